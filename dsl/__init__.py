@@ -1,0 +1,1 @@
+"""The text of parc: sources, diagnostics, grammar, syntax tree, printer and the standard library (no numpy)."""
