@@ -35,7 +35,10 @@ class Number(Expr):
 
 @dataclass(frozen=True, slots=True)
 class Quantity(Expr):
-    """`30 GB/s`, `1 us`: a number and a unit (the unit's meaning is in `dsl.units`)."""
+    """`30 GB/s`, `1 us`: a number and a unit (the unit's meaning is in `dsl.units`).
+
+    `text` keeps the way the number was written (for the printer).
+    """
 
     value: int | float
     unit: str
@@ -114,9 +117,13 @@ class Arrow(Expr):
 
 @dataclass(frozen=True, slots=True)
 class Over(Expr):
-    """`over v`, `over (h, w)`: the dims that an operation works along, as an argument."""
+    """`over v`, `over (h, w)`: the dims that an operation works along, as an argument.
+
+    `over s -> s2` also names the dims of the result (`after`, else empty).
+    """
 
     dims: tuple[Name, ...]
+    after: tuple[Name, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,8 +260,8 @@ class Setting(Statement):
     """`memory 32 GB, 1.2 TB/s`, `precision bf16, master f32`: a keyword, its values, its clauses.
 
     In a device: `compute bf16 320 TFLOP/s`, `memory 32 GB, 1.2 TB/s`, `launch 5 us`. `words` holds
-    the bare names before the first value, `values` the expressions, `clauses` the `over …` groups
-    (keyword, expressions). Unknown keywords are the evaluator's errors, with suggestions.
+    the bare names before the first value (a name that nothing follows is a value: in `memory size`,
+    `size` is one), `values` the expressions, `clauses` the `over …` groups (keyword, expressions). Unknown keywords are the evaluator's errors, with suggestions.
     """
 
     keyword: Name
@@ -360,6 +367,15 @@ class Recompute(Statement):
 
     scope: Path | None = None
     keep: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Offload(Statement):
+    """`offload optimizer, activations to host in block`: classes of tensors, the memory, the scope."""
+
+    classes: tuple[Name, ...]
+    memory: Name
+    scope: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,173 @@
+"""The graph: named, typed values and the nodes that compute them. Immutable; passes build new graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING
+
+from dsl.source import NOWHERE, Span
+
+if TYPE_CHECKING:
+    from compiler.ops.base import Op
+
+FLOATS = ("f64", "f32", "bf16", "f16")
+DTYPES = (*FLOATS, "int32", "uint32", "bool")
+ITEMSIZE = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "int32": 4, "uint32": 4, "bool": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """A named dimension of a known size."""
+
+    name: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.size}"
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    """Element type and ordered dims of a tensor; names within one tensor are distinct."""
+
+    dtype: str
+    dims: tuple[Dim, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(d.name for d in self.dims)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(d.size for d in self.dims)
+
+    @property
+    def elements(self) -> int:
+        return prod(d.size for d in self.dims)
+
+    @property
+    def bytes(self) -> int:
+        return self.elements * ITEMSIZE[self.dtype]
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype in FLOATS
+
+    def size(self, name: str) -> int:
+        """Size of the dim called `name`; KeyError if there is none."""
+        for d in self.dims:
+            if d.name == name:
+                return d.size
+        raise KeyError(name)
+
+    def index(self, name: str) -> int:
+        """Position of the dim called `name`; ValueError if there is none."""
+        return self.names.index(name)
+
+    def has(self, name: str) -> bool:
+        return any(d.name == name for d in self.dims)
+
+    def with_dtype(self, dtype: str) -> Type:
+        return Type(dtype, self.dims)
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.dims))}]"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Value:
+    """One tensor. `name` is unique in the whole training graph and is its identity between passes."""
+
+    name: str
+    type: Type
+    span: Span = field(default=NOWHERE, repr=False)
+
+    def __str__(self) -> str:
+        return f"%{self.name}: {self.type}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """`outputs = op(inputs)`."""
+
+    op: Op
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    span: Span = field(default=NOWHERE, repr=False)
+
+    @property
+    def output(self) -> Value:
+        (value,) = self.outputs
+        return value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Graph:
+    """Nodes in an order in which they can run. Inputs are data, weights, state or (in a body) parameters."""
+
+    name: str
+    inputs: tuple[Value, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[Value, ...]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __str__(self) -> str:
+        from compiler.show import show_graph
+
+        return show_graph(self)
+
+
+class Names:
+    """Hands out unique names: `x`, `x_1`, `x_2`…"""
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._next: dict[str, int] = dict.fromkeys(taken, 1)
+
+    def fresh(self, name: str) -> str:
+        if name not in self._next:
+            self._next[name] = 1
+            return name
+        while True:
+            candidate = f"{name}_{self._next[name]}"
+            self._next[name] += 1
+            if candidate not in self._next:
+                self._next[candidate] = 1
+                return candidate
+
+
+class Builder:
+    """Appends nodes to a graph under construction; types come from the ops' own rules.
+
+    One `Names` is shared by all builders of one training graph, so that names stay unique across graphs and bodies.
+    """
+
+    def __init__(self, names: Names, scope: str = "") -> None:
+        self.names = names
+        self.scope = scope
+        self.nodes: list[Node] = []
+
+    def fresh(self, name: str) -> str:
+        return self.names.fresh(f"{self.scope}.{name}" if self.scope else name)
+
+    def value(self, name: str, type: Type, span: Span = NOWHERE) -> Value:
+        """A value that no node computes: an input or a body's parameter."""
+        return Value(self.fresh(name), type, span)
+
+    def add(self, op: Op, *inputs: Value, name: str | None = None, span: Span = NOWHERE) -> Value:
+        """Append `op` and return its only output. Raises `OpError` where the types do not fit."""
+        (out,) = self.add_many(op, *inputs, name=name, span=span)
+        return out
+
+    def add_many(self, op: Op, *inputs: Value, name: str | None = None, span: Span = NOWHERE) -> tuple[Value, ...]:
+        types = op.infer(*(v.type for v in inputs))
+        base = name or op.default_name(inputs)
+        outputs = tuple(Value(self.fresh(base), t, span) for t in types)
+        self.nodes.append(Node(op, inputs, outputs, span))
+        return outputs
+
+    def graph(self, name: str, inputs: Iterable[Value], outputs: Iterable[Value]) -> Graph:
+        return Graph(name, tuple(inputs), tuple(self.nodes), tuple(outputs))

@@ -1,0 +1,65 @@
+"""Layouts: which mesh axes split which dims, and which reductions are still pending."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from compiler.graph import Dim, Type
+
+TIME = "mb"  # the micro-batch axis: a split over time, not over devices
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """`dims[i]`: the axes (major to minor) that split dim i of the type; `pending`: (axis, "sum" | "max"), sorted.
+
+    `halo`: (dim index, left, right): borders that a piece holds beyond its own part. Axes in neither: replicated.
+    """
+
+    dims: tuple[tuple[str, ...], ...]
+    pending: tuple[tuple[str, str], ...] = ()
+    halo: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def axes(self) -> frozenset[str]:
+        """Axes along which pieces differ."""
+        return frozenset(a for d in self.dims for a in d) | frozenset(a for a, _ in self.pending)
+
+    @property
+    def split_axes(self) -> frozenset[str]:
+        return frozenset(a for d in self.dims for a in d)
+
+    def pending_on(self, axis: str) -> str | None:
+        for a, fn in self.pending:
+            if a == axis:
+                return fn
+        return None
+
+    def dim_of(self, axis: str) -> int | None:
+        for i, axes in enumerate(self.dims):
+            if axis in axes:
+                return i
+        return None
+
+    def resolved(self) -> Layout:
+        """The same without pending reductions."""
+        return Layout(self.dims, (), self.halo)
+
+
+def replicated(rank: int) -> Layout:
+    return Layout(((),) * rank)
+
+
+def local_type(type: Type, layout: Layout, sizes: Mapping[str, int]) -> Type:
+    """The piece that one device holds of a (logical) `type`; uneven sizes are rounded up (padded)."""
+    dims = [Dim(d.name, -(-d.size // prod(sizes[a] for a in axes))) for d, axes in zip(type.dims, layout.dims, strict=True)]
+    for i, left, right in layout.halo:
+        dims[i] = Dim(dims[i].name, dims[i].size + left + right)
+    return Type(type.dtype, tuple(dims))
+
+
+def is_padded(dim: Dim, axes: tuple[str, ...], sizes: Mapping[str, int]) -> bool:
+    """True if the axes do not divide the dim, so that the last pieces hold unused elements."""
+    return bool(axes) and dim.size % prod(sizes[a] for a in axes) != 0

@@ -1,0 +1,299 @@
+"""What evaluation hands on: the model as a graph, the cluster, the strategy and the job that ties them together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from compiler.graph import Graph, Value
+from dsl.source import NOWHERE, Span
+
+# --- model ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Init:
+    """How a state begins: kind `zeros | ones | constant | normal | uniform` and its numbers."""
+
+    kind: str
+    args: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.kind}({', '.join(map(repr, self.args))})" if self.args else self.kind
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Input:
+    """A data input; integers lie in [low, high)."""
+
+    value: Value
+    low: int | None = None
+    high: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weight:
+    """A trained tensor in master precision; `loops` = its leading dims that come from `repeat`s."""
+
+    value: Value
+    init: Init
+    loops: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.value.name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """The serial forward program.
+
+    graph.inputs  = data inputs, then weights, then `step` (int32 scalar, name "step") if the model uses random numbers.
+    graph.outputs = loss (a scalar), then the metrics.
+    """
+
+    name: str
+    inputs: tuple[Input, ...]
+    weights: tuple[Weight, ...]
+    graph: Graph
+    metrics: tuple[str, ...] = ()
+
+
+# --- cluster -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device of the standard library or the user's: numbers in FLOP/s, bytes, bytes/s, seconds."""
+
+    name: str
+    compute: tuple[tuple[str, float], ...] = ()  # dtype (or unit.dtype) -> FLOP/s
+    memory: float = 0.0
+    bandwidth: float = 0.0
+    settings: tuple[tuple[str, tuple[Any, ...]], ...] = ()  # everything else as written
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """`count` of the level below, joined by links of `bandwidth` bytes/s per device and direction, `latency` seconds."""
+
+    name: str
+    count: int
+    bandwidth: float
+    latency: float
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Host or NVMe memory of one server (innermost level): bytes, bytes/s, and the link to a device in bytes/s."""
+
+    kind: str
+    capacity: float
+    bandwidth: float = 0.0
+    link: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Levels from the innermost to the outermost."""
+
+    name: str
+    device: Device
+    levels: tuple[Level, ...]
+    memories: tuple[Memory, ...] = ()
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def devices(self) -> int:
+        return prod(level.count for level in self.levels)
+
+
+# --- strategy ------------------------------------------------------------------------------------
+
+CLASSES = ("weights", "activations", "gradients", "optimizer")
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A mesh axis; the last of a mesh has neighbouring devices."""
+
+    name: str
+    size: int
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitRule:
+    """Of each tensor of the classes in the scope, the first of `dims` that it has is split on `axis`."""
+
+    dims: tuple[str, ...]
+    axis: str
+    classes: tuple[str, ...] = CLASSES
+    scope: str | None = None
+    pad: bool = False
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRule:
+    """The storage of these classes (`optimizer`, `gradients`, `weights`) is also split on `axis`: ZeRO-1/2/3."""
+
+    classes: tuple[str, ...]
+    axis: str
+    scope: str | None = None
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutRule:
+    """One tensor's layout, written out: per dim its axes, major to minor."""
+
+    tensor: str
+    dims: tuple[tuple[str, tuple[str, ...]], ...]
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineRule:
+    """The rolled loop `label` is cut into stages along `axis`. `cuts`: first layer of each stage but the first."""
+
+    label: str
+    axis: str
+    schedule: str = "gpipe"
+    chunks: int = 1
+    cuts: tuple[int, ...] | None = None
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceRule:
+    """What the scope computes lives at coordinate `index` of `axis`."""
+
+    scope: str
+    axis: str
+    index: int
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RecomputeRule:
+    """The backward pass computes what the scope (None: everything) made again, but for `keep`."""
+
+    scope: str | None = None
+    keep: tuple[str, ...] = ()
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """Layouts, places and an order. `microbatches` of dim `microbatch_dim` (None: first dim of the first input)."""
+
+    name: str
+    mesh: tuple[Axis, ...] = ()
+    splits: tuple[SplitRule, ...] = ()
+    shards: tuple[ShardRule, ...] = ()
+    layouts: tuple[LayoutRule, ...] = ()
+    pipelines: tuple[PipelineRule, ...] = ()
+    places: tuple[PlaceRule, ...] = ()
+    recomputes: tuple[RecomputeRule, ...] = ()
+    microbatches: int = 1
+    microbatch_dim: str | None = None
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def devices(self) -> int:
+        return prod(a.size for a in self.mesh)
+
+
+SERIAL = Strategy("serial")
+
+# --- job -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Compute and master dtypes; loss_scale: None, a number, or "dynamic"."""
+
+    compute: str = "f32"
+    master: str = "f32"
+    loss_scale: float | str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """A tensor that lives across steps besides the weights: role `optimizer` (of weight `of`) or `counter`."""
+
+    value: Value
+    init: Init
+    role: str
+    of: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.value.name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WeightUpdate:
+    """One weight's optimizer.
+
+    graph.inputs = step (scalar in master dtype, counted from 1), weight, gradient, states…; outputs = new weight, new states.
+    """
+
+    weight: str
+    states: tuple[State, ...]
+    graph: Graph
+
+
+@dataclass(frozen=True, slots=True)
+class DataSpec:
+    """`data text("corpus.txt")`: the reader's name, its arguments, and the folder that paths start from."""
+
+    reader: str
+    args: tuple[Any, ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
+    folder: str = "."
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """A task: everything that the compiler needs."""
+
+    name: str
+    model: Model
+    strategy: Strategy
+    precision: Precision
+    updates: tuple[WeightUpdate, ...]
+    clip: float | None = None
+    cluster: Cluster | None = None
+    data: DataSpec | None = None
+    seed: int = 0
+    kind: str = "train"
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Training:
+    """The training graph: three graphs with explicit interfaces. Names are unique across all of them.
+
+    forward:  inputs = data inputs (+ "step"), weights; outputs = loss, metrics, saved…
+    backward: inputs = saved…, weights, (+ "step", data inputs and loss-scale state if used); outputs = one gradient per
+              weight, in their order, in master dtype (multiplied by the loss scale, if there is one).
+    update:   inputs = gradients, weights, states; outputs = new weights, new states, then the reported scalars
+              (`grad_norm` if clipped…). State "step" (counter, int32) is among the states and counts updates.
+    """
+
+    job: Job
+    forward: Graph
+    backward: Graph
+    update: Graph
+    saved: tuple[Value, ...]
+    gradients: tuple[Value, ...]
+    states: tuple[State, ...]
+    reports: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> Model:
+        return self.job.model

@@ -1,0 +1,183 @@
+"""The lowered program: per class of devices, functions of local ops, collectives and effects, and a schedule.
+
+Text form: `compiler.text` (printer and parser, `parse(show(p)) == p`); legality: `compiler.verify`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compiler.graph import Type
+from compiler.layout import Layout
+from compiler.model import Init
+from compiler.ops.base import Op
+
+
+@dataclass(frozen=True, slots=True)
+class Var:
+    """A value of a function: its *logical* type and its layout; the local piece is `local_type(type, layout, sizes)`."""
+
+    name: str
+    type: Type
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Instr:
+    """`outputs = op(inputs)`; inputs name earlier outputs, parameters of the enclosing body, or outer values."""
+
+    op: Op
+    inputs: tuple[str, ...]
+    outputs: tuple[Var, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A straight line of instructions. `params`/`results` are empty for functions, whose effects are instructions."""
+
+    params: tuple[Var, ...]
+    instrs: tuple[Instr, ...]
+    results: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """kind `mesh`: devices; `place`: devices that hold different stages; `time`: the micro-batches (name "mb")."""
+
+    name: str
+    size: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """`base + slope * g`, g = index of the device group (flattened coordinate over the place axes)."""
+
+    base: int
+    slope: int = 0
+
+    def at(self, group: int) -> int:
+        return self.base + self.slope * group
+
+
+@dataclass(frozen=True, slots=True)
+class LoopRange:
+    """Which part of the rolled loop `dim` a chunk holds: iterations first(g) … first(g)+count-1 of `total`."""
+
+    dim: str
+    chunk: int
+    first: Affine
+    count: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateDecl:
+    """A named buffer of each device of a class.
+
+    role: `weight`, `optimizer`, `counter` (live across steps), `gradient`, `loss`, `metric` (accumulate over the
+    micro-batches of a step), `saved` (one per micro-batch in flight, from F to B).
+    `name` carries `#chunk` for chunks beyond the first. `logical` is the name in the serial program (without `#chunk`).
+    Types of stacked tensors have the local count of layers as the size of the loop dim; see LoopRange.
+    """
+
+    name: str
+    role: str
+    type: Type
+    layout: Layout
+    chunk: int = 0
+    init: Init | None = None
+    memory: str = "hbm"
+    logical: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """`F` (forward), `B` (backward), `W` (weight gradients, zero-bubble) of a chunk; `U` (update, chunk 0, whole class)."""
+
+    name: str
+    chunk: int
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`F.1[lo..hi]`: the action on micro-batches lo(g) … hi(g)-1 in order."""
+
+    action: str
+    chunk: int
+    low: Affine
+    high: Affine
+
+
+@dataclass(frozen=True, slots=True)
+class For:
+    """`for i in 0..count { F[i+a] B[i+b] }`, micro-batch of a step = i*stride + offset(g)."""
+
+    count: Affine
+    stride: int
+    steps: tuple[tuple[str, int, Affine], ...]  # (action, chunk, offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """`U`."""
+
+
+Schedule = tuple[Run | For | Update, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceClass:
+    """Device groups (coordinates over the place axes, flattened) that run the same code."""
+
+    groups: tuple[int, ...]
+    ranges: tuple[LoopRange, ...]
+    states: tuple[StateDecl, ...]
+    functions: tuple[Function, ...]
+    schedule: Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class InputDecl:
+    """A data input, as the data reader must deliver it: logical type of the whole batch; integers in [low, high)."""
+
+    name: str
+    type: Type
+    low: int | None = None
+    high: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One program per class of devices. `axes` major to minor, the time axis (if micro-batched) first."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    inputs: tuple[InputDecl, ...]
+    classes: tuple[DeviceClass, ...]
+    seed: int = 0
+    stages: int = 1  # virtual stages = groups * chunks; stage v lives on group v % groups as chunk v // groups
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {a.name: a.size for a in self.axes}
+
+    @property
+    def groups(self) -> int:
+        """Number of device groups."""
+        n = 1
+        for a in self.axes:
+            n *= a.size if a.kind == "place" else 1
+        return n
+
+    @property
+    def microbatches(self) -> int:
+        return next((a.size for a in self.axes if a.kind == "time"), 1)
+
+    @property
+    def devices(self) -> int:
+        n = 1
+        for a in self.axes:
+            n *= a.size if a.kind != "time" else 1
+        return n

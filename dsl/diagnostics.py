@@ -1,0 +1,117 @@
+"""Errors as data: what is wrong, where, and what to do about it.
+
+    ParcError                 whatever a user's input can cause; carries its diagnostics
+    └─ (subclasses elsewhere) for callers that need to tell them apart
+
+Functions that can find several errors collect them in a `Diagnostics` and raise once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+from dsl.source import Span
+
+Severity = Literal["error", "warning"]
+Note = tuple[str, Span | None]
+
+_CAP = 20
+_LONGEST_WORD = 64
+_MOST_CANDIDATES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One finding. `code` is a key of `dsl.codes.CODES`; `notes` may point to other places."""
+
+    code: str
+    message: str
+    span: Span | None = None
+    notes: tuple[Note, ...] = ()
+    help: str | None = None
+    severity: Severity = "error"
+
+    def __str__(self) -> str:
+        return f"{self.severity}[{self.code}]: {self.message}"
+
+
+class ParcError(Exception):
+    """Something is wrong with what the user wrote; `diagnostics` say what."""
+
+    def __init__(self, *diagnostics: Diagnostic) -> None:
+        super().__init__("\n".join(str(d) for d in diagnostics))
+        self.diagnostics = diagnostics
+
+
+class Diagnostics:
+    """Collects findings, up to a cap; the same finding at the same place counts once."""
+
+    def __init__(self, cap: int = _CAP) -> None:
+        self._found: dict[tuple[str, Span | None, str], Diagnostic] = {}
+        self._cap = cap
+
+    def __iter__(self) -> Iterator[Diagnostic]:
+        return iter(self._found.values())
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @property
+    def full(self) -> bool:
+        """Whether further errors would be dropped: a reason to stop looking."""
+        return len(self._found) >= self._cap
+
+    @property
+    def failed(self) -> bool:
+        """Whether any of the findings is an error."""
+        return any(d.severity == "error" for d in self)
+
+    def add(self, diagnostic: Diagnostic) -> None:
+        """Take in a diagnostic made elsewhere."""
+        if not self.full:
+            self._found.setdefault((diagnostic.code, diagnostic.span, diagnostic.message), diagnostic)
+
+    def error(
+        self, code: str, message: str, span: Span | None = None, *, notes: Iterable[Note] = (), help: str | None = None
+    ) -> None:
+        """Record an error."""
+        self.add(Diagnostic(code, message, span, tuple(notes), help))
+
+    def warning(
+        self, code: str, message: str, span: Span | None = None, *, notes: Iterable[Note] = (), help: str | None = None
+    ) -> None:
+        """Record a warning."""
+        self.add(Diagnostic(code, message, span, tuple(notes), help, "warning"))
+
+    def raise_if_any(self) -> None:
+        """Raise a `ParcError` with everything found, if that includes an error."""
+        if self.failed:
+            raise ParcError(*self)
+
+
+def fail(
+    code: str, message: str, span: Span | None = None, *, notes: Iterable[Note] = (), help: str | None = None
+) -> ParcError:
+    """A `ParcError` with one diagnostic: ``raise fail("E0101", …)``."""
+    return ParcError(Diagnostic(code, message, span, tuple(notes), help))
+
+
+def suggest(word: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that `word` is most likely a misspelling of. Bounded work, whatever the input."""
+    if len(word) > _LONGEST_WORD:
+        return None
+    near = [c for _, c in zip(range(_MOST_CANDIDATES), candidates) if abs(len(c) - len(word)) <= 3 and c != word]
+    folded = {c.lower(): c for c in near}
+    if word.lower() in folded:
+        return folded[word.lower()]
+    found = get_close_matches(word, near, n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def did_you_mean(word: str, candidates: Iterable[str]) -> str | None:
+    """`suggest` as a help text."""
+    found = suggest(word, candidates)
+    return f"did you mean `{found}`?" if found else None
