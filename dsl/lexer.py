@@ -50,7 +50,7 @@ _NUMBER = r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 _TOKEN = re.compile(
     rf"""(?P<space>[ \t\f]+)
     |(?P<comment>\#[^\r\n]*)
-    |(?P<newline>\r\n|\n|\r)
+    |(?P<newline>[\r\n](?:[ \t\f]*[\r\n])*)
     |(?P<name>[A-Za-z_][A-Za-z0-9_]*)
     |(?P<number>{_NUMBER})(?:[ ]?(?P<unit>{_UNIT})(?![A-Za-z0-9_]))?
     |(?P<string>"(?:[^"\\\r\n]|\\[^\r\n])*")
@@ -63,6 +63,8 @@ _UNKNOWN_UNIT = re.compile(r"[A-Za-z]+(?:/[A-Za-z]+)?(?![A-Za-z0-9_])")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPES = {'"': '"', "\\": "\\", "n": "\n", "t": "\t"}
 _CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_LONGEST_JUNK = 100
+_LINE_REST = re.compile(r"[^\r\n]*")
 _PARTNER = {"(": ")", "[": "]", "{": "}"}
 _CLOSERS = frozenset(_PARTNER.values())
 _HINTS = {
@@ -95,6 +97,8 @@ class Lexer:
         self.brackets: list[Token] = []
         self.flat = 0  # how many of the open brackets are not blocks
         self.broken_at: int | None = None
+        self.line_start = 0
+        self.stopped = False
 
     def run(self) -> Lexed:
         """Lex all of the text."""
@@ -116,6 +120,7 @@ class Lexer:
             elif kind == "op":
                 self._op(found.group(), start, position)
             elif kind == "newline":
+                self.line_start = position
                 if not self.flat and tokens and tokens[-1].type != "NEWLINE":
                     tokens.append(Token("NEWLINE", "\n", start, position))
             elif kind == "number" or kind == "unit":
@@ -124,17 +129,17 @@ class Lexer:
                 self._comment(start, position)
             else:
                 self._string(found.group(), start, position)
-            if len(tokens) > limits.MAX_TOKENS:
-                message = f"this file has more than {limits.MAX_TOKENS:,} tokens"
+            if len(tokens) + len(self.comments) > limits.MAX_TOKENS:
+                message = f"this file has more than {limits.MAX_TOKENS:,} tokens and comments"
                 self._error("E0904", message, start, position, help="split the file, and `use` its parts")
-                break
-            if self.diagnostics.full:
+                self._stop(start)
+            if self.stopped or self.diagnostics.full:
                 break
         return self._finish()
 
     def _finish(self) -> Lexed:
         end = len(self.text)
-        for bracket in self.brackets:
+        for bracket in () if self.stopped else self.brackets:
             self._unbalanced(bracket, f"`{bracket.text}` is never closed")
             if self.diagnostics.full:
                 break
@@ -161,7 +166,7 @@ class Lexer:
             if len(brackets) > limits.MAX_BRACKETS:
                 message = f"more than {limits.MAX_BRACKETS} brackets are open here"
                 self._error("E0902", message, start, end, help="give names to parts of it")
-                self._abandon()
+                self._stop(start)
                 return
         elif text in _CLOSERS:
             if not self._close(token):
@@ -187,14 +192,10 @@ class Lexer:
             self.tokens.append(Token("OP", _PARTNER[last.text], token.start, token.start))
         return True
 
-    def _abandon(self) -> None:
-        """Too deep: nothing after this place makes sense."""
-        self.brackets.clear()
-        self.flat = 0
-        for _ in range(len(self.diagnostics), 1000):
-            if self.diagnostics.full:
-                break
-            self.diagnostics.error("E0902", "", None)
+    def _stop(self, at: int) -> None:
+        """A limit is passed: nothing after this place is looked at."""
+        self.stopped = True
+        self.broken_at = at if self.broken_at is None else min(self.broken_at, at)
 
     def _number(self, found: re.Match[str]) -> int:
         start, end = found.span()
@@ -230,8 +231,7 @@ class Lexer:
     def _comment(self, start: int, end: int) -> None:
         text = self.text[start:end].rstrip()
         self._check_characters(start, end)
-        line_start = max(self.text.rfind("\n", 0, start), self.text.rfind("\r", 0, start)) + 1
-        alone = not self.text[line_start:start].strip(" \t\f\ufeff")
+        alone = not self.text[self.line_start : start].strip(" \t\f\ufeff")
         self.comments.append(Comment(text, start, end, alone))
 
     def _string(self, text: str, start: int, end: int) -> None:
@@ -255,12 +255,13 @@ class Lexer:
         """A character that begins no token; returns where to go on."""
         character = self.text[position]
         if character == '"':
-            end = re.compile(r"[\r\n]|$").search(self.text, position).start()  # type: ignore[union-attr]
+            rest = _LINE_REST.match(self.text, position)
+            end = rest.end() if rest else len(self.text)
             self._error("E0003", "this string is not closed on its line", position, end)
             self.tokens.append(Token("STRING", '""', position, end))
             return end
-        end = position + 1
-        while end < len(self.text) and _TOKEN.match(self.text, end) is None and self.text[end] != '"':
+        end, last = position + 1, min(len(self.text), position + _LONGEST_JUNK)
+        while end < last and self.text[end] != '"' and _TOKEN.match(self.text, end) is None:
             end += 1
         shown = f"`{character}`" if character.isprintable() else f"U+{ord(character):04X}"
         self._error("E0002", f"illegal character {shown}", position, end, help=_HINTS.get(character))

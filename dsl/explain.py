@@ -1,0 +1,153 @@
+"""Says what is wrong where the parser met a token that it did not expect, and what would mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dsl.diagnostics import Diagnostic, did_you_mean, suggest
+from dsl.lexer import Token
+from dsl.source import Span
+from dsl.units import UNITS
+
+_EXPRESSION = frozenset({"NAME", "NUMBER", "QUANTITY", "STRING", "LSQB", "LPAR", "TRUE", "FALSE", "NOT", "MINUS"})
+_OPERATORS = frozenset(
+    ["PLUS", "MINUS", "STAR", "SLASH", "PERCENT", "AT", "POWER", "FLOORDIV", "IF", "AND", "OR", "DOT"]
+    + ["LESSTHAN", "MORETHAN", "LE", "GE", "EQ", "NE"]
+)
+_COMPARISONS = frozenset({"<", "<=", ">", ">=", "==", "!="})
+_HUMAN = {
+    "NAME": "a name",
+    "NUMBER": "a number",
+    "QUANTITY": "a quantity",
+    "STRING": "a string",
+    "NEWLINE": "the end of the line",
+    "$END": "the end of the file",
+    "LOOP_AS": "`as`",
+}
+_OTHER_LANGUAGES = {
+    "def": "a function is `fn name(…) { … }`",
+    "func": "a function is `fn name(…) { … }`",
+    "function": "a function is `fn name(…) { … }`",
+    "class": "a model is `model name(…) { … }`",
+    "import": "write `use std.layers (attention)`",
+    "from": "write `use std.layers (attention)`",
+    "include": "write `use std.layers (attention)`",
+    "let": "an assignment is `name = value`",
+    "var": "an assignment is `name = value`",
+    "const": "a parameter of the file is `param name = value`",
+    "for": "a loop is `repeat count as name { … }`",
+    "while": "a loop is `repeat count as name { … }`",
+    "elif": "write `} else if test {`",
+    "lambda": "functions are declared with `fn`, at the top level of the file",
+}
+_MOST_SHOWN = 8
+
+
+def explain(
+    tokens: list[Token], at: int, line: int, expected: set[str], spelling: Mapping[str, str], name: str
+) -> Diagnostic:
+    """The diagnostic for the unexpected token `tokens[at]` in the statement that begins at `tokens[line]`."""
+    token = tokens[at]
+    before = tokens[at - 1] if at else None
+    span = Span(name, token.start, max(token.end, token.start))
+
+    def error(code: str, message: str, help: str | None = None) -> Diagnostic:
+        return Diagnostic(code, message, span, help=help)
+
+    words = [spelling[t] for t in expected if spelling.get(t, "").isidentifier()]
+    if before and before.type in ("NUMBER", "QUANTITY") and token.type == "NAME" and before.end <= token.start:
+        if token.text in {u.removesuffix("/s") for u in UNITS}:
+            return error("E0006", f"`{token.text}` is too far from its number", "leave one space between them")
+        if at + 1 == len(tokens) or not suggest(token.text, words):
+            unit = suggest(token.text, UNITS)
+            if unit:
+                return error("E0006", f"unknown unit `{token.text}`", f"did you mean `{unit}`?")
+    if token.text in _COMPARISONS and _compares(tokens, at, line):
+        return error("E0007", "comparisons do not chain", "write `a < b and b < c`")
+    if at == line + 1 and before and before.type == token.type == "NAME" and "EQUAL" in expected:
+        keyword = did_you_mean(before.text, (w for w in spelling.values() if w.isidentifier()))
+        help = keyword or _OTHER_LANGUAGES.get(before.text)
+        where = Span(name, before.start, before.end)
+        return Diagnostic("E0010", f"no statement here begins with `{_short(before.text)}`", where, help=help)
+    message = f"expected {expectation(expected, spelling)}, found {_found(token)}"
+    if at == line and token.type == "NAME" and "NAME" not in expected:
+        code, help = "E0010", did_you_mean(token.text, words) or _OTHER_LANGUAGES.get(token.text)
+        return error(code, f"no statement here begins with `{_short(token.text)}`", help or _listing(words))
+    if at == line and token.text == "else":
+        return error("E0011", "`else` has no `if`", "`else` stands on the line of the closing brace: `} else {`")
+    if before and before.text == "{" and expected <= {"NEWLINE", "RBRACE"}:
+        return error("E0011", f"expected {_HUMAN['NEWLINE']}, found {_found(token)}", "a body begins on a new line")
+    if token.type == "RBRACE" and "NEWLINE" in expected:
+        return error("E0011", message, "the closing brace stands on a line of its own")
+    if token.type == "NEWLINE" and "LBRACE" in expected:
+        return error("E0011", message, "the brace that opens a body stands on the line of its head")
+    return error("E0001", message, _help(token, before, expected, words))
+
+
+def _help(token: Token, before: Token | None, expected: set[str], words: list[str]) -> str | None:
+    if token.type == "EQUAL" and expected & _OPERATORS:
+        return "`==` compares"
+    if token.type == "EQ" and "EQUAL" in expected:
+        return "`=` assigns, `==` compares"
+    if token.type == "FLOORDIV" and not expected & _OPERATORS:
+        return "a comment begins with `#`"
+    if token.type == "COLON" and "LBRACE" in expected:
+        return "a body stands in braces"
+    if token.type == "LPAR" and before and before.type == "NAME" and "NEWLINE" in expected and "DOT" in expected:
+        return "only functions can be called, and they have simple names"
+    if token.type == "LSQB" and "DOT" in expected:
+        return "there is no indexing: use `slice` or `take`"
+    if token.type == "NAME":
+        return did_you_mean(token.text, words) or _OTHER_LANGUAGES.get(token.text)
+    if token.text.isidentifier() and "NAME" in expected:
+        return f"`{token.text}` is a word of the language, it cannot be a name here"
+    return None
+
+
+def _compares(tokens: list[Token], at: int, line: int) -> bool:
+    """Whether there is a comparison before this one in the same expression."""
+    depth = 0
+    for token in reversed(tokens[line:at]):
+        if token.text in (")", "]"):
+            depth += 1
+        elif token.text in ("(", "["):
+            depth -= 1
+        if depth < 0 or (depth == 0 and (token.text in ("=", ",", "->") or token.type in ("AND", "OR", "NOT", "IF"))):
+            return False
+        if depth == 0 and token.type != "STRING" and token.text in _COMPARISONS:
+            return True
+    return False
+
+
+def expectation(expected: set[str], spelling: Mapping[str, str]) -> str:
+    """What could stand there, for people: groups of terminals by one word each."""
+    rest, parts = set(expected), []
+    if {"NUMBER", "LPAR"} <= rest:
+        rest -= _EXPRESSION
+        parts.append("an expression")
+    if {"PLUS", "STAR"} <= rest:
+        rest -= _OPERATORS | {"LPAR", "AS"}
+        parts.append("an operator")
+    rest.discard("WORD")
+    names = sorted(_HUMAN.get(t) or f"`{spelling.get(t, t)}`" for t in rest)
+    names.sort(key=lambda n: n.startswith("`") and n[1].isalpha())
+    shown = names + parts if parts == ["an operator"] else parts + names
+    if len(shown) > _MOST_SHOWN:
+        shown = [*shown[: _MOST_SHOWN - 1], "…"]
+    if not shown:
+        return "nothing"
+    return shown[0] if len(shown) == 1 else "one of: " + ", ".join(shown)
+
+
+def _listing(words: list[str]) -> str | None:
+    return f"one of: {', '.join(sorted(words))}" if words else None
+
+
+def _found(token: Token) -> str:
+    if token.type in ("NEWLINE", "$END"):
+        return _HUMAN[token.type]
+    return f"`{_short(token.text)}`"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else text[:37] + "..."

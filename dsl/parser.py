@@ -1,0 +1,230 @@
+"""Text to syntax tree.
+
+The tables come from `grammar.lark`; the loop that drives them is here, for two reasons. A word becomes a keyword only
+where the parser's state takes it as one (`Parser._classify`), and after an error the parser goes on at the next
+statement, so that several errors are reported at once. A tree is returned only if there was none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from lark import Lark, UnexpectedToken
+from lark.lexer import Lexer as LarkLexer
+from lark.lexer import PatternStr
+
+from dsl import ast, limits
+from dsl.build import Builder
+from dsl.diagnostics import Diagnostics, ParcError
+from dsl.explain import explain
+from dsl.lexer import Lexed, Token, lex
+from dsl.source import Span
+
+# Words that are never names where an expression may begin (after a dot, and where only a name fits, they are).
+_RESERVED = frozenset({"TRUE", "FALSE", "NOT", "IF", "ELSE", "AND", "OR"})
+# Words that end the bare names of a setting: `memory size over …`.
+_AFTER_VALUE = frozenset({"over", "if", "and", "or"})
+# What follows a name, and never a keyword that begins a statement.
+_AFTER_NAME = {"=": frozenset[str](), ",": frozenset[str](), "[": frozenset({"RETURN"}), "(": frozenset({"MESH"})}
+_EXPRESSION_STATEMENTS = frozenset({"RETURN", "LOSS", "REPEAT", "MICROBATCHES"})
+
+
+class _NoLexer(LarkLexer):
+    """Lark wants one; the tokens come from `dsl.lexer`."""
+
+    def __init__(self, conf: object) -> None:
+        del conf
+
+    def lex(self, lexer_state: object, parser_state: object) -> Iterator[Any]:
+        del lexer_state, parser_state
+        return iter(())
+
+
+class Grammar:
+    """The parser's tables and what the grammar calls keywords and punctuation. Build it once: `grammar()`."""
+
+    def __init__(self) -> None:
+        self.builder = Builder()
+        self.lark = Lark.open_from_package(
+            "dsl",
+            "grammar.lark",
+            ("", ".."),
+            parser="lalr",
+            lexer=_NoLexer,
+            transformer=self.builder,
+            keep_all_tokens=True,
+            maybe_placeholders=False,
+        )
+        literals = {t.pattern.value: t.name for t in self.lark.terminals if isinstance(t.pattern, PatternStr)}
+        self.keywords = {text: name for text, name in literals.items() if text.isidentifier()}
+        self.punctuation = {text: name for text, name in literals.items() if not text.isidentifier()}
+        self.spelling = {name: text for text, name in literals.items()}
+        self.new_state = self.lark.parse_interactive
+        self.states: dict[Any, dict[str, tuple[Any, Any]]] = self.new_state().parser_state.parse_conf.states
+
+
+@cache
+def grammar() -> Grammar:
+    """The one grammar of this process."""
+    return Grammar()
+
+
+class Parser:
+    """One run over the tokens of one file."""
+
+    def __init__(self, lexed: Lexed, name: str, diagnostics: Diagnostics) -> None:
+        self.grammar = grammar()
+        self.grammar.builder.source = name
+        self.grammar.builder.fresh()
+        self.tokens = lexed.tokens
+        self.broken_at = lexed.broken_at
+        self.name = name
+        self.diagnostics = diagnostics
+        self.state = self.grammar.new_state().parser_state
+
+    def run(self) -> ast.File | None:
+        """The tree, or None after errors."""
+        tokens, state, builder = self.tokens, self.state, self.grammar.builder
+        position = line = 0
+        saved: tuple[list[Any], list[Any]] = ([], [])
+        result = None
+        while position < len(tokens):
+            if position == 0 or tokens[position - 1].type == "NEWLINE":
+                line = position
+                saved = list(state.state_stack), list(state.value_stack)
+                builder.fresh()
+            token = tokens[position]
+            token.type = self._classify(position, line)
+            try:
+                result = state.feed_token(token, token.type == "$END")  # type: ignore[arg-type]
+                position += 1
+            except (UnexpectedToken, ParcError) as error:
+                if self._report(error, position, line):
+                    return None
+                state.state_stack[:], state.value_stack[:] = saved
+                position = self._resume(line)
+        return result if isinstance(result, ast.File) else None
+
+    # --- keywords -----------------------------------------------------------------------------------
+
+    def _classify(self, position: int, line: int) -> str:
+        """The terminal that the token at `position` is, given the state of the parser."""
+        token = self.tokens[position]
+        if token.type == "OP":
+            return self.grammar.punctuation[token.text]
+        if token.type != "NAME":
+            return token.type
+        choices = self.grammar.states[self.state.state_stack[-1]]
+        following = self.tokens[position + 1]
+        if "WORD" in choices and self._is_word(token, following):
+            return "WORD"
+        if token.text == "as" and "LOOP_AS" in choices and self.tokens[line].type == "REPEAT":
+            return "LOOP_AS"
+        keyword = self.grammar.keywords.get(token.text)
+        if keyword is None:
+            return "NAME"
+        if "NAME" not in choices:
+            # Neither fits: whichever the error message can say more about.
+            return keyword if keyword in choices or keyword in _RESERVED or position == line else "NAME"
+        if keyword in _RESERVED:
+            return "NAME" if position and self.tokens[position - 1].text == "." else keyword
+        return keyword if keyword in choices and self._is_keyword(keyword, following) else "NAME"
+
+    def _is_word(self, token: Token, following: Token) -> bool:
+        if following.type == "NAME":
+            return following.text not in _AFTER_VALUE or token.text == "not"
+        return following.type in ("NUMBER", "QUANTITY", "STRING") and token.text not in self.grammar.keywords
+
+    def _is_keyword(self, keyword: str, following: Token) -> bool:
+        """Where both a keyword and a name fit, what follows decides."""
+        if keyword in ("OVER", "KEEP"):
+            return following.type in ("NAME", "NUMBER", "QUANTITY", "STRING") or following.text in ("(", "[")
+        exceptions = _AFTER_NAME.get(following.text) if following.type == "OP" else None
+        if exceptions is None or keyword in exceptions:
+            return True
+        return following.text == "(" and keyword in _EXPRESSION_STATEMENTS
+
+    # --- errors -------------------------------------------------------------------------------------
+
+    def _report(self, error: UnexpectedToken | ParcError, position: int, line: int) -> bool:
+        """Record the error; whether to give up."""
+        token = self.tokens[position]
+        if self.broken_at is not None and token.start >= self.broken_at:
+            return True
+        if isinstance(error, ParcError):
+            for diagnostic in error.diagnostics:
+                self.diagnostics.add(diagnostic)
+        else:
+            expected = self._acceptable()
+            self.diagnostics.add(explain(self.tokens, position, line, expected, self.grammar.spelling, self.name))
+        return self.diagnostics.full or token.type == "$END"
+
+    def _acceptable(self) -> set[str]:
+        """The terminals that could stand here (not only those in the state's row: reductions are tried)."""
+        states = self.grammar.states
+        stack = self.state.state_stack
+        found = set()
+        for terminal in states[stack[-1]]:
+            if terminal.isupper() and _shiftable(states, list(stack), terminal):
+                found.add(terminal)
+        return found
+
+    def _resume(self, line: int) -> int:
+        """Where the statement that began at `line` ends, with the block that it opened if any."""
+        tokens = self.tokens
+        depth, position = 0, line
+        while tokens[position].type != "$END":
+            token = tokens[position]
+            if token.text == "{":
+                depth += 1
+            elif token.text == "}":
+                depth -= 1
+            elif token.type == "NEWLINE" and depth <= 0:
+                break
+            position += 1
+        if depth < 0 and tokens[line].text == "}" and position > line + 1:
+            # `} something`: close the block all the same
+            del tokens[line + 1 : position]
+            tokens[line].type = "OP"
+            return line
+        return position + (tokens[position].type == "NEWLINE")
+
+
+def _shiftable(states: dict[Any, dict[str, tuple[Any, Any]]], stack: list[Any], terminal: str) -> bool:
+    """Whether the parser, with this stack of states, would take the terminal after some reductions."""
+    for _ in range(10_000):
+        entry = states[stack[-1]].get(terminal)
+        if entry is None:
+            return False
+        action, rule = entry
+        if not hasattr(rule, "expansion"):
+            return True
+        del action
+        if rule.expansion:
+            del stack[-len(rule.expansion) :]
+        stack.append(states[stack[-1]][rule.origin.name][1])
+    return False
+
+
+def parse(text: str, name: str) -> ast.File:
+    """The syntax tree of a `.par` text; `name` is what spans call it. Raises `ParcError` with all errors found."""
+    tree, _ = parse_with_comments(text, name)
+    return tree
+
+
+def parse_with_comments(text: str, name: str) -> tuple[ast.File, Lexed]:
+    """As `parse`, with the tokens and comments of the text."""
+    diagnostics = Diagnostics()
+    if len(text) > limits.MAX_BYTES:
+        message = f"this file is larger than {limits.MAX_BYTES // 2**20} MiB"
+        diagnostics.error("E0901", message, Span(name, 0, 0))
+        diagnostics.raise_if_any()
+    lexed = lex(text, name, diagnostics)
+    tree = None if diagnostics.full else Parser(lexed, name, diagnostics).run()
+    if len(diagnostics):
+        raise ParcError(*sorted(diagnostics, key=lambda d: d.span.start if d.span else 0))
+    if tree is None:
+        raise AssertionError("no tree and no error")  # a bug in the parser, not in the text
+    return tree, lexed

@@ -1,0 +1,220 @@
+"""Quantities: numbers with a unit. Dimensions are checked; `GB` is not `GiB`.
+
+A quantity holds its value in base units: bytes, seconds, FLOP. Bits are an eighth of a byte, `Hz` is `1/s`. Arithmetic
+that the dimensions forbid raises `DimensionError`; a result without dimension is a plain number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Number = int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """Exponents of the base units."""
+
+    bytes: int = 0
+    seconds: int = 0
+    flop: int = 0
+
+    def __mul__(self, other: Dimension) -> Dimension:
+        return Dimension(self.bytes + other.bytes, self.seconds + other.seconds, self.flop + other.flop)
+
+    def __truediv__(self, other: Dimension) -> Dimension:
+        return self * other**-1
+
+    def __pow__(self, power: int) -> Dimension:
+        return Dimension(self.bytes * power, self.seconds * power, self.flop * power)
+
+    def __str__(self) -> str:
+        """In words: `data per time`."""
+        if self in _NAMES:
+            return _NAMES[self]
+        parts = [("B", self.bytes), ("FLOP", self.flop), ("s", self.seconds)]
+        return " ".join(u if e == 1 else f"{u}^{e}" for u, e in parts if e)
+
+
+NONE = Dimension()
+BYTES = Dimension(bytes=1)
+SECONDS = Dimension(seconds=1)
+FLOP = Dimension(flop=1)
+HERTZ = Dimension(seconds=-1)
+BYTES_PER_SECOND = BYTES / SECONDS
+FLOP_PER_SECOND = FLOP / SECONDS
+
+_NAMES = {
+    NONE: "a plain number",
+    BYTES: "an amount of data",
+    SECONDS: "a time",
+    FLOP: "an amount of computation",
+    HERTZ: "a frequency",
+    BYTES_PER_SECOND: "data per time",
+    FLOP_PER_SECOND: "computation per time",
+}
+
+
+class DimensionError(Exception):
+    """An operation on quantities that their dimensions forbid; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """`value` of this unit are `value * scale / per` base units."""
+
+    dimension: Dimension
+    scale: int = 1
+    per: int = 1
+
+    def of(self, value: Number) -> Number:
+        """In base units; stays an integer where that is exact."""
+        scaled = value * self.scale
+        if self.per == 1:
+            return scaled
+        return scaled // self.per if isinstance(scaled, int) and scaled % self.per == 0 else scaled / self.per
+
+
+def _units() -> dict[str, Unit]:
+    units = {"B": Unit(BYTES), "FLOP": Unit(FLOP)}
+    for power, prefix in enumerate("KMGTP", 1):
+        units[f"{prefix}B"] = Unit(BYTES, 1000**power)
+        units[f"{prefix}iB"] = Unit(BYTES, 1024**power)
+        units[f"{prefix}b"] = Unit(BYTES, 1000**power, 8)
+    for power, prefix in enumerate("MGTPE", 2):
+        units[f"{prefix}FLOP"] = Unit(FLOP, 1000**power)
+    units |= {f"{name}/s": Unit(u.dimension / SECONDS, u.scale, u.per) for name, u in units.items()}
+    units |= {name: Unit(SECONDS, 1, per) for name, per in (("ns", 10**9), ("us", 10**6), ("ms", 1000), ("s", 1))}
+    units |= {"min": Unit(SECONDS, 60), "h": Unit(SECONDS, 3600)}
+    units |= {name: Unit(HERTZ, scale) for name, scale in (("Hz", 1), ("kHz", 10**3), ("MHz", 10**6), ("GHz", 10**9))}
+    return units
+
+
+UNITS: dict[str, Unit] = _units()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Quantity:
+    """A value in base units and its dimension."""
+
+    value: Number
+    dimension: Dimension
+
+    @staticmethod
+    def of(value: Number, unit: str) -> Quantity:
+        """`Quantity.of(30, "GB/s")`; the unit must be one of `UNITS`."""
+        known = UNITS[unit]
+        return Quantity(known.of(value), known.dimension)
+
+    def expect(self, dimension: Dimension) -> Number:
+        """The value in base units; a `DimensionError` if the quantity is of another dimension."""
+        if self.dimension != dimension:
+            raise DimensionError(f"{self} is {self.dimension}, expected {dimension}")
+        return self.value
+
+    def _same(self, other: object, verb: str) -> Number:
+        dimension = other.dimension if isinstance(other, Quantity) else NONE
+        if dimension != self.dimension or not isinstance(other, Quantity | int | float):
+            raise DimensionError(f"cannot {verb} {self.dimension} and {dimension}")
+        return other.value if isinstance(other, Quantity) else other
+
+    def __add__(self, other: object) -> Quantity:
+        return Quantity(self.value + self._same(other, "add"), self.dimension)
+
+    def __radd__(self, other: object) -> Quantity:
+        return self + other
+
+    def __sub__(self, other: object) -> Quantity:
+        return Quantity(self.value - self._same(other, "subtract"), self.dimension)
+
+    def __rsub__(self, other: object) -> Quantity:
+        return -self + other
+
+    def __neg__(self) -> Quantity:
+        return Quantity(-self.value, self.dimension)
+
+    def __mul__(self, other: Quantity | Number) -> Quantity | Number:
+        if isinstance(other, Quantity):
+            return _plain(self.value * other.value, self.dimension * other.dimension)
+        return Quantity(self.value * other, self.dimension)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Quantity | Number) -> Quantity | Number:
+        if isinstance(other, Quantity):
+            return _plain(_divide(self.value, other.value), self.dimension / other.dimension)
+        return Quantity(_divide(self.value, other), self.dimension)
+
+    def __rtruediv__(self, other: Number) -> Quantity | Number:
+        return _plain(_divide(other, self.value), self.dimension**-1)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Quantity) and (self.value, self.dimension) == (other.value, other.dimension)
+
+    def __hash__(self) -> int:
+        return hash((self.value, self.dimension))
+
+    def __lt__(self, other: object) -> bool:
+        return self.value < self._same(other, "compare")
+
+    def __le__(self, other: object) -> bool:
+        return self.value <= self._same(other, "compare")
+
+    def __gt__(self, other: object) -> bool:
+        return self.value > self._same(other, "compare")
+
+    def __ge__(self, other: object) -> bool:
+        return self.value >= self._same(other, "compare")
+
+    def __str__(self) -> str:
+        return show(self)
+
+
+def _plain(value: Number, dimension: Dimension) -> Quantity | Number:
+    return Quantity(value, dimension) if dimension != NONE else value
+
+
+def _divide(a: Number, b: Number) -> Number:
+    """Exact where both are integers and the division has no rest."""
+    if isinstance(a, int) and isinstance(b, int) and b and a % b == 0:
+        return a // b
+    return a / b
+
+
+_SHOWN: dict[Dimension, tuple[str, ...]] = {
+    BYTES: ("B", "KB", "KiB", "MB", "MiB", "GB", "GiB", "TB", "TiB", "PB", "PiB"),
+    BYTES_PER_SECOND: ("B/s", "KB/s", "MB/s", "GB/s", "TB/s", "PB/s"),
+    FLOP: ("FLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"),
+    FLOP_PER_SECOND: ("FLOP/s", "MFLOP/s", "GFLOP/s", "TFLOP/s", "PFLOP/s", "EFLOP/s"),
+    SECONDS: ("ns", "us", "ms", "s"),
+    HERTZ: ("Hz", "kHz", "MHz", "GHz"),
+}
+
+
+def show(quantity: Quantity, digits: int = 4) -> str:
+    """`30 GB/s`: the unit that needs the fewest characters, rounded to `digits` significant digits.
+
+    Binary units are used only where they are exact (`32 GiB`).
+    """
+    if quantity.dimension not in _SHOWN:
+        return f"{quantity.value:.{digits}g} {quantity.dimension}".removesuffix(" a plain number")
+    best = ""
+    for name in _SHOWN[quantity.dimension]:
+        unit = UNITS[name]
+        count = quantity.value * unit.per / unit.scale
+        if "i" in name and (count != int(count) or not 1 <= abs(count) < 1024):
+            continue
+        text = f"{float(f'{count:.{digits}g}'):.{digits}g}"
+        if "e" in text or (abs(count) < 1 and best and count):
+            text = f"{count:.{digits}g}"
+        candidate = f"{text} {name}"
+        good = 1 <= abs(count) < 1000 or "i" in name or count == 0
+        if good and (not best or len(candidate) < len(best)):
+            best = candidate
+    if best:
+        return best
+    names = _SHOWN[quantity.dimension]
+    name = names[0] if abs(quantity.value) * UNITS[names[0]].per / UNITS[names[0]].scale < 1 else names[-1]
+    if "i" in name:
+        name = names[-2]
+    return f"{quantity.value * UNITS[name].per / UNITS[name].scale:.{digits}g} {name}"
