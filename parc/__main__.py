@@ -1,0 +1,7 @@
+"""`python -m parc`."""
+
+from __future__ import annotations
+
+from parc.cli import main
+
+main()

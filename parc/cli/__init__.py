@@ -1,0 +1,106 @@
+"""The command `parc`: one module per command, loaded when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+import parc
+
+COMMANDS = {
+    "check": "Check a file: everything but running it.",
+    "compile": "Lower a file to the program of each class of devices.",
+    "run": "Run a file or a lowered program on emulated devices.",
+    "verify": "Prove that the distributed run equals the serial program.",
+    "explain": "Explain an error code, or why a tensor is laid out and moved as it is.",
+    "diff": "Compare the lowered programs of two files or two strategies.",
+    "fmt": "Format files in the one canonical way.",
+}
+
+BUG = 3
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+class Cli(click.Group):
+    """The group: knows its commands by name, imports one only to run it, and turns every ending into an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"parc.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not name.startswith("-") and name not in COMMANDS:
+            from dsl.diagnostics import suggest
+
+            near = suggest(name, COMMANDS)
+            hint = f"; did you mean `{near}`?" if near else f"; one of: {', '.join(COMMANDS)}"
+            ctx.fail(f"there is no command `{name}`{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
+        extra.pop("standalone_mode", None)
+        debug = "--debug" in (sys.argv[1:] if args is None else args) or bool(os.environ.get("PARC_DEBUG"))
+        try:
+            code = super().main(args, prog_name or "parc", standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("interrupted", err=True)
+            code = INTERRUPTED
+        except BrokenPipeError:
+            # Whoever read our output has stopped: keep the interpreter from complaining about it at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = BROKEN_PIPE
+        except Exception as error:
+            show_bug(error, debug)
+            code = BUG
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def show_bug(error: Exception, debug: bool) -> None:
+    """Say that parc itself is at fault."""
+    if debug:
+        traceback.print_exception(error)
+    what = str(error).strip().splitlines()
+    click.echo(f"internal error: {type(error).__name__}{': ' + what[0] if what else ''}", err=True)
+    click.echo("  This is a bug in parc, not in your file. We would like to know of it.", err=True)
+    if not debug:
+        click.echo("  help: `parc --debug …` shows where it happened", err=True)
+
+
+@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(parc.__version__, prog_name="parc", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, envvar="PARC_DEBUG", help="Show the traceback of an internal error.")
+def cli(debug: bool) -> None:
+    """Models, clusters and the strategies between them: checked, lowered, emulated and proved.
+
+    \b
+    parc check FILE      is it legal?
+    parc run FILE        train it on emulated devices
+    parc verify FILE     does it compute what the serial program computes?
+    """
+    del debug  # read by `Cli.main`, which outlives the context
+
+
+def main() -> NoReturn:
+    """The entry point of the command."""
+    cli.main()
