@@ -6,6 +6,7 @@ Text form: `compiler.text` (printer and parser, `parse(show(p)) == p`); legality
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from compiler.graph import Type
 from compiler.layout import Layout
@@ -38,6 +39,26 @@ class Body:
     params: tuple[Var, ...]
     instrs: tuple[Instr, ...]
     results: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRepeat(Op):
+    """`ops.repeat.Repeat` in a lowered program: the same meaning, with a `Body` (so that programs compare by value).
+
+    instruction inputs  = carries (initial) + stacks (leading dim `label` of size `count`, not split) + invariants
+    body.params         = carries + slices + invariants
+    body.results        = carries (next) + results of the iteration
+    instruction outputs = carries (final) + stacks of results
+    The body holds no effects (`ops.effects`) and reads nothing but its parameters and its own values.
+    """
+
+    mnemonic: ClassVar[str] = "repeat"
+    label: str
+    count: int
+    body: Body
+    carries: int
+    stacks: int
+    reverse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
