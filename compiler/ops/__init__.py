@@ -1,0 +1,1 @@
+"""Ops: everything about one stands in its class; `registry` lists them by mnemonic."""

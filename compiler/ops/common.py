@@ -1,0 +1,126 @@
+"""Checks and building blocks that the op definitions share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from compiler.graph import Builder, Dim, Type, Value
+from compiler.ops.base import Loop, Op, OpError
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message: `b`, `s`, `d`; `(none)` where there are none."""
+    return ", ".join(f"`{n}`" for n in names) or "(none)"
+
+
+def expect_operands(op: str, inputs: Sequence[Type], count: int) -> None:
+    """Raise E0201 unless there are `count` operands."""
+    if len(inputs) != count:
+        raise OpError("E0201", f"{op} takes {count} operand{'s' * (count != 1)}, got {len(inputs)}")
+
+
+def expect_dim(op: str, type: Type, dim: str) -> int:
+    """The size of `dim`; E0204 where the operand lacks it."""
+    if type.has(dim):
+        return type.size(dim)
+    near = get_close_matches(dim, type.names, n=1)
+    help = f"did you mean `{near[0]}`?" if near else f"its dims are {listed(type.names)}"
+    raise OpError("E0204", f"{op}: the operand {type} has no dim `{dim}`", help)
+
+
+def expect_distinct(op: str, names: Sequence[str]) -> None:
+    """Raise E0205 if a name occurs twice."""
+    twice = [n for i, n in enumerate(names) if n in names[:i]]
+    if twice:
+        raise OpError(
+            "E0205", f"{op}: the result would have dim `{twice[0]}` twice", "rename one first: `rename(x, s -> t)`"
+        )
+
+
+def expect_dtype(op: str, type: Type, allowed: Sequence[str], what: str) -> None:
+    """Raise E0202 unless the operand's dtype is one of `allowed`, called `what` in the message."""
+    if type.dtype not in allowed:
+        raise OpError("E0202", f"{op} needs {what}, got {type}", f"cast it: `cast(x, {allowed[0]})`")
+
+
+def expect_positive(op: str, dims: Iterable[Dim]) -> None:
+    """Raise E0206 for an empty dim."""
+    for d in dims:
+        if d.size < 1:
+            raise OpError("E0206", f"{op}: dim `{d.name}` has size {d.size}; sizes are at least 1")
+
+
+def merged_sizes(op: str, inputs: Sequence[Type]) -> dict[str, int]:
+    """Name -> size over all operands; E0203 where two operands disagree."""
+    sizes: dict[str, int] = {}
+    for t in inputs:
+        for d in t.dims:
+            if sizes.setdefault(d.name, d.size) != d.size:
+                raise OpError(
+                    "E0203",
+                    f"{op}: dim `{d.name}` has size {sizes[d.name]} in one operand and {d.size} in another",
+                    "dims of one name must be of one size; rename one if they are different things",
+                )
+    return sizes
+
+
+def pass_loops(inputs: Sequence[Type], outputs: Sequence[Type], names: Iterable[str]) -> tuple[Loop, ...]:
+    """A freely splittable loop for each of `names`, walking the dim of that name wherever it occurs."""
+    return tuple(same_name_loop("pass", n, inputs, outputs) for n in names)
+
+
+def same_name_loop(kind: str, name: str, inputs: Sequence[Type], outputs: Sequence[Type]) -> Loop:
+    """A loop over the dim `name` of all operands and results that have it."""
+    size = next(t.size(name) for t in (*inputs, *outputs) if t.has(name))
+    return Loop(
+        kind,  # type: ignore[arg-type]
+        size,
+        tuple(name if t.has(name) else None for t in inputs),
+        tuple(name if t.has(name) else None for t in outputs),
+    )
+
+
+def rest(type: Type, *without: str) -> tuple[str, ...]:
+    """The names of the dims but for some."""
+    return tuple(n for n in type.names if n not in without)
+
+
+def replace(type: Type, name: str, *dims: Dim) -> Type:
+    """The type with `dims` in the place of dim `name`."""
+    out: list[Dim] = []
+    for d in type.dims:
+        out.extend(dims if d.name == name else (d,))
+    return Type(type.dtype, tuple(out))
+
+
+def transposed(b: Builder, value: Value, names: tuple[str, ...]) -> Value:
+    """The value with its dims in the order `names`."""
+    from compiler.ops.elementwise import Transpose
+
+    return value if value.type.names == names else b.add(Transpose(names), value)
+
+
+def unbroadcast(b: Builder, gradient: Value, target: Type) -> Value:
+    """Sum the gradient over the dims that `target` lacks; dims in the order of `target`."""
+    from compiler.ops.reduce import Reduce
+
+    extra = tuple(n for n in gradient.type.names if not target.has(n))
+    if extra:
+        gradient = b.add(Reduce("sum", extra), gradient)
+    return transposed(b, gradient, target.names)
+
+
+@dataclass(frozen=True, slots=True)
+class View(Op):
+    """Base of linear ops of one operand that only rearrange: no flops, computed again rather than kept."""
+
+    def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
+        return (frozenset({0}),)
+
+    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
+        return 0
+
+    def cheap(self) -> bool:
+        return True

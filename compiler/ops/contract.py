@@ -1,0 +1,73 @@
+"""Contraction: the product of two tensors, summed over the dims that the result lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+from compiler.graph import FLOATS, Builder, Dim, Type, Value
+from compiler.ops.base import Loop, Op, OpError
+from compiler.ops.common import expect_distinct, expect_dtype, expect_operands, listed, merged_sizes, same_name_loop
+
+
+@dataclass(frozen=True, slots=True)
+class Contract(Op):
+    """`dims`: the result's dims in order. Dims of the operands that are not among them are summed."""
+
+    mnemonic: ClassVar[str] = "contract"
+    dims: tuple[str, ...]
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expect_operands("@", inputs, 2)
+        a, c = inputs
+        sizes = merged_sizes("@", inputs)
+        expect_distinct("@", self.dims)
+        unknown = [n for n in self.dims if n not in sizes]
+        if unknown:
+            raise OpError(
+                "E0204", f"@: no operand has dim {listed(unknown)} of the result", f"the operands are {a} and {c}"
+            )
+        expect_dtype("@", a, (*FLOATS, "int32"), "numbers")
+        if a.dtype != c.dtype:
+            raise OpError(
+                "E0202", f"@: operands are {a.dtype} and {c.dtype}", "there is no implicit cast: `cast(x, compute)`"
+            )
+        return (Type(a.dtype, tuple(Dim(n, sizes[n]) for n in self.dims)),)
+
+    def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
+        names = dict.fromkeys((*outputs[0].names, *(n for t in inputs for n in t.names)))
+        return tuple(same_name_loop("pass" if n in self.dims else "sum", n, inputs, outputs) for n in names)
+
+    def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
+        return (frozenset({0}), frozenset({1}))
+
+    def vjp(
+        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
+    ) -> list[Value | None]:
+        g = cotangents[0]
+        if g is None or not g.type.is_float:
+            return [None, None]
+        left, right = inputs
+        if left is right:
+            from compiler.ops.elementwise import Map
+
+            return [b.add(Map("mul", (None, 2.0)), self._gradient(b, g, left, right)), None]
+        return [self._gradient(b, g, left, right), self._gradient(b, g, right, left)]
+
+    def _gradient(self, b: Builder, g: Value, of: Value, other: Value) -> Value:
+        """g contracted with the other operand; dims of which both are ignorant were summed alone: repeat along them."""
+        known = tuple(n for n in of.type.names if g.type.has(n) or other.type.has(n))
+        grad = b.add(Contract(known), g, other)
+        if known == of.type.names:
+            return grad
+        from compiler.ops.elementwise import Broadcast
+
+        return b.add(Broadcast(of.type.dims), grad)
+
+    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
+        return 2 * prod({d.name: d.size for t in inputs for d in t.dims}.values())
+
+    def default_name(self, inputs: Sequence[Value]) -> str:
+        return "dot"

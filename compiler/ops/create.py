@@ -1,0 +1,85 @@
+"""Tensors out of nothing: positions, constants, random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from compiler.graph import DTYPES, FLOATS, Dim, Type
+from compiler.ops.base import Loop, Op, OpError
+from compiler.ops.common import expect_distinct, expect_operands, expect_positive, listed
+
+
+@dataclass(frozen=True, slots=True)
+class _Create(Op):
+    """Base: each result dim is a loop of its own."""
+
+    def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
+        return tuple(Loop("pass", d.size, (None,) * len(inputs), (d.name,)) for d in outputs[0].dims)
+
+    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
+        return 0
+
+    def cheap(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Iota(_Create):
+    """0, 1, 2, … along `dim`, int32: logical positions, whatever the layout."""
+
+    mnemonic: ClassVar[str] = "iota"
+    dim: Dim
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expect_operands("iota", inputs, 0)
+        expect_positive("iota", (self.dim,))
+        return (Type("int32", (self.dim,)),)
+
+
+@dataclass(frozen=True, slots=True)
+class Full(_Create):
+    """`value` everywhere."""
+
+    mnemonic: ClassVar[str] = "full"
+    value: float
+    dtype: str
+    dims: tuple[Dim, ...]
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expect_operands("full", inputs, 0)
+        if self.dtype not in DTYPES:
+            raise OpError("E0207", f"there is no dtype `{self.dtype}`", f"there are {listed(DTYPES)}")
+        if self.dtype not in FLOATS and self.value != int(self.value):
+            raise OpError("E0202", f"full: {self.value} does not fit dtype {self.dtype}")
+        out = Type(self.dtype, self.dims)
+        expect_distinct("full", out.names)
+        expect_positive("full", self.dims)
+        return (out,)
+
+
+@dataclass(frozen=True, slots=True)
+class Random(_Create):
+    """Uniform in [0, 1), a hash of (seed, stream, operands, logical position): the same under every layout.
+
+    Operands: int32 scalars: the step, then the indices of the enclosing loops. `stream`: the place in the program.
+    """
+
+    mnemonic: ClassVar[str] = "random"
+    stream: str
+    dtype: str
+    dims: tuple[Dim, ...]
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        if not inputs:
+            raise OpError("E0201", "random takes the step and the loop indices as operands, got none")
+        for t in inputs:
+            if t != Type("int32"):
+                raise OpError("E0202", f"random takes int32 scalars, got {t}")
+        if self.dtype not in FLOATS:
+            raise OpError("E0202", f"random gives floats, not {self.dtype}")
+        out = Type(self.dtype, self.dims)
+        expect_distinct("random", out.names)
+        expect_positive("random", self.dims)
+        return (out,)

@@ -1,0 +1,120 @@
+"""Indexing: take rows of a table, and its adjoint, which adds rows up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from compiler.graph import FLOATS, Builder, Dim, Type, Value
+from compiler.ops.base import Loop, Op, OpError
+from compiler.ops.common import (
+    expect_dim,
+    expect_distinct,
+    expect_dtype,
+    expect_operands,
+    listed,
+    merged_sizes,
+    pass_loops,
+    same_name_loop,
+    transposed,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Take(Op):
+    """`result[i…, r…] = table[dim = index[i…], r…]`; operands table, index (int32).
+
+    Result dims: the index's, then the table's others. Dims of both are matched (batched). An index outside the table
+    gives 0, so that the pieces of a table split along `dim` sum to the whole's result.
+    """
+
+    mnemonic: ClassVar[str] = "take"
+    dim: str
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expect_operands("take", inputs, 2)
+        table, index = inputs
+        expect_dim("take", table, self.dim)
+        expect_dtype("take", index, ("int32",), "int32 indices")
+        if index.has(self.dim):
+            raise OpError(
+                "E0205", f"take over `{self.dim}`: the index has a dim `{self.dim}` too", "rename the index's dim first"
+            )
+        merged_sizes("take", inputs)
+        others = tuple(d for d in table.dims if d.name != self.dim and not index.has(d.name))
+        return (Type(table.dtype, (*index.dims, *others)),)
+
+    def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
+        table = Loop("sum", inputs[0].size(self.dim), (self.dim, None), (None,))
+        return (*pass_loops(inputs, outputs, outputs[0].names), table)
+
+    def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
+        return (frozenset({0}),)
+
+    def vjp(
+        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
+    ) -> list[Value | None]:
+        g, (table, index) = cotangents[0], inputs
+        if g is None or not g.type.is_float:
+            return [None, None]
+        dim = Dim(self.dim, table.type.size(self.dim))
+        return [b.add(ScatterAdd(dim, table.type.names), g, index), None]
+
+    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class ScatterAdd(Op):
+    """The adjoint of `take`: `result[dim = index[i…], r…] += src[i…, r…]`; operands src, index (int32).
+
+    `dims`: the result's dims in order, `dim` among them. Dims of the index that are among them are matched (batched),
+    its others are summed. src has all dims of the index. Indices outside the result are dropped.
+    """
+
+    mnemonic: ClassVar[str] = "scatter_add"
+    dim: Dim
+    dims: tuple[str, ...]
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expect_operands("scatter_add", inputs, 2)
+        src, index = inputs
+        name = self.dim.name
+        expect_dtype("scatter_add", index, ("int32",), "int32 indices")
+        expect_dtype("scatter_add", src, (*FLOATS, "int32"), "numbers")
+        if src.has(name) or index.has(name):
+            raise OpError("E0205", f"scatter_add into `{name}`: an operand has a dim `{name}` too", "rename it first")
+        sizes = merged_sizes("scatter_add", inputs) | {name: self.dim.size}
+        for n in index.names:
+            expect_dim("scatter_add", src, n)
+        expect_distinct("scatter_add", self.dims)
+        expected = {name, *(n for n in src.names if not index.has(n))}
+        if not expected <= set(self.dims) <= set(sizes):
+            raise OpError(
+                "E0204", f"scatter_add: the result needs dims {listed(sorted(expected))}, got {listed(self.dims)}"
+            )
+        return (Type(src.dtype, tuple(Dim(n, sizes[n]) for n in self.dims)),)
+
+    def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
+        summed = [n for n in inputs[1].names if n not in self.dims]
+        passed = [n for n in self.dims if n != self.dim.name]
+        return (
+            *pass_loops(inputs, outputs, passed),
+            Loop("pass", outputs[0].size(self.dim.name), (None, None), (self.dim.name,)),
+            *(same_name_loop("sum", n, inputs, outputs) for n in summed),
+        )
+
+    def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
+        return (frozenset({0}),)
+
+    def vjp(
+        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
+    ) -> list[Value | None]:
+        g, (src, index) = cotangents[0], inputs
+        if g is None or not g.type.is_float:
+            return [None, None]
+        return [transposed(b, b.add(Take(self.dim.name), g, index), src.type.names), None]
+
+    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
+        return inputs[0].elements

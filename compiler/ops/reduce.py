@@ -1,0 +1,145 @@
+"""Reductions and what else looks along a dim: cumulative sums and the largest k."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from compiler.graph import FLOATS, Builder, Dim, Type, Value
+from compiler.ops.base import Loop, Op, OpError
+from compiler.ops.common import (
+    expect_dim,
+    expect_distinct,
+    expect_dtype,
+    expect_operands,
+    pass_loops,
+    replace,
+    rest,
+    same_name_loop,
+)
+
+NUMBERS = (*FLOATS, "int32")
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce(Op):
+    """`fn` is "sum" or "max"; `dims` go."""
+
+    mnemonic: ClassVar[str] = "reduce"
+    fn: str
+    dims: tuple[str, ...]
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expect_operands(self.fn, inputs, 1)
+        if self.fn not in ("sum", "max"):
+            raise OpError("E0207", f"there is no reduction `{self.fn}`", "there are `sum` and `max`")
+        x = inputs[0]
+        for d in self.dims:
+            expect_dim(self.fn, x, d)
+        if len(set(self.dims)) != len(self.dims):
+            raise OpError("E0205", f"{self.fn}: a dim is listed twice")
+        expect_dtype(self.fn, x, NUMBERS, "numbers")
+        return (Type(x.dtype, tuple(d for d in x.dims if d.name not in self.dims)),)
+
+    def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
+        return tuple(same_name_loop(self.fn if n in self.dims else "pass", n, inputs, outputs) for n in inputs[0].names)
+
+    def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
+        return (frozenset({0}),) if self.fn == "sum" else ()
+
+    def vjp(
+        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
+    ) -> list[Value | None]:
+        from compiler.ops.elementwise import Broadcast, Cast, Map
+
+        g, x = cotangents[0], inputs[0]
+        if g is None or not g.type.is_float:
+            return [None]
+        if not self.dims:
+            return [g]
+        if self.fn == "sum":
+            return [b.add(Broadcast(x.type.dims), g)]
+        # Equal shares for all elements that attain the maximum: symmetric, so it does not depend on how dims are split.
+        hit = b.add(Map("eq", (None, None)), x, outputs[0])
+        count = b.add(Reduce("sum", self.dims), b.add(Cast(g.type.dtype), hit))
+        share = b.add(Map("div", (None, None)), g, count)
+        return [b.add(Map("where", (None, None, 0.0)), hit, share)]
+
+    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
+        return inputs[0].elements
+
+    def default_name(self, inputs: Sequence[Value]) -> str:
+        return self.fn
+
+
+@dataclass(frozen=True, slots=True)
+class Cumsum(Op):
+    """Sums of the elements up to and including each along `dim` (`reverse`: from the end)."""
+
+    mnemonic: ClassVar[str] = "cumsum"
+    dim: str
+    reverse: bool = False
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expect_operands("cumsum", inputs, 1)
+        expect_dim("cumsum", inputs[0], self.dim)
+        expect_dtype("cumsum", inputs[0], NUMBERS, "numbers")
+        return (inputs[0],)
+
+    def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
+        whole = same_name_loop("whole", self.dim, inputs, outputs)
+        return (*pass_loops(inputs, outputs, rest(inputs[0], self.dim)), whole)
+
+    def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
+        return (frozenset({0}),)
+
+    def vjp(
+        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
+    ) -> list[Value | None]:
+        g = cotangents[0]
+        return [None if g is None or not g.type.is_float else b.add(Cumsum(self.dim, not self.reverse), g)]
+
+
+@dataclass(frozen=True, slots=True)
+class TopK(Op):
+    """The largest `into.size` elements along `dim`, in descending order (ties: the lower index first).
+
+    Results: values, and int32 indices along `dim`; `into` stands in the place of `dim`.
+    """
+
+    mnemonic: ClassVar[str] = "top_k"
+    dim: str
+    into: Dim
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expect_operands("top_k", inputs, 1)
+        size = expect_dim("top_k", inputs[0], self.dim)
+        expect_dtype("top_k", inputs[0], NUMBERS, "numbers")
+        if not 1 <= self.into.size <= size:
+            message = f"top_k: {self.into.size} of the {size} elements along `{self.dim}`"
+            raise OpError("E0206", message, f"choose 1 to {size}")
+        out = replace(inputs[0], self.dim, self.into)
+        expect_distinct("top_k", out.names)
+        return (out, out.with_dtype("int32"))
+
+    def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
+        whole = Loop("whole", inputs[0].size(self.dim), (self.dim,), (self.into.name,) * 2)
+        return (*pass_loops(inputs, outputs, rest(inputs[0], self.dim)), whole)
+
+    def vjp(
+        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
+    ) -> list[Value | None]:
+        from compiler.ops.index import ScatterAdd
+        from compiler.ops.shape import Rename
+
+        g, x, index = cotangents[0], inputs[0].type, outputs[1]
+        if g is None or not g.type.is_float:
+            return [None]
+        if self.into.name == self.dim:  # the scattered dim and the index's must differ in name
+            pairs = ((self.dim, f"{self.dim}.top"),)
+            g, index = b.add(Rename(pairs), g), b.add(Rename(pairs), index)
+        return [b.add(ScatterAdd(Dim(self.dim, x.size(self.dim)), x.names), g, index)]
+
+    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
+        return inputs[0].elements

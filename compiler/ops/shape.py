@@ -1,0 +1,279 @@
+"""Ops that rename, regroup, cut and join dims."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+from compiler.graph import Builder, Dim, Type, Value
+from compiler.ops.base import Loop, Op, OpError
+from compiler.ops.common import (
+    View,
+    expect_dim,
+    expect_distinct,
+    expect_operands,
+    expect_positive,
+    listed,
+    pass_loops,
+    replace,
+    rest,
+    transposed,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rename(View):
+    """`pairs`: (old name, new name)."""
+
+    mnemonic: ClassVar[str] = "rename"
+    pairs: tuple[tuple[str, str], ...]
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expect_operands("rename", inputs, 1)
+        new = dict(self.pairs)
+        for old in new:
+            expect_dim("rename", inputs[0], old)
+        out = Type(inputs[0].dtype, tuple(Dim(new.get(d.name, d.name), d.size) for d in inputs[0].dims))
+        expect_distinct("rename", out.names)
+        return (out,)
+
+    def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
+        new = dict(self.pairs)
+        return tuple(Loop("pass", d.size, (d.name,), (new.get(d.name, d.name),)) for d in inputs[0].dims)
+
+    def vjp(
+        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
+    ) -> list[Value | None]:
+        g = cotangents[0]
+        back = tuple((new, old) for old, new in self.pairs)
+        return [None if g is None or not g.type.is_float else b.add(Rename(back), g)]
+
+
+@dataclass(frozen=True, slots=True)
+class Split(View):
+    """`dim` becomes the dims `into`, major first, in its place."""
+
+    mnemonic: ClassVar[str] = "split"
+    dim: str
+    into: tuple[Dim, ...]
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expect_operands("split", inputs, 1)
+        size = expect_dim("split", inputs[0], self.dim)
+        expect_positive("split", self.into)
+        if not self.into or prod(d.size for d in self.into) != size:
+            parts = " * ".join(f"{d.name}={d.size}" for d in self.into) or "nothing"
+            product = prod(d.size for d in self.into)
+            raise OpError("E0206", f"split: `{self.dim}` of size {size} is not {parts} = {product}")
+        out = replace(inputs[0], self.dim, *self.into)
+        expect_distinct("split", out.names)
+        return (out,)
+
+    def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
+        major, *minor = self.into
+        return (
+            *pass_loops(inputs, outputs, rest(inputs[0], self.dim)),
+            Loop("pass", outputs[0].size(major.name), (self.dim,), (major.name,)),
+            *(Loop("whole", d.size, (None,), (d.name,)) for d in minor),
+        )
+
+    def vjp(
+        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
+    ) -> list[Value | None]:
+        g = cotangents[0]
+        parts = tuple(d.name for d in self.into)
+        return [None if g is None or not g.type.is_float else b.add(Merge(parts, self.dim), g)]
+
+
+@dataclass(frozen=True, slots=True)
+class Merge(View):
+    """The dims `dims`, major first, become one dim `into` in the place of `dims[0]`."""
+
+    mnemonic: ClassVar[str] = "merge"
+    dims: tuple[str, ...]
+    into: str
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expect_operands("merge", inputs, 1)
+        x = inputs[0]
+        if not self.dims or len(set(self.dims)) != len(self.dims):
+            raise OpError("E0205", f"merge needs distinct dims, got {listed(self.dims)}")
+        size = prod(expect_dim("merge", x, d) for d in self.dims)
+        kept = Type(x.dtype, tuple(d for d in x.dims if d.name not in self.dims[1:]))
+        out = replace(kept, self.dims[0], Dim(self.into, size))
+        expect_distinct("merge", out.names)
+        return (out,)
+
+    def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
+        major, *minor = self.dims
+        x = inputs[0]
+        return (
+            *pass_loops(inputs, outputs, rest(x, *self.dims)),
+            Loop("pass", x.size(major), (major,), (self.into,)),
+            *(Loop("whole", x.size(n), (n,), (None,)) for n in minor),
+        )
+
+    def vjp(
+        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
+    ) -> list[Value | None]:
+        g, x = cotangents[0], inputs[0].type
+        if g is None or not g.type.is_float:
+            return [None]
+        parts = tuple(Dim(n, x.size(n)) for n in self.dims)
+        return [transposed(b, b.add(Split(self.into, parts), g), x.names)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Along(Op):
+    """Base of ops of one or more operands that need the whole of one dim, which they may rename."""
+
+    def _dims(self) -> tuple[str, str]:
+        """Name of the dim in the operands, and in the result."""
+        raise NotImplementedError
+
+    def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
+        dim, into = self._dims()
+        whole = Loop("whole", outputs[0].size(into), (dim,) * len(inputs), (into,))
+        return (*pass_loops(inputs, outputs, rest(inputs[0], dim)), whole)
+
+    def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
+        return (frozenset(range(n_inputs)),)
+
+    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Slice(_Along):
+    """Elements `start` to `stop` (exclusive) along `dim`, which is then called `into`."""
+
+    mnemonic: ClassVar[str] = "slice"
+    dim: str
+    start: int
+    stop: int
+    into: str
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expect_operands("slice", inputs, 1)
+        size = expect_dim("slice", inputs[0], self.dim)
+        if not 0 <= self.start < self.stop <= size:
+            message = f"slice {self.start}..{self.stop} of `{self.dim}` of size {size}"
+            raise OpError("E0206", message, f"choose within 0..{size}, not empty")
+        out = replace(inputs[0], self.dim, Dim(self.into, self.stop - self.start))
+        expect_distinct("slice", out.names)
+        return (out,)
+
+    def _dims(self) -> tuple[str, str]:
+        return self.dim, self.into
+
+    def vjp(
+        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
+    ) -> list[Value | None]:
+        g = cotangents[0]
+        if g is None or not g.type.is_float:
+            return [None]
+        high = inputs[0].type.size(self.dim) - self.stop
+        return [b.add(Pad(self.into, self.start, high, 0.0, self.dim), g)]
+
+
+@dataclass(frozen=True, slots=True)
+class Pad(_Along):
+    """`low` elements `value` before and `high` after along `dim`, which is then called `into`."""
+
+    mnemonic: ClassVar[str] = "pad"
+    dim: str
+    low: int
+    high: int
+    value: float
+    into: str
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expect_operands("pad", inputs, 1)
+        size = expect_dim("pad", inputs[0], self.dim)
+        if self.low < 0 or self.high < 0:
+            raise OpError("E0206", f"pad by {self.low} and {self.high}: the amounts are at least 0", "`slice` cuts off")
+        out = replace(inputs[0], self.dim, Dim(self.into, size + self.low + self.high))
+        expect_distinct("pad", out.names)
+        return (out,)
+
+    def _dims(self) -> tuple[str, str]:
+        return self.dim, self.into
+
+    def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
+        return (frozenset({0}),) if self.value == 0 or self.low == self.high == 0 else ()
+
+    def vjp(
+        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
+    ) -> list[Value | None]:
+        g = cotangents[0]
+        if g is None or not g.type.is_float:
+            return [None]
+        stop = self.low + inputs[0].type.size(self.dim)
+        return [b.add(Slice(self.into, self.low, stop, self.dim), g)]
+
+
+@dataclass(frozen=True, slots=True)
+class Concat(_Along):
+    """The operands one after the other along `dim`, which is then called `into`; their other dims agree."""
+
+    mnemonic: ClassVar[str] = "concat"
+    dim: str
+    into: str
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        if not inputs:
+            raise OpError("E0201", "concat takes at least one operand")
+        first = inputs[0]
+        total = 0
+        for t in inputs:
+            total += expect_dim("concat", t, self.dim)
+            if replace(t, self.dim, Dim(self.dim, 1)) != replace(first, self.dim, Dim(self.dim, 1)):
+                raise OpError(
+                    "E0203",
+                    f"concat along `{self.dim}`: {first} and {t} differ elsewhere too",
+                    "dtype, the other dims and their order must agree",
+                )
+        out = replace(first, self.dim, Dim(self.into, total))
+        expect_distinct("concat", out.names)
+        return (out,)
+
+    def _dims(self) -> tuple[str, str]:
+        return self.dim, self.into
+
+    def vjp(
+        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
+    ) -> list[Value | None]:
+        g = cotangents[0]
+        if g is None or not g.type.is_float:
+            return [None] * len(inputs)
+        grads: list[Value | None] = []
+        start = 0
+        for x in inputs:
+            stop = start + x.type.size(self.dim)
+            grads.append(b.add(Slice(self.into, start, stop, self.dim), g))
+            start = stop
+        return grads
+
+
+@dataclass(frozen=True, slots=True)
+class Flip(_Along):
+    """The elements along `dim` in reverse order."""
+
+    mnemonic: ClassVar[str] = "flip"
+    dim: str
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expect_operands("flip", inputs, 1)
+        expect_dim("flip", inputs[0], self.dim)
+        return (inputs[0],)
+
+    def _dims(self) -> tuple[str, str]:
+        return self.dim, self.dim
+
+    def vjp(
+        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
+    ) -> list[Value | None]:
+        g = cotangents[0]
+        return [None if g is None or not g.type.is_float else b.add(Flip(self.dim), g)]

@@ -1,0 +1,149 @@
+"""Windows: what convolutions and poolings look through, and the adjoint, which adds the windows back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from compiler.graph import FLOATS, Builder, Dim, Type, Value
+from compiler.ops.base import Loop, Op, OpError
+from compiler.ops.common import (
+    expect_dim,
+    expect_distinct,
+    expect_dtype,
+    expect_operands,
+    expect_positive,
+    pass_loops,
+    replace,
+    rest,
+    transposed,
+)
+
+
+def _check(op: str, dim: Dim, out: Dim, kernel: Dim, stride: int, pad: int) -> None:
+    """Raise E0206 unless `out` windows of `kernel` elements, `stride` apart, fit `dim` with `pad` before its start."""
+    expect_positive(op, (dim, out, kernel))
+    if stride < 1 or pad < 0 or pad >= kernel.size:
+        raise OpError("E0206", f"{op}: stride {stride} must be at least 1, pad {pad} in 0..{kernel.size - 1}")
+    full = (dim.size + 2 * pad - kernel.size) // stride + 1
+    if out.size != full and out.size * stride != dim.size:
+        raise OpError(
+            "E0206",
+            f"{op}: {out.size} windows of {kernel.size}, {stride} apart, on `{dim.name}` of size {dim.size}, pad {pad}",
+            f"`{out.name}` must be {full} = ({dim.size} + 2*{pad} - {kernel.size}) // {stride} + 1"
+            + (f" (or {dim.size // stride}: as many as strides)" if dim.size % stride == 0 else ""),
+        )
+
+
+def _halo(dim: Dim, out: Dim, kernel: Dim, stride: int, pad: int) -> tuple[int, int] | None:
+    """Borders that a piece of `dim` needs; None where equal pieces of dim and out do not belong together."""
+    if dim.size != stride * out.size:
+        return None
+    return pad, max(0, kernel.size - stride - pad)
+
+
+def _loops(
+    x: Sequence[Type], y: Sequence[Type], dim: Dim, out: Dim, kernel: Dim, stride: int, pad: int, adjoint: bool
+) -> tuple[Loop, ...]:
+    halo = _halo(dim, out, kernel, stride, pad)
+    wide, narrow = (dim.name,), (out.name,)
+    ins, outs = (narrow, wide) if adjoint else (wide, narrow)
+    position = Loop("halo" if halo else "whole", out.size, ins, outs, halo or (0, 0))
+    offset: tuple[str | None, ...] = (kernel.name,)
+    nothing: tuple[str | None, ...] = (None,)
+    inside = Loop("whole", kernel.size, *((offset, nothing) if adjoint else (nothing, offset)))
+    others = rest(x[0], dim.name, out.name, kernel.name)
+    return (*pass_loops(x, y, others), position, inside)
+
+
+@dataclass(frozen=True, slots=True)
+class Window(Op):
+    """`result[…, out = o, kernel = k, …] = x[…, dim = o*stride + k - pad, …]`, `fill` outside; `dim` is replaced.
+
+    `out.size` is (size + 2*pad - kernel)//stride + 1, or size/stride (then the border after the end is what is needed).
+    """
+
+    mnemonic: ClassVar[str] = "window"
+    dim: str
+    out: Dim
+    kernel: Dim
+    stride: int = 1
+    pad: int = 0
+    fill: float = 0.0
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expect_operands("window", inputs, 1)
+        size = expect_dim("window", inputs[0], self.dim)
+        _check("window", Dim(self.dim, size), self.out, self.kernel, self.stride, self.pad)
+        out = replace(inputs[0], self.dim, self.out, self.kernel)
+        expect_distinct("window", out.names)
+        return (out,)
+
+    def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
+        dim = Dim(self.dim, inputs[0].size(self.dim))
+        return _loops(inputs, outputs, dim, self.out, self.kernel, self.stride, self.pad, False)
+
+    def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
+        return (frozenset({0}),) if self.fill == 0 else ()
+
+    def vjp(
+        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
+    ) -> list[Value | None]:
+        g = cotangents[0]
+        if g is None or not g.type.is_float:
+            return [None]
+        dim = Dim(self.dim, inputs[0].type.size(self.dim))
+        return [b.add(Fold(self.out.name, self.kernel.name, dim, self.stride, self.pad), g)]
+
+    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fold(Op):
+    """The adjoint of `window`: `result[…, dim = o*stride + k - pad, …] += x[…, out = o, kernel = k, …]`.
+
+    `dim` stands in the place of `out`; what falls outside is dropped.
+    """
+
+    mnemonic: ClassVar[str] = "fold"
+    out: str
+    kernel: str
+    dim: Dim
+    stride: int = 1
+    pad: int = 0
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expect_operands("fold", inputs, 1)
+        x = inputs[0]
+        expect_dtype("fold", x, (*FLOATS, "int32"), "numbers")
+        out, kernel = self._dims(x)
+        _check("fold", self.dim, out, kernel, self.stride, self.pad)
+        kept = Type(x.dtype, tuple(d for d in x.dims if d.name != self.kernel))
+        result = replace(kept, self.out, self.dim)
+        expect_distinct("fold", result.names)
+        return (result,)
+
+    def _dims(self, x: Type) -> tuple[Dim, Dim]:
+        return Dim(self.out, expect_dim("fold", x, self.out)), Dim(self.kernel, expect_dim("fold", x, self.kernel))
+
+    def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
+        out, kernel = self._dims(inputs[0])
+        return _loops(inputs, outputs, self.dim, out, kernel, self.stride, self.pad, True)
+
+    def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
+        return (frozenset({0}),)
+
+    def vjp(
+        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
+    ) -> list[Value | None]:
+        g, x = cotangents[0], inputs[0].type
+        if g is None or not g.type.is_float:
+            return [None]
+        out, kernel = self._dims(x)
+        back = b.add(Window(self.dim.name, out, kernel, self.stride, self.pad, 0.0), g)
+        return [transposed(b, back, x.names)]
+
+    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
+        return inputs[0].elements
