@@ -261,7 +261,8 @@ class Setting(Statement):
 
     In a device: `compute bf16 320 TFLOP/s`, `memory 32 GB, 1.2 TB/s`, `launch 5 us`. `words` holds
     the bare names before the first value (a name that nothing follows is a value: in `memory size`,
-    `size` is one), `values` the expressions, `clauses` the `over …` groups (keyword, expressions). Unknown keywords are the evaluator's errors, with suggestions.
+    `size` is one), `values` the expressions, `clauses` the `over …` groups (keyword, expressions).
+    Unknown keywords are the evaluator's errors, with suggestions.
     """
 
     keyword: Name

@@ -24,8 +24,9 @@ from dsl.source import Span
 
 # Words that are never names where an expression may begin (after a dot, and where only a name fits, they are).
 _RESERVED = frozenset({"TRUE", "FALSE", "NOT", "IF", "ELSE", "AND", "OR"})
-# Words that end the bare names of a setting: `memory size over …`.
+# Words that follow a value, and words that are never bare names in a setting (`memory size over …`).
 _AFTER_VALUE = frozenset({"over", "if", "and", "or"})
+_NEVER_BARE = _AFTER_VALUE | {"not", "true", "false", "else"}
 # What follows a name, and never a keyword that begins a statement.
 _AFTER_NAME = {"=": frozenset[str](), ",": frozenset[str](), "[": frozenset({"RETURN"}), "(": frozenset({"MESH"})}
 _EXPRESSION_STATEMENTS = frozenset({"RETURN", "LOSS", "REPEAT", "MICROBATCHES"})
@@ -120,7 +121,7 @@ class Parser:
         following = self.tokens[position + 1]
         if "WORD" in choices and self._is_word(token, following):
             return "WORD"
-        if token.text == "as" and "LOOP_AS" in choices and self.tokens[line].type == "REPEAT":
+        if token.text == "as" and "LOOP_AS" in choices and self._ends_head(position + 2):
             return "LOOP_AS"
         keyword = self.grammar.keywords.get(token.text)
         if keyword is None:
@@ -132,10 +133,17 @@ class Parser:
             return "NAME" if position and self.tokens[position - 1].text == "." else keyword
         return keyword if keyword in choices and self._is_keyword(keyword, following) else "NAME"
 
+    def _ends_head(self, position: int) -> bool:
+        """Whether the head of a block ends there: `as` before that is the loop's, not a call's."""
+        token = self.tokens[min(position, len(self.tokens) - 1)]
+        return token.text == "{" or token.type in ("NEWLINE", "$END")
+
     def _is_word(self, token: Token, following: Token) -> bool:
+        if token.text in _NEVER_BARE:
+            return False
         if following.type == "NAME":
-            return following.text not in _AFTER_VALUE or token.text == "not"
-        return following.type in ("NUMBER", "QUANTITY", "STRING") and token.text not in self.grammar.keywords
+            return following.text not in _AFTER_VALUE
+        return following.type in ("NUMBER", "QUANTITY", "STRING") or following.text == "["
 
     def _is_keyword(self, keyword: str, following: Token) -> bool:
         """Where both a keyword and a name fit, what follows decides."""

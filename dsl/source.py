@@ -28,10 +28,14 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 
 @dataclass(frozen=True)
 class Source:
-    """A text and the name it goes by in spans and messages (its path, as a rule)."""
+    """A text and the name it goes by in spans and messages (its path as given, as a rule).
+
+    `path` is the real path of the file that it was read from, if it was.
+    """
 
     name: str
     text: str
+    path: str | None = None
 
     @cached_property
     def _starts(self) -> list[int]:

@@ -1,0 +1,19 @@
+"""What the catalogue knows of one error code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """`failing` is a whole `.par` file that yields this code, `mended` the same without any error.
+
+    Tests run both, for every code. Bytes that are not UTF-8 are written as lone surrogates (`surrogateescape`).
+    """
+
+    code: str
+    title: str
+    explanation: str
+    failing: str
+    mended: str
