@@ -121,7 +121,7 @@ class Parser:
         following = self.tokens[position + 1]
         if "WORD" in choices and self._is_word(token, following):
             return "WORD"
-        if token.text == "as" and "LOOP_AS" in choices and self._ends_head(position + 2):
+        if token.text == "as" and "LOOP_AS" in choices and self._ends_head(position + 2, line):
             return "LOOP_AS"
         keyword = self.grammar.keywords.get(token.text)
         if keyword is None:
@@ -133,10 +133,10 @@ class Parser:
             return "NAME" if position and self.tokens[position - 1].text == "." else keyword
         return keyword if keyword in choices and self._is_keyword(keyword, following) else "NAME"
 
-    def _ends_head(self, position: int) -> bool:
-        """Whether the head of a block ends there: `as` before that is the loop's, not a call's."""
+    def _ends_head(self, position: int, line: int) -> bool:
+        """Whether the head of a loop ends there: `as` before that is the loop's, not a call's."""
         token = self.tokens[min(position, len(self.tokens) - 1)]
-        return token.text == "{" or token.type in ("NEWLINE", "$END")
+        return self.tokens[line].type == "REPEAT" and token.text in ("{", "\n", "")
 
     def _is_word(self, token: Token, following: Token) -> bool:
         if token.text in _NEVER_BARE:

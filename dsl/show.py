@@ -1,0 +1,394 @@
+"""Expressions and statements as documents for `dsl.layout`: the canonical spelling of each node.
+
+Parentheses stand only where precedence needs them. Blocks, comments and blank lines are `dsl.printer`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import singledispatch
+
+from dsl import ast
+from dsl.layout import Bracket, Doc
+
+# The levels of the grammar's expression rules, loosest first.
+_CONDITIONAL, _OR, _AND, _NOT, _COMPARISON, _SUM, _TERM, _FACTOR, _POWER, _POSTFIX = range(10)
+_BINARY = {
+    "or": (_OR, _OR, _AND),
+    "and": (_AND, _AND, _NOT),
+    "**": (_POWER, _POSTFIX, _FACTOR),
+    **dict.fromkeys(("<", "<=", ">", ">=", "==", "!="), (_COMPARISON, _SUM, _SUM)),
+    **dict.fromkeys(("+", "-"), (_SUM, _SUM, _TERM)),
+    **dict.fromkeys(("*", "/", "//", "%", "@"), (_TERM, _TERM, _FACTOR)),
+}
+_ESCAPES = str.maketrans({'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"})
+
+
+def _names(names: Iterable[ast.Name]) -> str:
+    return ", ".join(n.id for n in names)
+
+
+def _dim_list(names: Iterable[ast.Name]) -> str:
+    """Dims of a tensor stand close: `x[b,s,d]`."""
+    return ",".join(n.id for n in names)
+
+
+def _dims(names: tuple[ast.Name, ...]) -> str:
+    return names[0].id if len(names) == 1 else f"({_names(names)})"
+
+
+def _number(value: float, text: str) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return (text or repr(value)).lower()
+
+
+# --- expressions ------------------------------------------------------------------------------------
+
+
+def expression(node: ast.Expr, least: int = _CONDITIONAL) -> Doc:
+    """The expression, in parentheses if it binds looser than `least`."""
+    level, doc = _spell(node)
+    return doc if level >= least else [Bracket("(", (doc,), ")")]
+
+
+@singledispatch
+def _spell(node: ast.Expr) -> tuple[int, Doc]:
+    """The level of the expression and its document."""
+    raise TypeError(f"not an expression: {type(node).__name__}")
+
+
+@_spell.register
+def _(node: ast.Number) -> tuple[int, Doc]:
+    return _POSTFIX, [_number(node.value, node.text)]
+
+
+@_spell.register
+def _(node: ast.Quantity) -> tuple[int, Doc]:
+    return _POSTFIX, [f"{_number(node.value, node.text)} {node.unit}"]
+
+
+@_spell.register
+def _(node: ast.String) -> tuple[int, Doc]:
+    return _POSTFIX, ['"' + node.value.translate(_ESCAPES) + '"']
+
+
+@_spell.register
+def _(node: ast.Boolean) -> tuple[int, Doc]:
+    return _POSTFIX, ["true" if node.value else "false"]
+
+
+@_spell.register
+def _(node: ast.Name) -> tuple[int, Doc]:
+    return _POSTFIX, [node.id]
+
+
+@_spell.register
+def _(node: ast.Attribute) -> tuple[int, Doc]:
+    return _POSTFIX, [*expression(node.base, _POSTFIX), f".{node.name}"]
+
+
+@_spell.register
+def _(node: ast.Unary) -> tuple[int, Doc]:
+    if node.op == "not":
+        return _NOT, ["not ", *expression(node.operand, _NOT)]
+    return _FACTOR, [node.op, *expression(node.operand, _FACTOR)]
+
+
+@_spell.register
+def _(node: ast.Binary) -> tuple[int, Doc]:
+    level, left, right = _BINARY[node.op]
+    return level, [*expression(node.left, left), f" {node.op} ", *expression(node.right, right)]
+
+
+@_spell.register
+def _(node: ast.Conditional) -> tuple[int, Doc]:
+    then, test, other = expression(node.then, _OR), expression(node.test, _OR), expression(node.other)
+    return _CONDITIONAL, [*then, " if ", *test, " else ", *other]
+
+
+@_spell.register
+def _(node: ast.ListExpr) -> tuple[int, Doc]:
+    return _POSTFIX, [Bracket("[", tuple(expression(i) for i in node.items), "]")]
+
+
+@_spell.register
+def _(node: ast.Arrow) -> tuple[int, Doc]:
+    return _CONDITIONAL, [f"{_dims(node.before)} -> {_dims(node.after)}"]
+
+
+@_spell.register
+def _(node: ast.Over) -> tuple[int, Doc]:
+    after = f" -> {_dims(node.after)}" if node.after else ""
+    return _CONDITIONAL, [f"over {_dims(node.dims)}{after}"]
+
+
+@_spell.register
+def _(node: ast.Range) -> tuple[int, Doc]:
+    return _CONDITIONAL, [*expression(node.low, _SUM), "..", *expression(node.high, _SUM)]
+
+
+@_spell.register
+def _(node: ast.Call) -> tuple[int, Doc]:
+    label = f" as {node.label.id}" if node.label else ""
+    return _POSTFIX, [node.function.id, Bracket("(", tuple(_argument(a) for a in node.arguments), ")"), label]
+
+
+def _argument(node: ast.Argument) -> Doc:
+    return [f"{node.name.id} = " if node.name else "", *expression(node.value)]
+
+
+def _use_call(node: ast.Call) -> Doc:
+    """A call where a bare name means a call without arguments."""
+    return expression(node) if node.arguments else [node.function.id]
+
+
+def _expressions(nodes: Iterable[ast.Expr]) -> Doc:
+    doc: Doc = []
+    for node in nodes:
+        doc += [", " if doc else "", *expression(node)]
+    return doc
+
+
+# --- statements and items ---------------------------------------------------------------------------
+
+
+@singledispatch
+def statement(node: ast.Syntax) -> Doc:
+    """A statement or an item on one line; of one with a body, the head (without the brace)."""
+    raise TypeError(f"not a statement: {type(node).__name__}")
+
+
+def target(node: ast.Target) -> str:
+    """`x[..., d]`."""
+    if node.dims is None:
+        return node.name.id
+    rest = "" if not node.rest else "..., " if node.dims else "..."
+    return f"{node.name.id}[{rest}{_dim_list(node.dims)}]"
+
+
+def _bindings(pairs: Iterable[tuple[ast.Name, ast.Expr]]) -> list[Doc]:
+    return [[f"{name.id} = ", *expression(value)] for name, value in pairs]
+
+
+def _scope(scope: ast.Path | None) -> str:
+    return f" in {scope}" if scope else ""
+
+
+def _init(init: ast.Expr | None) -> Doc:
+    return [" ~ ", *expression(init)] if init else []
+
+
+@statement.register
+def _(node: ast.DimDecl) -> Doc:
+    doc: Doc = ["dim "]
+    for i, binding in enumerate(_bindings(node.dims)):
+        doc += [", " if i else "", *binding]
+    return doc
+
+
+@statement.register
+def _(node: ast.WeightDecl) -> Doc:
+    return ["weight " + ", ".join(target(t) for t in node.targets), *_init(node.init)]
+
+
+@statement.register
+def _(node: ast.InputDecl) -> Doc:
+    dims = f"[{_dim_list(node.dims)}]" if node.dims else ""
+    bounds: Doc = [" in ", *expression(node.range)] if node.range else []
+    return [f"input {_names(node.names)} : {node.dtype.id}{dims}", *bounds]
+
+
+@statement.register
+def _(node: ast.StateDecl) -> Doc:
+    return [f"state {_names(node.names)}", *_init(node.init)]
+
+
+@statement.register
+def _(node: ast.Assign) -> Doc:
+    return [", ".join(target(t) for t in node.targets) + " = ", *expression(node.value)]
+
+
+@statement.register
+def _(node: ast.Repeat) -> Doc:
+    return ["repeat ", *expression(node.count), f" as {node.label.id}"]
+
+
+@statement.register
+def _(node: ast.If) -> Doc:
+    return ["if ", *expression(node.test)]
+
+
+@statement.register
+def _(node: ast.Return) -> Doc:
+    return ["return ", *_expressions(node.values)]
+
+
+@statement.register
+def _(node: ast.Loss) -> Doc:
+    return ["loss ", *expression(node.value)]
+
+
+@statement.register
+def _(node: ast.Metric) -> Doc:
+    return [f"metric {node.name.id} = ", *expression(node.value)]
+
+
+@statement.register
+def _(node: ast.Setting) -> Doc:
+    doc: Doc = [" ".join(n.id for n in (node.keyword, *node.words))]
+    if node.values:
+        doc += [" ", *_expressions(node.values)]
+    for keyword, values in node.clauses:
+        doc += [f" {keyword.id} ", *_expressions(values)]
+    return doc
+
+
+@statement.register
+def _(node: ast.DeviceUse) -> Doc:
+    return [f"device {node.name.id} = {node.device.id}"]
+
+
+@statement.register
+def _(node: ast.Level) -> Doc:
+    over = [" over ", *_expressions((node.bandwidth, node.latency))]
+    return [f"level {node.name.id} = ", *expression(node.count), f" {node.of.id}", *over]
+
+
+@statement.register
+def _(node: ast.Mesh) -> Doc:
+    return ["mesh ", Bracket("(", tuple(_bindings(node.axes)), ")")]
+
+
+@statement.register
+def _(node: ast.Split) -> Doc:
+    classes = f" for {_names(node.classes)}" if node.classes else ""
+    pad = " pad" if node.pad else ""
+    return [f"split {_names(node.dims)} on {node.axis.id}{classes}{_scope(node.scope)}{pad}"]
+
+
+@statement.register
+def _(node: ast.Shard) -> Doc:
+    return [f"shard {_names(node.classes)} on {node.axis.id}{_scope(node.scope)}"]
+
+
+@statement.register
+def _(node: ast.Offload) -> Doc:
+    return [f"offload {_names(node.classes)} to {node.memory.id}{_scope(node.scope)}"]
+
+
+@statement.register
+def _(node: ast.LayoutDecl) -> Doc:
+    dims: list[Doc] = [["/".join(n.id for n in (dim, *axes))] for dim, axes in node.dims]
+    return [f"layout {node.tensor}", Bracket("[", tuple(dims), "]")]
+
+
+@statement.register
+def _(node: ast.Pipeline) -> Doc:
+    doc: Doc = [f"pipeline {node.label.id} on {node.axis.id}"]
+    if node.schedule:
+        doc += [", schedule ", *_use_call(node.schedule)]
+    if node.cuts:
+        doc += [", cuts ", *expression(node.cuts)]
+    return doc
+
+
+@statement.register
+def _(node: ast.Microbatches) -> Doc:
+    return ["microbatches ", *expression(node.count), f" over {node.dim.id}" if node.dim else ""]
+
+
+@statement.register
+def _(node: ast.PlaceDecl) -> Doc:
+    return [f"place {node.scope} on {node.axis.id}", Bracket("[", (expression(node.index),), "]")]
+
+
+@statement.register
+def _(node: ast.Recompute) -> Doc:
+    scope = f" {node.scope}" if node.scope else ""
+    keep = " keep " + ", ".join(map(str, node.keep)) if node.keep else ""
+    return [f"recompute{scope}{keep}"]
+
+
+@statement.register
+def _(node: ast.Apply) -> Doc:
+    return [*expression(node.call), _scope(node.scope)]
+
+
+@statement.register
+def _(node: ast.Task) -> Doc:
+    cluster: Doc = [" on ", *_use_call(node.cluster)] if node.cluster else []
+    strategy = f" using {node.strategy.id}" if node.strategy else ""
+    return [f"{node.kind.id} ", *_use_call(node.model), *cluster, strategy]
+
+
+@statement.register
+def _(node: ast.OptimizerUse) -> Doc:
+    return ["optimizer ", *_use_call(node.call)]
+
+
+@statement.register
+def _(node: ast.Precision) -> Doc:
+    master = f", master {node.master.id}" if node.master else ""
+    scale: Doc = [", loss_scale ", *expression(node.loss_scale)] if node.loss_scale else []
+    return [f"precision {node.compute.id}{master}", *scale]
+
+
+@statement.register
+def _(node: ast.Data) -> Doc:
+    return ["data ", *_use_call(node.call)]
+
+
+@statement.register
+def _(node: ast.Seed) -> Doc:
+    return ["seed ", *expression(node.value)]
+
+
+@statement.register
+def _(node: ast.Use) -> Doc:
+    module: Doc = [str(node.module)] if isinstance(node.module, ast.Path) else expression(node.module)
+    names: list[Doc] = [[n.id] for n in node.names]
+    listed: Doc = [" ", Bracket("(", tuple(names), ")")] if names else []
+    return ["use ", *module, *listed]
+
+
+@statement.register
+def _(node: ast.Param) -> Doc:
+    doc: Doc = [f"param {node.name.id} = ", *expression(node.default)]
+    if isinstance(node.choices, ast.Range):
+        doc += [" in ", *expression(node.choices)]
+    elif node.choices is not None:
+        doc += [" in ", Bracket("{", tuple(expression(c) for c in node.choices), "}")]
+    return doc
+
+
+@statement.register
+def _(node: ast.Check) -> Doc:
+    return ["check ", *expression(node.test)]
+
+
+_HEADS: dict[type[ast.Definition], str] = {
+    ast.Function: "fn",
+    ast.Model: "model",
+    ast.Optimizer: "optimizer",
+    ast.Device: "device",
+    ast.Cluster: "cluster",
+    ast.Tactic: "tactic",
+    ast.Strategy: "strategy",
+    ast.Job: "job",
+}
+
+
+@statement.register
+def _(node: ast.Definition) -> Doc:
+    doc: Doc = [f"{_HEADS[type(node)]} {node.name.id}"]
+    if node.parameters or isinstance(node, ast.Function | ast.Tactic):
+        doc.append(Bracket("(", tuple(_parameter(p) for p in node.parameters), ")"))
+    if isinstance(node, ast.Strategy) and node.model:
+        doc.append(f" for {node.model.id}")
+    return doc
+
+
+def _parameter(node: ast.Parameter) -> Doc:
+    default: Doc = [" = ", *expression(node.default)] if node.default else []
+    return [target(node.target), *default]
