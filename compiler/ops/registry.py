@@ -26,5 +26,5 @@ EFFECTS: list[type[Op]] = [
     *[effects.Send, effects.Recv, effects.StageReduce],
 ]
 
-OPS: dict[str, type[Op]] = {c.mnemonic: c for c in (*COMPUTE, Repeat, *COMM, *EFFECTS)}
+OPS: dict[str, type[Op]] = {c.mnemonic: c for c in [*COMPUTE, Repeat, *COMM, *EFFECTS]}
 """Mnemonic -> class, of every op that a graph or a program may hold."""
