@@ -1,0 +1,238 @@
+"""Between logical arrays and what devices hold.
+
+A *stacked* array holds the pieces of all devices of one group: its leading axes are the mesh axes of the program in
+order (size 1 where the value does not vary), the others the local dims. A *piece* is one device's array.
+
+Which piece: the coordinates on the axes that split a dim, major to minor, number the pieces; piece p of a dim whose
+pieces have L elements begins at p*L. Where the axes do not divide the dim, the last pieces hold unused elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.graph import Type
+from compiler.layout import TIME, Layout, local_type
+from compiler.program import DeviceClass, LoopRange, Program, StateDecl
+from dsl.diagnostics import fail
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """The mesh axes of a program in order, and the sizes of all its axes (time and places too)."""
+
+    axes: tuple[str, ...]
+    sizes: Mapping[str, int]
+
+    @staticmethod
+    def of(program: Program) -> Mesh:
+        return Mesh(tuple(a.name for a in program.axes if a.kind == "mesh"), program.sizes)
+
+    @property
+    def lead(self) -> int:
+        """Number of leading axes of a stacked array."""
+        return len(self.axes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.sizes[a] for a in self.axes)
+
+    @cached_property
+    def devices(self) -> tuple[dict[str, int], ...]:
+        """The mesh coordinates of every device of a group, row-major."""
+        return tuple(dict(zip(self.axes, map(int, at), strict=True)) for at in np.ndindex(self.shape))
+
+    def index(self, axis: str) -> int:
+        """Which leading axis; raises ValueError for the time axis and unknown ones."""
+        return self.axes.index(axis)
+
+    def count(self, axes: Sequence[str]) -> int:
+        return prod(self.sizes[a] for a in axes)
+
+    def lead_shape(self, axes: frozenset[str]) -> tuple[int, ...]:
+        """The leading shape of a value that varies along these axes."""
+        return tuple(self.sizes[a] if a in axes else 1 for a in self.axes)
+
+    def piece(self, axes: Sequence[str], at: Mapping[str, int]) -> int:
+        """The number of the piece that the device at coordinates `at` holds of a dim split by `axes`."""
+        number = 0
+        for a in axes:
+            number = number * self.sizes[a] + at[a]
+        return number
+
+    def pieces(self, axes: Sequence[str]) -> tuple[NDArray[np.int64], int]:
+        """The piece numbers as an array over the leading axes (size 1 where equal), and what one micro-batch adds."""
+        number = np.zeros((1,) * self.lead, np.int64)
+        per_microbatch = 0
+        for a in axes:
+            n = self.sizes[a]
+            number, per_microbatch = number * n, per_microbatch * n
+            if a == TIME:
+                per_microbatch += 1
+            else:
+                shape = [1] * self.lead
+                shape[self.index(a)] = n
+                number = number + np.arange(n, dtype=np.int64).reshape(shape)
+        return number, per_microbatch
+
+
+def distribute(array: Array, type: Type, layout: Layout, mesh: Mesh, time: bool = False) -> Array:
+    """The stacked array of a logical one; a view where it can be, so treat it as read-only.
+
+    With `time`, the array has one more axis in front: the micro-batches (size 1 if the layout does not split over
+    them). Pending sums put the whole value at coordinate 0 and zeros elsewhere. Padding is zero.
+    """
+    if array.shape != type.shape:
+        raise ValueError(f"{type} needs an array of shape {type.shape}, got {array.shape}")
+    if layout.halo:
+        raise ValueError("a value with borders is made by its own op, not distributed")
+    axes = (TIME, *mesh.axes)
+    pads, shape, where = [], [], {}
+    for dim, split in zip(type.dims, layout.dims, strict=True):
+        n = mesh.count(split)
+        size = -(-dim.size // n)
+        pads.append((0, size * n - dim.size))
+        for a in split:
+            where[a] = len(shape)
+            shape.append(mesh.sizes[a])
+        where[f"={len(pads) - 1}"] = len(shape)
+        shape.append(size)
+    if any(high for _, high in pads):
+        array = np.pad(array, pads)
+    order = [where[a] for a in axes if a in where] + [where[f"={i}"] for i in range(len(type.dims))]
+    lead = tuple(mesh.sizes[a] if a in where else 1 for a in axes)
+    local = tuple(shape[where[f"={i}"]] for i in range(len(type.dims)))
+    out = array.reshape(shape).transpose(order).reshape(lead + local)
+    for a, fn in layout.pending:
+        i = axes.index(a)
+        wide = np.broadcast_to(out, (*out.shape[:i], mesh.sizes[a], *out.shape[i + 1 :]))
+        if fn == "sum":
+            first = np.zeros((mesh.sizes[a],) + (1,) * (wide.ndim - i - 1), bool)
+            first[0] = True
+            wide = np.where(first, wide, np.zeros((), array.dtype))
+        out = wide
+    if time:
+        return out
+    if out.shape[0] != 1:
+        raise ValueError("a layout with the micro-batch axis needs time=True")
+    return out[0]
+
+
+def collect(stacked: Array, type: Type, layout: Layout, mesh: Mesh, name: str = "value") -> Array:
+    """The logical array of a stacked one: resolves pending reductions, drops borders and padding.
+
+    Raises E0703 where devices that must hold the same hold different bits.
+    """
+    lead = mesh.lead
+    x = stacked
+    for i, left, right in layout.halo:
+        x = x[(slice(None),) * (lead + i) + (slice(left, x.shape[lead + i] - right),)]
+    for a, fn in layout.pending:
+        if a == TIME:
+            raise ValueError("a value that is still split over micro-batches cannot be collected")
+        x = reduce_lead(x, mesh.index(a), mesh.sizes[a], fn)
+    for i, a in enumerate(mesh.axes):
+        if a not in layout.split_axes and x.shape[i] != 1:
+            first = x[(slice(None),) * i + (slice(0, 1),)]
+            if not np.array_equal(np.broadcast_to(first, x.shape), x, equal_nan=x.dtype.kind == "f"):
+                raise fail(
+                    "E0703", f"`{name}` should be the same on all devices along `{a}`, but it differs",
+                    help="the program lacks a collective, or its layout is stated wrongly",
+                )  # fmt: skip
+            x = first
+    full = np.broadcast_to(x, (*mesh.lead_shape(layout.split_axes), *x.shape[lead:]))
+    full = full.reshape([s for a, s in zip(mesh.axes, full.shape, strict=False) if a in layout.split_axes] + list(x.shape[lead:]))
+    held = [a for a in mesh.axes if a in layout.split_axes]
+    order, shape = [], []
+    for i, split in enumerate(layout.dims):
+        order += [held.index(a) for a in split] + [len(held) + i]
+        shape.append(mesh.count(split) * x.shape[lead + i])
+    out = full.transpose(order).reshape(shape)
+    return np.ascontiguousarray(out[tuple(slice(0, d.size) for d in type.dims)])
+
+
+def reduce_lead(x: Array, axis: int, count: int, fn: str) -> Array:
+    """Sum or max along a leading axis, which keeps size 1; a value held once counts `count` times in a sum."""
+    if x.shape[axis] == 1:
+        return x * np.asarray(count, x.dtype) if fn == "sum" and count != 1 else x
+    return np.add.reduce(x, axis, keepdims=True, dtype=x.dtype) if fn == "sum" else np.maximum.reduce(x, axis, keepdims=True)
+
+
+def piece_of(array: Array, type: Type, layout: Layout, mesh: Mesh, at: Mapping[str, int]) -> Array:
+    """One device's own copy of its piece of a logical array; `at`: its coordinates (with `mb` where the layout has it)."""
+    local = local_type(type, layout, mesh.sizes)
+    if layout.halo:
+        raise ValueError("a value with borders is made by its own op, not distributed")
+    out = np.zeros(local.shape, array.dtype)
+    if any(fn == "sum" and at[a] != 0 for a, fn in layout.pending):
+        return out
+    source = []
+    for dim, split, size in zip(type.dims, layout.dims, local.shape, strict=True):
+        start = mesh.piece(split, at) * size
+        source.append(slice(min(start, dim.size), min(start + size, dim.size)))
+    part = array[tuple(source)]
+    out[tuple(slice(0, n) for n in part.shape)] = part
+    return out
+
+
+# --- states across groups -------------------------------------------------------------------------
+
+
+def range_of(decl: StateDecl, cls: DeviceClass) -> LoopRange | None:
+    """The part of a rolled loop that this buffer holds, if it is stacked over one that is cut into stages."""
+    for r in cls.ranges:
+        if r.chunk == decl.chunk and decl.type.has(r.dim) and decl.type.size(r.dim) == r.count:
+            return r
+    return None
+
+
+def logical_type(decl: StateDecl, cls: DeviceClass) -> Type:
+    """The type of the state in the serial program."""
+    r = range_of(decl, cls)
+    if r is None:
+        return decl.type
+    dims = tuple(type(d)(d.name, r.total) if d.name == r.dim else d for d in decl.type.dims)
+    return Type(decl.type.dtype, dims)
+
+
+def own_part(array: Array, decl: StateDecl, cls: DeviceClass, group: int) -> Array:
+    """The iterations that the group holds of a logical array (a view)."""
+    r = range_of(decl, cls)
+    if r is None:
+        return array
+    first = r.first.at(group)
+    return array[(slice(None),) * decl.type.index(r.dim) + (slice(first, first + r.count),)]
+
+
+def assemble(parts: Sequence[tuple[StateDecl, DeviceClass, int, Array]], add: bool) -> Array:
+    """One logical array from what the groups hold of it: (declaration, class, group, the group's logical part).
+
+    Parts that overlap are added (`add`: gradients, loss) or must be equal (weights and their states, E0703).
+    """
+    decl, cls, _, first = parts[0]
+    whole = np.zeros(logical_type(decl, cls).shape, first.dtype)
+    filled = np.zeros(whole.shape, bool) if len(parts) > 1 and not add else None
+    for decl, cls, group, part in parts:
+        target = own_part(whole, decl, cls, group)
+        if add:
+            target += part
+            continue
+        if filled is not None:
+            done = own_part(filled, decl, cls, group)
+            if done.any() and not np.array_equal(target[done], part[done], equal_nan=part.dtype.kind == "f"):
+                raise fail(
+                    "E0703", f"`{decl.logical or decl.name}` should be the same in all stages that hold it, but it differs",
+                    help="a gradient of a weight that two stages use must be summed over them",
+                )  # fmt: skip
+            done[...] = True
+        target[...] = part
+    return whole
