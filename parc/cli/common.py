@@ -1,0 +1,198 @@
+"""What all commands share: options, diagnostics on stderr, JSON on stdout, exit codes, files written whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import click
+
+import dsl
+import parc
+from dsl.diagnostics import Diagnostic, ParcError
+from dsl.files import load
+from dsl.render import render, to_json
+from dsl.source import Source
+from parc.cli import BUG, show_bug
+
+SCHEMA = 1
+FAILED = 1
+LIMIT = 4
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Sources(Mapping[str, Source]):
+    """The files that spans speak of, read when a message wants to show a line of them."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Source | None] = {}
+
+    def add(self, source: Source) -> None:
+        self._known[source.name] = source
+
+    def __getitem__(self, name: str) -> Source:
+        if name not in self._known:
+            self._known[name] = _read(name)
+        source = self._known[name]
+        if source is None:
+            raise KeyError(name)
+        return source
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+def _read(name: str) -> Source | None:
+    try:
+        if name.startswith("<std>/"):
+            file = load(Path(dsl.__path__[0]) / "std" / name.removeprefix("<std>/"))
+            return Source(name, file.text)
+        return load(name)
+    except ParcError:
+        return None
+
+
+@dataclass
+class Output:
+    """Where a command puts what it found: `say` for people (stderr), `data` for programs (stdout).
+
+    Where JSON was asked for, one object on stdout takes the place of both.
+    """
+
+    command: str
+    json: bool = False
+    sources: Sources = field(default_factory=Sources)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    result: dict[str, Any] = field(default_factory=dict)
+
+    def warn(self, diagnostics: tuple[Diagnostic, ...] | list[Diagnostic]) -> None:
+        """Report what does not stop the command."""
+        self.diagnostics += diagnostics
+        if diagnostics and not self.json:
+            click.echo(render(diagnostics, self.sources, color(sys.stderr)), err=True)
+
+    def say(self, text: str = "") -> None:
+        """A line for people, on stderr."""
+        if not self.json:
+            click.echo(text, err=True)
+
+    def data(self, text: str, newline: bool = True) -> None:
+        """What the command was asked for, on stdout."""
+        if not self.json:
+            click.echo(text, nl=newline)
+
+    def finish(self, code: int) -> int:
+        """Print the JSON object, if there is to be one; the exit code."""
+        if self.json:
+            head = {"parc": parc.__version__, "schema": SCHEMA, "command": self.command, "exit": code}
+            found = {"diagnostics": to_json(self.diagnostics, self.sources)}
+            click.echo(json.dumps({**head, **found, "result": self.result}, indent=2, allow_nan=False))
+        return code
+
+
+class Command(click.Command):
+    """A command whose callback takes an `Output` first and returns True (or None) if all is well, else False."""
+
+    def invoke(self, ctx: click.Context) -> int:
+        assert self.callback is not None and self.name is not None
+        out = Output(self.name, bool(ctx.params.pop("json", False)))
+        try:
+            fine = ctx.invoke(self.callback, out, **ctx.params)
+            return out.finish(FAILED if fine is False else 0)
+        except ParcError as error:
+            out.warn(error.diagnostics)
+            limit = any(d.code.startswith("E09") for d in error.diagnostics)
+            return out.finish(LIMIT if limit else FAILED)
+        except MemoryError:
+            out.say("error: this needs more memory than the machine has")
+            return out.finish(LIMIT)
+        except (click.ClickException, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if not out.json:
+                raise
+            show_bug(error, debug=bool(ctx.find_root().params.get("debug")))
+            return out.finish(BUG)
+
+
+def color(stream: IO[str]) -> bool:
+    """Whether to colour what is written there."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+# --- options -------------------------------------------------------------------------------------------
+
+json_option = click.option("--json", is_flag=True, help="Print one JSON object (docs/cli.md) instead of text.")
+
+
+class Assignment(click.ParamType[tuple[str, str]]):
+    """`name=value` on the command line; the value is checked where the parameter is declared."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        name, equals, text = str(value).partition("=")
+        if not equals or not name.strip().isidentifier() or not text.strip():
+            self.fail(f"`{value}` is not of the form name=value", param, ctx)
+        return name.strip(), text.strip()
+
+
+def params_option(function: F) -> F:
+    """`-D name=value`, any number of times."""
+    return click.option("-D", "params", multiple=True, type=Assignment(), help="Set a `param` of the file.")(function)
+
+
+def job_options(function: F) -> F:
+    """Which job of the file, with which parameters and strategy; and how to report."""
+    for option in (
+        json_option,
+        click.option("--job", metavar="NAME", help="The job, if the file has several."),
+        click.option("--strategy", metavar="NAME", help="Use this strategy instead of the job's own."),
+        params_option,
+    ):
+        function = option(function)
+    return function
+
+
+def file_argument(function: F) -> F:
+    """The `.par` file."""
+    return click.argument("file", type=click.Path())(function)
+
+
+# --- files ---------------------------------------------------------------------------------------------
+
+
+def write_file(path: str, text: str) -> None:
+    """Write the whole file or nothing: to a temporary one beside it, then renamed. Keeps the mode of what was there."""
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        target.write_text(text, encoding="utf-8")  # a pipe or a device: nothing to rename
+        return
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+            os.chmod(temporary, target.stat().st_mode & 0o7777 if target.exists() else 0o666 & ~_umask())
+            os.replace(temporary, target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise click.UsageError(f"cannot write `{path}`: {error.strerror or error}") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,67 @@
+"""`parc fmt`: format files in place, or standard input to standard output."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from dsl import limits
+from dsl.diagnostics import ParcError, fail
+from dsl.files import load
+from dsl.source import Source
+from parc.cli.common import Command, Output, json_option, write_file
+
+
+@click.command("fmt", cls=Command)
+@click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True))
+@click.option("--check", is_flag=True, help="Change nothing; fail if a file is not in canonical form.")
+@json_option
+def command(out: Output, files: tuple[str, ...], check: bool) -> bool:
+    """Format FILES in place (`-`: standard input to standard output).
+
+    There is one canonical form, and formatting twice changes nothing. Comments stay.
+    """
+    changed: list[str] = []
+    broken: list[ParcError] = []
+    for name in files:
+        try:
+            if _format(out, name, check):
+                changed.append(name)
+        except ParcError as error:
+            broken.append(error)
+    out.result = {"checked": len(files), "changed": changed}
+    if broken:
+        raise ParcError(*(d for error in broken for d in error.diagnostics))
+    if check and changed:
+        out.say(f"{len(changed)} of {len(files)} files would change")
+    return not (check and changed)
+
+
+def _format(out: Output, name: str, check: bool) -> bool:
+    """Whether the file was not in canonical form."""
+    from dsl.printer import format_source
+
+    source = _read_stdin() if name == "-" else load(name)
+    out.sources.add(source)
+    text = format_source(source.text, source.name)
+    changed = text != source.text
+    if name == "-" and not check:
+        out.data(text, newline=False)
+        if out.json:
+            out.result["text"] = text
+    elif changed:
+        out.say(f"{'would format' if check else 'formatted'} {source.name}")
+        if not check:
+            write_file(name, text)
+    return changed
+
+
+def _read_stdin() -> Source:
+    content = sys.stdin.buffer.read(limits.MAX_BYTES + 1)
+    if len(content) > limits.MAX_BYTES:
+        raise fail("E0901", f"standard input is larger than {limits.MAX_BYTES // 2**20} MiB")
+    try:
+        return Source("<stdin>", content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise fail("E0012", f"standard input is not UTF-8 text (byte {error.start})") from None
