@@ -1,0 +1,155 @@
+"""What kernels are given: local values, the environment they run in, and the context of a call.
+
+An array of a value has the shape `lead + local shape`. Lead axes are mesh axes: of the axis' size where the value
+differs between devices, of size 1 where it is replicated. Without lead axes the same kernels serve the serial
+interpreter and the executor that runs each device by itself.
+
+Dtypes: f64, f32, int32, uint32 and bool are numpy's own. bf16 and f16 are float32 arrays that hold only values of the
+narrow type: sums inside an op are float32's, every result is rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.graph import Type
+from compiler.layout import TIME
+
+Array = NDArray[Any]
+Kernel = Callable[..., Any]
+"""Called with (context, *operands); gives the result, or a tuple where the op has several."""
+
+STORAGE: dict[str, type[Any]] = {
+    "f64": np.float64,
+    "f32": np.float32,
+    "bf16": np.float32,
+    "f16": np.float32,
+    "int32": np.int32,
+    "uint32": np.uint32,
+    "bool": np.bool_,
+}
+"""The numpy type that holds values of a dtype."""
+
+
+def rounded(x: Array, dtype: str) -> Array:
+    """`x` with every element rounded to what `dtype` can hold; itself where its storage type is exact."""
+    if dtype == "bf16":
+        return x.astype(ml_dtypes.bfloat16).astype(np.float32)
+    if dtype == "f16":
+        return x.astype(np.float16).astype(np.float32)
+    return x
+
+
+def finish(kernel: Kernel, dtype: str) -> Kernel:
+    """The kernel with its (one) result rounded to `dtype`."""
+    if dtype not in ("bf16", "f16"):
+        return kernel
+    return lambda ctx, *arrays: rounded(kernel(ctx, *arrays), dtype)
+
+
+def quiet() -> np.errstate:
+    """Overflow and 0/0 are values here, not warnings. Executors run programs inside `with quiet():`."""
+    return np.errstate(all="ignore")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What changes from call to call: which micro-batch, and the seed of random numbers."""
+
+    micro: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LocalValue:
+    """A value as one device, or a stack of devices, holds it.
+
+    type: local sizes (borders of a halo included); lead: sizes of the lead axes; logical: the whole tensor;
+    axes: for each dim the axes that split it, major to minor (the time axis too).
+    """
+
+    type: Type
+    lead: tuple[int, ...]
+    logical: Type
+    axes: tuple[tuple[str, ...], ...]
+
+    @staticmethod
+    def whole(type: Type) -> LocalValue:
+        """The value of the serial program: not split, no lead axes."""
+        return LocalValue(type, (), type, ((),) * len(type.dims))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.lead + self.type.shape
+
+
+Offset = Callable[[Context], "Array | int"]
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """lead_axes: names of the lead axes; sizes: of all axes; coords: this device's place on axes that do not lead."""
+
+    lead_axes: tuple[str, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    coords: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def lead(self) -> int:
+        return len(self.lead_axes)
+
+    def offset(self, value: LocalValue, dim: int) -> Offset:
+        """Logical position of the first element of a piece along `dim` (its index in the type).
+
+        The result is an int, or int64 of the shape of the lead axes, size 1 where it does not vary.
+        """
+        local = value.type.dims[dim].size
+        piece: Array | int = 0
+        time: int | None = None  # pieces per step of the micro-batch
+        for axis in value.axes[dim]:
+            n = self.sizes[axis]
+            piece = piece * n
+            time = None if time is None else time * n
+            if axis == TIME:
+                time = 1
+            elif axis in self.lead_axes:
+                at = self.lead_axes.index(axis)
+                shape = [1] * self.lead
+                shape[at] = n
+                piece = piece + np.arange(n, dtype=np.int64).reshape(shape)
+            else:
+                piece = piece + self.coords[axis]
+        fixed = piece * local
+        if time is None:
+            return lambda ctx: fixed
+        stride = time * local
+        return lambda ctx: fixed + ctx.micro * stride
+
+
+def spread(offset: Array | int, rank: int, axis: int | None = None, size: int = 0) -> Array | int:
+    """An offset (shape of the lead axes) as an array of lead + `rank` axes; plus 0..size-1 along local `axis`."""
+    out = offset.reshape(offset.shape + (1,) * rank) if isinstance(offset, np.ndarray) else offset
+    if axis is None:
+        return out
+    shape = [1] * rank
+    shape[axis] = size
+    return out + np.arange(size, dtype=np.int64).reshape(shape)
+
+
+def aligned(value: LocalValue, names: tuple[str, ...], lead: int) -> Callable[[Array], Array] | None:
+    """How to view the value's array with local dims `names` (size 1 where it lacks one); None: as it is."""
+    own = value.type.names
+    if own == names:
+        return None
+    order = [n for n in names if n in own]
+    perm = (*range(lead), *(lead + own.index(n) for n in order))
+    pick = (*(slice(None),) * lead, *(slice(None) if n in own else None for n in names))
+    if perm == tuple(range(len(perm))):
+        return lambda a: a[pick]
+    return lambda a: a.transpose(perm)[pick]

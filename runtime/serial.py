@@ -1,0 +1,154 @@
+"""The serial program: graphs run as written, on whole logical arrays. What every distributed run must agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from zlib import crc32
+
+import numpy as np
+
+from compiler.graph import Graph, Node, Type
+from compiler.model import Init, Training
+from compiler.ops.repeat import Repeat
+from runtime.kernels import STORAGE, Context, Env, Kernel, LocalValue, plan, quiet, rounded
+from runtime.kernels.base import Array
+from runtime.kernels.create import fractions, hashed
+
+Arrays = dict[str, Array]
+
+
+def run_graph(graph: Graph, env: Mapping[str, Array], ctx: Context = Context()) -> list[Array]:  # noqa: B008
+    """The outputs of the graph, given its inputs by name. Raises KeyError where an input is missing."""
+    inputs = [env[v.name] for v in graph.inputs]
+    with quiet():
+        return _Compiled(graph)(ctx, inputs)
+
+
+class _Compiled:
+    """A graph with a kernel for each node, bodies of loops compiled once."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.steps = [(node, _kernel(node)) for node in graph]
+
+    def __call__(self, ctx: Context, inputs: Sequence[Array]) -> list[Array]:
+        env = dict(zip((v.name for v in self.graph.inputs), inputs, strict=True))
+        for node, kernel in self.steps:
+            results = kernel(ctx, *(env[v.name] for v in node.inputs))
+            if not isinstance(results, tuple):
+                results = (results,)
+            env.update(zip((v.name for v in node.outputs), results, strict=True))
+        return [env[v.name] for v in self.graph.outputs]
+
+
+def _kernel(node: Node) -> Kernel:
+    if isinstance(node.op, Repeat):
+        return _repeat(node.op)
+    ins, outs = ([LocalValue.whole(v.type) for v in values] for values in (node.inputs, node.outputs))
+    return plan(node.op, ins, outs, Env())
+
+
+def _repeat(op: Repeat) -> Kernel:
+    body = _Compiled(op.body)
+    last = op.carries + op.stacks
+    result_types = [v.type for v in op.body.outputs[op.carries :]]
+
+    def loop(ctx: Context, *operands: Array) -> tuple[Array, ...]:
+        carries, stacks, invariants = list(operands[: op.carries]), operands[op.carries : last], operands[last:]
+        results = [np.empty((op.count, *t.shape), STORAGE[t.dtype]) for t in result_types]
+        for i in reversed(range(op.count)) if op.reverse else range(op.count):
+            out = body(ctx, [*carries, *(s[i] for s in stacks), *invariants])
+            carries = out[: op.carries]
+            for stack, value in zip(results, out[op.carries :], strict=True):
+                stack[i] = value
+        return (*carries, *results)
+
+    return loop
+
+
+# --- the beginning ---------------------------------------------------------------------------------
+
+
+def init_array(init: Init, name: str, type: Type, seed: int, region: Sequence[tuple[int, int]] | None = None) -> Array:
+    """The initial contents of the tensor `name`, or of a `region` of it: (start, stop) along each dim.
+
+    Each element is a function of (seed, name, logical position) only, computed in float64 and then rounded to the
+    dtype, so that it does not depend on how the tensor is laid out.
+    """
+    region = [(0, d.size) for d in type.dims] if region is None else region
+    shape = tuple(stop - start for start, stop in region)
+    if init.kind in ("zeros", "ones", "constant"):
+        value = {"zeros": 0.0, "ones": 1.0}.get(init.kind, init.args[0] if init.args else 0.0)
+        values: Array = np.full(shape, value)
+    else:
+        key = hashed(np.array(seed % 2**64, np.uint64), crc32(name.encode()))
+        position: Array = np.zeros((1,) * len(shape), np.uint64)
+        for i, (start, stop) in enumerate(region):
+            along = np.arange(start, stop, dtype=np.uint64).reshape([-1 if j == i else 1 for j in range(len(shape))])
+            position = position + along * np.uint64(prod(type.shape[i + 1 :]))
+        first = fractions(hashed(key, position, 0), "f64")
+        match init.kind:
+            case "uniform":
+                low, high = init.args or (0.0, 1.0)
+                values = low + (high - low) * first
+            case "normal":
+                second = fractions(hashed(key, position, 1), "f64")
+                std = init.args[0] if init.args else 1.0
+                values = std * np.sqrt(-2 * np.log1p(-first)) * np.cos(2 * np.pi * second)
+            case _:
+                raise ValueError(f"there is no initialiser {init}")
+    return rounded(values.astype(STORAGE[type.dtype]), type.dtype)
+
+
+def initial_state(training: Training) -> tuple[Arrays, Arrays]:
+    """Weights and states (optimizer, counters) before the first step, by name: whole logical arrays."""
+    seed = training.job.seed
+    weights = {w.name: init_array(w.init, w.name, w.value.type, seed) for w in training.model.weights}
+    states = {s.name: init_array(s.init, s.name, s.value.type, seed) for s in training.states}
+    return weights, states
+
+
+# --- a step ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step computes: everything by name. Gradients are as they leave the backward graph (loss-scaled)."""
+
+    loss: Array
+    metrics: Arrays
+    gradients: Arrays
+    weights: Arrays
+    states: Arrays
+    reports: Arrays
+
+
+def serial_step(
+    training: Training,
+    weights: Mapping[str, Array],
+    states: Mapping[str, Array],
+    batch: Mapping[str, Array],
+    seed: int | None = None,
+) -> StepResult:
+    """One training step on the whole logical batch. `seed` (of random numbers) is the job's, if left out."""
+    ctx = Context(seed=training.job.seed if seed is None else seed)
+    env: Arrays = {**batch, **weights, **states}
+    model = training.model
+    outputs = run_graph(training.forward, env, ctx)
+    env.update(zip((v.name for v in training.forward.outputs), outputs, strict=True))
+    names = [w.name for w in model.weights]
+    gradients = run_graph(training.backward, env, ctx)
+    env.update(zip((v.name for v in training.backward.outputs), gradients, strict=True))
+    updated = run_graph(training.update, env, ctx)
+    state_names = [s.name for s in training.states]
+    ends = (len(names), len(names) + len(state_names))
+    return StepResult(
+        loss=outputs[0],
+        metrics=dict(zip(model.metrics, outputs[1 : 1 + len(model.metrics)], strict=True)),
+        gradients=dict(zip(names, gradients, strict=True)),
+        weights=dict(zip(names, updated[: ends[0]], strict=True)),
+        states=dict(zip(state_names, updated[ends[0] : ends[1]], strict=True)),
+        reports=dict(zip(training.reports, updated[ends[1] :], strict=True)),
+    )
