@@ -1,0 +1,233 @@
+"""How each op's attributes are spelled in `.npu`, for the printer and the parser alike.
+
+An instruction is `results = op operands attributes`. An attribute is a word and a value; which words, and in which
+order, stands in `SPELLING` (an op that is not there is spelled with its field names). What the result's type says
+already (`DERIVED`) is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from compiler.graph import Dim, Type
+from compiler.ops import comm, contract, create, effects, elementwise, index, reduce, shape
+from compiler.ops.base import Op
+from compiler.ops.registry import OPS as REGISTRY
+from compiler.program import LocalRepeat, Var
+
+OPS: dict[str, type[Op]] = {
+    **{m: c for m, c in REGISTRY.items() if c is not comm.Relayout},
+    LocalRepeat.mnemonic: LocalRepeat,
+}
+"""Ops that a lowered program may hold."""
+
+WORD = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*(?:#\d+)?", re.ASCII)
+_VALUES = frozenset(("true", "false", "none", "inf", "nan"))
+
+SPELLING: dict[type[Op], tuple[tuple[str, str], ...]] = {
+    elementwise.Cast: (("to", "dtype"),),
+    elementwise.Broadcast: (("to", "dims"),),
+    elementwise.Transpose: (("to", "dims"),),
+    contract.Contract: (("to", "dims"),),
+    reduce.Reduce: (("", "fn"), ("over", "dims")),
+    reduce.Cumsum: (("over", "dim"), ("reverse", "reverse")),
+    reduce.TopK: (("over", "dim"), ("into", "into")),
+    shape.Rename: (("", "pairs"),),
+    shape.Split: (("", "dim"), ("into", "into")),
+    shape.Merge: (("", "dims"), ("into", "into")),
+    shape.Slice: (("over", "dim"), ("from", "start"), ("to", "stop"), ("into", "into")),
+    shape.Pad: (("over", "dim"), ("low", "low"), ("high", "high"), ("with", "value"), ("into", "into")),
+    shape.Concat: (("over", "dim"), ("into", "into")),
+    shape.Flip: (("over", "dim"),),
+    index.Take: (("over", "dim"),),
+    index.ScatterAdd: (("over", "dim"), ("to", "dims")),
+    create.Iota: (("over", "dim"),),
+    create.Full: (("", "value"), ("as", "dtype"), ("to", "dims")),
+    create.Random: (("", "stream"), ("as", "dtype"), ("to", "dims")),
+    comm.AllReduce: (("", "fn"), ("over", "axes")),
+    comm.AllGather: (("", "dim"), ("over", "axes")),
+    comm.ReduceScatter: (("", "fn"), ("into", "dim"), ("over", "axes")),
+    comm.AllToAll: (("from", "gather"), ("to", "scatter"), ("over", "axes")),
+    comm.Shard: (("", "dim"), ("over", "axes")),
+    comm.OnlyFirst: (("over", "axes"),),
+    comm.MaskPad: (("", "dim"), ("with", "value")),
+    comm.Halo: (("", "dim"), ("over", "axes"), ("left", "left"), ("right", "right"), ("with", "fill")),
+    comm.HaloAdd: (("", "dim"), ("over", "axes"), ("left", "left"), ("right", "right")),
+    effects.Input: (("", "name"),),
+    effects.Read: (("", "name"),),
+    effects.Write: (("to", "name"),),
+    effects.Accumulate: (("into", "name"),),
+    effects.Save: (("as", "name"),),
+    effects.Load: (("", "name"), ("last", "last")),
+    effects.Send: (("as", "name"), ("to", "to")),
+    effects.Recv: (("", "name"), ("from", "source")),
+    effects.StageReduce: (("", "fn"), ("as", "key"), ("among", "groups")),
+}
+
+Derive = Callable[[Type], Any]
+
+
+def _names(t: Type) -> tuple[str, ...]:
+    return t.names
+
+
+def _dims(t: Type) -> tuple[Dim, ...]:
+    return t.dims
+
+
+def _dtype(t: Type) -> str:
+    return t.dtype
+
+
+def _first(t: Type) -> Dim | None:
+    return t.dims[0] if t.dims else None
+
+
+DERIVED: dict[tuple[type[Op], str], Derive] = {
+    (elementwise.Cast, "dtype"): _dtype,
+    (elementwise.Broadcast, "dims"): _dims,
+    (elementwise.Transpose, "dims"): _names,
+    (contract.Contract, "dims"): _names,
+    (index.ScatterAdd, "dims"): _names,
+    (create.Iota, "dim"): _first,
+    (create.Full, "dtype"): _dtype,
+    (create.Full, "dims"): _dims,
+    (create.Random, "dtype"): _dtype,
+    (create.Random, "dims"): _dims,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Attr:
+    """One attribute: the word before it ("" for none), its field and what it may hold."""
+
+    word: str
+    field: str
+    kind: str
+    derive: Derive | None
+
+    @property
+    def many(self) -> bool:
+        return self.kind.startswith("tuple[")
+
+
+_SPELLED: dict[str, tuple[Attr, ...]] = {}
+
+
+def attributes(op: type[Op]) -> tuple[Attr, ...]:
+    """The attributes of an op in the order of its text."""
+    known = _SPELLED.get(op.__qualname__)
+    if known is None:
+        kinds = {f.name: str(f.type) for f in fields(op)}
+        spelled = SPELLING.get(op) or tuple((name, name) for name in kinds)
+        known = tuple(Attr(word, name, kinds[name], DERIVED.get((op, name))) for word, name in spelled)
+        _SPELLED[op.__qualname__] = known
+    return known
+
+
+_SCALARS: dict[str, Callable[[object], bool]] = {
+    "str": lambda v: isinstance(v, str),
+    "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
+    "float": lambda v: isinstance(v, (int, float)) and not isinstance(v, bool),
+    "bool": lambda v: isinstance(v, bool),
+    "Dim": lambda v: isinstance(v, Dim),
+    "tuple[str, str]": lambda v: isinstance(v, tuple) and len(v) == 2 and all(isinstance(x, str) for x in v),
+}
+
+
+def fits(kind: str, value: object) -> bool:
+    """Whether an attribute annotated `kind` may hold the value."""
+    if kind in _SCALARS:
+        return _SCALARS[kind](value)
+    if kind.startswith("tuple[") and kind.endswith(", ...]"):
+        return isinstance(value, tuple) and all(fits(kind[6:-6], v) for v in value)
+    return False
+
+
+def describe(kind: str) -> str:
+    """What a value of this kind is called in messages."""
+    names = {"str": "a name", "int": "an integer", "float": "a number", "Dim": "a dim `name=size`"}
+    if kind.startswith("tuple["):
+        inner = kind[6:-6]
+        return "a list of pairs `old -> new`" if inner.startswith("tuple") else f"a list of: {names.get(inner, inner)}"
+    return names.get(kind, kind)
+
+
+# --- values --------------------------------------------------------------------------------------
+
+
+def quote(name: str) -> str:
+    """A name as it stands in text: bare where it is a plain word, in quotes otherwise."""
+    return name if WORD.fullmatch(name) and name not in _VALUES else json.dumps(name)
+
+
+def show_number(value: float) -> str:
+    """Exactly: `float(show_number(x))` is x, and integers stay integers."""
+    return repr(value)
+
+
+def show_dims(dims: Sequence[Dim]) -> str:
+    return ", ".join(f"{quote(d.name)}={d.size}" for d in dims)
+
+
+def show_value(value: Any, many: bool = False) -> str:
+    """An attribute's value; `many`: a list, whose brackets are left out around a single element."""
+    if isinstance(value, str):
+        return quote(value)
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return show_number(value)
+    if isinstance(value, Dim):
+        return f"{quote(value.name)}={value.size}"
+    if isinstance(value, tuple):
+        parts = _runs(value) if len(value) > 2 and all(type(v) is int for v in value) else [_element(v) for v in value]
+        return parts[0] if many and len(value) == 1 else f"({', '.join(parts)})"
+    raise TypeError(f"{value!r} has no text form")
+
+
+def _element(value: Any) -> str:
+    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, str) for v in value):
+        return f"{quote(value[0])} -> {quote(value[1])}"
+    return show_value(value)
+
+
+def _runs(values: Sequence[int]) -> list[str]:
+    return [show_run(first, last) for first, last in runs(values)]
+
+
+def runs(values: Sequence[int]) -> list[tuple[int, int]]:
+    """Integers as (first, last) of maximal runs that ascend by one."""
+    found: list[tuple[int, int]] = []
+    for v in values:
+        if found and v == found[-1][1] + 1:
+            found[-1] = (found[-1][0], v)
+        else:
+            found.append((v, v))
+    return found
+
+
+def show_run(first: int, last: int) -> str:
+    """`first..last`, both included."""
+    return str(first) if first == last else f"{first}..{last}"
+
+
+def show_attributes(op: Op, outputs: Sequence[Var]) -> str:
+    """The attributes of an op, each preceded by a space."""
+    text = ""
+    for a in attributes(type(op)):
+        value = getattr(op, a.field)
+        if a.derive is not None and outputs and value == a.derive(outputs[0].type):
+            continue
+        if a.kind == "bool":
+            text += f" {a.word}" if value else ""
+        else:
+            text += f" {a.word}" if a.word else ""
+            text += f" {show_value(value, a.many)}"
+    return text

@@ -1,0 +1,97 @@
+"""Splits `.npu` text into tokens."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from dsl.diagnostics import fail
+from dsl.source import Span
+
+MAX_CHARACTERS = 32 * 1024 * 1024
+"""Size of a text."""
+
+MAX_DIGITS = 18
+"""Digits of an integer: what fits into 64 bits."""
+
+MAX_NAME = 1000
+"""Characters of a name."""
+
+_TOKEN = re.compile(
+    r"""
+      (?P<space> [ \t\r]+ | \#[^\n]* )
+    | (?P<newline> \n )
+    | (?P<word> [A-Za-z_]\w*(?:\.\w+)*(?:\#\d+)? )
+    | (?P<float> \d+\.\d+(?:[eE][+-]?\d+)? | \d+[eE][+-]?\d+ )
+    | (?P<int> \d+ )
+    | (?P<string> "(?:[^"\\\n]|\\.)*" )
+    | (?P<mark> \.\. | -> | [-+*/%=:,.()\[\]{}] )
+    """,
+    re.VERBOSE | re.ASCII,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """kind: `word`, `int`, `float`, `string`, `newline`, `end`, or the mark itself. `text`: strings unquoted."""
+
+    kind: str
+    text: str
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        return {"newline": "the end of the line", "end": "the end of the text"}.get(self.kind, f"`{self.text[:40]}`")
+
+
+def tokens(text: str, name: str) -> list[Token]:
+    """All tokens but space and comments. Line ends inside ( ) and [ ] do not count."""
+    if len(text) > MAX_CHARACTERS:
+        raise fail("E0608", f"a text of {len(text)} characters", Span(name, 0, 0), help=f"at most {MAX_CHARACTERS}")
+    found: list[Token] = []
+    position, open_brackets, end = 0, 0, len(text)
+    match = _TOKEN.match
+    while position < end:
+        m = match(text, position)
+        if m is None:
+            what = "a string without its end" if text[position] == '"' else f"a stray {text[position]!r}"
+            raise fail("E0602", f"{what}", Span(name, position, position + 1), help=_MEND)
+        kind, start, position = m.lastgroup or "", position, m.end()
+        if kind == "space":
+            continue
+        if kind == "newline":
+            if not open_brackets and found and found[-1].kind != "newline":
+                found.append(Token("newline", "\n", start, position))
+            continue
+        word = m.group()
+        if kind == "mark":
+            kind = word
+            if word in "([":
+                open_brackets += 1
+            elif word in ")]":
+                open_brackets = max(0, open_brackets - 1)
+            elif word in "{}":
+                open_brackets = 0
+        elif kind == "string":
+            word = _unquote(word, Span(name, start, position))
+        if kind in ("int", "float") and len(word) > MAX_DIGITS + 30 * (kind == "float"):
+            raise fail("E0608", f"a number of {len(word)} digits", Span(name, start, position), help="at most 18")
+        if kind in ("word", "string") and len(word) > MAX_NAME:
+            raise fail("E0608", f"a name of {len(word)} characters", Span(name, start, position), help="at most 1000")
+        found.append(Token(kind, word, start, position))
+    found.append(Token("newline", "\n", end, end))
+    found.append(Token("end", "", end, end))
+    return found
+
+
+_MEND = 'names that are not plain words stand in double quotes, with JSON\'s escapes: "odd name"'
+
+
+def _unquote(literal: str, span: Span) -> str:
+    try:
+        value = json.loads(literal)
+    except ValueError as error:
+        raise fail("E0602", "a malformed string", span, help=_MEND) from error
+    assert isinstance(value, str)
+    return value

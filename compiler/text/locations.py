@@ -1,0 +1,46 @@
+"""Where the parts of a parsed program stand in its text, so that the verifier can point at them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dsl.source import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place in a program, by position.
+
+    `cls`: index of the class; `part`: `fn`, `state`, `schedule` or "" (the class itself); `index`: which of them;
+    `path`: indices of instructions from the function's body inwards.
+    """
+
+    cls: int
+    part: str = ""
+    index: int = 0
+    path: tuple[int, ...] = ()
+
+    def inner(self, i: int) -> Site:
+        """The i-th instruction of the body at this place."""
+        return Site(self.cls, self.part, self.index, (*self.path, i))
+
+
+@dataclass(slots=True)
+class Locations:
+    """Site -> span."""
+
+    spans: dict[Site, Span] = field(default_factory=dict)
+
+    def find(self, site: Site | None) -> Span | None:
+        """The span of the place or of what encloses it."""
+        while site is not None:
+            span = self.spans.get(site)
+            if span is not None:
+                return span
+            if site.path:
+                site = Site(site.cls, site.part, site.index, site.path[:-1])
+            elif site.part:
+                site = Site(site.cls)
+            else:
+                site = None
+        return None

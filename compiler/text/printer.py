@@ -1,0 +1,264 @@
+"""Prints lowered programs: one op per line, local types, devices by class, schedules rolled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from math import prod
+
+from compiler.graph import Dim, Type
+from compiler.layout import Layout
+from compiler.ops.elementwise import Map
+from compiler.program import (
+    Affine,
+    Body,
+    DeviceClass,
+    For,
+    Function,
+    InputDecl,
+    Instr,
+    LocalRepeat,
+    LoopRange,
+    Program,
+    Run,
+    Schedule,
+    StateDecl,
+    Var,
+)
+from compiler.text.attrs import quote, runs, show_attributes, show_dims, show_number, show_run
+from compiler.text.names import ROLES, default_chunk, default_logical
+
+Sizes = Mapping[str, int]
+
+
+def show(program: Program) -> str:
+    """The text of a program; ends with a line end."""
+    sizes = program.sizes
+    lines = [f"program {quote(program.name)}"]
+    kinds = {"mesh": "", "place": " place", "time": " time"}
+    axes = (f"{quote(a.name)}={a.size}{kinds.get(a.kind, ' ' + quote(a.kind))}" for a in program.axes)
+    lines.append(f"mesh ({', '.join(axes)})")
+    if program.stages != 1:
+        lines.append(f"stages {program.stages}")
+    if program.seed:
+        lines.append(f"seed {program.seed}")
+    lines += [_input(i) for i in program.inputs]
+    for cls in program.classes:
+        lines.append("")
+        lines += _class(program, cls, sizes)
+    return "\n".join(lines) + "\n"
+
+
+def _input(decl: InputDecl) -> str:
+    text = f"input {quote(decl.name)}: {decl.type.dtype}[{show_dims(decl.type.dims)}]"
+    if decl.low is None and decl.high is None:
+        return text
+    return f"{text} in {'' if decl.low is None else decl.low}..{'' if decl.high is None else decl.high}"
+
+
+# --- classes -------------------------------------------------------------------------------------
+
+
+def _class(program: Program, cls: DeviceClass, sizes: Sizes) -> list[str]:
+    groups = ", ".join(show_run(*r) for r in runs(cls.groups))
+    lines = [f"stage {groups}: devices {show_devices(program, cls.groups)} {{"]
+    lines += [f"  {_range(r)}" for r in cls.ranges]
+    lines += [f"  {_state(s, sizes)}" for s in cls.states]
+    for function in cls.functions:
+        lines += _function(function, sizes)
+    lines.append("  schedule {")
+    lines += [f"    {line}" for line in _schedule(cls.schedule)]
+    lines += ["  }", "}"]
+    return lines
+
+
+def show_devices(program: Program, groups: Sequence[int]) -> str:
+    """The devices of the groups: numbers count mesh and place axes major to minor, time left out.
+
+    Ranges include both ends. Where the place axes are not the major ones a group is a row of equal blocks:
+    `0..3 + 8*(0..63)`.
+    """
+    axes = [a for a in program.axes if a.kind != "time"]
+    strides = [prod(a.size for a in axes[i + 1 :]) for i in range(len(axes))]
+    places = [(a.size, s) for a, s in zip(axes, strides, strict=True) if a.kind == "place"]
+    meshes = [(a.size, s) for a, s in zip(axes, strides, strict=True) if a.kind != "place"]
+    starts = []
+    for g in groups:
+        start = 0
+        for size, stride in reversed(places):
+            g, here = divmod(g, max(size, 1))
+            start += here * stride
+        starts.append(start)
+    block = 1
+    while meshes and meshes[-1][1] == block:
+        block *= meshes.pop()[0]
+    blocks = ", ".join(show_run(first, last + block - 1) for first, last in _joined(starts, block))
+    factors = [f"{stride}*({show_run(0, size - 1)})" for size, stride in meshes if size > 1]
+    return " + ".join([blocks, *factors])
+
+
+def _joined(starts: Sequence[int], block: int) -> list[tuple[int, int]]:
+    """(first, last) starts of rows of blocks that lie side by side."""
+    found: list[tuple[int, int]] = []
+    for s in starts:
+        if found and s == found[-1][1] + block:
+            found[-1] = (found[-1][0], s)
+        else:
+            found.append((s, s))
+    return found
+
+
+def _range(r: LoopRange) -> str:
+    chunk = f" chunk {r.chunk}" if r.chunk else ""
+    return f"loop {quote(r.dim)}: {r.count} of {r.total} from {show_affine(r.first)}{chunk}"
+
+
+def _state(s: StateDecl, sizes: Sizes) -> str:
+    role = s.role if s.role in ROLES else json.dumps(s.role)
+    text = f"{role} {quote(s.name)}: {show_type(s.type, s.layout, sizes)}"
+    if s.init is not None:
+        args = f"({', '.join(map(show_number, s.init.args))})" if s.init.args else ""
+        text += f" = {quote(s.init.kind)}{args}"
+    if s.memory != "hbm":
+        text += f" in {quote(s.memory)}"
+    if s.logical != default_logical(s.name):
+        text += f" of {quote(s.logical)}"
+    if s.chunk != default_chunk(s.name):
+        text += f" chunk {s.chunk}"
+    return text
+
+
+def _function(f: Function, sizes: Sizes) -> list[str]:
+    return [f"  fn {_action(f.name, f.chunk)} {{", *_instrs(f.body, sizes, "    "), "  }"]
+
+
+def _action(name: str, chunk: int) -> str:
+    shown = json.dumps(name) if "." in name or "#" in name else quote(name)
+    return f"{shown}.{chunk}" if chunk else shown
+
+
+# --- instructions --------------------------------------------------------------------------------
+
+
+def show_body(body: Body, sizes: Sizes) -> str:
+    """The instructions of a body, one per line."""
+    return "\n".join(_instrs(body, sizes, ""))
+
+
+def show_instr(instr: Instr, sizes: Sizes) -> str:
+    """One instruction; a loop is shown with its body."""
+    return "\n".join(_instr(instr, sizes, ""))
+
+
+def show_var(var: Var, sizes: Sizes) -> str:
+    """`%name: type` with local sizes."""
+    return f"%{quote(var.name)}: {show_type(var.type, var.layout, sizes)}"
+
+
+def show_type(type: Type, layout: Layout, sizes: Sizes) -> str:
+    """Local sizes and axes: `f32[b=4/mb/dp, s=16/tp, d=64] pending(tp sum)`; `v=13/tp of 50` where padded."""
+    if not layout.pending and not layout.halo and not any(layout.dims):
+        return f"{type.dtype}[{show_dims(type.dims)}]"
+    borders = {i: (left, right) for i, left, right in layout.halo}
+    parts = [
+        _dim(dim, axes, borders.get(i), sizes) for i, (dim, axes) in enumerate(zip(type.dims, layout.dims, strict=True))
+    ]
+    text = f"{type.dtype}[{', '.join(parts)}]"
+    if layout.pending:
+        text += f" pending({', '.join(f'{quote(a)} {quote(fn)}' for a, fn in layout.pending)})"
+    return text
+
+
+def _dim(dim: Dim, axes: Sequence[str], border: tuple[int, int] | None, sizes: Sizes) -> str:
+    n = prod(sizes.get(a, 1) for a in axes)
+    local = -(-dim.size // n)
+    text = f"{quote(dim.name)}={local + sum(border or ())}" + "".join(f"/{quote(a)}" for a in axes)
+    if local * n != dim.size:
+        text += f" of {dim.size}"
+    if border is not None:
+        text += f" halo({border[0]}, {border[1]})"
+    return text
+
+
+def _instrs(body: Body, sizes: Sizes, indent: str) -> list[str]:
+    lines: list[str] = []
+    for instr in body.instrs:
+        lines += _instr(instr, sizes, indent)
+    return lines
+
+
+def _instr(instr: Instr, sizes: Sizes, indent: str) -> list[str]:
+    results = ", ".join(show_var(v, sizes) for v in instr.outputs)
+    head = f"{indent}{results} = " if results else indent
+    op = instr.op
+    if isinstance(op, LocalRepeat):
+        return _repeat(op, instr, sizes, head, indent)
+    if isinstance(op, Map):
+        if sum(s is None for s in op.slots) != len(instr.inputs):
+            raise ValueError(f"{op.fn} has {len(instr.inputs)} operands for its slots {op.slots}")
+        operands = iter(instr.inputs)
+        slots = (f"%{quote(next(operands))}" if s is None else _literal(s) for s in op.slots)
+        return [f"{head}{quote(op.fn)} {', '.join(slots)}".rstrip()]
+    operands_text = ", ".join(f"%{quote(n)}" for n in instr.inputs)
+    return [f"{head}{op.mnemonic}{' ' if operands_text else ''}{operands_text}{show_attributes(op, instr.outputs)}"]
+
+
+def _literal(value: float | int | bool) -> str:
+    return ("true" if value else "false") if isinstance(value, bool) else show_number(value)
+
+
+def _repeat(op: LocalRepeat, instr: Instr, sizes: Sizes, head: str, indent: str) -> list[str]:
+    flag = " reverse" if op.reverse else ""
+    lines = [f"{head}repeat {quote(op.label)} {op.count}{flag} ("]
+    for i, (param, source) in enumerate(zip(op.body.params, instr.inputs, strict=True)):
+        how = "=" if i < op.carries else "each" if i < op.carries + op.stacks else "with"
+        lines.append(f"{indent}  {show_var(param, sizes)} {how} %{quote(source)},")
+    lines.append(f"{indent}) {{")
+    lines += _instrs(op.body, sizes, indent + "  ")
+    lines.append(f"{indent}  yield {', '.join(f'%{quote(r)}' for r in op.body.results)}".rstrip())
+    lines.append(f"{indent}}}")
+    return lines
+
+
+# --- schedule ------------------------------------------------------------------------------------
+
+
+def show_affine(a: Affine) -> str:
+    """`3`, `4*g`, `3 - g`."""
+    if a.slope == 0:
+        return str(a.base)
+    times = "" if abs(a.slope) == 1 else f"{abs(a.slope)}*"
+    if a.base == 0:
+        return f"{'-' if a.slope < 0 else ''}{times}g"
+    return f"{a.base} {'-' if a.slope < 0 else '+'} {times}g"
+
+
+def show_schedule(schedule: Schedule) -> str:
+    """A rolled schedule, one element per line; ranges exclude their end."""
+    return "\n".join(_schedule(schedule))
+
+
+def _schedule(schedule: Schedule) -> list[str]:
+    lines = []
+    for element in schedule:
+        if isinstance(element, Run):
+            index = show_affine(element.low)
+            if element.high != Affine(element.low.base + 1, element.low.slope):
+                index += f"..{show_affine(element.high)}"
+            lines.append(f"{_action(element.action, element.chunk)}[{index}]")
+        elif isinstance(element, For):
+            steps = " ".join(
+                f"{_action(name, chunk)}[{_step(element.stride, offset)}]" for name, chunk, offset in element.steps
+            )
+            lines.append(f"for i in 0..{show_affine(element.count)} {{ {steps} }}")
+        else:
+            lines.append("U")
+    return lines
+
+
+def _step(stride: int, offset: Affine) -> str:
+    text = "i" if stride == 1 else f"{stride}*i"
+    if offset == Affine(0):
+        return text
+    shown = show_affine(offset)
+    return f"{text} - {shown[1:]}" if shown.startswith("-") else f"{text} + {shown}"
