@@ -1,0 +1,99 @@
+"""The architecture: which package may import which, and what starts fast because it imports little."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ORDER = ("dsl", "compiler", "runtime", "parc")
+FILES = [file for package in ORDER for file in sorted((ROOT / package).rglob("*.py"))]
+ALLOWED = {
+    "dsl": {"lark"},
+    "compiler": set[str](),
+    "runtime": {"numpy", "ml_dtypes", "torch", "torch_npu"},
+    "parc": {"click", "rich"},
+}
+HEAVY = {"numpy", "ml_dtypes", "rich", "torch", "lark", "click"}
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def imports(tree: ast.AST, lazy: bool = True) -> Iterator[str]:
+    """Full names of the modules that are imported; without `lazy`, only those imported when the module is."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif lazy or not (isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or is_type_checking(node)):
+            yield from imports(node, lazy)
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_imports_point_one_way(file: Path) -> None:
+    package = file.relative_to(ROOT).parts[0]
+    below = set(ORDER[: ORDER.index(package) + 1])
+    standard = set(sys.stdlib_module_names)
+    tops = {name.split(".")[0] for name in imports(ast.parse(file.read_text()))}
+    assert tops - standard - below - ALLOWED[package] == set()
+
+
+def test_there_are_no_circles() -> None:
+    modules = {module_name(file): ast.parse(file.read_text()) for file in FILES}
+    graph = {name: sorted({m for m in imports(tree, lazy=False) if m in modules}) for name, tree in modules.items()}
+    # A package's own __init__ may be imported by what stands in it only if it does not import that in turn.
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name not in done:
+            for other in graph[name]:
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("package", ORDER[:3])
+def test_the_packages_themselves_hold_a_docstring_only(package: str) -> None:
+    body = ast.parse((ROOT / package / "__init__.py").read_text()).body
+    assert len(body) == 1 and ast.get_docstring(ast.Module(body, []))
+
+
+def loaded_by(code: str) -> set[str]:
+    """The heavy packages that a fresh interpreter has loaded after running `code`."""
+    script = f"import sys\n{code}\nprint(*{{m.split('.')[0] for m in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stdout.splitlines()[-1].split()) & HEAVY
+
+
+def test_import_parc_is_light() -> None:
+    assert loaded_by("import parc") == set()
+
+
+def command(*args: str) -> str:
+    return f"from parc.cli import cli\ntry: cli.main({list(args)!r})\nexcept SystemExit as e: assert not e.code, e.code"
+
+
+def test_help_is_light() -> None:
+    assert loaded_by(command("--help")) == {"click"}
+
+
+def test_check_runs_nothing(tmp_path: Path) -> None:
+    assert loaded_by(command("check", "examples/gpt.par")) == {"click", "lark"}
