@@ -96,7 +96,9 @@ def distribute(array: Array, type: Type, layout: Layout, mesh: Mesh, time: bool 
     if layout.halo:
         raise ValueError("a value with borders is made by its own op, not distributed")
     axes = (TIME, *mesh.axes)
-    pads, shape, where = [], [], {}
+    pads: list[tuple[int, int]] = []
+    shape: list[int] = []
+    where: dict[str, int] = {}
     for dim, split in zip(type.dims, layout.dims, strict=True):
         n = mesh.count(split)
         size = -(-dim.size // n)
@@ -121,10 +123,10 @@ def distribute(array: Array, type: Type, layout: Layout, mesh: Mesh, time: bool 
             wide = np.where(first, wide, np.zeros((), array.dtype))
         out = wide
     if time:
-        return out
+        return np.asarray(out)
     if out.shape[0] != 1:
         raise ValueError("a layout with the micro-batch axis needs time=True")
-    return out[0]
+    return np.asarray(out[0])
 
 
 def collect(stacked: Array, type: Type, layout: Layout, mesh: Mesh, name: str = "value") -> Array:
@@ -150,9 +152,10 @@ def collect(stacked: Array, type: Type, layout: Layout, mesh: Mesh, name: str = 
                 )  # fmt: skip
             x = first
     full = np.broadcast_to(x, (*mesh.lead_shape(layout.split_axes), *x.shape[lead:]))
-    full = full.reshape([s for a, s in zip(mesh.axes, full.shape, strict=False) if a in layout.split_axes] + list(x.shape[lead:]))
     held = [a for a in mesh.axes if a in layout.split_axes]
-    order, shape = [], []
+    full = full.reshape([mesh.sizes[a] for a in held] + list(x.shape[lead:]))
+    order: list[int] = []
+    shape: list[int] = []
     for i, split in enumerate(layout.dims):
         order += [held.index(a) for a in split] + [len(held) + i]
         shape.append(mesh.count(split) * x.shape[lead + i])
@@ -164,11 +167,13 @@ def reduce_lead(x: Array, axis: int, count: int, fn: str) -> Array:
     """Sum or max along a leading axis, which keeps size 1; a value held once counts `count` times in a sum."""
     if x.shape[axis] == 1:
         return x * np.asarray(count, x.dtype) if fn == "sum" and count != 1 else x
-    return np.add.reduce(x, axis, keepdims=True, dtype=x.dtype) if fn == "sum" else np.maximum.reduce(x, axis, keepdims=True)
+    if fn == "sum":
+        return np.asarray(np.add.reduce(x, axis, keepdims=True, dtype=x.dtype))
+    return np.asarray(np.maximum.reduce(x, axis, keepdims=True))
 
 
 def piece_of(array: Array, type: Type, layout: Layout, mesh: Mesh, at: Mapping[str, int]) -> Array:
-    """One device's own copy of its piece of a logical array; `at`: its coordinates (with `mb` where the layout has it)."""
+    """One device's own copy of its piece of a logical array; `at`: its coordinates (and `mb`)."""
     local = local_type(type, layout, mesh.sizes)
     if layout.halo:
         raise ValueError("a value with borders is made by its own op, not distributed")
@@ -230,7 +235,7 @@ def assemble(parts: Sequence[tuple[StateDecl, DeviceClass, int, Array]], add: bo
             done = own_part(filled, decl, cls, group)
             if done.any() and not np.array_equal(target[done], part[done], equal_nan=part.dtype.kind == "f"):
                 raise fail(
-                    "E0703", f"`{decl.logical or decl.name}` should be the same in all stages that hold it, but it differs",
+                    "E0703", f"`{decl.logical or decl.name}` should be the same in all stages, but it differs",
                     help="a gradient of a weight that two stages use must be summed over them",
                 )  # fmt: skip
             done[...] = True

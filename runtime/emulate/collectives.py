@@ -1,6 +1,6 @@
 """Collectives on stacked arrays: each moves data between the leading (mesh) axes and the local dims.
 
-Every function here returns `f(x, mb)`: a closure for one instruction, planned once. Results may be views of operands;
+Every function here returns `f(ctx, x)`: a closure for one instruction, planned once. Results may be views of operands;
 nobody writes into a value once it is defined, so views are safe.
 """
 
@@ -15,9 +15,9 @@ from compiler.layout import TIME, Layout, local_type
 from compiler.ops.base import Op
 from compiler.ops.comm import AllGather, AllReduce, AllToAll, Halo, HaloAdd, MaskPad, OnlyFirst, ReduceScatter, Shard
 from runtime.distribute import Array, Mesh, reduce_lead
-from runtime.kernels.dtypes import rounding
+from runtime.kernels import Context, rounded
 
-Step = Callable[[Array, int], Array]
+Step = Callable[[Context, Array], Array]
 
 
 def plan_comm(op: Op, type: Type, before: Layout, after: Layout, mesh: Mesh) -> Step:
@@ -29,13 +29,13 @@ def plan_comm(op: Op, type: Type, before: Layout, after: Layout, mesh: Mesh) -> 
         return reduce(op.axes, op.fn, type.dtype, mesh)
     if isinstance(op, ReduceScatter):
         first, second = reduce(op.axes, op.fn, type.dtype, mesh), cut(dim, op.axes, size[op.dim], mesh)
-        return lambda x, mb: second(first(x, mb), mb)
+        return lambda ctx, x: second(ctx, first(ctx, x))
     if isinstance(op, AllGather):
         return gather(dim, op.axes, size[op.dim], mesh)
     if isinstance(op, AllToAll):
         source, target = type.index(op.gather), type.index(op.scatter)
         join, part = gather(source, op.axes, size[op.gather], mesh), cut(target, op.axes, size[op.scatter], mesh)
-        return lambda x, mb: part(join(x, mb), mb)
+        return lambda ctx, x: part(ctx, join(ctx, x))
     if isinstance(op, Shard):
         return cut(dim, op.axes, size[op.dim], mesh)
     if isinstance(op, OnlyFirst):
@@ -45,19 +45,19 @@ def plan_comm(op: Op, type: Type, before: Layout, after: Layout, mesh: Mesh) -> 
     if isinstance(op, Halo):
         return halo(op, dim, type.shape[dim], before, mesh)
     if isinstance(op, HaloAdd):
-        return halo_add(op, dim, type.shape[dim], before, mesh)
+        return halo_add(op, dim, type, before, mesh)
     raise ValueError(f"no collective {op.mnemonic}")
 
 
 def reduce(axes: Sequence[str], fn: str, dtype: str, mesh: Mesh) -> Step:
     """Sum or max along mesh axes; each keeps size 1. 16-bit values are added in float32 and rounded once."""
     steps = [(mesh.index(a), mesh.sizes[a]) for a in axes]
-    rounded = rounding(dtype) if fn == "sum" else None
+    narrow = dtype in ("bf16", "f16") and fn == "sum"
 
-    def step(x: Array, mb: int) -> Array:
+    def step(ctx: Context, x: Array) -> Array:
         for i, n in steps:
             x = reduce_lead(x, i, n, fn)
-        return rounded(x) if rounded else x
+        return rounded(x, dtype) if narrow else x
 
     return step
 
@@ -69,7 +69,7 @@ def gather(dim: int, axes: Sequence[str], size: int, mesh: Mesh) -> Step:
     at = lead + dim
     rest = [i for i in range(lead) if i not in where]
 
-    def step(x: Array, mb: int) -> Array:
+    def step(ctx: Context, x: Array) -> Array:
         x = spread(x, where, mesh)
         shape = list(x.shape)
         order = rest + list(range(lead, at)) + where + list(range(at, x.ndim))
@@ -86,13 +86,13 @@ def cut(dim: int, axes: Sequence[str], size: int, mesh: Mesh) -> Step:
     """Each device keeps its own piece, of `size` elements, of its own copy: a view, after padding where uneven."""
     at = mesh.lead + dim
 
-    def step(x: Array, mb: int) -> Array:
+    def step(ctx: Context, x: Array) -> Array:
         x = padded(x, at, size * mesh.count(axes))
         for a in axes:
             n = mesh.sizes[a]
             x = x.reshape(*x.shape[:at], n, x.shape[at] // n, *x.shape[at + 1 :])
             if a == TIME:
-                x = x[(slice(None),) * at + (mb,)]
+                x = x[(slice(None),) * at + (ctx.micro,)]
                 continue
             i = mesh.index(a)
             if x.shape[i] == 1:  # one copy for all: the pieces become the leading axis
@@ -108,8 +108,8 @@ def only_first(axes: Sequence[str], mesh: Mesh) -> Step:
     """The value where all coordinates on the axes (and the micro-batch, if named) are 0; zeros elsewhere."""
     number, per_microbatch = mesh.pieces(axes)
 
-    def step(x: Array, mb: int) -> Array:
-        keep = number + per_microbatch * mb == 0
+    def step(ctx: Context, x: Array) -> Array:
+        keep = number + per_microbatch * ctx.micro == 0
         return np.where(keep.reshape(keep.shape + (1,) * (x.ndim - mesh.lead)), x, np.zeros((), x.dtype))
 
     return step
@@ -124,8 +124,8 @@ def mask_pad(value: float, dim: int, type: Type, layout: Layout, mesh: Mesh) -> 
     count = np.arange(size).reshape(*(1,) * (mesh.lead + dim), size, *after)
     logical = type.shape[dim]
 
-    def step(x: Array, mb: int) -> Array:
-        used = (number + per_microbatch * mb).reshape(shape) * size + count < logical
+    def step(ctx: Context, x: Array) -> Array:
+        used = (number + per_microbatch * ctx.micro).reshape(shape) * size + count < logical
         return np.where(used, x, np.asarray(value, x.dtype))
 
     return step
@@ -134,12 +134,13 @@ def mask_pad(value: float, dim: int, type: Type, layout: Layout, mesh: Mesh) -> 
 def halo(op: Halo, dim: int, logical: int, layout: Layout, mesh: Mesh) -> Step:
     """Pieces with their neighbours' borders: the pieces are joined, padded with `fill`, and cut with overlap."""
     _whole(op.axes, layout.dims[dim])
-    lead, n, at = mesh.lead, mesh.count(op.axes), mesh.lead + dim
+    n, at = mesh.count(op.axes), mesh.lead + dim
     where = [mesh.index(a) for a in op.axes]
+    joining = gather(dim, op.axes, logical, mesh)
 
-    def step(x: Array, mb: int) -> Array:
+    def step(ctx: Context, x: Array) -> Array:
         length = x.shape[at]
-        joined = gather(dim, op.axes, logical, mesh)(x, mb)
+        joined = joining(ctx, x)
         pads = [(0, 0)] * x.ndim
         pads[at] = (op.left, n * length - logical + op.right)
         joined = np.pad(joined, pads, constant_values=op.fill)
@@ -155,24 +156,25 @@ def halo(op: Halo, dim: int, logical: int, layout: Layout, mesh: Mesh) -> Step:
     return step
 
 
-def halo_add(op: HaloAdd, dim: int, logical: int, layout: Layout, mesh: Mesh) -> Step:
+def halo_add(op: HaloAdd, dim: int, type: Type, layout: Layout, mesh: Mesh) -> Step:
     """The adjoint of `halo`: borders are added to the neighbours' elements; what lies outside is dropped."""
     _whole(op.axes, layout.dims[dim])
-    lead, n, at = mesh.lead, mesh.count(op.axes), mesh.lead + dim
-    where = [mesh.index(a) for a in op.axes]
+    n, at = mesh.count(op.axes), mesh.lead + dim
+    logical, dtype = type.shape[dim], type.dtype
 
-    def step(x: Array, mb: int) -> Array:
+    def step(ctx: Context, x: Array) -> Array:
         width = x.shape[at]
         length = width - op.left - op.right
-        separate = gather(dim, op.axes, n * width, mesh)(x, mb)
+        separate = gather(dim, op.axes, n * width, mesh)(ctx, x)
         shape = list(separate.shape)
         shape[at] = op.left + n * length + op.right
         total = np.zeros(shape, x.dtype)
         before = (slice(None),) * at
         for p in range(n):
-            total[(*before, slice(p * length, p * length + width))] += separate[(*before, slice(p * width, (p + 1) * width))]
-        inside = total[(*before, slice(op.left, op.left + min(logical, n * length)))]
-        return cut(dim, op.axes, length, mesh)(inside, mb)
+            piece = separate[(*before, slice(p * width, (p + 1) * width))]
+            total[(*before, slice(p * length, p * length + width))] += piece
+        inside = rounded(total[(*before, slice(op.left, op.left + min(logical, n * length)))], dtype)
+        return cut(dim, op.axes, length, mesh)(ctx, inside)
 
     return step
 

@@ -1,0 +1,427 @@
+"""Memory of each device, to the byte, from the program alone: a replay that computes nothing.
+
+What counts: a value's bytes are those of its local type in its own dtype. The rules, which the private-buffers executor
+follows with its real buffers:
+
+- Weights, optimizer states and counters are there all the time, and so are the data inputs of a whole step.
+- An instruction allocates its results, then lets go of the operands that nothing needs any more. A result that nobody
+  reads is let go at once. Ops that only rearrange (`views`) share their operand's buffer.
+- `input`, `read`, `load` share the buffer that they name, `save` makes its operand's buffer a saved one: bytes count
+  once as long as any name or slot holds the buffer. Buffers outside the first memory (`hbm`) are another matter:
+  `read` and `load` copy into a new buffer of hbm, `save` copies out of it; a last `load` frees its slot.
+- The first `accumulate` of a step takes its operand's buffer if nothing else holds it, and else a copy; later ones add
+  in place. These buffers are let go at the end of the step.
+- `write` copies into the buffer that is there. `recv` allocates; what a `send` sends is not kept.
+- A loop allocates the stacks of its results before the first iteration; an iteration's result is copied into its stack
+  as soon as it is defined. Carries enter without a copy: the operand's buffer is let go in the first iteration if
+  nothing else needs it. Slices and invariants share the operands' buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from compiler.layout import TIME, Layout, local_type
+from compiler.ops.base import Op
+from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save
+from compiler.ops.elementwise import Broadcast, StopGradient, Transpose
+from compiler.ops.shape import Rename, Split
+from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Program, Var
+from dsl.diagnostics import fail
+from runtime.liveness import Liveness, liveness, rounds, walk
+
+FIRST = "hbm"
+STATIC = ("weight", "optimizer", "counter")
+SHOWN = 6
+
+
+def views(op: Op) -> bool:
+    """Whether the op's result shares its operand's buffer."""
+    return isinstance(op, (Rename, StopGradient, Transpose, Broadcast, Split))
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The high-water mark of one memory of one device: bytes, by role, where, and the largest things alive."""
+
+    bytes: int
+    roles: Mapping[str, int]
+    where: str = ""
+    largest: tuple[tuple[str, int], ...] = ()
+
+
+MemoryUse = dict[str, Peak]
+"""Memory kind -> its peak."""
+
+
+@dataclass(eq=False, slots=True)
+class _Buffer:
+    bytes: int
+    memory: str
+    name: str
+    origin: str  # role while only names hold it
+    static: bool = False
+    names: int = 0
+    slots: int = 0
+    accumulator: str = ""
+
+    @property
+    def role(self) -> str:
+        return self.accumulator or ("saved" if self.slots else self.origin)
+
+
+_Totals = dict[tuple[str, str], int]  # (memory, role) -> bytes
+
+
+@dataclass(slots=True)
+class _Effect:
+    """What one action does to memory, relative to its start."""
+
+    delta: _Totals
+    peaks: dict[str, tuple[int, _Totals, str, list[tuple[str, int]]]] = field(default_factory=dict)
+
+
+class _Replay:
+    """Replays one action; `saved` are the slots of its micro-batch, `accumulated` the accumulators set in this step."""
+
+    def __init__(self, cls: DeviceClass, sizes: Mapping[str, int]) -> None:
+        self.sizes = sizes
+        self.states = {s.name: s for s in cls.states}
+        self.totals: _Totals = {}
+        self.saved: dict[str, _Buffer] = {}
+        self.accumulated: dict[str, _Buffer] = {}
+        self.live: dict[_Buffer, None] = {}
+        self.effect = _Effect({})
+        self.lives: dict[int, Liveness] = {}
+
+    def run(self, function: Function) -> _Effect:
+        self.totals = {}
+        self.effect = _Effect({})
+        self._body(function.body, {}, function.name)
+        self.effect.delta = {k: v for k, v in self.totals.items() if v}
+        return self.effect
+
+    # --- buffers
+
+    def _count(self, b: _Buffer, sign: int) -> None:
+        key = (b.memory, b.role)
+        self.totals[key] = self.totals.get(key, 0) + sign * b.bytes
+
+    def _new(self, name: str, size: int, origin: str = "activation", memory: str = FIRST) -> _Buffer:
+        b = _Buffer(size, memory, name, origin)
+        self._count(b, 1)
+        self.live[b] = None
+        return b
+
+    def _hold(self, b: _Buffer, *, names: int = 0, slots: int = 0, accumulator: str | None = None) -> None:
+        """Change who holds a buffer; frees it when nobody does."""
+        if b.static:
+            return
+        self._count(b, -1)
+        b.names += names
+        b.slots += slots
+        if accumulator is not None:
+            b.accumulator = accumulator
+        if b.names or b.slots or b.accumulator:
+            self._count(b, 1)
+        else:
+            self.live.pop(b, None)
+
+    def _mark(self, at: str) -> None:
+        """Remember this moment if it is a peak of some memory."""
+        sums: dict[str, int] = {}
+        for (memory, _), n in self.totals.items():
+            sums[memory] = sums.get(memory, 0) + n
+        for memory, total in sums.items():
+            old = self.effect.peaks.get(memory)
+            if old is None or total > old[0]:
+                alive = [(b.name, b.bytes) for b in self.live if b.memory == memory and not b.slots]
+                self.effect.peaks[memory] = (total, dict(self.totals), at, alive)
+
+    def _bytes(self, var: Var) -> int:
+        return local_type(var.type, var.layout, self.sizes).bytes
+
+    # --- instructions
+
+    def _body(self, body: Body, env: dict[str, _Buffer], where: str, stacks: Sequence[str] = ()) -> None:
+        live = self.lives.get(id(body))
+        if live is None:
+            live = self.lives[id(body)] = liveness(body)
+        for name in live.unused:
+            self._hold(env.pop(name), names=-1)
+        for instr, dying in zip(body.instrs, live.after, strict=True):
+            if isinstance(instr.op, LocalRepeat):
+                self._loop(instr, instr.op, env, dying, where)
+                continue
+            self._instr(instr, env, dying)
+            self._mark(f"{where} at {instr.outputs[0].name if instr.outputs else instr.op.mnemonic}")
+            for name in dying:
+                if name in env:
+                    self._hold(env.pop(name), names=-1)
+
+    def _instr(self, instr: Instr, env: dict[str, _Buffer], dying: tuple[str, ...]) -> None:
+        op = instr.op
+        if isinstance(op, (Input, Read, Load)):
+            (out,) = instr.outputs
+            b = self._source(op, self._bytes(out))
+        elif isinstance(op, Save):
+            self._save(op.name, env[instr.inputs[0]])
+            return
+        elif isinstance(op, Accumulate):
+            self._accumulate(op.name, instr.inputs[0], env, dying)
+            return
+        elif views(op):
+            (out,) = instr.outputs
+            b = env[instr.inputs[0]]
+        else:
+            origin = "message" if isinstance(op, Recv) else "activation"
+            for out in instr.outputs:
+                b = self._new(out.name, self._bytes(out), origin)
+                self._hold(b, names=1)
+                env[out.name] = b
+            return
+        self._hold(b, names=1)
+        env[out.name] = b
+        if isinstance(op, Load) and op.last:
+            self._hold(self.saved[op.name], slots=-1)
+            del self.saved[op.name]
+
+    def _source(self, op: Input | Read | Load, size: int) -> _Buffer:
+        if isinstance(op, Load):
+            b = self.saved[op.name]
+            return b if b.memory == FIRST else self._new(op.name, size)
+        if isinstance(op, Read):
+            decl = self.states[op.name]
+            if decl.role not in STATIC and op.name in self.accumulated:
+                b = self.accumulated[op.name]
+            else:
+                b = _Buffer(size, decl.memory, op.name, decl.role, static=True)
+            return b if b.memory == FIRST else self._new(op.name, size)
+        return _Buffer(size, FIRST, op.name, "input", static=True)
+
+    def _save(self, name: str, b: _Buffer) -> None:
+        memory = self.states[name].memory
+        if memory != b.memory:
+            b = self._new(name, self._declared(name), memory=memory)
+        self._hold(b, slots=1)
+        self.saved[name] = b
+
+    def _declared(self, name: str) -> int:
+        decl = self.states[name]
+        return local_type(decl.type, decl.layout, self.sizes).bytes
+
+    def accumulator(self, name: str) -> _Buffer:
+        """The buffer of an accumulator that an earlier action has set."""
+        decl = self.states[name]
+        return _Buffer(self._declared(name), decl.memory, name, decl.role, accumulator=decl.role)
+
+    def _accumulate(self, name: str, operand: str, env: dict[str, _Buffer], dying: tuple[str, ...]) -> None:
+        decl = self.states[name]
+        if name in self.accumulated:
+            return
+        b = env[operand]
+        sole = not b.static and b.names == 1 and not b.slots and not b.accumulator
+        if not (sole and operand in dying and b.memory == decl.memory):
+            b = self._new(name, self._declared(name), memory=decl.memory)
+        self._hold(b, accumulator=decl.role)
+        self.accumulated[name] = b
+
+    def _loop(self, instr: Instr, op: LocalRepeat, env: dict[str, _Buffer], dying: tuple[str, ...], where: str) -> None:
+        for out in instr.outputs[op.carries :]:
+            b = self._new(out.name, self._bytes(out))
+            self._hold(b, names=1)
+            env[out.name] = b
+        self._mark(f"{where} at {op.label}")
+        carried = [env[n] for n in instr.inputs[: op.carries]]
+        for b in carried:
+            self._hold(b, names=1)  # the parameter's
+        early = [n for n in instr.inputs[: op.carries] if n in dying and n not in instr.inputs[op.carries :]]
+        for name in dict.fromkeys(early):
+            self._hold(env.pop(name), names=-1)
+        shared = [env[n] for n in instr.inputs[op.carries :]]
+        seen: dict[tuple[int, ...], int] = {}
+        i = 0
+        while i < op.count:
+            # Iterations that begin alike end alike: jump over whole periods.
+            signature = _signature(carried, shared)
+            if signature in seen and (period := i - seen[signature]) and op.count - i >= period:
+                i += (op.count - i) // period * period
+                seen.clear()
+                continue
+            seen[signature] = i
+            inner = dict(zip((p.name for p in op.body.params), [*carried, *shared], strict=True))
+            for b in shared:
+                self._hold(b, names=1)
+            self._body(op.body, inner, f"{where} in {op.label}")
+            nexts = [inner[n] for n in op.body.results[: op.carries]]
+            for b in nexts:
+                self._hold(b, names=1)
+            for name in dict.fromkeys(op.body.results):
+                self._hold(inner.pop(name), names=-1)
+            carried = nexts
+            i += 1
+        for out, b in zip(instr.outputs[: op.carries], carried, strict=True):
+            env[out.name] = b
+        for name in dying:
+            if name in env:
+                self._hold(env.pop(name), names=-1)
+
+
+def _signature(carried: Sequence[_Buffer], shared: Sequence[_Buffer]) -> tuple[int, ...]:
+    """Two iterations that begin with equal signatures do the same to memory."""
+    number: dict[_Buffer, int] = {b: -1 - i for i, b in enumerate(dict.fromkeys(shared))}
+    out: list[int] = []
+    for b in carried:
+        number.setdefault(b, len(number))
+        held_outside = b.names - sum(c is b for c in carried)
+        out += [number[b], int(b.static or held_outside > 0 or b.slots > 0 or bool(b.accumulator))]
+    return tuple(out)
+
+
+# --- a whole step ---------------------------------------------------------------------------------
+
+
+def static_memory(cls: DeviceClass, sizes: Mapping[str, int]) -> dict[tuple[str, str], list[tuple[str, int]]]:
+    """What is there all the time: (memory, role) -> (name, bytes). Inputs count for all micro-batches of a step."""
+    found: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    for s in cls.states:
+        if s.role in STATIC:
+            found.setdefault((s.memory, s.role), []).append((s.name, local_type(s.type, s.layout, sizes).bytes))
+    inputs: dict[tuple[str, Layout], int] = {}
+    for f in cls.functions:
+        for instr, _, _ in walk(f.body):
+            if isinstance(instr.op, Input):
+                var = instr.outputs[0]
+                whole = Layout(tuple(tuple(a for a in axes if a != TIME) for axes in var.layout.dims))
+                inputs[(instr.op.name, whole)] = local_type(var.type, whole, sizes).bytes
+    for (name, _), size in inputs.items():
+        found.setdefault((FIRST, "input"), []).append((name, size))
+    return found
+
+
+class ClassMemory:
+    """The memory of one class's devices; each function is replayed once, each group adds up its schedule."""
+
+    def __init__(self, program: Program, cls: DeviceClass) -> None:
+        self.cls = cls
+        self.sizes = program.sizes
+        self.functions = {(f.name, f.chunk): f for f in cls.functions}
+        self.static = static_memory(cls, self.sizes)
+        self.touched = {
+            key: frozenset(i.op.name for i in f.body.instrs if isinstance(i.op, Accumulate))
+            for key, f in self.functions.items()
+        }
+        self._effects: dict[tuple[str, int, frozenset[str]], _Effect] = {}
+        self._exits: dict[tuple[str, int], dict[str, _Buffer]] = {}  # the slots of a micro-batch after a function
+        self._done: dict[tuple[int, ...], MemoryUse] = {}
+
+    def use(self, group: int) -> MemoryUse:
+        """The peaks of one group's devices in a step. Groups whose rounds are as many have the same."""
+        schedule = list(rounds(self.cls.schedule, group))
+        key = tuple(n for _, n in schedule)
+        if key not in self._done:
+            self._done[key] = self._add_up(schedule)
+        return self._done[key]
+
+    def effect(self, name: str, chunk: int, accumulated: set[str]) -> _Effect:
+        """What one action does; it depends on the accumulators that the step has set before."""
+        key = (name, chunk, self.touched[name, chunk] - accumulated)
+        if key not in self._effects:
+            replay = _Replay(self.cls, self.sizes)
+            for a in accumulated:
+                replay.accumulated[a] = replay.accumulator(a)
+            before = {"B": "F", "W": "B"}.get(name)
+            replay.saved = _copies(self._exits.get((before, chunk), {})) if before else {}
+            self._effects[key] = replay.run(self.functions[name, chunk])
+            self._exits[name, chunk] = replay.saved
+        return self._effects[key]
+
+    def _add_up(self, schedule: Iterable[tuple[tuple[tuple[str, int], ...], int]]) -> MemoryUse:
+        now: _Totals = {key: sum(n for _, n in items) for key, items in self.static.items()}
+        peaks: MemoryUse = {}
+        self._record(peaks, now, "", [])
+        accumulated: set[str] = set()
+        for steps, n in schedule:
+            for i in range(min(n, 3)):
+                before = dict(now)
+                for name, chunk in steps:
+                    effect = self.effect(name, chunk, accumulated)
+                    for memory, (_, totals, where, alive) in effect.peaks.items():
+                        self._record(peaks, _sum(now, totals), where, alive, memory)
+                    now = _sum(now, effect.delta)
+                    accumulated |= self.touched[name, chunk]
+                if i == 1:  # what the second round did, the rounds up to the last do too
+                    now = _sum(now, {k: (v - before.get(k, 0)) * (n - 3) for k, v in now.items()} if n > 3 else {})
+        return peaks
+
+    def _record(
+        self, peaks: MemoryUse, now: _Totals, where: str, alive: list[tuple[str, int]], only: str | None = None
+    ) -> None:
+        for memory in {m for m, _ in now} if only is None else {only}:
+            roles = {r: v for (m, r), v in now.items() if m == memory and v}
+            total = sum(roles.values())
+            if memory in peaks and peaks[memory].bytes >= total:
+                continue
+            things = list(alive)
+            for (m, _), items in self.static.items():
+                things += items if m == memory else []
+            things += [(f"{r} values of all micro-batches in flight", v) for r, v in roles.items() if r == "saved"]
+            things += [(f"accumulated {r}s", v) for r, v in roles.items() if r in ("gradient", "metric")]
+            things.sort(key=lambda item: -item[1])
+            peaks[memory] = Peak(total, roles, where, tuple(things[:SHOWN]))
+
+
+def memory_use(program: Program) -> dict[int, MemoryUse]:
+    """Group -> memory -> peak, for every group of devices."""
+    found: dict[int, MemoryUse] = {}
+    for cls in program.classes:
+        memory = ClassMemory(program, cls)
+        found.update((g, memory.use(g)) for g in cls.groups)
+    return dict(sorted(found.items()))
+
+
+def check_capacity(use: Mapping[int, MemoryUse], capacities: Mapping[str, float]) -> None:
+    """Raise E0701 if a group's devices need more than there is; `capacities`: memory kind -> bytes per device."""
+    for group, memories in use.items():
+        for memory, peak in memories.items():
+            if memory in capacities and peak.bytes > capacities[memory]:
+                raise out_of_memory(group, memory, peak, capacities[memory])
+
+
+def out_of_memory(group: int, memory: str, peak: Peak, capacity: float) -> Exception:
+    """The error for a peak beyond the capacity: names the moment and the largest things alive."""
+    notes = tuple((f"{show_bytes(n):>12}  {name}", None) for name, n in peak.largest)
+    roles = ", ".join(f"{role} {show_bytes(n)}" for role, n in sorted(peak.roles.items(), key=lambda x: -x[1]))
+    return fail(
+        "E0701",
+        f"out of memory: the devices of group {group} need {show_bytes(peak.bytes)} of {memory}, "
+        f"they have {show_bytes(capacity)}" + (f" (in {peak.where})" if peak.where else ""),
+        notes=((f"by role: {roles}", None), *notes),
+        help="split more (`shard weights on …`, a larger mesh), recompute, offload, or use more micro-batches",
+    )
+
+
+def show_bytes(n: float) -> str:
+    """A number of bytes for people: `1.50 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.2f} {unit}"
+        n /= 1024
+    return f"{n:.2f} TiB"
+
+
+def _sum(a: _Totals, b: _Totals) -> _Totals:
+    out = dict(a)
+    for key, n in b.items():
+        out[key] = out.get(key, 0) + n
+    return out
+
+
+def _copies(slots: Mapping[str, _Buffer]) -> dict[str, _Buffer]:
+    """The same slots for another micro-batch: those that shared a buffer share one again."""
+    made: dict[_Buffer, _Buffer] = {}
+    for b in slots.values():
+        if b not in made:
+            made[b] = b if b.static else _Buffer(b.bytes, b.memory, b.name, b.origin, slots=b.slots)
+    return {name: made[b] for name, b in slots.items()}
