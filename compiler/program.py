@@ -97,7 +97,7 @@ class StateDecl:
     """A named buffer of each device of a class.
 
     role: `weight`, `optimizer`, `counter` (live across steps), `gradient`, `loss`, `metric` (accumulate over the
-    micro-batches of a step), `saved` (one per micro-batch in flight, from F to B).
+    micro-batches of a step), `report` (a scalar that U writes), `saved` (one per micro-batch in flight, from F to B).
     `name` carries `#chunk` for chunks beyond the first. `logical` is the name in the serial program (without `#chunk`).
     Types of stacked tensors have the local count of layers as the size of the loop dim; see LoopRange.
     """
@@ -119,6 +119,13 @@ class Function:
     name: str
     chunk: int
     body: Body
+
+
+ALL_CHUNKS = -1
+"""As the chunk of a `Run` or of a step of a `For`: its numbers count (chunk, micro-batch) pairs, in the order of
+interleaved schedules. Number k is round k // (groups * chunks), position r = k % (groups * chunks) in it: micro-batch
+round * groups + r % groups of chunk r // groups (for all but `F` counted from the last chunk). `schedules.unroll`
+resolves it; text: `F.*[0..7]`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from compiler.ops.base import Op
 from compiler.ops.common import listed
 from compiler.ops.elementwise import ARITY, Map
 from compiler.program import (
+    ALL_CHUNKS,
     Affine,
     Axis,
     Body,
@@ -243,7 +244,7 @@ class _Parser(Cursor):
     # --- functions ---
 
     def _action(self) -> tuple[str, int]:
-        """`F`, `F.1`, `"odd name".1`."""
+        """`F`, `F.1`, `"odd name".1`; in schedules also `F.*`."""
         t = self.token
         name = self.text("a function's name")
         if t.kind == "word" and "." in name:
@@ -251,7 +252,9 @@ class _Parser(Cursor):
             if "." in head or not tail.isdigit():
                 raise self.error("E0601", f"`{name}` is not a function's name", t, "a function and its chunk: `F.1`")
             return head, int(tail[:9])
-        return name, self.natural("a chunk") if self.take(".") else 0
+        if not self.take("."):
+            return name, 0
+        return name, ALL_CHUNKS if self.take("*") else self.natural("a chunk")
 
     def _function(self, site: Site) -> Function:
         start = self.token

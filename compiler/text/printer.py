@@ -10,6 +10,7 @@ from compiler.graph import Dim, Type
 from compiler.layout import Layout
 from compiler.ops.elementwise import Map
 from compiler.program import (
+    ALL_CHUNKS,
     Affine,
     Body,
     DeviceClass,
@@ -134,7 +135,7 @@ def _function(f: Function, sizes: Sizes) -> list[str]:
 
 def _action(name: str, chunk: int) -> str:
     shown = json.dumps(name) if "." in name or "#" in name else quote(name)
-    return f"{shown}.{chunk}" if chunk else shown
+    return f"{shown}.{'*' if chunk == ALL_CHUNKS else chunk}" if chunk else shown
 
 
 # --- instructions --------------------------------------------------------------------------------

@@ -1,0 +1,127 @@
+"""What the schedules are: for each group of devices its actions in order, written out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from dsl.diagnostics import Diagnostic, did_you_mean
+from dsl.source import Span
+
+NAMES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble", "sequential", "forward")
+"""`sequential`: no pipeline, each micro-batch forward and backward before the next; `forward`: inference."""
+
+CHUNKED = ("interleaved",)
+"""Schedules for which a group may hold more than one chunk of the rolled loop."""
+
+
+class Action(NamedTuple):
+    """`F`, `B`, `W` of a chunk on one micro-batch, or `U` (chunk 0, micro-batch 0)."""
+
+    kind: str
+    chunk: int
+    mb: int
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "U" else f"{self.kind}{f'.{self.chunk}' if self.chunk else ''}[{self.mb}]"
+
+
+UPDATE = Action("U", 0, 0)
+
+
+def kinds(name: str) -> tuple[str, ...]:
+    """The actions on micro-batches that the schedule consists of."""
+    return {"zero_bubble": ("F", "B", "W"), "forward": ("F",)}.get(name, ("F", "B"))
+
+
+def chain(groups: int) -> tuple[int, ...]:
+    """Depth to the end of each group where they stand in one row."""
+    return tuple(range(groups - 1, -1, -1))
+
+
+def check_schedule(
+    name: str, groups: int, chunks: int, microbatches: int, span: Span | None = None
+) -> Diagnostic | None:
+    """Why there is no such schedule, if there is none."""
+    if name not in NAMES:
+        help = did_you_mean(name, NAMES) or f"there are {', '.join(NAMES)}"
+        return Diagnostic("E0504", f"there is no schedule `{name}`", span, help=help)
+    if microbatches < 1 or chunks < 1:
+        message = f"{microbatches} micro-batches in {chunks} chunks: there must be at least one of each"
+        return Diagnostic("E0505", message, span, help="microbatches = 1")
+    if chunks > 1 and name not in CHUNKED:
+        message = f"schedule {name} has one chunk of the loop per stage, not {chunks}"
+        return Diagnostic("E0506", message, span, help=f"use `interleaved(microbatches, chunks = {chunks})`")
+    if chunks > 1 and microbatches % groups:
+        low = microbatches // groups * groups
+        legal = f"{low} or {low + groups}" if low else str(groups)
+        message = f"interleaved: {microbatches} micro-batches are not a multiple of the {groups} stages"
+        return Diagnostic("E0503", message, span, help=f"use {legal} micro-batches, or `one_f_one_b`")
+    return None
+
+
+def actions(
+    name: str, groups: int, chunks: int, microbatches: int, group: int, depth: Sequence[int] | None = None
+) -> Iterator[Action]:
+    """The actions of one group. `depth`: stages after each group (default: they stand in one row).
+
+    For legal arguments only (`check_schedule`).
+    """
+    depths = chain(groups) if depth is None else depth
+    m, ahead = microbatches, min(microbatches, depths[group])
+    if name == "forward":
+        yield from (Action("F", 0, i) for i in range(m))
+        return
+    if name == "sequential":
+        for i in range(m):
+            yield Action("F", 0, i)
+            yield Action("B", 0, i)
+    elif name == "gpipe":
+        yield from (Action("F", 0, i) for i in range(m))
+        yield from (Action("B", 0, i) for i in range(m))
+    elif name == "one_f_one_b" or (name == "interleaved" and chunks == 1):
+        yield from _one_f_one_b(m, ahead)
+    elif name == "interleaved":
+        yield from _interleaved(groups, chunks, m, depths[group])
+    else:
+        yield from _zero_bubble(m, ahead, max(depths) - depths[group])
+    yield UPDATE
+
+
+def _one_f_one_b(m: int, ahead: int) -> Iterator[Action]:
+    """As many forwards ahead as there are stages after this one; then one forward, one backward (PipeDream-flush)."""
+    for i in range(m + ahead):
+        if i < m:
+            yield Action("F", 0, i)
+        if i >= ahead:
+            yield Action("B", 0, i - ahead)
+
+
+def _interleaved(groups: int, chunks: int, m: int, depth: int) -> Iterator[Action]:
+    """Megatron's: 1F1B over the sequence of (chunk, micro-batch), `groups` micro-batches of a chunk at a time."""
+    ahead = min(m * chunks, 2 * depth + (chunks - 1) * groups)
+    for k in range(m * chunks + ahead):
+        if k < m * chunks:
+            yield interleaved_action("F", k, groups, chunks)
+        if k >= ahead:
+            yield interleaved_action("B", k - ahead, groups, chunks)
+
+
+def interleaved_action(kind: str, k: int, groups: int, chunks: int) -> Action:
+    """The k-th forward (backward) of an interleaved schedule; backwards go through the chunks from the last."""
+    round, rest = divmod(k, groups * chunks)
+    chunk, i = divmod(rest, groups)
+    return Action(kind, chunk if kind == "F" else chunks - 1 - chunk, round * groups + i)
+
+
+def _zero_bubble(m: int, ahead: int, delay: int) -> Iterator[Action]:
+    """ZB-H1: 1F1B with the weights' gradients (W) put off by as many micro-batches as the stage holds fewer
+    activations than the first: no stage holds more than 1F1B's first, and the last bubble is filled with W."""
+    for i in range(m + ahead):
+        if i < m:
+            yield Action("F", 0, i)
+        if i >= ahead:
+            yield Action("B", 0, i - ahead)
+            if i - ahead >= delay:
+                yield Action("W", 0, i - ahead - delay)
+    yield from (Action("W", 0, i) for i in range(max(m - delay, 0), m))

@@ -1,0 +1,126 @@
+"""Does every group get what it waits for? Simulation of all groups' action lists."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from compiler.schedules.actions import Action
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Edge:
+    """Action `to_kind` of virtual stage `to` on a micro-batch receives what `kind` of `stage` sent for the same one."""
+
+    stage: int
+    kind: str
+    to: int
+    to_kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """What each stuck group wants to run, and the action that it waits for (group, action): first group first."""
+
+    waiting: tuple[tuple[int, Action, int, Action], ...]
+
+    def __str__(self) -> str:
+        group, action, other, wanted = self.waiting[0]
+        more = f" ({len(self.waiting)} groups are stuck)" if len(self.waiting) > 1 else ""
+        return f"stage {group} waits before {action} for {wanted} of stage {other}{more}"
+
+
+def find_hang(lists: Sequence[Sequence[Action]], edges: Iterable[Edge], rendezvous: bool = False) -> Hang | None:
+    """How the groups get stuck, if they do. Virtual stage v is chunk v // groups of group v % groups.
+
+    Receives block until the value is there. Sends do not block; with `rendezvous` they do, until it is received (an
+    action first receives everything, runs, then sends everything, in the order of the edges; values for the own
+    group are never waited for). Linear in the number of actions.
+    """
+    return _rendezvous(lists, list(edges)) if rendezvous else _buffered(lists, list(edges))
+
+
+def _buffered(lists: Sequence[Sequence[Action]], edges: list[Edge]) -> Hang | None:
+    n = len(lists)
+    needs: dict[tuple[str, int], list[tuple[int, str, int]]] = defaultdict(list)  # per (kind, stage) what it waits for
+    for e in edges:
+        needs[e.to_kind, e.to].append((e.stage % n, e.kind, e.stage // n))
+    done: list[set[Action]] = [set() for _ in lists]
+    at = [0] * n
+    sleepers: dict[tuple[int, Action], list[int]] = defaultdict(list)
+    wanted: dict[int, tuple[int, Action]] = {}
+    ready = list(range(n))
+    while ready:
+        g = ready.pop()
+        wanted.pop(g, None)
+        mine, own = lists[g], done[g]
+        while at[g] < len(mine):
+            action = mine[at[g]]
+            for other, kind, chunk in needs.get((action.kind, action.chunk * n + g), ()):
+                need = Action(kind, chunk, action.mb)
+                if need not in done[other]:
+                    wanted[g] = (other, need)
+                    sleepers[other, need].append(g)
+                    break
+            if g in wanted:
+                break
+            own.add(action)
+            at[g] += 1
+            if (g, action) in sleepers:
+                ready += sleepers.pop((g, action))
+    stuck = tuple((g, lists[g][at[g]], *wanted[g]) for g in range(n) if at[g] < len(lists[g]))
+    return Hang(stuck) if stuck else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """One side's step: a send or a receive of an edge's value for a micro-batch, before or after an action."""
+
+    action: Action
+    edge: Edge
+    sends: bool
+
+
+def _rendezvous(lists: Sequence[Sequence[Action]], edges: list[Edge]) -> Hang | None:
+    n = len(lists)
+    remote = [e for e in edges if e.stage % n != e.to % n]
+    receives: dict[tuple[str, int], list[Edge]] = defaultdict(list)
+    sends: dict[tuple[str, int], list[Edge]] = defaultdict(list)
+    for e in remote:
+        receives[e.to_kind, e.to].append(e)
+        sends[e.kind, e.stage].append(e)
+    steps: list[list[_Message]] = []
+    for g, mine in enumerate(lists):
+        row: list[_Message] = []
+        for action in mine:
+            key = (action.kind, action.chunk * n + g)
+            row += [_Message(action, e, False) for e in receives.get(key, ())]
+            row += [_Message(action, e, True) for e in sends.get(key, ())]
+        steps.append(row)
+    at = [0] * n
+    ready = list(range(n))
+    while ready:
+        g = ready.pop()
+        while at[g] < len(steps[g]):
+            step = steps[g][at[g]]
+            other = (step.edge.to if step.sends else step.edge.stage) % n
+            if at[other] >= len(steps[other]):
+                break
+            theirs = steps[other][at[other]]
+            if theirs.edge != step.edge or theirs.sends == step.sends or theirs.action.mb != step.action.mb:
+                break
+            at[g] += 1
+            at[other] += 1
+            ready.append(other)
+    stuck = []
+    for g in range(n):
+        if at[g] < len(steps[g]):
+            step = steps[g][at[g]]
+            e = step.edge
+            peer, kind = (e.to, e.to_kind) if step.sends else (e.stage, e.kind)
+            stuck.append((g, step.action, peer % n, Action(kind, peer // n, step.action.mb)))
+    hang = Hang(tuple(stuck)) if stuck else None
+    # Values of the own group are never waited for, but they must have been made.
+    local = [e for e in edges if e.stage % n == e.to % n]
+    return hang or (_buffered(lists, local) if local else None)

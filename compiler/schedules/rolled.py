@@ -1,0 +1,173 @@
+"""Rolled schedules: closed forms of a few elements, whatever the number of micro-batches; and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from compiler.program import ALL_CHUNKS, Affine, For, Run, Schedule, Update
+from compiler.schedules.actions import UPDATE, Action, chain, interleaved_action
+
+Element = Run | For | Update
+
+
+def rolled(
+    name: str, groups: int, chunks: int, microbatches: int, depth: Sequence[int] | None = None
+) -> tuple[Schedule, ...]:
+    """The rolled schedule of each group; arguments as in `actions`.
+
+    All groups' schedules have the same elements (some of them empty), so that `families` can join them.
+    """
+    depths = chain(groups) if depth is None else tuple(depth)
+    deepest = max(depths)
+    return tuple(_one(name, groups, chunks, microbatches, d, deepest - d) for d in depths)
+
+
+def _one(name: str, groups: int, chunks: int, m: int, depth: int, delay: int) -> Schedule:
+    if name == "forward":
+        return (_run("F", 0, m),)
+    if name == "sequential":
+        return (_loop(m, ("F", 0), ("B", 0)), Update())
+    if name == "gpipe":
+        return (_run("F", 0, m), _run("B", 0, m), Update())
+    if name == "zero_bubble":
+        return _zero_bubble(m, min(m, depth), min(m, delay))
+    if name == "interleaved" and chunks > 1:
+        return _one_f_one_b(m * chunks, min(m * chunks, 2 * depth + (chunks - 1) * groups), ALL_CHUNKS)
+    return _one_f_one_b(m, min(m, depth), 0)
+
+
+def _one_f_one_b(m: int, ahead: int, chunk: int) -> Schedule:
+    return (
+        _run("F", 0, ahead, chunk),
+        _loop(m - ahead, ("F", ahead), ("B", 0), chunk=chunk),
+        _run("B", m - ahead, m, chunk),
+        Update(),
+    )
+
+
+def _zero_bubble(m: int, ahead: int, delay: int) -> Schedule:
+    both = m - ahead  # iterations with a forward; `mid`: the first backward that has neither F before nor W after it
+    mid = max(both, delay)
+    return (
+        _run("F", 0, ahead),
+        _loop(min(delay, both), ("F", ahead), ("B", 0)),
+        _loop(max(both - delay, 0), ("F", ahead + delay), ("B", delay), ("W", 0)),
+        _run("B", both, mid),
+        _loop(m - mid, ("B", mid), ("W", mid - delay)),
+        _run("W", m - delay, m),
+        Update(),
+    )
+
+
+def _run(kind: str, low: int, high: int, chunk: int = 0) -> Run:
+    return Run(kind, chunk, Affine(low), Affine(high))
+
+
+def _loop(count: int, *steps: tuple[str, int], chunk: int = 0) -> For:
+    return For(Affine(count), 1, tuple((kind, chunk, Affine(offset)) for kind, offset in steps))
+
+
+# --- sharing -------------------------------------------------------------------------------------
+
+
+def unify(groups: Sequence[int], schedules: Sequence[Schedule]) -> Schedule | None:
+    """One schedule that is `schedules[i]` for `groups[i]`, with numbers affine in the group; None if there is none.
+
+    Elements that are empty for all of the groups are left out.
+    """
+    first = schedules[0]
+    skeletons = [_skeleton(s) for s in schedules]
+    if any(k != skeletons[0] for k in skeletons):
+        return None
+    columns = list(zip(*(_numbers(s, g) for s, g in zip(schedules, groups, strict=True)), strict=True))
+    fitted: list[Affine] = []
+    for column in columns:
+        slope, rest = (0, 0) if len(groups) == 1 else divmod(column[1] - column[0], groups[1] - groups[0])
+        line = Affine(column[0] - slope * groups[0], slope)
+        if rest or any(line.at(g) != x for g, x in zip(groups, column, strict=True)):
+            return None
+        fitted.append(line)
+    numbers = iter(fitted)
+    return tuple(e for e in (_refill(e, numbers) for e in first) if not _is_empty(e))
+
+
+def families(
+    schedules: Sequence[Schedule], groups: Sequence[int] | None = None
+) -> list[tuple[tuple[int, ...], Schedule]]:
+    """Groups that can share one schedule, neighbours joined as far as it goes. `groups`: default 0, 1, 2, …"""
+    numbers = range(len(schedules)) if groups is None else groups
+    found: list[tuple[list[int], list[Schedule], Schedule]] = []
+    for g, schedule in zip(numbers, schedules, strict=True):
+        if found:
+            members, theirs, _ = found[-1]
+            shared = unify([*members, g], [*theirs, schedule])
+            if shared is not None:
+                found[-1] = ([*members, g], [*theirs, schedule], shared)
+                continue
+        alone = unify([g], [schedule])
+        assert alone is not None
+        found.append(([g], [schedule], alone))
+    return [(tuple(members), shared) for members, _, shared in found]
+
+
+def _skeleton(schedule: Schedule) -> tuple[object, ...]:
+    return tuple(
+        ("run", e.action, e.chunk)
+        if isinstance(e, Run)
+        else ("for", e.stride, tuple((kind, chunk) for kind, chunk, _ in e.steps))
+        if isinstance(e, For)
+        else ("update",)
+        for e in schedule
+    )
+
+
+def _affines(e: Element) -> tuple[Affine, ...]:
+    if isinstance(e, Run):
+        return (e.low, e.high)
+    return (e.count, *(offset for _, _, offset in e.steps)) if isinstance(e, For) else ()
+
+
+def _numbers(schedule: Schedule, group: int) -> list[int]:
+    return [a.at(group) for e in schedule for a in _affines(e)]
+
+
+def _refill(e: Element, it: Iterator[Affine]) -> Element:
+    if isinstance(e, Run):
+        return replace(e, low=next(it), high=next(it))
+    if isinstance(e, For):
+        count = next(it)
+        return replace(e, count=count, steps=tuple((kind, chunk, next(it)) for kind, chunk, _ in e.steps))
+    return e
+
+
+def _is_empty(e: Element) -> bool:
+    if isinstance(e, Run):
+        return e.low == e.high
+    return isinstance(e, For) and e.count == Affine(0)
+
+
+# --- and back ------------------------------------------------------------------------------------
+
+
+def unroll(schedule: Schedule, group: int, groups: int = 1, chunks: int = 1) -> list[Action]:
+    """The actions of one group. `groups`, `chunks` of the program: what the order of interleaved chunks depends on."""
+    found: list[Action] = []
+    for e in schedule:
+        if isinstance(e, Run):
+            span = range(e.low.at(group), e.high.at(group))
+            found += [_action(e.action, e.chunk, i, groups, chunks) for i in span]
+        elif isinstance(e, For):
+            steps = [(kind, chunk, offset.at(group)) for kind, chunk, offset in e.steps]
+            found += [
+                _action(kind, chunk, i * e.stride + offset, groups, chunks)
+                for i in range(e.count.at(group))
+                for kind, chunk, offset in steps
+            ]
+        else:
+            found.append(UPDATE)
+    return found
+
+
+def _action(kind: str, chunk: int, i: int, groups: int, chunks: int) -> Action:
+    return Action(kind, chunk, i) if chunk != ALL_CHUNKS else interleaved_action(kind, i, groups, chunks)
