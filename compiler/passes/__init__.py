@@ -1,0 +1,1 @@
+"""The passes, one function and one module each; `compiler.driver` runs them in order."""

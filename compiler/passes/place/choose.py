@@ -1,0 +1,194 @@
+"""Which loop of an op each axis splits (design, section 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+
+from compiler.graph import Node, Value
+from compiler.layout import TIME, Layout
+from compiler.ops.base import Loop
+from compiler.passes.place.region import Choice, Region
+
+State = tuple[str, str]  # ("split", dim) | ("pending", fn) | ("whole", "")
+WHOLE: State = ("whole", "")
+
+
+@dataclass(slots=True)
+class Plan:
+    """Axes per loop, and the axes along which pending sums pass through (with the operands that carry them)."""
+
+    loops: tuple[Loop, ...]
+    axes: list[list[str]] = field(default_factory=list)
+    passing: dict[str, frozenset[int]] = field(default_factory=dict)
+
+
+def state(value: Value, layout: Layout, axis: str) -> State:
+    """How `axis` stands in a layout of the value."""
+    fn = layout.pending_on(axis)
+    if fn is not None:
+        return ("pending", fn)
+    i = layout.dim_of(axis)
+    return WHOLE if i is None else ("split", value.type.dims[i].name)
+
+
+def move_cost(have: State, need: State, n: int, size: float) -> float:
+    """Bytes that a device sends to change one axis (of n devices) of a piece of `size` bytes."""
+    if have == need or have == WHOLE:
+        return 0.0
+    if have[0] == "pending":
+        if need[0] == "pending":
+            return inf
+        return (n - 1) / n * size * (2 if need == WHOLE else 1)
+    if need == WHOLE:
+        return (n - 1) * size
+    return (n - 1) / n * size if need[0] == "split" else inf
+
+
+def choose(region: Region, node: Node, loops: tuple[Loop, ...]) -> Plan:
+    """Decide every axis by itself, in mesh order; deterministic."""
+    plan = Plan(loops, [[] for _ in loops])
+    held = [region.layouts(v) for v in node.inputs]
+    out = node.outputs[0]
+    declared = region.declared(out)
+    for axis in region.axes:
+        carriers = _passing(region, node, held, axis)
+        if carriers:
+            plan.passing[axis] = carriers
+            region.shared.choices.append(Choice(out.name, axis, (), "the pending sum passes through"))
+            continue
+        loop = _by_weight(region, node, plan, axis)
+        if loop is not None:
+            plan.axes[loop].append(axis)
+            region.shared.choices.append(Choice(out.name, axis, loops[loop].names, "the weight stays where it is"))
+            continue
+        _by_cost(region, node, plan, held, declared, axis)
+    _order(region, node, plan, held)
+    return plan
+
+
+def _passing(region: Region, node: Node, held: list[list[tuple[Layout, int]]], axis: str) -> frozenset[int]:
+    """Operands whose pending sum on `axis` may stay pending through this op; empty if it must be resolved."""
+    pending = frozenset(
+        i for i, versions in enumerate(held) if versions and all(v.pending_on(axis) == "sum" for v, _ in versions)
+    )
+    if not pending:
+        return frozenset()
+    scalar = all(not v.type.dims for v in node.outputs)
+    for group in node.op.linear(len(node.inputs)):
+        if not pending <= group:
+            continue
+        joins = pending == group or ((axis == TIME or scalar) and _can_join(held, group - pending, axis))
+        if not joins:
+            continue
+        if axis == TIME or scalar:
+            return group
+        largest = max(node.inputs[i].type.elements for i in group)
+        if node.outputs[0].type.elements > largest:
+            continue  # the op makes it larger (a product of matrices, a broadcast): reduce before
+        if all(node.inputs[i].type.elements < largest for i in range(len(node.inputs)) if i not in group):
+            return group
+    return frozenset()
+
+
+def _can_join(held: list[list[tuple[Layout, int]]], others: frozenset[int], axis: str) -> bool:
+    """True if the other addends are replicated on the axis, so that all but the first device may count them as zero."""
+    return all(any(axis not in v.axes for v, _ in held[i]) or not held[i] for i in others)
+
+
+def _room(region: Region, plan: Plan, index: int, axis: str, padded_ok: bool) -> bool:
+    """True if `axis` can split the loop besides the axes that it has already."""
+    loop = plan.loops[index]
+    if loop.kind == "whole":
+        return False
+    n = region.sizes[axis]
+    for a in plan.axes[index]:
+        n *= region.sizes[a]
+    if loop.size % n == 0:
+        return loop.size >= n
+    return padded_ok and not plan.axes[index] and axis != TIME and loop.kind != "halo"
+
+
+def _by_weight(region: Region, node: Node, plan: Plan, axis: str) -> int | None:
+    """Rule 1: an operand that is a weight, or a result that is a weight's gradient, fixes the loop."""
+    for i, v in enumerate(node.inputs):
+        compute = region.weights.get(v.name)
+        if compute is not None and (d := compute.dim_of(axis)) is not None:
+            name = v.type.dims[d].name
+            for k, loop in enumerate(plan.loops):
+                if loop.ins[i] == name and _room(region, plan, k, axis, True):
+                    return k
+    mark = region.shared.gradients.get(node.outputs[0].name)
+    if mark is not None:
+        for k, loop in enumerate(plan.loops):
+            if loop.outs[0] is not None and axis in mark.dims.get(loop.outs[0], ()) and _room(region, plan, k, axis, True):
+                return k
+    return None
+
+
+def _by_cost(
+    region: Region,
+    node: Node,
+    plan: Plan,
+    held: list[list[tuple[Layout, int]]],
+    declared: Layout,
+    axis: str,
+) -> None:
+    """Rule 2: split rather than replicated work, then fewest bytes moved, then the declared order."""
+    out = node.outputs[0]
+    wishes = region.rules.wishes(axis, out.name, region.cls)
+    n = region.sizes[axis]
+    found: list[tuple[float, int, int]] = []
+    for k, loop in enumerate(plan.loops):
+        named = [wishes[name] for name in loop.names if name in wishes]
+        here = any(
+            state(v, layout, axis) == ("split", loop.ins[i])
+            for i, v in enumerate(node.inputs)
+            if loop.ins[i] is not None
+            for layout, _ in held[i]
+        )
+        if not named and not here:
+            continue
+        rule = min(named, key=lambda w: w.rank).rule if named else None
+        if not _room(region, plan, k, axis, (rule is not None and rule.pad) or here):
+            if rule is not None and loop.kind in ("pass", "sum", "max") and not here and axis != TIME:
+                region.rules.indivisible(loop.names[0], loop.size, (*plan.axes[k], axis), rule, out.name)
+            continue
+        cost = 0.0
+        for i, versions in enumerate(held):
+            name = loop.ins[i]
+            need: State = WHOLE if name is None else ("split", name)
+            if versions:
+                cost += min(move_cost(state(node.inputs[i], v, axis), need, n, size) for v, size in versions)
+        if loop.outs[0] is not None:
+            made: State = ("split", loop.outs[0])
+        else:
+            made = ("pending", "max" if loop.kind == "max" else "sum")
+        share = out.type.bytes / (n if made[0] == "split" else 1)
+        cost += move_cost(made, state(out, declared, axis), n, share)
+        found.append((cost, min((w.rank for w in named), default=len(wishes)), k))
+    if not found:
+        return
+    found.sort()
+    plan.axes[found[0][2]].append(axis)
+    candidates = tuple((plan.loops[k].names[0], cost) for cost, _, k in found)
+    reason = "the only dim that the rules allow" if len(found) == 1 else "fewest bytes moved"
+    region.shared.choices.append(Choice(out.name, axis, plan.loops[found[0][2]].names, reason, candidates))
+
+
+def _order(region: Region, node: Node, plan: Plan, held: list[list[tuple[Layout, int]]]) -> None:
+    """Where several axes split one loop: the order that the largest operand has already, new axes as the minor ones."""
+    for k, axes in enumerate(plan.axes):
+        if len(axes) < 2:
+            continue
+        best: tuple[int, int] = (0, 0)
+        prefix: tuple[str, ...] = ()
+        for i, v in enumerate(node.inputs):
+            name = plan.loops[k].ins[i]
+            if name is None:
+                continue
+            for layout, size in held[i]:
+                have = layout.dims[v.type.index(name)]
+                if have and set(have) <= set(axes) and (len(have), size) > best:
+                    best, prefix = (len(have), size), have
+        plan.axes[k] = [*prefix, *(a for a in axes if a not in prefix)]

@@ -1,0 +1,150 @@
+"""Placing one op: choose its loops' axes, pull the operands into the layouts that follow, state the result's layout."""
+
+from __future__ import annotations
+
+from math import inf
+
+from compiler.graph import Node, Value
+from compiler.layout import TIME, Layout, is_padded, local_type
+from compiler.ops.base import Loop
+from compiler.ops.comm import Halo, HaloAdd, MaskPad
+from compiler.ops.elementwise import Cast
+from compiler.ops.index import ScatterAdd, Take
+from compiler.ops.reduce import Reduce
+from compiler.ops.repeat import Repeat
+from compiler.ops.window import Fold, Window
+from compiler.passes.place.choose import Plan, choose
+from compiler.passes.place.region import Region
+
+
+def place_node(region: Region, node: Node) -> None:
+    """Append the node (and what it needs) to the region."""
+    if node.inputs == () or all(v.name in region.constants for v in node.inputs):
+        if len(node.outputs) == 1 and not isinstance(node.op, Repeat):
+            region.constants.add(node.output.name)
+            region.lazy[node.output.name] = node
+            return
+    region.reader, region.span = node.outputs[0].name, node.span
+    if isinstance(node.op, Cast) and node.inputs[0].name in region.weights:
+        _place_weight_cast(region, node)
+        return
+    loops = node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
+    plan = choose(region, node, loops)
+    inputs = tuple(_operand(region, node, plan, i) for i in range(len(node.inputs)))
+    _emit(region, node, plan, inputs)
+    stated = region.rules.override(node.outputs[0].name, node.outputs[0].type)
+    if stated is not None and stated != region.natural(node.outputs[0]):
+        got = region.demand(node.outputs[0], stated)
+        versions = region.versions[node.outputs[0].name]
+        region.versions[node.outputs[0].name] = [v for v in versions if v.value is got]
+
+
+def _place_weight_cast(region: Region, node: Node) -> None:
+    """A cast weight stays in the storage layout (so that it is gathered in the smaller type) and remains a weight."""
+    source = region.versions[node.inputs[0].name][0]
+    region.nodes.append(Node(node.op, (source.value,), node.outputs, node.span))
+    region.weights[node.output.name] = region.weights[node.inputs[0].name]
+    region.define(node.output, source.layout)
+
+
+def walked(loops: tuple[Loop, ...], axes: list[list[str]], value: Value, operand: int | None, out: int = 0) -> list[tuple[str, ...]]:
+    """Axes of each dim of an operand (or of result `out`), as its loops are split."""
+    found: dict[str, tuple[str, ...]] = {}
+    for loop, split in zip(loops, axes, strict=True):
+        name = loop.outs[out] if operand is None else loop.ins[operand]
+        if name is not None:
+            found[name] = tuple(split)
+    return [found.get(d.name, ()) for d in value.type.dims]
+
+
+def _operand(region: Region, node: Node, plan: Plan, i: int) -> Value:
+    """The operand in the layout that the plan asks for, with halos fetched and padding masked."""
+    value = node.inputs[i]
+    dims = walked(plan.loops, plan.axes, value, i)
+    pending = tuple(sorted((a, "sum") for a, group in plan.passing.items() if i in group))
+    layout = Layout(tuple(dims), pending)
+    got = region.demand(value, layout)
+    for loop, axes in zip(plan.loops, plan.axes, strict=True):
+        name = loop.ins[i]
+        if not axes or name is None:
+            continue
+        d = value.type.index(name)
+        if loop.kind == "halo" and isinstance(node.op, Window) and loop.halo != (0, 0):
+            got, layout = _fetch_halo(region, node.op, got, layout, d, loop, tuple(axes))
+        elif loop.kind in ("sum", "max") and is_padded(value.type.dims[d], tuple(axes), region.sizes) and _masks(node, i):
+            masked = Value(region.shared.names.fresh(f"{value.name}.masked"), value.type, value.span)
+            neutral = 0.0 if loop.kind == "sum" else -inf
+            region.nodes.append(Node(MaskPad(name, neutral), (got,), (masked,), node.span))
+            region.shared.layouts[masked.name] = layout
+            got = masked
+    return got
+
+
+def _masks(node: Node, i: int) -> bool:
+    """Whether unused elements of the operand could reach the result: rows that no index names cannot."""
+    if isinstance(node.op, Take):
+        return False
+    if isinstance(node.op, ScatterAdd):
+        return i == 0
+    return node.inputs[i].type.is_float or isinstance(node.op, Reduce)
+
+
+def _fetch_halo(
+    region: Region, op: Window, got: Value, layout: Layout, d: int, loop: Loop, axes: tuple[str, ...]
+) -> tuple[Value, Layout]:
+    left, right = loop.halo
+    piece = local_type(got.type, Layout(layout.dims), region.sizes).dims[d]
+    if max(left, right) > piece.size:
+        region.shared.diagnostics.error(
+            "E0441",
+            f"the window over {piece.name} reaches {max(left, right)} elements beyond a piece of {piece.size}",
+            region.span,
+            help=f"split {piece.name} over fewer devices than {' × '.join(axes)}",
+        )
+        left, right = min(left, piece.size), min(right, piece.size)
+    wide = Layout(layout.dims, layout.pending, (*layout.halo, (d, left, right)))
+    out = Value(region.shared.names.fresh(f"{got.name}.halo"), got.type, got.span)
+    region.nodes.append(Node(Halo(piece.name, axes, left, right, op.fill), (got,), (out,), region.span))
+    region.shared.layouts[out.name] = wide
+    return out, wide
+
+
+def _emit(region: Region, node: Node, plan: Plan, inputs: tuple[Value, ...]) -> None:
+    """Append the op and define its results' layouts: split loops, pending sums, borders to give back."""
+    pending = {a: "sum" for a in plan.passing}
+    for loop, axes in zip(plan.loops, plan.axes, strict=True):
+        if loop.kind in ("sum", "max"):
+            pending.update(dict.fromkeys(axes, loop.kind))
+    borders: list[tuple[int, int, int, Loop, tuple[str, ...]]] = []
+    outputs = list(node.outputs)
+    if isinstance(node.op, Fold):
+        for loop, axes in zip(plan.loops, plan.axes, strict=True):
+            if loop.kind == "halo" and axes and loop.halo != (0, 0) and loop.outs[0] is not None:
+                borders.append((node.output.type.index(loop.outs[0]), *loop.halo, loop, tuple(axes)))
+        if borders:
+            outputs = [Value(region.shared.names.fresh(f"{node.output.name}.wide"), node.output.type, node.output.span)]
+    region.nodes.append(Node(node.op, inputs, tuple(outputs), node.span))
+    for j, (out, made) in enumerate(zip(node.outputs, outputs, strict=True)):
+        dims = tuple(walked(plan.loops, plan.axes, out, None, j))
+        layout = Layout(dims, tuple(sorted(pending.items())))
+        if not borders:
+            region.define(out, layout)
+            continue
+        halo = tuple((d, left, right) for d, left, right, _, _ in borders)
+        region.shared.layouts[made.name] = Layout(layout.dims, layout.pending, halo)
+        for k, (d, left, right, _, axes) in enumerate(borders):
+            last = k == len(borders) - 1
+            after = out if last else Value(region.shared.names.fresh(f"{out.name}.wide"), out.type, out.span)
+            op = HaloAdd(out.type.dims[d].name, axes, left, right)
+            region.nodes.append(Node(op, (made,), (after,), node.span))
+            rest = halo[k + 1 :]
+            region.shared.layouts[after.name] = Layout(layout.dims, layout.pending, rest)
+            made = after
+        region.define(out, layout)
+    if TIME in pending and any(fn == "max" for a, fn in pending.items() if a == TIME):
+        region.shared.diagnostics.error(
+            "E0502",
+            f"{node.outputs[0].name} is a maximum over the whole batch, which micro-batches do not have",
+            node.span,
+            help="use 1 micro-batch",
+        )

@@ -1,0 +1,181 @@
+"""`place`: every value of the training graph gets a layout; where a reader needs another one, a `relayout` node stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from compiler.graph import Graph, Names, Node, Value
+from compiler.layout import TIME, Layout, replicated
+from compiler.model import Training
+from compiler.ops.repeat import Repeat
+from compiler.passes.place.node import place_node
+from compiler.passes.place.region import Choice, GradMark, Move, Region, Shared
+from compiler.passes.place.repeat import export, mark_gradients, place_repeat
+from compiler.passes.place.rules import Rules
+from compiler.passes.prune import prune
+from dsl.diagnostics import Diagnostics
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placed:
+    """The training graph with `relayout` nodes. `layouts` by value name (bodies too).
+
+    `accumulators`: layout in which each gradient (and `loss`, metrics) is summed over the micro-batches.
+    What forward puts out beyond loss and metrics, `kept` (as backward takes it in) and `training.saved` correspond by
+    position; so do `totals` (accumulated gradients as the update takes them in) and the weights.
+    """
+
+    training: Training
+    axes: tuple[str, ...]
+    sizes: dict[str, int]
+    forward: Graph
+    backward: Graph
+    update: Graph
+    layouts: dict[str, Layout]
+    weights: dict[str, Layout]
+    states: dict[str, Layout]
+    accumulators: tuple[Layout, ...]
+    kept: tuple[Value, ...]
+    totals: tuple[Value, ...]
+    choices: tuple[Choice, ...]
+    moves: tuple[Move, ...]
+
+
+def place(training: Training) -> Placed:
+    """Raises ParcError with everything that cannot be laid out."""
+    diagnostics = Diagnostics()
+    rules = Rules(training.job, diagnostics)
+    shared = Shared(rules, Names(_all_names(training)), diagnostics)
+    storage: dict[str, Layout] = {}
+    compute: dict[str, Layout] = {}
+    optimizer: dict[str, Layout] = {}
+    for w in training.model.weights:
+        compute[w.name] = rules.declared(w.name, w.value.type, "weights", w.loops)
+        storage[w.name] = rules.storage(w.name, w.value.type, compute[w.name], "weights", w.loops)
+        optimizer[w.name] = rules.storage(w.name, w.value.type, compute[w.name], "optimizer", w.loops)
+        gradient = rules.storage(w.name, w.value.type, compute[w.name], "gradients", w.loops)
+        if gradient != compute[w.name]:
+            shared.gradient_storage[w.name] = gradient
+    states = {
+        s.name: optimizer[s.of] if s.of in optimizer and len(s.value.type.dims) == len(optimizer[s.of].dims)
+        else replicated(len(s.value.type.dims))
+        for s in training.states
+    }  # fmt: skip
+    for g, w in zip(training.gradients, training.model.weights, strict=True):
+        dims = dict(zip(w.value.type.names, compute[w.name].dims, strict=True))
+        shared.gradients[g.name] = GradMark(w.name, dims)
+    mark_gradients(training.backward, shared.gradients)
+
+    def region(graph: Graph, cls: str, axes: tuple[str, ...]) -> Region:
+        r = Region(shared, cls, axes)
+        for v in graph.inputs:
+            if v.name in compute and cls != "optimizer":
+                r.weights[v.name] = compute[v.name]
+                r.define(v, storage[v.name])
+        return r
+
+    forward = region(training.forward, "activations", rules.axes)
+    _data_inputs(forward, training.forward, training)
+    _nodes(forward, training.forward)
+    scalars = 1 + len(training.model.metrics)
+    outputs = [_total(forward, v) for v in training.forward.outputs[:scalars]]
+    for v in training.forward.outputs[scalars:]:
+        forward.reader = v.name
+        outputs.append(forward.resolved(v))
+    forward_graph = prune(Graph("forward", training.forward.inputs, tuple(forward.nodes), tuple(outputs)))
+
+    backward = region(training.backward, "activations", rules.axes)
+    kept = [_enter(backward, v, shared.layouts[m.name]) for v, m in zip(training.saved, outputs[scalars:], strict=True)]
+    _data_inputs(backward, training.backward, training)
+    _nodes(backward, training.backward)
+    gradients = [_total_gradient(backward, v) for v in training.backward.outputs]
+    entered = (*kept, *(v for v in training.backward.inputs if v not in training.saved))
+    backward_graph = prune(Graph("backward", entered, tuple(backward.nodes), tuple(gradients)))
+    accumulators = tuple(_untimed(shared.layouts[v.name]) for v in gradients)
+
+    update_axes = tuple(a for a in rules.axes if a != TIME)
+    update = region(training.update, "optimizer", update_axes)
+    totals = []
+    for v, w, layout in zip(training.update.inputs, training.model.weights, accumulators, strict=False):
+        totals.append(_enter(update, v, layout))
+        update.preferred[v.name] = optimizer[w.name]
+    for v in training.update.inputs[len(training.gradients) :]:
+        update.define(v, storage[v.name] if v.name in storage else states[v.name])
+    _nodes(update, training.update)
+    wanted = [storage[w.name] for w in training.model.weights] + [states[s.name] for s in training.states]
+    results = []
+    for i, v in enumerate(training.update.outputs):
+        update.reader = v.name
+        results.append(update.demand(v, wanted[i] if i < len(wanted) else replicated(len(v.type.dims))))
+    entered = (*totals, *training.update.inputs[len(totals) :])
+    update_graph = prune(Graph("update", entered, tuple(update.nodes), tuple(results)))
+    diagnostics.raise_if_any()
+    return Placed(
+        training, rules.axes, dict(rules.sizes), forward_graph, backward_graph, update_graph, shared.layouts,
+        storage, states, accumulators, tuple(kept), tuple(totals), tuple(shared.choices), tuple(shared.moves),
+    )  # fmt: skip
+
+
+def _enter(region: Region, value: Value, layout: Layout) -> Value:
+    """`value` comes into this graph in `layout`: under a name of its own if it had another layout where it was made."""
+    if region.shared.layouts.get(value.name, layout) == layout:
+        region.define(value, layout)
+        return value
+    alias = Value(region.shared.names.fresh(f"{value.name}.total" if region.cls == "optimizer" else f"{value.name}.kept"), value.type)
+    region.define(alias, layout)
+    region.versions[value.name] = region.versions.pop(alias.name)
+    return alias
+
+
+def _nodes(region: Region, graph: Graph) -> None:
+    for n in graph.nodes:
+        (place_repeat if isinstance(n.op, Repeat) else place_node)(region, n)
+
+
+def _data_inputs(region: Region, graph: Graph, training: Training) -> None:
+    """Data in the declared layout; `step` and the states that the backward pass reads (the loss scale) replicated."""
+    data = {i.value.name for i in training.model.inputs}
+    for v in graph.inputs:
+        if v.name in region.versions:
+            continue
+        region.define(v, region.declared(v) if v.name in data else replicated(len(v.type.dims)))
+        if v.name == "step":
+            region.constants.add(v.name)
+
+
+def _total(region: Region, value: Value) -> Value:
+    """A scalar of the step: whole on every device, summed over micro-batches later."""
+    region.reader = value.name
+    timed = TIME in region.axes
+    return region.demand(value, Layout(tuple(() for _ in value.type.dims), ((TIME, "sum"),) if timed else ()))
+
+
+def _total_gradient(region: Region, value: Value) -> Value:
+    """A gradient as it is accumulated: in its storage layout or pending as it was made, always a sum over micro-batches."""
+    region.reader = value.name
+    got = export(region, value)
+    layout = region.shared.layouts[got.name]
+    if TIME in region.axes and layout.pending_on(TIME) is None:
+        layout = Layout(layout.dims, tuple(sorted((*layout.pending, (TIME, "sum")))))
+        got = region.demand(value, layout)
+    return got
+
+
+def _untimed(layout: Layout) -> Layout:
+    return Layout(layout.dims, tuple(p for p in layout.pending if p[0] != TIME))
+
+
+def _all_names(training: Training) -> Iterable[str]:
+    def walk(graph: Graph) -> Iterable[str]:
+        yield from (v.name for v in graph.inputs)
+        for n in graph.nodes:
+            yield from (v.name for v in n.outputs)
+            if isinstance(n.op, Repeat):
+                yield from walk(n.op.body)
+
+    for g in (training.forward, training.backward, training.update):
+        yield from walk(g)
+
+
+__all__ = ["Node", "Placed", "place"]

@@ -1,0 +1,244 @@
+"""One graph (or body) being placed: which layouts each value exists in, and how a reader gets the one it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from compiler.graph import Names, Node, Value
+from compiler.layout import TIME, Layout, local_type, replicated
+from compiler.ops.comm import Relayout
+from compiler.ops.create import Full
+from compiler.passes.place.rules import Rules
+from compiler.relayout import plan_relayout, relayout_bytes
+from dsl.diagnostics import Diagnostics
+from dsl.source import NOWHERE, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Why an axis splits a loop of the op that makes `value` (for `parc explain`)."""
+
+    value: str
+    axis: str
+    loop: tuple[str, ...]  # names of the loop; empty: replicated work or a pending sum passed on
+    reason: str
+    candidates: tuple[tuple[str, float], ...] = ()  # (loop, bytes moved)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A relayout: who needed it, from what to what, bytes that one device sends each time."""
+
+    value: str
+    result: str
+    reader: str
+    source: Layout
+    target: Layout
+    bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class GradMark:
+    """A value that is (a slice of) the gradient of `weight`: the axes of its dims in the weight's compute layout."""
+
+    weight: str
+    dims: dict[str, tuple[str, ...]]
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all regions of one placement share."""
+
+    rules: Rules
+    names: Names
+    diagnostics: Diagnostics
+    layouts: dict[str, Layout] = field(default_factory=dict)
+    choices: list[Choice] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
+    gradients: dict[str, GradMark] = field(default_factory=dict)
+    gradient_storage: dict[str, Layout] = field(default_factory=dict)  # by weight, where it is sharded
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A value in one layout; `bytes` of the piece on one device."""
+
+    layout: Layout
+    value: Value
+    bytes: int
+
+
+class Region:
+    """Values live in *versions*: layouts they were made in or brought into. Readers pull; versions are shared.
+
+    Constants (what depends on no data and no weight) have no version until a reader asks; they are then computed in just
+    the layout that it needs, which never communicates. Invariants of a loop are brought into layouts outside of it.
+    """
+
+    def __init__(self, shared: Shared, cls: str, axes: Sequence[str], parent: Region | None = None) -> None:
+        self.shared, self.cls, self.axes, self.parent = shared, cls, tuple(axes), parent
+        self.rules = shared.rules
+        self.sizes = shared.rules.sizes
+        self.nodes: list[Node] = []
+        self.versions: dict[str, list[Version]] = {}
+        self.constants: set[str] = set()
+        self.lazy: dict[str, Node] = {}
+        self.weights: dict[str, Layout] = {}  # weights and their casts -> compute layout
+        self.preferred: dict[str, Layout] = {}  # read in this layout only
+        self.outer: dict[str, Value] = {}  # invariants: parameter -> the value outside
+        self.extra: list[tuple[Value, Value]] = []  # (outside, parameter) added by readers
+        self.reader = ""
+        self.span: Span = NOWHERE
+
+    # --- what is there ---------------------------------------------------------------------------
+
+    def define(self, value: Value, layout: Layout) -> None:
+        """`value` exists in `layout`."""
+        self.shared.layouts[value.name] = layout
+        size = local_type(value.type, layout, self.sizes).bytes
+        self.versions.setdefault(value.name, []).append(Version(layout, value, size))
+
+    def layouts(self, value: Value) -> list[tuple[Layout, int]]:
+        """Layouts (and bytes of a piece) to reckon with when a reader's cost is compared; none for constants."""
+        name = value.name
+        if name in self.preferred:
+            wanted = self.preferred.pop(name)
+            got = self.demand(value, wanted)
+            self.versions[name] = [v for v in self.versions[name] if v.value is got]
+        if name in self.weights:
+            layout = self.weights[name]
+            return [(layout, local_type(value.type, layout, self.sizes).bytes)]
+        if name in self.outer and name not in self.constants:
+            assert self.parent is not None
+            return self.parent.layouts(self.outer[name])
+        return [(v.layout, v.bytes) for v in self.versions.get(name, ())]
+
+    def natural(self, value: Value) -> Layout:
+        """The layout in which the value was made; replicated for constants that nobody asked for yet."""
+        found = self.layouts(value)
+        return found[0][0] if found else replicated(len(value.type.dims))
+
+    def declared(self, value: Value) -> Layout:
+        """What the rules say of an activation (or, in the update, of an optimizer value)."""
+        mark = self.shared.gradients.get(value.name)
+        if mark is not None and self.cls != "optimizer":
+            return Layout(tuple(mark.dims.get(d.name, ()) for d in value.type.dims))
+        layout = self.rules.declared(value.name, value.type, self.cls)
+        return layout if TIME in self.axes else _without(layout, TIME)
+
+    # --- asking for a layout ---------------------------------------------------------------------
+
+    def demand(self, value: Value, layout: Layout) -> Value:
+        """The value in `layout`: an existing version, or a new one by the cheapest way."""
+        name = value.name
+        for v in self.versions.get(name, ()):
+            if v.layout == layout:
+                return v.value
+        if name in self.outer and name not in self.weights:
+            return self._from_outside(value, layout)
+        if name in self.lazy:
+            return self._compute(self.lazy[name], value, layout)
+        return self._convert(value, layout)
+
+    def resolved(self, value: Value) -> Value:
+        """Some version without pending reductions: an existing one, else the declared layout."""
+        for layout, _ in self.layouts(value):
+            if not layout.pending:
+                return self.demand(value, layout)
+        return self.demand(value, self.declared(value))
+
+    def _from_outside(self, value: Value, layout: Layout) -> Value:
+        assert self.parent is not None
+        self.parent.reader, self.parent.span = self.reader, self.span
+        got = self.parent.demand(self.outer[value.name], layout)
+        used = {p.name for _, p in self.extra}
+        name = value.name if value.name not in used else self.shared.names.fresh(value.name)
+        param = Value(name, value.type, value.span)
+        self.extra.append((got, param))
+        self.shared.layouts[name] = layout
+        self.versions.setdefault(value.name, []).append(Version(layout, param, 0))
+        return param
+
+    def _compute(self, node: Node, value: Value, layout: Layout) -> Value:
+        """A constant, computed in the layout that is asked for (dims that cannot be split are cut afterwards)."""
+        op = node.op
+        direct = layout
+        if layout.pending and not (isinstance(op, Full) and op.value == 0):
+            direct = direct.resolved()
+        loops = op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
+        by_out = {loop.outs[0]: loop for loop in loops if loop.outs[0] is not None}
+        dims = tuple(
+            axes if by_out[d.name].kind == "pass" and self._even(by_out[d.name].size, axes, d.size) else ()
+            for d, axes in zip(value.type.dims, direct.dims, strict=True)
+        )
+        direct = Layout(dims, direct.pending)
+        if direct != layout:
+            self.demand(value, direct)
+            return self._convert(value, layout)
+        split = {id(by_out[d.name]): axes for d, axes in zip(value.type.dims, dims, strict=True)}
+        inputs = []
+        for i, operand in enumerate(node.inputs):
+            walks = {loop.ins[i]: split.get(id(loop), ()) for loop in loops if loop.ins[i] is not None}
+            inputs.append(self.demand(operand, Layout(tuple(walks.get(d.name, ()) for d in operand.type.dims))))
+        taken = any(v.value is value for v in self.versions.get(value.name, ()))
+        out = Value(self.shared.names.fresh(value.name), value.type, value.span) if taken else value
+        self.nodes.append(Node(op, tuple(inputs), (out,), node.span))
+        self.shared.layouts[out.name] = layout
+        piece = local_type(value.type, layout, self.sizes).bytes
+        self.versions.setdefault(value.name, []).append(Version(layout, out, piece))
+        return out
+
+    def _even(self, loop_size: int, axes: Sequence[str], dim_size: int) -> bool:
+        n = 1
+        for a in axes:
+            n *= self.sizes[a]
+        return loop_size % n == 0 or loop_size == dim_size
+
+    def _convert(self, value: Value, layout: Layout) -> Value:
+        versions = self.versions.get(value.name)
+        if not versions:
+            raise KeyError(f"{value.name} is read before it is placed")
+        source = min(versions, key=lambda v: self._cost(value, v.layout, layout))
+        for step in plan_relayout(value.type, source.layout, layout, self.sizes):
+            axes: tuple[str, ...] = getattr(step.op, "axes", ())
+            if TIME in axes and step.op.mnemonic not in ("shard", "only_first"):
+                self.shared.diagnostics.error(
+                    "E0502",
+                    f"{self.reader or value.name} needs the whole batch of {value.name}, which micro-batches do not have",
+                    self.span,
+                    help="use 1 micro-batch, or compute this value from sums and means over the batch only",
+                )
+        out = Value(self.shared.names.fresh(f"{value.name}.{_suffix(value, source.layout, layout)}"), value.type, value.span)
+        self.nodes.append(Node(Relayout(layout), (source.value,), (out,), self.span))
+        self.shared.layouts[out.name] = layout
+        piece = local_type(value.type, layout, self.sizes).bytes
+        versions.append(Version(layout, out, piece))
+        cost = self._cost(value, source.layout, layout)
+        if cost:
+            self.shared.moves.append(Move(value.name, out.name, self.reader, source.layout, layout, cost))
+        return out
+
+    def _cost(self, value: Value, source: Layout, target: Layout) -> float:
+        try:
+            return relayout_bytes(value.type, source, target, self.sizes)
+        except ValueError:
+            return float("inf")
+
+
+def _without(layout: Layout, axis: str) -> Layout:
+    return Layout(
+        tuple(tuple(a for a in axes if a != axis) for axes in layout.dims),
+        tuple((a, fn) for a, fn in layout.pending if a != axis),
+    )
+
+
+def _suffix(value: Value, source: Layout, target: Layout) -> str:
+    """A word for what happens: reduced, gathered, moved, part."""
+    if len(source.pending) > len(target.pending):
+        return "reduced"
+    if source.split_axes - target.split_axes:
+        return "whole"
+    if source.split_axes == target.split_axes and source.split_axes:
+        return "moved"
+    return "part"

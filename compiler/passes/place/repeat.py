@@ -1,0 +1,169 @@
+"""Placing a rolled loop: its body is placed once; carries enter and leave in one layout, stacks keep their loop dim whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from compiler.graph import Graph, Node, Value
+from compiler.layout import TIME, Layout
+from compiler.ops.create import Full
+from compiler.ops.repeat import Repeat
+from compiler.passes.place.node import place_node
+from compiler.passes.place.region import GradMark, Region
+
+_TRIALS = 3
+
+
+@dataclass(slots=True)
+class _Trial:
+    """One attempt at a body: what enters, what leaves."""
+
+    region: Region
+    inputs: list[Value]
+    params: list[Value]
+    natural: list[Layout]
+
+
+def place_repeat(region: Region, node: Node) -> None:
+    """Append the placed loop. Accumulators that begin as zero may carry a pending sum; everything else enters resolved."""
+    op = node.op
+    assert isinstance(op, Repeat)
+    layouts = [region.declared(p) for p in op.body.inputs[: op.carries]]
+    keep = (len(region.nodes), {k: list(v) for k, v in region.versions.items()})
+    trial = _try(region, node, op, layouts)
+    for _ in range(_TRIALS - 1):
+        better = [
+            natural if natural.pending and all(fn == "sum" for _, fn in natural.pending) and _zero(region, outer) else layout
+            for natural, layout, outer in zip(trial.natural, layouts, node.inputs, strict=False)
+        ]
+        if better == layouts:
+            break
+        layouts = better
+        del region.nodes[keep[0] :]
+        region.versions = {k: list(v) for k, v in keep[1].items()}
+        trial = _try(region, node, op, layouts)
+    _finish(region, node, op, trial, layouts)
+
+
+def _zero(region: Region, value: Value) -> bool:
+    made = region.lazy.get(value.name)
+    return made is not None and isinstance(made.op, Full) and made.op.value == 0
+
+
+def _try(region: Region, node: Node, op: Repeat, layouts: list[Layout]) -> _Trial:
+    inner = Region(region.shared, region.cls, region.axes, region)
+    inputs: list[Value] = []
+    params: list[Value] = []
+    for outer, param, layout in zip(node.inputs, op.body.inputs, layouts, strict=False):
+        region.reader, region.span = param.name, node.span
+        inputs.append(region.demand(outer, layout))
+        params.append(param)
+        inner.define(param, layout)
+    for i in range(op.carries, op.carries + op.stacks):
+        outer, param = node.inputs[i], op.body.inputs[i]
+        region.reader = param.name
+        got, layout = _stack(region, outer)
+        inputs.append(got)
+        params.append(param)
+        inner.define(param, Layout(layout.dims[1:], layout.pending))
+        if outer.name in region.weights:
+            inner.weights[param.name] = Layout(region.weights[outer.name].dims[1:])
+        if outer.name in region.constants and not param.type.dims:
+            inner.constants.add(param.name)
+    for outer, param in zip(node.inputs[op.carries + op.stacks :], op.body.inputs[op.carries + op.stacks :], strict=True):
+        inner.outer[param.name] = outer
+        if outer.name in region.constants:
+            inner.constants.add(param.name)
+        if outer.name in region.weights:
+            source = region.versions[outer.name][0]
+            inner.weights[param.name] = region.weights[outer.name]
+            inner.extra.append((source.value, param))
+            inner.define(param, source.layout)
+    for n in op.body.nodes:
+        (place_repeat if isinstance(n.op, Repeat) else place_node)(inner, n)
+    natural = [inner.natural(v) for v in op.body.outputs[: op.carries]]
+    return _Trial(inner, inputs, params, natural)
+
+
+def _stack(region: Region, outer: Value) -> tuple[Value, Layout]:
+    """The stack in a layout that keeps the loop dim whole and nothing pending."""
+    if outer.name in region.weights:
+        version = region.versions[outer.name][0]
+        return version.value, version.layout
+    for layout, _ in region.layouts(outer):
+        if not layout.pending and not layout.dims[0]:
+            return region.demand(outer, layout), layout
+    declared = region.declared(outer)
+    layout = Layout(((), *declared.dims[1:]))
+    return region.demand(outer, layout), layout
+
+
+def _finish(region: Region, node: Node, op: Repeat, trial: _Trial, layouts: list[Layout]) -> None:
+    inner = trial.region
+    outputs: list[Value] = []
+    results: list[Layout] = []
+    for value, layout in zip(op.body.outputs[: op.carries], layouts, strict=True):
+        inner.reader, inner.span = value.name, node.span
+        outputs.append(inner.demand(value, layout))
+    for value in op.body.outputs[op.carries :]:
+        inner.reader = value.name
+        got = export(inner, value)
+        layout = region.shared.layouts[got.name]
+        outputs.append(got)
+        results.append(layout)
+    params = [*trial.params, *(p for _, p in inner.extra)]
+    inputs = [*trial.inputs, *(outer for outer, _ in inner.extra)]
+    body = Graph(op.body.name, tuple(params), tuple(inner.nodes), tuple(outputs))
+    region.nodes.append(Node(replace(op, body=body), tuple(inputs), node.outputs, node.span))
+    for out, layout in zip(node.outputs[: op.carries], layouts, strict=True):
+        region.define(out, layout)
+    for out, layout in zip(node.outputs[op.carries :], results, strict=True):
+        region.define(out, Layout(((), *layout.dims), layout.pending))
+
+
+def export(region: Region, value: Value) -> Value:
+    """What leaves a graph or body: gradients may leave pending (in their storage layout), everything else resolved."""
+    mark = region.shared.gradients.get(value.name)
+    if mark is None or region.cls == "optimizer":
+        return region.resolved(value)
+    stored = region.shared.gradient_storage.get(mark.weight)
+    natural = region.natural(value)
+    if stored is None:
+        return region.demand(value, natural)
+    dims = stored.dims[len(stored.dims) - len(value.type.dims) :]
+    pending = tuple(p for p in natural.pending if p[0] == TIME)
+    return region.demand(value, Layout(dims, pending))
+
+
+def mark_gradients(graph: Graph, marks: dict[str, GradMark]) -> None:
+    """Follow weights' gradients back through ops that keep their dims, into loops too; fills `marks` by value name."""
+    from compiler.ops.elementwise import Cast, Map, Transpose
+    from compiler.ops.shape import Rename
+
+    for node in reversed(graph.nodes):
+        if isinstance(node.op, Repeat):
+            op = node.op
+            for i, out in enumerate(node.outputs):
+                mark = marks.get(out.name)
+                if mark is None:
+                    continue
+                inside = op.body.outputs[i]
+                if i < op.carries:
+                    marks[inside.name] = mark
+                    marks[op.body.inputs[i].name] = mark
+                    marks.setdefault(node.inputs[i].name, mark)
+                else:
+                    marks[inside.name] = GradMark(mark.weight, {k: a for k, a in mark.dims.items() if k != op.label})
+            mark_gradients(op.body, marks)
+            continue
+        mark = marks.get(node.outputs[0].name)
+        if mark is None:
+            continue
+        if isinstance(node.op, (Cast, Transpose)) or (isinstance(node.op, Map) and node.op.fn in ("add", "sub", "mul", "neg")):
+            names = set(node.outputs[0].type.names)
+            for v in node.inputs:
+                if set(v.type.names) == names:
+                    marks.setdefault(v.name, mark)
+        elif isinstance(node.op, Rename):
+            back = {new: old for old, new in node.op.pairs}
+            marks.setdefault(node.inputs[0].name, GradMark(mark.weight, {back.get(k, k): a for k, a in mark.dims.items()}))

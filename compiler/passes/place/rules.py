@@ -1,0 +1,140 @@
+"""A strategy's rules, asked by tensor: which dim an axis splits, and where weights and states are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from compiler.graph import Type
+from compiler.layout import TIME, Layout
+from compiler.model import Job, LayoutRule, SplitRule, Strategy
+from dsl.diagnostics import Diagnostics
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A dim that a rule names for an axis: `rank` is its place in the rules' order."""
+
+    rank: int
+    rule: SplitRule
+
+
+class Rules:
+    """The strategy, narrowed to the axes that can split tensors (not places, not of size 1)."""
+
+    def __init__(self, job: Job, diagnostics: Diagnostics) -> None:
+        strategy = job.strategy
+        self.strategy: Strategy = strategy
+        self.diagnostics = diagnostics
+        places = place_axes(strategy)
+        mesh = [a for a in strategy.mesh if a.name not in places and a.size > 1]
+        self.axes: tuple[str, ...] = tuple(a.name for a in mesh)
+        self.sizes: dict[str, int] = {a.name: a.size for a in mesh}
+        splits = [r for r in strategy.splits if r.axis in self.sizes]
+        if strategy.microbatches > 1:
+            self.axes = (TIME, *self.axes)
+            self.sizes[TIME] = strategy.microbatches
+            dim = strategy.microbatch_dim or job.model.inputs[0].value.type.names[0]
+            splits.append(SplitRule((dim,), TIME, ("activations",), span=strategy.span))
+        self._splits = {a: tuple(r for r in splits if r.axis == a) for a in self.axes}
+        self._layouts: dict[str, LayoutRule] = {r.tensor: r for r in strategy.layouts}
+        self._wishes: dict[tuple[str, str, tuple[bool, ...]], dict[str, Wish]] = {}
+        self._reported: set[tuple[str, str]] = set()
+
+    def wishes(self, axis: str, name: str, cls: str) -> dict[str, Wish]:
+        """Dims that the rules of `axis` list for the tensor `name` of class `cls`, first wish first."""
+        rules = self._splits[axis]
+        mask = tuple(cls in r.classes and in_scope(name, r.scope) for r in rules)
+        key = (axis, cls, mask)
+        if key not in self._wishes:
+            found: dict[str, Wish] = {}
+            for rule, on in zip(rules, mask, strict=True):
+                if on:
+                    for dim in rule.dims:
+                        found.setdefault(dim, Wish(len(found), rule))
+            self._wishes[key] = found
+        return self._wishes[key]
+
+    def override(self, name: str, type: Type) -> Layout | None:
+        """The layout that `layout NAME[…]` states for the tensor, loop dims (not written) whole."""
+        rule = self._layouts.get(name)
+        if rule is None:
+            return None
+        axes = dict(rule.dims)
+        return Layout(tuple(tuple(a for a in axes.get(d.name, ()) if a in self.sizes) for d in type.dims))
+
+    def declared(self, name: str, type: Type, cls: str, loops: Sequence[str] = ()) -> Layout:
+        """The layout that the rules give a tensor: per axis, the first listed dim that it has."""
+        stated = self.override(name, type)
+        if stated is not None:
+            return stated
+        dims: list[tuple[str, ...]] = [()] * len(type.dims)
+        for axis in self.axes:
+            for dim, wish in self.wishes(axis, name, cls).items():
+                if type.has(dim) and dim not in loops:
+                    i = type.index(dim)
+                    if self.fits(type.size(dim), dims[i], axis, wish.rule):
+                        dims[i] = (*dims[i], axis)
+                    else:
+                        self.indivisible(dim, type.size(dim), (*dims[i], axis), wish.rule, name)
+                    break
+        return Layout(tuple(dims))
+
+    def storage(self, name: str, type: Type, compute: Layout, cls: str, loops: Sequence[str] = ()) -> Layout:
+        """The compute layout, split further by the `shard` rules of the class: the first dim that divides."""
+        layout = compute
+        for rule in self.strategy.shards:
+            if rule.axis not in self.sizes or cls not in rule.classes or not in_scope(name, rule.scope):
+                continue
+            if rule.axis in layout.axes:
+                continue
+            for i, d in enumerate(type.dims):
+                pieces = prod(self.sizes[a] for a in layout.dims[i])
+                if d.name not in loops and d.size % (pieces * self.sizes[rule.axis]) == 0:
+                    dims = list(layout.dims)
+                    dims[i] = (*dims[i], rule.axis)
+                    layout = Layout(tuple(dims))
+                    break
+        return layout
+
+    def fits(self, size: int, axes: Sequence[str], axis: str, rule: SplitRule | None) -> bool:
+        """True if `axis` may split a dim of `size` that `axes` split already."""
+        n = prod(self.sizes[a] for a in axes) * self.sizes[axis]
+        return size % n == 0 or (rule is not None and rule.pad and not axes and size >= 1 and axis != TIME)
+
+    def indivisible(self, dim: str, size: int, axes: Sequence[str], rule: SplitRule, name: str) -> None:
+        """Report once per dim and axis that the size cannot be split."""
+        axis = axes[-1]
+        if (dim, axis) in self._reported:
+            return
+        self._reported.add((dim, axis))
+        n = prod(self.sizes[a] for a in axes)
+        legal = [k for k in range(1, min(size, 4096) + 1) if size % (k * n // self.sizes[axis]) == 0 and k > 0]
+        degrees = ", ".join(map(str, legal[:12])) + (", …" if len(legal) > 12 else "")
+        over = f"{' × '.join(axes)} = {n} pieces" if len(axes) > 1 else f"{n} pieces"
+        if axis == TIME:
+            self.diagnostics.error(
+                "E0501",
+                f"dim {dim} of {name} has size {size}, which does not split into {over} (micro-batches)",
+                rule.span,
+                help=f"legal numbers of micro-batches here: {degrees}",
+            )
+            return
+        self.diagnostics.error(
+            "E0440",
+            f"dim {dim} of {name} has size {size}, which does not split into {over} on axis {axis}",
+            rule.span,
+            help=f"legal degrees of {axis}: {degrees}; or allow uneven pieces: `split {dim} on {axis} pad`",
+        )
+
+
+def in_scope(name: str, scope: str | None) -> bool:
+    """True if the path `name` lies in the scope (or is it)."""
+    return scope is None or name == scope or name.startswith(scope + ".")
+
+
+def place_axes(strategy: Strategy) -> tuple[str, ...]:
+    """Mesh axes (in mesh order) whose coordinate is a place rather than a split."""
+    used = {p.axis for p in strategy.pipelines} | {p.axis for p in strategy.places}
+    return tuple(a.name for a in strategy.mesh if a.name in used)

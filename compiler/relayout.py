@@ -1,0 +1,135 @@
+"""How to get from one layout to another: the shortest row of collectives and local cuts, and what each moves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from compiler.graph import Type
+from compiler.layout import Layout, local_type
+from compiler.ops.base import Op
+from compiler.ops.comm import AllGather, AllReduce, AllToAll, OnlyFirst, ReduceScatter, Shard
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One op of a relayout and the layout after it."""
+
+    op: Op
+    layout: Layout
+
+
+def plan_relayout(type: Type, source: Layout, target: Layout, sizes: Mapping[str, int]) -> list[Step]:
+    """Ops that bring a value of (logical) `type` from `source` to `target`.
+
+    Only the minor-most axis of a dim can be gathered or appended, so axes are stripped down to the common prefix.
+    Local cuts go first and gathers last, because cuts make what follows smaller. Neighbouring steps of one kind merge.
+    Raises ValueError for what has no meaning (a different pending reduction, halos).
+    """
+    if source.halo or target.halo:
+        raise ValueError("halos are exchanged by their own ops")
+    names = type.names
+    dims = [list(d) for d in source.dims]
+    want = [list(d) for d in target.dims]
+    pending = dict(source.pending)
+    goal = dict(target.pending)
+    home = {a: i for i, axes in enumerate(want) for a in axes}
+    steps: list[Step] = []
+
+    def extends(i: int, axis: str) -> bool:
+        return dims[i] == want[i][: len(dims[i])] and len(want[i]) > len(dims[i]) and want[i][len(dims[i])] == axis
+
+    def emit(op: Op) -> None:
+        layout = Layout(tuple(map(tuple, dims)), tuple(sorted(pending.items())))
+        merged = _merge(steps[-1].op, op) if steps else None
+        if merged is not None:
+            steps[-1] = Step(merged, layout)
+        else:
+            steps.append(Step(op, layout))
+
+    def step() -> bool:
+        held = {a for d in dims for a in d}
+        for i, axes in enumerate(want):  # replicated -> split: free
+            if len(axes) > len(dims[i]) and dims[i] == axes[: len(dims[i])]:
+                axis = axes[len(dims[i])]
+                if axis not in held and axis not in pending:
+                    dims[i].append(axis)
+                    emit(Shard(names[i], (axis,)))
+                    return True
+        for axis, fn in pending.items():  # pending -> split
+            i = home.get(axis, -1)
+            if i >= 0 and extends(i, axis):
+                del pending[axis]
+                dims[i].append(axis)
+                emit(ReduceScatter(names[i], (axis,), fn))
+                return True
+        for i in range(len(dims)):  # split -> split elsewhere
+            if dims[i] and dims[i] != want[i][: len(dims[i])]:
+                axis = dims[i][-1]
+                j = home.get(axis, -1)
+                if j >= 0 and j != i and extends(j, axis):
+                    dims[i].pop()
+                    dims[j].append(axis)
+                    emit(AllToAll(names[i], names[j], (axis,)))
+                    return True
+        for axis, fn in pending.items():  # pending -> replicated (or split where it cannot go directly)
+            if goal.get(axis) != fn and not any(dims[i] != want[i][: len(dims[i])] and axis in want[i] for i in range(len(dims))):
+                del pending[axis]
+                emit(AllReduce((axis,), fn))
+                return True
+        for i in range(len(dims)):  # split -> replicated
+            if dims[i] and dims[i] != want[i][: len(dims[i])]:
+                axis = dims[i].pop()
+                emit(AllGather(names[i], (axis,)))
+                return True
+        for axis, fn in goal.items():  # replicated -> pending
+            if axis not in pending and fn == "sum":
+                pending[axis] = fn
+                emit(OnlyFirst((axis,)))
+                return True
+        return False
+
+    while step():
+        pass
+    if dims != want or pending != goal:
+        raise ValueError(f"no way from {source} to {target}")
+    return steps
+
+
+def _merge(a: Op, b: Op) -> Op | None:
+    """One op for two neighbouring ones of the same kind, if there is one."""
+    if isinstance(a, AllReduce) and isinstance(b, AllReduce) and a.fn == b.fn:
+        return AllReduce((*a.axes, *b.axes), a.fn)
+    if isinstance(a, OnlyFirst) and isinstance(b, OnlyFirst):
+        return OnlyFirst((*a.axes, *b.axes))
+    if isinstance(a, AllGather) and isinstance(b, AllGather) and a.dim == b.dim:
+        return AllGather(a.dim, (*b.axes, *a.axes))
+    if isinstance(a, Shard) and isinstance(b, Shard) and a.dim == b.dim:
+        return Shard(a.dim, (*a.axes, *b.axes))
+    if isinstance(a, ReduceScatter) and isinstance(b, ReduceScatter) and (a.dim, a.fn) == (b.dim, b.fn):
+        return ReduceScatter(a.dim, (*a.axes, *b.axes), a.fn)
+    return None
+
+
+def step_bytes(op: Op, type: Type, before: Layout, after: Layout, sizes: Mapping[str, int]) -> float:
+    """Bytes that one device sends for the op (ring algorithms); 0 for local ops."""
+    if isinstance(op, AllReduce):
+        n = prod(sizes[a] for a in op.axes)
+        return 2 * (n - 1) / n * local_type(type, before, sizes).bytes
+    if isinstance(op, AllGather):
+        n = prod(sizes[a] for a in op.axes)
+        return (n - 1) * local_type(type, before, sizes).bytes
+    if isinstance(op, (ReduceScatter, AllToAll)):
+        n = prod(sizes[a] for a in op.axes)
+        return (n - 1) / n * local_type(type, before, sizes).bytes
+    return 0.0
+
+
+def relayout_bytes(type: Type, source: Layout, target: Layout, sizes: Mapping[str, int]) -> float:
+    """Bytes that one device sends to get from `source` to `target`."""
+    total, before = 0.0, source
+    for s in plan_relayout(type, source, target, sizes):
+        total += step_bytes(s.op, type, before, s.layout, sizes)
+        before = s.layout
+    return total
