@@ -186,6 +186,16 @@ class RecomputeRule:
 
 
 @dataclass(frozen=True, slots=True)
+class OffloadRule:
+    """Tensors of these classes in the scope (None: everywhere) rest in `memory` (`host` or `nvme`)."""
+
+    classes: tuple[str, ...]
+    memory: str
+    scope: str | None = None
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Strategy:
     """Layouts, places and an order. `microbatches` of dim `microbatch_dim` (None: first dim of the first input)."""
 
@@ -200,6 +210,7 @@ class Strategy:
     microbatches: int = 1
     microbatch_dim: str | None = None
     span: Span = field(default=NOWHERE, compare=False)
+    offloads: tuple[OffloadRule, ...] = ()
 
     @property
     def devices(self) -> int:

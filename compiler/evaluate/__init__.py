@@ -1,0 +1,8 @@
+"""Evaluation: from a `.par` file to a `Job`, the model as a graph with names, sizes and dtypes all known."""
+
+from __future__ import annotations
+
+from compiler.evaluate.checks import Check
+from compiler.evaluate.driver import Evaluation, check_file, evaluate, evaluate_file
+
+__all__ = ["Check", "Evaluation", "check_file", "evaluate", "evaluate_file"]

@@ -1,0 +1,341 @@
+"""The built-in functions: name -> its parameters and what a call of it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+from compiler.evaluate import static
+from compiler.evaluate.arguments import Args, P
+from compiler.evaluate.expressions import Want, elementwise, evaluate
+from compiler.evaluate.scope import Scope, check_dim
+from compiler.evaluate.session import listed
+from compiler.evaluate.values import Bound, Number, Results, WeightVar, is_static, plain
+from compiler.graph import DTYPES, FLOATS, Dim, Value
+from compiler.ops.create import Full, Iota, Random
+from compiler.ops.elementwise import UNARY, Cast, Map, StopGradient
+from compiler.ops.index import Take
+from compiler.ops.reduce import Cumsum, Reduce, TopK
+from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Slice, Split
+from compiler.ops.window import Window
+from dsl import ast
+from dsl.diagnostics import did_you_mean, fail
+
+
+@dataclass(frozen=True, slots=True)
+class Builtin:
+    """A built-in function."""
+
+    params: tuple[P, ...]
+    make: Callable[[Args], Bound]
+
+
+# --- elementwise ------------------------------------------------------------------------------------------
+
+
+def _map(fn: str) -> Callable[[Args], Bound]:
+    names = ("x",) if fn in UNARY else ("x", "y")
+
+    def make(a: Args) -> Bound:
+        values = [a.value(n, a.want) for n in names]
+        if all(is_static(v) for v in values):
+            numbers = tuple(static.number(v, f"`{n}` of `{fn}`", a.expr(n).span) for n, v in zip(names, values))
+            return static.function(fn, numbers, a.span)
+        return elementwise(fn, values, [a.expr(n).span for n in names], a.scope, a.span, a.hint)
+
+    return make
+
+
+def _where(a: Args) -> Bound:
+    test = a.value("test", a.want)
+    if isinstance(test, bool):
+        return evaluate(a.expr("then" if test else "other"), a.scope, a.want, a.hint)
+    values = [test, a.value("then", a.want), a.value("other", a.want)]
+    spans = [a.expr(n).span for n in ("test", "then", "other")]
+    return elementwise("where", values, spans, a.scope, a.span, a.hint)
+
+
+def _cast(a: Args) -> Bound:
+    dtype = dtype_of(a, "dtype")
+    x = a.value("x", a.want)
+    if isinstance(x, WeightVar) and dtype == x.raw.type.dtype:
+        x.read = True
+        return x.raw
+    value = a.tensor("x", a.want) if isinstance(x, WeightVar) or not isinstance(x, Value) else x
+    return value if value.type.dtype == dtype else a.scope.emit(Cast(dtype), value, span=a.span, name=a.hint)
+
+
+def dtype_of(a: Args, name: str) -> str:
+    """The dtype that a word names: one of all, or the job's `compute` or `master`."""
+    word = a.word(name)
+    precision = a.scope.making.precision
+    known = {"compute": precision.compute, "master": precision.master} | {d: d for d in DTYPES}
+    if word.id not in known:
+        help = did_you_mean(word.id, known) or f"there are {listed(known, 12)}"
+        raise fail("E0207", f"there is no dtype `{word.id}`", word.span, help=help)
+    return known[word.id]
+
+
+def _stop_gradient(a: Args) -> Bound:
+    return a.scope.emit(StopGradient(), a.tensor("x", a.want), span=a.span, name=a.hint)
+
+
+# --- reductions -------------------------------------------------------------------------------------------
+
+
+def _reduced(a: Args, x: Value, fn: str, name: str | None) -> Value:
+    dims = a.dims_in("over", x)
+    return a.scope.emit(Reduce(fn, tuple(d.name for d in dims)), x, span=a.span, name=name)
+
+
+def _sum(a: Args) -> Bound:
+    return _reduced(a, a.tensor("x"), "sum", a.hint)
+
+
+def _mean(a: Args) -> Bound:
+    x = a.tensor("x")
+    if not x.type.is_float:
+        raise fail("E0202", f"mean needs floats, got {x.type}", a.expr("x").span, help="cast it: `cast(x, compute)`")
+    size = prod(x.type.size(d.name) for d in a.dims_in("over", x))
+    total = _reduced(a, x, "sum", None)
+    return a.scope.emit(Map("div", (None, float(size))), total, span=a.span, name=a.hint or "mean")
+
+
+def _extreme(fn: str) -> Callable[[Args], Bound]:
+    def make(a: Args) -> Bound:
+        value = plain(a.value("x"))
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            numbers: list[Number] = [value]
+            for expr in a.given.get("others", []):
+                numbers.append(static.number(evaluate(expr, a.scope), f"an argument of `{fn}`", expr.span))
+            return max(numbers) if fn == "max" else min(numbers)
+        if a.has("others"):
+            help = f"elementwise: `{fn}imum(a, b)`"
+            raise fail("E0111", f"`{fn}` of a tensor takes one tensor", a.given["others"][0].span, help=help)
+        x = a.tensor("x") if not isinstance(value, Value) else value
+        if fn == "max":
+            return _reduced(a, x, "max", a.hint)
+        negative = a.scope.emit(Map("neg", (None,)), x, span=a.span)
+        return a.scope.emit(Map("neg", (None,)), _reduced(a, negative, "max", None), span=a.span, name=a.hint or "min")
+
+    return make
+
+
+def _norm(a: Args) -> Bound:
+    x = a.tensor("x")
+    loops = {f"{d}" for d in a.scope.making.loop_labels}
+    own = tuple(n for n in x.type.names if n not in loops)
+    square = a.scope.emit(Map("mul", (None, None)), x, x, span=a.span)
+    total = a.scope.emit(Reduce("sum", own), square, span=a.span)
+    return a.scope.emit(Map("sqrt", (None,)), total, span=a.span, name=a.hint or "norm")
+
+
+# --- shapes -----------------------------------------------------------------------------------------------
+
+
+def _rename(a: Args) -> Bound:
+    x = a.tensor("x")
+    before, after = a.dim_names("dims")
+    if len(before) != len(after):
+        raise fail("E0209", "`rename` needs as many dims after the arrow as before", a.expr("dims").span)
+    pairs = []
+    for old, new in zip(before, after):
+        dim = a.scope.dim(old)
+        pairs.append((dim.name, a.scope.new_name(new)))
+    value = a.scope.emit(Rename(tuple(pairs)), x, span=a.span, name=a.hint)
+    for (_, actual), new in zip(pairs, after):
+        a.scope.learn(new, value.type.size(actual))
+    return value
+
+
+def _split(a: Args) -> Bound:
+    x = a.tensor("x")
+    before, after = a.dim_names("dims")
+    if len(before) != 1 or len(after) < 2:
+        raise fail("E0209", "`split` makes several dims of one: `split(x, d -> (h, k))`", a.expr("dims").span)
+    old = a.scope.dim(before[0])
+    sizes = [a.scope.find_dim(n.id) for n in after]
+    known = prod(d.size for d in sizes if d)
+    open_names = [n for n, d in zip(after, sizes) if d is None]
+    whole = x.type.size(old.name) if x.type.has(old.name) else old.size
+    if len(open_names) > 1:
+        help = f"declare them: `dim {open_names[0].id} = …`"
+        raise fail("E0209", f"the sizes of {listed(n.id for n in open_names)} are not known", open_names[0].span, help=help)
+    if open_names:
+        if whole % known:
+            message = f"`{old.name}` of size {whole} does not divide by {known}"
+            raise fail("E0206", message, a.expr("dims").span)
+        a.scope.learn(open_names[0], whole // known)
+    into = a.scope.dim_list(after)
+    return a.scope.emit(Split(old.name, into), x, span=a.span, name=a.hint)
+
+
+def _merge(a: Args) -> Bound:
+    x = a.tensor("x")
+    before, after = a.dim_names("dims")
+    if len(before) < 2 or len(after) != 1:
+        raise fail("E0209", "`merge` makes one dim of several: `merge(x, (h, k) -> d)`", a.expr("dims").span)
+    dims = a.scope.dim_list(before)
+    into = a.scope.new_name(after[0])
+    value = a.scope.emit(Merge(tuple(d.name for d in dims), into), x, span=a.span, name=a.hint)
+    a.scope.learn(after[0], value.type.size(into))
+    return value
+
+
+def _slice(a: Args) -> Bound:
+    x = a.tensor("x")
+    dim, _, new = a.one_dim("dim", x)
+    start, stop = a.range("range")
+    into = a.scope.new_name(new) if new else dim
+    value = a.scope.emit(Slice(dim, start, stop, into), x, span=a.span, name=a.hint)
+    if new:
+        a.scope.learn(new, stop - start)
+    return value
+
+
+def _pad(a: Args) -> Bound:
+    x = a.tensor("x")
+    dim, _, new = a.one_dim("dim", x)
+    low, high = a.integer("low", 0, 0), a.integer("high", 0, 0)
+    into = a.scope.new_name(new) if new else dim
+    check_dim(x.type.size(dim) + low + high, into, a.span)
+    op = Pad(dim, low, high, a.number("value", 0), into)
+    value = a.scope.emit(op, x, span=a.span, name=a.hint)
+    if new:
+        a.scope.learn(new, value.type.size(into))
+    return value
+
+
+def _concat(a: Args) -> Bound:
+    xs = a.tensors("x")
+    dim, _, new = a.one_dim("over", xs[0])
+    into = a.scope.new_name(new) if new else dim
+    value = a.scope.emit(Concat(dim, into), *xs, span=a.span, name=a.hint)
+    check_dim(value.type.size(into), into, a.span)
+    if new:
+        a.scope.learn(new, value.type.size(into))
+    return value
+
+
+def _window(a: Args) -> Bound:
+    x = a.tensor("x")
+    before, after = a.dim_names("dims")
+    if len(before) != 1 or len(after) != 2:
+        raise fail("E0209", "`window` makes two dims of one: `window(x, y -> (yo, ky))`", a.expr("dims").span)
+    dim = a.scope.dim(before[0])
+    kernel = a.scope.dim(after[1])
+    stride, pad = a.integer("stride", 1, 1), a.integer("pad", 0, 0)
+    if x.type.has(dim.name):
+        a.scope.learn(after[0], max(1, (x.type.size(dim.name) + 2 * pad - kernel.size) // stride + 1))
+    out = a.scope.dim(after[0])
+    op = Window(dim.name, out, kernel, stride, pad, a.number("fill", 0))
+    return a.scope.emit(op, x, span=a.span, name=a.hint)
+
+
+def _take(a: Args) -> Bound:
+    table, index = a.tensor("table"), a.tensor("index")
+    dim, _, new = a.one_dim("over", table)
+    if new:
+        raise fail("E0210", "`take` does not rename", a.expr("over").span)
+    return a.scope.emit(Take(dim), table, index, span=a.span, name=a.hint)
+
+
+def _top_k(a: Args) -> Bound:
+    x = a.tensor("x")
+    dim, written, new = a.one_dim("over", x)
+    target = new or written
+    if a.has("k"):
+        size = a.integer("k", 1, 1)
+        if new:
+            a.scope.learn(new, size)
+    else:
+        size = a.scope.dim(target).size
+    into = Dim(a.scope.new_name(new) if new else dim, size)
+    return Results(a.scope.emit_many(TopK(dim, into), x, span=a.span, name=a.hint))
+
+
+def _along(op: Callable[[str], Cumsum | Flip]) -> Callable[[Args], Bound]:
+    def make(a: Args) -> Bound:
+        x = a.tensor("x")
+        dim, _, new = a.one_dim("over", x)
+        if new:
+            raise fail("E0210", f"`{a.name}` does not rename", a.expr("over").span)
+        return a.scope.emit(op(dim), x, span=a.span, name=a.hint)
+
+    return make
+
+
+# --- tensors out of nothing -------------------------------------------------------------------------------
+
+
+def _iota(a: Args) -> Bound:
+    (dim,) = a.scope.dim_list(a.dim_names("dim")[0][:1])[:1]
+    return a.scope.emit(Iota(dim), span=a.span, name=a.hint)
+
+
+def _filled(value: float) -> Callable[[Args], Bound]:
+    def make(a: Args) -> Bound:
+        dtype = dtype_of(a, "dtype") if a.has("dtype") else a.scope.making.precision.compute
+        number = value if a.name != "full" else a.number("value", 0)
+        number = float(number) if dtype in FLOATS else number
+        return a.scope.emit(Full(number, dtype, a.shape("dims")), span=a.span, name=a.hint)
+
+    return make
+
+
+def _uniform(a: Args) -> Bound:
+    scope = a.scope
+    if scope.making.kind != "model":
+        raise fail("E0302", "random numbers belong into models", a.span)
+    frame = scope.frame
+    operands = [frame.step(), *(loop.index() for loop in frame.loops)]
+    path = f"{scope.path}.{a.hint or 'uniform'}" if scope.path else a.hint or "uniform"
+    op = Random(scope.making.streams.fresh(path), scope.making.precision.master, a.shape("dims"))
+    return scope.emit(op, *operands, span=a.span, name=a.hint)
+
+
+_X = P("x")
+_OVER = P("over", "dims", optional=True)
+
+BUILTINS: dict[str, Builtin] = {
+    **{fn: Builtin((_X,), _map(fn)) for fn in UNARY if fn != "neg"},
+    **{fn: Builtin((_X, P("y")), _map(fn)) for fn in ("pow", "maximum", "minimum")},
+    "where": Builtin((P("test"), P("then"), P("other")), _where),
+    "cast": Builtin((_X, P("dtype", "word")), _cast),
+    "stop_gradient": Builtin((_X,), _stop_gradient),
+    "sum": Builtin((_X, _OVER), _sum),
+    "mean": Builtin((_X, _OVER), _mean),
+    "max": Builtin((_X, P("others", optional=True, many=True), _OVER), _extreme("max")),
+    "min": Builtin((_X, P("others", optional=True, many=True), _OVER), _extreme("min")),
+    "norm": Builtin((_X,), _norm),
+    "rename": Builtin((_X, P("dims", "arrow")), _rename),
+    "split": Builtin((_X, P("dims", "arrow")), _split),
+    "merge": Builtin((_X, P("dims", "arrow")), _merge),
+    "take": Builtin((P("table"), P("index"), P("over", "dims")), _take),
+    "slice": Builtin((_X, P("dim", "arrow"), P("range", "range")), _slice),
+    "pad": Builtin((_X, P("dim", "arrow"), P("low"), P("high"), P("value", optional=True)), _pad),
+    "concat": Builtin((P("x", many=True), P("over", "arrow")), _concat),
+    "window": Builtin(
+        (_X, P("dims", "arrow"), P("stride", optional=True), P("pad", optional=True), P("fill", optional=True)), _window
+    ),
+    "top_k": Builtin((_X, P("over", "arrow"), P("k", optional=True)), _top_k),
+    "cumsum": Builtin((_X, P("over", "dims")), _along(Cumsum)),
+    "flip": Builtin((_X, P("over", "dims")), _along(Flip)),
+    "iota": Builtin((P("dim", "dims"),), _iota),
+    "zeros": Builtin((P("dims", "shape", optional=True, many=True), P("dtype", "word", optional=True)), _filled(0.0)),
+    "ones": Builtin((P("dims", "shape", optional=True, many=True), P("dtype", "word", optional=True)), _filled(1.0)),
+    "full": Builtin(
+        (P("value"), P("dims", "shape", optional=True, many=True), P("dtype", "word", optional=True)), _filled(0.0)
+    ),
+    "uniform": Builtin((P("dims", "shape", optional=True, many=True),), _uniform),
+}
+
+
+def call_builtin(call: ast.Call, scope: Scope, want: Want, hint: str | None) -> Bound:
+    """The value of a call of a built-in."""
+    builtin = BUILTINS[call.function.id]
+    if call.label is not None:
+        message = "a label names the scope that a call opens; built-in functions open none"
+        raise fail("E0302", message, call.label.span)
+    return builtin.make(Args(call, builtin.params, scope, want, hint))

@@ -1,0 +1,193 @@
+"""Calls of functions: arguments are bound to parameters, tensor patterns to dims, the body runs in a scope of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from compiler.evaluate.builtins import BUILTINS, call_builtin
+from compiler.evaluate.expressions import Want, evaluate, tensor
+from compiler.evaluate.modules import suggest_std
+from compiler.evaluate.scope import Scope
+from compiler.evaluate.session import Call, listed
+from compiler.evaluate.values import BROKEN, Bound, Broken, DimList, Entry, Results, Skip, Value, kind_of
+from compiler.graph import Dim
+from dsl import ast
+from dsl.diagnostics import Diagnostic, ParcError, did_you_mean, fail
+from dsl.source import Span
+
+
+def call(expr: ast.Call, scope: Scope, want: Want = None, hint: str | None = None) -> Bound:
+    """The value of a call of a built-in or of the file's (or a used file's) function."""
+    name = expr.function.id
+    entry = scope.module.entries.get(("function", name))
+    if entry is None:
+        if name in BUILTINS:
+            return call_builtin(expr, scope, want, hint)
+        raise _unknown(expr, scope)
+    arguments = bind(expr, entry.item.parameters, f"`{name}`", lambda e: _argument(e, scope))
+    return call_function(expr, entry, arguments, scope)
+
+
+def call_function(expr: ast.Call, entry: Entry, arguments: dict[str, Bound | None], scope: Scope) -> Bound:
+    """Run the function's body; the value that it returns."""
+    from compiler.evaluate.statements import run
+
+    session = scope.session
+    if any(c.entry is entry for c in session.stack):
+        circle = " -> ".join([*(c.entry.name for c in session.stack), entry.name])
+        help = "functions cannot call themselves; `repeat` is the loop of the language"
+        raise fail("E0112", f"recursion: {circle}", expr.span, help=help)
+    session.spend_call(expr.span)
+    label = expr.label.id if expr.label else entry.name
+    inner = Scope(entry.module, scope.making, scope.frame, scope.child_path(label), "function")
+    inner.in_repeat = scope.in_repeat
+    session.stack.append(Call(entry, expr.span))
+    try:
+        _bind_patterns(expr, entry, arguments, inner, scope)
+        before = session.failures
+        result = run(entry.item.body, inner)
+        if session.failures > before:
+            raise Skip
+        if result is None:
+            message = f"`{entry.name}` returns nothing"
+            raise fail("E0307", message, entry.item.name.span, help="end it with `return …`")
+        return result.values[0] if len(result.values) == 1 else result
+    except ParcError as error:
+        session.failed(error)
+        raise Skip from None
+    finally:
+        session.stack.pop()
+
+
+def _argument(expr: ast.Expr, scope: Scope) -> Bound:
+    """An argument's value; after an error, the others are looked at too."""
+    if isinstance(expr, ast.Over):
+        if expr.after:
+            raise fail("E0210", "only built-in functions take `->`", expr.span)
+        dims = scope.dim_list(expr.dims)
+        return dims[0] if len(dims) == 1 else DimList(dims)
+    if isinstance(expr, ast.Arrow | ast.Range):
+        raise fail("E0210", "only built-in functions take this as an argument", expr.span)
+    value = evaluate(expr, scope)
+    if isinstance(value, Results):
+        raise fail("E0216", f"this gives {len(value.values)} results, one is expected", expr.span)
+    return value
+
+
+def bind(
+    expr: ast.Call, parameters: Sequence[ast.Parameter], what: str, value_of: Callable[[ast.Expr], Bound]
+) -> dict[str, Bound | None]:
+    """Arguments by parameter's name; None where the default counts."""
+    names = [p.target.name.id for p in parameters]
+    given: dict[str, Bound | None] = {}
+    position = 0
+    failed: list[ParcError | Skip] = []
+    for argument in expr.arguments:
+        if argument.name is not None:
+            name = argument.name.id
+            if name not in names:
+                help = did_you_mean(name, names) or (f"it takes {listed(names)}" if names else "it takes no arguments")
+                raise fail("E0109", f"{what} has no parameter `{name}`", argument.name.span, help=help)
+        elif position < len(names):
+            name = names[position]
+            position += 1
+        else:
+            help = f"it takes {listed(names)}" if names else "it takes no arguments"
+            raise fail("E0111", f"one argument too many for {what}", argument.span, help=help)
+        if name in given:
+            raise fail("E0111", f"`{name}` is given twice", argument.span)
+        try:
+            given[name] = value_of(argument.value)
+        except (ParcError, Skip) as error:
+            failed.append(error)
+            given[name] = BROKEN
+    if failed:
+        diagnostics: list[Diagnostic] = [d for e in failed if isinstance(e, ParcError) for d in e.diagnostics]
+        if diagnostics:
+            raise ParcError(*diagnostics)
+        raise Skip
+    missing = [p.target.name.id for p in parameters if p.default is None and p.target.name.id not in given]
+    if missing:
+        raise fail("E0110", f"{what} needs {listed(missing)}", expr.span)
+    return {name: given.get(name) for name in names}
+
+
+def bind_defaults(parameters: Sequence[ast.Parameter], arguments: dict[str, Bound | None], inner: Scope) -> None:
+    """Put the arguments into the scope; defaults see the parameters before them."""
+    for parameter in parameters:
+        name = parameter.target.name.id
+        if name in inner.vars:
+            raise fail("E0102", f"there are two parameters `{name}`", parameter.span)
+        value = arguments[name]
+        if value is None:
+            assert parameter.default is not None
+            value = evaluate(parameter.default, inner)
+        inner.vars[name] = value
+
+
+def _bind_patterns(
+    expr: ast.Call, entry: Entry, arguments: dict[str, Bound | None], inner: Scope, outer: Scope
+) -> None:
+    """Bind the tensors, and the local names of their dims."""
+    bind_defaults(entry.item.parameters, arguments, inner)
+    spans = _argument_spans(expr, entry)
+    for parameter in entry.item.parameters:
+        target = parameter.target
+        value = inner.vars[target.name.id]
+        if target.dims is None and not target.rest:
+            continue
+        span = spans.get(target.name.id, expr.span)
+        if isinstance(value, Broken):
+            raise Skip
+        inner.vars[target.name.id] = x = tensor(value, outer, span, f"`{target.name.id}` of `{entry.name}`")
+        match_pattern(target, x, inner, span, entry.name)
+
+
+def match_pattern(target: ast.Target, x: Value, inner: Scope, span: Span, what: str) -> None:
+    """Bind the pattern's local names to the dims of `x`, in order."""
+    names = target.dims or ()
+    dims = x.type.dims
+    if len(names) != len(dims) and not (target.rest and len(names) <= len(dims)):
+        wanted = ", ".join((["..."] if target.rest else []) + [n.id for n in names])
+        message = f"`{target.name.id}` of `{what}` is [{wanted}], the argument has {len(dims)} dims: {x.type}"
+        raise fail("E0213", message, span, notes=[("the pattern is here", target.span)])
+    first = len(dims) - len(names)
+    inner.rest.update(dict.fromkeys(d.name for d in dims[:first]))
+    for name, dim in zip(names, dims[first:]):
+        known = inner.dims.get(name.id)
+        if known is not None and known != dim:
+            message = f"`{name.id}` of `{what}` is {_show(known)} in one argument and {_show(dim)} in `{target.name.id}`"
+            raise fail("E0214", message, span, notes=[("the pattern is here", target.span)])
+        inner.dims[name.id] = dim
+
+
+def _show(dim: Dim) -> str:
+    return f"`{dim.name}` of size {dim.size}"
+
+
+def _argument_spans(expr: ast.Call, entry: Entry) -> dict[str, Span]:
+    names = iter(p.target.name.id for p in entry.item.parameters)
+    spans = {}
+    for argument in expr.arguments:
+        name = argument.name.id if argument.name else next(names, "")
+        spans[name] = argument.value.span
+    return spans
+
+
+def _unknown(expr: ast.Call, scope: Scope) -> ParcError:
+    name = expr.function.id
+    if name in ("normal", "constant"):
+        help = "initialisers stand after `~` of a weight"
+        return fail("E0103", f"`{name}` is no function", expr.function.span, help=help)
+    kinds = scope.module.kinds(name)
+    if kinds:
+        return fail("E0114", f"`{name}` is a {kinds[0]}, not a function", expr.function.span)
+    if name in scope.vars:
+        message = f"`{name}` is {kind_of(scope.vars[name])}, not a function"
+        return fail("E0114", message, expr.function.span)
+    known = [*BUILTINS, *(n for k, n in scope.module.entries if k == "function")]
+    found = suggest_std("function", name)
+    help = f"`use {found[0]} ({name})`" if found and found[1] == name else did_you_mean(name, known)
+    if help is None and found:
+        help = f"did you mean `{found[1]}` of `{found[0]}`?"
+    return fail("E0103", f"there is no function `{name}`", expr.function.span, help=help)

@@ -1,0 +1,148 @@
+"""Evaluation of a file: everything that it says about one job, or all errors in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from compiler.evaluate.checks import Check, check_statics
+from compiler.evaluate.index import index_model
+from compiler.evaluate.job import build_job, job_names
+from compiler.evaluate.modules import Loader, Module, apply_overrides
+from compiler.evaluate.session import Session, listed
+from compiler.evaluate.strategy import build_strategy
+from compiler.evaluate.values import Entry, Skip, Static
+from compiler.model import Job
+from dsl import ast
+from dsl.diagnostics import Diagnostic, ParcError, did_you_mean, fail
+from dsl.files import load, project_root
+from dsl.source import Source
+
+Path = str | os.PathLike[str]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A job and what stands beside it in its file.
+
+    jobs: names of all jobs of the file. checks: those that need the job's costs. params: values, overrides included.
+    sources: the texts that spans point into, by name.
+    """
+
+    job: Job
+    jobs: tuple[str, ...]
+    checks: tuple[Check, ...]
+    params: dict[str, Static]
+    sources: dict[str, Source]
+
+
+def evaluate(
+    path: Path | Source,
+    overrides: Mapping[str, str] | None = None,
+    job: str | None = None,
+    strategy: str | None = None,
+    root: Path | None = None,
+) -> Job:
+    """The job of a `.par` file. `job` chooses one, `strategy` replaces its strategy, `root` bounds what `use` reads.
+
+    Raises `ParcError` with all errors found.
+    """
+    return evaluate_file(path, overrides, job, strategy, root).job
+
+
+def evaluate_file(
+    path: Path | Source,
+    overrides: Mapping[str, str] | None = None,
+    job: str | None = None,
+    strategy: str | None = None,
+    root: Path | None = None,
+) -> Evaluation:
+    """As `evaluate`, with the file's checks and parameters."""
+    session = Session()
+
+    def run() -> Evaluation:
+        module = _load(session, path, overrides or {}, root)
+        entry = _choose(module, job)
+        override = ast.Name(strategy, span=entry.item.name.span) if strategy else None
+        made = build_job(session, module, entry, override)
+        checks = check_statics(session, module)
+        params = {n: v for n in module.param_names() if (v := module.param(n)) is not None}
+        return Evaluation(made, tuple(job_names(module)), checks, params, session.sources)
+
+    result = _collect(session, run)
+    session.diagnostics.raise_if_any()
+    assert result is not None, "no result and no error"
+    return result
+
+
+def check_file(
+    path: Path | Source, overrides: Mapping[str, str] | None = None, root: Path | None = None
+) -> tuple[Diagnostic, ...]:
+    """All findings in a file: every job is evaluated, with each of its model's strategies, and every check."""
+    session = Session()
+
+    def run() -> None:
+        module = _load(session, path, overrides or {}, root)
+        used: set[str] = set()
+        for entry in list(module.of_kind("job")):
+            _collect(session, lambda entry=entry: _check_job(session, module, entry, used))  # type: ignore[misc]
+        for entry in list(module.of_kind("strategy")):
+            if entry.name not in used:
+                _collect(session, lambda entry=entry: build_strategy(session, module, entry.item.name, None, None))  # type: ignore[misc]
+        _collect(session, lambda: check_statics(session, module))
+
+    _collect(session, run)
+    return tuple(session.diagnostics)
+
+
+def _check_job(session: Session, module: Module, entry: Entry, used: set[str]) -> None:
+    """The job as written, then the other strategies that are declared for its model."""
+    tasks = [s for s in entry.item.body if isinstance(s, ast.Task)]
+    if tasks and tasks[0].strategy:
+        used.add(tasks[0].strategy.id)
+    job = build_job(session, module, entry)
+    index = index_model(job.model)
+    for other in module.of_kind("strategy"):
+        item = other.item
+        assert isinstance(item, ast.Strategy)
+        if item.model and item.model.id == job.model.name and other.name != job.strategy.name:
+            used.add(other.name)
+            _collect(session, lambda item=item: build_strategy(session, module, item.name, index, None))  # type: ignore[misc]
+
+
+def _collect(session: Session, run: Callable[[], _T]) -> _T | None:
+    try:
+        return run()
+    except ParcError as error:
+        session.report(error)
+    except Skip:
+        pass
+    return None
+
+
+def _load(session: Session, path: Path | Source, overrides: Mapping[str, str], root: Path | None) -> Module:
+    source = path if isinstance(path, Source) else load(path)
+    if root is None:
+        root = project_root(source.path) if source.path else "."
+    module = Loader(session, os.fspath(root)).load(source)
+    apply_overrides(module, overrides)
+    return module
+
+
+def _choose(module: Module, job: str | None) -> Entry:
+    names = job_names(module)
+    start = module.source.span(0, 0)
+    if job is not None:
+        entry = module.entries.get(("job", job))
+        if entry is None:
+            help = did_you_mean(job, names) or (f"there are {listed(names)}" if names else None)
+            raise fail("E0113", f"there is no job `{job}`", start, help=help)
+        return entry
+    if not names:
+        raise fail("E0113", "the file has no job", start, help="`job pretrain { train … }`")
+    if len(names) > 1:
+        raise fail("E0113", "the file has several jobs: choose one", start, help=f"there are {listed(names)}")
+    return module.entries["job", names[0]]

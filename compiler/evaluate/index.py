@@ -1,0 +1,63 @@
+"""What a model's names are: the vocabulary that strategies may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from compiler.graph import Graph, Value
+from compiler.model import Model
+from compiler.ops.repeat import Repeat
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIndex:
+    """`scopes`: all prefixes of paths; `tensors`: path -> names of dims (without loop dims of weights)."""
+
+    model: Model
+    dims: frozenset[str]
+    loops: dict[str, int]
+    scopes: frozenset[str]
+    tensors: dict[str, tuple[str, ...]]
+
+    def has(self, path: str) -> bool:
+        """Whether a scope or a tensor has this path."""
+        return path in self.tensors or path in self.scopes
+
+    @property
+    def paths(self) -> list[str]:
+        return [*sorted(self.scopes), *self.tensors]
+
+
+def index_model(model: Model) -> ModelIndex:
+    """Looks at every value once, rolled loops included."""
+    dims: set[str] = set()
+    loops: dict[str, int] = {}
+    scopes: set[str] = set()
+    tensors: dict[str, tuple[str, ...]] = {}
+    for graph in _graphs(model.graph):
+        loops |= {n.op.label: n.op.count for n in graph.nodes if isinstance(n.op, Repeat)}
+        for value in _values(graph):
+            dims.update(value.type.names)
+            tensors[value.name] = value.type.names
+            scope = value.name.rpartition(".")[0]
+            while scope and scope not in scopes:
+                scopes.add(scope)
+                scope = scope.rpartition(".")[0]
+    for weight in model.weights:
+        tensors[weight.name] = weight.value.type.names[len(weight.loops) :]
+    return ModelIndex(model, frozenset(dims), loops, frozenset(scopes), tensors)
+
+
+def _graphs(graph: Graph) -> Iterator[Graph]:
+    work = [graph]
+    while work:
+        found = work.pop()
+        yield found
+        work += [n.op.body for n in found.nodes if isinstance(n.op, Repeat)]
+
+
+def _values(graph: Graph) -> Iterator[Value]:
+    yield from graph.inputs
+    for node in graph.nodes:
+        yield from node.outputs

@@ -1,0 +1,201 @@
+"""`job`: ties a model to a cluster, a strategy, an optimizer, a precision and data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from compiler.evaluate import static
+from compiler.evaluate.calls import bind
+from compiler.evaluate.cluster import build_cluster
+from compiler.evaluate.expressions import evaluate, static_of
+from compiler.evaluate.index import ModelIndex, index_model
+from compiler.evaluate.model import build_model
+from compiler.evaluate.modules import Module
+from compiler.evaluate.optimizer import build_updates
+from compiler.evaluate.session import Session, listed
+from compiler.evaluate.statics import static_scope
+from compiler.evaluate.strategy import build_strategy
+from compiler.evaluate.values import Entry, Skip
+from compiler.graph import FLOATS, Names
+from compiler.model import SERIAL, Cluster, DataSpec, Job, Model, Precision, Strategy, WeightUpdate
+from dsl import ast
+from dsl.diagnostics import ParcError, did_you_mean, fail
+
+_MAX_SEED = 2**63
+
+
+@dataclass
+class _Tasks:
+    """A job's statements, each kind at most once."""
+
+    task: ast.Task | None = None
+    optimizer: ast.OptimizerUse | None = None
+    precision: ast.Precision | None = None
+    data: ast.Data | None = None
+    seed: ast.Seed | None = None
+    seen: dict[str, ast.Statement] = field(default_factory=dict)
+
+
+def build_job(session: Session, module: Module, entry: Entry, strategy: ast.Name | None = None) -> Job:
+    """The job; `strategy` replaces the one that it names (`serial`: none). Raises Skip after reported errors."""
+    item = entry.item
+    assert isinstance(item, ast.Job)
+    tasks = _sort(session, item)
+    task = tasks.task
+    if task is None:
+        help = "`train MODEL(…) on CLUSTER using STRATEGY`"
+        raise fail("E0314", f"the job `{entry.name}` trains nothing", item.name.span, help=help)
+    before = session.failures
+    names = Names()
+    precision = _try(session, lambda: _precision(tasks.precision, module)) or Precision()
+    model = _try(session, lambda: _model(session, module, task, names, precision))
+    cluster = _try(session, lambda: build_cluster(session, module, task.cluster) if task.cluster else None)
+    plan = _try(session, lambda: _strategy(session, module, task, strategy, model, cluster))
+    updates = _try(session, lambda: _updates(session, module, entry, tasks, model, names, precision))
+    data = _try(session, lambda: _data(tasks.data, module))
+    seed = _try(session, lambda: _seed(tasks.seed, module))
+    if session.failures > before or model is None or plan is None or updates is None or seed is None:
+        raise Skip
+    return Job(
+        entry.name,
+        model,
+        plan,
+        precision,
+        updates[0],
+        updates[1],
+        cluster,
+        data,
+        seed,
+        task.kind.id,
+        item.name.span,
+    )
+
+
+def _try(session: Session, make: Any) -> Any:
+    """What `make` gives, or None after an error, which is reported."""
+    try:
+        return make()
+    except (ParcError, Skip) as error:
+        session.failed(error)
+        return None
+
+
+def _sort(session: Session, item: ast.Job) -> _Tasks:
+    tasks = _Tasks()
+    kinds: dict[type[ast.Statement], str] = {
+        ast.Task: "task",
+        ast.OptimizerUse: "optimizer",
+        ast.Precision: "precision",
+        ast.Data: "data",
+        ast.Seed: "seed",
+    }
+    for statement in item.body:
+        kind = kinds[type(statement)]
+        if kind in tasks.seen:
+            notes = [("the first is here", tasks.seen[kind].span)]
+            session.failed(fail("E0314", f"a job has one {kind}", statement.span, notes=notes))
+            continue
+        tasks.seen[kind] = statement
+        setattr(tasks, kind, statement)
+    return tasks
+
+
+def _precision(use: ast.Precision | None, module: Module) -> Precision:
+    if use is None:
+        return Precision()
+    for name in (use.compute, use.master):
+        if name is not None and name.id not in FLOATS:
+            help = did_you_mean(name.id, FLOATS) or f"there are {listed(FLOATS)}"
+            raise fail("E0207", f"there is no float dtype `{name.id}`", name.span, help=help)
+    compute = use.compute.id
+    master = use.master.id if use.master else "f32" if compute in ("bf16", "f16") else compute
+    scale: float | str | None = None
+    if isinstance(use.loss_scale, ast.Name) and use.loss_scale.id == "dynamic":
+        scale = "dynamic"
+    elif use.loss_scale is not None:
+        value = evaluate(use.loss_scale, static_scope(module))
+        scale = float(static.number(value, "`loss_scale`", use.loss_scale.span))
+        if scale <= 0:
+            raise fail("E0206", f"`loss_scale` must be above 0, got {scale}", use.loss_scale.span)
+    return Precision(compute, master, scale)
+
+
+def _model(session: Session, module: Module, task: ast.Task, names: Names, precision: Precision) -> Model:
+    entry = module.find("model", task.model.function)
+    scope = static_scope(module)
+    arguments = bind(task.model, entry.item.parameters, f"the model `{entry.name}`", lambda e: _static(e, scope))
+    return build_model(session, entry, arguments, names, precision)
+
+
+def _static(expr: ast.Expr, scope: Any) -> Any:
+    return static_of(evaluate(expr, scope), expr.span)
+
+
+def _strategy(
+    session: Session,
+    module: Module,
+    task: ast.Task,
+    override: ast.Name | None,
+    model: Model | None,
+    cluster: Cluster | None,
+) -> Strategy:
+    name = override or task.strategy
+    if name is None:
+        return SERIAL
+    if name.id == "serial" and ("strategy", "serial") not in module.entries:
+        return SERIAL
+    index: ModelIndex | None = index_model(model) if model else None
+    return build_strategy(session, module, name, index, cluster)
+
+
+def _updates(
+    session: Session,
+    module: Module,
+    entry: Entry,
+    tasks: _Tasks,
+    model: Model | None,
+    names: Names,
+    precision: Precision,
+) -> tuple[tuple[WeightUpdate, ...], float | None]:
+    assert tasks.task is not None
+    if tasks.task.kind.id != "train":
+        if tasks.optimizer is not None:
+            raise fail("E0314", "only training has an optimizer", tasks.optimizer.span)
+        return (), None
+    if tasks.optimizer is None:
+        help = "`optimizer sgd(lr = 0.1)`, after `use std.optimizers (sgd)`"
+        raise fail("E0314", f"the job `{entry.name}` has no optimizer", entry.item.name.span, help=help)
+    weights = model.weights if model else ()
+    return build_updates(session, module, tasks.optimizer.call, weights, names, precision)
+
+
+def _data(use: ast.Data | None, module: Module) -> DataSpec | None:
+    if use is None:
+        return None
+    scope = static_scope(module)
+    args: list[Any] = []
+    options: dict[str, Any] = {}
+    for argument in use.call.arguments:
+        value = _static(argument.value, scope)
+        if argument.name is None:
+            args.append(value)
+        elif argument.name.id in options:
+            raise fail("E0111", f"`{argument.name.id}` is given twice", argument.span)
+        else:
+            options[argument.name.id] = value
+    folder = os.path.dirname(module.source.path) if module.source.path else "."
+    return DataSpec(use.call.function.id, tuple(args), tuple(options.items()), folder, use.span)
+
+
+def _seed(use: ast.Seed | None, module: Module) -> int:
+    if use is None:
+        return 0
+    return static.integer(evaluate(use.value, static_scope(module)), "the seed", use.value.span, 0, _MAX_SEED)
+
+
+def job_names(module: Module) -> Sequence[str]:
+    """The file's own jobs, in order."""
+    return [e.name for e in module.of_kind("job")]

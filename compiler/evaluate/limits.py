@@ -1,0 +1,27 @@
+"""How much evaluation takes before it refuses politely (codes E0906 to E0909)."""
+
+from __future__ import annotations
+
+MAX_NODES = 50_000
+"""Nodes of all graphs of one evaluation; a rolled loop's body counts once."""
+
+MAX_CALLS = 20_000
+"""Calls of functions and tactics."""
+
+MAX_NESTING = 120
+"""Expressions, statements and calls that are open at one moment."""
+
+MAX_DIM = 2**40
+"""Size of a dim."""
+
+MAX_ELEMENTS = 2**56
+"""Elements of a tensor."""
+
+MAX_COUNT = 10**9
+"""Iterations of a rolled loop."""
+
+MAX_INTEGER_BITS = 256
+"""Size of a static integer."""
+
+MAX_FILES = 100
+"""Files that one file uses, directly or through others."""

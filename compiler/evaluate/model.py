@@ -1,0 +1,65 @@
+"""`model`: the serial forward program as a graph."""
+
+from __future__ import annotations
+
+from compiler.evaluate.calls import bind_defaults
+from compiler.evaluate.frame import Frame
+from compiler.evaluate.scope import Making, Scope
+from compiler.evaluate.session import Session
+from compiler.evaluate.statements import run
+from compiler.evaluate.values import Bound, Entry, Skip
+from compiler.graph import Graph, Names
+from compiler.model import Model, Precision
+from dsl import ast
+from dsl.diagnostics import fail
+
+
+def build_model(
+    session: Session, entry: Entry, arguments: dict[str, Bound | None], names: Names, precision: Precision
+) -> Model:
+    """The model with these arguments. Raises ParcError or Skip (already reported)."""
+    item = entry.item
+    assert isinstance(item, ast.Model)
+    making = Making(session, names, precision, "model")
+    frame = Frame(names, "")
+    scope = Scope(entry.module, making, frame, "", "model")
+    for parameter in item.parameters:
+        if parameter.target.dims is not None or parameter.target.rest:
+            raise fail("E0302", "a model's parameters are numbers; tensors are `input`s", parameter.span)
+    bind_defaults(item.parameters, arguments, scope)
+    before = session.failures
+    run(item.body, scope)
+    if session.failures > before:
+        raise Skip
+    _check(making, entry)
+    assert making.loss is not None
+    step = (frame.used_step,) if frame.used_step else ()
+    inputs = (*(i.value for i in making.inputs), *(w.value for _, w in making.weights), *step)
+    graph = Graph(
+        entry.name, inputs, tuple(frame.builder.nodes), (making.loss[0], *(value for _, value in making.metrics))
+    )
+    _check_labels(making)
+    weights = tuple(w for _, w in making.weights)
+    return Model(entry.name, tuple(making.inputs), weights, graph, tuple(n for n, _ in making.metrics))
+
+
+def _check(making: Making, entry: Entry) -> None:
+    session = making.session
+    before = session.failures
+    for variable, weight in making.weights:
+        if not variable.read:
+            help = "use it, or declare it only where it is used (`if`)"
+            session.failed(fail("E0308", f"the weight `{weight.name}` is never used", weight.value.span, help=help))
+    if making.loss is None:
+        help = "end it with `loss …`, a scalar"
+        session.failed(fail("E0303", f"the model `{entry.name}` has no loss", entry.item.name.span, help=help))
+    if session.failures > before:
+        raise Skip
+
+
+def _check_labels(making: Making) -> None:
+    """The label of a loop names the leading dim of what is stacked over it: no other dim may be called so."""
+    for label, span in making.loop_labels.items():
+        if label in making.dim_names:
+            message = f"`{label}` is the label of a `repeat` and also the name of a dim"
+            raise fail("E0306", message, span, help="rename one of them")

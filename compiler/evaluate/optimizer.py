@@ -1,0 +1,116 @@
+"""`optimizer`: one small graph per weight, in master precision."""
+
+from __future__ import annotations
+
+from compiler.evaluate import static
+from compiler.evaluate.calls import bind, bind_defaults
+from compiler.evaluate.expressions import evaluate, tensor
+from compiler.evaluate.frame import Frame
+from compiler.evaluate.modules import Module
+from compiler.evaluate.scope import Making, Scope
+from compiler.evaluate.session import Call, Session
+from compiler.evaluate.statements import run
+from compiler.evaluate.values import Entry, Skip, WeightVar, is_static, plain
+from compiler.graph import Graph, Names, Type, Value
+from compiler.model import Precision, State, Weight, WeightUpdate
+from compiler.ops.elementwise import Transpose
+from dsl import ast
+from dsl.diagnostics import ParcError, fail
+
+GIVEN = ("w", "g", "step")
+
+
+def build_updates(
+    session: Session,
+    module: Module,
+    use: ast.Call,
+    weights: tuple[Weight, ...],
+    names: Names,
+    precision: Precision,
+) -> tuple[tuple[WeightUpdate, ...], float | None]:
+    """The updates of all weights, and the norm to which gradients are clipped (None: they are not)."""
+    entry = module.find("optimizer", use.function)
+    clip = _clip(module, use)
+    rest = tuple(a for a in use.arguments if not (a.name and a.name.id == "clip"))
+    call = ast.Call(use.function, rest, use.label, span=use.span)
+    for parameter in entry.item.parameters:
+        if parameter.target.name.id in (*GIVEN, "clip"):
+            message = f"`{parameter.target.name.id}` is given to every optimizer"
+            raise fail("E0102", message, parameter.span, help="choose another name")
+    updates = []
+    precision = Precision(precision.master, precision.master)
+    for weight in weights:
+        before = session.failures
+        updates.append(_update(session, module, entry, call, weight, names, precision))
+        if session.failures > before:  # the next weight would fail likewise
+            raise Skip
+    return tuple(updates), clip
+
+
+def _clip(module: Module, use: ast.Call) -> float | None:
+    from compiler.evaluate.statics import static_scope
+
+    for argument in use.arguments:
+        if argument.name and argument.name.id == "clip":
+            value = evaluate(argument.value, static_scope(module))
+            clip = float(static.number(value, "`clip`", argument.value.span))
+            if clip <= 0:
+                raise fail("E0206", f"`clip` must be above 0, got {clip}", argument.value.span)
+            return clip
+    return None
+
+
+def _update(
+    session: Session, module: Module, entry: Entry, call: ast.Call, weight: Weight, names: Names, precision: Precision
+) -> WeightUpdate:
+    making = Making(session, names, precision, "optimizer")
+    making.loop_labels = dict.fromkeys(weight.loops, weight.value.span)
+    path = f"{weight.name}.update"
+    frame = Frame(names, path)
+    step = frame.param("step", Type(precision.master))
+    w = frame.param("w", weight.value.type, weight.value.span)
+    g = frame.param("g", weight.value.type, weight.value.span)
+
+    outside = Scope(module, making, frame, path, "optimizer")
+    outside.vars["step"] = step
+    arguments = bind(call, entry.item.parameters, f"the optimizer `{entry.name}`", lambda e: evaluate(e, outside))
+    inner = Scope(entry.module, making, frame, path, "optimizer")
+    session.stack.append(Call(entry, call.span))
+    try:
+        bind_defaults(entry.item.parameters, arguments, inner)
+        inner.vars |= {"w": w, "g": g, "step": step}
+        before = session.failures
+        run(entry.item.body, inner)
+        if session.failures > before:
+            raise Skip
+        finals = [_final("w", weight.value.type, inner, entry, w)]
+        finals += [_final(_local_name(s, weight), s.value.type, inner, entry, s.value) for s in making.states]
+    except ParcError as error:
+        session.failed(error)
+        raise Skip from None
+    finally:
+        session.stack.pop()
+    states = tuple(making.states)
+    graph = Graph(path, (step, w, g, *(s.value for s in states)), tuple(frame.builder.nodes), tuple(finals))
+    return WeightUpdate(weight.name, states, graph)
+
+
+def _local_name(state: State, weight: Weight) -> str:
+    return state.name.removeprefix(f"{weight.name}.")
+
+
+def _final(name: str, type: Type, scope: Scope, entry: Entry, before: Value) -> Value:
+    """The new value of the weight or a state, of the same type."""
+    value = plain(scope.vars[name])
+    span = entry.item.name.span
+    if value is before:
+        what = "the weight `w`" if name == "w" else f"the state `{name}`"
+        raise fail("E0312", f"the optimizer `{entry.name}` never changes {what}", span, help=f"`{name} = …`")
+    if is_static(value) or not isinstance(value, Value | WeightVar):
+        raise fail("E0312", f"`{name}` must stay a tensor of the weight's shape", span)
+    x = tensor(value, scope, span)
+    if x.type == type:
+        return x
+    if x.type.dtype == type.dtype and set(x.type.dims) == set(type.dims):
+        return scope.emit(Transpose(type.names), x, span=span, name=name)
+    raise fail("E0312", f"`{name}` is {type} before the update and {x.type} after it", span)

@@ -1,0 +1,121 @@
+"""`pipeline`: the loop that is cut, the schedule, the cuts."""
+
+from __future__ import annotations
+
+from compiler.evaluate import static
+from compiler.evaluate.expressions import evaluate
+from compiler.evaluate.index import ModelIndex
+from compiler.evaluate.scope import Scope
+from compiler.evaluate.session import listed
+from compiler.evaluate.values import AxisRef
+from compiler.model import PipelineRule
+from dsl import ast
+from dsl.diagnostics import did_you_mean, fail
+from dsl.source import Span
+
+SCHEDULES: dict[str, tuple[str, ...]] = {
+    "gpipe": ("microbatches", "over"),
+    "one_f_one_b": ("microbatches", "over"),
+    "interleaved": ("microbatches", "chunks", "over"),
+    "zero_bubble": ("microbatches", "over"),
+}
+"""Schedules and their parameters."""
+
+
+def pipeline_rule(
+    statement: ast.Pipeline, label: str, axis: AxisRef, scope: Scope, index: ModelIndex | None, span: Span
+) -> PipelineRule:
+    """The rule, its numbers checked against the loop's count."""
+    schedule, chunks = "gpipe", 1
+    if statement.schedule is not None:
+        schedule = _schedule(statement.schedule)
+        chunks = _chunks(statement.schedule, schedule, scope)
+    stages = axis.size * chunks
+    cuts = _cuts(statement.cuts, scope) if statement.cuts is not None else None
+    if index is not None:
+        if label not in index.loops:
+            help = did_you_mean(label, index.loops) or (
+                f"there is {listed(index.loops)}" if index.loops else "a pipeline cuts a `repeat … as name`"
+            )
+            raise fail("E0408", f"`{index.model.name}` has no `repeat` called `{label}`", statement.label.span, help=help)
+        count = index.loops[label]
+        if stages > count:
+            parts = f"{axis.size} stages" + (f" of {chunks} chunks" if chunks > 1 else "")
+            message = f"`{label}` has {count} iterations, too few for {parts}"
+            raise fail("E0408", message, span, help=f"axis `{axis.name}` can have at most {count // chunks} devices")
+        _check_cuts(cuts, statement, stages, count)
+    return PipelineRule(label, axis.name, schedule, chunks, cuts, span)
+
+
+def _schedule(call: ast.Call) -> str:
+    name = call.function.id
+    if name not in SCHEDULES:
+        help = did_you_mean(name, SCHEDULES) or f"there are {listed(SCHEDULES)}"
+        raise fail("E0412", f"there is no schedule `{name}`", call.function.span, help=help)
+    return name
+
+
+def _given(call: ast.Call) -> dict[str, ast.Expr]:
+    """Arguments by name."""
+    names = SCHEDULES[_schedule(call)]
+    given: dict[str, ast.Expr] = {}
+    positional = iter(n for n in names if n != "over")
+    for argument in call.arguments:
+        value = argument.value
+        name = argument.name.id if argument.name else "over" if isinstance(value, ast.Over) else next(positional, "")
+        if not name:
+            help = f"it takes {listed(names)}"
+            raise fail("E0111", f"one argument too many for `{call.function.id}`", argument.span, help=help)
+        if name not in names:
+            help = did_you_mean(name, names) or f"it takes {listed(names)}"
+            raise fail("E0109", f"`{call.function.id}` has no parameter `{name}`", argument.span, help=help)
+        if name in given:
+            raise fail("E0111", f"`{name}` is given twice", argument.span)
+        given[name] = value
+    return given
+
+
+def _chunks(call: ast.Call, schedule: str, scope: Scope) -> int:
+    if schedule != "interleaved":
+        return 1
+    expr = _given(call).get("chunks")
+    return 2 if expr is None else static.integer(evaluate(expr, scope), "`chunks`", expr.span, 1, 1000)
+
+
+def schedule_microbatches(call: ast.Call, scope: Scope) -> tuple[int, ast.Name | None] | None:
+    """The count of micro-batches and the dim, if the schedule's arguments give them."""
+    given = _given(call)
+    over = given.get("over")
+    dim: ast.Name | None = None
+    if isinstance(over, ast.Over) and len(over.dims) == 1 and not over.after:
+        dim = over.dims[0]
+    elif isinstance(over, ast.Name):
+        dim = over
+    elif over is not None:
+        raise fail("E0402", "micro-batches are cut along one dim", over.span, help="`over = b`")
+    expr = given.get("microbatches")
+    if expr is None:
+        if dim is not None:
+            raise fail("E0110", f"`{call.function.id}` needs `microbatches` beside `over`", call.span)
+        return None
+    return static.integer(evaluate(expr, scope), "`microbatches`", expr.span, 1), dim
+
+
+def _cuts(expr: ast.Expr, scope: Scope) -> tuple[int, ...]:
+    values = evaluate(expr, scope)
+    if not isinstance(values, tuple):
+        raise fail("E0409", "cuts are a list of numbers", expr.span, help="`cuts [2, 4]`")
+    return tuple(static.integer(v, "a cut", expr.span) for v in values)
+
+
+def _check_cuts(cuts: tuple[int, ...] | None, statement: ast.Pipeline, stages: int, count: int) -> None:
+    if cuts is None or statement.cuts is None:
+        return
+    span = statement.cuts.span
+    if len(cuts) != stages - 1:
+        message = f"{stages} stages have {stages - 1} cuts between them, got {len(cuts)}"
+        raise fail("E0409", message, span, help="a cut is the first iteration of each stage but the first")
+    for low, high in zip((0, *cuts), (*cuts, count)):
+        if low >= high:
+            message = f"the cuts {list(cuts)} leave a stage without iterations (there are {count})"
+            raise fail("E0409", message, span, help=f"they increase and lie in 1 to {count - 1}")

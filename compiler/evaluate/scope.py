@@ -1,0 +1,188 @@
+"""Where names mean something: a module's definitions, and the variables and dims of one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from compiler.evaluate import limits
+from compiler.evaluate.frame import Frame
+from compiler.evaluate.modules import Module
+from compiler.evaluate.session import Session, listed
+from compiler.evaluate.values import BROKEN, Bound, Broken, DimList, Skip, WeightVar, kind_of
+from compiler.graph import Dim, Names, Value
+from compiler.model import Input, Precision, State, Weight
+from compiler.ops.base import Op, OpError
+from compiler.ops.elementwise import Cast
+from dsl import ast
+from dsl.diagnostics import ParcError, did_you_mean, fail
+from dsl.source import Span
+
+
+class Making:
+    """What is being made: a model's (or an optimizer's) graph, its interface, and the names that are taken."""
+
+    def __init__(self, session: Session, names: Names, precision: Precision, kind: str) -> None:
+        self.session = session
+        self.names = names
+        self.scopes = Names()
+        self.streams = Names()
+        self.labels = Names()
+        self.precision = precision
+        self.kind = kind  # "model" | "optimizer" | "static"
+        self.inputs: list[Input] = []
+        self.weights: list[tuple[WeightVar, Weight]] = []
+        self.states: list[State] = []
+        self.loss: tuple[Value, Span] | None = None
+        self.metrics: list[tuple[str, Value]] = []
+        self.loop_labels: dict[str, Span] = {}
+        self.dim_names: set[str] = set()
+
+
+class Scope:
+    """The variables and dims of one call (or of a repeat's body in it). Values and dims have names of their own."""
+
+    def __init__(self, module: Module, making: Making, frame: Frame, path: str, what: str) -> None:
+        self.module = module
+        self.making = making
+        self.session = making.session
+        self.frame = frame
+        self.path = path
+        self.what = what  # "function" | "model" | "optimizer"
+        self.vars: dict[str, Bound] = {}
+        self.dims: dict[str, Dim] = {}
+        self.rest: dict[str, None] = {}  # actual names of the dims that `...` in patterns stands for
+        self.in_repeat = False  # at any depth, callers included
+        self.in_loop = False  # directly, in this function
+
+    # --- names ----------------------------------------------------------------------------------------
+
+    def lookup(self, name: ast.Name) -> Bound:
+        """What the name stands for in an expression."""
+        id = name.id
+        if id in self.vars:
+            value = self.vars[id]
+        elif id in self.dims:
+            value = self.dims[id]
+        elif (param := self.module.param(id)) is not None:
+            value = param
+        else:
+            raise self._unknown(name)
+        if isinstance(value, Broken):
+            raise Skip
+        return value
+
+    def _unknown(self, name: ast.Name) -> ParcError:
+        kinds = self.module.kinds(name.id)
+        if kinds:
+            return fail("E0114", f"`{name.id}` is a {kinds[0]}, not a value", name.span)
+        known = [*self.vars, *self.dims, *self.module.param_names()]
+        help = did_you_mean(name.id, known)
+        return fail("E0101", f"there is no `{name.id}` here", name.span, help=help)
+
+    def dim(self, name: ast.Name) -> Dim:
+        """The dim that a name stands for where dims are expected."""
+        found = self.find_dim(name.id)
+        if found is not None:
+            return found
+        value = self.vars.get(name.id)
+        if isinstance(value, Broken):
+            raise Skip
+        if value is not None:
+            message = f"`{name.id}` is {kind_of(value)}, not a dim"
+            raise fail("E0209", message, name.span, help=f"declare it: `dim {name.id} = …`")
+        dims = list(self.dims)
+        help = did_you_mean(name.id, dims) or (f"known here: {listed(dims)}" if dims else f"`dim {name.id} = …`")
+        raise fail("E0209", f"there is no dim `{name.id}` here", name.span, help=help)
+
+    def find_dim(self, name: str) -> Dim | None:
+        """As `dim`, or None."""
+        if name in self.dims:
+            return self.dims[name]
+        value = self.vars.get(name)
+        return value if isinstance(value, Dim) else None
+
+    def dim_list(self, names: Iterable[ast.Name]) -> tuple[Dim, ...]:
+        """Dims in a list, such as after `over`; a name may stand for several that were passed together."""
+        found: list[Dim] = []
+        for name in names:
+            value = self.vars.get(name.id)
+            if name.id not in self.dims and isinstance(value, DimList):
+                found.extend(value.dims)
+            else:
+                found.append(self.dim(name))
+        return tuple(found)
+
+    def new_name(self, name: ast.Name) -> str:
+        """The actual name of the dim that something becomes: a known dim's, or this one itself."""
+        known = self.find_dim(name.id)
+        if known is None:
+            self.making.dim_names.add(name.id)
+        return known.name if known else name.id
+
+    def learn(self, name: ast.Name, size: int) -> None:
+        """A dim came into being by its use: from now on it is known here."""
+        if self.find_dim(name.id) is None:
+            self.making.dim_names.add(name.id)
+            self.dims[name.id] = Dim(name.id, size)
+
+    def child_path(self, name: str) -> str:
+        """The path of a new scope in this one."""
+        return self.making.scopes.fresh(f"{self.path}.{name}" if self.path else name)
+
+    def assign(self, name: str, value: Bound) -> None:
+        self.vars[name] = value
+
+    def poison(self, names: Iterable[str]) -> None:
+        """After an error: these names have no value, and using them is no further error."""
+        for name in names:
+            self.vars[name] = BROKEN
+
+    # --- nodes ----------------------------------------------------------------------------------------
+
+    def emit(self, op: Op, *inputs: Value, span: Span, name: str | None = None) -> Value:
+        """Append a node with one result."""
+        (value,) = self.emit_many(op, *inputs, span=span, name=name)
+        return value
+
+    def emit_many(self, op: Op, *inputs: Value, span: Span, name: str | None = None) -> tuple[Value, ...]:
+        """Append a node. Its types are checked and bounded; its operands are imported where they are outer values."""
+        self.session.spend_node(span)
+        frame = self.frame
+        operands = [frame.local(v) for v in inputs]
+        builder = frame.builder
+        builder.scope = self.path
+        try:
+            types = op.infer(*(v.type for v in operands))
+            for t in types:
+                check_size(t.elements, str(t), span)
+            values = builder.add_many(op, *operands, name=name, span=span)
+        except OpError as error:
+            raise fail(error.code, error.message, span, help=error.help) from None
+        frame.own.update(values)
+        return values
+
+    def read(self, weight: WeightVar, span: Span) -> Value:
+        """The weight in the compute dtype."""
+        weight.read = True
+        compute = self.making.precision.compute
+        if weight.raw.type.dtype == compute:
+            return weight.raw
+        frame = self.frame
+        if frame not in weight.casts:
+            stem = weight.declared.name.rpartition(".")[2]
+            weight.casts[frame] = self.emit(Cast(compute), weight.raw, span=span, name=stem)
+        return weight.casts[frame]
+
+
+def check_size(elements: int, what: str, span: Span | None) -> None:
+    """Refuse tensors beyond the bound."""
+    if elements > limits.MAX_ELEMENTS:
+        raise fail("E0908", f"{what} has more than 2^56 elements", span)
+
+
+def check_dim(size: int, name: str, span: Span | None) -> None:
+    """Refuse sizes that no dim can have."""
+    if size < 1:
+        raise fail("E0206", f"dim `{name}` would have size {size}; sizes are at least 1", span)
+    if size > limits.MAX_DIM:
+        raise fail("E0908", f"dim `{name}` would have size {size}, the most is 2^40", span)

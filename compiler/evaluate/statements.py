@@ -1,0 +1,308 @@
+"""Statements of functions, models and optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compiler.evaluate import static
+from compiler.evaluate.expressions import evaluate, static_of, tensor
+from compiler.evaluate.scope import Scope, check_dim, check_size
+from compiler.evaluate.session import listed
+from compiler.evaluate.values import BROKEN, Bound, Number, Results, Skip, WeightVar, is_static, kind_of
+from compiler.graph import DTYPES, FLOATS, Dim, Type, Value
+from compiler.model import Init, Input, State, Weight
+from compiler.ops.elementwise import Cast, Transpose
+from dsl import ast
+from dsl.diagnostics import ParcError, did_you_mean, fail
+from dsl.source import Span
+
+_INITS = {"zeros": 0, "ones": 0, "constant": 1, "normal": 1, "uniform": 2}
+
+
+def run(body: Sequence[ast.Statement], scope: Scope) -> Results | None:
+    """Run statements up to a `return`; its values. Errors are reported, and the rest is looked at all the same."""
+    for i, statement in enumerate(body):
+        with scope.session.nested(statement.span):
+            try:
+                result = _run(statement, scope)
+            except (ParcError, Skip) as error:
+                scope.session.failed(error)
+                scope.poison(assigned(statement))
+                continue
+        if result is not None:
+            if i + 1 < len(body):
+                scope.session.failed(fail("E0307", "nothing runs after `return`", body[i + 1].span))
+            return result
+    return None
+
+
+def assigned(statement: ast.Statement) -> list[str]:
+    """The names that a statement would have given values."""
+    match statement:
+        case ast.Assign() | ast.WeightDecl():
+            return [t.name.id for t in statement.targets]
+        case ast.InputDecl() | ast.StateDecl():
+            return [n.id for n in statement.names]
+        case ast.DimDecl():
+            return [n.id for n, _ in statement.dims]
+        case ast.Repeat():
+            return [n for s in statement.body for n in assigned(s)]
+        case ast.If():
+            return [n for s in (*statement.then, *statement.other) for n in assigned(s)]
+    return []
+
+
+def _run(statement: ast.Statement, scope: Scope) -> Results | None:
+    match statement:
+        case ast.Assign():
+            _assign(statement, scope)
+        case ast.DimDecl():
+            for name, size in statement.dims:
+                declare_dim(name, size, scope)
+        case ast.If():
+            test = static.boolean(evaluate(statement.test, scope), "the test of `if`", statement.test.span)
+            return run(statement.then if test else statement.other, scope)
+        case ast.Return():
+            return _return(statement, scope)
+        case ast.Repeat():
+            from compiler.evaluate.repeat import repeat
+
+            if scope.what == "optimizer":
+                raise _misplaced(statement, "`repeat`", scope)
+            repeat(statement, scope)
+        case ast.WeightDecl():
+            if scope.making.kind != "model":
+                raise _misplaced(statement, "a weight", scope)
+            for target in statement.targets:
+                _weight(target, statement, scope)
+        case ast.InputDecl():
+            if scope.what != "model" or scope.in_repeat:
+                raise _misplaced(statement, "an input", scope)
+            _input(statement, scope)
+        case ast.StateDecl():
+            if scope.what != "optimizer":
+                raise _misplaced(statement, "a state", scope)
+            _state(statement, scope)
+        case ast.Loss() | ast.Metric():
+            if scope.what != "model" or scope.in_repeat:
+                raise _misplaced(statement, "a loss or metric", scope)
+            _scalar(statement, scope)
+        case _:
+            raise AssertionError(statement)
+    return None
+
+
+def _misplaced(statement: ast.Statement, what: str, scope: Scope) -> ParcError:
+    where = "a `repeat`" if scope.in_repeat and scope.what == "model" else f"{_article(scope.what)} {scope.what}"
+    return fail("E0302", f"{what} cannot stand in {where}", statement.span)
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+# --- dims and assignments -----------------------------------------------------------------------------------
+
+
+def declare_dim(name: ast.Name, size: ast.Expr, scope: Scope) -> None:
+    """`dim f = width`: the dim is called `f`, here and in strategies."""
+    value = static.integer(evaluate(size, scope), f"the size of dim `{name.id}`", size.span)
+    check_dim(value, name.id, size.span)
+    known = scope.dims.get(name.id)
+    if known is not None and known.size != value:
+        message = f"dim `{name.id}` has size {known.size} already, now {value}"
+        raise fail("E0203", message, name.span, help="dims of one name are of one size; choose another name")
+    scope.making.dim_names.add(name.id)
+    scope.dims[name.id] = Dim(name.id, value)
+    if name.id in scope.vars and scope.vars[name.id] is BROKEN:
+        del scope.vars[name.id]
+
+
+def _want(target: ast.Target, scope: Scope) -> tuple[str, ...] | None:
+    """Actual names of the dims that the target states; with `...` those it stands for come first."""
+    if target.dims is None and not target.rest:
+        return None
+    names = tuple(d.name for d in scope.dim_list(target.dims or ()))
+    if len(set(names)) != len(names):
+        raise fail("E0205", f"`{target.name.id}` would have a dim twice", target.span)
+    return (*(n for n in scope.rest if n not in names), *names) if target.rest else names
+
+
+def _assign(statement: ast.Assign, scope: Scope) -> None:
+    targets = statement.targets
+    single = targets[0] if len(targets) == 1 else None
+    want = _want(single, scope) if single else None
+    value = evaluate(statement.value, scope, want, targets[0].name.id)
+    values: tuple[Bound, ...] = value.values if isinstance(value, Results) else (value,)
+    if len(values) != len(targets):
+        message = f"{len(targets)} names for {len(values)} result{'s' * (len(values) != 1)}"
+        raise fail("E0216", message, statement.span)
+    for target, one in zip(targets, values):
+        scope.assign(target.name.id, _checked(target, one, scope, statement.value.span))
+
+
+def _checked(target: ast.Target, value: Bound, scope: Scope, span: Span) -> Bound:
+    """The value with its dims in the stated order; an error if they are others."""
+    if target.dims is None and not target.rest:
+        return value
+    if is_static(value):
+        shown = ", ".join(n.id for n in target.dims or ())
+        help = f"`full(value, {shown})` is a tensor of a number" if shown else None
+        raise fail("E0208", f"`{target.name.id}` is to be a tensor, got {kind_of(value)}", span, help=help)
+    x = tensor(value, scope, span)
+    want = tuple(d.name for d in scope.dim_list(target.dims or ()))
+    if target.rest:
+        want = (*(n for n in x.type.names if n not in want), *want)
+    extra = [n for n in x.type.names if n not in want]
+    missing = [n for n in want if not x.type.has(n)]
+    if extra or missing:
+        raise _wrong_dims(target, x, extra, missing, span)
+    if x.type.names == want:
+        return x
+    return scope.emit(Transpose(want), x, span=span, name=target.name.id)
+
+
+def _wrong_dims(target: ast.Target, x: Value, extra: list[str], missing: list[str], span: Span) -> ParcError:
+    parts = [f"{listed(extra)} too much"] if extra else []
+    parts += [f"{listed(missing)} missing"] if missing else []
+    help = None
+    if extra and missing and len(extra) == len(missing):
+        help = f"`rename(…, {extra[0]} -> {missing[0]})`, if they are the same positions"
+    elif extra:
+        over = extra[0] if len(extra) == 1 else f"({', '.join(extra)})"
+        help = f"`sum(…, over {over})` sums it; `@` sums a dim that both operands have"
+    elif missing:
+        help = "a dim comes into a tensor by an operand that has it"
+    message = f"`{target.name.id}` should have the dims stated, but the result is {x.type}: {', '.join(parts)}"
+    return fail("E0208", message, target.span, notes=[("this is the result", span)], help=help)
+
+
+def _return(statement: ast.Return, scope: Scope) -> Results:
+    if scope.what != "function" or scope.in_loop:
+        raise fail("E0302", "`return` stands in functions, outside of `repeat`", statement.span)
+    values = []
+    for expr in statement.values:
+        value = evaluate(expr, scope, None, "out")
+        if isinstance(value, Results):
+            if len(statement.values) > 1:
+                raise fail("E0216", f"this gives {len(value.values)} results, one is expected", expr.span)
+            return value
+        values.append(value)
+    return Results(tuple(values))
+
+
+# --- what a model consists of --------------------------------------------------------------------------------
+
+
+def _weight(target: ast.Target, statement: ast.WeightDecl, scope: Scope) -> None:
+    if target.dims is None or target.rest:
+        help = f"`weight {target.name.id}[…]`"
+        raise fail("E0208", f"the weight `{target.name.id}` needs dims", target.span, help=help)
+    making, name = scope.making, target.name.id
+    init = initializer(statement.init, scope)
+    own = scope.dim_list(target.dims)
+    loops = tuple(f.loop for f in scope.frame.loops)
+    type = Type(making.precision.master, (*loops, *own))
+    if len(set(type.names)) != len(type.names):
+        twice = next(n for n in type.names if type.names.count(n) > 1)
+        raise fail("E0205", f"the weight `{name}` would have dim `{twice}` twice", target.span)
+    check_size(type.elements, f"the weight `{name}`", target.span)
+    scope.session.spend_node(target.span)
+    path = f"{scope.path}.{name}" if scope.path else name
+    declared = Value(making.names.fresh(path), type, target.span)
+    top = scope.frame.loops[0].parent if loops else scope.frame
+    assert top is not None
+    top.own.add(declared)
+    part = declared
+    for frame in scope.frame.loops:
+        frame.builder.scope = ""
+        part = frame.slice_of(part, f"{declared.name.removeprefix(frame.path + '.')}.slice")
+    variable = WeightVar(declared, part)
+    making.weights.append((variable, Weight(declared, init, tuple(d.name for d in loops))))
+    scope.assign(name, variable)
+
+
+def initializer(expr: ast.Expr | None, scope: Scope) -> Init:
+    """`normal(0.02)`, `zeros`; the default is `normal(0.02)`."""
+    if expr is None:
+        return Init("normal", (0.02,))
+    name = expr.function if isinstance(expr, ast.Call) else expr
+    if not isinstance(name, ast.Name) or name.id not in _INITS:
+        help = did_you_mean(name.id, _INITS) if isinstance(name, ast.Name) else None
+        raise fail("E0311", "this is no initialiser", expr.span, help=help or f"there are {listed(_INITS)}")
+    arguments = expr.arguments if isinstance(expr, ast.Call) else ()
+    count = _INITS[name.id]
+    if len(arguments) != count or any(a.name for a in arguments):
+        message = f"`{name.id}` takes {count} number{'s' * (count != 1)}, got {len(arguments)} argument{'s' * (len(arguments) != 1)}"
+        raise fail("E0311", message, expr.span)
+    numbers: list[Number] = []
+    for argument in arguments:
+        numbers.append(static.number(evaluate(argument.value, scope), f"an argument of `{name.id}`", argument.span))
+    return Init(name.id, tuple(float(n) for n in numbers))
+
+
+def _input(statement: ast.InputDecl, scope: Scope) -> None:
+    precision = scope.making.precision
+    known = {"compute": precision.compute, "master": precision.master} | {d: d for d in DTYPES}
+    if statement.dtype.id not in known:
+        help = did_you_mean(statement.dtype.id, known) or f"there are {listed(known, 12)}"
+        raise fail("E0207", f"there is no dtype `{statement.dtype.id}`", statement.dtype.span, help=help)
+    type = Type(known[statement.dtype.id], scope.dim_list(statement.dims))
+    if len(set(type.names)) != len(type.names):
+        raise fail("E0205", "a dim twice", statement.span)
+    low = high = None
+    if statement.range is not None:
+        if type.dtype in FLOATS or type.dtype == "bool":
+            raise fail("E0202", f"a range bounds integers, the input is {type.dtype}", statement.range.span)
+        bounds = (statement.range.low, statement.range.high)
+        low, high = (static.integer(evaluate(e, scope), "a bound", e.span) for e in bounds)
+        if low >= high:
+            raise fail("E0206", f"the range {low}..{high} is empty", statement.range.span)
+    for name in statement.names:
+        if name.id in scope.vars and isinstance(scope.vars[name.id], Value):
+            raise fail("E0102", f"there are two inputs `{name.id}`", name.span)
+        check_size(type.elements, f"the input `{name.id}`", name.span)
+        value = scope.frame.param(name.id, type, name.span)
+        scope.making.inputs.append(Input(value, low, high))
+        scope.assign(name.id, value)
+
+
+def _state(statement: ast.StateDecl, scope: Scope) -> None:
+    init = initializer(statement.init, scope) if statement.init else Init("zeros")
+    w = scope.vars["w"]
+    assert isinstance(w, Value)
+    owner = scope.path.removesuffix(".update")
+    for name in statement.names:
+        if name.id in scope.vars:
+            raise fail("E0102", f"there are two `{name.id}`", name.span)
+        value = Value(scope.making.names.fresh(f"{owner}.{name.id}"), w.type, name.span)
+        scope.frame.own.add(value)
+        scope.making.states.append(State(value, init, "optimizer", owner))
+        scope.assign(name.id, value)
+
+
+def _scalar(statement: ast.Loss | ast.Metric, scope: Scope) -> None:
+    making = scope.making
+    loss = isinstance(statement, ast.Loss)
+    name = "loss" if isinstance(statement, ast.Loss) else statement.name.id
+    if loss and making.loss is not None:
+        notes = [("the first is here", making.loss[1])]
+        raise fail("E0304", "a model has one loss", statement.span, notes=notes, help="add the parts: `loss a + b`")
+    if any(n == name for n, _ in making.metrics) or (not loss and name == "loss"):
+        raise fail("E0102", f"there are two metrics `{name}`", statement.span)
+    x = tensor(evaluate(statement.value, scope, (), name), scope, statement.value.span, f"the {name}")
+    if x.type.dims:
+        over = x.type.names[0] if len(x.type.names) == 1 else f"({', '.join(x.type.names)})"
+        help = f"`mean(…, over {over})` makes a scalar of it"
+        raise fail("E0305", f"`{name}` must be a scalar, got {x.type}", statement.value.span, help=help)
+    if not x.type.is_float and loss:
+        raise fail("E0305", f"the loss must be a float, got {x.type}", statement.value.span)
+    if x.type.dtype != making.precision.master:
+        x = scope.emit(Cast(making.precision.master), x, span=statement.span, name=name)
+    if loss:
+        making.loss = (x, statement.span)
+    else:
+        making.metrics.append((name, x))
+
+
+__all__ = ["declare_dim", "initializer", "run", "static_of"]

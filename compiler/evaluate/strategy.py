@@ -1,0 +1,369 @@
+"""`strategy`: tactics are expanded into rules; every name in a rule is checked against the model and the mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from compiler.evaluate import static
+from compiler.evaluate.calls import bind, bind_defaults
+from compiler.evaluate.expressions import evaluate
+from compiler.evaluate.index import ModelIndex
+from compiler.evaluate.modules import Module
+from compiler.evaluate.pipelines import pipeline_rule, schedule_microbatches
+from compiler.evaluate.scope import Scope
+from compiler.evaluate.session import Call, Session, is_std, listed
+from compiler.evaluate.statics import static_scope
+from compiler.evaluate.values import AxisRef, Bound, Entry, Skip, Words, kind_of
+from compiler.model import (
+    CLASSES,
+    Axis,
+    Cluster,
+    LayoutRule,
+    OffloadRule,
+    PipelineRule,
+    PlaceRule,
+    RecomputeRule,
+    ShardRule,
+    SplitRule,
+    Strategy,
+)
+from dsl import ast
+from dsl.diagnostics import ParcError, did_you_mean, fail
+from dsl.source import Span
+
+_SHARDED = ("optimizer", "gradients", "weights")
+_MEMORIES = ("host", "nvme")
+_MAX_AXIS = 10**9
+
+
+@dataclass
+class Rules:
+    """The rules found so far."""
+
+    axes: list[Axis] = field(default_factory=list)
+    mesh: Span | None = None
+    splits: list[SplitRule] = field(default_factory=list)
+    shards: list[ShardRule] = field(default_factory=list)
+    layouts: list[LayoutRule] = field(default_factory=list)
+    pipelines: list[PipelineRule] = field(default_factory=list)
+    places: list[PlaceRule] = field(default_factory=list)
+    recomputes: list[RecomputeRule] = field(default_factory=list)
+    offloads: list[OffloadRule] = field(default_factory=list)
+    microbatches: tuple[int, str | None, Span] | None = None
+
+
+class Expander:
+    """Expands one strategy for one model (None: names of the model are not checked)."""
+
+    def __init__(self, session: Session, entry: Entry, index: ModelIndex | None) -> None:
+        self.session = session
+        self.entry = entry
+        self.index = index
+        self.rules = Rules()
+        self.within: str | None = None  # scope that the applied tactics are narrowed to
+        self.applied: list[ast.Apply] = []
+
+    def run(self, body: Sequence[ast.Statement], scope: Scope) -> None:
+        """Every rule, in order; errors are reported, the others are looked at all the same."""
+        for statement in body:
+            try:
+                self._rule(statement, scope)
+            except (ParcError, Skip) as error:
+                self.session.failed(error)
+
+    def _rule(self, statement: ast.Statement, scope: Scope) -> None:
+        rules = self.rules
+        match statement:
+            case ast.Mesh():
+                self._mesh(statement, scope)
+            case ast.Split():
+                dims = self.dims(statement.dims, scope)
+                classes = self._classes(statement.classes, CLASSES) or CLASSES
+                where = self._scope(statement.scope)
+                axis, span = self.axis(statement.axis, scope), self.span(statement)
+                rules.splits.append(SplitRule(dims, axis.name, classes, where, statement.pad, span))
+            case ast.Shard():
+                classes = self._classes(statement.classes, _SHARDED)
+                axis = self.axis(statement.axis, scope)
+                where = self._scope(statement.scope)
+                rules.shards.append(ShardRule(classes, axis.name, where, self.span(statement)))
+            case ast.LayoutDecl():
+                rules.layouts.append(self._layout(statement, scope))
+            case ast.Pipeline():
+                self._pipeline(statement, scope)
+            case ast.Microbatches():
+                count = static.integer(evaluate(statement.count, scope), "micro-batches", statement.count.span, 1)
+                self.set_microbatches(count, statement.dim, scope, statement)
+            case ast.PlaceDecl():
+                rules.places.append(self._place(statement, scope))
+            case ast.Recompute():
+                keep = tuple(self._path(p) for p in statement.keep)
+                rules.recomputes.append(RecomputeRule(self._scope(statement.scope), keep, self.span(statement)))
+            case ast.Offload():
+                classes = self._classes(statement.classes, CLASSES)
+                memory = statement.memory.id
+                if memory not in _MEMORIES:
+                    help = did_you_mean(memory, _MEMORIES) or f"there are {listed(_MEMORIES)}"
+                    raise fail("E0412", f"there is no memory `{memory}`", statement.memory.span, help=help)
+                rules.offloads.append(OffloadRule(classes, memory, self._scope(statement.scope), self.span(statement)))
+            case ast.Apply():
+                self._apply(statement, scope)
+            case ast.If():
+                test = static.boolean(evaluate(statement.test, scope), "the test of `if`", statement.test.span)
+                self.run(statement.then if test else statement.other, scope)
+            case _:
+                raise AssertionError(statement)
+
+    def span(self, statement: ast.Statement) -> Span:
+        """Where the rule stands; for one from the standard library, where its tactic is applied."""
+        if is_std(statement.span):
+            return next((a.span for a in reversed(self.applied) if not is_std(a.span)), statement.span)
+        return statement.span
+
+    # --- names --------------------------------------------------------------------------------------------
+
+    def axis(self, name: ast.Name, scope: Scope) -> AxisRef:
+        """The mesh axis of this name, or that a tactic's parameter stands for."""
+        value = scope.vars.get(name.id)
+        if isinstance(value, AxisRef):
+            return value
+        axes = [a.name for a in self.rules.axes]
+        if value is not None:
+            raise fail("E0401", f"`{name.id}` is {kind_of(value)}, not a mesh axis", name.span)
+        if self.applied and name.id in axes:
+            help = "make it a parameter of the tactic"
+            raise fail("E0401", f"a tactic does not see the axis `{name.id}`", name.span, help=help)
+        help = did_you_mean(name.id, axes)
+        if help is None:
+            help = f"the mesh has {listed(axes)}" if axes else f"declare it first: `mesh ({name.id} = …)`"
+        raise fail("E0401", f"there is no mesh axis `{name.id}`", name.span, help=help)
+
+    def dims(self, names: Sequence[ast.Name], scope: Scope) -> tuple[str, ...]:
+        """Names of dims. In a strategy each must be one of the model's; of a tactic's list, at least one."""
+        found: list[tuple[str, Span]] = []
+        for name in names:
+            value = scope.vars.get(name.id)
+            if isinstance(value, Words):
+                found += [(n, name.span) for n in value.names]
+            else:
+                found.append((name.id, name.span))
+        index = self.index
+        if index is None:
+            return tuple(n for n, _ in found)
+        unknown = [(n, span) for n, span in found if n not in index.dims]
+        if unknown and (not self.applied or len(unknown) == len(found)):
+            name, span = unknown[0]
+            help = did_you_mean(name, index.dims) or f"its dims are {listed(sorted(index.dims), 20)}"
+            if not self.applied:
+                raise fail("E0402", f"no tensor of `{index.model.name}` has a dim `{name}`", span, help=help)
+            message = f"no tensor of `{index.model.name}` has {'any of the dims ' if len(unknown) > 1 else 'the dim '}"
+            message += listed(n for n, _ in unknown)
+            raise fail("E0402", message, span, help=help)
+        return tuple(n for n, _ in found)
+
+    def _classes(self, names: Sequence[ast.Name], allowed: Sequence[str]) -> tuple[str, ...]:
+        for name in names:
+            if name.id not in allowed:
+                help = did_you_mean(name.id, allowed) or f"there are {listed(allowed)}"
+                raise fail("E0403", f"there is no class of tensors `{name.id}` here", name.span, help=help)
+        return tuple(dict.fromkeys(n.id for n in names))
+
+    def _scope(self, path: ast.Path | None) -> str | None:
+        """A scope, within the one that the applied tactic is narrowed to."""
+        return self.within if path is None else self._path(path)
+
+    def _path(self, path: ast.Path) -> str:
+        text = str(path)
+        if self.within and not (text == self.within or text.startswith(f"{self.within}.")):
+            text = f"{self.within}.{text}"
+        index = self.index
+        if index is not None and not index.has(text):
+            help = did_you_mean(text, index.paths)
+            if help is None:
+                tails = [p for p in sorted(index.scopes) if p.endswith(f".{text}")]
+                tops = sorted({p for p in index.scopes if "." not in p})
+                help = f"did you mean `{tails[0]}`?" if tails else f"the outermost are {listed(tops)}" if tops else None
+            raise fail("E0404", f"`{index.model.name}` has no scope or tensor `{text}`", path.span, help=help)
+        return text
+
+    # --- rules --------------------------------------------------------------------------------------------
+
+    def _mesh(self, statement: ast.Mesh, scope: Scope) -> None:
+        if self.rules.mesh is not None:
+            raise fail("E0405", "a strategy has one mesh", statement.span, notes=[("the first is here", self.rules.mesh)])
+        self.rules.mesh = statement.span
+        for name, expr in statement.axes:
+            if any(a.name == name.id for a in self.rules.axes):
+                raise fail("E0405", f"the mesh has two axes `{name.id}`", name.span)
+            size = static.integer(evaluate(expr, scope), f"the size of axis `{name.id}`", expr.span)
+            if not 1 <= size <= _MAX_AXIS:
+                raise fail("E0405", f"axis `{name.id}` has size {size}; it must be 1 to 10^9", expr.span)
+            self.rules.axes.append(Axis(name.id, size, name.span))
+        for axis in self.rules.axes:  # only now: an axis and a parameter may share a name, `tp = tp`
+            scope.vars[axis.name] = AxisRef(axis.name, axis.size)
+
+    def _layout(self, statement: ast.LayoutDecl, scope: Scope) -> LayoutRule:
+        tensor = self._path(statement.tensor)
+        used: dict[str, str] = {}
+        dims: list[tuple[str, tuple[str, ...]]] = []
+        for name, axes in statement.dims:
+            if any(d == name.id for d, _ in dims):
+                raise fail("E0413", f"dim `{name.id}` twice", name.span)
+            refs = [(self.axis(a, scope), a.span) for a in axes]
+            for ref, span in refs:
+                if ref.name in used:
+                    raise fail("E0407", f"axis `{ref.name}` splits both `{used[ref.name]}` and `{name.id}`", span)
+                used[ref.name] = name.id
+            dims.append((name.id, tuple(r.name for r, _ in refs)))
+        if self.index is not None:
+            if tensor not in self.index.tensors:
+                message = f"`{tensor}` is a scope, a layout is of one tensor"
+                inside = [t for t in self.index.tensors if t.startswith(f"{tensor}.")]
+                raise fail("E0413", message, statement.tensor.span, help=f"such as `{inside[0]}`")
+            own = self.index.tensors[tensor]
+            if sorted(own) != sorted(d for d, _ in dims):
+                message = f"`{tensor}` has the dims {listed(own)}, the layout {listed(d for d, _ in dims)}"
+                raise fail("E0413", message, statement.span, help=f"`layout {tensor}[{', '.join(own)}]`")
+            dims.sort(key=lambda d: own.index(d[0]))
+        return LayoutRule(tensor, tuple(dims), self.span(statement))
+
+    def _pipeline(self, statement: ast.Pipeline, scope: Scope) -> None:
+        if self.rules.pipelines:
+            notes = [("the first is here", self.rules.pipelines[0].span)]
+            raise fail("E0415", "a strategy has one pipeline", statement.span, notes=notes)
+        axis = self.axis(statement.axis, scope)
+        label = self.dims_of_word(statement.label, scope)
+        self.rules.pipelines.append(pipeline_rule(statement, label, axis, scope, self.index, self.span(statement)))
+        if statement.schedule is not None:
+            found = schedule_microbatches(statement.schedule, scope)
+            if found is not None:
+                self.set_microbatches(found[0], found[1], scope, statement)
+
+    def dims_of_word(self, name: ast.Name, scope: Scope) -> str:
+        """A name, or the one that a tactic's parameter stands for (`over block`)."""
+        value = scope.vars.get(name.id)
+        return value.names[0] if isinstance(value, Words) else name.id
+
+    def set_microbatches(self, count: int, dim: ast.Name | None, scope: Scope, statement: ast.Statement) -> None:
+        if self.rules.microbatches is not None:
+            notes = [("the first is here", self.rules.microbatches[2])]
+            raise fail("E0415", "micro-batches are given twice", statement.span, notes=notes)
+        name = self.dims([dim], scope)[0] if dim is not None else None
+        index = self.index
+        if index is not None:
+            known = [i.value.type for i in index.model.inputs if name is None or i.value.type.has(name)]
+            if not known or not known[0].dims:
+                message = f"no input has the dim `{name}`" if name else "no input has a dim to cut into micro-batches"
+                raise fail("E0411", message, dim.span if dim else statement.span)
+            size, of = known[0].size(name or known[0].names[0]), name or known[0].names[0]
+            if size % count:
+                legal = [n for n in range(1, min(size, 4096) + 1) if size % n == 0]
+                help = f"legal are {', '.join(map(str, legal[:12]))}{' …' if len(legal) > 12 else ''}"
+                message = f"{count} micro-batches do not divide `{of}` = {size}"
+                raise fail("E0411", message, self.span(statement), help=help)
+        self.rules.microbatches = count, name, self.span(statement)
+
+    def _place(self, statement: ast.PlaceDecl, scope: Scope) -> PlaceRule:
+        axis = self.axis(statement.axis, scope)
+        index = static.integer(evaluate(statement.index, scope), "the place", statement.index.span)
+        if not 0 <= index < axis.size:
+            message = f"`{axis.name}` has the places 0 to {axis.size - 1}, not {index}"
+            raise fail("E0410", message, statement.index.span)
+        return PlaceRule(self._path(statement.scope), axis.name, index, self.span(statement))
+
+    # --- tactics ------------------------------------------------------------------------------------------
+
+    def _apply(self, statement: ast.Apply, scope: Scope) -> None:
+        call = statement.call
+        entry = scope.module.find("tactic", call.function)
+        if any(c.entry is entry for c in self.session.stack):
+            raise fail("E0112", f"the tactic `{entry.name}` applies itself", call.span)
+        self.session.spend_call(call.span)
+        arguments = bind(call, entry.item.parameters, f"the tactic `{entry.name}`", lambda e: self._argument(e, scope))
+        inner = static_scope(entry.module)
+        outer_within = self.within
+        if statement.scope is not None:
+            self.within = self._path(statement.scope)
+        self.applied.append(statement)
+        self.session.stack.append(Call(entry, call.span))
+        try:
+            with self.session.nested(call.span):
+                bind_defaults(entry.item.parameters, arguments, inner)
+                self.run(entry.item.body, inner)
+        except ParcError as error:
+            self.session.failed(error)
+        finally:
+            self.session.stack.pop()
+            self.applied.pop()
+            self.within = outer_within
+
+    def _argument(self, expr: ast.Expr, scope: Scope) -> Bound:
+        if isinstance(expr, ast.Over):
+            return Words(self.dims(expr.dims, scope))
+        if isinstance(expr, ast.Name) and expr.id not in scope.vars and scope.module.param(expr.id) is None:
+            axes = [a.name for a in self.rules.axes]
+            help = did_you_mean(expr.id, axes) or (f"the mesh has {listed(axes)}" if axes else "declare the mesh first")
+            raise fail("E0401", f"there is no mesh axis `{expr.id}`", expr.span, help=help)
+        return evaluate(expr, scope)
+
+
+def build_strategy(
+    session: Session, module: Module, name: ast.Name, index: ModelIndex | None, cluster: Cluster | None
+) -> Strategy:
+    """The strategy of this name for a model and a cluster (each may be unknown). Raises ParcError or Skip."""
+    entry = module.find("strategy", name)
+    item = entry.item
+    assert isinstance(item, ast.Strategy)
+    if item.model is not None and index is not None and item.model.id != index.model.name:
+        message = f"the strategy `{entry.name}` is for `{item.model.id}`, not for `{index.model.name}`"
+        raise fail("E0414", message, name.span, notes=[("it is declared here", item.model.span)])
+    expander = Expander(session, entry, index)
+    before = session.failures
+    expander.run(item.body, static_scope(entry.module))
+    if session.failures > before:
+        raise Skip
+    rules = expander.rules
+    _check_axes(rules)
+    _check_cluster(rules, entry, cluster)
+    count, dim, _ = rules.microbatches or (1, None, item.span)
+    return Strategy(
+        entry.name,
+        tuple(rules.axes),
+        tuple(rules.splits),
+        tuple(rules.shards),
+        tuple(rules.layouts),
+        tuple(rules.pipelines),
+        tuple(rules.places),
+        tuple(rules.recomputes),
+        count,
+        dim,
+        item.span,
+        tuple(rules.offloads),
+    )
+
+
+def _check_axes(rules: Rules) -> None:
+    """An axis holds either stages (places) or pieces of tensors."""
+    places = {r.axis: r.span for r in (*rules.pipelines, *rules.places)}
+    layouts = [(a, r.span) for r in rules.layouts for _, axes in r.dims for a in axes]
+    for axis, span in [(r.axis, r.span) for r in (*rules.splits, *rules.shards)] + layouts:
+        if axis in places:
+            notes = [("it is used for places here", places[axis])]
+            message = f"axis `{axis}` holds places: its devices run different parts, so it cannot split tensors"
+            raise fail("E0407", message, span, notes=notes, help="give the mesh an axis of its own for this")
+
+
+def _check_cluster(rules: Rules, entry: Entry, cluster: Cluster | None) -> None:
+    if cluster is None:
+        return
+    count = 1
+    for axis in rules.axes:
+        count *= axis.size
+    if count != cluster.devices:
+        product = " x ".join(f"{a.name}={a.size}" for a in rules.axes) or "1"
+        levels = " x ".join(f"{level.name}: {level.count}" for level in reversed(cluster.levels))
+        message = f"the mesh has {count} devices ({product}), the cluster `{cluster.name}` {cluster.devices} ({levels})"
+        span = rules.mesh or entry.item.name.span
+        help = "each device of the cluster must have its place in the mesh: change a size or add an axis"
+        raise fail("E0406", message, span, help=help)
