@@ -3,11 +3,27 @@
     import parc
 
     compiled = parc.compile("examples/gpt.par", params={"layers": 4})
-    print(parc.verify("examples/gpt.par").passed)
+    print(parc.emit("examples/gpt.par"))
 
 Each function is the command of the same name. What the user got wrong is raised as `parc.ParcError`.
 """
 
 from __future__ import annotations
+
+from dsl.diagnostics import Diagnostic, ParcError
+from parc.api import check, compile, diff, emit, evaluate, explain, fmt, load_program
+
+__all__ = [
+    "Diagnostic",
+    "ParcError",
+    "check",
+    "compile",
+    "diff",
+    "emit",
+    "evaluate",
+    "explain",
+    "fmt",
+    "load_program",
+]
 
 __version__ = "0.1.0"

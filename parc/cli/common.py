@@ -9,13 +9,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypedDict, TypeVar
 
 import click
 
 import dsl
 import parc
-from dsl.diagnostics import Diagnostic, ParcError
+from dsl import limits
+from dsl.diagnostics import Diagnostic, ParcError, fail
 from dsl.files import load
 from dsl.render import render, to_json
 from dsl.source import Source
@@ -165,11 +166,41 @@ def job_options(function: F) -> F:
 
 
 def file_argument(function: F) -> F:
-    """The `.par` file."""
-    return click.argument("file", type=click.Path())(function)
+    """The `.par` file, `-` for standard input."""
+    return click.argument("file", type=click.Path(allow_dash=True))(function)
+
+
+class Choice(TypedDict):
+    """The keyword arguments of `parc.api` that choose a job."""
+
+    params: dict[str, object]
+    job: str | None
+    strategy: str | None
+
+
+def choice(params: tuple[tuple[str, str], ...], job: str | None, strategy: str | None) -> Choice:
+    """What the options of `job_options` say."""
+    return {"params": dict(params), "job": job, "strategy": strategy}
 
 
 # --- files ---------------------------------------------------------------------------------------------
+
+
+def read_source(out: Output, name: str) -> Source:
+    """The named file, or standard input for `-`; messages can show its lines from then on."""
+    source = _read_stdin() if name == "-" else load(name)
+    out.sources.add(source)
+    return source
+
+
+def _read_stdin() -> Source:
+    content = sys.stdin.buffer.read(limits.MAX_BYTES + 1)
+    if len(content) > limits.MAX_BYTES:
+        raise fail("E0901", f"standard input is larger than {limits.MAX_BYTES // 2**20} MiB")
+    try:
+        return Source("<stdin>", content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise fail("E0012", f"standard input is not UTF-8 text (byte {error.start})") from None
 
 
 def write_file(path: str, text: str) -> None:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
-from dsl import limits
-from dsl.diagnostics import ParcError, fail
-from dsl.files import load
-from dsl.source import Source
-from parc.cli.common import Command, Output, json_option, write_file
+from dsl.diagnostics import ParcError
+from parc.cli.common import Command, Output, json_option, read_source, write_file
 
 
 @click.command("fmt", cls=Command)
@@ -42,8 +37,7 @@ def _format(out: Output, name: str, check: bool) -> bool:
     """Whether the file was not in canonical form."""
     from dsl.printer import format_source
 
-    source = _read_stdin() if name == "-" else load(name)
-    out.sources.add(source)
+    source = read_source(out, name)
     text = format_source(source.text, source.name)
     changed = text != source.text
     if name == "-" and not check:
@@ -55,13 +49,3 @@ def _format(out: Output, name: str, check: bool) -> bool:
         if not check:
             write_file(name, text)
     return changed
-
-
-def _read_stdin() -> Source:
-    content = sys.stdin.buffer.read(limits.MAX_BYTES + 1)
-    if len(content) > limits.MAX_BYTES:
-        raise fail("E0901", f"standard input is larger than {limits.MAX_BYTES // 2**20} MiB")
-    try:
-        return Source("<stdin>", content.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise fail("E0012", f"standard input is not UTF-8 text (byte {error.start})") from None

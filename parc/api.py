@@ -1,0 +1,170 @@
+"""The functions behind the commands. Importing this costs nothing: each loads what it needs when it is called."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from compiler.driver import Compiled
+    from compiler.evaluate import Evaluation
+    from compiler.program import Program
+    from dsl import ast
+    from dsl.codes import Code
+    from dsl.diagnostics import Diagnostic
+    from dsl.source import Source
+
+    File = str | os.PathLike[str] | Source
+    """A path, or a text that was read already."""
+
+Stage = Literal["ast", "graph", "training", "placed", "program"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What `check` found: warnings, and each job with what it lowers to."""
+
+    warnings: tuple[Diagnostic, ...]
+    jobs: tuple[Compiled, ...]
+
+
+def evaluate(
+    file: File, *, params: Mapping[str, object] | None = None, job: str | None = None, strategy: str | None = None
+) -> Evaluation:
+    """The job of a file with its model's graph, and what stands beside it. Raises `ParcError`.
+
+    `params` override the file's `param`s, `job` chooses one where there are several, `strategy` replaces the job's own.
+    """
+    from compiler.evaluate import evaluate_file
+
+    return evaluate_file(file, _texts(params), job, strategy)
+
+
+def check(
+    file: File, *, params: Mapping[str, object] | None = None, job: str | None = None, strategy: str | None = None
+) -> Checked:
+    """Everything but running: every job (or only `job`) is evaluated, differentiated, placed and lowered.
+
+    Raises `ParcError` with all that is wrong.
+    """
+    from compiler.driver import compile_job
+    from compiler.evaluate import check_file, evaluate_file
+    from dsl.diagnostics import Diagnostics, ParcError
+
+    overrides = _texts(params)
+    found = Diagnostics()
+    for diagnostic in check_file(file, overrides):
+        found.add(diagnostic)
+    found.raise_if_any()
+    names = (job,) if job else _job_names(file)
+    jobs = []
+    for name in names:
+        try:
+            jobs.append(compile_job(evaluate_file(file, overrides, name, strategy).job))
+        except ParcError as error:
+            for diagnostic in error.diagnostics:
+                found.add(diagnostic)
+    found.raise_if_any()
+    return Checked(tuple(found), tuple(jobs))
+
+
+def compile(
+    file: File, *, params: Mapping[str, object] | None = None, job: str | None = None, strategy: str | None = None
+) -> Compiled:
+    """What each pass makes of a job: `.job`, `.training`, `.placed`, `.program`. Raises `ParcError`."""
+    from compiler.driver import compile_job
+
+    return compile_job(evaluate(file, params=params, job=job, strategy=strategy).job)
+
+
+def emit(
+    file: File,
+    stage: Stage = "program",
+    *,
+    params: Mapping[str, object] | None = None,
+    job: str | None = None,
+    strategy: str | None = None,
+) -> str:
+    """The text of a job after a stage; later stages are not run. Raises `ParcError`."""
+    if stage == "ast":
+        from dsl.printer import dump
+
+        return dump(_tree(file))
+    if stage == "program":
+        from compiler.text import show
+
+        return show(compile(file, params=params, job=job, strategy=strategy).program)
+    found = evaluate(file, params=params, job=job, strategy=strategy).job
+    if stage == "graph":
+        return str(found.model.graph)
+    from compiler.passes.place.place import place
+    from compiler.passes.training import training
+
+    graphs = training(found)
+    made = graphs if stage == "training" else place(graphs)
+    return "\n".join(map(str, (made.forward, made.backward, made.update)))
+
+
+def load_program(file: File, **options: object) -> Program:
+    """The program of a `.npu` file as it is, of a `.par` file after lowering (with the options of `compile`)."""
+    from compiler.text import parse_program
+    from dsl.files import load
+    from dsl.source import Source
+
+    name = file.name if isinstance(file, Source) else os.fspath(file)
+    if not is_program(name):
+        return compile(file, **options).program  # type: ignore[arg-type]
+    source = file if isinstance(file, Source) else load(file)
+    return parse_program(source.text, source.name)
+
+
+def is_program(name: str) -> bool:
+    """Whether a file of this name holds a lowered program."""
+    return name.endswith(".npu")
+
+
+def diff(before: Program, after: Program, names: tuple[str, str] = ("before", "after")) -> str:
+    """A unified diff of two lowered programs; empty if they are the same."""
+    from difflib import unified_diff
+
+    from compiler.text import show
+
+    old, new = (show(p).splitlines(keepends=True) for p in (before, after))
+    return "".join(unified_diff(old, new, *names))
+
+
+def fmt(text: str, name: str = "<text>") -> str:
+    """The canonical form of a `.par` text. Raises `ParcError` if it does not parse."""
+    from dsl.printer import format_source
+
+    return format_source(text, name)
+
+
+def explain(code: str) -> Code:
+    """What an error code means. Raises KeyError if there is none."""
+    from dsl.codes import CODES
+
+    return CODES[code.upper()]
+
+
+def _texts(params: Mapping[str, object] | None) -> dict[str, str]:
+    """Values as they would be written behind `-D name=`."""
+    return {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in (params or {}).items()}
+
+
+def _tree(file: File) -> ast.File:
+    from dsl.files import load
+    from dsl.parser import parse
+    from dsl.source import Source
+
+    source = file if isinstance(file, Source) else load(file)
+    return parse(source.text, source.name)
+
+
+def _job_names(file: File) -> tuple[str, ...]:
+    from dsl import ast
+
+    return tuple(item.name.id for item in _tree(file).items if isinstance(item, ast.Job))

@@ -1,0 +1,73 @@
+"""`parc diff`: what a change of strategy changes in the lowered program."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from parc import api
+from parc.cli.common import Choice, Command, Output, color, json_option, params_option, read_source
+
+if TYPE_CHECKING:
+    from compiler.program import Program
+
+_COLORS = {"+": "32", "-": "31", "@": "36"}
+
+
+@click.command("diff", cls=Command)
+@click.argument("files", nargs=-1, required=True, metavar="BEFORE [AFTER]", type=click.Path())
+@click.option("--strategy", "strategies", metavar="NAME", multiple=True, help="Before, and again for after.")
+@click.option("--job", metavar="NAME", help="The job, if a file has several.")
+@params_option
+@click.option("--exit-code", is_flag=True, help="Fail (1) if the programs differ.")
+@json_option
+def command(
+    out: Output,
+    files: tuple[str, ...],
+    strategies: tuple[str, ...],
+    job: str | None,
+    params: tuple[tuple[str, str], ...],
+    exit_code: bool,
+) -> bool:
+    """Compare lowered programs: of two files (`.par` or `.npu`), or of one file under two strategies.
+
+    \b
+    parc diff old.par new.par
+    parc diff golden.npu gpt.par
+    parc diff gpt.par --strategy data --strategy megatron
+    """
+    sides = _sides(files, strategies)
+    programs = [_program(out, file, {"params": dict(params), "job": job, "strategy": s}) for file, s in sides]
+    names = tuple(f"{file} ({s})" if s else file for file, s in sides)
+    found = api.diff(programs[0], programs[1], (names[0], names[1]))
+    out.result = {"equal": not found, "diff": found}
+    out.data(_painted(found) if color(sys.stdout) else found, newline=False)
+    if not found:
+        out.say("the lowered programs are the same")
+    return not (found and exit_code)
+
+
+def _program(out: Output, file: str, chosen: Choice) -> Program:
+    return api.load_program(read_source(out, file), **chosen)
+
+
+def _sides(files: tuple[str, ...], strategies: tuple[str, ...]) -> list[tuple[str, str | None]]:
+    """The file and strategy of either side."""
+    if len(files) > 2 or len(strategies) > 2:
+        raise click.UsageError("two things can be compared, not more")
+    if len(files) == 1 and not strategies:
+        raise click.UsageError("what to compare with? Give another file, or `--strategy` once or twice")
+    chosen: tuple[str | None, ...] = strategies
+    if len(strategies) == 1:  # of one file: against the job's own; of two: in both
+        chosen = (None, *strategies) if len(files) == 1 else strategies * 2
+    return list(zip(files * 2 if len(files) == 1 else files, chosen or (None, None)))
+
+
+def _painted(text: str) -> str:
+    def paint(line: str) -> str:
+        how = "1" if line.startswith(("---", "+++")) else _COLORS.get(line[:1])
+        return f"\x1b[{how}m{line}\x1b[0m" if how else line
+
+    return "\n".join(map(paint, text.split("\n")))
