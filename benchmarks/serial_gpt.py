@@ -1,8 +1,8 @@
 """A GPT training step written by hand in plain numpy: the yardstick that the emulator is measured against.
 
 Pre-norm blocks, causal attention, GELU (tanh form), untied head of the embedding's transpose (tied weights), mean
-cross-entropy, AdamW. One copy of everything, contiguous matrices, in-place elementwise work, one matrix product where one
-will do: what a careful person writes without a framework. Checked against finite differences by `check`.
+cross-entropy, AdamW. One copy of everything, contiguous matrices, in-place elementwise work, one matrix product where
+one will do: what a careful person writes without a framework. Checked against finite differences by `check`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.floating]
+Tokens = npt.NDArray[np.int32]
 Weights = dict[str, Array]
 
 
@@ -48,7 +49,7 @@ def initial(size: Size, dtype: str = "float32", seed: int = 0) -> Weights:
     return weights
 
 
-def batch(size: Size, seed: int = 1) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+def batch(size: Size, seed: int = 1) -> tuple[Tokens, Tokens]:
     """Random tokens and targets."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, size.vocab, (2, size.batch * size.seq), dtype=np.int32)
@@ -146,7 +147,7 @@ def _attention_back(dmerged: Array, split: Array, p: Array, size: Size) -> Array
 # --- the step ---------------------------------------------------------------------------------------------
 
 
-def gradients(w: Weights, tokens: npt.NDArray[np.int32], targets: npt.NDArray[np.int32], size: Size) -> tuple[float, Weights]:
+def gradients(w: Weights, tokens: Tokens, targets: Tokens, size: Size) -> tuple[float, Weights]:
     """The loss and the gradient of each weight."""
     dtype = w["wte"].dtype
     future = np.triu(np.full((size.seq, size.seq), -1e9, dtype), 1)

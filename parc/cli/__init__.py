@@ -89,7 +89,7 @@ def show_bug(error: Exception, debug: bool) -> None:
         click.echo("  help: `parc --debug …` shows where it happened", err=True)
 
 
-@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("parc", cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(parc.__version__, prog_name="parc", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, envvar="PARC_DEBUG", help="Show the traceback of an internal error.")
 def cli(debug: bool) -> None:
