@@ -8,7 +8,7 @@ from math import prod
 
 from compiler.evaluate import static
 from compiler.evaluate.arguments import Args, P
-from compiler.evaluate.expressions import Want, elementwise, evaluate
+from compiler.evaluate.expressions import Want, elementwise, evaluate, tensor
 from compiler.evaluate.scope import Scope, check_dim
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import Bound, Number, Results, WeightVar, is_static, plain
@@ -58,11 +58,13 @@ def _where(a: Args) -> Bound:
 
 def _cast(a: Args) -> Bound:
     dtype = dtype_of(a, "dtype")
-    x = a.value("x", a.want)
+    precision = a.scope.making.precision
+    same = precision.compute == precision.master  # then this makes no node, and the name is the operand's
+    x = evaluate(a.expr("x"), a.scope, a.want, a.hint if same else None)
     if isinstance(x, WeightVar) and dtype == x.raw.type.dtype:
         x.read = True
         return x.raw
-    value = a.tensor("x", a.want) if isinstance(x, WeightVar) or not isinstance(x, Value) else x
+    value = tensor(x, a.scope, a.expr("x").span, "`x` of `cast`")
     return value if value.type.dtype == dtype else a.scope.emit(Cast(dtype), value, span=a.span, name=a.hint)
 
 
@@ -161,7 +163,9 @@ def _split(a: Args) -> Bound:
     whole = x.type.size(old.name) if x.type.has(old.name) else old.size
     if len(open_names) > 1:
         help = f"declare them: `dim {open_names[0].id} = …`"
-        raise fail("E0209", f"the sizes of {listed(n.id for n in open_names)} are not known", open_names[0].span, help=help)
+        raise fail(
+            "E0209", f"the sizes of {listed(n.id for n in open_names)} are not known", open_names[0].span, help=help
+        )
     if open_names:
         if whole % known:
             message = f"`{old.name}` of size {whole} does not divide by {known}"

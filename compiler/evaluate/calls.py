@@ -1,4 +1,4 @@
-"""Calls of functions: arguments are bound to parameters, tensor patterns to dims, the body runs in a scope of its own."""
+"""Calls of functions: arguments meet parameters, patterns bind dims, the body runs in a scope of its own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from compiler.evaluate.expressions import Want, evaluate, tensor
 from compiler.evaluate.modules import suggest_std
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Call, listed
-from compiler.evaluate.values import BROKEN, Bound, Broken, DimList, Entry, Results, Skip, Value, kind_of
-from compiler.graph import Dim
+from compiler.evaluate.values import BROKEN, Bound, Broken, DimList, Entry, Results, Skip, kind_of
+from compiler.graph import Dim, Value
 from dsl import ast
 from dsl.diagnostics import Diagnostic, ParcError, did_you_mean, fail
 from dsl.source import Span
@@ -156,7 +156,9 @@ def match_pattern(target: ast.Target, x: Value, inner: Scope, span: Span, what: 
     for name, dim in zip(names, dims[first:]):
         known = inner.dims.get(name.id)
         if known is not None and known != dim:
-            message = f"`{name.id}` of `{what}` is {_show(known)} in one argument and {_show(dim)} in `{target.name.id}`"
+            message = (
+                f"`{name.id}` of `{what}` is {_show(known)} in one argument and {_show(dim)} in `{target.name.id}`"
+            )
             raise fail("E0214", message, span, notes=[("the pattern is here", target.span)])
         inner.dims[name.id] = dim
 
@@ -177,8 +179,8 @@ def _argument_spans(expr: ast.Call, entry: Entry) -> dict[str, Span]:
 def _unknown(expr: ast.Call, scope: Scope) -> ParcError:
     name = expr.function.id
     if name in ("normal", "constant"):
-        help = "initialisers stand after `~` of a weight"
-        return fail("E0103", f"`{name}` is no function", expr.function.span, help=help)
+        message = f"`{name}` is no function"
+        return fail("E0103", message, expr.function.span, help="initialisers stand after `~` of a weight")
     kinds = scope.module.kinds(name)
     if kinds:
         return fail("E0114", f"`{name}` is a {kinds[0]}, not a function", expr.function.span)

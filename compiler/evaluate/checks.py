@@ -16,7 +16,7 @@ from dsl.source import Span
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`check pretrain.memory.peak <= 30 GiB`: `jobs` are those that it speaks of; names in it but those are `params`."""
+    """`check pretrain.memory.peak <= 30 GiB`: speaks of `jobs`; its other names are `params`."""
 
     test: ast.Expr
     span: Span
@@ -45,16 +45,17 @@ def _check(check: ast.Check, module: Module) -> Check | None:
     for base, has_attribute in _names(check.test):
         if has_attribute:
             if base.id not in known:
-                help = did_you_mean(base.id, known) or (f"there are {listed(known)}" if known else "the file has none")
-                raise fail("E0113", f"there is no job `{base.id}`", base.span, help=help)
+                others = f"there are {listed(known)}" if known else "the file has none"
+                message = f"there is no job `{base.id}`"
+                raise fail("E0113", message, base.span, help=did_you_mean(base.id, known) or others)
             jobs.append(base.id)
         else:
-            value = module.param(base.id)
-            if value is not None:
-                params[base.id] = value
+            known_value = module.param(base.id)
+            if known_value is not None:
+                params[base.id] = known_value
             elif jobs or any(a for _, a in _names(check.test)):
-                help = did_you_mean(base.id, module.param_names())
-                raise fail("E0101", f"there is no parameter `{base.id}`", base.span, help=help)
+                message = f"there is no parameter `{base.id}`"
+                raise fail("E0101", message, base.span, help=did_you_mean(base.id, module.param_names()))
     if jobs:
         return Check(check.test, check.span, tuple(dict.fromkeys(jobs)), tuple(params.items()))
     value = static_value(check.test, module)

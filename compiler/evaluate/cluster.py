@@ -95,7 +95,9 @@ def _memory(statement: ast.Setting, memories: Sequence[Memory], scope: Scope) ->
         help = did_you_mean(kind, ("device", "level", *forms)) or "there are `device`, `level`, `host` and `nvme`"
         raise fail("E0313", f"a cluster has no `{kind}`", statement.keyword.span, help=help)
     if words not in ((), (forms[kind],)) or not 1 <= len(statement.values) <= 2 or len(statement.clauses) != 1:
-        help = "`host memory 768 GiB, 200 GB/s over 32 GB/s`" if kind == "host" else "`nvme capacity 3.2 TB over 6 GB/s`"
+        help = (
+            "`host memory 768 GiB, 200 GB/s over 32 GB/s`" if kind == "host" else "`nvme capacity 3.2 TB over 6 GB/s`"
+        )
         raise fail("E0313", f"this does not describe `{kind}` memory", statement.span, help=help)
     if any(m.kind == kind for m in memories):
         raise fail("E0102", f"there are two `{kind}` memories", statement.span)
@@ -194,5 +196,3 @@ def _positive(expr: ast.Expr, dimension: units.Dimension, what: str, scope: Scop
     if value <= 0:
         raise fail("E0206", f"{what} must be above 0", expr.span)
     return value
-
-

@@ -134,15 +134,14 @@ def _load(session: Session, path: Path | Source, overrides: Mapping[str, str], r
 
 def _choose(module: Module, job: str | None) -> Entry:
     names = job_names(module)
-    start = module.source.span(0, 0)
     if job is not None:
         entry = module.entries.get(("job", job))
         if entry is None:
             help = did_you_mean(job, names) or (f"there are {listed(names)}" if names else None)
-            raise fail("E0113", f"there is no job `{job}`", start, help=help)
+            raise fail("E0113", f"there is no job `{job}`", help=help)
         return entry
     if not names:
-        raise fail("E0113", "the file has no job", start, help="`job pretrain { train … }`")
+        raise fail("E0113", "the file has no job", help="`job pretrain { train … }`")
     if len(names) > 1:
-        raise fail("E0113", "the file has several jobs: choose one", start, help=f"there are {listed(names)}")
+        raise fail("E0113", "the file has several jobs: choose one", help=f"there are {listed(names)}")
     return module.entries["job", names[0]]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compiler.evaluate import static
+from compiler.evaluate.modules import Module
 from compiler.evaluate.scope import Scope
+from compiler.evaluate.session import listed
 from compiler.evaluate.values import (
     Bound,
     DimList,
@@ -20,8 +22,6 @@ from compiler.evaluate.values import (
 from compiler.graph import Value
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Map
-from compiler.evaluate.modules import Module
-from compiler.evaluate.session import listed
 from dsl import ast
 from dsl.diagnostics import did_you_mean, fail
 from dsl.source import Span

@@ -167,7 +167,11 @@ def suggest_std(kind: str, name: str) -> tuple[str, str] | None:
     for module in standard_modules():
         use = ast.Use(ast.Path((ast.Name("std"), ast.Name(module))))
         tree = _parsed(load_use(use, Source("", ""), "."))
-        known |= {i.name.id: f"std.{module}" for i in tree.items if KINDS.get(type(i)) == kind and isinstance(i, ast.Definition)}
+        known |= {
+            i.name.id: f"std.{module}"
+            for i in tree.items
+            if KINDS.get(type(i)) == kind and isinstance(i, ast.Definition)
+        }
     best = name if name in known else suggest(name, known)
     return (known[best], best) if best else None
 
@@ -227,7 +231,9 @@ class Loader:
             case ast.Definition():
                 kind = KINDS[type(item)]
                 if kind == "function" and is_builtin(item.name.id):
-                    raise fail("E0102", f"`{item.name.id}` is a built-in function", item.name.span, help="choose another name")
+                    raise fail(
+                        "E0102", f"`{item.name.id}` is a built-in function", item.name.span, help="choose another name"
+                    )
                 _claim(module, kind, item.name)
                 module.entries[kind, item.name.id] = Entry(item, module)
 
@@ -239,7 +245,9 @@ class Loader:
             own_param = name.id in used.params and used.params[name.id][1] is used
             if not kinds and not own_param:
                 known = _defined(used)
-                help = did_you_mean(name.id, known) or (f"it defines {listed(known)}" if known else "it defines nothing")
+                help = did_you_mean(name.id, known) or (
+                    f"it defines {listed(known)}" if known else "it defines nothing"
+                )
                 self.session.diagnostics.add(
                     Diagnostic("E0105", f"`{use_name(use)}` does not define `{name.id}`", name.span, help=help)
                 )
@@ -290,8 +298,7 @@ def apply_overrides(module: Module, overrides: Mapping[str, str]) -> None:
             continue
         own = [n for n, (_, home) in module.params.items() if home is module]
         help = did_you_mean(name, own) or (f"there are {listed(own)}" if own else "the file declares no parameters")
-        span = module.source.span(0, 0)
-        module.session.diagnostics.error("E0106", f"-D {name}={text}: there is no parameter `{name}`", span, help=help)
+        module.session.diagnostics.error("E0106", f"-D {name}={text}: there is no parameter `{name}`", help=help)
     for name, (_, home) in module.params.items():
         if home is module:
             try:

@@ -37,7 +37,9 @@ def pipeline_rule(
             help = did_you_mean(label, index.loops) or (
                 f"there is {listed(index.loops)}" if index.loops else "a pipeline cuts a `repeat … as name`"
             )
-            raise fail("E0408", f"`{index.model.name}` has no `repeat` called `{label}`", statement.label.span, help=help)
+            raise fail(
+                "E0408", f"`{index.model.name}` has no `repeat` called `{label}`", statement.label.span, help=help
+            )
         count = index.loops[label]
         if stages > count:
             parts = f"{axis.size} stages" + (f" of {chunks} chunks" if chunks > 1 else "")

@@ -113,7 +113,9 @@ def _append(
 
 def _matched(name: str, result: Value, param: Value, statement: ast.Repeat, inner: Scope) -> Value:
     """The carried value with its dims in the order in which it came."""
-    if result.type.dtype == param.type.dtype and sorted(map(str, result.type.dims)) == sorted(map(str, param.type.dims)):
+    if result.type.dtype == param.type.dtype and sorted(map(str, result.type.dims)) == sorted(
+        map(str, param.type.dims)
+    ):
         return inner.emit(Transpose(param.type.names), result, span=statement.span, name=name)
     message = f"`{name}` is {param.type} before an iteration of `{statement.label.id}` and {result.type} after it"
     help = "it must keep its dims and its dtype"

@@ -101,6 +101,10 @@ class Scope:
         value = self.vars.get(name)
         return value if isinstance(value, Dim) else None
 
+    def knows_dim(self, name: ast.Name) -> bool:
+        """Whether `dim` gives a dim, or fails because of an error reported before."""
+        return self.find_dim(name.id) is not None or isinstance(self.vars.get(name.id), Broken)
+
     def dim_list(self, names: Iterable[ast.Name]) -> tuple[Dim, ...]:
         """Dims in a list, such as after `over`; a name may stand for several that were passed together."""
         found: list[Dim] = []

@@ -119,10 +119,13 @@ def declare_dim(name: ast.Name, size: ast.Expr, scope: Scope) -> None:
 
 
 def _want(target: ast.Target, scope: Scope) -> tuple[str, ...] | None:
-    """Actual names of the dims that the target states; with `...` those it stands for come first."""
+    """Actual names of the dims that the target states; with `...` those it stands for come first.
+
+    The right-hand side may be what makes a dim known (`rename`), so unknown names are taken as they are.
+    """
     if target.dims is None and not target.rest:
         return None
-    names = tuple(d.name for d in scope.dim_list(target.dims or ()))
+    names = tuple(scope.dim(n).name if scope.knows_dim(n) else n.id for n in target.dims or ())
     if len(set(names)) != len(names):
         raise fail("E0205", f"`{target.name.id}` would have a dim twice", target.span)
     return (*(n for n in scope.rest if n not in names), *names) if target.rest else names
@@ -233,7 +236,7 @@ def initializer(expr: ast.Expr | None, scope: Scope) -> Init:
     arguments = expr.arguments if isinstance(expr, ast.Call) else ()
     count = _INITS[name.id]
     if len(arguments) != count or any(a.name for a in arguments):
-        message = f"`{name.id}` takes {count} number{'s' * (count != 1)}, got {len(arguments)} argument{'s' * (len(arguments) != 1)}"
+        message = f"`{name.id}` takes {count} number{'s' * (count != 1)}, got {len(arguments)}"
         raise fail("E0311", message, expr.span)
     numbers: list[Number] = []
     for argument in arguments:

@@ -65,7 +65,9 @@ def _numbers(op: str, a: Number, b: Number, span: Span) -> Number:
         raise fail("E0211", "division by zero", span) from None
     except OverflowError:
         raise fail("E0211", "the result is too large for a float", span) from None
-    raise fail("E0211", f"`{op}` needs tensors, not numbers", span, help="numbers multiply with `*`" if op == "@" else None)
+    raise fail(
+        "E0211", f"`{op}` needs tensors, not numbers", span, help="numbers multiply with `*`" if op == "@" else None
+    )
 
 
 def _power(a: Number, b: Number, span: Span) -> Number:
@@ -171,7 +173,9 @@ def integer(value: Bound, what: str, span: Span, low: int | None = None, high: i
     """The value as an integer in [low, high]."""
     value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        help = f"write `{int(value)}`" if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else None
+        help = (
+            f"write `{int(value)}`" if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else None
+        )
         shown = f", got {kind_of(value)}" + (f" ({value})" if isinstance(value, float) else "")
         raise fail("E0210", f"{what} must be an integer{shown}", span, help=help)
     if (low is not None and value < low) or (high is not None and value > high):

@@ -134,10 +134,9 @@ class Expander:
         if self.applied and name.id in axes:
             help = "make it a parameter of the tactic"
             raise fail("E0401", f"a tactic does not see the axis `{name.id}`", name.span, help=help)
-        help = did_you_mean(name.id, axes)
-        if help is None:
-            help = f"the mesh has {listed(axes)}" if axes else f"declare it first: `mesh ({name.id} = …)`"
-        raise fail("E0401", f"there is no mesh axis `{name.id}`", name.span, help=help)
+        others = f"the mesh has {listed(axes)}" if axes else f"declare it first: `mesh ({name.id} = …)`"
+        message = f"there is no mesh axis `{name.id}`"
+        raise fail("E0401", message, name.span, help=did_you_mean(name.id, axes) or others)
 
     def dims(self, names: Sequence[ast.Name], scope: Scope) -> tuple[str, ...]:
         """Names of dims. In a strategy each must be one of the model's; of a tactic's list, at least one."""
@@ -153,10 +152,10 @@ class Expander:
             return tuple(n for n, _ in found)
         unknown = [(n, span) for n, span in found if n not in index.dims]
         if unknown and (not self.applied or len(unknown) == len(found)):
-            name, span = unknown[0]
-            help = did_you_mean(name, index.dims) or f"its dims are {listed(sorted(index.dims), 20)}"
+            first, span = unknown[0]
+            help = did_you_mean(first, index.dims) or f"its dims are {listed(sorted(index.dims), 20)}"
             if not self.applied:
-                raise fail("E0402", f"no tensor of `{index.model.name}` has a dim `{name}`", span, help=help)
+                raise fail("E0402", f"no tensor of `{index.model.name}` has a dim `{first}`", span, help=help)
             message = f"no tensor of `{index.model.name}` has {'any of the dims ' if len(unknown) > 1 else 'the dim '}"
             message += listed(n for n, _ in unknown)
             raise fail("E0402", message, span, help=help)
@@ -191,7 +190,8 @@ class Expander:
 
     def _mesh(self, statement: ast.Mesh, scope: Scope) -> None:
         if self.rules.mesh is not None:
-            raise fail("E0405", "a strategy has one mesh", statement.span, notes=[("the first is here", self.rules.mesh)])
+            notes = [("the first is here", self.rules.mesh)]
+            raise fail("E0405", "a strategy has one mesh", statement.span, notes=notes)
         self.rules.mesh = statement.span
         for name, expr in statement.axes:
             if any(a.name == name.id for a in self.rules.axes):
@@ -345,9 +345,10 @@ def build_strategy(
 
 def _check_axes(rules: Rules) -> None:
     """An axis holds either stages (places) or pieces of tensors."""
-    places = {r.axis: r.span for r in (*rules.pipelines, *rules.places)}
-    layouts = [(a, r.span) for r in rules.layouts for _, axes in r.dims for a in axes]
-    for axis, span in [(r.axis, r.span) for r in (*rules.splits, *rules.shards)] + layouts:
+    places = {r.axis: r.span for r in rules.pipelines} | {r.axis: r.span for r in rules.places}
+    pieces = [(s.axis, s.span) for s in rules.splits] + [(s.axis, s.span) for s in rules.shards]
+    pieces += [(a, r.span) for r in rules.layouts for _, axes in r.dims for a in axes]
+    for axis, span in pieces:
         if axis in places:
             notes = [("it is used for places here", places[axis])]
             message = f"axis `{axis}` holds places: its devices run different parts, so it cannot split tensors"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from compiler.evaluate.modules import Module
 
 Number = int | float
-Static = Union[bool, int, float, str, Quantity, tuple["Static", ...]]
+Static = Union[bool, int, float, str, Quantity, tuple["Static", ...]]  # noqa: UP007 (recursive)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Entry:
         return self.item.name.id
 
 
-Bound = Union[Static, Dim, DimList, AxisRef, Words, Value, WeightVar, Results, Broken]
+Bound = Static | Dim | DimList | AxisRef | Words | Value | WeightVar | Results | Broken
 
 
 class Skip(Exception):
