@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from compiler.model import Job, Training
 from compiler.passes.lower import lower
 from compiler.passes.place.place import Placed, place
+from compiler.passes.stage import Staged, stage
 from compiler.passes.training import training
 from compiler.program import Program
 
@@ -18,14 +19,16 @@ class Compiled:
     job: Job
     training: Training
     placed: Placed
+    staged: Staged
     program: Program
 
 
 def compile_job(job: Job) -> Compiled:
-    """Differentiate, place, lower. Raises ParcError with all that is wrong."""
+    """Differentiate, lay out, cut into stages, lower. Raises ParcError with all that is wrong."""
     graphs = training(job)
     placed = place(graphs)
-    program = lower(placed)
-    return Compiled(job, graphs, placed, program)
+    stages = stage(placed)
+    program = lower(placed, stages)
+    return Compiled(job, graphs, placed, stages, program)
 
 

@@ -1,223 +1,264 @@
-"""`lower`: a placed training graph becomes a program: relayouts turn into collectives, graphs into functions with effects."""
+"""`lower`: a placed training graph becomes a program.
+
+Relayouts turn into collectives, graphs into functions with effects, stages into classes of device groups. One
+representative of each class is lowered, so the cost does not grow with stages, layers, micro-batches or devices.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout
-from compiler.ops.comm import Relayout
-from compiler.ops.effects import Accumulate, Input, Load, Read, Save, Write
+from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send
 from compiler.ops.repeat import Repeat
+from compiler.passes.classes import classes, schedules
+from compiler.passes.emit import Emitter, Part
+from compiler.passes.lower_update import lower_update
 from compiler.passes.place.place import Placed
+from compiler.passes.place.rules import place_axes
+from compiler.passes.stage import ALL, Stage, Staged
 from compiler.program import (
     Affine,
     Axis,
     Body,
     DeviceClass,
-    For,
     Function,
     InputDecl,
-    Instr,
-    LocalRepeat,
+    LoopRange,
     Program,
-    Run,
-    Schedule,
     StateDecl,
-    Update,
-    Var,
 )
-from compiler.relayout import plan_relayout
 
 
-class _Emitter:
-    """Appends instructions; knows every value's layout and keeps names unique within the program."""
-
-    def __init__(self, placed: Placed, names: Names) -> None:
-        self.placed, self.names = placed, names
-        self.instrs: list[Instr] = []
-        self.renamed: dict[str, str] = {}
-
-    def var(self, value: Value) -> Var:
-        return Var(value.name, value.type, self.placed.layouts[value.name])
-
-    def name(self, value: Value) -> str:
-        return self.renamed.get(value.name, value.name)
-
-    def effect(self, op: Input | Read | Load, value: Value, layout: Layout) -> None:
-        """A value that comes out of a buffer, under a name of its own in each function."""
-        name = self.names.fresh(value.name)
-        if name != value.name:
-            self.renamed[value.name] = name
-        self.instrs.append(Instr(op, (), (Var(name, value.type, layout),)))
-
-    def node(self, node: Node) -> None:
-        if isinstance(node.op, Relayout):
-            self._relayout(node, node.op.layout)
-        elif isinstance(node.op, Repeat):
-            self._repeat(node, node.op)
-        else:
-            inputs = tuple(self.name(v) for v in node.inputs)
-            self.instrs.append(Instr(node.op, inputs, tuple(self.var(v) for v in node.outputs)))
-
-    def _relayout(self, node: Node, target: Layout) -> None:
-        source, out = node.inputs[0], node.output
-        steps = plan_relayout(source.type, self.placed.layouts[source.name], target, self.placed.sizes)
-        current = self.name(source)
-        for i, step in enumerate(steps):
-            name = out.name if i == len(steps) - 1 else self.names.fresh(f"{out.name}.via")
-            self.instrs.append(Instr(step.op, (current,), (Var(name, out.type, step.layout),)))
-            current = name
-        if not steps:
-            self.renamed[out.name] = current
-
-    def _repeat(self, node: Node, op: Repeat) -> None:
-        inner = _Emitter(self.placed, self.names)
-        for n in op.body.nodes:
-            inner.node(n)
-        results = tuple(inner.name(v) for v in op.body.outputs)
-        body = Body(tuple(inner.var(v) for v in op.body.inputs), tuple(inner.instrs), results)
-        loop = LocalRepeat(op.label, op.count, body, op.carries, op.stacks, op.reverse)
-        inputs = tuple(self.name(v) for v in node.inputs)
-        self.instrs.append(Instr(loop, inputs, tuple(self.var(v) for v in node.outputs)))
-
-
-def lower(placed: Placed) -> Program:
-    """One class of devices: forward, backward and update function, buffers, schedule."""
-    training = placed.training
-    job = training.job
-    names = Names(_own_names((placed.forward, placed.backward, placed.update)))
-    states = _states(placed)
-    functions = (
-        Function("F", 0, _forward(placed, names)),
-        Function("B", 0, _backward(placed, names)),
-        Function("U", 0, _update(placed, names)),
-    )
+def lower(placed: Placed, staged: Staged) -> Program:
+    """The program of all classes of devices."""
+    job = placed.training.job
+    lowered = [_Class(placed, staged, groups) for groups in classes(staged)]
+    orders = schedules(placed, staged, [c.groups for c in lowered])
+    made = [c.build() for c in lowered]
+    found = []
+    for cls, order in zip(made, orders, strict=True):
+        for groups, schedule in order:
+            found.append(DeviceClass(groups, cls.ranges, cls.states, cls.functions, schedule))
+    found.sort(key=lambda c: c.groups)
     count = placed.sizes.get(TIME, 1)
     axes = [Axis(TIME, count, "time")] if count > 1 else []
-    axes += [Axis(a.name, a.size, "mesh") for a in job.strategy.mesh if a.size > 1]
-    data = {v.name for g in (placed.forward, placed.backward) for v in g.inputs}
-    inputs = tuple(
-        InputDecl(i.value.name, i.value.type, i.low, i.high) for i in training.model.inputs if i.value.name in data
-    )
-    cls = DeviceClass((0,), (), states, functions, _sequential(count))
-    return Program(job.name, tuple(axes), inputs, (cls,), job.seed, 1)
+    places = place_axes(job.strategy)
+    axes += [Axis(a.name, a.size, "place" if a.name in places else "mesh") for a in job.strategy.mesh if a.size > 1]
+    inputs = tuple(InputDecl(i.value.name, i.value.type, i.low, i.high) for i in placed.training.model.inputs)
+    return Program(job.name, tuple(axes), inputs, tuple(found), job.seed, staged.stages)
 
 
-def _sequential(count: int) -> Schedule:
-    """Gradient accumulation: F and B of each micro-batch in turn, then the update."""
-    zero = Affine(0)
-    if count == 1:
-        return (Run("F", 0, zero, Affine(1)), Run("B", 0, zero, Affine(1)), Update())
-    return (For(Affine(count), 1, (("F", 0, zero), ("B", 0, zero))), Update())
+class _Class:
+    """Lowers the code of one class of groups, by its first group."""
+
+    def __init__(self, placed: Placed, staged: Staged, groups: tuple[int, ...]) -> None:
+        self.placed, self.staged, self.groups = placed, staged, groups
+        self.training = placed.training
+        self.names = Names()
+        self.functions: list[Function] = []
+        self.states: list[StateDecl] = []
+        self.reads: dict[int, set[str]] = {}  # chunk -> weights that its F and B read
+
+    def build(self) -> DeviceClass:
+        for chunk in range(self.staged.chunks):
+            stage = self.groups[0] + chunk * self.staged.groups
+            self.names = Names()
+            part = self.part(stage)
+            loads, backward = self.backward(stage, chunk, part)
+            self.names = Names()
+            forward = self.forward(stage, chunk, part, loads)
+            self.functions += [Function("F", chunk, forward), Function("B", chunk, backward)]
+        update, states = lower_update(self.placed, self.staged, self.groups, self.part)
+        self.functions.append(Function("U", 0, update))
+        return DeviceClass(self.groups, self.ranges(), (*states, *self.states), tuple(self.functions), ())
+
+    def part(self, stage: int) -> Part | None:
+        cut = self.staged.cut
+        return Part(cut.label, cut.total, cut.counts[stage]) if cut is not None else None
+
+    def ranges(self) -> tuple[LoopRange, ...]:
+        cut = self.staged.cut
+        if cut is None:
+            return ()
+        found = []
+        for chunk in range(self.staged.chunks):
+            v = self.groups[0] + chunk * self.staged.groups
+            slope = cut.counts[v] if len(self.groups) > 1 else 0
+            found.append(LoopRange(cut.label, chunk, Affine(cut.firsts[v] - slope * self.groups[0], slope), cut.counts[v], cut.total))
+        return tuple(found)
+
+    # --- forward and backward ----------------------------------------------------------------------
+
+    def forward(self, stage: int, chunk: int, part: Part | None, loads: set[str]) -> Body:
+        placed, graph = self.placed, self.placed.forward
+        scalars = ("loss", *self.training.model.metrics)
+        where = self.staged.forward
+        suffix = f"#{chunk}" if chunk else ""
+        roots: list[Value] = []
+        ends: list[tuple[str, Value]] = []
+        for name, v in zip(scalars, graph.outputs, strict=False):
+            if (where.get(v.name) or 0) == stage:
+                roots.append(v)
+                ends.append((f"+{name}", v))
+                role = "loss" if name == "loss" else "metric"
+                self.states.append(StateDecl(name, role, v.type, Layout(tuple(() for _ in v.type.dims)), chunk, logical=name))
+        for v, kept, saved in zip(graph.outputs[len(scalars) :], placed.kept, self.training.saved, strict=True):
+            s = where.get(v.name)
+            if s in (stage, ALL) or (s is None and kept.name in loads):
+                roots.append(v)
+                ends.append((saved.name + suffix, v))
+                type = part.type(v.type) if part else v.type
+                self.states.append(StateDecl(saved.name + suffix, "saved", type, placed.layouts[kept.name], chunk, logical=saved.name))
+        emit = Emitter(placed, self.names, part)
+        self._body(emit, graph, where, stage, chunk, roots, True)
+        for name, v in ends:
+            emit.do(Accumulate(name[1:]) if name.startswith("+") else Save(name), v)
+        return Body((), tuple(emit.instrs), ())
+
+    def backward(self, stage: int, chunk: int, part: Part | None) -> tuple[set[str], Body]:
+        """The function, and the names of saved values (as backward knows them) that it loads."""
+        placed, graph, where = self.placed, self.placed.backward, self.staged.backward
+        suffix = f"#{chunk}" if chunk else ""
+        ends: list[tuple[str, Value]] = []
+        for w, addends in zip(self.training.model.weights, self.staged.addends, strict=True):
+            mine = [v for v in addends if where.get(v.name) == ALL or (where.get(v.name) or 0) == stage]
+            ends += [(f"{w.name}.grad{suffix}", v) for v in mine]
+        emit = Emitter(placed, self.names, part)
+        self._body(emit, graph, where, stage, chunk, [v for _, v in ends], False)
+        for name, v in ends:
+            emit.do(Accumulate(name), v)
+        loads = {i.outputs[0].name for i in emit.instrs if isinstance(i.op, Load)}
+        names = {i.op.name for i in emit.instrs if isinstance(i.op, Load)}
+        saved = {s.name: k.name for k, s in zip(placed.kept, self.training.saved, strict=True)}
+        del loads
+        return {saved[n.removesuffix(suffix) if suffix else n] for n in names}, Body((), tuple(emit.instrs), ())
+
+    def _body(
+        self, emit: Emitter, graph: Graph, where: Mapping[str, Stage], stage: int, chunk: int, roots: Sequence[Value], forward: bool
+    ) -> None:
+        """Nodes of this stage (and movable ones that it needs), effects for what enters, sends for what others need."""
+        sends = self._sends(graph, where, stage, forward)
+        needed = {v.name for v in roots} | set(sends)
+        chosen: list[Node] = []
+        entering: dict[str, Value] = {}
+        for node in reversed(graph.nodes):
+            cut = self.staged.is_cut(node)
+            mine = cut or any(
+                v.name in needed and where.get(v.name) in (None, stage, ALL) for v in node.outputs
+            )
+            if not mine:
+                continue
+            chosen.append(node)
+            carried = isinstance(node.op, Repeat) and cut and not self._enters(stage, forward)
+            for i, v in enumerate(node.inputs):
+                assert not carried or isinstance(node.op, Repeat)
+                if carried and isinstance(node.op, Repeat) and (i < node.op.carries):
+                    continue
+                needed.add(v.name)
+        chosen.reverse()
+        made = {v.name for n in chosen for v in n.outputs}
+        for node in chosen:
+            carried = self.staged.is_cut(node) and not self._enters(stage, forward)
+            skip = node.op.carries if carried and isinstance(node.op, Repeat) else 0
+            for v in node.inputs[skip:]:
+                if v.name not in made:
+                    entering.setdefault(v.name, v)
+        for v in roots:
+            if v.name not in made:
+                entering.setdefault(v.name, v)
+        self._enter(emit, graph, where, stage, chunk, entering)
+        sent: set[str] = set()
+        for node in chosen:
+            if self.staged.is_cut(node):
+                self._cut_loop(emit, node, stage, forward)
+            else:
+                emit.node(node)
+            for v in node.outputs:
+                if v.name in sends and v.name not in sent and self._owns(where, v, stage, forward):
+                    sent.add(v.name)
+                    for target in sends[v.name]:
+                        emit.do(Send(v.name, target - stage), v)
+        for name, targets in sends.items():
+            if name not in sent and name in entering:
+                for target in targets:
+                    emit.do(Send(name, target - stage), entering[name])
+
+    def _owns(self, where: Mapping[str, Stage], value: Value, stage: int, forward: bool) -> bool:
+        return where.get(value.name) == stage
+
+    def _enters(self, stage: int, forward: bool) -> bool:
+        """True for the stage in which the cut loop begins."""
+        return stage == (0 if forward else self.staged.stages - 1)
+
+    def _sends(self, graph: Graph, where: Mapping[str, Stage], stage: int, forward: bool) -> dict[str, list[int]]:
+        """Values of this stage that other stages read -> those stages."""
+        found: dict[str, list[int]] = {}
+        if self.staged.stages == 1:
+            return found
+        begin = 0 if forward else self.staged.stages - 1
+        for node in graph.nodes:
+            if self.staged.is_cut(node):
+                assert isinstance(node.op, Repeat)
+                targets = [(v, [begin]) for v in node.inputs[: node.op.carries]]
+                targets += [(v, list(range(self.staged.stages))) for v in node.inputs[node.op.carries :]]
+            else:
+                place = where.get(node.outputs[0].name)
+                targets = [(v, [place]) for v in node.inputs] if place not in (None, ALL) else []
+            for v, stages in targets:
+                if where.get(v.name) != stage:
+                    continue
+                for t in stages:
+                    if t is not None and t != stage and t not in found.setdefault(v.name, []):
+                        found[v.name].append(t)
+        return {k: v for k, v in found.items() if v}
+
+    def _enter(
+        self, emit: Emitter, graph: Graph, where: Mapping[str, Stage], stage: int, chunk: int, entering: Mapping[str, Value]
+    ) -> None:
+        placed = self.placed
+        suffix = f"#{chunk}" if chunk else ""
+        saved = {k.name: s.name for k, s in zip(placed.kept, self.training.saved, strict=True)}
+        for v in sorted(entering.values(), key=lambda v: _order(graph, v)):
+            place = where.get(v.name)
+            layout = placed.layouts[v.name]
+            if place not in (None, ALL, stage):
+                emit.effect(Recv(v.name, place - stage), v, layout)  # type: ignore[operator]
+            elif v.name in saved:
+                emit.effect(Load(saved[v.name] + suffix), v, layout)
+            elif v.name in placed.weights:
+                self.reads.setdefault(chunk, set()).add(v.name)
+                emit.effect(Read(v.name + self._suffix(v.name, chunk)), v, placed.weights[v.name])
+            elif v.name in placed.states and v.name != "step":
+                emit.effect(Read(v.name), v, placed.states[v.name])
+            else:
+                emit.effect(Input(v.name), v, layout)
+
+    def _suffix(self, weight: str, chunk: int) -> str:
+        return f"#{chunk}" if chunk else ""
+
+    def _cut_loop(self, emit: Emitter, node: Node, stage: int, forward: bool) -> None:
+        """This stage's iterations: carries come from the stage before and go to the one after."""
+        op = node.op
+        assert isinstance(op, Repeat) and self.staged.cut is not None
+        ahead = 1 if forward else -1
+        if not self._enters(stage, forward):
+            for outer, param in zip(node.inputs[: op.carries], op.body.inputs, strict=False):
+                emit.effect(Recv(param.name, -ahead), outer, self.placed.layouts[outer.name])
+        emit.repeat(node, op, self.staged.cut.counts[stage])
+        if stage != (self.staged.stages - 1 if forward else 0):
+            for out, param in zip(node.outputs[: op.carries], op.body.inputs, strict=False):
+                emit.do(Send(param.name, ahead), out)
 
 
-def _states(placed: Placed) -> tuple[StateDecl, ...]:
-    training = placed.training
-    found = [
-        StateDecl(w.name, "weight", w.value.type, placed.weights[w.name], 0, w.init, logical=w.name)
-        for w in training.model.weights
-    ]
-    for s in training.states:
-        role = "optimizer" if s.of is not None else "counter"
-        found.append(StateDecl(s.name, role, s.value.type, placed.states[s.name], 0, s.init, logical=s.name))
-    for w, g, layout in zip(training.model.weights, training.gradients, placed.accumulators, strict=True):
-        found.append(StateDecl(_gradient(w.name), "gradient", g.type, layout, logical=w.name))
-    scalars = ("loss", *training.model.metrics)
-    for name, v in zip(scalars, training.forward.outputs, strict=False):
-        role = "loss" if name == "loss" else "metric"
-        found.append(StateDecl(name, role, v.type, Layout(tuple(() for _ in v.type.dims)), logical=name))
-    outputs = training.update.outputs[len(training.update.outputs) - len(training.reports) :] if training.reports else ()
-    for name, v in zip(training.reports, outputs, strict=True):
-        found.append(StateDecl(name, "report", v.type, Layout(tuple(() for _ in v.type.dims)), logical=name))
-    for v, kept in zip(training.saved, placed.kept, strict=True):
-        found.append(StateDecl(v.name, "saved", v.type, placed.layouts[kept.name], logical=v.name))
-    return tuple(found)
+def _order(graph: Graph, value: Value) -> int:
+    for i, v in enumerate(graph.inputs):
+        if v is value:
+            return i
+    return len(graph.inputs)
 
 
-def _gradient(weight: str) -> str:
-    return f"{weight}.grad"
-
-
-def _enter(emit: _Emitter, placed: Placed, inputs: Sequence[Value], nodes: Iterable[Node], outputs: Iterable[Value]) -> None:
-    """Effects for the inputs that the function reads: saved values, weights, states, data."""
-    training = placed.training
-    used = {v.name for n in nodes for v in n.inputs} | {v.name for v in outputs}
-    weights = set(placed.weights)
-    states = set(placed.states)
-    saved = {v.name: s.name for v, s in zip(placed.kept, training.saved, strict=True)}
-    for v in inputs:
-        if v.name not in used:
-            continue
-        if v.name in saved:
-            emit.effect(Load(saved[v.name]), v, placed.layouts[v.name])
-        elif v.name in weights:
-            emit.effect(Read(v.name), v, placed.weights[v.name])
-        elif v.name in states and v.name != "step":
-            emit.effect(Read(v.name), v, placed.states[v.name])
-        else:
-            emit.effect(Input(v.name), v, placed.layouts[v.name])
-
-
-def _forward(placed: Placed, names: Names) -> Body:
-    emit = _Emitter(placed, names)
-    graph = placed.forward
-    _enter(emit, placed, graph.inputs, graph.nodes, graph.outputs)
-    for n in graph.nodes:
-        emit.node(n)
-    scalars = ("loss", *placed.training.model.metrics)
-    for name, v in zip(scalars, graph.outputs, strict=False):
-        emit.instrs.append(Instr(Accumulate(name), (emit.name(v),), ()))
-    for v, saved in zip(graph.outputs[len(scalars) :], placed.training.saved, strict=True):
-        emit.instrs.append(Instr(Save(saved.name), (emit.name(v),), ()))
-    return Body((), tuple(emit.instrs), ())
-
-
-def _backward(placed: Placed, names: Names) -> Body:
-    emit = _Emitter(placed, names)
-    graph = placed.backward
-    _enter(emit, placed, graph.inputs, graph.nodes, graph.outputs)
-    for n in graph.nodes:
-        emit.node(n)
-    for w, v in zip(placed.training.model.weights, graph.outputs, strict=True):
-        emit.instrs.append(Instr(Accumulate(_gradient(w.name)), (emit.name(v),), ()))
-    return Body((), tuple(emit.instrs), ())
-
-
-def _update(placed: Placed, names: Names) -> Body:
-    emit = _Emitter(placed, names)
-    graph, training = placed.update, placed.training
-    used = {v.name for n in graph.nodes for v in n.inputs} | {v.name for v in graph.outputs}
-    gradients = {g.name: w.name for g, w in zip(placed.totals, training.model.weights, strict=True)}
-    layouts = {g: layout for g, layout in zip(gradients, placed.accumulators, strict=True)}
-    for v in graph.inputs:
-        if v.name not in used:
-            continue
-        if v.name in gradients:
-            emit.effect(Read(_gradient(gradients[v.name])), v, layouts[v.name])
-        elif v.name in placed.weights:
-            emit.effect(Read(v.name), v, placed.weights[v.name])
-        else:
-            emit.effect(Read(v.name), v, placed.states[v.name])
-    for n in graph.nodes:
-        emit.node(n)
-    targets = [w.name for w in training.model.weights] + [s.name for s in training.states]
-    for name, v in zip(targets, graph.outputs, strict=False):
-        emit.instrs.append(Instr(Write(name), (emit.name(v),), ()))
-    for name, v in zip(training.reports, graph.outputs[len(targets) :], strict=True):
-        emit.instrs.append(Instr(Write(name), (emit.name(v),), ()))
-    return Body((), tuple(emit.instrs), ())
-
-
-def _own_names(graphs: Iterable[Graph]) -> Iterable[str]:
-    """Names of what nodes compute and bodies take (function inputs get their names from the effects)."""
-
-    def walk(nodes: Iterable[Node]) -> Iterable[str]:
-        for n in nodes:
-            yield from (v.name for v in n.outputs)
-            if isinstance(n.op, Repeat):
-                yield from (v.name for v in n.op.body.inputs)
-                yield from walk(n.op.body.nodes)
-
+def _nodes(graphs: Iterable[Graph]) -> Iterable[Node]:
     for g in graphs:
-        yield from walk(g.nodes)
+        yield from g.nodes

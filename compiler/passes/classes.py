@@ -1,0 +1,81 @@
+"""Which device groups run the same code, and in which order each runs its micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compiler.layout import TIME
+from compiler.passes.place.place import Placed
+from compiler.passes.stage import ALL, Staged
+from compiler.program import Schedule
+from compiler.schedules import check_schedule, families, rolled
+from dsl.diagnostics import Diagnostic, ParcError
+
+
+def classes(staged: Staged) -> list[tuple[int, ...]]:
+    """Groups with the same nodes and equally many iterations of the cut loop, neighbours joined."""
+    groups = staged.groups
+    if staged.cut is None:
+        return [(g,) for g in range(groups)]
+    own = {s for where in (staged.forward, staged.backward) for s in where.values() if s not in (None, ALL)}
+    own |= {0, staged.stages - 1}
+    found: list[list[int]] = []
+    for g in range(groups):
+        mine = [g + c * groups for c in range(staged.chunks)]
+        if found:
+            before = found[-1][-1]
+            theirs = [before + c * groups for c in range(staged.chunks)]
+            counts = staged.cut.counts
+            if not own & {*mine, *theirs} and all(counts[a] == counts[b] for a, b in zip(mine, theirs, strict=True)):
+                found[-1].append(g)
+                continue
+        found.append([g])
+    return [tuple(f) for f in found]
+
+
+def schedules(
+    placed: Placed, staged: Staged, members: Sequence[tuple[int, ...]]
+) -> list[list[tuple[tuple[int, ...], Schedule]]]:
+    """Per class, its schedule (several where not all groups of the class can share one)."""
+    m = placed.sizes.get(TIME, 1)
+    name, depth = "sequential", None
+    if staged.groups > 1:
+        name = staged.rule.schedule if staged.rule is not None else "one_f_one_b"
+        depth = None if staged.cut is not None else _depths(placed, staged)
+    span = staged.rule.span if staged.rule is not None else None
+    wrong = check_schedule(name, staged.groups, staged.chunks, m, span)
+    if wrong is None and name == "zero_bubble":
+        message = "zero_bubble is not lowered yet: the backward pass is not split into B and W"
+        wrong = Diagnostic("E0557", message, span, help="use one_f_one_b or interleaved")
+    if wrong is not None:
+        raise ParcError(wrong)
+    all_groups = rolled(name, staged.groups, staged.chunks, m, depth)
+    return [families([all_groups[g] for g in groups], groups) for groups in members]
+
+
+def _depths(placed: Placed, staged: Staged) -> tuple[int, ...]:
+    """Stages after each one on the longest way of the forward pass."""
+    after: dict[int, set[int]] = {g: set() for g in range(staged.groups)}
+    for node in placed.forward.nodes:
+        here = staged.forward.get(node.outputs[0].name)
+        for v in node.inputs:
+            before = staged.forward.get(v.name)
+            if before is not None and here is not None and before != here:
+                after[before].add(here)
+    depth: dict[int, int] = {}
+
+    def find(g: int, seen: frozenset[int]) -> int:
+        if g not in depth:
+            if g in seen:
+                raise ParcError(
+                    Diagnostic(
+                        "E0551",
+                        "the places send values round in a circle: the stages would wait for each other",
+                        placed.training.job.strategy.places[0].span,
+                        help="place the scopes so that values flow one way",
+                    )
+                )
+            depth[g] = max((1 + find(b, seen | {g}) for b in after[g]), default=0)
+        return depth[g]
+
+    return tuple(find(g, frozenset()) for g in range(staged.groups))

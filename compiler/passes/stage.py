@@ -1,0 +1,174 @@
+"""`stage`: which virtual stage each node of a placed graph belongs to, and what the stages send each other.
+
+A value's stage is a number, `None` (can be computed anywhere: it depends on data, weights and constants only, and is
+cloned where it is read) or `ALL` (each stage holds its own part: stacks of a pipelined loop).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from compiler.graph import Graph, Node, Value
+from compiler.model import PipelineRule, Strategy
+from compiler.ops.elementwise import Map
+from compiler.ops.repeat import Repeat
+from compiler.passes.place.place import Placed
+from compiler.passes.place.rules import in_scope, place_axes
+from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
+
+ALL = -1
+Stage = int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The loop `label` of `total` iterations, cut into `counts` of consecutive ones, one per virtual stage."""
+
+    label: str
+    total: int
+    counts: tuple[int, ...]
+
+    @property
+    def firsts(self) -> tuple[int, ...]:
+        return tuple(sum(self.counts[:i]) for i in range(len(self.counts)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Staged:
+    """Stages of all values of forward and backward; `addends`: per weight, the values that its gradient is the sum of."""
+
+    groups: int
+    chunks: int
+    cut: Cut | None
+    rule: PipelineRule | None
+    forward: Mapping[str, Stage]
+    backward: Mapping[str, Stage]
+    addends: tuple[tuple[Value, ...], ...]
+
+    @property
+    def stages(self) -> int:
+        return self.groups * self.chunks
+
+    def is_cut(self, node: Node) -> bool:
+        """True for the pipelined loop (forward or backward)."""
+        return self.cut is not None and isinstance(node.op, Repeat) and node.op.label == self.cut.label
+
+
+def stage(placed: Placed) -> Staged:
+    """Raises ParcError where the strategy's places make no sense for the graph."""
+    strategy = placed.training.job.strategy
+    axes = place_axes(strategy)
+    groups = prod(a.size for a in strategy.mesh if a.name in axes)
+    diagnostics = Diagnostics()
+    if len(strategy.pipelines) > 1 or (strategy.pipelines and strategy.places):
+        rule = strategy.pipelines[-1]
+        raise ParcError(
+            Diagnostic(
+                "E0552",
+                "one pipeline, or places, but not several pipelines or both",
+                rule.span,
+                help="keep one `pipeline`, or place whole scopes with `place … on axis[i]`",
+            )
+        )
+    if len(axes) > 1:
+        raise ParcError(
+            Diagnostic("E0552", f"places lie on one axis, not on {' and '.join(axes)}", strategy.places[-1].span)
+        )
+    rule = strategy.pipelines[0] if strategy.pipelines else None
+    chunks = rule.chunks if rule is not None else 1
+    cut = _cut(placed, rule, groups * chunks) if rule is not None and groups > 1 else None
+    fixed = _fixed(strategy)
+    found = Staged(groups, chunks if groups > 1 else 1, cut, rule, {}, {}, ())
+    first = _assign(placed.forward, found, fixed, {}, True, diagnostics)
+    saved = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
+    second = _assign(placed.backward, found, fixed, saved, False, diagnostics)
+    diagnostics.raise_if_any()
+    addends = tuple(_addends(placed, second, v) for v in placed.backward.outputs)
+    return Staged(found.groups, found.chunks, cut, rule, first, second, addends)
+
+
+def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
+    return placed.forward.outputs[1 + len(placed.training.model.metrics) :]
+
+
+def _cut(placed: Placed, rule: PipelineRule, stages: int) -> Cut:
+    label = rule.label.rsplit(".", 1)[-1]
+    loop = next((n.op for n in placed.forward.nodes if isinstance(n.op, Repeat) and n.op.label == label), None)
+    if loop is None:
+        raise ParcError(Diagnostic("E0553", f"there is no loop {rule.label} at the top of the model to cut", rule.span))
+    total = loop.count
+    if total < stages:
+        raise ParcError(
+            Diagnostic(
+                "E0554",
+                f"{rule.label} has {total} iterations, too few for {stages} stages",
+                rule.span,
+                help=f"use at most {total} stages (devices on {rule.axis} × chunks)",
+            )
+        )
+    if rule.cuts is not None:
+        edges = (0, *rule.cuts, total)
+        counts = tuple(b - a for a, b in zip(edges, edges[1:], strict=False))
+        if len(counts) != stages or min(counts) < 1:
+            raise ParcError(
+                Diagnostic("E0555", f"cuts {list(rule.cuts)} do not make {stages} stages of {total} iterations", rule.span)
+            )
+        return Cut(label, total, counts)
+    base, extra = divmod(total, stages)
+    inner = list(range(1, stages - 1)) + [0, stages - 1]  # the ends have the embedding and the head to do as well
+    more = set(inner[:extra])
+    return Cut(label, total, tuple(base + (s in more) for s in range(stages)))
+
+
+def _fixed(strategy: Strategy) -> tuple[tuple[str, int], ...]:
+    return tuple((p.scope, p.index) for p in strategy.places)
+
+
+def _assign(
+    graph: Graph,
+    staged: Staged,
+    fixed: Iterable[tuple[str, int]],
+    given: Mapping[str, Stage],
+    forward: bool,
+    diagnostics: Diagnostics,
+) -> dict[str, Stage]:
+    """Forward: explicit places, else the latest stage of the operands; backward: the earliest."""
+    found: dict[str, Stage] = dict(given)
+    last = staged.stages - 1
+    for node in graph.nodes:
+        if staged.is_cut(node):
+            assert isinstance(node.op, Repeat)
+            for i, v in enumerate(node.outputs):
+                found[v.name] = ALL if i >= node.op.carries else (last if forward else 0)
+            continue
+        inputs = {s for v in node.inputs if (s := found.get(v.name)) is not None}
+        place: Stage = next((i for scope, i in fixed if in_scope(node.outputs[0].name, scope)), None)
+        if ALL in inputs:
+            if len(inputs) > 1:
+                diagnostics.error(
+                    "E0556",
+                    f"{node.outputs[0].name} mixes what all stages of the pipeline hold with what one of them holds",
+                    node.span,
+                    help="use the loop's results outside of it only through its carried variables",
+                )
+            place = ALL
+        elif place is None and inputs:
+            place = max(inputs) if forward else min(inputs)
+        for v in node.outputs:
+            found[v.name] = place
+    return found
+
+
+def _addends(placed: Placed, stages: Mapping[str, Stage], value: Value) -> tuple[Value, ...]:
+    """A gradient whose parts arise on different stages is summed at the end of the step, not for every micro-batch."""
+    made = {v.name: n for n in placed.backward.nodes for v in n.outputs}
+    node = made.get(value.name)
+    if node is None or not isinstance(node.op, Map) or node.op.fn != "add" or len(node.inputs) != 2:
+        return (value,)
+    layouts = {placed.layouts[v.name] for v in (*node.inputs, value)}
+    types = {v.type for v in (*node.inputs, value)}
+    if len({stages.get(v.name) for v in node.inputs}) < 2 or len(layouts) > 1 or len(types) > 1:
+        return (value,)
+    return tuple(a for v in node.inputs for a in _addends(placed, stages, v))
