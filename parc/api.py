@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, get_args
 
 if TYPE_CHECKING:
     from compiler.driver import Compiled
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dsl.codes import Code
     from dsl.diagnostics import Diagnostic
     from dsl.source import Source
+    from parc.explanation import Explanation
 
     File = str | os.PathLike[str] | Source
     """A path, or a text that was read already."""
@@ -31,21 +32,25 @@ class Checked:
     jobs: tuple[Compiled, ...]
 
 
-def evaluate(
-    file: File, *, params: Mapping[str, object] | None = None, job: str | None = None, strategy: str | None = None
-) -> Evaluation:
-    """The job of a file with its model's graph, and what stands beside it. Raises `ParcError`.
+class Options(TypedDict, total=False):
+    """Keyword arguments of most functions here.
 
     `params` override the file's `param`s, `job` chooses one where there are several, `strategy` replaces the job's own.
     """
+
+    params: Mapping[str, object]
+    job: str | None
+    strategy: str | None
+
+
+def evaluate(file: File, **options: Unpack[Options]) -> Evaluation:
+    """The job of a file with its model's graph, and what stands beside it. Raises `ParcError`."""
     from compiler.evaluate import evaluate_file
 
-    return evaluate_file(file, _texts(params), job, strategy)
+    return evaluate_file(file, _texts(options.get("params")), options.get("job"), options.get("strategy"))
 
 
-def check(
-    file: File, *, params: Mapping[str, object] | None = None, job: str | None = None, strategy: str | None = None
-) -> Checked:
+def check(file: File, **options: Unpack[Options]) -> Checked:
     """Everything but running: every job (or only `job`) is evaluated, differentiated, placed and lowered.
 
     Raises `ParcError` with all that is wrong.
@@ -54,7 +59,7 @@ def check(
     from compiler.evaluate import check_file, evaluate_file
     from dsl.diagnostics import Diagnostics, ParcError
 
-    overrides = _texts(params)
+    overrides, job = _texts(options.get("params")), options.get("job")
     found = Diagnostics()
     for diagnostic in check_file(file, overrides):
         found.add(diagnostic)
@@ -63,7 +68,7 @@ def check(
     jobs = []
     for name in names:
         try:
-            jobs.append(compile_job(evaluate_file(file, overrides, name, strategy).job))
+            jobs.append(compile_job(evaluate_file(file, overrides, name, options.get("strategy")).job))
         except ParcError as error:
             for diagnostic in error.diagnostics:
                 found.add(diagnostic)
@@ -71,23 +76,14 @@ def check(
     return Checked(tuple(found), tuple(jobs))
 
 
-def compile(
-    file: File, *, params: Mapping[str, object] | None = None, job: str | None = None, strategy: str | None = None
-) -> Compiled:
+def compile(file: File, **options: Unpack[Options]) -> Compiled:
     """What each pass makes of a job: `.job`, `.training`, `.placed`, `.program`. Raises `ParcError`."""
     from compiler.driver import compile_job
 
-    return compile_job(evaluate(file, params=params, job=job, strategy=strategy).job)
+    return compile_job(evaluate(file, **options).job)
 
 
-def emit(
-    file: File,
-    stage: Stage = "program",
-    *,
-    params: Mapping[str, object] | None = None,
-    job: str | None = None,
-    strategy: str | None = None,
-) -> str:
+def emit(file: File, stage: Stage = "program", **options: Unpack[Options]) -> str:
     """The text of a job after a stage; later stages are not run. Raises `ParcError`."""
     if stage == "ast":
         from dsl.printer import dump
@@ -96,8 +92,8 @@ def emit(
     if stage == "program":
         from compiler.text import show
 
-        return show(compile(file, params=params, job=job, strategy=strategy).program)
-    found = evaluate(file, params=params, job=job, strategy=strategy).job
+        return show(compile(file, **options).program)
+    found = evaluate(file, **options).job
     if stage == "graph":
         return str(found.model.graph)
     from compiler.passes.place.place import place
@@ -108,7 +104,7 @@ def emit(
     return "\n".join(map(str, (made.forward, made.backward, made.update)))
 
 
-def load_program(file: File, **options: object) -> Program:
+def load_program(file: File, **options: Unpack[Options]) -> Program:
     """The program of a `.npu` file as it is, of a `.par` file after lowering (with the options of `compile`)."""
     from compiler.text import parse_program
     from dsl.files import load
@@ -116,7 +112,7 @@ def load_program(file: File, **options: object) -> Program:
 
     name = file.name if isinstance(file, Source) else os.fspath(file)
     if not is_program(name):
-        return compile(file, **options).program  # type: ignore[arg-type]
+        return compile(file, **options).program
     source = file if isinstance(file, Source) else load(file)
     return parse_program(source.text, source.name)
 
@@ -141,6 +137,15 @@ def fmt(text: str, name: str = "<text>") -> str:
     from dsl.printer import format_source
 
     return format_source(text, name)
+
+
+def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Explanation:
+    """Why a tensor has its layout and what is sent for it. Raises `ParcError`, for an unknown tensor too."""
+    from compiler.passes.place.place import place
+    from compiler.passes.training import training
+    from parc.explanation import explain_tensor
+
+    return explain_tensor(place(training(evaluate(file, **options).job)), tensor)
 
 
 def explain(code: str) -> Code:

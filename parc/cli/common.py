@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypedDict, TypeVar
+from typing import IO, Any, TypeVar
 
 import click
 
@@ -20,6 +20,7 @@ from dsl.diagnostics import Diagnostic, ParcError, fail
 from dsl.files import load
 from dsl.render import render, to_json
 from dsl.source import Source
+from parc.api import Options
 from parc.cli import BUG, show_bug
 
 SCHEMA = 1
@@ -170,15 +171,7 @@ def file_argument(function: F) -> F:
     return click.argument("file", type=click.Path(allow_dash=True))(function)
 
 
-class Choice(TypedDict):
-    """The keyword arguments of `parc.api` that choose a job."""
-
-    params: dict[str, object]
-    job: str | None
-    strategy: str | None
-
-
-def choice(params: tuple[tuple[str, str], ...], job: str | None, strategy: str | None) -> Choice:
+def choice(params: tuple[tuple[str, str], ...], job: str | None, strategy: str | None) -> Options:
     """What the options of `job_options` say."""
     return {"params": dict(params), "job": job, "strategy": strategy}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from parc import api
-from parc.cli.common import Choice, Command, Output, color, json_option, params_option, read_source
+from parc.cli.common import Command, Output, color, json_option, params_option, read_source
 
 if TYPE_CHECKING:
     from compiler.program import Program
@@ -49,7 +49,7 @@ def command(
     return not (found and exit_code)
 
 
-def _program(out: Output, file: str, chosen: Choice) -> Program:
+def _program(out: Output, file: str, chosen: api.Options) -> Program:
     return api.load_program(read_source(out, file), **chosen)
 
 
