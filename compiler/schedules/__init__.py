@@ -1,10 +1,10 @@
 """In which order a group of devices runs its micro-batches: schedules by name, rolled, shared between groups, checked.
 
-    actions   what each schedule means: the list of one group, written out
-    rolled    the same without growing with the micro-batches (closed forms; tests prove them equal to `actions`)
-    families  groups whose rolled schedules are one, with numbers affine in the group index
-    unroll    back to the list
-    find_hang simulation of all groups
+actions   what each schedule means: the list of one group, written out
+rolled    the same without growing with the micro-batches (closed forms; tests prove them equal to `actions`)
+families  groups whose rolled schedules are one, with numbers affine in the group index
+unroll    back to the list
+find_hang simulation of all groups
 """
 
 from __future__ import annotations

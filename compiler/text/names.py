@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-ROLES = ("weight", "optimizer", "counter", "gradient", "loss", "metric", "saved")
+ROLES = ("weight", "optimizer", "counter", "gradient", "loss", "metric", "report", "saved")
 
 
 def default_logical(name: str) -> str:

@@ -1,0 +1,38 @@
+"""The verifier of lowered programs: rules of its own, independent of how the compiler came to the program.
+
+values   definitions, names, types; loops                    E0610 to E0612
+local    layouts of local ops follow from their loops        E0613 to E0616
+comm     collectives change layouts as they say              E0617, E0618
+effects  buffers, gradients, saved values                    E0620 to E0626
+stages   sends and receives, reductions between stages       E0630, E0631
+order    schedules: every micro-batch once, no hang          E0640 to E0642
+classes  groups, declarations                                E0650
+"""
+
+from __future__ import annotations
+
+from compiler.program import Program
+from compiler.text.locations import Locations
+from compiler.verify.body import check_bodies
+from compiler.verify.classes import check_classes
+from compiler.verify.effects import check_buffers
+from compiler.verify.order import check_order
+from compiler.verify.report import Report
+from compiler.verify.stages import check_stages, message_edges
+from dsl.diagnostics import Diagnostic
+
+__all__ = ["verify"]
+
+
+def verify(program: Program, locations: Locations | None = None) -> tuple[Diagnostic, ...]:
+    """What is wrong with the program; empty if it is legal. `locations` (of `parse_located`) give the spans."""
+    report = Report(program, locations)
+    check_classes(program, report)
+    if report.failed:  # the rest takes groups and declarations for granted
+        return report.diagnostics
+    check_bodies(program, report)
+    check_buffers(program, report)
+    check_stages(program, report)
+    if not report.failed:
+        check_order(program, report, message_edges(program))
+    return report.diagnostics

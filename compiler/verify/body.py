@@ -1,0 +1,157 @@
+"""Bodies: every value is defined once and before its use; types follow from the ops; layouts by `local` and `comm`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from compiler.graph import Dim, Type
+from compiler.layout import Layout
+from compiler.ops.base import OpError
+from compiler.ops.comm import Comm, Relayout
+from compiler.ops.effects import Effect
+from compiler.program import Body, Instr, LocalRepeat, Program, Var
+from compiler.text.attrs import OPS
+from compiler.text.locations import Site
+from compiler.verify.comm import check_comm, comm_fills
+from compiler.verify.local import Fills, check_layout, check_local, result_fills
+from compiler.verify.report import Finding, Report, head
+
+
+@dataclass(slots=True)
+class _Scope:
+    """Values that a body sees; `taken`: names of the whole function; `fills`: what padding holds."""
+
+    site: Site
+    timeless: bool
+    taken: set[str]
+    known: dict[str, Var] = field(default_factory=dict)
+    fills: dict[str, Fills] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)  # defined, but not well: not looked at any further
+
+
+def check_bodies(program: Program, report: Report) -> None:
+    """All functions of all classes."""
+    checker = _Checker(program, report)
+    for c, cls in enumerate(program.classes):
+        for i, function in enumerate(cls.functions):
+            site = Site(c, "fn", i)
+            if function.body.params or function.body.results:
+                report.error("E0612", site, "functions take nothing and give nothing: their effects are instructions")
+            checker.body(function.body, _Scope(site, function.name == "U", set()))
+
+
+class _Checker:
+    def __init__(self, program: Program, report: Report) -> None:
+        self.report = report
+        self.sizes = program.sizes
+        self.kinds = {a.name: a.kind for a in program.axes}
+
+    def body(self, body: Body, scope: _Scope) -> None:
+        for i, instr in enumerate(body.instrs):
+            self.instr(instr, scope, scope.site.inner(i))
+
+    def define(self, var: Var, scope: _Scope, site: Site) -> bool:
+        """Make a value known; False if its layout is not well-formed."""
+        if var.name in scope.taken:
+            self.report.error("E0611", site, f"%{var.name} is defined twice", "names are unique within a function")
+        scope.taken.add(var.name)
+        problems = check_layout(var, self.kinds, scope.timeless)
+        for code, message, help in problems:
+            self.report.error(code, site, message, help)
+        if problems:
+            scope.broken.add(var.name)
+        else:
+            scope.known[var.name] = var
+        return not problems
+
+    def instr(self, instr: Instr, scope: _Scope, site: Site) -> None:
+        unknown = [n for n in instr.inputs if n not in scope.known]
+        for name in unknown:
+            if name in scope.broken:
+                continue
+            help = "a loop sees its own parameters only" if name in scope.taken else None
+            self.report.error("E0610", site, f"{head(instr)}: %{name} is not defined before", help)
+        well_formed = [self.define(v, scope, site) for v in instr.outputs]
+        if unknown or not all(well_formed):
+            return
+        ins = [scope.known[n] for n in instr.inputs]
+        fills = [scope.fills.get(n, {}) for n in instr.inputs]
+        for code, message, help in self.findings(instr, ins, fills, scope, site):
+            self.report.error(code, site, f"{head(instr)}: {message}", help)
+
+    def findings(
+        self, instr: Instr, ins: list[Var], fills: list[Fills], scope: _Scope, site: Site
+    ) -> Sequence[Finding]:
+        op, outs = instr.op, instr.outputs
+        if isinstance(op, Effect):
+            return ()  # `effects`
+        if isinstance(op, LocalRepeat):
+            return self.repeat(op, ins, outs, scope, site)
+        if isinstance(op, Relayout) or type(op) is not OPS.get(op.mnemonic):
+            return [("E0612", f"there is no op {op.mnemonic} in lowered programs", None)]
+        if isinstance(op, Comm):
+            if len(ins) != 1:
+                return [("E0612", f"{op.mnemonic} takes one operand, got {len(ins)}", None)]
+            if [v.type for v in outs] != [ins[0].type]:
+                return [("E0612", f"the result must have the operand's type {ins[0].type}", None)]
+            scope.fills[outs[0].name] = comm_fills(op, fills[0])
+            return check_comm(op, ins[0], outs[0], self.sizes, self.kinds)
+        try:
+            types = op.infer(*(v.type for v in ins))
+        except OpError as error:
+            return [("E0612", error.message, error.help)]
+        if types != tuple(v.type for v in outs):
+            stated = ", ".join(str(v.type) for v in outs)
+            return [("E0612", f"the results are {', '.join(map(str, types))}, stated {stated or 'nothing'}", None)]
+        scope.fills.update(zip((v.name for v in outs), result_fills(op, ins, outs, fills), strict=True))
+        return check_local(op, ins, outs, self.sizes, fills)
+
+    def repeat(
+        self, op: LocalRepeat, ins: list[Var], outs: tuple[Var, ...], scope: _Scope, site: Site
+    ) -> Sequence[Finding]:
+        """Carries keep type and layout; slices and stacks differ by the loop's dim, which is whole."""
+        params = op.body.params
+        if len(ins) != len(params) or not 0 <= op.carries <= op.carries + op.stacks <= len(params) or op.count < 1:
+            return [
+                ("E0612", f"{len(ins)} operands and {op.count} iterations do not go with the body's parameters", None)
+            ]
+        inner = _Scope(site, scope.timeless, scope.taken)
+        if not all([self.define(p, inner, site) for p in params]):
+            return ()
+        self.body(op.body, inner)
+        found: list[Finding] = []
+        for i, (given, param) in enumerate(zip(ins, params, strict=True)):
+            stacked = op.carries <= i < op.carries + op.stacks
+            found += _same(given, self.stack(param, op) if stacked else param, f"%{param.name} is given %{given.name}")
+        results = op.body.results
+        missing = [r for r in results if r not in inner.known]
+        if missing or len(results) != len(outs) or len(results) < op.carries:
+            what = (
+                f"%{missing[0]} is not defined in the loop"
+                if missing
+                else f"{len(results)} values, {len(outs)} results"
+            )
+            return [*found, ("E0610" if missing else "E0612", f"yield: {what}", None)]
+        for i, name in enumerate(results):
+            made = inner.known[name]
+            if i < op.carries:
+                found += _same(made, params[i], f"%{params[i].name} leaves an iteration as %{name}")
+            made = made if i < op.carries else self.stack(made, op)
+            found += _same(outs[i], made, f"the result %{outs[i].name} is %{name}")
+        return found
+
+    @staticmethod
+    def stack(var: Var, op: LocalRepeat) -> Var:
+        halo = tuple((d + 1, left, right) for d, left, right in var.layout.halo)
+        layout = Layout(((), *var.layout.dims), var.layout.pending, halo)
+        return Var(var.name, Type(var.type.dtype, (Dim(op.label, op.count), *var.type.dims)), layout)
+
+
+def _same(got: Var, want: Var, what: str) -> list[Finding]:
+    if got.type != want.type:
+        return [("E0612", f"{what}: {got.type} instead of {want.type}", None)]
+    if got.layout == want.layout:
+        return []
+    lost = set(want.layout.pending) ^ set(got.layout.pending)
+    return [("E0615" if lost else "E0614", f"{what}: its layout differs", "the layouts must be the same")]

@@ -1,0 +1,86 @@
+"""The frame: axes, groups, declarations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from compiler.layout import TIME
+from compiler.program import DeviceClass, Program, StateDecl, Var
+from compiler.text.locations import Site
+from compiler.text.names import ROLES
+from compiler.verify.effects import LIVING
+from compiler.verify.local import check_layout
+from compiler.verify.report import Report
+
+FUNCTIONS = ("F", "B", "W", "U")
+
+
+def chunks(program: Program) -> int:
+    """Chunks of the rolled loop per group."""
+    return max(1, program.stages // max(1, program.groups))
+
+
+def check_classes(program: Program, report: Report) -> None:
+    """Axes, groups, functions and declarations make sense by themselves."""
+    for name in _twice(a.name for a in program.axes):
+        report.error("E0650", None, f"there are two axes {name}")
+    for a in program.axes:
+        if a.size < 1 or a.kind not in ("mesh", "place", "time") or (a.kind == "time") != (a.name == TIME):
+            report.error(
+                "E0650", None, f"axis {a.name}={a.size} {a.kind}: the time axis, and no other, is called {TIME}"
+            )
+    for name in _twice(i.name for i in program.inputs):
+        report.error("E0650", None, f"there are two inputs {name}")
+    if program.stages != chunks(program) * program.groups:
+        message = f"{program.stages} stages on {program.groups} groups of devices"
+        report.error("E0650", None, message, "their number is a multiple of the groups'")
+    placed = Counter(g for cls in program.classes for g in cls.groups)
+    wrong = [g for g in range(program.groups) if placed[g] != 1] + [g for g in placed if not 0 <= g < program.groups]
+    if wrong:
+        report.error("E0650", None, f"group {wrong[0]} of devices belongs to {placed[wrong[0]]} classes instead of one")
+    for c, cls in enumerate(program.classes):
+        if not cls.groups:
+            report.error("E0650", Site(c), "the class has no devices")
+        else:
+            _check_class(program, cls, c, report)
+
+
+def _twice(names: Iterable[object]) -> list[object]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _check_class(program: Program, cls: DeviceClass, c: int, report: Report) -> None:
+    kinds = {a.name: a.kind for a in program.axes}
+    for name in _twice(s.name for s in cls.states):
+        report.error("E0650", Site(c), f"two buffers are called {name}")
+    for name in _twice((f.name, f.chunk) for f in cls.functions):
+        report.error("E0650", Site(c), f"there are two functions {name}")
+    for i, f in enumerate(cls.functions):
+        if f.name not in FUNCTIONS or not 0 <= f.chunk < chunks(program) or (f.name == "U" and f.chunk):
+            message = f"no function {f.name}.{f.chunk} is known"
+            report.error(
+                "E0650", Site(c, "fn", i), message, f"{', '.join(FUNCTIONS)}, of chunks 0..{chunks(program) - 1}"
+            )
+    for i, s in enumerate(cls.states):
+        site = Site(c, "state", i)
+        if s.role not in ROLES:
+            report.error("E0650", site, f"{s.name}: there is no role {s.role}", f"roles: {', '.join(ROLES)}")
+        for _, message, help in check_layout(Var(s.name, s.type, s.layout), kinds, s.role != "saved"):
+            report.error("E0613", site, message, help)
+        if s.role in LIVING and s.layout.pending:
+            report.error("E0615", site, f"{s.role} {s.name} lives across steps, but with pending reductions")
+        _check_range(cls, s, site, report)
+    for r in cls.ranges:
+        ends = [r.first.at(g) for g in cls.groups]
+        if r.count < 1 or min(ends) < 0 or max(ends) + r.count > r.total:
+            report.error(
+                "E0650", Site(c), f"loop {r.dim}: {r.count} iterations from {min(ends)} to {max(ends)} of {r.total}"
+            )
+
+
+def _check_range(cls: DeviceClass, s: StateDecl, site: Site, report: Report) -> None:
+    for r in cls.ranges:
+        if s.type.dims and s.type.dims[0].name == r.dim and s.chunk == r.chunk and s.type.dims[0].size != r.count:
+            message = f"{s.name} holds {s.type.dims[0].size} iterations of {r.dim}, the chunk has {r.count}"
+            report.error("E0650", site, message)

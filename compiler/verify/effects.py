@@ -1,0 +1,205 @@
+"""Buffers: effects agree with the declarations; gradients add up, weights are renewed, saved values come back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from compiler.layout import TIME, Layout
+from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Recv, Save, Send, StageReduce, Write
+from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Program, StateDecl, Var
+from compiler.text.locations import Site
+from compiler.verify.report import Report, head
+
+LIVING = ("weight", "optimizer", "counter")
+"""Roles of buffers that live across steps."""
+
+RENEWED = (*LIVING, "report")
+ADDED = ("gradient", "loss", "metric")
+_PER_MICROBATCH = ("F", "B", "W")
+
+
+def check_buffers(program: Program, report: Report) -> None:
+    """All effects of all functions, and what each class does with each of its buffers in a step."""
+    for c, cls in enumerate(program.classes):
+        checker = _Class(program, cls, c, report)
+        for i, function in enumerate(cls.functions):
+            checker.function(function, Site(c, "fn", i))
+        checker.totals()
+
+
+def inner_effects(body: Body, site: Site) -> Iterator[tuple[Instr, Site]]:
+    """Effects inside loops, at any depth."""
+    for i, instr in enumerate(body.instrs):
+        if isinstance(instr.op, LocalRepeat):
+            here = site.inner(i)
+            for j, inner in enumerate(instr.op.body.instrs):
+                if isinstance(inner.op, Effect):
+                    yield inner, here.inner(j)
+            yield from inner_effects(instr.op.body, here)
+
+
+class _Class:
+    def __init__(self, program: Program, cls: DeviceClass, index: int, report: Report) -> None:
+        self.program, self.cls, self.index, self.report = program, cls, index, report
+        self.states = {s.name: s for s in cls.states}
+        self.inputs = {i.name: i for i in program.inputs}
+        self.timed = TIME in program.sizes
+        self.writes: Counter[str] = Counter()
+        self.added: Counter[str] = Counter()
+        self.saves: dict[str, tuple[str, int]] = {}
+        self.loads: dict[str, list[tuple[str, int, bool, Site]]] = {}
+
+    def function(self, function: Function, site: Site) -> None:
+        known: dict[str, Var] = {}
+        for instr, here in inner_effects(function.body, site):
+            help = "read before the loop, give the value to the loop, write its result after it"
+            self.report.error("E0626", here, f"{head(instr)}: a loop has no effects", help)
+        for i, instr in enumerate(function.body.instrs):
+            known.update((v.name, v) for v in instr.outputs)
+            if isinstance(instr.op, Effect):
+                arity = self.arity(instr.op)
+                if (len(instr.inputs), len(instr.outputs)) != arity or any(n not in known for n in instr.inputs):
+                    message = f"{head(instr)}: takes {arity[0]} operands and gives {arity[1]} results"
+                    self.report.error("E0612", site.inner(i), message)
+                    continue
+                value = known[instr.inputs[0]] if instr.inputs else instr.outputs[0]
+                self.effect(instr, value, function, site.inner(i))
+                if isinstance(instr.op, StageReduce) and instr.outputs[0] != Var(
+                    instr.outputs[0].name, value.type, value.layout
+                ):
+                    self.report.error("E0631", site.inner(i), f"{head(instr)}: operand and result differ")
+        if function.name == "U":
+            self.stale(function, site)
+
+    @staticmethod
+    def arity(op: Effect) -> tuple[int, int]:
+        if isinstance(op, StageReduce):
+            return 1, 1
+        return (0, 1) if isinstance(op, (Input, Read, Load, Recv)) else (1, 0)
+
+    def effect(self, instr: Instr, value: Var, function: Function, site: Site) -> None:
+        op = instr.op
+        if isinstance(op, Input):
+            self.input(op, value, instr, site)
+        elif isinstance(op, (Read, Write, Accumulate, Save, Load)):
+            self.buffer(op, value, instr, function, site)
+        elif isinstance(op, (Send, Recv)) and function.name not in _PER_MICROBATCH:
+            self.report.error("E0620", site, f"{head(instr)}: values go between stages in F, B and W only")
+        elif isinstance(op, StageReduce) and function.name != "U":
+            self.report.error("E0620", site, f"{head(instr)}: stages are added up in U only")
+
+    def input(self, op: Input, value: Var, instr: Instr, site: Site) -> None:
+        decl = self.inputs.get(op.name)
+        if decl is None and op.name != "step":
+            self.report.error("E0620", site, f"{head(instr)}: there is no input {op.name}")
+        elif decl is not None and decl.type != value.type:
+            self.report.error("E0621", site, f"{head(instr)}: {op.name} is declared as {decl.type}, not {value.type}")
+        elif decl is None and value.type.dims:
+            self.report.error("E0621", site, f"{head(instr)}: the step is a scalar, not {value.type}")
+        elif value.layout.pending or value.layout.halo:
+            self.report.error("E0621", site, f"{head(instr)}: data has no pending reductions and no borders")
+
+    def buffer(
+        self, op: Read | Write | Accumulate | Save | Load, value: Var, instr: Instr, function: Function, site: Site
+    ) -> None:
+        state = self.states.get(op.name)
+        if state is None:
+            self.report.error("E0620", site, f"{head(instr)}: no buffer {op.name} is declared")
+            return
+        roles, functions = _allowed(op, function.name)
+        if state.role not in roles or function.name not in functions:
+            help = f"{op.mnemonic} is for {', '.join(roles)} in {', '.join(functions)}"
+            self.report.error("E0620", site, f"{head(instr)}: {op.name} is a {state.role}, in {function.name}", help)
+            return
+        want = state.layout
+        if isinstance(op, Accumulate):
+            self.added[op.name] += 1
+            want = Layout(want.dims, tuple(sorted((*want.pending, (TIME, "sum")))) if self.timed else want.pending)
+        elif isinstance(op, Write):
+            self.writes[op.name] += 1
+        elif isinstance(op, Save):
+            if op.name in self.saves:
+                self.report.error("E0625", site, f"{op.name} is saved twice")
+            self.saves[op.name] = (function.name, function.chunk)
+        elif isinstance(op, Load):
+            self.loads.setdefault(op.name, []).append((function.name, function.chunk, op.last, site))
+        if value.type != state.type:
+            self.report.error("E0621", site, f"{head(instr)}: {op.name} is declared as {state.type}, not {value.type}")
+        elif value.layout != want:
+            self.mismatch(op, value.layout, want, head(instr), site)
+
+    def mismatch(self, op: Effect, got: Layout, want: Layout, what: str, site: Site) -> None:
+        here, there = dict(got.pending), dict(want.pending)
+        if isinstance(op, Accumulate) and here.get(TIME) != there.get(TIME):
+            message = f"{what}: the value is no sum pending over the micro-batches"
+            help = "what is the same in all micro-batches counts once: `only_first` over mb; a mean has its 1/n inside"
+            self.report.error("E0622", site, message, help)
+        elif here != there and not isinstance(op, (Read, Load)):
+            left = [f"{fn} over {a}" for a, fn in got.pending if there.get(a) != fn]
+            message = (
+                f"the pending {', '.join(left)} is dropped" if left else "it lacks the reductions still pending there"
+            )
+            self.report.error("E0615", site, f"{what}: {message}", "all_reduce or reduce_scatter before")
+        else:
+            self.report.error("E0621", site, f"{what}: the layout differs from the declared one")
+
+    def stale(self, function: Function, site: Site) -> None:
+        """In U old contents are read before new ones are written: a value that was read is the buffer itself."""
+        alias: dict[str, str] = {}
+        written: set[str] = set()
+        for i, instr in enumerate(function.body.instrs):
+            for name in instr.inputs:
+                if alias.get(name) in written:
+                    message = f"{head(instr)}: %{name} is the buffer {alias[name]}, which has new contents by now"
+                    self.report.error("E0624", site.inner(i), message, "move the `write` behind the last reader")
+            if isinstance(instr.op, Read) and instr.outputs:
+                if instr.op.name in written:
+                    message = f"{head(instr)}: {instr.op.name} has been written before"
+                    self.report.error("E0624", site.inner(i), message, "read it before")
+                alias[instr.outputs[0].name] = instr.op.name
+            elif isinstance(instr.op, Write):
+                written.add(instr.op.name)
+
+    def totals(self) -> None:
+        """Once all functions are known: what is missing."""
+        updated = any(f.name == "U" for f in self.cls.functions)
+        for i, s in enumerate(self.cls.states):
+            site = Site(self.index, "state", i)
+            if s.role in RENEWED and self.writes[s.name] != updated:
+                message = f"{s.role} {s.name} is written {self.writes[s.name]} times in a step"
+                self.report.error("E0623", site, message, "U writes each of them once")
+            if s.role in ADDED and not self.added[s.name]:
+                self.report.error("E0622", site, f"nothing is accumulated into {s.role} {s.name}")
+            if s.role == "saved":
+                self.saved(s, site)
+
+    def saved(self, s: StateDecl, site: Site) -> None:
+        loads = self.loads.get(s.name, [])
+        if s.name not in self.saves:
+            self.report.error("E0625", site, f"{s.name} is declared, but no function saves it")
+            return
+        if not loads:
+            self.report.error("E0625", site, f"{s.name} is saved, but never loaded, and so never freed")
+            return
+        saver, chunk = self.saves[s.name]
+        order = {name: k for k, name in enumerate(_PER_MICROBATCH)}
+        ranked = sorted(loads, key=lambda entry: order[entry[0]])
+        for k, (name, c, last, where) in enumerate(ranked):
+            if c != chunk or order[name] <= order[saver]:
+                message = f"{s.name} is loaded in {name}.{c}, but saved in {saver}.{chunk}"
+                self.report.error("E0625", where, message, "a later action of the same chunk loads it")
+            if last != (k == len(ranked) - 1):
+                message = f"{s.name}: the last load, and no other, is marked `last`"
+                self.report.error("E0625", where, message, "after it the buffer is free")
+
+
+def _allowed(op: Read | Write | Accumulate | Save | Load, function: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Roles that the effect is for, and the functions it may stand in."""
+    if isinstance(op, Read):
+        return ((*LIVING, *ADDED) if function == "U" else LIVING), (*_PER_MICROBATCH, "U")
+    if isinstance(op, Write):
+        return RENEWED, ("U",)
+    if isinstance(op, Accumulate):
+        return ADDED, _PER_MICROBATCH
+    return ("saved",), _PER_MICROBATCH[:2] if isinstance(op, Save) else _PER_MICROBATCH[1:]

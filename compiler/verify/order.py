@@ -1,0 +1,197 @@
+"""Schedules: each action on each micro-batch once, in order, and no group waits forever.
+
+That every micro-batch comes once is checked on the rolled form, exactly, for any number of micro-batches. Order and
+hangs are checked by simulation, for many micro-batches on the same schedules with fewer (`_shrunk`). This is enough:
+away from its ends each list repeats itself with the micro-batch number going up, and what waits for what depends on
+differences of micro-batches only. A circle of waiting actions goes through each step of a loop at most once in each
+direction, so that it spans fewer iterations than there are stages ahead of one another; the shortened loops are longer.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from compiler.program import ALL_CHUNKS, Affine, DeviceClass, For, Program, Run, Schedule, Update
+from compiler.schedules import Action, Edge, find_hang, unroll
+from compiler.text.locations import Site
+from compiler.verify.classes import chunks
+from compiler.verify.report import Report
+
+MOST_ACTIONS = 4_000_000
+"""Actions that are simulated where a schedule cannot be shortened."""
+
+_BEFORE = {"B": "F", "W": "B"}
+
+
+def check_order(program: Program, report: Report, edges: Sequence[Edge]) -> None:
+    """All groups' schedules, alone and together."""
+    m, v = program.microbatches, chunks(program)
+    fixed: dict[int, Schedule] = {}
+    homes: dict[int, tuple[int, DeviceClass]] = {}
+    for c, cls in enumerate(program.classes):
+        for g in cls.groups:
+            fixed[g], homes[g] = _at(cls.schedule, g), (c, cls)
+            problem = _uncovered(fixed[g], cls, m, v)
+            if problem is not None:
+                report.error("E0640", Site(c, "schedule"), problem)
+                break
+    if report.failed:
+        return
+    short = _shorten(fixed, homes, program, m, v)
+    if short is None:
+        report.error("E0640", None, f"{m} micro-batches of an irregular schedule are too many to check")
+        return
+    lists = [unroll(short[g], 0, program.groups, v) for g in range(program.groups)]
+    for g, mine in enumerate(lists):
+        problem = _disorder(mine, homes[g][1])
+        if problem is not None:
+            report.error("E0641", Site(homes[g][0], "schedule"), problem)
+    if not report.failed:
+        hang = find_hang(lists, edges)
+        if hang is not None:
+            stuck = homes[hang.waiting[0][0]][0]
+            report.error("E0642", Site(stuck, "schedule"), f"the schedules hang: {hang}")
+
+
+def _at(schedule: Schedule, group: int) -> Schedule:
+    """The schedule of one group, with numbers in place of affine expressions."""
+
+    def number(a: Affine) -> Affine:
+        return Affine(a.at(group))
+
+    return tuple(
+        replace(e, low=number(e.low), high=number(e.high))
+        if isinstance(e, Run)
+        else replace(e, count=number(e.count), steps=tuple((k, c, number(o)) for k, c, o in e.steps))
+        if isinstance(e, For)
+        else e
+        for e in schedule
+    )
+
+
+# --- each micro-batch once -----------------------------------------------------------------------
+
+
+def _uncovered(schedule: Schedule, cls: DeviceClass, m: int, v: int) -> str | None:
+    """What is wrong with the set of actions of one group."""
+    updates = [i for i, e in enumerate(schedule) if isinstance(e, Update)]
+    wanted = any(f.name == "U" for f in cls.functions)
+    if updates != ([len(schedule) - 1] if wanted else []):
+        return "U comes once, at the end" if wanted else "U is scheduled, but there is no such function"
+    spans: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+    for e in schedule:
+        if isinstance(e, Run):
+            if e.low.base > e.high.base:
+                return f"{e.action}[{e.low.base}..{e.high.base}] runs backwards"
+            spans[e.action, e.chunk].append((e.low.base, e.high.base))
+        elif isinstance(e, For):
+            if e.count.base < 0 or e.stride < 1:
+                return f"a loop of {e.count.base} iterations, {e.stride} micro-batches each"
+            for key, found in _loop_spans(e).items():
+                spans[key] += found
+    functions = {(f.name, f.chunk) for f in cls.functions if f.name != "U"}
+    for kind, chunk in spans:
+        known = all((kind, c) in functions for c in range(v)) if chunk == ALL_CHUNKS else (kind, chunk) in functions
+        if not known and any(low < high for low, high in spans[kind, chunk]):
+            return f"{kind} is scheduled for chunk {chunk}, but there is no such function"
+    for kind, chunk in sorted(functions):
+        both = (kind, ALL_CHUNKS) in spans
+        if both and (kind, chunk) in spans:
+            return f"{kind} is scheduled by chunk and for all chunks"
+        total = m * v if both else m
+        problem = _gap(sorted(spans[kind, ALL_CHUNKS if both else chunk]), total)
+        if problem is not None:
+            return f"{kind}{'.*' if both else f'.{chunk}' if chunk else ''}: {problem}"
+    return None
+
+
+def _loop_spans(e: For) -> dict[tuple[str, int], list[tuple[int, int]]]:
+    """What each action of a loop covers: one range where its steps follow each other, else piece by piece."""
+    offsets: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for kind, chunk, offset in e.steps:
+        offsets[kind, chunk].append(offset.base)
+    spans: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    for key, found in offsets.items():
+        first, count = min(found), e.count.base
+        if e.stride == len(found) and sorted(found) == list(range(first, first + e.stride)):
+            spans[key] = [(first, first + e.stride * count)]
+        else:
+            rounds = min(count, MOST_ACTIONS // len(found))
+            spans[key] = [(i * e.stride + o, i * e.stride + o + 1) for i in range(rounds) for o in found]
+    return spans
+
+
+def _gap(spans: Sequence[tuple[int, int]], total: int) -> str | None:
+    at = 0
+    for low, high in spans:
+        if low >= high:
+            continue
+        if low < at:
+            return f"micro-batch {low} comes twice" if low >= 0 else f"there is no micro-batch {low}"
+        if low > at:
+            return f"micro-batch {at} is left out"
+        at = high
+    if at > total:
+        return f"there is no micro-batch {total}"
+    return f"micro-batch {at} is left out" if at < total else None
+
+
+# --- fewer micro-batches -------------------------------------------------------------------------
+
+
+def _shorten(
+    fixed: dict[int, Schedule], homes: dict[int, tuple[int, DeviceClass]], program: Program, m: int, v: int
+) -> dict[int, Schedule] | None:
+    """The schedules with fewer micro-batches where there are many, as they are where there are few."""
+    few = 2 * program.stages + 4
+    few += (m - few) % (program.groups if v > 1 else 1)
+    if m > 2 * few:
+        short = {g: _shrunk(s, m, few, v) for g, s in fixed.items()}
+        good = {g: s for g, s in short.items() if s is not None and _uncovered(s, homes[g][1], few, v) is None}
+        if len(good) == len(fixed):
+            return good
+    kinds = max((len(cls.functions) for cls in program.classes), default=0)
+    return fixed if m * kinds * len(fixed) <= MOST_ACTIONS else None
+
+
+def _shrunk(schedule: Schedule, m: int, few: int, v: int) -> Schedule | None:
+    """The same schedule for `few` micro-batches: numbers near the end move, the long loops get shorter."""
+
+    def cut(number: Affine, chunk: int, total_of: int = 1) -> Affine:
+        scale = v if chunk == ALL_CHUNKS else 1
+        if number.base * total_of <= m * scale // 2:
+            return number
+        return Affine(number.base - (m - few) * scale // total_of)
+
+    found: list[Run | For | Update] = []
+    for e in schedule:
+        if isinstance(e, Run):
+            found.append(replace(e, low=cut(e.low, e.chunk), high=cut(e.high, e.chunk)))
+        elif isinstance(e, For):
+            scales = {v if chunk == ALL_CHUNKS else 1 for _, chunk, _ in e.steps}
+            if len(scales) != 1 or (m - few) * max(scales) % e.stride:
+                return None
+            chunk = e.steps[0][1]
+            steps = tuple((kind, c, cut(offset, c)) for kind, c, offset in e.steps)
+            found.append(replace(e, count=cut(e.count, chunk, e.stride), steps=steps))
+        else:
+            found.append(e)
+    return tuple(found)
+
+
+# --- order within a group ------------------------------------------------------------------------
+
+
+def _disorder(mine: Sequence[Action], cls: DeviceClass) -> str | None:
+    functions = {(f.name, f.chunk) for f in cls.functions}
+    done: set[Action] = set()
+    for action in mine:
+        before = _BEFORE.get(action.kind)
+        if before is not None and (before, action.chunk) in functions:
+            needed = Action(before, action.chunk, action.mb)
+            if needed not in done:
+                return f"{action} comes before {needed}"
+        done.add(action)
+    return None

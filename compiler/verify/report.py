@@ -1,0 +1,49 @@
+"""Collects what the rules find, with the place in the program."""
+
+from __future__ import annotations
+
+from compiler.program import Instr, Program
+from compiler.text.attrs import quote, runs, show_run
+from compiler.text.locations import Locations, Site
+from dsl.diagnostics import Diagnostic, Diagnostics
+
+Finding = tuple[str, str, str | None]
+"""Code, message, help."""
+
+
+def head(instr: Instr) -> str:
+    """How messages speak of an instruction: its results and op."""
+    results = ", ".join(f"%{quote(v.name)}" for v in instr.outputs)
+    fn = getattr(instr.op, "fn", None) if instr.op.mnemonic == "map" else None
+    return f"{results} = {fn or instr.op.mnemonic}" if results else instr.op.mnemonic
+
+
+class Report:
+    """Findings of one program."""
+
+    def __init__(self, program: Program, locations: Locations | None) -> None:
+        self.program, self.locations = program, locations
+        self.found = Diagnostics(50)
+
+    @property
+    def failed(self) -> bool:
+        return self.found.failed
+
+    @property
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        return tuple(self.found)
+
+    def error(self, code: str, site: Site | None, message: str, help: str | None = None) -> None:
+        """Record an error at a place of the program (None: the program as a whole)."""
+        span = self.locations.find(site) if self.locations is not None else None
+        self.found.error(code, f"{self._where(site)}{message}", span, help=help)
+
+    def _where(self, site: Site | None) -> str:
+        if site is None:
+            return ""
+        cls = self.program.classes[site.cls]
+        stage = f"stage {', '.join(show_run(*r) for r in runs(cls.groups))}"
+        if site.part != "fn":
+            return f"{stage}: "
+        f = cls.functions[site.index]
+        return f"{stage}, {f.name}{f'.{f.chunk}' if f.chunk else ''}: "
