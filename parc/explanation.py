@@ -27,7 +27,7 @@ class Why:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of layout: what does it, in which layout the result is, for which reader, bytes that one device sends."""
+    """A change of layout: what does it, the result's name and type, for which reader, bytes that one device sends."""
 
     kind: str
     result: str
