@@ -30,5 +30,3 @@ def compile_job(job: Job) -> Compiled:
     stages = stage(placed)
     program = lower(placed, stages)
     return Compiled(job, graphs, placed, stages, program)
-
-

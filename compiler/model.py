@@ -76,7 +76,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """`count` of the level below, joined by links of `bandwidth` bytes/s per device and direction, `latency` seconds."""
+    """`count` of the level below, links of `bandwidth` bytes/s per device and direction, `latency` seconds."""
 
     name: str
     count: int
@@ -249,7 +249,7 @@ class State:
 class WeightUpdate:
     """One weight's optimizer.
 
-    graph.inputs = step (scalar in master dtype, counted from 1), weight, gradient, states…; outputs = new weight, new states.
+    graph.inputs = step (scalar in master dtype, from 1), weight, gradient, states…; outputs = new weight, new states.
     """
 
     weight: str

@@ -16,7 +16,7 @@ from compiler.ops.base import Op
 
 @dataclass(frozen=True, slots=True)
 class Var:
-    """A value of a function: its *logical* type and its layout; the local piece is `local_type(type, layout, sizes)`."""
+    """A value of a function: its *logical* type and its layout (the piece: `local_type(type, layout, sizes)`)."""
 
     name: str
     type: Type
@@ -114,7 +114,7 @@ class StateDecl:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """`F` (forward), `B` (backward), `W` (weight gradients, zero-bubble) of a chunk; `U` (update, chunk 0, whole class)."""
+    """`F` (forward), `B` (backward), `W` (weight gradients) of a chunk; `U` (update, chunk 0, whole class)."""
 
     name: str
     chunk: int

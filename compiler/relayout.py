@@ -74,7 +74,9 @@ def plan_relayout(type: Type, source: Layout, target: Layout, sizes: Mapping[str
                     emit(AllToAll(names[i], names[j], (axis,)))
                     return True
         for axis, fn in pending.items():  # pending -> replicated (or split where it cannot go directly)
-            if goal.get(axis) != fn and not any(dims[i] != want[i][: len(dims[i])] and axis in want[i] for i in range(len(dims))):
+            if goal.get(axis) != fn and not any(
+                dims[i] != want[i][: len(dims[i])] and axis in want[i] for i in range(len(dims))
+            ):
                 del pending[axis]
                 emit(AllReduce((axis,), fn))
                 return True

@@ -1,6 +1,6 @@
 """Collectives and the local ops that go with layouts. Operand and result have the same logical type.
 
-Which axes, dims and borders are involved is an attribute, so that text can be read and verified; `infer` keeps the type,
+Which axes, dims and borders are involved is an attribute, so that text can be read and verified; `infer` keeps types,
 `compiler.verify` holds each against the layouts.
 """
 

@@ -115,4 +115,3 @@ class Emitter:
         body = Body(params, tuple(inner.instrs), tuple(inner.name(v) for v in op.body.outputs))
         loop = LocalRepeat(op.label, count, body, op.carries, op.stacks, op.reverse)
         self.instrs.append(Instr(loop, inputs, tuple(self.var(v) for v in node.outputs)))
-

@@ -86,7 +86,11 @@ class _Class:
         for chunk in range(self.staged.chunks):
             v = self.groups[0] + chunk * self.staged.groups
             slope = cut.counts[v] if len(self.groups) > 1 else 0
-            found.append(LoopRange(cut.label, chunk, Affine(cut.firsts[v] - slope * self.groups[0], slope), cut.counts[v], cut.total))
+            found.append(
+                LoopRange(
+                    cut.label, chunk, Affine(cut.firsts[v] - slope * self.groups[0], slope), cut.counts[v], cut.total
+                )
+            )
         return tuple(found)
 
     # --- forward and backward ----------------------------------------------------------------------
@@ -103,14 +107,18 @@ class _Class:
                 roots.append(v)
                 ends.append((f"+{name}", v))
                 role = "loss" if name == "loss" else "metric"
-                self.states.append(StateDecl(name, role, v.type, Layout(tuple(() for _ in v.type.dims)), chunk, logical=name))
+                self.states.append(
+                    StateDecl(name, role, v.type, Layout(tuple(() for _ in v.type.dims)), chunk, logical=name)
+                )
         for v, kept, saved in zip(graph.outputs[len(scalars) :], placed.kept, self.training.saved, strict=True):
             s = where.get(v.name)
             if s in (stage, ALL) or (s is None and kept.name in loads):
                 roots.append(v)
                 ends.append((saved.name + suffix, v))
                 type = part.type(v.type) if part else v.type
-                self.states.append(StateDecl(saved.name + suffix, "saved", type, placed.layouts[kept.name], chunk, logical=saved.name))
+                self.states.append(
+                    StateDecl(saved.name + suffix, "saved", type, placed.layouts[kept.name], chunk, logical=saved.name)
+                )
         emit = Emitter(placed, self.names, part)
         self._body(emit, graph, where, stage, chunk, roots, True)
         for name, v in ends:
@@ -136,7 +144,14 @@ class _Class:
         return {saved[n.removesuffix(suffix) if suffix else n] for n in names}, Body((), tuple(emit.instrs), ())
 
     def _body(
-        self, emit: Emitter, graph: Graph, where: Mapping[str, Stage], stage: int, chunk: int, roots: Sequence[Value], forward: bool
+        self,
+        emit: Emitter,
+        graph: Graph,
+        where: Mapping[str, Stage],
+        stage: int,
+        chunk: int,
+        roots: Sequence[Value],
+        forward: bool,
     ) -> None:
         """Nodes of this stage (and movable ones that it needs), effects for what enters, sends for what others need."""
         sends = self._sends(graph, where, stage, forward)
@@ -145,9 +160,7 @@ class _Class:
         entering: dict[str, Value] = {}
         for node in reversed(graph.nodes):
             cut = self.staged.is_cut(node)
-            mine = cut or any(
-                v.name in needed and where.get(v.name) in (None, stage, ALL) for v in node.outputs
-            )
+            mine = cut or any(v.name in needed and where.get(v.name) in (None, stage, ALL) for v in node.outputs)
             if not mine:
                 continue
             chosen.append(node)
@@ -215,7 +228,13 @@ class _Class:
         return {k: v for k, v in found.items() if v}
 
     def _enter(
-        self, emit: Emitter, graph: Graph, where: Mapping[str, Stage], stage: int, chunk: int, entering: Mapping[str, Value]
+        self,
+        emit: Emitter,
+        graph: Graph,
+        where: Mapping[str, Stage],
+        stage: int,
+        chunk: int,
+        entering: Mapping[str, Value],
     ) -> None:
         placed = self.placed
         suffix = f"#{chunk}" if chunk else ""
@@ -224,7 +243,7 @@ class _Class:
             place = where.get(v.name)
             layout = placed.layouts[v.name]
             if place not in (None, ALL, stage):
-                emit.effect(Recv(v.name, place - stage), v, layout)  # type: ignore[operator]
+                emit.effect(Recv(v.name, place - stage), v, layout)
             elif v.name in saved:
                 emit.effect(Load(saved[v.name] + suffix), v, layout)
             elif v.name in placed.weights:

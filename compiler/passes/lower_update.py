@@ -1,4 +1,4 @@
-"""The update function of a class: its own weights and states, and what all groups must agree on (the gradients' norm)."""
+"""The update function of a class: its own weights and states, and what groups must agree on (the gradients' norm)."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class _Update:
         for v in self.staged.addends[index]:
             place = self.staged.backward.get(v.name)
             if place not in (None, ALL):
-                found.add(place)  # type: ignore[arg-type]
+                found.add(place)
         return tuple(sorted(found)) or (0,)
 
     def _depend(self) -> None:
-        """Weights that each value depends on; a scalar sum over several weights' parts is a root that groups agree on."""
+        """Weights that each value depends on; a scalar sum over several weights is a root that groups agree on."""
         made: dict[str, Node] = {}
         chain: set[str] = set()
         for v in self.graph.inputs:
@@ -78,7 +78,9 @@ class _Update:
             if not (isinstance(node.op, Map) and node.op.fn == "add" and not out.type.dims):
                 raise NotImplementedError(f"{out.name}: only sums of scalars join the updates of several weights")
             chain.add(out.name)
-            if not all(isinstance(r.op, Map) and r.op.fn == "add" and not r.output.type.dims for r in readers.get(out.name, ())):
+            if not all(
+                isinstance(r.op, Map) and r.op.fn == "add" and not r.output.type.dims for r in readers.get(out.name, ())
+            ):
                 self.roots[out.name] = [leaf for v in node.inputs for leaf in _leaves(v, chain, made)]
                 self.deps[out.name] = frozenset()
         self.chain = chain
@@ -143,11 +145,15 @@ class _Update:
                     if s.of == w.name:
                         st = part.type(s.value.type) if part else s.value.type
                         found.append(
-                            StateDecl(s.name + _suffix(c), "optimizer", st, placed.states[s.name], c, s.init, logical=s.name)
+                            StateDecl(
+                                s.name + _suffix(c), "optimizer", st, placed.states[s.name], c, s.init, logical=s.name
+                            )
                         )
         for s in self.training.states:
             if s.of is None:
-                found.append(StateDecl(s.name, "counter", s.value.type, placed.states[s.name], 0, s.init, logical=s.name))
+                found.append(
+                    StateDecl(s.name, "counter", s.value.type, placed.states[s.name], 0, s.init, logical=s.name)
+                )
         return found
 
     def _enter(self, emits: dict[int, Emitter]) -> None:
@@ -183,7 +189,7 @@ class _Update:
         emit.renamed[value.name] = name
 
     def _agree(self, root: Value, emits: dict[int, Emitter]) -> None:
-        """The sum of this class's own parts, then over all groups. A weight that several groups hold counts in the first."""
+        """The sum of this class's parts, then over all groups. A weight held by several groups counts in the first."""
         main = emits[0]
         layout = self.placed.layouts[root.name]
         current: str | None = None
@@ -207,7 +213,9 @@ class _Update:
         if self.staged.groups > 1:
             name = self.names.fresh(root.name)
             everyone = tuple(range(self.staged.groups))
-            main.instrs.append(Instr(StageReduce(root.name, "sum", everyone), (current,), (Var(name, root.type, layout),)))
+            main.instrs.append(
+                Instr(StageReduce(root.name, "sum", everyone), (current,), (Var(name, root.type, layout),))
+            )
             current = name
         for emit in emits.values():
             emit.renamed[root.name] = current

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 from compiler.graph import Graph, Node, Value
@@ -37,7 +38,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Staged:
-    """Stages of all values of forward and backward; `addends`: per weight, the values that its gradient is the sum of."""
+    """Stages of all values of forward and backward; `addends`: per weight, what its gradient is the sum of."""
 
     groups: int
     chunks: int
@@ -63,12 +64,11 @@ def stage(placed: Placed) -> Staged:
     groups = prod(a.size for a in strategy.mesh if a.name in axes)
     diagnostics = Diagnostics()
     if len(strategy.pipelines) > 1 or (strategy.pipelines and strategy.places):
-        rule = strategy.pipelines[-1]
         raise ParcError(
             Diagnostic(
                 "E0552",
                 "one pipeline, or places, but not several pipelines or both",
-                rule.span,
+                strategy.pipelines[-1].span,
                 help="keep one `pipeline`, or place whole scopes with `place … on axis[i]`",
             )
         )
@@ -110,10 +110,12 @@ def _cut(placed: Placed, rule: PipelineRule, stages: int) -> Cut:
         )
     if rule.cuts is not None:
         edges = (0, *rule.cuts, total)
-        counts = tuple(b - a for a, b in zip(edges, edges[1:], strict=False))
+        counts = tuple(b - a for a, b in pairwise(edges))
         if len(counts) != stages or min(counts) < 1:
             raise ParcError(
-                Diagnostic("E0555", f"cuts {list(rule.cuts)} do not make {stages} stages of {total} iterations", rule.span)
+                Diagnostic(
+                    "E0555", f"cuts {list(rule.cuts)} do not make {stages} stages of {total} iterations", rule.span
+                )
             )
         return Cut(label, total, counts)
     base, extra = divmod(total, stages)

@@ -34,7 +34,7 @@ def state(value: Value, layout: Layout, axis: str) -> State:
 
 def move_cost(have: State, need: State, n: int, size: float) -> float:
     """Bytes that a device sends to change one axis (of n devices) of a piece of `size` bytes."""
-    if have == need or have == WHOLE:
+    if have in (need, WHOLE):
         return 0.0
     if have[0] == "pending":
         if need[0] == "pending":
@@ -83,12 +83,20 @@ def _passing(region: Region, node: Node, held: list[list[tuple[Layout, int]]], a
             continue
         if axis == TIME or scalar:
             return group
-        largest = max(node.inputs[i].type.elements for i in group)
-        if node.outputs[0].type.elements > largest:
-            continue  # the op makes it larger (a product of matrices, a broadcast): reduce before
-        if all(node.inputs[i].type.elements < largest for i in range(len(node.inputs)) if i not in group):
+        if _travels(region, node, group):
             return group
     return frozenset()
+
+
+def _travels(region: Region, node: Node, group: frozenset[int]) -> bool:
+    """Whether it pays to reduce later: the result is not larger, and no other tensor would have to be whole for it."""
+    out = node.outputs[0].type
+    if (
+        out.bytes > max(node.inputs[i].type.bytes for i in group)
+        and node.outputs[0].name not in region.shared.gradients
+    ):
+        return False  # a product of matrices, a broadcast, a cast to a wider type
+    return all(not v.type.dims for i, v in enumerate(node.inputs) if i not in group)
 
 
 def _can_join(held: list[list[tuple[Layout, int]]], others: frozenset[int], axis: str) -> bool:
@@ -121,7 +129,11 @@ def _by_weight(region: Region, node: Node, plan: Plan, axis: str) -> int | None:
     mark = region.shared.gradients.get(node.outputs[0].name)
     if mark is not None:
         for k, loop in enumerate(plan.loops):
-            if loop.outs[0] is not None and axis in mark.dims.get(loop.outs[0], ()) and _room(region, plan, k, axis, True):
+            if (
+                loop.outs[0] is not None
+                and axis in mark.dims.get(loop.outs[0], ())
+                and _room(region, plan, k, axis, True)
+            ):
                 return k
     return None
 

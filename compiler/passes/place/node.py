@@ -19,11 +19,11 @@ from compiler.passes.place.region import Region
 
 def place_node(region: Region, node: Node) -> None:
     """Append the node (and what it needs) to the region."""
-    if node.inputs == () or all(v.name in region.constants for v in node.inputs):
-        if len(node.outputs) == 1 and not isinstance(node.op, Repeat):
-            region.constants.add(node.output.name)
-            region.lazy[node.output.name] = node
-            return
+    constant = all(v.name in region.constants for v in node.inputs)
+    if constant and len(node.outputs) == 1 and not isinstance(node.op, Repeat):
+        region.constants.add(node.output.name)
+        region.lazy[node.output.name] = node
+        return
     region.reader, region.span = node.outputs[0].name, node.span
     if isinstance(node.op, Cast) and node.inputs[0].name in region.weights:
         _place_weight_cast(region, node)
@@ -47,7 +47,9 @@ def _place_weight_cast(region: Region, node: Node) -> None:
     region.define(node.output, source.layout)
 
 
-def walked(loops: tuple[Loop, ...], axes: list[list[str]], value: Value, operand: int | None, out: int = 0) -> list[tuple[str, ...]]:
+def walked(
+    loops: tuple[Loop, ...], axes: list[list[str]], value: Value, operand: int | None, out: int = 0
+) -> list[tuple[str, ...]]:
     """Axes of each dim of an operand (or of result `out`), as its loops are split."""
     found: dict[str, tuple[str, ...]] = {}
     for loop, split in zip(loops, axes, strict=True):
@@ -71,7 +73,9 @@ def _operand(region: Region, node: Node, plan: Plan, i: int) -> Value:
         d = value.type.index(name)
         if loop.kind == "halo" and isinstance(node.op, Window) and loop.halo != (0, 0):
             got, layout = _fetch_halo(region, node.op, got, layout, d, loop, tuple(axes))
-        elif loop.kind in ("sum", "max") and is_padded(value.type.dims[d], tuple(axes), region.sizes) and _masks(node, i):
+        elif (
+            loop.kind in ("sum", "max") and is_padded(value.type.dims[d], tuple(axes), region.sizes) and _masks(node, i)
+        ):
             masked = Value(region.shared.names.fresh(f"{value.name}.masked"), value.type, value.span)
             neutral = 0.0 if loop.kind == "sum" else -inf
             region.nodes.append(Node(MaskPad(name, neutral), (got,), (masked,), node.span))
@@ -132,10 +136,10 @@ def _emit(region: Region, node: Node, plan: Plan, inputs: tuple[Value, ...]) -> 
             continue
         halo = tuple((d, left, right) for d, left, right, _, _ in borders)
         region.shared.layouts[made.name] = Layout(layout.dims, layout.pending, halo)
-        for k, (d, left, right, _, axes) in enumerate(borders):
+        for k, (d, left, right, _, along) in enumerate(borders):
             last = k == len(borders) - 1
             after = out if last else Value(region.shared.names.fresh(f"{out.name}.wide"), out.type, out.span)
-            op = HaloAdd(out.type.dims[d].name, axes, left, right)
+            op = HaloAdd(out.type.dims[d].name, along, left, right)
             region.nodes.append(Node(op, (made,), (after,), node.span))
             rest = halo[k + 1 :]
             region.shared.layouts[after.name] = Layout(layout.dims, layout.pending, rest)

@@ -1,4 +1,4 @@
-"""`place`: every value of the training graph gets a layout; where a reader needs another one, a `relayout` node stands."""
+"""`place`: every value of the training graph gets a layout; a `relayout` node stands where a reader needs another."""
 
 from __future__ import annotations
 
@@ -122,7 +122,10 @@ def _enter(region: Region, value: Value, layout: Layout) -> Value:
     if region.shared.layouts.get(value.name, layout) == layout:
         region.define(value, layout)
         return value
-    alias = Value(region.shared.names.fresh(f"{value.name}.total" if region.cls == "optimizer" else f"{value.name}.kept"), value.type)
+    alias = Value(
+        region.shared.names.fresh(f"{value.name}.total" if region.cls == "optimizer" else f"{value.name}.kept"),
+        value.type,
+    )
     region.define(alias, layout)
     region.versions[value.name] = region.versions.pop(alias.name)
     return alias
@@ -152,7 +155,7 @@ def _total(region: Region, value: Value) -> Value:
 
 
 def _total_gradient(region: Region, value: Value) -> Value:
-    """A gradient as it is accumulated: in its storage layout or pending as it was made, always a sum over micro-batches."""
+    """A gradient as it is accumulated: as stored or pending as it was made, always a sum over micro-batches."""
     region.reader = value.name
     got = export(region, value)
     layout = region.shared.layouts[got.name]

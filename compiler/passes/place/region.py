@@ -72,8 +72,8 @@ class Version:
 class Region:
     """Values live in *versions*: layouts they were made in or brought into. Readers pull; versions are shared.
 
-    Constants (what depends on no data and no weight) have no version until a reader asks; they are then computed in just
-    the layout that it needs, which never communicates. Invariants of a loop are brought into layouts outside of it.
+    Constants (what depends on no data and no weight) have no version until a reader asks; they are then computed in
+    just the layout that it needs, which never communicates. Invariants of a loop are brought into layouts outside of it.
     """
 
     def __init__(self, shared: Shared, cls: str, axes: Sequence[str], parent: Region | None = None) -> None:
@@ -205,11 +205,13 @@ class Region:
             if TIME in axes and step.op.mnemonic not in ("shard", "only_first"):
                 self.shared.diagnostics.error(
                     "E0502",
-                    f"{self.reader or value.name} needs the whole batch of {value.name}, which micro-batches do not have",
+                    f"{self.reader or value.name} needs the whole batch of {value.name}, which no micro-batch has",
                     self.span,
                     help="use 1 micro-batch, or compute this value from sums and means over the batch only",
                 )
-        out = Value(self.shared.names.fresh(f"{value.name}.{_suffix(value, source.layout, layout)}"), value.type, value.span)
+        out = Value(
+            self.shared.names.fresh(f"{value.name}.{_suffix(value, source.layout, layout)}"), value.type, value.span
+        )
         self.nodes.append(Node(Relayout(layout), (source.value,), (out,), self.span))
         self.shared.layouts[out.name] = layout
         piece = local_type(value.type, layout, self.sizes).bytes

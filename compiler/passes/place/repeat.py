@@ -1,4 +1,4 @@
-"""Placing a rolled loop: its body is placed once; carries enter and leave in one layout, stacks keep their loop dim whole."""
+"""Placing a rolled loop: its body is placed once; carries keep their layout, stacks keep the loop dim whole."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Trial:
 
 
 def place_repeat(region: Region, node: Node) -> None:
-    """Append the placed loop. Accumulators that begin as zero may carry a pending sum; everything else enters resolved."""
+    """Append the placed loop. Accumulators that begin as zero may carry a pending sum; all else enters resolved."""
     op = node.op
     assert isinstance(op, Repeat)
     layouts = [region.declared(p) for p in op.body.inputs[: op.carries]]
@@ -33,7 +33,9 @@ def place_repeat(region: Region, node: Node) -> None:
     trial = _try(region, node, op, layouts)
     for _ in range(_TRIALS - 1):
         better = [
-            natural if natural.pending and all(fn == "sum" for _, fn in natural.pending) and _zero(region, outer) else layout
+            natural
+            if natural.pending and all(fn == "sum" for _, fn in natural.pending) and _zero(region, outer)
+            else layout
             for natural, layout, outer in zip(trial.natural, layouts, node.inputs, strict=False)
         ]
         if better == layouts:
@@ -70,7 +72,9 @@ def _try(region: Region, node: Node, op: Repeat, layouts: list[Layout]) -> _Tria
             inner.weights[param.name] = Layout(region.weights[outer.name].dims[1:])
         if outer.name in region.constants and not param.type.dims:
             inner.constants.add(param.name)
-    for outer, param in zip(node.inputs[op.carries + op.stacks :], op.body.inputs[op.carries + op.stacks :], strict=True):
+    for outer, param in zip(
+        node.inputs[op.carries + op.stacks :], op.body.inputs[op.carries + op.stacks :], strict=True
+    ):
         inner.outer[param.name] = outer
         if outer.name in region.constants:
             inner.constants.add(param.name)
@@ -159,11 +163,15 @@ def mark_gradients(graph: Graph, marks: dict[str, GradMark]) -> None:
         mark = marks.get(node.outputs[0].name)
         if mark is None:
             continue
-        if isinstance(node.op, (Cast, Transpose)) or (isinstance(node.op, Map) and node.op.fn in ("add", "sub", "mul", "neg")):
+        if isinstance(node.op, (Cast, Transpose)) or (
+            isinstance(node.op, Map) and node.op.fn in ("add", "sub", "mul", "neg")
+        ):
             names = set(node.outputs[0].type.names)
             for v in node.inputs:
                 if set(v.type.names) == names:
                     marks.setdefault(v.name, mark)
         elif isinstance(node.op, Rename):
             back = {new: old for old, new in node.op.pairs}
-            marks.setdefault(node.inputs[0].name, GradMark(mark.weight, {back.get(k, k): a for k, a in mark.dims.items()}))
+            marks.setdefault(
+                node.inputs[0].name, GradMark(mark.weight, {back.get(k, k): a for k, a in mark.dims.items()})
+            )
