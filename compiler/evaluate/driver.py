@@ -70,6 +70,8 @@ def evaluate_file(
         made = build_job(session, module, entry, override)
         checks = check_statics(session, module)
         params = {n: v for n in module.param_names() if (v := module.param(n)) is not None}
+        if session.diagnostics.failed:
+            raise Skip
         return Evaluation(made, tuple(job_names(module)), checks, params, session.sources)
 
     result = _collect(session, run)

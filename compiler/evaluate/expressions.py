@@ -191,7 +191,7 @@ def _contract(expr: ast.Binary, scope: Scope, want: Want, hint: str | None) -> V
         message = f"`@` multiplies {a.type} and {c.type}, which share no dim"
         names = [n for n in a.type.names if (s := did_you_mean(n, c.type.names)) and s]
         help = f"rename one first: `rename(x, {names[0]} -> …)`" if names else "`*` multiplies without summing"
-        raise fail("E0213", message, expr.span, help=help)
+        raise fail("E0215", message, expr.span, help=help)
     summed = [n for n in shared if want is None or n not in want]
     kept = [n for n in dict.fromkeys((*a.type.names, *c.type.names)) if n not in summed]
     if want is not None:

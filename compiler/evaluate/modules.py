@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 
 from compiler.evaluate import limits
 from compiler.evaluate.session import Session, listed
-from compiler.evaluate.values import Entry, Skip, Static, kind_of, show_static
+from compiler.evaluate.values import BROKEN, Broken, Entry, Skip, Static, kind_of, show_static
 from dsl import ast
 from dsl.diagnostics import Diagnostic, ParcError, did_you_mean, fail, suggest
 from dsl.files import load_use
@@ -40,7 +41,7 @@ class Module:
         self.own: dict[tuple[str, str], Span] = {}
         self.checks: list[ast.Check] = []
         self.overrides: dict[str, str] = {}
-        self._values: dict[str, Static] = {}
+        self._values: dict[str, Static | Broken] = {}
         self._open: list[str] = []
 
     @property
@@ -85,8 +86,15 @@ class Module:
         if home is not self:
             return home.param(name)
         if name not in self._values:
-            self._values[name] = self._evaluate(declared)
-        return self._values[name]
+            try:
+                self._values[name] = self._evaluate(declared)
+            except (ParcError, Skip) as error:
+                self._values[name] = BROKEN
+                self.session.failed(error)
+        value = self._values[name]
+        if isinstance(value, Broken):
+            raise Skip
+        return value
 
     def _evaluate(self, param: ast.Param) -> Static:
         from compiler.evaluate.expressions import static_value
@@ -301,12 +309,8 @@ def apply_overrides(module: Module, overrides: Mapping[str, str]) -> None:
         module.session.diagnostics.error("E0106", f"-D {name}={text}: there is no parameter `{name}`", help=help)
     for name, (_, home) in module.params.items():
         if home is module:
-            try:
+            with suppress(Skip):
                 module.param(name)
-            except ParcError as error:
-                module.session.report(error)
-            except Skip:
-                pass
 
 
 __all__ = ["KINDS", "Loader", "Module", "apply_overrides", "suggest_std"]

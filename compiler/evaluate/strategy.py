@@ -194,14 +194,22 @@ class Expander:
             raise fail("E0405", "a strategy has one mesh", statement.span, notes=notes)
         self.rules.mesh = statement.span
         for name, expr in statement.axes:
-            if any(a.name == name.id for a in self.rules.axes):
-                raise fail("E0405", f"the mesh has two axes `{name.id}`", name.span)
-            size = static.integer(evaluate(expr, scope), f"the size of axis `{name.id}`", expr.span)
-            if not 1 <= size <= _MAX_AXIS:
-                raise fail("E0405", f"axis `{name.id}` has size {size}; it must be 1 to 10^9", expr.span)
+            try:
+                size = self._axis_size(name, expr, scope)
+            except (ParcError, Skip) as error:
+                self.session.failed(error)
+                size = 1  # so that the rules that speak of it are not wrong, too
             self.rules.axes.append(Axis(name.id, size, name.span))
         for axis in self.rules.axes:  # only now: an axis and a parameter may share a name, `tp = tp`
             scope.vars[axis.name] = AxisRef(axis.name, axis.size)
+
+    def _axis_size(self, name: ast.Name, expr: ast.Expr, scope: Scope) -> int:
+        if any(a.name == name.id for a in self.rules.axes):
+            raise fail("E0405", f"the mesh has two axes `{name.id}`", name.span)
+        size = static.integer(evaluate(expr, scope), f"the size of axis `{name.id}`", expr.span)
+        if not 1 <= size <= _MAX_AXIS:
+            raise fail("E0405", f"axis `{name.id}` has size {size}; it must be 1 to 10^9", expr.span)
+        return size
 
     def _layout(self, statement: ast.LayoutDecl, scope: Scope) -> LayoutRule:
         tensor = self._path(statement.tensor)

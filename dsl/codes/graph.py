@@ -1,7 +1,130 @@
-"""Codes E03xx: the model and its graph."""
+"""Codes E03xx: the model and its graph, optimizers, devices and clusters, jobs."""
 
 from __future__ import annotations
 
 from dsl.codes.code import Code
 
-CODES: tuple[Code, ...] = ()
+
+def _model(body: str, functions: str = "", job: str = "train m()\noptimizer sgd(lr = 0.1)") -> str:
+    """A whole file around the body of a model with dims b, d and an input x[b, d]."""
+
+    def indented(text: str) -> str:
+        return "".join(f"  {line}\n" for line in text.split("\n"))
+
+    return (
+        f"use std.optimizers (sgd)\nuse std.devices (a100_80)\n{functions}"
+        f"model m() {{\n  dim b = 4, d = 8\n  input x : f32[b, d]\n{indented(body)}}}\n"
+        f"job fit {{\n{indented(job)}}}\n"
+    )
+
+
+_FIT = "weight w[d]\nloss sum(x * w)"
+_LEVEL = "level server = 8 npu over 30 GB/s, 1 us\n"
+_CLUSTER = "cluster pod() {\n  device npu = a100_80\n  " + _LEVEL + "}\n"
+_ON_POD = "train m() on pod\noptimizer sgd(lr = 0.1)"
+
+CODES: tuple[Code, ...] = (
+    Code(
+        "E0301",
+        "a carried tensor changes its type",
+        "What a `repeat` assigns of the outer variables goes from iteration to iteration, so it must leave an iteration\n"
+        "with the dims and the dtype that it came with.",
+        _model("weight w[d]\ny = x\nrepeat 3 as block {\n  y = sum(y * w, over d)\n}\nloss sum(y)"),
+        _model("weight w[d]\ny = x\nrepeat 3 as block {\n  y = y * w\n}\nloss sum(y)"),
+    ),
+    Code(
+        "E0302",
+        "a statement where it cannot stand",
+        "Inputs, `loss` and `metric` stand in models, outside of `repeat`; `state` in optimizers; `return` at the end of\n"
+        "functions; weights in models and functions. Parameters of models are numbers.",
+        _model("weight w[d]\nrepeat 3 as block {\n  loss sum(x * w)\n}"),
+        _model("weight w[d]\nloss sum(x * w)"),
+    ),
+    Code(
+        "E0303",
+        "the model has no loss",
+        "A model ends in `loss …`, a scalar: what training makes smaller.",
+        _model("weight w[d]\ny = sum(x * w)"),
+        _model("weight w[d]\nloss sum(x * w)"),
+    ),
+    Code(
+        "E0304",
+        "the model has two losses",
+        "A model has one loss. Several parts are added up: `loss a + 0.1 * b`.",
+        _model("weight w[d]\nloss sum(x * w)\nloss sum(w * w)"),
+        _model("weight w[d]\nloss sum(x * w) + sum(w * w)"),
+    ),
+    Code(
+        "E0305",
+        "a loss or metric is no scalar",
+        "`loss` and `metric` take scalars, tensors without dims; the loss is a float. `mean(x)` makes a scalar of a\n"
+        "tensor.",
+        _model("weight w[d]\nloss x * w"),
+        _model("weight w[d]\nloss mean(x * w)"),
+    ),
+    Code(
+        "E0306",
+        "the label of a loop is also a dim",
+        "The weights in `repeat n as block` are stacked along a dim `block`; no other dim may have this name.",
+        _model("y = x\nrepeat 3 as d {\n  weight w[b]\n  y = y * w\n}\nloss sum(y)"),
+        _model("y = x\nrepeat 3 as layer {\n  weight w[b]\n  y = y * w\n}\nloss sum(y)"),
+    ),
+    Code(
+        "E0307",
+        "a function returns nothing, or too early",
+        "A function ends with `return …`; in the branches of an `if` there may be one each. Nothing may follow it.",
+        _model("weight w[d]\nloss total(x * w)", "fn total(x) {\n  y = sum(x)\n}\n"),
+        _model("weight w[d]\nloss total(x * w)", "fn total(x) {\n  return sum(x)\n}\n"),
+    ),
+    Code(
+        "E0308",
+        "a weight is never used",
+        "A declared weight that nothing reads would get no gradient.",
+        _model("weight w[d], u[d]\nloss sum(x * w)"),
+        _model("weight w[d], u[d]\nloss sum(x * w * u)"),
+    ),
+    Code(
+        "E0309",
+        "a repeat cannot change a static value",
+        "The body of a `repeat` is evaluated once for all iterations; only tensors are carried.",
+        _model("weight w[d]\nn = 1\ny = x\nrepeat 3 as block {\n  n = n + 1\n  y = n * y * w\n}\nloss sum(y)"),
+        _model("weight w[d]\nn = 1\ny = x\nrepeat 3 as block {\n  y = n * y * w\n}\nloss sum(y)"),
+    ),
+    Code(
+        "E0310",
+        "a repeat without effect",
+        "What a `repeat` hands on are the variables from before it that its body assigns; here there are none.",
+        _model("weight w[d]\nrepeat 3 as block {\n  y = x * w\n}\nloss sum(x * w)"),
+        _model("weight w[d]\ny = x\nrepeat 3 as block {\n  y = y * w\n}\nloss sum(y)"),
+    ),
+    Code(
+        "E0311",
+        "unknown initialiser",
+        "Initialisers: zeros, ones, constant(value), normal(standard deviation), uniform(low, high).",
+        _model("weight w[d] ~ gaussian(0.1)\nloss sum(x * w)"),
+        _model("weight w[d] ~ normal(0.1)\nloss sum(x * w)"),
+    ),
+    Code(
+        "E0312",
+        "an optimizer must update its weight and states",
+        "An optimizer assigns `w` and each of its states, and they keep their dims.",
+        _model(_FIT, "optimizer mine(lr) {\n  m = lr * g\n}\n", "train m()\noptimizer mine(lr = 0.1)"),
+        _model(_FIT, "optimizer mine(lr) {\n  w = w - lr * g\n}\n", "train m()\noptimizer mine(lr = 0.1)"),
+    ),
+    Code(
+        "E0313",
+        "an incomplete device or cluster",
+        "A device has `compute` and `memory`. A cluster has a device, then levels from the inside to the outside, each\n"
+        "made of what stands before it, and perhaps `host` and `nvme` memory.",
+        _model(_FIT, _CLUSTER.replace("8 npu", "8 gpu"), _ON_POD),
+        _model(_FIT, _CLUSTER, _ON_POD),
+    ),
+    Code(
+        "E0314",
+        "an incomplete job",
+        "A job has one `train` or `infer`, training also an optimizer; everything else is optional, and nothing is there\n"
+        "twice.",
+        _model(_FIT, job="train m()"),
+        _model(_FIT, job="train m()\noptimizer sgd(lr = 0.1)"),
+    ),
+)

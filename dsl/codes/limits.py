@@ -5,6 +5,10 @@ from __future__ import annotations
 from dsl import limits
 from dsl.codes.code import Code
 
+_DOUBLING = "fn f0(x) {\n  return x\n}\n" + "".join(
+    f"fn f{i}(x) {{\n  return f{i - 1}(x) + f{i - 1}(x)\n}}\n" for i in range(1, 16)
+)
+
 CODES: tuple[Code, ...] = (
     Code(
         "E0901",
@@ -41,5 +45,39 @@ CODES: tuple[Code, ...] = (
         f"Names have at most {limits.MAX_NAME} characters, strings at most {limits.MAX_STRING:,}.",
         "param " + "x" * 300 + " = 1\n",
         "param x = 1\n",
+    ),
+    Code(
+        "E0906",
+        "the file asks for too much",
+        "A model has at most 50,000 operations (the body of a `repeat` counts once), all that is evaluated 20,000 calls,\n"
+        "and a file uses at most 100 files.",
+        _DOUBLING + "check f15(1) > 0\n",
+        _DOUBLING + "check f5(1) > 0\n",
+    ),
+    Code(
+        "E0907",
+        "nested too deeply",
+        "At most 120 expressions, statements and calls are open at one moment.",
+        "".join(f"fn f{i}(x) {{\n  return f{i + 1}(x) + 1\n}}\n" for i in range(60))
+        + "fn f60(x) {\n  return x\n}\ncheck f0(1) > 0\n",
+        "".join(f"fn f{i}(x) {{\n  return f{i + 1}(x) + 1\n}}\n" for i in range(60))
+        + "fn f60(x) {\n  return x\n}\ncheck f50(1) > 0\n",
+    ),
+    Code(
+        "E0908",
+        "a size beyond the bounds",
+        "A dim has a size of at most 2^40, a tensor at most 2^56 elements, a `repeat` at most 10^9 iterations, a cluster\n"
+        "at most 10^9 devices.",
+        "use std.optimizers (sgd)\nmodel m(n) {\n  dim d = n\n  weight w[d]\n  loss sum(w)\n}\n"
+        "job fit {\n  train m(2 ** 62)\n  optimizer sgd(lr = 0.1)\n}\n",
+        "use std.optimizers (sgd)\nmodel m(n) {\n  dim d = n\n  weight w[d]\n  loss sum(w)\n}\n"
+        "job fit {\n  train m(2 ** 6)\n  optimizer sgd(lr = 0.1)\n}\n",
+    ),
+    Code(
+        "E0909",
+        "an integer is too large",
+        "Integers have at most 256 bits.",
+        "param n = 10 ** 100\n",
+        "param n = 10 ** 10\n",
     ),
 )

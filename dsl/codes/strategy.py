@@ -4,4 +4,154 @@ from __future__ import annotations
 
 from dsl.codes.code import Code
 
-CODES: tuple[Code, ...] = ()
+
+def _file(rules: str, *, on: str = "", before: str = "", mesh: str = "dp = 2, tp = 2") -> str:
+    """A whole file around the rules of a strategy, for a model with dims b, d, f and a loop `block` of 4."""
+    lines = "".join(f"  {line}\n" for line in rules.split("\n"))
+    return f"""\
+use std.devices (a100_80)
+use std.optimizers (sgd)
+use std.tactics (tensor_parallel)
+
+model net() {{
+  dim b = 8, d = 16, f = 32
+  input x : f32[b, d]
+  y = x
+  repeat 4 as block {{
+    y = y + mlp(y, 32)
+  }}
+  loss mean(y)
+}}
+fn mlp(x[b, d], width) {{
+  dim f = width
+  weight w1[d, f], w2[f, d]
+  u[b, f] = x @ w1
+  out[b, d] = relu(u) @ w2
+  return out
+}}
+cluster server(devices) {{
+  device gpu = a100_80
+  level node = devices gpu over 300 GB/s, 2 us
+}}
+{before}strategy plan for net {{
+  mesh ({mesh})
+{lines}}}
+job fit {{
+  train net(){on} using plan
+  optimizer sgd(lr = 0.1)
+}}
+"""
+
+
+CODES: tuple[Code, ...] = (
+    Code(
+        "E0401",
+        "unknown mesh axis",
+        "Rules speak of the axes that the strategy's `mesh` declares before them. A tactic sees only those that it is\n"
+        "given as arguments.",
+        _file("split b on data"),
+        _file("split b on dp"),
+    ),
+    Code(
+        "E0402",
+        "unknown dim",
+        "No tensor of the model has this dim. In the list of a tactic, it is enough that the model has one of them.",
+        _file("split batch on dp"),
+        _file("split b on dp"),
+    ),
+    Code(
+        "E0403",
+        "unknown class of tensors",
+        "The classes are weights, activations, gradients and optimizer; `shard` takes all but activations.",
+        _file("split f on tp for weight"),
+        _file("split f on tp for weights"),
+    ),
+    Code(
+        "E0404",
+        "no such scope or tensor",
+        "A path names a scope (a call or a `repeat`: `block.mlp`) or a tensor (`block.mlp.w1`) of the model. The second\n"
+        "call of `mlp` in one scope is `mlp_1`; a label names it otherwise: `mlp(x) as first`.",
+        _file("split f on tp in block.mpl"),
+        _file("split f on tp in block.mlp"),
+    ),
+    Code(
+        "E0405",
+        "an impossible mesh",
+        "A strategy has one mesh; its axes have distinct names and sizes of at least 1.",
+        _file("split b on dp", mesh="dp = 0, tp = 2"),
+        _file("split b on dp", mesh="dp = 1, tp = 2"),
+    ),
+    Code(
+        "E0406",
+        "the mesh does not fit the cluster",
+        "The sizes of the mesh's axes must multiply to the number of devices of the cluster that the job runs on.",
+        _file("split b on dp", on=" on server(8)"),
+        _file("split b on dp", on=" on server(4)"),
+    ),
+    Code(
+        "E0407",
+        "an axis is used for two things",
+        "An axis along which devices run different parts (of a pipeline, or by `place`) cannot split tensors, and one axis\n"
+        "cannot split two dims of a tensor.",
+        _file("pipeline block on dp\nsplit b on dp"),
+        _file("pipeline block on dp\nsplit b on tp"),
+    ),
+    Code(
+        "E0408",
+        "a pipeline must cut a loop",
+        "`pipeline` cuts a `repeat … as LABEL` of the model, which has at least as many iterations as there are stages.",
+        _file("pipeline blocks on dp"),
+        _file("pipeline block on dp"),
+    ),
+    Code(
+        "E0409",
+        "impossible cuts",
+        "`cuts [2, 4]` lists the first iteration of every stage but the first: they increase, and every stage has at least\n"
+        "one iteration.",
+        _file("pipeline block on dp, cuts [4]"),
+        _file("pipeline block on dp, cuts [3]"),
+    ),
+    Code(
+        "E0410",
+        "no such place",
+        "`place SCOPE on axis[i]` names a coordinate of the axis, counted from 0.",
+        _file("place block on dp[2]"),
+        _file("place block on dp[1]"),
+    ),
+    Code(
+        "E0411",
+        "micro-batches do not divide the batch",
+        "The number of micro-batches divides the size of the dim that they cut: the first dim of the first input, or the\n"
+        "one after `over`.",
+        _file("microbatches 3 over b"),
+        _file("microbatches 4 over b"),
+    ),
+    Code(
+        "E0412",
+        "unknown schedule or memory",
+        "Schedules: gpipe, one_f_one_b, interleaved, zero_bubble. Memories: host, nvme.",
+        _file("pipeline block on dp, schedule onefoneb(4)"),
+        _file("pipeline block on dp, schedule one_f_one_b(4)"),
+    ),
+    Code(
+        "E0413",
+        "a layout does not fit its tensor",
+        "`layout block.mlp.w1[d, f/tp]` lists the dims of one tensor, each once, without the dims of loops.",
+        _file("layout block.mlp.w1[f/tp]"),
+        _file("layout block.mlp.w1[d, f/tp]"),
+    ),
+    Code(
+        "E0414",
+        "a strategy for another model",
+        "`strategy NAME for MODEL` can only be used with this model, whose dims and scopes it speaks of.",
+        _file("split b on dp").replace("plan for net", "plan for nett"),
+        _file("split b on dp"),
+    ),
+    Code(
+        "E0415",
+        "given twice",
+        "A strategy has at most one pipeline and one number of micro-batches.",
+        _file("microbatches 4\nmicrobatches 2"),
+        _file("microbatches 4"),
+    ),
+)
