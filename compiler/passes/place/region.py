@@ -73,7 +73,7 @@ class Region:
     """Values live in *versions*: layouts they were made in or brought into. Readers pull; versions are shared.
 
     Constants (what depends on no data and no weight) have no version until a reader asks; they are then computed in
-    just the layout that it needs, which never communicates. Invariants of a loop are brought into layouts outside of it.
+    just the layout that it needs, which never communicates. Invariants of a loop are brought into layouts outside it.
     """
 
     def __init__(self, shared: Shared, cls: str, axes: Sequence[str], parent: Region | None = None) -> None:
