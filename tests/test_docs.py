@@ -1,0 +1,111 @@
+"""What the documentation shows is true: its examples work, its errors are those it says, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import parc
+from dsl import ast
+from dsl.diagnostics import ParcError
+from dsl.parser import parse
+from dsl.source import Source
+from parc.cli import COMMANDS, cli
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```par(?: error (E\d{4}))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
+
+JOB = """
+optimizer plain(lr) {{
+  w = w - lr * g
+}}
+
+job it {{
+  train {model}
+  optimizer plain(lr = 0.1)
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A block of `.par` text: where it stands, and the code of its error, if it is to have one."""
+
+    page: Path
+    line: int
+    error: str | None
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def examples() -> list[Example]:
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for match in FENCE.finditer(text):
+            found.append(Example(page, text.count("\n", 0, match.start(2)) + 1, match[1], match[2]))
+    return found
+
+
+def with_job(text: str) -> str:
+    """A text that has a model but no job gets one, so that the model is evaluated."""
+    try:
+        items = parse(text, "example").items
+    except ParcError:
+        return text
+    models = [i.name.id for i in items if isinstance(i, ast.Model)]
+    if not models or any(isinstance(i, ast.Job) for i in items):
+        return text
+    return text + JOB.format(model=models[-1])
+
+
+def test_there_are_examples() -> None:
+    assert len(examples()) >= 15 and any(e.error for e in examples())
+
+
+@pytest.mark.parametrize("example", examples(), ids=str)
+def test_examples(example: Example) -> None:
+    source = Source(str(example), with_job(example.text))
+    if example.error is None:
+        parc.check(source)
+        assert parc.fmt(example.text) == example.text
+        return
+    with pytest.raises(ParcError) as caught:
+        parc.check(source)
+    assert {d.code for d in caught.value.diagnostics} == {example.error}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = [t for t in LINK.findall(page.read_text()) if "://" not in t and not (page.parent / t).exists()]
+    assert broken == []
+
+
+def test_the_tour_names_what_is_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    paths = re.findall(r"`((?:dsl|compiler|runtime|parc|docs|tests)/[\w./-]+)`", text)
+    assert len(paths) > 10
+    assert [p for p in paths if not (ROOT / p).exists()] == []
+
+
+def test_every_command_and_option_is_documented() -> None:
+    text = (ROOT / "docs" / "cli.md").read_text()
+    for name in COMMANDS:
+        assert f"`{name} " in text
+        shown = CliRunner().invoke(cli, [name, "--help"]).stdout
+        missing = [o for o in re.findall(r"(?<![\w-])--[a-z-]+", shown) if o not in text and o != "--help"]
+        assert missing == []
+
+
+def test_the_readme_has_the_commands_that_ci_runs() -> None:
+    text = (ROOT / "README.md").read_text()
+    for name in ("run", "test"):
+        assert len(re.findall(rf"^<!-- ci: {name} -->\n```sh\n[^`]+\n```$", text, re.MULTILINE)) == 1
