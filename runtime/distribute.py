@@ -160,7 +160,7 @@ def collect(stacked: Array, type: Type, layout: Layout, mesh: Mesh, name: str = 
         order += [held.index(a) for a in split] + [len(held) + i]
         shape.append(mesh.count(split) * x.shape[lead + i])
     out = full.transpose(order).reshape(shape)
-    return np.ascontiguousarray(out[tuple(slice(0, d.size) for d in type.dims)])
+    return np.array(out[tuple(slice(0, d.size) for d in type.dims)], order="C")
 
 
 def reduce_lead(x: Array, axis: int, count: int, fn: str) -> Array:
