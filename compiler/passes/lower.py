@@ -17,6 +17,7 @@ from compiler.passes.emit import Emitter, Part
 from compiler.passes.lower_update import lower_update
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
+from compiler.passes.prune import prune_nodes
 from compiler.passes.stage import ALL, Stage, Staged
 from compiler.program import (
     Affine,
@@ -211,7 +212,8 @@ class _Class:
         if self.staged.stages == 1:
             return found
         begin = 0 if forward else self.staged.stages - 1
-        for node in graph.nodes:
+        roots = graph.outputs if forward else tuple(v for addends in self.staged.addends for v in addends)
+        for node in prune_nodes(graph.nodes, roots):
             if self.staged.is_cut(node):
                 assert isinstance(node.op, Repeat)
                 targets = [(v, [begin]) for v in node.inputs[: node.op.carries]]

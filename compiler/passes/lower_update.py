@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from compiler.graph import Names, Node, Value
 from compiler.layout import Layout
@@ -10,9 +10,10 @@ from compiler.model import Weight
 from compiler.ops.create import Full
 from compiler.ops.effects import Read, StageReduce, Write
 from compiler.ops.elementwise import Map
+from compiler.ops.repeat import Repeat
 from compiler.passes.emit import Emitter, Part
 from compiler.passes.place.place import Placed
-from compiler.passes.stage import ALL, Staged
+from compiler.passes.stage import ALL, Stage, Staged
 from compiler.program import Body, Instr, StateDecl, Var
 
 Deps = frozenset[str]
@@ -48,8 +49,9 @@ class _Update:
         if self.staged.stages == 1:
             return (0,)
         found: set[int] = set()
-        for graph, where in ((self.placed.forward, self.staged.forward), (self.placed.backward, self.staged.backward)):
-            found |= _readers(weight.name, graph.nodes, where, self.staged)
+        last = self.staged.stages - 1
+        found |= _readers(weight.name, self.placed.forward.nodes, self.staged.forward, self.staged, 0)
+        found |= _readers(weight.name, self.placed.backward.nodes, self.staged.backward, self.staged, last)
         for v in self.staged.addends[index]:
             place = self.staged.backward.get(v.name)
             if place not in (None, ALL):
@@ -231,16 +233,20 @@ def _leaves(value: Value, chain: set[str], made: dict[str, Node]) -> list[Value]
     return [leaf for v in made[value.name].inputs for leaf in _leaves(v, chain, made)]
 
 
-def _readers(weight: str, nodes: tuple[Node, ...], where: object, staged: Staged) -> set[int]:
-    """Stages that read a weight, through the movable nodes (casts, gathers) that make something of it."""
-    assert isinstance(where, dict)
+def _readers(weight: str, nodes: tuple[Node, ...], where: Mapping[str, Stage], staged: Staged, begin: int) -> set[int]:
+    """Stages that read a weight, through the movable nodes (casts, gathers, what data and weights make).
+
+    `begin`: the stage in which the cut loop's carries enter.
+    """
     reached = {weight}
     found: set[int] = set()
     for node in nodes:
-        if not any(v.name in reached for v in node.inputs):
+        hits = [i for i, v in enumerate(node.inputs) if v.name in reached]
+        if not hits:
             continue
         if staged.is_cut(node):
-            found |= set(range(staged.stages))
+            assert isinstance(node.op, Repeat)
+            found |= {begin} if max(hits) < node.op.carries else set(range(staged.stages))
             continue
         place = where.get(node.outputs[0].name)
         if place is None:

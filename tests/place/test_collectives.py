@@ -1,4 +1,4 @@
-"""Known facts (design, section 5): exactly these collectives, no more, for hand-known strategies of one transformer layer."""
+"""Known facts (design, section 5): exactly these collectives for known strategies of one transformer layer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from compiler.driver import compile_job
 from compiler.evaluate import evaluate
 from compiler.program import Body, LocalRepeat, Program
+from dsl.source import Source
 
 ROOT = Path(__file__).parents[2]
 GPT = ROOT / "examples" / "gpt.par"
@@ -80,3 +81,39 @@ def test_text_does_not_grow_with_layers(layers: int) -> None:
 
     small, large = (len(show(lowered(layers=n, dp=2, tp=2))) for n in (2, layers))
     assert abs(large - small) <= 0.02 * small
+
+
+def under(lines: str, **params: int) -> Program:
+    """The GPT under a strategy written out."""
+    text = GPT.read_text().replace(
+        "strategy hybrid for gpt {", f"strategy hand for gpt {{\n{lines}\n}}\nstrategy hybrid for gpt {{"
+    )
+    source = Source(str(GPT), text, str(GPT))
+    overrides = {k: str(v) for k, v in params.items()}
+    return compile_job(evaluate(source, overrides, strategy="hand")).program
+
+
+def test_tensor_parallel_is_two_all_reduces_each_way() -> None:
+    program = under("  mesh (tp = 4)\n  split h, f, v on tp", tp=4)
+    assert in_block(program, "F", "tp") == {"all_reduce": 2}
+    assert in_block(program, "B", "tp") == {"all_reduce": 2}
+
+
+def test_ulysses_is_four_all_to_alls_forward() -> None:
+    program = under("  mesh (cp = 4)\n  ulysses(cp)", cp=4)
+    assert in_block(program, "F", "cp") == {"all_to_all": 4}
+
+
+def test_zero_3_gathers_each_weight_where_it_is_read() -> None:
+    program = under("  mesh (dp = 2)\n  split b on dp\n  shard optimizer, gradients, weights on dp", dp=2)
+    weights = [s for s in program.classes[0].states if s.role == "weight" and s.name.startswith("block.")]
+    assert in_block(program, "F", "dp") == {"all_gather": len(weights)}
+    assert in_block(program, "B", "dp")["reduce_scatter"] == len(weights)
+    assert set(outside(program, "U", "dp")) <= {"all_reduce"}  # the clip's norm
+
+
+def test_stages_send_to_their_neighbours_only() -> None:
+    program = lowered(pp=2, microbatches=4, dp=2)
+    kinds = [Counter(i.op.mnemonic for f in c.functions for i in f.body.instrs) for c in program.classes]
+    assert [(k["send"], k["recv"]) for k in kinds] == [(1, 1), (1, 1)]
+    assert all(k["stage_reduce"] == 2 for k in kinds)  # the tied embedding's gradient, the clip's norm
