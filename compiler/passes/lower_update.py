@@ -96,6 +96,13 @@ class _Update:
                 found.append(chunk)
         return found
 
+    def _contributes(self, weight: str, chunk: int) -> bool:
+        """Whether the backward pass of this class adds to the weight's gradient."""
+        stages = {g + chunk * self.staged.groups for g in self.groups}
+        index = next(i for i, w in enumerate(self.training.model.weights) if w.name == weight)
+        places = [self.staged.backward.get(v.name) for v in self.staged.addends[index]]
+        return any(p == ALL or (p or 0) in stages for p in places)
+
     def lower(self) -> tuple[Body, list[StateDecl]]:
         chunks = range(self.staged.chunks)
         parts = {c: self.part(self.groups[0] + c * self.staged.groups) for c in chunks}
@@ -142,7 +149,8 @@ class _Update:
                 name = w.name + _suffix(c)
                 found.append(StateDecl(name, "weight", type, placed.weights[w.name], c, w.init, logical=w.name))
                 grad = part.type(g.type) if part else g.type
-                found.append(StateDecl(f"{w.name}.grad{_suffix(c)}", "gradient", grad, layout, c, logical=w.name))
+                if self._contributes(w.name, c):
+                    found.append(StateDecl(f"{w.name}.grad{_suffix(c)}", "gradient", grad, layout, c, logical=w.name))
                 for s in self.training.states:
                     if s.of == w.name:
                         st = part.type(s.value.type) if part else s.value.type
@@ -170,7 +178,10 @@ class _Update:
                 emit = emits[c]
                 if v.name in self.total:
                     assert weight is not None
-                    emit.effect(Read(f"{weight}.grad{_suffix(c)}"), v, layouts[v.name])
+                    if self._contributes(weight, c):
+                        emit.effect(Read(f"{weight}.grad{_suffix(c)}"), v, layouts[v.name])
+                    else:  # reads the weight, but its gradient arises elsewhere
+                        emit.effect(Full(0.0, v.type.dtype, emit.type(v.type).dims), v, layouts[v.name])
                     self._join(emit, v, weight, layouts[v.name])
                 elif weight == v.name:
                     emit.effect(Read(v.name + _suffix(c)), v, placed.weights[v.name])
