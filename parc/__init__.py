@@ -11,7 +11,7 @@ Each function is the command of the same name. What the user got wrong is raised
 from __future__ import annotations
 
 from dsl.diagnostics import Diagnostic, ParcError
-from parc.api import check, compile, diff, emit, evaluate, explain, explain_tensor, fmt, load_program
+from parc.api import check, compile, diff, emit, evaluate, explain, explain_tensor, fmt, load_program, run
 
 __all__ = [
     "Diagnostic",
@@ -25,6 +25,7 @@ __all__ = [
     "explain_tensor",
     "fmt",
     "load_program",
+    "run",
 ]
 
 __version__ = "0.1.0"

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, get_args
 
 if TYPE_CHECKING:
     from compiler.driver import Compiled
     from compiler.evaluate import Evaluation
+    from compiler.model import Job
     from compiler.program import Program
     from dsl import ast
     from dsl.codes import Code
     from dsl.diagnostics import Diagnostic
     from dsl.source import Source
     from parc.explanation import Explanation
+    from parc.training import Run
 
     File = str | os.PathLike[str] | Source
     """A path, or a text that was read already."""
@@ -110,8 +112,7 @@ def load_program(file: File, **options: Unpack[Options]) -> Program:
     from dsl.files import load
     from dsl.source import Source
 
-    name = file.name if isinstance(file, Source) else os.fspath(file)
-    if not is_program(name):
+    if not is_program(_name(file)):
         return compile(file, **options).program
     source = file if isinstance(file, Source) else load(file)
     return parse_program(source.text, source.name)
@@ -139,6 +140,21 @@ def fmt(text: str, name: str = "<text>") -> str:
     return format_source(text, name)
 
 
+def run(
+    file: File, steps: int = 20, *, progress: Callable[[int, float], None] | None = None, **options: Unpack[Options]
+) -> Run:
+    """Train a `.par` file, or a lowered `.npu`, on emulated devices. Raises `ParcError`.
+
+    `progress` is told the number of each step and its loss.
+    """
+    from parc.training import run
+
+    if is_program(_name(file)):
+        return run(load_program(file), steps, progress=progress)
+    compiled = compile(file, **options)
+    return run(compiled.program, steps, compiled.job.data, _capacities(compiled.job), progress)
+
+
 def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Explanation:
     """Why a tensor has its layout and what is sent for it. Raises `ParcError`, for an unknown tensor too."""
     from compiler.passes.place.place import place
@@ -153,6 +169,21 @@ def explain(code: str) -> Code:
     from dsl.codes import CODES
 
     return CODES[code.upper()]
+
+
+def _name(file: File) -> str:
+    from dsl.source import Source
+
+    return file.name if isinstance(file, Source) else os.fspath(file)
+
+
+def _capacities(job: Job) -> dict[str, float]:
+    """Bytes of each memory of a device of the job's cluster; host and NVMe are shared by the devices of a server."""
+    cluster = job.cluster
+    if cluster is None:
+        return {}
+    sharing = cluster.levels[0].count if cluster.levels else 1
+    return {"hbm": cluster.device.memory} | {m.kind: m.capacity / sharing for m in cluster.memories}
 
 
 def _texts(params: Mapping[str, object] | None) -> dict[str, str]:

@@ -106,12 +106,3 @@ def _kind(source: Layout, target: Layout) -> str:
 
 def _places(layout: Layout) -> Mapping[str, int]:
     return {axis: i for i, axes in enumerate(layout.dims) for axis in axes}
-
-
-def amount(number: float) -> str:
-    """Bytes for people: `512 B`, `1.5 MiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(number) < 1024 or unit == "TiB":
-            break
-        number /= 1024
-    return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"

@@ -6,6 +6,7 @@ import click
 
 from parc import api
 from parc.cli.common import Command, Output, choice, file_argument, job_options, read_source
+from parc.cli.tables import plural
 
 
 @click.command("check", cls=Command)
@@ -32,8 +33,3 @@ def command(out: Output, file: str, params: tuple[tuple[str, str], ...], job: st
         )
     if not found.jobs:
         out.say("fine; the file has no job")
-
-
-def plural(number: int, what: str) -> str:
-    """`1 device`, `2,048 devices`."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -176,6 +176,20 @@ def choice(params: tuple[tuple[str, str], ...], job: str | None, strategy: str |
     return {"params": dict(params), "job": job, "strategy": strategy}
 
 
+def set_threads(number: int) -> None:
+    """Threads of linear algebra. Takes effect only before numpy is loaded: commands import it after this."""
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(number)
+
+
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Threads of linear algebra; more are slower where others work too.",
+)
+
 # --- files ---------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import click
 
 from parc import api
 from parc.cli.common import Command, Output, choice, color, job_options, read_source
+from parc.cli.tables import amount
 
 if TYPE_CHECKING:
     from parc.explanation import Explanation
@@ -93,8 +94,6 @@ def _tensor(out: Output, file: str, tensor: str, chosen: api.Options) -> None:
 
 
 def _shown(found: Explanation, place: str) -> str:
-    from parc.explanation import amount
-
     style = _Style(color(sys.stdout))
     lines = [f"{style.bold}{found.name}{style.end}: {found.type}"]
     if place:

@@ -1,0 +1,100 @@
+"""`parc run`: train on emulated devices."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from parc import api
+from parc.cli.common import (
+    Command,
+    Output,
+    choice,
+    color,
+    file_argument,
+    job_options,
+    read_source,
+    set_threads,
+    threads_option,
+)
+from parc.cli.tables import amount, plural, table
+
+if TYPE_CHECKING:
+    from parc.training import Run
+
+
+@click.command("run", cls=Command)
+@file_argument
+@click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Training steps.")
+@threads_option
+@job_options
+def command(
+    out: Output,
+    file: str,
+    steps: int,
+    threads: int,
+    params: tuple[tuple[str, str], ...],
+    job: str | None,
+    strategy: str | None,
+) -> None:
+    """Train FILE (`.par`, or a lowered `.npu`) on emulated devices.
+
+    Prints the loss, the memory that each device needs and what it sends.
+    """
+    set_threads(threads)
+    source = read_source(out, file)
+    with _progress(out, steps) as progress:
+        found = api.run(source, steps, progress=progress, **choice(params, job, strategy))
+    out.result = asdict(found)
+    out.data(_shown(found, color(sys.stdout)))
+
+
+def _shown(run: Run, style: bool) -> str:
+    first, last = run.losses[0], run.losses[-1]
+    steps = plural(len(run.losses), "step")
+    parts = [f"{run.name}: loss {first:.6g} -> {last:.6g} in {steps} on {plural(run.devices, 'device')}"]
+    if run.metrics:
+        head = ["metric", "first", "last"]
+        parts.append(table(head, [[n, f"{v[0]:.6g}", f"{v[-1]:.6g}"] for n, v in run.metrics.items()], style))
+    roles = list(dict.fromkeys(role for m in run.memory for role in m.roles))
+    memory = [[m.devices, m.memory, amount(m.peak), *(amount(m.roles.get(r, 0)) for r in roles)] for m in run.memory]
+    parts.append(table(["devices", "memory", "peak", *roles], memory, style, left=2))
+    if run.traffic:
+        sent = [[t.op, ", ".join(t.axes) or "stages", f"{t.calls:g}", amount(t.bytes)] for t in run.traffic]
+        parts.append(table(["communication", "over", "calls", "sent per device and step"], sent, style, left=2))
+    return "\n\n".join(parts)
+
+
+@contextmanager
+def _progress(out: Output, steps: int) -> Iterator[Callable[[int, float], None]]:
+    """A bar where somebody watches, else a line now and then."""
+    if out.json:
+        yield lambda step, loss: None
+    elif not sys.stderr.isatty():
+        every = max(1, steps // 10)
+        width = len(str(steps))
+
+        def line(step: int, loss: float) -> None:
+            if step == 1 or step == steps or step % every == 0:
+                out.say(f"step {step:{width}}/{steps}  loss {loss:.6g}")
+
+        yield line
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=steps, loss="–")
+            yield lambda step, loss: bar.update(task, completed=step, loss=f"{loss:.6g}")

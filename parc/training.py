@@ -1,0 +1,98 @@
+"""Runs a lowered program on emulated devices, step by step: `parc run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from runtime.data import batches
+
+from compiler.model import DataSpec
+from compiler.program import Program
+from compiler.text.printer import show_devices
+from runtime.emulate import Emulator
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """High-water mark of one memory of each of these devices: bytes, and what they were of at that moment."""
+
+    devices: str
+    memory: str
+    peak: int
+    roles: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """One kind of communication over some axes, per step, of the device that sends most."""
+
+    op: str
+    axes: tuple[str, ...]
+    calls: float
+    bytes: float
+
+
+@dataclass(slots=True)
+class Run:
+    """What a run gave: loss (and metrics) of each step; memory; communication."""
+
+    name: str
+    devices: int
+    losses: list[float] = field(default_factory=list)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    memory: tuple[Memory, ...] = ()
+    traffic: tuple[Traffic, ...] = ()
+
+
+def run(
+    program: Program,
+    steps: int,
+    data: DataSpec | None = None,
+    capacities: Mapping[str, float] | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> Run:
+    """Train for some steps; `progress` is told the number of the step and its loss.
+
+    Raises ParcError: out of memory, data that do not fit.
+    """
+    emulator = Emulator(program, capacities)
+    result = Run(program.name, program.devices)
+    for number, batch in zip(range(1, steps + 1), batches(program.inputs, data, program.seed)):
+        done = emulator.step(batch)
+        loss = float(done.loss)
+        result.losses.append(loss)
+        for name, value in {**done.metrics, **done.reports}.items():
+            result.metrics.setdefault(name, []).append(float(value))
+        if progress is not None:
+            progress(number, loss)
+    result.memory = _memory(emulator)
+    result.traffic = _traffic(emulator, max(1, len(result.losses)))
+    return result
+
+
+def _memory(emulator: Emulator) -> tuple[Memory, ...]:
+    """Groups of devices that use the same amounts share a row."""
+    rows: dict[tuple[str, int, tuple[tuple[str, int], ...]], list[int]] = {}
+    for group, use in emulator.memory.items():
+        for kind, peak in use.items():
+            roles = tuple((r, n) for r, n in peak.roles.items() if n)
+            rows.setdefault((kind, peak.bytes, roles), []).append(group)
+    return tuple(
+        Memory(_devices(emulator.program, groups), kind, peak, dict(roles))
+        for (kind, peak, roles), groups in rows.items()
+    )
+
+
+def _devices(program: Program, groups: Sequence[int]) -> str:
+    return show_devices(program, groups)
+
+
+def _traffic(emulator: Emulator, steps: int) -> tuple[Traffic, ...]:
+    most: dict[tuple[str, tuple[str, ...]], Traffic] = {}
+    for volumes in emulator.traffic.values():
+        for (op, axes), sent in volumes.items():
+            found = Traffic(op, axes, sent.calls / steps, sent.bytes / steps)
+            if (op, axes) not in most or most[op, axes].bytes < found.bytes:
+                most[op, axes] = found
+    return tuple(most[key] for key in sorted(most))
