@@ -80,7 +80,8 @@ def tokens(text: str, name: str) -> list[Token]:
         if kind in ("word", "string") and len(word) > MAX_NAME:
             raise fail("E0608", f"a name of {len(word)} characters", Span(name, start, position), help="at most 1000")
         found.append(Token(kind, word, start, position))
-    found.append(Token("newline", "\n", end, end))
+    if found and found[-1].kind != "newline":
+        found.append(Token("newline", "\n", end, end))
     found.append(Token("end", "", end, end))
     return found
 

@@ -327,9 +327,10 @@ class _Parser(Cursor):
             else:
                 if a.word:
                     self.word(a.word)
+                bare = not self.sees("(")
                 value = self.value()
-                if a.many and not isinstance(value, tuple):
-                    value = (value,)
+                if a.many and bare:
+                    value = ((value, self.value()),) if self.take("->") else (value,)
             if not fits(a.kind, value):
                 raise self.error("E0604", f"{op.mnemonic}: `{a.field}` takes {describe(a.kind)}", start)
             given[a.field] = value

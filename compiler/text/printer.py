@@ -134,7 +134,7 @@ def _function(f: Function, sizes: Sizes) -> list[str]:
 
 
 def _action(name: str, chunk: int) -> str:
-    shown = json.dumps(name) if "." in name or "#" in name else quote(name)
+    shown = json.dumps(name) if "." in name or "#" in name or name == "for" else quote(name)
     return f"{shown}.{'*' if chunk == ALL_CHUNKS else chunk}" if chunk else shown
 
 

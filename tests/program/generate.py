@@ -1,0 +1,169 @@
+"""Random programs: syntactically anything that the text can say; they need not be legal."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from hypothesis import strategies as st
+
+from compiler.graph import DTYPES, Dim, Type
+from compiler.layout import Layout
+from compiler.model import Init
+from compiler.ops.base import Op
+from compiler.ops.elementwise import ARITY, Map
+from compiler.program import (
+    ALL_CHUNKS,
+    Affine,
+    Axis,
+    Body,
+    DeviceClass,
+    For,
+    Function,
+    InputDecl,
+    Instr,
+    LocalRepeat,
+    LoopRange,
+    Program,
+    Run,
+    StateDecl,
+    Update,
+    Var,
+)
+from compiler.text.attrs import OPS
+from compiler.text.names import ROLES
+
+plain = st.sampled_from(
+    ["x", "block.w1", "w#1", "a_b", "F", "U", "over", "to", "last", "in", "i", "g", "stage", "fn", "of"]
+)
+odd = st.sampled_from(
+    ["", "a b", "0", 'q"', "back\\slash", "é", "\ud800", "true", "inf", "none", "x.", "1.5", "#1", "-", "new\nline"]
+)
+names = plain | odd | st.text(max_size=4)
+naturals = st.integers(0, 5) | st.integers(0, 10**17)
+integers = naturals | naturals.map(lambda n: -n)
+floats = st.floats(allow_nan=False) | st.sampled_from([0.0, -0.0, float("inf"), float("-inf"), 1e300, 5e-324, 1e16])
+numbers = floats | integers
+affines = st.builds(Affine, integers, st.integers(-3, 3))
+dims = st.builds(Dim, names, naturals)
+
+BY_KIND: dict[str, st.SearchStrategy[Any]] = {
+    "str": names,
+    "int": integers,
+    "float": numbers,
+    "bool": st.booleans(),
+    "Dim": dims,
+    "tuple[str, ...]": st.lists(names, max_size=3).map(tuple),
+    "tuple[int, ...]": st.lists(st.integers(0, 6), max_size=5).map(tuple),
+    "tuple[Dim, ...]": st.lists(dims, max_size=3).map(tuple),
+    "tuple[tuple[str, str], ...]": st.lists(st.tuples(names, names), max_size=3).map(tuple),
+}
+
+
+@st.composite
+def maps(draw: st.DrawFn) -> tuple[Op, int]:
+    fn = draw(st.sampled_from(sorted(ARITY)))
+    slots = tuple(draw(st.none() | numbers | st.booleans()) for _ in range(ARITY[fn]))
+    return Map(fn, slots), sum(s is None for s in slots)
+
+
+@st.composite
+def plain_ops(draw: st.DrawFn) -> tuple[Op, int]:
+    """An op other than a loop, and its number of operands."""
+    cls = draw(st.sampled_from([c for m, c in sorted(OPS.items()) if c not in (LocalRepeat, Map)]))
+    return cls(**{f.name: draw(BY_KIND[str(f.type)]) for f in fields(cls)}), draw(st.integers(0, 3))
+
+
+@st.composite
+def types(draw: st.DrawFn, axes: tuple[Axis, ...]) -> tuple[Type, Layout]:
+    rank = draw(st.integers(0, 3))
+    free = draw(st.permutations([a.name for a in axes]))
+    split: list[tuple[str, ...]] = []
+    for _ in range(rank):
+        n = draw(st.integers(0, min(2, len(free))))
+        split.append(tuple(free[:n]))
+        free = free[n:]
+    pending = tuple(sorted((a, draw(st.sampled_from(["sum", "max"]))) for a in free if draw(st.booleans())))
+    halo = tuple(
+        (i, draw(st.integers(0, 3)), draw(st.integers(0, 3))) for i in range(rank) if draw(st.integers(0, 4)) == 0
+    )
+    type = Type(draw(st.sampled_from(DTYPES)), tuple(draw(dims) for _ in range(rank)))
+    return type, Layout(tuple(split), pending, halo)
+
+
+@st.composite
+def variables(draw: st.DrawFn, axes: tuple[Axis, ...]) -> Var:
+    return Var(draw(names), *draw(types(axes)))
+
+
+@st.composite
+def instructions(draw: st.DrawFn, axes: tuple[Axis, ...], depth: int) -> Instr:
+    outputs = tuple(draw(st.lists(variables(axes), max_size=2)))
+    if depth and draw(st.integers(0, 4)) == 0:
+        params = tuple(draw(st.lists(variables(axes), max_size=4)))
+        carries = draw(st.integers(0, len(params)))
+        stacks = draw(st.integers(0, len(params) - carries))
+        body = Body(params, draw(blocks(axes, depth - 1)), tuple(draw(st.lists(names, max_size=3))))
+        op: Op = LocalRepeat(draw(names), draw(naturals), body, carries, stacks, draw(st.booleans()))
+        return Instr(op, tuple(draw(names) for _ in params), outputs)
+    op, arity = draw(maps() | plain_ops())
+    return Instr(op, tuple(draw(names) for _ in range(arity)), outputs)
+
+
+@st.composite
+def blocks(draw: st.DrawFn, axes: tuple[Axis, ...], depth: int) -> tuple[Instr, ...]:
+    return tuple(draw(st.lists(instructions(axes, depth), max_size=4)))
+
+
+chunk_numbers = st.integers(0, 3)
+kinds = st.sampled_from(["F", "B", "W", "U", "odd name", "x.1", "for"])
+
+
+@st.composite
+def elements(draw: st.DrawFn) -> Run | For | Update:
+    which = draw(st.integers(0, 2))
+    any_chunk = chunk_numbers | st.just(ALL_CHUNKS)
+    if which == 0:
+        return Run(draw(kinds), draw(any_chunk), draw(affines), draw(affines))
+    if which == 1:
+        steps = st.lists(st.tuples(kinds, any_chunk, affines), min_size=1, max_size=3)
+        return For(draw(affines), draw(st.integers(-2, 5)), tuple(draw(steps)))
+    return Update()
+
+
+@st.composite
+def states(draw: st.DrawFn, axes: tuple[Axis, ...]) -> StateDecl:
+    inits = st.none() | st.builds(Init, names, st.lists(numbers, max_size=3).map(tuple))
+    memory = st.sampled_from(["hbm", "host", "nvme", "odd one"])
+    role = st.sampled_from(ROLES)
+    name = draw(names)
+    logical = draw(names | st.just(name.split("#")[0]))
+    return StateDecl(name, draw(role), *draw(types(axes)), draw(chunk_numbers), draw(inits), draw(memory), logical)
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> Program:
+    axis_names = draw(st.lists(names, max_size=4, unique=True))
+    axes = tuple(Axis(n, draw(st.integers(1, 4)), draw(st.sampled_from(["mesh", "place", "time"]))) for n in axis_names)
+    whole = st.builds(Type, st.sampled_from(DTYPES), st.lists(dims, max_size=3).map(tuple))
+    bound = st.none() | integers
+    inputs = tuple(draw(st.lists(st.builds(InputDecl, names, whole, bound, bound), max_size=2)))
+    shell = Program(draw(names), axes, inputs, (), draw(naturals), draw(st.integers(0, 9)))
+    classes = []
+    for _ in range(draw(st.integers(0, 2))):
+        groups = tuple(draw(st.lists(st.integers(0, shell.groups - 1), min_size=1, max_size=5)))
+        ranges = st.builds(LoopRange, names, chunk_numbers, affines, naturals, naturals)
+        functions = [
+            Function(draw(kinds), draw(chunk_numbers), Body((), draw(blocks(axes, 2)), ()))
+            for _ in range(draw(st.integers(0, 2)))
+        ]
+        classes.append(
+            DeviceClass(
+                groups,
+                tuple(draw(st.lists(ranges, max_size=2))),
+                tuple(draw(st.lists(states(axes), max_size=3))),
+                tuple(functions),
+                tuple(draw(st.lists(elements(), max_size=3))),
+            )
+        )
+    return Program(shell.name, axes, inputs, tuple(classes), shell.seed, shell.stages)

@@ -1,0 +1,214 @@
+"""Ways to break a program, for tests of whatever must notice: the verifier, the comparison with the serial program.
+
+Each mutation keeps the program printable. Its name begins with its kind, one of `KINDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from compiler.ops.base import Op
+from compiler.ops.comm import AllReduce, Comm, ReduceScatter, Shard
+from compiler.ops.effects import Accumulate, Load, Read, Recv, Save, Send, StageReduce, Write
+from compiler.ops.elementwise import Map
+from compiler.ops.reduce import Reduce
+from compiler.program import Affine, Body, DeviceClass, For, Function, Instr, LocalRepeat, Program, Run
+
+KINDS = {
+    "drop": "a collective is left out",
+    "axis": "a collective runs over another axis",
+    "unreduced": "a reduce_scatter only cuts",
+    "join": "the sum between stages is left out",
+    "peer": "a message goes the other way",
+    "skip": "an action on a micro-batch is left out",
+    "stale": "a buffer keeps its old contents",
+    "lost": "a value is not saved, or a gradient not accumulated",
+    "swap": "two saved values of one type are taken for each other",
+    "scale": "a factor is left out",
+    "max": "a sum becomes a maximum",
+}
+
+UNSEEN = ("scale", "swap", "max")
+"""Kinds that may give a legal program, which computes something else."""
+
+Path = tuple[int, ...]
+Edit = tuple[str, Callable[[Instr, Program], "list[Instr] | str | None"]]
+"""Kind, and what becomes of the instruction: others, the operand in place of the result (a name), or no mutation."""
+
+
+def mutations(program: Program) -> Iterator[tuple[str, Program]]:
+    """(what was done, the broken program), for every place where it can be done."""
+    for c, cls in enumerate(program.classes):
+        for f, function in enumerate(cls.functions):
+            for path, instr in _places(function.body, ()):
+                for kind, edit in _EDITS:
+                    made = edit(instr, program)
+                    if made is not None:
+                        body = _edited(function.body, path, made)
+                        values = ", ".join((*instr.inputs, *(v.name for v in instr.outputs)))
+                        where = f"class {c}, {function.name}.{function.chunk}"
+                        yield f"{kind}: {instr.op.mnemonic} {values} ({where})", _with(program, c, f, body)
+            yield from _swapped_loads(program, c, f, function)
+            yield from _stale_writes(program, c, f, function)
+        yield from _skipped(program, c, cls)
+
+
+def _places(body: Body, path: Path) -> Iterator[tuple[Path, Instr]]:
+    for i, instr in enumerate(body.instrs):
+        yield (*path, i), instr
+        if isinstance(instr.op, LocalRepeat):
+            yield from _places(instr.op.body, (*path, i))
+
+
+def _with(program: Program, c: int, f: int, body: Body) -> Program:
+    cls = program.classes[c]
+    functions = (*cls.functions[:f], replace(cls.functions[f], body=body), *cls.functions[f + 1 :])
+    return _with_class(program, c, replace(cls, functions=functions))
+
+
+def _with_class(program: Program, c: int, cls: DeviceClass) -> Program:
+    return replace(program, classes=(*program.classes[:c], cls, *program.classes[c + 1 :]))
+
+
+def _edited(body: Body, path: Path, made: list[Instr] | str) -> Body:
+    i, rest = path[0], path[1:]
+    instr = body.instrs[i]
+    if rest:
+        assert isinstance(instr.op, LocalRepeat)
+        inner = replace(instr.op, body=_edited(instr.op.body, rest, made))
+        return replace(body, instrs=(*body.instrs[:i], replace(instr, op=inner), *body.instrs[i + 1 :]))
+    if isinstance(made, list):
+        return replace(body, instrs=(*body.instrs[:i], *made, *body.instrs[i + 1 :]))
+    old, new = instr.outputs[0].name, made
+    after = tuple(replace(n, inputs=_renamed(n.inputs, old, new)) for n in body.instrs[i + 1 :])
+    return replace(body, instrs=(*body.instrs[:i], *after), results=_renamed(body.results, old, new))
+
+
+def _renamed(names: Sequence[str], old: str, new: str) -> tuple[str, ...]:
+    return tuple(new if n == old else n for n in names)
+
+
+# --- edits of one instruction --------------------------------------------------------------------
+
+
+def _drop(instr: Instr, program: Program) -> str | None:
+    op = instr.op
+    if not isinstance(op, Comm):
+        return None
+    sizes = program.sizes
+    axes: tuple[str, ...] = getattr(op, "axes", ())
+    return instr.inputs[0] if not axes or any(sizes[a] > 1 for a in axes) else None
+
+
+def _axis(instr: Instr, program: Program) -> list[Instr] | None:
+    op = instr.op
+    if not isinstance(op, (AllReduce, ReduceScatter)):
+        return None
+    others = [a.name for a in program.axes if a.kind == "mesh" and a.size > 1 and a.name not in op.axes]
+    return [replace(instr, op=replace(op, axes=(others[0],)))] if others else None
+
+
+def _unreduced(instr: Instr, program: Program) -> list[Instr] | None:
+    op = instr.op
+    if not isinstance(op, ReduceScatter) or all(program.sizes[a] == 1 for a in op.axes):
+        return None
+    return [replace(instr, op=Shard(op.dim, op.axes))]
+
+
+def _join(instr: Instr, program: Program) -> str | None:
+    return instr.inputs[0] if isinstance(instr.op, StageReduce) and len(instr.op.groups) > 1 else None
+
+
+def _peer(instr: Instr, program: Program) -> list[Instr] | None:
+    if isinstance(instr.op, Send):
+        return [replace(instr, op=replace(instr.op, to=-instr.op.to))]
+    if isinstance(instr.op, Recv):
+        return [replace(instr, op=replace(instr.op, source=-instr.op.source))]
+    return None
+
+
+def _lost(instr: Instr, program: Program) -> list[Instr] | None:
+    return [] if isinstance(instr.op, (Save, Accumulate)) else None
+
+
+def _stale(instr: Instr, program: Program) -> list[Instr] | None:
+    return [] if isinstance(instr.op, Write) else None
+
+
+def _scale(instr: Instr, program: Program) -> str | None:
+    """A factor that is not 1, of a value (not of a literal)."""
+    op = instr.op
+    if isinstance(op, Map) and op.fn in ("mul", "div") and len(instr.inputs) == 1:
+        literal = next((s for s in op.slots if s is not None), 1)
+        if literal != 1 and (op.fn == "mul" or op.slots[0] is None):
+            return instr.inputs[0]
+    return None
+
+
+def _max(instr: Instr, program: Program) -> list[Instr] | None:
+    op: Op = instr.op
+    if isinstance(op, (Reduce, AllReduce, ReduceScatter, StageReduce)) and op.fn == "sum":
+        return [replace(instr, op=replace(op, fn="max"))]
+    return None
+
+
+_EDITS: tuple[Edit, ...] = (
+    ("drop", _drop),
+    ("axis", _axis),
+    ("unreduced", _unreduced),
+    ("join", _join),
+    ("peer", _peer),
+    ("lost", _lost),
+    ("stale", _stale),
+    ("scale", _scale),
+    ("max", _max),
+)
+
+# --- edits of more than one ----------------------------------------------------------------------
+
+
+def _swapped_loads(program: Program, c: int, f: int, function: Function) -> Iterator[tuple[str, Program]]:
+    """Neighbouring loads of equal type and layout change places."""
+    instrs = function.body.instrs
+    loads = [i for i, n in enumerate(instrs) if isinstance(n.op, Load)]
+    for i, j in pairwise(loads):
+        a, b = instrs[i], instrs[j]
+        assert isinstance(a.op, Load) and isinstance(b.op, Load)
+        u, v = a.outputs[0], b.outputs[0]
+        if (u.type, u.layout) == (v.type, v.layout) and a.op.name != b.op.name:
+            changed = [*instrs]
+            changed[i], changed[j] = replace(a, op=b.op), replace(b, op=a.op)
+            name = f"swap: {a.op.name} and {b.op.name} (class {c}, {function.name}.{function.chunk})"
+            yield name, _with(program, c, f, replace(function.body, instrs=tuple(changed)))
+
+
+def _stale_writes(program: Program, c: int, f: int, function: Function) -> Iterator[tuple[str, Program]]:
+    """A write moves in front of another reader of what it overwrites."""
+    instrs = function.body.instrs
+    made = {v.name: i for i, n in enumerate(instrs) for v in n.outputs}
+    reads = {n.op.name: n.outputs[0].name for n in instrs if isinstance(n.op, Read)}
+    for i, n in enumerate(instrs):
+        if not isinstance(n.op, Write) or n.op.name not in reads:
+            continue
+        alias, at = reads[n.op.name], made[n.inputs[0]] + 1
+        if any(alias in later.inputs for later in instrs[at:i]):
+            changed = (*instrs[:at], n, *instrs[at:i], *instrs[i + 1 :])
+            yield (
+                f"stale: {n.op.name} is written too early (class {c})",
+                _with(program, c, f, replace(function.body, instrs=changed)),
+            )
+
+
+def _skipped(program: Program, c: int, cls: DeviceClass) -> Iterator[tuple[str, Program]]:
+    """One element of the schedule runs one micro-batch less."""
+    for i, e in enumerate(cls.schedule):
+        if isinstance(e, Run):
+            less: Run | For = replace(e, high=Affine(e.high.base - 1, e.high.slope))
+        elif isinstance(e, For):
+            less = replace(e, count=Affine(e.count.base - 1, e.count.slope))
+        else:
+            continue
+        schedule = (*cls.schedule[:i], less, *cls.schedule[i + 1 :])
+        yield f"skip: element {i} of the schedule (class {c})", _with_class(program, c, replace(cls, schedule=schedule))

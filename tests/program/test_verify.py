@@ -1,0 +1,245 @@
+# ruff: noqa: E501  (a rule and its edit are one line each)
+"""The verifier: legal programs pass; each rule has a program that breaks it, in one edited line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from compiler.graph import Dim, Type
+from compiler.layout import Layout
+from compiler.ops.comm import Relayout
+from compiler.ops.effects import Write
+from compiler.program import Body, Program
+from compiler.text import parse_located, parse_program
+from compiler.verify import verify
+from tests.program.mutations import KINDS, UNSEEN, mutations
+from tests.program.samples import LAYERS, PIPELINE
+
+
+def codes(text: str) -> list[str]:
+    program, where = parse_located(text)
+    found = verify(program, where)
+    assert all(d.span is not None for d in found if d.code != "E0650")
+    return [d.code for d in found]
+
+
+@pytest.mark.parametrize("text", [PIPELINE, LAYERS])
+def test_legal_programs(text: str) -> None:
+    assert verify(parse_program(text)) == ()
+
+
+def edited(text: str, old: str, new: str) -> str:
+    assert text.count(old) >= 1, old
+    return text.replace(old, new, 1)
+
+
+P, L = PIPELINE, LAYERS
+
+RULES = [
+    # values
+    ("E0610", P, "relu %u", "relu %q"),
+    ("E0610", L, "= add %z, %keep", "= add %z, %x"),  # not a parameter of the loop
+    ("E0610", L, "yield %e.next", "yield %t"),
+    ("E0611", P, "%h: f32[b=2/mb/dp, f=4/tp] = relu %u\n    %p", "%u: f32[b=2/mb/dp, f=4/tp] = relu %u\n    %p"),
+    ("E0611", L, "%e.next: f32[b=2/dp, s=3/tp, k=2] = tanh", "%z: f32[b=2/dp, s=3/tp, k=2] = tanh"),
+    ("E0612", P, "%u: f32[b=2/mb/dp, f=4/tp] = contract", "%u: f32[b=2/mb/dp, f=8/tp] = contract"),
+    ("E0612", P, "contract %x, %w1", "contract %x"),
+    ("E0612", L, "%x.moved: f32[b=2/dp, s=6, v=4/tp of 7]", "%x.moved: f32[b=2/dp, s=6, v=4/tp of 8]"),
+    ("E0612", L, "repeat block 3 (", "repeat block 2 ("),
+    ("E0612", L, "yield %c.next, %row", "yield %c.next"),
+    ("E0612", L, "yield %c.next, %row", "yield %z, %c.next"),
+    ("E0612", P, "send %y as y to 1", "send %y, %y as y to 1"),
+    # layouts
+    ("E0613", P, "%u: f32[b=2/mb/dp, f=4/tp] = contract", "%u: f32[b=2/mb/dp, f=4/dp] = contract"),
+    ("E0613", P, "%g1: f32[d=4, f=4/tp] pending(dp sum)", "%g1: f32[d=4, f=4/tp] pending(dp mean)"),
+    ("E0613", P, "f=4/tp] pending(dp sum, mb sum)", "f=4/tp] pending(mb sum, dp sum)"),
+    ("E0613", P, "%w1: f32[d=4, f=4/tp] = read w1\n    %g1", "%w1: f32[d=1/mb, f=4/tp] = read w1\n    %g1"),
+    ("E0613", P, "%w1: f32[d=4, f=4/tp] = read w1\n    %g1", "%w1: f32[d=2/pp, f=4/tp] = read w1\n    %g1"),
+    ("E0614", P, "%h: f32[b=2/mb/dp, f=4/tp] = relu", "%h: f32[b=2/mb/dp, f=8] = relu"),
+    ("E0614", P, "%w1: f32[d=4, f=4/tp] = read", "%w1: f32[d=2/tp, f=8] = read"),
+    ("E0614", P, "%o: f32[b=2/mb/dp] = contract", "%o: f32[b=4/mb] = contract"),
+    ("E0614", L, "%win: f32[b=2/dp, o=3/tp, k=3, v=7]", "%win: f32[b=2/dp, o=6, k=3, v=7]"),
+    ("E0614", L, "window %wide dim", "window %y dim"),
+    ("E0614", L, "%fold: f32[b=2/dp, s=5/tp halo(1, 1), v=7]", "%fold: f32[b=2/dp, s=3/tp, v=7]"),
+    ("E0614", L, "%c: f32[b=2/dp, s=3/tp, v=7] = %x.back", "%c: f32[b=2/dp, s=3/tp, v=7] = %x.moved"),
+    ("E0614", L, "%c: f32[b=2/dp, s=3/tp, v=7] = %x.back", "%c: f32[b=2/dp, s=6, v=7] = %x.back"),
+    # pending sums
+    ("E0615", P, "%p: f32[b=2/mb/dp, d=4] pending(tp sum) = contract", "%p: f32[b=2/mb/dp, d=4] = contract"),
+    ("E0615", P, "%h: f32[b=2/mb/dp, f=4/tp] = relu", "%h: f32[b=2/mb/dp, f=4/tp] pending(cp sum) = relu"),
+    ("E0615", P, "= sub %w2, %step2", "= sub %w2, %g2"),
+    ("E0615", P, "write %w2.new to w2", "write %g2 to w2"),
+    ("E0615", P, "%square: f32[f=4/tp, d=4] = mul %g2.sum, %g2.sum", "%square: f32[f=4/tp, d=4] pending(dp sum) = mul %g2, %g2"),
+    ("E0615", P, "weight w3: f32[d=4] = ones", "weight w3: f32[d=4] pending(tp sum) = ones"),
+    ("E0615", L, "%both: f32[] pending(dp sum, tp sum) = add %sum, %once", "%both: f32[] pending(dp sum, tp sum) = add %sum, %top.sum"),
+    ("E0615", L, "%top.sum: f32[] pending(dp sum) = reduce %top", "%top.sum: f32[] pending(dp sum, tp max) = reduce %max"),
+    ("E0615", L, "%rows: f32[block=3, b=2/dp] pending(tp sum)", "%rows: f32[block=3, b=2/dp]"),
+    # padding
+    ("E0616", L, "reduce %masked sum", "reduce %power sum"),
+    ("E0616", L, "mask_pad %power v with -inf", "mask_pad %power v with 0.0"),
+    ("E0616", L, "mask_pad %power v with 0.0", "mask_pad %power v with 1.0"),
+    # collectives
+    ("E0617", P, "all_reduce %p sum over tp", "all_reduce %p sum over dp"),
+    ("E0617", P, "all_reduce %p sum over tp", "all_reduce %p max over tp"),
+    ("E0617", P, "all_gather %w1.new.part d over dp", "all_gather %w1.new.part d over tp"),
+    ("E0617", P, "all_gather %w1.new.part d over dp", "all_gather %w1.new.part e over dp"),
+    ("E0617", P, "%w1.part: f32[d=2/dp, f=4/tp] = shard", "%w1.part: f32[d=2/tp, f=8] = shard"),
+    ("E0617", P, "shard %w1 d over dp", "shard %w1 d over tp"),
+    ("E0617", L, "all_to_all %x from s to v over tp", "all_to_all %x from s to s over tp"),
+    ("E0617", L, "%x.moved from v to s over tp", "%x.moved from v to s over ()"),
+    ("E0617", L, "= halo %y s over tp left 1 right 1", "= halo %y s over tp left 1 right 4"),
+    ("E0617", L, "= halo %y s over tp left 1 right 1", "= halo %y b over tp left 1 right 1"),
+    ("E0617", L, "= halo_add %fold s over tp left 1 right 1", "= halo_add %fold s over tp left 0 right 1"),
+    ("E0617", L, "only_first %top.sum over tp", "only_first %top.sum over dp"),
+    ("E0617", L, "yield %c.next, %row", "%r: f32[b=2/dp] pending(tp sum) = mask_pad %row b with 1.0\n      yield %c.next, %row"),
+    ("E0618", P, "%l: f32[] pending(mb sum) = all_reduce %mean sum over dp", "%l: f32[] pending(dp sum) = all_reduce %mean sum over mb"),
+    ("E0618", P, "all_reduce %p sum over tp", "all_reduce %p sum over pp"),
+    ("E0618", P, "all_reduce %p sum over tp", "all_reduce %p sum over xx"),
+    # buffers
+    ("E0620", P, "%w3: f32[d=4] = read w3", "%w3: f32[d=4] = read w4"),
+    ("E0620", P, "= input x", "= input y"),
+    ("E0620", P, "save %u as u.saved", "save %u as w1"),
+    ("E0620", P, "accumulate %l into loss", "write %l to loss"),
+    ("E0620", P, "%w3: f32[d=4] = read w3", "%w3: f32[d=4] pending(dp sum) = read w3.grad"),
+    ("E0621", P, "%x: f32[b=2/mb/dp, d=4] = input", "%x: f32[b=2/mb/dp of 15, d=4] = input"),
+    ("E0621", P, "weight w1: f32[d=4, f=4/tp]", "weight w1: f32[d=2/tp, f=8]"),
+    ("E0621", P, "weight w1: f32[d=4, f=4/tp]", "weight w1: f32[d=4, f=3/tp]"),
+    ("E0621", P, "saved u.saved: f32[b=2/mb/dp, f=4/tp]", "saved u.saved: f32[b=4/mb, f=4/tp]"),
+    ("E0622", P, "    accumulate %dw1 into w1.grad\n", ""),
+    ("E0622", P, "accumulate %l into loss", "accumulate %whole into loss"),
+    ("E0623", P, "    write %w3.new to w3\n", ""),
+    ("E0623", P, "write %w3.new to w3", "write %w3.new to w3\n    write %w3.new to w3"),
+    ("E0624", P, "    %step2:", "    write %w2 to w2\n    %step2:"),
+    ("E0624", P, "%g3: f32[d=4]", "write %w3 to w3\n    %again: f32[d=4] = read w3\n    %g3: f32[d=4]"),
+    ("E0625", P, "    save %u as u.saved\n", ""),
+    ("E0625", P, "= load u.saved last", "= load u.saved"),
+    ("E0625", P, "    %y: f32[b=2/mb/dp, d=4] = load y.saved last\n", ""),
+    ("E0625", P, "save %u as u.saved", "save %u as u.saved\n    save %h as u.saved"),
+    ("E0626", L, "%z: f32[b=2/dp, s=3/tp, v=7] = contract", "%q: f32[block=3, v=7, k=2] = read w\n      %z: f32[b=2/dp, s=3/tp, v=7] = contract"),
+    # stages
+    ("E0630", P, "send %y as y to 1", "send %y as z to 1"),
+    ("E0630", P, "recv y from -1", "recv y from 1"),
+    ("E0630", P, "    send %y as y to 1\n", ""),
+    ("E0630", P, "send %y as y to 1", "send %y as y to 1\n    send %y as y to 1"),
+    ("E0630", P, "send %y as y to 1", "send %x as y to 1\n    send %x as other to 1"),
+    ("E0631", P, "as norm among (0, 1)", "as total among (0, 1)"),
+    ("E0631", P, "as norm among (0, 1)", "as norm among (1)"),
+    ("E0631", P, "sum as norm among", "max as norm among"),
+    # order
+    ("E0640", P, "    F[0]\n", ""),
+    ("E0640", P, "for i in 0..4 { F[i] B[i] }", "for i in 0..5 { F[i] B[i] }"),
+    ("E0640", P, "for i in 0..4 { F[i] B[i] }", "for i in 0..4 { F[i] B[i] W[i] }"),
+    ("E0640", P, "    B[3]\n    U", "    U\n    B[3]"),
+    ("E0640", P, "F[i + 1] B[i]", "F[i] B[i]"),
+    ("E0640", P, "for i in 0..4 { F[i] B[i] }", "for i in 0..2 { F[2*i] B[2*i] }"),
+    ("E0641", P, "for i in 0..4 { F[i] B[i] }", "for i in 0..4 { B[i] F[i] }"),
+    ("E0642", P, "for i in 0..4 { F[i] B[i] }", "F[0..4]\n    B[0..4]"),
+    # the frame
+    ("E0650", P, "stages 2", "stages 3"),
+    ("E0650", P, "stage 1: devices 4..7", "stage 0: devices 0..3"),
+    ("E0650", P, "loss loss: f32[]", "loss loss: f32[]\n  loss loss: f32[]"),
+    ("E0650", P, "fn B {", "fn F {"),
+    ("E0650", P, "fn B {", "fn G {"),
+    ("E0650", L, "  weight w:", "  loop block: 2 of 6 from 0\n  weight w:"),
+    ("E0650", L, "  weight w:", "  loop block: 3 of 6 from 4\n  weight w:"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "text", "old", "new"), RULES, ids=[f"{r[0]}-{i}" for i, r in enumerate(RULES)])
+def test_rule(code: str, text: str, old: str, new: str) -> None:
+    if "cp sum" in new:
+        text = text.replace("tp=2)", "tp=2, cp=1)", 1)
+    found = codes(edited(text, old, new))
+    assert code in found, found
+
+
+def test_messages_say_where_and_what_to_do() -> None:
+    program, where = parse_located(edited(P, "send %y as y to 1", "send %p as y to 1"), "p.npu")
+    (d,) = verify(program, where)
+    assert d.span is not None
+    text = edited(P, "send %y as y to 1", "send %p as y to 1")
+    assert text[d.span.start : d.span.end] == "%y: f32[b=2/mb/dp, d=4] = recv y from -1"
+    program, where = parse_located(edited(P, "= relu %u\n    %p", "= relu %p\n    %p"), "p.npu")
+    (d, *_) = verify(program, where)
+    assert str(d) == "error[E0610]: stage 0, F: %h = relu: %p is not defined before"
+
+
+def test_what_text_cannot_say() -> None:
+    """Programs that only exist as data."""
+    program = parse_program(LAYERS)
+    cls = program.classes[0]
+
+    def with_first(f: int, **change: object) -> Program:
+        functions = [*cls.functions]
+        body = functions[f].body
+        functions[f] = replace(
+            functions[f], body=replace(body, instrs=(replace(body.instrs[0], **change), *body.instrs[1:]))
+        )
+        return replace(program, classes=(replace(cls, functions=tuple(functions)),))
+
+    x = cls.functions[0].body.instrs[0].outputs[0]
+    assert "E0613" in [d.code for d in verify(with_first(0, outputs=(replace(x, layout=Layout(())),)))]
+    assert "E0613" in [d.code for d in verify(with_first(0, outputs=(replace(x, layout=Layout((("zz",), (), ()))),)))]
+    assert "E0612" in [d.code for d in verify(with_first(0, op=Relayout(x.layout)))]
+    assert "E0612" in [d.code for d in verify(with_first(0, op=Write("w")))]
+    rank = replace(cls.states[0], type=Type("f32", (Dim("a", 2),)))
+    assert "E0613" in [
+        d.code for d in verify(replace(program, classes=(replace(cls, states=(rank, *cls.states[1:])),)))
+    ]
+    odd = replace(cls.functions[0], body=replace(cls.functions[0].body, results=("x",)))
+    assert "E0612" in [
+        d.code for d in verify(replace(program, classes=(replace(cls, functions=(odd, cls.functions[1])),)))
+    ]
+    assert "E0650" in [d.code for d in verify(replace(program, axes=program.axes * 2))]
+    assert "E0650" in [d.code for d in verify(replace(program, classes=()))]
+    empty = replace(cls.functions[0], body=Body((), (), ()))
+    assert [d.code for d in verify(replace(program, classes=(replace(cls, functions=(empty, cls.functions[1])),)))] == [
+        "E0622"
+    ]
+
+
+@pytest.mark.parametrize("text", [PIPELINE, LAYERS])
+def test_mutations_are_noticed(text: str) -> None:
+    program = parse_program(text)
+    seen = set()
+    for name, broken in mutations(program):
+        kind = name.split(":")[0]
+        seen.add(kind)
+        assert broken != program, name
+        if kind not in UNSEEN:
+            assert verify(broken), name
+    assert seen <= set(KINDS)
+
+
+def test_every_kind_of_mutation_exists() -> None:
+    seen = {name.split(":")[0] for text in (PIPELINE, LAYERS) for name, _ in mutations(parse_program(text))}
+    assert seen >= set(KINDS) - {"swap"}
+
+
+def pipeline(p: int, m: int, schedules: list[str]) -> str:
+    """A chain of p stages that send one value up and one down."""
+    text = f"program chain\nmesh (mb={m} time, pp={p} place)\nstages {p}\ninput x: f32[b={m}]\n"
+    for g in range(p):
+        text += f"stage {g}: devices {g} {{\n  fn F {{\n"
+        text += "    %x: f32[b=1/mb] = " + ("recv x from -1\n" if g else "input x\n")
+        text += "    send %x as x to 1\n" if g < p - 1 else ""
+        text += "  }\n  fn B {\n"
+        text += "    %g: f32[b=1/mb] = " + ("recv g from 1\n" if g < p - 1 else "full 1.0\n")
+        text += "    send %g as g to -1\n" if g else ""
+        text += f"  }}\n  schedule {{\n{schedules[g]}\n  }}\n}}\n"
+    return text
+
+
+def test_a_million_micro_batches() -> None:
+    m, p = 10**6, 4
+    good = [f"F[0..{d}]\nfor i in 0..{m - d} {{ F[i + {d}] B[i] }}\nB[{m - d}..{m}]" for d in (3, 2, 1, 0)]
+    assert codes(pipeline(p, m, good)) == []
+    # Stage 0 runs too few ahead: it waits for a gradient whose activation it has not sent.
+    late = [f"B[0]\nF[0..{m}]\nB[1..{m}]", *good[1:]]
+    assert codes(pipeline(p, m, late)) == ["E0641"]
+    # Stages 0 and 1 in circles, in the middle of the loop only.
+    early = [f"F[0..1]\nfor i in 0..{m - 1} {{ F[i + 1] B[i] }}\nB[{m - 1}..{m}]"] * 3 + [good[3]]
+    assert codes(pipeline(p, m, early)) == []
+    stuck = [good[0], good[1], good[2], f"F[0..{m}]\nB[0..{m}]"]
+    assert codes(pipeline(p, m, stuck)) == ["E0642"]
