@@ -3,7 +3,7 @@
 What counts: a value's bytes are those of its local type in its own dtype. The rules, which the private-buffers executor
 follows with its real buffers:
 
-- Weights, optimizer states and counters are there all the time, and so are the data inputs of a whole step.
+- Weights, optimizer states, counters and reports are there all the time, and so are the data inputs of a whole step.
 - An instruction allocates its results, then lets go of the operands that nothing needs any more. A result that nobody
   reads is let go at once. Ops that only rearrange (`views`) share their operand's buffer.
 - `input`, `read`, `load` share the buffer that they name, `save` makes its operand's buffer a saved one: bytes count
@@ -27,12 +27,13 @@ from compiler.ops.base import Op
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save
 from compiler.ops.elementwise import Broadcast, StopGradient, Transpose
 from compiler.ops.shape import Rename, Split
-from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Program, Var
+from compiler.program import ALL_CHUNKS, Body, DeviceClass, For, Function, Instr, LocalRepeat, Program, Run, Update, Var
+from compiler.schedules import unroll
 from dsl.diagnostics import fail
 from runtime.liveness import Liveness, liveness, rounds, walk
 
 FIRST = "hbm"
-STATIC = ("weight", "optimizer", "counter")
+STATIC = ("weight", "optimizer", "counter", "report")
 SHOWN = 6
 
 
@@ -314,15 +315,23 @@ class ClassMemory:
         }
         self._effects: dict[tuple[str, int, frozenset[str]], _Effect] = {}
         self._exits: dict[tuple[str, int], dict[str, _Buffer]] = {}  # the slots of a micro-batch after a function
-        self._done: dict[tuple[int, ...], MemoryUse] = {}
+        self._done: dict[tuple[object, ...], MemoryUse] = {}
+        self.groups, self.chunks = program.groups, max((f.chunk for f in cls.functions), default=0) + 1
 
     def use(self, group: int) -> MemoryUse:
         """The peaks of one group's devices in a step. Groups whose rounds are as many have the same."""
-        schedule = list(rounds(self.cls.schedule, group))
-        key = tuple(n for _, n in schedule)
+        schedule = self._rounds(group)
+        key = (tuple(n for _, n in schedule), tuple(steps for steps, _ in schedule))
         if key not in self._done:
             self._done[key] = self._add_up(schedule)
         return self._done[key]
+
+    def _rounds(self, group: int) -> list[tuple[tuple[tuple[str, int], ...], int]]:
+        """The schedule as rounds of alike actions; where chunks take turns, action by action."""
+        if any(chunk == ALL_CHUNKS for e in self.cls.schedule for chunk in _chunks(e)):
+            actions = unroll(self.cls.schedule, group, self.groups, self.chunks)
+            return [(((a.kind, a.chunk),), 1) for a in actions]
+        return list(rounds(self.cls.schedule, group))
 
     def effect(self, name: str, chunk: int, accumulated: set[str]) -> _Effect:
         """What one action does; it depends on the accumulators that the step has set before."""
@@ -370,6 +379,15 @@ class ClassMemory:
             things += [(f"accumulated {r}s", v) for r, v in roles.items() if r in ("gradient", "metric")]
             things.sort(key=lambda item: -item[1])
             peaks[memory] = Peak(total, roles, where, tuple(things[:SHOWN]))
+
+
+def _chunks(element: Run | For | Update) -> tuple[int, ...]:
+    match element:
+        case Run():
+            return (element.chunk,)
+        case For():
+            return tuple(chunk for _, chunk, _ in element.steps)
+    return ()
 
 
 def memory_use(program: Program) -> dict[int, MemoryUse]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from compiler.graph import Type
 from compiler.layout import Layout
-from compiler.ops.effects import Accumulate, Input
+from compiler.ops.effects import Accumulate, Input, Write
 from compiler.program import DeviceClass, Program, StateDecl, Update
 from dsl.diagnostics import fail
 from runtime.distribute import Array, Mesh, assemble, collect, distribute, logical_type, own_part
@@ -291,8 +291,9 @@ def _prepare(cls: DeviceClass, program: Program) -> _Stage:
     )
     functions = {(f.name, f.chunk): compile_function(f, cls, program, slots) for f in cls.functions}
     traffic = {(f.name, f.chunk): volumes(f.body, program.sizes) for f in cls.functions}
-    update = [i.op.name for f in cls.functions if f.name == "U" for i in f.body.instrs if isinstance(i.op, Accumulate)]
-    return _Stage(cls, slots, functions, traffic, frozenset(update))
+    update = (i.op for f in cls.functions if f.name == "U" for i in f.body.instrs)
+    names = frozenset(op.name for op in update if isinstance(op, (Accumulate, Write)))
+    return _Stage(cls, slots, functions, traffic, names)
 
 
 def _initial(name: str, type: Type, decl: StateDecl, seed: int, initial: Mapping[str, Array]) -> Array:
