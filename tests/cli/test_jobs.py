@@ -1,0 +1,205 @@
+"""Commands about jobs: check, compile, diff, explain TENSOR."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import parc
+from compiler.text import parse_program, show
+from dsl.source import Source
+from parc.cli import cli
+
+FILE = """\
+param width = 8
+param degree = 2 in {1, 2, 4, 8}
+
+optimizer sgd(lr) {
+  w = w - lr * g
+}
+
+model mlp(width) {
+  dim b = 8, d = width, f = 4 * width
+  input x : f32[b,d]
+  weight w1[d,f], w2[f,d]
+  y[b,d] = relu(x @ w1) @ w2
+  loss mean((y - x) * (y - x))
+}
+
+strategy data for mlp {
+  mesh (dp = degree)
+  split b on dp
+}
+
+strategy both for mlp {
+  mesh (dp = 2, tp = 2)
+  split b on dp
+  split f on tp
+}
+
+job fit {
+  train mlp(width) using data
+  optimizer sgd(lr = 0.1)
+}
+"""
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "mlp.par"
+    path.write_text(FILE)
+    return str(path)
+
+
+def run(*args: str, code: int = 0) -> Result:
+    result = runner.invoke(cli, args)
+    assert result.exit_code == code, result.stderr
+    return result
+
+
+def data(*args: str, code: int = 0) -> Any:
+    found = json.loads(run(*args, "--json", code=code).stdout)
+    assert found["command"] == args[0] and found["exit"] == code
+    return found
+
+
+# --- check ---------------------------------------------------------------------------------------------
+
+
+def test_check(file: str) -> None:
+    result = run("check", file)
+    assert result.stdout == "" and "fit: mlp with data, 2 devices" in result.stderr
+    assert data("check", file, "-D", "degree=8")["result"]["jobs"] == [
+        {"job": "fit", "model": "mlp", "strategy": "data", "devices": 8}
+    ]
+    assert data("check", file, "--strategy", "both")["result"]["jobs"][0]["devices"] == 4
+
+
+def test_check_reads_standard_input() -> None:
+    result = runner.invoke(cli, ["check", "-"], input=FILE)
+    assert result.exit_code == 0
+
+
+def test_check_covers_every_job(file: str) -> None:
+    text = FILE + FILE[FILE.index("job fit") :].replace("fit", "other").replace("data", "both")
+    Path(file).write_text(text)
+    assert [j["job"] for j in data("check", file)["result"]["jobs"]] == ["fit", "other"]
+    assert [j["job"] for j in data("check", file, "--job", "other")["result"]["jobs"]] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["-D", "degree=3"], "E0107"),
+        (["-D", "degre=2"], "E0106"),
+        (["--job", "fti"], "E0113"),
+        (["--strategy", "dta"], "E0103"),
+    ],
+)
+def test_wrong_choices_are_diagnostics(file: str, args: list[str], code: str) -> None:
+    found = data("check", file, *args, code=1)
+    assert [d["code"] for d in found["diagnostics"]] == [code]
+    assert f"error[{code}]" in run("check", file, *args, code=1).stderr
+
+
+def test_diagnostics_have_places(file: str) -> None:
+    Path(file).write_text(FILE.replace("relu(x @ w1)", "relu(x @ w3)"))
+    (found,) = data("check", file, code=1)["diagnostics"]
+    assert found["place"]["file"] == file and found["place"]["line"] == 12
+    text = FILE.replace("relu(x @ w1)", "relu(x @ w3)")
+    assert text[found["place"]["start"] : found["place"]["end"]] == "w3"
+
+
+def test_a_missing_file_is_a_diagnostic(tmp_path: Path) -> None:
+    assert data("check", str(tmp_path / "none.par"), code=1)["diagnostics"][0]["code"] == "E0013"
+
+
+# --- compile -------------------------------------------------------------------------------------------
+
+
+def test_compile_prints_the_program(file: str) -> None:
+    text = run("compile", file).stdout
+    assert text == show(parc.compile(file).program) and show(parse_program(text)) == text
+    assert text == parc.emit(file)
+
+
+def test_compile_writes_a_file(file: str, tmp_path: Path) -> None:
+    target = tmp_path / "out.npu"
+    result = run("compile", file, "-o", str(target), "--strategy", "both")
+    assert result.stdout == "" and parse_program(target.read_text()).devices == 4
+
+
+def test_compile_writes_nothing_after_an_error(file: str, tmp_path: Path) -> None:
+    target = tmp_path / "out.npu"
+    run("compile", file, "-o", str(target), "-D", "degree=3", code=1)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "shows"),
+    [("ast", "Optimizer"), ("graph", "graph mlp("), ("training", "graph mlp.grad("), ("placed", "reduced")],
+)
+def test_compile_stops_after_a_stage(file: str, stage: str, shows: str) -> None:
+    assert shows in run("compile", file, "--emit", stage).stdout
+    assert shows in data("compile", file, "--emit", stage)["result"]["text"]
+
+
+# --- diff ----------------------------------------------------------------------------------------------
+
+
+def test_diff_of_strategies(file: str) -> None:
+    text = run("diff", file, "--strategy", "both").stdout
+    assert f"--- {file}\n+++ {file} (both)\n" in text and "-mesh (dp=2)\n+mesh (dp=2, tp=2)" in text
+    backwards = run("diff", file, "--strategy", "both", "--strategy", "data").stdout
+    assert "-mesh (dp=2, tp=2)\n+mesh (dp=2)" in backwards
+
+
+def test_diff_of_files(file: str, tmp_path: Path) -> None:
+    golden = tmp_path / "golden.npu"
+    run("compile", file, "-o", str(golden))
+    same = run("diff", str(golden), file, "--exit-code")
+    assert same.stdout == "" and "the same" in same.stderr
+    assert data("diff", str(golden), file, "-D", "degree=4")["result"]["equal"] is False
+    run("diff", str(golden), file, "-D", "degree=4", "--exit-code", code=1)
+
+
+@pytest.mark.parametrize("args", [["a.par"], ["a.par", "b.par", "c.par"], ["a.par", *["--strategy", "x"] * 3]])
+def test_diff_needs_two_sides(args: list[str]) -> None:
+    run("diff", *args, code=2)
+
+
+# --- explain TENSOR ------------------------------------------------------------------------------------
+
+
+def test_explain_a_tensor(file: str) -> None:
+    text = run("explain", file, "y", "--strategy", "both").stdout
+    assert text.startswith("y: f32[b=4/dp, d=8] pending(tp sum)") and f"{file}:12" in text
+    assert "all-reduce over tp, 128 B per device: sub needs f32[b=4/dp, d=8]" in text
+    found = data("explain", file, "y", "--strategy", "both")["result"]
+    assert [(c["kind"], c["bytes"]) for c in found["changes"]] == [("all-reduce over tp", 128.0)]
+    assert {w["axis"] for w in found["why"]} == {"dp", "tp"}
+
+
+def test_explain_an_unknown_tensor(file: str) -> None:
+    assert "did you mean `relu`?" in run("explain", file, "rellu", code=1).stderr
+
+
+# --- the functions -------------------------------------------------------------------------------------
+
+
+def test_functions_take_text_and_values() -> None:
+    source = Source("here.par", FILE)
+    assert parc.compile(source, params={"degree": 4}).program.devices == 4
+    assert parc.evaluate(source, strategy="both").job.strategy.devices == 4
+    with pytest.raises(parc.ParcError):
+        parc.check(source, params={"degree": 3})
+
+
+def test_every_public_function_is_there() -> None:
+    assert all(hasattr(parc, name) for name in parc.__all__)
