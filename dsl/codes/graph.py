@@ -27,16 +27,16 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0301",
         "a carried tensor changes its type",
-        "What a `repeat` assigns of the outer variables goes from iteration to iteration, so it must leave an iteration\n"
-        "with the dims and the dtype that it came with.",
+        "What a `repeat` assigns of the outer variables goes from iteration to iteration, so it must leave an\n"
+        "iteration with the dims and the dtype that it came with.",
         _model("weight w[d]\ny = x\nrepeat 3 as block {\n  y = sum(y * w, over d)\n}\nloss sum(y)"),
         _model("weight w[d]\ny = x\nrepeat 3 as block {\n  y = y * w\n}\nloss sum(y)"),
     ),
     Code(
         "E0302",
         "a statement where it cannot stand",
-        "Inputs, `loss` and `metric` stand in models, outside of `repeat`; `state` in optimizers; `return` at the end of\n"
-        "functions; weights in models and functions. Parameters of models are numbers.",
+        "Inputs, `loss` and `metric` stand in models, outside of `repeat`; `state` in optimizers; `return` at the\n"
+        "end of functions; weights in models and functions. Parameters of models are numbers.",
         _model("weight w[d]\nrepeat 3 as block {\n  loss sum(x * w)\n}"),
         _model("weight w[d]\nloss sum(x * w)"),
     ),
@@ -114,16 +114,16 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0313",
         "an incomplete device or cluster",
-        "A device has `compute` and `memory`. A cluster has a device, then levels from the inside to the outside, each\n"
-        "made of what stands before it, and perhaps `host` and `nvme` memory.",
+        "A device has `compute` and `memory`. A cluster has a device, then levels from the inside to the outside,\n"
+        "each made of what stands before it, and perhaps `host` and `nvme` memory.",
         _model(_FIT, _CLUSTER.replace("8 npu", "8 gpu"), _ON_POD),
         _model(_FIT, _CLUSTER, _ON_POD),
     ),
     Code(
         "E0314",
         "an incomplete job",
-        "A job has one `train` or `infer`, training also an optimizer; everything else is optional, and nothing is there\n"
-        "twice.",
+        "A job has one `train` or `infer`, training also an optimizer; everything else is optional, and nothing is\n"
+        "there twice.",
         _model(_FIT, job="train m()"),
         _model(_FIT, job="train m()\noptimizer sgd(lr = 0.1)"),
     ),

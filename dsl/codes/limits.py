@@ -49,8 +49,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0906",
         "the file asks for too much",
-        "A model has at most 50,000 operations (the body of a `repeat` counts once), all that is evaluated 20,000 calls,\n"
-        "and a file uses at most 100 files.",
+        "A model has at most 50,000 operations (the body of a `repeat` counts once), all that is evaluated 20,000\n"
+        "calls, and a file uses at most 100 files.",
         _DOUBLING + "check f15(1) > 0\n",
         _DOUBLING + "check f5(1) > 0\n",
     ),
@@ -66,8 +66,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0908",
         "a size beyond the bounds",
-        "A dim has a size of at most 2^40, a tensor at most 2^56 elements, a `repeat` at most 10^9 iterations, a cluster\n"
-        "at most 10^9 devices.",
+        "A dim has a size of at most 2^40, a tensor at most 2^56 elements, a `repeat` at most 10^9 iterations, a\n"
+        "cluster at most 10^9 devices.",
         "use std.optimizers (sgd)\nmodel m(n) {\n  dim d = n\n  weight w[d]\n  loss sum(w)\n}\n"
         "job fit {\n  train m(2 ** 62)\n  optimizer sgd(lr = 0.1)\n}\n",
         "use std.optimizers (sgd)\nmodel m(n) {\n  dim d = n\n  weight w[d]\n  loss sum(w)\n}\n"

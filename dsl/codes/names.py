@@ -61,8 +61,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0107",
         "the value is none of the parameter's choices",
-        "`param p = value in {…}` and `param p = value in low..high` bound the values of a parameter; a range does not\n"
-        "include its second number.",
+        "`param p = value in {…}` and `param p = value in low..high` bound the values of a parameter; a range does\n"
+        "not include its second number.",
         "param tp = 3 in {1, 2, 4, 8}\n",
         "param tp = 4 in {1, 2, 4, 8}\n",
     ),

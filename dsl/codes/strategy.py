@@ -69,8 +69,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0404",
         "no such scope or tensor",
-        "A path names a scope (a call or a `repeat`: `block.mlp`) or a tensor (`block.mlp.w1`) of the model. The second\n"
-        "call of `mlp` in one scope is `mlp_1`; a label names it otherwise: `mlp(x) as first`.",
+        "A path names a scope (a call or a `repeat`: `block.mlp`) or a tensor (`block.mlp.w1`) of the model. The\n"
+        "second call of `mlp` in one scope is `mlp_1`; a label names it otherwise: `mlp(x) as first`.",
         _file("split f on tp in block.mpl"),
         _file("split f on tp in block.mlp"),
     ),
@@ -91,23 +91,23 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0407",
         "an axis is used for two things",
-        "An axis along which devices run different parts (of a pipeline, or by `place`) cannot split tensors, and one axis\n"
-        "cannot split two dims of a tensor.",
+        "An axis along which devices run different parts (of a pipeline, or by `place`) cannot split tensors, and\n"
+        "one axis cannot split two dims of a tensor.",
         _file("pipeline block on dp\nsplit b on dp"),
         _file("pipeline block on dp\nsplit b on tp"),
     ),
     Code(
         "E0408",
         "a pipeline must cut a loop",
-        "`pipeline` cuts a `repeat … as LABEL` of the model, which has at least as many iterations as there are stages.",
+        "`pipeline` cuts a `repeat … as LABEL` of the model, which has at least as many iterations as stages.",
         _file("pipeline blocks on dp"),
         _file("pipeline block on dp"),
     ),
     Code(
         "E0409",
         "impossible cuts",
-        "`cuts [2, 4]` lists the first iteration of every stage but the first: they increase, and every stage has at least\n"
-        "one iteration.",
+        "`cuts [2, 4]` lists the first iteration of every stage but the first: they increase, and every stage has at\n"
+        "least one iteration.",
         _file("pipeline block on dp, cuts [4]"),
         _file("pipeline block on dp, cuts [3]"),
     ),
@@ -121,8 +121,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0411",
         "micro-batches do not divide the batch",
-        "The number of micro-batches divides the size of the dim that they cut: the first dim of the first input, or the\n"
-        "one after `over`.",
+        "The number of micro-batches divides the size of the dim that they cut: the first dim of the first input, or\n"
+        "the one after `over`.",
         _file("microbatches 3 over b"),
         _file("microbatches 4 over b"),
     ),

@@ -104,8 +104,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0213",
         "the argument does not have the pattern's dims",
-        "A parameter `x[b, s, d]` takes tensors of exactly three dims, whatever they are called; `x[..., d]` those of at\n"
-        "least one, the last; `x` takes any.",
+        "A parameter `x[b, s, d]` takes tensors of exactly three dims, whatever they are called; `x[..., d]` those\n"
+        "of at least one, the last; `x` takes any.",
         _model("loss sum(first(x * w))", _FIRST),
         _model("loss sum(first(x * w))", _FIRST.replace("b, s, d", "s, d")),
     ),

@@ -1,0 +1,406 @@
+"""Every definition of the standard library: evaluates, and computes what it says (PyTorch or plain numpy knows)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from programs import job, model, random_arrays, reduced
+
+from compiler.evaluate import check_file
+from compiler.graph import Graph
+from compiler.model import Model
+from dsl import ast
+from dsl.files import load_use
+from dsl.parser import parse
+from dsl.source import Source
+from runtime.serial import run_graph
+
+F64 = "f64, master f64"
+IMAGE = "dim b = 2, y = 8, x = 6, c = 4\ninput image : f64[b, y, x, c]\n"
+TOKENS = "dim b = 2, s = 6, d = 8\ninput x : f64[b, s, d]\n"
+
+
+def text(body: str, use: str) -> Model:
+    return model(body, use=use, precision=F64)
+
+
+def torch() -> Any:
+    return pytest.importorskip("torch")
+
+
+def tensors(arrays: dict[str, Any]) -> dict[str, Any]:
+    return {name: torch().tensor(a) for name, a in arrays.items()}
+
+
+def close(got: Any, want: Any) -> None:
+    np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol=1e-9, atol=1e-11)
+
+
+def std(module: str) -> tuple[ast.Item, ...]:
+    use = ast.Use(ast.Path((ast.Name("std"), ast.Name(module))))
+    source = load_use(use, Source("", ""), ".")
+    return parse(source.text, source.name).items
+
+
+# --- layers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu"])
+def test_activations(name: str) -> None:
+    m = text(TOKENS + f"weight w[d]\nloss sum({name}(x * w))", name)
+    a = random_arrays(m)
+    x = torch().tensor(a["x"] * a["w"])
+    f = torch().nn.functional
+    want = {"gelu": lambda: f.gelu(x), "gelu_tanh": lambda: f.gelu(x, approximate="tanh"), "silu": lambda: f.silu(x)}
+    close(reduced(m, a), want[name]())
+
+
+def test_layer_norm() -> None:
+    m = text(TOKENS + "loss sum(layer_norm(x))", "layer_norm")
+    a = random_arrays(m)
+    t = tensors(a)
+    want = torch().nn.functional.layer_norm(t["x"], (8,), t["layer_norm.gain"], t["layer_norm.bias"])
+    close(reduced(m, a), want)
+
+
+def test_rms_norm() -> None:
+    m = text(TOKENS + "loss sum(rms_norm(x))", "rms_norm")
+    a = random_arrays(m)
+    x = a["x"]
+    close(reduced(m, a), x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * a["rms_norm.gain"])
+
+
+def test_group_norm() -> None:
+    m = text(IMAGE + "loss sum(group_norm(image, groups = 2))", "group_norm")
+    a = random_arrays(m)
+    t = tensors(a)
+    image = t["image"].permute(0, 3, 1, 2)
+    want = torch().nn.functional.group_norm(image, 2, t["group_norm.gain"], t["group_norm.bias"])
+    close(reduced(m, a), want.permute(0, 2, 3, 1))
+
+
+def test_feed_forward() -> None:
+    m = text(TOKENS + "loss sum(mlp(x, 16))", "mlp")
+    a = random_arrays(m)
+    t = tensors(a)
+    u = torch().nn.functional.gelu(t["x"] @ t["mlp.w1"] + t["mlp.b1"])
+    close(reduced(m, a), u @ t["mlp.w2"] + t["mlp.b2"])
+
+
+def test_relu_mlp_and_swiglu() -> None:
+    m = text(TOKENS + "loss sum(relu_mlp(x, 16) + swiglu(x, 4))", "relu_mlp, swiglu")
+    a = random_arrays(m)
+    x = a["x"]
+    u = np.maximum(x @ a["relu_mlp.w1"] + a["relu_mlp.b1"], 0) @ a["relu_mlp.w2"] + a["relu_mlp.b2"]
+    gate = x @ a["swiglu.gate"]
+    close(reduced(m, a), u + (gate / (1 + np.exp(-gate)) * (x @ a["swiglu.up"])) @ a["swiglu.down"])
+
+
+def test_linear() -> None:
+    m = text(TOKENS + "dim o = 5\nloss sum(linear(x, over o))", "linear")
+    a = random_arrays(m)
+    close(reduced(m, a), a["x"] @ a["linear.w"] + a["linear.offset"])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention(causal: bool) -> None:
+    m = text(TOKENS + f"loss sum(attention(x, 2, causal = {str(causal).lower()}))", "attention")
+    a = random_arrays(m)
+    t = {n.removeprefix("attention."): v for n, v in tensors(a).items()}
+    e = torch().einsum
+    q, k, v = (e("bsd,dhk->bhsk", t["x"], t[f"w{n}"]) for n in "qkv")
+    q, v = q + t["bq"][:, None], v + t["bv"][:, None]
+    mixed = torch().nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    close(reduced(m, a), e("bhsk,hkd->bsd", mixed, t["wo"]) + t["bo"])
+
+
+def test_cross_attention() -> None:
+    memory = "dim t = 5, e = 3\ninput y : f64[b, t, e]\n"
+    m = text(TOKENS + memory + "loss sum(cross_attention(x, y, 2))", "cross_attention")
+    a = random_arrays(m)
+    t = {n.removeprefix("cross_attention."): v for n, v in tensors(a).items()}
+    e = torch().einsum
+    q = e("bsd,dhk->bhsk", t["x"], t["wq"]) + t["bq"][:, None]
+    k, v = (e("bte,ehk->bhtk", t["y"], t[f"w{n}"]) for n in "kv")
+    v = v + t["bv"][:, None]
+    mixed = torch().nn.functional.scaled_dot_product_attention(q, k, v)
+    close(reduced(m, a), e("bhsk,hkd->bsd", mixed, t["wo"]) + t["bo"])
+
+
+def turned(x: Any) -> Any:
+    """Rotary positions of [b, h, s, k], the textbook way: pairs as complex numbers."""
+    n = x.shape[-1] // 2
+    angle = np.arange(x.shape[-2])[:, None] * 10000.0 ** (-np.arange(n) / n)
+    z = (x[..., :n] + 1j * x[..., n:]) * np.exp(1j * angle)
+    return np.concatenate([z.real, z.imag], -1)
+
+
+def test_grouped_attention() -> None:
+    m = text(TOKENS + "loss sum(grouped_attention(x, 4, 2))", "grouped_attention")
+    a = {n.removeprefix("grouped_attention."): v for n, v in random_arrays(m).items()}
+    q = turned(np.einsum("bsd,dhrk->bhrsk", a["x"], a["wq"]))
+    k = turned(np.einsum("bsd,dhk->bhsk", a["x"], a["wk"]))
+    v = np.einsum("bsd,dhk->bhsk", a["x"], a["wv"])
+    scores = np.einsum("bhrsk,bhtk->bhrst", q, k) / np.sqrt(2)
+    scores = np.where(np.tri(6, dtype=bool), scores, -np.inf)
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    want = np.einsum("bhrst,bhtk,hrkd->bsd", p, v, a["wo"])
+    close(reduced(m, random_arrays(m)), want)
+
+
+def test_embedding_and_one_hot_agree() -> None:
+    head = "dim b = 3, v = 5, d = 4\ninput i : int32[b] in 0..v\n"
+    m = text(head + "e = embedding(i, over v, over d)\nloss sum(e)", "embedding")
+    a = random_arrays(m)
+    close(reduced(m, a), a["embedding.table"][a["i"]])
+    one = text(head + "weight w[v, d]\nloss sum(one_hot(i, over v) @ w)", "one_hot")
+    close(reduced(one, {"i": a["i"], "w": a["embedding.table"]}), a["embedding.table"][a["i"]])
+
+
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (1, 1), (5, 2)])
+def test_conv(size: int, stride: int) -> None:
+    m = text(IMAGE + f"loss sum(conv(image, 3, size = {size}, stride = {stride}))", "conv")
+    a = random_arrays(m)
+    t = tensors(a)
+    image, kernel = t["image"].permute(0, 3, 1, 2), t["conv.w"].permute(3, 2, 0, 1)
+    want = torch().nn.functional.conv2d(image, kernel, t["conv.offset"], stride=stride, padding=size // 2)
+    close(reduced(m, a), want.permute(0, 2, 3, 1))
+
+
+def test_results_of_conv_keep_the_names_of_dims() -> None:
+    m = text(IMAGE + "z = conv(conv(image, 3, stride = 2), 5)\nloss sum(z)", "conv")
+    names = {w.name: w.value.type.shape for w in m.weights}
+    assert names["conv.w"] == (3, 3, 4, 3)
+    assert names["conv_1.w"] == (3, 3, 3, 5)
+
+
+@pytest.mark.parametrize("name", ["max_pool", "avg_pool"])
+def test_pools(name: str) -> None:
+    m = text(IMAGE + f"weight w[c]\nloss sum({name}(image * w))", name)
+    a = random_arrays(m)
+    image = torch().tensor(a["image"] * a["w"]).permute(0, 3, 1, 2)
+    f = torch().nn.functional
+    want = f.max_pool2d(image, 2) if name == "max_pool" else f.avg_pool2d(image, 2)
+    close(reduced(m, a), want.permute(0, 2, 3, 1))
+
+
+def test_dropout_keeps_its_share_and_the_mean() -> None:
+    m = model("dim n = 4000\nweight w[n]\nloss sum(dropout(w, 0.25))", use="dropout")
+    out = reduced(m, {"w": np.ones(4000, np.float32)})
+    assert set(np.unique(out).tolist()) == {0.0, np.float32(1 / 0.75)}
+    assert 0.72 < (out != 0).mean() < 0.78
+
+
+def test_softmax_and_log_softmax() -> None:
+    m = text(
+        TOKENS + "weight w[d]\nloss sum(softmax(x * w, over s) + log_softmax(x * w, over d))", "softmax, log_softmax"
+    )
+    a = random_arrays(m)
+    x = torch().tensor(a["x"] * a["w"])
+    close(reduced(m, a), x.softmax(1) + x.log_softmax(2))
+
+
+def test_cross_entropy_and_accuracy() -> None:
+    body = "dim b = 6, v = 5\ninput x : f64[b, v]\ninput i : int32[b] in 0..v\nweight w[v]\nz = x * w\n"
+    tail = "loss cross_entropy(z, i, over v)\nmetric accuracy = accuracy(z, i, over v)"
+    m = text(body + tail, "accuracy, cross_entropy")
+    a = random_arrays(m)
+    loss, accuracy = run_graph(m.graph, a)
+    z, i = torch().tensor(a["x"] * a["w"]), torch().tensor(a["i"]).long()
+    close(loss, torch().nn.functional.cross_entropy(z, i))
+    close(accuracy, (z.argmax(-1) == i).double().mean())
+
+
+def test_mse() -> None:
+    m = text(TOKENS + "weight w[d]\nloss mse(x * w, x)", "mse")
+    a = random_arrays(m)
+    close(run_graph(m.graph, a)[0], ((a["x"] * a["w"] - a["x"]) ** 2).mean())
+
+
+def test_statistics_are_taken_in_master_precision() -> None:
+    body = "dim b = 2, s = 4, d = 8, v = 5\ninput x : compute[b, s, d]\ninput i : int32[b, s] in 0..v\nweight w[d, v]\n"
+    body += "loss cross_entropy(layer_norm(x) @ w, i, over v)"
+    m = model(body, use="cross_entropy, layer_norm", precision="bf16, master f32")
+    wide = {n.output.type.dtype for n in m.graph if n.op.mnemonic == "reduce"}
+    assert wide == {"f32"}
+    assert {n.output.type.dtype for n in m.graph if n.op.mnemonic == "contract"} == {"bf16"}
+
+
+def test_every_function_is_tested_here() -> None:
+    here = Path(__file__).read_text()
+    names = {i.name.id for i in std("layers") if isinstance(i, ast.Function)} - {"rotary"}
+    assert [n for n in sorted(names) if n not in here] == []
+
+
+# --- optimizers ---------------------------------------------------------------------------------------------
+
+
+def steps(use: str, count: int = 3) -> tuple[list[Any], Any, list[Any]]:
+    """The weight after each step of an optimizer, its first value, and the gradients."""
+    j = job(
+        "use std.optimizers\nmodel m() {\n  dim a = 3, c = 2\n  weight w[a, c]\n  loss sum(w)\n}\n"
+        f"job fit {{\n  train m()\n  optimizer {use}\n  precision f64\n}}\n"
+    )
+    (update,) = j.updates
+    rng = np.random.default_rng(1)
+    w = first = rng.standard_normal((3, 2))
+    states = [np.zeros((3, 2)) for _ in update.states]
+    seen, gradients = [], []
+    for step in range(1, count + 1):
+        gradients.append(rng.standard_normal((3, 2)))
+        names = [v.name for v in update.graph.inputs]
+        w, *states = run_graph(
+            update.graph, dict(zip(names, [np.float64(step), w, gradients[-1], *states], strict=True))
+        )
+        seen.append(w)
+    return seen, first, gradients
+
+
+@pytest.mark.parametrize(
+    ("use", "name", "options"),
+    [
+        ("sgd(lr = 0.1)", "SGD", {"lr": 0.1}),
+        ("sgd(lr = 0.1, momentum = 0.9)", "SGD", {"lr": 0.1, "momentum": 0.9}),
+        ("sgd(0.1, momentum = 0.9, nesterov = true)", "SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+        ("sgd(lr = 0.1, decay = 0.2)", "SGD", {"lr": 0.1, "weight_decay": 0.2}),
+        ("adam(lr = 0.1)", "Adam", {"lr": 0.1}),
+        ("adamw(lr = 0.1, decay = 0.3, beta2 = 0.9)", "AdamW", {"lr": 0.1, "weight_decay": 0.3, "betas": (0.9, 0.9)}),
+    ],
+)
+def test_optimizers(use: str, name: str, options: dict[str, Any]) -> None:
+    seen, first, gradients = steps(use)
+    w = torch().tensor(first, requires_grad=True)
+    optimizer = getattr(torch().optim, name)([w], **options)
+    for got, g in zip(seen, gradients, strict=True):
+        w.grad = torch().tensor(g)
+        optimizer.step()
+        close(got, w.detach())
+
+
+def test_lamb_scales_each_layer_by_its_own_norm() -> None:
+    j = job(
+        "use std.optimizers\nmodel m() {\n  dim a = 3\n  input x : f64[a]\n  y = x\n  repeat 2 as block {\n"
+        "    weight w[a]\n    y = y * w\n  }\n  loss sum(y)\n}\n"
+        "job fit {\n  train m()\n  optimizer lamb(lr = 0.1, decay = 0.0)\n  precision f64\n}\n"
+    )
+    (update,) = j.updates
+    rng = np.random.default_rng(2)
+    w, g = rng.standard_normal((2, 3)), rng.standard_normal((2, 3))
+    names = [v.name for v in update.graph.inputs]
+    zero = np.zeros((2, 3))
+    new = run_graph(update.graph, dict(zip(names, [np.float64(1), w, g, zero, zero], strict=True)))[0]
+    direction = g / (np.abs(g) + 1e-6)
+    ratio = np.linalg.norm(w, axis=1, keepdims=True) / np.linalg.norm(direction, axis=1, keepdims=True)
+    close(new, w - 0.1 * ratio * direction)
+
+
+def schedule(call: str, step: int) -> float:
+    j = job(
+        "use std.optimizers\nmodel m() {\n  dim a = 1\n  weight w[a]\n  loss sum(w)\n}\n"
+        f"job fit {{\n  train m()\n  optimizer sgd(lr = {call})\n  precision f64\n}}\n"
+    )
+    graph = j.updates[0].graph
+    arrays = [np.float64(step), np.zeros(1), np.ones(1)]
+    return -float(run_graph(graph, dict(zip([v.name for v in graph.inputs], arrays, strict=True)))[0][0])
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ("warmup_constant(step, 2.0, 10)", {1: 0.2, 10: 2.0, 50: 2.0}),
+        ("linear_decay(step, 2.0, 100, 1.0)", {50: 1.5, 100: 1.0, 200: 1.0}),
+        ("cosine(step, 2.0, 100)", {50: 1.0, 100: 0.0, 150: 0.0}),
+        ("warmup_linear(step, 2.0, 10, 110)", {5: 1.0, 10: 2.0, 60: 1.0, 110: 0.0}),
+        ("warmup_cosine(step, 2.0, 10, 110, low = 1.0)", {5: 1.0, 10: 2.0, 60: 1.5, 300: 1.0}),
+    ],
+)
+def test_schedules(call: str, expected: dict[int, float]) -> None:
+    assert {s: pytest.approx(schedule(call, s), abs=1e-12) for s in expected} == expected
+
+
+# --- tactics and devices --------------------------------------------------------------------------------------
+
+TACTICS = {
+    "data_parallel": "split b on dp",
+    "tensor_parallel": "split h, f, v on dp",
+    "megatron": "split h, f, v, s on dp",
+    "sequence_parallel": "split s on dp for activations",
+    "context_parallel": "split s on dp for activations",
+    "ulysses": "split h, s on dp for activations",
+    "optimizer_parallel": "shard optimizer on dp",
+    "fsdp": "split b on dp\n  shard optimizer, gradients, weights on dp",
+    "vocab_parallel": "split v on dp",
+    "expert_parallel": "split e on dp",
+    "spatial": "split y on dp for activations",
+    "tiles": "split y on dp for activations\n  split x on tp for activations",
+}
+
+
+@pytest.mark.parametrize("name", [i.name.id for i in std("tactics") if isinstance(i, ast.Tactic)])
+def test_a_tactic_is_its_rules(name: str) -> None:
+    def strategy(rules: str) -> Any:
+        return job(
+            f"use std.optimizers\nuse std.tactics ({name})\nmodel m() {{\n  dim b = 2, s = 2, h = 2, f = 2, v = 2, e = 2, y = 2, x = 2\n"
+            "  weight w[b, s, h, f, v, e, y, x]\n  loss sum(w)\n}\n"
+            f"strategy plan {{\n  mesh (dp = 2, tp = 2)\n  {rules}\n}}\n"
+            "job fit {\n  train m() using plan\n  optimizer sgd(lr = 0.1)\n}\n"
+        ).strategy
+
+    assert strategy(f"{name}(dp, tp)" if name == "tiles" else f"{name}(dp)") == strategy(TACTICS[name])
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_zero_stages(zero: int) -> None:
+    strategy = job(
+        "use std.optimizers\nuse std.tactics\nmodel m() {\n  dim b = 2\n  weight w[b]\n  loss sum(w)\n}\n"
+        f"strategy plan {{\n  mesh (dp = 2)\n  optimizer_parallel(dp, zero = {zero})\n}}\n"
+        "job fit {\n  train m() using plan\n  optimizer sgd(lr = 0.1)\n}\n"
+    ).strategy
+    assert [s.classes for s in strategy.shards] == [("optimizer", "gradients", "weights")[:zero]] * (zero > 0)
+
+
+@pytest.mark.parametrize("name", [i.name.id for i in std("devices") if isinstance(i, ast.Device)])
+def test_devices(name: str) -> None:
+    cluster = job(
+        f"use std.optimizers\nuse std.devices ({name})\nmodel m() {{\n  dim b = 2\n  weight w[b]\n  loss sum(w)\n}}\n"
+        f"cluster one() {{\n  device d = {name}\n  level box = 1 d over 30 GB/s, 1 us\n}}\n"
+        "job fit {\n  train m() on one\n  optimizer sgd(lr = 0.1)\n}\n"
+    ).cluster
+    assert cluster is not None
+    assert {"bf16", "f16", "f32", "f64"} <= dict(cluster.device.compute).keys()
+    assert 1e10 < cluster.device.memory < 1e12 < cluster.device.bandwidth * 1.01 < 1e13
+
+
+@pytest.mark.parametrize("module", ["layers", "optimizers", "tactics", "devices"])
+def test_modules_have_no_findings(module: str) -> None:
+    assert check_file(Source("main.par", f"use std.{module}\n")) == ()
+
+
+def test_graph_of_gpt_has_the_expected_weights() -> None:
+    j = job("use std.layers\nuse std.optimizers\n" + GPT)
+    assert isinstance(j.model.graph, Graph)
+    assert {w.name for w in j.model.weights} >= {"wte", "block.attention.wq", "block.mlp.w1", "layer_norm.gain"}
+
+
+GPT = """
+model gpt() {
+  dim b = 2, s = 4, d = 8, v = 16
+  input tokens, targets : int32[b, s] in 0..v
+  weight wte[v, d]
+  x = take(wte, tokens, over v)
+  repeat 3 as block {
+    x = x + attention(layer_norm(x), 2, drop = 0.1)
+    x = x + mlp(layer_norm(x), 4 * d)
+  }
+  logits[b, s, v] = layer_norm(x) @ wte
+  loss cross_entropy(logits, targets, over v)
+}
+job fit {
+  train gpt()
+  optimizer adamw(lr = cosine(step, 3e-4, 1000), clip = 1.0)
+}
+"""
