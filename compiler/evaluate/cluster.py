@@ -40,7 +40,7 @@ def build_cluster(session: Session, module: Module, use: ast.Call) -> Cluster:
 
 
 def _cluster(session: Session, entry: Entry, scope: Scope) -> Cluster:
-    device: tuple[str, Device] | None = None
+    device: tuple[str, Device | None] | None = None  # None: erroneous, which is reported
     levels: list[Level] = []
     memories: list[Memory] = []
     before = session.failures
@@ -50,6 +50,7 @@ def _cluster(session: Session, entry: Entry, scope: Scope) -> Cluster:
                 case ast.DeviceUse():
                     if device is not None:
                         raise fail("E0313", "a cluster has one kind of devices", statement.span)
+                    device = statement.name.id, None
                     device = statement.name.id, _device(session, entry.module, statement.device)
                 case ast.Level():
                     below = levels[-1].name if levels else device[0] if device else None
@@ -66,6 +67,7 @@ def _cluster(session: Session, entry: Entry, scope: Scope) -> Cluster:
     if not levels:
         help = f"`level server = 8 {device[0]} over 30 GB/s, 1 us`"
         raise fail("E0313", f"the cluster `{name.id}` has no level", name.span, help=help)
+    assert device[1] is not None
     cluster = Cluster(name.id, device[1], tuple(levels), tuple(memories), entry.item.span)
     if cluster.devices > _MAX_DEVICES:
         raise fail("E0908", f"the cluster has {cluster.devices} devices, the most is 10^9", name.span)

@@ -102,15 +102,16 @@ def check_file(
 
 def _check_job(session: Session, module: Module, entry: Entry, used: set[str]) -> None:
     """The job as written, then the other strategies that are declared for its model."""
-    tasks = [s for s in entry.item.body if isinstance(s, ast.Task)]
-    if tasks and tasks[0].strategy:
-        used.add(tasks[0].strategy.id)
-    job = build_job(session, module, entry)
+    named = [s.strategy.id for s in entry.item.body if isinstance(s, ast.Task) and s.strategy]
+    used.update(named)
+    job = _collect(session, lambda: build_job(session, module, entry))
+    if job is None:  # perhaps its strategy is wrong; the model is needed for the others all the same
+        job = build_job(session, module, entry, ast.Name("serial", span=entry.item.name.span))
     index = index_model(job.model)
     for other in module.of_kind("strategy"):
         item = other.item
         assert isinstance(item, ast.Strategy)
-        if item.model and item.model.id == job.model.name and other.name != job.strategy.name:
+        if item.model and item.model.id == job.model.name and other.name not in named:
             used.add(other.name)
             _collect(session, lambda item=item: build_strategy(session, module, item.name, index, None))  # type: ignore[misc]
 

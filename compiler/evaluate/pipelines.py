@@ -115,7 +115,7 @@ def _check_cuts(cuts: tuple[int, ...] | None, statement: ast.Pipeline, stages: i
         return
     span = statement.cuts.span
     if len(cuts) != stages - 1:
-        message = f"{stages} stages have {stages - 1} cuts between them, got {len(cuts)}"
+        message = f"{stages} stages have {stages - 1} cut{'s' * (stages != 2)} between them, got {len(cuts)}"
         raise fail("E0409", message, span, help="a cut is the first iteration of each stage but the first")
     for low, high in zip((0, *cuts), (*cuts, count)):
         if low >= high:

@@ -78,10 +78,10 @@ class Expander:
             case ast.Mesh():
                 self._mesh(statement, scope)
             case ast.Split():
+                axis, span = self.axis(statement.axis, scope), self.span(statement)
                 dims = self.dims(statement.dims, scope)
                 classes = self._classes(statement.classes, CLASSES) or CLASSES
                 where = self._scope(statement.scope)
-                axis, span = self.axis(statement.axis, scope), self.span(statement)
                 rules.splits.append(SplitRule(dims, axis.name, classes, where, statement.pad, span))
             case ast.Shard():
                 classes = self._classes(statement.classes, _SHARDED)

@@ -344,7 +344,8 @@ TACTICS = {
 def test_a_tactic_is_its_rules(name: str) -> None:
     def strategy(rules: str) -> Any:
         return job(
-            f"use std.optimizers\nuse std.tactics ({name})\nmodel m() {{\n  dim b = 2, s = 2, h = 2, f = 2, v = 2, e = 2, y = 2, x = 2\n"
+            f"use std.optimizers\nuse std.tactics ({name})\nmodel m() {{\n"
+            "  dim b = 2, s = 2, h = 2, f = 2, v = 2, e = 2, y = 2, x = 2\n"
             "  weight w[b, s, h, f, v, e, y, x]\n  loss sum(w)\n}\n"
             f"strategy plan {{\n  mesh (dp = 2, tp = 2)\n  {rules}\n}}\n"
             "job fit {\n  train m() using plan\n  optimizer sgd(lr = 0.1)\n}\n"
