@@ -3,7 +3,7 @@
     import parc
 
     compiled = parc.compile("examples/gpt.par", params={"layers": 4})
-    print(parc.emit("examples/gpt.par"))
+    assert parc.verify("examples/gpt.par", params={"dp": 2}).ok
 
 Each function is the command of the same name. What the user got wrong is raised as `parc.ParcError`.
 """
@@ -11,7 +11,7 @@ Each function is the command of the same name. What the user got wrong is raised
 from __future__ import annotations
 
 from dsl.diagnostics import Diagnostic, ParcError
-from parc.api import check, compile, diff, emit, evaluate, explain, explain_tensor, fmt, load_program, run
+from parc.api import check, compile, diff, emit, evaluate, explain, explain_tensor, fmt, load_program, run, verify
 
 __all__ = [
     "Diagnostic",
@@ -26,6 +26,7 @@ __all__ = [
     "fmt",
     "load_program",
     "run",
+    "verify",
 ]
 
 __version__ = "0.1.0"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dsl.source import Source
     from parc.explanation import Explanation
     from parc.training import Run
+    from runtime.prove import Proof
 
     File = str | os.PathLike[str] | Source
     """A path, or a text that was read already."""
@@ -153,6 +154,20 @@ def run(
         return run(load_program(file), steps, progress=progress)
     compiled = compile(file, **options)
     return run(compiled.program, steps, compiled.job.data, _capacities(compiled.job), progress)
+
+
+def verify(
+    file: File, steps: int = 2, *, tolerance: float | None = None, exact: bool = False, **options: Unpack[Options]
+) -> Proof:
+    """Run the lowered and the serial program and compare loss, gradients, weights and optimizer state: `.ok`.
+
+    `tolerance` replaces those of the data types; `exact` takes whole numbers and compares to the bit, which fits linear
+    models. Raises `ParcError`.
+    """
+    from runtime.prove import prove
+
+    compiled = compile(file, **options)
+    return prove(compiled.training, compiled.program, steps, tolerance=tolerance, exact=exact)
 
 
 def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Explanation:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from runtime.data import batches
-
 from compiler.model import DataSpec
 from compiler.program import Program
 from compiler.text.printer import show_devices
+from runtime.data.synthetic import synthetic
 from runtime.emulate import Emulator
 
 
@@ -58,8 +57,8 @@ def run(
     """
     emulator = Emulator(program, capacities)
     result = Run(program.name, program.devices)
-    for number, batch in zip(range(1, steps + 1), batches(program.inputs, data, program.seed)):
-        done = emulator.step(batch)
+    for number in range(1, steps + 1):
+        done = emulator.step(synthetic(program.inputs, program.seed, number - 1))
         loss = float(done.loss)
         result.losses.append(loss)
         for name, value in {**done.metrics, **done.reports}.items():

@@ -75,7 +75,7 @@ class Output:
     json: bool = False
     sources: Sources = field(default_factory=Sources)
     diagnostics: list[Diagnostic] = field(default_factory=list)
-    result: dict[str, Any] = field(default_factory=dict)
+    result: Any = field(default_factory=dict)
 
     def warn(self, diagnostics: tuple[Diagnostic, ...] | list[Diagnostic]) -> None:
         """Report what does not stop the command."""
