@@ -159,7 +159,7 @@ def test_explain_all_codes() -> None:
 
 
 def test_explain_an_unknown_code() -> None:
-    result = runner.invoke(cli, ["explain", "E010"])
+    result = runner.invoke(cli, ["explain", "E00010"])
     assert result.exit_code == 2 and "E0010" in result.stderr
 
 

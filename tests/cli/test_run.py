@@ -1,0 +1,113 @@
+"""`parc run` and `parc verify`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import parc
+from parc.cli import cli
+from runtime import prove as proof
+from tests.cli.test_jobs import FILE
+
+ROOT = Path(__file__).parent.parent.parent
+runner = CliRunner()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "mlp.par"
+    path.write_text(FILE)
+    return str(path)
+
+
+def test_run(file: str) -> None:
+    result = runner.invoke(cli, ["run", file, "--steps", "3", "--strategy", "both"])
+    assert result.exit_code == 0, result.stderr
+    assert "in 3 steps on 4 devices" in result.stdout and "step 3/3  loss" in result.stderr
+    found = json.loads(runner.invoke(cli, ["run", file, "--steps", "3", "--strategy", "both", "--json"]).stdout)[
+        "result"
+    ]
+    assert len(found["losses"]) == 3 and all(map(math.isfinite, found["losses"]))
+    assert found["memory"][0]["memory"] == "hbm" and found["memory"][0]["peak"] > found["memory"][0]["roles"]["weight"]
+    sent = {(t["op"], tuple(t["axes"])): (t["calls"], t["bytes"]) for t in found["traffic"]}
+    # per step: y is reduced over tp (128 bytes a device), w1 and w2 (512 bytes each) and the loss over dp
+    assert sent == {("all_reduce", ("tp",)): (1, 128), ("all_reduce", ("dp",)): (3, 1028)}
+
+
+def test_a_lowered_program_runs_alike(file: str, tmp_path: Path) -> None:
+    target = str(tmp_path / "mlp.npu")
+    assert runner.invoke(cli, ["compile", file, "-o", target]).exit_code == 0
+    assert parc.run(target, 3).losses == parc.run(file, 3).losses
+    assert runner.invoke(cli, ["run", target, "--steps", "1"]).exit_code == 0
+
+
+def test_running_out_of_memory_is_a_diagnostic(file: str) -> None:
+    cluster = """
+device tiny {
+  compute f32 1 TFLOP/s
+  memory 2 KB, 1 GB/s
+}
+
+cluster pair {
+  device npu = tiny
+  level server = 2 npu over 1 GB/s, 1 us
+}
+"""
+    text = FILE.replace("\noptimizer", f"{cluster}\noptimizer").replace("train mlp(width)", "train mlp(width) on pair")
+    Path(file).write_text(text)
+    result = runner.invoke(cli, ["run", file])
+    assert result.exit_code == 1 and "error[E0701]" in result.stderr
+
+
+def test_verify(file: str) -> None:
+    result = runner.invoke(cli, ["verify", file, "--strategy", "both"])
+    assert result.exit_code == 0 and result.stdout.rstrip().endswith("\nequal"), result.stderr
+    found = json.loads(runner.invoke(cli, ["verify", file, "--json"]).stdout)["result"]
+    assert found["ok"] and {t["kind"] for t in found["tensors"]} == {"loss", "gradient", "weight", "state"}
+
+
+def test_verify_fails_beyond_the_tolerance(file: str) -> None:
+    result = runner.invoke(cli, ["verify", file, "--tolerance", "0"])
+    assert result.exit_code == 1 and "NOT EQUAL" in result.stdout
+    assert result.stdout.rstrip().splitlines()[-1].startswith("NOT EQUAL")
+
+
+def test_verify_fails_for_a_tensor_that_is_missing(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proof.Emulator, "weights", lambda self: {})
+    result = runner.invoke(cli, ["verify", file, "--json"])
+    found = json.loads(result.stdout)["result"]
+    assert result.exit_code == 1 and not found["ok"]
+    assert {t["name"] for t in found["tensors"] if t["error"] is None} == {"w1", "w2"}
+
+
+def test_a_terminal_gets_a_progress_bar(file: str) -> None:
+    terminal, end = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
+    command = [sys.executable, "-m", "parc", "run", file, "--steps", "2"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=end, env=environment, text=True)
+    os.close(end)
+    shown = os.read(terminal, 100_000).decode()
+    os.close(terminal)
+    assert done.returncode == 0 and "training" in shown and "\x1b" in shown and "\x1b" not in done.stdout
+
+
+def test_threads_default_to_one(file: str) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")} | {"PYTHONPATH": str(ROOT)}
+    script = (
+        "import os, parc.cli\ntry: parc.cli.cli.main(['run', {!r}, '--steps', '1', *{!r}])\n"
+        "except SystemExit as e: print(e.code, os.environ['OPENBLAS_NUM_THREADS'])"
+    )
+    for args, expected in (((), "0 1"), (("--threads", "2"), "0 2")):
+        done = subprocess.run(
+            [sys.executable, "-c", script.format(file, args)], capture_output=True, text=True, env=environment
+        )
+        assert done.stdout.splitlines()[-1] == expected
