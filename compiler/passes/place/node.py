@@ -100,7 +100,7 @@ def _fetch_halo(
     piece = local_type(got.type, Layout(layout.dims), region.sizes).dims[d]
     if max(left, right) > piece.size:
         region.shared.diagnostics.error(
-            "E0441",
+            "E0541",
             f"the window over {piece.name} reaches {max(left, right)} elements beyond a piece of {piece.size}",
             region.span,
             help=f"split {piece.name} over fewer devices than {' × '.join(axes)}",

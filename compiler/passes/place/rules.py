@@ -122,7 +122,7 @@ class Rules:
             )
             return
         self.diagnostics.error(
-            "E0440",
+            "E0540",
             f"dim {dim} of {name} has size {size}, which does not split into {over} on axis {axis}",
             rule.span,
             help=f"legal degrees of {axis}: {degrees}; or allow uneven pieces: `split {dim} on {axis} pad`",
