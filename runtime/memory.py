@@ -27,8 +27,7 @@ from compiler.ops.base import Op
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save
 from compiler.ops.elementwise import Broadcast, StopGradient, Transpose
 from compiler.ops.shape import Rename, Split
-from compiler.program import ALL_CHUNKS, Body, DeviceClass, For, Function, Instr, LocalRepeat, Program, Run, Update, Var
-from compiler.schedules import unroll
+from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Program, Var
 from dsl.diagnostics import fail
 from runtime.liveness import Liveness, liveness, rounds, walk
 
@@ -305,8 +304,7 @@ class ClassMemory:
     """The memory of one class's devices; each function is replayed once, each group adds up its schedule."""
 
     def __init__(self, program: Program, cls: DeviceClass) -> None:
-        self.cls = cls
-        self.sizes = program.sizes
+        self.program, self.cls, self.sizes = program, cls, program.sizes
         self.functions = {(f.name, f.chunk): f for f in cls.functions}
         self.static = static_memory(cls, self.sizes)
         self.touched = {
@@ -316,22 +314,14 @@ class ClassMemory:
         self._effects: dict[tuple[str, int, frozenset[str]], _Effect] = {}
         self._exits: dict[tuple[str, int], dict[str, _Buffer]] = {}  # the slots of a micro-batch after a function
         self._done: dict[tuple[object, ...], MemoryUse] = {}
-        self.groups, self.chunks = program.groups, max((f.chunk for f in cls.functions), default=0) + 1
 
     def use(self, group: int) -> MemoryUse:
         """The peaks of one group's devices in a step. Groups whose rounds are as many have the same."""
-        schedule = self._rounds(group)
-        key = (tuple(n for _, n in schedule), tuple(steps for steps, _ in schedule))
+        schedule = list(rounds(self.program, self.cls, group))
+        key = tuple(schedule)
         if key not in self._done:
             self._done[key] = self._add_up(schedule)
         return self._done[key]
-
-    def _rounds(self, group: int) -> list[tuple[tuple[tuple[str, int], ...], int]]:
-        """The schedule as rounds of alike actions; where chunks take turns, action by action."""
-        if any(chunk == ALL_CHUNKS for e in self.cls.schedule for chunk in _chunks(e)):
-            actions = unroll(self.cls.schedule, group, self.groups, self.chunks)
-            return [(((a.kind, a.chunk),), 1) for a in actions]
-        return list(rounds(self.cls.schedule, group))
 
     def effect(self, name: str, chunk: int, accumulated: set[str]) -> _Effect:
         """What one action does; it depends on the accumulators that the step has set before."""
@@ -379,15 +369,6 @@ class ClassMemory:
             things += [(f"accumulated {r}s", v) for r, v in roles.items() if r in ("gradient", "metric")]
             things.sort(key=lambda item: -item[1])
             peaks[memory] = Peak(total, roles, where, tuple(things[:SHOWN]))
-
-
-def _chunks(element: Run | For | Update) -> tuple[int, ...]:
-    match element:
-        case Run():
-            return (element.chunk,)
-        case For():
-            return tuple(chunk for _, chunk, _ in element.steps)
-    return ()
 
 
 def memory_use(program: Program) -> dict[int, MemoryUse]:

@@ -22,7 +22,7 @@ from runtime.distribute import Array, Mesh, assemble, collect, distribute, logic
 from runtime.emulate.straight import Slots, Straight, compile_function
 from runtime.inputs import check_batch
 from runtime.kernels import STORAGE, Context, quiet, rounded
-from runtime.liveness import actions
+from runtime.liveness import unrolled
 from runtime.memory import MemoryUse, check_capacity, memory_use
 from runtime.serial import init_array
 from runtime.traffic import Volumes, add_volumes, volumes
@@ -227,7 +227,7 @@ class Emulator:
     def _actions(self, g: _Group) -> Iterator[tuple[str, Any] | None]:
         """Runs the group's schedule; yields None before the update and (action, key) where a message is missing."""
         traffic = self.traffic.setdefault(g.index, {})
-        for name, chunk, micro in actions(g.stage.cls.schedule, g.index):
+        for name, chunk, micro in unrolled(self.program, g.stage.cls.schedule, g.index):
             if name == "U":
                 yield None
             function = g.stage.functions[name, chunk]
