@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from compiler.program import Body, For, Instr, LocalRepeat, Run, Schedule, Var
+from compiler.program import ALL_CHUNKS, Body, DeviceClass, For, Instr, LocalRepeat, Program, Run, Schedule, Update, Var
+from compiler.schedules import Action, unroll
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,30 +55,29 @@ def walk(body: Body, times: int = 1) -> Iterator[tuple[Instr, dict[str, Var], in
             yield from walk(instr.op.body, times * instr.op.count)
 
 
-Action = tuple[str, int, int]
-"""(function, chunk, micro-batch); the update is ("U", 0, 0)."""
+def rounds(program: Program, cls: DeviceClass, group: int) -> Iterator[tuple[tuple[tuple[str, int], ...], int]]:
+    """The group's schedule as (functions of one round, number of rounds).
 
-
-def actions(schedule: Schedule, group: int) -> Iterator[Action]:
-    """The group's actions in order, unrolled."""
-    for part in schedule:
-        if isinstance(part, Run):
-            for m in range(part.low.at(group), part.high.at(group)):
-                yield part.action, part.chunk, m
-        elif isinstance(part, For):
-            for i in range(part.count.at(group)):
-                for action, chunk, offset in part.steps:
-                    yield action, chunk, i * part.stride + offset.at(group)
-        else:
-            yield "U", 0, 0
-
-
-def rounds(schedule: Schedule, group: int) -> Iterator[tuple[tuple[tuple[str, int], ...], int]]:
-    """The group's schedule as (functions of one round, number of rounds): as long for any number of micro-batches."""
-    for part in schedule:
-        if isinstance(part, Run):
+    As long for any number of micro-batches, but where chunks interleave: there every action is a round.
+    """
+    for part in cls.schedule:
+        if ALL_CHUNKS in _chunks(part):
+            for action in unrolled(program, (part,), group):
+                yield ((action.kind, action.chunk),), 1
+        elif isinstance(part, Run):
             yield ((part.action, part.chunk),), part.high.at(group) - part.low.at(group)
         elif isinstance(part, For):
             yield tuple((a, c) for a, c, _ in part.steps), part.count.at(group)
         else:
             yield (("U", 0),), 1
+
+
+def unrolled(program: Program, schedule: Schedule, group: int) -> list[Action]:
+    """The group's actions in order: (kind, chunk, micro-batch)."""
+    return unroll(schedule, group, program.groups, program.stages // program.groups)
+
+
+def _chunks(part: Run | For | Update) -> tuple[int, ...]:
+    if isinstance(part, Run):
+        return (part.chunk,)
+    return tuple(chunk for _, chunk, _ in part.steps) if isinstance(part, For) else ()
