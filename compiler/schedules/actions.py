@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from dsl.diagnostics import Diagnostic, did_you_mean
+from dsl.diagnostics import Diagnostic
 from dsl.source import Span
 
 NAMES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble", "sequential", "forward")
@@ -42,22 +42,18 @@ def chain(groups: int) -> tuple[int, ...]:
 def check_schedule(
     name: str, groups: int, chunks: int, microbatches: int, span: Span | None = None
 ) -> Diagnostic | None:
-    """Why there is no such schedule, if there is none."""
-    if name not in NAMES:
-        help = did_you_mean(name, NAMES) or f"there are {', '.join(NAMES)}"
-        return Diagnostic("E0504", f"there is no schedule `{name}`", span, help=help)
-    if microbatches < 1 or chunks < 1:
-        message = f"{microbatches} micro-batches in {chunks} chunks: there must be at least one of each"
-        return Diagnostic("E0505", message, span, help="microbatches = 1")
-    if chunks > 1 and name not in CHUNKED:
-        message = f"schedule {name} has one chunk of the loop per stage, not {chunks}"
-        return Diagnostic("E0506", message, span, help=f"use `interleaved(microbatches, chunks = {chunks})`")
-    if chunks > 1 and microbatches % groups:
-        low = microbatches // groups * groups
-        legal = f"{low} or {low + groups}" if low else str(groups)
-        message = f"interleaved: {microbatches} micro-batches are not a multiple of the {groups} stages"
-        return Diagnostic("E0503", message, span, help=f"use {legal} micro-batches, or `one_f_one_b`")
-    return None
+    """Why the micro-batches do not go with the schedule, if they do not.
+
+    Raises ValueError for what the language cannot say: other names, no micro-batch, chunks without interleaving.
+    """
+    if name not in NAMES or microbatches < 1 or chunks < 1 or (chunks > 1 and name not in CHUNKED):
+        raise ValueError(f"no schedule {name} of {chunks} chunks and {microbatches} micro-batches")
+    if chunks == 1 or microbatches % groups == 0:
+        return None
+    low = microbatches // groups * groups
+    legal = f"{low} or {low + groups}" if low else str(groups)
+    message = f"interleaved: {microbatches} micro-batches are not a multiple of the {groups} stages"
+    return Diagnostic("E0503", message, span, help=f"use {legal} micro-batches, or `one_f_one_b`")
 
 
 def actions(

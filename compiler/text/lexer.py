@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dsl.diagnostics import fail
 from dsl.source import Span
@@ -20,20 +20,21 @@ MAX_NAME = 1000
 
 _TOKEN = re.compile(
     r"""
-      (?P<space> [ \t\r]+ | \#[^\n]* )
-    | (?P<newline> \n )
-    | (?P<word> [A-Za-z_]\w*(?:\.\w+)*(?:\#\d+)? )
+    [ \t\r]* (?:
+      (?P<word> [A-Za-z_]\w*(?:\.\w+)*(?:\#\d+)? )
     | (?P<float> \d+\.\d+(?:[eE][+-]?\d+)? | \d+[eE][+-]?\d+ )
     | (?P<int> \d+ )
     | (?P<string> "(?:[^"\\\n]|\\.)*" )
     | (?P<mark> \.\. | -> | [-+*/%=:,.()\[\]{}] )
+    | (?P<newline> (?:\#[^\n]*)? \n )
+    | (?P<rest> (?:\#[^\n]*)? \Z )
+    )
     """,
     re.VERBOSE | re.ASCII,
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """kind: `word`, `int`, `float`, `string`, `newline`, `end`, or the mark itself. `text`: strings unquoted."""
 
     kind: str
@@ -55,16 +56,19 @@ def tokens(text: str, name: str) -> list[Token]:
     while position < end:
         m = match(text, position)
         if m is None:
+            while text[position] in " \t\r":
+                position += 1
             what = "a string without its end" if text[position] == '"' else f"a stray {text[position]!r}"
-            raise fail("E0602", f"{what}", Span(name, position, position + 1), help=_MEND)
-        kind, start, position = m.lastgroup or "", position, m.end()
-        if kind == "space":
-            continue
+            raise fail("E0602", what, Span(name, position, position + 1), help=_MEND)
+        kind = m.lastgroup or ""
+        start, position = m.span(kind)
+        if kind == "rest":
+            break
         if kind == "newline":
             if not open_brackets and found and found[-1].kind != "newline":
                 found.append(Token("newline", "\n", start, position))
             continue
-        word = m.group()
+        word = m.group(kind)
         if kind == "mark":
             kind = word
             if word in "([":
