@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import evaluation, job, model, ops, program, random_arrays, reduced, values
 
 from compiler.evaluate import evaluate, evaluate_file
 from compiler.graph import Dim, Type
@@ -14,6 +13,7 @@ from compiler.model import Init, Job
 from compiler.ops.repeat import Repeat
 from dsl import units
 from dsl.diagnostics import ParcError
+from tests.evaluate.programs import evaluation, job, model, ops, program, random_arrays, reduced, values
 
 
 @program

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from programs import job, model, random_arrays, reduced
 
 from compiler.evaluate import check_file
 from compiler.graph import Graph
@@ -17,6 +16,7 @@ from dsl.files import load_use
 from dsl.parser import parse
 from dsl.source import Source
 from runtime.serial import run_graph
+from tests.evaluate.programs import job, model, random_arrays, reduced
 
 F64 = "f64, master f64"
 IMAGE = "dim b = 2, y = 8, x = 6, c = 4\ninput image : f64[b, y, x, c]\n"
@@ -150,6 +150,30 @@ def test_grouped_attention() -> None:
     p /= p.sum(-1, keepdims=True)
     want = np.einsum("bhrst,bhtk,hrkd->bsd", p, v, a["wo"])
     close(reduced(m, random_arrays(m)), want)
+
+
+@pytest.mark.parametrize("capacity", [4.0, 0.7])
+def test_moe(capacity: float) -> None:
+    body = f"out, balance = moe(x, 4, 6, active = 2, capacity = {capacity})\nloss sum(out)\nmetric balance = balance"
+    m = text(TOKENS + body, "moe")
+    arrays = random_arrays(m)
+    a = {n.removeprefix("moe."): v for n, v in arrays.items()}
+    logits = a["x"] @ a["router"]
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    slots, want, busy = max(1, int(capacity * 2 * 6 / 4)), np.zeros((2, 6, 8)), np.zeros(4)
+    for b in range(2):
+        used = [0] * 4
+        chosen = np.argsort(-p[b], -1)[:, :2]
+        for j in range(2):
+            for s in range(6):
+                e = chosen[s, j]
+                busy[e] += 1 / 24
+                used[e] += 1
+                if used[e] <= slots:
+                    u = torch().nn.functional.gelu(torch().tensor(a["x"][b, s] @ a["w1"][e])).numpy()
+                    want[b, s] += p[b, s, e] * (u @ a["w2"][e])
+    close(reduced(m, arrays), want)
+    close(run_graph(m.graph, arrays)[1], 4 * (busy * p.mean((0, 1))).sum())
 
 
 def test_embedding_and_one_hot_agree() -> None:
@@ -335,6 +359,7 @@ TACTICS = {
     "fsdp": "split b on dp\n  shard optimizer, gradients, weights on dp",
     "vocab_parallel": "split v on dp",
     "expert_parallel": "split e on dp",
+    "moe": "split e, b on dp",
     "spatial": "split y on dp for activations",
     "tiles": "split y on dp for activations\n  split x on tp for activations",
 }
