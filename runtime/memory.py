@@ -293,8 +293,8 @@ def static_memory(cls: DeviceClass, sizes: Mapping[str, int]) -> dict[tuple[str,
         for instr, _, _ in walk(f.body):
             if isinstance(instr.op, Input):
                 var = instr.outputs[0]
-                whole = Layout(tuple(tuple(a for a in axes if a != TIME) for axes in var.layout.dims))
-                inputs[(instr.op.name, whole)] = local_type(var.type, whole, sizes).bytes
+                times = sizes[TIME] if TIME in var.layout.axes else 1
+                inputs[instr.op.name, var.layout] = times * local_type(var.type, var.layout, sizes).bytes
     for (name, _), size in inputs.items():
         found.setdefault((FIRST, "input"), []).append((name, size))
     return found

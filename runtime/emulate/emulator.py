@@ -16,7 +16,7 @@ import numpy as np
 from compiler.graph import Type
 from compiler.layout import Layout
 from compiler.ops.effects import Accumulate, Input, Write
-from compiler.program import DeviceClass, Program, StateDecl, Update
+from compiler.program import DeviceClass, Program, StateDecl
 from dsl.diagnostics import fail
 from runtime.distribute import Array, Mesh, assemble, collect, distribute, logical_type, own_part
 from runtime.emulate.straight import Slots, Straight, compile_function
@@ -28,7 +28,6 @@ from runtime.serial import init_array
 from runtime.traffic import Volumes, add_volumes, volumes
 
 LASTING = ("weight", "optimizer", "counter")
-SUMMED = ("gradient", "loss", "metric")
 
 Arrays = dict[str, Array]
 
@@ -133,7 +132,7 @@ class Emulator:
                     continue
                 name, type = decl.logical or decl.name, logical_type(decl, g.stage.cls)
                 if name not in made:
-                    made[name] = _initial(name, type, decl, self.program.seed, initial)
+                    made[name] = initial_array(name, type, decl, self.program.seed, initial)
                 part = own_part(made[name], decl, g.stage.cls, g.index)
                 g.states[i] = distribute(part, decl.type, decl.layout, self.mesh)
 
@@ -165,14 +164,12 @@ class Emulator:
         """One training step on a logical batch; E0702 if the schedule hangs, E0705/E0706 if the batch does not fit."""
         arrays = check_batch(self.program.inputs, batch)
         self._begin(arrays)
-        collected: Arrays = {}
         with quiet():
-            self._play(collected if gradients else None)
+            self._play()
             loss = self._collect(("loss",), add=True)
             metrics = self._collect(("metric",), add=True, only_update=False)
             reports = self._collect(("metric", "report"), add=False, only_update=True)
-            if gradients and not collected:
-                collected.update(self._collect(("gradient",), add=True))
+            collected = self._collect(("gradient",), add=True) if gradients else {}
         self.steps += 1
         for g in self.groups.values():
             for i, decl in enumerate(g.stage.cls.states):
@@ -202,34 +199,21 @@ class Emulator:
                 return np.array(np.asarray(x).flat[0], np.int32)
         return np.asarray(self.steps, np.int32)
 
-    def _play(self, collected: Arrays | None) -> None:
+    def _play(self) -> None:
         running = {g: self._actions(g) for g in self.groups.values()}
-        updating = sum(any(isinstance(part, Update) for part in g.stage.cls.schedule) for g in self.groups.values())
-        held: list[_Group] = []
         self._ready, self._waiting = deque(self.groups.values()), {}
         while self._ready:
             g = self._ready.popleft()
-            for what in running[g]:
-                if what is None:  # at the door of the update
-                    if collected is not None:
-                        held.append(g)
-                        if len(held) == updating:
-                            collected.update(self._collect(("gradient",), add=True))
-                            self._ready.extend(held)
-                            held = []
-                        break
-                    continue
-                self._waiting[g] = what
+            for waits_for in running[g]:
+                self._waiting[g] = waits_for
                 break
-        if self._waiting or held:
+        if self._waiting:
             raise self._hang()
 
-    def _actions(self, g: _Group) -> Iterator[tuple[str, Any] | None]:
-        """Runs the group's schedule; yields None before the update and (action, key) where a message is missing."""
+    def _actions(self, g: _Group) -> Iterator[tuple[str, Any]]:
+        """Runs the group's schedule; yields (action, key) where something is missing."""
         traffic = self.traffic.setdefault(g.index, {})
         for name, chunk, micro in unrolled(self.program, g.stage.cls.schedule, g.index):
-            if name == "U":
-                yield None
             function = g.stage.functions[name, chunk]
             run = function.run(g, self._contexts[micro])
             if run is not None:
@@ -296,7 +280,8 @@ def _prepare(cls: DeviceClass, program: Program) -> _Stage:
     return _Stage(cls, slots, functions, traffic, names)
 
 
-def _initial(name: str, type: Type, decl: StateDecl, seed: int, initial: Mapping[str, Array]) -> Array:
+def initial_array(name: str, type: Type, decl: StateDecl, seed: int, initial: Mapping[str, Array]) -> Array:
+    """The logical array that a state begins with."""
     if name in initial:
         return rounded(np.asarray(initial[name], STORAGE[type.dtype]), type.dtype)
     if decl.init is None:

@@ -1,0 +1,279 @@
+"""One device: interprets its functions on plain arrays of its own, and measures its memory for real.
+
+Everything is copied: results of kernels, messages, what others get. The only arrays shared within the device are those
+whose buffers are shared by the rules of `runtime.memory`; a `Buffer` is counted while anything holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from compiler.layout import TIME, Layout, local_type
+from compiler.ops.comm import Comm
+from compiler.ops.create import Iota
+from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
+from compiler.program import Body, DeviceClass, Instr, LocalRepeat, Program, Var
+from runtime.distribute import Array, Mesh
+from runtime.kernels import STORAGE, Context, Env, LocalValue, plan, rounded
+from runtime.liveness import liveness, variables
+from runtime.memory import FIRST, views
+from runtime.private.collectives import collective
+from runtime.private.communicator import Communicator, Wait
+
+
+@dataclass
+class Ledger:
+    """Bytes alive on one device, and the most there ever were, by memory."""
+
+    live: dict[str, int] = field(default_factory=dict)
+    peak: dict[str, int] = field(default_factory=dict)
+
+    def add(self, memory: str, size: int) -> None:
+        self.live[memory] = self.live.get(memory, 0) + size
+        self.peak[memory] = max(self.peak.get(memory, 0), self.live[memory])
+
+
+@dataclass(eq=False)
+class Buffer:
+    """A piece of memory as the program sees it; let go when nobody holds it."""
+
+    ledger: Ledger
+    memory: str
+    size: int
+    holders: int = 1
+
+    def __post_init__(self) -> None:
+        self.ledger.add(self.memory, self.size)
+
+    def hold(self) -> Buffer:
+        self.holders += 1
+        return self
+
+    def drop(self) -> None:
+        self.holders -= 1
+        if self.holders == 0:
+            self.ledger.add(self.memory, -self.size)
+
+
+@dataclass
+class Held:
+    """A value: its array, and the buffer that its bytes belong to."""
+
+    array: Array
+    buffer: Buffer
+
+
+Values = dict[str, Held]
+
+
+class Device:
+    """One device of a class. `at`: its mesh coordinates. `states`: buffers by name, filled by who makes the device."""
+
+    def __init__(
+        self, program: Program, cls: DeviceClass, group: int, at: Mapping[str, int], comm: Communicator
+    ) -> None:
+        self.program, self.cls, self.group, self.at, self.comm = program, cls, group, dict(at), comm
+        self.mesh = Mesh.of(program)
+        self.env = Env((), program.sizes, self.at)
+        self.functions = {(f.name, f.chunk): f for f in cls.functions}
+        self.declared = {s.name: s for s in cls.states}
+        self.ledger = Ledger()
+        self.states: Values = {}
+        self.inputs: dict[tuple[str, Layout], list[Held]] = {}
+        self.saved: dict[tuple[str, int], Held] = {}
+        self.chunk = 0
+        self.ctx = Context(0, program.seed)
+        self._plans: dict[int, tuple[Instr, Any]] = {}
+
+    # --- memory
+
+    def bytes(self, var: Var) -> int:
+        return local_type(var.type, var.layout, self.program.sizes).bytes
+
+    def new(self, array: Array, size: int, memory: str = FIRST) -> Held:
+        return Held(array, Buffer(self.ledger, memory, size))
+
+    def put_state(self, name: str, array: Array) -> None:
+        """A buffer that is there all the time."""
+        decl = self.declared[name]
+        size = local_type(decl.type, decl.layout, self.program.sizes).bytes
+        self.states[name] = self.new(array, size, decl.memory)
+
+    def put_inputs(self, name: str, var: Var, pieces: Sequence[Array]) -> None:
+        """The pieces of all micro-batches of a step."""
+        self.inputs[name, var.layout] = [self.new(p, self.bytes(var)) for p in pieces]
+
+    def end_step(self) -> None:
+        """Let go of inputs and accumulated values."""
+        for pieces in self.inputs.values():
+            for p in pieces:
+                p.buffer.drop()
+        self.inputs = {}
+        for name in [n for n in self.states if self.declared[n].role in ("gradient", "loss", "metric")]:
+            self.states.pop(name).buffer.drop()
+
+    # --- running
+
+    def run(self, action: str, chunk: int, micro: int) -> Wait[None]:
+        """One action of the schedule."""
+        self.chunk, self.ctx = chunk, Context(micro, self.program.seed)
+        yield from self._body(self.functions[action, chunk].body, {}, {})
+
+    def _body(self, body: Body, values: Values, stacks: Mapping[str, list[tuple[Array, int]]]) -> Wait[None]:
+        """Run a body; `stacks`: results of an iteration -> where each is copied to when it is defined."""
+        scope, live = variables(body), liveness(body)
+        for p in body.params:
+            _store(stacks, p.name, values)
+        for name in live.unused:
+            values.pop(name).buffer.drop()
+        for instr, dying in zip(body.instrs, live.after, strict=True):
+            if isinstance(instr.op, LocalRepeat):
+                yield from self._loop(instr, instr.op, values, dying)
+            else:
+                yield from self._instr(instr, scope, values, dying)
+            for out in instr.outputs:
+                _store(stacks, out.name, values)
+            for name in dying:
+                if name in values:
+                    values.pop(name).buffer.drop()
+
+    def _instr(self, instr: Instr, scope: Mapping[str, Var], values: Values, dying: Sequence[str]) -> Wait[None]:
+        op = instr.op
+        arrays = [values[n].array for n in instr.inputs]
+        if isinstance(op, Write):
+            self._write(op.name, arrays[0])
+        elif isinstance(op, Accumulate):
+            self._accumulate(op.name, instr.inputs[0], scope, values, dying)
+        elif isinstance(op, Save):
+            self._save(op.name, values[instr.inputs[0]])
+        elif isinstance(op, Send):
+            own = self.group + self.chunk * self.program.groups
+            key = (op.name, self.ctx.micro, own, own + op.to)
+            yield from self.comm.send(key, (own + op.to) % self.program.groups, arrays[0])
+        elif isinstance(op, (Input, Read, Load)):
+            (out,) = instr.outputs
+            values[out.name] = self._source(op, out)
+        elif views(op):
+            (out,) = instr.outputs
+            held = values[instr.inputs[0]]
+            values[out.name] = Held(self._compute(instr, scope, arrays)[0], held.buffer.hold())
+        else:
+            if isinstance(op, Recv):
+                own = self.group + self.chunk * self.program.groups
+                key = (op.name, self.ctx.micro, own + op.source, own)
+                results = [(yield from self.comm.recv(key, (own + op.source) % self.program.groups))]
+            elif isinstance(op, StageReduce):
+                total = yield from self.comm.stage_reduce(op.key, op.groups, op.fn, arrays[0])
+                results = [rounded(total, instr.outputs[0].type.dtype)]
+            elif isinstance(op, Comm):
+                var, (out,) = scope[instr.inputs[0]], instr.outputs
+                at = {**self.at, TIME: self.ctx.micro}
+                layouts = var.layout, out.layout
+                results = [
+                    (yield from collective(op, arrays[0], var.type, *layouts, self.mesh, at, self.comm))
+                ]
+            else:
+                results = [np.array(r) for r in self._compute(instr, scope, arrays)]
+            for out, array in zip(instr.outputs, results, strict=True):
+                values[out.name] = self.new(array, self.bytes(out))
+
+    def _compute(self, instr: Instr, scope: Mapping[str, Var], arrays: Sequence[Array]) -> list[Array]:
+        if id(instr) not in self._plans:
+            ins, outs = [self._local(scope[n]) for n in instr.inputs], [self._local(v) for v in instr.outputs]
+            self._plans[id(instr)] = (instr, plan(instr.op, ins, outs, self.env))
+        results = self._plans[id(instr)][1](self.ctx, *arrays)
+        found = [np.asarray(r) for r in (results if isinstance(results, tuple) else (results,))]
+        if isinstance(instr.op, Iota):
+            for r in self.cls.ranges:
+                if (r.dim, r.chunk) == (instr.op.dim.name, self.chunk):
+                    found[0] = found[0] + np.int32(r.first.at(self.group))
+        return found
+
+    def _local(self, var: Var) -> LocalValue:
+        return LocalValue(local_type(var.type, var.layout, self.program.sizes), (), var.type, var.layout.dims)
+
+    # --- effects
+
+    def _source(self, op: Input | Read | Load, out: Var) -> Held:
+        if isinstance(op, Input):
+            pieces = self.inputs[op.name, out.layout]
+            held = pieces[self.ctx.micro if len(pieces) > 1 else 0]
+        elif isinstance(op, Read):
+            held = self.states[op.name]
+        else:
+            held = self.saved[op.name, self.ctx.micro]
+        if held.buffer.memory == FIRST:
+            got = Held(held.array, held.buffer.hold())
+        else:
+            got = self.new(held.array.copy(), self.bytes(out))
+        if isinstance(op, Load) and op.last:
+            self.saved.pop((op.name, self.ctx.micro)).buffer.drop()
+        return got
+
+    def _write(self, name: str, array: Array) -> None:
+        if name in self.states:
+            self.states[name] = Held(array.copy(), self.states[name].buffer)
+        else:
+            self.put_state(name, array.copy())
+
+    def _save(self, name: str, held: Held) -> None:
+        memory = self.declared[name].memory
+        if memory == held.buffer.memory:
+            kept = Held(held.array, held.buffer.hold())
+        else:
+            kept = self.new(held.array.copy(), held.buffer.size, memory)
+        self.saved[name, self.ctx.micro] = kept
+
+    def _accumulate(
+        self, name: str, operand: str, scope: Mapping[str, Var], values: Values, dying: Sequence[str]
+    ) -> None:
+        decl, held = self.declared[name], values[operand]
+        if name not in self.states:
+            if held.buffer.holders == 1 and operand in dying and held.buffer.memory == decl.memory:
+                self.states[name] = Held(held.array, held.buffer.hold())
+            else:
+                self.put_state(name, held.array.copy())
+            return
+        old = self.states[name].array
+        fn = np.maximum if scope[operand].layout.pending_on(TIME) == "max" else np.add
+        fn(old, held.array, out=old)
+        old[...] = rounded(old, decl.type.dtype)
+
+    # --- loops
+
+    def _loop(self, instr: Instr, op: LocalRepeat, values: Values, dying: Sequence[str]) -> Wait[None]:
+        carries, stacks = op.carries, op.carries + op.stacks
+        filled: dict[str, list[Array]] = {}
+        for out, result in zip(instr.outputs[carries:], op.body.results[carries:], strict=True):
+            local = local_type(out.type, out.layout, self.program.sizes)
+            values[out.name] = self.new(np.empty(local.shape, STORAGE[out.type.dtype]), self.bytes(out))
+            filled.setdefault(result, []).append(values[out.name].array)
+        carried = [Held(values[n].array, values[n].buffer.hold()) for n in instr.inputs[:carries]]
+        for name in dict.fromkeys(instr.inputs[:carries]):
+            if name in dying and name not in instr.inputs[carries:]:
+                values.pop(name).buffer.drop()
+        order = range(op.count - 1, -1, -1) if op.reverse else range(op.count)
+        for i in order:
+            inner: Values = {}
+            for k, p in enumerate(op.body.params):
+                if k < carries:
+                    inner[p.name] = carried[k]
+                else:
+                    held = values[instr.inputs[k]]
+                    inner[p.name] = Held(held.array[i] if k < stacks else held.array, held.buffer.hold())
+            where = {name: [(s, i) for s in arrays] for name, arrays in filled.items()}
+            yield from self._body(op.body, inner, where)
+            carried = [Held(inner[n].array, inner[n].buffer.hold()) for n in op.body.results[:carries]]
+            for name in dict.fromkeys(op.body.results):
+                inner.pop(name).buffer.drop()
+        for out, held in zip(instr.outputs[:carries], carried, strict=True):
+            values[out.name] = held
+
+
+def _store(stacks: Mapping[str, list[tuple[Array, int]]], name: str, values: Values) -> None:
+    for stack, i in stacks.get(name, ()):
+        stack[i] = values[name].array
