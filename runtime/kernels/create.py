@@ -53,7 +53,8 @@ def fractions(bits: Array, dtype: str) -> Array:
     """Uniform numbers in [0, 1) of `dtype` (in its storage type) from random uint64."""
     n = _BITS[dtype]
     kept: Array = (bits >> np.uint64(64 - n)).astype(STORAGE[dtype])
-    return kept * STORAGE[dtype](2.0**-n)
+    scaled: Array = kept * STORAGE[dtype](2.0**-n)
+    return scaled
 
 
 def plan_random(op: Random, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
