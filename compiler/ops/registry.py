@@ -26,5 +26,7 @@ EFFECTS: list[type[Op]] = [
     *[effects.Send, effects.Recv, effects.StageReduce],
 ]
 
-OPS: dict[str, type[Op]] = {c.mnemonic: c for c in [*COMPUTE, Repeat, *COMM, *EFFECTS]}
+_ALL: list[type[Op]] = [*COMPUTE, Repeat, *COMM, *EFFECTS]
+
+OPS: dict[str, type[Op]] = {c.mnemonic: c for c in _ALL}
 """Mnemonic -> class, of every op that a graph or a program may hold."""

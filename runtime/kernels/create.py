@@ -38,7 +38,8 @@ def mix(x: Array) -> Array:
     """The finaliser of splitmix64, on uint64 (arithmetic modulo 2^64)."""
     x = (x ^ (x >> np.uint64(30))) * _M1
     x = (x ^ (x >> np.uint64(27))) * _M2
-    return x ^ (x >> np.uint64(31))
+    mixed: Array = x ^ (x >> np.uint64(31))
+    return mixed
 
 
 def hashed(key: Array, *words: Array | int) -> Array:

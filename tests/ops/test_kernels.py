@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from rows import ROWS, D, Row, T, run
 
 from compiler.graph import Dim
 from compiler.model import Init
@@ -18,6 +17,8 @@ from compiler.ops.reduce import Reduce
 from runtime.kernels.elementwise import erf
 from runtime.kernels.index import add_rows
 from runtime.serial import init_array
+
+from .rows import ROWS, D, Row, T, run
 
 EXACT = [r for r in ROWS if r.op.linear(len(r.ins)) and r.op.mnemonic not in ("map", "cast")]
 

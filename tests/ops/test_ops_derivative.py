@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from rows import ROWS, Row, T, run
 
 from compiler.graph import Builder, Names, Value
 from compiler.ops.base import Op
@@ -13,6 +12,8 @@ from compiler.ops.elementwise import Map, StopGradient
 from compiler.ops.reduce import Reduce
 from compiler.ops.registry import COMPUTE
 from runtime.serial import run_graph
+
+from .rows import ROWS, Row, T, run
 
 EPS = 1e-6
 

@@ -7,12 +7,13 @@ from math import prod
 
 import numpy as np
 import pytest
-from rows import ROWS, Row, run
 
 from compiler.graph import Dim, Type
 from compiler.ops.base import Loop
 from compiler.ops.window import Window
 from runtime.kernels import Context, Env, LocalValue, plan, quiet
+
+from .rows import ROWS, Row, run
 
 AXIS = "a"
 

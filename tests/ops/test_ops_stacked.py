@@ -6,7 +6,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-from rows import ROWS, Row, T, run
 
 from compiler.graph import Dim, Type
 from compiler.layout import TIME
@@ -14,6 +13,8 @@ from compiler.ops.base import Loop
 from compiler.ops.contract import Contract
 from compiler.ops.create import Random
 from runtime.kernels import Context, Env, LocalValue, plan, quiet
+
+from .rows import ROWS, Row, T, run
 
 SIZES = {"p": 2, "q": 2, TIME: 2}
 LEAD = ("p", "q")

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rows import D, T, run
-from test_ops_derivative import gradients
 
 from compiler.graph import Dim, Type
 from compiler.ops.base import Op
@@ -18,6 +16,9 @@ from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Cumsum, Reduce, TopK
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Slice, Split
 from compiler.ops.window import Fold, Window
+
+from .rows import D, T, run
+from .test_ops_derivative import gradients
 
 torch = pytest.importorskip("torch")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from rows import ROWS, D, Row, T, run
 
 from compiler.graph import Dim, Type
 from compiler.ops.base import Op, OpError
@@ -17,6 +16,8 @@ from compiler.ops.registry import COMPUTE
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Slice, Split
 from compiler.ops.window import Fold, Window
 from runtime.kernels import PLANNERS, STORAGE
+
+from .rows import ROWS, D, Row, T, run
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=str)
 

@@ -1,0 +1,1 @@
+"""Tests of ops and kernels, generated from the table in `rows`."""

@@ -1,8 +1,0 @@
-"""The tests here import `rows` by its plain name."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
