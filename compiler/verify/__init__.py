@@ -27,12 +27,13 @@ __all__ = ["verify"]
 def verify(program: Program, locations: Locations | None = None) -> tuple[Diagnostic, ...]:
     """What is wrong with the program; empty if it is legal. `locations` (of `parse_located`) give the spans."""
     report = Report(program, locations)
+    # Each rule takes for granted what the ones before it have found right: one mistake gives one error.
     check_classes(program, report)
-    if report.failed:  # the rest takes groups and declarations for granted
-        return report.diagnostics
-    check_bodies(program, report)
-    check_buffers(program, report)
-    check_stages(program, report)
+    if not report.failed:
+        check_bodies(program, report)
+    if not report.failed:
+        check_buffers(program, report)
+        check_stages(program, report)
     if not report.failed:
         check_order(program, report, message_edges(program))
     return report.diagnostics

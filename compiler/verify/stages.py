@@ -65,8 +65,6 @@ def message_edges(program: Program) -> list[Edge]:
 
 def check_stages(program: Program, report: Report) -> None:
     """Pairs of sends and receives; reductions between stages."""
-    if report.failed:
-        return  # operands may be unknown
     sends, receives, twice = _tables(program)
     told: set[Site] = set()
 

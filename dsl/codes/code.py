@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """`failing` is a whole `.par` file that yields this code, `mended` the same without any error.
+    """`failing` is a whole `.par` file (E06xx: `.npu`) that yields this code, `mended` the same without any error.
 
     Tests run both, for every code. Bytes that are not UTF-8 are written as lone surrogates (`surrogateescape`).
     """

@@ -1,7 +1,335 @@
-"""Codes E06xx: text of lowered programs, the verifier."""
+"""Codes E06xx: text of lowered programs, the verifier. Their examples are lowered programs (`.npu`)."""
 
 from __future__ import annotations
 
 from dsl.codes.code import Code
 
-CODES: tuple[Code, ...] = ()
+_ONE = """\
+program fit
+mesh (mb=2 time, dp=2, tp=2)
+input x: f32[b=8, d=4]
+
+stage 0: devices 0..3 {
+  weight w: f32[d=4, f=3/tp of 5] = ones
+  gradient w.grad: f32[d=4, f=3/tp of 5] pending(dp sum) of w
+  loss loss: f32[]
+  saved x: f32[b=2/mb/dp, d=4]
+  fn F {
+    %x: f32[b=2/mb/dp, d=4] = input x
+    %w: f32[d=4, f=3/tp of 5] = read w
+    %y: f32[b=2/mb/dp, f=3/tp of 5] = contract %x, %w
+    %z: f32[b=2/mb/dp, f=3/tp of 5] = mask_pad %y f with 0.0
+    %sum: f32[] pending(dp sum, mb sum, tp sum) = reduce %z sum over (b, f)
+    %loss: f32[] pending(mb sum) = all_reduce %sum sum over (dp, tp)
+    accumulate %loss into loss
+    save %x as x
+  }
+  fn B {
+    %x: f32[b=2/mb/dp, d=4] = load x last
+    %dy: f32[b=2/mb/dp, f=3/tp of 5] = full 1.0
+    %dw: f32[d=4, f=3/tp of 5] pending(dp sum, mb sum) = contract %x, %dy
+    accumulate %dw into w.grad
+  }
+  fn U {
+    %w: f32[d=4, f=3/tp of 5] = read w
+    %g: f32[d=4, f=3/tp of 5] pending(dp sum) = read w.grad
+    %g.sum: f32[d=4, f=3/tp of 5] = all_reduce %g sum over dp
+    %step: f32[d=4, f=3/tp of 5] = mul 0.1, %g.sum
+    %w.new: f32[d=4, f=3/tp of 5] = sub %w, %step
+    write %w.new to w
+  }
+  schedule {
+    for i in 0..2 { F[i] B[i] }
+    U
+  }
+}
+"""
+
+_TWO = """\
+program chain
+mesh (mb=4 time, pp=2 place)
+stages 2
+input x: f32[b=4]
+
+stage 0: devices 0 {
+  report norm: f32[]
+  fn F {
+    %x: f32[b=1/mb] = input x
+    send %x as y to 1
+  }
+  fn B {
+    %g: f32[b=1/mb] = recv y.grad from 1
+  }
+  fn U {
+    %one: f32[] = full 1.0
+    %norm: f32[] = stage_reduce %one sum as norm among (0, 1)
+    write %norm to norm
+  }
+  schedule {
+    F[0]
+    for i in 0..3 { F[i + 1] B[i] }
+    B[3]
+    U
+  }
+}
+
+stage 1: devices 1 {
+  report norm: f32[]
+  fn F {
+    %y: f32[b=1/mb] = recv y from -1
+  }
+  fn B {
+    %g: f32[b=1/mb] = full 1.0
+    send %g as y.grad to -1
+  }
+  fn U {
+    %two: f32[] = full 2.0
+    %norm: f32[] = stage_reduce %two sum as norm among (0, 1)
+    write %norm to norm
+  }
+  schedule {
+    for i in 0..4 { F[i] B[i] }
+    U
+  }
+}
+"""
+
+
+def _code(code: str, title: str, explanation: str, old: str, new: str, base: str = _ONE) -> Code:
+    """A code whose failing example is the base program with `new` in place of `old`."""
+    if base.count(old) < 1:
+        raise AssertionError(f"{code}: the example has no {old!r}")
+    return Code(code, title, explanation, base.replace(old, new, 1), base)
+
+
+CODES: tuple[Code, ...] = (
+    _code(
+        "E0601",
+        "something else was expected here",
+        "The text of a program has one declaration or instruction per line:\n"
+        "`%result: type = op %operand, %operand attributes`. The message says what could stand at this place.",
+        "contract %x, %w",
+        "contract x, w",
+    ),
+    _code(
+        "E0602",
+        "illegal character or malformed string",
+        'Names that are not plain words (letters, digits, `_`, `.`) stand in double quotes: %"odd name".',
+        "program fit",
+        'program "fit',
+    ),
+    _code(
+        "E0603",
+        "unknown op",
+        "The op's name is none of the compiler's. Elementwise functions are ops of their own: add, mul, exp, where …",
+        "= contract %x, %w",
+        "= kontract %x, %w",
+    ),
+    _code(
+        "E0604",
+        "an attribute of the wrong kind",
+        "Each op's attributes are names, numbers, dims or lists of these, as the message says.",
+        "sum over (b, f)",
+        "sum over (1, 2)",
+    ),
+    _code(
+        "E0605",
+        "sizes and axes that do not fit",
+        "Types show the sizes of one device's piece and the axes that split each dim: `f=3/tp of 5` is a dim of 5 in\n"
+        "pieces of 3 along tp. `of` is left out where the pieces fill the dim. Axes stand in the mesh, once.",
+        "%z: f32[b=2/mb/dp, f=3/tp of 5]",
+        "%z: f32[b=2/mb/dp, f=2/tp of 5]",
+    ),
+    _code(
+        "E0606",
+        "devices that do not follow from the mesh",
+        "The stages are numbered along the place axes; their devices follow from the mesh, major to minor. They are\n"
+        "written out to be read, and checked so that a text that has been edited does not lie.",
+        "stage 0: devices 0..3",
+        "stage 0: devices 0..7",
+    ),
+    _code(
+        "E0608",
+        "too much",
+        "Numbers have at most 18 digits, names 1000 characters, loops and brackets 32 levels, meshes 10^9 devices.",
+        "dp=2, tp=2",
+        "dp=20000000000000000000, tp=2",
+    ),
+    _code(
+        "E0610",
+        "an unknown value",
+        "Instructions use what stands before them in the same function. The body of a loop sees its parameters and\n"
+        "its own values only: what it needs from outside is handed in with `with`.",
+        "= sub %w, %step",
+        "= sub %w, %stop",
+    ),
+    _code(
+        "E0611",
+        "a name defined twice",
+        "Values have names of their own within a function, loops included.",
+        "%dy: f32[b=2/mb/dp, f=3/tp of 5] = full 1.0",
+        "%x: f32[b=2/mb/dp, d=4] = load x last\n    %dy: f32[b=2/mb/dp, f=3/tp of 5] = full 1.0",
+    ),
+    _code(
+        "E0612",
+        "a type that does not follow from the op",
+        "The dims and the element type of a result follow from those of the operands. Collectives change neither.",
+        "%step: f32[d=4, f=3/tp of 5] = mul",
+        "%step: f32[d=4, f=3/tp of 6] = mul",
+    ),
+    _code(
+        "E0613",
+        "a malformed layout",
+        "An axis splits one dim or has a pending reduction, not both; place axes split no tensors; nothing is split\n"
+        "in micro-batches after the last one; pending reductions are `sum` or `max`, ordered by axis.",
+        "pending(dp sum, mb sum) = contract",
+        "pending(mb sum, dp sum) = contract",
+    ),
+    _code(
+        "E0614",
+        "layouts that do not fit the op",
+        "An axis walks one loop of an op: it splits that dim in every operand and result that has it; operands\n"
+        "without the dim are the same on all devices of the axis. What an op needs whole cannot be split.",
+        "%step: f32[d=4, f=3/tp of 5] = mul",
+        "%step: f32[d=2/dp, f=3/tp of 5] = mul",
+    ),
+    _code(
+        "E0615",
+        "a pending reduction that is lost",
+        "Where a split dim is summed, each device holds a part of the sum: the sum is pending. It may pass through\n"
+        "ops that are linear in it, and ends in all_reduce or reduce_scatter. A program that drops it computes\n"
+        "wrong numbers.",
+        "= sub %w, %step",
+        "= sub %w, %g",
+    ),
+    _code(
+        "E0616",
+        "padding that reaches a result",
+        "Where a dim does not divide, the last pieces have unused elements. They hold anything; before a reduction\n"
+        "over the dim, mask_pad makes them neutral: 0 for sums, -inf for maxima.",
+        "reduce %z sum",
+        "reduce %y sum",
+    ),
+    _code(
+        "E0617",
+        "a collective that does not fit the layout",
+        "all_reduce and reduce_scatter need a pending reduction on their axes, all_gather and all_to_all a dim whose\n"
+        "minor-most axes they are, shard and only_first a value that is the same along them.",
+        "all_reduce %g sum over dp",
+        "all_reduce %g sum over tp",
+    ),
+    _code(
+        "E0618",
+        "a collective over micro-batches or stages",
+        "Micro-batches run one after the other, stages run different functions: neither takes part in collectives.\n"
+        "Sums over micro-batches are taken by `accumulate`, values go between stages by send and recv.",
+        "%loss: f32[] pending(mb sum) = all_reduce %sum sum over (dp, tp)",
+        "%loss: f32[] = all_reduce %sum sum over (dp, mb, tp)",
+    ),
+    _code(
+        "E0620",
+        "an effect on the wrong buffer or in the wrong function",
+        "F, B and W read weights, accumulate gradients and losses, save and load; U reads and writes what lives\n"
+        "across steps. Every buffer is declared, every input of the data as well.",
+        "= input x",
+        "= input z",
+    ),
+    _code(
+        "E0621",
+        "an effect that contradicts a declaration",
+        "What is read, written, saved or loaded has the type and the layout that the buffer is declared with.",
+        "weight w: f32[d=4, f=3/tp of 5]",
+        "weight w: f32[d=2/dp, f=3/tp of 5]",
+    ),
+    _code(
+        "E0622",
+        "an accumulator that does not add up",
+        "A gradient, loss or metric is a sum over micro-batches: what is accumulated is pending over mb, and\n"
+        "something is accumulated into each.",
+        "    accumulate %dw into w.grad\n",
+        "",
+    ),
+    _code(
+        "E0623",
+        "a buffer that is not renewed once",
+        "U writes each weight, optimizer state, counter and report exactly once.",
+        "    write %w.new to w\n",
+        "",
+    ),
+    _code(
+        "E0624",
+        "a read of new contents",
+        "A value that `read` gives is the buffer itself. In U everything reads the old contents: writes stand\n"
+        "behind the last reader.",
+        "    %w.new: f32[d=4, f=3/tp of 5] = sub %w, %step\n    write %w.new to w\n",
+        "    write %step to w\n    %w.new: f32[d=4, f=3/tp of 5] = sub %w, %step\n",
+    ),
+    _code(
+        "E0625",
+        "a saved value that does not come back",
+        "What a forward saves is loaded by a later action of the same chunk; the last load, and no other, says `last`.",
+        "= load x last",
+        "= load x",
+    ),
+    _code(
+        "E0626",
+        "an effect inside a loop",
+        "Loops are pure: buffers are read before a loop and given to it, results are written after it.",
+        "    %y: f32[b=2/mb/dp, f=3/tp of 5] = contract %x, %w\n",
+        "    %y: f32[b=2/mb/dp, f=3/tp of 5] = contract %x, %w\n"
+        "    %q: f32[b=2/mb/dp, d=4] = repeat again 2 (\n"
+        "      %c: f32[b=2/mb/dp, d=4] = %x,\n"
+        "    ) {\n"
+        "      %more: f32[d=4, f=3/tp of 5] = read w\n"
+        "      yield %c\n"
+        "    }\n",
+    ),
+    _code(
+        "E0630",
+        "a message without its other end",
+        "Every send to stage +n has, in that stage, a recv of the same name from stage -n, with the same type and\n"
+        "layout.",
+        "recv y from -1",
+        "recv z from -1",
+        _TWO,
+    ),
+    _code(
+        "E0631",
+        "stages that do not reduce together",
+        "All stages that a stage_reduce names take part in it, with the same key, in the same order.",
+        "sum as norm among",
+        "max as norm among",
+        _TWO,
+    ),
+    _code(
+        "E0640",
+        "a schedule that leaves micro-batches out",
+        "Each function of each chunk runs once per micro-batch; U once, at the end. Ranges exclude their end.",
+        "for i in 0..2 {",
+        "for i in 0..1 {",
+    ),
+    _code(
+        "E0641",
+        "a schedule out of order",
+        "The backward of a micro-batch comes after its forward, the weights' gradients (W) after the backward.",
+        "{ F[i] B[i] }",
+        "{ B[i] F[i] }",
+    ),
+    _code(
+        "E0642",
+        "a schedule that hangs",
+        "The stages wait for each other in a circle. With 1F1B a stage runs as many forwards ahead as there are\n"
+        "stages after it.",
+        "    for i in 0..4 { F[i] B[i] }\n",
+        "    F[0..4]\n    B[0..4]\n",
+        _TWO,
+    ),
+    _code(
+        "E0650",
+        "a program without a proper frame",
+        "Axes, inputs, buffers and functions have names of their own; every group of devices belongs to one class;\n"
+        "the number of stages is a multiple of the groups'; loops stay within their iterations.",
+        "  loss loss: f32[]\n",
+        "  loss loss: f32[]\n  loss loss: f32[]\n",
+    ),
+)

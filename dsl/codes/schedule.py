@@ -4,4 +4,121 @@ from __future__ import annotations
 
 from dsl.codes.code import Code
 
-CODES: tuple[Code, ...] = ()
+_WIDE = "mean(window(z, b -> (o, k), pad = 3))"
+
+
+def _file(rules: str, *, loss: str = "mean(z)", devices: int = 2, batch: int = 8, c: int = 8, more: str = "") -> str:
+    """A whole file around the rules of a strategy, for a model with a loop `block` of 8 and two towers."""
+    lines = "".join(f"  {line}\n" for line in rules.split("\n"))
+    return f"""\
+use std.devices (a100_80)
+use std.optimizers (sgd)
+
+model net() {{
+  dim b = {batch}, c = {c}, d = 4, o = {batch}, k = 7
+  input x : f32[b, d]
+  input q : f32[c, d]
+  y = left(x)
+  z = right(y)
+{more}  repeat 8 as block {{
+    z = tanh(scale(z))
+    repeat 2 as again {{
+      z = sin(z)
+    }}
+  }}
+  loss {loss} + mean(q)
+}}
+fn left(x[b, d]) {{
+  weight g[d] ~ ones
+  return x * g
+}}
+fn right(x[b, d]) {{
+  weight g[d] ~ ones
+  return x * g
+}}
+fn scale(x[b, d]) {{
+  weight g[d] ~ ones
+  return x * g
+}}
+cluster server(devices) {{
+  device gpu = a100_80
+  level node = devices gpu over 300 GB/s, 2 us
+}}
+strategy plan for net {{
+  mesh (pp = {devices})
+{lines}}}
+job fit {{
+  train net() using plan
+  optimizer sgd(lr = 0.1)
+}}
+"""
+
+
+CODES: tuple[Code, ...] = (
+    Code(
+        "E0501",
+        "micro-batches that do not divide",
+        "Every tensor with the dim that micro-batches split is split in equal parts.",
+        _file("microbatches 2 over b", c=3, loss="mean(z) + mean(rename(q, c -> b))"),
+        _file("microbatches 2 over b", c=8, loss="mean(z) + mean(rename(q, c -> b))"),
+    ),
+    Code(
+        "E0502",
+        "a value of the whole batch",
+        "Micro-batches run one after the other. Sums and means over the batch are added up at the end of the step;\n"
+        "what needs the whole batch before that (a maximum over it, a product of two means) cannot be had.",
+        _file("microbatches 2 over b", loss="max(z)"),
+        _file("microbatches 2 over b", loss="mean(z)"),
+    ),
+    Code(
+        "E0503",
+        "interleaving without a multiple of the stages",
+        "An interleaved schedule takes as many micro-batches of one chunk after the other as there are stages.",
+        _file("pipeline block on pp, schedule interleaved(microbatches = 4, chunks = 2)", devices=3, batch=12),
+        _file("pipeline block on pp, schedule interleaved(microbatches = 6, chunks = 2)", devices=3, batch=12),
+    ),
+    Code(
+        "E0540",
+        "a dim that does not divide",
+        "A dim is split in equal parts: over the devices of all axes that split it, and the micro-batches. Where\n"
+        "uneven parts are meant, the rule says `pad`: the last devices then have less to do.",
+        _file("split b on pp", batch=7),
+        _file("split b on pp pad", batch=7),
+    ),
+    Code(
+        "E0541",
+        "a window wider than a piece",
+        "Windows (convolutions) over a split dim fetch the neighbours' borders. A border comes from the next device\n"
+        "only, so that the pieces must be at least as wide.",
+        _file("split b on pp", batch=4, loss=_WIDE),
+        _file("split b on pp", batch=8, loss=_WIDE),
+    ),
+    Code(
+        "E0551",
+        "places in a circle",
+        "Stages hand values on; where they also hand values back, they would wait for each other.",
+        _file("place left on pp[0]\nplace right on pp[1]\nplace left_1 on pp[0]", more="  z = left(z)\n"),
+        _file("place left on pp[0]", more="  z = left(z)\n"),
+    ),
+    Code(
+        "E0552",
+        "a pipeline and places",
+        "Stages come from one `pipeline`, or from `place`s along one axis.",
+        _file("pipeline block on pp, schedule gpipe(microbatches = 2)\nplace left on pp[0]"),
+        _file("pipeline block on pp, schedule gpipe(microbatches = 2)"),
+    ),
+    Code(
+        "E0553",
+        "a pipeline through an inner loop",
+        "Stages are cut out of a loop that stands by itself, not of one inside another loop.",
+        _file("pipeline again on pp, schedule gpipe(microbatches = 2)"),
+        _file("pipeline block on pp, schedule gpipe(microbatches = 2)"),
+    ),
+    Code(
+        "E0557",
+        "a schedule that is not lowered yet",
+        "zero_bubble splits the backward pass in two; the compiler does not do that yet.",
+        _file("pipeline block on pp, schedule zero_bubble(microbatches = 2)"),
+        _file("pipeline block on pp, schedule one_f_one_b(microbatches = 2)"),
+    ),
+)
