@@ -1,0 +1,60 @@
+"""Copies of nodes under new names, and the names that a graph takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import replace
+
+from compiler.graph import Graph, Names, Node, Value
+from compiler.ops.repeat import Repeat
+
+Rename = Callable[[str], str]
+
+
+def graph_values(graph: Graph) -> Iterator[Value]:
+    """Every value of the graph and of the bodies in it, inputs first."""
+    yield from graph.inputs
+    yield from node_values(graph.nodes)
+
+
+def node_values(nodes: Sequence[Node]) -> Iterator[Value]:
+    """Every value that the nodes compute, and all of their bodies."""
+    for node in nodes:
+        if isinstance(node.op, Repeat):
+            yield from graph_values(node.op.body)
+        yield from node.outputs
+
+
+def suffixed(suffix: str) -> Rename:
+    """Adds `suffix` to a name."""
+    return lambda name: name + suffix
+
+
+def copy_value(value: Value, names: Names, rename: Rename) -> Value:
+    return Value(names.fresh(rename(value.name)), value.type, value.span)
+
+
+def copy_node(node: Node, env: MutableMapping[Value, Value], names: Names, rename: Rename) -> Node:
+    """A copy whose values have new names; operands are looked up in `env`, results are added to it."""
+    op = node.op
+    if isinstance(op, Repeat):
+        op = replace(op, body=copy_graph(op.body, names, rename))
+    outputs = tuple(copy_value(v, names, rename) for v in node.outputs)
+    env.update(zip(node.outputs, outputs, strict=True))
+    return Node(op, tuple(env[v] for v in node.inputs), outputs, node.span)
+
+
+def copy_graph(graph: Graph, names: Names, rename: Rename) -> Graph:
+    """A copy in which every value is new."""
+    env: dict[Value, Value] = {v: copy_value(v, names, rename) for v in graph.inputs}
+    inputs = tuple(env[v] for v in graph.inputs)
+    nodes = tuple(copy_node(n, env, names, rename) for n in graph.nodes)
+    return Graph(graph.name, inputs, nodes, tuple(env[v] for v in graph.outputs))
+
+
+def substituted(node: Node, env: Mapping[Value, Value]) -> Node:
+    """The node with some operands replaced; the same node if none is."""
+    inputs = tuple(env.get(v, v) for v in node.inputs)
+    if all(a is b for a, b in zip(inputs, node.inputs)):
+        return node
+    return Node(node.op, inputs, node.outputs, node.span)

@@ -1,0 +1,102 @@
+"""Forward and backward graph of a model, with an explicit interface between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from compiler.graph import Builder, Graph, Names, Node, Value
+from compiler.model import Model, RecomputeRule
+from compiler.ops.create import Full
+from compiler.ops.elementwise import Cast
+from compiler.passes.copying import graph_values
+from compiler.passes.prune import prune, prune_nodes
+from compiler.passes.recompute import Recompute
+from compiler.passes.residuals import Closing, Context
+from compiler.passes.simplify import anything, merge_equal, simplify
+from compiler.passes.transpose import transpose
+
+
+class Differentiated(NamedTuple):
+    """forward: inputs = data, weights; outputs = loss, metrics, saved.
+    backward: inputs = saved, then what it needs of weights and data, the scale; outputs = gradients, one per weight.
+    """
+
+    forward: Graph
+    backward: Graph
+    saved: tuple[Value, ...]
+    gradients: tuple[Value, ...]
+
+
+def differentiate(
+    model: Model, recomputes: Sequence[RecomputeRule] = (), *, names: Names | None = None, scale: Value | float = 1.0
+) -> Differentiated:
+    """Reverse mode. The gradients are multiplied by `scale` (a number, or a scalar that backward takes as an input).
+
+    `names` must know all names of the model's graph; left out, they are collected. Raises ParcError where a recompute
+    rule speaks of something that the model does not have.
+    """
+    names = names or Names(v.name for v in graph_values(model.graph))
+    forward = simplify(model.graph)
+    recompute = Recompute(model.graph, recomputes)
+    weights = [w.value for w in model.weights]
+    loss = forward.outputs[0]
+    labels: dict[Value, str] = {}
+
+    b = Builder(Names())
+    seed = _seed(b, loss, scale, labels)
+    nodes, found = transpose(forward.nodes, {loss: seed}, weights, labels)
+    nodes = [*b.nodes, *nodes]
+    merged, env = merge_equal(nodes, anything)
+    grads = [_gradient(merged, w, None if g is None else env.get(g, g)) for w, g in zip(weights, found, strict=True)]
+    _distinct(merged, grads)
+    live = prune_nodes(merged, grads)
+
+    # Gradients have their names by right; whatever else would like them comes after.
+    reserved = {g: Value(names.fresh(f"{w.name}.grad"), g.type, w.span) for g, w in zip(grads, weights, strict=True)}
+
+    def name(v: Value) -> Value:
+        return reserved.get(v) or Value(names.fresh(labels.get(v, v.name)), v.type, v.span)
+
+    static = frozenset(forward.inputs) - frozenset(weights)
+    closing = Closing(Context(names, recompute, name), None, forward.inputs, forward.nodes, 0, static)
+    if isinstance(scale, Value):
+        closing.env[scale] = scale
+    gradients = closing.close(live, grads)
+    saved = tuple(closing.saved)
+    wide = Graph(forward.name, forward.inputs, tuple(closing.early), (*forward.outputs, *saved))
+    taken = [v for v in (*weights, *forward.inputs) if v in closing.read]
+    inputs = dict.fromkeys((*saved, *taken, *((scale,) if isinstance(scale, Value) else ())))
+    backward = Graph(f"{forward.name}.grad", tuple(inputs), tuple(closing.nodes), gradients)
+    return Differentiated(prune(wide), backward, saved, gradients)
+
+
+def _seed(b: Builder, loss: Value, scale: Value | float, labels: dict[Value, str]) -> Value:
+    if isinstance(scale, Value):
+        seed = b.add(Cast(loss.type.dtype), scale)
+    else:
+        seed = b.add(Full(float(scale), loss.type.dtype, loss.type.dims))
+    labels[seed] = f"{loss.name}.grad"
+    return seed
+
+
+def _gradient(nodes: list[Node], weight: Value, found: Value | None) -> Value:
+    """The weight's gradient, zeros where the loss does not depend on it."""
+    if found is not None:
+        return found
+    b = Builder(Names())
+    zero = b.add(Full(0.0, weight.type.dtype, weight.type.dims))
+    nodes += b.nodes
+    return zero
+
+
+def _distinct(nodes: list[Node], grads: list[Value]) -> None:
+    """One value per gradient: where two weights share one, or it is not computed by a node, add a copy."""
+    made = {v for n in nodes for v in n.outputs}
+    seen: set[Value] = set()
+    for i, g in enumerate(grads):
+        if g in seen or g not in made:
+            b = Builder(Names())
+            grads[i] = b.add(Cast(g.type.dtype), g)
+            nodes += b.nodes
+        seen.add(grads[i])

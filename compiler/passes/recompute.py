@@ -1,0 +1,143 @@
+"""Recompute rules: which values the backward pass computes again rather than have them saved.
+
+A rule works at one *level*: the top of the graph, or the body of one rolled loop.
+  scope None            at the top: all but the results of loops; in each outermost loop: all that the body makes
+  scope = a loop's path all that its body makes, so that per iteration only the carries are saved
+  scope = another path  what stands below that path, at the level of the innermost loop around it
+Loops inside such a scope run again as a whole. `keep` names values, or scopes whose results are meant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from compiler.graph import Graph, Node, Value
+from compiler.model import RecomputeRule
+from compiler.ops.repeat import Repeat
+from compiler.passes.copying import graph_values
+from dsl.diagnostics import Diagnostics, did_you_mean
+
+SAVED = ".saved"  # the suffix of stacks of a loop's saved values: they follow the rules of the value itself
+_STACK = re.compile(r"(\.saved(_\d+)?)+$")
+
+
+def within(name: str, scope: str) -> bool:
+    """True if the path `name` is `scope` or stands below it."""
+    return name == scope or name.startswith(scope + ".")
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """The top of the graph (`path` "") or the body of the loop at `path`."""
+
+    path: str
+    depth: int
+    graph: Graph
+
+
+def repeat_path(node: Node, outer: str) -> str:
+    """The scope that a loop opened: its label (or `label_1`…) within the outer path, as the names in its body tell."""
+    op = node.op
+    assert isinstance(op, Repeat)
+    start = len(outer.split(".")) if outer else 0
+    for value in (*(v for n in op.body.nodes for v in n.outputs), *op.body.inputs):
+        if outer and not within(value.name, outer):
+            continue
+        parts = value.name.split(".")
+        for i in range(start, len(parts) - 1):
+            stem, _, number = parts[i].rpartition("_")
+            if parts[i] == op.label or (stem == op.label and number.isdigit()):
+                return ".".join(parts[: i + 1])
+    return f"{outer}.{op.label}" if outer else op.label
+
+
+def levels(graph: Graph, path: str = "", depth: int = 0) -> Iterator[Level]:
+    """The top of the graph and the bodies of all its loops, outer before inner."""
+    yield Level(path, depth, graph)
+    for node in graph.nodes:
+        if isinstance(node.op, Repeat):
+            yield from levels(node.op.body, repeat_path(node, path), depth + 1)
+
+
+class Hidden:
+    """The rules at one level: which values must not be saved, and which are to be kept. A `keep` beats all rules."""
+
+    def __init__(self, level: Level, scopes: Sequence[str | None], keep: frozenset[str]) -> None:
+        self._level = level
+        self._scopes = scopes
+        self._keep = keep
+
+    def covers(self, value: Value, made_by_loop: bool) -> bool:
+        """True if a rule's scope holds the value; `made_by_loop`: it is a result of a `Repeat` node."""
+        return any(self._in(scope, value.name, made_by_loop) for scope in self._scopes)
+
+    def keeps(self, value: Value) -> bool:
+        """True if the value is named to be kept."""
+        return _STACK.sub("", value.name) in self._keep
+
+    def _in(self, scope: str | None, name: str, made_by_loop: bool) -> bool:
+        if scope is None:
+            return not (made_by_loop and self._level.depth == 0)
+        return scope == self._level.path or within(name, scope)
+
+
+class Recompute:
+    """The rules of a strategy, by the level at which they work."""
+
+    def __init__(self, graph: Graph, rules: Sequence[RecomputeRule]) -> None:
+        self._by_path: dict[str, Hidden] = {}
+        if not rules:
+            return
+        all_levels = list(levels(graph))
+        names = {v.name for v in graph_values(graph)}
+        _check(rules, names, {level.path for level in all_levels})
+        paths = sorted({level.path for level in all_levels}, key=len, reverse=True)
+        keep = {k for r in rules for k in r.keep}
+        results = {n for scope in keep - names for level in all_levels for n in scope_results(level.graph, scope)}
+        for level in all_levels:
+            scopes = [r.scope for r in rules if _applies(r, level, paths)]
+            if scopes:
+                self._by_path[level.path] = Hidden(level, scopes, frozenset(keep | results))
+
+    def at(self, path: str) -> Hidden | None:
+        """The rules that work at the level of this path."""
+        return self._by_path.get(path)
+
+
+def _applies(rule: RecomputeRule, level: Level, paths: Sequence[str]) -> bool:
+    if rule.scope is None:
+        return level.depth <= 1
+    scope = rule.scope
+    return level.path == next(p for p in paths if not p or within(scope, p))
+
+
+def scope_results(graph: Graph, scope: str) -> list[str]:
+    """Names of the values of a scope that are used outside of it at this level; failing that, of the last one."""
+    inside = [n for n in graph.nodes if within(n.outputs[0].name, scope)]
+    made = {v for n in inside for v in n.outputs}
+    used = {v for n in graph.nodes if not within(n.outputs[0].name, scope) for v in n.inputs} | set(graph.outputs)
+    found = [v.name for n in inside for v in n.outputs if v in used and v in made]
+    return found or [v.name for n in inside[-1:] for v in n.outputs]
+
+
+def _check(rules: Iterable[RecomputeRule], names: set[str], paths: set[str]) -> None:
+    """Every scope and every `keep` must speak of something."""
+    found = Diagnostics()
+    scopes = set(paths)
+    for name in names:
+        parts = name.split(".")
+        scopes.update(".".join(parts[:i]) for i in range(1, len(parts)))
+    for rule in rules:
+        wanted = [("scope", rule.scope, scopes | names)] if rule.scope is not None else []
+        wanted += [("value or scope", keep, scopes | names) for keep in rule.keep]
+        for what, path, known in wanted:
+            if path not in known:
+                found.error(
+                    "E0460",
+                    f"recompute: the model has no {what} `{path}`",
+                    rule.span,
+                    help=did_you_mean(path, sorted(known)) or "names are paths such as `block.attention.out`",
+                )
+    found.raise_if_any()

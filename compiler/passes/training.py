@@ -1,0 +1,195 @@
+"""A job's training graph: forward, backward and update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from compiler.graph import Builder, Graph, Names, Type, Value
+from compiler.model import Init, Job, State, Training
+from compiler.ops.create import Full
+from compiler.ops.elementwise import Cast, Literal, Map
+from compiler.ops.reduce import Reduce
+from compiler.passes.copying import copy_node, graph_values
+from compiler.passes.differentiate import differentiate
+from compiler.passes.recompute import within
+
+SCALE_START = 2.0**16
+SCALE_PATIENCE = 2000  # good steps before the loss scale is doubled
+
+# Above this, a sum of squares counts as overflowed. A little below the largest finite number: text stays short.
+_LARGEST = {"f64": 1.7e308, "f32": 3.4e38, "bf16": 3.3e38, "f16": 6.5e4}
+
+
+def training(job: Job) -> Training:
+    """Forward, backward and update graph. Raises ParcError where a recompute rule does not fit the model.
+
+    States are the step counter, then those of the loss scale (if dynamic), then each weight's. The update reports
+    `grad_norm` (of the unscaled gradients, before clipping) if it is computed, `loss_scale` (as used) if dynamic.
+    """
+    model = job.model
+    names = Names(v.name for v in graph_values(model.graph))
+    for update in job.updates:
+        for state in update.states:
+            names.fresh(state.name)
+    master = job.precision.master
+    counters = _counters(job, names)
+    scale = counters.scale.value if counters.scale else job.precision.loss_scale
+    parts = differentiate(
+        model, job.strategy.recomputes, names=names, scale=scale if isinstance(scale, Value | float | int) else 1.0
+    )
+    builder = _Update(job, names, master, counters, parts.gradients)
+    graph = builder.build()
+    return Training(
+        job, parts.forward, parts.backward, graph, parts.saved, parts.gradients, builder.states, tuple(builder.reports)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Counters:
+    """States that no weight owns; `scale` and `good` (steps since the scale changed) with a dynamic loss scale only."""
+
+    step: State
+    scale: State | None = None
+    good: State | None = None
+
+    @property
+    def all(self) -> tuple[State, ...]:
+        return tuple(s for s in (self.step, self.scale, self.good) if s is not None)
+
+
+def _counters(job: Job, names: Names) -> _Counters:
+    # A model with random numbers has the input `step` already: the same number under the same name.
+    known = next((v for v in job.model.graph.inputs if v.name == "step" and v.type == Type("int32")), None)
+    step = State(known or Value(names.fresh("step"), Type("int32")), Init("zeros"), "counter")
+    if job.precision.loss_scale != "dynamic":
+        return _Counters(step)
+    scale = Value(names.fresh("loss_scale"), Type(job.precision.master))
+    good = Value(names.fresh("good_steps"), Type("int32"))
+    return _Counters(
+        step, State(scale, Init("constant", (SCALE_START,)), "counter"), State(good, Init("zeros"), "counter")
+    )
+
+
+class _Update:
+    """Builds the update graph."""
+
+    def __init__(self, job: Job, names: Names, master: str, counters: _Counters, gradients: Sequence[Value]) -> None:
+        self.job = job
+        self.names = names
+        self.master = master
+        self.counters = counters
+        self.weights = [w.value for w in job.model.weights]
+        self.gradients = gradients
+        self.b = Builder(names)
+        self.finite: Value | None = None
+        self.reports: list[str] = []
+        self.report_values: list[Value] = []
+        self.states = (*counters.all, *(s for u in job.updates for s in u.states))
+
+    def build(self) -> Graph:
+        grads = self._unscaled()
+        clip, dynamic = self.job.clip, self.counters.scale
+        if clip is not None or dynamic is not None:
+            square = self._square_norm(grads)
+            if dynamic is not None:
+                self.finite = self._map("lt", square, _LARGEST[self.master], name="finite")
+            if clip is not None:
+                norm = self._map("sqrt", square, name="grad_norm")
+                self._report("grad_norm", norm)
+                # Exactly 1 below the limit.
+                factor = self._map("div", clip, self._map("maximum", norm, clip, name="clip.norm"), name="clip.factor")
+                grads = [
+                    self._map("mul", g, factor, name=f"{raw.name}.clipped")
+                    for g, raw in zip(grads, self.gradients, strict=True)
+                ]
+        next_step = self._map("add", self.counters.step.value, 1, name=f"{self.counters.step.name}.next")
+        step = self.b.add(Cast(self.master), next_step, name=f"{self.counters.step.name}.number")
+        new_weights, new_states = self._apply(step, grads)
+        counters = [self._unless_skipped(next_step, self.counters.step.value), *self._next_scale()]
+        inputs = (*self.gradients, *self.weights, *(s.value for s in self.states))
+        return self.b.graph(
+            f"{self.job.model.name}.update", inputs, (*new_weights, *counters, *new_states, *self.report_values)
+        )
+
+    def _map(self, fn: str, *slots: Value | float | int, name: str) -> Value:
+        literals: tuple[Literal, ...] = tuple(None if isinstance(s, Value) else s for s in slots)
+        return self.b.add(Map(fn, literals), *(s for s in slots if isinstance(s, Value)), name=name)
+
+    def _report(self, name: str, value: Value) -> None:
+        self.reports.append(name)
+        self.report_values.append(value)
+
+    def _unscaled(self) -> list[Value]:
+        """The gradients, divided by the loss scale."""
+        by: Value | float
+        if self.counters.scale is not None:
+            scale = self.counters.scale.value
+            self._report("loss_scale", scale)
+            by = self._map("div", 1.0, scale, name="unscale")
+        else:
+            static = self.job.precision.loss_scale
+            if not isinstance(static, float | int) or static == 1:
+                return list(self.gradients)
+            by = 1.0 / static
+        return [self._map("mul", g, by, name=f"{g.name}.unscaled") for g in self.gradients]
+
+    def _square_norm(self, grads: Sequence[Value]) -> Value:
+        """Sum of the squares of all gradients: one scalar per weight, added up in a chain from left to right."""
+        total: Value | None = None
+        for grad, raw in zip(grads, self.gradients, strict=True):
+            part = self._map("mul", grad, grad, name=f"{raw.name}.square")
+            if part.type.dims:
+                part = self.b.add(Reduce("sum", part.type.names), part, name=f"{raw.name}.square.sum")
+            total = part if total is None else self._map("add", total, part, name="grad_norm.square")
+        if total is None:  # a model without weights
+            return self.b.add(Full(0.0, self.master, ()), name="grad_norm.square")
+        return total
+
+    def _unless_skipped(self, new: Value, old: Value) -> Value:
+        """`new`, or `old` where gradients were not finite."""
+        if self.finite is None:
+            return new
+        return self._map("where", self.finite, new, old, name=f"{old.name}.new")
+
+    def _apply(self, step: Value, grads: Sequence[Value]) -> tuple[list[Value], list[Value]]:
+        """Every weight's optimizer, inlined: new weights in the model's order, new states in the order of `states`."""
+        of = {w.name: (w, g) for w, g in zip(self.weights, grads, strict=True)}
+        new_weights: dict[str, Value] = {w.name: w for w in self.weights}
+        new_states: list[Value] = []
+        for update in self.job.updates:
+            weight, grad = of[update.weight]
+            old = (weight, *(s.value for s in update.states))
+            new = self._inline(update.graph, (step, weight, grad, *old[1:]), f"{weight.name}.update")
+            results = [self._unless_skipped(n, o) for n, o in zip(new, old, strict=True)]
+            new_weights[weight.name] = results[0]
+            new_states += results[1:]
+        return [new_weights[w.name] for w in self.weights], new_states
+
+    def _inline(self, graph: Graph, operands: Sequence[Value], scope: str) -> list[Value]:
+        """The graph's nodes on these operands; values not named by the weight's path are named below `scope`."""
+        path = operands[1].name
+
+        def rename(name: str) -> str:
+            return name if within(name, path) else f"{scope}.{name}"
+
+        env = dict(zip(graph.inputs, operands, strict=True))
+        for node in graph.nodes:
+            self.b.nodes.append(copy_node(node, env, self.names, rename))
+        return [env[v] for v in graph.outputs]
+
+    def _next_scale(self) -> list[Value]:
+        """The loss scale and its counter of good steps after this one."""
+        if self.counters.scale is None or self.counters.good is None or self.finite is None:
+            return []
+        scale, good = self.counters.scale.value, self.counters.good.value
+        count = self._map("add", good, 1, name="good_steps.next")
+        full = self._map("ge", count, SCALE_PATIENCE, name="good_steps.enough")
+        restarted = self._map("where", full, 0, count, name="good_steps.kept")
+        doubled = self._map("mul", scale, 2.0, name="loss_scale.double")
+        grown = self._map("where", full, doubled, scale, name="loss_scale.good")
+        halved = self._map("mul", scale, 0.5, name="loss_scale.half")
+        return [
+            self._map("where", self.finite, grown, halved, name="loss_scale.new"),
+            self._map("where", self.finite, restarted, 0, name="good_steps.new"),
+        ]
