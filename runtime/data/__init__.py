@@ -1,1 +1,17 @@
-"""Readers: where batches come from. All are deterministic: the same seed and step give the same batch."""
+"""Readers: where batches come from. All are deterministic: the same seed and step give the same batch.
+
+    reader = open_data(job.data, program.inputs)
+    batch = reader.batch(program.seed, step)        # input's name -> its whole logical array
+
+To add one: a function `(Arguments, inputs) -> Reader`, and its name in `READERS` below.
+"""
+
+from __future__ import annotations
+
+from runtime.data.reader import READERS, Arguments, Reader, open_data
+from runtime.data.table import open_csv, open_images
+from runtime.data.text import open_text
+
+READERS |= {"text": open_text, "csv": open_csv, "images": open_images}
+
+__all__ = ["READERS", "Arguments", "Reader", "open_data"]

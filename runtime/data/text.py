@@ -1,0 +1,80 @@
+"""`text(path, level = "char")`: a text as next-token pairs."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from compiler.program import InputDecl
+from dsl.diagnostics import fail
+from runtime.data.files import read_text
+from runtime.data.reader import Arguments, Reader
+from runtime.inputs import Array
+
+LEVELS = ("char", "word")
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class Text:
+    """Windows at random places; the second input is the first one moved by one token."""
+
+    tokens: Array
+    vocabulary: tuple[str, ...]
+    names: tuple[str, ...]
+    shape: tuple[int, int]
+
+    def batch(self, seed: int, step: int) -> dict[str, Array]:
+        batch, length = self.shape
+        starts = np.random.default_rng((seed % 2**63, step)).integers(0, len(self.tokens) - length, batch)
+        windows = self.tokens[starts[:, None] + np.arange(length + 1)]
+        pair = (windows[:, :-1], windows[:, 1:])
+        return {name: np.ascontiguousarray(part) for name, part in zip(self.names, pair)}
+
+
+def open_text(arguments: Arguments, inputs: tuple[InputDecl, ...]) -> Reader:
+    """Inputs: tokens and, if there is a second one, targets; int32, two dims (batch, sequence), from 0.
+
+    level "char": token = place among the text's different characters in order. "word": words and signs, the most
+    frequent first, 0 for all that the vocabulary has no room for.
+    """
+    path, span = arguments.path(), arguments.span
+    level = arguments.options(("level",)).get("level", "char")
+    if level not in LEVELS:
+        raise fail("E0708", f"there is no level `{level}`", span, help='`level = "char"` or `level = "word"`')
+    shapes = {i.type.shape for i in inputs}
+    if not 1 <= len(inputs) <= 2 or len(shapes) != 1 or any(i.type.is_float or len(i.type.dims) != 2 for i in inputs):
+        found = ", ".join(f"{i.name}: {i.type}" for i in inputs)
+        help = "`input tokens, targets : int32[b, s] in 0..v`"
+        raise fail("E0709", f"`text` gives tokens and targets, the model's inputs are {found}", span, help=help)
+    high = min((i.high for i in inputs if i.high is not None), default=None)
+    text = read_text(path, arguments.spec.folder, span)
+    tokens, vocabulary = _characters(text) if level == "char" else _words(text, high)
+    if high is not None and len(vocabulary) > high:
+        raise fail(
+            "E0709", f"`{path}` has {len(vocabulary)} different characters, the model's vocabulary has {high}", span,
+            help=f"make the vocabulary at least {len(vocabulary)}",
+        )  # fmt: skip
+    (shape,) = shapes
+    if len(tokens) <= shape[1]:
+        message = f"`{path}` has {len(tokens)} tokens, a sequence of {shape[1]} needs {shape[1] + 1}"
+        raise fail("E0710", message, span, help="take a longer text or a shorter sequence")
+    return Text(tokens, vocabulary, tuple(i.name for i in inputs), (shape[0], shape[1]))
+
+
+def _characters(text: str) -> tuple[Array, tuple[str, ...]]:
+    points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    kinds, tokens = np.unique(points, return_inverse=True)
+    return tokens.astype(np.int32), tuple(map(chr, kinds))
+
+
+def _words(text: str, high: int | None) -> tuple[Array, tuple[str, ...]]:
+    words = _WORD.findall(text)
+    room = None if high is None else max(0, high - 1)
+    ranked = sorted(Counter(words).items(), key=lambda item: (-item[1], item[0]))[:room]
+    vocabulary = ("", *(word for word, _ in ranked))
+    number = {word: i for i, word in enumerate(vocabulary)}
+    return np.array([number.get(w, 0) for w in words], np.int32), vocabulary
