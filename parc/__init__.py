@@ -11,7 +11,20 @@ Each function is the command of the same name. What the user got wrong is raised
 from __future__ import annotations
 
 from dsl.diagnostics import Diagnostic, ParcError
-from parc.api import check, compile, diff, emit, evaluate, explain, explain_tensor, fmt, load_program, run, verify
+from parc.api import (
+    check,
+    compile,
+    diff,
+    diff_text,
+    emit,
+    evaluate,
+    explain,
+    explain_tensor,
+    fmt,
+    load_program,
+    run,
+    verify,
+)
 
 __all__ = [
     "Diagnostic",
@@ -19,6 +32,7 @@ __all__ = [
     "check",
     "compile",
     "diff",
+    "diff_text",
     "emit",
     "evaluate",
     "explain",

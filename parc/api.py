@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, get_args
 
 if TYPE_CHECKING:
+    from compiler.diff import ProgramDiff
     from compiler.driver import Compiled
     from compiler.evaluate import Evaluation
     from compiler.model import Job
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     """A path, or a text that was read already."""
 
 Stage = Literal["ast", "graph", "training", "placed", "program"]
+Executor = Literal["stacked", "private"]
+EXECUTORS: tuple[Executor, ...] = get_args(Executor)
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
@@ -124,8 +127,15 @@ def is_program(name: str) -> bool:
     return name.endswith(".npu")
 
 
-def diff(before: Program, after: Program, names: tuple[str, str] = ("before", "after")) -> str:
-    """A unified diff of two lowered programs; empty if they are the same."""
+def diff(before: Program, after: Program) -> ProgramDiff:
+    """What changes in layouts, communication and memory; `str()` of it is for people."""
+    from compiler.diff import diff
+
+    return diff(before, after)
+
+
+def diff_text(before: Program, after: Program, names: tuple[str, str] = ("before", "after")) -> str:
+    """A unified diff of the text of two lowered programs; empty if they are the same."""
     from difflib import unified_diff
 
     from compiler.text import show
@@ -157,17 +167,28 @@ def run(
 
 
 def verify(
-    file: File, steps: int = 2, *, tolerance: float | None = None, exact: bool = False, **options: Unpack[Options]
+    file: File,
+    steps: int = 2,
+    *,
+    tolerance: float | None = None,
+    exact: bool = False,
+    executor: Executor = "stacked",
+    **options: Unpack[Options],
 ) -> Proof:
     """Run the lowered and the serial program and compare loss, gradients, weights and optimizer state: `.ok`.
 
     `tolerance` replaces those of the data types; `exact` takes whole numbers and compares to the bit, which fits linear
-    models. Raises `ParcError`.
+    models; `executor`: all devices as one array, or each by itself with messages between them. Raises `ParcError`.
     """
     from runtime.prove import prove
 
     compiled = compile(file, **options)
-    return prove(compiled.training, compiled.program, steps, tolerance=tolerance, exact=exact)
+    machine = None
+    if executor == "private":
+        from runtime.private import PrivateExecutor
+
+        machine = PrivateExecutor
+    return prove(compiled.training, compiled.program, steps, tolerance=tolerance, exact=exact, executor=machine)
 
 
 def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Explanation:

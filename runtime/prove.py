@@ -13,6 +13,7 @@ from compiler.program import InputDecl, Program
 from runtime.data.synthetic import synthetic
 from runtime.emulate import Emulator
 from runtime.kernels import Context, rounded
+from runtime.private import PrivateExecutor
 from runtime.serial import StepResult as SerialResult
 from runtime.serial import initial_state, serial_step
 
@@ -86,6 +87,7 @@ def prove(
     tolerance: float | None = None,
     exact: bool = False,
     initial: Mapping[str, Array] | None = None,
+    executor: Callable[..., Emulator | PrivateExecutor] | None = None,
 ) -> Proof:
     """Run both for some steps and compare loss, metrics, every gradient, weights, optimizer states and reports.
 
@@ -96,7 +98,7 @@ def prove(
     whole numbers and takes such data, so that sums in any order are the same: it fits linear models.
 
     batches: step -> batch; random ones from the inputs' declarations if left out. Each run goes on with its own
-    weights, so that errors of the first step show in the second.
+    weights, so that errors of the first step show in the second. executor: `PrivateExecutor` in place of `Emulator`.
     """
     weights, states = initial_state(training)
     if exact:
@@ -104,7 +106,7 @@ def prove(
     weights |= {k: np.asarray(v, weights[k].dtype) for k, v in (initial or {}).items() if k in weights}
     states |= {k: np.asarray(v, states[k].dtype) for k, v in (initial or {}).items() if k in states}
     given = {**weights, **states} if exact or initial else None
-    emulator = Emulator(program, initial=given)
+    emulator = (executor or Emulator)(program, initial=given)
     source = batches or (lambda step: random_batch(program.inputs, seed, step, exact))
     judge = _Judge(training, tolerance, exact)
     losses = []

@@ -21,6 +21,7 @@ _COLORS = {"+": "32", "-": "31", "@": "36"}
 @click.option("--strategy", "strategies", metavar="NAME", multiple=True, help="Before, and again for after.")
 @click.option("--job", metavar="NAME", help="The job, if a file has several.")
 @params_option
+@click.option("--text", is_flag=True, help="A unified diff of the programs' text.")
 @click.option("--exit-code", is_flag=True, help="Fail (1) if the programs differ.")
 @json_option
 def command(
@@ -29,9 +30,12 @@ def command(
     strategies: tuple[str, ...],
     job: str | None,
     params: tuple[tuple[str, str], ...],
+    text: bool,
     exit_code: bool,
 ) -> bool:
     """Compare lowered programs: of two files (`.par` or `.npu`), or of one file under two strategies.
+
+    Says what changes in layouts, communication and memory.
 
     \b
     parc diff old.par new.par
@@ -41,12 +45,16 @@ def command(
     sides = _sides(files, strategies)
     programs = [_program(out, file, {"params": dict(params), "job": job, "strategy": s}) for file, s in sides]
     names = tuple(f"{file} ({s})" if s else file for file, s in sides)
-    found = api.diff(programs[0], programs[1], (names[0], names[1]))
-    out.result = {"equal": not found, "diff": found}
-    out.data(_painted(found) if color(sys.stdout) else found, newline=False)
-    if not found:
+    unified = api.diff_text(programs[0], programs[1], (names[0], names[1]))
+    changes = api.diff(*programs)
+    out.result = {"equal": not unified, "changes": changes.to_dict(), "text": unified}
+    shown = unified if text else f"{changes}\n" if changes else ""
+    out.data(_painted(shown) if color(sys.stdout) else shown, newline=False)
+    if not unified:
         out.say("the lowered programs are the same")
-    return not (found and exit_code)
+    elif not changes and not text:
+        out.say("only the order or the names of instructions differ: see `--text`")
+    return not (unified and exit_code)
 
 
 def _program(out: Output, file: str, chosen: api.Options) -> Program:
@@ -67,7 +75,7 @@ def _sides(files: tuple[str, ...], strategies: tuple[str, ...]) -> list[tuple[st
 
 def _painted(text: str) -> str:
     def paint(line: str) -> str:
-        how = "1" if line.startswith(("---", "+++")) else _COLORS.get(line[:1])
+        how = "1" if line.startswith(("---", "+++")) else _COLORS.get(line.lstrip()[:1])
         return f"\x1b[{how}m{line}\x1b[0m" if how else line
 
     return "\n".join(map(paint, text.split("\n")))

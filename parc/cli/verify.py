@@ -41,6 +41,13 @@ _MOST_SHOWN = 10
 @click.option("--steps", type=click.IntRange(1), default=2, show_default=True, help="Training steps.")
 @click.option("--tolerance", type=click.FloatRange(0), help="Largest relative error, instead of the data types' own.")
 @click.option("--exact", is_flag=True, help="Whole numbers, compared to the bit: for linear models.")
+@click.option(
+    "--executor",
+    type=click.Choice(api.EXECUTORS),
+    default="stacked",
+    show_default=True,
+    help="All devices as one array, or (slow) each by itself with messages between them.",
+)
 @threads_option
 @job_options
 def command(
@@ -49,6 +56,7 @@ def command(
     steps: int,
     tolerance: float | None,
     exact: bool,
+    executor: api.Executor,
     threads: int,
     params: tuple[tuple[str, str], ...],
     job: str | None,
@@ -60,9 +68,12 @@ def command(
     compared after each.
     """
     set_threads(threads)
-    proof = api.verify(read_source(out, file), steps, tolerance=tolerance, exact=exact, **choice(params, job, strategy))
+    chosen = choice(params, job, strategy)
+    proof = api.verify(read_source(out, file), steps, tolerance=tolerance, exact=exact, executor=executor, **chosen)
     out.result = _finite(proof.as_json())
     out.data(_shown(proof, color(sys.stdout)))
+    if proof.devices == 1:
+        out.say("note: one device; nothing was distributed")
     return proof.ok
 
 

@@ -154,10 +154,17 @@ def test_compile_stops_after_a_stage(file: str, stage: str, shows: str) -> None:
 
 
 def test_diff_of_strategies(file: str) -> None:
-    text = run("diff", file, "--strategy", "both").stdout
+    text = run("diff", file, "--strategy", "both", "--text").stdout
     assert f"--- {file}\n+++ {file} (both)\n" in text and "-mesh (dp=2)\n+mesh (dp=2, tp=2)" in text
-    backwards = run("diff", file, "--strategy", "both", "--strategy", "data").stdout
+    backwards = run("diff", file, "--strategy", "both", "--strategy", "data", "--text").stdout
     assert "-mesh (dp=2, tp=2)\n+mesh (dp=2)" in backwards
+
+
+def test_diff_says_what_changes(file: str) -> None:
+    assert "axis tp" in run("diff", file, "--strategy", "both").stdout
+    changes = data("diff", file, "--strategy", "both")["result"]["changes"]
+    assert {"what": "axis tp", "before": None, "after": "2"} in changes["frame"]
+    assert any("all_reduce" in c["what"] for c in changes["bytes"])
 
 
 def test_diff_of_files(file: str, tmp_path: Path) -> None:

@@ -75,6 +75,16 @@ def test_verify(file: str) -> None:
     assert found["ok"] and {t["kind"] for t in found["tensors"]} == {"loss", "gradient", "weight", "state"}
 
 
+def test_verify_with_each_device_by_itself(file: str) -> None:
+    result = runner.invoke(cli, ["verify", file, "--strategy", "both", "--executor", "private"])
+    assert result.exit_code == 0 and result.stdout.rstrip().endswith("\nequal"), result.stderr
+
+
+def test_verify_says_so_where_nothing_is_distributed(file: str) -> None:
+    result = runner.invoke(cli, ["verify", file, "--strategy", "serial"])
+    assert result.exit_code == 0 and "nothing was distributed" in result.stderr
+
+
 def test_verify_fails_beyond_the_tolerance(file: str) -> None:
     result = runner.invoke(cli, ["verify", file, "--tolerance", "0"])
     assert result.exit_code == 1 and "NOT EQUAL" in result.stdout
