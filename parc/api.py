@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from compiler.diff import ProgramDiff
     from compiler.driver import Compiled
     from compiler.evaluate import Evaluation
+    from compiler.graph import Value
     from compiler.model import Job
+    from compiler.passes.place.place import Placed
     from compiler.program import Program
     from dsl import ast
     from dsl.codes import Code
@@ -106,8 +108,20 @@ def emit(file: File, stage: Stage = "program", **options: Unpack[Options]) -> st
     from compiler.passes.training import training
 
     graphs = training(found)
-    made = graphs if stage == "training" else place(graphs)
-    return "\n".join(map(str, (made.forward, made.backward, made.update)))
+    if stage == "training":
+        return "\n".join(map(str, (graphs.forward, graphs.backward, graphs.update)))
+    return _show_placed(place(graphs))
+
+
+def _show_placed(placed: Placed) -> str:
+    """The graphs with the layout of each value in its type."""
+    from compiler.show import show_graph
+    from compiler.text.printer import show_type
+
+    def shown(v: Value) -> str:
+        return f"%{v.name}: {show_type(v.type, placed.layouts[v.name], placed.sizes)}"
+
+    return "\n".join(show_graph(graph, shown) for graph in (placed.forward, placed.backward, placed.update))
 
 
 def load_program(file: File, **options: Unpack[Options]) -> Program:
