@@ -1,0 +1,130 @@
+"""Backward in two (zero-bubble schedules): what other stages wait for, and the weights' gradients, which can wait.
+
+Loops are split as well: the urgent one puts out, iteration by iteration, what the other one needs of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+from compiler.graph import Graph, Names, Node, Value
+from compiler.ops.repeat import Repeat
+from compiler.passes.copying import graph_values
+from compiler.passes.prune import Live, prune, pruned_repeat
+from compiler.passes.recompute import Recompute
+from compiler.passes.residuals import Closing, Context
+from compiler.passes.transpose import OpenRepeat
+
+
+def split_backward(
+    graph: Graph, urgent: Sequence[Value], names: Names | None = None
+) -> tuple[Graph, Graph, tuple[Value, ...]]:
+    """`(B, W, crossing)`: B puts out `urgent`, then `crossing`; W takes crossing (first) and puts out the graph's
+    other outputs, in order. Both keep the graph's values; inputs are those that they use, in the graph's order.
+
+    A value may be urgent and cross as well. A gradient that is a mere sum (of a bias) is better named urgent: else what
+    it sums up has to cross. `urgent` are outputs of the graph. `names` must know all names of the graph; left out, they are collected.
+    """
+    names = names or Names(v.name for v in graph_values(graph))
+    rest = [v for v in graph.outputs if v not in set(urgent)]
+    early = Live((), graph.nodes, ())
+    for v in urgent:
+        early.need(v)
+    late, _ = _late_nodes(graph.nodes, _Early(early, graph.inputs, 0), rest)
+    closing = Closing(
+        Context(names, Recompute(graph, ()), lambda v: v), None, graph.inputs, graph.nodes, 0, frozenset()
+    )
+    outputs = closing.close(late, rest)
+    crossing = tuple(closing.saved)
+    wide = prune(Graph(graph.name, graph.inputs, tuple(closing.early), (*urgent, *crossing)))
+    first = Graph(graph.name, _used(graph.inputs, wide), wide.nodes, wide.outputs)
+    taken = tuple(v for v in graph.inputs if v in closing.read)
+    second = Graph(f"{graph.name}.weights", (*crossing, *taken), tuple(closing.nodes), outputs)
+    return first, second, crossing
+
+
+class _Early:
+    """Which values of one level the first part computes, or is given (`available`)."""
+
+    def __init__(self, live: Live, inputs: Sequence[Value], carries: int) -> None:
+        self.live = live
+        self.shared = set(inputs[carries:])
+        self.carries = {v: i for i, v in enumerate(inputs[:carries])}
+
+    def has(self, v: Value) -> bool:
+        if v in self.shared:
+            return True
+        if v in self.carries:
+            return self.carries[v] in self.live.live_outputs
+        node, i = self.live.made[v]
+        if node not in self.live.nodes:
+            return False
+        return not isinstance(node.op, Repeat) or i in self.live.inner[node].live_outputs
+
+    def body(self, node: Node) -> _Early | None:
+        """Of the loop's body; None if the first part does not run the loop."""
+        inner = self.live.inner.get(node)
+        return None if inner is None else _Early(inner, cast(Repeat, node.op).body.inputs, inner.carries)
+
+
+def _late_nodes(nodes: Sequence[Node], early: _Early, wanted: Iterable[Value]) -> tuple[list[Node], set[Value]]:
+    """The nodes of the second part, open towards the first, and everything that it needs besides."""
+    needed = {v for v in wanted if not early.has(v)}
+    found: list[Node] = []
+    for node in reversed(nodes):
+        missing = [i for i, v in enumerate(node.outputs) if v in needed]
+        if not missing:
+            continue
+        if not isinstance(node.op, Repeat):
+            late: Node | None = node
+        elif (inside := early.body(node)) is None:
+            late = _whole(node, missing)
+        else:
+            late = _part(node, inside, missing, early)
+        if late is not None:
+            found.append(late)
+            needed.update(v for v in late.inputs if not early.has(v))
+    return found[::-1], needed
+
+
+def _whole(node: Node, missing: Iterable[int]) -> Node:
+    live = Live.body(node)
+    for i in missing:
+        live.need_output(i)
+    return pruned_repeat(node, live)
+
+
+def _part(node: Node, inside: _Early, missing: Sequence[int], early: _Early) -> Node | None:
+    """The second part of a loop that both parts run; None if the first one has all that is missing at hand."""
+    op = cast(Repeat, node.op)
+    body = op.body
+    outs = set()
+    for i in missing:
+        if i >= op.carries and inside.has(body.outputs[i]):
+            early.live.need(node.outputs[i])  # a result like any other of the first part's
+        else:
+            outs.add(i)
+    if not outs:
+        return None
+    while True:
+        nodes, needed = _late_nodes(body.nodes, inside, [body.outputs[i] for i in outs])
+        more = {i for v, i in inside.carries.items() if v in needed} - outs
+        if not more:
+            break
+        outs |= more
+    order = sorted(outs)
+    carries = [i for i in order if i < op.carries]
+    graph = Graph(
+        f"{body.name}.weights",
+        tuple(body.inputs[i] for i in carries),
+        tuple(nodes),
+        tuple(body.outputs[i] for i in order),
+    )
+    loop = OpenRepeat(op.label, op.count, graph, len(carries), 0, op.reverse, node)
+    return Node(loop, tuple(node.inputs[i] for i in carries), tuple(node.outputs[i] for i in order), node.span)
+
+
+def _used(inputs: Sequence[Value], graph: Graph) -> tuple[Value, ...]:
+    used = {v for node in graph.nodes for v in node.inputs} | set(graph.outputs)
+    return tuple(v for v in inputs if v in used)
