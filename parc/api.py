@@ -194,15 +194,23 @@ def verify(
     `tolerance` replaces those of the data types; `exact` takes whole numbers and compares to the bit, which fits linear
     models; `executor`: all devices as one array, or each by itself with messages between them. Raises `ParcError`.
     """
+    from runtime.data import open_data
+    from runtime.emulate import Emulator
+    from runtime.private import PrivateExecutor
     from runtime.prove import prove
 
     compiled = compile(file, **options)
-    machine = None
-    if executor == "private":
-        from runtime.private import PrivateExecutor
-
-        machine = PrivateExecutor
-    return prove(compiled.training, compiled.program, steps, tolerance=tolerance, exact=exact, executor=machine)
+    program = compiled.program
+    reader = open_data(None if exact else compiled.job.data, program.inputs)
+    return prove(
+        compiled.training,
+        program,
+        steps,
+        None if exact else lambda step: reader.batch(program.seed, step),
+        tolerance=tolerance,
+        exact=exact,
+        executor=PrivateExecutor if executor == "private" else Emulator,
+    )
 
 
 def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Explanation:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from compiler.model import DataSpec
 from compiler.program import Program
 from compiler.text.printer import show_devices
-from runtime.data.synthetic import synthetic
+from runtime.data import open_data
 from runtime.emulate import Emulator
 
 
@@ -51,14 +51,15 @@ def run(
     capacities: Mapping[str, float] | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Run:
-    """Train for some steps; `progress` is told the number of the step and its loss.
+    """Train for some steps, on made-up data if there are none; `progress` is told the number of the step and its loss.
 
     Raises ParcError: out of memory, data that do not fit.
     """
+    reader = open_data(data, program.inputs)
     emulator = Emulator(program, capacities)
     result = Run(program.name, program.devices)
     for number in range(1, steps + 1):
-        done = emulator.step(synthetic(program.inputs, program.seed, number - 1))
+        done = emulator.step(reader.batch(program.seed, number - 1))
         loss = float(done.loss)
         result.losses.append(loss)
         for name, value in {**done.metrics, **done.reports}.items():
