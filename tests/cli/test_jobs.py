@@ -143,7 +143,12 @@ def test_compile_writes_nothing_after_an_error(file: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("stage", "shows"),
-    [("ast", "Optimizer"), ("graph", "graph mlp("), ("training", "graph mlp.grad("), ("placed", "%relu: f32[b=4/dp, f=32]")],
+    [
+        ("ast", "Optimizer"),
+        ("graph", "graph mlp("),
+        ("training", "graph mlp.grad("),
+        ("placed", "%relu: f32[b=4/dp, f=32]"),
+    ],
 )
 def test_compile_stops_after_a_stage(file: str, stage: str, shows: str) -> None:
     assert shows in run("compile", file, "--emit", stage).stdout
