@@ -1,7 +1,149 @@
-"""Codes E07xx: runs, data, memory."""
+"""Codes E07xx: runs, data, memory. Examples that begin with `program` are lowered programs (`.npu`)."""
 
 from __future__ import annotations
 
 from dsl.codes.code import Code
 
-CODES: tuple[Code, ...] = ()
+
+def _job(data: str, *, seq: int = 8, vocab: int = 80, memory: str = "64 GiB") -> str:
+    """A whole file that trains a small model on some text."""
+    return f"""\
+use std.layers (cross_entropy)
+use std.optimizers (sgd)
+
+device small {{
+  compute f32 1 TFLOP/s
+  memory {memory}, 100 GB/s
+}}
+cluster one() {{
+  device npu = small
+  level server = 1 npu over 30 GB/s, 1 us
+}}
+model bigram() {{
+  dim b = 4, s = {seq}, v = {vocab}, d = 16
+  input tokens, targets : int32[b, s] in 0..v
+  weight table[v, d], out[v, d]
+  logits[b, s, v] = take(table, tokens, over v) @ out
+  loss cross_entropy(logits, targets, over v)
+}}
+job fit {{
+  train bigram() on one()
+  optimizer sgd(lr = 0.1)
+{data}}}
+"""
+
+
+_SHORT = '  data text("main.par")\n'
+
+_CHAIN = """\
+program chain
+mesh (pp=2 place)
+stages 2
+input x: f32[b=4]
+
+stage 0: devices 0 {
+  fn F {
+    %x: f32[b=4] = input x
+    send %x as y to 1
+  }
+  fn B {
+    %g: f32[b=4] = recv y.grad from 1
+  }
+  schedule {
+    F[0]
+    B[0]
+  }
+}
+
+stage 1: devices 1 {
+  fn F {
+    %y: f32[b=4] = recv y from -1
+  }
+  fn B {
+    %g: f32[b=4] = full 1.0
+    send %g as y.grad to -1
+  }
+  schedule {
+    F[0]
+    B[0]
+  }
+}
+"""
+
+_SUM = """\
+program sum
+mesh (dp=2)
+input x: f32[b=4]
+
+stage 0: devices 0..1 {
+  loss loss: f32[]
+  fn F {
+    %x: f32[b=2/dp] = input x
+    %part: f32[] pending(dp sum) = reduce %x sum over (b)
+    %loss: f32[] = all_reduce %part sum over dp
+    accumulate %loss into loss
+  }
+  schedule {
+    F[0]
+  }
+}
+"""
+
+CODES: tuple[Code, ...] = (
+    Code(
+        "E0701",
+        "out of memory",
+        "At some moment of a step the values alive on one device take more than its memory. The message names the "
+        "moment, what the memory is used for and the largest values. Split more, recompute, offload, or use more "
+        "micro-batches; `parc run` on a larger device shows what is needed.",
+        _job("", memory="1 KiB"),
+        _job(""),
+    ),
+    Code(
+        "E0702",
+        "the schedule hangs",
+        "Groups of devices wait for messages that nobody will send: each waits for another. The message says who waits "
+        "for what. The compiler's own schedules cannot hang: the program was written or changed by hand.",
+        _CHAIN.replace("    F[0]\n    B[0]\n  }\n}\n\n", "    B[0]\n    F[0]\n  }\n}\n\n", 1),
+        _CHAIN,
+    ),
+    Code(
+        "E0703",
+        "devices that must hold the same hold different values",
+        "A value's layout says that it is replicated along an axis, but the devices along it computed different bits. "
+        "A collective is missing, or a layout is stated wrongly: the program was written or changed by hand.",
+        _SUM.replace("    %loss: f32[] = all_reduce %part sum over dp\n", "    %loss: f32[] = neg %part\n"),
+        _SUM,
+    ),
+    Code(
+        "E0704",
+        "a data file cannot be read",
+        "Data are read from ordinary files inside the project, by a path relative to the `.par` file; `.gz` is "
+        "unpacked. Text must be UTF-8, all rows of a table must have as many cells, and its cells must be numbers.",
+        _job('  data text("no_such_file.txt")\n'),
+        _job(_SHORT),
+    ),
+    Code(
+        "E0705",
+        "unknown data reader, or an argument that it does not take",
+        'There are `text("file", level = "char")`, `csv("file", input = "column")`, `images("file", top = 16)` and '
+        "`synthetic()`.",
+        _job('  data text("main.par", level = "letter")\n'),
+        _job('  data text("main.par", level = "char")\n'),
+    ),
+    Code(
+        "E0706",
+        "the data do not fit the model's inputs",
+        "A reader gives arrays of a certain kind: `text` tokens and targets `int32[b, s]`, `csv` one number per "
+        "example, `images` pixels and a label. Integers must lie in the range that the input declares (`in 0..v`).",
+        _job(_SHORT, vocab=10),
+        _job(_SHORT, vocab=80),
+    ),
+    Code(
+        "E0707",
+        "too little data",
+        "A text must be longer than one sequence, a table needs at least one row.",
+        _job(_SHORT, seq=4000),
+        _job(_SHORT, seq=40),
+    ),
+)

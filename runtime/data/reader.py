@@ -25,7 +25,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """The arguments of `data reader(…)`, taken one by one; what is left over is an error (E0708)."""
+    """The arguments of `data reader(…)`, taken one by one; what is left over is an error (E0705)."""
 
     spec: DataSpec
 
@@ -37,7 +37,7 @@ class Arguments:
         """The first argument."""
         if not self.spec.args or not isinstance(self.spec.args[0], str):
             name = self.spec.reader
-            raise fail("E0708", f"`{name}` needs the path of a file", self.span, help=f'`data {name}("data/file")`')
+            raise fail("E0705", f"`{name}` needs the path of a file", self.span, help=f'`data {name}("data/file")`')
         self.at_most(1)
         return self.spec.args[0]
 
@@ -45,24 +45,24 @@ class Arguments:
         """Refuse more unnamed arguments than that."""
         if len(self.spec.args) > count:
             message = f"`{self.spec.reader}` takes {count} unnamed argument{'s' * (count != 1)}"
-            raise fail("E0708", f"{message}, got {len(self.spec.args)}", self.span)
+            raise fail("E0705", f"{message}, got {len(self.spec.args)}", self.span)
 
     def options(self, known: Sequence[str]) -> dict[str, Any]:
         """The named arguments, which must be among these."""
         for name, _ in self.spec.options:
             if name not in known:
                 help = did_you_mean(name, known) or (f"there are {', '.join(known)}" if known else "it has none")
-                raise fail("E0708", f"`{self.spec.reader}` has no option `{name}`", self.span, help=help)
+                raise fail("E0705", f"`{self.spec.reader}` has no option `{name}`", self.span, help=help)
         return dict(self.spec.options)
 
 
 def open_data(spec: DataSpec | None, inputs: Sequence[InputDecl]) -> Reader:
-    """The reader that a job names, or made-up data; all that can be wrong is found here (E0707 to E0710)."""
+    """The reader that a job names, or made-up data; all that can be wrong is found here (E0704 to E0707)."""
     if spec is None:
         return Synthetic(tuple(inputs))
     if spec.reader not in READERS:
         help = did_you_mean(spec.reader, READERS) or f"there are {', '.join(READERS)}"
-        raise fail("E0708", f"there is no data reader `{spec.reader}`", spec.span, help=help)
+        raise fail("E0705", f"there is no data reader `{spec.reader}`", spec.span, help=help)
     return READERS[spec.reader](Arguments(spec), tuple(inputs))
 
 
@@ -101,21 +101,21 @@ class Table:
 
 
 def as_input(values: Array, decl: InputDecl, what: str, span: Span | None) -> Array:
-    """Examples (one per row) in the input's dtype; E0709 where they do not fit its shape or range."""
+    """Examples (one per row) in the input's dtype; E0706 where they do not fit its shape or range."""
     shape = decl.type.shape[1:]
     if values.shape[1:] != shape:
         got = " x ".join(map(str, values.shape[1:])) or "one number"
         want = " x ".join(map(str, shape)) or "one number"
-        raise fail("E0709", f"the input `{decl.name}` takes {want} per example, {what} has {got}", span)
+        raise fail("E0706", f"the input `{decl.name}` takes {want} per example, {what} has {got}", span)
     if not decl.type.is_float:
         if not np.array_equal(values, np.floor(values)):
-            raise fail("E0709", f"the input `{decl.name}` is {decl.type.dtype}, {what} has fractions", span)
+            raise fail("E0706", f"the input `{decl.name}` is {decl.type.dtype}, {what} has fractions", span)
         least, most = int(values.min()), int(values.max())
         if (decl.low is not None and least < decl.low) or (decl.high is not None and most >= decl.high):
             bounds = f"{decl.low if decl.low is not None else ''}..{decl.high if decl.high is not None else ''}"
             message = f"the input `{decl.name}` is in {bounds}, {what} reaches from {least} to {most}"
             help = f"declare it `in {least}..{most + 1}` and make the dim that it indexes large enough"
-            raise fail("E0709", message, span, help=help)
+            raise fail("E0706", message, span, help=help)
     return rounded(np.asarray(values, STORAGE[decl.type.dtype]), decl.type.dtype)
 
 

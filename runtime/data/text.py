@@ -44,24 +44,24 @@ def open_text(arguments: Arguments, inputs: tuple[InputDecl, ...]) -> Reader:
     path, span = arguments.path(), arguments.span
     level = arguments.options(("level",)).get("level", "char")
     if level not in LEVELS:
-        raise fail("E0708", f"there is no level `{level}`", span, help='`level = "char"` or `level = "word"`')
+        raise fail("E0705", f"there is no level `{level}`", span, help='`level = "char"` or `level = "word"`')
     shapes = {i.type.shape for i in inputs}
     if not 1 <= len(inputs) <= 2 or len(shapes) != 1 or any(i.type.is_float or len(i.type.dims) != 2 for i in inputs):
         found = ", ".join(f"{i.name}: {i.type}" for i in inputs)
         help = "`input tokens, targets : int32[b, s] in 0..v`"
-        raise fail("E0709", f"`text` gives tokens and targets, the model's inputs are {found}", span, help=help)
+        raise fail("E0706", f"`text` gives tokens and targets, the model's inputs are {found}", span, help=help)
     high = min((i.high for i in inputs if i.high is not None), default=None)
     text = read_text(path, arguments.spec.folder, span)
     tokens, vocabulary = _characters(text) if level == "char" else _words(text, high)
     if high is not None and len(vocabulary) > high:
         raise fail(
-            "E0709", f"`{path}` has {len(vocabulary)} different characters, the model's vocabulary has {high}", span,
+            "E0706", f"`{path}` has {len(vocabulary)} different characters, the model's vocabulary has {high}", span,
             help=f"make the vocabulary at least {len(vocabulary)}",
         )  # fmt: skip
     (shape,) = shapes
     if len(tokens) <= shape[1]:
         message = f"`{path}` has {len(tokens)} tokens, a sequence of {shape[1]} needs {shape[1] + 1}"
-        raise fail("E0710", message, span, help="take a longer text or a shorter sequence")
+        raise fail("E0707", message, span, help="take a longer text or a shorter sequence")
     return Text(tokens, vocabulary, tuple(i.name for i in inputs), (shape[0], shape[1]))
 
 

@@ -161,7 +161,7 @@ class Emulator:
     # --- a step
 
     def step(self, batch: Mapping[str, Array], gradients: bool = False) -> StepResult:
-        """One training step on a logical batch; E0702 if the schedule hangs, E0705/E0706 if the batch does not fit."""
+        """One training step on a logical batch; E0702 if the schedule hangs, ValueError if the batch does not fit."""
         arrays = check_batch(self.program.inputs, batch)
         self._begin(arrays)
         with quiet():

@@ -13,7 +13,6 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from dsl.diagnostics import fail
 from runtime.distribute import Array, Mesh
 
 T = TypeVar("T")
@@ -86,10 +85,7 @@ class LocalCommunicator:
         """Bring a thing, wait for all peers, and get everybody's in the order of peers."""
         meeting = self.hub.meetings.setdefault(place, _Meeting(what))
         if meeting.what != what:
-            raise fail(
-                "E0704", f"devices that must do the same do different things: {meeting.what} here, {what} there",
-                help="the devices of a class must run the same collectives in the same order",
-            )  # fmt: skip
+            raise RuntimeError(f"devices that must do the same differ: {meeting.what} and {what}")
         meeting.brought[me] = thing
         self.hub.events += 1
         while len(meeting.brought) < count:

@@ -76,7 +76,7 @@ class PrivateExecutor:
         return self._collect(("optimizer", "counter"), add=False)
 
     def step(self, batch: Mapping[str, Array], gradients: bool = False) -> StepResult:
-        """One training step; E0702 if no device can go on, E0704 if devices of a class do different things."""
+        """One training step; E0702 if no device can go on."""
         arrays = check_batch(self.program.inputs, batch)
         self._deliver(arrays)
         with quiet():
@@ -152,7 +152,7 @@ class PrivateExecutor:
                 if only_update is not None and (decl.name in _updated(cls)) != only_update:
                     continue
                 pieces = [d.states[decl.name].array for d in devices]
-                stacked = np.stack(pieces).reshape(*self.mesh.shape, *pieces[0].shape)
+                stacked = np.stack(pieces).reshape((*self.mesh.shape, *pieces[0].shape))
                 name = decl.logical or decl.name
                 whole = collect(stacked, decl.type, decl.layout, self.mesh, name)
                 parts.setdefault(name, []).append((decl, cls, g, whole))
