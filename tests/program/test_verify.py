@@ -6,14 +6,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from compiler.graph import Dim, Type
 from compiler.layout import Layout
 from compiler.ops.comm import Relayout
 from compiler.ops.effects import Write
 from compiler.program import Body, Program
+from compiler.schedules import find_hang, unroll
 from compiler.text import parse_located, parse_program
 from compiler.verify import verify
+from compiler.verify.stages import message_edges
 from tests.program.mutations import KINDS, UNSEEN, mutations
 from tests.program.samples import LAYERS, PIPELINE
 
@@ -243,3 +247,17 @@ def test_a_million_micro_batches() -> None:
     assert codes(pipeline(p, m, early)) == []
     stuck = [good[0], good[1], good[2], f"F[0..{m}]\nB[0..{m}]"]
     assert codes(pipeline(p, m, stuck)) == ["E0642"]
+
+
+@settings(max_examples=60)
+@given(st.integers(2, 4), st.integers(1, 90), st.data())
+def test_shortened_schedules_hang_as_the_whole_ones_do(p: int, m: int, data: st.DataObject) -> None:
+    """1F1B with any number of forwards ahead, on any stage: the verifier (which shortens them) against simulation."""
+    near = st.integers(0, min(m, 12))
+    ahead = [data.draw(near | near.map(lambda w: m - w) | st.integers(0, m)) for _ in range(p)]
+    texts = [f"F[0..{w}]\nfor i in 0..{m - w} {{ F[i + {w}] B[i] }}\nB[{m - w}..{m}]" for w in ahead]
+    text = pipeline(p, m, texts)
+    program = parse_program(text)
+    lists = [unroll(cls.schedule, 0) for cls in program.classes]
+    hang = find_hang(lists, message_edges(program))
+    assert codes(text) == (["E0642"] if hang is not None else [])
