@@ -50,10 +50,10 @@ _NUMBER = r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 _TOKEN = re.compile(
     rf"""(?P<space>[ \t\f]+)
     |(?P<comment>\#[^\r\n]*)
-    |(?P<newline>[\r\n](?:[ \t\f]*[\r\n])*)
+    |(?P<newline>[\r\n][ \t\f\r\n]*)
     |(?P<name>[A-Za-z_][A-Za-z0-9_]*)
     |(?P<number>{_NUMBER})(?:[ ]?(?P<unit>{_UNIT})(?![A-Za-z0-9_]))?
-    |(?P<string>"(?:[^"\\\r\n]|\\[^\r\n])*")
+    |(?P<string>"[^"\\\r\n]*+(?:\\[^\r\n][^"\\\r\n]*+)*+")
     |(?P<op>\.\.\.|\.\.|\.|->|\*\*|//|<=|>=|==|!=|[-+*/%@<>=~:,()\[\]{{}}])""",
     re.VERBOSE,
 )
@@ -204,14 +204,13 @@ class Lexer:
             glued = _GLUED.match(self.text, end)
             if glued and not (glued.group() == "." and self.text.startswith("..", end)):
                 return self._glued(None, start, end)
-        type_ = "NUMBER" if found.group("unit") is None else "QUANTITY"
-        if len(number) > limits.MAX_DIGITS:
-            self._error("E0004", f"this number has more than {limits.MAX_DIGITS} digits", start, end)
-            number = "0"
-        elif not number.isdigit() and float(number) == float("inf"):
-            self._error("E0004", "this number is too large", start, end, help="the largest is about 1.8e308")
-            number = "0"
-        self.tokens.append(Token(type_, found.group() if number != "0" else number, start, end))
+        unit, text = found.group("unit"), found.group()
+        too_large = not number.isdigit() and float(number) == float("inf")
+        if len(number) > limits.MAX_DIGITS or too_large:
+            what = f"has more than {limits.MAX_DIGITS} digits" if len(number) > limits.MAX_DIGITS else "is too large"
+            self._error("E0004", f"this number {what}", start, end, help="the largest is about 1.8e308")
+            text = f"0 {unit}" if unit else "0"
+        self.tokens.append(Token("QUANTITY" if unit else "NUMBER", text, start, end))
         return end
 
     def _glued(self, help: str | None, start: int, end: int) -> int:

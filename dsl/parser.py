@@ -27,9 +27,10 @@ _RESERVED = frozenset({"TRUE", "FALSE", "NOT", "IF", "ELSE", "AND", "OR"})
 # Words that follow a value, and words that are never bare names in a setting (`memory size over …`).
 _AFTER_VALUE = frozenset({"over", "if", "and", "or"})
 _NEVER_BARE = _AFTER_VALUE | {"not", "true", "false", "else"}
-# What follows a name, and never a keyword that begins a statement.
-_AFTER_NAME = {"=": frozenset[str](), ",": frozenset[str](), "[": frozenset({"RETURN"}), "(": frozenset({"MESH"})}
-_EXPRESSION_STATEMENTS = frozenset({"RETURN", "LOSS", "REPEAT", "MICROBATCHES"})
+# Statements that begin with an expression, or like a call: a bracket behind their keyword makes no name of it.
+_EXPRESSION_STATEMENTS = frozenset({"RETURN", "LOSS", "REPEAT", "MICROBATCHES", "MESH"})
+# Far above what the limits on brackets and depth allow between statements, but for chains of `else if`.
+_DEEPEST_STACK = 4096
 
 
 class _NoLexer(LarkLexer):
@@ -94,6 +95,10 @@ class Parser:
         while position < len(tokens):
             if position == 0 or tokens[position - 1].type == "NEWLINE":
                 line = position
+                if len(state.state_stack) > _DEEPEST_STACK:
+                    message = f"more than {limits.MAX_DEPTH} branches in one `if`"
+                    self.diagnostics.error("E0903", message, Span(self.name, tokens[line].start, tokens[line].end))
+                    return None
                 saved = list(state.state_stack), list(state.value_stack)
                 builder.fresh()
             token = tokens[position]
@@ -131,7 +136,7 @@ class Parser:
             return keyword if keyword in choices or keyword in _RESERVED or position == line else "NAME"
         if keyword in _RESERVED:
             return "NAME" if position and self.tokens[position - 1].text == "." else keyword
-        return keyword if keyword in choices and self._is_keyword(keyword, following) else "NAME"
+        return keyword if keyword in choices and self._is_keyword(keyword, position) else "NAME"
 
     def _ends_head(self, position: int, line: int) -> bool:
         """Whether the head of a loop ends there: `as` before that is the loop's, not a call's."""
@@ -145,14 +150,28 @@ class Parser:
             return following.text not in _AFTER_VALUE
         return following.type in ("NUMBER", "QUANTITY", "STRING") or following.text == "["
 
-    def _is_keyword(self, keyword: str, following: Token) -> bool:
+    def _is_keyword(self, keyword: str, position: int) -> bool:
         """Where both a keyword and a name fit, what follows decides."""
+        following = self.tokens[position + 1]
         if keyword in ("OVER", "KEEP"):
             return following.type in ("NAME", "NUMBER", "QUANTITY", "STRING") or following.text in ("(", "[")
-        exceptions = _AFTER_NAME.get(following.text) if following.type == "OP" else None
-        if exceptions is None or keyword in exceptions:
+        if following.type != "OP" or keyword == "RETURN":
             return True
-        return following.text == "(" and keyword in _EXPRESSION_STATEMENTS
+        if following.text == "[":
+            return not self._assigned(position + 1)
+        if following.text == "(":
+            return keyword in _EXPRESSION_STATEMENTS
+        return following.text not in ("=", ",")
+
+    def _assigned(self, position: int) -> bool:
+        """Whether the list that begins there is followed by what follows the dims of a target."""
+        depth = 0
+        for at in range(position, len(self.tokens) - 1):
+            text = self.tokens[at].text
+            depth += (text == "[") - (text == "]")
+            if not depth:
+                return self.tokens[at + 1].text in ("=", ",")
+        return False
 
     # --- errors -------------------------------------------------------------------------------------
 
@@ -167,7 +186,8 @@ class Parser:
         else:
             expected = self._acceptable()
             self.diagnostics.add(explain(self.tokens, position, line, expected, self.grammar.spelling, self.name))
-        return self.diagnostics.full or token.type == "$END"
+        unclosed = isinstance(error, ParcError) and self.tokens[line].text == "}"
+        return self.diagnostics.full or unclosed or token.type == "$END"
 
     def _acceptable(self) -> set[str]:
         """The terminals that could stand here (not only those in the state's row: reductions are tried)."""

@@ -15,8 +15,7 @@ from dsl.layout import INDENT, lay_out
 from dsl.lexer import Comment, Lexed
 from dsl.parser import parse_with_comments
 from dsl.show import statement
-
-_BLOCKS = (ast.Definition, ast.Repeat, ast.If)
+from dsl.source import Span
 
 
 def format_source(text: str, name: str) -> str:
@@ -61,31 +60,31 @@ class _Printer:
         fresh = True
         for node in nodes:
             wide = isinstance(node, ast.Definition) or isinstance(before, ast.Definition)
-            fresh = self.leading(node.span.end, node.span.start, indent, fresh, wide and not fresh)
+            if self.leading(self._head_end(node.span), indent, fresh, wide):
+                fresh = wide = False
+            self.blank(node.span.start, fresh, wide)
             self.node(node, indent)
-            before = node
-        self.leading(region.end, region.end, indent, fresh, isinstance(before, ast.Definition))
+            before, fresh = node, False
+        self.leading(region.end, indent, fresh, isinstance(before, ast.Definition))
 
-    def leading(self, until: int, start: int, indent: str, fresh: bool, wide: bool) -> bool:
-        """Comments before the statement at `start`, or in it (but not in its body); whether nothing was printed.
+    def leading(self, until: int, indent: str, fresh: bool, wide: bool) -> bool:
+        """The comments up to there, on lines of their own; whether there are any.
 
-        `wide` asks for a blank line. A comment directly above a statement belongs to it.
+        `fresh` says that a body begins here, `wide` asks for a blank line before the first of them.
         """
-        inner = self._head_end(start, until)
-        while self.next < len(self.comments) and self.comments[self.next].start < inner:
+        first = self.next
+        while self.next < len(self.comments) and self.comments[self.next].start < until:
             comment = self.comments[self.next]
             self.blank(comment.start, fresh, wide)
             self.lines.append(indent + comment.text)
             self.end, self.next = max(self.end, comment.end), self.next + 1
-            fresh, wide = False, False
-        if start < until:
-            self.blank(start, fresh, wide)
-        return False if start < until else fresh
+            fresh = wide = False
+        return self.next > first
 
-    def _head_end(self, start: int, until: int) -> int:
+    def _head_end(self, span: Span) -> int:
         """Where the part of a statement ends whose comments go before it: all of it, or the head of its body."""
-        at = bisect_left(self.braces, start)
-        return min(until, self.braces[at]) if at < len(self.braces) else until
+        at = bisect_left(self.braces, span.start)
+        return min(span.end, self.braces[at]) if at < len(self.braces) else span.end
 
     def blank(self, start: int, fresh: bool, wide: bool) -> None:
         """A blank line, if there was one before `start` in the text or if one is due."""

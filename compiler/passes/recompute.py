@@ -135,7 +135,7 @@ def _check(rules: Iterable[RecomputeRule], names: set[str], paths: set[str]) -> 
         for what, path, known in wanted:
             if path not in known:
                 found.error(
-                    "E0460",
+                    "E0404",
                     f"recompute: the model has no {what} `{path}`",
                     rule.span,
                     help=did_you_mean(path, sorted(known)) or "names are paths such as `block.attention.out`",

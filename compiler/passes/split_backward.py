@@ -23,8 +23,8 @@ def split_backward(
     """`(B, W, crossing)`: B puts out `urgent`, then `crossing`; W takes crossing (first) and puts out the graph's
     other outputs, in order. Both keep the graph's values; inputs are those that they use, in the graph's order.
 
-    A value may be urgent and cross as well. A gradient that is a mere sum (of a bias) is better named urgent: else what
-    it sums up has to cross. `urgent` are outputs of the graph. `names` must know all names of the graph; left out, they are collected.
+    `urgent` are outputs of the graph; one may cross as well. A gradient that is a mere sum (of a bias) is better named
+    urgent: else what it sums up has to cross. `names` must know all names of the graph; left out, they are collected.
     """
     names = names or Names(v.name for v in graph_values(graph))
     rest = [v for v in graph.outputs if v not in set(urgent)]

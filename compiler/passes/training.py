@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from compiler.graph import Builder, Graph, Names, Type, Value
 from compiler.model import Init, Job, State, Training
+from compiler.ops.base import Op
 from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast, Literal, Map
 from compiler.ops.reduce import Reduce
@@ -83,6 +84,8 @@ class _Update:
         self.gradients = gradients
         self.b = Builder(names)
         self.finite: Value | None = None
+        self.of_step: set[Value] = set()  # what depends on the step only, computed once
+        self.shared: dict[tuple[Op, tuple[Value, ...]], tuple[Value, ...]] = {}
         self.reports: list[str] = []
         self.report_values: list[Value] = []
         self.states = (*counters.all, *(s for u in job.updates for s in u.states))
@@ -167,15 +170,29 @@ class _Update:
         return [new_weights[w.name] for w in self.weights], new_states
 
     def _inline(self, graph: Graph, operands: Sequence[Value], scope: str) -> list[Value]:
-        """The graph's nodes on these operands; values not named by the weight's path are named below `scope`."""
+        """The graph's nodes on these operands; values not named by the weight's path are named below `scope`.
+
+        What depends on the step alone (a schedule of the learning rate) is computed once for all weights.
+        """
         path = operands[1].name
+        env = dict(zip(graph.inputs, operands, strict=True))
+        self.of_step.add(operands[0])
 
         def rename(name: str) -> str:
             return name if within(name, path) else f"{scope}.{name}"
 
-        env = dict(zip(graph.inputs, operands, strict=True))
         for node in graph.nodes:
-            self.b.nodes.append(copy_node(node, env, self.names, rename))
+            inputs = tuple(env[v] for v in node.inputs)
+            if not all(v in self.of_step for v in inputs) or any(v.type.dims for v in node.outputs):
+                self.b.nodes.append(copy_node(node, env, self.names, rename))
+                continue
+            key = (node.op, inputs)
+            if key not in self.shared:
+                made = copy_node(node, env, self.names, lambda name: f"update.{name.removeprefix(path + '.')}")
+                self.b.nodes.append(made)
+                self.shared[key] = made.outputs
+                self.of_step.update(made.outputs)
+            env.update(zip(node.outputs, self.shared[key], strict=True))
         return [env[v] for v in graph.outputs]
 
     def _next_scale(self) -> list[Value]:

@@ -1,0 +1,150 @@
+"""Collectives: stacked and with private buffers, bit for bit, and both are what the layouts say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compiler.graph import Dim, Type
+from compiler.layout import TIME, Layout, local_type
+from compiler.ops.base import Op
+from compiler.ops.comm import AllGather, AllReduce, AllToAll, Halo, HaloAdd, MaskPad, OnlyFirst, ReduceScatter, Shard
+from runtime.distribute import Array, Mesh, collect, distribute
+from runtime.emulate.collectives import plan_comm
+from runtime.kernels import Context
+from runtime.private.collectives import collective
+from runtime.private.communicator import Hub
+
+AXES = ("a", "b")
+
+
+def both(op: Op, x: Array, type: Type, before: Layout, after: Layout, mesh: Mesh, mb: int = 0) -> Array:
+    """The stacked result, after a check that devices with private buffers have the same bits."""
+    result = plan_comm(op, type, before, after, mesh)(Context(mb), x)
+    local = local_type(type, after, mesh.sizes).shape
+    assert result.shape[mesh.lead :] == local, op
+    hub, rest = Hub(mesh), {}
+    full = np.broadcast_to(x, mesh.shape + x.shape[mesh.lead :])
+    for at in mesh.devices:
+        piece = full[tuple(at[a] for a in mesh.axes)].copy()
+        comm = hub.communicator(0, at)
+        rest[tuple(at.values())] = collective(op, piece, type, before, after, mesh, {**at, TIME: mb}, comm)
+    wide = np.broadcast_to(result, mesh.shape + local)
+    while rest:
+        for key, running in list(rest.items()):
+            try:
+                next(running)
+            except StopIteration as done:
+                del rest[key]
+                np.testing.assert_array_equal(done.value, wide[key])
+    return result
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> tuple[Type, Layout, Mesh, Array]:
+    """A value of two or three dims, split evenly but for dims that one axis alone splits; pending on what is left."""
+    sizes = {a: draw(st.integers(1, 3)) for a in AXES} | {TIME: 2}
+    mesh = Mesh(AXES, sizes)
+    rank = draw(st.integers(2, 3))
+    dims: list[tuple[str, ...]] = [() for _ in range(rank)]
+    pending = []
+    for a in AXES:
+        place = draw(st.integers(-2, rank - 1))
+        if place >= 0:
+            dims[place] = (*dims[place], a)
+        elif place == -2:
+            pending.append((a, "sum"))
+    extents = []
+    for split in dims:
+        n = draw(st.integers(1, 4))
+        extents.append(n if len(split) < 2 else n * mesh.count(split))
+    type = Type("f64", tuple(Dim(f"d{i}", n) for i, n in enumerate(extents)))
+    x = np.random.default_rng(draw(st.integers(0, 99))).integers(-9, 9, type.shape).astype(np.float64)
+    return type, Layout(tuple(dims), tuple(sorted(pending))), mesh, x
+
+
+@given(layouts(), st.data())
+def test_every_collective_keeps_the_logical_value(case: tuple[Type, Layout, Mesh, Array], data: st.DataObject) -> None:
+    type, before, mesh, x = case
+    dims = [list(d) for d in before.dims]
+    pending = dict(before.pending)
+    choices: list[Op] = [AllReduce((a,), "sum") for a in pending]
+    for i, d in enumerate(type.dims):
+        choices += [ReduceScatter(d.name, (a,), "sum") for a in pending if not dims[i]]
+        if dims[i]:
+            choices.append(AllGather(d.name, tuple(dims[i])))
+            choices += [AllToAll(d.name, e.name, tuple(dims[i])) for j, e in enumerate(type.dims) if not dims[j]]
+        free = [a for a in AXES if a not in before.axes]
+        choices += [Shard(d.name, (a,)) for a in free if not dims[i]]
+    choices += [OnlyFirst((a,)) for a in AXES if a not in before.axes]
+    if not choices:
+        return
+    op = data.draw(st.sampled_from(choices))
+    axes: Any = op.axes  # type: ignore[attr-defined]
+    for a in axes:
+        pending.pop(a, None)
+    if isinstance(op, (AllGather, AllToAll)):
+        dims[type.index(op.dim if isinstance(op, AllGather) else op.gather)] = []
+    if isinstance(op, (ReduceScatter, Shard, AllToAll)):
+        dims[type.index(op.scatter if isinstance(op, AllToAll) else op.dim)] += list(axes)
+    if isinstance(op, OnlyFirst):
+        pending |= dict.fromkeys(axes, "sum")
+    after = Layout(tuple(map(tuple, dims)), tuple(sorted(pending.items())))
+    stacked = distribute(x, type, before, mesh)
+    np.testing.assert_array_equal(collect(both(op, stacked, type, before, after, mesh), type, after, mesh), x)
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 13), st.integers(0, 3), st.integers(0, 3))
+def test_halo_and_its_adjoint(n: int, m: int, size: int, left: int, right: int) -> None:
+    """Borders equal the padded whole's; <halo(x), y> = <x, halo_add(y)>, over two axes and uneven pieces too."""
+    mesh = Mesh(AXES, {"a": n, "b": m})
+    type = Type("f64", (Dim("k", 2), Dim("s", size)))
+    split = Layout(((), AXES))
+    bordered = Layout(((), AXES), (), ((1, left, right),))
+    rng = np.random.default_rng(size)
+    x = rng.integers(1, 9, type.shape).astype(np.float64)
+    length = -(-size // (n * m))
+    wide = both(Halo("s", AXES, left, right, 7.0), distribute(x, type, split, mesh), type, split, bordered, mesh)
+    beyond = n * m * length - size + right
+    padded = np.pad(x, ((0, 0), (left, beyond)), constant_values=7.0)
+    flat = wide.reshape(n * m, 2, left + length + right)
+    for p in range(n * m):
+        np.testing.assert_array_equal(flat[p], padded[:, p * length : (p + 1) * length + left + right])
+    y = rng.integers(1, 9, wide.shape).astype(np.float64)
+    zero = both(Halo("s", AXES, left, right, 0.0), distribute(x, type, split, mesh), type, split, bordered, mesh)
+    back = both(HaloAdd("s", AXES, left, right), y, type, bordered, split, mesh)
+    assert (zero * y).sum() == (distribute(x, type, split, mesh) * back).sum()
+
+
+@given(st.integers(1, 4), st.integers(1, 9))
+def test_mask_pad_marks_what_is_unused(n: int, size: int) -> None:
+    mesh = Mesh(("a",), {"a": n})
+    type, layout = Type("f64", (Dim("s", size),)), Layout((("a",),))
+    x = distribute(np.ones(size), type, layout, mesh)
+    masked = both(MaskPad("s", -5.0), x, type, layout, layout, mesh)
+    np.testing.assert_array_equal(masked.reshape(-1)[:size], 1.0)
+    np.testing.assert_array_equal(masked.reshape(-1)[size:], -5.0)
+
+
+def test_ops_on_the_time_axis_follow_the_micro_batch() -> None:
+    mesh = Mesh(("a",), {"a": 2, TIME: 3})
+    type = Type("f64", (Dim("s", 12),))
+    whole, split = Layout(((),)), Layout(((TIME, "a"),))
+    x = distribute(np.arange(12.0), type, whole, mesh)
+    for mb in range(3):
+        piece = both(Shard("s", (TIME, "a")), x, type, whole, split, mesh, mb)
+        np.testing.assert_array_equal(piece.reshape(-1), np.arange(12.0)[4 * mb : 4 * mb + 4])
+        kept = both(OnlyFirst((TIME,)), x, type, whole, Layout(((),), ((TIME, "sum"),)), mesh, mb)
+        assert kept.any() == (mb == 0)
+
+
+def test_sums_of_16_bit_values_are_rounded_once() -> None:
+    """256 + 1 + 1 + … (8 ones) is 264 when added in float32, 256 when rounded to bf16 after every addition."""
+    mesh = Mesh(("a",), {"a": 9})
+    x = np.array([256.0] + [1.0] * 8, np.float32).reshape(9, 1)
+    before, after = Layout(((),), (("a", "sum"),)), Layout(((),))
+    result = both(AllReduce(("a",), "sum"), x, Type("bf16", (Dim("s", 1),)), before, after, mesh)
+    assert result.item() == 264.0
