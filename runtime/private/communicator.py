@@ -74,6 +74,7 @@ class Hub:
     def communicator(self, group: int, at: Mapping[str, int]) -> LocalCommunicator:
         return LocalCommunicator(self, group, dict(at))
 
+
 class LocalCommunicator:
     """A device's end of the hub."""
 

@@ -173,9 +173,7 @@ class Device:
                 var, (out,) = scope[instr.inputs[0]], instr.outputs
                 at = {**self.at, TIME: self.ctx.micro}
                 layouts = var.layout, out.layout
-                results = [
-                    (yield from collective(op, arrays[0], var.type, *layouts, self.mesh, at, self.comm))
-                ]
+                results = [(yield from collective(op, arrays[0], var.type, *layouts, self.mesh, at, self.comm))]
             else:
                 results = [np.array(r) for r in self._compute(instr, scope, arrays)]
             for out, array in zip(instr.outputs, results, strict=True):

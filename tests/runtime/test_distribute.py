@@ -72,7 +72,9 @@ def classes(*parts: tuple[int, int]) -> list[tuple[StateDecl, DeviceClass, int]]
     """One class per part (first layer, layers) of a loop of 5 layers, one group each."""
     found: list[tuple[StateDecl, DeviceClass, int]] = []
     for g, (first, count) in enumerate(parts):
-        decl = StateDecl("w", "weight", Type("f64", (Dim("block", count), Dim("d", 2))), Layout(((), ())), 0, Init("zeros"))
+        decl = StateDecl(
+            "w", "weight", Type("f64", (Dim("block", count), Dim("d", 2))), Layout(((), ())), 0, Init("zeros")
+        )
         ranges = (LoopRange("block", 0, Affine(first), count, 5),)
         found.append((decl, DeviceClass((g,), ranges, (decl,), (), ()), g))
     return found
