@@ -181,6 +181,9 @@ class _Update:
         def rename(name: str) -> str:
             return name if within(name, path) else f"{scope}.{name}"
 
+        def once(name: str) -> str:
+            return f"update.{name.removeprefix(path + '.').removeprefix('update.')}"
+
         for node in graph.nodes:
             inputs = tuple(env[v] for v in node.inputs)
             if not all(v in self.of_step for v in inputs) or any(v.type.dims for v in node.outputs):
@@ -188,7 +191,7 @@ class _Update:
                 continue
             key = (node.op, inputs)
             if key not in self.shared:
-                made = copy_node(node, env, self.names, lambda name: f"update.{name.removeprefix(path + '.')}")
+                made = copy_node(node, env, self.names, once)
                 self.b.nodes.append(made)
                 self.shared[key] = made.outputs
                 self.of_step.update(made.outputs)
