@@ -43,19 +43,27 @@ class Checked:
 class Options(TypedDict, total=False):
     """Keyword arguments of most functions here.
 
-    `params` override the file's `param`s, `job` chooses one where there are several, `strategy` replaces the job's own.
+    `params` override the file's `param`s, `job` chooses one where there are several, `strategy` replaces the job's own,
+    `double` its precision by float64.
     """
 
     params: Mapping[str, object]
     job: str | None
     strategy: str | None
+    double: bool
 
 
 def evaluate(file: File, **options: Unpack[Options]) -> Evaluation:
     """The job of a file with its model's graph, and what stands beside it. Raises `ParcError`."""
-    from compiler.evaluate import evaluate_file
+    return _evaluate(file, _texts(options.get("params")), options.get("job"), options)
 
-    return evaluate_file(file, _texts(options.get("params")), options.get("job"), options.get("strategy"))
+
+def _evaluate(file: File, overrides: Mapping[str, str], job: str | None, options: Options) -> Evaluation:
+    from compiler.evaluate import evaluate_file
+    from compiler.model import Precision
+
+    precision = Precision("f64", "f64") if options.get("double") else None
+    return evaluate_file(file, overrides, job, options.get("strategy"), precision=precision)
 
 
 def check(file: File, **options: Unpack[Options]) -> Checked:
@@ -64,7 +72,7 @@ def check(file: File, **options: Unpack[Options]) -> Checked:
     Raises `ParcError` with all that is wrong.
     """
     from compiler.driver import compile_job
-    from compiler.evaluate import check_file, evaluate_file
+    from compiler.evaluate import check_file
     from dsl.diagnostics import Diagnostics, ParcError
 
     overrides, job = _texts(options.get("params")), options.get("job")
@@ -76,7 +84,7 @@ def check(file: File, **options: Unpack[Options]) -> Checked:
     jobs = []
     for name in names:
         try:
-            jobs.append(compile_job(evaluate_file(file, overrides, name, options.get("strategy")).job))
+            jobs.append(compile_job(_evaluate(file, overrides, name, options).job))
         except ParcError as error:
             for diagnostic in error.diagnostics:
                 found.add(diagnostic)

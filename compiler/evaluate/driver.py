@@ -14,7 +14,7 @@ from compiler.evaluate.modules import Loader, Module, apply_overrides
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.strategy import build_strategy
 from compiler.evaluate.values import Entry, Skip, Static
-from compiler.model import Job
+from compiler.model import Job, Precision
 from dsl import ast
 from dsl.diagnostics import Diagnostic, ParcError, did_you_mean, fail
 from dsl.files import load, project_root
@@ -59,15 +59,16 @@ def evaluate_file(
     job: str | None = None,
     strategy: str | None = None,
     root: Path | None = None,
+    precision: Precision | None = None,
 ) -> Evaluation:
-    """As `evaluate`, with the file's checks and parameters."""
+    """As `evaluate`, with the file's checks and parameters; `precision` replaces the job's."""
     session = Session()
 
     def run() -> Evaluation:
         module = _load(session, path, overrides or {}, root)
         entry = _choose(module, job)
         override = ast.Name(strategy, span=entry.item.name.span) if strategy else None
-        made = build_job(session, module, entry, override)
+        made = build_job(session, module, entry, override, precision)
         checks = check_statics(session, module)
         params = {n: v for n in module.param_names() if (v := module.param(n)) is not None}
         if session.diagnostics.failed:

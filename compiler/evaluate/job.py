@@ -39,8 +39,17 @@ class _Tasks:
     seen: dict[str, ast.Statement] = field(default_factory=dict)
 
 
-def build_job(session: Session, module: Module, entry: Entry, strategy: ast.Name | None = None) -> Job:
-    """The job; `strategy` replaces the one that it names (`serial`: none). Raises Skip after reported errors."""
+def build_job(
+    session: Session,
+    module: Module,
+    entry: Entry,
+    strategy: ast.Name | None = None,
+    precision: Precision | None = None,
+) -> Job:
+    """The job; `strategy` replaces the one that it names (`serial`: none), `precision` the one that it states.
+
+    Raises Skip after reported errors.
+    """
     item = entry.item
     assert isinstance(item, ast.Job)
     tasks = _sort(session, item)
@@ -50,7 +59,8 @@ def build_job(session: Session, module: Module, entry: Entry, strategy: ast.Name
         raise fail("E0314", f"the job `{entry.name}` trains nothing", item.name.span, help=help)
     before = session.failures
     names = Names()
-    precision = _try(session, lambda: _precision(tasks.precision, module)) or Precision()
+    stated = _try(session, lambda: _precision(tasks.precision, module)) or Precision()
+    precision = precision or stated
     model = _try(session, lambda: _model(session, module, task, names, precision))
     cluster = _try(session, lambda: build_cluster(session, module, task.cluster) if task.cluster else None)
     plan = _try(session, lambda: _strategy(session, module, task, strategy, model, cluster))

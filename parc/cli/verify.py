@@ -39,6 +39,7 @@ _MOST_SHOWN = 10
 @click.command("verify", cls=Command)
 @file_argument
 @click.option("--steps", type=click.IntRange(1), default=2, show_default=True, help="Training steps.")
+@click.option("--double", is_flag=True, help="In float64, whatever the job says: rounding hides and feigns nothing.")
 @click.option("--tolerance", type=click.FloatRange(0), help="Largest relative error, instead of the data types' own.")
 @click.option("--exact", is_flag=True, help="Whole numbers, compared to the bit: for linear models.")
 @click.option(
@@ -54,6 +55,7 @@ def command(
     out: Output,
     file: str,
     steps: int,
+    double: bool,
     tolerance: float | None,
     exact: bool,
     executor: api.Executor,
@@ -68,7 +70,7 @@ def command(
     compared after each.
     """
     set_threads(threads)
-    chosen = choice(params, job, strategy)
+    chosen = choice(params, job, strategy) | {"double": double}
     proof = api.verify(read_source(out, file), steps, tolerance=tolerance, exact=exact, executor=executor, **chosen)
     out.result = _finite(proof.as_json())
     out.data(_shown(proof, color(sys.stdout)))
