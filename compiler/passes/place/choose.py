@@ -104,7 +104,7 @@ def _can_join(held: list[list[tuple[Layout, int]]], others: frozenset[int], axis
     return all(any(axis not in v.axes for v, _ in held[i]) or not held[i] for i in others)
 
 
-def _room(region: Region, plan: Plan, index: int, axis: str, padded_ok: bool) -> bool:
+def _room(region: Region, node: Node, plan: Plan, index: int, axis: str, padded_ok: bool) -> bool:
     """True if `axis` can split the loop besides the axes that it has already."""
     loop = plan.loops[index]
     if loop.kind == "whole":
@@ -114,7 +114,10 @@ def _room(region: Region, plan: Plan, index: int, axis: str, padded_ok: bool) ->
         n *= region.sizes[a]
     if loop.size % n == 0:
         return loop.size >= n
-    return padded_ok and not plan.axes[index] and axis != TIME and loop.kind != "halo"
+    if not padded_ok or plan.axes[index] or axis == TIME or loop.kind == "halo":
+        return False
+    walked = [(v, n) for v, n in zip((*node.inputs, *node.outputs), (*loop.ins, *loop.outs), strict=True) if n]
+    return all(v.type.size(n) == loop.size for v, n in walked)  # not the major part of a split or merged dim
 
 
 def _by_weight(region: Region, node: Node, plan: Plan, axis: str) -> int | None:
@@ -124,7 +127,7 @@ def _by_weight(region: Region, node: Node, plan: Plan, axis: str) -> int | None:
         if compute is not None and (d := compute.dim_of(axis)) is not None:
             name = v.type.dims[d].name
             for k, loop in enumerate(plan.loops):
-                if loop.ins[i] == name and _room(region, plan, k, axis, True):
+                if loop.ins[i] == name and _room(region, node, plan, k, axis, True):
                     return k
     mark = region.shared.gradients.get(node.outputs[0].name)
     if mark is not None:
@@ -132,7 +135,7 @@ def _by_weight(region: Region, node: Node, plan: Plan, axis: str) -> int | None:
             if (
                 loop.outs[0] is not None
                 and axis in mark.dims.get(loop.outs[0], ())
-                and _room(region, plan, k, axis, True)
+                and _room(region, node, plan, k, axis, True)
             ):
                 return k
     return None
@@ -162,7 +165,7 @@ def _by_cost(
         if not named and not here:
             continue
         rule = min(named, key=lambda w: w.rank).rule if named else None
-        if not _room(region, plan, k, axis, (rule is not None and rule.pad) or here):
+        if not _room(region, node, plan, k, axis, (rule is not None and rule.pad) or here):
             if rule is not None and loop.kind in ("pass", "sum", "max") and not here and axis != TIME:
                 region.rules.indivisible(loop.names[0], loop.size, (*plan.axes[k], axis), rule, out.name)
             continue

@@ -8,6 +8,7 @@ from compiler.graph import Node, Value
 from compiler.layout import TIME, Layout, is_padded, local_type
 from compiler.ops.base import Loop
 from compiler.ops.comm import Halo, HaloAdd, MaskPad
+from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Cast
 from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Reduce
@@ -77,7 +78,8 @@ def _operand(region: Region, node: Node, plan: Plan, i: int) -> Value:
             loop.kind in ("sum", "max") and is_padded(value.type.dims[d], tuple(axes), region.sizes) and _masks(node, i)
         ):
             masked = Value(region.shared.names.fresh(f"{value.name}.masked"), value.type, value.span)
-            neutral = 0.0 if loop.kind == "sum" else -inf
+            lowest = -inf if value.type.is_float else -(2.0**31)
+            neutral = 0.0 if loop.kind == "sum" else lowest
             region.nodes.append(Node(MaskPad(name, neutral), (got,), (masked,), node.span))
             region.shared.layouts[masked.name] = layout
             got = masked
@@ -90,7 +92,7 @@ def _masks(node: Node, i: int) -> bool:
         return False
     if isinstance(node.op, ScatterAdd):
         return i == 0
-    return node.inputs[i].type.is_float or isinstance(node.op, Reduce)
+    return node.inputs[i].type.is_float or isinstance(node.op, (Contract, Reduce))
 
 
 def _fetch_halo(
