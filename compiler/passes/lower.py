@@ -67,9 +67,9 @@ class _Class:
             stage = self.groups[0] + chunk * self.staged.groups
             self.names = Names()
             part = self.part(stage)
-            loads, backward = self.backward(stage, chunk, part)
+            backward = self.backward(stage, chunk, part)
             self.names = Names()
-            forward = self.forward(stage, chunk, part, loads)
+            forward = self.forward(stage, chunk, part)
             self.functions += [Function("F", chunk, forward), Function("B", chunk, backward)]
         update, states = lower_update(self.placed, self.staged, self.groups, self.part)
         self.functions.append(Function("U", 0, update))
@@ -96,7 +96,7 @@ class _Class:
 
     # --- forward and backward ----------------------------------------------------------------------
 
-    def forward(self, stage: int, chunk: int, part: Part | None, loads: set[str]) -> Body:
+    def forward(self, stage: int, chunk: int, part: Part | None) -> Body:
         placed, graph = self.placed, self.placed.forward
         scalars = ("loss", *self.training.model.metrics)
         where = self.staged.forward
@@ -113,7 +113,7 @@ class _Class:
                 )
         for v, kept, saved in zip(graph.outputs[len(scalars) :], placed.kept, self.training.saved, strict=True):
             s = where.get(v.name)
-            if s in (stage, ALL) or (s is None and kept.name in loads):
+            if s == ALL or stage in self.staged.loads[kept.name]:
                 roots.append(v)
                 ends.append((saved.name + suffix, v))
                 type = part.type(v.type) if part else v.type
@@ -126,8 +126,7 @@ class _Class:
             emit.do(Accumulate(name[1:]) if name.startswith("+") else Save(name), v)
         return Body((), tuple(emit.instrs), ())
 
-    def backward(self, stage: int, chunk: int, part: Part | None) -> tuple[set[str], Body]:
-        """The function, and the names of saved values (as backward knows them) that it loads."""
+    def backward(self, stage: int, chunk: int, part: Part | None) -> Body:
         placed, graph, where = self.placed, self.placed.backward, self.staged.backward
         suffix = f"#{chunk}" if chunk else ""
         ends: list[tuple[str, Value]] = []
@@ -138,11 +137,7 @@ class _Class:
         self._body(emit, graph, where, stage, chunk, [v for _, v in ends], False)
         for name, v in ends:
             emit.do(Accumulate(name), v)
-        loads = {i.outputs[0].name for i in emit.instrs if isinstance(i.op, Load)}
-        names = {i.op.name for i in emit.instrs if isinstance(i.op, Load)}
-        saved = {s.name: k.name for k, s in zip(placed.kept, self.training.saved, strict=True)}
-        del loads
-        return {saved[n.removesuffix(suffix) if suffix else n] for n in names}, Body((), tuple(emit.instrs), ())
+        return Body((), tuple(emit.instrs), ())
 
     def _body(
         self,
@@ -227,6 +222,11 @@ class _Class:
                 for t in stages:
                     if t is not None and t != stage and t not in found.setdefault(v.name, []):
                         found[v.name].append(t)
+        if forward:
+            for v, kept in zip(graph.outputs[1 + len(self.training.model.metrics) :], self.placed.kept, strict=True):
+                if where.get(v.name) == stage:
+                    wanted = found.setdefault(v.name, [])
+                    wanted += [t for t in sorted(self.staged.loads[kept.name]) if t != stage and t not in wanted]
         return {k: v for k, v in found.items() if v}
 
     def _enter(

@@ -47,6 +47,7 @@ class Staged:
     forward: Mapping[str, Stage]
     backward: Mapping[str, Stage]
     addends: tuple[tuple[Value, ...], ...]
+    loads: Mapping[str, frozenset[int]]  # saved value, as backward takes it in -> stages that read it there
 
     @property
     def stages(self) -> int:
@@ -80,13 +81,41 @@ def stage(placed: Placed) -> Staged:
     chunks = rule.chunks if rule is not None else 1
     cut = _cut(placed, rule, groups * chunks) if rule is not None and groups > 1 else None
     fixed = _fixed(strategy)
-    found = Staged(groups, chunks if groups > 1 else 1, cut, rule, {}, {}, ())
+    found = Staged(groups, chunks if groups > 1 else 1, cut, rule, {}, {}, (), {})
     first = _assign(placed.forward, found, fixed, {}, True, diagnostics)
-    saved = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
-    second = _assign(placed.backward, found, fixed, saved, False, diagnostics)
+    made = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
+    saved = {name: ALL for name, place in made.items() if place == ALL}  # others are saved wherever they are read
+    second = _assign(placed.backward, found, (), saved, False, diagnostics, first)
     diagnostics.raise_if_any()
     addends = tuple(_addends(placed, second, v) for v in placed.backward.outputs)
-    return Staged(found.groups, found.chunks, cut, rule, first, second, addends)
+    loads = _loads(placed, found, second, addends)
+    return Staged(found.groups, found.chunks, cut, rule, first, second, addends, loads)
+
+
+def _loads(
+    placed: Placed, staged: Staged, where: Mapping[str, Stage], addends: tuple[tuple[Value, ...], ...]
+) -> dict[str, frozenset[int]]:
+    """Stages whose backward pass reads each saved value, itself or through movable nodes."""
+    everyone = frozenset(range(staged.stages))
+    users: dict[str, frozenset[int]] = {}
+
+    def at(place: Stage) -> frozenset[int]:
+        return everyone if place == ALL else frozenset((place or 0,))
+
+    for v in (v for parts in addends for v in parts):
+        users[v.name] = users.get(v.name, frozenset()) | at(where.get(v.name))
+    for node in reversed(placed.backward.nodes):
+        place = where.get(node.outputs[0].name)
+        here = frozenset[int]().union(*(users.get(v.name, frozenset()) for v in node.outputs))
+        cut = staged.is_cut(node)
+        if cut:
+            here = everyone
+        elif here and place is not None:
+            here = at(place)
+        for i, v in enumerate(node.inputs):
+            enters = cut and isinstance(node.op, Repeat) and i < node.op.carries
+            users[v.name] = users.get(v.name, frozenset()) | (frozenset((staged.stages - 1,)) if enters else here)
+    return {k.name: users.get(k.name, frozenset()) for k in placed.kept}
 
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
@@ -135,8 +164,13 @@ def _assign(
     given: Mapping[str, Stage],
     forward: bool,
     diagnostics: Diagnostics,
+    origins: Mapping[str, Stage] | None = None,
 ) -> dict[str, Stage]:
-    """Forward: explicit places, else the latest stage of the operands; backward: the earliest."""
+    """Forward: explicit places, else the latest stage of the operands.
+
+    Backward: the stage of the node that is differentiated (`x.grad…` belongs to what made x: `origins`), else the
+    earliest stage of the operands.
+    """
     found: dict[str, Stage] = dict(given)
     last = staged.stages - 1
     for node in graph.nodes:
@@ -156,11 +190,20 @@ def _assign(
                     help="use the loop's results outside of it only through its carried variables",
                 )
             place = ALL
+        elif origins is not None and (origin := _origin(node.outputs[0].name, origins)) is not None:
+            place = origin
         elif place is None and inputs:
             place = max(inputs) if forward else min(inputs)
         for v in node.outputs:
             found[v.name] = place
     return found
+
+
+def _origin(name: str, stages: Mapping[str, Stage]) -> Stage:
+    """The stage of the forward value that `x.grad…` is named after, if it has one."""
+    made, mark, _ = name.partition(".grad")
+    found = stages.get(made) if mark else None
+    return None if found == ALL else found
 
 
 def _addends(placed: Placed, stages: Mapping[str, Stage], value: Value) -> tuple[Value, ...]:
