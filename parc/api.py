@@ -69,7 +69,7 @@ def _evaluate(file: File, overrides: Mapping[str, str], job: str | None, options
 def check(file: File, **options: Unpack[Options]) -> Checked:
     """Everything but running: every job (or only `job`) is evaluated, differentiated, placed and lowered.
 
-    Raises `ParcError` with all that is wrong.
+    What it lowers to is verified, the schedule for hangs too. Raises `ParcError` with all that is wrong.
     """
     from compiler.driver import compile_job
     from compiler.evaluate import check_file
@@ -84,12 +84,26 @@ def check(file: File, **options: Unpack[Options]) -> Checked:
     jobs = []
     for name in names:
         try:
-            jobs.append(compile_job(_evaluate(file, overrides, name, options).job))
+            compiled = compile_job(_evaluate(file, overrides, name, options).job)
+            jobs.append(compiled)
+            for diagnostic in _verified(compiled):
+                found.add(diagnostic)
         except ParcError as error:
             for diagnostic in error.diagnostics:
                 found.add(diagnostic)
     found.raise_if_any()
     return Checked(tuple(found), tuple(jobs))
+
+
+def _verified(compiled: Compiled) -> tuple[Diagnostic, ...]:
+    """What the verifier finds in the lowered program, at the strategy in the `.par` file that it came from."""
+    from dataclasses import replace
+
+    from compiler.verify import verify
+
+    span = compiled.job.strategy.span
+    ours = ("parc lowered the strategy to a program that is not legal: please report it", None)
+    return tuple(replace(d, span=d.span or span, notes=(*d.notes, ours)) for d in verify(compiled.program))
 
 
 def compile(file: File, **options: Unpack[Options]) -> Compiled:

@@ -17,8 +17,11 @@ class Liveness:
     unused: tuple[str, ...]
 
 
-def liveness(body: Body) -> Liveness:
-    """Results of the body never die in it; a value that nobody reads dies where it is defined."""
+def liveness(body: Body, carries: int = 0) -> Liveness:
+    """The first `carries` results never die in the body; others that nobody reads die where they are defined.
+
+    (A loop copies an iteration's results, but for the carries, as soon as they are defined.)
+    """
     last: dict[str, int] = {p.name: -1 for p in body.params}
     for i, instr in enumerate(body.instrs):
         for name in instr.inputs:
@@ -27,7 +30,7 @@ def liveness(body: Body) -> Liveness:
             last[var.name] = i
     after: list[list[str]] = [[] for _ in body.instrs]
     unused = []
-    results = set(body.results)
+    results = set(body.results[:carries])
     for name, i in last.items():
         if name in results:
             continue

@@ -144,10 +144,10 @@ class _Replay:
 
     # --- instructions
 
-    def _body(self, body: Body, env: dict[str, _Buffer], where: str, stacks: Sequence[str] = ()) -> None:
+    def _body(self, body: Body, env: dict[str, _Buffer], where: str, carries: int = 0) -> None:
         live = self.lives.get(id(body))
         if live is None:
-            live = self.lives[id(body)] = liveness(body)
+            live = self.lives[id(body)] = liveness(body, carries)
         for name in live.unused:
             self._hold(env.pop(name), names=-1)
         for instr, dying in zip(body.instrs, live.after, strict=True):
@@ -253,11 +253,11 @@ class _Replay:
             inner = dict(zip((p.name for p in op.body.params), [*carried, *shared], strict=True))
             for b in shared:
                 self._hold(b, names=1)
-            self._body(op.body, inner, f"{where} in {op.label}")
+            self._body(op.body, inner, f"{where} in {op.label}", op.carries)
             nexts = [inner[n] for n in op.body.results[: op.carries]]
             for b in nexts:
                 self._hold(b, names=1)
-            for name in dict.fromkeys(op.body.results):
+            for name in dict.fromkeys(op.body.results[: op.carries]):
                 self._hold(inner.pop(name), names=-1)
             carried = nexts
             i += 1

@@ -45,6 +45,13 @@ def defined_before_use(graph: Graph) -> Iterator[str]:
         yield from (f"{g.name} puts out %{v.name}, which is not defined" for v in g.outputs if v not in known)
 
 
+def dims_distinct(graph: Graph) -> Iterator[str]:
+    """No tensor has a dim twice; sizes are positive."""
+    for v in graph_values(graph):
+        if len(set(v.type.names)) != len(v.type.dims) or any(d.size < 1 for d in v.type.dims):
+            yield f"{v} is not a tensor"
+
+
 def types_inferred(graph: Graph) -> Iterator[str]:
     """Every op accepts its operands' types and gives the types that its results state."""
     for g in bodies(graph):
@@ -79,7 +86,13 @@ def _at(node: Node) -> str:
     return f"{names} = {node.op.mnemonic}"
 
 
-RULES: tuple[Callable[[Graph], Iterator[str]], ...] = (names_unique, defined_before_use, loops_fit, types_inferred)
+RULES: tuple[Callable[[Graph], Iterator[str]], ...] = (
+    names_unique,
+    dims_distinct,
+    defined_before_use,
+    loops_fit,
+    types_inferred,
+)
 
 
 def verify_graph(graph: Graph) -> None:

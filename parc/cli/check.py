@@ -13,7 +13,7 @@ from parc.cli.tables import plural
 @file_argument
 @job_options
 def command(out: Output, file: str, params: tuple[tuple[str, str], ...], job: str | None, strategy: str | None) -> None:
-    """Check FILE: every job is evaluated, differentiated, placed and lowered; nothing is run."""
+    """Check FILE: every job is evaluated, differentiated, placed, lowered and verified; nothing is run."""
     found = api.check(read_source(out, file), **choice(params, job, strategy))
     out.warn(found.warnings)
     out.result = {

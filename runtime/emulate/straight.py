@@ -15,12 +15,12 @@ import numpy as np
 
 from compiler.layout import TIME, local_type
 from compiler.ops.comm import Comm
-from compiler.ops.create import Iota
+from compiler.ops.create import Full, Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Program, Var
 from runtime.distribute import Array, Mesh
 from runtime.emulate.collectives import plan_comm
-from runtime.kernels import STORAGE, Env, LocalValue, plan, rounded
+from runtime.kernels import STORAGE, Context, Env, LocalValue, fuse, plan, rounded
 from runtime.liveness import liveness, variables
 
 Compiled = Callable[..., Iterator[Any] | None]
@@ -91,10 +91,18 @@ class _Writer:
     def put(self, depth: int, line: str) -> None:
         self.lines.append("    " * depth + line)
 
-    def body(self, body: Body, names: dict[str, str], depth: int, defined: Callable[[str], None] | None = None) -> None:
+    def body(
+        self,
+        body: Body,
+        names: dict[str, str],
+        depth: int,
+        carries: int = 0,
+        defined: Callable[[str], None] | None = None,
+    ) -> None:
         """Write the instructions. `names`: value -> Python variable; `defined` hears of each value's definition."""
+        body = fuse(body, self.local)
         scope = variables(body)
-        live = liveness(body)
+        live = liveness(body, carries)
         for instr, dying in zip(body.instrs, live.after, strict=True):
             if isinstance(instr.op, LocalRepeat):
                 self.loop(instr, instr.op, names, depth, dying)
@@ -124,6 +132,10 @@ class _Writer:
         else:
             ins, outs = [self.local(scope[n]) for n in instr.inputs], [self.local(v) for v in instr.outputs]
             kernel = plan(op, ins, outs, self.env)
+        if isinstance(op, Full):  # a constant, of the size along lead axes that its layout states
+            constant = np.broadcast_to(kernel(Context()), self.local(instr.outputs[0]).shape)
+            self.put(depth, f"{result} = {self.bind(constant)}")
+            return
         call = f"{self.bind(kernel)}({', '.join(['ctx', *args])})"
         if isinstance(op, Iota) and (op.dim.name, self.function.chunk) in self.slots.firsts:
             call += f" + g.firsts[{self.slots.firsts[op.dim.name, self.function.chunk]}]"
@@ -177,9 +189,8 @@ class _Writer:
         carries, stacks = op.carries, op.carries + op.stacks
         inner = {p.name: self.fresh() for p in op.body.params}
         variables = [inner[p.name] for p in op.body.params]
-        for k, (variable, name) in enumerate(zip(variables, instr.inputs, strict=True)):
-            if not carries <= k < stacks:
-                self.put(depth, f"{variable} = {names[name]}")
+        for variable, name in zip(variables[:carries], instr.inputs, strict=False):
+            self.put(depth, f"{variable} = {names[name]}")
         for name in dict.fromkeys(instr.inputs[:carries]):
             if name in dying and name not in instr.inputs[carries:]:
                 self.put(depth, f"{names[name]} = None")  # only the loop needs it any more
@@ -196,6 +207,8 @@ class _Writer:
         index = ", ".join([":"] * self.mesh.lead + [i])
         for variable, name in zip(variables[carries:stacks], instr.inputs[carries:stacks], strict=True):
             self.put(depth + 1, f"{variable} = {names[name]}[{index}]")
+        for variable, name in zip(variables[stacks:], instr.inputs[stacks:], strict=True):
+            self.put(depth + 1, f"{variable} = {names[name]}")  # each time: the body lets go of it at its last use
 
         def defined(name: str) -> None:
             for stack in filled.get(name, ()):
@@ -203,7 +216,7 @@ class _Writer:
 
         for p in op.body.params:
             defined(p.name)
-        self.body(op.body, inner, depth + 1, defined)
+        self.body(op.body, inner, depth + 1, carries, defined)
         if carries:
             nexts = ", ".join(inner[n] for n in op.body.results[:carries])
             self.put(depth + 1, f"{', '.join(variables[:carries])} = {nexts}")

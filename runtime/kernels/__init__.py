@@ -23,8 +23,10 @@ from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Slice, Split
 from compiler.ops.window import Fold, Window
 from runtime.kernels import contract, create, elementwise, index, reduce, shape, window
 from runtime.kernels.base import STORAGE, Context, Env, Kernel, LocalValue, quiet, rounded
+from runtime.kernels.fused import Fused, fuse
+from runtime.kernels.fused_plan import plan_fused
 
-__all__ = ["PLANNERS", "STORAGE", "Context", "Env", "Kernel", "LocalValue", "plan", "quiet", "rounded"]
+__all__ = ["PLANNERS", "STORAGE", "Context", "Env", "Kernel", "LocalValue", "fuse", "plan", "quiet", "rounded"]
 
 PLANNERS: dict[type[Op], Callable[[Any, Sequence[LocalValue], Sequence[LocalValue], Env], Kernel]] = {
     Map: elementwise.plan_map,
@@ -55,4 +57,6 @@ PLANNERS: dict[type[Op], Callable[[Any, Sequence[LocalValue], Sequence[LocalValu
 
 def plan(op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     """A closure that computes `op` on arrays of these local values; KeyError for ops that are not computation."""
+    if isinstance(op, Fused):
+        return plan_fused(op, ins, outs, env)
     return PLANNERS[type(op)](op, ins, outs, env)

@@ -130,9 +130,12 @@ def _matmul(
     batch: list[str],
     summed: tuple[str, ...],
 ) -> Kernel:
-    # Lead axes of one side only: the left's join the rows; the right's become a batch that the left is broadcast along,
-    # unless there are columns only.
+    # Lead axes of one side only: the left's join the rows where that takes no copy; else, and the right's, they become
+    # a batch that the other side is broadcast along.
     single = [n for n in columns if n.startswith("@")]
+    if not _adjacent([left.names.index(n) for n in rows]):
+        single += [n for n in rows if n.startswith("@")]
+    rows = [n for n in rows if n not in single]
     columns = [n for n in columns if n not in single]
     batch = [n for n in out.names if n in batch or n in single]
     # Order of summed dims: the larger operand keeps its own, the other may have to be copied.
@@ -184,9 +187,11 @@ def _memory_order(out: _Operand, rows: list[str], columns: list[str], batch: lis
             order = (*order, *(d for d in out.names if not d.startswith("@")))
         where = [order.index(d) for d in (*rows, *columns)]
         row_places, column_places = where[: len(rows)], where[len(rows) :]
-        adjacent = all(b == a + 1 for a, b in pairwise(row_places))
-        adjacent &= all(b == a + 1 for a, b in pairwise(column_places))
         last = not column_places or column_places[-1] == len(order) - 1
-        if adjacent and last:
+        if _adjacent(row_places) and _adjacent(column_places) and last:
             return tuple(order)
     return natural
+
+
+def _adjacent(places: Sequence[int]) -> bool:
+    return all(b == a + 1 for a, b in pairwise(places))

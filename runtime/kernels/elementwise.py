@@ -11,6 +11,7 @@ import numpy as np
 
 from compiler.ops.elementwise import Broadcast, Cast, Map, Transpose
 from runtime.kernels.base import STORAGE, Array, Env, Kernel, LocalValue, aligned, finish, rounded
+from runtime.kernels.select import where
 
 
 def _sigmoid(x: Array) -> Array:
@@ -36,6 +37,8 @@ _Q32 = (
     -1.42647390514189e-02,
 )
 
+_CLIP = np.float32(4)
+
 # For float64: a Taylor series around the nearest of these nodes.
 _STEP = 1 / 64
 _NODES = np.arange(0, 6 + _STEP, _STEP)
@@ -47,28 +50,34 @@ _BLOCK = 8192
 
 def erf(x: Array) -> Array:
     """The error function, to the precision of x's dtype."""
-    if x.dtype == np.float32:
-        x = np.clip(x, -4, 4)
-        square = x * x
-        p: Array = np.full_like(x, _P32[0])
-        for c in _P32[1:]:
-            p *= square
-            p += np.float32(c)
-        q: Array = np.full_like(x, _Q32[0])
-        for c in _Q32[1:]:
-            q *= square
-            q += np.float32(c)
-        p *= x
-        p /= q
-        return p
     flat = np.ascontiguousarray(x).reshape(-1)
     out = np.empty_like(flat)
-    for i in range(0, len(flat), _BLOCK):  # blocks, for the many temporaries to stay in the cache
-        out[i : i + _BLOCK] = _erf64(flat[i : i + _BLOCK])
+    # Blocks, for the many temporaries to stay in the cache.
+    scratch = np.empty((2, min(_BLOCK, flat.size)), np.float32) if x.dtype == np.float32 else None
+    for i in range(0, flat.size, _BLOCK):
+        part = flat[i : i + _BLOCK]
+        if scratch is None:
+            out[i : i + _BLOCK] = _taylor_erf(part)
+        else:
+            rational_erf(part, out[i : i + _BLOCK], scratch[0, : part.size], scratch[1, : part.size])
     return out.reshape(x.shape)
 
 
-def _erf64(x: Array) -> Array:
+def rational_erf(x: Array, out: Array, square: Array, factor: Array) -> None:
+    """For float32, into `out` (which may be x); `square` and `factor` are scratch of the same shape."""
+    np.minimum(x, _CLIP, out=out)
+    np.maximum(out, -_CLIP, out=out)
+    np.multiply(out, out, square)
+    for coefficients, apply in ((_P32, np.multiply), (_Q32, np.divide)):
+        np.multiply(square, coefficients[0], factor)
+        np.add(factor, coefficients[1], factor)
+        for c in coefficients[2:]:
+            np.multiply(factor, square, factor)
+            np.add(factor, c, factor)
+        apply(out, factor, out)
+
+
+def _taylor_erf(x: Array) -> Array:
     magnitude = np.minimum(np.abs(x), 6.0)
     node = np.rint(magnitude * (1 / _STEP))
     nearest = np.where(np.isnan(node), 0, node).astype(np.intp)
@@ -86,7 +95,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "pow": np.power,
     "neg": np.negative, "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "rsqrt": _rsqrt, "tanh": np.tanh,
     "sigmoid": _sigmoid, "erf": erf, "sin": np.sin, "cos": np.cos, "abs": np.abs, "sign": np.sign,
-    "floor": np.floor, "relu": _relu, "maximum": np.maximum, "minimum": np.minimum, "where": np.where,
+    "floor": np.floor, "relu": _relu, "maximum": np.maximum, "minimum": np.minimum, "where": where,
     "floordiv": np.floor_divide, "mod": np.remainder, "lt": np.less, "le": np.less_equal, "gt": np.greater,
     "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal, "and": np.logical_and, "or": np.logical_or,
     "not": np.logical_not,

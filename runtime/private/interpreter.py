@@ -123,9 +123,11 @@ class Device:
         self.chunk, self.ctx = chunk, Context(micro, self.program.seed)
         yield from self._body(self.functions[action, chunk].body, {}, {})
 
-    def _body(self, body: Body, values: Values, stacks: Mapping[str, list[tuple[Array, int]]]) -> Wait[None]:
+    def _body(
+        self, body: Body, values: Values, stacks: Mapping[str, list[tuple[Array, int]]], carries: int = 0
+    ) -> Wait[None]:
         """Run a body; `stacks`: results of an iteration -> where each is copied to when it is defined."""
-        scope, live = variables(body), liveness(body)
+        scope, live = variables(body), liveness(body, carries)
         for p in body.params:
             _store(stacks, p.name, values)
         for name in live.unused:
@@ -264,9 +266,9 @@ class Device:
                     held = values[instr.inputs[k]]
                     inner[p.name] = Held(held.array[i] if k < stacks else held.array, held.buffer.hold())
             where = {name: [(s, i) for s in arrays] for name, arrays in filled.items()}
-            yield from self._body(op.body, inner, where)
+            yield from self._body(op.body, inner, where, carries)
             carried = [Held(inner[n].array, inner[n].buffer.hold()) for n in op.body.results[:carries]]
-            for name in dict.fromkeys(op.body.results):
+            for name in dict.fromkeys(op.body.results[:carries]):
                 inner.pop(name).buffer.drop()
         for out, held in zip(instr.outputs[:carries], carried, strict=True):
             values[out.name] = held

@@ -1,0 +1,157 @@
+"""Readers of data."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compiler.graph import Dim, Type
+from compiler.model import DataSpec
+from compiler.program import InputDecl
+from dsl.diagnostics import ParcError
+from runtime.data import READERS, open_data
+from tests.runtime.models import ROOT
+
+DATA = ROOT / "examples" / "data"
+
+
+def tokens(batch: int = 4, length: int = 8, high: int = 80) -> list[InputDecl]:
+    type = Type("int32", (Dim("b", batch), Dim("s", length)))
+    return [InputDecl("tokens", type, 0, high), InputDecl("targets", type, 0, high)]
+
+
+def spec(reader: str, *args: Any, folder: Path = DATA, **options: Any) -> DataSpec:
+    return DataSpec(reader, args, tuple(options.items()), str(folder))
+
+
+def numbers(dtype: str = "f32", high: int | None = None, name: str = "y", batch: int = 4) -> InputDecl:
+    return InputDecl(name, Type(dtype, (Dim("b", batch),)), None if high is None else 0, high)
+
+
+def test_targets_are_the_next_tokens() -> None:
+    reader = open_data(spec("text", "corpus.txt"), tokens())
+    text = (DATA / "corpus.txt").read_text()
+    alphabet = sorted(set(text))
+    batch = reader.batch(3, 0)
+    assert batch["tokens"].dtype == np.int32 and batch["tokens"].shape == (4, 8)
+    np.testing.assert_array_equal(batch["tokens"][:, 1:], batch["targets"][:, :-1])
+    for row, last in zip(batch["tokens"], batch["targets"][:, -1], strict=True):
+        assert "".join(alphabet[t] for t in [*row, last]) in text
+
+
+def test_words_fit_any_vocabulary() -> None:
+    batch = open_data(spec("text", "corpus.txt", level="word"), tokens(high=50, length=64)).batch(0, 0)
+    assert 1 < batch["tokens"].max() < 50 and (batch["tokens"] == 0).any()
+
+
+@pytest.mark.parametrize("reader", ["text", "synthetic"])
+def test_batches_depend_on_seed_and_step_alone(reader: str) -> None:
+    args = ("corpus.txt",) if reader == "text" else ()
+    one, two = (open_data(spec(reader, *args), tokens()) for _ in range(2))
+    first = one.batch(1, 5)["tokens"]
+    np.testing.assert_array_equal(first, two.batch(1, 5)["tokens"])
+    assert (first != one.batch(1, 6)["tokens"]).any() and (first != one.batch(2, 5)["tokens"]).any()
+
+
+def test_an_epoch_visits_every_row_once(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,y\n" + "".join(f"{i},{i * 0.5}\n" for i in range(10)))
+    reader = open_data(spec("csv", "t.csv", folder=tmp_path, key="id"), [numbers("int32", 10, "key"), numbers()])
+    rows = [reader.batch(0, s) for s in range(5)]  # 20 rows: two epochs, the third batch lies across them
+    seen = np.concatenate([r["key"] for r in rows])
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert list(seen[:10]) != list(seen[10:])
+    np.testing.assert_array_equal(np.concatenate([r["y"] for r in rows]), seen * np.float32(0.5))
+
+
+def test_ratings() -> None:
+    inputs = [numbers("int32", 600, "student"), numbers("int32", 1085, "lecturer"), numbers("f32", None, "mark")]
+    batch = open_data(spec("csv", "ratings.csv", mark="rating"), inputs).batch(0, 0)
+    assert set(np.unique(batch["mark"])) <= {1, 2, 3, 4, 5}
+    rows = (DATA / "ratings.csv").read_text().split()
+    assert f"{batch['student'][0]},{batch['lecturer'][0]},{batch['mark'][0]:.0f}" in rows
+
+
+def test_digits() -> None:
+    image = InputDecl("image", Type("f32", (Dim("b", 16), Dim("y", 8), Dim("x", 8), Dim("c", 1))))
+    label = numbers("int32", 10, "label", 16)
+    batch = open_data(spec("images", "digits.csv.gz"), [image, label]).batch(0, 0)
+    assert batch["image"].shape == (16, 8, 8, 1) and batch["image"].min() == 0 and batch["image"].max() == 1
+    with gzip.open(DATA / "digits.csv.gz", "rt") as file:
+        rows = {tuple(map(float, line.split(","))) for line in file}
+    assert (*(batch["image"][0].ravel() * 16), float(batch["label"][0])) in rows
+
+
+@pytest.mark.parametrize(
+    ("code", "given", "inputs"),
+    [
+        ("E0704", spec("text", "corpse.txt"), tokens()),
+        ("E0704", spec("text", "/etc/passwd"), tokens()),
+        ("E0704", spec("text", "../../../../../etc/passwd"), tokens()),
+        ("E0704", spec("text", ".."), tokens()),
+        ("E0704", spec("text", "digits.csv.gz", folder=DATA / "nowhere"), tokens()),
+        ("E0704", spec("csv", "README.md"), [numbers()]),
+        ("E0705", spec("txt", "corpus.txt"), tokens()),
+        ("E0705", spec("text"), tokens()),
+        ("E0705", spec("text", 3), tokens()),
+        ("E0705", spec("text", "corpus.txt", "char"), tokens()),
+        ("E0705", spec("text", "corpus.txt", levels="char"), tokens()),
+        ("E0705", spec("images", "digits.csv.gz", top=0), [numbers()]),
+        ("E0705", spec("synthetic", 1), tokens()),
+        ("E0706", spec("text", "corpus.txt"), tokens(high=74)),
+        ("E0706", spec("text", "corpus.txt"), [numbers()]),
+        ("E0706", spec("csv", "ratings.csv"), [numbers("f32", None, "student"), numbers()]),
+        ("E0706", spec("csv", "ratings.csv", y="ratings"), [numbers()]),
+        ("E0706", spec("csv", "ratings.csv", y="rating"), [numbers("int32", 5)]),
+        ("E0706", spec("csv", "ratings.csv", y="rating"), [InputDecl("y", Type("f32", (Dim("b", 4), Dim("k", 2))))]),
+        ("E0706", spec("images", "digits.csv.gz"), [InputDecl("i", Type("f32", (Dim("b", 4), Dim("p", 63))))]),
+        ("E0706", spec("images", "digits.csv.gz"), tokens()),
+        ("E0707", spec("text", "corpus.txt"), tokens(length=10**6)),
+    ],
+    ids=str,
+)
+def test_errors(code: str, given: DataSpec, inputs: list[InputDecl]) -> None:
+    with pytest.raises(ParcError) as caught:
+        open_data(given, inputs)
+    assert [d.code for d in caught.value.diagnostics] == [code]
+
+
+@pytest.mark.parametrize(
+    ("code", "content"),
+    [
+        ("E0704", b"y\n1\nx\n"),
+        ("E0704", b"y\n1\n1,2\n"),
+        ("E0704", b"y\nnan\n"),
+        ("E0704", b"y\n\xff\n"),
+        ("E0707", b"y\n"),
+        ("E0707", b""),
+    ],
+)
+def test_bad_tables(code: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(ParcError, match=code):
+        open_data(spec("csv", "t.csv", folder=tmp_path), [numbers()])
+
+
+def test_links_do_not_lead_out_of_the_project(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "parc.toml").touch()
+    (tmp_path / "secret.txt").write_text("secret " * 99)
+    (tmp_path / "in" / "t.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(ParcError, match="outside"):
+        open_data(spec("text", "t.txt", folder=tmp_path / "in"), tokens())
+
+
+def test_broken_archives(tmp_path: Path) -> None:
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"y\n1\n" * 100)[:30])
+    with pytest.raises(ParcError, match="E0704"):
+        open_data(spec("csv", "t.csv.gz", folder=tmp_path), [numbers()])
+
+
+def test_every_reader_is_explained() -> None:
+    from dsl.codes import CODES
+
+    assert all(f"{name}(" in CODES["E0705"].explanation for name in READERS)

@@ -1,0 +1,102 @@
+"""The proof accepts right programs and has the power to refuse wrong ones."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from compiler.driver import Compiled
+from compiler.program import Program
+from dsl.diagnostics import ParcError
+from runtime.private import PrivateExecutor
+from runtime.prove import prove, relative_error
+from tests.program.mutations import KINDS, mutations
+from tests.runtime import models
+
+RIGHT = [
+    models.gpt("dp=2", "tp=2", "zero=1"),
+    models.gpt("pp=2", "microbatches=2"),
+    models.dropout("dp = 2", "split b on dp", "shard optimizer, gradients, weights on dp"),
+]
+
+
+@pytest.mark.parametrize("compiled", RIGHT, ids=lambda c: c.program.name + str(c.program.devices))
+def test_right_programs_are_accepted(compiled: Compiled) -> None:
+    proof = prove(compiled.training, compiled.program)
+    assert proof.ok, proof.worst
+    kinds = {r.kind for r in proof.rows}
+    assert {"loss", "gradient", "weight", "state"} <= kinds
+    weights = {w.name for w in compiled.training.model.weights}
+    assert {r.name for r in proof.rows if r.kind == "gradient"} == weights
+    assert {r.name for r in proof.rows if r.kind == "weight"} == weights
+    assert {r.name for r in proof.rows if r.kind == "state"} == {s.name for s in compiled.training.states}
+    assert json.loads(json.dumps(proof.as_json()))["ok"] is True
+
+
+def test_float64_agrees_to_the_last_digits() -> None:
+    compiled = models.dropout("dp = 2, tp = 2", "split b on dp", "split d on tp")
+    proof = prove(compiled.training, compiled.program)
+    assert proof.ok and proof.worst.error < 1e-12 and proof.worst.tolerance == 1e-9
+
+
+@pytest.mark.parametrize("executor", [None, PrivateExecutor], ids=["stacked", "private"])
+def test_linear_models_agree_to_the_bit(executor: type[PrivateExecutor] | None) -> None:
+    for case in [("dp = 2", "split b on dp"), ("dp = 2, tp = 2", "split b on dp", "split o on tp")]:
+        compiled = models.linear(*case)
+        proof = prove(compiled.training, compiled.program, exact=True, executor=executor)
+        assert proof.ok and {r.tolerance for r in proof.rows} == {0.0}
+        assert proof.losses[0][0] != proof.losses[1][0]
+
+
+def refused(compiled: Compiled, program: Program) -> bool:
+    """Whether the proof fails, or the program cannot even be run."""
+    try:
+        return not prove(compiled.training, program).ok
+    except (ParcError, ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError):
+        return True
+
+
+HARMLESS = ("swap",)
+"""Two saved values of one type may hold the same."""
+
+UNREAD = "stale: write grad_norm (class 1"
+"""A report is read from the first class that has it; others hold copies."""
+
+
+def test_every_kind_of_mutation_is_refused() -> None:
+    """One of every kind on each program; programs whose losses and updates do depend on everything in them."""
+    seen: dict[str, int] = {}
+    for compiled in (
+        models.linear("dp = 2, tp = 2", "split b on dp", "split o on tp", "shard optimizer, gradients on dp"),
+        models.double_gpt("pp=2", "dp=2", "tp=2", "microbatches=2", "zero=1"),
+    ):
+        left = {}
+        for what, program in mutations(compiled.program):
+            left.setdefault(what.partition(":")[0], []).append((what, program))
+        for kind, found in left.items():
+            if kind in HARMLESS:
+                continue
+            found = [f for f in found if not f[0].startswith(UNREAD)]
+            for what, program in found[:: max(1, len(found) // 3)]:
+                assert refused(compiled, program), what
+                seen[kind] = seen.get(kind, 0) + 1
+    assert set(KINDS) - set(HARMLESS) <= set(seen), set(KINDS) - set(seen)
+
+
+@pytest.mark.parametrize(
+    ("serial", "run", "floor", "error"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], 0.0, 0.0),
+        ([1.0, 2.0], [1.0, 2.5], 0.0, 0.25),
+        ([0.0, 0.0], [0.0, 1e-9], 0.0, float("inf")),
+        ([0.0, 0.0], [0.0, 1e-9], 1.0, 1e-9),
+        ([np.nan, 2.0], [np.nan, 2.0], 0.0, 0.0),
+        ([np.nan, 2.0], [1.0, 2.0], 0.0, float("inf")),
+        ([np.inf, 2.0], [-np.inf, 2.0], 0.0, float("inf")),
+        ([1.0, 2.0], [1.0], 0.0, float("inf")),
+    ],
+)
+def test_relative_error(serial: list[float], run: list[float], floor: float, error: float) -> None:
+    assert relative_error(np.array(serial), np.array(run), floor) == error
