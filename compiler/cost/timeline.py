@@ -1,0 +1,113 @@
+"""What a simulation hands on: when what ran on each class of devices, and the figures of the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+PICOSECONDS = 10**12
+"""Per second. The engine counts in whole picoseconds, everything outside in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One activity of the devices of a class; rolled loops are one event.
+
+    stream: `compute`, `copy`, `send`, or `comm:LEVEL` (the outermost level of the cluster that is crossed).
+    kind:   `F`, `B`, `W`, `U` (activations; they hold all that runs inside them), `collective`, `send`, `copy`.
+    """
+
+    cls: int
+    stream: str
+    name: str
+    kind: str
+    start_ps: int
+    end_ps: int
+    micro: int = 0
+    stage: int = 0
+
+    @property
+    def duration_ps(self) -> int:
+        return self.end_ps - self.start_ps
+
+
+@dataclass(frozen=True, slots=True)
+class Player:
+    """A class of devices that do the same at the same time, which one of them stands for.
+
+    program: index among the program's classes; group: index of the device group (pipeline stage);
+    first: lowest rank of the class; count: number of devices.
+    """
+
+    program: int
+    group: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """One line of the list of what takes longest on a device: summed over a step."""
+
+    name: str
+    kind: str
+    seconds: float
+    calls: int
+    flops: float = 0.0
+    bytes: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """One step. Times in seconds, per-class figures in the order of `classes`; traffic and exposure by mesh axes.
+
+    busy:            seconds in which the class computes (its own kernels, host dispatch included)
+    exposed_by_axis: seconds in which the slowest class waits for communication, by axes ("tp", "dp+cp", "pp" …)
+    traffic:         bytes that a device of the first class that sends most sends per step, by axes
+    flops_model:     of all devices, products only, without what recompute makes again; flops_hardware: with it
+    """
+
+    step_seconds: float
+    events: tuple[Event, ...]
+    classes: tuple[Player, ...]
+    busy: tuple[float, ...]
+    bubble: float
+    exposed_by_axis: dict[str, float]
+    flops_model: float
+    flops_hardware: float
+    peak_flops: float
+    devices: int
+    samples: int
+    tokens: int
+    traffic: dict[str, float] = field(default_factory=dict)
+    top: tuple[Cost, ...] = ()
+    update_seconds: float = 0.0
+    bottleneck: str = ""
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOP utilisation: products that the model needs, of what all devices could compute in a step."""
+        return self._share(self.flops_model)
+
+    @property
+    def hfu(self) -> float:
+        """Hardware FLOP utilisation: products that are computed, what recompute makes again included."""
+        return self._share(self.flops_hardware)
+
+    def _share(self, flops: float) -> float:
+        total = self.step_seconds * self.peak_flops * self.devices
+        return flops / total if total else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all devices."""
+        return self.tokens / self.step_seconds if self.step_seconds else 0.0
+
+    @property
+    def samples_per_second(self) -> float:
+        """Of all devices."""
+        return self.samples / self.step_seconds if self.step_seconds else 0.0
+
+    @property
+    def exposed(self) -> float:
+        """Seconds of communication that nothing hides, on the slowest class."""
+        return sum(self.exposed_by_axis.values())
