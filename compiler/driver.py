@@ -10,6 +10,7 @@ from compiler.passes.place.place import Placed, place
 from compiler.passes.stage import Staged, stage
 from compiler.passes.training import training
 from compiler.program import Program
+from dsl.diagnostics import Diagnostics
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,8 +26,18 @@ class Compiled:
 
 def compile_job(job: Job) -> Compiled:
     """Differentiate, lay out, cut into stages, lower. Raises ParcError with all that is wrong."""
+    _refuse_offloads(job)
     graphs = training(job)
     placed = place(graphs)
     stages = stage(placed)
     program = lower(placed, stages)
     return Compiled(job, graphs, placed, stages, program)
+
+
+def _refuse_offloads(job: Job) -> None:
+    """E0558: the language has the rule, no pass moves anything yet; to pass over it in silence would be a lie."""
+    found = Diagnostics()
+    for rule in job.strategy.offloads:
+        help = "leave the rule out; `shard` and `recompute` make room as well"
+        found.error("E0558", f"`offload … to {rule.memory}` is not lowered yet", rule.span, help=help)
+    found.raise_if_any()

@@ -174,7 +174,11 @@ class Lexer:
             if len(tokens) > 1 and tokens[-1].text == "," and tokens[-2].text not in ("(", "[", "{", ","):
                 tokens.pop()
         elif text == "." and self.text[end : end + 1].isdigit():
-            self._glued("write `0` before the point", start, start)
+            glued = _GLUED.match(self.text, start)
+            stop = glued.end() if glued else end
+            shown = _shorten(self.text[start:stop])
+            self._error("E0004", f"`{shown}` is not a number", start, stop, help="write `0` before the point")
+            return  # as if the point were not there
         tokens.append(token)
 
     def _close(self, token: Token) -> bool:
@@ -203,7 +207,7 @@ class Lexer:
         if found.group("unit") is None:
             glued = _GLUED.match(self.text, end)
             if glued and not (glued.group() == "." and self.text.startswith("..", end)):
-                return self._glued(None, start, end)
+                return self._glued(start, end)
         unit, text = found.group("unit"), found.group()
         too_large = not number.isdigit() and float(number) == float("inf")
         if len(number) > limits.MAX_DIGITS or too_large:
@@ -213,17 +217,17 @@ class Lexer:
         self.tokens.append(Token("QUANTITY" if unit else "NUMBER", text, start, end))
         return end
 
-    def _glued(self, help: str | None, start: int, end: int) -> int:
+    def _glued(self, start: int, end: int) -> int:
         """Letters, digits or points right behind a number."""
         glued = _GLUED.match(self.text, end)
         stop = glued.end() if glued else end
         unit = _UNKNOWN_UNIT.match(self.text, end)
-        if help is None and unit:
+        if unit:
             help = did_you_mean(unit.group(), UNITS)
             self._error("E0006", f"unknown unit `{_shorten(unit.group())}`", end, unit.end(), help=help)
         else:
             shown = _shorten(self.text[start:stop])
-            self._error("E0004", f"`{shown}` is not a number", start, stop, help=help)
+            self._error("E0004", f"`{shown}` is not a number", start, stop)
         self.tokens.append(Token("NUMBER", "0", start, stop))
         return stop
 

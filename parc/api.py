@@ -107,10 +107,18 @@ def _verified(compiled: Compiled) -> tuple[Diagnostic, ...]:
 
 
 def compile(file: File, **options: Unpack[Options]) -> Compiled:
-    """What each pass makes of a job: `.job`, `.training`, `.placed`, `.program`. Raises `ParcError`."""
-    from compiler.driver import compile_job
+    """What each pass makes of a job: `.job`, `.training`, `.placed`, `.program`; the last is verified.
 
-    return compile_job(evaluate(file, **options).job)
+    Raises `ParcError`, for a schedule that hangs too.
+    """
+    from compiler.driver import compile_job
+    from dsl.diagnostics import ParcError
+
+    compiled = compile_job(evaluate(file, **options).job)
+    found = _verified(compiled)
+    if found:
+        raise ParcError(*found)
+    return compiled
 
 
 def emit(file: File, stage: Stage = "program", **options: Unpack[Options]) -> str:
@@ -147,15 +155,21 @@ def _show_placed(placed: Placed) -> str:
 
 
 def load_program(file: File, **options: Unpack[Options]) -> Program:
-    """The program of a `.npu` file as it is, of a `.par` file after lowering (with the options of `compile`)."""
-    from compiler.text import parse_program
+    """The program of a `.npu` file, verified, or of a `.par` file after lowering (with the options of `compile`)."""
+    from compiler.text import parse_located
+    from compiler.verify import verify
+    from dsl.diagnostics import ParcError
     from dsl.files import load
     from dsl.source import Source
 
     if not is_program(_name(file)):
         return compile(file, **options).program
     source = file if isinstance(file, Source) else load(file)
-    return parse_program(source.text, source.name)
+    program, locations = parse_located(source.text, source.name)
+    found = verify(program, locations)
+    if found:
+        raise ParcError(*found)
+    return program
 
 
 def is_program(name: str) -> bool:

@@ -34,10 +34,11 @@ class Traffic:
 
 @dataclass(slots=True)
 class Run:
-    """What a run gave: loss (and metrics) of each step; memory; communication."""
+    """What a run gave: loss (and metrics) of each step; memory; communication. `data`: the reader, or `synthetic`."""
 
     name: str
     devices: int
+    data: str
     losses: list[float] = field(default_factory=list)
     metrics: dict[str, list[float]] = field(default_factory=dict)
     memory: tuple[Memory, ...] = ()
@@ -57,7 +58,7 @@ def run(
     """
     reader = open_data(data, program.inputs)
     emulator = Emulator(program, capacities)
-    result = Run(program.name, program.devices)
+    result = Run(program.name, program.devices, data.reader if data is not None else "synthetic")
     for number in range(1, steps + 1):
         done = emulator.step(reader.batch(program.seed, number - 1))
         loss = float(done.loss)

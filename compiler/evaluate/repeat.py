@@ -9,7 +9,6 @@ from compiler.evaluate.scope import Scope
 from compiler.evaluate.statements import assigned, run
 from compiler.evaluate.values import Broken, Skip, WeightVar, kind_of
 from compiler.graph import Graph, Node, Value
-from compiler.ops.base import OpError
 from compiler.ops.elementwise import Transpose
 from compiler.ops.repeat import Repeat
 from dsl import ast
@@ -101,10 +100,7 @@ def _append(
     op = Repeat(frame.label, frame.count, body, len(finals), len(stacks))
     outer = scope.frame
     operands = [outer.local(v) for v in (*initials, *(s for s, _ in stacks), *(o for o, _ in imports))]
-    try:
-        types = op.infer(*(v.type for v in operands))
-    except OpError as error:
-        raise fail(error.code, error.message, statement.span, help=error.help) from None
+    types = op.infer(*(v.type for v in operands))
     outer.builder.scope = scope.path
     outputs = tuple(Value(outer.builder.fresh(n), t, statement.span) for n, t in zip(names, types, strict=True))
     outer.builder.nodes.append(Node(op, tuple(operands), outputs, statement.span))

@@ -11,7 +11,7 @@ from compiler.evaluate.session import Session, listed
 from compiler.evaluate.values import BROKEN, Bound, Broken, DimList, Skip, WeightVar, kind_of
 from compiler.graph import Dim, Names, Value
 from compiler.model import Input, Precision, State, Weight
-from compiler.ops.base import Op, OpError
+from compiler.ops.base import Misuse, Op, OpError
 from compiler.ops.elementwise import Cast
 from dsl import ast
 from dsl.diagnostics import ParcError, did_you_mean, fail
@@ -160,6 +160,8 @@ class Scope:
             for t in types:
                 check_size(t.elements, str(t), span)
             values = builder.add_many(op, *operands, name=name, span=span)
+        except Misuse:
+            raise
         except OpError as error:
             raise fail(error.code, error.message, span, help=error.help) from None
         frame.own.update(values)

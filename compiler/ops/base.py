@@ -22,6 +22,16 @@ class OpError(Exception):
         self.code, self.message, self.help = code, message, help
 
 
+class Misuse(OpError):
+    """The wrong number of operands, or others than the body of a loop takes.
+
+    No `.par` text leads here, so it has no code: verifiers report it, elsewhere it is a bug of ours.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("", message)
+
+
 @dataclass(frozen=True, slots=True)
 class Loop:
     """One loop of an op's loop space: the dim that it walks in each operand and result (None: does not have it).

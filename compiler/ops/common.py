@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from compiler.graph import Builder, Dim, Type, Value
-from compiler.ops.base import Loop, Op, OpError
+from compiler.ops.base import Loop, Misuse, Op, OpError
 
 
 def listed(names: Iterable[str]) -> str:
@@ -16,9 +16,9 @@ def listed(names: Iterable[str]) -> str:
 
 
 def expect_operands(op: str, inputs: Sequence[Type], count: int) -> None:
-    """Raise E0201 unless there are `count` operands."""
+    """Raise Misuse unless there are `count` operands."""
     if len(inputs) != count:
-        raise OpError("E0201", f"{op} takes {count} operand{'s' * (count != 1)}, got {len(inputs)}")
+        raise Misuse(f"{op} takes {count} operand{'s' * (count != 1)}, got {len(inputs)}")
 
 
 def expect_dim(op: str, type: Type, dim: str) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from compiler.graph import DTYPES, FLOATS, Dim, Type
-from compiler.ops.base import Loop, Op, OpError
+from compiler.ops.base import Loop, Misuse, Op, OpError
 from compiler.ops.common import expect_distinct, expect_operands, expect_positive, listed
 
 
@@ -73,7 +73,7 @@ class Random(_Create):
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         if not inputs:
-            raise OpError("E0201", "random takes the step and the loop indices as operands, got none")
+            raise Misuse("random takes the step and the loop indices as operands, got none")
         for t in inputs:
             if t != Type("int32"):
                 raise OpError("E0202", f"random takes int32 scalars, got {t}")

@@ -8,7 +8,7 @@ from math import log, pi, sqrt
 from typing import ClassVar
 
 from compiler.graph import DTYPES, FLOATS, Builder, Dim, Type, Value
-from compiler.ops.base import Loop, Op, OpError
+from compiler.ops.base import Loop, Misuse, Op, OpError
 from compiler.ops.common import (
     View,
     expect_distinct,
@@ -53,10 +53,10 @@ class Map(Op):
         if self.fn not in ARITY:
             raise OpError("E0207", f"there is no elementwise function `{self.fn}`", f"there are {listed(ARITY)}")
         if len(self.slots) != ARITY[self.fn]:
-            raise OpError("E0201", f"{self.fn} takes {ARITY[self.fn]} operands, got {len(self.slots)}")
+            raise Misuse(f"{self.fn} takes {ARITY[self.fn]} operands, got {len(self.slots)}")
         expect_operands(self.fn, inputs, sum(s is None for s in self.slots))
         if not inputs:
-            raise OpError("E0201", f"{self.fn} needs at least one tensor among its operands")
+            raise Misuse(f"{self.fn} needs at least one tensor among its operands")
         sizes = merged_sizes(self.fn, inputs)
         lead = max(inputs, key=lambda t: len(t.dims))
         names = dict.fromkeys((*lead.names, *(n for t in inputs for n in t.names)))

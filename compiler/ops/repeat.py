@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from compiler.graph import Dim, Graph, Type
-from compiler.ops.base import Loop, Op, OpError
+from compiler.ops.base import Loop, Misuse, Op
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +32,16 @@ class Repeat(Op):
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         params = self.body.inputs
         if len(inputs) != len(params):
-            raise OpError("E0300", f"repeat {self.label} takes {len(params)} operands, got {len(inputs)}")
+            raise Misuse(f"repeat {self.label} takes {len(params)} operands, got {len(inputs)}")
         for i, (given, param) in enumerate(zip(inputs, params, strict=True)):
             want = param.type
             if self.carries <= i < self.carries + self.stacks:
                 want = Type(want.dtype, (Dim(self.label, self.count), *want.dims))
             if given != want:
-                raise OpError("E0300", f"repeat {self.label}: operand {i} is {given}, the body takes {want}")
+                raise Misuse(f"repeat {self.label}: operand {i} is {given}, the body takes {want}")
         for i in range(self.carries):
             if self.body.outputs[i].type != params[i].type:
-                raise OpError(
-                    "E0301",
+                raise Misuse(
                     f"repeat {self.label}: {params[i].name} enters as {params[i].type} and leaves as "
                     f"{self.body.outputs[i].type}",
                 )

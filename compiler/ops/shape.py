@@ -8,7 +8,7 @@ from math import prod
 from typing import ClassVar
 
 from compiler.graph import Builder, Dim, Type, Value
-from compiler.ops.base import Loop, Op, OpError
+from compiler.ops.base import Loop, Misuse, Op, OpError
 from compiler.ops.common import (
     View,
     expect_dim,
@@ -224,7 +224,7 @@ class Concat(_Along):
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         if not inputs:
-            raise OpError("E0201", "concat takes at least one operand")
+            raise Misuse("concat takes at least one operand")
         first = inputs[0]
         total = 0
         for t in inputs:

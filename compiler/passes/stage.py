@@ -17,7 +17,7 @@ from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import in_scope, place_axes
-from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
+from dsl.diagnostics import Diagnostic, ParcError
 
 ALL = -1
 Stage = int | None
@@ -63,7 +63,6 @@ def stage(placed: Placed) -> Staged:
     strategy = placed.training.job.strategy
     axes = place_axes(strategy)
     groups = prod(a.size for a in strategy.mesh if a.name in axes)
-    diagnostics = Diagnostics()
     if len(strategy.pipelines) > 1 or (strategy.pipelines and strategy.places):
         raise ParcError(
             Diagnostic(
@@ -82,11 +81,10 @@ def stage(placed: Placed) -> Staged:
     cut = _cut(placed, rule, groups * chunks) if rule is not None and groups > 1 else None
     fixed = _fixed(strategy)
     found = Staged(groups, chunks if groups > 1 else 1, cut, rule, {}, {}, (), {})
-    first = _assign(placed.forward, found, fixed, {}, True, diagnostics)
+    first = _assign(placed.forward, found, fixed, {}, True)
     made = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
     saved = {name: ALL for name, place in made.items() if place == ALL}  # others are saved wherever they are read
-    second = _assign(placed.backward, found, (), saved, False, diagnostics, first)
-    diagnostics.raise_if_any()
+    second = _assign(placed.backward, found, (), saved, False, first)
     addends = tuple(_addends(placed, second, v) for v in placed.backward.outputs)
     loads = _loads(placed, found, second, addends)
     return Staged(found.groups, found.chunks, cut, rule, first, second, addends, loads)
@@ -128,24 +126,11 @@ def _cut(placed: Placed, rule: PipelineRule, stages: int) -> Cut:
     if loop is None:
         raise ParcError(Diagnostic("E0553", f"there is no loop {rule.label} at the top of the model to cut", rule.span))
     total = loop.count
-    if total < stages:
-        raise ParcError(
-            Diagnostic(
-                "E0554",
-                f"{rule.label} has {total} iterations, too few for {stages} stages",
-                rule.span,
-                help=f"use at most {total} stages (devices on {rule.axis} × chunks)",
-            )
-        )
+    assert total >= stages, (total, stages)  # the evaluator has seen to it
     if rule.cuts is not None:
         edges = (0, *rule.cuts, total)
         counts = tuple(b - a for a, b in pairwise(edges))
-        if len(counts) != stages or min(counts) < 1:
-            raise ParcError(
-                Diagnostic(
-                    "E0555", f"cuts {list(rule.cuts)} do not make {stages} stages of {total} iterations", rule.span
-                )
-            )
+        assert len(counts) == stages and min(counts) >= 1, counts  # the evaluator has seen to it
         return Cut(label, total, counts)
     base, extra = divmod(total, stages)
     inner = list(range(1, stages - 1)) + [0, stages - 1]  # the ends have the embedding and the head to do as well
@@ -163,7 +148,6 @@ def _assign(
     fixed: Iterable[tuple[str, int]],
     given: Mapping[str, Stage],
     forward: bool,
-    diagnostics: Diagnostics,
     origins: Mapping[str, Stage] | None = None,
 ) -> dict[str, Stage]:
     """Forward: explicit places, else the latest stage of the operands.
@@ -182,13 +166,8 @@ def _assign(
         inputs = {s for v in node.inputs if (s := found.get(v.name)) is not None}
         place: Stage = next((i for scope, i in fixed if in_scope(node.outputs[0].name, scope)), None)
         if ALL in inputs:
-            if len(inputs) > 1:
-                diagnostics.error(
-                    "E0556",
-                    f"{node.outputs[0].name} mixes what all stages of the pipeline hold with what one of them holds",
-                    node.span,
-                    help="use the loop's results outside of it only through its carried variables",
-                )
+            # A loop hands on its carried variables only; what each stage holds a part of stays inside.
+            assert len(inputs) == 1, node.outputs[0].name
             place = ALL
         elif origins is not None and (origin := _origin(node.outputs[0].name, origins)) is not None:
             place = origin

@@ -121,4 +121,12 @@ CODES: tuple[Code, ...] = (
         _file("pipeline block on pp, schedule zero_bubble(microbatches = 2)"),
         _file("pipeline block on pp, schedule one_f_one_b(microbatches = 2)"),
     ),
+    Code(
+        "E0558",
+        "a rule that is not lowered yet",
+        "`offload` says in which memory tensors live. The compiler checks the rule, but moves nothing yet, and does\n"
+        "not pretend to.",
+        _file("split b on pp\noffload optimizer to host"),
+        _file("split b on pp\nshard optimizer on pp"),
+    ),
 )

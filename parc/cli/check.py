@@ -13,7 +13,15 @@ from parc.cli.tables import plural
 @file_argument
 @job_options
 def command(out: Output, file: str, params: tuple[tuple[str, str], ...], job: str | None, strategy: str | None) -> None:
-    """Check FILE: every job is evaluated, differentiated, placed, lowered and verified; nothing is run."""
+    """Check FILE: every job is evaluated, differentiated, placed, lowered and verified; nothing is run.
+
+    A lowered `.npu` is read and verified.
+    """
+    if api.is_program(file):
+        program = api.load_program(read_source(out, file))
+        out.result = {"jobs": [], "program": program.name, "devices": program.devices}
+        out.say(f"{program.name}: {plural(program.devices, 'device')}: fine")
+        return
     found = api.check(read_source(out, file), **choice(params, job, strategy))
     out.warn(found.warnings)
     out.result = {

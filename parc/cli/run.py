@@ -50,6 +50,8 @@ def command(
     source = read_source(out, file)
     with _progress(out, steps) as progress:
         found = api.run(source, steps, progress=progress, **choice(params, job, strategy))
+    if found.data == "synthetic":
+        out.say("note: the batches are made-up numbers; a job's `data` names real ones")
     out.result = asdict(found)
     out.data(_shown(found, color(sys.stdout)))
 

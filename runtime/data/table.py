@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from math import isqrt
 
 import numpy as np
 
@@ -17,27 +18,36 @@ from runtime.inputs import Array
 
 
 def open_csv(arguments: Arguments, inputs: tuple[InputDecl, ...]) -> Reader:
-    """Inputs of one dim (the batch). Named arguments: input = "column"; else the column of the input's name."""
+    """Inputs `[b]` or `[b, n]`. Named arguments: input = "column", or "column, column, …" for as many as n is.
+
+    An input that is not named takes the column of its own name.
+    """
     path, span = arguments.path(), arguments.span
     chosen = arguments.options([i.name for i in inputs])
     size = _batch_size(inputs, span)
     header, rows = _rows(read_text(path, arguments.spec.folder, span), path, span)
     columns: dict[str, Array] = {}
     for decl in inputs:
-        column = chosen.get(decl.name, decl.name)
-        if not isinstance(column, str) or column not in header:
-            help = did_you_mean(str(column), header) or f"the columns are {', '.join(header)}"
-            raise fail("E0706", f"`{path}` has no column `{column}` for the input `{decl.name}`", span, help=help)
-        at = header.index(column)
-        values = _numbers([row[at] for row in rows], f"column `{column}` of `{path}`", span)
-        columns[decl.name] = as_input(values, decl, f"column `{column}` of `{path}`", span)
+        named = str(chosen.get(decl.name, decl.name))
+        wanted = [named] if named in header else [c.strip() for c in named.split(",")]
+        for column in wanted:
+            if column not in header:
+                help = did_you_mean(column, header) or f"the columns are {', '.join(header)}"
+                raise fail("E0706", f"`{path}` has no column `{column}` for the input `{decl.name}`", span, help=help)
+        at = [header.index(column) for column in wanted]
+        what = f"column `{named}` of `{path}`" if len(at) == 1 else f"the columns `{named}` of `{path}`"
+        values = _numbers([row[i] for row in rows for i in at], what, span).reshape(len(rows), -1)
+        if len(decl.type.dims) == 1 and len(at) == 1:
+            values = values[:, 0]
+        columns[decl.name] = as_input(values, decl, what, span)
     return Table(columns, size)
 
 
 def open_images(arguments: Arguments, inputs: tuple[InputDecl, ...]) -> Reader:
     """Rows of pixels and, last, a label. Inputs: a float one (pixels divided by `top`) and an int32 one (labels).
 
-    `top`: the largest value of a pixel (16 if left out: scikit-learn's digits).
+    `top`: the largest value of a pixel (16 if left out: scikit-learn's digits). An image input `[b, y, x, …]` whose
+    sides are n times those of square images shows each pixel n x n times.
     """
     path, span = arguments.path(), arguments.span
     top = arguments.options(("top",)).get("top", 16)
@@ -54,6 +64,7 @@ def open_images(arguments: Arguments, inputs: tuple[InputDecl, ...]) -> Reader:
     values = _numbers([cell for row in rows for cell in row], f"`{path}`", span).reshape(len(rows), -1)
     pixels, kinds = values[:, :-1] / top, values[:, -1]
     image = floats[0]
+    pixels = _enlarged(pixels, image.type.shape[1:])
     if pixels.shape[1] != int(np.prod(image.type.shape[1:])):
         want = " x ".join(str(d.size) for d in image.type.dims[1:])
         message = f"the images of `{path}` have {pixels.shape[1]} pixels, the input `{image.name}` takes {want}"
@@ -62,6 +73,15 @@ def open_images(arguments: Arguments, inputs: tuple[InputDecl, ...]) -> Reader:
     for decl in labels:
         columns[decl.name] = as_input(kinds, decl, f"the label of `{path}`", span)
     return Table(columns, size)
+
+
+def _enlarged(pixels: Array, shape: Sequence[int]) -> Array:
+    """Square images, one per row, with pixels repeated along both sides to fit `(y, x, …)`, if that can be."""
+    side = isqrt(pixels.shape[1])
+    if len(shape) < 2 or side * side != pixels.shape[1] or shape[0] != shape[1] or shape[0] % side:
+        return pixels
+    images = pixels.reshape(-1, side, side)
+    return images.repeat(shape[0] // side, 1).repeat(shape[1] // side, 2).reshape(len(pixels), -1)
 
 
 def _batch_size(inputs: Sequence[InputDecl], span: Span | None) -> int:

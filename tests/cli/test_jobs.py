@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import parc
+from compiler import driver
+from compiler.model import Job
 from compiler.text import parse_program, show
+from dsl.codes import CODES
 from dsl.source import Source
 from parc.cli import cli
 
@@ -118,6 +122,34 @@ def test_diagnostics_have_places(file: str) -> None:
 
 def test_a_missing_file_is_a_diagnostic(tmp_path: Path) -> None:
     assert data("check", str(tmp_path / "none.par"), code=1)["diagnostics"][0]["code"] == "E0013"
+
+
+@pytest.mark.parametrize("args", [["check"], ["compile"], ["run", "--steps", "1"]], ids=lambda a: a[0])
+def test_a_schedule_that_hangs_is_found_before_anything_runs(
+    file: str, args: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lowering that lets two stages wait for each other: the first wants the second's gradient before it sends."""
+    honest = driver.compile_job
+
+    def hanging(job: Job) -> driver.Compiled:
+        compiled = honest(job)
+        program = parse_program(CODES["E0642"].failing)
+        return replace(compiled, program=program)
+
+    monkeypatch.setattr(driver, "compile_job", hanging)
+    found = data(*args, file, code=1)["diagnostics"]
+    assert [d["code"] for d in found] == ["E0642"] and "hang" in found[0]["message"]
+    assert found[0]["place"]["file"] == file  # the strategy that was lowered
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_lowered_program_is_verified(command: str, tmp_path: Path) -> None:
+    path = tmp_path / "edited.npu"
+    path.write_text(CODES["E0642"].failing)
+    found = data(command, str(path), code=1)["diagnostics"]
+    assert [d["code"] for d in found] == ["E0642"] and found[0]["place"]["line"] > 1
+    path.write_text(CODES["E0642"].mended)
+    run(command, str(path), *(["--steps", "1"] if command == "run" else []))
 
 
 # --- compile -------------------------------------------------------------------------------------------

@@ -1,0 +1,76 @@
+"""The catalogue of error codes: what is raised has an entry, each entry is raised, its examples show what they say."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dsl.codes import CODES
+from parc.cli import cli
+
+ROOT = Path(__file__).parent.parent.parent
+CODE = re.compile(r"E\d{4}")
+
+
+def raised() -> dict[str, set[str]]:
+    """Code -> modules outside of the catalogue that have it as a string of its own."""
+    found: dict[str, set[str]] = {}
+    for package in ("dsl", "compiler", "runtime", "parc"):
+        for file in (ROOT / package).rglob("*.py"):
+            if (ROOT / "dsl" / "codes") in file.parents:
+                continue
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str) and CODE.fullmatch(node.value):
+                    found.setdefault(node.value, set()).add(str(file.relative_to(ROOT)))
+    return found
+
+
+def test_every_code_that_is_raised_has_an_entry() -> None:
+    assert {code: where for code, where in raised().items() if code not in CODES} == {}
+
+
+def test_every_entry_is_raised() -> None:
+    assert sorted(CODES.keys() - raised().keys()) == []
+
+
+def test_pages_speak_of_codes_that_there_are() -> None:
+    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
+    unknown = {code for page in pages for code in re.findall(r"\bE\d{4}\b", page.read_text())} - CODES.keys()
+    assert unknown == set()
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_explain(code: str) -> None:
+    shown = CliRunner().invoke(cli, ["explain", code.lower()])
+    entry = CODES[code]
+    assert shown.exit_code == 0 and shown.stdout.startswith(f"{code}: {entry.title}\n")
+    assert entry.explanation.strip() in shown.stdout
+    assert "This has it:" in shown.stdout and "This does not:" in shown.stdout
+    assert entry.failing != entry.mended
+
+
+def findings(text: str, code: str, folder: Path) -> list[str]:
+    """Codes that the command reports for an example. Its first lines `# -D name=value` are options."""
+    file = folder / ("main.npu" if text.startswith("program ") else "main.par")
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    options = [w for line in text.splitlines() if line.startswith("# -D ") for w in ("-D", line.removeprefix("# -D "))]
+    command = ["run", "--steps", "1"] if code.startswith("E07") else ["check"]
+    result = CliRunner().invoke(cli, [*command, str(file), "--json", *options])
+    found = json.loads(result.stdout)
+    assert result.exit_code == found["exit"] == (0 if not found["diagnostics"] else 4 if code.startswith("E09") else 1)
+    return sorted({d["code"] for d in found["diagnostics"]})
+
+
+EARLIER = {"E0702": "E0641", "E0703": "E0615"}
+"""What a run would find: the command verifies a program before it runs it (tests/runtime runs them all the same)."""
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_the_failing_example_has_the_error_and_the_mended_one_has_none(code: str, tmp_path: Path) -> None:
+    assert findings(CODES[code].failing, code, tmp_path) == [EARLIER.get(code, code)]
+    assert findings(CODES[code].mended, code, tmp_path) == []
