@@ -103,8 +103,8 @@ CODES: tuple[Code, ...] = (
         "E0702",
         "the schedule hangs",
         "Groups of devices wait for messages that nobody will send: each waits for another. The message says who waits "
-        "for what. `parc check` and `parc run` find this before anything runs (E0641, E0642); a program that is run without "
-        "them, from Python, finds out here.",
+        "for what. `parc check` and `parc run` find this before anything runs (E0641, E0642); a program that is run "
+        "without them, from Python, finds out here.",
         _CHAIN.replace("    F[0]\n    B[0]\n  }\n}\n\n", "    B[0]\n    F[0]\n  }\n}\n\n", 1),
         _CHAIN,
     ),
@@ -112,8 +112,8 @@ CODES: tuple[Code, ...] = (
         "E0703",
         "devices that must hold the same hold different values",
         "A value's layout says that it is replicated along an axis, but the devices along it computed different bits. "
-        "A collective is missing, or a layout is stated wrongly. `parc check` and `parc run` verify programs before they "
-        "run (E0613 to E0618); one that is run without them, from Python, finds out here.",
+        "A collective is missing, or a layout is stated wrongly. `parc check` and `parc run` verify programs before "
+        "they run (E0613 to E0618); one that is run without them, from Python, finds out here.",
         _SUM.replace("    %loss: f32[] = all_reduce %part sum over dp\n", "    %loss: f32[] = neg %part\n"),
         _SUM,
     ),
