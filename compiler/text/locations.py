@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dsl.source import Span
 
@@ -27,14 +27,17 @@ class Site:
 
 @dataclass(slots=True)
 class Locations:
-    """Site -> span."""
+    """Site -> span. `same`: class -> the class whose states and functions it takes over."""
 
     spans: dict[Site, Span] = field(default_factory=dict)
+    same: dict[int, int] = field(default_factory=dict)
 
     def find(self, site: Site | None) -> Span | None:
         """The span of the place or of what encloses it."""
         while site is not None:
             span = self.spans.get(site)
+            if span is None and site.part and site.cls in self.same:
+                span = self.spans.get(replace(site, cls=self.same[site.cls]))
             if span is not None:
                 return span
             if site.path:

@@ -28,6 +28,7 @@ from compiler.program import (
 )
 from compiler.text.attrs import quote, runs, show_attributes, show_dims, show_number, show_run
 from compiler.text.names import ROLES, default_chunk, default_logical
+from compiler.text.sharing import with_code_of
 
 Sizes = Mapping[str, int]
 
@@ -44,9 +45,14 @@ def show(program: Program) -> str:
     if program.seed:
         lines.append(f"seed {program.seed}")
     lines += [_input(i) for i in program.inputs]
+    shown: list[tuple[DeviceClass, list[str]]] = []
     for cls in program.classes:
+        code = _code(cls, sizes)
+        model = next((c for c, text in shown if _is_as(cls, code, c, text, sizes)), None)
+        if model is None:
+            shown.append((cls, code))
         lines.append("")
-        lines += _class(program, cls, sizes)
+        lines += _class(program, cls, code, model)
     return "\n".join(lines) + "\n"
 
 
@@ -60,17 +66,36 @@ def _input(decl: InputDecl) -> str:
 # --- classes -------------------------------------------------------------------------------------
 
 
-def _class(program: Program, cls: DeviceClass, sizes: Sizes) -> list[str]:
-    groups = ", ".join(show_run(*r) for r in runs(cls.groups))
-    lines = [f"stage {groups}: devices {show_devices(program, cls.groups)} {{"]
+def _class(program: Program, cls: DeviceClass, code: Sequence[str], model: DeviceClass | None) -> list[str]:
+    """`model`: an earlier class whose code this one has, but for the iterations of its loops."""
+    given = "" if model is None else f" as {_stages(model)}"
+    lines = [f"stage {_stages(cls)}: devices {show_devices(program, cls.groups)}{given} {{"]
     lines += [f"  {_range(r)}" for r in cls.ranges]
-    lines += [f"  {_state(s, sizes)}" for s in cls.states]
-    for function in cls.functions:
-        lines += _function(function, sizes)
+    lines += code if model is None else ()
     lines.append("  schedule {")
     lines += [f"    {line}" for line in _schedule(cls.schedule)]
     lines += ["  }", "}"]
     return lines
+
+
+def _stages(cls: DeviceClass) -> str:
+    return ", ".join(show_run(*r) for r in runs(cls.groups))
+
+
+def _code(cls: DeviceClass, sizes: Sizes) -> list[str]:
+    """States and functions."""
+    lines = [f"  {_state(s, sizes)}" for s in cls.states]
+    for function in cls.functions:
+        lines += _function(function, sizes)
+    return lines
+
+
+def _is_as(cls: DeviceClass, code: list[str], other: DeviceClass, text: list[str], sizes: Sizes) -> bool:
+    """Whether the code of a class is that of the other one, but for iterations. Texts are compared: -0.0 is not 0.0."""
+    if len(code) != len(text) or not code:
+        return False
+    same = with_code_of(cls, other)
+    return same is not None and code == (text if same.functions is other.functions else _code(same, sizes))
 
 
 def show_devices(program: Program, groups: Sequence[int]) -> str:

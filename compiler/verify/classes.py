@@ -44,6 +44,30 @@ def check_classes(program: Program, report: Report) -> None:
             report.error("E0650", Site(c), "the class has no devices")
         else:
             _check_class(program, cls, c, report)
+    if not report.failed:
+        _check_coverage(program, report)
+
+
+def _check_coverage(program: Program, report: Report) -> None:
+    """Each iteration of a loop that is cut over the stages belongs to one of them."""
+    pieces: dict[str, list[tuple[int, int, int, int]]] = {}
+    for c, cls in enumerate(program.classes):
+        for r in cls.ranges:
+            pieces.setdefault(r.dim, []).extend((r.first.at(g), r.count, r.total, c) for g in cls.groups)
+    for dim, found in pieces.items():
+        at, total = 0, found[0][2]
+        found.sort()
+        for first, count, its_total, c in found:
+            if its_total != total:
+                report.error("E0650", Site(c), f"loop {dim} has {its_total} iterations here, {total} elsewhere")
+                return
+            if first != at:
+                what = f"{first} is on two stages" if first < at else f"{at} is on no stage"
+                report.error("E0650", Site(c), f"loop {dim}: iteration {what}")
+                return
+            at += count
+        if at != total:
+            report.error("E0650", Site(found[-1][3]), f"loop {dim}: iteration {at} of {total} is on no stage")
 
 
 def _twice(names: Iterable[object]) -> list[object]:

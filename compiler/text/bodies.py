@@ -1,0 +1,187 @@
+"""Reads functions of `.npu` text: instructions, loops, ops with their attributes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compiler.ops.base import Op
+from compiler.ops.elementwise import ARITY, Map
+from compiler.program import ALL_CHUNKS, Body, Function, Instr, LocalRepeat, Var
+from compiler.text.attrs import OPS, attributes, describe, fits
+from compiler.text.cursor import MAX_NESTING, Cursor
+from compiler.text.lexer import Token
+from compiler.text.locations import Locations, Site
+from dsl.diagnostics import Diagnostics, ParcError, did_you_mean
+
+
+class BodyParser(Cursor):
+    """Collects errors line by line: after one it goes on at the next line."""
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text, name)
+        self.found = Diagnostics()
+        self.where = Locations()
+
+    def give_up(self, what: str) -> None:
+        """An error after which nothing can be made of the rest."""
+        try:
+            self.expected(what)
+        except ParcError as error:
+            for d in error.diagnostics:
+                self.found.add(d)
+        self.found.raise_if_any()
+
+    def skip(self, error: ParcError) -> None:
+        """Keep the error and go on at the next line; give up where the line has brackets of its own."""
+        for d in error.diagnostics:
+            self.found.add(d)
+        while not self.sees("newline"):
+            if self.token.kind in ("end", "{", "}") or self.found.full:
+                self.found.raise_if_any()
+            self.next()
+        self.next()
+
+    def action(self) -> tuple[str, int]:
+        """`F`, `F.1`, `"odd name".1`; in schedules also `F.*`."""
+        t = self.token
+        name = self.text("a function's name")
+        if t.kind == "word" and "." in name:
+            head, _, tail = name.rpartition(".")
+            if "." in head or not tail.isdigit():
+                raise self.error("E0601", f"`{name}` is not a function's name", t, "a function and its chunk: `F.1`")
+            return head, int(tail[:9])
+        if not self.take("."):
+            return name, 0
+        return name, ALL_CHUNKS if self.take("*") else self.natural("a chunk")
+
+    def function(self, site: Site) -> Function:
+        start = self.token
+        self.word("fn")
+        name, chunk = self.action()
+        self.where.spans[site] = self.span(start)
+        self.mark("{")
+        self.end_line()
+        instrs = self.instrs(site, 0)
+        self.mark("}")
+        self.end_line()
+        return Function(name, chunk, Body((), instrs, ()))
+
+    def instrs(self, site: Site, depth: int) -> tuple[Instr, ...]:
+        """Instructions up to a `}` or a `yield`."""
+        found: list[Instr] = []
+        while not self.sees("}") and not self.sees_word("yield"):
+            start = self.token
+            if start.kind == "end":
+                self.give_up("`}`")
+            try:
+                here = site.inner(len(found))
+                instr = self._instr(here, depth)
+                if here not in self.where.spans:
+                    self.where.spans[here] = self.span(start)
+                self.end_line()
+                found.append(instr)
+            except ParcError as error:
+                self.skip(error)
+        return tuple(found)
+
+    def _var(self) -> Var:
+        name = self.value_name()
+        self.mark(":")
+        return Var(name, *self.type())
+
+    def _instr(self, site: Site, depth: int) -> Instr:
+        outputs: list[Var] = []
+        start = self.token
+        if self.sees("%"):
+            outputs.append(self._var())
+            while self.take(","):
+                outputs.append(self._var())
+            self.mark("=")
+        head = self.token
+        name = self.text("an op")
+        if name == LocalRepeat.mnemonic:
+            return self._repeat(tuple(outputs), start, site, depth)
+        if name in ARITY:
+            return self._map(name, tuple(outputs))
+        op = OPS.get(name)
+        if op is None or op is Map:
+            raise self.error("E0603", f"there is no op `{name}`", head, did_you_mean(name, (*OPS, *ARITY)))
+        inputs = []
+        if self.sees("%"):
+            inputs.append(self.value_name())
+            while self.take(","):
+                inputs.append(self.value_name())
+        return Instr(self._attributes(op, tuple(outputs)), tuple(inputs), tuple(outputs))
+
+    def _attributes(self, op: type[Op], outputs: tuple[Var, ...]) -> Op:
+        given: dict[str, Any] = {}
+        for a in attributes(op):
+            start = self.token
+            if a.kind == "bool":
+                given[a.field] = self.take_word(a.word)
+                continue
+            if a.derive is not None and not self.sees_word(a.word):
+                value = a.derive(outputs[0].type) if outputs else None
+            else:
+                if a.word:
+                    self.word(a.word)
+                bare = not self.sees("(")
+                value = self.value()
+                if a.many and bare:
+                    value = ((value, self.value()),) if self.take("->") else (value,)
+            if not fits(a.kind, value):
+                raise self.error("E0604", f"{op.mnemonic}: `{a.field}` takes {describe(a.kind)}", start)
+            given[a.field] = value
+        return op(**given)
+
+    def _map(self, fn: str, outputs: tuple[Var, ...]) -> Instr:
+        inputs: list[str] = []
+        slots: list[float | int | bool | None] = []
+        while not self.sees("newline"):
+            if self.sees("%"):
+                inputs.append(self.value_name())
+                slots.append(None)
+            elif self.sees_word("true") or self.sees_word("false"):
+                slots.append(self.next().text == "true")
+            else:
+                slots.append(self.number())
+            if not self.take(","):
+                break
+        return Instr(Map(fn, tuple(slots)), tuple(inputs), outputs)
+
+    def _repeat(self, outputs: tuple[Var, ...], start: Token, site: Site, depth: int) -> Instr:
+        if depth >= MAX_NESTING:
+            raise self.error("E0608", f"loops are nested deeper than {MAX_NESTING}", start)
+        label = self.text("the loop's name")
+        count = self.natural()
+        reverse = self.take_word("reverse")
+        self.mark("(")
+        params: list[Var] = []
+        sources: list[str] = []
+        counts = {"=": 0, "each": 0, "with": 0}
+        order = tuple(counts)
+        while not self.sees(")"):
+            params.append(self._var())
+            how = self.token.text
+            if how not in counts or any(counts[later] for later in order[order.index(how) + 1 :]):
+                self.expected("`=` (carried), then `each` (one slice per iteration), then `with` (the same in all)")
+            self.next()
+            counts[how] += 1
+            sources.append(self.value_name())
+            if not self.take(","):
+                break
+        self.mark(")")
+        self.where.spans[site] = self.span(start)
+        self.mark("{")
+        self.end_line()
+        instrs = self.instrs(site, depth + 1)
+        self.word("yield")
+        results = []
+        if self.sees("%"):
+            results.append(self.value_name())
+            while self.take(","):
+                results.append(self.value_name())
+        self.end_line()
+        self.mark("}")
+        body = Body(tuple(params), instrs, tuple(results))
+        return Instr(LocalRepeat(label, count, body, counts["="], counts["each"], reverse), tuple(sources), outputs)
