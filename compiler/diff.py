@@ -1,45 +1,22 @@
-"""What a program communicates and holds, as tables, and what differs between two programs.
+"""What a program holds, as a table, and what differs between two programs.
 
-    collectives   per class, function, op, axes and dim: calls and bytes of one device in a step
-    buffers       bytes of one device by role and memory
-    diff          what changes in layouts, collectives and buffers between two programs
-
-Bytes of a collective are what a device sends with ring algorithms. With n devices and S bytes on each before the op:
-all_reduce 2(n-1)/n S, all_gather (n-1) S, reduce_scatter and all_to_all (n-1)/n S, send S, halo its borders.
+buffers       bytes of one device by role and memory
+diff          what changes in layouts, collectives (`compiler.traffic`) and buffers between two programs
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from compiler.layout import local_type
-from compiler.ops.comm import Halo, HaloAdd
-from compiler.ops.effects import Send, StageReduce
-from compiler.program import Body, DeviceClass, For, Instr, LocalRepeat, Program, Run, StateDecl, Var
-from compiler.relayout import step_bytes
+from compiler.program import DeviceClass, For, Program, Run, StateDecl
 from compiler.text.attrs import runs, show_run
 from compiler.text.printer import show_schedule, show_type
+from compiler.traffic import Collective, collectives
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Collective:
-    """What one device of the groups does in a step: `count` calls, in which it sends `bytes` in all.
-
-    `function`: F, B, W or U (with its chunk: `F.1`); `dim`: what is gathered or scattered ("" where nothing is).
-    Messages between stages have no axes.
-    """
-
-    groups: tuple[int, ...]
-    function: str
-    op: str
-    axes: tuple[str, ...]
-    dim: str
-    count: int
-    bytes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,51 +30,6 @@ class Buffers:
     role: str
     memory: str
     bytes: int
-
-
-def collectives(program: Program) -> tuple[Collective, ...]:
-    """All communication of a step, by class and function; loops and micro-batches multiplied out."""
-    sizes, m = program.sizes, program.microbatches
-    found: dict[tuple[tuple[int, ...], str, str, tuple[str, ...], str], tuple[int, float]] = {}
-    for cls in program.classes:
-        for f in cls.functions:
-            name = f"{f.name}.{f.chunk}" if f.chunk else f.name
-            for instr, source, times in _walk(f.body, {}, 1 if f.name == "U" else m):
-                sent = _sent(instr, source, sizes)
-                if sent is not None:
-                    op = instr.op
-                    dim = str(getattr(op, "scatter", "") or getattr(op, "dim", ""))
-                    key = (cls.groups, name, op.mnemonic, getattr(op, "axes", ()), dim)
-                    count, total = found.get(key, (0, 0.0))
-                    found[key] = (count + times, total + sent * times)
-    return tuple(Collective(*key, *value) for key, value in found.items())
-
-
-def _walk(body: Body, outer: Mapping[str, Var], times: int) -> Iterator[tuple[Instr, Var, int]]:
-    """Instructions with operands: (instruction, first operand, number of runs), loops entered."""
-    known = {**outer, **{p.name: p for p in body.params}}
-    for instr in body.instrs:
-        if isinstance(instr.op, LocalRepeat):
-            yield from _walk(instr.op.body, known, times * instr.op.count)
-        elif instr.inputs:
-            yield instr, known[instr.inputs[0]], times
-        known.update((v.name, v) for v in instr.outputs)
-
-
-def _sent(instr: Instr, source: Var, sizes: Mapping[str, int]) -> float | None:
-    """Bytes that a device sends for one call; None for what does not communicate."""
-    op = instr.op
-    if isinstance(op, (Send, StageReduce, Halo, HaloAdd)):
-        local = local_type(source.type, source.layout, sizes)
-        if isinstance(op, Send):
-            return float(local.bytes)
-        if isinstance(op, StageReduce):
-            n = len(op.groups)
-            return 2 * (n - 1) / n * local.bytes
-        return local.bytes / local.size(op.dim) * (op.left + op.right)
-    if op.mnemonic not in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all"):
-        return None
-    return step_bytes(op, source.type, source.layout, instr.outputs[0].layout, sizes)
 
 
 # --- buffers -------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from compiler.graph import Type
 from compiler.layout import Layout
 from compiler.ops.effects import Accumulate, Input, Write
 from compiler.program import DeviceClass, Program, StateDecl
+from compiler.traffic import Volumes, add_volumes, volumes
 from dsl.diagnostics import fail
 from runtime.distribute import Array, Mesh, assemble, collect, distribute, logical_type, own_part
 from runtime.emulate.straight import Slots, Straight, compile_function
@@ -25,7 +26,6 @@ from runtime.kernels import STORAGE, Context, quiet, rounded
 from runtime.liveness import unrolled
 from runtime.memory import MemoryUse, check_capacity, memory_use
 from runtime.serial import init_array
-from runtime.traffic import Volumes, add_volumes, volumes
 
 LASTING = ("weight", "optimizer", "counter")
 

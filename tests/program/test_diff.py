@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from compiler.diff import Change, Collective, buffers, collectives, diff, in_flight
+from compiler.diff import Change, buffers, diff, in_flight
 from compiler.program import Body, DeviceClass, Function
 from compiler.schedules import NAMES, actions, kinds, rolled
 from compiler.text import parse_program
+from compiler.traffic import Collective, collectives
 from tests.program.samples import LAYERS, PIPELINE
 
 

@@ -1,0 +1,130 @@
+"""What devices send each other: counted from types and layouts, of a function, a program, or one change of layout.
+
+Bytes are what one device sends with ring algorithms. With n devices and S bytes on each before the op: all_reduce
+2(n-1)/n S, all_gather (n-1) S, reduce_scatter and all_to_all (n-1)/n S, send S, halo its borders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from compiler.graph import Type
+from compiler.layout import Layout, local_type
+from compiler.ops.base import Op
+from compiler.ops.comm import AllGather, AllReduce, AllToAll, Halo, HaloAdd, ReduceScatter
+from compiler.ops.effects import Send, StageReduce
+from compiler.program import Body, LocalRepeat, Program, Var
+from compiler.relayout import step_bytes
+
+Key = tuple[str, tuple[str, ...]]
+"""(mnemonic, axes); messages between stages have no axes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A call of a collective, or a message to another stage: `times` in a run of the function, `bytes` in each.
+
+    `dim`: what is gathered or scattered, or where borders are exchanged ("" where nothing is).
+    """
+
+    op: str
+    axes: tuple[str, ...]
+    dim: str
+    times: int
+    bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Of one device: number of calls, and the bytes that it sends in them."""
+
+    calls: int = 0
+    bytes: float = 0.0
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(self.calls + other.calls, self.bytes + other.bytes)
+
+    def times(self, n: int) -> Traffic:
+        return Traffic(self.calls * n, self.bytes * n)
+
+
+Volumes = dict[Key, Traffic]
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """What one device of the groups does in a step: `count` calls, in which it sends `bytes` in all.
+
+    `function`: F, B, W or U (with its chunk: `F.1`); `dim` as in `Message`.
+    """
+
+    groups: tuple[int, ...]
+    function: str
+    op: str
+    axes: tuple[str, ...]
+    dim: str
+    count: int
+    bytes: float
+
+
+def sent_bytes(op: Op, type: Type, before: Layout, after: Layout | None, sizes: Mapping[str, int]) -> float | None:
+    """Bytes that a device sends for one call on an operand of the (logical) type; None for what stays local."""
+    if isinstance(op, (AllReduce, AllGather, ReduceScatter, AllToAll)):
+        return step_bytes(op, type, before, after or before, sizes)
+    if isinstance(op, (Halo, HaloAdd)):
+        local = local_type(type, before, sizes)
+        return local.bytes / local.size(op.dim) * (op.left + op.right)
+    if isinstance(op, (Send, StageReduce)):
+        bytes = local_type(type, before, sizes).bytes
+        return 2 * (len(op.groups) - 1) / len(op.groups) * bytes if isinstance(op, StageReduce) else float(bytes)
+    return None
+
+
+def messages(body: Body, sizes: Mapping[str, int]) -> Iterator[Message]:
+    """All communication of one run of a function, in its order; what is in a loop counts for all iterations."""
+    return _messages(body, sizes, {}, 1)
+
+
+def _messages(body: Body, sizes: Mapping[str, int], outer: Mapping[str, Var], times: int) -> Iterator[Message]:
+    known = {**outer, **{p.name: p for p in body.params}}
+    for instr in body.instrs:
+        op = instr.op
+        if isinstance(op, LocalRepeat):
+            yield from _messages(op.body, sizes, known, times * op.count)
+        elif instr.inputs:
+            source = known[instr.inputs[0]]
+            after = instr.outputs[0].layout if instr.outputs else None
+            sent = sent_bytes(op, source.type, source.layout, after, sizes)
+            if sent is not None:
+                dim = str(getattr(op, "scatter", "") or getattr(op, "dim", ""))
+                yield Message(op.mnemonic, getattr(op, "axes", ()), dim, times, sent)
+        known.update((v.name, v) for v in instr.outputs)
+
+
+def volumes(body: Body, sizes: Mapping[str, int]) -> Volumes:
+    """What one run of a function sends, by op and axes."""
+    found: Volumes = {}
+    for m in messages(body, sizes):
+        key = (m.op, m.axes)
+        found[key] = found.get(key, Traffic()) + Traffic(1, m.bytes).times(m.times)
+    return found
+
+
+def add_volumes(total: Volumes, more: Volumes, times: int = 1) -> None:
+    """`total += times * more`, in place."""
+    for key, t in more.items():
+        total[key] = total.get(key, Traffic()) + t.times(times)
+
+
+def collectives(program: Program) -> tuple[Collective, ...]:
+    """All communication of a step, by class and function; loops and micro-batches multiplied out."""
+    found: dict[tuple[tuple[int, ...], str, str, tuple[str, ...], str], Traffic] = {}
+    for cls in program.classes:
+        for f in cls.functions:
+            name = f"{f.name}.{f.chunk}" if f.chunk else f.name
+            runs = 1 if f.name == "U" else program.microbatches
+            for m in messages(f.body, program.sizes):
+                key = (cls.groups, name, m.op, m.axes, m.dim)
+                found[key] = found.get(key, Traffic()) + Traffic(1, m.bytes).times(m.times * runs)
+    return tuple(Collective(*key, t.calls, t.bytes) for key, t in found.items())
