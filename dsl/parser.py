@@ -7,11 +7,12 @@ statement, so that several errors are reported at once. A tree is returned only 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from lark import Lark, UnexpectedToken
+from lark import Lark
 from lark.lexer import Lexer as LarkLexer
 from lark.lexer import PatternStr
 
@@ -44,12 +45,25 @@ class _NoLexer(LarkLexer):
         return iter(())
 
 
+@dataclass(frozen=True, slots=True)
+class _Reduction:
+    """What a rule does: of the last `size` values, `build` makes one, and the parser goes on as behind an `origin`."""
+
+    size: int
+    origin: str
+    build: Callable[[list[Any]], Any]
+
+
+class _Unexpected(Exception):
+    """No rule goes on with this token."""
+
+
 class Grammar:
     """The parser's tables and what the grammar calls keywords and punctuation. Build it once: `grammar()`."""
 
     def __init__(self) -> None:
         self.builder = Builder()
-        self.lark = Lark.open_from_package(
+        lark = Lark.open_from_package(
             "dsl",
             "grammar.lark",
             ("", ".."),
@@ -59,12 +73,23 @@ class Grammar:
             keep_all_tokens=True,
             maybe_placeholders=False,
         )
-        literals = {t.pattern.value: t.name for t in self.lark.terminals if isinstance(t.pattern, PatternStr)}
+        literals = {t.pattern.value: t.name for t in lark.terminals if isinstance(t.pattern, PatternStr)}
         self.keywords = {text: name for text, name in literals.items() if text.isidentifier()}
         self.punctuation = {text: name for text, name in literals.items() if not text.isidentifier()}
         self.spelling = {name: text for text, name in literals.items()}
-        self.new_state = self.lark.parse_interactive
-        self.states: dict[Any, dict[str, tuple[Any, Any]]] = self.new_state().parser_state.parse_conf.states
+        conf = lark.parse_interactive().parser_state.parse_conf
+        self.start, self.end = conf.start_state, conf.end_state
+        # For each state, by terminal: the next state, or what is to be reduced first.
+        self.states: dict[Any, dict[str, Any]] = {
+            state: {symbol: _action(argument, conf.callbacks) for symbol, (_, argument) in row.items()}
+            for state, row in conf.states.items()
+        }
+
+
+def _action(argument: Any, callbacks: dict[Any, Any]) -> Any:
+    if not hasattr(argument, "expansion"):
+        return argument
+    return _Reduction(len(argument.expansion), argument.origin.name, callbacks[argument])
 
 
 @cache
@@ -84,34 +109,56 @@ class Parser:
         self.broken_at = lexed.broken_at
         self.name = name
         self.diagnostics = diagnostics
-        self.state = self.grammar.new_state().parser_state
+        self.stack = [self.grammar.start]
+        self.values: list[Any] = []
 
     def run(self) -> ast.File | None:
         """The tree, or None after errors."""
-        tokens, state, builder = self.tokens, self.state, self.grammar.builder
+        tokens, stack, values, builder = self.tokens, self.stack, self.values, self.grammar.builder
         position = line = 0
         saved: tuple[list[Any], list[Any]] = ([], [])
         result = None
         while position < len(tokens):
             if position == 0 or tokens[position - 1].type == "NEWLINE":
                 line = position
-                if len(state.state_stack) > _DEEPEST_STACK:
+                if len(stack) > _DEEPEST_STACK:
                     message = f"more than {limits.MAX_DEPTH} branches in one `if`"
                     self.diagnostics.error("E0903", message, Span(self.name, tokens[line].start, tokens[line].end))
                     return None
-                saved = list(state.state_stack), list(state.value_stack)
+                saved = list(stack), list(values)
                 builder.fresh()
             token = tokens[position]
             token.type = self._classify(position, line)
             try:
-                result = state.feed_token(token, token.type == "$END")  # type: ignore[arg-type]
+                result = self._feed(token)
                 position += 1
-            except (UnexpectedToken, ParcError) as error:
+            except (_Unexpected, ParcError) as error:
                 if self._report(error, position, line):
                     return None
-                state.state_stack[:], state.value_stack[:] = saved
+                stack[:], values[:] = saved
                 position = self._resume(line)
         return result if isinstance(result, ast.File) else None
+
+    def _feed(self, token: Token) -> Any:
+        """Take in one token; what the whole text is, if it was the last one."""
+        states, stack, values, kind = self.grammar.states, self.stack, self.values, token.type
+        while True:
+            action = states[stack[-1]].get(kind)
+            if action is None:
+                raise _Unexpected
+            if action.__class__ is not _Reduction:
+                stack.append(action)
+                values.append(token)
+                return None
+            children: list[Any] = []
+            if size := action.size:
+                children = values[-size:]
+                del stack[-size:], values[-size:]
+            value = action.build(children)
+            stack.append(states[stack[-1]][action.origin])
+            values.append(value)
+            if kind == "$END" and stack[-1] == self.grammar.end:
+                return value
 
     # --- keywords -----------------------------------------------------------------------------------
 
@@ -122,7 +169,7 @@ class Parser:
             return self.grammar.punctuation[token.text]
         if token.type != "NAME":
             return token.type
-        choices = self.grammar.states[self.state.state_stack[-1]]
+        choices = self.grammar.states[self.stack[-1]]
         following = self.tokens[position + 1]
         if "WORD" in choices and self._is_word(token, following):
             return "WORD"
@@ -175,7 +222,7 @@ class Parser:
 
     # --- errors -------------------------------------------------------------------------------------
 
-    def _report(self, error: UnexpectedToken | ParcError, position: int, line: int) -> bool:
+    def _report(self, error: _Unexpected | ParcError, position: int, line: int) -> bool:
         """Record the error; whether to give up."""
         token = self.tokens[position]
         if self.broken_at is not None and token.start >= self.broken_at:
@@ -192,10 +239,9 @@ class Parser:
     def _acceptable(self) -> set[str]:
         """The terminals that could stand here (not only those in the state's row: reductions are tried)."""
         states = self.grammar.states
-        stack = self.state.state_stack
         found = set()
-        for terminal in states[stack[-1]]:
-            if terminal.isupper() and _shiftable(states, list(stack), terminal):
+        for terminal in states[self.stack[-1]]:
+            if terminal.isupper() and _shiftable(states, list(self.stack), terminal):
                 found.add(terminal)
         return found
 
@@ -220,19 +266,15 @@ class Parser:
         return position + (tokens[position].type == "NEWLINE")
 
 
-def _shiftable(states: dict[Any, dict[str, tuple[Any, Any]]], stack: list[Any], terminal: str) -> bool:
+def _shiftable(states: dict[Any, dict[str, Any]], stack: list[Any], terminal: str) -> bool:
     """Whether the parser, with this stack of states, would take the terminal after some reductions."""
     for _ in range(10_000):
-        entry = states[stack[-1]].get(terminal)
-        if entry is None:
-            return False
-        action, rule = entry
-        if not hasattr(rule, "expansion"):
-            return True
-        del action
-        if rule.expansion:
-            del stack[-len(rule.expansion) :]
-        stack.append(states[stack[-1]][rule.origin.name][1])
+        action = states[stack[-1]].get(terminal)
+        if action is None or not isinstance(action, _Reduction):
+            return action is not None
+        if action.size:
+            del stack[-action.size :]
+        stack.append(states[stack[-1]][action.origin])
     return False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from compiler.evaluate import static
+from compiler.evaluate import limits, static
 from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate, static_of
 from compiler.evaluate.modules import Module
@@ -19,7 +19,6 @@ from dsl import ast, units
 from dsl.diagnostics import ParcError, did_you_mean, fail, suggest
 
 _KNOWN = ("compute", "memory", "launch", "cores", "tile", "efficiency", "overlap", "clock", "cache", "vector", "kernel")
-_MAX_DEVICES = 10**9
 
 
 def build_cluster(session: Session, module: Module, use: ast.Call) -> Cluster:
@@ -69,7 +68,7 @@ def _cluster(session: Session, entry: Entry, scope: Scope) -> Cluster:
         raise fail("E0313", f"the cluster `{name.id}` has no level", name.span, help=help)
     assert device[1] is not None
     cluster = Cluster(name.id, device[1], tuple(levels), tuple(memories), entry.item.span)
-    if cluster.devices > _MAX_DEVICES:
+    if cluster.devices > limits.MAX_DEVICES:
         raise fail("E0908", f"the cluster has {cluster.devices} devices, the most is 10^9", name.span)
     return cluster
 

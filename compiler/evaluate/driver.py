@@ -106,6 +106,8 @@ def _check_job(session: Session, module: Module, entry: Entry, used: set[str]) -
     named = [s.strategy.id for s in entry.item.body if isinstance(s, ast.Task) and s.strategy]
     used.update(named)
     job = _collect(session, lambda: build_job(session, module, entry))
+    if job is None and not named:  # then its model is wrong
+        return
     if job is None:  # perhaps its strategy is wrong; the model is needed for the others all the same
         job = build_job(session, module, entry, ast.Name("serial", span=entry.item.name.span))
     index = index_model(job.model)

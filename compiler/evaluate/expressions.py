@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compiler.evaluate import static
+from compiler.evaluate import limits, static
 from compiler.evaluate.modules import Module
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import listed
@@ -69,7 +69,7 @@ def evaluate(expr: ast.Expr, scope: Scope, want: Want = None, hint: str | None =
                 test = static.boolean(evaluate(expr.test, scope), "the test of `if`", expr.test.span)
                 return evaluate(expr.then if test else expr.other, scope, want, hint)
             case ast.ListExpr():
-                return tuple(static_of(evaluate(i, scope), i.span) for i in expr.items)
+                return _list(expr, scope)
             case ast.Attribute():
                 message = "values have no attributes: only `check` speaks of a job's results"
                 raise fail("E0210", message, expr.span)
@@ -79,6 +79,17 @@ def evaluate(expr: ast.Expr, scope: Scope, want: Want = None, hint: str | None =
                 return literal_value(expr)
     finally:
         session.nesting -= 1
+
+
+def _list(expr: ast.ListExpr, scope: Scope) -> Static:
+    """A flat list: lists of lists could be of a size exponential in that of their text."""
+    if len(expr.items) > limits.MAX_LIST:
+        raise fail("E0909", f"a list of more than {limits.MAX_LIST:,} values", expr.span)
+    values = tuple(static_of(evaluate(i, scope), i.span) for i in expr.items)
+    for value, item in zip(values, expr.items):
+        if isinstance(value, tuple):
+            raise fail("E0210", "a list holds no other lists", item.span)
+    return values
 
 
 def literal_value(expr: ast.Expr) -> Static:

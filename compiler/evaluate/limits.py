@@ -20,8 +20,14 @@ MAX_ELEMENTS = 2**56
 MAX_COUNT = 10**9
 """Iterations of a rolled loop."""
 
+MAX_DEVICES = 10**9
+"""Devices of a cluster or a mesh."""
+
 MAX_INTEGER_BITS = 256
 """Size of a static integer."""
+
+MAX_LIST = 4096
+"""Values of a list."""
 
 MAX_FILES = 100
 """Files that one file uses, directly or through others."""

@@ -241,6 +241,9 @@ def initializer(expr: ast.Expr | None, scope: Scope) -> Init:
     numbers: list[Number] = []
     for argument in arguments:
         numbers.append(static.number(evaluate(argument.value, scope), f"an argument of `{name.id}`", argument.span))
+    if (name.id == "normal" and numbers[0] < 0) or (name.id == "uniform" and numbers[0] > numbers[1]):
+        what = "a deviation is not negative" if name.id == "normal" else "the lower bound stands first"
+        raise fail("E0311", what, expr.span)
     return Init(name.id, tuple(float(n) for n in numbers))
 
 

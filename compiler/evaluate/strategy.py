@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 
-from compiler.evaluate import static
+from compiler.evaluate import limits, static
 from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.index import ModelIndex
@@ -34,7 +35,6 @@ from dsl.source import Span
 
 _SHARDED = ("optimizer", "gradients", "weights")
 _MEMORIES = ("host", "nvme")
-_MAX_AXIS = 10**9
 
 
 @dataclass
@@ -200,6 +200,8 @@ class Expander:
                 self.session.failed(error)
                 size = 1  # so that the rules that speak of it are not wrong, too
             self.rules.axes.append(Axis(name.id, size, name.span))
+        if prod(a.size for a in self.rules.axes) > limits.MAX_DEVICES:
+            self.session.failed(fail("E0908", "the mesh has more than 10^9 devices", statement.span))
         for axis in self.rules.axes:  # only now: an axis and a parameter may share a name, `tp = tp`
             scope.vars[axis.name] = AxisRef(axis.name, axis.size)
 
@@ -207,7 +209,7 @@ class Expander:
         if any(a.name == name.id for a in self.rules.axes):
             raise fail("E0405", f"the mesh has two axes `{name.id}`", name.span)
         size = static.integer(evaluate(expr, scope), f"the size of axis `{name.id}`", expr.span)
-        if not 1 <= size <= _MAX_AXIS:
+        if not 1 <= size <= limits.MAX_DEVICES:
             raise fail("E0405", f"axis `{name.id}` has size {size}; it must be 1 to 10^9", expr.span)
         return size
 

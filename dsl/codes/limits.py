@@ -67,7 +67,7 @@ CODES: tuple[Code, ...] = (
         "E0908",
         "a size beyond the bounds",
         "A dim has a size of at most 2^40, a tensor at most 2^56 elements, a `repeat` at most 10^9 iterations, a\n"
-        "cluster at most 10^9 devices.",
+        "cluster or a mesh at most 10^9 devices.",
         "use std.optimizers (sgd)\nmodel m(n) {\n  dim d = n\n  weight w[d]\n  loss sum(w)\n}\n"
         "job fit {\n  train m(2 ** 62)\n  optimizer sgd(lr = 0.1)\n}\n",
         "use std.optimizers (sgd)\nmodel m(n) {\n  dim d = n\n  weight w[d]\n  loss sum(w)\n}\n"
@@ -75,8 +75,8 @@ CODES: tuple[Code, ...] = (
     ),
     Code(
         "E0909",
-        "an integer is too large",
-        "Integers have at most 256 bits.",
+        "a value is too large",
+        "Integers have at most 256 bits, lists at most 4,096 values.",
         "param n = 10 ** 100\n",
         "param n = 10 ** 10\n",
     ),

@@ -89,7 +89,7 @@ def limit(megabytes: int) -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (megabytes * 2**20, megabytes * 2**20))
-    resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+    resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
 
 
 def main(names: list[str]) -> None:

@@ -1,0 +1,60 @@
+"""`parc check` of a file as a process of its own, with bounded time and memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 2
+MEGABYTES = 512
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the process ended: exit status (negative: a signal), codes in order, CPU seconds, peak MiB, what it said."""
+
+    status: int
+    codes: tuple[str, ...]
+    seconds: float
+    megabytes: float
+    said: str
+
+
+def _limit() -> None:
+    """Address space and CPU time; beyond the latter the process is killed, so that no test hangs."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEGABYTES * 2**20, MEGABYTES * 2**20))
+    resource.setrlimit(resource.RLIMIT_CPU, (10 * SECONDS, 10 * SECONDS))
+
+
+def check(path: str | Path, folder: Path) -> Ending:
+    """Run it in `folder`."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "OPENBLAS_NUM_THREADS": "1"}
+    with TemporaryFile() as out:
+        command = [sys.executable, "-m", "parc", "check", str(path)]
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, preexec_fn=_limit
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        said = out.read().decode("utf-8", "replace")
+    codes = re.findall(r"^error\[(E\d{4})\]", said, re.MULTILINE)
+    seconds = usage.ru_utime + usage.ru_stime
+    return Ending(process.returncode, tuple(codes), seconds, usage.ru_maxrss / 1024, said)
+
+
+def parse_all(names: list[str]) -> list[tuple[str, tuple[str, ...], float]]:
+    """Read and format cases of `hostile`, all in one bounded process: name, codes of errors, CPU seconds of each."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.dsl.hostile", *names]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    return [(name, tuple(c for c in codes.split(",") if c != "ok"), float(seconds)) for name, codes, seconds in rows]
