@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from compiler.diff import ProgramDiff
     from compiler.driver import Compiled
     from compiler.evaluate import Evaluation
+    from compiler.explain import Explanation
     from compiler.graph import Value
     from compiler.model import Job
     from compiler.passes.place.place import Placed
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from dsl.codes import Code
     from dsl.diagnostics import Diagnostic
     from dsl.source import Source
-    from parc.explanation import Explanation
     from parc.training import Run
     from runtime.prove import Proof
 
@@ -251,11 +251,11 @@ def verify(
 
 def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Explanation:
     """Why a tensor has its layout and what is sent for it. Raises `ParcError`, for an unknown tensor too."""
-    from compiler.passes.place.place import place
-    from compiler.passes.training import training
-    from parc.explanation import explain_tensor
+    from compiler.driver import compile_job
+    from compiler.explain import explain_tensor
 
-    return explain_tensor(place(training(evaluate(file, **options).job)), tensor)
+    compiled = compile_job(evaluate(file, **options).job)
+    return explain_tensor(compiled.placed, compiled.staged, compiled.program, tensor)
 
 
 def explain(code: str) -> Code:

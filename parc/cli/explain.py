@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from dsl.source import Span
 from parc import api
-from parc.cli.common import Command, Output, choice, color, job_options, read_source
-from parc.cli.tables import amount
+from parc.cli.common import Command, Output, Sources, choice, color, job_options, read_source
+from parc.cli.tables import amount, table
 
 if TYPE_CHECKING:
-    from parc.explanation import Explanation
+    from compiler.explain import Explanation
 
 
 @click.command("explain", cls=Command)
@@ -84,32 +85,65 @@ def _code(out: Output, code: str) -> None:
 
 def _tensor(out: Output, file: str, tensor: str, chosen: api.Options) -> None:
     found = api.explain_tensor(read_source(out, file), tensor, **chosen)
-    place = None
-    source = out.sources.get(found.span.source) if found.span.source else None
-    if source:
-        line, column = source.position(found.span.start)
-        place = {"file": source.name, "line": line, "column": column}
-    out.result = {k: v for k, v in asdict(found).items() if k != "span"} | {"place": place}
-    out.data(_shown(found, f"{place['file']}:{place['line']}" if place else ""))
+    out.result = _json(found, out.sources) | {"sent": found.sent}
+    out.data(_shown(found, out.sources))
 
 
-def _shown(found: Explanation, place: str) -> str:
+def _json(value: object, sources: Sources) -> Any:
+    """Dataclasses as objects; spans as places (`span` itself under the name `place`)."""
+    if isinstance(value, Span):
+        return _place(value, sources)
+    if isinstance(value, tuple):
+        return [_json(v, sources) for v in value]
+    if is_dataclass(value):
+        pairs = ((f.name, getattr(value, f.name)) for f in fields(value))
+        return {"place" if name == "span" else name: _json(v, sources) for name, v in pairs}
+    return value
+
+
+def _place(span: Span, sources: Sources) -> dict[str, Any] | None:
+    source = sources.get(span.source) if span.source else None
+    if source is None:
+        return None
+    line, column = source.position(span.start)
+    return {"file": source.name, "line": line, "column": column, "text": source.text[span.start : span.end]}
+
+
+def _shown(found: Explanation, sources: Sources) -> str:
     style = _Style(color(sys.stdout))
-    lines = [f"{style.bold}{found.name}{style.end}: {found.type}"]
-    if place:
-        lines[0] += f"   {style.dim}{place}{style.end}"
-    if found.storage:
-        lines.append(f"  stored as {found.storage}")
+
+    def at(span: Span | None, quoted: bool = True) -> str:
+        place = _place(span, sources) if span is not None else None
+        if place is None:
+            return ""
+        shown = place["text"]
+        text = f"`{shown}`, " if quoted and "\n" not in shown else ""
+        return f"   {style.dim}{text}{place['file']}:{place['line']}{style.end}"
+
+    here, whole = found.bytes
+    of = f" of {amount(whole)}" if whole != here else ""
+    parts = [
+        f"{style.bold}{found.name}{style.end}: {found.type}{at(found.span, False)}\n"
+        f"{found.role}, {amount(here)}{of} on each device"
+    ]
+    lines = []
     for why in found.why:
-        what = f"splits {', '.join(why.dims)}" if why.dims else "splits nothing new"
-        lines.append(f"  {why.axis} {what}: {why.reason}")
+        what = f"{why.axis} splits {' = '.join(why.dims)}: " if why.dims else f"{why.axis}: "
+        lines.append(f"{what}{why.reason}{at(why.rule)}")
         if len(why.candidates) > 1:
             others = ", ".join(f"{dim} {amount(sent)}" for dim, sent in why.candidates)
-            lines.append(f"    {style.dim}bytes moved by choice: {others}{style.end}")
-    lines += [
-        f"  {change.kind}, {amount(change.bytes)} per device: {change.reader} needs {change.type}"
-        for change in found.changes
-    ]
-    if not found.why and not found.changes:
-        lines.append("  laid out as the rules of the strategy say; nothing is sent for it")
-    return "\n".join(lines)
+            lines.append(f"  {style.dim}bytes moved by choice: {others}{style.end}")
+    lines += [f"{kept.what}: {kept.type}{at(kept.rule)}" for kept in found.kept]
+    if lines:
+        parts.append("\n".join(lines))
+    if not found.changes:
+        parts.append("nothing is sent for it")
+    else:
+        head = ["sent for it", "of", "in", "calls", "per device and step", "wanted by", "as"]
+        rows = [
+            [c.kind, c.of or "itself", c.phase, f"{c.times:,}", amount(c.times * c.bytes), c.reader, c.type]
+            for c in found.changes
+        ]
+        wide = table(head, rows, color(sys.stdout), left=3)
+        parts.append(f"{wide}\n{amount(found.sent)} per device and step in all")
+    return "\n\n".join(parts)

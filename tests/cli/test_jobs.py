@@ -224,10 +224,16 @@ def test_diff_needs_two_sides(args: list[str]) -> None:
 def test_explain_a_tensor(file: str) -> None:
     text = run("explain", file, "y", "--strategy", "both").stdout
     assert text.startswith("y: f32[b=4/dp, d=8] pending(tp sum)") and f"{file}:12" in text
-    assert "all-reduce over tp, 128 B per device: sub needs f32[b=4/dp, d=8]" in text
+    assert "dp splits b: the only dim that the rules allow   `split b on dp`" in text
+    assert "tp splits f: `w1` is split there" not in text  # y is made of w2
+    assert "tp splits f: `w2` is split there and stays where it is; f is summed over" in text
+    assert "128 B per device and step in all" in text
     found = data("explain", file, "y", "--strategy", "both")["result"]
-    assert [(c["kind"], c["bytes"]) for c in found["changes"]] == [("all-reduce over tp", 128.0)]
-    assert {w["axis"] for w in found["why"]} == {"dp", "tp"}
+    (change,) = found["changes"]
+    assert change["kind"] == "all-reduce over tp" and (change["times"], change["bytes"]) == (1, 128.0)
+    assert change["reader"] == "sub" and change["type"] == "f32[b=4/dp, d=8]" and found["sent"] == 128.0
+    assert {w["axis"]: w["rule"]["text"] for w in found["why"]} == {"dp": "split b on dp", "tp": "split f on tp"}
+    assert found["bytes"] == [128, 256] and found["role"] == "activation" and found["place"]["line"] == 12
 
 
 def test_explain_an_unknown_tensor(file: str) -> None:

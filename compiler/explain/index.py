@@ -1,0 +1,279 @@
+"""The values of a placed training graph that are one tensor of the `.par` file, and what is sent for them.
+
+A weight has a slice in each iteration of its loop, copies in other layouts, a gradient, a new value. `family` finds
+them by structure, not by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from compiler.graph import Dim, Graph, Node, Type, Value
+from compiler.layout import TIME, Layout, local_type
+from compiler.model import Weight
+from compiler.ops.comm import Halo, HaloAdd, Relayout
+from compiler.ops.effects import Send, StageReduce
+from compiler.ops.elementwise import Cast, Map
+from compiler.ops.repeat import Repeat
+from compiler.passes.place.place import Placed
+from compiler.passes.stage import Staged
+from compiler.program import Program
+from compiler.relayout import Step, plan_relayout
+from compiler.text.printer import show_type
+from compiler.traffic import sent_bytes
+
+ITSELF, GRADIENT, UPDATED = "", "gradient", "new value"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A collective (or several) that brings a value of the tensor's family into the layout of its readers.
+
+    `of`: "" for the tensor itself, `gradient`, or `new value`; `phase`: forward, backward, update; `times` in a step,
+    each of `bytes` that one device sends.
+    """
+
+    kind: str
+    of: str
+    phase: str
+    result: str
+    type: str
+    reader: str
+    times: int
+    bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A node, the graph (or body) that it stands in, its phase, and how often one device runs it in a step."""
+
+    node: Node
+    graph: Graph
+    phase: str
+    times: int
+
+
+class Index:
+    """All nodes and values of a placed graph, bodies of loops too.
+
+    Of a loop that is cut into stages, sizes and times are those of the device with most iterations.
+    """
+
+    def __init__(self, placed: Placed, staged: Staged, program: Program) -> None:
+        self.placed, self.staged, self.program = placed, staged, program
+        self.most = 0
+        if staged.cut is not None:
+            self.most = max(sum(staged.cut.counts[g :: staged.groups]) for g in range(staged.groups))
+        self.training = placed.training
+        self.graphs = {"forward": placed.forward, "backward": placed.backward, "update": placed.update}
+        rounds = placed.sizes.get(TIME, 1)
+        self.places = [
+            p for phase, g in self.graphs.items() for p in self._walk(g, phase, 1 if phase == "update" else rounds)
+        ]
+        self.values: dict[str, Value] = {}
+        for graph in self.graphs.values():
+            self.values |= {v.name: v for v in graph.inputs}
+        for p in self.places:
+            self.values |= {v.name: v for v in p.node.outputs}
+            if isinstance(p.node.op, Repeat):
+                self.values |= {v.name: v for v in p.node.op.body.inputs}
+        self.made = {v.name: p.node for p in self.places for v in p.node.outputs}
+
+    def _walk(self, graph: Graph, phase: str, times: int) -> Iterator[Place]:
+        for node in graph.nodes:
+            yield Place(node, graph, phase, times)
+            if isinstance(node.op, Repeat):
+                yield from self._walk(node.op.body, phase, times * self._iterations(node, node.op))
+
+    def _iterations(self, node: Node, op: Repeat) -> int:
+        return self.most if self.staged.is_cut(node) else op.count
+
+    def type(self, value: Value) -> Type:
+        """The value's type as a stage has it: stacks of the cut loop hold its own iterations."""
+        cut = self.staged.cut
+        if cut is None:
+            return value.type
+        dims = (Dim(d.name, self.most) if (d.name, d.size) == (cut.label, cut.total) else d for d in value.type.dims)
+        return Type(value.type.dtype, tuple(dims))
+
+    def local(self, value: Value, layout: Layout | None = None) -> Type:
+        """What one device holds of it."""
+        return local_type(self.type(value), layout or self.placed.layouts[value.name], self.placed.sizes)
+
+    def cut_loops(self) -> Iterator[tuple[Node, Repeat]]:
+        """The loop that is cut into stages, forward and backward."""
+        for p in self.places:
+            if self.staged.is_cut(p.node) and isinstance(p.node.op, Repeat):
+                yield p.node, p.node.op
+
+    def inside(self, body: Graph) -> set[str]:
+        """Names of the values of a body, inner loops too."""
+        found = {v.name for v in body.inputs}
+        for node in body.nodes:
+            found |= {v.name for v in node.outputs}
+            if isinstance(node.op, Repeat):
+                found |= self.inside(node.op.body)
+        return found
+
+    def source(self, value: Value) -> Value:
+        """What a relayout was made from."""
+        node = self.made.get(value.name)
+        while node is not None and isinstance(node.op, Relayout):
+            value = node.inputs[0]
+            node = self.made.get(value.name)
+        return value
+
+    def shown(self, value: Value, layout: Layout | None = None) -> str:
+        """The type with the value's layout, or another one."""
+        return show_type(self.type(value), layout or self.placed.layouts[value.name], self.placed.sizes)
+
+    def family(self, value: Value, weight: Weight | None) -> dict[str, str]:
+        """Names of the values that are the tensor, its gradient or its new value, in whatever layout."""
+        found: dict[str, str] = {value.name: ITSELF}
+        found |= self._handed_on(value)
+        if weight is not None:
+            at = self.training.model.weights.index(weight)
+            self._backwards(self.placed.backward.outputs[at], GRADIENT, found)
+            found[self.placed.totals[at].name] = GRADIENT
+            self._backwards(self.placed.update.outputs[at], UPDATED, found)
+        else:
+            stem = f"{value.name}.grad"
+            found |= {n: GRADIENT for n in self.values if n == stem or n.removeprefix(f"{stem}_").isdigit()}
+        scalars = 1 + len(self.training.model.metrics)
+        saved = list(zip(self.placed.forward.outputs[scalars:], self.placed.kept, strict=True))
+        for graph in self.graphs.values():
+            self._forwards(graph, found, weight is not None)
+            if graph is self.placed.forward:
+                found |= {kept.name: found[out.name] for out, kept in saved if out.name in found}
+        return found
+
+    def _handed_on(self, value: Value) -> dict[str, str]:
+        """What stages hand to each other is one tensor (and one gradient): inside the cut loop, and behind it."""
+        loops = list(self.cut_loops())
+        sent = {
+            i.op.name
+            for c in self.program.classes
+            for f in c.functions
+            for i in f.body.instrs
+            if isinstance(i.op, Send)
+        }
+        for node, op in loops[:1]:
+            for inner, out in zip(op.body.inputs[: op.carries], node.outputs):
+                if value.name not in (inner.name, out.name):
+                    continue
+                found = {inner.name: ITSELF, out.name: ITSELF}
+                # Backward, the carries that are sent are the gradients of the forward's, in their order.
+                same = [v for v in op.body.inputs[: op.carries] if v.type == inner.type]
+                for back, loop in loops[1:]:
+                    carried = list(zip(loop.body.inputs[: loop.carries], back.outputs))
+                    mine = [(v, w) for v, w in carried if v.type == inner.type and v.name in sent]
+                    found |= {v.name: GRADIENT for pair in mine[same.index(inner) :][:1] for v in pair}
+                return found
+        return {}
+
+    def _forwards(self, graph: Graph, found: dict[str, str], weight: bool) -> None:
+        """What is made of the family's values by moving them; into loops, and out of them stacked."""
+        moving = (Relayout, Halo, HaloAdd, Cast) if weight else (Relayout, Halo, HaloAdd)
+        for node in graph.nodes:
+            op = node.op
+            if isinstance(op, Repeat):
+                for outer, inner in list(zip(node.inputs, op.body.inputs, strict=True))[op.carries :]:
+                    if outer.name in found:
+                        found.setdefault(inner.name, found[outer.name])
+                self._forwards(op.body, found, weight)
+                for inner, out in list(zip(op.body.outputs, node.outputs, strict=True))[op.carries :]:
+                    if inner.name in found:
+                        found.setdefault(out.name, found[inner.name])
+            elif isinstance(op, moving):
+                source = node.inputs[0].name
+                if source in found:
+                    found.setdefault(node.outputs[0].name, found[source])
+
+    def _backwards(self, value: Value, relation: str, found: dict[str, str]) -> None:
+        """What a gradient or new value was made from by moving it, out of loops too."""
+        todo = [value]
+        while todo:
+            v = todo.pop()
+            if found.setdefault(v.name, relation) != relation:
+                continue
+            node = self.made.get(v.name)
+            if node is None:
+                continue
+            if isinstance(node.op, Repeat):
+                i = node.outputs.index(v)
+                todo.append(node.op.body.outputs[i])
+            elif isinstance(node.op, (Relayout, Cast)) and node.inputs[0].name not in found:
+                todo.append(node.inputs[0])
+            elif relation == GRADIENT and isinstance(node.op, Map) and node.op.fn == "add":
+                todo += [x for x in node.inputs if x.type == v.type and x.name not in found]
+
+    def changes(self, family: Mapping[str, str]) -> Iterator[Change]:
+        sizes = self.placed.sizes
+        for p in self.places:
+            op, source = p.node.op, p.node.inputs[0] if p.node.inputs else None
+            if source is None or source.name not in family or not isinstance(op, (Relayout, Halo, HaloAdd)):
+                continue
+            before = self.placed.layouts[source.name]
+            out = p.node.output
+            steps = (
+                plan_relayout(source.type, before, op.layout, sizes)
+                if isinstance(op, Relayout)
+                else [Step(op, self.placed.layouts[out.name])]
+            )
+            total = 0.0
+            kinds: list[str] = []
+            for s in steps:
+                sent = sent_bytes(s.op, self.type(source), before, s.layout, sizes)
+                if sent is not None:
+                    total += sent
+                    axes: tuple[str, ...] = getattr(s.op, "axes", ())
+                    kinds.append(f"{s.op.mnemonic.replace('_', '-')} over {', '.join(axes)}")
+                before = s.layout
+            if kinds:
+                yield Change(
+                    ", then ".join(kinds),
+                    family[source.name],
+                    p.phase,
+                    out.name,
+                    self.shown(out),
+                    self._readers(out, p.graph, family),
+                    p.times,
+                    total,
+                )
+
+    def messages(self, family: Mapping[str, str]) -> Iterator[Change]:
+        """What goes to other stages: of the device that sends most, once for each name."""
+        found: dict[tuple[str, str], Change] = {}
+        phases = {"F": "forward", "B": "backward", "W": "backward", "U": "update"}
+        for cls in self.program.classes:
+            for f in cls.functions:
+                times = 1 if f.name == "U" else self.program.microbatches
+                layouts = {v.name: v for i in f.body.instrs for v in i.outputs}
+                for instr in f.body.instrs:
+                    op = instr.op
+                    name = op.name if isinstance(op, Send) else op.key if isinstance(op, StageReduce) else ""
+                    if not name or name not in family:
+                        continue
+                    var = layouts[instr.inputs[0]]
+                    sent = sent_bytes(op, var.type, var.layout, None, self.program.sizes) or 0.0
+                    kind, reader = "all-reduce over stages", "the optimizer"
+                    if isinstance(op, Send):
+                        kind, reader = "send", f"stage {op.to:+d}"
+                    shown = show_type(var.type, var.layout, self.program.sizes)
+                    change = Change(kind, family[name], phases[f.name], var.name, shown, reader, times, sent)
+                    found.setdefault((change.phase, name), change)
+        yield from found.values()
+
+    def _readers(self, value: Value, graph: Graph, family: Mapping[str, str]) -> str:
+        """The first reader; what leaves the graph is read by what comes after it."""
+        for node in graph.nodes:
+            if any(v.name == value.name for v in node.inputs):
+                if isinstance(node.op, (Relayout, Halo, HaloAdd)):
+                    return self._readers(node.output, graph, family)
+                return node.op.label if isinstance(node.op, Repeat) else node.outputs[0].name
+        if graph is self.placed.update:
+            return "the next step"
+        if graph is self.placed.backward:
+            return "the optimizer"
+        return "the sum over iterations" if graph is not self.placed.forward else "the end of the forward pass"
