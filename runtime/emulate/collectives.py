@@ -7,6 +7,7 @@ nobody writes into a value once it is defined, so views are safe.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -76,10 +77,20 @@ def gather(dim: int, axes: Sequence[str], size: int, mesh: Mesh) -> Step:
         for i in where:
             shape[i] = 1
         shape[at] *= n
-        out = x.transpose(order).reshape(shape)
+        out = joined(ctx, x.transpose(order), at - len(where), at, tuple(shape))
         return out if shape[at] == size else out[(slice(None),) * at + (slice(0, size),)]
 
     return step
+
+
+def joined(ctx: Context, x: Array, first: int, last: int, shape: tuple[int, ...]) -> Array:
+    """`x` with axes first..last as one: a view if that is possible, else a copy in memory of the executor."""
+    steps = [(x.strides[i], x.shape[i]) for i in range(first, last + 1) if x.shape[i] > 1]
+    if all(outer == inner * n for (outer, _), (inner, n) in pairwise(steps)):
+        return x.reshape(shape)
+    out = ctx.empty(shape, x.dtype)
+    np.copyto(out.reshape(x.shape), x)
+    return out
 
 
 def cut(dim: int, axes: Sequence[str], size: int, mesh: Mesh) -> Step:

@@ -20,6 +20,7 @@ from compiler.program import DeviceClass, Program, StateDecl
 from compiler.traffic import Volumes, add_volumes, volumes
 from dsl.diagnostics import fail
 from runtime.distribute import Array, Mesh, assemble, collect, distribute, logical_type, own_part
+from runtime.emulate.pool import Pool
 from runtime.emulate.straight import Slots, Straight, compile_function
 from runtime.inputs import check_batch
 from runtime.kernels import STORAGE, Context, quiet, rounded
@@ -116,7 +117,8 @@ class Emulator:
             stage = _prepare(cls, program)
             found.update((g, _Group(g, stage, self)) for g in cls.groups)
         self.groups = dict(sorted(found.items()))
-        self._contexts = [Context(m, program.seed) for m in range(program.microbatches)]
+        self._pool = Pool()
+        self._contexts = [Context(m, program.seed, self._pool.empty) for m in range(program.microbatches)]
         self._reductions: dict[str, _Reduction] = {}
         self._ready: deque[_Group] = deque()
         self._waiting: dict[_Group, tuple[str, Any]] = {}
@@ -176,6 +178,7 @@ class Emulator:
                 if decl.role not in LASTING:
                     g.states[i] = None
             g.inputs, g.saved = [], {}
+        self._pool.next_round()
         first = next(iter(loss.values())) if loss else np.zeros(())
         return StepResult(first, metrics, collected, reports)
 

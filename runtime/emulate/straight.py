@@ -20,7 +20,7 @@ from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send
 from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Program, Var
 from runtime.distribute import Array, Mesh
 from runtime.emulate.collectives import plan_comm
-from runtime.kernels import STORAGE, Context, Env, LocalValue, fuse, plan, rounded
+from runtime.kernels import STORAGE, Context, Env, Into, LocalValue, fuse, plan, rounded
 from runtime.liveness import liveness, variables
 
 Compiled = Callable[..., Iterator[Any] | None]
@@ -97,9 +97,9 @@ class _Writer:
         names: dict[str, str],
         depth: int,
         carries: int = 0,
-        defined: Callable[[str], None] | None = None,
+        stacks: _Stacks | None = None,
     ) -> None:
-        """Write the instructions. `names`: value -> Python variable; `defined` hears of each value's definition."""
+        """Write the instructions. `names`: value -> Python variable; `stacks`: where values go besides."""
         body = fuse(body, self.local)
         scope = variables(body)
         live = liveness(body, carries)
@@ -107,15 +107,17 @@ class _Writer:
             if isinstance(instr.op, LocalRepeat):
                 self.loop(instr, instr.op, names, depth, dying)
             else:
-                self.instr(instr, scope, names, depth)
+                self.instr(instr, scope, names, depth, stacks)
             for out in instr.outputs:
-                if defined:
-                    defined(out.name)
+                if stacks:
+                    self.fill(stacks, out.name, names, depth)
             gone = [names[n] for n in dying]
             if gone:
                 self.put(depth, " = ".join(gone) + " = None")
 
-    def instr(self, instr: Instr, scope: dict[str, Var], names: dict[str, str], depth: int) -> None:
+    def instr(
+        self, instr: Instr, scope: dict[str, Var], names: dict[str, str], depth: int, stacks: _Stacks | None = None
+    ) -> None:
         op = instr.op
         args = [names[n] for n in instr.inputs]
         for out in instr.outputs:
@@ -136,7 +138,12 @@ class _Writer:
             constant = np.broadcast_to(kernel(Context()), self.local(instr.outputs[0]).shape)
             self.put(depth, f"{result} = {self.bind(constant)}")
             return
-        call = f"{self.bind(kernel)}({', '.join(['ctx', *args])})"
+        places: list[str] = []
+        if isinstance(kernel, Into):
+            kernel = kernel.run
+            places = [self.place(stacks, o, depth) if stacks else "None" for o in instr.outputs]
+        into = [f"out=({', '.join(places)},)"] if any(p != "None" for p in places) else []
+        call = f"{self.bind(kernel)}({', '.join(['ctx', *args, *into])})"
         if isinstance(op, Iota) and (op.dim.name, self.function.chunk) in self.slots.firsts:
             call += f" + g.firsts[{self.slots.firsts[op.dim.name, self.function.chunk]}]"
         self.put(depth, f"{result} = {call}")
@@ -194,14 +201,14 @@ class _Writer:
         for name in dict.fromkeys(instr.inputs[:carries]):
             if name in dying and name not in instr.inputs[carries:]:
                 self.put(depth, f"{names[name]} = None")  # only the loop needs it any more
-        filled: dict[str, list[str]] = {}
+        i = self.fresh()
+        stacked = _Stacks(i, {}, {})
         for out, name in zip(instr.outputs[carries:], op.body.results[carries:], strict=True):
             names[out.name] = self.fresh()
             local = self.local(out)
             make = stack_of(local.type.shape[0], local.lead, local.type.shape[1:], STORAGE[out.type.dtype])
-            self.put(depth, f"{names[out.name]} = {self.bind(make)}()")
-            filled.setdefault(name, []).append(names[out.name])
-        i = self.fresh()
+            self.put(depth, f"{names[out.name]} = {self.bind(make)}(ctx)")
+            stacked.filled.setdefault(name, []).append(names[out.name])
         order = f"range({op.count - 1}, -1, -1)" if op.reverse else f"range({op.count})"
         self.put(depth, f"for {i} in {order}:")
         index = ", ".join([":"] * self.mesh.lead + [i])
@@ -209,14 +216,9 @@ class _Writer:
             self.put(depth + 1, f"{variable} = {names[name]}[{index}]")
         for variable, name in zip(variables[stacks:], instr.inputs[stacks:], strict=True):
             self.put(depth + 1, f"{variable} = {names[name]}")  # each time: the body lets go of it at its last use
-
-        def defined(name: str) -> None:
-            for stack in filled.get(name, ()):
-                self.put(depth + 1, f"{stack} = {self.bind(fill_stack)}({stack}, {self.mesh.lead}, {i}, {inner[name]})")
-
         for p in op.body.params:
-            defined(p.name)
-        self.body(op.body, inner, depth + 1, carries, defined)
+            self.fill(stacked, p.name, inner, depth + 1)
+        self.body(op.body, inner, depth + 1, carries, stacked)
         if carries:
             nexts = ", ".join(inner[n] for n in op.body.results[:carries])
             self.put(depth + 1, f"{', '.join(variables[:carries])} = {nexts}")
@@ -227,6 +229,38 @@ class _Writer:
             self.put(depth, f"{names[out.name]} = {variable}")
         if inner:
             self.put(depth, " = ".join(inner.values()) + " = None")
+
+    # --- stacks of results
+
+    def place(self, stacks: _Stacks, out: Var, depth: int) -> str:
+        """A variable with the slice that the value will fill, for its kernel to write there; None if there is none."""
+        found = stacks.filled.get(out.name)
+        if not found:
+            return "None"
+        place, shape = self.fresh(), self.local(out).shape
+        self.put(depth, f"{place} = {found[0]}[{', '.join([':'] * self.mesh.lead + [stacks.index])}]")
+        self.put(depth, f"if {place}.shape != {shape}: {place} = None")
+        stacks.places[out.name] = place
+        return place
+
+    def fill(self, stacks: _Stacks, name: str, names: Mapping[str, str], depth: int) -> None:
+        """Copy a value into its slices, but where its kernel wrote it."""
+        place = stacks.places.pop(name, None)
+        for k, stack in enumerate(stacks.filled.get(name, ())):
+            unless = f"if {names[name]} is not {place}: " if place and k == 0 else ""
+            copy = f"{self.bind(fill_stack)}({stack}, {self.mesh.lead}, {stacks.index}, {names[name]})"
+            self.put(depth, f"{unless}{stack} = {copy}")
+        if place:
+            self.put(depth, f"{place} = None")
+
+
+@dataclass
+class _Stacks:
+    """The stacks of a loop's results: the loop's counter, value -> variables of its stacks, value -> its slice."""
+
+    index: str
+    filled: dict[str, list[str]]
+    places: dict[str, str]
 
 
 # --- what the text calls --------------------------------------------------------------------------
@@ -251,10 +285,13 @@ def accumulator(slot: int, dtype: str, fn: str) -> Callable[[Any, Array], None]:
     return accumulate
 
 
-def stack_of(count: int, lead: tuple[int, ...], shape: tuple[int, ...], storage: type[Any]) -> Callable[[], Array]:
+def stack_of(
+    count: int, lead: tuple[int, ...], shape: tuple[int, ...], storage: type[Any]
+) -> Callable[[Context], Array]:
     """Makes an empty stack: seen as lead + (count,) + shape, but each slice lies in one piece."""
     n = len(lead)
-    return lambda: np.moveaxis(np.empty((count, *lead, *shape), storage), 0, n)
+    order = (*range(1, n + 1), 0, *range(n + 1, n + 1 + len(shape)))
+    return lambda ctx: ctx.empty((count, *lead, *shape), storage).transpose(order)
 
 
 def fill_stack(stack: Array, lead: int, i: int, value: Array) -> Array:

@@ -22,11 +22,11 @@ from compiler.ops.reduce import Cumsum, Reduce, TopK
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Slice, Split
 from compiler.ops.window import Fold, Window
 from runtime.kernels import contract, create, elementwise, index, reduce, shape, window
-from runtime.kernels.base import STORAGE, Context, Env, Kernel, LocalValue, quiet, rounded
+from runtime.kernels.base import STORAGE, Context, Env, Into, Kernel, LocalValue, quiet, rounded
 from runtime.kernels.fused import Fused, fuse
 from runtime.kernels.fused_plan import plan_fused
 
-__all__ = ["PLANNERS", "STORAGE", "Context", "Env", "Kernel", "LocalValue", "fuse", "plan", "quiet", "rounded"]
+__all__ = ["PLANNERS", "STORAGE", "Context", "Env", "Into", "Kernel", "LocalValue", "fuse", "plan", "quiet", "rounded"]
 
 PLANNERS: dict[type[Op], Callable[[Any, Sequence[LocalValue], Sequence[LocalValue], Env], Kernel]] = {
     Map: elementwise.plan_map,

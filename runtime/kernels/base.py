@@ -37,6 +37,20 @@ STORAGE: dict[str, type[Any]] = {
 """The numpy type that holds values of a dtype."""
 
 
+@dataclass(frozen=True, slots=True)
+class Into:
+    """A kernel that can write its results where it is told.
+
+    run(ctx, *operands, out=None): `out` has for each result an array in one piece, of the result's shape, or None. A
+    result that is not the very array that was given lies elsewhere (the kernel could not write there).
+    """
+
+    run: Kernel
+
+    def __call__(self, ctx: Context, *operands: Array) -> Any:
+        return self.run(ctx, *operands)
+
+
 def rounded(x: Array, dtype: str) -> Array:
     """`x` with every element rounded to what `dtype` can hold; itself where its storage type is exact."""
     if dtype == "bf16":
@@ -60,10 +74,14 @@ def quiet() -> np.errstate:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What changes from call to call: which micro-batch, and the seed of random numbers."""
+    """What changes from call to call: which micro-batch, and the seed of random numbers.
+
+    empty: makes the arrays of large results; an executor may give one that uses memory again.
+    """
 
     micro: int = 0
     seed: int = 0
+    empty: Callable[[tuple[int, ...], Any], Array] = np.empty
 
 
 @dataclass(frozen=True, slots=True)

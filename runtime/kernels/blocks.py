@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from runtime.kernels.base import Array
-from runtime.kernels.elementwise import FUNCTIONS, erf, rational_erf
+from runtime.kernels.elementwise import FUNCTIONS, erf, erf32
 
 
 def bf16(x: Array) -> None:
@@ -49,7 +49,7 @@ def cube(x: Array, out: Array, spare: Array) -> None:
 def erf_into(x: Array, out: Array, square: Array, factor: Array) -> None:
     """The error function; the last two are scratch of x's shape."""
     if out.dtype == np.float32:
-        rational_erf(x, out, square, factor)
+        erf32(x, out, square, factor)
     else:
         out[...] = erf(x)
 

@@ -18,7 +18,7 @@ from math import prod
 import numpy as np
 
 from compiler.ops.contract import Contract
-from runtime.kernels.base import Array, Env, Kernel, LocalValue, finish
+from runtime.kernels.base import Array, Context, Env, Into, Kernel, LocalValue, finish
 
 _SMALL = 64  # up to this size a contiguous copy of a transposed operand pays
 
@@ -76,7 +76,7 @@ def _plan(left: _Operand, right: _Operand, out: _Operand) -> Kernel:
     local_rows = [n for n in rows if n in local]
     if local_rows and local[0] in columns:  # columns come first: swap, so that the result is written row by row
         kernel = _matmul(right, left, out, columns, rows, batch, summed)
-        return lambda ctx, x, y: kernel(ctx, y, x)
+        return Into(lambda ctx, x, y, out=None: kernel.run(ctx, y, x, out))
     return _matmul(left, right, out, rows, columns, batch, summed)
 
 
@@ -129,7 +129,7 @@ def _matmul(
     columns: list[str],
     batch: list[str],
     summed: tuple[str, ...],
-) -> Kernel:
+) -> Into:
     # Lead axes of one side only: the left's join the rows where that takes no copy; else, and the right's, they become
     # a batch that the other side is broadcast along.
     single = [n for n in columns if n.startswith("@")]
@@ -155,8 +155,9 @@ def _matmul(
     b_perm, b_shape = _matrix(right, batch, inner, columns, k, n)
     copy_b = k <= _SMALL and n <= _SMALL
     left_kept, right_kept, full = left.kept, right.kept, out.full
+    declared = memory == out.names  # the result lies in memory as it is declared
 
-    def matmul(ctx: object, x: Array, y: Array) -> Array:
+    def matmul(ctx: Context, x: Array, y: Array, out: Sequence[Array | None] | None = None) -> Array:
         a = x.reshape(left_kept).transpose(a_perm).reshape(a_shape)
         b = y.reshape(right_kept).transpose(b_perm).reshape(b_shape)
         item = a.itemsize
@@ -164,11 +165,12 @@ def _matmul(
             a = np.ascontiguousarray(a)
         if b.strides[-1] != item and (copy_b or b.strides[-2] != item):
             b = np.ascontiguousarray(b)
-        result = np.empty(memory_shape, a.dtype)
+        given = out[0] if out and declared else None
+        result = ctx.empty(memory_shape, a.dtype) if given is None else given.reshape(memory_shape)
         np.matmul(a, b, out=result.transpose(to_product).reshape(product_shape))
-        return result.transpose(to_out).reshape(full)
+        return result.transpose(to_out).reshape(full) if given is None else given
 
-    return matmul
+    return Into(matmul)
 
 
 def _matrix(

@@ -210,6 +210,9 @@ class _Fuser:
         ]
         for group in related:
             if len(group.instrs) < LONGEST and self.fits(instr, group):
+                for other in related:
+                    if other is not group and other.made & reads:
+                        self.merge(group, other)
                 self.add(instr, group)
                 return True
         if prod(space.shape) < SMALLEST:
@@ -221,6 +224,17 @@ class _Fuser:
         self.open.append(group)
         self.add(instr, group)
         return True
+
+    def merge(self, group: _Group, other: _Group) -> None:
+        """Make two groups one, if they walk the same space. As both are open, neither reads the other's results."""
+        if group.space != other.space or len(group.instrs) + len(other.instrs) >= LONGEST:
+            return
+        self.open.remove(other)
+        group.instrs += other.instrs
+        group.followers += other.followers
+        group.made |= other.made
+        group.read |= other.read
+        group.added_up |= other.added_up
 
     def add(self, instr: Instr, group: _Group) -> None:
         self.need(instr.inputs, but=group)

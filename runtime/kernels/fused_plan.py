@@ -19,7 +19,7 @@ from compiler.ops.elementwise import Cast, Map
 from compiler.ops.reduce import Reduce
 from compiler.program import Instr
 from runtime.kernels import blocks
-from runtime.kernels.base import STORAGE, Array, Context, Env, Kernel, LocalValue, aligned, rounded
+from runtime.kernels.base import STORAGE, Array, Context, Env, Into, LocalValue, aligned, rounded
 from runtime.kernels.elementwise import operand_dtype
 from runtime.kernels.fused import Fused, is_view, reduced_axes
 from runtime.kernels.select import BITS, select
@@ -38,7 +38,7 @@ def scratch(dtype: Any, shape: tuple[int, ...], number: int) -> Array:
     return found[key].reshape(shape)
 
 
-def plan_fused(op: Fused, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+def plan_fused(op: Fused, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Into:
     from runtime.kernels import plan
 
     fast = _Writer(op, env).compile()
@@ -54,13 +54,15 @@ def plan_fused(op: Fused, ins: Sequence[LocalValue], outs: Sequence[LocalValue],
             values[instr.outputs[0].name] = kernel(ctx, *(values[n] for n in instr.inputs))
         return tuple(values[n] for n in op.outputs)
 
-    def fused(ctx: Context, *arrays: Array) -> Any:
+    nowhere = (None,) * len(op.outputs)
+
+    def fused(ctx: Context, *arrays: Array, out: Sequence[Array | None] | None = None) -> Any:
         # An operand that is split in fact where it was declared replicated: every op broadcasts, the blocks do not.
         same = all(a.shape == s for a, s in zip(arrays, shapes))
-        results = fast(*arrays) if same else one_by_one(ctx, *arrays)
+        results = fast(ctx.empty, out or nowhere, *arrays) if same else one_by_one(ctx, *arrays)
         return results if len(results) != 1 else results[0]
 
-    return fused
+    return Into(fused)
 
 
 class _Value:
@@ -166,7 +168,8 @@ class _Writer:
             self.step(i, instr)
         index = [f"{a}" for a in self.cuts.values()]
         walk = list(zip(*(self.indices(key) for key in self.cuts)))
-        text = [f"def run({', '.join(f'a{i}' for i in range(len(op.inputs)))}):", *("    " + s for s in self.setup)]
+        operands = [f"a{i}" for i in range(len(op.inputs))]
+        text = [f"def run({', '.join(['empty', 'into', *operands])}):", *("    " + s for s in self.setup)]
         text.append(f"    for {', '.join(index)}, in {self.bind(walk)}:")
         text += ["        " + s for s in self.lines]
         text += ["    " + s for s in self.after]
@@ -186,12 +189,15 @@ class _Writer:
         if name in self.results:
             out = self.results[name]
             shape = tuple(n if has else 1 for n, has in zip(self.space.shape, mask))
-            make = self.bind(np.zeros if added else np.empty)
-            self.setup.append(f"{out} = {make}({shape}, {self.bind(storage)})")
+            given = f"into[{self.op.outputs.index(name)}]"
+            new = f"empty({shape}, {self.bind(storage)})"
+            self.setup.append(f"{out} = {new} if {given} is None else {given}.reshape({shape})")
+            if added:
+                self.setup.append(f"{out}.fill(0)")
             self.lines.append(f"r{i} = {out}[{self.cut(mask)}]")
             if added and value.type.dtype in ("bf16", "f16"):
-                self.after.append(f"{out} = {self.bind(rounded)}({out}, {value.type.dtype!r})")
-            self.after.append(f"{out} = {out}.reshape({value.shape})")
+                self.after.append(f"{out}[...] = {self.bind(rounded)}({out}, {value.type.dtype!r})")
+            self.after.append(f"{out} = {out}.reshape({value.shape}) if {given} is None else {given}")
             found = _Value(f"r{i}", mask, storage)
         else:
             found = _Value("", mask, storage)
