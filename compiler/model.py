@@ -76,12 +76,16 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """`count` of the level below, links of `bandwidth` bytes/s per device and direction, `latency` seconds."""
+    """`count` of the level below, links of `bandwidth` bytes/s per device and direction, `latency` seconds.
+
+    topology: `switch`, `ring` or `full_mesh` (each pair has its own link, so that a few devices use only a few links).
+    """
 
     name: str
     count: int
     bandwidth: float
     latency: float
+    topology: str = "switch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +100,14 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Levels from the innermost to the outermost."""
+    """Levels from the innermost to the outermost. stack: the software, whose efficiencies the device states."""
 
     name: str
     device: Device
     levels: tuple[Level, ...]
     memories: tuple[Memory, ...] = ()
     span: Span = field(default=NOWHERE, compare=False)
+    stack: str = ""
 
     @property
     def devices(self) -> int:

@@ -1,16 +1,20 @@
 """Plays players (a device, or one that stands for its class) in integer picoseconds.
 
     Work     occupies the player
-    Post     sends: occupies the player's link, which sends in order, not the player
+    Post     sends: occupies the player's link, which sends in order, and not the player unless it is `blocking`
     Wait     until a posted message has arrived
     Meet     until all `members` players have come, then `duration` longer
+    Step     a piece on one of the player's streams, which are in order: it starts when its stream is free, what it
+             needs (earlier items of the player) has ended, and all `members` that it is done with are ready as well;
+             if `blocking`, stream 0 waits for it
+    Barrier  until all streams of the player have ended
 
 Times depend on the order within each player only (sums and maxima), so the order of playing does not matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 
@@ -22,23 +26,46 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    key: str
+    """early: it was ready so long before its place in the order. deps: or, behind a barrier, when these items of the
+    player had ended."""
+
+    key: Hashable
     duration: int
+    early: int = 0
+    blocking: bool = False
+    deps: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    key: str
+    key: Hashable
 
 
 @dataclass(frozen=True, slots=True)
 class Meet:
-    key: str
+    key: Hashable
     members: int
     duration: int
 
 
-Item = Work | Post | Wait | Meet
+@dataclass(frozen=True, slots=True)
+class Step:
+    stream: int
+    duration: int
+    deps: tuple[int, ...] = ()
+    blocking: bool = False
+    key: Hashable = None
+    members: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    pass
+
+
+Item = Work | Post | Wait | Meet | Step | Barrier
+Record = tuple[int, int, int, int]
+"""(player, index of its item, start, end) of what took time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,35 +82,84 @@ class Played:
         return 1 - sum(self.busy) / total if total else 0.0
 
 
-def play(players: Sequence[Sequence[Item]]) -> Played:
+class _State:
+    """Of one player: time, when it was at the barrier before, its link, its streams, and when its items ended."""
+
+    __slots__ = ("now", "began", "link", "busy", "at", "streams", "ends")
+
+    def __init__(self, streams: int) -> None:
+        self.now = self.began = self.link = self.busy = self.at = 0
+        self.streams = [0] * streams
+        self.ends: dict[int, int] = {}
+
+
+def play(players: Sequence[Sequence[Item]], records: list[Record] | None = None, streams: int = 1) -> Played:
     """Run all to their ends. Raises ValueError where players wait for what never comes; keys are used once."""
-    now, link, busy, at = ([0] * len(players) for _ in range(4))
-    arrived: dict[str, int] = {}
-    met: dict[str, dict[int, int]] = {}
-    moved = True
-    while moved:
-        moved = False
-        for p, items in enumerate(players):
-            while at[p] < len(items):
-                item = items[at[p]]
-                if isinstance(item, Work):
-                    now[p] += item.duration
-                    busy[p] += item.duration
-                elif isinstance(item, Post):
-                    link[p] = max(link[p], now[p]) + item.duration
-                    arrived[item.key] = link[p]
-                elif isinstance(item, Wait):
-                    if item.key not in arrived:
-                        break
-                    now[p] = max(now[p], arrived[item.key])
-                else:
+    states = [_State(streams) for _ in players]
+    arrived: dict[Hashable, int] = {}
+    met: dict[Hashable, dict[int, int]] = {}
+    log = records.append if records is not None else None
+    # Who stopped for a key is called again when it is there, so that nobody is asked in vain.
+    sleepers: dict[Hashable, list[int]] = {}
+    ready = list(range(len(players)))
+    while ready:
+        p = ready.pop()
+        state, items = states[p], players[p]
+        while state.at < len(items):
+            item, now = items[state.at], state.now
+            start = now
+            if isinstance(item, Work):
+                end = now + item.duration
+                state.now = end
+                state.busy += item.duration
+            elif isinstance(item, Post):
+                made = now - item.early
+                if item.deps is not None:
+                    made = max([state.began, *(state.ends[d] for d in item.deps)])
+                start = max(state.link, made)
+                state.link = end = start + item.duration
+                arrived[item.key] = end
+                if item.blocking:
+                    state.now = max(now, end)
+                ready += sleepers.pop(item.key, ())
+            elif isinstance(item, Wait):
+                if item.key not in arrived:
+                    sleepers.setdefault(item.key, []).append(p)
+                    break
+                state.now = end = max(now, arrived[item.key])
+            elif isinstance(item, Meet):
+                came = met.setdefault(item.key, {})
+                came.setdefault(p, now)
+                if len(came) < item.members:
+                    sleepers.setdefault(item.key, []).append(p)
+                    break
+                start = max(came.values())
+                state.now = end = start + item.duration
+                ready += sleepers.pop(item.key, ())
+            elif isinstance(item, Step):
+                start = max([now, state.streams[item.stream], *(state.ends[d] for d in item.deps)])
+                if item.blocking:
+                    start = max(start, state.streams[0])
+                if item.members > 1:
                     came = met.setdefault(item.key, {})
-                    came.setdefault(p, now[p])
+                    came.setdefault(p, start)
                     if len(came) < item.members:
+                        sleepers.setdefault(item.key, []).append(p)
                         break
-                    now[p] = max(came.values()) + item.duration
-                at[p] += 1
-                moved = True
-    if any(i < len(items) for i, items in zip(at, players, strict=True)):
+                    start = max(came.values())
+                    ready += sleepers.pop(item.key, ())
+                end = start + item.duration
+                state.streams[item.stream] = end
+                if item.blocking:
+                    state.streams[0] = end
+                state.ends[state.at] = end
+                state.busy += item.duration if item.stream == 0 else 0
+            else:
+                state.began = now
+                state.now = end = max([now, *state.streams])
+            if log is not None and end > start:
+                log((p, state.at, start, end))
+            state.at += 1
+    if any(s.at < len(items) for s, items in zip(states, players, strict=True)):
         raise ValueError("players wait for what never comes")
-    return Played(tuple(now), tuple(busy))
+    return Played(tuple(s.now for s in states), tuple(s.busy for s in states))

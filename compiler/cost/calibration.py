@@ -1,0 +1,103 @@
+"""What a device with its software reaches of its peaks: a handful of numbers, fitted on published steps.
+
+They stand with the devices in the standard library, by name, for all software or for one stack:
+
+    efficiency product 0.83                 # a share
+    efficiency host 20 us                   # a time
+    efficiency megatron_2021 vector 0.7     # only with `stack megatron_2021` in the cluster
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from compiler.model import Cluster, Device
+from dsl.units import Quantity
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Shares are of the peak or the link; times in seconds, sizes in bytes.
+
+    product:      share of the peak that a large product reaches once its tiles and waves are full
+    ramp:         k0: a product over K reaches K/(K+k0) of that
+    core:         products of fused attention, as a share of `product`
+    vector:       share of the memory bandwidth that element-wise kernels (and thin products) reach
+    launch:       device time that a kernel takes at least, besides its work
+    host:         time in which the host dispatches a kernel: a floor for short ones
+    fusion:       0: element-wise ops are kernels of their own; 1: all runs of them are one kernel
+    inner, outer: share of the links inside a server, and between servers, that long messages reach
+    inner_half, outer_half: messages of this size (per device) reach half of that
+    alpha:        share of the cluster's latencies per step of a collective, 1 as stated
+    slowdown:     computation beside communication takes this much longer
+    hidden:       share of the last backward pass beside which gradients are reduced (0: after it)
+    fixed:        once per step: optimizer's host work, logging, data
+    fused_attention: 1: scores stay in the kernel, with a causal mask half of them is computed
+    prefetch:     1: collectives of weights and gradients inside a pass run beside computation
+    overlap:      1: so do those of activations, where nothing waits for them
+    blocking_sends: 1: a stage goes on when what it sends has gone
+    wire:         bytes per element at most, with which weights are gathered
+    """
+
+    product: float = 0.8
+    ramp: float = 128.0
+    core: float = 0.7
+    vector: float = 0.75
+    launch: float = 4e-6
+    host: float = 8e-6
+    fusion: float = 0.9
+    inner: float = 0.8
+    outer: float = 0.8
+    inner_half: float = 4e6
+    outer_half: float = 2e6
+    alpha: float = 1.0
+    slowdown: float = 0.1
+    hidden: float = 0.0
+    fixed: float = 5e-3
+    fused_attention: float = 0.0
+    prefetch: float = 1.0
+    overlap: float = 0.0
+    blocking_sends: float = 0.0
+    wire: float = 2.0
+
+    def changed(self, **values: float) -> Calibration:
+        """With other values; KeyError for a name that there is not."""
+        unknown = values.keys() - NAMES
+        if unknown:
+            raise KeyError(f"there is no parameter {', '.join(sorted(unknown))}")
+        return replace(self, **values)
+
+
+NAMES = frozenset(f.name for f in fields(Calibration))
+DEFAULT = Calibration()
+
+
+def calibration(device: Device, stack: str = "") -> Calibration:
+    """Of a device with a software stack: what it states over the defaults, the stack's own last."""
+    general: dict[str, float] = {}
+    special: dict[str, float] = {}
+    for keyword, written in device.settings:
+        value = _number(written[-1]) if written else None
+        if value is None:
+            continue
+        if keyword == "launch":
+            general["launch"] = value
+        elif keyword == "efficiency":
+            words = written[:-1]
+            if len(words) == 1 and words[0] in NAMES:
+                general[str(words[0])] = value
+            elif len(words) == 2 and words[0] == stack and words[1] in NAMES:
+                special[str(words[1])] = value
+    return DEFAULT.changed(**general | special)
+
+
+def of_cluster(cluster: Cluster) -> Calibration:
+    """Of the cluster's device with the cluster's software stack."""
+    return calibration(cluster.device, cluster.stack)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, Quantity):
+        return float(value.value)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -1,0 +1,72 @@
+"""Seconds of kernels on one device."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+from compiler.cost.calibration import Calibration
+from compiler.cost.machine import Machine
+from compiler.cost.work import Product, Vector
+
+SMALLER = ((1.0, 1.0, 1.0), (1.0, 0.5, 0.93), (0.5, 0.5, 0.8), (0.5, 0.25, 0.6))
+"""Tiles that libraries choose from, as parts of the economical one, and what a full one reaches of its speed.
+
+Smaller tiles read each operand more often. Derived from the ratio of arithmetic to traffic, tm*tn/(tm+tn), against
+on-chip bandwidth; the shares are rounded from published sweeps of square products on A100 and H100.
+"""
+
+
+def product_seconds(work: Product, machine: Machine, cal: Calibration) -> float:
+    """max(2MNK / (peak · e · sqrt(q_tile · q_wave) · K/(K+k0)), bytes / (bandwidth · e_vector)) + launch.
+
+    q_tile: how full the tiles are, q_wave: how full the last wave of tiles over the cores is. Source: shared/costs.md
+    ("matrix multiply"), tried there on held-out measurements; the choice among tiles is ours.
+    """
+    fused = work.core and cal.fused_attention > 0
+    flops, moved = work.flops, work.core_bytes if fused else work.bytes
+    share = cal.product * work.k / (work.k + cal.ramp)
+    if fused:
+        # Inside a fused kernel K is the head size, and tiles are of its own making: one share stands for all.
+        share = cal.product * cal.core
+        flops *= 0.5 if work.causal else 1.0
+    else:
+        share *= tile_share(work.m, work.n, work.batch, machine.tile, machine.cores)
+    arithmetic = flops / (machine.peak(work.dtype) * share)
+    memory = moved / (machine.device.bandwidth * cal.vector)
+    return max(arithmetic, memory) + cal.launch
+
+
+def tile_share(m: int, n: int, batch: int, tile: tuple[int, int, int], cores: int) -> float:
+    """The best of the tiles that a library would choose from: sqrt(q_tile · q_wave) times the tile's own share."""
+    best = 0.0
+    for a, b, own in SMALLER:
+        for tm, tn in ((tile[0] * a, tile[1] * b), (tile[1] * b, tile[0] * a)):
+            rows, columns = -(-m // tm), -(-n // tn)
+            tiles = rows * columns * batch
+            waves = -(-tiles // cores)
+            full = m / (rows * tm) * n / (columns * tn)
+            best = max(best, own * sqrt(full * tiles / (waves * cores)))
+    return best
+
+
+def vector_seconds(work: Vector, machine: Machine, cal: Calibration) -> float:
+    """max(bytes / (bandwidth · e_vector), ops / peak of the vector unit) + launches.
+
+    `fusion` lies between one kernel for the run of ops and one for each. Inside fused attention it takes no time of its
+    own. Source: shared/costs.md ("unfused softmax and mask traffic", "vector units are separate").
+    """
+    if work.core and cal.fused_attention > 0:
+        return 0.0
+    moved = work.loose + (work.bytes - work.loose) * cal.fusion
+    unit = machine.vector_peaks.get(work.dtype) or machine.vector_peaks.get("f32") or 0.0
+    arithmetic = work.flops / unit if unit else 0.0
+    return max(moved / (machine.device.bandwidth * cal.vector), arithmetic) + cal.launch * launches(work, cal)
+
+
+def launches(work: Product | Vector, cal: Calibration) -> float:
+    """Kernels that the host dispatches for it."""
+    if isinstance(work, Product):
+        return 1.0
+    if work.core and cal.fused_attention > 0:
+        return 0.0
+    return work.ops + (1 - work.ops) * cal.fusion

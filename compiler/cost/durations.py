@@ -1,0 +1,83 @@
+"""What each piece of work costs on a machine: the only place where features meet a calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compiler.cost.calibration import Calibration
+from compiler.cost.collectives import collective_seconds, copy_seconds, meet_seconds, point_seconds, sent_bytes
+from compiler.cost.compute import launches, product_seconds, vector_seconds
+from compiler.cost.machine import Machine
+from compiler.cost.timeline import PICOSECONDS
+from compiler.cost.work import Collective, Copy, Meet, Product, Vector, Work
+
+COMPUTE, COPY, COMM = 0, 1, 2
+"""Streams of a device: computation, copies, and from COMM on one per level of the cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """blocking: computation waits for it. axes: of a collective ("dp+cp"). sent: bytes that a device sends."""
+
+    stream: int
+    ps: int
+    blocking: bool = False
+    axes: str = ""
+    kind: str = ""
+    launches: float = 0.0
+    sent: float = 0.0
+
+
+class Pricer:
+    """Prices of one machine with one calibration; equal work is priced once."""
+
+    def __init__(self, machine: Machine, cal: Calibration) -> None:
+        self.machine, self.cal = machine, cal
+        self.streams = COMM + max(1, len(machine.levels))
+        self.known: dict[tuple[bool, Work], Priced] = {}
+        self.in_update = cal.changed(launch=0.0)
+
+    def price(self, work: Work, update: bool = False) -> Priced:
+        """Of a product, vector, collective or copy. In the update all tensors share a few launches: see `fixed`."""
+        key = (update, work)
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = self._price(work, update)
+        return found
+
+    def _price(self, work: Work, update: bool) -> Priced:
+        machine, cal = self.machine, self.in_update if update else self.cal
+        if isinstance(work, Product):
+            seconds = product_seconds(work, machine, cal)
+            return Priced(COMPUTE, picoseconds(seconds), kind="product", launches=launches(work, cal))
+        if isinstance(work, Vector):
+            seconds = vector_seconds(work, machine, cal)
+            number = 0.0 if update else launches(work, cal)
+            return Priced(COMPUTE, picoseconds(seconds), kind="vector", launches=number)
+        if isinstance(work, Collective):
+            seconds = collective_seconds(work, machine, cal)
+            level = machine.outermost(work.axes)
+            beside = cal.overlap if work.role == "activations" else cal.prefetch
+            sent = sent_bytes(work, machine, cal)
+            blocking = update or beside <= 0
+            return Priced(COMM + level, picoseconds(seconds), blocking, "+".join(work.axes), "collective", 1.0, sent)
+        if isinstance(work, Copy):
+            return Priced(
+                COPY, picoseconds(copy_seconds(work.bytes, work.memory, machine, cal)), axes="copy", kind="copy"
+            )
+        raise TypeError(f"{type(work).__name__} has no price of its own")
+
+    def post(self, size: int, group: int, to: int) -> int:
+        """Picoseconds of a message between two device groups; nothing within one."""
+        if group == to:
+            return 0
+        return picoseconds(point_seconds(float(size), self.machine.between(group, to), self.machine, self.cal))
+
+    def meet(self, work: Meet) -> int:
+        """Picoseconds of an all-reduce between device groups."""
+        return picoseconds(meet_seconds(float(work.bytes), work.groups, self.machine, self.cal))
+
+
+def picoseconds(seconds: float) -> int:
+    """Whole picoseconds: sums of them do not depend on their order."""
+    return round(seconds * PICOSECONDS)

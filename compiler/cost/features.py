@@ -1,0 +1,101 @@
+"""What a program asks of a machine, apart from what the machine makes of it: sizes of products, bytes, messages.
+
+`features(program)` is computed once per program. Prices (`durations`) need nothing else, so that one compiled job can
+be priced again and again with other parameters: that is what fitting does. Rolled loops stay rolled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from compiler.cost.lift import Lifter
+from compiler.cost.work import Loop, Part, Product
+from compiler.graph import ITEMSIZE
+from compiler.ops.contract import Contract
+from compiler.ops.effects import Input
+from compiler.program import Body, LocalRepeat, Program
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """`parts[class][function]` of a program, and the counts that make up utilisation."""
+
+    parts: tuple[dict[tuple[str, int], Part], ...]
+    samples: int
+    tokens: int
+    dtype: str
+    flops_model: float
+    flops_hardware: float
+
+
+def features(program: Program) -> Features:
+    """All that prices depend on. Linear in the length of the program's text."""
+    itemsize = _itemsize(program)
+    parts = tuple(
+        {
+            (f.name, f.chunk): Lifter(program, {s.name: s for s in c.states}, f.name == "U", itemsize).part(f.body)
+            for f in c.functions
+        }
+        for c in program.classes
+    )
+    model = hardware = 0.0
+    by_dtype: dict[str, float] = {}
+    for c, found in zip(program.classes, parts):
+        members = len(c.groups) * (program.devices // program.groups) * program.microbatches
+        trains = any(kind == "B" for kind, _ in found)
+        for (kind, _), part in found.items():
+            if kind == "U":
+                continue
+            flops = products(part, by_dtype) * members
+            hardware += flops
+            model += flops * (3.0 if trains else 1.0) if kind == "F" else 0.0
+    samples, tokens = _sizes(program)
+    dtype = max(by_dtype, key=lambda d: by_dtype[d], default="f32")
+    return Features(parts, samples, tokens, dtype, min(model, hardware), hardware)
+
+
+def products(part: Part, by_dtype: dict[str, float] | None = None, times: int = 1) -> float:
+    """FLOPs of all products of a part, loops included; added up by data type as well."""
+    total = 0.0
+    for node in part.nodes:
+        if isinstance(node.work, Loop):
+            total += products(node.work.body, by_dtype, times * node.work.count)
+        elif isinstance(node.work, Product):
+            total += node.work.flops * times
+            if by_dtype is not None:
+                by_dtype[node.work.dtype] = by_dtype.get(node.work.dtype, 0.0) + node.work.flops * times
+    return total
+
+
+def _itemsize(program: Program) -> int:
+    """Bytes of an element of the compute type: of what products give."""
+    found: set[int] = set()
+
+    def look(body: Body) -> None:
+        for instr in body.instrs:
+            if isinstance(instr.op, LocalRepeat):
+                look(instr.op.body)
+            elif isinstance(instr.op, Contract) and instr.outputs[0].type.is_float:
+                found.add(ITEMSIZE[instr.outputs[0].type.dtype])
+
+    for c in program.classes:
+        for f in c.functions:
+            if f.name != "U":
+                look(f.body)
+    return min(found, default=4)
+
+
+def _sizes(program: Program) -> tuple[int, int]:
+    """Samples and tokens of a step: the leading dim, and all elements, of the first data input of whole numbers.
+
+    Without an input of whole numbers with two dims (images, tables) a sample counts as one token.
+    """
+    if not program.inputs:
+        return 0, 0
+    samples = next((i.type.dims[0].size for i in program.inputs if i.type.dims), 1)
+    read = {i.op.name for c in program.classes for f in c.functions for i in f.body.instrs if isinstance(i.op, Input)}
+    for found in program.inputs:
+        if found.type.dtype == "int32" and len(found.type.dims) == 2 and found.name in read:
+            return samples, prod(found.type.shape)
+    return samples, samples

@@ -1,0 +1,431 @@
+"""From instructions to work: which are kernels, which go together in one, what they wait for, and what is free.
+
+Free are views, constants, slices of what is there, `save` and `load` within device memory (the kernel before or after
+does the moving), and casts of weights to the compute type (training systems keep a copy, made once per step).
+Element-wise work and reductions join the kernel of an operand where its other operands are there before that kernel
+starts; so a loop-free run of them is one `Vector`. Collectives of weights, and of gradients, of one body go as one
+message, as all systems do that shard them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+from compiler.cost.work import Collective, Copy, Loop, Meet, Node, Part, Post, Product, Vector, Wait, Work
+from compiler.graph import ITEMSIZE, Type
+from compiler.layout import local_type
+from compiler.ops import comm, effects
+from compiler.ops.contract import Contract
+from compiler.ops.create import Full, Iota
+from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
+from compiler.ops.reduce import Reduce
+from compiler.ops.shape import Merge, Rename, Slice, Split
+from compiler.program import Body, Instr, LocalRepeat, Program, StateDecl, Var
+
+VIEWS = (Broadcast, StopGradient, Transpose, Rename, Split, Merge, Slice, comm.Shard, comm.OnlyFirst)
+SOURCES = (Iota, Full, effects.Input)
+JOINING = (Map, Cast, Reduce, comm.MaskPad)
+GROUPED = (comm.AllReduce, comm.AllGather, comm.ReduceScatter, comm.AllToAll)
+Grouped = comm.AllReduce | comm.AllGather | comm.ReduceScatter | comm.AllToAll
+SCALAR = 64
+"""Elements up to which a value is no traffic to speak of."""
+
+
+@dataclass(slots=True)
+class _Value:
+    """elements, itemsize and dims of the local piece; root: the value that it is a view of; owner: node, or -1."""
+
+    type: Type
+    bytes: int
+    root: str
+    owner: int = -1
+    taint: str = ""
+    carried: int | None = None  # a loop's carry: index of the result that it is in the next iteration
+
+
+@dataclass(slots=True)
+class _Draft:
+    name: str
+    instrs: list[Instr] = field(default_factory=list)
+    work: Work | None = None
+    deps: set[int] = field(default_factory=set)
+    carries: set[int] = field(default_factory=set)
+    joins: bool = False
+    size: int = 0
+    dims: set[str] = field(default_factory=set)
+    closed: set[str] = field(default_factory=set)
+
+
+class Lifter:
+    """Of one function of one class."""
+
+    def __init__(self, program: Program, states: Mapping[str, StateDecl], update: bool, itemsize: int = 8) -> None:
+        self.sizes, self.states, self.update = program.sizes, states, update
+        self.itemsize = 8 if update else itemsize
+        self.accumulates = program.microbatches > 1
+
+    def part(self, body: Body) -> Part:
+        """The work of a function."""
+        return _Lift(self, body, {}, set()).part()
+
+    def value(self, var: Var) -> _Value:
+        local = local_type(var.type, var.layout, self.sizes)
+        return _Value(local, local.bytes, var.name)
+
+
+class _Lift:
+    """Of one body: a function's or a loop's."""
+
+    def __init__(self, lifter: Lifter, body: Body, given: Mapping[str, _Value], sunk_results: set[int]) -> None:
+        self.lifter, self.body = lifter, body
+        self.values: dict[str, _Value] = dict(given)
+        self.drafts: list[_Draft] = []
+        self.sunk = self._sunk(sunk_results)
+        self.adding = -1
+        self.buckets: dict[tuple[str, tuple[str, ...], str, int], int] = {}
+
+    # --- what only flows into buffers ------------------------------------------------------------------------
+
+    def _sunk(self, results: set[int]) -> set[str]:
+        """Values that are only accumulated or written, directly or through casts and collectives."""
+        body = self.body
+        other = {name for i, name in enumerate(body.results) if i not in results}
+        sunk = {name for i, name in enumerate(body.results) if i in results} - other
+        read: set[str] = set()
+        for instr in reversed(body.instrs):
+            op, outs = instr.op, [v.name for v in instr.outputs]
+            if isinstance(op, (effects.Accumulate, effects.Write)):
+                fine = True
+            elif isinstance(op, (Cast, *VIEWS, *GROUPED)):
+                fine = all(o in sunk and o not in other for o in outs)
+            else:
+                fine = False
+            for name in instr.inputs:
+                read.add(name)
+                (sunk if fine else other).add(name)
+        return sunk - other
+
+    # --- instructions ----------------------------------------------------------------------------------------
+
+    def part(self) -> Part:
+        for instr in self.body.instrs:
+            self.lift(instr)
+        return self.finish()
+
+    def lift(self, instr: Instr) -> None:
+        op = instr.op
+        if isinstance(op, effects.Effect):
+            self.effect(instr)
+        elif isinstance(op, LocalRepeat):
+            self.loop(instr, op)
+        elif isinstance(op, SOURCES):
+            self.define(instr.outputs[0], -1, "" if isinstance(op, effects.Input) else "constant")
+        elif isinstance(op, VIEWS) or (isinstance(op, Cast) and self.is_free_cast(instr)):
+            self.view(instr)
+        elif isinstance(op, Contract):
+            self.contract(instr, op)
+        elif isinstance(op, GROUPED):
+            self.collective(instr, op)
+        elif isinstance(op, (comm.Halo, comm.HaloAdd)):
+            source = self.values[instr.inputs[0]]
+            rows = source.type.elements // source.type.size(op.dim) * (op.left + op.right)
+            work = Collective(op.mnemonic, op.axes, rows, ITEMSIZE[source.type.dtype], "activations")
+            self.add(instr, work)
+        else:
+            self.vector(instr, isinstance(op, JOINING))
+
+    def is_free_cast(self, instr: Instr) -> bool:
+        source = self.values[instr.inputs[0]]
+        return not self.lifter.update and (source.taint == "weights" or instr.outputs[0].name in self.sunk)
+
+    def define(self, var: Var, owner: int, taint: str = "") -> _Value:
+        value = self.lifter.value(var)
+        value.owner, value.taint = owner, taint
+        self.values[var.name] = value
+        return value
+
+    def view(self, instr: Instr) -> None:
+        source = self.values[instr.inputs[0]]
+        value = self.define(instr.outputs[0], source.owner, source.taint)
+        value.root, value.carried = source.root, source.carried
+
+    def add(self, instr: Instr, work: Work | None = None) -> _Draft:
+        """A node of its own; its results hang on it."""
+        name = instr.outputs[0].name if instr.outputs else instr.inputs[0]
+        draft = _Draft(name, [instr], work)
+        self.drafts.append(draft)
+        self.wait(draft, instr.inputs)
+        for var in instr.outputs:
+            self.define(var, len(self.drafts) - 1)
+        return draft
+
+    def wait(self, draft: _Draft, names: Iterable[str]) -> None:
+        for name in names:
+            value = self.values[name]
+            if value.owner >= 0:
+                draft.deps.add(value.owner)
+            elif value.carried is not None:
+                draft.carries.add(value.carried)
+
+    def contract(self, instr: Instr, op: Contract) -> None:
+        left, right = (self.values[n].type for n in instr.inputs)
+        result = self.lifter.value(instr.outputs[0]).type
+        sizes = {d.name: d.size for d in (*left.dims, *right.dims)}
+        batch = prod(s for n, s in sizes.items() if left.has(n) and right.has(n) and result.has(n))
+        k = prod(s for n, s in sizes.items() if not result.has(n))
+        m = prod(s for n, s in sizes.items() if result.has(n) and not right.has(n))
+        n = prod(s for n, s in sizes.items() if result.has(n) and not left.has(n))
+        if m == 1 and n == 1:  # a sum of x*y over rows or columns: no work for the matrix unit
+            self.vector(instr, True)
+            return
+        self.add(instr, Product(m, n, k, batch, left.dtype, 0))
+
+    def vector(self, instr: Instr, joins: bool) -> None:
+        """Join the kernel of an operand if all others are there before it; else begin a kernel."""
+        ins = [self.values[n] for n in instr.inputs]
+        if all(v.taint == "constant" for v in ins):  # masks: made once
+            for var in instr.outputs:
+                self.define(var, -1, "constant")
+            return
+        outs = [self.lifter.value(v) for v in instr.outputs]
+        size = max(v.type.elements for v in (*ins, *outs)) if ins or outs else 0
+        owners = {v.owner for v in ins if v.owner >= 0}
+        carries = {v.carried for v in ins if v.owner < 0 and v.carried is not None}
+        at = max(owners, default=-1)
+        draft = self.drafts[at] if at >= 0 else None
+        dims = {d.name for v in (*ins, *outs) for d in v.type.dims}
+        fits = (
+            joins
+            and draft is not None
+            and draft.joins
+            and (size == draft.size or (size < draft.size and dims <= draft.dims))
+            and not any(n in draft.closed for n in instr.inputs)
+        )
+        if fits and draft is not None:
+            draft.instrs.append(instr)
+            draft.deps |= owners - {at}
+            draft.carries |= carries
+        else:
+            draft = _Draft(instr.outputs[0].name, [instr], None, owners, carries, joins, size, dims)
+            self.drafts.append(draft)
+            at = len(self.drafts) - 1
+        for var in instr.outputs:
+            self.define(var, at)
+        if isinstance(instr.op, Reduce) and ins[0].type.dims and ins[0].type.dims[0].name in instr.op.dims:
+            draft.closed.add(instr.outputs[0].name)  # complete only when the kernel has ended
+
+    def collective(
+        self, instr: Instr, op: comm.AllReduce | comm.AllGather | comm.ReduceScatter | comm.AllToAll
+    ) -> None:
+        source, var = self.values[instr.inputs[0]], instr.outputs[0]
+        target = self.lifter.value(var)
+        role = source.taint or "activations"
+        if role == "activations" and var.name in self.sunk:
+            role = "weights" if self.lifter.update else "gradients"
+        elements = max(source.type.elements, target.type.elements)
+        itemsize = ITEMSIZE[source.type.dtype]
+        work = Collective(op.mnemonic, op.axes, elements, itemsize, role)
+        late = var.name in self.sunk  # nobody here reads it: the message can wait for what comes after
+        key = (op.mnemonic, op.axes, role, late or source.owner)
+        into = self.buckets.get(key)
+        if into is not None:
+            draft = self.drafts[into]
+            assert isinstance(draft.work, Collective)
+            total = draft.work.elements * draft.work.itemsize + elements * itemsize
+            draft.work = Collective(op.mnemonic, op.axes, -(-total // itemsize), itemsize, role)
+            self.wait(draft, instr.inputs)
+            self.define(var, into)
+        else:
+            self.add(instr, work)
+            if role != "activations":
+                self.buckets[key] = len(self.drafts) - 1
+        self.values[var.name].taint = source.taint
+
+    def effect(self, instr: Instr) -> None:
+        op = instr.op
+        if isinstance(op, (effects.Read, effects.Load)):
+            state = self.lifter.states.get(op.name)
+            taint = {"weight": "weights", "gradient": "gradients"}.get(state.role if state else "", "")
+            var = instr.outputs[0]
+            if state is not None and state.memory != "hbm":
+                self.add(instr, Copy(self.lifter.value(var).bytes, state.memory))
+                self.values[var.name].taint = taint
+            else:
+                self.define(var, -1, taint)
+        elif isinstance(op, (effects.Save, effects.Write)):
+            state = self.lifter.states.get(op.name)
+            value = self.values[instr.inputs[0]]
+            if state is not None and state.memory != "hbm":
+                self.add(instr, Copy(value.bytes, state.memory))
+        elif isinstance(op, effects.Accumulate):
+            value = self.values[instr.inputs[0]]
+            if self.lifter.accumulates and value.type.elements > SCALAR:
+                self.accumulate(instr, value)
+        elif isinstance(op, effects.Recv):
+            self.add(instr, Wait(op.name, op.source))
+        elif isinstance(op, effects.Send):
+            self.add(instr, Post(op.name, op.to, self.values[instr.inputs[0]].bytes))
+        elif isinstance(op, effects.StageReduce):
+            self.add(instr, Meet(op.key, op.groups, self.values[instr.inputs[0]].bytes))
+            self.values[instr.outputs[0].name].taint = self.values[instr.inputs[0]].taint
+        elif isinstance(op, effects.Input):
+            self.define(instr.outputs[0], -1)
+
+    def accumulate(self, instr: Instr, value: _Value) -> None:
+        """One kernel adds all gradients to their buffers: with the products, or (loose) from their results."""
+        moved, flops = 2 * value.bytes, value.type.elements
+        loose = moved + min(value.bytes, self.values.get(value.root, value).bytes)
+        if self.adding < 0:
+            self.add(instr, Vector(moved, loose, 1, flops, value.type.dtype))
+            self.adding = len(self.drafts) - 1
+            return
+        draft = self.drafts[self.adding]
+        assert isinstance(draft.work, Vector)
+        old = draft.work
+        draft.work = Vector(old.bytes + moved, old.loose + loose, old.ops + 1, old.flops + flops, old.dtype)
+        self.wait(draft, instr.inputs)
+
+    def loop(self, instr: Instr, op: LocalRepeat) -> None:
+        """The loop as one node; inside, only carries are waited for, all else is there when it starts."""
+        given: dict[str, _Value] = {}
+        for i, (name, param) in enumerate(zip(instr.inputs, op.body.params)):
+            value = self.lifter.value(param)
+            value.taint = self.values[name].taint
+            value.carried = i if i < op.carries else None
+            given[param.name] = value
+        sunk = {i for i, v in enumerate(instr.outputs) if v.name in self.sunk and i >= op.carries}
+        body = _Lift(self.lifter, op.body, given, sunk).part()
+        self.add(instr, Loop(op.count, body))
+
+    # --- sizes of kernels, once all readers are known -----------------------------------------------------------
+
+    def finish(self) -> Part:
+        readers = self._readers()
+        cores = self._cores()
+        order = self._order()
+        place = {at: i for i, at in enumerate(order)}
+        results = self.body.results
+        nodes = []
+        for at in order:
+            draft = self.drafts[at]
+            work = draft.work
+            if work is None:
+                work = self._vector(at, draft, readers, at in cores)
+            elif isinstance(work, Product):
+                work = self._product(draft, work, cores)
+            deps = tuple(sorted(place[d] for d in draft.deps))
+            owners = {self.values[results[c]].owner for c in draft.carries if c < len(results)}
+            nodes.append(Node(draft.name, work, deps, tuple(sorted(place[o] for o in owners if o >= 0))))
+        return Part(tuple(nodes))
+
+    def _order(self) -> list[int]:
+        """Indices such that all come after what they wait for, otherwise as they stand."""
+        order: list[int] = []
+        seen: set[int] = set()
+        for start in range(len(self.drafts)):
+            stack = [start]
+            while stack:
+                at = stack[-1]
+                missing = [d for d in self.drafts[at].deps if d not in seen] if at not in seen else []
+                if missing:
+                    stack += sorted(missing, reverse=True)
+                    continue
+                stack.pop()
+                if at not in seen:
+                    seen.add(at)
+                    order.append(at)
+        return order
+
+    def _readers(self) -> dict[str, set[int]]:
+        """Nodes that read each value, by root; -2: it outlives the body."""
+        readers: dict[str, set[int]] = {}
+        for at, draft in enumerate(self.drafts):
+            for instr in draft.instrs:
+                for name in instr.inputs:
+                    readers.setdefault(self.values[name].root, set()).add(at)
+        for instr in self.body.instrs:
+            if isinstance(instr.op, (effects.Save, effects.Accumulate, effects.Write)):
+                readers.setdefault(self.values[instr.inputs[0]].root, set()).add(-2)
+        for name in self.body.results:
+            readers.setdefault(self.values[name].root, set()).add(-2)
+        return readers
+
+    def _size(self, name: str) -> int:
+        """Bytes that reading or writing it moves. Between kernels activations go in the compute type, as in the systems
+        that this stands for; what the program keeps in f32 there (softmax, norms) stays inside kernels."""
+        value = self.values[name]
+        root = self.values.get(value.root, value)
+        return min(value.bytes, root.bytes, value.type.elements * self.lifter.itemsize)
+
+    def _vector(self, at: int, draft: _Draft, readers: Mapping[str, set[int]], core: bool) -> Vector:
+        made = {v.name for i in draft.instrs for v in i.outputs}
+        read: dict[str, int] = {}
+        loose = written = flops = 0
+        for instr in draft.instrs:
+            for name in instr.inputs:
+                root = self.values[name].root
+                loose += self._size(name)
+                if root not in made:
+                    read[root] = max(read.get(root, 0), self._size(name))
+            for var in instr.outputs:
+                value = self.values[var.name]
+                loose += self._size(var.name)
+                flops += value.type.elements
+                if readers.get(var.name, set()) - {at}:
+                    written += self._size(var.name)
+        first = draft.instrs[0]
+        dtype = self.values[first.outputs[0].name].type.dtype
+        return Vector(sum(read.values()) + written, loose, len(draft.instrs), flops, dtype, core)
+
+    def _product(self, draft: _Draft, work: Product, cores: Mapping[int, bool]) -> Product:
+        (instr,) = draft.instrs
+        names = (*instr.inputs, instr.outputs[0].name)
+        total = sum(self._size(n) for n in names)
+        inside = [n for n in instr.inputs if self.values[n].owner in cores]
+        if self._feeds(draft, cores):
+            inside.append(instr.outputs[0].name)
+        causal = any(cores.values())
+        moved = total - sum(self._size(n) for n in inside)
+        return Product(
+            work.m, work.n, work.k, work.batch, work.dtype, total, bool(inside), moved, bool(inside) and causal
+        )
+
+    def _feeds(self, draft: _Draft, cores: Mapping[int, bool]) -> bool:
+        out = draft.instrs[0].outputs[0].name
+        return any(self.values[n].root == out for at in cores for i in self.drafts[at].instrs for n in i.inputs)
+
+    def _summed(self, instr: Instr) -> set[str]:
+        """Dims that a reduction, or a sum of products, sums over."""
+        if not isinstance(instr.op, (Reduce, Contract)):
+            return set()
+        kept = {n for v in instr.outputs for n in self.values[v.name].type.names}
+        return {n for name in instr.inputs for n in self.values[name].type.names} - kept
+
+    def _cores(self) -> dict[int, bool]:
+        """Vector nodes between batched products that sum over a dim which a batched product sums as well.
+
+        That is softmax over scores, its derivative, and what is recomputed of it. The value: whether a mask hides part.
+        """
+        batched: dict[int, tuple[Instr, set[str]]] = {}
+        for at, draft in enumerate(self.drafts):
+            if isinstance(draft.work, Product) and draft.work.batch > 1:
+                (instr,) = draft.instrs
+                left, right = (self.values[n].type for n in instr.inputs)
+                kept = set(self.values[instr.outputs[0].name].type.names)
+                batched[at] = instr, {n for n in left.names if right.has(n) and n not in kept}
+        found: dict[int, bool] = {}
+        for instr, summed in batched.values():
+            for name in instr.inputs:
+                at = self.values[name].owner
+                if at < 0 or not self.drafts[at].joins:
+                    continue
+                draft = self.drafts[at]
+                if not any(d in batched for d in draft.deps):
+                    continue
+                reduces = any(summed & self._summed(i) for i in draft.instrs)
+                if reduces or at in found:
+                    masked = any(isinstance(i.op, Map) and i.op.fn == "where" for i in draft.instrs)
+                    found[at] = found.get(at, False) or masked
+        return found

@@ -1,0 +1,96 @@
+"""Where devices stand: which levels of the cluster an axis of the mesh spans, and what the device has.
+
+Devices are numbered as the mesh says, major to minor; level l has domains of consecutive devices. So all follows from
+the strides of the axes, at no cost that grows with the number of devices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import ceil
+
+from compiler.model import Cluster, Device, Level
+from compiler.program import Program
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Machine:
+    """A cluster under a program's mesh. strides: how many devices apart neighbours along an axis are."""
+
+    device: Device
+    levels: tuple[Level, ...]
+    sizes: dict[str, int]
+    strides: dict[str, int]
+    group: int  # devices of a device group (pipeline stage)
+    cores: int
+    tile: tuple[int, int, int]
+    memories: dict[str, float]  # kind -> bytes per second and device
+    domains: tuple[int, ...]  # devices of one domain of each level
+    peaks: dict[str, float]
+    vector_peaks: dict[str, float]
+
+    def peak(self, dtype: str) -> float:
+        """FLOP/s of the matrix unit; 16-bit types stand in for each other, else the slowest."""
+        found = self.peaks.get(dtype) or self.peaks.get({"f16": "bf16", "bf16": "f16"}.get(dtype, dtype))
+        return found or min(self.peaks.values(), default=1e12)
+
+    def span(self, axes: tuple[str, ...]) -> tuple[int, ...]:
+        """How many of the group along `axes` share a domain of level 0, how many such domains one of level 1, …"""
+        found = []
+        inside, below = 1, 1
+        for domain in self.domains:
+            members = 1
+            for axis in axes:
+                size, stride = self.sizes[axis], self.strides[axis]
+                members *= min(size, max(1, ceil(domain / stride))) if stride < domain else 1
+            found.append(max(1, ceil(members / below)))
+            below, inside = members, members
+        total = 1
+        for axis in axes:
+            total *= self.sizes[axis]
+        if total > inside:  # more devices than the cluster has levels for: the outermost takes them
+            found[-1] *= ceil(total / inside)
+        return tuple(found)
+
+    def outermost(self, axes: tuple[str, ...]) -> int:
+        """The level whose links the axes need."""
+        return max((i for i, n in enumerate(self.span(axes)) if n > 1), default=0)
+
+    def between(self, a: int, b: int) -> int:
+        """The level that devices of the same coordinates of two device groups have in common."""
+        a, b = a * self.group, b * self.group
+        return next((i for i, d in enumerate(self.domains) if a // d == b // d), len(self.domains) - 1)
+
+
+def machine(program: Program, cluster: Cluster, slow_links: dict[str, float] | None = None) -> Machine:
+    """`slow_links`: level -> by how much its links are slower."""
+    strides: dict[str, int] = {}
+    stride = 1
+    for axis in reversed(program.axes):
+        strides[axis.name] = stride if axis.kind != "time" else 0
+        stride *= axis.size if axis.kind != "time" else 1
+    # Device groups are the major axes: place axes stand before the mesh axes.
+    device = cluster.device
+    settings = {k: tuple(x for x in v if isinstance(x, (int, float))) for k, v in device.settings}
+    tile = settings.get("tile", ())
+    slow = slow_links or {}
+    levels = tuple(replace(level, bandwidth=level.bandwidth / slow.get(level.name, 1.0)) for level in cluster.levels)
+    domains = []
+    below = 1
+    for level in levels:
+        below *= level.count
+        domains.append(below)
+    sharing = domains[0] if domains else 1
+    return Machine(
+        device,
+        levels,
+        {a.name: a.size for a in program.axes},
+        strides,
+        max(1, program.devices // max(1, program.groups)),
+        int((settings.get("cores") or (1,))[0]),
+        (int(tile[0]), int(tile[1]), int(tile[2])) if len(tile) == 3 else (128, 128, 64),
+        {m.kind: min(m.link, m.bandwidth / sharing) for m in cluster.memories},
+        tuple(domains),
+        {k: v for k, v in device.compute if "." not in k},
+        {k.rpartition(".")[2]: v for k, v in device.compute if "." in k},
+    )

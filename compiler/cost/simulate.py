@@ -1,0 +1,191 @@
+"""`simulate`: how long a step of a compiled job takes on its cluster, and where the time goes.
+
+features (once per program)  ─▶  prices (machine and calibration)  ─▶  segments (each function once)
+  ─▶  engine (all device groups' schedules)  ─▶  Timeline
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from compiler.cost import engine
+from compiler.cost.calibration import Calibration, of_cluster
+from compiler.cost.durations import Pricer, picoseconds
+from compiler.cost.features import Features, features
+from compiler.cost.machine import machine
+from compiler.cost.ranks import play_ranks
+from compiler.cost.segments import Segment, segments
+from compiler.cost.summary import summarise
+from compiler.cost.timeline import PICOSECONDS, Player, Timeline
+from compiler.cost.variation import NOMINAL, Ranks, Variation, colours
+from compiler.cost.work import Collective, Loop, Meet, Part, Post, Wait
+from compiler.model import Cluster
+from compiler.program import Program
+from compiler.schedules import Action, unroll
+from dsl.diagnostics import fail
+
+if TYPE_CHECKING:
+    from compiler.driver import Compiled
+
+Key = tuple[str, int]
+"""(function, chunk)."""
+
+
+def simulate(
+    compiled: Compiled, calibration: Calibration | None = None, variation: Variation | None = None
+) -> Timeline:
+    """One step of a compiled job. Raises ParcError (E0950) if the job states no cluster."""
+    return Simulation.of(compiled).run(calibration, variation)
+
+
+@dataclass(eq=False)
+class Simulation:
+    """A program on a cluster, to be priced as often as wanted: `run` takes milliseconds."""
+
+    program: Program
+    cluster: Cluster
+
+    @staticmethod
+    def of(compiled: Compiled) -> Simulation:
+        """Raises ParcError (E0950) if the job states no cluster."""
+        job = compiled.job
+        if job.cluster is None:
+            raise fail(
+                "E0950",
+                f"the job `{job.name}` does not say on which cluster it runs, so it has no cost",
+                job.span,
+                help="`train model(…) on pod using strategy`, where `pod` is a `cluster`",
+            )
+        return Simulation(compiled.program, job.cluster)
+
+    @cached_property
+    def features(self) -> Features:
+        """What does not depend on the calibration."""
+        return features(self.program)
+
+    @cached_property
+    def actions(self) -> tuple[tuple[Action, ...], ...]:
+        """Per device group, the schedule written out."""
+        p = self.program
+        chunks = max(1, p.stages // p.groups)
+        of = {g: c for c in p.classes for g in c.groups}
+        return tuple(tuple(unroll(of[g].schedule, g, p.groups, chunks)) for g in range(p.groups))
+
+    @cached_property
+    def program_class(self) -> tuple[int, ...]:
+        """Per device group, the index of its class in the program."""
+        where = {g: i for i, c in enumerate(self.program.classes) for g in c.groups}
+        return tuple(where[g] for g in range(self.program.groups))
+
+    def pricer(self, calibration: Calibration | None = None, variation: Variation = NOMINAL) -> Pricer:
+        """Prices on this cluster; without a calibration with the device's own."""
+        found = machine(self.program, self.cluster, dict(variation.links))
+        return Pricer(found, calibration or of_cluster(self.cluster))
+
+    def run(self, calibration: Calibration | None = None, variation: Variation | None = None) -> Timeline:
+        """The timeline of a step."""
+        varied = variation or NOMINAL
+        pricer = self.pricer(calibration, varied)
+        costs = [self._segments(pricer, i) for i in range(len(self.program.classes))]
+        relief = [self._relief(pricer, costs[c]) for c in self.program_class]
+        updates = [self._update(pricer, c, r) for c, r in zip(self.program_class, relief)]
+        records: list[engine.Record] = []
+        labels, players = self._players(pricer, costs, updates)
+        played = engine.play(players, records)
+        group = pricer.machine.group
+        classes = tuple(Player(c, g, g * group, group) for g, c in enumerate(self.program_class))
+        found = summarise(self, pricer, costs, updates, players, labels, played, records, classes)
+        if not varied.devices:
+            return found
+        return self._varied(found, pricer, varied.devices, relief)
+
+    def _segments(self, pricer: Pricer, index: int) -> dict[Key, list[Segment]]:
+        return {key: segments(part, pricer) for key, part in self.features.parts[index].items() if key[0] != "U"}
+
+    def _update(self, pricer: Pricer, index: int, relief: int) -> list[Segment]:
+        part = self.features.parts[index].get(("U", 0))
+        return segments(part, pricer, True, relief) if part is not None else []
+
+    def _relief(self, pricer: Pricer, costs: Mapping[Key, list[Segment]]) -> int:
+        """How long gradients can be reduced beside the last backward pass: all but its first layers' are there late."""
+        last = {k: v for k, v in costs.items() if k[0] in ("B", "W")}
+        return round(pricer.cal.hidden * sum(s.duration for found in last.values() for s in found))
+
+    def _players(
+        self, pricer: Pricer, costs: list[dict[Key, list[Segment]]], updates: list[list[Segment]]
+    ) -> tuple[list[dict[int, Action]], list[list[engine.Item]]]:
+        """One player per device group; and which items of it are the work of which action."""
+        p, blocking = self.program, pricer.cal.blocking_sends > 0
+        fixed = picoseconds(pricer.cal.fixed)
+        players: list[list[engine.Item]] = []
+        labels: list[dict[int, Action]] = []
+        for group, actions in enumerate(self.actions):
+            items: list[engine.Item] = []
+            label: dict[int, Action] = {}
+            for action in actions:
+                found = updates[group] if action.kind == "U" else costs[self.program_class[group]].get(action[:2])
+                stage = action.chunk * p.groups + group
+                for segment in found or ():
+                    for wait in segment.waits:
+                        items.append(engine.Wait((wait.name, stage + wait.source, stage, action.mb)))
+                    label[len(items)] = action
+                    items.append(engine.Work(action.kind, segment.duration))
+                    for post in segment.posts:
+                        to = stage + post.post.to
+                        duration = pricer.post(post.post.bytes, group, to % p.groups)
+                        key = (post.post.name, stage, to, action.mb)
+                        items.append(engine.Post(key, duration, segment.duration - post.at, blocking))
+                    if segment.meet is not None:
+                        meet = segment.meet
+                        items.append(engine.Meet((meet.key, action.mb), len(meet.groups), pricer.meet(meet)))
+                if action.kind == "U":
+                    label[len(items)] = action
+                    items.append(engine.Work("fixed", fixed))
+            players.append(items)
+            labels.append(label)
+        return labels, players
+
+    # --- devices that are not alike ------------------------------------------------------------------------------
+
+    def partition(self, devices: Mapping[int, float], pricer: Pricer) -> list[int]:
+        """Per rank its class: see `variation.colours`."""
+        m = pricer.machine
+        axes: set[tuple[str, ...]] = set()
+        talks: list[set[int]] = [set() for _ in range(self.program.groups)]
+        for g, c in enumerate(self.program_class):
+            for (_, chunk), part in self.features.parts[c].items():
+                _peers(part, chunk * self.program.groups + g, self.program.groups, axes, talks[g])
+        ranks = Ranks(self.program.devices, m.group, m.strides, m.sizes)
+        return colours(ranks, devices, sorted(axes), [sorted(t) for t in talks])
+
+    def _varied(self, nominal: Timeline, pricer: Pricer, devices: Mapping[int, float], relief: list[int]) -> Timeline:
+        partition = self.partition(devices, pricer)
+        played = play_ranks(self.program, self.features, pricer, partition, dict(devices), relief)
+        first: dict[int, int] = {}
+        for rank, colour in enumerate(partition):
+            first.setdefault(colour, rank)
+        size = pricer.machine.group
+        classes = tuple(
+            Player(self.program_class[r // size], r // size, r, partition.count(c)) for c, r in first.items()
+        )
+        seconds = max(played.ends) / PICOSECONDS
+        busy = tuple(b / PICOSECONDS for b in played.busy)
+        return replace(nominal, step_seconds=seconds, classes=classes, busy=busy)
+
+
+def _peers(part: Part, stage: int, groups: int, axes: set[tuple[str, ...]], talks: set[int]) -> None:
+    for node in part.nodes:
+        work = node.work
+        if isinstance(work, Loop):
+            _peers(work.body, stage, groups, axes, talks)
+        elif isinstance(work, Collective):
+            axes.add(work.axes)
+        elif isinstance(work, Wait):
+            talks.add((stage + work.source) % groups)
+        elif isinstance(work, Post):
+            talks.add((stage + work.to) % groups)
+        elif isinstance(work, Meet):
+            talks.update(work.groups)

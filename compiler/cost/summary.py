@@ -1,0 +1,168 @@
+"""From what was played to a `Timeline`: events, bubble, exposed communication, and what takes longest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from compiler.cost import engine
+from compiler.cost.durations import COMPUTE, COPY, Pricer
+from compiler.cost.segments import Segment
+from compiler.cost.timeline import PICOSECONDS, Cost, Event, Player, Timeline
+from compiler.cost.work import Loop, Meet, Part, Post, Product, Vector, Wait
+from compiler.schedules import Action
+
+if TYPE_CHECKING:
+    from compiler.cost.simulate import Simulation
+
+SHOWN = 12
+"""Entries of the list of what takes longest."""
+
+
+def summarise(
+    simulation: Simulation,
+    pricer: Pricer,
+    costs: Sequence[Mapping[tuple[str, int], list[Segment]]],
+    updates: Sequence[list[Segment]],
+    players: Sequence[Sequence[engine.Item]],
+    labels: Sequence[Mapping[int, Action]],
+    played: engine.Played,
+    records: Sequence[engine.Record],
+    classes: tuple[Player, ...],
+) -> Timeline:
+    """All figures of a step in which devices of a group are alike."""
+    features, program = simulation.features, simulation.program
+    step = max(played.ends, default=0)
+    slowest = played.ends.index(step) if played.ends else 0
+    busy, exposed = [], []
+    for g, actions in enumerate(simulation.actions):
+        compute = 0
+        hidden: dict[str, int] = {}
+        for action in actions:
+            found = updates[g] if action.kind == "U" else costs[simulation.program_class[g]].get(action[:2])
+            for segment in found or ():
+                compute += segment.compute
+                for axes, ps in segment.exposed.items():
+                    hidden[axes] = hidden.get(axes, 0) + ps
+        busy.append(compute)
+        exposed.append(hidden)
+    events, meets = _events(simulation, pricer, players, labels, records)
+    work = [b + m for b, m in zip(played.busy, meets)]
+    for g, ps in enumerate(meets):
+        if ps:
+            exposed[g]["stages"] = exposed[g].get("stages", 0) + ps
+    total = step * len(played.ends)
+    traffic, top = _top(simulation, pricer, slowest)
+    worst = max(range(len(exposed)), key=lambda g: sum(exposed[g].values()), default=0)
+    update = max((sum(s.duration for s in found) for found in updates), default=0)
+    bubble = max(0.0, 1 - sum(work) / total) if total else 0.0
+    timeline = Timeline(
+        step / PICOSECONDS,
+        tuple(events),
+        classes,
+        tuple(b / PICOSECONDS for b in busy),
+        bubble,
+        {a: ps / PICOSECONDS for a, ps in sorted(exposed[worst].items(), key=lambda x: -x[1])} if exposed else {},
+        features.flops_model,
+        features.flops_hardware,
+        pricer.machine.peak(features.dtype),
+        program.devices,
+        features.samples,
+        features.tokens,
+        traffic,
+        top,
+        update / PICOSECONDS,
+    )
+    return _with_bottleneck(timeline, slowest, work[slowest] if work else 0)
+
+
+def _events(
+    simulation: Simulation,
+    pricer: Pricer,
+    players: Sequence[Sequence[engine.Item]],
+    labels: Sequence[Mapping[int, Action]],
+    records: Sequence[engine.Record],
+) -> tuple[list[Event], list[int]]:
+    """One event per activation and message; and the time in which each player is part of an all-reduce of stages."""
+    meets = [0] * len(players)
+    events: list[Event] = []
+    for player, at, start, end in records:
+        item = players[player][at]
+        if isinstance(item, engine.Work):
+            action = labels[player][at]
+            kind = action.kind
+            events.append(Event(player, "compute", str(action), kind, start, end, action.mb, player))
+        elif isinstance(item, engine.Post):
+            assert isinstance(item.key, tuple)
+            name, _, to, micro = item.key
+            events.append(Event(player, "send", f"{name} to stage {to}", "send", start, end, micro, player))
+        elif isinstance(item, engine.Meet):
+            meets[player] += end - start
+            assert isinstance(item.key, tuple)
+            key, micro = item.key
+            level = pricer.machine.levels[-1].name if pricer.machine.levels else "stages"
+            events.append(Event(player, f"comm:{level}", key, "collective", start, end, micro, player))
+    events.sort(key=lambda e: (e.cls, e.start_ps, e.end_ps))
+    return events, meets
+
+
+def _top(simulation: Simulation, pricer: Pricer, group: int) -> tuple[dict[str, float], tuple[Cost, ...]]:
+    """Bytes sent by axes, and the pieces of work that take longest, of a device of the group in a step."""
+    traffic: dict[str, float] = {}
+    found: dict[tuple[str, str], list[float]] = {}
+    parts = simulation.features.parts[simulation.program_class[group]]
+    times: dict[tuple[str, int], int] = {}
+    for action in simulation.actions[group]:
+        times[action[:2]] = times.get(action[:2], 0) + 1
+
+    def walk(part: Part, n: int, update: bool) -> None:
+        for node in part.nodes:
+            work = node.work
+            if isinstance(work, Loop):
+                walk(work.body, n * work.count, update)
+                continue
+            if isinstance(work, (Wait, Meet)):
+                continue
+            if isinstance(work, Post):
+                traffic["stages"] = traffic.get("stages", 0.0) + n * work.bytes
+                continue
+            priced = pricer.price(work, update)
+            if priced.sent:
+                traffic[priced.axes] = traffic.get(priced.axes, 0.0) + n * priced.sent
+            name = node.name if priced.stream in (COMPUTE, COPY) else f"{node.name} over {priced.axes}"
+            flops = work.flops if isinstance(work, (Product, Vector)) else 0.0
+            moved = work.bytes if isinstance(work, (Product, Vector)) else priced.sent
+            entry = found.setdefault((name, priced.kind), [0.0, 0, 0.0, 0.0])
+            for i, x in enumerate((n * priced.ps / PICOSECONDS, n, n * flops, n * moved)):
+                entry[i] += x
+
+    for key, n in times.items():
+        if key in parts:
+            walk(parts[key], n, key[0] == "U")
+    longest = sorted(found.items(), key=lambda x: -x[1][0])[:SHOWN]
+    top = tuple(Cost(name, kind, s, int(n), flops, moved) for (name, kind), (s, n, flops, moved) in longest)
+    return dict(sorted(traffic.items(), key=lambda x: -x[1])), top
+
+
+def _with_bottleneck(timeline: Timeline, slowest: int, worked: int) -> Timeline:
+    """The one thing that takes most of the step, said in a sentence."""
+    step = timeline.step_seconds
+    if not step:
+        return timeline
+    sums: dict[str, float] = {}
+    for cost in timeline.top:
+        sums[cost.kind] = sums.get(cost.kind, 0.0) + cost.seconds
+    waiting = max(0.0, step - worked / PICOSECONDS)
+    candidates = {
+        f"stages wait for each other (the slowest, {slowest}, for {waiting / step:.0%} of the step)": waiting,
+        f"products of matrices on stage {slowest} take most of the step": sums.get("product", 0.0),
+        f"element-wise work, bound by memory bandwidth, takes most of the step on stage {slowest}": sums.get(
+            "vector", 0.0
+        ),
+        "the update of weights and optimizer state takes most of the step": timeline.update_seconds,
+    }
+    for axes, seconds in timeline.exposed_by_axis.items():
+        candidates[f"devices wait for communication over {axes} for {seconds / step:.0%} of the step"] = seconds
+    sentence, seconds = max(candidates.items(), key=lambda x: x[1])
+    return replace(timeline, bottleneck=f"{sentence[0].upper()}{sentence[1:]} ({seconds / step:.0%}).")

@@ -1,0 +1,121 @@
+"""Pieces of work: what one kernel, message or loop consists of, in sizes. Prices are in `durations`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Union
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """`batch` products of m*k by k*n matrices.
+
+    bytes: operands and result. core: part of attention's core (scores, or what follows from them), where a fused
+    kernel moves only `core_bytes` and, with a `causal` mask, computes only half.
+    """
+
+    m: int
+    n: int
+    k: int
+    batch: int
+    dtype: str
+    bytes: int
+    core: bool = False
+    core_bytes: int = 0
+    causal: bool = False
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.m * self.n * self.k * self.batch
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """A run of element-wise work and reductions. As one kernel it moves `bytes`, as `ops` kernels `loose` bytes.
+
+    core: between two products of attention's core; not there where attention is fused.
+    """
+
+    bytes: int
+    loose: int
+    ops: int
+    flops: int
+    dtype: str
+    core: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """`op` (its mnemonic) over mesh axes. elements: of the whole (larger) side; of `itemsize` bytes.
+
+    role: `weights` (what is gathered hangs on weights alone, or is only written back), `gradients` (only accumulated,
+    or accumulated before), `activations`. The first two can run beside computation.
+    """
+
+    op: str
+    axes: tuple[str, ...]
+    elements: int
+    itemsize: int
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Between device memory and `host` or `nvme`."""
+
+    bytes: int
+    memory: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """For what virtual stage (own + source) sends under this name."""
+
+    name: str
+    source: int
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """To virtual stage (own + to)."""
+
+    name: str
+    to: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Meet:
+    """All-reduce between the devices of the same coordinates of several groups."""
+
+    key: str
+    groups: tuple[int, ...]
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """`count` times `body`."""
+
+    count: int
+    body: Part
+
+
+Work = Union[Product, Vector, Collective, Copy, Wait, Post, Meet, Loop]  # noqa: UP007 (recursive)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """deps: nodes of the same part that must have ended. carried: nodes of the loop's iteration before."""
+
+    name: str
+    work: Work
+    deps: tuple[int, ...] = ()
+    carried: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A function's or loop's work in the order in which it is issued."""
+
+    nodes: tuple[Node, ...]
