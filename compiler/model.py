@@ -74,6 +74,9 @@ class Device:
     settings: tuple[tuple[str, tuple[Any, ...]], ...] = ()  # everything else as written
 
 
+TOPOLOGIES = ("switch", "ring", "full_mesh")
+
+
 @dataclass(frozen=True, slots=True)
 class Level:
     """`count` of the level below, links of `bandwidth` bytes/s per device and direction, `latency` seconds.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, get_args
 
 if TYPE_CHECKING:
+    from compiler.cost.variation import Variation
     from compiler.diff import ProgramDiff
     from compiler.driver import Compiled
     from compiler.evaluate import Evaluation
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from dsl.codes import Code
     from dsl.diagnostics import Diagnostic
     from dsl.source import Source
+    from parc.estimate import Estimate
     from parc.training import Run
     from runtime.prove import Proof
 
@@ -247,6 +249,18 @@ def verify(
         exact=exact,
         executor=PrivateExecutor if executor == "private" else Emulator,
     )
+
+
+def cost(file: File, *, variation: Variation | None = None, **options: Unpack[Options]) -> Estimate:
+    """How long a step of a job takes on its cluster, and its memory. Raises `ParcError` (E0801 without a cluster)."""
+    return estimate(compile(file, **options), variation)
+
+
+def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate:
+    """`cost` of what is compiled already. Raises `ParcError`."""
+    from parc.estimate import estimate
+
+    return estimate(compiled, variation)
 
 
 def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Explanation:

@@ -10,52 +10,24 @@ message, as all systems do that shard them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from math import prod
 
+from compiler.cost.drafts import GROUPED, VIEWS, Draft, Lifted, attention_cores, sunk_values
 from compiler.cost.work import Collective, Copy, Loop, Meet, Node, Part, Post, Product, Vector, Wait, Work
-from compiler.graph import ITEMSIZE, Type
+from compiler.graph import ITEMSIZE
 from compiler.layout import local_type
 from compiler.ops import comm, effects
 from compiler.ops.contract import Contract
 from compiler.ops.create import Full, Iota
-from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
+from compiler.ops.elementwise import Cast, Map
 from compiler.ops.reduce import Reduce
-from compiler.ops.shape import Merge, Rename, Slice, Split
 from compiler.program import Body, Instr, LocalRepeat, Program, StateDecl, Var
 
-VIEWS = (Broadcast, StopGradient, Transpose, Rename, Split, Merge, Slice, comm.Shard, comm.OnlyFirst)
 SOURCES = (Iota, Full, effects.Input)
 JOINING = (Map, Cast, Reduce, comm.MaskPad)
-GROUPED = (comm.AllReduce, comm.AllGather, comm.ReduceScatter, comm.AllToAll)
 Grouped = comm.AllReduce | comm.AllGather | comm.ReduceScatter | comm.AllToAll
 SCALAR = 64
 """Elements up to which a value is no traffic to speak of."""
-
-
-@dataclass(slots=True)
-class _Value:
-    """elements, itemsize and dims of the local piece; root: the value that it is a view of; owner: node, or -1."""
-
-    type: Type
-    bytes: int
-    root: str
-    owner: int = -1
-    taint: str = ""
-    carried: int | None = None  # a loop's carry: index of the result that it is in the next iteration
-
-
-@dataclass(slots=True)
-class _Draft:
-    name: str
-    instrs: list[Instr] = field(default_factory=list)
-    work: Work | None = None
-    deps: set[int] = field(default_factory=set)
-    carries: set[int] = field(default_factory=set)
-    joins: bool = False
-    size: int = 0
-    dims: set[str] = field(default_factory=set)
-    closed: set[str] = field(default_factory=set)
 
 
 class Lifter:
@@ -70,42 +42,21 @@ class Lifter:
         """The work of a function."""
         return _Lift(self, body, {}, set()).part()
 
-    def value(self, var: Var) -> _Value:
+    def value(self, var: Var) -> Lifted:
         local = local_type(var.type, var.layout, self.sizes)
-        return _Value(local, local.bytes, var.name)
+        return Lifted(local, local.bytes, var.name)
 
 
 class _Lift:
     """Of one body: a function's or a loop's."""
 
-    def __init__(self, lifter: Lifter, body: Body, given: Mapping[str, _Value], sunk_results: set[int]) -> None:
+    def __init__(self, lifter: Lifter, body: Body, given: Mapping[str, Lifted], sunk_results: set[int]) -> None:
         self.lifter, self.body = lifter, body
-        self.values: dict[str, _Value] = dict(given)
-        self.drafts: list[_Draft] = []
-        self.sunk = self._sunk(sunk_results)
+        self.values: dict[str, Lifted] = dict(given)
+        self.drafts: list[Draft] = []
+        self.sunk = sunk_values(body, sunk_results)
         self.adding = -1
         self.buckets: dict[tuple[str, tuple[str, ...], str, int], int] = {}
-
-    # --- what only flows into buffers ------------------------------------------------------------------------
-
-    def _sunk(self, results: set[int]) -> set[str]:
-        """Values that are only accumulated or written, directly or through casts and collectives."""
-        body = self.body
-        other = {name for i, name in enumerate(body.results) if i not in results}
-        sunk = {name for i, name in enumerate(body.results) if i in results} - other
-        read: set[str] = set()
-        for instr in reversed(body.instrs):
-            op, outs = instr.op, [v.name for v in instr.outputs]
-            if isinstance(op, (effects.Accumulate, effects.Write)):
-                fine = True
-            elif isinstance(op, (Cast, *VIEWS, *GROUPED)):
-                fine = all(o in sunk and o not in other for o in outs)
-            else:
-                fine = False
-            for name in instr.inputs:
-                read.add(name)
-                (sunk if fine else other).add(name)
-        return sunk - other
 
     # --- instructions ----------------------------------------------------------------------------------------
 
@@ -140,7 +91,7 @@ class _Lift:
         source = self.values[instr.inputs[0]]
         return not self.lifter.update and (source.taint == "weights" or instr.outputs[0].name in self.sunk)
 
-    def define(self, var: Var, owner: int, taint: str = "") -> _Value:
+    def define(self, var: Var, owner: int, taint: str = "") -> Lifted:
         value = self.lifter.value(var)
         value.owner, value.taint = owner, taint
         self.values[var.name] = value
@@ -151,17 +102,17 @@ class _Lift:
         value = self.define(instr.outputs[0], source.owner, source.taint)
         value.root, value.carried = source.root, source.carried
 
-    def add(self, instr: Instr, work: Work | None = None) -> _Draft:
+    def add(self, instr: Instr, work: Work | None = None) -> Draft:
         """A node of its own; its results hang on it."""
         name = instr.outputs[0].name if instr.outputs else instr.inputs[0]
-        draft = _Draft(name, [instr], work)
+        draft = Draft(name, [instr], work)
         self.drafts.append(draft)
         self.wait(draft, instr.inputs)
         for var in instr.outputs:
             self.define(var, len(self.drafts) - 1)
         return draft
 
-    def wait(self, draft: _Draft, names: Iterable[str]) -> None:
+    def wait(self, draft: Draft, names: Iterable[str]) -> None:
         for name in names:
             value = self.values[name]
             if value.owner >= 0:
@@ -208,7 +159,7 @@ class _Lift:
             draft.deps |= owners - {at}
             draft.carries |= carries
         else:
-            draft = _Draft(instr.outputs[0].name, [instr], None, owners, carries, joins, size, dims)
+            draft = Draft(instr.outputs[0].name, [instr], None, owners, carries, joins, size, dims)
             self.drafts.append(draft)
             at = len(self.drafts) - 1
         for var in instr.outputs:
@@ -273,7 +224,7 @@ class _Lift:
         elif isinstance(op, effects.Input):
             self.define(instr.outputs[0], -1)
 
-    def accumulate(self, instr: Instr, value: _Value) -> None:
+    def accumulate(self, instr: Instr, value: Lifted) -> None:
         """One kernel adds all gradients to their buffers: with the products, or (loose) from their results."""
         moved, flops = 2 * value.bytes, value.type.elements
         loose = moved + min(value.bytes, self.values.get(value.root, value).bytes)
@@ -289,7 +240,7 @@ class _Lift:
 
     def loop(self, instr: Instr, op: LocalRepeat) -> None:
         """The loop as one node; inside, only carries are waited for, all else is there when it starts."""
-        given: dict[str, _Value] = {}
+        given: dict[str, Lifted] = {}
         for i, (name, param) in enumerate(zip(instr.inputs, op.body.params)):
             value = self.lifter.value(param)
             value.taint = self.values[name].taint
@@ -303,7 +254,7 @@ class _Lift:
 
     def finish(self) -> Part:
         readers = self._readers()
-        cores = self._cores()
+        cores = attention_cores(self.drafts, self.values)
         order = self._order()
         place = {at: i for i, at in enumerate(order)}
         results = self.body.results
@@ -359,7 +310,7 @@ class _Lift:
         root = self.values.get(value.root, value)
         return min(value.bytes, root.bytes, value.type.elements * self.lifter.itemsize)
 
-    def _vector(self, at: int, draft: _Draft, readers: Mapping[str, set[int]], core: bool) -> Vector:
+    def _vector(self, at: int, draft: Draft, readers: Mapping[str, set[int]], core: bool) -> Vector:
         made = {v.name for i in draft.instrs for v in i.outputs}
         read: dict[str, int] = {}
         loose = written = flops = 0
@@ -379,7 +330,7 @@ class _Lift:
         dtype = self.values[first.outputs[0].name].type.dtype
         return Vector(sum(read.values()) + written, loose, len(draft.instrs), flops, dtype, core)
 
-    def _product(self, draft: _Draft, work: Product, cores: Mapping[int, bool]) -> Product:
+    def _product(self, draft: Draft, work: Product, cores: Mapping[int, bool]) -> Product:
         (instr,) = draft.instrs
         names = (*instr.inputs, instr.outputs[0].name)
         total = sum(self._size(n) for n in names)
@@ -392,40 +343,6 @@ class _Lift:
             work.m, work.n, work.k, work.batch, work.dtype, total, bool(inside), moved, bool(inside) and causal
         )
 
-    def _feeds(self, draft: _Draft, cores: Mapping[int, bool]) -> bool:
+    def _feeds(self, draft: Draft, cores: Mapping[int, bool]) -> bool:
         out = draft.instrs[0].outputs[0].name
         return any(self.values[n].root == out for at in cores for i in self.drafts[at].instrs for n in i.inputs)
-
-    def _summed(self, instr: Instr) -> set[str]:
-        """Dims that a reduction, or a sum of products, sums over."""
-        if not isinstance(instr.op, (Reduce, Contract)):
-            return set()
-        kept = {n for v in instr.outputs for n in self.values[v.name].type.names}
-        return {n for name in instr.inputs for n in self.values[name].type.names} - kept
-
-    def _cores(self) -> dict[int, bool]:
-        """Vector nodes between batched products that sum over a dim which a batched product sums as well.
-
-        That is softmax over scores, its derivative, and what is recomputed of it. The value: whether a mask hides part.
-        """
-        batched: dict[int, tuple[Instr, set[str]]] = {}
-        for at, draft in enumerate(self.drafts):
-            if isinstance(draft.work, Product) and draft.work.batch > 1:
-                (instr,) = draft.instrs
-                left, right = (self.values[n].type for n in instr.inputs)
-                kept = set(self.values[instr.outputs[0].name].type.names)
-                batched[at] = instr, {n for n in left.names if right.has(n) and n not in kept}
-        found: dict[int, bool] = {}
-        for instr, summed in batched.values():
-            for name in instr.inputs:
-                at = self.values[name].owner
-                if at < 0 or not self.drafts[at].joins:
-                    continue
-                draft = self.drafts[at]
-                if not any(d in batched for d in draft.deps):
-                    continue
-                reduces = any(summed & self._summed(i) for i in draft.instrs)
-                if reduces or at in found:
-                    masked = any(isinstance(i.op, Map) and i.op.fn == "where" for i in draft.instrs)
-                    found[at] = found.get(at, False) or masked
-        return found

@@ -37,7 +37,7 @@ Key = tuple[str, int]
 def simulate(
     compiled: Compiled, calibration: Calibration | None = None, variation: Variation | None = None
 ) -> Timeline:
-    """One step of a compiled job. Raises ParcError (E0950) if the job states no cluster."""
+    """One step of a compiled job. Raises ParcError (E0801) if the job states no cluster."""
     return Simulation.of(compiled).run(calibration, variation)
 
 
@@ -50,11 +50,11 @@ class Simulation:
 
     @staticmethod
     def of(compiled: Compiled) -> Simulation:
-        """Raises ParcError (E0950) if the job states no cluster."""
+        """Raises ParcError (E0801) if the job states no cluster."""
         job = compiled.job
         if job.cluster is None:
             raise fail(
-                "E0950",
+                "E0801",
                 f"the job `{job.name}` does not say on which cluster it runs, so it has no cost",
                 job.span,
                 help="`train model(…) on pod using strategy`, where `pod` is a `cluster`",
@@ -90,7 +90,7 @@ class Simulation:
         varied = variation or NOMINAL
         pricer = self.pricer(calibration, varied)
         costs = [self._segments(pricer, i) for i in range(len(self.program.classes))]
-        relief = [self._relief(pricer, costs[c]) for c in self.program_class]
+        relief = [_relief(pricer, costs[c]) for c in self.program_class]
         updates = [self._update(pricer, c, r) for c, r in zip(self.program_class, relief)]
         records: list[engine.Record] = []
         labels, players = self._players(pricer, costs, updates)
@@ -109,10 +109,9 @@ class Simulation:
         part = self.features.parts[index].get(("U", 0))
         return segments(part, pricer, True, relief) if part is not None else []
 
-    def _relief(self, pricer: Pricer, costs: Mapping[Key, list[Segment]]) -> int:
-        """How long gradients can be reduced beside the last backward pass: all but its first layers' are there late."""
-        last = {k: v for k, v in costs.items() if k[0] in ("B", "W")}
-        return round(pricer.cal.hidden * sum(s.duration for found in last.values() for s in found))
+    def relief(self, pricer: Pricer, group: int) -> int:
+        """Picoseconds of a device group's reductions of gradients that its last backward pass hides."""
+        return _relief(pricer, self._segments(pricer, self.program_class[group]))
 
     def _players(
         self, pricer: Pricer, costs: list[dict[Key, list[Segment]]], updates: list[list[Segment]]
@@ -174,6 +173,12 @@ class Simulation:
         seconds = max(played.ends) / PICOSECONDS
         busy = tuple(b / PICOSECONDS for b in played.busy)
         return replace(nominal, step_seconds=seconds, classes=classes, busy=busy)
+
+
+def _relief(pricer: Pricer, costs: Mapping[Key, list[Segment]]) -> int:
+    """The share `hidden` of the last backward pass of each chunk."""
+    last = (found for key, found in costs.items() if key[0] in ("B", "W"))
+    return round(pricer.cal.hidden * sum(s.duration for found in last for s in found))
 
 
 def _peers(part: Part, stage: int, groups: int, axes: set[tuple[str, ...]], talks: set[int]) -> None:

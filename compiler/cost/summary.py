@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from compiler.cost import engine
@@ -53,11 +52,21 @@ def summarise(
         if ps:
             exposed[g]["stages"] = exposed[g].get("stages", 0) + ps
     total = step * len(played.ends)
-    traffic, top = _top(simulation, pricer, slowest)
+    traffic, top, kinds = _top(simulation, pricer, slowest)
+    waiting = (step - work[slowest]) / PICOSECONDS if work else 0.0
+    candidates = {
+        "products of matrices": kinds.get("product", 0.0),
+        "element-wise work and reductions, bound by memory bandwidth": kinds.get("vector", 0.0),
+        "device groups that wait for each other (the bubble of the pipeline)": waiting,
+        "what a step costs once: data, logging, the optimizer's host work": pricer.cal.fixed,
+        "the host, which dispatches kernels more slowly than the device runs them": _idle(simulation, costs, slowest),
+    }
+    for axes, ps in exposed[slowest].items() if exposed else ():
+        candidates[f"communication over {axes} that nothing hides"] = ps / PICOSECONDS
     worst = max(range(len(exposed)), key=lambda g: sum(exposed[g].values()), default=0)
     update = max((sum(s.duration for s in found) for found in updates), default=0)
     bubble = max(0.0, 1 - sum(work) / total) if total else 0.0
-    timeline = Timeline(
+    return Timeline(
         step / PICOSECONDS,
         tuple(events),
         classes,
@@ -73,8 +82,8 @@ def summarise(
         traffic,
         top,
         update / PICOSECONDS,
+        bottleneck(step / PICOSECONDS, candidates),
     )
-    return _with_bottleneck(timeline, slowest, work[slowest] if work else 0)
 
 
 def _events(
@@ -107,10 +116,23 @@ def _events(
     return events, meets
 
 
-def _top(simulation: Simulation, pricer: Pricer, group: int) -> tuple[dict[str, float], tuple[Cost, ...]]:
-    """Bytes sent by axes, and the pieces of work that take longest, of a device of the group in a step."""
+def _idle(simulation: Simulation, costs: Sequence[Mapping[tuple[str, int], list[Segment]]], group: int) -> float:
+    """Seconds of activations in which neither kernels run nor messages are waited for."""
+    found = costs[simulation.program_class[group]]
+    idle = 0
+    for action in simulation.actions[group]:
+        for s in found.get(action[:2], ()):
+            idle += max(0, s.duration - s.compute - sum(s.exposed.values()))
+    return idle / PICOSECONDS
+
+
+def _top(
+    simulation: Simulation, pricer: Pricer, group: int
+) -> tuple[dict[str, float], tuple[Cost, ...], dict[str, float]]:
+    """Of a device of the group in a step: bytes sent by axes, what takes longest, and seconds by kind of work."""
     traffic: dict[str, float] = {}
     found: dict[tuple[str, str], list[float]] = {}
+    kinds: dict[str, float] = {}
     parts = simulation.features.parts[simulation.program_class[group]]
     times: dict[tuple[str, int], int] = {}
     for action in simulation.actions[group]:
@@ -128,6 +150,7 @@ def _top(simulation: Simulation, pricer: Pricer, group: int) -> tuple[dict[str, 
                 traffic["stages"] = traffic.get("stages", 0.0) + n * work.bytes
                 continue
             priced = pricer.price(work, update)
+            kinds[priced.kind] = kinds.get(priced.kind, 0.0) + n * priced.ps / PICOSECONDS
             if priced.sent:
                 traffic[priced.axes] = traffic.get(priced.axes, 0.0) + n * priced.sent
             name = node.name if priced.stream in (COMPUTE, COPY) else f"{node.name} over {priced.axes}"
@@ -142,27 +165,10 @@ def _top(simulation: Simulation, pricer: Pricer, group: int) -> tuple[dict[str, 
             walk(parts[key], n, key[0] == "U")
     longest = sorted(found.items(), key=lambda x: -x[1][0])[:SHOWN]
     top = tuple(Cost(name, kind, s, int(n), flops, moved) for (name, kind), (s, n, flops, moved) in longest)
-    return dict(sorted(traffic.items(), key=lambda x: -x[1])), top
+    return dict(sorted(traffic.items(), key=lambda x: -x[1])), top, kinds
 
 
-def _with_bottleneck(timeline: Timeline, slowest: int, worked: int) -> Timeline:
-    """The one thing that takes most of the step, said in a sentence."""
-    step = timeline.step_seconds
-    if not step:
-        return timeline
-    sums: dict[str, float] = {}
-    for cost in timeline.top:
-        sums[cost.kind] = sums.get(cost.kind, 0.0) + cost.seconds
-    waiting = max(0.0, step - worked / PICOSECONDS)
-    candidates = {
-        f"stages wait for each other (the slowest, {slowest}, for {waiting / step:.0%} of the step)": waiting,
-        f"products of matrices on stage {slowest} take most of the step": sums.get("product", 0.0),
-        f"element-wise work, bound by memory bandwidth, takes most of the step on stage {slowest}": sums.get(
-            "vector", 0.0
-        ),
-        "the update of weights and optimizer state takes most of the step": timeline.update_seconds,
-    }
-    for axes, seconds in timeline.exposed_by_axis.items():
-        candidates[f"devices wait for communication over {axes} for {seconds / step:.0%} of the step"] = seconds
-    sentence, seconds = max(candidates.items(), key=lambda x: x[1])
-    return replace(timeline, bottleneck=f"{sentence[0].upper()}{sentence[1:]} ({seconds / step:.0%}).")
+def bottleneck(step: float, candidates: Mapping[str, float]) -> str:
+    """The one thing that takes most of the step, said in a sentence. `candidates`: what -> seconds."""
+    what, seconds = max(candidates.items(), key=lambda x: x[1], default=("", 0.0))
+    return f"{what[0].upper()}{what[1:]}: {seconds / step:.0%} of the step." if what and step else ""

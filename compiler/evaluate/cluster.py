@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from compiler.evaluate import limits, static
@@ -14,11 +15,12 @@ from compiler.evaluate.session import Call, Session, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Entry, Skip, Static
 from compiler.graph import DTYPES
-from compiler.model import Cluster, Device, Level, Memory
+from compiler.model import TOPOLOGIES, Cluster, Device, Level, Memory
 from dsl import ast, units
 from dsl.diagnostics import ParcError, did_you_mean, fail, suggest
 
 _KNOWN = ("compute", "memory", "launch", "cores", "tile", "efficiency", "overlap", "clock", "cache", "vector", "kernel")
+_OTHERS = ("device", "level", "topology", "stack")
 
 
 def build_cluster(session: Session, module: Module, use: ast.Call) -> Cluster:
@@ -42,6 +44,7 @@ def _cluster(session: Session, entry: Entry, scope: Scope) -> Cluster:
     device: tuple[str, Device | None] | None = None  # None: erroneous, which is reported
     levels: list[Level] = []
     memories: list[Memory] = []
+    stack = ""
     before = session.failures
     for statement in entry.item.body:
         try:
@@ -54,6 +57,10 @@ def _cluster(session: Session, entry: Entry, scope: Scope) -> Cluster:
                 case ast.Level():
                     below = levels[-1].name if levels else device[0] if device else None
                     levels.append(_level(statement, below, levels, scope))
+                case ast.Setting(keyword=ast.Name(id="stack")):
+                    (stack,) = _names(statement, 1, "`stack megatron_2021`")
+                case ast.Setting(keyword=ast.Name(id="topology")):
+                    _topology(statement, levels)
                 case ast.Setting():
                     memories.append(_memory(statement, memories, scope))
         except (ParcError, Skip) as error:
@@ -67,7 +74,7 @@ def _cluster(session: Session, entry: Entry, scope: Scope) -> Cluster:
         help = f"`level server = 8 {device[0]} over 30 GB/s, 1 us`"
         raise fail("E0313", f"the cluster `{name.id}` has no level", name.span, help=help)
     assert device[1] is not None
-    cluster = Cluster(name.id, device[1], tuple(levels), tuple(memories), entry.item.span)
+    cluster = Cluster(name.id, device[1], tuple(levels), tuple(memories), entry.item.span, stack)
     if cluster.devices > limits.MAX_DEVICES:
         raise fail("E0908", f"the cluster has {cluster.devices} devices, the most is 10^9", name.span)
     return cluster
@@ -88,12 +95,34 @@ def _level(statement: ast.Level, below: str | None, levels: Sequence[Level], sco
     return Level(name, count, bandwidth, latency)
 
 
+def _names(s: ast.Setting, count: int, help: str) -> tuple[str, ...]:
+    """The bare names behind a keyword, which are not looked up."""
+    found = [w.id for w in s.words] + [v.id for v in s.values if isinstance(v, ast.Name)]
+    if len(found) != count or len(found) != len(s.words) + len(s.values) or s.clauses:
+        raise fail("E0313", f"this is no `{s.keyword.id}`", s.span, help=help)
+    return tuple(found)
+
+
+def _topology(s: ast.Setting, levels: list[Level]) -> None:
+    """`topology server full_mesh`: how the links of a level that stands before it run."""
+    name, kind = _names(s, 2, "`topology server full_mesh`, after the level `server`")
+    at = next((i for i, level in enumerate(levels) if level.name == name), None)
+    if at is None:
+        known = [level.name for level in levels]
+        help = did_you_mean(name, known) or "levels stand before what is said of them"
+        raise fail("E0313", f"there is no level `{name}` here", s.span, help=help)
+    if kind not in TOPOLOGIES:
+        help = did_you_mean(kind, TOPOLOGIES) or f"there are {listed(TOPOLOGIES)}"
+        raise fail("E0313", f"there is no topology `{kind}`", s.span, help=help)
+    levels[at] = replace(levels[at], topology=kind)
+
+
 def _memory(statement: ast.Setting, memories: Sequence[Memory], scope: Scope) -> Memory:
     """`host memory 768 GiB, 200 GB/s over 32 GB/s`, `nvme capacity 3.2 TB over 6 GB/s`."""
     kind, words = statement.keyword.id, tuple(w.id for w in statement.words)
     forms = {"host": "memory", "nvme": "capacity"}
     if kind not in forms:
-        help = did_you_mean(kind, ("device", "level", *forms)) or "there are `device`, `level`, `host` and `nvme`"
+        help = did_you_mean(kind, (*_OTHERS, *forms)) or f"there are {listed((*_OTHERS, *forms))}"
         raise fail("E0313", f"a cluster has no `{kind}`", statement.keyword.span, help=help)
     if words not in ((), (forms[kind],)) or not 1 <= len(statement.values) <= 2 or len(statement.clauses) != 1:
         help = (

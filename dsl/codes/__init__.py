@@ -8,6 +8,7 @@
     E05xx  pipeline, schedule, micro-batches         schedule.py
     E06xx  text of lowered programs, the verifier    program.py
     E07xx  runs, data, memory                        running.py
+    E08xx  what a job costs                          cost.py
     E09xx  limits                                    limits.py
 
 Each module has a tuple `CODES`. Nothing else imports this package at start-up: it is for `parc explain` and for tests.
@@ -15,7 +16,7 @@ Each module has a tuple `CODES`. Nothing else imports this package at start-up: 
 
 from __future__ import annotations
 
-from dsl.codes import graph, limits, names, program, running, schedule, strategy, syntax, types
+from dsl.codes import cost, graph, limits, names, program, running, schedule, strategy, syntax, types
 from dsl.codes.code import Code
 
 __all__ = ["CODES", "Code"]
@@ -29,6 +30,7 @@ _FAMILIES = (
     ("E05", schedule.CODES),
     ("E06", program.CODES),
     ("E07", running.CODES),
+    ("E08", cost.CODES),
     ("E09", limits.CODES),
 )
 

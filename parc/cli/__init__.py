@@ -18,6 +18,7 @@ COMMANDS = {
     "compile": "Lower a file to the program of each class of devices.",
     "run": "Run a file or a lowered program on emulated devices.",
     "verify": "Prove that the distributed run equals the serial program.",
+    "cost": "Say how long a step takes, where the time goes, and what would help.",
     "explain": "Explain an error code, or why a tensor is laid out and moved as it is.",
     "diff": "Compare the lowered programs of two files or two strategies.",
     "fmt": "Format files in the one canonical way.",

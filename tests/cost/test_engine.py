@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from compiler.cost.engine import Item, Meet, Post, Wait, Work, play
+from compiler.cost.engine import Barrier, Item, Meet, Post, Record, Step, Wait, Work, play
 
 
 def pipeline(stages: int, micro: int, ranks: int) -> list[list[Item]]:
@@ -41,3 +41,30 @@ def test_every_rank_ends_as_its_class() -> None:
 def test_waiting_for_nothing_is_an_error() -> None:
     with pytest.raises(ValueError):
         play([[Wait("a")]])
+
+
+def test_streams_run_beside_each_other_and_in_order() -> None:
+    # A kernel of 10; a message of 7 beside it; a second message waits for the stream; the kernel after for its result.
+    items: list[Item] = [Step(0, 10), Step(1, 7), Step(1, 7), Step(0, 5, (2,)), Barrier()]
+    assert play([items], streams=2).ends == (19,)
+    items[2] = Step(1, 7, (), True)  # blocking: it starts after the kernel
+    assert play([items], streams=2).ends == (22,)
+
+
+def test_a_message_starts_when_the_last_member_comes() -> None:
+    players: list[list[Item]] = [[Step(0, d), Step(1, 3, (0,), key="x", members=3), Barrier()] for d in (5, 9, 1)]
+    assert play(players, streams=2).ends == (12, 12, 12)
+
+
+def test_posts_leave_when_they_are_ready() -> None:
+    early: list[Item] = [Work("F", 10), Post("a", 4, early=7)]
+    late: list[Item] = [Step(0, 3), Step(0, 7), Barrier(), Post("a", 4, deps=(0,))]
+    for sender in (early, late):
+        assert play([sender, [Wait("a")]]).ends == (10, 7)
+    assert play([[Work("F", 10), Post("a", 4, blocking=True)], [Wait("a")]]).ends == (14, 14)
+
+
+def test_records_say_what_took_time() -> None:
+    records: list[Record] = []
+    play([[Work("F", 10), Post("a", 4)], [Wait("a"), Work("B", 2)]], records)
+    assert sorted(records) == [(0, 0, 0, 10), (0, 1, 10, 14), (1, 0, 0, 14), (1, 1, 14, 16)]

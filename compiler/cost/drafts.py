@@ -1,0 +1,105 @@
+"""What `lift` knows of values and kernels while it goes through a body, and two questions about the whole of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from compiler.cost.work import Product, Work
+from compiler.graph import Type
+from compiler.ops import comm, effects
+from compiler.ops.base import Op
+from compiler.ops.contract import Contract
+from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
+from compiler.ops.reduce import Reduce
+from compiler.ops.shape import Merge, Rename, Slice, Split
+from compiler.program import Body, Instr
+
+VIEWS: tuple[type[Op], ...] = (
+    *(Broadcast, StopGradient, Transpose, Rename, Split, Merge, Slice),
+    *(comm.Shard, comm.OnlyFirst),
+)
+GROUPED = (comm.AllReduce, comm.AllGather, comm.ReduceScatter, comm.AllToAll)
+
+
+@dataclass(slots=True)
+class Lifted:
+    """A value. type, bytes: of the local piece; root: the value that it is a view of; owner: its kernel, or -1.
+
+    taint: `weights`, `gradients` (it is one, or a view, cast or collective of some), `constant`, or nothing.
+    """
+
+    type: Type
+    bytes: int
+    root: str
+    owner: int = -1
+    taint: str = ""
+    carried: int | None = None  # a loop's carry: index of the result that it is in the next iteration
+
+
+@dataclass(slots=True)
+class Draft:
+    """A kernel, message or loop that is being put together. closed: results that are complete only at its end."""
+
+    name: str
+    instrs: list[Instr] = field(default_factory=list)
+    work: Work | None = None
+    deps: set[int] = field(default_factory=set)
+    carries: set[int] = field(default_factory=set)
+    joins: bool = False
+    size: int = 0
+    dims: set[str] = field(default_factory=set)
+    closed: set[str] = field(default_factory=set)
+
+
+def sunk_values(body: Body, results: set[int]) -> set[str]:
+    """Values that are only accumulated or written, directly or through casts and collectives; so are these results."""
+    other = {name for i, name in enumerate(body.results) if i not in results}
+    sunk = {name for i, name in enumerate(body.results) if i in results} - other
+    for instr in reversed(body.instrs):
+        op, outs = instr.op, [v.name for v in instr.outputs]
+        if isinstance(op, (effects.Accumulate, effects.Write)):
+            fine = True
+        elif isinstance(op, (Cast, *VIEWS, *GROUPED)):
+            fine = all(o in sunk and o not in other for o in outs)
+        else:
+            fine = False
+        for name in instr.inputs:
+            (sunk if fine else other).add(name)
+    return sunk - other
+
+
+def attention_cores(drafts: Sequence[Draft], values: Mapping[str, Lifted]) -> dict[int, bool]:
+    """Vector nodes between batched products that sum over a dim which a batched product sums as well.
+
+    That is softmax over scores, its derivative, and what is recomputed of it. The value: whether a mask hides part.
+    """
+    batched: dict[int, tuple[Instr, set[str]]] = {}
+    for at, draft in enumerate(drafts):
+        if isinstance(draft.work, Product) and draft.work.batch > 1:
+            (instr,) = draft.instrs
+            left, right = (values[n].type for n in instr.inputs)
+            kept = set(values[instr.outputs[0].name].type.names)
+            batched[at] = instr, {n for n in left.names if right.has(n) and n not in kept}
+    found: dict[int, bool] = {}
+    for instr, summed in batched.values():
+        for name in instr.inputs:
+            at = values[name].owner
+            if at < 0 or not drafts[at].joins:
+                continue
+            draft = drafts[at]
+            if not any(d in batched for d in draft.deps):
+                continue
+            reduces = any(summed & _summed(i, values) for i in draft.instrs)
+            if reduces or at in found:
+                masked = any(isinstance(i.op, Map) and i.op.fn == "where" for i in draft.instrs)
+                found[at] = found.get(at, False) or masked
+    return found
+
+
+def _summed(instr: Instr, values: Mapping[str, Lifted]) -> set[str]:
+    """Dims that a reduction, or a sum of products, sums over."""
+    if not isinstance(instr.op, (Reduce, Contract)):
+        return set()
+    kept = {n for v in instr.outputs for n in values[v.name].type.names}
+    return {n for name in instr.inputs for n in values[name].type.names} - kept

@@ -1,0 +1,134 @@
+"""What `parc cost` tells of a job: the timeline's figures, memory, and what would help most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compiler.cost.calibration import Calibration, of_cluster
+from compiler.cost.simulate import Simulation
+from compiler.cost.timeline import Timeline
+from compiler.cost.variation import Variation
+from compiler.driver import Compiled
+from runtime.memory import memory_use
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRow:
+    """Devices first … first+count-1: the peak of one kind of memory in bytes, and what it consists of."""
+
+    first: int
+    count: int
+    memory: str
+    peak: int
+    roles: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Help:
+    """How long the step would take if one thing were better."""
+
+    what: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A job with its cost. `helps`: best first, those that change anything."""
+
+    compiled: Compiled
+    timeline: Timeline
+    memory: tuple[MemoryRow, ...]
+    helps: tuple[Help, ...]
+
+    @property
+    def peak(self) -> int:
+        """Bytes of device memory on the fullest device."""
+        return max((m.peak for m in self.memory if m.memory == "hbm"), default=0)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, in seconds and bytes."""
+        t, job = self.timeline, self.compiled.job
+        assert job.cluster is not None
+        return {
+            "job": job.name,
+            "model": job.model.name,
+            "strategy": job.strategy.name,
+            "cluster": job.cluster.name,
+            "device": job.cluster.device.name,
+            "stack": job.cluster.stack,
+            "devices": t.devices,
+            "step_seconds": t.step_seconds,
+            "tokens": t.tokens,
+            "samples": t.samples,
+            "tokens_per_second": t.tokens_per_second,
+            "samples_per_second": t.samples_per_second,
+            "mfu": t.mfu,
+            "hfu": t.hfu,
+            "flops_model": t.flops_model,
+            "flops_hardware": t.flops_hardware,
+            "bubble": t.bubble,
+            "update_seconds": t.update_seconds,
+            "exposed": t.exposed_by_axis,
+            "traffic": t.traffic,
+            "memory": [
+                {"first": m.first, "devices": m.count, "memory": m.memory, "peak": m.peak, "roles": dict(m.roles)}
+                for m in self.memory
+            ],
+            "bottleneck": t.bottleneck,
+            "helps": [{"what": h.what, "step_seconds": h.seconds} for h in self.helps],
+            "top": [
+                {
+                    "name": c.name,
+                    "kind": c.kind,
+                    "seconds": c.seconds,
+                    "calls": c.calls,
+                    "flops": c.flops,
+                    "bytes": c.bytes,
+                }
+                for c in t.top
+            ],
+        }
+
+
+def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate:
+    """Raises ParcError (E0801) if the job has no cluster."""
+    simulation = Simulation.of(compiled)
+    timeline = simulation.run(None, variation)
+    seconds = timeline.step_seconds
+    found = [Help(what, simulation.run(c, v).step_seconds) for what, c, v in _better(simulation, variation)]
+    helps = sorted((h for h in found if h.seconds < 0.995 * seconds), key=lambda h: h.seconds)
+    return Estimate(compiled, timeline, _memory(compiled), tuple(helps))
+
+
+def _better(simulation: Simulation, variation: Variation | None) -> Iterator[tuple[str, Calibration, Variation | None]]:
+    """What could be better: each with the calibration and variation that stand for it."""
+    cal, varied = of_cluster(simulation.cluster), variation or Variation()
+    if varied.devices:
+        yield "no slow devices", cal, Variation({}, varied.links)
+        return
+    for level in simulation.cluster.levels:
+        links = {**varied.links, level.name: varied.links.get(level.name, 1.0) / 2}
+        yield f"links of {level.name} twice as fast", cal, Variation({}, links)
+    yield "products of matrices twice as fast", cal.changed(product=2 * cal.product), variation
+    yield "memory twice as fast", cal.changed(vector=2 * cal.vector), variation
+    yield "kernels that cost the host nothing", cal.changed(host=0.0, launch=0.0), variation
+    if not cal.fused_attention:
+        yield "fused attention", cal.changed(fused_attention=1.0), variation
+    if not cal.hidden:
+        yield "gradients reduced beside the backward pass", cal.changed(hidden=1.0), variation
+
+
+def _memory(compiled: Compiled) -> tuple[MemoryRow, ...]:
+    """Groups in a row that have the same peak are one row."""
+    size = compiled.program.devices // compiled.program.groups
+    rows: list[MemoryRow] = []
+    for group, kinds in memory_use(compiled.program).items():
+        for kind, peak in kinds.items():
+            last = next((r for r in reversed(rows) if r.memory == kind), None)
+            if last and (last.peak, dict(last.roles)) == (peak.bytes, dict(peak.roles)):
+                rows[rows.index(last)] = MemoryRow(last.first, last.count + size, kind, last.peak, last.roles)
+            else:
+                rows.append(MemoryRow(group * size, size, kind, peak.bytes, peak.roles))
+    return tuple(rows)

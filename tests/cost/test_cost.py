@@ -1,0 +1,301 @@
+"""A whole simulation: every rank against one of each class, what figures mean, and how long it takes."""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import cache
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import parc
+from compiler.cost.calibration import Calibration, of_cluster
+from compiler.cost.ranks import play_ranks
+from compiler.cost.simulate import Simulation, simulate
+from compiler.cost.timeline import PICOSECONDS
+from compiler.cost.variation import Ranks, Variation, colours
+from compiler.cost.work import Collective, Loop, Part, Product, Work
+from dsl.codes import CODES
+from dsl.diagnostics import ParcError
+from dsl.source import Source
+from parc.cli import cli
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+runner = CliRunner()
+
+CASES = {
+    "serial": ("gpt", ""),
+    "tensor": ("gpt", "dp=2 tp=2 microbatches=2"),
+    "pipeline": ("gpt", "dp=2 tp=2 pp=2 microbatches=4 layers=8"),
+    "uneven": ("gpt", "pp=4 microbatches=8 layers=6"),
+    "zero3": ("gpt", "dp=4 zero=3 layers=12"),
+    "zero3 pipeline": ("gpt", "dp=2 pp=2 zero=3 layers=8 microbatches=2"),
+    "context": ("gpt", "cp=2 dp=2 zero=2 microbatches=2 layers=5"),
+    "llama": ("llama", "dp=2 tp=2 cp=2"),
+    "towers": ("towers", ""),
+    "resnet": ("resnet", ""),
+    "recsys": ("recsys", ""),
+}
+STACKS: dict[str, dict[str, float]] = {
+    "as stated": {},
+    "overlapping": {"overlap": 1.0, "hidden": 0.5, "slowdown": 0.2, "host": 0.0},
+    "blocking": {"prefetch": 0.0, "blocking_sends": 1.0, "host": 2e-5, "fused_attention": 1.0},
+}
+
+
+@cache
+def simulation(example: str, options: str = "") -> Simulation:
+    params = dict(o.split("=") for o in options.split())
+    return Simulation.of(parc.compile(EXAMPLES / f"{example}.par", params=params))
+
+
+def cal(s: Simulation, **changes: float) -> Calibration:
+    return of_cluster(s.cluster).changed(**changes)
+
+
+def every_rank(s: Simulation, calibration: Calibration, partition: list[int], slow: dict[int, float]) -> list[int]:
+    """When each player ends; `range(devices)` as the partition plays every device."""
+    pricer = s.pricer(calibration)
+    relief = [s.relief(pricer, g) for g in range(s.program.groups)]
+    return list(play_ranks(s.program, s.features, pricer, partition, slow, relief).ends)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("case", CASES)
+def test_every_rank_played_ends_when_its_class_does(case: str, stack: str) -> None:
+    """Loops unrolled, each device by itself, to the picosecond."""
+    s = simulation(*CASES[case])
+    calibration = cal(s, **STACKS[stack])
+    found = s.run(calibration)
+    ends = every_rank(s, calibration, list(range(s.program.devices)), {})
+    assert max(ends) == round(found.step_seconds * PICOSECONDS)
+    for player in found.classes:
+        assert len({ends[r] for r in range(player.first, player.first + player.count)}) == 1
+
+
+@pytest.mark.parametrize("case", ["tensor", "pipeline", "zero3 pipeline", "context"])
+@pytest.mark.parametrize("slow", [{0: 1.5}, {1: 1.3, 6: 2.0}])
+def test_slow_devices_split_classes_and_every_rank_agrees(case: str, slow: dict[int, float]) -> None:
+    s = simulation(*CASES[case])
+    slow = {r: f for r, f in slow.items() if r < s.program.devices}
+    pricer = s.pricer()
+    partition = s.partition(slow, pricer)
+    classes = every_rank(s, cal(s), partition, slow)
+    ranks = every_rank(s, cal(s), list(range(s.program.devices)), slow)
+    assert [classes[c] for c in partition] == ranks
+    varied = s.run(None, Variation(slow))
+    assert varied.step_seconds * PICOSECONDS == pytest.approx(max(ranks), abs=1)
+    assert varied.step_seconds > s.run().step_seconds
+    assert sum(p.count for p in varied.classes) == s.program.devices
+
+
+def test_one_slow_device_of_many_makes_few_classes() -> None:
+    """256 devices in a mesh of 32 by 8: itself, those of its row, of its column, and the others."""
+    ranks = Ranks(256, 256, {"dp": 8, "tp": 1}, {"dp": 32, "tp": 8})
+    found = colours(ranks, {9: 2.0}, [("dp",), ("tp",)], [[]])
+    assert sorted(found.count(c) for c in set(found)) == [1, 7, 31, 217]
+    assert set(colours(ranks, {}, [("dp",), ("tp",)], [[]])) == {0}
+
+
+def test_slow_links_cost_those_who_use_them() -> None:
+    s = simulation("gpt", "dp=8 tp=2 batch=64 hidden=512")
+    ideal = cal(s, host=0.0, alpha=0.0)
+    base, slow = s.run(ideal), s.run(ideal, Variation({}, {"pod": 4.0}))
+    assert slow.exposed_by_axis["dp"] > 1.5 * base.exposed_by_axis["dp"]
+    assert slow.exposed_by_axis["tp"] == base.exposed_by_axis["tp"]
+
+
+def nodes(part: Part) -> list[Work]:
+    found: list[Work] = []
+    for node in part.nodes:
+        found += nodes(node.work.body) if isinstance(node.work, Loop) else [node.work]
+    return found
+
+
+def test_model_flops_are_six_per_parameter_and_token() -> None:
+    """And those of attention's core, 12 s d per layer and token (halved by nobody: a mask is no saving here)."""
+    s = simulation("gpt", "layers=4 hidden=256 heads=4 seq=64 vocab=512")
+    parameters = 4 * 12 * 256**2 + 512 * 256
+    tokens = 16 * 64
+    expected = 6 * parameters * tokens + 4 * 12 * 64 * 256 * tokens
+    assert s.features.flops_model == pytest.approx(expected, rel=1e-3)
+    assert s.features.flops_hardware == pytest.approx(expected, rel=1e-3)
+    assert s.features.tokens == tokens and s.features.samples == 16
+
+
+def test_flops_do_not_depend_on_the_strategy() -> None:
+    serial = simulation("gpt", "layers=4 hidden=256").features.flops_model
+    for options in ("dp=2 tp=2", "pp=2 dp=2 microbatches=4", "cp=2 dp=2", "dp=4 zero=3"):
+        assert simulation("gpt", f"layers=4 hidden=256 {options}").features.flops_model == pytest.approx(serial)
+
+
+def test_recompute_is_hardware_flops_only() -> None:
+    f = simulation("pangu_200b").features
+    assert 1.2 < f.flops_hardware / f.flops_model < 4 / 3
+
+
+def test_collectives_of_weights_and_gradients_are_one_message_per_layer() -> None:
+    part = simulation(*CASES["zero3"]).features.parts[0]
+    for kind, role, op in (("F", "weights", "all_gather"), ("B", "gradients", "reduce_scatter")):
+        (loop,) = (n.work for n in part[kind, 0].nodes if isinstance(n.work, Loop))
+        inside = [w for w in nodes(loop.body) if isinstance(w, Collective)]
+        assert [(w.op, w.role) for w in inside if w.role == role] == [(op, role)]
+
+
+def test_attention_s_core_is_found() -> None:
+    """Scores and mixing, forward; the same again and four products backward."""
+    parts = simulation("pangu_200b").features.parts[0]
+    assert [sum(isinstance(w, Product) and w.core for w in nodes(parts[k, 0])) for k in "FB"] == [2, 6]
+    s = simulation("gpt", "layers=4 hidden=256 seq=1024")
+    assert s.run(cal(s, fused_attention=1.0)).step_seconds < s.run(cal(s, fused_attention=0.0)).step_seconds
+
+
+def test_the_bubble_is_that_of_the_schedule() -> None:
+    """1F1B with equal stages: (pp-1)/(m+pp-1) of the time but for the update and messages."""
+    s = simulation("gpt", "pp=4 microbatches=12 layers=64 vocab=2 hidden=256 batch=48 seq=256")
+    found = s.run(cal(s, host=0.0, fixed=0.0, alpha=0.0))
+    assert found.bubble == pytest.approx(3 / 15, abs=0.03)
+
+
+def test_prefetch_hides_gathers_of_weights() -> None:
+    s = simulation("gpt", "dp=8 zero=3 layers=12 hidden=1024 heads=16 batch=256 seq=1024")
+    shown = s.run(cal(s, prefetch=0.0)).exposed_by_axis["dp"]
+    hidden = s.run(cal(s, prefetch=1.0, slowdown=0.0)).exposed_by_axis["dp"]
+    assert hidden < 0.6 * shown
+
+
+def test_gradients_reduced_beside_the_backward_pass() -> None:
+    s = simulation("gpt", "dp=8 layers=12 hidden=1024 heads=16 batch=64 seq=512")
+    late, early = (s.run(cal(s, hidden=h)).step_seconds for h in (0.0, 0.8))
+    assert early < late
+
+
+def test_prices_change_and_features_stay() -> None:
+    s = simulation("gpt", "dp=2 tp=2 microbatches=2")
+    before = s.features
+    slow, fast = s.run(cal(s, host=1e-4)), s.run(cal(s, host=0.0))
+    assert slow.step_seconds > fast.step_seconds and s.features is before
+
+
+def test_events_lie_in_the_step_and_activations_do_not_overlap() -> None:
+    found = simulation(*CASES["pipeline"]).run()
+    assert {e.kind for e in found.events} >= {"F", "B", "U", "send"}
+    for player in range(len(found.classes)):
+        kernels = [e for e in found.events if e.cls == player and e.stream == "compute"]
+        assert all(a.end_ps <= b.start_ps for a, b in zip(kernels, kernels[1:]))
+        assert kernels[-1].end_ps <= found.step_seconds * PICOSECONDS + 1
+        assert sum(e.kind == "F" for e in kernels) == 4
+
+
+# --- speed -----------------------------------------------------------------------------------------------
+
+
+def fastest(s: Simulation, tries: int = 5) -> float:
+    """CPU seconds."""
+    taken = []
+    for _ in range(tries):
+        start = time.process_time()
+        s.run()
+        taken.append(time.process_time() - start)
+    return min(taken)
+
+
+def test_a_simulation_of_2048_devices_is_fast() -> None:
+    s = simulation("pangu_200b")
+    start = time.process_time()
+    assert s.features.samples == 512
+    assert time.process_time() - start < 0.5
+    assert fastest(s) < 0.1
+
+
+def test_devices_cost_nothing() -> None:
+    """From 8 to 8,192 devices the time stays what it is, but for the messages that there are then."""
+    few = simulation("pangu_200b", "pp=1 tp=8 dp=1 microbatches=32 batch=32")
+    many = simulation("pangu_200b", "pp=1 tp=8 dp=1024 microbatches=32 batch=32768")
+    assert (few.program.devices, many.program.devices) == (8, 8192)
+    assert fastest(many) < 1.5 * fastest(few)
+
+
+# --- the command -----------------------------------------------------------------------------------------
+
+
+def invoke(*args: str, code: int = 0) -> str:
+    found = runner.invoke(cli, ["cost", *args])
+    assert found.exit_code == code, found.output
+    return found.output
+
+
+def test_cost_says_what_it_costs() -> None:
+    text = invoke(str(EXAMPLES / "gpt.par"), "-D", "dp=2", "-D", "tp=2")
+    for word in ("step", "MFU", "HFU", "bubble", "exposed", "device memory", "tp", "of the step."):
+        assert word in text
+
+
+def test_cost_as_json() -> None:
+    found = json.loads(invoke(str(EXAMPLES / "gpt.par"), "-D", "dp=2", "--json"))["result"]
+    s = simulation("gpt", "dp=2").run()
+    assert found["step_seconds"] == s.step_seconds and found["tokens_per_second"] == s.tokens_per_second
+    assert found["devices"] == sum(m["devices"] for m in found["memory"] if m["memory"] == "hbm")
+    assert all(m["peak"] == sum(m["roles"].values()) for m in found["memory"])
+    assert all(h["step_seconds"] < found["step_seconds"] for h in found["helps"])
+
+
+def test_cost_compares_two_files() -> None:
+    text = invoke(str(EXAMPLES / "gpt.par"), str(EXAMPLES / "llama.par"))
+    assert "of a step" in text and "time per step" in text
+    both = json.loads(invoke(str(EXAMPLES / "gpt.par"), str(EXAMPLES / "llama.par"), "--json"))["result"]["jobs"]
+    assert [j["model"] for j in both] == ["gpt", "llama"]
+
+
+def test_slow_devices_and_links_on_the_command_line() -> None:
+    file = str(EXAMPLES / "gpt.par")
+    options = ("-D", "dp=2", "-D", "tp=2", "--json")
+    base, device, link = (
+        json.loads(invoke(file, *options, *more))["result"]["step_seconds"]
+        for more in ((), ("--slow", "3=2"), ("--slow-link", "server=8"))
+    )
+    assert device > base and link > base
+    assert "no device 4" in invoke(file, *options[:-1], "--slow", "4=2", code=2)
+    assert "no level" in invoke(file, "--slow-link", "rack=2", code=2)
+    assert "what=factor" in invoke(file, "--slow", "3", code=2)
+
+
+@pytest.mark.parametrize("code", [c for c in CODES.values() if c.code.startswith("E08")], ids=lambda c: c.code)
+def test_codes(code: object) -> None:
+    entry = CODES[str(getattr(code, "code"))]  # noqa: B009
+    with pytest.raises(ParcError) as caught:
+        simulate(parc.compile(Source("failing.par", entry.failing)))
+    assert [d.code for d in caught.value.diagnostics] == [entry.code]
+    assert simulate(parc.compile(Source("mended.par", entry.mended))).step_seconds > 0
+
+
+CLUSTER = CODES["E0801"].mended
+
+
+@pytest.mark.parametrize(
+    "statement, message",
+    [
+        ("topology rack ring", "there is no level `rack` here"),
+        ("topology server torus", "there is no topology `torus`"),
+        ("topology server", "this is no `topology`"),
+        ("stack", "this is no `stack`"),
+        ("stack 3", "this is no `stack`"),
+    ],
+)
+def test_settings_of_clusters_that_are_wrong(statement: str, message: str) -> None:
+    text = CLUSTER.replace("10 GB/s, 1 us\n", f"10 GB/s, 1 us\n  {statement}\n")
+    with pytest.raises(ParcError, match="E0313") as caught:
+        parc.evaluate(Source("x.par", text))
+    assert message in str(caught.value)
+
+
+def test_a_stack_chooses_efficiencies() -> None:
+    text = CLUSTER.replace("100 GB/s\n", "100 GB/s\n  efficiency mine host 50 us\n").replace(
+        "10 GB/s, 1 us\n", "10 GB/s, 1 us\n  topology server full_mesh\n  stack mine\n"
+    )
+    cluster = parc.evaluate(Source("x.par", text)).job.cluster
+    assert cluster is not None and cluster.stack == "mine" and cluster.levels[0].topology == "full_mesh"
+    assert of_cluster(cluster).host == 5e-5
+    assert "  topology server full_mesh\n  stack mine\n" in parc.fmt(text)
