@@ -59,7 +59,7 @@ def findings(text: str, code: str, folder: Path) -> list[str]:
     file = folder / ("main.npu" if text.startswith("program ") else "main.par")
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
     options = [w for line in text.splitlines() if line.startswith("# -D ") for w in ("-D", line.removeprefix("# -D "))]
-    command = ["run", "--steps", "1"] if code.startswith("E07") else ["check"]
+    command = {"E07": ["run", "--steps", "1"], "E08": ["cost"]}.get(code[:3], ["check"])
     result = CliRunner().invoke(cli, [*command, str(file), "--json", *options])
     found = json.loads(result.stdout)
     assert result.exit_code == found["exit"] == (0 if not found["diagnostics"] else 4 if code.startswith("E09") else 1)
