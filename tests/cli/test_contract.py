@@ -1,0 +1,203 @@
+"""What docs/cli.md promises of every command alike: options, streams, colour, JSON, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import parc
+from parc import api
+from parc.cli import COMMANDS, cli
+from tests.cli.test_jobs import FILE
+
+ROOT = Path(__file__).parent.parent.parent
+
+COMMAND: dict[str, list[str]] = {
+    "check": ["check", "FILE"],
+    "compile": ["compile", "FILE"],
+    "run": ["run", "FILE", "--steps", "1"],
+    "verify": ["verify", "FILE", "--steps", "1"],
+    "explain": ["explain", "FILE", "y"],
+    "diff": ["diff", "FILE", "--strategy", "data", "--strategy", "both"],
+    "fmt": ["fmt", "--check", "FILE"],
+}
+"""How each command is typed where all is well."""
+
+JOBS = [name for name in COMMAND if name != "fmt"]
+DATA = [name for name in COMMAND if name not in ("check", "fmt")]
+BEHIND = {
+    "check": "check",
+    "compile": "emit",
+    "run": "run",
+    "verify": "verify",
+    "explain": "explain_tensor",
+    "diff": "load_program",
+}
+"""The function of `parc.api` behind each."""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "mlp.par"
+    path.write_text(parc.fmt(FILE))
+    return str(path)
+
+
+def run(name: str, file: str, *more: str) -> Result:
+    return CliRunner().invoke(cli, [*(file if a == "FILE" else a for a in COMMAND[name]), *more])
+
+
+def found(result: Result) -> Any:
+    """The one JSON object on stdout; nothing may be on stderr."""
+    assert result.stderr == ""
+    return json.loads(result.stdout)
+
+
+def test_every_command_is_held_to_it() -> None:
+    assert set(COMMAND) == set(COMMANDS) and set(BEHIND) == set(JOBS)
+
+
+@pytest.mark.parametrize("name", COMMAND)
+def test_success_is_0_and_data_go_to_stdout(name: str, file: str) -> None:
+    result = run(name, file)
+    assert result.exit_code == 0, result.stderr
+    assert bool(result.stdout) == (name in DATA) and "\x1b" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", COMMAND)
+def test_json_is_one_object_of_the_documented_form(name: str, file: str) -> None:
+    given = found(run(name, file, "--json"))
+    assert list(given) == ["parc", "schema", "command", "exit", "diagnostics", "result"]
+    assert (given["parc"], given["schema"], given["command"], given["exit"]) == (parc.__version__, 1, name, 0)
+    assert given["diagnostics"] == []
+    page = (ROOT / "docs" / "cli.md").read_text()
+    (row,) = re.findall(rf"^\| `{name}` \| (.*) \|$", page[page.index("## JSON") :], re.MULTILINE)
+    assert given["result"] and [key for key in given["result"] if f"`{key}`" not in row] == []
+
+
+@pytest.mark.parametrize("name", COMMAND)
+def test_diagnostics_are_1_on_stderr_with_their_place(name: str, file: str) -> None:
+    Path(file).write_text(FILE.replace("relu(x @ w1)", "relu(x @ )"))
+    result = run(name, file)
+    assert result.exit_code == 1 and result.stdout == ""
+    assert f"{file}:12:" in result.stderr and re.search(r"^error\[E\d{4}\]", result.stderr, re.MULTILINE)
+    assert "^" in result.stderr
+    given = found(run(name, file, "--json"))
+    assert given["exit"] == 1
+    (first, *_) = given["diagnostics"]
+    assert set(first) == {"code", "severity", "message", "help", "place", "notes"} and first["severity"] == "error"
+    assert set(first["place"]) == {"file", "start", "end", "line", "column", "end_line", "end_column"}
+    assert first["place"]["line"] == 12
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_parameters(name: str, file: str) -> None:
+    assert run(name, file, "-D", "degree=4", "-D", "width=16").exit_code == 0
+    for wrong, code in (("degre=4", "E0106"), ("degree=3", "E0107"), ("degree=x", "E0106")):
+        given = found(run(name, file, "-D", wrong, "--json"))
+        assert given["exit"] == 1 and [d["code"] for d in given["diagnostics"]] == [code], wrong
+    for wrong in ("degree", "=4", "degree=", "2=4"):
+        assert run(name, file, "-D", wrong).exit_code == 2, wrong
+
+
+def test_parameters_change_what_is_done(file: str) -> None:
+    def result(name: str, *more: str) -> Any:
+        return found(run(name, file, "--json", *more))["result"]
+
+    four = ("-D", "degree=4")
+    assert result("check", *four)["jobs"][0]["devices"] == 4
+    assert "mesh (dp=4)" in result("compile", *four)["text"]
+    assert result("run", *four)["devices"] == 4 and result("verify", *four)["devices"] == 4
+    assert "b=2/dp" in result("explain", *four)["type"]
+    assert "mesh (dp=4)" in result("diff", *four)["text"]
+
+
+@pytest.mark.parametrize("name", [n for n in JOBS if n != "diff"])
+def test_strategies(name: str, file: str) -> None:
+    shown = json.dumps(found(run(name, file, "--strategy", "both", "--json")))
+    assert run(name, file, "--strategy", "both").exit_code == 0
+    if name in ("check", "run", "verify"):
+        assert '"devices": 4' in shown
+    else:
+        assert "tp=2" in shown or '"axis": "tp"' in shown
+    given = found(run(name, file, "--strategy", "boht", "--json"))
+    assert given["exit"] == 1 and "both" in given["diagnostics"][0]["help"]
+
+
+@pytest.mark.parametrize("name", COMMAND)
+def test_misuse_is_2(name: str, file: str) -> None:
+    for more in (["--no-such-option"], ["a", "b", "c", "d"] if name != "fmt" else ["--chekc"]):
+        result = run(name, file, *more)
+        assert result.exit_code == 2 and result.stdout == "" and result.stderr
+    assert CliRunner().invoke(cli, [name]).exit_code == 2
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_our_own_bugs_are_3(name: str, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **options: object) -> None:
+        raise ZeroDivisionError("of all things")
+
+    monkeypatch.setattr(api, BEHIND[name], broken)
+    result = run(name, file)
+    assert result.exit_code == 3 and "internal error: ZeroDivisionError: of all things" in result.stderr
+    assert result.stdout == "" and "Traceback" not in result.stderr
+    result = run(name, file, "--json")
+    assert result.exit_code == 3 and json.loads(result.stdout)["exit"] == 3
+
+
+@pytest.mark.parametrize("name", COMMAND)
+def test_limits_are_4(name: str, file: str) -> None:
+    Path(file).write_text(FILE + f"\nparam deep = {'(' * 100_000}1\n")
+    result = run(name, file)
+    assert result.exit_code == 4 and result.stdout == "" and "error[E09" in result.stderr
+    given = found(run(name, file, "--json"))
+    assert given["exit"] == 4 and {d["code"][:3] for d in given["diagnostics"]} == {"E09"}
+
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""A progress bar also moves the cursor: that is no colour."""
+
+
+def on_terminal(args: list[str], **environment: str) -> str:
+    """What a command writes to a terminal."""
+    end, terminal = pty.openpty()
+    settings = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
+    settings |= {"PYTHONPATH": str(ROOT), "TERM": "xterm", **environment}
+    done = subprocess.Popen([sys.executable, "-m", "parc", *args], stdout=terminal, stderr=terminal, env=settings)
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            more = os.read(end, 65536)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not more:
+            break
+        shown += more
+    os.close(end)
+    done.wait()
+    return shown.decode()
+
+
+@pytest.mark.parametrize("name", ["verify", "explain", "diff"])
+def test_colour_is_for_terminals_and_can_be_refused(name: str, file: str) -> None:
+    args = [file if a == "FILE" else a for a in COMMAND[name]]
+    assert COLOUR.search(on_terminal(args))
+    for environment in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        assert "\x1b[" not in on_terminal(args, **environment)
+
+
+def test_messages_are_coloured_likewise(file: str) -> None:
+    Path(file).write_text("param x = =\n")
+    assert COLOUR.search(on_terminal(["check", file]))
+    assert "\x1b[" not in on_terminal(["check", file], NO_COLOR="1")
+    assert not COLOUR.search(on_terminal(["run", str(ROOT / "examples" / "recsys.par"), "--steps", "2"], NO_COLOR="1"))
