@@ -36,6 +36,7 @@ class Series:
 
 DEVICES = [{"dp": 4, "tp": 2}, {"dp": 16, "tp": 8}, {"dp": 128, "tp": 8}, {"dp": 1024, "tp": 8}]
 PIPELINED = [{"dp": 2, "tp": 2}, {"dp": 64, "tp": 4}, {"dp": 512, "tp": 8}]
+STAGES = [{"pp": n, "layers": n} for n in (2, 8, 64)]
 SERIES = [
     Series("layers", GPT, SMALL, [{"layers": n} for n in (2, 20, 200, 1000)]),
     Series("layers, pipelined", GPT, SMALL | {"pp": 2, "microbatches": 8}, [{"layers": n} for n in (2, 20, 200, 1000)]),
@@ -45,11 +46,9 @@ SERIES = [
     Series("pangu, layers", PANGU, {}, [{"layers": n} for n in (64, 16, 100, 200, 203)]),
     Series("pangu, 2 stages", PANGU, {"pp": 2}, [{"layers": n} for n in (2, 3, 64, 200)]),
     Series("pangu, micro-batches", PANGU, {"batch": 8192}, [{"microbatches": n} for n in (32, 8, 512)]),
-    Series("pangu, devices", PANGU, {}, [{"dp": 1, "tp": 8, "pp": 1}] + [{"dp": n} for n in (16, 64)], 2.5, 9.0),
+    Series("pangu, devices", PANGU, {"pp": 2, "batch": 16384}, PIPELINED, 1.2),
     # More stages are more classes of devices (first, inner, last), so this may grow, but not beyond three of them.
-    Series(
-        "stages", GPT, SMALL | {"batch": 512}, [{"pp": n, "layers": n, "microbatches": 64} for n in (2, 8, 64)], 2, 1
-    ),
+    Series("stages", GPT, SMALL | {"batch": 512, "microbatches": 64}, STAGES, 2, 1),
 ]
 
 
