@@ -183,7 +183,13 @@ class Parser:
             return keyword if keyword in choices or keyword in _RESERVED or position == line else "NAME"
         if keyword in _RESERVED:
             return "NAME" if position and self.tokens[position - 1].text == "." else keyword
-        return keyword if keyword in choices and self._is_keyword(keyword, position) else "NAME"
+        if keyword not in choices:
+            return "NAME"
+        if not _shiftable(self.grammar.states, list(self.stack), "NAME"):
+            return keyword  # the row of an LALR state may hold a name that no rule takes here
+        if keyword == "OVER" and position == line + 1:
+            return keyword  # `memory over …`: a setting's value never begins with it
+        return keyword if self._is_keyword(keyword, position) else "NAME"
 
     def _ends_head(self, position: int, line: int) -> bool:
         """Whether the head of a loop ends there: `as` before that is the loop's, not a call's."""

@@ -48,6 +48,7 @@ class _Printer:
         self.lines: list[str] = []
         self.end = 0  # where, in the text, what is printed ends
         self.braces, self.partners = _braces(lexed) if lexed else ([], {})
+        self.ends = _ends(lexed) if lexed else []
 
     def file(self, tree: ast.File) -> str:
         self.body(tree.items, _Region(0, len(self.text)), "")
@@ -115,7 +116,12 @@ class _Printer:
             self.lines.append(indent + "}")
         else:
             self.lines += lay_out(statement(node), indent)
-        self.trailing(node.span.end)
+        self.trailing(self._end(node.span))
+
+    def _end(self, span: Span) -> int:
+        """Where a statement ends: behind the parentheses that its last expression may stand in."""
+        at = bisect_left(self.ends, span.end)
+        return self.ends[at] if at < len(self.ends) else span.end
 
     def head(self, node: ast.Syntax, indent: str, before: str) -> None:
         self.lines += lay_out([before, *statement(node), " {"], indent)
@@ -178,6 +184,11 @@ def _braces(lexed: Lexed) -> tuple[list[int], dict[int, int]]:
             opened = stack.pop()
             partners[opened] = token.start
     return found, partners
+
+
+def _ends(lexed: Lexed) -> list[int]:
+    """Where statements end, in order."""
+    return [before.end for before, token in zip(lexed.tokens, lexed.tokens[1:]) if token.type == "NEWLINE"]
 
 
 # --- the debug dump -----------------------------------------------------------------------------------

@@ -5,11 +5,13 @@ Parentheses stand only where precedence needs them. Blocks, comments and blank l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import singledispatch
 
 from dsl import ast
-from dsl.layout import Bracket, Doc
+from dsl.layout import Bracket, Doc, flat
+from dsl.units import UNITS
 
 # The levels of the grammar's expression rules, loosest first.
 _CONDITIONAL, _OR, _AND, _NOT, _COMPARISON, _SUM, _TERM, _FACTOR, _POWER, _POSTFIX = range(10)
@@ -21,6 +23,7 @@ _BINARY = {
     **dict.fromkeys(("+", "-"), (_SUM, _SUM, _TERM)),
     **dict.fromkeys(("*", "/", "//", "%", "@"), (_TERM, _TERM, _FACTOR)),
 }
+_ENDS_IN_NUMBER = re.compile(r"(?<![A-Za-z0-9_.])[0-9][0-9.]*(e[+-]?[0-9]+)?$")
 _ESCAPES = str.maketrans({'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"})
 
 
@@ -251,8 +254,10 @@ def _(node: ast.DeviceUse) -> Doc:
 
 @statement.register
 def _(node: ast.Level) -> Doc:
-    over = [" over ", *_expressions((node.bandwidth, node.latency))]
-    return [f"level {node.name.id} = ", *expression(node.count), f" {node.of.id}", *over]
+    count, over = expression(node.count), [" over ", *_expressions((node.bandwidth, node.latency))]
+    if node.of.id in UNITS and _ENDS_IN_NUMBER.search(flat(count)):
+        count = [Bracket("(", (count,), ")")]  # `8 B` would be bytes
+    return [f"level {node.name.id} = ", *count, f" {node.of.id}", *over]
 
 
 @statement.register
