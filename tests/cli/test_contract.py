@@ -26,6 +26,7 @@ COMMAND: dict[str, list[str]] = {
     "compile": ["compile", "FILE"],
     "run": ["run", "FILE", "--steps", "1"],
     "verify": ["verify", "FILE", "--steps", "1"],
+    "cost": ["cost", "FILE"],
     "explain": ["explain", "FILE", "y"],
     "diff": ["diff", "FILE", "--strategy", "data", "--strategy", "both"],
     "fmt": ["fmt", "--check", "FILE"],
@@ -39,16 +40,32 @@ BEHIND = {
     "compile": "emit",
     "run": "run",
     "verify": "verify",
+    "cost": "compile",
     "explain": "explain_tensor",
     "diff": "load_program",
 }
 """The function of `parc.api` behind each."""
 
 
+CLUSTERED = (
+    FILE.replace("param degree = 2", "param degree = 4")
+    .replace("mesh (dp = 2, tp = 2)", "mesh (dp = degree // 2, tp = 2)")
+    .replace("train mlp(width) using", "train mlp(width) on pod(degree) using")
+    + """
+use std.devices (a100_80)
+
+cluster pod(degree) {
+  device gpu = a100_80
+  level server = degree gpu over 300 GB/s, 1 us
+}
+"""
+)
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> str:
     path = tmp_path / "mlp.par"
-    path.write_text(parc.fmt(FILE))
+    path.write_text(parc.fmt(CLUSTERED))
     return str(path)
 
 
@@ -101,7 +118,7 @@ def test_diagnostics_are_1_on_stderr_with_their_place(name: str, file: str) -> N
 
 @pytest.mark.parametrize("name", JOBS)
 def test_parameters(name: str, file: str) -> None:
-    assert run(name, file, "-D", "degree=4", "-D", "width=16").exit_code == 0
+    assert run(name, file, "-D", "degree=8", "-D", "width=16").exit_code == 0
     for wrong, code in (("degre=4", "E0106"), ("degree=3", "E0107"), ("degree=x", "E0106")):
         given = found(run(name, file, "-D", wrong, "--json"))
         assert given["exit"] == 1 and [d["code"] for d in given["diagnostics"]] == [code], wrong
@@ -113,20 +130,22 @@ def test_parameters_change_what_is_done(file: str) -> None:
     def result(name: str, *more: str) -> Any:
         return found(run(name, file, "--json", *more))["result"]
 
-    four = ("-D", "degree=4")
-    assert result("check", *four)["jobs"][0]["devices"] == 4
-    assert "mesh (dp=4)" in result("compile", *four)["text"]
-    assert result("run", *four)["devices"] == 4 and result("verify", *four)["devices"] == 4
-    assert "b=2/dp" in result("explain", *four)["type"]
-    assert "mesh (dp=4)" in result("diff", *four)["text"]
+    eight = ("-D", "degree=8")
+    assert result("check", *eight)["jobs"][0]["devices"] == 8
+    assert "mesh (dp=8)" in result("compile", *eight)["text"]
+    assert result("run", *eight)["devices"] == 8 and result("verify", *eight)["devices"] == 8
+    assert "b=1/dp" in result("explain", *eight)["type"] and result("cost", *eight)["devices"] == 8
+    assert "mesh (dp=8)" in result("diff", *eight)["text"]
 
 
 @pytest.mark.parametrize("name", [n for n in JOBS if n != "diff"])
 def test_strategies(name: str, file: str) -> None:
     shown = json.dumps(found(run(name, file, "--strategy", "both", "--json")))
     assert run(name, file, "--strategy", "both").exit_code == 0
-    if name in ("check", "run", "verify"):
-        assert '"devices": 4' in shown
+    if name in ("check", "cost"):
+        assert '"strategy": "both"' in shown
+    elif name in ("run", "verify"):
+        assert shown != json.dumps(found(run(name, file, "--json")))
     else:
         assert "tp=2" in shown or '"axis": "tp"' in shown
     given = found(run(name, file, "--strategy", "boht", "--json"))
