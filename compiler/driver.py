@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from compiler.model import Job, Training
 from compiler.passes.lower import lower
 from compiler.passes.place.place import Placed, place
+from compiler.passes.split import split
 from compiler.passes.stage import Staged, stage
 from compiler.passes.training import training
 from compiler.program import Program
@@ -29,7 +30,7 @@ def compile_job(job: Job) -> Compiled:
     _refuse_offloads(job)
     graphs = training(job)
     placed = place(graphs)
-    stages = stage(placed)
+    placed, stages = split(placed, stage(placed))
     program = lower(placed, stages)
     return Compiled(job, graphs, placed, stages, program)
 

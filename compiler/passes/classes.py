@@ -44,9 +44,6 @@ def schedules(
         depth = None if staged.cut is not None else _depths(placed, staged)
     span = staged.rule.span if staged.rule is not None else None
     wrong = check_schedule(name, staged.groups, staged.chunks, m, span)
-    if wrong is None and name == "zero_bubble":
-        message = "zero_bubble is not lowered yet: the backward pass is not split into B and W"
-        wrong = Diagnostic("E0557", message, span, help="use one_f_one_b or interleaved")
     if wrong is not None:
         raise ParcError(wrong)
     all_groups = rolled(name, staged.groups, staged.chunks, m, depth)

@@ -6,7 +6,7 @@ representative of each class is lowered, so the cost does not grow with stages, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout
@@ -57,7 +57,6 @@ class _Class:
     def __init__(self, placed: Placed, staged: Staged, groups: tuple[int, ...]) -> None:
         self.placed, self.staged, self.groups = placed, staged, groups
         self.training = placed.training
-        self.names = Names()
         self.functions: list[Function] = []
         self.states: list[StateDecl] = []
         self.reads: dict[int, set[str]] = {}  # chunk -> weights that its F and B read
@@ -65,12 +64,13 @@ class _Class:
     def build(self) -> DeviceClass:
         for chunk in range(self.staged.chunks):
             stage = self.groups[0] + chunk * self.staged.groups
-            self.names = Names()
             part = self.part(stage)
-            backward = self.backward(stage, chunk, part)
-            self.names = Names()
+            late = None if self.placed.late is None else self.late(self.placed.late, stage, chunk, part)
+            backward = self.backward(stage, chunk, part, late)
             forward = self.forward(stage, chunk, part)
             self.functions += [Function("F", chunk, forward), Function("B", chunk, backward)]
+            if late is not None:
+                self.functions.append(Function("W", chunk, late))
         update, states = lower_update(self.placed, self.staged, self.groups, self.part)
         self.functions.append(Function("U", 0, update))
         return DeviceClass(self.groups, self.ranges(), (*states, *self.states), tuple(self.functions), ())
@@ -111,33 +111,68 @@ class _Class:
                 self.states.append(
                     StateDecl(name, role, v.type, Layout(tuple(() for _ in v.type.dims)), chunk, logical=name)
                 )
-        for v, kept, saved in zip(graph.outputs[len(scalars) :], placed.kept, self.training.saved, strict=True):
-            s = where.get(v.name)
-            if s == ALL or stage in self.staged.loads[kept.name]:
+        readers = [self._readers(k) for k in placed.kept]
+        keeps = list(zip(graph.outputs[len(scalars) :], readers, strict=True))
+        for (v, loads), kept, saved in zip(keeps, placed.kept, self.training.saved, strict=True):
+            if where.get(v.name) == ALL or stage in loads:
                 roots.append(v)
                 ends.append((saved.name + suffix, v))
-                type = part.type(v.type) if part else v.type
-                self.states.append(
-                    StateDecl(saved.name + suffix, "saved", type, placed.layouts[kept.name], chunk, logical=saved.name)
-                )
-        emit = Emitter(placed, self.names, part)
-        self._body(emit, graph, where, stage, chunk, roots, True)
+                self._keep(saved.name, v, placed.layouts[kept.name], chunk, part)
+        emit = Emitter(placed, Names(), part)
+        sends = self._sends(graph, graph.outputs, where, stage, 0, keeps)
+        self._body(emit, graph, where, stage, chunk, roots, sends, True)
         for name, v in ends:
             emit.do(Accumulate(name[1:]) if name.startswith("+") else Save(name), v)
         return Body((), tuple(emit.instrs), ())
 
-    def backward(self, stage: int, chunk: int, part: Part | None) -> Body:
+    def backward(self, stage: int, chunk: int, part: Part | None, late: Body | None) -> Body:
+        """B: adds up gradients (those that W does not), and saves what W needs of it."""
         placed, graph, where = self.placed, self.placed.backward, self.staged.backward
         suffix = f"#{chunk}" if chunk else ""
-        ends: list[tuple[str, Value]] = []
-        for w, addends in zip(self.training.model.weights, self.staged.addends, strict=True):
-            mine = [v for v in addends if where.get(v.name) == ALL or (where.get(v.name) or 0) == stage]
-            ends += [(f"{w.name}.grad{suffix}", v) for v in mine]
-        emit = Emitter(placed, self.names, part)
-        self._body(emit, graph, where, stage, chunk, [v for _, v in ends], False)
+        put_off = set(placed.late.outputs) if placed.late is not None else set()
+        ends = self._gradients(stage, suffix, lambda v: v not in put_off)
+        keeps = [(v, self.staged.late_loads[v.name]) for v in placed.crossing]
+        held = [v for v, loads in keeps if where.get(v.name) == ALL or stage in loads]
+        emit = Emitter(placed, Names(), part)
+        roots = [*(v for parts in self.staged.addends for v in parts if v not in put_off), *placed.crossing]
+        sends = self._sends(graph, roots, where, stage, self.staged.stages - 1, keeps)
+        reread = {i.op.name for i in late.instrs if isinstance(i.op, Load)} if late is not None else set()
+        self._body(emit, graph, where, stage, chunk, [*(v for _, v in ends), *held], sends, False, reread)
+        for name, v in ends:
+            emit.do(Accumulate(name), v)
+        for v in held:
+            self._keep(v.name, v, placed.layouts[v.name], chunk, part)
+            emit.do(Save(v.name + suffix), v)
+        return Body((), tuple(emit.instrs), ())
+
+    def late(self, graph: Graph, stage: int, chunk: int, part: Part | None) -> Body:
+        """W: what no other stage waits for. Nothing is sent."""
+        where = self.staged.backward
+        outputs = set(graph.outputs)
+        ends = self._gradients(stage, f"#{chunk}" if chunk else "", lambda v: v in outputs)
+        emit = Emitter(self.placed, Names(), part)
+        self._body(emit, graph, where, stage, chunk, [v for _, v in ends], {}, False)
         for name, v in ends:
             emit.do(Accumulate(name), v)
         return Body((), tuple(emit.instrs), ())
+
+    def _gradients(self, stage: int, suffix: str, mine: Callable[[Value], bool]) -> list[tuple[str, Value]]:
+        """Gradient buffer and what this stage adds to it."""
+        where = self.staged.backward
+        found: list[tuple[str, Value]] = []
+        for w, addends in zip(self.training.model.weights, self.staged.addends, strict=True):
+            here = [v for v in addends if where.get(v.name) == ALL or (where.get(v.name) or 0) == stage]
+            found += [(f"{w.name}.grad{suffix}", v) for v in here if mine(v)]
+        return found
+
+    def _readers(self, kept: Value) -> frozenset[int]:
+        """Stages whose B or W loads what F saved."""
+        return self.staged.loads[kept.name] | self.staged.late_loads.get(kept.name, frozenset())
+
+    def _keep(self, name: str, value: Value, layout: Layout, chunk: int, part: Part | None) -> None:
+        """Declare a buffer for a value that lives from one function of a micro-batch to the next."""
+        type = part.type(value.type) if part else value.type
+        self.states.append(StateDecl(name + (f"#{chunk}" if chunk else ""), "saved", type, layout, chunk, logical=name))
 
     def _body(
         self,
@@ -147,10 +182,14 @@ class _Class:
         stage: int,
         chunk: int,
         roots: Sequence[Value],
+        sends: Mapping[str, Sequence[int]],
         forward: bool,
+        reread: Container[str] = (),
     ) -> None:
-        """Nodes of this stage (and movable ones that it needs), effects for what enters, sends for what others need."""
-        sends = self._sends(graph, where, stage, forward)
+        """Nodes of this stage (and movable ones that it needs), effects for what enters, sends for what others need.
+
+        `reread`: saved values that a later function loads as well.
+        """
         needed = {v.name for v in roots} | set(sends)
         chosen: list[Node] = []
         entering: dict[str, Value] = {}
@@ -177,7 +216,7 @@ class _Class:
         for v in roots:
             if v.name not in made:
                 entering.setdefault(v.name, v)
-        self._enter(emit, graph, where, stage, chunk, entering)
+        self._enter(emit, graph, where, stage, chunk, entering, reread)
         sent: set[str] = set()
         for node in chosen:
             if self.staged.is_cut(node):
@@ -201,13 +240,22 @@ class _Class:
         """True for the stage in which the cut loop begins."""
         return stage == (0 if forward else self.staged.stages - 1)
 
-    def _sends(self, graph: Graph, where: Mapping[str, Stage], stage: int, forward: bool) -> dict[str, list[int]]:
-        """Values of this stage that other stages read -> those stages."""
+    def _sends(
+        self,
+        graph: Graph,
+        roots: Sequence[Value],
+        where: Mapping[str, Stage],
+        stage: int,
+        begin: int,
+        keeps: Iterable[tuple[Value, Iterable[int]]],
+    ) -> dict[str, list[int]]:
+        """Values of this stage that other stages read -> those stages. The cut loop begins in the stage `begin`.
+
+        `keeps`: values that are saved, and the stages whose later functions load them.
+        """
         found: dict[str, list[int]] = {}
         if self.staged.stages == 1:
             return found
-        begin = 0 if forward else self.staged.stages - 1
-        roots = graph.outputs if forward else tuple(v for addends in self.staged.addends for v in addends)
         for node in prune_nodes(graph.nodes, roots):
             if self.staged.is_cut(node):
                 assert isinstance(node.op, Repeat)
@@ -222,11 +270,10 @@ class _Class:
                 for t in stages:
                     if t is not None and t != stage and t not in found.setdefault(v.name, []):
                         found[v.name].append(t)
-        if forward:
-            for v, kept in zip(graph.outputs[1 + len(self.training.model.metrics) :], self.placed.kept, strict=True):
-                if where.get(v.name) == stage:
-                    wanted = found.setdefault(v.name, [])
-                    wanted += [t for t in sorted(self.staged.loads[kept.name]) if t != stage and t not in wanted]
+        for v, loads in keeps:
+            if where.get(v.name) == stage:
+                wanted = found.setdefault(v.name, [])
+                wanted += [t for t in sorted(loads) if t != stage and t not in wanted]
         return {k: v for k, v in found.items() if v}
 
     def _enter(
@@ -237,17 +284,22 @@ class _Class:
         stage: int,
         chunk: int,
         entering: Mapping[str, Value],
+        reread: Container[str],
     ) -> None:
         placed = self.placed
         suffix = f"#{chunk}" if chunk else ""
         saved = {k.name: s.name for k, s in zip(placed.kept, self.training.saved, strict=True)}
-        for v in sorted(entering.values(), key=lambda v: _order(graph, v)):
+        if graph is placed.late:
+            saved.update((v.name, v.name) for v in placed.crossing)
+        inputs = {v: i for i, v in enumerate(graph.inputs)}
+        for v in sorted(entering.values(), key=lambda v: inputs.get(v, len(inputs))):
             place = where.get(v.name)
             layout = placed.layouts[v.name]
-            if place not in (None, ALL, stage):
+            if v.name in saved and v in inputs:
+                name = saved[v.name] + suffix
+                emit.effect(Load(name, name not in reread), v, layout)
+            elif place not in (None, ALL, stage):
                 emit.effect(Recv(v.name, place - stage), v, layout)
-            elif v.name in saved:
-                emit.effect(Load(saved[v.name] + suffix), v, layout)
             elif v.name in placed.weights:
                 self.reads.setdefault(chunk, set()).add(v.name)
                 emit.effect(Read(v.name + self._suffix(v.name, chunk)), v, placed.weights[v.name])
@@ -271,15 +323,3 @@ class _Class:
         if stage != (self.staged.stages - 1 if forward else 0):
             for out, param in zip(node.outputs[: op.carries], op.body.inputs, strict=False):
                 emit.do(Send(param.name, ahead), out)
-
-
-def _order(graph: Graph, value: Value) -> int:
-    for i, v in enumerate(graph.inputs):
-        if v is value:
-            return i
-    return len(graph.inputs)
-
-
-def _nodes(graphs: Iterable[Graph]) -> Iterable[Node]:
-    for g in graphs:
-        yield from g.nodes

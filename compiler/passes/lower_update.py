@@ -52,6 +52,8 @@ class _Update:
         last = self.staged.stages - 1
         found |= _readers(weight.name, self.placed.forward.nodes, self.staged.forward, self.staged, 0)
         found |= _readers(weight.name, self.placed.backward.nodes, self.staged.backward, self.staged, last)
+        if self.placed.late is not None:
+            found |= _readers(weight.name, self.placed.late.nodes, self.staged.backward, self.staged, last)
         for v in self.staged.addends[index]:
             place = self.staged.backward.get(v.name)
             if place not in (None, ALL):

@@ -265,6 +265,7 @@ class Closing:
             for x in node.inputs:
                 self._get(x)
             self.nodes.append(copy_node(node, self.env, self.context.names, AGAIN))
+            self.context.copies.update((self.env[x], x) for x in node.outputs)
             stack.pop()
 
     def _is_again(self, v: Value) -> bool:
@@ -278,12 +279,16 @@ def _is_scaling(node: Node) -> bool:
 
 
 class Context:
-    """What all levels share. `name` makes a late value of an open one, under the name that it is to have."""
+    """What all levels share. `name` makes a late value of an open one, under the name that it is to have.
+
+    `copies`: what late computes again -> the early value that it is equal to (not inside copied loops).
+    """
 
     def __init__(self, names: Names, recompute: Recompute, name: Callable[[Value], Value]) -> None:
         self.names = names
         self.recompute = recompute
         self.name = name
+        self.copies: dict[Value, Value] = {}
 
     def late_name(self, v: Value, suffix: str, path: str | None) -> Value:
         """At the top (no path) both graphs call a value the same; in loops the late body has parameters of its own."""

@@ -5,8 +5,8 @@ Loops are split as well: the urgent one puts out, iteration by iteration, what t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, cast
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.ops.repeat import Repeat
@@ -17,10 +17,17 @@ from compiler.passes.residuals import Closing, Context
 from compiler.passes.transpose import OpenRepeat
 
 
-def split_backward(
-    graph: Graph, urgent: Sequence[Value], names: Names | None = None
-) -> tuple[Graph, Graph, tuple[Value, ...]]:
-    """`(B, W, crossing)`: B puts out `urgent`, then `crossing`; W takes crossing (first) and puts out the graph's
+class Halves(NamedTuple):
+    """`first` is B, `second` W; `copies`: values that W computes again -> the values of B that they are equal to."""
+
+    first: Graph
+    second: Graph
+    crossing: tuple[Value, ...]
+    copies: Mapping[Value, Value]
+
+
+def split_backward(graph: Graph, urgent: Sequence[Value], names: Names | None = None) -> Halves:
+    """B puts out `urgent`, then `crossing`; W takes crossing (first) and puts out the graph's
     other outputs, in order. Both keep the graph's values; inputs are those that they use, in the graph's order.
 
     `urgent` are outputs of the graph; one may cross as well. A gradient that is a mere sum (of a bias) is better named
@@ -32,16 +39,15 @@ def split_backward(
     for v in urgent:
         early.need(v)
     late, _ = _late_nodes(graph.nodes, _Early(early, graph.inputs, 0), rest)
-    closing = Closing(
-        Context(names, Recompute(graph, ()), lambda v: v), None, graph.inputs, graph.nodes, 0, frozenset()
-    )
+    context = Context(names, Recompute(graph, ()), lambda v: v)
+    closing = Closing(context, None, graph.inputs, graph.nodes, 0, frozenset())
     outputs = closing.close(late, rest)
     crossing = tuple(closing.saved)
     wide = prune(Graph(graph.name, graph.inputs, tuple(closing.early), (*urgent, *crossing)))
     first = Graph(graph.name, _used(graph.inputs, wide), wide.nodes, wide.outputs)
     taken = tuple(v for v in graph.inputs if v in closing.read)
     second = Graph(f"{graph.name}.weights", (*crossing, *taken), tuple(closing.nodes), outputs)
-    return first, second, crossing
+    return Halves(first, second, crossing, context.copies)
 
 
 class _Early:

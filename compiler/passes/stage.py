@@ -7,7 +7,7 @@ cloned where it is read) or `ALL` (each stage holds its own part: stacks of a pi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
 
@@ -48,6 +48,7 @@ class Staged:
     backward: Mapping[str, Stage]
     addends: tuple[tuple[Value, ...], ...]
     loads: Mapping[str, frozenset[int]]  # saved value, as backward takes it in -> stages that read it there
+    late_loads: Mapping[str, frozenset[int]] = field(default_factory=dict)  # the same of W, where there is one
 
     @property
     def stages(self) -> int:
@@ -86,23 +87,32 @@ def stage(placed: Placed) -> Staged:
     saved = {name: ALL for name, place in made.items() if place == ALL}  # others are saved wherever they are read
     second = _assign(placed.backward, found, (), saved, False, first)
     addends = tuple(_addends(placed, second, v) for v in placed.backward.outputs)
-    loads = _loads(placed, found, second, addends)
+    wanted = [v for parts in addends for v in parts]
+    loads = readers(placed.backward, wanted, [k.name for k in placed.kept], found, second)
     return Staged(found.groups, found.chunks, cut, rule, first, second, addends, loads)
 
 
-def _loads(
-    placed: Placed, staged: Staged, where: Mapping[str, Stage], addends: tuple[tuple[Value, ...], ...]
+def readers(
+    graph: Graph,
+    wanted: Iterable[Value],
+    names: Iterable[str],
+    staged: Staged,
+    where: Mapping[str, Stage],
+    taken: Mapping[str, frozenset[int]] | None = None,
 ) -> dict[str, frozenset[int]]:
-    """Stages whose backward pass reads each saved value, itself or through movable nodes."""
+    """Stages of a backward graph that read each of `names`, themselves or through movable nodes.
+
+    `wanted`: values that are needed where they are made; `taken`: stages that need a value besides.
+    """
     everyone = frozenset(range(staged.stages))
-    users: dict[str, frozenset[int]] = {}
+    users: dict[str, frozenset[int]] = dict(taken or {})
 
     def at(place: Stage) -> frozenset[int]:
         return everyone if place == ALL else frozenset((place or 0,))
 
-    for v in (v for parts in addends for v in parts):
+    for v in wanted:
         users[v.name] = users.get(v.name, frozenset()) | at(where.get(v.name))
-    for node in reversed(placed.backward.nodes):
+    for node in reversed(graph.nodes):
         place = where.get(node.outputs[0].name)
         here = frozenset[int]().union(*(users.get(v.name, frozenset()) for v in node.outputs))
         cut = staged.is_cut(node)
@@ -113,7 +123,7 @@ def _loads(
         for i, v in enumerate(node.inputs):
             enters = cut and isinstance(node.op, Repeat) and i < node.op.carries
             users[v.name] = users.get(v.name, frozenset()) | (frozenset((staged.stages - 1,)) if enters else here)
-    return {k.name: users.get(k.name, frozenset()) for k in placed.kept}
+    return {name: users.get(name, frozenset()) for name in names}
 
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:

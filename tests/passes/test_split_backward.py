@@ -19,7 +19,7 @@ from tests.passes.test_recompute import contractions
 
 
 def halves(graph: Graph, urgent: list[Value]) -> tuple[Graph, Graph, tuple[Value, ...]]:
-    first, second, crossing = split_backward(graph, urgent)
+    first, second, crossing, _ = split_backward(graph, urgent)
     verify_graph(first)
     verify_graph(second)
     verify_names(first, second)

@@ -24,6 +24,8 @@ class Placed:
     `accumulators`: layout in which each gradient (and `loss`, metrics) is summed over the micro-batches.
     What forward puts out beyond loss and metrics, `kept` (as backward takes it in) and `training.saved` correspond by
     position; so do `totals` (accumulated gradients as the update takes them in) and the weights.
+    `late`: the part of the backward pass that nobody waits for, where `split` has cut it off; it takes in `crossing`
+    (what `backward` puts out for it) besides what backward's inputs were.
     """
 
     training: Training
@@ -40,6 +42,8 @@ class Placed:
     totals: tuple[Value, ...]
     choices: tuple[Choice, ...]
     moves: tuple[Move, ...]
+    late: Graph | None = None
+    crossing: tuple[Value, ...] = ()
 
 
 def place(training: Training) -> Placed:
