@@ -115,13 +115,6 @@ CODES: tuple[Code, ...] = (
         _file("pipeline block on pp, schedule gpipe(microbatches = 2)"),
     ),
     Code(
-        "E0557",
-        "a schedule that is not lowered yet",
-        "zero_bubble splits the backward pass in two; the compiler does not do that yet.",
-        _file("pipeline block on pp, schedule zero_bubble(microbatches = 2)"),
-        _file("pipeline block on pp, schedule one_f_one_b(microbatches = 2)"),
-    ),
-    Code(
         "E0558",
         "a rule that is not lowered yet",
         "`offload` says in which memory tensors live. The compiler checks the rule, but moves nothing yet, and does\n"
