@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from compiler.graph import Names, Node, Value
 from compiler.layout import Layout
 from compiler.model import Weight
+from compiler.ops.comm import Relayout
 from compiler.ops.create import Full
 from compiler.ops.effects import Read, StageReduce, Write
 from compiler.ops.elementwise import Map
@@ -38,7 +39,9 @@ class _Update:
         self.homes = {w.name: self._homes(w, i) for i, w in enumerate(self.training.model.weights)}
         self.owner = {s.name: s.of for s in self.training.states}
         self.deps: dict[str, Deps] = {}
-        self.roots: dict[str, list[Value]] = {}
+        self.roots: set[str] = set()
+        self.chain: set[str] = set()
+        self.partial: dict[str, str | None] = {}  # of chain values and roots: the name of this class's part
         self._depend()
 
     def _homes(self, weight: Weight, index: int) -> tuple[int, ...]:
@@ -61,9 +64,10 @@ class _Update:
         return tuple(sorted(found)) or (0,)
 
     def _depend(self) -> None:
-        """Weights that each value depends on; a scalar sum over several weights is a root that groups agree on."""
-        made: dict[str, Node] = {}
-        chain: set[str] = set()
+        """Weights that each value depends on; a scalar sum over several weights is a root that groups agree on.
+
+        So is the one sum that there is for a single weight, if counters or reports depend on it.
+        """
         for v in self.graph.inputs:
             weight = self.total.get(v.name) or (v.name if v.name in self.placed.weights else self.owner.get(v.name))
             self.deps[v.name] = frozenset((weight,)) if weight else frozenset()
@@ -71,23 +75,32 @@ class _Update:
         for node in self.graph.nodes:
             for v in node.inputs:
                 readers.setdefault(v.name, []).append(node)
+        shared = self._shared() if len(self.training.model.weights) == 1 else set()
         for node in self.graph.nodes:
-            union = frozenset().union(*(self.deps[v.name] for v in node.inputs)) if node.inputs else frozenset()
+            union = frozenset[str]().union(
+                *(frozenset() if v.name in self.roots else self.deps[v.name] for v in node.inputs)
+            )
             for out in node.outputs:
-                made[out.name] = node
                 self.deps[out.name] = union
             out = node.outputs[0]
+            if len(union) == 1 and out.name in shared and not out.type.dims:
+                self.roots.add(out.name)
             if len(union) < 2:
                 continue
-            if not (isinstance(node.op, Map) and node.op.fn == "add" and not out.type.dims):
+            if not _adds(node, readers):
                 raise NotImplementedError(f"{out.name}: only sums of scalars join the updates of several weights")
-            chain.add(out.name)
-            if not all(
-                isinstance(r.op, Map) and r.op.fn == "add" and not r.output.type.dims for r in readers.get(out.name, ())
-            ):
-                self.roots[out.name] = [leaf for v in node.inputs for leaf in _leaves(v, chain, made)]
-                self.deps[out.name] = frozenset()
-        self.chain = chain
+            self.chain.add(out.name)
+            if not all(_adds(r, readers) for r in readers.get(out.name, ())):
+                self.roots.add(out.name)
+
+    def _shared(self) -> set[str]:
+        """Values that outputs which belong to no weight (counters, reports) depend on."""
+        owners = [*self.homes, *(self.owner[s.name] for s in self.training.states)]
+        wanted = {v.name for i, v in enumerate(self.graph.outputs) if i >= len(owners) or owners[i] is None}
+        for node in reversed(self.graph.nodes):
+            if any(v.name in wanted for v in node.outputs):
+                wanted |= {v.name for v in node.inputs}
+        return wanted
 
     def here(self, weight: str) -> list[int]:
         """Chunks of this class that hold the weight."""
@@ -116,10 +129,8 @@ class _Update:
         self._enter(emits)
         for node in self.graph.nodes:
             out = node.outputs[0]
-            if out.name in self.roots:
-                self._agree(out, emits)
-            elif out.name in self.chain:
-                continue
+            if out.name in self.chain:
+                self._add_up(node, emits)
             else:
                 weights = self.deps[out.name]
                 for c in self._chunks(weights):
@@ -128,6 +139,10 @@ class _Update:
                         for other in chunks[1:]:
                             for v in node.outputs:
                                 emits[other].renamed[v.name] = main.name(v)
+            if out.name in self.roots:
+                if out.name not in self.chain:
+                    self.partial[out.name] = self._part(out, emits)
+                self._agree(out, emits)
         targets = [w.name for w in self.training.model.weights] + [s.name for s in self.training.states]
         for name, v in zip(targets, self.graph.outputs, strict=False):
             weight = name if name in self.homes else self.owner.get(name)
@@ -184,44 +199,68 @@ class _Update:
                         emit.effect(Read(f"{weight}.grad{_suffix(c)}"), v, layouts[v.name])
                     else:  # reads the weight, but its gradient arises elsewhere
                         emit.effect(Full(0.0, v.type.dtype, emit.type(v.type).dims), v, layouts[v.name])
-                    self._join(emit, v, weight, layouts[v.name])
                 elif weight == v.name:
                     emit.effect(Read(v.name + _suffix(c)), v, placed.weights[v.name])
                 else:
                     emit.effect(Read(v.name + _suffix(c if weight else 0)), v, placed.states[v.name])
+            if weight and v.name in self.total:
+                self._join(emits, v, weight, layouts[v.name])
             if not weight:
                 for other in list(emits)[1:]:
                     emits[other].renamed[v.name] = emits[0].name(v)
 
-    def _join(self, emit: Emitter, value: Value, weight: str, layout: Layout) -> None:
-        """The gradient of a weight that several groups hold is summed over them."""
-        groups = tuple(sorted({s % self.staged.groups for s in self.homes[weight]}))
-        if self.homes[weight] == (ALL,) or len(groups) < 2:
+    def _join(self, emits: dict[int, Emitter], value: Value, weight: str, layout: Layout) -> None:
+        """The gradient of a weight that several virtual stages hold is summed over them: here, then over the groups."""
+        chunks = self.here(weight)
+        if self.homes[weight] == (ALL,) or not chunks:
             return
-        name = self.names.fresh(f"{value.name}.joined")
-        op = StageReduce(f"{weight}.grad", "sum", groups)
-        emit.instrs.append(Instr(op, (emit.name(value),), (Var(name, emit.type(value.type), layout),)))
-        emit.renamed[value.name] = name
+        current = self._sum([emits[c].name(value) for c in chunks], value, layout, emits[0])
+        groups = tuple(sorted({s % self.staged.groups for s in self.homes[weight]}))
+        if len(groups) > 1:
+            name = self.names.fresh(f"{value.name}.joined")
+            op = StageReduce(f"{weight}.grad", "sum", groups)
+            emits[0].instrs.append(Instr(op, (current,), (Var(name, emits[0].type(value.type), layout),)))
+            current = name
+        for c in chunks:
+            emits[c].renamed[value.name] = current
+
+    def _sum(self, names: list[str], value: Value, layout: Layout, emit: Emitter) -> str:
+        """The sum of values of one type and layout."""
+        current = names[0]
+        for name in names[1:]:
+            total = self.names.fresh(f"{value.name}.part")
+            var = Var(total, emit.type(value.type), layout)
+            emit.instrs.append(Instr(Map("add", (None, None)), (current, name), (var,)))
+            current = total
+        return current
+
+    def _part(self, leaf: Value, emits: dict[int, Emitter]) -> str | None:
+        """What this class adds for one weight, if it does. A weight held by several stages counts in the first."""
+        (weight,) = self.deps[leaf.name]
+        homes = self.homes[weight]
+        stages = {c: self.groups[0] + c * self.staged.groups for c in self.here(weight)}
+        names = [emits[c].name(leaf) for c, stage in stages.items() if homes == (ALL,) or stage == homes[0]]
+        return self._sum(names, leaf, self.placed.layouts[leaf.name], emits[0]) if names else None
+
+    def _add_up(self, node: Node, emits: dict[int, Emitter]) -> None:
+        """One step of a sum over weights (or a change of layout on the way): of those parts that this class has."""
+        out, main = node.output, emits[0]
+        parts = [self.partial[v.name] if v.name in self.chain else self._part(v, emits) for v in node.inputs]
+        names = [name for name in parts if name is not None]
+        if not names:
+            self.partial[out.name] = None
+        elif isinstance(node.op, Relayout):
+            main.renamed[node.inputs[0].name] = names[0]
+            main.node(node)
+            self.partial[out.name] = main.name(out)
+        else:
+            self.partial[out.name] = self._sum(names, out, self.placed.layouts[out.name], main)
 
     def _agree(self, root: Value, emits: dict[int, Emitter]) -> None:
-        """The sum of this class's parts, then over all groups. A weight held by several groups counts in the first."""
+        """The sum of this class's parts, then over all groups."""
         main = emits[0]
         layout = self.placed.layouts[root.name]
-        current: str | None = None
-        for leaf in self.roots[root.name]:
-            (weight,) = self.deps[leaf.name]
-            homes = self.homes[weight]
-            for c in self.here(weight):
-                stage = self.groups[0] + c * self.staged.groups
-                if homes != (ALL,) and stage != homes[0]:
-                    continue
-                name = emits[c].name(leaf)
-                if current is None:
-                    current = name
-                    continue
-                sum_ = self.names.fresh(f"{root.name}.part")
-                main.instrs.append(Instr(Map("add", (None, None)), (current, name), (Var(sum_, root.type, layout),)))
-                current = sum_
+        current = self.partial[root.name]
         if current is None:
             current = self.names.fresh(f"{root.name}.none")
             main.instrs.append(Instr(Full(0.0, root.type.dtype, ()), (), (Var(current, root.type, layout),)))
@@ -240,10 +279,14 @@ def _suffix(chunk: int) -> str:
     return f"#{chunk}" if chunk else ""
 
 
-def _leaves(value: Value, chain: set[str], made: dict[str, Node]) -> list[Value]:
-    if value.name not in chain:
-        return [value]
-    return [leaf for v in made[value.name].inputs for leaf in _leaves(v, chain, made)]
+def _adds(node: Node, readers: Mapping[str, list[Node]]) -> bool:
+    """True for a sum of two scalars, and for a change of layout that is read by such sums only."""
+    if node.outputs[0].type.dims:
+        return False
+    if isinstance(node.op, Relayout):
+        found = readers.get(node.output.name, ())
+        return bool(found) and all(_adds(r, readers) for r in found)
+    return isinstance(node.op, Map) and node.op.fn == "add" and len(node.inputs) == 2
 
 
 def _readers(weight: str, nodes: tuple[Node, ...], where: Mapping[str, Stage], staged: Staged, begin: int) -> set[int]:

@@ -183,10 +183,11 @@ def plan_cast(op: Cast, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
 
 
 def plan_broadcast(op: Broadcast, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
-    view, shape, lead = aligned(ins[0], outs[0].type.names, env.lead), outs[0].type.shape, env.lead
+    view, shape = aligned(ins[0], outs[0].type.names, env.lead), outs[0].shape
     if view is None:
         return lambda ctx, x: x
-    return lambda ctx, x: np.broadcast_to(view(x), x.shape[:lead] + shape)
+    # New dims may be split over axes on which the operand is replicated: what is alike there still has their full size.
+    return lambda ctx, x: np.broadcast_to(view(x), shape)
 
 
 def plan_transpose(op: Transpose, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:

@@ -1,0 +1,87 @@
+"""One drawn job: its parts, from which its text is made, so that parts can be left out of it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Lines that turn the running tensor `x` into another of the same dims; `kind` for counting."""
+
+    kind: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model (before, in and after a loop), a strategy, an optimizer. `seed`: what it was drawn from."""
+
+    seed: int
+    head: tuple[str, ...]  # dims, inputs, and the first `x`
+    before: tuple[Piece, ...]
+    loop: tuple[Piece, ...]
+    count: int  # of the loop; it has the label `block`
+    after: tuple[Piece, ...]
+    tail: Piece  # the loss
+    mesh: tuple[tuple[str, int], ...]
+    rules: tuple[Piece, ...]
+    optimizer: str
+    precision: str = "f64"
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """All that the case is made of, for counting."""
+        pieces = (*self.before, *self.loop, *self.after, self.tail, *self.rules)
+        clip = ("clip",) if "clip" in self.optimizer else ()
+        return (*(p.kind for p in pieces), self.optimizer.partition("(")[0], *clip)
+
+    @property
+    def text(self) -> str:
+        """The `.par` file."""
+        lines = [
+            "use std.layers",
+            "use std.optimizers",
+            "use std.tactics",
+            "",
+            "model drawn() {",
+            *(f"  {line}" for line in self.head),
+        ]
+        for piece in self.before:
+            lines += [f"  {line}" for line in piece.lines]
+        if self.loop:
+            lines.append(f"  repeat {self.count} as block {{")
+            lines += [f"    {line}" for piece in self.loop for line in piece.lines]
+            lines.append("  }")
+        for piece in (*self.after, self.tail):
+            lines += [f"  {line}" for line in piece.lines]
+        lines += ["}", ""]
+        if self.mesh:
+            axes = ", ".join(f"{name} = {size}" for name, size in self.mesh)
+            lines += ["strategy plan for drawn {", f"  mesh ({axes})"]
+            lines += [f"  {line}" for rule in self.rules for line in rule.lines]
+            lines += ["}", ""]
+        using = " using plan" if self.mesh else ""
+        lines += ["job fit {", f"  train drawn(){using}", f"  optimizer {self.optimizer}"]
+        lines += [f"  precision {self.precision}", f"  seed {self.seed % 1000}", "}", ""]
+        return "\n".join(lines)
+
+    def smaller(self) -> Iterator[Case]:
+        """Cases with one part less, the most promising first."""
+        for name in ("rules", "before", "after", "loop"):
+            pieces: tuple[Piece, ...] = getattr(self, name)
+            for i in range(len(pieces)):
+                yield replace(self, **{name: (*pieces[:i], *pieces[i + 1 :])})
+        if not self.optimizer.startswith("sgd(lr = 0.1)"):
+            yield replace(self, optimizer="sgd(lr = 0.1)")
+        if self.count > 1:
+            yield replace(self, count=1)
+        plain = "loss mean(x * x)"
+        if self.tail.lines != (plain,):
+            yield replace(self, tail=Piece("square", (plain,)))
+        for i, (axis, size) in enumerate(self.mesh):
+            if size > 2:
+                yield replace(self, mesh=(*self.mesh[:i], (axis, 2), *self.mesh[i + 1 :]))
+            if size > 1:
+                yield replace(self, mesh=(*self.mesh[:i], (axis, 1), *self.mesh[i + 1 :]))

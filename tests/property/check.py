@@ -1,0 +1,105 @@
+"""What becomes of a case: it is proved equal to the serial program, or refused by a coded diagnostic, or it fails."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+
+from compiler.driver import compile_job
+from compiler.evaluate import evaluate
+from compiler.text import parse_program, show
+from compiler.verify import verify
+from dsl.diagnostics import ParcError
+from dsl.source import Source
+from runtime.private import PrivateExecutor
+from runtime.prove import prove
+from tests.property.case import Case
+
+REFUSALS = frozenset(
+    {
+        "E0407",  # an axis is used for two things
+        "E0413",  # a layout does not fit its tensor
+        "E0501",  # a dim of other tensors does not split into micro-batches
+        "E0502",  # not separable over micro-batches
+        "E0503",  # interleaved: micro-batches and stages
+        "E0540",  # indivisible
+        "E0541",  # a window wider than a piece
+        "E0557",  # zero_bubble
+    }
+)
+"""What a strategy may be refused for. Any other code means that the generator draws nonsense, or a bug."""
+
+PRIVATE = 10
+"""Every so many cases the devices run one by one as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`what`: "proved", "refused" or "failed"; `why`: a refusal's code, a failure's kind; `detail`: for people."""
+
+    what: str
+    why: str = ""
+    detail: str = ""
+
+
+def check(case: Case) -> Outcome:
+    """Compile, verify, print and read again, run beside the serial program. Never raises."""
+    try:
+        compiled = compile_job(evaluate(Source("drawn.par", case.text)))
+    except ParcError as e:
+        codes = sorted({d.code for d in e.diagnostics})
+        text = "\n".join(map(str, e.diagnostics))
+        if not set(codes) <= REFUSALS:
+            return Outcome("failed", f"refused by {codes[0]}", text)
+        if any(d.span is None for d in e.diagnostics):
+            return Outcome("failed", f"{codes[0]} without a place", text)
+        return Outcome("refused", codes[0], text)
+    except Exception as e:
+        return Outcome("failed", f"compile: {_where(e)}", traceback.format_exc())
+    program = compiled.program
+    try:
+        found = verify(program)
+        if found:
+            return Outcome("failed", f"verifier: {found[0].code}", "\n".join(map(str, found[:5])))
+        if parse_program(show(program)) != program:
+            return Outcome("failed", "text: not the same again")
+        executor = PrivateExecutor if case.seed % PRIVATE == 0 and program.devices <= 8 else None
+        proof = prove(compiled.training, program, executor=executor)
+    except Exception as e:
+        return Outcome("failed", f"run: {_where(e)}", traceback.format_exc())
+    if proof.ok:
+        return Outcome("proved")
+    bad = [f"{r.kind} {r.name}: {r.error:.3g} in step {r.step}" for r in proof.rows if not r.ok]
+    return Outcome("failed", "not equal", "\n".join(bad[:12]))
+
+
+def _where(error: Exception) -> str:
+    """The error's type and the line of ours that it comes from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = frames[-1]
+    return f"{type(error).__name__} at {last.filename.rpartition('/')[2]}:{last.lineno}"
+
+
+def shrink(case: Case, outcome: Outcome, tries: int = 200) -> Case:
+    """A smaller case that fails alike."""
+    while tries > 0:
+        for smaller in case.smaller():
+            tries -= 1
+            again = check(smaller)
+            if again.what == "failed" and again.why == outcome.why:
+                case = smaller
+                break
+            if tries <= 0:
+                break
+        else:
+            return case
+    return case
+
+
+def report(case: Case, outcome: Outcome) -> str:
+    """The failure, for people: what, and the file that shows it."""
+    small = shrink(case, outcome)
+    return (
+        f"seed {case.seed}: {outcome.why}\n{check(small).detail}\n"
+        f"--- `python -m tests.property --seed {case.seed}` draws it; reduced:\n{small.text}"
+    )

@@ -1,0 +1,141 @@
+"""Random strategies for a drawn model: known techniques and wild rules, alone and together."""
+
+from __future__ import annotations
+
+from random import Random
+
+from tests.property.case import Case, Piece
+from tests.property.draw_model import Drawing, draw_model
+
+SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble")
+# A gradient that should be zero is rounding: Adam's `eps` must be large beside it for two right programs to agree.
+OPTIMIZERS = (
+    "sgd(lr = 0.1)",
+    "sgd(lr = 0.1, momentum = 0.9, nesterov = true)",
+    "adam(lr = 0.01, eps = 1e-6)",
+    "adamw(lr = 0.01, eps = 1e-6)",
+    "adamw(lr = warmup_cosine(step, 0.01, 2, 10), eps = 1e-6)",
+    "lamb(lr = 0.01)",
+)
+
+
+def draw(seed: int) -> Case:
+    """The case of a seed; always the same."""
+    rng = Random(seed)
+    model, d = draw_model(rng)
+    mesh, rules = _strategy(rng, d, model.count)
+    optimizer = rng.choice(OPTIMIZERS)
+    if rng.random() < 0.4:
+        optimizer = f"{optimizer[:-1]}, clip = {rng.choice(['0.1', '1.0'])})"
+    return Case(
+        seed, model.head, model.before, model.loop, model.count, model.after, model.tail, mesh, rules, optimizer
+    )
+
+
+def _strategy(rng: Random, d: Drawing, count: int) -> tuple[tuple[tuple[str, int], ...], tuple[Piece, ...]]:
+    mesh: dict[str, int] = {}
+    rules: list[Piece] = []
+    devices = 1
+
+    def axis(name: str, sizes: tuple[int, ...]) -> bool:
+        nonlocal devices
+        size = rng.choice(sizes)
+        if devices * size > 16:
+            return False
+        mesh[name] = size
+        devices *= size
+        return True
+
+    micro = _order(rng, d, count, rules, axis)
+    if rng.random() < 0.6 and axis("dp", (2, 2, 4)):
+        rules.append(Piece("data_parallel", ("data_parallel(dp)",)))
+    for name in rng.sample(["tp", "cp", "sp", "ep", "ax"], rng.choice([0, 1, 1, 2, 2])):
+        made = _technique(rng, d, name)
+        if made is not None and axis(name, (2, 2, 2, 3 if "pad" in made.kind else 4)):
+            rules.append(made)
+    shardable = [a for a in mesh if a != "pp"]
+    if shardable and rng.random() < 0.5:
+        on = "dp" if "dp" in mesh and rng.random() < 0.8 else rng.choice(shardable)
+        zero = rng.choice([1, 2, 3])
+        rules.append(Piece(f"zero_{zero}", (f"optimizer_parallel({on}, {zero})",)))
+    if shardable and d.weights and rng.random() < 0.2:
+        made = _override(rng, d, mesh, shardable)
+        if made is not None:
+            rules.append(made)
+    if rng.random() < 0.25:
+        scope = rng.choice(["block", *d.scopes])
+        rules.append(Piece("recompute", (f"recompute {scope}",)))
+    if not micro and rng.random() < 0.25:
+        rules.append(Piece("microbatches", (f"microbatches {rng.choice([2, 2, 4])} over b",)))
+    if not mesh:
+        mesh["dp"] = 2
+        rules.append(Piece("data_parallel", ("data_parallel(dp)",)))
+    order = list(mesh.items())
+    rng.shuffle(order)
+    return tuple(order), tuple(rules)
+
+
+def _order(rng: Random, d: Drawing, count: int, rules: list[Piece], axis: object) -> bool:
+    """A pipeline, with a schedule and micro-batches, now and then."""
+    if rng.random() >= 0.35:
+        return False
+    stages = rng.choice([n for n in (2, 2, 3, 4) if n <= count])
+    assert callable(axis)
+    axis("pp", (stages,))
+    schedule = rng.choice(SCHEDULES)
+    micro = rng.choice([2, 4])
+    more = ""
+    if schedule == "interleaved":
+        chunks = 2 if 2 * stages <= count else 1
+        micro = stages if chunks > 1 else micro
+        more = f", chunks = {chunks}"
+    cuts = ""
+    if schedule != "interleaved" and stages == 2 and rng.random() < 0.3:
+        cuts = f", cuts [{rng.randint(1, count - 1)}]"
+    line = f"pipeline block on pp, schedule {schedule}(microbatches = {micro}{more}, over = b){cuts}"
+    rules.append(Piece(schedule, (line,)))
+    return True
+
+
+def _technique(rng: Random, d: Drawing, name: str) -> Piece | None:
+    """What the axis `name` does, if the model has dims for it."""
+    has = d.splittable
+    if name == "tp":
+        kind = rng.choice(["tensor_parallel", "megatron", "vocab_parallel"])
+        needs = {"tensor_parallel": "hfv", "megatron": "hfvs", "vocab_parallel": "v"}[kind]
+        return Piece(kind, (f"{kind}({name})",)) if any(n in has for n in needs) else None
+    if name == "cp":
+        kind = rng.choice(["context_parallel", "ulysses", "sequence_parallel"])
+        return Piece(kind, (f"{kind}({name})",)) if "s" in has else None
+    if name == "sp":
+        if "y" not in has:
+            return None
+        kind = rng.choice(["spatial", "columns"])
+        return Piece(kind, ("spatial(sp)" if kind == "spatial" else "split x on sp for activations",))
+    if name == "ep":
+        kind = rng.choice(["expert_parallel", "moe_parallel"])
+        return Piece(kind, (f"{'moe' if kind == 'moe_parallel' else kind}({name})",)) if "e" in has else None
+    return _wild(rng, d, name)
+
+
+def _wild(rng: Random, d: Drawing, name: str) -> Piece:
+    """Any dims for any classes in any scope."""
+    dims = rng.sample(sorted(d.splittable), min(len(d.splittable), rng.choice([1, 1, 2, 3])))
+    line = f"split {', '.join(dims)} on {name}"
+    kind = "wild"
+    if rng.random() < 0.4:
+        line += f" for {rng.choice(['activations', 'weights', 'weights, activations', 'optimizer'])}"
+    if rng.random() < 0.25 and d.scopes:
+        line += f" in {rng.choice(d.scopes)}"
+        kind = "scoped"
+    if rng.random() < 0.3:
+        line += " pad"
+        kind = "pad"
+    return Piece(kind, (line,))
+
+
+def _override(rng: Random, d: Drawing, mesh: dict[str, int], axes: list[str]) -> Piece | None:
+    path, dims = rng.choice(d.weights)
+    axis, at = rng.choice(axes), rng.randrange(len(dims))
+    written = ", ".join(f"{n}/{axis}" if i == at else n for i, n in enumerate(dims))
+    return Piece("layout", (f"layout {path}[{written}]",))

@@ -1,0 +1,94 @@
+"""Random models under random strategies: each is proved equal to the serial program, or refused by a code.
+
+`python -m tests.property --count 10000` runs many more on all cores and reduces what fails; `--seed N` shows one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from os import cpu_count
+
+import pytest
+
+from tests.property.case import Case
+from tests.property.check import REFUSALS, Outcome, check, report, shrink
+from tests.property.draw_strategy import OPTIMIZERS, draw
+
+CI = range(300)
+NIGHTLY = range(1000, 11000)
+
+EVERYWHERE = {
+    "attention", "grouped_attention", "mlp", "relu_mlp", "swiglu", "moe", "conv", "group_norm", "contract", "scale",
+    "map", "dropout", "where", "cumsum", "flip", "slice_pad", "concat", "split_merge", "iota", "window", "top_k",
+    "nested", "take", "tied", "reduce_mean", "reduce_max", "reduce_sum", "head", "tied_head", "mse", "square",
+    "data_parallel", "tensor_parallel", "megatron", "context_parallel", "ulysses", "spatial", "expert_parallel",
+    "moe_parallel", "zero_1", "zero_2", "zero_3", "gpipe", "one_f_one_b", "interleaved", "microbatches", "recompute",
+    "layout", "wild", "scoped", "pad", "clip", *(o.partition("(")[0] for o in OPTIMIZERS),
+}  # fmt: skip
+"""What must occur in proved cases."""
+
+
+def judge(seed: int) -> Outcome:
+    """The outcome of one draw."""
+    return check(draw(seed))
+
+
+def all_of(seeds: range) -> dict[int, Outcome]:
+    """The outcomes of many draws, by seed, with all cores."""
+    with ProcessPoolExecutor(cpu_count(), get_context("spawn")) as pool:
+        return dict(zip(seeds, pool.map(judge, seeds, chunksize=10)))
+
+
+def judged(outcomes: dict[int, Outcome]) -> None:
+    """Nothing failed, and at least 70 % of all draws were proved."""
+    failed = {seed: o for seed, o in outcomes.items() if o.what == "failed"}
+    if failed:
+        first = min(failed)
+        why = dict(Counter(o.why for o in failed.values()))
+        pytest.fail(f"{len(failed)} of {len(outcomes)} fail: {why}\n" + report(draw(first), failed[first]))
+    whats = Counter(o.what for o in outcomes.values())
+    refusals = Counter(o.why for o in outcomes.values() if o.what == "refused")
+    print(f"proved {whats['proved']} of {len(outcomes)}, refused {dict(refusals)}")
+    assert set(refusals) <= REFUSALS
+    assert whats["proved"] >= 0.7 * len(outcomes), refusals
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[int, Outcome]:
+    """300 draws, always the same."""
+    return all_of(CI)
+
+
+def test_proved_or_refused(outcomes: dict[int, Outcome]) -> None:
+    judged(outcomes)
+
+
+def test_everything_is_drawn_and_proved(outcomes: dict[int, Outcome]) -> None:
+    proved = {kind for seed, o in outcomes.items() if o.what == "proved" for kind in draw(seed).kinds}
+    assert proved >= EVERYWHERE, sorted(EVERYWHERE - proved)
+
+
+@pytest.mark.nightly
+def test_ten_thousand() -> None:
+    judged(all_of(NIGHTLY))
+
+
+def test_the_same_seed_draws_the_same_text() -> None:
+    assert [draw(s).text for s in range(40)] == [draw(s).text for s in range(40)]
+    assert len({draw(s).text for s in range(40)}) == 40
+
+
+def test_failures_are_reduced() -> None:
+    """A case with a strategy that the generator never draws: the reduced one keeps only what it takes to fail."""
+    case = next(c for c in map(draw, range(100)) if check(c).what == "proved" and c.loop and c.rules and c.before)
+    wrong: Case = replace(case, rules=(*case.rules, replace(case.rules[0], lines=("split nonsense on nowhere",))))
+    outcome = check(wrong)
+    assert outcome.what == "failed" and outcome.why == "refused by E0401"
+    small = shrink(wrong, outcome)
+    assert check(small).why == outcome.why
+    assert [r.lines for r in small.rules] == [("split nonsense on nowhere",)]
+    assert not small.before and not small.after and not small.loop
+    assert "split nonsense" in report(wrong, outcome)
