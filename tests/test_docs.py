@@ -10,11 +10,17 @@ import pytest
 from click.testing import CliRunner
 
 import parc
+from compiler.ops import registry
+from compiler.ops.comm import Comm
+from compiler.ops.effects import Effect
+from compiler.text import parse_program, show
+from compiler.verify import verify
 from dsl import ast
 from dsl.diagnostics import ParcError
 from dsl.parser import parse
 from dsl.source import Source
 from parc.cli import COMMANDS, cli
+from parc.training import run
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -81,6 +87,19 @@ def test_examples(example: Example) -> None:
     with pytest.raises(ParcError) as caught:
         parc.check(source)
     assert {d.code for d in caught.value.diagnostics} == {example.error}
+
+
+def test_the_lowered_program_that_is_shown_is_one() -> None:
+    (text,) = re.findall(r"^```npu\n(.*?)^```$", (ROOT / "docs" / "program.md").read_text(), re.MULTILINE | re.DOTALL)
+    program = parse_program(text)
+    assert show(program) == text and verify(program) == ()
+    assert len(run(program, 2).losses) == 2
+
+
+def test_ops_of_lowered_programs_are_documented() -> None:
+    page = (ROOT / "docs" / "program.md").read_text()
+    missing = [m for m in registry.OPS if issubclass(registry.OPS[m], (Comm, Effect)) and f"`{m}" not in page]
+    assert missing == ["relayout"]  # of placed graphs only
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
