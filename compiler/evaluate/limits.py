@@ -23,6 +23,12 @@ MAX_COUNT = 10**9
 MAX_DEVICES = 10**9
 """Devices of a cluster or a mesh."""
 
+MAX_STAGES = 4096
+"""Stages of a pipeline, and places of an axis."""
+
+MAX_CHUNKS = 64
+"""Chunks of a device in an interleaved schedule; each has text of its own."""
+
 MAX_INTEGER_BITS = 256
 """Size of a static integer."""
 

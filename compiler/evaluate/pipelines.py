@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compiler.evaluate import static
+from compiler.evaluate import limits, static
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.scope import Scope
@@ -46,6 +46,8 @@ def pipeline_rule(
             message = f"`{label}` has {count} iterations, too few for {parts}"
             raise fail("E0408", message, span, help=f"axis `{axis.name}` can have at most {count // chunks} devices")
         _check_cuts(cuts, statement, stages, count)
+    if stages > limits.MAX_STAGES:
+        raise fail("E0908", f"the pipeline has {stages} stages, the most is {limits.MAX_STAGES:,}", span)
     return PipelineRule(label, axis.name, schedule, chunks, cuts, span)
 
 
@@ -81,7 +83,7 @@ def _chunks(call: ast.Call, schedule: str, scope: Scope) -> int:
     if schedule != "interleaved":
         return 1
     expr = _given(call).get("chunks")
-    return 2 if expr is None else static.integer(evaluate(expr, scope), "`chunks`", expr.span, 1, 1000)
+    return 2 if expr is None else static.integer(evaluate(expr, scope), "`chunks`", expr.span, 1, limits.MAX_CHUNKS)
 
 
 def schedule_microbatches(call: ast.Call, scope: Scope) -> tuple[int, ast.Name | None] | None:

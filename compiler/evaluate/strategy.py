@@ -280,6 +280,9 @@ class Expander:
         if not 0 <= index < axis.size:
             message = f"`{axis.name}` has the places 0 to {axis.size - 1}, not {index}"
             raise fail("E0410", message, statement.index.span)
+        if axis.size > limits.MAX_STAGES:
+            message = f"`{axis.name}` has {axis.size} places, the most is {limits.MAX_STAGES:,}"
+            raise fail("E0908", message, statement.axis.span)
         return PlaceRule(self._path(statement.scope), axis.name, index, self.span(statement))
 
     # --- tactics ------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import prod
 
 from compiler.graph import Graph, Node, Value
@@ -33,7 +33,7 @@ class Cut:
 
     @property
     def firsts(self) -> tuple[int, ...]:
-        return tuple(sum(self.counts[:i]) for i in range(len(self.counts)))
+        return tuple(accumulate(self.counts[:-1], initial=0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -96,19 +96,32 @@ def families(
     schedules: Sequence[Schedule], groups: Sequence[int] | None = None
 ) -> list[tuple[tuple[int, ...], Schedule]]:
     """Groups that can share one schedule, neighbours joined as far as it goes. `groups`: default 0, 1, 2, …"""
-    numbers = range(len(schedules)) if groups is None else groups
-    found: list[tuple[list[int], list[Schedule], Schedule]] = []
-    for g, schedule in zip(numbers, schedules, strict=True):
-        if found:
-            members, theirs, _ = found[-1]
-            shared = unify([*members, g], [*theirs, schedule])
-            if shared is not None:
-                found[-1] = ([*members, g], [*theirs, schedule], shared)
-                continue
-        alone = unify([g], [schedule])
-        assert alone is not None
-        found.append(([g], [schedule], alone))
-    return [(tuple(members), shared) for members, _, shared in found]
+    numbers = list(range(len(schedules)) if groups is None else groups)
+    found: list[tuple[tuple[int, ...], Schedule]] = []
+    start = 0
+    while start < len(numbers):
+        end, shared = _longest(numbers, schedules, start)
+        found.append((tuple(numbers[start:end]), shared))
+        start = end
+    return found
+
+
+def _longest(groups: Sequence[int], schedules: Sequence[Schedule], start: int) -> tuple[int, Schedule]:
+    """Where the longest family that begins at `start` ends, and its schedule.
+
+    What can be shared by some groups can be shared by the first of them, so doubling and halving finds it.
+    """
+    shared = unify(groups[start : start + 1], schedules[start : start + 1])
+    assert shared is not None
+    end, step, growing = start + 1, 1, True
+    while step and end < len(groups):
+        further = min(end + step, len(groups))
+        more = unify(groups[start:further], schedules[start:further])
+        if more is not None:
+            end, shared = further, more
+        growing = growing and more is not None
+        step = 2 * step if growing else step // 2
+    return end, shared
 
 
 def _skeleton(schedule: Schedule) -> tuple[object, ...]:

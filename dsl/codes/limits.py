@@ -67,7 +67,8 @@ CODES: tuple[Code, ...] = (
         "E0908",
         "a size beyond the bounds",
         "A dim has a size of at most 2^40, a tensor at most 2^56 elements, a `repeat` at most 10^9 iterations, a\n"
-        "cluster or a mesh at most 10^9 devices.",
+        "cluster or a mesh at most 10^9 devices, a pipeline at most 4,096 stages\n"
+        "(and an axis of `place` as many places).",
         "use std.optimizers (sgd)\nmodel m(n) {\n  dim d = n\n  weight w[d]\n  loss sum(w)\n}\n"
         "job fit {\n  train m(2 ** 62)\n  optimizer sgd(lr = 0.1)\n}\n",
         "use std.optimizers (sgd)\nmodel m(n) {\n  dim d = n\n  weight w[d]\n  loss sum(w)\n}\n"

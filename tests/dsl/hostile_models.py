@@ -154,6 +154,8 @@ MODELS: dict[str, str] = {
     "cuts at 2^62": rules(PIPELINE.format("gpipe(microbatches = 2), cuts [2 ** 62]")),
     "30,000 cuts": rules(PIPELINE.format("gpipe(microbatches = 2), cuts [" + "1, " * 30_000 + "1]")),
     "10^9 stages": rules("  mesh (pp = 10 ** 9)\n  pipeline block on pp, schedule gpipe(microbatches = 2)"),
+    "10^6 stages": rules(PIPELINE.format("gpipe(microbatches = 2)").replace("= 2", "= 10 ** 6", 1), layers="10 ** 9"),
+    "places of 10^6": rules("  mesh (a = 10 ** 6)\n  place block on a[0]"),
     "place at 2^62": rules("  mesh (a = 2)\n  place block on a[2 ** 62]"),
     "10,000 rules": rules("  mesh (a = 2)\n" + "  split q on a\n" * 10_000),
     # clusters
@@ -175,6 +177,12 @@ FINE: dict[str, str] = {
     "10^9 layers in 2 stages": rules(PIPELINE.format("gpipe(microbatches = 2)"), layers="10 ** 9"),
     "10^9 layers in 1,000 stages": rules(
         PIPELINE.format("one_f_one_b(microbatches = 4)").replace("pp = 2", "pp = 1000"), layers="10 ** 9"
+    ),
+    "10^9 layers in 4,096 stages": rules(
+        PIPELINE.format("one_f_one_b(microbatches = 4)").replace("pp = 2", "pp = 4096"), layers="10 ** 9"
+    ),
+    "interleaved in 256 chunks": rules(
+        PIPELINE.format("interleaved(microbatches = 4, chunks = 64)").replace("pp = 2", "pp = 4"), layers="10 ** 9"
     ),
     "2^20 micro-batches": rules(PIPELINE.format("one_f_one_b(microbatches = 2 ** 20)"), batch="2 ** 30"),
     "10^9 devices": rules("  mesh (a = 10 ** 9)\n  split b on a", batch="10 ** 9"),
