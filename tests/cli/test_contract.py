@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 import parc
 from parc import api
 from parc.cli import COMMANDS, cli
-from tests.cli.test_jobs import FILE
+from tests.cli.sample import FILE
 
 ROOT = Path(__file__).parent.parent.parent
 

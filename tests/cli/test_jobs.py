@@ -17,48 +17,9 @@ from compiler.text import parse_program, show
 from dsl.codes import CODES
 from dsl.source import Source
 from parc.cli import cli
-
-FILE = """\
-param width = 8
-param degree = 2 in {1, 2, 4, 8}
-
-optimizer sgd(lr) {
-  w = w - lr * g
-}
-
-model mlp(width) {
-  dim b = 8, d = width, f = 4 * width
-  input x : f32[b,d]
-  weight w1[d,f], w2[f,d]
-  y[b,d] = relu(x @ w1) @ w2
-  loss mean((y - x) * (y - x))
-}
-
-strategy data for mlp {
-  mesh (dp = degree)
-  split b on dp
-}
-
-strategy both for mlp {
-  mesh (dp = 2, tp = 2)
-  split b on dp
-  split f on tp
-}
-
-job fit {
-  train mlp(width) using data
-  optimizer sgd(lr = 0.1)
-}
-"""
+from tests.cli.sample import FILE
 
 runner = CliRunner()
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> str:
-    path = tmp_path / "mlp.par"
-    path.write_text(FILE)
-    return str(path)
 
 
 def run(*args: str, code: int = 0) -> Result:

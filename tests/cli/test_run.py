@@ -16,17 +16,10 @@ from click.testing import CliRunner
 import parc
 from parc.cli import cli
 from runtime import prove as proof
-from tests.cli.test_jobs import FILE
+from tests.cli.sample import FILE
 
 ROOT = Path(__file__).parent.parent.parent
 runner = CliRunner()
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> str:
-    path = tmp_path / "mlp.par"
-    path.write_text(FILE)
-    return str(path)
 
 
 def test_run(file: str) -> None:
