@@ -76,6 +76,8 @@ def command(
     out.data(_shown(proof, color(sys.stdout)))
     if proof.devices == 1:
         out.say("note: one device; nothing was distributed")
+    if not proof.ok and not double and not exact:
+        out.say("note: `--double` computes in float64, and tells rounding from error")
     return proof.ok
 
 

@@ -91,7 +91,7 @@ def test_verify_says_so_where_nothing_is_distributed(file: str) -> None:
 
 def test_verify_fails_beyond_the_tolerance(file: str) -> None:
     result = runner.invoke(cli, ["verify", file, "--tolerance", "0"])
-    assert result.exit_code == 1 and "NOT EQUAL" in result.stdout
+    assert result.exit_code == 1 and "NOT EQUAL" in result.stdout and "--double" in result.stderr
     assert result.stdout.rstrip().splitlines()[-1].startswith("NOT EQUAL")
 
 
