@@ -65,13 +65,12 @@ def explain(
     if token.text in _COMPARISONS and _compares(tokens, at, line):
         return error("E0007", "comparisons do not chain", "write `a < b and b < c`")
     if at == line + 1 and before and before.type == token.type == "NAME" and "EQUAL" in expected:
-        keyword = did_you_mean(before.text, (w for w in spelling.values() if w.isidentifier()))
-        help = keyword or _OTHER_LANGUAGES.get(before.text)
+        help = _meant(before.text, [w for w in spelling.values() if w.isidentifier()])
         where = Span(name, before.start, before.end)
         return Diagnostic("E0010", f"no statement here begins with `{_short(before.text)}`", where, help=help)
     message = f"expected {expectation(expected, spelling)}, found {_found(token)}"
     if at == line and token.type == "NAME" and "NAME" not in expected:
-        code, help = "E0010", did_you_mean(token.text, words) or _OTHER_LANGUAGES.get(token.text)
+        code, help = "E0010", _meant(token.text, words)
         return error(code, f"no statement here begins with `{_short(token.text)}`", help or _listing(words))
     if at == line and token.text == "else":
         return error("E0011", "`else` has no `if`", "`else` stands on the line of the closing brace: `} else {`")
@@ -98,10 +97,15 @@ def _help(token: Token, before: Token | None, expected: set[str], words: list[st
     if token.type == "LSQB" and "DOT" in expected:
         return "there is no indexing: use `slice` or `take`"
     if token.type == "NAME":
-        return did_you_mean(token.text, words) or _OTHER_LANGUAGES.get(token.text)
+        return _meant(token.text, words)
     if token.text.isidentifier() and "NAME" in expected:
         return f"`{token.text}` is a word of the language, it cannot be a name here"
     return None
+
+
+def _meant(word: str, words: list[str]) -> str | None:
+    """What to write for a word of another language, or a misspelt one of ours."""
+    return _OTHER_LANGUAGES.get(word) or did_you_mean(word, words)
 
 
 def _compares(tokens: list[Token], at: int, line: int) -> bool:

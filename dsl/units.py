@@ -186,7 +186,7 @@ _SHOWN: dict[Dimension, tuple[str, ...]] = {
     BYTES_PER_SECOND: ("B/s", "KB/s", "MB/s", "GB/s", "TB/s", "PB/s"),
     FLOP: ("FLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"),
     FLOP_PER_SECOND: ("FLOP/s", "MFLOP/s", "GFLOP/s", "TFLOP/s", "PFLOP/s", "EFLOP/s"),
-    SECONDS: ("ns", "us", "ms", "s"),
+    SECONDS: ("ns", "us", "ms", "s", "min", "h"),
     HERTZ: ("Hz", "kHz", "MHz", "GHz"),
 }
 

@@ -1,0 +1,105 @@
+"""What the parser says: several errors at once, what was expected, and how to mend it."""
+
+from __future__ import annotations
+
+import pytest
+
+from dsl import ast
+from dsl.diagnostics import Diagnostic, Diagnostics, ParcError, did_you_mean, fail, suggest
+from dsl.parser import parse
+
+
+def errors(text: str) -> tuple[Diagnostic, ...]:
+    with pytest.raises(ParcError) as caught:
+        parse(text, "t")
+    return caught.value.diagnostics
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "help"),
+    [
+        ("param x == 3", "E0001", "`=` assigns"),
+        ("check x = 3", "E0001", "`==` compares"),
+        ("param x = [1, 2][0]", "E0001", "there is no indexing"),
+        ("param x = a.b(1)", "E0001", "only functions can be called"),
+        ("model m: {\n}", "E0001", "a body stands in braces"),
+        ("param if = 3", "E0001", "is a word of the language"),
+        ("// comment", "E0001", "a comment begins with `#`"),
+        ("param x = 3;", "E0002", "a statement ends at the end of its line"),
+        ("param x = a && b", "E0002", "write `and`"),
+        ("param x = !a", "E0002", "write `not`"),
+        ("param x = 2 ^ 3", "E0002", "a power is written `**`"),
+        ("param x = 'abc'", "E0002", "double quotes"),
+        ("param x = 2 × 3", "E0002", "write `*`"),
+        ("param x = .5", "E0004", "write `0` before the point"),
+        ("param x = 3 GiBB", "E0006", "did you mean `GiB`?"),
+        ("param x = 3  GB", "E0006", "leave one space"),
+        ("param x = 1 < 2 < 3", "E0007", "a < b and b < c"),
+        ("strategy s {\n  pipeline b on pp, cuts [1], cuts [2]\n}", "E0008", None),
+        ("param x = f(1 + 2 -> d)", "E0009", "`d -> (h, k)`"),
+        ("parm x = 3", "E0010", "did you mean `param`?"),
+        ("def f() {\n}", "E0010", "a function is `fn name(…) { … }`"),
+        ("import std.layers", "E0010", "write `use std.layers (attention)`"),
+        ("model m {\n  for x in y {\n  }\n}", "E0010", "a loop is `repeat count as name { … }`"),
+        ("model m { loss 0 }", "E0011", "a body begins on a new line"),
+        ("model m\n{\n}", "E0011", "the brace that opens a body stands on the line of its head"),
+        ("fn f() {\n  return x }", "E0011", "the closing brace stands on a line of its own"),
+        ("fn f() {\n  if a {\n  }\n  else {\n  }\n}", "E0011", "`} else {`"),
+    ],
+)
+def test_each_error_says_how_to_mend_it(text: str, code: str, help: str | None) -> None:
+    first = errors(text + "\n")[0]
+    assert first.code == code, str(first)
+    assert first.help is None if help is None else help in (first.help or ""), first.help
+
+
+def test_all_errors_are_found_at_once() -> None:
+    text = "param x = 3 +\nparam y = 2\nfn f() {\n  x = = 2\n  y = 3\n  z = * 3\n  return 4 4\n}\nparam z = 1 GiBB\n"
+    found = errors(text)
+    assert [text.count("\n", 0, d.span.start) + 1 for d in found if d.span] == [1, 4, 6, 7, 9]
+
+
+def test_one_mistake_is_one_error() -> None:
+    body = "fn f() {\n  if a {\n    x = = 1\n  } else {\n    y = 2\n  }\n  return y\n}\nparam z = 2\n"
+    assert len(errors(body)) == 1
+    assert len(errors("modell m() {\n  dim b = 4\n  loss mean(x)\n}\nparam z = 2\n")) == 1
+
+
+def test_findings_are_capped() -> None:
+    assert len(errors("param x = = 2\n" * 500)) == 20
+
+
+@pytest.mark.parametrize(
+    "word", ["in", "over", "level", "keep", "memory", "split", "dim", "weight", "job", "on", "pad"]
+)
+def test_words_of_the_language_can_be_names(word: str) -> None:
+    tree = parse(f"fn f({word}) {{\n  {word} = {word} * 2\n  return {word}, g({word} = 1)\n}}\n", "t")
+    (function,) = tree.items
+    assert isinstance(function, ast.Function)
+    first = function.body[0]
+    assert isinstance(first, ast.Assign) and first.targets[0].name.id == word
+
+
+def test_diagnostics_collect() -> None:
+    found = Diagnostics(cap=3)
+    found.warning("E0001", "careful")
+    found.raise_if_any()
+    assert len(found) == 1 and not found.failed
+    found.error("E0001", "wrong")
+    found.error("E0001", "wrong")
+    assert len(found) == 2 and found.failed and not found.full
+    found.error("E0002", "wrong, too")
+    found.error("E0002", "beyond the cap")
+    assert found.full and [d.message for d in found] == ["careful", "wrong", "wrong, too"]
+    with pytest.raises(ParcError) as caught:
+        found.raise_if_any()
+    assert str(caught.value) == "warning[E0001]: careful\nerror[E0001]: wrong\nerror[E0002]: wrong, too"
+    assert fail("E0003", "no").diagnostics == (Diagnostic("E0003", "no"),)
+
+
+def test_suggestions() -> None:
+    known = ["layers", "heads", "hidden", "GB", "vocab"]
+    assert suggest("layer", known) == "layers" and suggest("HEADS", known) == "heads"
+    assert suggest("layers", known) is None or suggest("layers", known) != "layers"
+    assert suggest("zzz", known) is None and suggest("x" * 1000, known) is None
+    assert did_you_mean("hiden", known) == "did you mean `hidden`?" and did_you_mean("q", known) is None
