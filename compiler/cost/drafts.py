@@ -70,30 +70,25 @@ def sunk_values(body: Body, results: set[int]) -> set[str]:
 
 
 def attention_cores(drafts: Sequence[Draft], values: Mapping[str, Lifted]) -> dict[int, bool]:
-    """Vector nodes between batched products that sum over a dim which a batched product sums as well.
+    """Vector nodes between batched products that reduce over rows of what the first gives: softmax over scores, its
+    derivative, and what is recomputed of them. (Products with weights are not batched: norms behind them are none.)
 
-    That is softmax over scores, its derivative, and what is recomputed of it. The value: whether a mask hides part.
+    The value: whether a mask hides part.
     """
-    batched: dict[int, tuple[Instr, set[str]]] = {}
+    free: dict[int, set[str]] = {}  # of batched products: dims of the result that only one operand has
     for at, draft in enumerate(drafts):
         if isinstance(draft.work, Product) and draft.work.batch > 1:
             (instr,) = draft.instrs
             left, right = (values[n].type for n in instr.inputs)
-            kept = set(values[instr.outputs[0].name].type.names)
-            batched[at] = instr, {n for n in left.names if right.has(n) and n not in kept}
+            free[at] = {n for n in values[instr.outputs[0].name].type.names if left.has(n) != right.has(n)}
     found: dict[int, bool] = {}
-    for instr, summed in batched.values():
-        for name in instr.inputs:
-            at = values[name].owner
-            if at < 0 or not drafts[at].joins:
-                continue
-            draft = drafts[at]
-            if not any(d in batched for d in draft.deps):
-                continue
-            reduces = any(summed & _summed(i, values) for i in draft.instrs)
-            if reduces or at in found:
-                masked = any(isinstance(i.op, Map) and i.op.fn == "where" for i in draft.instrs)
-                found[at] = found.get(at, False) or masked
+    read = {d for at in free for d in drafts[at].deps}
+    for at in range(len(drafts) - 1, -1, -1):
+        draft = drafts[at]
+        rows = set().union(*(free[d] for d in draft.deps if d in free))
+        if draft.joins and at in read and any(rows & _summed(i, values) for i in draft.instrs):
+            found[at] = any(isinstance(i.op, Map) and i.op.fn == "where" for i in draft.instrs)
+            read |= draft.deps
     return found
 
 
