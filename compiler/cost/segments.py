@@ -179,10 +179,11 @@ def segments(part: Part, pricer: Pricer, update: bool = False, relief: int = 0) 
     ends: list[int] = []
     causes: list[str] = []
     number = 0.0
+    begun = False
 
     def close() -> None:
         """All streams end; the host has dispatched all kernels; the next segment starts at 0."""
-        nonlocal number
+        nonlocal number, begun
         last, segment = max(player.free), found[-1]
         if last > player.free[0]:
             axes = player.last[player.free.index(last)]
@@ -190,7 +191,7 @@ def segments(part: Part, pricer: Pricer, update: bool = False, relief: int = 0) 
         segment.duration = max(last, picoseconds(number * pricer.cal.host))
         segment.compute, segment.exposed = player.compute, player.exposed
         player.free = [0] * pricer.streams
-        player.exposed, player.compute, number = {}, 0, 0.0
+        player.exposed, player.compute, number, begun = {}, 0, 0.0, False
         ends[:] = [0] * len(ends)
         causes[:] = [""] * len(causes)
         found.append(Segment())
@@ -201,7 +202,7 @@ def segments(part: Part, pricer: Pricer, update: bool = False, relief: int = 0) 
         cause = next((causes[d] for d in node.deps if ends[d] == ready), "")
         end, axes = ready, ""
         if isinstance(work, Wait):
-            if any(player.free):
+            if begun:
                 close()
             found[-1].waits.append(work)
             end = 0
@@ -212,9 +213,11 @@ def segments(part: Part, pricer: Pricer, update: bool = False, relief: int = 0) 
             close()
             end = 0
         elif isinstance(work, Loop):
+            begun = True
             number += totals(work.body, pricer, update, work.count).launches
             end = player.loop(work, ready)
         else:
+            begun = True
             priced, ps = player.price(node)
             number += priced.launches
             axes = priced.axes

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from compiler.cost import engine
 from compiler.cost.calibration import Calibration, of_cluster
 from compiler.cost.durations import Pricer, picoseconds
 from compiler.cost.features import Features, features
 from compiler.cost.machine import machine
+from compiler.cost.plan import Key, Plan, Result, evaluate, plan
 from compiler.cost.ranks import play_ranks
 from compiler.cost.segments import Segment, segments
 from compiler.cost.summary import summarise
@@ -30,8 +30,7 @@ from dsl.diagnostics import fail
 if TYPE_CHECKING:
     from compiler.driver import Compiled
 
-Key = tuple[str, int]
-"""(function, chunk)."""
+UPDATE: Key = ("U", 0)
 
 
 def simulate(
@@ -47,6 +46,7 @@ class Simulation:
 
     program: Program
     cluster: Cluster
+    _plan: Plan | None = None
 
     @staticmethod
     def of(compiled: Compiled) -> Simulation:
@@ -89,63 +89,73 @@ class Simulation:
         """The timeline of a step."""
         varied = variation or NOMINAL
         pricer = self.pricer(calibration, varied)
-        costs = [self._segments(pricer, i) for i in range(len(self.program.classes))]
-        relief = [_relief(pricer, costs[c]) for c in self.program_class]
-        updates = [self._update(pricer, c, r) for c, r in zip(self.program_class, relief)]
-        records: list[engine.Record] = []
-        labels, players = self._players(pricer, costs, updates)
-        played = engine.play(players, records)
+        costs = self._costs(pricer)
+        result = self._evaluate(pricer, costs)
         group = pricer.machine.group
         classes = tuple(Player(c, g, g * group, group) for g, c in enumerate(self.program_class))
-        found = summarise(self, pricer, costs, updates, players, labels, played, records, classes)
-        if not varied.devices:
-            return found
-        return self._varied(found, pricer, varied.devices, relief)
+        found = summarise(self, pricer, costs, result, classes)
+        return self._varied(found, pricer, varied.devices) if varied.devices else found
 
-    def _segments(self, pricer: Pricer, index: int) -> dict[Key, list[Segment]]:
-        return {key: segments(part, pricer) for key, part in self.features.parts[index].items() if key[0] != "U"}
+    def seconds(self, calibration: Calibration | None = None) -> float:
+        """Of a step, and nothing else: for fitting."""
+        pricer = self.pricer(calibration)
+        return max(self._evaluate(pricer, self._costs(pricer)).ends, default=0) / PICOSECONDS
 
-    def _update(self, pricer: Pricer, index: int, relief: int) -> list[Segment]:
-        part = self.features.parts[index].get(("U", 0))
-        return segments(part, pricer, True, relief) if part is not None else []
+    def _costs(self, pricer: Pricer) -> list[dict[Key, list[Segment]]]:
+        """Per class of the program, its functions' segments."""
+        found = []
+        for parts in self.features.parts:
+            costs = {key: segments(part, pricer) for key, part in parts.items() if key[0] != "U"}
+            if UPDATE in parts:
+                costs[UPDATE] = segments(parts[UPDATE], pricer, True, _relief(pricer, costs))
+            found.append(costs)
+        return found
+
+    def _evaluate(self, pricer: Pricer, costs: list[dict[Key, list[Segment]]]) -> Result:
+        """When everything happens."""
+        if self._plan is None:
+            self._plan = plan(self.actions, self.program_class, costs, self.program.groups)
+        of = self._plan
+        found = [costs[c][key][i] for c, key, i in of.costs]
+        groups = self.program.groups
+        early, posts = [], []
+        for cost, i, group, stage in of.routes:
+            segment = found[cost]
+            early.append(segment.duration - segment.posts[i].at)
+            post = segment.posts[i].post
+            posts.append(pricer.post(post.bytes, group, (stage + post.to) % groups))
+        meets = []
+        for cost, _ in of.meets:
+            meet = found[cost].meet
+            assert meet is not None
+            meets.append(pricer.meet(meet))
+        durations = [s.duration for s in found]
+        result = evaluate(of, groups, durations, early, posts, meets, pricer.cal.blocking_sends > 0)
+        fixed = picoseconds(pricer.cal.fixed)
+        for g, counts in enumerate(self.counts):
+            result.ends[g] += fixed * counts.get(UPDATE, 0)
+        return result
+
+    @cached_property
+    def counts(self) -> tuple[dict[Key, int], ...]:
+        """Per device group, how often each function runs in a step."""
+        found: list[dict[Key, int]] = []
+        for mine in self.actions:
+            counts: dict[Key, int] = {}
+            for action in mine:
+                counts[action[:2]] = counts.get(action[:2], 0) + 1
+            found.append(counts)
+        return tuple(found)
+
+    @property
+    def plan(self) -> Plan:
+        """The order in which segments are evaluated."""
+        assert self._plan is not None
+        return self._plan
 
     def relief(self, pricer: Pricer, group: int) -> int:
         """Picoseconds of a device group's reductions of gradients that its last backward pass hides."""
-        return _relief(pricer, self._segments(pricer, self.program_class[group]))
-
-    def _players(
-        self, pricer: Pricer, costs: list[dict[Key, list[Segment]]], updates: list[list[Segment]]
-    ) -> tuple[list[dict[int, Action]], list[list[engine.Item]]]:
-        """One player per device group; and which items of it are the work of which action."""
-        p, blocking = self.program, pricer.cal.blocking_sends > 0
-        fixed = picoseconds(pricer.cal.fixed)
-        players: list[list[engine.Item]] = []
-        labels: list[dict[int, Action]] = []
-        for group, actions in enumerate(self.actions):
-            items: list[engine.Item] = []
-            label: dict[int, Action] = {}
-            for action in actions:
-                found = updates[group] if action.kind == "U" else costs[self.program_class[group]].get(action[:2])
-                stage = action.chunk * p.groups + group
-                for segment in found or ():
-                    for wait in segment.waits:
-                        items.append(engine.Wait((wait.name, stage + wait.source, stage, action.mb)))
-                    label[len(items)] = action
-                    items.append(engine.Work(action.kind, segment.duration))
-                    for post in segment.posts:
-                        to = stage + post.post.to
-                        duration = pricer.post(post.post.bytes, group, to % p.groups)
-                        key = (post.post.name, stage, to, action.mb)
-                        items.append(engine.Post(key, duration, segment.duration - post.at, blocking))
-                    if segment.meet is not None:
-                        meet = segment.meet
-                        items.append(engine.Meet((meet.key, action.mb), len(meet.groups), pricer.meet(meet)))
-                if action.kind == "U":
-                    label[len(items)] = action
-                    items.append(engine.Work("fixed", fixed))
-            players.append(items)
-            labels.append(label)
-        return labels, players
+        return _relief(pricer, self._costs(pricer)[self.program_class[group]])
 
     # --- devices that are not alike ------------------------------------------------------------------------------
 
@@ -160,7 +170,9 @@ class Simulation:
         ranks = Ranks(self.program.devices, m.group, m.strides, m.sizes)
         return colours(ranks, devices, sorted(axes), [sorted(t) for t in talks])
 
-    def _varied(self, nominal: Timeline, pricer: Pricer, devices: Mapping[int, float], relief: list[int]) -> Timeline:
+    def _varied(self, nominal: Timeline, pricer: Pricer, devices: Mapping[int, float]) -> Timeline:
+        costs = self._costs(pricer)
+        relief = [_relief(pricer, costs[c]) for c in self.program_class]
         partition = self.partition(devices, pricer)
         played = play_ranks(self.program, self.features, pricer, partition, dict(devices), relief)
         first: dict[int, int] = {}

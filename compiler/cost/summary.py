@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from compiler.cost import engine
-from compiler.cost.durations import COMPUTE, COPY, Pricer
+from compiler.cost.durations import COMPUTE, COPY, Pricer, picoseconds
+from compiler.cost.plan import Key, Result
 from compiler.cost.segments import Segment
 from compiler.cost.timeline import PICOSECONDS, Cost, Event, Player, Timeline
 from compiler.cost.work import Loop, Meet, Part, Post, Product, Vector, Wait
-from compiler.schedules import Action
 
 if TYPE_CHECKING:
     from compiler.cost.simulate import Simulation
@@ -22,36 +21,29 @@ SHOWN = 12
 def summarise(
     simulation: Simulation,
     pricer: Pricer,
-    costs: Sequence[Mapping[tuple[str, int], list[Segment]]],
-    updates: Sequence[list[Segment]],
-    players: Sequence[Sequence[engine.Item]],
-    labels: Sequence[Mapping[int, Action]],
-    played: engine.Played,
-    records: Sequence[engine.Record],
+    costs: Sequence[Mapping[Key, list[Segment]]],
+    result: Result,
     classes: tuple[Player, ...],
 ) -> Timeline:
     """All figures of a step in which devices of a group are alike."""
     features, program = simulation.features, simulation.program
-    step = max(played.ends, default=0)
-    slowest = played.ends.index(step) if played.ends else 0
-    busy, exposed = [], []
-    for g, actions in enumerate(simulation.actions):
-        compute = 0
-        hidden: dict[str, int] = {}
-        for action in actions:
-            found = updates[g] if action.kind == "U" else costs[simulation.program_class[g]].get(action[:2])
-            for segment in found or ():
-                compute += segment.compute
+    step = max(result.ends, default=0)
+    slowest = result.ends.index(step) if result.ends else 0
+    events, meets = _events(simulation, pricer, result)
+    busy, exposed, work = [], [], []
+    for g, counts in enumerate(simulation.counts):
+        compute = duration = 0
+        hidden: dict[str, int] = {"stages": meets[g]} if meets[g] else {}
+        for key, n in counts.items():
+            for segment in costs[simulation.program_class[g]].get(key, ()):
+                compute += n * segment.compute
+                duration += n * segment.duration
                 for axes, ps in segment.exposed.items():
-                    hidden[axes] = hidden.get(axes, 0) + ps
+                    hidden[axes] = hidden.get(axes, 0) + n * ps
         busy.append(compute)
         exposed.append(hidden)
-    events, meets = _events(simulation, pricer, players, labels, records)
-    work = [b + m for b, m in zip(played.busy, meets)]
-    for g, ps in enumerate(meets):
-        if ps:
-            exposed[g]["stages"] = exposed[g].get("stages", 0) + ps
-    total = step * len(played.ends)
+        work.append(duration + meets[g] + (picoseconds(pricer.cal.fixed) if ("U", 0) in counts else 0))
+    total = step * len(result.ends)
     traffic, top, kinds = _top(simulation, pricer, slowest)
     waiting = (step - work[slowest]) / PICOSECONDS if work else 0.0
     candidates = {
@@ -64,7 +56,7 @@ def summarise(
     for axes, ps in exposed[slowest].items() if exposed else ():
         candidates[f"communication over {axes} that nothing hides"] = ps / PICOSECONDS
     worst = max(range(len(exposed)), key=lambda g: sum(exposed[g].values()), default=0)
-    update = max((sum(s.duration for s in found) for found in updates), default=0)
+    update = max((sum(s.duration for s in found.get(("U", 0), ())) for found in costs), default=0)
     bubble = max(0.0, 1 - sum(work) / total) if total else 0.0
     return Timeline(
         step / PICOSECONDS,
@@ -86,43 +78,37 @@ def summarise(
     )
 
 
-def _events(
-    simulation: Simulation,
-    pricer: Pricer,
-    players: Sequence[Sequence[engine.Item]],
-    labels: Sequence[Mapping[int, Action]],
-    records: Sequence[engine.Record],
-) -> tuple[list[Event], list[int]]:
-    """One event per activation and message; and the time in which each player is part of an all-reduce of stages."""
-    meets = [0] * len(players)
+def _events(simulation: Simulation, pricer: Pricer, result: Result) -> tuple[list[Event], list[int]]:
+    """One event per activation and message; and how long each group is part of all-reduces between groups."""
+    of, groups = simulation.plan, simulation.program.groups
+    meets = [0] * groups
     events: list[Event] = []
-    for player, at, start, end in records:
-        item = players[player][at]
-        if isinstance(item, engine.Work):
-            action = labels[player][at]
-            kind = action.kind
-            events.append(Event(player, "compute", str(action), kind, start, end, action.mb, player))
-        elif isinstance(item, engine.Post):
-            assert isinstance(item.key, tuple)
-            name, _, to, micro = item.key
-            events.append(Event(player, "send", f"{name} to stage {to}", "send", start, end, micro, player))
-        elif isinstance(item, engine.Meet):
-            meets[player] += end - start
-            assert isinstance(item.key, tuple)
-            key, micro = item.key
-            level = pricer.machine.levels[-1].name if pricer.machine.levels else "stages"
-            events.append(Event(player, f"comm:{level}", key, "collective", start, end, micro, player))
+    sent = iter(result.sent)
+    level = f"comm:{pricer.machine.levels[-1].name}" if pricer.machine.levels else "comm:stages"
+    for step, start, stop in zip(of.steps, result.starts, result.stops):
+        g, action = step.group, step.action
+        if step.after >= 0:
+            came, over = result.came[step.after], result.over[step.after]
+            meets[g] += over - came
+            if over > came:
+                events.append(Event(g, level, of.meets[step.after][1], "collective", came, over, action.mb, g))
+        if stop > start:
+            events.append(Event(g, "compute", str(action), action.kind, start, stop, action.mb, g))
+        for _ in step.posts:
+            route, begin, end = next(sent)
+            if end > begin:
+                events.append(Event(g, "send", of.names[route], "send", begin, end, action.mb, g))
     events.sort(key=lambda e: (e.cls, e.start_ps, e.end_ps))
     return events, meets
 
 
-def _idle(simulation: Simulation, costs: Sequence[Mapping[tuple[str, int], list[Segment]]], group: int) -> float:
+def _idle(simulation: Simulation, costs: Sequence[Mapping[Key, list[Segment]]], group: int) -> float:
     """Seconds of activations in which neither kernels run nor messages are waited for."""
     found = costs[simulation.program_class[group]]
     idle = 0
-    for action in simulation.actions[group]:
-        for s in found.get(action[:2], ()):
-            idle += max(0, s.duration - s.compute - sum(s.exposed.values()))
+    for key, n in simulation.counts[group].items():
+        for s in found.get(key, ()):
+            idle += n * max(0, s.duration - s.compute - sum(s.exposed.values()))
     return idle / PICOSECONDS
 
 
@@ -134,9 +120,6 @@ def _top(
     found: dict[tuple[str, str], list[float]] = {}
     kinds: dict[str, float] = {}
     parts = simulation.features.parts[simulation.program_class[group]]
-    times: dict[tuple[str, int], int] = {}
-    for action in simulation.actions[group]:
-        times[action[:2]] = times.get(action[:2], 0) + 1
 
     def walk(part: Part, n: int, update: bool) -> None:
         for node in part.nodes:
@@ -160,7 +143,7 @@ def _top(
             for i, x in enumerate((n * priced.ps / PICOSECONDS, n, n * flops, n * moved)):
                 entry[i] += x
 
-    for key, n in times.items():
+    for key, n in simulation.counts[group].items():
         if key in parts:
             walk(parts[key], n, key[0] == "U")
     longest = sorted(found.items(), key=lambda x: -x[1][0])[:SHOWN]
