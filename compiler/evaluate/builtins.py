@@ -12,7 +12,7 @@ from compiler.evaluate.expressions import Want, elementwise, evaluate, tensor
 from compiler.evaluate.scope import Scope, check_dim
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import Bound, Number, Results, WeightVar, is_static, plain
-from compiler.graph import DTYPES, FLOATS, Dim, Value
+from compiler.graph import FLOATS, Dim, Value
 from compiler.ops.create import Full, Iota, Random
 from compiler.ops.elementwise import UNARY, Cast, Map, StopGradient
 from compiler.ops.index import Take
@@ -71,8 +71,7 @@ def _cast(a: Args) -> Bound:
 def dtype_of(a: Args, name: str) -> str:
     """The dtype that a word names: one of all, or the job's `compute` or `master`."""
     word = a.word(name)
-    precision = a.scope.making.precision
-    known = {"compute": precision.compute, "master": precision.master} | {d: d for d in DTYPES}
+    known = a.scope.making.dtypes()
     if word.id not in known:
         help = did_you_mean(word.id, known) or f"there are {listed(known, 12)}"
         raise fail("E0207", f"there is no dtype `{word.id}`", word.span, help=help)

@@ -60,6 +60,8 @@ def build_job(
     before = session.failures
     names = Names()
     stated = _try(session, lambda: _precision(tasks.precision, module)) or Precision()
+    if precision is not None:
+        session.replaced = {stated.master: precision.master} | {stated.compute: precision.compute}
     precision = precision or stated
     model = _try(session, lambda: _model(session, module, task, names, precision))
     cluster = _try(session, lambda: build_cluster(session, module, task.cluster) if task.cluster else None)

@@ -9,7 +9,7 @@ from compiler.evaluate.frame import Frame
 from compiler.evaluate.modules import Module
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.values import BROKEN, Bound, Broken, DimList, Skip, WeightVar, kind_of
-from compiler.graph import Dim, Names, Value
+from compiler.graph import DTYPES, Dim, Names, Value
 from compiler.model import Input, Precision, State, Weight
 from compiler.ops.base import Misuse, Op, OpError
 from compiler.ops.elementwise import Cast
@@ -36,6 +36,14 @@ class Making:
         self.metrics: list[tuple[str, Value]] = []
         self.loop_labels: dict[str, Span] = {}
         self.dim_names: set[str] = set()
+
+    def dtypes(self) -> dict[str, str]:
+        """The words that name a dtype: all of them, and the job's `compute` and `master`.
+
+        Where another precision than the job's was asked for, the job's own types stand for those of that one.
+        """
+        written = {d: self.session.replaced.get(d, d) for d in DTYPES}
+        return {"compute": self.precision.compute, "master": self.precision.master} | written
 
 
 class Scope:

@@ -35,6 +35,7 @@ class Session:
         self.calls = 0
         self.nesting = 0
         self.failures = 0
+        self.replaced: dict[str, str] = {}  # dtypes as written -> what stands for them (`verify --double`)
 
     def failed(self, error: ParcError | Skip) -> None:
         """A statement failed: report why, unless that is done. Gives up altogether where a budget is spent."""

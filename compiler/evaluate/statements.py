@@ -9,7 +9,7 @@ from compiler.evaluate.expressions import evaluate, static_of, tensor
 from compiler.evaluate.scope import Scope, check_dim, check_size
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import BROKEN, Bound, Number, Results, Skip, WeightVar, is_static, kind_of
-from compiler.graph import DTYPES, FLOATS, Dim, Type, Value
+from compiler.graph import FLOATS, Dim, Type, Value
 from compiler.model import Init, Input, State, Weight
 from compiler.ops.elementwise import Cast, Transpose
 from dsl import ast
@@ -248,8 +248,7 @@ def initializer(expr: ast.Expr | None, scope: Scope) -> Init:
 
 
 def _input(statement: ast.InputDecl, scope: Scope) -> None:
-    precision = scope.making.precision
-    known = {"compute": precision.compute, "master": precision.master} | {d: d for d in DTYPES}
+    known = scope.making.dtypes()
     if statement.dtype.id not in known:
         help = did_you_mean(statement.dtype.id, known) or f"there are {listed(known, 12)}"
         raise fail("E0207", f"there is no dtype `{statement.dtype.id}`", statement.dtype.span, help=help)

@@ -166,7 +166,9 @@ def _by_cost(
             continue
         rule = min(named, key=lambda w: w.rank).rule if named else None
         if not _room(region, node, plan, k, axis, (rule is not None and rule.pad) or here):
-            if rule is not None and loop.kind in ("pass", "sum", "max") and not here and axis != TIME:
+            # In the update, `shard` rules may have used the dim up: then the axis repeats work.
+            ours = region.cls != "optimizer" and axis != TIME and not here
+            if rule is not None and loop.kind in ("pass", "sum", "max") and ours:
                 region.rules.indivisible(loop.names[0], loop.size, (*plan.axes[k], axis), rule, out.name)
             continue
         cost = 0.0

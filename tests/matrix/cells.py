@@ -1,0 +1,157 @@
+"""The matrix: examples in small sizes, tactics to put on them one by one or together, what must come of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+
+from compiler.driver import Compiled, compile_job
+from compiler.evaluate import evaluate_file
+from compiler.model import Precision
+from dsl.source import Source
+
+DOUBLE = Precision("f64", "f64")
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+SMALL: dict[str, dict[str, int]] = {
+    "gpt": {"layers": 4, "hidden": 16, "heads": 4, "vocab": 24, "seq": 8, "batch": 16},
+    "llama": {"layers": 4, "hidden": 16, "heads": 8, "kv_heads": 4, "vocab": 24, "seq": 8, "batch": 16},
+    "pangu_200b": {"layers": 4, "hidden": 16, "heads": 4, "vocab": 24, "seq": 8, "batch": 16},
+    "resnet": {"layers": 4, "size": 8, "channels": 8, "classes": 10, "batch": 16},
+    "recsys": {"users": 24, "items": 30, "hidden": 8, "groups": 4, "batch": 16},
+    "towers": {"hidden": 8, "pixels": 16, "samples": 12, "vocab": 16, "seq": 8, "batch": 16},
+}
+"""The parameters of each example."""
+
+DIMS = {
+    "gpt": set("bsdvhft") | {"block"},
+    "llama": set("bsdvhfrt") | {"block"},
+    "pangu_200b": set("bsdvhft") | {"block"},
+    "resnet": {"b", "y", "x", "c", "co", "v", "block"},
+    "recsys": set("buiejnf"),
+    "towers": set("bpasvdf") | {"image"},
+}
+"""What tactics can speak of: dims, the loop `block`, the scope `image`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tactic:
+    """Axes and rules. `needs`: all of these dims; `order`: it says how micro-batches run (two such do not compose)."""
+
+    name: str
+    axes: tuple[tuple[str, int], ...]
+    rules: tuple[str, ...]
+    needs: frozenset[str]
+    order: bool = False
+
+
+def _tactic(name: str, axes: str, needs: str, *rules: str, order: bool = False) -> Tactic:
+    pairs = tuple((a.partition("=")[0], int(a.partition("=")[2])) for a in axes.split())
+    return Tactic(name, pairs, rules, frozenset(needs.split()), order)
+
+
+def _pipeline(schedule: str, stages: int, arguments: str) -> str:
+    return f"pipeline block on pp, schedule {schedule}({arguments}, over = b)"
+
+
+TACTICS: tuple[Tactic, ...] = (
+    _tactic("dp", "dp=2", "b", "data_parallel(dp)"),
+    _tactic("zero_1", "z1=2", "b", "data_parallel(z1)", "optimizer_parallel(z1, 1)"),
+    _tactic("zero_2", "z2=2", "b", "data_parallel(z2)", "optimizer_parallel(z2, 2)"),
+    _tactic("zero_3", "z3=2", "b", "fsdp(z3)"),
+    _tactic("tp", "tp=2", "f", "tensor_parallel(tp)"),
+    _tactic("megatron", "mt=2", "f s h", "megatron(mt)"),
+    _tactic("vocab", "vp=2", "v", "vocab_parallel(vp)"),
+    _tactic("cp", "cp=2", "s", "context_parallel(cp)"),
+    _tactic("ulysses", "up=2", "s h", "ulysses(up)"),
+    _tactic("columns", "cl=2", "d", "split d on cl"),
+    _tactic("bands", "sp=2", "y", "spatial(sp)"),
+    _tactic("tiles", "ty=2 tx=2", "y x", "tiles(ty, tx)"),
+    _tactic("channels", "ch=2", "co", "split co on ch"),
+    _tactic("tables", "em=2", "u", "split u, j on em"),
+    _tactic("uneven", "od=5", "v", "split v on od for weights, activations pad"),
+    _tactic("uneven_users", "od=5", "u", "split u on od for weights pad"),
+    _tactic("recompute", "", "block", "recompute block"),
+    _tactic("recompute_image", "", "image", "recompute image"),
+    _tactic("microbatches", "", "b", "microbatches 2 over b", order=True),
+    _tactic("gpipe", "pp=2", "block", _pipeline("gpipe", 2, "microbatches = 2"), order=True),
+    _tactic("one_f_one_b", "pp=4", "block", _pipeline("one_f_one_b", 4, "microbatches = 4"), order=True),
+    _tactic("interleaved", "pp=2", "block", _pipeline("interleaved", 2, "microbatches = 2, chunks = 2"), order=True),
+    _tactic("zero_bubble", "pp=2", "block", _pipeline("zero_bubble", 2, "microbatches = 4"), order=True),
+    _tactic(
+        "places", "at=3", "image", "place image on at[0]", "place text on at[1]", "place audio on at[2]", order=True
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """An example under tactics."""
+
+    example: str
+    tactics: tuple[Tactic, ...]
+
+    def __str__(self) -> str:
+        return f"{self.example}-{'+'.join(t.name for t in self.tactics)}"
+
+    @property
+    def source(self) -> Source:
+        """The example with one more strategy, which its job uses instead of its own, without a cluster."""
+        path = EXAMPLES / f"{self.example}.par"
+        axes = ", ".join(f"{a} = {n}" for t in self.tactics for a, n in t.axes) or "one = 1"
+        rules = "\n".join(f"  {r}" for t in self.tactics for r in t.rules)
+        text = path.read_text(encoding="utf-8")
+        model = re.search(r"^model (\w+)", text, re.M)
+        assert model is not None
+        strategy = f"strategy cell for {model[1]} {{\n  mesh ({axes})\n{rules}\n}}\n\n"
+        text = re.sub(r"^use std\.tactics.*\n", "", text, flags=re.M)
+        text, count = re.subn(r" on pod\(.*\) using \w+", " using cell", text)
+        assert count == 1
+        text = text.replace("\njob ", f"\n{strategy}job ", 1)
+        return Source(str(path), f"use std.tactics\n{text}", str(path))
+
+    def compile(self, precision: Precision | None = DOUBLE) -> Compiled:
+        """Raises ParcError where the composition is refused."""
+        overrides = {k: str(v) for k, v in SMALL[self.example].items()}
+        return compile_job(evaluate_file(self.source, overrides, precision=precision).job)
+
+
+def applicable(example: str) -> list[Tactic]:
+    """Tactics whose dims the example has."""
+    return [t for t in TACTICS if t.needs <= DIMS[example]]
+
+
+@cache
+def cells(size: int) -> tuple[Cell, ...]:
+    """All compositions of `size` tactics on all examples; not those with two orders or two meanings of one axis."""
+    found: list[Cell] = []
+    for example in SMALL:
+        for tactics in combinations(applicable(example), size):
+            axes = [a for t in tactics for a, _ in t.axes]
+            if sum(t.order for t in tactics) <= 1 and len(set(axes)) == len(axes):
+                found.append(Cell(example, tactics))
+    return tuple(found)
+
+
+def spread(found: Iterable[Cell], step: int, first: int = 0) -> list[Cell]:
+    """Every `step`-th cell, beginning with `first`."""
+    return list(found)[first::step]
+
+
+EVEN_ONLY = {"uneven": {"tp", "megatron", "vocab"}, "uneven_users": {"tables"}}
+"""Uneven pieces (`pad`) cannot be cut again: others that split the same dim."""
+
+
+def expected(cell: Cell) -> str:
+    """ "proved", or the codes by which the cell must be refused."""
+    names = {t.name for t in cell.tactics}
+    codes = []
+    if cell.example == "towers" and "microbatches" in names:
+        codes.append("E0502")  # the loss compares each sample with all others of the batch
+    if any(name in names and names & others for name, others in EVEN_ONLY.items()):
+        codes.append("E0540")
+    return ", ".join(codes) or "proved"

@@ -1,0 +1,79 @@
+"""Every example under every tactic and under pairs of them: proved equal to the serial program, or refused by the code
+that is expected. CI takes all single tactics and a part of the pairs; `pytest -m nightly` all pairs, some triples.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from os import cpu_count
+
+import pytest
+
+from compiler.verify import verify
+from dsl.diagnostics import ParcError
+from runtime.prove import prove
+from tests.matrix.cells import SMALL, TACTICS, Cell, applicable, cells, expected, spread
+
+
+def judge(cell: Cell) -> str:
+    """ "proved", the code of the refusal, or what is wrong."""
+    try:
+        compiled = cell.compile()
+        found = verify(compiled.program)
+        if found:
+            return f"verifier: {found[0]}"
+        proof = prove(compiled.training, compiled.program)
+    except ParcError as e:
+        if any(d.span is None for d in e.diagnostics):
+            return f"without a place: {e.diagnostics[0]}"
+        return ", ".join(sorted({d.code for d in e.diagnostics}))
+    return "proved" if proof.ok else f"not equal: {proof.worst}"
+
+
+def judged(chosen: list[Cell]) -> None:
+    """Each cell becomes what is expected of it."""
+    with ProcessPoolExecutor(cpu_count(), get_context("spawn")) as pool:
+        outcomes = list(zip(chosen, pool.map(judge, chosen, chunksize=4)))
+    wrong = [f"{c}: {o}, expected {expected(c)}" for c, o in outcomes if o != expected(c)]
+    assert not wrong, "\n".join(wrong)
+    assert sum(o == "proved" for _, o in outcomes) >= 0.8 * len(chosen)
+
+
+def test_single_tactics() -> None:
+    judged(list(cells(1)))
+
+
+def test_some_pairs() -> None:
+    judged(spread(cells(2), 9))
+
+
+@pytest.mark.nightly
+def test_all_pairs() -> None:
+    judged(list(cells(2)))
+
+
+@pytest.mark.nightly
+def test_some_triples() -> None:
+    judged(spread(cells(3), 7))
+
+
+def test_every_tactic_is_on_some_example() -> None:
+    assert {t.name for e in SMALL for t in applicable(e)} == {t.name for t in TACTICS}
+
+
+SINGLE = ["dp", "zero_3", "tp", "megatron", "cp", "bands", "channels", "tables", "places", "one_f_one_b", "zero_bubble"]
+
+
+@pytest.mark.parametrize("cell", [c for c in cells(1) if c.tactics[0].name in SINGLE][::2], ids=str)
+def test_float32(cell: Cell) -> None:
+    """In the precision of the example (float32, but for pangu's f16): loss and gradients, one step.
+
+    Updates are left to float64: Adam divides the rounding of a gradient near zero by that gradient.
+    """
+    compiled = cell.compile(None)
+    proof = prove(compiled.training, compiled.program, steps=1)
+    rows = [r for r in proof.rows if r.kind in ("loss", "gradient")]
+    assert len(rows) == 1 + len(compiled.training.model.weights)
+    assert all(r.ok for r in rows), max(rows, key=lambda r: r.error)
+    assert compiled.job.precision.compute == "f16" or all(r.tolerance == 1e-4 for r in rows)
