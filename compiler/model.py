@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -312,6 +313,8 @@ class Training:
     gradients: tuple[Value, ...]
     states: tuple[State, ...]
     reports: tuple[str, ...] = ()
+    cotangents: Mapping[str, str] = field(default_factory=dict)
+    """Name of a forward value -> of its cotangent in backward, where that is a value of its own."""
 
     @property
     def model(self) -> Model:

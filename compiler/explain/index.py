@@ -14,8 +14,9 @@ from compiler.layout import TIME, Layout, local_type
 from compiler.model import Weight
 from compiler.ops.comm import Halo, HaloAdd, Relayout
 from compiler.ops.effects import Send, StageReduce
-from compiler.ops.elementwise import Cast, Map
+from compiler.ops.elementwise import Cast, Map, Transpose
 from compiler.ops.repeat import Repeat
+from compiler.ops.shape import Rename
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import Staged
 from compiler.program import Program
@@ -138,8 +139,10 @@ class Index:
             found[self.placed.totals[at].name] = GRADIENT
             self._backwards(self.placed.update.outputs[at], UPDATED, found)
         else:
-            stem = f"{value.name}.grad"
-            found |= {n: GRADIENT for n in self.values if n == stem or n.removeprefix(f"{stem}_").isdigit()}
+            of = self.training.cotangents.get(value.name)
+            found |= {of: GRADIENT} if of is not None else {}
+            again = f"{value.name}.again"  # as `compiler.passes.residuals` calls what it computes once more
+            found |= {n: ITSELF for n in self.values if n == again or n.removeprefix(f"{again}_").isdigit()}
         scalars = 1 + len(self.training.model.metrics)
         saved = list(zip(self.placed.forward.outputs[scalars:], self.placed.kept, strict=True))
         for graph in self.graphs.values():
@@ -185,10 +188,11 @@ class Index:
                 for inner, out in list(zip(op.body.outputs, node.outputs, strict=True))[op.carries :]:
                     if inner.name in found:
                         found.setdefault(out.name, found[inner.name])
-            elif isinstance(op, moving):
-                source = node.inputs[0].name
-                if source in found:
-                    found.setdefault(node.outputs[0].name, found[source])
+            elif node.inputs and node.inputs[0].name in found:
+                relation = found[node.inputs[0].name]
+                # A gradient under another dim's name is still that gradient; a renamed tensor has a name of its own.
+                if isinstance(op, moving) or (relation == GRADIENT and isinstance(op, (Rename, Transpose))):
+                    found.setdefault(node.outputs[0].name, relation)
 
     def _backwards(self, value: Value, relation: str, found: dict[str, str]) -> None:
         """What a gradient or new value was made from by moving it, out of loops too."""

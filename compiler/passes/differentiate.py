@@ -20,12 +20,14 @@ from compiler.passes.transpose import transpose
 class Differentiated(NamedTuple):
     """forward: inputs = data, weights; outputs = loss, metrics, saved.
     backward: inputs = saved, then what it needs of weights and data, the scale; outputs = gradients, one per weight.
+    cotangents: name of a forward value -> of its cotangent in backward, where that is a value of its own.
     """
 
     forward: Graph
     backward: Graph
     saved: tuple[Value, ...]
     gradients: tuple[Value, ...]
+    cotangents: dict[str, str]
 
 
 def differentiate(
@@ -42,10 +44,12 @@ def differentiate(
     weights = [w.value for w in model.weights]
     loss = forward.outputs[0]
     labels: dict[Value, str] = {}
+    owners: dict[Value, list[str]] = {}
+    cotangents: dict[str, str] = {}
 
     b = Builder(Names())
     seed = _seed(b, loss, scale, labels)
-    nodes, found = transpose(forward.nodes, {loss: seed}, weights, labels)
+    nodes, found = transpose(forward.nodes, {loss: seed}, weights, labels, owners)
     nodes = [*b.nodes, *nodes]
     merged, env = merge_equal(nodes, anything)
     grads = [_gradient(merged, w, None if g is None else env.get(g, g)) for w, g in zip(weights, found, strict=True)]
@@ -56,7 +60,9 @@ def differentiate(
     reserved = {g: Value(names.fresh(f"{w.name}.grad"), g.type, w.span) for g, w in zip(grads, weights, strict=True)}
 
     def name(v: Value) -> Value:
-        return reserved.get(v) or Value(names.fresh(labels.get(v, v.name)), v.type, v.span)
+        named = reserved.get(v) or Value(names.fresh(labels.get(v, v.name)), v.type, v.span)
+        cotangents.update(dict.fromkeys(owners.get(v, ()), named.name))
+        return named
 
     static = frozenset(forward.inputs) - frozenset(weights)
     closing = Closing(Context(names, recompute, name), None, forward.inputs, forward.nodes, 0, static)
@@ -68,7 +74,7 @@ def differentiate(
     taken = [v for v in (*weights, *forward.inputs) if v in closing.read]
     inputs = dict.fromkeys((*saved, *taken, *((scale,) if isinstance(scale, Value) else ())))
     backward = Graph(f"{forward.name}.grad", tuple(inputs), tuple(closing.nodes), gradients)
-    return Differentiated(prune(wide), backward, saved, gradients)
+    return Differentiated(prune(wide), backward, saved, gradients, cotangents)
 
 
 def _seed(b: Builder, loss: Value, scale: Value | float, labels: dict[Value, str]) -> Value:

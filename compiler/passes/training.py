@@ -42,7 +42,15 @@ def training(job: Job) -> Training:
     builder = _Update(job, names, master, counters, parts.gradients)
     graph = builder.build()
     return Training(
-        job, parts.forward, parts.backward, graph, parts.saved, parts.gradients, builder.states, tuple(builder.reports)
+        job,
+        parts.forward,
+        parts.backward,
+        graph,
+        parts.saved,
+        parts.gradients,
+        builder.states,
+        tuple(builder.reports),
+        parts.cotangents,
     )
 
 

@@ -35,11 +35,12 @@ class _Scratch(Names):
 class Transposer:
     """Builds the backward nodes of one graph, or of one loop's body.
 
-    `labels`: good names for values, by which they are called in the end.
+    `labels`: names by which values are called in the end; `owners`: cotangent -> names of the values that it is of.
     """
 
-    def __init__(self, labels: dict[Value, str]) -> None:
+    def __init__(self, labels: dict[Value, str], owners: dict[Value, list[str]]) -> None:
         self.labels = labels
+        self.owners = owners
         self.b = Builder(_Scratch())
         self.parts: dict[Value, list[Value]] = {}
         self.sums: dict[Value, Value] = {}
@@ -63,6 +64,7 @@ class Transposer:
         for part in parts[1:]:
             total = self.b.add(Map("add", (None, None)), total, part, name=label, span=value.span)
         self.labels.setdefault(total, label)
+        self.owners.setdefault(total, []).append(value.name)
         self.sums[value] = total
         return total
 
@@ -99,7 +101,7 @@ class Transposer:
         op = cast(Repeat, node.op)
         carried = {i for i in range(op.carries) if given[i] is not None}
         while True:
-            body = _Body(node, given, active, carried, self.labels)
+            body = _Body(node, given, active, carried, self.labels, self.owners)
             if body.carried == carried:
                 break
             carried = body.carried
@@ -129,11 +131,17 @@ class _Body:
     """
 
     def __init__(
-        self, node: Node, given: Sequence[Value | None], active: set[Value], carried: set[int], labels: dict[Value, str]
+        self,
+        node: Node,
+        given: Sequence[Value | None],
+        active: set[Value],
+        carried: set[int],
+        labels: dict[Value, str],
+        owners: dict[Value, list[str]],
     ) -> None:
         op = cast(Repeat, node.op)
         body = op.body
-        t = Transposer(labels)
+        t = Transposer(labels, owners)
         self.name = f"{body.name}.grad"
         self.params: list[Value] = []
         self.results: list[Value] = []
@@ -194,10 +202,14 @@ def reach(nodes: Iterable[Node], sources: Iterable[Value]) -> set[Value]:
 
 
 def transpose(
-    nodes: Sequence[Node], seeds: Mapping[Value, Value], wanted: Sequence[Value], labels: dict[Value, str]
+    nodes: Sequence[Node],
+    seeds: Mapping[Value, Value],
+    wanted: Sequence[Value],
+    labels: dict[Value, str],
+    owners: dict[Value, list[str]],
 ) -> tuple[list[Node], list[Value | None]]:
     """Backward nodes, open towards the forward graph, and the cotangents of `wanted` (None: zero)."""
-    t = Transposer(labels)
+    t = Transposer(labels, owners)
     for value, cotangent in seeds.items():
         t.seed(value, cotangent)
     t.run(nodes, reach(nodes, wanted))

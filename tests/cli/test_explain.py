@@ -85,9 +85,12 @@ def test_sequence_parallel_of_an_activation() -> None:
 
 def test_context_parallel_gathers_keys() -> None:
     found = explain("block.attention.key", cp=2)
-    assert [(c.kind, c.phase, c.times, c.reader) for c in found.changes] == [
-        ("all-gather over cp", "forward", 2, "block.attention.scores")
+    assert [(c.kind, c.of, c.phase, c.times) for c in found.changes] == [
+        ("all-gather over cp", "", "forward", 2),
+        ("all-gather over cp", "", "backward", 2),
+        ("reduce-scatter over cp", "gradient", "backward", 2),
     ]
+    assert found.changes[0].reader == "block.attention.scores"
     assert found.why[0].dims == ("t", "s")
 
 
