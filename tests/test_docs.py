@@ -89,6 +89,19 @@ def test_examples(example: Example) -> None:
     assert {d.code for d in caught.value.diagnostics} == {example.error}
 
 
+CONSOLE = re.compile(r"^    \$ parc (.*)\n((?:    .*\n|\n)+)", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if CONSOLE.search(p.read_text())], ids=lambda p: p.name)
+def test_commands_print_what_the_page_shows(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for command, shown in CONSOLE.findall(page.read_text()):
+        result = CliRunner().invoke(cli, command.split())
+        assert result.exit_code == 0
+        expected = "\n".join(line[4:] for line in shown.rstrip().split("\n"))
+        assert [line.rstrip() for line in result.stdout.rstrip().split("\n")] == expected.split("\n")
+
+
 def test_the_lowered_program_that_is_shown_is_one() -> None:
     (text,) = re.findall(r"^```npu\n(.*?)^```$", (ROOT / "docs" / "program.md").read_text(), re.MULTILINE | re.DOTALL)
     program = parse_program(text)
