@@ -24,7 +24,7 @@ from parc.training import run
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FENCE = re.compile(r"^```par(?: error (E\d{4}))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```par(?: error (E\d{4})| file (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 
 JOB = """
@@ -41,12 +41,16 @@ job it {{
 
 @dataclass(frozen=True)
 class Example:
-    """A block of `.par` text: where it stands, and the code of its error, if it is to have one."""
+    """A block of `.par` text: where it stands, and the code of its error, if it is to have one.
+
+    `files` are the texts before it on its page that are called files, by name: it can use them.
+    """
 
     page: Path
     line: int
     error: str | None
     text: str
+    files: dict[str, str]
 
     def __str__(self) -> str:
         return f"{self.page.name}:{self.line}"
@@ -56,8 +60,12 @@ def examples() -> list[Example]:
     found = []
     for page in PAGES:
         text = page.read_text()
+        files: dict[str, str] = {}
         for match in FENCE.finditer(text):
-            found.append(Example(page, text.count("\n", 0, match.start(2)) + 1, match[1], match[2]))
+            error, name, body = match.groups()
+            found.append(Example(page, text.count("\n", 0, match.start(3)) + 1, error, body, dict(files)))
+            if name:
+                files[name] = body
     return found
 
 
@@ -78,8 +86,12 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("example", examples(), ids=str)
-def test_examples(example: Example) -> None:
-    source = Source(str(example), with_job(example.text))
+def test_examples(example: Example, tmp_path: Path) -> None:
+    source: Path | Source = Source(str(example), with_job(example.text))
+    if example.files:
+        source = tmp_path / "main.par"
+        for name, text in {**example.files, source.name: with_job(example.text)}.items():
+            (tmp_path / name).write_text(text)
     if example.error is None:
         parc.check(source)
         assert parc.fmt(example.text) == example.text
