@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from compiler.cost.variation import Variation
     from compiler.diff import ProgramDiff
     from compiler.driver import Compiled
-    from compiler.evaluate import Evaluation
+    from compiler.evaluate import Check, Evaluation
     from compiler.explain import Explanation
     from compiler.graph import Value
     from compiler.model import Job
@@ -71,7 +71,8 @@ def _evaluate(file: File, overrides: Mapping[str, str], job: str | None, options
 def check(file: File, **options: Unpack[Options]) -> Checked:
     """Everything but running: every job (or only `job`) is evaluated, differentiated, placed and lowered.
 
-    What it lowers to is verified, the schedule for hangs too. Raises `ParcError` with all that is wrong.
+    What it lowers to is verified, the schedule for hangs too, and the file's checks. Raises `ParcError` with all that
+    is wrong.
     """
     from compiler.driver import compile_job
     from compiler.evaluate import check_file
@@ -84,9 +85,12 @@ def check(file: File, **options: Unpack[Options]) -> Checked:
     found.raise_if_any()
     names = (job,) if job else _job_names(file)
     jobs = []
+    checks: tuple[Check, ...] = ()
     for name in names:
         try:
-            compiled = compile_job(_evaluate(file, overrides, name, options).job)
+            evaluation = _evaluate(file, overrides, name, options)
+            checks = evaluation.checks
+            compiled = compile_job(evaluation.job)
             jobs.append(compiled)
             for diagnostic in _verified(compiled):
                 found.add(diagnostic)
@@ -94,6 +98,10 @@ def check(file: File, **options: Unpack[Options]) -> Checked:
             for diagnostic in error.diagnostics:
                 found.add(diagnostic)
     found.raise_if_any()
+    if checks:
+        from parc.results import require
+
+        require(checks, jobs)
     return Checked(tuple(found), tuple(jobs))
 
 

@@ -133,7 +133,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0217",
         "a check does not hold",
-        "`check` states what must be true. This one needs only the file's parameters, and is false.",
+        "`check` states what must be true, of the file's parameters or of what a job needs:\n"
+        "`check fit.memory.peak <= 30 GiB`.",
         "param hidden = 100\nparam heads = 8\ncheck hidden % heads == 0\n",
         "param hidden = 96\nparam heads = 8\ncheck hidden % heads == 0\n",
     ),
