@@ -25,8 +25,8 @@ EVERYWHERE = {
     "map", "dropout", "where", "cumsum", "flip", "slice_pad", "concat", "split_merge", "iota", "window", "top_k",
     "nested", "take", "tied", "reduce_mean", "reduce_max", "reduce_sum", "head", "tied_head", "mse", "square",
     "data_parallel", "tensor_parallel", "megatron", "context_parallel", "ulysses", "spatial", "expert_parallel",
-    "moe_parallel", "zero_1", "zero_2", "zero_3", "gpipe", "one_f_one_b", "interleaved", "microbatches", "recompute",
-    "layout", "wild", "scoped", "pad", "clip", *(o.partition("(")[0] for o in OPTIMIZERS),
+    "moe_parallel", "zero_1", "zero_2", "zero_3", "gpipe", "one_f_one_b", "interleaved", "zero_bubble", "microbatches",
+    "recompute", "layout", "wild", "scoped", "pad", "clip", *(o.partition("(")[0] for o in OPTIMIZERS),
 }  # fmt: skip
 """What must occur in proved cases."""
 
