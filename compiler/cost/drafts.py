@@ -50,6 +50,7 @@ class Draft:
     size: int = 0
     dims: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
+    count: int = 1  # tensors that go together
 
 
 def sunk_values(body: Body, results: set[int]) -> set[str]:
@@ -77,10 +78,12 @@ def attention_cores(drafts: Sequence[Draft], values: Mapping[str, Lifted]) -> di
     """
     free: dict[int, set[str]] = {}  # of batched products: dims of the result that only one operand has
     for at, draft in enumerate(drafts):
-        if isinstance(draft.work, Product) and draft.work.batch > 1:
+        if isinstance(draft.work, Product):
             (instr,) = draft.instrs
             left, right = (values[n].type for n in instr.inputs)
-            free[at] = {n for n in values[instr.outputs[0].name].type.names if left.has(n) != right.has(n)}
+            names = values[instr.outputs[0].name].type.names
+            if any(left.has(n) and right.has(n) for n in names):
+                free[at] = {n for n in names if left.has(n) != right.has(n)}
     found: dict[int, bool] = {}
     read = {d for at in free for d in drafts[at].deps}
     for at in range(len(drafts) - 1, -1, -1):

@@ -186,6 +186,8 @@ class _Lift:
             assert isinstance(draft.work, Collective)
             total = draft.work.elements * draft.work.itemsize + elements * itemsize
             draft.work = Collective(op.mnemonic, op.axes, -(-total // itemsize), itemsize, role)
+            draft.count += 1
+            draft.name = f"{draft.count} {role}"
             self.wait(draft, instr.inputs)
             self.define(var, into)
         else:
@@ -231,6 +233,7 @@ class _Lift:
         if self.adding < 0:
             self.add(instr, Vector(moved, loose, 1, flops, value.type.dtype))
             self.adding = len(self.drafts) - 1
+            self.drafts[-1].name = "accumulation of gradients"
             return
         draft = self.drafts[self.adding]
         assert isinstance(draft.work, Vector)

@@ -98,6 +98,7 @@ class Player:
         if stream == COMPUTE:
             start = free[0]
             if ready > start:
+                cause = cause or self.cause(ready)
                 if cause:
                     self.exposed[cause] = self.exposed.get(cause, 0) + ready - start
                 start = ready
@@ -113,6 +114,11 @@ class Player:
         free[stream] = start + ps
         self.last[stream] = priced.axes
         return start + ps
+
+    def cause(self, ready: int) -> str:
+        """The axes of the message that ended then, if one did: of loops only the end is known."""
+        ended = (s for s in range(COMM, len(self.free)) if self.free[s] == ready)
+        return next((self.last[s] for s in ended), "")
 
     def loop(self, loop: Loop, start: int) -> int:
         """When the loop's last iteration has ended; `start`: when all that it reads is there."""
