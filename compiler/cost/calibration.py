@@ -37,7 +37,7 @@ class Calibration:
     prefetch:     1: collectives of weights and gradients inside a pass run beside computation
     overlap:      1: so do those of activations, where nothing waits for them
     blocking_sends: 1: a stage goes on when what it sends has gone
-    wire:         bytes per element at most, with which weights are gathered
+    wire, gradient_wire: bytes per element at most, with which weights are gathered and gradients reduced
     """
 
     product: float = 0.8
@@ -60,6 +60,7 @@ class Calibration:
     overlap: float = 0.0
     blocking_sends: float = 0.0
     wire: float = 2.0
+    gradient_wire: float = 4.0
 
     def changed(self, **values: float) -> Calibration:
         """With other values; KeyError for a name that there is not."""

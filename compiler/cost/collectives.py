@@ -60,8 +60,9 @@ def _steps(n: int, topology: str) -> float:
 
 
 def itemsize(work: Collective, cal: Calibration) -> float:
-    """Bytes per element on the wire: weights are cast to the compute type before they are gathered."""
-    return min(float(work.itemsize), cal.wire) if work.role == "weights" else float(work.itemsize)
+    """Bytes per element on the wire: systems cast weights before they gather them, and some reduce 16-bit gradients."""
+    most = {"weights": cal.wire, "gradients": cal.gradient_wire}.get(work.role, float(work.itemsize))
+    return min(float(work.itemsize), most)
 
 
 def sent_bytes(work: Collective, machine: Machine, cal: Calibration) -> float:

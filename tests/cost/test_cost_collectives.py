@@ -89,6 +89,8 @@ def test_weights_go_in_the_compute_type() -> None:
     full = collective_seconds(work("all_gather", "tp", role="gradients", itemsize=4), MACHINE, cal)
     half = collective_seconds(work("all_gather", "tp", role="weights", itemsize=4), MACHINE, cal)
     assert half == pytest.approx(full / 2)
+    short = CAL.changed(gradient_wire=2.0)
+    assert collective_seconds(work("all_gather", "tp", role="gradients", itemsize=4), MACHINE, short) == half
 
 
 @pytest.mark.parametrize(
