@@ -6,8 +6,12 @@ The sources say more or less; what is assumed where they are silent stands here 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from typing import TypeVar
 
 from benchmarks.published.facts import SINGLE_NODE, Row, load
+
+T = TypeVar("T")
 
 DEVICES = {
     "A100-80GB-SXM": "a100_80",
@@ -15,10 +19,30 @@ DEVICES = {
     "A100-SXM(mem not stated)": "a100_80",
     "H100-80GB-SXM": "h100",
     "TPU v4": "tpu_v4",
+    "V100-32GB(DGX-2)": "v100",
+    "H100-96GB-HBM2e-500W(Grand Teton)": "h100_hbm2e",
+    "H200-141GB-SXM": "h200",
+    "TPU v5e": "tpu_v5e",
+    "TPU v5p": "tpu_v5p",
     "Ascend 910B (Atlas 900 A2 PODc)": "ascend910b",
     "Ascend 910B (Atlas 800T A2)": "ascend910b",
 }
 """Devices of the standard library; all others are written out from what the row says."""
+
+STACKS = {
+    "megatron_sc21": "megatron_2021",
+    "korthikanti": "megatron_2021",
+    "megatron_readme": "megatron_2021",
+    "megatron2020": "megatron_2020",
+    "vtrain": "vtrain",
+    "bloom": "bloom",
+    "llmfoundry": "composer",
+    "torchtitan": "torchtitan",
+    "maxtext": "maxtext",
+    "ascend_modellink": "modellink",
+    "ascend_mindformers": "mindformers",
+}
+"""The software, whose efficiencies the device states, by the beginning of `family`."""
 
 CORES = {"V100": 80, "H100": 132, "H200": 132, "TPU": 2}
 LINKS = {"ICI 3D torus": 300.0, "ICI 2D": 180.0, "ICI 3D torus 90": 540.0, "HCCS": 392.0}
@@ -80,7 +104,7 @@ def vocabulary(row: Row) -> int:
     return -(-row.whole("vocab") // unit) * unit if row.whole("tp") > 1 else row.whole("vocab")
 
 
-def by_prefix(table: dict[str, float], name: str) -> float | None:
+def by_prefix(table: Mapping[str, T], name: str) -> T | None:
     """The value of the longest key that `name` starts with."""
     found = [key for key in table if name.startswith(key)]
     return table[max(found, key=len)] if found else None
@@ -111,12 +135,14 @@ def _cluster(row: Row, device: str) -> str:
     inter = row.number("inter_Gbps_per_node") / 8 / per_node or by_prefix(NETWORKS, row["accel"])
     if not intra or not inter:
         raise Unsupported("links are not stated")
+    stack = by_prefix(STACKS, row.family)
     return (
         "cluster pod {\n"
         f"  device npu = {device}\n"
         f"  level server = {inside} npu over {intra:g} GB/s, 1 us\n"
         f"  level pod = {devices // inside} server over {inter:g} GB/s, 5 us\n"
-        "}\n"
+        + (f"  stack {stack}\n" if stack else "")
+        + "}\n"
     )
 
 

@@ -75,7 +75,9 @@ DEFAULT = Calibration()
 
 
 def calibration(device: Device, stack: str = "") -> Calibration:
-    """Of a device with a software stack: what it states over the defaults, the stack's own last."""
+    """Of a device with a software stack. A stack for which the device states anything is a set of its own: what is
+    stated for no stack does not hold for it. Everything that is not stated has its default."""
+    launch: dict[str, float] = {}
     general: dict[str, float] = {}
     special: dict[str, float] = {}
     for keyword, written in device.settings:
@@ -83,14 +85,14 @@ def calibration(device: Device, stack: str = "") -> Calibration:
         if value is None:
             continue
         if keyword == "launch":
-            general["launch"] = value
+            launch["launch"] = value
         elif keyword == "efficiency":
             words = written[:-1]
             if len(words) == 1 and words[0] in NAMES:
                 general[str(words[0])] = value
             elif len(words) == 2 and words[0] == stack and words[1] in NAMES:
                 special[str(words[1])] = value
-    return DEFAULT.changed(**general | special)
+    return DEFAULT.changed(**launch | (special or general))
 
 
 def of_cluster(cluster: Cluster) -> Calibration:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from compiler.cost.calibration import DEFAULT, calibration
-from compiler.cost.compute import launches, product_seconds, tile_share, vector_seconds
+from compiler.cost.compute import alignment, launches, product_seconds, tile_share, vector_seconds
 from compiler.cost.machine import Machine
 from compiler.cost.work import Product, Vector
 from compiler.model import Device, Level
@@ -50,6 +50,12 @@ def test_thin_products_are_bound_by_memory() -> None:
     assert product_seconds(thin, MACHINE, CAL) == pytest.approx(1e-3)
 
 
+def test_rows_that_are_not_aligned_are_slow() -> None:
+    even = product_seconds(Product(4096, 4096, 4096, 1, "f16", 0), MACHINE, CAL)
+    assert product_seconds(Product(4096, 4096, 4097, 1, "f16", 0), MACHINE, CAL) > 1.9 * even
+    assert [alignment(n) for n in (1, 64, 1800, 180)] == [1.0, 1.0, 0.95, 0.5]
+
+
 def test_types_have_their_peaks() -> None:
     assert product_seconds(replace(BIG, dtype="f32"), MACHINE, CAL) == pytest.approx(BIG.flops / 10e12)
     assert MACHINE.peak("bf16") == 100e12  # counted as f16, where it is not stated
@@ -87,5 +93,6 @@ def test_a_device_states_its_efficiency_for_all_stacks_and_for_one() -> None:
     device = replace(DEVICE, settings=settings)
     assert calibration(device) == DEFAULT.changed(launch=3e-6, product=0.5)
     assert calibration(device, "mine") == DEFAULT.changed(launch=3e-6, product=0.25, host=2e-5)
+    assert calibration(device, "another") == calibration(device)
     with pytest.raises(KeyError, match="speed"):
         DEFAULT.changed(speed=1.0)

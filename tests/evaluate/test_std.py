@@ -153,7 +153,7 @@ def test_devices(name: str) -> None:
     ).cluster
     assert cluster is not None
     assert {"bf16", "f16", "f32", "f64"} <= dict(cluster.device.compute).keys()
-    assert 1e10 < cluster.device.memory < 1e12 < cluster.device.bandwidth * 1.01 < 1e13
+    assert 1e10 < cluster.device.memory < 5e11 < cluster.device.bandwidth < 1e13
 
 
 @pytest.mark.parametrize("module", ["layers", "optimizers", "tactics", "devices"])
