@@ -31,8 +31,8 @@ DEVICES = {
 
 STACKS = {
     "megatron_sc21": "megatron_2021",
-    "korthikanti": "megatron_2021",
-    "megatron_readme": "megatron_2021",
+    "korthikanti": "megatron_2022",
+    "megatron_readme": "megatron_2022",
     "megatron2020": "megatron_2020",
     "vtrain": "vtrain",
     "bloom": "bloom",
