@@ -277,6 +277,8 @@ def _space(instr: Instr, values: Mapping[str, LocalValue]) -> Space | None:
     if not isinstance(op, (Map, Cast, Broadcast, StopGradient, Reduce, Contract)):
         return None
     ins, out = [values[n] for n in instr.inputs], values[instr.outputs[0].name]
+    if isinstance(op, Broadcast):  # its result may be declared as split where its operand is not
+        return Space(out.lead, out.type)
     lead = tuple(max(sizes) for sizes in zip(*(v.lead for v in ins)))
     if lead != out.lead:
         return None

@@ -57,9 +57,15 @@ def plan_fused(op: Fused, ins: Sequence[LocalValue], outs: Sequence[LocalValue],
     nowhere = (None,) * len(op.outputs)
 
     def fused(ctx: Context, *arrays: Array, out: Sequence[Array | None] | None = None) -> Any:
-        # An operand that is split in fact where it was declared replicated: every op broadcasts, the blocks do not.
-        same = all(a.shape == s for a, s in zip(arrays, shapes))
-        results = fast(ctx.empty, out or nowhere, *arrays) if same else one_by_one(ctx, *arrays)
+        if any(a.shape != s for a, s in zip(arrays, shapes)):
+            # Where an operand is the same on devices that might differ, it is repeated (a view). Where it differs on
+            # devices that should not, ops broadcast, but the blocks do not.
+            wide = [np.broadcast_shapes(a.shape, s) for a, s in zip(arrays, shapes)]
+            if wide != shapes:
+                results = one_by_one(ctx, *arrays)
+                return results if len(results) != 1 else results[0]
+            arrays = tuple(np.broadcast_to(a, s) for a, s in zip(arrays, shapes))
+        results = fast(ctx.empty, out or nowhere, *arrays)
         return results if len(results) != 1 else results[0]
 
     return Into(fused)
