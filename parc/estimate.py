@@ -47,6 +47,12 @@ class Estimate:
         """Bytes of device memory on the fullest device."""
         return max((m.peak for m in self.memory if m.memory == "hbm"), default=0)
 
+    @property
+    def capacity(self) -> float:
+        """Bytes of device memory that a device has."""
+        cluster = self.compiled.job.cluster
+        return cluster.device.memory if cluster is not None else 0.0
+
     def as_json(self) -> dict[str, Any]:
         """Plain values, in seconds and bytes."""
         t, job = self.timeline, self.compiled.job
@@ -72,6 +78,8 @@ class Estimate:
             "update_seconds": t.update_seconds,
             "exposed": t.exposed_by_axis,
             "traffic": t.traffic,
+            "capacity": self.capacity,
+            "fits": self.peak <= self.capacity,
             "memory": [
                 {"first": m.first, "devices": m.count, "memory": m.memory, "peak": m.peak, "roles": dict(m.roles)}
                 for m in self.memory

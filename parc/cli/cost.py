@@ -109,6 +109,7 @@ _FIGURES: tuple[tuple[str, Callable[[Estimate], str]], ...] = (
     ("update", lambda e: seconds(e.timeline.update_seconds)),
     ("exposed communication", lambda e: seconds(e.timeline.exposed)),
     ("device memory", lambda e: amount(e.peak)),
+    ("… that there is", lambda e: amount(e.capacity)),
 )
 
 
@@ -139,6 +140,8 @@ def _shown(e: Estimate, style: bool) -> str:
         rows = [[h.what, seconds(h.seconds), f"{h.seconds / t.step_seconds - 1:+.0%}"] for h in e.helps[:4]]
         parts.append(table(["what would help", "step", ""], rows, style))
     parts.append(t.bottleneck)
+    if e.peak > e.capacity:
+        parts.append(f"It does not fit: {amount(e.peak - e.capacity)} of device memory too much.")
     return "\n\n".join(parts)
 
 

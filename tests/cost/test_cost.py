@@ -242,6 +242,12 @@ def test_cost_as_json() -> None:
     assert all(h["step_seconds"] < found["step_seconds"] for h in found["helps"])
 
 
+def test_cost_says_whether_it_fits() -> None:
+    file, large = str(EXAMPLES / "gpt.par"), ("-D", "layers=96", "-D", "hidden=8192")
+    assert "does not fit" in invoke(file, *large) and "does not fit" not in invoke(file)
+    assert [json.loads(invoke(file, *o, "--json"))["result"]["fits"] for o in ((), large)] == [True, False]
+
+
 def test_cost_compares_two_files() -> None:
     text = invoke(str(EXAMPLES / "gpt.par"), str(EXAMPLES / "llama.par"))
     assert "of a step" in text and "time per step" in text
