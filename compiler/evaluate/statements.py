@@ -8,7 +8,7 @@ from compiler.evaluate import static
 from compiler.evaluate.expressions import evaluate, static_of, tensor
 from compiler.evaluate.scope import Scope, check_dim, check_size
 from compiler.evaluate.session import listed
-from compiler.evaluate.values import BROKEN, Bound, Number, Results, Skip, WeightVar, is_static, kind_of
+from compiler.evaluate.values import BROKEN, Bound, Broken, Number, Results, Skip, WeightVar, is_static, kind_of
 from compiler.graph import FLOATS, Dim, Type, Value
 from compiler.model import Init, Input, State, Weight
 from compiler.ops.elementwise import Cast, Transpose
@@ -275,7 +275,10 @@ def _input(statement: ast.InputDecl, scope: Scope) -> None:
 def _state(statement: ast.StateDecl, scope: Scope) -> None:
     init = initializer(statement.init, scope) if statement.init else Init("zeros")
     w = scope.vars["w"]
-    assert isinstance(w, Value)
+    if isinstance(w, Broken):
+        raise Skip
+    if not isinstance(w, Value):
+        raise fail("E0312", "`w` must stay a tensor of the weight's shape", statement.span)
     owner = scope.path.removesuffix(".update")
     for name in statement.names:
         if name.id in scope.vars:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -73,9 +74,13 @@ class Emitter:
 
     def effect(self, op: Op, value: Value, layout: Layout) -> None:
         """A value that comes out of a buffer or a message."""
+        self.renamed[value.name] = self.received(op, value, layout)
+
+    def received(self, op: Op, value: Value, layout: Layout) -> str:
+        """The name of what comes in where the value stands; the value itself keeps its own."""
         name = self.names.fresh(value.name)
-        self.renamed[value.name] = name
         self.instrs.append(Instr(op, (), (Var(name, self.type(value.type), layout),)))
+        return name
 
     def do(self, op: Op, value: Value) -> None:
         """An effect without result."""
@@ -105,9 +110,9 @@ class Emitter:
         if not steps:
             self.renamed[out.name] = current
 
-    def repeat(self, node: Node, op: Repeat, count: int) -> None:
-        """The loop, with `count` iterations."""
-        inputs = tuple(self.name(v) for v in node.inputs)
+    def repeat(self, node: Node, op: Repeat, count: int, carried: Sequence[str] = ()) -> None:
+        """The loop, with `count` iterations; `carried`: what takes the place of the first operands."""
+        inputs = (*carried, *(self.name(v) for v in node.inputs[len(carried) :]))
         inner = Emitter(self.placed, self.names, self.part)
         params = tuple(inner.var(v) for v in op.body.inputs)
         for n in op.body.nodes:

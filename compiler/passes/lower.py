@@ -316,10 +316,12 @@ class _Class:
         op = node.op
         assert isinstance(op, Repeat) and self.staged.cut is not None
         ahead = 1 if forward else -1
+        carried: list[str] = []
         if not self._enters(stage, forward):
+            # Not under the outer value's name: this stage may read that one as well, as it was before the loop.
             for outer, param in zip(node.inputs[: op.carries], op.body.inputs, strict=False):
-                emit.effect(Recv(param.name, -ahead), outer, self.placed.layouts[outer.name])
-        emit.repeat(node, op, self.staged.cut.counts[stage])
+                carried.append(emit.received(Recv(param.name, -ahead), outer, self.placed.layouts[outer.name]))
+        emit.repeat(node, op, self.staged.cut.counts[stage], carried)
         if stage != (self.staged.stages - 1 if forward else 0):
             for out, param in zip(node.outputs[: op.carries], op.body.inputs, strict=False):
                 emit.do(Send(param.name, ahead), out)

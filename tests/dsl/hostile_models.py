@@ -64,6 +64,12 @@ MODELS: dict[str, str] = {
     ),
     "range backwards": model("y = slice(x, b, 3..0)\nloss sum(y)"),
     "negative constant": model("weight w[b] ~ normal(-1.0)\nloss sum(x * w)"),
+    "a state called w": model("weight v[b]\nloss sum(x * v)")
+    .replace("sgd(lr = 0.1)", "o")
+    .replace("model m", "optimizer o {\n  state w\n  state s\n  w = w - g + s\n}\n\nmodel m", 1),
+    "w is no tensor": model("weight v[b]\nloss sum(x * v)")
+    .replace("sgd(lr = 0.1)", "o")
+    .replace("model m", "optimizer o {\n  w = 1\n  state s\n}\n\nmodel m", 1),
     # numbers
     "power of powers": "param x = 9 ** 9 ** 9 ** 9\n",
     "float power": "param x = 9.0 ** 9.0 ** 9.0\n",

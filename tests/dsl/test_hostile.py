@@ -27,6 +27,8 @@ PROCESSES = (
     "nul",
     "surrogates",
     "many statements",
+    "a state called w",
+    "w is no tensor",
     "dim of 2^62",
     "repeat of 10^12",
     "lists of lists",
