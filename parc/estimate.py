@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from compiler.cost.calibration import Calibration, of_cluster
+from compiler.cost.memory import memory_use
 from compiler.cost.simulate import Simulation
 from compiler.cost.timeline import Timeline
 from compiler.cost.variation import Variation
 from compiler.driver import Compiled
-from runtime.memory import memory_use
 
 
 @dataclass(frozen=True, slots=True)

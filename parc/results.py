@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
+from compiler.cost.memory import memory_use
 from compiler.cost.simulate import Simulation
 from compiler.cost.timeline import Timeline
 from compiler.driver import Compiled
 from compiler.evaluate import Check
 from dsl.diagnostics import Diagnostics, ParcError
-from runtime.memory import memory_use
 
 
 class Results:

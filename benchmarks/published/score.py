@@ -17,8 +17,9 @@ from statistics import fmean, median
 import parc
 from benchmarks.published.facts import TRAINING, Row, load
 from benchmarks.published.generate import Unsupported, job
+from compiler.cost.memory import memory_use
+from compiler.cost.replay import FIRST
 from dsl.source import Source
-from runtime.memory import FIRST, memory_use
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from compiler.cost.memory import MemoryUse, check_capacity, memory_use
 from compiler.graph import Type
 from compiler.layout import Layout
+from compiler.liveness import unrolled
 from compiler.ops.effects import Accumulate, Input, Write
 from compiler.program import DeviceClass, Program, StateDecl
 from compiler.traffic import Volumes, add_volumes, volumes
@@ -24,8 +26,6 @@ from runtime.emulate.pool import Pool
 from runtime.emulate.straight import Slots, Straight, compile_function
 from runtime.inputs import check_batch
 from runtime.kernels import STORAGE, Context, quiet, rounded
-from runtime.liveness import unrolled
-from runtime.memory import MemoryUse, check_capacity, memory_use
 from runtime.serial import init_array
 
 LASTING = ("weight", "optimizer", "counter")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from compiler.layout import TIME, local_type
+from compiler.liveness import liveness, variables
 from compiler.ops.comm import Comm
 from compiler.ops.create import Full, Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
@@ -21,7 +22,6 @@ from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Pr
 from runtime.distribute import Array, Mesh
 from runtime.emulate.collectives import plan_comm
 from runtime.kernels import STORAGE, Context, Env, Into, LocalValue, fuse, plan, rounded
-from runtime.liveness import liveness, variables
 
 Compiled = Callable[..., Iterator[Any] | None]
 """Called with (group, context)."""

@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping
 
 import numpy as np
 
+from compiler.liveness import unrolled
 from compiler.ops.effects import Accumulate, Input, Write
 from compiler.program import DeviceClass, Program, StateDecl
 from dsl.diagnostics import fail
@@ -13,7 +14,6 @@ from runtime.distribute import Array, Mesh, assemble, collect, logical_type, own
 from runtime.emulate.emulator import LASTING, StepResult, initial_array
 from runtime.inputs import check_batch
 from runtime.kernels import STORAGE, quiet
-from runtime.liveness import unrolled
 from runtime.private.communicator import Hub
 from runtime.private.interpreter import Device
 

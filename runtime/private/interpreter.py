@@ -1,7 +1,7 @@
 """One device: interprets its functions on plain arrays of its own, and measures its memory for real.
 
 Everything is copied: results of kernels, messages, what others get. The only arrays shared within the device are those
-whose buffers are shared by the rules of `runtime.memory`; a `Buffer` is counted while anything holds it.
+whose buffers are shared by the rules of `compiler.cost.replay`; a `Buffer` is counted while anything holds it.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from compiler.cost.replay import FIRST, views
 from compiler.layout import TIME, Layout, local_type
+from compiler.liveness import liveness, variables
 from compiler.ops.comm import Comm
 from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.program import Body, DeviceClass, Instr, LocalRepeat, Program, Var
 from runtime.distribute import Array, Mesh
 from runtime.kernels import STORAGE, Context, Env, LocalValue, plan, rounded
-from runtime.liveness import liveness, variables
-from runtime.memory import FIRST, views
 from runtime.private.collectives import collective
 from runtime.private.communicator import Communicator, Wait
 

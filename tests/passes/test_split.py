@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from compiler.cost.memory import memory_use
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate import evaluate, evaluate_file
+from compiler.liveness import walk
 from compiler.model import Precision
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Accumulate, Load, Recv, Save, Send
@@ -16,8 +18,6 @@ from compiler.program import DeviceClass, Function
 from compiler.text import parse_program, show
 from compiler.verify import verify
 from dsl.source import Source
-from runtime.liveness import walk
-from runtime.memory import memory_use
 from runtime.private import PrivateExecutor
 from runtime.prove import prove
 from tests.program.mutations import mutations

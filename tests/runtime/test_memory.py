@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compiler.cost.memory import memory_use
 from compiler.program import Program
 from compiler.text import parse_located
 from dsl.diagnostics import ParcError
 from runtime.data.synthetic import synthetic
 from runtime.emulate import Emulator
-from runtime.memory import memory_use
 from runtime.private import PrivateExecutor
 from tests.runtime import models
 

@@ -1,0 +1,164 @@
+"""Memory of each device, to the byte, from the program alone: actions are replayed once, schedules add them up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from compiler.cost.replay import FIRST, STATIC, Buffer, Effect, Replay, Totals, copies
+from compiler.layout import TIME, Layout, local_type
+from compiler.liveness import rounds, walk
+from compiler.ops.effects import Accumulate, Input
+from compiler.program import DeviceClass, Program
+from dsl.diagnostics import fail
+
+SHOWN = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The high-water mark of one memory of one device: bytes, by role, where, and the largest things alive."""
+
+    bytes: int
+    roles: Mapping[str, int]
+    where: str = ""
+    largest: tuple[tuple[str, int], ...] = ()
+
+
+MemoryUse = dict[str, Peak]
+"""Memory kind -> its peak."""
+
+
+def static_memory(cls: DeviceClass, sizes: Mapping[str, int]) -> dict[tuple[str, str], list[tuple[str, int]]]:
+    """What is there all the time: (memory, role) -> (name, bytes). Inputs count for all micro-batches of a step."""
+    found: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    for s in cls.states:
+        if s.role in STATIC:
+            found.setdefault((s.memory, s.role), []).append((s.name, local_type(s.type, s.layout, sizes).bytes))
+    inputs: dict[tuple[str, Layout], int] = {}
+    for f in cls.functions:
+        for instr, _, _ in walk(f.body):
+            if isinstance(instr.op, Input):
+                var = instr.outputs[0]
+                times = sizes[TIME] if TIME in var.layout.axes else 1
+                inputs[instr.op.name, var.layout] = times * local_type(var.type, var.layout, sizes).bytes
+    for (name, _), size in inputs.items():
+        found.setdefault((FIRST, "input"), []).append((name, size))
+    return found
+
+
+class ClassMemory:
+    """The memory of one class's devices; each function is replayed once, each group adds up its schedule."""
+
+    def __init__(self, program: Program, cls: DeviceClass) -> None:
+        self.program, self.cls, self.sizes = program, cls, program.sizes
+        self.functions = {(f.name, f.chunk): f for f in cls.functions}
+        self.static = static_memory(cls, self.sizes)
+        self.touched = {
+            key: frozenset(i.op.name for i in f.body.instrs if isinstance(i.op, Accumulate))
+            for key, f in self.functions.items()
+        }
+        self._effects: dict[tuple[str, int, frozenset[str]], Effect] = {}
+        self._exits: dict[tuple[str, int], dict[str, Buffer]] = {}  # the slots of a micro-batch after a function
+        self._done: dict[tuple[object, ...], MemoryUse] = {}
+
+    def use(self, group: int) -> MemoryUse:
+        """The peaks of one group's devices in a step. Groups whose rounds are as many have the same."""
+        schedule = list(rounds(self.program, self.cls, group))
+        key = tuple(schedule)
+        if key not in self._done:
+            self._done[key] = self._add_up(schedule)
+        return self._done[key]
+
+    def effect(self, name: str, chunk: int, accumulated: set[str]) -> Effect:
+        """What one action does; it depends on the accumulators that the step has set before."""
+        key = (name, chunk, self.touched[name, chunk] - accumulated)
+        if key not in self._effects:
+            replay = Replay(self.cls, self.sizes)
+            for a in accumulated:
+                replay.accumulated[a] = replay.accumulator(a)
+            before = {"B": "F", "W": "B"}.get(name)
+            replay.saved = copies(self._exits.get((before, chunk), {})) if before else {}
+            self._effects[key] = replay.run(self.functions[name, chunk])
+            self._exits[name, chunk] = replay.saved
+        return self._effects[key]
+
+    def _add_up(self, schedule: Iterable[tuple[tuple[tuple[str, int], ...], int]]) -> MemoryUse:
+        now: Totals = {key: sum(n for _, n in items) for key, items in self.static.items()}
+        peaks: MemoryUse = {}
+        self._record(peaks, now, "", [])
+        accumulated: set[str] = set()
+        for steps, n in schedule:
+            for i in range(min(n, 3)):
+                before = dict(now)
+                for name, chunk in steps:
+                    effect = self.effect(name, chunk, accumulated)
+                    for memory, (_, totals, where, alive) in effect.peaks.items():
+                        self._record(peaks, _sum(now, totals), where, alive, memory)
+                    now = _sum(now, effect.delta)
+                    accumulated |= self.touched[name, chunk]
+                if i == 1:  # what the second round did, the rounds up to the last do too
+                    now = _sum(now, {k: (v - before.get(k, 0)) * (n - 3) for k, v in now.items()} if n > 3 else {})
+        return peaks
+
+    def _record(
+        self, peaks: MemoryUse, now: Totals, where: str, alive: list[tuple[str, int]], only: str | None = None
+    ) -> None:
+        for memory in {m for m, _ in now} if only is None else {only}:
+            roles = {r: v for (m, r), v in now.items() if m == memory and v}
+            total = sum(roles.values())
+            if memory in peaks and peaks[memory].bytes >= total:
+                continue
+            things = list(alive)
+            for (m, _), items in self.static.items():
+                things += items if m == memory else []
+            things += [(f"{r} values of all micro-batches in flight", v) for r, v in roles.items() if r == "saved"]
+            things += [(f"accumulated {r}s", v) for r, v in roles.items() if r in ("gradient", "metric")]
+            things.sort(key=lambda item: -item[1])
+            peaks[memory] = Peak(total, roles, where, tuple(things[:SHOWN]))
+
+
+def memory_use(program: Program) -> dict[int, MemoryUse]:
+    """Group -> memory -> peak, for every group of devices."""
+    found: dict[int, MemoryUse] = {}
+    for cls in program.classes:
+        memory = ClassMemory(program, cls)
+        found.update((g, memory.use(g)) for g in cls.groups)
+    return dict(sorted(found.items()))
+
+
+def check_capacity(use: Mapping[int, MemoryUse], capacities: Mapping[str, float]) -> None:
+    """Raise E0701 if a group's devices need more than there is; `capacities`: memory kind -> bytes per device."""
+    for group, memories in use.items():
+        for memory, peak in memories.items():
+            if memory in capacities and peak.bytes > capacities[memory]:
+                raise out_of_memory(group, memory, peak, capacities[memory])
+
+
+def out_of_memory(group: int, memory: str, peak: Peak, capacity: float) -> Exception:
+    """The error for a peak beyond the capacity: names the moment and the largest things alive."""
+    notes = tuple((f"{show_bytes(n):>12}  {name}", None) for name, n in peak.largest)
+    roles = ", ".join(f"{role} {show_bytes(n)}" for role, n in sorted(peak.roles.items(), key=lambda x: -x[1]))
+    return fail(
+        "E0701",
+        f"out of memory: the devices of group {group} need {show_bytes(peak.bytes)} of {memory}, "
+        f"they have {show_bytes(capacity)}" + (f" (in {peak.where})" if peak.where else ""),
+        notes=((f"by role: {roles}", None), *notes),
+        help="split more (`shard weights on …`, a larger mesh), recompute, offload, or use more micro-batches",
+    )
+
+
+def show_bytes(n: float) -> str:
+    """A number of bytes for people: `1.50 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.2f} {unit}"
+        n /= 1024
+    return f"{n:.2f} TiB"
+
+
+def _sum(a: Totals, b: Totals) -> Totals:
+    out = dict(a)
+    for key, n in b.items():
+        out[key] = out.get(key, 0) + n
+    return out

@@ -1,0 +1,275 @@
+"""Replays what one action does to the memory of a device; it computes nothing.
+
+What counts: a value's bytes are those of its local type in its own dtype. The rules, which the private-buffers executor
+follows with its real buffers:
+
+- Weights, optimizer states, counters and reports are there all the time, and so are the data inputs of a whole step.
+- An instruction allocates its results, then lets go of the operands that nothing needs any more. A result that nobody
+  reads is let go at once. Ops that only rearrange (`views`) share their operand's buffer.
+- `input`, `read`, `load` share the buffer that they name, `save` makes its operand's buffer a saved one: bytes count
+  once as long as any name or slot holds the buffer. Buffers outside the first memory (`hbm`) are another matter:
+  `read` and `load` copy into a new buffer of hbm, `save` copies out of it; a last `load` frees its slot.
+- The first `accumulate` of a step takes its operand's buffer if nothing else holds it, and else a copy; later ones add
+  in place. These buffers are let go at the end of the step.
+- `write` copies into the buffer that is there. `recv` allocates; what a `send` sends is not kept.
+- A loop allocates the stacks of its results before the first iteration; an iteration's result is copied into its stack
+  as soon as it is defined. Carries enter without a copy: the operand's buffer is let go in the first iteration if
+  nothing else needs it. Slices and invariants share the operands' buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from compiler.layout import local_type
+from compiler.liveness import Liveness, liveness
+from compiler.ops.base import Op
+from compiler.ops.comm import AllGather, AllReduce, AllToAll, Halo, HaloAdd, ReduceScatter
+from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, StageReduce
+from compiler.ops.elementwise import Broadcast, StopGradient, Transpose
+from compiler.ops.shape import Rename, Split
+from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Var
+
+FIRST = "hbm"
+STATIC = ("weight", "optimizer", "counter", "report")
+MESSAGES = (Recv, StageReduce, AllReduce, AllGather, ReduceScatter, AllToAll, Halo, HaloAdd)
+"""What these give lies in communication buffers."""
+
+
+def views(op: Op) -> bool:
+    """Whether the op's result shares its operand's buffer."""
+    return isinstance(op, (Rename, StopGradient, Transpose, Broadcast, Split))
+
+
+@dataclass(eq=False, slots=True)
+class Buffer:
+    bytes: int
+    memory: str
+    name: str
+    origin: str  # role while only names hold it
+    static: bool = False
+    names: int = 0
+    slots: int = 0
+    accumulator: str = ""
+
+    @property
+    def role(self) -> str:
+        return self.accumulator or ("saved" if self.slots else self.origin)
+
+
+Totals = dict[tuple[str, str], int]  # (memory, role) -> bytes
+
+
+@dataclass(slots=True)
+class Effect:
+    """What one action does to memory, relative to its start."""
+
+    delta: Totals
+    peaks: dict[str, tuple[int, Totals, str, list[tuple[str, int]]]] = field(default_factory=dict)
+
+
+class Replay:
+    """Replays one action; `saved` are the slots of its micro-batch, `accumulated` the accumulators set in this step."""
+
+    def __init__(self, cls: DeviceClass, sizes: Mapping[str, int]) -> None:
+        self.sizes = sizes
+        self.states = {s.name: s for s in cls.states}
+        self.totals: Totals = {}
+        self.saved: dict[str, Buffer] = {}
+        self.accumulated: dict[str, Buffer] = {}
+        self.live: dict[Buffer, None] = {}
+        self.effect = Effect({})
+        self.lives: dict[int, Liveness] = {}
+
+    def run(self, function: Function) -> Effect:
+        self.totals = {}
+        self.effect = Effect({})
+        self._body(function.body, {}, function.name)
+        self.effect.delta = {k: v for k, v in self.totals.items() if v}
+        return self.effect
+
+    # --- buffers
+
+    def _count(self, b: Buffer, sign: int) -> None:
+        key = (b.memory, b.role)
+        self.totals[key] = self.totals.get(key, 0) + sign * b.bytes
+
+    def _new(self, name: str, size: int, origin: str = "activation", memory: str = FIRST) -> Buffer:
+        b = Buffer(size, memory, name, origin)
+        self._count(b, 1)
+        self.live[b] = None
+        return b
+
+    def _hold(self, b: Buffer, *, names: int = 0, slots: int = 0, accumulator: str | None = None) -> None:
+        """Change who holds a buffer; frees it when nobody does."""
+        if b.static:
+            return
+        self._count(b, -1)
+        b.names += names
+        b.slots += slots
+        if accumulator is not None:
+            b.accumulator = accumulator
+        if b.names or b.slots or b.accumulator:
+            self._count(b, 1)
+        else:
+            self.live.pop(b, None)
+
+    def _mark(self, at: str) -> None:
+        """Remember this moment if it is a peak of some memory."""
+        sums: dict[str, int] = {}
+        for (memory, _), n in self.totals.items():
+            sums[memory] = sums.get(memory, 0) + n
+        for memory, total in sums.items():
+            old = self.effect.peaks.get(memory)
+            if old is None or total > old[0]:
+                alive = [(b.name, b.bytes) for b in self.live if b.memory == memory and not b.slots]
+                self.effect.peaks[memory] = (total, dict(self.totals), at, alive)
+
+    def _bytes(self, var: Var) -> int:
+        return local_type(var.type, var.layout, self.sizes).bytes
+
+    # --- instructions
+
+    def _body(self, body: Body, env: dict[str, Buffer], where: str, carries: int = 0) -> None:
+        live = self.lives.get(id(body))
+        if live is None:
+            live = self.lives[id(body)] = liveness(body, carries)
+        for name in live.unused:
+            self._hold(env.pop(name), names=-1)
+        for instr, dying in zip(body.instrs, live.after, strict=True):
+            if isinstance(instr.op, LocalRepeat):
+                self._loop(instr, instr.op, env, dying, where)
+                continue
+            self._instr(instr, env, dying)
+            self._mark(f"{where} at {instr.outputs[0].name if instr.outputs else instr.op.mnemonic}")
+            for name in dying:
+                if name in env:
+                    self._hold(env.pop(name), names=-1)
+
+    def _instr(self, instr: Instr, env: dict[str, Buffer], dying: tuple[str, ...]) -> None:
+        op = instr.op
+        if isinstance(op, (Input, Read, Load)):
+            (out,) = instr.outputs
+            b = self._source(op, self._bytes(out))
+        elif isinstance(op, Save):
+            self._save(op.name, env[instr.inputs[0]])
+            return
+        elif isinstance(op, Accumulate):
+            self._accumulate(op.name, instr.inputs[0], env, dying)
+            return
+        elif views(op):
+            (out,) = instr.outputs
+            b = env[instr.inputs[0]]
+        else:
+            origin = "message" if isinstance(op, MESSAGES) else "activation"
+            for out in instr.outputs:
+                b = self._new(out.name, self._bytes(out), origin)
+                self._hold(b, names=1)
+                env[out.name] = b
+            return
+        self._hold(b, names=1)
+        env[out.name] = b
+        if isinstance(op, Load) and op.last:
+            self._hold(self.saved[op.name], slots=-1)
+            del self.saved[op.name]
+
+    def _source(self, op: Input | Read | Load, size: int) -> Buffer:
+        if isinstance(op, Load):
+            b = self.saved[op.name]
+            return b if b.memory == FIRST else self._new(op.name, size)
+        if isinstance(op, Read):
+            decl = self.states[op.name]
+            if decl.role not in STATIC and op.name in self.accumulated:
+                b = self.accumulated[op.name]
+            else:
+                b = Buffer(size, decl.memory, op.name, decl.role, static=True)
+            return b if b.memory == FIRST else self._new(op.name, size)
+        return Buffer(size, FIRST, op.name, "input", static=True)
+
+    def _save(self, name: str, b: Buffer) -> None:
+        memory = self.states[name].memory
+        if memory != b.memory:
+            b = self._new(name, self._declared(name), memory=memory)
+        self._hold(b, slots=1)
+        self.saved[name] = b
+
+    def _declared(self, name: str) -> int:
+        decl = self.states[name]
+        return local_type(decl.type, decl.layout, self.sizes).bytes
+
+    def accumulator(self, name: str) -> Buffer:
+        """The buffer of an accumulator that an earlier action has set."""
+        decl = self.states[name]
+        return Buffer(self._declared(name), decl.memory, name, decl.role, accumulator=decl.role)
+
+    def _accumulate(self, name: str, operand: str, env: dict[str, Buffer], dying: tuple[str, ...]) -> None:
+        decl = self.states[name]
+        if name in self.accumulated:
+            return
+        b = env[operand]
+        sole = not b.static and b.names == 1 and not b.slots and not b.accumulator
+        if not (sole and operand in dying and b.memory == decl.memory):
+            b = self._new(name, self._declared(name), memory=decl.memory)
+        self._hold(b, accumulator=decl.role)
+        self.accumulated[name] = b
+
+    def _loop(self, instr: Instr, op: LocalRepeat, env: dict[str, Buffer], dying: tuple[str, ...], where: str) -> None:
+        for out in instr.outputs[op.carries :]:
+            b = self._new(out.name, self._bytes(out))
+            self._hold(b, names=1)
+            env[out.name] = b
+        self._mark(f"{where} at {op.label}")
+        carried = [env[n] for n in instr.inputs[: op.carries]]
+        for b in carried:
+            self._hold(b, names=1)  # the parameter's
+        early = [n for n in instr.inputs[: op.carries] if n in dying and n not in instr.inputs[op.carries :]]
+        for name in dict.fromkeys(early):
+            self._hold(env.pop(name), names=-1)
+        shared = [env[n] for n in instr.inputs[op.carries :]]
+        seen: dict[tuple[int, ...], int] = {}
+        i = 0
+        while i < op.count:
+            # Iterations that begin alike end alike: jump over whole periods.
+            signature = _signature(carried, shared)
+            if signature in seen and (period := i - seen[signature]) and op.count - i >= period:
+                i += (op.count - i) // period * period
+                seen.clear()
+                continue
+            seen[signature] = i
+            inner = dict(zip((p.name for p in op.body.params), [*carried, *shared], strict=True))
+            for b in shared:
+                self._hold(b, names=1)
+            self._body(op.body, inner, f"{where} in {op.label}", op.carries)
+            nexts = [inner[n] for n in op.body.results[: op.carries]]
+            for b in nexts:
+                self._hold(b, names=1)
+            for name in dict.fromkeys(op.body.results[: op.carries]):
+                self._hold(inner.pop(name), names=-1)
+            carried = nexts
+            i += 1
+        for out, b in zip(instr.outputs[: op.carries], carried, strict=True):
+            env[out.name] = b
+        for name in dying:
+            if name in env:
+                self._hold(env.pop(name), names=-1)
+
+
+def _signature(carried: Sequence[Buffer], shared: Sequence[Buffer]) -> tuple[int, ...]:
+    """Two iterations that begin with equal signatures do the same to memory."""
+    number: dict[Buffer, int] = {b: -1 - i for i, b in enumerate(dict.fromkeys(shared))}
+    out: list[int] = []
+    for b in carried:
+        number.setdefault(b, len(number))
+        held_outside = b.names - sum(c is b for c in carried)
+        out += [number[b], int(b.static or held_outside > 0 or b.slots > 0 or bool(b.accumulator))]
+    return tuple(out)
+
+
+def copies(slots: Mapping[str, Buffer]) -> dict[str, Buffer]:
+    """The same slots for another micro-batch: those that shared a buffer share one again."""
+    made: dict[Buffer, Buffer] = {}
+    for b in slots.values():
+        if b not in made:
+            made[b] = b if b.static else Buffer(b.bytes, b.memory, b.name, b.origin, slots=b.slots)
+    return {name: made[b] for name, b in slots.items()}
