@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from compiler.ops.base import Op
-from compiler.ops.comm import AllReduce, Comm, ReduceScatter, Shard
+from compiler.ops.comm import AllGather, AllReduce, Comm, ReduceScatter, Shard
 from compiler.ops.effects import Accumulate, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
@@ -20,6 +20,7 @@ KINDS = {
     "drop": "a collective is left out",
     "axis": "a collective runs over another axis",
     "unreduced": "a reduce_scatter only cuts",
+    "gather": "a reduction only gathers",
     "join": "the sum between stages is left out",
     "peer": "a message goes the other way",
     "skip": "an action on a micro-batch is left out",
@@ -117,6 +118,15 @@ def _unreduced(instr: Instr, program: Program) -> list[Instr] | None:
     return [replace(instr, op=Shard(op.dim, op.axes))]
 
 
+def _gather(instr: Instr, program: Program) -> list[Instr] | None:
+    op = instr.op
+    if not isinstance(op, (AllReduce, ReduceScatter)) or all(program.sizes[a] == 1 for a in op.axes):
+        return None
+    dims = instr.outputs[0].type.names
+    dim = op.dim if isinstance(op, ReduceScatter) else dims[0] if dims else ""
+    return [replace(instr, op=AllGather(dim, op.axes))] if dim else None
+
+
 def _join(instr: Instr, program: Program) -> str | None:
     return instr.inputs[0] if isinstance(instr.op, StageReduce) and len(instr.op.groups) > 1 else None
 
@@ -158,6 +168,7 @@ _EDITS: tuple[Edit, ...] = (
     ("drop", _drop),
     ("axis", _axis),
     ("unreduced", _unreduced),
+    ("gather", _gather),
     ("join", _join),
     ("peer", _peer),
     ("lost", _lost),

@@ -202,7 +202,7 @@ def nested(d: Drawing) -> Piece:
 
 
 def looked_up(d: Drawing) -> Piece:
-    """Rows of a table, chosen by the sign of the data (no derivative flows to the index)."""
+    """Rows of a table, chosen by the sign of a weighted sum (a plain one may be zero but for rounding)."""
     last = list(d.sizes)[-1]
     v = d.name("rows")
     w = d.weight((v, last))
@@ -211,7 +211,8 @@ def looked_up(d: Drawing) -> Piece:
         (
             f"dim {v} = 4",
             f"weight {w}[{v},{last}] ~ normal(0.5)",
-            f"x = x + take({w}, cast(sum(x, over {last}) > 0.0, int32), over {v})",
+            f"at{v} = sum(x * cos(cast(iota({last}), compute)), over {last}) > 0.0",
+            f"x = x + take({w}, cast(at{v}, int32), over {v})",
         ),
     )
 

@@ -1,0 +1,98 @@
+"""The oracle has power: of every known technique's program, each mutation is refused by the verifier, or run and seen
+to compute something else. CI takes a third of the mutations, `pytest -m nightly` all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from compiler.driver import Compiled
+from compiler.ops.effects import Send
+from compiler.program import Instr, Program
+from compiler.verify import verify
+from dsl.diagnostics import ParcError
+from runtime.prove import prove
+from tests.golden.cases import CASES, DOUBLE, Case
+from tests.program.mutations import KINDS, UNSEEN, mutations
+
+# Adam hides a factor of the gradient, a schedule that is past its warm-up the warm-up: those programs are not taken.
+TAKEN = [c for c in CASES if c.axes or c.name in ("example_resnet", "example_recsys", "example_towers")]
+
+SAME = {
+    "max: reduce block.moe.mul, block.moe.place": "at most one addend is not 0",
+    "max: reduce accuracy.where, accuracy.picked": "at most one addend is not 0, and no largest logit is negative",
+    "max: reduce mse.mul.grad.mul_1, pair.grad.sum": "the dim has size 1",
+    "swap: contrast_1.unit.rsqrt and contrast.unit_1.rsqrt": "both are of the same tower",
+    "cross: contrast.unit_1.out and contrast_1.unit.out": "both are of the same tower",
+}
+"""Mutations that change nothing, and why."""
+
+
+def crossed(program: Program) -> Iterator[tuple[str, Program]]:
+    """Two messages of one type, of one function to one peer, carry each other's value."""
+    for c, cls in enumerate(program.classes):
+        for f, function in enumerate(cls.functions):
+            types = {v.name: (v.type, v.layout) for i in function.body.instrs for v in i.outputs}
+            sends = [(n, i) for n, i in enumerate(function.body.instrs) if isinstance(i.op, Send)]
+            for (m, a), (n, b) in zip(sends, sends[1:]):
+                assert isinstance(a.op, Send) and isinstance(b.op, Send)
+                if a.inputs == b.inputs or types[a.inputs[0]] != types[b.inputs[0]]:
+                    continue
+                instrs: list[Instr] = [*function.body.instrs]
+                del instrs[m]
+                instrs[n - 1 : n] = [replace(a, inputs=b.inputs), replace(b, inputs=a.inputs)]
+                body = replace(function.body, instrs=tuple(instrs))
+                functions = [*cls.functions]
+                functions[f] = replace(function, body=body)
+                classes = [*program.classes]
+                classes[c] = replace(cls, functions=tuple(functions))
+                yield f"cross: {a.op.name} and {b.op.name} ({c})", replace(program, classes=tuple(classes))
+
+
+def caught(compiled: Compiled, broken: Program) -> str:
+    """ "verifier" or "proof", by what finds it; nothing if nothing does."""
+    if verify(broken):
+        return "verifier"
+    try:
+        return "" if prove(compiled.training, broken).ok else "proof"
+    except ParcError:  # such as reports that differ between the stages
+        return "proof"
+
+
+def judged(case: Case, step: int) -> Counter[tuple[str, str]]:
+    """How often each kind was caught by what; fails for each one that was not."""
+    compiled = case.compile(DOUBLE)
+    found: Counter[tuple[str, str]] = Counter()
+    missed = []
+    for name, broken in [*mutations(compiled.program), *crossed(compiled.program)][::step]:
+        if name.rpartition(" (")[0] in SAME:
+            continue
+        by = caught(compiled, broken)
+        found[name.partition(":")[0], by] += 1
+        if not by:
+            missed.append(name)
+    assert not missed, "\n".join(missed)
+    return found
+
+
+@pytest.mark.parametrize("case", TAKEN, ids=lambda c: c.name)
+def test_a_third_is_caught(case: Case) -> None:
+    found = judged(case, 3)
+    kinds = {kind for kind, _ in found}
+    assert kinds >= {"scale", "lost", "stale"} and kinds <= {*KINDS, "cross"}
+    for kind in kinds - {*UNSEEN, "cross"}:  # a broken layout, message, buffer or order is found without running it
+        assert found[kind, "proof"] == 0, kind
+
+
+@pytest.mark.nightly
+def test_all_are_caught_and_every_kind_occurs() -> None:
+    total: Counter[tuple[str, str]] = Counter()
+    for case in TAKEN:
+        total += judged(case, 1)
+    print({f"{kind} by {by}": n for (kind, by), n in sorted(total.items())})
+    seen = {kind for kind, _ in total}
+    assert {*KINDS, "cross"} - {"axis"} - {"join"} <= seen <= {*KINDS, "cross"}  # those two need more than one axis
