@@ -19,6 +19,7 @@ COMMANDS = {
     "run": "Run a file or a lowered program on emulated devices.",
     "verify": "Prove that the distributed run equals the serial program.",
     "cost": "Say how long a step takes, where the time goes, and what would help.",
+    "trace": "Write the timeline of a step for Perfetto.",
     "explain": "Explain an error code, or why a tensor is laid out and moved as it is.",
     "diff": "Compare the lowered programs of two files or two strategies.",
     "fmt": "Format files in the one canonical way.",

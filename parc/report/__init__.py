@@ -1,0 +1,1 @@
+"""A simulated step to look at: Chrome trace events, and a page of hand-made SVG."""
