@@ -61,7 +61,7 @@ class Buffer:
 Totals = dict[tuple[str, str], int]  # (memory, role) -> bytes
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Effect:
     """What one action does to memory, relative to its start."""
 
