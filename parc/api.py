@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
 
 if TYPE_CHECKING:
     from compiler.cost.variation import Variation
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dsl.diagnostics import Diagnostic
     from dsl.source import Source
     from parc.estimate import Estimate
+    from parc.report.trace import Detail
     from parc.training import Run
     from runtime.prove import Proof
 
@@ -269,6 +270,20 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
     from parc.estimate import estimate
 
     return estimate(compiled, variation)
+
+
+def trace(compiled: Compiled, detail: Detail = "some") -> dict[str, Any]:
+    """What runs when in a step, as Chrome trace events for `json.dump`. Raises `ParcError` (E0801 without a cluster).
+
+    detail: whether `all` activations, `some` or `none` show the kernels and messages inside.
+    """
+    from compiler.cost.record import record
+    from compiler.cost.simulate import Simulation
+    from parc.report.trace import trace
+
+    simulation = Simulation.of(compiled)
+    pieces = record(simulation) if detail != "none" else None
+    return trace(simulation.run(), compiled.job.name, pieces, detail)
 
 
 def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Explanation:

@@ -8,10 +8,11 @@ in time; the rest of its iterations are that shift, exactly.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from compiler.cost.durations import COMM, COMPUTE, Priced, Pricer, picoseconds
+from compiler.cost.pieces import Piece
 from compiler.cost.work import Collective, Loop, Meet, Node, Part, Post, Wait
 
 
@@ -27,7 +28,8 @@ class Ready:
 class Segment:
     """waits: what must have come before it starts; posts: what it sends; meet: what stands at its end.
 
-    compute: picoseconds of kernels; exposed: picoseconds in which they wait for messages, by axes.
+    compute: picoseconds of kernels; exposed: picoseconds in which they wait for messages, by axes; pieces: what lies
+    where, if it was recorded (`record.Recorder`).
     """
 
     waits: list[Wait] = field(default_factory=list)
@@ -36,6 +38,7 @@ class Segment:
     duration: int = 0
     compute: int = 0
     exposed: dict[str, int] = field(default_factory=dict)
+    pieces: tuple[Piece, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class Player:
             return priced, round(priced.ps * self.stretch)
         return priced, priced.ps
 
-    def run(self, priced: Priced, ps: int, ready: int, cause: str) -> int:
+    def run(self, node: Node, priced: Priced, ps: int, ready: int, cause: str) -> int:
         """When a piece ends that could start at `ready`; `cause`: axes of the message that made it wait so long."""
         free, stream = self.free, priced.stream
         if stream == COMPUTE:
@@ -134,7 +137,7 @@ class Player:
         for i in range(loop.count):
             # The message with layer i's weights goes when layer i-1 starts: systems prefetch one layer.
             before_began, began = began, max(self.free[0], start)
-            origin, exposed, compute = self.free[0], dict(self.exposed), self.compute
+            origin, exposed, compute, mark = self.free[0], dict(self.exposed), self.compute, self.mark()
             ends: list[int] = []
             for node, found in zip(nodes, prices):
                 ready = max(start, before_began) if is_prefetch(node) else start
@@ -147,24 +150,44 @@ class Player:
                     assert isinstance(node.work, Loop)
                     ends.append(self.loop(node.work, ready))
                 else:
-                    ends.append(self.run(*found, ready, cause))
+                    ends.append(self.run(node, *found, ready, cause))
             before = ends
             relative = (began, *(self.free[s] for s in used), *(ends[c] for c in carried))
             relative = tuple(t - self.free[0] for t in relative)
             if relative == shape:
                 times, by = loop.count - 1 - i, self.free[0] - origin
-                self._repeat(times, by, used, exposed, compute)
+                self.repeat(times, by, used, exposed, compute, mark)
                 return max((t + times * by for t in ends), default=start)
             shape = relative
         return max((*before, start))
 
-    def _repeat(self, times: int, by: int, used: Sequence[int], exposed: dict[str, int], compute: int) -> None:
-        """As many iterations more as the last one."""
+    def mark(self) -> int:
+        """Where an iteration begins in what is recorded: nothing is."""
+        return 0
+
+    def repeat(
+        self, times: int, by: int, used: Sequence[int], exposed: dict[str, int], compute: int, mark: int
+    ) -> None:
+        """As many iterations more as the last one, which began at `mark`, with these totals."""
         for s in used:
             self.free[s] += times * by
         for axes, ps in self.exposed.items():
             self.exposed[axes] = ps + times * (ps - exposed.get(axes, 0))
         self.compute += times * (self.compute - compute)
+
+    def close(self, segment: Segment, host: int) -> None:
+        """All streams end, and the host has dispatched all kernels; the next segment starts at 0."""
+        last = max(self.free)
+        if last > self.free[0]:
+            axes = self.last[self.free.index(last)]
+            self.exposed[axes] = self.exposed.get(axes, 0) + last - self.free[0]
+        segment.duration = max(last, host)
+        segment.compute, segment.exposed = self.compute, self.exposed
+        self.free = [0] * self.pricer.streams
+        self.exposed, self.compute = {}, 0
+
+
+Play = Callable[[Pricer, bool, float], Player]
 
 
 def is_prefetch(node: Node) -> bool:
@@ -177,10 +200,12 @@ def axes_of(found: tuple[Priced, int] | None) -> str:
     return found[0].axes if found is not None else ""
 
 
-def segments(part: Part, pricer: Pricer, update: bool = False, relief: int = 0) -> list[Segment]:
+def segments(
+    part: Part, pricer: Pricer, update: bool = False, relief: int = 0, play: Play = Player
+) -> list[Segment]:
     """A function's segments. `relief`: picoseconds of its collectives of gradients that have run before it began."""
     total = totals(part, pricer, update)
-    player = Player(pricer, update, stretch(total, pricer))
+    player = play(pricer, update, stretch(total, pricer))
     found = [Segment()]
     ends: list[int] = []
     causes: list[str] = []
@@ -188,16 +213,9 @@ def segments(part: Part, pricer: Pricer, update: bool = False, relief: int = 0) 
     begun = False
 
     def close() -> None:
-        """All streams end; the host has dispatched all kernels; the next segment starts at 0."""
         nonlocal number, begun
-        last, segment = max(player.free), found[-1]
-        if last > player.free[0]:
-            axes = player.last[player.free.index(last)]
-            player.exposed[axes] = player.exposed.get(axes, 0) + last - player.free[0]
-        segment.duration = max(last, picoseconds(number * pricer.cal.host))
-        segment.compute, segment.exposed = player.compute, player.exposed
-        player.free = [0] * pricer.streams
-        player.exposed, player.compute, number, begun = {}, 0, 0.0, False
+        player.close(found[-1], picoseconds(number * pricer.cal.host))
+        number, begun = 0.0, False
         ends[:] = [0] * len(ends)
         causes[:] = [""] * len(causes)
         found.append(Segment())
@@ -230,7 +248,7 @@ def segments(part: Part, pricer: Pricer, update: bool = False, relief: int = 0) 
             if relief and isinstance(work, Collective) and work.role == "gradients":
                 less = min(relief, ps)
                 relief, ps = relief - less, ps - less
-            end = player.run(priced, ps, ready, cause)
+            end = player.run(node, priced, ps, ready, cause)
         ends.append(end)
         causes.append(axes)
     close()

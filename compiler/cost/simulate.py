@@ -17,7 +17,8 @@ from compiler.cost.features import Features, features
 from compiler.cost.machine import machine
 from compiler.cost.plan import Key, Plan, Result, evaluate, plan
 from compiler.cost.ranks import play_ranks
-from compiler.cost.segments import Segment, segments
+from compiler.cost.segments import Play, Segment, segments
+from compiler.cost.segments import Player as FunctionPlayer
 from compiler.cost.summary import summarise
 from compiler.cost.timeline import PICOSECONDS, Player, Timeline
 from compiler.cost.variation import NOMINAL, Ranks, Variation, colours
@@ -89,7 +90,7 @@ class Simulation:
         """The timeline of a step."""
         varied = variation or NOMINAL
         pricer = self.pricer(calibration, varied)
-        costs = self._costs(pricer)
+        costs = self.costs(pricer)
         result = self._evaluate(pricer, costs)
         group = pricer.machine.group
         classes = tuple(Player(c, g, g * group, group) for g, c in enumerate(self.program_class))
@@ -99,15 +100,15 @@ class Simulation:
     def seconds(self, calibration: Calibration | None = None) -> float:
         """Of a step, and nothing else: for fitting."""
         pricer = self.pricer(calibration)
-        return max(self._evaluate(pricer, self._costs(pricer)).ends, default=0) / PICOSECONDS
+        return max(self._evaluate(pricer, self.costs(pricer)).ends, default=0) / PICOSECONDS
 
-    def _costs(self, pricer: Pricer) -> list[dict[Key, list[Segment]]]:
+    def costs(self, pricer: Pricer, play: Play = FunctionPlayer) -> list[dict[Key, list[Segment]]]:
         """Per class of the program, its functions' segments."""
         found = []
         for parts in self.features.parts:
-            costs = {key: segments(part, pricer) for key, part in parts.items() if key[0] != "U"}
+            costs = {key: segments(part, pricer, play=play) for key, part in parts.items() if key[0] != "U"}
             if UPDATE in parts:
-                costs[UPDATE] = segments(parts[UPDATE], pricer, True, _relief(pricer, costs))
+                costs[UPDATE] = segments(parts[UPDATE], pricer, True, _relief(pricer, costs), play)
             found.append(costs)
         return found
 
@@ -155,7 +156,7 @@ class Simulation:
 
     def relief(self, pricer: Pricer, group: int) -> int:
         """Picoseconds of a device group's reductions of gradients that its last backward pass hides."""
-        return _relief(pricer, self._costs(pricer)[self.program_class[group]])
+        return _relief(pricer, self.costs(pricer)[self.program_class[group]])
 
     # --- devices that are not alike ------------------------------------------------------------------------------
 
@@ -171,7 +172,7 @@ class Simulation:
         return colours(ranks, devices, sorted(axes), [sorted(t) for t in talks])
 
     def _varied(self, nominal: Timeline, pricer: Pricer, devices: Mapping[int, float]) -> Timeline:
-        costs = self._costs(pricer)
+        costs = self.costs(pricer)
         relief = [_relief(pricer, costs[c]) for c in self.program_class]
         partition = self.partition(devices, pricer)
         played = play_ranks(self.program, self.features, pricer, partition, dict(devices), relief)

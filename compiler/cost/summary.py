@@ -93,11 +93,13 @@ def _events(simulation: Simulation, pricer: Pricer, result: Result) -> tuple[lis
             if over > came:
                 events.append(Event(g, level, of.meets[step.after][1], "collective", came, over, action.mb, g))
         if stop > start:
-            events.append(Event(g, "compute", str(action), action.kind, start, stop, action.mb, g))
-        for _ in step.posts:
+            where = (action.mb, g, action.chunk, of.costs[step.cost][2])
+            events.append(Event(g, "compute", str(action), action.kind, start, stop, *where, step.waits))
+        for message, _ in step.posts:
             route, begin, end = next(sent)
             if end > begin:
-                events.append(Event(g, "send", of.names[route], "send", begin, end, action.mb, g))
+                where = (action.mb, g, action.chunk, of.costs[step.cost][2])
+                events.append(Event(g, "send", of.names[route], "send", begin, end, *where, (message,)))
     events.sort(key=lambda e: (e.cls, e.start_ps, e.end_ps))
     return events, meets
 

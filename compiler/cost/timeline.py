@@ -10,10 +10,14 @@ PICOSECONDS = 10**12
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One activity of the devices of a class; rolled loops are one event.
+    """One activity of the devices of a class.
 
-    stream: `compute`, `copy`, `send`, or `comm:LEVEL` (the outermost level of the cluster that is crossed).
-    kind:   `F`, `B`, `W`, `U` (activations; they hold all that runs inside them), `collective`, `send`, `copy`.
+    stream:   `compute`, `send`, or `comm:LEVEL` (the outermost level of the cluster that is crossed).
+    kind:     `F`, `B`, `W`, `U` (activations; what runs inside them is not here: see `record`), `collective` (between
+              device groups), `send`.
+    stage:    the device group. chunk: of the rolled loop, where groups have several.
+    segment:  which part of its activation: one is cut where it waits for other groups.
+    messages: of a send the one it carries, of an activation those that it waited for.
     """
 
     cls: int
@@ -24,6 +28,9 @@ class Event:
     end_ps: int
     micro: int = 0
     stage: int = 0
+    chunk: int = 0
+    segment: int = 0
+    messages: tuple[int, ...] = ()
 
     @property
     def duration_ps(self) -> int:

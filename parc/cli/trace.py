@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,15 +11,27 @@ from parc import api
 from parc.cli.common import Command, Output, choice, file_argument, job_options, read_source, write_file
 from parc.cli.tables import plural
 
+if TYPE_CHECKING:
+    from parc.report.trace import Detail
+
 
 @click.command("trace", cls=Command)
 @file_argument
 @click.option("-o", "--output", metavar="OUT", help="Write here instead of to standard output.")
+@click.option(
+    "--detail",
+    type=click.Choice(["all", "some", "none"]),
+    default="some",
+    show_default=True,
+    help="Kernels and collectives inside activations: of all; of first and last micro-batches only, if those of all are "
+    "more than 20,000; none.",
+)
 @job_options
 def command(
     out: Output,
     file: str,
     output: str | None,
+    detail: Detail,
     params: tuple[tuple[str, str], ...],
     job: str | None,
     strategy: str | None,
@@ -28,26 +40,24 @@ def command(
 
     Open it in https://ui.perfetto.dev or chrome://tracing. Nothing is run.
     """
-    from compiler.cost.simulate import simulate
-    from parc.report.trace import trace
-
     compiled = api.compile(read_source(out, file), **choice(params, job, strategy))
-    timeline = simulate(compiled)
-    found = trace(timeline, compiled.job.name)
+    found = api.trace(compiled, detail)
+    events = sum(e["ph"] == "X" for e in found["traceEvents"])
+    classes = sum(e["name"] == "process_name" for e in found["traceEvents"])
     result: dict[str, Any] = {
         "output": output,
-        "step_seconds": timeline.step_seconds,
-        "classes": len(timeline.classes),
-        "events": len(timeline.events),
+        "step_seconds": found["otherData"]["step_seconds"],
+        "classes": classes,
+        "events": events,
     }
-    if output is None:
-        if not out.json:
-            out.data(json.dumps(found, allow_nan=False))
+    if output is None and out.json:
         out.result = {**result, "trace": found}
         return
-    write_file(output, json.dumps(found, allow_nan=False) + "\n")
+    text = json.dumps(found, allow_nan=False, separators=(",", ":"))
+    if output is None:
+        out.data(text)
+        return
+    write_file(output, text + "\n")
     out.result = result
-    classes = (
-        plural(len(timeline.classes), "class") if len(timeline.classes) == 1 else f"{len(timeline.classes)} classes"
-    )
-    out.say(f"{output}: {plural(len(timeline.events), 'event')} of {classes} of devices")
+    of = plural(classes, "class") if classes == 1 else f"{classes:,} classes"
+    out.say(f"{output}: {plural(events, 'event')} of {of} of devices")

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args
 
+from compiler.cost.pieces import Piece
+from compiler.cost.record import Pieces
 from compiler.cost.timeline import Event, Player, Timeline
 
-PER_MICROSECOND = 10**6
-"""Picoseconds. The format counts in microseconds, with fractions."""
+Detail = Literal["all", "some", "none"]
+DETAILS: tuple[Detail, ...] = get_args(Detail)
+
+FEW = 20_000
+"""Pieces that are shown wherever they are, before only those of first and last micro-batches are."""
+
+PER_NANOSECOND = 1000
+"""Picoseconds. The format counts in microseconds; viewers keep whole nanoseconds of them."""
 
 KINDS = {
     "F": "forward pass",
@@ -17,6 +26,12 @@ KINDS = {
     "collective": "collective",
     "send": "send",
     "copy": "copy",
+    "product": "matrix product",
+    "vector": "element-wise",
+    "exposed": "exposed communication",
+    "wait": "waiting",
+    "host": "host",
+    "repeat": "loop",
 }
 _FIRST = ("step", "compute")
 
@@ -27,31 +42,36 @@ def devices(player: Player) -> str:
     return f"devices {player.first}..{last}" if player.count > 1 else f"device {player.first}"
 
 
-def trace(timeline: Timeline, name: str) -> dict[str, Any]:
+def trace(timeline: Timeline, name: str, pieces: Pieces | None = None, detail: Detail = "some") -> dict[str, Any]:
     """The trace as plain values, for `json.dumps`.
 
-    Each class has a thread `step` with one event as long as the step, under it its streams. `ts` and `dur` are in
-    microseconds; events of a thread do not overlap.
+    Each class has a thread `step` with one event as long as the step, under it its streams. `pieces` (of `record`) go
+    into the activations that `detail` asks for, kernels nested on `compute`, messages on their levels. Arrows lead from
+    sends to what waited for them. `ts` and `dur` are in microseconds; events of a thread nest or do not overlap.
     """
-    events: list[dict[str, Any]] = []
+    shown = dict(_shown(timeline, pieces or {}, detail))
+    by_class: dict[int, list[tuple[int, Event]]] = {c: [] for c in range(len(timeline.classes))}
+    for at, event in enumerate(timeline.events):
+        by_class[event.cls].append((at, event))
     step_ps = max([round(timeline.step_seconds * 1e12), *(e.end_ps for e in timeline.events)])
-    by_class: dict[int, list[Event]] = {c: [] for c in range(len(timeline.classes))}
-    for event in timeline.events:
-        by_class[event.cls].append(event)
+    events: list[dict[str, Any]] = []
     for pid, player in enumerate(timeline.classes):
         mine = by_class[pid]
-        streams = [*_FIRST, *sorted({e.stream for e in mine} - set(_FIRST))]
-        tids = {stream: tid for tid, stream in enumerate(streams)}
+        streams = {e.stream for _, e in mine} | {p.stream for at, _ in mine for p in shown.get(at, ())}
+        tids = {stream: tid for tid, stream in enumerate([*_FIRST, *sorted(streams - set(_FIRST))])}
         events.append(_meta("process_name", pid, 0, {"name": f"stage {player.group}: {devices(player)}"}))
         events.append(_meta("process_sort_index", pid, 0, {"sort_index": pid}))
         for stream, tid in tids.items():
             events.append(_meta("thread_name", pid, tid, {"name": stream}))
             events.append(_meta("thread_sort_index", pid, tid, {"sort_index": tid}))
         events.append(_complete(f"a step of {name}", "step", 0, step_ps, pid, 0, {"devices": player.count}))
-        for e in mine:
-            told = {"micro_batch": e.micro, "stage": e.stage}
-            kind = KINDS.get(e.kind, e.kind)
-            events.append(_complete(e.name, kind, e.start_ps, e.end_ps, pid, tids[e.stream], told))
+        for at, e in mine:
+            told = {"micro_batch": e.micro, "stage": e.stage} | ({"chunk": e.chunk} if e.chunk else {})
+            events.append(_complete(e.name, e.kind, e.start_ps, e.end_ps, pid, tids[e.stream], told))
+            for p in shown.get(at, ()):
+                start, end = e.start_ps + p.start, e.start_ps + p.end
+                events.append(_complete(p.name, p.kind, start, end, pid, tids[p.stream], _told(p)))
+            events += _arrows(e, pid, tids[e.stream])
     figures = {
         "job": name,
         "devices": timeline.devices,
@@ -59,16 +79,72 @@ def trace(timeline: Timeline, name: str) -> dict[str, Any]:
         "mfu": timeline.mfu,
         "bubble": timeline.bubble,
     }
-    return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": figures}
+    return {"traceEvents": _closed(events), "displayTimeUnit": "ms", "otherData": figures}
 
 
-def _meta(what: str, pid: int, tid: int, args: dict[str, Any]) -> dict[str, Any]:
+def _shown(timeline: Timeline, pieces: Pieces, detail: Detail) -> Iterator[tuple[int, Sequence[Piece]]]:
+    """The events (by index) in which pieces are shown."""
+    found: dict[int, Sequence[Piece]] = {}
+    for at, e in enumerate(timeline.events):
+        key = (timeline.classes[e.cls].program, (e.kind, e.chunk), e.segment)
+        if e.stream == "compute" and pieces.get(key):
+            found[at] = pieces[key]
+    if detail == "none":
+        return
+    if detail == "all" or sum(map(len, found.values())) <= FEW:
+        yield from found.items()
+        return
+    micros: dict[tuple[int, str, int], set[int]] = {}
+    for at in found:
+        e = timeline.events[at]
+        micros.setdefault((e.cls, e.kind, e.chunk), set()).add(e.micro)
+    ends = {key: (min(seen), max(seen)) for key, seen in micros.items()}
+    for at, inside in found.items():
+        e = timeline.events[at]
+        if e.micro in ends[e.cls, e.kind, e.chunk]:
+            yield at, inside
+
+
+def _told(piece: Piece) -> dict[str, Any]:
+    told = {"axes": piece.axes, "bytes": piece.bytes, "flops": piece.flops}
+    return {k: v for k, v in told.items() if v} | ({"iterations": piece.times} if piece.times > 1 else {})
+
+
+def _arrows(event: Event, pid: int, tid: int) -> Iterator[dict[str, Any]]:
+    """The ends of arrows at a send, and at what waited for it."""
+    if event.stream not in ("send", "compute"):
+        return
+    end = {"ph": "s"} if event.stream == "send" else {"ph": "f", "bp": "e"}
+    for message in event.messages:
+        yield {
+            **end, "name": "message", "cat": "message", "id": message, "ts": _microseconds(event.start_ps), "pid": pid, "tid": tid
+        }  # fmt: skip
+
+
+def _closed(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without arrows that have one end: messages within a group take no time, and are no events."""
+    ends: dict[int, int] = {}
+    for e in events:
+        if e["ph"] in "sf":
+            ends[e["id"]] = ends.get(e["id"], 0) + 1
+    return [e for e in events if e["ph"] not in "sf" or ends[e["id"]] > 1]
+
+
+def _meta(what: str, pid: int, tid: int, args: Mapping[str, Any]) -> dict[str, Any]:
     return {"ph": "M", "name": what, "ts": 0, "dur": 0, "pid": pid, "tid": tid, "args": args}
 
 
 def _complete(
-    name: str, category: str, start_ps: int, end_ps: int, pid: int, tid: int, args: dict[str, Any]
+    name: str, kind: str, start_ps: int, end_ps: int, pid: int, tid: int, args: Mapping[str, Any]
 ) -> dict[str, Any]:
-    ts = start_ps / PER_MICROSECOND
-    dur = (end_ps - start_ps) / PER_MICROSECOND
-    return {"ph": "X", "name": name, "cat": category, "ts": ts, "dur": dur, "pid": pid, "tid": tid, "args": args}
+    # Both ends are rounded, never the length: so what is nested, or follows, still does.
+    ts, end = _microseconds(start_ps), _microseconds(end_ps)
+    dur = round(end - ts, 3)
+    return {
+        "ph": "X", "name": name, "cat": KINDS.get(kind, kind), "ts": ts, "dur": dur, "pid": pid, "tid": tid, "args": args
+    }  # fmt: skip
+
+
+def _microseconds(ps: int) -> float:
+    """In whole nanoseconds."""
+    return ps // PER_NANOSECOND / 1000

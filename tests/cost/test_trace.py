@@ -12,10 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 import parc
-from compiler.cost.simulate import simulate
+from compiler.cost.record import record
+from compiler.cost.simulate import Simulation
 from compiler.cost.timeline import Timeline
 from parc.cli import cli
-from parc.report.trace import trace
+from parc.report.trace import Detail, trace
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CASES = {
@@ -29,9 +30,20 @@ CASES = {
 
 
 @cache
-def timeline(case: str) -> Timeline:
+def simulation(case: str) -> Simulation:
     example, options = CASES[case]
-    return simulate(parc.compile(EXAMPLES / f"{example}.par", params=dict(o.split("=") for o in options.split())))
+    params = dict(o.split("=") for o in options.split())
+    return Simulation.of(parc.compile(EXAMPLES / f"{example}.par", params=params))
+
+
+@cache
+def timeline(case: str) -> Timeline:
+    return simulation(case).run()
+
+
+@cache
+def found(case: str, detail: Detail = "some") -> dict[str, Any]:
+    return trace(timeline(case), case, record(simulation(case)), detail)
 
 
 def spans(found: dict[str, Any]) -> dict[tuple[int, int], list[dict[str, Any]]]:
@@ -42,43 +54,156 @@ def spans(found: dict[str, Any]) -> dict[tuple[int, int], list[dict[str, Any]]]:
     return tracks
 
 
+def nanoseconds(event: dict[str, Any]) -> tuple[int, int]:
+    start = round(event["ts"] * 1000)
+    return start, start + round(event["dur"] * 1000)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_events_have_what_viewers_need(case: str) -> None:
-    found = json.loads(json.dumps(trace(timeline(case), case), allow_nan=False))
-    for event in found["traceEvents"]:
-        assert {"ph", "ts", "dur", "pid", "tid", "name"} <= set(event)
-        assert event["ph"] in "XM" and event["ts"] >= 0 and event["dur"] >= 0
-    named = {(e["pid"], e["tid"]) for e in found["traceEvents"] if e["name"] == "thread_name"}
-    assert set(spans(found)) <= named
-    assert {e["pid"] for e in found["traceEvents"]} == set(range(len(timeline(case).classes)))
+    read = json.loads(json.dumps(found(case), allow_nan=False))
+    for event in read["traceEvents"]:
+        assert {"ph", "ts", "pid", "tid", "name"} <= set(event)
+        assert event["ph"] in "XMsf" and event["ts"] >= 0 and event.get("dur", 0) >= 0
+    named = {(e["pid"], e["tid"]) for e in read["traceEvents"] if e["name"] == "thread_name"}
+    assert set(spans(read)) <= named
+    assert {e["pid"] for e in read["traceEvents"]} == set(range(len(timeline(case).classes)))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_nothing_overlaps_within_a_track(case: str) -> None:
-    for events in spans(trace(timeline(case), case)).values():
-        events.sort(key=lambda e: e["ts"])
-        for before, after in zip(events, events[1:], strict=False):
-            # a picosecond is the unit of the simulation; fractions of a microsecond are rounded far below it
-            assert before["ts"] + before["dur"] <= after["ts"] + 1e-6
+def test_events_of_a_track_nest_or_do_not_overlap(case: str) -> None:
+    """What viewers ask of complete events; an outer one must come first. In nanoseconds, which they count in."""
+    for events in spans(found(case)).values():
+        open_until: list[int] = []
+        before = -1
+        for event in sorted(events, key=lambda e: nanoseconds(e)[0]):  # a stable order: as they are written
+            start, end = nanoseconds(event)
+            assert start >= before and event["ts"] == start / 1000
+            while open_until and open_until[-1] <= start:
+                open_until.pop()
+            assert not open_until or end <= open_until[-1], event
+            open_until.append(end)
+            before = start
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_trace_is_as_long_as_the_step(case: str) -> None:
     t = timeline(case)
-    found = spans(trace(t, case))
+    tracks = spans(found(case))
     for pid in range(len(t.classes)):
-        (step,) = found[pid, 0]
+        (step,) = tracks[pid, 0]
         assert step["ts"] == 0 and step["dur"] == pytest.approx(t.step_seconds * 1e6)
-    end = max(e["ts"] + e["dur"] for events in found.values() for e in events)
+    end = max(e["ts"] + e["dur"] for events in tracks.values() for e in events)
     assert end == pytest.approx(t.step_seconds * 1e6)
-    assert sum(len(events) for events in found.values()) == len(t.events) + len(t.classes)
+    bare = spans(found(case, "none"))
+    assert sum(len(events) for events in bare.values()) == len(t.events) + len(t.classes)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("unrolled", [0, 10**9])
+def test_pieces_fill_their_segments(case: str, unrolled: int) -> None:
+    """Kernels and waits follow each other on `compute` from the start to the end, loops rolled or not."""
+    s = simulation(case)
+    for key, pieces in record(s, unrolled).items():
+        segment = s.costs(s.pricer())[key[0]][key[1]][key[2]]
+        tracks = defaultdict(list)
+        for p in pieces:
+            tracks[p.stream].append(p)
+        at = 0
+        for p in tracks.pop("compute", []):
+            assert p.start == at, (key, p)
+            at = p.end
+        assert at == segment.duration, key
+        for stream, others in tracks.items():
+            assert all(a.end <= b.start for a, b in zip(others, others[1:], strict=False)), (key, stream)
+            assert others[-1].end <= segment.duration
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pieces_add_up_to_what_the_cost_says(case: str) -> None:
+    s = simulation(case)
+    for key, pieces in record(s, 10**9).items():
+        segment = s.costs(s.pricer())[key[0]][key[1]][key[2]]
+        assert sum(p.duration for p in pieces if p.kind in ("product", "vector")) == segment.compute, key
+        exposed: dict[str, int] = defaultdict(int)
+        for p in pieces:
+            if p.kind == "exposed":
+                exposed[p.axes] += p.duration
+        assert exposed == {axes: ps for axes, ps in segment.exposed.items() if ps}, key
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_waits_of_all_activations_are_the_exposed_communication(case: str) -> None:
+    """The longest on a class is what `parc cost` tells: kernels wait, or device groups meet."""
+    t = timeline(case)
+    waits: list[dict[str, float]] = [defaultdict(float) for _ in t.classes]
+    pieces = record(simulation(case), 10**9)
+    for e in (e for e in t.events if e.stream == "compute"):
+        for p in pieces[t.classes[e.cls].program, (e.kind, e.chunk), e.segment]:
+            if p.kind == "exposed":
+                waits[e.cls][p.axes] += p.duration / 1e12
+    for e in t.events:
+        if e.kind == "collective":
+            waits[e.cls]["stages"] += e.duration_ps / 1e12
+    longest = max(waits, key=lambda w: sum(w.values()))
+    assert dict(longest) == pytest.approx({a: s for a, s in t.exposed_by_axis.items() if s})
+
+
+def test_a_long_loop_is_cut_short() -> None:
+    s = simulation("zero3")
+    whole, short = (next(p for key, p in record(s, n).items() if key[1][0] == "F") for n in (10**9, 0))
+    rest = [p for p in short if p.kind == "repeat"]
+    assert {p.stream for p in rest} == {"compute", "comm:server"} and len({p.times for p in rest}) == 1
+    assert len(short) < len(whole) and rest[0].name == f"× {rest[0].times} more iterations" and rest[0].times > 2
+
+
+def test_detail_chooses_the_activations() -> None:
+    def inside(detail: Detail) -> set[tuple[str, int]]:
+        """The activations of stage 3 in which something lies."""
+        chosen, last = set(), None
+        for event in spans(found("pangu", detail))[3, 1]:
+            if "micro_batch" in event["args"]:
+                last = (event["cat"], event["args"]["micro_batch"])
+            else:
+                assert last is not None
+                chosen.add(last)
+        return chosen
+
+    passes = ("forward pass", "backward pass")
+    update = {("update", 0)}
+    assert inside("none") == set()
+    assert inside("some") == {(p, m) for p in passes for m in (0, 31)} | update
+    assert inside("all") == {(p, m) for p in passes for m in range(32)} | update
+
+
+def test_pangus_trace_stays_small() -> None:
+    assert len(json.dumps(found("pangu"), separators=(",", ":"))) < 4e6
+
+
+@pytest.mark.parametrize("case", ["pipeline", "pangu", "towers"])
+def test_arrows_lead_from_sends_to_what_waited(case: str) -> None:
+    tracks = spans(found(case))
+    ends = defaultdict(dict)
+    for event in found(case)["traceEvents"]:
+        if event["ph"] in "sf":
+            assert event["ph"] not in ends[event["id"]]
+            ends[event["id"]][event["ph"]] = event
+    assert ends
+    for pair in ends.values():
+        start, finish = pair["s"], pair["f"]
+        assert start["pid"] != finish["pid"]
+        (sent,) = (e for e in tracks[start["pid"], start["tid"]] if e["ts"] == start["ts"])
+        (came, *_) = (e for e in tracks[finish["pid"], finish["tid"]] if e["ts"] == finish["ts"])
+        assert sent["cat"] == "send" and "pass" in came["cat"]
+        assert nanoseconds(sent)[1] <= nanoseconds(came)[0]
+        assert sent["args"]["micro_batch"] == came["args"]["micro_batch"]
 
 
 def test_each_stage_of_a_pipeline_runs_each_micro_batch_forward_and_back() -> None:
-    found = spans(trace(timeline("pipeline"), "pipeline"))
+    tracks = spans(found("pipeline", "none"))
     for pid in range(2):
         kinds = defaultdict(list)
-        for event in found[pid, 1]:
+        for event in tracks[pid, 1]:
             kinds[event["cat"]].append(event["args"]["micro_batch"])
         assert sorted(kinds["forward pass"]) == sorted(kinds["backward pass"]) == [0, 1, 2, 3]
         assert kinds["update"]  # in pieces: the stages meet in the middle of it, for the norm of all gradients
@@ -88,11 +213,11 @@ def test_the_command_writes_the_file(tmp_path: Path) -> None:
     out = tmp_path / "x.json"
     done = CliRunner().invoke(cli, ["trace", str(EXAMPLES / "gpt.par"), "-D", "pp=2", "-o", str(out)])
     assert done.exit_code == 0 and done.stdout == "" and "2 classes" in done.stderr
-    found = json.loads(out.read_text())
-    assert found["otherData"]["devices"] == 2 and len(found["traceEvents"]) > 10
+    written = json.loads(out.read_text())
+    assert written["otherData"]["devices"] == 2 and len(written["traceEvents"]) > 10
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
     told = CliRunner().invoke(cli, ["trace", str(EXAMPLES / "gpt.par"), "-D", "pp=2"])
-    assert json.loads(told.stdout) == found
+    assert json.loads(told.stdout) == written
 
 
 def test_a_job_without_a_cluster_has_no_trace(tmp_path: Path) -> None:
