@@ -54,11 +54,10 @@ class Recorder(Player):
             self.wait(before, start, cause)
         elif priced.blocking:
             self.wait(before, end, priced.axes)
-        flops = work.flops if isinstance(work, (Product, Vector)) else 0.0
+        flops = work.flops if isinstance(work, (Product, Vector)) else 0
         moved = work.bytes if isinstance(work, (Product, Vector)) else priced.sent
-        self.add(
-            Piece(self.names[priced.stream], node.name, priced.kind, start, end, priced.axes, float(moved), float(flops))
-        )
+        stream = self.names[priced.stream]
+        self.add(Piece(stream, node.name, priced.kind, start, end, priced.axes, float(moved), float(flops)))
         return end
 
     def wait(self, start: int, end: int, axes: str) -> None:

@@ -200,9 +200,7 @@ def axes_of(found: tuple[Priced, int] | None) -> str:
     return found[0].axes if found is not None else ""
 
 
-def segments(
-    part: Part, pricer: Pricer, update: bool = False, relief: int = 0, play: Play = Player
-) -> list[Segment]:
+def segments(part: Part, pricer: Pricer, update: bool = False, relief: int = 0, play: Play = Player) -> list[Segment]:
     """A function's segments. `relief`: picoseconds of its collectives of gradients that have run before it began."""
     total = totals(part, pricer, update)
     player = play(pricer, update, stretch(total, pricer))

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     type=click.Choice(["all", "some", "none"]),
     default="some",
     show_default=True,
-    help="Kernels and collectives inside activations: of all; of first and last micro-batches only, if those of all are "
-    "more than 20,000; none.",
+    help="Kernels and collectives inside activations: of all; of first and last micro-batches only, if all are more than "
+    "20,000; of none.",
 )
 @job_options
 def command(

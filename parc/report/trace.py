@@ -116,9 +116,8 @@ def _arrows(event: Event, pid: int, tid: int) -> Iterator[dict[str, Any]]:
         return
     end = {"ph": "s"} if event.stream == "send" else {"ph": "f", "bp": "e"}
     for message in event.messages:
-        yield {
-            **end, "name": "message", "cat": "message", "id": message, "ts": _microseconds(event.start_ps), "pid": pid, "tid": tid
-        }  # fmt: skip
+        where = {"ts": _microseconds(event.start_ps), "pid": pid, "tid": tid}
+        yield {**end, "name": "message", "cat": "message", "id": message, **where}
 
 
 def _closed(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -139,10 +138,8 @@ def _complete(
 ) -> dict[str, Any]:
     # Both ends are rounded, never the length: so what is nested, or follows, still does.
     ts, end = _microseconds(start_ps), _microseconds(end_ps)
-    dur = round(end - ts, 3)
-    return {
-        "ph": "X", "name": name, "cat": KINDS.get(kind, kind), "ts": ts, "dur": dur, "pid": pid, "tid": tid, "args": args
-    }  # fmt: skip
+    where = {"ts": ts, "dur": round(end - ts, 3), "pid": pid, "tid": tid}
+    return {"ph": "X", "name": name, "cat": KINDS.get(kind, kind), **where, "args": args}
 
 
 def _microseconds(ps: int) -> float:

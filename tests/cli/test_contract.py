@@ -27,6 +27,7 @@ COMMAND: dict[str, list[str]] = {
     "run": ["run", "FILE", "--steps", "1"],
     "verify": ["verify", "FILE", "--steps", "1"],
     "cost": ["cost", "FILE"],
+    "trace": ["trace", "FILE"],
     "explain": ["explain", "FILE", "y"],
     "diff": ["diff", "FILE", "--strategy", "data", "--strategy", "both"],
     "fmt": ["fmt", "--check", "FILE"],
@@ -41,6 +42,7 @@ BEHIND = {
     "run": "run",
     "verify": "verify",
     "cost": "compile",
+    "trace": "trace",
     "explain": "explain_tensor",
     "diff": "load_program",
 }
@@ -144,7 +146,7 @@ def test_strategies(name: str, file: str) -> None:
     assert run(name, file, "--strategy", "both").exit_code == 0
     if name in ("check", "cost"):
         assert '"strategy": "both"' in shown
-    elif name in ("run", "verify"):
+    elif name in ("run", "verify", "trace"):
         assert shown != json.dumps(found(run(name, file, "--json")))
     else:
         assert "tp=2" in shown or '"axis": "tp"' in shown
