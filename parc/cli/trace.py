@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     type=click.Choice(["all", "some", "none"]),
     default="some",
     show_default=True,
-    help="Kernels and collectives inside activations: of all; of first and last micro-batches only, if all are more than "
-    "20,000; of none.",
+    help="Show what lies inside activations: in all; in first and last micro-batches, if all are over 20,000; in none.",
 )
 @job_options
 def command(
