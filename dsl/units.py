@@ -81,11 +81,12 @@ def _units() -> dict[str, Unit]:
         units[f"{prefix}B"] = Unit(BYTES, 1000**power)
         units[f"{prefix}iB"] = Unit(BYTES, 1024**power)
         units[f"{prefix}b"] = Unit(BYTES, 1000**power, 8)
-    for power, prefix in enumerate("MGTPE", 2):
+    for power, prefix in enumerate("MGTPEZ", 2):
         units[f"{prefix}FLOP"] = Unit(FLOP, 1000**power)
     units |= {f"{name}/s": Unit(u.dimension / SECONDS, u.scale, u.per) for name, u in units.items()}
     units |= {name: Unit(SECONDS, 1, per) for name, per in (("ns", 10**9), ("us", 10**6), ("ms", 1000), ("s", 1))}
     units |= {"min": Unit(SECONDS, 60), "h": Unit(SECONDS, 3600)}
+    units |= {"days": Unit(SECONDS, 86400), "years": Unit(SECONDS, 31557600)}  # Julian years: 365.25 days
     units |= {name: Unit(HERTZ, scale) for name, scale in (("Hz", 1), ("kHz", 10**3), ("MHz", 10**6), ("GHz", 10**9))}
     return units
 
@@ -184,9 +185,9 @@ def _divide(a: Number, b: Number) -> Number:
 _SHOWN: dict[Dimension, tuple[str, ...]] = {
     BYTES: ("B", "KB", "KiB", "MB", "MiB", "GB", "GiB", "TB", "TiB", "PB", "PiB"),
     BYTES_PER_SECOND: ("B/s", "KB/s", "MB/s", "GB/s", "TB/s", "PB/s"),
-    FLOP: ("FLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"),
-    FLOP_PER_SECOND: ("FLOP/s", "MFLOP/s", "GFLOP/s", "TFLOP/s", "PFLOP/s", "EFLOP/s"),
-    SECONDS: ("ns", "us", "ms", "s", "min", "h"),
+    FLOP: ("FLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP"),
+    FLOP_PER_SECOND: ("FLOP/s", "MFLOP/s", "GFLOP/s", "TFLOP/s", "PFLOP/s", "EFLOP/s", "ZFLOP/s"),
+    SECONDS: ("ns", "us", "ms", "s", "min", "h", "days", "years"),
     HERTZ: ("Hz", "kHz", "MHz", "GHz"),
 }
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from compiler.cost.variation import Variation
     from compiler.diff import ProgramDiff
     from compiler.driver import Compiled
-    from compiler.evaluate import Check, Evaluation
+    from compiler.evaluate import Check, Evaluation, Held
     from compiler.explain import Explanation
     from compiler.graph import Value
     from compiler.model import Job
@@ -69,11 +69,11 @@ def _evaluate(file: File, overrides: Mapping[str, str], job: str | None, options
     return evaluate_file(file, overrides, job, options.get("strategy"), precision=precision)
 
 
-def check(file: File, **options: Unpack[Options]) -> Checked:
+def check(file: File, *, told: Callable[[Held], None] | None = None, **options: Unpack[Options]) -> Checked:
     """Everything but running: every job (or only `job`) is evaluated, differentiated, placed and lowered.
 
-    What it lowers to is verified, the schedule for hangs too, and the file's checks. Raises `ParcError` with all that
-    is wrong.
+    What it lowers to is verified, the schedule for hangs too, and the file's checks, which `told` hears of, those that
+    fail too. Raises `ParcError` with all that is wrong.
     """
     from compiler.driver import compile_job
     from compiler.evaluate import check_file
@@ -102,7 +102,7 @@ def check(file: File, **options: Unpack[Options]) -> Checked:
     if checks:
         from parc.results import require
 
-        require(checks, jobs)
+        require(checks, jobs, told)
     return Checked(tuple(found), tuple(jobs))
 
 

@@ -2,45 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from math import prod
 
-from compiler.cost.memory import memory_use
+from compiler.cost.features import Features, features
+from compiler.cost.memory import Peak, memory_use
 from compiler.cost.simulate import Simulation
 from compiler.cost.timeline import Timeline
 from compiler.driver import Compiled
-from compiler.evaluate import Check
+from compiler.evaluate import Check, Held
+from compiler.evaluate.checks import no_result
 from dsl.diagnostics import Diagnostics, ParcError
+
+ROLES = ("weight", "gradient", "optimizer", "saved", "activation", "message", "input")
+"""What memory is of, in every job; it may be of other things as well, which have to be there to be asked for."""
+
+_TIMELINE = {"step_time": "step_seconds", "update_time": "update_seconds"}
+_FEATURES = {"flops": "flops_model", "hardware_flops": "flops_hardware", "samples": "samples", "tokens": "tokens"}
 
 
 class Results:
-    """The results of a compiled job; a step is simulated only if something is asked of it."""
+    """The results of a compiled job; each thing is computed only if something is asked of it."""
 
     def __init__(self, compiled: Compiled) -> None:
         self.compiled = compiled
 
     @cached_property
+    def simulation(self) -> Simulation:
+        """Raises ParcError (E0801) if the job has no cluster."""
+        return Simulation.of(self.compiled)
+
+    @cached_property
     def timeline(self) -> Timeline:
         """Raises ParcError (E0801) if the job has no cluster."""
-        return Simulation.of(self.compiled).run()
+        return self.simulation.run()
+
+    @cached_property
+    def features(self) -> Features:
+        """What does not depend on the cluster."""
+        has_cluster = self.compiled.job.cluster is not None
+        return self.simulation.features if has_cluster else features(self.compiled.program)
+
+    @cached_property
+    def memory(self) -> tuple[Peak, ...]:
+        """The peak of device memory, of a device of each group."""
+        return tuple(kinds["hbm"] for kinds in memory_use(self.compiled.program).values() if "hbm" in kinds)
+
+    @property
+    def fullest(self) -> Peak:
+        """Of the group whose devices need most memory."""
+        return max(self.memory, key=lambda peak: peak.bytes, default=Peak(0, {}))
 
     def get(self, name: str) -> int | float:
-        """A result by its name (`compiler.evaluate.checks.RESULTS`), in base units."""
+        """A result by its name (`compiler.evaluate.checks.RESULTS` and `FAMILIES`), in base units.
+
+        Raises ParcError: E0801 if it needs a cluster, E0101 if the job has no such thing.
+        """
+        program = self.compiled.program
+        if name == "parameters":
+            return sum(prod(w.value.type.shape) for w in self.compiled.job.model.weights)
+        if name == "devices":
+            return program.devices
+        if name in _FEATURES:
+            return _whole(getattr(self.features, _FEATURES[name]))
         if name == "memory.peak":
-            kinds = memory_use(self.compiled.program).values()
-            return max((k["hbm"].bytes for k in kinds if "hbm" in k), default=0)
-        return float(getattr(self.timeline, "step_seconds" if name == "step_time" else name))
+            return self.fullest.bytes
+        if name == "memory.total":
+            return sum(p.bytes for p in self.memory) * (program.devices // program.groups)
+        if name == "memory.capacity":
+            return _whole(self.simulation.cluster.device.memory)
+        if name == "peak_flops":
+            return self.timeline.peak_flops * program.devices
+        family, _, one = name.partition(".")
+        if family == "memory":
+            roles = self.fullest.roles
+            return _member(name, one, dict.fromkeys(ROLES, 0) | dict(roles), ("peak", "total", "capacity"))
+        if one:
+            by_axes = self.timeline.exposed_by_axis if family == "exposed" else self.timeline.traffic
+            axes = [a.name for a in program.axes if a.kind == "mesh"] + ["stages"] * (program.groups > 1)
+            sums = {a: sum(x for axes, x in by_axes.items() if a in axes.split("+")) for a in axes}
+            return _member(name, one, sums)
+        return float(getattr(self.timeline, _TIMELINE.get(name, name)))
 
 
-def require(checks: Iterable[Check], jobs: Sequence[Compiled]) -> None:
-    """Raises ParcError with all checks that do not hold; those that speak of other jobs too are left alone."""
+def _member(name: str, one: str, found: Mapping[str, int | float], others: Sequence[str] = ()) -> int | float:
+    """`found[one]`. Raises ParcError (E0101) with what there is."""
+    if one not in found:
+        family = name.partition(".")[0]
+        raise no_result(name, [f"{family}.{n}" for n in (*others, *found)])
+    return found[one]
+
+
+def _whole(number: float) -> int | float:
+    """Counts of whole things as such: they compare exactly."""
+    return int(number) if float(number).is_integer() else number
+
+
+def require(checks: Iterable[Check], jobs: Sequence[Compiled], told: Callable[[Held], None] | None = None) -> None:
+    """Raises ParcError with all checks that do not hold; those that speak of other jobs too are left alone.
+
+    `told` hears of every check that was evaluated.
+    """
     results = {c.job.name: Results(c) for c in jobs}
     found = Diagnostics()
     for check in checks:
         if not set(check.jobs) <= set(results):
             continue
         try:
-            check.require(lambda job, name: results[job].get(name))
+            check.require(lambda job, name: results[job].get(name), told)
         except ParcError as error:
             for diagnostic in error.diagnostics:
                 found.add(diagnostic)

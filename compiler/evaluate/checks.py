@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TypeVar
 
@@ -14,23 +14,48 @@ from compiler.evaluate.values import Skip, Static, show_static
 from dsl import ast
 from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
-from dsl.units import BYTES, NONE, SECONDS, Dimension, Quantity
+from dsl.units import BYTES, FLOP, FLOP_PER_SECOND, NONE, SECONDS, Dimension, Quantity
 
 RESULTS: dict[str, Dimension] = {
+    "parameters": NONE,
+    "devices": NONE,
+    "samples": NONE,
+    "tokens": NONE,
+    "flops": FLOP,
+    "hardware_flops": FLOP,
     "memory.peak": BYTES,
+    "memory.total": BYTES,
+    "memory.capacity": BYTES,
+    "peak_flops": FLOP_PER_SECOND,
     "step_time": SECONDS,
+    "update_time": SECONDS,
+    "exposed": SECONDS,
     "tokens_per_second": NONE,
     "samples_per_second": NONE,
     "mfu": NONE,
     "hfu": NONE,
     "bubble": NONE,
 }
-"""What a check can ask of a job: device memory of the fullest device, and what `parc cost` tells of a step."""
+"""What a check can ask of a job: of its program, of the memory of its devices, and what `parc cost` tells of a step."""
+
+FAMILIES: dict[str, Dimension] = {"memory": BYTES, "exposed": SECONDS, "sent": BYTES}
+"""Results of which a job has several: by role (`memory.optimizer`), or by axis (`exposed.tp`, `sent.dp`)."""
 
 Ask = Callable[[str, str], int | float]
 """The result of a job, by the names of both, in base units. Raises ParcError where the job cannot tell."""
 
 _T = TypeVar("_T")
+_LITERALS = {BYTES: "B", SECONDS: "s", FLOP: "FLOP", FLOP_PER_SECOND: "FLOP/s"}
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A check that was evaluated. text: as written; found: the same with values, `21.4 GiB <= 32 GB`."""
+
+    text: str
+    found: str
+    holds: bool
+    span: Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +68,60 @@ class Check:
     params: tuple[tuple[str, Static], ...]
     module: Module = field(repr=False, compare=False)
 
-    def require(self, ask: Ask) -> None:
-        """Evaluate it with what `ask` tells. Raises ParcError: E0217 where it does not hold."""
+    def require(self, ask: Ask, told: Callable[[Held], None] | None = None) -> None:
+        """Evaluate it with what `ask` tells, and tell what came out. Raises ParcError: E0217 where it does not hold."""
         seen: dict[str, Static] = {}
 
         def known(expr: ast.Attribute) -> ast.Expr:
             job, path = _path(expr)
-            value, dimension = ask(job.id, path), RESULTS[path]
+            dimension = _dimension(path)
+            assert dimension is not None, "checked before"
+            try:
+                value = ask(job.id, path)
+            except ParcError as error:
+                raise ParcError(*(replace(d, span=d.span or expr.span) for d in error.diagnostics)) from None
             seen[f"{job.id}.{path}"] = value if dimension == NONE else Quantity(value, dimension)
-            unit = {BYTES: "B", SECONDS: "s"}.get(dimension)
+            unit = _LITERALS.get(dimension)
             return ast.Quantity(value, unit, span=expr.span) if unit else ast.Number(value, span=expr.span)
 
         try:
-            value = static_value(_with_results(self.test, known), self.module)
+            test = _with_results(self.test, known)
+            holds = static.boolean(static_value(test, self.module), "a check", self.test.span)
+            found = _evaluated(test, self.module)
         except Skip:
             raise ParcError(*self.module.session.diagnostics) from None
-        if not static.boolean(value, "a check", self.test.span):
-            told = [(f"{name} = {show_static(v)}", None) for name, v in (*seen.items(), *self.params)]
-            raise fail("E0217", "this check does not hold", self.test.span, notes=told)
+        if told is not None:
+            text = self.module.source.text[self.test.span.start : self.test.span.end]
+            told(Held(" ".join(text.split()), found, holds, self.span))
+        if not holds:
+            notes = [(f"{name} = {show_static(v)}", None) for name, v in (*seen.items(), *self.params)]
+            raise fail("E0217", f"this check does not hold: {found}", self.test.span, notes=notes)
+
+
+def _evaluated(expr: ast.Expr, module: Module) -> str:
+    """The expression with the values of what it compares: only of what its value depends on."""
+    if isinstance(expr, ast.Binary) and expr.op in ("and", "or"):
+        left = _evaluated(expr.left, module)
+        if static_value(expr.left, module) is (expr.op == "or"):
+            return left
+        return f"{left} {expr.op} {_evaluated(expr.right, module)}"
+    if isinstance(expr, ast.Unary) and expr.op == "not":
+        return f"not {_evaluated(expr.operand, module)}"
+    if isinstance(expr, ast.Binary) and expr.op in ("<", "<=", ">", ">=", "==", "!="):
+        left, right = (_value(static_value(side, module)) for side in (expr.left, expr.right))
+        return f"{left} {expr.op} {right}"
+    return _value(static_value(expr, module))
+
+
+def _value(value: Static) -> str:
+    """As it would be written, floats rounded."""
+    return f"{value:.5g}" if isinstance(value, float) else show_static(value)
+
+
+def _dimension(path: str) -> Dimension | None:
+    """Of a result; None if there is no such."""
+    family, _, one = path.partition(".")
+    return RESULTS.get(path) or (FAMILIES.get(family) if one and "." not in one else None)
 
 
 def _path(expr: ast.Attribute) -> tuple[ast.Name, str]:
@@ -88,52 +149,53 @@ def _with_results(node: _T, known: Callable[[ast.Attribute], ast.Expr]) -> _T:
 
 
 def check_statics(session: Session, module: Module) -> tuple[Check, ...]:
-    """The checks that speak of jobs. The others are evaluated: one that fails, or is no boolean, is an error."""
+    """All checks. Those that speak of no job are evaluated: one that fails, or is no boolean, is an error."""
     kept = []
     for check in module.checks:
         try:
             found = _check(check, module)
+            if not found.jobs:
+                found.require(_no_job)
         except (ParcError, Skip) as error:
             session.failed(error)
             continue
-        if found is not None:
-            kept.append(found)
+        kept.append(found)
     return tuple(kept)
 
 
-def _check(check: ast.Check, module: Module) -> Check | None:
+def _no_job(job: str, name: str) -> int:
+    raise AssertionError(f"a check that speaks of no job asks {job} for {name}")
+
+
+def _check(check: ast.Check, module: Module) -> Check:
     jobs: list[str] = []
     params: dict[str, Static] = {}
     known = [e.name for e in module.of_kind("job")]
-    for base, attribute in _names(check.test):
+    names = _names(check.test)
+    for base, attribute in names:
         if attribute:
             if base.id not in known:
                 others = f"there are {listed(known)}" if known else "the file has none"
                 message = f"there is no job `{base.id}`"
                 raise fail("E0113", message, base.span, help=did_you_mean(base.id, known) or others)
-            if attribute not in RESULTS:
-                message = f"a job has no result `{attribute}`"
-                raise fail(
-                    "E0101",
-                    message,
-                    check.test.span,
-                    help=did_you_mean(attribute, RESULTS) or f"there are {listed(RESULTS)}",
-                )
+            if _dimension(attribute) is None:
+                raise no_result(attribute, RESULTS, check.test.span)
             jobs.append(base.id)
         else:
             known_value = module.param(base.id)
             if known_value is not None:
                 params[base.id] = known_value
-            elif jobs or any(a for _, a in _names(check.test)):
+            elif any(a for _, a in names):
                 message = f"there is no parameter `{base.id}`"
                 raise fail("E0101", message, base.span, help=did_you_mean(base.id, module.param_names()))
-    if jobs:
-        return Check(check.test, check.span, tuple(dict.fromkeys(jobs)), tuple(params.items()), module)
-    value = static_value(check.test, module)
-    if not static.boolean(value, "a check", check.test.span):
-        notes = [(f"{name} = {show_static(v)}", None) for name, v in params.items()]
-        raise fail("E0217", "this check does not hold", check.test.span, notes=notes)
-    return None
+    return Check(check.test, check.span, tuple(dict.fromkeys(jobs)), tuple(params.items()), module)
+
+
+def no_result(name: str, known: Iterable[str], span: Span | None = None) -> ParcError:
+    """E0101 for a result that a job does not have."""
+    known = list(known)
+    help = did_you_mean(name, known) or f"there are {listed(known, len(known))}"
+    return fail("E0101", f"a job has no result `{name}`", span, help=help)
 
 
 def _names(expr: ast.Expr) -> list[tuple[ast.Name, str]]:
@@ -156,4 +218,4 @@ def _names(expr: ast.Expr) -> list[tuple[ast.Name, str]]:
     return []
 
 
-__all__ = ["RESULTS", "Ask", "Check", "check_statics"]
+__all__ = ["FAMILIES", "RESULTS", "Ask", "Check", "Held", "check_statics", "no_result"]

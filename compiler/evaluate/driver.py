@@ -84,14 +84,16 @@ def evaluate_file(
 def check_file(
     path: Path | Source, overrides: Mapping[str, str] | None = None, root: Path | None = None
 ) -> tuple[Diagnostic, ...]:
-    """All findings in a file: every job is evaluated, with each of its model's strategies, and every check."""
+    """All findings in a file: every job is evaluated, every strategy that no job uses too, and every check."""
     session = Session()
 
     def run() -> None:
         module = _load(session, path, overrides or {}, root)
-        used: set[str] = set()
-        for entry in list(module.of_kind("job")):
-            _collect(session, lambda entry=entry: _check_job(session, module, entry, used))  # type: ignore[misc]
+        jobs = list(module.of_kind("job"))
+        named = frozenset(name for entry in jobs for name in _strategies(entry))
+        used = set(named)
+        for entry in jobs:
+            _collect(session, lambda entry=entry: _check_job(session, module, entry, named, used))  # type: ignore[misc]
         for entry in list(module.of_kind("strategy")):
             if entry.name not in used:
                 _collect(session, lambda entry=entry: build_strategy(session, module, entry.item.name, None, None))  # type: ignore[misc]
@@ -101,12 +103,10 @@ def check_file(
     return tuple(session.diagnostics)
 
 
-def _check_job(session: Session, module: Module, entry: Entry, used: set[str]) -> None:
-    """The job as written, then the other strategies that are declared for its model."""
-    named = [s.strategy.id for s in entry.item.body if isinstance(s, ast.Task) and s.strategy]
-    used.update(named)
+def _check_job(session: Session, module: Module, entry: Entry, named: frozenset[str], used: set[str]) -> None:
+    """The job as written, then the strategies for its model that no job names; they are `used` then."""
     job = _collect(session, lambda: build_job(session, module, entry))
-    if job is None and not named:  # then its model is wrong
+    if job is None and not _strategies(entry):  # then its model is wrong
         return
     if job is None:  # perhaps its strategy is wrong; the model is needed for the others all the same
         job = build_job(session, module, entry, ast.Name("serial", span=entry.item.name.span))
@@ -117,6 +117,12 @@ def _check_job(session: Session, module: Module, entry: Entry, used: set[str]) -
         if item.model and item.model.id == job.model.name and other.name not in named:
             used.add(other.name)
             _collect(session, lambda item=item: build_strategy(session, module, item.name, index, None))  # type: ignore[misc]
+
+
+def _strategies(entry: Entry) -> list[str]:
+    """Names of the strategies that a job uses."""
+    assert isinstance(entry.item, ast.Job)
+    return [s.strategy.id for s in entry.item.body if isinstance(s, ast.Task) and s.strategy]
 
 
 def _collect(session: Session, run: Callable[[], _T]) -> _T | None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
 
 from parc import api
-from parc.cli.common import Command, Output, choice, file_argument, job_options, read_source
+from parc.cli.common import Command, Output, choice, color, file_argument, job_options, read_source
 from parc.cli.tables import plural
+
+if TYPE_CHECKING:
+    from compiler.evaluate import Held
 
 
 @click.command("check", cls=Command)
@@ -15,29 +22,46 @@ from parc.cli.tables import plural
 def command(out: Output, file: str, params: tuple[tuple[str, str], ...], job: str | None, strategy: str | None) -> None:
     """Check FILE: every job is evaluated, differentiated, placed, lowered and verified; nothing is run.
 
-    A lowered `.npu` is read and verified.
+    The file's checks are listed with the values found. A lowered `.npu` is read and verified.
     """
     if api.is_program(file):
         program = api.load_program(read_source(out, file))
         out.result = {"jobs": [], "program": program.name, "devices": program.devices}
         out.say(f"{program.name}: {plural(program.devices, 'device')}: fine")
         return
-    found = api.check(read_source(out, file), **choice(params, job, strategy))
+    held: list[Held] = []
+    out.result = {"jobs": [], "checks": []}
+    try:
+        found = api.check(read_source(out, file), told=held.append, **choice(params, job, strategy))
+    finally:
+        out.result["checks"] = [{"check": h.text, "found": h.found, "holds": h.holds} for h in held]
+        if held:
+            out.data(_shown(held, color(sys.stdout)))
     out.warn(found.warnings)
-    out.result = {
-        "jobs": [
-            {
-                "job": c.job.name,
-                "model": c.job.model.name,
-                "strategy": c.job.strategy.name,
-                "devices": c.program.devices,
-            }
-            for c in found.jobs
-        ]
-    }
+    out.result["jobs"] = [
+        {
+            "job": c.job.name,
+            "model": c.job.model.name,
+            "strategy": c.job.strategy.name,
+            "devices": c.program.devices,
+        }
+        for c in found.jobs
+    ]
     for c in found.jobs:
         out.say(
             f"{c.job.name}: {c.job.model.name} with {c.job.strategy.name}, {plural(c.program.devices, 'device')}: fine"
         )
     if not found.jobs:
         out.say("fine; the file has no job")
+
+
+def _shown(held: Sequence[Held], style: bool) -> str:
+    """A line per check: whether it holds, what it says, and the values found where those are not the text itself."""
+    width = max((len(h.text) for h in held if h.found != h.text), default=0)
+    lines = []
+    for h in held:
+        mark = "✓" if h.holds else "✗"
+        paint = "32" if h.holds else "31"
+        mark = f"\x1b[{paint}m{mark}\x1b[0m" if style else mark
+        lines.append(f"{mark} {h.text:{width}}  {h.found}" if h.found != h.text else f"{mark} {h.text}")
+    return "\n".join(lines)

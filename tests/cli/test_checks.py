@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pytest
 from click.testing import CliRunner
 
 import parc
-from compiler.evaluate.checks import RESULTS
+from compiler.evaluate.checks import FAMILIES, RESULTS, Held
 from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Source
 from parc import api
 from parc.cli import cli
+from parc.results import ROLES
 
 FILE = """\
 use std.devices (a100_80)
@@ -77,6 +79,15 @@ def refused(check: str, **options: object) -> Diagnostic:
         "fit.mfu >= 0.0 and fit.mfu <= 1.0 and fit.hfu >= fit.mfu and fit.bubble == 0.0",
         "fit.samples_per_second > 0 and fit.tokens_per_second >= fit.samples_per_second",
         "(fit.memory.peak if degree > 1 else 0 B) < most",
+        "fit.parameters == 1024 and fit.devices == degree and fit.samples == 8",
+        "fit.memory.weight == 4 B * fit.parameters and fit.memory.optimizer == 0 B",
+        "fit.memory.weight + fit.memory.gradient <= fit.memory.peak and fit.memory.total == degree * fit.memory.peak",
+        "fit.memory.capacity == 80 GiB and fit.peak_flops == degree * 19.5 TFLOP/s",
+        "fit.flops <= fit.hardware_flops and alone.flops == fit.flops",
+        "fit.exposed.dp <= fit.exposed and fit.exposed < fit.step_time and fit.update_time < fit.step_time",
+        "fit.sent.dp >= 2 * (degree - 1) / degree * fit.memory.weight",
+        "fit.step_time * 1000 < 1 days and 1 days < 1 years and 365 days < 1 years and 366 days > 1 years",
+        "1000 EFLOP == 1 ZFLOP",
     ],
 )
 def test_checks_that_hold(check: str) -> None:
@@ -102,6 +113,14 @@ def test_the_peak_is_that_of_the_program() -> None:
     [
         ("fit.step_tim < 1 us", "E0101", "did you mean `step_time`?"),
         ("fit.memory < 1 B", "E0101", "memory.peak"),
+        ("fit.memory.peek < 1 B", "E0101", "did you mean `memory.peak`?"),
+        ("fit.memory.optimiser < 1 B", "E0101", "did you mean `memory.optimizer`?"),
+        ("fit.memory.weight.w < 1 B", "E0101", ""),
+        ("fit.exposed.stages < 1 s", "E0101", "there are `exposed.dp`"),
+        ("fit.sent.dq < 1 B", "E0101", "did you mean `sent.dp`?"),
+        ("alone.exposed.dp < 1 s", "E0801", ""),
+        ("alone.memory.capacity > 1 B", "E0801", ""),
+        ("fit.flops < 1 B", "E0212", ""),
         ("fitt.memory.peak < 1 B", "E0113", "did you mean `fit`?"),
         ("fit.memory.peak < mosst", "E0101", "did you mean `most`?"),
         ("fit.memory.peak < 1 us", "E0212", ""),
@@ -131,6 +150,82 @@ def test_the_command_fails() -> None:
     assert "note: fit.memory.peak = " in result.stderr
 
 
+def test_checks_are_listed_with_what_was_found() -> None:
+    text = (
+        f"{FILE}check degree == 2\n"
+        "check fit.parameters == 1024 or fit.memory.peak > most\n"
+        "check not fit.parameters < 1024 and fit.memory.weight == 4 KiB\n"
+    )
+    held: list[Held] = []
+    parc.check(Source("t", text), told=held.append)
+    assert [(h.text, h.found, h.holds) for h in held] == [
+        ("degree == 2", "2 == 2", True),
+        ("fit.parameters == 1024 or fit.memory.peak > most", "1024 == 1024", True),
+        ("not fit.parameters < 1024 and fit.memory.weight == 4 KiB", "not 1024 < 1024 and 4 KiB == 4 KiB", True),
+    ]
+
+
+def test_the_command_lists_checks_that_fail_too() -> None:
+    text = f"{FILE}check fit.devices == 2\ncheck fit.parameters < 5 and fit.devices == 2\n"
+    shown = CliRunner().invoke(cli, ["check", "-"], input=text)
+    assert shown.exit_code == 1
+    assert shown.stdout == (
+        "✓ fit.devices == 2                         2 == 2\n✗ fit.parameters < 5 and fit.devices == 2  1024 < 5\n"
+    )
+    found = json.loads(CliRunner().invoke(cli, ["check", "-", "--json"], input=text).stdout)
+    assert found["exit"] == 1 and [d["code"] for d in found["diagnostics"]] == ["E0217"]
+    assert found["result"]["checks"][1] == {
+        "check": "fit.parameters < 5 and fit.devices == 2",
+        "found": "1024 < 5",
+        "holds": False,
+    }
+
+
+def test_strategies_that_a_job_uses_are_not_tried_with_others() -> None:
+    """Another job's sizes need not suit them; those that nobody uses are tried."""
+    other = "strategy wide for line {\n  microbatches 16 over b\n}\n"
+    job = "job large {\n  train line using wide\n  optimizer sgd(lr = 0.1)\n}\n"
+    sized = FILE.replace(
+        "model line(width = 1024) {\n  dim b = 8", "model line(width = 1024, batch = 8) {\n  dim b = batch"
+    )
+    assert len(parc.check(Source("t", sized + other + job.replace("line", "line(1024, 16)"))).jobs) == 3
+    with pytest.raises(ParcError) as caught:
+        parc.check(Source("t", sized + other))
+    assert "E0411" in [d.code for d in caught.value.diagnostics]
+
+
 def test_the_results_are_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "language.md").read_text()
     assert [name for name in RESULTS if f"`fit.{name}`" not in page] == []
+    assert [role for role in ROLES if f".{role}`" not in page] == []
+    assert [name for name in FAMILIES if f"`fit.{name}." not in page] == []
+
+
+WALLS = Path(__file__).parents[2] / "examples" / "walls.par"
+
+
+def test_the_walls_hold() -> None:
+    """Every check of the example, and those that a smaller card or another training would break."""
+    held: list[Held] = []
+    parc.check(WALLS, told=held.append)
+    assert len(held) == WALLS.read_text().count("\ncheck ") == 12 and all(h.holds for h in held)
+
+
+@pytest.mark.parametrize(
+    ("change", "broken"),
+    [
+        ({"card": "16 GB"}, {"pretrain.memory.peak"}),
+        (
+            {"card": "80 GB"},
+            {"alone.memory.peak", "without_recompute.memory.peak", "without_optimizer_parallel.memory.peak"},
+        ),
+        ({"tokens": "1000000000000"}, {"pretrain.step_time"}),
+        ({"tokens": "1000000000"}, {"pretrain.flops"}),
+    ],
+)
+def test_walls_stand_where_they_are(change: dict[str, str], broken: set[str]) -> None:
+    held: list[Held] = []
+    with pytest.raises(ParcError) as caught:
+        parc.check(WALLS, told=held.append, params=change)
+    assert {d.code for d in caught.value.diagnostics} == {"E0217"}
+    assert {h.text.split()[0] for h in held if not h.holds} == broken

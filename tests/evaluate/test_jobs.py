@@ -208,8 +208,7 @@ def test_jobs_overrides_strategies_and_checks() -> None:
     assert e.job.data is not None
     assert (e.job.data.reader, e.job.data.args, dict(e.job.data.options)) == ("text", ("corpus.txt",), {"length": 6})
     assert (e.params["layers"], e.params["name"], str(e.params["speed"])) == (3, "other", "1 TB/s")
-    (check,) = e.checks
-    assert (check.jobs, dict(check.params)) == (("one",), {"layers": 3})
+    assert [(c.jobs, dict(c.params)) for c in e.checks] == [(("one",), {"layers": 3}), ((), {"layers": 3})]
     assert evaluation(TWO, job="two", strategy="serial").job.strategy.mesh == ()
 
 
