@@ -11,7 +11,7 @@ import pytest
 from dsl.codes import CODES
 from tests.dsl.hostile import CASES
 from tests.dsl.hostile_models import FINE, MODELS
-from tests.dsl.hostile_runner import MEGABYTES, SECONDS, Ending, check, parse_all
+from tests.dsl.hostile_runner import MEGABYTES, PATIENCE, Ending, check, parse_all
 
 # Each of these is a process; the others run in one (or by night).
 PROCESSES = (
@@ -65,7 +65,7 @@ VALID = frozenset(FINE) | {
 def bounded(ending: Ending, fine: bool = False) -> None:
     """It ended within the bounds: well, or with coded errors and the exit status that they stand for."""
     assert "Traceback" not in ending.said and "internal error" not in ending.said, ending.said
-    assert ending.seconds <= SECONDS and ending.megabytes <= MEGABYTES
+    assert ending.seconds <= PATIENCE and ending.megabytes <= MEGABYTES
     if fine:
         assert ending.status == 0, ending.said
         return
@@ -74,14 +74,15 @@ def bounded(ending: Ending, fine: bool = False) -> None:
     assert len(ending.said) < 10_000
 
 
-def _text(name: str) -> str:
+def text_of(name: str) -> str:
+    """The file of a case."""
     if name in CASES:
         return CASES[name]()
     return {**MODELS, **FINE}[name]
 
 
 def _check(name: str, folder: Path) -> None:
-    (folder / "main.par").write_bytes(_text(name).encode("utf-8", "surrogatepass"))
+    (folder / "main.par").write_bytes(text_of(name).encode("utf-8", "surrogatepass"))
     bounded(check("main.par", folder), fine=name in VALID)
 
 
@@ -249,4 +250,4 @@ def test_every_text_is_read_or_refused() -> None:
     # wrong only in what they mean: two of them
     assert {n for n, codes, _ in ends if not codes} == VALID & set(CASES) | {"arguments", "long list"}
     assert all(set(codes) <= set(CODES) for _, codes, _ in ends)
-    assert [(n, s) for n, _, s in ends if s > SECONDS] == []
+    assert [(n, s) for n, _, s in ends if s > PATIENCE] == []
