@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dsl.source import Source
     from parc.estimate import Estimate
     from parc.report.trace import Detail
-    from parc.training import Run
+    from parc.training import Progress, Run
     from runtime.prove import Proof
 
     File = str | os.PathLike[str] | Source
@@ -213,18 +213,23 @@ def fmt(text: str, name: str = "<text>") -> str:
 
 
 def run(
-    file: File, steps: int = 20, *, progress: Callable[[int, float], None] | None = None, **options: Unpack[Options]
+    file: File, steps: int = 20, *, progress: Callable[[Progress], None] | None = None, **options: Unpack[Options]
 ) -> Run:
     """Train a `.par` file, or a lowered `.npu`, on emulated devices. Raises `ParcError`.
 
-    `progress` is told the number of each step and its loss.
+    `progress` hears of each step. A job with a cluster says what a step takes there, by the cost model.
     """
     from parc.training import run
 
     if is_program(_name(file)):
         return run(load_program(file), steps, progress=progress)
     compiled = compile(file, **options)
-    return run(compiled.program, steps, compiled.job.data, _capacities(compiled.job), progress)
+    simulated = None
+    if compiled.job.cluster is not None:
+        from compiler.cost.simulate import Simulation
+
+        simulated = compiled.job.cluster.device.name, Simulation.of(compiled).seconds()
+    return run(compiled.program, steps, compiled.job.data, _capacities(compiled.job), progress, simulated)
 
 
 def verify(

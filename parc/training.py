@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,13 +33,33 @@ class Traffic:
     bytes: float
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """After a step: its number and loss, and what two clocks show: the real one, and that of the job's cluster.
+
+    Seconds since the first step began; `simulated_seconds` is None where there is no cluster.
+    """
+
+    step: int
+    loss: float
+    seconds: float
+    simulated_seconds: float | None
+
+
 @dataclass(slots=True)
 class Run:
-    """What a run gave: loss (and metrics) of each step; memory; communication. `data`: the reader, or `synthetic`."""
+    """What a run gave: loss (and metrics) of each step; memory; communication. `data`: the reader, or `synthetic`.
+
+    step_seconds: what a step took here, on the average; simulated_step_seconds: what it takes on the job's cluster of
+    `device`s as the cost model has it, None where there is no cluster.
+    """
 
     name: str
     devices: int
     data: str
+    device: str | None = None
+    step_seconds: float = 0.0
+    simulated_step_seconds: float | None = None
     losses: list[float] = field(default_factory=list)
     metrics: dict[str, list[float]] = field(default_factory=dict)
     memory: tuple[Memory, ...] = ()
@@ -50,15 +71,20 @@ def run(
     steps: int,
     data: DataSpec | None = None,
     capacities: Mapping[str, float] | None = None,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    simulated: tuple[str, float] | None = None,
 ) -> Run:
-    """Train for some steps, on made-up data if there are none; `progress` is told the number of the step and its loss.
+    """Train for some steps, on made-up data if there are none; `progress` hears of each.
 
-    Raises ParcError: out of memory, data that do not fit.
+    `simulated`: the cluster's device, and the seconds that a step takes there. Raises ParcError: out of memory, data
+    that do not fit.
     """
     reader = open_data(data, program.inputs)
     emulator = Emulator(program, capacities)
-    result = Run(program.name, program.devices, data.reader if data is not None else "synthetic")
+    device, ideal = simulated or (None, None)
+    result = Run(program.name, program.devices, data.reader if data is not None else "synthetic", device)
+    result.simulated_step_seconds = ideal
+    start = time.perf_counter()
     for number in range(1, steps + 1):
         done = emulator.step(reader.batch(program.seed, number - 1))
         loss = float(done.loss)
@@ -66,7 +92,9 @@ def run(
         for name, value in {**done.metrics, **done.reports}.items():
             result.metrics.setdefault(name, []).append(float(value))
         if progress is not None:
-            progress(number, loss)
+            taken = time.perf_counter() - start
+            progress(Progress(number, loss, taken, None if ideal is None else number * ideal))
+    result.step_seconds = (time.perf_counter() - start) / steps
     result.memory = _memory(emulator)
     result.traffic = _traffic(emulator, max(1, len(result.losses)))
     return result

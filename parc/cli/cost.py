@@ -10,7 +10,7 @@ import click
 
 from parc import api
 from parc.cli.common import Command, Output, choice, color, job_options, read_source
-from parc.cli.tables import amount, table
+from parc.cli.tables import amount, seconds, table
 
 if TYPE_CHECKING:
     from compiler.cost.variation import Variation
@@ -89,14 +89,6 @@ def _variation(
                 f"there is no level `{level}`; one of: {', '.join(levels)}", param_hint="--slow-link"
             )
     return Variation({int(r): f for r, f in slow}, dict(slow_link))
-
-
-def seconds(number: float) -> str:
-    """`1.234 s`, `56.7 ms`, `8.9 us`."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
-        if number >= scale:
-            return f"{number / scale:.4g} {unit}"
-    return f"{number / 1e-6:.3g} us"
 
 
 _FIGURES: tuple[tuple[str, Callable[[Estimate], str]], ...] = (

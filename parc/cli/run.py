@@ -22,10 +22,10 @@ from parc.cli.common import (
     set_threads,
     threads_option,
 )
-from parc.cli.tables import amount, plural, table
+from parc.cli.tables import amount, plural, seconds, table
 
 if TYPE_CHECKING:
-    from parc.training import Run
+    from parc.training import Progress, Run
 
 
 @click.command("run", cls=Command)
@@ -44,7 +44,7 @@ def command(
 ) -> None:
     """Train FILE (`.par`, or a lowered `.npu`) on emulated devices.
 
-    Prints the loss, the memory that each device needs and what it sends.
+    Prints the loss, the time of a step here and on the job's cluster, the memory that each device needs, what it sends.
     """
     set_threads(threads)
     source = read_source(out, file)
@@ -59,7 +59,10 @@ def command(
 def _shown(run: Run, style: bool) -> str:
     first, last = run.losses[0], run.losses[-1]
     steps = plural(len(run.losses), "step")
-    parts = [f"{run.name}: loss {first:.6g} -> {last:.6g} in {steps} on {plural(run.devices, 'device')}"]
+    here = f"a step: {seconds(run.step_seconds)} here"
+    if run.simulated_step_seconds is not None:
+        here += f", {seconds(run.simulated_step_seconds)} on {run.devices:,} {run.device} (simulated)"
+    parts = [f"{run.name}: loss {first:.6g} -> {last:.6g} in {steps} on {plural(run.devices, 'device')}\n{here}"]
     if run.metrics:
         head = ["metric", "first", "last"]
         parts.append(table(head, [[n, f"{v[0]:.6g}", f"{v[-1]:.6g}"] for n, v in run.metrics.items()], style))
@@ -73,17 +76,17 @@ def _shown(run: Run, style: bool) -> str:
 
 
 @contextmanager
-def _progress(out: Output, steps: int) -> Iterator[Callable[[int, float], None]]:
+def _progress(out: Output, steps: int) -> Iterator[Callable[[Progress], None]]:
     """A bar where somebody watches, else a line now and then."""
     if out.json:
-        yield lambda step, loss: None
+        yield lambda now: None
     elif not sys.stderr.isatty():
         every = max(1, steps // 10)
         width = len(str(steps))
 
-        def line(step: int, loss: float) -> None:
-            if step == 1 or step == steps or step % every == 0:
-                out.say(f"step {step:{width}}/{steps}  loss {loss:.6g}")
+        def line(now: Progress) -> None:
+            if now.step == 1 or now.step == steps or now.step % every == 0:
+                out.say(f"step {now.step:{width}}/{steps}  loss {now.loss:<8.6g}  {_clocks(now)}")
 
         yield line
     else:
@@ -95,8 +98,15 @@ def _progress(out: Output, steps: int) -> Iterator[Callable[[int, float], None]]
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[clocks]}"),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("", total=steps, loss="–")
-            yield lambda step, loss: bar.update(task, completed=step, loss=f"{loss:.6g}")
+            task = bar.add_task("", total=steps, loss="–", clocks="")
+            yield lambda now: bar.update(task, completed=now.step, loss=f"{now.loss:.6g}", clocks=_clocks(now))
+
+
+def _clocks(now: Progress) -> str:
+    """The real clock, and that of the cluster if there is one."""
+    here = f"{seconds(now.seconds)} here"
+    return here if now.simulated_seconds is None else f"{here}, {seconds(now.simulated_seconds)} simulated"

@@ -29,3 +29,11 @@ def amount(number: float) -> str:
             return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1024
     return f"{number:.1f} TiB"
+
+
+def seconds(number: float) -> str:
+    """`1.234 s`, `56.7 ms`, `8.9 us`."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
+        if number >= scale:
+            return f"{number / scale:.4g} {unit}"
+    return f"{number / 1e-6:.3g} us"

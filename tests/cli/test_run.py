@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 import parc
+from parc import api
 from parc.cli import cli
+from parc.training import Progress
 from runtime import prove as proof
 from tests.cli.sample import FILE
 
@@ -34,6 +37,31 @@ def test_run(file: str) -> None:
     sent = {(t["op"], tuple(t["axes"])): (t["calls"], t["bytes"]) for t in found["traffic"]}
     # per step: y is reduced over tp (128 bytes a device), w1 and w2 (512 bytes each) and the loss over dp
     assert sent == {("all_reduce", ("tp",)): (1, 128), ("all_reduce", ("dp",)): (3, 1028)}
+
+
+def test_two_clocks(file: str, tmp_path: Path) -> None:
+    """What a step takes here, and on the job's cluster by `parc cost`; a job or program without one has one clock."""
+    gpt = str(ROOT / "examples" / "gpt.par")
+    options = ["-D", "dp=2", "-D", "tp=2"]
+    shown = runner.invoke(cli, ["run", gpt, "--steps", "2", *options])
+    assert re.search(r"^a step: [\d.]+ m?s here, [\d.]+ ms on 4 ascend910 \(simulated\)$", shown.stdout, re.MULTILINE)
+    assert re.search(r"step 2/2  loss [\d.]+ +[\d.]+ m?s here, [\d.]+ ms simulated$", shown.stderr, re.MULTILINE)
+    found = json.loads(runner.invoke(cli, ["run", gpt, "--steps", "2", "--json", *options]).stdout)["result"]
+    assert found["step_seconds"] > 0 and found["device"] == "ascend910"
+    assert found["simulated_step_seconds"] == api.cost(gpt, params={"dp": 2, "tp": 2}).timeline.step_seconds
+
+    seen: list[Progress] = []
+    parc.run(gpt, 3, progress=seen.append)
+    first, _, last = (p.simulated_seconds for p in seen)
+    assert first and last == 3 * first and [p.step for p in seen] == [1, 2, 3]
+    assert seen[0].seconds <= seen[1].seconds <= seen[2].seconds
+
+    lowered = str(tmp_path / "gpt.npu")
+    assert runner.invoke(cli, ["compile", gpt, "-o", lowered]).exit_code == 0
+    for source in (file, lowered):
+        alone = json.loads(runner.invoke(cli, ["run", source, "--steps", "1", "--json"]).stdout)["result"]
+        assert alone["simulated_step_seconds"] is None and alone["device"] is None and alone["step_seconds"] > 0
+        assert "simulated" not in runner.invoke(cli, ["run", source, "--steps", "1"]).output
 
 
 def test_a_lowered_program_runs_alike(file: str, tmp_path: Path) -> None:
