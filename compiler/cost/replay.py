@@ -227,7 +227,7 @@ class Replay:
         for name in dict.fromkeys(early):
             self._hold(env.pop(name), names=-1)
         shared = [env[n] for n in instr.inputs[op.carries :]]
-        seen: dict[tuple[int, ...], int] = {}
+        seen: dict[Signature, int] = {}
         i = 0
         while i < op.count:
             # Iterations that begin alike end alike: jump over whole periods.
@@ -255,14 +255,22 @@ class Replay:
                 self._hold(env.pop(name), names=-1)
 
 
-def _signature(carried: Sequence[Buffer], shared: Sequence[Buffer]) -> tuple[int, ...]:
-    """Two iterations that begin with equal signatures do the same to memory."""
+Signature = tuple[tuple[int, int, str, bool], ...]
+
+
+def _signature(carried: Sequence[Buffer], shared: Sequence[Buffer]) -> Signature:
+    """Two iterations that begin with equal signatures do the same to memory.
+
+    Per carry: which buffer it is, and what letting go of it changes. (The first may be smaller than the others: a view
+    that repeats few elements.)
+    """
     number: dict[Buffer, int] = {b: -1 - i for i, b in enumerate(dict.fromkeys(shared))}
-    out: list[int] = []
+    out = []
     for b in carried:
         number.setdefault(b, len(number))
         held_outside = b.names - sum(c is b for c in carried)
-        out += [number[b], int(b.static or held_outside > 0 or b.slots > 0 or bool(b.accumulator))]
+        held = b.static or held_outside > 0 or b.slots > 0 or bool(b.accumulator)
+        out.append((number[b], b.bytes, b.role, held))
     return tuple(out)
 
 

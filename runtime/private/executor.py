@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping
 
 import numpy as np
 
+from compiler.layout import local_type
 from compiler.liveness import unrolled
 from compiler.ops.effects import Accumulate, Input, Write
 from compiler.program import DeviceClass, Program, StateDecl
@@ -26,6 +27,8 @@ class PrivateExecutor:
     initial: logical arrays by name in place of the declared initialisers.
     """
 
+    device: type[Device] = Device
+
     def __init__(self, program: Program, initial: Mapping[str, Array] | None = None) -> None:
         self.program, self.mesh = program, Mesh.of(program)
         self.hub = Hub(self.mesh)
@@ -35,7 +38,7 @@ class PrivateExecutor:
         made: Arrays = {}
         for cls in program.classes:
             for g in cls.groups:
-                devices = [Device(program, cls, g, at, self.hub.communicator(g, at)) for at in self.mesh.devices]
+                devices = [self.device(program, cls, g, at, self.hub.communicator(g, at)) for at in self.mesh.devices]
                 self.devices[g] = devices
                 for decl in cls.states:
                     if decl.role in (*LASTING, "report"):
@@ -53,7 +56,8 @@ class PrivateExecutor:
     ) -> None:
         if decl.role == "report":
             for d in devices:
-                d.put_state(decl.name, np.zeros(decl.type.shape, STORAGE[decl.type.dtype]))
+                local = local_type(decl.type, decl.layout, self.program.sizes)
+                d.put_state(decl.name, np.zeros(local.shape, STORAGE[decl.type.dtype]))
             return
         name, type = decl.logical or decl.name, logical_type(decl, cls)
         if name not in made:

@@ -1,7 +1,8 @@
 """One device: interprets its functions on plain arrays of its own, and measures its memory for real.
 
 Everything is copied: results of kernels, messages, what others get. The only arrays shared within the device are those
-whose buffers are shared by the rules of `compiler.cost.replay`; a `Buffer` is counted while anything holds it.
+whose buffers are shared by the rules of `compiler.cost.replay`; a `Buffer` is counted while anything holds it, with the
+bytes of the array that is really there (its elements in the value's own dtype: numpy keeps 16-bit floats in 32 bits).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from compiler.cost.replay import FIRST, views
+from compiler.graph import ITEMSIZE
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import liveness, variables
 from compiler.ops.comm import Comm
@@ -91,21 +93,18 @@ class Device:
 
     # --- memory
 
-    def bytes(self, var: Var) -> int:
-        return local_type(var.type, var.layout, self.program.sizes).bytes
-
-    def new(self, array: Array, size: int, memory: str = FIRST) -> Held:
-        return Held(array, Buffer(self.ledger, memory, size))
+    def new(self, array: Array, dtype: str, memory: str = FIRST) -> Held:
+        """Memory of the device's own: every array that a value, a state or an input lies in comes by here."""
+        return Held(array, Buffer(self.ledger, memory, array.size * ITEMSIZE[dtype]))
 
     def put_state(self, name: str, array: Array) -> None:
         """A buffer that is there all the time."""
         decl = self.declared[name]
-        size = local_type(decl.type, decl.layout, self.program.sizes).bytes
-        self.states[name] = self.new(array, size, decl.memory)
+        self.states[name] = self.new(array, decl.type.dtype, decl.memory)
 
     def put_inputs(self, name: str, var: Var, pieces: Sequence[Array]) -> None:
         """The pieces of all micro-batches of a step."""
-        self.inputs[name, var.layout] = [self.new(p, self.bytes(var)) for p in pieces]
+        self.inputs[name, var.layout] = [self.new(p, var.type.dtype) for p in pieces]
 
     def end_step(self) -> None:
         """Let go of inputs and accumulated values."""
@@ -179,7 +178,7 @@ class Device:
             else:
                 results = [np.array(r) for r in self._compute(instr, scope, arrays)]
             for out, array in zip(instr.outputs, results, strict=True):
-                values[out.name] = self.new(array, self.bytes(out))
+                values[out.name] = self.new(array, out.type.dtype)
 
     def _compute(self, instr: Instr, scope: Mapping[str, Var], arrays: Sequence[Array]) -> list[Array]:
         if id(instr) not in self._plans:
@@ -209,23 +208,23 @@ class Device:
         if held.buffer.memory == FIRST:
             got = Held(held.array, held.buffer.hold())
         else:
-            got = self.new(held.array.copy(), self.bytes(out))
+            got = self.new(held.array.copy(), out.type.dtype)
         if isinstance(op, Load) and op.last:
             self.saved.pop((op.name, self.ctx.micro)).buffer.drop()
         return got
 
     def _write(self, name: str, array: Array) -> None:
         if name in self.states:
-            self.states[name] = Held(array.copy(), self.states[name].buffer)
+            self.states[name].array[...] = array
         else:
             self.put_state(name, array.copy())
 
     def _save(self, name: str, held: Held) -> None:
-        memory = self.declared[name].memory
-        if memory == held.buffer.memory:
+        decl = self.declared[name]
+        if decl.memory == held.buffer.memory:
             kept = Held(held.array, held.buffer.hold())
         else:
-            kept = self.new(held.array.copy(), held.buffer.size, memory)
+            kept = self.new(held.array.copy(), decl.type.dtype, decl.memory)
         self.saved[name, self.ctx.micro] = kept
 
     def _accumulate(
@@ -250,7 +249,7 @@ class Device:
         filled: dict[str, list[Array]] = {}
         for out, result in zip(instr.outputs[carries:], op.body.results[carries:], strict=True):
             local = local_type(out.type, out.layout, self.program.sizes)
-            values[out.name] = self.new(np.empty(local.shape, STORAGE[out.type.dtype]), self.bytes(out))
+            values[out.name] = self.new(np.empty(local.shape, STORAGE[out.type.dtype]), out.type.dtype)
             filled.setdefault(result, []).append(values[out.name].array)
         carried = [Held(values[n].array, values[n].buffer.hold()) for n in instr.inputs[:carries]]
         for name in dict.fromkeys(instr.inputs[:carries]):
@@ -265,6 +264,7 @@ class Device:
                 else:
                     held = values[instr.inputs[k]]
                     inner[p.name] = Held(held.array[i] if k < stacks else held.array, held.buffer.hold())
+            carried = []  # the iteration alone holds them now: memory is what Python has not freed
             where = {name: [(s, i) for s in arrays] for name, arrays in filled.items()}
             yield from self._body(op.body, inner, where, carries)
             carried = [Held(inner[n].array, inner[n].buffer.hold()) for n in op.body.results[:carries]]

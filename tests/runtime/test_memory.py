@@ -119,6 +119,14 @@ def test_the_replay_does_not_unroll_loops() -> None:
     assert time.perf_counter() - started < 1
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 10])
+def test_a_carry_that_begins_smaller(n: int) -> None:
+    """The first is a view of one element, later ones are whole; three values of an iteration are alive at once."""
+    loop = LOOP.replace("exp %x", "broadcast %o").replace("neg %d", "add %d, %c")
+    body = X + "%o: f32[] = full 1.0\n" + loop.format(n=n)
+    assert peak(program("", body)) == INPUT + n * 16 + n * 4 + 2 * 16 + (16 if n > 1 else 4)
+
+
 NAMES = ("a", "b", "c")
 
 
