@@ -50,7 +50,8 @@ class Weight:
 class Model:
     """The serial forward program.
 
-    graph.inputs  = data inputs, then weights, then `step` (int32 scalar, name "step") if the model uses random numbers.
+    graph.inputs  = data inputs, then weights, then `step` (int32 scalar) if the model uses random numbers. It is called
+    "step" where nothing else is.
     graph.outputs = loss (a scalar), then the metrics.
     """
 
@@ -59,6 +60,12 @@ class Model:
     weights: tuple[Weight, ...]
     graph: Graph
     metrics: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> Value | None:
+        """The input that is the number of the step, if the model uses random numbers."""
+        found = self.graph.inputs[len(self.inputs) + len(self.weights) :]
+        return found[0] if found else None
 
 
 # --- cluster -------------------------------------------------------------------------------------
@@ -302,7 +309,8 @@ class Training:
     backward: inputs = saved…, weights, (+ "step", data inputs and loss-scale state if used); outputs = one gradient per
               weight, in their order, in master dtype (multiplied by the loss scale, if there is one).
     update:   inputs = gradients, weights, states; outputs = new weights, new states, then the reported scalars
-              (`grad_norm` if clipped…). State "step" (counter, int32) is among the states and counts updates.
+              (`grad_norm` if clipped…). The counter of updates (int32, "step" where nothing else is called so) is the
+              first of the states.
     """
 
     job: Job

@@ -33,6 +33,8 @@ Stage = Literal["ast", "graph", "training", "placed", "program"]
 Executor = Literal["stacked", "private"]
 EXECUTORS: tuple[Executor, ...] = get_args(Executor)
 STAGES: tuple[Stage, ...] = get_args(Stage)
+OURS = ("parc lowered the strategy to a program that is not legal: please report it", None)
+"""The note of diagnostics that are not the user's fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +115,7 @@ def _verified(compiled: Compiled) -> tuple[Diagnostic, ...]:
     from compiler.verify import verify
 
     span = compiled.job.strategy.span
-    ours = ("parc lowered the strategy to a program that is not legal: please report it", None)
-    return tuple(replace(d, span=d.span or span, notes=(*d.notes, ours)) for d in verify(compiled.program))
+    return tuple(replace(d, span=d.span or span, notes=(*d.notes, OURS)) for d in verify(compiled.program))
 
 
 def compile(file: File, **options: Unpack[Options]) -> Compiled:

@@ -12,6 +12,7 @@ from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send
 from compiler.ops.repeat import Repeat
+from compiler.passes.buffers import BufferNames, buffer_names
 from compiler.passes.classes import classes, schedules
 from compiler.passes.emit import Emitter, Part
 from compiler.passes.lower_update import lower_update
@@ -35,7 +36,8 @@ from compiler.program import (
 def lower(placed: Placed, staged: Staged) -> Program:
     """The program of all classes of devices."""
     job = placed.training.job
-    lowered = [_Class(placed, staged, groups) for groups in classes(staged)]
+    names = buffer_names(placed)
+    lowered = [_Class(placed, staged, names, groups) for groups in classes(staged)]
     orders = schedules(placed, staged, [c.groups for c in lowered])
     made = [c.build() for c in lowered]
     found = []
@@ -54,8 +56,8 @@ def lower(placed: Placed, staged: Staged) -> Program:
 class _Class:
     """Lowers the code of one class of groups, by its first group."""
 
-    def __init__(self, placed: Placed, staged: Staged, groups: tuple[int, ...]) -> None:
-        self.placed, self.staged, self.groups = placed, staged, groups
+    def __init__(self, placed: Placed, staged: Staged, names: BufferNames, groups: tuple[int, ...]) -> None:
+        self.placed, self.staged, self.names, self.groups = placed, staged, names, groups
         self.training = placed.training
         self.functions: list[Function] = []
         self.states: list[StateDecl] = []
@@ -71,7 +73,7 @@ class _Class:
             self.functions += [Function("F", chunk, forward), Function("B", chunk, backward)]
             if late is not None:
                 self.functions.append(Function("W", chunk, late))
-        update, states = lower_update(self.placed, self.staged, self.groups, self.part)
+        update, states = lower_update(self.placed, self.staged, self.names, self.groups, self.part)
         self.functions.append(Function("U", 0, update))
         return DeviceClass(self.groups, self.ranges(), (*states, *self.states), tuple(self.functions), ())
 
@@ -103,20 +105,21 @@ class _Class:
         suffix = f"#{chunk}" if chunk else ""
         roots: list[Value] = []
         ends: list[tuple[str, Value]] = []
-        for name, v in zip(scalars, graph.outputs, strict=False):
+        for logical, v in zip(scalars, graph.outputs, strict=False):
             if (where.get(v.name) or 0) == stage:
+                role = "loss" if logical == "loss" else "metric"
+                name = self.names.loss if role == "loss" else self.names.metrics[logical]
                 roots.append(v)
                 ends.append((f"+{name}", v))
-                role = "loss" if name == "loss" else "metric"
                 self.states.append(
-                    StateDecl(name, role, v.type, Layout(tuple(() for _ in v.type.dims)), chunk, logical=name)
+                    StateDecl(name, role, v.type, Layout(tuple(() for _ in v.type.dims)), chunk, logical=logical)
                 )
         readers = [self._readers(k) for k in placed.kept]
         keeps = list(zip(graph.outputs[len(scalars) :], readers, strict=True))
         for (v, loads), kept, saved in zip(keeps, placed.kept, self.training.saved, strict=True):
             if where.get(v.name) == ALL or stage in loads:
                 roots.append(v)
-                ends.append((saved.name + suffix, v))
+                ends.append((self.names.saved[saved.name] + suffix, v))
                 self._keep(saved.name, v, placed.layouts[kept.name], chunk, part)
         emit = Emitter(placed, Names(), part)
         sends = self._sends(graph, graph.outputs, where, stage, 0, keeps)
@@ -142,7 +145,7 @@ class _Class:
             emit.do(Accumulate(name), v)
         for v in held:
             self._keep(v.name, v, placed.layouts[v.name], chunk, part)
-            emit.do(Save(v.name + suffix), v)
+            emit.do(Save(self.names.saved[v.name] + suffix), v)
         return Body((), tuple(emit.instrs), ())
 
     def late(self, graph: Graph, stage: int, chunk: int, part: Part | None) -> Body:
@@ -162,7 +165,7 @@ class _Class:
         found: list[tuple[str, Value]] = []
         for w, addends in zip(self.training.model.weights, self.staged.addends, strict=True):
             here = [v for v in addends if where.get(v.name) == ALL or (where.get(v.name) or 0) == stage]
-            found += [(f"{w.name}.grad{suffix}", v) for v in here if mine(v)]
+            found += [(self.names.gradients[w.name] + suffix, v) for v in here if mine(v)]
         return found
 
     def _readers(self, kept: Value) -> frozenset[int]:
@@ -172,7 +175,8 @@ class _Class:
     def _keep(self, name: str, value: Value, layout: Layout, chunk: int, part: Part | None) -> None:
         """Declare a buffer for a value that lives from one function of a micro-batch to the next."""
         type = part.type(value.type) if part else value.type
-        self.states.append(StateDecl(name + (f"#{chunk}" if chunk else ""), "saved", type, layout, chunk, logical=name))
+        full = self.names.saved[name] + (f"#{chunk}" if chunk else "")
+        self.states.append(StateDecl(full, "saved", type, layout, chunk, logical=name))
 
     def _body(
         self,
@@ -296,14 +300,14 @@ class _Class:
             place = where.get(v.name)
             layout = placed.layouts[v.name]
             if v.name in saved and v in inputs:
-                name = saved[v.name] + suffix
+                name = self.names.saved[saved[v.name]] + suffix
                 emit.effect(Load(name, name not in reread), v, layout)
             elif place not in (None, ALL, stage):
                 emit.effect(Recv(v.name, place - stage), v, layout)
             elif v.name in placed.weights:
                 self.reads.setdefault(chunk, set()).add(v.name)
                 emit.effect(Read(v.name + self._suffix(v.name, chunk)), v, placed.weights[v.name])
-            elif v.name in placed.states and v.name != "step":
+            elif v.name in placed.states and v.name != "step":  # which is an input that need not be declared
                 emit.effect(Read(v.name), v, placed.states[v.name])
             else:
                 emit.effect(Input(v.name), v, layout)

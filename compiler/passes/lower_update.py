@@ -12,6 +12,7 @@ from compiler.ops.create import Full
 from compiler.ops.effects import Read, StageReduce, Write
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
+from compiler.passes.buffers import BufferNames
 from compiler.passes.emit import Emitter, Part
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import ALL, Stage, Staged
@@ -21,17 +22,22 @@ Deps = frozenset[str]
 
 
 def lower_update(
-    placed: Placed, staged: Staged, groups: tuple[int, ...], part: Callable[[int], Part | None]
+    placed: Placed, staged: Staged, names: BufferNames, groups: tuple[int, ...], part: Callable[[int], Part | None]
 ) -> tuple[Body, list[StateDecl]]:
     """The body of U and the declarations of weights, gradients, optimizer states and counters of the class."""
-    return _Update(placed, staged, groups, part).lower()
+    return _Update(placed, staged, names, groups, part).lower()
 
 
 class _Update:
     def __init__(
-        self, placed: Placed, staged: Staged, groups: tuple[int, ...], part: Callable[[int], Part | None]
+        self,
+        placed: Placed,
+        staged: Staged,
+        buffers: BufferNames,
+        groups: tuple[int, ...],
+        part: Callable[[int], Part | None],
     ) -> None:
-        self.placed, self.staged, self.groups, self.part = placed, staged, groups, part
+        self.placed, self.staged, self.buffers, self.groups, self.part = placed, staged, buffers, groups, part
         self.training = placed.training
         self.graph = placed.update
         self.names = Names()
@@ -144,13 +150,20 @@ class _Update:
                     self.partial[out.name] = self._part(out, emits)
                 self._agree(out, emits)
         targets = [w.name for w in self.training.model.weights] + [s.name for s in self.training.states]
+        reports = list(zip(self.training.reports, self.graph.outputs[len(targets) :], strict=True))
+        inputs = set(self.graph.inputs)
+        for logical, v in reports:
+            if v in inputs:  # what a state was before this step
+                main.do(Write(self.buffers.reports[logical]), v)
         for name, v in zip(targets, self.graph.outputs, strict=False):
             weight = name if name in self.homes else self.owner.get(name)
             for c in self._chunks(frozenset((weight,)) if weight else frozenset()):
                 emits[c].do(Write(name + _suffix(c if weight else 0)), v)
-        for name, v in zip(self.training.reports, self.graph.outputs[len(targets) :], strict=True):
-            main.do(Write(name), v)
-            states.append(StateDecl(name, "report", v.type, Layout(tuple(() for _ in v.type.dims)), logical=name))
+        for logical, v in reports:
+            name, layout = self.buffers.reports[logical], Layout(tuple(() for _ in v.type.dims))
+            if v not in inputs:
+                main.do(Write(name), v)
+            states.append(StateDecl(name, "report", v.type, layout, logical=logical))
         return Body((), tuple(main.instrs), ()), states
 
     def _chunks(self, weights: Deps) -> list[int]:
@@ -167,7 +180,8 @@ class _Update:
                 found.append(StateDecl(name, "weight", type, placed.weights[w.name], c, w.init, logical=w.name))
                 grad = part.type(g.type) if part else g.type
                 if self._contributes(w.name, c):
-                    found.append(StateDecl(f"{w.name}.grad{_suffix(c)}", "gradient", grad, layout, c, logical=w.name))
+                    full = self.buffers.gradients[w.name] + _suffix(c)
+                    found.append(StateDecl(full, "gradient", grad, layout, c, logical=w.name))
                 for s in self.training.states:
                     if s.of == w.name:
                         st = part.type(s.value.type) if part else s.value.type
@@ -196,7 +210,7 @@ class _Update:
                 if v.name in self.total:
                     assert weight is not None
                     if self._contributes(weight, c):
-                        emit.effect(Read(f"{weight}.grad{_suffix(c)}"), v, layouts[v.name])
+                        emit.effect(Read(self.buffers.gradients[weight] + _suffix(c)), v, layouts[v.name])
                     else:  # reads the weight, but its gradient arises elsewhere
                         emit.effect(Full(0.0, v.type.dtype, emit.type(v.type).dims), v, layouts[v.name])
                 elif weight == v.name:
@@ -218,7 +232,7 @@ class _Update:
         groups = tuple(sorted({s % self.staged.groups for s in self.homes[weight]}))
         if len(groups) > 1:
             name = self.names.fresh(f"{value.name}.joined")
-            op = StageReduce(f"{weight}.grad", "sum", groups)
+            op = StageReduce(self.buffers.gradients[weight], "sum", groups)
             emits[0].instrs.append(Instr(op, (current,), (Var(name, emits[0].type(value.type), layout),)))
             current = name
         for c in chunks:

@@ -69,8 +69,7 @@ class _Counters:
 
 def _counters(job: Job, names: Names) -> _Counters:
     # A model with random numbers has the input `step` already: the same number under the same name.
-    known = next((v for v in job.model.graph.inputs if v.name == "step" and v.type == Type("int32")), None)
-    step = State(known or Value(names.fresh("step"), Type("int32")), Init("zeros"), "counter")
+    step = State(job.model.step or Value(names.fresh("step"), Type("int32")), Init("zeros"), "counter")
     if job.precision.loss_scale != "dynamic":
         return _Counters(step)
     scale = Value(names.fresh("loss_scale"), Type(job.precision.master))

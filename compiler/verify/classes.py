@@ -32,6 +32,9 @@ def check_classes(program: Program, report: Report) -> None:
             )
     for name in _twice(i.name for i in program.inputs):
         report.error("E0650", None, f"there are two inputs {name}")
+    for i in program.inputs:
+        if i.low is not None and i.high is not None and i.low >= i.high:
+            report.error("E0650", None, f"input {i.name}: no integer is in {i.low}..{i.high}")
     if program.stages != chunks(program) * program.groups:
         message = f"{program.stages} stages on {program.groups} groups of devices"
         report.error("E0650", None, message, "their number is a multiple of the groups'")

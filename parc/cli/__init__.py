@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -25,13 +26,27 @@ COMMANDS = {
     "fmt": "Format files in the one canonical way.",
 }
 
+UNWRITABLE = 2
 BUG = 3
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a device that is full says, or one that fails: no bug of ours."""
+
+
+class _ReaderGone(Exception):
+    """Whoever read our output has stopped."""
+
 
 class Cli(click.Group):
     """The group: knows its commands by name, imports one only to run it, and turns every ending into an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _ReaderGone from None  # click would make exit code 1 of it
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -70,10 +85,17 @@ class Cli(click.Group):
         except (click.Abort, KeyboardInterrupt):
             click.echo("interrupted", err=True)
             code = INTERRUPTED
-        except BrokenPipeError:
+        except (BrokenPipeError, _ReaderGone):
             # Whoever read our output has stopped: keep the interpreter from complaining about it at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = BROKEN_PIPE
+        except OSError as error:
+            if error.errno not in _FULL:
+                show_bug(error, debug)
+                sys.exit(BUG)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            click.echo(f"Error: cannot write to standard output: {error.strerror}", err=True)
+            code = UNWRITABLE
         except Exception as error:
             show_bug(error, debug)
             code = BUG

@@ -6,8 +6,9 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -20,14 +21,23 @@ from dsl.diagnostics import Diagnostic, ParcError, fail
 from dsl.files import load
 from dsl.render import render, to_json
 from dsl.source import Source
-from parc.api import Options
-from parc.cli import BUG, show_bug
+from parc.api import OURS, Options
+from parc.cli import BUG, UNWRITABLE, show_bug
 
 SCHEMA = 1
 FAILED = 1
 LIMIT = 4
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Unwritable(click.ClickException):
+    """A file cannot be written: nothing that parc could mend."""
+
+    exit_code = UNWRITABLE
+
+    def __init__(self, path: str, error: OSError) -> None:
+        super().__init__(f"cannot write `{path}`: {error.strerror or error}")
 
 
 class Sources(Mapping[str, Source]):
@@ -98,8 +108,17 @@ class Output:
         if self.json:
             head = {"parc": parc.__version__, "schema": SCHEMA, "command": self.command, "exit": code}
             found = {"diagnostics": to_json(self.diagnostics, self.sources)}
-            click.echo(json.dumps({**head, **found, "result": self.result}, indent=2, allow_nan=False))
+            click.echo(json.dumps({**head, **found, "result": _finite(self.result)}, indent=2, allow_nan=False))
         return code
+
+
+def _finite(value: object) -> object:
+    """JSON has no infinity and no NaN: null stands for them."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 class Command(click.Command):
@@ -113,18 +132,24 @@ class Command(click.Command):
             return out.finish(FAILED if fine is False else 0)
         except ParcError as error:
             out.warn(error.diagnostics)
-            limit = any(d.code.startswith("E09") for d in error.diagnostics)
-            return out.finish(LIMIT if limit else FAILED)
+            return out.finish(_code(error.diagnostics))
         except MemoryError:
             out.say("error: this needs more memory than the machine has")
             return out.finish(LIMIT)
         except (click.ClickException, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
-            if not out.json:
+            if not out.json or isinstance(error, OSError):
                 raise
             show_bug(error, debug=bool(ctx.find_root().params.get("debug")))
             return out.finish(BUG)
+
+
+def _code(diagnostics: Sequence[Diagnostic]) -> int:
+    """The exit code of a command that these diagnostics ended."""
+    if any(OURS in d.notes for d in diagnostics):
+        return BUG
+    return LIMIT if any(d.code.startswith("E09") for d in diagnostics) else FAILED
 
 
 def color(stream: IO[str]) -> bool:
@@ -213,10 +238,10 @@ def _read_stdin() -> Source:
 def write_file(path: str, text: str) -> None:
     """Write the whole file or nothing: to a temporary one beside it, then renamed. Keeps the mode of what was there."""
     target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        target.write_text(text, encoding="utf-8")  # a pipe or a device: nothing to rename
-        return
     try:
+        if target.exists() and not target.is_file():
+            target.write_text(text, encoding="utf-8")  # a pipe or a device: nothing to rename
+            return
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
@@ -226,8 +251,10 @@ def write_file(path: str, text: str) -> None:
         except BaseException:
             os.unlink(temporary)
             raise
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise click.UsageError(f"cannot write `{path}`: {error.strerror or error}") from None
+        raise Unwritable(path, error) from None
 
 
 def _umask() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from math import isfinite
 from typing import TYPE_CHECKING
 
 import click
@@ -72,7 +71,7 @@ def command(
     set_threads(threads)
     chosen = choice(params, job, strategy) | {"double": double}
     proof = api.verify(read_source(out, file), steps, tolerance=tolerance, exact=exact, executor=executor, **chosen)
-    out.result = _finite(proof.as_json())
+    out.result = proof.as_json()
     out.data(_shown(proof, color(sys.stdout)))
     if proof.devices == 1:
         out.say("note: one device; nothing was distributed")
@@ -121,12 +120,3 @@ def _numbers(row: Row) -> list[str]:
 def _verdict(bad: int, style: bool) -> str:
     text = f"{bad} differ" if bad else "equal"
     return f"\x1b[{'31;1' if bad else '32'}m{text}\x1b[0m" if style else text
-
-
-def _finite(value: object) -> object:
-    """JSON has no infinity: null stands for it."""
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not isfinite(value) else value

@@ -184,15 +184,27 @@ def test_links_stay_links(tmp_path: Path) -> None:
     assert (tmp_path / "link").is_symlink() and (tmp_path / "a").read_text() == "new"
 
 
-def test_writing_where_one_cannot_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(click.UsageError, match="No such file or directory"):
-        write_file(str(tmp_path / "none" / "a"), "text")
+def test_writing_where_one_cannot_is_no_bug_of_ours(tmp_path: Path) -> None:
+    for path, why in ((tmp_path / "none" / "a", "No such file or directory"), (tmp_path, "Is a directory")):
+        result = runner.invoke(cli, ["compile", "examples/gpt.par", "-o", str(path)])
+        assert result.exit_code == 2 and result.stderr == f"Error: cannot write `{path}`: {why}\n"
 
 
 def test_a_reader_that_stops_is_no_error() -> None:
-    command = f"{sys.executable} -m parc explain all | head -c 1; echo ${{PIPESTATUS[0]}} >&2"
+    """Exit code 141 where what is printed does not fit the pipe, and not a word about it."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    command = f"{sys.executable} -m parc compile examples/gpt.par | head -c 1; echo ${{PIPESTATUS[0]}} >&2"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.stderr.strip() == "141"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+@pytest.mark.parametrize("words", ["compile FILE", "check FILE --json", "explain all", "--help"])
+def test_a_full_disk_is_no_bug_of_ours(words: str) -> None:
+    line = words.replace("FILE", "examples/gpt.par")
+    command = f"{sys.executable} -m parc {line} > /dev/full"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
-    assert done.stderr.strip() in ("0", "141")
+    assert (done.returncode, done.stderr) == (2, "Error: cannot write to standard output: No space left on device\n")
 
 
 def test_no_colour_where_nobody_looks() -> None:

@@ -147,7 +147,7 @@ def _data_inputs(region: Region, graph: Graph, training: Training) -> None:
         if v.name in region.versions:
             continue
         region.define(v, region.declared(v) if v.name in data else replicated(len(v.type.dims)))
-        if v.name == "step":
+        if v == training.model.step:
             region.constants.add(v.name)
 
 

@@ -1,0 +1,38 @@
+"""`buffer_names`: what the buffers of a program are called, each with a name of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compiler.graph import Names
+from compiler.passes.place.place import Placed
+
+
+@dataclass(frozen=True, slots=True)
+class BufferNames:
+    """Names by what the buffer is for: the name of a weight, a metric, a report, a saved value. No `#chunk` yet.
+
+    Weights and states keep theirs, which are unique. The others are kinds of their own in the serial program (a metric
+    may be called like a weight or like a value that is saved), but in a program they stand beside each other.
+    """
+
+    loss: str
+    metrics: dict[str, str]
+    gradients: dict[str, str]
+    reports: dict[str, str]
+    saved: dict[str, str]
+
+
+def buffer_names(placed: Placed) -> BufferNames:
+    """The same for all classes of devices."""
+    training = placed.training
+    model = training.model
+    names = Names([*(w.name for w in model.weights), *(s.name for s in training.states)])
+    kept = [*(v.name for v in training.saved), *(v.name for v in placed.crossing)]
+    return BufferNames(
+        names.fresh("loss"),
+        {name: names.fresh(name) for name in model.metrics},
+        {w.name: names.fresh(f"{w.name}.grad") for w in model.weights},
+        {name: names.fresh(name) for name in training.reports},
+        {name: names.fresh(name) for name in dict.fromkeys(kept)},
+    )
