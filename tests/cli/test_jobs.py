@@ -98,7 +98,7 @@ def test_a_schedule_that_hangs_is_found_before_anything_runs(
         return replace(compiled, program=program)
 
     monkeypatch.setattr(driver, "compile_job", hanging)
-    found = data(*args, file, code=1)["diagnostics"]
+    found = data(*args, file, code=3)["diagnostics"]
     assert [d["code"] for d in found] == ["E0642"] and "hang" in found[0]["message"]
     assert found[0]["place"]["file"] == file  # the strategy that was lowered
 
