@@ -7,7 +7,7 @@ alike: so it is what plays slow devices, and what the other is tested against.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from compiler.cost import engine
 from compiler.cost.durations import COMPUTE, Pricer, picoseconds
@@ -21,23 +21,34 @@ from compiler.schedules import unroll
 
 @dataclass(slots=True)
 class _Emitter:
-    """The items of one device, or class of devices."""
+    """The items of a device, or class of devices. Without colours: of any, and keys of collectives are their axes."""
 
     pricer: Pricer
     ranks: Ranks
     rank: int
-    colours: Sequence[int]
+    colours: Sequence[int] | None
     slow: float
     items: list[engine.Item]
     update: bool = False
     stretch: float = 1.0
     launches: float = 0.0
     relief: int = 0
+    known: dict[tuple[str, ...], frozenset[int]] = field(default_factory=dict)
 
     @property
     def host(self) -> int:
         """The stream of the host, behind the device's own."""
         return self.pricer.streams
+
+    def colour(self, rank: int) -> int:
+        """The class of a device."""
+        return self.colours[rank] if self.colours is not None else 0
+
+    def alike(self, axes: tuple[str, ...]) -> frozenset[int]:
+        """The classes that a collective brings together."""
+        if axes not in self.known:
+            self.known[axes] = frozenset(self.colour(r) for r in self.ranks.along(self.rank, axes))
+        return self.known[axes]
 
     def node(self, node: Node, deps: tuple[int, ...]) -> int:
         """Emit a kernel, message or copy; the index of its item."""
@@ -51,9 +62,11 @@ class _Emitter:
             if self.relief and node.work.role == "gradients":
                 less = min(self.relief, ps)
                 self.relief, ps = self.relief - less, ps - less
-            alike = frozenset(self.colours[r] for r in self.ranks.along(self.rank, node.work.axes))
-            members = len(alike)
-            key = (self.rank // self.ranks.size, node.work.axes, alike, len(self.items))
+            key = node.work.axes
+            if self.colours is not None:
+                alike = self.alike(node.work.axes)
+                members = len(alike)
+                key = (self.rank // self.ranks.size, node.work.axes, alike, len(self.items))
         self.launches += priced.launches
         self.items.append(engine.Step(priced.stream, ps, deps, priced.blocking, key, members))
         return len(self.items) - 1
@@ -105,7 +118,7 @@ class _Emitter:
             for post, deps in posts:
                 to = stage + post.to
                 duration = self.pricer.post(post.bytes, own, to % groups)
-                key = (post.name, stage, to, micro, self.colours[self.rank])
+                key = (post.name, stage, to, micro, self.colour(self.rank))
                 self.items.append(engine.Post(key, duration, 0, self.pricer.cal.blocking_sends > 0, deps))
             posts.clear()
             ends[:] = [[] for _ in ends]
@@ -118,7 +131,7 @@ class _Emitter:
                 if dirty:
                     close()
                 source = stage + work.source
-                peer = self.colours[self.ranks.peer(self.rank, source % groups)]
+                peer = self.colour(self.ranks.peer(self.rank, source % groups))
                 self.items.append(engine.Wait((work.name, source, stage, micro, peer)))
                 ends.append([])
             elif isinstance(work, Post):
@@ -126,7 +139,7 @@ class _Emitter:
                 ends.append(list(deps))
             elif isinstance(work, Meet):
                 close()
-                alike = frozenset(self.colours[self.ranks.peer(self.rank, g)] for g in work.groups)
+                alike = frozenset(self.colour(self.ranks.peer(self.rank, g)) for g in work.groups)
                 self.items.append(engine.Meet((work.key, micro, alike), len(alike), self.pricer.meet(work)))
                 ends.append([])
             elif isinstance(work, Loop):
@@ -136,6 +149,17 @@ class _Emitter:
                 dirty = True
                 ends.append([self.node(node, deps)])
         close()
+
+
+def function_items(
+    program: Program, pricer: Pricer, part: Part, stage: int, update: bool, relief: int
+) -> list[engine.Item]:
+    """The items of an action of a virtual stage, on devices that are not slow; keys of collectives are their axes."""
+    machine = pricer.machine
+    ranks = Ranks(program.devices, machine.group, machine.strides, machine.sizes)
+    emitter = _Emitter(pricer, ranks, stage % program.groups * machine.group, None, 1.0, [], update)
+    emitter.function(part, stage, 0, program.stages, program.groups, relief)
+    return emitter.items
 
 
 def play_ranks(

@@ -6,8 +6,9 @@ features (once per program)  ─▶  prices (machine and calibration)  ─▶  s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,12 @@ from compiler.cost.durations import Pricer, picoseconds
 from compiler.cost.features import Features, features
 from compiler.cost.machine import machine
 from compiler.cost.plan import Key, Plan, Result, evaluate, plan
-from compiler.cost.ranks import play_ranks
 from compiler.cost.segments import Play, Segment, segments
 from compiler.cost.segments import Player as FunctionPlayer
-from compiler.cost.summary import summarise
+from compiler.cost.summary import summarise, with_slow_devices
 from compiler.cost.timeline import PICOSECONDS, Player, Timeline
 from compiler.cost.variation import NOMINAL, Ranks, Variation, colours
+from compiler.cost.varied import Classes, Maps, Varied, play_varied
 from compiler.cost.work import Collective, Loop, Meet, Part, Post, Wait
 from compiler.model import Cluster
 from compiler.program import Program
@@ -119,23 +120,27 @@ class Simulation:
         of = self._plan
         found = [costs[c][key][i] for c, key, i in of.costs]
         groups = self.program.groups
-        early, posts = [], []
-        for cost, i, group, stage in of.routes:
-            segment = found[cost]
-            early.append(segment.duration - segment.posts[i].at)
-            post = segment.posts[i].post
-            posts.append(pricer.post(post.bytes, group, (stage + post.to) % groups))
-        meets = []
-        for cost, _ in of.meets:
-            meet = found[cost].meet
-            assert meet is not None
-            meets.append(pricer.meet(meet))
+        early = [found[cost].duration - found[cost].posts[i].at for cost, i, _, _ in of.routes]
+        posts, meets = self._messages(pricer, found)
         durations = [s.duration for s in found]
         result = evaluate(of, groups, durations, early, posts, meets, pricer.cal.blocking_sends > 0)
         fixed = picoseconds(pricer.cal.fixed)
         for g, counts in enumerate(self.counts):
             result.ends[g] += fixed * counts.get(UPDATE, 0)
         return result
+
+    def _messages(self, pricer: Pricer, found: Sequence[Segment]) -> tuple[list[int], list[int]]:
+        """Picoseconds of the plan's routes, and of its all-reduces between groups; `found`: the plan's costs."""
+        posts = []
+        for cost, i, group, stage in self.plan.routes:
+            post = found[cost].posts[i].post
+            posts.append(pricer.post(post.bytes, group, (stage + post.to) % self.program.groups))
+        meets = []
+        for cost, _ in self.plan.meets:
+            meet = found[cost].meet
+            assert meet is not None
+            meets.append(pricer.meet(meet))
+        return posts, meets
 
     @cached_property
     def counts(self) -> tuple[dict[Key, int], ...]:
@@ -171,21 +176,29 @@ class Simulation:
         ranks = Ranks(self.program.devices, m.group, m.strides, m.sizes)
         return colours(ranks, devices, sorted(axes), [sorted(t) for t in talks])
 
-    def _varied(self, nominal: Timeline, pricer: Pricer, devices: Mapping[int, float]) -> Timeline:
+    def play_varied(self, pricer: Pricer, devices: Mapping[int, float], partition: Sequence[int]) -> Varied:
+        """A step with slow devices, class by class."""
         costs = self.costs(pricer)
+        if self._plan is None:
+            self._evaluate(pricer, costs)
         relief = [_relief(pricer, costs[c]) for c in self.program_class]
+        posts, meets = self._messages(pricer, [costs[c][key][i] for c, key, i in self.plan.costs])
+        m = pricer.machine
+        ranks = Ranks(self.program.devices, m.group, m.strides, m.sizes)
+        classes = Classes(ranks, self.program.groups, partition)
+        maps = Maps(self.program, self.features, pricer, self.program_class, classes, devices, relief)
+        return play_varied(self.plan, costs, maps, posts, meets)
+
+    def _varied(self, nominal: Timeline, pricer: Pricer, devices: Mapping[int, float]) -> Timeline:
         partition = self.partition(devices, pricer)
-        played = play_ranks(self.program, self.features, pricer, partition, dict(devices), relief)
+        played = self.play_varied(pricer, devices, partition)
         first: dict[int, int] = {}
         for rank, colour in enumerate(partition):
             first.setdefault(colour, rank)
         size = pricer.machine.group
-        classes = tuple(
-            Player(self.program_class[r // size], r // size, r, partition.count(c)) for c, r in first.items()
-        )
-        seconds = max(played.ends) / PICOSECONDS
-        busy = tuple(b / PICOSECONDS for b in played.busy)
-        return replace(nominal, step_seconds=seconds, classes=classes, busy=busy)
+        counts = Counter(partition)
+        classes = tuple(Player(self.program_class[r // size], r // size, r, counts[c]) for c, r in first.items())
+        return with_slow_devices(nominal, played, classes)
 
 
 def _relief(pricer: Pricer, costs: Mapping[Key, list[Segment]]) -> int:

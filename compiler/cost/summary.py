@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from compiler.cost.durations import COMPUTE, COPY, Pricer, picoseconds
 from compiler.cost.plan import Key, Result
 from compiler.cost.segments import Segment
 from compiler.cost.timeline import PICOSECONDS, Cost, Event, Player, Timeline
+from compiler.cost.varied import Varied
 from compiler.cost.work import Loop, Meet, Part, Post, Product, Vector, Wait
 
 if TYPE_CHECKING:
@@ -75,6 +77,28 @@ def summarise(
         top,
         update / PICOSECONDS,
         bottleneck(step / PICOSECONDS, candidates),
+        candidates,
+    )
+
+
+def with_slow_devices(nominal: Timeline, played: Varied, classes: tuple[Player, ...]) -> Timeline:
+    """The step as its classes play it. Exposed communication, traffic and what takes longest stay those of devices that
+    are alike; what the slow ones add to the step is the difference between the two."""
+    step = max(played.ends, default=0)
+    seconds = step / PICOSECONDS
+    inside = sum(c.count * ps for c, ps in zip(classes, played.inside))
+    bubble = max(0.0, 1 - inside / (step * nominal.devices)) if step else 0.0
+    more = {"devices that wait for slower ones": seconds - nominal.step_seconds}
+    return replace(
+        nominal,
+        step_seconds=seconds,
+        events=tuple(played.events),
+        classes=classes,
+        busy=tuple(b / PICOSECONDS for b in played.busy),
+        bubble=bubble,
+        update_seconds=max(played.update, default=0) / PICOSECONDS,
+        bottleneck=bottleneck(seconds, nominal.candidates | more),
+        candidates=nominal.candidates | more,
     )
 
 

@@ -70,6 +70,7 @@ class Timeline:
     busy:            seconds in which the class computes (its own kernels, host dispatch included)
     exposed_by_axis: seconds in which the slowest class waits for communication, by axes ("tp", "dp+cp", "pp" …)
     traffic:         bytes that a device of the first class that sends most sends per step, by axes
+    candidates:      what -> seconds of the slowest class that it takes; the most of them is the bottleneck
     flops_model:     of all devices, products only, without what recompute makes again; flops_hardware: with it
     """
 
@@ -89,6 +90,7 @@ class Timeline:
     top: tuple[Cost, ...] = ()
     update_seconds: float = 0.0
     bottleneck: str = ""
+    candidates: dict[str, float] = field(default_factory=dict)
 
     @property
     def mfu(self) -> float:

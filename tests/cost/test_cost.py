@@ -91,6 +91,18 @@ def test_slow_devices_split_classes_and_every_rank_agrees(case: str, slow: dict[
     assert sum(p.count for p in varied.classes) == s.program.devices
 
 
+def test_slow_devices_show_in_the_figures() -> None:
+    s = simulation("pangu_200b")
+    nominal, found = s.run(), s.run(None, Variation({3: 6.0}))
+    assert found.bottleneck.startswith("Devices that wait for slower ones") and found.bubble > nominal.bubble
+    assert found.update_seconds >= nominal.update_seconds and found.mfu < nominal.mfu
+    (slow,) = (i for i, c in enumerate(found.classes) if (c.first, c.count) == (3, 1))
+    assert {e.cls for e in found.events} == set(range(len(found.classes)))
+    assert found.busy[slow] == max(found.busy) > 5 * max(b for i, b in enumerate(found.busy) if i != slow)
+    step = found.step_seconds * PICOSECONDS
+    assert max(e.end_ps for e in found.events) <= step + 1
+
+
 def test_one_slow_device_of_many_makes_few_classes() -> None:
     """256 devices in a mesh of 32 by 8: itself, those of its row, of its column, and the others."""
     ranks = Ranks(256, 256, {"dp": 8, "tp": 1}, {"dp": 32, "tp": 8})
@@ -208,6 +220,15 @@ def test_a_simulation_of_2048_devices_is_fast() -> None:
     assert s.features.samples == 512
     assert time.process_time() - start < 0.5
     assert fastest(s) < 0.1
+
+
+def test_slow_devices_among_2048_are_fast() -> None:
+    s = simulation("pangu_200b")
+    s.run()
+    start = time.process_time()
+    found = s.run(None, Variation({3: 1.5}, {"pod": 2.0}))
+    assert time.process_time() - start < 1.0  # 0.2 s on an idle machine; playing all devices' loops took 9 s
+    assert len(found.classes) == 64
 
 
 def test_devices_cost_nothing() -> None:
