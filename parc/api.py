@@ -292,6 +292,14 @@ def trace(compiled: Compiled, detail: Detail = "some") -> dict[str, Any]:
     return trace(simulation.run(), compiled.job.name, pieces, detail)
 
 
+def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:
+    """An estimate as a page of HTML. command: the line that made it; strategy: its source text, to be shown."""
+    from compiler.cost.occupancy import occupancy
+    from parc.report.page import page
+
+    return page(estimate, occupancy(estimate.compiled.program), command, strategy)
+
+
 def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Explanation:
     """Why a tensor has its layout and what is sent for it. Raises `ParcError`, for an unknown tensor too."""
     from compiler.driver import compile_job

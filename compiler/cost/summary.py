@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from compiler.cost.durations import COMPUTE, COPY, Pricer, picoseconds
 from compiler.cost.plan import Key, Result
 from compiler.cost.segments import Segment
+from compiler.cost.spent import spent
 from compiler.cost.timeline import PICOSECONDS, Cost, Event, Player, Timeline
 from compiler.cost.varied import Varied
 from compiler.cost.work import Loop, Meet, Part, Post, Product, Vector, Wait
@@ -78,6 +79,8 @@ def summarise(
         update / PICOSECONDS,
         bottleneck(step / PICOSECONDS, candidates),
         candidates,
+        spent(simulation, pricer, costs, result, meets),
+        slowest,
     )
 
 
@@ -99,6 +102,8 @@ def with_slow_devices(nominal: Timeline, played: Varied, classes: tuple[Player, 
         update_seconds=max(played.update, default=0) / PICOSECONDS,
         bottleneck=bottleneck(seconds, nominal.candidates | more),
         candidates=nominal.candidates | more,
+        spent=(),
+        slowest=played.ends.index(step),
     )
 
 
@@ -124,6 +129,10 @@ def _events(simulation: Simulation, pricer: Pricer, result: Result) -> tuple[lis
             if end > begin:
                 where = (action.mb, g, action.chunk, of.costs[step.cost][2])
                 events.append(Event(g, "send", of.names[route], "send", begin, end, *where, (message,)))
+    fixed = picoseconds(pricer.cal.fixed)
+    for g, (end, counts) in enumerate(zip(result.ends, simulation.counts)):
+        if fixed * counts.get(("U", 0), 0):
+            events.append(Event(g, "compute", "once per step", "host", end - fixed, end, 0, g))
     events.sort(key=lambda e: (e.cls, e.start_ps, e.end_ps))
     return events, meets
 

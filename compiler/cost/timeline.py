@@ -13,8 +13,8 @@ class Event:
     """One activity of the devices of a class.
 
     stream:   `compute`, `send`, or `comm:LEVEL` (the outermost level of the cluster that is crossed).
-    kind:     `F`, `B`, `W`, `U` (activations; what runs inside them is not here: see `record`), `collective` (between
-              device groups), `send`.
+    kind:     `F`, `B`, `W`, `U` (activations; what runs inside them is not here: see `record`), `host` (what a step
+              costs once), `collective` (between device groups), `send`.
     stage:    the device group. chunk: of the rolled loop, where groups have several.
     segment:  which part of its activation: one is cut where it waits for other groups.
     messages: of a send the one it carries, of an activation those that it waited for.
@@ -64,6 +64,46 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """What a device sends over these axes in a step: "tp", "dp+cp", `stages` (to other device groups), `copy` (to host
+    or NVMe memory).
+
+    level: the outermost of the cluster that is crossed. seconds: that messages take, `exposed` of which computation
+    waits for; the rest runs beside it.
+    """
+
+    axes: str
+    level: str
+    calls: int
+    bytes: float
+    seconds: float
+    exposed: float
+
+    @property
+    def hidden(self) -> float:
+        return max(0.0, self.seconds - self.exposed)
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a step is for a device of one class, in seconds, which add up to it.
+
+    products, vectors: kernels of the passes, on the matrix and the vector unit; update: kernels of the update; exposed:
+    waits for messages, by axes; host: waits for the host, between kernels and once per step; bubble: waits for other
+    device groups. sends: bytes to each other device group.
+    """
+
+    products: float
+    vectors: float
+    update: float
+    exposed: dict[str, float]
+    host: float
+    bubble: float
+    links: tuple[Link, ...] = ()
+    sends: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Timeline:
     """One step. Times in seconds, per-class figures in the order of `classes`; traffic and exposure by mesh axes.
 
@@ -71,6 +111,8 @@ class Timeline:
     exposed_by_axis: seconds in which the slowest class waits for communication, by axes ("tp", "dp+cp", "pp" …)
     traffic:         bytes that a device of the first class that sends most sends per step, by axes
     candidates:      what -> seconds of the slowest class that it takes; the most of them is the bottleneck
+    spent:           where each class's step goes; none where devices of a group are not alike
+    slowest:         the class that ends last, whose step `top` and `bottleneck` tell
     flops_model:     of all devices, products only, without what recompute makes again; flops_hardware: with it
     """
 
@@ -91,6 +133,8 @@ class Timeline:
     update_seconds: float = 0.0
     bottleneck: str = ""
     candidates: dict[str, float] = field(default_factory=dict)
+    spent: tuple[Spent, ...] = ()
+    slowest: int = 0
 
     @property
     def mfu(self) -> float:

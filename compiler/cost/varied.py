@@ -146,7 +146,9 @@ def play_varied(
     for g, mine in enumerate(classes.colours):
         steps = fixed if ("U", 0) in maps.features.parts[maps.program_class[g]] else 0
         for i, colour in enumerate(mine):
-            done.ends[colour] = now[g][i] + steps
+            done.ends[colour] = last = now[g][i] + steps
+            if steps:
+                done.events.append(Event(colour, "compute", "once per step", "host", now[g][i], last, 0, g))
             done.inside[colour] += steps
     done.events.sort(key=lambda e: (e.cls, e.start_ps, e.end_ps))
     return done

@@ -21,6 +21,7 @@ COMMANDS = {
     "verify": "Prove that the distributed run equals the serial program.",
     "cost": "Say how long a step takes, where the time goes, and what would help.",
     "trace": "Write the timeline of a step for Perfetto.",
+    "report": "Write what a step costs as one page of HTML.",
     "explain": "Explain an error code, or why a tensor is laid out and moved as it is.",
     "diff": "Compare the lowered programs of two files or two strategies.",
     "fmt": "Format files in the one canonical way.",

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from parc.units import amount, seconds
+
+__all__ = ["amount", "plural", "seconds", "table"]
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], color: bool = False, left: int = 1) -> str:
     """Columns two spaces apart; the first `left` ones flush left, the others right. The head is dim."""
@@ -20,20 +24,3 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], color: bool = Fals
 def plural(number: int, what: str) -> str:
     """`1 device`, `2,048 devices`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def amount(number: float) -> str:
-    """Bytes: `512 B`, `1.5 MiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(number) < 1024:
-            return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1024
-    return f"{number:.1f} TiB"
-
-
-def seconds(number: float) -> str:
-    """`1.234 s`, `56.7 ms`, `8.9 us`."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
-        if number >= scale:
-            return f"{number / scale:.4g} {unit}"
-    return f"{number / 1e-6:.3g} us"

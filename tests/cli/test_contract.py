@@ -28,6 +28,7 @@ COMMAND: dict[str, list[str]] = {
     "verify": ["verify", "FILE", "--steps", "1"],
     "cost": ["cost", "FILE"],
     "trace": ["trace", "FILE"],
+    "report": ["report", "FILE"],
     "explain": ["explain", "FILE", "y"],
     "diff": ["diff", "FILE", "--strategy", "data", "--strategy", "both"],
     "fmt": ["fmt", "--check", "FILE"],
@@ -43,6 +44,7 @@ BEHIND = {
     "verify": "verify",
     "cost": "compile",
     "trace": "trace",
+    "report": "report",
     "explain": "explain_tensor",
     "diff": "load_program",
 }
@@ -146,7 +148,7 @@ def test_strategies(name: str, file: str) -> None:
     assert run(name, file, "--strategy", "both").exit_code == 0
     if name in ("check", "cost"):
         assert '"strategy": "both"' in shown
-    elif name in ("run", "verify", "trace"):
+    elif name in ("run", "verify", "trace", "report"):
         assert shown != json.dumps(found(run(name, file, "--json")))
     else:
         assert "tp=2" in shown or '"axis": "tp"' in shown

@@ -1,0 +1,120 @@
+"""What the devices of each group spend a step on, and what each axis of communication takes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from compiler.cost.durations import COMM, COMPUTE, Pricer, picoseconds
+from compiler.cost.plan import Key, Result
+from compiler.cost.segments import Segment, stretch, totals
+from compiler.cost.timeline import PICOSECONDS, Link, Spent
+from compiler.cost.work import Loop, Meet, Part, Post, Wait
+
+if TYPE_CHECKING:
+    from compiler.cost.simulate import Simulation
+
+STAGES = "stages"
+"""What stands for the axes of what device groups send each other."""
+
+
+class _Function:
+    """What one run of a function takes, loops multiplied out: picoseconds of kernels by kind, and messages by axes."""
+
+    def __init__(self, part: Part, pricer: Pricer, update: bool) -> None:
+        self.pricer, self.update = pricer, update
+        self.stretch = stretch(totals(part, pricer, update), pricer)
+        self.kernels = {"product": 0, "vector": 0}
+        self.links: dict[str, list[float]] = {}  # axes -> stream, calls, bytes, picoseconds
+        self.posts: list[tuple[Post, int]] = []
+        self.walk(part, 1)
+
+    def walk(self, part: Part, n: int) -> None:
+        for node in part.nodes:
+            work = node.work
+            if isinstance(work, Loop):
+                self.walk(work.body, n * work.count)
+            elif isinstance(work, Post):
+                self.posts.append((work, n))
+            elif not isinstance(work, (Wait, Meet)):
+                priced = self.pricer.price(work, self.update)
+                if priced.stream == COMPUTE:
+                    ps = priced.ps if self.stretch == 1.0 else round(priced.ps * self.stretch)
+                    self.kernels[priced.kind] += n * ps
+                else:
+                    found = self.links.setdefault(priced.axes, [priced.stream, 0, 0.0, 0])
+                    for i, x in enumerate((n, n * priced.sent, n * priced.ps), 1):
+                        found[i] += x
+
+
+def spent(
+    simulation: Simulation,
+    pricer: Pricer,
+    costs: Sequence[Mapping[Key, list[Segment]]],
+    result: Result,
+    meets: Sequence[int],
+) -> tuple[Spent, ...]:
+    """Per device group, to the picosecond. `meets`: how long each group is part of all-reduces between groups."""
+    step = max(result.ends, default=0)
+    functions = [
+        {key: _Function(part, pricer, key[0] == "U") for key, part in parts.items()}
+        for parts in simulation.features.parts
+    ]
+    names = [level.name for level in pricer.machine.levels]
+    found = []
+    for group, counts in enumerate(simulation.counts):
+        c = simulation.program_class[group]
+        kernels = {"product": 0, "vector": 0, "update": 0}
+        exposed: dict[str, int] = {STAGES: meets[group]} if meets[group] else {}
+        idle = picoseconds(pricer.cal.fixed) * counts.get(("U", 0), 0)
+        links: dict[str, list[float]] = {}
+        sends: dict[int, float] = {}
+        work = idle + meets[group]
+        for key, n in counts.items():
+            if key not in functions[c]:
+                continue
+            function = functions[c][key]
+            for kind, ps in function.kernels.items():
+                kernels["update" if key[0] == "U" else kind] += n * ps
+            for segment in costs[c].get(key, ()):
+                work += n * segment.duration
+                idle += n * (segment.duration - segment.compute - sum(segment.exposed.values()))
+                for axes, ps in segment.exposed.items():
+                    exposed[axes] = exposed.get(axes, 0) + n * ps
+            for axes, (stream, *rest) in function.links.items():
+                _add(links, axes, stream, *(n * x for x in rest))
+            for post, times in function.posts:
+                to = (key[1] * simulation.program.groups + group + post.to) % simulation.program.groups
+                if to != group:
+                    ps, level = pricer.post(post.bytes, group, to), pricer.machine.between(group, to)
+                    sends[to] = sends.get(to, 0.0) + n * times * post.bytes
+                    _add(links, STAGES, COMM + level, n * times, n * times * post.bytes, n * times * ps)
+        if meets[group]:
+            _add(links, STAGES, COMM + max(0, len(names) - 1), 0, 0.0, meets[group])
+        found.append(
+            Spent(
+                kernels["product"] / PICOSECONDS,
+                kernels["vector"] / PICOSECONDS,
+                kernels["update"] / PICOSECONDS,
+                {a: ps / PICOSECONDS for a, ps in sorted(exposed.items(), key=lambda x: -x[1]) if ps},
+                idle / PICOSECONDS,
+                (step - work) / PICOSECONDS,
+                tuple(_link(axes, entry, exposed.get(axes, 0), names) for axes, entry in links.items()),
+                sends,
+            )
+        )
+    return tuple(found)
+
+
+def _add(links: dict[str, list[float]], axes: str, stream: float, calls: float, sent: float, ps: float) -> None:
+    """Adds up by axes; the outermost level counts."""
+    entry = links.setdefault(axes, [stream, 0, 0.0, 0])
+    entry[0] = max(entry[0], stream)
+    for i, x in enumerate((calls, sent, ps), 1):
+        entry[i] += x
+
+
+def _link(axes: str, entry: Sequence[float], exposed: int, names: Sequence[str]) -> Link:
+    stream, calls, sent, ps = entry
+    level = names[int(stream) - COMM] if COMM <= stream < COMM + len(names) else ""
+    return Link(axes, level, int(calls), sent, ps / PICOSECONDS, exposed / PICOSECONDS)

@@ -1,0 +1,58 @@
+"""`parc report`: a step of a job as one page for a browser."""
+
+from __future__ import annotations
+
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from parc import api
+from parc.cli.common import Command, Output, choice, file_argument, job_options, read_source, write_file
+from parc.units import amount
+
+if TYPE_CHECKING:
+    from dsl.source import Span
+
+
+@click.command("report", cls=Command)
+@file_argument
+@click.option("-o", "--output", metavar="OUT", help="Write here instead of to standard output.")
+@job_options
+def command(
+    out: Output,
+    file: str,
+    output: str | None,
+    params: tuple[tuple[str, str], ...],
+    job: str | None,
+    strategy: str | None,
+) -> None:
+    """Write what a step of FILE's job costs as one HTML page: times, timeline, memory, cluster, communication.
+
+    It needs no network. Nothing is run.
+    """
+    compiled = api.compile(read_source(out, file), **choice(params, job, strategy))
+    estimate = api.estimate(compiled)
+    line = ["parc", "report", quote(file), *(f"-D {quote(f'{n}={v}')}" for n, v in params)]
+    line += [f"--job {quote(job)}"] if job else []
+    line += [f"--strategy {quote(strategy)}"] if strategy else []
+    text = api.report(estimate, " ".join(line), _text(out, compiled.job.strategy.span))
+    result: dict[str, Any] = {
+        "output": output,
+        "step_seconds": estimate.timeline.step_seconds,
+        "bytes": len(text.encode()),
+    }
+    if output is not None:
+        write_file(output, text)
+        out.say(f"{output}: {amount(result['bytes'])}")
+    elif out.json:
+        result["html"] = text
+    else:
+        out.data(text, newline=False)
+    out.result = result
+
+
+def _text(out: Output, span: Span) -> str:
+    """What the file says there."""
+    found = out.sources.get(span.source)
+    return found.text[span.start : span.end] if found is not None else ""

@@ -1,0 +1,226 @@
+"""Memory: of the fullest class over time, by what it is for, and the peak of every class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from compiler.cost.occupancy import Occupancy, Series
+from compiler.cost.timeline import PICOSECONDS, Timeline
+from compiler.schedules import Action
+from parc.estimate import Estimate
+from parc.report.html import esc, legend, num, percent, section, share, svg, table, tag, ticks
+from parc.report.trace import devices
+from parc.units import amount, seconds
+
+ROLES = {
+    "weight": "weights",
+    "optimizer": "optimizer state",
+    "gradient": "gradients",
+    "saved": "saved for the backward pass",
+    "activation": "activations and temporaries",
+    "message": "communication buffers",
+    "input": "inputs",
+    "other": "other",
+}
+"""From the bottom; what there is besides is `other`."""
+
+STEPS = 800
+"""Of the curve, at most; above, parts of the step show the fullest moment in them."""
+
+SMALL = 0.002
+"""Of the peak: roles that never have more are `other`."""
+
+HEIGHT = 260
+TOP = 16
+FAR = 4
+"""Times the peak: capacities above are out of the picture."""
+
+UNITS = {"TiB": 2.0**40, "GiB": 2.0**30, "MiB": 2.0**20, "KiB": 2.0**10, "B": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """From `start` to `end` (picoseconds) a device holds so much, in bytes by role. action: what runs, if anything."""
+
+    start: int
+    end: int
+    roles: Mapping[str, int]
+    action: str = ""
+
+    @property
+    def total(self) -> int:
+        return sum(self.roles.values())
+
+
+def fullest(occupancy: Mapping[int, Occupancy], memory: str) -> int:
+    """The first group whose devices need most of this memory."""
+    return max(occupancy, key=lambda g: (occupancy[g][memory].peak if memory in occupancy[g] else -1, -g))
+
+
+def levels(timeline: Timeline, group: int, series: Series) -> list[Level]:
+    """The series of a group against time: while an action runs its fullest moment, between actions what stays."""
+    cls = next(c for c, p in enumerate(timeline.classes) if p.group == group)
+    when: dict[Action, tuple[int, int]] = {}
+    for e in timeline.events:
+        if e.cls == cls and e.stream == "compute":
+            action = Action(e.kind, e.chunk, e.micro)
+            when[action] = (when[action][0] if action in when else e.start_ps, e.end_ps)
+    found: list[Level] = []
+    at, now = 0, series.before
+    for action, moment in zip(series.actions, series.moments):
+        start, end = when.get(action, (at, at))
+        if start > at:
+            found.append(Level(at, start, now))
+        if end > start:
+            found.append(Level(start, end, moment.at_peak, str(action)))
+        at, now = max(at, end), moment.after
+    length = max(round(timeline.step_seconds * PICOSECONDS), at, 1)
+    if length > at:
+        found.append(Level(at, length, now))
+    return found
+
+
+def coarser(found: Sequence[Level], most: int = STEPS) -> list[Level]:
+    """At most so many levels: each part of the time shows its fullest."""
+    if len(found) <= most:
+        return list(found)
+    length = found[-1].end
+    best: dict[int, Level] = {}
+    for level in found:
+        for i in range(level.start * most // length, (level.end - 1) * most // length + 1):
+            if i not in best or level.total > best[i].total:
+                best[i] = level
+    return [Level(i * length // most, (i + 1) * length // most, v.roles, v.action) for i, v in sorted(best.items())]
+
+
+def shown_roles(found: Sequence[Level], peak: int) -> list[str]:
+    """The names of ROLES that are drawn."""
+    large = {r for level in found for r, n in level.roles.items() if n >= SMALL * peak}
+    rest = any(n for level in found for r, n in level.roles.items() if r not in large or r not in ROLES)
+    return [r for r in ROLES if r in large or (r == "other" and rest)]
+
+
+def of_role(roles: Mapping[str, int], role: str, shown: Sequence[str]) -> int:
+    """Bytes of a role that is drawn; all that is not is `other`."""
+    if role != "other":
+        return roles.get(role, 0)
+    return sum(n for r, n in roles.items() if r not in shown or r == "other")
+
+
+def memory(e: Estimate, occupancy: Mapping[int, Occupancy]) -> str:
+    """The section of the page."""
+    kinds = list(dict.fromkeys(k for found in occupancy.values() for k in found))
+    parts: list[str] = []
+    for kind in kinds:
+        group = fullest(occupancy, kind)
+        series = occupancy[group][kind]
+        if not series.peak:
+            continue
+        capacity = e.capacity if kind == "hbm" else 0.0
+        found = levels(e.timeline, group, series)
+        parts += _curve(e.timeline, group, kind, series, found, capacity)
+    parts += [tag("h3", "Peak of every class"), _peaks(e)]
+    note = "Bytes on one device, by what they are for. While a pass runs, its fullest moment is drawn."
+    return section("memory", "Memory", note, *parts)
+
+
+def _curve(
+    timeline: Timeline, group: int, kind: str, series: Series, found: Sequence[Level], capacity: float
+) -> list[str]:
+    shown = shown_roles(found, series.peak)
+    drawn = coarser(found)
+    length = found[-1].end
+    far = capacity > FAR * series.peak
+    top = 1.08 * max(series.peak, 0.0 if far else capacity)
+    areas, below = [], [0.0] * len(drawn)
+    for role in shown:
+        above = [b + of_role(level.roles, role, shown) for b, level in zip(below, drawn)]
+        areas.append(f'<path class="m-{role}" d="{_area(drawn, below, above, length, top)}"/>')
+        below = above
+    unit, scale = next((u, s) for u, s in UNITS.items() if top / s >= 1 or u == "B")
+    scales, grid = [], []
+    for t in ticks(0, top / scale, 6):
+        y = num(HEIGHT * (1 - t * scale / top) + TOP)
+        grid.append(f'<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>')
+        scales.append(f'<text class="tick" x="100%" y="{num(float(y) + 4)}" text-anchor="end">{num(t)} {unit}</text>')
+    for t in ticks(0, length / PICOSECONDS, 8):
+        x = share(t * PICOSECONDS / length)
+        anchor = "start" if not t else "end" if t * PICOSECONDS > 0.97 * length else "middle"
+        y = str(TOP + HEIGHT + 14)
+        grid.append(f'<text class="tick" x="{x}" y="{y}" text-anchor="{anchor}">{esc(seconds(t))}</text>')
+    lines = [("peak", float(series.peak))] + ([("capacity", capacity)] if capacity and not far else [])
+    for name, n in lines:
+        y = num(HEIGHT * (1 - n / top) + TOP)
+        grid.append(f'<line class="{name}" x1="0" x2="100%" y1="{y}" y2="{y}"/>')
+        # Where the two are near each other, the lower one's name goes below its line.
+        down = n == min(v for _, v in lines) and len(lines) > 1 and abs(capacity - series.peak) < 0.06 * top
+        grid.append(
+            f'<text class="{name} halo" x="100%" dx="-4" y="{num(float(y) + (13 if down else -4))}" '
+            f'text-anchor="end">{name} {esc(amount(n))}</text>'
+        )
+    plot = (
+        f'<svg y="{TOP}" width="100%" height="{HEIGHT}" viewBox="0 0 1000 {HEIGHT}" preserveAspectRatio="none">'
+        f"{''.join(areas)}</svg>"
+    )
+    where = devices(next(p for p in timeline.classes if p.group == group))
+    which = f"{where}, stage {group}, the fullest" if len(timeline.classes) > 1 else where
+    used = f", {percent(series.peak / capacity)} of {amount(capacity)}" if capacity else ""
+    at = f" in {series.actions[series.fullest]}" if series.fullest is not None else ""
+    title = f"{kind} of {which}: at most {amount(series.peak)}{used}{at}"
+    size = TOP + HEIGHT + 20
+    picture = svg(plot, *grid, label=title, width="100%", height=size, class_="plot", data_memory=kind)
+    side = tag("svg", *scales, width="100%", height=size, aria_hidden="true")
+    rows = tag("div", tag("div", side, class_="names"), tag("div", picture, class_="fixed"), class_="rows")
+    keys = [(f"m-{role}", ROLES[role]) for role in reversed(shown)]
+    return [tag("h3", esc(title)), legend(keys), rows]
+
+
+def _area(drawn: Sequence[Level], below: Sequence[float], above: Sequence[float], length: int, top: float) -> str:
+    """The path around a band of steps, in a picture 1000 wide."""
+
+    def edge(values: Sequence[float]) -> list[tuple[str, str, str]]:
+        runs: list[tuple[str, str, str]] = []
+        for level, v in zip(drawn, values):
+            y = num(HEIGHT * (1 - v / top), 1)
+            x = num(1000 * level.end / length, 2)
+            if runs and runs[-1][2] == y:
+                runs[-1] = (runs[-1][0], x, y)
+            else:
+                runs.append((num(1000 * level.start / length, 2), x, y))
+        return runs
+
+    there, back = edge(above), edge(below)
+    path = [f"M0 {there[0][2]}"]
+    path += [f"V{y}H{end}" for _, end, y in there]
+    path += [f"V{y}H{start}" for start, _, y in reversed(back)]
+    return "".join(path) + "Z"
+
+
+def _peaks(e: Estimate) -> str:
+    """A bar for each run of devices that have the same peak."""
+    rows = []
+    shown = [r for r in ROLES if r != "other"]
+    for m in e.memory:
+        of = e.capacity if m.memory == "hbm" and e.capacity else 0.0
+        most = max(x.peak for x in e.memory if x.memory == m.memory)
+        top = max(most, 0.0 if of > FAR * most else of) or 1.0
+        at, boxes = 0.0, []
+        for role in ROLES:
+            n = of_role(m.roles, role, shown)
+            if n:
+                told = esc(f"{ROLES[role]}: {amount(n)}")
+                boxes.append(
+                    f'<rect class="m-{role}" x="{share(at / top)}" y="1" width="{share(n / top)}" height="14" '
+                    f'data-tip="{told}"/>'
+                )
+                at += n
+        if of and top >= of:
+            x = share(of / top)
+            boxes.append(f'<line class="capacity" x1="{x}" x2="{x}" y1="0" y2="16"/>')
+        last = m.first + m.count - 1
+        name = f"devices {m.first} to {last}" if m.count > 1 else f"device {m.first}"
+        picture = svg(*boxes, label=f"{m.memory} of {name}: {amount(m.peak)}", width="100%", height=16)
+        free = percent(m.peak / of) if of else ""
+        rows.append([esc(name), esc(m.memory), picture, esc(amount(m.peak)), free])
+    return table(["devices", "memory", "", "peak", "of capacity"], rows, left=2, class_="bars few")

@@ -1,0 +1,270 @@
+"""The step as a picture: a row per class of devices, an activation a box, a message a line.
+
+Where there are more activations than can be told apart, the whole step is drawn as shares of time, and its first and
+last part box by box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from compiler.cost.timeline import PICOSECONDS, Event, Timeline
+from parc.report.html import esc, legend, num, section, share, svg, tag, ticks
+from parc.report.trace import devices
+from parc.units import seconds
+
+PASSES = {
+    "F": "forward pass",
+    "B": "backward pass",
+    "W": "gradients of weights",
+    "U": "update",
+    "host": "host, once per step",
+    "M": "all-reduce between stages",
+}
+BOXES = 6000
+"""Activations that are drawn one by one."""
+
+EXCERPT = 48
+"""Activations per class in each of the two excerpts, where there are more."""
+
+BINS = 16_000
+"""Of all rows together, where shares of time are drawn."""
+
+WIDTH = 1000
+"""Pixels that the picture is made for; wider than its window it scrolls."""
+
+AXIS = 20
+ZOOMS = (1, 2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    kind: str
+    micro: int
+    chunk: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A message from one row to another."""
+
+    source: int
+    to: int
+    micro: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """boxes: of each class of devices in order; times in picoseconds, of which `start` is the picture's left edge.
+
+    chunks: parts of the loop that a class has.
+    """
+
+    boxes: tuple[tuple[Box, ...], ...]
+    lines: tuple[Line, ...]
+    start: int
+    length: int
+    chunks: int
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.boxes))
+
+    def between(self, start: int, end: int) -> Rows:
+        """What lies wholly in this time."""
+        boxes = tuple(tuple(b for b in row if start <= b.start and b.end <= end) for row in self.boxes)
+        lines = tuple(m for m in self.lines if start <= m.start and m.end <= end)
+        return Rows(boxes, lines, start, end - start, self.chunks)
+
+    def at(self, time: int) -> float:
+        """Where in the picture's width this time is, from 0 to 1."""
+        return (time - self.start) / self.length
+
+
+def rows(timeline: Timeline) -> Rows:
+    """The timeline's activations and messages, in order."""
+    boxes: list[list[Box]] = [[] for _ in timeline.classes]
+    waits: dict[int, int] = {}
+    sends: list[Event] = []
+    for e in timeline.events:
+        if e.stream == "send":
+            sends.append(e)
+            continue
+        boxes[e.cls].append(Box("M" if e.kind == "collective" else e.kind, e.micro, e.chunk, e.start_ps, e.end_ps))
+        waits.update((m, e.cls) for m in e.messages)
+    lines = [Line(e.cls, waits[m], e.micro, e.start_ps, e.end_ps) for e in sends for m in e.messages if m in waits]
+    length = max(round(timeline.step_seconds * PICOSECONDS), 1)
+    chunks = max((e.chunk for e in timeline.events), default=0) + 1
+    return Rows(tuple(map(tuple, boxes)), tuple(lines), 0, length, chunks)
+
+
+def pipeline(timeline: Timeline, found: Rows) -> str:
+    """The section of the page."""
+    names = [(f"stage {p.group}" if len(timeline.classes) > 1 else "all devices", devices(p)) for p in timeline.classes]
+    kinds = {b.kind for row in found.boxes for b in row}
+    keys = [(k, what) for k, what in PASSES.items() if k in kinds]
+    keys += [("send", "message")] if found.lines else []
+    keys += [("idle", "waits for other stages")] if len(names) > 1 else []
+    note = "Each row is a class of devices that do the same; a box is a pass of one micro-batch (its number inside)."
+    if found.chunks > 1:
+        note += " Paler boxes belong to later chunks of the loop."
+    if found.count <= BOXES:
+        return section("pipeline", "Timeline", note, legend(keys), _scrolled(names, found, "all"))
+    note += f" {found.count:,} boxes are too many to be told apart: first comes how each part of the step is shared."
+    parts = [legend(keys), tag("h3", "The whole step"), _aggregated(names, found)]
+    for title, ident, excerpt in (("How it begins", "first", _first(found)), ("How it ends", "last", _last(found))):
+        parts += [tag("h3", esc(f"{title}: {seconds(excerpt.length / PICOSECONDS)}")), _scrolled(names, excerpt, ident)]
+    return section("pipeline", "Timeline", note, *parts)
+
+
+def _first(found: Rows) -> Rows:
+    ends = sorted(b.end for row in found.boxes for b in row)
+    return found.between(0, ends[EXCERPT * len(found.boxes) - 1])
+
+
+def _last(found: Rows) -> Rows:
+    starts = sorted((b.start for row in found.boxes for b in row), reverse=True)
+    return found.between(starts[EXCERPT * len(found.boxes) - 1], found.length)
+
+
+def _height(count: int) -> tuple[int, int]:
+    """Of a box, and of the gap below it."""
+    return (22, 8) if count <= 16 else (16, 5) if count <= 32 else (11, 3) if count <= 64 else (6, 1)
+
+
+def _scrolled(names: Sequence[tuple[str, str]], found: Rows, ident: str) -> str:
+    """Names of the rows beside a picture that can be stretched."""
+    zoom = tag("p", *(tag("button", f"{z}×", type="button", data_zoom=z) for z in ZOOMS), class_="zoom")
+    return tag("div", zoom, _named(names, _boxes(found), _height(len(names))), class_="timeline z0", data_part=ident)
+
+
+def _named(names: Sequence[tuple[str, str]], picture: str, height: tuple[int, int]) -> str:
+    box, gap = height
+    label = [tag("div", esc(n), title=where, style=f"height:{box + gap}px;line-height:{box}px") for n, where in names]
+    small = " small" if box < 11 else ""
+    column = tag("div", *label, class_=f"names{small}", style=f"padding-top:{AXIS}px")
+    return tag("div", column, tag("div", picture, class_="scroll"), class_="rows")
+
+
+def _axis(found: Rows, height: int) -> str:
+    """A line and a time for each round number."""
+    parts = []
+    for t in ticks(found.start / PICOSECONDS, (found.start + found.length) / PICOSECONDS, 10):
+        at = found.at(round(t * PICOSECONDS))
+        anchor = "start" if at < 0.02 else "end" if at > 0.97 else "middle"
+        x = share(at)
+        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{AXIS - 4}" y2="{height}"/>')
+        parts.append(f'<text class="tick" x="{x}" y="{AXIS - 8}" text-anchor="{anchor}">{esc(seconds(t))}</text>')
+    return "".join(parts)
+
+
+def _boxes(found: Rows) -> str:
+    box, gap = _height(len(found.boxes))
+    height = AXIS + len(found.boxes) * (box + gap)
+    parts = []
+    for r, row in enumerate(found.boxes):
+        y = AXIS + r * (box + gap)
+        parts.append(f'<rect class="idle" x="0" y="{y}" width="100%" height="{box}"/>')
+        shapes, texts = [], []
+        for b in row:
+            x, width = found.at(b.start), (b.end - b.start) / found.length
+            pale = f' fill-opacity="{num(1 - 0.45 * b.chunk / (found.chunks - 1))}"' if b.chunk else ""
+            shapes.append(
+                f'<rect class="{b.kind}"{pale} x="{share(x)}" y="{y}" width="{share(width)}" height="{box}"/>'
+            )
+            if b.kind in ("F", "B", "W") and box >= 11:
+                fits = _fits(width, str(b.micro))
+                if fits is not None:
+                    middle = share(x + width / 2)
+                    shown = f' class="l{fits}"' if fits else ""
+                    texts.append(f'<text{shown} x="{middle}" y="{y + box // 2 + 4}">{b.micro}</text>')
+        parts.append(f'<g class="row" data-row="{r}">{"".join(shapes)}</g><g class="micro">{"".join(texts)}</g>')
+    lines = []
+    for m in found.lines:
+        x1, x2 = share(found.at(m.start)), share(found.at(m.end))
+        y1, y2 = _side(m, box, gap), _side(m, box, gap, True)
+        lines.append(f'<line{_far(m)} x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>')
+    label = f"Timeline of {len(found.boxes)} classes of devices over {seconds(found.length / PICOSECONDS)}"
+    inside = _axis(found, height), *parts, f'<g class="lines">{"".join(lines)}</g>'
+    return svg(*inside, label=label, width="100%", height=height)
+
+
+def _far(line: Line) -> str:
+    """Lines across other rows are fainter."""
+    return ' class="far"' if abs(line.to - line.source) > 1 else ""
+
+
+def _side(line: Line, box: int, gap: int, end: bool = False) -> int:
+    """The edge of the row from which, or to which, the line goes: the one that faces the other row."""
+    down = line.to > line.source
+    row = line.to if end else line.source
+    return AXIS + row * (box + gap) + (box if down != end else 0)
+
+
+def _fits(width: float, text: str) -> int | None:
+    """The first zoom (power of two) at which the text has room in a box of this share of the width."""
+    room = 6.0 * len(text) + 3
+    return next((i for i, z in enumerate(ZOOMS) if width * WIDTH * z >= room), None)
+
+
+def _aggregated(names: Sequence[tuple[str, str]], found: Rows) -> str:
+    """For each row and part of the step, how much of it each kind takes, one upon the other."""
+    box, gap = (30, 8) if len(names) <= 16 else _height(len(names))
+    # Parts with some boxes each: shares of fewer would show where boxes and parts beat, not how the step goes.
+    bins = max(60, min(400, BINS // len(names), found.count // len(names) // 8))
+    height = AXIS + len(names) * (box + gap)
+    parts = []
+    for r, row in enumerate(found.boxes):
+        y = AXIS + r * (box + gap)
+        parts.append(f'<rect class="idle" x="0" y="{y}" width="100%" height="{box}"/>')
+        below = [0.0] * bins
+        areas = []
+        for kind in PASSES:
+            taken = _shares([b for b in row if b.kind == kind], found.length, bins)
+            if any(taken):
+                above = [a + t for a, t in zip(below, taken)]
+                areas.append(f'<path class="{kind}" d="{_band(below, above, box)}"/>')
+                below = above
+        parts.append(
+            f'<svg y="{y}" width="100%" height="{box}" viewBox="0 0 {bins} {box}" preserveAspectRatio="none">'
+            f"{''.join(areas)}</svg>"
+        )
+    label = f"How {len(names)} classes of devices share {seconds(found.length / PICOSECONDS)}"
+    picture = svg(_axis(found, height), *parts, label=label, width="100%", height=height)
+    return tag("div", _named(names, picture, (box, gap)), class_="timeline")
+
+
+def _shares(boxes: Sequence[Box], length: int, bins: int) -> list[float]:
+    """How much of each bin the boxes take, 0 to 1."""
+    taken = [0.0] * bins
+    for b in boxes:
+        start, end = b.start * bins / length, b.end * bins / length
+        for i in range(int(start), min(bins, int(end) + 1)):
+            taken[i] += max(0.0, min(end, i + 1) - max(start, i))
+    return taken
+
+
+def _band(below: Sequence[float], above: Sequence[float], height: int) -> str:
+    """The path around an area of steps, from the bottom of a picture of this height."""
+
+    def edge(values: Sequence[float]) -> list[tuple[int, int, str]]:
+        """Runs of the same height: (from, to, y)."""
+        runs: list[tuple[int, int, str]] = []
+        for i, v in enumerate(values):
+            y = num(height * (1 - min(1.0, v)), 1)
+            if runs and runs[-1][2] == y:
+                runs[-1] = (runs[-1][0], i + 1, y)
+            else:
+                runs.append((i, i + 1, y))
+        return runs
+
+    there, back = edge(above), edge(below)
+    path = [f"M0 {there[0][2]}"]
+    path += [f"V{y}H{end}" for _, end, y in there]
+    path += [f"V{y}H{start}" for start, _, y in reversed(back)]
+    return "".join(path) + "Z"

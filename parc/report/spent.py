@@ -1,0 +1,99 @@
+"""Where the step's time goes: for the class that ends last as a waterfall, for all classes side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compiler.cost.timeline import Spent, Timeline
+from parc.report.html import esc, legend, percent, section, share, svg, table, tag
+from parc.report.trace import devices
+from parc.units import seconds
+
+NAMES = {
+    "product": "products of matrices",
+    "vector": "element-wise work and reductions",
+    "U": "update of the weights",
+    "host": "host, and once per step",
+    "idle": "bubble: waits for other stages",
+}
+
+
+def axis_class(axes: str, all_axes: Sequence[str]) -> str:
+    """The colour of what is exposed over these axes."""
+    return f"x{min(all_axes.index(axes), 4)}"
+
+
+def all_axes(timeline: Timeline) -> list[str]:
+    """Of all classes, those that wait longest first."""
+    longest: dict[str, float] = {}
+    for spent in timeline.spent:
+        for axes, s in spent.exposed.items():
+            longest[axes] = max(longest.get(axes, 0.0), s)
+    return sorted(longest, key=lambda a: -longest[a])
+
+
+def parts(spent: Spent, axes: Sequence[str]) -> list[tuple[str, str, float]]:
+    """(class of the colour, name, seconds): all that a step consists of; what takes no time is left out."""
+    found = [("product", NAMES["product"], spent.products), ("vector", NAMES["vector"], spent.vectors)]
+    found += [(axis_class(a, axes), f"exposed communication over {a}", spent.exposed.get(a, 0.0)) for a in axes]
+    found += [
+        ("idle", NAMES["idle"], spent.bubble),
+        ("U", NAMES["U"], spent.update),
+        ("host", NAMES["host"], spent.host),
+    ]
+    return [p for p in found if p[2] > 0]
+
+
+def waterfall(timeline: Timeline) -> str:
+    """The section of the page."""
+    if not timeline.spent or not timeline.step_seconds:
+        return ""
+    axes = all_axes(timeline)
+    step, slowest = timeline.step_seconds, timeline.slowest
+    rows, at = [], 0.0
+    for kind, name, s in parts(timeline.spent[slowest], axes):
+        bar = f'<rect class="{kind}" x="{share(at / step)}" y="2" width="{share(s / step)}" height="14"/>'
+        lead = f'<line class="grid" x1="{share(at / step)}" x2="{share(at / step)}" y1="0" y2="18"/>'
+        picture = svg(lead, bar, label=f"{name}: {seconds(s)}", width="100%", height=18)
+        rows.append([esc(name), picture, esc(seconds(s)), percent(s / step)])
+        at += s
+    rows.append([tag("strong", "step"), "", tag("strong", esc(seconds(step))), percent(1.0)])
+    whose = f"{devices(timeline.classes[slowest])}"
+    if len(timeline.classes) > 1:
+        whose += f" (stage {timeline.classes[slowest].group}, which ends last)"
+    note = f"Of {whose}. The parts follow each other in the picture, not in time; they add up to the step."
+    found = [table(["part", "", "time", "of the step"], rows, class_="bars few")]
+    if len(timeline.classes) > 1:
+        found += [tag("h3", "All stages"), _stages(timeline, axes)]
+    return section("time", "Where the time goes", note, *found)
+
+
+def _stages(timeline: Timeline, axes: Sequence[str]) -> str:
+    """A bar for each class; classes in a row that spend the same share one."""
+    step = timeline.step_seconds
+    rows: list[list[str]] = []
+    seen: list[tuple[int, int, list[tuple[str, str, float]]]] = []
+    for c, spent in enumerate(timeline.spent):
+        mine = parts(spent, axes)
+        if seen and seen[-1][2] == mine:
+            seen[-1] = (seen[-1][0], c, mine)
+        else:
+            seen.append((c, c, mine))
+    kinds: dict[str, str] = {}
+    for first, last, mine in seen:
+        at, boxes = 0.0, []
+        for kind, name, s in mine:
+            kinds[kind] = name
+            told = esc(f"{name}: {seconds(s)}, {percent(s / step)}")
+            boxes.append(
+                f'<rect class="{kind}" x="{share(at / step)}" y="1" width="{share(s / step)}" height="14" '
+                f'data-tip="{told}"/>'
+            )
+            at += s
+        name = f"stage {first}" if first == last else f"stages {first} to {last}"
+        busy = sum(timeline.busy[first : last + 1]) / (last - first + 1)
+        picture = svg(*boxes, label=f"Shares of the step of {name}", width="100%", height=16)
+        rows.append([esc(name), picture, percent(busy / step)])
+    order = ["product", "vector", *(f"x{i}" for i in range(5)), "idle", "U", "host"]
+    keys = [(k, kinds[k]) for k in order if k in kinds]
+    return legend(keys) + table(["devices", "", "computes"], rows, class_="bars few")

@@ -1,0 +1,28 @@
+"""Numbers for people: times and sizes with their units."""
+
+from __future__ import annotations
+
+
+def seconds(number: float) -> str:
+    """`1.234 s`, `56.7 ms`, `8.9 us`."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
+        if number >= scale or not number:
+            return f"{number / scale:.4g} {unit}"
+    return f"{number / 1e-6:.3g} us"
+
+
+def flops(number: float) -> str:
+    """`181.4 TFLOP/s`."""
+    for unit, scale in (("PFLOP/s", 1e15), ("TFLOP/s", 1e12)):
+        if number >= scale:
+            return f"{number / scale:.1f} {unit}"
+    return f"{number / 1e9:.1f} GFLOP/s"
+
+
+def amount(number: float) -> str:
+    """Bytes: `512 B`, `1.5 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(number) < 1024:
+            return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"

@@ -1,0 +1,378 @@
+"""`parc report`: a page that stands alone, is well formed, and says what was simulated."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner
+
+import parc
+from compiler.cost.occupancy import occupancy
+from compiler.cost.timeline import PICOSECONDS
+from compiler.cost.variation import Variation
+from parc import api
+from parc.cli import cli
+from parc.estimate import Estimate
+from parc.report.cluster import DEVICES, layout, path
+from parc.report.html import esc, percent, ticks
+from parc.report.memory import coarser, levels
+from parc.report.pipeline import BOXES, rows
+from parc.report.spent import all_axes, parts
+from parc.units import amount, seconds
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+CASES = {
+    "serial": ("gpt", ""),
+    "pipeline": ("gpt", "dp=2 tp=2 pp=2 microbatches=4 layers=8"),
+    "zero3": ("gpt", "dp=4 zero=3 layers=12"),
+    "towers": ("towers", ""),
+    "recsys": ("recsys", ""),
+    "many": ("gpt", "pp=8 layers=8 batch=512 microbatches=512"),
+    "pangu": ("pangu_200b", ""),
+}
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+@cache
+def estimated(case: str) -> Estimate:
+    example, options = CASES[case]
+    return api.estimate(parc.compile(EXAMPLES / f"{example}.par", params=dict(o.split("=") for o in options.split())))
+
+
+@cache
+def text(case: str) -> str:
+    return api.report(estimated(case), f"parc report {case}", "strategy s {}")
+
+
+@cache
+def data(case: str) -> Any:
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text(case), re.DOTALL)
+    return json.loads(found)
+
+
+class Page(HTMLParser):
+    """Checks that elements nest, and collects them: (name, attributes, text directly inside)."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[int] = []
+        self.found: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.feed(page)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attrs)) == len(attrs), (tag, attrs)
+        self.found.append((tag, dict(attrs), []))
+        if tag not in VOID:
+            self.open.append(len(self.found) - 1)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs), []))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.found[self.open.pop()][0] == tag, (tag, self.getpos())
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.found[self.open[-1]][2].append(data)
+
+    def texts(self, tag: str) -> list[str]:
+        return ["".join(inside) for name, _, inside in self.found if name == tag]
+
+    def classes(self, tag: str) -> list[str]:
+        return [(attrs.get("class") or "") for name, attrs, _ in self.found if name == tag]
+
+
+def part(case: str, ident: str) -> str:
+    """A section of the page."""
+    (found,) = re.findall(rf'<section id="{ident}">.*?</section>', text(case), re.DOTALL)
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_page_is_well_formed_and_stands_alone(case: str) -> None:
+    page = text(case)
+    found = Page(page)
+    assert page.startswith("<!DOCTYPE html>") and found.texts("title") and found.texts("h1")
+    assert not re.search(r"https?:|//[a-z]|@import|url\(|<link|<img|<iframe|\bfetch\b|XMLHttp|\bsrc=", page)
+    idents = [attrs["id"] for _, attrs, _ in found.found if "id" in attrs]
+    assert len(set(idents)) == len(idents)
+    for _, attrs, _ in found.found:
+        if (href := attrs.get("href")) is not None:
+            assert href.startswith("#") and href[1:] in idents
+    assert found.classes("svg").count("map") in (0, 3) and len(found.classes("svg")) > 5
+    assert "NaN" not in page and "Infinity" not in page and "inf" not in re.findall(r'="([^"]*)"', page)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sections_are_xml(case: str) -> None:
+    for ident in re.findall(r'<section id="(\w+)">', text(case)):
+        ElementTree.fromstring(part(case, ident))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pictures_stay_within_their_frames(case: str) -> None:
+    for x, width in re.findall(r'<rect[^>]* x="([\d.]+)%"[^>]* width="([\d.]+)%"', text(case)):
+        assert 0 <= float(x) <= 100 and float(x) + float(width) <= 100.01
+    assert not re.search(r' (?:width|height|x|y)="-', text(case))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_headline_says_what_the_cost_says(case: str) -> None:
+    e, page = estimated(case), Page(part(case, "headline"))
+    values = page.texts("b")
+    t = e.timeline
+    each = (seconds(t.step_seconds), f"{t.tokens_per_second:,.0f}", percent(t.mfu), percent(t.bubble))
+    assert values == [*each, percent(t.exposed / t.step_seconds), amount(e.peak)]
+    assert esc(t.bottleneck) in part(case, "headline")
+    for h in e.helps:
+        assert h.what in page.texts("td") and seconds(h.seconds) in page.texts("td")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_parts_of_the_step_add_up_to_it(case: str) -> None:
+    """As computed, in the data, and as drawn."""
+    t = estimated(case).timeline
+    for c, spent in enumerate(t.spent):
+        assert sum(s for _, _, s in parts(spent, all_axes(t))) == pytest.approx(t.step_seconds, rel=1e-9)
+        assert spent.products + spent.vectors + spent.update == pytest.approx(t.busy[c], rel=1e-9)
+        told = data(case)["classes"][c]["spent"]
+        assert sum(told["exposed"].values()) + sum(s for k, s in told.items() if k != "exposed") == pytest.approx(
+            t.step_seconds, rel=1e-9
+        )
+    # `part` stops at the table of all stages
+    bars = re.findall(r'<rect class="\w+" x="([\d.]+)%" y="2" width="([\d.]+)%"', part(case, "time"))
+    assert len(bars) == len(parts(t.spent[t.slowest], all_axes(t)))
+    at = 0.0
+    for x, width in bars:
+        assert float(x) == pytest.approx(at, abs=0.02)
+        at = float(x) + float(width)
+    assert at == pytest.approx(100, abs=0.02)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_exposed_communication_is_that_of_the_class_that_waits_longest(case: str) -> None:
+    t = estimated(case).timeline
+    longest = max(t.spent, key=lambda s: sum(s.exposed.values()))
+    assert longest.exposed == pytest.approx({a: s for a, s in t.exposed_by_axis.items() if s})
+    for spent in t.spent:
+        for link in spent.links:
+            assert link.exposed == pytest.approx(spent.exposed.get(link.axes, 0.0))
+            assert 0 <= link.exposed <= link.seconds * (1 + 1e-9) and link.hidden >= 0
+        assert {a for a in spent.exposed} <= {link.axes for link in spent.links}
+    mine = {link.axes: link.bytes for link in t.spent[t.slowest].links}
+    assert mine == pytest.approx({**{a: 0.0 for a in mine}, **t.traffic})
+    table = Page(part(case, "communication")).texts("td") if t.exposed_by_axis else []
+    for axes, s in t.exposed_by_axis.items():
+        if s:
+            assert axes in table and seconds(s) in table
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_bubble_is_the_mean_of_the_classes(case: str) -> None:
+    t = estimated(case).timeline
+    assert sum(s.bubble for s in t.spent) / len(t.spent) / t.step_seconds == pytest.approx(t.bubble, abs=1e-9)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c != "many"])
+def test_every_pass_is_a_box_in_its_place(case: str) -> None:
+    t = estimated(case).timeline
+    shown = part(case, "pipeline")
+    lines = re.findall(r'<g class="row" data-row="(\d+)">(.*?)</g>', shown)
+    assert [int(r) for r, _ in lines] == list(range(len(t.classes)))
+    for r, row in lines:
+        mine = [e for e in t.events if e.cls == int(r) and e.stream != "send"]
+        boxes = re.findall(r'<rect class="(\w+)"[^>]* x="([\d.]+)%"[^>]* width="([\d.]+)%"', row)
+        told = data(case)["timeline"]["rows"][int(r)]
+        assert len(boxes) == len(mine) == len(told)
+        for e, (kind, x, width), (same, micro, chunk, start, duration) in zip(mine, boxes, told, strict=True):
+            assert kind == same == ("M" if e.kind == "collective" else e.kind)
+            assert (micro, chunk) == (e.micro, e.chunk)
+            assert start == pytest.approx(e.start_ps / 1e6, abs=2e-3)
+            assert duration == pytest.approx(e.duration_ps / 1e6, abs=2e-3)
+            assert float(x) / 100 * t.step_seconds == pytest.approx(e.start_ps / PICOSECONDS, abs=2e-5 * t.step_seconds)
+            assert float(width) / 100 * t.step_seconds == pytest.approx(
+                e.duration_ps / PICOSECONDS, abs=2e-5 * t.step_seconds
+            )
+
+
+def test_messages_are_lines_between_their_stages() -> None:
+    found = rows(estimated("pangu").timeline)
+    assert len(found.lines) == sum(e.stream == "send" for e in estimated("pangu").timeline.events)
+    assert {m.to - m.source for m in found.lines} == {1, -1, -15}
+    assert part("pangu", "pipeline").count("<line") >= len(found.lines)
+
+
+def test_too_many_boxes_are_shares_of_time_and_two_excerpts() -> None:
+    t, shown = estimated("many").timeline, part("many", "pipeline")
+    found = rows(t)
+    assert found.count > BOXES and data("many")["timeline"] == {
+        "columns": ["kind", "micro_batch", "chunk", "start_us", "duration_us"], "rows": None, "boxes": found.count
+    }  # fmt: skip
+    assert shown.count('class="row"') == 2 * len(t.classes) and shown.count('data-part="all"') == 0
+    assert len(shown) < 400_000
+    ends = [e for e in t.events if e.kind == "B" and e.micro == 511]
+    assert shown.count(">511</text>") >= len(ends) and ">255</text>" not in shown
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_memory_over_time_reaches_the_peak(case: str) -> None:
+    e = estimated(case)
+    (hbm,) = data(case)["memory"]
+    most = max(sum(row[3:]) for row in hbm["rows"]) if case not in ("serial", "towers", "recsys") else hbm["peak"]
+    assert hbm["peak"] == e.peak and most == e.peak
+    at = 0.0
+    for row in hbm["rows"]:
+        assert row[0] == pytest.approx(at, abs=2e-3)
+        at = row[0] + row[1]
+    assert at == pytest.approx(e.timeline.step_seconds * 1e6, rel=1e-6)
+    assert amount(e.peak) in part(case, "memory")
+
+
+def test_memory_is_drawn_against_the_time_of_its_actions() -> None:
+    e = estimated("pangu")
+    series = occupancy(e.compiled.program)[3]["hbm"]
+    every = levels(e.timeline, 3, series)
+    found = {level.action: level for level in every if level.action}
+    for action, moment in zip(series.actions, series.moments, strict=True):
+        events = [x for x in e.timeline.events if x.cls == 3 and x.stream == "compute" and x.name == str(action)]
+        level = found[str(action)]
+        assert (level.start, level.end) == (events[0].start_ps, events[-1].end_ps) and level.total == moment.peak
+    few = coarser(every, 10)
+    assert len(few) == 10 and max(v.total for v in few) == series.peak
+
+
+def test_a_capacity_far_above_is_left_out_and_one_in_reach_is_a_line() -> None:
+    assert 'class="capacity"' not in part("serial", "memory") and 'class="peak"' in part("serial", "memory")
+    assert f"capacity {amount(estimated('pangu').capacity)}" in part("pangu", "memory")
+
+
+def test_what_does_not_fit_is_said() -> None:
+    source = (EXAMPLES / "gpt.par").read_text().replace("device npu = ascend910", "device npu = small")
+    source += "\ndevice small {\n  compute f32 1 TFLOP/s\n  memory 200 KiB, 1 TB/s\n}\n"
+    from dsl.source import Source
+
+    e = api.estimate(parc.compile(Source("x.par", source)))
+    page = api.report(e)
+    assert "does not fit" in page and f"{amount(e.peak - e.capacity)} of device memory too much" in page
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 64, 96, 512, 2048, 4096])
+@pytest.mark.parametrize("levels", [(8, 512), (4096,), (1, 4096), (16, 8, 32), (8,)])
+def test_a_map_has_a_place_of_its_own_for_every_device(count: int, levels: tuple[int, ...]) -> None:
+    found = layout(count, max(1, count // 4), levels)
+    assert found.unit == 1 and len(found.corners) == len(set(found.corners)) == count
+    assert all(0 <= x <= found.width - 5 and 0 <= y <= found.height - 5 for x, y in found.corners)
+    taken = {(x + i, y + j) for x, y in found.corners for i in (0, 5) for j in (0, 5)}
+    assert len(taken) == 4 * count  # no two touch
+    inner = [found.corners[i : i + levels[0]] for i in range(0, count, levels[0])]
+    for block in inner:  # a server's devices are together
+        width, height = (max(c) - min(c) for c in zip(*block, strict=True))
+        assert (width / 6 + 1) * (height / 6 + 1) >= len(block) and (width + 6) * (height + 6) <= 36 * 3 * len(block)
+
+
+def test_a_map_of_more_devices_shows_domains() -> None:
+    found = layout(65536, 4096, (8, 8192))
+    assert found.unit == 16 and len(found.corners) == DEVICES
+    found = layout(16384, 1024, (8, 2048))
+    assert found.unit == 8 and len(found.corners) == 2048
+    assert path(found, 1024, 1024).count("z") == 128
+
+
+def test_a_class_of_devices_is_one_shape() -> None:
+    shown = part("pangu", "cluster")
+    t = estimated("pangu").timeline
+    shapes = re.findall(r'<path id="c\d+" d="([^"]*)"', shown)
+    assert [s.count("z") for s in shapes] == [p.count for p in t.classes]
+    assert shown.count("<use") == 3 * len(t.classes) and len(shown) < 100_000
+
+
+def test_what_users_write_is_text() -> None:
+    hostile = "</script><script>alert(1)</script>\"'&<b>"
+    page = api.report(estimated("serial"), f"parc report '{hostile}.par'", f"strategy s {{ # {hostile}\n}}")
+    found = Page(page)
+    assert page.count("<script") == 2 and "alert(1)</script>" not in page and "<b>alert" not in page
+    assert any(hostile in code for code in found.texts("code"))
+    told = re.findall(r'id="data">(.*?)</script>', page, re.DOTALL)
+    assert json.loads(told[0])["command"] == f"parc report '{hostile}.par'"
+
+
+def test_a_file_with_a_hostile_name(tmp_path: Path) -> None:
+    file = tmp_path / "<img src=x onerror=alert(1)>&.par"
+    file.write_text((EXAMPLES / "gpt.par").read_text())
+    done = CliRunner().invoke(cli, ["report", str(file), "-D", "dp=2"])
+    assert done.exit_code == 0 and "<img" not in done.stdout and "&lt;img src=x" in done.stdout
+    Page(done.stdout)
+
+
+def test_the_page_shows_strategy_and_command(tmp_path: Path) -> None:
+    out = tmp_path / "x.html"
+    args = ["report", str(EXAMPLES / "gpt.par"), "-D", "pp=2", "--job", "pretrain"]
+    done = CliRunner().invoke(cli, [*args, "-o", str(out)])
+    assert done.exit_code == 0 and done.stdout == "" and "KiB" in done.stderr
+    page = out.read_text()
+    codes = Page(page).texts("code")
+    assert any(c.startswith("strategy hybrid for gpt {") and c.endswith("}") for c in codes)
+    assert f"parc report {EXAMPLES / 'gpt.par'} -D pp=2 --job pretrain" in codes
+    assert [p.name for p in tmp_path.iterdir()] == ["x.html"]
+    assert CliRunner().invoke(cli, args).stdout == page
+
+
+def test_the_same_input_gives_the_same_bytes() -> None:
+    pages = set()
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-m", "parc", "report", "examples/gpt.par", "-D", "pp=2", "-D", "tp=2"],
+            cwd=ROOT,
+            env={"PYTHONHASHSEED": seed, "PATH": ""},
+            capture_output=True,
+            check=True,
+        )
+        pages.add(done.stdout)
+    assert len(pages) == 1
+
+
+def test_pangus_page_is_small_and_soon_made() -> None:
+    text.cache_clear()
+    estimated("pangu")
+    start = time.process_time()
+    page = text("pangu")
+    assert time.process_time() - start < 2 and len(page.encode()) < 700_000
+
+
+def test_a_job_without_a_cluster_has_no_report(tmp_path: Path) -> None:
+    source = "model m {\n  dim b = 2\n  input x : f32[b]\n  weight w[b]\n  loss mean(x * w)\n}\n"
+    source += "optimizer sgd(lr) {\n  w = w - lr * g\n}\njob fit {\n  train m\n  optimizer sgd(lr = 0.1)\n}\n"
+    file = tmp_path / "m.par"
+    file.write_text(source)
+    done = CliRunner().invoke(cli, ["report", str(file), "-o", str(tmp_path / "x.html")])
+    assert done.exit_code == 1 and "E0801" in done.stderr and not (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize("start, end", [(0, 7.9), (0.52, 0.551), (0, 1e-6), (3, 3), (0, 1), (0.1, 99)])
+def test_ticks_are_round_and_few(start: float, end: float) -> None:
+    found = ticks(start, end)
+    assert 1 <= len(found) <= 9 and all(start - 1e-12 <= t <= end * (1 + 1e-9) for t in found)
+    steps = {f"{(b - a):.0e}"[0] for a, b in zip(found, found[1:], strict=False)}
+    assert steps <= {"1", "2", "5"}
+
+
+def test_slow_devices_have_a_page_of_what_is_known_of_them() -> None:
+    compiled = estimated("pipeline").compiled
+    e = api.estimate(compiled, Variation({1: 2.0}, {}))
+    page = api.report(e)
+    Page(page)
+    assert len(e.timeline.classes) > 2 and page.count('class="row"') == len(e.timeline.classes)
+    assert seconds(e.timeline.step_seconds) in page and 'id="time"' not in page
