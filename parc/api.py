@@ -295,9 +295,13 @@ def trace(compiled: Compiled, detail: Detail = "some") -> dict[str, Any]:
 def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:
     """An estimate as a page of HTML. command: the line that made it; strategy: its source text, to be shown."""
     from compiler.cost.occupancy import occupancy
+    from compiler.cost.record import record
+    from compiler.cost.simulate import Simulation
+    from parc.report.inside import UNROLLED
     from parc.report.page import page
 
-    return page(estimate, occupancy(estimate.compiled.program), command, strategy)
+    pieces = record(Simulation.of(estimate.compiled), UNROLLED)
+    return page(estimate, occupancy(estimate.compiled.program), pieces, command, strategy)
 
 
 def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Explanation:

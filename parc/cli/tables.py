@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from parc.units import amount, seconds
+from parc.units import amount, plural, seconds
 
 __all__ = ["amount", "plural", "seconds", "table"]
 
@@ -19,8 +19,3 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], color: bool = Fals
 
     first = f"\x1b[2m{line(head)}\x1b[0m" if color else line(head)
     return "\n".join([first, *map(line, rows)])
-
-
-def plural(number: int, what: str) -> str:
-    """`1 device`, `2,048 devices`."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -113,7 +113,7 @@ def _levels(where: Cluster, used: int) -> str:
         told.append(f"{level.name}: {level.count:,} × {inside} over {rate}")
         inside = level.name
     of = "" if used == where.devices else f" of {where.devices:,}"
-    return f"{used:,}{of} devices; " + "; ".join(told) + "."
+    return f"{used:,}{of} {'device' if used == 1 else 'devices'}; " + "; ".join(told) + "."
 
 
 def _peak(e: Estimate, rank: int) -> int:
@@ -126,7 +126,7 @@ def _map(
     low, high = min(values), max(values)
     uses = []
     for c, (player, value) in enumerate(zip(t.classes, values)):
-        strength = (value - low) / (high - low) if high > low else 1.0
+        strength = (value - low) / (high - low) if high > low else float(high > 0)
         tip = f"stage {player.group}, {devices(player)}: {show(value)} {what}"
         uses.append(f'<use href="#c{c}" fill-opacity="{num(0.28 + 0.72 * strength)}" data-tip="{esc(tip)}"/>')
     label = f"{title}: {show(low)} to {show(high)} {what}"

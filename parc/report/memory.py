@@ -10,6 +10,7 @@ from compiler.cost.timeline import PICOSECONDS, Timeline
 from compiler.schedules import Action
 from parc.estimate import Estimate
 from parc.report.html import esc, legend, num, percent, section, share, svg, table, tag, ticks
+from parc.report.pipeline import PASSES
 from parc.report.trace import devices
 from parc.units import amount, seconds
 
@@ -79,6 +80,14 @@ def levels(timeline: Timeline, group: int, series: Series) -> list[Level]:
     if length > at:
         found.append(Level(at, length, now))
     return found
+
+
+def spoken(action: Action) -> str:
+    """`backward pass of micro-batch 1`."""
+    if action.kind == "U":
+        return PASSES["U"]
+    chunk = f", chunk {action.chunk}" if action.chunk else ""
+    return f"{PASSES[action.kind]} of micro-batch {action.mb}{chunk}"
 
 
 def coarser(found: Sequence[Level], most: int = STEPS) -> list[Level]:
@@ -166,7 +175,7 @@ def _curve(
     where = devices(next(p for p in timeline.classes if p.group == group))
     which = f"{where}, stage {group}, the fullest" if len(timeline.classes) > 1 else where
     used = f", {percent(series.peak / capacity)} of {amount(capacity)}" if capacity else ""
-    at = f" in {series.actions[series.fullest]}" if series.fullest is not None else ""
+    at = f" in the {spoken(series.actions[series.fullest])}" if series.fullest is not None else ""
     title = f"{kind} of {which}: at most {amount(series.peak)}{used}{at}"
     size = TOP + HEIGHT + 20
     picture = svg(plot, *grid, label=title, width="100%", height=size, class_="plot", data_memory=kind)

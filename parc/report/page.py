@@ -13,16 +13,18 @@ from typing import Any
 
 import parc
 from compiler.cost.occupancy import Occupancy
+from compiler.cost.record import Pieces
 from compiler.cost.timeline import Timeline
 from parc.estimate import Estimate
 from parc.report.cluster import cluster
 from parc.report.html import esc, percent, section, share, svg, table, tag
+from parc.report.inside import inside
 from parc.report.memory import coarser, fullest, levels, memory
 from parc.report.pipeline import BOXES, Rows, pipeline, rows
 from parc.report.spent import waterfall
-from parc.report.trace import devices
+from parc.report.trace import each
 from parc.report.traffic import communication
-from parc.units import amount, flops, seconds
+from parc.units import amount, flops, plural, seconds
 
 SCHEMA = 1
 """Of the data in the page; raised when a field goes away or changes its meaning."""
@@ -32,8 +34,11 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 """For the browser: nothing is loaded from anywhere, whatever stands in the page."""
 
 
-def page(e: Estimate, occupancy: Mapping[int, Occupancy], command: str = "", strategy: str = "") -> str:
-    """The page. command: the line that made it; strategy: its source text. The same arguments give the same bytes."""
+def page(e: Estimate, occupancy: Mapping[int, Occupancy], pieces: Pieces, command: str = "", strategy: str = "") -> str:
+    """The page. pieces: what lies in each pass; command: the line that made it; strategy: its source text.
+
+    The same arguments give the same bytes.
+    """
     job, t = e.compiled.job, e.timeline
     assert job.cluster is not None
     boxes = rows(t)
@@ -54,6 +59,7 @@ def page(e: Estimate, occupancy: Mapping[int, Occupancy], command: str = "", str
         _headline(e),
         waterfall(t),
         pipeline(t, boxes),
+        inside(t, pieces),
         memory(e, occupancy),
         communication(t),
         cluster(e),
@@ -121,9 +127,7 @@ def _operations(t: Timeline) -> str:
         of = percent(c.seconds / t.step_seconds) if t.step_seconds else ""
         name = tag("code", esc(c.name))
         rows.append([name, esc(c.kind), f"{c.calls:,}", esc(seconds(c.seconds)), of, esc(rate), esc(moved)])
-    note = "Of a device of the class that ends last, in a step; some of it runs at the same time."
-    if t.classes:
-        note = note.replace("the class that ends last", devices(t.classes[t.slowest]))
+    note = f"Of {each(t.classes[t.slowest])}, in a step; some of it runs at the same time."
     head = ["operation", "kind", "calls", "time", "of the step", "computes", "moves or sends"]
     return section("operations", "What takes longest", note, table(head, rows, left=2))
 
@@ -134,7 +138,7 @@ def _strategy(e: Estimate, command: str, source: str) -> str:
     program = e.compiled.program
     facts = [
         ["mesh", esc(mesh)],
-        ["stages", f"{program.stages:,} on {program.groups:,} groups of devices"],
+        ["pipeline", f"{plural(program.stages, 'stage')} on {plural(program.groups, 'group')} of devices"],
         ["micro-batches", f"{program.microbatches:,}"],
         ["precision", esc(f"{job.precision.compute}, master {job.precision.master}")],
     ]

@@ -6,7 +6,7 @@ last part box by box.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from compiler.cost.timeline import PICOSECONDS, Event, Timeline
@@ -138,12 +138,18 @@ def _height(count: int) -> tuple[int, int]:
 
 
 def _scrolled(names: Sequence[tuple[str, str]], found: Rows, ident: str) -> str:
-    """Names of the rows beside a picture that can be stretched."""
+    """The boxes with the names of their rows."""
+    return zoomed(named(names, _boxes(found), _height(len(names))), ident)
+
+
+def zoomed(picture: str, ident: str) -> str:
+    """A picture with names that can be stretched."""
     zoom = tag("p", *(tag("button", f"{z}×", type="button", data_zoom=z) for z in ZOOMS), class_="zoom")
-    return tag("div", zoom, _named(names, _boxes(found), _height(len(names))), class_="timeline z0", data_part=ident)
+    return tag("div", zoom, picture, class_="timeline z0", data_part=ident)
 
 
-def _named(names: Sequence[tuple[str, str]], picture: str, height: tuple[int, int]) -> str:
+def named(names: Sequence[tuple[str, str]], picture: str, height: tuple[int, int]) -> str:
+    """Names of rows (and more of each, for those who ask) beside their picture. height: of a box and the gap below."""
     box, gap = height
     label = [tag("div", esc(n), title=where, style=f"height:{box + gap}px;line-height:{box}px") for n, where in names]
     small = " small" if box < 11 else ""
@@ -151,16 +157,43 @@ def _named(names: Sequence[tuple[str, str]], picture: str, height: tuple[int, in
     return tag("div", column, tag("div", picture, class_="scroll"), class_="rows")
 
 
-def _axis(found: Rows, height: int) -> str:
-    """A line and a time for each round number."""
+def axis(
+    start: float,
+    end: float,
+    at: Callable[[int], float | None],
+    height: int,
+    most: int = 10,
+    zooms: Sequence[int] = (2, 4),
+) -> str:
+    """A line and a time for each round number of seconds, more of them where the picture is stretched.
+
+    at: where picoseconds lie in the width, from 0 to 1, if anywhere; most: of the numbers where it is not stretched;
+    zooms: (powers of two) at which there are as many times more.
+    """
     parts = []
-    for t in ticks(found.start / PICOSECONDS, (found.start + found.length) / PICOSECONDS, 10):
-        at = found.at(round(t * PICOSECONDS))
-        anchor = "start" if at < 0.02 else "end" if at > 0.97 else "middle"
-        x = share(at)
-        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{AXIS - 4}" y2="{height}"/>')
-        parts.append(f'<text class="tick" x="{x}" y="{AXIS - 8}" text-anchor="{anchor}">{esc(seconds(t))}</text>')
+    known: set[int] = set()
+    for zoom in (0, *zooms):
+        shown = f' class="l{zoom}"' if zoom else ""
+        group = []
+        for t in ticks(start, end, most * 2**zoom):
+            ps = round(t * PICOSECONDS)
+            x = at(ps)
+            if ps in known or x is None:
+                continue
+            known.add(ps)
+            anchor = "start" if x < 0.02 else "end" if x > 0.97 else "middle"
+            where = share(x)
+            group.append(f'<line class="grid" x1="{where}" x2="{where}" y1="{AXIS - 4}" y2="{height}"/>')
+            group.append(
+                f'<text class="tick" x="{where}" y="{AXIS - 8}" text-anchor="{anchor}">{esc(seconds(t))}</text>'
+            )
+        parts.append(f"<g{shown}>{''.join(group)}</g>")
     return "".join(parts)
+
+
+def _axis(found: Rows, height: int, zooms: Sequence[int] = (2, 4)) -> str:
+    end = found.start + found.length
+    return axis(found.start / PICOSECONDS, end / PICOSECONDS, found.at, height, zooms=zooms)
 
 
 def _boxes(found: Rows) -> str:
@@ -178,10 +211,11 @@ def _boxes(found: Rows) -> str:
                 f'<rect class="{b.kind}"{pale} x="{share(x)}" y="{y}" width="{share(width)}" height="{box}"/>'
             )
             if b.kind in ("F", "B", "W") and box >= 11:
-                fits = _fits(width, str(b.micro))
-                if fits is not None:
+                level = fits(width, str(b.micro))
+                if level is not None:
                     middle = share(x + width / 2)
-                    shown = f' class="l{fits}"' if fits else ""
+                    shown = " ".join([f"l{level}"] * (level > 0) + ["dark"] * (b.chunk > 0))
+                    shown = f' class="{shown}"' if shown else ""
                     texts.append(f'<text{shown} x="{middle}" y="{y + box // 2 + 4}">{b.micro}</text>')
         parts.append(f'<g class="row" data-row="{r}">{"".join(shapes)}</g><g class="micro">{"".join(texts)}</g>')
     lines = []
@@ -206,7 +240,7 @@ def _side(line: Line, box: int, gap: int, end: bool = False) -> int:
     return AXIS + row * (box + gap) + (box if down != end else 0)
 
 
-def _fits(width: float, text: str) -> int | None:
+def fits(width: float, text: str) -> int | None:
     """The first zoom (power of two) at which the text has room in a box of this share of the width."""
     room = 6.0 * len(text) + 3
     return next((i for i, z in enumerate(ZOOMS) if width * WIDTH * z >= room), None)
@@ -235,8 +269,8 @@ def _aggregated(names: Sequence[tuple[str, str]], found: Rows) -> str:
             f"{''.join(areas)}</svg>"
         )
     label = f"How {len(names)} classes of devices share {seconds(found.length / PICOSECONDS)}"
-    picture = svg(_axis(found, height), *parts, label=label, width="100%", height=height)
-    return tag("div", _named(names, picture, (box, gap)), class_="timeline")
+    picture = svg(_axis(found, height, ()), *parts, label=label, width="100%", height=height)
+    return tag("div", named(names, picture, (box, gap)), class_="timeline")
 
 
 def _shares(boxes: Sequence[Box], length: int, bins: int) -> list[float]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from compiler.cost.timeline import Spent, Timeline
 from parc.report.html import esc, legend, percent, section, share, svg, table, tag
-from parc.report.trace import devices
+from parc.report.trace import each
 from parc.units import seconds
 
 NAMES = {
@@ -58,7 +58,7 @@ def waterfall(timeline: Timeline) -> str:
         rows.append([esc(name), picture, esc(seconds(s)), percent(s / step)])
         at += s
     rows.append([tag("strong", "step"), "", tag("strong", esc(seconds(step))), percent(1.0)])
-    whose = f"{devices(timeline.classes[slowest])}"
+    whose = each(timeline.classes[slowest])
     if len(timeline.classes) > 1:
         whose += f" (stage {timeline.classes[slowest].group}, which ends last)"
     note = f"Of {whose}. The parts follow each other in the picture, not in time; they add up to the step."

@@ -42,6 +42,11 @@ def devices(player: Player) -> str:
     return f"devices {player.first}..{last}" if player.count > 1 else f"device {player.first}"
 
 
+def each(player: Player) -> str:
+    """`each of devices 128..255`, `device 3`."""
+    return f"each of {devices(player)}" if player.count > 1 else devices(player)
+
+
 def trace(timeline: Timeline, name: str, pieces: Pieces | None = None, detail: Detail = "some") -> dict[str, Any]:
     """The trace as plain values, for `json.dumps`.
 

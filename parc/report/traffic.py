@@ -5,7 +5,7 @@ from __future__ import annotations
 from compiler.cost.timeline import Spent, Timeline
 from parc.report.html import esc, legend, num, percent, section, share, svg, table, tag
 from parc.report.spent import all_axes, axis_class
-from parc.report.trace import devices
+from parc.report.trace import each
 from parc.units import amount, seconds
 
 CELL = 16
@@ -22,10 +22,10 @@ def communication(timeline: Timeline) -> str:
         return ""
     worst = waiting(timeline)
     spent = timeline.spent[worst]
-    whose = devices(timeline.classes[worst])
+    whose = each(timeline.classes[worst])
     if len(timeline.classes) > 1:
         whose += f" (stage {timeline.classes[worst].group}, which waits longest)"
-    note = f"Of {whose}, per device and step. Exposed is what computation waits for; the rest runs beside it."
+    note = f"Of {whose}, in a step. Exposed is what computation waits for; the rest runs beside it."
     if any(link.axes == "stages" for link in spent.links):
         note += " What waits for the messages of other stages is the bubble."
     parts = [_table(timeline, spent)]

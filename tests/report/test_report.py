@@ -18,6 +18,8 @@ from click.testing import CliRunner
 
 import parc
 from compiler.cost.occupancy import occupancy
+from compiler.cost.record import record
+from compiler.cost.simulate import Simulation
 from compiler.cost.timeline import PICOSECONDS
 from compiler.cost.variation import Variation
 from parc import api
@@ -25,6 +27,7 @@ from parc.cli import cli
 from parc.estimate import Estimate
 from parc.report.cluster import DEVICES, layout, path
 from parc.report.html import esc, percent, ticks
+from parc.report.inside import UNROLLED, Time
 from parc.report.memory import coarser, levels
 from parc.report.pipeline import BOXES, rows
 from parc.report.spent import all_axes, parts
@@ -206,6 +209,46 @@ def test_every_pass_is_a_box_in_its_place(case: str) -> None:
             assert float(width) / 100 * t.step_seconds == pytest.approx(
                 e.duration_ps / PICOSECONDS, abs=2e-5 * t.step_seconds
             )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_inside_a_pass_kernels_and_waits_fill_the_row_of_computation(case: str) -> None:
+    t = estimated(case).timeline
+    shown = part(case, "inside")
+    pieces = record(Simulation.of(estimated(case).compiled), UNROLLED)
+    mine = {key: found for (c, key, _), found in pieces.items() if c == t.classes[t.slowest].program and found}
+    pictures = re.findall(r'data-part="inside-(\w+?)(\d+)">(.*?)</svg>', shown)
+    assert [(kind, int(chunk)) for kind, chunk, _ in pictures] == sorted(mine, key=lambda k: ("FBWU".index(k[0]), k[1]))
+    for _, _, picture in pictures:
+        compute, *others = re.findall(r'<g class="row">(.*?)</g>', picture)
+        for row in (compute, *others):
+            at = 0.0
+            for x, width in re.findall(r'<rect [^>]*? x="([\d.]+)%"[^>]*? width="([\d.]+)%"', row):
+                assert float(x) >= at - 0.002
+                at = float(x) + float(width)
+            assert at <= 100.002
+        widths = [float(w) for w in re.findall(r' width="([\d.]+)%"', compute)]
+        assert sum(widths) == pytest.approx(100, abs=0.01 + 5e-4 * len(widths))
+
+
+def test_most_of_a_long_loop_is_cut_out_of_its_picture() -> None:
+    pieces = record(Simulation.of(estimated("zero3").compiled), 0)
+    for (_, (kind, _), _), found in pieces.items():
+        rest = [p for p in found if p.kind == "repeat"]
+        if kind == "U":
+            assert not rest
+            continue
+        length = max(p.end for p in found)
+        time = Time(found, length)
+        assert time.at(0) == 0 and time.at(length) == pytest.approx(1)
+        at = [time.at(length * i // 100) for i in range(101)]
+        assert at == sorted(at)
+        loop = next(p for p in rest if p.stream == "compute")
+        assert loop.duration > 0.5 * length and 0 < time.at(loop.end) - time.at(loop.start) < 0.5
+        assert any(time.is_cut(length * i // 100) for i in range(101)) and not time.is_cut(loop.start)
+        before = [p for p in found if p.end <= loop.start and p.stream == "compute"]
+        scale = {round((time.at(p.end) - time.at(p.start)) / p.duration * length, 6) for p in before}
+        assert len(scale) == 1  # what is not cut keeps its proportions
 
 
 def test_messages_are_lines_between_their_stages() -> None:
