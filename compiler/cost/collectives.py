@@ -12,13 +12,14 @@ from compiler.cost.work import Collective
 def bandwidth(machine: Machine, cal: Calibration, level: int, size: float, members: int = 0) -> float:
     """B(V) = Bmax · V/(V + Vh) of one device's links of a level. Source: shared/costs.md, measured on 8 A100.
 
-    On a full mesh `members` devices use only the links between them: (members-1)/(n-1) of a device's.
+    Of a device's n-1 links on a full mesh of n, `members` devices use only those between them: (members-1)/(n-1). On
+    a ring each device has two links; a part of it is a line, on which what would go around comes back instead: half.
     """
     of = machine.levels[level]
     share, half = (cal.inner, cal.inner_half) if level == 0 else (cal.outer, cal.outer_half)
     links = 1.0
-    if of.topology == "full_mesh" and 1 < members < of.count:
-        links = (members - 1) / (of.count - 1)
+    if of.topology != "switch" and 1 < members < of.count:
+        links = (members - 1) / (of.count - 1) if of.topology == "full_mesh" else 0.5
     return of.bandwidth * share * links * size / (size + half) if size > 0 else of.bandwidth * share * links
 
 
@@ -32,31 +33,51 @@ def collective_seconds(work: Collective, machine: Machine, cal: Calibration) -> 
     neighbouring groups each have their own).
     """
     counts = machine.span(work.axes)
-    total = prod(counts)
-    if total <= 1:
+    if prod(counts) <= 1:
         return 0.0
-    size = float(work.elements * itemsize(work, cal))
     if work.op in ("halo", "halo_add"):
-        level = machine.outermost(work.axes)
-        return point_seconds(size, level, machine, cal)
-    slowest = latency = 0.0
-    left, within = size, 1
+        return point_seconds(work.elements * itemsize(work, cal), machine.outermost(work.axes), machine, cal)
     times = 2.0 if work.op == "all_reduce" else 1.0
+    latency = 0.0
+    for level, n in enumerate(counts):
+        if n > 1:
+            latency += times * _steps(n, machine.levels[level].topology) * machine.levels[level].latency * cal.alpha
+    return max(level_seconds(work, machine, cal)) + latency + cal.launch
+
+
+def level_seconds(work: Collective, machine: Machine, cal: Calibration) -> tuple[float, ...]:
+    """For how long a collective (no exchange of borders) needs a device's links of each level."""
+    counts = machine.span(work.axes)
+    total = prod(counts)
+    size = left = work.elements * itemsize(work, cal)
+    within = 1
+    times = 2.0 if work.op == "all_reduce" else 1.0
+    found = []
     for level, n in enumerate(counts):
         if n == 1:
+            found.append(0.0)
             continue
-        outside = within * n - within
-        sent = size * outside / total if work.op == "all_to_all" else times * left * (n - 1) / n
-        slowest = max(slowest, sent / bandwidth(machine, cal, level, left, n))
-        latency += times * _steps(n, machine.levels[level].topology) * machine.levels[level].latency * cal.alpha
+        if work.op == "all_to_all":
+            sent = size * (within * n - within) / total * _detour(n, machine.levels[level].topology)
+        else:
+            sent = times * left * (n - 1) / n
+        found.append(sent / bandwidth(machine, cal, level, left, n))
         left /= n
         within *= n
-    return slowest + latency + cal.launch
+    return tuple(found)
 
 
 def _steps(n: int, topology: str) -> float:
-    """Rings go around; where there is a faster way (trees on a switch, all links of a mesh) long ones are not used."""
-    return 1.0 if topology == "full_mesh" else min(n - 1, 2.0 * ceil(log2(n)))
+    """A ring goes around; all links of a mesh at once; on a switch long rings are not used, but trees."""
+    if topology == "full_mesh":
+        return 1.0
+    return n - 1.0 if topology == "ring" else min(n - 1.0, 2.0 * ceil(log2(n)))
+
+
+def _detour(n: int, topology: str) -> float:
+    """How many links a message of an all-to-all takes: on a ring in both directions n/4 on the average, where n²/4
+    of distance are shared by n-1 messages."""
+    return max(1.0, n * n / 4 / (n - 1)) if topology == "ring" else 1.0
 
 
 def itemsize(work: Collective, cal: Calibration) -> float:
@@ -76,8 +97,7 @@ def sent_bytes(work: Collective, machine: Machine, cal: Calibration) -> float:
 
 def point_seconds(size: float, level: int, machine: Machine, cal: Calibration) -> float:
     """One message to one device: latency + bytes / B(V). It has one link (NIC) of the level."""
-    members = 2 if machine.levels[level].topology == "full_mesh" else 0
-    return machine.levels[level].latency * cal.alpha + size / bandwidth(machine, cal, level, size, members)
+    return machine.levels[level].latency * cal.alpha + size / bandwidth(machine, cal, level, size, 2)
 
 
 def meet_seconds(size: float, groups: tuple[int, ...], machine: Machine, cal: Calibration) -> float:
@@ -86,8 +106,8 @@ def meet_seconds(size: float, groups: tuple[int, ...], machine: Machine, cal: Ca
     if n <= 1:
         return 0.0
     level = max(machine.between(a, b) for a, b in zip(groups, groups[1:]))
-    steps = 2 * min(n - 1, 2.0 * ceil(log2(n)))
-    wire = 2 * (n - 1) / n * size / bandwidth(machine, cal, level, size)
+    steps = 2 * _steps(n, machine.levels[level].topology)
+    wire = 2 * (n - 1) / n * size / bandwidth(machine, cal, level, size, n)
     return wire + steps * machine.levels[level].latency * cal.alpha + cal.launch
 
 

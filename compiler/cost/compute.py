@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import prod, sqrt
 
 from compiler.cost.calibration import Calibration
 from compiler.cost.machine import Machine
@@ -19,27 +19,36 @@ on-chip bandwidth; the shares are rounded from published sweeps of square produc
 def product_seconds(work: Product, machine: Machine, cal: Calibration) -> float:
     """max(2MNK / (peak · e · sqrt(q_tile · q_wave) · K/(K+k0)), bytes / (bandwidth · e_vector)) + launch.
 
-    q_tile: how full the tiles are, q_wave: how full the last wave of tiles over the cores is. Source: shared/costs.md
-    ("matrix multiply"), tried there on held-out measurements; the choice among tiles is ours.
+    q_tile: how full the tiles are, q_wave: how full the last wave of tiles over the cores is. Where the device states a
+    `cube`, its matrix unit computes whole ones. Source: shared/costs.md ("matrix multiply", "Ascend"), tried there on
+    held-out measurements; the choice among tiles is ours.
     """
     fused = work.core and cal.fused_attention > 0
     flops, moved = work.flops, work.core_bytes if fused else work.bytes
     share = cal.product * work.k / (work.k + cal.ramp)
     if fused:
         # Inside a fused kernel K is the head size, and tiles are of its own making: one share stands for all.
-        share = cal.product * cal.core * alignment(min(work.k, work.n))
+        share = cal.product * cal.core * filled(machine, min(work.k, work.n))
         flops *= 0.5 if work.causal else 1.0
     else:
-        share *= tile_share(work.m, work.n, work.batch, machine.tile, machine.cores) * alignment(work.k, work.n)
+        share *= tile_share(work.m, work.n, work.batch, machine.tile, machine.cores) * filled(machine, work.k, work.n)
     arithmetic = flops / (machine.peak(work.dtype) * share)
     memory = moved / (machine.device.bandwidth * cal.vector)
     return max(arithmetic, memory) + cal.launch
 
 
+def filled(machine: Machine, depth: int, width: int = 0) -> float:
+    """What is reached of the speed with rows of these lengths: how full the last cube of each is, or `alignment`."""
+    if machine.cube is None:
+        return alignment(depth, width)
+    steps = ((depth, machine.cube[2]), (width, machine.cube[1]))
+    return prod(size / (-(-size // step) * step) for size, step in steps if size)
+
+
 def alignment(*sizes: int) -> float:
     """What is reached of the speed with rows of such lengths: matrix units load 128 bytes at a time at best, 16 at
-    least. Source: NVIDIA, "Matrix multiplication background" (multiples of 64, at least 8, elements of 16 bits; on
-    Ascend the cube takes 16); the shares are ours, from the hidden sizes of the BLOOM sweep.
+    least. Source: NVIDIA, "Matrix multiplication background" (multiples of 64, at least 8, elements of 16 bits);
+    the shares are ours, from the hidden sizes of the BLOOM sweep.
     """
     worst = 1.0
     for size in sizes:

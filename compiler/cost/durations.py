@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compiler.cost.calibration import Calibration
-from compiler.cost.collectives import collective_seconds, copy_seconds, meet_seconds, point_seconds, sent_bytes
+from compiler.cost.collectives import (
+    collective_seconds,
+    copy_seconds,
+    level_seconds,
+    meet_seconds,
+    point_seconds,
+    sent_bytes,
+)
 from compiler.cost.compute import launches, product_seconds, vector_seconds
 from compiler.cost.machine import Machine
 from compiler.cost.timeline import PICOSECONDS
@@ -17,7 +24,10 @@ COMPUTE, COPY, COMM = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """blocking: computation waits for it. axes: of a collective ("dp+cp"). sent: bytes that a device sends."""
+    """blocking: computation waits for it. axes: of a collective ("dp+cp"). sent: bytes that a device sends.
+
+    also: (stream, picoseconds) of links of inner levels that it needs as well, from its start.
+    """
 
     stream: int
     ps: int
@@ -26,6 +36,7 @@ class Priced:
     kind: str = ""
     launches: float = 0.0
     sent: float = 0.0
+    also: tuple[tuple[int, int], ...] = ()
 
 
 class Pricer:
@@ -36,6 +47,7 @@ class Pricer:
         self.streams = COMM + max(1, len(machine.levels))
         self.known: dict[tuple[bool, Work], Priced] = {}
         self.in_update = cal.changed(launch=0.0)
+        self.slower: list[tuple[float, ...]] = []  # per device group and level: `sharing.slower_sends`
 
     def price(self, work: Work, update: bool = False) -> Priced:
         """Of a product, vector, collective or copy. In the update all tensors share a few launches: see `fixed`."""
@@ -60,7 +72,12 @@ class Pricer:
             beside = cal.overlap if work.role == "activations" else cal.prefetch
             sent = sent_bytes(work, machine, cal)
             blocking = update or beside <= 0
-            return Priced(COMM + level, picoseconds(seconds), blocking, "+".join(work.axes), "collective", 1.0, sent)
+            ps, axes = picoseconds(seconds), "+".join(work.axes)
+            inner: tuple[float, ...] = ()
+            if level and not work.op.startswith("halo"):
+                inner = level_seconds(work, machine, cal)[:level]
+            also = tuple((COMM + i, min(ps, picoseconds(s))) for i, s in enumerate(inner) if s)
+            return Priced(COMM + level, ps, blocking, axes, "collective", 1.0, sent, also)
         if isinstance(work, Copy):
             return Priced(
                 COPY, picoseconds(copy_seconds(work.bytes, work.memory, machine, cal)), axes="copy", kind="copy"
@@ -71,7 +88,9 @@ class Pricer:
         """Picoseconds of a message between two device groups; nothing within one."""
         if group == to:
             return 0
-        return picoseconds(point_seconds(float(size), self.machine.between(group, to), self.machine, self.cal))
+        level = self.machine.between(group, to)
+        slower = self.slower[group][level] if self.slower else 1.0
+        return picoseconds(slower * point_seconds(float(size), level, self.machine, self.cal))
 
     def meet(self, work: Meet) -> int:
         """Picoseconds of an all-reduce between device groups."""

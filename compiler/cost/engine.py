@@ -6,7 +6,7 @@
     Meet     until all `members` players have come, then `duration` longer
     Step     a piece on one of the player's streams, which are in order: it starts when its stream is free, what it
              needs (earlier items of the player) has ended, and all `members` that it is done with are ready as well;
-             if `blocking`, stream 0 waits for it
+             if `blocking`, stream 0 waits for it; it keeps streams of `also` busy for part of its time
     Barrier  until all streams of the player have ended
 
 Times depend on the order within each player only (sums and maxima), so the order of playing does not matter.
@@ -56,6 +56,7 @@ class Step:
     blocking: bool = False
     key: Hashable = None
     members: int = 1
+    also: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,8 @@ def play(players: Sequence[Sequence[Item]], records: list[Record] | None = None,
                 state.now = end = start + item.duration
                 ready += sleepers.pop(item.key, ())
             elif isinstance(item, Step):
-                start = max([now, state.streams[item.stream], *(state.ends[d] for d in item.deps)])
+                used = [state.streams[s] for s, _ in item.also]
+                start = max([now, state.streams[item.stream], *used, *(state.ends[d] for d in item.deps)])
                 if item.blocking:
                     start = max(start, state.streams[0])
                 if item.members > 1:
@@ -150,6 +152,8 @@ def play(players: Sequence[Sequence[Item]], records: list[Record] | None = None,
                     ready += sleepers.pop(item.key, ())
                 end = start + item.duration
                 state.streams[item.stream] = end
+                for s, share in item.also:
+                    state.streams[s] = start + share
                 if item.blocking:
                     state.streams[0] = end
                 state.ends[state.at] = end

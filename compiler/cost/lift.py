@@ -9,7 +9,7 @@ message, as all systems do that shard them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
 from compiler.cost.drafts import GROUPED, VIEWS, Draft, Lifted, attention_cores, sunk_values
@@ -142,6 +142,8 @@ class _Lift:
             return
         outs = [self.lifter.value(v) for v in instr.outputs]
         size = max(v.type.elements for v in (*ins, *outs)) if ins or outs else 0
+        if self.lifter.update and joins:
+            self.gather(ins, size)
         owners = {v.owner for v in ins if v.owner >= 0}
         carries = {v.carried for v in ins if v.owner < 0 and v.carried is not None}
         at = max(owners, default=-1)
@@ -166,6 +168,29 @@ class _Lift:
             self.define(var, at)
         if isinstance(instr.op, Reduce) and ins[0].type.dims and ins[0].type.dims[0].name in instr.op.dims:
             draft.closed.add(instr.outputs[0].name)  # complete only when the kernel has ended
+
+    def gather(self, ins: Sequence[Lifted], size: int) -> None:
+        """Make one kernel of those that give the operands: an optimizer updates a weight and its states in one go.
+
+        Those that others wait for stay as they are, for these might come before.
+        """
+        owners = sorted({v.owner for v in ins if v.owner >= 0})
+        if len(owners) < 2:
+            return
+        last = self.drafts[owners[-1]]
+        for at in owners[:-1]:
+            draft = self.drafts[at]
+            alike = draft.joins and last.joins and draft.size == last.size == size
+            if not alike or draft.closed or any(at in d.deps for d in self.drafts):
+                continue
+            last.instrs = draft.instrs + last.instrs
+            last.deps |= draft.deps
+            last.carries |= draft.carries
+            last.dims |= draft.dims
+            for instr in draft.instrs:
+                for var in instr.outputs:
+                    self.values[var.name].owner = owners[-1]
+            draft.instrs, draft.deps, draft.carries = [], set(), set()
 
     def collective(
         self, instr: Instr, op: comm.AllReduce | comm.AllGather | comm.ReduceScatter | comm.AllToAll
@@ -258,7 +283,7 @@ class _Lift:
     def finish(self) -> Part:
         readers = self._readers()
         cores = attention_cores(self.drafts, self.values)
-        order = self._order()
+        order = [at for at in self._order() if self.drafts[at].instrs]
         place = {at: i for i, at in enumerate(order)}
         results = self.body.results
         nodes = []

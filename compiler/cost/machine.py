@@ -28,6 +28,7 @@ class Machine:
     domains: tuple[int, ...]  # devices of one domain of each level
     peaks: dict[str, float]
     vector_peaks: dict[str, float]
+    cube: tuple[int, int, int] | None = None  # rows, columns and depth that the matrix unit takes at a time
 
     def peak(self, dtype: str) -> float:
         """FLOP/s of the matrix unit; 16-bit types stand in for each other, else the slowest."""
@@ -73,6 +74,7 @@ def machine(program: Program, cluster: Cluster, slow_links: dict[str, float] | N
     device = cluster.device
     settings = {k: tuple(x for x in v if isinstance(x, (int, float))) for k, v in device.settings}
     tile = settings.get("tile", ())
+    cube = settings.get("cube", ())
     slow = slow_links or {}
     levels = tuple(replace(level, bandwidth=level.bandwidth / slow.get(level.name, 1.0)) for level in cluster.levels)
     domains = []
@@ -93,4 +95,5 @@ def machine(program: Program, cluster: Cluster, slow_links: dict[str, float] | N
         tuple(domains),
         {k: v for k, v in device.compute if "." not in k},
         {k.rpartition(".")[2]: v for k, v in device.compute if "." in k},
+        (int(cube[0]), int(cube[1]), int(cube[2])) if len(cube) == 3 else None,
     )

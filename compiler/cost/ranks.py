@@ -68,7 +68,8 @@ class _Emitter:
                 members = len(alike)
                 key = (self.rank // self.ranks.size, node.work.axes, alike, len(self.items))
         self.launches += priced.launches
-        self.items.append(engine.Step(priced.stream, ps, deps, priced.blocking, key, members))
+        also = tuple((s, min(share, ps)) for s, share in priced.also)
+        self.items.append(engine.Step(priced.stream, ps, deps, priced.blocking, key, members, also))
         return len(self.items) - 1
 
     def loop(self, loop: Loop, outer: tuple[int, ...]) -> list[int]:

@@ -108,7 +108,7 @@ class Player:
             free[0] = end = start + ps
             self.compute += ps
             return end
-        start = max(ready, free[stream])
+        start = max([ready, free[stream], *(free[s] for s, _ in priced.also)])
         if priced.blocking:
             before = free[0]
             start = max(start, before)
@@ -116,6 +116,9 @@ class Player:
             self.exposed[priced.axes] = self.exposed.get(priced.axes, 0) + start + ps - before
         free[stream] = start + ps
         self.last[stream] = priced.axes
+        for s, share in priced.also:
+            free[s] = start + min(share, ps)
+            self.last[s] = priced.axes
         return start + ps
 
     def cause(self, ready: int) -> str:
@@ -127,7 +130,7 @@ class Player:
         """When the loop's last iteration has ended; `start`: when all that it reads is there."""
         nodes = loop.body.nodes
         prices = [self.price(n) if not isinstance(n.work, Loop) else None for n in nodes]
-        used = sorted({p.stream for p, _ in filter(None, prices)} | {COMPUTE})
+        used = sorted({s for p, _ in filter(None, prices) for s in (p.stream, *(i for i, _ in p.also))} | {COMPUTE})
         if any(p is None for p in prices):
             used = list(range(len(self.free)))
         carried = sorted({c for n in nodes for c in n.carried})

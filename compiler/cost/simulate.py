@@ -19,6 +19,7 @@ from compiler.cost.machine import machine
 from compiler.cost.plan import Key, Plan, Result, evaluate, plan
 from compiler.cost.segments import Play, Segment, segments
 from compiler.cost.segments import Player as FunctionPlayer
+from compiler.cost.sharing import slower_sends
 from compiler.cost.summary import summarise, with_slow_devices
 from compiler.cost.timeline import PICOSECONDS, Player, Timeline
 from compiler.cost.variation import NOMINAL, Ranks, Variation, colours
@@ -85,7 +86,11 @@ class Simulation:
     def pricer(self, calibration: Calibration | None = None, variation: Variation = NOMINAL) -> Pricer:
         """Prices on this cluster; without a calibration with the device's own."""
         found = machine(self.program, self.cluster, dict(variation.links))
-        return Pricer(found, calibration or of_cluster(self.cluster))
+        pricer = Pricer(found, calibration or of_cluster(self.cluster))
+        if self.program.groups > 1:
+            of = zip(self.program_class, self.counts)
+            pricer.slower = [slower_sends(self.features.parts[c], counts, pricer) for c, counts in of]
+        return pricer
 
     def run(self, calibration: Calibration | None = None, variation: Variation | None = None) -> Timeline:
         """The timeline of a step."""

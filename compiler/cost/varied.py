@@ -9,7 +9,7 @@ slow devices. Exact: `ranks.play_ranks`, which plays every device by itself, is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compiler.cost import engine
 from compiler.cost.durations import COMPUTE, Pricer, picoseconds
@@ -201,8 +201,7 @@ def _pieces(items: Sequence[engine.Item]) -> list[tuple[list[engine.Step], list[
     for at, item in enumerate(items):
         if isinstance(item, engine.Step):
             base[at] = len(steps)
-            deps = tuple(base[d] for d in item.deps)
-            steps.append(engine.Step(item.stream, item.duration, deps, item.blocking, item.key, item.members))
+            steps.append(replace(item, deps=tuple(base[d] for d in item.deps)))
         elif isinstance(item, engine.Barrier):
             found.append((steps, []))
             steps = []
@@ -231,7 +230,7 @@ def _map(
     late = 1 + sum(map(max, zip(*own)))
     ends: list[list[tuple[int, int]]] = [[] for _ in range(n)]
     ready: list[list[list[tuple[int, int]]]] = [[[] for _ in posts] for _ in range(n)]
-    streams = 1 + max((s.stream for s in steps), default=0)
+    streams = 1 + max((x for s in steps for x in (s.stream, *(i for i, _ in s.also))), default=0)
     for origin in range(n):
         begin = [late if c == origin else 0 for c in range(n)]
         free = [[b] * streams for b in begin]
@@ -240,6 +239,8 @@ def _map(
             starts = []
             for c in range(n):
                 start, mine = free[c][step.stream], done[c]
+                for s, _ in step.also:
+                    start = max(start, free[c][s])
                 for d in step.deps:
                     if mine[d] > start:
                         start = mine[d]
@@ -251,6 +252,8 @@ def _map(
             for c in range(n):
                 end = starts[c] + own[c][at]
                 free[c][step.stream] = end
+                for s, share in step.also:
+                    free[c][s] = starts[c] + share
                 if step.blocking:
                     free[c][0] = end
                 done[c].append(end)

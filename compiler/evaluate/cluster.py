@@ -19,7 +19,20 @@ from compiler.model import TOPOLOGIES, Cluster, Device, Level, Memory
 from dsl import ast, units
 from dsl.diagnostics import ParcError, did_you_mean, fail, suggest
 
-_KNOWN = ("compute", "memory", "launch", "cores", "tile", "efficiency", "overlap", "clock", "cache", "vector", "kernel")
+_KNOWN = (
+    "compute",
+    "memory",
+    "launch",
+    "cores",
+    "tile",
+    "cube",
+    "efficiency",
+    "overlap",
+    "clock",
+    "cache",
+    "vector",
+    "kernel",
+)
 _OTHERS = ("device", "level", "topology", "stack")
 
 

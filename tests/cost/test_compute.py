@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from math import prod
+from pathlib import Path
 
 import pytest
 
+import parc
 from compiler.cost.calibration import DEFAULT, calibration
-from compiler.cost.compute import alignment, launches, product_seconds, tile_share, vector_seconds
-from compiler.cost.machine import Machine
-from compiler.cost.work import Product, Vector
+from compiler.cost.compute import alignment, filled, launches, product_seconds, tile_share, vector_seconds
+from compiler.cost.durations import Pricer
+from compiler.cost.features import features
+from compiler.cost.machine import Machine, machine
+from compiler.cost.segments import segments
+from compiler.cost.timeline import PICOSECONDS
+from compiler.cost.work import Loop, Node, Part, Product, Vector
 from compiler.model import Device, Level
+from dsl.codes import CODES
+from dsl.source import Source
 from dsl.units import Quantity
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 DEVICE = Device("d", (("f16", 100e12), ("f32", 10e12)), 1e9, 1e12, (("cores", (10,)), ("tile", (128, 256, 64))))
 MACHINE = Machine(
@@ -96,3 +108,92 @@ def test_a_device_states_its_efficiency_for_all_stacks_and_for_one() -> None:
     assert calibration(device, "another") == calibration(device)
     with pytest.raises(KeyError, match="speed"):
         DEFAULT.changed(speed=1.0)
+
+
+def test_a_cube_computes_whole_ones() -> None:
+    """Ascend's matrix unit takes 16 x 16 x 16: a depth of 17 costs what one of 32 does, a width of 8 half a cube."""
+    cube = replace(MACHINE, cube=(16, 16, 16))
+    assert filled(cube, 64, 128) == filled(cube, 16, 16) == filled(cube, 48) == 1.0
+    assert filled(cube, 17, 16) == pytest.approx(17 / 32) and filled(cube, 16, 8) == pytest.approx(0.5)
+    odd, even = (product_seconds(replace(BIG, k=k), cube, CAL) for k in (4097, 4112))
+    assert odd == pytest.approx(even) and odd > product_seconds(BIG, cube, CAL)
+    assert filled(MACHINE, 64, 72) == alignment(64, 72) == 0.95
+
+
+@pytest.mark.parametrize("name, cores", [("ascend910", 32), ("ascend910b", 24)])
+def test_the_tile_of_ascend_is_what_its_buffers_hold(name: str, cores: int) -> None:
+    """L0C 128 KiB of f32 sums; L0A and L0B 64 KiB of 16-bit operands, two of each so that loads run beside products."""
+    text = CODES["E0801"].mended.replace("device npu = small", f"device npu = {name}")
+    compiled = parc.compile(Source("x.par", f"use std.devices ({name})\n\n{text}"))
+    assert compiled.job.cluster is not None
+    found = machine(compiled.program, compiled.job.cluster)
+    m, n, k = found.tile
+    assert 4 * m * n <= 128 * 1024 and 2 * 2 * m * k <= 64 * 1024 and 2 * 2 * k * n <= 64 * 1024
+    assert found.cube == (16, 16, 16) and found.cores == cores
+    assert all(t % c == 0 for t, c in zip(found.tile, found.cube))
+    # One tile more than there are cores begins a second wave.
+    full, more = (tile_share(m * cores, n * w, 1, found.tile, cores) for w in (1, 2))
+    assert full == more == 1.0
+    assert tile_share(m * (cores + 1), n, 1, found.tile, cores) < 0.9
+
+
+def test_every_kernel_is_launched() -> None:
+    cal = CAL.changed(launch=1e-3)
+    tiny = Product(1, 1, 1, 1, "f16", 0)
+    assert product_seconds(tiny, MACHINE, cal) == pytest.approx(1e-3)
+    assert vector_seconds(Vector(0, 0, 4, 0, "f16"), MACHINE, cal) == pytest.approx(1e-3)
+    assert vector_seconds(Vector(0, 0, 4, 0, "f16"), MACHINE, cal.changed(fusion=0.0)) == pytest.approx(4e-3)
+    assert vector_seconds(Vector(0, 0, 4, 0, "f16", True), MACHINE, cal.changed(fused_attention=1.0)) == 0.0
+
+
+def test_the_host_is_a_floor() -> None:
+    """A function of short kernels takes as long as the host needs to dispatch them; of long ones as long as these."""
+    part = Part(
+        (Node("a", BIG), Node("b", Vector(0, 0, 1, 0, "f16"), (0,)), Node("c", Loop(7, Part((Node("d", BIG),)))))
+    )
+    work = 8 * BIG.flops / 100e12
+    for host, expected in ((1.0, 9.0), (1e-6, work)):
+        (found,) = segments(part, Pricer(MACHINE, CAL.changed(host=host)))
+        assert found.duration / PICOSECONDS == pytest.approx(expected)
+        assert found.compute / PICOSECONDS == pytest.approx(work)
+
+
+GPT = {"layers": 4, "hidden": 256, "heads": 4, "seq": 64, "vocab": 512}
+
+
+def vectors(part: Part, times: int = 1) -> Iterator[tuple[Node, Vector, int]]:
+    for node in part.nodes:
+        if isinstance(node.work, Loop):
+            yield from vectors(node.work.body, times * node.work.count)
+        elif isinstance(node.work, Vector):
+            yield node, node.work, times
+
+
+def test_the_optimizer_reads_and_writes_each_number_once() -> None:
+    """AdamW in f32: weight, gradient and two states are read, weight and states written: 28 bytes per parameter, and 4
+    for the norm of the gradients. (Measured in systems that keep 16-bit weights as well: about 38.)"""
+    compiled = parc.compile(EXAMPLES / "gpt.par", params=GPT)
+    parameters = sum(prod(w.value.type.shape) for w in compiled.job.model.weights)
+    part = features(compiled.program).parts[0]["U", 0]
+    assert sum(w.bytes * n for _, w, n in vectors(part)) / parameters == pytest.approx(32, rel=1e-3)
+
+
+def test_gradients_of_micro_batches_are_added_up() -> None:
+    """Into buffers that are read and written: 8 bytes per parameter; of one micro-batch nothing is added."""
+    for count in (1, 2):
+        compiled = parc.compile(EXAMPLES / "gpt.par", params={**GPT, "microbatches": count})
+        parameters = sum(prod(w.value.type.shape) for w in compiled.job.model.weights)
+        part = features(compiled.program).parts[0]["B", 0]
+        moved = sum(w.bytes * n for node, w, n in vectors(part) if node.name == "accumulation of gradients")
+        assert moved / parameters == pytest.approx(8 if count > 1 else 0, rel=1e-3)
+
+
+def test_softmax_moves_scores_unless_it_is_fused() -> None:
+    """Scores are read and shares written (and what the backward pass needs): at least twice b·h·s·s numbers a layer."""
+    compiled = parc.compile(EXAMPLES / "gpt.par", params=GPT)
+    part = features(compiled.program).parts[0]["F", 0]
+    scores = 16 * 4 * 64 * 64 * 4
+    cores = [(w, n) for _, w, n in vectors(part) if w.core]
+    assert sum(n for _, n in cores) == GPT["layers"]
+    assert all(2 * scores <= w.bytes <= 3.1 * scores < w.loose for w, _ in cores)
+    assert all(vector_seconds(w, MACHINE, CAL.changed(fused_attention=1.0)) == 0 for w, _ in cores)

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import prod
+from pathlib import Path
 
 import pytest
 
-from compiler.cost.calibration import DEFAULT
+import parc
+from compiler.cost.calibration import DEFAULT, Calibration
 from compiler.cost.collectives import (
     bandwidth,
     collective_seconds,
     copy_seconds,
+    level_seconds,
     meet_seconds,
     point_seconds,
     sent_bytes,
 )
-from compiler.cost.machine import Machine
-from compiler.cost.work import Collective
+from compiler.cost.durations import Pricer
+from compiler.cost.machine import Machine, machine
+from compiler.cost.segments import segments
+from compiler.cost.sharing import slower_sends
+from compiler.cost.simulate import Simulation
+from compiler.cost.timeline import PICOSECONDS
+from compiler.cost.work import Collective, Loop, Node, Part, Product
 from compiler.model import Device, Level
+from dsl.codes import CODES
+from dsl.source import Source
 
 DEVICE = Device("d", (("f16", 100e12),), 1e9, 1e12)
 LEVELS = (Level("server", 8, 100e9, 1e-6), Level("pod", 16, 10e9, 5e-6))
@@ -123,3 +133,123 @@ def test_messages_between_groups() -> None:
 
 def test_copies_go_over_the_device_s_link() -> None:
     assert copy_seconds(V, "host", MACHINE, CAL) == pytest.approx(0.1)
+    assert copy_seconds(V, "host", MACHINE, CAL.changed(launch=1e-3)) == pytest.approx(0.101)
+
+
+def test_devices_of_a_server_share_its_memories() -> None:
+    """Four devices: host memory of 60 GB/s is 15 for each, less than the link of 20; one NVMe of 8 GB/s is 2."""
+    text = CODES["E0801"].mended.replace(
+        "1 npu over 10 GB/s, 1 us\n", "4 npu over 10 GB/s, 1 us\n  HOST\n  nvme 1 TB over 8 GB/s\n"
+    )
+    for shared, rate in ((60, 15e9), (100, 20e9)):
+        compiled = parc.compile(Source("x.par", text.replace("HOST", f"host memory 1 TB, {shared} GB/s over 20 GB/s")))
+        assert compiled.job.cluster is not None
+        found = machine(compiled.program, compiled.job.cluster)
+        assert copy_seconds(V, "host", found, CAL) == pytest.approx(V / rate)
+        assert copy_seconds(V, "nvme", found, CAL) == pytest.approx(V / 2e9)
+
+
+def test_an_all_reduce_over_two_levels() -> None:
+    """Reduce-scatter inside, all-reduce of the eighths between, all-gather inside; latencies of both add up."""
+    inside, outside = 2 * 7 / 8 * V / 100e9, 2 * 7 / 8 * V / 8 / 10e9
+    work_ = work("all_reduce", "dp", "tp")
+    assert level_seconds(work_, MACHINE, CAL) == pytest.approx((inside, outside))
+    assert collective_seconds(work_, MACHINE, CAL) == pytest.approx(max(inside, outside))
+    late = CAL.changed(alpha=1.0, launch=1e-3)
+    steps = 2 * 6 * (1e-6 + 5e-6)  # 2 log2(8) each way on either level
+    assert collective_seconds(work_, MACHINE, late) == pytest.approx(max(inside, outside) + steps + 1e-3)
+
+
+@pytest.mark.parametrize("tp", [1, 2, 4, 8])
+def test_rings_between_servers_share_the_network_cards(tp: int) -> None:
+    """The rule of shared/costs.md: a data-parallel ring between servers of 8 devices gets the server's bandwidth (eight
+    cards of 10 GB/s) over min(devices per server, tp)."""
+    servers = 8
+    machine = replace(MACHINE, sizes={"dp": 8 * servers // tp, "tp": tp}, strides={"dp": tp, "tp": 1})
+    outside = level_seconds(work("all_gather", "dp"), machine, CAL)[1]
+    assert outside == pytest.approx((servers - 1) / servers * V / (80e9 / min(8, tp)))
+
+
+def test_experts_send_the_share_of_other_servers_over_a_card_each() -> None:
+    """(k-1)/k of what a device sends leaves its server of k."""
+    for servers in (2, 4, 8):
+        machine = replace(MACHINE, sizes={"ep": 8 * servers}, strides={"ep": 1})
+        outside = level_seconds(work("all_to_all", "ep"), machine, CAL)[1]
+        assert outside == pytest.approx((servers - 1) / servers * V / 10e9)
+
+
+def ring(tp: int) -> Machine:
+    levels = (replace(LEVELS[0], topology="ring"), LEVELS[1])
+    return replace(MACHINE, levels=levels, sizes={**SIZES, "tp": tp})
+
+
+def test_a_ring() -> None:
+    """All the way around as on a switch; a part of it is a line, with half the links; messages to all take detours."""
+    assert collective_seconds(work("all_gather", "tp"), ring(8), CAL) == pytest.approx(7 / 8 * V / 100e9)
+    assert collective_seconds(work("all_gather", "tp"), ring(4), CAL) == pytest.approx(3 / 4 * V / 50e9)
+    assert point_seconds(V, 0, ring(8), CAL) == pytest.approx(V / 50e9)
+    # Between 8 on a ring a message of V/8 goes over 16/7 links on the average, in both directions.
+    assert collective_seconds(work("all_to_all", "tp"), ring(8), CAL) == pytest.approx(2 * V / 100e9)
+    tiny = Collective("all_gather", ("tp",), 0, 1, "activations")
+    assert collective_seconds(tiny, ring(8), CAL.changed(alpha=1.0)) == pytest.approx(7e-6)
+
+
+def test_messages_on_a_full_mesh_have_one_link() -> None:
+    mesh = replace(MACHINE, levels=(replace(LEVELS[0], topology="full_mesh"), LEVELS[1]), group=1)
+    assert point_seconds(V, 0, mesh, CAL) == pytest.approx(V / (100e9 / 7))
+    assert meet_seconds(V, (0, 1), mesh, CAL) == pytest.approx(V / (100e9 / 7))
+    tiny = Collective("all_reduce", ("tp",), 0, 1, "activations")
+    assert collective_seconds(tiny, mesh, CAL.changed(alpha=1.0)) == pytest.approx(2e-6)  # one step each way
+
+
+def test_borders_are_exchanged_with_one_neighbour() -> None:
+    cal = CAL.changed(alpha=1.0)
+    assert collective_seconds(work("halo", "tp"), MACHINE, cal) == pytest.approx(V / 100e9 + 1e-6)
+    assert collective_seconds(work("halo_add", "dp"), MACHINE, cal) == pytest.approx(V / 10e9 + 5e-6)
+
+
+def seconds(part: Part, calibration: Calibration = CAL) -> float:
+    (found,) = segments(part, Pricer(MACHINE, calibration))
+    return found.duration / PICOSECONDS
+
+
+def test_axes_that_run_at_once_share_links() -> None:
+    """Gathers of weights go beside all else. Over the same level they wait for each other; over different ones not; and
+    what spans both needs the inner links for its part of them."""
+    inner, outer = work("all_gather", "tp", role="weights"), work("all_gather", "dp", role="weights")
+    a, b = 7 / 8 * V / 100e9, 7 / 8 * V / 10e9
+    assert seconds(Part((Node("a", inner), Node("b", outer)))) == pytest.approx(max(a, b))
+    assert seconds(Part((Node("a", outer), Node("b", outer)))) == pytest.approx(2 * b)
+    both = work("all_gather", "dp", "tp", role="weights")
+    inside, outside = level_seconds(both, MACHINE, CAL)
+    assert inside < outside
+    pair = Part((Node("a", both), Node("b", inner)))
+    assert seconds(pair) == pytest.approx(max(outside, inside + a))
+    # Ten of them keep the links inside busy for longer than the one outside.
+    many = Part((Node("a", both), *(Node(f"{i}", inner) for i in range(10))))
+    assert seconds(many) == pytest.approx(inside + 10 * a)
+    after = Part((Node("a", inner), Node("b", both)))
+    assert seconds(after) == pytest.approx(a + outside)
+
+
+def test_sends_share_links_with_collectives() -> None:
+    """Half of the time collectives use the level: sends take 1/(1 - 1/4) as long. The update does not count."""
+    collective = work("all_reduce", "dp")
+    taken = collective_seconds(collective, MACHINE, CAL)
+    product = Product(1, 1, 10**6, 1, "f16", round(taken * 1e12))  # as long, bound by memory
+    part = Part((Node("a", Loop(3, Part((Node("b", product), Node("c", collective))))),))
+    pricer = Pricer(MACHINE, CAL.changed(vector=1.0))
+    assert slower_sends({("F", 0): part}, {("F", 0): 4}, pricer) == pytest.approx((1.0, 4 / 3))
+    assert slower_sends({("U", 0): part}, {("U", 0): 1}, pricer) == (1.0, 1.0)
+    alone = pricer.post(V, 0, 1)
+    pricer.slower = [(1.0, 4 / 3), (1.0, 1.0)]
+    assert pricer.post(V, 0, 1) == pytest.approx(4 / 3 * alone) and pricer.post(V, 1, 0) == alone
+
+
+def test_tensor_parallel_between_servers_slows_sends() -> None:
+    """Stages of 16 devices on servers of 8: 16 ranks of `tp` meet on two levels, and sends go over the outer one."""
+    file = Path(__file__).parents[2] / "examples" / "gpt.par"
+    params = {"dp": 2, "tp": 8, "pp": 2, "heads": 8, "microbatches": 4, "batch": 16}
+    wide = {"dp": 1, "tp": 16, "pp": 2, "heads": 16, "microbatches": 4, "batch": 16}
+    inside, across = (Simulation.of(parc.compile(file, params=p)).pricer().slower for p in (params, wide))
+    assert all(levels[1] < 1.05 for levels in inside) and all(levels[1] > 1.05 for levels in across)
