@@ -50,6 +50,8 @@ def static_memory(cls: DeviceClass, sizes: Mapping[str, int]) -> dict[tuple[str,
 class ClassMemory:
     """The memory of one class's devices; each function is replayed once, each group adds up its schedule."""
 
+    replay: type[Replay] = Replay
+
     def __init__(self, program: Program, cls: DeviceClass) -> None:
         self.program, self.cls, self.sizes = program, cls, program.sizes
         self.functions = {(f.name, f.chunk): f for f in cls.functions}
@@ -58,7 +60,9 @@ class ClassMemory:
             key: frozenset(i.op.name for i in f.body.instrs if isinstance(i.op, Accumulate))
             for key, f in self.functions.items()
         }
-        self._effects: dict[tuple[str, int, frozenset[str]], Effect] = {}
+        self.states = {s.name: s for s in cls.states}
+        self.replays: dict[tuple[str, int, frozenset[str]], Replay] = {}
+        """By function, chunk, and which accumulators it is the first to set."""
         self._exits: dict[tuple[str, int], dict[str, Buffer]] = {}  # the slots of a micro-batch after a function
         self._done: dict[tuple[object, ...], MemoryUse] = {}
 
@@ -73,15 +77,20 @@ class ClassMemory:
     def effect(self, name: str, chunk: int, accumulated: set[str]) -> Effect:
         """What one action does; it depends on the accumulators that the step has set before."""
         key = (name, chunk, self.touched[name, chunk] - accumulated)
-        if key not in self._effects:
-            replay = Replay(self.cls, self.sizes)
+        if key not in self.replays:
+            replay = self.replays[key] = self.replay(self.cls, self.sizes)
             for a in accumulated:
                 replay.accumulated[a] = replay.accumulator(a)
             before = {"B": "F", "W": "B"}.get(name)
             replay.saved = copies(self._exits.get((before, chunk), {})) if before else {}
-            self._effects[key] = replay.run(self.functions[name, chunk])
+            replay.run(self.functions[name, chunk])
             self._exits[name, chunk] = replay.saved
-        return self._effects[key]
+        return self.replays[key].effect
+
+    def declared(self, name: str) -> int:
+        """Bytes of a state on a device."""
+        decl = self.states[name]
+        return local_type(decl.type, decl.layout, self.sizes).bytes
 
     def _add_up(self, schedule: Iterable[tuple[tuple[tuple[str, int], ...], int]]) -> MemoryUse:
         now: Totals = {key: sum(n for _, n in items) for key, items in self.static.items()}

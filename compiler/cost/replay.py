@@ -59,6 +59,7 @@ class Buffer:
 
 
 Totals = dict[tuple[str, str], int]  # (memory, role) -> bytes
+Signature = tuple[tuple[object, ...], ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -231,7 +232,7 @@ class Replay:
         i = 0
         while i < op.count:
             # Iterations that begin alike end alike: jump over whole periods.
-            signature = _signature(carried, shared)
+            signature = self._signature(carried, shared)
             if signature in seen and (period := i - seen[signature]) and op.count - i >= period:
                 i += (op.count - i) // period * period
                 seen.clear()
@@ -254,24 +255,20 @@ class Replay:
             if name in env:
                 self._hold(env.pop(name), names=-1)
 
+    def _signature(self, carried: Sequence[Buffer], shared: Sequence[Buffer]) -> Signature:
+        """Two iterations that begin with equal signatures do the same to memory.
 
-Signature = tuple[tuple[int, int, str, bool], ...]
-
-
-def _signature(carried: Sequence[Buffer], shared: Sequence[Buffer]) -> Signature:
-    """Two iterations that begin with equal signatures do the same to memory.
-
-    Per carry: which buffer it is, and what letting go of it changes. (The first may be smaller than the others: a view
-    that repeats few elements.)
-    """
-    number: dict[Buffer, int] = {b: -1 - i for i, b in enumerate(dict.fromkeys(shared))}
-    out = []
-    for b in carried:
-        number.setdefault(b, len(number))
-        held_outside = b.names - sum(c is b for c in carried)
-        held = b.static or held_outside > 0 or b.slots > 0 or bool(b.accumulator)
-        out.append((number[b], b.bytes, b.role, held))
-    return tuple(out)
+        Per carry: which buffer it is, and what letting go of it changes. (The first may be smaller than the others: a
+        view that repeats few elements.)
+        """
+        number: dict[Buffer, int] = {b: -1 - i for i, b in enumerate(dict.fromkeys(shared))}
+        out: list[tuple[object, ...]] = []
+        for b in carried:
+            number.setdefault(b, len(number))
+            held_outside = b.names - sum(c is b for c in carried)
+            held = b.static or held_outside > 0 or b.slots > 0 or bool(b.accumulator)
+            out.append((number[b], b.bytes, b.role, held))
+        return tuple(out)
 
 
 def copies(slots: Mapping[str, Buffer]) -> dict[str, Buffer]:

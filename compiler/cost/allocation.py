@@ -1,0 +1,310 @@
+"""A static allocation: where in memory every buffer of a step lies on the devices of a group, decided beforehand.
+
+What is there all the time lies in front. The rest is packed on two levels, so that neither layers nor micro-batches
+count: the buffers that an action makes for itself are packed once per function and state (a *workspace*); workspaces,
+accumulators and the places of saved values are packed along the schedule. Values that one function saves for another
+lie together in a place of their micro-batch; there are as many places as micro-batches are ever in flight, and they are
+used in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from compiler.cost.lifetimes import Lives, RingKey, Site, Traced
+from compiler.cost.memory import ClassMemory
+from compiler.cost.pack import aligned, pack
+from compiler.liveness import rounds
+from compiler.ops.effects import Load
+from compiler.program import Program
+
+Key = tuple[str, int]
+"""(function, chunk)."""
+
+Variant = tuple[str, int, frozenset[str]]
+"""A function, its chunk, and the accumulators that it is the first to set in the step."""
+
+
+PoolKey = tuple[str, str, int]
+"""The function that saves, the one that loads for the last time, their chunk."""
+
+
+@dataclass(slots=True)
+class Workspace:
+    """Where an action's own buffers lie: offsets by site; of rings (offset, bytes of a place, number of places)."""
+
+    block: int
+    turning: Mapping[Site, RingKey]
+    fixed: dict[Site, int] = field(default_factory=dict)
+    rings: dict[RingKey, tuple[int, int, int]] = field(default_factory=dict)
+
+    def move(self, by: int) -> None:
+        """From offsets in the block to those in memory."""
+        self.fixed = {site: by + at for site, at in self.fixed.items()}
+        self.rings = {key: (by + at, stride, n) for key, (at, stride, n) in self.rings.items()}
+
+
+@dataclass(slots=True)
+class Pool:
+    """`count` places of `stride` bytes from `offset` on, for what functions save (`within`: offsets by slot)."""
+
+    block: int
+    stride: int
+    count: int
+    within: dict[str, int] = field(default_factory=dict)
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """One memory of a device: `size` bytes in all, of which `peak` are alive at the fullest moment.
+
+    static: bytes in front for what is always there.
+    """
+
+    size: int
+    peak: int
+    static: int
+    accumulators: Mapping[str, int]
+    pools: Mapping[PoolKey, Pool]
+    workspaces: Mapping[Variant, Workspace]
+
+    @property
+    def fragmentation(self) -> float:
+        """How much larger it is than any allocation must be: 0.02 = 2%."""
+        return self.size / self.peak - 1 if self.peak else 0.0
+
+
+@dataclass(slots=True)
+class _Bundle:
+    """A saved buffer: the slots that share it, and the functions that make it and load it for the last time."""
+
+    origin: Key
+    names: set[str]
+    bytes: int
+    memory: str
+    offset: int = 0
+
+
+class _Memory(ClassMemory):
+    """Keeps the traces of the replays."""
+
+    replay = Traced
+
+    def lives(self, variant: Variant) -> Lives:
+        replay = self.replays[variant]
+        assert isinstance(replay, Traced)
+        return replay.found
+
+
+def allocation(program: Program, group: int) -> dict[str, Allocation]:
+    """Memory kind -> the allocation of the devices of a group."""
+    (cls,) = (c for c in program.classes if group in c.groups)
+    memory = _Memory(program, cls)
+    use = memory.use(group)
+    found = {}
+    for kind, peak in use.items():
+        found[kind] = _Plan(memory, group, kind).made(peak.bytes)
+    return found
+
+
+class _Plan:
+    def __init__(self, memory: _Memory, group: int, kind: str) -> None:
+        self.memory, self.kind = memory, kind
+        self.timeline = list(_timeline(memory, group))
+        self.alive: dict[Variant, int] = {}
+        for t, (variant, _) in enumerate(self.timeline):
+            self.alive[variant] = self.alive.get(variant, 0) | 1 << t
+        self.bundles = _bundles(memory, self.alive)
+
+    def made(self, peak: int) -> Allocation:
+        """Packs both levels."""
+        blocks: list[tuple[int, int]] = []
+        pools = self._pools()
+        if pools and all(pool.count == 1 for pool, _ in pools.values()):
+            workspaces = self._together(pools, blocks)
+        else:
+            workspaces = self._apart(pools, blocks)
+        accumulators: dict[str, int] = {}
+        last = len(self.timeline)
+        for name, start in self._set().items():
+            accumulators[name] = len(blocks)
+            blocks.append((self.memory.declared(name), (1 << last) - (1 << start)))
+        static = sum(aligned(n) for (m, _), items in self.memory.static.items() if m == self.kind for _, n in items)
+        offsets, size = pack(blocks)
+        for workspace in workspaces.values():
+            workspace.move(static + offsets[workspace.block])
+        for pool, _ in pools.values():
+            pool.offset = static + offsets[pool.block]
+        at = {name: static + offsets[i] for name, i in accumulators.items()}
+        return Allocation(static + size, peak, static, at, {k: pool for k, (pool, _) in pools.items()}, workspaces)
+
+    def _apart(
+        self, pools: Mapping[PoolKey, tuple[Pool, int]], blocks: list[tuple[int, int]]
+    ) -> dict[Variant, Workspace]:
+        """A block for each function in each of its states, and one for each pool."""
+        workspaces = {}
+        for variant, alive in self.alive.items():
+            workspaces[variant] = Workspace(len(blocks), self.memory.lives(variant).turning)
+            blocks.append((self._fill([(workspaces[variant], variant, 0)], []), alive))
+        shared: dict[int, int] = {}
+        for pool, alive in pools.values():
+            if pool.block not in shared:
+                shared[pool.block] = len(blocks)
+                blocks.append((pool.count * pool.stride, alive))
+            pool.block = shared[pool.block]
+        return workspaces
+
+    def _together(
+        self, pools: Mapping[PoolKey, tuple[Pool, int]], blocks: list[tuple[int, int]]
+    ) -> dict[Variant, Workspace]:
+        """Of one micro-batch at a time: saved values lie among the buffers of the actions, from where one is made in a
+        forward pass to where it is let go in a backward pass. The update has a block of its own."""
+        members: list[tuple[Workspace, Variant, int]] = []
+        saved: dict[int, tuple[_Bundle, int]] = {}
+        length = alive = 0
+        block = len(blocks)
+        blocks.append((0, 0))
+        workspaces = {}
+        for variant, times in self.alive.items():
+            lives = self.memory.lives(variant)
+            if variant[0] == "U":
+                workspaces[variant] = Workspace(len(blocks), lives.turning)
+                blocks.append((self._fill([(workspaces[variant], variant, 0)], []), times))
+                continue
+            workspaces[variant] = Workspace(block, lives.turning)
+            members.append((workspaces[variant], variant, length))
+            alive |= times
+            for bundle, _ in self.bundles:
+                here = _presence(bundle, lives)
+                if here and bundle.memory == self.kind:
+                    saved[id(bundle)] = bundle, saved.get(id(bundle), (bundle, 0))[1] | here << length
+            length += lives.length
+        size = self._fill(members, list(saved.values()))
+        for pool, times in pools.values():
+            pool.block, pool.stride = block, size
+            pool.within = {n: b.offset for b, _ in saved.values() for n in b.names if n in pool.within}
+            alive |= times
+        blocks[block] = size, alive
+        return workspaces
+
+    def _fill(self, members: list[tuple[Workspace, Variant, int]], saved: list[tuple[_Bundle, int]]) -> int:
+        """Packs the buffers of some actions, each `shift` instructions later, and saved ones: the bytes of the block."""
+        blocks = []
+        for workspace, variant, shift in members:
+            lives = self.memory.lives(variant)
+            for site, f in lives.fixed.items():
+                if f.memory == self.kind:
+                    blocks.append((f.bytes, f.alive << shift))
+                    workspace.fixed[site] = len(blocks) - 1
+            for key, r in lives.rings.items():
+                if r.memory == self.kind:
+                    workspace.rings[key] = len(blocks), aligned(r.bytes), r.count
+                    blocks.append((aligned(r.bytes) * r.count, r.alive << shift))
+        offsets, size = pack(blocks + [(bundle.bytes, alive) for bundle, alive in saved])
+        for workspace, _, _ in members:
+            workspace.fixed = {site: offsets[i] for site, i in workspace.fixed.items()}
+            workspace.rings = {key: (offsets[i], stride, n) for key, (i, stride, n) in workspace.rings.items()}
+        for (bundle, _), at in zip(saved, offsets[len(blocks) :], strict=True):
+            bundle.offset = at
+        return size
+
+    def _set(self) -> dict[str, int]:
+        """Accumulators of this memory -> the index of the action that sets it first."""
+        found: dict[str, int] = {}
+        for t, ((_, _, first), _) in enumerate(self.timeline):
+            for name in sorted(first):
+                if self.memory.states[name].memory == self.kind:
+                    found.setdefault(name, t)
+        return found
+
+    def _pools(self) -> dict[PoolKey, tuple[Pool, int]]:
+        """The pools, and when any of their places is in use. `block` tells which of them share their places.
+
+        Chunks share, if that is smaller than pools of their own: then the largest's bytes count for all.
+        """
+        pools: dict[PoolKey, Pool] = {}
+        for bundle, death in self.bundles:
+            if bundle.memory == self.kind:
+                pool = pools.setdefault((bundle.origin[0], death[0], bundle.origin[1]), Pool(len(pools), 0, 0))
+                pool.within.update(dict.fromkeys(bundle.names, pool.stride))
+                pool.stride += aligned(bundle.bytes)
+        kinds: dict[tuple[str, str], list[PoolKey]] = {}
+        for key in pools:
+            kinds.setdefault(key[:2], []).append(key)
+        found: dict[PoolKey, tuple[Pool, int]] = {}
+        for keys in kinds.values():
+            each = {key: self._in_flight([key]) for key in keys}
+            most, alive = self._in_flight(keys)
+            stride = max(pools[key].stride for key in keys)
+            share = most * stride < sum(each[key][0] * pools[key].stride for key in keys)
+            for key in keys:
+                pool = pools[key]
+                if share:
+                    pool.block, pool.stride, pool.count = pools[keys[0]].block, stride, most
+                else:
+                    pool.count = each[key][0]
+                found[key] = pool, alive if share else each[key][1]
+        return found
+
+    def _in_flight(self, pools: Sequence[PoolKey]) -> tuple[int, int]:
+        """The most micro-batches between (the beginning of) the first function and (the end of) the second, and when
+        there are any."""
+        origins = {(origin, chunk) for origin, _, chunk in pools}
+        deaths = {(death, chunk) for _, death, chunk in pools}
+        now = most = alive = 0
+        for t, (variant, skipped) in enumerate(self.timeline):
+            now += sum(key in origins for key in skipped) - sum(key in deaths for key in skipped)
+            now += variant[:2] in origins
+            alive |= (now > 0) << t
+            most = max(most, now)
+            now -= variant[:2] in deaths
+        return most, alive
+
+
+def _timeline(memory: ClassMemory, group: int) -> Iterator[tuple[Variant, list[Key]]]:
+    """The group's actions in order, each with the ones before it that are left out: of the rounds of a loop the first
+    two and the last stand for all."""
+    accumulated: set[str] = set()
+    for steps, n in rounds(memory.program, memory.cls, group):
+        for i in range(min(n, 3)):
+            skipped = list(steps) * (n - 3) if i == 2 else []
+            for kind, chunk in steps:
+                yield (kind, chunk, memory.touched[kind, chunk] - accumulated), skipped
+                accumulated |= memory.touched[kind, chunk]
+                skipped = []
+
+
+def _bundles(memory: _Memory, variants: Mapping[Variant, int]) -> list[tuple[_Bundle, Key]]:
+    """The buffers that functions save, each with the function that loads it for the last time."""
+    order = {"F": 0, "B": 1, "W": 2}
+    loads = {
+        i.op.name: key
+        for key, f in memory.functions.items()
+        for i in f.body.instrs
+        if isinstance(i.op, Load) and i.op.last
+    }
+    of: dict[str, _Bundle] = {}
+    seen: set[Key] = set()
+    for variant in sorted(variants, key=lambda v: order.get(v[0], 3)):
+        if variant[:2] in seen:
+            continue
+        seen.add(variant[:2])
+        lives = memory.lives(variant)
+        known = {b: of[next(iter(names))] for b, names in lives.given.items() if not b.static}
+        for name, b in lives.saved.items():
+            if name not in of and not b.static:
+                bundle = known.setdefault(b, _Bundle(variant[:2], set(), b.bytes, b.memory))
+                bundle.names.add(name)
+                of[name] = bundle
+    unique = {id(u): u for u in of.values()}
+    return [(u, max((loads[n] for n in u.names), key=lambda k: order[k[0]])) for u in unique.values()]
+
+
+def _presence(bundle: _Bundle, lives: Lives) -> int:
+    """When the bundle's buffer is there in an action."""
+    for b, names in lives.given.items():
+        if names & bundle.names:
+            return lives.alive.get(b, (1 << lives.length) - 1)
+    return next((lives.alive[b] for n, b in lives.saved.items() if n in bundle.names), 0)

@@ -1,0 +1,166 @@
+"""When the buffers of one action exist: the replay with a clock that counts instructions.
+
+A buffer is alive from the instruction that makes it up to the last that needs it, both included. As loops are replayed
+as far as their iterations differ, an instruction of a loop makes its buffer several times: in a static allocation all
+of them lie in the same place (`Fixed`), unless one lives on into a later iteration. Those take turns (`Ring`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from compiler.cost.replay import FIRST, Buffer, Effect, Replay, Signature
+from compiler.program import Body, Function, Instr, LocalRepeat
+
+Site = tuple[int, int]
+"""Where the program makes a buffer: identity of the instruction, and which of the buffers that it makes."""
+
+RingKey = tuple[int, int, str]
+"""Identity of the loop's body, bytes, memory."""
+
+
+@dataclass(slots=True)
+class Fixed:
+    """A buffer that is made and let go within an iteration (or outside of loops). `alive`: bit t = at instruction t."""
+
+    name: str
+    bytes: int
+    memory: str
+    alive: int = 0
+
+
+@dataclass(slots=True)
+class Ring:
+    """Buffers of one size of which one lives on into the next iterations: `count` places, used in turn."""
+
+    name: str
+    bytes: int
+    memory: str
+    count: int
+    alive: int
+
+
+@dataclass(eq=False, slots=True)
+class _Span:
+    site: Site
+    buffer: Buffer
+    nest: tuple[tuple[int, int], ...]
+    born: int
+    died: int = -1
+    loop: int = 0  # the outermost loop of whose iterations it outlives one
+
+
+@dataclass(slots=True)
+class Lives:
+    """What one action does besides its effect; `turning`: the sites whose buffers go to a ring.
+
+    events: (buffer, whether it is made or let go) in order; length: number of instructions. saved: the slots behind the
+    action; given: the names of the slots that each buffer had which was there before. alive: of buffers that stay, or
+    were there and go, bit t = at instruction t.
+    """
+
+    fixed: dict[Site, Fixed] = field(default_factory=dict)
+    rings: dict[RingKey, Ring] = field(default_factory=dict)
+    turning: dict[Site, RingKey] = field(default_factory=dict)
+    events: list[tuple[Buffer, bool]] = field(default_factory=list)
+    saved: dict[str, Buffer] = field(default_factory=dict)
+    given: dict[Buffer, set[str]] = field(default_factory=dict)
+    alive: dict[Buffer, int] = field(default_factory=dict)
+    length: int = 0
+
+
+class Traced(Replay):
+    """The same, and `lives` has when each buffer existed."""
+
+    def run(self, function: Function) -> Effect:
+        self.clock = self.serial = self.made = 0
+        self.instr = 0
+        self.nest: tuple[tuple[int, int], ...] = ()
+        self.spans: dict[Buffer, _Span] = {}
+        self.ended: list[_Span] = []
+        self.found = Lives()
+        for name, b in self.saved.items():
+            self.found.given.setdefault(b, set()).add(name)
+        effect = super().run(function)
+        self.found.saved, self.found.length = dict(self.saved), self.clock + 1
+        self.found.alive.update((b, (1 << self.clock + 1) - (1 << s.born)) for b, s in self.spans.items())
+        _sort(self.found, self.ended)
+        return effect
+
+    def _new(self, name: str, size: int, origin: str = "activation", memory: str = FIRST) -> Buffer:
+        b = super()._new(name, size, origin, memory)
+        self.spans[b] = _Span((self.instr, self.made), b, self.nest, self.clock)
+        self.made += 1
+        self.found.events.append((b, True))
+        return b
+
+    def _hold(self, b: Buffer, *, names: int = 0, slots: int = 0, accumulator: str | None = None) -> None:
+        super()._hold(b, names=names, slots=slots, accumulator=accumulator)
+        if b.static or b.names or b.slots or b.accumulator:
+            return
+        self.found.events.append((b, False))
+        if b in self.spans:
+            span = self.spans.pop(b)
+            span.died = self.clock
+            same = next((i for i, (x, y) in enumerate(zip(span.nest, self.nest)) if x != y), len(self.nest))
+            if same < len(span.nest):
+                span.loop = span.nest[same][0]
+            self.ended.append(span)
+        else:
+            self.found.alive[b] = (2 << self.clock) - 1
+
+    def _tick(self, instr: Instr) -> None:
+        self.clock += 1
+        self.instr, self.made = id(instr), 0
+
+    def _instr(self, instr: Instr, env: dict[str, Buffer], dying: tuple[str, ...]) -> None:
+        self._tick(instr)
+        super()._instr(instr, env, dying)
+
+    def _loop(self, instr: Instr, op: LocalRepeat, env: dict[str, Buffer], dying: tuple[str, ...], where: str) -> None:
+        self._tick(instr)
+        super()._loop(instr, op, env, dying, where)
+
+    def _signature(self, carried: Sequence[Buffer], shared: Sequence[Buffer]) -> Signature:
+        """Iterations differ also in where their carries come from: the first one's from outside the loop."""
+        return (
+            *super()._signature(carried, shared),
+            tuple(self.spans[b].site if b in self.spans else None for b in carried),
+        )
+
+    def _body(self, body: Body, env: dict[str, Buffer], where: str, carries: int = 0) -> None:
+        outer = self.nest
+        self.serial += 1
+        self.nest = (*outer, (id(body), self.serial))
+        super()._body(body, env, where, carries)
+        self.nest = outer
+
+
+def _sort(found: Lives, ended: Sequence[_Span]) -> None:
+    """Which of an action's own buffers have a place of their own, and which take turns."""
+    for s in ended:
+        if s.loop:
+            found.turning[s.site] = (s.loop, s.buffer.bytes, s.buffer.memory)
+    turns: dict[RingKey, list[_Span]] = {}
+    for s in ended:
+        if s.site in found.turning:
+            turns.setdefault(found.turning[s.site], []).append(s)
+            continue
+        if s.site not in found.fixed:
+            found.fixed[s.site] = Fixed(s.buffer.name, s.buffer.bytes, s.buffer.memory)
+        found.fixed[s.site].alive |= (2 << s.died) - (1 << s.born)
+    for key, spans in turns.items():
+        first = spans[0].buffer
+        alive = (2 << max(s.died for s in spans)) - (1 << min(s.born for s in spans))
+        found.rings[key] = Ring(first.name, first.bytes, first.memory, _most(spans), alive)
+
+
+def _most(spans: Sequence[_Span]) -> int:
+    """How many are alive at once."""
+    changes = sorted([(s.born, 0) for s in spans] + [(s.died, 1) for s in spans])
+    now = most = 0
+    for _, ends in changes:
+        now += -1 if ends else 1
+        most = max(most, now)
+    return most
