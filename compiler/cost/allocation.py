@@ -9,22 +9,14 @@ used in turn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from compiler.cost.lifetimes import Lives, RingKey, Site, Traced
-from compiler.cost.memory import ClassMemory
+from compiler.cost.lifetimes import Lives, RingKey, Site
 from compiler.cost.pack import aligned, pack
-from compiler.liveness import rounds
-from compiler.ops.effects import Load
-from compiler.program import Program
+from compiler.cost.traced import Bundle, TracedMemory, Variant, bundle_of
 
-Key = tuple[str, int]
-"""(function, chunk)."""
-
-Variant = tuple[str, int, frozenset[str]]
-"""A function, its chunk, and the accumulators that it is the first to set in the step."""
-
+NOTHING: Mapping[Bundle, int] = {}
 
 PoolKey = tuple[str, str, int]
 """The function that saves, the one that loads for the last time, their chunk."""
@@ -76,47 +68,19 @@ class Allocation:
         return self.size / self.peak - 1 if self.peak else 0.0
 
 
-@dataclass(slots=True)
-class _Bundle:
-    """A saved buffer: the slots that share it, and the functions that make it and load it for the last time."""
-
-    origin: Key
-    names: set[str]
-    bytes: int
-    memory: str
-    offset: int = 0
-
-
-class _Memory(ClassMemory):
-    """Keeps the traces of the replays."""
-
-    replay = Traced
-
-    def lives(self, variant: Variant) -> Lives:
-        replay = self.replays[variant]
-        assert isinstance(replay, Traced)
-        return replay.found
-
-
-def allocation(program: Program, group: int) -> dict[str, Allocation]:
-    """Memory kind -> the allocation of the devices of a group."""
-    (cls,) = (c for c in program.classes if group in c.groups)
-    memory = _Memory(program, cls)
-    use = memory.use(group)
-    found = {}
-    for kind, peak in use.items():
-        found[kind] = _Plan(memory, group, kind).made(peak.bytes)
-    return found
+def allocation(memory: TracedMemory, group: int) -> dict[str, Allocation]:
+    """Memory kind -> the allocation of the devices of a group of the class."""
+    return {kind: _Plan(memory, group, kind).made(peak.bytes) for kind, peak in memory.use(group).items()}
 
 
 class _Plan:
-    def __init__(self, memory: _Memory, group: int, kind: str) -> None:
+    def __init__(self, memory: TracedMemory, group: int, kind: str) -> None:
         self.memory, self.kind = memory, kind
-        self.timeline = list(_timeline(memory, group))
+        self.timeline = memory.timeline(group)
         self.alive: dict[Variant, int] = {}
         for t, (variant, _) in enumerate(self.timeline):
             self.alive[variant] = self.alive.get(variant, 0) | 1 << t
-        self.bundles = _bundles(memory, self.alive)
+        self.bundles = memory.bundles(group)
 
     def made(self, peak: int) -> Allocation:
         """Packs both levels."""
@@ -147,7 +111,7 @@ class _Plan:
         workspaces = {}
         for variant, alive in self.alive.items():
             workspaces[variant] = Workspace(len(blocks), self.memory.lives(variant).turning)
-            blocks.append((self._fill([(workspaces[variant], variant, 0)], []), alive))
+            blocks.append((self._fill([(workspaces[variant], variant, 0)])[0], alive))
         shared: dict[int, int] = {}
         for pool, alive in pools.values():
             if pool.block not in shared:
@@ -162,7 +126,7 @@ class _Plan:
         """Of one micro-batch at a time: saved values lie among the buffers of the actions, from where one is made in a
         forward pass to where it is let go in a backward pass. The update has a block of its own."""
         members: list[tuple[Workspace, Variant, int]] = []
-        saved: dict[int, tuple[_Bundle, int]] = {}
+        saved: dict[Bundle, int] = {}
         length = alive = 0
         block = len(blocks)
         blocks.append((0, 0))
@@ -171,26 +135,30 @@ class _Plan:
             lives = self.memory.lives(variant)
             if variant[0] == "U":
                 workspaces[variant] = Workspace(len(blocks), lives.turning)
-                blocks.append((self._fill([(workspaces[variant], variant, 0)], []), times))
+                blocks.append((self._fill([(workspaces[variant], variant, 0)])[0], times))
                 continue
             workspaces[variant] = Workspace(block, lives.turning)
             members.append((workspaces[variant], variant, length))
             alive |= times
-            for bundle, _ in self.bundles:
+            for bundle in self.bundles:
                 here = _presence(bundle, lives)
                 if here and bundle.memory == self.kind:
-                    saved[id(bundle)] = bundle, saved.get(id(bundle), (bundle, 0))[1] | here << length
+                    saved[bundle] = saved.get(bundle, 0) | here << length
             length += lives.length
-        size = self._fill(members, list(saved.values()))
+        size, offsets = self._fill(members, saved)
+        within = {name: at for bundle, at in zip(saved, offsets, strict=True) for name in bundle.names}
         for pool, times in pools.values():
             pool.block, pool.stride = block, size
-            pool.within = {n: b.offset for b, _ in saved.values() for n in b.names if n in pool.within}
+            pool.within = {name: within[name] for name in pool.within}
             alive |= times
         blocks[block] = size, alive
         return workspaces
 
-    def _fill(self, members: list[tuple[Workspace, Variant, int]], saved: list[tuple[_Bundle, int]]) -> int:
-        """Packs the buffers of some actions, each `shift` instructions later, and saved ones: the bytes of the block."""
+    def _fill(
+        self, members: list[tuple[Workspace, Variant, int]], saved: Mapping[Bundle, int] = NOTHING
+    ) -> tuple[int, list[int]]:
+        """Packs the buffers of some actions, each so many instructions later, and saved ones with when they are there.
+        The bytes of the block, and the offsets of the saved ones in it."""
         blocks = []
         for workspace, variant, shift in members:
             lives = self.memory.lives(variant)
@@ -202,13 +170,11 @@ class _Plan:
                 if r.memory == self.kind:
                     workspace.rings[key] = len(blocks), aligned(r.bytes), r.count
                     blocks.append((aligned(r.bytes) * r.count, r.alive << shift))
-        offsets, size = pack(blocks + [(bundle.bytes, alive) for bundle, alive in saved])
+        offsets, size = pack(blocks + [(bundle.bytes, alive) for bundle, alive in saved.items()])
         for workspace, _, _ in members:
             workspace.fixed = {site: offsets[i] for site, i in workspace.fixed.items()}
             workspace.rings = {key: (offsets[i], stride, n) for key, (i, stride, n) in workspace.rings.items()}
-        for (bundle, _), at in zip(saved, offsets[len(blocks) :], strict=True):
-            bundle.offset = at
-        return size
+        return size, offsets[len(blocks) :]
 
     def _set(self) -> dict[str, int]:
         """Accumulators of this memory -> the index of the action that sets it first."""
@@ -225,9 +191,9 @@ class _Plan:
         Chunks share, if that is smaller than pools of their own: then the largest's bytes count for all.
         """
         pools: dict[PoolKey, Pool] = {}
-        for bundle, death in self.bundles:
+        for bundle in self.bundles:
             if bundle.memory == self.kind:
-                pool = pools.setdefault((bundle.origin[0], death[0], bundle.origin[1]), Pool(len(pools), 0, 0))
+                pool = pools.setdefault((bundle.origin[0], bundle.death[0], bundle.origin[1]), Pool(len(pools), 0, 0))
                 pool.within.update(dict.fromkeys(bundle.names, pool.stride))
                 pool.stride += aligned(bundle.bytes)
         kinds: dict[tuple[str, str], list[PoolKey]] = {}
@@ -255,7 +221,7 @@ class _Plan:
         deaths = {(death, chunk) for _, death, chunk in pools}
         now = most = alive = 0
         for t, (variant, skipped) in enumerate(self.timeline):
-            now += sum(key in origins for key in skipped) - sum(key in deaths for key in skipped)
+            now += skipped.calls(origins) - skipped.calls(deaths)
             now += variant[:2] in origins
             alive |= (now > 0) << t
             most = max(most, now)
@@ -263,48 +229,8 @@ class _Plan:
         return most, alive
 
 
-def _timeline(memory: ClassMemory, group: int) -> Iterator[tuple[Variant, list[Key]]]:
-    """The group's actions in order, each with the ones before it that are left out: of the rounds of a loop the first
-    two and the last stand for all."""
-    accumulated: set[str] = set()
-    for steps, n in rounds(memory.program, memory.cls, group):
-        for i in range(min(n, 3)):
-            skipped = list(steps) * (n - 3) if i == 2 else []
-            for kind, chunk in steps:
-                yield (kind, chunk, memory.touched[kind, chunk] - accumulated), skipped
-                accumulated |= memory.touched[kind, chunk]
-                skipped = []
-
-
-def _bundles(memory: _Memory, variants: Mapping[Variant, int]) -> list[tuple[_Bundle, Key]]:
-    """The buffers that functions save, each with the function that loads it for the last time."""
-    order = {"F": 0, "B": 1, "W": 2}
-    loads = {
-        i.op.name: key
-        for key, f in memory.functions.items()
-        for i in f.body.instrs
-        if isinstance(i.op, Load) and i.op.last
-    }
-    of: dict[str, _Bundle] = {}
-    seen: set[Key] = set()
-    for variant in sorted(variants, key=lambda v: order.get(v[0], 3)):
-        if variant[:2] in seen:
-            continue
-        seen.add(variant[:2])
-        lives = memory.lives(variant)
-        known = {b: of[next(iter(names))] for b, names in lives.given.items() if not b.static}
-        for name, b in lives.saved.items():
-            if name not in of and not b.static:
-                bundle = known.setdefault(b, _Bundle(variant[:2], set(), b.bytes, b.memory))
-                bundle.names.add(name)
-                of[name] = bundle
-    unique = {id(u): u for u in of.values()}
-    return [(u, max((loads[n] for n in u.names), key=lambda k: order[k[0]])) for u in unique.values()]
-
-
-def _presence(bundle: _Bundle, lives: Lives) -> int:
+def _presence(bundle: Bundle, lives: Lives) -> int:
     """When the bundle's buffer is there in an action."""
-    for b, names in lives.given.items():
-        if names & bundle.names:
-            return lives.alive.get(b, (1 << lives.length) - 1)
-    return next((lives.alive[b] for n, b in lives.saved.items() if n in bundle.names), 0)
+    for b in bundle_of([bundle], lives):
+        return lives.alive.get(b, (1 << lives.length) - 1)
+    return 0

@@ -7,6 +7,7 @@ from typing import Any
 
 from compiler.cost.allocation import Allocation, Pool, allocation
 from compiler.cost.memory import memory_use
+from compiler.cost.traced import TracedMemory
 from compiler.ops.effects import Accumulate
 from compiler.program import Program
 from runtime.data.synthetic import synthetic
@@ -151,6 +152,11 @@ class _Player:
         raise AssertionError(f"no pool for {b.slots}")
 
 
+def plan(program: Program, group: int) -> dict[str, Allocation]:
+    (cls,) = (c for c in program.classes if group in c.groups)
+    return allocation(TracedMemory(program, cls), group)
+
+
 def placed(program: Program) -> dict[int, dict[str, Allocation]]:
     """The allocations of all groups, each played on a step of all devices."""
     run = TrackedExecutor(program)
@@ -162,19 +168,19 @@ def placed(program: Program) -> dict[int, dict[str, Allocation]]:
     use = memory_use(program)
     found = {}
     for group, devices in run.devices.items():
-        found[group] = allocation(program, group)
+        found[group] = plan(program, group)
         touched = {
             (f.name, f.chunk): frozenset(i.op.name for i in f.body.instrs if isinstance(i.op, Accumulate))
             for f in devices[0].cls.functions
         }
         assert found[group].keys() == use[group].keys()
-        for memory, plan in found[group].items():
-            assert plan.peak == use[group][memory].bytes <= plan.size
+        for memory, made in found[group].items():
+            assert made.peak == use[group][memory].bytes <= made.size
             for d in devices:
                 assert isinstance(d, Tracked)
-                player = _Player(plan, memory, touched)
+                player = _Player(made, memory, touched)
                 for what, thing in d.log:
                     if what in ("begin", "end") or thing.memory == memory:
                         getattr(player, what)(thing)
-                assert player.top or plan.size == plan.static
+                assert player.top or made.size == made.static
     return found

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compiler.cost.allocation import allocation
 from compiler.cost.pack import ALIGNMENT, aligned, bound, pack
-from tests.cost.placed import placed
+from compiler.program import Program
+from tests.cost.placed import placed, plan
 from tests.cost.test_memory_exact import EVERY, PIPELINE, SCHEDULES, SMALL, example
 from tests.runtime.test_memory import LOOP, X
 from tests.runtime.test_memory import program as hand_made
@@ -87,15 +87,22 @@ def test_little_is_lost(name: str) -> None:
     """In sizes in which rounding to 512 bytes does not count: at most 5% more than what is alive at the peak."""
     program = example(name, REAL[name]).program
     for group in {0, program.groups - 1}:
-        assert 0 <= allocation(program, group)["hbm"].fragmentation < 0.05
+        assert 0 <= plan(program, group)["hbm"].fragmentation < 0.05
 
 
 def test_neither_layers_nor_micro_batches_count() -> None:
     few = example("gpt", "layers=8 pp=4 microbatches=8 batch=1024").program
     many = example("gpt", "layers=1024 pp=4 microbatches=1024 batch=1024").program
-    started = time.process_time()
-    first = allocation(few, 1)["hbm"]
-    middle = time.process_time()
-    second = allocation(many, 1)["hbm"]
-    assert time.process_time() - middle < 2 * (middle - started) + 0.05
-    assert [p.count for p in first.pools.values()] == [p.count for p in second.pools.values()] == [3]
+    assert _fastest(many) < 2 * _fastest(few) + 0.05
+    counts = [[p.count for p in plan(program, 1)["hbm"].pools.values()] for program in (few, many)]
+    assert counts == [[3], [3]]
+
+
+def _fastest(program: Program) -> float:
+    """Seconds, of three tries."""
+    taken = []
+    for _ in range(3):
+        started = time.process_time()
+        plan(program, 1)
+        taken.append(time.process_time() - started)
+    return min(taken)
