@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from compiler.cost.allocation import Allocation, allocation
 from compiler.cost.calibration import Calibration, of_cluster
+from compiler.cost.fullest import Fullest, fullest, traced
 from compiler.cost.memory import memory_use
+from compiler.cost.replay import FIRST
+from compiler.cost.reserved import reserved
 from compiler.cost.simulate import Simulation
 from compiler.cost.timeline import Timeline
 from compiler.cost.variation import Variation
 from compiler.driver import Compiled
+from compiler.program import Program
+
+MOST = 12
+"""Values that are listed of a fullest moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,40 @@ class MemoryRow:
 
 
 @dataclass(frozen=True, slots=True)
+class FullMemory:
+    """One memory of the devices that need most of it (first … first+count-1): its fullest moment, and what that takes
+    of a memory that is handed out: with offsets that are fixed beforehand, and (of device memory) by a caching
+    allocator."""
+
+    first: int
+    count: int
+    moment: Fullest
+    allocation: Allocation
+    reserved: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, in bytes."""
+        m = self.moment
+        return {
+            "memory": m.memory,
+            "first": self.first,
+            "devices": self.count,
+            "stage": m.group,
+            "action": str(m.action) if m.action is not None else None,
+            "where": m.where,
+            "peak": m.peak,
+            "roles": dict(m.roles),
+            "largest": [
+                {"name": a.name, "role": a.role, "type": a.type, "count": a.count, "bytes": a.bytes}
+                for a in m.alive[:MOST]
+            ],
+            "arena": self.allocation.size,
+            "fragmentation": self.allocation.fragmentation,
+            "reserved": self.reserved,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Help:
     """How long the step would take if one thing were better."""
 
@@ -35,12 +77,13 @@ class Help:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A job with its cost. `helps`: best first, those that change anything."""
+    """A job with its cost. helps: best first, those that change anything; fullest: one of each kind of memory."""
 
     compiled: Compiled
     timeline: Timeline
     memory: tuple[MemoryRow, ...]
     helps: tuple[Help, ...]
+    fullest: tuple[FullMemory, ...] = ()
 
     @property
     def peak(self) -> int:
@@ -84,6 +127,7 @@ class Estimate:
                 {"first": m.first, "devices": m.count, "memory": m.memory, "peak": m.peak, "roles": dict(m.roles)}
                 for m in self.memory
             ],
+            "fullest": [f.as_json() for f in self.fullest],
             "bottleneck": t.bottleneck,
             "helps": [{"what": h.what, "step_seconds": h.seconds} for h in self.helps],
             "top": [
@@ -107,7 +151,8 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
     seconds = timeline.step_seconds
     found = [Help(what, simulation.run(c, v).step_seconds) for what, c, v in _better(simulation, variation)]
     helps = sorted((h for h in found if h.seconds < 0.995 * seconds), key=lambda h: h.seconds)
-    return Estimate(compiled, timeline, _memory(compiled), tuple(helps))
+    rows = _memory(compiled)
+    return Estimate(compiled, timeline, rows, tuple(helps), tuple(_fullest(compiled.program, rows)))
 
 
 def _better(simulation: Simulation, variation: Variation | None) -> Iterator[tuple[str, Calibration, Variation | None]]:
@@ -140,3 +185,15 @@ def _memory(compiled: Compiled) -> tuple[MemoryRow, ...]:
             else:
                 rows.append(MemoryRow(group * size, size, kind, peak.bytes, peak.roles))
     return tuple(rows)
+
+
+def _fullest(program: Program, rows: Sequence[MemoryRow]) -> Iterator[FullMemory]:
+    """The first devices that need most of each kind."""
+    size = program.devices // program.groups
+    for kind in dict.fromkeys(r.memory for r in rows):
+        row = max((r for r in rows if r.memory == kind), key=lambda r: (r.peak, -r.first))
+        group = row.first // size
+        memory = traced(program, group)
+        moment = fullest(memory, group, kind)
+        placed = allocation(memory, group)[kind]
+        yield FullMemory(row.first, row.count, moment, placed, reserved(memory, group) if kind == FIRST else None)

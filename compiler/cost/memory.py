@@ -10,19 +10,14 @@ from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import rounds, walk
 from compiler.ops.effects import Accumulate, Input
 from compiler.program import DeviceClass, Program
-from dsl.diagnostics import fail
-
-SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """The high-water mark of one memory of one device: bytes, by role, where, and the largest things alive."""
+    """The high-water mark of one memory of one device: bytes, and by role. (`fullest` tells more of it.)"""
 
     bytes: int
     roles: Mapping[str, int]
-    where: str = ""
-    largest: tuple[tuple[str, int], ...] = ()
 
 
 MemoryUse = dict[str, Peak]
@@ -95,36 +90,27 @@ class ClassMemory:
     def _add_up(self, schedule: Iterable[tuple[tuple[tuple[str, int], ...], int]]) -> MemoryUse:
         now: Totals = {key: sum(n for _, n in items) for key, items in self.static.items()}
         peaks: MemoryUse = {}
-        self._record(peaks, now, "", [])
+        self._record(peaks, now)
         accumulated: set[str] = set()
         for steps, n in schedule:
             for i in range(min(n, 3)):
                 before = dict(now)
                 for name, chunk in steps:
                     effect = self.effect(name, chunk, accumulated)
-                    for memory, (_, totals, where, alive) in effect.peaks.items():
-                        self._record(peaks, _sum(now, totals), where, alive, memory)
+                    for memory, top in effect.peaks.items():
+                        self._record(peaks, _sum(now, top.totals), memory)
                     now = _sum(now, effect.delta)
                     accumulated |= self.touched[name, chunk]
                 if i == 1:  # what the second round did, the rounds up to the last do too
                     now = _sum(now, {k: (v - before.get(k, 0)) * (n - 3) for k, v in now.items()} if n > 3 else {})
         return peaks
 
-    def _record(
-        self, peaks: MemoryUse, now: Totals, where: str, alive: list[tuple[str, int]], only: str | None = None
-    ) -> None:
+    def _record(self, peaks: MemoryUse, now: Totals, only: str | None = None) -> None:
         for memory in {m for m, _ in now} if only is None else {only}:
             roles = {r: v for (m, r), v in now.items() if m == memory and v}
             total = sum(roles.values())
-            if memory in peaks and peaks[memory].bytes >= total:
-                continue
-            things = list(alive)
-            for (m, _), items in self.static.items():
-                things += items if m == memory else []
-            things += [(f"{r} values of all micro-batches in flight", v) for r, v in roles.items() if r == "saved"]
-            things += [(f"accumulated {r}s", v) for r, v in roles.items() if r in ("gradient", "metric")]
-            things.sort(key=lambda item: -item[1])
-            peaks[memory] = Peak(total, roles, where, tuple(things[:SHOWN]))
+            if memory not in peaks or total > peaks[memory].bytes:
+                peaks[memory] = Peak(total, roles)
 
 
 def memory_use(program: Program) -> dict[int, MemoryUse]:
@@ -134,36 +120,6 @@ def memory_use(program: Program) -> dict[int, MemoryUse]:
         memory = ClassMemory(program, cls)
         found.update((g, memory.use(g)) for g in cls.groups)
     return dict(sorted(found.items()))
-
-
-def check_capacity(use: Mapping[int, MemoryUse], capacities: Mapping[str, float]) -> None:
-    """Raise E0701 if a group's devices need more than there is; `capacities`: memory kind -> bytes per device."""
-    for group, memories in use.items():
-        for memory, peak in memories.items():
-            if memory in capacities and peak.bytes > capacities[memory]:
-                raise out_of_memory(group, memory, peak, capacities[memory])
-
-
-def out_of_memory(group: int, memory: str, peak: Peak, capacity: float) -> Exception:
-    """The error for a peak beyond the capacity: names the moment and the largest things alive."""
-    notes = tuple((f"{show_bytes(n):>12}  {name}", None) for name, n in peak.largest)
-    roles = ", ".join(f"{role} {show_bytes(n)}" for role, n in sorted(peak.roles.items(), key=lambda x: -x[1]))
-    return fail(
-        "E0701",
-        f"out of memory: the devices of group {group} need {show_bytes(peak.bytes)} of {memory}, "
-        f"they have {show_bytes(capacity)}" + (f" (in {peak.where})" if peak.where else ""),
-        notes=((f"by role: {roles}", None), *notes),
-        help="split more (`shard weights on …`, a larger mesh), recompute, offload, or use more micro-batches",
-    )
-
-
-def show_bytes(n: float) -> str:
-    """A number of bytes for people: `1.50 GiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if n < 1024:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.2f} {unit}"
-        n /= 1024
-    return f"{n:.2f} TiB"
 
 
 def _sum(a: Totals, b: Totals) -> Totals:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from compiler.cost.memory import ClassMemory
 from compiler.cost.replay import Effect, Totals
 from compiler.liveness import unrolled
-from compiler.program import DeviceClass, Program
+from compiler.program import Program
 from compiler.schedules import Action
 
 
@@ -71,21 +71,25 @@ def occupancy(program: Program) -> dict[int, Occupancy]:
     """Group -> memory -> series. Each function is replayed once per state that it can begin in; then actions add up."""
     found: dict[int, Occupancy] = {}
     for cls in program.classes:
-        memory = ClassMemory(program, cls)
-        series = _Walk(program, cls, memory)
-        found.update((g, series.of(g)) for g in cls.groups)
+        walk = _Walk(ClassMemory(program, cls))
+        found.update((g, walk.of(g)) for g in cls.groups)
     return dict(sorted(found.items()))
+
+
+def group_occupancy(memory: ClassMemory, group: int) -> Occupancy:
+    """The series of one group of the class."""
+    return _Walk(memory).of(group)
 
 
 class _Walk:
     """Goes through the schedules of a class's groups; what an action makes of equal totals is worked out once."""
 
-    def __init__(self, program: Program, cls: DeviceClass, memory: ClassMemory) -> None:
-        self.program, self.cls, self.memory = program, cls, memory
+    def __init__(self, memory: ClassMemory) -> None:
+        self.memory = memory
         self._next: dict[tuple[frozenset[tuple[tuple[str, str], int]], Effect], tuple[Totals, dict[str, Moment]]] = {}
 
     def of(self, group: int) -> Occupancy:
-        actions = tuple(unrolled(self.program, self.cls.schedule, group))
+        actions = tuple(unrolled(self.memory.program, self.memory.cls.schedule, group))
         now: Totals = {key: sum(n for _, n in items) for key, items in self.memory.static.items()}
         begin = dict(now)
         moments: list[dict[str, Moment]] = []
@@ -111,9 +115,9 @@ class _Walk:
                 begin, stays = _roles(now, kind), _roles(after, kind)
                 at_peak, where = begin, ""
                 if kind in effect.peaks:
-                    rise, totals, place, _ = effect.peaks[kind]
-                    if rise > 0:
-                        at_peak, where = _roles(_added(now, totals), kind), place
+                    top = effect.peaks[kind]
+                    if top.bytes > 0:
+                        at_peak, where = _roles(_added(now, top.totals), kind), top.where
                 found[kind] = Moment(sum(at_peak.values()), at_peak, where, stays)
             self._next[key] = after, found
         return self._next[key]

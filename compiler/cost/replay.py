@@ -62,12 +62,23 @@ Totals = dict[tuple[str, str], int]  # (memory, role) -> bytes
 Signature = tuple[tuple[object, ...], ...]
 
 
+@dataclass(slots=True)
+class Top:
+    """The fullest moment of an action in one memory, relative to its start: bytes, by (memory, role), where, and what
+    the action's own micro-batch then holds: (name, role, bytes)."""
+
+    bytes: int
+    totals: Totals
+    where: str
+    alive: list[tuple[str, str, int]]
+
+
 @dataclass(slots=True, eq=False)
 class Effect:
-    """What one action does to memory, relative to its start."""
+    """What one action does to memory, relative to its start; peaks: by memory."""
 
     delta: Totals
-    peaks: dict[str, tuple[int, Totals, str, list[tuple[str, int]]]] = field(default_factory=dict)
+    peaks: dict[str, Top] = field(default_factory=dict)
 
 
 class Replay:
@@ -86,6 +97,7 @@ class Replay:
     def run(self, function: Function) -> Effect:
         self.totals = {}
         self.effect = Effect({})
+        self.live.update((b, None) for b in self.saved.values() if not b.static)
         self._body(function.body, {}, function.name)
         self.effect.delta = {k: v for k, v in self.totals.items() if v}
         return self.effect
@@ -123,9 +135,9 @@ class Replay:
             sums[memory] = sums.get(memory, 0) + n
         for memory, total in sums.items():
             old = self.effect.peaks.get(memory)
-            if old is None or total > old[0]:
-                alive = [(b.name, b.bytes) for b in self.live if b.memory == memory and not b.slots]
-                self.effect.peaks[memory] = (total, dict(self.totals), at, alive)
+            if old is None or total > old.bytes:
+                alive = [(b.name, b.role, b.bytes) for b in self.live if b.memory == memory]
+                self.effect.peaks[memory] = Top(total, dict(self.totals), at, alive)
 
     def _bytes(self, var: Var) -> int:
         return local_type(var.type, var.layout, self.sizes).bytes
@@ -272,9 +284,9 @@ class Replay:
 
 
 def copies(slots: Mapping[str, Buffer]) -> dict[str, Buffer]:
-    """The same slots for another micro-batch: those that shared a buffer share one again."""
+    """The same slots for another action: those that shared a buffer share one again. They stay `saved` to their end."""
     made: dict[Buffer, Buffer] = {}
     for b in slots.values():
         if b not in made:
-            made[b] = b if b.static else Buffer(b.bytes, b.memory, b.name, b.origin, slots=b.slots)
+            made[b] = b if b.static else Buffer(b.bytes, b.memory, b.name, "saved", slots=b.slots)
     return {name: made[b] for name, b in slots.items()}

@@ -11,6 +11,7 @@ import click
 from parc import api
 from parc.cli.common import Command, Output, choice, color, job_options, read_source
 from parc.cli.tables import amount, seconds, table
+from parc.cli.waterfall import waterfall
 
 if TYPE_CHECKING:
     from compiler.cost.variation import Variation
@@ -118,16 +119,7 @@ def _shown(e: Estimate, style: bool) -> str:
         parts.append(table(["communication over", "exposed", "sent per device"], rows, style))
     rows = [[c.name, c.kind, f"{c.calls:,}", seconds(c.seconds)] for c in t.top[:_MOST_SHOWN]]
     parts.append(table(["takes longest", "kind", "calls", "time"], rows, style, left=2))
-    roles = list(dict.fromkeys(role for m in e.memory for role in m.roles))
-    fullest: dict[str, Any] = {}
-    for m in e.memory:
-        if m.memory not in fullest or m.peak > fullest[m.memory].peak:
-            fullest[m.memory] = m
-    rows = [
-        [f"{m.first}..{m.first + m.count - 1}", m.memory, amount(m.peak), *(amount(m.roles.get(r, 0)) for r in roles)]
-        for m in fullest.values()
-    ]
-    parts.append(table(["fullest devices", "memory", "peak", *roles], rows, style, left=2))
+    parts += [waterfall(f, e.capacity if f.moment.memory == "hbm" else None, style) for f in e.fullest]
     if e.helps:
         rows = [[h.what, seconds(h.seconds), f"{h.seconds / t.step_seconds - 1:+.0%}"] for h in e.helps[:4]]
         parts.append(table(["what would help", "step", ""], rows, style))

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from compiler.cost.memory import MemoryUse, check_capacity, memory_use
+from compiler.cost.capacity import check_capacity
+from compiler.cost.memory import MemoryUse, memory_use
 from compiler.graph import Type
 from compiler.layout import Layout
 from compiler.liveness import unrolled
@@ -109,7 +110,7 @@ class Emulator:
     ) -> None:
         self.program, self.mesh = program, Mesh.of(program)
         self.memory: dict[int, MemoryUse] = memory_use(program)
-        check_capacity(self.memory, capacities or {})
+        check_capacity(program, self.memory, capacities or {})
         self.traffic: dict[int, Volumes] = {}
         self.steps = 0
         found: dict[int, _Group] = {}
