@@ -14,6 +14,7 @@ from compiler.passes.prune import prune, prune_nodes
 from compiler.passes.recompute import Recompute
 from compiler.passes.residuals import Closing, Context
 from compiler.passes.simplify import anything, merge_equal, simplify
+from compiler.passes.sum_in_own_type import sum_in_own_type
 from compiler.passes.transpose import transpose
 
 
@@ -54,6 +55,7 @@ def differentiate(
     merged, env = merge_equal(nodes, anything)
     grads = [_gradient(merged, w, None if g is None else env.get(g, g)) for w, g in zip(weights, found, strict=True)]
     _distinct(merged, grads)
+    merged = sum_in_own_type(merged, grads, labels)
     live = prune_nodes(merged, grads)
 
     # Gradients have their names by right; whatever else would like them comes after.

@@ -148,6 +148,8 @@ class Closing:
         return found
 
     def _is_cheap(self, value: Value) -> bool:
+        if value in self.context.never_again:
+            return False
         node = self.early[self.made[value]]
         return node.op.cheap() or isinstance(node.op, Cast) or _is_scaling(node) or value in self.static
 
@@ -281,13 +283,21 @@ def _is_scaling(node: Node) -> bool:
 class Context:
     """What all levels share. `name` makes a late value of an open one, under the name that it is to have.
 
+    `never_again`: cheap values that late must not compute again, as it has them not where they were made.
     `copies`: what late computes again -> the early value that it is equal to (not inside copied loops).
     """
 
-    def __init__(self, names: Names, recompute: Recompute, name: Callable[[Value], Value]) -> None:
+    def __init__(
+        self,
+        names: Names,
+        recompute: Recompute,
+        name: Callable[[Value], Value],
+        never_again: frozenset[Value] = frozenset(),
+    ) -> None:
         self.names = names
         self.recompute = recompute
         self.name = name
+        self.never_again = never_again
         self.copies: dict[Value, Value] = {}
 
     def late_name(self, v: Value, suffix: str, path: str | None) -> Value:

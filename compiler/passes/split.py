@@ -24,10 +24,11 @@ def split(placed: Placed, staged: Staged) -> tuple[Placed, Staged]:
         return placed, staged
     addends = dict.fromkeys(v for parts in staged.addends for v in parts)
     urgent = dict.fromkeys(_awaited(placed.backward, addends, staged))
+    sent = frozenset(urgent)
     while True:
         outputs = (*urgent, *(v for v in addends if v not in urgent))
         whole = Graph(placed.backward.name, placed.backward.inputs, placed.backward.nodes, outputs)
-        halves = split_backward(whole, tuple(urgent), Names(placed.layouts))
+        halves = split_backward(whole, tuple(urgent), Names(placed.layouts), sent)
         at_hand = [v for v in halves.crossing if v in addends and v not in urgent]
         if not at_hand:
             break

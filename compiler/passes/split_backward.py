@@ -26,12 +26,15 @@ class Halves(NamedTuple):
     copies: Mapping[Value, Value]
 
 
-def split_backward(graph: Graph, urgent: Sequence[Value], names: Names | None = None) -> Halves:
+def split_backward(
+    graph: Graph, urgent: Sequence[Value], names: Names | None = None, sent: frozenset[Value] = frozenset()
+) -> Halves:
     """B puts out `urgent`, then `crossing`; W takes crossing (first) and puts out the graph's
     other outputs, in order. Both keep the graph's values; inputs are those that they use, in the graph's order.
 
     `urgent` are outputs of the graph; one may cross as well. A gradient that is a mere sum (of a bias) is better named
     urgent: else what it sums up has to cross. `names` must know all names of the graph; left out, they are collected.
+    `sent`: what reaches other stages in B; W takes it from there, rather than compute it again of what they lack.
     """
     names = names or Names(v.name for v in graph_values(graph))
     rest = [v for v in graph.outputs if v not in set(urgent)]
@@ -39,7 +42,7 @@ def split_backward(graph: Graph, urgent: Sequence[Value], names: Names | None = 
     for v in urgent:
         early.need(v)
     late, _ = _late_nodes(graph.nodes, _Early(early, graph.inputs, 0), rest)
-    context = Context(names, Recompute(graph, ()), lambda v: v)
+    context = Context(names, Recompute(graph, ()), lambda v: v, sent)
     closing = Closing(context, None, graph.inputs, graph.nodes, 0, frozenset())
     outputs = closing.close(late, rest)
     crossing = tuple(closing.saved)

@@ -334,6 +334,9 @@ def draw_model(rng: Random) -> tuple[Model, Drawing]:
         loop = (*loop, Piece("tied", ("x = x + 0.5 * sin(x * (1.0 + shared))",)))
     d.inside = False
     after = pieces(0, 1, False)
+    if rng.random() < 0.3:
+        early, late = _around(d)
+        before, after = (*before, early), (late, *after)
     if family == "image" and rng.random() < 0.5 and d.sizes["y"] % 4 == 0:
         after = (*after, pooled(d))  # last: the dims' declared sizes are those before
     d.scopes.append("block")
@@ -341,6 +344,19 @@ def draw_model(rng: Random) -> tuple[Model, Drawing]:
 
 
 Tail = Callable[[Drawing], Piece]
+
+
+def _around(d: Drawing) -> tuple[Piece, Piece]:
+    """What is made before the loop and read behind it: past all stages of a pipeline."""
+    last = list(d.sizes)[-1]
+    e = d.name("e")
+    renamed, back = f"rename(x, {last} -> {e})", f"rename(early, {e} -> {last})"
+    made, read = d.rng.choice([("0.5 * x", "early"), (renamed, back), ("tanh(x)", "early"), ("", "early")])
+    lines: tuple[str, ...] = (f"early = {made}",)
+    if not made:  # a product with a weight
+        w = d.weight((last, e))
+        lines = (f"dim {e} = {d.sizes[last]}", f"weight {w}[{last},{e}]", f"early[{d.dims}] = {renamed} @ {w}")
+    return Piece("around", lines), Piece("around", (f"x = x + 0.5 * {read}",))
 
 
 def _sizes(drawing: Drawing, /, **choices: list[int]) -> None:
