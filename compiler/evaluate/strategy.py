@@ -215,6 +215,10 @@ class Expander:
 
     def _layout(self, statement: ast.LayoutDecl, scope: Scope) -> LayoutRule:
         tensor = self._path(statement.tensor)
+        first = next((r for r in self.rules.layouts if r.tensor == tensor), None)
+        if first is not None:
+            notes = [("the first is here", first.span)]
+            raise fail("E0415", f"the layout of `{tensor}` is given twice", statement.span, notes=notes)
         used: dict[str, str] = {}
         dims: list[tuple[str, tuple[str, ...]]] = []
         for name, axes in statement.dims:

@@ -32,12 +32,18 @@ class Differentiated(NamedTuple):
 
 
 def differentiate(
-    model: Model, recomputes: Sequence[RecomputeRule] = (), *, names: Names | None = None, scale: Value | float = 1.0
+    model: Model,
+    recomputes: Sequence[RecomputeRule] = (),
+    *,
+    names: Names | None = None,
+    scale: Value | float = 1.0,
+    apart: bool = False,
 ) -> Differentiated:
     """Reverse mode. The gradients are multiplied by `scale` (a number, or a scalar that backward takes as an input).
 
     `names` must know all names of the model's graph; left out, they are collected. Raises ParcError where a recompute
-    rule speaks of something that the model does not have.
+    rule speaks of something that the model does not have. `apart`: scopes share no computation, for they may be on
+    different devices: a stage would wait for what it could have computed itself.
     """
     names = names or Names(v.name for v in graph_values(model.graph))
     forward = simplify(model.graph)
@@ -52,7 +58,12 @@ def differentiate(
     seed = _seed(b, loss, scale, labels)
     nodes, found = transpose(forward.nodes, {loss: seed}, weights, labels, owners)
     nodes = [*b.nodes, *nodes]
-    merged, env = merge_equal(nodes, anything)
+
+    def scope(node: Node) -> str | None:
+        name = labels.get(node.outputs[0], node.outputs[0].name)
+        return name.partition(".grad")[0].rpartition(".")[0] if apart else None
+
+    merged, env = merge_equal(nodes, anything, scope)
     grads = [_gradient(merged, w, None if g is None else env.get(g, g)) for w, g in zip(weights, found, strict=True)]
     _distinct(merged, grads)
     merged = sum_in_own_type(merged, grads, labels)

@@ -61,6 +61,7 @@ class _Update:
         last = self.staged.stages - 1
         found |= _readers(weight.name, self.placed.forward.nodes, self.staged.forward, self.staged, 0)
         found |= _readers(weight.name, self.placed.backward.nodes, self.staged.backward, self.staged, last)
+        found |= self._saved(weight.name)
         if self.placed.late is not None:
             found |= _readers(weight.name, self.placed.late.nodes, self.staged.backward, self.staged, last)
         for v in self.staged.addends[index]:
@@ -68,6 +69,16 @@ class _Update:
             if place not in (None, ALL):
                 found.add(place)
         return tuple(sorted(found)) or (0,)
+
+    def _saved(self, weight: str) -> set[int]:
+        """Stages whose F makes what their B loads from weights and data only, this weight among them."""
+        saved = self.placed.forward.outputs[1 + len(self.training.model.metrics) :]
+        reached = _reached(weight, self.placed.forward.nodes, self.staged.forward, self.staged)
+        found: set[int] = set()
+        for v, kept in zip(saved, self.placed.kept, strict=True):
+            if v.name in reached:
+                found |= self.staged.loads[kept.name] | self.staged.late_loads.get(kept.name, frozenset())
+        return found
 
     def _depend(self) -> None:
         """Weights that each value depends on; a scalar sum over several weights is a root that groups agree on.
@@ -308,7 +319,7 @@ def _readers(weight: str, nodes: tuple[Node, ...], where: Mapping[str, Stage], s
 
     `begin`: the stage in which the cut loop's carries enter.
     """
-    reached = {weight}
+    reached = _reached(weight, nodes, where, staged)
     found: set[int] = set()
     for node in nodes:
         hits = [i for i, v in enumerate(node.inputs) if v.name in reached]
@@ -319,8 +330,17 @@ def _readers(weight: str, nodes: tuple[Node, ...], where: Mapping[str, Stage], s
             found |= {begin} if max(hits) < node.op.carries else set(range(staged.stages))
             continue
         place = where.get(node.outputs[0].name)
-        if place is None:
-            reached |= {v.name for v in node.outputs}
-        elif place != ALL:
+        if place not in (None, ALL):
             found.add(place)
     return found
+
+
+def _reached(weight: str, nodes: tuple[Node, ...], where: Mapping[str, Stage], staged: Staged) -> set[str]:
+    """The weight and what movable nodes make of it."""
+    reached = {weight}
+    for node in nodes:
+        if staged.is_cut(node) or where.get(node.outputs[0].name) is not None:
+            continue
+        if any(v.name in reached for v in node.inputs):
+            reached |= {v.name for v in node.outputs}
+    return reached

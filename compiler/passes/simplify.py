@@ -23,14 +23,14 @@ def anything(op: Op) -> bool:
 
 
 def merge_equal(
-    nodes: Iterable[Node], mergeable: Callable[[Op], bool], env: dict[Value, Value] | None = None
+    nodes: Iterable[Node], mergeable: Callable[[Op], bool], apart: Callable[[Node], object] = lambda _: None
 ) -> tuple[list[Node], dict[Value, Value]]:
     """Nodes with equal op and operands become one (the first), ops that change nothing go; likewise in bodies.
 
-    Also returns what each value that went is replaced by.
+    Also returns what each value that went is replaced by. Nodes for which `apart` differs stay apart.
     """
-    env = {} if env is None else env
-    seen: dict[tuple[Op, tuple[Value, ...]], Node] = {}
+    env: dict[Value, Value] = {}
+    seen: dict[tuple[Op, tuple[Value, ...], object], Node] = {}
     kept: list[Node] = []
     for old in nodes:
         node = substituted(old, env)
@@ -44,7 +44,7 @@ def merge_equal(
                 env[y] = x
                 continue
         if mergeable(op):
-            first = seen.setdefault((op, node.inputs), node)
+            first = seen.setdefault((op, node.inputs, apart(node)), node)
             if first is not node:
                 env.update(zip(node.outputs, first.outputs, strict=True))
                 continue

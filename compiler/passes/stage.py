@@ -12,12 +12,13 @@ from itertools import accumulate, pairwise
 from math import prod
 
 from compiler.graph import Graph, Node, Value
-from compiler.model import PipelineRule, Strategy
+from compiler.model import PipelineRule
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import in_scope, place_axes
-from dsl.diagnostics import Diagnostic, ParcError
+from compiler.passes.recompute import levels, repeat_path, within
+from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
 
 ALL = -1
 Stage = int | None
@@ -80,12 +81,14 @@ def stage(placed: Placed) -> Staged:
     rule = strategy.pipelines[0] if strategy.pipelines else None
     chunks = rule.chunks if rule is not None else 1
     cut = _cut(placed, rule, groups * chunks) if rule is not None and groups > 1 else None
-    fixed = _fixed(strategy)
+    fixed = _fixed(placed)
     found = Staged(groups, chunks if groups > 1 else 1, cut, rule, {}, {}, (), {})
     first = _assign(placed.forward, found, fixed, {}, True)
     made = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
     saved = {name: ALL for name, place in made.items() if place == ALL}  # others are saved wherever they are read
-    second = _assign(placed.backward, found, (), saved, False, first)
+    loops = {n.op.label: first[n.outputs[0].name] for n in placed.forward.nodes if isinstance(n.op, Repeat)}
+    homes = _homes(placed, first) if cut is None else {}
+    second = _assign(placed.backward, found, (), saved, False, {**first, **homes}, loops)
     addends = tuple(_addends(placed, second, v) for v in placed.backward.outputs)
     wanted = [v for parts in addends for v in parts]
     loads = readers(placed.backward, wanted, [k.name for k in placed.kept], found, second)
@@ -148,8 +151,28 @@ def _cut(placed: Placed, rule: PipelineRule, stages: int) -> Cut:
     return Cut(label, total, tuple(base + (s in more) for s in range(stages)))
 
 
-def _fixed(strategy: Strategy) -> tuple[tuple[str, int], ...]:
-    return tuple((p.scope, p.index) for p in strategy.places)
+def _fixed(placed: Placed) -> tuple[tuple[str, int], ...]:
+    """Scopes and their places, inner scopes before those around them. Raises ParcError for one that has no effect."""
+    rules = placed.training.job.strategy.places
+    made = [_path(n) for n in placed.forward.nodes]
+    wrong = Diagnostics()
+    for i, p in enumerate(rules):
+        first = next((q for q in rules[:i] if q.scope == p.scope), None)
+        if first is not None:
+            notes = [("the first is here", first.span)]
+            wrong.error("E0415", f"`{p.scope}` is placed twice", p.span, notes=notes)
+        elif not any(in_scope(name, p.scope) for name in made):
+            wrong.error("E0410", f"nothing of `{p.scope}` can be placed by itself", p.span, help=_why(placed, p.scope))
+    wrong.raise_if_any()
+    return tuple((p.scope, p.index) for p in sorted(rules, key=lambda p: -p.scope.count(".")))
+
+
+def _why(placed: Placed, scope: str) -> str:
+    """Why no node at the top of the model is in the scope."""
+    loops = [level.path for level in levels(placed.forward) if level.path and within(scope, level.path)]
+    if loops:
+        return f"it is in the loop `{loops[0]}`, which runs in one place: `place {loops[0]} on …`"
+    return "weights and data are where they are used: place the scope that computes with them"
 
 
 def _assign(
@@ -159,11 +182,12 @@ def _assign(
     given: Mapping[str, Stage],
     forward: bool,
     origins: Mapping[str, Stage] | None = None,
+    loops: Mapping[str, Stage] = {},  # noqa: B006
 ) -> dict[str, Stage]:
     """Forward: explicit places, else the latest stage of the operands.
 
-    Backward: the stage of the node that is differentiated (`x.grad…` belongs to what made x: `origins`), else the
-    earliest stage of the operands.
+    Backward: the stage of the node that is differentiated (`x.grad…` belongs to what made x: `origins`; a loop, to the
+    stage of that label in `loops`), else the earliest stage of the operands.
     """
     found: dict[str, Stage] = dict(given)
     last = staged.stages - 1
@@ -174,12 +198,12 @@ def _assign(
                 found[v.name] = ALL if i >= node.op.carries else (last if forward else 0)
             continue
         inputs = {s for v in node.inputs if (s := found.get(v.name)) is not None}
-        place: Stage = next((i for scope, i in fixed if in_scope(node.outputs[0].name, scope)), None)
+        place: Stage = next((i for scope, i in fixed if in_scope(_path(node), scope)), None)
         if ALL in inputs:
             # A loop hands on its carried variables only; what each stage holds a part of stays inside.
             assert len(inputs) == 1, node.outputs[0].name
             place = ALL
-        elif origins is not None and (origin := _origin(node.outputs[0].name, origins)) is not None:
+        elif origins is not None and (origin := _origin(node, origins, loops)) is not None:
             place = origin
         elif place is None and inputs:
             place = max(inputs) if forward else min(inputs)
@@ -188,9 +212,31 @@ def _assign(
     return found
 
 
-def _origin(name: str, stages: Mapping[str, Stage]) -> Stage:
-    """The stage of the forward value that `x.grad…` is named after, if it has one."""
-    made, mark, _ = name.partition(".grad")
+def _path(node: Node) -> str:
+    """What rules about places call a node: the scope that a loop opens, or the path of the result."""
+    return repeat_path(node, "") if isinstance(node.op, Repeat) else node.outputs[0].name
+
+
+def _homes(placed: Placed, stages: Mapping[str, Stage]) -> dict[str, Stage]:
+    """Weights that one stage only reads (casts and the like are made where they are read) -> that stage."""
+    reached = {w.name: {w.name} for w in placed.training.model.weights}
+    found: dict[str, set[Stage]] = {}
+    for node in placed.forward.nodes:
+        weights = set[str]().union(*(reached.get(v.name, ()) for v in node.inputs))
+        place = stages.get(node.outputs[0].name)
+        for v in node.outputs:
+            if place is None:
+                reached[v.name] = weights
+        for w in weights if place is not None else ():
+            found.setdefault(w, set()).add(place)
+    return {w: next(iter(places)) for w, places in found.items() if len(places) == 1}
+
+
+def _origin(node: Node, stages: Mapping[str, Stage], loops: Mapping[str, Stage]) -> Stage:
+    """The stage of the forward loop of the same label, or of the forward value that `x.grad…` is named after."""
+    if isinstance(node.op, Repeat):
+        return loops.get(node.op.label)
+    made, mark, _ = node.outputs[0].name.partition(".grad")
     found = stages.get(made) if mark else None
     return None if found == ALL else found
 

@@ -37,7 +37,11 @@ def training(job: Job) -> Training:
     counters = _counters(job, names)
     scale = counters.scale.value if counters.scale else job.precision.loss_scale
     parts = differentiate(
-        model, job.strategy.recomputes, names=names, scale=scale if isinstance(scale, Value | float | int) else 1.0
+        model,
+        job.strategy.recomputes,
+        names=names,
+        scale=scale if isinstance(scale, Value | float | int) else 1.0,
+        apart=bool(job.strategy.places),
     )
     builder = _Update(job, names, master, counters, parts.gradients)
     graph = builder.build()

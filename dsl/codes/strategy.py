@@ -114,7 +114,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0410",
         "no such place",
-        "`place SCOPE on axis[i]` names a coordinate of the axis, counted from 0.",
+        "`place SCOPE on axis[i]` names a coordinate of the axis, counted from 0. The scope is one that computes\n"
+        "something at the top of the model: a loop runs in one place as a whole.",
         _file("place block on dp[2]"),
         _file("place block on dp[1]"),
     ),
@@ -150,7 +151,7 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0415",
         "given twice",
-        "A strategy has at most one pipeline and one number of micro-batches.",
+        "A strategy has at most one pipeline and one number of micro-batches, a tensor one layout, a scope one place.",
         _file("microbatches 4\nmicrobatches 2"),
         _file("microbatches 4"),
     ),
