@@ -21,6 +21,8 @@ from compiler.program import Program
 MOST = 12
 """Values that are listed of a fullest moment."""
 
+TWICE = "twice the batch in twice the micro-batches, for as many samples"
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryRow:
@@ -150,6 +152,10 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
     timeline = simulation.run(None, variation)
     seconds = timeline.step_seconds
     found = [Help(what, simulation.run(c, v).step_seconds) for what, c, v in _better(simulation, variation)]
+    if not (variation and variation.devices):
+        # What a step does once is then done once for twice as many samples.
+        once = seconds - timeline.once_seconds / 2
+        found.append(Help(TWICE, once))
     helps = sorted((h for h in found if h.seconds < 0.995 * seconds), key=lambda h: h.seconds)
     rows = _memory(compiled)
     return Estimate(compiled, timeline, rows, tuple(helps), tuple(_fullest(compiled.program, rows)))

@@ -17,6 +17,7 @@ from compiler.cost.work import Loop, Meet, Part, Post, Product, Vector, Wait
 if TYPE_CHECKING:
     from compiler.cost.simulate import Simulation
 
+BUBBLE = "device groups that wait for each other (the bubble of the pipeline)"
 SHOWN = 12
 """Entries of the list of what takes longest."""
 
@@ -52,7 +53,9 @@ def summarise(
     candidates = {
         "products of matrices": kinds.get("product", 0.0),
         "element-wise work and reductions, bound by memory bandwidth": kinds.get("vector", 0.0),
-        "device groups that wait for each other (the bubble of the pipeline)": waiting,
+        "the optimizer, bound by memory bandwidth": kinds.get("update", 0.0),
+        "launches of kernels that are short": kinds.get("launch", 0.0),
+        BUBBLE: waiting,
         "what a step costs once: data, logging, the optimizer's host work": pricer.cal.fixed,
         "the host, which dispatches kernels more slowly than the device runs them": _idle(simulation, costs, slowest),
     }
@@ -79,6 +82,7 @@ def summarise(
         update / PICOSECONDS,
         bottleneck(step / PICOSECONDS, candidates),
         candidates,
+        waiting + pricer.cal.fixed + update / PICOSECONDS,
         spent(simulation, pricer, costs, result, meets),
         slowest,
     )
@@ -168,7 +172,12 @@ def _top(
                 traffic["stages"] = traffic.get("stages", 0.0) + n * work.bytes
                 continue
             priced = pricer.price(work, update)
-            kinds[priced.kind] = kinds.get(priced.kind, 0.0) + n * priced.ps / PICOSECONDS
+            kind, taken = priced.kind, n * priced.ps / PICOSECONDS
+            if priced.stream == COMPUTE:
+                launch = 0.0 if update else n * priced.launches * pricer.cal.launch
+                kinds["launch"] = kinds.get("launch", 0.0) + launch
+                kind, taken = "update" if update else kind, taken - launch
+            kinds[kind] = kinds.get(kind, 0.0) + taken
             if priced.sent:
                 traffic[priced.axes] = traffic.get(priced.axes, 0.0) + n * priced.sent
             name = node.name if priced.stream in (COMPUTE, COPY) else f"{node.name} over {priced.axes}"

@@ -111,6 +111,8 @@ class Timeline:
     exposed_by_axis: seconds in which the slowest class waits for communication, by axes ("tp", "dp+cp", "pp" …)
     traffic:         bytes that a device of the first class that sends most sends per step, by axes
     candidates:      what -> seconds of the slowest class that it takes; the most of them is the bottleneck
+    once_seconds:    what the slowest class spends once per step, however many micro-batches there are: the update, the
+                     bubble, the host's fixed work
     spent:           where each class's step goes; none where devices of a group are not alike
     slowest:         the class that ends last, whose step `top` and `bottleneck` tell
     flops_model:     of all devices, products only, without what recompute makes again; flops_hardware: with it
@@ -133,6 +135,7 @@ class Timeline:
     update_seconds: float = 0.0
     bottleneck: str = ""
     candidates: dict[str, float] = field(default_factory=dict)
+    once_seconds: float = 0.0
     spent: tuple[Spent, ...] = ()
     slowest: int = 0
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from parc import api
-from parc.cli.common import Command, Output, choice, color, job_options, read_source
+from parc.cli.common import Command, Output, choice, color, json_option, params_option, read_source
 from parc.cli.tables import amount, seconds, table
 from parc.cli.waterfall import waterfall
 
 if TYPE_CHECKING:
     from compiler.cost.variation import Variation
+    from parc.comparison import Comparison
     from parc.estimate import Estimate
 
 _MOST_SHOWN = 8
@@ -40,35 +41,63 @@ class Factor(click.ParamType[tuple[str, float]]):
 @click.argument("files", type=click.Path(allow_dash=True), nargs=-1, required=True)
 @click.option("--slow", multiple=True, type=Factor(), help="RANK=FACTOR: a device whose kernels take longer.")
 @click.option("--slow-link", multiple=True, type=Factor(), help="LEVEL=FACTOR: slower links of a level of the cluster.")
-@job_options
+@click.option(
+    "--strategy", "strategies", metavar="NAME", multiple=True, help="Instead of the job's own; twice: of each."
+)
+@click.option("--job", "jobs", metavar="NAME", multiple=True, help="The job, if the file has several; twice: of each.")
+@params_option
+@json_option
 def command(
     out: Output,
     files: tuple[str, ...],
     slow: tuple[tuple[str, float], ...],
     slow_link: tuple[tuple[str, float], ...],
+    strategies: tuple[str, ...],
+    jobs: tuple[str, ...],
     params: tuple[tuple[str, str], ...],
-    job: str | None,
-    strategy: str | None,
 ) -> None:
-    """Say what a step of FILE's job costs on its cluster: time, utilisation, communication, memory.
+    """Say what a step of FILE's job costs on its cluster: time, utilisation, communication, memory. Nothing is run.
 
-    With two files they are compared. Nothing is run.
+    Two files, or two jobs or strategies of one, are compared.
+
+    \b
+    parc cost gpt.par
+    parc cost old.par new.par
+    parc cost gpt.par --strategy data --strategy megatron
     """
-    if len(files) > 2:
-        raise click.UsageError("one file, or two to compare")
+    sides, names = _sides(files, jobs, strategies)
     found = []
-    for file in files:
-        options = choice(params, job, strategy)
-        source = read_source(out, file)
-        compiled = api.compile(source, **options)
+    for file, job, strategy in sides:
+        compiled = api.compile(read_source(out, file), **choice(params, job, strategy))
         found.append(api.estimate(compiled, _variation(compiled, slow, slow_link)))
     style = color(sys.stdout)
     if len(found) == 1:
         out.result = found[0].as_json()
         out.data(_shown(found[0], style))
-    else:
-        out.result = {"jobs": [f.as_json() for f in found]}
-        out.data(_compared(files, found, style))
+        return
+    from parc.comparison import compare
+
+    compared = compare(*found)
+    says = _verdict(names, compared)
+    out.result = {"jobs": [f.as_json() for f in found], "comparison": compared.as_json() | {"verdict": says}}
+    out.data("\n\n".join([_compared(names, found, style), says]))
+
+
+_Side = tuple[str, str | None, str | None]
+
+
+def _sides(
+    files: tuple[str, ...], jobs: tuple[str, ...], strategies: tuple[str, ...]
+) -> tuple[list[_Side], tuple[str, ...]]:
+    """File, job and strategy of what is asked for, or of two things to compare; and what to call them."""
+    given: tuple[tuple[str | None, ...], ...] = (files, jobs, strategies)
+    if any(len(g) > 2 for g in given):
+        raise click.UsageError("two things can be compared, not more")
+    count = max(map(len, given))
+    sides = [(files[i % len(files)], *((g[i % len(g)] if g else None) for g in given[1:])) for i in range(count)]
+    differ = [g for g in given if len(g) == 2]
+    names = tuple(" ".join(str(g[i]) for g in differ) for i in range(count)) if differ else files
+    return sides, names  # type: ignore[return-value]
 
 
 def _variation(
@@ -129,10 +158,57 @@ def _shown(e: Estimate, style: bool) -> str:
     return "\n\n".join(parts)
 
 
-def _compared(files: tuple[str, ...], found: list[Estimate], style: bool) -> str:
-    rows = [[name, *(show(e) for e in found)] for name, show in _FIGURES]
-    axes = list(dict.fromkeys(a for e in found for a in e.timeline.exposed_by_axis))
-    rows += [[f"exposed over {a}", *(seconds(e.timeline.exposed_by_axis.get(a, 0.0)) for e in found)] for a in axes]
-    before, after = (e.timeline.step_seconds for e in found)
-    verdict = f"{files[1]} takes {after / before - 1:+.1%} of {files[0]}'s time per step" if before else ""
-    return "\n\n".join([table(["of a step", *files], rows, style), verdict])
+def _compared(names: tuple[str, ...], found: list[Estimate], style: bool) -> str:
+    """The figures of both, and by how much the second's differ."""
+    measured: dict[str, Callable[[Estimate], float]] = {
+        "step": lambda e: e.timeline.step_seconds,
+        "tokens per second": lambda e: e.timeline.tokens_per_second,
+        "… per device": lambda e: e.timeline.tokens_per_second / e.timeline.devices,
+        "update": lambda e: e.timeline.update_seconds,
+        "exposed communication": lambda e: e.timeline.exposed,
+        "device memory": lambda e: e.peak,
+    }
+    rows = [
+        [name, *map(show, found), _change(*map(measured[name], found)) if name in measured else ""]
+        for name, show in _FIGURES
+    ]
+    for axes in dict.fromkeys(a for e in found for a in e.timeline.exposed_by_axis):
+        values = [e.timeline.exposed_by_axis.get(axes, 0.0) for e in found]
+        rows.append([f"exposed over {axes}", *map(seconds, values), _change(*values)])
+    for role in dict.fromkeys(r for e in found for r in _fullest(e)):
+        sizes = [float(_fullest(e).get(role, 0)) for e in found]
+        if max(sizes) >= 0.001 * max(e.peak for e in found):
+            rows.append([f"memory: {role}", *map(amount, sizes), _change(*sizes)])
+    return table(["of a step", *names, ""], rows, style)
+
+
+def _fullest(e: Estimate) -> Mapping[str, int]:
+    """What the memory of the fullest device is of."""
+    rows = [m for m in e.memory if m.memory == "hbm"]
+    return max(rows, key=lambda m: m.peak).roles if rows else {}
+
+
+def _change(before: float, after: float) -> str:
+    """`+12%`; nothing where there is nothing to compare with."""
+    return f"{after / before - 1:+.1%}" if before and abs(after / before - 1) < 100 else ""
+
+
+def _verdict(names: tuple[str, ...], compared: Comparison) -> str:
+    """Which takes longer, why, and who needs more memory: one sentence."""
+    a, b = names
+    if compared.equal:
+        says = f"{b} takes as long as {a}"
+    elif compared.step > 0:
+        says = f"{b} takes {compared.step:.0%} longer than {a}"
+    else:
+        says = f"{b} takes {-compared.step:.0%} less time than {a}"
+    if compared.cause is not None:
+        what, change = compared.cause
+        says += f", most of all for {what} ({'+' if change > 0 else '-'}{seconds(abs(change))})"
+    more = compared.after.peak - compared.before.peak
+    if not compared.equal_memory:
+        says += f"; it needs {amount(abs(more))} of device memory {'more' if more > 0 else 'less'}"
+    after = compared.after
+    if after.peak > after.capacity:
+        says += ", which there is not" if more > 0 and not compared.equal_memory else "; it does not fit"
+    return f"{says}."

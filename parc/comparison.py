@@ -1,0 +1,62 @@
+"""Two jobs' costs beside each other: by how much they differ, and what makes the difference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from parc.estimate import Estimate
+
+EQUAL = 0.005
+"""Relative difference below which two figures are called the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`after` against `before`.
+
+    step, memory: relative differences of the step's time and of the fullest device's memory (0.4: 40% more).
+    causes: what a step of the slowest devices is spent on -> seconds more (or less) of it; most of all comes first.
+    """
+
+    before: Estimate
+    after: Estimate
+    step: float
+    memory: float
+    causes: dict[str, float]
+
+    @property
+    def equal(self) -> bool:
+        """Whether the steps take the same time."""
+        return abs(self.step) < EQUAL
+
+    @property
+    def equal_memory(self) -> bool:
+        """Whether the fullest devices need as much."""
+        return abs(self.memory) < EQUAL
+
+    @property
+    def cause(self) -> tuple[str, float] | None:
+        """What changes most in the direction in which the step does; None where the steps take the same time."""
+        if self.equal:
+            return None
+        along = [(what, s) for what, s in self.causes.items() if (s > 0) == (self.step > 0) and s]
+        return along[0] if along else None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values: relative differences, seconds."""
+        return {"step": self.step, "memory": self.memory, "causes": self.causes}
+
+
+def compare(before: Estimate, after: Estimate) -> Comparison:
+    """Of two estimates."""
+    a, b = before.timeline.candidates, after.timeline.candidates
+    found = {what: b.get(what, 0.0) - a.get(what, 0.0) for what in {**a, **b}}
+    causes = dict(sorted(found.items(), key=lambda item: -abs(item[1])))
+    step = relative(before.timeline.step_seconds, after.timeline.step_seconds)
+    return Comparison(before, after, step, relative(before.peak, after.peak), causes)
+
+
+def relative(before: float, after: float) -> float:
+    """By how much of `before` it changes; 0 where that is nothing."""
+    return after / before - 1 if before else 0.0
