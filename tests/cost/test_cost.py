@@ -271,7 +271,7 @@ def test_cost_says_whether_it_fits() -> None:
 
 def test_cost_compares_two_files() -> None:
     text = invoke(str(EXAMPLES / "gpt.par"), str(EXAMPLES / "llama.par"))
-    assert "of a step" in text and "time than" in text
+    assert "of a step" in text and "longer than" in text
     both = json.loads(invoke(str(EXAMPLES / "gpt.par"), str(EXAMPLES / "llama.par"), "--json"))["result"]["jobs"]
     assert [j["model"] for j in both] == ["gpt", "llama"]
 
