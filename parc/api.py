@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, get_args
 
 if TYPE_CHECKING:
     from compiler.cost.variation import Variation
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dsl.diagnostics import Diagnostic
     from dsl.source import Source
     from parc.estimate import Estimate
-    from parc.report.trace import Detail
+    from parc.report.trace import Detail, Trace
     from parc.training import Progress, Run
     from runtime.prove import Proof
 
@@ -278,18 +278,18 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
     return estimate(compiled, variation)
 
 
-def trace(compiled: Compiled, detail: Detail = "some") -> dict[str, Any]:
-    """What runs when in a step, as Chrome trace events for `json.dump`. Raises `ParcError` (E0801 without a cluster).
+def trace(compiled: Compiled, detail: Detail = "some") -> Trace:
+    """What runs when in a step, as Chrome trace events: `.as_json()`. Raises `ParcError` (E0801 without a cluster).
 
     detail: whether `all` activations, `some` or `none` show the kernels and messages inside.
     """
     from compiler.cost.record import record
     from compiler.cost.simulate import Simulation
-    from parc.report.trace import trace
+    from parc.report.trace import Trace
 
     simulation = Simulation.of(compiled)
-    pieces = record(simulation) if detail != "none" else None
-    return trace(simulation.run(), compiled.job.name, pieces, detail)
+    pieces = record(simulation) if detail != "none" else {}
+    return Trace(simulation.run(), compiled.job.name, pieces, detail)
 
 
 def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:

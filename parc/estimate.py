@@ -151,7 +151,7 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
     simulation = Simulation.of(compiled)
     timeline = simulation.run(None, variation)
     seconds = timeline.step_seconds
-    found = [Help(what, simulation.run(c, v).step_seconds) for what, c, v in _better(simulation, variation)]
+    found = [Help(what, simulation.seconds(c, v)) for what, c, v in _better(simulation, variation)]
     if not (variation and variation.devices):
         # What a step does once is then done once for twice as many samples.
         once = seconds - timeline.once_seconds / 2

@@ -103,9 +103,11 @@ class Simulation:
         found = summarise(self, pricer, costs, result, classes)
         return self._varied(found, pricer, varied.devices) if varied.devices else found
 
-    def seconds(self, calibration: Calibration | None = None) -> float:
-        """Of a step, and nothing else: for fitting."""
-        pricer = self.pricer(calibration)
+    def seconds(self, calibration: Calibration | None = None, variation: Variation | None = None) -> float:
+        """Of a step, and nothing else: for fitting, and for what would help."""
+        if variation is not None and variation.devices:
+            return self.run(calibration, variation).step_seconds
+        pricer = self.pricer(calibration, variation or NOMINAL)
         return max(self._evaluate(pricer, self.costs(pricer)).ends, default=0) / PICOSECONDS
 
     def costs(self, pricer: Pricer, play: Play = FunctionPlayer) -> list[dict[Key, list[Segment]]]:

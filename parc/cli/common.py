@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -235,17 +235,22 @@ def _read_stdin() -> Source:
         raise fail("E0012", f"standard input is not UTF-8 text (byte {error.start})") from None
 
 
-def write_file(path: str, text: str) -> None:
-    """Write the whole file or nothing: to a temporary one beside it, then renamed. Keeps the mode of what was there."""
+def write_file(path: str, text: str | Iterable[str]) -> None:
+    """Write the whole file (a text, or its parts) or nothing: to a temporary one beside it, then renamed.
+
+    Keeps the mode of what was there.
+    """
     target = Path(os.path.realpath(path))
+    parts = (text,) if isinstance(text, str) else text
     try:
         if target.exists() and not target.is_file():
-            target.write_text(text, encoding="utf-8")  # a pipe or a device: nothing to rename
+            with target.open("w", encoding="utf-8") as file:  # a pipe or a device: nothing to rename
+                file.writelines(parts)
             return
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
+                file.writelines(parts)
             os.chmod(temporary, target.stat().st_mode & 0o7777 if target.exists() else 0o666 & ~_umask())
             os.replace(temporary, target)
         except BaseException:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -41,22 +40,20 @@ def command(
     """
     compiled = api.compile(read_source(out, file), **choice(params, job, strategy))
     found = api.trace(compiled, detail)
-    events = sum(e["ph"] == "X" for e in found["traceEvents"])
-    classes = sum(e["name"] == "process_name" for e in found["traceEvents"])
+    classes = len(found.timeline.classes)
     result: dict[str, Any] = {
         "output": output,
-        "step_seconds": found["otherData"]["step_seconds"],
+        "step_seconds": found.timeline.step_seconds,
         "classes": classes,
-        "events": events,
+        "events": found.count,
     }
-    if output is None and out.json:
-        out.result = {**result, "trace": found}
-        return
-    text = json.dumps(found, allow_nan=False, separators=(",", ":"))
     if output is None:
-        out.data(text)
-        return
-    write_file(output, text + "\n")
+        if out.json:
+            result["trace"] = found.as_json()
+        for part in found.text() if not out.json else ():
+            out.data(part, newline=False)
+    else:
+        write_file(output, found.text())
+        of = plural(classes, "class") if classes == 1 else f"{classes:,} classes"
+        out.say(f"{output}: {plural(found.count, 'event')} of {of} of devices")
     out.result = result
-    of = plural(classes, "class") if classes == 1 else f"{classes:,} classes"
-    out.say(f"{output}: {plural(events, 'event')} of {of} of devices")

@@ -25,10 +25,12 @@ PASSES = {
 BOXES = 6000
 """Activations that are drawn one by one."""
 
-EXCERPT = 48
-"""Activations per class in each of the two excerpts, where there are more."""
+EXCERPT = 2000
+"""Activations in each of the two excerpts, where there are more; `EACH` of a class at most."""
 
-BINS = 16_000
+EACH = 48
+
+BINS = 8000
 """Of all rows together, where shares of time are drawn."""
 
 WIDTH = 1000
@@ -124,12 +126,12 @@ def pipeline(timeline: Timeline, found: Rows) -> str:
 
 def _first(found: Rows) -> Rows:
     ends = sorted(b.end for row in found.boxes for b in row)
-    return found.between(0, ends[EXCERPT * len(found.boxes) - 1])
+    return found.between(0, ends[min(EXCERPT, EACH * len(found.boxes)) - 1])
 
 
 def _last(found: Rows) -> Rows:
     starts = sorted((b.start for row in found.boxes for b in row), reverse=True)
-    return found.between(starts[EXCERPT * len(found.boxes) - 1], found.length)
+    return found.between(starts[min(EXCERPT, EACH * len(found.boxes)) - 1], found.length)
 
 
 def _height(count: int) -> tuple[int, int]:
@@ -256,14 +258,13 @@ def _aggregated(names: Sequence[tuple[str, str]], found: Rows) -> str:
     for r, row in enumerate(found.boxes):
         y = AXIS + r * (box + gap)
         parts.append(f'<rect class="idle" x="0" y="{y}" width="100%" height="{box}"/>')
-        below = [0.0] * bins
-        areas = []
+        total, areas = [0.0] * bins, []
         for kind in PASSES:
             taken = _shares([b for b in row if b.kind == kind], found.length, bins)
             if any(taken):
-                above = [a + t for a, t in zip(below, taken)]
-                areas.append(f'<path class="{kind}" d="{_band(below, above, box)}"/>')
-                below = above
+                total = [a + t for a, t in zip(total, taken)]
+                areas.append(f'<path class="{kind}" d="{_area(total, box)}"/>')
+        areas.reverse()  # each reaches down to the bottom, and the next ones lie on it
         parts.append(
             f'<svg y="{y}" width="100%" height="{box}" viewBox="0 0 {bins} {box}" preserveAspectRatio="none">'
             f"{''.join(areas)}</svg>"
@@ -283,22 +284,11 @@ def _shares(boxes: Sequence[Box], length: int, bins: int) -> list[float]:
     return taken
 
 
-def _band(below: Sequence[float], above: Sequence[float], height: int) -> str:
-    """The path around an area of steps, from the bottom of a picture of this height."""
-
-    def edge(values: Sequence[float]) -> list[tuple[int, int, str]]:
-        """Runs of the same height: (from, to, y)."""
-        runs: list[tuple[int, int, str]] = []
-        for i, v in enumerate(values):
-            y = num(height * (1 - min(1.0, v)), 1)
-            if runs and runs[-1][2] == y:
-                runs[-1] = (runs[-1][0], i + 1, y)
-            else:
-                runs.append((i, i + 1, y))
-        return runs
-
-    there, back = edge(above), edge(below)
-    path = [f"M0 {there[0][2]}"]
-    path += [f"V{y}H{end}" for _, end, y in there]
-    path += [f"V{y}H{start}" for start, _, y in reversed(back)]
-    return "".join(path) + "Z"
+def _area(values: Sequence[float], height: int) -> str:
+    """The path around steps of these heights (0 to 1) from the bottom of a picture."""
+    path, last = [f"M0 {height}"], ""
+    for i, v in enumerate(values):
+        y = num(height * (1 - min(1.0, v)), 1)
+        path.append(f"H{i}V{y}" if y != last and i else f"V{y}" if not i else "")
+        last = y
+    return "".join(path) + f"H{len(values)}V{height}Z"

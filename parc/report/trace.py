@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from compiler.cost.pieces import Piece
 from compiler.cost.record import Pieces
-from compiler.cost.timeline import Event, Player, Timeline
+from compiler.cost.timeline import PICOSECONDS, Event, Player, Timeline
 
 Detail = Literal["all", "some", "none"]
 DETAILS: tuple[Detail, ...] = get_args(Detail)
@@ -47,44 +50,80 @@ def each(player: Player) -> str:
     return f"each of {devices(player)}" if player.count > 1 else devices(player)
 
 
-def trace(timeline: Timeline, name: str, pieces: Pieces | None = None, detail: Detail = "some") -> dict[str, Any]:
-    """The trace as plain values, for `json.dumps`.
+@dataclass(frozen=True)
+class Trace:
+    """A step of the job `name`. pieces (of `record`): what lies in the activations that `detail` asks for."""
 
-    Each class has a thread `step` with one event as long as the step, under it its streams. `pieces` (of `record`) go
-    into the activations that `detail` asks for, kernels nested on `compute`, messages on their levels. Arrows lead from
-    sends to what waited for them. `ts` and `dur` are in microseconds; events of a thread nest or do not overlap.
-    """
-    shown = dict(_shown(timeline, pieces or {}, detail))
-    by_class: dict[int, list[tuple[int, Event]]] = {c: [] for c in range(len(timeline.classes))}
-    for at, event in enumerate(timeline.events):
-        by_class[event.cls].append((at, event))
-    step_ps = max([round(timeline.step_seconds * 1e12), *(e.end_ps for e in timeline.events)])
-    events: list[dict[str, Any]] = []
-    for pid, player in enumerate(timeline.classes):
-        mine = by_class[pid]
-        streams = {e.stream for _, e in mine} | {p.stream for at, _ in mine for p in shown.get(at, ())}
-        tids = {stream: tid for tid, stream in enumerate([*_FIRST, *sorted(streams - set(_FIRST))])}
-        events.append(_meta("process_name", pid, 0, {"name": f"stage {player.group}: {devices(player)}"}))
-        events.append(_meta("process_sort_index", pid, 0, {"sort_index": pid}))
-        for stream, tid in tids.items():
-            events.append(_meta("thread_name", pid, tid, {"name": stream}))
-            events.append(_meta("thread_sort_index", pid, tid, {"sort_index": tid}))
-        events.append(_complete(f"a step of {name}", "step", 0, step_ps, pid, 0, {"devices": player.count}))
-        for at, e in mine:
-            told = {"micro_batch": e.micro, "stage": e.stage} | ({"chunk": e.chunk} if e.chunk else {})
-            events.append(_complete(e.name, e.kind, e.start_ps, e.end_ps, pid, tids[e.stream], told))
-            for p in shown.get(at, ()):
-                start, end = e.start_ps + p.start, e.start_ps + p.end
-                events.append(_complete(p.name, p.kind, start, end, pid, tids[p.stream], _told(p)))
-            events += _arrows(e, pid, tids[e.stream])
-    figures = {
-        "job": name,
-        "devices": timeline.devices,
-        "step_seconds": timeline.step_seconds,
-        "mfu": timeline.mfu,
-        "bubble": timeline.bubble,
-    }
-    return {"traceEvents": _closed(events), "displayTimeUnit": "ms", "otherData": figures}
+    timeline: Timeline
+    name: str
+    pieces: Pieces = field(default_factory=dict)
+    detail: Detail = "some"
+
+    @cached_property
+    def shown(self) -> dict[int, Sequence[Piece]]:
+        """The events of the timeline (by index) in which pieces are shown, and which."""
+        return dict(_shown(self.timeline, self.pieces, self.detail))
+
+    @property
+    def count(self) -> int:
+        """Of events that last."""
+        t = self.timeline
+        return len(t.events) + len(t.classes) + sum(map(len, self.shown.values()))
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return {"traceEvents": list(self.events()), **self.about()}
+
+    def text(self) -> Iterator[str]:
+        """As JSON, in many parts: there may be a million events."""
+        yield '{"traceEvents":['
+        for i, event in enumerate(self.events()):
+            yield (",\n" if i else "\n") + _dumped(event)
+        yield f"],{_dumped(self.about())[1:]}\n"
+
+    def about(self) -> dict[str, Any]:
+        """What the format says beside the events."""
+        t = self.timeline
+        figures = {"devices": t.devices, "step_seconds": t.step_seconds, "mfu": t.mfu, "bubble": t.bubble}
+        return {"displayTimeUnit": "ms", "otherData": {"job": self.name, **figures}}
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The events as plain values, one by one.
+
+        Each class has a thread `step` with one event as long as the step, under it its streams. Pieces are nested in
+        their activations on `compute`, and on the levels that their messages cross. Arrows lead from sends to what
+        waited for them. `ts` and `dur` are in microseconds; events of a thread nest or do not overlap.
+        """
+        timeline = self.timeline
+        by_class: list[list[int]] = [[] for _ in timeline.classes]
+        sent: set[int] = set()
+        waited: set[int] = set()
+        for at, event in enumerate(timeline.events):
+            by_class[event.cls].append(at)
+            (sent if event.stream == "send" else waited).update(event.messages)
+        arrows = sent & waited  # messages within a device group take no time and are no events: no arrow has one end
+        step_ps = max([round(timeline.step_seconds * PICOSECONDS), *(e.end_ps for e in timeline.events)])
+        for pid, player in enumerate(timeline.classes):
+            mine = [(at, timeline.events[at]) for at in by_class[pid]]
+            streams = {e.stream for _, e in mine} | {p.stream for at, _ in mine for p in self.shown.get(at, ())}
+            tids = {stream: tid for tid, stream in enumerate([*_FIRST, *sorted(streams - set(_FIRST))])}
+            yield _meta("process_name", pid, 0, {"name": f"stage {player.group}: {devices(player)}"})
+            yield _meta("process_sort_index", pid, 0, {"sort_index": pid})
+            for stream, tid in tids.items():
+                yield _meta("thread_name", pid, tid, {"name": stream})
+                yield _meta("thread_sort_index", pid, tid, {"sort_index": tid})
+            yield _complete(f"a step of {self.name}", "step", 0, step_ps, pid, 0, {"devices": player.count})
+            for at, e in mine:
+                told = {"micro_batch": e.micro, "stage": e.stage} | ({"chunk": e.chunk} if e.chunk else {})
+                yield _complete(e.name, e.kind, e.start_ps, e.end_ps, pid, tids[e.stream], told)
+                for p in self.shown.get(at, ()):
+                    start, end = e.start_ps + p.start, e.start_ps + p.end
+                    yield _complete(p.name, p.kind, start, end, pid, tids[p.stream], _told(p))
+                yield from _arrows(e, arrows, pid, tids[e.stream])
+
+
+def _dumped(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
 def _shown(timeline: Timeline, pieces: Pieces, detail: Detail) -> Iterator[tuple[int, Sequence[Piece]]]:
@@ -115,23 +154,13 @@ def _told(piece: Piece) -> dict[str, Any]:
     return {k: v for k, v in told.items() if v} | ({"iterations": piece.times} if piece.times > 1 else {})
 
 
-def _arrows(event: Event, pid: int, tid: int) -> Iterator[dict[str, Any]]:
+def _arrows(event: Event, arrows: Container[int], pid: int, tid: int) -> Iterator[dict[str, Any]]:
     """The ends of arrows at a send, and at what waited for it."""
-    if event.stream not in ("send", "compute"):
-        return
     end = {"ph": "s"} if event.stream == "send" else {"ph": "f", "bp": "e"}
     for message in event.messages:
-        where = {"ts": _microseconds(event.start_ps), "pid": pid, "tid": tid}
-        yield {**end, "name": "message", "cat": "message", "id": message, **where}
-
-
-def _closed(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without arrows that have one end: messages within a group take no time, and are no events."""
-    ends: dict[int, int] = {}
-    for e in events:
-        if e["ph"] in "sf":
-            ends[e["id"]] = ends.get(e["id"], 0) + 1
-    return [e for e in events if e["ph"] not in "sf" or ends[e["id"]] > 1]
+        if message in arrows:
+            where = {"ts": _microseconds(event.start_ps), "pid": pid, "tid": tid}
+            yield {**end, "name": "message", "cat": "message", "id": message, **where}
 
 
 def _meta(what: str, pid: int, tid: int, args: Mapping[str, Any]) -> dict[str, Any]:

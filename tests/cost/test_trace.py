@@ -16,7 +16,7 @@ from compiler.cost.record import record
 from compiler.cost.simulate import Simulation
 from compiler.cost.timeline import Timeline
 from parc.cli import cli
-from parc.report.trace import Detail, trace
+from parc.report.trace import Detail, Trace
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CASES = {
@@ -43,7 +43,7 @@ def timeline(case: str) -> Timeline:
 
 @cache
 def found(case: str, detail: Detail = "some") -> dict[str, Any]:
-    return trace(timeline(case), case, record(simulation(case)), detail)
+    return Trace(timeline(case), case, record(simulation(case)), detail).as_json()
 
 
 def spans(found: dict[str, Any]) -> dict[tuple[int, int], list[dict[str, Any]]]:
@@ -95,6 +95,8 @@ def test_a_trace_is_as_long_as_the_step(case: str) -> None:
         assert step["ts"] == 0 and step["dur"] == pytest.approx(t.step_seconds * 1e6)
     end = max(e["ts"] + e["dur"] for events in tracks.values() for e in events)
     assert end == pytest.approx(t.step_seconds * 1e6)
+    made = Trace(t, case, record(simulation(case)))
+    assert sum(len(events) for events in tracks.values()) == made.count
     bare = spans(found(case, "none"))
     assert sum(len(events) for events in bare.values()) == len(t.events) + len(t.classes)
 
@@ -177,7 +179,8 @@ def test_detail_chooses_the_activations() -> None:
 
 
 def test_pangus_trace_stays_small() -> None:
-    assert len(json.dumps(found("pangu"), separators=(",", ":"))) < 4e6
+    text = "".join(Trace(timeline("pangu"), "pangu", record(simulation("pangu"))).text())
+    assert len(text) < 4e6 and json.loads(text) == found("pangu")
 
 
 @pytest.mark.parametrize("case", ["pipeline", "pangu", "towers"])

@@ -24,7 +24,7 @@ from compiler.cost.timeline import PICOSECONDS
 from compiler.cost.variation import Variation
 from parc import api
 from parc.cli import cli
-from parc.estimate import Estimate
+from parc.estimate import Estimate, _better
 from parc.report.cluster import DEVICES, layout, path
 from parc.report.html import esc, percent, ticks
 from parc.report.inside import UNROLLED, Time
@@ -252,10 +252,11 @@ def test_most_of_a_long_loop_is_cut_out_of_its_picture() -> None:
 
 
 def test_messages_are_lines_between_their_stages() -> None:
-    found = rows(estimated("pangu").timeline)
-    assert len(found.lines) == sum(e.stream == "send" for e in estimated("pangu").timeline.events)
-    assert {m.to - m.source for m in found.lines} == {1, -1, -15}
-    assert part("pangu", "pipeline").count("<line") >= len(found.lines)
+    t = estimated("towers").timeline
+    found = rows(t)
+    assert len(found.lines) == sum(e.stream == "send" for e in t.events)
+    assert {(m.source, m.to) for m in found.lines} == {(c, to) for c, spent in enumerate(t.spent) for to in spent.sends}
+    assert part("towers", "pipeline").count("<line x1=") + part("towers", "pipeline").count('"far"') == len(found.lines)
 
 
 def test_too_many_boxes_are_shares_of_time_and_two_excerpts() -> None:
@@ -419,3 +420,13 @@ def test_slow_devices_have_a_page_of_what_is_known_of_them() -> None:
     Page(page)
     assert len(e.timeline.classes) > 2 and page.count('class="row"') == len(e.timeline.classes)
     assert seconds(e.timeline.step_seconds) in page and 'id="time"' not in page
+
+
+@pytest.mark.parametrize("slow", [Variation(), Variation({}, {"server": 3.0}), Variation({0: 1.5}, {"server": 2.0})])
+def test_what_would_help_is_how_long_the_step_would_take(slow: Variation) -> None:
+    """Found without all the figures of a step; with them it is the same."""
+    simulation = Simulation.of(estimated("pipeline").compiled)
+    for _, calibration, variation in _better(simulation, slow):
+        assert simulation.seconds(calibration, variation) == simulation.run(calibration, variation).step_seconds
+    helps = api.estimate(estimated("pipeline").compiled, slow).helps
+    assert helps and [h.seconds for h in helps] == sorted(h.seconds for h in helps)
