@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from compiler.evaluate import Check, Evaluation, Held
     from compiler.explain import Explanation
     from compiler.graph import Value
-    from compiler.model import Job
     from compiler.passes.place.place import Placed
     from compiler.program import Program
     from dsl import ast
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from dsl.diagnostics import Diagnostic
     from dsl.source import Source
     from parc.estimate import Estimate
+    from parc.remedies import Remedies
     from parc.report.trace import Detail, Trace
     from parc.training import Progress, Run
     from runtime.prove import Proof
@@ -230,7 +230,13 @@ def run(
         from compiler.cost.simulate import Simulation
 
         simulated = compiled.job.cluster.device.name, Simulation.of(compiled).seconds()
-    return run(compiled.program, steps, compiled.job.data, _capacities(compiled.job), progress, simulated)
+    from dsl.diagnostics import ParcError
+    from parc.estimate import capacities
+
+    try:
+        return run(compiled.program, steps, compiled.job.data, capacities(compiled.job), progress, simulated)
+    except ParcError as error:
+        raise ParcError(*_with_remedies(error.diagnostics, compiled)) from None
 
 
 def verify(
@@ -304,6 +310,22 @@ def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:
     return page(estimate, occupancy(estimate.compiled.program), pieces, command, strategy)
 
 
+def remedies(compiled: Compiled) -> Remedies | None:
+    """Changes of the strategy with which a job fits in the memories of its cluster, the fastest first.
+
+    They are compiled and simulated: up to 10 s. None if it fits, or has no cluster.
+    """
+    from compiler.cost.memory import memory_use
+    from parc.estimate import capacities
+    from parc.remedies import remedies
+
+    there = capacities(compiled.job)
+    use = memory_use(compiled.program).values()
+    if all(peak.bytes <= there.get(kind, peak.bytes) for kinds in use for kind, peak in kinds.items()):
+        return None
+    return remedies(compiled, there)
+
+
 def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Explanation:
     """Why a tensor has its layout and what is sent for it. Raises `ParcError`, for an unknown tensor too."""
     from compiler.driver import compile_job
@@ -329,13 +351,16 @@ def _name(file: File) -> str:
     return file.name if isinstance(file, Source) else os.fspath(file)
 
 
-def _capacities(job: Job) -> dict[str, float]:
-    """Bytes of each memory of a device of the job's cluster; host and NVMe are shared by the devices of a server."""
-    cluster = job.cluster
-    if cluster is None:
-        return {}
-    sharing = cluster.levels[0].count if cluster.levels else 1
-    return {"hbm": cluster.device.memory} | {m.kind: m.capacity / sharing for m in cluster.memories}
+def _with_remedies(found: tuple[Diagnostic, ...], compiled: Compiled) -> tuple[Diagnostic, ...]:
+    """Where a job is out of memory: what would make it fit."""
+    if found[0].code != "E0701":
+        return found
+    from dataclasses import replace
+
+    from parc.remedies import in_words
+
+    tried = remedies(compiled)
+    return (replace(found[0], help=in_words(tried)), *found[1:]) if tried else found
 
 
 def _texts(params: Mapping[str, object] | None) -> dict[str, str]:

@@ -16,6 +16,7 @@ from compiler.cost.simulate import Simulation
 from compiler.cost.timeline import Timeline
 from compiler.cost.variation import Variation
 from compiler.driver import Compiled
+from compiler.model import Job
 from compiler.program import Program
 
 MOST = 12
@@ -98,6 +99,12 @@ class Estimate:
         cluster = self.compiled.job.cluster
         return cluster.device.memory if cluster is not None else 0.0
 
+    @property
+    def fits(self) -> bool:
+        """Whether no device needs more of any memory than it has."""
+        there = capacities(self.compiled.job)
+        return all(m.peak <= there.get(m.memory, m.peak) for m in self.memory)
+
     def as_json(self) -> dict[str, Any]:
         """Plain values, in seconds and bytes."""
         t, job = self.timeline, self.compiled.job
@@ -124,7 +131,7 @@ class Estimate:
             "exposed": t.exposed_by_axis,
             "traffic": t.traffic,
             "capacity": self.capacity,
-            "fits": self.peak <= self.capacity,
+            "fits": self.fits,
             "memory": [
                 {"first": m.first, "devices": m.count, "memory": m.memory, "peak": m.peak, "roles": dict(m.roles)}
                 for m in self.memory
@@ -144,6 +151,15 @@ class Estimate:
                 for c in t.top
             ],
         }
+
+
+def capacities(job: Job) -> dict[str, float]:
+    """Bytes of each memory of a device of the job's cluster; host and NVMe are shared by the devices of a server."""
+    cluster = job.cluster
+    if cluster is None:
+        return {}
+    sharing = cluster.levels[0].count if cluster.levels else 1
+    return {FIRST: cluster.device.memory} | {m.kind: m.capacity / sharing for m in cluster.memories}
 
 
 def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate:

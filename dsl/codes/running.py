@@ -94,8 +94,8 @@ CODES: tuple[Code, ...] = (
         "E0701",
         "out of memory",
         "At some moment of a step the values alive on one device take more than its memory. The message names the "
-        "moment, what the memory is used for and the largest values. Split more, recompute, offload, or use more "
-        "micro-batches; `parc run` on a larger device shows what is needed.",
+        "moment, what the memory is used for, the largest values, and changes of the strategy with which the job fits: "
+        "they were compiled and simulated. `parc cost` shows the same, and how the memory is filled.",
         _job("", memory="1 KiB"),
         _job(""),
     ),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from compiler.cost.variation import Variation
     from parc.comparison import Comparison
     from parc.estimate import Estimate
+    from parc.remedies import Remedies
 
 _MOST_SHOWN = 8
 
@@ -72,8 +73,9 @@ def command(
         found.append(api.estimate(compiled, _variation(compiled, slow, slow_link)))
     style = color(sys.stdout)
     if len(found) == 1:
-        out.result = found[0].as_json()
-        out.data(_shown(found[0], style))
+        tried = None if found[0].fits else api.remedies(found[0].compiled)
+        out.result = found[0].as_json() | {"remedies": tried.as_json() if tried else None}
+        out.data(_shown(found[0], tried, style))
         return
     from parc.comparison import compare
 
@@ -135,7 +137,7 @@ _FIGURES: tuple[tuple[str, Callable[[Estimate], str]], ...] = (
 )
 
 
-def _shown(e: Estimate, style: bool) -> str:
+def _shown(e: Estimate, tried: Remedies | None, style: bool) -> str:
     t, job = e.timeline, e.compiled.job
     assert job.cluster is not None
     where = f"{t.devices:,} {job.cluster.device.name} of {job.cluster.name}"
@@ -155,7 +157,25 @@ def _shown(e: Estimate, style: bool) -> str:
     parts.append(t.bottleneck)
     if e.peak > e.capacity:
         parts.append(f"It does not fit: {amount(e.peak - e.capacity)} of device memory too much.")
+    elif not e.fits:
+        parts.append("It does not fit in the memory of the hosts.")
+    if tried:
+        parts.append(_remedies(tried, style))
     return "\n\n".join(parts)
+
+
+def _remedies(tried: Remedies, style: bool) -> str:
+    """A row for each, or what comes nearest."""
+    if not tried.found:
+        from parc.remedies import in_words
+
+        text = in_words(tried)
+        return f"{text[0].upper()}{text[1:]}."
+    rows = [
+        [" and ".join(r.rules), amount(r.peak), seconds(r.seconds), f"{r.seconds / tried.seconds - 1:+.0%}"]
+        for r in tried.found
+    ]
+    return table([f"it fits with (best of {tried.tried} changes)", "device memory", "step", ""], rows, style)
 
 
 def _compared(names: tuple[str, ...], found: list[Estimate], style: bool) -> str:

@@ -1,0 +1,279 @@
+"""What would make a job fit: its strategy is changed, compiled, its memory looked at, its step simulated.
+
+The changes are general: they follow from the mesh, the dims of the inputs, the loops and scopes of the model and what
+fills the memory. They are tried one by one; where few are enough, two and three of different kinds together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+from compiler.cost.fullest import fullest, traced
+from compiler.cost.memory import memory_use
+from compiler.cost.replay import FIRST
+from compiler.cost.simulate import Simulation
+from compiler.driver import Compiled, compile_job
+from compiler.evaluate.index import index_model
+from compiler.model import Axis, Job, RecomputeRule, ShardRule, SplitRule, Strategy
+from compiler.verify import verify
+from dsl.diagnostics import ParcError
+from parc.units import amount, seconds
+
+SHOWN = 3
+"""Remedies that are listed."""
+
+MOST = 40
+"""Changes that are compiled, at most."""
+
+SECONDS = 8.0
+"""Of CPU time, after which no further change is tried."""
+
+SCOPES = 3
+"""Scopes within a loop that are tried for recomputation: those that most is saved of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A rule as it is written in a strategy: `mesh`, `pipeline` and `microbatches` replace the one that there is, the
+    others are added. Of a `kind` one at a time."""
+
+    kind: str
+    rule: str
+    apply: Callable[[Strategy], Strategy]
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """Rules with which the job fits: seconds of a step, bytes of device memory on the fullest device."""
+
+    rules: tuple[str, ...]
+    seconds: float
+    peak: int
+
+
+@dataclass(frozen=True, slots=True)
+class Remedies:
+    """The fastest that fit, best first. tried: how many changes were compiled; seconds: of the job's step as it is;
+    least: rules and peak of what needs least among all that does not fit."""
+
+    found: tuple[Remedy, ...]
+    tried: int
+    seconds: float
+    least: Remedy | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, in seconds and bytes."""
+
+        def plain(r: Remedy) -> dict[str, Any]:
+            return {"rules": list(r.rules), "step_seconds": r.seconds, "peak": r.peak}
+
+        least = plain(self.least) if self.least else None
+        return {"tried": self.tried, "found": [plain(r) for r in self.found], "least": least}
+
+
+def remedies(compiled: Compiled, capacities: Mapping[str, float]) -> Remedies:
+    """For a job with a cluster. `capacities`: memory kind -> bytes per device."""
+    search = _Search(compiled.job, capacities)
+    now = Simulation.of(compiled).seconds()
+    peak = max(kinds[FIRST].bytes for kinds in memory_use(compiled.program).values())
+    singles = list(changes(compiled))
+    search.all([(c,) for c in singles])
+
+    def expected(together: tuple[Change, ...]) -> tuple[bool, float]:
+        """If savings and losses add up: whether it does not fit, and then how much it needs, else how long it takes."""
+        needs = peak + sum(search.found[c.rule,].peak - peak for c in together)
+        takes = now + sum(search.found[c.rule,].seconds - now for c in together)
+        return (True, float(needs)) if needs > capacities[FIRST] else (False, takes)
+
+    for number in (2, 3):
+        if len(search.fitting) < SHOWN:
+            saving = [c for c in singles if (c.rule,) in search.found and search.found[c.rule,].peak < peak]
+            together = [t for t in combinations(saving, number) if len({c.kind for c in t}) == number]
+            search.all(sorted(together, key=expected))
+    rest = [r for rules, r in search.found.items() if rules not in search.fitting]
+    return Remedies(search.best(), search.tried, now, min(rest, key=lambda r: r.peak, default=None))
+
+
+class _Search:
+    """Compiles changes until enough was tried; `found`: those that compile, by their rules."""
+
+    def __init__(self, job: Job, capacities: Mapping[str, float]) -> None:
+        self.job, self.capacities = job, capacities
+        self.started = time.process_time()
+        self.tried = 0
+        self.found: dict[tuple[str, ...], Remedy] = {}
+        self.fitting: dict[tuple[str, ...], Compiled] = {}
+
+    def all(self, chosen: Sequence[tuple[Change, ...]]) -> None:
+        for together in chosen:
+            if self.tried >= MOST or time.process_time() - self.started > SECONDS:
+                return
+            self._one(together)
+
+    def _one(self, together: tuple[Change, ...]) -> None:
+        strategy = self.job.strategy
+        for change in together:
+            strategy = change.apply(strategy)
+        self.tried += 1
+        try:
+            compiled = compile_job(replace(self.job, strategy=strategy))
+        except ParcError:
+            return  # not legal for this model: a dim that does not divide, a loop that is too short
+        rules = tuple(c.rule for c in together)
+        use = memory_use(compiled.program).values()
+        kinds = {kind for memories in use for kind in memories}
+        needs = {kind: max(m[kind].bytes for m in use if kind in m) for kind in kinds}
+        self.found[rules] = Remedy(rules, Simulation.of(compiled).seconds(), needs[FIRST])
+        if all(n <= self.capacities.get(kind, n) for kind, n in needs.items()):
+            self.fitting[rules] = compiled
+
+    def best(self) -> tuple[Remedy, ...]:
+        """The fastest; what a part of their rules does alone is not said twice."""
+        alone = [r for r in self.fitting if not any(set(other) < set(r) for other in self.fitting)]
+        legal = (self.found[r] for r in alone if not verify(self.fitting[r].program))
+        return tuple(sorted(legal, key=lambda r: r.seconds)[:SHOWN])
+
+
+def in_words(found: Remedies) -> str:
+    """`with …: 21.3 GiB, a step of 2.1 s (+24%)`, for each that fits."""
+    if not found.found:
+        least = found.least
+        tail = f"; {_rules(least)} needs least of them: {amount(least.peak)}" if least else ""
+        return f"none of the {found.tried} changes of the strategy that were tried makes it fit{tail}"
+    return "it fits with " + "; or with ".join(f"{_rules(r)}: {_figures(r, found)}" for r in found.found)
+
+
+def _rules(r: Remedy) -> str:
+    return " and ".join(f"`{rule}`" for rule in r.rules)
+
+
+def _figures(r: Remedy, found: Remedies) -> str:
+    return f"{amount(r.peak)}, a step of {seconds(r.seconds)} ({r.seconds / found.seconds - 1:+.0%})"
+
+
+# --- changes -----------------------------------------------------------------------------------------------------
+
+
+def changes(compiled: Compiled) -> Iterator[Change]:
+    """All that are tried, each at first by itself."""
+    strategy = compiled.job.strategy
+    batch = _batch(compiled.job)
+    data = [a for a in dict.fromkeys(r.axis for r in strategy.splits if batch and batch[0] in r.dims)]
+    sizes = {a.name: a.size for a in strategy.mesh}
+    data = [a for a in data if sizes.get(a, 1) > 1]
+    yield from _recompute(compiled)
+    yield from _shards(strategy, data)
+    if batch is not None:
+        yield from _microbatches(strategy, *batch)
+    yield from _positions(compiled.job, batch[0] if batch else "")
+    yield from _meshes(compiled.job, data)
+
+
+def _batch(job: Job) -> tuple[str, int] | None:
+    """The dim that micro-batches cut, and its size."""
+    name = job.strategy.microbatch_dim
+    for declared in job.model.inputs:
+        type = declared.value.type
+        if name is None and type.dims:
+            return type.dims[0].name, type.dims[0].size
+        if name is not None and type.has(name):
+            return name, type.size(name)
+    return None
+
+
+def _recompute(compiled: Compiled) -> Iterator[Change]:
+    """Everything, each loop, and within loops what most is saved of."""
+    strategy, index = compiled.job.strategy, index_model(compiled.job.model)
+    program = compiled.program
+    use = memory_use(program)
+    group = max(use, key=lambda g: (use[g][FIRST].bytes, -g))
+    saved: dict[str, int] = {}
+    for a in fullest(traced(program, group), group, FIRST).alive:
+        parts = a.name.split(".")
+        if a.role == "saved" and len(parts) > 2 and parts[0] in index.loops:
+            place = ".".join(parts[:2])
+            if place in index.scopes:
+                saved[place] = saved.get(place, 0) + a.bytes
+    largest = sorted(saved, key=lambda place: -saved[place])[:SCOPES]
+    done = {r.scope for r in strategy.recomputes if not r.keep}
+    loops = [label for label in index.loops if label in index.scopes]
+    scopes: list[str | None] = [None, *loops, *largest]
+    for scope in scopes:
+        if scope in done or None in done or (scope and scope.partition(".")[0] in done):
+            continue
+        rule = RecomputeRule(scope, (), strategy.span)
+        yield Change("recompute", f"recompute {scope}" if scope else "recompute", _added("recomputes", rule))
+
+
+def _shards(strategy: Strategy, data: Sequence[str]) -> Iterator[Change]:
+    """ZeRO 1 to 3 on each axis that splits the batch."""
+    for axis in data:
+        done = {c for r in strategy.shards if r.axis == axis and r.scope is None for c in r.classes}
+        for n in (1, 2, 3):
+            classes = ("optimizer", "gradients", "weights")[:n]
+            if not set(classes) <= done:
+                rule = ShardRule(classes, axis, None, strategy.span)
+                yield Change("shard", f"shard {', '.join(classes)} on {axis}", _added("shards", rule))
+
+
+def _microbatches(strategy: Strategy, dim: str, size: int) -> Iterator[Change]:
+    for factor in (2, 4, 8):
+        count = factor * strategy.microbatches
+        if size % count:
+            continue
+        rule = f"microbatches {count} over {dim}"
+        for p in strategy.pipelines:
+            chunks = f"chunks = {p.chunks}, " if p.schedule == "interleaved" else ""
+            cuts = f", cuts {list(p.cuts)}" if p.cuts else ""
+            rule = f"pipeline {p.label} on {p.axis}, schedule {p.schedule}"
+            rule += f"(microbatches = {count}, {chunks}over = {dim}){cuts}"
+        yield Change("microbatches", rule, _set(microbatches=count, microbatch_dim=dim))
+
+
+def _positions(job: Job, batch: str) -> Iterator[Change]:
+    """Other dims of the inputs are split, for activations, on axes that split weights: sequence parallelism."""
+    dims = dict.fromkeys(n for i in job.model.inputs for n in i.value.type.names if n != batch)
+    axes = dict.fromkeys(r.axis for r in job.strategy.splits if "weights" in r.classes and batch not in r.dims)
+    for dim in dims:
+        for axis in axes:
+            if any(r.axis == axis and dim in r.dims for r in job.strategy.splits):
+                continue
+            rule = SplitRule((dim,), axis, ("activations",), None, False, job.strategy.span)
+            yield Change("split", f"split {dim} on {axis} for activations", _added("splits", rule))
+
+
+def _meshes(job: Job, data: Sequence[str]) -> Iterator[Change]:
+    """As many devices, but fewer replicas: axes that split weights or hold stages are two and four times as long."""
+    strategy = job.strategy
+    fixed = {r.axis for r in strategy.places}
+    loops = index_model(job.model).loops
+    for factor in (2, 4):
+        for fewer in data:
+            for more in (a.name for a in strategy.mesh if a.name not in {*data, *fixed}):
+                sizes = {a.name: a.size for a in strategy.mesh}
+                if sizes[fewer] % factor:
+                    continue
+                sizes[fewer] //= factor
+                sizes[more] *= factor
+                stages = [(p, sizes[p.axis] * p.chunks) for p in strategy.pipelines if p.axis == more]
+                if any(p.cuts or n > loops.get(p.label, 0) for p, n in stages):
+                    continue
+                mesh = tuple(Axis(a.name, sizes[a.name], a.span) for a in strategy.mesh)
+                rule = f"mesh ({', '.join(f'{a.name} = {a.size}' for a in mesh)})"
+                yield Change("mesh", rule, _set(mesh=mesh))
+
+
+def _added(field: str, rule: object) -> Callable[[Strategy], Strategy]:
+    def apply(strategy: Strategy) -> Strategy:
+        changed: dict[str, Any] = {field: (*getattr(strategy, field), rule)}
+        return replace(strategy, **changed)
+
+    return apply
+
+
+def _set(**fields: Any) -> Callable[[Strategy], Strategy]:
+    return lambda strategy: replace(strategy, **fields)

@@ -1,0 +1,155 @@
+"""What makes a job fit: every remedy that is listed, written into the file by hand, does what is said of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dsl.source import Source
+from parc import api
+from parc.cli import cli
+from parc.remedies import MOST, Remedies, in_words
+
+JOB = """\
+use std.layers (attention, cross_entropy, layer_norm, mlp)
+use std.optimizers (adamw)
+use std.tactics
+
+device small {
+  compute f32 1 TFLOP/s
+  memory MEMORY B, 100 GB/s
+}
+
+cluster pod() {
+  device npu = small
+  level server = 8 npu over 30 GB/s, 1 us
+}
+
+model gpt() {
+  dim b = 32, s = 32, d = 32, v = 64
+  input tokens, targets : int32[b,s] in 0..v
+  weight wte[v,d]
+  x = take(wte, tokens, over v)
+  repeat 8 as block {
+    x = x + attention(layer_norm(x), 4)
+    x = x + mlp(layer_norm(x), 64)
+  }
+  logits[b,s,v] = layer_norm(x) @ wte
+  loss cross_entropy(logits, targets, over v)
+}
+
+strategy plan for gpt {
+RULES
+}
+
+job fit {
+  train gpt() on pod() using plan
+  optimizer adamw(lr = 0.001)
+}
+"""
+STRATEGIES = {
+    "pipeline": """\
+  mesh (pp = 2, dp = 2, tp = 2)
+  data_parallel(dp)
+  tensor_parallel(tp)
+  pipeline block on pp, schedule one_f_one_b(microbatches = 2, over = b)""",
+    "interleaved": """\
+  mesh (pp = 2, dp = 4)
+  data_parallel(dp)
+  pipeline block on pp, schedule interleaved(microbatches = 2, chunks = 2, over = b)""",
+    "one stage": """\
+  mesh (dp = 4, tp = 2)
+  data_parallel(dp)
+  tensor_parallel(tp)
+  optimizer_parallel(dp, 1)""",
+}
+
+
+def job(strategy: str, memory: int) -> Source:
+    return Source("fit.par", JOB.replace("RULES", STRATEGIES[strategy]).replace("MEMORY", str(memory)))
+
+
+def by_hand(source: Source, rules: Iterable[str]) -> Source:
+    """The rules written into the strategy: in the place of the one of the same kind, or below the others."""
+    text = source.text
+    for rule in rules:
+        word = rule.split()[0]
+        line = re.compile(rf"^  {word} .*$", re.M)
+        if word in ("mesh", "pipeline", "microbatches") and line.search(text):
+            text = line.sub(f"  {rule}", text, count=1)
+        else:
+            text = re.sub(r"(?s)(strategy plan .*?\n)(\})", rf"\1  {rule}\n\2", text, count=1)
+    return Source(source.name, text)
+
+
+@pytest.fixture(scope="module")
+def peaks() -> dict[str, int]:
+    """Bytes that the jobs need as they are."""
+    return {name: api.cost(job(name, 10**9)).peak for name in STRATEGIES}
+
+
+LONG = pytest.mark.nightly
+CASES = [
+    ("pipeline", 0.6),
+    ("one stage", 0.35),
+    *(pytest.param(name, share, marks=LONG) for name in STRATEGIES for share in (0.9, 0.75, 0.5)),
+]
+
+
+@pytest.mark.parametrize(("strategy", "share"), CASES)
+def test_each_does_what_is_said_of_it(strategy: str, share: float, peaks: dict[str, int]) -> None:
+    memory = int(share * peaks[strategy])
+    source = job(strategy, memory)
+    now = api.cost(source)
+    tried = api.remedies(now.compiled)
+    assert tried is not None and 1 <= len(tried.found) <= 3 and tried.tried <= MOST
+    assert tried.seconds == pytest.approx(now.timeline.step_seconds)
+    assert [r.seconds for r in tried.found] == sorted(r.seconds for r in tried.found)
+    for r in tried.found:
+        found = api.cost(by_hand(source, r.rules))
+        assert found.peak == r.peak <= memory == found.capacity
+        assert found.timeline.step_seconds == pytest.approx(r.seconds)
+        assert api.remedies(found.compiled) is None
+    if tried.least is not None:
+        assert api.cost(by_hand(source, tried.least.rules)).peak == tried.least.peak > memory
+
+
+def test_where_nothing_helps(peaks: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parc.remedies.MOST", 12)
+    tried = api.remedies(api.cost(job("pipeline", peaks["pipeline"] // 50)).compiled)
+    assert isinstance(tried, Remedies) and not tried.found and tried.tried == 12 and tried.least is not None
+    assert tried.least.peak < peaks["pipeline"]
+    assert in_words(tried).startswith("none of the 12 changes")
+
+
+def test_on_the_command_line(tmp_path: Path, peaks: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parc.remedies.MOST", 8)
+    file = tmp_path / "fit.par"
+    runner = CliRunner()
+
+    def run(*args: str) -> tuple[int, str, str]:
+        result = runner.invoke(cli, [*args, str(file)])
+        return result.exit_code, result.stdout, result.stderr
+
+    file.write_text(job("pipeline", int(0.6 * peaks["pipeline"])).text)
+    code, text, _ = run("cost", "--json")
+    found = json.loads(text)["result"]
+    assert code == 0 and not found["fits"] and found["remedies"]["found"]
+    code, text, _ = run("cost")
+    assert code == 0 and "It does not fit" in text and "it fits with" in text
+    for r in found["remedies"]["found"]:
+        assert " and ".join(r["rules"]) in text
+    code, _, errors = run("run", "--steps", "1")
+    assert code == 1 and "error[E0701]" in errors and "it fits with" in " ".join(errors.split())
+    assert f"`{found['remedies']['found'][0]['rules'][0]}`" in errors
+
+    file.write_text(job("pipeline", peaks["pipeline"] // 50).text)
+    assert "makes it fit" in run("cost")[1]
+    file.write_text(job("pipeline", peaks["pipeline"]).text)
+    assert json.loads(run("cost", "--json")[1])["result"]["remedies"] is None
+    assert "fit" not in run("cost")[1].replace("fit: gpt", "")
