@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from os import cpu_count
 
 import pytest
 from hypothesis import given
@@ -10,8 +13,10 @@ from hypothesis import strategies as st
 
 from compiler.cost.pack import ALIGNMENT, aligned, bound, pack
 from compiler.program import Program
+from dsl.diagnostics import ParcError
 from tests.cost.placed import placed, plan
 from tests.cost.test_memory_exact import EVERY, PIPELINE, SCHEDULES, SMALL, example
+from tests.matrix.cells import Cell, cells, expected, spread
 from tests.runtime.test_memory import LOOP, X
 from tests.runtime.test_memory import program as hand_made
 
@@ -106,3 +111,25 @@ def _fastest(program: Program) -> float:
         plan(program, 1)
         taken.append(time.process_time() - started)
     return min(taken)
+
+
+def judge(cell: Cell) -> str:
+    """ "placed", the refusal's codes, or what is wrong."""
+    try:
+        program = cell.compile(None).program
+    except ParcError as e:
+        return ", ".join(sorted({d.code for d in e.diagnostics}))
+    try:
+        placed(program)
+    except AssertionError as e:
+        return str(e)
+    return "placed"
+
+
+@pytest.mark.nightly
+def test_all_tactics_and_some_pairs() -> None:
+    chosen = [*cells(1), *spread(cells(2), 4)]
+    with ProcessPoolExecutor(cpu_count(), get_context("spawn")) as pool:
+        outcomes = list(zip(chosen, pool.map(judge, chosen, chunksize=4)))
+    wrong = [f"{c}: {o}" for c, o in outcomes if o != expected(c).replace("proved", "placed")]
+    assert not wrong, "\n".join(wrong)

@@ -7,6 +7,7 @@ steps, so that it has no memory of a device to measure: what it reports is the p
 
 from __future__ import annotations
 
+import re
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -65,8 +66,32 @@ def test_every_example(name: str, options: str) -> None:
     exact(example(name, options).program)
 
 
+WALLS = ["alone", "pretrain", "misplaced", "without_recompute", "without_optimizer_parallel"]
+
+
+@pytest.mark.parametrize("job", WALLS)
+def test_the_walls(job: str) -> None:
+    """The strategies are those of 2,048 cards, their axes and the model smaller."""
+    text = (EXAMPLES / "walls.par").read_text(encoding="utf-8")
+    changes = {
+        r"^check .*": "",
+        r"\b(layers, hidden, heads, vocab, seq), (1|512)\)": r"4, 16, 4, 24, 8, 8)",
+        r"pod\(2048\)": "pod(8)",
+        r"\b(pp|dp|tp) = (16|8)\b": r"\1 = 2",
+        r"microbatches = 32": "microbatches = 2",
+    }
+    for old, new in changes.items():
+        text, count = re.subn(old, new, text, flags=re.M)
+        assert count
+    source = Source("walls.par", text, (EXAMPLES / "walls.par").as_posix())
+    program = compile_job(evaluate(source, job=job)).program
+    assert program.devices == (1 if job == "alone" else 8)
+    exact(program, 1)
+
+
 def test_no_example_is_forgotten() -> None:
-    assert {name for name, _ in EVERY} | {"walls"} >= {path.stem for path in EXAMPLES.glob("*.par")}
+    assert {name for name, _ in EVERY} | {"walls"} == {path.stem for path in EXAMPLES.glob("*.par")}
+    assert set(WALLS) == set(re.findall(r"^job (\w+)", (EXAMPLES / "walls.par").read_text(), re.M))
 
 
 COMPOSITIONS = [
