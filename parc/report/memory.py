@@ -9,6 +9,7 @@ from compiler.cost.occupancy import Occupancy, Series
 from compiler.cost.timeline import PICOSECONDS, Timeline
 from compiler.schedules import Action
 from parc.estimate import Estimate
+from parc.report.fullest import largest
 from parc.report.html import esc, legend, num, percent, section, share, svg, table, tag, ticks
 from parc.report.pipeline import PASSES
 from parc.report.trace import devices
@@ -129,6 +130,7 @@ def memory(e: Estimate, occupancy: Mapping[int, Occupancy]) -> str:
         capacity = e.capacity if kind == "hbm" else 0.0
         found = levels(e.timeline, group, series)
         parts += _curve(e.timeline, group, kind, series, found, capacity)
+        parts += [largest(full, tuple(ROLES)) for full in e.fullest if full.moment.memory == kind]
     parts += [tag("h3", "Peak of every class"), _peaks(e)]
     note = "Bytes on one device, by what they are for. While a pass runs, its fullest moment is drawn."
     return section("memory", "Memory", note, *parts)

@@ -298,6 +298,16 @@ def test_memory_is_drawn_against_the_time_of_its_actions() -> None:
     assert len(few) == 10 and max(v.total for v in few) == series.peak
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_the_largest_values_of_the_fullest_moment_are_listed(case: str) -> None:
+    shown, told = Page(part(case, "memory")), estimated(case).fullest[0]
+    cells = [*shown.texts("td"), *shown.texts("code")]
+    for a in told.moment.alive[:10]:
+        assert {a.name, a.type, amount(a.bytes)} <= set(cells)
+    (sentence,) = (n for n in shown.texts("p") if n.startswith("All of it fits into"))
+    assert amount(told.allocation.size) in sentence and (told.reserved is None or amount(told.reserved) in sentence)
+
+
 def test_a_capacity_far_above_is_left_out_and_one_in_reach_is_a_line() -> None:
     assert 'class="capacity"' not in part("serial", "memory") and 'class="peak"' in part("serial", "memory")
     assert f"capacity {amount(estimated('pangu').capacity)}" in part("pangu", "memory")
