@@ -32,6 +32,9 @@ MOST = 40
 SECONDS = 8.0
 """Of CPU time, after which no further change is tried."""
 
+FACTORS = (2, 4, 8, 32)
+"""As many times the micro-batches are tried."""
+
 SCOPES = 3
 """Scopes within a loop that are tried for recomputation: those that most is saved of."""
 
@@ -221,7 +224,7 @@ def _shards(strategy: Strategy, data: Sequence[str]) -> Iterator[Change]:
 
 
 def _microbatches(strategy: Strategy, dim: str, size: int) -> Iterator[Change]:
-    for factor in (2, 4, 8):
+    for factor in FACTORS:
         count = factor * strategy.microbatches
         if size % count:
             continue

@@ -93,6 +93,12 @@ def peaks() -> dict[str, int]:
     return {name: api.cost(job(name, 10**9)).peak for name in STRATEGIES}
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is, as many changes are tried."""
+    monkeypatch.setattr("parc.remedies.SECONDS", 1e9)
+
+
 LONG = pytest.mark.nightly
 CASES = [
     ("pipeline", 0.6),
