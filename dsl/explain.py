@@ -88,6 +88,8 @@ def _help(token: Token, before: Token | None, expected: set[str], words: list[st
         return "`==` compares"
     if token.type == "EQ" and "EQUAL" in expected:
         return "`=` assigns, `==` compares"
+    if token.type == "COLON" and "EQUAL" in expected:
+        return "`=` assigns; dims stand in brackets: `x[b,s] = …`"
     if token.type == "FLOORDIV" and not expected & _OPERATORS:
         return "a comment begins with `#`"
     if token.type == "COLON" and "LBRACE" in expected:

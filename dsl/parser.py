@@ -18,7 +18,7 @@ from lark.lexer import PatternStr
 
 from dsl import ast, limits
 from dsl.build import Builder
-from dsl.diagnostics import Diagnostics, ParcError
+from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
 from dsl.explain import explain
 from dsl.lexer import Lexed, Token, lex
 from dsl.source import Span
@@ -111,6 +111,8 @@ class Parser:
         self.diagnostics = diagnostics
         self.stack = [self.grammar.start]
         self.values: list[Any] = []
+        self.opened: list[int] = []
+        """Where a brace was forgotten that opens a body, which was read all the same."""
 
     def run(self) -> ast.File | None:
         """The tree, or None after errors."""
@@ -135,6 +137,8 @@ class Parser:
             except (_Unexpected, ParcError) as error:
                 if self._report(error, position, line):
                     return None
+                if token.type == "NEWLINE" and tokens[position + 1].text != "{" and self._opened(token):
+                    continue
                 stack[:], values[:] = saved
                 position = self._resume(line)
         return result if isinstance(result, ast.File) else None
@@ -242,6 +246,14 @@ class Parser:
         unclosed = isinstance(error, ParcError) and self.tokens[line].text == "}"
         return self.diagnostics.full or unclosed or token.type == "$END"
 
+    def _opened(self, newline: Token) -> bool:
+        """A body whose brace is missing is read all the same: what stands in it is not wrong, too."""
+        if "LBRACE" not in self._acceptable():
+            return False
+        self._feed(Token("LBRACE", "{", newline.start, newline.start))
+        self.opened.append(newline.start)
+        return True
+
     def _acceptable(self) -> set[str]:
         """The terminals that could stand here (not only those in the state's row: reductions are tried)."""
         states = self.grammar.states
@@ -284,6 +296,18 @@ def _shiftable(states: dict[Any, dict[str, Any]], stack: list[Any], terminal: st
     return False
 
 
+def _without_partners(found: list[Diagnostic], opened: list[int]) -> list[Diagnostic]:
+    """Without the `}` that close nothing only because a brace was forgotten, which is reported itself."""
+    left, kept = list(opened), []
+    for d in found:
+        alone = d.code == "E0005" and d.message.startswith("`}` closes nothing") and d.span is not None
+        if alone and left and d.span is not None and left[0] < d.span.start:
+            del left[0]
+        else:
+            kept.append(d)
+    return kept
+
+
 def parse(text: str, name: str) -> ast.File:
     """The syntax tree of a `.par` text; `name` is what spans call it. Raises `ParcError` with all errors found."""
     tree, _ = parse_with_comments(text, name)
@@ -298,9 +322,11 @@ def parse_with_comments(text: str, name: str) -> tuple[ast.File, Lexed]:
         diagnostics.error("E0901", message, Span(name, 0, 0))
         diagnostics.raise_if_any()
     lexed = lex(text, name, diagnostics)
-    tree = None if diagnostics.full else Parser(lexed, name, diagnostics).run()
+    parser = Parser(lexed, name, diagnostics)
+    tree = None if diagnostics.full else parser.run()
     if len(diagnostics):
-        raise ParcError(*sorted(diagnostics, key=lambda d: d.span.start if d.span else 0))
+        found = sorted(diagnostics, key=lambda d: d.span.start if d.span else 0)
+        raise ParcError(*_without_partners(found, parser.opened))
     if tree is None:
         raise AssertionError("no tree and no error")  # a bug in the parser, not in the text
     return tree, lexed

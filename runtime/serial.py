@@ -125,6 +125,15 @@ class StepResult:
     reports: Arrays
 
 
+@dataclass(frozen=True)
+class Updated:
+    """What an update makes, everything by name."""
+
+    weights: Arrays
+    states: Arrays
+    reports: Arrays
+
+
 def serial_step(
     training: Training,
     weights: Mapping[str, Array],
@@ -138,17 +147,26 @@ def serial_step(
     model = training.model
     outputs = run_graph(training.forward, env, ctx)
     env.update(zip((v.name for v in training.forward.outputs), outputs, strict=True))
-    names = [w.name for w in model.weights]
-    gradients = run_graph(training.backward, env, ctx)
-    env.update(zip((v.name for v in training.backward.outputs), gradients, strict=True))
-    updated = run_graph(training.update, env, ctx)
-    state_names = [s.name for s in training.states]
-    ends = (len(names), len(names) + len(state_names))
-    return StepResult(
-        loss=outputs[0],
-        metrics=dict(zip(model.metrics, outputs[1 : 1 + len(model.metrics)], strict=True)),
-        gradients=dict(zip(names, gradients, strict=True)),
-        weights=dict(zip(names, updated[: ends[0]], strict=True)),
-        states=dict(zip(state_names, updated[ends[0] : ends[1]], strict=True)),
-        reports=dict(zip(training.reports, updated[ends[1] :], strict=True)),
+    found = dict(zip((w.name for w in model.weights), run_graph(training.backward, env, ctx), strict=True))
+    updated = serial_update(training, found, weights, states, seed)
+    metrics = dict(zip(model.metrics, outputs[1 : 1 + len(model.metrics)], strict=True))
+    return StepResult(outputs[0], metrics, found, updated.weights, updated.states, updated.reports)
+
+
+def serial_update(
+    training: Training,
+    gradients: Mapping[str, Array],
+    weights: Mapping[str, Array],
+    states: Mapping[str, Array],
+    seed: int | None = None,
+) -> Updated:
+    """What the update makes of these gradients (by the names of their weights, as they leave the backward graph)."""
+    ctx = Context(seed=training.job.seed if seed is None else seed)
+    env: Arrays = {**weights, **states}
+    env.update(
+        (v.name, gradients[w.name]) for v, w in zip(training.backward.outputs, training.model.weights, strict=True)
     )
+    updated = iter(run_graph(training.update, env, ctx))
+    new_weights = {w.name: next(updated) for w in training.model.weights}
+    new_states = {s.name: next(updated) for s in training.states}
+    return Updated(new_weights, new_states, {name: next(updated) for name in training.reports})

@@ -57,7 +57,7 @@ def _cluster(session: Session, entry: Entry, scope: Scope) -> Cluster:
     device: tuple[str, Device | None] | None = None  # None: erroneous, which is reported
     levels: list[Level] = []
     memories: list[Memory] = []
-    stack = ""
+    stack, broken = "", False
     before = session.failures
     for statement in entry.item.body:
         try:
@@ -69,6 +69,8 @@ def _cluster(session: Session, entry: Entry, scope: Scope) -> Cluster:
                     device = statement.name.id, _device(session, entry.module, statement.device)
                 case ast.Level():
                     below = levels[-1].name if levels else device[0] if device else None
+                    if broken:  # what the level before was to be is not known: this one is not wrong, too
+                        below, broken = statement.of.id, False
                     levels.append(_level(statement, below, levels, scope))
                 case ast.Setting(keyword=ast.Name(id="stack")):
                     (stack,) = _names(statement, 1, "`stack megatron_2021`")
@@ -78,6 +80,7 @@ def _cluster(session: Session, entry: Entry, scope: Scope) -> Cluster:
                     memories.append(_memory(statement, memories, scope))
         except (ParcError, Skip) as error:
             session.failed(error)
+            broken = broken or isinstance(statement, ast.Level)
     if session.failures > before:
         raise Skip
     name = entry.item.name

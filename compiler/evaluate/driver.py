@@ -149,7 +149,9 @@ def _choose(module: Module, job: str | None) -> Entry:
     if job is not None:
         entry = module.entries.get(("job", job))
         if entry is None:
-            help = did_you_mean(job, names) or (f"there are {listed(names)}" if names else None)
+            help = did_you_mean(job, names) or (
+                f"there {'is' if len(names) == 1 else 'are'} {listed(names)}" if names else None
+            )
             raise fail("E0113", f"there is no job `{job}`", help=help)
         return entry
     if not names:

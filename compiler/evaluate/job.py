@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from compiler.evaluate import static
@@ -191,7 +191,11 @@ def _data(use: ast.Data | None, module: Module) -> DataSpec | None:
     args: list[Any] = []
     options: dict[str, Any] = {}
     for argument in use.call.arguments:
-        value = _static(argument.value, scope)
+        try:
+            value = _static(argument.value, scope)
+        except ParcError as error:
+            quoted = f'a file is named in quotes: `{use.call.function.id}("…")`'
+            raise ParcError(*(replace(d, help=d.help or quoted) for d in error.diagnostics)) from None
         if argument.name is None:
             args.append(value)
         elif argument.name.id in options:

@@ -381,7 +381,8 @@ def _check_cluster(rules: Rules, entry: Entry, cluster: Cluster | None) -> None:
     if count != cluster.devices:
         product = " x ".join(f"{a.name}={a.size}" for a in rules.axes) or "1"
         levels = " x ".join(f"{level.name}: {level.count}" for level in reversed(cluster.levels))
-        message = f"the mesh has {count} devices ({product}), the cluster `{cluster.name}` {cluster.devices} ({levels})"
+        devices = "1 device" if count == 1 else f"{count} devices"
+        message = f"the mesh has {devices} ({product}), the cluster `{cluster.name}` {cluster.devices} ({levels})"
         span = rules.mesh or entry.item.name.span
         help = "each device of the cluster must have its place in the mesh: change a size or add an axis"
         raise fail("E0406", message, span, help=help)

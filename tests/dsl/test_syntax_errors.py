@@ -20,6 +20,7 @@ def errors(text: str) -> tuple[Diagnostic, ...]:
     [
         ("param x == 3", "E0001", "`=` assigns"),
         ("check x = 3", "E0001", "`==` compares"),
+        ("model m {\n  x[b] := 3\n}", "E0001", "`=` assigns"),
         ("param x = [1, 2][0]", "E0001", "there is no indexing"),
         ("param x = a.b(1)", "E0001", "only functions can be called"),
         ("model m: {\n}", "E0001", "a body stands in braces"),
@@ -51,6 +52,17 @@ def test_each_error_says_how_to_mend_it(text: str, code: str, help: str | None) 
     first = errors(text + "\n")[0]
     assert first.code == code, str(first)
     assert first.help is None if help is None else help in (first.help or ""), first.help
+
+
+@pytest.mark.parametrize("head", ["model m", "fn f(x)"])
+def test_a_forgotten_brace_is_one_error(head: str) -> None:
+    """What stands in the body is read all the same, its mistakes told too."""
+    body = "  repeat 2 as block {\n    x = x + 1\n  }\n  y = x\n"
+    assert [d.code for d in errors(f"{head}\n{body}}}\nparam z = 3\n")] == ["E0011"]
+    assert [d.code for d in errors(f"{head}\n{body}  z = = 2\n}}\nparam z = 3\n")] == ["E0011", "E0001"]
+    inner = body.replace(" {", "")
+    assert [d.code for d in errors(f"{head} {{\n{inner}}}\nparam z = 3\n")] == ["E0011"]
+    assert [d.code for d in errors(f"{head}\n{body}}}\n}}\n")] == ["E0011", "E0005"]
 
 
 def test_all_errors_are_found_at_once() -> None:

@@ -67,13 +67,8 @@ SINGLE = ["dp", "zero_3", "tp", "megatron", "cp", "bands", "channels", "tables",
 
 @pytest.mark.parametrize("cell", [c for c in cells(1) if c.tactics[0].name in SINGLE][::2], ids=str)
 def test_float32(cell: Cell) -> None:
-    """In the precision of the example (float32, but for pangu's f16): loss and gradients, one step.
-
-    Updates are left to float64: Adam divides the rounding of a gradient near zero by that gradient.
-    """
+    """In the precision of the example (float32, but for pangu's f16)."""
     compiled = cell.compile(None)
-    proof = prove(compiled.training, compiled.program, steps=1)
-    rows = [r for r in proof.rows if r.kind in ("loss", "gradient")]
-    assert len(rows) == 1 + len(compiled.training.model.weights)
-    assert all(r.ok for r in rows), max(rows, key=lambda r: r.error)
-    assert compiled.job.precision.compute == "f16" or all(r.tolerance == 1e-4 for r in rows)
+    proof = prove(compiled.training, compiled.program)
+    assert proof.ok, proof.worst
+    assert compiled.job.precision.compute == "f16" or {r.tolerance for r in proof.rows} <= {0.0, 1e-4}

@@ -7,11 +7,16 @@ import json
 import numpy as np
 import pytest
 
+import parc
 from compiler.driver import Compiled
 from compiler.program import Program
+from compiler.text import parse_program, show
 from dsl.diagnostics import ParcError
+from dsl.source import Source
+from runtime.emulate import Emulator
 from runtime.private import PrivateExecutor
-from runtime.prove import prove, relative_error
+from runtime.prove import prove, random_batch, relative_error
+from runtime.serial import initial_state, serial_step
 from tests.program.mutations import KINDS, mutations
 from tests.runtime import models
 
@@ -100,3 +105,54 @@ def test_every_kind_of_mutation_is_refused() -> None:
 )
 def test_relative_error(serial: list[float], run: list[float], floor: float, error: float) -> None:
     assert relative_error(np.array(serial), np.array(run), floor) == error
+
+
+SHIFTED = """\
+use std.layers (cross_entropy)
+use std.optimizers (adam)
+
+model shifted {
+  dim b = 16, d = 8, v = 12
+  input x : f32[b,d]
+  input label : int32[b] in 0..v
+  weight w[d,v] ~ normal(0.1)
+  weight shift[d] ~ zeros
+  loss cross_entropy(x @ w + sum(0.1 * x * shift, over d), label, over v)
+}
+
+strategy s for shifted {
+  mesh (dp = 2, tp = 2)
+  split b on dp
+  split v on tp
+  shard optimizer on dp
+}
+
+job j {
+  train shifted using s
+  optimizer adam(lr = 0.01)
+}
+"""
+
+
+def test_an_update_that_blows_up_rounding_is_no_error() -> None:
+    """Softmax does not see `shift`: its gradient is rounding, which Adam divides by itself."""
+    compiled = parc.compile(Source("t", SHIFTED))
+    proof = prove(compiled.training, compiled.program)
+    assert proof.ok, proof.worst
+    training, program = compiled.training, compiled.program
+    run = Emulator(program)
+    weights, states = initial_state(training)
+    batch = random_batch(program.inputs, 0, 0)
+    serial = serial_step(training, weights, states, batch, program.seed)
+    run.step(batch)
+    assert relative_error(serial.weights["shift"], run.weights()["shift"]) > 1e-2
+
+
+@pytest.mark.parametrize(("old", "new"), [("mul 0.9, %", "mul 0.8, %"), ("add %step, 1", "add %step, 2")])
+def test_an_update_of_its_own_is_an_error(old: str, new: str) -> None:
+    """The serial update of the run's own gradients has to agree."""
+    compiled = parc.compile(Source("t", SHIFTED))
+    text = show(compiled.program)
+    assert old in text
+    proof = prove(compiled.training, parse_program(text.replace(old, new)))
+    assert {r.kind for r in proof.rows if not r.ok} >= {"state"}

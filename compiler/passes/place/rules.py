@@ -121,12 +121,14 @@ class Rules:
                 help=f"legal numbers of micro-batches here: {degrees}",
             )
             return
-        self.diagnostics.error(
-            "E0540",
-            f"dim {dim} of {name} has size {size}, which does not split into {over} on axis {axis}",
-            rule.span,
-            help=f"legal degrees of {axis}: {degrees}; or allow uneven pieces: `split {dim} on {axis} pad`",
-        )
+        help = f"legal degrees of {axis}: {degrees}" if legal else ""
+        if len(axes) > 1:
+            help += f"{'; ' if help else ''}pieces of a dim on several axes are even: `pad` is for a dim on one axis"
+        else:
+            named = dim if dim in rule.dims else ", ".join(rule.dims)  # its size may come from another dim
+            help += f"; or allow uneven pieces: `split {named} on {axis} pad`"
+        message = f"dim {dim} of {name} has size {size}, which does not split into {over} on axis {axis}"
+        self.diagnostics.error("E0540", message, rule.span, help=help)
 
 
 def in_scope(name: str, scope: str | None) -> bool:
