@@ -46,6 +46,7 @@ class Rules:
     splits: list[SplitRule] = field(default_factory=list)
     shards: list[ShardRule] = field(default_factory=list)
     layouts: list[LayoutRule] = field(default_factory=list)
+    laid_out: dict[str, Span] = field(default_factory=dict)
     pipelines: list[PipelineRule] = field(default_factory=list)
     places: list[PlaceRule] = field(default_factory=list)
     recomputes: list[RecomputeRule] = field(default_factory=list)
@@ -215,9 +216,8 @@ class Expander:
 
     def _layout(self, statement: ast.LayoutDecl, scope: Scope) -> LayoutRule:
         tensor = self._path(statement.tensor)
-        first = next((r for r in self.rules.layouts if r.tensor == tensor), None)
-        if first is not None:
-            notes = [("the first is here", first.span)]
+        if tensor in self.rules.laid_out:
+            notes = [("the first is here", self.rules.laid_out[tensor])]
             raise fail("E0415", f"the layout of `{tensor}` is given twice", statement.span, notes=notes)
         used: dict[str, str] = {}
         dims: list[tuple[str, tuple[str, ...]]] = []
@@ -240,6 +240,7 @@ class Expander:
                 message = f"`{tensor}` has the dims {listed(own)}, the layout {listed(d for d, _ in dims)}"
                 raise fail("E0413", message, statement.span, help=f"`layout {tensor}[{', '.join(own)}]`")
             dims.sort(key=lambda d: own.index(d[0]))
+        self.rules.laid_out[tensor] = statement.span
         return LayoutRule(tensor, tuple(dims), self.span(statement))
 
     def _pipeline(self, statement: ast.Pipeline, scope: Scope) -> None:

@@ -12,11 +12,11 @@ from itertools import accumulate, pairwise
 from math import prod
 
 from compiler.graph import Graph, Node, Value
-from compiler.model import PipelineRule
+from compiler.model import PipelineRule, PlaceRule
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.passes.place.place import Placed
-from compiler.passes.place.rules import in_scope, place_axes
+from compiler.passes.place.rules import place_axes
 from compiler.passes.recompute import levels, repeat_path, within
 from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
 
@@ -88,7 +88,7 @@ def stage(placed: Placed) -> Staged:
     saved = {name: ALL for name, place in made.items() if place == ALL}  # others are saved wherever they are read
     loops = {n.op.label: first[n.outputs[0].name] for n in placed.forward.nodes if isinstance(n.op, Repeat)}
     homes = _homes(placed, first) if cut is None else {}
-    second = _assign(placed.backward, found, (), saved, False, {**first, **homes}, loops)
+    second = _assign(placed.backward, found, {}, saved, False, {**first, **homes}, loops)
     addends = tuple(_addends(placed, second, v) for v in placed.backward.outputs)
     wanted = [v for parts in addends for v in parts]
     loads = readers(placed.backward, wanted, [k.name for k in placed.kept], found, second)
@@ -151,20 +151,31 @@ def _cut(placed: Placed, rule: PipelineRule, stages: int) -> Cut:
     return Cut(label, total, tuple(base + (s in more) for s in range(stages)))
 
 
-def _fixed(placed: Placed) -> tuple[tuple[str, int], ...]:
-    """Scopes and their places, inner scopes before those around them. Raises ParcError for one that has no effect."""
-    rules = placed.training.job.strategy.places
-    made = [_path(n) for n in placed.forward.nodes]
+def _fixed(placed: Placed) -> dict[str, int]:
+    """Scopes and their places. Raises ParcError for one that has no effect."""
+    made: set[str] = set()
+    for n in placed.forward.nodes:
+        path = _path(n)
+        while path and path not in made:
+            made.add(path)
+            path = path.rpartition(".")[0]
+    first: dict[str, PlaceRule] = {}
     wrong = Diagnostics()
-    for i, p in enumerate(rules):
-        first = next((q for q in rules[:i] if q.scope == p.scope), None)
-        if first is not None:
-            notes = [("the first is here", first.span)]
+    for p in placed.training.job.strategy.places:
+        if first.setdefault(p.scope, p) is not p:
+            notes = [("the first is here", first[p.scope].span)]
             wrong.error("E0415", f"`{p.scope}` is placed twice", p.span, notes=notes)
-        elif not any(in_scope(name, p.scope) for name in made):
+        elif p.scope not in made:
             wrong.error("E0410", f"nothing of `{p.scope}` can be placed by itself", p.span, help=_why(placed, p.scope))
     wrong.raise_if_any()
-    return tuple((p.scope, p.index) for p in sorted(rules, key=lambda p: -p.scope.count(".")))
+    return {scope: p.index for scope, p in first.items()}
+
+
+def _place(path: str, fixed: Mapping[str, int]) -> Stage:
+    """The place of the innermost scope that has one."""
+    while path and path not in fixed:
+        path = path.rpartition(".")[0]
+    return fixed.get(path)
 
 
 def _why(placed: Placed, scope: str) -> str:
@@ -178,7 +189,7 @@ def _why(placed: Placed, scope: str) -> str:
 def _assign(
     graph: Graph,
     staged: Staged,
-    fixed: Iterable[tuple[str, int]],
+    fixed: Mapping[str, int],
     given: Mapping[str, Stage],
     forward: bool,
     origins: Mapping[str, Stage] | None = None,
@@ -198,7 +209,7 @@ def _assign(
                 found[v.name] = ALL if i >= node.op.carries else (last if forward else 0)
             continue
         inputs = {s for v in node.inputs if (s := found.get(v.name)) is not None}
-        place: Stage = next((i for scope, i in fixed if in_scope(_path(node), scope)), None)
+        place = _place(_path(node), fixed)
         if ALL in inputs:
             # A loop hands on its carried variables only; what each stage holds a part of stays inside.
             assert len(inputs) == 1, node.outputs[0].name
