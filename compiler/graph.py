@@ -45,7 +45,7 @@ class Type:
 
     @property
     def elements(self) -> int:
-        return prod(d.size for d in self.dims)
+        return prod([d.size for d in self.dims])
 
     @property
     def bytes(self) -> int:

@@ -55,7 +55,8 @@ def replicated(rank: int) -> Layout:
 def local_type(type: Type, layout: Layout, sizes: Mapping[str, int]) -> Type:
     """The piece that one device holds of a (logical) `type`; uneven sizes are rounded up (padded)."""
     dims = [
-        Dim(d.name, -(-d.size // prod(sizes[a] for a in axes))) for d, axes in zip(type.dims, layout.dims, strict=True)
+        Dim(d.name, -(-d.size // prod([sizes[a] for a in axes]))) if axes else d
+        for d, axes in zip(type.dims, layout.dims, strict=True)
     ]
     for i, left, right in layout.halo:
         dims[i] = Dim(dims[i].name, dims[i].size + left + right)

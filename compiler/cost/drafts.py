@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from compiler.cost.work import Product, Work
-from compiler.graph import Type
+from compiler.graph import ITEMSIZE, Type
 from compiler.ops import comm, effects
 from compiler.ops.base import Op
 from compiler.ops.contract import Contract
@@ -35,6 +35,10 @@ class Lifted:
     owner: int = -1
     taint: str = ""
     carried: int | None = None  # a loop's carry: index of the result that it is in the next iteration
+
+    @property
+    def elements(self) -> int:
+        return self.bytes // ITEMSIZE[self.type.dtype]
 
 
 @dataclass(slots=True)

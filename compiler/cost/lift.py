@@ -81,7 +81,7 @@ class _Lift:
             self.collective(instr, op)
         elif isinstance(op, (comm.Halo, comm.HaloAdd)):
             source = self.values[instr.inputs[0]]
-            rows = source.type.elements // source.type.size(op.dim) * (op.left + op.right)
+            rows = source.elements // source.type.size(op.dim) * (op.left + op.right)
             work = Collective(op.mnemonic, op.axes, rows, ITEMSIZE[source.type.dtype], "activations")
             self.add(instr, work)
         else:
@@ -141,7 +141,7 @@ class _Lift:
                 self.define(var, -1, "constant")
             return
         outs = [self.lifter.value(v) for v in instr.outputs]
-        size = max(v.type.elements for v in (*ins, *outs)) if ins or outs else 0
+        size = max(v.elements for v in (*ins, *outs)) if ins or outs else 0
         if self.lifter.update and joins:
             self.gather(ins, size)
         owners = {v.owner for v in ins if v.owner >= 0}
@@ -200,7 +200,7 @@ class _Lift:
         role = source.taint or "activations"
         if role == "activations" and var.name in self.sunk:
             role = "weights" if self.lifter.update else "gradients"
-        elements = max(source.type.elements, target.type.elements)
+        elements = max(source.elements, target.elements)
         itemsize = ITEMSIZE[source.type.dtype]
         work = Collective(op.mnemonic, op.axes, elements, itemsize, role)
         late = var.name in self.sunk  # nobody here reads it: the message can wait for what comes after
@@ -239,7 +239,7 @@ class _Lift:
                 self.add(instr, Copy(value.bytes, state.memory))
         elif isinstance(op, effects.Accumulate):
             value = self.values[instr.inputs[0]]
-            if self.lifter.accumulates and value.type.elements > SCALAR:
+            if self.lifter.accumulates and value.elements > SCALAR:
                 self.accumulate(instr, value)
         elif isinstance(op, effects.Recv):
             self.add(instr, Wait(op.name, op.source))
@@ -253,7 +253,7 @@ class _Lift:
 
     def accumulate(self, instr: Instr, value: Lifted) -> None:
         """One kernel adds all gradients to their buffers: with the products, or (loose) from their results."""
-        moved, flops = 2 * value.bytes, value.type.elements
+        moved, flops = 2 * value.bytes, value.elements
         loose = moved + min(value.bytes, self.values.get(value.root, value).bytes)
         if self.adding < 0:
             self.add(instr, Vector(moved, loose, 1, flops, value.type.dtype))
@@ -336,7 +336,7 @@ class _Lift:
         that this stands for; what the program keeps in f32 there (softmax, norms) stays inside kernels."""
         value = self.values[name]
         root = self.values.get(value.root, value)
-        return min(value.bytes, root.bytes, value.type.elements * self.lifter.itemsize)
+        return min(value.bytes, root.bytes, value.elements * self.lifter.itemsize)
 
     def _vector(self, at: int, draft: Draft, readers: Mapping[str, set[int]], core: bool) -> Vector:
         made = {v.name for i in draft.instrs for v in i.outputs}
@@ -351,7 +351,7 @@ class _Lift:
             for var in instr.outputs:
                 value = self.values[var.name]
                 loose += self._size(var.name)
-                flops += value.type.elements
+                flops += value.elements
                 if readers.get(var.name, set()) - {at}:
                     written += self._size(var.name)
         first = draft.instrs[0]

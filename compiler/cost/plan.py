@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from compiler.cost.segments import Segment
+from compiler.cost.work import Meet
 from compiler.schedules import Action
 
 Key = tuple[str, int]
@@ -59,67 +60,91 @@ class Result:
     over: list[int]
 
 
+class _Line(NamedTuple):
+    """Of the segments of a kind: the cost; waits, posts: first numbers of their messages (that of the micro-batch is
+    added), and routes; the all-reduce at its end."""
+
+    cost: int
+    waits: tuple[int, ...]
+    posts: tuple[tuple[int, int], ...]
+    meet: Meet | None
+
+
 def plan(
     actions: Sequence[Sequence[Action]], classes: Sequence[int], shapes: Sequence[dict[Key, list[Segment]]], groups: int
 ) -> Plan:
     """`shapes[class][function]`: segments, of which only what they wait for and send counts. Raises ValueError if
     groups hang."""
     found = Plan()
+    stride = 1 + max((a.mb for mine in actions for a in mine), default=0)  # a message: its lane and micro-batch
+    lanes: dict[tuple[str, int, int], int] = {}
     costs: dict[tuple[int, Key, int], int] = {}
-    routes: dict[tuple[int, int, int, int], int] = {}
-    messages: dict[tuple[str, int, int, int], int] = {}
     meets: dict[tuple[str, int], int] = {}
     coming: list[int] = []
-    done: set[int] = set()  # messages that are posted
-    todo: list[list[tuple[Action, int, Segment]]] = []
+
+    def line(group: int, key: Key, index: int, shape: Segment) -> _Line:
+        """What all segments of this kind of a group have in common."""
+        cls, stage = classes[group], key[1] * groups + group
+        cost = costs.setdefault((cls, key, index), len(costs))
+        waits = tuple(stride * lanes.setdefault((w.name, stage + w.source, stage), len(lanes)) for w in shape.waits)
+        posts = []
+        for i, ready_post in enumerate(shape.posts):
+            post = ready_post.post
+            lane = lanes.setdefault((post.name, stage, stage + post.to), len(lanes))
+            posts.append((stride * lane, len(found.routes)))
+            found.routes.append((cost, i, group, stage))
+            found.names.append(f"{post.name} to group {(stage + post.to) % groups}")
+        return _Line(cost, waits, tuple(posts), shape.meet)
+
+    lines: dict[tuple[int, Key], list[_Line]] = {}
+    todo: list[list[tuple[Action, _Line]]] = []
     for group, mine in enumerate(actions):
         of = shapes[classes[group]]
-        todo.append([(a, i, s) for a in mine for i, s in enumerate(of.get(a[:2], ()))])
+        todo.append([])
+        for action in mine:
+            key = action[:2]
+            if (group, key) not in lines:
+                lines[group, key] = [line(group, key, i, s) for i, s in enumerate(of.get(key, ()))]
+            todo[-1] += [(action, x) for x in lines[group, key]]
+    done = bytearray(stride * len(lanes))  # messages that are posted
     at, after = [0] * groups, [-1] * groups
-    sleepers: dict[tuple[str, int], list[int]] = {}
+    waiting: dict[int, list[int]] = {}  # groups that stopped for a message, or (as -1 - meet) an all-reduce
     ready = list(range(groups))
     while ready:
         g = ready.pop()
-        while at[g] < len(todo[g]):
-            action, index, shape = todo[g][at[g]]
-            if after[g] >= 0 and coming[after[g]]:
-                sleepers.setdefault(("meet", after[g]), []).append(g)
+        mine_, i, before = todo[g], at[g], after[g]
+        while i < len(mine_):
+            action, (cost, waits, posts_, joins) = mine_[i]
+            mb = action.mb
+            if before >= 0 and coming[before]:
+                waiting.setdefault(-1 - before, []).append(g)
                 break
-            stage = action.chunk * groups + g
-            waits = tuple(
-                messages.setdefault((w.name, stage + w.source, stage, action.mb), len(messages)) for w in shape.waits
-            )
-            missing = next((w for w in waits if w not in done), None)
+            incoming = tuple([w + mb for w in waits])
+            missing = next((w for w in incoming if not done[w]), None)
             if missing is not None:
-                sleepers.setdefault(("message", missing), []).append(g)
+                waiting.setdefault(missing, []).append(g)
                 break
-            cost_key = (classes[g], action[:2], index)
-            cost = costs.setdefault(cost_key, len(costs))
-            posts = []
-            for i, ready_post in enumerate(shape.posts):
-                post = ready_post.post
-                message = messages.setdefault((post.name, stage, stage + post.to, action.mb), len(messages))
-                route = routes.setdefault((cost, i, g, stage), len(routes))
-                if route == len(found.names):
-                    found.names.append(f"{post.name} to group {(stage + post.to) % groups}")
-                posts.append((message, route))
-                done.add(message)
-                ready += sleepers.pop(("message", message), ())
+            outgoing = tuple([(m + mb, route) for m, route in posts_])
+            for message, _ in outgoing:
+                done[message] = 1
+                if message in waiting:
+                    ready += waiting.pop(message)
             meet = -1
-            if shape.meet is not None:
-                meet = meets.setdefault((shape.meet.key, action.mb), len(meets))
+            if joins is not None:
+                meet = meets.setdefault((joins.key, mb), len(meets))
                 if meet == len(coming):
-                    coming.append(len(shape.meet.groups))
-                    found.meets.append((cost, shape.meet.key))
+                    coming.append(len(joins.groups))
+                    found.meets.append((cost, joins.key))
                 coming[meet] -= 1
                 if not coming[meet]:
-                    ready += sleepers.pop(("meet", meet), ())
-            found.steps.append(Step(g, cost, waits, tuple(posts), after[g], meet, action))
-            after[g] = meet
-            at[g] += 1
+                    ready += waiting.pop(-1 - meet, ())
+            found.steps.append(Step(g, cost, incoming, outgoing, before, meet, action))
+            before = meet
+            i += 1
+        at[g], after[g] = i, before
     if any(a < len(t) for a, t in zip(at, todo)):
         raise ValueError("device groups wait for what never comes")
-    found.costs, found.routes, found.messages = list(costs), list(routes), len(messages)
+    found.costs, found.messages = list(costs), len(done)
     return found
 
 

@@ -10,7 +10,7 @@ from compiler.cost.durations import COMPUTE, COPY, Pricer, picoseconds
 from compiler.cost.plan import Key, Result
 from compiler.cost.segments import Segment
 from compiler.cost.spent import spent
-from compiler.cost.timeline import PICOSECONDS, Cost, Event, Player, Timeline
+from compiler.cost.timeline import PICOSECONDS, Cost, Event, Events, Player, Timeline
 from compiler.cost.varied import Varied
 from compiler.cost.work import Loop, Meet, Part, Post, Product, Vector, Wait
 
@@ -33,7 +33,10 @@ def summarise(
     features, program = simulation.features, simulation.program
     step = max(result.ends, default=0)
     slowest = result.ends.index(step) if result.ends else 0
-    events, meets = _events(simulation, pricer, result)
+    meets = [0] * program.groups
+    for played in simulation.plan.steps:
+        if played.after >= 0:
+            meets[played.group] += result.over[played.after] - result.came[played.after]
     busy, exposed, work = [], [], []
     for g, counts in enumerate(simulation.counts):
         compute = duration = 0
@@ -66,7 +69,7 @@ def summarise(
     bubble = max(0.0, 1 - sum(work) / total) if total else 0.0
     return Timeline(
         step / PICOSECONDS,
-        tuple(events),
+        Events(lambda: _events(simulation, pricer, result)),
         classes,
         tuple(b / PICOSECONDS for b in busy),
         bubble,
@@ -99,7 +102,7 @@ def with_slow_devices(nominal: Timeline, played: Varied, classes: tuple[Player, 
     return replace(
         nominal,
         step_seconds=seconds,
-        events=tuple(played.events),
+        events=Events(lambda: played.events),
         classes=classes,
         busy=tuple(b / PICOSECONDS for b in played.busy),
         bubble=bubble,
@@ -111,10 +114,9 @@ def with_slow_devices(nominal: Timeline, played: Varied, classes: tuple[Player, 
     )
 
 
-def _events(simulation: Simulation, pricer: Pricer, result: Result) -> tuple[list[Event], list[int]]:
-    """One event per activation and message; and how long each group is part of all-reduces between groups."""
-    of, groups = simulation.plan, simulation.program.groups
-    meets = [0] * groups
+def _events(simulation: Simulation, pricer: Pricer, result: Result) -> list[Event]:
+    """One event per activation, message, and all-reduce between groups."""
+    of = simulation.plan
     events: list[Event] = []
     sent = iter(result.sent)
     level = f"comm:{pricer.machine.levels[-1].name}" if pricer.machine.levels else "comm:stages"
@@ -122,7 +124,6 @@ def _events(simulation: Simulation, pricer: Pricer, result: Result) -> tuple[lis
         g, action = step.group, step.action
         if step.after >= 0:
             came, over = result.came[step.after], result.over[step.after]
-            meets[g] += over - came
             if over > came:
                 events.append(Event(g, level, of.meets[step.after][1], "collective", came, over, action.mb, g))
         if stop > start:
@@ -138,7 +139,7 @@ def _events(simulation: Simulation, pricer: Pricer, result: Result) -> tuple[lis
         if fixed * counts.get(("U", 0), 0):
             events.append(Event(g, "compute", "once per step", "host", end - fixed, end, 0, g))
     events.sort(key=lambda e: (e.cls, e.start_ps, e.end_ps))
-    return events, meets
+    return events
 
 
 def _idle(simulation: Simulation, costs: Sequence[Mapping[Key, list[Segment]]], group: int) -> float:

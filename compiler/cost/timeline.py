@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 PICOSECONDS = 10**12
 """Per second. The engine counts in whole picoseconds, everything outside in seconds."""
@@ -35,6 +37,29 @@ class Event:
     @property
     def duration_ps(self) -> int:
         return self.end_ps - self.start_ps
+
+
+class Events(Sequence[Event]):
+    """Events that are made when somebody looks: there are as many as micro-batches and stages."""
+
+    def __init__(self, make: Callable[[], Sequence[Event]]) -> None:
+        self._make = make
+        self._made: tuple[Event, ...] | None = None
+
+    def _events(self) -> Sequence[Event]:
+        if self._made is None:
+            self._made = tuple(self._make())
+        return self._made
+
+    def __len__(self) -> int:
+        return len(self._events())
+
+    @overload
+    def __getitem__(self, at: int) -> Event: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Event]: ...
+    def __getitem__(self, at: int | slice) -> Event | Sequence[Event]:
+        return self._events()[at]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +144,7 @@ class Timeline:
     """
 
     step_seconds: float
-    events: tuple[Event, ...]
+    events: Sequence[Event]
     classes: tuple[Player, ...]
     busy: tuple[float, ...]
     bubble: float
