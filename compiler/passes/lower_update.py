@@ -13,6 +13,7 @@ from compiler.ops.effects import Read, StageReduce, Write
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.passes.buffers import BufferNames
+from compiler.passes.early_writes import early_writes, late_values
 from compiler.passes.emit import Emitter, Part
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import ALL, Stage, Staged
@@ -175,7 +176,13 @@ class _Update:
             if v not in inputs:
                 main.do(Write(name), v)
             states.append(StateDecl(name, "report", v.type, layout, logical=logical))
-        return Body((), tuple(main.instrs), ()), states
+        together = {s.name: f"{owner}#{s.chunk}" for s in states if (owner := self._owner(s)) is not None}
+        return Body((), tuple(early_writes(late_values(main.instrs), together)), ()), states
+
+    def _owner(self, state: StateDecl) -> str | None:
+        """The weight that a buffer belongs to, if it is the weight or an optimizer's state of it."""
+        name = state.logical if state.role in ("weight", "optimizer") else None
+        return self.owner.get(name, name) if name else None
 
     def _chunks(self, weights: Deps) -> list[int]:
         return self.here(next(iter(weights))) if weights else [0]
