@@ -181,7 +181,7 @@ class _Lift:
         for at in owners[:-1]:
             draft = self.drafts[at]
             alike = draft.joins and last.joins and draft.size == last.size == size
-            if not alike or draft.closed or any(at in d.deps for d in self.drafts):
+            if not alike or draft.closed or any(at in d.deps for d in self.drafts[at + 1 :]):
                 continue
             last.instrs = draft.instrs + last.instrs
             last.deps |= draft.deps
