@@ -172,7 +172,7 @@ class _Lift:
     def gather(self, ins: Sequence[Lifted], size: int) -> None:
         """Make one kernel of those that give the operands: an optimizer updates a weight and its states in one go.
 
-        Those that others wait for stay as they are, for these might come before.
+        Those that others wait for (messages that go together, too) stay as they are, for these might come before.
         """
         owners = sorted({v.owner for v in ins if v.owner >= 0})
         if len(owners) < 2:
@@ -181,7 +181,7 @@ class _Lift:
         for at in owners[:-1]:
             draft = self.drafts[at]
             alike = draft.joins and last.joins and draft.size == last.size == size
-            if not alike or draft.closed or any(at in d.deps for d in self.drafts[at + 1 :]):
+            if not alike or draft.closed or any(at in d.deps for d in self.drafts):
                 continue
             last.instrs = draft.instrs + last.instrs
             last.deps |= draft.deps
