@@ -11,43 +11,89 @@ FOLDER = Path(__file__).resolve().parent
 TRAINING = FOLDER / "training.csv"
 SINGLE_NODE = FOLDER / "single_node.csv"
 
-UNITS = {"GB": 1e9, "GiB": 2.0**30}
+UNITS = {"B": 1.0, "bytes": 1.0, "MB": 1e6, "GB": 1e9, "TB": 1e12, "MiB": 2.0**20, "GiB": 2.0**30}
+
+MEMORY_KINDS = {"nvidia-smi": "driver", "reserved": "reserved", "alloc": "allocated", "XLA": "xla", "init": "init"}
+"""What a figure of memory counts, by the first of these words in `mem_kind`: what the driver shows holds what
+the allocator has reserved, and that what is allocated. They are never mixed."""
+
+
+class Unsupported(Exception):
+    """The language, or this script, has no words for a row, or the row does not say enough; the text says of what."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a table. `facts` are its cells as written; README.md says what the columns mean."""
+    """One line of a table. `facts` are its cells as written; README.md says what the columns mean. A column that the
+    table has not is a cell that says nothing."""
 
     facts: Mapping[str, str]
 
     def __str__(self) -> str:
-        return self["row_id"]
+        return self["row_id"] or "row"
 
     def __getitem__(self, column: str) -> str:
-        return self.facts[column]
+        return (self.facts.get(column) or "").strip()
 
     def whole(self, column: str, default: int = 1) -> int:
-        """A whole number; `default` where the source does not say."""
-        return int(self.facts[column] or default)
+        """A whole number; `default` where the source does not say. Raises `Unsupported` for anything else."""
+        number = self.number(column, float(default))
+        if number != int(number):
+            raise Unsupported(f"{column} is not a whole number: {self[column]}")
+        return int(number)
 
     def number(self, column: str, default: float = 0.0) -> float:
-        """A number; `default` where the source does not say."""
-        return float(self.facts[column] or default)
+        """A finite number; `default` where the source does not say. Raises `Unsupported` for anything else."""
+        try:
+            number = float(self[column] or default)
+        except ValueError:
+            raise Unsupported(f"{column} is not a number: {self[column]}") from None
+        if number - number != 0.0:
+            raise Unsupported(f"{column} is not finite: {self[column]}")
+        return number
 
     @property
     def family(self) -> str:
         """Rows of one family were measured by one site, in one manner."""
-        return self["family"]
+        return self["family"] or "all"
 
     @property
-    def seconds(self) -> float:
-        """The measured time of a step."""
-        return self.number("seconds")
+    def seconds(self) -> float | None:
+        """The measured time of a step: as reported, else computed from what was reported, else None."""
+        for column in ("seconds", "step_time_s", "derived_step_s"):
+            if self[column]:
+                return self.number(column) or None
+        tokens = self.number("gbs") * self.number("seq_len")
+        if self["tok_s_dev"] and tokens:
+            return tokens / (self.number("tok_s_dev") * self.number("n_dev", 1.0))
+        if self["samples_s"] and self["gbs"]:
+            return self.number("gbs") / self.number("samples_s")
+        rate = self.number("tflops_dev") or self.number("mfu_pct") / 100 * self.number("peak_tflops")
+        return self.flops() / (rate * 1e12 * self.number("n_dev", 1.0)) if rate and tokens else None
+
+    def flops(self) -> float:
+        """Of a step's products, forward and backward, nothing made again: 6 per weight and position, and 12·s·h·k per
+        layer and position for attention, of which nothing is masked. That is what MaxText and MFU count."""
+        d, heads = self.number("hidden"), self.number("heads")
+        width = heads * (self.number("head_dim") or d / max(heads, 1.0))
+        grouped = width * self.number("kv_heads", heads) / max(heads, 1.0)
+        layer = d * (2 * width + 2 * grouped) + (3 if self["glu"] == "1" else 2) * d * self.number("ffn")
+        layers, s = self.number("layers"), self.number("seq_len")
+        weights = layers * layer + d * self.number("vocab")
+        return (6 * weights + 12 * layers * s * width) * self.number("gbs") * s
 
     @property
     def memory(self) -> float | None:
-        """The measured memory of the fullest device in bytes (of the kind `mem_kind`), or None."""
-        return self.number("mem_per_dev") * UNITS[self["mem_unit"]] if self["mem_per_dev"] else None
+        """The measured memory of the fullest device in bytes (of the kind `memory_kind`), or None."""
+        unit = UNITS.get(self["mem_unit"])
+        return self.number("mem_per_dev") * unit if unit and self["mem_per_dev"] else None
+
+    @property
+    def memory_kind(self) -> str:
+        """`allocated`, `reserved`, `driver`, `xla`, `init`, or `unknown`."""
+        words = self["mem_kind"].lower()
+        found = [(words.index(word.lower()), kind) for word, kind in MEMORY_KINDS.items() if word.lower() in words]
+        return min(found)[1] if found else "unknown"
 
 
 def load(path: Path = TRAINING) -> list[Row]:

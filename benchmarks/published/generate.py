@@ -6,66 +6,28 @@ The sources say more or less; what is assumed where they are silent stands here 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import TypeVar
 
-from benchmarks.published.facts import SINGLE_NODE, Row, load
+from benchmarks.published import machines
+from benchmarks.published.facts import SINGLE_NODE, Row, Unsupported, load
+from benchmarks.published.machines import fused
 
-T = TypeVar("T")
+PRECISIONS = {"fp16": "f16", "bf16": "bf16", "fp8": "bf16", "float8": "bf16", "mxfp8": "bf16", "nvfp4": "bf16"}
+"""Types of the program by a word in `precision`. Narrower products are a matter of the stack: `machines.narrow`."""
 
-DEVICES = {
-    "A100-80GB-SXM": "a100_80",
-    "A100-40GB-SXM": "a100_40",
-    "A100-SXM(mem not stated)": "a100_80",
-    "H100-80GB-SXM": "h100",
-    "TPU v4": "tpu_v4",
-    "V100-32GB(DGX-2)": "v100",
-    "H100-96GB-HBM2e-500W(Grand Teton)": "h100_hbm2e",
-    "H200-141GB-SXM": "h200",
-    "TPU v5e": "tpu_v5e",
-    "TPU v5p": "tpu_v5p",
-    "Ascend 910B (Atlas 900 A2 PODc)": "ascend910b",
-    "Ascend 910B (Atlas 800T A2)": "ascend910b",
-}
-"""Devices of the standard library; all others are written out from what the row says."""
-
-STACKS = {
-    "megatron_sc21": "megatron_2021",
-    "korthikanti": "megatron_2022",
-    "megatron_readme": "megatron_2022",
-    "megatron2020": "megatron_2020",
-    "vtrain": "vtrain",
-    "bloom": "bloom",
-    "llmfoundry": "composer",
-    "torchtitan": "torchtitan",
-    "maxtext": "maxtext",
-    "ascend_modellink": "modellink",
-    "ascend_mindformers": "mindformers",
-}
-"""The software, whose efficiencies the device states, by the beginning of `family`."""
-
-CORES = {"V100": 80, "H100": 132, "H200": 132, "TPU": 2}
-LINKS = {"ICI 3D torus": 300.0, "ICI 2D": 180.0, "ICI 3D torus 90": 540.0, "HCCS": 392.0}
-"""GB/s per device and direction, all links together, where the row has no number: by the beginning of `intra_link`."""
-
-NETWORKS = {"A100": 25.0, "H100": 50.0, "TPU": 3.125, "Ascend": 25.0, "V100": 12.5}
-"""GB/s per device between nodes where the row does not say: by the beginning of `accel`."""
-
-PRECISIONS = {"fp16": "f16", "fp16 (recalled)": "f16", "bf16": "bf16", "amp_bf16 DEFAULT": "bf16", "bf16 PURE": "bf16"}
-PRECISIONS |= {"bf16 eager": "bf16", "bf16 compile": "bf16", "bf16 eager/compile": "bf16"}
-PRECISIONS |= {"bf16, fp32 weights": "bf16", "fp16/bf16": "bf16", "fp16 per card/bf16 in yaml": "bf16"}
-
-FULL = {"full", "full (default)"}
-NONE = {"none", "none in script", "none (script)", "not stated", "not stated in table"}
 PRODUCTS = {"selective(op)", "selective (toml default)", "minimal"}
-"""Only products of matrices are kept."""
+"""Only products of matrices are kept; of TorchTitan's every second (parallelize_llama.py: "except every second mm")."""
+
+PREDICTED = 0.15
+"""Share of the positions that BERT predicts: 20 of 128, 76 of 512 (at most; NVIDIA/DeepLearningExamples)."""
+
+WINDOWS = {"Mistral-7B": 4096}
+"""How many positions a model looks back, by the beginning of its name (its own publication)."""
+
+WHOLE = ("maxtext",)
+"""Families that take a step's batch in one pass: what they call `mbs` is per device, however many share a replica."""
 
 CORE = ("q", "key", "value", "mixed", "out")
 """What attention keeps where its core (scores, softmax) is made again: that is what a fused attention does as well."""
-
-
-class Unsupported(Exception):
-    """The language, or this script, has no words for a row; the text says for what."""
 
 
 def dialect(row: Row) -> str:
@@ -73,10 +35,16 @@ def dialect(row: Row) -> str:
     return "llama" if row["glu"] == "1" else "gpt"
 
 
+def stage(row: Row) -> int:
+    """ZeRO's: what is split over shards of its own is split entirely, where the row does not say what."""
+    said = row.whole("zero_stage", 0)
+    return 3 if said == 0 and row.whole("fsdp_shards") > 1 else said
+
+
 def degrees(row: Row) -> dict[str, int]:
     """The mesh, major to minor; `rep` are replicas of a group that shards its weights."""
     dp, tp, pp, cp = (row.whole(axis) for axis in ("dp", "tp", "pp", "cp"))
-    shards = row.whole("fsdp_shards") if row["zero_stage"] == "3" else 1
+    shards = row.whole("fsdp_shards") if stage(row) == 3 else 1
     devices = row.whole("n_dev")
     if dp * tp * pp * cp == devices:
         if shards > 1 and shards not in (dp, dp * cp):
@@ -92,6 +60,8 @@ def degrees(row: Row) -> dict[str, int]:
 def microbatches(row: Row) -> int:
     """Micro-batches of a step and replica."""
     mesh = degrees(row)
+    if row.family.startswith(WHOLE):
+        return 1
     together = row.whole("mbs") * mesh["rep"] * mesh["dp"]
     if row.whole("gbs") % together:
         raise Unsupported(f"a batch of {row['gbs']} is not made of micro-batches of {together}")
@@ -99,73 +69,43 @@ def microbatches(row: Row) -> int:
 
 
 def vocabulary(row: Row) -> int:
-    """Padded to a multiple of 128 per tensor-parallel device, as Megatron does, where there are several."""
-    unit = 128 * row.whole("tp")
-    return -(-row.whole("vocab") // unit) * unit if row.whole("tp") > 1 else row.whole("vocab")
-
-
-def by_prefix(table: Mapping[str, T], name: str) -> T | None:
-    """The value of the longest key that `name` starts with."""
-    found = [key for key in table if name.startswith(key)]
-    return table[max(found, key=len)] if found else None
-
-
-def _device(row: Row) -> tuple[str, str]:
-    """The device's name, and its definition if the standard library has none."""
-    name = DEVICES.get(row["accel"])
-    if name:
-        return name, ""
-    if not (row["peak_tflops"] and row["mem_GB"] and row["mem_bw_GBps"]):
-        raise Unsupported(f"peak or memory of {row['accel']} are not stated")
-    peak = row.number("peak_tflops")
-    lines = [f"  compute {kind} {peak:g} TFLOP/s" for kind in ("f16", "bf16")]
-    lines += [f"  compute {kind} {peak / 16:g} TFLOP/s" for kind in ("f32", "f64")]
-    lines += [f"  memory {row.number('mem_GB'):g} GB, {row.number('mem_bw_GBps'):g} GB/s", "  launch 4 us"]
-    cores = by_prefix({k: float(v) for k, v in CORES.items()}, row["accel"])
-    lines += [f"  cores {cores or 100:g}", "  tile 128, 128, 128" if "TPU" in row["accel"] else "  tile 128, 256, 64"]
-    return "measured", "\n".join(["device measured {", *lines, "}", "", ""])
-
-
-def _cluster(row: Row, device: str) -> str:
-    devices, per_node = row.whole("n_dev"), row.whole("dev_per_node", 8)
-    inside = min(devices, per_node)
-    if devices % inside:
-        raise Unsupported(f"{devices} devices are not whole nodes of {per_node}")
-    intra = row.number("intra_GBps_dir_per_dev") or by_prefix(LINKS, row["intra_link"])
-    inter = row.number("inter_Gbps_per_node") / 8 / per_node or by_prefix(NETWORKS, row["accel"])
-    if not intra or not inter:
-        raise Unsupported("links are not stated")
-    stack = by_prefix(STACKS, row.family)
-    return (
-        "cluster pod {\n"
-        f"  device npu = {device}\n"
-        f"  level server = {inside} npu over {intra:g} GB/s, 1 us\n"
-        f"  level pod = {devices // inside} server over {inter:g} GB/s, 5 us\n"
-        + (f"  stack {stack}\n" if stack else "")
-        + "}\n"
-    )
+    """Padded to a multiple of 128 per tensor-parallel device, as Megatron does, where there are several, or where it is
+    none of 8: nobody lets the largest product be slow."""
+    unit, words = 128 * row.whole("tp"), row.whole("vocab")
+    return -(-words // unit) * unit if row.whole("tp") > 1 or words % 8 else words
 
 
 def _attention(row: Row) -> str:
-    grouped = dialect(row) == "llama" or row["kv_heads"] != row["heads"]
+    grouped = dialect(row) == "llama" or (row["kv_heads"] or row["heads"]) != row["heads"]
     heads, size = row.whole("heads"), row.whole("head_dim", 0)
     wide = f", size = {size}" if size and size * heads != row.whole("hidden") else ""
+    seen = ", causal = false" if row["arch"] == "encoder" else ""
+    window = machines.by_prefix(WINDOWS, row["model"])
+    if window and window < row.whole("seq_len"):
+        seen += f", window = {window}"
+        grouped = True
     if not grouped:
         if wide:
             raise Unsupported("heads that are not hidden // heads wide, without grouped queries")
-        return f"attention({{}}, {heads})"
-    return f"grouped_attention({{}}, {heads}, {row.whole('kv_heads', heads)}{wide})"
+        return f"attention({{}}, {heads}{seen})"
+    return f"grouped_attention({{}}, {heads}, {row.whole('kv_heads', heads)}{wide}{seen})"
 
 
 def _model(row: Row) -> str:
     norm = "rms_norm" if dialect(row) == "llama" else "layer_norm"
     mlp = "swiglu" if dialect(row) == "llama" else "mlp"
     attend = _attention(row).format(f"{norm}(x)")
+    encoder = row["arch"] == "encoder"
+    known = max(1, round(PREDICTED * row.whole("seq_len")))
     lines = [
         "model gpt {",
         f"  dim b = {row['gbs']}, s = {row['seq_len']}, d = {row['hidden']}, v = {vocabulary(row)}",
-        "  input tokens, targets : int32[b,s] in 0..v",
     ]
+    if encoder:  # which positions are predicted is not drawn here: as many stand at the beginning
+        lines += [f"  dim m = {known}, c = {row['hidden']}", "  weight transform[d,c] ~ normal(0.02)"]
+        lines += ["  input tokens : int32[b,s] in 0..v", "  input targets : int32[b,m] in 0..v"]
+    else:
+        lines.append("  input tokens, targets : int32[b,s] in 0..v")
     if dialect(row) == "llama":
         lines.append("  x = embedding(tokens, over v, over d)")
         head = f"linear({norm}(x), over v, bias = false) as head"
@@ -181,17 +121,22 @@ def _model(row: Row) -> str:
         f"    x = x + {attend}",
         f"    x = x + {mlp}({norm}(x), {row['ffn']})",
         "  }",
-        f"  logits[b,s,v] = {head}",
-        "  loss cross_entropy(logits, targets, over v)",
-        "}",
     ]
-    return "\n".join(lines) + "\n"
+    if encoder:
+        lines += [
+            f"  found[b,m,c] = slice({norm}(x), s -> m, 0..{known}) @ transform",
+            f"  logits[b,m,v] = {norm}(rename(gelu(found), c -> d)) @ wte",
+        ]
+    else:
+        lines.append(f"  logits[b,s,v] = {head}")
+    return "\n".join([*lines, "  loss cross_entropy(logits, targets, over v)", "}"]) + "\n"
 
 
 def _uses(row: Row, device: str) -> str:
     gated = dialect(row) == "llama"
     names = {"cross_entropy", "rms_norm" if gated else "layer_norm", "swiglu" if gated else "mlp"}
     names |= {_attention(row).partition("(")[0]} | ({"embedding", "linear"} if gated else set())
+    names |= {"gelu"} if row["arch"] == "encoder" else set()
     known = f"use std.devices ({device})\n" if device != "measured" else ""
     optimizer = "lamb" if row["optimizer"] == "LAMB" else "adam"
     return f"{known}use std.layers ({', '.join(sorted(names))})\nuse std.optimizers ({optimizer})\n\n"
@@ -202,16 +147,22 @@ def _recompute(row: Row) -> list[str]:
     scope = _attention(row).partition("(")[0]
     core = [f"block.{scope}.{name}" for name in CORE]
     kind = row["recompute"]
-    if kind in FULL:
+    if kind.startswith("full"):
         return ["  recompute block"]
+    if kind == "qkv_proj_offloaded":  # what is moved to the host is kept here
+        return [f"  recompute block keep {', '.join(core[:3])}"]
+    if kind in PRODUCTS and row.family.startswith("torchtitan"):
+        kept = [f"block.{scope}.{name}" for name in ("q", "value", "mixed")]
+        return [f"  recompute block keep {', '.join(kept)}, block.swiglu.a, block.swiglu.out"]
     if kind in PRODUCTS:
         kept = ["block.swiglu.a", "block.swiglu.u"] if dialect(row) == "llama" else ["block.mlp.u"]
         return [f"  recompute block keep {', '.join(core + kept)}"]
-    if kind == "selective" or (kind in NONE and row["attn"] not in ("", "unfused")):
+    nothing = kind.startswith(("none", "not stated")) or not kind
+    if kind == "selective" or (nothing and fused(row)):
         return [f"  recompute block.{scope} keep {', '.join(core)}"]
-    if kind in NONE:
+    if nothing:
         return []
-    raise Unsupported(f"recompute {kind}")
+    raise Unsupported(f"recompute {kind}: it differs between layers or stages")
 
 
 def _strategy(row: Row) -> str:
@@ -224,15 +175,14 @@ def _strategy(row: Row) -> str:
         lines.append("  split s on cp for activations")
     if "tp" in axes:
         lines.append(f"  split h, f, v{', s' if row['sp'] == '1' else ''} on tp")
-    classes = {1: "optimizer", 2: "optimizer, gradients", 3: "optimizer, gradients, weights"}.get(
-        row.whole("zero_stage", 0)
-    )
+    classes = {1: "optimizer", 2: "optimizer, gradients", 3: "optimizer, gradients, weights"}.get(stage(row))
     if classes:
         over_cp = row.whole("fsdp_shards") == mesh["dp"] * mesh["cp"]
         lines += [f"  shard {classes} on {a}" for a in ("dp", "cp") if a in axes and (a == "dp" or over_cp)]
     lines += _recompute(row)
     if mesh["pp"] > 1:
-        chunks = row.whole("vpp")
+        # Megatron may count embedding and head among the layers of stages: as many chunks as there are layers for.
+        chunks = min(row.whole("vpp"), row.whole("layers") // mesh["pp"])
         extra = f", chunks = {chunks}" if chunks > 1 else ""
         kind = "interleaved" if chunks > 1 else "one_f_one_b"
         lines.append(f"  pipeline block on pp, schedule {kind}(microbatches = {count}, over = b{extra})")
@@ -241,21 +191,42 @@ def _strategy(row: Row) -> str:
     return "\n".join([*lines, "}"]) + "\n"
 
 
+NEEDED = ("n_dev", "layers", "hidden", "ffn", "heads", "vocab", "seq_len", "gbs")
+
+
+def expressible(row: Row) -> str:
+    """The data type of the program. Raises `Unsupported` for what the language, or the issue, leaves out."""
+    if row["task"] not in ("", "train"):
+        raise Unsupported(f"task {row['task']}: only training steps are modelled")
+    if row["arch"] not in ("", "dense", "encoder") or row.whole("experts", 0):
+        raise Unsupported(f"a model of the kind {row['arch']}")
+    missing = [column for column in NEEDED if not row[column]]
+    if missing:
+        raise Unsupported(f"not stated: {', '.join(missing)}")
+    if row.whole("n_dev") > 1 and not any(row[axis] for axis in ("dp", "tp", "cp", "fsdp_shards")):
+        raise Unsupported("degrees of data and tensor parallelism are not stated")
+    if any(row.number(column) < 1 for column in NEEDED):
+        raise Unsupported(f"sizes below 1: {', '.join(c for c in NEEDED if row.number(c) < 1)}")
+    words = row["precision"].lower().replace("-", " ").replace("_", " ").replace("/", " ").replace(",", " ").split()
+    found = next((compute for word, compute in PRECISIONS.items() if word in words), None)
+    if found is None:
+        found = next((compute for word, compute in PRECISIONS.items() if any(word in w for w in words)), None)
+    if found is None:
+        raise Unsupported(f"precision {row['precision'] or 'not stated'}")
+    return found
+
+
 def job(row: Row) -> str:
     """The text of a `.par` file with one job; raises `Unsupported`."""
-    if row["arch"] != "dense" or row["experts"]:
-        raise Unsupported(f"a model of the kind {row['arch']}")
-    if row["precision"] not in PRECISIONS:
-        raise Unsupported(f"precision {row['precision']}")
-    device, defined = _device(row)
-    compute = PRECISIONS[row["precision"]]
+    compute = expressible(row)
+    device, defined = machines.device(row)
     scale = ", loss_scale 1024" if compute == "f16" else ""
     optimizer = "lamb" if row["optimizer"] == "LAMB" else "adam"
     return (
         f"# {row['row_id']}: {row['model']} on {row['n_dev']} {row['accel']}\n\n"
         + _uses(row, device)
         + defined
-        + f"{_model(row)}\n{_cluster(row, device)}\n{_strategy(row)}\n"
+        + f"{_model(row)}\n{machines.cluster(row, device)}\n{_strategy(row)}\n"
         + "job step {\n"
         "  train gpt on pod using published\n"
         f"  optimizer {optimizer}(lr = 1e-4, clip = 1.0)\n"

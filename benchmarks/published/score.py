@@ -1,30 +1,35 @@
-"""Predictions against published measurements: `python -m benchmarks.published.score [CSV] [--family NAME]`.
+"""Predictions against published measurements: `python -m benchmarks.published.score [CSV] [--family NAME] [--jobs N]`.
 
-Time is the cost model's (`compiler.cost.simulate`), where there is one; memory is the replay's peak of the fullest one.
+Time is the cost model's (`compiler.cost.simulate`); memory is the peak of the fullest device, scored apart for each
+kind of measurement. Any table with the columns of README.md will do; what a row does not say, or the language has no
+words for, is counted at the end.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
+import csv
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 
 import parc
-from benchmarks.published.facts import TRAINING, Row, load
-from benchmarks.published.generate import Unsupported, job
-from compiler.cost.memory import memory_use
-from compiler.cost.replay import FIRST
+from benchmarks.published.facts import TRAINING, Row, Unsupported, load
+from benchmarks.published.generate import expressible, job
+from benchmarks.published.machines import fused
+from compiler.cost.footprint import held
+from compiler.cost.simulate import Simulation
 from dsl.source import Source
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Seconds of a step, or None where no cost model is there; bytes of the fullest device."""
+    """Seconds of a step; bytes of the fullest device, or None where they were not asked for."""
 
     seconds: float | None
     memory: float | None
@@ -71,40 +76,61 @@ def _ranks(values: Sequence[float]) -> list[float]:
 def predict(row: Row) -> Prediction:
     """From the row's job alone; nothing that was measured goes in. Raises `Unsupported` or `ParcError`."""
     compiled = parc.compile(Source(f"{row}.par", job(row)))
-    seconds = None
-    if importlib.util.find_spec("compiler.cost") and importlib.util.find_spec("compiler.cost.simulate"):
-        simulate = importlib.import_module("compiler.cost.simulate")
-        seconds = float(simulate.simulate(compiled).step_seconds)
-    memory = None
-    if row.memory is not None:
-        memory = max(float(use[FIRST].bytes) for use in memory_use(compiled.program).values())
-    return Prediction(seconds, memory)
+    seconds = Simulation.of(compiled).seconds()
+    if row.memory is None:
+        return Prediction(seconds, None)
+    of = held(compiled, fused(row))
+    kinds = {"allocated": of.allocated, "driver": of.driver, "init": of.states}
+    return Prediction(seconds, kinds.get(row.memory_kind, of.reserved))
+
+
+Pairs = dict[str, list[tuple[float, float]]]
+"""(predicted, measured) by family."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
-    """(predicted, measured) by family, and how many rows have no job."""
+class Found:
+    """Seconds; bytes by the kind of the measurement; how many rows were left out, by reason."""
 
-    seconds: dict[str, list[tuple[float, float]]]
-    memory: dict[str, list[tuple[float, float]]]
-    left_out: int
+    seconds: Pairs
+    memory: dict[str, Pairs]
+    left_out: Counter[str]
 
 
-def collect(rows: Iterable[Row], how: Predict = predict) -> Pairs:
-    """All predictions; rows that the language has no words for are counted."""
-    found = Pairs({}, {}, 0)
-    left_out = 0
-    for row in rows:
-        try:
-            prediction = how(row)
-        except Unsupported:
-            left_out += 1
+def collect(rows: Iterable[Row], how: Predict = predict, jobs: int = 1) -> Found:
+    """All predictions; rows that the language has no words for, or that say too little, are counted by reason."""
+    found = Found({}, {}, Counter())
+    rows = list(rows)
+    tried: Iterable[Prediction | str]
+    if jobs > 1:
+        with ProcessPoolExecutor(jobs) as pool:
+            tried = list(pool.map(partial(_try, how), rows, chunksize=4))
+    else:
+        tried = (_try(how, row) for row in rows)
+    for row, prediction in zip(rows, tried):
+        if isinstance(prediction, str):
+            found.left_out[prediction] += 1
             continue
-        if prediction.seconds is not None:
+        if prediction.seconds is not None and row.seconds is not None:
             found.seconds.setdefault(row.family, []).append((prediction.seconds, row.seconds))
         if prediction.memory is not None and row.memory is not None:
-            found.memory.setdefault(row.family, []).append((prediction.memory, row.memory))
-    return Pairs(found.seconds, found.memory, left_out)
+            kind = found.memory.setdefault(row.memory_kind, {})
+            kind.setdefault(row.family, []).append((prediction.memory, row.memory))
+    return found
+
+
+def _try(how: Predict, row: Row) -> Prediction | str:
+    """The prediction, or why there is none."""
+    try:
+        if row.seconds is None and row.memory is None:
+            expressible(row)
+            return "neither the time nor the memory of a step is stated"
+        return how(row)
+    except Unsupported as reason:
+        return str(reason)
+    except parc.ParcError as error:
+        first = error.diagnostics[0]
+        return f"the job does not compile: {first.code}"
 
 
 def table(title: str, families: dict[str, list[tuple[float, float]]]) -> str:
@@ -123,13 +149,22 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("csv", nargs="?", type=Path, default=TRAINING)
     parser.add_argument("--family", help="only rows of this family")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only each Nth row")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     options = parser.parse_args(arguments)
-    rows = [row for row in load(options.csv) if options.family in (None, row.family)]
-    found = collect(rows)
-    for title, families in (("time", found.seconds), ("memory", found.memory)):
+    try:
+        rows = [row for row in load(options.csv) if options.family in (None, row.family)][:: max(1, options.every)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        print(f"{options.csv} is not a table that can be read: {error}", file=sys.stderr)
+        return 2
+    found = collect(rows, jobs=options.jobs)
+    titles = {"time": found.seconds} | {f"memory ({kind})": of for kind, of in sorted(found.memory.items())}
+    for title, families in titles.items():
         print(table(title, families) if families else f"{title}: nothing to score")
         print()
-    print(f"{found.left_out} of {len(rows)} rows are left out: the language has no words for them")
+    print(f"{found.left_out.total()} of {len(rows)} rows are left out")
+    for reason, n in found.left_out.most_common():
+        print(f"{n:>5}  {reason}")
     return 0
 
 

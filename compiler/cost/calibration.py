@@ -35,7 +35,8 @@ class Calibration:
     fixed:        once per step: optimizer's host work, logging, data
     fused_attention: 1: scores stay in the kernel, with a causal mask half of them is computed
     prefetch:     1: collectives of weights and gradients inside a pass run beside computation
-    overlap:      1: so do those of activations, where nothing waits for them
+    overlap:      share of the messages of activations that goes beside the products that make or take them, in pieces
+    narrow:       products with weights are in fewer than 16 bits: this many times the peak of 16
     blocking_sends: 1: a stage goes on when what it sends has gone
     wire, gradient_wire: bytes per element at most, with which weights are gathered and gradients reduced
     """
@@ -58,6 +59,7 @@ class Calibration:
     fused_attention: float = 0.0
     prefetch: float = 1.0
     overlap: float = 0.0
+    narrow: float = 1.0
     blocking_sends: float = 0.0
     wire: float = 2.0
     gradient_wire: float = 4.0

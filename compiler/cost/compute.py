@@ -29,9 +29,10 @@ def product_seconds(work: Product, machine: Machine, cal: Calibration) -> float:
     if fused:
         # Inside a fused kernel K is the head size, and tiles are of its own making: one share stands for all.
         share = cal.product * cal.core * filled(machine, min(work.k, work.n))
-        flops *= 0.5 if work.causal else 1.0
+        flops *= work.kept
     else:
         share *= tile_share(work.m, work.n, work.batch, machine.tile, machine.cores) * filled(machine, work.k, work.n)
+        share *= cal.narrow if not work.core else 1.0
     arithmetic = flops / (machine.peak(work.dtype) * share)
     memory = moved / (machine.device.bandwidth * cal.vector)
     return max(arithmetic, memory) + cal.launch
@@ -45,6 +46,9 @@ def filled(machine: Machine, depth: int, width: int = 0) -> float:
     return prod(size / (-(-size // step) * step) for size, step in steps if size)
 
 
+ALIGNED = ((8, 0.95), (4, 0.5), (2, 0.2))
+
+
 def alignment(*sizes: int) -> float:
     """What is reached of the speed with rows of such lengths: matrix units load 128 bytes at a time at best, 16 at
     least. Source: NVIDIA, "Matrix multiplication background" (multiples of 64, at least 8, elements of 16 bits);
@@ -53,7 +57,7 @@ def alignment(*sizes: int) -> float:
     worst = 1.0
     for size in sizes:
         if size > 1 and size % 64:
-            worst = min(worst, 0.95 if size % 8 == 0 else 0.5)
+            worst = min(worst, next((share for unit, share in ALIGNED if size % unit == 0), 0.1))
     return worst
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from compiler.cost.masks import kept
 from compiler.cost.work import Product, Work
 from compiler.graph import ITEMSIZE, Type
 from compiler.ops import comm, effects
@@ -74,11 +75,13 @@ def sunk_values(body: Body, results: set[int]) -> set[str]:
     return sunk - other
 
 
-def attention_cores(drafts: Sequence[Draft], values: Mapping[str, Lifted]) -> dict[int, bool]:
+def attention_cores(
+    drafts: Sequence[Draft], values: Mapping[str, Lifted], made: Mapping[str, Instr]
+) -> dict[int, float]:
     """Vector nodes between batched products that reduce over rows of what the first gives: softmax over scores, its
     derivative, and what is recomputed of them. (Products with weights are not batched: norms behind them are none.)
 
-    The value: whether a mask hides part.
+    The value: the share that a mask leaves. `made`: value -> the instruction that gives it.
     """
     free: dict[int, set[str]] = {}  # of batched products: dims of the result that only one operand has
     for at, draft in enumerate(drafts):
@@ -88,13 +91,14 @@ def attention_cores(drafts: Sequence[Draft], values: Mapping[str, Lifted]) -> di
             names = values[instr.outputs[0].name].type.names
             if any(left.has(n) and right.has(n) for n in names):
                 free[at] = {n for n in names if left.has(n) != right.has(n)}
-    found: dict[int, bool] = {}
+    found: dict[int, float] = {}
     read = {d for at in free for d in drafts[at].deps}
     for at in range(len(drafts) - 1, -1, -1):
         draft = drafts[at]
         rows = set().union(*(free[d] for d in draft.deps if d in free))
         if draft.joins and at in read and any(rows & _summed(i, values) for i in draft.instrs):
-            found[at] = any(isinstance(i.op, Map) and i.op.fn == "where" for i in draft.instrs)
+            wheres = [i for i in draft.instrs if isinstance(i.op, Map) and i.op.fn == "where"]
+            found[at] = kept(wheres, made) if wheres else 1.0
             read |= draft.deps
     return found
 

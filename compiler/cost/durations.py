@@ -69,9 +69,10 @@ class Pricer:
         if isinstance(work, Collective):
             seconds = collective_seconds(work, machine, cal)
             level = machine.outermost(work.axes)
-            beside = cal.overlap if work.role == "activations" else cal.prefetch
             sent = sent_bytes(work, machine, cal)
-            blocking = update or beside <= 0
+            if work.role == "activations":  # computation waits for what is not hidden in its products
+                seconds *= 1.0 - cal.overlap
+            blocking = update or work.role == "activations" or cal.prefetch <= 0
             ps, axes = picoseconds(seconds), "+".join(work.axes)
             inner: tuple[float, ...] = ()
             if level and not work.op.startswith("halo"):

@@ -37,6 +37,8 @@ class Lifter:
         self.sizes, self.states, self.update = program.sizes, states, update
         self.itemsize = 8 if update else itemsize
         self.accumulates = program.microbatches > 1
+        self.inside: set[str] = set()
+        self.core: set[str] = set()
 
     def part(self, body: Body) -> Part:
         """The work of a function."""
@@ -55,6 +57,7 @@ class _Lift:
         self.values: dict[str, Lifted] = dict(given)
         self.drafts: list[Draft] = []
         self.sunk = sunk_values(body, sunk_results)
+        self.carries = sum(v.carried is not None for v in given.values())
         self.adding = -1
         self.buckets: dict[tuple[str, tuple[str, ...], str, int], int] = {}
 
@@ -282,7 +285,8 @@ class _Lift:
 
     def finish(self) -> Part:
         readers = self._readers()
-        cores = attention_cores(self.drafts, self.values)
+        made = {v.name: instr for instr in self.body.instrs for v in instr.outputs}
+        cores = attention_cores(self.drafts, self.values, made)
         order = [at for at in self._order() if self.drafts[at].instrs]
         place = {at: i for i, at in enumerate(order)}
         results = self.body.results
@@ -297,7 +301,36 @@ class _Lift:
             deps = tuple(sorted(place[d] for d in draft.deps))
             owners = {self.values[results[c]].owner for c in draft.carries if c < len(results)}
             nodes.append(Node(draft.name, work, deps, tuple(sorted(place[o] for o in owners if o >= 0))))
+        self._note_what_stays_inside(readers, cores)
         return Part(tuple(nodes))
+
+    def _note_what_stays_inside(self, readers: Mapping[str, set[int]], cores: Mapping[int, float]) -> None:
+        """Values that systems' kernels do not write to memory: all readers are in the same one, or attention is one.
+
+        Nor what is kept of a kernel's inside for its derivative: theirs begin again from its input (from the result, if
+        it is a softmax). Where that is not kept itself, the largest inner value stands for it.
+        """
+        all_of: dict[str, set[int]] = {}  # readers of views are those of what they show
+        for name, value in self.values.items():
+            all_of.setdefault(value.root, set()).update(readers.get(name, ()))
+        carried = set(self.body.results[: self.carries])
+        for at, draft in enumerate(self.drafts):
+            made = [v.name for instr in draft.instrs for v in instr.outputs]
+            if at in cores or (isinstance(draft.work, Product) and self._feeds(draft, cores)):
+                self.lifter.core.update(made)
+            if draft.work is not None:
+                continue
+            self.lifter.inside.update(n for n in made if not all_of.get(n, set()) - {at})
+            kept = [n for n in made if -2 in all_of.get(n, ()) and not all_of[n] - {at, -2} and n not in carried]
+            kept.sort(key=lambda n: -self.values[n].type.elements)
+            if kept and (at in cores or not self._input_is_kept(draft, kept[0], made, all_of)):
+                kept = kept[1:]
+            self.lifter.inside.update(kept)
+
+    def _input_is_kept(self, draft: Draft, like: str, made: list[str], readers: Mapping[str, set[int]]) -> bool:
+        roots = {self.values[n].root for instr in draft.instrs for n in instr.inputs} - set(made)
+        large = self.values[like].type.elements
+        return any(-2 in readers.get(r, ()) and self.values[r].type.elements >= large for r in roots)
 
     def _order(self) -> list[int]:
         """Indices such that all come after what they wait for, otherwise as they stand."""
@@ -358,19 +391,17 @@ class _Lift:
         dtype = self.values[first.outputs[0].name].type.dtype
         return Vector(sum(read.values()) + written, loose, len(draft.instrs), flops, dtype, core)
 
-    def _product(self, draft: Draft, work: Product, cores: Mapping[int, bool]) -> Product:
+    def _product(self, draft: Draft, work: Product, cores: Mapping[int, float]) -> Product:
         (instr,) = draft.instrs
         names = (*instr.inputs, instr.outputs[0].name)
         total = sum(self._size(n) for n in names)
         inside = [n for n in instr.inputs if self.values[n].owner in cores]
         if self._feeds(draft, cores):
             inside.append(instr.outputs[0].name)
-        causal = any(cores.values())
+        kept = min(cores.values(), default=1.0) if inside else 1.0
         moved = total - sum(self._size(n) for n in inside)
-        return Product(
-            work.m, work.n, work.k, work.batch, work.dtype, total, bool(inside), moved, bool(inside) and causal
-        )
+        return Product(work.m, work.n, work.k, work.batch, work.dtype, total, bool(inside), moved, kept)
 
-    def _feeds(self, draft: Draft, cores: Mapping[int, bool]) -> bool:
+    def _feeds(self, draft: Draft, cores: Mapping[int, float]) -> bool:
         out = draft.instrs[0].outputs[0].name
         return any(self.values[n].root == out for at in cores for i in self.drafts[at].instrs for n in i.inputs)

@@ -11,7 +11,7 @@ class Product:
     """`batch` products of m*k by k*n matrices.
 
     bytes: operands and result. core: part of attention's core (scores, or what follows from them), where a fused
-    kernel moves only `core_bytes` and, with a `causal` mask, computes only half.
+    kernel moves only `core_bytes` and computes only the share of scores that a mask has `kept`.
     """
 
     m: int
@@ -22,7 +22,7 @@ class Product:
     bytes: int
     core: bool = False
     core_bytes: int = 0
-    causal: bool = False
+    kept: float = 1.0
 
     @property
     def flops(self) -> float:

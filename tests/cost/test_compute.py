@@ -65,7 +65,14 @@ def test_thin_products_are_bound_by_memory() -> None:
 def test_rows_that_are_not_aligned_are_slow() -> None:
     even = product_seconds(Product(4096, 4096, 4096, 1, "f16", 0), MACHINE, CAL)
     assert product_seconds(Product(4096, 4096, 4097, 1, "f16", 0), MACHINE, CAL) > 1.9 * even
-    assert [alignment(n) for n in (1, 64, 1800, 180)] == [1.0, 1.0, 0.95, 0.5]
+    assert [alignment(n) for n in (1, 64, 1800, 180, 150, 4097)] == [1.0, 1.0, 0.95, 0.5, 0.2, 0.1]
+
+
+def test_narrow_products_are_those_with_weights() -> None:
+    eight = CAL.changed(narrow=2.0, fused_attention=1.0, core=1.0)
+    assert product_seconds(BIG, MACHINE, eight) == pytest.approx(BIG.flops / 200e12)
+    core = replace(BIG, core=True)
+    assert product_seconds(core, MACHINE, eight) == pytest.approx(BIG.flops / 100e12)
 
 
 def test_types_have_their_peaks() -> None:
@@ -74,7 +81,7 @@ def test_types_have_their_peaks() -> None:
 
 
 def test_fused_attention_moves_less_and_computes_half_under_a_mask() -> None:
-    scores = Product(1024, 1024, 64, 16, "f16", 10**10, True, 10**6, True)
+    scores = Product(1024, 1024, 64, 16, "f16", 10**10, True, 10**6, 0.5)
     loose = product_seconds(scores, MACHINE, CAL)
     fused = product_seconds(scores, MACHINE, CAL.changed(fused_attention=1.0, core=1.0))
     assert loose == pytest.approx(1e-2) and fused == pytest.approx(scores.flops / 2 / 100e12)

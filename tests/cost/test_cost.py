@@ -164,6 +164,52 @@ def test_attention_s_core_is_found() -> None:
     assert s.run(cal(s, fused_attention=1.0)).step_seconds < s.run(cal(s, fused_attention=0.0)).step_seconds
 
 
+MASKED = """
+use std.layers (grouped_attention)
+model m {{
+  dim b = 4, s = 256, d = 64
+  input x : bf16[b,s,d]
+  y = grouped_attention(x, 4, 2{options})
+  loss sum(y)
+}}
+device d {{
+  compute bf16 100 TFLOP/s
+  memory 80 GB, 2 TB/s
+}}
+cluster pod {{
+  device npu = d
+  level server = 4 npu over 100 GB/s, 1 us
+}}
+strategy s for m {{
+  mesh (cp = 4)
+  split s on cp for activations
+}}
+job j {{
+  train m on pod using s
+  optimizer sgd(lr = 0.1)
+  precision bf16, master f32
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    "options, share",
+    [(", causal = false", 1.0), ("", 0.5), (", window = 64", 0.25 - 0.25**2 / 2), (", window = 999", 0.5)],
+)
+def test_kernels_that_know_of_a_mask_compute_what_it_leaves(options: str, share: float) -> None:
+    """All that attention's core multiplies, forward and backward, whichever axis its positions are split on."""
+    text = "use std.optimizers (sgd)\n" + MASKED.format(options=options)
+    parts = Simulation.of(parc.compile(Source("masked.par", text))).features.parts[0]
+    found = [w.kept for part in parts.values() for w in nodes(part) if isinstance(w, Product) and w.core]
+    assert len(found) >= 5 and found == pytest.approx([share] * len(found), abs=0.02)
+
+
+def test_messages_of_activations_that_go_beside_products_cost_less() -> None:
+    s = simulation("gpt", "layers=4 hidden=256 tp=2")
+    none, half, whole = (s.run(cal(s, overlap=share, host=0.0, launch=0.0)).step_seconds for share in (0.0, 0.5, 1.0))
+    assert none > half > whole and none - half == pytest.approx(half - whole, rel=0.05)
+
+
 def test_the_bubble_is_that_of_the_schedule() -> None:
     """1F1B with equal stages: (pp-1)/(m+pp-1) of the time but for the update and messages."""
     s = simulation("gpt", "pp=4 microbatches=12 layers=64 vocab=2 hidden=256 batch=48 seq=256")

@@ -104,14 +104,16 @@ def turned(x: Any) -> Any:
     return np.concatenate([z.real, z.imag], -1)
 
 
-def test_grouped_attention() -> None:
-    m = text(TOKENS + "loss sum(grouped_attention(x, 4, 2))", "grouped_attention")
+@pytest.mark.parametrize("window", [0, 1, 3])
+def test_grouped_attention(window: int) -> None:
+    m = text(TOKENS + f"loss sum(grouped_attention(x, 4, 2, window = {window}))", "grouped_attention")
     a = {n.removeprefix("grouped_attention."): v for n, v in random_arrays(m).items()}
     q = turned(np.einsum("bsd,dhrk->bhrsk", a["x"], a["wq"]))
     k = turned(np.einsum("bsd,dhk->bhsk", a["x"], a["wk"]))
     v = np.einsum("bsd,dhk->bhsk", a["x"], a["wv"])
     scores = np.einsum("bhrsk,bhtk->bhrst", q, k) / np.sqrt(2)
-    scores = np.where(np.tri(6, dtype=bool), scores, -np.inf)
+    seen = np.tri(6, dtype=bool) & ~np.tri(6, 6, -window if window else -6, dtype=bool)
+    scores = np.where(seen, scores, -np.inf)
     p = np.exp(scores - scores.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     want = np.einsum("bhrst,bhtk,hrkd->bsd", p, v, a["wo"])

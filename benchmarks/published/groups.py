@@ -1,0 +1,240 @@
+"""What is fitted together: devices and software stacks that share numbers, and which of them are free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """free: fitted, the same for all `stacks`, or `only` for some. own: fitted for one stack. fixed, settled: stated.
+
+    A row belongs to the group of its device and stack, or, where `families` are named, of its family. The stack
+    `general` is what holds for no stack in particular.
+    """
+
+    name: str
+    devices: tuple[str, ...]
+    stacks: tuple[str, ...]
+    free: tuple[str, ...]
+    own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    settled: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    priors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    families: tuple[str, ...] = ()
+    families_alike: bool = False
+    launch: float = 4e-6
+
+    def takes(self, device: str, stack: str, family: str) -> bool:
+        """Whether a row is fitted here."""
+        if device not in self.devices:
+            return False
+        return family.startswith(self.families) if self.families else bool(self._near(stack))
+
+    def stack_of(self, stack: str) -> str:
+        """The stack whose numbers hold for a row that was taken."""
+        return max(self._near(stack), key=len, default=self.stacks[0])
+
+    def _near(self, stack: str) -> list[str]:
+        """`torchtitan_float8` is near `torchtitan_float8_async`; so is `float8`, where there is none nearer."""
+        return [s for s in self.stacks if stack == s or stack.startswith(f"{s}_") or s in stack.split("_")[1:]]
+
+
+FUSED = {"fused_attention": 1.0}
+XLA = {"fused_attention": 1.0, "gradient_wire": 2.0, "host": 0.0, "fusion": 1.0}
+GENERAL = ("product", "ramp", "vector", "core", "inner", "outer", "host")
+UNFUSED = ("product", "ramp", "vector", "inner", "outer", "host")
+
+GROUPS = (
+    # --- Megatron and its kin, before fused attention ---
+    Group("megatron_2021", ("a100_80",), ("megatron_2021",), (*UNFUSED, "slowdown")),
+    Group("megatron_2022", ("a100_80",), ("megatron_2022",), UNFUSED),
+    Group("megatron_2020_a100", ("a100_40",), ("megatron_2020",), ("product", "ramp", "inner", "host")),
+    Group("megatron_2020_v100", ("v100",), ("megatron_2020",), ("product", "ramp", "inner", "host")),
+    Group(
+        "vtrain",
+        ("a100_80",),
+        ("vtrain",),
+        (*UNFUSED, "fixed", "alpha"),
+        priors={"host": (4.5e-5, 0.3), "ramp": (300.0, 0.6)},  # small models: 25 to 60 us a kernel (shared/costs.md)
+    ),
+    Group("bloom", ("a100_80",), ("bloom",), (*UNFUSED, "fixed")),
+    # --- PyTorch with fused attention ---
+    *(
+        Group(
+            f"composer_{device}",
+            (device,),
+            ("composer", "composer_pure"),
+            (*GENERAL, "fusion", "fixed"),
+            fixed=FUSED,
+            settled={"composer_pure": {"gradient_wire": 2.0}},
+        )
+        for device in ("a100_80", "a100_40")
+    ),
+    Group(
+        "composer_h100",
+        ("h100",),
+        ("composer", "composer_pure"),
+        ("product", "ramp", "vector", "core", "inner", "host", "fusion", "fixed"),
+        fixed=FUSED,
+        settled={"composer_pure": {"gradient_wire": 2.0}},
+        priors={"core": (0.35, 0.35)},
+    ),
+    Group(
+        "torchtitan_a100",
+        ("a100_80",),
+        ("torchtitan",),
+        ("product", "vector", "core", "inner", "outer", "fusion"),
+        fixed={**FUSED, "wire": 2.0},
+    ),
+    Group(
+        "torchtitan_h100",
+        ("h100_hbm2e", "h200"),
+        (
+            "torchtitan",
+            "torchtitan_async",
+            "torchtitan_eager",
+            "torchtitan_float8",
+            "torchtitan_float8_async",
+            "torchtitan_float8_rowwise",
+        ),
+        ("product", "vector", "core", "inner", "fusion", "narrow", "overlap"),
+        own={"torchtitan_eager": ("fusion",), "torchtitan_float8_rowwise": ("narrow",)},
+        fixed=FUSED,
+        settled={"torchtitan_float8": {"wire": 1.0}, "torchtitan_float8_async": {"wire": 1.0}},
+        only={
+            "narrow": ("torchtitan_float8", "torchtitan_float8_async"),
+            "overlap": ("torchtitan_async", "torchtitan_float8_async"),
+        },
+        priors={"core": (0.35, 0.35)},
+    ),
+    # --- Megatron-Core with Transformer Engine: only rows in 8 and 4 bits ---
+    Group(
+        "megatron_core_h100",
+        ("h100",),
+        ("megatron_core_float8",),
+        ("product", "core", "vector", "inner", "outer", "narrow"),
+        fixed=FUSED,
+        priors={"core": (0.35, 0.35)},
+    ),
+    Group(
+        "megatron_core_gb200",
+        ("gb200",),
+        ("megatron_core_float8", "megatron_core_float4"),
+        ("product", "core", "vector", "inner", "outer"),
+        own={"megatron_core_float8": ("narrow",), "megatron_core_float4": ("narrow",)},
+        fixed=FUSED,
+        priors={"core": (0.3, 0.35), "product": (0.65, 0.15)},
+    ),
+    # --- XLA ---
+    Group("pax_a100", ("a100_80",), ("pax",), ("product", "core", "vector", "inner", "outer", "fixed"), fixed=FUSED),
+    Group(
+        "pax_h100",
+        ("h100",),
+        ("pax", "pax_float8"),
+        ("product", "core", "vector", "inner", "outer", "fixed"),
+        own={"pax_float8": ("narrow",)},
+        fixed=FUSED,
+        priors={"core": (0.35, 0.35)},
+    ),
+    Group(
+        "maxtext_v4", ("tpu_v4",), ("maxtext",), ("product", "ramp", "vector", "core", "outer"), fixed=XLA, launch=2e-6
+    ),
+    Group(
+        "maxtext_v5e",
+        ("tpu_v5e",),
+        ("maxtext",),
+        ("product", "ramp", "vector", "core", "inner", "outer"),
+        fixed=XLA,
+        launch=2e-6,
+    ),
+    Group(
+        "maxtext_v5p",
+        ("tpu_v5p",),
+        ("maxtext",),
+        ("product", "ramp", "vector", "core", "inner", "outer", "overlap"),
+        fixed=XLA,
+        launch=2e-6,
+    ),
+    # --- Ascend ---
+    Group(
+        "modellink",
+        ("ascend910b",),
+        ("modellink",),
+        ("product", "ramp", "vector", "core", "fusion", "inner"),
+        fixed=FUSED,
+        launch=5e-6,
+    ),
+    Group(
+        "mindformers",
+        ("ascend910b",),
+        ("mindformers",),
+        ("product", "ramp", "vector", "core", "fusion", "inner"),
+        fixed=FUSED,
+        launch=5e-6,
+    ),
+    # --- devices with software that is not named above: all of a kind together, families counting alike ---
+    Group(
+        "a100",
+        ("a100_80", "a100_40"),
+        ("general",),
+        (*GENERAL, "fusion"),
+        fixed=FUSED,
+        families=("llmfoundry", "torchtitan", "pax"),
+        families_alike=True,
+    ),
+    Group(
+        "a100_unfused",
+        ("a100_80", "a100_40"),
+        ("unfused",),
+        UNFUSED,
+        families=("megatron_sc21", "korthikanti", "megatron_readme", "megatron2020", "vtrain_multi", "bloom"),
+        families_alike=True,
+    ),
+    Group("v100", ("v100",), ("general",), ("product", "ramp", "inner", "host"), families=("megatron2020",)),
+    Group(
+        "h100",
+        ("h100", "h100_hbm2e", "h200"),
+        ("general", "float8"),
+        ("product", "ramp", "vector", "core", "inner", "outer", "fusion"),
+        own={"float8": ("narrow",)},
+        fixed=FUSED,
+        priors={"core": (0.35, 0.35), "product": (0.68, 0.05), "inner": (0.8, 0.1), "narrow": (1.8, 0.1)},
+        families=("llmfoundry", "torchtitan", "pax", "megatron_bridge", "mcore"),
+    ),
+    Group(
+        "b200",
+        ("gb200", "b200"),
+        ("general", "float8", "float4"),
+        ("product", "core", "vector", "inner", "outer"),
+        own={"float8": ("narrow",), "float4": ("narrow",)},
+        fixed=FUSED,
+        priors={"core": (0.3, 0.35), "product": (0.65, 0.15)},
+        families=("megatron_bridge",),
+    ),
+    *(
+        Group(
+            device,
+            (device,),
+            ("general",),
+            ("product", "ramp", "vector", "core", "inner", "outer"),
+            fixed=XLA,
+            families=("maxtext",),
+            launch=2e-6,
+        )
+        for device in ("tpu_v4", "tpu_v5e", "tpu_v5p")
+    ),
+    Group(
+        "ascend910b",
+        ("ascend910b",),
+        ("general",),
+        ("product", "ramp", "vector", "core", "fusion", "inner"),
+        fixed=FUSED,
+        families=("ascend",),
+        families_alike=True,
+        launch=5e-6,
+    ),
+)
+"""The order is that of the table in docs/validation.md."""

@@ -1,0 +1,57 @@
+"""Fitted numbers as lines of dsl/std/devices.par, and those lines put there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.published.groups import Group
+
+DEVICES = Path(__file__).resolve().parents[2] / "dsl" / "std" / "devices.par"
+
+TIMES = {"host", "fixed", "launch"}
+SIZES = {"inner_half", "outer_half"}
+
+
+def shown(name: str, value: float) -> str:
+    """A number with two or three digits, in the unit of the language."""
+    if name in TIMES:
+        return f"{value * 1e6:.3g} us" if value < 1e-3 else f"{value * 1e3:.3g} ms"
+    if name in SIZES:
+        return f"{value / 1e6:.2g} MB"
+    return f"{value:.2g}" if value < 0.95 or value >= 10 and value < 100 else f"{value:.3g}"
+
+
+def efficiencies(group: Group, values: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """`efficiency STACK NAME VALUE`, of all stacks of a group."""
+    found = []
+    for stack, of in values.items():
+        word = f"{stack} " if stack != "general" else ""
+        found += [f"efficiency {word}{name} {shown(name, value)}" for name, value in of.items()]
+    return found
+
+
+def write(group: Group, lines: list[str], path: Path = DEVICES) -> None:
+    """Replaces what the group's devices state for its stacks; other lines stay as they are."""
+    heads = {f"efficiency {s}" for s in group.stacks if s != "general"}
+    found: list[str] = []
+    inside = False
+    for line in path.read_text(encoding="utf-8").splitlines():
+        words = line.split()
+        if line.startswith("device "):
+            inside = words[1] in group.devices
+        ours = len(words) > 3 and " ".join(words[:2]) in heads
+        general = "general" in group.stacks and words[:1] == ["efficiency"] and _is_number(words[2])
+        if inside and (ours or general):
+            continue
+        if inside and line == "}":
+            found += [f"  {text}" for text in lines]
+            inside = False
+        found.append(line)
+    temporary = path.with_suffix(".new")
+    temporary.write_text("\n".join(found) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _is_number(word: str) -> bool:
+    return word.replace(".", "", 1).replace("e", "", 1).replace("-", "", 1).isdigit()

@@ -1,0 +1,105 @@
+"""The fit finds numbers that it should find, stays within bounds, and writes them where they belong."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.published.facts import load
+from benchmarks.published.fit import PRIORS, Problem, Sample, fit, samples
+from benchmarks.published.groups import GROUPS, Group
+from benchmarks.published.lines import efficiencies, shown, write
+from benchmarks.published.score import main
+from compiler.cost.calibration import DEFAULT, NAMES
+
+TRUE = {"product": 0.7, "vector": 0.85, "inner": 0.6}
+GROUP = Group("test", ("a100_80", "a100_40", "v100"), ("megatron_2020",), tuple(TRUE))
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Sample]:
+    found = samples(load(), lambda row: row.family == "megatron2020_tp")
+    assert len(found) == 8
+    return found
+
+
+def pretended(rows: list[Sample], **changes: float) -> list[Sample]:
+    """As if measured with the true numbers."""
+    cal = DEFAULT.changed(**TRUE, **changes)
+    return [replace(s, seconds=s.simulation.seconds(cal)) for s in rows]
+
+
+def test_what_the_rows_decide_is_found_and_the_rest_stays_at_its_prior(rows: list[Sample]) -> None:
+    problem = Problem(GROUP, pretended(rows))
+    x = fit(problem)
+    assert np.abs(problem.errors(x)).max() < 0.02  # priors draw, a little
+    found = problem.values(x)["megatron_2020"]
+    assert found["product"] == pytest.approx(0.7, rel=0.05) and found["inner"] == pytest.approx(0.6, rel=0.15)
+    none = Problem(GROUP, [])
+    assert np.allclose(fit(none), none.centre)
+
+
+def test_one_row_that_is_wrong_does_not_pull_the_others_along(rows: list[Sample]) -> None:
+    wrong = pretended(rows)
+    wrong[3] = replace(wrong[3], seconds=2 * wrong[3].seconds)
+    problem = Problem(GROUP, wrong)
+    errors = np.sort(np.abs(problem.errors(fit(problem))))
+    assert errors[-1] > 0.5 and errors[-2] < 0.06
+
+
+def test_a_fit_is_the_same_each_time(rows: list[Sample]) -> None:
+    assert np.array_equal(fit(Problem(GROUP, rows)), fit(Problem(GROUP, rows)))
+
+
+def test_groups_have_few_numbers_that_there_are_and_stay_within_bounds() -> None:
+    for group in GROUPS:
+        own = {name for names in group.own.values() for name in names}
+        assert {*group.free, *own} <= PRIORS.keys() <= NAMES
+        assert set(group.fixed) | {n for of in group.settled.values() for n in of} <= NAMES
+        for stack in group.stacks:
+            assert len(group.free) + len(group.own.get(stack, ())) <= 10
+    assert all(p.low <= p.centre <= p.high for p in PRIORS.values())
+
+
+def test_lines_are_put_at_their_devices_and_no_others_touched(tmp_path: Path) -> None:
+    text = "device a {\n  launch 4 us\n  efficiency core 0.4\n  efficiency x core 0.3\n}\n\ndevice b {\n  cores 2\n}\n"
+    file = tmp_path / "devices.par"
+    file.write_text(text)
+    special = Group("x", ("a",), ("x",), ("product", "host"))
+    lines = efficiencies(special, {"x": {"product": 0.756, "host": 1.5e-5}})
+    assert lines == ["efficiency x product 0.76", "efficiency x host 15 us"]
+    write(special, lines, file)
+    assert file.read_text() == text.replace("  efficiency x core 0.3\n", "".join(f"  {line}\n" for line in lines))
+    general = Group("g", ("a",), ("general",), ("core",))
+    write(general, ["efficiency core 0.5"], file)
+    assert "efficiency core 0.4" not in file.read_text() and "efficiency x product 0.76" in file.read_text()
+    write(general, ["efficiency core 0.5"], file)
+    assert file.read_text().count("efficiency core 0.5") == 1
+
+
+@pytest.mark.parametrize("name, value", [("product", 0.756), ("host", 4.71e-5), ("fixed", 0.0173), ("inner_half", 4e6)])
+def test_numbers_are_shown_in_units(name: str, value: float) -> None:
+    number, *unit = shown(name, value).split()
+    scale = {"us": 1e-6, "ms": 1e-3, "MB": 1e6}[unit[0]] if unit else 1.0
+    assert float(number) * scale == pytest.approx(value, rel=0.01)
+
+
+def test_any_table_is_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Other columns, cells that are missing or nonsense, tasks that are none of ours: counted by reason."""
+    good = next(dict(r.facts) for r in load() if r.family == "megatron2020_tp")
+    good |= {"step_time_s": good.pop("seconds"), "task": "train"}
+    odd = [good | {"hidden": "wide"}, good | {"task": "infer"}, good | {"step_time_s": ""}, {"row_id": "empty"}]
+    file = tmp_path / "rows.csv"
+    with file.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, list(good))
+        writer.writeheader()
+        writer.writerows([good, *odd])
+    assert main([str(file)]) == 0
+    text = capsys.readouterr().out
+    assert "4 of 5 rows are left out" in text and "hidden is not a number: wide" in text
+    assert "task infer" in text and "neither the time nor the memory" in text
+    assert main([str(tmp_path / "none.csv")]) == 2
