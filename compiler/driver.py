@@ -27,7 +27,7 @@ class Compiled:
 
 def compile_job(job: Job) -> Compiled:
     """Differentiate, lay out, cut into stages, lower. Raises ParcError with all that is wrong."""
-    _refuse_offloads(job)
+    _refuse_unlowered(job)
     graphs = training(job)
     placed = place(graphs)
     placed, stages = split(placed, stage(placed))
@@ -35,10 +35,13 @@ def compile_job(job: Job) -> Compiled:
     return Compiled(job, graphs, placed, stages, program)
 
 
-def _refuse_offloads(job: Job) -> None:
-    """E0558: the language has the rule, no pass moves anything yet; to pass over it in silence would be a lie."""
+def _refuse_unlowered(job: Job) -> None:
+    """E0558: the language has the words, no pass does it yet; to pass over them in silence would be a lie."""
     found = Diagnostics()
     for rule in job.strategy.offloads:
         help = "leave the rule out; `shard` and `recompute` make room as well"
         found.error("E0558", f"`offload … to {rule.memory}` is not lowered yet", rule.span, help=help)
+    if job.kind != "train":
+        help = "`train`, with an optimizer: its forward pass is what inference would run"
+        found.error("E0558", f"`{job.kind}` is not lowered yet", job.span, help=help)
     found.raise_if_any()

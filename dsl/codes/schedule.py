@@ -116,9 +116,9 @@ CODES: tuple[Code, ...] = (
     ),
     Code(
         "E0558",
-        "a rule that is not lowered yet",
-        "`offload` says in which memory tensors live. The compiler checks the rule, but moves nothing yet, and does\n"
-        "not pretend to.",
+        "something that is not lowered yet",
+        "`offload` says in which memory tensors live, a job that says `infer` is no training. The compiler checks\n"
+        "both, but moves nothing yet and lowers training only, and does not pretend otherwise.",
         _file("split b on pp\noffload optimizer to host"),
         _file("split b on pp\nshard optimizer on pp"),
     ),

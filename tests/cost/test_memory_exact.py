@@ -142,34 +142,6 @@ def test_precisions(compute: str) -> None:
     assert (roles["activation"] < whole["activation"]) == (compute != "f64")
 
 
-INFERENCE = """\
-use std.layers (layer_norm, mlp)
-
-model stack(layers) {
-  dim b = 8, d = 16
-  input x : f32[b,d]
-  repeat layers as block {
-    x = x + mlp(layer_norm(x), 32)
-  }
-  loss sum(x)
-}
-
-strategy plan for stack {
-  mesh (pp = 2, dp = 2)
-  split b on dp
-  pipeline block on pp, schedule gpipe(microbatches = 4)
-}
-
-job serve {
-  infer stack(4) using plan
-}
-"""
-
-
-def test_inference() -> None:
-    exact(compile_job(evaluate(Source("serve.par", INFERENCE))).program)
-
-
 def judge(cell: Cell) -> str:
     """ "exact", the refusal's codes, or what is wrong."""
     try:
