@@ -24,7 +24,7 @@ from benchmarks.published.facts import SINGLE_NODE, Row, Unsupported, load
 from benchmarks.published.generate import job
 from benchmarks.published.groups import GROUPS, Group
 from benchmarks.published.lines import efficiencies, write
-from benchmarks.published.machines import software
+from benchmarks.published.machines import device, software
 from compiler.cost.calibration import DEFAULT, Calibration
 from compiler.cost.simulate import Simulation
 from dsl.source import Source
@@ -235,7 +235,7 @@ def main(arguments: Sequence[str]) -> int:
     groups = [g for g in GROUPS if not options.groups or g.name in options.groups]
     begun = time.perf_counter()
     rows = [*load(), *load(SINGLE_NODE)[:: options.every]]
-    known = samples(rows)
+    known = samples(rows, lambda row: any(g.takes(device(row)[0], software(row)[0], row.family) for g in groups))
     print(f"# {len(known)} of {len(rows)} rows have a job, {time.perf_counter() - begun:.0f} s", file=sys.stderr)
     if options.validate:
         from benchmarks.published.validate import tables
