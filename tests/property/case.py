@@ -73,8 +73,8 @@ class Case:
             pieces: tuple[Piece, ...] = getattr(self, name)
             for i in range(len(pieces)):
                 yield replace(self, **{name: (*pieces[:i], *pieces[i + 1 :])})
-        if not self.optimizer.startswith("sgd(lr = 0.1)"):
-            yield replace(self, optimizer="sgd(lr = 0.1)")
+        if not self.optimizer.startswith("sgd(lr = 0.002)"):
+            yield replace(self, optimizer="sgd(lr = 0.002)")
         if self.count > 1:
             yield replace(self, count=1)
         plain = "loss mean(x * x)"
