@@ -315,13 +315,12 @@ def remedies(compiled: Compiled) -> Remedies | None:
 
     They are compiled and simulated: up to 10 s. None if it fits, or has no cluster.
     """
-    from compiler.cost.memory import memory_use
+    from compiler.cost.memory import fits, most
     from parc.estimate import capacities
     from parc.remedies import remedies
 
     there = capacities(compiled.job)
-    use = memory_use(compiled.program).values()
-    if all(peak.bytes <= there.get(kind, peak.bytes) for kinds in use for kind, peak in kinds.items()):
+    if fits(most(compiled.program), there):
         return None
     return remedies(compiled, there)
 

@@ -9,7 +9,7 @@ from typing import Any
 from compiler.cost.allocation import Allocation, allocation
 from compiler.cost.calibration import Calibration, of_cluster
 from compiler.cost.fullest import Fullest, fullest, traced
-from compiler.cost.memory import memory_use
+from compiler.cost.memory import fits, memory_use
 from compiler.cost.replay import FIRST
 from compiler.cost.reserved import reserved
 from compiler.cost.simulate import Simulation
@@ -103,7 +103,7 @@ class Estimate:
     def fits(self) -> bool:
         """Whether no device needs more of any memory than it has."""
         there = capacities(self.compiled.job)
-        return all(m.peak <= there.get(m.memory, m.peak) for m in self.memory)
+        return all(fits({m.memory: m.peak}, there) for m in self.memory)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, in seconds and bytes."""

@@ -13,7 +13,7 @@ from itertools import combinations
 from typing import Any
 
 from compiler.cost.fullest import fullest, traced
-from compiler.cost.memory import memory_use
+from compiler.cost.memory import fits, memory_use, most
 from compiler.cost.replay import FIRST
 from compiler.cost.simulate import Simulation
 from compiler.driver import Compiled, compile_job
@@ -82,7 +82,7 @@ def remedies(compiled: Compiled, capacities: Mapping[str, float]) -> Remedies:
     """For a job with a cluster. `capacities`: memory kind -> bytes per device."""
     search = _Search(compiled.job, capacities)
     now = Simulation.of(compiled).seconds()
-    peak = max(kinds[FIRST].bytes for kinds in memory_use(compiled.program).values())
+    peak = most(compiled.program)[FIRST]
     singles = list(changes(compiled))
     search.all([(c,) for c in singles])
 
@@ -127,11 +127,9 @@ class _Search:
         except ParcError:
             return  # not legal for this model: a dim that does not divide, a loop that is too short
         rules = tuple(c.rule for c in together)
-        use = memory_use(compiled.program).values()
-        kinds = {kind for memories in use for kind in memories}
-        needs = {kind: max(m[kind].bytes for m in use if kind in m) for kind in kinds}
+        needs = most(compiled.program)
         self.found[rules] = Remedy(rules, Simulation.of(compiled).seconds(), needs[FIRST])
-        if all(n <= self.capacities.get(kind, n) for kind, n in needs.items()):
+        if fits(needs, self.capacities):
             self.fitting[rules] = compiled
 
     def best(self) -> tuple[Remedy, ...]:

@@ -122,6 +122,20 @@ def memory_use(program: Program) -> dict[int, MemoryUse]:
     return dict(sorted(found.items()))
 
 
+def most(program: Program) -> dict[str, int]:
+    """Memory kind -> bytes that the device needs which needs most of it."""
+    found: dict[str, int] = {}
+    for kinds in memory_use(program).values():
+        for kind, peak in kinds.items():
+            found[kind] = max(found.get(kind, 0), peak.bytes)
+    return found
+
+
+def fits(needs: Mapping[str, int], capacities: Mapping[str, float]) -> bool:
+    """Whether no memory is too small; one without a capacity never is."""
+    return all(n <= capacities.get(kind, n) for kind, n in needs.items())
+
+
 def _sum(a: Totals, b: Totals) -> Totals:
     out = dict(a)
     for key, n in b.items():

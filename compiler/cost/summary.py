@@ -52,7 +52,10 @@ def summarise(
         work.append(duration + meets[g] + (picoseconds(pricer.cal.fixed) if ("U", 0) in counts else 0))
     total = step * len(result.ends)
     traffic, top, kinds = _top(simulation, pricer, slowest)
-    waiting = (step - work[slowest]) / PICOSECONDS if work else 0.0
+    parts = spent(simulation, pricer, costs, result, meets)
+    waiting = parts[slowest].bubble if parts else 0.0
+    once = pricer.cal.fixed * simulation.counts[slowest].get(("U", 0), 0) if parts else 0.0
+    dispatch = parts[slowest].host - once if parts else 0.0
     candidates = {
         "products of matrices": kinds.get("product", 0.0),
         "element-wise work and reductions, bound by memory bandwidth": kinds.get("vector", 0.0),
@@ -60,7 +63,7 @@ def summarise(
         "launches of kernels that are short": kinds.get("launch", 0.0),
         BUBBLE: waiting,
         "what a step costs once: data, logging, the optimizer's host work": pricer.cal.fixed,
-        "the host, which dispatches kernels more slowly than the device runs them": _idle(simulation, costs, slowest),
+        "the host, which dispatches kernels more slowly than the device runs them": dispatch,
     }
     for axes, ps in exposed[slowest].items() if exposed else ():
         candidates[f"communication over {axes} that nothing hides"] = ps / PICOSECONDS
@@ -86,7 +89,7 @@ def summarise(
         bottleneck(step / PICOSECONDS, candidates),
         candidates,
         waiting + pricer.cal.fixed + update / PICOSECONDS,
-        spent(simulation, pricer, costs, result, meets),
+        parts,
         slowest,
     )
 
@@ -140,16 +143,6 @@ def _events(simulation: Simulation, pricer: Pricer, result: Result) -> list[Even
             events.append(Event(g, "compute", "once per step", "host", end - fixed, end, 0, g))
     events.sort(key=lambda e: (e.cls, e.start_ps, e.end_ps))
     return events
-
-
-def _idle(simulation: Simulation, costs: Sequence[Mapping[Key, list[Segment]]], group: int) -> float:
-    """Seconds of activations in which neither kernels run nor messages are waited for."""
-    found = costs[simulation.program_class[group]]
-    idle = 0
-    for key, n in simulation.counts[group].items():
-        for s in found.get(key, ()):
-            idle += n * max(0, s.duration - s.compute - sum(s.exposed.values()))
-    return idle / PICOSECONDS
 
 
 def _top(
