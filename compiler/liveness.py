@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from compiler.ops.effects import Accumulate, Read, Write
 from compiler.program import ALL_CHUNKS, Body, DeviceClass, For, Instr, LocalRepeat, Program, Run, Schedule, Update, Var
 from compiler.schedules import Action, unroll
 
 
 @dataclass(frozen=True, slots=True)
 class Liveness:
-    """`after[i]`: names that nothing needs after instruction i; `unused`: parameters that nothing needs at all."""
+    """`after[i]`: names that nothing needs after instruction i; `unused`: parameters that nothing needs at all.
+
+    `sinks`: stacks that a loop makes for an `accumulate` only -> the accumulator. Once that has been set in the step,
+    nobody makes the stack: each iteration's result is added to its slice as soon as it is defined.
+    """
 
     after: tuple[tuple[str, ...], ...]
     unused: tuple[str, ...]
+    sinks: Mapping[str, str]
 
 
 def liveness(body: Body, carries: int = 0) -> Liveness:
@@ -38,7 +44,30 @@ def liveness(body: Body, carries: int = 0) -> Liveness:
             unused.append(name)
         else:
             after[i].append(name)
-    return Liveness(tuple(map(tuple, after)), tuple(unused))
+    return Liveness(tuple(map(tuple, after)), tuple(unused), _sinks(body))
+
+
+def _sinks(body: Body) -> dict[str, str]:
+    """Nothing else may touch the accumulator from the loop up to the `accumulate`: sums keep the order as written."""
+    readers: dict[str, list[int]] = {}
+    touches: dict[str, list[int]] = {}  # accumulator -> the effects of that name, in order
+    for i, instr in enumerate(body.instrs):
+        for name in instr.inputs:
+            readers.setdefault(name, []).append(i)
+        if isinstance(instr.op, (Accumulate, Read, Write)):
+            touches.setdefault(instr.op.name, []).append(i)
+    found: dict[str, str] = {}
+    for i, instr in enumerate(body.instrs):
+        if not isinstance(instr.op, LocalRepeat):
+            continue
+        for out in instr.outputs[instr.op.carries :]:
+            at = readers.get(out.name, ())
+            if len(at) != 1 or out.name in body.results:
+                continue
+            op = body.instrs[at[0]].op
+            if isinstance(op, Accumulate) and not any(i < k < at[0] for k in touches[op.name]):
+                found[out.name] = op.name
+    return found
 
 
 def variables(body: Body) -> dict[str, Var]:

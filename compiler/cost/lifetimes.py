@@ -118,9 +118,17 @@ class Traced(Replay):
         self._tick(instr)
         super()._instr(instr, env, dying)
 
-    def _loop(self, instr: Instr, op: LocalRepeat, env: dict[str, Buffer], dying: tuple[str, ...], where: str) -> None:
+    def _loop(
+        self,
+        instr: Instr,
+        op: LocalRepeat,
+        env: dict[str, Buffer],
+        dying: tuple[str, ...],
+        where: str,
+        sunk: Sequence[str],
+    ) -> None:
         self._tick(instr)
-        super()._loop(instr, op, env, dying, where)
+        super()._loop(instr, op, env, dying, where, sunk)
 
     def _signature(self, carried: Sequence[Buffer], shared: Sequence[Buffer]) -> Signature:
         """Iterations differ also in where their carries come from: the first one's from outside the loop."""

@@ -13,8 +13,10 @@ follows with its real buffers:
   in place. These buffers are let go at the end of the step.
 - `write` copies into the buffer that is there. `recv` allocates; what a `send` sends is not kept.
 - A loop allocates the stacks of its results before the first iteration; an iteration's result is copied into its stack
-  as soon as it is defined. Carries enter without a copy: the operand's buffer is let go in the first iteration if
-  nothing else needs it. Slices and invariants share the operands' buffers.
+  as soon as it is defined. A stack that only an `accumulate` reads, whose buffer has been set before, is not made: the
+  results of the iterations are added to that buffer's slices (`liveness.sinks`). Carries enter without a copy: the
+  operand's buffer is let go in the first iteration if nothing else needs it. Slices and invariants share the operands'
+  buffers.
 """
 
 from __future__ import annotations
@@ -152,7 +154,8 @@ class Replay:
             self._hold(env.pop(name), names=-1)
         for instr, dying in zip(body.instrs, live.after, strict=True):
             if isinstance(instr.op, LocalRepeat):
-                self._loop(instr, instr.op, env, dying, where)
+                sunk = [name for name, into in live.sinks.items() if self._adds_to(into)]
+                self._loop(instr, instr.op, env, dying, where, sunk)
                 continue
             self._instr(instr, env, dying)
             self._mark(f"{where} at {instr.outputs[0].name if instr.outputs else instr.op.mnemonic}")
@@ -227,8 +230,23 @@ class Replay:
         self._hold(b, accumulator=decl.role)
         self.accumulated[name] = b
 
-    def _loop(self, instr: Instr, op: LocalRepeat, env: dict[str, Buffer], dying: tuple[str, ...], where: str) -> None:
+    def _adds_to(self, name: str) -> bool:
+        """Whether an `accumulate` adds in place, to a buffer in the memory that computations use."""
+        return name in self.accumulated and self.states[name].memory == FIRST
+
+    def _loop(
+        self,
+        instr: Instr,
+        op: LocalRepeat,
+        env: dict[str, Buffer],
+        dying: tuple[str, ...],
+        where: str,
+        sunk: Sequence[str],
+    ) -> None:
+        """`sunk`: stacks that are not made."""
         for out in instr.outputs[op.carries :]:
+            if out.name in sunk:
+                continue
             b = self._new(out.name, self._bytes(out))
             self._hold(b, names=1)
             env[out.name] = b

@@ -67,6 +67,7 @@ class _Writer:
         self.names: dict[str, Any] = {}
         self.lines: list[str] = []
         self.count = 0
+        self.sunk: set[str] = set()  # stacks that are made only for the first micro-batch
         self.pending = {
             v.name: fn for i in function.body.instrs for v in i.outputs if (fn := v.layout.pending_on(TIME))
         }
@@ -105,7 +106,7 @@ class _Writer:
         live = liveness(body, carries)
         for instr, dying in zip(body.instrs, live.after, strict=True):
             if isinstance(instr.op, LocalRepeat):
-                self.loop(instr, instr.op, names, depth, dying)
+                self.loop(instr, instr.op, names, depth, dying, live.sinks)
             else:
                 self.instr(instr, scope, names, depth, stacks)
             for out in instr.outputs:
@@ -161,8 +162,10 @@ class _Writer:
             case Write():
                 return [f"g.states[{slots.states[op.name]}] = {args[0]}"]
             case Accumulate():
-                dtype = self.declared[op.name].type.dtype
-                add = self.bind(accumulator(slots.states[op.name], dtype, self.fn(instr)))
+                if instr.inputs[0] in self.sunk:  # a loop adds to the buffer, or has made it
+                    slot = slots.states[op.name]
+                    return [f"if {args[0]} is not None: g.states[{slot}] = {args[0]}; g.owned[{slot}] = True"]
+                add = self.bind(accumulator(slots.states[op.name], *self.combination(op.name, instr.inputs[0])))
                 return [f"{add}(g, {args[0]})"]
             case Save():
                 return [f"g.saved[{op.name!r}, ctx.micro] = {args[0]}"]
@@ -187,12 +190,23 @@ class _Writer:
                 ]
         return None
 
-    def fn(self, instr: Instr) -> str:
-        """How micro-batches add up: by the reduction that the operand leaves pending over them."""
-        return self.pending.get(instr.inputs[0], "sum")
+    def combination(self, name: str, value: str) -> tuple[str, str]:
+        """Type of an accumulator, and how micro-batches add up: by the reduction that they leave pending over them."""
+        return self.declared[name].type.dtype, self.pending.get(value, "sum")
 
-    def loop(self, instr: Instr, op: LocalRepeat, names: dict[str, str], depth: int, dying: Sequence[str]) -> None:
-        """A `for` over the slices; carries pass from round to round in variables, stacks of results are filled."""
+    def loop(
+        self,
+        instr: Instr,
+        op: LocalRepeat,
+        names: dict[str, str],
+        depth: int,
+        dying: Sequence[str],
+        sinks: Mapping[str, str],
+    ) -> None:
+        """A `for` over the slices; carries pass from round to round in variables, stacks of results are filled.
+
+        A stack with a sink is None once its accumulator is set, and slices are added there.
+        """
         carries, stacks = op.carries, op.carries + op.stacks
         inner = {p.name: self.fresh() for p in op.body.params}
         variables = [inner[p.name] for p in op.body.params]
@@ -202,12 +216,19 @@ class _Writer:
             if name in dying and name not in instr.inputs[carries:]:
                 self.put(depth, f"{names[name]} = None")  # only the loop needs it any more
         i = self.fresh()
-        stacked = _Stacks(i, {}, {})
+        stacked = _Stacks(i, {}, {}, {})
         for out, name in zip(instr.outputs[carries:], op.body.results[carries:], strict=True):
             names[out.name] = self.fresh()
             local = self.local(out)
             make = stack_of(local.type.shape[0], local.lead, local.type.shape[1:], STORAGE[out.type.dtype])
-            self.put(depth, f"{names[out.name]} = {self.bind(make)}(ctx)")
+            unless = ""
+            if out.name in sinks:
+                self.sunk.add(out.name)
+                slot = self.slots.states[sinks[out.name]]
+                add = adder(slot, self.mesh.lead, *self.combination(sinks[out.name], out.name))
+                stacked.sinks[names[out.name]] = self.bind(add)
+                unless = f" if g.states[{slot}] is None else None"
+            self.put(depth, f"{names[out.name]} = {self.bind(make)}(ctx){unless}")
             stacked.filled.setdefault(name, []).append(names[out.name])
         order = f"range({op.count - 1}, -1, -1)" if op.reverse else f"range({op.count})"
         self.put(depth, f"for {i} in {order}:")
@@ -238,29 +259,35 @@ class _Writer:
         if not found:
             return "None"
         place, shape = self.fresh(), self.local(out).shape
-        self.put(depth, f"{place} = {found[0]}[{', '.join([':'] * self.mesh.lead + [stacks.index])}]")
-        self.put(depth, f"if {place}.shape != {shape}: {place} = None")
+        unless = f" if {found[0]} is not None else None" if found[0] in stacks.sinks else ""
+        self.put(depth, f"{place} = {found[0]}[{', '.join([':'] * self.mesh.lead + [stacks.index])}]{unless}")
+        self.put(depth, f"if {place} is not None and {place}.shape != {shape}: {place} = None")
         stacks.places[out.name] = place
         return place
 
     def fill(self, stacks: _Stacks, name: str, names: Mapping[str, str], depth: int) -> None:
-        """Copy a value into its slices, but where its kernel wrote it."""
+        """Copy a value into its slices, but where its kernel wrote it; add it to those of the stack's sink."""
         place = stacks.places.pop(name, None)
         for k, stack in enumerate(stacks.filled.get(name, ())):
-            unless = f"if {names[name]} is not {place}: " if place and k == 0 else ""
+            when = f"if {names[name]} is not {place}: " if place and k == 0 else ""
+            if stack in stacks.sinks:
+                self.put(depth, f"if {stack} is None: {stacks.sinks[stack]}(g, {stacks.index}, {names[name]})")
+                when = when.replace("if", "elif", 1) or "else: "
             copy = f"{self.bind(fill_stack)}({stack}, {self.mesh.lead}, {stacks.index}, {names[name]})"
-            self.put(depth, f"{unless}{stack} = {copy}")
+            self.put(depth, f"{when}{stack} = {copy}")
         if place:
             self.put(depth, f"{place} = None")
 
 
 @dataclass
 class _Stacks:
-    """The stacks of a loop's results: the loop's counter, value -> variables of its stacks, value -> its slice."""
+    """The stacks of a loop's results: the loop's counter, value -> variables of its stacks, value -> its slice,
+    variable of a stack -> what adds a slice to its sink."""
 
     index: str
     filled: dict[str, list[str]]
     places: dict[str, str]
+    sinks: dict[str, str]
 
 
 # --- what the text calls --------------------------------------------------------------------------
@@ -285,6 +312,24 @@ def accumulator(slot: int, dtype: str, fn: str) -> Callable[[Any, Array], None]:
     return accumulate
 
 
+def adder(slot: int, lead: int, dtype: str, fn: str) -> Callable[[Any, int, Array], None]:
+    """Adds a value to a slice of an accumulated stack: the same sums as `accumulator` of the whole stack."""
+    combine = np.maximum if fn == "max" else np.add
+    narrow = dtype in ("bf16", "f16") and fn == "sum"
+
+    def add(g: Any, i: int, x: Array) -> None:
+        if not g.owned[slot]:
+            g.states[slot], g.owned[slot] = g.states[slot].copy(order="K"), True
+        stack = g.states[slot] = widened(g.states[slot], lead, x)
+        at = stack[(slice(None),) * lead + (i,)]
+        if narrow:
+            at[...] = rounded(combine(at, x), dtype)
+        else:
+            combine(at, x, out=at)
+
+    return add
+
+
 def stack_of(
     count: int, lead: tuple[int, ...], shape: tuple[int, ...], storage: type[Any]
 ) -> Callable[[Context], Array]:
@@ -295,10 +340,16 @@ def stack_of(
 
 
 def fill_stack(stack: Array, lead: int, i: int, value: Array) -> Array:
-    """Put a slice into the stack, which grows along lead axes if a value differs there although it should not."""
+    """Put a slice into the stack."""
+    stack = widened(stack, lead, value)
+    stack[(slice(None),) * lead + (i,)] = value
+    return stack
+
+
+def widened(stack: Array, lead: int, value: Array) -> Array:
+    """The stack, which grows along lead axes if a value differs there although it should not."""
     if value.shape[:lead] != stack.shape[:lead]:
         wide = np.broadcast_shapes(value.shape[:lead], stack.shape[:lead])
         if wide != stack.shape[:lead]:
-            stack = np.broadcast_to(stack, wide + stack.shape[lead:]).copy()
-    stack[(slice(None),) * lead + (i,)] = value
+            return np.broadcast_to(stack, wide + stack.shape[lead:]).copy()
     return stack

@@ -122,10 +122,8 @@ class Device:
         self.chunk, self.ctx = chunk, Context(micro, self.program.seed)
         yield from self._body(self.functions[action, chunk].body, {}, {})
 
-    def _body(
-        self, body: Body, values: Values, stacks: Mapping[str, list[tuple[Array, int]]], carries: int = 0
-    ) -> Wait[None]:
-        """Run a body; `stacks`: results of an iteration -> where each is copied to when it is defined."""
+    def _body(self, body: Body, values: Values, stacks: Mapping[str, list[Place]], carries: int = 0) -> Wait[None]:
+        """Run a body; `stacks`: results of an iteration -> where each goes to when it is defined."""
         scope, live = variables(body), liveness(body, carries)
         for p in body.params:
             _store(stacks, p.name, values)
@@ -133,7 +131,7 @@ class Device:
             values.pop(name).buffer.drop()
         for instr, dying in zip(body.instrs, live.after, strict=True):
             if isinstance(instr.op, LocalRepeat):
-                yield from self._loop(instr, instr.op, values, dying)
+                yield from self._loop(instr, instr.op, values, dying, live.sinks)
             else:
                 yield from self._instr(instr, scope, values, dying)
             for out in instr.outputs:
@@ -144,11 +142,13 @@ class Device:
 
     def _instr(self, instr: Instr, scope: Mapping[str, Var], values: Values, dying: Sequence[str]) -> Wait[None]:
         op = instr.op
+        if isinstance(op, Accumulate):
+            if instr.inputs[0] in values:  # else a loop has added its slices
+                self._accumulate(op.name, instr.inputs[0], scope, values, dying)
+            return
         arrays = [values[n].array for n in instr.inputs]
         if isinstance(op, Write):
             self._write(op.name, arrays[0])
-        elif isinstance(op, Accumulate):
-            self._accumulate(op.name, instr.inputs[0], scope, values, dying)
         elif isinstance(op, Save):
             self._save(op.name, values[instr.inputs[0]])
         elif isinstance(op, Send):
@@ -237,20 +237,24 @@ class Device:
             else:
                 self.put_state(name, held.array.copy())
             return
-        old = self.states[name].array
-        fn = np.maximum if scope[operand].layout.pending_on(TIME) == "max" else np.add
-        fn(old, held.array, out=old)
-        old[...] = rounded(old, decl.type.dtype)
+        Place(self.states[name].array, decl.type.dtype, _adds(scope[operand])).store(held.array)
 
     # --- loops
 
-    def _loop(self, instr: Instr, op: LocalRepeat, values: Values, dying: Sequence[str]) -> Wait[None]:
+    def _loop(
+        self, instr: Instr, op: LocalRepeat, values: Values, dying: Sequence[str], sinks: Mapping[str, str]
+    ) -> Wait[None]:
         carries, stacks = op.carries, op.carries + op.stacks
-        filled: dict[str, list[Array]] = {}
+        filled: dict[str, list[Place]] = {}
         for out, result in zip(instr.outputs[carries:], op.body.results[carries:], strict=True):
-            local = local_type(out.type, out.layout, self.program.sizes)
-            values[out.name] = self.new(np.empty(local.shape, STORAGE[out.type.dtype]), out.type.dtype)
-            filled.setdefault(result, []).append(values[out.name].array)
+            sink = self.states.get(sinks.get(out.name, ""))
+            if sink is not None and sink.buffer.memory == FIRST:
+                place = Place(sink.array, out.type.dtype, _adds(out))
+            else:
+                local = local_type(out.type, out.layout, self.program.sizes)
+                values[out.name] = self.new(np.empty(local.shape, STORAGE[out.type.dtype]), out.type.dtype)
+                place = Place(values[out.name].array, out.type.dtype)
+            filled.setdefault(result, []).append(place)
         carried = [Held(values[n].array, values[n].buffer.hold()) for n in instr.inputs[:carries]]
         for name in dict.fromkeys(instr.inputs[:carries]):
             if name in dying and name not in instr.inputs[carries:]:
@@ -265,7 +269,7 @@ class Device:
                     held = values[instr.inputs[k]]
                     inner[p.name] = Held(held.array[i] if k < stacks else held.array, held.buffer.hold())
             carried = []  # the iteration alone holds them now: memory is what Python has not freed
-            where = {name: [(s, i) for s in arrays] for name, arrays in filled.items()}
+            where = {name: [p.slice(i) for p in places] for name, places in filled.items()}
             yield from self._body(op.body, inner, where, carries)
             carried = [Held(inner[n].array, inner[n].buffer.hold()) for n in op.body.results[:carries]]
             for name in dict.fromkeys(op.body.results[:carries]):
@@ -274,6 +278,31 @@ class Device:
             values[out.name] = held
 
 
-def _store(stacks: Mapping[str, list[tuple[Array, int]]], name: str, values: Values) -> None:
-    for stack, i in stacks.get(name, ()):
-        stack[i] = values[name].array
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Memory that a value of this type is copied to, or combined with."""
+
+    array: Array
+    dtype: str
+    combine: np.ufunc | None = None
+
+    def slice(self, i: int) -> Place:
+        """The place of one iteration in a stack."""
+        return Place(self.array[i : i + 1], self.dtype, self.combine)
+
+    def store(self, value: Array) -> None:
+        if self.combine is None:
+            self.array[...] = value
+        else:
+            self.combine(self.array, value, out=self.array)
+            self.array[...] = rounded(self.array, self.dtype)
+
+
+def _adds(var: Var) -> np.ufunc:
+    """How micro-batches add up: by the reduction that the value leaves pending over them."""
+    return np.maximum if var.layout.pending_on(TIME) == "max" else np.add
+
+
+def _store(stacks: Mapping[str, list[Place]], name: str, values: Values) -> None:
+    for place in stacks.get(name, ()):
+        place.store(values[name].array)
