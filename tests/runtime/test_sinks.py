@@ -1,4 +1,4 @@
-"""Stacks of gradients are added to the accumulators slice by slice, and are made for a step's first micro-batch only."""
+"""Stacks of gradients are added to the accumulators slice by slice, and made for a step's first micro-batch only."""
 
 from __future__ import annotations
 
