@@ -129,8 +129,9 @@ def main() -> int:
         first, last = contender.steps[0]["loss"], contender.steps[-1]["loss"]
         ratio, bound = seconds[title] / base, DEVICES[title][1] if title in DEVICES else None
         over = bound is not None and ratio > bound
+        rate = SIZE.flops / seconds[title] / 1e9
         print(
-            f"{title:<44} {seconds[title]:7.3f} {ratio:6.2f} {seconds[title] / tuned:6.2f} {SIZE.flops / seconds[title] / 1e9:8.1f} "
+            f"{title:<44} {seconds[title]:7.3f} {ratio:6.2f} {seconds[title] / tuned:6.2f} {rate:8.1f} "
             f"{contender.steps[-1]['memory']:6.0f}   {first:.4f} -> {last:.4f}" + (f"   above {bound}" if over else "")
         )
         good = good and last < first and not over

@@ -1,20 +1,16 @@
 """Text to syntax tree.
 
-The tables come from `grammar.lark`; the loop that drives them is here, for two reasons. A word becomes a keyword only
-where the parser's state takes it as one (`Parser._classify`), and after an error the parser goes on at the next
-statement, so that several errors are reported at once. A tree is returned only if there was none.
+The tables come from `grammar.lark` (`dsl/tables.py`); the loop that drives them is here, for two reasons. A word
+becomes a keyword only where the parser's state takes it as one (`Parser._classify`), and after an error the parser goes
+on at the next statement, so that several errors are reported at once. A tree is returned only if there was none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
-
-from lark import Lark
-from lark.lexer import Lexer as LarkLexer
-from lark.lexer import PatternStr
 
 from dsl import ast, limits
 from dsl.build import Builder
@@ -22,6 +18,7 @@ from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
 from dsl.explain import explain
 from dsl.lexer import Lexed, Token, lex
 from dsl.source import Span
+from dsl.tables import Rule, tables
 
 # Words that are never names where an expression may begin (after a dot, and where only a name fits, they are).
 _RESERVED = frozenset({"TRUE", "FALSE", "NOT", "IF", "ELSE", "AND", "OR"})
@@ -32,17 +29,6 @@ _NEVER_BARE = _AFTER_VALUE | {"not", "true", "false", "else"}
 _EXPRESSION_STATEMENTS = frozenset({"RETURN", "LOSS", "REPEAT", "MICROBATCHES", "MESH"})
 # Far above what the limits on brackets and depth allow between statements, but for chains of `else if`.
 _DEEPEST_STACK = 4096
-
-
-class _NoLexer(LarkLexer):
-    """Lark wants one; the tokens come from `dsl.lexer`."""
-
-    def __init__(self, conf: object) -> None:
-        del conf
-
-    def lex(self, lexer_state: object, parser_state: object) -> Iterator[Any]:
-        del lexer_state, parser_state
-        return iter(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,33 +49,47 @@ class Grammar:
 
     def __init__(self) -> None:
         self.builder = Builder()
-        lark = Lark.open_from_package(
-            "dsl",
-            "grammar.lark",
-            ("", ".."),
-            parser="lalr",
-            lexer=_NoLexer,
-            transformer=self.builder,
-            keep_all_tokens=True,
-            maybe_placeholders=False,
-        )
-        literals = {t.pattern.value: t.name for t in lark.terminals if isinstance(t.pattern, PatternStr)}
-        self.keywords = {text: name for text, name in literals.items() if text.isidentifier()}
-        self.punctuation = {text: name for text, name in literals.items() if not text.isidentifier()}
-        self.spelling = {name: text for text, name in literals.items()}
-        conf = lark.parse_interactive().parser_state.parse_conf
-        self.start, self.end = conf.start_state, conf.end_state
+        made = tables()
+        self.spelling = made.literals
+        self.keywords = {text: name for name, text in made.literals.items() if text.isidentifier()}
+        self.punctuation = {text: name for name, text in made.literals.items() if not text.isidentifier()}
+        self.start, self.end = 0, made.end
+        reductions = [_Reduction(r.size, r.origin, _build(self.builder, r)) for r in made.rules]
         # For each state, by terminal: the next state, or what is to be reduced first.
-        self.states: dict[Any, dict[str, Any]] = {
-            state: {symbol: _action(argument, conf.callbacks) for symbol, (_, argument) in row.items()}
-            for state, row in conf.states.items()
-        }
+        self.states: tuple[dict[str, Any], ...] = tuple(
+            {symbol: to if to >= 0 else reductions[-1 - to] for symbol, to in row.items()} for row in made.states
+        )
 
 
-def _action(argument: Any, callbacks: dict[Any, Any]) -> Any:
-    if not hasattr(argument, "expansion"):
-        return argument
-    return _Reduction(len(argument.expansion), argument.origin.name, callbacks[argument])
+@dataclass(frozen=True, slots=True)
+class _Spliced:
+    """What a rule whose name begins with `_` matched, on its way into its parent."""
+
+    children: list[Any]
+
+
+def _build(builder: Builder, rule: Rule) -> Callable[[list[Any]], Any]:
+    """What makes a value of the children, as lark's `transformer=` would."""
+    method = _Spliced if rule.name.startswith("_") else getattr(builder, rule.name, None)
+    assert method is not None or rule.single, rule.name
+
+    def build(children: list[Any]) -> Any:
+        if rule.spliced:
+            flat: list[Any] = []
+            for i, child in enumerate(children):
+                if i not in rule.spliced:
+                    flat.append(child)
+                elif flat:
+                    flat += child.children
+                else:  # nobody else has this list: a list of n things takes n steps, not n²
+                    flat = child.children
+            children = flat
+        if rule.single and len(children) == 1:
+            return children[0]
+        assert method is not None
+        return method(children)
+
+    return build
 
 
 @cache
@@ -284,7 +284,7 @@ class Parser:
         return position + (tokens[position].type == "NEWLINE")
 
 
-def _shiftable(states: dict[Any, dict[str, Any]], stack: list[Any], terminal: str) -> bool:
+def _shiftable(states: Sequence[dict[str, Any]], stack: list[int], terminal: str) -> bool:
     """Whether the parser, with this stack of states, would take the terminal after some reductions."""
     for _ in range(10_000):
         action = states[stack[-1]].get(terminal)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from math import prod
+from typing import TYPE_CHECKING
 
-from compiler.cost.features import Features, features
-from compiler.cost.memory import Peak, memory_use
-from compiler.cost.simulate import Simulation
-from compiler.cost.timeline import Timeline
 from compiler.driver import Compiled
 from compiler.evaluate import Check, Held
 from compiler.evaluate.checks import no_result
 from dsl.diagnostics import Diagnostics, ParcError
+
+if TYPE_CHECKING:  # most checks ask for no costs: what computes them is imported where it is used
+    from compiler.cost.features import Features
+    from compiler.cost.memory import Peak
+    from compiler.cost.simulate import Simulation
+    from compiler.cost.timeline import Timeline
 
 ROLES = ("weight", "gradient", "optimizer", "saved", "activation", "message", "input")
 """What memory is of, in every job; it may be of other things as well, which have to be there to be asked for."""
@@ -31,6 +34,8 @@ class Results:
     @cached_property
     def simulation(self) -> Simulation:
         """Raises ParcError (E0801) if the job has no cluster."""
+        from compiler.cost.simulate import Simulation
+
         return Simulation.of(self.compiled)
 
     @cached_property
@@ -41,17 +46,23 @@ class Results:
     @cached_property
     def features(self) -> Features:
         """What does not depend on the cluster."""
+        from compiler.cost.features import features
+
         has_cluster = self.compiled.job.cluster is not None
         return self.simulation.features if has_cluster else features(self.compiled.program)
 
     @cached_property
     def memory(self) -> tuple[Peak, ...]:
         """The peak of device memory, of a device of each group."""
+        from compiler.cost.memory import memory_use
+
         return tuple(kinds["hbm"] for kinds in memory_use(self.compiled.program).values() if "hbm" in kinds)
 
     @property
     def fullest(self) -> Peak:
         """Of the group whose devices need most memory."""
+        from compiler.cost.memory import Peak
+
         return max(self.memory, key=lambda peak: peak.bytes, default=Peak(0, {}))
 
     def get(self, name: str) -> int | float:

@@ -102,4 +102,4 @@ def test_help_is_light() -> None:
 
 
 def test_check_runs_nothing(tmp_path: Path) -> None:
-    assert loaded_by(command("check", "examples/gpt.par")) == {"click", "lark"}
+    assert loaded_by(command("check", "examples/gpt.par")) == {"click"}
