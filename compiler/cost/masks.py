@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from operator import add, eq, ge, gt, le, lt, mul, ne, sub
 
 from compiler.ops.create import Full, Iota
@@ -19,54 +20,66 @@ FUNCTIONS: Mapping[str, Callable[[float, float], float]] = {
 }
 
 
+Expression = tuple[str, float] | tuple[str, str, int] | tuple[str, "Expression", "Expression"]
+"""A constant, the position in a dim of a size, or a function of two."""
+
+
 def kept(wheres: Iterable[Instr], made: Mapping[str, Instr]) -> float:
     """Share of the positions at which the conditions of all `where` hold; `made`: value -> what gives it.
 
     Sampled at 64 positions of one dim and 128 of the next, halfway between each other, so that a causal mask leaves
     exactly one half; a band of `window` positions of `s` leaves about window/s - window²/2s².
     """
-    conditions = [w.inputs[0] for w in wheres]
     sizes: dict[str, int] = {}
-    if not all(_dims(name, made, sizes) for name in conditions) or len(sizes) > 2:
-        return UNKNOWN
-    first, second = [*sizes, "", ""][:2]
-    n = m = 0
-    for i in range(POINTS):
-        at = {first: (2 * i + 1) / (2 * POINTS) * sizes.get(first, 1)}
-        for j in range(2 * POINTS):
-            at[second] = (2 * j + 1) / (4 * POINTS) * sizes.get(second, 1)
-            n += 1
-            m += all(_value(name, made, at) for name in conditions)
-    return max(m, 1) / n
+    conditions = []
+    for where in wheres:
+        condition = _expression(where.inputs[0], made, sizes)
+        if condition is None or len(sizes) > 2:
+            return UNKNOWN
+        conditions.append(condition)
+    return _share(tuple(conditions), tuple(sizes.items()))
 
 
-def _dims(name: str, made: Mapping[str, Instr], sizes: dict[str, int]) -> bool:
-    """Whether a value hangs on positions alone; adds the dims that they are of."""
+def _expression(name: str, made: Mapping[str, Instr], sizes: dict[str, int]) -> Expression | None:
+    """The value, if it hangs on positions alone; adds the dims that they are of."""
     instr = made.get(name)
     if instr is None:
-        return False
+        return None
     op = instr.op
     if isinstance(op, Iota):
         sizes[op.dim.name] = op.dim.size
-        return True
+        return "position", op.dim.name, op.dim.size
     if isinstance(op, Full):
-        return True
-    if isinstance(op, Map) and op.fn not in FUNCTIONS:
-        return False
-    known = isinstance(op, (Map, Cast, Broadcast, Transpose))
-    return known and all(_dims(n, made, sizes) for n in instr.inputs)
-
-
-def _value(name: str, made: Mapping[str, Instr], at: Mapping[str, float]) -> float:
-    instr = made[name]
-    op = instr.op
-    if isinstance(op, Iota):
-        return at[op.dim.name]
-    if isinstance(op, Full):
-        return op.value
-    found = [_value(n, made, at) for n in instr.inputs]
+        return "constant", float(op.value)
+    if not isinstance(op, (Map, Cast, Broadcast, Transpose)) or (isinstance(op, Map) and op.fn not in FUNCTIONS):
+        return None
+    found = [_expression(n, made, sizes) for n in instr.inputs]
+    if None in found:
+        return None
     if not isinstance(op, Map):
         return found[0]
     given = iter(found)
-    left, right = (float(next(given) if slot is None else slot) for slot in op.slots)
-    return FUNCTIONS[op.fn](left, right)
+    left, right = (next(given) if slot is None else ("constant", float(slot)) for slot in op.slots)
+    assert left is not None and right is not None
+    return op.fn, left, right
+
+
+@lru_cache(maxsize=256)
+def _share(conditions: tuple[Expression, ...], sizes: tuple[tuple[str, int], ...]) -> float:
+    """Where all conditions hold, in shares of the points sampled. Layers and stages ask for the same ones."""
+    (first, rows), (second, columns) = [*sizes, ("", 1), ("", 1)][:2]
+    across = [(2 * i + 1) / (2 * POINTS) * rows for i in range(POINTS) for _ in range(2 * POINTS)]
+    along = [(2 * j + 1) / (4 * POINTS) * columns for j in range(2 * POINTS)] * POINTS
+    found = [_values(c, {first: across, second: along}) for c in conditions]
+    return max(sum(map(all, zip(*found, strict=True))), 1) / len(across)
+
+
+def _values(of: Expression, points: Mapping[str, list[float]]) -> list[float]:
+    """The expression at every point."""
+    if len(of) == 2:
+        return [of[1]] * len(next(iter(points.values())))
+    kind, left, right = of
+    if isinstance(left, str):
+        return points[left]
+    assert not isinstance(right, int)
+    return list(map(FUNCTIONS[kind], _values(left, points), _values(right, points)))
