@@ -72,6 +72,8 @@ def _build(builder: Builder, rule: Rule) -> Callable[[list[Any]], Any]:
     """What makes a value of the children, as lark's `transformer=` would."""
     method = _Spliced if rule.name.startswith("_") else getattr(builder, rule.name, None)
     assert method is not None or rule.single, rule.name
+    if method is not None and not rule.spliced and not rule.single:
+        return method
 
     def build(children: list[Any]) -> Any:
         if rule.spliced:
