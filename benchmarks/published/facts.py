@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.published import words
 
 FOLDER = Path(__file__).resolve().parent
 TRAINING = FOLDER / "training.csv"
@@ -13,7 +16,8 @@ SINGLE_NODE = FOLDER / "single_node.csv"
 
 UNITS = {"B": 1.0, "bytes": 1.0, "MB": 1e6, "GB": 1e9, "TB": 1e12, "MiB": 2.0**20, "GiB": 2.0**30}
 
-MEMORY_KINDS = {"nvidia-smi": "driver", "reserved": "reserved", "alloc": "allocated", "XLA": "xla", "init": "init"}
+MEMORY_KINDS = {"nvidia-smi": "driver", "driver": "driver", "reserved": "reserved", "alloc": "allocated"}
+MEMORY_KINDS |= {"active": "allocated", "XLA": "xla", "init": "init"}
 """What a figure of memory counts, by the first of these words in `mem_kind`: what the driver shows holds what
 the allocator has reserved, and that what is allocated. They are never mixed."""
 
@@ -33,7 +37,12 @@ class Row:
         return self["row_id"] or "row"
 
     def __getitem__(self, column: str) -> str:
-        return (self.facts.get(column) or "").strip()
+        said = (self.facts.get(column) or "").strip()
+        return "" if said.lower() in words.NOTHING else said
+
+    def yes(self, column: str) -> bool:
+        """Whether it says so."""
+        return self[column].lower() in words.YES
 
     def whole(self, column: str, default: int = 1) -> int:
         """A whole number; `default` where the source does not say. Raises `Unsupported` for anything else."""
@@ -45,7 +54,7 @@ class Row:
     def number(self, column: str, default: float = 0.0) -> float:
         """A finite number; `default` where the source does not say. Raises `Unsupported` for anything else."""
         try:
-            number = float(self[column] or default)
+            number = words.number(self[column]) if self[column] else default
         except ValueError:
             raise Unsupported(f"{column} is not a number: {self[column]}") from None
         if number - number != 0.0:
@@ -71,13 +80,18 @@ class Row:
         rate = self.number("tflops_dev") or self.number("mfu_pct") / 100 * self.number("peak_tflops")
         return self.flops() / (rate * 1e12 * self.number("n_dev", 1.0)) if rate and tokens else None
 
+    @property
+    def gated(self) -> bool:
+        """Whether feed-forward layers are: if the row does not say, where they are not four times as wide as d."""
+        return self.yes("glu") if self["glu"] else self.number("ffn") not in (0.0, 4 * self.number("hidden"))
+
     def flops(self) -> float:
         """Of a step's products, forward and backward, nothing made again: 6 per weight and position, and 12·s·h·k per
         layer and position for attention, of which nothing is masked. That is what MaxText and MFU count."""
         d, heads = self.number("hidden"), self.number("heads")
         width = heads * (self.number("head_dim") or d / max(heads, 1.0))
         grouped = width * self.number("kv_heads", heads) / max(heads, 1.0)
-        layer = d * (2 * width + 2 * grouped) + (3 if self["glu"] == "1" else 2) * d * self.number("ffn")
+        layer = d * (2 * width + 2 * grouped) + (3 if self.gated else 2) * d * self.number("ffn")
         layers, s = self.number("layers"), self.number("seq_len")
         weights = layers * layer + d * self.number("vocab")
         return (6 * weights + 12 * layers * s * width) * self.number("gbs") * s
@@ -85,14 +99,17 @@ class Row:
     @property
     def memory(self) -> float | None:
         """The measured memory of the fullest device in bytes (of the kind `memory_kind`), or None."""
-        unit = UNITS.get(self["mem_unit"])
+        name = next(iter(re.findall(r"[A-Za-z]+", self["mem_unit"])), self["mem_unit"]).lower()
+        unit = next((size for known, size in UNITS.items() if known.lower() == name), None)
+        if name.startswith(("%", "percent")):
+            unit = self.number("mem_GB") * 1e9 / 100
         return self.number("mem_per_dev") * unit if unit and self["mem_per_dev"] else None
 
     @property
     def memory_kind(self) -> str:
         """`allocated`, `reserved`, `driver`, `xla`, `init`, or `unknown`."""
-        words = self["mem_kind"].lower()
-        found = [(words.index(word.lower()), kind) for word, kind in MEMORY_KINDS.items() if word.lower() in words]
+        said = self["mem_kind"].lower()
+        found = [(said.index(word.lower()), kind) for word, kind in MEMORY_KINDS.items() if word.lower() in said]
         return min(found)[1] if found else "unknown"
 
 

@@ -5,17 +5,13 @@ The sources say more or less; what is assumed where they are silent stands here 
 
 from __future__ import annotations
 
+import re
 import sys
+from fractions import Fraction
 
-from benchmarks.published import machines
+from benchmarks.published import machines, words
 from benchmarks.published.facts import SINGLE_NODE, Row, Unsupported, load
 from benchmarks.published.machines import fused
-
-PRECISIONS = {"fp16": "f16", "bf16": "bf16", "fp8": "bf16", "float8": "bf16", "mxfp8": "bf16", "nvfp4": "bf16"}
-"""Types of the program by a word in `precision`. Narrower products are a matter of the stack: `machines.narrow`."""
-
-PRODUCTS = {"selective(op)", "selective (toml default)", "minimal"}
-"""Only products of matrices are kept; of TorchTitan's every second (parallelize_llama.py: "except every second mm")."""
 
 PREDICTED = 0.15
 """Share of the positions that BERT predicts: 20 of 128, 76 of 512 (at most; NVIDIA/DeepLearningExamples)."""
@@ -26,18 +22,21 @@ WINDOWS = {"Mistral-7B": 4096}
 WHOLE = ("maxtext",)
 """Families that take a step's batch in one pass: what they call `mbs` is per device, however many share a replica."""
 
+DENSE = re.compile(r"$|dense|encoder$|decoder|gpt|llama|transformer|causal")
+"""Architectures that are a stack of like layers; `encoder` sees all positions and predicts some."""
+
 CORE = ("q", "key", "value", "mixed", "out")
 """What attention keeps where its core (scores, softmax) is made again: that is what a fused attention does as well."""
 
 
 def dialect(row: Row) -> str:
     """`gpt` (learned positions, biases, tied head) or `llama` (rotary, gated, no biases, a head of its own)."""
-    return "llama" if row["glu"] == "1" else "gpt"
+    return "llama" if row.gated else "gpt"
 
 
 def stage(row: Row) -> int:
     """ZeRO's: what is split over shards of its own is split entirely, where the row does not say what."""
-    said = row.whole("zero_stage", 0)
+    said = words.stage(row["zero_stage"])
     return 3 if said == 0 and row.whole("fsdp_shards") > 1 else said
 
 
@@ -46,6 +45,8 @@ def degrees(row: Row) -> dict[str, int]:
     dp, tp, pp, cp = (row.whole(axis) for axis in ("dp", "tp", "pp", "cp"))
     shards = row.whole("fsdp_shards") if stage(row) == 3 else 1
     devices = row.whole("n_dev")
+    if not row["dp"] and devices % (tp * pp * cp) == 0 and (row["tp"] or row["cp"] or not row["fsdp_shards"]):
+        dp = devices // (tp * pp * cp)  # what is left
     if dp * tp * pp * cp == devices:
         if shards > 1 and shards not in (dp, dp * cp):
             if dp % shards:
@@ -76,8 +77,11 @@ def vocabulary(row: Row) -> int:
 
 
 def _attention(row: Row) -> str:
-    grouped = dialect(row) == "llama" or (row["kv_heads"] or row["heads"]) != row["heads"]
     heads, size = row.whole("heads"), row.whole("head_dim", 0)
+    kv_heads, tp = row.whole("kv_heads", heads), row.whole("tp")
+    if kv_heads < tp and tp % kv_heads == 0 and heads % tp == 0:
+        kv_heads = tp  # each device has a copy of those that its queries need
+    grouped = dialect(row) == "llama" or kv_heads != heads or size * heads not in (0, row.whole("hidden"))
     wide = f", size = {size}" if size and size * heads != row.whole("hidden") else ""
     seen = ", causal = false" if row["arch"] == "encoder" else ""
     window = machines.by_prefix(WINDOWS, row["model"])
@@ -85,10 +89,8 @@ def _attention(row: Row) -> str:
         seen += f", window = {window}"
         grouped = True
     if not grouped:
-        if wide:
-            raise Unsupported("heads that are not hidden // heads wide, without grouped queries")
         return f"attention({{}}, {heads}{seen})"
-    return f"grouped_attention({{}}, {heads}, {row.whole('kv_heads', heads)}{wide}{seen})"
+    return f"grouped_attention({{}}, {heads}, {kv_heads}{wide}{seen})"
 
 
 def _model(row: Row) -> str:
@@ -96,13 +98,15 @@ def _model(row: Row) -> str:
     mlp = "swiglu" if dialect(row) == "llama" else "mlp"
     attend = _attention(row).format(f"{norm}(x)")
     encoder = row["arch"] == "encoder"
+    share = _again(row)[1]
+    hidden, layers = row.whole("hidden"), row.whole("layers")
     known = max(1, round(PREDICTED * row.whole("seq_len")))
     lines = [
         "model gpt {",
-        f"  dim b = {row['gbs']}, s = {row['seq_len']}, d = {row['hidden']}, v = {vocabulary(row)}",
+        f"  dim b = {row.whole('gbs')}, s = {row.whole('seq_len')}, d = {hidden}, v = {vocabulary(row)}",
     ]
     if encoder:  # which positions are predicted is not drawn here: as many stand at the beginning
-        lines += [f"  dim m = {known}, c = {row['hidden']}", "  weight transform[d,c] ~ normal(0.02)"]
+        lines += [f"  dim m = {known}, c = {hidden}", "  weight transform[d,c] ~ normal(0.02)"]
         lines += ["  input tokens : int32[b,s] in 0..v", "  input targets : int32[b,m] in 0..v"]
     else:
         lines.append("  input tokens, targets : int32[b,s] in 0..v")
@@ -116,12 +120,13 @@ def _model(row: Row) -> str:
             "  x[b,s,d] = take(wte, tokens, over v) + wpe",
         ]
         head = f"{norm}(x) @ wte"
-    lines += [
-        f"  repeat {row['layers']} as block {{",
-        f"    x = x + {attend}",
-        f"    x = x + {mlp}({norm}(x), {row['ffn']})",
-        "  }",
-    ]
+    layer = [f"x = x + {attend}", f"x = x + {mlp}({norm}(x), {row.whole('ffn')})"]
+    if share == 1:
+        lines += [f"  repeat {layers} as block {{", *(f"    {line}" for line in layer), "  }"]
+    else:  # the first `numerator` of each `denominator` layers are made again
+        calls = [f"    x = layer(x) as {name}" for name in _layers(share)]
+        lines = ["fn layer(x) {", *(f"  {line}" for line in layer), "  return x", "}", "", *lines]
+        lines += [f"  repeat {layers // share.denominator} as block {{", *calls, "  }"]
     if encoder:
         lines += [
             f"  found[b,m,c] = slice({norm}(x), s -> m, 0..{known}) @ transform",
@@ -142,27 +147,52 @@ def _uses(row: Row, device: str) -> str:
     return f"{known}use std.layers ({', '.join(sorted(names))})\nuse std.optimizers ({optimizer})\n\n"
 
 
+def _again(row: Row) -> tuple[str, Fraction]:
+    """What the backward pass makes again, and in which share of the layers."""
+    found = words.recompute(row["recompute"], row.whole("layers"), row.whole("pp"))
+    if found is None:
+        raise Unsupported(f"recompute {row['recompute']}: it is not known what that is")
+    kind, share = found
+    if share < 1 and row.whole("layers") % (share.denominator * row.whole("pp")):
+        raise Unsupported(f"recompute {row['recompute']}: it does not divide the layers of a stage")
+    return kind, share
+
+
+def _layers(share: Fraction) -> list[str]:
+    """Names of layers that are not alike: `again1` and so on are made again, `kept1` and so on are not."""
+    made = [f"again{i + 1}" for i in range(share.numerator)]
+    return made + [f"kept{i + 1}" for i in range(share.denominator - share.numerator)]
+
+
 def _recompute(row: Row) -> list[str]:
-    """What the backward pass makes again."""
+    """What the backward pass makes again, of each layer that is not like the others."""
+    kind, share = _again(row)
+    if share == 1:
+        return _recompute_in(row, "block", kind)
+    return [
+        line
+        for name in _layers(share)
+        for line in _recompute_in(row, f"block.{name}", kind if name.startswith("again") else "none")
+    ]
+
+
+def _recompute_in(row: Row, layer: str, kind: str) -> list[str]:
     scope = _attention(row).partition("(")[0]
-    core = [f"block.{scope}.{name}" for name in CORE]
-    kind = row["recompute"]
-    if kind.startswith("full"):
-        return ["  recompute block"]
-    if kind == "qkv_proj_offloaded":  # what is moved to the host is kept here
-        return [f"  recompute block keep {', '.join(core[:3])}"]
-    if kind in PRODUCTS and row.family.startswith("torchtitan"):
-        kept = [f"block.{scope}.{name}" for name in ("q", "value", "mixed")]
-        return [f"  recompute block keep {', '.join(kept)}, block.swiglu.a, block.swiglu.out"]
-    if kind in PRODUCTS:
-        kept = ["block.swiglu.a", "block.swiglu.u"] if dialect(row) == "llama" else ["block.mlp.u"]
-        return [f"  recompute block keep {', '.join(core + kept)}"]
-    nothing = kind.startswith(("none", "not stated")) or not kind
-    if kind == "selective" or (nothing and fused(row)):
-        return [f"  recompute block.{scope} keep {', '.join(core)}"]
-    if nothing:
-        return []
-    raise Unsupported(f"recompute {kind}: it differs between layers or stages")
+    core = [f"{layer}.{scope}.{name}" for name in CORE]
+    if kind == "full":
+        return [f"  recompute {layer}"]
+    if kind == "offload":  # what is moved to the host is kept here
+        return [f"  recompute {layer} keep {', '.join(core[:3])}"]
+    if kind == "products" and row.family.startswith("torchtitan") and dialect(row) == "llama":
+        kept = [f"{layer}.{scope}.{name}" for name in ("q", "value", "mixed")]
+        return [f"  recompute {layer} keep {', '.join(kept)}, {layer}.swiglu.a, {layer}.swiglu.out"]
+    if kind == "products":
+        llama = dialect(row) == "llama"
+        kept = [f"{layer}.swiglu.a", f"{layer}.swiglu.u"] if llama else [f"{layer}.mlp.u"]
+        return [f"  recompute {layer} keep {', '.join(core + kept)}"]
+    if kind == "core" or fused(row):
+        return [f"  recompute {layer}.{scope} keep {', '.join(core)}"]
+    return []
 
 
 def _strategy(row: Row) -> str:
@@ -174,7 +204,7 @@ def _strategy(row: Row) -> str:
     if "cp" in axes:
         lines.append("  split s on cp for activations")
     if "tp" in axes:
-        lines.append(f"  split h, f, v{', s' if row['sp'] == '1' else ''} on tp")
+        lines.append(f"  split h, f, v{', s' if row.yes('sp') else ''} on tp")
     classes = {1: "optimizer", 2: "optimizer, gradients", 3: "optimizer, gradients, weights"}.get(stage(row))
     if classes:
         over_cp = row.whole("fsdp_shards") == mesh["dp"] * mesh["cp"]
@@ -196,9 +226,9 @@ NEEDED = ("n_dev", "layers", "hidden", "ffn", "heads", "vocab", "seq_len", "gbs"
 
 def expressible(row: Row) -> str:
     """The data type of the program. Raises `Unsupported` for what the language, or the issue, leaves out."""
-    if row["task"] not in ("", "train"):
+    if not row["task"].lower().startswith(("train", "pretrain", "pre-train", "finetune", "fine-tune")) and row["task"]:
         raise Unsupported(f"task {row['task']}: only training steps are modelled")
-    if row["arch"] not in ("", "dense", "encoder") or row.whole("experts", 0):
+    if not DENSE.match(row["arch"].lower()) or row.whole("experts", 0):
         raise Unsupported(f"a model of the kind {row['arch']}")
     missing = [column for column in NEEDED if not row[column]]
     if missing:
@@ -207,12 +237,9 @@ def expressible(row: Row) -> str:
         raise Unsupported("degrees of data and tensor parallelism are not stated")
     if any(row.number(column) < 1 for column in NEEDED):
         raise Unsupported(f"sizes below 1: {', '.join(c for c in NEEDED if row.number(c) < 1)}")
-    words = row["precision"].lower().replace("-", " ").replace("_", " ").replace("/", " ").replace(",", " ").split()
-    found = next((compute for word, compute in PRECISIONS.items() if word in words), None)
+    found = words.precision(row["precision"])
     if found is None:
-        found = next((compute for word, compute in PRECISIONS.items() if any(word in w for w in words)), None)
-    if found is None:
-        raise Unsupported(f"precision {row['precision'] or 'not stated'}")
+        raise Unsupported(f"precision {row['precision']}")
     return found
 
 

@@ -8,45 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+from benchmarks.published.accelerators import accelerator, narrow, ratio, sheet
 from benchmarks.published.facts import Row, Unsupported
 from dsl.parser import parse
 
 T = TypeVar("T")
 
-DEVICES = {
-    "A100-80GB": "a100_80",
-    "A100-40GB": "a100_40",
-    "A100": "a100_80",
-    "H100-96GB-HBM2e": "h100_hbm2e",
-    "H100": "h100",
-    "H200": "h200",
-    "B200": "b200",
-    "GB200": "gb200",
-    "V100": "v100",
-    "TPU v4": "tpu_v4",
-    "TPU v5e": "tpu_v5e",
-    "TPU v5p": "tpu_v5p",
-    "Ascend 910B": "ascend910b",
-}
-"""Devices of the standard library, by the beginning of `accel`."""
-
-RELATIVES = {
-    "A": "a100_80",
-    "H": "h100",
-    "B": "b200",
-    "GB": "gb200",
-    "GH": "h200",
-    "MI": "h100",
-    "V": "v100",
-    "T4": "v100",
-    "TPU": "tpu_v4",
-    "TPU v5e": "tpu_v5e",
-    "TPU v5p": "tpu_v5p",
-    "TPU v6": "tpu_v5e",
-    "Trainium": "tpu_v4",
-    "Ascend": "ascend910b",
-}
-"""Of a device that is written out from what its row says: that whose efficiencies, cores and tiles it takes."""
+TWINS = (("a100_80", "a100_40"), ("h100", "h100_hbm2e", "h200"), ("b200", "gb200"))
+"""Devices of one generation: software that one does not state reaches what it reaches of the other. Between generations
+it does not (H100 gives a fifth less of its peak than A100, whatever the software): a device's general numbers hold."""
 
 STACKS = {
     "megatron_sc21": "megatron_2021",
@@ -67,22 +37,28 @@ STACKS = {
 }
 """The software, by the beginning of `family`."""
 
+SOURCES = (
+    ("torchtitan", "torchtitan"),
+    ("maxtext", "maxtext"),
+    ("llm.?foundry|mosaic|composer", "composer"),
+    ("bigscience", "bloom"),
+    ("vtrain", "vtrain"),
+    ("sc21", "megatron_2021"),
+    ("activation recomp", "megatron_2022"),
+    ("megatron.?(bridge|core)|mcore|nemo", "megatron_core"),
+    ("mindformers", "mindformers"),
+    ("modellink|mindspeed", "modellink"),
+    ("pax|jax.?toolbox", "pax"),
+)
+"""The same by words of `family` or `source`, where the beginning of the family says nothing."""
+
 UNFUSED = {"megatron_2020", "megatron_2021", "megatron_2022", "vtrain", "bloom"}
 """Software from before fused attention."""
 
 LINKS = {"ICI 3D torus": 300.0, "ICI 2D": 180.0, "ICI 3D torus 90": 540.0, "HCCS": 392.0, "NVLink2": 150.0}
-LINKS |= {"NVLink3": 300.0, "NVLink4": 450.0, "NVLink5": 900.0}
-LINKS |= {"A100": 300.0, "A800": 200.0, "H": 450.0, "H800": 200.0, "GH": 450.0, "B": 900.0, "GB": 900.0, "V100": 150.0}
-"""GB/s per device and direction, all links together, where the row has no number: by the beginning of `intra_link`, or
-of `accel` (data sheets)."""
-
-NETWORKS = {"A": 25.0, "H": 50.0, "GH": 50.0, "B": 50.0, "GB": 50.0, "V100": 12.5}
-NETWORKS |= {"TPU": 6.25, "TPU v5e": 3.125, "TPU v6": 12.5, "Ascend": 25.0, "Trainium": 3.125}
-"""GB/s per device between nodes where the row does not say (TPU: between slices; 50 Gbit/s per chip, v5e 25, v6e 100,
-says the cloud's documentation): by the beginning of `accel`."""
-
-NARROW = ("fp8", "float8", "mxfp8", "nvfp4")
-"""Words for products in fewer than 16 bits."""
+LINKS |= {"NVLink3": 300.0, "NVLink4": 450.0, "NVLink5": 900.0, "PCIe3": 16.0, "PCIe": 32.0, "PCIe5": 64.0}
+"""GB/s per device and direction, all links together, where the row has no number: by the beginning of `intra_link`,
+else by the data sheet of the accelerator."""
 
 
 def by_prefix(table: Mapping[str, T], name: str) -> T | None:
@@ -116,78 +92,86 @@ def fused(row: Row) -> bool:
     """Whether attention is one kernel: as the row says, else as its software had it."""
     if row["attn"]:
         return not row["attn"].lower().startswith("unfused")
-    return by_prefix(STACKS, row.family) not in UNFUSED
+    return base(row) not in UNFUSED and accelerator(row) != "V100"
 
 
-def narrow(row: Row) -> bool:
-    """Whether products with weights are in fewer than 16 bits."""
-    return any(word in row["precision"].lower() for word in NARROW)
+def base(row: Row) -> str:
+    """The software, without its variants; empty if it is not known."""
+    said = f"{row.family} {row['source']}".lower()
+    found = next((name for words, name in SOURCES if re.search(words, said)), "")
+    return by_prefix(STACKS, row.family) or found
 
 
 def software(row: Row) -> list[str]:
     """Names of stacks that would hold for a row, the most special first: what the row says of compilation, of messages
     that are hidden in products, and of narrow types are stacks of their own."""
-    base = by_prefix(STACKS, row.family) or ""
+    of = base(row)
     said = f"{row['precision']} {row['notes']}".lower()
     variants = []
-    if narrow(row):
-        variants.append("float4" if "fp4" in said else "float8_rowwise" if "rowwise" in said else "float8")
+    if narrow(row) > 1:
+        variants.append("float4" if narrow(row) == 4 else "float8_rowwise" if "rowwise" in said else "float8")
     if re.search(r"async ?tp", said):
         variants.append("async")
     if "eager" in said and "compile" not in said:
         variants.append("eager")
     if "pure" in said:
         variants.append("pure")
-    names = ["_".join([base, *variants]), *(f"{base}_{v}" for v in variants)] if base else []
+    names = ["_".join([of, *variants]), *(f"{of}_{v}" for v in variants)] if of else []
     names += [v for v in variants if v.startswith("float")]
-    if narrow(row):
-        names += [f"{base}_float8", "float8"] if base else ["float8"]
-    return [*names, base] if base else [*names, "" if fused(row) else "unfused"]
+    if narrow(row) > 1:
+        names += [f"{of}_float8", "float8"] if of else ["float8"]
+    return [*names, of] if of else [*names, "" if fused(row) else "unfused"]
 
 
-def stack(row: Row, device: str) -> str:
-    """The first of those that the device states. Empty: its general efficiencies hold."""
-    stated = stacks(device)
-    return next((name for name in software(row) if name in stated), "")
+def home(row: Row, name: str) -> tuple[str, str]:
+    """The first of those names that a device of the library states, or one of its twins; and whose numbers they are.
+    No name: the device's general efficiencies hold."""
+    twins = next((twins for twins in TWINS if name in twins), (name,))
+    for known in software(row):
+        for at in sorted(twins, key=lambda twin: twin != name) if known else ():
+            if known in stacks(at):
+                return known, at
+    return "", name
+
+
+def stack(row: Row, name: str) -> str:
+    """The software as a device of the library, or one of its twins, has it."""
+    return home(row, name)[0]
 
 
 def device(row: Row) -> tuple[str, str]:
-    """The device's name, and its definition if the standard library has none."""
-    name = by_prefix(DEVICES, row["accel"])
-    if name:
-        return name, ""
-    if not (row["peak_tflops"] and row["mem_GB"]):
-        raise Unsupported(f"peak or memory of {row['accel'] or 'the device'} are not stated")
-    relative = by_prefix(RELATIVES, row["accel"]) or "h100"
-    like = library()[relative]
-    peak = row.number("peak_tflops") / (1.0 if not narrow(row) else 4.0 if "fp4" in row["precision"] else 2.0)
-    bandwidth = row.number("mem_bw_GBps") or 3000.0 * row.number("mem_GB") / 80  # as H100 has for its size
-    lines = [f"compute {kind} {peak:g} TFLOP/s" for kind in ("f16", "bf16")]
-    lines += [f"compute {kind} {peak / 16:g} TFLOP/s" for kind in ("f32", "f64")]
-    lines.append(f"memory {row.number('mem_GB'):g} GB, {bandwidth:g} GB/s")
-    lines += [text for words, text in like if words[0] in ("launch", "cores", "tile", "efficiency") and len(words) < 3]
-    known = stack(row, relative)
-    lines += [text for words, text in like if known and len(words) == 3 and words[1] == known]
+    """The device's name, and its definition if it is not one of the standard library, or that states nothing of the
+    row's software and a twin of it does. Raises `Unsupported` where too little is known."""
+    of = sheet(row)
+    known, at = home(row, of.like)
+    if of.known and at == of.like:
+        return of.like, ""
+    more = max(1.0, ratio(row) / narrow(row))
+    lines = [f"compute {kind} {of.peak:g} TFLOP/s" for kind in ("f16", "bf16")]
+    lines += [f"compute {kind} {of.single or of.peak / 16:g} TFLOP/s" for kind in ("f32", "f64")]
+    lines.append(f"memory {of.memory:g} GB, {of.bandwidth:g} GB/s")
+    like = library()[of.like]
+    lines += [text for words, text in like if words[0] in ("launch", "cores", "cube", "tile")]
+    lines += [text for words, text in like if words[0] == "efficiency" and len(words) == 2]
+    for words, text in library()[at]:
+        if words[0] in ("efficiency", "footprint") and len(words) == 3 and words[1] == known:
+            number = float(text.split()[-1]) if words[2] == "narrow" else 0.0
+            lines.append(f"efficiency {known} narrow {number * more:g}" if number and more > 1.2 else text)
     return "measured", "\n".join(["device measured {", *(f"  {line}" for line in lines), "}", "", ""])
 
 
 def cluster(row: Row, name: str) -> str:
     """`name`: of the device."""
-    devices, per_node = row.whole("n_dev"), row.whole("dev_per_node", 8)
-    inside = min(devices, per_node)
-    domain = re.search(r"NVL(\d+)", row["intra_link"])
-    if domain:  # one domain of NVLink is larger than a node
-        inside = max(n for n in range(1, int(domain[1]) + 1) if devices % n == 0)
-    if devices % inside:
-        raise Unsupported(f"{devices} devices are not whole nodes of {per_node}")
-    intra = row.number("intra_GBps_dir_per_dev") or (
-        by_prefix(LINKS, row["intra_link"]) or by_prefix(LINKS, row["accel"])
-    )
-    inter = row.number("inter_Gbps_per_node") / 8 / per_node or by_prefix(NETWORKS, row["accel"])
-    intra, inter = intra or (1.0 if inside == 1 else None), inter or (1.0 if inside == devices else None)
+    of = sheet(row)
+    devices, per_node = row.whole("n_dev"), max(1, row.whole("dev_per_node", 8))
+    domain = re.search(r"NVL(\d+)", row["intra_link"])  # one domain of NVLink is larger than a node
+    inside = max(n for n in range(1, (int(domain[1]) if domain else per_node) + 1) if devices % n == 0)
+    intra = row.number("intra_GBps_dir_per_dev") or by_prefix(LINKS, row["intra_link"]) or of.inner
+    inter = row.number("inter_Gbps_per_node") / 8 / per_node or of.outer
+    intra, inter = intra or (1.0 if inside == 1 else 0.0), inter or (1.0 if inside == devices else 0.0)
     if not intra or not inter:
         raise Unsupported(f"links of {row['accel']} are not stated")
-    known = stack(row, name if name != "measured" else by_prefix(RELATIVES, row["accel"]) or "h100")
+    known = stack(row, of.like)
     return (
         "cluster pod {\n"
         f"  device npu = {name}\n"

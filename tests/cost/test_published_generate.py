@@ -68,10 +68,11 @@ def test_heads_that_are_wider_than_the_model() -> None:
         ({"precision": "int8 weights"}, "precision int8"),
         ({"layers": "", "vocab": ""}, "not stated: layers, vocab"),
         ({"hidden": "large"}, "hidden is not a number"),
-        ({"gbs": "nan"}, "gbs is not finite"),
+        ({"gbs": "1e999"}, "gbs is not finite"),
         ({"mbs": "1.5"}, "mbs is not a whole number"),
         ({"accel": "Abacus", "mem_GB": ""}, "peak or memory of Abacus"),
-        ({"recompute": "every second"}, "it differs between layers"),
+        ({"recompute": "as much as it takes"}, "it is not known what that is"),
+        ({"recompute": "selective (every 3rd layer)", "layers": "80"}, "does not divide the layers"),
         ({"dp": "", "tp": "", "cp": ""}, "degrees of data"),
     ],
 )
@@ -115,6 +116,98 @@ def test_an_accelerator_that_the_library_has_not_is_written_out_like_its_relativ
     like = replace(row, facts={**row.facts, "accel": "H100-80GB-SXM"})
     known = parc.evaluate(Source("row.par", job(like))).job.cluster
     assert known is not None and of_cluster(cluster) == of_cluster(known)
+
+
+@pytest.mark.parametrize(
+    "accel, cells, device, like",
+    [
+        ("NVIDIA A100 80GB", {}, "a100_80", "a100_80"),
+        ("A100-SXM4-40GB", {"mem_GB": "40", "mem_bw_GBps": "1555"}, "a100_40", "a100_40"),
+        ("A100-PCIe", {"mem_GB": "80", "mem_bw_GBps": "1935"}, "a100_80", "a100_80"),
+        ("H100-PCIe", {"peak_tflops": "756", "mem_GB": "80", "mem_bw_GBps": "2000"}, "measured", "h100"),
+        ("GB300", {"peak_tflops": "", "mem_GB": "", "mem_bw_GBps": ""}, "measured", "gb200"),
+        ("MI300X", {"peak_tflops": "1307", "mem_GB": "192", "mem_bw_GBps": "5300"}, "measured", "h100"),
+        ("Gaudi 2", {"peak_tflops": "432", "mem_GB": "96", "mem_bw_GBps": ""}, "measured", "a100_80"),
+        ("Trillium (TPU v6e)", {"peak_tflops": "918", "mem_GB": "32", "mem_bw_GBps": ""}, "measured", "tpu_v5e"),
+        ("TPUv4", {"peak_tflops": "275", "mem_GB": "32", "mem_bw_GBps": ""}, "tpu_v4", "tpu_v4"),
+        ("trn2", {"peak_tflops": "", "mem_GB": "", "mem_bw_GBps": ""}, "measured", "tpu_v4"),
+        ("Atlas 900 A2", {"peak_tflops": "", "mem_GB": "64", "mem_bw_GBps": ""}, "ascend910b", "ascend910b"),
+        ("Ascend 910C", {"peak_tflops": "", "mem_GB": "", "mem_bw_GBps": ""}, "measured", "ascend910b"),
+        ("Abacus", {"peak_tflops": "2000", "mem_GB": "180", "mem_bw_GBps": ""}, "measured", "b200"),
+    ],
+)
+def test_accelerators_by_other_names(accel: str, cells: dict[str, str], device: str, like: str) -> None:
+    """Named otherwise, or not in the library: the job compiles, with efficiencies of the nearest relative."""
+    row = changed("korthikanti_t5-0001", accel=accel, family="elsewhere", attn="flash", **cells)
+    assert machines.sheet(row).like == like
+    cluster = parc.evaluate(Source("row.par", job(row))).job.cluster
+    assert cluster is not None and cluster.device.name == device
+    stated = next((row.number(c) for c in ("peak_tflops",) if row[c]), 0.0)
+    assert not stated or dict(cluster.device.compute)["bf16"] == pytest.approx(stated * 1e12, rel=0.06)
+    known = [text for words, text in machines.library()[like] if words[0] == "efficiency" and len(words) == 2]
+    assert all(text in job(row) for text in known) or device != "measured"
+
+
+def test_peaks_of_narrow_products_are_those_of_the_row() -> None:
+    """By its type; but some state that of 16 bits, and newer devices have more."""
+    name = next(n for n, r in ROWS.items() if r["accel"] == "GB200" and "fp4" in r["precision"])
+    for cells, peak, times in [
+        ({"peak_tflops": "10000"}, 2500, 1.0),
+        ({"peak_tflops": "2500"}, 2500, 1.0),
+        ({"accel": "GB300", "peak_tflops": "15000"}, 2500, 1.5),
+        ({"accel": "GB300", "peak_tflops": "5000", "precision": "mxfp8"}, 2500, 1.0),
+    ]:
+        row = changed(name, **cells)
+        cluster = parc.evaluate(Source("row.par", job(row))).job.cluster
+        known = parc.evaluate(Source("row.par", job(changed(name, precision=row["precision"])))).job.cluster
+        assert cluster is not None and known is not None
+        assert dict(cluster.device.compute)["bf16"] == peak * 1e12
+        assert of_cluster(cluster).narrow == pytest.approx(times * of_cluster(known).narrow)
+
+
+def test_software_that_a_device_does_not_state_is_taken_from_its_twin() -> None:
+    like = next(r for r in ROWS.values() if r["accel"] == "GB200" and r["precision"] == "mxfp8")
+    row = changed(str(like), accel="B200", peak_tflops="4500", mem_GB="180", dev_per_node="8", intra_link="NVLink5")
+    cluster, known = (parc.evaluate(Source("row.par", job(r))).job.cluster for r in (row, like))
+    assert cluster is not None and known is not None and cluster.stack == known.stack == "megatron_core_float8"
+    assert of_cluster(cluster) == of_cluster(known)
+    other = changed("torchtitan_h100-0002", accel="H100-80GB-SXM", mem_GB="80", mem_bw_GBps="3350")
+    assert machines.home(other, "h100") == ("torchtitan", "h100_hbm2e")
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        {"precision": "bfloat16 mixed"},
+        {"precision": "FP8 (E4M3)"},
+        {"precision": "float32", "peak_tflops": "19.5"},
+        {"recompute": "Full"},
+        {"recompute": "True"},
+        {"recompute": "selective(every 2nd layer)"},
+        {"recompute": "activation checkpointing"},
+        {"gbs": "1,024", "layers": "48.0", "mbs": "4"},
+        {"dp": "", "glu": "", "kv_heads": ""},
+        {"kv_heads": "2"},
+        {"head_dim": "128"},
+        {"zero_stage": "ZeRO-1", "sp": "yes", "task": "pretraining"},
+        {"arch": "decoder-only", "dev_per_node": "", "intra_link": "", "intra_GBps_dir_per_dev": "unknown"},
+        {"mem_per_dev": "61", "mem_unit": "GB/GPU", "mem_kind": "torch max_memory_allocated"},
+        {"mem_per_dev": "81%", "mem_unit": "%", "mem_kind": "nvidia-smi"},
+    ],
+)
+def test_cells_in_other_words(cells: dict[str, str]) -> None:
+    found = collect([changed("korthikanti_t5-0001", family="elsewhere", **cells)])
+    assert not found.left_out and len(found.seconds["elsewhere"]) == 1
+    assert len(found.memory) == (1 if "mem_unit" in cells else 0)
+
+
+def test_what_some_layers_make_again() -> None:
+    row = changed("torchtitan_h100-0002", recompute="selective(every 2nd layer)")
+    text = job(row)
+    assert "repeat 16 as block" in text and "recompute block.again1\n" in text
+    assert "recompute block.kept1.grouped_attention keep" in text
+    stages = job(changed("ascend_mindformers-0004"))  # 8 of 10 layers in the stage with most
+    assert "repeat 16 as block" in stages and stages.count("recompute block.again") == 4
 
 
 def test_seconds_are_those_reported_or_computed_from_what_was() -> None:
