@@ -126,6 +126,9 @@ class Cluster:
 
 
 # --- strategy ------------------------------------------------------------------------------------
+#
+# `span` is where a rule stands (one of the standard library: where its tactic is applied), `by` the strategy's own
+# statement that applies the tactic from which it comes, if it comes from one.
 
 CLASSES = ("weights", "activations", "gradients", "optimizer")
 
@@ -149,16 +152,22 @@ class SplitRule:
     scope: str | None = None
     pad: bool = False
     span: Span = field(default=NOWHERE, compare=False)
+    by: Span | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ShardRule:
-    """The storage of these classes (`optimizer`, `gradients`, `weights`) is also split on `axis`: ZeRO-1/2/3."""
+    """The storage of these classes (`optimizer`, `gradients`, `weights`) is also split on `axis`: ZeRO-1/2/3.
+
+    pad: a weight of which no dim divides is stored in uneven pieces, else whole.
+    """
 
     classes: tuple[str, ...]
     axis: str
     scope: str | None = None
+    pad: bool = False
     span: Span = field(default=NOWHERE, compare=False)
+    by: Span | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +177,7 @@ class LayoutRule:
     tensor: str
     dims: tuple[tuple[str, tuple[str, ...]], ...]
     span: Span = field(default=NOWHERE, compare=False)
+    by: Span | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +209,7 @@ class RecomputeRule:
     scope: str | None = None
     keep: tuple[str, ...] = ()
     span: Span = field(default=NOWHERE, compare=False)
+    by: Span | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -320,11 +320,12 @@ class Split(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Shard(Statement):
-    """`shard optimizer, gradients, weights on dp in block`."""
+    """`shard optimizer, gradients, weights on dp in block pad`."""
 
     classes: tuple[Name, ...]
     axis: Name
     scope: Path | None = None
+    pad: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -276,7 +276,8 @@ class Builder:
 
     def shard(self, c: Children) -> ast.Shard:
         on = _find("ON", c)
-        return ast.Shard(self._ids(c[:on]), self._name(c[on + 1]), _one(ast.Path, c), span=self._span(c))
+        pad = _find("PAD", c) < len(c)
+        return ast.Shard(self._ids(c[:on]), self._name(c[on + 1]), _one(ast.Path, c), pad, span=self._span(c))
 
     def offload(self, c: Children) -> ast.Offload:
         to = _find("TO", c)

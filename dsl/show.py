@@ -274,7 +274,8 @@ def _(node: ast.Split) -> Doc:
 
 @statement.register
 def _(node: ast.Shard) -> Doc:
-    return [f"shard {_names(node.classes)} on {node.axis.id}{_scope(node.scope)}"]
+    pad = " pad" if node.pad else ""
+    return [f"shard {_names(node.classes)} on {node.axis.id}{_scope(node.scope)}{pad}"]
 
 
 @statement.register

@@ -217,7 +217,7 @@ def _shards(strategy: Strategy, data: Sequence[str]) -> Iterator[Change]:
         for n in (1, 2, 3):
             classes = ("optimizer", "gradients", "weights")[:n]
             if not set(classes) <= done:
-                rule = ShardRule(classes, axis, None, strategy.span)
+                rule = ShardRule(classes, axis, None, False, strategy.span)
                 yield Change("shard", f"shard {', '.join(classes)} on {axis}", _added("shards", rule))
 
 

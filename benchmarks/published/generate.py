@@ -208,7 +208,7 @@ def _strategy(row: Row) -> str:
     classes = {1: "optimizer", 2: "optimizer, gradients", 3: "optimizer, gradients, weights"}.get(stage(row))
     if classes:
         over_cp = row.whole("fsdp_shards") == mesh["dp"] * mesh["cp"]
-        lines += [f"  shard {classes} on {a}" for a in ("dp", "cp") if a in axes and (a == "dp" or over_cp)]
+        lines += [f"  shard {classes} on {a} pad" for a in ("dp", "cp") if a in axes and (a == "dp" or over_cp)]
     lines += _recompute(row)
     if mesh["pp"] > 1:
         # Megatron may count embedding and head among the layers of stages: as many chunks as there are layers for.

@@ -83,12 +83,12 @@ class Expander:
                 dims = self.dims(statement.dims, scope)
                 classes = self._classes(statement.classes, CLASSES) or CLASSES
                 where = self._scope(statement.scope)
-                rules.splits.append(SplitRule(dims, axis.name, classes, where, statement.pad, span))
+                rules.splits.append(SplitRule(dims, axis.name, classes, where, statement.pad, span, self.by))
             case ast.Shard():
                 classes = self._classes(statement.classes, _SHARDED)
                 axis = self.axis(statement.axis, scope)
                 where = self._scope(statement.scope)
-                rules.shards.append(ShardRule(classes, axis.name, where, self.span(statement)))
+                rules.shards.append(ShardRule(classes, axis.name, where, statement.pad, self.span(statement), self.by))
             case ast.LayoutDecl():
                 rules.layouts.append(self._layout(statement, scope))
             case ast.Pipeline():
@@ -100,7 +100,8 @@ class Expander:
                 rules.places.append(self._place(statement, scope))
             case ast.Recompute():
                 keep = tuple(self._path(p) for p in statement.keep)
-                rules.recomputes.append(RecomputeRule(self._scope(statement.scope), keep, self.span(statement)))
+                where = self._scope(statement.scope)
+                rules.recomputes.append(RecomputeRule(where, keep, self.span(statement), self.by))
             case ast.Offload():
                 classes = self._classes(statement.classes, CLASSES)
                 memory = statement.memory.id
@@ -121,6 +122,11 @@ class Expander:
         if is_std(statement.span):
             return next((a.span for a in reversed(self.applied) if not is_std(a.span)), statement.span)
         return statement.span
+
+    @property
+    def by(self) -> Span | None:
+        """The strategy's own statement that applies the tactic whose rules are being read."""
+        return self.applied[0].span if self.applied else None
 
     # --- names --------------------------------------------------------------------------------------------
 
@@ -241,7 +247,7 @@ class Expander:
                 raise fail("E0413", message, statement.span, help=f"`layout {tensor}[{', '.join(own)}]`")
             dims.sort(key=lambda d: own.index(d[0]))
         self.rules.laid_out[tensor] = statement.span
-        return LayoutRule(tensor, tuple(dims), self.span(statement))
+        return LayoutRule(tensor, tuple(dims), self.span(statement), self.by)
 
     def _pipeline(self, statement: ast.Pipeline, scope: Scope) -> None:
         if self.rules.pipelines:

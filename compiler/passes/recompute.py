@@ -10,13 +10,14 @@ Loops inside such a scope run again as a whole. `keep` names values, or scopes w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from compiler.graph import Graph, Node, Value
 from compiler.model import RecomputeRule
 from compiler.ops.repeat import Repeat
 from compiler.passes.copying import graph_values
+from compiler.passes.idle import Idle, Rule, report_idle
 from dsl.diagnostics import Diagnostics, did_you_mean
 
 SAVED = ".saved"  # the suffix of stacks of a loop's saved values: they follow the rules of the value itself
@@ -100,6 +101,7 @@ class Recompute:
             scopes = [r.scope for r in rules if _applies(r, level, paths)]
             if scopes:
                 self._by_path[level.path] = Hidden(level, scopes, frozenset(keep | results))
+        _check_effects(rules, all_levels, names, self._by_path)
 
     def at(self, path: str) -> Hidden | None:
         """The rules that work at the level of this path."""
@@ -140,4 +142,40 @@ def _check(rules: Iterable[RecomputeRule], names: set[str], paths: set[str]) -> 
                     rule.span,
                     help=did_you_mean(path, sorted(known)) or "names are paths such as `block.attention.out`",
                 )
+    found.raise_if_any()
+
+
+def _check_effects(
+    rules: Iterable[RecomputeRule], all_levels: Sequence[Level], names: set[str], hidden: Mapping[str, Hidden]
+) -> None:
+    """Every scope must hold something that is computed, every `keep` something that would be computed again."""
+    made = {
+        level.path: [(v, isinstance(n.op, Repeat)) for n in level.graph.nodes for v in n.outputs]
+        for level in all_levels
+    }
+    again = {v.name for path, h in hidden.items() for v, loop in made[path] if h.covers(v, loop)}
+    paths = sorted(made, key=len, reverse=True)
+    rows: list[tuple[Rule, object, Idle | None]] = []
+    for rule in rules:
+        idle = None
+        if rule.scope is not None and not any(
+            Hidden(level, [rule.scope], frozenset()).covers(v, loop)
+            for level in all_levels
+            if _applies(rule, level, paths)
+            for v, loop in made[level.path]
+        ):
+            message = f"`recompute {rule.scope}` changes nothing: nothing is computed there"
+            idle = Idle(message, "weights and inputs are there anyway: name the scope that computes with them")
+        rows.append((rule, "recompute", idle))
+        for keep in rule.keep:
+            kept = {keep} if keep in names else {n for level in all_levels for n in scope_results(level.graph, keep)}
+            idle = None
+            if not kept & again:
+                message = f"`keep {keep}` changes nothing: no rule has it computed again"
+                idle = Idle(
+                    message, "leave it out, or recompute a scope around it; a loop inside a scope runs again as a whole"
+                )
+            rows.append((rule, ("keep", keep), idle))
+    found = Diagnostics()
+    report_idle(rows, found)
     found.raise_if_any()

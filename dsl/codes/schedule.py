@@ -94,6 +94,16 @@ CODES: tuple[Code, ...] = (
         _file("split b on pp", batch=8, loss=_WIDE),
     ),
     Code(
+        "E0542",
+        "a rule without effect",
+        "A rule that changes nothing is not what its author believes: no tensor of its classes and scope has one of\n"
+        "the dims; no dim of a weight divides by the axis of `shard`; `recompute` names what is not computed, `keep`\n"
+        "what no rule computes again; earlier rules say all of it. A tactic may hold such rules, if others of their\n"
+        "kind do something.",
+        _file("split b on pp for weights"),
+        _file("split d on pp for weights"),
+    ),
+    Code(
         "E0551",
         "places in a circle",
         "Stages hand values on; where they also hand values back, they would wait for each other.",

@@ -121,7 +121,7 @@ _scopes = maybe(paths)
 rules = st.one_of(
     st.builds(ast.Mesh, bindings),
     st.builds(ast.Split, tuples(names, 1), names, tuples(names), _scopes, st.booleans()),
-    st.builds(ast.Shard, tuples(names, 1), names, _scopes),
+    st.builds(ast.Shard, tuples(names, 1), names, _scopes, st.booleans()),
     st.builds(ast.Offload, tuples(names, 1), names, _scopes),
     st.builds(ast.LayoutDecl, paths, tuples(st.tuples(names, tuples(names)))),
     st.builds(ast.Pipeline, names, names, maybe(bare_calls), maybe(expressions)),

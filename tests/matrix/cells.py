@@ -21,7 +21,7 @@ SMALL: dict[str, dict[str, int]] = {
     "gpt": {"layers": 4, "hidden": 16, "heads": 4, "vocab": 24, "seq": 8, "batch": 16},
     "llama": {"layers": 4, "hidden": 16, "heads": 8, "kv_heads": 4, "vocab": 24, "seq": 8, "batch": 16},
     "pangu_200b": {"layers": 4, "hidden": 16, "heads": 4, "vocab": 24, "seq": 8, "batch": 16},
-    "resnet": {"layers": 4, "size": 8, "channels": 8, "classes": 10, "batch": 16},
+    "resnet": {"layers": 4, "size": 8, "channels": 8, "classes": 12, "batch": 16},
     "recsys": {"users": 24, "items": 30, "hidden": 8, "groups": 4, "batch": 16},
     "towers": {"hidden": 8, "pixels": 16, "samples": 12, "vocab": 16, "seq": 8, "batch": 16},
 }
@@ -75,6 +75,7 @@ TACTICS: tuple[Tactic, ...] = (
     _tactic("tables", "em=2", "u", "split u, j on em"),
     _tactic("uneven", "od=5", "v", "split v on od for weights, activations pad"),
     _tactic("uneven_users", "od=5", "u", "split u on od for weights pad"),
+    _tactic("uneven_shards", "us=3", "", "shard optimizer, gradients, weights on us pad"),
     _tactic("recompute", "", "block", "recompute block"),
     _tactic("recompute_image", "", "image", "recompute image"),
     _tactic("microbatches", "", "b", "microbatches 2 over b", order=True),

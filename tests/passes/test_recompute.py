@@ -100,7 +100,7 @@ NESTED = {
     "both": (RecomputeRule("layer"), RecomputeRule("layer.inner")),
     "everything": (RecomputeRule(),),
     "inner, keep": (RecomputeRule("layer.inner", ("layer.inner.z",)),),
-    "outer, keep": (RecomputeRule("layer", ("layer.inner.z",)),),
+    "outer, keep": (RecomputeRule("layer", ("layer.repeat",)),),
 }
 
 

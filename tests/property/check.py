@@ -24,6 +24,7 @@ REFUSALS = frozenset(
         "E0503",  # interleaved: micro-batches and stages
         "E0540",  # indivisible
         "E0541",  # a window wider than a piece
+        "E0542",  # a wild rule that no tensor heeds
     }
 )
 """What a strategy may be refused for. Any other code means that the generator draws nonsense, or a bug."""

@@ -33,7 +33,7 @@ def place_node(region: Region, node: Node) -> None:
     plan = choose(region, node, loops)
     inputs = tuple(_operand(region, node, plan, i) for i in range(len(node.inputs)))
     _emit(region, node, plan, inputs)
-    stated = region.rules.override(node.outputs[0].name, node.outputs[0].type)
+    stated = region.rules.override(node.outputs[0].name, node.outputs[0].type, region.cls)
     if stated is not None and stated != region.natural(node.outputs[0]):
         got = region.demand(node.outputs[0], stated)
         versions = region.versions[node.outputs[0].name]

@@ -9,6 +9,7 @@ from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout, replicated
 from compiler.model import Training
 from compiler.ops.repeat import Repeat
+from compiler.passes.place.effects import check_effects
 from compiler.passes.place.node import place_node
 from compiler.passes.place.region import Choice, GradMark, Move, Region, Shared
 from compiler.passes.place.repeat import export, mark_gradients, place_repeat
@@ -114,6 +115,7 @@ def place(training: Training) -> Placed:
         results.append(update.demand(v, wanted[i] if i < len(wanted) else replicated(len(v.type.dims))))
     entered = (*totals, *training.update.inputs[len(totals) :])
     update_graph = prune(Graph("update", entered, tuple(update.nodes), tuple(results)))
+    check_effects(training, rules, compute)
     diagnostics.raise_if_any()
     return Placed(
         training, rules.axes, dict(rules.sizes), forward_graph, backward_graph, update_graph, shared.layouts,

@@ -8,7 +8,7 @@ from math import prod
 
 from compiler.graph import Type
 from compiler.layout import TIME, Layout
-from compiler.model import Job, LayoutRule, SplitRule, Strategy
+from compiler.model import Job, LayoutRule, ShardRule, SplitRule, Strategy
 from dsl.diagnostics import Diagnostics
 
 
@@ -41,6 +41,7 @@ class Rules:
         self._layouts: dict[str, LayoutRule] = {r.tensor: r for r in strategy.layouts}
         self._wishes: dict[tuple[str, str, tuple[bool, ...]], dict[str, Wish]] = {}
         self._reported: set[tuple[str, str]] = set()
+        self.asked: set[str] = set()  # tensors whose stated layout somebody heeded
 
     def wishes(self, axis: str, name: str, cls: str) -> dict[str, Wish]:
         """Dims that the rules of `axis` list for the tensor `name` of class `cls`, first wish first."""
@@ -56,17 +57,28 @@ class Rules:
             self._wishes[key] = found
         return self._wishes[key]
 
-    def override(self, name: str, type: Type) -> Layout | None:
-        """The layout that `layout NAME[…]` states for the tensor, loop dims (not written) whole."""
+    def override(self, name: str, type: Type, cls: str) -> Layout | None:
+        """The layout that `layout NAME[…]` states: loop dims (not written) whole, the batch also cut in time."""
         rule = self._layouts.get(name)
         if rule is None:
             return None
-        axes = dict(rule.dims)
-        return Layout(tuple(tuple(a for a in axes.get(d.name, ()) if a in self.sizes) for d in type.dims))
+        self.asked.add(name)
+        stated = dict(rule.dims)
+        timed = self.wishes(TIME, name, cls) if TIME in self.sizes else {}
+        dims: list[tuple[str, ...]] = []
+        for d in type.dims:
+            axes: tuple[str, ...] = (TIME,) if d.name in timed else ()
+            for a in (a for a in stated.get(d.name, ()) if a in self.sizes):
+                if self.fits(d.size, axes, a, None):
+                    axes = (*axes, a)
+                else:
+                    self.indivisible(d.name, d.size, (*axes, a), rule, name)
+            dims.append(axes)
+        return Layout(tuple(dims))
 
     def declared(self, name: str, type: Type, cls: str, loops: Sequence[str] = ()) -> Layout:
         """The layout that the rules give a tensor: per axis, the first listed dim that it has."""
-        stated = self.override(name, type)
+        stated = self.override(name, type, cls)
         if stated is not None:
             return stated
         dims: list[tuple[str, ...]] = [()] * len(type.dims)
@@ -82,28 +94,35 @@ class Rules:
         return Layout(tuple(dims))
 
     def storage(self, name: str, type: Type, compute: Layout, cls: str, loops: Sequence[str] = ()) -> Layout:
-        """The compute layout, split further by the `shard` rules of the class: the first dim that divides."""
+        """The compute layout, split further by the `shard` rules of the class."""
         layout = compute
         for rule in self.strategy.shards:
             if rule.axis not in self.sizes or cls not in rule.classes or not in_scope(name, rule.scope):
                 continue
             if rule.axis in layout.axes:
                 continue
-            for i, d in enumerate(type.dims):
-                pieces = prod(self.sizes[a] for a in layout.dims[i])
-                if d.name not in loops and d.size % (pieces * self.sizes[rule.axis]) == 0:
-                    dims = list(layout.dims)
-                    dims[i] = (*dims[i], rule.axis)
-                    layout = Layout(tuple(dims))
-                    break
+            i = self._shardable(type, layout, rule, loops)
+            if i is not None:
+                dims = list(layout.dims)
+                dims[i] = (*dims[i], rule.axis)
+                layout = Layout(tuple(dims))
         return layout
+
+    def _shardable(self, type: Type, layout: Layout, rule: ShardRule, loops: Sequence[str]) -> int | None:
+        """The first dim of which a device's part divides; failing that, if the rule says `pad`, the first whole one."""
+        n = self.sizes[rule.axis]
+        own = [i for i, d in enumerate(type.dims) if d.name not in loops]
+        for i in own:
+            if type.dims[i].size % (prod(self.sizes[a] for a in layout.dims[i]) * n) == 0:
+                return i
+        return next((i for i in own if rule.pad and not layout.dims[i] and type.dims[i].size >= n), None)
 
     def fits(self, size: int, axes: Sequence[str], axis: str, rule: SplitRule | None) -> bool:
         """True if `axis` may split a dim of `size` that `axes` split already."""
         n = prod(self.sizes[a] for a in axes) * self.sizes[axis]
         return size % n == 0 or (rule is not None and rule.pad and not axes and size >= 1 and axis != TIME)
 
-    def indivisible(self, dim: str, size: int, axes: Sequence[str], rule: SplitRule, name: str) -> None:
+    def indivisible(self, dim: str, size: int, axes: Sequence[str], rule: SplitRule | LayoutRule, name: str) -> None:
         """Report once per dim and axis that the size cannot be split."""
         axis = axes[-1]
         if (dim, axis) in self._reported:
@@ -121,12 +140,14 @@ class Rules:
                 help=f"legal numbers of micro-batches here: {degrees}",
             )
             return
-        help = f"legal degrees of {axis}: {degrees}" if legal else ""
+        help = f"legal degrees of {axis}: {degrees}; " if legal else ""
         if len(axes) > 1:
-            help += f"{'; ' if help else ''}pieces of a dim on several axes are even: `pad` is for a dim on one axis"
+            help += "pieces of a dim on several axes are even: `pad` is for a dim on one axis"
+        elif isinstance(rule, LayoutRule):
+            help += f"or allow uneven pieces with a rule in the place of this: `split {dim} on {axis} in {name} pad`"
         else:
             named = dim if dim in rule.dims else ", ".join(rule.dims)  # its size may come from another dim
-            help += f"; or allow uneven pieces: `split {named} on {axis} pad`"
+            help += f"or allow uneven pieces: `split {named} on {axis} pad`"
         message = f"dim {dim} of {name} has size {size}, which does not split into {over} on axis {axis}"
         self.diagnostics.error("E0540", message, rule.span, help=help)
 

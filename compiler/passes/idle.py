@@ -1,0 +1,35 @@
+"""Rules of a strategy that change nothing are errors: they say what their author believes.
+
+A tactic may hold rules that do not apply to a model: of those of one kind that an application of it brings, some must.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from compiler.model import LayoutRule, RecomputeRule, ShardRule, SplitRule
+from dsl.diagnostics import Diagnostics, Note
+
+Rule = SplitRule | ShardRule | LayoutRule | RecomputeRule
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Why a rule changes nothing. `said`: it would, had not other rules said all of it before."""
+
+    message: str
+    help: str
+    notes: tuple[Note, ...] = ()
+    said: bool = False
+
+
+def report_idle(rows: Iterable[tuple[Rule, object, Idle | None]], diagnostics: Diagnostics) -> None:
+    """Rows of a rule, its kind, and why it is idle, if it is. One that the strategy itself states must not be."""
+    rows = list(rows)
+    useful = {(r.by, kind) for r, kind, idle in rows if idle is None or idle.said}
+    for r, kind, idle in rows:
+        if idle is None or (r.by is not None and (r.by, kind) in useful):
+            continue
+        notes = [("by this rule of the tactic", r.span)] if r.by not in (None, r.span) else []
+        diagnostics.error("E0542", idle.message, r.by or r.span, notes=[*notes, *idle.notes], help=idle.help)

@@ -1,0 +1,166 @@
+"""`check_effects`: the rules about layouts that change nothing.
+
+Whether one does depends on the sizes of axes only for `shard`, where nothing divides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import prod
+
+from compiler.graph import Graph
+from compiler.layout import Layout
+from compiler.model import CLASSES, LayoutRule, ShardRule, SplitRule, Strategy, Training, Weight
+from compiler.ops.repeat import Repeat
+from compiler.passes.idle import Idle, Rule, report_idle
+from compiler.passes.place.rules import Rules, in_scope
+from dsl.diagnostics import Note
+from dsl.source import Span
+
+_WORDS = {"weights": "weight", "activations": "activation", "gradients": "gradient", "optimizer": "value of the update"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """What split rules may speak of: the dims that it has, and those that the op which makes it walks over."""
+
+    name: str
+    cls: str
+    dims: frozenset[str]
+
+
+def check_effects(training: Training, rules: Rules, compute: dict[str, Layout]) -> None:
+    """Report the rules without effect (E0542). `compute`: layouts of the weights; all values must have been placed."""
+    strategy = training.job.strategy
+    rows: list[tuple[Rule, object, Idle | None]] = []
+    rows += [(r, ("split", r.axis), idle) for r, idle in _splits(training, strategy)]
+    rows += [(r, ("shard", r.axis), idle) for r, idle in _shards(training, rules, compute)]
+    rows += [(r, ("layout", r.tensor), _layout(r, rules)) for r in strategy.layouts]
+    report_idle(rows, rules.diagnostics)
+
+
+# --- split -------------------------------------------------------------------------------------------------
+
+
+def _splits(training: Training, strategy: Strategy) -> Iterator[tuple[SplitRule, Idle | None]]:
+    for axis in dict.fromkeys(r.axis for r in strategy.splits):
+        rules = [r for r in strategy.splits if r.axis == axis]
+        waiting = dict(enumerate(rules))
+        met: dict[int, set[int]] = {i: set() for i in waiting}  # rules that speak of the same dims before
+        there: dict[int, set[str]] = {i: set() for i in waiting}  # dims of all tensors that the rule is for
+        for t in _tensors(training):
+            named: dict[str, int] = {}
+            for i, r in enumerate(rules):
+                if t.cls not in r.classes or not in_scope(t.name, r.scope):
+                    continue
+                there[i] |= t.dims
+                for dim in r.dims:
+                    first = named.setdefault(dim, i)
+                    if dim in t.dims and first == i:
+                        waiting.pop(i, None)
+                    elif dim in t.dims:
+                        met[i].add(first)
+            if not waiting:
+                break
+        for i, r in enumerate(rules):
+            yield r, _idle_split(r, [rules[k].span for k in sorted(met[i])], there[i]) if i in waiting else None
+
+
+def _idle_split(rule: SplitRule, before: list[Span], there: set[str]) -> Idle:
+    text = f"`split {', '.join(rule.dims)} on {rule.axis}`"
+    if before:
+        help = "leave it out, or move it up: of several rules for an axis the first that names a dim counts"
+        notes = tuple[Note, ...](("this rule says so before", span) for span in before)
+        return Idle(f"{text} changes nothing: its dims are split on `{rule.axis}` by earlier rules", help, notes, True)
+    where = f" in `{rule.scope}`" if rule.scope else ""
+    if rule.classes == ("gradients",):
+        help = f"`shard gradients on {rule.axis}` splits what is kept of them"
+        return Idle(f"{text} changes nothing: a gradient is split as its weight is", help)
+    words = "tensor" if set(rule.classes) == set(CLASSES) else " or ".join(_WORDS[c] for c in rule.classes)
+    if not there:
+        help = "leave out `in …`" if where else "leave the rule out"
+        return Idle(f"{text} splits nothing: there is no {words}{where}", help)
+    dims = " or ".join(f"`{d}`" for d in rule.dims)
+    help = f"the dims there are {', '.join(f'`{d}`' for d in islice(sorted(there), 12))}"
+    return Idle(f"{text} splits nothing: no {words}{where} has a dim {dims}", help)
+
+
+def _tensors(training: Training) -> Iterator[Tensor]:
+    for w in training.model.weights:
+        yield Tensor(w.name, "weights", frozenset(w.value.type.names[len(w.loops) :]))
+    for i in training.model.inputs:
+        yield Tensor(i.value.name, "activations", frozenset(i.value.type.names))
+    yield from _made(training.forward, "activations")
+    yield from _made(training.backward, "activations")
+    yield from _made(training.update, "optimizer")
+
+
+def _made(graph: Graph, cls: str) -> Iterator[Tensor]:
+    for node in graph.nodes:
+        if isinstance(node.op, Repeat):
+            yield from _made(node.op.body, cls)
+            continue
+        loops = node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
+        walked = {n for loop in loops for n in loop.names}
+        for v in node.outputs:
+            yield Tensor(v.name, cls, frozenset(walked.union(v.type.names)))
+
+
+# --- shard -------------------------------------------------------------------------------------------------
+
+
+def _shards(training: Training, rules: Rules, compute: dict[str, Layout]) -> Iterator[tuple[ShardRule, Idle | None]]:
+    said: dict[tuple[str, str, str], Span] = {}  # (axis, class, weight) -> the rule that spoke of it first
+    for r in rules.strategy.shards:
+        text = f"`shard {', '.join(r.classes)} on {r.axis}{' pad' if r.pad else ''}`"
+        weights = [w for w in training.model.weights if in_scope(w.name, r.scope)]
+        pairs = [(r.axis, c, w.name) for c in r.classes for w in weights]
+        before = [said[p] for p in pairs if p in said]
+        said.update((p, r.span) for p in pairs if p not in said)
+        if not weights:
+            help = "leave out `in …`" if r.scope else "leave the rule out"
+            where = f" in `{r.scope}`" if r.scope else ""
+            yield r, Idle(f"{text} splits nothing: there is no weight{where}", help)
+        elif len(before) == len(pairs):
+            notes = tuple[Note, ...](("this rule says so before", span) for span in dict.fromkeys(before))
+            yield r, Idle(f"{text} changes nothing: earlier rules say all of it", "leave it out", notes, True)
+        elif not any(
+            r.axis in rules.storage(w.name, w.value.type, compute[w.name], c, w.loops).axes
+            for c in r.classes
+            for w in weights
+        ):
+            yield r, _indivisible(text, r, weights, compute, rules.sizes) if r.axis in rules.sizes else None
+        else:
+            yield r, None
+
+
+def _indivisible(
+    text: str, rule: ShardRule, weights: Sequence[Weight], compute: dict[str, Layout], sizes: Mapping[str, int]
+) -> Idle:
+    """Of the weights' dims it is their parts on a device that must divide."""
+    parts: dict[str, int] = {}
+    for w in weights:
+        for d, axes in zip(w.value.type.dims, compute[w.name].dims, strict=True):
+            if d.name not in w.loops:
+                parts[d.name] = d.size // prod(sizes[a] for a in axes)
+    if not parts:
+        return Idle(f"{text} splits nothing: its weights have no dims", "leave the rule out")
+    legal = [k for k in range(1, min(max(parts.values()), 4096) + 1) if any(n % k == 0 for n in parts.values())]
+    help = f"legal degrees of {rule.axis}: {', '.join(map(str, legal[:12]))}{', …' if len(legal) > 12 else ''}"
+    if not rule.pad:
+        help += f"; or allow uneven pieces: {text[:-1]} pad`"
+    there = ", ".join(f"`{d}` = {n}" for d, n in islice(parts.items(), 8))
+    pieces = f"{sizes[rule.axis]} {'' if rule.pad else 'equal '}parts"
+    return Idle(f"{text} splits nothing: no dim of a weight has {pieces} (on a device, {there})", help)
+
+
+# --- layout ------------------------------------------------------------------------------------------------
+
+
+def _layout(rule: LayoutRule, rules: Rules) -> Idle | None:
+    if rule.tensor in rules.asked:
+        return None
+    message = f"`layout {rule.tensor}[…]` changes nothing: the tensor is made in whatever layout it is read"
+    return Idle(message, "give the layout of its reader, or of the weight of which this is a copy in another type")
