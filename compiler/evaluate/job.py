@@ -26,6 +26,9 @@ from dsl.diagnostics import ParcError, did_you_mean, fail
 
 _MAX_SEED = 2**63
 
+NARROW = {"bf16": 2**8, "f16": 2**11}
+"""Types in which whole numbers are exact up to here only."""
+
 
 @dataclass
 class _Tasks:
@@ -181,7 +184,15 @@ def _updates(
         help = "`optimizer sgd(lr = 0.1)`, after `use std.optimizers (sgd)`"
         raise fail("E0314", f"the job `{entry.name}` has no optimizer", entry.item.name.span, help=help)
     weights = model.weights if model else ()
-    return build_updates(session, module, tasks.optimizer.call, weights, names, precision)
+    updates, clip = build_updates(session, module, tasks.optimizer.call, weights, names, precision)
+    counts = next((u for u in updates if any(u.graph.inputs[0] in n.inputs for n in u.graph.nodes)), None)
+    if counts is not None and precision.master in NARROW:
+        last = NARROW[precision.master]
+        name = tasks.optimizer.call.function.id
+        message = f"`{name}` uses the number of the step, which {precision.master} counts to {last} only"
+        where = tasks.precision.master if tasks.precision and tasks.precision.master else tasks.optimizer
+        raise fail("E0218", message, where.span, help=f"`precision {precision.compute}, master f32`")
+    return updates, clip
 
 
 def _data(use: ast.Data | None, module: Module) -> DataSpec | None:

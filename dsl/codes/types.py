@@ -18,6 +18,8 @@ def _model(body: str, functions: str = "") -> str:
 _FIRST = "fn first(x[b, s, d]) {\n  return slice(x, s, 0..1)\n}\n"
 _PAIR = "fn pair(x[b, d], y[b, e]) {\n  return x * sum(y, over e)\n}\n"
 
+_ADAM = _model("loss sum(x * w)").replace("sgd", "adam").replace("f32[b", "compute[b")
+
 CODES: tuple[Code, ...] = (
     Code(
         "E0202",
@@ -137,5 +139,13 @@ CODES: tuple[Code, ...] = (
         "`check fit.memory.peak <= 30 GiB`.",
         "param hidden = 100\nparam heads = 8\ncheck hidden % heads == 0\n",
         "param hidden = 96\nparam heads = 8\ncheck hidden % heads == 0\n",
+    ),
+    Code(
+        "E0218",
+        "a master type too narrow to count steps",
+        "Adam and learning rates that change need the number of the step, in the master's type: bf16 counts to 256\n"
+        "and f16 to 2048, and 0.999 ** step is 1 at the first step. Keep masters in f32, or take plain descent.",
+        _ADAM[:-2] + "  precision bf16, master bf16\n}\n",
+        _ADAM[:-2] + "  precision bf16, master f32\n}\n",
     ),
 )

@@ -80,9 +80,7 @@ PLANS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "precision", [Precision("f32", "f32"), Precision("bf16", "f32"), Precision("bf16", "bf16")], ids=str
-)
+@pytest.mark.parametrize("precision", [Precision("f32", "f32"), Precision("bf16", "f32")], ids=str)
 @pytest.mark.parametrize("options", PLANS, ids=",".join)
 @pytest.mark.parametrize("executor", [Emulator, PrivateExecutor])
 def test_sums_are_the_same_to_the_bit(
@@ -97,4 +95,14 @@ def test_sums_are_the_same_to_the_bit(
     for module in (replaying, straight, interpreter):
         monkeypatch.setattr(module, "liveness", without)
     made = steps(executor(p), p)
-    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(added, made, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(added, made, strict=True))
+
+
+@pytest.mark.parametrize("executor", [Emulator, PrivateExecutor])
+def test_narrow_sums_are_rounded_each_time(executor: type[Emulator | PrivateExecutor]) -> None:
+    """1 + 2**-7 is a number in bf16, 4 + 4 * 2**-7 is, 2 + 2**-6 + 1 + 2**-7 is not."""
+    body = (LOOP + ADD).replace("f32", "bf16").replace("%y: bf16[c=10] = full 1.0", "%y: bf16[c=10] = full -1.0078125")
+    p = program(STATES.replace("f32", "bf16"), body, m=3)
+    run = executor(p)
+    (gradient,) = run.step(synthetic(p.inputs, 0, 0), gradients=True).gradients.values()
+    assert set(gradient.ravel().tolist()) == {3.03125}  # 3.0234375 lies halfway, and goes to the even one
