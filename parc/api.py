@@ -284,18 +284,19 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
     return estimate(compiled, variation)
 
 
-def trace(compiled: Compiled, detail: Detail = "some") -> Trace:
+def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | None = None) -> Trace:
     """What runs when in a step, as Chrome trace events: `.as_json()`. Raises `ParcError` (E0801 without a cluster).
 
-    detail: whether `all` activations, `some` or `none` show the kernels and messages inside.
+    detail: whether `all` activations, `some` or `none` show the kernels and messages inside; those that a slow device
+    takes part in never do.
     """
     from compiler.cost.record import record
     from compiler.cost.simulate import Simulation
     from parc.report.trace import Trace
 
     simulation = Simulation.of(compiled)
-    pieces = record(simulation) if detail != "none" else {}
-    return Trace(simulation.run(), compiled.job.name, pieces, detail)
+    pieces = record(simulation, variation=variation) if detail != "none" else {}
+    return Trace(simulation.run(None, variation), compiled.job.name, pieces, detail)
 
 
 def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:
@@ -306,7 +307,7 @@ def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:
     from parc.report.inside import UNROLLED
     from parc.report.page import page
 
-    pieces = record(Simulation.of(estimate.compiled), UNROLLED)
+    pieces = record(Simulation.of(estimate.compiled), UNROLLED, estimate.variation)
     return page(estimate, occupancy(estimate.compiled.program), pieces, command, strategy)
 
 

@@ -80,13 +80,15 @@ class Help:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A job with its cost. helps: best first, those that change anything; fullest: one of each kind of memory."""
+    """A job with its cost. helps: best first, those that change anything; fullest: one of each kind of memory;
+    variation: what is slower than it should be."""
 
     compiled: Compiled
     timeline: Timeline
     memory: tuple[MemoryRow, ...]
     helps: tuple[Help, ...]
     fullest: tuple[FullMemory, ...] = ()
+    variation: Variation | None = None
 
     @property
     def peak(self) -> int:
@@ -174,7 +176,7 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
         found.append(Help(TWICE, once))
     helps = sorted((h for h in found if h.seconds < 0.995 * seconds), key=lambda h: h.seconds)
     rows = _memory(compiled)
-    return Estimate(compiled, timeline, rows, tuple(helps), tuple(_fullest(compiled.program, rows)))
+    return Estimate(compiled, timeline, rows, tuple(helps), tuple(_fullest(compiled.program, rows)), variation)
 
 
 def _better(simulation: Simulation, variation: Variation | None) -> Iterator[tuple[str, Calibration, Variation | None]]:

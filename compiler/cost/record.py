@@ -11,6 +11,7 @@ from compiler.cost.durations import COMM, COMPUTE, COPY, Priced, Pricer
 from compiler.cost.pieces import Piece
 from compiler.cost.plan import Key
 from compiler.cost.segments import Player, Segment
+from compiler.cost.variation import NOMINAL, Variation
 from compiler.cost.work import Node, Product, Vector
 
 if TYPE_CHECKING:
@@ -23,9 +24,10 @@ Pieces = Mapping[tuple[int, Key, int], tuple[Piece, ...]]
 """(program class, function, number of its segment) -> what lies in it, in order of the start."""
 
 
-def record(simulation: Simulation, unrolled: int = UNROLLED) -> Pieces:
-    """What lies in each function's segments; as long as `Segment.duration`, to the picosecond."""
-    costs = simulation.costs(simulation.pricer(), partial(Recorder, unrolled=unrolled))
+def record(simulation: Simulation, unrolled: int = UNROLLED, variation: Variation | None = None) -> Pieces:
+    """What lies in each function's segments, of devices that are alike; as long as `Segment.duration`, to the
+    picosecond."""
+    costs = simulation.costs(simulation.pricer(None, variation or NOMINAL), partial(Recorder, unrolled=unrolled))
     return {
         (c, key, i): segment.pieces
         for c, functions in enumerate(costs)

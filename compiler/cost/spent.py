@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from compiler.cost.durations import COMM, COMPUTE, Pricer, picoseconds
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 STAGES = "stages"
 """What stands for the axes of what device groups send each other."""
+
+SLOWER = "slower devices"
+"""What stands for the axes where peers are late: more than the messages themselves take."""
 
 
 class _Function:
@@ -104,6 +108,31 @@ def spent(
             )
         )
     return tuple(found)
+
+
+def with_slow_peers(alike: Spent, busy: float, inside: float, step: float) -> Spent:
+    """What it is for a device that is slow or has slow peers; `alike`: if none were. busy: seconds of its own kernels;
+    inside: of activations, with all waits in them. Kernels keep their proportions; what is waited for longer than by
+    devices that are alike is `SLOWER`, and who comes late himself waits less."""
+    kernels = alike.products + alike.vectors + alike.update
+    factor = busy / kernels if kernels else 1.0
+    host = min(alike.host, max(0.0, inside - busy))
+    waits = max(0.0, inside - busy - host)
+    before = sum(alike.exposed.values())
+    share = min(1.0, waits / before) if before else 0.0
+    exposed = {axes: s * share for axes, s in alike.exposed.items() if s * share > 0}
+    if waits > before:
+        exposed[SLOWER] = waits - before
+    return replace(
+        alike,
+        products=alike.products * factor,
+        vectors=alike.vectors * factor,
+        update=alike.update * factor,
+        exposed=exposed,
+        links=tuple(replace(link, exposed=exposed.get(link.axes, 0.0)) for link in alike.links),
+        host=host,
+        bubble=max(0.0, step - busy - host - waits),
+    )
 
 
 def _add(links: dict[str, list[float]], axes: str, stream: float, calls: float, sent: float, ps: float) -> None:

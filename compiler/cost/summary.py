@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from compiler.cost.durations import COMPUTE, COPY, Pricer, picoseconds
 from compiler.cost.plan import Key, Result
 from compiler.cost.segments import Segment
-from compiler.cost.spent import spent
+from compiler.cost.spent import spent, with_slow_peers
 from compiler.cost.timeline import PICOSECONDS, Cost, Event, Events, Player, Timeline
 from compiler.cost.varied import Varied
 from compiler.cost.work import Loop, Meet, Part, Post, Product, Vector, Wait
@@ -101,6 +101,7 @@ def with_slow_devices(nominal: Timeline, played: Varied, classes: tuple[Player, 
     seconds = step / PICOSECONDS
     inside = sum(c.count * ps for c, ps in zip(classes, played.inside))
     bubble = max(0.0, 1 - inside / (step * nominal.devices)) if step else 0.0
+    spend = zip(classes, played.busy, played.inside, strict=True)
     more = {"devices that wait for slower ones": seconds - nominal.step_seconds}
     return replace(
         nominal,
@@ -112,7 +113,10 @@ def with_slow_devices(nominal: Timeline, played: Varied, classes: tuple[Player, 
         update_seconds=max(played.update, default=0) / PICOSECONDS,
         bottleneck=bottleneck(seconds, nominal.candidates | more),
         candidates=nominal.candidates | more,
-        spent=(),
+        spent=tuple(
+            with_slow_peers(nominal.spent[c.group], busy / PICOSECONDS, inside / PICOSECONDS, seconds)
+            for c, busy, inside in spend
+        ),
         slowest=played.ends.index(step),
     )
 

@@ -138,7 +138,7 @@ class Timeline:
     candidates:      what -> seconds of the slowest class that it takes; the most of them is the bottleneck
     once_seconds:    what the slowest class spends once per step, however many micro-batches there are: the update, the
                      bubble, the host's fixed work
-    spent:           where each class's step goes; none where devices of a group are not alike
+    spent:           where each class's step goes
     slowest:         the class that ends last, whose step `top` and `bottleneck` tell
     flops_model:     of all devices, products only, without what recompute makes again; flops_hardware: with it
     """

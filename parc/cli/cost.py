@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from parc import api
 from parc.cli.common import Command, Output, choice, color, json_option, params_option, read_source
 from parc.cli.tables import amount, seconds, table
+from parc.cli.variation import Factors, variation, variation_options
 from parc.cli.waterfall import waterfall
 
 if TYPE_CHECKING:
-    from compiler.cost.variation import Variation
     from parc.comparison import Comparison
     from parc.estimate import Estimate
     from parc.remedies import Remedies
@@ -22,26 +22,9 @@ if TYPE_CHECKING:
 _MOST_SHOWN = 8
 
 
-class Factor(click.ParamType[tuple[str, float]]):
-    """`3=1.2`, `pod=2`: what, and how many times slower."""
-
-    name = "what=factor"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
-        what, _, text = str(value).partition("=")
-        try:
-            factor = float(text)
-        except ValueError:
-            factor = 0.0
-        if not what.strip() or not 0 < factor < 1e6:
-            self.fail(f"`{value}` is not of the form what=factor, with a factor above 0", param, ctx)
-        return what.strip(), factor
-
-
 @click.command("cost", cls=Command)
 @click.argument("files", type=click.Path(allow_dash=True), nargs=-1, required=True)
-@click.option("--slow", multiple=True, type=Factor(), help="RANK=FACTOR: a device whose kernels take longer.")
-@click.option("--slow-link", multiple=True, type=Factor(), help="LEVEL=FACTOR: slower links of a level of the cluster.")
+@variation_options
 @click.option(
     "--strategy", "strategies", metavar="NAME", multiple=True, help="Instead of the job's own; twice: of each."
 )
@@ -51,8 +34,8 @@ class Factor(click.ParamType[tuple[str, float]]):
 def command(
     out: Output,
     files: tuple[str, ...],
-    slow: tuple[tuple[str, float], ...],
-    slow_link: tuple[tuple[str, float], ...],
+    slow: Factors,
+    slow_link: Factors,
     strategies: tuple[str, ...],
     jobs: tuple[str, ...],
     params: tuple[tuple[str, str], ...],
@@ -70,7 +53,7 @@ def command(
     found = []
     for file, job, strategy in sides:
         compiled = api.compile(read_source(out, file), **choice(params, job, strategy))
-        found.append(api.estimate(compiled, _variation(compiled, slow, slow_link)))
+        found.append(api.estimate(compiled, variation(compiled, slow, slow_link)))
     style = color(sys.stdout)
     if len(found) == 1:
         tried = None if found[0].fits else api.remedies(found[0].compiled)
@@ -100,27 +83,6 @@ def _sides(
     differ = [g for g in given if len(g) == 2]
     names = tuple(" ".join(str(g[i]) for g in differ) for i in range(count)) if differ else files
     return sides, names  # type: ignore[return-value]
-
-
-def _variation(
-    compiled: Any, slow: tuple[tuple[str, float], ...], slow_link: tuple[tuple[str, float], ...]
-) -> Variation | None:
-    if not slow and not slow_link:
-        return None
-    from compiler.cost.variation import Variation
-
-    devices = compiled.program.devices
-    for rank, _ in slow:
-        if not rank.isdecimal() or int(rank) >= devices:
-            raise click.BadParameter(f"there is no device {rank}: they are 0 to {devices - 1}", param_hint="--slow")
-    cluster = compiled.job.cluster
-    levels = [level.name for level in cluster.levels] if cluster else []
-    for level, _ in slow_link:
-        if level not in levels:
-            raise click.BadParameter(
-                f"there is no level `{level}`; one of: {', '.join(levels)}", param_hint="--slow-link"
-            )
-    return Variation({int(r): f for r, f in slow}, dict(slow_link))
 
 
 _FIGURES: tuple[tuple[str, Callable[[Estimate], str]], ...] = (

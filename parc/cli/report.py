@@ -9,6 +9,7 @@ import click
 
 from parc import api
 from parc.cli.common import Command, Output, choice, file_argument, job_options, read_source, write_file
+from parc.cli.variation import Factors, variation, variation_options
 from parc.units import amount
 
 if TYPE_CHECKING:
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
 @click.command("report", cls=Command)
 @file_argument
 @click.option("-o", "--output", metavar="OUT", help="Write here instead of to standard output.")
+@variation_options
 @job_options
 def command(
     out: Output,
     file: str,
     output: str | None,
+    slow: Factors,
+    slow_link: Factors,
     params: tuple[tuple[str, str], ...],
     job: str | None,
     strategy: str | None,
@@ -32,8 +36,10 @@ def command(
     It needs no network. Nothing is run.
     """
     compiled = api.compile(read_source(out, file), **choice(params, job, strategy))
-    estimate = api.estimate(compiled)
+    estimate = api.estimate(compiled, variation(compiled, slow, slow_link))
     line = ["parc", "report", quote(file), *(f"-D {quote(f'{n}={v}')}" for n, v in params)]
+    line += [f"--slow {quote(f'{rank}={factor:g}')}" for rank, factor in slow]
+    line += [f"--slow-link {quote(f'{level}={factor:g}')}" for level, factor in slow_link]
     line += [f"--job {quote(job)}"] if job else []
     line += [f"--strategy {quote(strategy)}"] if strategy else []
     text = api.report(estimate, " ".join(line), _text(out, compiled.job.strategy.span))

@@ -9,6 +9,7 @@ import click
 from parc import api
 from parc.cli.common import Command, Output, choice, file_argument, job_options, read_source, write_file
 from parc.cli.tables import plural
+from parc.cli.variation import Factors, variation, variation_options
 
 if TYPE_CHECKING:
     from parc.report.trace import Detail
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
     show_default=True,
     help="Show what lies inside activations: in all; in first and last micro-batches, if all are over 20,000; in none.",
 )
+@variation_options
 @job_options
 def command(
     out: Output,
     file: str,
     output: str | None,
     detail: Detail,
+    slow: Factors,
+    slow_link: Factors,
     params: tuple[tuple[str, str], ...],
     job: str | None,
     strategy: str | None,
@@ -39,7 +43,7 @@ def command(
     Open it in https://ui.perfetto.dev or chrome://tracing. Nothing is run.
     """
     compiled = api.compile(read_source(out, file), **choice(params, job, strategy))
-    found = api.trace(compiled, detail)
+    found = api.trace(compiled, detail, variation(compiled, slow, slow_link))
     classes = len(found.timeline.classes)
     result: dict[str, Any] = {
         "output": output,

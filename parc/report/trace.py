@@ -131,7 +131,8 @@ def _shown(timeline: Timeline, pieces: Pieces, detail: Detail) -> Iterator[tuple
     found: dict[int, Sequence[Piece]] = {}
     for at, e in enumerate(timeline.events):
         key = (timeline.classes[e.cls].program, (e.kind, e.chunk), e.segment)
-        if e.stream == "compute" and pieces.get(key):
+        # With slow devices an activation may last longer than the pieces of devices that are alike.
+        if e.stream == "compute" and pieces.get(key) and max(p.end for p in pieces[key]) == e.end_ps - e.start_ps:
             found[at] = pieces[key]
     if detail == "none":
         return

@@ -15,6 +15,7 @@ import parc
 from compiler.cost.record import record
 from compiler.cost.simulate import Simulation
 from compiler.cost.timeline import Timeline
+from compiler.cost.variation import Variation
 from parc.cli import cli
 from parc.report.trace import Detail, Trace
 
@@ -176,6 +177,22 @@ def test_detail_chooses_the_activations() -> None:
     assert inside("none") == set()
     assert inside("some") == {(p, m) for p in passes for m in (0, 31)} | update
     assert inside("all") == {(p, m) for p in passes for m in range(32)} | update
+
+
+def test_slow_devices_are_tracks_of_their_own() -> None:
+    """Activations that a slow device makes longer show nothing inside; all others fill theirs."""
+    compiled = simulation("pipeline")
+    slow = compiled.run(None, Variation({1: 2.0}))
+    shown = Trace(slow, "slow", record(compiled), "all")
+    by_class: dict[int, list[bool]] = defaultdict(list)
+    for at, event in enumerate(slow.events):
+        if event.stream == "compute" and event.kind in "FB":
+            by_class[event.cls].append(at in shown.shown)
+            inside = shown.shown.get(at, ())
+            assert not inside or max(p.end for p in inside) == event.end_ps - event.start_ps
+    (late,) = (c for c, p in enumerate(slow.classes) if (p.first, p.count) == (1, 1))
+    assert not any(by_class[late]) and any(all(found) for found in by_class.values())
+    json.loads("".join(shown.text()))
 
 
 def test_pangus_trace_stays_small() -> None:

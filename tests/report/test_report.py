@@ -20,6 +20,7 @@ import parc
 from compiler.cost.occupancy import occupancy
 from compiler.cost.record import record
 from compiler.cost.simulate import Simulation
+from compiler.cost.spent import SLOWER
 from compiler.cost.timeline import PICOSECONDS
 from compiler.cost.variation import Variation
 from parc import api
@@ -423,13 +424,36 @@ def test_ticks_are_round_and_few(start: float, end: float) -> None:
     assert steps <= {"1", "2", "5"}
 
 
-def test_slow_devices_have_a_page_of_what_is_known_of_them() -> None:
+def test_slow_devices_have_a_page_too() -> None:
     compiled = estimated("pipeline").compiled
     e = api.estimate(compiled, Variation({1: 2.0}, {}))
-    page = api.report(e)
+    page, t = api.report(e), e.timeline
     Page(page)
-    assert len(e.timeline.classes) > 2 and page.count('class="row"') == len(e.timeline.classes)
-    assert seconds(e.timeline.step_seconds) in page and 'id="time"' not in page
+    assert len(t.classes) > 2 and 'class="row"' in page and seconds(t.step_seconds) in page
+    for section in ("time", "pipeline", "inside", "communication", "cluster"):
+        assert f'<section id="{section}">' in page
+    for c, spent in enumerate(t.spent):
+        assert sum(s for _, _, s in parts(spent, all_axes(t))) == pytest.approx(t.step_seconds, rel=1e-9)
+        assert spent.products + spent.vectors + spent.update == pytest.approx(t.busy[c], rel=1e-9)
+        assert all(0 <= link.exposed <= link.seconds * (1 + 1e-9) for link in spent.links)
+    mean = sum(s.bubble * c.count for s, c in zip(t.spent, t.classes, strict=True)) / t.devices
+    assert mean / t.step_seconds == pytest.approx(t.bubble, rel=1e-9)
+    (late,) = (c for c, p in enumerate(t.classes) if (p.first, p.count) == (1, 1))
+    waits = [s.exposed.get(SLOWER, 0.0) for s in t.spent]
+    assert waits[late] == 0 < max(waits) and t.spent[late].products == max(s.products for s in t.spent)
+
+
+def test_slow_links_are_in_the_pictures() -> None:
+    """The kernels and messages of a pass fill it, as long as the links make it."""
+    compiled = estimated("pipeline").compiled
+    slow = Variation({}, {"server": 50.0})
+    e, found = api.estimate(compiled, slow), api.trace(compiled, "all", slow)
+    assert e.timeline.step_seconds == found.timeline.step_seconds > estimated("pipeline").timeline.step_seconds
+    passes = [i for i, event in enumerate(found.timeline.events) if event.stream == "compute"]
+    assert passes and set(passes) - set(found.shown) <= {
+        i for i in passes if found.timeline.events[i].name == "once per step"
+    }
+    assert api.report(e) != text("pipeline")
 
 
 @pytest.mark.parametrize("slow", [Variation(), Variation({}, {"server": 3.0}), Variation({0: 1.5}, {"server": 2.0})])
