@@ -294,6 +294,12 @@ class DataSpec:
     folder: str = "."
     span: Span = field(default=NOWHERE, compare=False)
 
+    @property
+    def path(self) -> str | None:
+        """The file that is read: the first argument, of every reader that reads one."""
+        first = self.args[0] if self.args else None
+        return first if isinstance(first, str) else None
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:

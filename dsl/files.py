@@ -1,4 +1,4 @@
-"""Reads source files: only ordinary, small UTF-8 files, and for `use` only those of the project or `std`."""
+"""Reads source files: ordinary, small UTF-8 files, of the project or `std` if they are `use`d. Finds data files."""
 
 from __future__ import annotations
 
@@ -37,6 +37,28 @@ def load_use(use: ast.Use, source: Source, root: str | os.PathLike[str]) -> Sour
     if isinstance(use.module, ast.Path):
         return _load_std(use.module)
     return _load_relative(use.module, source, Path(root))
+
+
+def data_file(path: str, folder: str, span: Span | None) -> Path:
+    """Where the data file is that a job names by its `path` from `folder`; it is not opened.
+
+    Raises E0704 where there is none, or where it is outside of the project.
+    """
+    if "\0" in path or os.path.isabs(path):
+        help = "write the path from the `.par` file, with `/`"
+        raise fail("E0704", f"`{path}` is not a relative path", span, help=help)
+    root = project_root(Path(folder) / "_")
+    real = Path(os.path.realpath(Path(folder) / path))
+    if not real.is_relative_to(os.path.realpath(root)):
+        raise fail("E0704", f"the data file `{path}` is outside of the project", span, help=f"copy it below {root}")
+    if not os.path.isfile(real):
+        try:
+            beside = sorted(os.listdir(real.parent))[:10]
+            help = f"the folder has {', '.join(beside) or 'no files'}"
+        except OSError:
+            help = f"there is no folder `{os.path.dirname(path)}`"
+        raise fail("E0704", f"there is no data file `{path}`", span, help=help)
+    return real
 
 
 def _load_relative(module: ast.String, source: Source, root: Path) -> Source:

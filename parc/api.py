@@ -74,12 +74,13 @@ def _evaluate(file: File, overrides: Mapping[str, str], job: str | None, options
 def check(file: File, *, told: Callable[[Held], None] | None = None, **options: Unpack[Options]) -> Checked:
     """Everything but running: every job (or only `job`) is evaluated, differentiated, placed and lowered.
 
-    What it lowers to is verified, the schedule for hangs too, and the file's checks, which `told` hears of, those that
-    fail too. Raises `ParcError` with all that is wrong.
+    What it lowers to is verified, the schedule for hangs too, whether its data file is there, and the file's checks,
+    which `told` hears of, those that fail too. Raises `ParcError` with all that is wrong.
     """
     from compiler.driver import compile_job
     from compiler.evaluate import check_file
     from dsl.diagnostics import Diagnostics, ParcError
+    from dsl.files import data_file
 
     overrides, job = _texts(options.get("params")), options.get("job")
     found = Diagnostics()
@@ -97,6 +98,9 @@ def check(file: File, *, told: Callable[[Held], None] | None = None, **options: 
             jobs.append(compiled)
             for diagnostic in _verified(compiled):
                 found.add(diagnostic)
+            data = compiled.job.data
+            if data is not None and data.path is not None:
+                data_file(data.path, data.folder, data.span)
         except ParcError as error:
             for diagnostic in error.diagnostics:
                 found.add(diagnostic)
@@ -230,13 +234,11 @@ def run(
         from compiler.cost.simulate import Simulation
 
         simulated = compiled.job.cluster.device.name, Simulation.of(compiled).seconds()
-    from dsl.diagnostics import ParcError
     from parc.estimate import capacities
+    from parc.room import require_room
 
-    try:
-        return run(compiled.program, steps, compiled.job.data, capacities(compiled.job), progress, simulated)
-    except ParcError as error:
-        raise ParcError(*_with_remedies(error.diagnostics, compiled)) from None
+    require_room(compiled)
+    return run(compiled.program, steps, compiled.job.data, capacities(compiled.job), progress, simulated)
 
 
 def verify(
@@ -251,14 +253,18 @@ def verify(
     """Run the lowered and the serial program and compare loss, gradients, weights and optimizer state: `.ok`.
 
     `tolerance` replaces those of the data types; `exact` takes whole numbers and compares to the bit, which fits linear
-    models; `executor`: all devices as one array, or each by itself with messages between them. Raises `ParcError`.
+    models; `executor`: all devices as one array, or each by itself with messages between them. Raises `ParcError`, as
+    `run` does for a job that its devices have no memory for.
     """
+    from parc.room import require_room
     from runtime.data import open_data
     from runtime.emulate import Emulator
     from runtime.private import PrivateExecutor
     from runtime.prove import prove
 
     compiled = compile(file, **options)
+    own: Options = {**options, "double": False}
+    require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None)
     program = compiled.program
     reader = open_data(None if exact else compiled.job.data, program.inputs)
     return prove(
@@ -349,18 +355,6 @@ def _name(file: File) -> str:
     from dsl.source import Source
 
     return file.name if isinstance(file, Source) else os.fspath(file)
-
-
-def _with_remedies(found: tuple[Diagnostic, ...], compiled: Compiled) -> tuple[Diagnostic, ...]:
-    """Where a job is out of memory: what would make it fit."""
-    if found[0].code != "E0701":
-        return found
-    from dataclasses import replace
-
-    from parc.remedies import in_words
-
-    tried = remedies(compiled)
-    return (replace(found[0], help=in_words(tried)), *found[1:]) if tried else found
 
 
 def _texts(params: Mapping[str, object] | None) -> dict[str, str]:

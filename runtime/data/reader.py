@@ -35,11 +35,12 @@ class Arguments:
 
     def path(self) -> str:
         """The first argument."""
-        if not self.spec.args or not isinstance(self.spec.args[0], str):
+        path = self.spec.path
+        if path is None:
             name = self.spec.reader
             raise fail("E0705", f"`{name}` needs the path of a file", self.span, help=f'`data {name}("data/file")`')
         self.at_most(1)
-        return self.spec.args[0]
+        return path
 
     def at_most(self, count: int) -> None:
         """Refuse more unnamed arguments than that."""

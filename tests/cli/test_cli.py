@@ -17,9 +17,29 @@ import parc
 from dsl.diagnostics import fail
 from parc.cli import COMMANDS, Cli, cli
 from parc.cli.common import Command, Output, json_option, write_file
+from tests.cli.sample import FILE
 
 ROOT = Path(__file__).parent.parent.parent
 runner = CliRunner()
+
+
+def test_check_looks_for_the_data(tmp_path: Path) -> None:
+    """As `run` would find it; the file is not read."""
+    text = FILE.replace("train mlp(width) using data", 'train mlp(width) using data\n  data csv("there/x.csv")')
+    (tmp_path / "main.par").write_text(text)
+    command = ["--json", str(tmp_path / "main.par")]
+    told = []
+    for name in ("check", "run"):
+        result = runner.invoke(cli, [name, *command])
+        assert result.exit_code == 1
+        told.append(json.loads(result.stdout)["diagnostics"])
+    assert told[0] == told[1] and told[0][0]["code"] == "E0704" and told[0][0]["place"]["line"] > 1
+    (tmp_path / "there").mkdir()
+    assert "the folder has no files" in runner.invoke(cli, ["check", *command[1:]]).stderr
+    (tmp_path / "there" / "x.csv").write_bytes(b"\xff no table")
+    assert runner.invoke(cli, ["check", *command]).exit_code == 0
+    (tmp_path / "main.par").write_text(text.replace("there/x.csv", "x" * 3000))
+    assert "E0704" in runner.invoke(cli, ["check", *command[1:]]).stderr
 
 
 def parc_process(*args: str, **options: object) -> subprocess.CompletedProcess[str]:

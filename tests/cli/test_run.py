@@ -71,22 +71,37 @@ def test_a_lowered_program_runs_alike(file: str, tmp_path: Path) -> None:
     assert runner.invoke(cli, ["run", target, "--steps", "1"]).exit_code == 0
 
 
-def test_running_out_of_memory_is_a_diagnostic(file: str) -> None:
-    cluster = """
-device tiny {
+def on_a_tiny_pair(kilobytes: float) -> str:
+    """The sample's text with a cluster of two devices of so much memory."""
+    cluster = f"""
+device tiny {{
   compute f32 1 TFLOP/s
-  memory 2 KB, 1 GB/s
-}
+  memory {kilobytes} KB, 1 GB/s
+}}
 
-cluster pair {
+cluster pair {{
   device npu = tiny
   level server = 2 npu over 1 GB/s, 1 us
-}
+}}
 """
-    text = FILE.replace("\noptimizer", f"{cluster}\noptimizer").replace("train mlp(width)", "train mlp(width) on pair")
-    Path(file).write_text(text)
-    result = runner.invoke(cli, ["run", file])
-    assert result.exit_code == 1 and "error[E0701]" in result.stderr
+    return FILE.replace("\noptimizer", f"{cluster}\noptimizer").replace("train mlp(width)", "train mlp(width) on pair")
+
+
+@pytest.mark.parametrize("command", [["run"], ["verify"], ["verify", "--double"], ["verify", "--executor", "private"]])
+def test_running_out_of_memory_is_a_diagnostic(command: list[str], file: str) -> None:
+    Path(file).write_text(on_a_tiny_pair(2))
+    result = runner.invoke(cli, [*command, file])
+    assert result.exit_code == 1 and "error[E0701]" in result.stderr and "help: " in result.stderr
+
+
+def test_a_proof_in_double_precision_takes_no_more_memory_than_there_is(file: str) -> None:
+    """What counts is whether the job fits as it is written."""
+    Path(file).write_text(on_a_tiny_pair(1e6))
+    (row, *_) = json.loads(runner.invoke(cli, ["run", file, "--json"]).stdout)["result"]["memory"]
+    Path(file).write_text(on_a_tiny_pair(row["peak"] / 1000))
+    for command in (["run"], ["verify"], ["verify", "--double"]):
+        result = runner.invoke(cli, [*command, file])
+        assert result.exit_code == 0, result.stderr
 
 
 def test_verify(file: str) -> None:
