@@ -92,7 +92,7 @@ def to_json(diagnostics: Iterable[Diagnostic], sources: Mapping[str, Source]) ->
     """The diagnostics as JSON-able dicts; places have file, line and column (from 1) and offsets (from 0)."""
     return [
         {
-            "code": d.code,
+            "code": d.code or None,
             "severity": d.severity,
             "message": _clean(d.message),
             "place": _place_json(d.span, sources),

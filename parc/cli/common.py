@@ -98,6 +98,11 @@ class Output:
         if not self.json:
             click.echo(text, err=True)
 
+    def fail(self, message: str, help: str | None = None) -> None:
+        """An error that is not in the file, so that it has no code."""
+        self.diagnostics.append(Diagnostic("", message, help=help))
+        self.say(f"error: {message}")
+
     def data(self, text: str, newline: bool = True) -> None:
         """What the command was asked for, on stdout."""
         if not self.json:
@@ -124,6 +129,19 @@ def _finite(value: object) -> object:
 class Command(click.Command):
     """A command whose callback takes an `Output` first and returns True (or None) if all is well, else False."""
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Where JSON is asked for, what is wrong with the arguments is told in it."""
+        assert self.name is not None
+        out = Output(self.name, json="--json" in args)
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.ClickException as error:
+            if not out.json:
+                raise
+            raise click.exceptions.Exit(_told(out, error)) from None
+
     def invoke(self, ctx: click.Context) -> int:
         assert self.callback is not None and self.name is not None
         out = Output(self.name, bool(ctx.params.pop("json", False)))
@@ -134,15 +152,26 @@ class Command(click.Command):
             out.warn(error.diagnostics)
             return out.finish(_code(error.diagnostics))
         except MemoryError:
-            out.say("error: this needs more memory than the machine has")
+            out.fail("this needs more memory than the machine has")
             return out.finish(LIMIT)
-        except (click.ClickException, click.Abort, BrokenPipeError):
+        except click.ClickException as error:
+            if not out.json:
+                raise
+            return _told(out, error)
+        except (click.Abort, BrokenPipeError):
             raise
         except Exception as error:
             if not out.json or isinstance(error, OSError):
                 raise
             show_bug(error, debug=bool(ctx.find_root().params.get("debug")))
             return out.finish(BUG)
+
+
+def _told(out: Output, error: click.ClickException) -> int:
+    """The JSON object of an error that click would print; the exit code."""
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    out.fail(error.format_message(), f"`{ctx.command_path} --help` shows how it is used" if ctx else None)
+    return out.finish(error.exit_code)
 
 
 def _code(diagnostics: Sequence[Diagnostic]) -> int:

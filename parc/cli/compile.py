@@ -24,8 +24,8 @@ def command(
 ) -> None:
     """Lower FILE to one program per class of devices and print it (`parc run` takes it, as a `.npu` file)."""
     text = api.emit(read_source(out, file), emit, **choice(params, job, strategy))
-    out.result = {"emit": emit, "output": output, "text": text}
     if output:
         write_file(output, text)
     else:
         out.data(text, newline=False)
+    out.result = {"emit": emit, "output": output, "text": text}

@@ -45,7 +45,7 @@ def _format(out: Output, name: str, check: bool) -> bool:
         if out.json:
             out.result["text"] = text
     elif changed:
-        out.say(f"{'would format' if check else 'formatted'} {source.name}")
         if not check:
             write_file(name, text)
+        out.say(f"{'would format' if check else 'formatted'} {source.name}")
     return changed

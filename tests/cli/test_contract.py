@@ -161,7 +161,22 @@ def test_misuse_is_2(name: str, file: str) -> None:
     for more in (["--no-such-option"], ["a", "b", "c", "d"] if name != "fmt" else ["--chekc"]):
         result = run(name, file, *more)
         assert result.exit_code == 2 and result.stdout == "" and result.stderr
+        given = found(run(name, file, *more, "--json"))
+        assert given["exit"] == 2 and given["command"] == name and given["result"] == {}
+        (one,) = given["diagnostics"]
+        assert one["code"] is None and one["place"] is None and f"`parc {name} --help`" in one["help"]
+        assert one["message"] in result.stderr
     assert CliRunner().invoke(cli, [name]).exit_code == 2
+    assert found(CliRunner().invoke(cli, [name, "--json"]))["exit"] == 2
+
+
+@pytest.mark.parametrize("name", ["compile", "trace", "report"])
+def test_what_cannot_be_written_is_2(name: str, file: str) -> None:
+    result = run(name, file, "-o", "/no/such/folder/x")
+    assert result.exit_code == 2 and "cannot write `/no/such/folder/x`" in result.stderr
+    given = found(run(name, file, "-o", "/no/such/folder/x", "--json"))
+    assert given["exit"] == 2 and given["result"] == {}
+    assert given["diagnostics"][0]["message"].startswith("cannot write `/no/such/folder/x`")
 
 
 @pytest.mark.parametrize("name", JOBS)
