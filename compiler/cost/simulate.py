@@ -6,7 +6,6 @@ features (once per program)  ─▶  prices (machine and calibration)  ─▶  s
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -199,12 +198,18 @@ class Simulation:
     def _varied(self, nominal: Timeline, pricer: Pricer, devices: Mapping[int, float]) -> Timeline:
         partition = self.partition(devices, pricer)
         played = self.play_varied(pricer, devices, partition)
-        first: dict[int, int] = {}
+        runs: dict[int, list[tuple[int, int]]] = {}
         for rank, colour in enumerate(partition):
-            first.setdefault(colour, rank)
+            of = runs.setdefault(colour, [])
+            if of and sum(of[-1]) == rank:
+                of[-1] = (of[-1][0], of[-1][1] + 1)
+            else:
+                of.append((rank, 1))
         size = pricer.machine.group
-        counts = Counter(partition)
-        classes = tuple(Player(self.program_class[r // size], r // size, r, counts[c]) for c, r in first.items())
+        classes = tuple(
+            Player(self.program_class[of[0][0] // size], of[0][0] // size, of[0][0], sum(n for _, n in of), tuple(of))
+            for of in runs.values()
+        )
         return with_slow_devices(nominal, played, classes)
 
 

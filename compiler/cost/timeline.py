@@ -67,13 +67,20 @@ class Player:
     """A class of devices that do the same at the same time, which one of them stands for.
 
     program: index among the program's classes; group: index of the device group (pipeline stage);
-    first: lowest rank of the class; count: number of devices.
+    first: lowest rank of the class; count: number of devices; runs: their ranks as (first, how many in a row), if they
+    are not in a row.
     """
 
     program: int
     group: int
     first: int
     count: int
+    runs: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def ranks(self) -> tuple[tuple[int, int], ...]:
+        """All ranks, as (first, how many in a row)."""
+        return self.runs or ((self.first, self.count),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Devices of a class share a path and a colour, so that the picture grows with the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, isqrt
 
@@ -70,11 +70,12 @@ def _columns(n: int, group: int) -> int:
     return divisor if divisor <= 2.5 * low else ceil(1.3 * low)
 
 
-def path(found: Map, first: int, count: int) -> str:
-    """The squares of a class of devices, squares side by side as one stroke each."""
+def path(found: Map, ranks: Iterable[tuple[int, int]]) -> str:
+    """The squares of devices (as first, how many in a row), squares side by side as one stroke each."""
     parts = []
     at = (0, 0)
-    for i in range(first // found.unit, ceil((first + count) / found.unit)):
+    squares = {i for first, n in ranks for i in range(first // found.unit, ceil((first + n) / found.unit))}
+    for i in sorted(squares):
         x, y = found.corners[i]
         parts.append(f"m{x - at[0]} {y - at[1]}h{SQUARE}v{SQUARE}h-{SQUARE}z")
         at = (x, y)
@@ -87,7 +88,7 @@ def cluster(e: Estimate) -> str:
     assert where is not None
     if not t.spent:
         return ""
-    group = max(p.count for p in t.classes)
+    group = t.devices // (1 + max(p.group for p in t.classes))
     found = layout(t.devices, group, [level.count for level in where.levels])
     sent = [sum(link.bytes for link in s.links if link.axes != "copy") for s in t.spent]
     peaks = [_peak(e, p.first) for p in t.classes]
@@ -96,7 +97,7 @@ def cluster(e: Estimate) -> str:
         _map("Sends", "sent", t, found, sent, amount, "per device and step"),
         _map("Memory", "full", t, found, [float(p) for p in peaks], amount, "at the peak"),
     ]
-    shapes = [tag("path", id=f"c{c}", d=path(found, p.first, p.count)) for c, p in enumerate(t.classes)]
+    shapes = [tag("path", id=f"c{c}", d=path(found, p.ranks)) for c, p in enumerate(t.classes)]
     defs = tag("svg", tag("defs", *shapes), width=0, height=0, class_="defs", aria_hidden="true")
     note = f"{_levels(where, t.devices)} "
     note += "A square is a device" if found.unit == 1 else f"A square is {found.unit:,} devices"

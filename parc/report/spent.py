@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compiler.cost.timeline import Spent, Timeline
+from compiler.cost.spent import SLOWER
+from compiler.cost.timeline import Player, Spent, Timeline
 from parc.report.html import esc, legend, percent, section, share, svg, table, tag
-from parc.report.trace import each
+from parc.report.trace import devices, each
 from parc.units import seconds
 
 NAMES = {
@@ -35,13 +36,17 @@ def all_axes(timeline: Timeline) -> list[str]:
 def parts(spent: Spent, axes: Sequence[str]) -> list[tuple[str, str, float]]:
     """(class of the colour, name, seconds): all that a step consists of; what takes no time is left out."""
     found = [("product", NAMES["product"], spent.products), ("vector", NAMES["vector"], spent.vectors)]
-    found += [(axis_class(a, axes), f"exposed communication over {a}", spent.exposed.get(a, 0.0)) for a in axes]
+    found += [(axis_class(a, axes), _waits(a), spent.exposed.get(a, 0.0)) for a in axes]
     found += [
         ("idle", NAMES["idle"], spent.bubble),
         ("U", NAMES["U"], spent.update),
         ("host", NAMES["host"], spent.host),
     ]
     return [p for p in found if p[2] > 0]
+
+
+def _waits(axes: str) -> str:
+    return f"waits for {SLOWER}" if axes == SLOWER else f"exposed communication over {axes}"
 
 
 def waterfall(timeline: Timeline) -> str:
@@ -64,7 +69,8 @@ def waterfall(timeline: Timeline) -> str:
     note = f"Of {whose}. The parts follow each other in the picture, not in time; they add up to the step."
     found = [table(["part", "", "time", "of the step"], rows, class_="bars few")]
     if len(timeline.classes) > 1:
-        found += [tag("h3", "All stages"), _stages(timeline, axes)]
+        several = len(timeline.classes) > 1 + timeline.classes[-1].group
+        found += [tag("h3", "All devices" if several else "All stages"), _stages(timeline, axes)]
     return section("time", "Where the time goes", note, *found)
 
 
@@ -75,7 +81,7 @@ def _stages(timeline: Timeline, axes: Sequence[str]) -> str:
     seen: list[tuple[int, int, list[tuple[str, str, float]]]] = []
     for c, spent in enumerate(timeline.spent):
         mine = parts(spent, axes)
-        if seen and seen[-1][2] == mine:
+        if seen and seen[-1][2] == mine and not timeline.classes[c].runs:
             seen[-1] = (seen[-1][0], c, mine)
         else:
             seen.append((c, c, mine))
@@ -90,10 +96,17 @@ def _stages(timeline: Timeline, axes: Sequence[str]) -> str:
                 f'data-tip="{told}"/>'
             )
             at += s
-        name = f"stage {first}" if first == last else f"stages {first} to {last}"
+        name = _name(timeline.classes[first], timeline.classes[last])
         busy = sum(timeline.busy[first : last + 1]) / (last - first + 1)
         picture = svg(*boxes, label=f"Shares of the step of {name}", width="100%", height=16)
         rows.append([esc(name), picture, percent(busy / step)])
     order = ["product", "vector", *(f"x{i}" for i in range(5)), "idle", "U", "host"]
     keys = [(k, kinds[k]) for k in order if k in kinds]
     return legend(keys) + table(["devices", "", "computes"], rows, class_="bars few")
+
+
+def _name(first: Player, last: Player) -> str:
+    """Of classes in a row: their stages; where the devices of a stage differ, which they are."""
+    if first.runs:
+        return f"stage {first.group}: {devices(first)}" + (f" to {devices(last)}" if last is not first else "")
+    return f"stage {first.group}" if first is last else f"stages {first.group} to {last.group}"

@@ -29,7 +29,7 @@ def communication(timeline: Timeline) -> str:
     if any(link.axes == "stages" for link in spent.links):
         note += " What waits for the messages of other stages is the bubble."
     parts = [_table(timeline, spent)]
-    if len(timeline.classes) > 1 and any(s.sends for s in timeline.spent):
+    if any(s.sends for s in timeline.spent):
         parts += [tag("h3", "Messages from stage to stage"), _matrix(timeline)]
     return section("communication", "Communication", note, *parts)
 
@@ -70,13 +70,14 @@ def _table(timeline: Timeline, spent: Spent) -> str:
 
 
 def _matrix(timeline: Timeline) -> str:
-    """Rows send, columns receive."""
-    count = len(timeline.classes)
+    """Rows send, columns receive. (All devices of a stage send as much.)"""
+    of = {p.group: s for p, s in zip(timeline.classes, timeline.spent, strict=True)}
+    count = len(of)
     most = max(n for s in timeline.spent for n in s.sends.values()) or 1.0
     margin = 34
     size = margin + count * CELL
     cells = []
-    for source, spent in enumerate(timeline.spent):
+    for source, spent in sorted(of.items()):
         y = margin + source * CELL
         for to, n in sorted(spent.sends.items()):
             tip = esc(f"stage {source} to stage {to}: {amount(n)} per device and step")

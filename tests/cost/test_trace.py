@@ -191,6 +191,9 @@ def test_slow_devices_are_tracks_of_their_own() -> None:
             inside = shown.shown.get(at, ())
             assert not inside or max(p.end for p in inside) == event.end_ps - event.start_ps
     (late,) = (c for c, p in enumerate(slow.classes) if (p.first, p.count) == (1, 1))
+    assert sorted(r for p in slow.classes for at, n in p.ranks for r in range(at, at + n)) == list(range(8))
+    names = {e["args"]["name"] for e in shown.as_json()["traceEvents"] if e["name"] == "process_name"}
+    assert {"stage 0: device 1", "stage 1: device 5"} <= names
     assert not any(by_class[late]) and any(all(found) for found in by_class.values())
     json.loads("".join(shown.text()))
 

@@ -343,7 +343,7 @@ def test_a_map_of_more_devices_shows_domains() -> None:
     assert found.unit == 16 and len(found.corners) == DEVICES
     found = layout(16384, 1024, (8, 2048))
     assert found.unit == 8 and len(found.corners) == 2048
-    assert path(found, 1024, 1024).count("z") == 128
+    assert path(found, [(1024, 1024)]).count("z") == 128
 
 
 def test_a_class_of_devices_is_one_shape() -> None:
