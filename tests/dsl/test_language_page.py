@@ -14,6 +14,7 @@ import parc
 from compiler.evaluate.builtins import BUILTINS
 from dsl import ast
 from dsl.diagnostics import ParcError
+from dsl.files import standard_modules
 from dsl.parser import grammar, parse
 from dsl.source import Source
 from dsl.units import UNITS
@@ -116,3 +117,34 @@ def _strategies() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("text", "strategy"), _strategies(), ids=lambda p: p if "\n" not in p else "")
 def test_every_strategy_is_lowered(text: str, strategy: str) -> None:
     assert parc.check(Source("t", text), strategy=strategy).jobs
+
+
+def _standard() -> dict[str, dict[str, str]]:
+    """Of each module of the standard library: names -> the head of each definition, on one line."""
+    found: dict[str, dict[str, str]] = {}
+    for module in standard_modules():
+        text = (Path(__file__).parents[2] / "dsl" / "std" / f"{module}.par").read_text()
+        for item in parse(text, module).items:
+            if isinstance(item, ast.Definition):
+                head = text[item.span.start : item.span.end].partition(" {\n")[0].partition(" ")[2]
+                head = re.sub(r",?\s*\)$", ")", re.sub(r"\(\s+", "(", re.sub(r"\s+", " ", head)))
+                found.setdefault(module, {})[item.name.id] = head
+    return found
+
+
+@pytest.mark.parametrize("module", standard_modules())
+def test_the_standard_library_is_listed(module: str) -> None:
+    """Exactly what there is, in its order, with its parameters and their defaults."""
+    section = PAGE[PAGE.index("## The standard library") :]
+    listed = re.findall(r"^\| `([^`]+)` \|", section[section.index(f"`std.{module}`") :].split("\n\n")[1], re.MULTILINE)
+    assert listed == list(_standard()[module].values())
+
+
+def test_devices_are_listed_with_their_numbers() -> None:
+    text = (Path(__file__).parents[2] / "dsl" / "std" / "devices.par").read_text()
+    for device in text.split("\ndevice ")[1:]:
+        peak, memory = (
+            re.search(rf"^  {what}$", device, re.MULTILINE) for what in ("compute (bf16 .*)", "(memory .*)")
+        )
+        assert peak and memory
+        assert f"| `{device.split(' ')[0]}` | `{peak[1]}` | `{memory[1]}` |" in PAGE
