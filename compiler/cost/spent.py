@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from compiler.cost.durations import COMM, COMPUTE, Pricer, picoseconds
@@ -31,6 +31,7 @@ class _Function:
         self.kernels = {"product": 0, "vector": 0}
         self.links: dict[str, list[float]] = {}  # axes -> stream, calls, bytes, picoseconds
         self.posts: list[tuple[Post, int]] = []
+        self.meets: list[tuple[Meet, int]] = []
         self.walk(part, 1)
 
     def walk(self, part: Part, n: int) -> None:
@@ -40,7 +41,9 @@ class _Function:
                 self.walk(work.body, n * work.count)
             elif isinstance(work, Post):
                 self.posts.append((work, n))
-            elif not isinstance(work, (Wait, Meet)):
+            elif isinstance(work, Meet):
+                self.meets.append((work, n))
+            elif not isinstance(work, Wait):
                 priced = self.pricer.price(work, self.update)
                 if priced.stream == COMPUTE:
                     ps = priced.ps if self.stretch == 1.0 else round(priced.ps * self.stretch)
@@ -51,15 +54,48 @@ class _Function:
                         found[i] += x
 
 
-def spent(
-    simulation: Simulation,
-    pricer: Pricer,
-    costs: Sequence[Mapping[Key, list[Segment]]],
-    result: Result,
-    meets: Sequence[int],
-) -> tuple[Spent, ...]:
-    """Per device group, to the picosecond. `meets`: how long each group is part of all-reduces between groups."""
-    step = max(result.ends, default=0)
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Picoseconds of the devices of a group in a step. compute: of kernels, launches included; exposed: waits for
+    messages by axes, the longest first, none of zero; host: waits for the host, between kernels and once per step;
+    meets: of `exposed`, all-reduces between groups."""
+
+    compute: int
+    exposed: dict[str, int]
+    host: int
+    meets: int
+
+    @property
+    def work(self) -> int:
+        """All but the bubble."""
+        return self.compute + self.host + sum(self.exposed.values())
+
+
+def sums(
+    simulation: Simulation, pricer: Pricer, costs: Sequence[Mapping[Key, list[Segment]]], result: Result
+) -> tuple[Sums, ...]:
+    """Per device group, over all segments of its actions."""
+    meets = [0] * simulation.program.groups
+    for played in simulation.plan.steps:
+        if played.after >= 0:
+            meets[played.group] += result.over[played.after] - result.came[played.after]
+    found = []
+    for group, counts in enumerate(simulation.counts):
+        compute, host = 0, picoseconds(pricer.cal.fixed) * counts.get(("U", 0), 0)
+        exposed = {STAGES: meets[group]}
+        for key, n in counts.items():
+            for segment in costs[simulation.program_class[group]].get(key, ()):
+                compute += n * segment.compute
+                host += n * (segment.duration - segment.compute - sum(segment.exposed.values()))
+                for axes, ps in segment.exposed.items():
+                    exposed[axes] = exposed.get(axes, 0) + n * ps
+        longest = {a: ps for a, ps in sorted(exposed.items(), key=lambda x: -x[1]) if ps}
+        found.append(Sums(compute, longest, host, meets[group]))
+    return tuple(found)
+
+
+def spent(simulation: Simulation, pricer: Pricer, added: Sequence[Sums], step: int) -> tuple[Spent, ...]:
+    """Per device group, to the picosecond. `added`: its `sums`; step: picoseconds."""
     functions = [
         {key: _Function(part, pricer, key[0] == "U") for key, part in parts.items()}
         for parts in simulation.features.parts
@@ -69,22 +105,15 @@ def spent(
     for group, counts in enumerate(simulation.counts):
         c = simulation.program_class[group]
         kernels = {"product": 0, "vector": 0, "update": 0}
-        exposed: dict[str, int] = {STAGES: meets[group]} if meets[group] else {}
-        idle = picoseconds(pricer.cal.fixed) * counts.get(("U", 0), 0)
+        total = added[group]
         links: dict[str, list[float]] = {}
         sends: dict[int, float] = {}
-        work = idle + meets[group]
         for key, n in counts.items():
             if key not in functions[c]:
                 continue
             function = functions[c][key]
             for kind, ps in function.kernels.items():
                 kernels["update" if key[0] == "U" else kind] += n * ps
-            for segment in costs[c].get(key, ()):
-                work += n * segment.duration
-                idle += n * (segment.duration - segment.compute - sum(segment.exposed.values()))
-                for axes, ps in segment.exposed.items():
-                    exposed[axes] = exposed.get(axes, 0) + n * ps
             for axes, (stream, *rest) in function.links.items():
                 _add(links, axes, stream, *(n * x for x in rest))
             for post, times in function.posts:
@@ -93,17 +122,21 @@ def spent(
                     ps, level = pricer.post(post.bytes, group, to), pricer.machine.between(group, to)
                     sends[to] = sends.get(to, 0.0) + n * times * post.bytes
                     _add(links, STAGES, COMM + level, n * times, n * times * post.bytes, n * times * ps)
-        if meets[group]:
-            _add(links, STAGES, COMM + max(0, len(names) - 1), 0, 0.0, meets[group])
+            for meet, times in function.meets:
+                to, sent = meet.next(group), n * times * meet.sent
+                sends[to] = sends.get(to, 0.0) + sent
+                _add(links, STAGES, COMM + max(0, len(names) - 1), n * times, sent, 0)
+        if total.meets:
+            links[STAGES][3] += total.meets
         found.append(
             Spent(
                 kernels["product"] / PICOSECONDS,
                 kernels["vector"] / PICOSECONDS,
                 kernels["update"] / PICOSECONDS,
-                {a: ps / PICOSECONDS for a, ps in sorted(exposed.items(), key=lambda x: -x[1]) if ps},
-                idle / PICOSECONDS,
-                (step - work) / PICOSECONDS,
-                tuple(_link(axes, entry, exposed.get(axes, 0), names) for axes, entry in links.items()),
+                {a: ps / PICOSECONDS for a, ps in total.exposed.items()},
+                total.host / PICOSECONDS,
+                (step - total.work) / PICOSECONDS,
+                tuple(_link(axes, entry, total.exposed.get(axes, 0), names) for axes, entry in links.items()),
                 sends,
             )
         )

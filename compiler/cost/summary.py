@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from compiler.cost.durations import COMPUTE, COPY, Pricer, picoseconds
 from compiler.cost.plan import Key, Result
 from compiler.cost.segments import Segment
-from compiler.cost.spent import spent, with_slow_peers
+from compiler.cost.spent import STAGES, spent, sums, with_slow_peers
 from compiler.cost.timeline import PICOSECONDS, Cost, Event, Events, Player, Timeline
 from compiler.cost.varied import Varied
 from compiler.cost.work import Loop, Meet, Part, Post, Product, Vector, Wait
@@ -33,26 +33,10 @@ def summarise(
     features, program = simulation.features, simulation.program
     step = max(result.ends, default=0)
     slowest = result.ends.index(step) if result.ends else 0
-    meets = [0] * program.groups
-    for played in simulation.plan.steps:
-        if played.after >= 0:
-            meets[played.group] += result.over[played.after] - result.came[played.after]
-    busy, exposed, work = [], [], []
-    for g, counts in enumerate(simulation.counts):
-        compute = duration = 0
-        hidden: dict[str, int] = {"stages": meets[g]} if meets[g] else {}
-        for key, n in counts.items():
-            for segment in costs[simulation.program_class[g]].get(key, ()):
-                compute += n * segment.compute
-                duration += n * segment.duration
-                for axes, ps in segment.exposed.items():
-                    hidden[axes] = hidden.get(axes, 0) + n * ps
-        busy.append(compute)
-        exposed.append(hidden)
-        work.append(duration + meets[g] + (picoseconds(pricer.cal.fixed) if ("U", 0) in counts else 0))
+    added = sums(simulation, pricer, costs, result)
     total = step * len(result.ends)
     traffic, top, kinds = _top(simulation, pricer, slowest)
-    parts = spent(simulation, pricer, costs, result, meets)
+    parts = spent(simulation, pricer, added, step)
     waiting = parts[slowest].bubble if parts else 0.0
     once = pricer.cal.fixed * simulation.counts[slowest].get(("U", 0), 0) if parts else 0.0
     dispatch = parts[slowest].host - once if parts else 0.0
@@ -65,18 +49,18 @@ def summarise(
         "what a step costs once: data, logging, the optimizer's host work": pricer.cal.fixed,
         "the host, which dispatches kernels more slowly than the device runs them": dispatch,
     }
-    for axes, ps in exposed[slowest].items() if exposed else ():
+    for axes, ps in added[slowest].exposed.items() if added else ():
         candidates[f"communication over {axes} that nothing hides"] = ps / PICOSECONDS
-    worst = max(range(len(exposed)), key=lambda g: sum(exposed[g].values()), default=0)
+    exposed = max((s.exposed for s in added), key=lambda by_axes: sum(by_axes.values()), default={})
     update = max((sum(s.duration for s in found.get(("U", 0), ())) for found in costs), default=0)
-    bubble = max(0.0, 1 - sum(work) / total) if total else 0.0
+    bubble = max(0.0, 1 - sum(s.work for s in added) / total) if total else 0.0
     return Timeline(
         step / PICOSECONDS,
         Events(lambda: _events(simulation, pricer, result)),
         classes,
-        tuple(b / PICOSECONDS for b in busy),
+        tuple(s.compute / PICOSECONDS for s in added),
         bubble,
-        {a: ps / PICOSECONDS for a, ps in sorted(exposed[worst].items(), key=lambda x: -x[1])} if exposed else {},
+        {a: ps / PICOSECONDS for a, ps in exposed.items()},
         features.flops_model,
         features.flops_hardware,
         pricer.machine.peak(features.dtype),
@@ -164,10 +148,11 @@ def _top(
             if isinstance(work, Loop):
                 walk(work.body, n * work.count, update)
                 continue
-            if isinstance(work, (Wait, Meet)):
+            if isinstance(work, Wait):
                 continue
-            if isinstance(work, Post):
-                traffic["stages"] = traffic.get("stages", 0.0) + n * work.bytes
+            if isinstance(work, (Post, Meet)):
+                sent = work.bytes if isinstance(work, Post) else work.sent
+                traffic[STAGES] = traffic.get(STAGES, 0.0) + n * sent
                 continue
             priced = pricer.price(work, update)
             kind, taken = priced.kind, n * priced.ps / PICOSECONDS

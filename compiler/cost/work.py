@@ -86,11 +86,21 @@ class Post:
 
 @dataclass(frozen=True, slots=True)
 class Meet:
-    """All-reduce between the devices of the same coordinates of several groups."""
+    """All-reduce between the devices of the same coordinates of several groups, in a ring."""
 
     key: str
     groups: tuple[int, ...]
     bytes: int
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a device sends, to the next group."""
+        n = len(self.groups)
+        return 2 * (n - 1) / n * self.bytes
+
+    def next(self, group: int) -> int:
+        """The group to which the devices of `group` send."""
+        return self.groups[(self.groups.index(group) + 1) % len(self.groups)]
 
 
 @dataclass(frozen=True, slots=True)

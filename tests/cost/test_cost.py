@@ -17,6 +17,7 @@ from compiler.cost.simulate import Simulation, simulate
 from compiler.cost.timeline import PICOSECONDS
 from compiler.cost.variation import Ranks, Variation, colours
 from compiler.cost.work import Collective, Loop, Part, Product, Work
+from compiler.traffic import collectives
 from dsl.codes import CODES
 from dsl.diagnostics import ParcError
 from dsl.source import Source
@@ -372,3 +373,20 @@ def test_a_stack_chooses_efficiencies() -> None:
     assert cluster is not None and cluster.stack == "mine" and cluster.levels[0].topology == "full_mesh"
     assert of_cluster(cluster).host == 5e-5
     assert "  topology server full_mesh\n  stack mine\n" in parc.fmt(text)
+
+
+@pytest.mark.parametrize("options", ["pp=2 dp=2 microbatches=4 layers=4", "pp=4 tp=2 microbatches=8 layers=6", "tp=2"])
+def test_traffic_between_stages_is_what_the_program_sends(options: str) -> None:
+    """Activations and their gradients, and of the first and last stage the all-reduce of the tied table."""
+    s = simulation("gpt", options)
+    t = s.run()
+    sent = [0.0] * s.program.groups
+    for found in collectives(s.program):
+        if found.op in ("send", "stage_reduce"):
+            for group in found.groups:
+                sent[group] += found.bytes
+    assert any(found.op == "stage_reduce" for found in collectives(s.program)) == (s.program.groups > 1)
+    assert t.traffic.get("stages", 0.0) == sent[t.slowest]
+    for group, spent in enumerate(t.spent):
+        assert sum(link.bytes for link in spent.links if link.axes == "stages") == sent[group]
+        assert sum(spent.sends.values()) == sent[group]
