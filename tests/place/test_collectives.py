@@ -9,6 +9,7 @@ import pytest
 
 from compiler.driver import compile_job
 from compiler.evaluate import evaluate
+from compiler.ops.elementwise import Map
 from compiler.program import Body, LocalRepeat, Program
 from dsl.source import Source
 
@@ -63,6 +64,16 @@ def test_zero_1_is_one_reduce_scatter_and_one_all_gather_per_weight() -> None:
     weights = [s for s in program.classes[0].states if s.role == "weight"]
     found = outside(program, "U", "dp")
     assert found == {"reduce_scatter": len(weights), "all_gather": len(weights), "all_reduce": 1}  # the clip's norm
+
+
+def test_a_device_updates_its_shard_only() -> None:
+    """Decay of the weight, too, which is there as a whole."""
+    program = lowered(dp=2, zero=1)
+    (update,) = (f.body for f in program.classes[0].functions if f.name == "U")
+    whole = [
+        v.name for i in update.instrs if isinstance(i.op, Map) for v in i.outputs if v.type.dims and not v.layout.axes
+    ]
+    assert whole == []
 
 
 def test_gradient_accumulation_communicates_once() -> None:

@@ -15,6 +15,7 @@ from compiler.passes.place.region import Choice, GradMark, Move, Region, Shared
 from compiler.passes.place.repeat import export, mark_gradients, place_repeat
 from compiler.passes.place.rules import Rules
 from compiler.passes.prune import prune
+from compiler.relayout import relayout_bytes
 from dsl.diagnostics import Diagnostics
 
 
@@ -107,6 +108,8 @@ def place(training: Training) -> Placed:
         update.preferred[v.name] = optimizer[w.name]
     for v in training.update.inputs[len(training.gradients) :]:
         update.define(v, storage[v.name] if v.name in storage else states[v.name])
+        if v.name in storage and _refines(v, storage[v.name], optimizer[v.name], rules.sizes):
+            update.preferred[v.name] = optimizer[v.name]  # weight decay of its own shard, not of the whole weight
     _nodes(update, training.update)
     wanted = [storage[w.name] for w in training.model.weights] + [states[s.name] for s in training.states]
     results = []
@@ -135,6 +138,14 @@ def _enter(region: Region, value: Value, layout: Layout) -> Value:
     region.define(alias, layout)
     region.versions[value.name] = region.versions.pop(alias.name)
     return alias
+
+
+def _refines(value: Value, layout: Layout, finer: Layout, sizes: dict[str, int]) -> bool:
+    """Whether every device has its piece of the finer layout."""
+    try:
+        return layout != finer and not relayout_bytes(value.type, layout, finer, sizes)
+    except ValueError:
+        return False
 
 
 def _nodes(region: Region, graph: Graph) -> None:
