@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from compiler.cost.allocation import Allocation, Pool, allocation
+from compiler.cost.fullest import traced
 from compiler.cost.memory import memory_use
-from compiler.cost.traced import TracedMemory
 from compiler.ops.effects import Accumulate
 from compiler.program import Program
 from runtime.data.synthetic import synthetic
@@ -153,8 +153,7 @@ class _Player:
 
 
 def plan(program: Program, group: int) -> dict[str, Allocation]:
-    (cls,) = (c for c in program.classes if group in c.groups)
-    return allocation(TracedMemory(program, cls), group)
+    return allocation(traced(program, group), group)
 
 
 def placed(program: Program) -> dict[int, dict[str, Allocation]]:

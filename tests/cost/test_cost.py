@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from functools import cache
 from pathlib import Path
 
@@ -248,42 +247,10 @@ def test_events_lie_in_the_step_and_activations_do_not_overlap() -> None:
         assert sum(e.kind == "F" for e in kernels) == 4
 
 
-# --- speed -----------------------------------------------------------------------------------------------
-
-
-def fastest(s: Simulation, tries: int = 5) -> float:
-    """CPU seconds."""
-    taken = []
-    for _ in range(tries):
-        start = time.process_time()
-        s.run()
-        taken.append(time.process_time() - start)
-    return min(taken)
-
-
-def test_a_simulation_of_2048_devices_is_fast() -> None:
+def test_one_slow_device_of_2048_makes_four_classes_per_stage() -> None:
     s = simulation("pangu_200b")
-    start = time.process_time()
-    assert s.features.samples == 512
-    assert time.process_time() - start < 0.5
-    assert fastest(s) < 0.1
-
-
-def test_slow_devices_among_2048_are_fast() -> None:
-    s = simulation("pangu_200b")
-    s.run()
-    start = time.process_time()
-    found = s.run(None, Variation({3: 1.5}, {"pod": 2.0}))
-    assert time.process_time() - start < 1.0  # 0.2 s on an idle machine; playing all devices' loops took 9 s
-    assert len(found.classes) == 64
-
-
-def test_devices_cost_nothing() -> None:
-    """From 8 to 8,192 devices the time stays what it is, but for the messages that there are then."""
-    few = simulation("pangu_200b", "pp=1 tp=8 dp=1 microbatches=32 batch=32")
-    many = simulation("pangu_200b", "pp=1 tp=8 dp=1024 microbatches=32 batch=32768")
-    assert (few.program.devices, many.program.devices) == (8, 8192)
-    assert fastest(many) < 1.5 * fastest(few)
+    assert s.features.samples == 512 and len(s.run().classes) == 16
+    assert len(s.run(None, Variation({3: 1.5}, {"pod": 2.0})).classes) == 64
 
 
 # --- the command -----------------------------------------------------------------------------------------

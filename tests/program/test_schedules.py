@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import product
 
 import pytest
@@ -208,8 +207,6 @@ def test_unify_refuses_what_is_not_affine() -> None:
     assert unify((0, 1), (a, (Update(),))) is None
 
 
-def test_cost_does_not_grow_with_micro_batches() -> None:
-    start = time.process_time()
+def test_the_text_does_not_grow_with_micro_batches() -> None:
     for name in ("gpipe", "one_f_one_b", "zero_bubble", "interleaved"):
         assert sum(len(s) for _, s in families(rolled(name, 16, 2 if name == "interleaved" else 1, 16 * 10**5))) < 10
-    assert time.process_time() - start < 0.1

@@ -206,20 +206,3 @@ def test_hostile_texts_end_soon() -> None:
     survives("x" * (MAX_CHARACTERS + 1))
     survives('"' + "\\" * 100_000)
     assert time.process_time() - start < 5
-
-
-def test_printing_is_fast() -> None:
-    """A program of the size of a large model (some thousand lines) takes milliseconds."""
-    program = parse_program(PIPELINE)
-    functions = tuple(
-        Function(f.name, c, f.body) for c in range(25) for f in program.classes[0].functions
-    )  # some 900 instructions
-    big = Program("big", program.axes, (), (DeviceClass((0,), (), (), functions, ()),), 0, 2)
-    best = min(_clock(big) for _ in range(5))
-    assert best < 0.1
-
-
-def _clock(program: Program) -> float:
-    start = time.process_time()
-    show(program)
-    return time.process_time() - start

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,9 +112,7 @@ def test_loops(n: int) -> None:
 
 def test_the_replay_does_not_unroll_loops() -> None:
     p = program("", X + LOOP.format(n=10**7), schedule="F[0]")
-    started = time.perf_counter()
     assert memory_use(p)[0]["hbm"].bytes == INPUT + 10**7 * 20 + 2 * 16
-    assert time.perf_counter() - started < 1
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10])
