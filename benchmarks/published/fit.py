@@ -4,7 +4,7 @@ A handful of physical numbers per device and software stack (`groups.py`), never
 drawn to a plausible value (a prior), so that numbers which the rows do not decide stay where physics has them. The loss
 is robust: rows that no value fits (an allocator that thrashes, a source that is wrong) do not pull the others along.
 Deterministic. Prints the `efficiency` lines of dsl/std/devices.par, and with `--write` puts them there;
-`--validate` prints the tables of docs/validation.md instead (see `validate.py`).
+`--validate` prints the table of docs/validation.md as well (see `validate.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from math import exp, log
 
 import numpy as np
@@ -52,7 +54,7 @@ PRIORS = {
     "fusion": Prior(0.9, 0.1, 0.5, 1.0),
     "inner": Prior(0.75, 0.2, 0.3, 1.0),  # nccl-tests on 8 A100: 230 of 300 GB/s (microbench)
     "outer": Prior(0.75, 0.3, 0.2, 1.0),
-    "inner_half": Prior(4e6, 0.7, 2e5, 5e7),
+    "inner_half": Prior(14e6, 0.7, 2e5, 5e7),
     "outer_half": Prior(2e6, 0.7, 2e5, 5e7),
     "alpha": Prior(2.0, 0.7, 0.5, 20.0),
     "slowdown": Prior(0.1, 0.7, 0.01, 0.4),
@@ -65,6 +67,13 @@ PRIORS = {
 
 ERROR = 0.04
 """Errors of a good model (of the logarithm): what a prior is weighed against."""
+
+BIAS = 0.12
+"""How much software differs on the same device (of the logarithm): where a group has rows of many families, each is a
+factor faster or slower as a whole. What the group gives is for a family of which nothing is known."""
+
+MOST = 24
+"""Rows of a family in a group of several: more say no more of what they have in common."""
 
 ROUGH = 2.0
 """Beyond so many of them a row counts in proportion to its error, not to the square."""
@@ -81,19 +90,28 @@ class Sample:
     seconds: float
 
 
-def samples(rows: Sequence[Row], wanted: Callable[[Row], bool] = lambda row: True) -> list[Sample]:
+def samples(rows: Sequence[Row], wanted: Callable[[Row], bool] = lambda row: True, jobs: int = 1) -> list[Sample]:
     """The rows that have a job; each is compiled once."""
-    found = []
-    for row in rows:
-        try:
-            if row.seconds is None or not wanted(row):
-                continue
-            simulation = Simulation.of(parc.compile(Source(f"{row}.par", job(row))))
-        except (Unsupported, parc.ParcError):
-            continue
-        found.append(Sample(row, simulation, simulation.cluster.device.name, software(row)[0], row.seconds))
-    return found
+    rows = [row for row in rows if wanted(row)]
+    if jobs == 1:
+        return [s for s in map(_sample, rows) if s]
+    with ProcessPoolExecutor(jobs) as pool:
+        return [s for s in pool.map(_sample, rows, chunksize=4) if s]
 
+
+def _sample(row: Row) -> Sample | None:
+    try:
+        if row.seconds is None:
+            return None
+        simulation = Simulation.of(parc.compile(Source(f"{row}.par", job(row))))
+    except (Unsupported, parc.ParcError):
+        return None
+    simulation.seconds()  # features are kept
+    return Sample(row, simulation, simulation.cluster.device.name, software(row)[0], row.seconds)
+
+
+Pairs = dict[str, list[tuple[float, float]]]
+"""(predicted, measured) by family."""
 
 Values = dict[str, dict[str, float]]
 """Stack -> its parameters."""
@@ -107,10 +125,14 @@ class Problem:
         self.names = [("", name) for name in group.free]
         self.names += [(stack, name) for stack, names in group.own.items() for name in names]
         priors = [self.prior(stack, name) for stack, name in self.names]
-        self.centre = np.array([log(p.centre) for p in priors])
-        self.spread = np.array([p.spread for p in priors])
-        self.low = np.array([log(p.low) for p in priors])
-        self.high = np.array([log(p.high) for p in priors])
+        families = sorted({s.row.family for s in self.rows}) if group.families else []
+        self.of = np.array([[float(s.row.family == f) for f in families] for s in self.rows])
+        self.of = self.of.reshape(len(self.rows), len(families))
+        none = np.zeros(len(families))  # a factor of each family: near 1
+        self.centre = np.array([*(log(p.centre) for p in priors), *none])
+        self.spread = np.array([*(p.spread for p in priors), *none + BIAS])
+        self.low = np.array([*(log(p.low) for p in priors), *none - 1.0])
+        self.high = np.array([*(log(p.high) for p in priors), *none + 1.0])
 
     def prior(self, stack: str, name: str) -> Prior:
         """The group's own opinion, else the general one."""
@@ -128,21 +150,15 @@ class Problem:
         return found
 
     def errors(self, x: Vector) -> Vector:
+        """log(predicted / measured) of each row, but for the factor of its family."""
+        return self.plain(x) + self.of @ x[len(self.names) :]
+
+    def plain(self, x: Vector) -> Vector:
         """log(predicted / measured) of each row."""
         values = self.values(x)
         cal = {stack: calibration(self.group, values[stack]) for stack in values}
         of = [cal[self.group.stack_of(s.stack)] for s in self.rows]
         return np.array([log(s.simulation.seconds(c) / s.seconds) for s, c in zip(self.rows, of)])
-
-    def weights(self) -> Vector:
-        """Families count alike where a group says so, however many rows each has."""
-        counts: dict[str, int] = {}
-        for s in self.rows:
-            counts[s.row.family] = counts.get(s.row.family, 0) + 1
-        if not self.group.families_alike:
-            return np.ones(len(self.rows))
-        mean = len(self.rows) / len(counts)
-        return np.array([mean / counts[s.row.family] for s in self.rows])
 
 
 def calibration(group: Group, values: Mapping[str, float]) -> Calibration:
@@ -155,18 +171,18 @@ def loss(problem: Problem, x: Vector, errors: Vector) -> float:
     z = np.abs(errors) / ERROR
     robust = np.where(z <= ROUGH, z * z, 2 * ROUGH * z - ROUGH * ROUGH)
     prior = ((x - problem.centre) / problem.spread) ** 2
-    return float(np.sum(problem.weights() * robust) + np.sum(prior))
+    return float(np.sum(robust) + np.sum(prior))
 
 
 def jacobian(problem: Problem, x: Vector, errors: Vector) -> Vector:
     """d errors / d x, by differences that stay within bounds."""
     step = np.where(problem.spread > 0.3, 0.1, 0.02)
     columns = []
-    for i in range(len(x)):
+    for i in range(len(problem.names)):
         moved = x.copy()
         moved[i] += step[i] if x[i] + step[i] <= problem.high[i] else -step[i]
         columns.append((problem.errors(moved) - errors) / (moved[i] - x[i]))
-    return np.stack(columns, axis=1) if columns else np.zeros((len(errors), 0))
+    return np.stack([*columns, *problem.of.T], axis=1) if len(x) else np.zeros((len(errors), 0))
 
 
 def newton(problem: Problem, x: Vector, errors: Vector, slopes: Vector, counted: Vector) -> tuple[Vector, Vector]:
@@ -181,7 +197,7 @@ def begin(problem: Problem) -> Vector:
     """From the priors' centres one pass over the numbers, each moved where that helps: there are several valleys."""
     x = np.clip(problem.centre, problem.low, problem.high)
     best = loss(problem, x, problem.errors(x))
-    for i in range(len(x)):
+    for i in range(len(problem.names)):
         for by in (1.5, -1.5, 3.0):
             moved = x.copy()
             moved[i] = np.clip(x[i] + by * problem.spread[i], problem.low[i], problem.high[i])
@@ -192,13 +208,13 @@ def begin(problem: Problem) -> Vector:
     return x
 
 
-def fit(problem: Problem, rounds: int = 12) -> Vector:
-    """Gauss–Newton with damping on the priors' scale, reweighted for the robust loss."""
-    x = begin(problem)
+def fit(problem: Problem, rounds: int = 12, near: Vector | None = None) -> Vector:
+    """Gauss–Newton with damping on the priors' scale, reweighted for the robust loss. near: where to begin."""
+    x = begin(problem) if near is None else near
     errors = problem.errors(x)
     best, damping = loss(problem, x, errors), 0.1
     for _ in range(rounds):
-        normal, slope = newton(problem, x, errors, jacobian(problem, x, errors), problem.weights())
+        normal, slope = newton(problem, x, errors, jacobian(problem, x, errors), np.ones(len(errors)))
         for _ in range(5):
             move = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), -slope)
             new = np.clip(x + move, problem.low, problem.high)
@@ -217,16 +233,36 @@ def fit(problem: Problem, rounds: int = 12) -> Vector:
 
 
 def chosen(group: Group, all_rows: Sequence[Sample]) -> list[Sample]:
-    """The samples that a group is fitted on."""
-    return [s for s in all_rows if group.takes(s.device, s.stack, s.row.family)]
+    """The samples that a group is fitted on: of a family in a group of several at most MOST, from the shortest to the
+    longest step."""
+    taken = [s for s in all_rows if group.takes(s.device, s.stack, s.row.family)]
+    if not group.families:
+        return taken
+    found = []
+    for family in dict.fromkeys(s.row.family for s in taken):
+        of = sorted((s for s in taken if s.row.family == family), key=lambda s: s.seconds)
+        found += [of[i * len(of) // MOST] for i in range(MOST)] if len(of) > MOST else of
+    return found
+
+
+def fitted(group: Group, rows: Sequence[Sample], columns: bool) -> tuple[list[str], str, list[Pairs]]:
+    """The group's lines, what to say of it, and its part of the table of docs/validation.md, where that is wanted."""
+    from benchmarks.published.validate import of_group
+
+    problem = Problem(group, rows)
+    x = fit(problem)
+    errors = np.abs(np.expm1(problem.plain(x)))
+    note = f"# {group.name}: {len(rows)} rows, {len(problem.names)} numbers, mean |error| {errors.mean():.1%}"
+    return efficiencies(group, problem.values(x)), note, of_group(problem, x) if columns else []
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("groups", nargs="*", help="names of groups; all if there are none")
     parser.add_argument("--write", action="store_true", help="put the lines into dsl/std/devices.par")
-    parser.add_argument("--validate", action="store_true", help="the tables of docs/validation.md instead")
-    parser.add_argument("--every", type=int, default=6, metavar="N", help="of the rows of one node each Nth")
+    parser.add_argument("--validate", action="store_true", help="the tables of docs/validation.md as well")
+    parser.add_argument("--every", type=int, default=18, metavar="N", help="of the rows of one node each Nth")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     options = parser.parse_args(arguments)
     unknown = set(options.groups) - {g.name for g in GROUPS}
     if unknown:
@@ -235,26 +271,32 @@ def main(arguments: Sequence[str]) -> int:
     groups = [g for g in GROUPS if not options.groups or g.name in options.groups]
     begun = time.perf_counter()
     rows = [*load(), *load(SINGLE_NODE)[:: options.every]]
-    known = samples(rows, lambda row: any(g.takes(device(row)[0], software(row)[0], row.family) for g in groups))
+    wanted = partial(_wanted, groups)
+    known = samples(rows, wanted, options.jobs)
     print(f"# {len(known)} of {len(rows)} rows have a job, {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+    mine = [(g, found) for g in groups if (found := chosen(g, known))]
+    parts = []
+    with ProcessPoolExecutor(options.jobs) as pool:
+        tasks = [pool.submit(fitted, g, found, options.validate) for g, found in mine]
+        for (group, _), task in zip(mine, tasks):
+            lines, note, columns = task.result()
+            parts.append(columns)
+            print(f"{note}, {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
+            print("\n".join(lines), flush=True)
+            if options.write:
+                write(group, lines)
     if options.validate:
-        from benchmarks.published.validate import tables
+        from benchmarks.published.validate import table
 
-        print(tables(known, groups))
-        return 0
-    for group in groups:
-        mine = chosen(group, known)
-        if not mine:
-            continue
-        problem = Problem(group, mine)
-        x = fit(problem)
-        errors = np.abs(np.expm1(problem.errors(x)))
-        print(f"# {group.name}: {len(mine)} rows, {len(x)} numbers, mean |error| {errors.mean():.1%}", file=sys.stderr)
-        lines = efficiencies(group, problem.values(x))
-        print("\n".join(lines))
-        if options.write:
-            write(group, lines)
+        print(table(parts))
     return 0
+
+
+def _wanted(groups: Sequence[Group], row: Row) -> bool:
+    try:
+        return any(g.takes(device(row)[0], software(row)[0], row.family) for g in groups)
+    except Unsupported:
+        return False
 
 
 if __name__ == "__main__":

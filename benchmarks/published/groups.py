@@ -24,7 +24,6 @@ class Group:
     only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     priors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     families: tuple[str, ...] = ()
-    families_alike: bool = False
     launch: float = 4e-6
 
     def takes(self, device: str, stack: str, family: str) -> bool:
@@ -110,23 +109,24 @@ GROUPS = (
         },
         priors={"core": (0.35, 0.35)},
     ),
-    # --- Megatron-Core with Transformer Engine: only rows in 8 and 4 bits ---
+    # --- Megatron-Core with Transformer Engine: only rows in 8 and 4 bits; tensor-parallel messages beside products ---
     Group(
         "megatron_core_h100",
         ("h100",),
-        ("megatron_core_float8",),
-        ("product", "core", "vector", "inner", "outer", "narrow"),
+        ("megatron_core", "megatron_core_float8"),
+        ("product", "core", "vector", "inner", "outer", "overlap", "narrow"),
         fixed=FUSED,
-        priors={"core": (0.35, 0.35)},
+        only={"narrow": ("megatron_core_float8",)},
+        priors={"product": (0.7, 0.07), "overlap": (0.5, 0.3)},
     ),
     Group(
         "megatron_core_gb200",
         ("gb200",),
-        ("megatron_core_float8", "megatron_core_float4"),
-        ("product", "core", "vector", "inner", "outer"),
+        ("megatron_core", "megatron_core_float8", "megatron_core_float4"),
+        ("product", "core", "vector", "inner", "outer", "overlap"),
         own={"megatron_core_float8": ("narrow",), "megatron_core_float4": ("narrow",)},
         fixed=FUSED,
-        priors={"core": (0.3, 0.35), "product": (0.65, 0.15)},
+        priors={"core": (0.4, 0.35), "product": (0.7, 0.07), "overlap": (0.5, 0.3)},
     ),
     # --- XLA ---
     Group("pax_a100", ("a100_80",), ("pax",), ("product", "core", "vector", "inner", "outer", "fixed"), fixed=FUSED),
@@ -183,7 +183,6 @@ GROUPS = (
         (*GENERAL, "fusion"),
         fixed=FUSED,
         families=("llmfoundry", "torchtitan", "pax"),
-        families_alike=True,
     ),
     Group(
         "a100_unfused",
@@ -191,7 +190,6 @@ GROUPS = (
         ("unfused",),
         UNFUSED,
         families=("megatron_sc21", "korthikanti", "megatron_readme", "megatron2020", "vtrain_multi", "bloom"),
-        families_alike=True,
     ),
     Group("v100", ("v100",), ("general",), ("product", "ramp", "inner", "host"), families=("megatron2020",)),
     Group(
@@ -201,7 +199,7 @@ GROUPS = (
         ("product", "ramp", "vector", "core", "inner", "outer", "fusion"),
         own={"float8": ("narrow",)},
         fixed=FUSED,
-        priors={"core": (0.35, 0.35), "product": (0.68, 0.05), "inner": (0.8, 0.1), "narrow": (1.8, 0.1)},
+        priors={"core": (0.35, 0.35), "inner": (0.8, 0.1), "outer": (0.8, 0.2), "narrow": (1.8, 0.1)},
         families=("llmfoundry", "torchtitan", "pax", "megatron_bridge", "mcore"),
     ),
     Group(
@@ -211,7 +209,7 @@ GROUPS = (
         ("product", "core", "vector", "inner", "outer"),
         own={"float8": ("narrow",), "float4": ("narrow",)},
         fixed=FUSED,
-        priors={"core": (0.3, 0.35), "product": (0.65, 0.15)},
+        priors={"core": (0.35, 0.35), "product": (0.7, 0.07)},
         families=("megatron_bridge",),
     ),
     *(
@@ -233,7 +231,6 @@ GROUPS = (
         ("product", "ramp", "vector", "core", "fusion", "inner"),
         fixed=FUSED,
         families=("ascend",),
-        families_alike=True,
         launch=5e-6,
     ),
 )

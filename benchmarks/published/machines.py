@@ -61,6 +61,10 @@ LINKS |= {"NVLink3": 300.0, "NVLink4": 450.0, "NVLink5": 900.0, "PCIe3": 16.0, "
 else by the data sheet of the accelerator."""
 
 
+NARROW = 1.8
+"""How many times faster products in fewer than 16 bits are, where nothing is known of the software."""
+
+
 def by_prefix(table: Mapping[str, T], name: str) -> T | None:
     """The value of the longest key that `name` starts with."""
     found = [key for key in table if name.startswith(key)]
@@ -117,9 +121,9 @@ def software(row: Row) -> list[str]:
     if "pure" in said:
         variants.append("pure")
     names = ["_".join([of, *variants]), *(f"{of}_{v}" for v in variants)] if of else []
-    names += [v for v in variants if v.startswith("float")]
-    if narrow(row) > 1:
-        names += [f"{of}_float8", "float8"] if of else ["float8"]
+    if narrow(row) > 1:  # where nothing is known of the software in these types, `device` adds the factor in general
+        names += [f"{of}_float8", of] if of else []
+        names += [*(v for v in variants if v.startswith("float")), "float8"]
     return [*names, of] if of else [*names, "" if fused(row) else "unfused"]
 
 
@@ -144,9 +148,10 @@ def device(row: Row) -> tuple[str, str]:
     row's software and a twin of it does. Raises `Unsupported` where too little is known."""
     of = sheet(row)
     known, at = home(row, of.like)
-    if of.known and at == of.like:
-        return of.like, ""
     more = max(1.0, ratio(row) / narrow(row))
+    wide = narrow(row) > 1 and not any(words == ("efficiency", known, "narrow") for words, _ in library()[at])
+    if of.known and at == of.like and not wide:
+        return of.like, ""
     lines = [f"compute {kind} {of.peak:g} TFLOP/s" for kind in ("f16", "bf16")]
     lines += [f"compute {kind} {of.single or of.peak / 16:g} TFLOP/s" for kind in ("f32", "f64")]
     lines.append(f"memory {of.memory:g} GB, {of.bandwidth:g} GB/s")
@@ -157,6 +162,9 @@ def device(row: Row) -> tuple[str, str]:
         if words[0] in ("efficiency", "footprint") and len(words) == 3 and words[1] == known:
             number = float(text.split()[-1]) if words[2] == "narrow" else 0.0
             lines.append(f"efficiency {known} narrow {number * more:g}" if number and more > 1.2 else text)
+    if wide:
+        word = f"efficiency {known} narrow" if known else "efficiency narrow"
+        lines.append(f"{word} {NARROW * more:g}")
     return "measured", "\n".join(["device measured {", *(f"  {line}" for line in lines), "}", "", ""])
 
 

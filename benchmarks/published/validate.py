@@ -1,41 +1,38 @@
 """How well the cost model predicts what it was not fitted on: `python -m benchmarks.published.fit --validate`.
 
 Four errors for each family: of the rows that were fitted; of rows left out of the fit (each fifth in turn); of the
-family as of unknown software, with the general numbers of its device, fitted on all other families; and with nothing
-fitted at all (the defaults of `calibration.py`). What is fitted anew without some rows is one Gauss-Newton step away
-from the fit with them: no row is priced again.
+family as of unknown software, with the general numbers of its device, fitted anew on all other families; and with
+nothing fitted at all (the defaults of `calibration.py`, `NARROW` where products are narrow). A fit without a fifth of
+the rows is one Gauss-Newton step away from the fit with them: no row is priced again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.published.fit import Problem, Sample, Vector, fit, jacobian, newton
-from benchmarks.published.groups import Group
-from benchmarks.published.machines import fused
+from benchmarks.published.accelerators import narrow
+from benchmarks.published.fit import Pairs, Problem, Sample, Vector, fit, jacobian, newton
+from benchmarks.published.machines import NARROW, fused
 from benchmarks.published.score import Score, score
 from compiler.cost.calibration import DEFAULT
 
 FOLDS = 5
 
-Pairs = list[tuple[float, float]]
-
 
 class Fitted:
     """A group's rows at its fitted numbers, with slopes."""
 
-    def __init__(self, group: Group, rows: Sequence[Sample], x: Vector | None = None) -> None:
-        self.problem = Problem(group, rows)
-        self.x = fit(self.problem) if x is None else x
-        self.errors = self.problem.errors(self.x)
-        self.slopes = jacobian(self.problem, self.x, self.errors)
+    def __init__(self, problem: Problem, x: Vector) -> None:
+        self.problem, self.x = problem, x
+        self.errors = problem.errors(x)
+        self.slopes = jacobian(problem, x, self.errors)
 
     def without(self, left: Vector) -> Vector:
         """Errors of all rows after a fit without some (`left`: true for those)."""
         problem = self.problem
-        counted = problem.weights() * ~left
+        counted = 1.0 * ~left
         normal, slope = newton(problem, self.x, self.errors, self.slopes, counted)
         moved = np.clip(self.x - np.linalg.solve(normal, slope), problem.low, problem.high)
         return self.errors + self.slopes @ (moved - self.x)
@@ -53,51 +50,63 @@ class Fitted:
 
     def foreign(self) -> Vector:
         """Each row's error by a fit on the families of the others."""
-        families = np.array([s.row.family for s in self.problem.rows])
+        problem = self.problem
+        families = np.array([s.row.family for s in problem.rows])
         found = np.zeros(len(families))
-        for family in set(families):
-            left = families == family
-            found[left] = self.without(left)[left]
+        for family in sorted(set(families)):
+            others = Problem(problem.group, [s for s in problem.rows if s.row.family != family])
+            names = sorted(set(families))
+            factors = self.x[len(problem.names) :][[name != family for name in names]]
+            x = fit(others, near=np.concatenate([self.x[: len(problem.names)], factors]))
+            mine = Problem(problem.group, [s for s in problem.rows if s.row.family == family])
+            found[families == family] = mine.plain(x)
         return found
 
 
 def defaults(sample: Sample) -> float:
-    """A row's error with nothing fitted: only whether attention is fused is known."""
-    cal = DEFAULT.changed(fused_attention=float(fused(sample.row)))
+    """A row's error with nothing fitted: what is known is whether attention is fused, and products are narrow."""
+    times = NARROW if narrow(sample.row) > 1 else 1.0
+    cal = DEFAULT.changed(fused_attention=float(fused(sample.row)), narrow=times)
     return float(np.log(sample.simulation.seconds(cal) / sample.seconds))
 
 
-def tables(known: Sequence[Sample], groups: Sequence[Group], fitted: Mapping[str, Vector] | None = None) -> str:
-    """Of all families, in Markdown. `fitted`: the numbers of groups that are known."""
-    columns: list[dict[str, Pairs]] = [{}, {}, {}, {}]
-    for group in groups:
-        rows = [s for s in known if group.takes(s.device, s.stack, s.row.family)]
-        if not rows:
-            continue
-        of = Fitted(group, rows, (fitted or {}).get(group.name))
-        if group.families:
-            if len({s.row.family for s in rows}) > 1:
-                _add(columns[2], rows, of.foreign())
-            continue
-        _add(columns[0], rows, of.errors)
-        _add(columns[1], rows, of.folded())
-        _add(columns[3], rows, np.array([defaults(s) for s in rows]))
+def of_group(problem: Problem, x: Vector) -> list[Pairs]:
+    """A group's part of the four columns of the table."""
+    rows = problem.rows
+    of = Fitted(problem, x)
+    if problem.group.families:
+        several = len({s.row.family for s in rows}) > 1
+        return [{}, {}, _pairs(rows, of.foreign()) if several else {}, {}]
+    nothing = np.array([defaults(s) for s in rows])
+    return [_pairs(rows, of.errors), _pairs(rows, of.folded()), {}, _pairs(rows, nothing)]
+
+
+def table(parts: Sequence[Sequence[Pairs]]) -> str:
+    """Of all families, in Markdown, from the parts of all groups."""
+    columns: list[Pairs] = [{}, {}, {}, {}]
+    for part in parts:
+        for column, found in zip(columns, part):
+            for family, pairs in found.items():
+                column.setdefault(family, []).extend(pairs)
     head = ["family", "rows", "mean", "median", "largest", "bias", "rank"]
-    head += ["left out: mean", "rank", "unknown software: mean", "rank", "defaults: mean", "rank"]
+    head += ["left out: mean", "rank", "unknown software: mean", "bias", "rank", "defaults: mean", "rank"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for family, found in columns[0].items():
-        a = score(found)
+    for family, pairs in columns[0].items():
+        a = score(pairs)
         cells = [family, str(a.n), f"{a.mean:.1%}", f"{a.median:.1%}", f"{a.largest:.0%}", f"{a.bias:+.1%}", _rank(a)]
-        for column in columns[1:]:
+        for i, column in enumerate(columns[1:]):
             b = score(column[family]) if family in column else None
-            cells += [f"{b.mean:.1%}", _rank(b)] if b else ["–", "–"]
+            bias = ([f"{b.bias:+.0%}"] if b else ["–"]) if i == 1 else []
+            cells += [f"{b.mean:.1%}", *bias, _rank(b)] if b else ["–", *bias, "–"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _add(into: dict[str, Pairs], rows: Sequence[Sample], errors: Vector) -> None:
+def _pairs(rows: Sequence[Sample], errors: Vector) -> Pairs:
+    found: Pairs = {}
     for sample, error in zip(rows, errors):
-        into.setdefault(sample.row.family, []).append((sample.seconds * float(np.exp(error)), sample.seconds))
+        found.setdefault(sample.row.family, []).append((sample.seconds * float(np.exp(error)), sample.seconds))
+    return found
 
 
 def _rank(s: Score) -> str:

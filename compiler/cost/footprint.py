@@ -9,7 +9,8 @@
   unless they are sharded as they come. Split optimizer states include the master copy, and, in some systems, gradients
   in f32 (`partition`).
 - A cross entropy needs `loss` bytes per logit at its peak. Megatron: the logits, a copy in f32, and their exponentials
-  (vocab_parallel_cross_entropy). PyTorch: logits, log_softmax, and the gradients of that and of its input.
+  (vocab_parallel_cross_entropy). PyTorch: logits, log_softmax, and the gradients of that and of its input; compiled
+  (TorchTitan since 2025): logits in 16 bits, their gradient in f32.
 - The optimizer is fused: it needs no room of its own.
 - An allocator reserves more than it gives out (`reserve`), and the driver, libraries and message buffers more than that
   (`context`).
