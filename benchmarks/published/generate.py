@@ -9,7 +9,7 @@ import re
 import sys
 from fractions import Fraction
 
-from benchmarks.published import machines, words
+from benchmarks.published import machines, mixture, words
 from benchmarks.published.facts import SINGLE_NODE, Row, Unsupported, load
 from benchmarks.published.machines import fused
 
@@ -31,7 +31,7 @@ CORE = ("q", "key", "value", "mixed", "out")
 
 def dialect(row: Row) -> str:
     """`gpt` (learned positions, biases, tied head) or `llama` (rotary, gated, no biases, a head of its own)."""
-    return "llama" if row.gated else "gpt"
+    return "llama" if row.gated or mixture.mixed(row) else "gpt"
 
 
 def stage(row: Row) -> int:
@@ -41,7 +41,16 @@ def stage(row: Row) -> int:
 
 
 def degrees(row: Row) -> dict[str, int]:
-    """The mesh, major to minor; `rep` are replicas of a group that shards its weights."""
+    """The mesh, major to minor; `rep` are replicas of a group that shards its weights, or its experts."""
+    mesh, inner = _degrees(row), mixture.inner(row) if mixture.mixed(row) else 1
+    if inner in (1, mesh["dp"]):
+        return mesh
+    if mesh["rep"] > 1 or mesh["dp"] % inner:
+        raise Unsupported(f"experts of {inner} among {mesh['dp']} data-parallel devices")
+    return mesh | {"rep": mesh["dp"] // inner, "dp": inner}
+
+
+def _degrees(row: Row) -> dict[str, int]:
     dp, tp, pp, cp = (row.whole(axis) for axis in ("dp", "tp", "pp", "cp"))
     shards = row.whole("fsdp_shards") if stage(row) == 3 else 1
     devices = row.whole("n_dev")
@@ -85,6 +94,8 @@ def _attention(row: Row) -> str:
     wide = f", size = {size}" if size and size * heads != row.whole("hidden") else ""
     seen = ", causal = false" if row["arch"] == "encoder" else ""
     window = machines.by_prefix(WINDOWS, row["model"])
+    if widths := mixture.latent(row):
+        return f"latent_attention({{}}, {heads}, {', '.join(map(str, widths))})"
     if window and window < row.whole("seq_len"):
         seen += f", window = {window}"
         grouped = True
@@ -120,7 +131,11 @@ def _model(row: Row) -> str:
             "  x[b,s,d] = take(wte, tokens, over v) + wpe",
         ]
         head = f"{norm}(x) @ wte"
-    layer = [f"x = x + {attend}", f"x = x + {mlp}({norm}(x), {row.whole('ffn')})"]
+    dense = [f"x = x + {attend}", f"x = x + {mlp}({norm}(x), {row.whole('ffn')})"]
+    layer = [dense[0], *mixture.layer(row, norm)] if mixture.mixed(row) else dense
+    if first := _dense_layers(row):
+        lines += [f"  repeat {first} as first {{", *(f"    {line}" for line in dense), "  }"]
+        layers -= first
     if share == 1:
         lines += [f"  repeat {layers} as block {{", *(f"    {line}" for line in layer), "  }"]
     else:  # the first `numerator` of each `denominator` layers are made again
@@ -142,6 +157,10 @@ def _uses(row: Row, device: str) -> str:
     names = {"cross_entropy", "rms_norm" if gated else "layer_norm", "swiglu" if gated else "mlp"}
     names |= {_attention(row).partition("(")[0]} | ({"embedding", "linear"} if gated else set())
     names |= {"gelu"} if row["arch"] == "encoder" else set()
+    names |= {"silu", "softmax"} if mixture.mixed(row) else set()
+    names |= {"rms_norm", "rotary", "softmax"} if mixture.latent(row) else set()
+    names -= {"latent_attention"}
+    names -= {"swiglu"} if mixture.mixed(row) and not (_dense_layers(row) or row.whole("shared_ffn", 0)) else set()
     known = f"use std.devices ({device})\n" if device != "measured" else ""
     optimizer = "lamb" if row["optimizer"] == "LAMB" else "adam"
     return f"{known}use std.layers ({', '.join(sorted(names))})\nuse std.optimizers ({optimizer})\n\n"
@@ -158,6 +177,11 @@ def _again(row: Row) -> tuple[str, Fraction]:
     return kind, share
 
 
+def _dense_layers(row: Row) -> int:
+    """Layers without experts before the others. In a pipeline all have them: as wide in sum, and stages stay even."""
+    return row.whole("dense_layers", 0) if mixture.mixed(row) and row.whole("pp") == 1 else 0
+
+
 def _layers(share: Fraction) -> list[str]:
     """Names of layers that are not alike: `again1` and so on are made again, `kept1` and so on are not."""
     made = [f"again{i + 1}" for i in range(share.numerator)]
@@ -168,7 +192,8 @@ def _recompute(row: Row) -> list[str]:
     """What the backward pass makes again, of each layer that is not like the others."""
     kind, share = _again(row)
     if share == 1:
-        return _recompute_in(row, "block", kind)
+        first = _recompute_in(row, "first", kind) if _dense_layers(row) else []
+        return first + _recompute_in(row, "block", kind)
     return [
         line
         for name in _layers(share)
@@ -178,17 +203,23 @@ def _recompute(row: Row) -> list[str]:
 
 def _recompute_in(row: Row, layer: str, kind: str) -> list[str]:
     scope = _attention(row).partition("(")[0]
-    core = [f"{layer}.{scope}.{name}" for name in CORE]
+    latent = (*CORE, "qr", "place")
+    core = [f"{layer}.{scope}.{name}" for name in (latent if mixture.latent(row) else CORE)]
     if kind == "full":
         return [f"  recompute {layer}"]
     if kind == "offload":  # what is moved to the host is kept here
         return [f"  recompute {layer} keep {', '.join(core[:3])}"]
-    if kind == "products" and row.family.startswith("torchtitan") and dialect(row) == "llama":
+    if (
+        kind == "products"
+        and row.family.startswith("torchtitan")
+        and dialect(row) == "llama"
+        and not mixture.mixed(row)
+    ):
         kept = [f"{layer}.{scope}.{name}" for name in ("q", "value", "mixed")]
         return [f"  recompute {layer} keep {', '.join(kept)}, {layer}.swiglu.a, {layer}.swiglu.out"]
     if kind == "products":
-        llama = dialect(row) == "llama"
-        kept = [f"{layer}.swiglu.a", f"{layer}.swiglu.u"] if llama else [f"{layer}.mlp.u"]
+        wide = "experts" if mixture.mixed(row) and layer != "first" else "swiglu" if dialect(row) == "llama" else "mlp"
+        kept = [f"{layer}.{wide}.u", *([f"{layer}.{wide}.a"] if wide != "mlp" else [])]
         return [f"  recompute {layer} keep {', '.join(core + kept)}"]
     if kind == "core" or fused(row):
         return [f"  recompute {layer}.{scope} keep {', '.join(core)}"]
@@ -200,15 +231,20 @@ def _strategy(row: Row) -> str:
     axes = {axis: size for axis, size in mesh.items() if size > 1} or {"dp": 1}
     lines = ["strategy published for gpt {"]
     lines.append(f"  mesh ({', '.join(f'{axis} = {size}' for axis, size in axes.items())})")
-    lines += [f"  split b on {axis}" for axis in ("rep", "dp") if axis in axes]
+    experts = mixture.mixed(row) and row.whole("ep") > 1
+    e = "e, " if experts else ""
+    lines += [f"  split {e if axis == 'dp' else ''}b on {axis}" for axis in ("rep", "dp") if axis in axes]
     if "cp" in axes:
         lines.append("  split s on cp for activations")
     if "tp" in axes:
-        lines.append(f"  split h, f, v{', s' if row.yes('sp') else ''} on tp")
+        own = "e, " if mixture.own(row) else ""
+        s = ", s, slot" if row.yes("sp") and own else ", s" if row.yes("sp") else ""
+        lines.append(f"  split {own}h, f, v{s} on tp")
     classes = {1: "optimizer", 2: "optimizer, gradients", 3: "optimizer, gradients, weights"}.get(stage(row))
     if classes:
         over_cp = row.whole("fsdp_shards") == mesh["dp"] * mesh["cp"]
-        lines += [f"  shard {classes} on {a} pad" for a in ("dp", "cp") if a in axes and (a == "dp" or over_cp)]
+        every = {"rep": experts and stage(row) < 3, "dp": True, "cp": over_cp}
+        lines += [f"  shard {classes} on {a} pad" for a, shards in every.items() if a in axes and shards]
     lines += _recompute(row)
     if mesh["pp"] > 1:
         # Megatron may count embedding and head among the layers of stages: as many chunks as there are layers for.
@@ -228,7 +264,7 @@ def expressible(row: Row) -> str:
     """The data type of the program. Raises `Unsupported` for what the language, or the issue, leaves out."""
     if not row["task"].lower().startswith(("train", "pretrain", "pre-train", "finetune", "fine-tune")) and row["task"]:
         raise Unsupported(f"task {row['task']}: only training steps are modelled")
-    if not DENSE.match(row["arch"].lower()) or row.whole("experts", 0):
+    if not (DENSE.match(row["arch"].lower()) or mixture.mixed(row)):
         raise Unsupported(f"a model of the kind {row['arch']}")
     missing = [column for column in NEEDED if not row[column]]
     if missing:
@@ -253,6 +289,7 @@ def job(row: Row) -> str:
         f"# {row['row_id']}: {row['model']} on {row['n_dev']} {row['accel']}\n\n"
         + _uses(row, device)
         + defined
+        + mixture.functions(row)
         + f"{_model(row)}\n{machines.cluster(row, device)}\n{_strategy(row)}\n"
         + "job step {\n"
         "  train gpt on pod using published\n"

@@ -13,6 +13,8 @@ from benchmarks.published.facts import SINGLE_NODE, Row, Unsupported, load
 from benchmarks.published.generate import degrees, job, microbatches, vocabulary
 from benchmarks.published.score import Prediction, collect, rank_correlation, score, table
 from compiler.cost.calibration import of_cluster
+from compiler.cost.simulate import Simulation
+from compiler.cost.work import Collective, Loop, Part
 from dsl.source import Source
 
 ROWS = {str(row): row for row in load()}
@@ -64,7 +66,11 @@ def test_heads_that_are_wider_than_the_model() -> None:
     "cells, reason",
     [
         ({"task": "infer"}, "task infer"),
-        ({"arch": "moe", "experts": "8"}, "kind moe"),
+        ({"arch": "vit"}, "kind vit"),
+        ({"arch": "moe", "experts": "8"}, "not stated: topk, moe_ffn"),
+        ({"arch": "moe", "experts": "3", "topk": "2", "moe_ffn": "64"}, "not shared alike by 3"),
+        ({"arch": "moe-mla", "model": "Eel", "experts": "8", "topk": "2", "moe_ffn": "64"}, "latent attention of Eel"),
+        ({"arch": "moe", "experts": "8", "topk": "2", "moe_ffn": "64", "ep": "40"}, "experts of 5 among 6"),
         ({"precision": "int8 weights"}, "precision int8"),
         ({"layers": "", "vocab": ""}, "not stated: layers, vocab"),
         ({"hidden": "large"}, "hidden is not a number"),
@@ -199,6 +205,72 @@ def test_cells_in_other_words(cells: dict[str, str]) -> None:
     found = collect([changed("korthikanti_t5-0001", family="elsewhere", **cells)])
     assert not found.left_out and len(found.seconds["elsewhere"]) == 1
     assert len(found.memory) == (1 if "mem_unit" in cells else 0)
+
+
+MIXTURE = {"arch": "moe", "experts": "8", "topk": "2", "moe_ffn": "1024", "layers": "4", "seq_len": "2048"}
+MIXTURE |= {"n_dev": "16", "gbs": "32", "mbs": "1", "zero_stage": "1", "recompute": "none", "attn": "flash"}
+
+
+@pytest.mark.parametrize(
+    "cells, mesh, moved",
+    [
+        ({"dp": "16", "tp": "1", "ep": "8"}, {"rep": 2, "dp": 8}, {"dp"}),
+        ({"dp": "8", "tp": "2", "ep": "8", "sp": "1"}, {"rep": 2, "dp": 4, "tp": 2}, {"dp", "tp"}),
+        ({"dp": "8", "tp": "2", "ep": "1", "sp": "1"}, {"dp": 8, "tp": 2}, set()),
+        ({"dp": "4", "tp": "2", "pp": "2", "ep": "4", "sp": "1"}, {"pp": 2, "rep": 2, "dp": 2, "tp": 2}, {"dp", "tp"}),
+    ],
+)
+def test_experts_and_their_inputs_change_places(cells: dict[str, str], mesh: dict[str, int], moved: set[str]) -> None:
+    """All-to-alls along the axes that experts are split on, of all copies of a device's positions: on the way to the
+    experts, back, the same for gradients, and once more for what the backward pass needs again."""
+    row = changed("korthikanti_t5-0001", **MIXTURE, **cells)
+    assert {axis: n for axis, n in degrees(row).items() if n > 1} == mesh
+    simulation = Simulation.of(parc.compile(Source("row.par", job(row))))
+    (forward, backward) = (_exchanges(simulation.features.parts[0][kind, 0]) for kind in "FB")
+    split = mesh.get("tp", 1) if cells.get("sp") else 1
+    copies = 2 * 2048 * 6144
+    of_dp = {axes: [w.elements for w in found] for axes, found in forward.items()}
+    assert {axis for axes in forward for axis in axes} == moved
+    assert of_dp.get(("dp",), []) == ([copies // split] * 2 if moved else [])
+    assert len(backward.get(("dp",), [])) == (3 if moved else 0)
+    assert simulation.seconds() > 0
+
+
+def _exchanges(part: Part) -> dict[tuple[str, ...], list[Collective]]:
+    """The large all-to-alls of a part and its loops, by axes."""
+    found: dict[tuple[str, ...], list[Collective]] = {}
+    for node in part.nodes:
+        if isinstance(node.work, Loop):
+            for axes, works in _exchanges(node.work.body).items():
+                found.setdefault(axes, []).extend(works)
+        elif isinstance(node.work, Collective) and node.work.op == "all_to_all" and node.work.elements > 1e6:
+            found.setdefault(node.work.axes, []).append(node.work)
+    return found
+
+
+def test_parameters_of_a_mixture_with_latent_attention() -> None:
+    cells = {
+        "arch": "moe-mla",
+        "model": "DeepSeek-V2-Lite",
+        "layers": "27",
+        "hidden": "2048",
+        "ffn": "10944",
+        "glu": "1",
+    }
+    cells |= {
+        "heads": "16",
+        "kv_heads": "16",
+        "head_dim": "",
+        "vocab": "102400",
+        "experts": "64",
+        "topk": "6",
+        "sp": "0",
+    }
+    cells |= {"moe_ffn": "1408", "shared_ffn": "2816", "dense_layers": "1", "recompute": "full", "precision": "bf16"}
+    cells |= {"n_dev": "4", "dp": "1", "tp": "1", "fsdp_shards": "4", "zero_stage": "3", "mbs": "4", "gbs": "16"}
+    found = parc.compile(Source("row.par", job(changed("korthikanti_t5-0001", **cells)))).job
+    count = sum(prod(dim.size for dim in weight.value.type.dims) for weight in found.model.weights)
+    assert count == pytest.approx(15.7e9, rel=0.01)
 
 
 def test_what_some_layers_make_again() -> None:

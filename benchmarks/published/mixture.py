@@ -1,0 +1,114 @@
+"""Mixtures of experts and latent attention of published rows, as functions of the language.
+
+Published runs of mixtures are balanced by force, or say nothing of it: here each expert gets the same number of
+positions, in turn. So nothing is dropped, no expert is waited for, and what moves is what an even router moves: copies
+of positions to their experts and back. Experts weigh their results (Megatron-Core does), so that the backward pass
+needs none of them again.
+"""
+
+from __future__ import annotations
+
+from benchmarks.published.facts import Row, Unsupported
+
+LATENT = {
+    "DeepSeek-V2-Lite": (0, 512, 128, 64, 128),
+    "DeepSeek": (1536, 512, 128, 64, 128),
+    "Kimi": (1536, 512, 128, 64, 128),
+}
+"""Widths of latent attention by the beginning of the model's name: queries' and keys' latents (0: none), of a head what
+has no position, what has, and values (their own publications)."""
+
+EXPERTS = """fn experts(x[b,s,d], positions, number, active, width, std = 0.02) {
+  dim e = number, g = number, j = active, f = width, n = positions * active, slot = positions * active // number
+  weight router[d,g] ~ normal(std)
+  weight gate[e,d,f], up[e,d,f], down[e,f,d] ~ normal(std)
+  p = softmax(cast(x, master) @ cast(router, master), over g)
+  share, chosen = top_k(p, over g -> j)
+  copies[b,s,j,d] = where(chosen >= 0.0, x, 0.0)
+  sent[b,slot,g,d] = split(merge(copies, (s, j) -> n), n -> (slot, g))
+  taken[b,slot,e,d] = rename(sent, g -> e)
+  a[b,slot,e,f] = taken @ gate
+  u[b,slot,e,f] = taken @ up
+  part[b,slot,e] = rename(split(merge(share, (s, j) -> n), n -> (slot, g)), g -> e)
+  y[b,slot,e,d] = silu(a) * u * cast(part, compute) @ down
+  got[b,slot,g,d] = rename(y, e -> g)
+  back[b,s,j,d] = split(merge(got, (slot, g) -> n), n -> (s, j))
+  return sum(back, over j)
+}
+
+"""
+
+ATTENTION = """fn latent_attention(x[b,s,d], heads, queries, latent, plain, turned, values, std = 0.02) {
+  dim h = heads, lk = latent, k = plain, kr = turned, kv = values
+QUERIES
+  weight wa[d,lk], wr[d,kr], wk[lk,h,k], wv[lk,h,kv], wo[h,kv,d] ~ normal(std)
+  latents[b,s,lk] = rms_norm(x @ wa)
+  key[b,t,h,k] = rename(latents @ wk, s -> t)
+  value[b,t,h,kv] = rename(latents @ wv, s -> t)
+  place[b,t,kr] = rename(rotary(x @ wr, over s), s -> t)
+  scores[b,h,s,t] = (q @ key + rotary(qr, over s) @ place) / sqrt(plain + turned)
+  scores = where(iota(s) >= iota(t), scores, -30000.0)
+  p = softmax(scores, over t)
+  mixed[b,s,h,kv] = p @ value
+  out[b,s,d] = mixed @ wo
+  return out
+}
+
+"""
+
+LOW = """  dim lq = queries
+  weight wl[d,lq], wq[lq,h,k], wqr[lq,h,kr] ~ normal(std)
+  low[b,s,lq] = rms_norm(x @ wl)
+  q[b,s,h,k] = low @ wq
+  qr[b,s,h,kr] = low @ wqr"""
+
+DIRECT = """  weight wq[d,h,k], wqr[d,h,kr] ~ normal(std)
+  q[b,s,h,k] = x @ wq
+  qr[b,s,h,kr] = x @ wqr"""
+
+
+def inner(row: Row) -> int:
+    """How many neighbours along the data axis share a set of experts. Tensor-parallel devices have experts of their
+    own, where there are as many (Megatron's expert tensor parallelism of 1); else they split each."""
+    ep = max(1, row.whole("ep"))
+    return ep // row.whole("tp") if own(row) else ep
+
+
+def own(row: Row) -> bool:
+    """Whether tensor-parallel devices have experts of their own."""
+    return mixed(row) and row.whole("tp") > 1 and row.whole("ep") % row.whole("tp") == 0
+
+
+def mixed(row: Row) -> bool:
+    """Whether layers are mixtures of experts."""
+    return row.whole("experts", 0) > 1
+
+
+def latent(row: Row) -> tuple[int, ...] | None:
+    """What latent attention has, or None for others. Raises `Unsupported` where its widths are not known."""
+    if "mla" not in row["arch"].lower():
+        return None
+    found = [name for name in LATENT if row["model"].startswith(name)]
+    if not found:
+        raise Unsupported(f"the widths of the latent attention of {row['model']} are not known")
+    return LATENT[max(found, key=len)]
+
+
+def layer(row: Row, norm: str) -> list[str]:
+    """Lines of the second half of a layer; `x` goes in and out."""
+    columns = ("experts", "topk", "moe_ffn")
+    missing = [column for column in columns if row.whole(column, 0) < 1]
+    if missing:
+        raise Unsupported(f"not stated: {', '.join(missing)}")
+    number, active, width = (row.whole(column) for column in columns)
+    if row.whole("seq_len") * active % number:
+        raise Unsupported(f"{row['seq_len']} positions of {active} experts each are not shared alike by {number}")
+    shared = f" + swiglu(y, {row.whole('shared_ffn')})" if row.whole("shared_ffn", 0) else ""
+    return [f"y = {norm}(x)", f"x = x + experts(y, {row.whole('seq_len')}, {number}, {active}, {width}){shared}"]
+
+
+def functions(row: Row) -> str:
+    """Definitions that the model of a row needs."""
+    widths = latent(row)
+    queries = LOW if widths and widths[0] else DIRECT
+    return (EXPERTS if mixed(row) else "") + (ATTENTION.replace("QUERIES", queries) if widths else "")
