@@ -12,10 +12,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from math import exp, log
 
 import numpy as np
@@ -23,9 +22,10 @@ from numpy.typing import NDArray
 
 import parc
 from benchmarks.published.facts import SINGLE_NODE, Row, Unsupported, load
+from benchmarks.published.footprints import footprints
 from benchmarks.published.generate import job
 from benchmarks.published.groups import GROUPS, Group
-from benchmarks.published.lines import efficiencies, write
+from benchmarks.published.lines import efficiencies, write, write_footprint
 from benchmarks.published.machines import device, software
 from compiler.cost.calibration import DEFAULT, Calibration
 from compiler.cost.simulate import Simulation
@@ -72,7 +72,7 @@ BIAS = 0.12
 """How much software differs on the same device (of the logarithm): where a group has rows of many families, each is a
 factor faster or slower as a whole. What the group gives is for a family of which nothing is known."""
 
-MOST = 24
+MOST = 12
 """Rows of a family in a group of several: more say no more of what they have in common."""
 
 ROUGH = 2.0
@@ -90,9 +90,8 @@ class Sample:
     seconds: float
 
 
-def samples(rows: Sequence[Row], wanted: Callable[[Row], bool] = lambda row: True, jobs: int = 1) -> list[Sample]:
+def samples(rows: Sequence[Row], jobs: int = 1) -> list[Sample]:
     """The rows that have a job; each is compiled once."""
-    rows = [row for row in rows if wanted(row)]
     if jobs == 1:
         return [s for s in map(_sample, rows) if s]
     with ProcessPoolExecutor(jobs) as pool:
@@ -232,17 +231,24 @@ def fit(problem: Problem, rounds: int = 12, near: Vector | None = None) -> Vecto
     return x
 
 
-def chosen(group: Group, all_rows: Sequence[Sample]) -> list[Sample]:
-    """The samples that a group is fitted on: of a family in a group of several at most MOST, from the shortest to the
-    longest step."""
-    taken = [s for s in all_rows if group.takes(s.device, s.stack, s.row.family)]
+def chosen(group: Group, rows: Sequence[Row]) -> list[Row]:
+    """What a group is fitted on: of a family in a group of several at most MOST rows, from the shortest to the longest
+    step."""
+    taken = [row for row in rows if row.seconds and _takes(group, row)]
     if not group.families:
         return taken
     found = []
-    for family in dict.fromkeys(s.row.family for s in taken):
-        of = sorted((s for s in taken if s.row.family == family), key=lambda s: s.seconds)
+    for family in dict.fromkeys(row.family for row in taken):
+        of = sorted((row for row in taken if row.family == family), key=lambda row: row.seconds or 0.0)
         found += [of[i * len(of) // MOST] for i in range(MOST)] if len(of) > MOST else of
     return found
+
+
+def _takes(group: Group, row: Row) -> bool:
+    try:
+        return group.takes(device(row)[0], software(row)[0], row.family)
+    except Unsupported:
+        return False
 
 
 def fitted(group: Group, rows: Sequence[Sample], columns: bool) -> tuple[list[str], str, list[Pairs]]:
@@ -258,23 +264,24 @@ def fitted(group: Group, rows: Sequence[Sample], columns: bool) -> tuple[list[st
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("groups", nargs="*", help="names of groups; all if there are none")
+    parser.add_argument("groups", nargs="*", help="names of groups, or `footprints`; all if there are none")
     parser.add_argument("--write", action="store_true", help="put the lines into dsl/std/devices.par")
     parser.add_argument("--validate", action="store_true", help="the tables of docs/validation.md as well")
     parser.add_argument("--every", type=int, default=18, metavar="N", help="of the rows of one node each Nth")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     options = parser.parse_args(arguments)
-    unknown = set(options.groups) - {g.name for g in GROUPS}
+    unknown = set(options.groups) - {"footprints", *(g.name for g in GROUPS)}
     if unknown:
         print(f"no group {', '.join(sorted(unknown))}: {', '.join(g.name for g in GROUPS)}", file=sys.stderr)
         return 2
     groups = [g for g in GROUPS if not options.groups or g.name in options.groups]
     begun = time.perf_counter()
     rows = [*load(), *load(SINGLE_NODE)[:: options.every]]
-    wanted = partial(_wanted, groups)
-    known = samples(rows, wanted, options.jobs)
-    print(f"# {len(known)} of {len(rows)} rows have a job, {time.perf_counter() - begun:.0f} s", file=sys.stderr)
-    mine = [(g, found) for g in groups if (found := chosen(g, known))]
+    of = {g.name: [str(row) for row in chosen(g, rows)] for g in groups}
+    wanted = {name for names in of.values() for name in names}
+    known = {str(s.row): s for s in samples([row for row in rows if str(row) in wanted], options.jobs)}
+    print(f"# {len(known)} of {len(wanted)} rows have a job, {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+    mine = [(g, found) for g in groups if (found := [known[name] for name in of[g.name] if name in known])]
     parts = []
     with ProcessPoolExecutor(options.jobs) as pool:
         tasks = [pool.submit(fitted, g, found, options.validate) for g, found in mine]
@@ -285,18 +292,16 @@ def main(arguments: Sequence[str]) -> int:
             print("\n".join(lines), flush=True)
             if options.write:
                 write(group, lines)
+    if not options.groups or "footprints" in options.groups:
+        for devices, lines in footprints(load(), options.jobs):
+            print(f"# {', '.join(devices)}", "\n".join(lines), sep="\n", flush=True)
+            if options.write:
+                write_footprint(devices, lines)
     if options.validate:
         from benchmarks.published.validate import table
 
         print(table(parts))
     return 0
-
-
-def _wanted(groups: Sequence[Group], row: Row) -> bool:
-    try:
-        return any(g.takes(device(row)[0], software(row)[0], row.family) for g in groups)
-    except Unsupported:
-        return False
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.published.groups import Group
@@ -34,18 +34,35 @@ def efficiencies(group: Group, values: Mapping[str, Mapping[str, float]]) -> lis
 def write(group: Group, lines: list[str], path: Path = DEVICES) -> None:
     """Replaces what the group's devices state for its stacks; other lines stay as they are."""
     heads = {f"efficiency {s}" for s in group.stacks if s != "general"}
+
+    def ours(words: list[str]) -> bool:
+        general = "general" in group.stacks and words[:1] == ["efficiency"] and _is_number(words[2])
+        return general or len(words) > 3 and " ".join(words[:2]) in heads
+
+    replace(group.devices, ours, lines, path)
+
+
+def write_footprint(devices: Sequence[str], lines: list[str], path: Path = DEVICES) -> None:
+    """Replaces what devices state under the same names."""
+    heads = {tuple(line.split()[:3]) for line in lines}
+    replace(devices, lambda words: tuple(words[:3]) in heads, lines, path)
+
+
+def replace(devices: Sequence[str], ours: Callable[[list[str]], bool], lines: list[str], path: Path) -> None:
+    """In the definitions of devices: others for the lines of which the words are `ours`. Footprints stand before
+    efficiencies."""
     found: list[str] = []
     inside = False
     for line in path.read_text(encoding="utf-8").splitlines():
         words = line.split()
         if line.startswith("device "):
-            inside = words[1] in group.devices
-        ours = len(words) > 3 and " ".join(words[:2]) in heads
-        general = "general" in group.stacks and words[:1] == ["efficiency"] and _is_number(words[2])
-        if inside and (ours or general):
+            inside, at = words[1] in devices, 0
+        if inside and ours(words):
+            at = at or len(found)
             continue
         if inside and line == "}":
-            found += [f"  {text}" for text in lines]
+            at = at if lines[0].startswith("footprint") and at else len(found)
+            found[at:at] = [f"  {text}" for text in lines]
             inside = False
         found.append(line)
     temporary = path.with_suffix(".new")

@@ -19,6 +19,7 @@ from benchmarks.published.score import Score, score
 from compiler.cost.calibration import DEFAULT
 
 FOLDS = 5
+ROUNDS = 3  # of a fit that begins at one with more rows
 
 
 class Fitted:
@@ -57,7 +58,7 @@ class Fitted:
             others = Problem(problem.group, [s for s in problem.rows if s.row.family != family])
             names = sorted(set(families))
             factors = self.x[len(problem.names) :][[name != family for name in names]]
-            x = fit(others, near=np.concatenate([self.x[: len(problem.names)], factors]))
+            x = fit(others, ROUNDS, np.concatenate([self.x[: len(problem.names)], factors]))
             mine = Problem(problem.group, [s for s in problem.rows if s.row.family == family])
             found[families == family] = mine.plain(x)
         return found
@@ -91,9 +92,19 @@ def table(parts: Sequence[Sequence[Pairs]]) -> str:
     head = ["family", "rows", "mean", "median", "largest", "bias", "rank"]
     head += ["left out: mean", "rank", "unknown software: mean", "bias", "rank", "defaults: mean", "rank"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for family, pairs in columns[0].items():
-        a = score(pairs)
-        cells = [family, str(a.n), f"{a.mean:.1%}", f"{a.median:.1%}", f"{a.largest:.0%}", f"{a.bias:+.1%}", _rank(a)]
+    for family in dict.fromkeys(name for column in columns for name in column):
+        cells = [family, *["–"] * 6]
+        if family in columns[0]:
+            a = score(columns[0][family])
+            cells = [
+                family,
+                str(a.n),
+                f"{a.mean:.1%}",
+                f"{a.median:.1%}",
+                f"{a.largest:.0%}",
+                f"{a.bias:+.1%}",
+                _rank(a),
+            ]
         for i, column in enumerate(columns[1:]):
             b = score(column[family]) if family in column else None
             bias = ([f"{b.bias:+.0%}"] if b else ["–"]) if i == 1 else []
