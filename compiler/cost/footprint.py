@@ -35,7 +35,7 @@ from compiler.layout import Layout, local_type
 from compiler.model import Device, Strategy
 from compiler.ops.comm import AllGather
 from compiler.ops.effects import Read
-from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Program, Var
+from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Program, StateDecl, Var
 from dsl.units import Quantity
 
 if TYPE_CHECKING:
@@ -44,20 +44,32 @@ if TYPE_CHECKING:
 OURS = 8.0
 """Bytes per logit that our own cross entropy holds at its peak: two values in f32."""
 
+MEGATRON, PYTORCH = 10.0, 14.0
+"""Bytes per logit that a loss holds at its peak: in 16 bits, and two or three values in f32."""
+
 MASTER = 4
 """Bytes of a weight's master copy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes per parameter; `loss` per logit; `reserve` is a share of what is allocated, `context` in bytes."""
+    """Bytes per parameter; `loss` per logit (0: not stated); `reserve`: share of what is allocated; `context` in bytes.
+
+    The defaults are for systems of which nothing is known: mixed precision as in Megatron, which keeps gradients in f32
+    whatever the type of weights. Where weights are sharded the system is one like PyTorch's FSDP.
+    """
 
     copy: float = 2.0
     gradient: float = 4.0
     partition: float = 0.0
-    loss: float = 10.0
-    reserve: float = 0.05
+    loss: float = 0.0
+    reserve: float = 0.08
     context: float = 2e9
+
+    def logits(self, strategy: Strategy) -> float:
+        """Bytes per logit at the peak of the loss: as stated, else of PyTorch's loss or Megatron's."""
+        sharded = any("weights" in rule.classes for rule in strategy.shards)
+        return self.loss or (PYTORCH if sharded else MEGATRON)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +98,7 @@ def held(compiled: Compiled, fused: bool) -> Held:
     """The memory of a training system with the cluster's software. fused: whether attention is one kernel."""
     program, job = compiled.program, compiled.job
     of = footprint(job.cluster.device, job.cluster.stack) if job.cluster else Footprint()
-    systems, gathers = as_system(program, fused, of.loss)
+    systems, gathers = as_system(program, fused, of.logits(job.strategy))
     peaks = memory_use(systems)
     most = (0.0, 0.0)
     for cls in program.classes:
@@ -108,17 +120,26 @@ def _states(cls: DeviceClass, strategy: Strategy, program: Program, of: Footprin
     split = {c: prod(program.sizes.get(a, 1) for a in names) for c, names in axes.items()}
     shards = set().union(*axes.values())
     whole = {"weight": 0.0, "optimizer": 0.0}
+    count = 0.0
     for s in cls.states:
         if s.role in whole and s.memory == FIRST:
-            layout = Layout(tuple(tuple(a for a in d if a not in shards) for d in s.layout.dims))
-            whole[s.role] += local_type(s.type, layout, program.sizes).bytes
+            whole[s.role] += _bytes_without(s, shards, program)
+            # Experts are split over axes that shard optimizers: each device has a copy of its own only.
+            count += _bytes_without(s, axes["weights"], program) / MASTER if s.role == "weight" else 0.0
     if not whole["optimizer"]:
         return whole["weight"] / split["weights"]
-    count = whole["weight"] / MASTER
-    total = (whole["optimizer"] + whole["weight"] + of.partition * count * (not gathers)) / split["optimizer"]
+    total = (whole["optimizer"] + whole["weight"] + of.partition * whole["weight"] / MASTER * (not gathers)) / split[
+        "optimizer"
+    ]
     if not gathers:
         total += of.copy * count / split["weights"] + of.gradient * count / split["gradients"]
     return total
+
+
+def _bytes_without(state: StateDecl, axes: set[str], program: Program) -> float:
+    """Of a state that is not split over these axes."""
+    layout = Layout(tuple(tuple(a for a in dim if a not in axes) for dim in state.layout.dims))
+    return local_type(state.type, layout, program.sizes).bytes
 
 
 # --- a program whose values take the room that they take in such a system ---------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import pytest
 
@@ -71,6 +72,33 @@ def test_states_per_parameter(cells: dict[str, str], bytes_each: float) -> None:
     assert found.allocated == found.states + found.activations
     assert found.reserved == pytest.approx(found.allocated * (1 + Footprint().reserve))
     assert found.driver == pytest.approx(found.reserved + Footprint().context)
+
+
+def test_experts_have_their_states_where_they_are() -> None:
+    """Split over 4 of 8 devices, twice: 6 + 12/2 bytes for each of a quarter of them; of all the rest 6 + 12/8."""
+    cells = {"arch": "moe", "experts": "8", "topk": "2", "moe_ffn": "1024", "layers": "4", "mbs": "1", "gbs": "8"}
+    cells |= {"tp": "1", "dp": "8", "n_dev": "8", "ep": "4", "zero_stage": "1"}
+    experts = 4 * 8 * 3 * H * 1024
+    row = replace(ROW, facts={**ROW.facts, **cells})
+    weights = parc.compile(Source("row.par", job(row))).job.model.weights
+    rest = sum(prod(d.size for d in w.value.type.dims) for w in weights) - experts
+    assert footprint_of(row).states == pytest.approx((6 + 12 / 2) * experts / 4 + (6 + 12 / 8) * rest, rel=1e-3)
+
+
+def test_a_loss_takes_what_is_stated_or_usual() -> None:
+    sharded = {"tp": "1", "dp": "8", "n_dev": "8", "gbs": "32", "zero_stage": "3", "fsdp_shards": "8"}
+    for cells, usual in [({}, 10.0), (sharded, 14.0)]:
+        strategy = parc.evaluate(Source("row.par", job(replace(ROW, facts={**ROW.facts, **cells})))).job.strategy
+        assert Footprint().logits(strategy) == usual and Footprint(loss=6.0).logits(strategy) == 6.0
+
+
+def test_warm_up_of_a_pipeline_in_chunks() -> None:
+    """Korthikanti and others: the first of p stages holds 1 + (p - 1)/(p·v) times as much as with one chunk."""
+    row = next(r for r in load() if str(r) == "korthikanti_t5-0003")
+    s, b, h, t = (row.whole(c) for c in ("seq_len", "mbs", "hidden", "tp"))
+    p, v, layers = row.whole("pp"), row.whole("vpp"), row.whole("layers")
+    found = footprint_of(row, recompute="selective", sp="1").activations
+    assert found == pytest.approx(32 * s * b * h / t * layers * (1 + (p - 1) / (p * v)), rel=0.05)
 
 
 def test_a_stack_keeps_what_its_device_states() -> None:
