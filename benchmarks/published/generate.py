@@ -240,7 +240,10 @@ def _strategy(row: Row) -> str:
         own = "e, " if mixture.own(row) else ""
         s = ", s, slot" if row.yes("sp") and own else ", s" if row.yes("sp") else ""
         lines.append(f"  split {own}h, f, v{s} on tp")
-    classes = {1: "optimizer", 2: "optimizer, gradients", 3: "optimizer, gradients, weights"}.get(stage(row))
+    # Systems that shard weights gather them once a step where there is a pipeline, not for each of its micro-batches
+    # (TorchTitan: "to avoid per-microbatch all-gathers"), and reduce gradients after the last: that is what 1 is.
+    kept = 1 if mesh["pp"] > 1 and stage(row) == 3 else stage(row)
+    classes = {1: "optimizer", 2: "optimizer, gradients", 3: "optimizer, gradients, weights"}.get(kept)
     if classes:
         over_cp = row.whole("fsdp_shards") == mesh["dp"] * mesh["cp"]
         every = {"rep": experts and stage(row) < 3, "dp": True, "cp": over_cp}

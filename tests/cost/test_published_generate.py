@@ -331,6 +331,12 @@ def test_replicas_of_groups_that_shard_weights() -> None:
     assert degrees(row) == {"pp": 1, "rep": 2, "dp": 64, "cp": 1, "tp": 1}
 
 
+def test_weights_are_not_gathered_for_each_microbatch_of_a_pipeline() -> None:
+    cells = {"n_dev": "128", "dp": "8", "tp": "8", "pp": "2", "fsdp_shards": "8", "mbs": "1", "gbs": "64", "sp": "1"}
+    assert "shard optimizer on dp" in job(changed("torchtitan_h100-0031", **cells))
+    assert "shard optimizer, gradients, weights on dp" in job(changed("torchtitan_h100-0031"))
+
+
 def test_vocabulary_is_padded_where_it_is_split() -> None:
     assert vocabulary(changed("megatron_sc21_t1-0010", vocab="50257", tp="1")) == 50304
     assert vocabulary(changed("megatron_sc21_t1-0010", vocab="50264", tp="1")) == 50264
