@@ -49,8 +49,9 @@ SOURCES = (
     ("mindformers", "mindformers"),
     ("modellink|mindspeed", "modellink"),
     ("pax|jax.?toolbox", "pax"),
+    ("te fused|transformer.?engine", "megatron_core"),
 )
-"""The same by words of `family` or `source`, where the beginning of the family says nothing."""
+"""The same by words of `family`, `source` or `attn`, where the beginning of the family says nothing."""
 
 UNFUSED = {"megatron_2020", "megatron_2021", "megatron_2022", "vtrain", "bloom"}
 """Software from before fused attention."""
@@ -101,7 +102,7 @@ def fused(row: Row) -> bool:
 
 def base(row: Row) -> str:
     """The software, without its variants; empty if it is not known."""
-    said = f"{row.family} {row['source']}".lower()
+    said = f"{row.family} {row['source']} {row['attn']}".lower()
     found = next((name for words, name in SOURCES if re.search(words, said)), "")
     return by_prefix(STACKS, row.family) or found
 
