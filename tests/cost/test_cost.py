@@ -113,7 +113,7 @@ def test_one_slow_device_of_many_makes_few_classes() -> None:
 
 def test_slow_links_cost_those_who_use_them() -> None:
     s = simulation("gpt", "dp=8 tp=2 batch=64 hidden=512")
-    ideal = cal(s, host=0.0, alpha=0.0, inner_half=0.0)
+    ideal = cal(s, host=0.0, alpha=0.0)
     base, slow = s.run(ideal), s.run(ideal, Variation({}, {"pod": 4.0}))
     assert slow.exposed_by_axis["dp"] > 1.5 * base.exposed_by_axis["dp"]
     assert slow.exposed_by_axis["tp"] == base.exposed_by_axis["tp"]
