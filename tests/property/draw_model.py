@@ -384,13 +384,13 @@ def _head(d: Drawing) -> Piece:
 
 def _sequence(d: Drawing) -> tuple[tuple[str, ...], Tail]:
     _sizes(d, b=[8, 8, 12], s=[4, 8, 8], d=[8])
-    head = [_declared(d), "input data : f64[b,s,d]", "x = data"]
+    head = [_declared(d), "input data : compute[b,s,d]", "x = data"]
     if d.rng.random() < 0.5:
         head[0] += ", v = 12"
         head.insert(1, "input label : int32[b,s] in 0..v")
         return tuple(head), _head
     if d.rng.random() < 0.5:
-        return tuple([*head, "input target : f64[b,s,d]"]), lambda d: Piece("mse", ("loss mse(x, target)",))
+        return tuple([*head, "input target : compute[b,s,d]"]), lambda d: Piece("mse", ("loss mse(x, target)",))
     return tuple(head), _square
 
 
@@ -414,7 +414,7 @@ def _tokens(d: Drawing) -> tuple[tuple[str, ...], Tail]:
 
 def _image(d: Drawing) -> tuple[tuple[str, ...], Tail]:
     _sizes(d, b=[4, 8], y=[8], x=[8, 4], c=[4])
-    head = (f"{_declared(d)}, v = 12", "input data : f64[b,y,x,c]", "input label : int32[b] in 0..v", "x = data")
+    head = (f"{_declared(d)}, v = 12", "input data : compute[b,y,x,c]", "input label : int32[b] in 0..v", "x = data")
 
     def tail(d: Drawing) -> Piece:
         d.splittable["v"] = 12
@@ -430,7 +430,7 @@ def _image(d: Drawing) -> tuple[tuple[str, ...], Tail]:
 
 def _table(d: Drawing) -> tuple[tuple[str, ...], Tail]:
     _sizes(d, b=[8, 12, 16], d=[8, 12])
-    return (_declared(d), "input data : f64[b,d]", "x = data"), _square
+    return (_declared(d), "input data : compute[b,d]", "x = data"), _square
 
 
 _FAMILIES: dict[str, Callable[[Drawing], tuple[tuple[str, ...], Tail]]] = {

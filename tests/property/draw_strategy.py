@@ -27,9 +27,8 @@ def draw(seed: int) -> Case:
     optimizer = rng.choice(OPTIMIZERS)
     if rng.random() < 0.4:
         optimizer = f"{optimizer[:-1]}, clip = {rng.choice(['0.1', '1.0'])})"
-    return Case(
-        seed, model.head, model.before, model.loop, model.count, model.after, model.tail, mesh, rules, optimizer
-    )
+    parts = model.head, model.before, model.loop, model.count, model.after, model.tail
+    return Case(seed, *parts, mesh, rules, optimizer, "f32" if seed % 5 == 4 else "f64")
 
 
 def _strategy(rng: Random, d: Drawing, count: int) -> tuple[tuple[tuple[str, int], ...], tuple[Piece, ...]]:
