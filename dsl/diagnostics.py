@@ -74,6 +74,11 @@ class Diagnostics:
         if not self.full:
             self._found.setdefault((diagnostic.code, diagnostic.span, diagnostic.message), diagnostic)
 
+    def forget(self, kept: int) -> None:
+        """Drop all but the first `kept` findings: what they speak of was an attempt."""
+        for key in list(self._found)[kept:]:
+            del self._found[key]
+
     def error(
         self, code: str, message: str, span: Span | None = None, *, notes: Iterable[Note] = (), help: str | None = None
     ) -> None:

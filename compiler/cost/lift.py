@@ -207,9 +207,9 @@ class _Lift:
         itemsize = ITEMSIZE[source.type.dtype]
         work = Collective(op.mnemonic, op.axes, elements, itemsize, role)
         late = var.name in self.sunk  # nobody here reads it: the message can wait for what comes after
-        key = (op.mnemonic, op.axes, role, late or source.owner)
+        key = (op.mnemonic, op.axes, role, "late" if late else source.owner)
         into = self.buckets.get(key)
-        if into is not None:
+        if into is not None and not (late and self._waits(source.owner, into)):
             draft = self.drafts[into]
             assert isinstance(draft.work, Collective)
             total = draft.work.elements * draft.work.itemsize + elements * itemsize
@@ -223,6 +223,22 @@ class _Lift:
             if role != "activations":
                 self.buckets[key] = len(self.drafts) - 1
         self.values[var.name].taint = source.taint
+
+    def _waits(self, at: int, bucket: int) -> bool:
+        """Whether a node waits for a message that nobody here reads, directly or through others of that kind."""
+        seen: set[int] = set()
+        stack = [at]
+        while stack:
+            at = stack.pop()
+            if at == bucket:
+                return True
+            if at < 0 or at in seen:
+                continue
+            seen.add(at)
+            draft = self.drafts[at]
+            if any(v.name in self.sunk for instr in draft.instrs for v in instr.outputs):  # others wait for none such
+                stack += draft.deps
+        return False
 
     def effect(self, instr: Instr) -> None:
         op = instr.op
@@ -342,6 +358,7 @@ class _Lift:
                 at = stack[-1]
                 missing = [d for d in self.drafts[at].deps if d not in seen] if at not in seen else []
                 if missing:
+                    assert len(stack) <= len(self.drafts) ** 2, "kernels wait for each other"
                     stack += sorted(missing, reverse=True)
                     continue
                 stack.pop()

@@ -10,7 +10,7 @@ from compiler.cost.record import Pieces
 from compiler.cost.timeline import PICOSECONDS, Timeline
 from parc.report.html import esc, legend, num, section, share, svg, tag
 from parc.report.pipeline import AXIS, PASSES, axis, fits, named, zoomed
-from parc.report.spent import all_axes, axis_class
+from parc.report.spent import all_axes, axis_class, axis_name
 from parc.report.trace import each
 from parc.units import amount, flops, seconds
 
@@ -127,7 +127,7 @@ def _class(p: Piece, axes: Sequence[str], kinds: dict[str, str]) -> str:
     """Of the colour; `kinds` learns what it stands for."""
     if p.kind in ("collective", "exposed"):
         kind = axis_class(p.axes, axes)
-        kinds.setdefault(kind, f"messages over {p.axes} (pale: waited for)")
+        kinds.setdefault(kind, f"messages over {axis_name(p.axes, axes)} (pale: waited for)")
         return f"{kind} pale" if p.kind == "exposed" else kind
     names = {"product": "products of matrices", "vector": "element-wise work and reductions", "copy": "copies"}
     names |= {"wait": "waits", "host": "waits for the host", "repeat": "more iterations of a loop"}

@@ -18,10 +18,18 @@ NAMES = {
     "idle": "bubble: waits for other stages",
 }
 
+OWN = 4
+"""So many axes have a colour of their own."""
+
 
 def axis_class(axes: str, all_axes: Sequence[str]) -> str:
-    """The colour of what is exposed over these axes."""
-    return f"x{min(all_axes.index(axes), 4)}"
+    """The colour of what goes over these axes. all_axes: those that something waits for, the longest first."""
+    return f"x{all_axes.index(axes)}" if axes in all_axes[:OWN] else f"x{OWN}"
+
+
+def axis_name(axes: str, all_axes: Sequence[str]) -> str:
+    """What a legend calls that colour."""
+    return axes if axes in all_axes[:OWN] else "other axes"
 
 
 def all_axes(timeline: Timeline) -> list[str]:
@@ -89,7 +97,7 @@ def _stages(timeline: Timeline, axes: Sequence[str]) -> str:
     for first, last, mine in seen:
         at, boxes = 0.0, []
         for kind, name, s in mine:
-            kinds[kind] = name
+            kinds[kind] = name if kind != f"x{OWN}" else _waits("other axes")
             told = esc(f"{name}: {seconds(s)}, {percent(s / step)}")
             boxes.append(
                 f'<rect class="{kind}" x="{share(at / step)}" y="1" width="{share(s / step)}" height="14" '
@@ -100,7 +108,7 @@ def _stages(timeline: Timeline, axes: Sequence[str]) -> str:
         busy = sum(timeline.busy[first : last + 1]) / (last - first + 1)
         picture = svg(*boxes, label=f"Shares of the step of {name}", width="100%", height=16)
         rows.append([esc(name), picture, percent(busy / step)])
-    order = ["product", "vector", *(f"x{i}" for i in range(5)), "idle", "U", "host"]
+    order = ["product", "vector", *(f"x{i}" for i in range(OWN + 1)), "idle", "U", "host"]
     keys = [(k, kinds[k]) for k in order if k in kinds]
     return legend(keys) + table(["devices", "", "computes"], rows, class_="bars few")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compiler.cost.timeline import Spent, Timeline
 from parc.report.html import esc, legend, num, percent, section, share, svg, table, tag
-from parc.report.spent import all_axes, axis_class
+from parc.report.spent import all_axes, axis_class, axis_name
 from parc.report.trace import each
 from parc.units import amount, seconds
 
@@ -41,9 +41,9 @@ def _table(timeline: Timeline, spent: Spent) -> str:
     rows = []
     kinds = {}
     for x in links:
-        kind = axis_class(x.axes, axes) if x.axes in axes else "x4"
+        kind = axis_class(x.axes, axes)
         if x.exposed:
-            kinds[kind] = f"exposed over {x.axes}"
+            kinds[kind] = f"exposed over {axis_name(x.axes, axes)}"
         bar = f'<rect class="{kind}" x="0" y="1" width="{share(x.exposed / longest)}" height="14"/>'
         hidden = (
             f'<rect class="hidden" x="{share(x.exposed / longest)}" y="1" width="{share(x.hidden / longest)}" '

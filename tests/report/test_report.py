@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -459,3 +460,13 @@ def test_what_would_help_is_how_long_the_step_would_take(slow: Variation) -> Non
         assert simulation.seconds(calibration, variation) == simulation.run(calibration, variation).step_seconds
     helps = api.estimate(estimated("pipeline").compiled, slow).helps
     assert helps and [h.seconds for h in helps] == sorted(h.seconds for h in helps)
+
+
+def test_messages_that_nothing_waits_for_have_a_colour_too() -> None:
+    """Also where those of the same axes are hidden on all devices: they are in the pictures, not among what is exposed."""
+    e = estimated("zero3")
+    assert all_axes(e.timeline) == ["dp"] and any(link.axes == "dp" for s in e.timeline.spent for link in s.links)
+    spent = tuple(replace(s, exposed={}) for s in e.timeline.spent)
+    page = api.report(replace(e, timeline=replace(e.timeline, spent=spent)))
+    Page(page)
+    assert "messages over other axes" in page and "messages over other axes" not in text("zero3")

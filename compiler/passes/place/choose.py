@@ -79,7 +79,7 @@ def _passing(region: Region, node: Node, held: list[list[tuple[Layout, int]]], a
         if not pending <= group:
             continue
         joins = pending == group or ((axis == TIME or scalar) and _can_join(held, group - pending, axis))
-        if not joins:
+        if not joins or (axis == TIME and _split(held, frozenset(range(len(held))) - group, axis)):
             continue
         if axis == TIME or scalar:
             return group
@@ -102,6 +102,11 @@ def _travels(region: Region, node: Node, group: frozenset[int]) -> bool:
 def _can_join(held: list[list[tuple[Layout, int]]], others: frozenset[int], axis: str) -> bool:
     """True if the other addends are replicated on the axis, so that all but the first device may count them as zero."""
     return all(any(axis not in v.axes for v, _ in held[i]) or not held[i] for i in others)
+
+
+def _split(held: list[list[tuple[Layout, int]]], others: frozenset[int], axis: str) -> bool:
+    """Whether any of these operands is there in pieces only."""
+    return any(held[i] and all(v.dim_of(axis) is not None for v, _ in held[i]) for i in others)
 
 
 def _room(region: Region, node: Node, plan: Plan, index: int, axis: str, padded_ok: bool) -> bool:

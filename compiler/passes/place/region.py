@@ -203,6 +203,8 @@ class Region:
         for step in plan_relayout(value.type, source.layout, layout, self.sizes):
             axes: tuple[str, ...] = getattr(step.op, "axes", ())
             if TIME in axes and step.op.mnemonic not in ("shard", "only_first"):
+                if any(d.code == "E0502" for d in self.shared.diagnostics):
+                    continue  # it would follow from the first
                 self.shared.diagnostics.error(
                     "E0502",
                     f"{self.reader or value.name} needs the whole batch of {value.name}, which no micro-batch has",

@@ -9,7 +9,7 @@ from compiler.layout import TIME, Layout
 from compiler.ops.create import Full
 from compiler.ops.repeat import Repeat
 from compiler.passes.place.node import place_node
-from compiler.passes.place.region import GradMark, Region
+from compiler.passes.place.region import GradMark, Region, Version
 
 _TRIALS = 3
 
@@ -24,27 +24,56 @@ class _Trial:
     natural: list[Layout]
 
 
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """How far a region and what is said of it had come before an attempt."""
+
+    nodes: int
+    choices: int
+    moves: int
+    findings: int
+    versions: dict[str, list[Version]]
+
+    @staticmethod
+    def of(region: Region) -> _Before:
+        shared = region.shared
+        versions = {k: list(v) for k, v in region.versions.items()}
+        return _Before(len(region.nodes), len(shared.choices), len(shared.moves), len(shared.diagnostics), versions)
+
+    def restore(self, region: Region) -> None:
+        del region.nodes[self.nodes :], region.shared.choices[self.choices :], region.shared.moves[self.moves :]
+        region.shared.diagnostics.forget(self.findings)
+        region.versions = {k: list(v) for k, v in self.versions.items()}
+
+
 def place_repeat(region: Region, node: Node) -> None:
-    """Append the placed loop. Accumulators that begin as zero may carry a pending sum; all else enters resolved."""
+    """Append the placed loop. Accumulators may carry a pending sum (`_stays_pending`); all else enters resolved."""
     op = node.op
     assert isinstance(op, Repeat)
     layouts = [region.declared(p) for p in op.body.inputs[: op.carries]]
-    keep = (len(region.nodes), {k: list(v) for k, v in region.versions.items()})
+    before = _Before.of(region)
     trial = _try(region, node, op, layouts)
     for _ in range(_TRIALS - 1):
         better = [
-            natural
-            if natural.pending and all(fn == "sum" for _, fn in natural.pending) and _zero(region, outer)
-            else layout
+            natural if _stays_pending(region, natural, outer) else layout
             for natural, layout, outer in zip(trial.natural, layouts, node.inputs, strict=False)
         ]
         if better == layouts:
             break
         layouts = better
-        del region.nodes[keep[0] :]
-        region.versions = {k: list(v) for k, v in keep[1].items()}
+        before.restore(region)
         trial = _try(region, node, op, layouts)
     _finish(region, node, op, trial, layouts)
+
+
+def _stays_pending(region: Region, natural: Layout, outer: Value) -> bool:
+    """Whether a carry that an iteration gives in the layout `natural` and that begins as `outer` is handed on like that.
+
+    From zero on it costs nothing. A sum over micro-batches is ready in none of them, so it must, whatever it begins as.
+    """
+    if not natural.pending or any(fn != "sum" for _, fn in natural.pending):
+        return False
+    return TIME in dict(natural.pending) or _zero(region, outer)
 
 
 def _zero(region: Region, value: Value) -> bool:
