@@ -64,10 +64,11 @@ def explain(
                 return error("E0006", f"unknown unit `{token.text}`", f"did you mean `{unit}`?")
     if token.text in _COMPARISONS and _compares(tokens, at, line):
         return error("E0007", "comparisons do not chain", "write `a < b and b < c`")
-    if at == line + 1 and before and before.type == token.type == "NAME" and "EQUAL" in expected:
+    if at == line + 1 and before and before.type == token.type == "NAME":
         help = _meant(before.text, [w for w in spelling.values() if w.isidentifier()])
-        where = Span(name, before.start, before.end)
-        return Diagnostic("E0010", f"no statement here begins with `{_short(before.text)}`", where, help=help)
+        if help or "EQUAL" in expected:  # else it may be the name of a tactic
+            where = Span(name, before.start, before.end)
+            return Diagnostic("E0010", f"no statement here begins with `{_short(before.text)}`", where, help=help)
     message = f"expected {expectation(expected, spelling)}, found {_found(token)}"
     if at == line and token.type == "NAME" and "NAME" not in expected:
         code, help = "E0010", _meant(token.text, words)

@@ -185,11 +185,11 @@ class Expander:
             text = f"{self.within}.{text}"
         index = self.index
         if index is not None and not index.has(text):
-            help = did_you_mean(text, index.paths)
+            tails = [p for p in index.paths if p.endswith(f".{text}")]
+            help = f"did you mean `{tails[0]}`?" if tails else did_you_mean(text, index.paths)
             if help is None:
-                tails = [p for p in sorted(index.scopes) if p.endswith(f".{text}")]
                 tops = sorted({p for p in index.scopes if "." not in p})
-                help = f"did you mean `{tails[0]}`?" if tails else f"the outermost are {listed(tops)}" if tops else None
+                help = f"the outermost are {listed(tops)}" if tops else None
             raise fail("E0404", f"`{index.model.name}` has no scope or tensor `{text}`", path.span, help=help)
         return text
 

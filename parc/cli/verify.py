@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING
 
@@ -35,11 +36,23 @@ _KINDS = {
 _MOST_SHOWN = 10
 
 
+def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """`nan` would fail everything, `inf` nothing."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a number to compare with", ctx, param)
+    return value
+
+
 @click.command("verify", cls=Command)
 @file_argument
 @click.option("--steps", type=click.IntRange(1), default=2, show_default=True, help="Training steps.")
 @click.option("--double", is_flag=True, help="In float64, whatever the job says: rounding hides and feigns nothing.")
-@click.option("--tolerance", type=click.FloatRange(0), help="Largest relative error, instead of the data types' own.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    callback=_finite,
+    help="Largest relative error, instead of the data types' own.",
+)
 @click.option("--exact", is_flag=True, help="Whole numbers, compared to the bit: for linear models.")
 @click.option(
     "--executor",

@@ -167,3 +167,9 @@ def test_threads_default_to_one(file: str) -> None:
             [sys.executable, "-c", script.format(file, args)], capture_output=True, text=True, env=environment
         )
         assert done.stdout.splitlines()[-1] == expected
+
+
+@pytest.mark.parametrize("tolerance", ["nan", "inf", "-1"])
+def test_a_tolerance_is_a_number_to_compare_with(file: str, tolerance: str) -> None:
+    result = runner.invoke(cli, ["verify", file, "--tolerance", tolerance])
+    assert result.exit_code == 2 and "--tolerance" in result.stderr

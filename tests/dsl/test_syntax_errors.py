@@ -39,6 +39,8 @@ def errors(text: str) -> tuple[Diagnostic, ...]:
         ("strategy s {\n  pipeline b on pp, cuts [1], cuts [2]\n}", "E0008", None),
         ("param x = f(1 + 2 -> d)", "E0009", "`d -> (h, k)`"),
         ("parm x = 3", "E0010", "did you mean `param`?"),
+        ("strategy s {\n  splt b on dp\n}", "E0010", "did you mean `split`?"),
+        ("strategy s {\n  megatron tp\n}", "E0001", None),
         ("def f() {\n}", "E0010", "a function is `fn name(…) { … }`"),
         ("import std.layers", "E0010", "write `use std.layers (attention)`"),
         ("model m {\n  for x in y {\n  }\n}", "E0010", "a loop is `repeat count as name { … }`"),

@@ -1,4 +1,4 @@
-"""What a loop carries that is a sum over the batch: it is added up over micro-batches like a loss, wherever it begins."""
+"""What a loop carries that is a sum over the batch is added up over micro-batches like a loss, however it begins."""
 
 from __future__ import annotations
 

@@ -206,3 +206,9 @@ def test_uneven_shards(classes: str, more: str, executor: parc.api.Executor) -> 
     assert any("dp" in s.layout.split_axes and s.role == "optimizer" for s in states)
     proof = parc.verify(source, double=True, executor=executor)
     assert proof.ok, proof.worst
+
+
+def test_a_path_without_its_beginning_is_known_by_its_end() -> None:
+    """Better than names that look like it (`mul`)."""
+    (wrong,) = found("recompute mlp")
+    assert (wrong.code, wrong.help) == ("E0404", "did you mean `block.mlp`?")

@@ -463,7 +463,7 @@ def test_what_would_help_is_how_long_the_step_would_take(slow: Variation) -> Non
 
 
 def test_messages_that_nothing_waits_for_have_a_colour_too() -> None:
-    """Also where those of the same axes are hidden on all devices: they are in the pictures, not among what is exposed."""
+    """Where those of some axes are hidden on all devices, they are in the pictures, not among what is exposed."""
     e = estimated("zero3")
     assert all_axes(e.timeline) == ["dp"] and any(link.axes == "dp" for s in e.timeline.spent for link in s.links)
     spent = tuple(replace(s, exposed={}) for s in e.timeline.spent)

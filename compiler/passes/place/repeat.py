@@ -67,7 +67,7 @@ def place_repeat(region: Region, node: Node) -> None:
 
 
 def _stays_pending(region: Region, natural: Layout, outer: Value) -> bool:
-    """Whether a carry that an iteration gives in the layout `natural` and that begins as `outer` is handed on like that.
+    """Whether a carry that an iteration gives in the layout `natural` and that begins as `outer` goes on like that.
 
     From zero on it costs nothing. A sum over micro-batches is ready in none of them, so it must, whatever it begins as.
     """
