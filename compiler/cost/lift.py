@@ -26,6 +26,8 @@ from compiler.program import Body, Instr, LocalRepeat, Program, StateDecl, Var
 SOURCES = (Iota, Full, effects.Input)
 JOINING = (Map, Cast, Reduce, comm.MaskPad)
 Grouped = comm.AllReduce | comm.AllGather | comm.ReduceScatter | comm.AllToAll
+LATE = -2
+"""In the place of an owner: nobody here reads the message."""
 SCALAR = 64
 """Elements up to which a value is no traffic to speak of."""
 
@@ -207,7 +209,7 @@ class _Lift:
         itemsize = ITEMSIZE[source.type.dtype]
         work = Collective(op.mnemonic, op.axes, elements, itemsize, role)
         late = var.name in self.sunk  # nobody here reads it: the message can wait for what comes after
-        key = (op.mnemonic, op.axes, role, "late" if late else source.owner)
+        key = (op.mnemonic, op.axes, role, LATE if late else source.owner)
         into = self.buckets.get(key)
         if into is not None and not (late and self._waits(source.owner, into)):
             draft = self.drafts[into]
