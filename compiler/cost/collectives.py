@@ -81,7 +81,10 @@ def _detour(n: int, topology: str) -> float:
 
 
 def itemsize(work: Collective, cal: Calibration) -> float:
-    """Bytes per element on the wire: systems cast weights before they gather them, and some reduce 16-bit gradients."""
+    """Bytes per element on the wire: systems cast weights before they gather them, and some reduce 16-bit gradients,
+    where they compute in 16 bits."""
+    if work.whole:
+        return float(work.itemsize)
     most = {"weights": cal.wire, "gradients": cal.gradient_wire}.get(work.role, float(work.itemsize))
     return min(float(work.itemsize), most)
 

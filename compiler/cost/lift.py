@@ -28,6 +28,8 @@ JOINING = (Map, Cast, Reduce, comm.MaskPad)
 Grouped = comm.AllReduce | comm.AllGather | comm.ReduceScatter | comm.AllToAll
 LATE = -2
 """In the place of an owner: nobody here reads the message."""
+NARROW = 2
+"""Bytes of the types that weights are cast to before they are gathered, by systems that compute in them."""
 SCALAR = 64
 """Elements up to which a value is no traffic to speak of."""
 
@@ -37,6 +39,7 @@ class Lifter:
 
     def __init__(self, program: Program, states: Mapping[str, StateDecl], update: bool, itemsize: int = 8) -> None:
         self.sizes, self.states, self.update = program.sizes, states, update
+        self.computes = itemsize
         self.itemsize = 8 if update else itemsize
         self.accumulates = program.microbatches > 1
         self.inside: set[str] = set()
@@ -207,7 +210,8 @@ class _Lift:
             role = "weights" if self.lifter.update else "gradients"
         elements = max(source.elements, target.elements)
         itemsize = ITEMSIZE[source.type.dtype]
-        work = Collective(op.mnemonic, op.axes, elements, itemsize, role)
+        whole = self.lifter.computes > NARROW
+        work = Collective(op.mnemonic, op.axes, elements, itemsize, role, whole)
         late = var.name in self.sunk  # nobody here reads it: the message can wait for what comes after
         key = (op.mnemonic, op.axes, role, LATE if late else source.owner)
         into = self.buckets.get(key)
@@ -215,7 +219,7 @@ class _Lift:
             draft = self.drafts[into]
             assert isinstance(draft.work, Collective)
             total = draft.work.elements * draft.work.itemsize + elements * itemsize
-            draft.work = Collective(op.mnemonic, op.axes, -(-total // itemsize), itemsize, role)
+            draft.work = Collective(op.mnemonic, op.axes, -(-total // itemsize), itemsize, role, whole)
             draft.count += 1
             draft.name = f"{draft.count} {role}"
             self.wait(draft, instr.inputs)

@@ -50,6 +50,8 @@ class Collective:
 
     role: `weights` (what is gathered hangs on weights alone, or is only written back), `gradients` (only accumulated,
     or accumulated before), `activations`. The first two can run beside computation.
+
+    whole: in `itemsize` bytes in any case, for the job computes in such: there is nothing narrower to cast to.
     """
 
     op: str
@@ -57,6 +59,7 @@ class Collective:
     elements: int
     itemsize: int
     role: str
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -357,3 +357,16 @@ def test_traffic_between_stages_is_what_the_program_sends(options: str) -> None:
     for group, spent in enumerate(t.spent):
         assert sum(link.bytes for link in spent.links if link.axes == "stages") == sent[group]
         assert sum(spent.sends.values()) == sent[group]
+
+
+@pytest.mark.parametrize("case", ["tensor", "zero3", "context", "recsys"])
+@pytest.mark.parametrize("wire", [1.0, 2.0])
+def test_in_f32_the_bytes_sent_are_those_of_the_program(case: str, wire: float) -> None:
+    """What computes in f32 gathers weights and reduces gradients in f32, whatever systems do that compute in 16."""
+    s = simulation(*CASES[case])
+    want: dict[str, float] = {}
+    for c in collectives(s.program):
+        if c.axes:
+            want["+".join(c.axes)] = want.get("+".join(c.axes), 0.0) + c.bytes
+    found = s.run(cal(s, wire=wire, gradient_wire=wire)).traffic
+    assert found == pytest.approx(want, rel=1e-3)  # what goes together is rounded up to whole elements
