@@ -209,6 +209,8 @@ class _Lift:
         if role == "activations" and var.name in self.sunk:
             role = "weights" if self.lifter.update else "gradients"
         elements = max(source.elements, target.elements)
+        if isinstance(op, comm.AllGather):  # uneven pieces are sent as large as the largest
+            elements = source.elements * prod(self.lifter.sizes[a] for a in op.axes)
         itemsize = ITEMSIZE[source.type.dtype]
         whole = self.lifter.computes > NARROW
         work = Collective(op.mnemonic, op.axes, elements, itemsize, role, whole)

@@ -370,3 +370,35 @@ def test_in_f32_the_bytes_sent_are_those_of_the_program(case: str, wire: float) 
             want["+".join(c.axes)] = want.get("+".join(c.axes), 0.0) + c.bytes
     found = s.run(cal(s, wire=wire, gradient_wire=wire)).traffic
     assert found == pytest.approx(want, rel=1e-3)  # what goes together is rounded up to whole elements
+
+
+def test_uneven_pieces_are_sent_as_large_as_the_largest() -> None:
+    text = """use std.devices (a100_80)
+use std.layers (mlp)
+use std.optimizers (sgd)
+
+model m() {
+  dim b = 8, d = 10
+  input x : f32[b,d]
+  loss mean(cumsum(mlp(x, 12), over d))
+}
+
+cluster pod() {
+  device gpu = a100_80
+  level server = 4 gpu over 300 GB/s, 1 us
+}
+
+strategy plan for m {
+  mesh (tp = 4)
+  split d on tp pad
+}
+
+job fit {
+  train m on pod using plan
+  optimizer sgd(lr = 0.1)
+}
+"""
+    s = Simulation.of(parc.compile(Source("uneven.par", text)))
+    found = collectives(s.program)
+    assert any(c.op == "all_gather" for c in found)
+    assert s.run().traffic == {"tp": pytest.approx(sum(c.bytes for c in found), rel=1e-3)}
