@@ -135,7 +135,7 @@ class Expander:
         value = scope.vars.get(name.id)
         if isinstance(value, AxisRef):
             return value
-        axes = [a.name for a in self.rules.axes]
+        axes = list(dict.fromkeys(a.name for a in self.rules.axes))
         if value is not None:
             raise fail("E0401", f"`{name.id}` is {kind_of(value)}, not a mesh axis", name.span)
         if self.applied and name.id in axes:
@@ -326,7 +326,7 @@ class Expander:
         if isinstance(expr, ast.Over):
             return Words(self.dims(expr.dims, scope))
         if isinstance(expr, ast.Name) and expr.id not in scope.vars and scope.module.param(expr.id) is None:
-            axes = [a.name for a in self.rules.axes]
+            axes = list(dict.fromkeys(a.name for a in self.rules.axes))
             help = did_you_mean(expr.id, axes) or (f"the mesh has {listed(axes)}" if axes else "declare the mesh first")
             raise fail("E0401", f"there is no mesh axis `{expr.id}`", expr.span, help=help)
         return evaluate(expr, scope)

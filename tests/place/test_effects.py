@@ -212,3 +212,35 @@ def test_a_path_without_its_beginning_is_known_by_its_end() -> None:
     """Better than names that look like it (`mul`)."""
     (wrong,) = found("recompute mlp")
     assert (wrong.code, wrong.help) == ("E0404", "did you mean `block.mlp`?")
+
+
+MERGED = """\
+use std.optimizers (sgd)
+
+model merged() {
+  dim b = 4, p = 4, q = 4, n = 16
+  input x : f32[b,p,q]
+  weight w[n]
+  y = merge(x, (p, q) -> n)
+  loss mean(y * w)
+}
+
+strategy plan for merged {
+  mesh (c = 5)
+  split n on c pad
+}
+
+job fit {
+  train merged using plan
+  optimizer sgd(lr = 0.1)
+}
+"""
+
+
+def test_of_a_merged_dim_whole_rows_are_split() -> None:
+    """The dim whose size counts is named, and no `pad` is proposed to a rule that has it."""
+    with pytest.raises(ParcError) as caught:
+        parc.check(Source("t.par", MERGED))
+    (one,) = caught.value.diagnostics
+    assert one.code == "E0540" and "dim p of y has size 4" in one.message
+    assert one.help is not None and "legal degrees of c: 1, 2, 4" in one.help and "allow" not in one.help

@@ -121,8 +121,18 @@ def _room(region: Region, node: Node, plan: Plan, index: int, axis: str, padded_
         return loop.size >= n
     if not padded_ok or plan.axes[index] or axis == TIME or loop.kind == "halo":
         return False
-    walked = [(v, n) for v, n in zip((*node.inputs, *node.outputs), (*loop.ins, *loop.outs), strict=True) if n]
-    return all(v.type.size(n) == loop.size for v, n in walked)  # not the major part of a split or merged dim
+    return all(size == loop.size for _, size in _walked(node, loop))  # not the major part of a split or merged dim
+
+
+def _walked(node: Node, loop: Loop) -> list[tuple[str, int]]:
+    """The dims that the loop walks, with their sizes."""
+    values, names = (*node.inputs, *node.outputs), (*loop.ins, *loop.outs)
+    return [(n, v.type.size(n)) for v, n in zip(values, names, strict=True) if n]
+
+
+def _of_its_size(node: Node, loop: Loop) -> str:
+    """The dim that the loop walks as a whole: where dims are merged, that is not the result's."""
+    return next((n for n, size in _walked(node, loop) if size == loop.size), loop.names[0])
 
 
 def _by_weight(region: Region, node: Node, plan: Plan, axis: str) -> int | None:
@@ -174,7 +184,8 @@ def _by_cost(
             # In the update, `shard` rules may have used the dim up: then the axis repeats work.
             ours = region.cls != "optimizer" and axis != TIME and not here
             if rule is not None and loop.kind in ("pass", "sum", "max") and ours:
-                region.rules.indivisible(loop.names[0], loop.size, (*plan.axes[k], axis), rule, out.name)
+                counted = _of_its_size(node, loop)
+                region.rules.indivisible(counted, loop.size, (*plan.axes[k], axis), rule, out.name)
             continue
         cost = 0.0
         for i, versions in enumerate(held):

@@ -143,6 +143,8 @@ class Rules:
         help = f"legal degrees of {axis}: {degrees}; " if legal else ""
         if len(axes) > 1:
             help += "pieces of a dim on several axes are even: `pad` is for a dim on one axis"
+        elif not isinstance(rule, LayoutRule) and rule.pad:
+            help += "pieces of what is merged, split into dims, or seen through windows are even"
         elif isinstance(rule, LayoutRule):
             help += f"or allow uneven pieces with a rule in the place of this: `split {dim} on {axis} in {name} pad`"
         else:
