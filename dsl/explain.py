@@ -81,6 +81,9 @@ def explain(
         return error("E0011", message, "the closing brace stands on a line of its own")
     if token.type == "NEWLINE" and "LBRACE" in expected:
         return error("E0011", message, "the brace that opens a body stands on the line of its head")
+    after = tokens[at + 1] if at + 1 < len(tokens) else None
+    if after and after.type == "EQUAL" and "EQUAL" in expected and token.text in ("+", "-", "*", "/", "@") and before:
+        return error("E0001", message, f"written out: `{_short(before.text)} = {_short(before.text)} {token.text} …`")
     return error("E0001", message, _help(token, before, expected, words))
 
 

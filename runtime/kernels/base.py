@@ -171,3 +171,9 @@ def aligned(value: LocalValue, names: tuple[str, ...], lead: int) -> Callable[[A
     if perm == tuple(range(len(perm))):
         return lambda a: a[pick]
     return lambda a: a.transpose(perm)[pick]
+
+
+def literal(value: bool | int | float, dtype: str) -> Any:
+    """A number of a program in the storage type of `dtype`; too large a one is infinite there, as results are."""
+    with quiet():
+        return STORAGE[dtype](value)

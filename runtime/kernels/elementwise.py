@@ -10,7 +10,19 @@ from typing import Any
 import numpy as np
 
 from compiler.ops.elementwise import Broadcast, Cast, Map, Transpose
-from runtime.kernels.base import STORAGE, Array, Context, Env, Into, Kernel, LocalValue, aligned, finish, rounded
+from runtime.kernels.base import (
+    STORAGE,
+    Array,
+    Context,
+    Env,
+    Into,
+    Kernel,
+    LocalValue,
+    aligned,
+    finish,
+    literal,
+    rounded,
+)
 from runtime.kernels.select import where
 
 
@@ -100,8 +112,7 @@ def map_function(fn: str, slots: Sequence[Any], dtype: str) -> Callable[..., Arr
         f, slots = _power(slots[1]), (None,)
     if all(s is None for s in slots):
         return f
-    number = STORAGE[dtype]
-    literals = [None if s is None else number(s) for s in slots]
+    literals = [None if s is None else literal(s, dtype) for s in slots]
     match literals:
         case [None, c]:
             return lambda x: f(x, c)

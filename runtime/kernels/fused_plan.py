@@ -19,7 +19,7 @@ from compiler.ops.elementwise import Cast, Map
 from compiler.ops.reduce import Reduce
 from compiler.program import Instr
 from runtime.kernels import blocks
-from runtime.kernels.base import STORAGE, Array, Context, Env, Into, LocalValue, aligned, rounded
+from runtime.kernels.base import STORAGE, Array, Context, Env, Into, LocalValue, aligned, literal, rounded
 from runtime.kernels.elementwise import operand_dtype
 from runtime.kernels.fused import Fused, is_view, reduced_axes
 from runtime.kernels.select import BITS, select
@@ -251,9 +251,10 @@ class _Writer:
 
     def map(self, i: int, instr: Instr, op: Map) -> None:
         fn = op.fn
-        number = STORAGE[operand_dtype(op, [self.op.locals[n] for n in instr.inputs])]
+        dtype = operand_dtype(op, [self.op.locals[n] for n in instr.inputs])
+        number = STORAGE[dtype]
         operands = iter(self.args(instr))
-        args = [next(operands) if s is None else self.bind(number(s)) for s in op.slots]
+        args = [next(operands) if s is None else self.bind(literal(s, dtype)) for s in op.slots]
         if fn == "where":
             self.where(i, instr, op, args, number)
             return

@@ -19,6 +19,7 @@ def errors(text: str) -> tuple[Diagnostic, ...]:
     ("text", "code", "help"),
     [
         ("param x == 3", "E0001", "`=` assigns"),
+        ("model m {\n  h += f(h)\n}", "E0001", "written out: `h = h + …`"),
         ("check x = 3", "E0001", "`==` compares"),
         ("model m {\n  x[b] := 3\n}", "E0001", "`=` assigns"),
         ("param x = [1, 2][0]", "E0001", "there is no indexing"),
