@@ -82,7 +82,7 @@ def explain(
     if token.type == "NEWLINE" and "LBRACE" in expected:
         return error("E0011", message, "the brace that opens a body stands on the line of its head")
     after = tokens[at + 1] if at + 1 < len(tokens) else None
-    if after and after.type == "EQUAL" and "EQUAL" in expected and token.text in ("+", "-", "*", "/", "@") and before:
+    if after and after.text == "=" and "EQUAL" in expected and token.text in ("+", "-", "*", "/", "@") and before:
         return error("E0001", message, f"written out: `{_short(before.text)} = {_short(before.text)} {token.text} …`")
     return error("E0001", message, _help(token, before, expected, words))
 
