@@ -10,6 +10,7 @@ from compiler.cost.allocation import Allocation, allocation
 from compiler.cost.calibration import Calibration, of_cluster
 from compiler.cost.fullest import Fullest, fullest, traced
 from compiler.cost.memory import fits, memory_use
+from compiler.cost.numbering import Ranks, Runs, joined
 from compiler.cost.replay import FIRST
 from compiler.cost.reserved import reserved
 from compiler.cost.simulate import Simulation
@@ -27,23 +28,30 @@ TWICE = "twice the batch in twice the micro-batches, for as many samples"
 
 @dataclass(frozen=True, slots=True)
 class MemoryRow:
-    """Devices first … first+count-1: the peak of one kind of memory in bytes, and what it consists of."""
+    """Of some devices: the peak of one kind of memory in bytes, and what it consists of."""
 
-    first: int
-    count: int
+    ranks: Runs
     memory: str
     peak: int
     roles: Mapping[str, int]
 
+    @property
+    def first(self) -> int:
+        """The lowest rank."""
+        return self.ranks[0][0]
+
+    @property
+    def count(self) -> int:
+        """How many devices."""
+        return sum(n for _, n in self.ranks)
+
 
 @dataclass(frozen=True, slots=True)
 class FullMemory:
-    """One memory of the devices that need most of it (first … first+count-1): its fullest moment, and what that takes
-    of a memory that is handed out: with offsets that are fixed beforehand, and (of device memory) by a caching
-    allocator."""
+    """One memory of the devices that need most of it: its fullest moment, and what that takes of a memory that is
+    handed out: with offsets that are fixed beforehand, and (of device memory) by a caching allocator."""
 
-    first: int
-    count: int
+    ranks: Runs
     moment: Fullest
     allocation: Allocation
     reserved: int | None
@@ -53,8 +61,9 @@ class FullMemory:
         m = self.moment
         return {
             "memory": m.memory,
-            "first": self.first,
-            "devices": self.count,
+            "first": self.ranks[0][0],
+            "devices": sum(n for _, n in self.ranks),
+            "ranks": [list(run) for run in self.ranks],
             "stage": m.group,
             "action": str(m.action) if m.action is not None else None,
             "where": m.where,
@@ -135,7 +144,14 @@ class Estimate:
             "capacity": self.capacity,
             "fits": self.fits,
             "memory": [
-                {"first": m.first, "devices": m.count, "memory": m.memory, "peak": m.peak, "roles": dict(m.roles)}
+                {
+                    "first": m.first,
+                    "devices": m.count,
+                    "ranks": [list(run) for run in m.ranks],
+                    "memory": m.memory,
+                    "peak": m.peak,
+                    "roles": dict(m.roles),
+                }
                 for m in self.memory
             ],
             "fullest": [f.as_json() for f in self.fullest],
@@ -199,25 +215,26 @@ def _better(simulation: Simulation, variation: Variation | None) -> Iterator[tup
 
 def _memory(compiled: Compiled) -> tuple[MemoryRow, ...]:
     """Groups in a row that have the same peak are one row."""
-    size = compiled.program.devices // compiled.program.groups
+    of = Ranks.of(compiled.program)
     rows: list[MemoryRow] = []
     for group, kinds in memory_use(compiled.program).items():
         for kind, peak in kinds.items():
             last = next((r for r in reversed(rows) if r.memory == kind), None)
             if last and (last.peak, dict(last.roles)) == (peak.bytes, dict(peak.roles)):
-                rows[rows.index(last)] = MemoryRow(last.first, last.count + size, kind, last.peak, last.roles)
+                rows[rows.index(last)] = MemoryRow(
+                    joined((*last.ranks, *of.members([group]))), kind, last.peak, last.roles
+                )
             else:
-                rows.append(MemoryRow(group * size, size, kind, peak.bytes, peak.roles))
+                rows.append(MemoryRow(of.members([group]), kind, peak.bytes, peak.roles))
     return tuple(rows)
 
 
 def _fullest(program: Program, rows: Sequence[MemoryRow]) -> Iterator[FullMemory]:
     """The first devices that need most of each kind."""
-    size = program.devices // program.groups
     for kind in dict.fromkeys(r.memory for r in rows):
         row = max((r for r in rows if r.memory == kind), key=lambda r: (r.peak, -r.first))
-        group = row.first // size
+        group = Ranks.of(program).group(row.first)
         memory = traced(program, group)
         moment = fullest(memory, group, kind)
         placed = allocation(memory, group)[kind]
-        yield FullMemory(row.first, row.count, moment, placed, reserved(memory, group) if kind == FIRST else None)
+        yield FullMemory(row.ranks, moment, placed, reserved(memory, group) if kind == FIRST else None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
+from compiler.cost.numbering import Ranks
 from compiler.model import Cluster, Device, Level
 from compiler.program import Program
 
@@ -21,7 +22,7 @@ class Machine:
     levels: tuple[Level, ...]
     sizes: dict[str, int]
     strides: dict[str, int]
-    group: int  # devices of a device group (pipeline stage)
+    ranks: Ranks
     cores: int
     tile: tuple[int, int, int]
     memories: dict[str, float]  # kind -> bytes per second and device
@@ -59,18 +60,12 @@ class Machine:
 
     def between(self, a: int, b: int) -> int:
         """The level that devices of the same coordinates of two device groups have in common."""
-        a, b = a * self.group, b * self.group
-        return next((i for i, d in enumerate(self.domains) if a // d == b // d), len(self.domains) - 1)
+        return self.ranks.level(a, b, self.domains)
 
 
 def machine(program: Program, cluster: Cluster, slow_links: dict[str, float] | None = None) -> Machine:
     """`slow_links`: level -> by how much its links are slower."""
-    strides: dict[str, int] = {}
-    stride = 1
-    for axis in reversed(program.axes):
-        strides[axis.name] = stride if axis.kind != "time" else 0
-        stride *= axis.size if axis.kind != "time" else 1
-    # Device groups are the major axes: place axes stand before the mesh axes.
+    ranks = Ranks.of(program)
     device = cluster.device
     settings = {k: tuple(x for x in v if isinstance(x, (int, float))) for k, v in device.settings}
     tile = settings.get("tile", ())
@@ -87,8 +82,8 @@ def machine(program: Program, cluster: Cluster, slow_links: dict[str, float] | N
         device,
         levels,
         {a.name: a.size for a in program.axes},
-        strides,
-        max(1, program.devices // max(1, program.groups)),
+        ranks.strides,
+        ranks,
         int((settings.get("cores") or (1,))[0]),
         (int(tile[0]), int(tile[1]), int(tile[2])) if len(tile) == 3 else (128, 128, 64),
         {m.kind: min(m.link, m.bandwidth / sharing) for m in cluster.memories},

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from compiler.cost import engine
 from compiler.cost.durations import COMPUTE, Pricer, picoseconds
 from compiler.cost.features import Features
+from compiler.cost.numbering import Ranks
 from compiler.cost.segments import is_prefetch, stretch, totals
-from compiler.cost.variation import Ranks
 from compiler.cost.work import Collective, Loop, Meet, Node, Part, Post, Wait
 from compiler.program import Program
 from compiler.schedules import unroll
@@ -66,7 +66,7 @@ class _Emitter:
             if self.colours is not None:
                 alike = self.alike(node.work.axes)
                 members = len(alike)
-                key = (self.rank // self.ranks.size, node.work.axes, alike, len(self.items))
+                key = (self.ranks.group(self.rank), node.work.axes, alike, len(self.items))
         self.launches += priced.launches
         also = tuple((s, min(share, ps)) for s, share in priced.also)
         self.items.append(engine.Step(priced.stream, ps, deps, priced.blocking, key, members, also))
@@ -156,9 +156,8 @@ def function_items(
     program: Program, pricer: Pricer, part: Part, stage: int, update: bool, relief: int
 ) -> list[engine.Item]:
     """The items of an action of a virtual stage, on devices that are not slow; keys of collectives are their axes."""
-    machine = pricer.machine
-    ranks = Ranks(program.devices, machine.group, machine.strides, machine.sizes)
-    emitter = _Emitter(pricer, ranks, stage % program.groups * machine.group, None, 1.0, [], update)
+    ranks = Ranks.of(program)
+    emitter = _Emitter(pricer, ranks, ranks.base(stage % program.groups), None, 1.0, [], update)
     emitter.function(part, stage, 0, program.stages, program.groups, relief)
     return emitter.items
 
@@ -177,8 +176,7 @@ def play_ranks(
     """
     groups = program.groups
     chunks = max(1, program.stages // groups)
-    machine = pricer.machine
-    ranks = Ranks(program.devices, machine.group, machine.strides, machine.sizes)
+    ranks = Ranks.of(program)
     where = {g: i for i, c in enumerate(program.classes) for g in c.groups}
     players: list[list[engine.Item]] = []
     first: dict[int, int] = {}
@@ -186,7 +184,7 @@ def play_ranks(
         first.setdefault(colour, rank)
     for colour in range(len(first)):
         rank = first[colour]
-        group = rank // machine.group
+        group = ranks.group(rank)
         emitter = _Emitter(pricer, ranks, rank, colours, slow.get(rank, 1.0), [])
         parts = features.parts[where[group]]
         for action in unroll(program.classes[where[group]].schedule, group, groups, chunks):

@@ -15,13 +15,14 @@ from compiler.cost.calibration import Calibration, of_cluster
 from compiler.cost.durations import Pricer, picoseconds
 from compiler.cost.features import Features, features
 from compiler.cost.machine import machine
+from compiler.cost.numbering import Ranks, joined
 from compiler.cost.plan import Key, Plan, Result, evaluate, plan
 from compiler.cost.segments import Play, Segment, segments
 from compiler.cost.segments import Player as FunctionPlayer
 from compiler.cost.sharing import slower_sends
 from compiler.cost.summary import summarise, with_slow_devices
 from compiler.cost.timeline import PICOSECONDS, Player, Timeline
-from compiler.cost.variation import NOMINAL, Ranks, Variation, colours
+from compiler.cost.variation import NOMINAL, Variation, colours
 from compiler.cost.varied import Classes, Maps, Varied, play_varied
 from compiler.cost.work import Collective, Loop, Meet, Part, Post, Wait
 from compiler.model import Cluster
@@ -82,6 +83,16 @@ class Simulation:
         where = {g: i for i, c in enumerate(self.program.classes) for g in c.groups}
         return tuple(where[g] for g in range(self.program.groups))
 
+    @cached_property
+    def players(self) -> tuple[Player, ...]:
+        """A class of devices per group."""
+        ranks = Ranks.of(self.program)
+        found = []
+        for g, c in enumerate(self.program_class):
+            runs = ranks.members([g])
+            found.append(Player(c, g, runs[0][0], ranks.size, runs if len(runs) > 1 else ()))
+        return tuple(found)
+
     def pricer(self, calibration: Calibration | None = None, variation: Variation = NOMINAL) -> Pricer:
         """Prices on this cluster; without a calibration with the device's own."""
         found = machine(self.program, self.cluster, dict(variation.links))
@@ -97,9 +108,7 @@ class Simulation:
         pricer = self.pricer(calibration, varied)
         costs = self.costs(pricer)
         result = self._evaluate(pricer, costs)
-        group = pricer.machine.group
-        classes = tuple(Player(c, g, g * group, group) for g, c in enumerate(self.program_class))
-        found = summarise(self, pricer, costs, result, classes)
+        found = summarise(self, pricer, costs, result, self.players)
         return self._varied(found, pricer, varied.devices) if varied.devices else found
 
     def seconds(self, calibration: Calibration | None = None, variation: Variation | None = None) -> float:
@@ -173,14 +182,12 @@ class Simulation:
 
     def partition(self, devices: Mapping[int, float], pricer: Pricer) -> list[int]:
         """Per rank its class: see `variation.colours`."""
-        m = pricer.machine
         axes: set[tuple[str, ...]] = set()
         talks: list[set[int]] = [set() for _ in range(self.program.groups)]
         for g, c in enumerate(self.program_class):
             for (_, chunk), part in self.features.parts[c].items():
                 _peers(part, chunk * self.program.groups + g, self.program.groups, axes, talks[g])
-        ranks = Ranks(self.program.devices, m.group, m.strides, m.sizes)
-        return colours(ranks, devices, sorted(axes), [sorted(t) for t in talks])
+        return colours(Ranks.of(self.program), devices, sorted(axes), [sorted(t) for t in talks])
 
     def play_varied(self, pricer: Pricer, devices: Mapping[int, float], partition: Sequence[int]) -> Varied:
         """A step with slow devices, class by class."""
@@ -189,28 +196,22 @@ class Simulation:
             self._evaluate(pricer, costs)
         relief = [_relief(pricer, costs[c]) for c in self.program_class]
         posts, meets = self._messages(pricer, [costs[c][key][i] for c, key, i in self.plan.costs])
-        m = pricer.machine
-        ranks = Ranks(self.program.devices, m.group, m.strides, m.sizes)
-        classes = Classes(ranks, self.program.groups, partition)
+        classes = Classes(Ranks.of(self.program), self.program.groups, partition)
         maps = Maps(self.program, self.features, pricer, self.program_class, classes, devices, relief)
         return play_varied(self.plan, costs, maps, posts, meets)
 
     def _varied(self, nominal: Timeline, pricer: Pricer, devices: Mapping[int, float]) -> Timeline:
         partition = self.partition(devices, pricer)
         played = self.play_varied(pricer, devices, partition)
-        runs: dict[int, list[tuple[int, int]]] = {}
+        members: dict[int, list[tuple[int, int]]] = {}
         for rank, colour in enumerate(partition):
-            of = runs.setdefault(colour, [])
-            if of and sum(of[-1]) == rank:
-                of[-1] = (of[-1][0], of[-1][1] + 1)
-            else:
-                of.append((rank, 1))
-        size = pricer.machine.group
-        classes = tuple(
-            Player(self.program_class[of[0][0] // size], of[0][0] // size, of[0][0], sum(n for _, n in of), tuple(of))
-            for of in runs.values()
-        )
-        return with_slow_devices(nominal, played, classes)
+            members.setdefault(colour, []).append((rank, 1))
+        ranks = Ranks.of(self.program)
+        classes = []
+        for of in members.values():
+            first, group = of[0][0], ranks.group(of[0][0])
+            classes.append(Player(self.program_class[group], group, first, len(of), joined(of)))
+        return with_slow_devices(nominal, played, tuple(classes))
 
 
 def _relief(pricer: Pricer, costs: Mapping[Key, list[Segment]]) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from compiler.cost.numbering import Ranks
+
 
 @dataclass(frozen=True, slots=True)
 class Variation:
@@ -17,26 +19,6 @@ class Variation:
 NOMINAL = Variation()
 
 
-class Ranks:
-    """Which devices are together: rank = group * size + position in the group's mesh (axes major to minor)."""
-
-    def __init__(self, devices: int, size: int, strides: Mapping[str, int], sizes: Mapping[str, int]) -> None:
-        self.devices, self.size = devices, size
-        self.strides, self.sizes = strides, sizes
-
-    def along(self, rank: int, axes: Iterable[str]) -> list[int]:
-        """All ranks that differ from this one on the axes only, itself among them."""
-        found = [rank]
-        for axis in axes:
-            stride, n = self.strides[axis], self.sizes[axis]
-            found = [r + (i - r // stride % n) * stride for r in found for i in range(n)]
-        return found
-
-    def peer(self, rank: int, group: int) -> int:
-        """The device with the same coordinates of another group."""
-        return group * self.size + rank % self.size
-
-
 def colours(
     ranks: Ranks, slow: Mapping[int, float], axes: Sequence[tuple[str, ...]], groups: Sequence[Iterable[int]]
 ) -> list[int]:
@@ -46,7 +28,7 @@ def colours(
     own one talks with (`groups[own]`), until nothing changes. Then members of a class finish at the same instant: by
     induction over the dependency graph, since times are maxima over sets of classes. Source: shared/costs.md.
     """
-    now = _numbered([(r // ranks.size, slow.get(r, 1.0)) for r in range(ranks.devices)])
+    now = _numbered([(ranks.group(r), slow.get(r, 1.0)) for r in range(ranks.devices)])
     count = -1
     while count != max(now):
         count = max(now)
@@ -62,7 +44,7 @@ def colours(
                 for m in members:
                     keys[m] = (*keys[m], seen)
         for r in range(ranks.devices):
-            keys[r] = (*keys[r], *(now[ranks.peer(r, g)] for g in groups[r // ranks.size]))
+            keys[r] = (*keys[r], *(now[ranks.peer(r, g)] for g in groups[ranks.group(r)]))
         now = _numbered(keys)
     return now
 

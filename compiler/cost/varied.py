@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from compiler.cost import engine
 from compiler.cost.durations import COMPUTE, Pricer, picoseconds
 from compiler.cost.features import Features
+from compiler.cost.numbering import Ranks
 from compiler.cost.plan import Key, Plan
 from compiler.cost.ranks import function_items
 from compiler.cost.segments import Segment
 from compiler.cost.timeline import Event
-from compiler.cost.variation import Ranks
 from compiler.program import Program
 
 Row = tuple[tuple[int, int], ...]
@@ -56,7 +56,7 @@ class Classes:
         for rank, colour in enumerate(partition):
             if colour not in self.first:
                 self.first[colour] = rank
-                self.colours[rank // ranks.size].append(colour)
+                self.colours[ranks.group(rank)].append(colour)
         self.place = {c: i for found in self.colours for i, c in enumerate(found)}
 
     def peers(self, group: int, other: int) -> list[int]:

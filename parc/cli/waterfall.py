@@ -19,6 +19,7 @@ SHOWN = 5
 def waterfall(full: FullMemory, capacity: float | None, style: bool) -> str:
     """Each role begins where the one before ended; below, what the peak takes of a memory that is handed out."""
     from compiler.cost.capacity import when
+    from compiler.cost.numbering import show_ranks
 
     m = full.moment
     rows, below = [], 0
@@ -32,8 +33,7 @@ def waterfall(full: FullMemory, capacity: float | None, style: bool) -> str:
     rows += [[what, amount(size), f"{size / m.peak - 1:+.1%}", ""] for what, size in handed if size is not None]
     if capacity:
         rows.append(["that there is", amount(capacity), "", ""])
-    devices = f"devices {full.first}..{full.first + full.count - 1}" if full.count > 1 else f"device {full.first}"
-    head = [f"{m.memory} of {devices}", "bytes", "", f"fullest in {when(m)}"]
+    head = [f"{m.memory} of {show_ranks(full.ranks)}", "bytes", "", f"fullest in {when(m)}"]
     largest = [[a.name, _role(a.role, a.count), amount(a.bytes), a.type] for a in m.alive[:SHOWN]]
     return f"{_left(head, rows, style)}\n\n{_left(['largest values then', '', 'bytes', 'type'], largest, style, 2)}"
 

@@ -118,7 +118,8 @@ def _levels(where: Cluster, used: int) -> str:
 
 
 def _peak(e: Estimate, rank: int) -> int:
-    return next((m.peak for m in e.memory if m.memory == "hbm" and m.first <= rank < m.first + m.count), 0)
+    here = (m for m in e.memory if m.memory == "hbm" and any(first <= rank < first + n for first, n in m.ranks))
+    return next((m.peak for m in here), 0)
 
 
 def _map(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from compiler.cost.numbering import show_ranks
 from compiler.cost.occupancy import Occupancy, Series
 from compiler.cost.timeline import PICOSECONDS, Timeline
 from compiler.schedules import Action
@@ -229,8 +230,7 @@ def _peaks(e: Estimate) -> str:
         if of and top >= of:
             x = share(of / top)
             boxes.append(f'<line class="capacity" x1="{x}" x2="{x}" y1="0" y2="16"/>')
-        last = m.first + m.count - 1
-        name = f"devices {m.first} to {last}" if m.count > 1 else f"device {m.first}"
+        name = show_ranks(m.ranks)
         picture = svg(*boxes, label=f"{m.memory} of {name}: {amount(m.peak)}", width="100%", height=16)
         free = percent(m.peak / of) if of else ""
         rows.append([esc(name), esc(m.memory), picture, esc(amount(m.peak)), free])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
 
+from compiler.cost.numbering import show_ranks
 from compiler.cost.pieces import Piece
 from compiler.cost.record import Pieces
 from compiler.cost.timeline import PICOSECONDS, Event, Player, Timeline
@@ -17,9 +18,6 @@ DETAILS: tuple[Detail, ...] = get_args(Detail)
 
 FEW = 20_000
 """Pieces that are shown wherever they are, before only those of first and last micro-batches are."""
-
-RUNS = 4
-"""Runs of ranks that the name of a class has at most."""
 
 PER_NANOSECOND = 1000
 """Picoseconds. The format counts in microseconds; viewers keep whole nanoseconds of them."""
@@ -44,11 +42,7 @@ _FIRST = ("step", "compute")
 
 def devices(player: Player) -> str:
     """`devices 128..255`, `device 3`, `devices 0..2, 4..7`, `devices 0, 2, 4 and 13 others`."""
-    shown = player.ranks if len(player.ranks) <= RUNS else player.ranks[: RUNS - 1]
-    told = ", ".join(f"{first}..{first + n - 1}" if n > 1 else f"{first}" for first, n in shown)
-    others = player.count - sum(n for _, n in shown)
-    more = f" and {others:,} {'others' if others > 1 else 'other'}" if others else ""
-    return f"{'devices' if player.count > 1 else 'device'} {told}{more}"
+    return show_ranks(player.ranks)
 
 
 def each(player: Player) -> str:

@@ -11,11 +11,13 @@ from click.testing import CliRunner
 
 import parc
 from compiler.cost.calibration import Calibration, of_cluster
+from compiler.cost.numbering import Ranks
 from compiler.cost.ranks import play_ranks
 from compiler.cost.simulate import Simulation, simulate
 from compiler.cost.timeline import PICOSECONDS
-from compiler.cost.variation import Ranks, Variation, colours
+from compiler.cost.variation import Variation, colours
 from compiler.cost.work import Collective, Loop, Part, Product, Work
+from compiler.program import Axis
 from compiler.traffic import collectives
 from dsl.codes import CODES
 from dsl.diagnostics import ParcError
@@ -105,7 +107,7 @@ def test_slow_devices_show_in_the_figures() -> None:
 
 def test_one_slow_device_of_many_makes_few_classes() -> None:
     """256 devices in a mesh of 32 by 8: itself, those of its row, of its column, and the others."""
-    ranks = Ranks(256, 256, {"dp": 8, "tp": 1}, {"dp": 32, "tp": 8})
+    ranks = Ranks([Axis("dp", 32, "mesh"), Axis("tp", 8, "mesh")])
     found = colours(ranks, {9: 2.0}, [("dp",), ("tp",)], [[]])
     assert sorted(found.count(c) for c in set(found)) == [1, 7, 31, 217]
     assert set(colours(ranks, {}, [("dp",), ("tp",)], [[]])) == {0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from compiler.driver import compile_job
@@ -42,6 +43,9 @@ class Outcome:
     detail: str = ""
 
 
+Judge = Callable[[Case], Outcome]
+
+
 def check(case: Case) -> Outcome:
     """Compile, verify, print and read again, run beside the serial program. Never raises."""
     try:
@@ -55,7 +59,7 @@ def check(case: Case) -> Outcome:
             return Outcome("failed", f"{codes[0]} without a place", text)
         return Outcome("refused", codes[0], text)
     except Exception as e:
-        return Outcome("failed", f"compile: {_where(e)}", traceback.format_exc())
+        return Outcome("failed", f"compile: {where(e)}", traceback.format_exc())
     program = compiled.program
     try:
         found = verify(program)
@@ -66,7 +70,7 @@ def check(case: Case) -> Outcome:
         executor = PrivateExecutor if case.seed % PRIVATE == 0 and program.devices <= 8 else None
         proof = prove(compiled.training, program, executor=executor)
     except Exception as e:
-        return Outcome("failed", f"run: {_where(e)}", traceback.format_exc())
+        return Outcome("failed", f"run: {where(e)}", traceback.format_exc())
     if proof.ok or (_near(proof) and _twin(case).what == "proved"):
         return Outcome("proved")
     bad = [f"{r.kind} {r.name}: {r.error:.3g} in step {r.step}" for r in proof.rows if not r.ok]
@@ -84,19 +88,19 @@ def _twin(case: Case) -> Outcome:
     return check(replace(case, precision="f64")) if case.precision == "f32" else Outcome("failed")
 
 
-def _where(error: Exception) -> str:
+def where(error: Exception) -> str:
     """The error's type and the line of ours that it comes from."""
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1]
     return f"{type(error).__name__} at {last.filename.rpartition('/')[2]}:{last.lineno}"
 
 
-def shrink(case: Case, outcome: Outcome, tries: int = 200) -> Case:
+def shrink(case: Case, outcome: Outcome, how: Judge = check, tries: int = 200) -> Case:
     """A smaller case that fails alike."""
     while tries > 0:
         for smaller in case.smaller():
             tries -= 1
-            again = check(smaller)
+            again = how(smaller)
             if again.what == "failed" and again.why == outcome.why:
                 case = smaller
                 break
@@ -107,10 +111,11 @@ def shrink(case: Case, outcome: Outcome, tries: int = 200) -> Case:
     return case
 
 
-def report(case: Case, outcome: Outcome) -> str:
+def report(case: Case, outcome: Outcome, how: Judge = check) -> str:
     """The failure, for people: what, and the file that shows it."""
-    small = shrink(case, outcome)
+    small = shrink(case, outcome, how)
+    more = "" if how is check else " --costs"
     return (
-        f"seed {case.seed}: {outcome.why}\n{check(small).detail}\n"
-        f"--- `python -m tests.property --seed {case.seed}` draws it; reduced:\n{small.text}"
+        f"seed {case.seed}: {outcome.why}\n{how(small).detail}\n"
+        f"--- `python -m tests.property --seed {case.seed}{more}` draws it; reduced:\n{small.text}"
     )

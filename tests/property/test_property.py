@@ -1,11 +1,13 @@
 """Random models under random strategies: each is proved equal to the serial program, or refused by a code.
 
 `python -m tests.property --count 10000` runs many more on all cores and reduces what fails; `--seed N` shows one.
+With `--costs` they are priced instead (`costs`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -13,11 +15,13 @@ from os import cpu_count
 
 import pytest
 
+from tests.property import costs
 from tests.property.case import Case
-from tests.property.check import REFUSALS, Outcome, check, report, shrink
+from tests.property.check import REFUSALS, Judge, Outcome, check, report, shrink
 from tests.property.draw_strategy import OPTIMIZERS, draw
 
 CI = range(300)
+COSTS = range(100)
 NIGHTLY = range(1000, 11000)
 
 EVERYWHERE = {
@@ -36,19 +40,24 @@ def judge(seed: int) -> Outcome:
     return check(draw(seed))
 
 
-def all_of(seeds: range) -> dict[int, Outcome]:
+def judge_costs(seed: int) -> Outcome:
+    """That of what it costs."""
+    return costs.check(draw(seed))
+
+
+def all_of(seeds: range, judge: Callable[[int], Outcome] = judge) -> dict[int, Outcome]:
     """The outcomes of many draws, by seed, with all cores."""
     with ProcessPoolExecutor(cpu_count(), get_context("spawn")) as pool:
         return dict(zip(seeds, pool.map(judge, seeds, chunksize=10)))
 
 
-def judged(outcomes: dict[int, Outcome]) -> None:
+def judged(outcomes: dict[int, Outcome], how: Judge = check) -> None:
     """Nothing failed, and at least 70 % of all draws were proved."""
     failed = {seed: o for seed, o in outcomes.items() if o.what == "failed"}
     if failed:
         first = min(failed)
         why = dict(Counter(o.why for o in failed.values()))
-        pytest.fail(f"{len(failed)} of {len(outcomes)} fail: {why}\n" + report(draw(first), failed[first]))
+        pytest.fail(f"{len(failed)} of {len(outcomes)} fail: {why}\n" + report(draw(first), failed[first], how))
     whats = Counter(o.what for o in outcomes.values())
     refusals = Counter(o.why for o in outcomes.values() if o.what == "refused")
     print(f"proved {whats['proved']} of {len(outcomes)}, refused {dict(refusals)}")
@@ -69,6 +78,15 @@ def test_proved_or_refused(outcomes: dict[int, Outcome]) -> None:
 def test_everything_is_drawn_and_proved(outcomes: dict[int, Outcome]) -> None:
     proved = {kind for seed, o in outcomes.items() if o.what == "proved" for kind in draw(seed).kinds}
     assert proved >= EVERYWHERE, sorted(EVERYWHERE - proved)
+
+
+def test_costs() -> None:
+    judged(all_of(COSTS, judge_costs), costs.check)
+
+
+@pytest.mark.nightly
+def test_costs_of_a_thousand() -> None:
+    judged(all_of(range(2000, 3000), judge_costs), costs.check)
 
 
 @pytest.mark.nightly

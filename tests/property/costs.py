@@ -1,0 +1,126 @@
+"""What a drawn case costs: on a drawn cluster, with a drawn stack, every figure and every picture of it.
+
+The programs that other tests price are GPTs; here are convolutions, mixtures of experts, towers of loops, tables.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import traceback
+from collections import defaultdict
+
+from compiler.cost.allocation import allocation
+from compiler.cost.calibration import of_cluster
+from compiler.cost.footprint import held
+from compiler.cost.ranks import play_ranks
+from compiler.cost.record import record
+from compiler.cost.reserved import reserved
+from compiler.cost.simulate import Simulation
+from compiler.cost.timeline import PICOSECONDS
+from compiler.cost.traced import TracedMemory
+from compiler.cost.variation import NOMINAL, Variation
+from compiler.driver import Compiled, compile_job
+from compiler.evaluate import evaluate
+from dsl.diagnostics import ParcError
+from dsl.source import Source
+from parc import api
+from parc.report.trace import Trace
+from tests.cost.measured import exact
+from tests.property.case import Case
+from tests.property.check import REFUSALS, Outcome, where
+
+MEASURED = 4
+"""Of every so many cases the devices run, and their memory is compared to the byte."""
+
+DEVICES = ("ascend910", "ascend910b", "a100_80", "h100", "tpu_v4")
+
+
+def with_cluster(case: Case) -> Compiled:
+    """The case on a cluster of servers of 1 to 8 devices."""
+    r = random.Random(case.seed)
+    devices = math.prod(size for _, size in case.mesh)
+    inside = r.choice([n for n in (1, 2, 3, 4, 8) if devices % n == 0])
+    device = r.choice(DEVICES)
+    cluster = (
+        f"use std.devices ({device})\n"
+        f"cluster pod() {{\n  device npu = {device}\n  level server = {inside} npu over 100 GB/s, 2 us\n"
+        f"  level pod = {devices // inside} server over 10 GB/s, 5 us\n}}\n"
+    )
+    text = case.text.replace("train drawn()", "train drawn() on pod")
+    return compile_job(evaluate(Source("drawn.par", cluster + text)))
+
+
+def check(case: Case) -> Outcome:
+    """As `tests.property.check.check`, of what the case costs."""
+    try:
+        _check(case, measure=case.seed % MEASURED == 0)
+    except ParcError as e:
+        codes = {d.code for d in e.diagnostics}
+        text = "\n".join(map(str, e.diagnostics))
+        return Outcome("refused" if codes <= REFUSALS else "failed", min(map(str, codes)), text)
+    except Exception as e:
+        return Outcome("failed", f"costs: {where(e)}", traceback.format_exc())
+    return Outcome("proved")
+
+
+def _check(case: Case, measure: bool) -> None:
+    """AssertionError, or whatever went wrong. measure: whether the devices run, for their memory."""
+    r = random.Random(-1 - case.seed)
+    compiled = with_cluster(case)
+    program, s = compiled.program, Simulation.of(compiled)
+    changes = {
+        "prefetch": r.choice([0.0, 1.0]),
+        "overlap": r.choice([0.0, 1.0]),
+        "hidden": r.choice([0.0, 0.5]),
+        "slowdown": r.choice([0.0, 0.2]),
+        "blocking_sends": r.choice([0.0, 1.0]),
+        "fusion": r.choice([0.0, 1.0]),
+        "fused_attention": r.choice([0.0, 1.0]),
+    }
+    calibration = of_cluster(s.cluster).changed(**changes)
+    slow = Variation({r.randrange(program.devices): 2.0}, {"pod": r.choice([1.0, 3.0])})
+    for variation in (NOMINAL, slow):
+        found = s.run(calibration, variation)
+        pricer = s.pricer(calibration, variation)
+        relief = [s.relief(pricer, g) for g in range(program.groups)]
+        every = list(range(program.devices))
+        ends = play_ranks(program, s.features, pricer, every, dict(variation.devices), relief).ends
+        assert round(found.step_seconds * PICOSECONDS) == max(ends), "every rank played"
+        for player in found.classes:
+            assert len({ends[i] for first, n in player.ranks for i in range(first, first + n)}) == 1
+        for spent, busy in zip(found.spent, found.busy, strict=True):
+            parts = (spent.products, spent.vectors, spent.update, spent.host, spent.bubble, *spent.exposed.values())
+            assert min(parts) >= -1e-12 and math.isclose(sum(parts), found.step_seconds, rel_tol=1e-9, abs_tol=1e-12)
+            assert math.isclose(spent.products + spent.vectors + spent.update, busy, rel_tol=1e-9, abs_tol=1e-12)
+        _tracks(Trace(found, "drawn", record(s, variation=variation), "all"))
+        page = api.report(api.estimate(compiled, variation))
+        assert page.endswith("</html>\n") and "NaN" not in page and "nan " not in page
+    for cls in program.classes:
+        memory = TracedMemory(program, cls)
+        for group in cls.groups:
+            placed = allocation(memory, group)
+            for kind, peak in memory.use(group).items():
+                assert peak.bytes == sum(peak.roles.values()) <= placed[kind].size
+            assert reserved(memory, group) >= memory.use(group)["hbm"].bytes
+    of = held(compiled, fused=bool(r.choice([0, 1])))
+    assert 0 < of.allocated <= of.reserved <= of.driver
+    if measure:
+        exact(program, 1)
+
+
+def _tracks(trace: Trace) -> None:
+    """Events of a thread nest or follow each other."""
+    tracks = defaultdict(list)
+    for event in json.loads("".join(trace.text()))["traceEvents"]:
+        if event["ph"] == "X":
+            start = round(event["ts"] * 1000)
+            tracks[event["pid"], event["tid"]].append((start, -(start + round(event["dur"] * 1000))))
+    for events in tracks.values():
+        open_until: list[int] = []
+        for start, end in sorted(events):
+            while open_until and open_until[-1] <= start:
+                open_until.pop()
+            assert not open_until or -end <= open_until[-1], "events overlap"
+            open_until.append(-end)
