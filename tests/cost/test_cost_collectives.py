@@ -21,12 +21,14 @@ from compiler.cost.collectives import (
 )
 from compiler.cost.durations import Pricer
 from compiler.cost.machine import Machine, machine
+from compiler.cost.numbering import Ranks
 from compiler.cost.segments import segments
 from compiler.cost.sharing import slower_sends
 from compiler.cost.simulate import Simulation
 from compiler.cost.timeline import PICOSECONDS
 from compiler.cost.work import Collective, Loop, Node, Part, Product
 from compiler.model import Device, Level
+from compiler.program import Axis
 from dsl.codes import CODES
 from dsl.source import Source
 
@@ -34,7 +36,11 @@ DEVICE = Device("d", (("f16", 100e12),), 1e9, 1e12)
 LEVELS = (Level("server", 8, 100e9, 1e-6), Level("pod", 16, 10e9, 5e-6))
 SIZES = {"pp": 2, "dp": 8, "tp": 8}
 STRIDES = {"pp": 64, "dp": 8, "tp": 1}
-MACHINE = Machine(DEVICE, LEVELS, SIZES, STRIDES, 64, 1, (128, 128, 64), {"host": 10e9}, (8, 128), {"f16": 100e12}, {})
+RANKS = Ranks([Axis("pp", 2, "place"), Axis("dp", 8, "mesh"), Axis("tp", 8, "mesh")])
+SMALL = Ranks([Axis("pp", 2, "place"), Axis("tp", 2, "mesh")])
+MACHINE = Machine(
+    DEVICE, LEVELS, SIZES, STRIDES, RANKS, 1, (128, 128, 64), {"host": 10e9}, (8, 128), {"f16": 100e12}, {}
+)
 CAL = DEFAULT.changed(inner=1.0, outer=1.0, inner_half=0.0, outer_half=0.0, alpha=0.0, launch=0.0)
 V = 10**9
 
@@ -125,7 +131,7 @@ def test_spans_are_those_of_counting(tp: int, per: int) -> None:
 
 
 def test_messages_between_groups() -> None:
-    assert MACHINE.between(0, 1) == 1 and replace(MACHINE, group=2).between(0, 1) == 0
+    assert MACHINE.between(0, 1) == 1 and replace(MACHINE, ranks=SMALL).between(0, 1) == 0
     assert point_seconds(V, 1, MACHINE, CAL) == pytest.approx(V / 10e9)
     assert meet_seconds(V, (0, 1), MACHINE, CAL) == pytest.approx(V / 10e9)
     assert meet_seconds(V, (0,), MACHINE, CAL) == 0.0
@@ -195,7 +201,7 @@ def test_a_ring() -> None:
 
 
 def test_messages_on_a_full_mesh_have_one_link() -> None:
-    mesh = replace(MACHINE, levels=(replace(LEVELS[0], topology="full_mesh"), LEVELS[1]), group=1)
+    mesh = replace(MACHINE, levels=(replace(LEVELS[0], topology="full_mesh"), LEVELS[1]), ranks=SMALL)
     assert point_seconds(V, 0, mesh, CAL) == pytest.approx(V / (100e9 / 7))
     assert meet_seconds(V, (0, 1), mesh, CAL) == pytest.approx(V / (100e9 / 7))
     tiny = Collective("all_reduce", ("tp",), 0, 1, "activations")
