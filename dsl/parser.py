@@ -193,6 +193,8 @@ class Parser:
             return "NAME"
         if not _shiftable(self.grammar.states, list(self.stack), "NAME"):
             return keyword  # the row of an LALR state may hold a name that no rule takes here
+        if not _shiftable(self.grammar.states, list(self.stack), keyword):
+            return "NAME"  # or a keyword
         if keyword == "OVER" and position == line + 1:
             return keyword  # `memory over …`: a setting's value never begins with it
         return keyword if self._is_keyword(keyword, position) else "NAME"

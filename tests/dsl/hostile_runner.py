@@ -30,6 +30,14 @@ class Ending:
     said: str
 
 
+LAUNCH = """
+import os, sys
+_, status, used = os.wait4(os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ), 0)
+os.write(int(sys.argv[1]), f"{status} {used.ru_utime + used.ru_stime} {used.ru_maxrss}".encode())
+"""
+"""A small process between: a child begins with its parent's peak of memory, and a test's may be large."""
+
+
 def _limit() -> None:
     """Address space and CPU time; beyond the latter the process is killed, so that no test hangs."""
     resource.setrlimit(resource.RLIMIT_AS, (MEGABYTES * 2**20, MEGABYTES * 2**20))
@@ -39,18 +47,28 @@ def _limit() -> None:
 def check(path: str | Path, folder: Path) -> Ending:
     """Run it in `folder`."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "OPENBLAS_NUM_THREADS": "1"}
-    with TemporaryFile() as out:
-        command = [sys.executable, "-m", "parc", "check", str(path)]
+    reader, writer = os.pipe()
+    with TemporaryFile() as out, os.fdopen(reader) as told:
+        command = [sys.executable, "-I", "-S", "-c", LAUNCH, str(writer)]
+        command += [sys.executable, "-m", "parc", "check", str(path)]
         process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, preexec_fn=_limit
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            preexec_fn=_limit,
+            pass_fds=[writer],
         )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        os.close(writer)
+        status, seconds, peak = told.read().split()
+        assert process.wait() == 0
         out.seek(0)
         said = out.read().decode("utf-8", "replace")
     codes = re.findall(r"^error\[(E\d{4})\]", said, re.MULTILINE)
-    seconds = usage.ru_utime + usage.ru_stime
-    return Ending(process.returncode, tuple(codes), seconds, usage.ru_maxrss / 1024, said)
+    ended = os.waitstatus_to_exitcode(int(status))
+    return Ending(ended, tuple(codes), float(seconds), float(peak) / 1024, said)
 
 
 def parse_all(names: list[str]) -> list[tuple[str, tuple[str, ...], float]]:

@@ -118,3 +118,10 @@ def test_suggestions() -> None:
     assert suggest("layers", known) is None or suggest("layers", known) != "layers"
     assert suggest("zzz", known) is None and suggest("x" * 1000, known) is None
     assert did_you_mean("hiden", known) == "did you mean `hidden`?" and did_you_mean("q", known) is None
+
+
+@pytest.mark.parametrize("word", ["on", "using", "where", "in"])
+def test_a_keyword_of_another_statement_may_be_a_name(word: str) -> None:
+    """Behind a call the parser's table has words of all statements in which a call can stand."""
+    tree = parse(f"cluster pod() {{\n  level server = many() {word} over 1 GB/s, 1 us\n}}\n", "t")
+    assert f"Name(id='{word}')" in repr(tree)
