@@ -39,11 +39,20 @@ class Ranks:
 
     def base(self, group: int) -> int:
         """The lowest rank of a device group."""
-        found = 0
-        for axis in reversed(self.places):
-            group, here = divmod(group, self.sizes[axis])
-            found += here * self.strides[axis]
-        return found
+        return self.bases[group]
+
+    @cached_property
+    def bases(self) -> tuple[int, ...]:
+        """The lowest ranks of all device groups."""
+        found = [0]
+        for axis in self.places:
+            found = [base + here * self.strides[axis] for base in found for here in range(self.sizes[axis])]
+        return tuple(found)
+
+    @cached_property
+    def group_of(self) -> tuple[int, ...]:
+        """The device groups of all ranks, for what looks at all of them."""
+        return tuple(map(self.group, range(self.devices)))
 
     @cached_property
     def runs(self) -> Runs:

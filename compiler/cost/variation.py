@@ -28,7 +28,8 @@ def colours(
     own one talks with (`groups[own]`), until nothing changes. Then members of a class finish at the same instant: by
     induction over the dependency graph, since times are maxima over sets of classes. Source: shared/costs.md.
     """
-    now = _numbered([(ranks.group(r), slow.get(r, 1.0)) for r in range(ranks.devices)])
+    of, bases = ranks.group_of, ranks.bases
+    now = _numbered([(of[r], slow.get(r, 1.0)) for r in range(ranks.devices)])
     count = -1
     while count != max(now):
         count = max(now)
@@ -44,7 +45,7 @@ def colours(
                 for m in members:
                     keys[m] = (*keys[m], seen)
         for r in range(ranks.devices):
-            keys[r] = (*keys[r], *(now[ranks.peer(r, g)] for g in groups[ranks.group(r)]))
+            keys[r] = (*keys[r], *(now[r - bases[of[r]] + bases[g]] for g in groups[of[r]]))
         now = _numbered(keys)
     return now
 
