@@ -74,6 +74,10 @@ class Diagnostics:
         if not self.full:
             self._found.setdefault((diagnostic.code, diagnostic.span, diagnostic.message), diagnostic)
 
+    def discard(self, diagnostic: Diagnostic) -> None:
+        """Take back a finding: something better will be said of the same place."""
+        self._found.pop((diagnostic.code, diagnostic.span, diagnostic.message), None)
+
     def forget(self, kept: int) -> None:
         """Drop all but the first `kept` findings: what they speak of was an attempt."""
         for key in list(self._found)[kept:]:
@@ -114,6 +118,11 @@ def suggest(word: str, candidates: Iterable[str]) -> str | None:
         return folded[word.lower()]
     found = get_close_matches(word, near, n=1, cutoff=0.6)
     return found[0] if found else None
+
+
+def plural(number: int, what: str) -> str:
+    """`1 device`, `2,048 devices`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from dsl.diagnostics import Diagnostic, did_you_mean, suggest
@@ -41,6 +42,8 @@ _OTHER_LANGUAGES = {
     "lambda": "functions are declared with `fn`, at the top level of the file",
 }
 _MOST_SHOWN = 8
+_PARTS = re.compile(r"[0-9]+|[a-z_]+")
+_DIGITS = dict(zip("0123456789", ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]))
 
 
 def explain(
@@ -85,6 +88,15 @@ def explain(
     if after and after.text == "=" and "EQUAL" in expected and token.text in ("+", "-", "*", "/", "@") and before:
         return error("E0001", message, f"written out: `{_short(before.text)} = {_short(before.text)} {token.text} …`")
     return error("E0001", message, _help(token, before, expected, words))
+
+
+def digit_first(text: str, span: Span) -> Diagnostic:
+    """The diagnostic for a number with letters behind it, where a name is expected; single digits can be spelt out."""
+    parts = _PARTS.findall(text.lower())
+    help = "names begin with a letter"
+    if "".join(parts) == text.lower() and not any(p.isdigit() and len(p) > 1 for p in parts):
+        help += f": `{_short('_'.join(_DIGITS.get(p, p.strip('_')) for p in parts if p.strip('_')))}`"
+    return Diagnostic("E0001", f"expected a name, found `{_short(text)}`", span, help=help)
 
 
 def _help(token: Token, before: Token | None, expected: set[str], words: list[str]) -> str | None:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from dsl import limits
-from dsl.diagnostics import Diagnostics, did_you_mean
+from dsl.diagnostics import Diagnostic, Diagnostics, did_you_mean
 from dsl.source import Span
 from dsl.units import UNITS
 
@@ -38,11 +38,16 @@ class Comment:
 
 @dataclass(frozen=True, slots=True)
 class Lexed:
-    """What a text consists of. `broken_at` is the offset of the first bracket that has no partner, if any."""
+    """What a text consists of.
+
+    broken_at: the offset of the first bracket that has no partner, if any. glued: by the offset of a number with other
+    characters behind it that make no number of it (`1f1b`), all of them, and what was reported.
+    """
 
     tokens: list[Token]
     comments: list[Comment]
     broken_at: int | None
+    glued: dict[int, tuple[str, Diagnostic]]
 
 
 _UNIT = "|".join(sorted((re.escape(u) for u in UNITS), key=len, reverse=True))
@@ -97,6 +102,7 @@ class Lexer:
         self.brackets: list[Token] = []
         self.flat = 0  # how many of the open brackets are not blocks
         self.broken_at: int | None = None
+        self.glued: dict[int, tuple[str, Diagnostic]] = {}
         self.line_start = 0
         self.stopped = False
 
@@ -146,7 +152,7 @@ class Lexer:
         if self.tokens and self.tokens[-1].type != "NEWLINE":
             self.tokens.append(Token("NEWLINE", "\n", end, end))
         self.tokens.append(Token("$END", "", end, end))
-        return Lexed(self.tokens, self.comments, self.broken_at)
+        return Lexed(self.tokens, self.comments, self.broken_at, self.glued)
 
     def _error(self, code: str, message: str, start: int, end: int, help: str | None = None) -> None:
         self.diagnostics.error(code, message, Span(self.name, start, end), help=help)
@@ -222,12 +228,15 @@ class Lexer:
         glued = _GLUED.match(self.text, end)
         stop = glued.end() if glued else end
         unit = _UNKNOWN_UNIT.match(self.text, end)
+        text = self.text[start:stop]
         if unit:
             help = did_you_mean(unit.group(), UNITS)
-            self._error("E0006", f"unknown unit `{_shorten(unit.group())}`", end, unit.end(), help=help)
+            message, span = f"unknown unit `{_shorten(unit.group())}`", Span(self.name, end, unit.end())
+            found = Diagnostic("E0006", message, span, help=help)
         else:
-            shown = _shorten(self.text[start:stop])
-            self._error("E0004", f"`{shown}` is not a number", start, stop)
+            found = Diagnostic("E0004", f"`{_shorten(text)}` is not a number", Span(self.name, start, stop))
+        self.diagnostics.add(found)
+        self.glued[start] = text, found
         self.tokens.append(Token("NUMBER", "0", start, stop))
         return stop
 

@@ -15,7 +15,7 @@ from typing import Any
 from dsl import ast, limits
 from dsl.build import Builder
 from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
-from dsl.explain import explain
+from dsl.explain import digit_first, explain
 from dsl.lexer import Lexed, Token, lex
 from dsl.source import Span
 from dsl.tables import Rule, tables
@@ -109,6 +109,7 @@ class Parser:
         self.grammar.builder.fresh()
         self.tokens = lexed.tokens
         self.broken_at = lexed.broken_at
+        self.glued = lexed.glued
         self.name = name
         self.diagnostics = diagnostics
         self.stack = [self.grammar.start]
@@ -133,6 +134,8 @@ class Parser:
                 builder.fresh()
             token = tokens[position]
             token.type = self._classify(position, line)
+            if token.start in self.glued:
+                self._take_for_name(token)
             try:
                 result = self._feed(token)
                 position += 1
@@ -199,6 +202,15 @@ class Parser:
             return keyword  # `memory over …`: a setting's value never begins with it
         return keyword if self._is_keyword(keyword, position) else "NAME"
 
+    def _take_for_name(self, token: Token) -> None:
+        """`1f1b` where names stand and numbers do not: it is read as the name that it is meant to be."""
+        expected = self._acceptable()
+        text, reported = self.glued[token.start]
+        if "NAME" in expected and "NUMBER" not in expected and token.type == "NUMBER":
+            self.diagnostics.discard(reported)
+            self.diagnostics.add(digit_first(text, Span(self.name, token.start, token.end)))
+            token.type, token.text = "NAME", text
+
     def _ends_head(self, position: int, line: int) -> bool:
         """Whether the head of a loop ends there: `as` before that is the loop's, not a call's."""
         token = self.tokens[min(position, len(self.tokens) - 1)]
@@ -244,7 +256,7 @@ class Parser:
         if isinstance(error, ParcError):
             for diagnostic in error.diagnostics:
                 self.diagnostics.add(diagnostic)
-        else:
+        elif token.start not in self.glued:  # else the lexer has said what is wrong
             expected = self._acceptable()
             self.diagnostics.add(explain(self.tokens, position, line, expected, self.grammar.spelling, self.name))
         unclosed = isinstance(error, ParcError) and self.tokens[line].text == "}"

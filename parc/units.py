@@ -26,8 +26,3 @@ def amount(number: float) -> str:
             return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1024
     return f"{number:.1f} TiB"
-
-
-def plural(number: int, what: str) -> str:
-    """`1 device`, `2,048 devices`."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

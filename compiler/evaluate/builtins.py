@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
-from compiler.evaluate import static
+from compiler.evaluate import dtypes, static
 from compiler.evaluate.arguments import Args, P
 from compiler.evaluate.expressions import Want, elementwise, evaluate, tensor
 from compiler.evaluate.scope import Scope, check_dim
@@ -20,7 +20,7 @@ from compiler.ops.reduce import Cumsum, Reduce, TopK
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Slice, Split
 from compiler.ops.window import Window
 from dsl import ast
-from dsl.diagnostics import did_you_mean, fail
+from dsl.diagnostics import fail
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,7 @@ def dtype_of(a: Args, name: str) -> str:
     word = a.word(name)
     known = a.scope.making.dtypes()
     if word.id not in known:
-        help = did_you_mean(word.id, known) or f"there are {listed(known, 12)}"
-        raise fail("E0207", f"there is no dtype `{word.id}`", word.span, help=help)
+        raise fail("E0207", f"there is no dtype `{word.id}`", word.span, help=dtypes.meant(word.id, known))
     return known[word.id]
 
 

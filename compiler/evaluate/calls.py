@@ -12,7 +12,7 @@ from compiler.evaluate.session import Call, listed
 from compiler.evaluate.values import BROKEN, Bound, Broken, DimList, Entry, Results, Skip, kind_of
 from compiler.graph import Dim, Value
 from dsl import ast
-from dsl.diagnostics import Diagnostic, ParcError, did_you_mean, fail
+from dsl.diagnostics import Diagnostic, ParcError, did_you_mean, fail, plural
 from dsl.source import Span
 
 
@@ -149,7 +149,7 @@ def match_pattern(target: ast.Target, x: Value, inner: Scope, span: Span, what: 
     dims = x.type.dims
     if len(names) != len(dims) and not (target.rest and len(names) <= len(dims)):
         wanted = ", ".join((["..."] if target.rest else []) + [n.id for n in names])
-        message = f"`{target.name.id}` of `{what}` is [{wanted}], the argument has {len(dims)} dims: {x.type}"
+        message = f"`{target.name.id}` of `{what}` is [{wanted}], the argument has {plural(len(dims), 'dim')}: {x.type}"
         raise fail("E0213", message, span, notes=[("the pattern is here", target.span)])
     first = len(dims) - len(names)
     inner.rest.update(dict.fromkeys(d.name for d in dims[:first]))

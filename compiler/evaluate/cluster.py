@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from compiler.evaluate import limits, static
+from compiler.evaluate import dtypes, limits, static
 from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate, static_of
 from compiler.evaluate.modules import Module
@@ -218,7 +218,7 @@ def _peak(s: ast.Setting, scope: Scope) -> tuple[str, float]:
         help = "`compute bf16 256 TFLOP/s`, or with a unit `compute vector f32 8 TFLOP/s`"
         raise fail("E0313", "compute has a dtype and a peak", s.span, help=help)
     if words[-1] not in DTYPES:
-        help = did_you_mean(words[-1], DTYPES) or f"there are {listed(DTYPES)}"
+        help = dtypes.meant(words[-1], DTYPES)
         raise fail("E0207", f"there is no dtype `{words[-1]}`", s.words[-1].span, help=help)
     return ".".join(words), _positive(s.values[0], units.FLOP_PER_SECOND, "the peak", scope)
 

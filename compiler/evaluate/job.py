@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from compiler.evaluate import static
+from compiler.evaluate import dtypes, static
 from compiler.evaluate.calls import bind
 from compiler.evaluate.cluster import build_cluster
 from compiler.evaluate.expressions import evaluate, static_of
@@ -15,14 +15,14 @@ from compiler.evaluate.index import ModelIndex, index_model
 from compiler.evaluate.model import build_model
 from compiler.evaluate.modules import Module
 from compiler.evaluate.optimizer import build_updates
-from compiler.evaluate.session import Session, listed
+from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.strategy import build_strategy
 from compiler.evaluate.values import Entry, Skip
 from compiler.graph import FLOATS, Names
 from compiler.model import SERIAL, Cluster, DataSpec, Job, Model, Precision, Strategy, WeightUpdate
 from dsl import ast
-from dsl.diagnostics import ParcError, did_you_mean, fail
+from dsl.diagnostics import ParcError, fail
 
 _MAX_SEED = 2**63
 
@@ -123,7 +123,7 @@ def _precision(use: ast.Precision | None, module: Module) -> Precision:
         return Precision()
     for name in (use.compute, use.master):
         if name is not None and name.id not in FLOATS:
-            help = did_you_mean(name.id, FLOATS) or f"there are {listed(FLOATS)}"
+            help = dtypes.meant(name.id, FLOATS)
             raise fail("E0207", f"there is no float dtype `{name.id}`", name.span, help=help)
     compute = use.compute.id
     master = use.master.id if use.master else "f32" if compute in ("bf16", "f16") else compute

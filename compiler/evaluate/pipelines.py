@@ -10,7 +10,7 @@ from compiler.evaluate.session import listed
 from compiler.evaluate.values import AxisRef
 from compiler.model import PipelineRule
 from dsl import ast
-from dsl.diagnostics import did_you_mean, fail
+from dsl.diagnostics import did_you_mean, fail, plural
 from dsl.source import Span
 
 SCHEDULES: dict[str, tuple[str, ...]] = {
@@ -43,8 +43,10 @@ def pipeline_rule(
         count = index.loops[label]
         if stages > count:
             parts = f"{axis.size} stages" + (f" of {chunks} chunks" if chunks > 1 else "")
-            message = f"`{label}` has {count} iterations, too few for {parts}"
-            raise fail("E0408", message, span, help=f"axis `{axis.name}` can have at most {count // chunks} devices")
+            message = f"`{label}` has {plural(count, 'iteration')}, too few for {parts}"
+            most = plural(count // chunks, "device")
+            help = f"axis `{axis.name}` can have at most {most}" if count >= chunks else f"`chunks` is at most {count}"
+            raise fail("E0408", message, span, help=help)
         _check_cuts(cuts, statement, stages, count)
     if stages > limits.MAX_STAGES:
         raise fail("E0908", f"the pipeline has {stages} stages, the most is {limits.MAX_STAGES:,}", span)

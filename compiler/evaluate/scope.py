@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from compiler.evaluate import limits
 from compiler.evaluate.frame import Frame
@@ -87,8 +87,8 @@ class Scope:
         help = did_you_mean(name.id, known)
         return fail("E0101", f"there is no `{name.id}` here", name.span, help=help)
 
-    def dim(self, name: ast.Name) -> Dim:
-        """The dim that a name stands for where dims are expected."""
+    def dim(self, name: ast.Name, near: Mapping[str, Bound] | None = None) -> Dim:
+        """The dim that a name stands for where dims are expected. `near`: what else may be meant to have it."""
         found = self.find_dim(name.id)
         if found is not None:
             return found
@@ -99,8 +99,22 @@ class Scope:
             message = f"`{name.id}` is {kind_of(value)}, not a dim"
             raise fail("E0209", message, name.span, help=f"declare it: `dim {name.id} = …`")
         dims = list(self.dims)
-        help = did_you_mean(name.id, dims) or (f"known here: {listed(dims)}" if dims else f"`dim {name.id} = …`")
+        help = self._undeclared(name.id, {**self.vars, **(near or {})}) or did_you_mean(name.id, dims)
+        help = help or (f"known here: {listed(dims)}" if dims else f"`dim {name.id} = …`")
         raise fail("E0209", f"there is no dim `{name.id}` here", name.span, help=help)
+
+    def _undeclared(self, dim: str, values: Mapping[str, Bound]) -> str | None:
+        """What to do about a dim that tensors here have, though nothing here says so."""
+        for name, value in values.items():
+            if isinstance(value, Value) and value.type.has(dim):
+                stack = self.session.stack if self.what == "function" else ()
+                if stack and any(p.target.name.id == name for p in stack[-1].entry.item.parameters):
+                    return f"`{name}` has it; a parameter `{name}[{', '.join(value.type.names)}]` makes its dims known"
+                size = value.type.size(dim)
+                return (
+                    f"`{name}` has it from a function, whose dims have no names here: declare it, `dim {dim} = {size}`"
+                )
+        return None
 
     def find_dim(self, name: str) -> Dim | None:
         """As `dim`, or None."""
@@ -113,7 +127,7 @@ class Scope:
         """Whether `dim` gives a dim, or fails because of an error reported before."""
         return self.find_dim(name.id) is not None or isinstance(self.vars.get(name.id), Broken)
 
-    def dim_list(self, names: Iterable[ast.Name]) -> tuple[Dim, ...]:
+    def dim_list(self, names: Iterable[ast.Name], near: Mapping[str, Bound] | None = None) -> tuple[Dim, ...]:
         """Dims in a list, such as after `over`; a name may stand for several that were passed together."""
         found: list[Dim] = []
         for name in names:
@@ -121,7 +135,7 @@ class Scope:
             if name.id not in self.dims and isinstance(value, DimList):
                 found.extend(value.dims)
             else:
-                found.append(self.dim(name))
+                found.append(self.dim(name, near))
         return tuple(found)
 
     def new_name(self, name: ast.Name) -> str:

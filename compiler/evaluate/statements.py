@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compiler.evaluate import static
+from compiler.evaluate import dtypes, static
 from compiler.evaluate.expressions import evaluate, static_of, tensor
 from compiler.evaluate.scope import Scope, check_dim, check_size
 from compiler.evaluate.session import listed
@@ -153,7 +153,7 @@ def _checked(target: ast.Target, value: Bound, scope: Scope, span: Span) -> Boun
         help = f"`full(value, {shown})` is a tensor of a number" if shown else None
         raise fail("E0208", f"`{target.name.id}` is to be a tensor, got {kind_of(value)}", span, help=help)
     x = tensor(value, scope, span)
-    want = tuple(d.name for d in scope.dim_list(target.dims or ()))
+    want = tuple(d.name for d in scope.dim_list(target.dims or (), {target.name.id: x}))
     if target.rest:
         want = (*(n for n in x.type.names if n not in want), *want)
     extra = [n for n in x.type.names if n not in want]
@@ -250,7 +250,7 @@ def initializer(expr: ast.Expr | None, scope: Scope) -> Init:
 def _input(statement: ast.InputDecl, scope: Scope) -> None:
     known = scope.making.dtypes()
     if statement.dtype.id not in known:
-        help = did_you_mean(statement.dtype.id, known) or f"there are {listed(known, 12)}"
+        help = dtypes.meant(statement.dtype.id, known)
         raise fail("E0207", f"there is no dtype `{statement.dtype.id}`", statement.dtype.span, help=help)
     type = Type(known[statement.dtype.id], scope.dim_list(statement.dims))
     if len(set(type.names)) != len(type.names):

@@ -30,7 +30,7 @@ from compiler.model import (
     Strategy,
 )
 from dsl import ast
-from dsl.diagnostics import ParcError, did_you_mean, fail
+from dsl.diagnostics import ParcError, did_you_mean, fail, plural
 from dsl.source import Span
 
 _SHARDED = ("optimizer", "gradients", "weights")
@@ -388,8 +388,8 @@ def _check_cluster(rules: Rules, entry: Entry, cluster: Cluster | None) -> None:
     if count != cluster.devices:
         product = " x ".join(f"{a.name}={a.size}" for a in rules.axes) or "1"
         levels = " x ".join(f"{level.name}: {level.count}" for level in reversed(cluster.levels))
-        devices = "1 device" if count == 1 else f"{count} devices"
-        message = f"the mesh has {devices} ({product}), the cluster `{cluster.name}` {cluster.devices} ({levels})"
+        there = f"the cluster `{cluster.name}` {cluster.devices} ({levels})"
+        message = f"the mesh has {plural(count, 'device')} ({product}), {there}"
         span = rules.mesh or entry.item.name.span
         help = "each device of the cluster must have its place in the mesh: change a size or add an axis"
         raise fail("E0406", message, span, help=help)

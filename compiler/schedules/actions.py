@@ -52,7 +52,7 @@ def check_schedule(
         return None
     low = microbatches // groups * groups
     legal = f"{low} or {low + groups}" if low else str(groups)
-    message = f"interleaved: {microbatches} micro-batches are not a multiple of the {groups} stages"
+    message = f"interleaved: the number of micro-batches, {microbatches}, is not a multiple of the {groups} stages"
     return Diagnostic("E0503", message, span, help=f"use {legal} micro-batches, or `one_f_one_b`")
 
 

@@ -16,6 +16,7 @@ from compiler.text.locations import Site
 from compiler.verify.comm import check_comm, comm_fills
 from compiler.verify.local import Fills, check_layout, check_local, result_fills
 from compiler.verify.report import Finding, Report, head
+from dsl.diagnostics import plural
 
 
 @dataclass(slots=True)
@@ -113,9 +114,8 @@ class _Checker:
         """Carries keep type and layout; slices and stacks differ by the loop's dim, which is whole."""
         params = op.body.params
         if len(ins) != len(params) or not 0 <= op.carries <= op.carries + op.stacks <= len(params) or op.count < 1:
-            return [
-                ("E0612", f"{len(ins)} operands and {op.count} iterations do not go with the body's parameters", None)
-            ]
+            told = f"{plural(len(ins), 'operand')} and {plural(op.count, 'iteration')}"
+            return [("E0612", f"{told} do not go with the body's parameters", None)]
         inner = _Scope(site, scope.timeless, scope.taken)
         if not all([self.define(p, inner, site) for p in params]):
             return ()
@@ -130,7 +130,7 @@ class _Checker:
             what = (
                 f"%{missing[0]} is not defined in the loop"
                 if missing
-                else f"{len(results)} values, {len(outs)} results"
+                else f"{plural(len(results), 'value')}, {plural(len(outs), 'result')}"
             )
             return [*found, ("E0610" if missing else "E0612", f"yield: {what}", None)]
         for i, name in enumerate(results):

@@ -12,6 +12,7 @@ from compiler.text.names import ROLES
 from compiler.verify.effects import LIVING
 from compiler.verify.local import check_layout
 from compiler.verify.report import Report
+from dsl.diagnostics import plural
 
 FUNCTIONS = ("F", "B", "W", "U")
 
@@ -36,7 +37,7 @@ def check_classes(program: Program, report: Report) -> None:
         if i.low is not None and i.high is not None and i.low >= i.high:
             report.error("E0650", None, f"input {i.name}: no integer is in {i.low}..{i.high}")
     if program.stages != chunks(program) * program.groups:
-        message = f"{program.stages} stages on {program.groups} groups of devices"
+        message = f"{plural(program.stages, 'stage')} on {plural(program.groups, 'group')} of devices"
         report.error("E0650", None, message, "their number is a multiple of the groups'")
     placed = Counter(g for cls in program.classes for g in cls.groups)
     wrong = [g for g in range(program.groups) if placed[g] != 1] + [g for g in placed if not 0 <= g < program.groups]
@@ -62,7 +63,9 @@ def _check_coverage(program: Program, report: Report) -> None:
         found.sort()
         for first, count, its_total, c in found:
             if its_total != total:
-                report.error("E0650", Site(c), f"loop {dim} has {its_total} iterations here, {total} elsewhere")
+                report.error(
+                    "E0650", Site(c), f"loop {dim} has {plural(its_total, 'iteration')} here, {total} elsewhere"
+                )
                 return
             if first != at:
                 what = f"{first} is on two stages" if first < at else f"{at} is on no stage"

@@ -19,6 +19,7 @@ from compiler.ops.reduce import Reduce
 from compiler.ops.window import Fold, Window
 from compiler.program import Var
 from compiler.verify.report import Finding
+from dsl.diagnostics import plural
 
 Fills = Mapping[str, float]
 """Dim -> what the unused elements of a padded dim hold, where that is known."""
@@ -224,7 +225,9 @@ def check_layout(var: Var, kinds: Mapping[str, str], timeless: bool) -> list[Fin
     """A layout must be well-formed: known axes, each once; reductions and borders in order."""
     layout, found = var.layout, list[Finding]()
     if len(layout.dims) != len(var.type.dims):
-        return [("E0613", f"%{var.name} has {len(var.type.dims)} dims and a layout of {len(layout.dims)}", None)]
+        return [
+            ("E0613", f"%{var.name} has {plural(len(var.type.dims), 'dim')} and a layout of {len(layout.dims)}", None)
+        ]
     used = [*(a for d in layout.dims for a in d), *(a for a, _ in layout.pending)]
     for axis in used:
         kind = kinds.get(axis)

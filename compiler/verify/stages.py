@@ -10,6 +10,7 @@ from compiler.program import Program, Var
 from compiler.schedules import Edge
 from compiler.text.locations import Site
 from compiler.verify.report import Report
+from dsl.diagnostics import plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def check_stages(program: Program, report: Report) -> None:
     for key, s in sends.items():
         r = receives.get(key)
         if r is None:
-            outside = "" if 0 <= s.peer < program.stages else f" (there are {program.stages} stages)"
+            outside = "" if 0 <= s.peer < program.stages else f" (the program has {plural(program.stages, 'stage')})"
             message = f"stage {s.stage} sends {s.name} to stage {s.peer}, which does not receive it{outside}"
             tell(s, message, "the offsets of `send` and `recv` are negatives of each other")
         elif (r.var.type, r.var.layout) != (s.var.type, s.var.layout):

@@ -76,7 +76,8 @@ CODES: tuple[Code, ...] = (
         "E0209",
         "unknown dim",
         "Dims are declared (`dim f = width`), come with a parameter's pattern (`x[b, s, d]`), or come into being in\n"
-        "`rename`, `split`, `merge` and the like.",
+        "`rename`, `split`, `merge` and the like. To speak of one that a called function made, declare it with the\n"
+        "same name and size.",
         _model("loss sum(sum(x * w, over e))"),
         _model("loss sum(sum(x * w, over d))"),
     ),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from parc.units import amount, plural, seconds
+from dsl.diagnostics import plural
+from parc.units import amount, seconds
 
 __all__ = ["amount", "plural", "seconds", "table"]
 

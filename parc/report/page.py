@@ -15,6 +15,7 @@ import parc
 from compiler.cost.occupancy import Occupancy
 from compiler.cost.record import Pieces
 from compiler.cost.timeline import Timeline
+from dsl.diagnostics import plural
 from parc.estimate import Estimate
 from parc.report.cluster import cluster
 from parc.report.html import esc, percent, section, share, svg, table, tag
@@ -24,7 +25,7 @@ from parc.report.pipeline import BOXES, Rows, pipeline, rows
 from parc.report.spent import waterfall
 from parc.report.trace import each
 from parc.report.traffic import communication
-from parc.units import amount, flops, plural, seconds
+from parc.units import amount, flops, seconds
 
 SCHEMA = 1
 """Of the data in the page; raised when a field goes away or changes its meaning."""

@@ -80,6 +80,33 @@ def test_one_mistake_is_one_error() -> None:
     assert len(errors("modell m() {\n  dim b = 4\n  loss mean(x)\n}\nparam z = 2\n")) == 1
 
 
+@pytest.mark.parametrize(
+    ("word", "help"),
+    [
+        ("1f1b", "names begin with a letter: `one_f_one_b`"),
+        ("1F1B", "names begin with a letter: `one_f_one_b`"),
+        ("1f1b_interleaved", "names begin with a letter: `one_f_one_b_interleaved`"),
+        ("2nd", "names begin with a letter: `two_nd`"),  # else an unknown unit
+        ("128x", "names begin with a letter"),
+    ],
+)
+def test_what_begins_like_a_number_where_a_name_stands_is_one_error(word: str, help: str) -> None:
+    for text in (
+        f"strategy s {{\n  pipeline b on pp, schedule {word}(microbatches = 2)\n}}\n",
+        f"strategy s {{\n  split b, {word} on dp\n}}\n",
+        f"model m {{\n  dim {word} = 2\n  {word} = 3\n}}\n",
+    ):
+        told = ("E0001", f"expected a name, found `{word}`", help)
+        assert [(d.code, d.message, d.help) for d in errors(text)] == [told] * text.count(word)
+
+
+def test_a_malformed_number_is_one_error_wherever_it_stands() -> None:
+    """Where a number may stand it is one; where neither may, nothing more is said."""
+    assert [d.code for d in errors("param x = 1f1b\n")] == ["E0004"]
+    assert [d.code for d in errors("strategy s {\n  mesh 1f1b\n}\n")] == ["E0004"]
+    assert [d.code for d in errors("model m {\n  x = y 1f1b\n}\n")] == ["E0004"]
+
+
 def test_findings_are_capped() -> None:
     assert len(errors("param x = = 2\n" * 500)) == 20
 

@@ -1,0 +1,68 @@
+"""What errors propose works: the program with the mend that the help states is a program."""
+
+from __future__ import annotations
+
+import pytest
+
+from compiler.evaluate import check_file
+from dsl.diagnostics import Diagnostic
+from dsl.source import Source
+from tests.evaluate.programs import JOB
+
+_JOB = JOB.replace("PRECISION", "f32")
+_HEAD = "use std.optimizers (sgd)\n"
+_PIECES = "fn pieces(x[b,y]) {\n  dim yo = y // 2, k = 2\n  return split(x, y -> (yo, k))\n}\n"
+
+
+def _findings(body: str, functions: str = "", job: str = _JOB) -> tuple[Diagnostic, ...]:
+    text = f"{_HEAD}{functions}model m() {{\n  dim b = 4, y = 8\n  input x : f32[b,y]\n  weight w[y]\n{body}}}\n{job}"
+    return check_file(Source("main.par", text))
+
+
+@pytest.mark.parametrize(
+    ("before", "use"),
+    [
+        ("  z = pieces(x * w)\n", "  loss sum(merge(z, (yo, k) -> n))\n"),
+        ("  z = pieces(x * w)\n", "  loss sum(sum(z, over yo))\n"),
+        ("", "  z[b, yo, k] = pieces(x * w)\n  loss sum(z)\n"),
+    ],
+)
+def test_dims_that_a_function_made_are_declared_to_be_spoken_of(before: str, use: str) -> None:
+    found = [d for d in _findings(before + use, _PIECES) if "`yo`" in d.message]
+    assert [d.code for d in found] == ["E0209"]
+    mend = "declare it, `dim yo = 4`"
+    assert (found[0].help or "").startswith("`z` has it from a function") and (found[0].help or "").endswith(mend)
+    assert not _findings(before + "  dim yo = 4, k = 2\n" + use, _PIECES)
+
+
+def test_dims_of_a_bare_parameter_are_made_known_by_its_pattern() -> None:
+    function = "fn total(x) {\n  return sum(x, over (b, y))\n}\n"
+    (found, *_) = _findings("  loss total(x * w)\n", function)
+    assert found.code == "E0209" and "a parameter `x[b, y]` makes its dims known" in (found.help or "")
+    assert not _findings("  loss total(x * w)\n", function.replace("total(x)", "total(x[b, y])"))
+
+
+@pytest.mark.parametrize(
+    ("word", "ours"),
+    [("float32", "f32"), ("float", "f32"), ("fp32", "f32"), ("double", "f64"), ("half", "f16"), ("bfloat16", "bf16")]
+    + [("Float16", "f16"), ("int64", "int32"), ("i32", "int32"), ("uint8", "uint32"), ("boolean", "bool")],
+)
+def test_data_types_of_other_systems_have_a_name_here(word: str, ours: str) -> None:
+    body = "  loss sum(x * w)\n"
+    found = _findings(f"  input more : {word}[b]\n" + body)
+    found += _findings(f"  more = zeros(b, dtype = {word})\n" + body)
+    device = f"device d {{\n  compute {word} 1 TFLOP/s\n  memory 1 GB, 1 GB/s\n}}\n"
+    cluster = "cluster pod {\n  device one = d\n  level all = 1 one over 1 GB/s, 1 us\n}\n"
+    found += _findings(body, device + cluster, _JOB.replace("m()", "m() on pod"))
+    if ours.startswith(("f", "bf")):
+        found += _findings(body, job=JOB.replace("PRECISION", word))
+    assert len(found) == 3 + ours.startswith(("f", "bf"))
+    assert {(d.code, d.help) for d in found} == {("E0207", f"did you mean `{ours}`?")}
+
+
+def test_numbers_and_what_they_count_agree() -> None:
+    loop = "  repeat 1 as block {\n    x = x * 2.0\n  }\n  loss sum(x * w)\n"
+    strategy = "strategy s for m {\n  mesh (pp = 2)\n  pipeline block on pp\n}\n"
+    (found,) = _findings(loop, job=strategy + _JOB)
+    assert found.message == "`block` has 1 iteration, too few for 2 stages"
+    assert found.help == "axis `pp` can have at most 1 device"
