@@ -6,7 +6,7 @@ Bytes are what one device sends with ring algorithms. With n devices and S bytes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from compiler.graph import Type
@@ -81,6 +81,15 @@ def sent_bytes(op: Op, type: Type, before: Layout, after: Layout | None, sizes: 
     return None
 
 
+def in_mesh_order(axes: Iterable[str], mesh: Iterable[str]) -> tuple[str, ...]:
+    """The one name of a group of devices: that a tensor's pieces lie in another order along them makes none of its own.
+
+    mesh: the names of all axes, major to minor.
+    """
+    wanted = set(axes)
+    return tuple(a for a in mesh if a in wanted)
+
+
 def messages(body: Body, sizes: Mapping[str, int]) -> Iterator[Message]:
     """All communication of one run of a function, in its order; what is in a loop counts for all iterations."""
     return _messages(body, sizes, {}, 1)
@@ -98,7 +107,7 @@ def _messages(body: Body, sizes: Mapping[str, int], outer: Mapping[str, Var], ti
             sent = sent_bytes(op, source.type, source.layout, after, sizes)
             if sent is not None:
                 dim = str(getattr(op, "scatter", "") or getattr(op, "dim", ""))
-                yield Message(op.mnemonic, getattr(op, "axes", ()), dim, times, sent)
+                yield Message(op.mnemonic, in_mesh_order(getattr(op, "axes", ()), sizes), dim, times, sent)
         known.update((v.name, v) for v in instr.outputs)
 
 

@@ -17,6 +17,7 @@ from compiler.cost.compute import launches, product_seconds, vector_seconds
 from compiler.cost.machine import Machine
 from compiler.cost.timeline import PICOSECONDS
 from compiler.cost.work import Collective, Copy, Meet, Product, Vector, Work
+from compiler.traffic import in_mesh_order
 
 COMPUTE, COPY, COMM = 0, 1, 2
 """Streams of a device: computation, copies, and from COMM on one per level of the cluster."""
@@ -73,7 +74,7 @@ class Pricer:
             if work.role == "activations":  # computation waits for what is not hidden in its products
                 seconds *= 1.0 - cal.overlap
             blocking = update or work.role == "activations" or cal.prefetch <= 0
-            ps, axes = picoseconds(seconds), "+".join(work.axes)
+            ps, axes = picoseconds(seconds), "+".join(in_mesh_order(work.axes, machine.sizes))
             inner: tuple[float, ...] = ()
             if level and not work.op.startswith("halo"):
                 inner = level_seconds(work, machine, cal)[:level]
