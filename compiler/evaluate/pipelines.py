@@ -1,6 +1,9 @@
-"""`pipeline`: the loop that is cut, the schedule, the cuts."""
+"""`pipeline` and `microbatches`: the loop that is cut, the schedule, the cuts, and how many parts of the batch."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from math import prod
 
 from compiler.evaluate import limits, static
 from compiler.evaluate.expressions import evaluate
@@ -8,7 +11,7 @@ from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import AxisRef
-from compiler.model import PipelineRule
+from compiler.model import Axis, PipelineRule, SplitRule
 from dsl import ast
 from dsl.diagnostics import did_you_mean, fail, plural
 from dsl.source import Span
@@ -105,6 +108,30 @@ def schedule_microbatches(call: ast.Call, scope: Scope) -> tuple[int, ast.Name |
             raise fail("E0110", f"`{call.function.id}` needs `microbatches` beside `over`", call.span)
         return None
     return static.integer(evaluate(expr, scope), "`microbatches`", expr.span, 1), dim
+
+
+def check_microbatches(
+    given: tuple[int, str | None, Span] | None, splits: Iterable[SplitRule], mesh: Iterable[Axis], index: ModelIndex
+) -> None:
+    """Whether the count divides the dim that is cut; what axes split of it is no longer there for micro-batches."""
+    if given is None:
+        return
+    count, name, span = given
+    value = next(i.value for i in index.model.inputs if name is None or i.value.type.has(name))
+    of = name or value.type.names[0]
+    size = value.type.size(of)
+    if size % count == 0:
+        return
+    also = {r.axis for r in splits if of in r.dims and "activations" in r.classes}  # of some tensor if not of all
+    taken = [a for a in mesh if a.size > 1 and a.name in also]
+    pieces = prod(a.size for a in taken)
+    legal = [n for n in range(1, min(size, 4096) + 1) if size % (n * pieces) == 0]
+    help = f"legal are {', '.join(map(str, legal[:12]))}{' …' if len(legal) > 12 else ''}"
+    if taken:
+        names = listed(a.name for a in taken)
+        help += f": {names} {'splits' if len(taken) == 1 else 'split'} it in {pieces} already"
+    message = f"{count} micro-batches do not divide `{of}` = {size}"
+    raise fail("E0411", message, span, help=help if legal else None)
 
 
 def _cuts(expr: ast.Expr, scope: Scope) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.modules import Module
-from compiler.evaluate.pipelines import pipeline_rule, schedule_microbatches
+from compiler.evaluate.pipelines import check_microbatches, pipeline_rule, schedule_microbatches
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Call, Session, is_std, listed
 from compiler.evaluate.statics import static_scope
@@ -277,12 +277,6 @@ class Expander:
             if not known or not known[0].dims:
                 message = f"no input has the dim `{name}`" if name else "no input has a dim to cut into micro-batches"
                 raise fail("E0411", message, dim.span if dim else statement.span)
-            size, of = known[0].size(name or known[0].names[0]), name or known[0].names[0]
-            if size % count:
-                legal = [n for n in range(1, min(size, 4096) + 1) if size % n == 0]
-                help = f"legal are {', '.join(map(str, legal[:12]))}{' …' if len(legal) > 12 else ''}"
-                message = f"{count} micro-batches do not divide `{of}` = {size}"
-                raise fail("E0411", message, self.span(statement), help=help)
         self.rules.microbatches = count, name, self.span(statement)
 
     def _place(self, statement: ast.PlaceDecl, scope: Scope) -> PlaceRule:
@@ -345,6 +339,11 @@ def build_strategy(
     expander = Expander(session, entry, index)
     before = session.failures
     expander.run(item.body, static_scope(entry.module))
+    if index is not None:
+        try:
+            check_microbatches(expander.rules.microbatches, expander.rules.splits, expander.rules.axes, index)
+        except ParcError as error:
+            session.failed(error)
     if session.failures > before:
         raise Skip
     rules = expander.rules

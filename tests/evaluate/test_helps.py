@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from compiler.evaluate import check_file
-from dsl.diagnostics import Diagnostic
+from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Source
+from parc import check
 from tests.evaluate.programs import JOB
 
 _JOB = JOB.replace("PRECISION", "f32")
@@ -66,3 +67,28 @@ def test_numbers_and_what_they_count_agree() -> None:
     (found,) = _findings(loop, job=strategy + _JOB)
     assert found.message == "`block` has 1 iteration, too few for 2 stages"
     assert found.help == "axis `pp` can have at most 1 device"
+
+
+@pytest.mark.parametrize("rules", [("split b on dp",), ("split y, b on dp",), ("split y on dp",)])
+@pytest.mark.parametrize("later", [True, False])
+def test_the_legal_numbers_of_micro_batches_are_those_that_work(rules: tuple[str, ...], later: bool) -> None:
+    """Of what other axes leave of the dim, wherever the strategy says it."""
+
+    def findings(count: int) -> tuple[Diagnostic, ...]:
+        lines = (*rules, f"microbatches {count} over b") if later else (f"microbatches {count} over b", *rules)
+        strategy = "strategy s for m {\n  mesh (dp = 2)\n" + "".join(f"  {line}\n" for line in lines) + "}\n"
+        job = strategy + _JOB.replace("m()", "m() using s")
+        body = "  dim b = 8, y = 4\n  input x : f32[b,y]\n  weight w[y]\n  loss sum(x * w)\n"
+        text = f"{_HEAD}model m() {{\n{body}}}\n{job}"
+        try:
+            check(Source("main.par", text))
+        except ParcError as error:
+            return error.diagnostics
+        return ()
+
+    (found,) = findings(3)
+    assert found.code == "E0411"
+    taken = " b " in rules[0]
+    assert found.help == ("legal are 1, 2, 4: `dp` splits it in 2 already" if taken else "legal are 1, 2, 4, 8")
+    assert not findings(4)
+    assert bool([d for d in findings(8) if d.code == "E0540"]) == taken
