@@ -20,6 +20,9 @@ class Case:
 
     seed: int
     head: tuple[str, ...]  # dims, inputs, and the first `x`
+    first: tuple[Piece, ...]  # in a loop `encoder`, of `first_count` iterations, if there are any
+    first_count: int
+    bridge: tuple[str, ...]  # behind it: another `x`
     before: tuple[Piece, ...]
     loop: tuple[Piece, ...]
     count: int  # of the loop; it has the label `block`
@@ -33,7 +36,7 @@ class Case:
     @property
     def kinds(self) -> tuple[str, ...]:
         """All that the case is made of, for counting."""
-        pieces = (*self.before, *self.loop, *self.after, self.tail, *self.rules)
+        pieces = (*self.first, *self.before, *self.loop, *self.after, self.tail, *self.rules)
         clip = ("clip",) if "clip" in self.optimizer else ()
         return (*(p.kind for p in pieces), self.optimizer.partition("(")[0], *clip)
 
@@ -48,12 +51,11 @@ class Case:
             "model drawn() {",
             *(f"  {line}" for line in self.head),
         ]
+        lines += _loop("encoder", self.first_count, self.first)
+        lines += [f"  {line}" for line in self.bridge]
         for piece in self.before:
             lines += [f"  {line}" for line in piece.lines]
-        if self.loop:
-            lines.append(f"  repeat {self.count} as block {{")
-            lines += [f"    {line}" for piece in self.loop for line in piece.lines]
-            lines.append("  }")
+        lines += _loop("block", self.count, self.loop)
         for piece in (*self.after, self.tail):
             lines += [f"  {line}" for line in piece.lines]
         lines += ["}", ""]
@@ -69,7 +71,7 @@ class Case:
 
     def smaller(self) -> Iterator[Case]:
         """Cases with one part less, the most promising first."""
-        for name in ("rules", "before", "after", "loop"):
+        for name in ("rules", "before", "after", "loop", "first"):
             pieces: tuple[Piece, ...] = getattr(self, name)
             for i in range(len(pieces)):
                 yield replace(self, **{name: (*pieces[:i], *pieces[i + 1 :])})
@@ -77,6 +79,8 @@ class Case:
             yield replace(self, optimizer="sgd(lr = 0.002)")
         if self.count > 1:
             yield replace(self, count=1)
+        if self.first_count > 1:
+            yield replace(self, first_count=1)
         plain = "loss mean(x * x)"
         if self.tail.lines != (plain,):
             yield replace(self, tail=Piece("square", (plain,)))
@@ -85,3 +89,8 @@ class Case:
                 yield replace(self, mesh=(*self.mesh[:i], (axis, 2), *self.mesh[i + 1 :]))
             if size > 1:
                 yield replace(self, mesh=(*self.mesh[:i], (axis, 1), *self.mesh[i + 1 :]))
+
+
+def _loop(label: str, count: int, pieces: tuple[Piece, ...]) -> list[str]:
+    lines = [f"    {line}" for piece in pieces for line in piece.lines]
+    return [f"  repeat {count} as {label} {{", *lines, "  }"] if pieces else []

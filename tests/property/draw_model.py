@@ -1,298 +1,13 @@
-"""Random models: what stands before, in and after a loop, made of layers of the library and of raw operations."""
+"""Random models: families of inputs and losses, and what stands before, in and after a loop, or two."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 from tests.property.case import Piece
-
-
-@dataclass
-class Drawing:
-    """What is known of the model while it is drawn. `sizes`: dims of the running tensor `x`, in order."""
-
-    rng: Random
-    sizes: dict[str, int] = field(default_factory=dict)
-    splittable: dict[str, int] = field(default_factory=dict)  # all dims that rules may speak of
-    weights: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)  # path, dims (for `layout`)
-    scopes: list[str] = field(default_factory=list)
-    declared: dict[str, int] = field(default_factory=dict)  # dims of raw pieces, by name (in the loop: `block.f`)
-    number: int = 0
-    inside: bool = False  # the piece stands in the loop
-
-    def name(self, stem: str) -> str:
-        """A new name."""
-        self.number += 1
-        return f"{stem}{self.number}"
-
-    def path(self, name: str) -> str:
-        return f"block.{name}" if self.inside else name
-
-    def scope(self, stem: str) -> str:
-        """A new label of a call."""
-        label = self.name(stem)
-        self.scopes.append(self.path(label))
-        return label
-
-    def weight(self, dims: tuple[str, ...]) -> str:
-        """A new weight's name."""
-        name = self.name("w")
-        self.weights.append((self.path(name), dims))
-        return name
-
-    @property
-    def dims(self) -> str:
-        return ",".join(self.sizes)
-
-
-# --- pieces for any tensor ------------------------------------------------------------------------
-
-
-def smooth(d: Drawing) -> Piece:
-    fn = d.rng.choice(["tanh(x)", "sin(x)", "x * sigmoid(x)", "gelu(x)", "0.5 * x + 0.25 * x * x", "relu(x) + 0.1 * x"])
-    return Piece("map", (f"x = {fn}",))
-
-
-def scaled(d: Drawing) -> Piece:
-    """Times a weight of some of the dims."""
-    names = [n for n in d.sizes if n != "b" and d.rng.random() < 0.6] or [list(d.sizes)[-1]]
-    w = d.weight(tuple(names))
-    return Piece("scale", (f"weight {w}[{','.join(names)}] ~ normal(0.5)", f"x = x * (1.0 + {w})"))
-
-
-def centred(d: Drawing) -> Piece:
-    """Less the mean or the maximum over some dims (not the batch)."""
-    over = d.rng.choice([n for n in d.sizes if n != "b"])
-    fn = d.rng.choice(["mean", "max", "sum"])
-    weight = "0.5 * " if fn == "max" else "" if fn == "mean" else "0.1 * "
-    return Piece(f"reduce_{fn}", (f"x = x - {weight}{fn}(x, over {over})",))
-
-
-def dense(d: Drawing) -> Piece:
-    """Two raw contractions over the last dim."""
-    last, width = list(d.sizes)[-1], d.rng.choice([4, 8, 12])
-    f = d.rng.choice(["f", "h", "g"])
-    known = d.declared.get(f, d.declared.get(d.path(f)))
-    width = known or width
-    d.declared.setdefault(d.path(f), width)
-    one, two = d.weight((last, f)), d.weight((f, last))
-    name = d.name("u")
-    target = ",".join([*list(d.sizes)[:-1], f])
-    d.splittable.setdefault(f, width)
-    return Piece(
-        "contract",
-        (
-            *([] if known else [f"dim {f} = {width}"]),
-            f"weight {one}[{last},{f}], {two}[{f},{last}] ~ normal(0.3)",
-            f"{name}[{target}] = x @ {one}",
-            f"x[{d.dims}] = x + tanh({name}) @ {two}",
-        ),
-    )
-
-
-def dropped(d: Drawing) -> Piece:
-    return Piece("dropout", (f"x = dropout(x, 0.25) as {d.scope('drop')}",))
-
-
-def where_map(d: Drawing) -> Piece:
-    return Piece("where", ("x = where(x > 0.1, x, 0.3 * x * x)",))
-
-
-def summed(d: Drawing) -> Piece:
-    over = d.rng.choice([n for n in d.sizes if n != "b"])
-    return Piece("cumsum", (f"x = x + 0.1 * cumsum(x, over {over})",))
-
-
-def flipped(d: Drawing) -> Piece:
-    over = d.rng.choice([n for n in d.sizes if n != "b"])
-    return Piece("flip", (f"x = x + 0.5 * flip(x, over {over})",))
-
-
-def shifted(d: Drawing) -> Piece:
-    """A step along a dim: cut one end off, fill up the other."""
-    over = d.rng.choice([n for n in d.sizes if n != "b"])
-    size, t = d.sizes[over], d.name("cut")
-    return Piece(
-        "slice_pad",
-        (f"dim {t} = {size - 1}", f"x = x + 0.5 * pad(slice(x, {over} -> {t}, 1..{size}), {t} -> {over}, 0, 1, 0.0)"),
-    )
-
-
-def doubled(d: Drawing) -> Piece:
-    """Concatenated with another of its kind, then summed by a weight."""
-    over = list(d.sizes)[-1]
-    t = d.name("both")
-    w = d.weight((t, over))
-    target = d.dims
-    return Piece(
-        "concat",
-        (
-            f"dim {t} = {2 * d.sizes[over]}",
-            f"weight {w}[{t},{over}] ~ normal(0.3)",
-            f"x[{target}] = x + concat(x, cos(x), over {over} -> {t}) @ {w}",
-        ),
-    )
-
-
-def in_parts(d: Drawing) -> Piece | None:
-    """The last dim in two, scaled by a weight of one part."""
-    last = list(d.sizes)[-1]
-    if d.sizes[last] % 2:
-        return None
-    major, minor = d.name("p"), d.name("q")
-    w = d.weight((major,))
-    return Piece(
-        "split_merge",
-        (
-            f"dim {major} = 2, {minor} = {d.sizes[last] // 2}",
-            f"weight {w}[{major}] ~ normal(0.5)",
-            f"x = merge(split(x, {last} -> ({major}, {minor})) * (1.0 + {w}), ({major}, {minor}) -> {last})",
-        ),
-    )
-
-
-def positions(d: Drawing) -> Piece:
-    over = d.rng.choice([n for n in d.sizes if n != "b"])
-    return Piece("iota", (f"x = x + 0.1 * sin(cast(iota({over}), compute))",))
-
-
-def windowed(d: Drawing) -> Piece:
-    """A convolution along one dim, by hand."""
-    over = d.rng.choice([n for n in d.sizes if n != "b"])
-    k, o = d.name("k"), d.name("o")
-    w = d.weight((k,))
-    target = ",".join(o if n == over else n for n in d.sizes)
-    value = d.name("z")
-    return Piece(
-        "window",
-        (
-            f"dim {k} = 3, {o} = {d.sizes[over]}",
-            f"weight {w}[{k}] ~ normal(0.4)",
-            f"{value}[{target}] = window(x, {over} -> ({o}, {k}), pad = 1) @ {w}",
-            f"x = x + rename({value}, {o} -> {over})",
-        ),
-    )
-
-
-def best(d: Drawing) -> Piece:
-    """The sum of the largest two."""
-    over, j = list(d.sizes)[-1], d.name("j")
-    v, i = d.name("top"), d.name("at")
-    return Piece(
-        "top_k",
-        (f"dim {j} = 2", f"{v}, {i} = top_k(x, over {over} -> {j})", f"x = x + 0.2 * sum({v}, over {j})"),
-    )
-
-
-def nested(d: Drawing) -> Piece:
-    """A loop inside."""
-    w, last = d.name("w"), list(d.sizes)[-1]
-    label = d.name("inner")
-    return Piece(
-        "nested",
-        (
-            f"repeat 2 as {label} {{",
-            f"  weight {w}[{last}] ~ normal(0.3)",
-            f"  x = x + 0.5 * tanh(x * {w})",
-            "}",
-        ),
-    )
-
-
-def looked_up(d: Drawing) -> Piece:
-    """Rows of a table, chosen by the sign of a weighted sum (a plain one may be zero but for rounding)."""
-    last = list(d.sizes)[-1]
-    v = d.name("rows")
-    w = d.weight((v, last))
-    return Piece(
-        "take",
-        (
-            f"dim {v} = 4",
-            f"weight {w}[{v},{last}] ~ normal(0.5)",
-            f"at{v} = sum(x * cos(cast(iota({last}), compute)), over {last}) > 0.0",
-            f"x = x + take({w}, cast(at{v}, int32), over {v})",
-        ),
-    )
-
-
-ANYWHERE: tuple[Callable[[Drawing], Piece | None], ...] = (
-    smooth, scaled, centred, dense, dense, dropped, where_map, summed, flipped, shifted, doubled, in_parts, positions,
-    windowed, best, nested, looked_up,
-)  # fmt: skip
-
-# --- pieces for sequences -------------------------------------------------------------------------
-
-
-def attend(d: Drawing) -> Piece:
-    heads = d.rng.choice([2, 4])
-    more = d.rng.choice(["", "", ", causal = false", ", drop = 0.25"])
-    norm = d.rng.choice(["layer_norm(x)", "x", "rms_norm(x)"])
-    d.splittable.setdefault("h", heads)
-    label = d.scope("att")
-    d.weights.append((d.path(f"{label}.wo"), ("h", "k", "d")))
-    return Piece("attention", (f"x = x + attention({norm}, {heads}{more}, std = 0.3) as {label}",))
-
-
-def attend_grouped(d: Drawing) -> Piece:
-    kv = d.rng.choice([1, 2])
-    d.splittable.setdefault("h", kv)
-    d.splittable.setdefault("r", 4 // kv)
-    call = f"grouped_attention(rms_norm(x), 4, {kv}, std = 0.3)"
-    return Piece("grouped_attention", (f"x = x + {call} as {d.scope('gqa')}",))
-
-
-def forward(d: Drawing) -> Piece:
-    fn = d.rng.choice(["mlp", "relu_mlp", "swiglu"])
-    width = d.rng.choice([8, 16, 12])
-    d.splittable.setdefault("f", width)
-    label = d.scope("ff")
-    last = list(d.sizes)[-1]
-    d.weights.append((d.path(f"{label}.{'down' if fn == 'swiglu' else 'w2'}"), ("f", last)))
-    return Piece(fn, (f"x = x + {fn}(layer_norm(x), {width}, std = 0.3) as {label}",))
-
-
-def experts(d: Drawing) -> Piece:
-    y, balance = d.name("y"), d.name("balance")
-    d.splittable.setdefault("e", 4)
-    label = d.scope("moe")
-    return Piece(
-        "moe",
-        (f"{y}, {balance} = moe(layer_norm(x), 4, 8, capacity = 2.0, std = 0.3) as {label}", f"x = x + {y}"),
-    )
-
-
-SEQUENCE = (attend, attend, attend_grouped, forward, forward, experts)
-
-# --- pieces for images ----------------------------------------------------------------------------
-
-
-def convolve(d: Drawing) -> Piece:
-    size = d.rng.choice([1, 3, 3])
-    label = d.scope("conv")
-    d.weights.append((d.path(f"{label}.w"), ("ky", "kx", "c", "co")))
-    d.splittable.setdefault("co", d.sizes["c"])
-    return Piece("conv", (f"x = x + conv(tanh(x), {d.sizes['c']}, size = {size}) as {label}",))
-
-
-def normed(d: Drawing) -> Piece:
-    return Piece("group_norm", (f"x = group_norm(x, groups = 2) as {d.scope('norm')}",))
-
-
-IMAGE = (convolve, convolve, convolve, normed)
-
-
-def pooled(d: Drawing) -> Piece:
-    """Outside of the loop only: rows and columns become fewer."""
-    kind = d.rng.choice(["max_pool", "avg_pool", "strided"])
-    d.sizes["y"] //= 2
-    d.sizes["x"] //= 2
-    call = f"conv(x, {d.sizes['c']}, stride = 2)" if kind == "strided" else f"{kind}(x)"
-    return Piece(kind, (f"x = {call} as {d.scope('pool')}",))
-
-
-# --- whole models ---------------------------------------------------------------------------------
+from tests.property.pieces import ANYWHERE, IMAGE, SEQUENCE, Drawing, attend_other, dense, forward, pooled
 
 
 @dataclass(frozen=True)
@@ -300,6 +15,9 @@ class Model:
     """The drawn parts of a model."""
 
     head: tuple[str, ...]
+    first: tuple[Piece, ...]
+    first_count: int
+    bridge: tuple[str, ...]
     before: tuple[Piece, ...]
     loop: tuple[Piece, ...]
     count: int
@@ -310,12 +28,12 @@ class Model:
 def draw_model(rng: Random) -> tuple[Model, Drawing]:
     """A model and what strategies may speak of."""
     d = Drawing(rng)
-    family = rng.choice(["sequence", "sequence", "tokens", "tokens", "image", "table"])
+    family = rng.choice(["sequence", "sequence", "tokens", "tokens", "image", "table", "pair"])
     head, tail = _FAMILIES[family](d)
-    special = SEQUENCE if family in ("sequence", "tokens") else IMAGE if family == "image" else (forward, dense)
+    special = SEQUENCE if family in ("sequence", "tokens", "pair") else IMAGE if family == "image" else (forward, dense)
     d.splittable |= {n: s for n, s in d.sizes.items()}
 
-    def pieces(low: int, high: int, inside: bool) -> tuple[Piece, ...]:
+    def pieces(low: int, high: int, inside: str) -> tuple[Piece, ...]:
         d.inside = inside
         found = []
         for _ in range(rng.randint(low, high)):
@@ -324,23 +42,33 @@ def draw_model(rng: Random) -> tuple[Model, Drawing]:
                 found.append(piece)
         return tuple(found)
 
-    before = pieces(0, 1, False)
-    loop = pieces(1, 3, True)
+    first: tuple[Piece, ...] = ()
+    bridge: tuple[str, ...] = ()
+    if family == "pair":
+        first = pieces(1, 2, "encoder")
+        bridge = _other_side(d)
+    before = pieces(0, 1, "")
+    loop = pieces(1, 3, "block")
+    if family == "pair":
+        d.inside = "block"
+        loop = (*loop, attend_other(d))
     tied = rng.random() < 0.25
     if tied:  # one weight, read in every iteration, and once before the loop
         last = list(d.sizes)[-1]
         d.weights.append(("shared", (last,)))
         before = (Piece("tied", (f"weight shared[{last}] ~ normal(0.5)", "x = x * (1.0 + shared)")), *before)
         loop = (*loop, Piece("tied", ("x = x + 0.5 * sin(x * (1.0 + shared))",)))
-    d.inside = False
-    after = pieces(0, 1, False)
+    d.inside = ""
+    after = pieces(0, 1, "")
     if rng.random() < 0.3:
         early, late = _around(d)
         before, after = (*before, early), (late, *after)
     if family == "image" and rng.random() < 0.5 and d.sizes["y"] % 4 == 0:
         after = (*after, pooled(d))  # last: the dims' declared sizes are those before
-    d.scopes.append("block")
-    return Model(head, before, loop, rng.choice([2, 2, 3, 4]), after, tail(d)), d  # `tail` adds its dims to `d`
+    d.scopes += ["block", "encoder"] if first else ["block"]
+    return Model(
+        head, first, rng.choice([2, 2, 3]), bridge, before, loop, rng.choice([2, 2, 3, 4]), after, tail(d)
+    ), d  # `tail` adds its dims to `d`
 
 
 Tail = Callable[[Drawing], Piece]
@@ -412,6 +140,25 @@ def _tokens(d: Drawing) -> tuple[tuple[str, ...], Tail]:
     return head, tied if d.rng.random() < 0.6 else _head
 
 
+def _pair(d: Drawing) -> tuple[tuple[str, ...], Tail]:
+    """Two sequences: what a first loop makes of one is read in every iteration of a second loop, over the other."""
+    _sizes(d, b=[8, 8, 12], u=[4, 8], d=[8])
+    s, t = d.rng.choice([4, 8]), d.sizes["u"]
+    d.splittable |= {"s": s, "t": t}
+    dims = f"{_declared(d)}, s = {s}, t = {t}"
+    inputs = "input data : compute[b,u,d]", "input other : compute[b,s,d]"
+    if d.rng.random() < 0.3:
+        return (dims, *inputs, "x = data"), _square
+    return (f"{dims}, v = 12", *inputs, "input label : int32[b,s] in 0..v", "x = data"), _head
+
+
+def _other_side(d: Drawing) -> tuple[str, ...]:
+    """Between the loops: what the first has made is kept, and the other sequence is the running tensor."""
+    d.sizes = {"b": d.sizes["b"], "s": d.splittable["s"], "d": d.sizes["d"]}
+    made = d.rng.choice(["x", "layer_norm(x)", "tanh(x)"])
+    return f"memory = rename({made}, u -> t)", "x = other"
+
+
 def _image(d: Drawing) -> tuple[tuple[str, ...], Tail]:
     _sizes(d, b=[4, 8], y=[8], x=[8, 4], c=[4])
     head = (f"{_declared(d)}, v = 12", "input data : compute[b,y,x,c]", "input label : int32[b] in 0..v", "x = data")
@@ -434,5 +181,5 @@ def _table(d: Drawing) -> tuple[tuple[str, ...], Tail]:
 
 
 _FAMILIES: dict[str, Callable[[Drawing], tuple[tuple[str, ...], Tail]]] = {
-    "sequence": _sequence, "tokens": _tokens, "image": _image, "table": _table,
+    "sequence": _sequence, "tokens": _tokens, "image": _image, "table": _table, "pair": _pair,
 }  # fmt: skip

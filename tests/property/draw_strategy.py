@@ -5,7 +5,8 @@ from __future__ import annotations
 from random import Random
 
 from tests.property.case import Case, Piece
-from tests.property.draw_model import Drawing, draw_model
+from tests.property.draw_model import draw_model
+from tests.property.pieces import Drawing
 
 SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble")
 # A gradient that should be zero is rounding: Adam's `eps` must be large beside it for two right programs to agree.
@@ -23,15 +24,17 @@ def draw(seed: int) -> Case:
     """The case of a seed; always the same."""
     rng = Random(seed)
     model, d = draw_model(rng)
-    mesh, rules = _strategy(rng, d, model.count)
+    loops = {"block": model.count} | ({"encoder": model.first_count} if model.first else {})
+    mesh, rules = _strategy(rng, d, loops)
     optimizer = rng.choice(OPTIMIZERS)
     if rng.random() < 0.4:
         optimizer = f"{optimizer[:-1]}, clip = {rng.choice(['0.1', '1.0'])})"
-    parts = model.head, model.before, model.loop, model.count, model.after, model.tail
-    return Case(seed, *parts, mesh, rules, optimizer, "f32" if seed % 5 == 4 else "f64")
+    parts = model.head, model.first, model.first_count, model.bridge, model.before, model.loop, model.count
+    ends = model.after, model.tail
+    return Case(seed, *parts, *ends, mesh, rules, optimizer, "f32" if seed % 5 == 4 else "f64")
 
 
-def _strategy(rng: Random, d: Drawing, count: int) -> tuple[tuple[tuple[str, int], ...], tuple[Piece, ...]]:
+def _strategy(rng: Random, d: Drawing, loops: dict[str, int]) -> tuple[tuple[tuple[str, int], ...], tuple[Piece, ...]]:
     mesh: dict[str, int] = {}
     rules: list[Piece] = []
     devices = 1
@@ -45,7 +48,7 @@ def _strategy(rng: Random, d: Drawing, count: int) -> tuple[tuple[tuple[str, int
         devices *= size
         return True
 
-    micro = _order(rng, d, count, rules, axis)
+    micro = _order(rng, d, loops, rules, axis)
     if rng.random() < 0.6 and axis("dp", (2, 2, 4)):
         rules.append(Piece("data_parallel", ("data_parallel(dp)",)))
     for name in rng.sample(["tp", "cp", "sp", "ep", "ax"], rng.choice([0, 1, 1, 2, 2])):
@@ -74,10 +77,12 @@ def _strategy(rng: Random, d: Drawing, count: int) -> tuple[tuple[tuple[str, int
     return tuple(order), tuple(rules)
 
 
-def _order(rng: Random, d: Drawing, count: int, rules: list[Piece], axis: object) -> bool:
+def _order(rng: Random, d: Drawing, loops: dict[str, int], rules: list[Piece], axis: object) -> bool:
     """A pipeline, with a schedule and micro-batches, now and then."""
     if rng.random() >= 0.35:
         return False
+    loop = rng.choice(sorted(loops))
+    count = loops[loop]
     stages = rng.choice([n for n in (2, 2, 3, 4) if n <= count])
     assert callable(axis)
     axis("pp", (stages,))
@@ -91,7 +96,7 @@ def _order(rng: Random, d: Drawing, count: int, rules: list[Piece], axis: object
     cuts = ""
     if schedule != "interleaved" and stages == 2 and rng.random() < 0.3:
         cuts = f", cuts [{rng.randint(1, count - 1)}]"
-    line = f"pipeline block on pp, schedule {schedule}(microbatches = {micro}{more}, over = b){cuts}"
+    line = f"pipeline {loop} on pp, schedule {schedule}(microbatches = {micro}{more}, over = b){cuts}"
     rules.append(Piece(schedule, (line,)))
     return True
 

@@ -27,7 +27,8 @@ NIGHTLY = range(1000, 11000)
 EVERYWHERE = {
     "attention", "grouped_attention", "mlp", "relu_mlp", "swiglu", "moe", "conv", "group_norm", "contract", "scale",
     "map", "dropout", "where", "cumsum", "flip", "slice_pad", "concat", "split_merge", "iota", "window", "top_k",
-    "nested", "take", "tied", "reduce_mean", "reduce_max", "reduce_sum", "head", "tied_head", "mse", "square",
+    "cross_attention", "nested", "take",
+    "tied", "reduce_mean", "reduce_max", "reduce_sum", "head", "tied_head", "mse", "square",
     "data_parallel", "tensor_parallel", "megatron", "context_parallel", "ulysses", "spatial", "expert_parallel",
     "moe_parallel", "zero_1", "zero_2", "zero_3", "gpipe", "one_f_one_b", "interleaved", "zero_bubble", "microbatches",
     "around", "recompute", "layout", "wild", "scoped", "pad", "clip", *(o.partition("(")[0] for o in OPTIMIZERS),
