@@ -84,7 +84,7 @@ def check(file: File, *, told: Callable[[Held], None] | None = None, **options: 
 
     overrides, job = _texts(options.get("params")), options.get("job")
     found = Diagnostics()
-    for diagnostic in check_file(file, overrides):
+    for diagnostic in check_file(file, overrides, job=job, strategy=options.get("strategy")):
         found.add(diagnostic)
     found.raise_if_any()
     names = (job,) if job else _job_names(file)

@@ -82,18 +82,27 @@ def evaluate_file(
 
 
 def check_file(
-    path: Path | Source, overrides: Mapping[str, str] | None = None, root: Path | None = None
+    path: Path | Source,
+    overrides: Mapping[str, str] | None = None,
+    root: Path | None = None,
+    job: str | None = None,
+    strategy: str | None = None,
 ) -> tuple[Diagnostic, ...]:
-    """All findings in a file: every job is evaluated, every strategy that no job uses too, and every check."""
+    """All findings in a file: every job is evaluated, every strategy that no job uses too, and every check.
+
+    `strategy` replaces that of the job called `job`, or of all jobs; what it replaces is then one that no job uses.
+    """
     session = Session()
 
     def run() -> None:
         module = _load(session, path, overrides or {}, root)
         jobs = list(module.of_kind("job"))
-        named = frozenset(name for entry in jobs for name in _strategies(entry))
+        instead = {e.name: strategy for e in jobs if strategy and job in (None, e.name)}
+        named = frozenset(n for e in jobs for n in ([instead[e.name]] if e.name in instead else _strategies(e)))
         used = set(named)
         for entry in jobs:
-            _collect(session, lambda entry=entry: _check_job(session, module, entry, named, used))  # type: ignore[misc]
+            other = instead.get(entry.name)
+            _collect(session, lambda e=entry, o=other: _check_job(session, module, e, o, named, used))  # type: ignore[misc]
         for entry in list(module.of_kind("strategy")):
             if entry.name not in used:
                 _collect(session, lambda entry=entry: build_strategy(session, module, entry.item.name, None, None))  # type: ignore[misc]
@@ -103,10 +112,13 @@ def check_file(
     return tuple(session.diagnostics)
 
 
-def _check_job(session: Session, module: Module, entry: Entry, named: frozenset[str], used: set[str]) -> None:
-    """The job as written, then the strategies for its model that no job names; they are `used` then."""
-    job = _collect(session, lambda: build_job(session, module, entry))
-    if job is None and not _strategies(entry):  # then its model is wrong
+def _check_job(
+    session: Session, module: Module, entry: Entry, instead: str | None, named: frozenset[str], used: set[str]
+) -> None:
+    """The job, with its strategy or the one `instead`, then those for its model that no job names: `used` then."""
+    override = ast.Name(instead, span=entry.item.name.span) if instead else None
+    job = _collect(session, lambda: build_job(session, module, entry, override))
+    if job is None and not override and not _strategies(entry):  # then its model is wrong
         return
     if job is None:  # perhaps its strategy is wrong; the model is needed for the others all the same
         job = build_job(session, module, entry, ast.Name("serial", span=entry.item.name.span))
