@@ -10,7 +10,7 @@ from compiler.cost.durations import COMPUTE, COPY, Pricer, picoseconds
 from compiler.cost.plan import Key, Result
 from compiler.cost.segments import Segment
 from compiler.cost.spent import STAGES, spent, sums, with_slow_peers
-from compiler.cost.timeline import PICOSECONDS, Cost, Event, Events, Player, Timeline
+from compiler.cost.timeline import PICOSECONDS, Cost, Event, Events, Player, Spent, Timeline
 from compiler.cost.varied import Varied
 from compiler.cost.work import Loop, Meet, Part, Post, Product, Vector, Wait
 
@@ -35,7 +35,7 @@ def summarise(
     slowest = result.ends.index(step) if result.ends else 0
     added = sums(simulation, pricer, costs, result)
     total = step * len(result.ends)
-    traffic, top, kinds = _top(simulation, pricer, slowest)
+    top, kinds = _top(simulation, pricer, slowest)
     parts = spent(simulation, pricer, added, step)
     waiting = parts[slowest].bubble if parts else 0.0
     once = pricer.cal.fixed * simulation.counts[slowest].get(("U", 0), 0) if parts else 0.0
@@ -67,7 +67,7 @@ def summarise(
         program.devices,
         features.samples,
         features.tokens,
-        traffic,
+        _traffic(parts),
         top,
         update / PICOSECONDS,
         bottleneck(step / PICOSECONDS, candidates),
@@ -133,11 +133,16 @@ def _events(simulation: Simulation, pricer: Pricer, result: Result) -> list[Even
     return events
 
 
-def _top(
-    simulation: Simulation, pricer: Pricer, group: int
-) -> tuple[dict[str, float], tuple[Cost, ...], dict[str, float]]:
-    """Of a device of the group in a step: bytes sent by axes, what takes longest, and seconds by kind of work."""
-    traffic: dict[str, float] = {}
+def _traffic(parts: Sequence[Spent]) -> dict[str, float]:
+    """Bytes by axes, of the device that sends most over them, as `run` counts them; most bytes first."""
+    most: dict[str, float] = {}
+    for link in (link for part in parts for link in part.links if link.bytes):
+        most[link.axes] = max(most.get(link.axes, 0.0), link.bytes)
+    return dict(sorted(most.items(), key=lambda x: -x[1]))
+
+
+def _top(simulation: Simulation, pricer: Pricer, group: int) -> tuple[tuple[Cost, ...], dict[str, float]]:
+    """Of a device of the group in a step: what takes longest, and seconds by kind of work."""
     found: dict[tuple[str, str], list[float]] = {}
     kinds: dict[str, float] = {}
     parts = simulation.features.parts[simulation.program_class[group]]
@@ -148,11 +153,7 @@ def _top(
             if isinstance(work, Loop):
                 walk(work.body, n * work.count, update)
                 continue
-            if isinstance(work, Wait):
-                continue
-            if isinstance(work, (Post, Meet)):
-                sent = work.bytes if isinstance(work, Post) else work.sent
-                traffic[STAGES] = traffic.get(STAGES, 0.0) + n * sent
+            if isinstance(work, (Wait, Post, Meet)):
                 continue
             priced = pricer.price(work, update)
             kind, taken = priced.kind, n * priced.ps / PICOSECONDS
@@ -161,8 +162,6 @@ def _top(
                 kinds["launch"] = kinds.get("launch", 0.0) + launch
                 kind, taken = "update" if update else kind, taken - launch
             kinds[kind] = kinds.get(kind, 0.0) + taken
-            if priced.sent:
-                traffic[priced.axes] = traffic.get(priced.axes, 0.0) + n * priced.sent
             name = node.name if priced.stream in (COMPUTE, COPY) else f"{node.name} over {priced.axes}"
             flops = work.flops if isinstance(work, (Product, Vector)) else 0.0
             moved = work.bytes if isinstance(work, (Product, Vector)) else priced.sent
@@ -175,7 +174,7 @@ def _top(
             walk(parts[key], n, key[0] == "U")
     longest = sorted(found.items(), key=lambda x: -x[1][0])[:SHOWN]
     top = tuple(Cost(name, kind, s, int(n), flops, moved) for (name, kind), (s, n, flops, moved) in longest)
-    return dict(sorted(traffic.items(), key=lambda x: -x[1])), top, kinds
+    return top, kinds
 
 
 def bottleneck(step: float, candidates: Mapping[str, float]) -> str:

@@ -141,7 +141,7 @@ class Timeline:
 
     busy:            seconds in which the class computes (its own kernels, host dispatch included)
     exposed_by_axis: seconds in which the slowest class waits for communication, by axes ("tp", "dp+cp", "pp" …)
-    traffic:         bytes that a device of the first class that sends most sends per step, by axes
+    traffic:         bytes that a device sends per step, by axes; of the class that sends most over them
     candidates:      what -> seconds of the slowest class that it takes; the most of them is the bottleneck
     once_seconds:    what the slowest class spends once per step, however many micro-batches there are: the update, the
                      bubble, the host's fixed work
