@@ -6,12 +6,13 @@ be priced again and again with other parameters: that is what fitting does. Roll
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
 from compiler.cost.lift import Lifter
 from compiler.cost.work import Loop, Part, Product
-from compiler.graph import ITEMSIZE
+from compiler.graph import ITEMSIZE, Type
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Input
 from compiler.program import Body, LocalRepeat, Program
@@ -19,7 +20,12 @@ from compiler.program import Body, LocalRepeat, Program
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """`parts[class][function]` of a program, and the counts that make up utilisation."""
+    """`parts[class][function]` of a program, and the counts that make up utilisation.
+
+    flops_model:    of the products that the model needs, each once: neither what recompute makes again, nor what
+                    several devices compute alike, nor borders and padding
+    flops_hardware: of the products that all devices compute
+    """
 
     parts: tuple[dict[tuple[str, int], Part], ...]
     samples: int
@@ -39,20 +45,21 @@ def features(program: Program) -> Features:
         }
         for c in program.classes
     )
-    model = hardware = 0.0
+    forward = needed = hardware = 0.0
     by_dtype: dict[str, float] = {}
     for c, found in zip(program.classes, parts):
         members = len(c.groups) * (program.devices // program.groups) * program.microbatches
-        trains = any(kind == "B" for kind, _ in found)
-        for (kind, _), part in found.items():
-            if kind == "U":
+        for f in c.functions:
+            if f.name == "U":
                 continue
-            flops = products(part, by_dtype) * members
-            hardware += flops
-            model += flops * (3.0 if trains else 1.0) if kind == "F" else 0.0
+            hardware += products(found[f.name, f.chunk], by_dtype) * members
+            whole = len(c.groups) * _whole_products(f.body)
+            needed += whole
+            forward += whole if f.name == "F" else 0.0
     samples, tokens = _sizes(program)
     dtype = max(by_dtype, key=lambda d: by_dtype[d], default="f32")
-    return Features(parts, samples, tokens, dtype, min(model, hardware), hardware)
+    # The backward pass has two products for one of the forward pass, or less; what is more, recompute makes again.
+    return Features(parts, samples, tokens, dtype, min(3.0 * forward, needed), hardware)
 
 
 def products(part: Part, by_dtype: dict[str, float] | None = None, times: int = 1) -> float:
@@ -65,6 +72,21 @@ def products(part: Part, by_dtype: dict[str, float] | None = None, times: int = 
             total += node.work.flops * times
             if by_dtype is not None:
                 by_dtype[node.work.dtype] = by_dtype.get(node.work.dtype, 0.0) + node.work.flops * times
+    return total
+
+
+def _whole_products(body: Body, outer: Mapping[str, Type] | None = None) -> float:
+    """FLOPs of the products of a function for the whole batch, by whole types: whoever computes which part of them."""
+    known = {**(outer or {}), **{p.name: p.type for p in body.params}}
+    total = 0.0
+    for instr in body.instrs:
+        known.update((v.name, v.type) for v in instr.outputs)
+        if isinstance(instr.op, LocalRepeat):
+            total += instr.op.count * _whole_products(instr.op.body, known)
+        elif isinstance(instr.op, Contract):
+            left, right = (known[name] for name in instr.inputs)
+            work = Product.of(left, right, instr.outputs[0].type)
+            total += work.flops if work else 0.0
     return total
 
 

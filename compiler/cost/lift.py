@@ -131,15 +131,11 @@ class _Lift:
     def contract(self, instr: Instr, op: Contract) -> None:
         left, right = (self.values[n].type for n in instr.inputs)
         result = self.lifter.value(instr.outputs[0]).type
-        sizes = {d.name: d.size for d in (*left.dims, *right.dims)}
-        batch = prod(s for n, s in sizes.items() if left.has(n) and right.has(n) and result.has(n))
-        k = prod(s for n, s in sizes.items() if not result.has(n))
-        m = prod(s for n, s in sizes.items() if result.has(n) and not right.has(n))
-        n = prod(s for n, s in sizes.items() if result.has(n) and not left.has(n))
-        if m == 1 and n == 1:  # a sum of x*y over rows or columns: no work for the matrix unit
+        work = Product.of(left, right, result)
+        if work is None:
             self.vector(instr, True)
             return
-        self.add(instr, Product(m, n, k, batch, left.dtype, 0))
+        self.add(instr, work)
 
     def vector(self, instr: Instr, joins: bool) -> None:
         """Join the kernel of an operand if all others are there before it; else begin a kernel."""

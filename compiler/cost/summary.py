@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from compiler.cost.durations import COMPUTE, COPY, Pricer, picoseconds
 from compiler.cost.plan import Key, Result
 from compiler.cost.segments import Segment
-from compiler.cost.spent import STAGES, spent, sums, with_slow_peers
+from compiler.cost.spent import spent, sums, with_slow_peers
 from compiler.cost.timeline import PICOSECONDS, Cost, Event, Events, Player, Spent, Timeline
 from compiler.cost.varied import Varied
 from compiler.cost.work import Loop, Meet, Part, Post, Product, Vector, Wait

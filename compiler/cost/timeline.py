@@ -147,7 +147,8 @@ class Timeline:
                      bubble, the host's fixed work
     spent:           where each class's step goes
     slowest:         the class that ends last, whose step `top` and `bottleneck` tell
-    flops_model:     of all devices, products only, without what recompute makes again; flops_hardware: with it
+    flops_model:     of products that the model needs, each once; flops_hardware: of those that all devices compute,
+                     with what recompute makes again and what several devices compute alike
     """
 
     step_seconds: float
@@ -178,7 +179,7 @@ class Timeline:
 
     @property
     def hfu(self) -> float:
-        """Hardware FLOP utilisation: products that are computed, what recompute makes again included."""
+        """Hardware FLOP utilisation: products that are computed, again or by several devices alike too."""
         return self._share(self.flops_hardware)
 
     def _share(self, flops: float) -> float:

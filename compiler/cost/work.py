@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Union
+
+from compiler.graph import Type
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,17 @@ class Product:
     @property
     def flops(self) -> float:
         return 2.0 * self.m * self.n * self.k * self.batch
+
+    @staticmethod
+    def of(left: Type, right: Type, result: Type) -> Product | None:
+        """The product that a contraction is, its bytes not counted yet; None for a sum of x*y over rows or columns,
+        which is no work for the matrix unit."""
+        sizes = {d.name: d.size for d in (*left.dims, *right.dims)}
+        batch = prod(s for n, s in sizes.items() if left.has(n) and right.has(n) and result.has(n))
+        k = prod(s for n, s in sizes.items() if not result.has(n))
+        m = prod(s for n, s in sizes.items() if result.has(n) and not right.has(n))
+        n = prod(s for n, s in sizes.items() if result.has(n) and not left.has(n))
+        return None if m == 1 and n == 1 else Product(m, n, k, batch, left.dtype, 0)
 
 
 @dataclass(frozen=True, slots=True)
