@@ -4,11 +4,18 @@ from __future__ import annotations
 
 
 def seconds(number: float) -> str:
-    """`1.234 s`, `56.7 ms`, `8.9 us`."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
-        if number >= scale or not number:
-            return f"{number / scale:.4g} {unit}"
-    return f"{number / 1e-6:.3g} us"
+    """`12,345 s`, `1.234 s`, `56.7 ms`, `8.9 us`."""
+    if number >= 9999.5:
+        return f"{number:,.0f} s"
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if number >= scale or not number or unit == "us":
+            break
+    return f"{number / scale:.4g} {unit}"
+
+
+def percent(share: float) -> str:
+    """`12.5%`, `0.014%`."""
+    return f"{share:.1%}" if share >= 1e-3 or not share else f"{100 * share:.2g}%"
 
 
 def flops(number: float) -> str:

@@ -70,7 +70,7 @@ def summarise(
         _traffic(parts),
         top,
         update / PICOSECONDS,
-        bottleneck(step / PICOSECONDS, candidates),
+        bottleneck(step / PICOSECONDS, candidates, classes, slowest),
         candidates,
         waiting + pricer.cal.fixed + update / PICOSECONDS,
         parts,
@@ -95,7 +95,7 @@ def with_slow_devices(nominal: Timeline, played: Varied, classes: tuple[Player, 
         busy=tuple(b / PICOSECONDS for b in played.busy),
         bubble=bubble,
         update_seconds=max(played.update, default=0) / PICOSECONDS,
-        bottleneck=bottleneck(seconds, nominal.candidates | more),
+        bottleneck=bottleneck(seconds, nominal.candidates | more, classes, played.ends.index(step)),
         candidates=nominal.candidates | more,
         spent=tuple(
             with_slow_peers(nominal.spent[c.group], busy / PICOSECONDS, inside / PICOSECONDS, seconds)
@@ -177,7 +177,9 @@ def _top(simulation: Simulation, pricer: Pricer, group: int) -> tuple[tuple[Cost
     return top, kinds
 
 
-def bottleneck(step: float, candidates: Mapping[str, float]) -> str:
-    """The one thing that takes most of the step, said in a sentence. `candidates`: what -> seconds."""
+def bottleneck(step: float, candidates: Mapping[str, float], classes: Sequence[Player], slowest: int) -> str:
+    """The one thing that takes most of the step, said in a sentence. `candidates`: what -> seconds, of the class that
+    ends last: its shares are not those of all devices."""
     what, seconds = max(candidates.items(), key=lambda x: x[1], default=("", 0.0))
-    return f"{what[0].upper()}{what[1:]}: {seconds / step:.0%} of the step." if what and step else ""
+    whose = f" of stage {classes[slowest].group}, which ends last" if len(classes) > 1 else ""
+    return f"{what[0].upper()}{what[1:]}: {seconds / step:.0%} of the step{whose}." if what and step else ""

@@ -13,6 +13,7 @@ from parc.cli.common import Command, Output, choice, color, json_option, params_
 from parc.cli.tables import amount, seconds, table
 from parc.cli.variation import Factors, variation, variation_options
 from parc.cli.waterfall import waterfall
+from parc.units import percent
 
 if TYPE_CHECKING:
     from parc.comparison import Comparison
@@ -89,8 +90,8 @@ _FIGURES: tuple[tuple[str, Callable[[Estimate], str]], ...] = (
     ("step", lambda e: seconds(e.timeline.step_seconds)),
     ("tokens per second", lambda e: f"{e.timeline.tokens_per_second:,.0f}"),
     ("… per device", lambda e: f"{e.timeline.tokens_per_second / e.timeline.devices:,.1f}"),
-    ("MFU", lambda e: f"{e.timeline.mfu:.1%}"),
-    ("HFU", lambda e: f"{e.timeline.hfu:.1%}"),
+    ("MFU", lambda e: percent(e.timeline.mfu)),
+    ("HFU", lambda e: percent(e.timeline.hfu)),
     ("bubble", lambda e: f"{e.timeline.bubble:.1%}"),
     ("update", lambda e: seconds(e.timeline.update_seconds)),
     ("exposed communication", lambda e: seconds(e.timeline.exposed)),
