@@ -1,6 +1,6 @@
 """What a program holds, as a table, and what differs between two programs.
 
-buffers       bytes of one device by role and memory
+buffers       bytes of one device by role and memory, each at its most
 diff          what changes in layouts, collectives (`compiler.traffic`) and buffers between two programs
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+from compiler.cost.memory import most
 from compiler.layout import local_type
 from compiler.program import DeviceClass, For, Program, Run, StateDecl
 from compiler.text.attrs import runs, show_run
@@ -113,7 +114,7 @@ class ProgramDiff:
             ("layouts", self.layouts, str),
             ("calls per step", self.calls, lambda x: f"{x:g}"),
             ("bytes sent per device and step", self.bytes, amount),
-            ("bytes held per device", self.buffers, amount),
+            ("bytes held per device by each kind of buffer, and in all", self.buffers, amount),
         )
         lines: list[str] = []
         for title, changes, shown in parts:
@@ -215,4 +216,6 @@ def _fullest(program: Program) -> dict[str, float]:
     for row in buffers(program):
         title = row.role if row.memory == "hbm" else f"{row.role} in {row.memory}"
         found[title] = max(found.get(title, 0.0), float(row.bytes))
+    for memory, n in most(program).items():  # not their sum: saved values are gone, and others there, at that moment
+        found["in all at the peak" if memory == "hbm" else f"in all in {memory} at the peak"] = float(n)
     return found
