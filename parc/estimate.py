@@ -10,7 +10,6 @@ from compiler.cost.allocation import Allocation, allocation
 from compiler.cost.calibration import Calibration, of_cluster
 from compiler.cost.fullest import Fullest, fullest, traced
 from compiler.cost.memory import fits, memory_use
-from compiler.cost.numbering import Ranks, Runs, joined
 from compiler.cost.replay import FIRST
 from compiler.cost.reserved import reserved
 from compiler.cost.simulate import Simulation
@@ -18,6 +17,7 @@ from compiler.cost.timeline import Timeline
 from compiler.cost.variation import Variation
 from compiler.driver import Compiled
 from compiler.model import Job
+from compiler.numbering import Ranks, Runs, joined
 from compiler.program import Program
 
 MOST = 12

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from compiler.cost.replay import FIRST, Buffer, Effect, Replay, Signature
-from compiler.program import Body, Function, Instr, LocalRepeat
+from compiler.program import Body, Function, Instr
 
 Site = tuple[int, int]
 """Where the program makes a buffer: identity of the instruction, and which of the buffers that it makes."""
@@ -110,25 +110,9 @@ class Traced(Replay):
         else:
             self.found.alive[b] = (2 << self.clock) - 1
 
-    def _tick(self, instr: Instr) -> None:
+    def _begin(self, instr: Instr) -> None:
         self.clock += 1
         self.instr, self.made = id(instr), 0
-
-    def _instr(self, instr: Instr, env: dict[str, Buffer], dying: tuple[str, ...]) -> None:
-        self._tick(instr)
-        super()._instr(instr, env, dying)
-
-    def _loop(
-        self,
-        instr: Instr,
-        op: LocalRepeat,
-        env: dict[str, Buffer],
-        dying: tuple[str, ...],
-        where: str,
-        sunk: Sequence[str],
-    ) -> None:
-        self._tick(instr)
-        super()._loop(instr, op, env, dying, where, sunk)
 
     def _signature(self, carried: Sequence[Buffer], shared: Sequence[Buffer]) -> Signature:
         """Iterations differ also in where their carries come from: the first one's from outside the loop."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
-from compiler.cost.numbering import Ranks
 from compiler.model import Cluster, Device, Level
+from compiler.numbering import Ranks
 from compiler.program import Program
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from compiler.cost import engine
 from compiler.cost.durations import COMPUTE, Pricer, picoseconds
 from compiler.cost.features import Features
-from compiler.cost.numbering import Ranks
 from compiler.cost.segments import is_prefetch, stretch, totals
 from compiler.cost.work import Collective, Loop, Meet, Node, Part, Post, Wait
+from compiler.numbering import Ranks
 from compiler.program import Program
 from compiler.schedules import unroll
 

@@ -153,6 +153,7 @@ class Replay:
         for name in live.unused:
             self._hold(env.pop(name), names=-1)
         for instr, dying in zip(body.instrs, live.after, strict=True):
+            self._begin(instr)
             if isinstance(instr.op, LocalRepeat):
                 sunk = [name for name, into in live.sinks.items() if self._adds_to(into)]
                 self._loop(instr, instr.op, env, dying, where, sunk)
@@ -162,6 +163,9 @@ class Replay:
             for name in dying:
                 if name in env:
                     self._hold(env.pop(name), names=-1)
+
+    def _begin(self, instr: Instr) -> None:
+        """For those that watch."""
 
     def _instr(self, instr: Instr, env: dict[str, Buffer], dying: tuple[str, ...]) -> None:
         op = instr.op

@@ -15,7 +15,6 @@ from compiler.cost.calibration import Calibration, of_cluster
 from compiler.cost.durations import Pricer, picoseconds
 from compiler.cost.features import Features, features
 from compiler.cost.machine import machine
-from compiler.cost.numbering import Ranks, joined
 from compiler.cost.plan import Key, Plan, Result, evaluate, plan
 from compiler.cost.segments import Play, Segment, segments
 from compiler.cost.segments import Player as FunctionPlayer
@@ -26,6 +25,7 @@ from compiler.cost.variation import NOMINAL, Variation, colours
 from compiler.cost.varied import Classes, Maps, Varied, play_varied
 from compiler.cost.work import Collective, Loop, Meet, Part, Post, Wait
 from compiler.model import Cluster
+from compiler.numbering import Ranks, joined
 from compiler.program import Program
 from compiler.schedules import Action, unroll
 from dsl.diagnostics import fail

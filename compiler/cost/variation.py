@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from compiler.cost.numbering import Ranks
+from compiler.numbering import Ranks
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from compiler.cost import engine
 from compiler.cost.durations import COMPUTE, Pricer, picoseconds
 from compiler.cost.features import Features
-from compiler.cost.numbering import Ranks
 from compiler.cost.plan import Key, Plan
 from compiler.cost.ranks import function_items
 from compiler.cost.segments import Segment
 from compiler.cost.timeline import Event
+from compiler.numbering import Ranks
 from compiler.program import Program
 
 Row = tuple[tuple[int, int], ...]

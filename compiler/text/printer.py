@@ -8,6 +8,7 @@ from math import prod
 
 from compiler.graph import Dim, Type
 from compiler.layout import Layout
+from compiler.numbering import Ranks
 from compiler.ops.elementwise import Map
 from compiler.program import (
     ALL_CHUNKS,
@@ -104,17 +105,9 @@ def show_devices(program: Program, groups: Sequence[int]) -> str:
     Ranges include both ends. Where the place axes are not the major ones a group is a row of equal blocks:
     `0..3 + 8*(0..63)`.
     """
-    axes = [a for a in program.axes if a.kind != "time"]
-    strides = [prod(a.size for a in axes[i + 1 :]) for i in range(len(axes))]
-    places = [(a.size, s) for a, s in zip(axes, strides, strict=True) if a.kind == "place"]
-    meshes = [(a.size, s) for a, s in zip(axes, strides, strict=True) if a.kind != "place"]
-    starts = []
-    for g in groups:
-        start = 0
-        for size, stride in reversed(places):
-            g, here = divmod(g, max(size, 1))
-            start += here * stride
-        starts.append(start)
+    ranks = Ranks.of(program)
+    meshes = [(a.size, ranks.strides[a.name]) for a in ranks.axes if a.kind != "place"]
+    starts = [ranks.base(g) for g in groups]
     block = 1
     while meshes and meshes[-1][1] == block:
         block *= meshes.pop()[0]

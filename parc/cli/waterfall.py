@@ -19,7 +19,7 @@ SHOWN = 5
 def waterfall(full: FullMemory, capacity: float | None, style: bool) -> str:
     """Each role begins where the one before ended; below, what the peak takes of a memory that is handed out."""
     from compiler.cost.capacity import when
-    from compiler.cost.numbering import show_ranks
+    from compiler.numbering import show_ranks
 
     m = full.moment
     rows, below = [], 0

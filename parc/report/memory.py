@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from compiler.cost.numbering import show_ranks
 from compiler.cost.occupancy import Occupancy, Series
 from compiler.cost.timeline import PICOSECONDS, Timeline
+from compiler.numbering import show_ranks
 from compiler.schedules import Action
 from parc.estimate import Estimate
 from parc.report.fullest import largest

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
 
-from compiler.cost.numbering import show_ranks
 from compiler.cost.pieces import Piece
 from compiler.cost.record import Pieces
 from compiler.cost.timeline import PICOSECONDS, Event, Player, Timeline
+from compiler.numbering import show_ranks
 
 Detail = Literal["all", "some", "none"]
 DETAILS: tuple[Detail, ...] = get_args(Detail)

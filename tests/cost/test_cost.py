@@ -11,12 +11,12 @@ from click.testing import CliRunner
 
 import parc
 from compiler.cost.calibration import Calibration, of_cluster
-from compiler.cost.numbering import Ranks
 from compiler.cost.ranks import play_ranks
 from compiler.cost.simulate import Simulation, simulate
 from compiler.cost.timeline import PICOSECONDS
 from compiler.cost.variation import Variation, colours
 from compiler.cost.work import Collective, Loop, Part, Product, Work
+from compiler.numbering import Ranks
 from compiler.program import Axis
 from compiler.traffic import collectives
 from dsl.codes import CODES

@@ -21,13 +21,13 @@ from compiler.cost.collectives import (
 )
 from compiler.cost.durations import Pricer
 from compiler.cost.machine import Machine, machine
-from compiler.cost.numbering import Ranks
 from compiler.cost.segments import segments
 from compiler.cost.sharing import slower_sends
 from compiler.cost.simulate import Simulation
 from compiler.cost.timeline import PICOSECONDS
 from compiler.cost.work import Collective, Loop, Node, Part, Product
 from compiler.model import Device, Level
+from compiler.numbering import Ranks
 from compiler.program import Axis
 from dsl.codes import CODES
 from dsl.source import Source

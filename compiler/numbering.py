@@ -23,7 +23,11 @@ class Ranks:
         self.places = tuple(a.name for a in self.axes if a.kind == "place")
         self.devices = prod(self.sizes.values())
         self.groups = prod(self.sizes[a] for a in self.places)
-        self.size = self.devices // self.groups
+
+    @property
+    def size(self) -> int:
+        """Devices of a group."""
+        return self.devices // self.groups
 
     @staticmethod
     def of(program: Program) -> Ranks:
@@ -39,15 +43,16 @@ class Ranks:
 
     def base(self, group: int) -> int:
         """The lowest rank of a device group."""
-        return self.bases[group]
+        found = 0
+        for axis in reversed(self.places):
+            group, here = divmod(group, max(self.sizes[axis], 1))
+            found += here * self.strides[axis]
+        return found
 
     @cached_property
     def bases(self) -> tuple[int, ...]:
-        """The lowest ranks of all device groups."""
-        found = [0]
-        for axis in self.places:
-            found = [base + here * self.strides[axis] for base in found for here in range(self.sizes[axis])]
-        return tuple(found)
+        """The lowest ranks of all device groups, for what looks at all of them."""
+        return tuple(map(self.base, range(self.groups)))
 
     @cached_property
     def group_of(self) -> tuple[int, ...]:

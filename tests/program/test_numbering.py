@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from compiler.cost.numbering import Ranks, joined, show_ranks
+from compiler.numbering import Ranks, joined, show_ranks
 from compiler.program import Axis
 
 MESHES = ["pp2! dp3 tp2", "dp3 pp2! tp2", "dp3 tp2 pp2!", "pp2! dp3 place3! tp2", "dp2 pp4! tp2 place2!", "dp4", "pp4!"]
