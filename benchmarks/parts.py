@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import parc
+from benchmarks.cost_scaling import least
 from compiler.cost.allocation import allocation
 from compiler.cost.fullest import traced
 from compiler.cost.memory import memory_use
@@ -68,16 +68,6 @@ GROWTHS = [
     Growth("fixed offsets", lambda p: allocation(traced(p, 1), 1), 2, 0.05),
     Growth("a caching allocator", lambda p: reserved(traced(p, 1), 1), 2, 0.05),
 ]
-
-
-def least(function: Callable[[], object], runs: int) -> float:
-    """CPU seconds of the fastest run: what other work on the machine adds is not ours."""
-    taken = []
-    for _ in range(runs):
-        start = time.process_time()
-        function()
-        taken.append(time.process_time() - start)
-    return min(taken)
 
 
 def main() -> int:

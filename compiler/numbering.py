@@ -102,9 +102,9 @@ def _ranks(axes: tuple[Axis, ...]) -> Ranks:
 
 @lru_cache(maxsize=4096)
 def _level(ranks: Ranks, a: int, b: int, domains: tuple[int, ...]) -> int:
-    to = ranks.base(b) - ranks.base(a)
+    start = ranks.base(a)
+    to = ranks.base(b) - start
     for level, domain in enumerate(domains[:-1]):
-        start = ranks.base(a)
         if all(
             r % domain + to in range(domain)
             for first, n in ranks.runs

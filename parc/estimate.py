@@ -40,11 +40,6 @@ class MemoryRow:
         """The lowest rank."""
         return self.ranks[0][0]
 
-    @property
-    def count(self) -> int:
-        """How many devices."""
-        return sum(n for _, n in self.ranks)
-
 
 @dataclass(frozen=True, slots=True)
 class FullMemory:
@@ -61,9 +56,7 @@ class FullMemory:
         m = self.moment
         return {
             "memory": m.memory,
-            "first": self.ranks[0][0],
-            "devices": sum(n for _, n in self.ranks),
-            "ranks": [list(run) for run in self.ranks],
+            **_devices(self.ranks),
             "stage": m.group,
             "action": str(m.action) if m.action is not None else None,
             "where": m.where,
@@ -145,9 +138,7 @@ class Estimate:
             "fits": self.fits,
             "memory": [
                 {
-                    "first": m.first,
-                    "devices": m.count,
-                    "ranks": [list(run) for run in m.ranks],
+                    **_devices(m.ranks),
                     "memory": m.memory,
                     "peak": m.peak,
                     "roles": dict(m.roles),
@@ -169,6 +160,11 @@ class Estimate:
                 for c in t.top
             ],
         }
+
+
+def _devices(ranks: Runs) -> dict[str, Any]:
+    """As plain values: the lowest rank, how many there are, and all."""
+    return {"first": ranks[0][0], "devices": sum(n for _, n in ranks), "ranks": [list(run) for run in ranks]}
 
 
 def capacities(job: Job) -> dict[str, float]:

@@ -129,10 +129,11 @@ def _dumped(value: Mapping[str, Any]) -> str:
 def _shown(timeline: Timeline, pieces: Pieces, detail: Detail) -> Iterator[tuple[int, Sequence[Piece]]]:
     """The events (by index) in which pieces are shown."""
     found: dict[int, Sequence[Piece]] = {}
+    lengths = {key: max((p.end for p in inside), default=0) for key, inside in pieces.items()}
     for at, e in enumerate(timeline.events):
         key = (timeline.classes[e.cls].program, (e.kind, e.chunk), e.segment)
         # With slow devices an activation may last longer than the pieces of devices that are alike.
-        if e.stream == "compute" and pieces.get(key) and max(p.end for p in pieces[key]) == e.end_ps - e.start_ps:
+        if e.stream == "compute" and lengths.get(key) == e.end_ps - e.start_ps:
             found[at] = pieces[key]
     if detail == "none":
         return
