@@ -296,13 +296,17 @@ def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | No
     detail: whether `all` activations, `some` or `none` show the kernels and messages inside; those that a slow device
     takes part in never do.
     """
+    from compiler.cost.occupancy import occupancy
     from compiler.cost.record import record
     from compiler.cost.simulate import Simulation
+    from parc.report.memory import held
     from parc.report.trace import Trace
 
     simulation = Simulation.of(compiled)
     pieces = record(simulation, variation=variation) if detail != "none" else {}
-    return Trace(simulation.run(None, variation), compiled.job.name, pieces, detail)
+    timeline = simulation.run(None, variation)
+    memory = held(timeline, occupancy(compiled.program))
+    return Trace(timeline, compiled.job.name, pieces, detail, memory)
 
 
 def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:

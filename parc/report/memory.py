@@ -13,7 +13,7 @@ from parc.estimate import Estimate
 from parc.report.fullest import largest
 from parc.report.html import esc, legend, num, percent, section, share, svg, table, tag, ticks
 from parc.report.pipeline import PASSES
-from parc.report.trace import devices
+from parc.report.trace import Held, devices
 from parc.units import amount, seconds
 
 ROLES = {
@@ -61,9 +61,22 @@ def fullest(occupancy: Mapping[int, Occupancy], memory: str) -> int:
     return max(occupancy, key=lambda g: (occupancy[g][memory].peak if memory in occupancy[g] else -1, -g))
 
 
-def levels(timeline: Timeline, group: int, series: Series) -> list[Level]:
-    """The series of a group against time: while an action runs its fullest moment, between actions what stays."""
-    cls = next(c for c, p in enumerate(timeline.classes) if p.group == group)
+def held(timeline: Timeline, occupancy: Mapping[int, Occupancy]) -> Held:
+    """What the devices of each class hold, for a trace."""
+    return [
+        {kind: [(v.start, v.total) for v in levels(timeline, p.group, series, c)] for kind, series in found.items()}
+        for c, p in enumerate(timeline.classes)
+        for found in [occupancy[p.group]]
+    ]
+
+
+def levels(timeline: Timeline, group: int, series: Series, cls: int | None = None) -> list[Level]:
+    """The series of a group against time: while an action runs its fullest moment, between actions what stays.
+
+    cls: the class of the group whose time it is; without it the first.
+    """
+    if cls is None:
+        cls = next(c for c, p in enumerate(timeline.classes) if p.group == group)
     when: dict[Action, tuple[int, int]] = {}
     for e in timeline.events:
         if e.cls == cls and e.stream == "compute":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -37,7 +37,7 @@ KINDS = {
     "host": "host",
     "repeat": "loop",
 }
-_FIRST = ("step", "compute")
+_FIRST = ("compute",)
 
 
 def devices(player: Player) -> str:
@@ -50,6 +50,10 @@ def each(player: Player) -> str:
     return f"each of {devices(player)}" if player.count > 1 else devices(player)
 
 
+Held = Sequence[Mapping[str, Sequence[tuple[int, int]]]]
+"""Per class of devices and kind of memory: from these moments on (picoseconds) a device holds so many bytes."""
+
+
 @dataclass(frozen=True)
 class Trace:
     """A step of the job `name`. pieces (of `record`): what lies in the activations that `detail` asks for."""
@@ -58,6 +62,7 @@ class Trace:
     name: str
     pieces: Pieces = field(default_factory=dict)
     detail: Detail = "some"
+    memory: Held = ()
 
     @cached_property
     def shown(self) -> dict[int, Sequence[Piece]]:
@@ -66,9 +71,8 @@ class Trace:
 
     @property
     def count(self) -> int:
-        """Of events that last."""
-        t = self.timeline
-        return len(t.events) + len(t.classes) + sum(map(len, self.shown.values()))
+        """Of events that last, the step among them."""
+        return len(self.timeline.events) + 1 + sum(len(list(self._inside(at))) for at in self.shown)
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain values."""
@@ -83,43 +87,80 @@ class Trace:
 
     def about(self) -> dict[str, Any]:
         """What the format says beside the events."""
+        return {"displayTimeUnit": "ms", "otherData": {"job": self.name, **self.figures()}}
+
+    def figures(self) -> dict[str, Any]:
+        """Of the step."""
         t = self.timeline
-        figures = {"devices": t.devices, "step_seconds": t.step_seconds, "mfu": t.mfu, "bubble": t.bubble}
-        return {"displayTimeUnit": "ms", "otherData": {"job": self.name, **figures}}
+        return {"devices": t.devices, "step_seconds": t.step_seconds, "mfu": t.mfu, "bubble": t.bubble}
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The events as plain values, one by one.
 
-        Each class has a thread `step` with one event as long as the step, under it its streams. Pieces are nested in
-        their activations on `compute`, and on the levels that their messages cross. Arrows lead from sends to what
-        waited for them. `ts` and `dur` are in microseconds; events of a thread nest or do not overlap.
+        The first process has one event as long as the step, each class one with its streams as threads. Pieces are
+        nested in their activations on `compute`, and on the levels that their messages cross. Arrows lead from sends to
+        what waited for them; counters say how full memory is. `ts` and `dur` are in microseconds; events of a thread
+        nest or do not overlap.
+
+        Perfetto takes a thread for the process of the same number, and 0 for the kernel's idle thread: so no number
+        stands twice, for threads or processes, and none is 0.
         """
         timeline = self.timeline
         by_class: list[list[int]] = [[] for _ in timeline.classes]
-        sent: set[int] = set()
-        waited: set[int] = set()
         for at, event in enumerate(timeline.events):
             by_class[event.cls].append(at)
-            (sent if event.stream == "send" else waited).update(event.messages)
-        arrows = sent & waited  # messages within a device group take no time and are no events: no arrow has one end
+        arrows = self._messages()
         step_ps = max([round(timeline.step_seconds * PICOSECONDS), *(e.end_ps for e in timeline.events)])
-        for pid, player in enumerate(timeline.classes):
-            mine = [(at, timeline.events[at]) for at in by_class[pid]]
+        step, tid = len(timeline.classes) + 1, len(timeline.classes) + 2
+        yield from _named("process", step, step, self.name, -1)
+        yield from _named("thread", step, tid, "step", 0)
+        yield _complete(f"a step of {self.name}", "step", 0, step_ps, step, tid, self.figures())
+        for pid, player in enumerate(timeline.classes, 1):
+            mine = [(at, timeline.events[at]) for at in by_class[pid - 1]]
             streams = {e.stream for _, e in mine} | {p.stream for at, _ in mine for p in self.shown.get(at, ())}
-            tids = {stream: tid for tid, stream in enumerate([*_FIRST, *sorted(streams - set(_FIRST))])}
-            yield _meta("process_name", pid, 0, {"name": f"stage {player.group}: {devices(player)}"})
-            yield _meta("process_sort_index", pid, 0, {"sort_index": pid})
-            for stream, tid in tids.items():
-                yield _meta("thread_name", pid, tid, {"name": stream})
-                yield _meta("thread_sort_index", pid, tid, {"sort_index": tid})
-            yield _complete(f"a step of {self.name}", "step", 0, step_ps, pid, 0, {"devices": player.count})
+            order = [*_FIRST, *sorted(streams - set(_FIRST))]
+            tids = {stream: i for i, stream in enumerate(order, tid + 1)}
+            tid += len(tids)
+            yield from _named("process", pid, pid, f"stage {player.group}: {devices(player)}", pid)
+            for i, stream in enumerate(order):
+                yield from _named("thread", pid, tids[stream], stream, i)
             for at, e in mine:
                 told = {"micro_batch": e.micro, "stage": e.stage} | ({"chunk": e.chunk} if e.chunk else {})
                 yield _complete(e.name, e.kind, e.start_ps, e.end_ps, pid, tids[e.stream], told)
-                for p in self.shown.get(at, ()):
+                for p in self._inside(at):
                     start, end = e.start_ps + p.start, e.start_ps + p.end
                     yield _complete(p.name, p.kind, start, end, pid, tids[p.stream], _told(p))
-                yield from _arrows(e, arrows, pid, tids[e.stream])
+                for message in e.messages:
+                    if (message, e.cls) in arrows:
+                        yield _arrow(e, arrows[message, e.cls], pid, tids[e.stream])
+            for kind, moments in (self.memory[pid - 1] if self.memory else {}).items():
+                for ps, n in moments:
+                    yield {"ph": "C", "name": kind, "ts": _microseconds(ps), "pid": pid, "args": {"bytes": n}}
+
+    def _messages(self) -> dict[tuple[int, int], int]:
+        """(message, class that sends or waits for it) -> number of the arrow that has both ends.
+
+        Where a group has several classes, each of them sends: to those with the same place in the other group.
+        """
+        t = self.timeline
+        base: dict[int, int] = {}
+        for p in t.classes:
+            base[p.group] = min(p.first, base.get(p.group, p.first))
+        place = [p.first - base[p.group] for p in t.classes]
+        ends: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
+        for e in t.events:
+            for message in e.messages:
+                ends.setdefault((message, place[e.cls]), ([], []))[e.stream == "send"].append(e.cls)
+        # Messages within a device group take no time and are no events: no arrow has one end.
+        whole = (found for found in ends.items() if all(found[1]))
+        return {(key[0], cls): i for i, (key, of) in enumerate(whole) for classes in of for cls in classes}
+
+    def _inside(self, at: int) -> Iterator[Piece]:
+        """The pieces that are shown in an event. Of no length in nanoseconds, they would nest in each other."""
+        start = self.timeline.events[at].start_ps
+        for p in self.shown.get(at, ()):
+            if (start + p.start) // PER_NANOSECOND < (start + p.end) // PER_NANOSECOND:
+                yield p
 
 
 def _dumped(value: Mapping[str, Any]) -> str:
@@ -156,17 +197,17 @@ def _told(piece: Piece) -> dict[str, Any]:
     return {k: v for k, v in told.items() if v} | ({"iterations": piece.times} if piece.times > 1 else {})
 
 
-def _arrows(event: Event, arrows: Container[int], pid: int, tid: int) -> Iterator[dict[str, Any]]:
-    """The ends of arrows at a send, and at what waited for it."""
+def _arrow(event: Event, number: int, pid: int, tid: int) -> dict[str, Any]:
+    """The end of an arrow at a send, or at what waited for it."""
     end = {"ph": "s"} if event.stream == "send" else {"ph": "f", "bp": "e"}
-    for message in event.messages:
-        if message in arrows:
-            where = {"ts": _microseconds(event.start_ps), "pid": pid, "tid": tid}
-            yield {**end, "name": "message", "cat": "message", "id": message, **where}
+    where = {"ts": _microseconds(event.start_ps), "pid": pid, "tid": tid}
+    return {**end, "name": "message", "cat": "message", "id": number, **where}
 
 
-def _meta(what: str, pid: int, tid: int, args: Mapping[str, Any]) -> dict[str, Any]:
-    return {"ph": "M", "name": what, "ts": 0, "dur": 0, "pid": pid, "tid": tid, "args": args}
+def _named(what: str, pid: int, tid: int, name: str, index: int) -> Iterator[dict[str, Any]]:
+    """The name of a process or thread, and its place among them."""
+    for key, args in (("name", {"name": name}), ("sort_index", {"sort_index": index})):
+        yield {"ph": "M", "name": f"{what}_{key}", "ts": 0, "pid": pid, "tid": tid, "args": args}
 
 
 def _complete(
