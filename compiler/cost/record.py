@@ -47,23 +47,16 @@ class Recorder(Player):
         self.names = {COMPUTE: "compute", COPY: "copy"} | {COMM + i: name for i, name in enumerate(levels)}
 
     def run(self, node: Node, priced: Priced, ps: int, ready: int, cause: str) -> int:
-        before, work = self.free[0], node.work
-        if priced.stream == COMPUTE and ready > before:
-            cause = cause or self.cause(ready)
+        work = node.work
         end = super().run(node, priced, ps, ready, cause)
-        start = end - ps
-        if priced.stream == COMPUTE:
-            self.wait(before, start, cause)
-        elif priced.blocking:
-            self.wait(before, end, priced.axes)
         flops = work.flops if isinstance(work, (Product, Vector)) else 0
         moved = work.bytes if isinstance(work, (Product, Vector)) else priced.sent
         stream = self.names[priced.stream]
-        self.add(Piece(stream, node.name, priced.kind, start, end, priced.axes, float(moved), float(flops)))
+        self.add(Piece(stream, node.name, priced.kind, end - ps, end, priced.axes, float(moved), float(flops)))
         return end
 
-    def wait(self, start: int, end: int, axes: str) -> None:
-        """Computation stands still, for a message if it has `axes`."""
+    def idle(self, start: int, end: int, axes: str) -> None:
+        """Computation stands still, for a message if there are `axes`."""
         name, kind = (f"waits for {axes}", "exposed") if axes else ("waits", "wait")
         self.add(Piece("compute", name, kind, start, end, axes))
 
@@ -90,7 +83,6 @@ class Recorder(Player):
 
     def close(self, segment: Segment, host: int) -> None:
         last = max(self.free)
-        self.wait(self.free[0], last, self.last[self.free.index(last)])
         super().close(segment, host)
         self.add(Piece("compute", "waits for the host", "host", last, segment.duration))
         segment.pieces = tuple(sorted(self.pieces, key=lambda p: (p.start, -p.end)))

@@ -84,6 +84,7 @@ class Player:
         self.pricer, self.update, self.stretch = pricer, update, stretch
         self.free = [0] * pricer.streams
         self.last = [""] * pricer.streams
+        self.sent: dict[int, tuple[int, str]] = {}  # when a message ended -> when it began, and its axes
         self.exposed: dict[str, int] = {}
         self.compute = 0
 
@@ -101,9 +102,7 @@ class Player:
         if stream == COMPUTE:
             start = free[0]
             if ready > start:
-                cause = cause or self.cause(ready)
-                if cause:
-                    self.exposed[cause] = self.exposed.get(cause, 0) + ready - start
+                self.wait(start, ready, cause or self.cause(ready))
                 start = ready
             free[0] = end = start + ps
             self.compute += ps
@@ -113,13 +112,32 @@ class Player:
             before = free[0]
             start = max(start, before)
             free[0] = start + ps
-            self.exposed[priced.axes] = self.exposed.get(priced.axes, 0) + start + ps - before
+        if ps:
+            self.sent[start + ps] = (start, priced.axes)
+        if priced.blocking:
+            self.wait(before, start + ps, priced.axes)
         free[stream] = start + ps
         self.last[stream] = priced.axes
         for s, share in priced.also:
             free[s] = start + min(share, ps)
             self.last[s] = priced.axes
         return start + ps
+
+    def wait(self, start: int, end: int, axes: str) -> None:
+        """Computation stands still, until a message over `axes` has come ("": for no message).
+
+        What that one waited for itself, others on its link or what they brought, is told as theirs.
+        """
+        while end > start:
+            began, of = self.sent.get(end, (start, axes)) if axes else (start, axes)
+            began = max(began, start)
+            if of:
+                self.exposed[of] = self.exposed.get(of, 0) + end - began
+            self.idle(began, end, of)
+            end, axes = began, of
+
+    def idle(self, start: int, end: int, axes: str) -> None:
+        """A part of a wait in which one message is under way: nothing is recorded."""
 
     def cause(self, ready: int) -> str:
         """The axes of the message that ended then, if one did: of loops only the end is known."""
@@ -172,6 +190,10 @@ class Player:
         self, times: int, by: int, used: Sequence[int], exposed: dict[str, int], compute: int, mark: int
     ) -> None:
         """As many iterations more as the last one, which began at `mark`, with these totals."""
+        recent = self.free[0] - 2 * by
+        self.sent = {
+            end + times * by: (began + times * by, axes) for end, (began, axes) in self.sent.items() if end > recent
+        }
         for s in used:
             self.free[s] += times * by
         for axes, ps in self.exposed.items():
@@ -181,13 +203,11 @@ class Player:
     def close(self, segment: Segment, host: int) -> None:
         """All streams end, and the host has dispatched all kernels; the next segment starts at 0."""
         last = max(self.free)
-        if last > self.free[0]:
-            axes = self.last[self.free.index(last)]
-            self.exposed[axes] = self.exposed.get(axes, 0) + last - self.free[0]
+        self.wait(self.free[0], last, self.last[self.free.index(last)])
         segment.duration = max(last, host)
         segment.compute, segment.exposed = self.compute, self.exposed
         self.free = [0] * self.pricer.streams
-        self.exposed, self.compute = {}, 0
+        self.sent, self.exposed, self.compute = {}, {}, 0
 
 
 Play = Callable[[Pricer, bool, float], Player]

@@ -26,6 +26,7 @@ from compiler.evaluate import evaluate
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc import api
+from parc.estimate import Estimate
 from parc.report.trace import Trace
 from tests.cost.measured import exact
 from tests.property.case import Case
@@ -94,8 +95,12 @@ def _check(case: Case, measure: bool) -> None:
             parts = (spent.products, spent.vectors, spent.update, spent.host, spent.bubble, *spent.exposed.values())
             assert min(parts) >= -1e-12 and math.isclose(sum(parts), found.step_seconds, rel_tol=1e-9, abs_tol=1e-12)
             assert math.isclose(spent.products + spent.vectors + spent.update, busy, rel_tol=1e-9, abs_tol=1e-12)
+            for link in spent.links:  # what a group of stages waits for is late peers, too
+                assert link.axes == "stages" or link.exposed <= link.seconds * (1 + 1e-9), "waits longer than it sends"
         _tracks(Trace(found, "drawn", record(s, variation=variation), "all"))
-        page = api.report(api.estimate(compiled, variation))
+        e = api.estimate(compiled, variation)
+        _figures(e)
+        page = api.report(e)
         assert page.endswith("</html>\n") and "NaN" not in page and "nan " not in page
     for cls in program.classes:
         memory = TracedMemory(program, cls)
@@ -108,6 +113,19 @@ def _check(case: Case, measure: bool) -> None:
     assert 0 < of.allocated <= of.reserved <= of.driver
     if measure:
         exact(program, 1)
+
+
+def _figures(e: Estimate) -> None:
+    """Those that follow from each other do."""
+    t = e.timeline
+    assert 0 <= t.mfu <= t.hfu * (1 + 1e-9) and 0 <= t.bubble < 1
+    assert math.isclose(t.tokens_per_second * t.step_seconds, t.tokens, rel_tol=1e-9)
+    assert t.devices > 1 or not (t.exposed or t.bubble or t.traffic), "a device alone waits for nobody"
+    assert all(0 < h.seconds < t.step_seconds for h in e.helps)
+    for f in e.fullest:
+        m = f.moment
+        assert m.peak == sum(m.roles.values()) == sum(a.bytes for a in m.alive), "the waterfall adds up to the peak"
+        assert m.memory != "hbm" or m.peak == e.peak
 
 
 def _tracks(trace: Trace) -> None:

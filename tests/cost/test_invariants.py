@@ -1,0 +1,140 @@
+"""What must hold of any cost: closed formulas of schedules, whom a wait is laid to, what more of something costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from compiler.cost.calibration import of_cluster
+from compiler.cost.durations import COMM, COMPUTE, Priced
+from compiler.cost.segments import Player
+from compiler.cost.simulate import Simulation
+from compiler.cost.timeline import Timeline
+from compiler.cost.work import Copy, Node
+from compiler.driver import compile_job
+from compiler.evaluate import evaluate
+from dsl.source import Source
+from parc import api
+from parc.estimate import Estimate
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def pipelined(stages: int, micro: int, schedule: str) -> Timeline:
+    """16 equal layers of products and hardly anything else, on links that cost nothing."""
+    text = f"""use std.devices (a100_80)
+use std.optimizers (sgd)
+cluster pod() {{
+  device gpu = a100_80
+  level server = {stages} gpu over 1000000 GB/s, 0 us
+}}
+model m() {{
+  dim b = {micro * 512}, d = 4096, f = 4096
+  input x : f32[b,d]
+  h = x
+  repeat 16 as block {{
+    weight w[d,f], v[f,d]
+    h = (h @ w) @ v
+  }}
+  loss mean(h)
+}}
+strategy s for m {{
+  mesh (pp = {stages})
+  pipeline block on pp, schedule {schedule}
+}}
+job j {{
+  train m() on pod using s
+  optimizer sgd(lr = 0.1)
+}}
+"""
+    s = Simulation.of(compile_job(evaluate(Source("m.par", text))))
+    return s.run(of_cluster(s.cluster).changed(host=0.0, fixed=0.0, launch=0.0, alpha=0.0, hidden=0.0))
+
+
+@pytest.mark.parametrize(("stages", "micro"), [(2, 2), (2, 8), (4, 4), (4, 16), (8, 16)])
+@pytest.mark.parametrize(
+    ("schedule", "parts"),
+    [
+        ("gpipe(microbatches = {m})", 1),
+        ("one_f_one_b(microbatches = {m})", 1),
+        ("interleaved(microbatches = {m}, chunks = 2)", 2),
+        ("zero_bubble(microbatches = {m})", 3),
+    ],
+)
+def test_bubbles_are_those_of_the_closed_formulas(stages: int, micro: int, schedule: str, parts: int) -> None:
+    """Of the passes (p-1)/v / (m + (p-1)/v): v = chunks (Narayanan et al. 2021, section 2.2), and 3 where F, B and W
+    take as long as each other and W fills the rest (Qi et al. 2024, "ZB-H1")."""
+    found = pipelined(stages, micro, schedule.format(m=micro))
+    late = (stages - 1) / parts
+    passes = 1 - found.update_seconds / found.step_seconds
+    assert found.bubble / passes == pytest.approx(late / (micro + late), rel=0.02)
+
+
+def player() -> Player:
+    pricer = SimpleNamespace(streams=COMM + 2, cal=SimpleNamespace(slowdown=0.0))
+    return Player(pricer, False, 1.0)  # type: ignore[arg-type]
+
+
+NODE = Node("x", Copy(0, "host"))  # what a piece is does not matter to the player once it is priced
+
+
+def test_a_wait_is_laid_to_the_messages_that_run_then() -> None:
+    """A kernel waits for `b`, which waited for its link, on which `a` was sent."""
+    p = player()
+    p.run(NODE, Priced(COMPUTE, 5), 5, 0, "")
+    p.run(NODE, Priced(COMM, 10, axes="a"), 10, 0, "")
+    ready = p.run(NODE, Priced(COMM, 3, axes="b"), 3, 0, "")
+    assert ready == 13
+    p.run(NODE, Priced(COMPUTE, 1), 1, ready, "b")
+    assert p.exposed == {"a": 5, "b": 3}
+
+
+def test_a_wait_is_laid_to_what_its_message_needed_itself() -> None:
+    """`b` goes over another link with what `a` brought; the kernel goes first for a while."""
+    p = player()
+    p.run(NODE, Priced(COMPUTE, 4), 4, 0, "")
+    came = p.run(NODE, Priced(COMM, 6, axes="a"), 6, 0, "")
+    ready = p.run(NODE, Priced(COMM + 1, 5, axes="b"), 5, came, "")
+    p.run(NODE, Priced(COMPUTE, 1), 1, ready, "b")
+    assert ready == 11 and p.exposed == {"a": 2, "b": 5}
+    p = player()  # a message that blocks, behind one that does not
+    p.run(NODE, Priced(COMM, 6, axes="a"), 6, 0, "")
+    p.run(NODE, Priced(COMM, 2, True, "b"), 2, 0, "")
+    assert p.exposed == {"a": 6, "b": 2} and p.free[COMPUTE] == 8
+
+
+def estimate(example: str, **params: int) -> Estimate:
+    return api.cost(EXAMPLES / f"{example}.par", params={k: str(v) for k, v in params.items()})
+
+
+@pytest.mark.parametrize(
+    ("example", "params"),
+    [
+        ("gpt", {"layers": 8, "hidden": 256}),
+        ("gpt", {"layers": 8, "hidden": 256, "dp": 2, "tp": 2, "pp": 2, "microbatches": 4, "zero": 1}),
+        ("gpt", {"layers": 16, "hidden": 256, "dp": 4, "zero": 3, "seq": 64}),
+        ("llama", {"layers": 8, "hidden": 256, "batch": 8, "dp": 2, "tp": 2, "cp": 2}),
+    ],
+)
+def test_more_work_takes_more_time_and_memory(example: str, params: dict[str, int]) -> None:
+    """Twice the layers take about twice the time; twice of anything else no less than before."""
+    before = estimate(example, **params)
+    cluster = before.compiled.job.cluster
+    assert cluster is not None
+    once = of_cluster(cluster).fixed
+    for name, default in (("layers", 2), ("batch", 16), ("seq", 32), ("hidden", 64)):
+        after = estimate(example, **{**params, name: 2 * params.get(name, default)})
+        longer = (after.timeline.step_seconds - once) / (before.timeline.step_seconds - once)
+        assert longer >= 1 and after.peak > before.peak, name
+        more = after.timeline.flops_model / before.timeline.flops_model
+        if name == "batch":
+            assert more == pytest.approx(2)
+        if name == "layers":
+            assert 1.5 < longer < 2.15 and 1.5 < more <= 2
+
+
+def test_a_device_alone_waits_for_nobody() -> None:
+    found = estimate("gpt").timeline
+    assert found.exposed == 0 and found.bubble == 0 and not found.traffic and len(found.classes) == 1
