@@ -238,6 +238,7 @@ class Strategy:
     microbatch_dim: str | None = None
     span: Span = field(default=NOWHERE, compare=False)
     offloads: tuple[OffloadRule, ...] = ()
+    microbatch_span: Span = field(default=NOWHERE, compare=False)
 
     @property
     def devices(self) -> int:

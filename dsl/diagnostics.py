@@ -96,9 +96,9 @@ class Diagnostics:
         self.add(Diagnostic(code, message, span, tuple(notes), help, "warning"))
 
     def raise_if_any(self) -> None:
-        """Raise a `ParcError` with everything found, if that includes an error."""
+        """Raise a `ParcError` with the errors, if there are any: what is only a warning may follow from them."""
         if self.failed:
-            raise ParcError(*self)
+            raise ParcError(*(d for d in self if d.severity == "error"))
 
 
 def fail(

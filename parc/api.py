@@ -137,6 +137,13 @@ def compile(file: File, **options: Unpack[Options]) -> Compiled:
     return compiled
 
 
+def warnings(compiled: Compiled) -> tuple[Diagnostic, ...]:
+    """What `check` warns of in the job's strategy, for those who see its costs alone."""
+    from compiler.evaluate.axes import idle_axes
+
+    return idle_axes(compiled.job.strategy)
+
+
 def emit(file: File, stage: Stage = "program", **options: Unpack[Options]) -> str:
     """The text of a job after a stage; later stages are not run. Raises `ParcError`."""
     if stage == "ast":

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from compiler.evaluate import limits, static
+from compiler.evaluate.axes import check_axes, idle_axes
 from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.index import ModelIndex
@@ -347,10 +348,8 @@ def build_strategy(
     if session.failures > before:
         raise Skip
     rules = expander.rules
-    _check_axes(rules)
-    _check_cluster(rules, entry, cluster)
-    count, dim, _ = rules.microbatches or (1, None, item.span)
-    return Strategy(
+    count, dim, cut = rules.microbatches or (1, None, item.span)
+    found = Strategy(
         entry.name,
         tuple(rules.axes),
         tuple(rules.splits),
@@ -363,19 +362,13 @@ def build_strategy(
         dim,
         item.span,
         tuple(rules.offloads),
+        cut,
     )
-
-
-def _check_axes(rules: Rules) -> None:
-    """An axis holds either stages (places) or pieces of tensors."""
-    places = {r.axis: r.span for r in rules.pipelines} | {r.axis: r.span for r in rules.places}
-    pieces = [(s.axis, s.span) for s in rules.splits] + [(s.axis, s.span) for s in rules.shards]
-    pieces += [(a, r.span) for r in rules.layouts for _, axes in r.dims for a in axes]
-    for axis, span in pieces:
-        if axis in places:
-            notes = [("it is used for places here", places[axis])]
-            message = f"axis `{axis}` holds places: its devices run different parts, so it cannot split tensors"
-            raise fail("E0407", message, span, notes=notes, help="give the mesh an axis of its own for this")
+    check_axes(found)
+    _check_cluster(rules, entry, cluster)
+    for warning in idle_axes(found):
+        session.diagnostics.add(warning)
+    return found
 
 
 def _check_cluster(rules: Rules, entry: Entry, cluster: Cluster | None) -> None:

@@ -59,16 +59,16 @@ CODES: tuple[Code, ...] = (
         "E0501",
         "micro-batches that do not divide",
         "Every tensor with the dim that micro-batches split is split in equal parts.",
-        _file("microbatches 2 over b", c=3, loss="mean(z) + mean(rename(q, c -> b))"),
-        _file("microbatches 2 over b", c=8, loss="mean(z) + mean(rename(q, c -> b))"),
+        _file("microbatches 2 over b", devices=1, c=3, loss="mean(z) + mean(rename(q, c -> b))"),
+        _file("microbatches 2 over b", devices=1, c=8, loss="mean(z) + mean(rename(q, c -> b))"),
     ),
     Code(
         "E0502",
         "a value of the whole batch",
         "Micro-batches run one after the other. Sums and means over the batch are added up at the end of the step;\n"
         "what needs the whole batch before that (a maximum over it, a product of two means) cannot be had.",
-        _file("microbatches 2 over b", loss="max(z)"),
-        _file("microbatches 2 over b", loss="mean(z)"),
+        _file("microbatches 2 over b", devices=1, loss="max(z)"),
+        _file("microbatches 2 over b", devices=1, loss="mean(z)"),
     ),
     Code(
         "E0503",

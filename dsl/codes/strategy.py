@@ -5,8 +5,12 @@ from __future__ import annotations
 from dsl.codes.code import Code
 
 
-def _file(rules: str, *, on: str = "", before: str = "", mesh: str = "dp = 2, tp = 2") -> str:
-    """A whole file around the rules of a strategy, for a model with dims b, d, f and a loop `block` of 4."""
+def _file(rules: str, *, on: str = "", before: str = "", mesh: str = "") -> str:
+    """A whole file around the rules of a strategy, for a model with dims b, d, f and a loop `block` of 4.
+
+    Without a `mesh` it has the axes dp and tp, if they are named, of two devices each.
+    """
+    mesh = mesh or ", ".join(f"{axis} = 2" for axis in ("dp", "tp") if axis in rules) or "dp = 1"
     lines = "".join(f"  {line}\n" for line in rules.split("\n"))
     return f"""\
 use std.devices (a100_80)
@@ -78,15 +82,15 @@ CODES: tuple[Code, ...] = (
         "E0405",
         "an impossible mesh",
         "A strategy has one mesh; its axes have distinct names and sizes of at least 1.",
-        _file("split b on dp", mesh="dp = 0, tp = 2"),
-        _file("split b on dp", mesh="dp = 1, tp = 2"),
+        _file("split b on dp", mesh="dp = 0"),
+        _file("split b on dp", mesh="dp = 1"),
     ),
     Code(
         "E0406",
         "the mesh does not fit the cluster",
         "The sizes of the mesh's axes must multiply to the number of devices of the cluster that the job runs on.",
         _file("split b on dp", on=" on server(8)"),
-        _file("split b on dp", on=" on server(4)"),
+        _file("split b on dp", on=" on server(2)"),
     ),
     Code(
         "E0407",
@@ -154,5 +158,13 @@ CODES: tuple[Code, ...] = (
         "A strategy has at most one pipeline and one number of micro-batches, a tensor one layout, a scope one place.",
         _file("microbatches 4\nmicrobatches 2"),
         _file("microbatches 4"),
+    ),
+    Code(
+        "E0416",
+        "a mesh axis that no rule names",
+        "A warning: devices along the axis hold the same and compute the same, so that they are there for nothing.\n"
+        "Where a cluster has more devices than a strategy knows work for, that is what remains for them.",
+        _file("split b on dp", mesh="dp = 2, tp = 2"),
+        _file("split b on dp\nsplit f on tp", mesh="dp = 2, tp = 2"),
     ),
 )

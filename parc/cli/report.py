@@ -36,6 +36,7 @@ def command(
     It needs no network. Nothing is run.
     """
     compiled = api.compile(read_source(out, file), **choice(params, job, strategy))
+    out.warn(api.warnings(compiled))
     estimate = api.estimate(compiled, variation(compiled, slow, slow_link))
     line = ["parc", "report", quote(file), *(f"-D {quote(f'{n}={v}')}" for n, v in params)]
     line += [f"--slow {quote(f'{rank}={factor:g}')}" for rank, factor in slow]

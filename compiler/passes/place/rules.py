@@ -36,7 +36,7 @@ class Rules:
             self.axes = (TIME, *self.axes)
             self.sizes[TIME] = strategy.microbatches
             dim = strategy.microbatch_dim or job.model.inputs[0].value.type.names[0]
-            splits.append(SplitRule((dim,), TIME, ("activations",), span=strategy.span))
+            splits.append(SplitRule((dim,), TIME, ("activations",), span=strategy.microbatch_span))
         self._splits = {a: tuple(r for r in splits if r.axis == a) for a in self.axes}
         self._layouts: dict[str, LayoutRule] = {r.tensor: r for r in strategy.layouts}
         self._wishes: dict[tuple[str, str, tuple[bool, ...]], dict[str, Wish]] = {}
@@ -68,11 +68,12 @@ class Rules:
         dims: list[tuple[str, ...]] = []
         for d in type.dims:
             axes: tuple[str, ...] = (TIME,) if d.name in timed else ()
-            for a in (a for a in stated.get(d.name, ()) if a in self.sizes):
+            wanted = [a for a in stated.get(d.name, ()) if a in self.sizes]
+            for i, a in enumerate(wanted):
                 if self.fits(d.size, axes, a, None):
                     axes = (*axes, a)
                 else:
-                    self.indivisible(d.name, d.size, (*axes, a), rule, name)
+                    self.indivisible(d.name, d.size, (*axes, a), rule, name, wanted[i + 1 :])
             dims.append(axes)
         return Layout(tuple(dims))
 
@@ -82,14 +83,17 @@ class Rules:
         if stated is not None:
             return stated
         dims: list[tuple[str, ...]] = [()] * len(type.dims)
-        for axis in self.axes:
+        for at, axis in enumerate(self.axes):
             for dim, wish in self.wishes(axis, name, cls).items():
                 if type.has(dim) and dim not in loops:
                     i = type.index(dim)
                     if self.fits(type.size(dim), dims[i], axis, wish.rule):
                         dims[i] = (*dims[i], axis)
                     else:
-                        self.indivisible(dim, type.size(dim), (*dims[i], axis), wish.rule, name)
+                        there = [d for d in type.names if d not in loops]
+                        first = {a: next((d for d in self.wishes(a, name, cls) if d in there), "") for a in self.axes}
+                        later = [a for a in self.axes[at + 1 :] if first[a] == dim]
+                        self.indivisible(dim, type.size(dim), (*dims[i], axis), wish.rule, name, later)
                     break
         return Layout(tuple(dims))
 
@@ -122,14 +126,25 @@ class Rules:
         n = prod(self.sizes[a] for a in axes) * self.sizes[axis]
         return size % n == 0 or (rule is not None and rule.pad and not axes and size >= 1 and axis != TIME)
 
-    def indivisible(self, dim: str, size: int, axes: Sequence[str], rule: SplitRule | LayoutRule, name: str) -> None:
-        """Report once per dim and axis that the size cannot be split."""
+    def indivisible(
+        self,
+        dim: str,
+        size: int,
+        axes: Sequence[str],
+        rule: SplitRule | LayoutRule,
+        name: str,
+        later: Sequence[str] = (),
+    ) -> None:
+        """Report once per dim and axis that the size cannot be split. later: axes that are to split it besides."""
         axis = axes[-1]
         if (dim, axis) in self._reported:
             return
         self._reported.add((dim, axis))
         n = prod(self.sizes[a] for a in axes)
-        legal = [k for k in range(1, min(size, 4096) + 1) if size % (k * n // self.sizes[axis]) == 0 and k > 0]
+        others = n // self.sizes[axis]
+        if size % (others * prod(self.sizes[a] for a in later)) == 0:  # if not, theirs is another error
+            others *= prod(self.sizes[a] for a in later)
+        legal = [k for k in range(1, min(size, 4096) + 1) if size % (k * others) == 0]
         degrees = ", ".join(map(str, legal[:12])) + (", …" if len(legal) > 12 else "")
         over = f"{' × '.join(axes)} = {n} pieces" if len(axes) > 1 else f"{n} pieces"
         if axis == TIME:
