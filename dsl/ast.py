@@ -336,6 +336,10 @@ class LayoutDecl(Statement):
     dims: tuple[tuple[Name, tuple[Name, ...]], ...]
 
 
+SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble")
+"""Names of the schedules of pipelines."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pipeline(Statement):
     """`pipeline block on pp, schedule one_f_one_b(microbatches = 8), cuts [2, 4]`."""

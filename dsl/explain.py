@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dsl.diagnostics import Diagnostic, did_you_mean, suggest
 from dsl.lexer import Token
@@ -90,13 +90,20 @@ def explain(
     return error("E0001", message, _help(token, before, expected, words))
 
 
-def digit_first(text: str, span: Span) -> Diagnostic:
-    """The diagnostic for a number with letters behind it, where a name is expected; single digits can be spelt out."""
+def digit_first(text: str, span: Span, known: Sequence[str] = ()) -> Diagnostic:
+    """The diagnostic for a number with letters behind it, where a name is expected; single digits can be spelt out.
+
+    known: the only names that there are, if that is known.
+    """
     parts = _PARTS.findall(text.lower())
-    help = "names begin with a letter"
+    help, message = "names begin with a letter", f"expected a name, found `{_short(text)}`"
     if "".join(parts) == text.lower() and not any(p.isdigit() and len(p) > 1 for p in parts):
-        help += f": `{_short('_'.join(_DIGITS.get(p, p.strip('_')) for p in parts if p.strip('_')))}`"
-    return Diagnostic("E0001", f"expected a name, found `{_short(text)}`", span, help=help)
+        spelt = "_".join(_DIGITS.get(p, p.strip("_")) for p in parts if p.strip("_"))
+        if not known or spelt in known:
+            return Diagnostic("E0001", message, span, help=f"{help}: `{_short(spelt)}`")
+    if known:
+        help += f"; there are {', '.join(f'`{name}`' for name in known[:-1])} and `{known[-1]}`"
+    return Diagnostic("E0001", message, span, help=help)
 
 
 def _help(token: Token, before: Token | None, expected: set[str], words: list[str]) -> str | None:

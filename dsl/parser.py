@@ -135,7 +135,7 @@ class Parser:
             token = tokens[position]
             token.type = self._classify(position, line)
             if token.start in self.glued:
-                self._take_for_name(token)
+                self._take_for_name(position)
             try:
                 result = self._feed(token)
                 position += 1
@@ -202,13 +202,14 @@ class Parser:
             return keyword  # `memory over …`: a setting's value never begins with it
         return keyword if self._is_keyword(keyword, position) else "NAME"
 
-    def _take_for_name(self, token: Token) -> None:
+    def _take_for_name(self, position: int) -> None:
         """`1f1b` where names stand and numbers do not: it is read as the name that it is meant to be."""
-        expected = self._acceptable()
+        token, expected = self.tokens[position], self._acceptable()
         text, reported = self.glued[token.start]
         if "NAME" in expected and "NUMBER" not in expected and token.type == "NUMBER":
             self.diagnostics.discard(reported)
-            self.diagnostics.add(digit_first(text, Span(self.name, token.start, token.end)))
+            known = ast.SCHEDULES if position and self.tokens[position - 1].text == "schedule" else ()
+            self.diagnostics.add(digit_first(text, Span(self.name, token.start, token.end), known))
             token.type, token.text = "NAME", text
 
     def _ends_head(self, position: int, line: int) -> bool:

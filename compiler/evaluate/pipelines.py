@@ -59,7 +59,7 @@ def pipeline_rule(
 def _schedule(call: ast.Call) -> str:
     name = call.function.id
     if name not in SCHEDULES:
-        help = did_you_mean(name, SCHEDULES) or f"there are {listed(SCHEDULES)}"
+        help = " ".join(filter(None, (did_you_mean(name, SCHEDULES), f"there are {listed(SCHEDULES)}")))
         raise fail("E0412", f"there is no schedule `{name}`", call.function.span, help=help)
     return name
 

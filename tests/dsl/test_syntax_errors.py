@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from compiler.evaluate.pipelines import SCHEDULES
 from dsl import ast
 from dsl.diagnostics import Diagnostic, Diagnostics, ParcError, did_you_mean, fail, suggest
 from dsl.parser import parse
@@ -92,12 +93,25 @@ def test_one_mistake_is_one_error() -> None:
 )
 def test_what_begins_like_a_number_where_a_name_stands_is_one_error(word: str, help: str) -> None:
     for text in (
-        f"strategy s {{\n  pipeline b on pp, schedule {word}(microbatches = 2)\n}}\n",
         f"strategy s {{\n  split b, {word} on dp\n}}\n",
         f"model m {{\n  dim {word} = 2\n  {word} = 3\n}}\n",
     ):
         told = ("E0001", f"expected a name, found `{word}`", help)
         assert [(d.code, d.message, d.help) for d in errors(text)] == [told] * text.count(word)
+
+
+@pytest.mark.parametrize(
+    ("word", "help"),
+    [
+        ("1f1b", ": `one_f_one_b`"),
+        ("1f1b_interleaved", "; there are `gpipe`, `one_f_one_b`, `interleaved` and `zero_bubble`"),
+        ("128x", "; there are `gpipe`, `one_f_one_b`, `interleaved` and `zero_bubble`"),
+    ],
+)
+def test_of_a_schedule_that_begins_like_a_number_only_those_are_proposed_that_there_are(word: str, help: str) -> None:
+    text = f"strategy s {{\n  pipeline b on pp, schedule {word}(microbatches = 2)\n}}\n"
+    assert [d.help for d in errors(text)] == [f"names begin with a letter{help}"]
+    assert tuple(SCHEDULES) == ast.SCHEDULES
 
 
 def test_a_malformed_number_is_one_error_wherever_it_stands() -> None:
@@ -135,7 +149,7 @@ def test_diagnostics_collect() -> None:
     assert found.full and [d.message for d in found] == ["careful", "wrong", "wrong, too"]
     with pytest.raises(ParcError) as caught:
         found.raise_if_any()
-    assert str(caught.value) == "warning[E0001]: careful\nerror[E0001]: wrong\nerror[E0002]: wrong, too"
+    assert str(caught.value) == "error[E0001]: wrong\nerror[E0002]: wrong, too"
     assert fail("E0003", "no").diagnostics == (Diagnostic("E0003", "no"),)
 
 
