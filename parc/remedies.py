@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from math import prod
 from typing import Any
 
 from compiler.cost.fullest import fullest, traced
@@ -167,7 +168,7 @@ def changes(compiled: Compiled) -> Iterator[Change]:
     sizes = {a.name: a.size for a in strategy.mesh}
     data = [a for a in data if sizes.get(a, 1) > 1]
     yield from _recompute(compiled)
-    yield from _shards(strategy, data)
+    yield from _shards(compiled, data)
     if batch is not None:
         yield from _microbatches(strategy, *batch)
     yield from _positions(compiled.job, batch[0] if batch else "")
@@ -210,15 +211,29 @@ def _recompute(compiled: Compiled) -> Iterator[Change]:
         yield Change("recompute", f"recompute {scope}" if scope else "recompute", _added("recomputes", rule))
 
 
-def _shards(strategy: Strategy, data: Sequence[str]) -> Iterator[Change]:
-    """ZeRO 1 to 3 on each axis that splits the batch."""
+def _shards(compiled: Compiled, data: Sequence[str]) -> Iterator[Change]:
+    """ZeRO 1 to 3 on each axis that splits the batch; where some weights do not divide, in uneven pieces too."""
+    strategy = compiled.job.strategy
     for axis in data:
         done = {c for r in strategy.shards if r.axis == axis and r.scope is None for c in r.classes}
-        for n in (1, 2, 3):
-            classes = ("optimizer", "gradients", "weights")[:n]
-            if not set(classes) <= done:
-                rule = ShardRule(classes, axis, None, False, strategy.span)
-                yield Change("shard", f"shard {', '.join(classes)} on {axis}", _added("shards", rule))
+        for pad in (False, True) if _uneven(compiled, axis) else (False,):
+            for n in (1, 2, 3):
+                classes = ("optimizer", "gradients", "weights")[:n]
+                if not set(classes) <= done:
+                    rule = ShardRule(classes, axis, None, pad, strategy.span)
+                    text = f"shard {', '.join(classes)} on {axis}{' pad' if pad else ''}"
+                    yield Change("shard", text, _added("shards", rule))
+
+
+def _uneven(compiled: Compiled, axis: str) -> bool:
+    """Whether a device's part of some weight has dims, none of which the axis divides."""
+    placed = compiled.placed
+    for w in compiled.job.model.weights:
+        dims = zip(w.value.type.dims, placed.weights[w.name].dims, strict=True)
+        parts = [d.size // prod(placed.sizes[a] for a in axes if a != axis) for d, axes in dims if d.name not in w.loops]
+        if parts and all(n % placed.sizes[axis] for n in parts):
+            return True
+    return False
 
 
 def _microbatches(strategy: Strategy, dim: str, size: int) -> Iterator[Change]:

@@ -125,6 +125,22 @@ def test_each_does_what_is_said_of_it(strategy: str, share: float, peaks: dict[s
         assert api.cost(by_hand(source, tried.least.rules)).peak == tried.least.peak > memory
 
 
+def test_weights_that_do_not_divide_are_stored_in_uneven_pieces() -> None:
+    """No dim of the table, of most of the memory, divides by 8."""
+    text = JOB.replace("b = 32, s = 32, d = 32, v = 64", "b = 8, s = 4, d = 36, v = 6004")
+    text = text.replace("RULES", "  mesh (dp = 8)\n  data_parallel(dp)")
+    roomy = Source("fit.par", text.replace("MEMORY", str(10**9)))
+    even, uneven = (
+        api.cost(by_hand(roomy, [f"shard optimizer, gradients, weights on dp{pad}"])).peak for pad in ("", " pad")
+    )
+    assert uneven < 0.7 * even
+    source = Source("fit.par", text.replace("MEMORY", str(uneven)))
+    tried = api.remedies(api.cost(source).compiled)
+    assert tried is not None and tried.found and all("pad" in " ".join(r.rules) for r in tried.found)
+    for r in tried.found:
+        assert api.cost(by_hand(source, r.rules)).peak == r.peak <= uneven
+
+
 def test_where_nothing_helps(peaks: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parc.remedies.MOST", 12)
     tried = api.remedies(api.cost(job("pipeline", peaks["pipeline"] // 50)).compiled)
