@@ -230,7 +230,9 @@ def _uneven(compiled: Compiled, axis: str) -> bool:
     placed = compiled.placed
     for w in compiled.job.model.weights:
         dims = zip(w.value.type.dims, placed.weights[w.name].dims, strict=True)
-        parts = [d.size // prod(placed.sizes[a] for a in axes if a != axis) for d, axes in dims if d.name not in w.loops]
+        parts = [
+            d.size // prod(placed.sizes[a] for a in axes if a != axis) for d, axes in dims if d.name not in w.loops
+        ]
         if parts and all(n % placed.sizes[axis] for n in parts):
             return True
     return False

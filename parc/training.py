@@ -25,7 +25,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """One kind of communication over some axes, per step, of the device that sends most."""
+    """One kind of communication over some axes, per step, of the device that sends most of it."""
 
     op: str
     axes: tuple[str, ...]

@@ -93,7 +93,7 @@ _FIGURES: tuple[tuple[str, Callable[[Estimate], str]], ...] = (
     ("… per device", lambda e: f"{e.timeline.tokens_per_second / e.timeline.devices:,.1f}"),
     ("MFU", lambda e: percent(e.timeline.mfu)),
     ("HFU", lambda e: percent(e.timeline.hfu)),
-    ("bubble", lambda e: f"{e.timeline.bubble:.1%}"),
+    ("bubble", lambda e: percent(e.timeline.bubble)),
     ("update", lambda e: seconds(e.timeline.update_seconds)),
     ("exposed communication", lambda e: seconds(e.timeline.exposed)),
     ("device memory", lambda e: amount(e.peak)),

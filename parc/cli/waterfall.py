@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from parc.cli.tables import amount, table
+from parc.units import percent
 
 if TYPE_CHECKING:
     from parc.estimate import FullMemory
@@ -25,7 +26,7 @@ def waterfall(full: FullMemory, capacity: float | None, style: bool) -> str:
     rows, below = [], 0
     for role, size in sorted(m.roles.items(), key=lambda item: -item[1]):
         if size / m.peak >= 0.0005:
-            rows.append([role, amount(size), f"{size / m.peak:.1%}", _bar(below, size, m.peak)])
+            rows.append([role, amount(size), percent(size / m.peak), _bar(below, size, m.peak)])
         below += size
     rows.append(["in all", amount(m.peak), "", ""])
     handed: list[tuple[str, int | None]] = [("with fixed offsets", full.allocation.size)]

@@ -13,9 +13,9 @@ from math import ceil, isqrt
 from compiler.cost.timeline import Timeline
 from compiler.model import Cluster
 from parc.estimate import Estimate
-from parc.report.html import esc, num, percent, section, svg, tag
+from parc.report.html import esc, num, section, svg, tag
 from parc.report.trace import devices
-from parc.units import amount, seconds
+from parc.units import amount, percent, seconds
 
 DEVICES = 4096
 SQUARE = 5

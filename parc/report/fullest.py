@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from parc.estimate import FullMemory
-from parc.report.html import esc, percent, table, tag
-from parc.units import amount
+from parc.report.html import esc, table, tag
+from parc.units import amount, percent
 
 SHOWN = 10
 

@@ -24,11 +24,6 @@ def share(x: float) -> str:
     return f"{num(100 * x, 3)}%"
 
 
-def percent(x: float) -> str:
-    """For people: `12.5 %`, `0.0042 %`."""
-    return f"{100 * x:.2g} %" if 1e-6 <= x < 5e-4 else f"{100 * x:.1f} %"
-
-
 def tag(name: str, *children: str, **attributes: object) -> str:
     """`<name attributes>children</name>`; `class_` stands for class, `text_anchor` for text-anchor, None for none."""
     told = "".join(

@@ -11,10 +11,10 @@ from compiler.numbering import show_ranks
 from compiler.schedules import Action
 from parc.estimate import Estimate
 from parc.report.fullest import largest
-from parc.report.html import esc, legend, num, percent, section, share, svg, table, tag, ticks
+from parc.report.html import esc, legend, num, section, share, svg, table, tag, ticks
 from parc.report.pipeline import PASSES
 from parc.report.trace import Held, devices
-from parc.units import amount, seconds
+from parc.units import amount, percent, seconds
 
 ROLES = {
     "weight": "weights",

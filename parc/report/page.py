@@ -18,14 +18,14 @@ from compiler.cost.timeline import Timeline
 from dsl.diagnostics import plural
 from parc.estimate import Estimate
 from parc.report.cluster import cluster
-from parc.report.html import esc, percent, section, share, svg, table, tag
+from parc.report.html import esc, section, share, svg, table, tag
 from parc.report.inside import inside
 from parc.report.memory import coarser, fullest, levels, memory
 from parc.report.pipeline import BOXES, Rows, pipeline, rows
 from parc.report.spent import waterfall
 from parc.report.trace import each
 from parc.report.traffic import communication
-from parc.units import amount, flops, seconds
+from parc.units import amount, flops, percent, seconds
 
 SCHEMA = 1
 """Of the data in the page; raised when a field goes away or changes its meaning."""
@@ -115,7 +115,7 @@ def _headline(e: Estimate) -> str:
                 width="100%",
                 height=16,
             )
-            rows.append([esc(h.what), picture, esc(seconds(h.seconds)), f"−{100 * (1 - left):.1f} %"])
+            rows.append([esc(h.what), picture, esc(seconds(h.seconds)), f"−{percent(1 - left)}"])
         parts += [tag("h2", "What would help most"), table(["if there were", "", "step", ""], rows, class_="bars few")]
     return tag("section", *parts, id="headline")
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from compiler.cost.spent import SLOWER
 from compiler.cost.timeline import Player, Spent, Timeline
-from parc.report.html import esc, legend, percent, section, share, svg, table, tag
+from parc.report.html import esc, legend, section, share, svg, table, tag
 from parc.report.trace import devices, each
-from parc.units import seconds
+from parc.units import percent, seconds
 
 NAMES = {
     "product": "products of matrices",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from compiler.cost.timeline import Spent, Timeline
-from parc.report.html import esc, legend, num, percent, section, share, svg, table, tag
+from parc.report.html import esc, legend, num, section, share, svg, table, tag
 from parc.report.spent import all_axes, axis_class, axis_name
 from parc.report.trace import each
-from parc.units import amount, seconds
+from parc.units import amount, percent, seconds
 
 CELL = 16
 

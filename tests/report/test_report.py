@@ -27,12 +27,12 @@ from parc import api
 from parc.cli import cli
 from parc.estimate import Estimate, _better
 from parc.report.cluster import DEVICES, layout, path
-from parc.report.html import esc, percent, ticks
+from parc.report.html import esc, ticks
 from parc.report.inside import UNROLLED, Time
 from parc.report.memory import coarser, levels
 from parc.report.pipeline import BOXES, rows
 from parc.report.spent import all_axes, parts
-from parc.units import amount, seconds
+from parc.units import amount, percent, seconds
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
