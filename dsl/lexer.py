@@ -215,7 +215,8 @@ class Lexer:
             if glued and not (glued.group() == "." and self.text.startswith("..", end)):
                 return self._glued(start, end)
         unit, text = found.group("unit"), found.group()
-        too_large = not number.isdigit() and float(number) == float("inf")
+        scale = UNITS[unit].scale if unit in UNITS else 1
+        too_large = not number.isdigit() and float(number) * scale == float("inf")
         if len(number) > limits.MAX_DIGITS or too_large:
             what = f"has more than {limits.MAX_DIGITS} digits" if len(number) > limits.MAX_DIGITS else "is too large"
             self._error("E0004", f"this number {what}", start, end, help="the largest is about 1.8e308")

@@ -166,3 +166,10 @@ def test_a_keyword_of_another_statement_may_be_a_name(word: str) -> None:
     """Behind a call the parser's table has words of all statements in which a call can stand."""
     tree = parse(f"cluster pod() {{\n  level server = many() {word} over 1 GB/s, 1 us\n}}\n", "t")
     assert f"Name(id='{word}')" in repr(tree)
+
+
+@pytest.mark.parametrize("unit", ["", "B", " GB", " PiB/s", " years", " ZFLOP"])
+def test_a_number_too_large_in_base_units_is_an_error(unit: str) -> None:
+    assert [d.code for d in errors(f"check 1e309{unit} <= 4{unit}\n")] == ["E0004"]
+    if unit.strip() not in ("", "B"):
+        assert [d.message for d in errors(f"check 1e308{unit} <= 4{unit}\n")] == ["this number is too large"]
