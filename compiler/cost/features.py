@@ -6,7 +6,8 @@ be priced again and again with other parameters: that is what fitting does. Roll
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -16,6 +17,9 @@ from compiler.graph import ITEMSIZE, Type
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Input
 from compiler.program import Body, LocalRepeat, Program
+
+AGAIN = re.compile(r"(\.again(_\d+)?)+$")
+"""The end of the names of what recompute makes again (`compiler.passes.residuals.AGAIN`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,8 @@ def features(program: Program) -> Features:
         }
         for c in program.classes
     )
-    forward = needed = hardware = 0.0
+    made = {name for c in program.classes for f in c.functions if f.name == "F" for name in _names(f.body)}
+    needed = hardware = 0.0
     by_dtype: dict[str, float] = {}
     for c, found in zip(program.classes, parts):
         members = len(c.groups) * (program.devices // program.groups) * program.microbatches
@@ -53,13 +58,10 @@ def features(program: Program) -> Features:
             if f.name == "U":
                 continue
             hardware += products(found[f.name, f.chunk], by_dtype) * members
-            whole = len(c.groups) * _whole_products(f.body)
-            needed += whole
-            forward += whole if f.name == "F" else 0.0
+            needed += len(c.groups) * _whole_products(f.body, set() if f.name == "F" else made)
     samples, tokens = _sizes(program)
     dtype = max(by_dtype, key=lambda d: by_dtype[d], default="f32")
-    # The backward pass has two products for one of the forward pass, or less; what is more, recompute makes again.
-    return Features(parts, samples, tokens, dtype, min(3.0 * forward, needed), hardware)
+    return Features(parts, samples, tokens, dtype, needed, hardware)
 
 
 def products(part: Part, by_dtype: dict[str, float] | None = None, times: int = 1) -> float:
@@ -75,19 +77,30 @@ def products(part: Part, by_dtype: dict[str, float] | None = None, times: int = 
     return total
 
 
-def _whole_products(body: Body, outer: Mapping[str, Type] | None = None) -> float:
-    """FLOPs of the products of a function for the whole batch, by whole types: whoever computes which part of them."""
+def _whole_products(body: Body, made: Collection[str], outer: Mapping[str, Type] | None = None) -> float:
+    """FLOPs of the products of a function for the whole batch, by whole types: whoever computes which part of them.
+
+    Not of those that make a value again that the forward pass has `made`.
+    """
     known = {**(outer or {}), **{p.name: p.type for p in body.params}}
     total = 0.0
     for instr in body.instrs:
         known.update((v.name, v.type) for v in instr.outputs)
         if isinstance(instr.op, LocalRepeat):
-            total += instr.op.count * _whole_products(instr.op.body, known)
-        elif isinstance(instr.op, Contract):
+            total += instr.op.count * _whole_products(instr.op.body, made, known)
+        elif isinstance(instr.op, Contract) and AGAIN.sub("", instr.outputs[0].name) not in made:
             left, right = (known[name] for name in instr.inputs)
             work = Product.of(left, right, instr.outputs[0].type)
             total += work.flops if work else 0.0
     return total
+
+
+def _names(body: Body) -> Iterator[str]:
+    """Of all that a function makes."""
+    for instr in body.instrs:
+        yield from (v.name for v in instr.outputs)
+        if isinstance(instr.op, LocalRepeat):
+            yield from _names(instr.op.body)
 
 
 def _itemsize(program: Program) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,16 @@ def test_what_a_model_needs_does_not_depend_on_the_strategy(name: str, options: 
     file = EXAMPLES / f"{name}.par"
     serial, split = api.cost(file).timeline, api.cost(file, params=options).timeline
     assert split.flops_model == serial.flops_model <= split.flops_hardware * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("name", ["gpt", "llama", "resnet", "recsys", "towers"])
+def test_what_a_model_needs_does_not_depend_on_recompute(name: str) -> None:
+    """Nor where the first layer needs no gradient of its input, or a stage makes again what another made."""
+    text = (EXAMPLES / f"{name}.par").read_text()
+    again = re.sub(r"(\nstrategy [^\n]*\n  mesh[^\n]*\n)", r"\1  recompute\n", text, count=1)
+    assert again != text
+    plain, made = (api.cost(Source(f"{name}.par", t)).timeline for t in (text, again))
+    assert made.flops_model == plain.flops_model and made.flops_hardware > 1.1 * plain.flops_hardware
 
 
 def test_one_sample_per_device_is_as_much_work() -> None:
