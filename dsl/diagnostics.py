@@ -62,7 +62,7 @@ class Diagnostics:
     @property
     def full(self) -> bool:
         """Whether further errors would be dropped: a reason to stop looking."""
-        return len(self._found) >= self._cap
+        return len(self._found) >= self._cap and sum(d.severity == "error" for d in self) >= self._cap
 
     @property
     def failed(self) -> bool:
@@ -70,8 +70,8 @@ class Diagnostics:
         return any(d.severity == "error" for d in self)
 
     def add(self, diagnostic: Diagnostic) -> None:
-        """Take in a diagnostic made elsewhere."""
-        if not self.full:
+        """Take in a diagnostic made elsewhere. Warnings leave room for errors."""
+        if not self.full and (diagnostic.severity == "error" or len(self) < self._cap):
             self._found.setdefault((diagnostic.code, diagnostic.span, diagnostic.message), diagnostic)
 
     def discard(self, diagnostic: Diagnostic) -> None:

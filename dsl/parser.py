@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from dsl import ast, limits
@@ -325,8 +325,12 @@ def _without_partners(found: list[Diagnostic], opened: list[int]) -> list[Diagno
     return kept
 
 
+@lru_cache(maxsize=64)
 def parse(text: str, name: str) -> ast.File:
-    """The syntax tree of a `.par` text; `name` is what spans call it. Raises `ParcError` with all errors found."""
+    """The syntax tree of a `.par` text; `name` is what spans call it. Raises `ParcError` with all errors found.
+
+    Kept, for each job of a file is evaluated by itself; trees do not change.
+    """
     tree, _ = parse_with_comments(text, name)
     return tree
 

@@ -85,9 +85,9 @@ class Check:
             return ast.Quantity(value, unit, span=expr.span) if unit else ast.Number(value, span=expr.span)
 
         try:
-            test = _with_results(self.test, known)
+            test = _with_results(self.test, known) if self.jobs else self.test
             holds = static.boolean(static_value(test, self.module), "a check", self.test.span)
-            found = _evaluated(test, self.module)
+            found = _evaluated(test, self.module) if told is not None or not holds else ""
         except Skip:
             raise ParcError(*self.module.session.diagnostics) from None
         if told is not None:
@@ -151,9 +151,12 @@ def _with_results(node: _T, known: Callable[[ast.Attribute], ast.Expr]) -> _T:
 def check_statics(session: Session, module: Module) -> tuple[Check, ...]:
     """All checks. Those that speak of no job are evaluated: one that fails, or is no boolean, is an error."""
     kept = []
+    jobs = [e.name for e in module.of_kind("job")]
     for check in module.checks:
+        if session.diagnostics.full:
+            break
         try:
-            found = _check(check, module)
+            found = _check(check, module, jobs)
             if not found.jobs:
                 found.require(_no_job)
         except (ParcError, Skip) as error:
@@ -167,10 +170,10 @@ def _no_job(job: str, name: str) -> int:
     raise AssertionError(f"a check that speaks of no job asks {job} for {name}")
 
 
-def _check(check: ast.Check, module: Module) -> Check:
+def _check(check: ast.Check, module: Module, known: list[str]) -> Check:
+    """known: the jobs of the file."""
     jobs: list[str] = []
     params: dict[str, Static] = {}
-    known = [e.name for e in module.of_kind("job")]
     names = _names(check.test)
     for base, attribute in names:
         if attribute:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import lru_cache
 
 from compiler.evaluate import limits
 from compiler.evaluate.session import Session, listed
@@ -184,13 +183,8 @@ def suggest_std(kind: str, name: str) -> tuple[str, str] | None:
     return (known[best], best) if best else None
 
 
-@lru_cache(maxsize=64)
-def _parse_cached(text: str, name: str) -> ast.File:
-    return parse(text, name)
-
-
 def _parsed(source: Source) -> ast.File:
-    return _parse_cached(source.text, source.name)
+    return parse(source.text, source.name)
 
 
 class Loader:

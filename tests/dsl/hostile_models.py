@@ -148,6 +148,7 @@ MODELS: dict[str, str] = {
     "30,000 parameters": "fn f(" + ", ".join(f"p{i}" for i in range(30_000)) + ") {\n  return p\n}\ncheck f(1) == 1\n",
     "20,000 of one name": "fn f(x) {\n  return x\n}\n" * 8_000,
     "20,000 checks": "check 1 == 2\n" * 20_000,
+    "20,000 checks that hold": "check 1 == 1\n" * 20_000,
     "20,000 outputs": "fn f(x) {\n  return " + "x, " * 20_000 + "x\n}\n" + model("y = f(x)\nloss sum(y)"),
     # strategies
     "axis of 10^12": rules("  mesh (a = 10 ** 12)\n  split b on a"),

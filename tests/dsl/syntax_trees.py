@@ -34,7 +34,8 @@ def maybe(items: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 floats = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
 values = st.integers(0, 10**30) | floats
 numbers = values.map(ast.Number)
-quantities = st.builds(ast.Quantity, values, st.sampled_from(sorted(UNITS)))
+_amounts = st.integers(0, 10**30) | st.floats(min_value=0, max_value=1e280)  # finite in base units, too
+quantities = st.builds(ast.Quantity, _amounts, st.sampled_from(sorted(UNITS)))
 texts = st.text(st.characters(min_codepoint=32, max_codepoint=126) | st.sampled_from("\n\té汉"), max_size=12)
 strings = texts.map(ast.String)
 paths = tuples(names, 1).map(ast.Path)

@@ -145,11 +145,13 @@ def test_diagnostics_collect() -> None:
     found.error("E0001", "wrong")
     assert len(found) == 2 and found.failed and not found.full
     found.error("E0002", "wrong, too")
+    found.warning("E0002", "beyond the cap")  # of warnings: errors have all of it to themselves
+    found.error("E0003", "the last")
     found.error("E0002", "beyond the cap")
-    assert found.full and [d.message for d in found] == ["careful", "wrong", "wrong, too"]
+    assert found.full and [d.message for d in found] == ["careful", "wrong", "wrong, too", "the last"]
     with pytest.raises(ParcError) as caught:
         found.raise_if_any()
-    assert str(caught.value) == "error[E0001]: wrong\nerror[E0002]: wrong, too"
+    assert str(caught.value) == "error[E0001]: wrong\nerror[E0002]: wrong, too\nerror[E0003]: the last"
     assert fail("E0003", "no").diagnostics == (Diagnostic("E0003", "no"),)
 
 
