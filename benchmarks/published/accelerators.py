@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.published import words
 from benchmarks.published.facts import Row, Unsupported
@@ -13,7 +13,8 @@ from benchmarks.published.facts import Row, Unsupported
 class Sheet:
     """peak: dense TFLOP/s in 16 bits; memory: GB and GB/s; links: GB/s per device and direction, all links together, to
     others of its node (of its slice) and to other nodes. like: a device of the standard library: itself (`known`), or
-    the nearest relative, whose efficiencies, cores and tiles it takes."""
+    the nearest relative, whose efficiencies, cores and tiles it takes. reach: share of the peak of the best product
+    that was measured (0: not known); what training reaches of products is scaled by those of both."""
 
     peak: float
     memory: float
@@ -23,52 +24,57 @@ class Sheet:
     outer: float
     known: bool = False
     single: float = 0.0  # TFLOP/s in 32 bits, where that is what the row states
+    reach: float = 0.0
 
 
 SHEETS = {
     "V100": Sheet(125, 32, 900, "v100", 150, 12.5, True),
     "T4": Sheet(65, 16, 320, "v100", 16, 6.25),
-    "A100-40": Sheet(312, 40, 1555, "a100_40", 300, 25, True),
-    "A100": Sheet(312, 80, 2039, "a100_80", 300, 25, True),
-    "A800": Sheet(312, 80, 2039, "a100_80", 200, 25),
+    "A100-40": Sheet(312, 40, 1555, "a100_40", 300, 25, True, reach=0.869),
+    "A100": Sheet(312, 80, 2039, "a100_80", 300, 25, True, reach=0.869),
+    "A100-PCIe": Sheet(312, 80, 1935, "a100_80", 32, 25, reach=0.811),
+    "A800": Sheet(312, 80, 2039, "a100_80", 200, 25, reach=0.869),
     "A6000": Sheet(155, 48, 768, "a100_40", 56, 12.5),
     "A40": Sheet(150, 48, 696, "a100_40", 56, 12.5),
     "A30": Sheet(165, 24, 933, "a100_40", 100, 12.5),
     "A10": Sheet(125, 24, 600, "a100_40", 32, 6.25),
     "RTX": Sheet(165, 24, 1008, "a100_40", 32, 6.25),
-    "H100-HBM2e": Sheet(989, 96, 2400, "h100_hbm2e", 450, 50, True),
-    "H100": Sheet(989, 80, 3350, "h100", 450, 50, True),
-    "H800": Sheet(989, 80, 3350, "h100", 200, 50),
-    "H20": Sheet(148, 96, 4000, "h100", 450, 50),
+    "H100-HBM2e": Sheet(989, 96, 2400, "h100_hbm2e", 450, 50, True, reach=0.803),
+    "H100": Sheet(989, 80, 3350, "h100", 450, 50, True, reach=0.803),
+    "H100-PCIe": Sheet(756, 80, 2000, "h100", 64, 25),
+    "H800": Sheet(989, 80, 3350, "h100", 200, 50, reach=0.803),
+    "H20": Sheet(148, 96, 4000, "h100", 450, 50, reach=0.94),
     "H200": Sheet(989, 141, 4800, "h200", 450, 50, True),
-    "GH200": Sheet(989, 96, 4000, "h200", 450, 50),
+    "GH200": Sheet(989, 96, 4000, "h200", 450, 50, reach=0.838),
     "L40S": Sheet(362, 48, 864, "h100", 32, 12.5),
     "L40": Sheet(181, 48, 864, "h100", 32, 12.5),
     "L4": Sheet(121, 24, 300, "h100", 32, 6.25),
-    "B200": Sheet(2250, 180, 8000, "b200", 900, 50, True),
-    "GB200": Sheet(2500, 186, 8000, "gb200", 900, 50, True),
-    "B300": Sheet(2250, 270, 8000, "b200", 900, 100),
+    "B200": Sheet(2250, 180, 8000, "b200", 900, 50, True, reach=0.776),
+    "GB200": Sheet(2500, 186, 8000, "gb200", 900, 50, True, reach=0.729),
+    "B300": Sheet(2250, 270, 8000, "b200", 900, 100, reach=0.786),
     "GB300": Sheet(2500, 278, 8000, "gb200", 900, 100),
-    "MI250": Sheet(383, 128, 3277, "a100_80", 300, 25),
-    "MI300": Sheet(1307, 192, 5300, "h100", 448, 50),
-    "MI325": Sheet(1307, 256, 6000, "h100", 448, 50),
-    "MI355": Sheet(2516, 288, 8000, "b200", 538, 50),
-    "Gaudi2": Sheet(432, 96, 2450, "a100_80", 262, 37.5),
-    "Gaudi3": Sheet(1835, 128, 3700, "h100", 525, 75),
+    "MI250": Sheet(383, 128, 3277, "a100_80", 300, 25, reach=0.65),
+    "MI300": Sheet(1307, 192, 5300, "h100", 448, 50, reach=0.511),
+    "MI325": Sheet(1307, 256, 6000, "h100", 448, 50, reach=0.6),
+    "MI355": Sheet(2516, 288, 8000, "b200", 538, 50, reach=0.622),
+    "Gaudi2": Sheet(432, 96, 2450, "a100_80", 262, 37.5, reach=0.969),
+    "Gaudi3": Sheet(1835, 128, 3700, "h100", 525, 75, reach=0.677),
     "TPU v2": Sheet(46, 16, 700, "tpu_v4", 125, 3.125),
     "TPU v3": Sheet(123, 32, 900, "tpu_v4", 160, 3.125),
     "TPU v4": Sheet(275, 32, 1228, "tpu_v4", 300, 6.25, True),
     "TPU v5e": Sheet(197, 16, 810, "tpu_v5e", 180, 3.125, True),
     "TPU v5p": Sheet(459, 95, 2765, "tpu_v5p", 540, 6.25, True),
-    "TPU v6e": Sheet(918, 32, 1640, "tpu_v5e", 360, 12.5),
+    "TPU v6e": Sheet(918, 32, 1640, "tpu_v5e", 400, 12.5),
     "TPU v7": Sheet(2307, 192, 7370, "tpu_v5p", 600, 12.5),
-    "Trainium1": Sheet(95, 16, 410, "tpu_v4", 96, 3.125),  # a core of two, as AWS counts them
+    "Trainium1": Sheet(95, 16, 410, "tpu_v4", 192, 3.125),  # a core of two, as AWS counts them
     "Trainium2": Sheet(667, 96, 2900, "tpu_v4", 512, 25),
     "Ascend 910": Sheet(256, 32, 1200, "ascend910", 90, 12.5),
     "Ascend 910B": Sheet(354, 64, 1600, "ascend910b", 392, 25, True),
     "Ascend 910C": Sheet(752, 128, 3200, "ascend910b", 392, 50),
 }
-"""Data sheets; links of TPUs to other slices: 50 Gbit/s per chip, v5e 25, v6e 100, says the cloud's documentation."""
+"""Data sheets; `reach` from the best products of micro.csv (of H20 and MI250 from what is told of their training).
+Links of a core of Trainium1: two of its chip's four, of 96 GB/s each; of TPUs to other slices: 50 Gbit/s per chip, v5e
+25, v6e 100, says the cloud's documentation."""
 
 NAMES = (
     (r"v100", "V100"),
@@ -123,6 +129,8 @@ def accelerator(row: Row) -> str:
     size = row.number("mem_GB")
     if name == "A100" and (re.search(r"\b40 ?g", said) or 0 < size < 60):
         return "A100-40"
+    if name in ("A100", "H100") and "pcie" in said and (name == "A100" or row.number("peak_tflops") < 900):
+        return f"{name}-PCIe"
     if name == "H100" and "hbm2e" in said and size > 85:
         return "H100-HBM2e"
     return name
@@ -145,10 +153,18 @@ def sheet(row: Row) -> Sheet:
         bandwidth = row.number("mem_bw_GBps") or 3350.0 * memory / 80
         return Sheet(peak, memory, bandwidth, near or nearest, 0.0, 0.0, single=single)
     bandwidth = row.number("mem_bw_GBps") or of.bandwidth
-    found = Sheet(peak or of.peak, memory or of.memory, bandwidth, of.like, of.inner, of.outer, single=single)
+    peak, memory = peak or of.peak, memory or of.memory
+    found = replace(of, peak=peak, memory=memory, bandwidth=bandwidth, known=False, single=single)
+    found = replace(found, reach=of.reach * of.peak / peak)
     stated = ((found.peak, of.peak), (found.bandwidth, of.bandwidth))
     same = all(abs(a / b - 1) < 0.06 for a, b in stated) and 0.4 < found.memory / of.memory < 1.2
     return of if of.known and same and not single else found
+
+
+def scale(of: Sheet, like: str) -> float:
+    """How much more of its peak a device's best product reaches than that of a device of the library."""
+    theirs = next((s.reach for s in SHEETS.values() if s.known and s.like == like), 0.0)
+    return of.reach / theirs if of.reach and theirs else 1.0
 
 
 PEAKS = {"a100_80": 312.0, "h100": 989.0, "b200": 2250.0}

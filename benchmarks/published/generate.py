@@ -157,7 +157,7 @@ def _uses(row: Row, device: str) -> str:
     names = {"cross_entropy", "rms_norm" if gated else "layer_norm", "swiglu" if gated else "mlp"}
     names |= {_attention(row).partition("(")[0]} | ({"embedding", "linear"} if gated else set())
     names |= {"gelu"} if row["arch"] == "encoder" else set()
-    names |= {"silu", "softmax"} if mixture.mixed(row) else set()
+    names |= {"softmax"} | (set() if mixture.clamped(row) else {"silu"}) if mixture.mixed(row) else set()
     names |= {"rms_norm", "rotary", "softmax"} if mixture.latent(row) else set()
     names -= {"latent_attention"}
     names -= {"swiglu"} if mixture.mixed(row) and not (_dense_layers(row) or row.whole("shared_ffn", 0)) else set()

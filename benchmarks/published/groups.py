@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,9 @@ class Group:
         return [s for s in self.stacks if stack == s or stack.startswith(f"{s}_") or s in stack.split("_")[1:]]
 
 
+NVLINK2: Any = {"fixed": {"inner_half": 5e6}, "priors": {"inner": (0.9, 0.1)}}  # micro.csv: all-reduces on V100
 FUSED = {"fused_attention": 1.0}
+MIXTURES = {"fused_attention": 1.0, "distinct": 1.0}
 XLA = {"fused_attention": 1.0, "gradient_wire": 2.0, "host": 0.0, "fusion": 1.0}
 GENERAL = ("product", "ramp", "vector", "core", "inner", "outer", "host")
 UNFUSED = ("product", "ramp", "vector", "inner", "outer", "host")
@@ -109,24 +112,38 @@ GROUPS = (
         },
         priors={"core": (0.35, 0.35)},
     ),
-    # --- Megatron-Core with Transformer Engine: only rows in 8 and 4 bits; tensor-parallel messages beside products ---
+    # --- Megatron-Core with Transformer Engine: tensor-parallel messages beside products; of experts (`mixture.py`)
+    # copies of a position go once to a node and a device (DeepEP, HybridEP), products are dispatched one by one ---
     Group(
         "megatron_core_h100",
         ("h100",),
-        ("megatron_core", "megatron_core_float8"),
-        ("product", "core", "vector", "inner", "outer", "overlap", "narrow"),
-        fixed=FUSED,
-        only={"narrow": ("megatron_core_float8",)},
-        priors={"product": (0.7, 0.07), "overlap": (0.5, 0.3)},
+        ("megatron_core", "megatron_core_float8", "megatron_core_clamped"),
+        ("product", "core", "vector", "inner", "outer", "overlap", "narrow", "exchange", "grouped", "fusion"),
+        fixed=MIXTURES,
+        only={"narrow": ("megatron_core_float8",), "fusion": ("megatron_core_clamped",)},
+        priors={"product": (0.78, 0.05), "overlap": (0.5, 0.3), "fusion": (0.5, 0.5), "narrow": (1.8, 0.1)},
     ),
     Group(
         "megatron_core_gb200",
         ("gb200",),
-        ("megatron_core", "megatron_core_float8", "megatron_core_float4"),
-        ("product", "core", "vector", "inner", "outer", "overlap"),
-        own={"megatron_core_float8": ("narrow",), "megatron_core_float4": ("narrow",)},
-        fixed=FUSED,
-        priors={"core": (0.4, 0.35), "product": (0.7, 0.07), "overlap": (0.5, 0.3)},
+        (
+            "megatron_core",
+            "megatron_core_float8",
+            "megatron_core_float4",
+            "megatron_core_graphs",
+            "megatron_core_float8_graphs",
+            "megatron_core_clamped",
+        ),
+        ("product", "core", "vector", "inner", "overlap", "narrow", "exchange", "grouped", "fusion"),
+        own={"megatron_core_float4": ("narrow",), "megatron_core_float8_graphs": ("exchange",)},
+        fixed=MIXTURES,
+        settled={name: {"launch": 1.5e-6} for name in ("megatron_core_graphs", "megatron_core_float8_graphs")},
+        only={
+            "narrow": ("megatron_core_float8", "megatron_core_float8_graphs"),
+            "grouped": ("megatron_core", "megatron_core_float8", "megatron_core_clamped"),
+            "fusion": ("megatron_core_clamped",),
+        },
+        priors={"core": (0.4, 0.35), "product": (0.7, 0.07), "overlap": (0.5, 0.3), "fusion": (0.5, 0.5)},
     ),
     # --- XLA ---
     Group("pax_a100", ("a100_80",), ("pax",), ("product", "core", "vector", "inner", "outer", "fixed"), fixed=FUSED),
@@ -191,7 +208,7 @@ GROUPS = (
         UNFUSED,
         families=("megatron_sc21", "korthikanti", "megatron_readme", "megatron2020", "vtrain_multi", "bloom"),
     ),
-    Group("v100", ("v100",), ("general",), ("product", "ramp", "inner", "host"), families=("megatron2020",)),
+    Group("v100", ("v100",), ("general",), ("product", "ramp", "inner", "host"), families=("megatron2020",), **NVLINK2),
     Group(
         "h100",
         ("h100", "h100_hbm2e", "h200"),
@@ -204,7 +221,7 @@ GROUPS = (
     ),
     Group(
         "b200",
-        ("gb200", "b200"),
+        ("gb200",),  # what stands with b200 is that, times the ratio of their best products
         ("general", "float8", "float4"),
         ("product", "core", "vector", "inner", "outer"),
         own={"float8": ("narrow",), "float4": ("narrow",)},

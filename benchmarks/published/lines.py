@@ -9,7 +9,7 @@ from benchmarks.published.groups import Group
 
 DEVICES = Path(__file__).resolve().parents[2] / "dsl" / "std" / "devices.par"
 
-TIMES = {"host", "fixed", "launch"}
+TIMES = {"host", "fixed", "launch", "grouped"}
 SIZES = {"inner_half", "outer_half"}
 
 

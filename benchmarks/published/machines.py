@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks.published.accelerators import accelerator, narrow, ratio, sheet
+from benchmarks.published import mixture
+from benchmarks.published.accelerators import accelerator, narrow, ratio, scale, sheet
 from benchmarks.published.facts import Row, Unsupported
 from dsl.parser import parse
 
@@ -62,6 +63,10 @@ LINKS |= {"NVLink3": 300.0, "NVLink4": 450.0, "NVLink5": 900.0, "PCIe3": 16.0, "
 else by the data sheet of the accelerator."""
 
 
+GRAPHS = (26, 6)
+"""The release of Megatron-Bridge since which layers with experts run as CUDA graphs (the host does not wait for the
+numbers of positions), and experts within bounds have one kernel for what is between their products."""
+
 NARROW = 1.8
 """How many times faster products in fewer than 16 bits are, where nothing is known of the software."""
 
@@ -109,12 +114,17 @@ def base(row: Row) -> str:
 
 def software(row: Row) -> list[str]:
     """Names of stacks that would hold for a row, the most special first: what the row says of compilation, of messages
-    that are hidden in products, and of narrow types are stacks of their own."""
+    that are hidden in products, and of narrow types are stacks of their own, and so are Megatron-Core's experts of its
+    later releases, and those with bounds."""
     of = base(row)
     said = f"{row['precision']} {row['notes']}".lower()
     variants = []
     if narrow(row) > 1:
         variants.append("float4" if narrow(row) == 4 else "float8_rowwise" if "rowwise" in said else "float8")
+    release = re.search(r"\b(2\d)\.(\d\d)", row["source"])  # NeMo's: 26.06 and so on
+    new = release is not None and (int(release[1]), int(release[2])) >= GRAPHS
+    if of == "megatron_core" and mixture.mixed(row) and (new or mixture.clamped(row)):
+        variants.append("graphs" if new else "clamped")
     if re.search(r"async ?tp", said):
         variants.append("async")
     if "eager" in said and "compile" not in said:
@@ -158,11 +168,11 @@ def device(row: Row) -> tuple[str, str]:
     lines.append(f"memory {of.memory:g} GB, {of.bandwidth:g} GB/s")
     like = library()[of.like]
     lines += [text for words, text in like if words[0] in ("launch", "cores", "cube", "tile")]
-    lines += [text for words, text in like if words[0] == "efficiency" and len(words) == 2]
-    for words, text in library()[at]:
-        if words[0] in ("efficiency", "footprint") and len(words) == 3 and words[1] == known:
-            number = float(text.split()[-1]) if words[2] == "narrow" else 0.0
-            lines.append(f"efficiency {known} narrow {number * more:g}" if number and more > 1.2 else text)
+    general = [(words, text, of.like) for words, text in like if words[0] == "efficiency" and len(words) == 2]
+    special = [(words, text, at) for words, text in library()[at] if len(words) == 3 and words[1] == known]
+    for words, text, owner in (*general, *special):
+        times = scale(of, owner) if words[-1] == "product" else more if words[-1] == "narrow" and more > 1.2 else 1.0
+        lines.append(text if times == 1.0 else f"{' '.join(words)} {float(text.split()[-1]) * times:.3g}")
     if wide:
         word = f"efficiency {known} narrow" if known else "efficiency narrow"
         lines.append(f"{word} {NARROW * more:g}")

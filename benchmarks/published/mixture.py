@@ -2,11 +2,14 @@
 
 Published runs of mixtures are balanced by force, or say nothing of it: here each expert gets the same number of
 positions, in turn. So nothing is dropped, no expert is waited for, and what moves is what an even router moves: copies
-of positions to their experts and back. Experts weigh their results (Megatron-Core does), so that the backward pass
-needs none of them again.
+of positions to their experts and back. What a device receives is sorted by expert, and what experts give by device:
+each is a kernel that reads and writes all of it (`taken`, `sorted`), and what was sorted is kept for the backward pass.
+Experts weigh their results (Megatron-Core does), so that the backward pass needs none of them again.
 """
 
 from __future__ import annotations
+
+import re
 
 from benchmarks.published.facts import Row, Unsupported
 
@@ -26,17 +29,26 @@ EXPERTS = """fn experts(x[b,s,d], positions, number, active, width, std = 0.02) 
   share, chosen = top_k(p, over g -> j)
   copies[b,s,j,d] = where(chosen >= 0.0, x, 0.0)
   sent[b,slot,g,d] = split(merge(copies, (s, j) -> n), n -> (slot, g))
-  taken[b,slot,e,d] = rename(sent, g -> e)
+  taken[b,slot,e,d] = 1.0 * rename(sent, g -> e)
   a[b,slot,e,f] = taken @ gate
   u[b,slot,e,f] = taken @ up
   part[b,slot,e] = rename(split(merge(share, (s, j) -> n), n -> (slot, g)), g -> e)
   y[b,slot,e,d] = silu(a) * u * cast(part, compute) @ down
-  got[b,slot,g,d] = rename(y, e -> g)
+  sorted[b,slot,e,d] = 1.0 * y
+  got[b,slot,g,d] = rename(sorted, e -> g)
   back[b,s,j,d] = split(merge(got, (slot, g) -> n), n -> (s, j))
   return sum(back, over j)
 }
 
 """
+
+CLAMPED = """  weight ba[e,f], bu[e,f], bd[e,d] ~ zeros
+  high = minimum(a + ba, 7.0)
+  low = maximum(minimum(u + bu, 7.0), -7.0)
+  y[b,slot,e,d] = high * sigmoid(1.702 * high) * (low + 1.0) * cast(part, compute) @ down
+  sorted[b,slot,e,d] = y + bd
+"""
+"""Experts with biases and values within bounds, instead of the two lines (gpt-oss, its model card and code)."""
 
 ATTENTION = """fn latent_attention(x[b,s,d], heads, queries, latent, plain, turned, values, std = 0.02) {
   dim h = heads, lk = latent, k = plain, kr = turned, kv = values
@@ -107,8 +119,15 @@ def layer(row: Row, norm: str) -> list[str]:
     return [f"y = {norm}(x)", f"x = x + experts(y, {row.whole('seq_len')}, {number}, {active}, {width}){shared}"]
 
 
+def clamped(row: Row) -> bool:
+    """Whether experts have biases, and values within bounds."""
+    return mixed(row) and row["model"].lower().startswith("gpt-oss")
+
+
 def functions(row: Row) -> str:
     """Definitions that the model of a row needs."""
     widths = latent(row)
     queries = LOW if widths and widths[0] else DIRECT
-    return (EXPERTS if mixed(row) else "") + (ATTENTION.replace("QUERIES", queries) if widths else "")
+    plain = "".join(line + "\n" for line in EXPERTS.splitlines() if re.match(r" +(y|sorted)\[", line))
+    experts = EXPERTS.replace(plain, CLAMPED) if clamped(row) else EXPERTS
+    return (experts if mixed(row) else "") + (ATTENTION.replace("QUERIES", queries) if widths else "")

@@ -26,6 +26,8 @@ class Calibration:
     vector:       share of the memory bandwidth that element-wise kernels (and thin products) reach
     launch:       device time that a kernel takes at least, besides its work
     host:         time in which the host dispatches a kernel: a floor for short ones
+    grouped:      time that the product of each of several experts takes at least: the host waits for how many positions
+                  each has, and then dispatches one by one, with casts to narrow types
     fusion:       0: element-wise ops are kernels of their own; 1: all runs of them are one kernel
     inner, outer: share of the links inside a server, and between servers, that long messages reach
     inner_half, outer_half: messages of this size (per device) reach half of that
@@ -36,6 +38,8 @@ class Calibration:
     fused_attention: 1: scores stay in the kernel, with a causal mask half of them is computed
     prefetch:     1: collectives of weights and gradients inside a pass run beside computation
     overlap:      share of the messages of activations that goes beside the products that make or take them, in pieces
+    exchange:     the same of all-to-alls, which no product takes in pieces: beside what does not need them
+    distinct:     1: of copies in an all-to-all (of a position for its experts) one goes to each node and device
     narrow:       products with weights are in fewer than 16 bits: this many times the peak of 16
     blocking_sends: 1: a stage goes on when what it sends has gone
     wire, gradient_wire: bytes per element at most, with which weights are gathered and gradients reduced, where
@@ -48,10 +52,11 @@ class Calibration:
     vector: float = 0.8
     launch: float = 4e-6
     host: float = 1.5e-5
+    grouped: float = 0.0
     fusion: float = 0.85
     inner: float = 0.8
     outer: float = 0.7
-    inner_half: float = 14e6
+    inner_half: float = 8e6
     outer_half: float = 2e6
     alpha: float = 1.0
     slowdown: float = 0.1
@@ -60,6 +65,8 @@ class Calibration:
     fused_attention: float = 0.0
     prefetch: float = 1.0
     overlap: float = 0.0
+    exchange: float = 0.0
+    distinct: float = 0.0
     narrow: float = 1.0
     blocking_sends: float = 0.0
     wire: float = 2.0

@@ -8,19 +8,27 @@ from compiler.cost.calibration import Calibration
 from compiler.cost.machine import Machine
 from compiler.cost.work import Collective
 
+QUICK = (0.5, 0.125)
+"""Of a protocol for short messages: share of the bandwidth, and of `inner_half`. NCCL's LL sends a flag with each half
+of eight bytes and waits for no fence; the second from its all-reduces of 1 MiB (benchmarks/published/micro.csv)."""
+
 
 def bandwidth(machine: Machine, cal: Calibration, level: int, size: float, members: int = 0) -> float:
     """B(V) = Bmax · V/(V + Vh) of one device's links of a level. Source: shared/costs.md, measured on 8 A100.
 
     Of a device's n-1 links on a full mesh of n, `members` devices use only those between them: (members-1)/(n-1). On
     a ring each device has two links; a part of it is a line, on which what would go around comes back instead: half.
+    Inside a server short messages go by a protocol of their own (`QUICK`), if that is faster.
     """
     of = machine.levels[level]
     share, half = (cal.inner, cal.inner_half) if level == 0 else (cal.outer, cal.outer_half)
     links = 1.0
     if of.topology != "switch" and 1 < members < of.count:
         links = (members - 1) / (of.count - 1) if of.topology == "full_mesh" else 0.5
-    return of.bandwidth * share * links * size / (size + half) if size > 0 else of.bandwidth * share * links
+    half *= links  # the time that it takes to get going stays
+    if size > 0:
+        links *= max(size / (size + half), QUICK[0] * size / (size + half * QUICK[1]) if level == 0 else 0.0)
+    return of.bandwidth * share * links
 
 
 def collective_seconds(work: Collective, machine: Machine, cal: Calibration) -> float:
@@ -46,7 +54,11 @@ def collective_seconds(work: Collective, machine: Machine, cal: Calibration) -> 
 
 
 def level_seconds(work: Collective, machine: Machine, cal: Calibration) -> tuple[float, ...]:
-    """For how long a collective (no exchange of borders) needs a device's links of each level."""
+    """For how long a collective (no exchange of borders) needs a device's links of each level.
+
+    Where copies are `distinct`, one goes to each domain of a level in which somebody wants it, and is passed on inside
+    (DeepEP's README: "forwarding from RDMA to NVLink"): of k at random, N(1 - (1 - 1/N)^k) domains of N.
+    """
     counts = machine.span(work.axes)
     total = prod(counts)
     size = left = work.elements * itemsize(work, cal)
@@ -58,13 +70,24 @@ def level_seconds(work: Collective, machine: Machine, cal: Calibration) -> tuple
             found.append(0.0)
             continue
         if work.op == "all_to_all":
-            sent = size * (within * n - within) / total * _detour(n, machine.levels[level].topology)
+            of = size
+            if cal.distinct > 0 and work.copies > 1:
+                of = size * distinct(total // within, work.copies)
+                sent = of * (n - 1) / n
+            else:
+                sent = size * (within * n - within) / total
+            sent *= _detour(n, machine.levels[level].topology)
         else:
-            sent = times * left * (n - 1) / n
-        found.append(sent / bandwidth(machine, cal, level, left, n))
+            of, sent = left, times * left * (n - 1) / n
+        found.append(sent / bandwidth(machine, cal, level, of, n))
         left /= n
         within *= n
     return tuple(found)
+
+
+def distinct(domains: int, copies: int) -> float:
+    """In how many of some domains so many places drawn at random lie, as a share of the places."""
+    return domains * (1 - (1 - 1 / domains) ** copies) / copies
 
 
 def _steps(n: int, topology: str) -> float:

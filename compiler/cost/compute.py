@@ -35,7 +35,7 @@ def product_seconds(work: Product, machine: Machine, cal: Calibration) -> float:
         share *= cal.narrow if not work.core else 1.0
     arithmetic = flops / (machine.peak(work.dtype) * share)
     memory = moved / (machine.device.bandwidth * cal.vector)
-    return max(arithmetic, memory) + cal.launch
+    return max(arithmetic, memory, cal.grouped * work.groups if work.groups > 1 else 0.0) + cal.launch
 
 
 def filled(machine: Machine, depth: int, width: int = 0) -> float:
@@ -91,7 +91,7 @@ def vector_seconds(work: Vector, machine: Machine, cal: Calibration) -> float:
 def launches(work: Product | Vector, cal: Calibration) -> float:
     """Kernels that the host dispatches for it."""
     if isinstance(work, Product):
-        return 1.0
+        return float(work.groups)
     if work.core and cal.fused_attention > 0:
         return 0.0
     return work.ops + (1 - work.ops) * cal.fusion

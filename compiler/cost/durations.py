@@ -72,7 +72,7 @@ class Pricer:
             level = machine.outermost(work.axes)
             sent = sent_bytes(work, machine, cal)
             if work.role == "activations":  # computation waits for what is not hidden in its products
-                seconds *= 1.0 - cal.overlap
+                seconds *= 1.0 - (cal.exchange if work.op == "all_to_all" else cal.overlap)
             blocking = update or work.role == "activations" or cal.prefetch <= 0
             ps, axes = picoseconds(seconds), "+".join(in_mesh_order(work.axes, machine.sizes))
             inner: tuple[float, ...] = ()

@@ -10,8 +10,10 @@ message, as all systems do that shard them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 
+from compiler.cost.copies import copies
 from compiler.cost.drafts import GROUPED, VIEWS, Draft, Lifted, attention_cores, sunk_values
 from compiler.cost.work import Collective, Copy, Loop, Meet, Node, Part, Post, Product, Vector, Wait, Work
 from compiler.graph import ITEMSIZE
@@ -318,6 +320,8 @@ class _Lift:
                 work = self._vector(at, draft, readers, at in cores)
             elif isinstance(work, Product):
                 work = self._product(draft, work, cores)
+            elif isinstance(work, Collective) and work.op == "all_to_all" and draft.count == 1:
+                work = replace(work, copies=copies(draft.instrs[0], made, self.body, self.values))
             deps = tuple(sorted(place[d] for d in draft.deps))
             owners = {self.values[results[c]].owner for c in draft.carries if c < len(results)}
             nodes.append(Node(draft.name, work, deps, tuple(sorted(place[o] for o in owners if o >= 0))))
@@ -421,7 +425,9 @@ class _Lift:
             inside.append(instr.outputs[0].name)
         kept = min(cores.values(), default=1.0) if inside else 1.0
         moved = total - sum(self._size(n) for n in inside)
-        return Product(work.m, work.n, work.k, work.batch, work.dtype, total, bool(inside), moved, kept)
+        weights = any(self.values[n].taint == "weights" for n in instr.inputs) or instr.outputs[0].name in self.sunk
+        groups = work.batch if weights else 1
+        return Product(work.m, work.n, work.k, work.batch, work.dtype, total, bool(inside), moved, kept, groups)
 
     def _feeds(self, draft: Draft, cores: Mapping[int, float]) -> bool:
         out = draft.instrs[0].outputs[0].name

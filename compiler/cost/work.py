@@ -14,7 +14,8 @@ class Product:
     """`batch` products of m*k by k*n matrices.
 
     bytes: operands and result. core: part of attention's core (scores, or what follows from them), where a fused
-    kernel moves only `core_bytes` and computes only the share of scores that a mask has `kept`.
+    kernel moves only `core_bytes` and computes only the share of scores that a mask has `kept`. groups: with weights
+    of so many experts, whose products libraries launch one by one.
     """
 
     m: int
@@ -26,6 +27,7 @@ class Product:
     core: bool = False
     core_bytes: int = 0
     kept: float = 1.0
+    groups: int = 1
 
     @property
     def flops(self) -> float:
@@ -66,6 +68,7 @@ class Collective:
     or accumulated before), `activations`. The first two can run beside computation.
 
     whole: in `itemsize` bytes in any case, for the job computes in such: there is nothing narrower to cast to.
+    copies: of an all-to-all: so many of its elements are copies of one, or are added up to one where they arrive.
     """
 
     op: str
@@ -74,6 +77,7 @@ class Collective:
     itemsize: int
     role: str
     whole: bool = False
+    copies: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,18 @@ def test_full_tiles_in_full_waves_reach_the_peak() -> None:
     assert product_seconds(BIG, MACHINE, CAL) == pytest.approx(BIG.flops / 100e12)
 
 
+def test_products_of_experts_are_dispatched_one_by_one() -> None:
+    """Each takes so long at least; a large one hides it; and the host dispatches all of them."""
+    few = Product(128, 256, 64, 4, "f16", 0, groups=4)
+    cal = CAL.changed(grouped=1e-4)
+    assert product_seconds(few, MACHINE, cal) == pytest.approx(4e-4)
+    assert product_seconds(few, MACHINE, CAL) < 1e-4
+    assert product_seconds(replace(few, groups=1), MACHINE, cal) == product_seconds(few, MACHINE, CAL)
+    large = replace(BIG, batch=4, groups=4)
+    assert product_seconds(large, MACHINE, cal) == product_seconds(large, MACHINE, CAL)
+    assert launches(few, cal) == 4.0 and launches(BIG, cal) == 1.0
+
+
 def test_tiles_and_waves_are_quantised() -> None:
     """One row more begins new tiles; eleven tiles on ten cores take two waves."""
     assert tile_share(1281, 25600, 1, (128, 256, 64), 10) < 0.99

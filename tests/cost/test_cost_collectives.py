@@ -14,6 +14,7 @@ from compiler.cost.collectives import (
     bandwidth,
     collective_seconds,
     copy_seconds,
+    distinct,
     level_seconds,
     meet_seconds,
     point_seconds,
@@ -67,6 +68,26 @@ def test_inside_first_then_pieces_outside() -> None:
 def test_all_to_all_sends_most_outside() -> None:
     found = collective_seconds(work("all_to_all", "dp", "tp"), MACHINE, CAL)
     assert found == pytest.approx(56 / 64 * V / 10e9)
+
+
+def test_copies_go_once_to_each_domain() -> None:
+    """64 devices on 8 servers, 8 copies: of 8 servers 8(1 - (7/8)^8) = 5.25 have some; inside, of 64 devices 7.6."""
+    copied = replace(work("all_to_all", "dp", "tp"), copies=8)
+    once = CAL.changed(distinct=1.0)
+    servers, devices = (n * (1 - (1 - 1 / n) ** 8) for n in (8, 64))
+    inside, outside = level_seconds(copied, MACHINE, once)
+    assert outside == pytest.approx(servers / 8 * 7 / 8 * V / 10e9)
+    assert inside == pytest.approx(devices / 8 * 7 / 8 * V / 100e9)
+    assert level_seconds(copied, MACHINE, CAL) == level_seconds(work("all_to_all", "dp", "tp"), MACHINE, once)
+    assert distinct(5, 1) == pytest.approx(1.0) and 7 * distinct(10**6, 7) == pytest.approx(7.0, rel=1e-4)
+
+
+def test_short_messages_have_a_protocol_of_their_own() -> None:
+    """Inside a server: half of the bandwidth, but an eighth of what it takes to get going; between servers none."""
+    cal = CAL.changed(inner_half=8e6, outer_half=8e6)
+    assert bandwidth(MACHINE, cal, 0, 1e6) == pytest.approx(0.5 * 100e9 * 1 / 2)
+    assert bandwidth(MACHINE, cal, 0, 8e6) == pytest.approx(100e9 / 2)
+    assert bandwidth(MACHINE, cal, 1, 1e6) == pytest.approx(10e9 / 9)
 
 
 def test_latency_grows_with_the_ring_but_not_for_ever() -> None:
@@ -258,4 +279,4 @@ def test_tensor_parallel_between_servers_slows_sends() -> None:
     params = {"dp": 2, "tp": 8, "pp": 2, "heads": 8, "microbatches": 4, "batch": 16}
     wide = {"dp": 1, "tp": 16, "pp": 2, "heads": 16, "microbatches": 4, "batch": 16}
     inside, across = (Simulation.of(parc.compile(file, params=p)).pricer().slower for p in (params, wide))
-    assert all(levels[1] < 1.05 for levels in inside) and all(levels[1] > 1.05 for levels in across)
+    assert all(levels[1] < 1.1 for levels in inside) and all(levels[1] > 1.5 for levels in across)

@@ -49,7 +49,7 @@ def test_software_that_is_not_known_has_the_device_s_general_numbers() -> None:
     row = next(r for r in ROWS if str(r) == "llmfoundry-0063")
 
     def seconds(**cells: str) -> float:
-        text = job(replace(row, facts={**row.facts, "family": "elsewhere", **cells}))
+        text = job(replace(row, facts={**row.facts, "family": "elsewhere", "source": "", **cells}))
         return Simulation.of(parc.compile(Source("row.par", text))).seconds()
 
     assert seconds() == pytest.approx(row.seconds, rel=0.25)

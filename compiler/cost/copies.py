@@ -1,0 +1,63 @@
+"""Copies in what an all-to-all moves: a position goes to each of its experts, and what they give is added up again.
+
+Systems that know of this send a position once to each device, or each node, and add up before they send
+(`collectives.level_seconds`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from compiler.cost.drafts import Lifted
+from compiler.ops.elementwise import Broadcast, Cast, Map, Transpose
+from compiler.ops.reduce import Reduce
+from compiler.ops.shape import Merge, Rename, Split
+from compiler.program import Body, Instr
+
+REORDERS = (Broadcast, Transpose, Rename, Merge, Split, Cast)
+"""Operations that make no new values: elements are there more often, in another order or as another type."""
+
+
+def copies(moved: Instr, made: Mapping[str, Instr], body: Body, values: Mapping[str, Lifted]) -> int:
+    """How many elements of a message hang on one element of what it is made from, or of the sum that is made of it.
+
+    made: value -> the instruction of the body that gives it.
+    """
+    return max(_spread(moved, made, values), _gathered(moved, body, values))
+
+
+def _spread(moved: Instr, made: Mapping[str, Instr], values: Mapping[str, Lifted]) -> int:
+    """Back over what only repeats elements."""
+    whole = least = values[moved.inputs[0]].elements
+    name: str | None = moved.inputs[0]
+    while name is not None and name in made:
+        name = _same(made[name], values)
+        if name is not None:
+            least = min(least, values[name].elements)
+    return max(1, whole // max(1, least))
+
+
+def _gathered(moved: Instr, body: Body, values: Mapping[str, Lifted]) -> int:
+    """On to a sum, if nothing else reads it."""
+    name = moved.outputs[0].name
+    whole = values[name].elements
+    while True:
+        readers = [instr for instr in body.instrs if name in instr.inputs]
+        if len(readers) != 1 or name in body.results:
+            return 1
+        (reader,) = readers
+        if isinstance(reader.op, Reduce) and reader.op.fn == "sum":
+            return max(1, whole // max(1, values[reader.outputs[0].name].elements))
+        if _same(reader, values) != name or isinstance(reader.op, Broadcast):
+            return 1
+        name = reader.outputs[0].name
+
+
+def _same(instr: Instr, values: Mapping[str, Lifted]) -> str | None:
+    """The operand of which the result holds nothing but elements (and zeros, where a mask says so)."""
+    if isinstance(instr.op, REORDERS):
+        return instr.inputs[0]
+    if isinstance(instr.op, Map) and instr.op.fn == "where" and len(instr.inputs) == 2:
+        mask, kept = instr.inputs
+        return kept if instr.op.slots[0] is None and values[mask].type.dtype == "bool" else None
+    return None
