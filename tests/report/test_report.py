@@ -246,7 +246,7 @@ def test_most_of_a_long_loop_is_cut_out_of_its_picture() -> None:
         at = [time.at(length * i // 100) for i in range(101)]
         assert at == sorted(at)
         loop = next(p for p in rest if p.stream == "compute")
-        assert loop.duration > 0.5 * length and 0 < time.at(loop.end) - time.at(loop.start) < 0.5
+        assert loop.duration > 0.4 * length and 0 < time.at(loop.end) - time.at(loop.start) < 0.5
         assert any(time.is_cut(length * i // 100) for i in range(101)) and not time.is_cut(loop.start)
         before = [p for p in found if p.end <= loop.start and p.stream == "compute"]
         scale = {round((time.at(p.end) - time.at(p.start)) / p.duration * length, 6) for p in before}
