@@ -131,10 +131,15 @@ def meet_seconds(size: float, groups: tuple[int, ...], machine: Machine, cal: Ca
     n = len(groups)
     if n <= 1:
         return 0.0
-    level = max(machine.between(a, b) for a, b in zip(groups, groups[1:]))
+    level = meet_level(groups, machine)
     steps = 2 * _steps(n, machine.levels[level].topology)
     wire = 2 * (n - 1) / n * size / bandwidth(machine, cal, level, size, n)
     return wire + steps * machine.levels[level].latency * cal.alpha + cal.launch
+
+
+def meet_level(groups: tuple[int, ...], machine: Machine) -> int:
+    """The outermost level that these device groups' messages to each other cross."""
+    return max((machine.between(a, b) for a, b in zip(groups, groups[1:])), default=0)
 
 
 def copy_seconds(size: float, memory: str, machine: Machine, cal: Calibration) -> float:

@@ -9,6 +9,7 @@ from compiler.cost.collectives import (
     collective_seconds,
     copy_seconds,
     level_seconds,
+    meet_level,
     meet_seconds,
     point_seconds,
     sent_bytes,
@@ -93,6 +94,14 @@ class Pricer:
         level = self.machine.between(group, to)
         slower = self.slower[group][level] if self.slower else 1.0
         return picoseconds(slower * point_seconds(float(size), level, self.machine, self.cal))
+
+    def meet_stream(self, work: Meet | None) -> tuple[int, str]:
+        """The stream of an all-reduce between device groups, and its name."""
+        levels = self.machine.levels
+        if work is None or not levels:
+            return COMM, "comm:stages"
+        level = meet_level(work.groups, self.machine)
+        return COMM + level, f"comm:{levels[level].name}"
 
     def meet(self, work: Meet) -> int:
         """Picoseconds of an all-reduce between device groups."""

@@ -125,7 +125,7 @@ def spent(simulation: Simulation, pricer: Pricer, added: Sequence[Sums], step: i
             for meet, times in function.meets:
                 to, sent = meet.next(group), n * times * meet.sent
                 sends[to] = sends.get(to, 0.0) + sent
-                _add(links, STAGES, COMM + max(0, len(names) - 1), n * times, sent, 0)
+                _add(links, STAGES, pricer.meet_stream(meet)[0], n * times, sent, 0)
         if total.meets:
             links[STAGES][3] += total.meets
         found.append(

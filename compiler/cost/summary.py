@@ -54,9 +54,11 @@ def summarise(
     exposed = max((s.exposed for s in added), key=lambda by_axes: sum(by_axes.values()), default={})
     update = max((sum(s.duration for s in found.get(("U", 0), ())) for found in costs), default=0)
     bubble = max(0.0, 1 - sum(s.work for s in added) / total) if total else 0.0
+    meets = (simulation.plan.costs[cost] for cost, _ in simulation.plan.meets)
+    streams = [pricer.meet_stream(costs[c][key][i].meet)[1] for c, key, i in meets]
     return Timeline(
         step / PICOSECONDS,
-        Events(lambda: _events(simulation, pricer, result)),
+        Events(lambda: _events(simulation, streams, result, picoseconds(pricer.cal.fixed))),
         classes,
         tuple(s.compute / PICOSECONDS for s in added),
         bubble,
@@ -105,18 +107,18 @@ def with_slow_devices(nominal: Timeline, played: Varied, classes: tuple[Player, 
     )
 
 
-def _events(simulation: Simulation, pricer: Pricer, result: Result) -> list[Event]:
-    """One event per activation, message, and all-reduce between groups."""
+def _events(simulation: Simulation, streams: Sequence[str], result: Result, fixed: int) -> list[Event]:
+    """One event per activation, message, and all-reduce between groups. streams: of these; fixed: picoseconds."""
     of = simulation.plan
     events: list[Event] = []
     sent = iter(result.sent)
-    level = f"comm:{pricer.machine.levels[-1].name}" if pricer.machine.levels else "comm:stages"
     for step, start, stop in zip(of.steps, result.starts, result.stops):
         g, action = step.group, step.action
         if step.after >= 0:
             came, over = result.came[step.after], result.over[step.after]
             if over > came:
-                events.append(Event(g, level, of.meets[step.after][1], "collective", came, over, action.mb, g))
+                name = of.meets[step.after][1]
+                events.append(Event(g, streams[step.after], name, "collective", came, over, action.mb, g))
         if stop > start:
             where = (action.mb, g, action.chunk, of.costs[step.cost][2])
             events.append(Event(g, "compute", str(action), action.kind, start, stop, *where, step.waits))
@@ -125,7 +127,6 @@ def _events(simulation: Simulation, pricer: Pricer, result: Result) -> list[Even
             if end > begin:
                 where = (action.mb, g, action.chunk, of.costs[step.cost][2])
                 events.append(Event(g, "send", of.names[route], "send", begin, end, *where, (message,)))
-    fixed = picoseconds(pricer.cal.fixed)
     for g, (end, counts) in enumerate(zip(result.ends, simulation.counts)):
         if fixed * counts.get(("U", 0), 0):
             events.append(Event(g, "compute", "once per step", "host", end - fixed, end, 0, g))

@@ -89,7 +89,6 @@ def play_varied(
     count = len(classes.first)
     done = Varied([0] * count, [0] * count, [0] * count, [0] * count, [])
     blocking = pricer.cal.blocking_sends > 0
-    level = f"comm:{pricer.machine.levels[-1].name}" if pricer.machine.levels else "comm:stages"
 
     def peer(group: int, other: int) -> list[int]:
         key = (group, other)
@@ -104,8 +103,10 @@ def play_varied(
         stage = action.chunk * groups + g
         begin = now[g]
         if step.after >= 0:
-            first = min(costs[c][key][index - 1].meet.groups)  # type: ignore[union-attr]
-            came_at = [came[step.after][p] for p in peer(g, first)]
+            meet = costs[c][key][index - 1].meet
+            assert meet is not None
+            level = pricer.meet_stream(meet)[1]
+            came_at = [came[step.after][p] for p in peer(g, min(meet.groups))]
             over = [t + meets[step.after] for t in came_at]
             name = plan.meets[step.after][1]
             for i, colour in enumerate(mine):

@@ -12,6 +12,7 @@ from compiler.cost.durations import COMM, COMPUTE, Priced
 from compiler.cost.segments import Player
 from compiler.cost.simulate import Simulation
 from compiler.cost.timeline import Timeline
+from compiler.cost.variation import Variation
 from compiler.cost.work import Copy, Node
 from compiler.driver import compile_job
 from compiler.evaluate import evaluate
@@ -138,3 +139,16 @@ def test_more_work_takes_more_time_and_memory(example: str, params: dict[str, in
 def test_a_device_alone_waits_for_nobody() -> None:
     found = estimate("gpt").timeline
     assert found.exposed == 0 and found.bubble == 0 and not found.traffic and len(found.classes) == 1
+
+
+@pytest.mark.parametrize(("dp", "level"), [(2, "server"), (4, "pod")])
+@pytest.mark.parametrize("slow", [{}, {1: 2.0}])
+def test_what_stages_add_up_together_crosses_the_level_between_them(
+    dp: int, level: str, slow: dict[int, float]
+) -> None:
+    """Stages of 4 devices share a server of 8; those of 8 have one each."""
+    params = {"layers": "4", "pp": "2", "dp": str(dp), "tp": "2", "microbatches": "2"}
+    t = api.cost(EXAMPLES / "gpt.par", params=params, variation=Variation(slow)).timeline
+    between = {e.stream for e in t.events if e.kind == "collective"}
+    assert between == {f"comm:{level}"}
+    assert {link.level for s in t.spent for link in s.links if link.axes == "stages"} == {level}
