@@ -126,9 +126,10 @@ def _map(
     title: str, ident: str, t: Timeline, found: Map, values: Sequence[float], show: Callable[[float], str], what: str
 ) -> str:
     low, high = min(values), max(values)
+    alike = show(low) == show(high)
     uses = []
     for c, (player, value) in enumerate(zip(t.classes, values)):
-        strength = (value - low) / (high - low) if high > low else float(high > 0)
+        strength = float(high > 0) if alike else (value - low) / (high - low)
         tip = f"stage {player.group}, {devices(player)}: {show(value)} {what}"
         uses.append(f'<use href="#c{c}" fill-opacity="{num(0.28 + 0.72 * strength)}" data-tip="{esc(tip)}"/>')
     label = f"{title}: {show(low)} to {show(high)} {what}"
@@ -139,7 +140,7 @@ def _map(
         class_="map",
         style=f"max-width:{4 * found.width}px",
     )
-    if high > low:
+    if not alike:
         bar = tag("i", class_=f"ramp {ident}")
         scale = tag("p", tag("span", esc(show(low))), bar, tag("span", esc(show(high))), class_="scale")
     else:

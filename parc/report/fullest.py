@@ -20,7 +20,15 @@ def largest(full: FullMemory, drawn: tuple[str, ...]) -> str:
         role = f"{a.role} of {a.count} micro-batches" if a.count > 1 else a.role
         key = tag("i", class_=f"key m-{kind}")
         name, type_ = tag("code", esc(a.name)), tag("code", esc(a.type))
-        rows.append([name, f"{key} {esc(role)}", type_, esc(amount(a.bytes)), percent(a.bytes / m.peak)])
+        rows.append(
+            [
+                name,
+                tag("span", key, f" {esc(role)}", class_="role"),
+                type_,
+                esc(amount(a.bytes)),
+                percent(a.bytes / m.peak),
+            ]
+        )
     handed = f"All of it fits into {amount(full.allocation.size)} with offsets that are fixed beforehand "
     handed += f"(+{percent(full.allocation.fragmentation)})"
     if full.reserved is not None:

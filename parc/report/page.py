@@ -82,7 +82,8 @@ def _headline(e: Estimate) -> str:
     """The figures that people ask for first, and what limits them."""
     t = e.timeline
     each = t.tokens_per_second / t.devices if t.devices else 0.0
-    exposed = ", ".join(f"{a} {seconds(s)}" for a, s in list(t.exposed_by_axis.items())[:3] if s)
+    longest = [(a, seconds(s)) for a, s in t.exposed_by_axis.items() if s][:3]
+    exposed = ", ".join(f"{a} {s}".replace(" ", "\N{NO-BREAK SPACE}") for a, s in longest)
     fits = e.peak <= e.capacity
     room = f"of {amount(e.capacity)}: fits" if fits else f"of {amount(e.capacity)}: does not fit"
     step = t.step_seconds or 1.0

@@ -90,7 +90,8 @@ def _matrix(timeline: Timeline) -> str:
     for i in range(0, count, every):
         middle = margin + i * CELL + CELL // 2
         names.append(f'<text class="tick" x="{margin - 5}" y="{middle + 4}" text-anchor="end">{i}</text>')
-        names.append(f'<text class="tick" x="{middle}" y="{margin - 6}" text-anchor="middle">{i}</text>')
+        if count <= 10 or i // every % 2 == 0:  # numbers of two digits run into each other
+            names.append(f'<text class="tick" x="{middle}" y="{margin - 6}" text-anchor="middle">{i}</text>')
     names.append(f'<text class="tick" x="{margin - 5}" y="12" text-anchor="end">from</text>')
     names.append(f'<text class="tick" x="{margin}" y="12">to stage</text>')
     frame = f'<rect class="frame" x="{margin}" y="{margin}" width="{count * CELL}" height="{count * CELL}"/>'
