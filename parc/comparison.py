@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from compiler.cost.summary import unhidden
 from parc.estimate import Estimate
 
 EQUAL = 0.005
@@ -50,11 +51,20 @@ class Comparison:
 
 def compare(before: Estimate, after: Estimate) -> Comparison:
     """Of two estimates."""
-    a, b = before.timeline.candidates, after.timeline.candidates
+    a = before.timeline.candidates
+    called = {unhidden(x): unhidden(name) for x, name in called_alike(before, after).items()}
+    b = {called.get(what, what): s for what, s in after.timeline.candidates.items()}
     found = {what: b.get(what, 0.0) - a.get(what, 0.0) for what in {**a, **b}}
     causes = dict(sorted(found.items(), key=lambda item: -abs(item[1])))
     step = relative(before.timeline.step_seconds, after.timeline.step_seconds)
     return Comparison(before, after, step, relative(before.peak, after.peak), causes)
+
+
+def called_alike(before: Estimate, after: Estimate) -> dict[str, str]:
+    """Axes of `after` -> as `before` calls them: in another mesh `dp+tp` may be `tp+dp`."""
+    a, b = before.timeline, after.timeline
+    known = {frozenset(x.split("+")): x for x in (*a.exposed_by_axis, *a.traffic)}
+    return {x: known.get(frozenset(x.split("+")), x) for x in (*b.exposed_by_axis, *b.traffic)}
 
 
 def relative(before: float, after: float) -> float:

@@ -15,7 +15,7 @@ def seconds(number: float) -> str:
 
 def percent(share: float) -> str:
     """`12.5%`, `0.014%`."""
-    return f"{100 * share:.2g}%" if 1e-6 <= share < 1e-3 else f"{share:.1%}"
+    return f"{100 * share:.2g}%" if 1e-9 <= share < 1e-3 else f"{share:.1%}"
 
 
 def flops(number: float) -> str:

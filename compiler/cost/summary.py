@@ -50,7 +50,7 @@ def summarise(
         "the host, which dispatches kernels more slowly than the device runs them": dispatch,
     }
     for axes, ps in added[slowest].exposed.items() if added else ():
-        candidates[f"communication over {axes} that nothing hides"] = ps / PICOSECONDS
+        candidates[unhidden(axes)] = ps / PICOSECONDS
     exposed = max((s.exposed for s in added), key=lambda by_axes: sum(by_axes.values()), default={})
     update = max((sum(s.duration for s in found.get(("U", 0), ())) for found in costs), default=0)
     bubble = max(0.0, 1 - sum(s.work for s in added) / total) if total else 0.0
@@ -78,6 +78,11 @@ def summarise(
         parts,
         slowest,
     )
+
+
+def unhidden(axes: str) -> str:
+    """What a step is spent on, of messages over these axes."""
+    return f"communication over {axes} that nothing hides"
 
 
 def with_slow_devices(nominal: Timeline, played: Varied, classes: tuple[Player, ...]) -> Timeline:

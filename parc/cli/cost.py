@@ -144,6 +144,8 @@ def _remedies(tried: Remedies, style: bool) -> str:
 
 def _compared(names: tuple[str, ...], found: list[Estimate], style: bool) -> str:
     """The figures of both, and by how much the second's differ."""
+    from parc.comparison import called_alike
+
     measured: dict[str, Callable[[Estimate], float]] = {
         "step": lambda e: e.timeline.step_seconds,
         "tokens per second": lambda e: e.timeline.tokens_per_second,
@@ -156,8 +158,10 @@ def _compared(names: tuple[str, ...], found: list[Estimate], style: bool) -> str
         [name, *map(show, found), _change(*map(measured[name], found)) if name in measured else ""]
         for name, show in _FIGURES
     ]
-    for axes in dict.fromkeys(a for e in found for a in e.timeline.exposed_by_axis):
-        values = [e.timeline.exposed_by_axis.get(axes, 0.0) for e in found]
+    called = called_alike(*found)
+    exposed = [found[0].timeline.exposed_by_axis, {called[a]: s for a, s in found[1].timeline.exposed_by_axis.items()}]
+    for axes in dict.fromkeys(a for by_axes in exposed for a in by_axes):
+        values = [by_axes.get(axes, 0.0) for by_axes in exposed]
         rows.append([f"exposed over {axes}", *map(seconds, values), _change(*values)])
     for role in dict.fromkeys(r for e in found for r in _fullest(e)):
         sizes = [float(_fullest(e).get(role, 0)) for e in found]

@@ -126,6 +126,15 @@ def test_two_strategies_and_two_files() -> None:
     assert "two things" in invoke(file, *strategies, "--strategy", "hybrid", code=2)
 
 
+def test_axes_in_another_order_are_the_same_axes() -> None:
+    """`dp+tp` of one mesh is `tp+dp` of the other, which has the two the other way round."""
+    pair = ["--job", "pretrain", "--job", "misplaced"]
+    text = invoke(WALLS, *pair)
+    assert "exposed over dp+tp" in text and "tp+dp" not in text
+    causes = json.loads(invoke(WALLS, *pair, "--json"))["result"]["comparison"]["causes"]
+    assert not any("tp+dp" in what for what in causes)
+
+
 def test_causes_explain_the_difference() -> None:
     """The parts that change sum up to the change of the step, and the one that is named goes the same way."""
     slow, fast = estimate(**WIDE, layers=2, tp=32, batch=16), estimate(**WIDE, layers=2, tp=4, batch=16)
