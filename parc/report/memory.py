@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compiler.cost.occupancy import Occupancy, Series
 from compiler.cost.timeline import PICOSECONDS, Timeline
@@ -30,6 +30,9 @@ ROLES = {
 
 STEPS = 800
 """Of the curve, at most; above, parts of the step show the fullest moment in them."""
+
+VISIBLE = 400
+"""Parts of the curve's width that can be told from each other."""
 
 SMALL = 0.002
 """Of the peak: roles that never have more are `other`."""
@@ -118,6 +121,22 @@ def coarser(found: Sequence[Level], most: int = STEPS) -> list[Level]:
     return [Level(i * length // most, (i + 1) * length // most, v.roles, v.action) for i, v in sorted(best.items())]
 
 
+def widened(found: Sequence[Level]) -> list[Level]:
+    """With the fullest moments long enough to be seen, where they are not: at the cost of what is beside them."""
+    length, peak = found[-1].end, max(level.total for level in found)
+    least = -(-length // VISIBLE)
+    shown: list[Level] = []
+    for level in found:
+        start, end = max(level.start, shown[-1].end if shown else 0), level.end
+        if level.total == peak and end - level.start < least:
+            start = min(start, length - least)
+            end = start + least
+            shown = [replace(v, end=min(v.end, start)) for v in shown if v.start < start]
+        if end > start:
+            shown.append(replace(level, start=start, end=end))
+    return shown
+
+
 def shown_roles(found: Sequence[Level], peak: int) -> list[str]:
     """The names of ROLES that are drawn."""
     large = {r for level in found for r, n in level.roles.items() if n >= SMALL * peak}
@@ -154,7 +173,7 @@ def _curve(
     timeline: Timeline, group: int, kind: str, series: Series, found: Sequence[Level], capacity: float
 ) -> list[str]:
     shown = shown_roles(found, series.peak)
-    drawn = coarser(found)
+    drawn = widened(coarser(found))
     length = found[-1].end
     far = capacity > FAR * series.peak
     top = 1.08 * max(series.peak, 0.0 if far else capacity)
