@@ -14,7 +14,8 @@ class Sheet:
     """peak: dense TFLOP/s in 16 bits; memory: GB and GB/s; links: GB/s per device and direction, all links together, to
     others of its node (of its slice) and to other nodes. like: a device of the standard library: itself (`known`), or
     the nearest relative, whose efficiencies, cores and tiles it takes. reach: share of the peak of the best product
-    that was measured (0: not known); what training reaches of products is scaled by those of both."""
+    that was measured (0: not known); what training reaches of products is scaled by those of both. mesh: the devices of
+    a node have a link to each other, and no switch, so that few of them have few links."""
 
     peak: float
     memory: float
@@ -25,10 +26,12 @@ class Sheet:
     known: bool = False
     single: float = 0.0  # TFLOP/s in 32 bits, where that is what the row states
     reach: float = 0.0
+    mesh: bool = False
 
 
 SHEETS = {
     "V100": Sheet(125, 32, 900, "v100", 150, 12.5, True),
+    "V100-mesh": Sheet(125, 32, 900, "v100", 150, 12.5, True, mesh=True),
     "T4": Sheet(65, 16, 320, "v100", 16, 6.25),
     "A100-40": Sheet(312, 40, 1555, "a100_40", 300, 25, True, reach=0.869),
     "A100": Sheet(312, 80, 2039, "a100_80", 300, 25, True, reach=0.869),
@@ -53,12 +56,12 @@ SHEETS = {
     "GB200": Sheet(2500, 186, 8000, "gb200", 900, 50, True, reach=0.729),
     "B300": Sheet(2250, 270, 8000, "b200", 900, 100, reach=0.786),
     "GB300": Sheet(2500, 278, 8000, "gb200", 900, 100),
-    "MI250": Sheet(383, 128, 3277, "a100_80", 300, 25, reach=0.65),
-    "MI300": Sheet(1307, 192, 5300, "h100", 448, 50, reach=0.511),
-    "MI325": Sheet(1307, 256, 6000, "h100", 448, 50, reach=0.6),
-    "MI355": Sheet(2516, 288, 8000, "b200", 538, 50, reach=0.622),
-    "Gaudi2": Sheet(432, 96, 2450, "a100_80", 262, 37.5, reach=0.969),
-    "Gaudi3": Sheet(1835, 128, 3700, "h100", 525, 75, reach=0.677),
+    "MI250": Sheet(383, 128, 3277, "a100_80", 300, 25, reach=0.65, mesh=True),
+    "MI300": Sheet(1307, 192, 5300, "h100", 448, 50, reach=0.511, mesh=True),
+    "MI325": Sheet(1307, 256, 6000, "h100", 448, 50, reach=0.6, mesh=True),
+    "MI355": Sheet(2516, 288, 8000, "b200", 538, 50, reach=0.622, mesh=True),
+    "Gaudi2": Sheet(432, 96, 2450, "a100_80", 262, 37.5, reach=0.969, mesh=True),
+    "Gaudi3": Sheet(1835, 128, 3700, "h100", 525, 75, reach=0.677, mesh=True),
     "TPU v2": Sheet(46, 16, 700, "tpu_v4", 125, 3.125),
     "TPU v3": Sheet(123, 32, 900, "tpu_v4", 160, 3.125),
     "TPU v4": Sheet(275, 32, 1228, "tpu_v4", 300, 6.25, True),
@@ -131,6 +134,8 @@ def accelerator(row: Row) -> str:
         return "A100-40"
     if name in ("A100", "H100") and "pcie" in said and (name == "A100" or row.number("peak_tflops") < 900):
         return f"{name}-PCIe"
+    if name == "V100" and re.search(r"dgx-?1|p3\.16|hybrid", said):
+        return "V100-mesh"
     if name == "H100" and "hbm2e" in said and size > 85:
         return "H100-HBM2e"
     return name

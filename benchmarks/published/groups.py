@@ -132,15 +132,20 @@ GROUPS = (
             "megatron_core_float4",
             "megatron_core_graphs",
             "megatron_core_float8_graphs",
+            "megatron_core_float4_graphs",
             "megatron_core_clamped",
         ),
         ("product", "core", "vector", "inner", "overlap", "narrow", "exchange", "grouped", "fusion"),
         own={"megatron_core_float4": ("narrow",), "megatron_core_float8_graphs": ("exchange",)},
         fixed=MIXTURES,
-        settled={name: {"launch": 1.5e-6} for name in ("megatron_core_graphs", "megatron_core_float8_graphs")},
+        settled={
+            "megatron_core_graphs": {"launch": 1.5e-6},
+            "megatron_core_float8_graphs": {"launch": 1.5e-6},
+            "megatron_core_float4_graphs": {"launch": 1.5e-6, "narrow": 3.3, "exchange": 0.87},  # as fitted for others
+        },
         only={
             "narrow": ("megatron_core_float8", "megatron_core_float8_graphs"),
-            "grouped": ("megatron_core", "megatron_core_float8", "megatron_core_clamped"),
+            "grouped": ("megatron_core", "megatron_core_float8", "megatron_core_float4", "megatron_core_clamped"),
             "fusion": ("megatron_core_clamped",),
         },
         priors={"core": (0.4, 0.35), "product": (0.7, 0.07), "overlap": (0.5, 0.3), "fusion": (0.5, 0.5)},

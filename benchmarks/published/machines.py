@@ -102,7 +102,7 @@ def fused(row: Row) -> bool:
     """Whether attention is one kernel: as the row says, else as its software had it."""
     if row["attn"]:
         return not row["attn"].lower().startswith("unfused")
-    return base(row) not in UNFUSED and accelerator(row) != "V100"
+    return base(row) not in UNFUSED and not accelerator(row).startswith("V100")
 
 
 def base(row: Row) -> str:
@@ -196,6 +196,7 @@ def cluster(row: Row, name: str) -> str:
         f"  device npu = {name}\n"
         f"  level server = {inside} npu over {intra:g} GB/s, 1 us\n"
         f"  level pod = {devices // inside} server over {inter:g} GB/s, 5 us\n"
+        + ("  topology server full_mesh\n" if of.mesh and inside > 1 else "")
         + (f"  stack {known}\n" if known else "")
         + "}\n"
     )

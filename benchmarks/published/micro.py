@@ -76,12 +76,9 @@ NOTHING = """model part {
 
 
 def text(row: Row, model: str, mesh: Mapping[str, int], splits: Sequence[str] = (), uses: str = "") -> str:
-    """A `.par` file of a model on as many of the row's accelerators as the mesh has. V100s of a DGX-1 have a link to
-    each other, most of them; all others a switch."""
+    """A `.par` file of a model on as many of the row's accelerators as the mesh has."""
     device, defined = machines.device(row)
     cluster = machines.cluster(row, device)
-    if "DGX-1" in row["accel"]:
-        cluster = cluster.replace("\n}", "\n  topology server full_mesh\n}")
     lines = [
         f"use std.devices ({device})" if device != "measured" else "",
         f"use std.layers ({uses})" if uses else "",

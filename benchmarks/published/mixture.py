@@ -50,6 +50,14 @@ CLAMPED = """  weight ba[e,f], bu[e,f], bd[e,d] ~ zeros
 """
 """Experts with biases and values within bounds, instead of the two lines (gpt-oss, its model card and code)."""
 
+UNEVEN = (
+    (" // number\n", " // number, m = positions * active // number * number\n"),
+    ("split(merge(copies, (s, j) -> n), n ->", "split(slice(merge(copies, (s, j) -> n), n -> m, 0..m), m ->"),
+    ("split(merge(share, (s, j) -> n), n ->", "split(slice(merge(share, (s, j) -> n), n -> m, 0..m), m ->"),
+    ("split(merge(got, (slot, g) -> n), n ->", "split(pad(merge(got, (slot, g) -> m), m -> n, 0, n - m, 0.0), n ->"),
+)
+"""Where experts do not divide copies of positions, the few that are left over go nowhere."""
+
 ATTENTION = """fn latent_attention(x[b,s,d], heads, queries, latent, plain, turned, values, std = 0.02) {
   dim h = heads, lk = latent, k = plain, kr = turned, kv = values
 QUERIES
@@ -113,8 +121,6 @@ def layer(row: Row, norm: str) -> list[str]:
     if missing:
         raise Unsupported(f"not stated: {', '.join(missing)}")
     number, active, width = (row.whole(column) for column in columns)
-    if row.whole("seq_len") * active % number:
-        raise Unsupported(f"{row['seq_len']} positions of {active} experts each are not shared alike by {number}")
     shared = f" + swiglu(y, {row.whole('shared_ffn')})" if row.whole("shared_ffn", 0) else ""
     return [f"y = {norm}(x)", f"x = x + experts(y, {row.whole('seq_len')}, {number}, {active}, {width}){shared}"]
 
@@ -130,4 +136,7 @@ def functions(row: Row) -> str:
     queries = LOW if widths and widths[0] else DIRECT
     plain = "".join(line + "\n" for line in EXPERTS.splitlines() if re.match(r" +(y|sorted)\[", line))
     experts = EXPERTS.replace(plain, CLAMPED) if clamped(row) else EXPERTS
+    if mixed(row) and row.whole("seq_len") * row.whole("topk") % row.whole("experts"):
+        for even, uneven in UNEVEN:
+            experts = experts.replace(even, uneven)
     return (experts if mixed(row) else "") + (ATTENTION.replace("QUERIES", queries) if widths else "")

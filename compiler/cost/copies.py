@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from compiler.cost.drafts import Lifted
 from compiler.ops.elementwise import Broadcast, Cast, Map, Transpose
 from compiler.ops.reduce import Reduce
-from compiler.ops.shape import Merge, Rename, Split
+from compiler.ops.shape import Merge, Pad, Rename, Slice, Split
 from compiler.program import Body, Instr
 
-REORDERS = (Broadcast, Transpose, Rename, Merge, Split, Cast)
-"""Operations that make no new values: elements are there more often, in another order or as another type."""
+REORDERS = (Broadcast, Transpose, Rename, Merge, Split, Cast, Slice, Pad)
+"""Operations that make no new values: elements are there more often or not at all, in another order or type."""
 
 
 def copies(moved: Instr, made: Mapping[str, Instr], body: Body, values: Mapping[str, Lifted]) -> int:
@@ -34,7 +34,7 @@ def _spread(moved: Instr, made: Mapping[str, Instr], values: Mapping[str, Lifted
         name = _same(made[name], values)
         if name is not None:
             least = min(least, values[name].elements)
-    return max(1, whole // max(1, least))
+    return max(1, round(whole / max(1, least)))
 
 
 def _gathered(moved: Instr, body: Body, values: Mapping[str, Lifted]) -> int:
@@ -47,7 +47,7 @@ def _gathered(moved: Instr, body: Body, values: Mapping[str, Lifted]) -> int:
             return 1
         (reader,) = readers
         if isinstance(reader.op, Reduce) and reader.op.fn == "sum":
-            return max(1, whole // max(1, values[reader.outputs[0].name].elements))
+            return max(1, round(whole / max(1, values[reader.outputs[0].name].elements)))
         if _same(reader, values) != name or isinstance(reader.op, Broadcast):
             return 1
         name = reader.outputs[0].name
