@@ -14,7 +14,7 @@ from math import prod
 from typing import Any
 
 from compiler.cost.fullest import fullest, traced
-from compiler.cost.memory import fits, memory_use, most
+from compiler.cost.memory import fits, fullest_use, memory_use
 from compiler.cost.replay import FIRST
 from compiler.cost.simulate import Simulation
 from compiler.driver import Compiled, compile_job
@@ -82,22 +82,23 @@ class Remedies:
 def remedies(compiled: Compiled, capacities: Mapping[str, float]) -> Remedies:
     """For a job with a cluster. `capacities`: memory kind -> bytes per device."""
     search = _Search(compiled.job, capacities)
-    now = Simulation.of(compiled).seconds()
-    peak = most(compiled.program)[FIRST]
+    now, before = Simulation.of(compiled).seconds(), fullest_use(compiled.program)[FIRST]
+    peak = before.bytes
     singles = list(changes(compiled))
     search.all([(c,) for c in singles])
 
     def expected(together: tuple[Change, ...]) -> tuple[bool, float]:
-        """If savings and losses add up: whether it does not fit, and then how much it needs, else how long it takes."""
-        needs = peak + sum(search.found[c.rule,].peak - peak for c in together)
+        """If each leaves its part of each role, and losses of time add up: whether it does not fit, and then how much
+        it needs, else how long it takes."""
+        alone = [search.roles[c.rule,] for c in together]
+        needs = sum(n * prod(roles.get(role, 0) / n for roles in alone) for role, n in before.roles.items() if n)
         takes = now + sum(search.found[c.rule,].seconds - now for c in together)
-        return (True, float(needs)) if needs > capacities[FIRST] else (False, takes)
+        return (True, needs) if needs > capacities[FIRST] else (False, takes)
 
-    for number in (2, 3):
-        if len(search.fitting) < SHOWN:
-            saving = [c for c in singles if (c.rule,) in search.found and search.found[c.rule,].peak < peak]
-            together = [t for t in combinations(saving, number) if len({c.kind for c in t}) == number]
-            search.all(sorted(together, key=expected))
+    if len(search.fitting) < SHOWN:
+        saving = [c for c in singles if (c.rule,) in search.found and search.found[c.rule,].peak < peak]
+        together = (t for number in (2, 3) for t in combinations(saving, number))
+        search.all(sorted((t for t in together if len({c.kind for c in t}) == len(t)), key=expected))
     rest = [r for rules, r in search.found.items() if rules not in search.fitting]
     return Remedies(search.best(), search.tried, now, min(rest, key=lambda r: r.peak, default=None))
 
@@ -111,6 +112,7 @@ class _Search:
         self.tried = 0
         self.found: dict[tuple[str, ...], Remedy] = {}
         self.fitting: dict[tuple[str, ...], Compiled] = {}
+        self.roles: dict[tuple[str, ...], Mapping[str, int]] = {}  # of those found, what the fullest device needs
 
     def all(self, chosen: Sequence[tuple[Change, ...]]) -> None:
         for together in chosen:
@@ -128,9 +130,10 @@ class _Search:
         except ParcError:
             return  # not legal for this model: a dim that does not divide, a loop that is too short
         rules = tuple(c.rule for c in together)
-        needs = most(compiled.program)
-        self.found[rules] = Remedy(rules, Simulation.of(compiled).seconds(), needs[FIRST])
-        if fits(needs, self.capacities):
+        use = fullest_use(compiled.program)
+        self.found[rules] = Remedy(rules, Simulation.of(compiled).seconds(), use[FIRST].bytes)
+        self.roles[rules] = use[FIRST].roles
+        if fits({kind: peak.bytes for kind, peak in use.items()}, self.capacities):
             self.fitting[rules] = compiled
 
     def best(self) -> tuple[Remedy, ...]:

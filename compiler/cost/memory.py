@@ -124,10 +124,16 @@ def memory_use(program: Program) -> dict[int, MemoryUse]:
 
 def most(program: Program) -> dict[str, int]:
     """Memory kind -> bytes that the device needs which needs most of it."""
-    found: dict[str, int] = {}
+    return {kind: peak.bytes for kind, peak in fullest_use(program).items()}
+
+
+def fullest_use(program: Program) -> MemoryUse:
+    """Memory kind -> peak of the devices that need most of it."""
+    found: MemoryUse = {}
     for kinds in memory_use(program).values():
         for kind, peak in kinds.items():
-            found[kind] = max(found.get(kind, 0), peak.bytes)
+            if kind not in found or found[kind].bytes < peak.bytes:
+                found[kind] = peak
     return found
 
 

@@ -178,7 +178,7 @@ def _check(check: ast.Check, module: Module, known: list[str]) -> Check:
     for base, attribute in names:
         if attribute:
             if base.id not in known:
-                others = f"there are {listed(known)}" if known else "the file has none"
+                others = f"there {'is' if len(known) == 1 else 'are'} {listed(known)}" if known else "the file has none"
                 message = f"there is no job `{base.id}`"
                 raise fail("E0113", message, base.span, help=did_you_mean(base.id, known) or others)
             if _dimension(attribute) is None:

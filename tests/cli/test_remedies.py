@@ -141,6 +141,21 @@ def test_weights_that_do_not_divide_are_stored_in_uneven_pieces() -> None:
         assert api.cost(by_hand(source, r.rules)).peak == r.peak <= uneven
 
 
+def test_three_changes_are_found_where_two_are_not_enough() -> None:
+    """Everything is too large: what is saved, the batch, and what is stored of weights."""
+    rules = "  mesh (dp = 8)\n  data_parallel(dp)"
+    text = JOB.replace("RULES", rules).replace("b = 32, s = 32, d = 32, v = 64", "b = 64, s = 32, d = 64, v = 512")
+    three = ["recompute block", "shard optimizer, gradients, weights on dp", "microbatches 4 over b"]
+
+    def peak(*some: str) -> int:
+        return api.cost(by_hand(Source("fit.par", text.replace("MEMORY", str(10**9))), some)).peak
+
+    need = peak(*three)
+    assert need < 0.95 * min(peak(*(r for r in three if r != left)) for left in three)
+    tried = api.remedies(api.cost(Source("fit.par", text.replace("MEMORY", str(need)))).compiled)
+    assert tried is not None and tried.found and all(len(r.rules) == 3 for r in tried.found)
+
+
 def test_where_nothing_helps(peaks: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parc.remedies.MOST", 12)
     tried = api.remedies(api.cost(job("pipeline", peaks["pipeline"] // 50)).compiled)
