@@ -154,7 +154,7 @@ def with_slow_peers(alike: Spent, busy: float, inside: float, step: float) -> Sp
     before = sum(alike.exposed.values())
     share = min(1.0, waits / before) if before else 0.0
     exposed = {axes: s * share for axes, s in alike.exposed.items() if s * share > 0}
-    if waits > before:
+    if waits - before > 1 / PICOSECONDS:  # less is rounding
         exposed[SLOWER] = waits - before
     return replace(
         alike,

@@ -30,9 +30,9 @@ def largest(full: FullMemory, drawn: tuple[str, ...]) -> str:
             ]
         )
     handed = f"All of it fits into {amount(full.allocation.size)} with offsets that are fixed beforehand "
-    handed += f"(+{percent(full.allocation.fragmentation)})"
+    handed += f"({full.allocation.fragmentation:+.1%})"
     if full.reserved is not None:
-        handed += f"; a caching allocator reserves {amount(full.reserved)} (+{percent(full.reserved / m.peak - 1)})"
+        handed += f"; a caching allocator reserves {amount(full.reserved)} ({full.reserved / m.peak - 1:+.1%})"
     head = ["value", "role", "type on a device", "bytes", "of the peak"]
     title = tag("h3", "The largest values at that moment")
     return title + table(head, rows, left=3) + tag("p", esc(f"{handed}."), class_="note")

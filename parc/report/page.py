@@ -103,8 +103,9 @@ def _headline(e: Estimate) -> str:
     if t.bottleneck:
         parts.append(tag("p", tag("strong", "Bottleneck. "), esc(t.bottleneck), class_="verdict"))
     if not fits:
-        over = f"{amount(e.peak - e.capacity)} of device memory too much."
-        parts.append(tag("p", tag("strong", "It does not fit. "), esc(over), class_="verdict bad"))
+        over = esc(f"{amount(e.peak - e.capacity)} of device memory too much. What would make it fit is tried by ")
+        where = (tag("strong", "It does not fit. "), over, tag("code", "parc cost"), ".")
+        parts.append(tag("p", *where, class_="verdict bad"))
     if e.helps:
         rows = []
         for h in e.helps:
