@@ -19,7 +19,7 @@ from compiler.cost.footprint import held
 from dsl.source import Source
 
 SHARED = (
-    (("a100_80",), ("bloom",)),
+    (("a100_80",), ("bloom", "bloom_numa")),
     (("a100_80", "h100_hbm2e", "h200"), ("torchtitan", "torchtitan_float8")),
     (("h100_hbm2e", "h200"), ("torchtitan_eager",)),
 )

@@ -114,7 +114,7 @@ def base(row: Row) -> str:
 
 def software(row: Row) -> list[str]:
     """Names of stacks that would hold for a row, the most special first: what the row says of compilation, of messages
-    that are hidden in products, and of narrow types are stacks of their own, and so are Megatron-Core's experts of its
+    that are hidden in products, of mended hosts, and of narrow types are stacks of their own, and so are Megatron-Core's experts of its
     later releases, and those with bounds."""
     of = base(row)
     said = f"{row['precision']} {row['notes']}".lower()
@@ -131,6 +131,8 @@ def software(row: Row) -> list[str]:
         variants.append("eager")
     if "pure" in said:
         variants.append("pure")
+    if "numa fix" in said:
+        variants.append("numa")
     names = ["_".join([of, *variants]), *(f"{of}_{v}" for v in variants)] if of else []
     if narrow(row) > 1:  # where nothing is known of the software in these types, `device` adds the factor in general
         names += [f"{of}_float8", of] if of else []
