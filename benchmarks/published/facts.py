@@ -119,7 +119,21 @@ def load(path: Path = TRAINING) -> list[Row]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = _sources() if path.parent == FOLDER else {}
-    return [Row({**cells, "source": names.get(cells.get("source", ""), cells.get("source", ""))}) for cells in rows]
+    named = ({**cells, "source": names.get(cells.get("source", ""), cells.get("source", ""))} for cells in rows)
+    return [usual(Row(cells)) for cells in named]
+
+
+def usual(row: Row) -> Row:
+    """With the width of feed-forward layers, where only that is not stated: an expert's, 4·hidden, or, with gates,
+    8/3 of it in multiples of 256 (LLaMA's)."""
+    if row["ffn"] or not row["hidden"]:
+        return row
+    try:
+        hidden = row.whole("hidden")
+    except Unsupported:
+        return row  # said where a job is asked for
+    width = str(-(-8 * hidden // (3 * 256)) * 256 if row.yes("glu") else 4 * hidden)
+    return Row({**row.facts, "ffn": row["moe_ffn"] or width})
 
 
 @cache

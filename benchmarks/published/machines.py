@@ -114,8 +114,8 @@ def base(row: Row) -> str:
 
 def software(row: Row) -> list[str]:
     """Names of stacks that would hold for a row, the most special first: what the row says of compilation, of messages
-    that are hidden in products, of mended hosts, and of narrow types are stacks of their own, and so are Megatron-Core's experts of its
-    later releases, and those with bounds."""
+    that are hidden in products, of mended hosts and of narrow types are stacks of their own, and so are Megatron-Core's
+    experts of its later releases, and those with bounds."""
     of = base(row)
     said = f"{row['precision']} {row['notes']}".lower()
     variants = []
