@@ -115,13 +115,14 @@ class Trace:
         yield from _named("process", step, step, self.name, -1)
         yield from _named("thread", step, tid, "step", 0)
         yield _complete(f"a step of {self.name}", "step", 0, step_ps, step, tid, self.figures())
+        digits = len(str(max((p.group for p in timeline.classes), default=0)))  # some viewers sort by name
         for pid, player in enumerate(timeline.classes, 1):
             mine = [(at, timeline.events[at]) for at in by_class[pid - 1]]
             streams = {e.stream for _, e in mine} | {p.stream for at, _ in mine for p in self.shown.get(at, ())}
             order = [*_FIRST, *sorted(streams - set(_FIRST))]
             tids = {stream: i for i, stream in enumerate(order, tid + 1)}
             tid += len(tids)
-            yield from _named("process", pid, pid, f"stage {player.group}: {devices(player)}", pid)
+            yield from _named("process", pid, pid, f"stage {player.group:0{digits}}: {devices(player)}", pid)
             for i, stream in enumerate(order):
                 yield from _named("thread", pid, tids[stream], stream, i)
             for at, e in mine:
