@@ -211,7 +211,7 @@ class Simulation:
         for of in members.values():
             first, group = of[0][0], ranks.group(of[0][0])
             classes.append(Player(self.program_class[group], group, first, len(of), joined(of)))
-        return with_slow_devices(nominal, played, tuple(classes))
+        return with_slow_devices(self, pricer, nominal, played, tuple(classes))
 
 
 def _relief(pricer: Pricer, costs: Mapping[Key, list[Segment]]) -> int:

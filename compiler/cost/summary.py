@@ -85,10 +85,16 @@ def unhidden(axes: str) -> str:
     return f"communication over {axes} that nothing hides"
 
 
-def with_slow_devices(nominal: Timeline, played: Varied, classes: tuple[Player, ...]) -> Timeline:
-    """The step as its classes play it. Exposed communication, traffic and what takes longest stay those of devices that
-    are alike; what the slow ones add to the step is the difference between the two."""
+def with_slow_devices(
+    simulation: Simulation, pricer: Pricer, nominal: Timeline, played: Varied, classes: tuple[Player, ...]
+) -> Timeline:
+    """The step as its classes play it. Exposed communication and traffic stay those of devices that are alike; what the
+    slow ones add to the step is the difference between the two."""
     step = max(played.ends, default=0)
+    slowest = played.ends.index(step)
+    group = classes[slowest].group
+    alike = round(nominal.busy[group] * PICOSECONDS)
+    top, _ = _top(simulation, pricer, group, played.busy[slowest] / alike if alike else 1.0)
     seconds = step / PICOSECONDS
     inside = sum(c.count * ps for c, ps in zip(classes, played.inside))
     bubble = max(0.0, 1 - inside / (step * nominal.devices)) if step else 0.0
@@ -102,13 +108,14 @@ def with_slow_devices(nominal: Timeline, played: Varied, classes: tuple[Player, 
         busy=tuple(b / PICOSECONDS for b in played.busy),
         bubble=bubble,
         update_seconds=max(played.update, default=0) / PICOSECONDS,
-        bottleneck=bottleneck(seconds, nominal.candidates | more, classes, played.ends.index(step)),
+        top=top,
+        bottleneck=bottleneck(seconds, nominal.candidates | more, classes, slowest),
         candidates=nominal.candidates | more,
         spent=tuple(
             with_slow_peers(nominal.spent[c.group], busy / PICOSECONDS, inside / PICOSECONDS, seconds)
             for c, busy, inside in spend
         ),
-        slowest=played.ends.index(step),
+        slowest=slowest,
     )
 
 
@@ -147,8 +154,11 @@ def _traffic(parts: Sequence[Spent]) -> dict[str, float]:
     return dict(sorted(most.items(), key=lambda x: -x[1]))
 
 
-def _top(simulation: Simulation, pricer: Pricer, group: int) -> tuple[tuple[Cost, ...], dict[str, float]]:
-    """Of a device of the group in a step: what takes longest, and seconds by kind of work."""
+def _top(
+    simulation: Simulation, pricer: Pricer, group: int, factor: float = 1.0
+) -> tuple[tuple[Cost, ...], dict[str, float]]:
+    """Of a device of the group in a step, whose kernels take `factor` times as long: what takes longest, and seconds by
+    kind of work."""
     found: dict[tuple[str, str], list[float]] = {}
     kinds: dict[str, float] = {}
     parts = simulation.features.parts[simulation.program_class[group]]
@@ -162,7 +172,8 @@ def _top(simulation: Simulation, pricer: Pricer, group: int) -> tuple[tuple[Cost
             if isinstance(work, (Wait, Post, Meet)):
                 continue
             priced = pricer.price(work, update)
-            kind, taken = priced.kind, n * priced.ps / PICOSECONDS
+            time = n * priced.ps / PICOSECONDS * (factor if priced.stream == COMPUTE else 1.0)
+            kind, taken = priced.kind, time
             if priced.stream == COMPUTE:
                 launch = 0.0 if update else n * priced.launches * pricer.cal.launch
                 kinds["launch"] = kinds.get("launch", 0.0) + launch
@@ -172,7 +183,7 @@ def _top(simulation: Simulation, pricer: Pricer, group: int) -> tuple[tuple[Cost
             flops = work.flops if isinstance(work, (Product, Vector)) else 0.0
             moved = work.bytes if isinstance(work, (Product, Vector)) else priced.sent
             entry = found.setdefault((name, priced.kind), [0.0, 0, 0.0, 0.0])
-            for i, x in enumerate((n * priced.ps / PICOSECONDS, n, n * flops, n * moved)):
+            for i, x in enumerate((time, n, n * flops, n * moved)):
                 entry[i] += x
 
     for key, n in simulation.counts[group].items():

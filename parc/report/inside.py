@@ -26,8 +26,9 @@ KEPT = 0.15
 BOX, GAP = 22, 6
 
 
-def inside(timeline: Timeline, pieces: Pieces) -> str:
-    """The section of the page; nothing if nothing is known of the class."""
+def inside(timeline: Timeline, pieces: Pieces, slow: bool = False) -> str:
+    """The section of the page; nothing if nothing is known of the class. slow: there are slow devices, whose passes
+    `pieces` are not."""
     if not timeline.spent:
         return ""
     player = timeline.classes[timeline.slowest]
@@ -44,7 +45,10 @@ def inside(timeline: Timeline, pieces: Pieces) -> str:
     if not parts:
         return ""
     whose = each(player) + (f" (stage {player.group})" if len(timeline.classes) > 1 else "")
-    note = f"What {whose} runs in one pass, and the messages beside it. Waits for other stages are left out."
+    if slow:
+        whose = f"a device of stage {player.group}"
+    note = f"What {whose} runs in one pass, and the messages beside it{', if none is slow' if slow else ''}. "
+    note += "Waits for other stages are left out."
     if "repeat" in kinds:
         note += " Of long loops most of the time is cut out, so that the rest can be seen."
     order = ["product", "vector", *(f"x{i}" for i in range(5)), "wait", "copy", "host", "repeat"]

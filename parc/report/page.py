@@ -60,7 +60,7 @@ def page(e: Estimate, occupancy: Mapping[int, Occupancy], pieces: Pieces, comman
         _headline(e),
         waterfall(t),
         pipeline(t, boxes),
-        inside(t, pieces),
+        inside(t, pieces, bool(e.variation and e.variation.devices)),
         memory(e, occupancy),
         communication(t),
         cluster(e),

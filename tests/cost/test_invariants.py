@@ -152,3 +152,13 @@ def test_what_stages_add_up_together_crosses_the_level_between_them(
     between = {e.stream for e in t.events if e.kind == "collective"}
     assert between == {f"comm:{level}"}
     assert {link.level for s in t.spent for link in s.links if link.axes == "stages"} == {level}
+
+
+def test_what_takes_longest_is_told_of_the_device_that_ends_last() -> None:
+    """A slow one: its kernels take as much longer as it is slower, messages do not."""
+    s = Simulation.of(estimate("pangu_200b").compiled)
+    alike, slow = s.run(), s.run(None, Variation({3: 1.5}))
+    assert slow.classes[slow.slowest].ranks == ((3, 1),)
+    before = {c.name: c.seconds for c in alike.top}
+    factors = {c.kind: c.seconds / before[c.name] for c in slow.top if c.name in before}
+    assert factors == pytest.approx({"product": 1.5, "vector": 1.5, "collective": 1.0}, rel=1e-4)

@@ -436,6 +436,7 @@ def test_slow_devices_have_a_page_too() -> None:
     mean = sum(s.bubble * c.count for s, c in zip(t.spent, t.classes, strict=True)) / t.devices
     assert mean / t.step_seconds == pytest.approx(t.bubble, rel=1e-9)
     (late,) = (c for c, p in enumerate(t.classes) if (p.first, p.count) == (1, 1))
+    assert t.slowest == late and ", if none is slow." in page
     waits = [s.exposed.get(SLOWER, 0.0) for s in t.spent]
     assert waits[late] == 0 < max(waits) and t.spent[late].products == max(s.products for s in t.spent)
 
