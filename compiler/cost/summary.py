@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from compiler.cost.durations import COMPUTE, COPY, Pricer, picoseconds
 from compiler.cost.plan import Key, Result
 from compiler.cost.segments import Segment
-from compiler.cost.spent import spent, sums, with_slow_peers
+from compiler.cost.spent import SLOWER, spent, sums, with_slow_peers
 from compiler.cost.timeline import PICOSECONDS, Cost, Event, Events, Player, Spent, Timeline
 from compiler.cost.varied import Varied
 from compiler.cost.work import Loop, Meet, Part, Post, Product, Vector, Wait
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from compiler.cost.simulate import Simulation
 
 BUBBLE = "device groups that wait for each other (the bubble of the pipeline)"
+SLOW = "slow devices, and waits for them"
 SHOWN = 12
 """Entries of the list of what takes longest."""
 
@@ -38,19 +39,7 @@ def summarise(
     top, kinds = _top(simulation, pricer, slowest)
     parts = spent(simulation, pricer, added, step)
     waiting = parts[slowest].bubble if parts else 0.0
-    once = pricer.cal.fixed * simulation.counts[slowest].get(("U", 0), 0) if parts else 0.0
-    dispatch = parts[slowest].host - once if parts else 0.0
-    candidates = {
-        "products of matrices": kinds.get("product", 0.0),
-        "element-wise work and reductions, bound by memory bandwidth": kinds.get("vector", 0.0),
-        "the optimizer, bound by memory bandwidth": kinds.get("update", 0.0),
-        "launches of kernels that are short": kinds.get("launch", 0.0),
-        BUBBLE: waiting,
-        "what a step costs once: data, logging, the optimizer's host work": pricer.cal.fixed,
-        "the host, which dispatches kernels more slowly than the device runs them": dispatch,
-    }
-    for axes, ps in added[slowest].exposed.items() if added else ():
-        candidates[unhidden(axes)] = ps / PICOSECONDS
+    candidates = _candidates(simulation, pricer, slowest, kinds, parts[slowest]) if parts else {}
     exposed = max((s.exposed for s in added), key=lambda by_axes: sum(by_axes.values()), default={})
     update = max((sum(s.duration for s in found.get(("U", 0), ())) for found in costs), default=0)
     bubble = max(0.0, 1 - sum(s.work for s in added) / total) if total else 0.0
@@ -80,6 +69,23 @@ def summarise(
     )
 
 
+def _candidates(
+    simulation: Simulation, pricer: Pricer, group: int, kinds: Mapping[str, float], part: Spent
+) -> dict[str, float]:
+    """What a step of a device of the group is spent on -> seconds. kinds: those of its kernels, from `_top`."""
+    once = pricer.cal.fixed * simulation.counts[group].get(("U", 0), 0)
+    found = {
+        "products of matrices": kinds.get("product", 0.0),
+        "element-wise work and reductions, bound by memory bandwidth": kinds.get("vector", 0.0),
+        "the optimizer, bound by memory bandwidth": kinds.get("update", 0.0),
+        "launches of kernels that are short": kinds.get("launch", 0.0),
+        BUBBLE: part.bubble,
+        "what a step costs once: data, logging, the optimizer's host work": once,
+        "the host, which dispatches kernels more slowly than the device runs them": part.host - once,
+    }
+    return found | {SLOW if axes == SLOWER else unhidden(axes): s for axes, s in part.exposed.items()}
+
+
 def unhidden(axes: str) -> str:
     """What a step is spent on, of messages over these axes."""
     return f"communication over {axes} that nothing hides"
@@ -88,8 +94,7 @@ def unhidden(axes: str) -> str:
 def with_slow_devices(
     simulation: Simulation, pricer: Pricer, nominal: Timeline, played: Varied, classes: tuple[Player, ...]
 ) -> Timeline:
-    """The step as its classes play it. Exposed communication and traffic stay those of devices that are alike; what the
-    slow ones add to the step is the difference between the two."""
+    """The step as its classes play it. Exposed communication and traffic stay those of devices that are alike."""
     step = max(played.ends, default=0)
     slowest = played.ends.index(step)
     group = classes[slowest].group
@@ -98,8 +103,13 @@ def with_slow_devices(
     seconds = step / PICOSECONDS
     inside = sum(c.count * ps for c, ps in zip(classes, played.inside))
     bubble = max(0.0, 1 - inside / (step * nominal.devices)) if step else 0.0
-    spend = zip(classes, played.busy, played.inside, strict=True)
-    more = {"devices that wait for slower ones": seconds - nominal.step_seconds}
+    parts = tuple(
+        with_slow_peers(nominal.spent[c.group], busy / PICOSECONDS, inside / PICOSECONDS, seconds)
+        for c, busy, inside in zip(classes, played.busy, played.inside, strict=True)
+    )
+    _, kinds = _top(simulation, pricer, group)
+    candidates = _candidates(simulation, pricer, group, kinds, parts[slowest])
+    candidates[SLOW] = candidates.get(SLOW, 0.0) + (played.busy[slowest] - alike) / PICOSECONDS
     return replace(
         nominal,
         step_seconds=seconds,
@@ -109,12 +119,9 @@ def with_slow_devices(
         bubble=bubble,
         update_seconds=max(played.update, default=0) / PICOSECONDS,
         top=top,
-        bottleneck=bottleneck(seconds, nominal.candidates | more, classes, slowest),
-        candidates=nominal.candidates | more,
-        spent=tuple(
-            with_slow_peers(nominal.spent[c.group], busy / PICOSECONDS, inside / PICOSECONDS, seconds)
-            for c, busy, inside in spend
-        ),
+        bottleneck=bottleneck(seconds, candidates, classes, slowest),
+        candidates=candidates,
+        spent=parts,
         slowest=slowest,
     )
 

@@ -96,7 +96,7 @@ def test_slow_devices_split_classes_and_every_rank_agrees(case: str, slow: dict[
 def test_slow_devices_show_in_the_figures() -> None:
     s = simulation("pangu_200b")
     nominal, found = s.run(), s.run(None, Variation({3: 6.0}))
-    assert found.bottleneck.startswith("Devices that wait for slower ones") and found.bubble > nominal.bubble
+    assert found.bottleneck.startswith("Slow devices, and waits for them") and found.bubble > nominal.bubble
     assert found.update_seconds >= nominal.update_seconds and found.mfu < nominal.mfu
     (slow,) = (i for i, c in enumerate(found.classes) if (c.first, c.count) == (3, 1))
     assert {e.cls for e in found.events} == set(range(len(found.classes)))

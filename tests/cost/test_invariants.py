@@ -162,3 +162,5 @@ def test_what_takes_longest_is_told_of_the_device_that_ends_last() -> None:
     before = {c.name: c.seconds for c in alike.top}
     factors = {c.kind: c.seconds / before[c.name] for c in slow.top if c.name in before}
     assert factors == pytest.approx({"product": 1.5, "vector": 1.5, "collective": 1.0}, rel=1e-4)
+    for t in (alike, slow):
+        assert sum(t.candidates.values()) == pytest.approx(t.step_seconds, rel=1e-3)
