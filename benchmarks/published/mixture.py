@@ -21,6 +21,9 @@ LATENT = {
 """Widths of latent attention by the beginning of the model's name: queries' and keys' latents (0: none), of a head what
 has no position, what has, and values (their own publications)."""
 
+LIMITED = {"DeepSeek-V2": 3, "DeepSeek-V2-Lite": 0, "DeepSeek-V3": 4, "DeepSeek-R1": 4}
+"""To how many nodes at most a position goes, by the beginning of the model's name (DeepSeek's reports)."""
+
 EXPERTS = """fn experts(x[b,s,d], positions, number, active, width, std = 0.02) {
   dim e = number, g = number, j = active, f = width, n = positions * active, slot = positions * active // number
   weight router[d,g] ~ normal(std)
@@ -57,6 +60,22 @@ UNEVEN = (
     ("split(merge(got, (slot, g) -> n), n ->", "split(pad(merge(got, (slot, g) -> m), m -> n, 0, n - m, 0.0), n ->"),
 )
 """Where experts do not divide copies of positions, the few that are left over go nowhere."""
+
+PLACES = (
+    ("j = active,", "i = places, j = active // places, c = active,"),
+    ("over g -> j)\n", "over g -> c)\n  picked[b,s,i,j] = split(chosen, c -> (i, j))\n"),
+    (
+        "  copies[b,s,j,d] = where(chosen >= 0.0, x, 0.0)",
+        """  near[b,s,i,d] = where(max(picked, over j) >= 0.0, x, 0.0)
+  copies[b,s,i,j,d] = where(picked >= 0.0, near, 0.0)""",
+    ),
+    ("merge(copies, (s, j) -> n)", "merge(copies, (s, i, j) -> n)"),
+    ("merge(share, (s, j) -> n)", "merge(share, (s, c) -> n)"),
+    ("back[b,s,j,d]", "back[b,s,i,j,d]"),
+    ("n -> (s, j))\n  return sum(back, over j)", "n -> (s, i, j))\n  return sum(sum(back, over j), over i)"),
+    ("active, width", "active, places, width"),
+)
+"""Where experts are chosen in so many places at most: copies for places, and of those copies for experts."""
 
 ATTENTION = """fn latent_attention(x[b,s,d], heads, queries, latent, plain, turned, values, std = 0.02) {
   dim h = heads, lk = latent, k = plain, kr = turned, kv = values
@@ -114,6 +133,13 @@ def latent(row: Row) -> tuple[int, ...] | None:
     return LATENT[max(found, key=len)]
 
 
+def places(row: Row) -> int:
+    """To how many nodes at most a position goes; 0: to any number."""
+    found = [name for name in LIMITED if row["model"].startswith(name)]
+    most = LIMITED[max(found, key=len)] if found and mixed(row) else 0
+    return most if most and row.whole("topk") % most == 0 else 0
+
+
 def layer(row: Row, norm: str) -> list[str]:
     """Lines of the second half of a layer; `x` goes in and out."""
     columns = ("experts", "topk", "moe_ffn")
@@ -121,8 +147,9 @@ def layer(row: Row, norm: str) -> list[str]:
     if missing:
         raise Unsupported(f"not stated: {', '.join(missing)}")
     number, active, width = (row.whole(column) for column in columns)
+    few = f"{active}, {places(row)}" if places(row) else f"{active}"
     shared = f" + swiglu(y, {row.whole('shared_ffn')})" if row.whole("shared_ffn", 0) else ""
-    return [f"y = {norm}(x)", f"x = x + experts(y, {row.whole('seq_len')}, {number}, {active}, {width}){shared}"]
+    return [f"y = {norm}(x)", f"x = x + experts(y, {row.whole('seq_len')}, {number}, {few}, {width}){shared}"]
 
 
 def clamped(row: Row) -> bool:
@@ -139,4 +166,7 @@ def functions(row: Row) -> str:
     if mixed(row) and row.whole("seq_len") * row.whole("topk") % row.whole("experts"):
         for even, uneven in UNEVEN:
             experts = experts.replace(even, uneven)
+    if places(row):
+        for plain, limited in PLACES:
+            experts = experts.replace(plain, limited)
     return (experts if mixed(row) else "") + (ATTENTION.replace("QUERIES", queries) if widths else "")

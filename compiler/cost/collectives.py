@@ -57,7 +57,8 @@ def level_seconds(work: Collective, machine: Machine, cal: Calibration) -> tuple
     """For how long a collective (no exchange of borders) needs a device's links of each level.
 
     Where copies are `distinct`, one goes to each domain of a level in which somebody wants it, and is passed on inside
-    (DeepEP's README: "forwarding from RDMA to NVLink"): of k at random, N(1 - (1 - 1/N)^k) domains of N.
+    (DeepEP's README: "forwarding from RDMA to NVLink"): of k at random, N(1 - (1 - 1/N)^k) domains of N. Where copies
+    are made in two steps, the first is for places, which lie on servers (DeepSeek-V3's report: "node-limited routing").
     """
     counts = machine.span(work.axes)
     total = prod(counts)
@@ -72,7 +73,8 @@ def level_seconds(work: Collective, machine: Machine, cal: Calibration) -> tuple
         if work.op == "all_to_all":
             of = size
             if cal.distinct > 0 and work.copies > 1:
-                of = size * distinct(total // within, work.copies)
+                domains = min(total // within, work.places or work.copies) if level else total // within
+                of = size * distinct(domains, work.copies)
                 sent = of * (n - 1) / n
             else:
                 sent = size * (within * n - within) / total

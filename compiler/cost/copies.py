@@ -18,38 +18,43 @@ REORDERS = (Broadcast, Transpose, Rename, Merge, Split, Cast, Slice, Pad)
 """Operations that make no new values: elements are there more often or not at all, in another order or type."""
 
 
-def copies(moved: Instr, made: Mapping[str, Instr], body: Body, values: Mapping[str, Lifted]) -> int:
-    """How many elements of a message hang on one element of what it is made from, or of the sum that is made of it.
+def copies(moved: Instr, made: Mapping[str, Instr], body: Body, values: Mapping[str, Lifted]) -> tuple[int, int]:
+    """How many elements of a message hang on one element of what it is made from, or of the sum that is made of it; and
+    how many of those there were before the last step in which they were made (after the first sum), 0 in one step.
 
     made: value -> the instruction of the body that gives it.
     """
-    return max(_spread(moved, made, values), _gathered(moved, body, values))
+    whole = values[moved.inputs[0]].elements
+    sizes = max(_spread(moved, made, values), _gathered(moved, body, values), key=lambda sizes: -sizes[-1])
+    least = max(1, sizes[-1])
+    between = [size for size in sizes if least < size < whole]
+    return max(1, round(whole / least)), round(between[-1] / least) if between else 0
 
 
-def _spread(moved: Instr, made: Mapping[str, Instr], values: Mapping[str, Lifted]) -> int:
-    """Back over what only repeats elements."""
-    whole = least = values[moved.inputs[0]].elements
+def _spread(moved: Instr, made: Mapping[str, Instr], values: Mapping[str, Lifted]) -> list[int]:
+    """Elements, back over what only repeats them."""
     name: str | None = moved.inputs[0]
+    sizes = [values[moved.inputs[0]].elements]
     while name is not None and name in made:
         name = _same(made[name], values)
-        if name is not None:
-            least = min(least, values[name].elements)
-    return max(1, round(whole / max(1, least)))
+        if name is not None and values[name].elements < sizes[-1]:
+            sizes.append(values[name].elements)
+    return sizes
 
 
-def _gathered(moved: Instr, body: Body, values: Mapping[str, Lifted]) -> int:
-    """On to a sum, if nothing else reads it."""
+def _gathered(moved: Instr, body: Body, values: Mapping[str, Lifted]) -> list[int]:
+    """Elements, on to sums, as long as nothing else reads them."""
     name = moved.outputs[0].name
-    whole = values[name].elements
+    sizes = [values[name].elements]
     while True:
         readers = [instr for instr in body.instrs if name in instr.inputs]
         if len(readers) != 1 or name in body.results:
-            return 1
+            return sizes
         (reader,) = readers
         if isinstance(reader.op, Reduce) and reader.op.fn == "sum":
-            return max(1, round(whole / max(1, values[reader.outputs[0].name].elements)))
-        if _same(reader, values) != name or isinstance(reader.op, Broadcast):
-            return 1
+            sizes.append(values[reader.outputs[0].name].elements)
+        elif _same(reader, values) != name or isinstance(reader.op, Broadcast):
+            return sizes
         name = reader.outputs[0].name
 
 

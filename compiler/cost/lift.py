@@ -321,7 +321,8 @@ class _Lift:
             elif isinstance(work, Product):
                 work = self._product(draft, work, cores)
             elif isinstance(work, Collective) and work.op == "all_to_all" and draft.count == 1:
-                work = replace(work, copies=copies(draft.instrs[0], made, self.body, self.values))
+                number, places = copies(draft.instrs[0], made, self.body, self.values)
+                work = replace(work, copies=number, places=places)
             deps = tuple(sorted(place[d] for d in draft.deps))
             owners = {self.values[results[c]].owner for c in draft.carries if c < len(results)}
             nodes.append(Node(draft.name, work, deps, tuple(sorted(place[o] for o in owners if o >= 0))))

@@ -69,6 +69,7 @@ class Collective:
 
     whole: in `itemsize` bytes in any case, for the job computes in such: there is nothing narrower to cast to.
     copies: of an all-to-all: so many of its elements are copies of one, or are added up to one where they arrive.
+    places: so many of those were made first, and copied again, or are added up last (0: it is not done in two steps).
     """
 
     op: str
@@ -78,6 +79,7 @@ class Collective:
     role: str
     whole: bool = False
     copies: int = 1
+    places: int = 0
 
 
 @dataclass(frozen=True, slots=True)

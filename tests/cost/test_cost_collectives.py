@@ -79,6 +79,9 @@ def test_copies_go_once_to_each_domain() -> None:
     assert outside == pytest.approx(servers / 8 * 7 / 8 * V / 10e9)
     assert inside == pytest.approx(devices / 8 * 7 / 8 * V / 100e9)
     assert level_seconds(copied, MACHINE, CAL) == level_seconds(work("all_to_all", "dp", "tp"), MACHINE, once)
+    limited = level_seconds(replace(copied, places=4), MACHINE, once)
+    assert limited == (inside, pytest.approx(outside * 4 * (1 - (3 / 4) ** 8) / servers))
+    assert level_seconds(replace(copied, places=16), MACHINE, once) == (inside, outside)
     assert distinct(5, 1) == pytest.approx(1.0) and 7 * distinct(10**6, 7) == pytest.approx(7.0, rel=1e-4)
 
 

@@ -260,6 +260,17 @@ def test_experts_and_their_inputs_change_places(cells: dict[str, str], mesh: dic
     assert simulation.seconds() > 0
 
 
+def test_copies_for_places_and_then_for_experts() -> None:
+    """DeepSeek-V3's experts are in four places at most: 4 copies of a position, and 2 of each; Mixtral's anywhere."""
+    for model, places in [("DeepSeek-V3", 4), ("Mixtral", 0)]:
+        cells = MIXTURE | {"experts": "16", "topk": "8", "model": model}
+        row = changed("korthikanti_t5-0001", **cells, dp="16", tp="1", ep="16")
+        simulation = Simulation.of(parc.compile(Source("row.par", job(row))))
+        for kind in "FB":
+            found = _exchanges(simulation.features.parts[0][kind, 0])["dp",]
+            assert [(w.copies, w.places) for w in found] == [(8, places)] * 2
+
+
 def test_experts_that_do_not_divide_positions() -> None:
     """2 copies of 2,048 positions for 6 experts are 682 each, and 4 of 4,096 go nowhere; still each has two copies."""
     row = changed("korthikanti_t5-0001", **MIXTURE | {"experts": "6"}, dp="16", tp="1", ep="2")
