@@ -79,7 +79,7 @@ class Device:
     compute: tuple[tuple[str, float], ...] = ()  # dtype (or unit.dtype) -> FLOP/s
     memory: float = 0.0
     bandwidth: float = 0.0
-    settings: tuple[tuple[str, tuple[Any, ...]], ...] = ()  # everything else as written
+    settings: tuple[tuple[str, tuple[Any, ...]], ...] = ()  # all else: words, then numbers in base units
 
 
 TOPOLOGIES = ("switch", "ring", "full_mesh")

@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.published.groups import Group
+from compiler.cost.calibration import SIZES, TIMES
 
 DEVICES = Path(__file__).resolve().parents[2] / "dsl" / "std" / "devices.par"
-
-TIMES = {"host", "fixed", "launch", "grouped"}
-SIZES = {"inner_half", "outer_half"}
 
 
 def shown(name: str, value: float) -> str:

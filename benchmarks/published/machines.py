@@ -169,7 +169,7 @@ def device(row: Row) -> tuple[str, str]:
     lines += [f"compute {kind} {of.single or of.peak / 16:g} TFLOP/s" for kind in ("f32", "f64")]
     lines.append(f"memory {of.memory:g} GB, {of.bandwidth:g} GB/s")
     like = library()[of.like]
-    lines += [text for words, text in like if words[0] in ("launch", "cores", "cube", "tile")]
+    lines += [text for words, text in like if words[0] in ("launch", "link", "cores", "cube", "tile")]
     general = [(words, text, of.like) for words, text in like if words[0] == "efficiency" and len(words) == 2]
     special = [(words, text, at) for words, text in library()[at] if len(words) == 3 and words[1] == known]
     for words, text, owner in (*general, *special):

@@ -10,10 +10,8 @@ They stand with the devices in the standard library, by name, for all software o
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 from compiler.model import Cluster, Device
-from dsl.units import Quantity
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +81,15 @@ class Calibration:
 # The defaults are for a device of which nothing is known: what those that were measured have in common, each device and
 # each family of rows with a factor of its own. `inner_half`: from bus bandwidths of 8 A100 (`collectives`).
 NAMES = frozenset(f.name for f in fields(Calibration))
+TIMES = frozenset(("launch", "host", "grouped", "fixed"))
+SIZES = frozenset(("inner_half", "outer_half"))
+DIVISORS = frozenset(("product", "core", "vector", "narrow", "inner", "outer", "wire", "gradient_wire"))
+PARTS = frozenset(
+    ("vector", "inner", "outer", "fusion", "hidden", "prefetch", "overlap", "exchange", "fused_attention")
+)
+PARTS |= {"distinct", "blocking_sends"}
+"""Which are times, bytes, above 0, at most 1."""
+
 DEFAULT = Calibration()
 
 
@@ -93,26 +100,17 @@ def calibration(device: Device, stack: str = "") -> Calibration:
     general: dict[str, float] = {}
     special: dict[str, float] = {}
     for keyword, written in device.settings:
-        value = _number(written[-1]) if written else None
-        if value is None:
-            continue
         if keyword == "launch":
-            launch["launch"] = value
+            launch["launch"] = written[0]
         elif keyword == "efficiency":
-            words = written[:-1]
-            if len(words) == 1 and words[0] in NAMES:
-                general[str(words[0])] = value
-            elif len(words) == 2 and words[0] == stack and words[1] in NAMES:
-                special[str(words[1])] = value
+            *of, name, value = written
+            if not of:
+                general[name] = value
+            elif of == [stack]:
+                special[name] = value
     return DEFAULT.changed(**launch | (special or general))
 
 
 def of_cluster(cluster: Cluster) -> Calibration:
     """Of the cluster's device with the cluster's software stack."""
     return calibration(cluster.device, cluster.stack)
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, Quantity):
-        return float(value.value)
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -25,7 +25,7 @@ def bandwidth(machine: Machine, cal: Calibration, level: int, size: float, membe
     links = 1.0
     if of.topology != "switch" and 1 < members < of.count:
         links = (members - 1) / (of.count - 1) if of.topology == "full_mesh" else 0.5
-    half *= links  # the time that it takes to get going stays
+    half *= links * (machine.links if level == 0 else 1.0)  # the time that it takes to get going stays
     if size > 0:
         links *= max(size / (size + half), QUICK[0] * size / (size + half * QUICK[1]) if level == 0 else 0.0)
     return of.bandwidth * share * links

@@ -22,7 +22,7 @@ distributed_optimizer.md (6 + 12/d bytes per parameter); Y. Zhao and others, "Py
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,6 @@ from compiler.model import Device, Strategy
 from compiler.ops.comm import AllGather
 from compiler.ops.effects import Read
 from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Program, StateDecl, Var
-from dsl.units import Quantity
 
 if TYPE_CHECKING:
     from compiler.driver import Compiled
@@ -85,12 +84,7 @@ class Held:
 
 def footprint(device: Device, stack: str = "") -> Footprint:
     """`footprint STACK NAME VALUE` of a device; what is not stated has its default."""
-    known = {f.name for f in fields(Footprint)}
-    found: dict[str, float] = {}
-    for keyword, written in device.settings:
-        if keyword == "footprint" and len(written) == 3 and written[0] == stack and written[1] in known:
-            value = written[2].value if isinstance(written[2], Quantity) else written[2]
-            found[str(written[1])] = float(value)
+    found = {w[1]: float(w[2]) for keyword, w in device.settings if keyword == "footprint" and w[0] == stack}
     return Footprint(**found)
 
 

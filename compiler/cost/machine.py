@@ -30,6 +30,7 @@ class Machine:
     peaks: dict[str, float]
     vector_peaks: dict[str, float]
     cube: tuple[int, int, int] | None = None  # rows, columns and depth that the matrix unit takes at a time
+    links: float = 1.0  # bandwidth inside a server, over that of the links of which the device's efficiencies are
 
     def peak(self, dtype: str) -> float:
         """FLOP/s of the matrix unit; 16-bit types stand in for each other, else the slowest."""
@@ -67,9 +68,9 @@ def machine(program: Program, cluster: Cluster, slow_links: dict[str, float] | N
     """`slow_links`: level -> by how much its links are slower."""
     ranks = Ranks.of(program)
     device = cluster.device
-    settings = {k: tuple(x for x in v if isinstance(x, (int, float))) for k, v in device.settings}
-    tile = settings.get("tile", ())
-    cube = settings.get("cube", ())
+    settings = dict(device.settings)
+    (link,) = settings.get("link", (0.0,))
+    (cores,) = settings.get("cores", (1,))
     slow = slow_links or {}
     levels = tuple(replace(level, bandwidth=level.bandwidth / slow.get(level.name, 1.0)) for level in cluster.levels)
     domains = []
@@ -84,11 +85,12 @@ def machine(program: Program, cluster: Cluster, slow_links: dict[str, float] | N
         {a.name: a.size for a in program.axes},
         ranks.strides,
         ranks,
-        int((settings.get("cores") or (1,))[0]),
-        (int(tile[0]), int(tile[1]), int(tile[2])) if len(tile) == 3 else (128, 128, 64),
+        cores,
+        settings.get("tile", (128, 128, 64)),
         {m.kind: min(m.link, m.bandwidth / sharing) for m in cluster.memories},
         tuple(domains),
         {k: v for k, v in device.compute if "." not in k},
         {k.rpartition(".")[2]: v for k, v in device.compute if "." in k},
-        (int(cube[0]), int(cube[1]), int(cube[2])) if len(cube) == 3 else None,
+        settings.get("cube"),
+        cluster.levels[0].bandwidth / link if link else 1.0,
     )

@@ -21,7 +21,6 @@ from compiler.cost.work import Loop, Node, Part, Product, Vector
 from compiler.model import Device, Level
 from dsl.codes import CODES
 from dsl.source import Source
-from dsl.units import Quantity
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -116,10 +115,10 @@ def test_vector_units_count_where_they_are_stated() -> None:
 
 def test_a_device_states_its_efficiency_for_all_stacks_and_for_one() -> None:
     settings = (
-        ("launch", (Quantity.of(3, "us"),)),
+        ("launch", (3e-6,)),
         ("efficiency", ("product", 0.5)),
         ("efficiency", ("mine", "product", 0.25)),
-        ("efficiency", ("mine", "host", Quantity.of(20, "us"))),
+        ("efficiency", ("mine", "host", 2e-5)),
     )
     device = replace(DEVICE, settings=settings)
     assert calibration(device) == DEFAULT.changed(launch=3e-6, product=0.5)

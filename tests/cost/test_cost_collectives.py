@@ -42,6 +42,32 @@ SMALL = Ranks([Axis("pp", 2, "place"), Axis("tp", 2, "mesh")])
 MACHINE = Machine(
     DEVICE, LEVELS, SIZES, STRIDES, RANKS, 1, (128, 128, 64), {"host": 10e9}, (8, 128), {"f16": 100e12}, {}
 )
+EXAMPLE = """
+use std.optimizers (sgd)
+
+device toy {
+  compute f32 10 TFLOP/s
+  memory 8 GB, 100 GB/s
+  launch 5 us
+}
+
+cluster few {
+  device npu = toy
+  level server = 2 npu over 30 GB/s, 1 us
+}
+
+model m {
+  dim b = 8
+  input x : f32[b]
+  weight w[b]
+  loss mean(x * w)
+}
+
+job j {
+  train m on few
+  optimizer sgd(lr = 0.1)
+}
+"""
 CAL = DEFAULT.changed(inner=1.0, outer=1.0, inner_half=0.0, outer_half=0.0, alpha=0.0, launch=0.0)
 V = 10**9
 
@@ -55,6 +81,25 @@ def test_rings_on_one_level(op: str, times: int) -> None:
     assert collective_seconds(work(op, "tp"), MACHINE, CAL) == pytest.approx(times * 7 / 8 * V / 100e9)
     assert collective_seconds(work(op, "dp"), MACHINE, CAL) == pytest.approx(times * 7 / 8 * V / 10e9)
     assert sent_bytes(work(op, "tp"), MACHINE, CAL) == pytest.approx(times * 7 / 8 * V)
+
+
+def test_slower_links_take_no_longer_to_get_going() -> None:
+    """`inner_half` is of the device's own links; the time in it holds for others, too."""
+    slow = replace(MACHINE, links=0.1, levels=(replace(LEVELS[0], bandwidth=10e9), LEVELS[1]))
+    found = [
+        collective_seconds(work("all_gather", "tp"), m, CAL.changed(inner_half=8e6))
+        - collective_seconds(work("all_gather", "tp"), m, CAL)
+        for m in (MACHINE, slow)
+    ]
+    assert found[0] == pytest.approx(7 / 8 * 8e6 / 100e9) == pytest.approx(found[1])
+
+
+def test_a_device_says_of_which_links_its_efficiencies_are() -> None:
+    text = EXAMPLE.replace("launch", "link 60 GB/s\n  launch", 1)
+    for source, links in ((EXAMPLE, 1.0), (text, 0.5)):
+        compiled = parc.compile(Source("few.par", source))
+        assert compiled.job.cluster is not None
+        assert machine(compiled.program, compiled.job.cluster).links == links
 
 
 def test_inside_first_then_pieces_outside() -> None:

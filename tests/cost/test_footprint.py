@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from math import prod
 
 import pytest
@@ -10,8 +10,10 @@ import pytest
 import parc
 from benchmarks.published.facts import Row, load
 from benchmarks.published.generate import job
+from compiler.cost.calibration import DIVISORS, NAMES, PARTS, SIZES, TIMES
 from compiler.cost.footprint import Footprint, Held, as_system, footprint, held
 from compiler.cost.memory import memory_use
+from compiler.evaluate.devices import FOOTPRINT
 from dsl.source import Source
 
 ROW = next(r for r in load() if str(r) == "korthikanti_t5-0001")
@@ -83,6 +85,11 @@ def test_experts_have_their_states_where_they_are() -> None:
     weights = parc.compile(Source("row.par", job(row))).job.model.weights
     rest = sum(prod(d.size for d in w.value.type.dims) for w in weights) - experts
     assert footprint_of(row).states == pytest.approx((6 + 12 / 2) * experts / 4 + (6 + 12 / 8) * rest, rel=1e-3)
+
+
+def test_what_a_device_may_state() -> None:
+    assert {f.name for f in fields(Footprint)} == set(FOOTPRINT)
+    assert TIMES | SIZES | DIVISORS | PARTS < NAMES
 
 
 def test_a_loss_takes_what_is_stated_or_usual() -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from compiler.evaluate import evaluate, evaluate_file
 from compiler.model import Job
-from dsl import units
 from dsl.diagnostics import ParcError
 from tests.evaluate.programs import evaluation, job, program, values
 
@@ -101,7 +100,10 @@ def test_clusters(job: Job) -> None:
       compute vector f32 8 TFLOP/s
       memory 32 GB, 1.2 TB/s
       launch 5 us
-      tile 128, 256
+      tile 128, 256, 64
+      link 300 GB/s
+      efficiency product 0.8
+      efficiency eager host 20 us
     }
     cluster pod(servers = 2, size = 8) {
       device npu = chip
@@ -131,8 +133,13 @@ def test_clusters(job: Job) -> None:
     ]
     assert dict(c.device.compute) == {"bf16": 256e12, "vector.f32": 8e12}
     assert (c.device.memory, c.device.bandwidth) == (32e9, 1.2e12)
-    assert dict(c.device.settings)["tile"] == (128, 256)
-    assert dict(c.device.settings)["launch"][0].expect(units.SECONDS) == pytest.approx(5e-6)
+    assert c.device.settings == (
+        ("launch", (pytest.approx(5e-6),)),
+        ("tile", (128, 256, 64)),
+        ("link", (300e9,)),
+        ("efficiency", ("product", 0.8)),
+        ("efficiency", ("eager", "host", pytest.approx(2e-5))),
+    )
 
 
 @program

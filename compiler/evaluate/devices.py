@@ -1,0 +1,166 @@
+"""`device`: peaks, memory, and what else it states; numbers with units become FLOP/s, bytes and seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compiler.cost import calibration
+from compiler.evaluate import dtypes, static
+from compiler.evaluate.calls import bind, bind_defaults
+from compiler.evaluate.expressions import evaluate, static_of
+from compiler.evaluate.modules import Module
+from compiler.evaluate.scope import Scope
+from compiler.evaluate.session import Call, Session, listed
+from compiler.evaluate.statics import static_scope
+from compiler.evaluate.values import Entry, Skip, Static
+from compiler.graph import DTYPES
+from compiler.model import Device
+from dsl import ast, units
+from dsl.diagnostics import ParcError, did_you_mean, fail
+
+SETTINGS = {
+    "compute": "`compute bf16 256 TFLOP/s`",
+    "memory": "`memory 32 GB, 1.2 TB/s`",
+    "launch": "`launch 5 us`",
+    "cores": "`cores 24`",
+    "tile": "`tile 128, 256, 64`",
+    "cube": "`cube 16, 16, 16`",
+    "link": "`link 300 GB/s`",
+    "efficiency": "`efficiency product 0.8`, or of one stack of software `efficiency STACK product 0.8`",
+    "footprint": "`footprint STACK gradient 2`",
+}
+"""What a device states, and how."""
+
+WHOLE = {"cores": 1, "tile": 3, "cube": 3}
+"""Settings of so many whole numbers."""
+
+FOOTPRINT = ("copy", "gradient", "partition", "loss", "reserve", "context")
+"""What software keeps in memory (`compiler.cost.footprint.Footprint`): bytes per something, a share, and an amount."""
+
+
+def build_device(session: Session, module: Module, name: ast.Name) -> Device:
+    """The device that a cluster names. Raises ParcError or Skip."""
+    entry = module.find("device", name)
+    scope = static_scope(entry.module)
+    arguments = bind(ast.Call(name, (), span=name.span), entry.item.parameters, f"the device `{name.id}`", _never)
+    session.stack.append(Call(entry, name.span))
+    try:
+        bind_defaults(entry.item.parameters, arguments, scope)
+        return _device(session, entry, scope)
+    except ParcError as error:
+        session.failed(error)
+        raise Skip from None
+    finally:
+        session.stack.pop()
+
+
+def _never(expr: ast.Expr) -> Static:
+    raise AssertionError(expr)
+
+
+def _device(session: Session, entry: Entry, scope: Scope) -> Device:
+    compute: dict[str, float] = {}
+    memory: tuple[float, float] | None = None
+    settings: list[tuple[str, tuple[Any, ...]]] = []
+    before = session.failures
+    for s in entry.item.body:
+        assert isinstance(s, ast.Setting)
+        try:
+            match s.keyword.id:
+                case "compute":
+                    unit, peak = _peak(s, scope)
+                    if unit in compute:
+                        raise fail("E0102", f"there are two peaks for `{unit}`", s.span)
+                    compute[unit] = peak
+                case "memory":
+                    if len(s.values) != 2 or s.words or s.clauses:
+                        raise fail("E0313", "memory has a size and a bandwidth", s.span, help=SETTINGS["memory"])
+                    size = positive(s.values[0], units.BYTES, "the size of the memory", scope)
+                    rate = positive(s.values[1], units.BYTES_PER_SECOND, "the bandwidth of the memory", scope)
+                    memory = size, rate
+                case keyword:
+                    settings.append((keyword, _setting(s, scope)))
+        except (ParcError, Skip) as error:
+            session.failed(error)
+    if session.failures > before:
+        raise Skip
+    name = entry.item.name
+    if not compute:
+        raise fail("E0313", f"the device `{name.id}` has no compute", name.span, help=SETTINGS["compute"])
+    if memory is None:
+        raise fail("E0313", f"the device `{name.id}` has no memory", name.span, help=SETTINGS["memory"])
+    return Device(name.id, tuple(compute.items()), memory[0], memory[1], tuple(settings))
+
+
+def _peak(s: ast.Setting, scope: Scope) -> tuple[str, float]:
+    words = [w.id for w in s.words]
+    if not 1 <= len(words) <= 2 or len(s.values) != 1 or s.clauses:
+        help = f"{SETTINGS['compute']}, or with a unit `compute vector f32 8 TFLOP/s`"
+        raise fail("E0313", "compute has a dtype and a peak", s.span, help=help)
+    if words[-1] not in DTYPES:
+        help = dtypes.meant(words[-1], DTYPES)
+        raise fail("E0207", f"there is no dtype `{words[-1]}`", s.words[-1].span, help=help)
+    return ".".join(words), positive(s.values[0], units.FLOP_PER_SECOND, "the peak", scope)
+
+
+# --- all else: words, then numbers in base units ----------------------------------------------------------------------
+
+
+def _setting(s: ast.Setting, scope: Scope) -> tuple[Any, ...]:
+    keyword = s.keyword.id
+    if keyword not in SETTINGS:
+        help = did_you_mean(keyword, tuple(SETTINGS)) or f"there are {listed(tuple(SETTINGS))}"
+        raise fail("E0313", f"a device has no `{keyword}`", s.keyword.span, help=help)
+    words, numbers = {"efficiency": ((1, 2), 1), "footprint": ((2,), 1)}.get(keyword, ((0,), WHOLE.get(keyword, 1)))
+    if len(s.words) not in words or len(s.values) != numbers or s.clauses:
+        raise fail("E0313", f"this is no `{keyword}`", s.span, help=SETTINGS[keyword])
+    if keyword in WHOLE:
+        return tuple(static.integer(evaluate(v, scope), f"the sizes of `{keyword}`", v.span, 1) for v in s.values)
+    (value,) = s.values
+    if keyword == "launch":
+        return (quantity(value, units.SECONDS, "the time of a launch", scope),)
+    if keyword == "link":
+        return (positive(value, units.BYTES_PER_SECOND, "the bandwidth of the links", scope),)
+    known = tuple(sorted(calibration.NAMES)) if keyword == "efficiency" else FOOTPRINT
+    *stack, name = s.words
+    if name.id not in known:
+        help = did_you_mean(name.id, known) or f"there are {listed(known)}"
+        raise fail("E0313", f"there is no {keyword} `{name.id}`", name.span, help=help)
+    return (*(w.id for w in stack), name.id, _number(keyword, name.id, value, scope))
+
+
+DIMENSIONS: Mapping[str, units.Dimension] = {
+    **dict.fromkeys(calibration.TIMES, units.SECONDS),
+    **dict.fromkeys((*calibration.SIZES, "context"), units.BYTES),
+}
+"""Of efficiencies and footprints that are no plain numbers."""
+
+
+def _number(keyword: str, name: str, expr: ast.Expr, scope: Scope) -> float:
+    """An efficiency or a footprint, in its limits."""
+    what = f"{keyword} `{name}`"
+    if name in DIMENSIONS:
+        return quantity(expr, DIMENSIONS[name], what, scope)
+    value = static.number(static_of(evaluate(expr, scope), expr.span), what, expr.span)
+    low = keyword == "efficiency" and name in calibration.DIVISORS
+    if value < 0 or (low and value == 0) or (name in calibration.PARTS and value > 1):
+        limits = "from 0 to 1" if name in calibration.PARTS else "above 0" if low else "0 or more"
+        raise fail("E0206", f"{what} is {limits}, got {value:g}", expr.span)
+    return value
+
+
+def quantity(expr: ast.Expr, dimension: units.Dimension, what: str, scope: Scope) -> float:
+    """In base units, not negative."""
+    value = static.quantity(evaluate(expr, scope), dimension, what, expr.span)
+    if value < 0:
+        raise fail("E0206", f"{what} must not be negative", expr.span)
+    return value
+
+
+def positive(expr: ast.Expr, dimension: units.Dimension, what: str, scope: Scope) -> float:
+    """In base units, above 0."""
+    value = quantity(expr, dimension, what, scope)
+    if value <= 0:
+        raise fail("E0206", f"{what} must be above 0", expr.span)
+    return value
