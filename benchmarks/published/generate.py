@@ -43,7 +43,7 @@ def stage(row: Row) -> int:
 def degrees(row: Row) -> dict[str, int]:
     """The mesh, major to minor; `rep` are replicas of a group that shards its weights, or its experts."""
     mesh, inner = _degrees(row), mixture.inner(row) if mixture.mixed(row) else 1
-    if inner in (1, mesh["dp"]):
+    if inner in (1, mesh["dp"], mesh["dp"] * mesh["cp"]):
         return mesh
     if mesh["rep"] > 1 or mesh["dp"] % inner:
         raise Unsupported(f"experts of {inner} among {mesh['dp']} data-parallel devices")
@@ -235,7 +235,9 @@ def _strategy(row: Row) -> str:
     e = "e, " if experts else ""
     lines += [f"  split {e if axis == 'dp' else ''}b on {axis}" for axis in ("rep", "dp") if axis in axes]
     if "cp" in axes:
-        lines.append("  split s on cp for activations")
+        wide = experts and mixture.inner(row) > mesh["dp"]
+        lines += ["  split e on cp", "  split s, slot on cp for activations"] if wide else []
+        lines += [] if wide else ["  split s on cp for activations"]
     if "tp" in axes:
         own = "e, " if mixture.own(row) else ""
         s = ", s, slot" if row.yes("sp") and own else ", s" if row.yes("sp") else ""

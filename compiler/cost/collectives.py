@@ -8,7 +8,7 @@ from compiler.cost.calibration import Calibration
 from compiler.cost.machine import Machine
 from compiler.cost.work import Collective
 
-QUICK = (0.5, 0.125)
+QUICK = (0.5, 0.25)
 """Of a protocol for short messages: share of the bandwidth, and of `inner_half`. NCCL's LL sends a flag with each half
 of eight bytes and waits for no fence; the second from its all-reduces of 1 MiB (benchmarks/published/micro.csv)."""
 

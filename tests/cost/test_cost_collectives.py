@@ -131,9 +131,9 @@ def test_copies_go_once_to_each_domain() -> None:
 
 
 def test_short_messages_have_a_protocol_of_their_own() -> None:
-    """Inside a server: half of the bandwidth, but an eighth of what it takes to get going; between servers none."""
+    """Inside a server: half of the bandwidth, but a quarter of what it takes to get going; between servers none."""
     cal = CAL.changed(inner_half=8e6, outer_half=8e6)
-    assert bandwidth(MACHINE, cal, 0, 1e6) == pytest.approx(0.5 * 100e9 * 1 / 2)
+    assert bandwidth(MACHINE, cal, 0, 1e6) == pytest.approx(0.5 * 100e9 * 1 / 3)
     assert bandwidth(MACHINE, cal, 0, 8e6) == pytest.approx(100e9 / 2)
     assert bandwidth(MACHINE, cal, 1, 1e6) == pytest.approx(10e9 / 9)
 

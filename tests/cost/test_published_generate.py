@@ -240,17 +240,18 @@ MIXTURE |= {"n_dev": "16", "gbs": "32", "mbs": "1", "zero_stage": "1", "recomput
         ({"dp": "16", "tp": "1", "ep": "8"}, {"rep": 2, "dp": 8}, {"dp"}),
         ({"dp": "8", "tp": "2", "ep": "8", "sp": "1"}, {"rep": 2, "dp": 4, "tp": 2}, {"dp", "tp"}),
         ({"dp": "8", "tp": "2", "ep": "1", "sp": "1"}, {"dp": 8, "tp": 2}, set()),
+        ({"dp": "8", "cp": "2", "ep": "16", "tp": "1", "experts": "16"}, {"dp": 8, "cp": 2}, {"dp", "cp"}),
         ({"dp": "4", "tp": "2", "pp": "2", "ep": "4", "sp": "1"}, {"pp": 2, "rep": 2, "dp": 2, "tp": 2}, {"dp", "tp"}),
     ],
 )
 def test_experts_and_their_inputs_change_places(cells: dict[str, str], mesh: dict[str, int], moved: set[str]) -> None:
     """All-to-alls along the axes that experts are split on, of all copies of a device's positions: on the way to the
     experts, back, and the same for gradients. What experts got is kept. Each position has two copies."""
-    row = changed("korthikanti_t5-0001", **MIXTURE, **cells)
+    row = changed("korthikanti_t5-0001", **MIXTURE | cells)
     assert {axis: n for axis, n in degrees(row).items() if n > 1} == mesh
     simulation = Simulation.of(parc.compile(Source("row.par", job(row))))
     (forward, backward) = (_exchanges(simulation.features.parts[0][kind, 0]) for kind in "FB")
-    split = mesh.get("tp", 1) if cells.get("sp") else 1
+    split = mesh.get("tp", 1) * mesh.get("cp", 1) if cells.get("sp") or "cp" in cells else 1
     copies = 2 * 2048 * 6144
     of_dp = {axes: [w.elements for w in found] for axes, found in forward.items()}
     assert {axis for axes in forward for axis in axes} == moved
