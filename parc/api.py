@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from compiler.evaluate import Check, Evaluation, Held
     from compiler.explain import Explanation
     from compiler.graph import Value
+    from compiler.model import Job
     from compiler.passes.place.place import Placed
     from compiler.program import Program
     from dsl import ast
@@ -49,13 +50,14 @@ class Options(TypedDict, total=False):
     """Keyword arguments of most functions here.
 
     `params` override the file's `param`s, `job` chooses one where there are several, `strategy` replaces the job's own,
-    `double` its precision by float64.
+    `double` its precision by float64. `warned` hears of what `check` warns of, once the job has no errors.
     """
 
     params: Mapping[str, object]
     job: str | None
     strategy: str | None
     double: bool
+    warned: Callable[[Diagnostic], None]
 
 
 def evaluate(file: File, **options: Unpack[Options]) -> Evaluation:
@@ -134,14 +136,16 @@ def compile(file: File, **options: Unpack[Options]) -> Compiled:
     found = _verified(compiled)
     if found:
         raise ParcError(*found)
+    _warn(compiled.job, options)
     return compiled
 
 
-def warnings(compiled: Compiled) -> tuple[Diagnostic, ...]:
-    """What `check` warns of in the job's strategy, for those who see its costs alone."""
+def _warn(job: Job, options: Options) -> None:
     from compiler.evaluate.axes import idle_axes
 
-    return idle_axes(compiled.job.strategy)
+    if warned := options.get("warned"):
+        for warning in idle_axes(job.strategy):
+            warned(warning)
 
 
 def emit(file: File, stage: Stage = "program", **options: Unpack[Options]) -> str:
@@ -154,13 +158,19 @@ def emit(file: File, stage: Stage = "program", **options: Unpack[Options]) -> st
         from compiler.text import show
 
         return show(compile(file, **options).program)
-    found = evaluate(file, **options).job
+    job = evaluate(file, **options).job
+    text = _early(job, stage)
+    _warn(job, options)
+    return text
+
+
+def _early(job: Job, stage: Stage) -> str:
     if stage == "graph":
-        return str(found.model.graph)
+        return str(job.model.graph)
     from compiler.passes.place.place import place
     from compiler.passes.training import training
 
-    graphs = training(found)
+    graphs = training(job)
     if stage == "training":
         return "\n".join(map(str, (graphs.forward, graphs.backward, graphs.update)))
     return _show_placed(place(graphs))
@@ -351,6 +361,7 @@ def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Expla
     from compiler.passes.stage import stage
 
     compiled = compile_job(evaluate(file, **options).job)
+    _warn(compiled.job, options)
     placed = place(compiled.training)  # as it was before a schedule split the backward pass in two
     return explain_tensor(placed, stage(placed), compiled.program, tensor)
 

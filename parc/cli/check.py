@@ -32,7 +32,7 @@ def command(out: Output, file: str, params: tuple[tuple[str, str], ...], job: st
     held: list[Held] = []
     out.result = {"jobs": [], "checks": []}
     try:
-        found = api.check(read_source(out, file), told=held.append, **choice(params, job, strategy))
+        found = api.check(read_source(out, file), told=held.append, **choice(out, params, job, strategy))
     finally:
         out.result["checks"] = [{"check": h.text, "found": h.found, "holds": h.holds} for h in held]
         if held:

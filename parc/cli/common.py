@@ -88,10 +88,11 @@ class Output:
     result: Any = field(default_factory=dict)
 
     def warn(self, diagnostics: tuple[Diagnostic, ...] | list[Diagnostic]) -> None:
-        """Report what does not stop the command."""
-        self.diagnostics += diagnostics
-        if diagnostics and not self.json:
-            click.echo(render(diagnostics, self.sources, color(sys.stderr)), err=True)
+        """Report diagnostics, each once: of two things that are compared both may have it."""
+        new = [d for d in dict.fromkeys(diagnostics) if d not in self.diagnostics]
+        self.diagnostics += new
+        if new and not self.json:
+            click.echo(render(new, self.sources, color(sys.stderr)), err=True)
 
     def say(self, text: str = "") -> None:
         """A line for people, on stderr."""
@@ -225,9 +226,9 @@ def file_argument(function: F) -> F:
     return click.argument("file", type=click.Path(allow_dash=True))(function)
 
 
-def choice(params: tuple[tuple[str, str], ...], job: str | None, strategy: str | None) -> Options:
-    """What the options of `job_options` say."""
-    return {"params": dict(params), "job": job, "strategy": strategy}
+def choice(out: Output, params: tuple[tuple[str, str], ...], job: str | None, strategy: str | None) -> Options:
+    """What the options of `job_options` say. Warnings go to `out`."""
+    return {"params": dict(params), "job": job, "strategy": strategy, "warned": lambda warning: out.warn([warning])}
 
 
 def set_threads(number: int) -> None:

@@ -23,7 +23,7 @@ def command(
     strategy: str | None,
 ) -> None:
     """Lower FILE to one program per class of devices and print it (`parc run` takes it, as a `.npu` file)."""
-    text = api.emit(read_source(out, file), emit, **choice(params, job, strategy))
+    text = api.emit(read_source(out, file), emit, **choice(out, params, job, strategy))
     if output:
         write_file(output, text)
     else:

@@ -53,8 +53,7 @@ def command(
     sides, names = _sides(files, jobs, strategies)
     found = []
     for file, job, strategy in sides:
-        compiled = api.compile(read_source(out, file), **choice(params, job, strategy))
-        out.warn([w for w in api.warnings(compiled) if w not in out.diagnostics])
+        compiled = api.compile(read_source(out, file), **choice(out, params, job, strategy))
         found.append(api.estimate(compiled, variation(compiled, slow, slow_link)))
     style = color(sys.stdout)
     if len(found) == 1:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
 from parc import api
-from parc.cli.common import Command, Output, color, json_option, params_option, read_source
-
-if TYPE_CHECKING:
-    from compiler.program import Program
+from parc.cli.common import Command, Output, choice, color, json_option, params_option, read_source
 
 _COLORS = {"+": "32", "-": "31", "@": "36"}
 
@@ -43,7 +39,7 @@ def command(
     parc diff gpt.par --strategy data --strategy megatron
     """
     sides = _sides(files, strategies)
-    programs = [_program(out, file, {"params": dict(params), "job": job, "strategy": s}) for file, s in sides]
+    programs = [api.load_program(read_source(out, file), **choice(out, params, job, s)) for file, s in sides]
     names = tuple(f"{file} ({s})" if s else file for file, s in sides)
     unified = api.diff_text(programs[0], programs[1], (names[0], names[1]))
     changes = api.diff(*programs)
@@ -55,10 +51,6 @@ def command(
     elif not changes and not text:
         out.say("only the order or the names of instructions differ: see `--text`")
     return not (unified and exit_code)
-
-
-def _program(out: Output, file: str, chosen: api.Options) -> Program:
-    return api.load_program(read_source(out, file), **chosen)
 
 
 def _sides(files: tuple[str, ...], strategies: tuple[str, ...]) -> list[tuple[str, str | None]]:

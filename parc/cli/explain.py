@@ -38,7 +38,7 @@ def command(
     if tensor is None:
         _code(out, what)
     else:
-        _tensor(out, what, tensor, choice(params, job, strategy))
+        _tensor(out, what, tensor, choice(out, params, job, strategy))
 
 
 class _Style:

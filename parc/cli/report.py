@@ -35,8 +35,7 @@ def command(
 
     It needs no network. Nothing is run.
     """
-    compiled = api.compile(read_source(out, file), **choice(params, job, strategy))
-    out.warn(api.warnings(compiled))
+    compiled = api.compile(read_source(out, file), **choice(out, params, job, strategy))
     estimate = api.estimate(compiled, variation(compiled, slow, slow_link))
     line = ["parc", "report", quote(file), *(f"-D {quote(f'{n}={v}')}" for n, v in params)]
     line += [f"--slow {quote(f'{rank}={factor:g}')}" for rank, factor in slow]

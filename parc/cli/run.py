@@ -49,7 +49,7 @@ def command(
     set_threads(threads)
     source = read_source(out, file)
     with _progress(out, steps) as progress:
-        found = api.run(source, steps, progress=progress, **choice(params, job, strategy))
+        found = api.run(source, steps, progress=progress, **choice(out, params, job, strategy))
     if found.data == "synthetic":
         out.say("note: the batches are made-up numbers; a job's `data` names real ones")
     out.result = asdict(found)

@@ -42,8 +42,7 @@ def command(
 
     Open it in https://ui.perfetto.dev or chrome://tracing. Nothing is run.
     """
-    compiled = api.compile(read_source(out, file), **choice(params, job, strategy))
-    out.warn(api.warnings(compiled))
+    compiled = api.compile(read_source(out, file), **choice(out, params, job, strategy))
     found = api.trace(compiled, detail, variation(compiled, slow, slow_link))
     classes = len(found.timeline.classes)
     result: dict[str, Any] = {

@@ -82,7 +82,7 @@ def command(
     compared after each.
     """
     set_threads(threads)
-    chosen = choice(params, job, strategy) | {"double": double}
+    chosen = choice(out, params, job, strategy) | {"double": double}
     proof = api.verify(read_source(out, file), steps, tolerance=tolerance, exact=exact, executor=executor, **chosen)
     out.result = proof.as_json()
     out.data(_shown(proof, color(sys.stdout)))
