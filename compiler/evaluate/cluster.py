@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from compiler.evaluate import limits, static
 from compiler.evaluate.calls import bind, bind_defaults
-from compiler.evaluate.devices import build_device, positive, quantity
+from compiler.evaluate.devices import NAMED, build_device, positive, quantity
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.modules import Module
 from compiler.evaluate.scope import Scope
@@ -42,7 +42,8 @@ def _cluster(session: Session, entry: Entry, scope: Scope) -> Cluster:
     device: tuple[str, Device | None] | None = None  # None: erroneous, which is reported
     levels: list[Level] = []
     memories: list[Memory] = []
-    stack, broken = "", False
+    stack: tuple[ast.Setting, str] | None = None
+    broken = False
     before = session.failures
     for statement in entry.item.body:
         try:
@@ -58,8 +59,9 @@ def _cluster(session: Session, entry: Entry, scope: Scope) -> Cluster:
                         below, broken = statement.of.id, False
                     levels.append(_level(statement, below, levels, scope))
                 case ast.Setting(keyword=ast.Name(id="stack")):
-                    (stack,) = _names(statement, 1, "`stack megatron_2021`")
-                    _known_stack(stack, statement, device[1] if device else None)
+                    if stack is not None:
+                        raise fail("E0102", "there are two stacks", statement.span)
+                    stack = statement, _names(statement, 1, "`stack megatron_2021`")[0]
                 case ast.Setting(keyword=ast.Name(id="topology")):
                     _topology(statement, levels)
                 case ast.Setting():
@@ -76,7 +78,10 @@ def _cluster(session: Session, entry: Entry, scope: Scope) -> Cluster:
         help = f"`level server = 8 {device[0]} over 30 GB/s, 1 us`"
         raise fail("E0313", f"the cluster `{name.id}` has no level", name.span, help=help)
     assert device[1] is not None
-    cluster = Cluster(name.id, device[1], tuple(levels), tuple(memories), entry.item.span, stack)
+    if stack is not None:
+        _known_stack(*stack, device[1])
+    software = stack[1] if stack else ""
+    cluster = Cluster(name.id, device[1], tuple(levels), tuple(memories), entry.item.span, software)
     if cluster.devices > limits.MAX_DEVICES:
         raise fail("E0908", f"the cluster has {cluster.devices} devices, the most is 10^9", name.span)
     return cluster
@@ -105,10 +110,9 @@ def _names(s: ast.Setting, count: int, help: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _known_stack(stack: str, s: ast.Setting, device: Device | None) -> None:
+def _known_stack(s: ast.Setting, stack: str, device: Device) -> None:
     """Of software of which the device states nothing its general numbers hold; but not if only a letter is wrong."""
-    said = device.settings if device else ()
-    stated = {w[0] for keyword, w in said if keyword in ("efficiency", "footprint") and len(w) == 3}
+    stated = {w[0] for keyword, w in device.settings if keyword in NAMED and len(w) == 3}
     help = did_you_mean(stack, tuple(sorted(stated))) if stack not in stated else None
     if help:
         raise fail("E0313", f"the device states nothing of the software `{stack}`", s.span, help=help)

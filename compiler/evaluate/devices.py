@@ -35,6 +35,9 @@ SETTINGS = {
 WHOLE = {"cores": 1, "tile": 3, "cube": 3}
 """Settings of so many whole numbers."""
 
+NAMED = {"efficiency": (1, 2), "footprint": (2,)}
+"""Settings of a number with words before it, and how many."""
+
 FOOTPRINT = ("copy", "gradient", "partition", "loss", "reserve", "context")
 """What software keeps in memory (`compiler.cost.footprint.Footprint`): bytes per something, a share, and an amount."""
 
@@ -63,6 +66,7 @@ def _device(session: Session, entry: Entry, scope: Scope) -> Device:
     compute: dict[str, float] = {}
     memory: tuple[float, float] | None = None
     settings: list[tuple[str, tuple[Any, ...]]] = []
+    stated: set[tuple[str, ...]] = set()
     before = session.failures
     for s in entry.item.body:
         assert isinstance(s, ast.Setting)
@@ -74,13 +78,20 @@ def _device(session: Session, entry: Entry, scope: Scope) -> Device:
                         raise fail("E0102", f"there are two peaks for `{unit}`", s.span)
                     compute[unit] = peak
                 case "memory":
+                    if memory is not None:
+                        raise fail("E0102", "there are two memories", s.span)
                     if len(s.values) != 2 or s.words or s.clauses:
                         raise fail("E0313", "memory has a size and a bandwidth", s.span, help=SETTINGS["memory"])
                     size = positive(s.values[0], units.BYTES, "the size of the memory", scope)
                     rate = positive(s.values[1], units.BYTES_PER_SECOND, "the bandwidth of the memory", scope)
                     memory = size, rate
                 case keyword:
-                    settings.append((keyword, _setting(s, scope)))
+                    found = _setting(s, scope)
+                    of = found[:-1] if keyword in NAMED else ()
+                    if (keyword, *of) in stated:
+                        raise fail("E0102", f"`{' '.join((keyword, *of))}` is stated twice", s.span)
+                    stated.add((keyword, *of))
+                    settings.append((keyword, found))
         except (ParcError, Skip) as error:
             session.failed(error)
     if session.failures > before:
@@ -112,8 +123,8 @@ def _setting(s: ast.Setting, scope: Scope) -> tuple[Any, ...]:
     if keyword not in SETTINGS:
         help = did_you_mean(keyword, tuple(SETTINGS)) or f"there are {listed(tuple(SETTINGS))}"
         raise fail("E0313", f"a device has no `{keyword}`", s.keyword.span, help=help)
-    words, numbers = {"efficiency": ((1, 2), 1), "footprint": ((2,), 1)}.get(keyword, ((0,), WHOLE.get(keyword, 1)))
-    if len(s.words) not in words or len(s.values) != numbers or s.clauses:
+    words = NAMED.get(keyword, (0,))
+    if len(s.words) not in words or len(s.values) != WHOLE.get(keyword, 1) or s.clauses:
         raise fail("E0313", f"this is no `{keyword}`", s.span, help=SETTINGS[keyword])
     if keyword in WHOLE:
         return tuple(static.integer(evaluate(v, scope), f"the sizes of `{keyword}`", v.span, 1) for v in s.values)
