@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from math import ceil, log2, prod
 
 from compiler.cost.calibration import Calibration
@@ -54,37 +55,38 @@ def collective_seconds(work: Collective, machine: Machine, cal: Calibration) -> 
 
 
 def level_seconds(work: Collective, machine: Machine, cal: Calibration) -> tuple[float, ...]:
-    """For how long a collective (no exchange of borders) needs a device's links of each level.
+    """For how long a collective (no exchange of borders) needs a device's links of each level."""
+    counts = machine.span(work.axes)
+    found = []
+    for level, (n, (of, sent)) in enumerate(zip(counts, _level_bytes(work, counts, cal))):
+        detour = _detour(n, machine.levels[level].topology) if work.op == "all_to_all" else 1.0
+        found.append(sent * detour / bandwidth(machine, cal, level, of, n) if n > 1 else 0.0)
+    return tuple(found)
+
+
+def _level_bytes(work: Collective, counts: Sequence[int], cal: Calibration) -> Iterator[tuple[float, float]]:
+    """Of each level: the size of the message, and what of it a device sends over its links there.
 
     Where copies are `distinct`, one goes to each domain of a level in which somebody wants it, and is passed on inside
     (DeepEP's README: "forwarding from RDMA to NVLink"): of k at random, N(1 - (1 - 1/N)^k) domains of N. Where copies
     are made in two steps, the first is for places, which lie on servers (DeepSeek-V3's report: "node-limited routing").
     """
-    counts = machine.span(work.axes)
-    total = prod(counts)
+    total, within = prod(counts), 1
     size = left = work.elements * itemsize(work, cal)
-    within = 1
     times = 2.0 if work.op == "all_reduce" else 1.0
-    found = []
     for level, n in enumerate(counts):
-        if n == 1:
-            found.append(0.0)
-            continue
-        if work.op == "all_to_all":
-            of = size
-            if cal.distinct > 0 and work.copies > 1:
-                domains = min(total // within, work.places or work.copies) if level else total // within
-                of = size * distinct(domains, work.copies)
-                sent = of * (n - 1) / n
-            else:
-                sent = size * (within * n - within) / total
-            sent *= _detour(n, machine.levels[level].topology)
+        if work.op != "all_to_all":
+            yield left, times * left * (n - 1) / n
+        elif cal.distinct > 0 and work.copies > 1:
+            domains = total // within
+            if level and work.places:
+                domains = min(domains, work.places)
+            of = size * distinct(domains, work.copies)
+            yield of, of * (n - 1) / n
         else:
-            of, sent = left, times * left * (n - 1) / n
-        found.append(sent / bandwidth(machine, cal, level, of, n))
+            yield size, size * (within * n - within) / total
         left /= n
         within *= n
-    return tuple(found)
 
 
 def distinct(domains: int, copies: int) -> float:
@@ -115,11 +117,14 @@ def itemsize(work: Collective, cal: Calibration) -> float:
 
 
 def sent_bytes(work: Collective, machine: Machine, cal: Calibration) -> float:
-    """What one device sends: 2(n-1)/n of the whole in an all-reduce, (n-1)/n in the others."""
+    """What one device sends: 2(n-1)/n of the whole in an all-reduce, (n-1)/n in the others; of copies that are
+    `distinct` what goes out, and what is passed on inside."""
     n = prod(machine.sizes[a] for a in work.axes)
     size = work.elements * itemsize(work, cal)
     if work.op in ("halo", "halo_add"):
         return float(size)
+    if work.op == "all_to_all":
+        return sum(sent for _, sent in _level_bytes(work, machine.span(work.axes), cal))
     return size * (2.0 if work.op == "all_reduce" else 1.0) * (n - 1) / n
 
 

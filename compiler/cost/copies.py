@@ -7,6 +7,7 @@ Systems that know of this send a position once to each device, or each node, and
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 
 from compiler.cost.drafts import Lifted
 from compiler.ops.elementwise import Broadcast, Cast, Map, Transpose
@@ -25,37 +26,50 @@ def copies(moved: Instr, made: Mapping[str, Instr], body: Body, values: Mapping[
     made: value -> the instruction of the body that gives it.
     """
     whole = values[moved.inputs[0]].elements
-    sizes = max(_spread(moved, made, values), _gathered(moved, body, values), key=lambda sizes: -sizes[-1])
-    least = max(1, sizes[-1])
+    sizes = min(_spread(moved, made, values), _gathered(moved, body, values), key=lambda sizes: sizes[-1])
+    least = max(Fraction(1), sizes[-1])
     between = [size for size in sizes if least < size < whole]
     return max(1, round(whole / least)), round(between[-1] / least) if between else 0
 
 
-def _spread(moved: Instr, made: Mapping[str, Instr], values: Mapping[str, Lifted]) -> list[int]:
+def _spread(moved: Instr, made: Mapping[str, Instr], values: Mapping[str, Lifted]) -> list[Fraction]:
     """Elements, back over what only repeats them."""
     name: str | None = moved.inputs[0]
-    sizes = [values[moved.inputs[0]].elements]
+    sizes = [Fraction(values[moved.inputs[0]].elements)]
+    share = Fraction(1)
     while name is not None and name in made:
-        name = _same(made[name], values)
-        if name is not None and values[name].elements < sizes[-1]:
-            sizes.append(values[name].elements)
+        instr = made[name]
+        name = _same(instr, values)
+        if name is not None:
+            share /= _kept(instr, values)
+            if values[name].elements * share < sizes[-1]:
+                sizes.append(values[name].elements * share)
     return sizes
 
 
-def _gathered(moved: Instr, body: Body, values: Mapping[str, Lifted]) -> list[int]:
+def _gathered(moved: Instr, body: Body, values: Mapping[str, Lifted]) -> list[Fraction]:
     """Elements, on to sums, as long as nothing else reads them."""
     name = moved.outputs[0].name
-    sizes = [values[name].elements]
+    sizes = [Fraction(values[name].elements)]
+    share = Fraction(1)
     while True:
         readers = [instr for instr in body.instrs if name in instr.inputs]
         if len(readers) != 1 or name in body.results:
             return sizes
         (reader,) = readers
         if isinstance(reader.op, Reduce) and reader.op.fn == "sum":
-            sizes.append(values[reader.outputs[0].name].elements)
+            sizes.append(values[reader.outputs[0].name].elements * share)
         elif _same(reader, values) != name or isinstance(reader.op, Broadcast):
             return sizes
+        share *= _kept(reader, values)
         name = reader.outputs[0].name
+
+
+def _kept(instr: Instr, values: Mapping[str, Lifted]) -> Fraction:
+    """What a slice leaves and a pad adds, as a share: neither are copies."""
+    if not isinstance(instr.op, (Slice, Pad)):
+        return Fraction(1)
+    return Fraction(values[instr.inputs[0]].elements, values[instr.outputs[0].name].elements)
 
 
 def _same(instr: Instr, values: Mapping[str, Lifted]) -> str | None:

@@ -127,6 +127,10 @@ def test_copies_go_once_to_each_domain() -> None:
     limited = level_seconds(replace(copied, places=4), MACHINE, once)
     assert limited == (inside, pytest.approx(outside * 4 * (1 - (3 / 4) ** 8) / servers))
     assert level_seconds(replace(copied, places=16), MACHINE, once) == (inside, outside)
+    few = level_seconds(replace(copied, copies=2), MACHINE, once)[1]  # on more servers than there are copies
+    assert few == pytest.approx(8 * (1 - (7 / 8) ** 2) / 2 * 7 / 8 * V / 10e9)
+    assert sent_bytes(copied, MACHINE, once) == pytest.approx(inside * 100e9 + outside * 10e9)
+    assert sent_bytes(copied, MACHINE, CAL) == pytest.approx(63 / 64 * V)
     assert distinct(5, 1) == pytest.approx(1.0) and 7 * distinct(10**6, 7) == pytest.approx(7.0, rel=1e-4)
 
 

@@ -281,6 +281,24 @@ def test_experts_that_do_not_divide_positions() -> None:
         assert [(w.elements, w.copies) for w in found["dp",]] == [(4092 * 6144, 2)] * 2
 
 
+def test_room_that_experts_do_not_fill_is_no_copy() -> None:
+    """With twice the slots half of what is sent is nothing; of what is something each position has two copies still."""
+    row = changed("korthikanti_t5-0001", **MIXTURE, dp="16", tp="1", ep="2")
+    text = job(row)
+    for even, roomy in (
+        (" // number\n", " // number * 2, m = positions * active * 2\n"),
+        ("split(merge(copies, (s, j) -> n), n ->", "split(pad(merge(copies, (s, j) -> n), n -> m, 0, n, 0.0), m ->"),
+        ("split(merge(share, (s, j) -> n), n ->", "split(pad(merge(share, (s, j) -> n), n -> m, 0, n, 0.0), m ->"),
+        ("split(merge(got, (slot, g) -> n), n ->", "split(slice(merge(got, (slot, g) -> m), m -> n, 0..n), n ->"),
+    ):
+        assert even in text
+        text = text.replace(even, roomy)
+    simulation = Simulation.of(parc.compile(Source("row.par", text)))
+    for kind in "FB":
+        found = _exchanges(simulation.features.parts[0][kind, 0])["dp",]
+        assert [(w.elements, w.copies, w.places) for w in found] == [(2 * 4096 * 6144, 2, 0)] * 2
+
+
 def test_products_of_experts_and_what_hides_their_messages() -> None:
     """A device has 4 of 8 experts: all products with their weights are of 4 groups, those of attention of one. What is
     hidden of all-to-alls is a matter of its own."""
