@@ -94,6 +94,24 @@ def test_checks_that_hold(check: str) -> None:
     assert len(parc.check(Source("t", f"{FILE}check {check}\n")).jobs) == 2
 
 
+def test_what_goes_over_two_axes_at_once_counts_for_each() -> None:
+    """The loss is added up over both: of `exposed.dp` and `exposed.tp`, but once of `exposed`."""
+    text = FILE.replace("(dp = degree)\n", "(dp = degree, tp = 2)\n  split d on tp\n").replace(
+        "= degree gpu", "= 4 gpu"
+    )
+    text = text.replace("mean(x @ w)", "sum(x @ w)").replace("w[d]\n", "w[d]\n  weight c[d]\n  x = x * c\n", 1)
+    t = api.cost(Source("t", text), job="fit").timeline
+    assert t.exposed_by_axis["dp+tp"] > 0 and t.exposed == pytest.approx(sum(t.exposed_by_axis.values()))
+    both = {"exposed": (t.exposed_by_axis, "s"), "sent": (t.traffic, "B")}
+    for family, (by_axes, unit) in both.items():
+        joint = by_axes["dp+tp"]
+        for axis in ("dp", "tp"):
+            own = by_axes.get(axis, 0.0) + joint
+            name = f"fit.{family}.{axis}"
+            check = f"check {name} >= {0.999 * own:.15f} {unit} and {name} <= {1.001 * own:.15f} {unit}"
+            assert parc.check(Source("t", f"{text}{check}\n"))
+
+
 def test_a_check_that_fails_says_what_it_found() -> None:
     found = refused("fit.memory.peak < most / 10 ** 9")
     assert found.code == "E0217" and found.span is not None
