@@ -75,7 +75,7 @@ SHEETS = {
     "Ascend 910B": Sheet(354, 64, 1600, "ascend910b", 392, 25, True),
     "Ascend 910C": Sheet(752, 128, 3200, "ascend910b", 392, 50),
 }
-"""Data sheets; `reach` from the best products of micro.csv (of H20 and MI250 from what is told of their training).
+"""Data sheets; `reach` from the best products of micro.csv (of H20 and MI250, which it lacks, estimates).
 Links of a core of Trainium1: two of its chip's four, of 96 GB/s each; of TPUs to other slices: 50 Gbit/s per chip, v5e
 25, v6e 100, says the cloud's documentation."""
 

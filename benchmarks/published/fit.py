@@ -149,6 +149,8 @@ class Problem:
             own = {name: exp(v) for (of, name), v in zip(self.names, x) if of == stack}
             ours = {n: v for n, v in shared.items() if stack in self.group.only.get(n, (stack,))}
             found[stack] = {**self.group.fixed, **ours, **self.group.settled.get(stack, {}), **own}
+        for stack, names in self.group.shared.items():
+            found[stack].update((name, found[of][name]) for name, of in names.items())
         return found
 
     def errors(self, x: Vector) -> Vector:

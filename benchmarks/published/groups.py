@@ -10,6 +10,8 @@ from typing import Any
 @dataclass(frozen=True, slots=True)
 class Group:
     """free: fitted, the same for all `stacks`, or `only` for some. own: fitted for one stack. fixed, settled: stated.
+    shared: of a stack without rows, numbers that are another's own. relatives: devices without rows, with the same
+    numbers, but products by what the best reach (`accelerators.scale`).
 
     A row belongs to the group of its device and stack, or, where `families` are named, of its family. The stack
     `general` is what holds for no stack in particular.
@@ -22,9 +24,11 @@ class Group:
     own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fixed: Mapping[str, float] = field(default_factory=dict)
     settled: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    shared: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     priors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     families: tuple[str, ...] = ()
+    relatives: tuple[str, ...] = ()
     launch: float = 4e-6
 
     def takes(self, device: str, stack: str, family: str) -> bool:
@@ -52,6 +56,8 @@ FEW = ("product", "ramp", "inner", "host")
 MEGATRON = {"gradient_wire": 2.0, "blocking_sends": 1.0}
 """In fp16 gradients are reduced as they are (`--accumulate-allreduce-grads-in-fp32` is for bf16), and a stage waits for
 what it sends (`torch.cuda.synchronize()` in p2p_communication.py)."""
+GRAPH = {"launch": 1.5e-6}
+"""Of kernels in a CUDA graph: assumed, neither fitted nor published; the device goes from one to the next by itself."""
 LATE = {"inner_half": (3e7, 0.7)}
 """A message begins when the last of eight hosts has dispatched it: some 0.1 ms, of links of 300 GB/s."""
 
@@ -156,9 +162,15 @@ GROUPS = (
         own={"megatron_core_float4": ("narrow",), "megatron_core_float8_graphs": ("exchange",)},
         fixed=MIXTURES,
         settled={
-            "megatron_core_graphs": {"launch": 1.5e-6},
-            "megatron_core_float8_graphs": {"launch": 1.5e-6},
-            "megatron_core_float4_graphs": {"launch": 1.5e-6, "narrow": 3.3, "exchange": 0.87},  # as fitted for others
+            "megatron_core_graphs": GRAPH,
+            "megatron_core_float8_graphs": GRAPH,
+            "megatron_core_float4_graphs": GRAPH,
+        },
+        shared={
+            "megatron_core_float4_graphs": {
+                "narrow": "megatron_core_float4",
+                "exchange": "megatron_core_float8_graphs",
+            },
         },
         only={
             "narrow": ("megatron_core_float8", "megatron_core_float8_graphs"),
@@ -243,13 +255,14 @@ GROUPS = (
     ),
     Group(
         "b200",
-        ("gb200",),  # what stands with b200 is that, times the ratio of their best products
+        ("gb200",),
         ("general", "float8", "float4"),
         ("product", "core", "vector", "inner", "outer"),
         own={"float8": ("narrow",), "float4": ("narrow",)},
         fixed=FUSED,
         priors={"core": (0.35, 0.35), "product": (0.7, 0.07)},
         families=("megatron_bridge",),
+        relatives=("b200",),
     ),
     *(
         Group(

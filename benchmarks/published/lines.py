@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.published.accelerators import SHEETS, scale
 from benchmarks.published.groups import Group
 from compiler.cost.calibration import SIZES, TIMES
 
@@ -29,8 +30,19 @@ def efficiencies(group: Group, values: Mapping[str, Mapping[str, float]]) -> lis
     return found
 
 
+def relative(lines: Sequence[str], device: str, known: str) -> list[str]:
+    """The lines of a known device for a relative: products by what the best of either reach."""
+    of = next(sheet for sheet in SHEETS.values() if sheet.known and sheet.like == device)
+    found = []
+    for line in lines:
+        *words, value = line.split()
+        times = scale(of, known) if words[-1] == "product" else 1.0
+        found.append(line if times == 1.0 else " ".join((*words, shown("product", float(value) * times))))
+    return found
+
+
 def write(group: Group, lines: list[str], path: Path = DEVICES) -> None:
-    """Replaces what the group's devices state for its stacks; other lines stay as they are."""
+    """Replaces what the group's devices and their relatives state for its stacks; other lines stay as they are."""
     heads = {f"efficiency {s}" for s in group.stacks if s != "general"}
 
     def ours(words: list[str]) -> bool:
@@ -38,6 +50,8 @@ def write(group: Group, lines: list[str], path: Path = DEVICES) -> None:
         return general or len(words) > 3 and " ".join(words[:2]) in heads
 
     replace(group.devices, ours, lines, path)
+    for device in group.relatives:
+        replace((device,), ours, relative(lines, device, group.devices[0]), path)
 
 
 def write_footprint(devices: Sequence[str], lines: list[str], path: Path = DEVICES) -> None:

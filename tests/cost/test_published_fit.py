@@ -13,7 +13,8 @@ from benchmarks.published.facts import load
 from benchmarks.published.fit import MOST, PRIORS, Problem, Sample, chosen, fit, samples
 from benchmarks.published.footprints import solve
 from benchmarks.published.groups import GROUPS, Group
-from benchmarks.published.lines import efficiencies, shown, write, write_footprint
+from benchmarks.published.lines import efficiencies, relative, shown, write, write_footprint
+from benchmarks.published.machines import library
 from benchmarks.published.score import main
 from benchmarks.published.validate import Fitted
 from compiler.cost.calibration import DEFAULT, NAMES
@@ -67,6 +68,38 @@ def test_groups_have_few_numbers_that_there_are_and_stay_within_bounds() -> None
     assert all(p.low <= p.centre <= p.high for p in PRIORS.values())
 
 
+def stated(group: Group, device: str) -> dict[str, dict[str, str]]:
+    """Stack -> name -> number, as it stands with the device."""
+    found: dict[str, dict[str, str]] = {stack: {} for stack in group.stacks}
+    for words, text in library()[device]:
+        stack = words[1] if len(words) == 3 else "general"
+        if words[0] == "efficiency" and stack in found:
+            found[stack][words[-1]] = text.removeprefix(" ".join(words)).strip()
+    return found
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
+def test_what_devices_state_is_what_a_fit_writes(group: Group) -> None:
+    """All names and no others; what is not fitted to the digit; what stacks share alike: no number is set by hand."""
+    problem = Problem(group, [])
+    values = problem.values(problem.centre)
+    first = stated(group, group.devices[0])
+    for stack, of in values.items():
+        assert first[stack].keys() == of.keys(), stack
+        told = group.fixed | group.settled.get(stack, {})
+        assert {name: first[stack][name] for name in told} == {name: shown(name, told[name]) for name in told}
+        for name, other in group.shared.get(stack, {}).items():
+            assert first[stack][name] == first[other][name]
+    for name in group.free:
+        own = {stack for stack, names in (*group.own.items(), *group.settled.items()) if name in names}
+        assert len({first[s][name] for s in group.stacks if name in first[s] and s not in own | {*group.shared}}) == 1
+    assert all(stated(group, device) == first for device in group.devices)
+    for device in group.relatives:
+        lines = [f"efficiency {s} {name} {n}" for s, of in first.items() for name, n in of.items()]
+        found = [f"efficiency {s} {name} {n}" for s, of in stated(group, device).items() for name, n in of.items()]
+        assert relative(lines, device, group.devices[0]) == found != lines
+
+
 def test_families_of_a_device_are_faster_or_slower_by_a_factor(rows: list[Sample]) -> None:
     """One of them is 30% slower for its software: that is no property of the device, however many rows say so."""
     cal = DEFAULT.changed(**TRUE)
@@ -111,6 +144,11 @@ def test_lines_are_put_at_their_devices_and_no_others_touched(tmp_path: Path) ->
     assert "efficiency core 0.4" not in file.read_text() and "efficiency x product 0.76" in file.read_text()
     write(general, ["efficiency core 0.5"], file)
     assert file.read_text().count("efficiency core 0.5") == 1
+    file.write_text("device gb200 {\n}\n\ndevice b200 {\n  efficiency product 0.9\n}\n")
+    write(Group("g", ("gb200",), ("general",), ("product",), relatives=("b200",)), ["efficiency product 0.5"], file)
+    best = 0.5 * (1745 / 2250) / (1822 / 2500)  # TFLOP/s of micro.csv, and peaks
+    lines = f"device gb200 {{\n  efficiency product 0.5\n}}\n\ndevice b200 {{\n  efficiency product {best:.2g}\n}}\n"
+    assert file.read_text() == lines
 
 
 def test_reserve_and_context_are_found_where_rows_tell_them_apart(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.published.accelerators import SHEETS, accelerator
 from benchmarks.published.facts import Unsupported
 from benchmarks.published.micro import PREDICT, Part, load, main
 from benchmarks.published.score import Score, score
@@ -36,6 +37,16 @@ def test_every_part_has_a_prediction_or_a_reason() -> None:
 def test_errors_of_parts(kind: str) -> None:
     found = scored(kind)
     assert found.mean < WITHIN[kind] and found.rank > 0.7
+
+
+def test_what_the_best_products_reach_is_what_was_measured() -> None:
+    """Of all accelerators with a product in 16 bits, as a share of the peak that their sheet has."""
+    found = [p for p in PARTS if p.kind == "product" and p.row["precision"] == "bf16"]
+    for part in found:
+        of = SHEETS[accelerator(part.row)]
+        assert of.reach == pytest.approx(part.measured / of.peak, abs=6e-4), part.case
+    measured = {accelerator(p.row) for p in found} | {"A100-40", "A800", "H100-HBM2e", "H800"}  # the same chips
+    assert {name for name, of in SHEETS.items() if of.reach} - measured == {"H20", "MI250"}
 
 
 def test_attention_is_in_the_right_order() -> None:
