@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compiler.cost import calibration
-from compiler.evaluate import dtypes, static
+from compiler.evaluate import dtypes, limits, static
 from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate, static_of
 from compiler.evaluate.modules import Module
@@ -127,7 +127,8 @@ def _setting(s: ast.Setting, scope: Scope) -> tuple[Any, ...]:
     if len(s.words) not in words or len(s.values) != WHOLE.get(keyword, 1) or s.clauses:
         raise fail("E0313", f"this is no `{keyword}`", s.span, help=SETTINGS[keyword])
     if keyword in WHOLE:
-        return tuple(static.integer(evaluate(v, scope), f"the sizes of `{keyword}`", v.span, 1) for v in s.values)
+        what, most = f"the sizes of `{keyword}`", limits.MAX_COUNT
+        return tuple(static.integer(evaluate(v, scope), what, v.span, 1, most) for v in s.values)
     (value,) = s.values
     if keyword == "launch":
         return (quantity(value, units.SECONDS, "the time of a launch", scope),)
@@ -156,9 +157,10 @@ def _number(keyword: str, name: str, expr: ast.Expr, scope: Scope) -> float:
     value = static.number(static_of(evaluate(expr, scope), expr.span), what, expr.span)
     low = keyword == "efficiency" and name in calibration.DIVISORS
     if value < 0 or (low and value == 0) or (name in calibration.PARTS and value > 1):
-        limits = "from 0 to 1" if name in calibration.PARTS else "above 0" if low else "0 or more"
-        raise fail("E0206", f"{what} is {limits}, got {value:g}", expr.span)
-    return value
+        allowed = "from 0 to 1" if name in calibration.PARTS else "above 0" if low else "0 or more"
+        raise fail("E0206", f"{what} is {allowed}, got {value:g}", expr.span)
+    _bounded(value, what, expr)
+    return float(value)
 
 
 def quantity(expr: ast.Expr, dimension: units.Dimension, what: str, scope: Scope) -> float:
@@ -166,7 +168,14 @@ def quantity(expr: ast.Expr, dimension: units.Dimension, what: str, scope: Scope
     value = static.quantity(evaluate(expr, scope), dimension, what, expr.span)
     if value < 0:
         raise fail("E0206", f"{what} must not be negative", expr.span)
+    _bounded(value, what, expr)
     return value
+
+
+def _bounded(value: float, what: str, expr: ast.Expr) -> None:
+    if value and not limits.SMALLEST <= value <= limits.LARGEST:
+        bounds = f"{limits.SMALLEST:g} to {limits.LARGEST:g} in base units"
+        raise fail("E0908", f"{what} is beyond the bounds: {bounds}", expr.span)
 
 
 def positive(expr: ast.Expr, dimension: units.Dimension, what: str, scope: Scope) -> float:

@@ -23,6 +23,9 @@ MAX_COUNT = 10**9
 MAX_DEVICES = 10**9
 """Devices of a cluster or a mesh."""
 
+SMALLEST, LARGEST = 1e-12, 1e24
+"""Of what a device or a cluster states, but 0, in base units: with all of it seconds of a step are finite."""
+
 MAX_STAGES = 4096
 """Stages of a pipeline, and places of an axis."""
 

@@ -68,7 +68,8 @@ CODES: tuple[Code, ...] = (
         "a size beyond the bounds",
         "A dim has a size of at most 2^40, a tensor at most 2^56 elements, a `repeat` at most 10^9 iterations, a\n"
         "cluster or a mesh at most 10^9 devices, a pipeline at most 4,096 stages\n"
-        "(and an axis of `place` as many places).",
+        "(and an axis of `place` as many places). What devices and clusters state is 0 or from 10^-12 to 10^24 in\n"
+        "base units: bytes, seconds, FLOP/s.",
         "use std.optimizers (sgd)\nmodel m(n) {\n  dim d = n\n  weight w[d]\n  loss sum(w)\n}\n"
         "job fit {\n  train m(2 ** 62)\n  optimizer sgd(lr = 0.1)\n}\n",
         "use std.optimizers (sgd)\nmodel m(n) {\n  dim d = n\n  weight w[d]\n  loss sum(w)\n}\n"

@@ -27,7 +27,7 @@ class Factor(click.ParamType[tuple[str, float]]):
         except ValueError:
             factor = 0.0
         if not what.strip() or not 0 < factor < 1e6:
-            self.fail(f"`{value}` is not of the form what=factor, with a factor above 0", param, ctx)
+            self.fail(f"`{value}` is not of the form what=factor, with a factor above 0 and below 1e6", param, ctx)
         return what.strip(), factor
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from compiler.cost.calibration import of_cluster
+from compiler.cost.calibration import DIVISORS, NAMES, PARTS, SIZES, TIMES, of_cluster
 from compiler.cost.durations import COMM, COMPUTE, Priced
 from compiler.cost.segments import Player
 from compiler.cost.simulate import Simulation
@@ -164,3 +164,52 @@ def test_what_takes_longest_is_told_of_the_device_that_ends_last() -> None:
     assert factors == pytest.approx({"product": 1.5, "vector": 1.5, "collective": 1.0}, rel=1e-4)
     for t in (alike, slow):
         assert sum(t.candidates.values()) == pytest.approx(t.step_seconds, rel=1e-3)
+
+
+def test_the_slowest_device_that_may_be_stated_has_a_cost() -> None:
+    """Every number at the bound where it hurts most: nothing overflows."""
+
+    def worst(name: str) -> str:
+        unit = " s" if name in TIMES else " B" if name in SIZES else ""
+        small = name in DIVISORS
+        return f"efficiency {name} {'1e-12' if small else '1' if name in PARTS else '1e24'}{unit}"
+
+    numbers = "\n  ".join(worst(name) for name in sorted(NAMES))
+    text = f"""use std.optimizers (adam)
+device slow {{
+  compute f32 1e-12 FLOP/s
+  compute vector f32 1e-12 FLOP/s
+  memory 1e-12 B, 1e-12 B/s
+  launch 1e24 s
+  link 1e-12 B/s
+  {numbers}
+}}
+cluster pod {{
+  device npu = slow
+  level server = 2 npu over 1e-12 B/s, 1e24 s
+  level room = 4 server over 1e24 B/s, 1e24 s
+}}
+model m {{
+  dim b = 8, d = 64, e = 64
+  input x : f32[b,d]
+  h = x
+  repeat 4 as block {{
+    weight w[d,e]
+    h = rename(h @ w, e -> d)
+  }}
+  loss mean(h)
+}}
+strategy plan for m {{
+  mesh (pp = 2, dp = 2, tp = 2)
+  pipeline block on pp, schedule one_f_one_b(microbatches = 2)
+  split b on dp
+  split d on tp
+}}
+job j {{
+  train m on pod using plan
+  optimizer adam(lr = 0.1)
+}}
+"""
+    found = api.cost(Source("slow.par", text), variation=Variation({1: 2.0}))
+    assert 1e24 < found.timeline.step_seconds < 1e200
+    assert api.report(found) and len(api.trace(found.compiled).as_json()["traceEvents"]) > 10
