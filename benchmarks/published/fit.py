@@ -250,7 +250,7 @@ def chosen(group: Group, rows: Sequence[Row]) -> list[Row]:
 
 
 def _takes(group: Group, row: Row) -> bool:
-    if group.families and mixture.mixed(row):  # what differs most between stacks is how they do that
+    if mixture.mixed(row) and "exchange" not in group.free:  # what differs most between stacks is how they do that
         return False
     try:
         return group.takes(device(row)[0], software(row)[0], row.family)
