@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from compiler.cost.occupancy import Occupancy, Series
-from compiler.cost.timeline import PICOSECONDS, Timeline
+from compiler.cost.timeline import PICOSECONDS, Event, Timeline
 from compiler.numbering import show_ranks
 from compiler.schedules import Action
 from parc.estimate import Estimate
@@ -66,23 +66,30 @@ def fullest(occupancy: Mapping[int, Occupancy], memory: str) -> int:
 
 def held(timeline: Timeline, occupancy: Mapping[int, Occupancy]) -> Held:
     """What the devices of each class hold, for a trace."""
+    events: list[list[Event]] = [[] for _ in timeline.classes]
+    for e in timeline.events:
+        events[e.cls].append(e)
     return [
-        {kind: [(v.start, v.total) for v in levels(timeline, p.group, series, c)] for kind, series in found.items()}
-        for c, p in enumerate(timeline.classes)
-        for found in [occupancy[p.group]]
+        {
+            kind: [(v.start, v.total) for v in _levels(timeline, mine, series)]
+            for kind, series in occupancy[p.group].items()
+        }
+        for p, mine in zip(timeline.classes, events)
     ]
 
 
-def levels(timeline: Timeline, group: int, series: Series, cls: int | None = None) -> list[Level]:
-    """The series of a group against time: while an action runs its fullest moment, between actions what stays.
+def levels(timeline: Timeline, group: int, series: Series) -> list[Level]:
+    """The series of a group against the time of its first class."""
+    cls = next(c for c, p in enumerate(timeline.classes) if p.group == group)
+    return _levels(timeline, [e for e in timeline.events if e.cls == cls], series)
 
-    cls: the class of the group whose time it is; without it the first.
-    """
-    if cls is None:
-        cls = next(c for c, p in enumerate(timeline.classes) if p.group == group)
+
+def _levels(timeline: Timeline, events: Iterable[Event], series: Series) -> list[Level]:
+    """Against the time of a class with these events: while an action runs its fullest moment, between actions what
+    stays."""
     when: dict[Action, tuple[int, int]] = {}
-    for e in timeline.events:
-        if e.cls == cls and e.stream == "compute":
+    for e in events:
+        if e.stream == "compute":
             action = Action(e.kind, e.chunk, e.micro)
             when[action] = (when[action][0] if action in when else e.start_ps, e.end_ps)
     found: list[Level] = []
