@@ -37,7 +37,8 @@ KINDS = {
     "host": "host",
     "repeat": "loop",
 }
-_FIRST = ("compute",)
+FIRST = "compute"
+"""The stream that stands above the others."""
 
 
 def devices(player: Player) -> str:
@@ -69,10 +70,15 @@ class Trace:
         """The events of the timeline (by index) in which pieces are shown, and which."""
         return dict(_shown(self.timeline, self.pieces, self.detail))
 
+    @cached_property
+    def lasting(self) -> list[tuple[int, Event]]:
+        """The events that are told, and their index. Of no length in nanoseconds, they would nest in each other."""
+        return [(at, e) for at, e in enumerate(self.timeline.events) if _lasts(e.start_ps, e.end_ps)]
+
     @property
     def count(self) -> int:
         """Of events that last, the step among them."""
-        return len(self.timeline.events) + 1 + sum(len(list(self._inside(at))) for at in self.shown)
+        return len(self.lasting) + 1 + sum(len(list(self._inside(at))) for at in self.shown)
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain values."""
@@ -106,20 +112,21 @@ class Trace:
         stands twice, for threads or processes, and none is 0.
         """
         timeline = self.timeline
-        by_class: list[list[int]] = [[] for _ in timeline.classes]
-        for at, event in enumerate(timeline.events):
-            by_class[event.cls].append(at)
+        by_class: list[list[tuple[int, Event]]] = [[] for _ in timeline.classes]
+        for at, event in self.lasting:
+            by_class[event.cls].append((at, event))
         arrows = self._messages()
-        step_ps = max([round(timeline.step_seconds * PICOSECONDS), *(e.end_ps for e in timeline.events)])
+        lengths = (round(timeline.step_seconds * PICOSECONDS), PER_NANOSECOND)
+        step_ps = max([*lengths, *(e.end_ps for e in timeline.events)])
         step, tid = len(timeline.classes) + 1, len(timeline.classes) + 2
         yield from _named("process", step, step, self.name, -1)
         yield from _named("thread", step, tid, "step", 0)
         yield _complete(f"a step of {self.name}", "step", 0, step_ps, step, tid, self.figures())
         digits = len(str(max((p.group for p in timeline.classes), default=0)))  # some viewers sort by name
         for pid, player in enumerate(timeline.classes, 1):
-            mine = [(at, timeline.events[at]) for at in by_class[pid - 1]]
+            mine = by_class[pid - 1]
             streams = {e.stream for _, e in mine} | {p.stream for at, _ in mine for p in self.shown.get(at, ())}
-            order = [*_FIRST, *sorted(streams - set(_FIRST))]
+            order = sorted(streams, key=lambda stream: (stream != FIRST, stream))
             tids = {stream: i for i, stream in enumerate(order, tid + 1)}
             tid += len(tids)
             yield from _named("process", pid, pid, f"stage {player.group:0{digits}}: {devices(player)}", pid)
@@ -149,7 +156,7 @@ class Trace:
             base[p.group] = min(p.first, base.get(p.group, p.first))
         place = [p.first - base[p.group] for p in t.classes]
         ends: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
-        for e in t.events:
+        for _, e in self.lasting:
             for message in e.messages:
                 ends.setdefault((message, place[e.cls]), ([], []))[e.stream == "send"].append(e.cls)
         # Messages within a device group take no time and are no events: no arrow has one end.
@@ -157,11 +164,15 @@ class Trace:
         return {(key[0], cls): i for i, (key, of) in enumerate(whole) for classes in of for cls in classes}
 
     def _inside(self, at: int) -> Iterator[Piece]:
-        """The pieces that are shown in an event. Of no length in nanoseconds, they would nest in each other."""
+        """The pieces that are shown in an event, but for those of no length."""
         start = self.timeline.events[at].start_ps
         for p in self.shown.get(at, ()):
-            if (start + p.start) // PER_NANOSECOND < (start + p.end) // PER_NANOSECOND:
+            if _lasts(start + p.start, start + p.end):
                 yield p
+
+
+def _lasts(start_ps: int, end_ps: int) -> bool:
+    return start_ps // PER_NANOSECOND < end_ps // PER_NANOSECOND
 
 
 def _dumped(value: Mapping[str, Any]) -> str:

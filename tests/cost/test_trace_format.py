@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 
 import parc
 from compiler.cost.variation import Variation
+from dsl.source import Source
 from parc import api
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -143,6 +146,21 @@ def counters(events: list[Event]) -> list[str]:
 @pytest.mark.parametrize("case", CASES)
 def test_a_trace_keeps_the_rules(case: str) -> None:
     assert not problems(trace(case))
+
+
+def test_what_takes_no_time_is_not_told() -> None:
+    """Messages of a few bytes over links without latency, and kernels of a device without launches."""
+    text = (EXAMPLES / "gpt.par").read_text()
+    fast = Source("gpt.par", re.sub(r"over [^,\n]+, [\d.]+ us", "over 1e18 B/s, 0 us", text))
+    params = {"pp": "2", "dp": "2", "microbatches": "2"}
+    compiled = parc.compile(fast, params=params)
+    events = list(api.trace(compiled).events())
+    assert not problems(events) and not any(e.get("cat") == "send" for e in events)
+    assert "block" in json.dumps(events)
+    instant = api.trace(compiled)
+    ends = [replace(e, start_ps=e.start_ps // 10**9, end_ps=e.end_ps // 10**9) for e in instant.timeline.events]
+    nothing = replace(instant, timeline=replace(instant.timeline, events=ends, step_seconds=1e-12), memory=())
+    assert [e["cat"] for e in nothing.events() if e["ph"] == "X"] == ["step"] and not problems(list(nothing.events()))
 
 
 def _first(events: list[Event], ph: str, at: int = 0) -> Event:
