@@ -78,18 +78,23 @@ class Calibration:
         return replace(self, **values)
 
 
+NAMES = frozenset(f.name for f in fields(Calibration))
+
+TIMES = frozenset(("launch", "host", "grouped", "fixed"))
+"""Stated in units of time."""
+
+SIZES = frozenset(("inner_half", "outer_half"))
+"""Stated in units of data."""
+
+DIVISORS = frozenset(("product", "core", "vector", "narrow", "inner", "outer", "wire", "gradient_wire"))
+"""Never 0."""
+
+PARTS = frozenset(("vector", "inner", "outer", "fusion", "hidden", "prefetch", "overlap", "exchange", "distinct"))
+PARTS |= {"fused_attention", "blocking_sends"}
+"""At most 1. Products may be more than the peak that somebody states."""
+
 # The defaults are for a device of which nothing is known: what those that were measured have in common, each device and
 # each family of rows with a factor of its own. `inner_half`: from bus bandwidths of 8 A100 (`collectives`).
-NAMES = frozenset(f.name for f in fields(Calibration))
-TIMES = frozenset(("launch", "host", "grouped", "fixed"))
-SIZES = frozenset(("inner_half", "outer_half"))
-DIVISORS = frozenset(("product", "core", "vector", "narrow", "inner", "outer", "wire", "gradient_wire"))
-PARTS = frozenset(
-    ("vector", "inner", "outer", "fusion", "hidden", "prefetch", "overlap", "exchange", "fused_attention")
-)
-PARTS |= {"distinct", "blocking_sends"}
-"""Which are times, bytes, above 0, at most 1."""
-
 DEFAULT = Calibration()
 
 
