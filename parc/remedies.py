@@ -147,7 +147,7 @@ def in_words(found: Remedies) -> str:
     """`with …: 21.3 GiB, a step of 2.1 s (+24%)`, for each that fits."""
     if not found.found:
         least = found.least
-        tail = f"; {_rules(least)} needs least of them: {amount(least.peak)}" if least else ""
+        tail = f"; least is needed with {_rules(least)}: {amount(least.peak)}" if least else ""
         return f"none of the {found.tried} changes of the strategy that were tried makes it fit{tail}"
     return "it fits with " + "; or with ".join(f"{_rules(r)}: {_figures(r, found)}" for r in found.found)
 

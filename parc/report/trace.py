@@ -142,8 +142,8 @@ class Trace:
                     if (message, e.cls) in arrows:
                         yield _arrow(e, arrows[message, e.cls], pid, tids[e.stream])
             for kind, moments in (self.memory[pid - 1] if self.memory else {}).items():
-                for ps, n in moments:
-                    yield {"ph": "C", "name": kind, "ts": _microseconds(ps), "pid": pid, "args": {"bytes": n}}
+                for ts, n in {_microseconds(ps): n for ps, n in moments}.items():  # of a nanosecond the last counts
+                    yield {"ph": "C", "name": kind, "ts": ts, "pid": pid, "args": {"bytes": n}}
 
     def _messages(self) -> dict[tuple[int, int], int]:
         """(message, class that sends or waits for it) -> number of the arrow that has both ends.

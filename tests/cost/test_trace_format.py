@@ -160,6 +160,9 @@ def test_what_takes_no_time_is_not_told() -> None:
     instant = api.trace(compiled)
     ends = [replace(e, start_ps=e.start_ps // 10**9, end_ps=e.end_ps // 10**9) for e in instant.timeline.events]
     nothing = replace(instant, timeline=replace(instant.timeline, events=ends, step_seconds=1e-12), memory=())
+    dense = replace(instant, memory=[{"hbm": [(0, 1), (2000, 5), (2900, 7), (3000, 2)]}] * len(instant.memory))
+    counted = [(e["ts"], e["args"]["bytes"]) for e in dense.events() if e["ph"] == "C" and e["pid"] == 1]
+    assert counted == [(0.0, 1), (0.002, 7), (0.003, 2)]
     assert [e["cat"] for e in nothing.events() if e["ph"] == "X"] == ["step"] and not problems(list(nothing.events()))
 
 
