@@ -7,13 +7,14 @@ be priced again and again with other parameters: that is what fitting does. Roll
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
 
 from compiler.cost.lift import Lifter
 from compiler.cost.work import Loop, Part, Product
 from compiler.graph import ITEMSIZE, Type
+from compiler.liveness import walk
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Input
 from compiler.program import Body, LocalRepeat, Program
@@ -49,7 +50,8 @@ def features(program: Program) -> Features:
         }
         for c in program.classes
     )
-    made = {name for c in program.classes for f in c.functions if f.name == "F" for name in _names(f.body)}
+    forward = (f.body for c in program.classes for f in c.functions if f.name == "F")
+    made = {v.name for body in forward for instr, *_ in walk(body) for v in instr.outputs}
     needed = hardware = 0.0
     by_dtype: dict[str, float] = {}
     for c, found in zip(program.classes, parts):
@@ -93,14 +95,6 @@ def _whole_products(body: Body, made: Collection[str], outer: Mapping[str, Type]
             work = Product.of(left, right, instr.outputs[0].type)
             total += work.flops if work else 0.0
     return total
-
-
-def _names(body: Body) -> Iterator[str]:
-    """Of all that a function makes."""
-    for instr in body.instrs:
-        yield from (v.name for v in instr.outputs)
-        if isinstance(instr.op, LocalRepeat):
-            yield from _names(instr.op.body)
 
 
 def _itemsize(program: Program) -> int:

@@ -99,7 +99,7 @@ def with_slow_devices(
     slowest = played.ends.index(step)
     group = classes[slowest].group
     alike = round(nominal.busy[group] * PICOSECONDS)
-    top, _ = _top(simulation, pricer, group, played.busy[slowest] / alike if alike else 1.0)
+    top, kinds = _top(simulation, pricer, group, played.busy[slowest] / alike if alike else 1.0)
     seconds = step / PICOSECONDS
     inside = sum(c.count * ps for c, ps in zip(classes, played.inside))
     bubble = max(0.0, 1 - inside / (step * nominal.devices)) if step else 0.0
@@ -107,7 +107,6 @@ def with_slow_devices(
         with_slow_peers(nominal.spent[c.group], busy / PICOSECONDS, inside / PICOSECONDS, seconds)
         for c, busy, inside in zip(classes, played.busy, played.inside, strict=True)
     )
-    _, kinds = _top(simulation, pricer, group)
     candidates = _candidates(simulation, pricer, group, kinds, parts[slowest])
     candidates[SLOW] = candidates.get(SLOW, 0.0) + (played.busy[slowest] - alike) / PICOSECONDS
     return replace(
@@ -164,8 +163,8 @@ def _traffic(parts: Sequence[Spent]) -> dict[str, float]:
 def _top(
     simulation: Simulation, pricer: Pricer, group: int, factor: float = 1.0
 ) -> tuple[tuple[Cost, ...], dict[str, float]]:
-    """Of a device of the group in a step, whose kernels take `factor` times as long: what takes longest, and seconds by
-    kind of work."""
+    """Of a device of the group in a step: what takes longest, where kernels take `factor` times as long; and seconds by
+    kind of work, as if they did not."""
     found: dict[tuple[str, str], list[float]] = {}
     kinds: dict[str, float] = {}
     parts = simulation.features.parts[simulation.program_class[group]]
@@ -179,8 +178,8 @@ def _top(
             if isinstance(work, (Wait, Post, Meet)):
                 continue
             priced = pricer.price(work, update)
-            time = n * priced.ps / PICOSECONDS * (factor if priced.stream == COMPUTE else 1.0)
-            kind, taken = priced.kind, time
+            kind, taken = priced.kind, n * priced.ps / PICOSECONDS
+            time = taken * (factor if priced.stream == COMPUTE else 1.0)
             if priced.stream == COMPUTE:
                 launch = 0.0 if update else n * priced.launches * pricer.cal.launch
                 kinds["launch"] = kinds.get("launch", 0.0) + launch

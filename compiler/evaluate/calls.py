@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from compiler.evaluate.builtins import BUILTINS, call_builtin
 from compiler.evaluate.expressions import Want, evaluate, tensor
 from compiler.evaluate.modules import suggest_std
 from compiler.evaluate.scope import Scope
-from compiler.evaluate.session import Call, listed
+from compiler.evaluate.session import Call, Session, listed
 from compiler.evaluate.values import BROKEN, Bound, Broken, DimList, Entry, Results, Skip, kind_of
 from compiler.graph import Dim, Value
 from dsl import ast
 from dsl.diagnostics import Diagnostic, ParcError, did_you_mean, fail, plural
 from dsl.source import Span
+
+T = TypeVar("T")
 
 
 def call(expr: ast.Call, scope: Scope, want: Want = None, hint: str | None = None) -> Bound:
@@ -26,6 +29,27 @@ def call(expr: ast.Call, scope: Scope, want: Want = None, hint: str | None = Non
         raise _unknown(expr, scope)
     arguments = bind(expr, entry.item.parameters, f"`{name}`", lambda e: _argument(e, scope))
     return call_function(expr, entry, arguments, scope)
+
+
+def built(
+    session: Session,
+    entry: Entry,
+    span: Span,
+    arguments: dict[str, Bound | None],
+    scope: Scope,
+    make: Callable[[Session, Entry, Scope], T],
+) -> T:
+    """What `make` makes of a device or a cluster, with its parameters bound in `scope`. Raises Skip for what failed,
+    which is reported with the place of the use."""
+    session.stack.append(Call(entry, span))
+    try:
+        bind_defaults(entry.item.parameters, arguments, scope)
+        return make(session, entry, scope)
+    except ParcError as error:
+        session.failed(error)
+        raise Skip from None
+    finally:
+        session.stack.pop()
 
 
 def call_function(expr: ast.Call, entry: Entry, arguments: dict[str, Bound | None], scope: Scope) -> Bound:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from compiler.evaluate import limits, static
-from compiler.evaluate.calls import bind, bind_defaults
+from compiler.evaluate.calls import bind, built
 from compiler.evaluate.devices import NAMED, build_device, positive, quantity
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.modules import Module
 from compiler.evaluate.scope import Scope
-from compiler.evaluate.session import Call, Session, listed
+from compiler.evaluate.session import Session, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Entry, Skip
 from compiler.model import TOPOLOGIES, Cluster, Device, Level, Memory
@@ -26,16 +26,7 @@ def build_cluster(session: Session, module: Module, use: ast.Call) -> Cluster:
     entry = module.find("cluster", use.function)
     outer = static_scope(module)
     arguments = bind(use, entry.item.parameters, f"the cluster `{entry.name}`", lambda e: evaluate(e, outer))
-    scope = static_scope(entry.module)
-    session.stack.append(Call(entry, use.span))
-    try:
-        bind_defaults(entry.item.parameters, arguments, scope)
-        return _cluster(session, entry, scope)
-    except ParcError as error:
-        session.failed(error)
-        raise Skip from None
-    finally:
-        session.stack.pop()
+    return built(session, entry, use.span, arguments, static_scope(entry.module), _cluster)
 
 
 def _cluster(session: Session, entry: Entry, scope: Scope) -> Cluster:

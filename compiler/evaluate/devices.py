@@ -7,11 +7,11 @@ from typing import Any
 
 from compiler.cost import calibration
 from compiler.evaluate import dtypes, limits, static
-from compiler.evaluate.calls import bind, bind_defaults
+from compiler.evaluate.calls import bind, built
 from compiler.evaluate.expressions import evaluate, static_of
 from compiler.evaluate.modules import Module
 from compiler.evaluate.scope import Scope
-from compiler.evaluate.session import Call, Session, listed
+from compiler.evaluate.session import Session, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Entry, Skip, Static
 from compiler.graph import DTYPES
@@ -45,17 +45,8 @@ FOOTPRINT = ("copy", "gradient", "partition", "loss", "reserve", "context")
 def build_device(session: Session, module: Module, name: ast.Name) -> Device:
     """The device that a cluster names. Raises ParcError or Skip."""
     entry = module.find("device", name)
-    scope = static_scope(entry.module)
     arguments = bind(ast.Call(name, (), span=name.span), entry.item.parameters, f"the device `{name.id}`", _never)
-    session.stack.append(Call(entry, name.span))
-    try:
-        bind_defaults(entry.item.parameters, arguments, scope)
-        return _device(session, entry, scope)
-    except ParcError as error:
-        session.failed(error)
-        raise Skip from None
-    finally:
-        session.stack.pop()
+    return built(session, entry, name.span, arguments, static_scope(entry.module), _device)
 
 
 def _never(expr: ast.Expr) -> Static:
