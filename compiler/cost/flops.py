@@ -37,11 +37,19 @@ def _needed(nodes: Sequence[Node], outputs: Iterable[Value]) -> tuple[float, set
             total += flops
             wanted.update(node.inputs[i] for i in taken)
             continue
-        if isinstance(node.op, Contract):
-            work = Product.of(*(v.type for v in (*node.inputs, *node.outputs)))
-            total += work.flops if work else 0.0
+        total += flops_of(node)
         wanted.update(node.inputs)
     return total, wanted
+
+
+def flops_of(node: Node) -> float:
+    """FLOPs of a product, or of all products of a loop; 0 for anything else."""
+    if isinstance(node.op, Repeat):
+        return node.op.count * sum(map(flops_of, node.op.body.nodes))
+    if not isinstance(node.op, Contract):
+        return 0.0
+    work = Product.of(*(v.type for v in (*node.inputs, *node.outputs)))
+    return work.flops if work else 0.0
 
 
 def _loop(op: Repeat, outputs: Collection[int]) -> tuple[float, set[int]]:
