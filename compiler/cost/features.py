@@ -17,7 +17,7 @@ from compiler.graph import ITEMSIZE, Type
 from compiler.liveness import walk
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Input
-from compiler.program import Body, LocalRepeat, Program
+from compiler.program import PER_MICROBATCH, Body, LocalRepeat, Program
 
 AGAIN = re.compile(r"(\.again(_\d+)?)+$")
 """The end of the names of what recompute makes again (`compiler.passes.residuals.AGAIN`)."""
@@ -54,13 +54,19 @@ def features(program: Program) -> Features:
     made = {v.name for body in forward for instr, *_ in walk(body) for v in instr.outputs}
     needed = hardware = 0.0
     by_dtype: dict[str, float] = {}
+    shared: dict[tuple[str, int], float] = {}
     for c, found in zip(program.classes, parts):
-        members = len(c.groups) * (program.devices // program.groups) * program.microbatches
+        members = len(c.groups) * (program.devices // program.groups)
         for f in c.functions:
             if f.name == "U":
                 continue
-            hardware += products(found[f.name, f.chunk], by_dtype) * members
-            needed += len(c.groups) * _whole_products(f.body, set() if f.name == "F" else made)
+            runs = program.microbatches if f.name in PER_MICROBATCH else 1
+            hardware += products(found[f.name, f.chunk], by_dtype) * members * runs
+            if f.name in ("P", "S", "E"):  # the same for all classes that have them
+                shared[f.name, f.chunk] = _whole_products(f.body, ())
+            else:
+                needed += len(c.groups) * _whole_products(f.body, set() if f.name == "F" else made)
+    needed += sum(shared.values())
     samples, tokens = _sizes(program)
     dtype = max(by_dtype, key=lambda d: by_dtype[d], default="f32")
     return Features(parts, samples, tokens, dtype, needed, hardware)
