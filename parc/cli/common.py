@@ -21,7 +21,7 @@ from dsl.files import load
 from dsl.render import render, to_json
 from dsl.source import Source
 from parc.api import OURS, Options
-from parc.cli import BUG, show_bug
+from parc.cli import BUG, UNMET, show_failure
 
 SCHEMA = 1
 FAILED = 1
@@ -154,8 +154,12 @@ class Command(click.Command):
         except Exception as error:
             if not out.json or isinstance(error, OSError):
                 raise
-            show_bug(error, debug=bool(ctx.find_root().params.get("debug")))
-            return out.finish(BUG)
+            from parc.needs import unmet
+
+            if (need := unmet(error)) is not None:
+                out.fail(need.what, f"`{need.command}`")
+                return out.finish(UNMET)
+            return out.finish(show_failure(error, debug=bool(ctx.find_root().params.get("debug"))))
 
 
 def _told(out: Output, error: click.ClickException) -> int:
