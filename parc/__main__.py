@@ -11,9 +11,9 @@ def main() -> NoReturn:
     try:
         from parc.cli import cli
     except Exception as error:
-        from parc.needs import unmet
+        from parc.needs import outdated, unmet
 
-        need = unmet(error)
+        need = unmet(error) or next(outdated(), None)
         if need is None:
             raise
         sys.stderr.write(f"Error: {need.what}\n  help: `{need.command}`\n")

@@ -1,4 +1,4 @@
-"""What parc needs of other packages: what is stated, and whether an error comes of one that is absent, broken or old."""
+"""What parc needs of other packages, and whether an error comes of one that is absent, broken or old."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Need:
 
 
 def stated() -> dict[str, str]:
-    """Requirements by the name that is imported: `{"numpy": "numpy>=1.26"}`. Of a checkout those of its pyproject.toml."""
+    """Requirements by the name that is imported, `{"numpy": "numpy>=1.26"}`; of a checkout those that it states."""
     project = Path(__file__).parent.parent / "pyproject.toml"
     try:
         lines = tomllib.loads(project.read_text("utf-8"))["project"]["dependencies"]
