@@ -64,10 +64,11 @@ def source(step: str, rule: str = PIPELINE.format("gpipe(microbatches = 2)"), co
     return Source(
         "across.par",
         f"use std.optimizers\n{FUNCTIONS}optimizer mine(lr) {{\n{more}  w = w - lr * ({step})\n}}\n"
-        f"model m {{\n  dim b = 4, d = 4, f = 6\n  input x, y : f64[b,d]\n  weight a[d,f] ~ normal(0.4)\n  t[b,f] = x @ a\n"
-        f"  h = x * (1.0 + mean(t, over f))\n  repeat {count} as block {{\n    weight w[d] ~ uniform(0.5, 1.5)\n"
-        f"    weight u[d,f] ~ normal(0.4)\n    v[b,f] = h @ u\n    h = h * w + 0.1 * mean(v, over f)\n  }}\n"
-        f"  e = h - y\n  loss mean(e * e)\n}}\nstrategy s for m {{\n  mesh (pp = 2, dp = 2, tp = 2)\n"
+        f"model m {{\n  dim b = 4, d = 4, f = 6\n  input x, y : f64[b,d]\n  weight a[d,f] ~ normal(0.4)\n"
+        f"  t[b,f] = x @ a\n  h = x * (1.0 + mean(t, over f))\n  repeat {count} as block {{\n"
+        f"    weight w[d] ~ uniform(0.5, 1.5)\n    weight u[d,f] ~ normal(0.4)\n    v[b,f] = h @ u\n"
+        f"    h = h * w + 0.1 * mean(v, over f)\n  }}\n  e = h - y\n  loss mean(e * e)\n}}\n"
+        f"strategy s for m {{\n  mesh (pp = 2, dp = 2, tp = 2)\n"
         f"  {rule}\n  split b on dp\n  split f on tp\n  shard optimizer on dp\n}}\n"
         f"job fit {{\n  train m using s\n  optimizer mine(lr = 0.1)\n  precision f64\n}}\n",
     )
