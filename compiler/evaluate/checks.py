@@ -113,9 +113,8 @@ def _evaluated(expr: ast.Expr, written: ast.Expr, module: Module) -> str:
         return f"not {_evaluated(expr.operand, written.operand, module)}"
     if isinstance(expr, ast.Binary) and isinstance(written, ast.Binary) and expr.op in _COMPARED:
         units = [side.unit for side in (written.right, written.left) if isinstance(side, ast.Quantity)]
-        left, right = _both(
-            *(static_value(side, module) for side in (expr.left, expr.right)), units[0] if units else None
-        )
+        values = static_value(expr.left, module), static_value(expr.right, module)
+        left, right = _both(*values, units[0] if units else None)
         return f"{left} {expr.op} {right}"
     return _value(static_value(expr, module))
 
