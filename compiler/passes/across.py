@@ -22,8 +22,8 @@ from compiler.passes.stage import Cut, Staged
 from dsl.diagnostics import Diagnostics
 
 HELP = (
-    "sums, means, norms and maxima over the iterations can be had, and all that takes each iteration by itself; "
-    "for anything else leave out the `pipeline`"
+    "sums, means and maxima over all iterations can be had, outside of a `repeat`; `over own` takes each iteration by "
+    "itself; for anything else leave out the `pipeline`"
 )
 
 
