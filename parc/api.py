@@ -144,9 +144,14 @@ def compile(file: File, **options: Unpack[Options]) -> Compiled:
 def _warn(job: Job, options: Options, compiled: Compiled | None = None) -> None:
     from compiler.cost.repeated import repeated_work
     from compiler.evaluate.axes import idle_axes
+    from compiler.evaluate.software import foreign_stack
 
     if warned := options.get("warned"):
-        for warning in (*idle_axes(job.strategy), *(repeated_work(compiled) if compiled is not None else ())):
+        for warning in (
+            *foreign_stack(job.cluster),
+            *idle_axes(job.strategy),
+            *(repeated_work(compiled) if compiled is not None else ()),
+        ):
             warned(warning)
 
 
