@@ -136,7 +136,7 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0315",
         "unknown software",
-        "`stack NAME` in a cluster says with which software it is used. Devices of the standard library have numbers for\n"
+        "`stack NAME` in a cluster says which software runs on it. Devices of the standard library have numbers for\n"
         "some (`parc devices` lists them), one of your own for what it states: `efficiency NAME product 0.7`.",
         _model(_FIT, _stack("megatron_2012"), _ON_POD),
         _model(_FIT, _stack("megatron_2021"), _ON_POD),
