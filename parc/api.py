@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from compiler.evaluate import Check, Evaluation, Held
     from compiler.explain import Explanation
     from compiler.graph import Value
-    from compiler.model import Job
+    from compiler.model import Device, Job
     from compiler.passes.place.place import Placed
     from compiler.program import Program
     from dsl import ast
@@ -312,6 +312,13 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
     from parc.estimate import estimate
 
     return estimate(compiled, variation)
+
+
+def devices() -> tuple[Device, ...]:
+    """The devices of the standard library; `compiler.cost.fitted` says what their numbers were fitted on."""
+    from compiler.evaluate.library import standard_devices
+
+    return standard_devices()
 
 
 def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | None = None) -> Trace:
