@@ -203,7 +203,7 @@ def test_unknown_software_is_an_error_with_the_nearest_names(name: str, near: st
 
 
 def test_megatrons_175b_reaches_what_was_published(megatron: Any) -> None:
-    """140 TFLOP/s per device, by the paper's count of FLOPs. Nothing is fitted on this figure (on its README's 32 s, among
+    """140 TFLOP/s per device, by the paper's count. Nothing is fitted on this figure (on its README's 32 s, among
     17 rows)."""
     t = megatron.timeline
     layers, hidden, vocab, seq, batch = 96, 12288, 51200, 2048, 1536
