@@ -99,6 +99,7 @@ class StateDecl:
     role: `weight`, `optimizer`, `counter` (live across steps), `gradient`, `loss`, `metric` (accumulate over the
     micro-batches of a step), `report` (a scalar that U writes), `saved` (one per micro-batch in flight, from F to B).
     `name` carries `#chunk` for chunks beyond the first. `logical` is the name in the serial program (without `#chunk`).
+    frozen: a weight that no update renews.
     Types of stacked tensors have the local count of layers as the size of the loop dim; see LoopRange.
     """
 
@@ -110,6 +111,7 @@ class StateDecl:
     init: Init | None = None
     memory: str = "hbm"
     logical: str = ""
+    frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from compiler.graph import Names, Node, Value
+from compiler.graph import Names, Node, Type, Value
 from compiler.layout import Layout
 from compiler.ops.comm import Relayout
 from compiler.ops.create import Full
@@ -48,9 +48,10 @@ class _Update:
         self.placed, self.staged, self.buffers, self.groups, self.part = placed, staged, buffers, groups, part
         self.homes = homes
         self.training = placed.training
+        self.trained = placed.training.model.trained
         self.graph = placed.update
         self.names = Names()
-        self.total = {v.name: w.name for v, w in zip(placed.totals, self.training.model.weights, strict=True)}
+        self.total = {v.name: w.name for v, w in zip(placed.totals, self.trained, strict=True)}
         self.owner = {s.name: s.of for s in self.training.states}
         self.deps: dict[str, Deps] = {}
         self.roots: set[str] = set()
@@ -70,7 +71,7 @@ class _Update:
         for node in self.graph.nodes:
             for v in node.inputs:
                 readers.setdefault(v.name, []).append(node)
-        shared = self._shared() if len(self.training.model.weights) == 1 else set()
+        shared = self._shared() if len(self.trained) == 1 else set()
         for node in self.graph.nodes:
             union = frozenset[str]().union(
                 *(frozenset() if v.name in self.roots else self.deps[v.name] for v in node.inputs)
@@ -90,7 +91,7 @@ class _Update:
 
     def _shared(self) -> set[str]:
         """Values that outputs which belong to no weight (counters, reports) depend on."""
-        owners = [*self.homes, *(self.owner[s.name] for s in self.training.states)]
+        owners = [*(w.name for w in self.trained), *(self.owner[s.name] for s in self.training.states)]
         wanted = {v.name for i, v in enumerate(self.graph.outputs) if i >= len(owners) or owners[i] is None}
         for node in reversed(self.graph.nodes):
             if any(v.name in wanted for v in node.outputs):
@@ -109,7 +110,7 @@ class _Update:
     def _contributes(self, weight: str, chunk: int) -> bool:
         """Whether the backward pass of this class adds to the weight's gradient."""
         stages = {g + chunk * self.staged.groups for g in self.groups}
-        index = next(i for i, w in enumerate(self.training.model.weights) if w.name == weight)
+        index = next(i for i, w in enumerate(self.trained) if w.name == weight)
         places = [self.staged.counts_at(v, self.staged.backward) for v in self.staged.addends[index]]
         return any(p == ALL or p in stages for p in places)
 
@@ -138,7 +139,7 @@ class _Update:
                 if out.name not in self.chain:
                     self.partial[out.name] = self._part(out, emits)
                 self._agree(out, emits)
-        targets = [w.name for w in self.training.model.weights] + [s.name for s in self.training.states]
+        targets = [w.name for w in self.trained] + [s.name for s in self.training.states]
         reports = list(zip(self.training.reports, self.graph.outputs[len(targets) :], strict=True))
         inputs = set(self.graph.inputs)
         for logical, v in reports:
@@ -167,24 +168,25 @@ class _Update:
     def _declare(self, parts: dict[int, Part | None]) -> list[StateDecl]:
         found: list[StateDecl] = []
         placed = self.placed
-        for w, g, layout in zip(self.training.model.weights, self.training.gradients, placed.accumulators, strict=True):
+        sums = {w.name: (g.type, at) for w, g, at in zip(self.trained, self.training.gradients, placed.accumulators)}
+        for w in self.training.model.weights:
             for c in self.here(w.name):
                 part = parts[c]
-                type = part.type(w.value.type) if part else w.value.type
-                name = w.name + _suffix(c)
-                found.append(StateDecl(name, "weight", type, placed.weights[w.name], c, w.init, logical=w.name))
-                grad = part.type(g.type) if part else g.type
-                if self._contributes(w.name, c):
+
+                def local(type: Type, part: Part | None = part) -> Type:
+                    return part.type(type) if part else type
+
+                name, layout, frozen = w.name + _suffix(c), placed.weights[w.name], not w.trained
+                type = local(w.value.type)
+                found.append(StateDecl(name, "weight", type, layout, c, w.init, logical=w.name, frozen=frozen))
+                if w.trained and self._contributes(w.name, c):
                     full = self.buffers.gradients[w.name] + _suffix(c)
-                    found.append(StateDecl(full, "gradient", grad, layout, c, logical=w.name))
+                    grad, at = sums[w.name]
+                    found.append(StateDecl(full, "gradient", local(grad), at, c, logical=w.name))
                 for s in self.training.states:
                     if s.of == w.name:
-                        st = part.type(s.value.type) if part else s.value.type
-                        found.append(
-                            StateDecl(
-                                s.name + _suffix(c), "optimizer", st, placed.states[s.name], c, s.init, logical=s.name
-                            )
-                        )
+                        full, at = s.name + _suffix(c), placed.states[s.name]
+                        found.append(StateDecl(full, "optimizer", local(s.value.type), at, c, s.init, logical=s.name))
         for s in self.training.states:
             if s.of is None:
                 found.append(
