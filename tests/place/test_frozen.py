@@ -54,7 +54,7 @@ model m() {{
     x = x + dense(u, over d, {Q}) as down
   }}
   logits = linear(layer_norm(x), over v, std = 0.3) as head
-  metric size = mean(logits)
+  metric best = max(logits)
   loss cross_entropy(logits, targets, over v)
 }}
 """
