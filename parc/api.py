@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from compiler.driver import Compiled
     from compiler.evaluate import Check, Evaluation, Held
     from compiler.explain import Explanation
-    from compiler.graph import Value
     from compiler.model import Device, Job
-    from compiler.passes.place.place import Placed
     from compiler.program import Program
     from dsl import ast
     from dsl.codes import Code
@@ -165,42 +163,12 @@ def emit(file: File, stage: Stage = "program", **options: Unpack[Options]) -> st
         from compiler.text import show
 
         return show(compile(file, **options).program)
+    from parc.emitted import early
+
     job = evaluate(file, **options).job
-    text = _early(job, stage)
+    text = early(job, stage)
     _warn(job, options)
     return text
-
-
-def _early(job: Job, stage: Stage) -> str:
-    if stage == "graph":
-        return str(job.model.graph)
-    from compiler.driver import prepare
-    from compiler.passes.training import training
-    from dsl.diagnostics import ParcError
-
-    if stage == "placed":
-        return _show_placed(prepare(job)[1])
-    try:
-        graphs, _ = prepare(job)
-    except ParcError:  # there is a training graph all the same
-        graphs = training(job)
-    end = [graphs.finish.graph] if graphs.finish is not None else []
-    every = [*(r.graph for r in graphs.rounds), graphs.forward, graphs.backward, *end, graphs.update]
-    return "\n".join(map(str, every))
-
-
-def _show_placed(placed: Placed) -> str:
-    """The graphs with the layout of each value in its type."""
-    from compiler.show import show_graph
-    from compiler.text.printer import show_type
-
-    def shown(v: Value) -> str:
-        return f"%{v.name}: {show_type(v.type, placed.layouts[v.name], placed.sizes)}"
-
-    before = [graph for r in placed.rounds for graph in (r.batch, r.settle)]
-    end = [placed.finish] if placed.finish is not None else []
-    every = [*before, placed.forward, placed.backward, *end, placed.update]
-    return "\n".join(show_graph(graph, shown) for graph in every)
 
 
 def load_program(file: File, **options: Unpack[Options]) -> Program:
