@@ -169,13 +169,19 @@ def emit(file: File, stage: Stage = "program", **options: Unpack[Options]) -> st
 def _early(job: Job, stage: Stage) -> str:
     if stage == "graph":
         return str(job.model.graph)
-    from compiler.passes.place.place import place
+    from compiler.driver import prepare
     from compiler.passes.training import training
+    from dsl.diagnostics import ParcError
 
-    graphs = training(job)
-    if stage == "training":
-        return "\n".join(map(str, (graphs.forward, graphs.backward, graphs.update)))
-    return _show_placed(place(graphs))
+    if stage == "placed":
+        return _show_placed(prepare(job)[1])
+    try:
+        graphs, _ = prepare(job)
+    except ParcError:  # there is a training graph all the same
+        graphs = training(job)
+    end = [graphs.finish.graph] if graphs.finish is not None else []
+    every = [*(r.graph for r in graphs.rounds), graphs.forward, graphs.backward, *end, graphs.update]
+    return "\n".join(map(str, every))
 
 
 def _show_placed(placed: Placed) -> str:
@@ -186,7 +192,10 @@ def _show_placed(placed: Placed) -> str:
     def shown(v: Value) -> str:
         return f"%{v.name}: {show_type(v.type, placed.layouts[v.name], placed.sizes)}"
 
-    return "\n".join(show_graph(graph, shown) for graph in (placed.forward, placed.backward, placed.update))
+    before = [graph for r in placed.rounds for graph in (r.batch, r.settle)]
+    end = [placed.finish] if placed.finish is not None else []
+    every = [*before, placed.forward, placed.backward, *end, placed.update]
+    return "\n".join(show_graph(graph, shown) for graph in every)
 
 
 def load_program(file: File, **options: Unpack[Options]) -> Program:

@@ -19,7 +19,7 @@ from compiler.graph import Type
 from compiler.layout import Layout
 from compiler.liveness import unrolled
 from compiler.ops.effects import Accumulate, Input, Write
-from compiler.program import DeviceClass, Program, StateDecl
+from compiler.program import PER_MICROBATCH, DeviceClass, Program, StateDecl
 from compiler.traffic import Volumes, add_volumes, volumes
 from dsl.diagnostics import fail
 from runtime.distribute import Array, Mesh, assemble, collect, distribute, logical_type, own_part
@@ -222,7 +222,7 @@ class Emulator:
             run = function.run(g, self._contexts[micro])
             if run is not None:
                 for key in run:
-                    yield f"{name}.{chunk} of micro-batch {micro}" if name != "U" else "U", key
+                    yield f"{name}.{chunk} of micro-batch {micro}" if name in PER_MICROBATCH else name, key
             add_volumes(traffic, g.stage.traffic[name, chunk])
 
     def wake(self, g: _Group) -> None:

@@ -112,7 +112,7 @@ class Device:
             for p in pieces:
                 p.buffer.drop()
         self.inputs = {}
-        for name in [n for n in self.states if self.declared[n].role in ("gradient", "loss", "metric")]:
+        for name in [n for n in self.states if self.declared[n].role in ("gradient", "loss", "metric", "statistic")]:
             self.states.pop(name).buffer.drop()
 
     # --- running
