@@ -115,6 +115,7 @@ class Estimate:
         """Plain values, in seconds and bytes."""
         t, job = self.timeline, self.compiled.job
         assert job.cluster is not None
+        trained, every = parameters(job)
         return {
             "job": job.name,
             "model": job.model.name,
@@ -124,7 +125,8 @@ class Estimate:
             "stack": job.cluster.stack,
             "stack_used": used(job.cluster),
             "expected_error": expected(job.cluster).as_json(),
-            "parameters": parameters(job),
+            "parameters": trained,
+            "parameters_total": every,
             "mesh": {a.name: a.size for a in job.strategy.mesh},
             "devices": t.devices,
             "step_seconds": t.step_seconds,

@@ -80,7 +80,9 @@ class Results:
         """
         program = self.compiled.program
         if name == "parameters":
-            return parameters(self.compiled.job)
+            return parameters(self.compiled.job)[0]
+        if name == "parameters.total":
+            return parameters(self.compiled.job)[1]
         if name == "devices":
             return program.devices
         if name == "flops":

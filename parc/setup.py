@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from parc.estimate import Estimate
 
 
-def parameters(job: Job) -> int:
-    """Numbers in all weights of the model."""
-    return sum(prod(w.value.type.shape) for w in job.model.weights)
+def parameters(job: Job) -> tuple[int, int]:
+    """Numbers in the weights of the model: in those that are trained, and in all."""
+    trained, every = (sum(prod(w.value.type.shape) for w in of) for of in (job.model.trained, job.model.weights))
+    return trained, every
 
 
 def setup(e: Estimate) -> list[tuple[str, str]]:
@@ -25,10 +26,11 @@ def setup(e: Estimate) -> list[tuple[str, str]]:
     assert job.cluster is not None
     mesh = ", ".join(f"{a.name} = {a.size:,}" for a in job.strategy.mesh)
     batch = f"{t.samples:,} samples"
+    trained, every = parameters(job)
     return [
         ("devices", f"{t.devices:,} {job.cluster.device.name}, {amount(job.cluster.device.memory)} each"),
         ("software", software(job.cluster)),
-        ("parameters", f"{parameters(job):,}"),
+        ("parameters", f"{every:,}" if trained == every else f"{every:,}, of which {trained:,} are trained"),
         ("global batch", batch if t.tokens == t.samples else f"{batch}, {t.tokens:,} tokens"),
         ("mesh", mesh or "one device"),
         ("error to expect", error(fitted.expected(job.cluster))),

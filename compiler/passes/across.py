@@ -76,8 +76,10 @@ class _Across:
 
     def run(self) -> tuple[Placed, Across]:
         graph, label = self.placed.update, self.cut.label
-        # Only what is stacked over the loop has a dim of its name (E0306): its weights, their gradients and states.
-        self.pieces |= {v.name: label for v in graph.inputs if v.type.has(label)}
+        # Only what is stacked over the loop has a dim of its name (E0306): its weights (frozen ones, which no update
+        # reads, too), their gradients and states.
+        weights = (w.value for w in self.placed.training.model.weights)
+        self.pieces |= {v.name: label for v in (*graph.inputs, *weights) if v.type.has(label)}
         level = _Level()
         for node in graph.nodes:
             self._node(level, node)

@@ -149,4 +149,12 @@ CODES: tuple[Code, ...] = (
         _model(_FIT, _stack("megatron_core"), _ON_POD),
         _model(_FIT, _stack("megatron_2021"), _ON_POD),
     ),
+    Code(
+        "E0317",
+        "nothing to train",
+        "`frozen` leaves weights for the others to be trained: at least one is not frozen, and the loss's derivative\n"
+        "reaches it (it does not pass `stop_gradient`, nor what makes integers of numbers).",
+        _model(_FIT, job="train m()\noptimizer sgd(lr = 0.1)\nfrozen w"),
+        _model("weight v[d], w[d]\nloss sum(x * v * w)", job="train m()\noptimizer sgd(lr = 0.1)\nfrozen w"),
+    ),
 )
