@@ -13,6 +13,7 @@ from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send
 from compiler.ops.repeat import Repeat
+from compiler.passes.across import Across, across
 from compiler.passes.buffers import BufferNames, buffer_names
 from compiler.passes.classes import classes, schedules
 from compiler.passes.emit import Emitter, Part
@@ -38,8 +39,9 @@ from compiler.program import (
 def lower(placed: Placed, staged: Staged) -> Program:
     """The program of all classes of devices."""
     job = placed.training.job
+    placed, over = across(placed, staged)
     names = buffer_names(placed)
-    lowered = [_Class(placed, staged, names, groups) for groups in classes(staged)]
+    lowered = [_Class(placed, staged, over, names, groups) for groups in classes(staged)]
     orders = schedules(placed, staged, [c.groups for c in lowered])
     homes = _homes(placed, staged, lowered)
     made = [c.build(homes) for c in lowered]
@@ -76,8 +78,10 @@ def _homes(placed: Placed, staged: Staged, lowered: Sequence[_Class]) -> dict[st
 class _Class:
     """Lowers the code of one class of groups, by its first group."""
 
-    def __init__(self, placed: Placed, staged: Staged, names: BufferNames, groups: tuple[int, ...]) -> None:
-        self.placed, self.staged, self.names, self.groups = placed, staged, names, groups
+    def __init__(
+        self, placed: Placed, staged: Staged, over: Across, names: BufferNames, groups: tuple[int, ...]
+    ) -> None:
+        self.placed, self.staged, self.over, self.names, self.groups = placed, staged, over, names, groups
         self.training = placed.training
         self.functions: list[Function] = []
         self.states: list[StateDecl] = []
@@ -96,7 +100,7 @@ class _Class:
 
     def build(self, homes: Mapping[str, tuple[int, ...]]) -> DeviceClass:
         """homes: the virtual stages that hold each weight."""
-        update, states = lower_update(self.placed, self.staged, self.names, self.groups, self.part, homes)
+        update, states = lower_update(self.placed, self.staged, self.over, self.names, self.groups, homes)
         functions = (*self.batch.before, *self.functions, *self.batch.after, Function("U", 0, update))
         return DeviceClass(self.groups, self.ranges(), (*states, *self._in_order()), functions, ())
 

@@ -275,7 +275,7 @@ def _prepare(cls: DeviceClass, program: Program) -> _Stage:
     slots = Slots(
         {s.name: i for i, s in enumerate(cls.states)},
         inputs,
-        {(r.dim, r.chunk): i for i, r in enumerate(cls.ranges)},
+        {(r.dim, r.count, r.chunk): i for i, r in enumerate(cls.ranges)},
     )
     functions = {(f.name, f.chunk): compile_function(f, cls, program, slots) for f in cls.functions}
     traffic = {(f.name, f.chunk): volumes(f.body, program.sizes) for f in cls.functions}

@@ -188,7 +188,7 @@ class Device:
         found = [np.asarray(r) for r in (results if isinstance(results, tuple) else (results,))]
         if isinstance(instr.op, Iota):
             for r in self.cls.ranges:
-                if (r.dim, r.chunk, r.count) == (instr.op.dim.name, self.chunk, instr.op.dim.size):
+                if (r.dim, r.count, r.chunk) == (instr.op.dim.name, instr.op.dim.size, self.chunk):
                     found[0] = found[0] + np.int32(r.first.at(self.group))
         return found
 

@@ -27,6 +27,7 @@ REFUSALS = frozenset(
         "E0541",  # a window wider than a piece
         "E0542",  # a wild rule that no tensor heeds
         "E0551",  # places in a circle
+        "E0554",  # an optimizer that needs all iterations of a loop that is cut
     }
 )
 """What a strategy may be refused for. Any other code means that the generator draws nonsense, or a bug."""
