@@ -442,7 +442,7 @@ class Item(Syntax):
 
 @dataclass(frozen=True, slots=True)
 class Use(Item):
-    """`use std.layers (attention, mlp)` or `use "shared/blocks.par" (block)`; no names = all."""
+    """`use std.layers (attention, mlp)` or `use "parts/blocks.par" (block)`; no names = all."""
 
     module: Path | String
     names: tuple[Name, ...] = ()

@@ -43,9 +43,9 @@ class Branches:
     """A `Watch` of the serial program that notes which sides of its choices are taken."""
 
     def __init__(self, training: Training) -> None:
-        self._taken: dict[Node, set[bool]] = {
-            node: set() for graph in (training.forward, training.update) for node in _nodes(graph) if _chooses(node)
-        }
+        graphs = [*(r.graph for r in training.rounds), training.forward, training.update]
+        graphs += [training.finish.graph] if training.finish else []
+        self._taken: dict[Node, set[bool]] = {n: set() for graph in graphs for n in _nodes(graph) if _chooses(n)}
 
     def __call__(
         self, node: Node, ctx: Context, operands: Sequence[Array], results: tuple[Array, ...]
