@@ -80,6 +80,8 @@ class Results:
         """
         program = self.compiled.program
         if name == "parameters":
+            return sum(prod(w.value.type.shape) for w in self.compiled.job.model.trained)
+        if name == "parameters.total":
             return sum(prod(w.value.type.shape) for w in self.compiled.job.model.weights)
         if name == "devices":
             return program.devices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class Judge:
     def __init__(self, training: Training, tally: Tally, tolerance: float | None, exact: bool) -> None:
         self.tally, self.tolerance, self.exact, self.step = tally, tolerance, exact, 0
         model = training.model
-        weights = [w.name for w in model.weights]
+        weights = [w.name for w in model.trained]
         made = [("loss", "loss"), *(("metric", n) for n in training.summed)]
         values = dict(zip(made, training.forward.outputs))
         if training.finish is not None:
@@ -47,7 +48,8 @@ class Judge:
         self._relative = {key: self._limit(forward[v.name]) for key, v in values.items()}
         new = dict(zip(updated, training.update.outputs, strict=True))
         self._relative |= {key: self._limit(update[v.name]) for key, v in new.items()}
-        self._types: dict[tuple[str, str], Type] = {key: v.type for key, v in (values | new).items()}
+        self._types: dict[tuple[str, str], Type] = {("weight", w.name): w.value.type for w in model.weights}
+        self._types |= {key: v.type for key, v in (values | new).items()}
         loops = {w.name: w.loops for w in model.weights}
         loops |= {s.name: loops[s.of] for s in training.states if s.of is not None}
         self._layers = {key: sum(n in loops.get(key[1], ()) for n in t.names) for key, t in self._types.items()}
@@ -82,7 +84,9 @@ class Judge:
         up in another order, if it is needed."""
         for name, value in serial.weights.items():
             given, before = run.weights.get(name), old[name]
-            if self._to_the_bit(value) or given is None:
+            if ("weight", name) not in self._relative:  # frozen
+                found = MISSING if given is None else replace(same(before, given), compared=np.ones(1, bool))
+            elif self._to_the_bit(value) or given is None:
                 found = self._compared("weight", name, value, given, 0.0, None)
             else:
                 unit = UNITS * UNIT[self._types["weight", name].dtype]

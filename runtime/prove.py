@@ -248,6 +248,8 @@ def _vacuous(training: Training, tally: Tally, losses: Sequence[tuple[float, flo
     """Why the proof says nothing, although nothing differs."""
     if not training.model.weights:
         yield "the model has no weights"
+    elif not training.model.trained:
+        yield "no weight is trained"
     elif not losses:
         yield "gradients overflowed in every step"
     elif not tally.compared("gradient"):

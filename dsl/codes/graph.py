@@ -127,4 +127,12 @@ CODES: tuple[Code, ...] = (
         _model(_FIT, job="train m()"),
         _model(_FIT, job="train m()\noptimizer sgd(lr = 0.1)"),
     ),
+    Code(
+        "E0315",
+        "nothing to train",
+        "`frozen` leaves weights for the others to be trained: at least one is not frozen, and the loss's derivative\n"
+        "reaches it (it does not pass `stop_gradient`, nor what makes integers of numbers).",
+        _model(_FIT, job="train m()\noptimizer sgd(lr = 0.1)\nfrozen w"),
+        _model("weight v[d], w[d]\nloss sum(x * v * w)", job="train m()\noptimizer sgd(lr = 0.1)\nfrozen w"),
+    ),
 )

@@ -119,7 +119,7 @@ def _shown(proof: Proof, out: Output, style: bool) -> str:
     for kind, title in _KINDS.items():
         found = [r for r in proof.rows if r.kind == kind]
         if found:
-            worst = max(found, key=lambda r: (not r.ok, r.nearness, r.error))
+            worst = max(found, key=lambda r: (not r.ok, r.nearness, r.tolerance))
             bad = sum(not r.ok for r in found)
             numbers = [f"{len(found):,}", f"{sum(r.elements for r in found):,}", *_numbers(worst)]
             rows.append([title, *numbers, _verdict(bad, style)])
