@@ -249,13 +249,16 @@ def verify(
     tolerance: float | None = None,
     exact: bool = False,
     executor: Executor = "stacked",
+    at_step: int = 0,
     **options: Unpack[Options],
 ) -> Proof:
     """Run the lowered and the serial program and compare loss, gradients, weights and optimizer state: `.ok`.
 
-    `tolerance` replaces those of the data types; `exact` takes whole numbers and compares to the bit, which fits linear
-    models; `executor`: all devices as one array, or each by itself with messages between them. Raises `ParcError`, as
-    `run` does for a job that its devices have no memory for.
+    `tolerance` replaces what rounding explains; `exact` takes whole numbers and compares to the bit, which fits linear
+    models; `executor`: all devices as one array, or each by itself with messages between them; `at_step`: how many
+    updates went before, as far as counters of steps know. `.blind` and `.unreached` say what was not compared, and
+    `.vacuous` why equality says nothing, if it does. Raises `ParcError`, as `run` does for a job that its devices have
+    no memory for.
     """
     from parc.room import require_room
     from runtime.data import open_data
@@ -276,6 +279,7 @@ def verify(
         tolerance=tolerance,
         exact=exact,
         executor=PrivateExecutor if executor == "private" else Emulator,
+        first=at_step,
     )
 
 
