@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from parc import api
-from parc.cli.common import Command, Output, choice, color, file_argument, job_options, read_source
+from parc.cli.common import Command, Output, check_program, choice, color, file_argument, job_options, read_source
 from parc.cli.tables import plural
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ def command(out: Output, file: str, params: tuple[tuple[str, str], ...], job: st
 
     The file's checks are listed with the values found. A lowered `.npu` is read and verified.
     """
-    if api.is_program(file):
-        program = api.load_program(read_source(out, file))
+    if check_program(out, file, params=params, job=job, strategy=strategy):
+        program = api.load_program(read_source(out, file, program=True))
         out.result = {"jobs": [], "program": program.name, "devices": program.devices}
         out.say(f"{program.name}: {plural(program.devices, 'device')}: fine")
         return
