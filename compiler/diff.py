@@ -40,7 +40,7 @@ def buffers(program: Program) -> tuple[Buffers, ...]:
     """Bytes that a device holds for weights, gradients, states and saved values (of its fullest group)."""
     found: list[Buffers] = []
     for cls in program.classes:
-        chunks = max(1, len({f.chunk for f in cls.functions}))
+        chunks = max(1, len({f.chunk for f in cls.functions if f.name == "F"}))
         flying = max((in_flight(cls, g) for g in cls.groups), default=0)
         totals: dict[tuple[str, str], int] = {}
         for s in cls.states:

@@ -79,6 +79,7 @@ def check(file: File, *, told: Callable[[Held], None] | None = None, **options: 
     What it lowers to is verified, the schedule for hangs too, whether its data file is there, and the file's checks,
     which `told` hears of, those that fail too. Raises `ParcError` with all that is wrong.
     """
+    from compiler.cost.repeated import repeated_work
     from compiler.driver import compile_job
     from compiler.evaluate import check_file
     from dsl.diagnostics import Diagnostics, ParcError
@@ -98,7 +99,7 @@ def check(file: File, *, told: Callable[[Held], None] | None = None, **options: 
             checks = evaluation.checks
             compiled = compile_job(evaluation.job)
             jobs.append(compiled)
-            for diagnostic in _verified(compiled):
+            for diagnostic in (*_verified(compiled), *repeated_work(compiled)):
                 found.add(diagnostic)
             data = compiled.job.data
             if data is not None and data.path is not None:
@@ -136,15 +137,16 @@ def compile(file: File, **options: Unpack[Options]) -> Compiled:
     found = _verified(compiled)
     if found:
         raise ParcError(*found)
-    _warn(compiled.job, options)
+    _warn(compiled.job, options, compiled)
     return compiled
 
 
-def _warn(job: Job, options: Options) -> None:
+def _warn(job: Job, options: Options, compiled: Compiled | None = None) -> None:
+    from compiler.cost.repeated import repeated_work
     from compiler.evaluate.axes import idle_axes
 
     if warned := options.get("warned"):
-        for warning in idle_axes(job.strategy):
+        for warning in (*idle_axes(job.strategy), *(repeated_work(compiled) if compiled is not None else ())):
             warned(warning)
 
 
@@ -167,13 +169,19 @@ def emit(file: File, stage: Stage = "program", **options: Unpack[Options]) -> st
 def _early(job: Job, stage: Stage) -> str:
     if stage == "graph":
         return str(job.model.graph)
-    from compiler.passes.place.place import place
+    from compiler.driver import prepare
     from compiler.passes.training import training
+    from dsl.diagnostics import ParcError
 
-    graphs = training(job)
-    if stage == "training":
-        return "\n".join(map(str, (graphs.forward, graphs.backward, graphs.update)))
-    return _show_placed(place(graphs))
+    if stage == "placed":
+        return _show_placed(prepare(job)[1])
+    try:
+        graphs, _ = prepare(job)
+    except ParcError:  # there is a training graph all the same
+        graphs = training(job)
+    end = [graphs.finish.graph] if graphs.finish is not None else []
+    every = [*(r.graph for r in graphs.rounds), graphs.forward, graphs.backward, *end, graphs.update]
+    return "\n".join(map(str, every))
 
 
 def _show_placed(placed: Placed) -> str:
@@ -184,7 +192,10 @@ def _show_placed(placed: Placed) -> str:
     def shown(v: Value) -> str:
         return f"%{v.name}: {show_type(v.type, placed.layouts[v.name], placed.sizes)}"
 
-    return "\n".join(show_graph(graph, shown) for graph in (placed.forward, placed.backward, placed.update))
+    before = [graph for r in placed.rounds for graph in (r.batch, r.settle)]
+    end = [placed.finish] if placed.finish is not None else []
+    every = [*before, placed.forward, placed.backward, *end, placed.update]
+    return "\n".join(show_graph(graph, shown) for graph in every)
 
 
 def load_program(file: File, **options: Unpack[Options]) -> Program:

@@ -6,7 +6,7 @@ and from what a stack keeps (`compiler/cost/footprint.py`), which is stated and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -14,16 +14,16 @@ import numpy as np
 import parc
 from benchmarks.published.facts import Row, Unsupported
 from benchmarks.published.generate import job
-from benchmarks.published.machines import fused, sheet, software
+from benchmarks.published.machines import fused, home, like, sheet
 from compiler.cost.footprint import held
 from dsl.source import Source
 
 SHARED = (
-    (("a100_80",), ("bloom", "bloom_numa")),
-    (("a100_80", "h100_hbm2e", "h200"), ("torchtitan", "torchtitan_float8")),
-    (("h100_hbm2e", "h200"), ("torchtitan_eager",)),
+    (("a100_80",), "bloom"),
+    (("a100_80", "h100_hbm2e", "h200"), "torchtitan"),
+    (("h100_hbm2e", "h200"), "torchtitan_eager"),
 )
-"""Devices and stacks that share the numbers."""
+"""Devices that share the numbers of a stack, and of those that are like it and state none of their own."""
 
 RESERVE, CONTEXT = (0.08, 0.05), (2e9, 1e9)
 """What is plausible, and how far that goes: what caching allocators lose between their segments; libraries, workspaces
@@ -38,16 +38,25 @@ def footprints(rows: Iterable[Row], jobs: int = 1) -> list[tuple[tuple[str, ...]
     with ProcessPoolExecutor(jobs) as pool:
         known = [(r, found) for r, found in zip(measured, pool.map(_allocated, measured)) if found]
     result = []
-    for devices, stacks in SHARED:
-        of = [(r, n) for r, n in known if sheet(r).like in devices and software(r)[0] in stacks]
+    own = {stack for _, stack in SHARED}
+    for devices, stack in SHARED:
+        of = [(r, n) for r, n in known if sheet(r).like in devices and _owner(r, own) == stack]
         if not of:
             continue
         reserve, context = solve([(n, r.memory or 0.0, r.memory_kind == "driver") for r, n in of])
-        lines = [f"footprint {stack} reserve {reserve:.2g}" for stack in stacks]
+        lines = [f"footprint {stack} reserve {reserve:.2g}"]
         if any(r.memory_kind == "driver" for r, _ in of):
-            lines += [f"footprint {stack} context {context / 1e9:.2g} GB" for stack in stacks]
+            lines.append(f"footprint {stack} context {context / 1e9:.2g} GB")
         result.append((devices, lines))
     return result
+
+
+def _owner(row: Row, own: Collection[str]) -> str:
+    """Whose numbers hold for the row's software: the nearest of those that it is like."""
+    stack, at = home(row, sheet(row).like)
+    while stack and stack not in own:
+        stack = like(at, stack) or ""
+    return stack
 
 
 def solve(found: Sequence[tuple[float, float, bool]]) -> tuple[float, float]:

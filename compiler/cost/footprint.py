@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
+from compiler.cost import stacks
 from compiler.cost.drafts import sunk_values
 from compiler.cost.lift import Lifter
 from compiler.cost.memory import memory_use
@@ -83,9 +84,8 @@ class Held:
 
 
 def footprint(device: Device, stack: str = "") -> Footprint:
-    """`footprint STACK NAME VALUE` of a device; what is not stated has its default."""
-    found = {w[1]: float(w[2]) for keyword, w in device.settings if keyword == "footprint" and w[0] == stack}
-    return Footprint(**found)
+    """`footprint STACK NAME VALUE` of a device, for the stack or for one that it is like; else the default holds."""
+    return Footprint(**stacks.stated(device, "footprint", stack))
 
 
 def held(compiled: Compiled, fused: bool) -> Held:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from compiler.cost import stacks
 from compiler.evaluate import limits, static
 from compiler.evaluate.calls import bind, built
-from compiler.evaluate.devices import NAMED, build_device, positive, quantity
+from compiler.evaluate.devices import build_device, positive, quantity
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.modules import Module
 from compiler.evaluate.scope import Scope
@@ -103,8 +104,8 @@ def _names(s: ast.Setting, count: int, help: str) -> tuple[str, ...]:
 
 def _known_stack(s: ast.Setting, stack: str, device: Device) -> None:
     """Of software of which the device states nothing its general numbers hold; but not if only a letter is wrong."""
-    stated = {w[0] for keyword, w in device.settings if keyword in NAMED and len(w) == 3}
-    help = did_you_mean(stack, tuple(sorted(stated))) if stack not in stated else None
+    known = stacks.known(device)
+    help = did_you_mean(stack, known) if stack not in known else None
     if help:
         raise fail("E0313", f"the device states nothing of the software `{stack}`", s.span, help=help)
 

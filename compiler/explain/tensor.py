@@ -90,9 +90,12 @@ class _Explainer:
         )
 
     def _find(self, name: str) -> Value:
-        ends = ("loss", *(m for m in self.training.model.metrics))
+        finish = self.training.finish
+        ends = dict(zip(("loss", *self.training.summed), self.placed.forward.outputs, strict=False))
+        if finish is not None and self.placed.finish is not None:
+            ends |= zip(finish.metrics, self.placed.finish.outputs, strict=True)
         if name in ends and name not in self.index.values:
-            return self.index.source(self.placed.forward.outputs[ends.index(name)])
+            return self.index.source(ends[name])
         if name not in self.index.values:
             inside = sorted((v for v in self.index.values if v.endswith(f".{name}")), key=len)
             named = [

@@ -92,6 +92,8 @@ def _tensors(training: Training) -> Iterator[Tensor]:
         yield Tensor(w.name, "weights", frozenset(w.value.type.names[len(w.loops) :]))
     for i in training.model.inputs:
         yield Tensor(i.value.name, "activations", frozenset(i.value.type.names))
+    for r in training.rounds:
+        yield from _made(r.graph, "activations")
     yield from _made(training.forward, "activations")
     yield from _made(training.backward, "activations")
     yield from _made(training.update, "optimizer")
