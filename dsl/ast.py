@@ -342,9 +342,9 @@ SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble")
 
 @dataclass(frozen=True, slots=True)
 class Pipeline(Statement):
-    """`pipeline block on pp, schedule one_f_one_b(microbatches = 8), cuts [2, 4]`."""
+    """`pipeline block on pp, schedule one_f_one_b(microbatches = 8), cuts [2, 4]`; `loop` by label or path."""
 
-    label: Name
+    loop: Path
     axis: Name
     schedule: Call | None = None
     cuts: Expr | None = None
@@ -407,6 +407,17 @@ class OptimizerUse(Statement):
     """`optimizer adamw(lr = 3e-4, clip = 1.0)` in a job."""
 
     call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen(Statement):
+    """`frozen block, wte keep *.low`: weights that are not trained. `*` in a path stands for any names in between.
+
+    Without paths all weights are meant, but for those that are kept.
+    """
+
+    weights: tuple[Path, ...] = ()
+    keep: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

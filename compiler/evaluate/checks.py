@@ -18,6 +18,7 @@ from dsl.units import BYTES, FLOP, FLOP_PER_SECOND, NONE, SECONDS, Dimension, Qu
 
 RESULTS: dict[str, Dimension] = {
     "parameters": NONE,
+    "parameters.total": NONE,
     "devices": NONE,
     "samples": NONE,
     "tokens": NONE,
