@@ -10,7 +10,7 @@ import click
 
 from parc import api
 from parc.cli.common import Command, Output, check_program, choice, color, file_argument, job_options, read_source
-from parc.cli.tables import plural
+from parc.cli.tables import line_width, plural
 
 if TYPE_CHECKING:
     from compiler.evaluate import Held
@@ -63,5 +63,10 @@ def _shown(held: Sequence[Held], style: bool) -> str:
         mark = "✓" if h.holds else "✗"
         paint = "32" if h.holds else "31"
         mark = f"\x1b[{paint}m{mark}\x1b[0m" if style else mark
-        lines.append(f"{mark} {h.text:{width}}  {h.found}" if h.found != h.text else f"{mark} {h.text}")
+        if h.found == h.text:
+            lines.append(f"{mark} {h.text}")
+        elif 2 + width + 2 + len(h.found) <= line_width():
+            lines.append(f"{mark} {h.text:{width}}  {h.found}")
+        else:
+            lines.append(f"{mark} {h.text}\n      {h.found}")
     return "\n".join(lines)
