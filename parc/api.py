@@ -172,7 +172,10 @@ def emit(file: File, stage: Stage = "program", **options: Unpack[Options]) -> st
 
 
 def load_program(file: File, **options: Unpack[Options]) -> Program:
-    """The program of a `.npu` file, verified, or of a `.par` file after lowering (with the options of `compile`)."""
+    """The program of a `.npu` file, verified, or of a `.par` file after lowering (with the options of `compile`).
+
+    Raises TypeError for options that choose what a `.npu` has no choice of.
+    """
     from compiler.text import parse_located
     from compiler.verify import verify
     from dsl.diagnostics import ParcError
@@ -181,6 +184,9 @@ def load_program(file: File, **options: Unpack[Options]) -> Program:
 
     if not is_program(_name(file)):
         return compile(file, **options).program
+    given = [name for name in ("params", "job", "strategy", "double") if options.get(name)]
+    if given:
+        raise TypeError(f"{_name(file)} is a lowered program: `{given[0]}` goes with the `.par` file")
     source = file if isinstance(file, Source) else load(file)
     program, locations = parse_located(source.text, source.name)
     found = verify(program, locations)
@@ -228,7 +234,7 @@ def run(
     from parc.training import run
 
     if is_program(_name(file)):
-        return run(load_program(file), steps, progress=progress)
+        return run(load_program(file, **options), steps, progress=progress)
     compiled = compile(file, **options)
     simulated = None
     if compiled.job.cluster is not None:

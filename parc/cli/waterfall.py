@@ -36,7 +36,8 @@ def waterfall(full: FullMemory, capacity: float | None, style: bool) -> str:
         rows.append(["that there is", amount(capacity), "", ""])
     head = [f"{m.memory} of {show_ranks(full.ranks)}", "bytes", "", f"fullest in {when(m)}"]
     largest = [[a.name, _role(a.role, a.count), amount(a.bytes), a.type] for a in m.alive[:SHOWN]]
-    return f"{_left(head, rows, style)}\n\n{_left(['largest values then', '', 'bytes', 'type'], largest, style, 2)}"
+    filled = table(head, rows, style, words=(3,))
+    return f"{filled}\n\n{table(['largest values then', '', 'bytes', 'type'], largest, style, left=2, words=(3,))}"
 
 
 def _bar(start: int, size: int, whole: int) -> str:
@@ -46,10 +47,3 @@ def _bar(start: int, size: int, whole: int) -> str:
 
 def _role(role: str, count: int) -> str:
     return f"{role} of {count} micro-batches" if count > 1 else role
-
-
-def _left(head: list[str], rows: list[list[str]], style: bool, left: int = 1) -> str:
-    """A table whose last column is flush left."""
-    width = max(len(r[-1]) for r in (head, *rows))
-    padded = [[*r[:-1], r[-1].ljust(width)] for r in (head, *rows)]
-    return table(padded[0], padded[1:], style, left)
