@@ -30,6 +30,9 @@ class Features:
     flops_model:    of the products that the model needs, each once: neither what recompute makes again, nor what
                     several devices compute alike, nor borders and padding
     flops_hardware: of the products that all devices compute
+    dtype:          of most products; compute: of the narrowest
+    inside:         per class and function, names of values that systems' kernels do not write to memory, and of those
+                    that fused attention does not
     """
 
     parts: tuple[dict[tuple[str, int], Part], ...]
@@ -38,18 +41,22 @@ class Features:
     dtype: str
     flops_model: float
     flops_hardware: float
+    compute: str
+    inside: tuple[dict[tuple[str, int], tuple[frozenset[str], frozenset[str]]], ...]
 
 
 def features(program: Program) -> Features:
     """All that prices depend on. Linear in the length of the program's text."""
-    itemsize = _itemsize(program)
-    parts = tuple(
-        {
-            (f.name, f.chunk): Lifter(program, {s.name: s for s in c.states}, f.name == "U", itemsize).part(f.body)
-            for f in c.functions
-        }
-        for c in program.classes
-    )
+    compute = compute_type(program)
+    parts: list[dict[tuple[str, int], Part]] = []
+    inside: list[dict[tuple[str, int], tuple[frozenset[str], frozenset[str]]]] = []
+    for c in program.classes:
+        parts.append({})
+        inside.append({})
+        for f in c.functions:
+            lifter = Lifter(program, {s.name: s for s in c.states}, f.name == "U", ITEMSIZE[compute])
+            parts[-1][f.name, f.chunk] = lifter.part(f.body)
+            inside[-1][f.name, f.chunk] = frozenset(lifter.inside), frozenset(lifter.core)
     forward = (f.body for c in program.classes for f in c.functions if f.name == "F")
     made = {v.name for body in forward for instr, *_ in walk(body) for v in instr.outputs}
     needed = hardware = 0.0
@@ -63,7 +70,7 @@ def features(program: Program) -> Features:
             needed += len(c.groups) * _whole_products(f.body, set() if f.name == "F" else made)
     samples, tokens = _sizes(program)
     dtype = max(by_dtype, key=lambda d: by_dtype[d], default="f32")
-    return Features(parts, samples, tokens, dtype, needed, hardware)
+    return Features(tuple(parts), samples, tokens, dtype, needed, hardware, compute, tuple(inside))
 
 
 def products(part: Part, by_dtype: dict[str, float] | None = None, times: int = 1) -> float:
@@ -97,22 +104,22 @@ def _whole_products(body: Body, made: Collection[str], outer: Mapping[str, Type]
     return total
 
 
-def _itemsize(program: Program) -> int:
-    """Bytes of an element of the compute type: of what products give."""
-    found: set[int] = set()
+def compute_type(program: Program) -> str:
+    """The type of computation: the narrowest of what products give."""
+    found: set[str] = set()
 
     def look(body: Body) -> None:
         for instr in body.instrs:
             if isinstance(instr.op, LocalRepeat):
                 look(instr.op.body)
             elif isinstance(instr.op, Contract) and instr.outputs[0].type.is_float:
-                found.add(ITEMSIZE[instr.outputs[0].type.dtype])
+                found.add(instr.outputs[0].type.dtype)
 
     for c in program.classes:
         for f in c.functions:
             if f.name != "U":
                 look(f.body)
-    return min(found, default=4)
+    return min(sorted(found), key=lambda dtype: ITEMSIZE[dtype], default="f32")
 
 
 def _sizes(program: Program) -> tuple[int, int]:

@@ -73,7 +73,7 @@ class ClassMemory:
         """What one action does; it depends on the accumulators that the step has set before."""
         key = (name, chunk, self.touched[name, chunk] - accumulated)
         if key not in self.replays:
-            replay = self.replays[key] = self.replay(self.cls, self.sizes)
+            replay = self.replays[key] = self.start((name, chunk))
             for a in accumulated:
                 replay.accumulated[a] = replay.accumulator(a)
             before = {"B": "F", "W": "B"}.get(name)
@@ -81,6 +81,10 @@ class ClassMemory:
             replay.run(self.functions[name, chunk])
             self._exits[name, chunk] = replay.saved
         return self.replays[key].effect
+
+    def start(self, key: tuple[str, int]) -> Replay:
+        """What replays a function."""
+        return self.replay(self.cls, self.sizes)
 
     def declared(self, name: str) -> int:
         """Bytes of a state on a device."""

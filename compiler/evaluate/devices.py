@@ -39,7 +39,7 @@ WHOLE = {"cores": 1, "tile": 3, "cube": 3}
 NAMED = {"efficiency": (1, 2), "footprint": (2,)}
 """Settings of a number with words before it, and how many."""
 
-FOOTPRINT = ("copy", "gradient", "partition", "loss", "reserve", "context")
+FOOTPRINT = ("copy", "gradient", "gradient_f16", "partition", "loss", "reserve", "context")
 """What software keeps in memory (`compiler.cost.footprint.Footprint`): bytes per something, a share, and an amount."""
 
 
