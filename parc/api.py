@@ -79,6 +79,7 @@ def check(file: File, *, told: Callable[[Held], None] | None = None, **options: 
     What it lowers to is verified, the schedule for hangs too, whether its data file is there, and the file's checks,
     which `told` hears of, those that fail too. Raises `ParcError` with all that is wrong.
     """
+    from compiler.cost.repeated import repeated_work
     from compiler.driver import compile_job
     from compiler.evaluate import check_file
     from dsl.diagnostics import Diagnostics, ParcError
@@ -98,7 +99,7 @@ def check(file: File, *, told: Callable[[Held], None] | None = None, **options: 
             checks = evaluation.checks
             compiled = compile_job(evaluation.job)
             jobs.append(compiled)
-            for diagnostic in _verified(compiled):
+            for diagnostic in (*_verified(compiled), *repeated_work(compiled)):
                 found.add(diagnostic)
             data = compiled.job.data
             if data is not None and data.path is not None:
@@ -136,15 +137,16 @@ def compile(file: File, **options: Unpack[Options]) -> Compiled:
     found = _verified(compiled)
     if found:
         raise ParcError(*found)
-    _warn(compiled.job, options)
+    _warn(compiled.job, options, compiled)
     return compiled
 
 
-def _warn(job: Job, options: Options) -> None:
+def _warn(job: Job, options: Options, compiled: Compiled | None = None) -> None:
+    from compiler.cost.repeated import repeated_work
     from compiler.evaluate.axes import idle_axes
 
     if warned := options.get("warned"):
-        for warning in idle_axes(job.strategy):
+        for warning in (*idle_axes(job.strategy), *(repeated_work(compiled) if compiled is not None else ())):
             warned(warning)
 
 

@@ -22,7 +22,7 @@ ROLES = ("weight", "gradient", "optimizer", "saved", "activation", "message", "i
 """What memory is of, in every job; it may be of other things as well, which have to be there to be asked for."""
 
 _TIMELINE = {"step_time": "step_seconds", "update_time": "update_seconds"}
-_FEATURES = {"flops": "flops_model", "hardware_flops": "flops_hardware", "samples": "samples", "tokens": "tokens"}
+_FEATURES = {"hardware_flops": "flops", "samples": "samples", "tokens": "tokens"}
 
 
 class Results:
@@ -52,6 +52,14 @@ class Results:
         return self.simulation.features if has_cluster else features(self.compiled.program)
 
     @cached_property
+    def flops(self) -> float:
+        """Of products that a step needs; it depends on the model alone."""
+        from compiler.cost.flops import model_flops
+
+        job = self.compiled.job
+        return self.simulation.flops_model if job.cluster is not None else model_flops(job.model)
+
+    @cached_property
     def memory(self) -> tuple[Peak, ...]:
         """The peak of device memory, of a device of each group."""
         from compiler.cost.memory import memory_use
@@ -75,6 +83,8 @@ class Results:
             return sum(prod(w.value.type.shape) for w in self.compiled.job.model.weights)
         if name == "devices":
             return program.devices
+        if name == "flops":
+            return _whole(self.flops)
         if name in _FEATURES:
             return _whole(getattr(self.features, _FEATURES[name]))
         if name == "memory.peak":

@@ -39,7 +39,8 @@ def lower(placed: Placed, staged: Staged) -> Program:
     names = buffer_names(placed)
     lowered = [_Class(placed, staged, names, groups) for groups in classes(staged)]
     orders = schedules(placed, staged, [c.groups for c in lowered])
-    made = [c.build() for c in lowered]
+    homes = _homes(placed, staged, lowered)
+    made = [c.build(homes) for c in lowered]
     found = []
     for cls, order in zip(made, orders, strict=True):
         for groups, schedule in order:
@@ -53,6 +54,22 @@ def lower(placed: Placed, staged: Staged) -> Program:
     return Program(job.name, tuple(axes), inputs, tuple(found), job.seed, staged.stages)
 
 
+def _homes(placed: Placed, staged: Staged, lowered: Sequence[_Class]) -> dict[str, tuple[int, ...]]:
+    """Virtual stages that hold each weight: who reads it or adds to its gradient (all, for one of the cut loop)."""
+    found: dict[str, tuple[int, ...]] = {}
+    for w, addends in zip(placed.training.model.weights, staged.addends, strict=True):
+        if staged.cut is not None and staged.cut.label in w.loops:
+            found[w.name] = (ALL,)
+            continue
+        stages = {staged.counts_at(v, staged.backward) for v in addends} - {ALL}
+        for cls in lowered:
+            for chunk, weights in cls.reads.items():
+                if w.name in weights:
+                    stages |= {g + chunk * staged.groups for g in cls.groups}
+        found[w.name] = tuple(sorted(stages)) or (0,)
+    return found
+
+
 class _Class:
     """Lowers the code of one class of groups, by its first group."""
 
@@ -61,11 +78,9 @@ class _Class:
         self.training = placed.training
         self.functions: list[Function] = []
         self.states: list[StateDecl] = []
-        self.reads: dict[int, set[str]] = {}  # chunk -> weights that its F and B read
-
-    def build(self) -> DeviceClass:
+        self.reads: dict[int, set[str]] = {}  # chunk -> weights that its F, B and W read
         for chunk in range(self.staged.chunks):
-            stage = self.groups[0] + chunk * self.staged.groups
+            stage = groups[0] + chunk * staged.groups
             part = self.part(stage)
             late = None if self.placed.late is None else self.late(self.placed.late, stage, chunk, part)
             backward = self.backward(stage, chunk, part, late)
@@ -73,9 +88,12 @@ class _Class:
             self.functions += [Function("F", chunk, forward), Function("B", chunk, backward)]
             if late is not None:
                 self.functions.append(Function("W", chunk, late))
-        update, states = lower_update(self.placed, self.staged, self.names, self.groups, self.part)
-        self.functions.append(Function("U", 0, update))
-        return DeviceClass(self.groups, self.ranges(), (*states, *self.states), tuple(self.functions), ())
+
+    def build(self, homes: Mapping[str, tuple[int, ...]]) -> DeviceClass:
+        """homes: the virtual stages that hold each weight."""
+        update, states = lower_update(self.placed, self.staged, self.names, self.groups, self.part, homes)
+        functions = (*self.functions, Function("U", 0, update))
+        return DeviceClass(self.groups, self.ranges(), (*states, *self.states), functions, ())
 
     def part(self, stage: int) -> Part | None:
         cut = self.staged.cut
@@ -106,7 +124,7 @@ class _Class:
         roots: list[Value] = []
         ends: list[tuple[str, Value]] = []
         for logical, v in zip(scalars, graph.outputs, strict=False):
-            if (where.get(v.name) or 0) == stage:
+            if self.staged.counts_at(v, where) == stage:
                 role = "loss" if logical == "loss" else "metric"
                 name = self.names.loss if role == "loss" else self.names.metrics[logical]
                 roots.append(v)
@@ -164,7 +182,7 @@ class _Class:
         where = self.staged.backward
         found: list[tuple[str, Value]] = []
         for w, addends in zip(self.training.model.weights, self.staged.addends, strict=True):
-            here = [v for v in addends if where.get(v.name) == ALL or (where.get(v.name) or 0) == stage]
+            here = [v for v in addends if self.staged.counts_at(v, where) in (ALL, stage)]
             found += [(self.names.gradients[w.name] + suffix, v) for v in here if mine(v)]
         return found
 

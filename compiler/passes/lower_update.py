@@ -6,27 +6,33 @@ from collections.abc import Callable, Mapping
 
 from compiler.graph import Names, Node, Value
 from compiler.layout import Layout
-from compiler.model import Weight
 from compiler.ops.comm import Relayout
 from compiler.ops.create import Full
 from compiler.ops.effects import Read, StageReduce, Write
 from compiler.ops.elementwise import Map
-from compiler.ops.repeat import Repeat
 from compiler.passes.buffers import BufferNames
 from compiler.passes.early_writes import early_writes, late_values
 from compiler.passes.emit import Emitter, Part
 from compiler.passes.place.place import Placed
-from compiler.passes.stage import ALL, Stage, Staged
+from compiler.passes.stage import ALL, Staged
 from compiler.program import Body, Instr, StateDecl, Var
 
 Deps = frozenset[str]
 
 
 def lower_update(
-    placed: Placed, staged: Staged, names: BufferNames, groups: tuple[int, ...], part: Callable[[int], Part | None]
+    placed: Placed,
+    staged: Staged,
+    names: BufferNames,
+    groups: tuple[int, ...],
+    part: Callable[[int], Part | None],
+    homes: Mapping[str, tuple[int, ...]],
 ) -> tuple[Body, list[StateDecl]]:
-    """The body of U and the declarations of weights, gradients, optimizer states and counters of the class."""
-    return _Update(placed, staged, names, groups, part).lower()
+    """The body of U and the declarations of weights, gradients, optimizer states and counters of the class.
+
+    homes: the virtual stages that hold each weight (ALL, for a weight of the cut loop).
+    """
+    return _Update(placed, staged, names, groups, part, homes).lower()
 
 
 class _Update:
@@ -37,49 +43,20 @@ class _Update:
         buffers: BufferNames,
         groups: tuple[int, ...],
         part: Callable[[int], Part | None],
+        homes: Mapping[str, tuple[int, ...]],
     ) -> None:
         self.placed, self.staged, self.buffers, self.groups, self.part = placed, staged, buffers, groups, part
+        self.homes = homes
         self.training = placed.training
         self.graph = placed.update
         self.names = Names()
         self.total = {v.name: w.name for v, w in zip(placed.totals, self.training.model.weights, strict=True)}
-        self.homes = {w.name: self._homes(w, i) for i, w in enumerate(self.training.model.weights)}
         self.owner = {s.name: s.of for s in self.training.states}
         self.deps: dict[str, Deps] = {}
         self.roots: set[str] = set()
         self.chain: set[str] = set()
         self.partial: dict[str, str | None] = {}  # of chain values and roots: the name of this class's part
         self._depend()
-
-    def _homes(self, weight: Weight, index: int) -> tuple[int, ...]:
-        """Virtual stages that hold the weight (all, for a weight of the cut loop)."""
-        cut = self.staged.cut
-        if cut is not None and cut.label in weight.loops:
-            return (ALL,)
-        if self.staged.stages == 1:
-            return (0,)
-        found: set[int] = set()
-        last = self.staged.stages - 1
-        found |= _readers(weight.name, self.placed.forward.nodes, self.staged.forward, self.staged, 0)
-        found |= _readers(weight.name, self.placed.backward.nodes, self.staged.backward, self.staged, last)
-        found |= self._saved(weight.name)
-        if self.placed.late is not None:
-            found |= _readers(weight.name, self.placed.late.nodes, self.staged.backward, self.staged, last)
-        for v in self.staged.addends[index]:
-            place = self.staged.backward.get(v.name)
-            if place not in (None, ALL):
-                found.add(place)
-        return tuple(sorted(found)) or (0,)
-
-    def _saved(self, weight: str) -> set[int]:
-        """Stages whose F makes what their B loads from weights and data only, this weight among them."""
-        saved = self.placed.forward.outputs[1 + len(self.training.model.metrics) :]
-        reached = _reached(weight, self.placed.forward.nodes, self.staged.forward, self.staged)
-        found: set[int] = set()
-        for v, kept in zip(saved, self.placed.kept, strict=True):
-            if v.name in reached:
-                found |= self.staged.loads[kept.name] | self.staged.late_loads.get(kept.name, frozenset())
-        return found
 
     def _depend(self) -> None:
         """Weights that each value depends on; a scalar sum over several weights is a root that groups agree on.
@@ -133,8 +110,8 @@ class _Update:
         """Whether the backward pass of this class adds to the weight's gradient."""
         stages = {g + chunk * self.staged.groups for g in self.groups}
         index = next(i for i, w in enumerate(self.training.model.weights) if w.name == weight)
-        places = [self.staged.backward.get(v.name) for v in self.staged.addends[index]]
-        return any(p == ALL or (p or 0) in stages for p in places)
+        places = [self.staged.counts_at(v, self.staged.backward) for v in self.staged.addends[index]]
+        return any(p == ALL or p in stages for p in places)
 
     def lower(self) -> tuple[Body, list[StateDecl]]:
         chunks = range(self.staged.chunks)
@@ -319,35 +296,3 @@ def _adds(node: Node, readers: Mapping[str, list[Node]]) -> bool:
         found = readers.get(node.output.name, ())
         return bool(found) and all(_adds(r, readers) for r in found)
     return isinstance(node.op, Map) and node.op.fn == "add" and len(node.inputs) == 2
-
-
-def _readers(weight: str, nodes: tuple[Node, ...], where: Mapping[str, Stage], staged: Staged, begin: int) -> set[int]:
-    """Stages that read a weight, through the movable nodes (casts, gathers, what data and weights make).
-
-    `begin`: the stage in which the cut loop's carries enter.
-    """
-    reached = _reached(weight, nodes, where, staged)
-    found: set[int] = set()
-    for node in nodes:
-        hits = [i for i, v in enumerate(node.inputs) if v.name in reached]
-        if not hits:
-            continue
-        if staged.is_cut(node):
-            assert isinstance(node.op, Repeat)
-            found |= {begin} if max(hits) < node.op.carries else set(range(staged.stages))
-            continue
-        place = where.get(node.outputs[0].name)
-        if place not in (None, ALL):
-            found.add(place)
-    return found
-
-
-def _reached(weight: str, nodes: tuple[Node, ...], where: Mapping[str, Stage], staged: Staged) -> set[str]:
-    """The weight and what movable nodes make of it."""
-    reached = {weight}
-    for node in nodes:
-        if staged.is_cut(node) or where.get(node.outputs[0].name) is not None:
-            continue
-        if any(v.name in reached for v in node.inputs):
-            reached |= {v.name for v in node.outputs}
-    return reached

@@ -42,6 +42,7 @@ def training(job: Job) -> Training:
         names=names,
         scale=scale if isinstance(scale, Value | float | int) else 1.0,
         apart=bool(job.strategy.places),
+        cut=next((p.label.rpartition(".")[2] for p in job.strategy.pipelines), None),
     )
     builder = _Update(job, names, master, counters, parts.gradients)
     graph = builder.build()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dsl.codes.code import Code
 
+_PIPE = "pipeline block on pp, schedule gpipe(microbatches = 2)"
+_PROLOGUE = "  weight e[d,k], f[k,d]\n  p[b,d] = (x @ e) @ f\n"
 _WIDE = "mean(window(z, b -> (o, k), pad = 3))"
 
 
@@ -131,5 +133,14 @@ CODES: tuple[Code, ...] = (
         "both, but moves nothing yet and lowers training only, and does not pretend otherwise.",
         _file("split b on pp\noffload optimizer to host"),
         _file("split b on pp\nshard optimizer on pp"),
+    ),
+    Code(
+        "E0559",
+        "work that several stages repeat",
+        "What is made from data and weights alone has no stage: each stage that reads it makes it. For a mask that\n"
+        "costs less than to send it; for an encoder, or any product, it does not. This is a warning where it is more\n"
+        "than 1 % of the products of the model. A variable that the loop assigns goes from stage to stage.",
+        _file(_PIPE, more=_PROLOGUE).replace("scale(z))", "scale(z)) + p"),
+        _file(_PIPE, more=_PROLOGUE).replace("scale(z))", "scale(z)) + p\n    p = p + 0.0"),
     ),
 )

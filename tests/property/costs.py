@@ -156,12 +156,12 @@ def _figures(e: Estimate) -> None:
 
 
 def _tracks(trace: Trace) -> None:
-    """Events of a thread nest or follow each other."""
+    """Events of a thread nest or follow each other, in nanoseconds as Perfetto cuts them."""
     tracks = defaultdict(list)
     for event in json.loads("".join(trace.text()))["traceEvents"]:
         if event["ph"] == "X":
-            start = round(event["ts"] * 1000)
-            tracks[event["pid"], event["tid"]].append((start, -(start + round(event["dur"] * 1000))))
+            start = int(event["ts"] * 1000)
+            tracks[event["pid"], event["tid"]].append((start, -(start + int(event["dur"] * 1000))))
     for events in tracks.values():
         open_until: list[int] = []
         for start, end in sorted(events):
