@@ -12,7 +12,8 @@ in `systems`:
   (vocab_parallel_cross_entropy). PyTorch: logits, log_softmax, and the gradients of that and of its input; compiled
   (TorchTitan since 2025): logits in 16 bits, their gradient in f32. Logits in f32 are 2 bytes more.
 - An allocator reserves more than it gives out: of what comes and goes by a share (`reserve`), not of what is there all
-  the time. The driver, libraries and message buffers take more than that (`context`): a job fits if all of it does.
+  the time. Driver, libraries and message buffers take more than that (`context`), where it is known that they do (of
+  CUDA: 2 GB, if nothing else is measured): a job fits if all of it does.
   FSDP reduces gradients on a stream of its own, and PyTorch's allocator has a pool for each stream: shards of gradients
   never lie where activations have been.
 
@@ -54,7 +55,7 @@ class Footprint:
     partition: float = 4.0
     loss: float = 0.0
     reserve: float = 0.1
-    context: float = 2e9
+    context: float = 0.0
 
     def logits(self, strategy: Strategy, itemsize: int) -> float:
         """Bytes per logit at the peak of the loss: as stated, else of PyTorch's loss or Megatron's."""

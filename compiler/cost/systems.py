@@ -67,7 +67,7 @@ class Systems:
             found.update((g, memory.need(memory.use(g)[FIRST])) for g in cls.groups)
         return dict(sorted(found.items()))
 
-    @property
+    @cached_property
     def fullest(self) -> Need:
         """Of the devices that need most."""
         return max(self.needs.values(), key=lambda n: n.needed)
@@ -127,7 +127,7 @@ class SystemMemory(ClassMemory):
 
     def __init__(self, systems: Systems, cls: DeviceClass) -> None:
         super().__init__(systems.program, cls)
-        self.systems, self.added = systems, systems.added(cls)
+        self.systems, self.added, self.narrow = systems, systems.added(cls), systems.features.compute
         kept = states(cls, systems.shards, systems.footprint, systems.features.compute)
         self.static.update(((FIRST, role), items) for role, items in kept.items())
         self.functions[UPDATE] = Function(*UPDATE, Body((), (), ()))
