@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from compiler.evaluate import Check, Evaluation, Held
     from compiler.explain import Explanation
     from compiler.graph import Value
-    from compiler.model import Job
+    from compiler.model import Device, Job
     from compiler.passes.place.place import Placed
     from compiler.program import Program
     from dsl import ast
@@ -144,9 +144,14 @@ def compile(file: File, **options: Unpack[Options]) -> Compiled:
 def _warn(job: Job, options: Options, compiled: Compiled | None = None) -> None:
     from compiler.cost.repeated import repeated_work
     from compiler.evaluate.axes import idle_axes
+    from compiler.evaluate.software import foreign_stack
 
     if warned := options.get("warned"):
-        for warning in (*idle_axes(job.strategy), *(repeated_work(compiled) if compiled is not None else ())):
+        for warning in (
+            *foreign_stack(job.cluster),
+            *idle_axes(job.strategy),
+            *(repeated_work(compiled) if compiled is not None else ()),
+        ):
             warned(warning)
 
 
@@ -169,13 +174,19 @@ def emit(file: File, stage: Stage = "program", **options: Unpack[Options]) -> st
 def _early(job: Job, stage: Stage) -> str:
     if stage == "graph":
         return str(job.model.graph)
-    from compiler.passes.place.place import place
+    from compiler.driver import prepare
     from compiler.passes.training import training
+    from dsl.diagnostics import ParcError
 
-    graphs = training(job)
-    if stage == "training":
-        return "\n".join(map(str, (graphs.forward, graphs.backward, graphs.update)))
-    return _show_placed(place(graphs))
+    if stage == "placed":
+        return _show_placed(prepare(job)[1])
+    try:
+        graphs, _ = prepare(job)
+    except ParcError:  # there is a training graph all the same
+        graphs = training(job)
+    end = [graphs.finish.graph] if graphs.finish is not None else []
+    every = [*(r.graph for r in graphs.rounds), graphs.forward, graphs.backward, *end, graphs.update]
+    return "\n".join(map(str, every))
 
 
 def _show_placed(placed: Placed) -> str:
@@ -186,7 +197,10 @@ def _show_placed(placed: Placed) -> str:
     def shown(v: Value) -> str:
         return f"%{v.name}: {show_type(v.type, placed.layouts[v.name], placed.sizes)}"
 
-    return "\n".join(show_graph(graph, shown) for graph in (placed.forward, placed.backward, placed.update))
+    before = [graph for r in placed.rounds for graph in (r.batch, r.settle)]
+    end = [placed.finish] if placed.finish is not None else []
+    every = [*before, placed.forward, placed.backward, *end, placed.update]
+    return "\n".join(show_graph(graph, shown) for graph in every)
 
 
 def load_program(file: File, **options: Unpack[Options]) -> Program:
@@ -253,7 +267,7 @@ def run(
         from compiler.cost.simulate import Simulation
 
         simulated = compiled.job.cluster.device.name, Simulation.of(compiled).seconds()
-    from parc.needs import capacities
+    from parc.memory import capacities
     from parc.room import require_room
 
     require_room(compiled)
@@ -309,6 +323,13 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
     return estimate(compiled, variation)
 
 
+def devices() -> tuple[Device, ...]:
+    """The devices of the standard library; `compiler.cost.fitted` says what their numbers were fitted on."""
+    from compiler.evaluate.library import standard_devices
+
+    return standard_devices()
+
+
 def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | None = None) -> Trace:
     """What runs when in a step, as Chrome trace events: `.as_json()`. Raises `ParcError` (E0801 without a cluster).
 
@@ -347,7 +368,7 @@ def remedies(compiled: Compiled) -> Remedies | None:
 
     They are compiled and simulated: up to 10 s. None if it fits, or has no cluster.
     """
-    from parc.needs import capacities, of_stack
+    from parc.memory import capacities, of_stack
     from parc.remedies import remedies
 
     there = capacities(compiled.job)

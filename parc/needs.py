@@ -1,78 +1,121 @@
-"""What the fullest device of a job needs of its memories: with the software of its cluster, and in the emulator."""
+"""What parc needs of other packages, and whether an error comes of one that is absent, broken or old."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from shlex import quote
+from types import TracebackType
 
-from compiler.cost.features import Features
-from compiler.cost.fullest import Fullest, fullest, traced
-from compiler.cost.memory import memory_use, most
-from compiler.cost.replay import FIRST
-from compiler.cost.systems import Need, Systems
-from compiler.driver import Compiled
-from compiler.model import Job
+DISTRIBUTION = "parc-lang"
+OURS = ("dsl", "compiler", "runtime", "parc")
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
-    """bytes: memory kind -> what has to be there on the device that needs most of it. group: whose devices need most
-    device memory; roles: what is allocated of it at its peak, by role; stack: what the software makes of that, None in
-    the emulator."""
+class Need:
+    """A package that is needed and is not as it must be: `what` is wrong, and the `command` that mends it."""
 
-    bytes: Mapping[str, int]
-    group: int
-    roles: Mapping[str, int]
-    stack: Need | None
-    moment: Callable[[], Fullest] = field(repr=False, compare=False)
-
-    @property
-    def most(self) -> int:
-        """Of device memory."""
-        return self.bytes.get(FIRST, 0)
-
-    def fit(self, capacities: Mapping[str, float]) -> bool:
-        """Whether no memory is too small; one without a capacity never is."""
-        return all(n <= capacities.get(kind, n) for kind, n in self.bytes.items())
+    what: str
+    command: str
 
 
-Measure = Callable[[Compiled, Features | None], Needs]
+def stated() -> dict[str, str]:
+    """Requirements by the name that is imported, `{"numpy": "numpy>=1.26"}`; of a checkout those that it states."""
+    project = Path(__file__).parent.parent / "pyproject.toml"
+    try:
+        lines = tomllib.loads(project.read_text("utf-8"))["project"]["dependencies"]
+    except (OSError, ValueError, KeyError):
+        try:
+            lines = metadata.requires(DISTRIBUTION) or []
+        except metadata.PackageNotFoundError:
+            lines = []
+    plain = [line for line in lines if "extra ==" not in line]
+    return {_split(line)[0].replace("-", "_"): line.partition(";")[0].strip() for line in plain}
 
 
-def of_program(compiled: Compiled, features: Features | None = None) -> Needs:
-    """In the emulator, which holds the program's own values."""
-    program = compiled.program
-    use = memory_use(program)
-    group = max(use, key=lambda g: (use[g][FIRST].bytes, -g))
-    bytes: dict[str, int] = {}
-    for kinds in use.values():
-        for kind, peak in kinds.items():
-            bytes[kind] = max(bytes.get(kind, 0), peak.bytes)
-    return Needs(bytes, group, use[group][FIRST].roles, None, lambda: fullest(traced(program, group), group, FIRST))
+def unmet(error: BaseException) -> Need | None:
+    """The package whose absence or defect the error comes of; None for what is no fault of a package.
+
+    A package is at fault where it cannot be imported, whatever it raises while it is.
+    """
+    known = stated()
+    if isinstance(error, ModuleNotFoundError) and _top(error.name) in known:
+        name = _top(error.name)
+        return Need(f"parc needs the package `{name}`, which {sys.executable} does not have", _install(known[name]))
+    name = _loading(error) or (_top(error.name) if isinstance(error, ImportError) else "")
+    if name not in known:
+        return None
+    what = f"the package `{name}`{_of(name)} cannot be loaded: {type(error).__name__}: {_first(error)}"
+    return Need(what, _install(known[name], *(() if _old(name, known[name]) else ("--force-reinstall",))))
 
 
-def of_stack(compiled: Compiled, features: Features | None = None) -> Needs:
-    """On the cluster, with its software. features: of the program, if they are known. Memories of hosts hold what the
-    program has there."""
-    systems = Systems(compiled, features)
-    group = max(systems.needs, key=lambda g: (systems.needs[g].needed, -g))
-    need = systems.needs[group]
-    others: dict[str, int] = {}
-    if any(s.memory != FIRST for c in compiled.program.classes for s in c.states):
-        others = {kind: n for kind, n in most(compiled.program).items() if kind != FIRST}
-    return Needs(
-        {FIRST: need.needed} | others,
-        group,
-        need.peak.roles,
-        need,
-        lambda: fullest(systems.traced(group), group, FIRST),
-    )
+def outdated() -> Iterator[Need]:
+    """Packages that are older than what is stated."""
+    for name, requirement in stated().items():
+        if _old(name, requirement):
+            yield Need(f"`{name}`{_of(name)} is older than what parc needs ({requirement})", _install(requirement))
 
 
-def capacities(job: Job) -> dict[str, float]:
-    """Bytes of each memory of a device of the job's cluster; host and NVMe are shared by the devices of a server."""
-    cluster = job.cluster
-    if cluster is None:
-        return {}
-    sharing = cluster.levels[0].count if cluster.levels else 1
-    return {FIRST: cluster.device.memory} | {m.kind: m.capacity / sharing for m in cluster.memories}
+def _loading(error: BaseException) -> str:
+    """The package whose modules were being imported when the error was raised: by name, or nothing."""
+    modules: list[tuple[str, str]] = []
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None:
+        name = str(trace.tb_frame.f_globals.get("__name__", ""))
+        if not name.startswith(("importlib", "_frozen_importlib")):
+            modules.append((_top(name), trace.tb_frame.f_code.co_name))
+        trace = trace.tb_next
+    ours = [i for i, (name, _) in enumerate(modules) if name in OURS]
+    behind = modules[ours[-1] + 1 :] if ours else modules
+    return behind[0][0] if behind and behind[0][1] == "<module>" else ""
+
+
+def _top(name: str | None) -> str:
+    return (name or "").partition(".")[0]
+
+
+def _first(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else "no reason given"
+
+
+def _split(requirement: str) -> tuple[str, str]:
+    """Name and least version of `numpy>=1.26`."""
+    found = re.match(r"\s*([\w.-]+)\s*(?:\(?>=\s*([\w.]+))?", requirement)
+    assert found is not None, requirement
+    return found[1], found[2] or "0"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _of(name: str) -> str:
+    found = _version(name)
+    return f" {found}" if found else ""
+
+
+def _old(name: str, requirement: str) -> bool:
+    found = _version(name)
+    return found is not None and _numbers(found) < _numbers(_split(requirement)[1])
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version, without zeros at the end: `8.10.0rc1` is (8, 10)."""
+    release = re.match(r"\d+(?:\.\d+)*", version)
+    numbers = [int(n) for n in release[0].split(".")] if release else []
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def _install(requirement: str, *options: str) -> str:
+    return " ".join([quote(sys.executable), "-m pip install", *options, quote(requirement)])

@@ -20,7 +20,7 @@ from compiler.evaluate.index import index_model
 from compiler.model import Axis, Job, RecomputeRule, ShardRule, SplitRule, Strategy
 from compiler.verify import verify
 from dsl.diagnostics import ParcError
-from parc.needs import Measure, Needs, of_stack
+from parc.memory import Measure, Needs, of_stack
 from parc.units import amount, seconds
 
 SHOWN = 3

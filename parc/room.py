@@ -10,7 +10,7 @@ from compiler.cost.memory import memory_use
 from compiler.cost.replay import FIRST
 from compiler.driver import Compiled
 from dsl.diagnostics import ParcError
-from parc.needs import Measure, Needs, capacities, of_program, of_stack
+from parc.memory import Measure, Needs, capacities, of_program, of_stack
 from parc.units import amount
 
 

@@ -11,7 +11,7 @@ from compiler.model import Model
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
 from compiler.passes.differentiate import differentiate
-from compiler.program import Body, LocalRepeat, Program
+from compiler.program import PER_MICROBATCH, Body, LocalRepeat, Program
 
 
 def model_flops(model: Model) -> float:
@@ -83,10 +83,11 @@ def program_flops(program: Program) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for c in program.classes:
-        members = len(c.groups) * (program.devices // program.groups) * program.microbatches
+        members = len(c.groups) * (program.devices // program.groups)
         for f in c.functions:
             if f.name != "U":
-                _computed(f.body, members, program.sizes, found)
+                runs = program.microbatches if f.name in PER_MICROBATCH else 1
+                _computed(f.body, members * runs, program.sizes, found)
     return found
 
 

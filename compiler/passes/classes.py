@@ -18,7 +18,7 @@ def classes(staged: Staged) -> list[tuple[int, ...]]:
     if staged.cut is None:
         return [(g,) for g in range(groups)]
     own = {s for where in (staged.forward, staged.backward) for s in where.values() if s not in (None, ALL)}
-    own |= {0, staged.stages - 1}
+    own |= {0, staged.stages - 1, *(s for s in staged.anchors.values() if s not in (None, ALL))}
     found: list[list[int]] = []
     for g in range(groups):
         mine = [g + c * groups for c in range(staged.chunks)]
@@ -59,6 +59,10 @@ def _depths(placed: Placed, staged: Staged) -> tuple[int, ...]:
             before = staged.forward.get(v.name)
             if before is not None and here is not None and before != here:
                 after[before].add(here)
+    for v in placed.forward.outputs[: placed.training.scalars]:
+        before, here = staged.forward.get(v.name), staged.counts_at(v, staged.forward)
+        if before is not None and before != here:
+            after[before].add(here)
     depths = [0] * staged.groups
     for g in sorted(after, key=lambda g: -staged.ranks[g]):  # the last first: values never go back
         depths[g] = max((1 + depths[b] for b in after[g]), default=0)

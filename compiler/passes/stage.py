@@ -39,7 +39,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Staged:
-    """Stages of all values of forward and backward; `addends`: per weight, what its gradient is the sum of."""
+    """Stages of all values of forward and backward; `addends`: per trained weight, what its gradient is the sum of."""
 
     groups: int
     chunks: int
@@ -50,7 +50,7 @@ class Staged:
     addends: tuple[tuple[Value, ...], ...]
     loads: Mapping[str, frozenset[int]]  # saved value, as backward takes it in -> stages that read it there
     ranks: tuple[int, ...] = ()  # of each virtual stage: its position on the way of the values forward
-    anchors: Mapping[str, Stage] = field(default_factory=dict)  # what is put out and movable -> where it counts
+    anchors: Mapping[str, Stage] = field(default_factory=dict)  # what is put out, but not by the stage that has it
     late_loads: Mapping[str, frozenset[int]] = field(default_factory=dict)  # the same of W, where there is one
 
     @property
@@ -63,8 +63,8 @@ class Staged:
 
     def counts_at(self, value: Value, where: Mapping[str, Stage]) -> int:
         """The stage (or ALL) that adds a value which a graph puts out to the sum of the micro-batches."""
-        place = where.get(value.name)
-        place = self.anchors.get(value.name) if place is None else place
+        place = self.anchors.get(value.name)
+        place = where.get(value.name) if place is None else place
         return 0 if place is None else place
 
 
@@ -151,7 +151,7 @@ def readers(
 
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
-    return placed.forward.outputs[1 + len(placed.training.model.metrics) :]
+    return placed.forward.outputs[placed.training.scalars :]
 
 
 def _cut(placed: Placed, rule: PipelineRule, stages: int) -> Cut:
@@ -285,20 +285,25 @@ def _anchors(
     addends: Sequence[Sequence[Value]],
     rank: Callable[[Stage], int],
 ) -> dict[str, Stage]:
-    """What is put out, but could be made anywhere (a metric of a weight, a gradient of zeros): where it counts."""
+    """Where that is added up which could be made anywhere (a metric of a weight, a gradient of zeros), and the parts of
+    metrics."""
     reads = _readers_of_weights(placed, staged, forward)
     found: dict[str, Stage] = {}
-    for w, parts in zip(placed.training.model.weights, addends, strict=True):
+    for w, parts in zip(placed.training.model.trained, addends, strict=True):
         cut = staged.cut is not None and staged.cut.label in w.loops
         at = ALL if cut else min(reads[w.name], key=rank, default=0)
         found.update((v.name, at) for v in parts if backward.get(v.name) is None)
-    for v in placed.forward.outputs[: 1 + len(placed.training.model.metrics)]:
+    for v in placed.forward.outputs[: placed.training.scalars]:
         if forward.get(v.name) is None:
             needed = {v.name}
             for node in reversed(placed.forward.nodes):
                 if any(x.name in needed for x in node.outputs):
                     needed.update(x.name for x in node.inputs)
             found[v.name] = min((s for w in reads if w in needed for s in reads[w]), key=rank, default=0)
+    # Metrics are finished in one place: where the last of their parts is made.
+    parts = placed.forward.outputs[1 + len(placed.training.summed) : placed.training.scalars]
+    ends = [s for v in parts if (s := found.get(v.name, forward.get(v.name))) is not None]
+    found.update(dict.fromkeys((v.name for v in parts), max(ends, key=rank, default=0)))
     return found
 
 

@@ -56,6 +56,35 @@ job fit {{
 """
 
 
+def _update(step: str) -> str:
+    """A whole file around the step of an optimizer, for gains of a loop that is cut into two stages."""
+    return f"""\
+fn turned(x[r, c]) {{
+  return flip(x, over r)
+}}
+optimizer mine(lr) {{
+  w = w - lr * {step}
+}}
+model net() {{
+  dim b = 8, d = 4
+  input x : f32[b, d]
+  repeat 4 as block {{
+    weight g[d] ~ ones
+    x = tanh(x * g)
+  }}
+  loss mean(x)
+}}
+strategy plan for net {{
+  mesh (pp = 2)
+  pipeline block on pp, schedule gpipe(microbatches = 2)
+}}
+job fit {{
+  train net() using plan
+  optimizer mine(lr = 0.1)
+}}
+"""
+
+
 CODES: tuple[Code, ...] = (
     Code(
         "E0501",
@@ -125,6 +154,16 @@ CODES: tuple[Code, ...] = (
         "Stages are cut out of a loop that stands by itself, not of one inside another loop.",
         _file("pipeline again on pp, schedule gpipe(microbatches = 2)"),
         _file("pipeline block on pp, schedule gpipe(microbatches = 2)"),
+    ),
+    Code(
+        "E0554",
+        "an optimizer that reads all iterations of a loop that is cut",
+        "A weight of a loop is one tensor with the loop's dim first, of which each stage of a pipeline holds its own\n"
+        "iterations. An optimizer may take each iteration by itself, and sums, means, norms and maxima over all of\n"
+        "them, which the stages take together. What needs them side by side (a cumulative sum, an order, products of\n"
+        "one iteration with another) has no stage to run on.",
+        _update("turned(g)"),
+        _update("(g - mean(g))"),
     ),
     Code(
         "E0558",

@@ -1,16 +1,15 @@
-"""What all commands share: options, diagnostics on stderr, JSON on stdout, exit codes, files written whole."""
+"""What all commands share: options, diagnostics on stderr, JSON on stdout, exit codes."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -22,22 +21,13 @@ from dsl.files import load
 from dsl.render import render, to_json
 from dsl.source import Source
 from parc.api import OURS, Options
-from parc.cli import BUG, UNWRITABLE, show_bug
+from parc.cli import BUG, UNMET, show_failure
 
 SCHEMA = 1
 FAILED = 1
 LIMIT = 4
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Unwritable(click.ClickException):
-    """A file cannot be written: nothing that parc could mend."""
-
-    exit_code = UNWRITABLE
-
-    def __init__(self, path: str, error: OSError) -> None:
-        super().__init__(f"cannot write `{path}`: {error.strerror or error}")
 
 
 class Sources(Mapping[str, Source]):
@@ -164,8 +154,12 @@ class Command(click.Command):
         except Exception as error:
             if not out.json or isinstance(error, OSError):
                 raise
-            show_bug(error, debug=bool(ctx.find_root().params.get("debug")))
-            return out.finish(BUG)
+            from parc.needs import unmet
+
+            if (need := unmet(error)) is not None:
+                out.fail(need.what, f"`{need.command}`")
+                return out.finish(UNMET)
+            return out.finish(show_failure(error, debug=bool(ctx.find_root().params.get("debug"))))
 
 
 def _told(out: Output, error: click.ClickException) -> int:
@@ -192,7 +186,13 @@ def color(stream: IO[str]) -> bool:
 json_option = click.option("--json", is_flag=True, help="Print one JSON object (docs/cli.md) instead of text.")
 
 
-class Assignment(click.ParamType[tuple[str, str]]):
+if TYPE_CHECKING:
+    _Pair = click.ParamType[tuple[str, str]]
+else:
+    _Pair = click.ParamType  # takes a parameter since click 8.3.2 only
+
+
+class Assignment(_Pair):
     """`name=value` on the command line; the value is checked where the parameter is declared."""
 
     name = "name=value"
@@ -224,6 +224,19 @@ def job_options(function: F) -> F:
 def file_argument(function: F) -> F:
     """The `.par` file, `-` for standard input."""
     return click.argument("file", type=click.Path(allow_dash=True))(function)
+
+
+def _output(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """`-` is standard output, as without the option."""
+    if value == "":
+        raise click.BadParameter("the name of a file is empty", ctx, param)
+    return None if value == "-" else value
+
+
+def output_option(function: F) -> F:
+    """`-o OUT`; the command calls `check_output` before it works, and `write_output`."""
+    what = "Write to this file instead of standard output; gzip if its name ends in .gz."
+    return click.option("-o", "--output", metavar="OUT", callback=_output, help=what)(function)
 
 
 def choice(out: Output, params: tuple[tuple[str, str], ...], job: str | None, strategy: str | None) -> Options:
@@ -263,36 +276,3 @@ def _read_stdin() -> Source:
         return Source("<stdin>", content.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise fail("E0012", f"standard input is not UTF-8 text (byte {error.start})") from None
-
-
-def write_file(path: str, text: str | Iterable[str]) -> None:
-    """Write the whole file (a text, or its parts) or nothing: to a temporary one beside it, then renamed.
-
-    Keeps the mode of what was there.
-    """
-    target = Path(os.path.realpath(path))
-    parts = (text,) if isinstance(text, str) else text
-    try:
-        if target.exists() and not target.is_file():
-            with target.open("w", encoding="utf-8") as file:  # a pipe or a device: nothing to rename
-                file.writelines(parts)
-            return
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                file.writelines(parts)
-            os.chmod(temporary, target.stat().st_mode & 0o7777 if target.exists() else 0o666 & ~_umask())
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise Unwritable(path, error) from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

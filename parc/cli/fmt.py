@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from dsl.diagnostics import ParcError
-from parc.cli.common import Command, Output, json_option, read_source, write_file
+from parc.cli.common import Command, Output, json_option, read_source
+from parc.cli.writing import write_file
 
 
 @click.command("fmt", cls=Command)
@@ -46,6 +47,6 @@ def _format(out: Output, name: str, check: bool) -> bool:
             out.result["text"] = text
     elif changed:
         if not check:
-            write_file(name, text)
+            write_file(source.path or name, text)
         out.say(f"{'would format' if check else 'formatted'} {source.name}")
     return changed

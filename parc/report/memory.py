@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from compiler.cost.occupancy import Occupancy, Series
 from compiler.cost.timeline import PICOSECONDS, Event, Timeline
 from compiler.numbering import show_ranks
+from compiler.program import PER_MICROBATCH
 from compiler.schedules import Action
 from parc.estimate import Estimate, FullMemory
 from parc.report.fullest import largest
@@ -111,9 +112,9 @@ def _levels(timeline: Timeline, events: Iterable[Event], series: Series) -> list
 
 def spoken(action: Action) -> str:
     """`backward pass of micro-batch 1`."""
-    if action.kind == "U":
-        return PASSES["U"]
-    chunk = f", chunk {action.chunk}" if action.chunk else ""
+    chunk = f", {'round' if action.kind in ('P', 'S') else 'chunk'} {action.chunk}" if action.chunk else ""
+    if action.kind not in PER_MICROBATCH:
+        return PASSES[action.kind] + chunk
     return f"{PASSES[action.kind]} of micro-batch {action.mb}{chunk}"
 
 

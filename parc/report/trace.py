@@ -24,9 +24,12 @@ PER_NANOSECOND = 1000
 """Picoseconds. The format counts in microseconds; viewers keep whole nanoseconds of them."""
 
 KINDS = {
+    "P": "statistics of the batch",
+    "S": "totals of statistics",
     "F": "forward pass",
     "B": "backward pass",
     "W": "gradients of weights",
+    "E": "metrics of the batch",
     "U": "update",
     "collective": "collective",
     "send": "send",

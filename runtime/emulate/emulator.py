@@ -19,7 +19,7 @@ from compiler.graph import Type
 from compiler.layout import Layout
 from compiler.liveness import unrolled
 from compiler.ops.effects import Accumulate, Input, Write
-from compiler.program import DeviceClass, Program, StateDecl
+from compiler.program import PER_MICROBATCH, DeviceClass, Program, StateDecl
 from compiler.traffic import Volumes, add_volumes, volumes
 from dsl.diagnostics import fail
 from runtime.distribute import Array, Mesh, assemble, collect, distribute, logical_type, own_part
@@ -222,7 +222,7 @@ class Emulator:
             run = function.run(g, self._contexts[micro])
             if run is not None:
                 for key in run:
-                    yield f"{name}.{chunk} of micro-batch {micro}" if name != "U" else "U", key
+                    yield f"{name}.{chunk} of micro-batch {micro}" if name in PER_MICROBATCH else name, key
             add_volumes(traffic, g.stage.traffic[name, chunk])
 
     def wake(self, g: _Group) -> None:
@@ -275,7 +275,7 @@ def _prepare(cls: DeviceClass, program: Program) -> _Stage:
     slots = Slots(
         {s.name: i for i, s in enumerate(cls.states)},
         inputs,
-        {(r.dim, r.chunk): i for i, r in enumerate(cls.ranges)},
+        {(r.dim, r.count, r.chunk): i for i, r in enumerate(cls.ranges)},
     )
     functions = {(f.name, f.chunk): compile_function(f, cls, program, slots) for f in cls.functions}
     traffic = {(f.name, f.chunk): volumes(f.body, program.sizes) for f in cls.functions}

@@ -9,7 +9,7 @@ import numpy as np
 from compiler.layout import local_type
 from compiler.liveness import unrolled
 from compiler.ops.effects import Accumulate, Input, Write
-from compiler.program import DeviceClass, Program, StateDecl
+from compiler.program import PER_MICROBATCH, DeviceClass, Program, StateDecl
 from dsl.diagnostics import fail
 from runtime.distribute import Array, Mesh, assemble, collect, logical_type, own_part, piece_of
 from runtime.emulate.emulator import LASTING, StepResult, initial_array
@@ -142,7 +142,7 @@ class PrivateExecutor:
 
     def _actions(self, device: Device) -> Generator[str, None, None]:
         for name, chunk, micro in unrolled(self.program, device.cls.schedule, device.group):
-            where = f"{name}.{chunk} of micro-batch {micro}" if name != "U" else "U"
+            where = f"{name}.{chunk} of micro-batch {micro}" if name in PER_MICROBATCH else name
             for what in device.run(name, chunk, micro):
                 yield f"{where}\0{what}"
 

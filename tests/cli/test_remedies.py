@@ -14,7 +14,7 @@ from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc import api
 from parc.cli import cli
-from parc.needs import of_program
+from parc.memory import of_program
 from parc.remedies import MOST, Remedies, in_words, remedies
 
 JOB = """\

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from compiler.graph import Node, Value
-from compiler.layout import TIME, Layout, is_padded, local_type
+from compiler.layout import Layout, is_padded, local_type
 from compiler.ops.base import Loop
 from compiler.ops.comm import Halo, HaloAdd, MaskPad
 from compiler.ops.contract import Contract
@@ -147,10 +147,3 @@ def _emit(region: Region, node: Node, plan: Plan, inputs: tuple[Value, ...]) -> 
             region.shared.layouts[after.name] = Layout(layout.dims, layout.pending, rest)
             made = after
         region.define(out, layout)
-    if TIME in pending and any(fn == "max" for a, fn in pending.items() if a == TIME):
-        region.shared.diagnostics.error(
-            "E0502",
-            f"{node.outputs[0].name} is a maximum over the whole batch, which micro-batches do not have",
-            node.span,
-            help="use 1 micro-batch",
-        )
