@@ -220,7 +220,7 @@ class _Checker:
             return [_Same(self.everyone, flat=frozenset(instr.outputs[0].type.names), zero=op.value == 0)]
         ins = [frame.vars[n] for n in instr.inputs]
         if isinstance(op, Map | Cast):
-            return [self.pointwise(instr.outputs[0], ins, given)]
+            return [self.pointwise(op, instr.outputs[0], ins, given)]
         loops = op.loops([v.type for v in ins], [v.type for v in instr.outputs])
         of = frozenset[str]().union(*(s.of for s in given))
         pieces = [s for s in given if isinstance(s, _Piece)]
@@ -244,7 +244,7 @@ class _Checker:
         sources = frozenset(("piece", frozenset((name,)), chunk) for name in read if ("piece", name) in self.places)
         return [_Part(loop.kind, sources)] * len(instr.outputs)
 
-    def pointwise(self, out: Var, ins: Sequence[Var], given: Sequence[_State]) -> _State:
+    def pointwise(self, op: Op, out: Var, ins: Sequence[Var], given: Sequence[_State]) -> _State:
         """What `local` says of an elementwise op, in which dims of one name are one loop: most ops of U are such."""
         of = given[0].of if len(given) == 1 else frozenset[str]().union(*(s.of for s in given))
         pieces = {(s.dim, s.chunk) for s in given if isinstance(s, _Piece)}
@@ -252,7 +252,8 @@ class _Checker:
         if not pieces:
             names = out.type.names
             flat = frozenset(n for n in names if all(n in s.flat or n not in type.names for type, s in same))
-            return _Same(self.everyone.intersection(*(s.groups for _, s in same)), of, flat)
+            zero = all(s.zero for _, s in same) and op == Map("add", (None, None))
+            return _Same(self.everyone.intersection(*(s.groups for _, s in same)), of, flat, zero)
         if len(pieces) > 1:
             raise _Wrong("pairs iterations with others, of which each stage has its own")
         ((dim, chunk),) = pieces
