@@ -181,6 +181,7 @@ def _layouts(program: Program) -> dict[str, str]:
     for cls in program.classes:
         for s in cls.states:
             text = show_type(s.type, s.layout, program.sizes) + ("" if s.memory == "hbm" else f" in {s.memory}")
+            text += " frozen" if s.frozen else ""
             held.setdefault(_title(s), {}).setdefault(text, []).extend(cls.groups)
     everywhere = program.groups
     return {

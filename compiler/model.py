@@ -35,11 +35,16 @@ class Input:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weight:
-    """A trained tensor in master precision; `loops` = its leading dims that come from `repeat`s."""
+    """A parameter, in master precision; `loops` = its leading dims that come from `repeat`s.
+
+    trained: it has a gradient, an update and the optimizer's states. One that the job freezes has none of them, nor has
+    one that the loss's derivative does not reach (behind `stop_gradient`). What is frozen has the compute type instead.
+    """
 
     value: Value
     init: Init
     loops: tuple[str, ...] = ()
+    trained: bool = True
 
     @property
     def name(self) -> str:
@@ -62,6 +67,11 @@ class Model:
     metrics: tuple[str, ...] = ()
 
     @property
+    def trained(self) -> tuple[Weight, ...]:
+        """The weights that have gradients, in their order."""
+        return tuple(w for w in self.weights if w.trained)
+
+    @property
     def step(self) -> Value | None:
         """The input that is the number of the step, if the model uses random numbers."""
         found = self.graph.inputs[len(self.inputs) + len(self.weights) :]
@@ -80,6 +90,7 @@ class Device:
     memory: float = 0.0
     bandwidth: float = 0.0
     settings: tuple[tuple[str, tuple[Any, ...]], ...] = ()  # all else: words, then numbers in base units
+    library: bool = field(default=False, compare=False)  # it is one of the standard library's
 
 
 TOPOLOGIES = ("switch", "ring", "full_mesh")
@@ -119,6 +130,7 @@ class Cluster:
     memories: tuple[Memory, ...] = ()
     span: Span = field(default=NOWHERE, compare=False)
     stack: str = ""
+    stack_span: Span = field(default=NOWHERE, compare=False)
 
     @property
     def devices(self) -> int:
@@ -353,8 +365,8 @@ class Training:
     forward:  inputs = data inputs (+ "step"), weights, totals of rounds; outputs = loss, summed metrics, parts, saved…
     finish:   what becomes of the parts at the end of a step.
     backward: inputs = saved…, weights, (+ "step", data inputs and loss-scale state if used); outputs = one gradient per
-              weight, in their order, in master dtype (multiplied by the loss scale, if there is one).
-    update:   inputs = gradients, weights, states; outputs = new weights, new states, then the reported scalars
+              trained weight, in their order, in master dtype (multiplied by the loss scale, if there is one).
+    update:   inputs = gradients, trained weights, states; outputs = new weights, new states, then the reported scalars
               (`grad_norm` if clipped…). The counter of updates (int32, "step" where nothing else is called so) is the
               first of the states.
     """

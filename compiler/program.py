@@ -100,6 +100,7 @@ class StateDecl:
     micro-batches of a step), `statistic` (of a whole batch: what P or F adds up over the micro-batches, and what S
     makes of it), `report` (a scalar that U writes), `saved` (one per micro-batch in flight, from F to B).
     `name` carries `#chunk` for chunks beyond the first. `logical` is the name in the serial program (without `#chunk`).
+    frozen: a weight that no update renews.
     Types of stacked tensors have the local count of layers as the size of the loop dim; see LoopRange.
     """
 
@@ -111,6 +112,7 @@ class StateDecl:
     init: Init | None = None
     memory: str = "hbm"
     logical: str = ""
+    frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

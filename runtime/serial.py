@@ -149,7 +149,7 @@ def serial_step(
         env.update(zip((v.name for v in r.totals), run_graph(r.graph, env, ctx), strict=True))
     outputs = run_graph(training.forward, env, ctx)
     env.update(zip((v.name for v in training.forward.outputs), outputs, strict=True))
-    found = dict(zip((w.name for w in model.weights), run_graph(training.backward, env, ctx), strict=True))
+    found = dict(zip((w.name for w in model.trained), run_graph(training.backward, env, ctx), strict=True))
     updated = serial_update(training, found, weights, states, seed)
     summed = 1 + len(training.summed)
     metrics = dict(zip(training.summed, outputs[1:summed], strict=True))
@@ -172,9 +172,9 @@ def serial_update(
     ctx = Context(seed=training.job.seed if seed is None else seed)
     env: Arrays = {**weights, **states}
     env.update(
-        (v.name, gradients[w.name]) for v, w in zip(training.backward.outputs, training.model.weights, strict=True)
+        (v.name, gradients[w.name]) for v, w in zip(training.backward.outputs, training.model.trained, strict=True)
     )
     updated = iter(run_graph(training.update, env, ctx))
-    new_weights = {w.name: next(updated) for w in training.model.weights}
+    new_weights = {w.name: next(updated) if w.trained else weights[w.name] for w in training.model.weights}
     new_states = {s.name: next(updated) for s in training.states}
     return Updated(new_weights, new_states, {name: next(updated) for name in training.reports})

@@ -75,7 +75,7 @@ GROUPS = (
         ("vtrain",),
         (*UNFUSED, "inner_half", "fixed"),
         fixed=MEGATRON,
-        # small models: 25 to 60 us a kernel (shared/costs.md)
+        # small models wait for their host: between 25 and 60 us a kernel, a guess of ours
         priors={"host": (4.5e-5, 0.3), "ramp": (300.0, 0.6), **LATE},
     ),
     # DeepSpeed's pipeline; from some day on after a fix of the hosts (PCIe and NUMA), which rows state.

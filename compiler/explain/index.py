@@ -136,12 +136,12 @@ class Index:
         """Names of the values that are the tensor, its gradient or its new value, in whatever layout."""
         found: dict[str, str] = {value.name: ITSELF}
         found |= self._handed_on(value)
-        if weight is not None:
-            at = self.training.model.weights.index(weight)
+        if weight is not None and weight.trained:
+            at = self.training.model.trained.index(weight)
             self._backwards(self.placed.backward.outputs[at], GRADIENT, found)
             found[self.placed.totals[at].name] = GRADIENT
             self._backwards(self.placed.update.outputs[at], UPDATED, found)
-        else:
+        elif weight is None:
             of = self.training.cotangents.get(value.name)
             found |= {of: GRADIENT} if of is not None else {}
             again = f"{value.name}.again"  # as `compiler.passes.residuals` calls what it computes once more

@@ -112,7 +112,8 @@ class _Explainer:
     def _role(self, value: Value) -> str:
         training = self.training
         roles = {
-            "weight": [w.name for w in training.model.weights],
+            "weight": [w.name for w in training.model.trained],
+            "frozen weight": [w.name for w in training.model.weights],
             "input": [i.value.name for i in training.model.inputs],
             "optimizer state": [s.value.name for s in training.states],
             "gradient": [g.name for g in training.gradients],
@@ -125,9 +126,10 @@ class _Explainer:
 
     def _kept(self, weight: Weight, compute: Layout) -> tuple[Kept, ...]:
         placed = self.placed
-        at = self.training.model.weights.index(weight)
         rows = [("weight", "weights", weight.value, placed.weights[weight.name])]
-        rows.append(("gradient", "gradients", placed.backward.outputs[at], placed.accumulators[at]))
+        if weight.trained:
+            at = self.training.model.trained.index(weight)
+            rows.append(("gradient", "gradients", placed.backward.outputs[at], placed.accumulators[at]))
         states = [s for s in self.training.states if s.of == weight.name]
         rows += [(f"optimizer {s.name}", "optimizer", s.value, placed.states[s.name]) for s in states]
         found = []

@@ -88,6 +88,10 @@ class Op:
         """
         return [None] * len(inputs)
 
+    def differentiable(self, i: int) -> bool:
+        """Whether a result's cotangent reaches operand `i` (if that is a float): whether `vjp` gives it one."""
+        return True
+
     def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
         """Floating-point operations on (local) types; multiply-add = 2. Default: one per result element."""
         return sum(t.elements for t in outputs)

@@ -130,6 +130,9 @@ class Map(Op):
         grads = rule(_Maker(b), g, outputs[0], slots)
         return [grad for grad, slot in zip(grads, self.slots, strict=True) if slot is None]
 
+    def differentiable(self, i: int) -> bool:
+        return self.fn in _RULES
+
     def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
         return 0 if self.fn in _NOT_FLOP else outputs[0].elements
 
@@ -369,3 +372,6 @@ class StopGradient(View):
 
     def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
         return pass_loops(inputs, outputs, outputs[0].names)
+
+    def differentiable(self, i: int) -> bool:
+        return False

@@ -22,8 +22,8 @@ from compiler.passes.stage import Cut, Staged
 from dsl.diagnostics import Diagnostics
 
 HELP = (
-    "sums, means, norms and maxima over the iterations can be had, and all that takes each iteration by itself; "
-    "for anything else leave out the `pipeline`"
+    "sums, means and maxima over all iterations can be had, outside of a `repeat`; `over own` takes each iteration by "
+    "itself; for anything else leave out the `pipeline`"
 )
 
 
@@ -77,16 +77,17 @@ class _Across:
     def run(self) -> tuple[Placed, Across]:
         graph, label, training = self.placed.update, self.cut.label, self.placed.training
         stacked = {w.name for w in training.model.weights if label in w.loops}
+        self.pieces |= dict.fromkeys(stacked, label)  # frozen ones too, which no update reads
         owner = {s.name: s.of for s in training.states}
         for v in graph.inputs:
             if owner.get(v.name, v.name) in stacked:
                 self.pieces[v.name] = label
-        self.pieces |= {v.name: label for v, w in zip(self.placed.totals, training.model.weights) if w.name in stacked}
+        self.pieces |= {v.name: label for v, w in zip(self.placed.totals, training.model.trained) if w.name in stacked}
         level = _Level()
         for node in graph.nodes:
             self._node(level, node)
         outputs = list(graph.outputs)
-        targets = [*(w.name for w in training.model.weights), *(s.of for s in training.states)]
+        targets = [*(w.name for w in training.model.trained), *(s.of for s in training.states)]
         for i, target in enumerate(targets):
             v = outputs[i]
             if target in stacked and v.name not in self.pieces and v.name not in self.broken:

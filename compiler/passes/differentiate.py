@@ -20,7 +20,7 @@ from compiler.passes.transpose import transpose
 
 class Differentiated(NamedTuple):
     """forward: inputs = data, weights; outputs = loss, metrics, saved.
-    backward: inputs = saved, then what it needs of weights and data, the scale; outputs = gradients, one per weight.
+    backward: inputs = saved, then what it needs of weights and data, the scale; outputs = gradients of trained weights.
     cotangents: name of a forward value -> of its cotangent in backward, where that is a value of its own.
     """
 
@@ -50,7 +50,7 @@ def differentiate(
     names = names or Names(v.name for v in graph_values(model.graph))
     forward = simplify(model.graph)
     recompute = Recompute(model.graph, recomputes, cut)
-    weights = [w.value for w in model.weights]
+    weights = [w.value for w in model.trained]
     loss = forward.outputs[0]
     labels: dict[Value, str] = {}
     owners: dict[Value, list[str]] = {}
@@ -79,7 +79,7 @@ def differentiate(
         cotangents.update(dict.fromkeys(owners.get(v, ()), named.name))
         return named
 
-    static = frozenset(forward.inputs) - frozenset(weights)
+    static = frozenset(forward.inputs) - frozenset(w.value for w in model.weights)
     closing = Closing(Context(names, recompute, name), None, forward.inputs, forward.nodes, 0, static)
     if isinstance(scale, Value):
         closing.env[scale] = scale

@@ -62,11 +62,13 @@ def lower(placed: Placed, staged: Staged) -> Program:
 def _homes(placed: Placed, staged: Staged, lowered: Sequence[_Class]) -> dict[str, tuple[int, ...]]:
     """Virtual stages that hold each weight: who reads it or adds to its gradient (all, for one of the cut loop)."""
     found: dict[str, tuple[int, ...]] = {}
-    for w, addends in zip(placed.training.model.weights, staged.addends, strict=True):
+    model = placed.training.model
+    added = dict(zip((w.name for w in model.trained), staged.addends, strict=True))
+    for w in model.weights:
         if staged.cut is not None and staged.cut.label in w.loops:
             found[w.name] = (ALL,)
             continue
-        stages = {staged.counts_at(v, staged.backward) for v in addends} - {ALL}
+        stages = {staged.counts_at(v, staged.backward) for v in added.get(w.name, ())} - {ALL}
         for cls in lowered:
             for chunk, weights in cls.reads.items():
                 if w.name in weights:
@@ -212,7 +214,7 @@ class _Class:
         """Gradient buffer and what this stage adds to it."""
         where = self.staged.backward
         found: list[tuple[str, Value]] = []
-        for w, addends in zip(self.training.model.weights, self.staged.addends, strict=True):
+        for w, addends in zip(self.training.model.trained, self.staged.addends, strict=True):
             here = [v for v in addends if self.staged.counts_at(v, where) in (ALL, stage)]
             found += [(self.names.gradients[w.name] + suffix, v) for v in here if mine(v)]
         return found

@@ -50,9 +50,10 @@ class _Update:
         self.placed, self.staged, self.over, self.buffers, self.groups = placed, staged, over, buffers, groups
         self.homes = homes
         self.training = placed.training
+        self.trained = placed.training.model.trained
         self.graph = placed.update
         self.names = Names()
-        self.total = {v.name: w.name for v, w in zip(placed.totals, self.training.model.weights, strict=True)}
+        self.total = {v.name: w.name for v, w in zip(placed.totals, self.trained, strict=True)}
         self.owner = {s.name: s.of for s in self.training.states}
         self.deps: dict[str, Deps] = {}
         self.roots: set[str] = set()
@@ -84,7 +85,7 @@ class _Update:
         for v in self.graph.inputs:
             weight = self.total.get(v.name) or (v.name if v.name in self.placed.weights else self.owner.get(v.name))
             self.deps[v.name] = frozenset((weight,)) if weight else frozenset()
-        shared = self._shared() if len(self.training.model.weights) == 1 else set()
+        shared = self._shared() if len(self.trained) == 1 else set()
         for node in self.graph.nodes:
             union = frozenset[str]().union(
                 *(frozenset() if v.name in self.roots else self.deps[v.name] for v in node.inputs)
@@ -104,7 +105,7 @@ class _Update:
 
     def _shared(self) -> set[str]:
         """Values that outputs which belong to no weight (counters, reports) depend on."""
-        owners = [*self.homes, *(self.owner[s.name] for s in self.training.states)]
+        owners = [*(w.name for w in self.trained), *(self.owner[s.name] for s in self.training.states)]
         wanted = {v.name for i, v in enumerate(self.graph.outputs) if i >= len(owners) or owners[i] is None}
         for node in reversed(self.graph.nodes):
             if any(v.name in wanted for v in node.outputs):
@@ -123,7 +124,7 @@ class _Update:
     def _contributes(self, weight: str, chunk: int) -> bool:
         """Whether the backward pass of this class adds to the weight's gradient."""
         stages = {g + chunk * self.staged.groups for g in self.groups}
-        index = next(i for i, w in enumerate(self.training.model.weights) if w.name == weight)
+        index = next(i for i, w in enumerate(self.trained) if w.name == weight)
         places = [self.staged.counts_at(v, self.staged.backward) for v in self.staged.addends[index]]
         return any(p == ALL or p in stages for p in places)
 
@@ -152,7 +153,7 @@ class _Update:
                 if out.name not in self.chain:
                     self.partial[out.name] = self._part(out, emits)
                 self._agree(out, emits)
-        targets = [w.name for w in self.training.model.weights] + [s.name for s in self.training.states]
+        targets = [w.name for w in self.trained] + [s.name for s in self.training.states]
         reports = list(zip(self.training.reports, self.graph.outputs[len(targets) :], strict=True))
         inputs = set(self.graph.inputs)
         for logical, v in reports:
@@ -186,14 +187,16 @@ class _Update:
     def _declare(self, emits: Mapping[int, PieceEmitter]) -> list[StateDecl]:
         found: list[StateDecl] = []
         placed = self.placed
-        for w, g, layout in zip(self.training.model.weights, self.training.gradients, placed.accumulators, strict=True):
+        sums = {w.name: (g.type, at) for w, g, at in zip(self.trained, self.training.gradients, placed.accumulators)}
+        for w in self.training.model.weights:
             for c in self.here(w.name):
-                type, name = emits[c].type(w.value), w.name + _suffix(c)
-                found.append(StateDecl(name, "weight", type, placed.weights[w.name], c, w.init, logical=w.name))
-                grad = emits[c].piece(g.type, w.name)
-                if self._contributes(w.name, c):
+                name, layout, frozen = w.name + _suffix(c), placed.weights[w.name], not w.trained
+                type = emits[c].type(w.value)
+                found.append(StateDecl(name, "weight", type, layout, c, w.init, logical=w.name, frozen=frozen))
+                if w.trained and self._contributes(w.name, c):
                     full = self.buffers.gradients[w.name] + _suffix(c)
-                    found.append(StateDecl(full, "gradient", grad, layout, c, logical=w.name))
+                    grad, at = sums[w.name]
+                    found.append(StateDecl(full, "gradient", emits[c].piece(grad, w.name), at, c, logical=w.name))
                 for s in self.training.states:
                     if s.of == w.name:
                         st = emits[c].type(s.value)

@@ -39,7 +39,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Staged:
-    """Stages of all values of forward and backward; `addends`: per weight, what its gradient is the sum of."""
+    """Stages of all values of forward and backward; `addends`: per trained weight, what its gradient is the sum of."""
 
     groups: int
     chunks: int
@@ -289,7 +289,7 @@ def _anchors(
     metrics."""
     reads = _readers_of_weights(placed, staged, forward)
     found: dict[str, Stage] = {}
-    for w, parts in zip(placed.training.model.weights, addends, strict=True):
+    for w, parts in zip(placed.training.model.trained, addends, strict=True):
         cut = staged.cut is not None and staged.cut.label in w.loops
         at = ALL if cut else min(reads[w.name], key=rank, default=0)
         found.update((v.name, at) for v in parts if backward.get(v.name) is None)

@@ -98,7 +98,7 @@ class _Update:
         self.names = names
         self.master = master
         self.counters = counters
-        self.weights = [w.value for w in job.model.weights]
+        self.weights = [w.value for w in job.model.trained]
         self.gradients = gradients
         self.b = Builder(names)
         self.finite: Value | None = None

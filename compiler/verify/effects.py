@@ -111,6 +111,9 @@ class _Class:
             self.report.error("E0620", site, f"{head(instr)}: no buffer {op.name} is declared")
             return
         roles, functions = _allowed(op, function.name)
+        if state.frozen and isinstance(op, Write):
+            self.report.error("E0620", site, f"{head(instr)}: {op.name} is frozen", "nothing renews a frozen weight")
+            return
         if state.role not in roles or function.name not in functions:
             help = f"{op.mnemonic} is for {', '.join(roles)} in {', '.join(functions)}"
             self.report.error("E0620", site, f"{head(instr)}: {op.name} is a {state.role}, in {function.name}", help)
@@ -174,9 +177,11 @@ class _Class:
         updated = any(f.name == "U" for f in self.cls.functions)
         for i, s in enumerate(self.cls.states):
             site = Site(self.index, "state", i)
-            if s.role in RENEWED and self.writes[s.name] != updated:
+            if s.role in RENEWED and not s.frozen and self.writes[s.name] != updated:
                 message = f"{s.role} {s.name} is written {self.writes[s.name]} times in a step"
                 self.report.error("E0623", site, message, "U writes each of them once")
+            if s.frozen and s.role != "weight":
+                self.report.error("E0620", site, f"{s.role} {s.name} is frozen", "only a weight can be")
             if s.role in ADDED and s.name not in self.added:
                 self.report.error("E0622", site, f"nothing is accumulated into {s.role} {s.name}")
             if s.role in ("statistic", "metric"):

@@ -168,6 +168,20 @@ def test_the_command_fails() -> None:
     assert "note: fit.memory.peak = " in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("check", "found"),
+    [
+        ("fit.memory.weight > 1 MiB", "0.003906 MiB > 1 MiB"),
+        ("fit.memory.weight >= 4.0001 KiB", "4 KiB >= 4.0001 KiB"),
+        ("fit.flops > 1 ZFLOP", "32.77 KFLOP > 1 ZFLOP"),
+        ("fit.memory.weight > 2 * fit.memory.weight", "4 KiB > 8 KiB"),
+        ("fit.parameters / 3 == 341.3333", "341.33333 == 341.3333"),
+    ],
+)
+def test_both_sides_of_a_check_that_fails_have_one_unit(check: str, found: str) -> None:
+    assert refused(check).message == f"this check does not hold: {found}"
+
+
 def test_checks_are_listed_with_what_was_found() -> None:
     text = (
         f"{FILE}check degree == 2\n"

@@ -95,7 +95,7 @@ STEPS = {
     "columns": ("g - columns(g)", {("block.w", "sum", 4)}),  # of `u` the rows are its own
     "merged": ("g - halves(g)", {("block.w", "sum", 1)}),
     "constants": ("bounded(g)", set()),
-    "own": ("g / (norm(g) + 0.1)", set()),
+    "own": ("g / (norm(g) + max(abs(g), over own) + 0.1) - mean(g, over own)", set()),
 }
 RULES = (
     PIPELINE.format("gpipe(microbatches = 2)"),

@@ -35,7 +35,7 @@ class Placed:
 
     `accumulators`: layout in which each gradient (and `loss`, metrics) is summed over the micro-batches.
     What forward puts out beyond loss and metrics, `kept` (as backward takes it in) and `training.saved` correspond by
-    position; so do `totals` (accumulated gradients as the update takes them in) and the weights.
+    position; so do `totals` (accumulated gradients as the update takes them in) and the trained weights.
     `rounds` and `finish`: what is needed of whole batches (`compiler.passes.divide`).
     `late`: the part of the backward pass that nobody waits for, where `split` has cut it off; it takes in `crossing`
     (what `backward` puts out for it) besides what backward's inputs were.
@@ -81,6 +81,7 @@ def place(training: Training) -> Placed:
     for w in training.model.weights:
         compute[w.name] = rules.declared(w.name, w.value.type, "weights", w.loops)
         storage[w.name] = rules.storage(w.name, w.value.type, compute[w.name], "weights", w.loops)
+    for w in training.model.trained:
         optimizer[w.name] = rules.storage(w.name, w.value.type, compute[w.name], "optimizer", w.loops)
         gradient = rules.storage(w.name, w.value.type, compute[w.name], "gradients", w.loops)
         if gradient != compute[w.name]:
@@ -90,7 +91,7 @@ def place(training: Training) -> Placed:
         else replicated(len(s.value.type.dims))
         for s in training.states
     }  # fmt: skip
-    for g, w in zip(training.gradients, training.model.weights, strict=True):
+    for g, w in zip(training.gradients, training.model.trained, strict=True):
         dims = dict(zip(w.value.type.names, compute[w.name].dims, strict=True))
         shared.gradients[g.name] = GradMark(w.name, dims)
     mark_gradients(training.backward, shared.gradients)
@@ -134,7 +135,7 @@ def place(training: Training) -> Placed:
     update_axes = tuple(a for a in rules.axes if a != TIME)
     update = region(training.update, "optimizer", update_axes)
     totals = []
-    for v, w, layout in zip(training.update.inputs, training.model.weights, accumulators, strict=False):
+    for v, w, layout in zip(training.update.inputs, training.model.trained, accumulators, strict=False):
         totals.append(_enter(update, v, layout))
         update.preferred[v.name] = optimizer[w.name]
     for v in training.update.inputs[len(training.gradients) :]:
@@ -142,7 +143,7 @@ def place(training: Training) -> Placed:
         if v.name in storage and _refines(v, storage[v.name], optimizer[v.name], rules.sizes):
             update.preferred[v.name] = optimizer[v.name]  # weight decay of its own shard, not of the whole weight
     _nodes(update, training.update)
-    wanted = [storage[w.name] for w in training.model.weights] + [states[s.name] for s in training.states]
+    wanted = [storage[w.name] for w in training.model.trained] + [states[s.name] for s in training.states]
     results = []
     for i, v in enumerate(training.update.outputs):
         update.reader = v.name
