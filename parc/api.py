@@ -181,7 +181,7 @@ def _early(job: Job, stage: Stage) -> str:
     if stage == "placed":
         return _show_placed(prepare(job)[1])
     try:
-        graphs, _ = prepare(job)
+        graphs = prepare(job)[1].training
     except ParcError:  # there is a training graph all the same
         graphs = training(job)
     end = [graphs.finish.graph] if graphs.finish is not None else []
@@ -385,7 +385,7 @@ def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Expla
 
     compiled = compile_job(evaluate(file, **options).job)
     _warn(compiled.job, options)
-    placed = place(compiled.training)  # as it was before a schedule split the backward pass in two
+    placed = place(compiled.placed.training)  # as it was before a schedule split the backward pass in two
     return explain_tensor(placed, stage(placed), compiled.program, tensor)
 
 
