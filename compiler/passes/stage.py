@@ -90,7 +90,8 @@ def stage(placed: Placed) -> Staged:
     rule = strategy.pipelines[0] if strategy.pipelines else None
     chunks = rule.chunks if rule is not None else 1
     cut = _cut(placed, rule, groups * chunks) if rule is not None and groups > 1 else None
-    fixed = places(placed.forward, strategy.places)
+    apart = [r.batch for r in placed.rounds] + ([placed.finish] if placed.finish is not None else [])
+    fixed = places(placed.forward, strategy.places, apart)
     order = tuple(range(groups * chunks))
     if fixed:
         order = ranks(placed.forward, strategy.places, fixed, groups)
