@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 import sys
 from collections.abc import Collection, Sequence
 
@@ -31,7 +31,11 @@ def line_width() -> int:
     """Columns of the terminal that standard output is, or `PIPED`."""
     if not sys.stdout.isatty():
         return PIPED
-    return max(_NARROWEST, shutil.get_terminal_size((80, 24)).columns)
+    try:
+        columns = os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError):
+        columns = 0
+    return max(_NARROWEST, columns or 80)
 
 
 def table(
