@@ -241,7 +241,7 @@ def run(
         from compiler.cost.simulate import Simulation
 
         simulated = compiled.job.cluster.device.name, Simulation.of(compiled).seconds()
-    from parc.estimate import capacities
+    from parc.memory import capacities
     from parc.room import require_room
 
     require_room(compiled)
@@ -317,13 +317,14 @@ def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | No
     from compiler.cost.occupancy import occupancy
     from compiler.cost.record import record
     from compiler.cost.simulate import Simulation
+    from compiler.cost.systems import Systems
     from parc.report.memory import held
     from parc.report.trace import Trace
 
     simulation = Simulation.of(compiled)
     pieces = record(simulation, variation=variation) if detail != "none" else {}
     timeline = simulation.run(None, variation)
-    memory = held(timeline, occupancy(compiled.program))
+    memory = held(timeline, occupancy(compiled.program, Systems(compiled, simulation.features).memory))
     return Trace(timeline, compiled.job.name, pieces, detail, memory)
 
 
@@ -336,7 +337,8 @@ def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:
     from parc.report.page import page
 
     pieces = record(Simulation.of(estimate.compiled), UNROLLED, estimate.variation)
-    return page(estimate, occupancy(estimate.compiled.program), pieces, command, strategy)
+    held = occupancy(estimate.compiled.program, estimate.systems.memory)
+    return page(estimate, held, pieces, command, strategy)
 
 
 def remedies(compiled: Compiled) -> Remedies | None:
@@ -344,12 +346,11 @@ def remedies(compiled: Compiled) -> Remedies | None:
 
     They are compiled and simulated: up to 10 s. None if it fits, or has no cluster.
     """
-    from compiler.cost.memory import fits, most
-    from parc.estimate import capacities
+    from parc.memory import capacities, of_stack
     from parc.remedies import remedies
 
     there = capacities(compiled.job)
-    if fits(most(compiled.program), there):
+    if not there or of_stack(compiled).fit(there):
         return None
     return remedies(compiled, there)
 
