@@ -224,6 +224,32 @@ def test_a_stack_keeps_what_its_device_states() -> None:
     assert footprint(device, "elsewhere") == Footprint()
 
 
+def test_gradients_are_added_one_after_the_other() -> None:
+    """Outside of loops, too: of many layers written out no more than the largest product of a gradient is there."""
+    layers = "\n".join(f"  x = linear(x, over {'fd'[i % 2]})" for i in range(12))
+    text = f"""
+        use std.layers (linear)
+        use std.optimizers (adam)
+        model m() {{
+          dim b = 2, d = 256, f = 256
+          input given : compute[b,d]
+          x = given
+        {layers}
+          loss mean(cast(x * x, master))
+        }}
+        job fit {{
+          train m()
+          optimizer adam(lr = 0.1)
+          precision bf16, master f32
+        }}
+    """
+    of = parc.compile(Source("many.par", text))
+    found = Systems(of).fullest.peak.roles
+    weights = 12 * (256 * 256 + 256)
+    assert found["gradient"] == 4 * weights and found["weight"] == 2 * weights
+    assert found["activation"] + found.get("saved", 0) < 2 * 256 * 256 + 2 * 256 * 2 * 40
+
+
 @pytest.mark.parametrize("row", [r for r in load() if r.memory and r.family.startswith("torchtitan")], ids=str)
 def test_published_runs_of_torchtitan_fit(row: Row) -> None:
     """All that ran fit, and the allocator reserves what was measured, to 5%; in the program's own bytes none does."""
