@@ -27,7 +27,7 @@ GROUPED = (comm.AllReduce, comm.AllGather, comm.ReduceScatter, comm.AllToAll)
 class Lifted:
     """A value. type, bytes: of the local piece; root: the value that it is a view of; owner: its kernel, or -1.
 
-    taint: `weights`, `gradients` (it is one, or a view, cast or collective of some), `constant`, or nothing.
+    taint: `weights`, `gradients`, `statistics` (or a view, cast or collective of some), `constant`, or nothing.
     """
 
     type: Type

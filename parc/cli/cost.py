@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from parc import api
-from parc.cli.common import Command, Output, choice, color, json_option, params_option, read_source
+from parc.cli.common import Command, Name, Output, choice, color, json_option, params_option, read_source
 from parc.cli.tables import amount, seconds, table
 from parc.cli.variation import Factors, variation, variation_options
 from parc.cli.waterfall import waterfall
@@ -28,9 +28,21 @@ _MOST_SHOWN = 8
 @click.argument("files", type=click.Path(allow_dash=True), nargs=-1, required=True)
 @variation_options
 @click.option(
-    "--strategy", "strategies", metavar="NAME", multiple=True, help="Instead of the job's own; twice: of each."
+    "--strategy",
+    "strategies",
+    metavar="NAME",
+    multiple=True,
+    type=Name(),
+    help="Instead of the job's own; twice: of each.",
 )
-@click.option("--job", "jobs", metavar="NAME", multiple=True, help="The job, if the file has several; twice: of each.")
+@click.option(
+    "--job",
+    "jobs",
+    metavar="NAME",
+    multiple=True,
+    type=Name(),
+    help="The job, if the file has several; twice: of each.",
+)
 @params_option
 @json_option
 def command(

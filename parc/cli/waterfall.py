@@ -38,8 +38,8 @@ def waterfall(full: FullMemory, capacity: float | None, style: bool) -> str:
         rows.append(["that there is", amount(capacity), "", ""])
     head = [f"{m.memory} of {show_ranks(full.ranks)}", "bytes", "", f"fullest in {when(m)}"]
     largest = [[a.name, _role(a.role, a.count), amount(a.bytes), a.type] for a in m.alive[:SHOWN]]
-    parts = [_left(head, rows, style), _left(["largest values then", "", "bytes", "type"], largest, style, 2)]
-    return "\n\n".join((*parts, _program(full.program, style)))
+    values = table(["largest values then", "", "bytes", "type"], largest, style, left=2, words=(3,))
+    return "\n\n".join((table(head, rows, style, words=(3,)), values, _program(full.program, style)))
 
 
 def _program(own: ProgramMemory, style: bool) -> str:
@@ -52,7 +52,7 @@ def _program(own: ProgramMemory, style: bool) -> str:
     handed += [("reserved by a caching allocator", own.reserved)] if own.reserved is not None else []
     rows = [[what, amount(n), f"{n / peak - 1:+.1%}" if n != peak else "", ""] for what, n in handed if peak]
     head = [f"the program's own, of {show_ranks(own.ranks)}", "bytes", "", f"fullest in {when(own.moment)}"]
-    return _left(head, rows, style)
+    return table(head, rows, style, words=(3,))
 
 
 def _bar(start: int, size: int, whole: int) -> str:
@@ -62,10 +62,3 @@ def _bar(start: int, size: int, whole: int) -> str:
 
 def _role(role: str, count: int) -> str:
     return f"{role} of {count} micro-batches" if count > 1 else role
-
-
-def _left(head: list[str], rows: list[list[str]], style: bool, left: int = 1) -> str:
-    """A table whose last column is flush left."""
-    width = max(len(r[-1]) for r in (head, *rows))
-    padded = [[*r[:-1], r[-1].ljust(width)] for r in (head, *rows)]
-    return table(padded[0], padded[1:], style, left)
