@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from shutil import get_terminal_size
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from compiler.model import Device
 
 
-WIDTH = 72
-"""Of the list of software."""
+BESIDE = 46
+"""Columns of the list before the software."""
 
 
 @click.command("devices", cls=Command)
@@ -85,13 +86,14 @@ def _link(device: Device) -> float | None:
 
 
 def _listed(found: tuple[Device, ...], style: bool) -> str:
-    head = ["device", "bf16", "memory", "bandwidth", "software (error of steps that were left out of its fit)"]
+    head = ["device", "bf16", "memory", "bandwidth", "software, and the error of steps left out"]
     rows = []
+    room = max(32, get_terminal_size((100, 24)).columns - BESIDE)
     for d in found:
         peaks = dict(d.compute)
         peak = flops(peaks.get("bf16", max(peaks.values())))
         known = ", ".join(_called(name, fit) for name, fit in _fits(d) if name) or "–"
-        first, *others = wrap(known, WIDTH, break_on_hyphens=False)
+        first, *others = (line.replace("\N{NO-BREAK SPACE}", " ") for line in wrap(known, room))
         rows.append([d.name, peak, _size(d.memory), f"{_decimal(d.bandwidth)}/s", first])
         rows += [["", "", "", "", line] for line in others]
     widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
@@ -115,7 +117,7 @@ def _size(memory: float) -> str:
 
 
 def _called(name: str, fit: Fit | None) -> str:
-    return f"{name} {percent(fit.mean)}" if fit is not None and fit.mean is not None else name
+    return f"{name}\N{NO-BREAK SPACE}{percent(fit.mean)}" if fit is not None and fit.mean is not None else name
 
 
 def _shown(device: Device, style: bool) -> str:
