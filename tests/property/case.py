@@ -38,7 +38,7 @@ class Case:
         """All that the case is made of, for counting."""
         pieces = (*self.first, *self.before, *self.loop, *self.after, self.tail, *self.rules)
         clip = ("clip",) if "clip" in self.optimizer else ()
-        return (*(p.kind for p in pieces), self.optimizer.partition("(")[0], *clip)
+        return (*(k for p in pieces for k in p.kind.split("+")), self.optimizer.partition("(")[0], *clip)
 
     @property
     def text(self) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from math import prod
 from random import Random
 
 from tests.property.case import Case, Piece
@@ -31,7 +34,36 @@ def draw(seed: int) -> Case:
         optimizer = f"{optimizer[:-1]}, clip = {rng.choice(['0.1', '1.0'])})"
     parts = model.head, model.first, model.first_count, model.bridge, model.before, model.loop, model.count
     ends = model.after, model.tail
-    return Case(seed, *parts, *ends, mesh, rules, optimizer, "f32" if seed % 5 == 4 else "f64")
+    case = Case(seed, *parts, *ends, mesh, rules, optimizer, "f32" if seed % 5 == 4 else "f64")
+    more = Random(f"more {seed}")  # of its own: the cases of seeds stay what they were, but for what is added
+    return _placed(more, _of_whole_batches(more, case), d)
+
+
+def _of_whole_batches(rng: Random, case: Case) -> Case:
+    """A loss that is divided by a number of the data, and metrics that are no sums, now and then."""
+    *before, last = case.tail.lines
+    read = re.search(r"input (\w+)", "\n".join(case.head))
+    assert last.startswith("loss ") and read is not None
+    lines, kinds = [*before], [case.tail.kind]
+    if rng.random() < 0.2:
+        lines.append(f"number = sum(cast({read[1]} > {rng.choice(['0', '1'])}, compute))")
+        last = f"{last.replace('loss ', 'loss 8.0 * (')}) / {rng.choice(['(1.0 + number)', 'maximum(number, 1.0)'])}"
+        kinds.append("counted")
+    if rng.random() < 0.2:
+        lines.append(rng.choice(["metric top = max(abs(x))", "metric part = mean(x * x) / (1.0 + mean(abs(x)))"]))
+        kinds.append("no_sum")
+    return replace(case, tail=Piece("+".join(kinds), (*lines, last)))
+
+
+def _placed(rng: Random, case: Case, d: Drawing) -> Case:
+    """Some scopes in places, in any order, now and then."""
+    scopes = sorted({s for s in d.scopes if "." not in s})
+    devices = prod(size for _, size in case.mesh)
+    if any("pipeline" in line for r in case.rules for line in r.lines) or devices > 8 or rng.random() >= 0.15:
+        return case
+    chosen = rng.sample(scopes, min(len(scopes), rng.choice([1, 2, 3])))
+    rules = [Piece("place", (f"place {s} on at[{rng.randrange(2)}]",)) for s in chosen]
+    return replace(case, mesh=(*case.mesh, ("at", 2)), rules=(*case.rules, *rules))
 
 
 def _strategy(rng: Random, d: Drawing, loops: dict[str, int]) -> tuple[tuple[tuple[str, int], ...], tuple[Piece, ...]]:

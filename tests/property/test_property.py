@@ -31,6 +31,7 @@ EVERYWHERE = {
     "tied", "reduce_mean", "reduce_max", "reduce_sum", "head", "tied_head", "mse", "square",
     "data_parallel", "tensor_parallel", "megatron", "context_parallel", "ulysses", "spatial", "expert_parallel",
     "moe_parallel", "zero_1", "zero_2", "zero_3", "gpipe", "one_f_one_b", "interleaved", "zero_bubble", "microbatches",
+    "counted", "no_sum", "place",
     "around", "recompute", "layout", "wild", "scoped", "pad", "clip", *(o.partition("(")[0] for o in OPTIMIZERS),
 }  # fmt: skip
 """What must occur in proved cases."""
