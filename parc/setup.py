@@ -6,6 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from compiler.cost import fitted
+from dsl.diagnostics import plural
 from parc.units import amount, percent
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def setup(e: Estimate) -> list[tuple[str, str]]:
     job, t = e.compiled.job, e.timeline
     assert job.cluster is not None
     mesh = ", ".join(f"{a.name} = {a.size:,}" for a in job.strategy.mesh)
-    batch = f"{t.samples:,} samples"
+    batch = plural(t.samples, "sample")
     trained, every = parameters(job)
     return [
         ("devices", f"{t.devices:,} {job.cluster.device.name}, {amount(job.cluster.device.memory)} each"),
