@@ -364,7 +364,7 @@ def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Expla
 
     compiled = compile_job(evaluate(file, **options).job)
     _warn(compiled.job, options)
-    placed = place(compiled.training)  # as it was before a schedule split the backward pass in two
+    placed = place(compiled.placed.training)  # as it was before a schedule split the backward pass in two
     return explain_tensor(placed, stage(placed), compiled.program, tensor)
 
 

@@ -24,7 +24,7 @@ def early(job: Job, stage: Stage) -> str:
     if stage == "placed":
         return _show_placed(prepare(job)[1])
     try:
-        graphs, _ = prepare(job)
+        graphs = prepare(job)[1].training
     except ParcError:  # there is a training graph all the same
         graphs = training(job)
     end = [graphs.finish.graph] if graphs.finish is not None else []

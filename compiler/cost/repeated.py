@@ -60,7 +60,7 @@ def repeated(compiled: Compiled) -> list[Repeated]:
     placed, staged = compiled.placed, compiled.staged
     if staged.stages == 1:
         return []
-    scalars = compiled.training.scalars
+    scalars = placed.training.scalars
     saved = placed.forward.outputs[scalars:]
     loads = (staged.loads[k.name] | staged.late_loads.get(k.name, frozenset()) for k in placed.kept)
     ends = [(v, _at(staged, staged.counts_at(v, staged.forward))) for v in placed.forward.outputs[:scalars]]
