@@ -13,6 +13,7 @@ from math import prod
 
 from compiler.graph import Graph, Node, Value
 from compiler.model import PipelineRule
+from compiler.ops.comm import MaskPad
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.passes.place.place import Placed
@@ -189,7 +190,7 @@ def _forward(
         elif where is None and stages:
             where = max(stages, key=rank)
         found.update((v.name, where) for v in node.outputs)
-    return found
+    return _masked_at_readers(graph, found)
 
 
 def _backward(
@@ -234,6 +235,20 @@ def _backward(
         elif wish is not None:
             where = wish if where is None else min(wish, where, key=rank)
         found.update((v.name, where) for v in node.outputs)
+    return _masked_at_readers(graph, found)
+
+
+def _masked_at_readers(graph: Graph, found: dict[str, Stage]) -> dict[str, Stage]:
+    """The same, but padding is masked where it is read: a message does not tell what the unused elements hold."""
+    readers: dict[str, set[Stage]] = {}
+    for node in graph.nodes:
+        for v in node.inputs:
+            readers.setdefault(v.name, set()).add(found.get(node.outputs[0].name))
+    for node in graph.nodes:
+        if isinstance(node.op, MaskPad):
+            stages = readers.get(node.output.name, set()) - {None, ALL}
+            if len(stages) == 1:
+                found[node.output.name] = stages.pop()
     return found
 
 

@@ -221,3 +221,11 @@ job fit {
 """
     compiled = compile_job(evaluate(Source("optimizer_over_layers.par", text), {"pp": str(pp)}))
     assert prove(compiled.training, compiled.program).ok
+
+
+def test_a_weight_of_many_chunks_adds_up_where_its_gradient_arises() -> None:
+    """Read before the loop and in it: the other chunks of its stages have zeros of it."""
+    text = source("g", PIPELINE.format("interleaved(microbatches = 2, chunks = 3)")).text
+    text = text.replace("v[b,f] = h @ u\n", "v[b,f] = h @ u\n    v = v + 0.1 * (h @ a)\n")
+    compiled = compile_job(evaluate(Source("across.par", text)))
+    assert not verify(compiled.program) and prove(compiled.training, compiled.program).ok

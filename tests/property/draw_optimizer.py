@@ -15,13 +15,17 @@ from tests.property.case import Case, Piece
 
 @dataclass(frozen=True, slots=True)
 class OptimizerCase(Case):
-    """A case with an optimizer of its own: `steps`, each of lines that turn `u` (first the gradient) into another."""
+    """A case with an optimizer of its own: `steps`, each of lines that turn `u` (first the gradient) into another.
+
+    `frozen`: weights that are not trained, if any.
+    """
 
     steps: tuple[Piece, ...] = ()
+    frozen: str = ""
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        return (*BASE_KINDS(self), *(s.kind for s in self.steps))
+        return (*BASE_KINDS(self), *(s.kind for s in self.steps), *(("frozen",) if self.frozen else ()))
 
     @property
     def text(self) -> str:
@@ -30,7 +34,8 @@ class OptimizerCase(Case):
         needed = dict.fromkeys(name for p in pieces for name in FUNCTIONS if f"{name}(" in " ".join(p.lines))
         lines = [line for name in needed for line in FUNCTIONS[name]]
         lines += ["optimizer drawn_steps(lr) {", "  u = g", *(f"  {line}" for s in self.steps for line in s.lines)]
-        return "\n".join([*lines, "  w = w - lr * u", "}", "", BASE_TEXT(self)])
+        text = "\n".join([*lines, "  w = w - lr * u", "}", "", BASE_TEXT(self)])
+        return text.replace("\n  seed ", f"\n  frozen {self.frozen}\n  seed ") if self.frozen else text
 
 
 # What `Case` makes of itself (a dataclass with slots is another class than the one that `super()` would look for).
@@ -205,10 +210,13 @@ def draw(seed: int) -> OptimizerCase:
     precision = "f32" if seed % 7 == 6 else "f64"
     if rng.random() < 0.2:
         precision += f", loss_scale {rng.choice(['dynamic', '8'])}"
+    weights = ("early", "shared", "out", "gain", "up", "turn", "turned", "inner", "grid")
+    there = [n for n in weights if any(f"{n}[" in line for p in (*first, *before, *loop, *after) for line in p.lines)]
+    frozen = f"*.{rng.choice(there)}" if len(there) > 1 and rng.random() < 0.25 else ""
     tail = Piece("square", ("metric size = mean(abs(x))", "loss mean(x * x)"))
     return OptimizerCase(
         seed, head, first, 3 if first else 0, (), tuple(before), tuple(loop), count, tuple(after), tail, mesh, rules,
-        f"drawn_steps(lr = 0.05{options})", precision, _steps(rng, matrices),
+        f"drawn_steps(lr = 0.05{options})", precision, _steps(rng, matrices), frozen,
     )  # fmt: skip
 
 
