@@ -7,7 +7,7 @@ products and orders of a weight, over its own dims or over those of loops too.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from random import Random
 
 from tests.property.case import Case, Piece
@@ -35,6 +35,12 @@ class OptimizerCase(Case):
 # What `Case` makes of itself (a dataclass with slots is another class than the one that `super()` would look for).
 BASE_TEXT: Callable[[Case], str] = Case.text.fget  # type: ignore[attr-defined]
 BASE_KINDS: Callable[[Case], tuple[str, ...]] = Case.kinds.fget  # type: ignore[attr-defined]
+
+
+def with_steps(case: Case, steps: tuple[Piece, ...]) -> OptimizerCase:
+    """The case with an optimizer of its own."""
+    return OptimizerCase(*(getattr(case, f.name) for f in fields(case)), steps)
+
 
 # --- optimizers -----------------------------------------------------------------------------------
 
@@ -190,9 +196,15 @@ def draw(seed: int) -> OptimizerCase:
     mesh, rules = _strategy(rng, count, [p.kind for p in (*before, *loop)])
     clip = rng.choice(["", "", ", clip = 0.5"])
     tail = Piece("square", ("metric size = mean(abs(x))", "loss mean(x * x)"))
+    steps = _steps(rng, matrices)
+    frozen = (
+        ()
+        if rng.random() < 0.8
+        else (Piece("frozen", (rng.choice(["frozen block", "frozen keep block", "frozen *.up"]),)),)
+    )
     return OptimizerCase(
         seed, head, (), 0, (), tuple(before), tuple(loop), count, tuple(after), tail, mesh, rules,
-        f"drawn_steps(lr = 0.05{clip})", "f32" if seed % 7 == 6 else "f64", _steps(rng, matrices),
+        f"drawn_steps(lr = 0.05{clip})", "f32" if seed % 7 == 6 else "f64", frozen, steps,
     )  # fmt: skip
 
 

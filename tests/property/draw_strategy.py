@@ -5,8 +5,9 @@ from __future__ import annotations
 from random import Random
 
 from tests.property.case import Case, Piece
-from tests.property.draw_job import draw_frozen, draw_optimizer, draw_precision
+from tests.property.draw_job import draw_frozen, draw_optimizer, draw_precision, draw_steps
 from tests.property.draw_model import draw_model
+from tests.property.draw_optimizer import with_steps
 from tests.property.pieces import Drawing
 
 SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble")
@@ -21,7 +22,9 @@ def draw(seed: int) -> Case:
     optimizer, frozen = draw_optimizer(rng), draw_frozen(rng, d)
     parts = model.head, model.first, model.first_count, model.bridge, model.before, model.loop, model.count
     ends = model.after, model.tail
-    return Case(seed, *parts, *ends, mesh, rules, optimizer, draw_precision(rng, seed), frozen)
+    case = Case(seed, *parts, *ends, mesh, rules, optimizer, draw_precision(rng, seed), frozen)
+    steps = draw_steps(rng, optimizer)
+    return with_steps(case, steps) if steps else case
 
 
 def _strategy(rng: Random, d: Drawing, loops: dict[str, int]) -> tuple[tuple[tuple[str, int], ...], tuple[Piece, ...]]:
