@@ -46,6 +46,7 @@ def training(job: Job, whole: Collection[str] = (), parts: Collection[str] = ())
         names=names,
         scale=scale if isinstance(scale, Value | float | int) else 1.0,
         apart=bool(job.strategy.places),
+        written=model.graph,
         cut=next((p.label.rpartition(".")[2] for p in job.strategy.pipelines), None),
     )
     builder = _Update(job, names, master, counters, found.gradients)

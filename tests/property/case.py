@@ -43,7 +43,8 @@ class Case:
         clip = ("clip",) if "clip" in self.optimizer else ()
         scale = ("loss_scale",) if "loss_scale" in self.precision else ()
         mixed = ("mixed",) if "master" in self.precision else ()
-        return (*(p.kind for p in pieces), self.optimizer.partition("(")[0], *clip, *scale, *mixed)
+        kinds = (k for p in pieces for k in p.kind.split("+"))
+        return (*kinds, self.optimizer.partition("(")[0], *clip, *scale, *mixed)
 
     @property
     def text(self) -> str:

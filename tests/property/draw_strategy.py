@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from random import Random
 
 from tests.property.case import Case, Piece
@@ -23,8 +25,25 @@ def draw(seed: int) -> Case:
     parts = model.head, model.first, model.first_count, model.bridge, model.before, model.loop, model.count
     ends = model.after, model.tail
     case = Case(seed, *parts, *ends, mesh, rules, optimizer, draw_precision(rng, seed), frozen)
+    case = _of_whole_batches(rng, case)
     steps = draw_steps(rng, optimizer)
     return with_steps(case, steps) if steps else case
+
+
+def _of_whole_batches(rng: Random, case: Case) -> Case:
+    """A loss that is divided by a number of the data, and metrics that are no sums, now and then."""
+    *before, last = case.tail.lines
+    read = re.search(r"input (\w+)", "\n".join(case.head))
+    assert last.startswith("loss ") and read is not None
+    lines, kinds = [*before], [case.tail.kind]
+    if rng.random() < 0.12:
+        lines.append(f"number = sum(cast({read[1]} > {rng.choice(['0', '1'])}, compute))")
+        last = f"{last.replace('loss ', 'loss 8.0 * (')}) / {rng.choice(['(1.0 + number)', 'maximum(number, 1.0)'])}"
+        kinds.append("counted")
+    if rng.random() < 0.12:
+        lines.append(rng.choice(["metric top = max(abs(x))", "metric part = mean(x * x) / (1.0 + mean(abs(x)))"]))
+        kinds.append("no_sum")
+    return replace(case, tail=Piece("+".join(kinds), (*lines, last)))
 
 
 def _strategy(rng: Random, d: Drawing, loops: dict[str, int]) -> tuple[tuple[tuple[str, int], ...], tuple[Piece, ...]]:

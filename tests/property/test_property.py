@@ -34,6 +34,7 @@ EVERYWHERE = {
     "moe_parallel", "zero_1", "zero_2", "zero_3", "gpipe", "one_f_one_b", "interleaved", "zero_bubble", "microbatches",
     "lora", "deep", "mask", "gather", "stop_gradient", "unit", "frozen", "keep", "adapters", "counted_head", "places",
     "metric_mean", "metric_sum", "metric_max", "metric_ratio", "metric_count", "loss_scale", "mixed",
+    "counted", "no_sum",
     "around", "recompute", "layout", "wild", "scoped", "pad", "clip", *(o.partition("(")[0] for o in OPTIMIZERS),
 }  # fmt: skip
 """What must occur in proved cases."""
