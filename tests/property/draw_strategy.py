@@ -38,7 +38,8 @@ def _of_whole_batches(rng: Random, case: Case) -> Case:
     lines, kinds = [*before], [case.tail.kind]
     if rng.random() < 0.12:
         lines.append(f"number = sum(cast({read[1]} > {rng.choice(['0', '1'])}, master))")
-        last = f"{last.replace('loss ', 'loss 8.0 * cast(')}, master) / {rng.choice(['(1.0 + number)', 'maximum(number, 1.0)'])}"
+        divisor = rng.choice(["(1.0 + number)", "maximum(number, 1.0)"])
+        last = f"{last.replace('loss ', 'loss 8.0 * cast(')}, master) / {divisor}"
         kinds.append("counted")
     if rng.random() < 0.12:
         lines.append(rng.choice(["metric top = max(abs(x))", "metric part = mean(x * x) / (1.0 + mean(abs(x)))"]))
