@@ -34,7 +34,8 @@ class Sizes:
     """Of one function. nothing: values that stay in kernels; added: accumulators of gradients that have a buffer all
     the time; itemsize: of the compute type; logits: dims of what hangs on them, and the share of ours that they take.
 
-    shares: name of a value -> by which its bytes differ from the program's.
+    shares: name of a value -> by which its bytes differ from the program's. passing: values that are added to gradients
+    as soon as they are there (those of loops are let go with their iteration anyway).
     """
 
     nothing: Collection[str]
@@ -43,6 +44,7 @@ class Sizes:
     logits: Collection[tuple[Dim, ...]]
     loss: float
     shares: dict[str, float] = field(default_factory=dict)
+    passing: set[str] = field(default_factory=set)
 
     def body(
         self, body: Body, weights: Collection[str] = (), results: Collection[int] = (), inside: bool = False
@@ -51,6 +53,8 @@ class Sizes:
         inside: of a loop."""
         known = set(weights)
         sunk = sunk_values(body, set(results), self.added)
+        if not inside:
+            self.passing |= sunk
         for instr in body.instrs:
             op = instr.op
             if isinstance(op, LocalRepeat):

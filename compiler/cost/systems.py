@@ -7,7 +7,7 @@ update has fused kernels, which need no room of their own.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,11 +17,11 @@ from compiler.cost.features import Features, features
 from compiler.cost.footprint import Footprint, Shards, footprint, states
 from compiler.cost.lifetimes import Traced
 from compiler.cost.memory import ClassMemory, Peak
-from compiler.cost.replay import FIRST, Buffer, Replay
+from compiler.cost.replay import FIRST, Buffer, Effect, Replay
 from compiler.cost.sizes import OURS, Sizes, logits
 from compiler.cost.traced import TracedMemory
 from compiler.graph import ITEMSIZE
-from compiler.program import Body, DeviceClass, Function, Var
+from compiler.program import Body, DeviceClass, Function, Instr, Var
 
 if TYPE_CHECKING:
     from compiler.driver import Compiled
@@ -85,35 +85,54 @@ class Systems:
         gathered = {s.logical for s in cls.states if s.role == "weight" and self.shards.gathered(s)}
         return frozenset(s.name for s in cls.states if s.role == "gradient" and s.logical not in gathered)
 
-    def sizes(self, cls: DeviceClass, key: tuple[str, int]) -> Mapping[str, float]:
-        """Of the values of a function of the class, as shares of what they are in the program."""
+    def sizes(self, cls: DeviceClass, key: tuple[str, int]) -> Sizes:
+        """Of the values of a function of the class."""
         inside, core = self.features.inside[self.program.classes.index(cls)][key]
         itemsize = ITEMSIZE[self.features.compute]
         loss = self.footprint.logits(self.strategy, itemsize) / OURS
         found = Sizes(inside | core if self.fused else inside, self.added(cls), itemsize, logits(cls), loss)
-        found.body(next(f for f in cls.functions if (f.name, f.chunk) == key).body)
-        return found.shares
+        if key != UPDATE:
+            found.body(next(f for f in cls.functions if (f.name, f.chunk) == key).body)
+        return found
 
 
 # --- the accounting, with other sizes ---------------------------------------------------------------------------------
 
 
 class _Replay(Replay):
-    """Of an action: `shares` of values, `added`: accumulators that products add to without a copy."""
+    """Of an action whose values are as large as `of` says, some of which add to gradients without a copy."""
 
-    shares: Mapping[str, float]
-    added: Collection[str]
+    of: Sizes
+    passing: list[Buffer]
+
+    def run(self, function: Function) -> Effect:
+        self.passing = []
+        return super().run(function)
 
     def _bytes(self, var: Var) -> int:
-        share = self.shares.get(var.name, 1.0)
+        share = self.of.shares.get(var.name, 1.0)
         return round(super()._bytes(var) * share) if share else 0
 
+    def _begin(self, instr: Instr) -> None:
+        """What was added to a gradient takes no room any more, however long the program has it."""
+        for b in self.passing:
+            self._count(b, -1)
+            b.bytes = 0
+        self.passing = []
+        super()._begin(instr)
+
+    def _new(self, name: str, size: int, origin: str = "activation", memory: str = FIRST) -> Buffer:
+        b = super()._new(name, size, origin, memory)
+        if name in self.of.passing:
+            self.passing.append(b)
+        return b
+
     def _accumulate(self, name: str, operand: str, env: dict[str, Buffer], dying: tuple[str, ...]) -> None:
-        if name not in self.added:
+        if name not in self.of.added:
             super()._accumulate(name, operand, env, dying)
 
     def _adds_to(self, name: str) -> bool:
-        return name in self.added or super()._adds_to(name)
+        return name in self.of.added or super()._adds_to(name)
 
 
 class _TracedReplay(_Replay, Traced):
@@ -132,7 +151,7 @@ class SystemMemory(ClassMemory):
         self.static.update(((FIRST, role), items) for role, items in kept.items())
         self.functions[UPDATE] = Function(*UPDATE, Body((), (), ()))
         self.touched = {key: names - self.added for key, names in self.touched.items()} | {UPDATE: frozenset()}
-        self.sized: dict[tuple[str, int], Mapping[str, float]] = {UPDATE: {}}
+        self.sized: dict[tuple[str, int], Sizes] = {}
 
     def need(self, peak: Peak) -> Need:
         """What allocator and driver make of a peak. Shards of gradients lie in a pool of the allocator's own: those
@@ -153,7 +172,7 @@ class SystemMemory(ClassMemory):
         assert isinstance(found, _Replay)
         if key not in self.sized:
             self.sized[key] = self.systems.sizes(self.cls, key)
-        found.shares, found.added = self.sized[key], self.added
+        found.of = self.sized[key]
         return found
 
 

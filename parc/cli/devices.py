@@ -80,14 +80,14 @@ def _link(device: Device) -> float | None:
 
 
 def _listed(found: tuple[Device, ...], style: bool) -> str:
-    head = ["device", "bf16", "memory", "bandwidth", "software (error of steps that were left out of its fit)"]
+    head = ["device", "bf16", "memory", "bandwidth", "software, and the error of steps left out"]
     rows = []
     for d in found:
         peaks = dict(d.compute)
         peak = flops(peaks.get("bf16", max(peaks.values())))
         known = ", ".join(_called(name, fit) for name, fit in _fits(d) if name) or "–"
         rows.append([d.name, peak, _size(d.memory), f"{_decimal(d.bandwidth)}/s", known])
-    return table(head, rows, style, words=(4,))
+    return table(head, rows, style, words=(4,)).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _decimal(number: float) -> str:
@@ -105,7 +105,7 @@ def _size(memory: float) -> str:
 
 
 def _called(name: str, fit: Fit | None) -> str:
-    return f"{name} {percent(fit.mean)}" if fit is not None and fit.mean is not None else name
+    return f"{name}\N{NO-BREAK SPACE}{percent(fit.mean)}" if fit is not None and fit.mean is not None else name
 
 
 def _shown(device: Device, style: bool) -> str:

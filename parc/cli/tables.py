@@ -148,7 +148,7 @@ def _wrapped(cell: str, width: int) -> list[str]:
     if _length(cell) <= width or _whole(cell):
         return [cell]
     lines: list[str] = []
-    for word in cell.split():
+    for word in filter(None, cell.split(" ")):  # not at spaces that do not break
         if lines and len(lines[-1]) + 1 + len(word) <= width:
             lines[-1] += f" {word}"
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tests.property.texts import definitions
+from tests.property.texts import functions
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Case:
         """The `.par` file."""
         lines = ["use std.layers", "use std.optimizers", "use std.tactics", ""]
         model = self._model()
-        lines += [*definitions("\n".join(model), self.optimizer), *model, ""]
+        lines += [*functions("\n".join(model)), *model, ""]
         if self.mesh:
             axes = ", ".join(f"{name} = {size}" for name, size in self.mesh)
             lines += ["strategy plan for drawn {", f"  mesh ({axes})"]

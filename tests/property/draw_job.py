@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from tests.property.case import Piece
+from tests.property.draw_optimizer import VECTORS
 from tests.property.pieces import Drawing
 
 # A gradient that should be zero is rounding: Adam's `eps` must be large beside it for two right programs to agree.
@@ -15,10 +16,8 @@ OPTIMIZERS = (
     "adamw(lr = 0.01, eps = 1e-6)",
     "adamw(lr = warmup_cosine(step, 0.01, 2, 10), eps = 1e-6)",
     "lamb(lr = 0.01)",
-    "layerwise(lr = 0.01)",
-    "bounded(lr = 0.01)",
-    "centred(lr = 0.002)",
-    "trusted(lr = 0.01)",
+    "drawn_steps(lr = 0.002)",  # of its own: norms, means and maxima of a weight, over the iterations of loops, too
+    "drawn_steps(lr = 0.002)",
 )
 
 
@@ -26,6 +25,11 @@ def draw_optimizer(rng: Random) -> str:
     """One of them, perhaps with a bound on the gradients' norm."""
     found = rng.choice(OPTIMIZERS)
     return f"{found[:-1]}, clip = {rng.choice(['0.1', '1.0'])})" if rng.random() < 0.4 else found
+
+
+def draw_steps(rng: Random, optimizer: str) -> tuple[Piece, ...]:
+    """What an optimizer of its own does, in one or two steps."""
+    return tuple(rng.sample(VECTORS, rng.choice([1, 1, 2]))) if optimizer.startswith("drawn_steps") else ()
 
 
 def draw_frozen(rng: Random, d: Drawing) -> tuple[Piece, ...]:

@@ -141,18 +141,18 @@ def _head(d: Drawing) -> Piece:
     d.splittable.setdefault("v", 12)
     d.scopes.append("head")
     d.holders.append("head")
-    return Piece("head", ("logits = linear(x, over v, std = 0.3) as head", *_classes(d)))
+    return _classes(d, "head", "logits = linear(x, over v, std = 0.3) as head")
 
 
-def _classes(d: Drawing) -> tuple[str, ...]:
-    """The loss of logits: the mean, or that of those labels which count."""
-    found = ("loss cross_entropy(logits, label, over v)",)
-    if d.rng.random() < 0.35:
-        each = "take(log_softmax(cast(logits, compute), over v), label, over v)"
-        kept = f"kept = cast(label {d.rng.choice(['!= 0', '> 4', '< 3'])}, compute)"
-        found = (kept, f"picked = {each}", "loss 0.0 - sum(cast(picked, compute) * kept) / maximum(sum(kept), 1.0)")
-    top = d.rng.random()
-    return (*(["metric right = accuracy(logits, label, over v)"] if top < 0.2 else []), *found)
+def _classes(d: Drawing, kind: str, *lines: str) -> Piece:
+    """The loss of logits: the mean, or that of the labels that count."""
+    more = ["metric right = accuracy(logits, label, over v)"] if d.rng.random() < 0.2 else []
+    if d.rng.random() >= 0.35:
+        return Piece(kind, (*lines, *more, "loss cross_entropy(logits, label, over v)"))
+    more.append(f"kept = cast(label {d.rng.choice(['!= 0', '> 4', '< 3'])}, master)")
+    more.append("picked = take(log_softmax(logits, over v), label, over v)")
+    sign = d.rng.choice(["-", "-", "2.0 - "])
+    return Piece(f"counted_{kind}", (*lines, *more, f"loss {sign}sum(picked * kept) / maximum(sum(kept), 1.0)"))
 
 
 def _sequence(d: Drawing) -> tuple[tuple[str, ...], Tail]:
@@ -181,7 +181,7 @@ def _tokens(d: Drawing) -> tuple[tuple[str, ...], Tail]:
     )
 
     def tied(d: Drawing) -> Piece:
-        return Piece("tied_head", ("logits[b,s,v] = x @ table", *_classes(d)))
+        return _classes(d, "tied_head", "logits[b,s,v] = x @ table")
 
     return head, tied if d.rng.random() < 0.6 else _head
 
@@ -211,14 +211,10 @@ def _image(d: Drawing) -> tuple[tuple[str, ...], Tail]:
 
     def tail(d: Drawing) -> Piece:
         d.splittable["v"] = 12
-        lines = (
-            "flat = mean(x, over (y, x))",
-            "logits = linear(flat, over v, std = 0.3) as head",
-            *_classes(d),
-        )
         d.scopes.append("head")
         d.holders.append("head")
-        return Piece("pooled_head", lines)
+        flat = "flat = mean(x, over (y, x))"
+        return _classes(d, "pooled_head", flat, "logits = linear(flat, over v, std = 0.3) as head")
 
     return head, tail if d.rng.random() < 0.7 else _square
 

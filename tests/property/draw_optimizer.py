@@ -7,7 +7,7 @@ products and orders of a weight, over its own dims or over those of loops too.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from random import Random
 
 from tests.property.case import Case, Piece
@@ -36,6 +36,12 @@ class OptimizerCase(Case):
 # What `Case` makes of itself (a dataclass with slots is another class than the one that `super()` would look for).
 BASE_TEXT: Callable[[Case], str] = Case.text.fget  # type: ignore[attr-defined]
 BASE_KINDS: Callable[[Case], tuple[str, ...]] = Case.kinds.fget  # type: ignore[attr-defined]
+
+
+def with_steps(case: Case, steps: tuple[Piece, ...]) -> OptimizerCase:
+    """The case with an optimizer of its own."""
+    return OptimizerCase(*(getattr(case, f.name) for f in fields(case)), steps)
+
 
 # --- optimizers -----------------------------------------------------------------------------------
 
@@ -207,9 +213,8 @@ def draw(seed: int) -> OptimizerCase:
         precision += f", loss_scale {rng.choice(['dynamic', '8'])}"
     weights = ("early", "shared", "out", "gain", "up", "turn", "turned", "inner", "grid")
     there = [n for n in weights if any(f"{n}[" in line for p in (*first, *before, *loop, *after) for line in p.lines)]
-    frozen: tuple[Piece, ...] = ()
-    if len(there) > 1 and rng.random() < 0.25:
-        frozen = (Piece("frozen", (f"frozen *.{rng.choice(there)}",)),)
+    some = len(there) > 1 and rng.random() < 0.25
+    frozen = (Piece("frozen", (f"frozen *.{rng.choice(there)}",)),) if some else ()
     tail = Piece("square", ("metric size = mean(abs(x))", "loss mean(x * x)"))
     return OptimizerCase(
         seed, head, first, 3 if first else 0, (), tuple(before), tuple(loop), count, tuple(after), tail, mesh, rules,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from random import Random
 
 from tests.property.case import Case, Piece
-from tests.property.draw_job import draw_frozen, draw_optimizer, draw_precision
+from tests.property.draw_job import draw_frozen, draw_optimizer, draw_precision, draw_steps
 from tests.property.draw_model import draw_model
+from tests.property.draw_optimizer import with_steps
 from tests.property.pieces import Drawing
 
 SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble")
@@ -21,7 +24,27 @@ def draw(seed: int) -> Case:
     optimizer, frozen = draw_optimizer(rng), draw_frozen(rng, d)
     parts = model.head, model.first, model.first_count, model.bridge, model.before, model.loop, model.count
     ends = model.after, model.tail
-    return Case(seed, *parts, *ends, mesh, rules, optimizer, draw_precision(rng, seed), frozen)
+    case = Case(seed, *parts, *ends, mesh, rules, optimizer, draw_precision(rng, seed), frozen)
+    case = _of_whole_batches(rng, case)
+    steps = draw_steps(rng, optimizer)
+    return with_steps(case, steps) if steps else case
+
+
+def _of_whole_batches(rng: Random, case: Case) -> Case:
+    """A loss that is divided by a number of the data, and metrics that are no sums, now and then."""
+    *before, last = case.tail.lines
+    read = re.search(r"input (\w+)", "\n".join(case.head))
+    assert last.startswith("loss ") and read is not None
+    lines, kinds = [*before], [case.tail.kind]
+    if rng.random() < 0.12:
+        lines.append(f"number = sum(cast({read[1]} > {rng.choice(['0', '1'])}, master))")
+        divisor = rng.choice(["(1.0 + number)", "maximum(number, 1.0)"])
+        last = f"{last.replace('loss ', 'loss 8.0 * cast(')}, master) / {divisor}"
+        kinds.append("counted")
+    if rng.random() < 0.12:
+        lines.append(rng.choice(["metric top = max(abs(x))", "metric part = mean(x * x) / (1.0 + mean(abs(x)))"]))
+        kinds.append("no_sum")
+    return replace(case, tail=Piece("+".join(kinds), (*lines, last)))
 
 
 def _strategy(rng: Random, d: Drawing, loops: dict[str, int]) -> tuple[tuple[tuple[str, int], ...], tuple[Piece, ...]]:

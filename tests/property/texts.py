@@ -1,9 +1,8 @@
-"""Definitions that drawn files use: functions and optimizers, written out."""
+"""Functions that drawn models call, written out."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 FUNCTIONS = {
     "adapted": """\
@@ -35,22 +34,7 @@ fn deep(x[..., d], n) {
 }
 """Functions that pieces call, by name."""
 
-DEFINITIONS = {
-    # Of all of a weight, its iterations of loops too, or of each iteration by itself (`norm`, `over own`).
-    "layerwise": "  w = w - lr * g / sqrt(sum(g * g) + 0.01)\n",
-    "bounded": "  w = w - lr * g / (max(abs(g)) + 0.1)\n",
-    "centred": "  state m ~ zeros\n  m = 0.9 * m + g\n  w = w - lr * (m - 0.5 * mean(m))\n",
-    "trusted": (
-        "  state m ~ zeros\n  m = 0.9 * m + 0.1 * g\n  low = min(m, over own)\n"
-        "  w = w - lr * norm(w) * (m + 0.1 * low) / (sqrt(sum(m * m)) + norm(m) + 0.1)\n"
-    ),
-}
-"""Bodies of the optimizers that are not the library's."""
 
-
-def definitions(model: str, optimizer: str) -> Iterator[str]:
-    """The texts of what a model calls and a job uses, of all that is not the library's."""
-    yield from (text for name, text in FUNCTIONS.items() if re.search(rf"\b{name}\(", model))
-    name = optimizer.partition("(")[0]
-    if name in DEFINITIONS:
-        yield f"optimizer {name}(lr) {{\n{DEFINITIONS[name]}}}\n"
+def functions(model: str) -> list[str]:
+    """The texts of those that a model calls."""
+    return [text for name, text in FUNCTIONS.items() if re.search(rf"\b{name}\(", model)]
