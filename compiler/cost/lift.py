@@ -14,7 +14,7 @@ from dataclasses import replace
 from math import prod
 
 from compiler.cost.copies import copies
-from compiler.cost.drafts import GROUPED, VIEWS, Draft, Lifted, attention_cores, sunk_values
+from compiler.cost.drafts import GROUPED, VIEWS, Draft, Lifted, attention_cores, masked_again, sunk_values
 from compiler.cost.work import Collective, Copy, Loop, Meet, Node, Part, Post, Product, Vector, Wait, Work
 from compiler.graph import ITEMSIZE
 from compiler.layout import local_type
@@ -401,7 +401,10 @@ class _Lift:
         made = {v.name for i in draft.instrs for v in i.outputs}
         read: dict[str, int] = {}
         loose = written = flops = 0
+        again = masked_again(draft.instrs, self.values)
         for instr in draft.instrs:
+            if instr in again:
+                continue
             for name in instr.inputs:
                 root = self.values[name].root
                 loose += self._size(name)
@@ -415,7 +418,8 @@ class _Lift:
                     written += self._size(var.name)
         first = draft.instrs[0]
         dtype = self.values[first.outputs[0].name].type.dtype
-        return Vector(sum(read.values()) + written, loose, len(draft.instrs), flops, dtype, core)
+        ops = len(draft.instrs) - len(again)
+        return Vector(sum(read.values()) + written, loose, ops, flops, dtype, core)
 
     def _product(self, draft: Draft, work: Product, cores: Mapping[int, float]) -> Product:
         (instr,) = draft.instrs

@@ -9,6 +9,7 @@ from math import prod
 from compiler.evaluate import dtypes, static
 from compiler.evaluate.arguments import Args, P
 from compiler.evaluate.expressions import Want, elementwise, evaluate, tensor
+from compiler.evaluate.ranges import Extent
 from compiler.evaluate.scope import Scope, check_dim
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import Bound, Number, Results, WeightVar, is_static, plain
@@ -75,6 +76,10 @@ def dtype_of(a: Args, name: str) -> str:
     if word.id not in known:
         raise fail("E0207", f"there is no dtype `{word.id}`", word.span, help=dtypes.meant(word.id, known))
     return known[word.id]
+
+
+def _is_tensor(a: Args) -> Bound:
+    return isinstance(a.value("x"), Value | WeightVar)
 
 
 def _stop_gradient(a: Args) -> Bound:
@@ -240,7 +245,27 @@ def _take(a: Args) -> Bound:
     dim, _, new = a.one_dim("over", table)
     if new:
         raise fail("E0210", "`take` does not rename", a.expr("over").span)
+    _check_rows(a, table.type.size(dim), dim, a.scope.making.extents.get(index))
     return a.scope.emit(Take(dim), table, index, span=a.span, name=a.hint)
+
+
+def _check_rows(a: Args, rows: int, dim: str, index: Extent | None) -> None:
+    """E0219 where the index is known to be, for some data, none of the table's rows."""
+    if index is None or not index.attained or (index.low >= 0 and index.high < rows):
+        return
+    span = a.expr("index").span
+    written = a.dim_names("over")[0][0].id
+    message = f"the index lies in {index.low:.0f}..{index.high + 1:.0f}, the table has {rows} rows along `{dim}`"
+    notes = [("this is what it comes from", index.at)] if index.at and index.at != span else []
+    help = f"declare the input `in 0..{written}`" if index.at else f"its rows are 0 to {rows - 1}"
+    raise fail("E0219", message, span, notes=notes, help=help)
+
+
+def _within(a: Args) -> Bound:
+    x = a.tensor("x")
+    low, high = a.range("range")
+    known = a.scope.making.extents.get(x)
+    return known is not None and low <= known.low and known.high < high
 
 
 def _top_k(a: Args) -> Bound:
@@ -305,6 +330,7 @@ BUILTINS: dict[str, Builtin] = {
     **{fn: Builtin((_X, P("y")), _map(fn)) for fn in ("pow", "maximum", "minimum")},
     "where": Builtin((P("test"), P("then"), P("other")), _where),
     "cast": Builtin((_X, P("dtype", "word")), _cast),
+    "is_tensor": Builtin((_X,), _is_tensor),
     "stop_gradient": Builtin((_X,), _stop_gradient),
     "sum": Builtin((_X, _OVER), _sum),
     "mean": Builtin((_X, _OVER), _mean),
@@ -315,6 +341,7 @@ BUILTINS: dict[str, Builtin] = {
     "split": Builtin((_X, P("dims", "arrow")), _split),
     "merge": Builtin((_X, P("dims", "arrow")), _merge),
     "take": Builtin((P("table"), P("index"), P("over", "dims")), _take),
+    "within": Builtin((_X, P("range", "range")), _within),
     "slice": Builtin((_X, P("dim", "arrow"), P("range", "range")), _slice),
     "pad": Builtin((_X, P("dim", "arrow"), P("low"), P("high"), P("value", optional=True)), _pad),
     "concat": Builtin((P("x", many=True), P("over", "arrow")), _concat),

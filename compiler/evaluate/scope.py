@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from compiler.evaluate import limits
 from compiler.evaluate.frame import Frame
 from compiler.evaluate.modules import Module
+from compiler.evaluate.ranges import Extent, extents
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.values import BROKEN, Bound, Broken, DimList, Skip, WeightVar, kind_of
 from compiler.graph import DTYPES, Dim, Names, Value
@@ -37,6 +38,7 @@ class Making:
         self.loop_labels: dict[str, Span] = {}
         self.dim_names: set[str] = set()
         self.of_step: set[Value] = set()  # in an optimizer: what depends on the step alone, while it is f64
+        self.extents: dict[Value, Extent] = {}  # what is known of the numbers of tensors
         self.rounded: dict[Value, Value] = {}  # such a value -> in master precision
 
     def dtypes(self) -> dict[str, str]:
@@ -192,6 +194,10 @@ class Scope:
         except OpError as error:
             raise fail(error.code, error.message, span, help=error.help) from None
         frame.own.update(values)
+        known = self.making.extents
+        for value, extent in zip(values, extents(op, [known.get(v) for v in inputs], [t.dtype for t in types])):
+            if extent is not None:
+                known[value] = extent
         if alone:
             of_step.update(v for v in values if v.type.dtype != self.making.precision.master)
         return values

@@ -176,6 +176,12 @@ def windowed(d: Drawing) -> Piece:
     )
 
 
+def kept(d: Drawing) -> Piece:
+    """Shares of some along a dim: in some rows of none."""
+    over = d.rng.choice([n for n in d.sizes if n != "b"])
+    return Piece("softmax_keep", (f"x = x + softmax(2.0 * x, over {over}, keep = x > 0.3)",))
+
+
 def best(d: Drawing) -> Piece:
     """The sum of the largest two."""
     over, j = list(d.sizes)[-1], d.name("j")
@@ -219,7 +225,7 @@ def looked_up(d: Drawing) -> Piece:
 
 ANYWHERE: tuple[Callable[[Drawing], Piece | None], ...] = (
     smooth, scaled, centred, dense, dense, dropped, where_map, summed, flipped, shifted, doubled, in_parts, positions,
-    windowed, best, nested, looked_up,
+    windowed, kept, best, nested, looked_up,
 )  # fmt: skip
 
 # --- pieces for sequences -------------------------------------------------------------------------
