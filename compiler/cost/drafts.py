@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from compiler.cost.masks import kept
 from compiler.cost.work import Product, Work
@@ -22,11 +23,14 @@ VIEWS: tuple[type[Op], ...] = (
 )
 GROUPED = (comm.AllReduce, comm.AllGather, comm.ReduceScatter, comm.AllToAll)
 
+ALL = Fraction(1)
+
 
 @dataclass(slots=True)
 class Lifted:
     """A value. type, bytes: of the local piece; root: the value that it is a view of; owner: its kernel, or -1.
 
+    filled: of an index, the part that can be rows of a table at most (`copies.filled`).
     taint: `weights`, `gradients` (it is one, or a view, cast or collective of some), `constant`, or nothing.
     """
 
@@ -35,6 +39,7 @@ class Lifted:
     root: str
     owner: int = -1
     taint: str = ""
+    filled: Fraction = ALL
     carried: int | None = None  # a loop's carry: index of the result that it is in the next iteration
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from math import prod
 
 from compiler.cost.lift import Lifter
@@ -17,7 +18,7 @@ from compiler.graph import ITEMSIZE, Type
 from compiler.liveness import walk
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Input
-from compiler.program import Body, LocalRepeat, Program
+from compiler.program import Body, DeviceClass, LocalRepeat, Program
 
 AGAIN = re.compile(r"(\.again(_\d+)?)+$")
 """The end of the names of what recompute makes again (`compiler.passes.residuals.AGAIN`)."""
@@ -43,13 +44,7 @@ class Features:
 def features(program: Program) -> Features:
     """All that prices depend on. Linear in the length of the program's text."""
     itemsize = _itemsize(program)
-    parts = tuple(
-        {
-            (f.name, f.chunk): Lifter(program, {s.name: s for s in c.states}, f.name == "U", itemsize).part(f.body)
-            for f in c.functions
-        }
-        for c in program.classes
-    )
+    parts = tuple(_parts(program, c, itemsize) for c in program.classes)
     forward = (f.body for c in program.classes for f in c.functions if f.name == "F")
     made = {v.name for body in forward for instr, *_ in walk(body) for v in instr.outputs}
     needed = hardware = 0.0
@@ -64,6 +59,15 @@ def features(program: Program) -> Features:
     samples, tokens = _sizes(program)
     dtype = max(by_dtype, key=lambda d: by_dtype[d], default="f32")
     return Features(parts, samples, tokens, dtype, needed, hardware)
+
+
+def _parts(program: Program, cls: DeviceClass, itemsize: int) -> dict[tuple[str, int], Part]:
+    """The work of a class's functions."""
+    states = {s.name: s for s in cls.states}
+    filled: dict[str, Fraction] = {}
+    return {
+        (f.name, f.chunk): Lifter(program, states, f.name == "U", itemsize, filled).part(f.body) for f in cls.functions
+    }
 
 
 def products(part: Part, by_dtype: dict[str, float] | None = None, times: int = 1) -> float:

@@ -273,13 +273,26 @@ def experts(d: Drawing) -> Piece:
     y, balance = d.name("y"), d.name("balance")
     d.splittable.setdefault("e", 4)
     label = d.scope("moe")
-    return Piece(
-        "moe",
-        (f"{y}, {balance} = moe(layer_norm(x), 4, 8, capacity = 2.0, std = 0.3) as {label}", f"x = x + {y}"),
+    capacity = d.rng.choice(["0.7", "1.25", "2.0"])
+    more = d.rng.choice(
+        ["", "", ", renormalise = true", ", shared = 8", ", pieces = 2", ", bounded = true, active = 1"]
     )
+    if d.rng.random() < 0.25:
+        more += ", sigmoid = true, groups = 2, limit = 1"
+    if ", pieces" in more:
+        d.splittable.setdefault("p", 2)
+    call = f"moe(layer_norm(x), 4, 8, capacity = {capacity}{more}, std = 0.3)"
+    return Piece("moe", (f"{y}, {balance} = {call} as {label}", f"x = x + {y}"))
 
 
-SEQUENCE = (attend, attend, attend_grouped, forward, forward, experts)
+def attend_latent(d: Drawing) -> Piece:
+    heads = d.rng.choice([2, 4])
+    d.splittable.setdefault("h", heads)
+    call = f"latent_attention(rms_norm(x), {heads}, {d.rng.choice([0, 6])}, 6, 3, 2, 4, std = 0.3)"
+    return Piece("latent_attention", (f"x = x + {call} as {d.scope('mla')}",))
+
+
+SEQUENCE = (attend, attend, attend_grouped, attend_latent, forward, forward, experts)
 
 # --- pieces for images ----------------------------------------------------------------------------
 
