@@ -186,11 +186,11 @@ def test_schedules(call: str, expected: dict[int, float]) -> None:
 
 TACTICS = {
     "data_parallel": "split b on dp",
-    "tensor_parallel": "split h, f, v on dp",
-    "megatron": "split h, f, v, s on dp",
+    "tensor_parallel": "split h, r, f, v on dp",
+    "megatron": "split h, r, f, v, s on dp",
     "sequence_parallel": "split s on dp for activations",
     "context_parallel": "split s on dp for activations",
-    "ulysses": "split h, s on dp for activations",
+    "ulysses": "split h, r, s on dp for activations",
     "optimizer_parallel": "shard optimizer on dp",
     "fsdp": "split b on dp\n  shard optimizer, gradients, weights on dp",
     "vocab_parallel": "split v on dp",
@@ -206,8 +206,8 @@ def test_a_tactic_is_its_rules(name: str) -> None:
     def strategy(rules: str) -> Any:
         return job(
             f"use std.optimizers\nuse std.tactics ({name})\nmodel m() {{\n"
-            "  dim b = 2, s = 2, h = 2, f = 2, v = 2, e = 2, y = 2, x = 2\n"
-            "  weight w[b, s, h, f, v, e, y, x]\n  loss sum(w)\n}\n"
+            "  dim b = 2, s = 2, h = 2, r = 2, f = 2, v = 2, e = 2, y = 2, x = 2\n"
+            "  weight w[b, s, h, r, f, v, e, y, x]\n  loss sum(w)\n}\n"
             f"strategy plan {{\n  mesh (dp = 2, tp = 2)\n  {rules}\n}}\n"
             "job fit {\n  train m() using plan\n  optimizer sgd(lr = 0.1)\n}\n"
         ).strategy
