@@ -40,7 +40,7 @@ def buffers(program: Program) -> tuple[Buffers, ...]:
     """Bytes that a device holds for weights, gradients, states and saved values (of its fullest group)."""
     found: list[Buffers] = []
     for cls in program.classes:
-        chunks = max(1, len({f.chunk for f in cls.functions}))
+        chunks = max(1, len({f.chunk for f in cls.functions if f.name == "F"}))
         flying = max((in_flight(cls, g) for g in cls.groups), default=0)
         totals: dict[tuple[str, str], int] = {}
         for s in cls.states:
@@ -181,6 +181,7 @@ def _layouts(program: Program) -> dict[str, str]:
     for cls in program.classes:
         for s in cls.states:
             text = show_type(s.type, s.layout, program.sizes) + ("" if s.memory == "hbm" else f" in {s.memory}")
+            text += " frozen" if s.frozen else ""
             held.setdefault(_title(s), {}).setdefault(text, []).extend(cls.groups)
     everywhere = program.groups
     return {

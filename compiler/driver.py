@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from compiler.model import Job, Training
 from compiler.passes.lower import lower
-from compiler.passes.place.place import Placed, place
+from compiler.passes.place.place import Placed, Undivided, place
 from compiler.passes.split import split
 from compiler.passes.stage import Staged, stage
 from compiler.passes.training import training
@@ -16,7 +16,8 @@ from dsl.diagnostics import Diagnostics
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compiled:
-    """What each pass made of a job."""
+    """What each pass made of a job. `training` is the serial one, before anything was set apart for micro-batches
+    (`placed.training` is what was lowered): the proof compares with that."""
 
     job: Job
     training: Training
@@ -28,11 +29,26 @@ class Compiled:
 def compile_job(job: Job) -> Compiled:
     """Differentiate, lay out, cut into stages, lower. Raises ParcError with all that is wrong."""
     _refuse_unlowered(job)
-    graphs = training(job)
-    placed = place(graphs)
+    graphs, placed = prepare(job)
     placed, stages = split(placed, stage(placed))
     program = lower(placed, stages)
     return Compiled(job, graphs, placed, stages, program)
+
+
+def prepare(job: Job) -> tuple[Training, Placed]:
+    """Differentiate and lay out. What turns out to be needed of whole batches is set apart, and all is done again."""
+    serial = graphs = training(job)
+    whole: dict[str, None] = {}
+    parts: dict[str, None] = {}
+    while True:
+        try:
+            return serial, place(graphs)
+        except Undivided as found:
+            known = len(whole) + len(parts)
+            whole |= dict.fromkeys(found.whole)
+            parts |= dict.fromkeys(found.parts)
+            assert len(whole) + len(parts) > known, (found.whole, found.parts)
+        graphs = training(job, tuple(whole), tuple(parts))
 
 
 def _refuse_unlowered(job: Job) -> None:

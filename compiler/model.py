@@ -35,11 +35,16 @@ class Input:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weight:
-    """A trained tensor in master precision; `loops` = its leading dims that come from `repeat`s."""
+    """A parameter, in master precision; `loops` = its leading dims that come from `repeat`s.
+
+    trained: it has a gradient, an update and the optimizer's states. One that the job freezes has none of them, nor has
+    one that the loss's derivative does not reach (behind `stop_gradient`). What is frozen has the compute type instead.
+    """
 
     value: Value
     init: Init
     loops: tuple[str, ...] = ()
+    trained: bool = True
 
     @property
     def name(self) -> str:
@@ -62,6 +67,11 @@ class Model:
     metrics: tuple[str, ...] = ()
 
     @property
+    def trained(self) -> tuple[Weight, ...]:
+        """The weights that have gradients, in their order."""
+        return tuple(w for w in self.weights if w.trained)
+
+    @property
     def step(self) -> Value | None:
         """The input that is the number of the step, if the model uses random numbers."""
         found = self.graph.inputs[len(self.inputs) + len(self.weights) :]
@@ -80,6 +90,7 @@ class Device:
     memory: float = 0.0
     bandwidth: float = 0.0
     settings: tuple[tuple[str, tuple[Any, ...]], ...] = ()  # all else: words, then numbers in base units
+    library: bool = field(default=False, compare=False)  # it is one of the standard library's
 
 
 TOPOLOGIES = ("switch", "ring", "full_mesh")
@@ -119,6 +130,7 @@ class Cluster:
     memories: tuple[Memory, ...] = ()
     span: Span = field(default=NOWHERE, compare=False)
     stack: str = ""
+    stack_span: Span = field(default=NOWHERE, compare=False)
 
     @property
     def devices(self) -> int:
@@ -324,13 +336,41 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Round:
+    """What must be known of a whole batch before its first micro-batch: sums and maxima of data, or of what is made of
+    data alone.
+
+    graph.inputs = data inputs (+ "step"), totals of earlier rounds; graph.outputs = what the micro-batches are summed
+    to; totals: the same, once all micro-batches are in, as all later graphs take them in.
+    """
+
+    graph: Graph
+    totals: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finish:
+    """Metrics that are no sums over micro-batches, made at the end of a step of parts that are.
+
+    graph.inputs = totals of the parts, then totals of rounds and "step" where they are used; graph.outputs = the
+    metrics, whose names are `metrics`. parts: what the forward graph puts out, one per total.
+    """
+
+    graph: Graph
+    metrics: tuple[str, ...]
+    parts: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Training:
     """The training graph: three graphs with explicit interfaces. Names are unique across all of them.
 
-    forward:  inputs = data inputs (+ "step"), weights; outputs = loss, metrics, saved…
+    rounds:   what is computed of the whole batch before its first micro-batch.
+    forward:  inputs = data inputs (+ "step"), weights, totals of rounds; outputs = loss, summed metrics, parts, saved…
+    finish:   what becomes of the parts at the end of a step.
     backward: inputs = saved…, weights, (+ "step", data inputs and loss-scale state if used); outputs = one gradient per
-              weight, in their order, in master dtype (multiplied by the loss scale, if there is one).
-    update:   inputs = gradients, weights, states; outputs = new weights, new states, then the reported scalars
+              trained weight, in their order, in master dtype (multiplied by the loss scale, if there is one).
+    update:   inputs = gradients, trained weights, states; outputs = new weights, new states, then the reported scalars
               (`grad_norm` if clipped…). The counter of updates (int32, "step" where nothing else is called so) is the
               first of the states.
     """
@@ -345,7 +385,24 @@ class Training:
     reports: tuple[str, ...] = ()
     cotangents: Mapping[str, str] = field(default_factory=dict)
     """Name of a forward value -> of its cotangent in backward, where that is a value of its own."""
+    rounds: tuple[Round, ...] = ()
+    finish: Finish | None = None
 
     @property
     def model(self) -> Model:
         return self.job.model
+
+    @property
+    def summed(self) -> tuple[str, ...]:
+        """The metrics that the forward graph puts out: all but those that are finished later."""
+        return tuple(m for m in self.model.metrics if self.finish is None or m not in self.finish.metrics)
+
+    @property
+    def scalars(self) -> int:
+        """How many outputs of the forward graph are summed up over the micro-batches: loss, metrics, parts."""
+        return 1 + len(self.summed) + (len(self.finish.parts) if self.finish else 0)
+
+    @property
+    def totals(self) -> tuple[Value, ...]:
+        """What is known of the whole batch before its first micro-batch."""
+        return tuple(v for r in self.rounds for v in r.totals)

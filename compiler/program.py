@@ -97,8 +97,10 @@ class StateDecl:
     """A named buffer of each device of a class.
 
     role: `weight`, `optimizer`, `counter` (live across steps), `gradient`, `loss`, `metric` (accumulate over the
-    micro-batches of a step), `report` (a scalar that U writes), `saved` (one per micro-batch in flight, from F to B).
+    micro-batches of a step), `statistic` (of a whole batch: what P or F adds up over the micro-batches, and what S
+    makes of it), `report` (a scalar that U writes), `saved` (one per micro-batch in flight, from F to B).
     `name` carries `#chunk` for chunks beyond the first. `logical` is the name in the serial program (without `#chunk`).
+    frozen: a weight that no update renews.
     Types of stacked tensors have the local count of layers as the size of the loop dim; see LoopRange.
     """
 
@@ -110,16 +112,24 @@ class StateDecl:
     init: Init | None = None
     memory: str = "hbm"
     logical: str = ""
+    frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """`F` (forward), `B` (backward), `W` (weight gradients) of a chunk; `U` (update, chunk 0, whole class)."""
+    """`F` (forward), `B` (backward), `W` (weight gradients) of a chunk; `U` (update, chunk 0, whole class).
+
+    What is needed of a whole batch: `P` (adds up over the micro-batches) and `S` (makes totals of that, once) before
+    the first `F`, with the number of their round as `chunk`; `E` (makes metrics of what `F` added up, once) before U.
+    """
 
     name: str
     chunk: int
     body: Body
 
+
+PER_MICROBATCH = ("P", "F", "B", "W")
+"""Functions that run once for each micro-batch; all others run once in a step."""
 
 ALL_CHUNKS = -1
 """As the chunk of a `Run` or of a step of a `For`: its numbers count (chunk, micro-batch) pairs, in the order of

@@ -342,9 +342,9 @@ SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble")
 
 @dataclass(frozen=True, slots=True)
 class Pipeline(Statement):
-    """`pipeline block on pp, schedule one_f_one_b(microbatches = 8), cuts [2, 4]`."""
+    """`pipeline block on pp, schedule one_f_one_b(microbatches = 8), cuts [2, 4]`; `loop` by label or path."""
 
-    label: Name
+    loop: Path
     axis: Name
     schedule: Call | None = None
     cuts: Expr | None = None
@@ -410,6 +410,17 @@ class OptimizerUse(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class Frozen(Statement):
+    """`frozen block, wte keep *.low`: weights that are not trained. `*` in a path stands for any names in between.
+
+    Without paths all weights are meant, but for those that are kept.
+    """
+
+    weights: tuple[Path, ...] = ()
+    keep: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Precision(Statement):
     """`precision bf16, master f32, loss_scale 1024` (`loss_scale dynamic` is Name("dynamic"))."""
 
@@ -442,7 +453,7 @@ class Item(Syntax):
 
 @dataclass(frozen=True, slots=True)
 class Use(Item):
-    """`use std.layers (attention, mlp)` or `use "shared/blocks.par" (block)`; no names = all."""
+    """`use std.layers (attention, mlp)` or `use "parts/blocks.par" (block)`; no names = all."""
 
     module: Path | String
     names: tuple[Name, ...] = ()

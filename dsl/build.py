@@ -294,7 +294,7 @@ class Builder:
         clauses = self._clauses(c)
         schedule = cast(ast.Call, clauses["schedule"].values[0]) if "schedule" in clauses else None
         cuts = cast(ast.Expr, clauses["cuts"].values[0]) if "cuts" in clauses else None
-        return ast.Pipeline(self._name(c[1]), self._name(c[3]), schedule, cuts, span=self._span(c))
+        return ast.Pipeline(cast(ast.Path, c[1]), self._name(c[3]), schedule, cuts, span=self._span(c))
 
     def _keyword_clause(self, c: Children) -> _Clause:
         value = c[1] if isinstance(c[1], ast.Syntax) else self._name(c[1])
@@ -331,6 +331,14 @@ class Builder:
 
     def optimizer_use(self, c: Children) -> ast.OptimizerUse:
         return ast.OptimizerUse(cast(ast.Call, c[1]), span=self._span(c))
+
+    def frozen(self, c: Children) -> ast.Frozen:
+        keep = _find("KEEP", c)
+        return ast.Frozen(_all(ast.Path, c[:keep]), _all(ast.Path, c[keep:]), span=self._span(c))
+
+    def pattern(self, c: Children) -> ast.Path:
+        parts = (x for x in c if isinstance(x, Token) and x.type != "DOT")
+        return ast.Path(tuple(map(self._name, parts)), span=self._span(c))
 
     def precision(self, c: Children) -> ast.Precision:
         clauses = self._clauses(c)

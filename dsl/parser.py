@@ -228,7 +228,7 @@ class Parser:
         """Where both a keyword and a name fit, what follows decides."""
         following = self.tokens[position + 1]
         if keyword in ("OVER", "KEEP"):
-            return following.type in ("NAME", "NUMBER", "QUANTITY", "STRING") or following.text in ("(", "[")
+            return following.type in ("NAME", "NUMBER", "QUANTITY", "STRING") or following.text in ("(", "[", "*")
         if following.type != "OP" or keyword == "RETURN":
             return True
         if following.text == "[":

@@ -95,15 +95,16 @@ def to_json(diagnostics: Iterable[Diagnostic], sources: Mapping[str, Source]) ->
             "code": d.code or None,
             "severity": d.severity,
             "message": _clean(d.message),
-            "place": _place_json(d.span, sources),
-            "notes": [{"message": _clean(m), "place": _place_json(s, sources)} for m, s in d.notes],
+            "place": place_json(d.span, sources),
+            "notes": [{"message": _clean(m), "place": place_json(s, sources)} for m, s in d.notes],
             "help": d.help,
         }
         for d in diagnostics
     ]
 
 
-def _place_json(span: Span | None, sources: Mapping[str, Source]) -> dict[str, object] | None:
+def place_json(span: Span | None, sources: Mapping[str, Source]) -> dict[str, object] | None:
+    """A place as `to_json` has it; None where there is none."""
     if span is None or not span.source:
         return None
     place: dict[str, object] = {"file": _clean(span.source), "start": span.start, "end": span.end}

@@ -291,7 +291,7 @@ def _(node: ast.LayoutDecl) -> Doc:
 
 @statement.register
 def _(node: ast.Pipeline) -> Doc:
-    doc: Doc = [f"pipeline {node.label.id} on {node.axis.id}"]
+    doc: Doc = [f"pipeline {node.loop} on {node.axis.id}"]
     if node.schedule:
         doc += [", schedule ", *_use_call(node.schedule)]
     if node.cuts:
@@ -312,8 +312,11 @@ def _(node: ast.PlaceDecl) -> Doc:
 @statement.register
 def _(node: ast.Recompute) -> Doc:
     scope = f" {node.scope}" if node.scope else ""
-    keep = " keep " + ", ".join(map(str, node.keep)) if node.keep else ""
-    return [f"recompute{scope}{keep}"]
+    return [f"recompute{scope}{_paths(' keep', node.keep)}"]
+
+
+def _paths(word: str, paths: tuple[ast.Path, ...]) -> str:
+    return f"{word} {', '.join(map(str, paths))}" if paths else ""
 
 
 @statement.register
@@ -331,6 +334,11 @@ def _(node: ast.Task) -> Doc:
 @statement.register
 def _(node: ast.OptimizerUse) -> Doc:
     return ["optimizer ", *_use_call(node.call)]
+
+
+@statement.register
+def _(node: ast.Frozen) -> Doc:
+    return [f"frozen{_paths('', node.weights)}{_paths(' keep', node.keep)}"]
 
 
 @statement.register

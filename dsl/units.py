@@ -7,6 +7,7 @@ that the dimensions forbid raises `DimensionError`; a result without dimension i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf, isfinite, log10
 
 Number = int | float
 
@@ -81,7 +82,7 @@ def _units() -> dict[str, Unit]:
         units[f"{prefix}B"] = Unit(BYTES, 1000**power)
         units[f"{prefix}iB"] = Unit(BYTES, 1024**power)
         units[f"{prefix}b"] = Unit(BYTES, 1000**power, 8)
-    for power, prefix in enumerate("MGTPEZ", 2):
+    for power, prefix in enumerate("KMGTPEZ", 1):
         units[f"{prefix}FLOP"] = Unit(FLOP, 1000**power)
     units |= {f"{name}/s": Unit(u.dimension / SECONDS, u.scale, u.per) for name, u in units.items()}
     units |= {name: Unit(SECONDS, 1, per) for name, per in (("ns", 10**9), ("us", 10**6), ("ms", 1000), ("s", 1))}
@@ -185,37 +186,72 @@ def _divide(a: Number, b: Number) -> Number:
 _SHOWN: dict[Dimension, tuple[str, ...]] = {
     BYTES: ("B", "KB", "KiB", "MB", "MiB", "GB", "GiB", "TB", "TiB", "PB", "PiB"),
     BYTES_PER_SECOND: ("B/s", "KB/s", "MB/s", "GB/s", "TB/s", "PB/s"),
-    FLOP: ("FLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP"),
-    FLOP_PER_SECOND: ("FLOP/s", "MFLOP/s", "GFLOP/s", "TFLOP/s", "PFLOP/s", "EFLOP/s", "ZFLOP/s"),
+    FLOP: ("FLOP", "KFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP"),
+    FLOP_PER_SECOND: ("FLOP/s", "KFLOP/s", "MFLOP/s", "GFLOP/s", "TFLOP/s", "PFLOP/s", "EFLOP/s", "ZFLOP/s"),
     SECONDS: ("ns", "us", "ms", "s", "min", "h", "days", "years"),
     HERTZ: ("Hz", "kHz", "MHz", "GHz"),
 }
 
 
 def show(quantity: Quantity, digits: int = 4) -> str:
-    """`30 GB/s`: the unit that needs the fewest characters, rounded to `digits` significant digits.
-
-    Binary units are used only where they are exact (`32 GiB`).
-    """
+    """`30 GB/s`: in its `best_unit`, rounded to `digits` significant digits."""
     if quantity.dimension not in _SHOWN:
         return f"{quantity.value:.{digits}g} {quantity.dimension}".removesuffix(" a plain number")
-    best = ""
+    return show_in(quantity, best_unit(quantity, digits), digits)
+
+
+def show_in(quantity: Quantity, unit: str, digits: int = 4) -> str:
+    """The quantity in a unit of its dimension."""
+    return f"{_digits(count_in(quantity, unit), digits)} {unit}"
+
+
+def show_both(left: Quantity, right: Quantity, unit: str | None = None, digits: int = 4) -> tuple[str, str]:
+    """Two quantities of a dimension in one unit: `unit`, else the best one of the right, or of the left where the right
+    is zero; in one each where they lie so far apart that no unit is good to read for both. With as many more digits as
+    it takes to tell them apart.
+    """
+    if left.dimension not in _SHOWN:
+        return show(left, digits), show(right, digits)
+    for wanted in (unit, best_unit(right if right.value else left, digits), best_unit(left, digits)):
+        counts = [abs(count_in(q, wanted)) for q in (left, right)] if wanted else []
+        if wanted and all(1e-3 <= count < 1e6 or not count for count in counts):
+            break
+    else:
+        return show(left, digits), show(right, digits)
+    shown = show_in(left, wanted, digits), show_in(right, wanted, digits)
+    while shown[0] == shown[1] and left.value != right.value and digits < 17:
+        digits += 1
+        shown = show_in(left, wanted, digits), show_in(right, wanted, digits)
+    return shown
+
+
+def count_in(quantity: Quantity, unit: str) -> Number:
+    """How many of a unit it is."""
+    return quantity.value * UNITS[unit].per / UNITS[unit].scale
+
+
+def best_unit(quantity: Quantity, digits: int = 4) -> str:
+    """Of the units in which the number lies between 1 and 1,000, the one that needs the fewest characters; where there
+    is none, the one that comes nearest to that. Binary units are used only where they are exact (`32 GiB`).
+    """
+    best, least = "", (inf, 0)
     for name in _SHOWN[quantity.dimension]:
-        unit = UNITS[name]
-        count = quantity.value * unit.per / unit.scale
-        if "i" in name and (count != int(count) or not 1 <= abs(count) < 1024):
+        count = count_in(quantity, name)
+        if "iB" in name and (not isfinite(count) or count != int(count) or not 1 <= abs(count) < 1024):
             continue
-        text = f"{float(f'{count:.{digits}g}'):.{digits}g}"
-        if "e" in text or (abs(count) < 1 and best and count):
-            text = f"{count:.{digits}g}"
-        candidate = f"{text} {name}"
-        good = 1 <= abs(count) < 1000 or "i" in name or count == 0
-        if good and (not best or len(candidate) < len(best)):
-            best = candidate
-    if best:
-        return best
-    names = _SHOWN[quantity.dimension]
-    name = names[0] if abs(quantity.value) * UNITS[names[0]].per / UNITS[names[0]].scale < 1 else names[-1]
-    if "i" in name:
-        name = names[-2]
-    return f"{quantity.value * UNITS[name].per / UNITS[name].scale:.{digits}g} {name}"
+        rounded = abs(float(f"{count:.{digits}g}"))
+        off = max(0.0, -log10(rounded), log10(rounded) - 3) if 0 < rounded < inf and "iB" not in name else 0.0
+        if rounded == 1000 and "iB" not in name:
+            off = 1e-9  # the next unit's 1, if it has a next
+        rank = (off, len(f"{_digits(count, digits)} {name}"))
+        if not best or rank < least:
+            best, least = name, rank
+    return best
+
+
+def _digits(count: Number, digits: int) -> str:
+    """Rounded, without an exponent where that is short."""
+    text = f"{float(f'{count:.{digits}g}'):.{digits}g}"
+    if "e" not in text or not 1e-6 <= abs(count) < 1e9:
+        return text
+    return f"{float(text):.{digits + 6}f}".rstrip("0").rstrip(".")

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from compiler.driver import Compiled
     from compiler.evaluate import Check, Evaluation, Held
     from compiler.explain import Explanation
-    from compiler.graph import Value
-    from compiler.model import Job
-    from compiler.passes.place.place import Placed
+    from compiler.model import Device, Job
     from compiler.program import Program
     from dsl import ast
     from dsl.codes import Code
@@ -79,6 +77,7 @@ def check(file: File, *, told: Callable[[Held], None] | None = None, **options: 
     What it lowers to is verified, the schedule for hangs too, whether its data file is there, and the file's checks,
     which `told` hears of, those that fail too. Raises `ParcError` with all that is wrong.
     """
+    from compiler.cost.repeated import repeated_work
     from compiler.driver import compile_job
     from compiler.evaluate import check_file
     from dsl.diagnostics import Diagnostics, ParcError
@@ -98,7 +97,7 @@ def check(file: File, *, told: Callable[[Held], None] | None = None, **options: 
             checks = evaluation.checks
             compiled = compile_job(evaluation.job)
             jobs.append(compiled)
-            for diagnostic in _verified(compiled):
+            for diagnostic in (*_verified(compiled), *repeated_work(compiled)):
                 found.add(diagnostic)
             data = compiled.job.data
             if data is not None and data.path is not None:
@@ -136,15 +135,21 @@ def compile(file: File, **options: Unpack[Options]) -> Compiled:
     found = _verified(compiled)
     if found:
         raise ParcError(*found)
-    _warn(compiled.job, options)
+    _warn(compiled.job, options, compiled)
     return compiled
 
 
-def _warn(job: Job, options: Options) -> None:
+def _warn(job: Job, options: Options, compiled: Compiled | None = None) -> None:
+    from compiler.cost.repeated import repeated_work
     from compiler.evaluate.axes import idle_axes
+    from compiler.evaluate.software import foreign_stack
 
     if warned := options.get("warned"):
-        for warning in idle_axes(job.strategy):
+        for warning in (
+            *foreign_stack(job.cluster),
+            *idle_axes(job.strategy),
+            *(repeated_work(compiled) if compiled is not None else ()),
+        ):
             warned(warning)
 
 
@@ -158,37 +163,19 @@ def emit(file: File, stage: Stage = "program", **options: Unpack[Options]) -> st
         from compiler.text import show
 
         return show(compile(file, **options).program)
+    from parc.emitted import early
+
     job = evaluate(file, **options).job
-    text = _early(job, stage)
+    text = early(job, stage)
     _warn(job, options)
     return text
 
 
-def _early(job: Job, stage: Stage) -> str:
-    if stage == "graph":
-        return str(job.model.graph)
-    from compiler.passes.place.place import place
-    from compiler.passes.training import training
-
-    graphs = training(job)
-    if stage == "training":
-        return "\n".join(map(str, (graphs.forward, graphs.backward, graphs.update)))
-    return _show_placed(place(graphs))
-
-
-def _show_placed(placed: Placed) -> str:
-    """The graphs with the layout of each value in its type."""
-    from compiler.show import show_graph
-    from compiler.text.printer import show_type
-
-    def shown(v: Value) -> str:
-        return f"%{v.name}: {show_type(v.type, placed.layouts[v.name], placed.sizes)}"
-
-    return "\n".join(show_graph(graph, shown) for graph in (placed.forward, placed.backward, placed.update))
-
-
 def load_program(file: File, **options: Unpack[Options]) -> Program:
-    """The program of a `.npu` file, verified, or of a `.par` file after lowering (with the options of `compile`)."""
+    """The program of a `.npu` file, verified, or of a `.par` file after lowering (with the options of `compile`).
+
+    Raises TypeError for options that choose what a `.npu` has no choice of.
+    """
     from compiler.text import parse_located
     from compiler.verify import verify
     from dsl.diagnostics import ParcError
@@ -197,6 +184,9 @@ def load_program(file: File, **options: Unpack[Options]) -> Program:
 
     if not is_program(_name(file)):
         return compile(file, **options).program
+    given = [name for name in ("params", "job", "strategy", "double") if options.get(name)]
+    if given:
+        raise TypeError(f"{_name(file)} is a lowered program: `{given[0]}` goes with the `.par` file")
     source = file if isinstance(file, Source) else load(file)
     program, locations = parse_located(source.text, source.name)
     found = verify(program, locations)
@@ -244,14 +234,14 @@ def run(
     from parc.training import run
 
     if is_program(_name(file)):
-        return run(load_program(file), steps, progress=progress)
+        return run(load_program(file, **options), steps, progress=progress)
     compiled = compile(file, **options)
     simulated = None
     if compiled.job.cluster is not None:
         from compiler.cost.simulate import Simulation
 
         simulated = compiled.job.cluster.device.name, Simulation.of(compiled).seconds()
-    from parc.estimate import capacities
+    from parc.memory import capacities
     from parc.room import require_room
 
     require_room(compiled)
@@ -265,13 +255,16 @@ def verify(
     tolerance: float | None = None,
     exact: bool = False,
     executor: Executor = "stacked",
+    at_step: int = 0,
     **options: Unpack[Options],
 ) -> Proof:
     """Run the lowered and the serial program and compare loss, gradients, weights and optimizer state: `.ok`.
 
-    `tolerance` replaces those of the data types; `exact` takes whole numbers and compares to the bit, which fits linear
-    models; `executor`: all devices as one array, or each by itself with messages between them. Raises `ParcError`, as
-    `run` does for a job that its devices have no memory for.
+    `tolerance` replaces what rounding explains; `exact` takes whole numbers and compares to the bit, which fits linear
+    models; `executor`: all devices as one array, or each by itself with messages between them; `at_step`: how many
+    updates went before, as far as counters of steps know. `.blind` and `.unreached` say what was not compared, and
+    `.vacuous` why equality says nothing, if it does. Raises `ParcError`, as `run` does for a job that its devices have
+    no memory for.
     """
     from parc.room import require_room
     from runtime.data import open_data
@@ -292,6 +285,7 @@ def verify(
         tolerance=tolerance,
         exact=exact,
         executor=PrivateExecutor if executor == "private" else Emulator,
+        first=at_step,
     )
 
 
@@ -307,6 +301,13 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
     return estimate(compiled, variation)
 
 
+def devices() -> tuple[Device, ...]:
+    """The devices of the standard library; `compiler.cost.fitted` says what their numbers were fitted on."""
+    from compiler.evaluate.library import standard_devices
+
+    return standard_devices()
+
+
 def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | None = None) -> Trace:
     """What runs when in a step, as Chrome trace events: `.as_json()`. Raises `ParcError` (E0801 without a cluster).
 
@@ -316,13 +317,14 @@ def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | No
     from compiler.cost.occupancy import occupancy
     from compiler.cost.record import record
     from compiler.cost.simulate import Simulation
+    from compiler.cost.systems import Systems
     from parc.report.memory import held
     from parc.report.trace import Trace
 
     simulation = Simulation.of(compiled)
     pieces = record(simulation, variation=variation) if detail != "none" else {}
     timeline = simulation.run(None, variation)
-    memory = held(timeline, occupancy(compiled.program))
+    memory = held(timeline, occupancy(compiled.program, Systems(compiled, simulation.features).memory))
     return Trace(timeline, compiled.job.name, pieces, detail, memory)
 
 
@@ -335,7 +337,8 @@ def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:
     from parc.report.page import page
 
     pieces = record(Simulation.of(estimate.compiled), UNROLLED, estimate.variation)
-    return page(estimate, occupancy(estimate.compiled.program), pieces, command, strategy)
+    held = occupancy(estimate.compiled.program, estimate.systems.memory)
+    return page(estimate, held, pieces, command, strategy)
 
 
 def remedies(compiled: Compiled) -> Remedies | None:
@@ -343,12 +346,11 @@ def remedies(compiled: Compiled) -> Remedies | None:
 
     They are compiled and simulated: up to 10 s. None if it fits, or has no cluster.
     """
-    from compiler.cost.memory import fits, most
-    from parc.estimate import capacities
+    from parc.memory import capacities, of_stack
     from parc.remedies import remedies
 
     there = capacities(compiled.job)
-    if fits(most(compiled.program), there):
+    if not there or of_stack(compiled).fit(there):
         return None
     return remedies(compiled, there)
 
@@ -362,7 +364,7 @@ def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Expla
 
     compiled = compile_job(evaluate(file, **options).job)
     _warn(compiled.job, options)
-    placed = place(compiled.training)  # as it was before a schedule split the backward pass in two
+    placed = place(compiled.placed.training)  # as it was before a schedule split the backward pass in two
     return explain_tensor(placed, stage(placed), compiled.program, tensor)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from zlib import crc32
@@ -18,40 +18,51 @@ from runtime.kernels.create import fractions, hashed
 
 Arrays = dict[str, Array]
 
+Watch = Callable[[Node, Context, Sequence[Array], tuple[Array, ...]], tuple[Array, ...]]
+"""Called after every node but loops, whose bodies it sees: (node, context, operands, results) -> what is used of it."""
 
-def run_graph(graph: Graph, env: Mapping[str, Array], ctx: Context = Context()) -> list[Array]:  # noqa: B008
+
+def run_graph(
+    graph: Graph,
+    env: Mapping[str, Array],
+    ctx: Context = Context(),  # noqa: B008
+    watch: Watch | None = None,
+) -> list[Array]:
     """The outputs of the graph, given its inputs by name. Raises KeyError where an input is missing."""
     inputs = [env[v.name] for v in graph.inputs]
     with quiet():
-        return _Compiled(graph)(ctx, inputs)
+        return _Compiled(graph, watch)(ctx, inputs)
 
 
 class _Compiled:
     """A graph with a kernel for each node, bodies of loops compiled once."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.steps = [(node, _kernel(node)) for node in graph]
+    def __init__(self, graph: Graph, watch: Watch | None = None) -> None:
+        self.graph, self.watch = graph, watch
+        self.steps = [(node, _kernel(node, watch)) for node in graph]
 
     def __call__(self, ctx: Context, inputs: Sequence[Array]) -> list[Array]:
         env = dict(zip((v.name for v in self.graph.inputs), inputs, strict=True))
         for node, kernel in self.steps:
-            results = kernel(ctx, *(env[v.name] for v in node.inputs))
+            operands = [env[v.name] for v in node.inputs]
+            results = kernel(ctx, *operands)
             if not isinstance(results, tuple):
                 results = (results,)
+            if self.watch is not None and not isinstance(node.op, Repeat):
+                results = self.watch(node, ctx, operands, results)
             env.update(zip((v.name for v in node.outputs), results, strict=True))
         return [env[v.name] for v in self.graph.outputs]
 
 
-def _kernel(node: Node) -> Kernel:
+def _kernel(node: Node, watch: Watch | None) -> Kernel:
     if isinstance(node.op, Repeat):
-        return _repeat(node.op)
+        return _repeat(node.op, watch)
     ins, outs = ([LocalValue.whole(v.type) for v in values] for values in (node.inputs, node.outputs))
     return plan(node.op, ins, outs, Env())
 
 
-def _repeat(op: Repeat) -> Kernel:
-    body = _Compiled(op.body)
+def _repeat(op: Repeat, watch: Watch | None) -> Kernel:
+    body = _Compiled(op.body, watch)
     last = op.carries + op.stacks
     result_types = [v.type for v in op.body.outputs[op.carries :]]
 
@@ -134,6 +145,15 @@ class Updated:
     reports: Arrays
 
 
+@dataclass(frozen=True)
+class Differentiated:
+    """What the forward and the backward graph compute. Gradients are as they leave the latter (loss-scaled)."""
+
+    loss: Array
+    metrics: Arrays
+    gradients: Arrays
+
+
 def serial_step(
     training: Training,
     weights: Mapping[str, Array],
@@ -142,15 +162,30 @@ def serial_step(
     seed: int | None = None,
 ) -> StepResult:
     """One training step on the whole logical batch. `seed` (of random numbers) is the job's, if left out."""
+    found = serial_gradients(training, weights, states, batch, seed)
+    updated = serial_update(training, found.gradients, weights, states, seed)
+    return StepResult(found.loss, found.metrics, found.gradients, updated.weights, updated.states, updated.reports)
+
+
+def serial_gradients(
+    training: Training,
+    weights: Mapping[str, Array],
+    states: Mapping[str, Array],
+    batch: Mapping[str, Array],
+    seed: int | None = None,
+    watch: Watch | None = None,
+) -> Differentiated:
+    """The step as far as the gradients."""
     ctx = Context(seed=training.job.seed if seed is None else seed)
     env: Arrays = {**batch, **weights, **states}
     model = training.model
-    outputs = run_graph(training.forward, env, ctx)
+    assert not training.rounds and training.finish is None, "the serial program has nothing set apart"
+    outputs = run_graph(training.forward, env, ctx, watch)
     env.update(zip((v.name for v in training.forward.outputs), outputs, strict=True))
-    found = dict(zip((w.name for w in model.weights), run_graph(training.backward, env, ctx), strict=True))
-    updated = serial_update(training, found, weights, states, seed)
+    found = run_graph(training.backward, env, ctx, watch)
+    gradients = dict(zip((w.name for w in model.trained), found, strict=True))
     metrics = dict(zip(model.metrics, outputs[1 : 1 + len(model.metrics)], strict=True))
-    return StepResult(outputs[0], metrics, found, updated.weights, updated.states, updated.reports)
+    return Differentiated(outputs[0], metrics, gradients)
 
 
 def serial_update(
@@ -159,14 +194,15 @@ def serial_update(
     weights: Mapping[str, Array],
     states: Mapping[str, Array],
     seed: int | None = None,
+    watch: Watch | None = None,
 ) -> Updated:
     """What the update makes of these gradients (by the names of their weights, as they leave the backward graph)."""
     ctx = Context(seed=training.job.seed if seed is None else seed)
     env: Arrays = {**weights, **states}
     env.update(
-        (v.name, gradients[w.name]) for v, w in zip(training.backward.outputs, training.model.weights, strict=True)
+        (v.name, gradients[w.name]) for v, w in zip(training.backward.outputs, training.model.trained, strict=True)
     )
-    updated = iter(run_graph(training.update, env, ctx))
-    new_weights = {w.name: next(updated) for w in training.model.weights}
+    updated = iter(run_graph(training.update, env, ctx, watch))
+    new_weights = {w.name: next(updated) if w.trained else weights[w.name] for w in training.model.weights}
     new_states = {s.name: next(updated) for s in training.states}
     return Updated(new_weights, new_states, {name: next(updated) for name in training.reports})

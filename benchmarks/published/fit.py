@@ -66,7 +66,7 @@ PRIORS = {
     "fixed": Prior(1e-2, 1.0, 1e-4, 0.1),
     "narrow": Prior(1.7, 0.2, 0.5, 4.0),
 }
-"""What is plausible, from data sheets, microbenchmarks (shared/costs.md) and the sources of `calibration.py`."""
+"""What is plausible, from data sheets, microbenchmarks (micro.csv) and the sources of docs/costs.md."""
 
 ERROR = 0.04
 """Errors of a good model (of the logarithm): what a prior is weighed against."""

@@ -261,7 +261,8 @@ def _strategy(row: Row) -> str:
     kept = 1 if mesh["pp"] > 1 and stage(row) == 3 else stage(row)
     classes = {1: "optimizer", 2: "optimizer, gradients", 3: "optimizer, gradients, weights"}.get(kept)
     if classes:
-        over_cp = row.whole("fsdp_shards") == mesh["dp"] * mesh["cp"]
+        # Megatron's distributed optimizer splits over all that hold the same weights.
+        over_cp = stage(row) < 3 or row.whole("fsdp_shards") == mesh["dp"] * mesh["cp"]
         every = {"rep": experts and stage(row) < 3, "dp": True, "cp": over_cp}
         lines += [f"  shard {classes} on {a} pad" for a, shards in every.items() if a in axes and shards]
     lines += _recompute(row)

@@ -10,6 +10,7 @@ from typing import Any
 @dataclass(frozen=True, slots=True)
 class Group:
     """free: fitted, the same for all `stacks`, or `only` for some. own: fitted for one stack. fixed, settled: stated.
+    like: of stacks that are written as another with what is different (`general`: like what holds for no stack).
     shared: of a stack without rows, numbers that are another's own. relatives: devices without rows, with the same
     numbers, but products by what the best reach (`accelerators.scale`).
 
@@ -26,6 +27,7 @@ class Group:
     settled: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     shared: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    like: Mapping[str, str] = field(default_factory=dict)
     priors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     families: tuple[str, ...] = ()
     relatives: tuple[str, ...] = ()
@@ -73,7 +75,7 @@ GROUPS = (
         ("vtrain",),
         (*UNFUSED, "inner_half", "fixed"),
         fixed=MEGATRON,
-        # small models: 25 to 60 us a kernel (shared/costs.md)
+        # small models wait for their host: between 25 and 60 us a kernel, a guess of ours
         priors={"host": (4.5e-5, 0.3), "ramp": (300.0, 0.6), **LATE},
     ),
     # DeepSpeed's pipeline; from some day on after a fix of the hosts (PCIe and NUMA), which rows state.
@@ -85,6 +87,7 @@ GROUPS = (
         priors=LATE,
         own={"bloom_numa": ("inner",)},
         only={"inner": ("bloom",)},
+        like={"bloom_numa": "bloom"},
     ),
     # --- PyTorch with fused attention ---
     *(
@@ -95,6 +98,7 @@ GROUPS = (
             (*GENERAL, "fusion", "fixed"),
             fixed=FUSED,
             settled={"composer_pure": {"gradient_wire": 2.0}},
+            like={"composer_pure": "composer"},
         )
         for device in ("a100_80", "a100_40")
     ),
@@ -105,6 +109,7 @@ GROUPS = (
         ("product", "ramp", "vector", "core", "inner", "host", "fusion", "fixed"),
         fixed=FUSED,
         settled={"composer_pure": {"gradient_wire": 2.0}},
+        like={"composer_pure": "composer"},
         priors={"core": (0.35, 0.35)},
     ),
     Group(
@@ -133,6 +138,13 @@ GROUPS = (
             "narrow": ("torchtitan_float8", "torchtitan_float8_async"),
             "overlap": ("torchtitan_async", "torchtitan_float8_async"),
         },
+        like={
+            "torchtitan_async": "torchtitan",
+            "torchtitan_eager": "torchtitan",
+            "torchtitan_float8": "torchtitan",
+            "torchtitan_float8_async": "torchtitan_float8",
+            "torchtitan_float8_rowwise": "torchtitan",
+        },
         priors={"core": (0.35, 0.35)},
     ),
     # --- Megatron-Core with Transformer Engine: tensor-parallel messages beside products; of experts (`mixture.py`)
@@ -144,6 +156,7 @@ GROUPS = (
         ("product", "core", "vector", "inner", "outer", "overlap", "narrow", "exchange", "grouped", "fusion"),
         fixed=MIXTURES,
         only={"narrow": ("megatron_core_float8",), "fusion": ("megatron_core_clamped",)},
+        like={"megatron_core_float8": "megatron_core", "megatron_core_clamped": "megatron_core"},
         priors={"product": (0.78, 0.05), "overlap": (0.5, 0.3), "fusion": (0.5, 0.5), "narrow": (1.8, 0.1)},
     ),
     Group(
@@ -177,6 +190,14 @@ GROUPS = (
             "grouped": ("megatron_core", "megatron_core_float8", "megatron_core_float4", "megatron_core_clamped"),
             "fusion": ("megatron_core_clamped",),
         },
+        like={
+            "megatron_core_float8": "megatron_core",
+            "megatron_core_float4": "megatron_core",
+            "megatron_core_graphs": "megatron_core",
+            "megatron_core_float8_graphs": "megatron_core_graphs",
+            "megatron_core_float4_graphs": "megatron_core_float8_graphs",
+            "megatron_core_clamped": "megatron_core",
+        },
         priors={"core": (0.4, 0.35), "product": (0.7, 0.07), "overlap": (0.5, 0.3), "fusion": (0.5, 0.5)},
     ),
     # --- XLA ---
@@ -187,6 +208,7 @@ GROUPS = (
         ("pax", "pax_float8"),
         ("product", "core", "vector", "inner", "outer", "fixed"),
         own={"pax_float8": ("narrow",)},
+        like={"pax_float8": "pax"},
         fixed=FUSED,
         priors={"core": (0.35, 0.35)},
     ),
@@ -249,6 +271,7 @@ GROUPS = (
         ("general", "float8"),
         ("product", "ramp", "vector", "core", "inner", "outer", "fusion"),
         own={"float8": ("narrow",)},
+        like={"float8": "general"},
         fixed=FUSED,
         priors={"core": (0.35, 0.35), "inner": (0.8, 0.1), "outer": (0.8, 0.2), "narrow": (1.8, 0.1)},
         families=("llmfoundry", "torchtitan", "pax", "megatron_bridge", "mcore"),
@@ -259,6 +282,7 @@ GROUPS = (
         ("general", "float8", "float4"),
         ("product", "core", "vector", "inner", "outer"),
         own={"float8": ("narrow",), "float4": ("narrow",)},
+        like={"float8": "general", "float4": "general"},
         fixed=FUSED,
         priors={"core": (0.35, 0.35), "product": (0.7, 0.07)},
         families=("megatron_bridge",),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.published.accelerators import SHEETS, scale
 from benchmarks.published.groups import Group
-from compiler.cost.calibration import SIZES, TIMES
+from compiler.cost.calibration import DEFAULT, SIZES, TIMES
 
 DEVICES = Path(__file__).resolve().parents[2] / "dsl" / "std" / "devices.par"
 
@@ -22,11 +22,20 @@ def shown(name: str, value: float) -> str:
 
 
 def efficiencies(group: Group, values: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """`efficiency STACK NAME VALUE`, of all stacks of a group."""
+    """`efficiency STACK NAME VALUE`, of all stacks of a group; of one that is like another what is different."""
     found = []
+    usual = DEFAULT.changed(launch=group.launch)
     for stack, of in values.items():
         word = f"{stack} " if stack != "general" else ""
-        found += [f"efficiency {word}{name} {shown(name, value)}" for name, value in of.items()]
+        base = values[group.like[stack]] if stack in group.like else {}
+        if base:
+            found.append(
+                f"stack {stack}" if group.like[stack] == "general" else f"stack {stack} like {group.like[stack]}"
+            )
+        for name in dict.fromkeys((*of, *base)):
+            value = of[name] if name in of else getattr(usual, name)
+            if name not in base or shown(name, value) != shown(name, base[name]):
+                found.append(f"efficiency {word}{name} {shown(name, value)}")
     return found
 
 
@@ -36,18 +45,18 @@ def relative(lines: Sequence[str], device: str, known: str) -> list[str]:
     found = []
     for line in lines:
         *words, value = line.split()
-        times = scale(of, known) if words[-1] == "product" else 1.0
+        times = scale(of, known) if words[0] == "efficiency" and words[-1] == "product" else 1.0
         found.append(line if times == 1.0 else " ".join((*words, shown("product", float(value) * times))))
     return found
 
 
 def write(group: Group, lines: list[str], path: Path = DEVICES) -> None:
     """Replaces what the group's devices and their relatives state for its stacks; other lines stay as they are."""
-    heads = {f"efficiency {s}" for s in group.stacks if s != "general"}
+    heads = {f"{word} {s}" for s in group.stacks for word in ("efficiency", "stack") if s != "general"}
 
     def ours(words: list[str]) -> bool:
         general = "general" in group.stacks and words[:1] == ["efficiency"] and _is_number(words[2])
-        return general or len(words) > 3 and " ".join(words[:2]) in heads
+        return general or (len(words) > 3 or words[:1] == ["stack"]) and " ".join(words[:2]) in heads
 
     replace(group.devices, ours, lines, path)
     for device in group.relatives:

@@ -11,6 +11,8 @@ from typing import TypeVar
 from benchmarks.published import mixture
 from benchmarks.published.accelerators import accelerator, narrow, ratio, scale, sheet
 from benchmarks.published.facts import Row, Unsupported
+from compiler.cost.stacks import KEYWORDS
+from dsl import ast
 from dsl.parser import parse
 
 T = TypeVar("T")
@@ -87,15 +89,33 @@ def library() -> Mapping[str, tuple[tuple[tuple[str, ...], str], ...]]:
         if hasattr(item, "body") and hasattr(item, "name"):
             settings = []
             for s in item.body:
-                words = (s.keyword.id, *(w.id for w in s.words))
+                names = (v for v in s.values if isinstance(v, ast.Name))
+                words = (s.keyword.id, *(w.id for w in s.words), *(v.id for v in names))
                 settings.append((words, text[s.span.start : s.span.end].strip()))
             found[item.name.id] = tuple(settings)
     return found
 
 
 def stacks(device: str) -> set[str]:
-    """The software for which a device of the standard library states what it reaches."""
-    return {words[1] for words, _ in library().get(device, ()) if words[0] == "efficiency" and len(words) == 3}
+    """The software for which a device of the standard library states what it reaches, or that it is like other."""
+    found = library().get(device, ())
+    return {w[1] for w, _ in found if w[0] == "stack" or (w[0] == "efficiency" and len(w) == 3)}
+
+
+def like(device: str, stack: str) -> str | None:
+    """The stack that another is like, says a device of the library ("": what holds for none); None: it is its own."""
+    return next((w[3] if len(w) > 3 else "" for w, _ in library()[device] if w[:2] == ("stack", stack)), None)
+
+
+def stated(device: str, stack: str) -> dict[tuple[str, str], str]:
+    """What a device of the library states for a stack, or for one that it is like (`compiler.cost.stacks`): keyword and
+    name -> the value as written."""
+    base = like(device, stack)
+    values = stated(device, base) if base is not None else {}
+    for words, text in library()[device]:
+        if words[0] in KEYWORDS and words[1:-1] == ((stack,) if stack else ()):
+            values[words[0], words[-1]] = text.split(maxsplit=len(words))[-1]
+    return values
 
 
 def fused(row: Row) -> bool:
@@ -162,19 +182,18 @@ def device(row: Row) -> tuple[str, str]:
     of = sheet(row)
     known, at = home(row, of.like)
     more = max(1.0, ratio(row) / narrow(row))
-    wide = narrow(row) > 1 and not any(words == ("efficiency", known, "narrow") for words, _ in library()[at])
+    wide = narrow(row) > 1 and ("efficiency", "narrow") not in stated(at, known)
     if of.known and at == of.like and not wide:
         return of.like, ""
     lines = [f"compute {kind} {of.peak:g} TFLOP/s" for kind in ("f16", "bf16")]
     lines += [f"compute {kind} {of.single or of.peak / 16:g} TFLOP/s" for kind in ("f32", "f64")]
     lines.append(f"memory {of.memory:g} GB, {of.bandwidth:g} GB/s")
-    like = library()[of.like]
-    lines += [text for words, text in like if words[0] in ("launch", "link", "cores", "cube", "tile")]
-    general = [(words, text, of.like) for words, text in like if words[0] == "efficiency" and len(words) == 2]
-    special = [(words, text, at) for words, text in library()[at] if len(words) == 3 and words[1] == known]
-    for words, text, owner in (*general, *special):
-        times = scale(of, owner) if words[-1] == "product" else more if words[-1] == "narrow" and more > 1.2 else 1.0
-        lines.append(text if times == 1.0 else f"{' '.join(words)} {float(text.split()[-1]) * times:.3g}")
+    lines += [text for words, text in library()[of.like] if words[0] in ("launch", "link", "cores", "cube", "tile")]
+    for named, owner in dict.fromkeys((("", of.like), (known, at))):
+        for (keyword, name), value in stated(owner, named).items():
+            times = scale(of, owner) if name == "product" else more if name == "narrow" and more > 1.2 else 1.0
+            words = (keyword, named, name) if named else (keyword, name)
+            lines.append(" ".join((*words, value if times == 1.0 else f"{float(value) * times:.3g}")))
     if wide:
         word = f"efficiency {known} narrow" if known else "efficiency narrow"
         lines.append(f"{word} {NARROW * more:g}")

@@ -5,12 +5,14 @@ They stand with the devices in the standard library, by name, for all software o
     efficiency product 0.83                 # a share
     efficiency host 20 us                   # a time
     efficiency megatron_2021 vector 0.7     # only with `stack megatron_2021` in the cluster
+    stack megatron_2022 like megatron_2021  # a stack inherits what is not stated for it (`stacks.py`)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
+from compiler.cost import stacks
 from compiler.model import Cluster, Device
 
 
@@ -99,21 +101,11 @@ DEFAULT = Calibration()
 
 
 def calibration(device: Device, stack: str = "") -> Calibration:
-    """Of a device with a software stack. A stack for which the device states anything is a set of its own: what is
-    stated for no stack does not hold for it. Everything that is not stated has its default."""
-    launch: dict[str, float] = {}
-    general: dict[str, float] = {}
-    special: dict[str, float] = {}
-    for keyword, written in device.settings:
-        if keyword == "launch":
-            launch["launch"] = written[0]
-        elif keyword == "efficiency":
-            *of, name, value = written
-            if not of:
-                general[name] = value
-            elif of == [stack]:
-                special[name] = value
-    return DEFAULT.changed(**launch | (special or general))
+    """Of a device with a software stack. A stack of which the device speaks has what is stated for it and for the
+    stacks that it is like (`stacks.lineage`): what is stated for no stack does not hold for it, unless it is like that.
+    Everything that is not stated has its default."""
+    launch = {keyword: written[0] for keyword, written in device.settings if keyword == "launch"}
+    return DEFAULT.changed(**launch | stacks.stated(device, "efficiency", stack))
 
 
 def of_cluster(cluster: Cluster) -> Calibration:

@@ -15,7 +15,8 @@ of eight bytes and waits for no fence; the second from its all-reduces of 1 MiB 
 
 
 def bandwidth(machine: Machine, cal: Calibration, level: int, size: float, members: int = 0) -> float:
-    """B(V) = Bmax · V/(V + Vh) of one device's links of a level. Source: shared/costs.md, measured on 8 A100.
+    """B(V) = Bmax · V/(V + Vh) of one device's links of a level. Source: R. Hockney, "The communication
+    challenge for MPP", 1994; benchmarks/published/micro.csv has measured messages.
 
     Of a device's n-1 links on a full mesh of n, `members` devices use only those between them: (members-1)/(n-1). On
     a ring each device has two links; a part of it is a line, on which what would go around comes back instead: half.
@@ -38,8 +39,8 @@ def collective_seconds(work: Collective, machine: Machine, cal: Calibration) -> 
     all-reduce of V bytes over n: 2(n-1)/n · V/B(V) + 2·steps·alpha; all-gather and reduce-scatter half of it.
     all-to-all: (n-1)/n · V/B, the part for devices outside over the links of that level.
     On several levels (V, then V/n0, then V/(n0·n1) …) the pieces are pipelined, so that the slowest level counts, and
-    latencies add up. Sources: shared/costs.md ("collectives", "NIC sharing": a link is per device, so rings of
-    neighbouring groups each have their own).
+    latencies add up; a link is per device, so rings of neighbouring groups each have their own. Sources: docs/costs.md
+    (rings: Patarasuk and Yuan 2009; on several levels: Thakur, Rabenseifner and Gropp 2005).
     """
     counts = machine.span(work.axes)
     if prod(counts) <= 1:

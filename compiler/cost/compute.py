@@ -20,8 +20,9 @@ def product_seconds(work: Product, machine: Machine, cal: Calibration) -> float:
     """max(2MNK / (peak · e · sqrt(q_tile · q_wave) · K/(K+k0)), bytes / (bandwidth · e_vector)) + launch.
 
     q_tile: how full the tiles are, q_wave: how full the last wave of tiles over the cores is. Where the device states a
-    `cube`, its matrix unit computes whole ones. Source: shared/costs.md ("matrix multiply", "Ascend"), tried there on
-    held-out measurements; the choice among tiles is ours.
+    `cube`, its matrix unit computes whole ones. Sources: docs/costs.md (roofline: Williams, Waterman, Patterson 2009;
+    tiles and waves: NVIDIA, "Matrix multiplication background"; cubes: Liao et al. 2021); the root, the ramp and the
+    choice among tiles are ours, held to rows left out of the fit (docs/validation.md).
     """
     fused = work.core and cal.fused_attention > 0
     flops, moved = work.flops, work.core_bytes if fused else work.bytes
@@ -78,7 +79,8 @@ def vector_seconds(work: Vector, machine: Machine, cal: Calibration) -> float:
     """max(bytes / (bandwidth · e_vector), ops / peak of the vector unit) + launches.
 
     `fusion` lies between one kernel for the run of ops and one for each. Inside fused attention it takes no time of its
-    own. Source: shared/costs.md ("unfused softmax and mask traffic", "vector units are separate").
+    own. Sources: docs/costs.md (roofline: Williams, Waterman and Patterson 2009; fused attention: Dao et al. 2022;
+    vector units beside the cube: Liao et al. 2021).
     """
     if work.core and cal.fused_attention > 0:
         return 0.0

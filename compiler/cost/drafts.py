@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -31,7 +31,7 @@ class Lifted:
     """A value. type, bytes: of the local piece; root: the value that it is a view of; owner: its kernel, or -1.
 
     filled: of an index, the part that can be rows of a table at most (`copies.filled`).
-    taint: `weights`, `gradients` (it is one, or a view, cast or collective of some), `constant`, or nothing.
+    taint: `weights`, `gradients`, `statistics` (or a view, cast or collective of some), `constant`, or nothing.
     """
 
     type: Type
@@ -63,14 +63,15 @@ class Draft:
     count: int = 1  # tensors that go together
 
 
-def sunk_values(body: Body, results: set[int]) -> set[str]:
-    """Values that are only accumulated or written, directly or through casts and collectives; so are these results."""
+def sunk_values(body: Body, results: set[int], into: Collection[str] | None = None) -> set[str]:
+    """Values that are only accumulated or written (if `into` is stated, into those accumulators), directly or through
+    casts and collectives; so are these results."""
     other = {name for i, name in enumerate(body.results) if i not in results}
     sunk = {name for i, name in enumerate(body.results) if i in results} - other
     for instr in reversed(body.instrs):
         op, outs = instr.op, [v.name for v in instr.outputs]
         if isinstance(op, (effects.Accumulate, effects.Write)):
-            fine = True
+            fine = into is None or op.name in into
         elif isinstance(op, (Cast, *VIEWS, *GROUPED)):
             fine = all(o in sunk and o not in other for o in outs)
         else:

@@ -37,6 +37,10 @@ SCALAR = 64
 """Elements up to which a value is no traffic to speak of."""
 
 
+TAINTS = {"weight": "weights", "gradient": "gradients", "statistic": "statistics"}
+"""By the role of a buffer, what is read of it or added to it."""
+
+
 class Lifter:
     """Of one function of one class."""
 
@@ -262,7 +266,7 @@ class _Lift:
         op = instr.op
         if isinstance(op, (effects.Read, effects.Load)):
             state = self.lifter.states.get(op.name)
-            taint = {"weight": "weights", "gradient": "gradients"}.get(state.role if state else "", "")
+            taint = TAINTS.get(state.role, "") if state else ""
             var = instr.outputs[0]
             if state is not None and state.memory != "hbm":
                 self.add(instr, Copy(self.lifter.value(var).bytes, state.memory))
@@ -297,7 +301,9 @@ class _Lift:
         if self.adding < 0:
             self.add(instr, Vector(moved, loose, 1, flops, value.type.dtype))
             self.adding = len(self.drafts) - 1
-            self.drafts[-1].name = "accumulation of gradients"
+            assert isinstance(instr.op, effects.Accumulate)
+            state = self.lifter.states.get(instr.op.name)
+            self.drafts[-1].name = f"accumulation of {TAINTS.get(state.role, '') if state else ''}".removesuffix(" of ")
             return
         draft = self.drafts[self.adding]
         assert isinstance(draft.work, Vector)

@@ -72,7 +72,8 @@ def totals(part: Part, pricer: Pricer, update: bool, times: int = 1) -> Totals:
 def stretch(total: Totals, pricer: Pricer) -> float:
     """By how much kernels take longer because messages run beside them: in proportion to the time that is shared.
 
-    Source: shared/costs.md ("overlap": 15% inside a node, 2% between; 1.15 to 1.3 elsewhere).
+    Sources: docs/costs.md (Calculon, Isaev et al. 2023: 15% inside a node, 2% between; Galvatron, Miao et
+    al. 2022: 1.3).
     """
     return 1.0 + pricer.cal.slowdown * min(1.0, total.beside / total.compute) if total.compute else 1.0
 

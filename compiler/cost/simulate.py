@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from compiler.cost.calibration import Calibration, of_cluster
 from compiler.cost.durations import Pricer, picoseconds
 from compiler.cost.features import Features, features
+from compiler.cost.flops import model_flops
 from compiler.cost.machine import machine
 from compiler.cost.plan import Key, Plan, Result, evaluate, plan
 from compiler.cost.segments import Play, Segment, segments
@@ -24,7 +25,7 @@ from compiler.cost.timeline import PICOSECONDS, Player, Timeline
 from compiler.cost.variation import NOMINAL, Variation, colours
 from compiler.cost.varied import Classes, Maps, Varied, play_varied
 from compiler.cost.work import Collective, Loop, Meet, Part, Post, Wait
-from compiler.model import Cluster
+from compiler.model import Cluster, Model
 from compiler.numbering import Ranks, joined
 from compiler.program import Program
 from compiler.schedules import Action, unroll
@@ -49,6 +50,7 @@ class Simulation:
 
     program: Program
     cluster: Cluster
+    model: Model
     _plan: Plan | None = None
 
     @staticmethod
@@ -62,12 +64,17 @@ class Simulation:
                 job.span,
                 help="`train model(…) on pod using strategy`, where `pod` is a `cluster`",
             )
-        return Simulation(compiled.program, job.cluster)
+        return Simulation(compiled.program, job.cluster, job.model)
 
     @cached_property
     def features(self) -> Features:
         """What does not depend on the calibration."""
         return features(self.program)
+
+    @cached_property
+    def flops_model(self) -> float:
+        """Of products that a step needs, whatever the strategy."""
+        return model_flops(self.model)
 
     @cached_property
     def actions(self) -> tuple[tuple[Action, ...], ...]:

@@ -30,7 +30,7 @@ class Skipped(NamedTuple):
         return self.rounds * sum(key in keys for key in self.steps)
 
 
-_ORDER = {"F": 0, "B": 1, "W": 2, "U": 3}
+_ORDER = {"P": 0, "S": 1, "F": 2, "B": 3, "W": 4, "E": 5, "U": 6}
 
 
 @dataclass(eq=False, slots=True)

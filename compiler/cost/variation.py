@@ -26,7 +26,8 @@ def colours(
 
     Starts from (device group, how slow) and is refined by what stands along each of `axes`, and in each group that the
     own one talks with (`groups[own]`), until nothing changes. Then members of a class finish at the same instant: by
-    induction over the dependency graph, since times are maxima over sets of classes. Source: shared/costs.md.
+    induction over the dependency graph, since times are maxima over sets of classes (tests/cost/test_every_rank.py
+    plays all ranks). Source: B. McKay, "Practical graph isomorphism", 1981.
     """
     of, bases = ranks.group_of, ranks.bases
     now = _numbered([(of[r], slow.get(r, 1.0)) for r in range(ranks.devices)])

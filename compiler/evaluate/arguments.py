@@ -130,18 +130,25 @@ class Args:
         raise fail("E0209", f"`{self.name}` needs dims here", expr.span, help="such as `over s`")
 
     def dims_in(self, name: str, x: Value) -> tuple[Dim, ...]:
-        """The dims after `over`, each a dim of `x`; all dims of `x` if `over` is left out."""
+        """The dims after `over`, each a dim of `x`; all dims of `x` if `over` is left out; `own` ones in optimizers."""
         if name not in self.given:
             return x.type.dims
         before, after = self.dim_names(name)
         if after:
             raise fail("E0210", f"`{self.name}` does not rename", self.expr(name).span)
-        dims = self.scope.dim_list(before)
+        scope = self.scope
+        if scope.making.kind == "optimizer" and [n.id for n in before] == ["own"] and scope.find_dim("own") is None:
+            return self.own_dims(x)
+        dims = scope.dim_list(before)
         for dim in dims:
             if not x.type.has(dim.name):
                 message = f"`{self.name}` over `{dim.name}`: {x.type} has no such dim"
                 raise fail("E0204", message, self.expr(name).span, help=did_you_mean(dim.name, x.type.names))
         return dims
+
+    def own_dims(self, x: Value) -> tuple[Dim, ...]:
+        """Those that are not of loops: of a weight in a loop, the dims that it was declared with."""
+        return tuple(d for d in x.type.dims if d.name not in self.scope.making.loop_labels)
 
     def one_dim(self, name: str, x: Value) -> tuple[str, ast.Name, ast.Name | None]:
         """For ops along one dim: its actual name, the name as written, and the name after the arrow if any."""

@@ -129,8 +129,7 @@ def _extreme(fn: str) -> Callable[[Args], Bound]:
 
 def _norm(a: Args) -> Bound:
     x = a.tensor("x")
-    loops = {f"{d}" for d in a.scope.making.loop_labels}
-    own = tuple(n for n in x.type.names if n not in loops)
+    own = tuple(d.name for d in a.own_dims(x))
     square = a.scope.emit(Map("mul", (None, None)), x, x, span=a.span)
     total = a.scope.emit(Reduce("sum", own), square, span=a.span)
     return a.scope.emit(Map("sqrt", (None,)), total, span=a.span, name=a.hint or "norm")

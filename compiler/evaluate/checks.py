@@ -14,18 +14,23 @@ from compiler.evaluate.values import Skip, Static, show_static
 from dsl import ast
 from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
-from dsl.units import BYTES, FLOP, FLOP_PER_SECOND, NONE, SECONDS, Dimension, Quantity
+from dsl.units import BYTES, FLOP, FLOP_PER_SECOND, NONE, SECONDS, Dimension, Quantity, show_both
 
 RESULTS: dict[str, Dimension] = {
     "parameters": NONE,
+    "parameters.total": NONE,
     "devices": NONE,
     "samples": NONE,
     "tokens": NONE,
     "flops": FLOP,
     "hardware_flops": FLOP,
     "memory.peak": BYTES,
+    "memory.reserved": BYTES,
+    "memory.needed": BYTES,
     "memory.total": BYTES,
     "memory.capacity": BYTES,
+    "program_memory.peak": BYTES,
+    "program_memory.total": BYTES,
     "peak_flops": FLOP_PER_SECOND,
     "step_time": SECONDS,
     "update_time": SECONDS,
@@ -36,15 +41,19 @@ RESULTS: dict[str, Dimension] = {
     "hfu": NONE,
     "bubble": NONE,
 }
-"""What a check can ask of a job: of its program, of the memory of its devices, and what `parc cost` tells of a step."""
+"""What a check can ask of a job: of its program, of the memory of its devices, and what `parc cost` tells of a step.
 
-FAMILIES: dict[str, Dimension] = {"memory": BYTES, "exposed": SECONDS, "sent": BYTES}
+`memory` is that of the software of the job's cluster: allocated at the peak, `reserved` for that, and `needed` with the
+driver's, which has to fit; `program_memory` that of the program's own values. Without a cluster they are the same."""
+
+FAMILIES: dict[str, Dimension] = {"memory": BYTES, "program_memory": BYTES, "exposed": SECONDS, "sent": BYTES}
 """Results of which a job has several: by role (`memory.optimizer`), or by axis (`exposed.tp`, `sent.dp`)."""
 
 Ask = Callable[[str, str], int | float]
 """The result of a job, by the names of both, in base units. Raises ParcError where the job cannot tell."""
 
 _T = TypeVar("_T")
+_COMPARED = ("<", "<=", ">", ">=", "==", "!=")
 _LITERALS = {BYTES: "B", SECONDS: "s", FLOP: "FLOP", FLOP_PER_SECOND: "FLOP/s"}
 
 
@@ -87,7 +96,7 @@ class Check:
         try:
             test = _with_results(self.test, known) if self.jobs else self.test
             holds = static.boolean(static_value(test, self.module), "a check", self.test.span)
-            found = _evaluated(test, self.module) if told is not None or not holds else ""
+            found = _evaluated(test, self.test, self.module) if told is not None or not holds else ""
         except Skip:
             raise ParcError(*self.module.session.diagnostics) from None
         if told is not None:
@@ -98,24 +107,40 @@ class Check:
             raise fail("E0217", f"this check does not hold: {found}", self.test.span, notes=notes)
 
 
-def _evaluated(expr: ast.Expr, module: Module) -> str:
-    """The expression with the values of what it compares: only of what its value depends on."""
-    if isinstance(expr, ast.Binary) and expr.op in ("and", "or"):
-        left = _evaluated(expr.left, module)
+def _evaluated(expr: ast.Expr, written: ast.Expr, module: Module) -> str:
+    """The expression with the values of what it compares: only of what its value depends on.
+
+    written: the same, before results stood in it.
+    """
+    if isinstance(expr, ast.Binary) and isinstance(written, ast.Binary) and expr.op in ("and", "or"):
+        left = _evaluated(expr.left, written.left, module)
         if static_value(expr.left, module) is (expr.op == "or"):
             return left
-        return f"{left} {expr.op} {_evaluated(expr.right, module)}"
-    if isinstance(expr, ast.Unary) and expr.op == "not":
-        return f"not {_evaluated(expr.operand, module)}"
-    if isinstance(expr, ast.Binary) and expr.op in ("<", "<=", ">", ">=", "==", "!="):
-        left, right = (_value(static_value(side, module)) for side in (expr.left, expr.right))
+        return f"{left} {expr.op} {_evaluated(expr.right, written.right, module)}"
+    if isinstance(expr, ast.Unary) and isinstance(written, ast.Unary) and expr.op == "not":
+        return f"not {_evaluated(expr.operand, written.operand, module)}"
+    if isinstance(expr, ast.Binary) and isinstance(written, ast.Binary) and expr.op in _COMPARED:
+        units = [side.unit for side in (written.right, written.left) if isinstance(side, ast.Quantity)]
+        values = static_value(expr.left, module), static_value(expr.right, module)
+        left, right = _both(*values, units[0] if units else None)
         return f"{left} {expr.op} {right}"
     return _value(static_value(expr, module))
 
 
-def _value(value: Static) -> str:
+def _both(left: Static, right: Static, unit: str | None) -> tuple[str, str]:
+    """Two sides that are compared: in one unit (the one that is written there, if one is), and told apart."""
+    if isinstance(left, Quantity) and isinstance(right, Quantity) and left.dimension == right.dimension:
+        return show_both(left, right, unit)
+    digits, shown = 5, (_value(left), _value(right))
+    while shown[0] == shown[1] and left != right and digits < 17:
+        digits += 1
+        shown = _value(left, digits), _value(right, digits)
+    return shown
+
+
+def _value(value: Static, digits: int = 5) -> str:
     """As it would be written, floats rounded."""
-    return f"{value:.5g}" if isinstance(value, float) else show_static(value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else show_static(value)
 
 
 def _dimension(path: str) -> Dimension | None:

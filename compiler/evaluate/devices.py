@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from compiler.cost import calibration
+from compiler.cost import calibration, stacks
 from compiler.evaluate import dtypes, limits, static
 from compiler.evaluate.calls import bind, built
 from compiler.evaluate.expressions import evaluate, static_of
 from compiler.evaluate.modules import Module
 from compiler.evaluate.scope import Scope
-from compiler.evaluate.session import Session, listed
+from compiler.evaluate.session import Session, is_std, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Entry, Skip, Static
 from compiler.graph import DTYPES
@@ -28,17 +28,18 @@ SETTINGS = {
     "cube": "`cube 16, 16, 16`",
     "link": "`link 300 GB/s`",
     "efficiency": "`efficiency product 0.8`, or of one stack of software `efficiency STACK product 0.8`",
-    "footprint": "`footprint STACK gradient 2`",
+    "footprint": "`footprint STACK gradient 2`, or of all stacks `footprint context 2 GB`",
+    "stack": "`stack torchtitan_float8 like torchtitan`, or `stack float8`: like what the device states for no stack",
 }
 """What a device states, and how."""
 
 WHOLE = {"cores": 1, "tile": 3, "cube": 3}
 """Settings of so many whole numbers."""
 
-NAMED = {"efficiency": (1, 2), "footprint": (2,)}
+NAMED = {"efficiency": (1, 2), "footprint": (1, 2)}
 """Settings of a number with words before it, and how many."""
 
-FOOTPRINT = ("copy", "gradient", "partition", "loss", "reserve", "context")
+FOOTPRINT = ("copy", "gradient", "gradient_f16", "partition", "loss", "reserve", "context")
 """What software keeps in memory (`compiler.cost.footprint.Footprint`): bytes per something, a share, and an amount."""
 
 
@@ -58,6 +59,7 @@ def _device(session: Session, entry: Entry, scope: Scope) -> Device:
     memory: tuple[float, float] | None = None
     settings: list[tuple[str, tuple[Any, ...]]] = []
     stated: set[tuple[str, ...]] = set()
+    declared: dict[str, ast.Setting] = {}  # stacks that are like others
     before = session.failures
     for s in entry.item.body:
         assert isinstance(s, ast.Setting)
@@ -76,6 +78,9 @@ def _device(session: Session, entry: Entry, scope: Scope) -> Device:
                     size = positive(s.values[0], units.BYTES, "the size of the memory", scope)
                     rate = positive(s.values[1], units.BYTES_PER_SECOND, "the bandwidth of the memory", scope)
                     memory = size, rate
+                case "stack":
+                    settings.append(("stack", _like(s, declared)))
+                    declared[settings[-1][1][0]] = s
                 case keyword:
                     found = _setting(s, scope)
                     of = found[:-1] if keyword in NAMED else ()
@@ -92,7 +97,15 @@ def _device(session: Session, entry: Entry, scope: Scope) -> Device:
         raise fail("E0313", f"the device `{name.id}` has no compute", name.span, help=SETTINGS["compute"])
     if memory is None:
         raise fail("E0313", f"the device `{name.id}` has no memory", name.span, help=SETTINGS["memory"])
-    return Device(name.id, tuple(compute.items()), memory[0], memory[1], tuple(settings))
+    device = Device(name.id, tuple(compute.items()), memory[0], memory[1], tuple(settings), is_std(entry.item.span))
+    for s in declared.values():
+        try:
+            _inherits(s, device)
+        except ParcError as error:
+            session.failed(error)
+    if session.failures > before:
+        raise Skip
+    return device
 
 
 def _peak(s: ast.Setting, scope: Scope) -> tuple[str, float]:
@@ -104,6 +117,45 @@ def _peak(s: ast.Setting, scope: Scope) -> tuple[str, float]:
         help = dtypes.meant(words[-1], DTYPES)
         raise fail("E0207", f"there is no dtype `{words[-1]}`", s.words[-1].span, help=help)
     return ".".join(words), positive(s.values[0], units.FLOP_PER_SECOND, "the peak", scope)
+
+
+# --- stacks that are like others --------------------------------------------------------------------------------------
+
+
+def _words(s: ast.Setting) -> list[ast.Name]:
+    """The bare names behind a keyword, which are not looked up: the last may read like a value."""
+    return [*s.words, *(v for v in s.values if isinstance(v, ast.Name))]
+
+
+def _like(s: ast.Setting, declared: Mapping[str, ast.Setting]) -> tuple[str, str]:
+    """The stack, and the one that it is like ("": what is stated for no stack)."""
+    words = _words(s)
+    form = [w.id for w in words[1:]]
+    good = words and len(form) in (0, 2) and form[:1] in ([], ["like"])
+    if not good or len(words) != len(s.words) + len(s.values) or s.clauses:
+        raise fail("E0313", "this is no `stack`", s.span, help=SETTINGS["stack"])
+    if words[0].id in declared:
+        raise fail("E0102", f"`stack {words[0].id}` is stated twice", s.span)
+    return words[0].id, form[1] if form else ""
+
+
+def _inherits(s: ast.Setting, device: Device) -> None:
+    """Its base is there, and no stack is its own."""
+    words = _words(s)
+    if len(words) == 1:
+        return
+    name, _, base = words
+    there = stacks.known(device)
+    if base.id not in there:
+        help = did_you_mean(base.id, there) or f"there {'is' if len(there) == 1 else 'are'} {listed(there)}"
+        raise fail("E0313", f"the device states nothing of the software `{base.id}`", base.span, help=help)
+    of, seen = stacks.bases(device), [name.id]
+    while of.get(seen[-1]):
+        if of[seen[-1]] in seen:
+            raise fail(
+                "E0313", f"the stack `{name.id}` is like itself", s.span, help="some stack states its own numbers"
+            )
+        seen.append(of[seen[-1]])
 
 
 # --- all else: words, then numbers in base units ----------------------------------------------------------------------

@@ -12,13 +12,17 @@ from compiler.ops.repeat import Repeat
 
 @dataclass(frozen=True, slots=True)
 class ModelIndex:
-    """`scopes`: all prefixes of paths; `tensors`: path -> names of dims (without loop dims of weights)."""
+    """`scopes`: all prefixes of paths; `tensors`: path -> names of dims (without loop dims of weights).
+
+    loops: label -> count; paths_of_loops: path -> label.
+    """
 
     model: Model
     dims: frozenset[str]
     loops: dict[str, int]
     scopes: frozenset[str]
     tensors: dict[str, tuple[str, ...]]
+    paths_of_loops: dict[str, str]
 
     def has(self, path: str) -> bool:
         """Whether a scope or a tensor has this path."""
@@ -33,10 +37,13 @@ def index_model(model: Model) -> ModelIndex:
     """Looks at every value once, rolled loops included."""
     dims: set[str] = set()
     loops: dict[str, int] = {}
+    paths: dict[str, str] = {}
     scopes: set[str] = set()
     tensors: dict[str, tuple[str, ...]] = {}
     for graph in _graphs(model.graph):
-        loops |= {n.op.label: n.op.count for n in graph.nodes if isinstance(n.op, Repeat)}
+        found = [n.op for n in graph.nodes if isinstance(n.op, Repeat)]
+        loops |= {op.label: op.count for op in found}
+        paths |= {op.body.name: op.label for op in found}
         for value in _values(graph):
             dims.update(value.type.names)
             tensors[value.name] = value.type.names
@@ -46,7 +53,7 @@ def index_model(model: Model) -> ModelIndex:
                 scope = scope.rpartition(".")[0]
     for weight in model.weights:
         tensors[weight.name] = weight.value.type.names[len(weight.loops) :]
-    return ModelIndex(model, frozenset(dims), loops, frozenset(scopes), tensors)
+    return ModelIndex(model, frozenset(dims), loops, frozenset(scopes), tensors, paths)
 
 
 def _graphs(graph: Graph) -> Iterator[Graph]:

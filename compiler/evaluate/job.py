@@ -11,6 +11,7 @@ from compiler.evaluate import dtypes, static
 from compiler.evaluate.calls import bind
 from compiler.evaluate.cluster import build_cluster
 from compiler.evaluate.expressions import evaluate, static_of
+from compiler.evaluate.frozen import Patterns
 from compiler.evaluate.index import ModelIndex, index_model
 from compiler.evaluate.model import build_model
 from compiler.evaluate.modules import Module
@@ -32,11 +33,12 @@ NARROW = {"bf16": 2**8, "f16": 2**11}
 
 @dataclass
 class _Tasks:
-    """A job's statements, each kind at most once."""
+    """A job's statements, each kind at most once but for `frozen`."""
 
     task: ast.Task | None = None
     optimizer: ast.OptimizerUse | None = None
     precision: ast.Precision | None = None
+    frozen: list[ast.Frozen] = field(default_factory=list)
     data: ast.Data | None = None
     seed: ast.Seed | None = None
     seen: dict[str, ast.Statement] = field(default_factory=dict)
@@ -66,7 +68,10 @@ def build_job(
     if precision is not None:
         session.replaced = {stated.master: precision.master} | {stated.compute: precision.compute}
     precision = precision or stated
-    model = _try(session, lambda: _model(session, module, task, names, precision))
+    frozen = Patterns(tasks.frozen)
+    model = _try(session, lambda: _model(session, module, task, names, precision, frozen))
+    if model is not None:
+        _try(session, lambda: _check_frozen(tasks, model, frozen))
     cluster = _try(session, lambda: build_cluster(session, module, task.cluster) if task.cluster else None)
     plan = _try(session, lambda: _strategy(session, module, task, strategy, model, cluster))
     updates = _try(session, lambda: _updates(session, module, entry, tasks, model, names, precision))
@@ -108,6 +113,9 @@ def _sort(session: Session, item: ast.Job) -> _Tasks:
         ast.Seed: "seed",
     }
     for statement in item.body:
+        if isinstance(statement, ast.Frozen):
+            tasks.frozen.append(statement)
+            continue
         kind = kinds[type(statement)]
         if kind in tasks.seen:
             notes = [("the first is here", tasks.seen[kind].span)]
@@ -138,11 +146,21 @@ def _precision(use: ast.Precision | None, module: Module) -> Precision:
     return Precision(compute, master, scale)
 
 
-def _model(session: Session, module: Module, task: ast.Task, names: Names, precision: Precision) -> Model:
+def _check_frozen(tasks: _Tasks, model: Model, frozen: Patterns) -> None:
+    assert tasks.task is not None
+    if tasks.task.kind.id == "train":
+        frozen.check(model)
+    elif tasks.frozen:
+        raise fail("E0314", "only training has frozen weights", tasks.frozen[0].span)
+
+
+def _model(
+    session: Session, module: Module, task: ast.Task, names: Names, precision: Precision, frozen: Patterns
+) -> Model:
     entry = module.find("model", task.model.function)
     scope = static_scope(module)
     arguments = bind(task.model, entry.item.parameters, f"the model `{entry.name}`", lambda e: _static(e, scope))
-    return build_model(session, entry, arguments, names, precision)
+    return build_model(session, entry, arguments, names, precision, frozen)
 
 
 def _static(expr: ast.Expr, scope: Any) -> Any:
@@ -183,7 +201,7 @@ def _updates(
     if tasks.optimizer is None:
         help = "`optimizer sgd(lr = 0.1)`, after `use std.optimizers (sgd)`"
         raise fail("E0314", f"the job `{entry.name}` has no optimizer", entry.item.name.span, help=help)
-    weights = model.weights if model else ()
+    weights = model.trained if model else ()
     updates, clip = build_updates(session, module, tasks.optimizer.call, weights, names, precision)
     counts = next((u for u in updates if any(u.graph.inputs[0] in n.inputs for n in u.graph.nodes)), None)
     if counts is not None and precision.master in NARROW:

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from compiler.evaluate.calls import bind_defaults
 from compiler.evaluate.frame import Frame
+from compiler.evaluate.frozen import Patterns
 from compiler.evaluate.scope import Making, Scope
 from compiler.evaluate.session import Session
 from compiler.evaluate.statements import run
 from compiler.evaluate.values import Bound, Entry, Skip
 from compiler.graph import Graph, Names
 from compiler.model import Model, Precision
+from compiler.passes.reached import reached
 from dsl import ast
 from dsl.diagnostics import fail
 
 
 def build_model(
-    session: Session, entry: Entry, arguments: dict[str, Bound | None], names: Names, precision: Precision
+    session: Session,
+    entry: Entry,
+    arguments: dict[str, Bound | None],
+    names: Names,
+    precision: Precision,
+    frozen: Patterns | None = None,
 ) -> Model:
-    """The model with these arguments. Raises ParcError or Skip (already reported)."""
+    """The model with these arguments. frozen: its weights that are not trained. Raises ParcError or Skip (already
+    reported)."""
     item = entry.item
     assert isinstance(item, ast.Model)
-    making = Making(session, names, precision, "model")
+    making = Making(session, names, precision, "model", frozen)
     frame = Frame(names, "")
     scope = Scope(entry.module, making, frame, "", "model")
     for parameter in item.parameters:
@@ -39,7 +49,8 @@ def build_model(
         entry.name, inputs, tuple(frame.builder.nodes), (making.loss[0], *(value for _, value in making.metrics))
     )
     _check_labels(making)
-    weights = tuple(w for _, w in making.weights)
+    found = reached(graph.nodes, [making.loss[0]])
+    weights = tuple(replace(w, trained=w.trained and w.value in found) for _, w in making.weights)
     return Model(entry.name, tuple(making.inputs), weights, graph, tuple(n for n, _ in making.metrics))
 
 

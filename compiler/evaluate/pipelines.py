@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from math import prod
 
 from compiler.evaluate import limits, static
@@ -12,8 +13,9 @@ from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import AxisRef
 from compiler.model import Axis, PipelineRule, SplitRule
+from compiler.schedules import check_schedule, legal_microbatches
 from dsl import ast
-from dsl.diagnostics import did_you_mean, fail, plural
+from dsl.diagnostics import ParcError, did_you_mean, fail, plural
 from dsl.source import Span
 
 SCHEDULES: dict[str, tuple[str, ...]] = {
@@ -26,9 +28,9 @@ SCHEDULES: dict[str, tuple[str, ...]] = {
 
 
 def pipeline_rule(
-    statement: ast.Pipeline, label: str, axis: AxisRef, scope: Scope, index: ModelIndex | None, span: Span
+    statement: ast.Pipeline, path: str, axis: AxisRef, scope: Scope, index: ModelIndex | None, span: Span
 ) -> PipelineRule:
-    """The rule, its numbers checked against the loop's count."""
+    """The rule, its numbers checked against the loop's count. path: the loop's, or its label alone."""
     schedule, chunks = "gpipe", 1
     if statement.schedule is not None:
         schedule = _schedule(statement.schedule)
@@ -36,24 +38,43 @@ def pipeline_rule(
     stages = axis.size * chunks
     cuts = _cuts(statement.cuts, scope) if statement.cuts is not None else None
     if index is not None:
+        label = index.paths_of_loops.get(path, path)
         if label not in index.loops:
-            help = did_you_mean(label, index.loops) or (
+            known = dict.fromkeys((*index.loops, *index.paths_of_loops))
+            help = did_you_mean(path, known) or (
                 f"there is {listed(index.loops)}" if index.loops else "a pipeline cuts a `repeat … as name`"
             )
-            raise fail(
-                "E0408", f"`{index.model.name}` has no `repeat` called `{label}`", statement.label.span, help=help
-            )
+            message = f"`{index.model.name}` has no `repeat` called `{path}`"
+            raise fail("E0408", message, statement.loop.span, help=help)
         count = index.loops[label]
         if stages > count:
             parts = f"{axis.size} stages" + (f" of {chunks} chunks" if chunks > 1 else "")
             message = f"`{label}` has {plural(count, 'iteration')}, too few for {parts}"
-            most = plural(count // chunks, "device")
-            help = f"axis `{axis.name}` can have at most {most}" if count >= chunks else f"`chunks` is at most {count}"
-            raise fail("E0408", message, span, help=help)
+            raise fail("E0408", message, span, help=_fewer(axis, chunks, count, _micro(statement, scope)))
+        path = label
         _check_cuts(cuts, statement, stages, count)
     if stages > limits.MAX_STAGES:
         raise fail("E0908", f"the pipeline has {stages} stages, the most is {limits.MAX_STAGES:,}", span)
-    return PipelineRule(label, axis.name, schedule, chunks, cuts, span)
+    return PipelineRule(path, axis.name, schedule, chunks, cuts, span)
+
+
+def _micro(statement: ast.Pipeline, scope: Scope) -> int | None:
+    found = schedule_microbatches(statement.schedule, scope) if statement.schedule is not None else None
+    return found[0] if found is not None else None
+
+
+def _fewer(axis: AxisRef, chunks: int, count: int, micro: int | None) -> str:
+    """How many devices, or chunks of a device, `count` iterations are enough for. micro: micro-batches, if known."""
+    ways = []
+    most = count // chunks
+    if chunks > 1 and micro is not None:
+        most = next(n for n in range(most, 0, -1) if micro % n == 0) if most else 0
+    if most:
+        also = f" with {micro} micro-batches" if micro is not None and most < count // chunks else ""
+        ways.append(f"axis `{axis.name}` can have at most {plural(most, 'device')}{also}")
+    if chunks > 1 and axis.size <= count:
+        ways.append(f"`chunks` can be at most {count // axis.size}")
+    return " or ".join(ways) or f"axis `{axis.name}` can have at most {plural(count, 'device')}, without `chunks`"
 
 
 def _schedule(call: ast.Call) -> str:
@@ -111,27 +132,45 @@ def schedule_microbatches(call: ast.Call, scope: Scope) -> tuple[int, ast.Name |
 
 
 def check_microbatches(
-    given: tuple[int, str | None, Span] | None, splits: Iterable[SplitRule], mesh: Iterable[Axis], index: ModelIndex
+    given: tuple[int, str | None, Span] | None,
+    splits: Iterable[SplitRule],
+    mesh: Sequence[Axis],
+    pipeline: PipelineRule | None,
+    index: ModelIndex,
 ) -> None:
-    """Whether the count divides the dim that is cut; what axes split of it is no longer there for micro-batches."""
-    if given is None:
+    """Whether the count divides the dim that is cut, and goes with the schedule; what axes split of it is no longer
+    there for micro-batches."""
+    count, name, span = given if given is not None else (1, None, None)
+    groups = next((a.size for a in mesh if pipeline is not None and a.name == pipeline.axis), 1)
+    chunks = pipeline.chunks if pipeline is not None else 1
+    value = next((i.value for i in index.model.inputs if name is None or i.value.type.has(name)), None)
+    if value is None or not value.type.dims:  # nothing to cut: told before, where somebody asks for it
         return
-    count, name, span = given
-    value = next(i.value for i in index.model.inputs if name is None or i.value.type.has(name))
     of = name or value.type.names[0]
     size = value.type.size(of)
-    if size % count == 0:
-        return
     also = {r.axis for r in splits if of in r.dims and "activations" in r.classes}  # of some tensor if not of all
     taken = [a for a in mesh if a.size > 1 and a.name in also]
     pieces = prod(a.size for a in taken)
-    legal = [n for n in range(1, min(size, 4096) + 1) if size % (n * pieces) == 0]
+    legal = legal_microbatches(groups, chunks, size, pieces)
+    if size % count == 0:
+        wrong = check_schedule(pipeline.schedule, groups, chunks, count, span or pipeline.span) if pipeline else None
+        if wrong is None:
+            return
+        plain = legal_microbatches(groups, 1, size, pieces)
+        ways = [f"use {' or '.join(map(str, near))} micro-batches"] if (near := _nearest(legal, count)) else []
+        ways += [f"`one_f_one_b(microbatches = {n})`, without `chunks`" for n in _nearest(plain, count)[:1]]
+        raise ParcError(replace(wrong, help=", or ".join(ways) or None))
     help = f"legal are {', '.join(map(str, legal[:12]))}{' …' if len(legal) > 12 else ''}"
     if taken:
         names = listed(a.name for a in taken)
         help += f": {names} {'splits' if len(taken) == 1 else 'split'} it in {pieces} already"
     message = f"{count} micro-batches do not divide `{of}` = {size}"
     raise fail("E0411", message, span, help=help if legal else None)
+
+
+def _nearest(legal: Sequence[int], count: int) -> list[int]:
+    """The number itself if it is legal, else the next below and the next above."""
+    return [count] if count in legal else [*[n for n in legal if n < count][-1:], *[n for n in legal if n > count][:1]]
 
 
 def _cuts(expr: ast.Expr, scope: Scope) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from compiler.evaluate import limits
 from compiler.evaluate.frame import Frame
+from compiler.evaluate.frozen import Patterns
 from compiler.evaluate.modules import Module
 from compiler.evaluate.ranges import Extent, extents
 from compiler.evaluate.session import Session, listed
@@ -22,7 +23,9 @@ from dsl.source import Span
 class Making:
     """What is being made: a model's (or an optimizer's) graph, its interface, and the names that are taken."""
 
-    def __init__(self, session: Session, names: Names, precision: Precision, kind: str) -> None:
+    def __init__(
+        self, session: Session, names: Names, precision: Precision, kind: str, frozen: Patterns | None = None
+    ) -> None:
         self.session = session
         self.names = names
         self.scopes = Names()
@@ -30,6 +33,7 @@ class Making:
         self.labels = Names()
         self.precision = precision
         self.kind = kind  # "model" | "optimizer" | "static"
+        self.frozen = frozen
         self.inputs: list[Input] = []
         self.weights: list[tuple[WeightVar, Weight]] = []
         self.states: list[State] = []

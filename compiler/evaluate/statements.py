@@ -206,14 +206,16 @@ def _weight(target: ast.Target, statement: ast.WeightDecl, scope: Scope) -> None
     init = initializer(statement.init, scope)
     own = scope.dim_list(target.dims)
     loops = tuple(f.loop for f in scope.frame.loops)
-    type = Type(making.precision.master, (*loops, *own))
+    path = making.names.fresh(f"{scope.path}.{name}" if scope.path else name)
+    frozen = making.frozen is not None and making.frozen.hold(path)
+    # What no update renews needs no more than is computed with.
+    type = Type(making.precision.compute if frozen else making.precision.master, (*loops, *own))
     if len(set(type.names)) != len(type.names):
         twice = next(n for n in type.names if type.names.count(n) > 1)
         raise fail("E0205", f"the weight `{name}` would have dim `{twice}` twice", target.span)
     check_size(type.elements, f"the weight `{name}`", target.span)
     scope.session.spend_node(target.span)
-    path = f"{scope.path}.{name}" if scope.path else name
-    declared = Value(making.names.fresh(path), type, target.span)
+    declared = Value(path, type, target.span)
     top = scope.frame.loops[0].parent if loops else scope.frame
     assert top is not None
     top.own.add(declared)
@@ -222,7 +224,7 @@ def _weight(target: ast.Target, statement: ast.WeightDecl, scope: Scope) -> None
         frame.builder.scope = ""
         part = frame.slice_of(part, f"{declared.name.removeprefix(frame.path + '.')}.slice")
     variable = WeightVar(declared, part)
-    making.weights.append((variable, Weight(declared, init, tuple(d.name for d in loops))))
+    making.weights.append((variable, Weight(declared, init, tuple(d.name for d in loops), not frozen)))
     scope.assign(name, variable)
 
 

@@ -255,17 +255,19 @@ class Expander:
             notes = [("the first is here", self.rules.pipelines[0].span)]
             raise fail("E0415", "a strategy has one pipeline", statement.span, notes=notes)
         axis = self.axis(statement.axis, scope)
-        label = self.dims_of_word(statement.label, scope)
-        self.rules.pipelines.append(pipeline_rule(statement, label, axis, scope, self.index, self.span(statement)))
+        path = self._loop(statement.loop, scope)
+        self.rules.pipelines.append(pipeline_rule(statement, path, axis, scope, self.index, self.span(statement)))
         if statement.schedule is not None:
             found = schedule_microbatches(statement.schedule, scope)
             if found is not None:
                 self.set_microbatches(found[0], found[1], scope, statement)
 
-    def dims_of_word(self, name: ast.Name, scope: Scope) -> str:
-        """A name, or the one that a tactic's parameter stands for (`over block`)."""
-        value = scope.vars.get(name.id)
-        return value.names[0] if isinstance(value, Words) else name.id
+    def _loop(self, path: ast.Path, scope: Scope) -> str:
+        """A loop's path or label; the one that a tactic's parameter stands for (`over block`)."""
+        value = scope.vars.get(path.parts[0].id) if len(path.parts) == 1 else None
+        text = value.names[0] if isinstance(value, Words) else str(path)
+        inner = f"{self.within}.{text}"
+        return inner if self.within and self.index and inner in self.index.paths_of_loops else text
 
     def set_microbatches(self, count: int, dim: ast.Name | None, scope: Scope, statement: ast.Statement) -> None:
         if self.rules.microbatches is not None:
@@ -342,7 +344,9 @@ def build_strategy(
     expander.run(item.body, static_scope(entry.module))
     if index is not None:
         try:
-            check_microbatches(expander.rules.microbatches, expander.rules.splits, expander.rules.axes, index)
+            rules = expander.rules
+            pipeline = next(iter(rules.pipelines), None)
+            check_microbatches(rules.microbatches, rules.splits, rules.axes, pipeline, index)
         except ParcError as error:
             session.failed(error)
     if session.failures > before:

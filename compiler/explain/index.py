@@ -19,7 +19,7 @@ from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Rename
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import Staged
-from compiler.program import Program
+from compiler.program import PER_MICROBATCH, Program
 from compiler.relayout import Step, plan_relayout
 from compiler.text.printer import show_type
 from compiler.traffic import sent_bytes
@@ -67,13 +67,16 @@ class Index:
         if staged.cut is not None:
             self.most = max(sum(staged.cut.counts[g :: staged.groups]) for g in range(staged.groups))
         self.training = placed.training
-        self.graphs = {"forward": placed.forward, "backward": placed.backward, "update": placed.update}
         rounds = placed.sizes.get(TIME, 1)
-        self.places = [
-            p for phase, g in self.graphs.items() for p in self._walk(g, phase, 1 if phase == "update" else rounds)
-        ]
+        runs = [("forward", placed.forward, rounds), ("backward", placed.backward, rounds)]
+        runs += [("update", placed.update, 1)]
+        runs += [("metrics", placed.finish, 1)] if placed.finish is not None else []
+        for r in placed.rounds:
+            runs += [("statistics", r.batch, rounds), ("statistics", r.settle, 1)]
+        self.graphs = [g for _, g, _ in runs]
+        self.places = [p for phase, g, times in runs for p in self._walk(g, phase, times)]
         self.values: dict[str, Value] = {}
-        for graph in self.graphs.values():
+        for graph in self.graphs:
             self.values |= {v.name: v for v in graph.inputs}
         for p in self.places:
             self.values |= {v.name: v for v in p.node.outputs}
@@ -133,19 +136,21 @@ class Index:
         """Names of the values that are the tensor, its gradient or its new value, in whatever layout."""
         found: dict[str, str] = {value.name: ITSELF}
         found |= self._handed_on(value)
-        if weight is not None:
-            at = self.training.model.weights.index(weight)
+        if weight is not None and weight.trained:
+            at = self.training.model.trained.index(weight)
             self._backwards(self.placed.backward.outputs[at], GRADIENT, found)
             found[self.placed.totals[at].name] = GRADIENT
             self._backwards(self.placed.update.outputs[at], UPDATED, found)
-        else:
+        elif weight is None:
             of = self.training.cotangents.get(value.name)
             found |= {of: GRADIENT} if of is not None else {}
             again = f"{value.name}.again"  # as `compiler.passes.residuals` calls what it computes once more
             found |= {n: ITSELF for n in self.values if n == again or n.removeprefix(f"{again}_").isdigit()}
-        scalars = 1 + len(self.training.model.metrics)
-        saved = list(zip(self.placed.forward.outputs[scalars:], self.placed.kept, strict=True))
-        for graph in self.graphs.values():
+        saved = list(zip(self.placed.forward.outputs[self.training.scalars :], self.placed.kept, strict=True))
+        for made, round in zip(self.placed.rounds, self.training.rounds, strict=True):
+            sums = zip(made.batch.outputs, made.settle.inputs, round.totals, strict=True)
+            found |= {v.name: ITSELF for row in sums if row[2].name in found for v in row}
+        for graph in self.graphs:
             self._forwards(graph, found, weight is not None)
             if graph is self.placed.forward:
                 found |= {kept.name: found[out.name] for out, kept in saved if out.name in found}
@@ -249,10 +254,11 @@ class Index:
     def messages(self, family: Mapping[str, str]) -> Iterator[Change]:
         """What goes to other stages: of the device that sends most, once for each name."""
         found: dict[tuple[str, str], Change] = {}
-        phases = {"F": "forward", "B": "backward", "W": "backward", "U": "update"}
+        phases = {"P": "statistics", "S": "statistics", "E": "metrics", "U": "update"}
+        phases |= {"F": "forward", "B": "backward", "W": "backward"}
         for cls in self.program.classes:
             for f in cls.functions:
-                times = 1 if f.name == "U" else self.program.microbatches
+                times = self.program.microbatches if f.name in PER_MICROBATCH else 1
                 layouts = {v.name: v for i in f.body.instrs for v in i.outputs}
                 for instr in f.body.instrs:
                     op = instr.op
@@ -280,4 +286,8 @@ class Index:
             return "the next step"
         if graph is self.placed.backward:
             return "the optimizer"
+        if any(graph in (r.batch, r.settle) for r in self.placed.rounds):
+            return "the forward pass"
+        if graph is self.placed.finish:
+            return "the end of the step"
         return "the sum over iterations" if graph is not self.placed.forward else "the end of the forward pass"

@@ -90,9 +90,16 @@ class _Explainer:
         )
 
     def _find(self, name: str) -> Value:
-        ends = ("loss", *(m for m in self.training.model.metrics))
+        finish = self.training.finish
+        ends = dict(zip(("loss", *self.training.summed), self.placed.forward.outputs, strict=False))
+        if finish is not None and self.placed.finish is not None:
+            ends |= zip(finish.metrics, self.placed.finish.outputs, strict=True)
         if name in ends and name not in self.index.values:
-            return self.index.source(self.placed.forward.outputs[ends.index(name)])
+            return self.index.source(ends[name])
+        if name not in self.index.values and f"{name}.total" in self.index.values:
+            return self.index.values[
+                f"{name}.total"
+            ]  # as `compiler.passes.divide` calls what is known of whole batches
         if name not in self.index.values:
             inside = sorted((v for v in self.index.values if v.endswith(f".{name}")), key=len)
             named = [
@@ -105,7 +112,8 @@ class _Explainer:
     def _role(self, value: Value) -> str:
         training = self.training
         roles = {
-            "weight": [w.name for w in training.model.weights],
+            "weight": [w.name for w in training.model.trained],
+            "frozen weight": [w.name for w in training.model.weights],
             "input": [i.value.name for i in training.model.inputs],
             "optimizer state": [s.value.name for s in training.states],
             "gradient": [g.name for g in training.gradients],
@@ -118,9 +126,10 @@ class _Explainer:
 
     def _kept(self, weight: Weight, compute: Layout) -> tuple[Kept, ...]:
         placed = self.placed
-        at = self.training.model.weights.index(weight)
         rows = [("weight", "weights", weight.value, placed.weights[weight.name])]
-        rows.append(("gradient", "gradients", placed.backward.outputs[at], placed.accumulators[at]))
+        if weight.trained:
+            at = self.training.model.trained.index(weight)
+            rows.append(("gradient", "gradients", placed.backward.outputs[at], placed.accumulators[at]))
         states = [s for s in self.training.states if s.of == weight.name]
         rows += [(f"optimizer {s.name}", "optimizer", s.value, placed.states[s.name]) for s in states]
         found = []

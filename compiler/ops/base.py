@@ -42,6 +42,7 @@ class Loop:
                   adjoint, gives a result with such borders that are added to the neighbours'.
           `whole`  cannot be split.
     size: what must be divisible (for split/merge of dims the major part).
+    placed: a piece's elements depend on where in the whole it stands (positions, random bits, rows found by number).
     """
 
     kind: Kind
@@ -49,6 +50,7 @@ class Loop:
     ins: tuple[str | None, ...]
     outs: tuple[str | None, ...]
     halo: tuple[int, int] = (0, 0)
+    placed: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,6 +87,10 @@ class Op:
         May use `inputs` and `outputs` as values; those used are saved for the backward pass.
         """
         return [None] * len(inputs)
+
+    def differentiable(self, i: int) -> bool:
+        """Whether a result's cotangent reaches operand `i` (if that is a float): whether `vjp` gives it one."""
+        return True
 
     def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
         """Floating-point operations on (local) types; multiply-add = 2. Default: one per result element."""

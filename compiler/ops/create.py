@@ -15,8 +15,11 @@ from compiler.ops.common import expect_distinct, expect_operands, expect_positiv
 class _Create(Op):
     """Base: each result dim is a loop of its own."""
 
+    placed: ClassVar[bool] = False
+
     def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
-        return tuple(Loop("pass", d.size, (None,) * len(inputs), (d.name,)) for d in outputs[0].dims)
+        nothing = (None,) * len(inputs)
+        return tuple(Loop("pass", d.size, nothing, (d.name,), placed=self.placed) for d in outputs[0].dims)
 
     def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
         return 0
@@ -30,6 +33,7 @@ class Iota(_Create):
     """0, 1, 2, … along `dim`, int32: logical positions, whatever the layout."""
 
     mnemonic: ClassVar[str] = "iota"
+    placed: ClassVar[bool] = True
     dim: Dim
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
@@ -67,6 +71,7 @@ class Random(_Create):
     """
 
     mnemonic: ClassVar[str] = "random"
+    placed: ClassVar[bool] = True
     stream: str
     dtype: str
     dims: tuple[Dim, ...]

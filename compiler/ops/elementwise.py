@@ -108,8 +108,8 @@ class Map(Op):
         fn, slots = self.fn, self.slots
         if fn == "neg":
             return (frozenset({0}),)
-        if fn in ("add", "sub") and n_inputs == 2:
-            return (frozenset({0, 1}),)
+        if fn in ("add", "sub") and all(s is None or s == 0 for s in slots):
+            return (frozenset(range(n_inputs)),)
         if fn == "mul":
             return tuple(frozenset({i}) for i in range(n_inputs))
         if fn == "div" and slots[0] is None:
@@ -129,6 +129,9 @@ class Map(Op):
         slots = tuple(next(operands) if s is None else s for s in self.slots)
         grads = rule(_Maker(b), g, outputs[0], slots)
         return [grad for grad, slot in zip(grads, self.slots, strict=True) if slot is None]
+
+    def differentiable(self, i: int) -> bool:
+        return self.fn in _RULES
 
     def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
         return 0 if self.fn in _NOT_FLOP else outputs[0].elements
@@ -369,3 +372,6 @@ class StopGradient(View):
 
     def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
         return pass_loops(inputs, outputs, outputs[0].names)
+
+    def differentiable(self, i: int) -> bool:
+        return False

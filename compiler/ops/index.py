@@ -46,7 +46,7 @@ class Take(Op):
         return (Type(table.dtype, (*index.dims, *others)),)
 
     def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
-        table = Loop("sum", inputs[0].size(self.dim), (self.dim, None), (None,))
+        table = Loop("sum", inputs[0].size(self.dim), (self.dim, None), (None,), placed=True)
         return (*pass_loops(inputs, outputs, outputs[0].names), table)
 
     def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
@@ -101,7 +101,7 @@ class ScatterAdd(Op):
         passed = [n for n in self.dims if n != self.dim.name]
         return (
             *pass_loops(inputs, outputs, passed),
-            Loop("pass", outputs[0].size(self.dim.name), (None, None), (self.dim.name,)),
+            Loop("pass", outputs[0].size(self.dim.name), (None, None), (self.dim.name,), placed=True),
             *(same_name_loop("sum", n, inputs, outputs) for n in summed),
         )
 

@@ -21,6 +21,8 @@ class BufferNames:
     gradients: dict[str, str]
     reports: dict[str, str]
     saved: dict[str, str]
+    totals: dict[str, str]
+    """What is known of the whole batch, and the parts of metrics; by the name of what reads it."""
 
 
 def buffer_names(placed: Placed) -> BufferNames:
@@ -29,10 +31,14 @@ def buffer_names(placed: Placed) -> BufferNames:
     model = training.model
     names = Names([*(w.name for w in model.weights), *(s.name for s in training.states)])
     kept = [*(v.name for v in training.saved), *(v.name for v in placed.crossing)]
+    totals = [v for r in placed.rounds for v in r.settle.inputs]
+    totals += training.totals
+    totals += training.finish.graph.inputs[: len(training.finish.parts)] if training.finish else ()
     return BufferNames(
         names.fresh("loss"),
         {name: names.fresh(name) for name in model.metrics},
         {w.name: names.fresh(f"{w.name}.grad") for w in model.weights},
         {name: names.fresh(name) for name in training.reports},
         {name: names.fresh(name) for name in dict.fromkeys(kept)},
+        {v.name: names.fresh(v.name) for v in totals},
     )

@@ -9,7 +9,7 @@ from compiler.passes.place.place import Placed
 from compiler.passes.stage import ALL, Staged
 from compiler.program import Schedule
 from compiler.schedules import check_schedule, families, rolled
-from dsl.diagnostics import Diagnostic, ParcError
+from dsl.diagnostics import ParcError
 
 
 def classes(staged: Staged) -> list[tuple[int, ...]]:
@@ -18,7 +18,7 @@ def classes(staged: Staged) -> list[tuple[int, ...]]:
     if staged.cut is None:
         return [(g,) for g in range(groups)]
     own = {s for where in (staged.forward, staged.backward) for s in where.values() if s not in (None, ALL)}
-    own |= {0, staged.stages - 1}
+    own |= {0, staged.stages - 1, *(s for s in staged.anchors.values() if s not in (None, ALL))}
     found: list[list[int]] = []
     for g in range(groups):
         mine = [g + c * groups for c in range(staged.chunks)]
@@ -59,20 +59,11 @@ def _depths(placed: Placed, staged: Staged) -> tuple[int, ...]:
             before = staged.forward.get(v.name)
             if before is not None and here is not None and before != here:
                 after[before].add(here)
-    depth: dict[int, int] = {}
-
-    def find(g: int, seen: frozenset[int]) -> int:
-        if g not in depth:
-            if g in seen:
-                raise ParcError(
-                    Diagnostic(
-                        "E0551",
-                        "the places send values round in a circle: the stages would wait for each other",
-                        placed.training.job.strategy.places[0].span,
-                        help="place the scopes so that values flow one way",
-                    )
-                )
-            depth[g] = max((1 + find(b, seen | {g}) for b in after[g]), default=0)
-        return depth[g]
-
-    return tuple(find(g, frozenset()) for g in range(staged.groups))
+    for v in placed.forward.outputs[: placed.training.scalars]:
+        before, here = staged.forward.get(v.name), staged.counts_at(v, staged.forward)
+        if before is not None and before != here:
+            after[before].add(here)
+    depths = [0] * staged.groups
+    for g in sorted(after, key=lambda g: -staged.ranks[g]):  # the last first: values never go back
+        depths[g] = max((1 + depths[b] for b in after[g]), default=0)
+    return tuple(depths)

@@ -20,7 +20,7 @@ from compiler.passes.transpose import transpose
 
 class Differentiated(NamedTuple):
     """forward: inputs = data, weights; outputs = loss, metrics, saved.
-    backward: inputs = saved, then what it needs of weights and data, the scale; outputs = gradients, one per weight.
+    backward: inputs = saved, then what it needs of weights and data, the scale; outputs = gradients of trained weights.
     cotangents: name of a forward value -> of its cotangent in backward, where that is a value of its own.
     """
 
@@ -38,17 +38,20 @@ def differentiate(
     names: Names | None = None,
     scale: Value | float = 1.0,
     apart: bool = False,
+    cut: str | None = None,
+    written: Graph | None = None,
 ) -> Differentiated:
     """Reverse mode. The gradients are multiplied by `scale` (a number, or a scalar that backward takes as an input).
 
     `names` must know all names of the model's graph; left out, they are collected. Raises ParcError where a recompute
     rule speaks of something that the model does not have. `apart`: scopes share no computation, for they may be on
-    different devices: a stage would wait for what it could have computed itself.
+    different devices: a stage would wait for what it could have computed itself. `cut`: label of the loop that is cut
+    into stages; `written`: the graph that recompute rules speak of, if it is not the model's.
     """
     names = names or Names(v.name for v in graph_values(model.graph))
     forward = simplify(model.graph)
-    recompute = Recompute(model.graph, recomputes)
-    weights = [w.value for w in model.weights]
+    recompute = Recompute(model.graph, recomputes, cut, written)
+    weights = [w.value for w in model.trained]
     loss = forward.outputs[0]
     labels: dict[Value, str] = {}
     owners: dict[Value, list[str]] = {}
@@ -77,7 +80,7 @@ def differentiate(
         cotangents.update(dict.fromkeys(owners.get(v, ()), named.name))
         return named
 
-    static = frozenset(forward.inputs) - frozenset(weights)
+    static = frozenset(forward.inputs) - frozenset(w.value for w in model.weights)
     closing = Closing(Context(names, recompute, name), None, forward.inputs, forward.nodes, 0, static)
     if isinstance(scale, Value):
         closing.env[scale] = scale

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -32,21 +32,26 @@ class Part:
 
     def op(self, op: Op) -> Op:
         """An op whose attributes speak of the loop's dim, cut down likewise."""
-        changes: dict[str, Any] = {}
-        for f in fields(op):
-            value = getattr(op, f.name)
-            if isinstance(value, Dim):
-                new: Any = self._dim(value)
-            elif isinstance(value, tuple) and value and isinstance(value[0], Dim):
-                new = tuple(self._dim(d) for d in value)
-            else:
-                continue
-            if new != value:
-                changes[f.name] = new
-        return replace(op, **changes) if changes else op
+        return with_dims(op, self._dim)
 
     def _dim(self, dim: Dim) -> Dim:
         return Dim(dim.name, self.count) if dim.name == self.label and dim.size == self.total else dim
+
+
+def with_dims(op: Op, change: Callable[[Dim], Dim]) -> Op:
+    """The op with every dim among its attributes changed."""
+    changes: dict[str, Any] = {}
+    for f in fields(op):
+        value = getattr(op, f.name)
+        if isinstance(value, Dim):
+            new: Any = change(value)
+        elif isinstance(value, tuple) and value and isinstance(value[0], Dim):
+            new = tuple(change(d) for d in value)
+        else:
+            continue
+        if new != value:
+            changes[f.name] = new
+    return replace(op, **changes) if changes else op
 
 
 class Emitter:
@@ -57,8 +62,17 @@ class Emitter:
         self.instrs: list[Instr] = []
         self.renamed: dict[str, str] = {}
 
-    def type(self, type: Type) -> Type:
-        return self.part.type(type) if self.part is not None else type
+    def type(self, value: Value) -> Type:
+        """The type of the value on this stage."""
+        return self.part.type(value.type) if self.part is not None else value.type
+
+    def op(self, node: Node) -> Op:
+        """The op, as it makes what this stage has of the results."""
+        return self.part.op(node.op) if self.part is not None else node.op
+
+    def inner(self) -> Emitter:
+        """One for the body of a loop."""
+        return Emitter(self.placed, self.names, self.part)
 
     def var(self, value: Value) -> Var:
         """A definition of the value in this function."""
@@ -67,7 +81,7 @@ class Emitter:
             self.renamed[value.name] = name
         else:
             self.renamed.pop(value.name, None)
-        return Var(name, self.type(value.type), self.placed.layouts[value.name])
+        return Var(name, self.type(value), self.placed.layouts[value.name])
 
     def name(self, value: Value) -> str:
         return self.renamed.get(value.name, value.name)
@@ -79,7 +93,7 @@ class Emitter:
     def received(self, op: Op, value: Value, layout: Layout) -> str:
         """The name of what comes in where the value stands; the value itself keeps its own."""
         name = self.names.fresh(value.name)
-        self.instrs.append(Instr(op, (), (Var(name, self.type(value.type), layout),)))
+        self.instrs.append(Instr(op, (), (Var(name, self.type(value), layout),)))
         return name
 
     def do(self, op: Op, value: Value) -> None:
@@ -93,8 +107,7 @@ class Emitter:
             self.repeat(node, node.op, node.op.count)
         else:
             inputs = tuple(self.name(v) for v in node.inputs)
-            op = self.part.op(node.op) if self.part is not None else node.op
-            self.instrs.append(Instr(op, inputs, tuple(self.var(v) for v in node.outputs)))
+            self.instrs.append(Instr(self.op(node), inputs, tuple(self.var(v) for v in node.outputs)))
 
     def _relayout(self, node: Node, target: Layout) -> None:
         source, out = node.inputs[0], node.output
@@ -104,7 +117,7 @@ class Emitter:
             if i == len(steps) - 1:
                 var = self.var(out)
             else:
-                var = Var(self.names.fresh(f"{out.name}.via"), self.type(out.type), step.layout)
+                var = Var(self.names.fresh(f"{out.name}.via"), self.type(out), step.layout)
             self.instrs.append(Instr(step.op, (current,), (Var(var.name, var.type, step.layout),)))
             current = var.name
         if not steps:
@@ -113,10 +126,36 @@ class Emitter:
     def repeat(self, node: Node, op: Repeat, count: int, carried: Sequence[str] = ()) -> None:
         """The loop, with `count` iterations; `carried`: what takes the place of the first operands."""
         inputs = (*carried, *(self.name(v) for v in node.inputs[len(carried) :]))
-        inner = Emitter(self.placed, self.names, self.part)
+        inner = self.inner()
         params = tuple(inner.var(v) for v in op.body.inputs)
         for n in op.body.nodes:
             inner.node(n)
         body = Body(params, tuple(inner.instrs), tuple(inner.name(v) for v in op.body.outputs))
         loop = LocalRepeat(op.label, count, body, op.carries, op.stacks, op.reverse)
         self.instrs.append(Instr(loop, inputs, tuple(self.var(v) for v in node.outputs)))
+
+
+class PieceEmitter(Emitter):
+    """For the update: `pieces` tells of each value which dim stands for the iterations, `count` of `total` here."""
+
+    def __init__(self, placed: Placed, names: Names, pieces: Mapping[str, str], count: int, total: int) -> None:
+        super().__init__(placed, names)
+        self.pieces, self.count, self.total = pieces, count, total
+
+    def piece(self, type: Type, value: str) -> Type:
+        """The type of what this stage has of a value (or of what has the same dims)."""
+        name = self.pieces.get(value)
+        return type if name is None else Type(type.dtype, tuple(self._cut(d, name) for d in type.dims))
+
+    def type(self, value: Value) -> Type:
+        return self.piece(value.type, value.name)
+
+    def op(self, node: Node) -> Op:
+        names = {name for v in node.outputs if (name := self.pieces.get(v.name)) is not None}
+        return with_dims(node.op, lambda d: self._cut(d, d.name) if d.name in names else d)
+
+    def inner(self) -> Emitter:
+        return PieceEmitter(self.placed, self.names, self.pieces, self.count, self.total)
+
+    def _cut(self, dim: Dim, name: str) -> Dim:
+        return Dim(dim.name, dim.size * self.count // self.total) if dim.name == name else dim

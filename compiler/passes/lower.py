@@ -7,14 +7,17 @@ representative of each class is lowered, so the cost does not grow with stages, 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send
 from compiler.ops.repeat import Repeat
+from compiler.passes.across import Across, across
 from compiler.passes.buffers import BufferNames, buffer_names
 from compiler.passes.classes import classes, schedules
 from compiler.passes.emit import Emitter, Part
+from compiler.passes.lower_batch import lower_batch, part_decls
 from compiler.passes.lower_update import lower_update
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
@@ -36,16 +39,19 @@ from compiler.program import (
 def lower(placed: Placed, staged: Staged) -> Program:
     """The program of all classes of devices."""
     job = placed.training.job
+    placed, over = across(placed, staged)
     names = buffer_names(placed)
-    lowered = [_Class(placed, staged, names, groups) for groups in classes(staged)]
+    lowered = [_Class(placed, staged, over, names, groups) for groups in classes(staged)]
     orders = schedules(placed, staged, [c.groups for c in lowered])
-    made = [c.build() for c in lowered]
+    homes = _homes(placed, staged, lowered)
+    made = [c.build(homes) for c in lowered]
     found = []
-    for cls, order in zip(made, orders, strict=True):
+    count = placed.sizes.get(TIME, 1)
+    for cls, order, of in zip(made, orders, lowered, strict=True):
         for groups, schedule in order:
+            schedule = of.batch.scheduled(schedule, count)
             found.append(DeviceClass(groups, cls.ranges, cls.states, cls.functions, schedule))
     found.sort(key=lambda c: c.groups)
-    count = placed.sizes.get(TIME, 1)
     axes = [Axis(TIME, count, "time")] if count > 1 else []
     places = place_axes(job.strategy)
     axes += [Axis(a.name, a.size, "place" if a.name in places else "mesh") for a in job.strategy.mesh if a.size > 1]
@@ -53,19 +59,38 @@ def lower(placed: Placed, staged: Staged) -> Program:
     return Program(job.name, tuple(axes), inputs, tuple(found), job.seed, staged.stages)
 
 
+def _homes(placed: Placed, staged: Staged, lowered: Sequence[_Class]) -> dict[str, tuple[int, ...]]:
+    """Virtual stages that hold each weight: who reads it or adds to its gradient (all, for one of the cut loop)."""
+    found: dict[str, tuple[int, ...]] = {}
+    model = placed.training.model
+    added = dict(zip((w.name for w in model.trained), staged.addends, strict=True))
+    for w in model.weights:
+        if staged.cut is not None and staged.cut.label in w.loops:
+            found[w.name] = (ALL,)
+            continue
+        stages = {staged.counts_at(v, staged.backward) for v in added.get(w.name, ())} - {ALL}
+        for cls in lowered:
+            for chunk, weights in cls.reads.items():
+                if w.name in weights:
+                    stages |= {g + chunk * staged.groups for g in cls.groups}
+        found[w.name] = tuple(sorted(stages)) or (0,)
+    return found
+
+
 class _Class:
     """Lowers the code of one class of groups, by its first group."""
 
-    def __init__(self, placed: Placed, staged: Staged, names: BufferNames, groups: tuple[int, ...]) -> None:
-        self.placed, self.staged, self.names, self.groups = placed, staged, names, groups
+    def __init__(
+        self, placed: Placed, staged: Staged, over: Across, names: BufferNames, groups: tuple[int, ...]
+    ) -> None:
+        self.placed, self.staged, self.over, self.names, self.groups = placed, staged, over, names, groups
         self.training = placed.training
         self.functions: list[Function] = []
         self.states: list[StateDecl] = []
-        self.reads: dict[int, set[str]] = {}  # chunk -> weights that its F and B read
-
-    def build(self) -> DeviceClass:
+        self.reads: dict[int, set[str]] = {}  # chunk -> weights that its F, B and W read
+        self.totals: set[str] = set()  # of whole batches, that they read
         for chunk in range(self.staged.chunks):
-            stage = self.groups[0] + chunk * self.staged.groups
+            stage = groups[0] + chunk * staged.groups
             part = self.part(stage)
             late = None if self.placed.late is None else self.late(self.placed.late, stage, chunk, part)
             backward = self.backward(stage, chunk, part, late)
@@ -73,9 +98,27 @@ class _Class:
             self.functions += [Function("F", chunk, forward), Function("B", chunk, backward)]
             if late is not None:
                 self.functions.append(Function("W", chunk, late))
-        update, states = lower_update(self.placed, self.staged, self.names, self.groups, self.part)
-        self.functions.append(Function("U", 0, update))
-        return DeviceClass(self.groups, self.ranges(), (*states, *self.states), tuple(self.functions), ())
+        self.batch = lower_batch(placed, names, self.totals, self.finishes())
+
+    def build(self, homes: Mapping[str, tuple[int, ...]]) -> DeviceClass:
+        """homes: the virtual stages that hold each weight."""
+        update, states = lower_update(self.placed, self.staged, self.over, self.names, self.groups, homes)
+        functions = (*self.batch.before, *self.functions, *self.batch.after, Function("U", 0, update))
+        return DeviceClass(self.groups, self.ranges(), (*states, *self._in_order()), functions, ())
+
+    def _in_order(self) -> list[StateDecl]:
+        """All other buffers; the metrics among them in the order of the model."""
+        finished = [s for s in self.batch.states if s.role == "metric"]
+        found = [*(s for s in self.batch.states if s.role != "metric"), *self.states, *finished]
+        names = self.training.model.metrics
+        metrics = sorted((s for s in found if s.role == "metric"), key=lambda s: names.index(s.logical))
+        return [metrics.pop(0) if s.role == "metric" else s for s in found]
+
+    def finishes(self) -> bool:
+        """Whether metrics are made here of what was added up."""
+        parts = part_decls(self.placed, self.names)
+        place = self.staged.counts_at(parts[0][1], self.staged.forward) if parts else None
+        return place is not None and place % self.staged.groups in self.groups
 
     def part(self, stage: int) -> Part | None:
         cut = self.staged.cut
@@ -100,23 +143,20 @@ class _Class:
 
     def forward(self, stage: int, chunk: int, part: Part | None) -> Body:
         placed, graph = self.placed, self.placed.forward
-        scalars = ("loss", *self.training.model.metrics)
         where = self.staged.forward
         suffix = f"#{chunk}" if chunk else ""
         roots: list[Value] = []
         ends: list[tuple[str, Value]] = []
-        for logical, v in zip(scalars, graph.outputs, strict=False):
-            if (where.get(v.name) or 0) == stage:
-                role = "loss" if logical == "loss" else "metric"
-                name = self.names.loss if role == "loss" else self.names.metrics[logical]
+        sums = self._sums()
+        for decl, v in sums:
+            if self.staged.counts_at(v, where) == stage:
                 roots.append(v)
-                ends.append((f"+{name}", v))
-                self.states.append(
-                    StateDecl(name, role, v.type, Layout(tuple(() for _ in v.type.dims)), chunk, logical=logical)
-                )
+                ends.append((f"+{decl.name}", v))
+                self.states.append(replace(decl, chunk=chunk))
         readers = [self._readers(k) for k in placed.kept]
-        keeps = list(zip(graph.outputs[len(scalars) :], readers, strict=True))
-        for (v, loads), kept, saved in zip(keeps, placed.kept, self.training.saved, strict=True):
+        saves = list(zip(graph.outputs[len(sums) :], readers, strict=True))
+        keeps = [*saves, *((v, [self.staged.counts_at(v, where)]) for _, v in sums)]
+        for (v, loads), kept, saved in zip(saves, placed.kept, self.training.saved, strict=True):
             if where.get(v.name) == ALL or stage in loads:
                 roots.append(v)
                 ends.append((self.names.saved[saved.name] + suffix, v))
@@ -127,6 +167,17 @@ class _Class:
         for name, v in ends:
             emit.do(Accumulate(name[1:]) if name.startswith("+") else Save(name), v)
         return Body((), tuple(emit.instrs), ())
+
+    def _sums(self) -> list[tuple[StateDecl, Value]]:
+        """What F adds up: the loss, metrics that are sums, parts of others."""
+        outputs = self.placed.forward.outputs
+        names = [("loss", "loss", self.names.loss)]
+        names += [("metric", m, self.names.metrics[m]) for m in self.training.summed]
+        found = []
+        for (role, logical, name), v in zip(names, outputs, strict=False):
+            layout = Layout(tuple(() for _ in v.type.dims))
+            found.append((StateDecl(name, role, v.type, layout, logical=logical), v))
+        return [*found, *part_decls(self.placed, self.names)]
 
     def backward(self, stage: int, chunk: int, part: Part | None, late: Body | None) -> Body:
         """B: adds up gradients (those that W does not), and saves what W needs of it."""
@@ -163,8 +214,8 @@ class _Class:
         """Gradient buffer and what this stage adds to it."""
         where = self.staged.backward
         found: list[tuple[str, Value]] = []
-        for w, addends in zip(self.training.model.weights, self.staged.addends, strict=True):
-            here = [v for v in addends if where.get(v.name) == ALL or (where.get(v.name) or 0) == stage]
+        for w, addends in zip(self.training.model.trained, self.staged.addends, strict=True):
+            here = [v for v in addends if self.staged.counts_at(v, where) in (ALL, stage)]
             found += [(self.names.gradients[w.name] + suffix, v) for v in here if mine(v)]
         return found
 
@@ -304,6 +355,9 @@ class _Class:
                 emit.effect(Load(name, name not in reread), v, layout)
             elif place not in (None, ALL, stage):
                 emit.effect(Recv(v.name, place - stage), v, layout)
+            elif v.name in self.names.totals:
+                self.totals.add(v.name)
+                emit.effect(Read(self.names.totals[v.name]), v, layout)
             elif v.name in placed.weights:
                 self.reads.setdefault(chunk, set()).add(v.name)
                 emit.effect(Read(v.name + self._suffix(v.name, chunk)), v, placed.weights[v.name])

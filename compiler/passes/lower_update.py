@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from compiler.graph import Names, Node, Value
 from compiler.layout import Layout
-from compiler.model import Weight
 from compiler.ops.comm import Relayout
 from compiler.ops.create import Full
 from compiler.ops.effects import Read, StageReduce, Write
 from compiler.ops.elementwise import Map
-from compiler.ops.repeat import Repeat
+from compiler.passes.across import Across
 from compiler.passes.buffers import BufferNames
 from compiler.passes.early_writes import early_writes, late_values
-from compiler.passes.emit import Emitter, Part
+from compiler.passes.emit import Emitter, PieceEmitter
 from compiler.passes.place.place import Placed
-from compiler.passes.stage import ALL, Stage, Staged
+from compiler.passes.stage import ALL, Staged
 from compiler.program import Body, Instr, StateDecl, Var
 
 Deps = frozenset[str]
 
 
 def lower_update(
-    placed: Placed, staged: Staged, names: BufferNames, groups: tuple[int, ...], part: Callable[[int], Part | None]
+    placed: Placed,
+    staged: Staged,
+    over: Across,
+    names: BufferNames,
+    groups: tuple[int, ...],
+    homes: Mapping[str, tuple[int, ...]],
 ) -> tuple[Body, list[StateDecl]]:
-    """The body of U and the declarations of weights, gradients, optimizer states and counters of the class."""
-    return _Update(placed, staged, names, groups, part).lower()
+    """The body of U and the declarations of weights, gradients, optimizer states and counters of the class.
+
+    over: what the stages have pieces of; homes: the virtual stages that hold each weight (ALL, for a weight of the
+    cut loop).
+    """
+    return _Update(placed, staged, over, names, groups, homes).lower()
 
 
 class _Update:
@@ -34,66 +42,50 @@ class _Update:
         self,
         placed: Placed,
         staged: Staged,
+        over: Across,
         buffers: BufferNames,
         groups: tuple[int, ...],
-        part: Callable[[int], Part | None],
+        homes: Mapping[str, tuple[int, ...]],
     ) -> None:
-        self.placed, self.staged, self.buffers, self.groups, self.part = placed, staged, buffers, groups, part
+        self.placed, self.staged, self.over, self.buffers, self.groups = placed, staged, over, buffers, groups
+        self.homes = homes
         self.training = placed.training
+        self.trained = placed.training.model.trained
         self.graph = placed.update
         self.names = Names()
-        self.total = {v.name: w.name for v, w in zip(placed.totals, self.training.model.weights, strict=True)}
-        self.homes = {w.name: self._homes(w, i) for i, w in enumerate(self.training.model.weights)}
+        self.total = {v.name: w.name for v, w in zip(placed.totals, self.trained, strict=True)}
         self.owner = {s.name: s.of for s in self.training.states}
         self.deps: dict[str, Deps] = {}
         self.roots: set[str] = set()
         self.chain: set[str] = set()
         self.partial: dict[str, str | None] = {}  # of chain values and roots: the name of this class's part
-        self._depend()
+        self.readers: dict[str, list[Node]] = {}
+        for node in self.graph.nodes:
+            for v in node.inputs:
+                self.readers.setdefault(v.name, []).append(node)
+        self._depend(frozenset())
+        if over.closing:
+            self._depend(frozenset(name for name in over.closing if not self._joins(name)))
 
-    def _homes(self, weight: Weight, index: int) -> tuple[int, ...]:
-        """Virtual stages that hold the weight (all, for a weight of the cut loop)."""
-        cut = self.staged.cut
-        if cut is not None and cut.label in weight.loops:
-            return (ALL,)
-        if self.staged.stages == 1:
-            return (0,)
-        found: set[int] = set()
-        last = self.staged.stages - 1
-        found |= _readers(weight.name, self.placed.forward.nodes, self.staged.forward, self.staged, 0)
-        found |= _readers(weight.name, self.placed.backward.nodes, self.staged.backward, self.staged, last)
-        found |= self._saved(weight.name)
-        if self.placed.late is not None:
-            found |= _readers(weight.name, self.placed.late.nodes, self.staged.backward, self.staged, last)
-        for v in self.staged.addends[index]:
-            place = self.staged.backward.get(v.name)
-            if place not in (None, ALL):
-                found.add(place)
-        return tuple(sorted(found)) or (0,)
+    def _joins(self, name: str) -> bool:
+        """Whether a value is but an addend of a sum over weights, which groups agree on."""
+        found = self.readers.get(name, ())
+        return bool(found) and all(
+            r.outputs[0].name in self.chain or (isinstance(r.op, Relayout) and self._joins(r.output.name))
+            for r in found
+        )
 
-    def _saved(self, weight: str) -> set[int]:
-        """Stages whose F makes what their B loads from weights and data only, this weight among them."""
-        saved = self.placed.forward.outputs[1 + len(self.training.model.metrics) :]
-        reached = _reached(weight, self.placed.forward.nodes, self.staged.forward, self.staged)
-        found: set[int] = set()
-        for v, kept in zip(saved, self.placed.kept, strict=True):
-            if v.name in reached:
-                found |= self.staged.loads[kept.name] | self.staged.late_loads.get(kept.name, frozenset())
-        return found
-
-    def _depend(self) -> None:
+    def _depend(self, closing: frozenset[str]) -> None:
         """Weights that each value depends on; a scalar sum over several weights is a root that groups agree on.
 
-        So is the one sum that there is for a single weight, if counters or reports depend on it.
+        So is `closing`, of which the stages of a loop that is cut have parts, and the one sum that there is for a
+        single weight, if counters or reports depend on it.
         """
+        self.roots, self.chain = set(closing), set()
         for v in self.graph.inputs:
             weight = self.total.get(v.name) or (v.name if v.name in self.placed.weights else self.owner.get(v.name))
             self.deps[v.name] = frozenset((weight,)) if weight else frozenset()
-        readers: dict[str, list[Node]] = {}
-        for node in self.graph.nodes:
-            for v in node.inputs:
-                readers.setdefault(v.name, []).append(node)
-        shared = self._shared() if len(self.training.model.weights) == 1 else set()
+        shared = self._shared() if len(self.trained) == 1 else set()
         for node in self.graph.nodes:
             union = frozenset[str]().union(
                 *(frozenset() if v.name in self.roots else self.deps[v.name] for v in node.inputs)
@@ -105,15 +97,15 @@ class _Update:
                 self.roots.add(out.name)
             if len(union) < 2:
                 continue
-            if not _adds(node, readers):
+            if not _adds(node, self.readers):
                 raise NotImplementedError(f"{out.name}: only sums of scalars join the updates of several weights")
             self.chain.add(out.name)
-            if not all(_adds(r, readers) for r in readers.get(out.name, ())):
+            if not all(_adds(r, self.readers) for r in self.readers.get(out.name, ())):
                 self.roots.add(out.name)
 
     def _shared(self) -> set[str]:
         """Values that outputs which belong to no weight (counters, reports) depend on."""
-        owners = [*self.homes, *(self.owner[s.name] for s in self.training.states)]
+        owners = [*(w.name for w in self.trained), *(self.owner[s.name] for s in self.training.states)]
         wanted = {v.name for i, v in enumerate(self.graph.outputs) if i >= len(owners) or owners[i] is None}
         for node in reversed(self.graph.nodes):
             if any(v.name in wanted for v in node.outputs):
@@ -132,18 +124,17 @@ class _Update:
     def _contributes(self, weight: str, chunk: int) -> bool:
         """Whether the backward pass of this class adds to the weight's gradient."""
         stages = {g + chunk * self.staged.groups for g in self.groups}
-        index = next(i for i, w in enumerate(self.training.model.weights) if w.name == weight)
-        places = [self.staged.backward.get(v.name) for v in self.staged.addends[index]]
-        return any(p == ALL or (p or 0) in stages for p in places)
+        index = next(i for i, w in enumerate(self.trained) if w.name == weight)
+        places = [self.staged.counts_at(v, self.staged.backward) for v in self.staged.addends[index]]
+        return any(p == ALL or p in stages for p in places)
 
     def lower(self) -> tuple[Body, list[StateDecl]]:
         chunks = range(self.staged.chunks)
-        parts = {c: self.part(self.groups[0] + c * self.staged.groups) for c in chunks}
-        emits = {c: Emitter(self.placed, self.names, parts[c]) for c in chunks}
+        emits = {c: self._emitter(c) for c in chunks}
         main = emits[0]
         for c in chunks:
             emits[c].instrs = main.instrs
-        states = self._declare(parts)
+        states = self._declare(emits)
         self._enter(emits)
         for node in self.graph.nodes:
             out = node.outputs[0]
@@ -151,17 +142,18 @@ class _Update:
                 self._add_up(node, emits)
             else:
                 weights = self.deps[out.name]
-                for c in self._chunks(weights):
+                own = not weights and any(v.name in self.over.pieces for v in node.outputs)
+                for c in chunks if own else self._chunks(weights):
                     emits[c].node(node)
-                    if not weights:
-                        for other in chunks[1:]:
-                            for v in node.outputs:
-                                emits[other].renamed[v.name] = main.name(v)
+                if not weights and not own:
+                    for other in chunks[1:]:
+                        for v in node.outputs:
+                            emits[other].renamed[v.name] = main.name(v)
             if out.name in self.roots:
                 if out.name not in self.chain:
                     self.partial[out.name] = self._part(out, emits)
                 self._agree(out, emits)
-        targets = [w.name for w in self.training.model.weights] + [s.name for s in self.training.states]
+        targets = [w.name for w in self.trained] + [s.name for s in self.training.states]
         reports = list(zip(self.training.reports, self.graph.outputs[len(targets) :], strict=True))
         inputs = set(self.graph.inputs)
         for logical, v in reports:
@@ -187,22 +179,27 @@ class _Update:
     def _chunks(self, weights: Deps) -> list[int]:
         return self.here(next(iter(weights))) if weights else [0]
 
-    def _declare(self, parts: dict[int, Part | None]) -> list[StateDecl]:
+    def _emitter(self, chunk: int) -> PieceEmitter:
+        cut, stage = self.staged.cut, self.groups[0] + chunk * self.staged.groups
+        count, total = (1, 1) if cut is None else (cut.counts[stage], cut.total)
+        return PieceEmitter(self.placed, self.names, self.over.pieces, count, total)
+
+    def _declare(self, emits: Mapping[int, PieceEmitter]) -> list[StateDecl]:
         found: list[StateDecl] = []
         placed = self.placed
-        for w, g, layout in zip(self.training.model.weights, self.training.gradients, placed.accumulators, strict=True):
+        sums = {w.name: (g.type, at) for w, g, at in zip(self.trained, self.training.gradients, placed.accumulators)}
+        for w in self.training.model.weights:
             for c in self.here(w.name):
-                part = parts[c]
-                type = part.type(w.value.type) if part else w.value.type
-                name = w.name + _suffix(c)
-                found.append(StateDecl(name, "weight", type, placed.weights[w.name], c, w.init, logical=w.name))
-                grad = part.type(g.type) if part else g.type
-                if self._contributes(w.name, c):
+                name, layout, frozen = w.name + _suffix(c), placed.weights[w.name], not w.trained
+                type = emits[c].type(w.value)
+                found.append(StateDecl(name, "weight", type, layout, c, w.init, logical=w.name, frozen=frozen))
+                if w.trained and self._contributes(w.name, c):
                     full = self.buffers.gradients[w.name] + _suffix(c)
-                    found.append(StateDecl(full, "gradient", grad, layout, c, logical=w.name))
+                    grad, at = sums[w.name]
+                    found.append(StateDecl(full, "gradient", emits[c].piece(grad, w.name), at, c, logical=w.name))
                 for s in self.training.states:
                     if s.of == w.name:
-                        st = part.type(s.value.type) if part else s.value.type
+                        st = emits[c].type(s.value)
                         found.append(
                             StateDecl(
                                 s.name + _suffix(c), "optimizer", st, placed.states[s.name], c, s.init, logical=s.name
@@ -215,7 +212,7 @@ class _Update:
                 )
         return found
 
-    def _enter(self, emits: dict[int, Emitter]) -> None:
+    def _enter(self, emits: Mapping[int, Emitter]) -> None:
         placed = self.placed
         used = {v.name for n in self.graph.nodes for v in n.inputs} | {v.name for v in self.graph.outputs}
         layouts = {v.name: layout for v, layout in zip(placed.totals, placed.accumulators, strict=True)}
@@ -230,7 +227,7 @@ class _Update:
                     if self._contributes(weight, c):
                         emit.effect(Read(self.buffers.gradients[weight] + _suffix(c)), v, layouts[v.name])
                     else:  # reads the weight, but its gradient arises elsewhere
-                        emit.effect(Full(0.0, v.type.dtype, emit.type(v.type).dims), v, layouts[v.name])
+                        emit.effect(Full(0.0, v.type.dtype, emit.type(v).dims), v, layouts[v.name])
                 elif weight == v.name:
                     emit.effect(Read(v.name + _suffix(c)), v, placed.weights[v.name])
                 else:
@@ -241,7 +238,7 @@ class _Update:
                 for other in list(emits)[1:]:
                     emits[other].renamed[v.name] = emits[0].name(v)
 
-    def _join(self, emits: dict[int, Emitter], value: Value, weight: str, layout: Layout) -> None:
+    def _join(self, emits: Mapping[int, Emitter], value: Value, weight: str, layout: Layout) -> None:
         """The gradient of a weight that several virtual stages hold is summed over them: here, then over the groups."""
         chunks = self.here(weight)
         if self.homes[weight] == (ALL,) or not chunks:
@@ -251,22 +248,23 @@ class _Update:
         if len(groups) > 1:
             name = self.names.fresh(f"{value.name}.joined")
             op = StageReduce(self.buffers.gradients[weight], "sum", groups)
-            emits[0].instrs.append(Instr(op, (current,), (Var(name, emits[0].type(value.type), layout),)))
+            emits[0].instrs.append(Instr(op, (current,), (Var(name, emits[0].type(value), layout),)))
             current = name
         for c in chunks:
             emits[c].renamed[value.name] = current
 
     def _sum(self, names: list[str], value: Value, layout: Layout, emit: Emitter) -> str:
-        """The sum of values of one type and layout."""
+        """The sum (or, of parts of a maximum, that) of values of one type and layout."""
+        fn = "maximum" if self.over.closing.get(value.name) == "max" else "add"
         current = names[0]
         for name in names[1:]:
             total = self.names.fresh(f"{value.name}.part")
-            var = Var(total, emit.type(value.type), layout)
-            emit.instrs.append(Instr(Map("add", (None, None)), (current, name), (var,)))
+            var = Var(total, emit.type(value), layout)
+            emit.instrs.append(Instr(Map(fn, (None, None)), (current, name), (var,)))
             current = total
         return current
 
-    def _part(self, leaf: Value, emits: dict[int, Emitter]) -> str | None:
+    def _part(self, leaf: Value, emits: Mapping[int, Emitter]) -> str | None:
         """What this class adds for one weight, if it does. A weight held by several stages counts in the first."""
         (weight,) = self.deps[leaf.name]
         homes = self.homes[weight]
@@ -274,7 +272,7 @@ class _Update:
         names = [emits[c].name(leaf) for c, stage in stages.items() if homes == (ALL,) or stage == homes[0]]
         return self._sum(names, leaf, self.placed.layouts[leaf.name], emits[0]) if names else None
 
-    def _add_up(self, node: Node, emits: dict[int, Emitter]) -> None:
+    def _add_up(self, node: Node, emits: Mapping[int, Emitter]) -> None:
         """One step of a sum over weights (or a change of layout on the way): of those parts that this class has."""
         out, main = node.output, emits[0]
         parts = [self.partial[v.name] if v.name in self.chain else self._part(v, emits) for v in node.inputs]
@@ -288,9 +286,9 @@ class _Update:
         else:
             self.partial[out.name] = self._sum(names, out, self.placed.layouts[out.name], main)
 
-    def _agree(self, root: Value, emits: dict[int, Emitter]) -> None:
-        """The sum of this class's parts, then over all groups."""
-        main = emits[0]
+    def _agree(self, root: Value, emits: Mapping[int, Emitter]) -> None:
+        """The sum (or maximum) of this class's parts, then over all groups."""
+        main, fn = emits[0], self.over.closing.get(root.name, "sum")
         layout = self.placed.layouts[root.name]
         current = self.partial[root.name]
         if current is None:
@@ -299,9 +297,7 @@ class _Update:
         if self.staged.groups > 1:
             name = self.names.fresh(root.name)
             everyone = tuple(range(self.staged.groups))
-            main.instrs.append(
-                Instr(StageReduce(root.name, "sum", everyone), (current,), (Var(name, root.type, layout),))
-            )
+            main.instrs.append(Instr(StageReduce(root.name, fn, everyone), (current,), (Var(name, root.type, layout),)))
             current = name
         for emit in emits.values():
             emit.renamed[root.name] = current
@@ -319,35 +315,3 @@ def _adds(node: Node, readers: Mapping[str, list[Node]]) -> bool:
         found = readers.get(node.output.name, ())
         return bool(found) and all(_adds(r, readers) for r in found)
     return isinstance(node.op, Map) and node.op.fn == "add" and len(node.inputs) == 2
-
-
-def _readers(weight: str, nodes: tuple[Node, ...], where: Mapping[str, Stage], staged: Staged, begin: int) -> set[int]:
-    """Stages that read a weight, through the movable nodes (casts, gathers, what data and weights make).
-
-    `begin`: the stage in which the cut loop's carries enter.
-    """
-    reached = _reached(weight, nodes, where, staged)
-    found: set[int] = set()
-    for node in nodes:
-        hits = [i for i, v in enumerate(node.inputs) if v.name in reached]
-        if not hits:
-            continue
-        if staged.is_cut(node):
-            assert isinstance(node.op, Repeat)
-            found |= {begin} if max(hits) < node.op.carries else set(range(staged.stages))
-            continue
-        place = where.get(node.outputs[0].name)
-        if place not in (None, ALL):
-            found.add(place)
-    return found
-
-
-def _reached(weight: str, nodes: tuple[Node, ...], where: Mapping[str, Stage], staged: Staged) -> set[str]:
-    """The weight and what movable nodes make of it."""
-    reached = {weight}
-    for node in nodes:
-        if staged.is_cut(node) or where.get(node.outputs[0].name) is not None:
-            continue
-        if any(v.name in reached for v in node.inputs):
-            reached |= {v.name for v in node.outputs}
-    return reached

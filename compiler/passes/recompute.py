@@ -4,7 +4,9 @@ A rule works at one *level*: the top of the graph, or the body of one rolled loo
   scope None            at the top: all but the results of loops; in each outermost loop: all that the body makes
   scope = a loop's path all that its body makes, so that per iteration only the carries are saved
   scope = another path  what stands below that path, at the level of the innermost loop around it
-Loops inside such a scope run again as a whole. `keep` names values, or scopes whose results are meant.
+Loops inside such a scope run again as a whole, but for one that is cut into stages: no stage could run all of it, so
+that each runs its own iterations again, one by one (as if the scope were the loop's path, too).
+`keep` names values, or scopes whose results are meant.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ class Level:
     path: str
     depth: int
     graph: Graph
+    label: str = ""
 
 
 def repeat_path(node: Node, outer: str) -> str:
@@ -54,25 +57,34 @@ def repeat_path(node: Node, outer: str) -> str:
     return f"{outer}.{op.label}" if outer else op.label
 
 
-def levels(graph: Graph, path: str = "", depth: int = 0) -> Iterator[Level]:
+def levels(graph: Graph, path: str = "", depth: int = 0, label: str = "") -> Iterator[Level]:
     """The top of the graph and the bodies of all its loops, outer before inner."""
-    yield Level(path, depth, graph)
+    yield Level(path, depth, graph, label)
     for node in graph.nodes:
         if isinstance(node.op, Repeat):
-            yield from levels(node.op.body, repeat_path(node, path), depth + 1)
+            yield from levels(node.op.body, repeat_path(node, path), depth + 1, node.op.label)
 
 
 class Hidden:
-    """The rules at one level: which values must not be saved, and which are to be kept. A `keep` beats all rules."""
+    """The rules at one level: which values must not be saved, and which are to be kept. A `keep` beats all rules.
 
-    def __init__(self, level: Level, scopes: Sequence[str | None], keep: frozenset[str]) -> None:
+    cut: label of the loop at the top that is cut into stages, if one is.
+    """
+
+    def __init__(
+        self, level: Level, scopes: Sequence[str | None], keep: frozenset[str], cut: str | None = None
+    ) -> None:
         self._level = level
         self._scopes = scopes
         self._keep = keep
+        self._cut = cut
 
-    def covers(self, value: Value, made_by_loop: bool) -> bool:
-        """True if a rule's scope holds the value; `made_by_loop`: it is a result of a `Repeat` node."""
-        return any(self._in(scope, value.name, made_by_loop) for scope in self._scopes)
+    def covers(self, value: Value, node: Node) -> bool:
+        """True if a rule's scope holds the value, a result of `node`."""
+        loop = node.op if isinstance(node.op, Repeat) else None
+        if loop is not None and self._level.depth == 0 and loop.label == self._cut:
+            return False
+        return any(self._in(scope, value.name, loop is not None) for scope in self._scopes)
 
     def keeps(self, value: Value) -> bool:
         """True if the value is named to be kept."""
@@ -87,25 +99,41 @@ class Hidden:
 class Recompute:
     """The rules of a strategy, by the level at which they work."""
 
-    def __init__(self, graph: Graph, rules: Sequence[RecomputeRule]) -> None:
+    def __init__(
+        self, graph: Graph, rules: Sequence[RecomputeRule], cut: str | None = None, written: Graph | None = None
+    ) -> None:
+        """cut: label of the loop at the top that is cut into stages, if one is; written: the graph that the rules speak
+        of, of which something may have been set apart."""
         self._by_path: dict[str, Hidden] = {}
         if not rules:
             return
-        all_levels = list(levels(graph))
-        names = {v.name for v in graph_values(graph)}
+        all_levels = list(levels(written or graph))
+        names = {v.name for v in graph_values(written or graph)}
         _check(rules, names, {level.path for level in all_levels})
-        paths = sorted({level.path for level in all_levels}, key=len, reverse=True)
-        keep = {k for r in rules for k in r.keep}
-        results = {n for scope in keep - names for level in all_levels for n in scope_results(level.graph, scope)}
-        for level in all_levels:
-            scopes = [r.scope for r in rules if _applies(r, level, paths)]
-            if scopes:
-                self._by_path[level.path] = Hidden(level, scopes, frozenset(keep | results))
-        _check_effects(rules, all_levels, names, self._by_path)
+        found = _hidden(rules, all_levels, names, cut)
+        _check_effects(rules, all_levels, names, found)
+        self._by_path = found if written is None else _hidden(rules, list(levels(graph)), names, cut)
 
     def at(self, path: str) -> Hidden | None:
         """The rules that work at the level of this path."""
         return self._by_path.get(path)
+
+
+def _hidden(
+    rules: Sequence[RecomputeRule], all_levels: Sequence[Level], names: set[str], cut: str | None
+) -> dict[str, Hidden]:
+    """What the rules hide, by the path of the level."""
+    paths = sorted({level.path for level in all_levels}, key=len, reverse=True)
+    keep = {k for r in rules for k in r.keep}
+    results = {n for scope in keep - names for level in all_levels for n in scope_results(level.graph, scope)}
+    found = {}
+    for level in all_levels:
+        scopes = [r.scope for r in rules if _applies(r, level, paths)]
+        if level.depth == 1 and level.label == cut:
+            scopes += [level.path for r in rules if r.scope is not None and within(level.path, r.scope)]
+        if scopes:
+            found[level.path] = Hidden(level, scopes, frozenset(keep | results), cut)
+    return found
 
 
 def _applies(rule: RecomputeRule, level: Level, paths: Sequence[str]) -> bool:
@@ -149,20 +177,17 @@ def _check_effects(
     rules: Iterable[RecomputeRule], all_levels: Sequence[Level], names: set[str], hidden: Mapping[str, Hidden]
 ) -> None:
     """Every scope must hold something that is computed, every `keep` something that would be computed again."""
-    made = {
-        level.path: [(v, isinstance(n.op, Repeat)) for n in level.graph.nodes for v in n.outputs]
-        for level in all_levels
-    }
-    again = {v.name for path, h in hidden.items() for v, loop in made[path] if h.covers(v, loop)}
+    made = {level.path: [(v, n) for n in level.graph.nodes for v in n.outputs] for level in all_levels}
+    again = {v.name for path, h in hidden.items() for v, node in made[path] if h.covers(v, node)}
     paths = sorted(made, key=len, reverse=True)
     rows: list[tuple[Rule, object, Idle | None]] = []
     for rule in rules:
         idle = None
         if rule.scope is not None and not any(
-            Hidden(level, [rule.scope], frozenset()).covers(v, loop)
+            Hidden(level, [rule.scope], frozenset()).covers(v, node)
             for level in all_levels
             if _applies(rule, level, paths)
-            for v, loop in made[level.path]
+            for v, node in made[level.path]
         ):
             message = f"`recompute {rule.scope}` changes nothing: nothing is computed there"
             idle = Idle(message, "weights and inputs are there anyway: name the scope that computes with them")

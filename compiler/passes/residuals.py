@@ -156,8 +156,7 @@ class Closing:
     def _must_again(self, value: Value) -> bool:
         if self.hidden is None or value not in self.made:
             return False
-        loop = isinstance(self.early[self.made[value]].op, Repeat)
-        return self.hidden.covers(value, loop) and not self.hidden.keeps(value)
+        return self.hidden.covers(value, self.early[self.made[value]]) and not self.hidden.keeps(value)
 
     def _run_again(self, value: Value) -> list[Value]:
         """Late computes this value again; returns the operands that this newly needs."""

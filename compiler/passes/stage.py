@@ -6,19 +6,20 @@ cloned where it is read) or `ALL` (each stage holds its own part: stacks of a pi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from math import prod
 
 from compiler.graph import Graph, Node, Value
-from compiler.model import PipelineRule, PlaceRule
+from compiler.model import PipelineRule
+from compiler.ops.comm import MaskPad
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
-from compiler.passes.recompute import levels, repeat_path, within
-from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
+from compiler.passes.places import place_of, places, ranks
+from dsl.diagnostics import Diagnostic, ParcError
 
 ALL = -1
 Stage = int | None
@@ -39,7 +40,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Staged:
-    """Stages of all values of forward and backward; `addends`: per weight, what its gradient is the sum of."""
+    """Stages of all values of forward and backward; `addends`: per trained weight, what its gradient is the sum of."""
 
     groups: int
     chunks: int
@@ -49,6 +50,8 @@ class Staged:
     backward: Mapping[str, Stage]
     addends: tuple[tuple[Value, ...], ...]
     loads: Mapping[str, frozenset[int]]  # saved value, as backward takes it in -> stages that read it there
+    ranks: tuple[int, ...] = ()  # of each virtual stage: its position on the way of the values forward
+    anchors: Mapping[str, Stage] = field(default_factory=dict)  # what is put out, but not by the stage that has it
     late_loads: Mapping[str, frozenset[int]] = field(default_factory=dict)  # the same of W, where there is one
 
     @property
@@ -58,6 +61,12 @@ class Staged:
     def is_cut(self, node: Node) -> bool:
         """True for the pipelined loop (forward or backward)."""
         return self.cut is not None and isinstance(node.op, Repeat) and node.op.label == self.cut.label
+
+    def counts_at(self, value: Value, where: Mapping[str, Stage]) -> int:
+        """The stage (or ALL) that adds a value which a graph puts out to the sum of the micro-batches."""
+        place = self.anchors.get(value.name)
+        place = where.get(value.name) if place is None else place
+        return 0 if place is None else place
 
 
 def stage(placed: Placed) -> Staged:
@@ -81,18 +90,32 @@ def stage(placed: Placed) -> Staged:
     rule = strategy.pipelines[0] if strategy.pipelines else None
     chunks = rule.chunks if rule is not None else 1
     cut = _cut(placed, rule, groups * chunks) if rule is not None and groups > 1 else None
-    fixed = _fixed(placed)
-    found = Staged(groups, chunks if groups > 1 else 1, cut, rule, {}, {}, (), {})
-    first = _assign(placed.forward, found, fixed, {}, True)
+    apart = [r.batch for r in placed.rounds] + ([placed.finish] if placed.finish is not None else [])
+    fixed = places(placed.forward, strategy.places, apart)
+    order = tuple(range(groups * chunks))
+    if fixed:
+        order = ranks(placed.forward, strategy.places, fixed, groups)
+
+    def rank(stage: Stage) -> int:
+        return order[stage or 0]
+
+    found = Staged(groups, chunks if groups > 1 else 1, cut, rule, {}, {}, (), {}, order)
+    first = _forward(placed.forward, found, lambda node: place_of(node, fixed), rank)
     made = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
-    saved = {name: ALL for name, place in made.items() if place == ALL}  # others are saved wherever they are read
-    loops = {n.op.label: first[n.outputs[0].name] for n in placed.forward.nodes if isinstance(n.op, Repeat)}
-    homes = _homes(placed, first) if cut is None else {}
-    second = _assign(placed.backward, found, {}, saved, False, {**first, **homes}, loops)
+    saved: dict[str, Stage] = {name: ALL for name, place in made.items() if place == ALL}
+    # others are saved wherever they are read
+    loops = {(n.op.label, n.op.reverse): first[n.outputs[0].name] for n in placed.forward if isinstance(n.op, Repeat)}
+    homes = {}
+    if cut is None:  # weights that one stage only reads
+        homes = {w: min(s) for w, s in _readers_of_weights(placed, found, first).items() if len(s) == 1}
+    origins: dict[str, Stage] = {**first, **homes}
+    second = _backward(placed, found, saved, lambda node: _origin(node, origins, loops), rank)
     addends = tuple(_addends(placed, second, v) for v in placed.backward.outputs)
+    anchors = _anchors(placed, found, first, second, addends, rank)
+    found = replace(found, forward=first, backward=second, addends=addends, anchors=anchors)
     wanted = [v for parts in addends for v in parts]
     loads = readers(placed.backward, wanted, [k.name for k in placed.kept], found, second)
-    return Staged(found.groups, found.chunks, cut, rule, first, second, addends, loads)
+    return replace(found, loads=loads)
 
 
 def readers(
@@ -114,7 +137,7 @@ def readers(
         return everyone if place == ALL else frozenset((place or 0,))
 
     for v in wanted:
-        users[v.name] = users.get(v.name, frozenset()) | at(where.get(v.name))
+        users[v.name] = users.get(v.name, frozenset()) | at(staged.counts_at(v, where))
     for node in reversed(graph.nodes):
         place = where.get(node.outputs[0].name)
         here = frozenset[int]().union(*(users.get(v.name, frozenset()) for v in node.outputs))
@@ -130,7 +153,7 @@ def readers(
 
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
-    return placed.forward.outputs[1 + len(placed.training.model.metrics) :]
+    return placed.forward.outputs[placed.training.scalars :]
 
 
 def _cut(placed: Placed, rule: PipelineRule, stages: int) -> Cut:
@@ -151,105 +174,153 @@ def _cut(placed: Placed, rule: PipelineRule, stages: int) -> Cut:
     return Cut(label, total, tuple(base + (s in more) for s in range(stages)))
 
 
-def _fixed(placed: Placed) -> dict[str, int]:
-    """Scopes and their places. Raises ParcError for one that has no effect."""
-    made: set[str] = set()
-    for n in placed.forward.nodes:
-        path = _path(n)
-        while path and path not in made:
-            made.add(path)
-            path = path.rpartition(".")[0]
-    first: dict[str, PlaceRule] = {}
-    wrong = Diagnostics()
-    for p in placed.training.job.strategy.places:
-        if first.setdefault(p.scope, p) is not p:
-            notes = [("the first is here", first[p.scope].span)]
-            wrong.error("E0415", f"`{p.scope}` is placed twice", p.span, notes=notes)
-        elif p.scope not in made:
-            wrong.error("E0410", f"nothing of `{p.scope}` can be placed by itself", p.span, help=_why(placed, p.scope))
-    wrong.raise_if_any()
-    return {scope: p.index for scope, p in first.items()}
-
-
-def _place(path: str, fixed: Mapping[str, int]) -> Stage:
-    """The place of the innermost scope that has one."""
-    while path and path not in fixed:
-        path = path.rpartition(".")[0]
-    return fixed.get(path)
-
-
-def _why(placed: Placed, scope: str) -> str:
-    """Why no node at the top of the model is in the scope."""
-    loops = [level.path for level in levels(placed.forward) if level.path and within(scope, level.path)]
-    if loops:
-        return f"it is in the loop `{loops[0]}`, which runs in one place: `place {loops[0]} on …`"
-    return "weights and data are where they are used: place the scope that computes with them"
-
-
-def _assign(
-    graph: Graph,
-    staged: Staged,
-    fixed: Mapping[str, int],
-    given: Mapping[str, Stage],
-    forward: bool,
-    origins: Mapping[str, Stage] | None = None,
-    loops: Mapping[str, Stage] = {},  # noqa: B006
+def _forward(
+    graph: Graph, staged: Staged, place: Callable[[Node], Stage], rank: Callable[[Stage], int]
 ) -> dict[str, Stage]:
-    """Forward: explicit places, else the latest stage of the operands.
-
-    Backward: the stage of the node that is differentiated (`x.grad…` belongs to what made x: `origins`; a loop, to the
-    stage of that label in `loops`), else the earliest stage of the operands.
-    """
-    found: dict[str, Stage] = dict(given)
-    last = staged.stages - 1
+    """Explicit places, else the last stage of the operands, in the order in which values pass through them."""
+    found: dict[str, Stage] = {}
     for node in graph.nodes:
         if staged.is_cut(node):
-            assert isinstance(node.op, Repeat)
-            for i, v in enumerate(node.outputs):
-                found[v.name] = ALL if i >= node.op.carries else (last if forward else 0)
+            found.update(_of_cut(node, staged.stages - 1))
             continue
-        inputs = {s for v in node.inputs if (s := found.get(v.name)) is not None}
-        place = _place(_path(node), fixed)
-        if ALL in inputs:
-            # A loop hands on its carried variables only; what each stage holds a part of stays inside.
-            assert len(inputs) == 1, node.outputs[0].name
-            place = ALL
-        elif origins is not None and (origin := _origin(node, origins, loops)) is not None:
-            place = origin
-        elif place is None and inputs:
-            place = max(inputs) if forward else min(inputs)
-        for v in node.outputs:
-            found[v.name] = place
+        stages = {s for v in node.inputs if (s := found.get(v.name)) is not None}
+        where = place(node)
+        if ALL in stages:
+            where = _all(node, stages)
+        elif where is None and stages:
+            where = max(stages, key=rank)
+        found.update((v.name, where) for v in node.outputs)
+    return _masked_at_readers(graph, found)
+
+
+def _backward(
+    placed: Placed,
+    staged: Staged,
+    given: Mapping[str, Stage],
+    origin: Callable[[Node], Stage],
+    rank: Callable[[Stage], int],
+) -> dict[str, Stage]:
+    """The stage of what is differentiated (`origin`), else the first stage of the operands.
+
+    Values pass through the stages in the order opposite to that of the forward pass. Where nodes of several stages were
+    the same one, it stands in the stage of them that comes first; what depends on no data and no weight is made by each
+    stage that reads it.
+    """
+    graph = placed.backward
+    wanted: dict[str, Stage] = {}  # value -> the stage of its readers at which values arrive first
+    wishes: list[Stage] = []
+    last = staged.stages - 1
+    for node in reversed(graph.nodes):
+        readers = {s for v in node.outputs if (s := wanted.get(v.name)) is not None}
+        own = last if staged.is_cut(node) else origin(node)
+        both = readers if own is None else readers | {own}
+        first = max(both, key=rank) if both else None
+        wishes.append(None if own is None else first)
+        for v in node.inputs if first is not None else ():
+            there = wanted.get(v.name)
+            wanted[v.name] = first if there is None else max(there, first, key=rank)
+    found: dict[str, Stage] = dict(given)
+    data = {i.value.name for i in placed.training.model.inputs} | {k.name for k in placed.kept} | set(placed.weights)
+    constant = {v.name for v in graph.inputs} - data
+    for node, wish in zip(graph.nodes, reversed(wishes), strict=True):
+        if staged.is_cut(node):
+            found.update(_of_cut(node, 0))
+            continue
+        stages = {s for v in node.inputs if (s := found.get(v.name)) is not None}
+        where: Stage = min(stages, key=rank) if stages else None
+        if ALL in stages:
+            where = _all(node, stages)
+        elif not isinstance(node.op, Repeat) and all(v.name in constant for v in node.inputs):
+            constant.update(v.name for v in node.outputs)
+        elif wish is not None:
+            where = wish if where is None else min(wish, where, key=rank)
+        found.update((v.name, where) for v in node.outputs)
+    return _masked_at_readers(graph, found)
+
+
+def _masked_at_readers(graph: Graph, found: dict[str, Stage]) -> dict[str, Stage]:
+    """The same, but padding is masked where it is read: a message does not tell what the unused elements hold."""
+    readers: dict[str, set[Stage]] = {}
+    for node in graph.nodes:
+        for v in node.inputs:
+            readers.setdefault(v.name, set()).add(found.get(node.outputs[0].name))
+    for node in graph.nodes:
+        if isinstance(node.op, MaskPad):
+            stages = readers.get(node.output.name, set()) - {None, ALL}
+            if len(stages) == 1:
+                found[node.output.name] = stages.pop()
     return found
 
 
-def _path(node: Node) -> str:
-    """What rules about places call a node: the scope that a loop opens, or the path of the result."""
-    return repeat_path(node, "") if isinstance(node.op, Repeat) else node.outputs[0].name
+def _of_cut(node: Node, end: int) -> dict[str, Stage]:
+    """Stages of the cut loop's results: what it carries leaves it at `end`."""
+    assert isinstance(node.op, Repeat)
+    return {v.name: ALL if i >= node.op.carries else end for i, v in enumerate(node.outputs)}
 
 
-def _homes(placed: Placed, stages: Mapping[str, Stage]) -> dict[str, Stage]:
-    """Weights that one stage only reads (casts and the like are made where they are read) -> that stage."""
+def _all(node: Node, stages: set[int]) -> Stage:
+    # A loop hands on its carried variables only; what each stage holds a part of stays inside.
+    assert stages == {ALL}, node.outputs[0].name
+    return ALL
+
+
+def _readers_of_weights(placed: Placed, staged: Staged, where: Mapping[str, Stage]) -> dict[str, set[int]]:
+    """Per weight the stages that read it forward, themselves or through what is made where it is read (casts)."""
     reached = {w.name: {w.name} for w in placed.training.model.weights}
-    found: dict[str, set[Stage]] = {}
+    found: dict[str, set[int]] = {w.name: set() for w in placed.training.model.weights}
     for node in placed.forward.nodes:
-        weights = set[str]().union(*(reached.get(v.name, ()) for v in node.inputs))
-        place = stages.get(node.outputs[0].name)
-        for v in node.outputs:
+        for i, v in enumerate(node.inputs):
+            place = where.get(node.outputs[0].name)
+            stages = set() if place is None or place == ALL else {place}
+            if staged.is_cut(node):
+                assert isinstance(node.op, Repeat)
+                stages = {0} if i < node.op.carries else set(range(staged.stages))
+            for w in reached.get(v.name, ()):
+                found[w] |= stages
             if place is None:
-                reached[v.name] = weights
-        for w in weights if place is not None else ():
-            found.setdefault(w, set()).add(place)
-    return {w: next(iter(places)) for w, places in found.items() if len(places) == 1}
+                for out in node.outputs:
+                    reached.setdefault(out.name, set()).update(reached.get(v.name, ()))
+    return found
 
 
-def _origin(node: Node, stages: Mapping[str, Stage], loops: Mapping[str, Stage]) -> Stage:
-    """The stage of the forward loop of the same label, or of the forward value that `x.grad…` is named after."""
+def _origin(node: Node, stages: Mapping[str, Stage], loops: Mapping[tuple[str, bool], Stage]) -> Stage:
+    """The stage of the forward loop that a loop goes back through, or of the forward value that `x.grad…` is named
+    after. A loop that runs again is where its results are read, like all that is computed again."""
     if isinstance(node.op, Repeat):
-        return loops.get(node.op.label)
+        return loops.get((node.op.label, not node.op.reverse))
     made, mark, _ = node.outputs[0].name.partition(".grad")
     found = stages.get(made) if mark else None
     return None if found == ALL else found
+
+
+def _anchors(
+    placed: Placed,
+    staged: Staged,
+    forward: Mapping[str, Stage],
+    backward: Mapping[str, Stage],
+    addends: Sequence[Sequence[Value]],
+    rank: Callable[[Stage], int],
+) -> dict[str, Stage]:
+    """Where that is added up which could be made anywhere (a metric of a weight, a gradient of zeros), and the parts of
+    metrics."""
+    reads = _readers_of_weights(placed, staged, forward)
+    found: dict[str, Stage] = {}
+    for w, parts in zip(placed.training.model.trained, addends, strict=True):
+        cut = staged.cut is not None and staged.cut.label in w.loops
+        at = ALL if cut else min(reads[w.name], key=rank, default=0)
+        found.update((v.name, at) for v in parts if backward.get(v.name) is None)
+    for v in placed.forward.outputs[: placed.training.scalars]:
+        if forward.get(v.name) is None:
+            needed = {v.name}
+            for node in reversed(placed.forward.nodes):
+                if any(x.name in needed for x in node.outputs):
+                    needed.update(x.name for x in node.inputs)
+            found[v.name] = min((s for w in reads if w in needed for s in reads[w]), key=rank, default=0)
+    # Metrics are finished in one place: where the last of their parts is made.
+    parts = placed.forward.outputs[1 + len(placed.training.summed) : placed.training.scalars]
+    ends = [s for v in parts if (s := found.get(v.name, forward.get(v.name))) is not None]
+    found.update(dict.fromkeys((v.name for v in parts), max(ends, key=rank, default=0)))
+    return found
 
 
 def _addends(placed: Placed, stages: Mapping[str, Stage], value: Value) -> tuple[Value, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from compiler.graph import Builder, Graph, Names, Type, Value
 from compiler.model import STEP_DTYPE, Init, Job, State, Training
@@ -13,6 +13,7 @@ from compiler.ops.elementwise import Cast, Literal, Map
 from compiler.ops.reduce import Reduce
 from compiler.passes.copying import copy_node, graph_values
 from compiler.passes.differentiate import differentiate
+from compiler.passes.divide import divide
 from compiler.passes.recompute import within
 
 SCALE_START = 2.0**16
@@ -22,8 +23,10 @@ SCALE_PATIENCE = 2000  # good steps before the loss scale is doubled
 _LARGEST = {"f64": 1.7e308, "f32": 3.4e38, "bf16": 3.3e38, "f16": 6.5e4}
 
 
-def training(job: Job) -> Training:
+def training(job: Job, whole: Collection[str] = (), parts: Collection[str] = ()) -> Training:
     """Forward, backward and update graph. Raises ParcError where a recompute rule does not fit the model.
+
+    whole, parts: names of what micro-batches cannot do by themselves (`compiler.passes.divide`).
 
     States are the step counter, then those of the loss scale (if dynamic), then each weight's. The update reports
     `grad_norm` (of the unscaled gradients, before clipping) if it is computed, `loss_scale` (as used) if dynamic.
@@ -36,25 +39,30 @@ def training(job: Job) -> Training:
     master = job.precision.master
     counters = _counters(job, names)
     scale = counters.scale.value if counters.scale else job.precision.loss_scale
-    parts = differentiate(
-        model,
+    divided = divide(model, names, whole, parts)
+    found = differentiate(
+        replace(model, graph=divided.graph),
         job.strategy.recomputes,
         names=names,
         scale=scale if isinstance(scale, Value | float | int) else 1.0,
         apart=bool(job.strategy.places),
+        written=model.graph,
+        cut=next((p.label.rpartition(".")[2] for p in job.strategy.pipelines), None),
     )
-    builder = _Update(job, names, master, counters, parts.gradients)
+    builder = _Update(job, names, master, counters, found.gradients)
     graph = builder.build()
     return Training(
         job,
-        parts.forward,
-        parts.backward,
+        found.forward,
+        found.backward,
         graph,
-        parts.saved,
-        parts.gradients,
+        found.saved,
+        found.gradients,
         builder.states,
         tuple(builder.reports),
-        parts.cotangents,
+        found.cotangents,
+        divided.rounds,
+        divided.finish,
     )
 
 
@@ -91,7 +99,7 @@ class _Update:
         self.names = names
         self.master = master
         self.counters = counters
-        self.weights = [w.value for w in job.model.weights]
+        self.weights = [w.value for w in job.model.trained]
         self.gradients = gradients
         self.b = Builder(names)
         self.finite: Value | None = None

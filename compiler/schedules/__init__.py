@@ -17,6 +17,7 @@ from compiler.schedules.actions import (
     chain,
     check_schedule,
     kinds,
+    legal_microbatches,
 )
 from compiler.schedules.hang import Edge, Hang, find_hang
 from compiler.schedules.rolled import families, rolled, unify, unroll
@@ -33,6 +34,7 @@ __all__ = [
     "families",
     "find_hang",
     "kinds",
+    "legal_microbatches",
     "rolled",
     "unify",
     "unroll",

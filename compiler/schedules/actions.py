@@ -39,10 +39,19 @@ def chain(groups: int) -> tuple[int, ...]:
     return tuple(range(groups - 1, -1, -1))
 
 
+def legal_microbatches(groups: int, chunks: int, size: int, pieces: int = 1) -> list[int]:
+    """Numbers of micro-batches, up to 4,096, that go with these stages and divide a dim of `size`.
+
+    pieces: the product of the mesh axes that split the dim as well.
+    """
+    every = groups if chunks > 1 else 1
+    return [n for n in range(every, min(size, 4096) + 1, every) if size % (n * pieces) == 0]
+
+
 def check_schedule(
     name: str, groups: int, chunks: int, microbatches: int, span: Span | None = None
 ) -> Diagnostic | None:
-    """Why the micro-batches do not go with the schedule, if they do not.
+    """Why the micro-batches do not go with the schedule, if they do not. The help knows nothing of the batch.
 
     Raises ValueError for what the language cannot say: other names, no micro-batch, chunks without interleaving.
     """

@@ -207,8 +207,9 @@ class _Parser(ScheduleParser):
             memory = self.text() if self.take_word("in") else "hbm"
             logical = self.text() if self.take_word("of") else default_logical(name)
             chunk = self.natural() if self.take_word("chunk") else default_chunk(name)
+            frozen = self.take_word("frozen")
             self.end_line()
-            return StateDecl(name, role, type, layout, chunk, init, memory, logical)
+            return StateDecl(name, role, type, layout, chunk, init, memory, logical, frozen)
         except ParcError as error:
             self.skip(error)
             return None

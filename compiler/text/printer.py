@@ -144,7 +144,7 @@ def _state(s: StateDecl, sizes: Sizes) -> str:
         text += f" of {quote(s.logical)}"
     if s.chunk != default_chunk(s.name):
         text += f" chunk {s.chunk}"
-    return text
+    return f"{text} frozen" if s.frozen else text
 
 
 def _function(f: Function, sizes: Sizes) -> list[str]:

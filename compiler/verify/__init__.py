@@ -5,6 +5,7 @@ local    layouts of local ops follow from their loops        E0613 to E0616
 comm     collectives change layouts as they say              E0617, E0618
 effects  buffers, gradients, saved values                    E0620 to E0626
 stages   sends and receives, reductions between stages       E0630, E0631
+across   what stages hold pieces and parts of in U           E0632
 order    schedules: every micro-batch once, no hang          E0640 to E0642
 classes  groups, declarations                                E0650
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from compiler.program import Program
 from compiler.text.locations import Locations
+from compiler.verify.across import check_across
 from compiler.verify.body import check_bodies
 from compiler.verify.classes import check_classes
 from compiler.verify.effects import check_buffers
@@ -34,6 +36,8 @@ def verify(program: Program, locations: Locations | None = None) -> tuple[Diagno
     if not report.failed:
         check_buffers(program, report)
         check_stages(program, report)
+    if not report.failed:
+        check_across(program, report)
     if not report.failed:
         check_order(program, report, message_edges(program))
     return report.diagnostics

@@ -14,7 +14,7 @@ from compiler.verify.local import check_layout
 from compiler.verify.report import Report
 from dsl.diagnostics import plural
 
-FUNCTIONS = ("F", "B", "W", "U")
+FUNCTIONS = ("P", "S", "F", "B", "W", "E", "U")
 
 
 def chunks(program: Program) -> int:
@@ -86,8 +86,14 @@ def _check_class(program: Program, cls: DeviceClass, c: int, report: Report) -> 
         report.error("E0650", Site(c), f"two buffers are called {name}")
     for name in _twice((f.name, f.chunk) for f in cls.functions):
         report.error("E0650", Site(c), f"there are two functions {name}")
+    known = {(f.name, f.chunk) for f in cls.functions}
     for i, f in enumerate(cls.functions):
-        if f.name not in FUNCTIONS or not 0 <= f.chunk < chunks(program) or (f.name == "U" and f.chunk):
+        if f.name in ("P", "S"):  # of rounds, not of chunks
+            other = "S" if f.name == "P" else "P"
+            if f.chunk < 0 or (other, f.chunk) not in known:
+                message = f"there is no {other} to {f.name} of round {f.chunk}"
+                report.error("E0650", Site(c, "fn", i), message, "a round has P, which adds up, and S, which settles")
+        elif f.name not in FUNCTIONS or not 0 <= f.chunk < chunks(program) or (f.name in ("E", "U") and f.chunk):
             message = f"no function {f.name}.{f.chunk} is known"
             report.error(
                 "E0650", Site(c, "fn", i), message, f"{', '.join(FUNCTIONS)}, of chunks 0..{chunks(program) - 1}"

@@ -15,8 +15,10 @@ LIVING = ("weight", "optimizer", "counter")
 """Roles of buffers that live across steps."""
 
 RENEWED = (*LIVING, "report")
-ADDED = ("gradient", "loss", "metric")
-_PER_MICROBATCH = ("F", "B", "W")
+ADDED = ("gradient", "loss", "metric", "statistic")
+_PASSES = ("F", "B", "W")
+_ONCE = ("S", "E")
+"""Functions that put something into a buffer once in a step, not once for each micro-batch."""
 
 
 def check_buffers(program: Program, report: Report) -> None:
@@ -46,7 +48,8 @@ class _Class:
         self.inputs = {i.name: i for i in program.inputs}
         self.timed = TIME in program.sizes
         self.writes: Counter[str] = Counter()
-        self.added: Counter[str] = Counter()
+        self.added: dict[str, list[tuple[Function, Site]]] = {}
+        self.reads: list[tuple[str, Function, Site]] = []
         self.saves: dict[str, tuple[str, int]] = {}
         self.loads: dict[str, list[tuple[str, int, bool, Site]]] = {}
 
@@ -84,7 +87,7 @@ class _Class:
             self.input(op, value, instr, site)
         elif isinstance(op, (Read, Write, Accumulate, Save, Load)):
             self.buffer(op, value, instr, function, site)
-        elif isinstance(op, (Send, Recv)) and function.name not in _PER_MICROBATCH:
+        elif isinstance(op, (Send, Recv)) and function.name not in _PASSES:
             self.report.error("E0620", site, f"{head(instr)}: values go between stages in F, B and W only")
         elif isinstance(op, StageReduce) and function.name != "U":
             self.report.error("E0620", site, f"{head(instr)}: stages are added up in U only")
@@ -108,14 +111,22 @@ class _Class:
             self.report.error("E0620", site, f"{head(instr)}: no buffer {op.name} is declared")
             return
         roles, functions = _allowed(op, function.name)
+        if state.frozen and isinstance(op, Write):
+            self.report.error("E0620", site, f"{head(instr)}: {op.name} is frozen", "nothing renews a frozen weight")
+            return
         if state.role not in roles or function.name not in functions:
             help = f"{op.mnemonic} is for {', '.join(roles)} in {', '.join(functions)}"
             self.report.error("E0620", site, f"{head(instr)}: {op.name} is a {state.role}, in {function.name}", help)
             return
         want = state.layout
         if isinstance(op, Accumulate):
-            self.added[op.name] += 1
-            want = Layout(want.dims, tuple(sorted((*want.pending, (TIME, "sum")))) if self.timed else want.pending)
+            self.added.setdefault(op.name, []).append((function, site))
+            if self.timed and function.name not in _ONCE:
+                most = value.layout.pending_on(TIME) == "max" and state.role in ("metric", "statistic")
+                over = (TIME, "max" if most else "sum")
+                want = Layout(want.dims, tuple(sorted((*want.pending, over))))
+        elif isinstance(op, Read):
+            self.reads.append((op.name, function, site))
         elif isinstance(op, Write):
             self.writes[op.name] += 1
         elif isinstance(op, Save):
@@ -166,13 +177,29 @@ class _Class:
         updated = any(f.name == "U" for f in self.cls.functions)
         for i, s in enumerate(self.cls.states):
             site = Site(self.index, "state", i)
-            if s.role in RENEWED and self.writes[s.name] != updated:
+            if s.role in RENEWED and not s.frozen and self.writes[s.name] != updated:
                 message = f"{s.role} {s.name} is written {self.writes[s.name]} times in a step"
                 self.report.error("E0623", site, message, "U writes each of them once")
-            if s.role in ADDED and not self.added[s.name]:
+            if s.frozen and s.role != "weight":
+                self.report.error("E0620", site, f"{s.role} {s.name} is frozen", "only a weight can be")
+            if s.role in ADDED and s.name not in self.added:
                 self.report.error("E0622", site, f"nothing is accumulated into {s.role} {s.name}")
+            if s.role in ("statistic", "metric"):
+                self.settled(s)
             if s.role == "saved":
                 self.saved(s, site)
+
+    def settled(self, s: StateDecl) -> None:
+        """What is made of a whole batch is made in one place, and read behind it."""
+        added = self.added.get(s.name, [])
+        for _, site in added[1:]:
+            self.report.error("E0622", site, f"{s.role} {s.name} is accumulated twice", "one function makes it")
+        for function, _ in added[:1]:
+            for name, reader, site in self.reads:
+                if name == s.name and phase(reader.name, reader.chunk) <= phase(function.name, function.chunk):
+                    message = f"{reader.name} reads {s.name}, which {function.name} makes: it does not run before"
+                    help = "P.0, S.0, P.1, S.1, … run before F, B and W, and these before E"
+                    self.report.error("E0624", site, message, help)
 
     def saved(self, s: StateDecl, site: Site) -> None:
         loads = self.loads.get(s.name, [])
@@ -183,7 +210,7 @@ class _Class:
             self.report.error("E0625", site, f"{s.name} is saved, but never loaded, and so never freed")
             return
         saver, chunk = self.saves[s.name]
-        order = {name: k for k, name in enumerate(_PER_MICROBATCH)}
+        order = {name: k for k, name in enumerate(_PASSES)}
         ranked = sorted(loads, key=lambda entry: order[entry[0]])
         for k, (name, c, last, where) in enumerate(ranked):
             if c != chunk or order[name] <= order[saver]:
@@ -194,12 +221,26 @@ class _Class:
                 self.report.error("E0625", where, message, "after it the buffer is free")
 
 
+def phase(function: str, chunk: int) -> tuple[int, int]:
+    """Where in a step a function stands: all of one phase run before any of the next."""
+    if function in ("P", "S"):
+        return 0, 2 * chunk + (function == "S")
+    return {"E": 2, "U": 3}.get(function, 1), 0
+
+
 def _allowed(op: Read | Write | Accumulate | Save | Load, function: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Roles that the effect is for, and the functions it may stand in."""
     if isinstance(op, Read):
-        return ((*LIVING, *ADDED) if function == "U" else LIVING), (*_PER_MICROBATCH, "U")
+        if function in ("P", "S", "E"):
+            return ("statistic",), (function,)
+        read = (*LIVING, *ADDED[:3]) if function == "U" else (*LIVING, "statistic")
+        return read, (*_PASSES, "U")
     if isinstance(op, Write):
         return RENEWED, ("U",)
     if isinstance(op, Accumulate):
-        return ADDED, _PER_MICROBATCH
-    return ("saved",), _PER_MICROBATCH[:2] if isinstance(op, Save) else _PER_MICROBATCH[1:]
+        if function in ("P", "S"):
+            return ("statistic",), (function,)
+        if function == "E":
+            return ("metric",), (function,)
+        return ADDED if function == "F" else ADDED[:3], _PASSES
+    return ("saved",), _PASSES[:2] if isinstance(op, Save) else _PASSES[1:]

@@ -13,7 +13,7 @@ from compiler.layout import Layout, is_padded
 from compiler.ops.base import Loop, Op
 from compiler.ops.common import View
 from compiler.ops.create import Full
-from compiler.ops.elementwise import Cast
+from compiler.ops.elementwise import Cast, Map
 from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Reduce
 from compiler.ops.window import Fold, Window
@@ -186,7 +186,7 @@ def _check_pending(
             found.append(("E0615", message, f"all_reduce over {axis} before"))
         elif fns == {"sum"} and holders in groups:
             expected[axis] = "sum"
-        elif fns == {"max"} and (isinstance(op, (View, Cast)) or (isinstance(op, Reduce) and op.fn == "max")):
+        elif fns == {"max"} and _keeps_max(op, len(holders) == len(ins)):
             expected[axis] = "max"
         else:
             also = [f"%{ins[i].name}" for g in groups if holders < g for i in sorted(g - holders)]
@@ -208,6 +208,13 @@ def _check_pending(
         else:
             found.append(("E0615", f"%{var.name}: no pending {', '.join(extra)} comes about here", None))
     return found
+
+
+def _keeps_max(op: Op, all: bool) -> bool:
+    """Whether the largest of the results is the result for the largest. all: of all operands."""
+    if isinstance(op, Map):
+        return op.fn == "maximum" and all
+    return isinstance(op, (View, Cast)) or (isinstance(op, Reduce) and op.fn == "max")
 
 
 def result_fills(op: Op, ins: Sequence[Var], outs: Sequence[Var], fills: Sequence[Fills]) -> list[Fills]:

@@ -13,10 +13,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from compiler.program import ALL_CHUNKS, Affine, DeviceClass, For, Program, Run, Schedule, Update
+from compiler.program import ALL_CHUNKS, PER_MICROBATCH, Affine, DeviceClass, For, Program, Run, Schedule, Update
 from compiler.schedules import Action, Edge, find_hang, unroll
 from compiler.text.locations import Site
 from compiler.verify.classes import chunks
+from compiler.verify.effects import phase
 from compiler.verify.report import Report
 
 MOST_ACTIONS = 4_000_000
@@ -100,7 +101,7 @@ def _uncovered(schedule: Schedule, cls: DeviceClass, m: int, v: int) -> str | No
         both = (kind, ALL_CHUNKS) in spans
         if both and (kind, chunk) in spans:
             return f"{kind} is scheduled by chunk and for all chunks"
-        total = m * v if both else m
+        total = m * v if both else m if kind in PER_MICROBATCH else 1
         problem = _gap(sorted(spans[kind, ALL_CHUNKS if both else chunk]), total)
         if problem is not None:
             return f"{kind}{'.*' if both else f'.{chunk}' if chunk else ''}: {problem}"
@@ -195,7 +196,11 @@ def _shrunk(schedule: Schedule, m: int, few: int, v: int) -> Schedule | None:
 def _disorder(mine: Sequence[Action], cls: DeviceClass) -> str | None:
     functions = {(f.name, f.chunk) for f in cls.functions}
     done: set[Action] = set()
+    last: Action | None = None
     for action in mine:
+        if last is not None and phase(action.kind, action.chunk) < phase(last.kind, last.chunk):
+            return f"{last} comes before {action}"
+        last = action
         before = _BEFORE.get(action.kind)
         if before is not None and (before, action.chunk) in functions:
             needed = Action(before, action.chunk, action.mb)

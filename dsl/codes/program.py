@@ -95,6 +95,64 @@ stage 1: devices 1 {
 """
 
 
+_CUT = """\
+program layers
+mesh (pp=2 place)
+stages 2
+input x: f32[d=4]
+
+stage 0: devices 0 {
+  loop block: 1 of 2 from 0
+  weight w: f32[block=1, d=4] = ones
+  fn F {
+    %x: f32[d=4] = input x
+    send %x as y to 1
+  }
+  fn B {
+    %g: f32[d=4] = recv y.grad from 1
+  }
+  fn U {
+    %w: f32[block=1, d=4] = read w
+    %square: f32[block=1, d=4] = mul %w, %w
+    %part: f32[] = reduce %square sum over (block, d)
+    %sum: f32[] = stage_reduce %part sum as norm among (0, 1)
+    %new: f32[block=1, d=4] = div %w, %sum
+    write %new to w
+  }
+  schedule {
+    F[0]
+    B[0]
+    U
+  }
+}
+
+stage 1: devices 1 {
+  loop block: 1 of 2 from 1
+  weight w: f32[block=1, d=4] = ones
+  fn F {
+    %y: f32[d=4] = recv y from -1
+  }
+  fn B {
+    %g: f32[d=4] = full 1.0
+    send %g as y.grad to -1
+  }
+  fn U {
+    %w: f32[block=1, d=4] = read w
+    %square: f32[block=1, d=4] = mul %w, %w
+    %part: f32[] = reduce %square sum over (block, d)
+    %sum: f32[] = stage_reduce %part sum as norm among (0, 1)
+    %new: f32[block=1, d=4] = div %w, %sum
+    write %new to w
+  }
+  schedule {
+    F[0]
+    B[0]
+    U
+  }
+}
+"""
+
+
 def _code(code: str, title: str, explanation: str, old: str, new: str, base: str = _ONE) -> Code:
     """A code whose failing example is the base program with `new` in place of `old`."""
     if base.count(old) < 1:
@@ -300,6 +358,16 @@ CODES: tuple[Code, ...] = (
         "sum as norm among",
         "max as norm among",
         _TWO,
+    ),
+    _code(
+        "E0632",
+        "an update that stages do not agree on",
+        "Each stage holds its own iterations of a loop that is cut. What it makes of them by itself is its own part:\n"
+        "a sum or a maximum over all iterations comes of a stage_reduce among all stages, in which every part counts\n"
+        "once. What is written to a buffer that several stages hold is made of what all of them have.",
+        "div %w, %sum",
+        "div %w, %part",
+        _CUT,
     ),
     _code(
         "E0640",

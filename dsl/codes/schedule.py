@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dsl.codes.code import Code
 
+_PIPE = "pipeline block on pp, schedule gpipe(microbatches = 2)"
+_PROLOGUE = "  weight e[d,k], f[k,d]\n  p[b,d] = (x @ e) @ f\n"
 _WIDE = "mean(window(z, b -> (o, k), pad = 3))"
 
 
@@ -54,6 +56,35 @@ job fit {{
 """
 
 
+def _update(step: str) -> str:
+    """A whole file around the step of an optimizer, for gains of a loop that is cut into two stages."""
+    return f"""\
+fn turned(x[r, c]) {{
+  return flip(x, over r)
+}}
+optimizer mine(lr) {{
+  w = w - lr * {step}
+}}
+model net() {{
+  dim b = 8, d = 4
+  input x : f32[b, d]
+  repeat 4 as block {{
+    weight g[d] ~ ones
+    x = tanh(x * g)
+  }}
+  loss mean(x)
+}}
+strategy plan for net {{
+  mesh (pp = 2)
+  pipeline block on pp, schedule gpipe(microbatches = 2)
+}}
+job fit {{
+  train net() using plan
+  optimizer mine(lr = 0.1)
+}}
+"""
+
+
 CODES: tuple[Code, ...] = (
     Code(
         "E0501",
@@ -66,7 +97,9 @@ CODES: tuple[Code, ...] = (
         "E0502",
         "a value of the whole batch",
         "Micro-batches run one after the other. Sums and means over the batch are added up at the end of the step;\n"
-        "what needs the whole batch before that (a maximum over it, a product of two means) cannot be had.",
+        "what depends on data alone is computed of the whole batch before the first of them, and metrics are made of\n"
+        "sums and maxima at the end. Where weights are involved, what a loss needs of the whole batch before that (a\n"
+        "maximum over it, a product of two means) cannot be had.",
         _file("microbatches 2 over b", devices=1, loss="max(z)"),
         _file("microbatches 2 over b", devices=1, loss="mean(z)"),
     ),
@@ -125,11 +158,30 @@ CODES: tuple[Code, ...] = (
         _file("pipeline block on pp, schedule gpipe(microbatches = 2)"),
     ),
     Code(
+        "E0554",
+        "an optimizer that reads all iterations of a loop that is cut",
+        "A weight of a loop is one tensor with the loop's dim first, of which each stage of a pipeline holds its own\n"
+        "iterations. An optimizer may take each iteration by itself, and sums, means, norms and maxima over all of\n"
+        "them, which the stages take together. What needs them side by side (a cumulative sum, an order, products of\n"
+        "one iteration with another) has no stage to run on.",
+        _update("turned(g)"),
+        _update("(g - mean(g))"),
+    ),
+    Code(
         "E0558",
         "something that is not lowered yet",
         "`offload` says in which memory tensors live, a job that says `infer` is no training. The compiler checks\n"
         "both, but moves nothing yet and lowers training only, and does not pretend otherwise.",
         _file("split b on pp\noffload optimizer to host"),
         _file("split b on pp\nshard optimizer on pp"),
+    ),
+    Code(
+        "E0559",
+        "work that several stages repeat",
+        "What is made from data and weights alone has no stage: each stage that reads it makes it. For a mask that\n"
+        "costs less than to send it; for an encoder, or any product, it does not. This is a warning where it is more\n"
+        "than 1 % of the products of the model. A variable that the loop assigns goes from stage to stage.",
+        _file(_PIPE, more=_PROLOGUE).replace("scale(z))", "scale(z)) + p"),
+        _file(_PIPE, more=_PROLOGUE).replace("scale(z))", "scale(z)) + p\n    p = p + 0.0"),
     ),
 )

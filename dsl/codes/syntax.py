@@ -48,8 +48,8 @@ CODES: tuple[Code, ...] = (
         "E0006",
         "unknown unit",
         "A quantity is a number, at most one space, and a unit: 30 GB/s, 1 us, 768 GiB. Units are case-sensitive:\n"
-        "B KB MB GB TB PB, KiB MiB GiB TiB PiB, Kb Mb Gb Tb Pb (bits), ns us ms s min h, FLOP MFLOP GFLOP TFLOP\n"
-        "PFLOP EFLOP, all amounts also per second (/s), and Hz kHz MHz GHz.",
+        "B KB MB GB TB PB, KiB MiB GiB TiB PiB, Kb Mb Gb Tb Pb (bits), ns us ms s min h, FLOP KFLOP MFLOP\n"
+        "GFLOP TFLOP PFLOP EFLOP ZFLOP, all amounts also per second (/s), and Hz kHz MHz GHz.",
         "check 3 gb <= 4 GB\n",
         "check 3 GB <= 4 GB\n",
     ),

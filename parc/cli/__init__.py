@@ -20,6 +20,7 @@ COMMANDS = {
     "run": "Run a file or a lowered program on emulated devices.",
     "verify": "Prove that the distributed run equals the serial program.",
     "cost": "Say how long a step takes, where the time goes, and what would help.",
+    "devices": "List the devices of the standard library, and the software that they have numbers for.",
     "trace": "Write the timeline of a step for Perfetto.",
     "report": "Write what a step costs as one page of HTML.",
     "explain": "Explain an error code, or why a tensor is laid out and moved as it is.",
@@ -28,6 +29,7 @@ COMMANDS = {
 }
 
 UNWRITABLE = 2
+UNMET = 2
 BUG = 3
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -92,26 +94,35 @@ class Cli(click.Group):
             code = BROKEN_PIPE
         except OSError as error:
             if error.errno not in _FULL:
-                show_bug(error, debug)
-                sys.exit(BUG)
+                sys.exit(show_failure(error, debug))
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             click.echo(f"Error: cannot write to standard output: {error.strerror}", err=True)
             code = UNWRITABLE
         except Exception as error:
-            show_bug(error, debug)
-            code = BUG
+            code = show_failure(error, debug)
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def show_bug(error: Exception, debug: bool) -> None:
-    """Say that parc itself is at fault."""
+def show_failure(error: Exception, debug: bool) -> int:
+    """Say whether a package that is needed is at fault, or parc itself; the exit code."""
+    from parc.needs import outdated, unmet
+
     if debug:
         traceback.print_exception(error)
+    need = unmet(error)
+    if need is not None:
+        click.echo(f"Error: {need.what}\n  help: `{need.command}`", err=True)
+        return UNMET
     what = str(error).strip().splitlines()
     click.echo(f"internal error: {type(error).__name__}{': ' + what[0] if what else ''}", err=True)
-    click.echo("  This is a bug in parc, not in your file. We would like to know of it.", err=True)
+    old = list(outdated())
+    for need in old:
+        click.echo(f"  {need.what}\n  help: `{need.command}`, then try again", err=True)
+    if not old:
+        click.echo("  This is a bug in parc, not in your file. We would like to know of it.", err=True)
     if not debug:
         click.echo("  help: `parc --debug …` shows where it happened", err=True)
+    return BUG
 
 
 @click.group("parc", cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,16 +1,15 @@
-"""What all commands share: options, diagnostics on stderr, JSON on stdout, exit codes, files written whole."""
+"""What all commands share: options, diagnostics on stderr, JSON on stdout, exit codes."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,23 +20,14 @@ from dsl.diagnostics import Diagnostic, ParcError, fail
 from dsl.files import load
 from dsl.render import render, to_json
 from dsl.source import Source
-from parc.api import OURS, Options
-from parc.cli import BUG, UNWRITABLE, show_bug
+from parc.api import OURS, Options, is_program
+from parc.cli import BUG, UNMET, show_failure
 
 SCHEMA = 1
 FAILED = 1
 LIMIT = 4
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Unwritable(click.ClickException):
-    """A file cannot be written: nothing that parc could mend."""
-
-    exit_code = UNWRITABLE
-
-    def __init__(self, path: str, error: OSError) -> None:
-        super().__init__(f"cannot write `{path}`: {error.strerror or error}")
 
 
 class Sources(Mapping[str, Source]):
@@ -143,6 +133,16 @@ class Command(click.Command):
                 raise
             raise click.exceptions.Exit(_told(out, error)) from None
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """What is given twice and can be but one is refused: click would take the last."""
+        if not ctx.resilient_parsing:
+            _, _, order = self.make_parser(ctx).parse_args(list(args))
+            single = [p for p in order if isinstance(p, click.Option) and not p.multiple and not p.is_flag]
+            for option in single:
+                if single.count(option) > 1:
+                    raise click.UsageError(f"`{option.opts[-1]}` is given twice", ctx)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> int:
         assert self.callback is not None and self.name is not None
         out = Output(self.name, bool(ctx.params.pop("json", False)))
@@ -164,8 +164,12 @@ class Command(click.Command):
         except Exception as error:
             if not out.json or isinstance(error, OSError):
                 raise
-            show_bug(error, debug=bool(ctx.find_root().params.get("debug")))
-            return out.finish(BUG)
+            from parc.needs import unmet
+
+            if (need := unmet(error)) is not None:
+                out.fail(need.what, f"`{need.command}`")
+                return out.finish(UNMET)
+            return out.finish(show_failure(error, debug=bool(ctx.find_root().params.get("debug"))))
 
 
 def _told(out: Output, error: click.ClickException) -> int:
@@ -192,7 +196,13 @@ def color(stream: IO[str]) -> bool:
 json_option = click.option("--json", is_flag=True, help="Print one JSON object (docs/cli.md) instead of text.")
 
 
-class Assignment(click.ParamType[tuple[str, str]]):
+if TYPE_CHECKING:
+    _Pair = click.ParamType[tuple[str, str]]
+else:
+    _Pair = click.ParamType  # takes a parameter since click 8.3.2 only
+
+
+class Assignment(_Pair):
     """`name=value` on the command line; the value is checked where the parameter is declared."""
 
     name = "name=value"
@@ -204,17 +214,39 @@ class Assignment(click.ParamType[tuple[str, str]]):
         return name.strip(), text.strip()
 
 
+def _each_once(
+    ctx: click.Context, param: click.Parameter, given: tuple[tuple[str, str], ...]
+) -> tuple[tuple[str, str], ...]:
+    names = [name for name, _ in given]
+    for name in names:
+        if names.count(name) > 1:
+            raise click.BadParameter(f"`{name}` is given twice", ctx, param)
+    return given
+
+
 def params_option(function: F) -> F:
-    """`-D name=value`, any number of times."""
-    return click.option("-D", "params", multiple=True, type=Assignment(), help="Set a `param` of the file.")(function)
+    """`-D name=value`, once for each name."""
+    what = "Set a `param` of the file."
+    return click.option("-D", "params", multiple=True, type=Assignment(), callback=_each_once, help=what)(function)
+
+
+class Name(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """The name of a job or a strategy; an empty one, as of a variable of the shell that is not set, is none."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not str(value).strip():
+            self.fail("the name is empty", param, ctx)
+        return str(value)
 
 
 def job_options(function: F) -> F:
     """Which job of the file, with which parameters and strategy; and how to report."""
     for option in (
         json_option,
-        click.option("--job", metavar="NAME", help="The job, if the file has several."),
-        click.option("--strategy", metavar="NAME", help="Use this strategy instead of the job's own."),
+        click.option("--job", metavar="NAME", type=Name(), help="The job, if the file has several."),
+        click.option("--strategy", metavar="NAME", type=Name(), help="Use this strategy instead of the job's own."),
         params_option,
     ):
         function = option(function)
@@ -226,9 +258,36 @@ def file_argument(function: F) -> F:
     return click.argument("file", type=click.Path(allow_dash=True))(function)
 
 
+def _output(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """`-` is standard output, as without the option."""
+    if value == "":
+        raise click.BadParameter("the name of a file is empty", ctx, param)
+    return None if value == "-" else value
+
+
+def output_option(function: F) -> F:
+    """`-o OUT`; the command calls `check_output` before it works, and `write_output`."""
+    what = "Write to this file instead of standard output; gzip if its name ends in .gz."
+    return click.option("-o", "--output", metavar="OUT", callback=_output, help=what)(function)
+
+
 def choice(out: Output, params: tuple[tuple[str, str], ...], job: str | None, strategy: str | None) -> Options:
     """What the options of `job_options` say. Warnings go to `out`."""
     return {"params": dict(params), "job": job, "strategy": strategy, "warned": lambda warning: out.warn([warning])}
+
+
+def check_program(out: Output, file: str, **given: object) -> bool:
+    """Whether the file is a lowered program. Raises click.UsageError for options that such a one has no use for: it was
+    lowered for one job, with its parameters and strategy. given: the options' values, by name.
+    """
+    if not is_program(file):
+        return False
+    for name, value in given.items():
+        if value:
+            option = {"params": "-D"}.get(name, f"--{name}")
+            was = f"`{file}` is a lowered program, of one job with its parameters and its strategy"
+            raise click.UsageError(f"{was}: `{option}` goes with the `.par` file")
+    return True
 
 
 def set_threads(number: int) -> None:
@@ -248,8 +307,13 @@ threads_option = click.option(
 # --- files ---------------------------------------------------------------------------------------------
 
 
-def read_source(out: Output, name: str) -> Source:
-    """The named file, or standard input for `-`; messages can show its lines from then on."""
+def read_source(out: Output, name: str, program: bool = False) -> Source:
+    """The named file, or standard input for `-`; messages can show its lines from then on.
+
+    program: whether it may be a lowered program; else click.UsageError is raised for one.
+    """
+    if not program and is_program(name):
+        raise click.UsageError(f"`{name}` is a lowered program; `parc {out.command}` needs the `.par` file")
     source = _read_stdin() if name == "-" else load(name)
     out.sources.add(source)
     return source
@@ -263,36 +327,3 @@ def _read_stdin() -> Source:
         return Source("<stdin>", content.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise fail("E0012", f"standard input is not UTF-8 text (byte {error.start})") from None
-
-
-def write_file(path: str, text: str | Iterable[str]) -> None:
-    """Write the whole file (a text, or its parts) or nothing: to a temporary one beside it, then renamed.
-
-    Keeps the mode of what was there.
-    """
-    target = Path(os.path.realpath(path))
-    parts = (text,) if isinstance(text, str) else text
-    try:
-        if target.exists() and not target.is_file():
-            with target.open("w", encoding="utf-8") as file:  # a pipe or a device: nothing to rename
-                file.writelines(parts)
-            return
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                file.writelines(parts)
-            os.chmod(temporary, target.stat().st_mode & 0o7777 if target.exists() else 0o666 & ~_umask())
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise Unwritable(path, error) from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from parc import api
-from parc.cli.common import Command, Output, choice, file_argument, job_options, read_source, write_file
+from parc.cli.common import Command, Output, choice, file_argument, job_options, output_option, read_source
+from parc.cli.writing import check_output, write_output
 
 
 @click.command("compile", cls=Command)
 @file_argument
-@click.option("-o", "--output", metavar="OUT", type=click.Path(), help="Write to this file instead of standard output.")
+@output_option
 @click.option("--emit", type=click.Choice(api.STAGES), default="program", show_default=True, help="Stop after a stage.")
 @job_options
 def command(
@@ -23,9 +24,11 @@ def command(
     strategy: str | None,
 ) -> None:
     """Lower FILE to one program per class of devices and print it (`parc run` takes it, as a `.npu` file)."""
-    text = api.emit(read_source(out, file), emit, **choice(out, params, job, strategy))
+    source = read_source(out, file)
+    check_output(output, source, dict(params).values())
+    text = api.emit(source, emit, **choice(out, params, job, strategy))
     if output:
-        write_file(output, text)
+        write_output(output, text)
     else:
         out.data(text, newline=False)
     out.result = {"emit": emit, "output": output, "text": text}

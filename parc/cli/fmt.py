@@ -5,7 +5,9 @@ from __future__ import annotations
 import click
 
 from dsl.diagnostics import ParcError
-from parc.cli.common import Command, Output, json_option, read_source, write_file
+from parc.api import is_program
+from parc.cli.common import Command, Output, json_option, read_source
+from parc.cli.writing import write_file
 
 
 @click.command("fmt", cls=Command)
@@ -17,6 +19,9 @@ def command(out: Output, files: tuple[str, ...], check: bool) -> bool:
 
     There is one canonical form, and formatting twice changes nothing. Comments stay.
     """
+    for name in files:
+        if is_program(name):
+            raise click.UsageError(f"`{name}` is a lowered program; `parc fmt` formats `.par` files")
     changed: list[str] = []
     broken: list[ParcError] = []
     for name in files:
@@ -46,6 +51,6 @@ def _format(out: Output, name: str, check: bool) -> bool:
             out.result["text"] = text
     elif changed:
         if not check:
-            write_file(name, text)
+            write_file(source.path or name, text)
         out.say(f"{'would format' if check else 'formatted'} {source.name}")
     return changed

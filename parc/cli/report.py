@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parc import api
-from parc.cli.common import Command, Output, choice, file_argument, job_options, read_source, write_file
+from parc.cli.common import Command, Output, choice, file_argument, job_options, output_option, read_source
 from parc.cli.variation import Factors, variation, variation_options
+from parc.cli.writing import check_output, write_output
 from parc.units import amount
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("report", cls=Command)
 @file_argument
-@click.option("-o", "--output", metavar="OUT", help="Write here instead of to standard output.")
+@output_option
 @variation_options
 @job_options
 def command(
@@ -35,7 +36,9 @@ def command(
 
     It needs no network. Nothing is run.
     """
-    compiled = api.compile(read_source(out, file), **choice(out, params, job, strategy))
+    source = read_source(out, file)
+    check_output(output, source, dict(params).values())
+    compiled = api.compile(source, **choice(out, params, job, strategy))
     estimate = api.estimate(compiled, variation(compiled, slow, slow_link))
     line = ["parc", "report", quote(file), *(f"-D {quote(f'{n}={v}')}" for n, v in params)]
     line += [f"--slow {quote(f'{rank}={factor:g}')}" for rank, factor in slow]
@@ -49,7 +52,7 @@ def command(
         "bytes": len(text.encode()),
     }
     if output is not None:
-        write_file(output, text)
+        write_output(output, text)
         out.say(f"{output}: {amount(result['bytes'])}")
     elif out.json:
         result["html"] = text

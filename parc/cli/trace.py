@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parc import api
-from parc.cli.common import Command, Output, choice, file_argument, job_options, read_source, write_file
+from parc.cli.common import Command, Output, choice, file_argument, job_options, output_option, read_source
 from parc.cli.tables import plural
 from parc.cli.variation import Factors, variation, variation_options
+from parc.cli.writing import check_output, write_output
 
 if TYPE_CHECKING:
     from parc.report.trace import Detail
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command("trace", cls=Command)
 @file_argument
-@click.option("-o", "--output", metavar="OUT", help="Write here instead of to standard output.")
+@output_option
 @click.option(
     "--detail",
     type=click.Choice(["all", "some", "none"]),
@@ -42,7 +43,9 @@ def command(
 
     Open it in https://ui.perfetto.dev or chrome://tracing. Nothing is run.
     """
-    compiled = api.compile(read_source(out, file), **choice(out, params, job, strategy))
+    source = read_source(out, file)
+    check_output(output, source, dict(params).values())
+    compiled = api.compile(source, **choice(out, params, job, strategy))
     found = api.trace(compiled, detail, variation(compiled, slow, slow_link))
     classes = len(found.timeline.classes)
     result: dict[str, Any] = {
@@ -57,7 +60,7 @@ def command(
         for part in found.text() if not out.json else ():
             out.data(part, newline=False)
     else:
-        write_file(output, found.text())
+        write_output(output, found.text())
         of = plural(classes, "class") if classes == 1 else f"{classes:,} classes"
         out.say(f"{output}: {plural(found.count, 'event')} of {of} of devices")
     out.result = result

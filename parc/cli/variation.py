@@ -11,11 +11,15 @@ if TYPE_CHECKING:
     from compiler.cost.variation import Variation
     from compiler.driver import Compiled
 
+    _Pair = click.ParamType[tuple[str, float]]
+else:
+    _Pair = click.ParamType  # takes a parameter since click 8.3.2 only
+
 Factors = tuple[tuple[str, float], ...]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class Factor(click.ParamType[tuple[str, float]]):
+class Factor(_Pair):
     """`3=1.2`, `pod=2`: what, and how many times slower."""
 
     name = "what=factor"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import click
 
+from dsl.render import place_json
 from parc import api
 from parc.cli.common import (
     Command,
@@ -23,7 +26,9 @@ from parc.cli.common import (
 from parc.cli.tables import plural, table
 
 if TYPE_CHECKING:
-    from runtime.prove import Proof, Row
+    from runtime.branches import Unreached
+    from runtime.compare import Row
+    from runtime.prove import Proof
 
 _KINDS = {
     "loss": "loss",
@@ -34,6 +39,7 @@ _KINDS = {
     "report": "reports",
 }
 _MOST_SHOWN = 10
+_WIDTH = 80
 
 
 def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
@@ -51,8 +57,16 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     "--tolerance",
     type=click.FloatRange(0),
     callback=_finite,
-    help="Largest relative error, instead of the data types' own.",
+    help="Largest relative error, instead of what rounding explains.",
 )
+@click.option(
+    "--at-step",
+    type=click.IntRange(0, 2**31 - 2**16),
+    default=0,
+    metavar="N",
+    help="Begin as after N updates: what comes later of a schedule is proved, too.",
+)
+@click.option("--allow-vacuous", is_flag=True, help="End with 0 although the proof says nothing.")
 @click.option("--exact", is_flag=True, help="Whole numbers, compared to the bit: for linear models.")
 @click.option(
     "--executor",
@@ -69,6 +83,8 @@ def command(
     steps: int,
     double: bool,
     tolerance: float | None,
+    at_step: int,
+    allow_vacuous: bool,
     exact: bool,
     executor: api.Executor,
     threads: int,
@@ -79,41 +95,41 @@ def command(
     """Prove that FILE's distributed run computes what its serial program computes.
 
     Both train for some steps on the same batches; loss, every gradient, the weights and the optimizer's state are
-    compared after each.
+    compared after each, each tensor at its own scale. What could not be compared, and what the steps did not reach, is
+    listed. A proof that says nothing (all gradients are zero, the loss is not a number) ends with 1.
     """
     set_threads(threads)
     chosen = choice(out, params, job, strategy) | {"double": double}
-    proof = api.verify(read_source(out, file), steps, tolerance=tolerance, exact=exact, executor=executor, **chosen)
+    proof = api.verify(
+        read_source(out, file), steps, tolerance=tolerance, exact=exact, executor=executor, at_step=at_step, **chosen
+    )
     out.result = proof.as_json()
-    out.data(_shown(proof, color(sys.stdout)))
+    for found, unreached in zip(out.result["not_reached"], proof.unreached, strict=True):
+        found["place"] = place_json(unreached.span, out.sources)
+    out.data(_shown(proof, out, color(sys.stdout)))
     if proof.devices == 1:
         out.say("note: one device; nothing was distributed")
-    if not proof.ok and not double and not exact:
+    if not double and not exact and (not proof.equal or any(b.rounding for b in proof.blind)):
         out.say("note: `--double` computes in float64, and tells rounding from error")
-    return proof.ok
+    return proof.equal if allow_vacuous else proof.ok
 
 
-def _shown(proof: Proof, style: bool) -> str:
+def _shown(proof: Proof, out: Output, style: bool) -> str:
     rows = []
     for kind, title in _KINDS.items():
         found = [r for r in proof.rows if r.kind == kind]
         if found:
-            worst = max(found, key=lambda r: (not r.ok, r.error))
+            worst = max(found, key=lambda r: (not r.ok, r.nearness, r.tolerance))
             bad = sum(not r.ok for r in found)
-            rows.append(
-                [
-                    title,
-                    f"{len(found):,}",
-                    f"{sum(r.elements for r in found):,}",
-                    *_numbers(worst),
-                    _verdict(bad, style),
-                ]
-            )
+            numbers = [f"{len(found):,}", f"{sum(r.elements for r in found):,}", *_numbers(worst)]
+            rows.append([title, *numbers, _verdict(bad, style)])
     steps, devices = plural(proof.steps, "step"), plural(proof.devices, "device")
-    parts = [
-        f"{proof.program}: {steps} on {devices}, against the serial program",
-        table(["", "tensors", "elements", "largest error", "tolerance", ""], rows, style),
-    ]
+    head = f"{proof.program}: {steps} on {devices}, against the serial program"
+    if proof.first:
+        head += f", after {proof.first:,} updates"
+    if proof.skipped:
+        head += f"\n{plural(proof.skipped, 'more step')} in which gradients overflowed, and the loss scale was halved"
+    parts = [head, table(["", "tensors", "elements", "closest error", "tolerance", ""], rows, style)]
     failed = [r for r in proof.rows if not r.ok]
     if failed:
         failed.sort(key=lambda r: -r.error)
@@ -121,8 +137,40 @@ def _shown(proof: Proof, style: bool) -> str:
         parts.append(table(["tensor", "kind", "step", "error", "tolerance"], shown, style, left=2))
         if len(failed) > _MOST_SHOWN:
             parts[-1] += f"\n… and {len(failed) - _MOST_SHOWN} more"
-    parts.append("equal" if proof.ok else f"NOT EQUAL: {plural(len(failed), 'tensor')} of {len(proof.rows):,}")
+    blind = [str(b) for b in proof.blind]
+    parts += _list("could not be compared, so that any value of its size passes:", blind)
+    parts += _list(
+        "not reached by these steps, so that nothing is said of it:", [_never(u, out) for u in proof.unreached]
+    )
+    if failed:
+        parts.append(f"NOT EQUAL: {plural(len(failed), 'tensor')} of {len(proof.rows):,}")
+    elif proof.vacuous:
+        parts += _list("VACUOUS: equal, but that says nothing, because", proof.vacuous)
+    else:
+        parts.append("equal")
     return "\n\n".join(parts)
+
+
+def _list(title: str, lines: Sequence[str]) -> list[str]:
+    """A part with a title, in at most 80 columns; nothing if there are no lines."""
+    if not lines:
+        return []
+    shown = [
+        wrap(
+            line, _WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        )
+        for line in lines[:_MOST_SHOWN]
+    ]
+    more = [[f"  … and {len(lines) - _MOST_SHOWN} more"]] if len(lines) > _MOST_SHOWN else []
+    return ["\n".join([title, *(line for part in (*shown, *more) for line in part)])]
+
+
+def _never(unreached: Unreached, out: Output) -> str:
+    """`step.number >= 20: file.par:7`."""
+    span = unreached.span
+    source = out.sources.get(span.source) if span else None
+    place = f"{span.source}:{source.position(span.start)[0]}" if span and source else f"`{unreached.name}`"
+    return f"{unreached.never}: {place}" + (f", and {unreached.count - 1} alike" if unreached.count > 1 else "")
 
 
 def _numbers(row: Row) -> list[str]:

@@ -8,11 +8,11 @@ from dataclasses import replace
 from compiler.cost.pieces import Piece
 from compiler.cost.record import Pieces
 from compiler.cost.timeline import PICOSECONDS, Timeline
-from parc.report.html import esc, legend, num, section, share, svg, tag
+from parc.report.html import esc, legend, section, share, svg, tag
 from parc.report.pipeline import AXIS, PASSES, axis, fits, named, zoomed
 from parc.report.spent import all_axes, axis_class, axis_name
 from parc.report.trace import each
-from parc.units import amount, flops, seconds
+from parc.units import amount, flop, flops, seconds
 
 UNROLLED = 120
 """Pieces of a loop that are drawn one by one, at most."""
@@ -143,7 +143,7 @@ def _told(p: Piece) -> str:
     """A few lines, as an attribute."""
     lines = [p.name, seconds(p.duration / PICOSECONDS)]
     if p.flops and p.kind == "product":
-        lines.append(f"{num(p.flops / 1e9)} GFLOP, {flops(p.flops * PICOSECONDS / p.duration)}")
+        lines.append(f"{flop(p.flops)}, {flops(p.flops * PICOSECONDS / p.duration)}")
     if p.bytes:
         over = f" over {p.axes}" if p.axes else ""
         lines.append(f"{amount(p.bytes)}{over}, {amount(p.bytes * PICOSECONDS / p.duration)}/s")

@@ -38,7 +38,7 @@
   }
 
   function bytes(n) {
-    const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let i = 0;
     for (; n >= 1024 && units.length > i + 1; i++) n /= 1024;
     return (i ? n.toFixed(1) : n) + " " + units[i];

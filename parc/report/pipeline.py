@@ -15,9 +15,12 @@ from parc.report.trace import devices
 from parc.units import seconds
 
 PASSES = {
+    "P": "statistics of the batch",
+    "S": "totals of statistics",
     "F": "forward pass",
     "B": "backward pass",
     "W": "gradients of weights",
+    "E": "metrics of the batch",
     "U": "update",
     "host": "host, once per step",
     "M": "all-reduce between stages",

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf, nextafter
 from typing import Any, Literal, get_args
 
 from compiler.cost.pieces import Piece
@@ -23,9 +24,12 @@ PER_NANOSECOND = 1000
 """Picoseconds. The format counts in microseconds; viewers keep whole nanoseconds of them."""
 
 KINDS = {
+    "P": "statistics of the batch",
+    "S": "totals of statistics",
     "F": "forward pass",
     "B": "backward pass",
     "W": "gradients of weights",
+    "E": "metrics of the batch",
     "U": "update",
     "collective": "collective",
     "send": "send",
@@ -142,8 +146,8 @@ class Trace:
                     if (message, e.cls) in arrows:
                         yield _arrow(e, arrows[message, e.cls], pid, tids[e.stream])
             for kind, moments in (self.memory[pid - 1] if self.memory else {}).items():
-                for ts, n in {_microseconds(ps): n for ps, n in moments}.items():  # of a nanosecond the last counts
-                    yield {"ph": "C", "name": kind, "ts": ts, "pid": pid, "args": {"bytes": n}}
+                for ns, n in {ps // PER_NANOSECOND: n for ps, n in moments}.items():  # of a nanosecond the last counts
+                    yield {"ph": "C", "name": kind, "ts": _microseconds(ns), "pid": pid, "args": {"bytes": n}}
 
     def _messages(self) -> dict[tuple[int, int], int]:
         """(message, class that sends or waits for it) -> number of the arrow that has both ends.
@@ -212,7 +216,7 @@ def _told(piece: Piece) -> dict[str, Any]:
 def _arrow(event: Event, number: int, pid: int, tid: int) -> dict[str, Any]:
     """The end of an arrow at a send, or at what waited for it."""
     end = {"ph": "s"} if event.stream == "send" else {"ph": "f", "bp": "e"}
-    where = {"ts": _microseconds(event.start_ps), "pid": pid, "tid": tid}
+    where = {"ts": _microseconds(event.start_ps // PER_NANOSECOND), "pid": pid, "tid": tid}
     return {**end, "name": "message", "cat": "message", "id": number, **where}
 
 
@@ -225,12 +229,17 @@ def _named(what: str, pid: int, tid: int, name: str, index: int) -> Iterator[dic
 def _complete(
     name: str, kind: str, start_ps: int, end_ps: int, pid: int, tid: int, args: Mapping[str, Any]
 ) -> dict[str, Any]:
-    # Both ends are rounded, never the length: so what is nested, or follows, still does.
-    ts, end = _microseconds(start_ps), _microseconds(end_ps)
-    where = {"ts": ts, "dur": round(end - ts, 3), "pid": pid, "tid": tid}
+    # Both ends are cut, never the length: so what is nested, or follows, still does.
+    start, end = start_ps // PER_NANOSECOND, end_ps // PER_NANOSECOND
+    where = {"ts": _microseconds(start), "dur": _microseconds(end - start), "pid": pid, "tid": tid}
     return {"ph": "X", "name": name, "cat": KINDS.get(kind, kind), **where, "args": args}
 
 
-def _microseconds(ps: int) -> float:
-    """In whole nanoseconds."""
-    return ps // PER_NANOSECOND / 1000
+def _microseconds(ns: int) -> float:
+    """The nearest number of microseconds of which `int(x * 1000)` is `ns`: so viewers make whole nanoseconds of it.
+
+    Perfetto multiplies in double precision and cuts (`CoerceToTs`): of 0.251 it makes 250. The next number above n/1000
+    is at least half a unit in the last place above it, too: its product is not below n.
+    """
+    us = ns / 1000
+    return us if int(us * 1000) == ns else nextafter(us, inf)

@@ -7,7 +7,7 @@ played by events: groups take turns, an action runs when what it receives is the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from compiler.graph import Type
 from compiler.layout import Layout
 from compiler.liveness import unrolled
 from compiler.ops.effects import Accumulate, Input, Write
-from compiler.program import DeviceClass, Program, StateDecl
+from compiler.program import PER_MICROBATCH, DeviceClass, Program, StateDecl
 from compiler.traffic import Volumes, add_volumes, volumes
 from dsl.diagnostics import fail
 from runtime.distribute import Array, Mesh, assemble, collect, distribute, logical_type, own_part
@@ -36,12 +36,16 @@ Arrays = dict[str, Array]
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step computes, as logical arrays by name. `gradients` only where asked for; `reports` come from U."""
+    """What one step computes, as logical arrays by name. `gradients` only where asked for; `reports` come from U.
+
+    magnitudes: what the absolute values of the parts of each gradient add up to (called before the next step).
+    """
 
     loss: Array
     metrics: Arrays
     gradients: Arrays
     reports: Arrays
+    magnitudes: Callable[[], Arrays] = dict
 
 
 @dataclass(slots=True)
@@ -148,18 +152,16 @@ class Emulator:
         return self._collect(("optimizer", "counter"), add=False)
 
     def _collect(self, roles: tuple[str, ...], add: bool, only_update: bool | None = None) -> Arrays:
-        parts: dict[str, list[tuple[StateDecl, DeviceClass, int, Array]]] = {}
-        for g in self.groups.values():
-            for i, decl in enumerate(g.stage.cls.states):
-                x = g.states[i]
-                if decl.role not in roles or x is None:
-                    continue
-                if only_update is not None and (decl.name in g.stage.in_update) != only_update:
-                    continue
-                name = decl.logical or decl.name
-                whole = collect(x, decl.type, decl.layout, self.mesh, name)
-                parts.setdefault(name, []).append((decl, g.stage.cls, g.index, whole))
-        return {name: assemble(found, add) for name, found in parts.items()}
+        return joined(self._pieces(roles, only_update), self.mesh, add)
+
+    def _pieces(self, roles: tuple[str, ...], only_update: bool | None = None) -> list[Piece]:
+        return [
+            (decl, g.stage.cls, g.index, x)
+            for g in self.groups.values()
+            for decl, x in zip(g.stage.cls.states, g.states, strict=True)
+            if decl.role in roles and x is not None
+            if only_update is None or (decl.name in g.stage.in_update) == only_update
+        ]
 
     # --- a step
 
@@ -172,7 +174,8 @@ class Emulator:
             loss = self._collect(("loss",), add=True)
             metrics = self._collect(("metric",), add=True, only_update=False)
             reports = self._collect(("metric", "report"), add=False, only_update=True)
-            collected = self._collect(("gradient",), add=True) if gradients else {}
+            pieces = self._pieces(("gradient",)) if gradients else []
+            collected = joined(pieces, self.mesh, add=True)
         self.steps += 1
         for g in self.groups.values():
             for i, decl in enumerate(g.stage.cls.states):
@@ -181,7 +184,7 @@ class Emulator:
             g.inputs, g.saved = [], {}
         self._pool.next_round()
         first = next(iter(loss.values())) if loss else np.zeros(())
-        return StepResult(first, metrics, collected, reports)
+        return StepResult(first, metrics, collected, reports, lambda: magnitudes(pieces, self.mesh))
 
     def _begin(self, batch: Arrays) -> None:
         """Cut the batch into the pieces of micro-batches and devices; groups share what is equal."""
@@ -222,7 +225,7 @@ class Emulator:
             run = function.run(g, self._contexts[micro])
             if run is not None:
                 for key in run:
-                    yield f"{name}.{chunk} of micro-batch {micro}" if name != "U" else "U", key
+                    yield f"{name}.{chunk} of micro-batch {micro}" if name in PER_MICROBATCH else name, key
             add_volumes(traffic, g.stage.traffic[name, chunk])
 
     def wake(self, g: _Group) -> None:
@@ -275,13 +278,33 @@ def _prepare(cls: DeviceClass, program: Program) -> _Stage:
     slots = Slots(
         {s.name: i for i, s in enumerate(cls.states)},
         inputs,
-        {(r.dim, r.chunk): i for i, r in enumerate(cls.ranges)},
+        {(r.dim, r.count, r.chunk): i for i, r in enumerate(cls.ranges)},
     )
     functions = {(f.name, f.chunk): compile_function(f, cls, program, slots) for f in cls.functions}
     traffic = {(f.name, f.chunk): volumes(f.body, program.sizes) for f in cls.functions}
     update = (i.op for f in cls.functions if f.name == "U" for i in f.body.instrs)
     names = frozenset(op.name for op in update if isinstance(op, (Accumulate, Write)))
     return _Stage(cls, slots, functions, traffic, names)
+
+
+Piece = tuple[StateDecl, DeviceClass, int, Array]
+"""A buffer's declaration, the class and the group that it belongs to, and what is in it: a stacked array."""
+
+
+def joined(pieces: Sequence[Piece], mesh: Mesh, add: bool) -> Arrays:
+    """The logical arrays, by name, that these buffers hold; `add`: parts of several groups are added up."""
+    parts: dict[str, list[Piece]] = {}
+    for decl, cls, group, x in pieces:
+        name = decl.logical or decl.name
+        whole = collect(x, decl.type, decl.layout, mesh, name)
+        parts.setdefault(name, []).append((decl, cls, group, whole))
+    return {name: assemble(found, add) for name, found in parts.items()}
+
+
+def magnitudes(pieces: Sequence[Piece], mesh: Mesh) -> Arrays:
+    """What the absolute values of these buffers' parts add up to."""
+    with quiet():
+        return joined([(decl, cls, group, np.abs(x)) for decl, cls, group, x in pieces], mesh, add=True)
 
 
 def initial_array(name: str, type: Type, decl: StateDecl, seed: int, initial: Mapping[str, Array]) -> Array:

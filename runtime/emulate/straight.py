@@ -33,7 +33,7 @@ class Slots:
 
     states: Mapping[str, int]
     inputs: Mapping[tuple[str, Any], int]  # (name, layout)
-    firsts: Mapping[tuple[str, int], int]  # (loop dim, chunk)
+    firsts: Mapping[tuple[str, int, int], int]  # (loop dim, iterations, chunk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +145,9 @@ class _Writer:
             places = [self.place(stacks, o, depth) if stacks else "None" for o in instr.outputs]
         into = [f"out=({', '.join(places)},)"] if any(p != "None" for p in places) else []
         call = f"{self.bind(kernel)}({', '.join(['ctx', *args, *into])})"
-        if isinstance(op, Iota) and (op.dim.name, self.function.chunk) in self.slots.firsts:
-            call += f" + g.firsts[{self.slots.firsts[op.dim.name, self.function.chunk]}]"
+        if isinstance(op, Iota):
+            first = self.slots.firsts.get((op.dim.name, op.dim.size, self.function.chunk))
+            call += f" + g.firsts[{first}]" if first is not None else ""
         self.put(depth, f"{result} = {call}")
 
     def effect(self, instr: Instr, args: Sequence[str], result: str) -> list[str] | None:

@@ -9,10 +9,10 @@ import numpy as np
 from compiler.layout import local_type
 from compiler.liveness import unrolled
 from compiler.ops.effects import Accumulate, Input, Write
-from compiler.program import DeviceClass, Program, StateDecl
+from compiler.program import PER_MICROBATCH, DeviceClass, Program, StateDecl
 from dsl.diagnostics import fail
-from runtime.distribute import Array, Mesh, assemble, collect, logical_type, own_part, piece_of
-from runtime.emulate.emulator import LASTING, StepResult, initial_array
+from runtime.distribute import Array, Mesh, logical_type, own_part, piece_of
+from runtime.emulate.emulator import LASTING, Piece, StepResult, initial_array, joined, magnitudes
 from runtime.inputs import check_batch
 from runtime.kernels import STORAGE, quiet
 from runtime.private.communicator import Hub
@@ -86,11 +86,13 @@ class PrivateExecutor:
         with quiet():
             self._play()
         loss = self._collect(("loss",), add=True)
+        pieces = self._pieces(("gradient",)) if gradients else []
         result = StepResult(
             next(iter(loss.values())) if loss else np.zeros(()),
             self._collect(("metric",), add=True, only_update=False),
-            self._collect(("gradient",), add=True) if gradients else {},
+            joined(pieces, self.mesh, add=True),
             self._collect(("metric", "report"), add=False, only_update=True),
+            lambda: magnitudes(pieces, self.mesh),
         )
         self.steps += 1
         for devices in self.devices.values():
@@ -142,12 +144,15 @@ class PrivateExecutor:
 
     def _actions(self, device: Device) -> Generator[str, None, None]:
         for name, chunk, micro in unrolled(self.program, device.cls.schedule, device.group):
-            where = f"{name}.{chunk} of micro-batch {micro}" if name != "U" else "U"
+            where = f"{name}.{chunk} of micro-batch {micro}" if name in PER_MICROBATCH else name
             for what in device.run(name, chunk, micro):
                 yield f"{where}\0{what}"
 
     def _collect(self, roles: tuple[str, ...], add: bool, only_update: bool | None = None) -> Arrays:
-        parts: dict[str, list[tuple[StateDecl, DeviceClass, int, Array]]] = {}
+        return joined(self._pieces(roles, only_update), self.mesh, add)
+
+    def _pieces(self, roles: tuple[str, ...], only_update: bool | None = None) -> list[Piece]:
+        found: list[Piece] = []
         for g, devices in self.devices.items():
             cls = devices[0].cls
             for decl in cls.states:
@@ -155,12 +160,9 @@ class PrivateExecutor:
                     continue
                 if only_update is not None and (decl.name in _updated(cls)) != only_update:
                     continue
-                pieces = [d.states[decl.name].array for d in devices]
-                stacked = np.stack(pieces).reshape((*self.mesh.shape, *pieces[0].shape))
-                name = decl.logical or decl.name
-                whole = collect(stacked, decl.type, decl.layout, self.mesh, name)
-                parts.setdefault(name, []).append((decl, cls, g, whole))
-        return {name: assemble(found, add) for name, found in parts.items()}
+                held = [d.states[decl.name].array for d in devices]
+                found.append((decl, cls, g, np.stack(held).reshape((*self.mesh.shape, *held[0].shape))))
+        return found
 
 
 def _updated(cls: DeviceClass) -> set[str]:

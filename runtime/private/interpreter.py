@@ -112,7 +112,7 @@ class Device:
             for p in pieces:
                 p.buffer.drop()
         self.inputs = {}
-        for name in [n for n in self.states if self.declared[n].role in ("gradient", "loss", "metric")]:
+        for name in [n for n in self.states if self.declared[n].role in ("gradient", "loss", "metric", "statistic")]:
             self.states.pop(name).buffer.drop()
 
     # --- running
@@ -188,7 +188,7 @@ class Device:
         found = [np.asarray(r) for r in (results if isinstance(results, tuple) else (results,))]
         if isinstance(instr.op, Iota):
             for r in self.cls.ranges:
-                if (r.dim, r.chunk) == (instr.op.dim.name, self.chunk):
+                if (r.dim, r.count, r.chunk) == (instr.op.dim.name, instr.op.dim.size, self.chunk):
                     found[0] = found[0] + np.int32(r.first.at(self.group))
         return found
 

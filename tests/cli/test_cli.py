@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from click.testing import CliRunner
 import parc
 from dsl.diagnostics import fail
 from parc.cli import COMMANDS, Cli, cli
-from parc.cli.common import Command, Output, json_option, write_file
+from parc.cli.common import Command, Output, json_option
 from tests.cli.sample import FILE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -185,24 +184,6 @@ def test_explain_an_unknown_code() -> None:
 
 
 # --- files and streams ----------------------------------------------------------------------------------
-
-
-def test_files_are_written_whole(tmp_path: Path) -> None:
-    file = tmp_path / "a"
-    file.write_text("old")
-    file.chmod(0o640)
-    with pytest.raises(UnicodeEncodeError):
-        write_file(str(file), "new \ud800")
-    assert file.read_text() == "old" and os.listdir(tmp_path) == ["a"]
-    write_file(str(file), "new\r\n")
-    assert file.read_bytes() == b"new\r\n" and stat.S_IMODE(file.stat().st_mode) == 0o640
-
-
-def test_links_stay_links(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("old")
-    (tmp_path / "link").symlink_to("a")
-    write_file(str(tmp_path / "link"), "new")
-    assert (tmp_path / "link").is_symlink() and (tmp_path / "a").read_text() == "new"
 
 
 def test_writing_where_one_cannot_is_no_bug_of_ours(tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ def test_running_out_of_memory_is_a_diagnostic(command: list[str], file: str) ->
 def test_a_proof_in_double_precision_takes_no_more_memory_than_there_is(file: str) -> None:
     """What counts is whether the job fits as it is written."""
     Path(file).write_text(on_a_tiny_pair(1e6))
-    (row, *_) = json.loads(runner.invoke(cli, ["run", file, "--json"]).stdout)["result"]["memory"]
-    Path(file).write_text(on_a_tiny_pair(row["peak"] / 1000))
+    found = json.loads(runner.invoke(cli, ["cost", file, "--json"]).stdout)["result"]
+    Path(file).write_text(on_a_tiny_pair(max(found["needed"], found["program_peak"]) / 1000))
     for command in (["run"], ["verify"], ["verify", "--double"]):
         result = runner.invoke(cli, [*command, file])
         assert result.exit_code == 0, result.stderr

@@ -241,7 +241,7 @@ def test_an_all_reduce_over_two_levels() -> None:
 
 @pytest.mark.parametrize("tp", [1, 2, 4, 8])
 def test_rings_between_servers_share_the_network_cards(tp: int) -> None:
-    """The rule of shared/costs.md: a data-parallel ring between servers of 8 devices gets the server's bandwidth (eight
+    """The rule of docs/costs.md: a data-parallel ring between servers of 8 devices gets the server's bandwidth (eight
     cards of 10 GB/s) over min(devices per server, tp)."""
     servers = 8
     machine = replace(MACHINE, sizes={"dp": 8 * servers // tp, "tp": tp}, strides={"dp": tp, "tp": 1})

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.published import machines
 from benchmarks.published.facts import load
 from benchmarks.published.fit import MOST, PRIORS, Problem, Sample, chosen, fit, samples
 from benchmarks.published.footprints import solve
 from benchmarks.published.groups import GROUPS, Group
 from benchmarks.published.lines import efficiencies, relative, shown, write, write_footprint
-from benchmarks.published.machines import library
 from benchmarks.published.score import main
 from benchmarks.published.validate import Fitted
 from compiler.cost.calibration import DEFAULT, NAMES
@@ -69,13 +69,9 @@ def test_groups_have_few_numbers_that_there_are_and_stay_within_bounds() -> None
 
 
 def stated(group: Group, device: str) -> dict[str, dict[str, str]]:
-    """Stack -> name -> number, as it stands with the device."""
-    found: dict[str, dict[str, str]] = {stack: {} for stack in group.stacks}
-    for words, text in library()[device]:
-        stack = words[1] if len(words) == 3 else "general"
-        if words[0] == "efficiency" and stack in found:
-            found[stack][words[-1]] = text.removeprefix(" ".join(words)).strip()
-    return found
+    """Stack -> name -> number, as it stands with the device, for it or for what it is like."""
+    of = {s: machines.stated(device, "" if s == "general" else s) for s in group.stacks}
+    return {s: {name: n for (keyword, name), n in found.items() if keyword == "efficiency"} for s, found in of.items()}
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
@@ -85,14 +81,17 @@ def test_what_devices_state_is_what_a_fit_writes(group: Group) -> None:
     values = problem.values(problem.centre)
     first = stated(group, group.devices[0])
     for stack, of in values.items():
-        assert first[stack].keys() == of.keys(), stack
+        inherited = {n for n in first.get(group.like.get(stack, ""), {}) if n not in of}
+        assert first[stack].keys() == of.keys() | inherited, stack
+        assert all(first[stack][n] == shown(n, getattr(DEFAULT, n)) for n in inherited - {"launch"}), stack
         told = group.fixed | group.settled.get(stack, {})
         assert {name: first[stack][name] for name in told} == {name: shown(name, told[name]) for name in told}
         for name, other in group.shared.get(stack, {}).items():
             assert first[stack][name] == first[other][name]
     for name in group.free:
         own = {stack for stack, names in (*group.own.items(), *group.settled.items()) if name in names}
-        assert len({first[s][name] for s in group.stacks if name in first[s] and s not in own | {*group.shared}}) == 1
+        fitted = [s for s in group.stacks if name in values[s] and s not in own | {*group.shared}]
+        assert len({first[s][name] for s in fitted}) == 1
     assert all(stated(group, device) == first for device in group.devices)
     for device in group.relatives:
         lines = [f"efficiency {s} {name} {n}" for s, of in first.items() for name, n in of.items()]
@@ -151,13 +150,33 @@ def test_lines_are_put_at_their_devices_and_no_others_touched(tmp_path: Path) ->
     assert file.read_text() == lines
 
 
+def test_a_stack_like_another_has_lines_of_what_is_different(tmp_path: Path) -> None:
+    """What the other has and it has not is written as the default; where nothing differs there is one line."""
+    group = Group("x", ("a",), ("general", "x", "y"), ("product",), like={"x": "general", "y": "x"})
+    lines = efficiencies(
+        group, {"general": {"product": 0.7, "ramp": 90.0}, "x": {"product": 0.7}, "y": {"product": 0.7}}
+    )
+    assert lines == [
+        "efficiency product 0.7",
+        "efficiency ramp 90",
+        "stack x",
+        "efficiency x ramp 110",
+        "stack y like x",
+    ]
+    file = tmp_path / "devices.par"
+    file.write_text("device a {\n  efficiency product 0.3\n  stack x like z\n  efficiency z core 0.3\n}\n")
+    for _ in range(2):
+        write(group, lines, file)
+        assert file.read_text() == "\n  ".join(["device a {", "efficiency z core 0.3", *lines]) + "\n}\n"
+
+
 def test_reserve_and_context_are_found_where_rows_tell_them_apart(tmp_path: Path) -> None:
     sizes = [2e10, 4e10, 6e10, 7e10]
-    reserved = [(n, 1.1 * n, False) for n in sizes]
-    assert solve(reserved) == (pytest.approx(0.1, abs=4e-3), pytest.approx(2e9))
-    driver = [(n, 1.1 * n + 3e9, True) for n in sizes] * 9
+    reserved = [(1e10, n, 1e10 + 1.2 * n, False) for n in sizes]
+    assert solve(reserved) == (pytest.approx(0.2, abs=0.03), pytest.approx(2e9))
+    driver = [(1e10, n, 1e10 + 1.1 * n + 3e9, True) for n in sizes] * 9
     assert solve(driver) == (pytest.approx(0.1, abs=0.01), pytest.approx(3e9, rel=0.2))
-    assert solve([(n, 0.8 * n, False) for n in sizes])[0] == 0.0
+    assert solve([(0.0, n, 0.7 * n, False) for n in sizes])[0] == 0.0
     text = "device a {\n  footprint x loss 6\n  footprint x reserve 0.3\n  efficiency core 0.4\n}\n"
     file = tmp_path / "devices.par"
     file.write_text(text)

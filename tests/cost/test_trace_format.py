@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import re
 from collections import defaultdict
 from collections.abc import Callable
@@ -21,6 +22,7 @@ import parc
 from compiler.cost.variation import Variation
 from dsl.source import Source
 from parc import api
+from parc.report.trace import _microseconds
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CASES = {
@@ -46,8 +48,8 @@ def trace(case: str) -> list[Event]:
 
 
 def ns(us: float) -> int:
-    """Perfetto keeps whole nanoseconds."""
-    return round(us * 1000)
+    """Perfetto keeps whole nanoseconds: it multiplies in double precision, and cuts."""
+    return int(us * 1000)
 
 
 def problems(events: list[Event]) -> list[str]:
@@ -146,6 +148,25 @@ def counters(events: list[Event]) -> list[str]:
 @pytest.mark.parametrize("case", CASES)
 def test_a_trace_keeps_the_rules(case: str) -> None:
     assert not problems(trace(case))
+
+
+@pytest.mark.parametrize("example", sorted(path.stem for path in EXAMPLES.glob("*.par")))
+def test_the_trace_of_every_job_of_the_examples_keeps_the_rules(example: str) -> None:
+    file = EXAMPLES / f"{example}.par"
+    for job in re.findall(r"^job (\w+)", file.read_text(), re.MULTILINE):
+        text = "".join(api.trace(parc.compile(file, job=job)).text())
+        assert not problems(json.loads(text)["traceEvents"]), job
+
+
+def test_no_nanosecond_is_lost() -> None:
+    """Plain thousandths lose some: what follows then begins before its time."""
+    assert int(1.001 * 1000) == 1000
+    draw = random.Random(9)
+    moments = [*range(20_000), *(draw.randrange(10 ** draw.randrange(4, 16)) for _ in range(100_000))]
+    for n in moments:
+        us = json.loads(json.dumps(_microseconds(n)))
+        assert int(us * 1000) == n and abs(us * 1000 - n) < 0.25
+    assert any(int(n / 1000 * 1000) != n for n in moments)
 
 
 def test_what_takes_no_time_is_not_told() -> None:

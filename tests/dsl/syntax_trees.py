@@ -39,6 +39,7 @@ quantities = st.builds(ast.Quantity, _amounts, st.sampled_from(sorted(UNITS)))
 texts = st.text(st.characters(min_codepoint=32, max_codepoint=126) | st.sampled_from("\n\té汉"), max_size=12)
 strings = texts.map(ast.String)
 paths = tuples(names, 1).map(ast.Path)
+patterns = tuples(names | st.just(ast.Name("*")), 1).map(ast.Path)
 atoms = names | numbers | quantities | strings | st.booleans().map(ast.Boolean)
 _OPERATORS = words("+ - * / // % ** @ < <= > >= == != and or")
 
@@ -125,7 +126,7 @@ rules = st.one_of(
     st.builds(ast.Shard, tuples(names, 1), names, _scopes, st.booleans()),
     st.builds(ast.Offload, tuples(names, 1), names, _scopes),
     st.builds(ast.LayoutDecl, paths, tuples(st.tuples(names, tuples(names)))),
-    st.builds(ast.Pipeline, names, names, maybe(bare_calls), maybe(expressions)),
+    st.builds(ast.Pipeline, paths, names, maybe(bare_calls), maybe(expressions)),
     st.builds(ast.Microbatches, expressions, maybe(names)),
     st.builds(ast.PlaceDecl, paths, names, expressions),
     st.builds(ast.Recompute, maybe(tuples(plain_names, 1).map(ast.Path)), tuples(paths)),
@@ -140,6 +141,7 @@ tasks = st.one_of(
         maybe(names),
     ),
     st.builds(ast.OptimizerUse, bare_calls),
+    st.builds(ast.Frozen, tuples(patterns), tuples(patterns)),
     st.builds(ast.Precision, names, maybe(names), maybe(expressions)),
     st.builds(ast.Data, bare_calls),
     st.builds(ast.Seed, expressions),

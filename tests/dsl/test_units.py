@@ -22,7 +22,11 @@ from dsl.units import (
     Dimension,
     DimensionError,
     Quantity,
+    best_unit,
+    count_in,
     show,
+    show_both,
+    show_in,
 )
 
 of = Quantity.of
@@ -153,6 +157,14 @@ def test_results_without_dimension_are_numbers() -> None:
         (1.41, "GHz", "1.41 GHz"),
         (2500, "PB", "2500 PB"),
         (0.5, "B", "0.5 B"),
+        (1024, "FLOP", "1.024 KFLOP"),
+        (500_000, "FLOP", "500 KFLOP"),
+        (123_456, "FLOP/s", "123.5 KFLOP/s"),
+        (0, "FLOP", "0 FLOP"),
+        (0.25, "FLOP", "0.25 FLOP"),
+        (1e27, "FLOP", "1000000 ZFLOP"),
+        (999.97, "MB", "1 GB"),
+        (1e-12, "s", "0.001 ns"),
     ],
 )
 def test_show(value: float, unit: str, shown: str) -> None:
@@ -168,3 +180,56 @@ def test_what_is_shown_is_the_quantity(unit: str, size: float, negative: bool, d
     assert back.dimension == quantity.dimension
     assert math.isclose(back.value, abs(quantity.value), rel_tol=10.0 ** (1 - digits))
     assert show(quantity, digits).startswith("-") == negative
+
+
+@given(units, st.floats(1e-20, 1e40), st.integers(3, 7))
+def test_the_unit_is_one_to_read(unit: str, size: float, digits: int) -> None:
+    """At least one and at most a thousand of it, where there is such a unit; else no other comes nearer to that."""
+    quantity = of(size, unit)
+    found = best_unit(quantity, digits)
+
+    def off(name: str) -> float:
+        count = abs(float(f"{count_in(quantity, name):.{digits}g}"))
+        return max(1 / count if count else math.inf, count / 1000, 1.0)
+
+    others = [name for name in UNITS if UNITS[name].dimension == quantity.dimension]
+    plain = [name for name in others if "iB" not in name and "b" not in name.removesuffix("/s")]
+    assert "iB" in found or off(found) <= min(map(off, plain)) * 1.001
+
+
+@given(units, st.floats(1e-3, 1e12), st.sampled_from(sorted(UNITS)))
+def test_any_unit_can_be_asked_for(unit: str, size: float, other: str) -> None:
+    quantity = of(size, unit)
+    if UNITS[other].dimension == quantity.dimension:
+        number, name = split_quantity(show_in(quantity, other, 6))
+        assert name == other and math.isclose(of(float(number), name).value, quantity.value, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "unit", "shown"),
+    [
+        ((21.47, "GB"), (16, "GiB"), None, ("20 GiB", "16 GiB")),
+        ((21.47, "GB"), (16, "GiB"), "GiB", ("20 GiB", "16 GiB")),
+        ((900, "ms"), (2, "s"), None, ("0.9 s", "2 s")),
+        ((3, "h"), (90, "s"), "s", ("10800 s", "90 s")),
+        ((1024, "FLOP"), (1, "ZFLOP"), "ZFLOP", ("1.024 KFLOP", "1 ZFLOP")),
+        ((1024, "FLOP"), (5, "FLOP"), None, ("1024 FLOP", "5 FLOP")),
+        ((0, "B"), (3, "GB"), None, ("0 GB", "3 GB")),
+        ((3, "GB"), (0, "B"), None, ("3 GB", "0 GB")),
+        ((3_000_000_001, "B"), (3, "GB"), "GB", ("3.000000001 GB", "3 GB")),
+        ((3, "GB"), (3, "GB"), None, ("3 GB", "3 GB")),
+    ],
+)
+def test_two_sides_have_one_unit(
+    left: tuple[float, str], right: tuple[float, str], unit: str | None, shown: object
+) -> None:
+    assert show_both(of(*left), of(*right), unit) == shown
+
+
+@given(units, st.floats(1e-9, 1e12), st.floats(1e-9, 1e12))
+def test_what_differs_is_shown_to_differ(unit: str, a: float, b: float) -> None:
+    left, right = of(a, unit), of(b, unit)
+    shown = show_both(left, right)
+    assert (shown[0] == shown[1]) == (left.value == right.value)
+    if 1e-3 < a / b < 1e3:
+        assert shown[0].split()[1] == shown[1].split()[1]

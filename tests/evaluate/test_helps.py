@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from compiler.evaluate import check_file
+from compiler.driver import compile_job
+from compiler.evaluate import check_file, evaluate
 from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Source
 from parc import check
@@ -126,3 +129,39 @@ model m() {{
     (found,) = check_file(Source("main.par", text))
     assert found.code == "E0309" and (found.help or "").endswith(f"before the loop, write `{line}`")
     assert not check_file(Source("main.par", text.replace(f"total = {begin}", line)))
+
+
+@pytest.mark.parametrize(
+    ("pp", "chunks", "micro", "dp"), [(2, 2, 3, 1), (2, 2, 5, 1), (4, 2, 2, 1), (2, 4, 3, 2), (2, 2, 1, 4)]
+)
+def test_what_is_proposed_for_interleaving_works(pp: int, chunks: int, micro: int, dp: int) -> None:
+    """Numbers of micro-batches, of devices, of chunks, and the other schedule: each of them is accepted."""
+
+    def findings(schedule: str, pp: int, layers: int = 8) -> tuple[Diagnostic, ...]:
+        rules = f"split b on dp\n  pipeline stack.block on pp, schedule {schedule}"
+        strategy = f"strategy s for m {{\n  mesh (pp = {pp}, dp = {dp})\n  {rules}\n}}\n"
+        body = (
+            "fn run(x[b,y]) {\n  z = x\n"
+            f"  repeat {layers} as block {{\n    weight w[y]\n    z = tanh(z * w)\n  }}\n  return z\n}}\n"
+            "model m() {\n  dim b = 120, y = 4\n  input x : f32[b,y]\n  loss mean(run(x) as stack)\n}\n"
+        )
+        try:
+            compile_job(evaluate(Source("main.par", f"{_HEAD}{body}{strategy}{_JOB.replace('m()', 'm() using s')}")))
+        except ParcError as error:
+            return error.diagnostics
+        return ()
+
+    (found,) = findings(f"interleaved(microbatches = {micro}, chunks = {chunks})", pp)
+    assert found.code in ("E0503", "E0411") and found.help is not None
+    numbers, _, other = found.help.removeprefix("use ").partition(" micro-batches, or ")
+    assert numbers and other
+    for n in numbers.split(" or "):
+        assert not findings(f"interleaved(microbatches = {n}, chunks = {chunks})", pp)
+    assert not findings(other.split("`")[1], pp)
+
+    (found,) = findings(f"interleaved(microbatches = {pp}, chunks = {chunks})", pp, layers=pp * chunks - 1)
+    assert found.code == "E0408" and found.help is not None
+    for few in re.findall(r"at most ([0-9]+) device", found.help):
+        assert not findings(f"interleaved(microbatches = {pp}, chunks = {chunks})", int(few), layers=pp * chunks - 1)
+    for few in re.findall(r"`chunks` can be at most ([0-9]+)", found.help):
+        assert not findings(f"interleaved(microbatches = {pp}, chunks = {few})", pp, layers=pp * chunks - 1)

@@ -77,6 +77,21 @@ def test_lamb_scales_each_layer_by_its_own_norm() -> None:
     close(new, w - 0.1 * ratio * direction)
 
 
+def test_over_own_takes_each_layer_by_itself() -> None:
+    j = job(
+        "optimizer mine(lr) {\n  w = w - lr * (g - mean(g, over own)) / max(abs(g), over own) + 0.0 * sum(g)\n}\n"
+        "model m() {\n  dim a = 3\n  input x : f64[a]\n  y = x\n  repeat 2 as block {\n"
+        "    weight w[a]\n    y = y * w\n  }\n  loss sum(y)\n}\n"
+        "job fit {\n  train m()\n  optimizer mine(lr = 0.1)\n  precision f64\n}\n"
+    )
+    (update,) = j.updates
+    rng = np.random.default_rng(3)
+    w, g = rng.standard_normal((2, 3)), rng.standard_normal((2, 3))
+    names = [v.name for v in update.graph.inputs]
+    (new,) = run_graph(update.graph, dict(zip(names, [np.float64(1), w, g], strict=True)))
+    close(new, w - 0.1 * (g - g.mean(1, keepdims=True)) / np.abs(g).max(1, keepdims=True))
+
+
 RULES = "dim a = 300, c = 2\n  weight w[a, c]\n  loss sum(w)"
 
 

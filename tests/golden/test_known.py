@@ -100,6 +100,19 @@ STAGES: dict[str, list[Facts]] = {
         {("F", "-"): {"recv": 1}, ("B", "-"): {"send": 1}, ("U", "-"): {"stage_reduce": 1}},
     ]
     for name in ("one_f_one_b", "zero_bubble")
+} | {
+    # What counts is known to the stage with the loss alone, and agreed on once; so is what a metric is made of. Loss
+    # and two metrics are added up over the devices for each micro-batch, gradients of six weights once.
+    "counted": [
+        {("F", "-"): {"send": 1}, ("B", "-"): {"recv": 1}, ("U", "-"): {"stage_reduce": 1, "all_reduce": 6}},
+        {
+            ("S", "-"): {"all_reduce": 1},
+            ("F", "-"): {"recv": 1, "all_reduce": 3},
+            ("B", "-"): {"send": 1},
+            ("E", "-"): {"all_reduce": 1},
+            ("U", "-"): {"stage_reduce": 1, "all_reduce": 6},
+        },
+    ]
 }
 
 LOCAL = {"shard", "only_first", "mask_pad"}

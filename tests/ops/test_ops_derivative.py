@@ -89,6 +89,19 @@ def test_an_operand_used_twice(op: Op) -> None:
     np.testing.assert_allclose(found, want, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("row", [r for r in ROWS if any(t.is_float for t in r.ins)], ids=str)
+def test_what_a_gradient_reaches(row: Row) -> None:
+    """`differentiable` says of which operands `vjp` makes a cotangent."""
+    b = Builder(Names())
+    operands = [b.value("x", t) for t in row.ins]
+    outputs = b.add_many(row.op, *operands)
+    seeds = [b.value("g", v.type) if v.type.is_float else None for v in outputs]
+    found = row.op.vjp(b, operands, outputs, seeds)
+    reaches = any(s is not None for s in seeds)
+    told = [t.is_float and reaches and row.op.differentiable(i) for i, t in enumerate(row.ins)]
+    assert told == [g is not None for g in found]
+
+
 def test_stop_gradient_stops() -> None:
     assert gradients(StopGradient(), [np.ones(2)], (T(d=2),), [np.ones(2)]) == [None]
 

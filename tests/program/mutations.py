@@ -22,6 +22,7 @@ KINDS = {
     "unreduced": "a reduce_scatter only cuts",
     "gather": "a reduction only gathers",
     "join": "the sum between stages is left out",
+    "apart": "a reduction between stages is left out by all of them",
     "peer": "a message goes the other way",
     "skip": "an action on a micro-batch is left out",
     "stale": "a buffer keeps its old contents",
@@ -54,6 +55,7 @@ def mutations(program: Program) -> Iterator[tuple[str, Program]]:
             yield from _swapped_loads(program, c, f, function)
             yield from _stale_writes(program, c, f, function)
         yield from _skipped(program, c, cls)
+    yield from _apart(program)
 
 
 def _places(body: Body, path: Path) -> Iterator[tuple[Path, Instr]]:
@@ -223,3 +225,16 @@ def _skipped(program: Program, c: int, cls: DeviceClass) -> Iterator[tuple[str, 
             continue
         schedule = (*cls.schedule[:i], less, *cls.schedule[i + 1 :])
         yield f"skip: element {i} of the schedule (class {c})", _with_class(program, c, replace(cls, schedule=schedule))
+
+
+def _apart(program: Program) -> Iterator[tuple[str, Program]]:
+    """All stages alike do without a reduction between them."""
+    update = [i.op for cls in program.classes for f in cls.functions for i in f.body.instrs]
+    for key in dict.fromkeys(op.key for op in update if isinstance(op, StageReduce) and len(op.groups) > 1):
+        broken = program
+        for c, cls in enumerate(program.classes):
+            for f, function in enumerate(cls.functions):
+                for i, instr in enumerate(function.body.instrs):
+                    if isinstance(instr.op, StageReduce) and instr.op.key == key:
+                        broken = _with(broken, c, f, _edited(function.body, (i,), instr.inputs[0]))
+        yield f"apart: stage_reduce {key} (all classes)", broken

@@ -43,7 +43,7 @@ def test_right_programs_are_accepted(compiled: Compiled) -> None:
 def test_float64_agrees_to_the_last_digits() -> None:
     compiled = models.dropout("dp = 2, tp = 2", "split b on dp", "split d on tp")
     proof = prove(compiled.training, compiled.program)
-    assert proof.ok and proof.worst.error < 1e-12 and proof.worst.tolerance == 1e-9
+    assert proof.ok and proof.worst.error < 1e-12 and proof.worst.tolerance < 1e-9
 
 
 @pytest.mark.parametrize("executor", [None, PrivateExecutor], ids=["stacked", "private"])

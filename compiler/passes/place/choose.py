@@ -74,6 +74,18 @@ def _passing(region: Region, node: Node, held: list[list[tuple[Layout, int]]], a
     )
     if not pending:
         return frozenset()
+    found = _group(region, node, held, axis, pending)
+    if not found and axis == TIME:  # sums of data can be had before the first micro-batch: the others pass
+        others = frozenset(i for i in pending if node.inputs[i].name not in region.shared.of_data)
+        if others and others != pending:
+            return _group(region, node, held, axis, others)
+    return found
+
+
+def _group(
+    region: Region, node: Node, held: list[list[tuple[Layout, int]]], axis: str, pending: frozenset[int]
+) -> frozenset[int]:
+    """Operands that the op is jointly linear in, if these pending ones may pass through it with them."""
     scalar = all(not v.type.dims for v in node.outputs)
     for group in node.op.linear(len(node.inputs)):
         if not pending <= group:

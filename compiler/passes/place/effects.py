@@ -92,6 +92,8 @@ def _tensors(training: Training) -> Iterator[Tensor]:
         yield Tensor(w.name, "weights", frozenset(w.value.type.names[len(w.loops) :]))
     for i in training.model.inputs:
         yield Tensor(i.value.name, "activations", frozenset(i.value.type.names))
+    for r in training.rounds:
+        yield from _made(r.graph, "activations")
     yield from _made(training.forward, "activations")
     yield from _made(training.backward, "activations")
     yield from _made(training.update, "optimizer")
@@ -115,21 +117,24 @@ def _shards(training: Training, rules: Rules, compute: dict[str, Layout]) -> Ite
     said: dict[tuple[str, str, str], Span] = {}  # (axis, class, weight) -> the rule that spoke of it first
     for r in rules.strategy.shards:
         text = f"`shard {', '.join(r.classes)} on {r.axis}{' pad' if r.pad else ''}`"
-        weights = [w for w in training.model.weights if in_scope(w.name, r.scope)]
-        pairs = [(r.axis, c, w.name) for c in r.classes for w in weights]
+        inside = [w for w in training.model.weights if in_scope(w.name, r.scope)]
+        of = {c: [w for w in inside if w.trained or c == "weights"] for c in r.classes}
+        weights = list(dict.fromkeys(w for found in of.values() for w in found))
+        pairs = [(r.axis, c, w.name) for c in r.classes for w in of[c]]
         before = [said[p] for p in pairs if p in said]
         said.update((p, r.span) for p in pairs if p not in said)
         if not weights:
             help = "leave out `in …`" if r.scope else "leave the rule out"
             where = f" in `{r.scope}`" if r.scope else ""
-            yield r, Idle(f"{text} splits nothing: there is no weight{where}", help)
+            trained = " that is trained" if inside else ""
+            yield r, Idle(f"{text} splits nothing: there is no weight{trained}{where}", help)
         elif len(before) == len(pairs):
             notes = tuple[Note, ...](("this rule says so before", span) for span in dict.fromkeys(before))
             yield r, Idle(f"{text} changes nothing: earlier rules say all of it", "leave it out", notes, True)
         elif not any(
             r.axis in rules.storage(w.name, w.value.type, compute[w.name], c, w.loops).axes
             for c in r.classes
-            for w in weights
+            for w in of[c]
         ):
             yield r, _indivisible(text, r, weights, compute, rules.sizes) if r.axis in rules.sizes else None
         else:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout, replicated
-from compiler.model import Training
+from compiler.model import Round, Training
 from compiler.ops.repeat import Repeat
+from compiler.passes.divide import aside, of_data
 from compiler.passes.place.effects import check_effects
 from compiler.passes.place.node import place_node
 from compiler.passes.place.region import Choice, GradMark, Move, Region, Shared
@@ -20,12 +21,22 @@ from dsl.diagnostics import Diagnostics
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class PlacedRound:
+    """batch: what each micro-batch adds up; settle: makes the totals of the sums, once. Its inputs, in the layouts in
+    which they are added up, its outputs, those of `batch`, and the training graph's totals correspond."""
+
+    batch: Graph
+    settle: Graph
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Placed:
     """The training graph with `relayout` nodes. `layouts` by value name (bodies too).
 
     `accumulators`: layout in which each gradient (and `loss`, metrics) is summed over the micro-batches.
     What forward puts out beyond loss and metrics, `kept` (as backward takes it in) and `training.saved` correspond by
-    position; so do `totals` (accumulated gradients as the update takes them in) and the weights.
+    position; so do `totals` (accumulated gradients as the update takes them in) and the trained weights.
+    `rounds` and `finish`: what is needed of whole batches (`compiler.passes.divide`).
     `late`: the part of the backward pass that nobody waits for, where `split` has cut it off; it takes in `crossing`
     (what `backward` puts out for it) besides what backward's inputs were.
     """
@@ -46,10 +57,21 @@ class Placed:
     moves: tuple[Move, ...]
     late: Graph | None = None
     crossing: tuple[Value, ...] = ()
+    rounds: tuple[PlacedRound, ...] = ()
+    finish: Graph | None = None
+
+
+class Undivided(Exception):
+    """Micro-batches cannot do by themselves what these values are needed for; it has to be set apart in the training
+    graph (`divide`): sums of data that are needed of the whole batch, and what metrics need of it, by name."""
+
+    def __init__(self, whole: Iterable[str], parts: Iterable[str]) -> None:
+        super().__init__()
+        self.whole, self.parts = tuple(whole), tuple(parts)
 
 
 def place(training: Training) -> Placed:
-    """Raises ParcError with everything that cannot be laid out."""
+    """Raises ParcError with everything that cannot be laid out, Undivided for what it takes another graph."""
     diagnostics = Diagnostics()
     rules = Rules(training.job, diagnostics)
     shared = Shared(rules, Names(_all_names(training)), diagnostics)
@@ -59,6 +81,7 @@ def place(training: Training) -> Placed:
     for w in training.model.weights:
         compute[w.name] = rules.declared(w.name, w.value.type, "weights", w.loops)
         storage[w.name] = rules.storage(w.name, w.value.type, compute[w.name], "weights", w.loops)
+    for w in training.model.trained:
         optimizer[w.name] = rules.storage(w.name, w.value.type, compute[w.name], "optimizer", w.loops)
         gradient = rules.storage(w.name, w.value.type, compute[w.name], "gradients", w.loops)
         if gradient != compute[w.name]:
@@ -68,7 +91,7 @@ def place(training: Training) -> Placed:
         else replicated(len(s.value.type.dims))
         for s in training.states
     }  # fmt: skip
-    for g, w in zip(training.gradients, training.model.weights, strict=True):
+    for g, w in zip(training.gradients, training.model.trained, strict=True):
         dims = dict(zip(w.value.type.names, compute[w.name].dims, strict=True))
         shared.gradients[g.name] = GradMark(w.name, dims)
     mark_gradients(training.backward, shared.gradients)
@@ -81,14 +104,23 @@ def place(training: Training) -> Placed:
                 r.define(v, storage[v.name])
         return r
 
+    shared.of_data = of_data(training.forward, {w.value for w in training.model.weights})
+    shared.aside = aside(training.forward)
+    placed_rounds = [_round(region(r.graph, "activations", rules.axes), r, training) for r in training.rounds]
+
     forward = region(training.forward, "activations", rules.axes)
     _data_inputs(forward, training.forward, training)
     _nodes(forward, training.forward)
-    scalars = 1 + len(training.model.metrics)
-    outputs = [_total(forward, v) for v in training.forward.outputs[:scalars]]
+    scalars, direct = training.scalars, 1 + len(training.summed)
+    outputs = [_total(forward, v, i > 0) for i, v in enumerate(training.forward.outputs[:direct])]
+    outputs += [_as_made(forward, v) for v in training.forward.outputs[direct:scalars]]
+    finish = _finish(shared, training, outputs[direct:]) if training.finish is not None else None
     for v in training.forward.outputs[scalars:]:
         forward.reader = v.name
         outputs.append(forward.resolved(v))
+    if shared.whole or shared.parts:
+        diagnostics.raise_if_any()
+        raise Undivided(shared.whole, shared.parts)
     forward_graph = prune(Graph("forward", training.forward.inputs, tuple(forward.nodes), tuple(outputs)))
 
     backward = region(training.backward, "activations", rules.axes)
@@ -103,7 +135,7 @@ def place(training: Training) -> Placed:
     update_axes = tuple(a for a in rules.axes if a != TIME)
     update = region(training.update, "optimizer", update_axes)
     totals = []
-    for v, w, layout in zip(training.update.inputs, training.model.weights, accumulators, strict=False):
+    for v, w, layout in zip(training.update.inputs, training.model.trained, accumulators, strict=False):
         totals.append(_enter(update, v, layout))
         update.preferred[v.name] = optimizer[w.name]
     for v in training.update.inputs[len(training.gradients) :]:
@@ -111,7 +143,7 @@ def place(training: Training) -> Placed:
         if v.name in storage and _refines(v, storage[v.name], optimizer[v.name], rules.sizes):
             update.preferred[v.name] = optimizer[v.name]  # weight decay of its own shard, not of the whole weight
     _nodes(update, training.update)
-    wanted = [storage[w.name] for w in training.model.weights] + [states[s.name] for s in training.states]
+    wanted = [storage[w.name] for w in training.model.trained] + [states[s.name] for s in training.states]
     results = []
     for i, v in enumerate(training.update.outputs):
         update.reader = v.name
@@ -123,6 +155,7 @@ def place(training: Training) -> Placed:
     return Placed(
         training, rules.axes, dict(rules.sizes), forward_graph, backward_graph, update_graph, shared.layouts,
         storage, states, accumulators, tuple(kept), tuple(totals), tuple(shared.choices), tuple(shared.moves),
+        None, (), tuple(placed_rounds), finish,
     )  # fmt: skip
 
 
@@ -156,19 +189,74 @@ def _nodes(region: Region, graph: Graph) -> None:
 def _data_inputs(region: Region, graph: Graph, training: Training) -> None:
     """Data in the declared layout; `step` and the states that the backward pass reads (the loss scale) replicated."""
     data = {i.value.name for i in training.model.inputs}
+    totals = set(training.totals)
     for v in graph.inputs:
         if v.name in region.versions:
+            continue
+        if v in totals:
+            region.define(v, region.shared.layouts[v.name])
             continue
         region.define(v, region.declared(v) if v.name in data else replicated(len(v.type.dims)))
         if v == training.model.step:
             region.constants.add(v.name)
 
 
-def _total(region: Region, value: Value) -> Value:
-    """A scalar of the step: whole on every device, summed over micro-batches later."""
+def _total(region: Region, value: Value, metric: bool) -> Value:
+    """A scalar of the step: whole on every device, summed over micro-batches later. A metric may also be a maximum."""
     region.reader = value.name
-    timed = TIME in region.axes
-    return region.demand(value, Layout(tuple(() for _ in value.type.dims), ((TIME, "sum"),) if timed else ()))
+    fn = region.natural(value).pending_on(TIME) if metric else None
+    timed = ((TIME, fn or "sum"),) if TIME in region.axes else ()
+    return region.demand(value, Layout(tuple(() for _ in value.type.dims), timed))
+
+
+def _as_made(region: Region, value: Value) -> Value:
+    """What becomes whole when all micro-batches are in: as it was made, always a sum or maximum over them."""
+    region.reader = value.name
+    layout = region.natural(value)
+    if TIME in region.axes and layout.pending_on(TIME) is None:
+        dims = tuple(tuple(a for a in axes if a != TIME) for axes in layout.dims)
+        layout = Layout(dims, tuple(sorted((*layout.pending, (TIME, "sum")))))
+    return region.demand(value, layout)
+
+
+def _round(region: Region, round: Round, training: Training) -> PlacedRound:
+    """Its own part of the batch on every device; what several devices have to add up is added up once."""
+    shared = region.shared
+    _data_inputs(region, round.graph, training)
+    _nodes(region, round.graph)
+    made = [_as_made(region, v) for v in round.graph.outputs]
+    batch = prune(Graph("batch", round.graph.inputs, tuple(region.nodes), tuple(made)))
+    once = Region(shared, "activations", [a for a in region.axes if a != TIME])
+    sums, totals = [], []
+    for v, total in zip(made, round.totals, strict=True):
+        entered = Value(shared.names.fresh(f"{total.name}.parts"), total.type, total.span)
+        once.define(entered, _untimed(shared.layouts[v.name]))
+        once.reader = total.name
+        sums.append(entered)
+        got = once.demand(entered, _whole(once.declared(total)))
+        totals.append(got)
+        shared.layouts[total.name] = shared.layouts[got.name]
+    return PlacedRound(batch, Graph("settle", tuple(sums), tuple(once.nodes), tuple(totals)))
+
+
+def _finish(shared: Shared, training: Training, parts: Sequence[Value]) -> Graph:
+    """Of what was added up; the metrics are whole on every device."""
+    assert training.finish is not None
+    graph = training.finish.graph
+    once = Region(shared, "activations", [a for a in shared.rules.axes if a != TIME])
+    for v, part in zip(graph.inputs, parts, strict=False):
+        once.define(v, _untimed(shared.layouts[part.name]))
+    _data_inputs(once, graph, training)
+    _nodes(once, graph)
+    outputs = []
+    for v in graph.outputs:
+        once.reader = v.name
+        outputs.append(once.demand(v, replicated(len(v.type.dims))))
+    return prune(Graph("finish", graph.inputs, tuple(once.nodes), tuple(outputs)))
+
+
+def _whole(layout: Layout) -> Layout:
+    return Layout(tuple(tuple(a for a in axes if a != TIME) for axes in layout.dims))
 
 
 def _total_gradient(region: Region, value: Value) -> Value:
@@ -194,7 +282,9 @@ def _all_names(training: Training) -> Iterable[str]:
             if isinstance(n.op, Repeat):
                 yield from walk(n.op.body)
 
-    for g in (training.forward, training.backward, training.update):
+    graphs = [training.forward, training.backward, training.update, *(r.graph for r in training.rounds)]
+    graphs += [training.finish.graph] if training.finish else []
+    for g in graphs:
         yield from walk(g)
 
 

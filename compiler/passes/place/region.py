@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from compiler.graph import Names, Node, Value
@@ -56,6 +56,10 @@ class Shared:
     layouts: dict[str, Layout] = field(default_factory=dict)
     choices: list[Choice] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
+    of_data: set[str] = field(default_factory=set)  # forward values that depend on no weight
+    aside: Callable[[str], bool] = lambda name: False  # forward values that are of use to metrics only
+    whole: dict[str, None] = field(default_factory=dict)  # sums of data that are needed of the whole batch
+    parts: dict[str, None] = field(default_factory=dict)  # what metrics need of the whole batch
     gradients: dict[str, GradMark] = field(default_factory=dict)
     gradient_storage: dict[str, Layout] = field(default_factory=dict)  # by weight, where it is sharded
 
@@ -203,14 +207,7 @@ class Region:
         for step in plan_relayout(value.type, source.layout, layout, self.sizes):
             axes: tuple[str, ...] = getattr(step.op, "axes", ())
             if TIME in axes and step.op.mnemonic not in ("shard", "only_first"):
-                if any(d.code == "E0502" for d in self.shared.diagnostics):
-                    continue  # it would follow from the first
-                self.shared.diagnostics.error(
-                    "E0502",
-                    f"{self.reader or value.name} needs the whole batch of {value.name}, which no micro-batch has",
-                    self.span,
-                    help="use 1 micro-batch, or compute this value from sums and means over the batch only",
-                )
+                self._whole_batch(value, source.layout)
         out = Value(
             self.shared.names.fresh(f"{value.name}.{_suffix(value, source.layout, layout)}"), value.type, value.span
         )
@@ -222,6 +219,26 @@ class Region:
         if cost:
             self.shared.moves.append(Move(value.name, out.name, self.reader, source.layout, layout, cost))
         return out
+
+    def _whole_batch(self, value: Value, layout: Layout) -> None:
+        """A reader needs what all micro-batches make together: noted where that can be had (`passes.divide`)."""
+        shared, name = self.shared, value.name
+        if layout.pending_on(TIME) is not None:
+            if name in shared.of_data and not shared.aside(name):
+                shared.whole[name] = None
+                return
+            if self.parent is None and shared.aside(self.reader):
+                shared.parts[name] = None
+                return
+        if any(d.code == "E0502" for d in shared.diagnostics):
+            return  # it would follow from the first
+        shared.diagnostics.error(
+            "E0502",
+            f"{self.reader or name} needs the whole batch of {name}, which no micro-batch has",
+            self.span,
+            help="use 1 micro-batch; with more, a loss is made of sums and means over the batch, added and scaled, and "
+            "of anything that depends on data alone; a metric of any sums, means and maxima over the batch",
+        )
 
     def _cost(self, value: Value, source: Layout, target: Layout) -> float:
         try:

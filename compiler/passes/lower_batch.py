@@ -1,0 +1,114 @@
+"""What a class of devices computes of whole batches: P and S before the first micro-batch, E behind the last.
+
+P adds up over the micro-batches, S makes totals of it, once, with the collectives that this takes; there is a pair for
+each round. E makes metrics of what F has added up. A class computes what it reads itself: data is everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from compiler.graph import Graph, Names, Node, Value
+from compiler.layout import TIME, Layout
+from compiler.ops.effects import Accumulate, Input, Read
+from compiler.passes.buffers import BufferNames
+from compiler.passes.emit import Emitter
+from compiler.passes.place.place import Placed
+from compiler.passes.prune import prune_nodes
+from compiler.program import Affine, Body, Function, Run, Schedule, StateDecl, Update
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`before` and `after` are in the order in which they run."""
+
+    before: tuple[Function, ...]
+    after: tuple[Function, ...]
+    states: tuple[StateDecl, ...]
+
+    def scheduled(self, schedule: Schedule, microbatches: int) -> Schedule:
+        """The schedule with these functions in it."""
+        first = tuple(
+            Run(f.name, f.chunk, Affine(0), Affine(microbatches if f.name == "P" else 1)) for f in self.before
+        )
+        last = tuple(Run(f.name, f.chunk, Affine(0), Affine(1)) for f in self.after)
+        ends = [i for i, e in enumerate(schedule) if isinstance(e, Update)] or [len(schedule)]
+        return (*first, *schedule[: ends[0]], *last, *schedule[ends[0] :])
+
+
+def lower_batch(placed: Placed, names: BufferNames, read: Collection[str], finishes: bool) -> Batch:
+    """read: names of the totals that the class' functions read; finishes: whether the metrics are made here."""
+    needed = set(read)
+    states: list[StateDecl] = []
+    after: list[Function] = []
+    if finishes:
+        assert placed.finish is not None
+        needed |= {v.name for v in _used(placed.finish.nodes, placed.finish.outputs)} & _totals(placed)
+        after.append(Function("E", 0, _end(placed, names, placed.finish, states)))
+    before: list[Function] = []
+    for k, (round, logical) in reversed(list(enumerate(zip(placed.rounds, placed.training.rounds, strict=True)))):
+        mine = [i for i, total in enumerate(logical.totals) if total.name in needed]
+        if not mine:
+            continue
+        sums = [names.totals[round.settle.inputs[i].name] for i in mine]
+        roots = [round.batch.outputs[i] for i in mine]
+        totals = [names.totals[logical.totals[i].name] for i in mine]
+        settled = [round.settle.outputs[i] for i in mine]
+        before += [
+            Function("S", k, _function(placed, names, round.settle, settled, totals)),
+            Function("P", k, _function(placed, names, round.batch, roots, sums)),
+        ]
+        for name, v in (*zip(sums, (round.settle.inputs[i] for i in mine)), *zip(totals, settled)):
+            states.append(StateDecl(name, "statistic", v.type, placed.layouts[v.name], logical=name))
+        needed |= {v.name for v in _used(prune_nodes(round.batch.nodes, roots), roots)}
+    return Batch(tuple(reversed(before)), tuple(after), tuple(states))
+
+
+def _end(placed: Placed, names: BufferNames, graph: Graph, states: list[StateDecl]) -> Body:
+    finish = placed.training.finish
+    assert finish is not None
+    metrics = [names.metrics[m] for m in finish.metrics]
+    for name, logical, v in zip(metrics, finish.metrics, graph.outputs, strict=True):
+        states.append(StateDecl(name, "metric", v.type, placed.layouts[v.name], logical=logical))
+    return _function(placed, names, graph, graph.outputs, metrics)
+
+
+def _function(placed: Placed, names: BufferNames, graph: Graph, roots: Sequence[Value], into: Sequence[str]) -> Body:
+    """The part of the graph that the roots need; each is added to a buffer."""
+    emit = Emitter(placed, Names())
+    nodes = prune_nodes(graph.nodes, roots)
+    used = _used(nodes, roots)
+    for v in graph.inputs:
+        if v not in used:
+            continue
+        effect = Read(names.totals[v.name]) if v.name in names.totals else Input(v.name)
+        emit.effect(effect, v, placed.layouts[v.name])
+    for node in nodes:
+        emit.node(node)
+    for v, name in zip(roots, into, strict=True):
+        emit.do(Accumulate(name), v)
+    return Body((), tuple(emit.instrs), ())
+
+
+def _used(nodes: Iterable[Node], roots: Iterable[Value]) -> set[Value]:
+    return {v for node in nodes for v in node.inputs} | set(roots)
+
+
+def _totals(placed: Placed) -> set[str]:
+    return {v.name for v in placed.training.totals}
+
+
+def part_decls(placed: Placed, names: BufferNames) -> list[tuple[StateDecl, Value]]:
+    """The buffers in which parts of metrics are added up, and the values that F adds."""
+    training = placed.training
+    if training.finish is None:
+        return []
+    values = placed.forward.outputs[1 + len(training.summed) : training.scalars]
+    found = []
+    for v, total in zip(values, training.finish.graph.inputs, strict=False):
+        layout = placed.layouts[v.name]
+        layout = Layout(layout.dims, tuple(p for p in layout.pending if p[0] != TIME))
+        name = names.totals[total.name]
+        found.append((StateDecl(name, "statistic", v.type, layout, logical=name), v))
+    return found
