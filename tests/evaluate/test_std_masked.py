@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import parc
 from compiler.cost.masks import kept
 from compiler.passes.differentiate import differentiate
+from dsl.source import Source
+from runtime.prove import prove
 from runtime.serial import run_graph
 from tests.evaluate.programs import model, random_arrays, reduced
 from tests.evaluate.std import close, text
@@ -146,3 +149,45 @@ def test_targets_that_are_no_classes(target: int, want: float) -> None:
     np.testing.assert_array_equal(run_graph(m.graph, a)[0], want)
     if want == 0:
         assert not gradients(differentiate(m), a)[0].any()
+
+
+TUNED = """use std.layers (accuracy, attention, cross_entropy, embedding, linear, layer_norm)
+use std.optimizers (adamw)
+
+model tuned {
+  dim b = 8, s = 8, d = 8, v = 12
+  input tokens : int32[b,s] in 0..v
+  input labels : int32[b,s] in -100..v
+  x = embedding(tokens, over v, over d, std = 0.5)
+  repeat 2 as block {
+    x = x + attention(layer_norm(x), 2, std = 0.4)
+  }
+  logits = linear(x, over v, std = 0.4) as head
+  metric right = accuracy(logits, labels, over v)
+  loss cross_entropy(logits, labels, over v, smoothing = 0.1)
+}
+
+strategy plan for tuned {
+  RULES
+}
+
+job fit {
+  train tuned using plan
+  optimizer adamw(lr = 1e-2)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "mesh (dp = 2)\n  split b on dp",
+        "mesh (tp = 2)\n  split h, v, s on tp",
+        "mesh (dp = 2)\n  split b on dp\n  microbatches 4 over b",
+        "mesh (pp = 2, dp = 2)\n  split b on dp\n  pipeline block on pp, schedule one_f_one_b(microbatches = 4)",
+    ],
+)
+def test_the_divisor_is_the_number_in_the_whole_batch(rules: str) -> None:
+    """Few positions count (12 of 112 labels are classes), in some pieces none: still each counts as much as any other."""
+    compiled = parc.compile(Source("tuned.par", TUNED.replace("RULES", rules)), double=True)
+    assert prove(compiled.training, compiled.program).ok
