@@ -29,6 +29,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```par(?: error (E\d{4})| file (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 README = (ROOT / "README.md").read_text()
+VALIDATION = (ROOT / "docs" / "validation.md").read_text()
 COSTS = (ROOT / "docs" / "costs.md").read_text()
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 
@@ -178,5 +179,12 @@ def test_the_readme_shows_what_a_reader_looks_for() -> None:
     for link in ("docs/validation.md", "docs/report.png", "docs/costs.md"):
         assert f"({link})" in README
     assert (ROOT / "docs" / "report.png").stat().st_size < 150_000
+    told = re.search(
+        r"Of (\d+) published .*? is ([\d.]+)% off in\nthe median and ([\d.]+)% in the mean", README, re.DOTALL
+    )
+    found = re.search(
+        r"rows of such a table (\d+) have a job.*?mean ([\d.]+)%, median ([\d.]+)%", VALIDATION, re.DOTALL
+    )
+    assert told and found and told.groups() == (found[1], found[3], found[2])
     cited = {int(n) for n in re.findall(r"\[(\d+)\]", COSTS.split("\n1. ")[0])}
     assert cited == {int(n) for n in re.findall(r"^(\d+)\. ", COSTS, re.MULTILINE)}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import click
 
 from parc import api
 from parc.cli.common import Command, Name, Output, choice, color, json_option, params_option, read_source
-from parc.cli.tables import amount, seconds, table
+from parc.cli.tables import amount, facts, seconds, table
 from parc.cli.variation import Factors, variation, variation_options
 from parc.cli.waterfall import waterfall
 from parc.setup import setup
@@ -122,7 +122,7 @@ def _shown(e: Estimate, tried: Remedies | None, style: bool) -> str:
     assert job.cluster is not None
     where = f"{t.devices:,} {job.cluster.device.name} of {job.cluster.name}"
     parts = [f"{job.name}: {job.model.name} with {job.strategy.name} on {where}"]
-    parts.append(_facts(setup(e)))
+    parts.append(facts(setup(e)))
     parts.append(table(["of a step", ""], [[name, show(e)] for name, show in _FIGURES], style))
     exposed = {a: s for a, s in t.exposed_by_axis.items() if s > 0}
     axes = list(dict.fromkeys([*exposed, *t.traffic]))
@@ -143,13 +143,6 @@ def _shown(e: Estimate, tried: Remedies | None, style: bool) -> str:
     if tried:
         parts.append(_remedies(tried, style))
     return "\n\n".join(parts)
-
-
-def _facts(facts: Iterable[tuple[str, str]]) -> str:
-    """A line for each."""
-    facts = list(facts)
-    width = max((len(name) for name, _ in facts), default=0)
-    return "\n".join(f"{name:{width}}  {what}" for name, what in facts)
 
 
 def _remedies(tried: Remedies, style: bool) -> str:
@@ -194,9 +187,9 @@ def _compared(names: tuple[str, ...], found: list[Estimate], style: bool) -> str
         sizes = [float(_fullest(e).get(role, 0)) for e in found]
         if max(sizes) >= 0.001 * max(e.peak for e in found):
             rows.append([f"memory: {role}", *map(amount, sizes), _change(*sizes)])
-    facts = [list(pair) for pair in zip(*map(setup, found), strict=True)]
-    differ = [[a[0], a[1], b[1], ""] for a, b in facts if a != b]
-    alike = _facts(a for a, b in facts if a == b)
+    both = [list(pair) for pair in zip(*map(setup, found), strict=True)]
+    differ = [[a[0], a[1], b[1], ""] for a, b in both if a != b]
+    alike = facts(a for a, b in both if a == b)
     return "\n\n".join([*([alike] if alike else []), table(["of a step", *names, ""], [*rows, *differ], style)])
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from dsl.diagnostics import plural
 from parc.units import amount, seconds
 
-__all__ = ["amount", "line_width", "plural", "seconds", "table"]
+__all__ = ["amount", "facts", "line_width", "plural", "seconds", "table"]
 
 PIPED = 120
 """Columns where nobody watches: the same wherever a command runs."""
@@ -31,7 +31,11 @@ def line_width() -> int:
     """Columns of the terminal that standard output is, or `PIPED`."""
     if not sys.stdout.isatty():
         return PIPED
-    return max(_NARROWEST, shutil.get_terminal_size((80, 24)).columns)
+    try:
+        columns = os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError):
+        columns = 0
+    return max(_NARROWEST, columns or 80)
 
 
 def table(
@@ -51,6 +55,18 @@ def table(
     parts = _parts(head, rows, left, width)
     flush = {*range(left), *words}
     return "\n\n".join(_part(head, rows, columns, color, flush, width) for columns in parts)
+
+
+def facts(pairs: Iterable[Sequence[str]]) -> str:
+    """A line for each name and what it is; what is too wide goes on below itself."""
+    rows = list(pairs)
+    widest = max((_length(name) for name, _ in rows), default=0)
+    room = max(_LONGEST, line_width() - widest - _GAP)
+    lines = []
+    for name, what in rows:
+        first, *others = _wrapped(what, room) or [""]
+        lines += [f"{name:{widest + _GAP}}{first}", *(" " * (widest + _GAP) + line for line in others)]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _parts(head: Sequence[str], rows: Sequence[Sequence[str]], left: int, width: int) -> list[list[int]]:
@@ -132,7 +148,7 @@ def _wrapped(cell: str, width: int) -> list[str]:
     if _length(cell) <= width or _whole(cell):
         return [cell]
     lines: list[str] = []
-    for word in cell.split():
+    for word in filter(None, cell.split(" ")):  # not at spaces that do not break
         if lines and len(lines[-1]) + 1 + len(word) <= width:
             lines[-1] += f" {word}"
         else:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parc.cli.tables import _GAP, _LONGEST, PIPED, _least, _parts, table
+from parc.cli.tables import _GAP, _LONGEST, PIPED, _least, _parts, facts, table
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -55,6 +55,12 @@ def test_many_columns_stand_below_each_other() -> None:
     shown = table(["devices", "peak", *roles], [["0..1", "3.8 MiB", *["1.5 KiB"] * 9]], left=1, width=40)
     assert shown.split("\n\n")[0] == ("devices     peak    role0    role1\n0..1     3.8 MiB  1.5 KiB  1.5 KiB") and all(
         part.startswith("devices  ") for part in shown.split("\n\n")
+    )
+
+
+def test_what_something_is_goes_on_below_itself() -> None:
+    assert facts([("mesh", "pp = 2"), ("error", "word " * 30), ("nothing", "")]) == (
+        f"mesh     pp = 2\nerror    {' '.join(['word'] * 22)}\n         {' '.join(['word'] * 8)}\nnothing"
     )
 
 
@@ -127,6 +133,8 @@ COMMANDS = [
     ["run", "examples/gpt.par", "--steps", "1", "-D", "pp=2", "-D", "dp=2"],
     ["explain", "examples/gpt.par", "block.attention.wq", "-D", "dp=2", "-D", "tp=2"],
     ["check", "examples/walls.par"],
+    ["devices"],
+    ["devices", "h100"],
 ]
 
 

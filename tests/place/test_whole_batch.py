@@ -69,6 +69,20 @@ def test_without_micro_batches_there_is_no_such_thing() -> None:
     assert {f.name for c in program.classes for f in c.functions} == {"F", "B", "U"}
 
 
+@pytest.mark.parametrize(
+    "loss", ["1.0 - RATIO", "0.0 - RATIO", "RATIO - 2.0", "3.0 + 0.5 * RATIO", "2.0 * (1.0 - RATIO) + RATIO"]
+)
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_a_number_beside_a_sum_over_the_batch_counts_once(loss: str, n: int) -> None:
+    """As in the loss of Dice: a number that is added is no sum over micro-batches."""
+    lines = [line for line in COUNTED.splitlines() if line.strip().startswith("loss ")]
+    (line,) = lines
+    text = COUNTED.replace(line, f"  loss {loss.replace('RATIO', '(' + line.strip().removeprefix('loss ') + ')')}")
+    source = Source("counted.par", text)
+    for dp in (1, 2):
+        assert parc.verify(source, double=True, params={"dp": dp, "n": n}).ok
+
+
 # --- drawn ---------------------------------------------------------------------------------------------------------
 
 MODEL = """\

@@ -7,7 +7,7 @@ products and orders of a weight, over its own dims or over those of loops too.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from random import Random
 
 from tests.property.case import Case, Piece
@@ -15,17 +15,13 @@ from tests.property.case import Case, Piece
 
 @dataclass(frozen=True, slots=True)
 class OptimizerCase(Case):
-    """A case with an optimizer of its own: `steps`, each of lines that turn `u` (first the gradient) into another.
-
-    `frozen`: weights that are not trained, if any.
-    """
+    """A case with an optimizer of its own: `steps`, each of lines that turn `u` (first the gradient) into another."""
 
     steps: tuple[Piece, ...] = ()
-    frozen: str = ""
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        return (*BASE_KINDS(self), *(s.kind for s in self.steps), *(("frozen",) if self.frozen else ()))
+        return (*BASE_KINDS(self), *(s.kind for s in self.steps))
 
     @property
     def text(self) -> str:
@@ -34,13 +30,18 @@ class OptimizerCase(Case):
         needed = dict.fromkeys(name for p in pieces for name in FUNCTIONS if f"{name}(" in " ".join(p.lines))
         lines = [line for name in needed for line in FUNCTIONS[name]]
         lines += ["optimizer drawn_steps(lr) {", "  u = g", *(f"  {line}" for s in self.steps for line in s.lines)]
-        text = "\n".join([*lines, "  w = w - lr * u", "}", "", BASE_TEXT(self)])
-        return text.replace("\n  seed ", f"\n  frozen {self.frozen}\n  seed ") if self.frozen else text
+        return "\n".join([*lines, "  w = w - lr * u", "}", "", BASE_TEXT(self)])
 
 
 # What `Case` makes of itself (a dataclass with slots is another class than the one that `super()` would look for).
 BASE_TEXT: Callable[[Case], str] = Case.text.fget  # type: ignore[attr-defined]
 BASE_KINDS: Callable[[Case], tuple[str, ...]] = Case.kinds.fget  # type: ignore[attr-defined]
+
+
+def with_steps(case: Case, steps: tuple[Piece, ...]) -> OptimizerCase:
+    """The case with an optimizer of its own."""
+    return OptimizerCase(*(getattr(case, f.name) for f in fields(case)), steps)
+
 
 # --- optimizers -----------------------------------------------------------------------------------
 
@@ -212,11 +213,12 @@ def draw(seed: int) -> OptimizerCase:
         precision += f", loss_scale {rng.choice(['dynamic', '8'])}"
     weights = ("early", "shared", "out", "gain", "up", "turn", "turned", "inner", "grid")
     there = [n for n in weights if any(f"{n}[" in line for p in (*first, *before, *loop, *after) for line in p.lines)]
-    frozen = f"*.{rng.choice(there)}" if len(there) > 1 and rng.random() < 0.25 else ""
+    some = len(there) > 1 and rng.random() < 0.25
+    frozen = (Piece("frozen", (f"frozen *.{rng.choice(there)}",)),) if some else ()
     tail = Piece("square", ("metric size = mean(abs(x))", "loss mean(x * x)"))
     return OptimizerCase(
         seed, head, first, 3 if first else 0, (), tuple(before), tuple(loop), count, tuple(after), tail, mesh, rules,
-        f"drawn_steps(lr = 0.05{options})", precision, _steps(rng, matrices), frozen,
+        f"drawn_steps(lr = 0.05{options})", precision, frozen, _steps(rng, matrices),
     )  # fmt: skip
 
 
