@@ -188,6 +188,6 @@ job fit {
     ],
 )
 def test_the_divisor_is_the_number_in_the_whole_batch(rules: str) -> None:
-    """Few positions count (12 of 112 labels are classes), in some pieces none: still each counts as much as any other."""
+    """Few positions count (12 of 112 labels are classes), in some pieces none: each counts as much as any other."""
     compiled = parc.compile(Source("tuned.par", TUNED.replace("RULES", rules)), double=True)
     assert prove(compiled.training, compiled.program).ok
