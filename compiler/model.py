@@ -90,6 +90,7 @@ class Device:
     memory: float = 0.0
     bandwidth: float = 0.0
     settings: tuple[tuple[str, tuple[Any, ...]], ...] = ()  # all else: words, then numbers in base units
+    library: bool = field(default=False, compare=False)  # it is one of the standard library's
 
 
 TOPOLOGIES = ("switch", "ring", "full_mesh")
@@ -129,6 +130,7 @@ class Cluster:
     memories: tuple[Memory, ...] = ()
     span: Span = field(default=NOWHERE, compare=False)
     stack: str = ""
+    stack_span: Span = field(default=NOWHERE, compare=False)
 
     @property
     def devices(self) -> int:

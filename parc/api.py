@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from compiler.evaluate import Check, Evaluation, Held
     from compiler.explain import Explanation
     from compiler.graph import Value
-    from compiler.model import Job
+    from compiler.model import Device, Job
     from compiler.passes.place.place import Placed
     from compiler.program import Program
     from dsl import ast
@@ -144,9 +144,14 @@ def compile(file: File, **options: Unpack[Options]) -> Compiled:
 def _warn(job: Job, options: Options, compiled: Compiled | None = None) -> None:
     from compiler.cost.repeated import repeated_work
     from compiler.evaluate.axes import idle_axes
+    from compiler.evaluate.software import foreign_stack
 
     if warned := options.get("warned"):
-        for warning in (*idle_axes(job.strategy), *(repeated_work(compiled) if compiled is not None else ())):
+        for warning in (
+            *foreign_stack(job.cluster),
+            *idle_axes(job.strategy),
+            *(repeated_work(compiled) if compiled is not None else ()),
+        ):
             warned(warning)
 
 
@@ -320,6 +325,13 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
     from parc.estimate import estimate
 
     return estimate(compiled, variation)
+
+
+def devices() -> tuple[Device, ...]:
+    """The devices of the standard library; `compiler.cost.fitted` says what their numbers were fitted on."""
+    from compiler.evaluate.library import standard_devices
+
+    return standard_devices()
 
 
 def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | None = None) -> Trace:

@@ -8,6 +8,7 @@ from typing import Any
 
 from compiler.cost.allocation import Allocation, allocation
 from compiler.cost.calibration import Calibration, of_cluster
+from compiler.cost.fitted import expected, used
 from compiler.cost.fullest import Fullest, fullest, traced
 from compiler.cost.memory import fits, memory_use
 from compiler.cost.replay import FIRST
@@ -19,6 +20,7 @@ from compiler.driver import Compiled
 from compiler.model import Job
 from compiler.numbering import Ranks, Runs, joined
 from compiler.program import Program
+from parc.setup import parameters
 
 MOST = 12
 """Values that are listed of a fullest moment."""
@@ -113,6 +115,7 @@ class Estimate:
         """Plain values, in seconds and bytes."""
         t, job = self.timeline, self.compiled.job
         assert job.cluster is not None
+        trained, every = parameters(job)
         return {
             "job": job.name,
             "model": job.model.name,
@@ -120,6 +123,11 @@ class Estimate:
             "cluster": job.cluster.name,
             "device": job.cluster.device.name,
             "stack": job.cluster.stack,
+            "stack_used": used(job.cluster),
+            "expected_error": expected(job.cluster).as_json(),
+            "parameters": trained,
+            "parameters_total": every,
+            "mesh": {a.name: a.size for a in job.strategy.mesh},
             "devices": t.devices,
             "step_seconds": t.step_seconds,
             "tokens": t.tokens,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from math import prod
 from typing import TYPE_CHECKING
 
 from compiler.driver import Compiled
 from compiler.evaluate import Check, Held
 from compiler.evaluate.checks import no_result
 from dsl.diagnostics import Diagnostics, ParcError
+from parc.setup import parameters
 
 if TYPE_CHECKING:  # most checks ask for no costs: what computes them is imported where it is used
     from compiler.cost.features import Features
@@ -80,9 +80,9 @@ class Results:
         """
         program = self.compiled.program
         if name == "parameters":
-            return sum(prod(w.value.type.shape) for w in self.compiled.job.model.trained)
+            return parameters(self.compiled.job)[0]
         if name == "parameters.total":
-            return sum(prod(w.value.type.shape) for w in self.compiled.job.model.weights)
+            return parameters(self.compiled.job)[1]
         if name == "devices":
             return program.devices
         if name == "flops":

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from compiler.cost import stacks
 from compiler.evaluate import limits, static
 from compiler.evaluate.calls import bind, built
 from compiler.evaluate.devices import build_device, positive, quantity
@@ -13,6 +12,7 @@ from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.modules import Module
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, listed
+from compiler.evaluate.software import check_stack, foreign_stack
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Entry, Skip
 from compiler.model import TOPOLOGIES, Cluster, Device, Level, Memory
@@ -71,9 +71,12 @@ def _cluster(session: Session, entry: Entry, scope: Scope) -> Cluster:
         raise fail("E0313", f"the cluster `{name.id}` has no level", name.span, help=help)
     assert device[1] is not None
     if stack is not None:
-        _known_stack(*stack, device[1])
+        check_stack(*stack, device[1], entry.module)
     software = stack[1] if stack else ""
-    cluster = Cluster(name.id, device[1], tuple(levels), tuple(memories), entry.item.span, software)
+    span = stack[0].span if stack else entry.item.span
+    cluster = Cluster(name.id, device[1], tuple(levels), tuple(memories), entry.item.span, software, span)
+    for warning in foreign_stack(cluster):
+        session.diagnostics.add(warning)
     if cluster.devices > limits.MAX_DEVICES:
         raise fail("E0908", f"the cluster has {cluster.devices} devices, the most is 10^9", name.span)
     return cluster
@@ -100,14 +103,6 @@ def _names(s: ast.Setting, count: int, help: str) -> tuple[str, ...]:
     if len(found) != count or len(found) != len(s.words) + len(s.values) or s.clauses:
         raise fail("E0313", f"this is no `{s.keyword.id}`", s.span, help=help)
     return tuple(found)
-
-
-def _known_stack(s: ast.Setting, stack: str, device: Device) -> None:
-    """Of software of which the device states nothing its general numbers hold; but not if only a letter is wrong."""
-    known = stacks.known(device)
-    help = did_you_mean(stack, known) if stack not in known else None
-    if help:
-        raise fail("E0313", f"the device states nothing of the software `{stack}`", s.span, help=help)
 
 
 def _topology(s: ast.Setting, levels: list[Level]) -> None:

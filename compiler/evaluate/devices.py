@@ -11,7 +11,7 @@ from compiler.evaluate.calls import bind, built
 from compiler.evaluate.expressions import evaluate, static_of
 from compiler.evaluate.modules import Module
 from compiler.evaluate.scope import Scope
-from compiler.evaluate.session import Session, listed
+from compiler.evaluate.session import Session, is_std, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Entry, Skip, Static
 from compiler.graph import DTYPES
@@ -97,7 +97,7 @@ def _device(session: Session, entry: Entry, scope: Scope) -> Device:
         raise fail("E0313", f"the device `{name.id}` has no compute", name.span, help=SETTINGS["compute"])
     if memory is None:
         raise fail("E0313", f"the device `{name.id}` has no memory", name.span, help=SETTINGS["memory"])
-    device = Device(name.id, tuple(compute.items()), memory[0], memory[1], tuple(settings))
+    device = Device(name.id, tuple(compute.items()), memory[0], memory[1], tuple(settings), is_std(entry.item.span))
     for s in declared.values():
         try:
             _inherits(s, device)

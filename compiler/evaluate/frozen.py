@@ -54,7 +54,7 @@ class Patterns:
         if not all(self.hold(n) for n in names):
             message = f"of the weights of `{model.name}` that are not frozen the loss's derivative reaches none"
             help = "let the loss depend on one of them otherwise than through `stop_gradient` or integers"
-        raise fail("E0315", message, self.statements[0].span, help=help)
+        raise fail("E0317", message, self.statements[0].span, help=help)
 
 
 def matches(pattern: ast.Path, weight: str) -> bool:

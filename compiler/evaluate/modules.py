@@ -183,6 +183,12 @@ def suggest_std(kind: str, name: str) -> tuple[str, str] | None:
     return (known[best], best) if best else None
 
 
+def devices_of_std() -> tuple[ast.Device, ...]:
+    """The devices of the standard library, as they are written."""
+    use = ast.Use(ast.Path((ast.Name("std"), ast.Name("devices"))))
+    return tuple(i for i in _parsed(load_use(use, Source("", ""), ".")).items if isinstance(i, ast.Device))
+
+
 def _parsed(source: Source) -> ast.File:
     return parse(source.text, source.name)
 
@@ -307,4 +313,4 @@ def apply_overrides(module: Module, overrides: Mapping[str, str]) -> None:
                 module.param(name)
 
 
-__all__ = ["KINDS", "Loader", "Module", "apply_overrides", "suggest_std"]
+__all__ = ["KINDS", "Loader", "Module", "apply_overrides", "devices_of_std", "suggest_std"]

@@ -23,6 +23,12 @@ _LEVEL = "level server = 8 npu over 30 GB/s, 1 us\n"
 _CLUSTER = "cluster pod() {\n  device npu = a100_80\n  " + _LEVEL + "}\n"
 _ON_POD = "train m() on pod\noptimizer sgd(lr = 0.1)"
 
+
+def _stack(name: str) -> str:
+    """The cluster with this software."""
+    return _CLUSTER.replace("us\n}", f"us\n  stack {name}\n}}")
+
+
 CODES: tuple[Code, ...] = (
     Code(
         "E0301",
@@ -129,6 +135,22 @@ CODES: tuple[Code, ...] = (
     ),
     Code(
         "E0315",
+        "unknown software",
+        "`stack NAME` in a cluster says which software runs on it. Devices of the standard library have numbers for\n"
+        "some (`parc devices` lists them), one of your own for what it states: `efficiency NAME product 0.7`.",
+        _model(_FIT, _stack("megatron_2012"), _ON_POD),
+        _model(_FIT, _stack("megatron_2021"), _ON_POD),
+    ),
+    Code(
+        "E0316",
+        "software without numbers for this device",
+        "Other devices have numbers for the software, this one has none. This is a warning: what the device states in\n"
+        "general is used, which is within 27 % in nine of ten cases. `parc devices NAME` lists what a device knows.",
+        _model(_FIT, _stack("megatron_core"), _ON_POD),
+        _model(_FIT, _stack("megatron_2021"), _ON_POD),
+    ),
+    Code(
+        "E0317",
         "nothing to train",
         "`frozen` leaves weights for the others to be trained: at least one is not frozen, and the loss's derivative\n"
         "reaches it (it does not pass `stop_gradient`, nor what makes integers of numbers).",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -13,7 +13,8 @@ from parc.cli.common import Command, Output, choice, color, json_option, params_
 from parc.cli.tables import amount, seconds, table
 from parc.cli.variation import Factors, variation, variation_options
 from parc.cli.waterfall import waterfall
-from parc.units import percent
+from parc.setup import setup
+from parc.units import flops, percent
 
 if TYPE_CHECKING:
     from parc.comparison import Comparison
@@ -90,6 +91,7 @@ _FIGURES: tuple[tuple[str, Callable[[Estimate], str]], ...] = (
     ("step", lambda e: seconds(e.timeline.step_seconds)),
     ("tokens per second", lambda e: f"{e.timeline.tokens_per_second:,.0f}"),
     ("… per device", lambda e: f"{e.timeline.tokens_per_second / e.timeline.devices:,.1f}"),
+    ("model FLOP/s per device", lambda e: flops(e.timeline.mfu * e.timeline.peak_flops)),
     ("MFU", lambda e: percent(e.timeline.mfu)),
     ("HFU", lambda e: percent(e.timeline.hfu)),
     ("bubble", lambda e: percent(e.timeline.bubble)),
@@ -105,6 +107,7 @@ def _shown(e: Estimate, tried: Remedies | None, style: bool) -> str:
     assert job.cluster is not None
     where = f"{t.devices:,} {job.cluster.device.name} of {job.cluster.name}"
     parts = [f"{job.name}: {job.model.name} with {job.strategy.name} on {where}"]
+    parts.append(_facts(setup(e)))
     parts.append(table(["of a step", ""], [[name, show(e)] for name, show in _FIGURES], style))
     exposed = {a: s for a, s in t.exposed_by_axis.items() if s > 0}
     axes = list(dict.fromkeys([*exposed, *t.traffic]))
@@ -125,6 +128,13 @@ def _shown(e: Estimate, tried: Remedies | None, style: bool) -> str:
     if tried:
         parts.append(_remedies(tried, style))
     return "\n\n".join(parts)
+
+
+def _facts(facts: Iterable[tuple[str, str]]) -> str:
+    """A line for each."""
+    facts = list(facts)
+    width = max((len(name) for name, _ in facts), default=0)
+    return "\n".join(f"{name:{width}}  {what}" for name, what in facts)
 
 
 def _remedies(tried: Remedies, style: bool) -> str:
@@ -166,7 +176,10 @@ def _compared(names: tuple[str, ...], found: list[Estimate], style: bool) -> str
         sizes = [float(_fullest(e).get(role, 0)) for e in found]
         if max(sizes) >= 0.001 * max(e.peak for e in found):
             rows.append([f"memory: {role}", *map(amount, sizes), _change(*sizes)])
-    return table(["of a step", *names, ""], rows, style)
+    facts = [list(pair) for pair in zip(*map(setup, found), strict=True)]
+    differ = [[a[0], a[1], b[1], ""] for a, b in facts if a != b]
+    alike = _facts(a for a, b in facts if a == b)
+    return "\n\n".join([*([alike] if alike else []), table(["of a step", *names, ""], [*rows, *differ], style)])
 
 
 def _fullest(e: Estimate) -> Mapping[str, int]:

@@ -25,6 +25,7 @@ from parc.report.pipeline import BOXES, Rows, pipeline, rows
 from parc.report.spent import waterfall
 from parc.report.trace import each
 from parc.report.traffic import communication
+from parc.setup import setup
 from parc.units import amount, flops, percent, seconds
 
 SCHEMA = 1
@@ -56,7 +57,12 @@ def page(e: Estimate, occupancy: Mapping[int, Occupancy], pieces: Pieces, comman
         f"<style>\n{(HERE / 'page.css').read_text(encoding='utf-8')}</style>",
     ]
     body = [
-        tag("header", tag("h1", esc(job.name)), tag("p", esc(f"{job.model.name} with {job.strategy.name} on {told}"))),
+        tag(
+            "header",
+            tag("h1", esc(job.name)),
+            tag("p", esc(f"{job.model.name} with {job.strategy.name} on {told}")),
+            table(["", ""], [[esc(name), esc(what)] for name, what in setup(e)], left=2, class_="facts"),
+        ),
         _headline(e),
         waterfall(t),
         pipeline(t, boxes),

@@ -71,6 +71,7 @@ EVERY = [
     ("resnet", "sp=2 sx=2 batch=8 microbatches=2"),
     ("towers", ""),
     ("towers", "dp=2"),
+    ("megatron_175b", SMALL + " dp=2 tp=2 pp=2"),
 ]
 
 

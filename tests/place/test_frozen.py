@@ -381,8 +381,8 @@ def test_patterns(pattern: str, path: str, holds: bool) -> None:
         ("frozen base", "E0404", "did you mean `block.up.base`, or `*.base`?"),
         ("frozen table keep hed", "E0404", "did you mean `head`?"),
         ("frozen table keep head", "E0404", "leave it out"),
-        ("frozen", "E0315", "leave one out, such as `frozen keep head.offset`"),
-        ("frozen *", "E0315", "leave one out"),
+        ("frozen", "E0317", "leave one out, such as `frozen keep head.offset`"),
+        ("frozen *", "E0317", "leave one out"),
     ],
 )
 def test_wrong_patterns(frozen: str, code: str, told: str) -> None:

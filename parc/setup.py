@@ -1,0 +1,51 @@
+"""What a price is of, in words: devices, software, sizes, and how far off it may be."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+from compiler.cost import fitted
+from parc.units import amount, percent
+
+if TYPE_CHECKING:
+    from compiler.cost.fitted import Expected
+    from compiler.model import Cluster, Job
+    from parc.estimate import Estimate
+
+
+def parameters(job: Job) -> tuple[int, int]:
+    """Numbers in the weights of the model: in those that are trained, and in all."""
+    trained, every = (sum(prod(w.value.type.shape) for w in of) for of in (job.model.trained, job.model.weights))
+    return trained, every
+
+
+def setup(e: Estimate) -> list[tuple[str, str]]:
+    """Names and what they are, for people."""
+    job, t = e.compiled.job, e.timeline
+    assert job.cluster is not None
+    mesh = ", ".join(f"{a.name} = {a.size:,}" for a in job.strategy.mesh)
+    batch = f"{t.samples:,} samples"
+    trained, every = parameters(job)
+    return [
+        ("devices", f"{t.devices:,} {job.cluster.device.name}, {amount(job.cluster.device.memory)} each"),
+        ("software", software(job.cluster)),
+        ("parameters", f"{every:,}" if trained == every else f"{every:,}, of which {trained:,} are trained"),
+        ("global batch", batch if t.tokens == t.samples else f"{batch}, {t.tokens:,} tokens"),
+        ("mesh", mesh or "one device"),
+        ("error to expect", error(fitted.expected(job.cluster))),
+    ]
+
+
+def software(cluster: Cluster) -> str:
+    """The stack, and what is used where the device has no numbers for it."""
+    if fitted.used(cluster) == cluster.stack:
+        return cluster.stack or "none in particular"
+    return f"{cluster.stack}: {cluster.device.name} has no numbers for it, its general ones are used"
+
+
+def error(of: Expected) -> str:
+    """`4.9% (nine of ten within 9.3%)`, and why."""
+    if of.rows:
+        return f"{percent(of.error)}, nine of ten within {percent(of.within)} ({of.why})"
+    return f"nine of ten within {of.within:.0%} ({of.why})"
