@@ -16,7 +16,8 @@ from dsl.diagnostics import Diagnostics
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compiled:
-    """What each pass made of a job."""
+    """What each pass made of a job. `training` is the serial one, before anything was set apart for micro-batches
+    (`placed.training` is what was lowered): the proof compares with that."""
 
     job: Job
     training: Training
@@ -36,17 +37,18 @@ def compile_job(job: Job) -> Compiled:
 
 def prepare(job: Job) -> tuple[Training, Placed]:
     """Differentiate and lay out. What turns out to be needed of whole batches is set apart, and all is done again."""
+    serial = graphs = training(job)
     whole: dict[str, None] = {}
     parts: dict[str, None] = {}
     while True:
-        graphs = training(job, tuple(whole), tuple(parts))
         try:
-            return graphs, place(graphs)
+            return serial, place(graphs)
         except Undivided as found:
             known = len(whole) + len(parts)
             whole |= dict.fromkeys(found.whole)
             parts |= dict.fromkeys(found.parts)
             assert len(whole) + len(parts) > known, (found.whole, found.parts)
+        graphs = training(job, tuple(whole), tuple(parts))
 
 
 def _refuse_unlowered(job: Job) -> None:

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from compiler.evaluate import Check, Evaluation, Held
     from compiler.evaluate.sizes import Sizes
     from compiler.explain import Explanation
-    from compiler.graph import Value
     from compiler.model import Device, Job
-    from compiler.passes.place.place import Placed
     from compiler.program import Program
     from dsl import ast
     from dsl.codes import Code
@@ -167,46 +165,19 @@ def emit(file: File, stage: Stage = "program", **options: Unpack[Options]) -> st
         from compiler.text import show
 
         return show(compile(file, **options).program)
+    from parc.emitted import early
+
     job = evaluate(file, **options).job
-    text = _early(job, stage)
+    text = early(job, stage)
     _warn(job, options)
     return text
 
 
-def _early(job: Job, stage: Stage) -> str:
-    if stage == "graph":
-        return str(job.model.graph)
-    from compiler.driver import prepare
-    from compiler.passes.training import training
-    from dsl.diagnostics import ParcError
-
-    if stage == "placed":
-        return _show_placed(prepare(job)[1])
-    try:
-        graphs, _ = prepare(job)
-    except ParcError:  # there is a training graph all the same
-        graphs = training(job)
-    end = [graphs.finish.graph] if graphs.finish is not None else []
-    every = [*(r.graph for r in graphs.rounds), graphs.forward, graphs.backward, *end, graphs.update]
-    return "\n".join(map(str, every))
-
-
-def _show_placed(placed: Placed) -> str:
-    """The graphs with the layout of each value in its type."""
-    from compiler.show import show_graph
-    from compiler.text.printer import show_type
-
-    def shown(v: Value) -> str:
-        return f"%{v.name}: {show_type(v.type, placed.layouts[v.name], placed.sizes)}"
-
-    before = [graph for r in placed.rounds for graph in (r.batch, r.settle)]
-    end = [placed.finish] if placed.finish is not None else []
-    every = [*before, placed.forward, placed.backward, *end, placed.update]
-    return "\n".join(show_graph(graph, shown) for graph in every)
-
-
 def load_program(file: File, **options: Unpack[Options]) -> Program:
-    """The program of a `.npu` file, verified, or of a `.par` file after lowering (with the options of `compile`)."""
+    """The program of a `.npu` file, verified, or of a `.par` file after lowering (with the options of `compile`).
+
+    Raises TypeError for options that choose what a `.npu` has no choice of.
+    """
     from compiler.text import parse_located
     from compiler.verify import verify
     from dsl.diagnostics import ParcError
@@ -215,6 +186,9 @@ def load_program(file: File, **options: Unpack[Options]) -> Program:
 
     if not is_program(_name(file)):
         return compile(file, **options).program
+    given = [name for name in ("params", "job", "strategy", "double") if options.get(name)]
+    if given:
+        raise TypeError(f"{_name(file)} is a lowered program: `{given[0]}` goes with the `.par` file")
     source = file if isinstance(file, Source) else load(file)
     program, locations = parse_located(source.text, source.name)
     found = verify(program, locations)
@@ -262,7 +236,7 @@ def run(
     from parc.training import run
 
     if is_program(_name(file)):
-        return run(load_program(file), steps, progress=progress)
+        return run(load_program(file, **options), steps, progress=progress)
     from parc.machine import require_machine
 
     compiled = compile(file, **options)
@@ -272,7 +246,7 @@ def run(
         from compiler.cost.simulate import Simulation
 
         simulated = compiled.job.cluster.device.name, Simulation.of(compiled).seconds()
-    from parc.estimate import capacities
+    from parc.memory import capacities
     from parc.room import require_room
 
     require_room(compiled)
@@ -380,13 +354,14 @@ def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | No
     from compiler.cost.occupancy import occupancy
     from compiler.cost.record import record
     from compiler.cost.simulate import Simulation
+    from compiler.cost.systems import Systems
     from parc.report.memory import held
     from parc.report.trace import Trace
 
     simulation = Simulation.of(compiled)
     pieces = record(simulation, variation=variation) if detail != "none" else {}
     timeline = simulation.run(None, variation)
-    memory = held(timeline, occupancy(compiled.program))
+    memory = held(timeline, occupancy(compiled.program, Systems(compiled, simulation.features).memory))
     return Trace(timeline, compiled.job.name, pieces, detail, memory)
 
 
@@ -399,7 +374,8 @@ def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:
     from parc.report.page import page
 
     pieces = record(Simulation.of(estimate.compiled), UNROLLED, estimate.variation)
-    return page(estimate, occupancy(estimate.compiled.program), pieces, command, strategy)
+    held = occupancy(estimate.compiled.program, estimate.systems.memory)
+    return page(estimate, held, pieces, command, strategy)
 
 
 def remedies(compiled: Compiled) -> Remedies | None:
@@ -407,12 +383,11 @@ def remedies(compiled: Compiled) -> Remedies | None:
 
     They are compiled and simulated: up to 10 s. None if it fits, or has no cluster.
     """
-    from compiler.cost.memory import fits, most
-    from parc.estimate import capacities
+    from parc.memory import capacities, of_stack
     from parc.remedies import remedies
 
     there = capacities(compiled.job)
-    if fits(most(compiled.program), there):
+    if not there or of_stack(compiled).fit(there):
         return None
     return remedies(compiled, there)
 
@@ -426,7 +401,7 @@ def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Expla
 
     compiled = compile_job(evaluate(file, **options).job)
     _warn(compiled.job, options)
-    placed = place(compiled.training)  # as it was before a schedule split the backward pass in two
+    placed = place(compiled.placed.training)  # as it was before a schedule split the backward pass in two
     return explain_tensor(placed, stage(placed), compiled.program, tensor)
 
 

@@ -16,7 +16,7 @@ EQUAL = 0.005
 class Comparison:
     """`after` against `before`.
 
-    step, memory: relative differences of the step's time and of the fullest device's memory (0.4: 40% more).
+    step, memory: relative differences of the step's time and of what the fullest device needs (0.4: 40% more).
     causes: what a step of the slowest devices is spent on -> seconds more (or less) of it; most of all comes first.
     """
 
@@ -57,7 +57,7 @@ def compare(before: Estimate, after: Estimate) -> Comparison:
     found = {what: b.get(what, 0.0) - a.get(what, 0.0) for what in {**a, **b}}
     causes = dict(sorted(found.items(), key=lambda item: -abs(item[1])))
     step = relative(before.timeline.step_seconds, after.timeline.step_seconds)
-    return Comparison(before, after, step, relative(before.peak, after.peak), causes)
+    return Comparison(before, after, step, relative(before.needed, after.needed), causes)
 
 
 def called_alike(before: Estimate, after: Estimate) -> dict[str, str]:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from compiler.cost.allocation import Allocation, allocation
 from compiler.cost.calibration import Calibration, of_cluster
 from compiler.cost.fitted import expected, used
 from compiler.cost.fullest import Fullest, fullest, traced
-from compiler.cost.memory import fits, memory_use
+from compiler.cost.memory import Peak, memory_use
 from compiler.cost.replay import FIRST
 from compiler.cost.reserved import reserved
 from compiler.cost.simulate import Simulation
+from compiler.cost.systems import Systems
 from compiler.cost.timeline import Timeline
 from compiler.cost.variation import Variation
 from compiler.driver import Compiled
-from compiler.model import Job
 from compiler.numbering import Ranks, Runs, joined
-from compiler.program import Program
+from parc.memory import capacities
 from parc.setup import parameters
 
 MOST = 12
@@ -30,23 +30,38 @@ TWICE = "twice the batch in twice the micro-batches, for as many samples"
 
 @dataclass(frozen=True, slots=True)
 class MemoryRow:
-    """Of some devices: the peak of one kind of memory in bytes, and what it consists of."""
+    """Of some devices: the peak of one kind of memory in bytes, and what it consists of, with the cluster's software.
+
+    reserved: what its allocator has got for that; needed: with what the driver takes, which has to fit. Both are the
+    peak in other memories than the device's. program: the peak of the program's own values.
+    """
 
     ranks: Runs
     memory: str
     peak: int
     roles: Mapping[str, int]
+    reserved: int
+    needed: int
+    program: Peak
 
     @property
     def first(self) -> int:
         """The lowest rank."""
         return self.ranks[0][0]
 
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, in bytes."""
+        found = {"memory": self.memory, "peak": self.peak, "roles": dict(self.roles)}
+        program = {"peak": self.program.bytes, "roles": dict(self.program.roles)}
+        more = {"reserved": self.reserved, "needed": self.needed, "program": program}
+        return {**_devices(self.ranks), **found, **more}
+
 
 @dataclass(frozen=True, slots=True)
-class FullMemory:
-    """One memory of the devices that need most of it: its fullest moment, and what that takes of a memory that is
-    handed out: with offsets that are fixed beforehand, and (of device memory) by a caching allocator."""
+class ProgramMemory:
+    """One memory of the devices that need most of it for the program's own values: the fullest moment, and what that
+    takes of a memory that is handed out: with offsets that are fixed beforehand, and (of device memory) by a caching
+    allocator."""
 
     ranks: Runs
     moment: Fullest
@@ -55,23 +70,40 @@ class FullMemory:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, in bytes."""
-        m = self.moment
-        return {
-            "memory": m.memory,
-            **_devices(self.ranks),
-            "stage": m.group,
-            "action": str(m.action) if m.action is not None else None,
-            "where": m.where,
-            "peak": m.peak,
-            "roles": dict(m.roles),
-            "largest": [
-                {"name": a.name, "role": a.role, "type": a.type, "count": a.count, "bytes": a.bytes}
-                for a in m.alive[:MOST]
-            ],
-            "arena": self.allocation.size,
-            "fragmentation": self.allocation.fragmentation,
-            "reserved": self.reserved,
-        }
+        handed = {"arena": self.allocation.size, "fragmentation": self.allocation.fragmentation}
+        return {**_moment(self.ranks, self.moment), **handed, "reserved": self.reserved}
+
+
+@dataclass(frozen=True, slots=True)
+class FullMemory:
+    """One memory of the devices that need most of it: its fullest moment with the cluster's software, what is reserved
+    and needed for that, and the same of the program's own values."""
+
+    ranks: Runs
+    moment: Fullest
+    reserved: int
+    needed: int
+    program: ProgramMemory
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, in bytes."""
+        found = {"reserved": self.reserved, "needed": self.needed, "program": self.program.as_json()}
+        return {**_moment(self.ranks, self.moment), **found}
+
+
+def _moment(ranks: Runs, m: Fullest) -> dict[str, Any]:
+    return {
+        "memory": m.memory,
+        **_devices(ranks),
+        "stage": m.group,
+        "action": str(m.action) if m.action is not None else None,
+        "where": m.where,
+        "peak": m.peak,
+        "roles": dict(m.roles),
+        "largest": [
+            {"name": a.name, "role": a.role, "type": a.type, "count": a.count, "bytes": a.bytes} for a in m.alive[:MOST]
+        ],
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +117,35 @@ class Help:
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A job with its cost. helps: best first, those that change anything; fullest: one of each kind of memory;
-    variation: what is slower than it should be."""
+    systems: its memory with the cluster's software; variation: what is slower than it should be."""
 
     compiled: Compiled
     timeline: Timeline
     memory: tuple[MemoryRow, ...]
     helps: tuple[Help, ...]
-    fullest: tuple[FullMemory, ...] = ()
+    fullest: tuple[FullMemory, ...]
+    systems: Systems
     variation: Variation | None = None
 
     @property
     def peak(self) -> int:
-        """Bytes of device memory on the fullest device."""
-        return max((m.peak for m in self.memory if m.memory == "hbm"), default=0)
+        """Bytes of device memory that are allocated at the peak of the device that needs most."""
+        return self.systems.fullest.peak.bytes
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of device memory that its allocator has got for that."""
+        return self.systems.fullest.reserved
+
+    @property
+    def needed(self) -> int:
+        """Bytes of device memory that are taken of it, by the driver too: they have to fit."""
+        return self.systems.fullest.needed
+
+    @property
+    def program_peak(self) -> int:
+        """Bytes of device memory of the program's own values, on the device that needs most of them."""
+        return max((m.program.bytes for m in self.memory if m.memory == FIRST), default=0)
 
     @property
     def capacity(self) -> float:
@@ -109,7 +157,7 @@ class Estimate:
     def fits(self) -> bool:
         """Whether no device needs more of any memory than it has."""
         there = capacities(self.compiled.job)
-        return all(fits({m.memory: m.peak}, there) for m in self.memory)
+        return all(m.needed <= there.get(m.memory, m.needed) for m in self.memory)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, in seconds and bytes."""
@@ -143,16 +191,12 @@ class Estimate:
             "exposed": t.exposed_by_axis,
             "traffic": t.traffic,
             "capacity": self.capacity,
+            "allocated": self.peak,
+            "reserved": self.reserved,
+            "needed": self.needed,
+            "program_peak": self.program_peak,
             "fits": self.fits,
-            "memory": [
-                {
-                    **_devices(m.ranks),
-                    "memory": m.memory,
-                    "peak": m.peak,
-                    "roles": dict(m.roles),
-                }
-                for m in self.memory
-            ],
+            "memory": [m.as_json() for m in self.memory],
             "fullest": [f.as_json() for f in self.fullest],
             "bottleneck": t.bottleneck,
             "helps": [{"what": h.what, "step_seconds": h.seconds} for h in self.helps],
@@ -175,15 +219,6 @@ def _devices(ranks: Runs) -> dict[str, Any]:
     return {"first": ranks[0][0], "devices": sum(n for _, n in ranks), "ranks": [list(run) for run in ranks]}
 
 
-def capacities(job: Job) -> dict[str, float]:
-    """Bytes of each memory of a device of the job's cluster; host and NVMe are shared by the devices of a server."""
-    cluster = job.cluster
-    if cluster is None:
-        return {}
-    sharing = cluster.levels[0].count if cluster.levels else 1
-    return {FIRST: cluster.device.memory} | {m.kind: m.capacity / sharing for m in cluster.memories}
-
-
 def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate:
     """Raises ParcError (E0801) if the job has no cluster."""
     simulation = Simulation.of(compiled)
@@ -195,8 +230,9 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
         once = seconds - timeline.once_seconds / 2
         found.append(Help(TWICE, once))
     helps = sorted((h for h in found if h.seconds < 0.995 * seconds), key=lambda h: h.seconds)
-    rows = _memory(compiled)
-    return Estimate(compiled, timeline, rows, tuple(helps), tuple(_fullest(compiled.program, rows)), variation)
+    systems = Systems(compiled, simulation.features)
+    rows = _memory(systems)
+    return Estimate(compiled, timeline, rows, tuple(helps), tuple(_fullest(systems, rows)), systems, variation)
 
 
 def _better(simulation: Simulation, variation: Variation | None) -> Iterator[tuple[str, Calibration, Variation | None]]:
@@ -217,28 +253,36 @@ def _better(simulation: Simulation, variation: Variation | None) -> Iterator[tup
         yield "gradients reduced beside the backward pass", cal.changed(hidden=1.0), variation
 
 
-def _memory(compiled: Compiled) -> tuple[MemoryRow, ...]:
-    """Groups in a row that have the same peak are one row."""
-    of = Ranks.of(compiled.program)
+def _memory(systems: Systems) -> tuple[MemoryRow, ...]:
+    """Groups in a row that need the same are one row."""
+    of = Ranks.of(systems.program)
     rows: list[MemoryRow] = []
-    for group, kinds in memory_use(compiled.program).items():
-        for kind, peak in kinds.items():
+    for group, kinds in memory_use(systems.program).items():
+        for kind, own in kinds.items():
+            need, ranks = systems.needs[group], of.members([group])
+            row = MemoryRow(ranks, kind, own.bytes, own.roles, own.bytes, own.bytes, own)
+            if kind == FIRST:
+                row = MemoryRow(ranks, kind, need.peak.bytes, need.peak.roles, need.reserved, need.needed, own)
             last = next((r for r in reversed(rows) if r.memory == kind), None)
-            if last and (last.peak, dict(last.roles)) == (peak.bytes, dict(peak.roles)):
-                rows[rows.index(last)] = MemoryRow(
-                    joined((*last.ranks, *of.members([group]))), kind, last.peak, last.roles
-                )
+            if last and replace(row, ranks=last.ranks) == last:
+                rows[rows.index(last)] = replace(last, ranks=joined((*last.ranks, *ranks)))
             else:
-                rows.append(MemoryRow(of.members([group]), kind, peak.bytes, peak.roles))
+                rows.append(row)
     return tuple(rows)
 
 
-def _fullest(program: Program, rows: Sequence[MemoryRow]) -> Iterator[FullMemory]:
+def _fullest(systems: Systems, rows: Sequence[MemoryRow]) -> Iterator[FullMemory]:
     """The first devices that need most of each kind."""
+    program = systems.program
     for kind in dict.fromkeys(r.memory for r in rows):
-        row = max((r for r in rows if r.memory == kind), key=lambda r: (r.peak, -r.first))
-        group = Ranks.of(program).group(row.first)
-        memory = traced(program, group)
-        moment = fullest(memory, group, kind)
-        placed = allocation(memory, group)[kind]
-        yield FullMemory(row.ranks, moment, placed, reserved(memory, group) if kind == FIRST else None)
+        here = [r for r in rows if r.memory == kind]
+        row = max(here, key=lambda r: (r.needed, -r.first))
+        own = max(here, key=lambda r: (r.program.bytes, -r.first))
+        group, own_group = (Ranks.of(program).group(r.first) for r in (row, own))
+        memory = traced(program, own_group)
+        moment = fullest(memory, own_group, kind)
+        caching = reserved(memory, own_group) if kind == FIRST else None
+        told = ProgramMemory(own.ranks, moment, allocation(memory, own_group)[kind], caching)
+        if kind == FIRST:
+            moment = fullest(systems.traced(group), group, kind)
+        yield FullMemory(row.ranks, moment, row.reserved, row.needed, told)

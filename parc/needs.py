@@ -28,8 +28,11 @@ def stated() -> dict[str, str]:
     """Requirements by the name that is imported, `{"numpy": "numpy>=1.26"}`; of a checkout those that it states."""
     project = Path(__file__).parent.parent / "pyproject.toml"
     try:
-        lines = tomllib.loads(project.read_text("utf-8"))["project"]["dependencies"]
+        said = tomllib.loads(project.read_text("utf-8"))["project"]
+        lines = said["dependencies"] if said["name"] == DISTRIBUTION else None
     except (OSError, ValueError, KeyError):
+        lines = None
+    if lines is None:
         try:
             lines = metadata.requires(DISTRIBUTION) or []
         except metadata.PackageNotFoundError:

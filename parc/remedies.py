@@ -13,8 +13,6 @@ from itertools import combinations
 from math import prod
 from typing import Any
 
-from compiler.cost.fullest import fullest, traced
-from compiler.cost.memory import fits, fullest_use, memory_use
 from compiler.cost.replay import FIRST
 from compiler.cost.simulate import Simulation
 from compiler.driver import Compiled, compile_job
@@ -22,6 +20,7 @@ from compiler.evaluate.index import index_model
 from compiler.model import Axis, Job, RecomputeRule, ShardRule, SplitRule, Strategy
 from compiler.verify import verify
 from dsl.diagnostics import ParcError
+from parc.memory import Measure, Needs, of_stack
 from parc.units import amount, seconds
 
 SHOWN = 3
@@ -52,17 +51,19 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """Rules with which the job fits: seconds of a step, bytes of device memory on the fullest device."""
+    """Rules with which the job fits: seconds of a step, bytes of device memory that the fullest device needs, and what
+    is allocated of them."""
 
     rules: tuple[str, ...]
     seconds: float
+    needed: int
     peak: int
 
 
 @dataclass(frozen=True, slots=True)
 class Remedies:
     """The fastest that fit, best first. tried: how many changes were compiled; seconds: of the job's step as it is;
-    least: rules and peak of what needs least among all that does not fit."""
+    least: rules and bytes of what needs least among all that does not fit."""
 
     found: tuple[Remedy, ...]
     tried: int
@@ -73,19 +74,20 @@ class Remedies:
         """Plain values, in seconds and bytes."""
 
         def plain(r: Remedy) -> dict[str, Any]:
-            return {"rules": list(r.rules), "step_seconds": r.seconds, "peak": r.peak}
+            return {"rules": list(r.rules), "step_seconds": r.seconds, "needed": r.needed, "peak": r.peak}
 
         least = plain(self.least) if self.least else None
         return {"tried": self.tried, "found": [plain(r) for r in self.found], "least": least}
 
 
-def remedies(compiled: Compiled, capacities: Mapping[str, float]) -> Remedies:
-    """For a job with a cluster. `capacities`: memory kind -> bytes per device."""
-    search = _Search(compiled.job, capacities)
-    now, before = Simulation.of(compiled).seconds(), fullest_use(compiled.program)[FIRST]
-    peak = before.bytes
-    singles = list(changes(compiled))
+def remedies(compiled: Compiled, capacities: Mapping[str, float], measure: Measure = of_stack) -> Remedies:
+    """For a job with a cluster. `capacities`: memory kind -> bytes per device; measure: what the job needs of them."""
+    simulation = Simulation.of(compiled)
+    search = _Search(compiled.job, capacities, measure)
+    now, before = simulation.seconds(), measure(compiled, simulation.features)
+    singles = list(changes(compiled, before))
     search.all([(c,) for c in singles])
+    above = before.most / max(1, sum(before.roles.values()))  # what is needed for what is allocated
 
     def expected(together: tuple[Change, ...]) -> tuple[bool, float]:
         """If each leaves its part of each role, and losses of time add up: whether it does not fit, and then how much
@@ -93,26 +95,26 @@ def remedies(compiled: Compiled, capacities: Mapping[str, float]) -> Remedies:
         alone = [search.roles[c.rule,] for c in together]
         needs = sum(n * prod(roles.get(role, 0) / n for roles in alone) for role, n in before.roles.items() if n)
         takes = now + sum(search.found[c.rule,].seconds - now for c in together)
-        return (True, needs) if needs > capacities[FIRST] else (False, takes)
+        return (True, needs) if needs * above > capacities[FIRST] else (False, takes)
 
     if len(search.fitting) < SHOWN:
-        saving = [c for c in singles if (c.rule,) in search.found and search.found[c.rule,].peak < peak]
+        saving = [c for c in singles if (c.rule,) in search.found and search.found[c.rule,].needed < before.most]
         together = (t for number in (2, 3) for t in combinations(saving, number))
         search.all(sorted((t for t in together if len({c.kind for c in t}) == len(t)), key=expected))
     rest = [r for rules, r in search.found.items() if rules not in search.fitting]
-    return Remedies(search.best(), search.tried, now, min(rest, key=lambda r: r.peak, default=None))
+    return Remedies(search.best(), search.tried, now, min(rest, key=lambda r: r.needed, default=None))
 
 
 class _Search:
     """Compiles changes until enough was tried; `found`: those that compile, by their rules."""
 
-    def __init__(self, job: Job, capacities: Mapping[str, float]) -> None:
-        self.job, self.capacities = job, capacities
+    def __init__(self, job: Job, capacities: Mapping[str, float], measure: Measure) -> None:
+        self.job, self.capacities, self.measure = job, capacities, measure
         self.started = time.process_time()
         self.tried = 0
         self.found: dict[tuple[str, ...], Remedy] = {}
         self.fitting: dict[tuple[str, ...], Compiled] = {}
-        self.roles: dict[tuple[str, ...], Mapping[str, int]] = {}  # of those found, what the fullest device needs
+        self.roles: dict[tuple[str, ...], Mapping[str, int]] = {}  # of those found, what the fullest device holds
 
     def all(self, chosen: Sequence[tuple[Change, ...]]) -> None:
         for together in chosen:
@@ -130,10 +132,11 @@ class _Search:
         except ParcError:
             return  # not legal for this model: a dim that does not divide, a loop that is too short
         rules = tuple(c.rule for c in together)
-        use = fullest_use(compiled.program)
-        self.found[rules] = Remedy(rules, Simulation.of(compiled).seconds(), use[FIRST].bytes)
-        self.roles[rules] = use[FIRST].roles
-        if fits({kind: peak.bytes for kind, peak in use.items()}, self.capacities):
+        simulation = Simulation.of(compiled)
+        needs = self.measure(compiled, simulation.features)
+        self.found[rules] = Remedy(rules, simulation.seconds(), needs.most, sum(needs.roles.values()))
+        self.roles[rules] = needs.roles
+        if needs.fit(self.capacities):
             self.fitting[rules] = compiled
 
     def best(self) -> tuple[Remedy, ...]:
@@ -147,7 +150,7 @@ def in_words(found: Remedies) -> str:
     """`with …: 21.3 GiB, a step of 2.1 s (+24%)`, for each that fits."""
     if not found.found:
         least = found.least
-        tail = f"; least is needed with {_rules(least)}: {amount(least.peak)}" if least else ""
+        tail = f"; least is needed with {_rules(least)}: {amount(least.needed)}" if least else ""
         return f"none of the {found.tried} changes of the strategy that were tried makes it fit{tail}"
     return "it fits with " + "; or with ".join(f"{_rules(r)}: {_figures(r, found)}" for r in found.found)
 
@@ -157,20 +160,20 @@ def _rules(r: Remedy) -> str:
 
 
 def _figures(r: Remedy, found: Remedies) -> str:
-    return f"{amount(r.peak)}, a step of {seconds(r.seconds)} ({r.seconds / found.seconds - 1:+.0%})"
+    return f"{amount(r.needed)}, a step of {seconds(r.seconds)} ({r.seconds / found.seconds - 1:+.0%})"
 
 
 # --- changes -----------------------------------------------------------------------------------------------------
 
 
-def changes(compiled: Compiled) -> Iterator[Change]:
-    """All that are tried, each at first by itself."""
+def changes(compiled: Compiled, needs: Needs) -> Iterator[Change]:
+    """All that are tried, each at first by itself. needs: of the job as it is."""
     strategy = compiled.job.strategy
     batch = _batch(compiled.job)
     data = [a for a in dict.fromkeys(r.axis for r in strategy.splits if batch and batch[0] in r.dims)]
     sizes = {a.name: a.size for a in strategy.mesh}
     data = [a for a in data if sizes.get(a, 1) > 1]
-    yield from _recompute(compiled)
+    yield from _recompute(compiled, needs)
     yield from _shards(compiled, data)
     if batch is not None:
         yield from _microbatches(strategy, *batch)
@@ -190,14 +193,11 @@ def _batch(job: Job) -> tuple[str, int] | None:
     return None
 
 
-def _recompute(compiled: Compiled) -> Iterator[Change]:
+def _recompute(compiled: Compiled, needs: Needs) -> Iterator[Change]:
     """Everything, each loop, and within loops what most is saved of."""
     strategy, index = compiled.job.strategy, index_model(compiled.job.model)
-    program = compiled.program
-    use = memory_use(program)
-    group = max(use, key=lambda g: (use[g][FIRST].bytes, -g))
     saved: dict[str, int] = {}
-    for a in fullest(traced(program, group), group, FIRST).alive:
+    for a in needs.moment().alive:
         parts = a.name.split(".")
         if a.role == "saved" and len(parts) > 2 and parts[0] in index.loops:
             place = ".".join(parts[:2])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # most checks ask for no costs: what computes them is importe
     from compiler.cost.features import Features
     from compiler.cost.memory import Peak
     from compiler.cost.simulate import Simulation
+    from compiler.cost.systems import Systems
     from compiler.cost.timeline import Timeline
 
 ROLES = ("weight", "gradient", "optimizer", "saved", "activation", "message", "input")
@@ -60,18 +61,42 @@ class Results:
         return self.simulation.flops_model if job.cluster is not None else model_flops(job.model)
 
     @cached_property
-    def memory(self) -> tuple[Peak, ...]:
-        """The peak of device memory, of a device of each group."""
+    def systems(self) -> Systems | None:
+        """Memory with the software of the job's cluster; None without a cluster."""
+        from compiler.cost.systems import Systems
+
+        return Systems(self.compiled, self.features) if self.compiled.job.cluster is not None else None
+
+    @cached_property
+    def program_memory(self) -> tuple[Peak, ...]:
+        """The peak of the program's own values in device memory, of a device of each group."""
         from compiler.cost.memory import memory_use
 
         return tuple(kinds["hbm"] for kinds in memory_use(self.compiled.program).values() if "hbm" in kinds)
 
     @property
-    def fullest(self) -> Peak:
-        """Of the group whose devices need most memory."""
+    def memory(self) -> tuple[Peak, ...]:
+        """The peak of device memory, of a device of each group."""
+        systems = self.systems
+        return self.program_memory if systems is None else tuple(need.peak for need in systems.needs.values())
+
+    def _memory(self, family: str, one: str) -> int | float:
+        """`memory.one`, `program_memory.one`: of the group whose devices need most."""
         from compiler.cost.memory import Peak
 
-        return max(self.memory, key=lambda peak: peak.bytes, default=Peak(0, {}))
+        program = self.compiled.program
+        every = self.memory if family == "memory" else self.program_memory
+        systems = self.systems if family == "memory" else None
+        peak = max(every, key=lambda p: p.bytes, default=Peak(0, {})) if systems is None else systems.fullest.peak
+        if one == "total":
+            return sum(p.bytes for p in every) * (program.devices // program.groups)
+        found = {"peak": peak.bytes}
+        if family == "memory":
+            found["reserved"] = systems.fullest.reserved if systems else peak.bytes
+            found["needed"] = systems.fullest.needed if systems else peak.bytes
+        roles = dict.fromkeys(ROLES, 0) | dict(peak.roles)
+        others = (*found, "total", *(["capacity"] if family == "memory" else []))
+        return found[one] if one in found else _member(f"{family}.{one}", one, roles, others)
 
     def get(self, name: str) -> int | float:
         """A result by its name (`compiler.evaluate.checks.RESULTS` and `FAMILIES`), in base units.
@@ -89,18 +114,13 @@ class Results:
             return _whole(self.flops)
         if name in _FEATURES:
             return _whole(getattr(self.features, _FEATURES[name]))
-        if name == "memory.peak":
-            return self.fullest.bytes
-        if name == "memory.total":
-            return sum(p.bytes for p in self.memory) * (program.devices // program.groups)
         if name == "memory.capacity":
             return _whole(self.simulation.cluster.device.memory)
         if name == "peak_flops":
             return self.timeline.peak_flops * program.devices
         family, _, one = name.partition(".")
-        if family == "memory":
-            roles = self.fullest.roles
-            return _member(name, one, dict.fromkeys(ROLES, 0) | dict(roles), ("peak", "total", "capacity"))
+        if family in ("memory", "program_memory"):
+            return self._memory(family, one)
         if one:
             by_axes = self.timeline.exposed_by_axis if family == "exposed" else self.timeline.traffic
             axes = [a.name for a in program.axes if a.kind == "mesh"] + ["stages"] * (program.groups > 1)

@@ -6,6 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from compiler.cost import fitted
+from dsl.diagnostics import plural
 from parc.units import amount, percent
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def setup(e: Estimate) -> list[tuple[str, str]]:
     job, t = e.compiled.job, e.timeline
     assert job.cluster is not None
     mesh = ", ".join(f"{a.name} = {a.size:,}" for a in job.strategy.mesh)
-    batch = f"{t.samples:,} samples"
+    batch = plural(t.samples, "sample")
     trained, every = parameters(job)
     return [
         ("devices", f"{t.devices:,} {job.cluster.device.name}, {amount(job.cluster.device.memory)} each"),
@@ -45,7 +46,7 @@ def software(cluster: Cluster) -> str:
 
 
 def error(of: Expected) -> str:
-    """`4.9% (nine of ten within 9.3%)`, and why."""
+    """`1.7% (17 steps left out of the fit), nine of ten within 4.0%`; of other software what nine of ten are within."""
     if of.rows:
-        return f"{percent(of.error)}, nine of ten within {percent(of.within)} ({of.why})"
+        return f"{percent(of.error)} ({of.why}), nine of ten within {percent(of.within)}"
     return f"nine of ten within {of.within:.0%} ({of.why})"

@@ -43,8 +43,7 @@ class Branches:
     """A `Watch` of the serial program that notes which sides of its choices are taken."""
 
     def __init__(self, training: Training) -> None:
-        graphs = [*(r.graph for r in training.rounds), training.forward, training.update]
-        graphs += [training.finish.graph] if training.finish else []
+        graphs = (training.forward, training.update)
         self._taken: dict[Node, set[bool]] = {n: set() for graph in graphs for n in _nodes(graph) if _chooses(n)}
 
     def __call__(

@@ -36,11 +36,8 @@ class Judge:
         self.tally, self.tolerance, self.exact, self.step = tally, tolerance, exact, 0
         model = training.model
         weights = [w.name for w in model.trained]
-        made = [("loss", "loss"), *(("metric", n) for n in training.summed)]
+        made = [("loss", "loss"), *(("metric", n) for n in model.metrics)]
         values = dict(zip(made, training.forward.outputs))
-        if training.finish is not None:
-            finished = zip(training.finish.metrics, training.finish.graph.outputs, strict=True)
-            values |= {("metric", n): v for n, v in finished}
         values |= {("gradient", n): v for n, v in zip(weights, training.backward.outputs, strict=True)}
         updated = [("weight", n) for n in weights] + [("state", s.name) for s in training.states]
         updated += [("report", n) for n in training.reports]

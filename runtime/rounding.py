@@ -13,13 +13,13 @@ error of its terms (n counts those that are not 0). In 16 bits devices round the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod, sqrt
 from typing import Any
 
 import numpy as np
 
-from compiler.graph import Graph, Node, Type, Value
+from compiler.graph import Graph, Node, Type
 from compiler.model import Training
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Cast, Map
@@ -65,25 +65,11 @@ def tolerance(variance: tuple[float, str]) -> float:
 def variances(training: Training) -> tuple[Variances, Variances]:
     """Of all values before the update; of the update's, whose gradients and states count as exact."""
     found: Variances = {}
-    for graph, known in _graphs(training):
+    for graph in (training.forward, training.backward):
         _spread(graph, found)
-        found.update((later.name, found[v.name]) for v, later in known)
     updated: Variances = {}
     _spread(training.update, updated)
     return found, updated
-
-
-def _graphs(training: Training) -> Iterator[tuple[Graph, tuple[tuple[Value, Value], ...]]]:
-    """The graphs before the update, in order, each with those of its results that later ones know as another value."""
-    for r in training.rounds:
-        yield r.graph, tuple(zip(r.graph.outputs, r.totals, strict=True))
-    if training.finish is None:
-        yield training.forward, ()
-    else:
-        parts = training.forward.outputs[1 + len(training.summed) : training.scalars]
-        yield training.forward, tuple(zip(parts, training.finish.graph.inputs))
-        yield training.finish.graph, ()
-    yield training.backward, ()
 
 
 def _spread(graph: Graph, known: Variances) -> None:
@@ -198,9 +184,8 @@ class Shaken:
 def inexact(training: Training) -> frozenset[str]:
     """Names of the values before the update into which a sum of floats went."""
     found: set[str] = set()
-    for graph, known in _graphs(training):
+    for graph in (training.forward, training.backward):
         _reached(graph, found)
-        found.update(later.name for v, later in known if v.name in found)
     return frozenset(found)
 
 

@@ -179,19 +179,12 @@ def serial_gradients(
     ctx = Context(seed=training.job.seed if seed is None else seed)
     env: Arrays = {**batch, **weights, **states}
     model = training.model
-    for r in training.rounds:
-        env.update(zip((v.name for v in r.totals), run_graph(r.graph, env, ctx, watch), strict=True))
+    assert not training.rounds and training.finish is None, "the serial program has nothing set apart"
     outputs = run_graph(training.forward, env, ctx, watch)
     env.update(zip((v.name for v in training.forward.outputs), outputs, strict=True))
     found = run_graph(training.backward, env, ctx, watch)
     gradients = dict(zip((w.name for w in model.trained), found, strict=True))
-    summed = 1 + len(training.summed)
-    metrics = dict(zip(training.summed, outputs[1:summed], strict=True))
-    if training.finish is not None:
-        parts = outputs[summed : training.scalars]
-        env.update(zip((v.name for v in training.finish.graph.inputs), parts, strict=False))
-        metrics |= zip(training.finish.metrics, run_graph(training.finish.graph, env, ctx, watch), strict=True)
-        metrics = {name: metrics[name] for name in model.metrics}
+    metrics = dict(zip(model.metrics, outputs[1 : 1 + len(model.metrics)], strict=True))
     return Differentiated(outputs[0], metrics, gradients)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import re
+import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +28,9 @@ from parc.training import run
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```par(?: error (E\d{4})| file (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+README = (ROOT / "README.md").read_text()
+VALIDATION = (ROOT / "docs" / "validation.md").read_text()
+COSTS = (ROOT / "docs" / "costs.md").read_text()
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 
 JOB = """
@@ -151,5 +157,34 @@ def test_every_command_and_option_is_documented() -> None:
 
 def test_the_readme_has_the_commands_that_ci_runs() -> None:
     text = (ROOT / "README.md").read_text()
-    for name in ("run", "test"):
-        assert len(re.findall(rf"^<!-- ci: {name} -->\n```sh\n[^`]+\n```$", text, re.MULTILINE)) == 1
+    for name in ("run", "ask", "test"):
+        assert len(re.findall(rf"^<!-- ci: {name} -->\n```sh\n(?:(?!```)[^\n]*\n)+```$", text, re.MULTILINE)) == 1
+
+
+def test_the_questions_of_the_readme_have_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As printed, in a checkout with its environment activated."""
+    (block,) = re.findall(r"^<!-- ci: ask -->\n```sh\n((?:(?!```)[^\n]*\n)+)```$", README, re.MULTILINE)
+    first, *lines = block.splitlines()
+    assert first.split()[:2] == ["source", ".venv/bin/activate"] and len(lines) > 8
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        name, *args = shlex.split(line, comments=True)
+        result = CliRunner().invoke(cli, args)
+        assert name == "parc" and result.exit_code == 0, f"{line}\n{result.output}"
+    assert gzip.decompress((tmp_path / "step.json.gz").read_bytes()).startswith(b"{")
+
+
+def test_the_readme_shows_what_a_reader_looks_for() -> None:
+    for link in ("docs/validation.md", "docs/report.png", "docs/costs.md"):
+        assert f"({link})" in README
+    assert (ROOT / "docs" / "report.png").stat().st_size < 150_000
+    told = re.search(
+        r"Of (\d+) published .*? is ([\d.]+)% off in\nthe median and ([\d.]+)% in the mean", README, re.DOTALL
+    )
+    found = re.search(
+        r"rows of such a table (\d+) have a job.*?mean ([\d.]+)%, median ([\d.]+)%", VALIDATION, re.DOTALL
+    )
+    assert told and found and told.groups() == (found[1], found[3], found[2])
+    cited = {int(n) for n in re.findall(r"\[(\d+)\]", COSTS.split("\n1. ")[0])}
+    assert cited == {int(n) for n in re.findall(r"^(\d+)\. ", COSTS, re.MULTILINE)}

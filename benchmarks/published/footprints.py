@@ -1,7 +1,7 @@
 """What allocators and drivers take besides what is allocated, fitted on published memory: `footprint STACK reserve …`.
 
-Measured = allocated · (1 + reserve), and + context where a driver was asked. What is allocated follows from the program
-and from what a stack keeps (`compiler/cost/footprint.py`), which is stated and never fitted.
+Measured = kept + turning · (1 + reserve), and + context where a driver was asked. What a stack keeps all the time, and
+what comes and goes, follow from the program and from `compiler/cost/footprint.py`, and are never fitted.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 import parc
 from benchmarks.published.facts import Row, Unsupported
 from benchmarks.published.generate import job
-from benchmarks.published.machines import fused, home, like, sheet
-from compiler.cost.footprint import held
+from benchmarks.published.machines import home, like, sheet
+from compiler.cost.systems import Systems
 from dsl.source import Source
 
 SHARED = (
@@ -25,7 +25,7 @@ SHARED = (
 )
 """Devices that share the numbers of a stack, and of those that are like it and state none of their own."""
 
-RESERVE, CONTEXT = (0.08, 0.05), (2e9, 1e9)
+RESERVE, CONTEXT = (0.1, 0.05), (2e9, 2e9)
 """What is plausible, and how far that goes: what caching allocators lose between their segments; libraries, workspaces
 and message buffers."""
 
@@ -36,14 +36,14 @@ def footprints(rows: Iterable[Row], jobs: int = 1) -> list[tuple[tuple[str, ...]
     """Devices and their `footprint` lines."""
     measured = [row for row in rows if row.memory and row.memory_kind in ("reserved", "driver")]
     with ProcessPoolExecutor(jobs) as pool:
-        known = [(r, found) for r, found in zip(measured, pool.map(_allocated, measured)) if found]
+        known = [(r, found) for r, found in zip(measured, pool.map(_split, measured)) if found]
     result = []
     own = {stack for _, stack in SHARED}
     for devices, stack in SHARED:
         of = [(r, n) for r, n in known if sheet(r).like in devices and _owner(r, own) == stack]
         if not of:
             continue
-        reserve, context = solve([(n, r.memory or 0.0, r.memory_kind == "driver") for r, n in of])
+        reserve, context = solve([(*n, r.memory or 0.0, r.memory_kind == "driver") for r, n in of])
         lines = [f"footprint {stack} reserve {reserve:.2g}"]
         if any(r.memory_kind == "driver" for r, _ in of):
             lines.append(f"footprint {stack} context {context / 1e9:.2g} GB")
@@ -59,19 +59,21 @@ def _owner(row: Row, own: Collection[str]) -> str:
     return stack
 
 
-def solve(found: Sequence[tuple[float, float, bool]]) -> tuple[float, float]:
-    """`reserve` and `context` of (allocated, measured, whether by the driver): least squares of relative errors, drawn
-    to what is plausible."""
-    rows = [[a / m / ERROR, float(driver) / m / ERROR] for a, m, driver in found]
+def solve(found: Sequence[tuple[float, float, float, bool]]) -> tuple[float, float]:
+    """`reserve` and `context` of (kept, turning, measured, whether by the driver): least squares of relative errors,
+    drawn to what is plausible."""
+    rows = [[t / m / ERROR, float(driver) / m / ERROR] for _, t, m, driver in found]
     rows += [[1 / RESERVE[1], 0.0], [0.0, 1 / CONTEXT[1]]]
-    wanted = [(1 - a / m) / ERROR for a, m, _ in found] + [RESERVE[0] / RESERVE[1], CONTEXT[0] / CONTEXT[1]]
+    wanted = [(1 - (k + t) / m) / ERROR for k, t, m, _ in found] + [RESERVE[0] / RESERVE[1], CONTEXT[0] / CONTEXT[1]]
     scale = np.array([1.0, 1e9])
     x = np.linalg.lstsq(np.array(rows) * scale, np.array(wanted), rcond=None)[0] * scale
     return float(max(0.0, x[0])), float(max(0.0, x[1]))
 
 
-def _allocated(row: Row) -> float | None:
+def _split(row: Row) -> tuple[float, float] | None:
+    """Bytes that are kept, and that come and go, on the fullest device."""
     try:
-        return held(parc.compile(Source(f"{row}.par", job(row))), fused(row)).allocated
+        need = Systems(parc.compile(Source(f"{row}.par", job(row)))).fullest
+        return need.kept, need.turning
     except (Unsupported, parc.ParcError):
         return None

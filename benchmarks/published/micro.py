@@ -25,8 +25,8 @@ from compiler.cost.calibration import of_cluster
 from compiler.cost.collectives import collective_seconds, distinct
 from compiler.cost.compute import product_seconds
 from compiler.cost.durations import Pricer
-from compiler.cost.footprint import held
 from compiler.cost.simulate import Simulation
+from compiler.cost.systems import Systems
 from compiler.cost.timeline import PICOSECONDS
 from compiler.cost.work import Collective, Product
 from dsl.source import Source
@@ -177,9 +177,10 @@ def _layer(part: Part, function: str) -> float:
 
 
 def memory(part: Part) -> float:
-    """GiB at the peak of one layer."""
-    found = held(parc.compile(Source("part.par", layers(part, 1)[0])), True)
-    return found.allocated / UNITS["GiB"]
+    """GiB at the peak of one layer, with its weights as they compute: it is measured without an optimizer."""
+    job = layers(part, 1)[0].replace("precision bf16, master f32", "precision bf16, master bf16")  # no optimizer
+    found = Systems(parc.compile(Source("part.par", job)), fused=True).fullest
+    return found.peak.bytes / UNITS["GiB"]
 
 
 ATTENTION = """model part {

@@ -21,9 +21,8 @@ from statistics import fmean, median
 import parc
 from benchmarks.published.facts import TRAINING, Row, Unsupported, load
 from benchmarks.published.generate import expressible, job
-from benchmarks.published.machines import fused
-from compiler.cost.footprint import held
 from compiler.cost.simulate import Simulation
+from compiler.cost.systems import Systems
 from dsl.source import Source
 
 
@@ -79,8 +78,9 @@ def predict(row: Row) -> Prediction:
     seconds = Simulation.of(compiled).seconds()
     if row.memory is None:
         return Prediction(seconds, None)
-    of = held(compiled, fused(row))
-    kinds = {"allocated": of.allocated, "driver": of.driver, "init": of.states}
+    of = Systems(compiled).fullest
+    states = sum(of.peak.roles.get(role, 0) for role in ("weight", "optimizer"))
+    kinds = {"allocated": of.peak.bytes, "driver": of.needed, "init": states}
     return Prediction(seconds, kinds.get(row.memory_kind, of.reserved))
 
 

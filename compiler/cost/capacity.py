@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from compiler.cost.fullest import Alive, Fullest, fullest, traced
 from compiler.cost.memory import MemoryUse
 from compiler.program import Program
 from dsl.diagnostics import Diagnostic, ParcError
+from dsl.source import Span
+
+if TYPE_CHECKING:  # the emulator has no use for stacks
+    from compiler.cost.systems import Need
 
 SHOWN = 6
 HELP = "split more (`shard weights on …`, a larger mesh), recompute, or use more micro-batches"
 
 
 def check_capacity(program: Program, use: Mapping[int, MemoryUse], capacities: Mapping[str, float]) -> None:
-    """Raise E0701 if devices need more than there is; `capacities`: memory kind -> bytes per device."""
+    """Raise E0701 if emulated devices need more than there is; `capacities`: memory kind -> bytes per device."""
     for memory, capacity in capacities.items():
         needs = {g: kinds[memory].bytes for g, kinds in use.items() if memory in kinds}
         worst = max(needs, key=lambda g: (needs[g], -g), default=-1)
@@ -22,14 +27,22 @@ def check_capacity(program: Program, use: Mapping[int, MemoryUse], capacities: M
             raise ParcError(out_of_memory(fullest(traced(program, worst), worst, memory), capacity))
 
 
-def out_of_memory(found: Fullest, capacity: float, help: str = HELP) -> Diagnostic:
-    """The error: the moment, what the memory is used for, and the largest things alive."""
+def out_of_memory(found: Fullest, capacity: float, need: Need | None = None, help: str = HELP) -> Diagnostic:
+    """The error: the moment, what the memory is used for, and the largest things alive. need: of the cluster's stack;
+    None: the emulator's devices hold the program's own values."""
     roles = ", ".join(f"{role} {show_bytes(n)}" for role, n in sorted(found.roles.items(), key=lambda x: -x[1]))
     largest = [(f"{show_bytes(a.bytes):>12}  {shown(a)}", None) for a in found.alive[:SHOWN]]
     moment = f" (in {when(found)})" if found.action is not None else ""
-    message = f"out of memory: the devices of group {found.group} need {show_bytes(found.peak)} of {found.memory}, "
+    who, needed = ("emulated devices", found.peak) if need is None else ("devices", need.needed)
+    message = f"out of memory: the {who} of group {found.group} need {show_bytes(needed)} of {found.memory}, "
     message += f"they have {show_bytes(capacity)}{moment}"
-    return Diagnostic("E0701", message, notes=((f"by role: {roles}", None), *largest), help=help)
+    notes: list[tuple[str, Span | None]] = []
+    if need is not None:
+        driver = f", {show_bytes(need.needed - need.reserved)} for the driver" if need.needed > need.reserved else ""
+        notes.append(
+            (f"allocated {show_bytes(found.peak)}, reserved for that {show_bytes(need.reserved)}{driver}", None)
+        )
+    return Diagnostic("E0701", message, notes=(*notes, (f"by role: {roles}", None), *largest), help=help)
 
 
 def when(found: Fullest) -> str:

@@ -7,6 +7,7 @@ be priced again and again with other parameters: that is what fitting does. Roll
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from math import prod
 
 from compiler.cost.flops import program_flops
@@ -24,6 +25,9 @@ class Features:
 
     flops: of the products that all devices compute: those that recompute makes again, that several devices compute
            alike, of borders and padding, too
+    dtype: of most products; compute: of the narrowest
+    inside: per class and function, names of values that systems' kernels do not write to memory, and of those that
+            fused attention does not
     """
 
     parts: tuple[dict[tuple[str, int], Part], ...]
@@ -31,40 +35,45 @@ class Features:
     tokens: int
     dtype: str
     flops: float
+    compute: str
+    inside: tuple[dict[tuple[str, int], tuple[frozenset[str], frozenset[str]]], ...]
 
 
 def features(program: Program) -> Features:
     """All that prices depend on. Linear in the length of the program's text."""
-    itemsize = _itemsize(program)
-    parts = tuple(
-        {
-            (f.name, f.chunk): Lifter(program, {s.name: s for s in c.states}, f.name == "U", itemsize).part(f.body)
-            for f in c.functions
-        }
-        for c in program.classes
-    )
+    compute = compute_type(program)
+    parts: list[dict[tuple[str, int], Part]] = []
+    inside: list[dict[tuple[str, int], tuple[frozenset[str], frozenset[str]]]] = []
+    for c in program.classes:
+        parts.append({})
+        inside.append({})
+        filled: dict[str, Fraction] = {}
+        for f in c.functions:
+            lifter = Lifter(program, {s.name: s for s in c.states}, f.name == "U", ITEMSIZE[compute], filled)
+            parts[-1][f.name, f.chunk] = lifter.part(f.body)
+            inside[-1][f.name, f.chunk] = frozenset(lifter.inside), frozenset(lifter.core)
     by_dtype = program_flops(program)
     samples, tokens = _sizes(program)
     dtype = max(by_dtype, key=lambda d: by_dtype[d], default="f32")
-    return Features(parts, samples, tokens, dtype, sum(by_dtype.values()))
+    return Features(tuple(parts), samples, tokens, dtype, sum(by_dtype.values()), compute, tuple(inside))
 
 
-def _itemsize(program: Program) -> int:
-    """Bytes of an element of the compute type: of what products give."""
-    found: set[int] = set()
+def compute_type(program: Program) -> str:
+    """The type of computation: the narrowest of what products give."""
+    found: set[str] = set()
 
     def look(body: Body) -> None:
         for instr in body.instrs:
             if isinstance(instr.op, LocalRepeat):
                 look(instr.op.body)
             elif isinstance(instr.op, Contract) and instr.outputs[0].type.is_float:
-                found.add(ITEMSIZE[instr.outputs[0].type.dtype])
+                found.add(instr.outputs[0].type.dtype)
 
     for c in program.classes:
         for f in c.functions:
             if f.name != "U":
                 look(f.body)
-    return min(found, default=4)
+    return min(sorted(found), key=lambda dtype: ITEMSIZE[dtype], default="f32")
 
 
 def _sizes(program: Program) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from compiler.cost import stacks
 from compiler.model import Cluster, Device
+from dsl.diagnostics import plural
 
 OTHER_SOFTWARE = 0.27
 """Of software without rows of its own nine of ten steps are within this: factors of families on the same device spread
@@ -92,12 +93,12 @@ def expected(cluster: Cluster) -> Expected:
     device, stack = cluster.device, used(cluster)
     found = fit_of(device, stack)
     if found is not None and found.mean is not None and found.within is not None:
-        why = f"mean of {found.rows} published steps of `{stack}` on {device.name}, each left out of the fit"
+        why = f"{plural(found.rows, 'step')} left out of the fit"
         return Expected(found.mean, found.within, found.rows, why)
     if found is not None:
         why = f"no published step of `{stack}` on {device.name}" if stack else "software that was not fitted"
     elif cluster.device.library:
-        why = f"no published step on {device.name}: its numbers are those of others, or round"
+        why = f"no published step on {device.name}"
     else:
         why = f"the numbers of {device.name} are the file's own"
     return Expected(OTHER_SOFTWARE, OTHER_SOFTWARE, 0, why)

@@ -61,7 +61,11 @@ def fullest(memory: TracedMemory, group: int, kind: str) -> Fullest:
         items += _own(memory, kind, series.actions[:at], action, bool(where))
     types = _types(memory, action)
     sizes = memory.program.sizes
-    alive = [Alive(n, role, count * size, count, _shown(types, sizes, n, size)) for n, role, size, count in items]
+    there = [item for item in items if item[2]]
+    alive = [
+        Alive(n, role, count * size, count, _shown(types, sizes, n, size, memory.narrow))
+        for n, role, size, count in there
+    ]
     alive.sort(key=lambda a: -a.bytes)
     return Fullest(group, kind, series.peak, roles, action, where, tuple(alive))
 
@@ -113,9 +117,15 @@ def _types(memory: TracedMemory, action: Action | None) -> dict[str, list[tuple[
     return found
 
 
-def _shown(types: Mapping[str, list[tuple[Type, Layout]]], sizes: Mapping[str, int], name: str, size: int) -> str:
-    """The first type of the name that has these bytes on a device."""
+def _shown(
+    types: Mapping[str, list[tuple[Type, Layout]]], sizes: Mapping[str, int], name: str, size: int, narrow: str
+) -> str:
+    """The first type of the name that has these bytes on a device, as it is or narrowed."""
     for type, layout in types.get(name, ()):
         if local_type(type, layout, sizes).bytes == size:
             return show_type(type, layout, sizes)
+    for type, layout in types.get(name, ()) if narrow else ():
+        narrowed = Type(narrow, type.dims)
+        if type.is_float and local_type(narrowed, layout, sizes).bytes == size:
+            return show_type(narrowed, layout, sizes)
     return ""

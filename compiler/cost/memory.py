@@ -46,6 +46,8 @@ class ClassMemory:
     """The memory of one class's devices; each function is replayed once, each group adds up its schedule."""
 
     replay: type[Replay] = Replay
+    narrow = ""
+    """A data type that values have there which are wider in the program."""
 
     def __init__(self, program: Program, cls: DeviceClass) -> None:
         self.program, self.cls, self.sizes = program, cls, program.sizes
@@ -73,7 +75,7 @@ class ClassMemory:
         """What one action does; it depends on the accumulators that the step has set before."""
         key = (name, chunk, self.touched[name, chunk] - accumulated)
         if key not in self.replays:
-            replay = self.replays[key] = self.replay(self.cls, self.sizes)
+            replay = self.replays[key] = self.start((name, chunk))
             for a in accumulated:
                 replay.accumulated[a] = replay.accumulator(a)
             before = {"B": "F", "W": "B"}.get(name)
@@ -81,6 +83,10 @@ class ClassMemory:
             replay.run(self.functions[name, chunk])
             self._exits[name, chunk] = replay.saved
         return self.replays[key].effect
+
+    def start(self, key: tuple[str, int]) -> Replay:
+        """What replays a function."""
+        return self.replay(self.cls, self.sizes)
 
     def declared(self, name: str) -> int:
         """Bytes of a state on a device."""
@@ -124,22 +130,11 @@ def memory_use(program: Program) -> dict[int, MemoryUse]:
 
 def most(program: Program) -> dict[str, int]:
     """Memory kind -> bytes that the device needs which needs most of it."""
-    return {kind: peak.bytes for kind, peak in fullest_use(program).items()}
-
-
-def fullest_use(program: Program) -> MemoryUse:
-    """Memory kind -> peak of the devices that need most of it."""
-    found: MemoryUse = {}
+    found: dict[str, int] = {}
     for kinds in memory_use(program).values():
         for kind, peak in kinds.items():
-            if kind not in found or found[kind].bytes < peak.bytes:
-                found[kind] = peak
+            found[kind] = max(found.get(kind, 0), peak.bytes)
     return found
-
-
-def fits(needs: Mapping[str, int], capacities: Mapping[str, float]) -> bool:
-    """Whether no memory is too small; one without a capacity never is."""
-    return all(n <= capacities.get(kind, n) for kind, n in needs.items())
 
 
 def _sum(a: Totals, b: Totals) -> Totals:

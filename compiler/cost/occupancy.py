@@ -6,13 +6,13 @@ whoever knows when actions run can draw the series against time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from compiler.cost.memory import ClassMemory
 from compiler.cost.replay import Effect, Totals
 from compiler.liveness import unrolled
-from compiler.program import Program
+from compiler.program import DeviceClass, Program
 from compiler.schedules import Action
 
 
@@ -67,11 +67,14 @@ Occupancy = dict[str, Series]
 """Memory kind -> its series."""
 
 
-def occupancy(program: Program) -> dict[int, Occupancy]:
-    """Group -> memory -> series. Each function is replayed once per state that it can begin in; then actions add up."""
+def occupancy(program: Program, memory: Callable[[DeviceClass], ClassMemory] | None = None) -> dict[int, Occupancy]:
+    """Group -> memory -> series. Each function is replayed once per state that it can begin in; then actions add up.
+
+    memory: what the devices of a class hold, if it is not the program's own values.
+    """
     found: dict[int, Occupancy] = {}
     for cls in program.classes:
-        walk = _Walk(ClassMemory(program, cls))
+        walk = _Walk(memory(cls) if memory else ClassMemory(program, cls))
         found.update((g, walk.of(g)) for g in cls.groups)
     return dict(sorted(found.items()))
 

@@ -60,14 +60,15 @@ def repeated(compiled: Compiled) -> list[Repeated]:
     placed, staged = compiled.placed, compiled.staged
     if staged.stages == 1:
         return []
-    saved = placed.forward.outputs[1 + len(compiled.training.model.metrics) :]
+    scalars = placed.training.scalars
+    saved = placed.forward.outputs[scalars:]
     loads = (staged.loads[k.name] | staged.late_loads.get(k.name, frozenset()) for k in placed.kept)
-    ends = [(v, _at(staged, staged.forward.get(v.name))) for v in placed.forward.outputs[: -len(saved) or None]]
+    ends = [(v, _at(staged, staged.counts_at(v, staged.forward))) for v in placed.forward.outputs[:scalars]]
     found = _of(placed.forward, staged, staged.forward, [*ends, *zip(saved, loads, strict=True)], 0)
     gradients = [v for parts in staged.addends for v in parts]
     crossing = [(v, staged.late_loads[v.name]) for v in placed.crossing]
     late = placed.late.outputs if placed.late is not None else ()
-    here = [(v, _at(staged, staged.backward.get(v.name))) for v in gradients]
+    here = [(v, _at(staged, staged.counts_at(v, staged.backward))) for v in gradients]
     first = [*((v, at) for v, at in here if v not in late), *crossing]
     found += _of(placed.backward, staged, staged.backward, first, staged.stages - 1)
     if placed.late is not None:

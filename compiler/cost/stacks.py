@@ -45,14 +45,16 @@ def lineage(device: Device, stack: str) -> tuple[str, ...]:
 
 def stated(device: Device, keyword: str, stack: str) -> dict[str, float]:
     """`efficiency` or `footprint`: name -> value, of all that the device states and that holds for the stack. Where
-    nothing is stated for it or for what it is like, what is stated for no stack holds."""
+    nothing is stated for it or for what it is like, what is stated for no stack holds: of footprints it always does,
+    for efficiencies are fitted together, and footprints are not."""
     of: dict[str, dict[str, float]] = {}
     for words in _of(device, keyword):
         of.setdefault("".join(words[:-2]), {})[words[-2]] = float(words[-1])
     found: dict[str, float] = {}
     for name in reversed(lineage(device, stack)):
         found.update(of.get(name, {}))
-    return found or of.get("", {})
+    general = of.get("", {})
+    return general | found if keyword == "footprint" else found or general
 
 
 def _of(device: Device, keyword: str) -> list[tuple[Any, ...]]:

@@ -25,8 +25,12 @@ RESULTS: dict[str, Dimension] = {
     "flops": FLOP,
     "hardware_flops": FLOP,
     "memory.peak": BYTES,
+    "memory.reserved": BYTES,
+    "memory.needed": BYTES,
     "memory.total": BYTES,
     "memory.capacity": BYTES,
+    "program_memory.peak": BYTES,
+    "program_memory.total": BYTES,
     "peak_flops": FLOP_PER_SECOND,
     "step_time": SECONDS,
     "update_time": SECONDS,
@@ -37,9 +41,12 @@ RESULTS: dict[str, Dimension] = {
     "hfu": NONE,
     "bubble": NONE,
 }
-"""What a check can ask of a job: of its program, of the memory of its devices, and what `parc cost` tells of a step."""
+"""What a check can ask of a job: of its program, of the memory of its devices, and what `parc cost` tells of a step.
 
-FAMILIES: dict[str, Dimension] = {"memory": BYTES, "exposed": SECONDS, "sent": BYTES}
+`memory` is that of the software of the job's cluster: allocated at the peak, `reserved` for that, and `needed` with the
+driver's, which has to fit; `program_memory` that of the program's own values. Without a cluster they are the same."""
+
+FAMILIES: dict[str, Dimension] = {"memory": BYTES, "program_memory": BYTES, "exposed": SECONDS, "sent": BYTES}
 """Results of which a job has several: by role (`memory.optimizer`), or by axis (`exposed.tp`, `sent.dp`)."""
 
 Ask = Callable[[str, str], int | float]

@@ -28,7 +28,7 @@ SETTINGS = {
     "cube": "`cube 16, 16, 16`",
     "link": "`link 300 GB/s`",
     "efficiency": "`efficiency product 0.8`, or of one stack of software `efficiency STACK product 0.8`",
-    "footprint": "`footprint STACK gradient 2`",
+    "footprint": "`footprint STACK gradient 2`, or of all stacks `footprint context 2 GB`",
     "stack": "`stack torchtitan_float8 like torchtitan`, or `stack float8`: like what the device states for no stack",
 }
 """What a device states, and how."""
@@ -36,10 +36,10 @@ SETTINGS = {
 WHOLE = {"cores": 1, "tile": 3, "cube": 3}
 """Settings of so many whole numbers."""
 
-NAMED = {"efficiency": (1, 2), "footprint": (2,)}
+NAMED = {"efficiency": (1, 2), "footprint": (1, 2)}
 """Settings of a number with words before it, and how many."""
 
-FOOTPRINT = ("copy", "gradient", "partition", "loss", "reserve", "context")
+FOOTPRINT = ("copy", "gradient", "gradient_f16", "partition", "loss", "reserve", "context")
 """What software keeps in memory (`compiler.cost.footprint.Footprint`): bytes per something, a share, and an amount."""
 
 

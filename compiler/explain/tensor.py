@@ -96,6 +96,10 @@ class _Explainer:
             ends |= zip(finish.metrics, self.placed.finish.outputs, strict=True)
         if name in ends and name not in self.index.values:
             return self.index.source(ends[name])
+        if name not in self.index.values and f"{name}.total" in self.index.values:
+            return self.index.values[
+                f"{name}.total"
+            ]  # as `compiler.passes.divide` calls what is known of whole batches
         if name not in self.index.values:
             inside = sorted((v for v in self.index.values if v.endswith(f".{name}")), key=len)
             named = [

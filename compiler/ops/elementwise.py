@@ -108,8 +108,8 @@ class Map(Op):
         fn, slots = self.fn, self.slots
         if fn == "neg":
             return (frozenset({0}),)
-        if fn in ("add", "sub") and n_inputs == 2:
-            return (frozenset({0, 1}),)
+        if fn in ("add", "sub") and all(s is None or s == 0 for s in slots):
+            return (frozenset(range(n_inputs)),)
         if fn == "mul":
             return tuple(frozenset({i}) for i in range(n_inputs))
         if fn == "div" and slots[0] is None:

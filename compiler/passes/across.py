@@ -75,26 +75,31 @@ class _Across:
         self.wrong = Diagnostics()
 
     def run(self) -> tuple[Placed, Across]:
-        graph, label, training = self.placed.update, self.cut.label, self.placed.training
-        stacked = {w.name for w in training.model.weights if label in w.loops}
-        self.pieces |= dict.fromkeys(stacked, label)  # frozen ones too, which no update reads
-        owner = {s.name: s.of for s in training.states}
-        for v in graph.inputs:
-            if owner.get(v.name, v.name) in stacked:
-                self.pieces[v.name] = label
-        self.pieces |= {v.name: label for v, w in zip(self.placed.totals, training.model.trained) if w.name in stacked}
+        graph, label = self.placed.update, self.cut.label
+        # Only what is stacked over the loop has a dim of its name (E0306): its weights (frozen ones, which no update
+        # reads, too), their gradients and states.
+        weights = (w.value for w in self.placed.training.model.weights)
+        self.pieces |= {v.name: label for v in (*graph.inputs, *weights) if v.type.has(label)}
         level = _Level()
         for node in graph.nodes:
             self._node(level, node)
-        outputs = list(graph.outputs)
-        targets = [*(w.name for w in training.model.trained), *(s.of for s in training.states)]
-        for i, target in enumerate(targets):
-            v = outputs[i]
-            if target in stacked and v.name not in self.pieces and v.name not in self.broken:
-                outputs[i] = self._piece(level, v, label)
+        outputs = tuple(self._written(level, v) for v in graph.outputs)
         self.wrong.raise_if_any()
-        update = Graph(graph.name, graph.inputs, tuple(level.nodes), tuple(outputs))
+        update = Graph(graph.name, graph.inputs, tuple(level.nodes), outputs)
         return replace(self.placed, update=update, layouts=self.layouts), Across(self.pieces, self.closing)
+
+    def _written(self, level: _Level, value: Value) -> Value:
+        """What becomes of a weight or a state, in pieces if those of the loop are its own."""
+        label = self.cut.label
+        if not value.type.has(label) or value.name in self.broken or self.pieces.get(value.name) == label:
+            return value
+        try:
+            if value.name in self.pieces:
+                raise _Wrong(f"iterations of `{label}` become elements of `{self.pieces[value.name]}`")
+            return self._piece(level, value, label)
+        except _Wrong as why:
+            self._tell(level.made[value.name], str(why))
+            return value
 
     # --- one node ----------------------------------------------------------------------------------
 

@@ -39,17 +39,18 @@ def differentiate(
     scale: Value | float = 1.0,
     apart: bool = False,
     cut: str | None = None,
+    written: Graph | None = None,
 ) -> Differentiated:
     """Reverse mode. The gradients are multiplied by `scale` (a number, or a scalar that backward takes as an input).
 
     `names` must know all names of the model's graph; left out, they are collected. Raises ParcError where a recompute
     rule speaks of something that the model does not have. `apart`: scopes share no computation, for they may be on
     different devices: a stage would wait for what it could have computed itself. `cut`: label of the loop that is cut
-    into stages.
+    into stages; `written`: the graph that recompute rules speak of, if it is not the model's.
     """
     names = names or Names(v.name for v in graph_values(model.graph))
     forward = simplify(model.graph)
-    recompute = Recompute(model.graph, recomputes, cut)
+    recompute = Recompute(model.graph, recomputes, cut, written)
     weights = [w.value for w in model.trained]
     loss = forward.outputs[0]
     labels: dict[Value, str] = {}

@@ -104,7 +104,15 @@ class _Class:
         """homes: the virtual stages that hold each weight."""
         update, states = lower_update(self.placed, self.staged, self.over, self.names, self.groups, homes)
         functions = (*self.batch.before, *self.functions, *self.batch.after, Function("U", 0, update))
-        return DeviceClass(self.groups, self.ranges(), (*states, *self.batch.states, *self.states), functions, ())
+        return DeviceClass(self.groups, self.ranges(), (*states, *self._in_order()), functions, ())
+
+    def _in_order(self) -> list[StateDecl]:
+        """All other buffers; the metrics among them in the order of the model."""
+        finished = [s for s in self.batch.states if s.role == "metric"]
+        found = [*(s for s in self.batch.states if s.role != "metric"), *self.states, *finished]
+        names = self.training.model.metrics
+        metrics = sorted((s for s in found if s.role == "metric"), key=lambda s: names.index(s.logical))
+        return [metrics.pop(0) if s.role == "metric" else s for s in found]
 
     def finishes(self) -> bool:
         """Whether metrics are made here of what was added up."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from compiler.graph import Graph, Node
 from compiler.model import PlaceRule
@@ -11,10 +11,13 @@ from compiler.passes.recompute import levels, repeat_path, within
 from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
 
 
-def places(graph: Graph, rules: tuple[PlaceRule, ...]) -> dict[str, int]:
-    """Scopes and their places. Raises ParcError for one that has no effect."""
+def places(graph: Graph, rules: tuple[PlaceRule, ...], apart: Sequence[Graph] = ()) -> dict[str, int]:
+    """Scopes and their places. Raises ParcError for one that has no effect.
+
+    apart: what the model does besides, of whole batches. It is where it is needed, whatever place its scope has.
+    """
     made: set[str] = set()
-    for n in graph.nodes:
+    for n in (*graph.nodes, *(n for other in apart for n in other.nodes)):
         path = node_path(n)
         while path and path not in made:
             made.add(path)

@@ -99,28 +99,41 @@ class Hidden:
 class Recompute:
     """The rules of a strategy, by the level at which they work."""
 
-    def __init__(self, graph: Graph, rules: Sequence[RecomputeRule], cut: str | None = None) -> None:
-        """cut: label of the loop at the top that is cut into stages, if one is."""
+    def __init__(
+        self, graph: Graph, rules: Sequence[RecomputeRule], cut: str | None = None, written: Graph | None = None
+    ) -> None:
+        """cut: label of the loop at the top that is cut into stages, if one is; written: the graph that the rules speak
+        of, of which something may have been set apart."""
         self._by_path: dict[str, Hidden] = {}
         if not rules:
             return
-        all_levels = list(levels(graph))
-        names = {v.name for v in graph_values(graph)}
+        all_levels = list(levels(written or graph))
+        names = {v.name for v in graph_values(written or graph)}
         _check(rules, names, {level.path for level in all_levels})
-        paths = sorted({level.path for level in all_levels}, key=len, reverse=True)
-        keep = {k for r in rules for k in r.keep}
-        results = {n for scope in keep - names for level in all_levels for n in scope_results(level.graph, scope)}
-        for level in all_levels:
-            scopes = [r.scope for r in rules if _applies(r, level, paths)]
-            if level.depth == 1 and level.label == cut:
-                scopes += [level.path for r in rules if r.scope is not None and within(level.path, r.scope)]
-            if scopes:
-                self._by_path[level.path] = Hidden(level, scopes, frozenset(keep | results), cut)
-        _check_effects(rules, all_levels, names, self._by_path)
+        found = _hidden(rules, all_levels, names, cut)
+        _check_effects(rules, all_levels, names, found)
+        self._by_path = found if written is None else _hidden(rules, list(levels(graph)), names, cut)
 
     def at(self, path: str) -> Hidden | None:
         """The rules that work at the level of this path."""
         return self._by_path.get(path)
+
+
+def _hidden(
+    rules: Sequence[RecomputeRule], all_levels: Sequence[Level], names: set[str], cut: str | None
+) -> dict[str, Hidden]:
+    """What the rules hide, by the path of the level."""
+    paths = sorted({level.path for level in all_levels}, key=len, reverse=True)
+    keep = {k for r in rules for k in r.keep}
+    results = {n for scope in keep - names for level in all_levels for n in scope_results(level.graph, scope)}
+    found = {}
+    for level in all_levels:
+        scopes = [r.scope for r in rules if _applies(r, level, paths)]
+        if level.depth == 1 and level.label == cut:
+            scopes += [level.path for r in rules if r.scope is not None and within(level.path, r.scope)]
+        if scopes:
+            found[level.path] = Hidden(level, scopes, frozenset(keep | results), cut)
+    return found
 
 
 def _applies(rule: RecomputeRule, level: Level, paths: Sequence[str]) -> bool:

@@ -13,6 +13,7 @@ from math import prod
 
 from compiler.graph import Graph, Node, Value
 from compiler.model import PipelineRule
+from compiler.ops.comm import MaskPad
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.passes.place.place import Placed
@@ -89,7 +90,8 @@ def stage(placed: Placed) -> Staged:
     rule = strategy.pipelines[0] if strategy.pipelines else None
     chunks = rule.chunks if rule is not None else 1
     cut = _cut(placed, rule, groups * chunks) if rule is not None and groups > 1 else None
-    fixed = places(placed.forward, strategy.places)
+    apart = [r.batch for r in placed.rounds] + ([placed.finish] if placed.finish is not None else [])
+    fixed = places(placed.forward, strategy.places, apart)
     order = tuple(range(groups * chunks))
     if fixed:
         order = ranks(placed.forward, strategy.places, fixed, groups)
@@ -188,7 +190,7 @@ def _forward(
         elif where is None and stages:
             where = max(stages, key=rank)
         found.update((v.name, where) for v in node.outputs)
-    return found
+    return _masked_at_readers(graph, found)
 
 
 def _backward(
@@ -233,6 +235,20 @@ def _backward(
         elif wish is not None:
             where = wish if where is None else min(wish, where, key=rank)
         found.update((v.name, where) for v in node.outputs)
+    return _masked_at_readers(graph, found)
+
+
+def _masked_at_readers(graph: Graph, found: dict[str, Stage]) -> dict[str, Stage]:
+    """The same, but padding is masked where it is read: a message does not tell what the unused elements hold."""
+    readers: dict[str, set[Stage]] = {}
+    for node in graph.nodes:
+        for v in node.inputs:
+            readers.setdefault(v.name, set()).add(found.get(node.outputs[0].name))
+    for node in graph.nodes:
+        if isinstance(node.op, MaskPad):
+            stages = readers.get(node.output.name, set()) - {None, ALL}
+            if len(stages) == 1:
+                found[node.output.name] = stages.pop()
     return found
 
 

@@ -15,9 +15,9 @@ from compiler.ops.base import Loop, Op
 from compiler.ops.comm import Comm
 from compiler.ops.common import View
 from compiler.ops.create import Full
-from compiler.ops.effects import Read, StageReduce, Write
+from compiler.ops.effects import Effect, Load, Read, StageReduce, Write
 from compiler.ops.elementwise import Cast, Map
-from compiler.program import Body, DeviceClass, Instr, LocalRepeat, Program, StateDecl, Var
+from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Program, StateDecl, Var
 from compiler.text.locations import Site
 from compiler.verify.report import Report, head
 
@@ -25,6 +25,8 @@ Source = tuple[str, frozenset[str], int]
 """What is added up: "piece", "gradient" or "same"; of which buffers (logical names); of which chunk."""
 
 _ADDING = {"sum": "add", "max": "maximum"}
+
+_ONE_BY_ONE = "the loop takes one after the other; sums over them are closed in U"
 
 _HELP = "stage_reduce among all of them before"
 
@@ -88,7 +90,7 @@ class _Reduction:
 
 
 def check_across(program: Program, report: Report) -> None:
-    """U of all classes, if there are several groups."""
+    """All functions, U above all, if there are several groups."""
     if program.groups > 1:
         _Checker(program, report).run()
 
@@ -112,8 +114,11 @@ class _Checker:
     def run(self) -> None:
         for c, cls in enumerate(self.program.classes):
             for i, f in enumerate(cls.functions):
+                declared = {s.name: s for s in cls.states}
                 if f.name == "U":
-                    self.body(f.body, _Frame(cls, Site(c, "fn", i)), {s.name: s for s in cls.states})
+                    self.body(f.body, _Frame(cls, Site(c, "fn", i)), declared)
+                elif cls.ranges:
+                    self.passes(f, _Frame(cls, Site(c, "fn", i)), declared)
         for reduction in self.reductions.values():
             self.complete(reduction)
 
@@ -141,6 +146,35 @@ class _Checker:
         else:
             made = self.local(op, instr, given, frame)
             states.update((v.name, s) for v, s in zip(instr.outputs, made, strict=True))
+
+    def passes(self, function: Function, frame: _Frame, declared: Mapping[str, StateDecl]) -> None:
+        """F, B and the like: the loop walks its pieces, nothing else reads across them; no reduction would close it."""
+        own = next((r for r in frame.cls.ranges if r.chunk == function.chunk and r.count < r.total), None)
+        pieces: dict[str, _Piece] = {}
+        for i, instr in enumerate(function.body.instrs if own is not None else ()):
+            frame.vars.update((v.name, v) for v in instr.outputs)
+            op, given = instr.op, [n for n in instr.inputs if n in pieces]
+            if isinstance(op, Read | Load):
+                dim = _cut(declared[op.name], frame.cls)
+                made = [] if dim is None else [(instr.outputs[0], dim)]
+            elif isinstance(op, LocalRepeat) and own is not None and op.label == own.dim:
+                made = [(v, op.label) for v in instr.outputs[op.carries :]]
+            elif not given or isinstance(op, Effect | LocalRepeat):
+                continue
+            elif isinstance(op, Comm):
+                made = [(v, pieces[given[0]].dim) for v in instr.outputs]
+            else:
+                ins = [frame.vars[n].type for n in instr.inputs]
+                loops = op.loops(ins, [v.type for v in instr.outputs])
+                try:
+                    loop = _walked(loops, [pieces.get(n, _Same(self.everyone)) for n in instr.inputs])
+                    if loop.kind != "pass" or loop.placed:
+                        raise _Wrong(f"reads all iterations of {pieces[given[0]].dim}, of which each stage has its own")
+                except _Wrong as why:
+                    self.report.error("E0632", frame.site.inner(i), f"{head(instr)}: {why}", _ONE_BY_ONE)
+                    continue
+                made = [(v, name) for v, name in zip(instr.outputs, loop.outs, strict=True) if name is not None]
+            pieces.update((v.name, _Piece(dim, function.chunk, frozenset())) for v, dim in made)
 
     # --- buffers and reductions ----------------------------------------------------------------------
 
@@ -220,7 +254,7 @@ class _Checker:
             return [_Same(self.everyone, flat=frozenset(instr.outputs[0].type.names), zero=op.value == 0)]
         ins = [frame.vars[n] for n in instr.inputs]
         if isinstance(op, Map | Cast):
-            return [self.pointwise(instr.outputs[0], ins, given)]
+            return [self.pointwise(op, instr.outputs[0], ins, given)]
         loops = op.loops([v.type for v in ins], [v.type for v in instr.outputs])
         of = frozenset[str]().union(*(s.of for s in given))
         pieces = [s for s in given if isinstance(s, _Piece)]
@@ -244,7 +278,7 @@ class _Checker:
         sources = frozenset(("piece", frozenset((name,)), chunk) for name in read if ("piece", name) in self.places)
         return [_Part(loop.kind, sources)] * len(instr.outputs)
 
-    def pointwise(self, out: Var, ins: Sequence[Var], given: Sequence[_State]) -> _State:
+    def pointwise(self, op: Op, out: Var, ins: Sequence[Var], given: Sequence[_State]) -> _State:
         """What `local` says of an elementwise op, in which dims of one name are one loop: most ops of U are such."""
         of = given[0].of if len(given) == 1 else frozenset[str]().union(*(s.of for s in given))
         pieces = {(s.dim, s.chunk) for s in given if isinstance(s, _Piece)}
@@ -252,7 +286,8 @@ class _Checker:
         if not pieces:
             names = out.type.names
             flat = frozenset(n for n in names if all(n in s.flat or n not in type.names for type, s in same))
-            return _Same(self.everyone.intersection(*(s.groups for _, s in same)), of, flat)
+            zero = all(s.zero for _, s in same) and op == Map("add", (None, None))
+            return _Same(self.everyone.intersection(*(s.groups for _, s in same)), of, flat, zero)
         if len(pieces) > 1:
             raise _Wrong("pairs iterations with others, of which each stage has its own")
         ((dim, chunk),) = pieces

@@ -93,9 +93,11 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0701",
         "out of memory",
-        "At some moment of a step the values alive on one device take more than its memory. The message names the "
-        "moment, what the memory is used for, the largest values, and changes of the strategy with which the job fits: "
-        "they were compiled and simulated. `parc cost` shows the same, and how the memory is filled.",
+        "At some moment of a step what is alive on one device takes more than its memory: with the software of the "
+        "cluster (its `stack`), what its allocator reserves for that and its driver takes included; or, of emulated "
+        "devices, all values of the program. The message names the moment, what the memory is used for, the largest "
+        "values, and changes of the strategy with which the job fits: they were compiled and simulated. `parc cost` "
+        "shows the same, and how the memory is filled.",
         _job("", memory="1 KiB"),
         _job(""),
     ),

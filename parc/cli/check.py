@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from parc import api
-from parc.cli.common import Command, Output, choice, color, file_argument, job_options, read_source
-from parc.cli.tables import plural
+from parc.cli.common import Command, Output, check_program, choice, color, file_argument, job_options, read_source
+from parc.cli.tables import line_width, plural
 
 if TYPE_CHECKING:
     from compiler.evaluate import Held
@@ -24,8 +24,8 @@ def command(out: Output, file: str, params: tuple[tuple[str, str], ...], job: st
 
     The file's checks are listed with the values found. A lowered `.npu` is read and verified.
     """
-    if api.is_program(file):
-        program = api.load_program(read_source(out, file))
+    if check_program(out, file, params=params, job=job, strategy=strategy):
+        program = api.load_program(read_source(out, file, program=True))
         out.result = {"jobs": [], "program": program.name, "devices": program.devices}
         out.say(f"{program.name}: {plural(program.devices, 'device')}: fine")
         return
@@ -63,5 +63,10 @@ def _shown(held: Sequence[Held], style: bool) -> str:
         mark = "✓" if h.holds else "✗"
         paint = "32" if h.holds else "31"
         mark = f"\x1b[{paint}m{mark}\x1b[0m" if style else mark
-        lines.append(f"{mark} {h.text:{width}}  {h.found}" if h.found != h.text else f"{mark} {h.text}")
+        if h.found == h.text:
+            lines.append(f"{mark} {h.text}")
+        elif 2 + width + 2 + len(h.found) <= line_width():
+            lines.append(f"{mark} {h.text:{width}}  {h.found}")
+        else:
+            lines.append(f"{mark} {h.text}\n      {h.found}")
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from dsl.diagnostics import Diagnostic, ParcError, fail
 from dsl.files import load
 from dsl.render import render, to_json
 from dsl.source import Source
-from parc.api import OURS, Options
+from parc.api import OURS, Options, is_program
 from parc.cli import BUG, UNMET, show_failure
 
 SCHEMA = 1
@@ -133,6 +133,16 @@ class Command(click.Command):
                 raise
             raise click.exceptions.Exit(_told(out, error)) from None
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """What is given twice and can be but one is refused: click would take the last."""
+        if not ctx.resilient_parsing:
+            _, _, order = self.make_parser(ctx).parse_args(list(args))
+            single = [p for p in order if isinstance(p, click.Option) and not p.multiple and not p.is_flag]
+            for option in single:
+                if single.count(option) > 1:
+                    raise click.UsageError(f"`{option.opts[-1]}` is given twice", ctx)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> int:
         assert self.callback is not None and self.name is not None
         out = Output(self.name, bool(ctx.params.pop("json", False)))
@@ -204,17 +214,39 @@ class Assignment(_Pair):
         return name.strip(), text.strip()
 
 
+def _each_once(
+    ctx: click.Context, param: click.Parameter, given: tuple[tuple[str, str], ...]
+) -> tuple[tuple[str, str], ...]:
+    names = [name for name, _ in given]
+    for name in names:
+        if names.count(name) > 1:
+            raise click.BadParameter(f"`{name}` is given twice", ctx, param)
+    return given
+
+
 def params_option(function: F) -> F:
-    """`-D name=value`, any number of times."""
-    return click.option("-D", "params", multiple=True, type=Assignment(), help="Set a `param` of the file.")(function)
+    """`-D name=value`, once for each name."""
+    what = "Set a `param` of the file."
+    return click.option("-D", "params", multiple=True, type=Assignment(), callback=_each_once, help=what)(function)
+
+
+class Name(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """The name of a job or a strategy; an empty one, as of a variable of the shell that is not set, is none."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not str(value).strip():
+            self.fail("the name is empty", param, ctx)
+        return str(value)
 
 
 def job_options(function: F) -> F:
     """Which job of the file, with which parameters and strategy; and how to report."""
     for option in (
         json_option,
-        click.option("--job", metavar="NAME", help="The job, if the file has several."),
-        click.option("--strategy", metavar="NAME", help="Use this strategy instead of the job's own."),
+        click.option("--job", metavar="NAME", type=Name(), help="The job, if the file has several."),
+        click.option("--strategy", metavar="NAME", type=Name(), help="Use this strategy instead of the job's own."),
         params_option,
     ):
         function = option(function)
@@ -244,6 +276,20 @@ def choice(out: Output, params: tuple[tuple[str, str], ...], job: str | None, st
     return {"params": dict(params), "job": job, "strategy": strategy, "warned": lambda warning: out.warn([warning])}
 
 
+def check_program(out: Output, file: str, **given: object) -> bool:
+    """Whether the file is a lowered program. Raises click.UsageError for options that such a one has no use for: it was
+    lowered for one job, with its parameters and strategy. given: the options' values, by name.
+    """
+    if not is_program(file):
+        return False
+    for name, value in given.items():
+        if value:
+            option = {"params": "-D"}.get(name, f"--{name}")
+            was = f"`{file}` is a lowered program, of one job with its parameters and its strategy"
+            raise click.UsageError(f"{was}: `{option}` goes with the `.par` file")
+    return True
+
+
 def set_threads(number: int) -> None:
     """Threads of linear algebra. Takes effect only before numpy is loaded: commands import it after this."""
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -261,8 +307,13 @@ threads_option = click.option(
 # --- files ---------------------------------------------------------------------------------------------
 
 
-def read_source(out: Output, name: str) -> Source:
-    """The named file, or standard input for `-`; messages can show its lines from then on."""
+def read_source(out: Output, name: str, program: bool = False) -> Source:
+    """The named file, or standard input for `-`; messages can show its lines from then on.
+
+    program: whether it may be a lowered program; else click.UsageError is raised for one.
+    """
+    if not program and is_program(name):
+        raise click.UsageError(f"`{name}` is a lowered program; `parc {out.command}` needs the `.par` file")
     source = _read_stdin() if name == "-" else load(name)
     out.sources.add(source)
     return source

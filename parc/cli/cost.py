@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import click
 
 from parc import api
-from parc.cli.common import Command, Output, choice, color, json_option, params_option, read_source
-from parc.cli.tables import amount, seconds, table
+from parc.cli.common import Command, Name, Output, choice, color, json_option, params_option, read_source
+from parc.cli.tables import amount, facts, seconds, table
 from parc.cli.variation import Factors, variation, variation_options
 from parc.cli.waterfall import waterfall
 from parc.setup import setup
@@ -28,9 +28,21 @@ _MOST_SHOWN = 8
 @click.argument("files", type=click.Path(allow_dash=True), nargs=-1, required=True)
 @variation_options
 @click.option(
-    "--strategy", "strategies", metavar="NAME", multiple=True, help="Instead of the job's own; twice: of each."
+    "--strategy",
+    "strategies",
+    metavar="NAME",
+    multiple=True,
+    type=Name(),
+    help="Instead of the job's own; twice: of each.",
 )
-@click.option("--job", "jobs", metavar="NAME", multiple=True, help="The job, if the file has several; twice: of each.")
+@click.option(
+    "--job",
+    "jobs",
+    metavar="NAME",
+    multiple=True,
+    type=Name(),
+    help="The job, if the file has several; twice: of each.",
+)
 @params_option
 @json_option
 def command(
@@ -97,8 +109,11 @@ _FIGURES: tuple[tuple[str, Callable[[Estimate], str]], ...] = (
     ("bubble", lambda e: percent(e.timeline.bubble)),
     ("update", lambda e: seconds(e.timeline.update_seconds)),
     ("exposed communication", lambda e: seconds(e.timeline.exposed)),
-    ("device memory", lambda e: amount(e.peak)),
+    ("device memory", lambda e: amount(e.needed)),
+    ("… allocated", lambda e: amount(e.peak)),
+    ("… reserved", lambda e: amount(e.reserved)),
     ("… that there is", lambda e: amount(e.capacity)),
+    ("the program's own", lambda e: amount(e.program_peak)),
 )
 
 
@@ -107,7 +122,7 @@ def _shown(e: Estimate, tried: Remedies | None, style: bool) -> str:
     assert job.cluster is not None
     where = f"{t.devices:,} {job.cluster.device.name} of {job.cluster.name}"
     parts = [f"{job.name}: {job.model.name} with {job.strategy.name} on {where}"]
-    parts.append(_facts(setup(e)))
+    parts.append(facts(setup(e)))
     parts.append(table(["of a step", ""], [[name, show(e)] for name, show in _FIGURES], style))
     exposed = {a: s for a, s in t.exposed_by_axis.items() if s > 0}
     axes = list(dict.fromkeys([*exposed, *t.traffic]))
@@ -121,20 +136,13 @@ def _shown(e: Estimate, tried: Remedies | None, style: bool) -> str:
         rows = [[h.what, seconds(h.seconds), f"{h.seconds / t.step_seconds - 1:+.0%}"] for h in e.helps[:4]]
         parts.append(table(["what would help", "step", ""], rows, style))
     parts.append(t.bottleneck)
-    if e.peak > e.capacity:
-        parts.append(f"It does not fit: {amount(e.peak - e.capacity)} of device memory too much.")
+    if e.needed > e.capacity:
+        parts.append(f"It does not fit: {amount(e.needed - e.capacity)} of device memory too much.")
     elif not e.fits:
         parts.append("It does not fit in the memory of the hosts.")
     if tried:
         parts.append(_remedies(tried, style))
     return "\n\n".join(parts)
-
-
-def _facts(facts: Iterable[tuple[str, str]]) -> str:
-    """A line for each."""
-    facts = list(facts)
-    width = max((len(name) for name, _ in facts), default=0)
-    return "\n".join(f"{name:{width}}  {what}" for name, what in facts)
 
 
 def _remedies(tried: Remedies, style: bool) -> str:
@@ -145,7 +153,7 @@ def _remedies(tried: Remedies, style: bool) -> str:
         text = in_words(tried)
         return f"{text[0].upper()}{text[1:]}."
     rows = [
-        [" and ".join(r.rules), amount(r.peak), seconds(r.seconds), f"{r.seconds / tried.seconds - 1:+.0%}"]
+        [" and ".join(r.rules), amount(r.needed), seconds(r.seconds), f"{r.seconds / tried.seconds - 1:+.0%}"]
         for r in tried.found
     ]
     return table([f"it fits with (best of {tried.tried} changes)", "device memory", "step", ""], rows, style)
@@ -161,7 +169,10 @@ def _compared(names: tuple[str, ...], found: list[Estimate], style: bool) -> str
         "… per device": lambda e: e.timeline.tokens_per_second / e.timeline.devices,
         "update": lambda e: e.timeline.update_seconds,
         "exposed communication": lambda e: e.timeline.exposed,
-        "device memory": lambda e: e.peak,
+        "device memory": lambda e: e.needed,
+        "… allocated": lambda e: e.peak,
+        "… reserved": lambda e: e.reserved,
+        "the program's own": lambda e: e.program_peak,
     }
     rows = [
         [name, *map(show, found), _change(*map(measured[name], found)) if name in measured else ""]
@@ -176,16 +187,15 @@ def _compared(names: tuple[str, ...], found: list[Estimate], style: bool) -> str
         sizes = [float(_fullest(e).get(role, 0)) for e in found]
         if max(sizes) >= 0.001 * max(e.peak for e in found):
             rows.append([f"memory: {role}", *map(amount, sizes), _change(*sizes)])
-    facts = [list(pair) for pair in zip(*map(setup, found), strict=True)]
-    differ = [[a[0], a[1], b[1], ""] for a, b in facts if a != b]
-    alike = _facts(a for a, b in facts if a == b)
+    both = [list(pair) for pair in zip(*map(setup, found), strict=True)]
+    differ = [[a[0], a[1], b[1], ""] for a, b in both if a != b]
+    alike = facts(a for a, b in both if a == b)
     return "\n\n".join([*([alike] if alike else []), table(["of a step", *names, ""], [*rows, *differ], style)])
 
 
 def _fullest(e: Estimate) -> Mapping[str, int]:
     """What the memory of the fullest device is of."""
-    rows = [m for m in e.memory if m.memory == "hbm"]
-    return max(rows, key=lambda m: m.peak).roles if rows else {}
+    return e.systems.fullest.peak.roles
 
 
 def _change(before: float, after: float) -> str:
@@ -205,10 +215,10 @@ def _verdict(names: tuple[str, ...], compared: Comparison) -> str:
     if compared.cause is not None:
         what, change = compared.cause
         says += f", most of all for {what} ({'+' if change > 0 else '-'}{seconds(abs(change))})"
-    more = compared.after.peak - compared.before.peak
+    more = compared.after.needed - compared.before.needed
     if not compared.equal_memory:
         says += f"; it needs {amount(abs(more))} of device memory {'more' if more > 0 else 'less'}"
     after = compared.after
-    if after.peak > after.capacity:
+    if after.needed > after.capacity:
         says += ", which there is not" if more > 0 and not compared.equal_memory else "; it does not fit"
     return f"{says}."

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import sys
-from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from parc import api
 from parc.cli.common import Command, Output, color, json_option
-from parc.cli.tables import seconds, table
+from parc.cli.tables import facts, seconds, table
 from parc.units import flops, percent
 
 if TYPE_CHECKING:
     from compiler.cost.fitted import Fit
     from compiler.model import Device
-
-
-WIDTH = 72
-"""Of the list of software."""
 
 
 @click.command("devices", cls=Command)
@@ -85,19 +80,14 @@ def _link(device: Device) -> float | None:
 
 
 def _listed(found: tuple[Device, ...], style: bool) -> str:
-    head = ["device", "bf16", "memory", "bandwidth", "software (error of steps that were left out of its fit)"]
+    head = ["device", "bf16", "memory", "bandwidth", "software, and the error of steps left out"]
     rows = []
     for d in found:
         peaks = dict(d.compute)
         peak = flops(peaks.get("bf16", max(peaks.values())))
         known = ", ".join(_called(name, fit) for name, fit in _fits(d) if name) or "–"
-        first, *others = wrap(known, WIDTH, break_on_hyphens=False)
-        rows.append([d.name, peak, _size(d.memory), f"{_decimal(d.bandwidth)}/s", first])
-        rows += [["", "", "", "", line] for line in others]
-    widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
-    cells = ([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:4], widths[1:4])), r[4]] for r in (head, *rows))
-    lines = ["  ".join(row) for row in cells]
-    return "\n".join([f"\x1b[2m{lines[0]}\x1b[0m" if style else lines[0], *lines[1:]])
+        rows.append([d.name, peak, _size(d.memory), f"{_decimal(d.bandwidth)}/s", known])
+    return table(head, rows, style, words=(4,)).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _decimal(number: float) -> str:
@@ -115,19 +105,19 @@ def _size(memory: float) -> str:
 
 
 def _called(name: str, fit: Fit | None) -> str:
-    return f"{name} {percent(fit.mean)}" if fit is not None and fit.mean is not None else name
+    return f"{name}\N{NO-BREAK SPACE}{percent(fit.mean)}" if fit is not None and fit.mean is not None else name
 
 
 def _shown(device: Device, style: bool) -> str:
     from compiler.cost import stacks
     from compiler.cost.fitted import OTHER_SOFTWARE
 
-    facts = [["memory", f"{_size(device.memory)}, {_decimal(device.bandwidth)}/s"]]
-    facts += [[f"peak {dtype}", flops(peak)] for dtype, peak in device.compute]
+    has = [["memory", f"{_size(device.memory)}, {_decimal(device.bandwidth)}/s"]]
+    has += [[f"peak {dtype}", flops(peak)] for dtype, peak in device.compute]
     if link := _link(device):
-        facts.append(["links inside a server", f"{_decimal(link)}/s"])
+        has.append(["links inside a server", f"{_decimal(link)}/s"])
     settings = [(k, w) for k, w in device.settings if k in ("cores", "tile", "cube", "launch")]
-    facts += [[k, seconds(w[0]) if k == "launch" else " × ".join(map(str, w))] for k, w in settings]
+    has += [[k, seconds(w[0]) if k == "launch" else " × ".join(map(str, w))] for k, w in settings]
     like = stacks.bases(device)
     rows = []
     for name, fit in _fits(device):
@@ -139,11 +129,10 @@ def _shown(device: Device, style: bool) -> str:
         kin = "" if base is None else base or "general"
         rows.append([name or "general", kin, fit.group if fit else "not fitted", of, *left])
     head = ["software", "like", "fitted with", "rows", "left out: mean", "nine of ten"]
-    width = max(len(what) for what, _ in facts)
     parts = [
         device.name,
-        "\n".join(f"{what:{width}}  {value}" for what, value in facts),
-        table(head, rows, style, left=3),
+        facts(has),
+        table(head, rows, style, words=(1, 2)),
     ]
     groups = {fit.group: fit for _, fit in _fits(device) if fit is not None}
     sources: dict[str, list[str]] = {}

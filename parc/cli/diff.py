@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from parc import api
-from parc.cli.common import Command, Output, choice, color, json_option, params_option, read_source
+from parc.cli.common import Command, Name, Output, check_program, choice, color, json_option, params_option, read_source
+
+if TYPE_CHECKING:
+    from compiler.program import Program
 
 _COLORS = {"+": "32", "-": "31", "@": "36"}
 
 
 @click.command("diff", cls=Command)
 @click.argument("files", nargs=-1, required=True, metavar="BEFORE [AFTER]", type=click.Path())
-@click.option("--strategy", "strategies", metavar="NAME", multiple=True, help="Before, and again for after.")
-@click.option("--job", metavar="NAME", help="The job, if a file has several.")
+@click.option(
+    "--strategy", "strategies", metavar="NAME", multiple=True, type=Name(), help="Before, and again for after."
+)
+@click.option("--job", metavar="NAME", type=Name(), help="The job, if a file has several.")
 @params_option
 @click.option("--text", is_flag=True, help="A unified diff of the programs' text.")
 @click.option("--exit-code", is_flag=True, help="Fail (1) if the programs differ.")
@@ -39,7 +45,15 @@ def command(
     parc diff gpt.par --strategy data --strategy megatron
     """
     sides = _sides(files, strategies)
-    programs = [api.load_program(read_source(out, file), **choice(out, params, job, s)) for file, s in sides]
+    lowered = [file for file in files if api.is_program(file)]
+    if len(lowered) == len(files):
+        check_program(out, lowered[0], params=params, job=job, strategy=strategies)
+    if lowered and len(strategies) > 1:
+        raise click.UsageError(
+            f"`{lowered[0]}` is a lowered program, of one strategy: give `--strategy` once, for the other"
+        )
+    sides = [(file, None if api.is_program(file) else s) for file, s in sides]
+    programs = [_program(out, file, choice(out, params, job, s)) for file, s in sides]
     names = tuple(f"{file} ({s})" if s else file for file, s in sides)
     unified = api.diff_text(programs[0], programs[1], (names[0], names[1]))
     changes = api.diff(*programs)
@@ -51,6 +65,10 @@ def command(
     elif not changes and not text:
         out.say("only the order or the names of instructions differ: see `--text`")
     return not (unified and exit_code)
+
+
+def _program(out: Output, file: str, chosen: api.Options) -> Program:
+    return api.load_program(read_source(out, file, program=True), **({} if api.is_program(file) else chosen))
 
 
 def _sides(files: tuple[str, ...], strategies: tuple[str, ...]) -> list[tuple[str, str | None]]:

@@ -144,6 +144,6 @@ def _shown(found: Explanation, sources: Sources) -> str:
             [c.kind, c.of or "itself", c.phase, f"{c.times:,}", amount(c.times * c.bytes), c.reader, c.type]
             for c in found.changes
         ]
-        wide = table(head, rows, color(sys.stdout), left=3)
+        wide = table(head, rows, color(sys.stdout), left=3, words=(5, 6))
         parts.append(f"{wide}\n{amount(found.sent)} per device and step in all")
     return "\n\n".join(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from dsl.diagnostics import ParcError
+from parc.api import is_program
 from parc.cli.common import Command, Output, json_option, read_source
 from parc.cli.writing import write_file
 
@@ -18,6 +19,9 @@ def command(out: Output, files: tuple[str, ...], check: bool) -> bool:
 
     There is one canonical form, and formatting twice changes nothing. Comments stay.
     """
+    for name in files:
+        if is_program(name):
+            raise click.UsageError(f"`{name}` is a lowered program; `parc fmt` formats `.par` files")
     changed: list[str] = []
     broken: list[ParcError] = []
     for name in files:

@@ -14,6 +14,7 @@ from parc import api
 from parc.cli.common import (
     Command,
     Output,
+    check_program,
     choice,
     color,
     file_argument,
@@ -47,7 +48,8 @@ def command(
     Prints the loss, the time of a step here and on the job's cluster, the memory that each device needs, what it sends.
     """
     set_threads(threads)
-    source = read_source(out, file)
+    check_program(out, file, params=params, job=job, strategy=strategy)
+    source = read_source(out, file, program=True)
     with _progress(out, steps) as progress:
         found = api.run(source, steps, progress=progress, **choice(out, params, job, strategy))
     if found.data == "synthetic":

@@ -8,7 +8,7 @@ from parc.cli.tables import amount, table
 from parc.units import percent
 
 if TYPE_CHECKING:
-    from parc.estimate import FullMemory
+    from parc.estimate import FullMemory, ProgramMemory
 
 WIDTH = 24
 """Characters of the bars that stand for all that is alive."""
@@ -18,7 +18,8 @@ SHOWN = 5
 
 
 def waterfall(full: FullMemory, capacity: float | None, style: bool) -> str:
-    """Each role begins where the one before ended; below, what the peak takes of a memory that is handed out."""
+    """Each role begins where the one before ended; below, what is reserved and needed for that, and what the program's
+    own values take."""
     from compiler.cost.capacity import when
     from compiler.numbering import show_ranks
 
@@ -29,14 +30,29 @@ def waterfall(full: FullMemory, capacity: float | None, style: bool) -> str:
             rows.append([role, amount(size), percent(size / m.peak), _bar(below, size, m.peak)])
         below += size
     rows.append(["in all", amount(m.peak), "", ""])
-    handed: list[tuple[str, int | None]] = [("with fixed offsets", full.allocation.size)]
-    handed.append(("reserved by a caching allocator", full.reserved))
-    rows += [[what, amount(size), f"{size / m.peak - 1:+.1%}", ""] for what, size in handed if size is not None]
+    if full.reserved > m.peak:
+        rows.append(["reserved by the allocator", amount(full.reserved), f"{full.reserved / m.peak - 1:+.1%}", ""])
+    if full.needed > full.reserved:
+        rows.append(["with the driver's", amount(full.needed), "", ""])
     if capacity:
         rows.append(["that there is", amount(capacity), "", ""])
     head = [f"{m.memory} of {show_ranks(full.ranks)}", "bytes", "", f"fullest in {when(m)}"]
     largest = [[a.name, _role(a.role, a.count), amount(a.bytes), a.type] for a in m.alive[:SHOWN]]
-    return f"{_left(head, rows, style)}\n\n{_left(['largest values then', '', 'bytes', 'type'], largest, style, 2)}"
+    values = table(["largest values then", "", "bytes", "type"], largest, style, left=2, words=(3,))
+    return "\n\n".join((table(head, rows, style, words=(3,)), values, _program(full.program, style)))
+
+
+def _program(own: ProgramMemory, style: bool) -> str:
+    """What the emulator holds: the program's own values."""
+    from compiler.cost.capacity import when
+    from compiler.numbering import show_ranks
+
+    peak = own.moment.peak
+    handed = [("at the peak", peak), ("with fixed offsets", own.allocation.size)]
+    handed += [("reserved by a caching allocator", own.reserved)] if own.reserved is not None else []
+    rows = [[what, amount(n), f"{n / peak - 1:+.1%}" if n != peak else "", ""] for what, n in handed if peak]
+    head = [f"the program's own, of {show_ranks(own.ranks)}", "bytes", "", f"fullest in {when(own.moment)}"]
+    return table(head, rows, style, words=(3,))
 
 
 def _bar(start: int, size: int, whole: int) -> str:
@@ -46,10 +62,3 @@ def _bar(start: int, size: int, whole: int) -> str:
 
 def _role(role: str, count: int) -> str:
     return f"{role} of {count} micro-batches" if count > 1 else role
-
-
-def _left(head: list[str], rows: list[list[str]], style: bool, left: int = 1) -> str:
-    """A table whose last column is flush left."""
-    width = max(len(r[-1]) for r in (head, *rows))
-    padded = [[*r[:-1], r[-1].ljust(width)] for r in (head, *rows)]
-    return table(padded[0], padded[1:], style, left)

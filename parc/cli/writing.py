@@ -6,7 +6,6 @@ import errno
 import io
 import os
 import re
-import secrets
 import signal
 import stat
 import sys
@@ -159,7 +158,7 @@ def write_output(path: str, text: str | Iterable[str]) -> None:
 
 
 def _replace(target: Path, parts: Iterable[str], zipped: bool) -> None:
-    temporary = target.with_name(f".parc-{secrets.token_hex(8)}.tmp")
+    temporary = target.with_name(f".parc-{os.urandom(8).hex()}.tmp")
     before = target.stat() if target.exists() else None
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     with _gone_at_the_end(temporary):

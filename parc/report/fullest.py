@@ -29,10 +29,14 @@ def largest(full: FullMemory, drawn: tuple[str, ...]) -> str:
                 percent(a.bytes / m.peak),
             ]
         )
-    handed = f"All of it fits into {amount(full.allocation.size)} with offsets that are fixed beforehand "
-    handed += f"({full.allocation.fragmentation:+.1%})"
-    if full.reserved is not None:
-        handed += f"; a caching allocator reserves {amount(full.reserved)} ({full.reserved / m.peak - 1:+.1%})"
+    own = full.program
+    told = f"The allocator reserves {amount(full.reserved)} for that. " if full.reserved > m.peak else ""
+    told += f"The program's own values, as the emulator holds them, take {amount(own.moment.peak)} at most; "
+    told += (
+        f"{amount(own.allocation.size)} with offsets that are fixed beforehand ({own.allocation.fragmentation:+.1%})"
+    )
+    if own.reserved is not None and own.moment.peak:
+        told += f", of a caching allocator {amount(own.reserved)} ({own.reserved / own.moment.peak - 1:+.1%})"
     head = ["value", "role", "type on a device", "bytes", "of the peak"]
     title = tag("h3", "The largest values at that moment")
-    return title + table(head, rows, left=3) + tag("p", esc(f"{handed}."), class_="note")
+    return title + table(head, rows, left=3) + tag("p", esc(f"{told}."), class_="note")

@@ -10,7 +10,7 @@ from compiler.cost.timeline import PICOSECONDS, Event, Timeline
 from compiler.numbering import show_ranks
 from compiler.program import PER_MICROBATCH
 from compiler.schedules import Action
-from parc.estimate import Estimate
+from parc.estimate import Estimate, FullMemory
 from parc.report.fullest import largest
 from parc.report.html import esc, legend, num, section, share, svg, table, tag, ticks
 from parc.report.pipeline import PASSES
@@ -28,6 +28,8 @@ ROLES = {
     "other": "other",
 }
 """From the bottom; what there is besides is `other`."""
+
+RESERVED = "what allocator and driver take besides"
 
 STEPS = 800
 """Of the curve, at most; above, parts of the step show the fullest moment in them."""
@@ -60,9 +62,9 @@ class Level:
         return sum(self.roles.values())
 
 
-def fullest(occupancy: Mapping[int, Occupancy], memory: str) -> int:
+def fullest(e: Estimate, memory: str) -> int:
     """The first group whose devices need most of this memory."""
-    return max(occupancy, key=lambda g: (occupancy[g][memory].peak if memory in occupancy[g] else -1, -g))
+    return next(full.moment.group for full in e.fullest if full.moment.memory == memory)
 
 
 def held(timeline: Timeline, occupancy: Mapping[int, Occupancy]) -> Held:
@@ -164,27 +166,28 @@ def memory(e: Estimate, occupancy: Mapping[int, Occupancy]) -> str:
     kinds = list(dict.fromkeys(k for found in occupancy.values() for k in found))
     parts: list[str] = []
     for kind in kinds:
-        group = fullest(occupancy, kind)
+        group = fullest(e, kind)
         series = occupancy[group][kind]
         if not series.peak:
             continue
         capacity = e.capacity if kind == "hbm" else 0.0
         found = levels(e.timeline, group, series)
-        parts += _curve(e.timeline, group, kind, series, found, capacity)
-        parts += [largest(full, tuple(ROLES)) for full in e.fullest if full.moment.memory == kind]
+        (full,) = (full for full in e.fullest if full.moment.memory == kind)
+        parts += [*_curve(e.timeline, full, series, found, capacity), largest(full, tuple(ROLES))]
     parts += [tag("h3", "Peak of every class"), _peaks(e)]
-    note = "Bytes on one device, by what they are for. While a pass runs, its fullest moment is drawn."
+    cluster = e.compiled.job.cluster
+    of = f"the stack {cluster.stack}" if cluster is not None and cluster.stack else "software of which nothing is known"
+    note = f"Bytes on one device with {of}, by what they are for. While a pass runs, its fullest moment is drawn."
     return section("memory", "Memory", note, *parts)
 
 
-def _curve(
-    timeline: Timeline, group: int, kind: str, series: Series, found: Sequence[Level], capacity: float
-) -> list[str]:
+def _curve(timeline: Timeline, full: FullMemory, series: Series, found: Sequence[Level], capacity: float) -> list[str]:
+    group, kind = full.moment.group, full.moment.memory
     shown = shown_roles(found, series.peak)
     drawn = widened(coarser(found))
     length = found[-1].end
     far = capacity > FAR * series.peak
-    top = 1.08 * max(series.peak, 0.0 if far else capacity)
+    top = 1.08 * max(full.needed, 0.0 if far else capacity)
     areas, below = [], [0.0] * len(drawn)
     for role in shown:
         above = [b + of_role(level.roles, role, shown) for b, level in zip(below, drawn)]
@@ -217,9 +220,9 @@ def _curve(
     )
     where = devices(next(p for p in timeline.classes if p.group == group))
     which = f"{where}, stage {group}, the fullest" if len(timeline.classes) > 1 else where
-    used = f", {percent(series.peak / capacity)} of {amount(capacity)}" if capacity else ""
+    used = f" ({percent(full.needed / capacity)} of {amount(capacity)} with what is reserved)" if capacity else ""
     at = f" in the {spoken(series.actions[series.fullest])}" if series.fullest is not None else ""
-    title = f"{kind} of {which}: at most {amount(series.peak)}{used}{at}"
+    title = f"{kind} of {which}: at most {amount(series.peak)}{at}{used}"
     size = TOP + HEIGHT + 20
     picture = svg(plot, *grid, label=title, width="100%", height=size, class_="plot", data_memory=kind)
     side = tag("svg", *scales, width="100%", height=size, aria_hidden="true")
@@ -255,7 +258,7 @@ def _peaks(e: Estimate) -> str:
     shown = [r for r in ROLES if r != "other"]
     for m in e.memory:
         of = e.capacity if m.memory == "hbm" and e.capacity else 0.0
-        most = max(x.peak for x in e.memory if x.memory == m.memory)
+        most = max(x.needed for x in e.memory if x.memory == m.memory)
         top = max(most, 0.0 if of > FAR * most else of) or 1.0
         at, boxes = 0.0, []
         for role in ROLES:
@@ -267,11 +270,19 @@ def _peaks(e: Estimate) -> str:
                     f'data-tip="{told}"/>'
                 )
                 at += n
+        if m.needed > m.peak:
+            told = esc(f"{RESERVED}: {amount(m.needed - m.peak)}")
+            boxes.append(
+                f'<rect class="m-other" x="{share(at / top)}" y="1" width="{share((m.needed - m.peak) / top)}" '
+                f'height="14" fill-opacity="0.35" data-tip="{told}"/>'
+            )
         if of and top >= of:
             x = share(of / top)
             boxes.append(f'<line class="capacity" x1="{x}" x2="{x}" y1="0" y2="16"/>')
         name = show_ranks(m.ranks)
         picture = svg(*boxes, label=f"{m.memory} of {name}: {amount(m.peak)}", width="100%", height=16)
-        free = percent(m.peak / of) if of else ""
-        rows.append([esc(name), esc(m.memory), picture, esc(amount(m.peak)), free])
-    return table(["devices", "memory", "", "peak", "of capacity"], rows, left=2, class_="bars few")
+        free = percent(m.needed / of) if of else ""
+        sizes = [esc(amount(n)) for n in (m.peak, m.needed)]
+        rows.append([esc(name), esc(m.memory), picture, *sizes, free, esc(amount(m.program.bytes))])
+    head = ["devices", "memory", "", "allocated", "needed", "of capacity", "the program's own"]
+    return table(head, rows, left=2, class_="bars few")

@@ -90,7 +90,7 @@ def _headline(e: Estimate) -> str:
     each = t.tokens_per_second / t.devices if t.devices else 0.0
     longest = [(a, seconds(s)) for a, s in t.exposed_by_axis.items() if s][:3]
     exposed = ", ".join(f"{a} {s}".replace(" ", "\N{NO-BREAK SPACE}") for a, s in longest)
-    fits = e.peak <= e.capacity
+    fits = e.needed <= e.capacity
     room = f"of {amount(e.capacity)}: fits" if fits else f"of {amount(e.capacity)}: does not fit"
     step = t.step_seconds or 1.0
     cards = [
@@ -99,7 +99,7 @@ def _headline(e: Estimate) -> str:
         ("MFU", percent(t.mfu), f"HFU {percent(t.hfu)}", ""),
         ("bubble", percent(t.bubble), "of all devices' time", ""),
         ("exposed communication", percent(t.exposed / step), exposed or "none", ""),
-        ("peak memory", amount(e.peak), room, "good" if fits else "bad"),
+        ("device memory", amount(e.needed), room, "good" if fits else "bad"),
     ]
     shown = [
         tag("div", tag("dt", esc(name)), tag("dd", tag("b", esc(value)), tag("span", esc(more))), class_=f"card {mood}")
@@ -109,7 +109,7 @@ def _headline(e: Estimate) -> str:
     if t.bottleneck:
         parts.append(tag("p", tag("strong", "Bottleneck. "), esc(t.bottleneck), class_="verdict"))
     if not fits:
-        over = esc(f"{amount(e.peak - e.capacity)} of device memory too much. What would make it fit is tried by ")
+        over = esc(f"{amount(e.needed - e.capacity)} of device memory too much. What would make it fit is tried by ")
         where = (tag("strong", "It does not fit. "), over, tag("code", "parc cost"), ".")
         parts.append(tag("p", *where, class_="verdict bad"))
     if e.helps:
@@ -188,7 +188,7 @@ def _data(e: Estimate, occupancy: Mapping[int, Occupancy], boxes: Rows, command:
 
 
 def _series(e: Estimate, occupancy: Mapping[int, Occupancy], kind: str) -> dict[str, Any]:
-    group = fullest(occupancy, kind)
+    group = fullest(e, kind)
     series = occupancy[group][kind]
     found = coarser(levels(e.timeline, group, series))
     roles = list(series.roles)

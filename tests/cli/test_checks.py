@@ -15,7 +15,7 @@ from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Source
 from parc import api
 from parc.cli import cli
-from parc.results import ROLES
+from parc.results import ROLES, Results
 
 FILE = """\
 use std.devices (a100_80)
@@ -226,6 +226,26 @@ def test_strategies_that_a_job_uses_are_not_tried_with_others() -> None:
     assert "E0411" in [d.code for d in caught.value.diagnostics]
 
 
+def test_memory_is_that_of_the_stack_and_the_programs_has_its_own_name() -> None:
+    """`memory` has roles that add up to its peak; without a cluster it is the program's."""
+    found = Results(parc.compile(Source("t", FILE), job="fit"))
+    assert found.systems is not None
+    roles = " + ".join(f"fit.memory.{role}" for role in found.systems.fullest.peak.roles)
+    own = " + ".join(f"fit.program_memory.{role}" for role in found.program_memory[0].roles)
+    plain = FILE.replace(" on pod", "")
+    assert plain != FILE
+    for text, checks in (
+        (FILE, ["fit.memory.peak < fit.memory.reserved", "fit.memory.reserved < fit.memory.needed"]),
+        (FILE, [f"{roles} == fit.memory.peak", f"{own} == fit.program_memory.peak"]),
+        (FILE, ["fit.program_memory.total == degree * fit.program_memory.peak"]),
+        (plain, [f"fit.memory.{name} == fit.program_memory.peak" for name in ("peak", "reserved", "needed")]),
+        (plain, [f"fit.memory.{name} == fit.program_memory.{name}" for name in ("saved", "optimizer", "total")]),
+    ):
+        held: list[Held] = []
+        parc.check(Source("t", text + "".join(f"check {c}\n" for c in checks)), told=held.append)
+        assert len(held) >= len(checks) and all(h.holds for h in held)
+
+
 def test_the_results_are_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "language.md").read_text()
     assert [name for name in RESULTS if f"`fit.{name}`" not in page] == []
@@ -246,10 +266,10 @@ def test_the_walls_hold() -> None:
 @pytest.mark.parametrize(
     ("change", "broken"),
     [
-        ({"card": "16 GB"}, {"pretrain.memory.peak"}),
+        ({"card": "8 GB"}, {"pretrain.memory.needed"}),
         (
             {"card": "80 GB"},
-            {"alone.memory.peak", "without_optimizer_parallel.memory.peak"},
+            {"alone.memory.peak", "without_optimizer_parallel.memory.needed"},
         ),
         ({"tokens": "1000000000000"}, {"pretrain.step_time"}),
         ({"tokens": "1000000000"}, {"pretrain.flops"}),

@@ -174,6 +174,98 @@ def test_misuse_is_2(name: str, file: str) -> None:
     assert found(CliRunner().invoke(cli, [name, "--json"]))["exit"] == 2
 
 
+def usage(name: str, file: str, *more: str) -> str:
+    """The message of a command that is not used correctly, the same in JSON."""
+    result = run(name, file, *more)
+    assert result.exit_code == 2 and result.stdout == "", result.output
+    (one,) = found(run(name, file, *more, "--json"))["diagnostics"]
+    assert one["message"] in result.stderr
+    return str(one["message"])
+
+
+SINGLE = {
+    "check": [],
+    "compile": ["-o x", "--output x", "--emit ast"],
+    "run": ["--steps 1", "--threads 1"],
+    "verify": ["--tolerance 1", "--executor private"],
+    "cost": [],
+    "trace": ["-o x", "--detail none"],
+    "report": ["-o x"],
+    "explain": [],
+    "diff": ["--job fit"],
+}
+"""Options that every command has but once, besides `--job` and `--strategy`."""
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_what_is_given_twice_is_misuse(name: str, file: str) -> None:
+    """The last would count in silence."""
+    assert "`degree` is given twice" in usage(name, file, "-D", "degree=4", "-D", "degree=8")
+    assert "`degree` is given twice" in usage(name, file, "-D", "degree=4", "-D", "width=8", "-D", "degree=4")
+    common = ["--job fit", "--strategy both"] if name not in ("cost", "diff") else []
+    for option in (*SINGLE[name], *common):
+        words = option.split()
+        long = "--output" if words[0] == "-o" else words[0]
+        assert f"`{long}` is given twice" in usage(name, file, *words, *words)
+        assert "is given twice" in usage(name, file, *words, f"{words[0]}={words[1]}" if words[0] != "-o" else "-ox")
+
+
+def test_what_may_be_given_twice(file: str) -> None:
+    for name in ("cost", "diff"):
+        given = [] if name == "diff" else ["--strategy", "data", "--strategy", "both"]
+        assert run(name, file, *given).exit_code == 0
+    assert run("cost", file, "--slow", "0=2", "--slow", "1=2").exit_code == 0
+    assert run("check", file, "--json", "--json").exit_code == 0
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_an_empty_name_is_misuse(name: str, file: str) -> None:
+    """Such as `--job "$JOB"` where the variable is not set."""
+    for option in ("--job", "--strategy"):
+        for empty in ("", " "):
+            if not (name == "diff" and option == "--strategy"):
+                assert "the name is empty" in usage(name, file, option, empty)
+            else:
+                assert CliRunner().invoke(cli, ["diff", file, "--strategy", empty]).exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["check", "run", "diff"])
+def test_options_that_a_lowered_program_has_no_use_for_are_misuse(name: str, file: str, tmp_path: Path) -> None:
+    lowered = str(tmp_path / "mlp.npu")
+    assert run("compile", file, "-o", lowered).exit_code == 0
+    files = [lowered, lowered] if name == "diff" else [lowered]
+    more = ["--steps", "1"] if name == "run" else []
+    assert CliRunner().invoke(cli, [name, *files, *more]).exit_code == 0
+    for option in (["-D", "degree=4"], ["--strategy", "both"], ["--job", "fit"]):
+        result = CliRunner().invoke(cli, [name, *files, *more, *option])
+        assert result.exit_code == 2 and f"`{option[0]}` goes with the `.par` file" in result.stderr
+    result = CliRunner().invoke(cli, [name, *files, *more, "--double"])
+    assert result.exit_code == 2
+    with pytest.raises(TypeError, match="`params` goes with"):
+        parc.run(lowered, 1, params={"degree": 4})
+
+
+@pytest.mark.parametrize("name", ["compile", "verify", "cost", "trace", "report", "explain", "fmt"])
+def test_a_lowered_program_where_a_file_is_needed_is_misuse(name: str, file: str, tmp_path: Path) -> None:
+    lowered = str(tmp_path / "mlp.npu")
+    assert run("compile", file, "-o", lowered).exit_code == 0
+    assert f"`{lowered}` is a lowered program" in usage(name, lowered)
+
+
+def test_a_lowered_program_beside_a_file(file: str, tmp_path: Path) -> None:
+    """Options are of the file; the program keeps its own strategy."""
+    lowered = str(tmp_path / "mlp.npu")
+    assert run("compile", file, "--strategy", "both", "-o", lowered).exit_code == 0
+
+    def diff(*more: str) -> Result:
+        return CliRunner().invoke(cli, ["diff", lowered, file, "--exit-code", "--text", *more])
+
+    assert diff().exit_code == 1 and diff("--strategy", "both").exit_code == 0
+    assert f"--- {lowered}\n" in diff().stdout and f"+++ {file} (data)\n" in diff("--strategy", "data").stdout
+    assert diff("-D", "width=16", "--job", "fit").exit_code == 1
+    assert diff("--strategy", "data", "--strategy", "both").exit_code == 2
+
+
 @pytest.mark.parametrize("name", ["compile", "trace", "report"])
 def test_what_cannot_be_written_is_2(name: str, file: str) -> None:
     result = run(name, file, "-o", "/no/such/folder/x")

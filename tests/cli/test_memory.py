@@ -33,17 +33,28 @@ def test_the_fullest_moment(options: str) -> None:
     args = [GPT, *(word for o in options.split() for word in ("-D", o))]
     found, text = as_json(*args), cost(*args)
     (full,) = found["fullest"]
-    assert full["peak"] == max(m["peak"] for m in found["memory"]) == sum(full["roles"].values())
-    assert full["first"] in [m["first"] for m in found["memory"] if m["peak"] == full["peak"]]
-    assert full["arena"] == pytest.approx(full["peak"] * (1 + full["fragmentation"]))
-    assert full["peak"] <= full["arena"] and full["peak"] <= full["reserved"]
-    sizes = [v["bytes"] for v in full["largest"]]
-    assert sizes == sorted(sizes, reverse=True)
-    assert f"fullest in {full['action']} of stage {full['stage']}" in text
+    own = full["program"]
+    assert full["needed"] == max(m["needed"] for m in found["memory"]) == found["needed"]
+    assert full["first"] in [m["first"] for m in found["memory"] if m["needed"] == full["needed"]]
+    assert own["peak"] == max(m["program"]["peak"] for m in found["memory"]) == found["program_peak"]
+    assert own["arena"] == pytest.approx(own["peak"] * (1 + own["fragmentation"]))
+    assert own["peak"] <= own["arena"] and own["peak"] <= own["reserved"]
+    assert full["peak"] < full["reserved"] <= full["needed"] < found["capacity"] and found["fits"]
+    for moment in (full, own):
+        assert moment["peak"] == sum(moment["roles"].values())
+        sizes = [v["bytes"] for v in moment["largest"]]
+        assert sizes == sorted(sizes, reverse=True)
+        assert f"fullest in {moment['action']} of stage {moment['stage']}" in text
     for v in full["largest"][:3]:
         assert v["name"] in text and v["type"] in text
-    for n in (full["peak"], full["arena"], full["reserved"]):
+    for n in (full["peak"], full["reserved"], full["needed"], own["peak"], own["arena"], own["reserved"]):
         assert amount(n) in text
+
+
+def test_a_value_that_systems_have_in_16_bits_is_shown_so() -> None:
+    """Of the copies of weights in the compute type, and of what is between kernels."""
+    found = as_json(str(EXAMPLES / "pangu_200b.par"))["fullest"][0]
+    assert found["largest"][0]["type"].startswith("f16[") and found["program"]["largest"][0]["type"].startswith("f32[")
 
 
 def test_the_waterfall_adds_up() -> None:
@@ -62,4 +73,6 @@ def test_the_waterfall_adds_up() -> None:
 
 def test_estimates_from_python() -> None:
     found = api.cost(GPT, params={"dp": 2})
-    assert found.fullest[0].moment.peak == found.peak == sum(a.bytes for a in found.fullest[0].moment.alive)
+    (full,) = found.fullest
+    assert full.moment.peak == found.peak == sum(a.bytes for a in full.moment.alive)
+    assert full.program.moment.peak == found.program_peak == sum(a.bytes for a in full.program.moment.alive)

@@ -97,8 +97,8 @@ def test_running_out_of_memory_is_a_diagnostic(command: list[str], file: str) ->
 def test_a_proof_in_double_precision_takes_no_more_memory_than_there_is(file: str) -> None:
     """What counts is whether the job fits as it is written."""
     Path(file).write_text(on_a_tiny_pair(1e6))
-    (row, *_) = json.loads(runner.invoke(cli, ["run", file, "--json"]).stdout)["result"]["memory"]
-    Path(file).write_text(on_a_tiny_pair(row["peak"] / 1000))
+    found = json.loads(runner.invoke(cli, ["cost", file, "--json"]).stdout)["result"]
+    Path(file).write_text(on_a_tiny_pair(max(found["needed"], found["program_peak"]) / 1000))
     for command in (["run"], ["verify"], ["verify", "--double"]):
         result = runner.invoke(cli, [*command, file])
         assert result.exit_code == 0, result.stderr
@@ -117,7 +117,7 @@ def test_verify_in_double_precision(file: str, x: str) -> None:
     Path(file).write_text(FILE.replace("input x : f32[b,d]", x))
     result = runner.invoke(cli, ["verify", file, "--double", "--json"])
     found = json.loads(result.stdout)["result"]["tensors"]
-    assert result.exit_code == 0 and {t["tolerance"] for t in found if t["dtype"] == "f64"} == {1e-9}
+    assert result.exit_code == 0 and all(t["tolerance"] <= 1e-9 for t in found if t["dtype"] == "f64")
     assert {t["dtype"] for t in found if t["kind"] == "weight"} == {"f64"}
 
 

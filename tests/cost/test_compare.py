@@ -89,7 +89,7 @@ def test_two_jobs_of_a_file() -> None:
     text = invoke(WALLS, "--job", "pretrain", "--job", "misplaced")
     assert re.search(r"^of a step +pretrain +misplaced$", text, re.MULTILINE)
     assert re.search(r"^exposed over tp +[\d.]+ s +[\d.]+ s +\+\d+\.\d%$", text, re.MULTILINE)
-    assert re.search(r"^memory: weight +6\.3 GiB +6\.3 GiB +\+0\.0%$", text, re.MULTILINE)
+    assert re.search(r"^memory: weight +3\.2 GiB +3\.2 GiB +\+0\.0%$", text, re.MULTILINE)
     last = text.rstrip().splitlines()[-1]
     assert re.fullmatch(
         r"misplaced takes \d+% longer than pretrain, most of all for communication over tp that nothing hides "

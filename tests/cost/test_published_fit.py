@@ -172,11 +172,11 @@ def test_a_stack_like_another_has_lines_of_what_is_different(tmp_path: Path) -> 
 
 def test_reserve_and_context_are_found_where_rows_tell_them_apart(tmp_path: Path) -> None:
     sizes = [2e10, 4e10, 6e10, 7e10]
-    reserved = [(n, 1.1 * n, False) for n in sizes]
-    assert solve(reserved) == (pytest.approx(0.1, abs=4e-3), pytest.approx(2e9))
-    driver = [(n, 1.1 * n + 3e9, True) for n in sizes] * 9
+    reserved = [(1e10, n, 1e10 + 1.2 * n, False) for n in sizes]
+    assert solve(reserved) == (pytest.approx(0.2, abs=0.03), pytest.approx(2e9))
+    driver = [(1e10, n, 1e10 + 1.1 * n + 3e9, True) for n in sizes] * 9
     assert solve(driver) == (pytest.approx(0.1, abs=0.01), pytest.approx(3e9, rel=0.2))
-    assert solve([(n, 0.8 * n, False) for n in sizes])[0] == 0.0
+    assert solve([(0.0, n, 0.7 * n, False) for n in sizes])[0] == 0.0
     text = "device a {\n  footprint x loss 6\n  footprint x reserve 0.3\n  efficiency core 0.4\n}\n"
     file = tmp_path / "devices.par"
     file.write_text(text)

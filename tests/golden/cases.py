@@ -23,7 +23,7 @@ DOUBLE = Precision("f64", "f64")
 
 @dataclass(frozen=True)
 class Case:
-    """`file` under its own strategy with `params`, or (axes, rules) put into the transformer's strategy."""
+    """`file` under its own strategy with `params`, or (axes, rules) put into its strategy."""
 
     name: str
     file: Path
@@ -71,6 +71,7 @@ CASES: tuple[Case, ...] = (
     _technique("experts", "ep = 4", "moe(ep)", experts=4),
     _technique("one_f_one_b", "pp = 2", _PIPELINE.format("one_f_one_b")),
     _technique("zero_bubble", "pp = 2", _PIPELINE.format("zero_bubble")),
+    Case("counted", HERE / "tuned.par", {}, "pp = 2, dp = 2", ("data_parallel(dp)", _PIPELINE.format("one_f_one_b"))),
     _example("gpt", layers=4, hidden=16, vocab=24, seq=8, batch=8, dp=2, tp=2, zero=1),
     _example("llama", layers=4, hidden=16, vocab=24, seq=8, batch=8, dp=2, cp=2, zero=3),
     _example("lora", layers=4, hidden=16, width=32, vocab=24, seq=8, batch=8, dp=2, tp=2, zero=3),

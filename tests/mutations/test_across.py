@@ -10,8 +10,11 @@ import pytest
 
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate import evaluate
-from compiler.ops.effects import StageReduce
+from compiler.graph import Type
+from compiler.layout import Layout
+from compiler.ops.effects import Read, StageReduce
 from compiler.ops.elementwise import Map
+from compiler.ops.reduce import Reduce
 from compiler.program import Body, Instr, Program, Var
 from compiler.verify import verify
 from tests.mutations.test_caught import caught
@@ -83,6 +86,26 @@ def test_every_chunk_counts(name: str) -> None:
     assert broken
     for what, b in broken:
         assert {d.code for d in verify(b)} == {"E0632"}, what
+
+
+def test_nothing_but_the_loop_reads_across_its_iterations_in_forward_and_backward() -> None:
+    program = compiled("own", RULES[0]).program
+    functions = [(f, function) for f, function in enumerate(program.classes[0].functions) if function.name in "FB"]
+    assert len(functions) == 2
+    for f, function in functions:
+        body = function.body
+        reads = ((i, n.outputs[0]) for i, n in enumerate(body.instrs) if isinstance(n.op, Read))
+        at, weight = next((i, v) for i, v in reads if v.type.has("block"))
+        dims = tuple(d for d in weight.type.dims if d.name != "block")
+        layout = Layout(weight.layout.dims[1:])
+        total = Instr(Reduce("sum", ("block",)), (weight.name,), (Var("total", Type("f64", dims), layout),))
+        half = Instr(Map("mul", (None, 0.5)), (weight.name,), (replace(weight, name="total"),))
+        bad, good = (
+            _with(program, 0, f, replace(body, instrs=(*body.instrs[: at + 1], more, *body.instrs[at + 1 :])))
+            for more in (total, half)
+        )
+        assert not verify(good)
+        assert {d.code for d in verify(bad)} == {"E0632"}
 
 
 def test_what_two_stages_hold_counts_once() -> None:

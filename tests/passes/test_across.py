@@ -42,6 +42,13 @@ fn gram(x[..., r, c]) {
 fn numbered(x[..., r, c]) {
   return x * cast(iota(r), master)
 }
+fn swapped(x[..., r, c]) {
+  y = rename(x, (r, c) -> (p, q))
+  return rename(y, (p, q) -> (c, r))
+}
+fn places(x[..., r, c]) {
+  return cast(iota(r), master) + zeros(r, c)
+}
 fn inside(x[..., r, c]) {
   y = x
   repeat 2 as again {
@@ -148,6 +155,29 @@ def test_what_stages_cannot_compute_is_refused_where_it_stands(name: str) -> Non
     compile_job(evaluate(Source("across.par", text.text.replace(RULES[0], "split d on pp"))))
 
 
+@pytest.mark.parametrize(
+    ("new", "rule", "why"),
+    [
+        ("swapped(w)", "", "iterations of `block` become elements of `d`"),
+        ("swapped(w)", "split d on tp", "is split on tp, but stands for iterations of `block`"),
+        ("places(w)", "", "`iota` counts iterations of `block`"),
+    ],
+)
+def test_what_a_weight_becomes_may_be_wrong_as_well(new: str, rule: str, why: str) -> None:
+    """As many layers as elements, so that the shapes agree."""
+    text = (
+        f"{FUNCTIONS}optimizer mine(lr) {{\n  w = {new} + lr * 0.0\n}}\n"
+        "model m {\n  dim b = 4, d = 4\n  input x : f64[b,d]\n  h = x\n"
+        "  repeat 4 as block {\n    weight w[d]\n    h = h * w\n  }\n  loss mean(h * h)\n}\n"
+        f"strategy s for m {{\n  mesh (pp = 2, tp = 2)\n  {RULES[0]}\n  {rule or 'split b on tp'}\n}}\n"
+        "job fit {\n  train m using s\n  optimizer mine(lr = 0.1)\n  precision f64\n}\n"
+    )
+    with pytest.raises(ParcError) as caught:
+        compile_job(evaluate(Source("across.par", text)))
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0554" and why in found.message, found
+
+
 def test_a_mean_over_layers_of_one_is_no_message() -> None:
     compiled = compile_job(evaluate(source("g - mean(g)", "split d on pp")))
     assert reductions(compiled.program) == [[]]
@@ -191,3 +221,11 @@ job fit {
 """
     compiled = compile_job(evaluate(Source("optimizer_over_layers.par", text), {"pp": str(pp)}))
     assert prove(compiled.training, compiled.program).ok
+
+
+def test_a_weight_of_many_chunks_adds_up_where_its_gradient_arises() -> None:
+    """Read before the loop and in it: the other chunks of its stages have zeros of it."""
+    text = source("g", PIPELINE.format("interleaved(microbatches = 2, chunks = 3)")).text
+    text = text.replace("v[b,f] = h @ u\n", "v[b,f] = h @ u\n    v = v + 0.1 * (h @ a)\n")
+    compiled = compile_job(evaluate(Source("across.par", text)))
+    assert not verify(compiled.program) and prove(compiled.training, compiled.program).ok

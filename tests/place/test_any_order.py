@@ -326,7 +326,7 @@ def outcome(seed: int, pipelined: bool) -> bool:
     except ParcError as e:
         assert {d.code for d in e.diagnostics} <= REFUSED, (seed, source.text, e.diagnostics)
         return False
-    assert proof.ok, (seed, source.text, proof.worst)
+    assert proof.equal, (seed, source.text, proof.worst)  # some train nothing
     return True
 
 

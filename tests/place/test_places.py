@@ -205,3 +205,54 @@ def test_some_scopes_in_some_places() -> None:
             assert proof.ok, (seed, proof.worst)
             proved += 1
     assert proved >= 18
+
+
+PADDED = """\
+use std.optimizers (sgd)
+fn left(x[b,d]) {
+  dim e = d
+  weight w[d,e] ~ normal(0.4)
+  y[b,e] = x @ w
+  return rename(y, e -> d)
+}
+model net() {
+  dim b = 6, d = 4
+  input data : f64[b,d]
+  x = data
+  repeat 2 as block {
+    weight g[d] ~ uniform(0.5, 1.5)
+    x = x * g
+  }
+  z = left(tanh(x))
+  loss mean(z * z)
+}
+strategy s for net {
+  mesh (at = 2, tp = 3)
+  place block on at[0]
+  place left on at[1]
+  split d on tp pad
+}
+job fit {
+  train net() using s
+  optimizer sgd(lr = 0.1)
+  precision f64
+}
+"""
+
+
+def test_padding_is_masked_where_it_is_read() -> None:
+    """What is sent to the next place is the value itself, once; the verifier sees the mask beside its reader."""
+    from compiler.driver import compile_job
+    from compiler.evaluate import evaluate
+    from compiler.ops.comm import MaskPad
+    from compiler.ops.effects import Recv, Send
+    from compiler.verify import verify
+    from runtime.prove import prove
+
+    compiled = compile_job(evaluate(Source("padded.par", PADDED)))
+    assert not verify(compiled.program) and prove(compiled.training, compiled.program).ok
+    first, second = compiled.program.classes
+    forward = [next(f for f in c.functions if f.name == "F").body.instrs for c in (first, second)]
+    assert sum(isinstance(i.op, Send) for i in forward[0]) == 1 == sum(isinstance(i.op, Recv) for i in forward[1])
+    assert not any(isinstance(i.op, MaskPad) for i in forward[0])
+    assert any(isinstance(i.op, MaskPad) for i in forward[1])

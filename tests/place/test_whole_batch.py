@@ -12,6 +12,7 @@ from compiler.ops.comm import AllReduce
 from compiler.ops.effects import Input
 from dsl.diagnostics import ParcError
 from dsl.source import Source
+from tests.cost.measured import exact
 
 COUNTED = """\
 use std.optimizers (sgd)
@@ -66,6 +67,20 @@ def test_the_number_is_had_once_for_all_micro_batches() -> None:
 def test_without_micro_batches_there_is_no_such_thing() -> None:
     program = parc.compile(Source("counted.par", COUNTED), params={"dp": 2, "n": 1}).program
     assert {f.name for c in program.classes for f in c.functions} == {"F", "B", "U"}
+
+
+@pytest.mark.parametrize(
+    "loss", ["1.0 - RATIO", "0.0 - RATIO", "RATIO - 2.0", "3.0 + 0.5 * RATIO", "2.0 * (1.0 - RATIO) + RATIO"]
+)
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_a_number_beside_a_sum_over_the_batch_counts_once(loss: str, n: int) -> None:
+    """As in the loss of Dice: a number that is added is no sum over micro-batches."""
+    lines = [line for line in COUNTED.splitlines() if line.strip().startswith("loss ")]
+    (line,) = lines
+    text = COUNTED.replace(line, f"  loss {loss.replace('RATIO', '(' + line.strip().removeprefix('loss ') + ')')}")
+    source = Source("counted.par", text)
+    for dp in (1, 2):
+        assert parc.verify(source, double=True, params={"dp": dp, "n": n}).ok
 
 
 # --- drawn ---------------------------------------------------------------------------------------------------------
@@ -200,3 +215,100 @@ def test_drawn() -> None:
 def test_many_drawn() -> None:
     for seed in range(1000, 3000):
         proved(seed)
+
+
+# --- what cannot be had --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "max(each)",
+        "sqrt(mean(each * each))",
+        "mean(each) * mean(each * m)",
+        "sum(each * m) / (1.0 + sum(each))",
+        "mean((each - mean(each)) * (each - mean(each)))",  # two passes
+        "mean(each * cumsum(m, over b))",  # no sum: it needs the other micro-batches' positions
+    ],
+)
+def test_a_loss_that_needs_the_weights_on_the_whole_batch_is_refused(loss: str) -> None:
+    text = COUNTED.replace("sum(each * each * m) / sum(m)", loss)
+    parc.check(Source("one.par", text), params={"n": 1, "dp": 2})
+    with pytest.raises(ParcError) as caught:
+        parc.check(Source("two.par", text), params={"n": 2, "dp": 2})
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0502" and found.span is not None and "data alone" in (found.help or "")
+
+
+def test_a_metric_that_takes_two_passes_is_refused() -> None:
+    text = COUNTED.replace("  loss", "  metric far = max(each - mean(each))\n  loss")
+    with pytest.raises(ParcError) as caught:
+        parc.check(Source("two.par", text))
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0502" and "needs the whole batch" in found.message
+
+
+def test_what_a_metric_alone_needs_is_not_computed_before() -> None:
+    """It is added up beside the rest, and put together at the end."""
+    text = COUNTED.replace("sum(each * each * m) / sum(m)", "mean(each * each)\n  metric part = sum(each * m) / sum(m)")
+    (cls,) = parc.compile(Source("one.par", text), params={"dp": 2}).program.classes
+    assert [f.name for f in cls.functions] == ["F", "B", "E", "U"]
+    assert parc.verify(Source("one.par", text), double=True, params={"dp": 2}).ok
+
+
+def test_metrics_keep_their_order() -> None:
+    more = "\n  ".join(m.replace("h * h", "x * x").replace("logits", "x").replace("table", "w") for m in METRICS[:7])
+    run = parc.run(Source("one.par", COUNTED.replace("  loss", f"  {more}\n  loss")), steps=1)
+    assert list(run.metrics) == [m.split()[1] for m in METRICS[:7]]
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "one_f_one_b", "zero_bubble", "interleaved"])
+def test_memory_is_told_to_the_byte_and_every_rank_agrees(schedule: str) -> None:
+    """The executor's buffers have the sizes that are predicted."""
+    for seed in range(200):
+        source = draw(seed)
+        if schedule in source.text and "sum(" in source.text:
+            break
+    exact(parc.compile(source).program, 2)
+
+
+def test_stages_compute_what_they_read() -> None:
+    """What counts is known where the loss is; a mean of data that the first stage reads, there."""
+    text = (
+        MODEL.replace("START", STARTS[1]).replace("LOOP", "").replace("LOSS", LOSSES[0]).replace("METRICS", METRICS[2])
+    )
+    text = text.replace("RULES", "mesh (pp = 2)\n  pipeline block on pp, schedule gpipe(microbatches = 2, over = b)")
+    text = text.replace("OPTIMIZER", "sgd(lr = 0.1)").replace("PRECISION", "f32")
+    classes = parc.compile(Source("two.par", text)).program.classes
+    totals = [[s.name for s in c.states if s.role == "statistic"] for c in classes]
+    assert totals == [["mu.total.parts", "mu.total"], ["sum_4.total.parts", "sum_4.total", "mean.total"]]
+    assert [[f.name for f in c.functions] for c in classes] == [
+        ["P", "S", "F", "B", "U"],
+        ["P", "S", "F", "B", "E", "U"],
+    ]
+
+
+def test_many_micro_batches_take_no_longer_text() -> None:
+    texts = [
+        parc.emit(Source("n.par", COUNTED.replace("in {1, 2, 4}", "").replace("b = 16", "b = 4096")), params={"n": n})
+        for n in (2, 512)
+    ]
+    assert texts[0].count("\n") == texts[1].count("\n")
+
+
+def test_rules_may_speak_of_what_is_set_apart() -> None:
+    """With one micro-batch or more: a scope of data alone, one of a metric."""
+    text = COUNTED.replace(
+        "model m {",
+        "fn share(x, m) {\n  return sum(x * m) / sum(m)\n}\n\nfn number(m) {\n  return sum(m)\n}\n\nmodel m {",
+    )
+    text = text.replace(
+        "sum(each * each * m) / sum(m)",
+        "sum(each * each * m) / (number(m) as count)\n  metric part = share(each, m) as ratio",
+    )
+    text = text.replace(
+        "mesh (dp = dp)", "mesh (dp = dp, t = 2)\n  recompute count\n  place count on t[1]\n  place ratio on t[1]"
+    )
+    for n in (1, 2):
+        parc.check(Source("apart.par", text), params={"n": n, "dp": 2})
+        assert parc.verify(Source("apart.par", text), double=True, params={"n": n, "dp": 2}).ok

@@ -115,6 +115,94 @@ stage 1: devices 4..7 {
 }
 """
 
+BATCH = """\
+program counted
+mesh (mb=2 time, dp=2)
+input x: f32[b=8, d=4]
+input m: f32[b=8]
+
+stage 0: devices 0..1 {
+  weight w: f32[d=4] = ones
+  gradient w.grad: f32[d=4] pending(dp sum) of w
+  statistic mean.parts: f32[] pending(dp sum)
+  statistic mean: f32[]
+  statistic far.parts: f32[] pending(dp max)
+  statistic far: f32[]
+  statistic most: f32[] pending(dp max)
+  loss loss: f32[]
+  metric ratio: f32[]
+  fn P {
+    %m: f32[b=2/mb/dp] = input m
+    %sum: f32[] pending(dp sum, mb sum) = reduce %m sum over b
+    accumulate %sum into mean.parts
+  }
+  fn S {
+    %parts: f32[] pending(dp sum) = read mean.parts
+    %whole: f32[] = all_reduce %parts sum over dp
+    %mean: f32[] = div %whole, 8.0
+    accumulate %mean into mean
+  }
+  fn P.1 {
+    %m: f32[b=2/mb/dp] = input m
+    %mean: f32[] = read mean
+    %all: f32[b=2/mb/dp] = broadcast %mean
+    %off: f32[b=2/mb/dp] = sub %m, %all
+    %max: f32[] pending(dp max, mb max) = reduce %off max over b
+    accumulate %max into far.parts
+  }
+  fn S.1 {
+    %parts: f32[] pending(dp max) = read far.parts
+    %far: f32[] = all_reduce %parts max over dp
+    accumulate %far into far
+  }
+  fn F {
+    %x: f32[b=2/mb/dp, d=4] = input x
+    %w: f32[d=4] = read w
+    %far: f32[] = read far
+    %y: f32[b=2/mb/dp] = contract %x, %w
+    %most: f32[] pending(dp max, mb max) = reduce %y max over b
+    %sum: f32[] pending(dp sum, mb sum) = reduce %y sum over b
+    %l: f32[] pending(dp sum, mb sum) = div %sum, %far
+    %loss: f32[] pending(mb sum) = all_reduce %l sum over dp
+    accumulate %loss into loss
+    accumulate %most into most
+  }
+  fn B {
+    %x: f32[b=2/mb/dp, d=4] = input x
+    %far: f32[] = read far
+    %one: f32[] = full 1.0
+    %part: f32[] = div %one, %far
+    %rows: f32[b=2/mb/dp] = broadcast %part
+    %dw: f32[d=4] pending(dp sum, mb sum) = contract %rows, %x
+    accumulate %dw into w.grad
+  }
+  fn E {
+    %parts: f32[] pending(dp max) = read most
+    %most: f32[] = all_reduce %parts max over dp
+    %mean: f32[] = read mean
+    %ratio: f32[] = div %most, %mean
+    accumulate %ratio into ratio
+  }
+  fn U {
+    %w: f32[d=4] = read w
+    %g: f32[d=4] pending(dp sum) = read w.grad
+    %sum: f32[d=4] = all_reduce %g sum over dp
+    %new: f32[d=4] = sub %w, %sum
+    write %new to w
+  }
+  schedule {
+    P[0..2]
+    S[0]
+    P.1[0..2]
+    S.1[0]
+    for i in 0..2 { F[i] B[i] }
+    E[0]
+    U
+  }
+}
+"""
+"""Statistics of data in two rounds, and a metric that is made at the end of the step."""
+
 LAYERS = """\
 program layers
 mesh (dp=2, tp=2)

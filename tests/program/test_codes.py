@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from compiler.cost.repeated import repeated_work
 from compiler.driver import compile_job
 from compiler.evaluate import evaluate_file
 from compiler.text import parse_located, show
@@ -40,10 +41,10 @@ def test_schedule(code: Code, tmp_path: Path) -> None:
         file = tmp_path / "main.par"
         file.write_text(text)
         try:
-            program = compile_job(evaluate_file(file, {}, None, None).job).program
+            compiled = compile_job(evaluate_file(file, {}, None, None).job)
         except ParcError as error:
             return error.diagnostics
-        return verify(program)
+        return (*verify(compiled.program), *repeated_work(compiled))
 
     assert [str(d) for d in findings(code.mended)] == []
     found = findings(code.failing)

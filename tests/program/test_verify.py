@@ -19,7 +19,7 @@ from compiler.text import parse_located, parse_program
 from compiler.verify import verify
 from compiler.verify.stages import message_edges
 from tests.program.mutations import KINDS, UNSEEN, mutations
-from tests.program.samples import LAYERS, PIPELINE
+from tests.program.samples import BATCH, LAYERS, PIPELINE
 
 
 def codes(text: str) -> list[str]:
@@ -29,7 +29,7 @@ def codes(text: str) -> list[str]:
     return [d.code for d in found]
 
 
-@pytest.mark.parametrize("text", [PIPELINE, LAYERS])
+@pytest.mark.parametrize("text", [PIPELINE, LAYERS, BATCH])
 def test_legal_programs(text: str) -> None:
     assert verify(parse_program(text)) == ()
 
@@ -39,7 +39,7 @@ def edited(text: str, old: str, new: str) -> str:
     return text.replace(old, new, 1)
 
 
-P, L = PIPELINE, LAYERS
+P, L, W = PIPELINE, LAYERS, BATCH
 
 RULES = [
     # values
@@ -148,6 +148,28 @@ RULES = [
     ("E0650", P, "fn B {", "fn G {"),
     ("E0650", L, "  weight w:", "  loop block: 2 of 6 from 0\n  weight w:"),
     ("E0650", L, "  weight w:", "  loop block: 3 of 6 from 4\n  weight w:"),
+    # of whole batches
+    ("E0613", W, "    %whole: f32[] =", "    %w: f32[] pending(mb sum) = only_first %parts over mb\n    %whole: f32[] ="),
+    ("E0615", W, "%whole: f32[] = all_reduce %parts sum over dp", "%whole: f32[] = div %parts, 2.0"),
+    ("E0620", W, "    %sum: f32[] pending(dp sum, mb sum) = reduce %m", "    %w: f32[d=4] = read w\n    %sum: f32[] pending(dp sum, mb sum) = reduce %m"),
+    ("E0620", W, "accumulate %ratio into ratio", "accumulate %ratio into mean"),
+    ("E0620", W, "accumulate %dw into w.grad", "accumulate %dw into w.grad\n    accumulate %one into most"),
+    ("E0620", W, "    %w: f32[d=4] = read w\n    %g", "    %m: f32[] = read mean\n    %w: f32[d=4] = read w\n    %g"),
+    ("E0622", W, "    accumulate %mean into mean\n", ""),
+    ("E0622", W, "accumulate %mean into mean", "accumulate %mean into mean\n    accumulate %whole into mean"),
+    ("E0622", W, "accumulate %most into most", "accumulate %most into ratio\n    accumulate %most into most"),
+    ("E0622", W, "accumulate %loss into loss", "%top: f32[] pending(mb max) = all_reduce %most max over dp\n    accumulate %top into loss"),
+    ("E0624", W, "%mean: f32[] = read mean\n    %all", "%mean: f32[] = read far\n    %all"),
+    ("E0640", W, "    S[0]\n", ""),
+    ("E0640", W, "    S[0]\n", "    S[0..2]\n"),
+    ("E0640", W, "    P[0..2]\n", "    P[0]\n"),
+    ("E0640", W, "    E[0]\n", ""),
+    ("E0640", W, "    E[0]\n    U", "    U\n    E[0]"),
+    ("E0641", W, "    P[0..2]\n    S[0]\n", "    S[0]\n    P[0..2]\n"),
+    ("E0641", W, "    P.1[0..2]\n    S.1[0]\n    for i in 0..2 { F[i] B[i] }\n", "    for i in 0..2 { F[i] B[i] }\n    P.1[0..2]\n    S.1[0]\n"),
+    ("E0641", W, "    for i in 0..2 { F[i] B[i] }\n    E[0]\n", "    E[0]\n    for i in 0..2 { F[i] B[i] }\n"),
+    ("E0650", W, "fn S.1 {", "fn S.2 {"),
+    ("E0650", W, "fn E {", "fn E.1 {"),
 ]  # fmt: skip
 
 

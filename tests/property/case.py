@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from tests.property.texts import functions
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -32,33 +34,24 @@ class Case:
     rules: tuple[Piece, ...]
     optimizer: str
     precision: str = "f64"
+    frozen: tuple[Piece, ...] = ()
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """All that the case is made of, for counting."""
-        pieces = (*self.first, *self.before, *self.loop, *self.after, self.tail, *self.rules)
+        pieces = (*self.first, *self.before, *self.loop, *self.after, self.tail, *self.rules, *self.frozen)
         clip = ("clip",) if "clip" in self.optimizer else ()
-        return (*(p.kind for p in pieces), self.optimizer.partition("(")[0], *clip)
+        scale = ("loss_scale",) if "loss_scale" in self.precision else ()
+        mixed = ("mixed",) if "master" in self.precision else ()
+        kinds = (k for p in pieces for k in p.kind.split("+"))
+        return (*kinds, self.optimizer.partition("(")[0], *clip, *scale, *mixed)
 
     @property
     def text(self) -> str:
         """The `.par` file."""
-        lines = [
-            "use std.layers",
-            "use std.optimizers",
-            "use std.tactics",
-            "",
-            "model drawn() {",
-            *(f"  {line}" for line in self.head),
-        ]
-        lines += _loop("encoder", self.first_count, self.first)
-        lines += [f"  {line}" for line in self.bridge]
-        for piece in self.before:
-            lines += [f"  {line}" for line in piece.lines]
-        lines += _loop("block", self.count, self.loop)
-        for piece in (*self.after, self.tail):
-            lines += [f"  {line}" for line in piece.lines]
-        lines += ["}", ""]
+        lines = ["use std.layers", "use std.optimizers", "use std.tactics", ""]
+        model = self._model()
+        lines += [*functions("\n".join(model)), *model, ""]
         if self.mesh:
             axes = ", ".join(f"{name} = {size}" for name, size in self.mesh)
             lines += ["strategy plan for drawn {", f"  mesh ({axes})"]
@@ -66,12 +59,24 @@ class Case:
             lines += ["}", ""]
         using = " using plan" if self.mesh else ""
         lines += ["job fit {", f"  train drawn(){using}", f"  optimizer {self.optimizer}"]
+        lines += [f"  {line}" for piece in self.frozen for line in piece.lines]
         lines += [f"  precision {self.precision}", f"  seed {self.seed % 1000}", "}", ""]
         return "\n".join(lines)
 
+    def _model(self) -> list[str]:
+        lines = ["model drawn() {", *(f"  {line}" for line in self.head)]
+        lines += _loop("encoder", self.first_count, self.first)
+        lines += [f"  {line}" for line in self.bridge]
+        for piece in self.before:
+            lines += [f"  {line}" for line in piece.lines]
+        lines += _loop("block", self.count, self.loop)
+        for piece in (*self.after, self.tail):
+            lines += [f"  {line}" for line in piece.lines]
+        return [*lines, "}"]
+
     def smaller(self) -> Iterator[Case]:
         """Cases with one part less, the most promising first."""
-        for name in ("rules", "before", "after", "loop", "first"):
+        for name in ("rules", "frozen", "before", "after", "loop", "first"):
             pieces: tuple[Piece, ...] = getattr(self, name)
             for i in range(len(pieces)):
                 yield replace(self, **{name: (*pieces[:i], *pieces[i + 1 :])})

@@ -18,7 +18,9 @@ from tests.property.case import Case
 
 REFUSALS = frozenset(
     {
+        "E0317",  # all weights are frozen
         "E0407",  # an axis is used for two things
+        "E0410",  # a scope that cannot be placed: nothing is computed there
         "E0413",  # a layout does not fit its tensor
         "E0501",  # a dim of other tensors does not split into micro-batches
         "E0502",  # not separable over micro-batches
@@ -26,6 +28,7 @@ REFUSALS = frozenset(
         "E0540",  # indivisible
         "E0541",  # a window wider than a piece
         "E0542",  # a wild rule that no tensor heeds
+        "E0551",  # places in a circle
         "E0554",  # an optimizer that needs all iterations of a loop that is cut
     }
 )
@@ -81,12 +84,12 @@ def check(case: Case) -> Outcome:
 def _near(proof: Proof) -> bool:
     """Whether what differs may be rounding: of models that are drawn, a few enlarge it beyond the tolerance of f32."""
     rows = [r for r in proof.rows if not r.ok]
-    return bool(rows) and all(r.error <= 100 * r.tolerance for r in rows)
+    return bool(rows) and all(r.error <= 1000 * r.tolerance for r in rows)
 
 
 def _twin(case: Case) -> Outcome:
     """The same case in f64, in which there is no rounding to speak of."""
-    return check(replace(case, precision="f64")) if case.precision == "f32" else Outcome("failed")
+    return check(replace(case, precision="f64")) if case.precision.startswith("f32") else Outcome("failed")
 
 
 def where(error: Exception) -> str:

@@ -13,16 +13,20 @@ from collections import defaultdict
 
 from compiler.cost.allocation import allocation
 from compiler.cost.calibration import of_cluster
-from compiler.cost.footprint import held
+from compiler.cost.fullest import fullest
+from compiler.cost.memory import memory_use, static_memory
 from compiler.cost.ranks import play_ranks
 from compiler.cost.record import record
+from compiler.cost.replay import FIRST
 from compiler.cost.reserved import reserved
 from compiler.cost.simulate import Simulation
+from compiler.cost.systems import Systems
 from compiler.cost.timeline import PICOSECONDS
 from compiler.cost.traced import TracedMemory
 from compiler.cost.variation import NOMINAL, Variation
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate import evaluate
+from compiler.layout import local_type
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc import api
@@ -109,10 +113,33 @@ def _check(case: Case, measure: bool) -> None:
             for kind, peak in memory.use(group).items():
                 assert peak.bytes == sum(peak.roles.values()) <= placed[kind].size
             assert reserved(memory, group) >= memory.use(group)["hbm"].bytes
-    of = held(compiled, fused=bool(r.choice([0, 1])))
-    assert 0 < of.allocated <= of.reserved <= of.driver
+    _systems(compiled, r)
     if measure:
         exact(program, 1)
+
+
+def _systems(compiled: Compiled, r: random.Random) -> None:
+    """Training systems keep no more than some times what the program does, less with fused attention, and as much in
+    every group as what is alive at its fullest moment adds up to."""
+    fused, plain = (Systems(compiled, fused=kind) for kind in (True, False))
+    program = memory_use(compiled.program)
+    for group, need in plain.needs.items():
+        less = fused.needs[group]
+        assert 0 < less.peak.bytes <= need.peak.bytes, "fused attention keeps more"
+        for n in (less, need):
+            assert n.peak.bytes == sum(n.peak.roles.values()) and min(n.peak.roles.values()) > 0
+            assert n.peak.bytes <= n.reserved <= n.needed and n.kept + n.turning >= n.peak.bytes
+        assert need.peak.bytes <= 6 * program[group][FIRST].bytes, "far more than the program itself"
+        if not compiled.job.strategy.shards:  # in f32: as much as the program, all the time
+            (cls,) = (c for c in compiled.program.classes if group in c.groups)
+            static = static_memory(cls, compiled.program.sizes)
+            trained = {(s.logical, s.chunk) for s in cls.states if s.role == "gradient"}
+            weights = [s for s in cls.states if s.role == "weight" and (s.logical, s.chunk) in trained]
+            sums = {role: sum(n for _, n in static.get((FIRST, role), ())) for role in ("weight", "optimizer")}
+            sums["gradient"] = sum(local_type(s.type, s.layout, compiled.program.sizes).bytes for s in weights)
+            assert {role: need.peak.roles.get(role, 0) for role in sums} == sums, "states of a system in f32"
+        found = fullest(plain.traced(group), group, FIRST)
+        assert found.peak == need.peak.bytes == sum(a.bytes for a in found.alive) and found.roles == need.peak.roles
 
 
 def _figures(e: Estimate) -> None:

@@ -52,6 +52,8 @@ def draw_model(rng: Random) -> tuple[Model, Drawing]:
     if family == "pair":
         d.inside = "block"
         loop = (*loop, attend_other(d))
+    d.inside = ""
+    before = (*before, *_metrics(d, "early", 0.15))
     tied = rng.random() < 0.25
     if tied:  # one weight, read in every iteration, and once before the loop
         last = list(d.sizes)[-1]
@@ -65,10 +67,32 @@ def draw_model(rng: Random) -> tuple[Model, Drawing]:
         before, after = (*before, early), (late, *after)
     if family == "image" and rng.random() < 0.5 and d.sizes["y"] % 4 == 0:
         after = (*after, pooled(d))  # last: the dims' declared sizes are those before
-    d.scopes += ["block", "encoder"] if first else ["block"]
-    return Model(
-        head, first, rng.choice([2, 2, 3]), bridge, before, loop, rng.choice([2, 2, 3, 4]), after, tail(d)
-    ), d  # `tail` adds its dims to `d`
+    loops = ["encoder", "block"] if first else ["block"]
+    after = (*after, *_metrics(d, "late", 0.3))
+    d.scopes += loops
+    d.holders += [loop for loop in loops if any(path.startswith(f"{loop}.") for path, _ in d.weights)]
+    counts = rng.choice([1, 2, 2, 2, 3, 3]), rng.choice([1, 2, 2, 2, 3, 3, 4, 4])
+    return Model(head, first, counts[0], bridge, before, loop, counts[1], after, tail(d)), d  # which adds its dims
+
+
+def _metrics(d: Drawing, name: str, share: float) -> tuple[Piece, ...]:
+    """Numbers about the running tensor, the data or a weight: means, maxima, and what is made of them."""
+    if d.rng.random() >= share:
+        return ()
+    top = [path for path, _ in d.weights if "." not in path and not path.startswith("shared")]
+    value = d.rng.choice(["x", "x", "x", *(["data"] if d.data else []), *top[:1]])
+    kind, text = d.rng.choice(
+        [
+            ("mean", "mean({})"),
+            ("sum", "sum(0.1 * {} * {})"),
+            ("max", "max(abs({}))"),
+            ("max", "max({}) - min({})"),
+            ("ratio", "sum({} * {}) / (1.0 + sum(abs({})))"),
+            ("ratio", "sqrt(mean({} * {})) / (0.1 + max(abs({})))"),
+            ("count", "mean(cast({} > 0.0, master))"),
+        ]
+    )
+    return (Piece(f"metric_{kind}", (f"metric {name} = {text.replace('{}', value)}",)),)
 
 
 Tail = Callable[[Drawing], Piece]
@@ -98,21 +122,43 @@ def _declared(d: Drawing) -> str:
 def _square(d: Drawing) -> Piece:
     if d.rng.random() < 0.4:
         return Piece("square", ("metric size = mean(abs(x))", "loss mean(x * x)"))
+    if d.data and d.rng.random() < 0.4:  # where the data say so
+        over = next(n for n in d.sizes if n != "b")
+        return Piece(
+            "counted", (f"kept = cast(max(data, over {over}) > 0.5, compute)", f"loss {_counted('x * x', over)}")
+        )
     return Piece("square", ("loss mean(x * x)",))
+
+
+def _counted(each: str, *over: str) -> str:
+    """The mean of what is kept of it, after the mean over some dims."""
+    each = f"mean({each}, over {', '.join(over)})" if over else each
+    return f"sum({each} * kept) / maximum(sum(kept), 1.0)"
 
 
 def _head(d: Drawing) -> Piece:
     """A head of its own and labels; the label's dims are those of `x` less the last."""
     d.splittable.setdefault("v", 12)
-    return Piece(
-        "head",
-        ("logits = linear(x, over v, std = 0.3) as head", "loss cross_entropy(logits, label, over v)"),
-    )
+    d.scopes.append("head")
+    d.holders.append("head")
+    return _classes(d, "head", "logits = linear(x, over v, std = 0.3) as head")
+
+
+def _classes(d: Drawing, kind: str, *lines: str) -> Piece:
+    """The loss of logits: the mean, or that of the labels that count."""
+    more = ["metric right = accuracy(logits, label, over v)"] if d.rng.random() < 0.2 else []
+    if d.rng.random() >= 0.35:
+        return Piece(kind, (*lines, *more, "loss cross_entropy(logits, label, over v)"))
+    more.append(f"kept = cast(label {d.rng.choice(['!= 0', '> 4', '< 3'])}, master)")
+    more.append("picked = take(log_softmax(logits, over v), label, over v)")
+    sign = d.rng.choice(["-", "-", "2.0 - "])
+    return Piece(f"counted_{kind}", (*lines, *more, f"loss {sign}sum(picked * kept) / maximum(sum(kept), 1.0)"))
 
 
 def _sequence(d: Drawing) -> tuple[tuple[str, ...], Tail]:
-    _sizes(d, b=[8, 8, 12], s=[4, 8, 8], d=[8])
+    _sizes(d, b=[8, 8, 12], s=[4, 8, 8, 8, 8, 1], d=[8])
     head = [_declared(d), "input data : compute[b,s,d]", "x = data"]
+    d.data = True
     if d.rng.random() < 0.5:
         head[0] += ", v = 12"
         head.insert(1, "input label : int32[b,s] in 0..v")
@@ -124,7 +170,7 @@ def _sequence(d: Drawing) -> tuple[tuple[str, ...], Tail]:
 
 def _tokens(d: Drawing) -> tuple[tuple[str, ...], Tail]:
     """Words in, words out; the table is read at both ends or each end has its own."""
-    _sizes(d, b=[8, 8, 12], s=[4, 8, 8], d=[8])
+    _sizes(d, b=[8, 8, 12], s=[4, 8, 8, 8, 8, 1], d=[8])
     d.splittable["v"] = 12
     d.weights.append(("table", ("v", "d")))
     head = (
@@ -135,7 +181,7 @@ def _tokens(d: Drawing) -> tuple[tuple[str, ...], Tail]:
     )
 
     def tied(d: Drawing) -> Piece:
-        return Piece("tied_head", ("logits[b,s,v] = x @ table", "loss cross_entropy(logits, label, over v)"))
+        return _classes(d, "tied_head", "logits[b,s,v] = x @ table")
 
     return head, tied if d.rng.random() < 0.6 else _head
 
@@ -165,18 +211,17 @@ def _image(d: Drawing) -> tuple[tuple[str, ...], Tail]:
 
     def tail(d: Drawing) -> Piece:
         d.splittable["v"] = 12
-        lines = (
-            "flat = mean(x, over (y, x))",
-            "logits = linear(flat, over v, std = 0.3) as head",
-            "loss cross_entropy(logits, label, over v)",
-        )
-        return Piece("pooled_head", lines)
+        d.scopes.append("head")
+        d.holders.append("head")
+        flat = "flat = mean(x, over (y, x))"
+        return _classes(d, "pooled_head", flat, "logits = linear(flat, over v, std = 0.3) as head")
 
     return head, tail if d.rng.random() < 0.7 else _square
 
 
 def _table(d: Drawing) -> tuple[tuple[str, ...], Tail]:
     _sizes(d, b=[8, 12, 16], d=[8, 12])
+    d.data = True
     return (_declared(d), "input data : compute[b,d]", "x = data"), _square
 
 

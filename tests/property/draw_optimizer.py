@@ -7,7 +7,7 @@ products and orders of a weight, over its own dims or over those of loops too.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from random import Random
 
 from tests.property.case import Case, Piece
@@ -26,7 +26,8 @@ class OptimizerCase(Case):
     @property
     def text(self) -> str:
         """The `.par` file."""
-        needed = dict.fromkeys(name for s in self.steps for name in FUNCTIONS if f"{name}(" in " ".join(s.lines))
+        pieces = (*self.steps, *self.after)
+        needed = dict.fromkeys(name for p in pieces for name in FUNCTIONS if f"{name}(" in " ".join(p.lines))
         lines = [line for name in needed for line in FUNCTIONS[name]]
         lines += ["optimizer drawn_steps(lr) {", "  u = g", *(f"  {line}" for s in self.steps for line in s.lines)]
         return "\n".join([*lines, "  w = w - lr * u", "}", "", BASE_TEXT(self)])
@@ -36,9 +37,17 @@ class OptimizerCase(Case):
 BASE_TEXT: Callable[[Case], str] = Case.text.fget  # type: ignore[attr-defined]
 BASE_KINDS: Callable[[Case], tuple[str, ...]] = Case.kinds.fget  # type: ignore[attr-defined]
 
+
+def with_steps(case: Case, steps: tuple[Piece, ...]) -> OptimizerCase:
+    """The case with an optimizer of its own."""
+    return OptimizerCase(*(getattr(case, f.name) for f in fields(case)), steps)
+
+
 # --- optimizers -----------------------------------------------------------------------------------
 
 FUNCTIONS: dict[str, tuple[str, ...]] = {
+    "residual": ("fn residual(x[b,s,d]) {", "  dim e = d", "  weight inner[d,e] ~ normal(0.4)",
+                 "  y[b,s,e] = x @ inner", "  return x + 0.3 * rename(y, e -> d)", "}"),
     "last_mean": ("fn last_mean(x[..., c]) {", "  return mean(x, over c)", "}"),
     "last_norm": ("fn last_norm(x[..., c]) {", "  return sqrt(sum(x * x, over c) + 1e-4)", "}"),
     "last_max": ("fn last_max(x[..., c]) {", "  return max(abs(x), over c)", "}"),
@@ -158,7 +167,7 @@ def draw(seed: int) -> OptimizerCase:
     rng = Random(f"optimizer {seed}")
     matrices = rng.random() < 0.6
     d, f = rng.choice([4, 6, 8]), rng.choice([4, 6, 8])
-    head = (f"dim b = {rng.choice([8, 12])}, s = 4, d = {d}, f = {f}", "input data : compute[b,s,d]", "x = data")
+    head = (f"dim b = 24, s = 4, d = {d}, f = {f}", "input data : compute[b,s,d]", "x = data")
     before: list[Piece] = []
     after: list[Piece] = []
     pieces = [
@@ -174,35 +183,62 @@ def draw(seed: int) -> OptimizerCase:
         Piece("table", ("dim p = 2, q = d // 2", "weight grid[p,q,f] ~ normal(0.4)",
                         "t2[b,s,f] = split(x, d -> (p, q)) @ grid", "x = x * (1.0 + 0.1 * mean(t2, over f))")),
     ]  # fmt: skip
-    loop = rng.sample(pieces, rng.choice([1, 2, 2, 3]))
-    if not any(p.kind in ("mlp", "table") for p in loop):
+    single = rng.random() < 0.1  # one weight only
+    loop = [pieces[0]] if single else rng.sample(pieces, rng.choice([1, 2, 2, 3]))
+    if not single and not any(p.kind in ("mlp", "table") for p in loop):
         loop.append(pieces[1])  # strategies speak of `f`
-    if not matrices and rng.random() < 0.5:
-        before.append(Piece("first", ("weight early[d] ~ uniform(0.5, 1.5)", "x = x * early")))
-    if rng.random() < 0.4:
-        before.append(Piece("tied", ("weight shared[f,d] ~ normal(0.4)", "t3[b,s,f] = x @ shared")))
+    first: tuple[Piece, ...] = ()
+    if not single:
+        if not matrices and rng.random() < 0.5:
+            before.append(Piece("first", ("weight early[d] ~ uniform(0.5, 1.5)", "x = x * early")))
+        if rng.random() < 0.4:
+            before.append(Piece("tied", ("weight shared[f,d] ~ normal(0.4)", "t3[b,s,f] = x @ shared")))
+            if rng.random() < 0.5:
+                loop.append(Piece("tied", ("t4[b,s,f] = x @ shared", "x = x + 0.1 * mean(sin(t4), over f)")))
+            after.append(Piece("tied", ("x[b,s,d] = x + 0.3 * (t3 @ shared)",)))
         if rng.random() < 0.5:
-            loop.append(Piece("tied", ("t4[b,s,f] = x @ shared", "x = x + 0.1 * mean(sin(t4), over f)")))
-        after.append(Piece("tied", ("x[b,s,d] = x + 0.3 * (t3 @ shared)",)))
-    if rng.random() < 0.5:
-        after.append(Piece("out", ("weight out[d,f] ~ normal(0.4)", "t5[b,s,f] = x @ out", "x = x * mean(t5, over f)")))
+            after.append(
+                Piece("out", ("weight out[d,f] ~ normal(0.4)", "t5[b,s,f] = x @ out", "x = x * mean(t5, over f)"))
+            )
+        if rng.random() < 0.3:
+            after.append(Piece("scope", ("x = residual(x) as left",)))
+        if rng.random() < 0.3:  # a loop that no pipeline cuts
+            first = (Piece("encoder", ("weight turned[d] ~ normal(0.4)", "x = x + 0.2 * tanh(x * turned)")),)
     count = rng.choice([2, 3, 4, 4, 5, 6])
-    mesh, rules = _strategy(rng, count, [p.kind for p in (*before, *loop)])
-    clip = rng.choice(["", "", ", clip = 0.5"])
+    scopes = [name for name, on in (("encoder", first), ("left", "left" in str(after))) if on]
+    mesh, rules = _strategy(rng, count, single, scopes)
+    options = rng.choice(["", "", ", clip = 0.5"])
+    precision = "f32" if seed % 7 == 6 else "f64"
+    if rng.random() < 0.2:
+        precision += f", loss_scale {rng.choice(['dynamic', '8'])}"
+    weights = ("early", "shared", "out", "gain", "up", "turn", "turned", "inner", "grid")
+    there = [n for n in weights if any(f"{n}[" in line for p in (*first, *before, *loop, *after) for line in p.lines)]
+    some = len(there) > 1 and rng.random() < 0.25
+    frozen = (Piece("frozen", (f"frozen *.{rng.choice(there)}",)),) if some else ()
     tail = Piece("square", ("metric size = mean(abs(x))", "loss mean(x * x)"))
     return OptimizerCase(
-        seed, head, (), 0, (), tuple(before), tuple(loop), count, tuple(after), tail, mesh, rules,
-        f"drawn_steps(lr = 0.05{clip})", "f32" if seed % 7 == 6 else "f64", _steps(rng, matrices),
+        seed, head, first, 3 if first else 0, (), tuple(before), tuple(loop), count, tuple(after), tail, mesh, rules,
+        f"drawn_steps(lr = 0.05{options})", precision, frozen, _steps(rng, matrices),
     )  # fmt: skip
 
 
 # --- strategies -----------------------------------------------------------------------------------
 
 
-def _strategy(rng: Random, count: int, kinds: list[str]) -> tuple[tuple[tuple[str, int], ...], tuple[Piece, ...]]:
+def _strategy(
+    rng: Random, count: int, single: bool, scopes: list[str]
+) -> tuple[tuple[tuple[str, int], ...], tuple[Piece, ...]]:
     mesh: dict[str, int] = {}
     rules: list[Piece] = []
-    if rng.random() < 0.8:
+    if scopes and rng.random() < 0.3:
+        mesh["pp"] = 2
+        row = sorted([*scopes, "block"], key=["encoder", "block", "left"].index)  # values pass one way
+        behind = rng.randint(1, len(row))
+        lines = tuple(f"place {name} on pp[{int(i >= behind)}]" for i, name in enumerate(row))
+        rules.append(Piece("places", lines))
+        if rng.random() < 0.5:
+            rules.append(Piece("microbatches", ("microbatches 2 over b",)))
+    elif rng.random() < 0.8:
         mesh["pp"], rule = _pipeline(rng, count)
         rules.append(rule)
     elif rng.random() < 0.5:
@@ -212,7 +248,9 @@ def _strategy(rng: Random, count: int, kinds: list[str]) -> tuple[tuple[tuple[st
         rules.append(Piece("data_parallel", ("data_parallel(dp)",)))
     if rng.random() < 0.5:
         mesh["tp"], rule = rng.choice(
-            [
+            [(2, Piece("columns", ("split d on tp",)))]
+            if single
+            else [
                 (2, Piece("tp", ("split f on tp",))),
                 (2, Piece("tp", ("split f, d on tp",))),
                 (2, Piece("columns", ("split d on tp for weights",))),

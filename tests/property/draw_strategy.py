@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from random import Random
 
 from tests.property.case import Case, Piece
+from tests.property.draw_job import draw_frozen, draw_optimizer, draw_precision, draw_steps
 from tests.property.draw_model import draw_model
+from tests.property.draw_optimizer import with_steps
 from tests.property.pieces import Drawing
 
 SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble")
-# A gradient that should be zero is rounding: Adam's `eps` must be large beside it for two right programs to agree.
-OPTIMIZERS = (
-    "sgd(lr = 0.002)",  # gradients of a few hundred occur: steps that throw the weights about make rounding visible
-    "sgd(lr = 0.002, momentum = 0.9, nesterov = true)",
-    "adam(lr = 0.01, eps = 1e-6)",
-    "adamw(lr = 0.01, eps = 1e-6)",
-    "adamw(lr = warmup_cosine(step, 0.01, 2, 10), eps = 1e-6)",
-    "lamb(lr = 0.01)",
-)
 
 
 def draw(seed: int) -> Case:
@@ -26,12 +21,30 @@ def draw(seed: int) -> Case:
     model, d = draw_model(rng)
     loops = {"block": model.count} | ({"encoder": model.first_count} if model.first else {})
     mesh, rules = _strategy(rng, d, loops)
-    optimizer = rng.choice(OPTIMIZERS)
-    if rng.random() < 0.4:
-        optimizer = f"{optimizer[:-1]}, clip = {rng.choice(['0.1', '1.0'])})"
+    optimizer, frozen = draw_optimizer(rng), draw_frozen(rng, d)
     parts = model.head, model.first, model.first_count, model.bridge, model.before, model.loop, model.count
     ends = model.after, model.tail
-    return Case(seed, *parts, *ends, mesh, rules, optimizer, "f32" if seed % 5 == 4 else "f64")
+    case = Case(seed, *parts, *ends, mesh, rules, optimizer, draw_precision(rng, seed), frozen)
+    case = _of_whole_batches(rng, case)
+    steps = draw_steps(rng, optimizer)
+    return with_steps(case, steps) if steps else case
+
+
+def _of_whole_batches(rng: Random, case: Case) -> Case:
+    """A loss that is divided by a number of the data, and metrics that are no sums, now and then."""
+    *before, last = case.tail.lines
+    read = re.search(r"input (\w+)", "\n".join(case.head))
+    assert last.startswith("loss ") and read is not None
+    lines, kinds = [*before], [case.tail.kind]
+    if rng.random() < 0.12:
+        lines.append(f"number = sum(cast({read[1]} > {rng.choice(['0', '1'])}, master))")
+        divisor = rng.choice(["(1.0 + number)", "maximum(number, 1.0)"])
+        last = f"{last.replace('loss ', 'loss 8.0 * cast(')}, master) / {divisor}"
+        kinds.append("counted")
+    if rng.random() < 0.12:
+        lines.append(rng.choice(["metric top = max(abs(x))", "metric part = mean(x * x) / (1.0 + mean(abs(x)))"]))
+        kinds.append("no_sum")
+    return replace(case, tail=Piece("+".join(kinds), (*lines, last)))
 
 
 def _strategy(rng: Random, d: Drawing, loops: dict[str, int]) -> tuple[tuple[tuple[str, int], ...], tuple[Piece, ...]]:
@@ -49,13 +62,15 @@ def _strategy(rng: Random, d: Drawing, loops: dict[str, int]) -> tuple[tuple[tup
         return True
 
     micro = _order(rng, d, loops, rules, axis)
+    if not micro and rng.random() < 0.25:
+        _places(rng, d, rules, axis)
     if rng.random() < 0.6 and axis("dp", (2, 2, 4)):
         rules.append(Piece("data_parallel", ("data_parallel(dp)",)))
     for name in rng.sample(["tp", "cp", "sp", "ep", "ax"], rng.choice([0, 1, 1, 2, 2])):
         made = _technique(rng, d, name)
         if made is not None and axis(name, (2, 2, 2, 3 if "pad" in made.kind else 4)):
             rules.append(made)
-    shardable = [a for a in mesh if a != "pp"]
+    shardable = [a for a in mesh if a not in ("pp", "at")]
     if shardable and rng.random() < 0.5:
         on = "dp" if "dp" in mesh and rng.random() < 0.8 else rng.choice(shardable)
         zero = rng.choice([1, 2, 3])
@@ -83,6 +98,8 @@ def _order(rng: Random, d: Drawing, loops: dict[str, int], rules: list[Piece], a
         return False
     loop = rng.choice(sorted(loops))
     count = loops[loop]
+    if count == 1:
+        return False
     stages = rng.choice([n for n in (2, 2, 3, 4) if n <= count])
     assert callable(axis)
     axis("pp", (stages,))
@@ -99,6 +116,24 @@ def _order(rng: Random, d: Drawing, loops: dict[str, int], rules: list[Piece], a
     line = f"pipeline {loop} on pp, schedule {schedule}(microbatches = {micro}{more}, over = b){cuts}"
     rules.append(Piece(schedule, (line,)))
     return True
+
+
+def _places(rng: Random, d: Drawing, rules: list[Piece], axis: object) -> None:
+    """Scopes at the top, on the places of an axis in any order; what is not placed is where its operands are."""
+    scopes = [s for s in d.scopes if "." not in s]
+    assert callable(axis)
+    size = rng.choice([2, 2, 3])
+    if not scopes or not axis("at", (size,)):
+        return
+    some = rng.sample(scopes, min(len(scopes), rng.choice([1, 2, 2, 3, 4])))
+    if rng.random() < 0.6:  # in an order in which values may pass; else in any
+        order = rng.sample(range(size), size)
+        some = [s for s in scopes if s in some]
+        at = sorted(rng.randrange(size) for _ in some)
+        lines = [f"place {s} on at[{order[k]}]" for s, k in zip(some, at)]
+    else:
+        lines = [f"place {s} on at[{rng.randrange(size)}]" for s in some]
+    rules.append(Piece("places", tuple(lines)))
 
 
 def _technique(rng: Random, d: Drawing, name: str) -> Piece | None:

@@ -18,7 +18,9 @@ class Drawing:
     splittable: dict[str, int] = field(default_factory=dict)  # all dims that rules may speak of
     weights: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)  # path, dims (for `layout`)
     scopes: list[str] = field(default_factory=list)
+    holders: list[str] = field(default_factory=list)  # those of them that have weights
     declared: dict[str, int] = field(default_factory=dict)  # dims of raw pieces, by name (in the loop: `block.f`)
+    data: bool = False  # whether there is an input `data` of the dims of `x`
     number: int = 0
     inside: str = ""  # the loop that the piece stands in
 
@@ -30,10 +32,12 @@ class Drawing:
     def path(self, name: str) -> str:
         return f"{self.inside}.{name}" if self.inside else name
 
-    def scope(self, stem: str) -> str:
-        """A new label of a call."""
+    def scope(self, stem: str, weights: bool = True) -> str:
+        """A new label of a call; weights: whether there are some in it."""
         label = self.name(stem)
         self.scopes.append(self.path(label))
+        if weights:
+            self.holders.append(self.path(label))
         return label
 
     def weight(self, dims: tuple[str, ...]) -> str:
@@ -93,7 +97,7 @@ def dense(d: Drawing) -> Piece:
 
 
 def dropped(d: Drawing) -> Piece:
-    return Piece("dropout", (f"x = dropout(x, 0.25) as {d.scope('drop')}",))
+    return Piece("dropout", (f"x = dropout(x, 0.25) as {d.scope('drop', False)}",))
 
 
 def where_map(d: Drawing) -> Piece:
@@ -110,10 +114,12 @@ def flipped(d: Drawing) -> Piece:
     return Piece("flip", (f"x = x + 0.5 * flip(x, over {over})",))
 
 
-def shifted(d: Drawing) -> Piece:
+def shifted(d: Drawing) -> Piece | None:
     """A step along a dim: cut one end off, fill up the other."""
     over = d.rng.choice([n for n in d.sizes if n != "b"])
     size, t = d.sizes[over], d.name("cut")
+    if size == 1:
+        return None
     return Piece(
         "slice_pad",
         (f"dim {t} = {size - 1}", f"x = x + 0.5 * pad(slice(x, {over} -> {t}, 1..{size}), {t} -> {over}, 0, 1, 0.0)"),
@@ -176,6 +182,12 @@ def windowed(d: Drawing) -> Piece:
     )
 
 
+def kept(d: Drawing) -> Piece:
+    """Shares of some along a dim: in some rows of none."""
+    over = d.rng.choice([n for n in d.sizes if n != "b"])
+    return Piece("softmax_keep", (f"x = x + softmax(2.0 * x, over {over}, keep = x > 0.3)",))
+
+
 def best(d: Drawing) -> Piece:
     """The sum of the largest two."""
     over, j = list(d.sizes)[-1], d.name("j")
@@ -217,9 +229,58 @@ def looked_up(d: Drawing) -> Piece:
     )
 
 
+def adapted(d: Drawing) -> Piece:
+    """A product with low-rank adapters beside it."""
+    last, label = list(d.sizes)[-1], d.scope("lora")
+    d.weights += [(d.path(f"{label}.base"), (last, "z")), (d.path(f"{label}.low"), (last, "rank"))]
+    d.splittable.setdefault("z", d.sizes[last])
+    return Piece("lora", (f"x[{d.dims}] = x + 0.5 * tanh(adapted(x, {d.rng.choice([1, 2, 3])}) as {label})",))
+
+
+def deep(d: Drawing) -> Piece:
+    """A loop in a scope in a scope."""
+    label, count = d.scope("deep"), d.rng.choice([1, 2, 3])
+    return Piece("deep", (f"x = deep(x, {count}) as {label}",))
+
+
+def masked(d: Drawing) -> Piece:
+    """Positions are left out, by data or by where they stand."""
+    over = d.rng.choice([n for n in d.sizes if n != "b"])
+    kept = f"iota({over}) < {max(1, d.sizes[over] // 2)}"
+    test = d.rng.choice([kept, f"{kept} or x > 0.0", f"not {kept} and x < 1.0"])
+    return Piece("mask", (f"x = where({test}, x + 0.2 * x * x, 0.5 * x)",))
+
+
+def reversed_rows(d: Drawing) -> Piece:
+    """Rows by their numbers: gathered forward, scattered backward."""
+    over, t = d.rng.choice([n for n in d.sizes if n != "b"]), d.name("r")
+    n = d.sizes[over]
+    back = f"rename(take(x, {n - 1} - iota({t}), over {over}), {t} -> {over})"
+    return Piece("gather", (f"dim {t} = {n}", f"x = x + 0.3 * {back}"))
+
+
+def stopped(d: Drawing) -> Piece:
+    """What no derivative passes: of a value, or of a weight that is therefore not trained."""
+    last = list(d.sizes)[-1]
+    if d.rng.random() < 0.5:
+        return Piece("stop_gradient", ("x = x + 0.3 * stop_gradient(sin(x)) * x",))
+    w = d.weight((last,))
+    return Piece("stop_gradient", (f"weight {w}[{last}] ~ normal(0.5)", f"x = x * (1.0 + stop_gradient({w}))"))
+
+
+def unit(d: Drawing) -> Piece:
+    """Through a dim of size 1."""
+    last, one = list(d.sizes)[-1], d.name("one")
+    w = d.weight((last, one))
+    u = d.name("u")
+    rest = ",".join([*list(d.sizes)[:-1], one])
+    lines = f"dim {one} = 1", f"weight {w}[{last},{one}] ~ normal(0.4)", f"{u}[{rest}] = x @ {w}"
+    return Piece("unit", (*lines, f"x = x * (1.0 + 0.3 * sum(tanh({u}), over {one}))"))
+
+
 ANYWHERE: tuple[Callable[[Drawing], Piece | None], ...] = (
     smooth, scaled, centred, dense, dense, dropped, where_map, summed, flipped, shifted, doubled, in_parts, positions,
-    windowed, best, nested, looked_up,
+    windowed, kept, best, nested, looked_up, adapted, adapted, deep, masked, reversed_rows, stopped, unit,
 )  # fmt: skip
 
 # --- pieces for sequences -------------------------------------------------------------------------
@@ -267,13 +328,26 @@ def experts(d: Drawing) -> Piece:
     y, balance = d.name("y"), d.name("balance")
     d.splittable.setdefault("e", 4)
     label = d.scope("moe")
-    return Piece(
-        "moe",
-        (f"{y}, {balance} = moe(layer_norm(x), 4, 8, capacity = 2.0, std = 0.3) as {label}", f"x = x + {y}"),
+    capacity = d.rng.choice(["0.7", "1.25", "2.0"])
+    more = d.rng.choice(
+        ["", "", ", renormalise = true", ", shared = 8", ", pieces = 2", ", bounded = true, active = 1"]
     )
+    if d.rng.random() < 0.25:
+        more += ", sigmoid = true, groups = 2, limit = 1"
+    if ", pieces" in more:
+        d.splittable.setdefault("p", 2)
+    call = f"moe(layer_norm(x), 4, 8, capacity = {capacity}{more}, std = 0.3)"
+    return Piece("moe", (f"{y}, {balance} = {call} as {label}", f"x = x + {y}"))
 
 
-SEQUENCE = (attend, attend, attend_grouped, forward, forward, experts)
+def attend_latent(d: Drawing) -> Piece:
+    heads = d.rng.choice([2, 4])
+    d.splittable.setdefault("h", heads)
+    call = f"latent_attention(rms_norm(x), {heads}, {d.rng.choice([0, 6])}, 6, 3, 2, 4, std = 0.3)"
+    return Piece("latent_attention", (f"x = x + {call} as {d.scope('mla')}",))
+
+
+SEQUENCE = (attend, attend, attend_grouped, attend_latent, forward, forward, experts)
 
 # --- pieces for images ----------------------------------------------------------------------------
 
@@ -299,4 +373,4 @@ def pooled(d: Drawing) -> Piece:
     d.sizes["y"] //= 2
     d.sizes["x"] //= 2
     call = f"conv(x, {d.sizes['c']}, stride = 2)" if kind == "strided" else f"{kind}(x)"
-    return Piece(kind, (f"x = {call} as {d.scope('pool')}",))
+    return Piece(kind, (f"x = {call} as {d.scope('pool', kind == 'strided')}",))

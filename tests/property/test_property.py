@@ -18,7 +18,8 @@ import pytest
 from tests.property import costs
 from tests.property.case import Case
 from tests.property.check import REFUSALS, Judge, Outcome, check, report, shrink
-from tests.property.draw_strategy import OPTIMIZERS, draw
+from tests.property.draw_job import OPTIMIZERS
+from tests.property.draw_strategy import draw
 
 CI = range(300)
 COSTS = range(100)
@@ -31,6 +32,9 @@ EVERYWHERE = {
     "tied", "reduce_mean", "reduce_max", "reduce_sum", "head", "tied_head", "mse", "square",
     "data_parallel", "tensor_parallel", "megatron", "context_parallel", "ulysses", "spatial", "expert_parallel",
     "moe_parallel", "zero_1", "zero_2", "zero_3", "gpipe", "one_f_one_b", "interleaved", "zero_bubble", "microbatches",
+    "lora", "deep", "mask", "gather", "stop_gradient", "unit", "frozen", "keep", "adapters", "counted_head", "places",
+    "metric_mean", "metric_sum", "metric_max", "metric_ratio", "metric_count", "loss_scale", "mixed",
+    "counted", "no_sum",
     "around", "recompute", "layout", "wild", "scoped", "pad", "clip", *(o.partition("(")[0] for o in OPTIMIZERS),
 }  # fmt: skip
 """What must occur in proved cases."""

@@ -139,7 +139,7 @@ def test_the_headline_says_what_the_cost_says(case: str) -> None:
     values = page.texts("b")
     t = e.timeline
     each = (seconds(t.step_seconds), f"{t.tokens_per_second:,.0f}", percent(t.mfu), percent(t.bubble))
-    assert values == [*each, percent(t.exposed / t.step_seconds), amount(e.peak)]
+    assert values == [*each, percent(t.exposed / t.step_seconds), amount(e.needed)]
     assert esc(t.bottleneck) in part(case, "headline")
     for h in e.helps:
         assert h.what in page.texts("td") and seconds(h.seconds) in page.texts("td")
@@ -289,7 +289,7 @@ def test_memory_over_time_reaches_the_peak(case: str) -> None:
 
 def test_memory_is_drawn_against_the_time_of_its_actions() -> None:
     e = estimated("pangu")
-    series = occupancy(e.compiled.program)[3]["hbm"]
+    series = occupancy(e.compiled.program, e.systems.memory)[3]["hbm"]
     every = levels(e.timeline, 3, series)
     found = {level.action: level for level in every if level.action}
     for action, moment in zip(series.actions, series.moments, strict=True):
@@ -306,8 +306,11 @@ def test_the_largest_values_of_the_fullest_moment_are_listed(case: str) -> None:
     cells = [*shown.texts("td"), *shown.texts("code")]
     for a in told.moment.alive[:10]:
         assert {a.name, a.type, amount(a.bytes)} <= set(cells)
-    (sentence,) = (n for n in shown.texts("p") if n.startswith("All of it fits into"))
-    assert amount(told.allocation.size) in sentence and (told.reserved is None or amount(told.reserved) in sentence)
+    (sentence,) = (n for n in shown.texts("p") if "The program's own values" in n)
+    own = told.program
+    assert own.reserved is not None
+    for size in (told.reserved, own.moment.peak, own.allocation.size, own.reserved):
+        assert amount(size) in sentence
 
 
 def test_a_capacity_far_above_is_left_out_and_one_in_reach_is_a_line() -> None:
@@ -322,7 +325,7 @@ def test_what_does_not_fit_is_said() -> None:
 
     e = api.estimate(parc.compile(Source("x.par", source)))
     page = api.report(e)
-    assert "does not fit" in page and f"{amount(e.peak - e.capacity)} of device memory too much" in page
+    assert "does not fit" in page and f"{amount(e.needed - e.capacity)} of device memory too much" in page
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 64, 96, 512, 2048, 4096])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from math import inf
 
-from compiler.graph import Node, Value
-from compiler.layout import Layout, is_padded, local_type
+from compiler.graph import Node, Type, Value
+from compiler.layout import TIME, Layout, is_padded, local_type
 from compiler.ops.base import Loop
 from compiler.ops.comm import Halo, HaloAdd, MaskPad
 from compiler.ops.contract import Contract
-from compiler.ops.elementwise import Cast
+from compiler.ops.create import Full
+from compiler.ops.elementwise import Cast, Map
 from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
@@ -26,6 +27,7 @@ def place_node(region: Region, node: Node) -> None:
         region.lazy[node.output.name] = node
         return
     region.reader, region.span = node.outputs[0].name, node.span
+    node = _apart(region, node)
     if isinstance(node.op, Cast) and node.inputs[0].name in region.weights:
         _place_weight_cast(region, node)
         return
@@ -38,6 +40,24 @@ def place_node(region: Region, node: Node) -> None:
         got = region.demand(node.outputs[0], stated)
         versions = region.versions[node.outputs[0].name]
         region.versions[node.outputs[0].name] = [v for v in versions if v.value is got]
+
+
+def _apart(region: Region, node: Node) -> Node:
+    """`1 - x` with the number as an operand, where x is a sum over micro-batches: the number counts in one of them."""
+    op = node.op
+    if not isinstance(op, Map) or op.fn not in ("add", "sub") or len(node.inputs) != 1:
+        return node
+    (number,) = (s for s in op.slots if s is not None)
+    (x,) = node.inputs
+    held = region.layouts(x)
+    if number == 0 or not held or not all(layout.pending_on(TIME) == "sum" for layout, _ in held):
+        return node
+    full = Full(number, x.type.dtype, ())
+    constant = Value(region.shared.names.fresh(f"{node.output.name}.constant"), Type(x.type.dtype))
+    region.constants.add(constant.name)
+    region.lazy[constant.name] = Node(full, (), (constant,), node.span)
+    operands = tuple(x if s is None else constant for s in op.slots)
+    return Node(Map(op.fn, (None, None)), operands, node.outputs, node.span)
 
 
 def _place_weight_cast(region: Region, node: Node) -> None:

@@ -1,0 +1,78 @@
+"""What the fullest device of a job needs of its memories: with the software of its cluster, and in the emulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from compiler.cost.features import Features
+from compiler.cost.fullest import Fullest, fullest, traced
+from compiler.cost.memory import memory_use, most
+from compiler.cost.replay import FIRST
+from compiler.cost.systems import Need, Systems
+from compiler.driver import Compiled
+from compiler.model import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """bytes: memory kind -> what has to be there on the device that needs most of it. group: whose devices need most
+    device memory; roles: what is allocated of it at its peak, by role; stack: what the software makes of that, None in
+    the emulator."""
+
+    bytes: Mapping[str, int]
+    group: int
+    roles: Mapping[str, int]
+    stack: Need | None
+    moment: Callable[[], Fullest] = field(repr=False, compare=False)
+
+    @property
+    def most(self) -> int:
+        """Of device memory."""
+        return self.bytes.get(FIRST, 0)
+
+    def fit(self, capacities: Mapping[str, float]) -> bool:
+        """Whether no memory is too small; one without a capacity never is."""
+        return all(n <= capacities.get(kind, n) for kind, n in self.bytes.items())
+
+
+Measure = Callable[[Compiled, Features | None], Needs]
+
+
+def of_program(compiled: Compiled, features: Features | None = None) -> Needs:
+    """In the emulator, which holds the program's own values."""
+    program = compiled.program
+    use = memory_use(program)
+    group = max(use, key=lambda g: (use[g][FIRST].bytes, -g))
+    bytes: dict[str, int] = {}
+    for kinds in use.values():
+        for kind, peak in kinds.items():
+            bytes[kind] = max(bytes.get(kind, 0), peak.bytes)
+    return Needs(bytes, group, use[group][FIRST].roles, None, lambda: fullest(traced(program, group), group, FIRST))
+
+
+def of_stack(compiled: Compiled, features: Features | None = None) -> Needs:
+    """On the cluster, with its software. features: of the program, if they are known. Memories of hosts hold what the
+    program has there."""
+    systems = Systems(compiled, features)
+    group = max(systems.needs, key=lambda g: (systems.needs[g].needed, -g))
+    need = systems.needs[group]
+    others: dict[str, int] = {}
+    if any(s.memory != FIRST for c in compiled.program.classes for s in c.states):
+        others = {kind: n for kind, n in most(compiled.program).items() if kind != FIRST}
+    return Needs(
+        {FIRST: need.needed} | others,
+        group,
+        need.peak.roles,
+        need,
+        lambda: fullest(systems.traced(group), group, FIRST),
+    )
+
+
+def capacities(job: Job) -> dict[str, float]:
+    """Bytes of each memory of a device of the job's cluster; host and NVMe are shared by the devices of a server."""
+    cluster = job.cluster
+    if cluster is None:
+        return {}
+    sharing = cluster.levels[0].count if cluster.levels else 1
+    return {FIRST: cluster.device.memory} | {m.kind: m.capacity / sharing for m in cluster.memories}
