@@ -23,6 +23,7 @@ from parc.api import (
     fmt,
     load_program,
     run,
+    shrink,
     verify,
 )
 
@@ -40,6 +41,7 @@ __all__ = [
     "fmt",
     "load_program",
     "run",
+    "shrink",
     "verify",
 ]
 

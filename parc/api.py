@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from compiler.diff import ProgramDiff
     from compiler.driver import Compiled
     from compiler.evaluate import Check, Evaluation, Held
+    from compiler.evaluate.sizes import Sizes
     from compiler.explain import Explanation
     from compiler.model import Device, Job
     from compiler.program import Program
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from parc.estimate import Estimate
     from parc.remedies import Remedies
     from parc.report.trace import Detail, Trace
+    from parc.small import Small
     from parc.training import Progress, Run
     from runtime.prove import Proof
 
@@ -235,7 +237,10 @@ def run(
 
     if is_program(_name(file)):
         return run(load_program(file, **options), steps, progress=progress)
+    from parc.machine import require_machine
+
     compiled = compile(file, **options)
+    require_machine(compiled, _sized(file, options), "stacked", proof=False)
     simulated = None
     if compiled.job.cluster is not None:
         from compiler.cost.simulate import Simulation
@@ -256,25 +261,33 @@ def verify(
     exact: bool = False,
     executor: Executor = "stacked",
     at_step: int = 0,
+    small: Small | None = None,
     **options: Unpack[Options],
 ) -> Proof:
     """Run the lowered and the serial program and compare loss, gradients, weights and optimizer state: `.ok`.
 
     `tolerance` replaces what rounding explains; `exact` takes whole numbers and compares to the bit, which fits linear
     models; `executor`: all devices as one array, or each by itself with messages between them; `at_step`: how many
-    updates went before, as far as counters of steps know. `.blind` and `.unreached` say what was not compared, and
+    updates went before, as far as counters of steps know; `small`: what `shrink` made of the job, to be proved in its
+    place. `.blind` and `.unreached` say what was not compared, and
     `.vacuous` why equality says nothing, if it does. Raises `ParcError`, as `run` does for a job that its devices have
     no memory for.
     """
+    from parc.machine import require_machine
     from parc.room import require_room
     from runtime.data import open_data
     from runtime.emulate import Emulator
     from runtime.private import PrivateExecutor
     from runtime.prove import prove
 
-    compiled = compile(file, **options)
-    own: Options = {**options, "double": False}
-    require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None)
+    if small is None:
+        compiled = compile(file, **options)
+        require_machine(compiled, _sized(file, options), executor, proof=True)
+        own: Options = {**options, "double": False}
+        require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None)
+    else:
+        compiled = small.compiled
+        require_machine(compiled, _sized(file, options), executor, proof=True)
     program = compiled.program
     reader = open_data(None if exact else compiled.job.data, program.inputs)
     return prove(
@@ -287,6 +300,30 @@ def verify(
         executor=PrivateExecutor if executor == "private" else Emulator,
         first=at_step,
     )
+
+
+def shrink(file: File, **options: Unpack[Options]) -> Small:
+    """The job in the smallest sizes in which its strategy is the same, for `verify`. Raises `ParcError`."""
+    from parc.small import small
+
+    _warn(evaluate(file, **options).job, options)
+    return small(_sized(file, options))
+
+
+def _sized(file: File, options: Options) -> Callable[[Sizes], Job]:
+    """The job with other sizes than its file states."""
+    from compiler.evaluate import evaluate_file
+    from compiler.model import Precision
+
+    params, precision = _texts(options.get("params")), Precision("f64", "f64") if options.get("double") else None
+
+    def evaluated(sizes: Sizes) -> Job:
+        found = evaluate_file(
+            file, params, options.get("job"), options.get("strategy"), precision=precision, sizes=sizes
+        )
+        return found.job
+
+    return evaluated
 
 
 def cost(file: File, *, variation: Variation | None = None, **options: Unpack[Options]) -> Estimate:

@@ -12,6 +12,7 @@ from compiler.evaluate.index import index_model
 from compiler.evaluate.job import build_job, job_names
 from compiler.evaluate.modules import Loader, Module, apply_overrides
 from compiler.evaluate.session import Session, listed
+from compiler.evaluate.sizes import Sizes
 from compiler.evaluate.strategy import build_strategy
 from compiler.evaluate.values import Entry, Skip, Static
 from compiler.model import Job, Precision
@@ -60,9 +61,11 @@ def evaluate_file(
     strategy: str | None = None,
     root: Path | None = None,
     precision: Precision | None = None,
+    sizes: Sizes | None = None,
 ) -> Evaluation:
-    """As `evaluate`, with the file's checks and parameters; `precision` replaces the job's."""
+    """As `evaluate`, with the file's checks and parameters; `precision` replaces the job's, `sizes` what it states."""
     session = Session()
+    session.sizes = sizes
 
     def run() -> Evaluation:
         module = _load(session, path, overrides or {}, root)

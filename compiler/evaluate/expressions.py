@@ -67,6 +67,7 @@ def evaluate(expr: ast.Expr, scope: Scope, want: Want = None, hint: str | None =
                 return _unary(expr, scope, want, hint)
             case ast.Conditional():
                 test = static.boolean(evaluate(expr.test, scope), "the test of `if`", expr.test.span)
+                session.decided(expr.span, test)
                 return evaluate(expr.then if test else expr.other, scope, want, hint)
             case ast.ListExpr():
                 return _list(expr, scope)
@@ -75,6 +76,8 @@ def evaluate(expr: ast.Expr, scope: Scope, want: Want = None, hint: str | None =
                 raise fail("E0210", message, expr.span)
             case ast.Arrow() | ast.Over() | ast.Range():
                 raise fail("E0210", "this can only be the argument of a function", expr.span)
+            case ast.Number() if session.sizes is not None:
+                return session.sizes.number(expr)
             case _:
                 return literal_value(expr)
     finally:

@@ -72,10 +72,10 @@ def build_job(
     model = _try(session, lambda: _model(session, module, task, names, precision, frozen))
     if model is not None:
         _try(session, lambda: _check_frozen(tasks, model, frozen))
-    cluster = _try(session, lambda: build_cluster(session, module, task.cluster) if task.cluster else None)
+    cluster = _try(session, lambda: _cluster(session, module, task))
     plan = _try(session, lambda: _strategy(session, module, task, strategy, model, cluster))
     updates = _try(session, lambda: _updates(session, module, entry, tasks, model, names, precision))
-    data = _try(session, lambda: _data(tasks.data, module))
+    data = _try(session, lambda: _data(tasks.data, module)) if session.sizes is None else None
     seed = _try(session, lambda: _seed(tasks.seed, module))
     if session.failures > before or model is None or plan is None or updates is None or seed is None:
         raise Skip
@@ -167,6 +167,11 @@ def _static(expr: ast.Expr, scope: Any) -> Any:
     return static_of(evaluate(expr, scope), expr.span)
 
 
+def _cluster(session: Session, module: Module, task: ast.Task) -> Cluster | None:
+    """None where sizes are others than those for which it is meant."""
+    return build_cluster(session, module, task.cluster) if task.cluster and session.sizes is None else None
+
+
 def _strategy(
     session: Session,
     module: Module,
@@ -193,6 +198,8 @@ def _updates(
     names: Names,
     precision: Precision,
 ) -> tuple[tuple[WeightUpdate, ...], float | None]:
+    if session.sizes is not None and session.sizes.bare:
+        return (), None
     assert tasks.task is not None
     if tasks.task.kind.id != "train":
         if tasks.optimizer is not None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from compiler.evaluate import limits
 from compiler.evaluate.session import Session, listed
+from compiler.evaluate.sizes import constant
 from compiler.evaluate.values import BROKEN, Broken, Entry, Skip, Static, kind_of, show_static
 from dsl import ast
 from dsl.diagnostics import Diagnostic, ParcError, did_you_mean, fail, suggest
@@ -104,9 +105,17 @@ class Module:
             raise fail("E0108", f"parameters need each other: {circle}", param.name.span)
         self._open.append(name)
         try:
-            value = static_value(param.default, self)
+            sizes, alone = self.session.sizes, constant(param.default)
+            if alone:
+                self.session.sizes = None  # the parameter's value counts, not the numbers that it is written with
+            try:
+                value = static_value(param.default, self)
+            finally:
+                self.session.sizes = sizes
             if name in self.overrides:
                 value = _override(param, value, self.overrides[name])
+            if sizes is not None and (alone or name in self.overrides):
+                value = sizes.param(param, value)
             self._check_choice(param, value)
             return value
         finally:

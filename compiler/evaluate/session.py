@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from compiler.evaluate import limits
 from compiler.evaluate.values import Entry, Skip
 from dsl.diagnostics import Diagnostic, Diagnostics, Note, ParcError, fail
 from dsl.source import Source, Span
+
+if TYPE_CHECKING:
+    from compiler.evaluate.sizes import Sizes
 
 
 class Abort(Skip):
@@ -35,6 +39,7 @@ class Session:
         self.calls = 0
         self.nesting = 0
         self.failures = 0
+        self.sizes: Sizes | None = None  # others in place of those that the file states
         self.replaced: dict[str, str] = {}  # dtypes as written -> what stands for them (`verify --double`)
 
     def failed(self, error: ParcError | Skip) -> None:
@@ -46,6 +51,12 @@ class Session:
                 raise Abort
         elif isinstance(error, Abort):
             raise error
+
+    def decided(self, span: Span, outcome: bool) -> bool:
+        """The outcome of an `if`."""
+        if self.sizes is not None:
+            self.sizes.decided.append((span, outcome))
+        return outcome
 
     def report(self, error: ParcError) -> None:
         """Collect the error's diagnostics. What is wrong inside the standard library is shown at the call of it."""

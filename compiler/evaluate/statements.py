@@ -62,6 +62,7 @@ def _run(statement: ast.Statement, scope: Scope) -> Results | None:
                 declare_dim(name, size, scope)
         case ast.If():
             test = static.boolean(evaluate(statement.test, scope), "the test of `if`", statement.test.span)
+            scope.session.decided(statement.span, test)
             return run(statement.then if test else statement.other, scope)
         case ast.Return():
             return _return(statement, scope)

@@ -114,6 +114,7 @@ class Expander:
                 self._apply(statement, scope)
             case ast.If():
                 test = static.boolean(evaluate(statement.test, scope), "the test of `if`", statement.test.span)
+                self.session.decided(statement.span, test)
                 self.run(statement.then if test else statement.other, scope)
             case _:
                 raise AssertionError(statement)

@@ -9,6 +9,11 @@ _DOUBLING = "fn f0(x) {\n  return x\n}\n" + "".join(
     f"fn f{i}(x) {{\n  return f{i - 1}(x) + f{i - 1}(x)\n}}\n" for i in range(1, 16)
 )
 
+_LARGE = (
+    "use std.optimizers (sgd)\nmodel m(n) {{\n  dim d = n, e = 2048\n  input x : f32[d]\n  weight w[d,e]\n"
+    "  loss mean((x @ w) * 1e-3)\n}}\njob fit {{\n  train m({})\n  optimizer sgd(lr = 0.1)\n}}\n"
+)
+
 CODES: tuple[Code, ...] = (
     Code(
         "E0901",
@@ -81,5 +86,16 @@ CODES: tuple[Code, ...] = (
         "Integers have at most 256 bits, lists at most 4,096 values.",
         "param n = 10 ** 100\n",
         "param n = 10 ** 10\n",
+    ),
+    Code(
+        "E0910",
+        "this machine has too little memory for it",
+        "The emulator holds the values of all devices, and a proof those of the serial program as well. What that\n"
+        "takes is told from the lowered program, before anything is allocated, and held against what there is: free\n"
+        "memory, the limits of the control group, and those of the process (`ulimit -v`). `parc check`, `compile`,\n"
+        "`cost` and `report` need no such memory, and `parc verify --small` proves the same strategy in the smallest\n"
+        "sizes.",
+        _LARGE.format(2**32),
+        _LARGE.format(2**6),
     ),
 )

@@ -26,6 +26,7 @@ from parc.cli.common import (
 from parc.cli.tables import plural, table
 
 if TYPE_CHECKING:
+    from parc.small import Shrunk, Small
     from runtime.branches import Unreached
     from runtime.compare import Row
     from runtime.prove import Proof
@@ -66,6 +67,7 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     metavar="N",
     help="Begin as after N updates: what comes later of a schedule is proved, too.",
 )
+@click.option("--small", is_flag=True, help="The same strategy in the smallest sizes, in seconds.")
 @click.option("--allow-vacuous", is_flag=True, help="End with 0 although the proof says nothing.")
 @click.option("--exact", is_flag=True, help="Whole numbers, compared to the bit: for linear models.")
 @click.option(
@@ -84,6 +86,7 @@ def command(
     double: bool,
     tolerance: float | None,
     at_step: int,
+    small: bool,
     allow_vacuous: bool,
     exact: bool,
     executor: api.Executor,
@@ -100,12 +103,17 @@ def command(
     """
     set_threads(threads)
     chosen = choice(out, params, job, strategy) | {"double": double}
+    source = read_source(out, file)
+    shrunk = api.shrink(source, **chosen) if small else None
     proof = api.verify(
-        read_source(out, file), steps, tolerance=tolerance, exact=exact, executor=executor, at_step=at_step, **chosen
+        source, steps, tolerance=tolerance, exact=exact, executor=executor, at_step=at_step, small=shrunk, **chosen
     )
     out.result = proof.as_json()
     for found, unreached in zip(out.result["not_reached"], proof.unreached, strict=True):
         found["place"] = place_json(unreached.span, out.sources)
+    if shrunk is not None:
+        out.result["small"] = _small_json(shrunk, out)
+        out.data(_smaller(shrunk, out) + "\n")
     out.data(_shown(proof, out, color(sys.stdout)))
     if proof.devices == 1:
         out.say("note: one device; nothing was distributed")
@@ -149,6 +157,41 @@ def _shown(proof: Proof, out: Output, style: bool) -> str:
     else:
         parts.append("equal")
     return "\n\n".join(parts)
+
+
+def _smaller(small: Small, out: Output) -> str:
+    """What was shrunk, and what a proof in those sizes does not say."""
+    numbers = [f"{s.name or _literal(s, out)} {s.before:,} -> {s.after:,}" for s in small.shrunk]
+    axes = [f"{name} {before:,} -> {after:,}" for name, before, after in small.axes]
+    head = f"in the smallest sizes that change nothing else: {', '.join(numbers) or 'those of the file'}"
+    if axes:
+        devices = small.compiled.program.devices
+        head += f"; axes {', '.join(axes)}, so that {plural(small.devices, 'device')} are {devices:,}"
+    same = "every operation and message is that of the full size"
+    if small.other:
+        same = f"{plural(small.other, 'operation')} of the lowered program are others than at full size"
+    more = "not proved: what depends on the sizes themselves, such as memory, overflow and rounding of longer sums"
+    if not small.complete:
+        more += " (there was no time to look for smaller ones)"
+    return "\n".join(line for text in (head, same, more) for line in wrap(text, _WIDTH, subsequent_indent="  "))
+
+
+def _literal(shrunk: Shrunk, out: Output) -> str:
+    """Where a number stands that no parameter names."""
+    source = out.sources.get(shrunk.span.source)
+    return f"{shrunk.span.source}:{source.position(shrunk.span.start)[0]}" if source else shrunk.span.source
+
+
+def _small_json(small: Small, out: Output) -> dict[str, object]:
+    numbers = [
+        {"name": s.name or None, "before": s.before, "after": s.after, "place": place_json(s.span, out.sources)}
+        for s in small.shrunk
+    ]
+    axes = [{"axis": name, "before": before, "after": after} for name, before, after in small.axes]
+    return {
+        "sizes": numbers, "axes": axes, "devices": small.devices, "other_operations": small.other,
+        "complete": small.complete,
+    }  # fmt: skip
 
 
 def _list(title: str, lines: Sequence[str]) -> list[str]:

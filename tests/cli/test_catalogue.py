@@ -59,7 +59,8 @@ def findings(text: str, code: str, folder: Path) -> list[str]:
     file = folder / ("main.npu" if text.startswith("program ") else "main.par")
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
     options = [w for line in text.splitlines() if line.startswith("# -D ") for w in ("-D", line.removeprefix("# -D "))]
-    command = {"E07": ["run", "--steps", "1"], "E08": ["cost"]}.get(code[:3], ["check"])
+    run = ["run", "--steps", "1"]
+    command = {"E07": run, "E08": ["cost"], "E0910": run}.get(code if code == "E0910" else code[:3], ["check"])
     result = CliRunner().invoke(cli, [*command, str(file), "--json", *options])
     found = json.loads(result.stdout)
     errors = [d for d in found["diagnostics"] if d["severity"] == "error"]

@@ -117,7 +117,7 @@ def test_verify_in_double_precision(file: str, x: str) -> None:
     Path(file).write_text(FILE.replace("input x : f32[b,d]", x))
     result = runner.invoke(cli, ["verify", file, "--double", "--json"])
     found = json.loads(result.stdout)["result"]["tensors"]
-    assert result.exit_code == 0 and {t["tolerance"] for t in found if t["dtype"] == "f64"} == {1e-9}
+    assert result.exit_code == 0 and all(t["tolerance"] <= 1e-9 for t in found if t["dtype"] == "f64")
     assert {t["dtype"] for t in found if t["kind"] == "weight"} == {"f64"}
 
 

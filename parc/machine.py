@@ -1,0 +1,71 @@
+"""Refuses at once what this machine has too little memory for, by numbers, before anything is allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from compiler.driver import Compiled
+from compiler.evaluate.sizes import Sizes, Stated
+from compiler.model import Job
+from dsl.diagnostics import ParcError, fail
+from dsl.source import Span
+from parc.units import amount
+
+CERTAIN = 64 * 2**20
+"""Bytes that are not worth a look at what there is."""
+
+
+def require_machine(compiled: Compiled, evaluate: Callable[[Sizes], Job], executor: str, proof: bool) -> None:
+    """Raise E0910 if the emulator (and, for a proof, the serial program beside it) needs more than there is.
+
+    evaluate: the job with other sizes, which tells the parameters that make it smaller.
+    """
+    from runtime.room import available, private, serial, stacked
+
+    program = compiled.program
+    needed = private(program) if executor == "private" else stacked(program)
+    if proof:
+        needed += serial(compiled.training)
+    limit = available() if needed > CERTAIN else None
+    if limit is None or needed <= limit.bytes:
+        return
+    what = "proving" if proof else "running"
+    raise fail(
+        "E0910",
+        f"{what} `{compiled.job.name}` here takes some {amount(needed)} of memory, and there are {amount(limit.bytes)} "
+        f"({limit.what})",
+        compiled.job.span,
+        help=_help(evaluate),
+    )
+
+
+def _help(evaluate: Callable[[Sizes], Job]) -> str:
+    """`-D` of the parameters that matter, those first whose half saves most."""
+    sizes = Sizes(bare=True)
+    try:
+        own = _elements(evaluate(sizes))
+        saved = {s.name: own - n for s in sizes.stated.values() if s.name and (n := _halved(evaluate, s, own)) < own}
+    except ParcError:
+        saved = {}
+    small = "`parc verify --small` proves the same strategy in the smallest sizes, in seconds"
+    if not saved:
+        return small
+    found = {s.name: s.value for s in sizes.stated.values()}
+    named = [f"{n} = {found[n]}" for n in sorted(saved, key=lambda n: -saved[n])[:6]]
+    return f"smaller with less of {', '.join(named)} (`-D name=value`); {small}"
+
+
+def _halved(evaluate: Callable[[Sizes], Job], stated: Stated, own: int) -> int:
+    """Elements of the model's values with half of a parameter; as many as before where that is no job."""
+    if stated.value < 2:
+        return own
+    instead: Mapping[Span, int] = {stated.span: stated.value // 2}
+    try:
+        return _elements(evaluate(Sizes(instead, bare=True)))
+    except ParcError:
+        return own
+
+
+def _elements(job: Job) -> int:
+    graph = job.model.graph
+    return sum(v.type.elements for v in (*graph.inputs, *(v for n in graph for v in n.outputs)))

@@ -1,0 +1,309 @@
+"""The same strategy in the smallest sizes: `verify --small`.
+
+What a job computes, and what its strategy makes of it, hardly depends on its sizes; the time of a proof does. So the
+numbers that the file states (parameters and literals) are made smaller one by one, as long as nothing else changes:
+the graph but for its sizes, the outcome of every `if`, the file's checks, which dims divide by which axes, and what
+lowering makes of it, every operation and every message on every class of devices.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import combinations
+from math import isqrt, prod
+from typing import Any
+
+from compiler.driver import Compiled, compile_job
+from compiler.evaluate.sizes import Sizes, Stated
+from compiler.graph import Graph, Value
+from compiler.model import Job
+from compiler.ops.repeat import Repeat
+from compiler.program import Body, LocalRepeat, Program
+from dsl.diagnostics import ParcError
+from dsl.source import Span
+
+SHORT = 4
+"""Axes of at most so many devices stay as they are, and no dim is made shorter."""
+
+LONGEST = 30.0
+"""Seconds of CPU time after which what was found so far counts."""
+
+Evaluate = Callable[[Sizes], Job]
+Outline = frozenset[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """A number of the file, and the smaller one in its place. name: the parameter's; of a literal nothing."""
+
+    name: str
+    span: Span
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Small:
+    """A job in its smallest sizes. axes: sizes (before, after) of those that are shorter. devices: before. other: how
+    many operations of the lowered program are not those of the full size. complete: there was time to try everything.
+    """
+
+    compiled: Compiled
+    shrunk: tuple[Shrunk, ...]
+    axes: tuple[tuple[str, int, int], ...]
+    devices: int
+    other: int
+    complete: bool
+
+
+def small(evaluate: Evaluate) -> Small:
+    """Shrink a job. Raises ParcError for what is wrong with it at its own sizes."""
+    search = _Search(evaluate, time.process_time() + LONGEST)
+    search.shrink_all()
+    return search.result()
+
+
+class _Search:
+    """Which numbers stand in place of which.
+
+    Numbers are made smaller as long as the facts stay (`facts`), one at a time, or with another one that a fact ties it
+    to: 40,000 divides by 8 and by 16, not by 128, and only together can all three be 2, 2 and 6. What comes out is
+    lowered; where that is another program (a layout that is chosen by bytes), sizes are made larger again.
+    """
+
+    def __init__(self, evaluate: Evaluate, until: float) -> None:
+        self.evaluate, self.until = evaluate, until
+        sizes = Sizes(bare=True)
+        self.full = evaluate(sizes)
+        self.decided, self.facts = tuple(sizes.decided), facts(self.full, self.full)
+        self.outline = outline(compile_job(evaluate(Sizes())).program)
+        self.instead: dict[Span, int] = {}
+        self.job = self.full
+        self.sources = {s: c for s in sizes.stated.values() if s.value > 2 and (c := self._controls(s))}
+
+    @property
+    def late(self) -> bool:
+        return time.process_time() > self.until
+
+    def _controls(self, stated: Stated) -> frozenset[str]:
+        """The facts that depend on a number: `dim v`, `axis tp`…; nothing if no size does."""
+        own = amounts(self.full)
+        for value in (2 * stated.value, stated.value // 2, 3 * stated.value, stated.value - 1, stated.value + 1):
+            try:
+                other = amounts(self.evaluate(Sizes({stated.span: value}, bare=True)))
+            except ParcError:
+                continue
+            changed = frozenset(k for k, v in other.items() if own.get(k) != v)
+            if changed:
+                return changed
+        return frozenset()
+
+    def shrink_all(self) -> None:
+        """One after the other, the smallest first, until nothing can be smaller."""
+        order = sorted(self.sources, key=lambda s: (not any(c.startswith("axis") for c in self.sources[s]), s.value))
+        while any([self._shrink(s) for s in order]) and not self.late:
+            pass
+        self._mend(order)
+
+    def _shrink(self, stated: Stated) -> bool:
+        """Put the smallest number that changes no fact in the place of one, and smaller ones where those are tied."""
+        for value in self._smaller(stated):
+            if self.late:
+                return False
+            broken = self._try({stated.span: value})
+            if broken == frozenset():
+                return True
+            for other in self.sources if broken is not None and len(broken) == 1 else ():
+                if other is stated or not broken or not self.sources[other] & broken:
+                    continue
+                for tied in self._smaller(other):
+                    if self._try({stated.span: value, other.span: tied}) == frozenset():
+                        return True
+        return False
+
+    def _smaller(self, stated: Stated) -> Iterator[int]:
+        """What to try for a number, the smallest first."""
+        least = min(SHORT, stated.value) if any(c.startswith("dim") for c in self.sources[stated]) else 2
+        return (n for n in _smaller(self._now(stated), stated.value) if n >= least)
+
+    def _now(self, stated: Stated) -> int:
+        return self.instead.get(stated.span, stated.value)
+
+    def _try(self, changed: Mapping[Span, int]) -> frozenset[str] | None:
+        """The facts that are others with these numbers (taken over if there are none); None if it is no job."""
+        sizes = Sizes({**self.instead, **changed}, bare=True)
+        try:
+            job = self.evaluate(sizes)
+        except ParcError:
+            return None
+        if tuple(sizes.decided) != self.decided:
+            return None
+        found = facts(job, self.full)
+        broken = frozenset(k for k in self.facts.keys() | found.keys() if self.facts.get(k) != found.get(k))
+        if not broken:
+            self.instead, self.job = dict(sizes.instead), job
+        return broken
+
+    def _mend(self, order: Sequence[Stated]) -> None:
+        """Make sizes larger where lowering makes another program of smaller ones."""
+        best = self._differs()
+        for times in (3, 2, 9, 4, 27, 16, 81, 64):  # odd ones leave alone what must not divide
+            for stated in order:
+                if not best or self.late:
+                    return
+                if stated.span not in self.instead or not any(c.startswith("dim") for c in self.sources[stated]):
+                    continue
+                kept, job = self.instead, self.job
+                value = min(self._now(stated) * times, stated.value)
+                if self._try({stated.span: value}) == frozenset() and (now := self._differs()) < best:
+                    best = now
+                else:
+                    self.instead, self.job = kept, job
+
+    def _compiled(self) -> Compiled:
+        return compile_job(self.evaluate(Sizes(self.instead)))
+
+    def _differs(self) -> int:
+        """How many operations lowering makes otherwise."""
+        try:
+            return difference(outline(self._compiled().program), self.outline)
+        except ParcError:
+            return 10**9
+
+    def result(self) -> Small:
+        """What was found."""
+        shrunk = [Shrunk(s.name, s.span, s.value, self.instead[s.span]) for s in self.sources if s.span in self.instead]
+        shrunk.sort(key=lambda s: (s.name == "", s.span.source, s.span.start))
+        before, after = _sizes(self.full), _sizes(self.job)
+        axes = tuple((name, n, after[name]) for name, n in before.items() if after[name] != n)
+        compiled = self._compiled()
+        other = difference(outline(compiled.program), self.outline)
+        return Small(compiled, tuple(shrunk), axes, self.full.strategy.devices, other, not self.late)
+
+
+def _smaller(now: int, stated: int) -> Iterator[int]:
+    """Numbers to try, the smallest first: all up to 16, then some, and divisors of the number that is stated."""
+    some = set(range(2, 17))
+    for power in range(4, min(now.bit_length() + 1, 40)):
+        some |= {2**power, 3 * 2 ** (power - 1)}
+    some |= {d for n in range(2, min(isqrt(stated), 64) + 1) if stated % n == 0 for d in (n, stated // n)}
+    yield from sorted(n for n in some if n < now)
+
+
+# --- what must stay ------------------------------------------------------------------------------------
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+_LIST = re.compile("#(, #)+")
+
+
+def facts(job: Job, full: Job) -> dict[str, Any]:
+    """What a job says but for its sizes: its graph, its rules, what divides by what."""
+    strategy, sizes, whole = job.strategy, _sizes(job), _sizes(full)
+    dims, loops, micro = _by_name(job), _loops(job.model.graph), job.strategy.microbatches
+    found: dict[str, Any] = {f"axis {a}": n if whole[a] <= SHORT else "longer" for a, n in sizes.items()}
+    everywhere = {rule.axis for rule in strategy.shards}
+    by_dim = {dim: set(everywhere) for dim in dims}
+    stated = [(dim, rule.axis) for rule in strategy.splits for dim in rule.dims]
+    stated += [(dim, axis) for layout in strategy.layouts for dim, over in layout.dims for axis in over]
+    for dim, axis in stated:
+        by_dim.setdefault(dim, set()).add(axis)
+    batch = strategy.microbatch_dim or (full.model.inputs[0].value.type.names or ("",))[0]
+    for dim, over in by_dim.items():
+        pieces = {prod(sizes[a] for a in group) for r in (1, 2, 3) for group in combinations(sorted(over), r)}
+        groups = [group for r in (1, 2, 3) for group in combinations(sorted(over), r)]
+        counts = [prod(sizes[a] for a in group) for group in groups] + [micro * n for n in pieces if dim == batch]
+        counts += [micro] if dim == batch else []
+        own = dims.get(dim, ())
+        found[f"dim {dim}"] = (
+            frozenset(n == 1 for n in own),
+            frozenset(tuple(n % c == 0 for c in counts[: len(groups)]) for n in own),
+            frozenset(all(n % c == 0 for c in counts[len(groups) :]) for n in own),
+            all(n >= sizes[a] for n in own if n > 1 for a in over if a not in everywhere),
+        )
+    stages = {p.label: p.chunks * sizes[p.axis] for p in strategy.pipelines}
+    for label, n in loops.items():
+        cut = stages.get(label, 1)
+        found[f"loop {label}"] = (n > 1, n >= 2 * cut, n % cut == 0)
+    found |= {f"stages {p.label}": min(sizes[p.axis], 3) for p in strategy.pipelines}  # first, last, and between
+    found["microbatches"] = (micro > 1, *(micro > sizes[p.axis] for p in strategy.pipelines))
+    found["pipelines"] = tuple((p.label, p.axis, p.schedule, p.chunks, len(p.cuts or ())) for p in strategy.pipelines)
+    kept = (strategy.splits, strategy.shards, strategy.layouts, strategy.places)
+    found["rules"] = (*kept, strategy.recomputes, strategy.offloads)
+    found["graph"] = _NUMBER.sub("#", str(job.model.graph))
+    return found
+
+
+def amounts(job: Job) -> dict[str, Any]:
+    """The sizes on which the facts of the same names depend."""
+    found: dict[str, Any] = {f"axis {a}": n for a, n in _sizes(job).items()}
+    found |= {f"dim {name}": sizes for name, sizes in _by_name(job).items()}
+    found |= {f"loop {label}": n for label, n in _loops(job.model.graph).items()}
+    return found | {"microbatches": job.strategy.microbatches}
+
+
+def difference(one: Outline, other: Outline) -> int:
+    """How many operations of classes of devices are not the same."""
+
+    def lines(of: Outline) -> Counter[Any]:
+        return Counter(line for states, functions in of for _, _, body in functions for line in body)
+
+    a, b = lines(one), lines(other)
+    return sum(((a - b) | (b - a)).values()) + abs(len(one) - len(other))
+
+
+def outline(program: Program) -> Outline:
+    """What the classes of devices do, but for sizes, trip counts and the order of micro-batches."""
+    return frozenset(
+        (
+            tuple((s.name, s.role, s.type.dtype, s.type.names, s.layout, s.memory) for s in cls.states),
+            tuple((f.name, f.chunk, tuple(_instructions(f.body))) for f in cls.functions),
+        )
+        for cls in program.classes
+    )
+
+
+def _instructions(body: Body) -> Iterator[tuple[Any, ...]]:
+    for instr in body.instrs:
+        op = instr.op
+        if isinstance(op, LocalRepeat):
+            attributes: tuple[Any, ...] = (op.label, op.carries, op.stacks, op.reverse, *_instructions(op.body))
+        else:
+            attributes = tuple(_LIST.sub("#", _NUMBER.sub("#", repr(getattr(op, f.name)))) for f in fields(op))
+        outs = tuple((v.name, v.type.dtype, v.type.names, v.layout) for v in instr.outputs)
+        yield type(op).__name__, attributes, instr.inputs, outs
+
+
+def _sizes(job: Job) -> dict[str, int]:
+    return {a.name: a.size for a in job.strategy.mesh}
+
+
+def _values(graph: Graph) -> Iterator[Value]:
+    yield from graph.inputs
+    for node in graph:
+        yield from node.outputs
+        if isinstance(node.op, Repeat):
+            yield from _values(node.op.body)
+
+
+def _loops(graph: Graph) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for node in graph:
+        if isinstance(node.op, Repeat):
+            found[node.op.label] = node.op.count
+            found |= _loops(node.op.body)
+    return found
+
+
+def _by_name(job: Job) -> dict[str, set[int]]:
+    """Sizes of the dims of each name; of no loop's."""
+    loops = _loops(job.model.graph)
+    found: dict[str, set[int]] = {}
+    for v in _values(job.model.graph):
+        for d in v.type.dims:
+            if d.name not in loops:
+                found.setdefault(d.name, set()).add(d.size)
+    return found

@@ -1,0 +1,177 @@
+"""What running a program needs of *this* machine's memory, and what there is of it.
+
+`stacked`: all devices as one array per value, with size 1 along axes on which it is replicated; 16-bit floats take 32
+bits. `serial`: the serial interpreter keeps every value of a graph. Both are estimates, good enough to refuse what
+cannot be; small ones are not refused at all.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from compiler.cost.memory import ClassMemory
+from compiler.cost.replay import STATIC, Replay
+from compiler.graph import Graph, Type
+from compiler.layout import TIME, Layout, local_type
+from compiler.liveness import walk
+from compiler.model import Training
+from compiler.ops.effects import Input
+from compiler.ops.repeat import Repeat
+from compiler.program import DeviceClass, Program, Var
+from runtime.kernels import STORAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Bytes that this process can still have, and what says so."""
+
+    bytes: int
+    what: str
+
+
+def available() -> Limit | None:
+    """The narrowest of the machine's free memory, the limits of its control group, and the process's own; None where
+    the system tells none of them."""
+    return min(_limits(), key=lambda limit: limit.bytes, default=None)
+
+
+def _limits() -> Iterator[Limit]:
+    memory = _fields("/proc/meminfo")
+    if "MemAvailable" in memory:
+        yield Limit(memory["MemAvailable"] + memory.get("SwapFree", 0), "free memory")
+    own = _fields("/proc/self/status")
+    for kind, used, what in (
+        (resource.RLIMIT_AS, "VmSize", "limit of the address space"),
+        (resource.RLIMIT_DATA, "VmData", "limit of data"),
+    ):
+        soft, _ = resource.getrlimit(kind)
+        if soft != resource.RLIM_INFINITY:
+            yield Limit(max(0, soft - own.get(used, 0)), what)
+    for most, now in _groups():
+        try:
+            yield Limit(max(0, int(most.read_text()) - int(now.read_text())), "limit of the control group")
+        except (OSError, ValueError):
+            continue  # not there, or `max`
+
+
+def _groups() -> Iterator[tuple[Path, Path]]:
+    """Files of the memory limits of this process's control groups, and of those above them, and of what is used."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, names = root, ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        folder = base / path.lstrip("/")
+        for at in (folder, *folder.parents):
+            yield at / names[0], at / names[1]
+            if at == base:
+                break
+
+
+def _fields(path: str) -> dict[str, int]:
+    """Lines like `VmSize:  1234 kB`, in bytes."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return {}
+    found = [(name, rest.split()) for name, _, rest in (line.partition(":") for line in lines)]
+    return {name: 1024 * int(words[0]) for name, words in found if len(words) == 2 and words[1] == "kB"}
+
+
+# --- needed ----------------------------------------------------------------------------------------
+
+
+def stored(type: Type) -> int:
+    """Bytes of an array of this type."""
+    return type.elements * np.dtype(STORAGE[type.dtype]).itemsize
+
+
+def stacked(program: Program) -> int:
+    """Of the executor with all devices as one array: lasting and saved values of all groups, the rest of one."""
+    lasting, passing = 0, 0
+    for cls in program.classes:
+        memory = _Stacked(program, cls)
+        for group in cls.groups:
+            roles = [r for peak in memory.use(group).values() for r in peak.roles.items()]
+            kept = sum(n for role, n in roles if role in (*STATIC, "gradient", "saved", "input"))
+            lasting += kept
+            passing = max(passing, sum(n for _, n in roles) - kept)
+    return lasting + passing
+
+
+def private(program: Program) -> int:
+    """Of the executor in which every device has its own buffers."""
+    each = prod(a.size for a in program.axes if a.kind == "mesh")
+    total = 0
+    for cls in program.classes:
+        memory = ClassMemory(program, cls)
+        total += sum(each * peak.bytes for group in cls.groups for peak in memory.use(group).values())
+    return total
+
+
+def serial(training: Training) -> int:
+    """Of a step of the serial program beside a run: its values, and weights and states before and after."""
+    lasting = sum(stored(v.type) for v in training.update.inputs)
+    values = sum(_values(g) for g in (*(r.graph for r in training.rounds), training.forward, training.backward))
+    return 3 * lasting + max(values, _values(training.update))
+
+
+def _values(graph: Graph) -> int:
+    total = 0
+    for node in graph:
+        total += sum(stored(v.type) for v in node.outputs)
+        if isinstance(node.op, Repeat):
+            total += _values(node.op.body)
+    return total
+
+
+class _WholeReplay(Replay):
+    """Counts a value on all devices of a group at once."""
+
+    def _bytes(self, var: Var) -> int:
+        return _whole(var.type, var.layout, self.sizes)
+
+    def _declared(self, name: str) -> int:
+        decl = self.states[name]
+        return _whole(decl.type, decl.layout, self.sizes)
+
+
+class _Stacked(ClassMemory):
+    replay = _WholeReplay
+
+    def __init__(self, program: Program, cls: DeviceClass) -> None:
+        super().__init__(program, cls)
+        self.static = {}
+        for s in cls.states:
+            if s.role in STATIC:
+                size = _whole(s.type, s.layout, self.sizes)
+                self.static.setdefault((s.memory, s.role), []).append((s.name, size))
+        inputs = {
+            (i.op.name, i.outputs[0].layout): i.outputs[0]
+            for f in cls.functions
+            for i, _, _ in walk(f.body)
+            if isinstance(i.op, Input)
+        }
+        for (name, layout), var in inputs.items():
+            times = self.sizes[TIME] if TIME in layout.axes else 1
+            size = times * _whole(var.type, layout, self.sizes)
+            self.static.setdefault(("hbm", "input"), []).append((name, size))
+
+
+def _whole(type: Type, layout: Layout, sizes: Mapping[str, int]) -> int:
+    pieces = prod(sizes[a] for a in layout.axes if a != TIME)
+    return pieces * stored(local_type(type, layout, sizes))

@@ -1,0 +1,146 @@
+"""`verify --small`: the same strategy in the smallest sizes; and what is refused for this machine's memory."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import parc
+from dsl.source import Source
+from parc.cli import cli
+from parc.small import Small, facts
+from runtime import room
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+LITERALS = """\
+use std.layers
+use std.optimizers (adamw)
+
+model m {
+  dim b = 480, s = 2048, d = 4096, v = 50257
+  input tokens, targets : int32[b,s] in 0..v
+  x = embedding(tokens, over v, over d)
+  repeat 96 as block {
+    x = x + attention(layer_norm(x), 32)
+    x = x + mlp(layer_norm(x), 4 * d)
+  }
+  if d > 2000 {
+    x = x * 0.5
+  }
+  loss cross_entropy(linear(x, over v), targets, over v)
+}
+
+strategy s for m {
+  mesh (pp = 8, dp = 16, tp = 8)
+  split b on dp
+  split h, f on tp
+  split v on tp pad
+  shard optimizer on dp
+  pipeline block on pp, schedule one_f_one_b(microbatches = 30, over = b)
+}
+
+job fit {
+  train m using s
+  optimizer adamw(lr = 1e-3, clip = 1.0)
+  precision bf16, master f32
+}
+"""
+
+
+def sizes(small: Small) -> dict[str, int]:
+    return {a.name: a.size for a in small.compiled.job.strategy.mesh}
+
+
+@pytest.mark.parametrize(
+    ("name", "job", "params"),
+    [
+        ("pangu_200b", None, {}),
+        ("walls", "misplaced", {}),
+        ("llama", None, {"layers": 32, "hidden": 4096, "heads": 32, "kv_heads": 8, "vocab": 128256, "seq": 8192,
+                         "batch": 1024, "dp": 8, "tp": 8, "pp": 4, "microbatches": 64}),
+        ("resnet", None, {"size": 224, "channels": 64, "layers": 50, "batch": 256, "dp": 64, "sp": 2}),
+        ("recsys", None, {"users": 6000000, "items": 1000000, "hidden": 128, "batch": 65536, "dp": 32}),
+        ("towers", None, {"hidden": 1024, "batch": 1024, "dp": 16}),
+        ("lora", None, {}),
+    ],
+)  # fmt: skip
+def test_every_example(name: str, job: str | None, params: dict[str, object]) -> None:
+    file = EXAMPLES / f"{name}.par"
+    small = parc.shrink(file, params=params, job=job, double=True)
+    assert small.complete and small.other == 0
+    assert all(n <= 4 for n in sizes(small).values())
+    proof = parc.verify(file, small=small, params=params, job=job, double=True)
+    assert proof.ok, proof.worst
+    assert sum(r.elements for r in proof.rows) < 1_000_000
+
+
+def test_sizes_that_are_literals() -> None:
+    """Uneven pieces stay uneven, `if` keeps its outcome, every stage has two layers, there are inner stages."""
+    small = parc.shrink(Source("t", LITERALS), double=True)
+    job = small.compiled.job
+    assert sizes(small) == {"pp": 3, "dp": 2, "tp": 2} and small.devices == 1024
+    dims = {d.name: d.size for v in job.model.graph.inputs for d in v.type.dims}
+    assert dims["v"] % 2 == 1 and dims["d"] > 2000
+    assert dims["block"] % 3 == 0 and dims["block"] >= 6
+    assert job.strategy.microbatches > 3 and dims["b"] % (2 * job.strategy.microbatches) == 0
+    assert {s.name for s in small.shrunk} == {""}
+
+
+def test_facts_see_what_divides() -> None:
+    def of(text: str) -> dict[str, object]:
+        found = parc.evaluate(Source("t", text)).job
+        return facts(found, found)
+
+    own = of(LITERALS)
+    other = of(LITERALS.replace("v = 50257", "v = 50264"))
+    assert {k for k in own if own[k] != other[k]} == {"dim v"}
+
+
+def test_it_says_what_was_shrunk_and_what_is_not_proved() -> None:
+    words = ["verify", str(EXAMPLES / "pangu_200b.par"), "--small", "--steps", "1", "--double"]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stdout.split())
+    assert "hidden 16,384 -> 8" in said and "not proved" in said and "2,048 devices are 12" in said
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    found = json.loads(CliRunner().invoke(cli, [*words, "--json"]).stdout)["result"]["small"]
+    assert found["devices"] == 2048 and found["other_operations"] == 0
+    assert {"axis": "pp", "before": 16, "after": 3} in found["axes"]
+
+
+# --- memory of this machine ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["run", "verify"])
+def test_what_needs_too_much_is_refused_by_numbers(command: str) -> None:
+    result = CliRunner().invoke(cli, [command, str(EXAMPLES / "pangu_200b.par")])
+    assert result.exit_code == 4 and "E0910" in result.stderr
+    assert "hidden = 16384" in result.stderr and "--small" in result.stderr
+
+
+def test_limits_of_the_process_count() -> None:
+    """Weights of 800 MB, and half of that to have."""
+    text = "import resource, sys; from parc.cli import cli; "
+    text += "resource.setrlimit(resource.RLIMIT_AS, (900 << 20, 900 << 20)); cli(sys.argv[1:])"
+    words = [str(EXAMPLES / "gpt.par"), "--steps", "1", "-D", "hidden=2048", "-D", "layers=4"]
+    done = subprocess.run([sys.executable, "-c", text, "run", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 4 and "E0910" in done.stderr and "address space" in done.stderr, done.stderr
+
+
+def test_what_is_needed_is_what_is_taken() -> None:
+    """Within a factor of two of what running takes, for both executors' programs and the proof."""
+    compiled = parc.compile(EXAMPLES / "gpt.par", params={"hidden": 512, "layers": 2, "dp": 2, "batch": 16})
+    weights = sum(w.value.type.bytes for w in compiled.training.model.weights)
+    assert 4 * weights < room.stacked(compiled.program) < 20 * weights
+    assert room.private(compiled.program) > 1.5 * room.stacked(compiled.program) / 2
+    assert room.serial(compiled.training) > 9 * weights
+    limit = room.available()
+    assert limit is None or limit.bytes > 0
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] != 0
