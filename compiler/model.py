@@ -285,11 +285,15 @@ class State:
         return self.value.name
 
 
+STEP_DTYPE = "f64"
+"""What optimizers compute in, where only the number of the step and other numbers go in."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class WeightUpdate:
     """One weight's optimizer.
 
-    graph.inputs = step (scalar in master dtype, from 1), weight, gradient, states…; outputs = new weight, new states.
+    graph.inputs = step (an f64 scalar, from 1), weight, gradient, states…; outputs = new weight, new states.
     """
 
     weight: str

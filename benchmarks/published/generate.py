@@ -132,7 +132,7 @@ def _model(row: Row) -> str:
         ]
         head = f"{norm}(x) @ wte"
     dense = [f"x = x + {attend}", f"x = x + {mlp}({norm}(x), {row.whole('ffn')})"]
-    layer = [dense[0], *mixture.layer(row, norm)] if mixture.mixed(row) else dense
+    layer = [dense[0], *mixture.layer(row, norm, _pieces(row))] if mixture.mixed(row) else dense
     if first := _dense_layers(row):
         lines += [f"  repeat {first} as first {{", *(f"    {line}" for line in dense), "  }"]
         layers -= first
@@ -157,10 +157,8 @@ def _uses(row: Row, device: str) -> str:
     names = {"cross_entropy", "rms_norm" if gated else "layer_norm", "swiglu" if gated else "mlp"}
     names |= {_attention(row).partition("(")[0]} | ({"embedding", "linear"} if gated else set())
     names |= {"gelu"} if row["arch"] == "encoder" else set()
-    names |= {"softmax"} | (set() if mixture.clamped(row) else {"silu"}) if mixture.mixed(row) else set()
-    names |= {"rms_norm", "rotary", "softmax"} if mixture.latent(row) else set()
-    names -= {"latent_attention"}
-    names -= {"swiglu"} if mixture.mixed(row) and not (_dense_layers(row) or row.whole("shared_ffn", 0)) else set()
+    names |= {"moe"} if mixture.mixed(row) else set()
+    names -= {"swiglu"} if mixture.mixed(row) and not _dense_layers(row) else set()
     known = f"use std.devices ({device})\n" if device != "measured" else ""
     optimizer = "lamb" if row["optimizer"] == "LAMB" else "adam"
     return f"{known}use std.layers ({', '.join(sorted(names))})\nuse std.optimizers ({optimizer})\n\n"
@@ -180,6 +178,17 @@ def _again(row: Row) -> tuple[str, Fraction]:
 def _dense_layers(row: Row) -> int:
     """Layers without experts before the others. In a pipeline all have them: as wide in sum, and stages stay even."""
     return row.whole("dense_layers", 0) if mixture.mixed(row) and row.whole("pp") == 1 else 0
+
+
+def _wide(row: Row) -> bool:
+    """Whether experts are split over devices that have parts of one sequence."""
+    return mixture.mixed(row) and row.whole("ep") > 1 and mixture.inner(row) > degrees(row)["dp"]
+
+
+def _pieces(row: Row) -> int:
+    """Parts of a sequence of which positions go to experts from one device each."""
+    mesh = degrees(row)
+    return (mesh["cp"] if _wide(row) else 1) * (mesh["tp"] if row.yes("sp") and mixture.own(row) else 1)
 
 
 def _layers(share: Fraction) -> list[str]:
@@ -218,7 +227,13 @@ def _recompute_in(row: Row, layer: str, kind: str) -> list[str]:
         kept = [f"{layer}.{scope}.{name}" for name in ("q", "value", "mixed")]
         return [f"  recompute {layer} keep {', '.join(kept)}, {layer}.swiglu.a, {layer}.swiglu.out"]
     if kind == "products":
-        wide = "experts" if mixture.mixed(row) and layer != "first" else "swiglu" if dialect(row) == "llama" else "mlp"
+        wide = (
+            "moe.routed_experts"
+            if mixture.mixed(row) and layer != "first"
+            else "swiglu"
+            if dialect(row) == "llama"
+            else "mlp"
+        )
         kept = [f"{layer}.{wide}.u", *([f"{layer}.{wide}.a"] if wide != "mlp" else [])]
         return [f"  recompute {layer} keep {', '.join(core + kept)}"]
     if kind == "core" or fused(row):
@@ -235,12 +250,11 @@ def _strategy(row: Row) -> str:
     e = "e, " if experts else ""
     lines += [f"  split {e if axis == 'dp' else ''}b on {axis}" for axis in ("rep", "dp") if axis in axes]
     if "cp" in axes:
-        wide = experts and mixture.inner(row) > mesh["dp"]
-        lines += ["  split e on cp", "  split s, slot on cp for activations"] if wide else []
-        lines += [] if wide else ["  split s on cp for activations"]
+        lines += ["  split e on cp", "  split s, p on cp for activations"] if _wide(row) else []
+        lines += [] if _wide(row) else ["  split s on cp for activations"]
     if "tp" in axes:
         own = "e, " if mixture.own(row) else ""
-        s = ", s, slot" if row.yes("sp") and own else ", s" if row.yes("sp") else ""
+        s = ", s, p" if row.yes("sp") and own else ", s" if row.yes("sp") else ""
         lines.append(f"  split {own}h, f, v{s} on tp")
     # Systems that shard weights gather them once a step where there is a pipeline, not for each of its micro-batches
     # (TorchTitan: "to avoid per-microbatch all-gathers"), and reduce gradients after the last: that is what 1 is.
@@ -295,7 +309,6 @@ def job(row: Row) -> str:
         f"# {row['row_id']}: {row['model']} on {row['n_dev']} {row['accel']}\n\n"
         + _uses(row, device)
         + defined
-        + mixture.functions(row)
         + f"{_model(row)}\n{machines.cluster(row, device)}\n{_strategy(row)}\n"
         + "job step {\n"
         "  train gpt on pod using published\n"

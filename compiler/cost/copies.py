@@ -11,6 +11,7 @@ from fractions import Fraction
 
 from compiler.cost.drafts import Lifted
 from compiler.ops.elementwise import Broadcast, Cast, Map, Transpose
+from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Reduce
 from compiler.ops.shape import Merge, Pad, Rename, Slice, Split
 from compiler.program import Body, Instr
@@ -59,14 +60,29 @@ def _gathered(moved: Instr, body: Body, values: Mapping[str, Lifted]) -> list[Fr
         (reader,) = readers
         if isinstance(reader.op, Reduce) and reader.op.fn == "sum":
             sizes.append(values[reader.outputs[0].name].elements * share)
+        elif isinstance(reader.op, ScatterAdd) and reader.inputs[0] == name:
+            share /= values[reader.inputs[1]].filled
+            sizes.append(values[reader.outputs[0].name].elements * share)
         elif _same(reader, values) != name or isinstance(reader.op, Broadcast):
             return sizes
         share *= _kept(reader, values)
         name = reader.outputs[0].name
 
 
+def filled(instr: Instr, values: Mapping[str, Lifted]) -> Fraction:
+    """The part of an index that can be rows at most: what is taken of a smaller list of rows leaves places empty."""
+    if isinstance(instr.op, Take):
+        table, out = (values[name].elements for name in (instr.inputs[0], instr.outputs[0].name))
+        return min(Fraction(table, max(out, 1)), Fraction(1))
+    if isinstance(instr.op, (*REORDERS, Map)):
+        return min((values[name].filled for name in instr.inputs), default=Fraction(1))
+    return Fraction(1)
+
+
 def _kept(instr: Instr, values: Mapping[str, Lifted]) -> Fraction:
-    """What a slice leaves and a pad adds, as a share: neither are copies."""
+    """What a slice leaves and a pad adds, as a share: neither are copies. Nor is room that no index fills."""
+    if isinstance(instr.op, Take):
+        return values[instr.inputs[1]].filled
     if not isinstance(instr.op, (Slice, Pad)):
         return Fraction(1)
     return Fraction(values[instr.inputs[0]].elements, values[instr.outputs[0].name].elements)
@@ -74,7 +90,7 @@ def _kept(instr: Instr, values: Mapping[str, Lifted]) -> Fraction:
 
 def _same(instr: Instr, values: Mapping[str, Lifted]) -> str | None:
     """The operand of which the result holds nothing but elements (and zeros, where a mask says so)."""
-    if isinstance(instr.op, REORDERS):
+    if isinstance(instr.op, (*REORDERS, Take)):
         return instr.inputs[0]
     if isinstance(instr.op, Map) and instr.op.fn == "where" and len(instr.inputs) == 2:
         mask, kept = instr.inputs

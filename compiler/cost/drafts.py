@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from compiler.cost.masks import kept
 from compiler.cost.work import Product, Work
@@ -22,11 +23,14 @@ VIEWS: tuple[type[Op], ...] = (
 )
 GROUPED = (comm.AllReduce, comm.AllGather, comm.ReduceScatter, comm.AllToAll)
 
+ALL = Fraction(1)
+
 
 @dataclass(slots=True)
 class Lifted:
     """A value. type, bytes: of the local piece; root: the value that it is a view of; owner: its kernel, or -1.
 
+    filled: of an index, the part that can be rows of a table at most (`copies.filled`).
     taint: `weights`, `gradients`, `statistics` (or a view, cast or collective of some), `constant`, or nothing.
     """
 
@@ -35,6 +39,7 @@ class Lifted:
     root: str
     owner: int = -1
     taint: str = ""
+    filled: Fraction = ALL
     carried: int | None = None  # a loop's carry: index of the result that it is in the next iteration
 
     @property
@@ -98,9 +103,36 @@ def attention_cores(
         draft = drafts[at]
         rows = set().union(*(free[d] for d in draft.deps if d in free))
         if draft.joins and at in read and any(rows & _summed(i, values) for i in draft.instrs):
-            wheres = [i for i in draft.instrs if isinstance(i.op, Map) and i.op.fn == "where"]
+            wheres = [i for i in draft.instrs if is_where(i) and values[i.outputs[0].name].elements == draft.size]
             found[at] = kept(wheres, made) if wheres else 1.0
             read |= draft.deps
+    return found
+
+
+def is_where(instr: Instr) -> bool:
+    """Whether the instruction chooses between two alternatives."""
+    return isinstance(instr.op, Map) and instr.op.fn == "where"
+
+
+def masked_again(instrs: Sequence[Instr], values: Mapping[str, Lifted]) -> list[Instr]:
+    """Instructions of a kernel that choose by a condition by which their operand was chosen before, with nothing but
+    element-wise work in between: a softmax that is exactly 0 where nothing is kept says so twice, before and after its
+    exponential, and so does its derivative; systems' kernels mask once.
+    """
+    by: dict[str, set[str]] = {}  # value -> conditions by which it was chosen
+    found = []
+    for instr in instrs:
+        size = values[instr.outputs[0].name].elements
+        before: set[str] = set()
+        if not isinstance(instr.op, (Reduce, Contract)):
+            alternatives = instr.inputs[1:] if is_where(instr) else instr.inputs
+            before.update(*(by.get(n, ()) for n in alternatives if values[n].elements == size))
+        if is_where(instr):
+            condition = values[instr.inputs[0]].root
+            if condition in before:
+                found.append(instr)
+            before.add(condition)
+        by[instr.outputs[0].name] = before
     return found
 
 

@@ -7,6 +7,7 @@ be priced again and again with other parameters: that is what fitting does. Roll
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from math import prod
 
 from compiler.cost.flops import program_flops
@@ -46,8 +47,9 @@ def features(program: Program) -> Features:
     for c in program.classes:
         parts.append({})
         inside.append({})
+        filled: dict[str, Fraction] = {}
         for f in c.functions:
-            lifter = Lifter(program, {s.name: s for s in c.states}, f.name == "U", ITEMSIZE[compute])
+            lifter = Lifter(program, {s.name: s for s in c.states}, f.name == "U", ITEMSIZE[compute], filled)
             parts[-1][f.name, f.chunk] = lifter.part(f.body)
             inside[-1][f.name, f.chunk] = frozenset(lifter.inside), frozenset(lifter.core)
     by_dtype = program_flops(program)

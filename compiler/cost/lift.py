@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from math import prod
 
-from compiler.cost.copies import copies
-from compiler.cost.drafts import GROUPED, VIEWS, Draft, Lifted, attention_cores, sunk_values
+from compiler.cost.copies import copies, filled
+from compiler.cost.drafts import ALL, GROUPED, VIEWS, Draft, Lifted, attention_cores, masked_again, sunk_values
 from compiler.cost.work import Collective, Copy, Loop, Meet, Node, Part, Post, Product, Vector, Wait, Work
 from compiler.graph import ITEMSIZE
 from compiler.layout import local_type
@@ -43,7 +44,15 @@ TAINTS = {"weight": "weights", "gradient": "gradients", "statistic": "statistics
 class Lifter:
     """Of one function of one class."""
 
-    def __init__(self, program: Program, states: Mapping[str, StateDecl], update: bool, itemsize: int = 8) -> None:
+    def __init__(
+        self,
+        program: Program,
+        states: Mapping[str, StateDecl],
+        update: bool,
+        itemsize: int = 8,
+        filled: dict[str, Fraction] | None = None,
+    ) -> None:
+        self.filled = {} if filled is None else filled  # of what functions save, for those that load it
         self.sizes, self.states, self.update = program.sizes, states, update
         self.computes = itemsize
         self.itemsize = 8 if update else itemsize
@@ -100,6 +109,9 @@ class _Lift:
             self.add(instr, work)
         else:
             self.vector(instr, isinstance(op, JOINING))
+        if not isinstance(op, (effects.Effect, LocalRepeat)):
+            for var in instr.outputs:
+                self.values[var.name].filled = filled(instr, self.values)
 
     def is_free_cast(self, instr: Instr) -> bool:
         source = self.values[instr.inputs[0]]
@@ -261,9 +273,11 @@ class _Lift:
                 self.values[var.name].taint = taint
             else:
                 self.define(var, -1, taint)
+            self.values[var.name].filled = self.lifter.filled.get(op.name, ALL)
         elif isinstance(op, (effects.Save, effects.Write)):
             state = self.lifter.states.get(op.name)
             value = self.values[instr.inputs[0]]
+            self.lifter.filled[op.name] = value.filled
             if state is not None and state.memory != "hbm":
                 self.add(instr, Copy(value.bytes, state.memory))
         elif isinstance(op, effects.Accumulate):
@@ -304,10 +318,13 @@ class _Lift:
             value = self.lifter.value(param)
             value.taint = self.values[name].taint
             value.carried = i if i < op.carries else None
+            value.filled = ALL if i < op.carries else self.values[name].filled
             given[param.name] = value
         sunk = {i for i, v in enumerate(instr.outputs) if v.name in self.sunk and i >= op.carries}
-        body = _Lift(self.lifter, op.body, given, sunk).part()
-        self.add(instr, Loop(op.count, body))
+        inner = _Lift(self.lifter, op.body, given, sunk)
+        self.add(instr, Loop(op.count, inner.part()))
+        for var, result in zip(instr.outputs, op.body.results):
+            self.values[var.name].filled = inner.values[result].filled
 
     # --- sizes of kernels, once all readers are known -----------------------------------------------------------
 
@@ -407,7 +424,10 @@ class _Lift:
         made = {v.name for i in draft.instrs for v in i.outputs}
         read: dict[str, int] = {}
         loose = written = flops = 0
+        again = masked_again(draft.instrs, self.values)
         for instr in draft.instrs:
+            if instr in again:
+                continue
             for name in instr.inputs:
                 root = self.values[name].root
                 loose += self._size(name)
@@ -421,7 +441,8 @@ class _Lift:
                     written += self._size(var.name)
         first = draft.instrs[0]
         dtype = self.values[first.outputs[0].name].type.dtype
-        return Vector(sum(read.values()) + written, loose, len(draft.instrs), flops, dtype, core)
+        ops = len(draft.instrs) - len(again)
+        return Vector(sum(read.values()) + written, loose, ops, flops, dtype, core)
 
     def _product(self, draft: Draft, work: Product, cores: Mapping[int, float]) -> Product:
         (instr,) = draft.instrs

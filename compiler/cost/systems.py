@@ -116,8 +116,9 @@ class _Replay(Replay):
     def _begin(self, instr: Instr) -> None:
         """What was added to a gradient takes no room any more, however long the program has it."""
         for b in self.passing:
-            self._count(b, -1)
-            b.bytes = 0
+            if not b.accumulator:
+                self._count(b, -1)
+                b.bytes = 0
         self.passing = []
         super()._begin(instr)
 
@@ -128,8 +129,14 @@ class _Replay(Replay):
         return b
 
     def _accumulate(self, name: str, operand: str, env: dict[str, Buffer], dying: tuple[str, ...]) -> None:
-        if name not in self.of.added:
-            super()._accumulate(name, operand, env, dying)
+        """What is kept of a sum has its own size, whatever that of the value is that it begins with."""
+        if name in self.of.added or name in self.accumulated:
+            return
+        super()._accumulate(name, operand, env, dying)
+        b = self.accumulated[name]
+        self._count(b, -1)
+        b.bytes = self._declared(name)
+        self._count(b, 1)
 
     def _adds_to(self, name: str) -> bool:
         return name in self.of.added or super()._adds_to(name)

@@ -9,18 +9,19 @@ from math import prod
 from compiler.evaluate import dtypes, static
 from compiler.evaluate.arguments import Args, P
 from compiler.evaluate.expressions import Want, elementwise, evaluate, tensor
+from compiler.evaluate.ranges import Extent
 from compiler.evaluate.scope import Scope, check_dim
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import Bound, Number, Results, WeightVar, is_static, plain
 from compiler.graph import FLOATS, Dim, Value
 from compiler.ops.create import Full, Iota, Random
 from compiler.ops.elementwise import UNARY, Cast, Map, StopGradient
-from compiler.ops.index import Take
+from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Cumsum, Reduce, TopK
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Slice, Split
 from compiler.ops.window import Window
 from dsl import ast
-from dsl.diagnostics import fail
+from dsl.diagnostics import did_you_mean, fail
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,10 @@ def dtype_of(a: Args, name: str) -> str:
     if word.id not in known:
         raise fail("E0207", f"there is no dtype `{word.id}`", word.span, help=dtypes.meant(word.id, known))
     return known[word.id]
+
+
+def _is_tensor(a: Args) -> Bound:
+    return isinstance(a.value("x"), Value | WeightVar)
 
 
 def _stop_gradient(a: Args) -> Bound:
@@ -239,7 +244,43 @@ def _take(a: Args) -> Bound:
     dim, _, new = a.one_dim("over", table)
     if new:
         raise fail("E0210", "`take` does not rename", a.expr("over").span)
+    _check_rows(a, table.type.size(dim), dim, a.scope.making.extents.get(index))
     return a.scope.emit(Take(dim), table, index, span=a.span, name=a.hint)
+
+
+def _scatter_add(a: Args) -> Bound:
+    x, index = a.tensor("x"), a.tensor("index")
+    before, after = a.dim_names("dims")
+    if not before or len(after) != 1:
+        raise fail("E0209", "`scatter_add` adds up into one dim: `scatter_add(x, index, n -> v)`", a.expr("dims").span)
+    gone = a.scope.dim_list(before)
+    for dim, name in zip(gone, before):
+        if not index.type.has(dim.name):
+            message = f"`scatter_add`: the index {index.type} has no dim `{dim.name}`"
+            raise fail("E0204", message, name.span, help=did_you_mean(dim.name, index.type.names))
+    into = a.scope.dim(after[0])
+    names = [d.name for d in gone]
+    kept = [into.name if n == names[0] else n for n in x.type.names if n == names[0] or n not in names]
+    _check_rows(a, into.size, into.name, a.scope.making.extents.get(index))
+    return a.scope.emit(ScatterAdd(into, tuple(kept)), x, index, span=a.span, name=a.hint)
+
+
+def _check_rows(a: Args, rows: int, dim: str, index: Extent | None) -> None:
+    """E0219 where the index is known to be, for some data, none of the table's rows."""
+    if index is None or not index.attained or (index.low >= 0 and index.high < rows):
+        return
+    span = a.expr("index").span
+    message = f"the index lies in {index.low:.0f}..{index.high + 1:.0f}, the table has {rows} rows along `{dim}`"
+    notes = [("this is what it comes from", index.at)] if index.at and index.at != span else []
+    help = f"declare the input `in 0..{rows}`" if index.at else f"its rows are 0 to {rows - 1}"
+    raise fail("E0219", message, span, notes=notes, help=help)
+
+
+def _within(a: Args) -> Bound:
+    x = a.tensor("x")
+    low, high = a.range("range")
+    known = a.scope.making.extents.get(x)
+    return known is not None and low <= known.low and known.high < high
 
 
 def _top_k(a: Args) -> Bound:
@@ -304,6 +345,7 @@ BUILTINS: dict[str, Builtin] = {
     **{fn: Builtin((_X, P("y")), _map(fn)) for fn in ("pow", "maximum", "minimum")},
     "where": Builtin((P("test"), P("then"), P("other")), _where),
     "cast": Builtin((_X, P("dtype", "word")), _cast),
+    "is_tensor": Builtin((_X,), _is_tensor),
     "stop_gradient": Builtin((_X,), _stop_gradient),
     "sum": Builtin((_X, _OVER), _sum),
     "mean": Builtin((_X, _OVER), _mean),
@@ -314,6 +356,8 @@ BUILTINS: dict[str, Builtin] = {
     "split": Builtin((_X, P("dims", "arrow")), _split),
     "merge": Builtin((_X, P("dims", "arrow")), _merge),
     "take": Builtin((P("table"), P("index"), P("over", "dims")), _take),
+    "scatter_add": Builtin((_X, P("index"), P("dims", "arrow")), _scatter_add),
+    "within": Builtin((_X, P("range", "range")), _within),
     "slice": Builtin((_X, P("dim", "arrow"), P("range", "range")), _slice),
     "pad": Builtin((_X, P("dim", "arrow"), P("low"), P("high"), P("value", optional=True)), _pad),
     "concat": Builtin((P("x", many=True), P("over", "arrow")), _concat),

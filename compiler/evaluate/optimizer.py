@@ -1,4 +1,4 @@
-"""`optimizer`: one small graph per weight, in master precision."""
+"""`optimizer`: one small graph per weight, in master precision; what depends on the step alone is computed in f64."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from compiler.evaluate.session import Call, Session
 from compiler.evaluate.statements import run
 from compiler.evaluate.values import Entry, Skip, WeightVar, is_static, plain
 from compiler.graph import Graph, Names, Type, Value
-from compiler.model import Precision, State, Weight, WeightUpdate
+from compiler.model import STEP_DTYPE, Precision, State, Weight, WeightUpdate
 from compiler.ops.elementwise import Transpose
 from dsl import ast
 from dsl.diagnostics import ParcError, fail
@@ -67,7 +67,9 @@ def _update(
     making.loop_labels = dict.fromkeys(weight.loops, weight.value.span)
     path = f"{weight.name}.update"
     frame = Frame(names, path)
-    step = frame.param("step", Type(precision.master))
+    step = frame.param("step", Type(STEP_DTYPE))
+    if precision.master != STEP_DTYPE:
+        making.of_step.add(step)
     w = frame.param("w", weight.value.type, weight.value.span)
     g = frame.param("g", weight.value.type, weight.value.span)
 
@@ -108,7 +110,7 @@ def _final(name: str, type: Type, scope: Scope, entry: Entry, before: Value) -> 
         raise fail("E0312", f"the optimizer `{entry.name}` never changes {what}", span, help=f"`{name} = …`")
     if is_static(value) or not isinstance(value, Value | WeightVar):
         raise fail("E0312", f"`{name}` must stay a tensor of the weight's shape", span)
-    x = tensor(value, scope, span)
+    x = scope.in_master(tensor(value, scope, span), span)
     if x.type == type:
         return x
     if x.type.dtype == type.dtype and set(x.type.dims) == set(type.dims):

@@ -7,7 +7,7 @@ from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.frame import Frame
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.statements import assigned, run
-from compiler.evaluate.values import Broken, Skip, WeightVar, kind_of
+from compiler.evaluate.values import Bound, Broken, Skip, WeightVar, kind_of
 from compiler.graph import Graph, Node, Value
 from compiler.ops.elementwise import Transpose
 from compiler.ops.repeat import Repeat
@@ -56,7 +56,28 @@ def _check_statics(statement: ast.Repeat, scope: Scope, inner: Scope) -> None:
             if old is None or isinstance(old, Value | WeightVar | Broken) or new is old or isinstance(new, Broken):
                 continue
             message = f"`{name}` is {kind_of(old)}: the iterations of a `repeat` cannot change it"
-            raise fail("E0309", message, s.span, help="only tensors are carried from iteration to iteration")
+            help = "only tensors are carried from iteration to iteration"
+            if (begun := _begun_as_tensor(name, old, new, scope)) is not None:
+                help += f": before the loop, write `{begun}`"
+            raise fail("E0309", message, s.span, help=help)
+
+
+def _begun_as_tensor(name: str, old: Bound, new: Bound | None, scope: Scope) -> str | None:
+    """The assignment before the loop that makes a tensor of the number `old`, of the type that an iteration gives."""
+    if not isinstance(new, Value) or isinstance(old, bool) or not isinstance(old, int | float):
+        return None
+    if any(scope.find_dim(d.name) != d for d in new.type.dims):
+        return None
+    precision = scope.making.precision
+    words = {precision.master: "master", precision.compute: "compute"} if new.type.dims else {}
+    words = words or {precision.compute: "compute", precision.master: "master"}  # scalars are sums: losses
+    word = words.get(new.type.dtype, new.type.dtype)
+    arguments = ", ".join([*new.type.names, *([] if word == "compute" else [f"dtype = {word}"])])
+    return (
+        f"{name} = zeros({arguments})"
+        if old == 0
+        else f"{name} = full({', '.join(filter(None, [str(old), arguments]))})"
+    )
 
 
 def _append(

@@ -8,10 +8,11 @@ from compiler.evaluate import limits
 from compiler.evaluate.frame import Frame
 from compiler.evaluate.frozen import Patterns
 from compiler.evaluate.modules import Module
+from compiler.evaluate.ranges import Extent, extents
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.values import BROKEN, Bound, Broken, DimList, Skip, WeightVar, kind_of
 from compiler.graph import DTYPES, Dim, Names, Value
-from compiler.model import Input, Precision, State, Weight
+from compiler.model import STEP_DTYPE, Input, Precision, State, Weight
 from compiler.ops.base import Misuse, Op, OpError
 from compiler.ops.elementwise import Cast
 from dsl import ast
@@ -40,6 +41,9 @@ class Making:
         self.metrics: list[tuple[str, Value]] = []
         self.loop_labels: dict[str, Span] = {}
         self.dim_names: set[str] = set()
+        self.of_step: set[Value] = set()  # in an optimizer: what depends on the step alone, while it is f64
+        self.extents: dict[Value, Extent] = {}  # what is known of the numbers of tensors
+        self.rounded: dict[Value, Value] = {}  # such a value -> in master precision
 
     def dtypes(self) -> dict[str, str]:
         """The words that name a dtype: all of them, and the job's `compute` and `master`.
@@ -177,7 +181,10 @@ class Scope:
     def emit_many(self, op: Op, *inputs: Value, span: Span, name: str | None = None) -> tuple[Value, ...]:
         """Append a node. Its types are checked and bounded; its operands are imported where they are outer values."""
         self.session.spend_node(span)
-        frame = self.frame
+        frame, of_step = self.frame, self.making.of_step
+        alone = bool(inputs) and all(v in of_step for v in inputs)
+        if of_step and not alone:
+            inputs = tuple(self.in_master(v, span) for v in inputs)
         operands = [frame.local(v) for v in inputs]
         builder = frame.builder
         builder.scope = self.path
@@ -191,7 +198,24 @@ class Scope:
         except OpError as error:
             raise fail(error.code, error.message, span, help=error.help) from None
         frame.own.update(values)
+        known = self.making.extents
+        for value, extent in zip(values, extents(op, [known.get(v) for v in inputs], [t.dtype for t in types])):
+            if extent is not None:
+                known[value] = extent
+        if alone:
+            of_step.update(v for v in values if v.type.dtype != self.making.precision.master)
         return values
+
+    def in_master(self, value: Value, span: Span) -> Value:
+        """The value, for what is no function of the step alone: in an optimizer such functions are computed in f64
+        (`1 - beta ** step` would lose most digits in f32), and cast once, where they meet a tensor."""
+        making = self.making
+        if value not in making.of_step or value.type.dtype != STEP_DTYPE:
+            return value
+        if value not in making.rounded:
+            stem = value.name.rpartition(".")[2]
+            making.rounded[value] = self.emit(Cast(making.precision.master), value, span=span, name=stem)
+        return making.rounded[value]
 
     def read(self, weight: WeightVar, span: Span) -> Value:
         """The weight in the compute dtype."""

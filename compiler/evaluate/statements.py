@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from compiler.evaluate import dtypes, static
 from compiler.evaluate.expressions import evaluate, static_of, tensor
+from compiler.evaluate.ranges import Extent
 from compiler.evaluate.scope import Scope, check_dim, check_size
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import BROKEN, Bound, Broken, Number, Results, Skip, WeightVar, is_static, kind_of
@@ -271,6 +272,8 @@ def _input(statement: ast.InputDecl, scope: Scope) -> None:
         check_size(type.elements, f"the input `{name.id}`", name.span)
         value = scope.frame.param(name.id, type, name.span)
         scope.making.inputs.append(Input(value, low, high))
+        if low is not None and high is not None:
+            scope.making.extents[value] = Extent(low, high - 1, sources=frozenset({value.name}), at=name.span)
         scope.assign(name.id, value)
 
 

@@ -105,6 +105,8 @@ class Cumsum(Op):
 class TopK(Op):
     """The largest `into.size` elements along `dim`, in descending order (ties: the lower index first).
 
+    NaN is larger than all numbers, as for PyTorch, JAX and ONNX: a router that has diverged shows it.
+
     Results: values, and int32 indices along `dim`; `into` stands in the place of `dim`.
     """
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from compiler.graph import Builder, Graph, Names, Type, Value
-from compiler.model import Init, Job, State, Training
+from compiler.model import STEP_DTYPE, Init, Job, State, Training
 from compiler.ops.base import Op
 from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast, Literal, Map
@@ -126,7 +126,7 @@ class _Update:
                     for g, raw in zip(grads, self.gradients, strict=True)
                 ]
         next_step = self._map("add", self.counters.step.value, 1, name=f"{self.counters.step.name}.next")
-        step = self.b.add(Cast(self.master), next_step, name=f"{self.counters.step.name}.number")
+        step = self.b.add(Cast(STEP_DTYPE), next_step, name=f"{self.counters.step.name}.number")
         new_weights, new_states = self._apply(step, grads)
         counters = [self._unless_skipped(next_step, self.counters.step.value), *self._next_scale()]
         inputs = (*self.gradients, *self.weights, *(s.value for s in self.states))

@@ -149,4 +149,13 @@ CODES: tuple[Code, ...] = (
         _ADAM[:-2] + "  precision bf16, master bf16\n}\n",
         _ADAM[:-2] + "  precision bf16, master f32\n}\n",
     ),
+    Code(
+        "E0219",
+        "an index beyond its table",
+        "`take` reads rows that there are. The range that an input is declared with says which indices it may hold,\n"
+        "and some of these are none of the table's rows; so may be sums with constants, and positions.\n"
+        "Declare what is true of the data (`in 0..v`), and make the table so large.",
+        _model("input word : int32[b] in 0..9\nloss sum(take(x * w, word, over d))"),
+        _model("input word : int32[b] in 0..8\nloss sum(take(x * w, word, over d))"),
+    ),
 )

@@ -30,10 +30,13 @@ def plan_cumsum(op: Cumsum, ins: Sequence[LocalValue], outs: Sequence[LocalValue
 
 def plan_top_k(op: TopK, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     axis, k = env.lead + ins[0].type.index(op.dim), op.into.size
-    first = (*(slice(None),) * axis, slice(0, k))
+    last = ins[0].type.size(op.dim) - 1
+    largest = (*(slice(None),) * axis, slice(None, -k - 1, -1))
 
     def top_k(ctx: object, x: Array) -> tuple[Array, Array]:
-        order = np.argsort(-x, axis=axis, kind="stable")[first]
+        # Sorted from the end, so that of equal ones the first comes last, and read backwards. (Negated, the smallest
+        # integer would stay what it is, and NaN, which numpy sorts to the end, would be the smallest.)
+        order = last - np.argsort(np.flip(x, axis), axis=axis, kind="stable")[largest]
         return np.take_along_axis(x, order, axis), order.astype(np.int32)
 
     return top_k

@@ -98,6 +98,40 @@ def test_the_legal_numbers_of_micro_batches_are_those_that_work(rules: tuple[str
 
 
 @pytest.mark.parametrize(
+    "begin, added, precision, line",
+    [
+        ("0.0", "balance", "bf16, master f32", "total = zeros(dtype = master)"),
+        ("0", "cast(balance, compute)", "bf16, master f32", "total = zeros()"),
+        ("1.5", "balance", "bf16, master f32", "total = full(1.5, dtype = master)"),
+        ("0.0", "cast(h, compute)", "bf16, master f32", "total = zeros(b, d)"),
+        ("0.0", "balance", "f32", "total = zeros(dtype = master)"),
+    ],
+)
+def test_a_number_that_a_loop_changes_begins_as_the_tensor_that_it_becomes(
+    begin: str, added: str, precision: str, line: str
+) -> None:
+    """The line that the help of E0309 states is all that there is to mend: a loss that every layer adds to."""
+    text = f"""use std.optimizers (sgd)
+model m() {{
+  dim b = 4, d = 8
+  input x : compute[b,d]
+  h = x
+  total = {begin}
+  repeat 2 as block {{
+    weight w[d]
+    h = h * w
+    balance = mean(cast(h, master))
+    total = total + {added}
+  }}
+  loss mean(cast(h, master)) + mean(cast(total, master))
+}}
+{JOB.replace("PRECISION", precision)}"""
+    (found,) = check_file(Source("main.par", text))
+    assert found.code == "E0309" and (found.help or "").endswith(f"before the loop, write `{line}`")
+    assert not check_file(Source("main.par", text.replace(f"total = {begin}", line)))
+
+
+@pytest.mark.parametrize(
     ("pp", "chunks", "micro", "dp"), [(2, 2, 3, 1), (2, 2, 5, 1), (4, 2, 2, 1), (2, 4, 3, 2), (2, 2, 1, 4)]
 )
 def test_what_is_proposed_for_interleaving_works(pp: int, chunks: int, micro: int, dp: int) -> None:

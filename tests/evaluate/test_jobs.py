@@ -167,7 +167,7 @@ def test_optimizers_have_a_graph_for_each_weight(job: Job) -> None:
     assert block.weight == "block.w"
     assert [s.name for s in block.states] == ["block.w.m", "block.w.v"]
     assert [s.of for s in u.states] == ["u", "u"]
-    assert [str(v.type) for v in block.graph.inputs] == ["f32[]", *["f32[block=2, d=3]"] * 4]
+    assert [str(v.type) for v in block.graph.inputs] == ["f64[]", *["f32[block=2, d=3]"] * 4]
     assert [v.type for v in block.graph.outputs] == [v.type for v in (block.graph.inputs[1], *block.graph.inputs[3:])]
     everything = [v for g in (job.model.graph, block.graph, u.graph) for v in values(g)]
     assert len(everything) == len(set(everything))

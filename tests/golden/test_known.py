@@ -83,13 +83,13 @@ KNOWN: dict[str, Facts] = {
         ("B", "block"): {"all_to_all": 6},
         ("U", "-"): {"all_reduce": WEIGHTS - 2, "all_gather": 2},
     },
-    # Inputs and outputs of the experts change places, and both gradients; the backward pass fetches again what it
-    # does not keep. The experts' two weights are nobody else's, all others are summed.
+    # Inputs and outputs of the experts change places, and both gradients; so do the shares (one number per copy), which
+    # the backward pass fetches again. The experts' three weights are nobody else's, all others are summed.
     "experts": {
-        ("F", "block"): {"all_to_all": 2},
+        ("F", "block"): {"all_to_all": 3},
         ("F", "-"): LOSS,
         ("B", "block"): {"all_to_all": 4},
-        ("U", "-"): {"all_reduce": 13 - 2},
+        ("U", "-"): {"all_reduce": 14 - 3},
     },
 }
 
@@ -144,7 +144,7 @@ def test_exactly_these_collectives(name: str) -> None:
     program = golden(name)
     assert len(program.classes) == 1
     weights = [s.name for s in program.classes[0].states if s.role == "weight"]
-    assert len(weights) == (WEIGHTS if name != "experts" else 13)
+    assert len(weights) == (WEIGHTS if name != "experts" else 14)
     assert communication(program, 0) == KNOWN[name]
 
 

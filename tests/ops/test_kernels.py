@@ -13,7 +13,7 @@ from compiler.ops.contract import Contract
 from compiler.ops.create import Random
 from compiler.ops.elementwise import Map
 from compiler.ops.index import ScatterAdd, Take
-from compiler.ops.reduce import Reduce
+from compiler.ops.reduce import Reduce, TopK
 from runtime.kernels.elementwise import erf
 from runtime.kernels.index import add_rows
 from runtime.serial import init_array
@@ -114,3 +114,21 @@ def test_constant_initial_values() -> None:
     assert init_array(Init("zeros"), "step", T("int32"), 0).shape == ()
     with pytest.raises(ValueError, match="no initialiser"):
         init_array(Init("gauss"), "w", t, 0)
+
+
+INT = np.iinfo(np.int32)
+
+
+@pytest.mark.parametrize("dtype", ["f64", "f32", "bf16", "f16", "int32"])
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_top_k_is_the_order_that_is_stated(dtype: str, k: int) -> None:
+    """Descending, of equal ones the first first, NaN before all numbers: sorted by Python, element by element."""
+    rng = np.random.default_rng(k)
+    known = [INT.min, INT.min + 1, INT.max, -1, 0] if dtype == "int32" else [np.nan, np.inf, -np.inf, -0.0, 0.0]
+    pool = np.array([*known, 1, 1, 2])
+    x = rng.choice(pool, (50, 7)).astype(np.int32 if dtype == "int32" else np.float64 if dtype == "f64" else np.float32)
+    values, places = run(TopK("d", Dim("j", k)), (T(dtype, b=50, d=7),), [x])
+    for row, got, at in zip(x, values, places):
+        want = sorted(range(7), key=lambda i: (not np.isnan(row[i]), -float(row[i]) if row[i] == row[i] else 0, i))[:k]
+        assert list(at) == want
+        np.testing.assert_array_equal(got, row[want])

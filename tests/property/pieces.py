@@ -182,6 +182,12 @@ def windowed(d: Drawing) -> Piece:
     )
 
 
+def kept(d: Drawing) -> Piece:
+    """Shares of some along a dim: in some rows of none."""
+    over = d.rng.choice([n for n in d.sizes if n != "b"])
+    return Piece("softmax_keep", (f"x = x + softmax(2.0 * x, over {over}, keep = x > 0.3)",))
+
+
 def best(d: Drawing) -> Piece:
     """The sum of the largest two."""
     over, j = list(d.sizes)[-1], d.name("j")
@@ -274,7 +280,7 @@ def unit(d: Drawing) -> Piece:
 
 ANYWHERE: tuple[Callable[[Drawing], Piece | None], ...] = (
     smooth, scaled, centred, dense, dense, dropped, where_map, summed, flipped, shifted, doubled, in_parts, positions,
-    windowed, best, nested, looked_up, adapted, adapted, deep, masked, reversed_rows, stopped, unit,
+    windowed, kept, best, nested, looked_up, adapted, adapted, deep, masked, reversed_rows, stopped, unit,
 )  # fmt: skip
 
 # --- pieces for sequences -------------------------------------------------------------------------
@@ -322,13 +328,26 @@ def experts(d: Drawing) -> Piece:
     y, balance = d.name("y"), d.name("balance")
     d.splittable.setdefault("e", 4)
     label = d.scope("moe")
-    return Piece(
-        "moe",
-        (f"{y}, {balance} = moe(layer_norm(x), 4, 8, capacity = 2.0, std = 0.3) as {label}", f"x = x + {y}"),
+    capacity = d.rng.choice(["0.7", "1.25", "2.0"])
+    more = d.rng.choice(
+        ["", "", ", renormalise = true", ", shared = 8", ", pieces = 2", ", bounded = true, active = 1"]
     )
+    if d.rng.random() < 0.25:
+        more += ", sigmoid = true, groups = 2, limit = 1"
+    if ", pieces" in more:
+        d.splittable.setdefault("p", 2)
+    call = f"moe(layer_norm(x), 4, 8, capacity = {capacity}{more}, std = 0.3)"
+    return Piece("moe", (f"{y}, {balance} = {call} as {label}", f"x = x + {y}"))
 
 
-SEQUENCE = (attend, attend, attend_grouped, forward, forward, experts)
+def attend_latent(d: Drawing) -> Piece:
+    heads = d.rng.choice([2, 4])
+    d.splittable.setdefault("h", heads)
+    call = f"latent_attention(rms_norm(x), {heads}, {d.rng.choice([0, 6])}, 6, 3, 2, 4, std = 0.3)"
+    return Piece("latent_attention", (f"x = x + {call} as {d.scope('mla')}",))
+
+
+SEQUENCE = (attend, attend, attend_grouped, attend_latent, forward, forward, experts)
 
 # --- pieces for images ----------------------------------------------------------------------------
 

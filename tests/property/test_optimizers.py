@@ -26,6 +26,8 @@ STRATEGIES = {
     "microbatches",
 }
 
+MORE = {"clip", "tied", "nested", "frozen", "places"}
+
 
 def judge(seed: int) -> Outcome:
     """The outcome of one draw."""
@@ -47,7 +49,7 @@ def judged(seeds: range) -> dict[int, Outcome]:
 def test_proved_or_refused() -> None:
     outcomes = judged(CI)
     proved = {kind for seed, o in outcomes.items() if o.what == "proved" for kind in draw(seed).kinds}
-    assert proved >= {p.kind for p in (*VECTORS, *MATRICES)} | STRATEGIES | {"clip", "tied", "nested"}
+    assert proved >= {p.kind for p in (*VECTORS, *MATRICES)} | STRATEGIES | MORE
 
 
 @pytest.mark.nightly

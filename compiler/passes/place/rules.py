@@ -9,6 +9,7 @@ from math import prod
 from compiler.graph import Type
 from compiler.layout import TIME, Layout
 from compiler.model import Job, LayoutRule, ShardRule, SplitRule, Strategy
+from compiler.passes.place.standins import chosen, stand_in
 from dsl.diagnostics import Diagnostics
 
 
@@ -31,7 +32,8 @@ class Rules:
         mesh = [a for a in strategy.mesh if a.name not in places and a.size > 1]
         self.axes: tuple[str, ...] = tuple(a.name for a in mesh)
         self.sizes: dict[str, int] = {a.name: a.size for a in mesh}
-        splits = [r for r in strategy.splits if r.axis in self.sizes]
+        self._model = job.model
+        splits = chosen([r for r in strategy.splits if r.axis in self.sizes], self.sizes, job.model)
         if strategy.microbatches > 1:
             self.axes = (TIME, *self.axes)
             self.sizes[TIME] = strategy.microbatches
@@ -166,6 +168,10 @@ class Rules:
             help += f"or allow uneven pieces with a rule in the place of this: `split {dim} on {axis} in {name} pad`"
         else:
             named = dim if dim in rule.dims else ", ".join(rule.dims)  # its size may come from another dim
+            other = stand_in(dim, n, self._model) if dim in rule.dims else None
+            if other is not None and other not in rule.dims:
+                listed = ", ".join(d if d != dim else f"{d}, {other}" for d in rule.dims)
+                help += f"or split `{other}` in its place: `split {listed} on {axis}`; "
             help += f"or allow uneven pieces: `split {named} on {axis} pad`"
         message = f"dim {dim} of {name} has size {size}, which does not split into {over} on axis {axis}"
         self.diagnostics.error("E0540", message, rule.span, help=help)
