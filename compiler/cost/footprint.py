@@ -102,6 +102,7 @@ def states(cls: DeviceClass, shards: Shards, of: Footprint, dtype: str) -> State
     found: States = {"weight": [], "gradient": [], "optimizer": []}
     weights = {(s.logical, s.chunk): s for s in cls.states if s.role == "weight"}
     trained = {s.logical for s in cls.states if s.role == "gradient"}
+    narrow = ITEMSIZE[dtype] == 2  # what is published of mixed precision is of 16 bits
 
     def keep(role: str, name: str, size: float) -> None:
         found[role].append((name, round(size)))
@@ -116,13 +117,15 @@ def states(cls: DeviceClass, shards: Shards, of: Footprint, dtype: str) -> State
         elif s.role == "weight" and (shards.gathered(s) or not mixed):
             keep("weight", s.name, shards.bytes(s, "weights"))
         elif s.role == "weight":
-            keep("weight", s.name, of.copy * local_type(s.type, s.layout, shards.sizes).elements)
+            copy = of.copy if narrow else ITEMSIZE[dtype]
+            keep("weight", s.name, copy * local_type(s.type, s.layout, shards.sizes).elements)
             if s.logical in trained:
                 more = of.partition / stored if dtype == "f16" else 0.0
                 keep("optimizer", s.name, shards.bytes(s, "optimizer") * (1 + more))
         elif s.role == "gradient":
             of_weight = weights.get((s.logical, s.chunk), s)  # what computes it may have left it in pieces
             if not shards.gathered(of_weight):
-                each = stored if not mixed else of.gradient_f16 if dtype == "f16" else of.gradient
+                each = of.gradient_f16 if dtype == "f16" else of.gradient
+                each = each if mixed and narrow else stored
                 keep("gradient", s.name, shards.bytes(of_weight, "gradients") * each / stored)
     return found

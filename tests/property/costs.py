@@ -26,6 +26,7 @@ from compiler.cost.traced import TracedMemory
 from compiler.cost.variation import NOMINAL, Variation
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate import evaluate
+from compiler.graph import ITEMSIZE
 from compiler.layout import local_type
 from dsl.diagnostics import ParcError
 from dsl.source import Source
@@ -130,15 +131,18 @@ def _systems(compiled: Compiled, r: random.Random) -> None:
             assert n.peak.bytes == sum(n.peak.roles.values()) and min(n.peak.roles.values()) > 0
             assert n.peak.bytes <= n.reserved <= n.needed and n.kept + n.turning >= n.peak.bytes
         assert need.peak.bytes <= 6 * program[group][FIRST].bytes, "far more than the program itself"
-        precision = compiled.job.precision
-        if not compiled.job.strategy.shards and precision.compute == precision.master:  # as the program, all the time
-            (cls,) = (c for c in compiled.program.classes if group in c.groups)
+        (cls,) = (c for c in compiled.program.classes if group in c.groups)
+        computes = ITEMSIZE[plain.features.compute]
+        mixed = any(ITEMSIZE[s.type.dtype] > computes for s in cls.states if s.role == "weight")
+        if not compiled.job.strategy.shards and not mixed:  # as much as the program, all the time
             static = static_memory(cls, compiled.program.sizes)
             trained = {(s.logical, s.chunk) for s in cls.states if s.role == "gradient"}
             weights = [s for s in cls.states if s.role == "weight" and (s.logical, s.chunk) in trained]
             sums = {role: sum(n for _, n in static.get((FIRST, role), ())) for role in ("weight", "optimizer")}
             sums["gradient"] = sum(local_type(s.type, s.layout, compiled.program.sizes).bytes for s in weights)
-            assert {role: need.peak.roles.get(role, 0) for role in sums} == sums, "states of a system in one precision"
+            assert {role: need.peak.roles.get(role, 0) for role in sums} == sums, (
+                "states of a system without mixed precision"
+            )
         found = fullest(plain.traced(group), group, FIRST)
         assert found.peak == need.peak.bytes == sum(a.bytes for a in found.alive) and found.roles == need.peak.roles
 
