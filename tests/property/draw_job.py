@@ -35,7 +35,7 @@ def draw_steps(rng: Random, optimizer: str) -> tuple[Piece, ...]:
 def draw_frozen(rng: Random, d: Drawing) -> tuple[Piece, ...]:
     """Some weights or scopes by their paths, by their names wherever they stand, or all but some."""
     names = [path for path, _ in d.weights]
-    if not names or rng.random() >= 0.4:
+    if len(names) + len(d.holders) < 2 or not names or rng.random() >= 0.4:
         return ()
     loras = [h for h in d.holders if "lora" in h]
     if loras and rng.random() < 0.5:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from tests.property.case import Piece
-from tests.property.pieces import ANYWHERE, IMAGE, SEQUENCE, Drawing, attend_other, dense, forward, pooled
+from tests.property.pieces import ANYWHERE, IMAGE, SEQUENCE, Drawing, attend_other, dense, forward, pooled, scaled
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ def draw_model(rng: Random) -> tuple[Model, Drawing]:
         before, after = (*before, early), (late, *after)
     if family == "image" and rng.random() < 0.5 and d.sizes["y"] % 4 == 0:
         after = (*after, pooled(d))  # last: the dims' declared sizes are those before
+    if not d.weights and not d.holders:  # what trains nothing proves little
+        before = (*before, scaled(d))
     loops = ["encoder", "block"] if first else ["block"]
     after = (*after, *_metrics(d, "late", 0.3))
     d.scopes += loops

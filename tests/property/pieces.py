@@ -332,6 +332,8 @@ def experts(d: Drawing) -> Piece:
     more = d.rng.choice(
         ["", "", ", renormalise = true", ", shared = 8", ", pieces = 2", ", bounded = true, active = 1"]
     )
+    if d.sizes["s"] % 2:
+        more = more.replace(", pieces = 2", "")
     if d.rng.random() < 0.25:
         more += ", sigmoid = true, groups = 2, limit = 1"
     if ", pieces" in more:
