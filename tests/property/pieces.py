@@ -332,7 +332,7 @@ def experts(d: Drawing) -> Piece:
     more = d.rng.choice(
         ["", "", ", renormalise = true", ", shared = 8", ", pieces = 2", ", bounded = true, active = 1"]
     )
-    if d.sizes["s"] % 2:
+    if list(d.sizes.values())[1] % 2:  # positions
         more = more.replace(", pieces = 2", "")
     if d.rng.random() < 0.25:
         more += ", sigmoid = true, groups = 2, limit = 1"
