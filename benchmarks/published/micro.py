@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import parc
-from benchmarks.published import machines, mixture
+from benchmarks.published import machines
 from benchmarks.published.facts import FOLDER, UNITS, Row, Unsupported
 from benchmarks.published.score import table
 from compiler.cost.calibration import of_cluster
@@ -145,19 +145,19 @@ def layers(part: Part, number: int) -> tuple[str, dict[str, float]]:
     """A job of so many layers with experts, one sample per device; and what differs from the stack's numbers: with
     NCCL's all-to-all each copy goes by itself."""
     sizes = part.sizes
-    shared = f" + swiglu(x, {sizes['shared']})" if sizes["shared"] != "0" else ""
-    call = f"experts(x, {sizes['seq']}, {sizes['experts']}, {sizes['topk']}, {sizes['ffn']}){shared}"
+    options = f"active = {sizes['topk']}, capacity = 1.0, shared = {sizes['shared']}, balanced = true"
+    call = f"moe(x, {sizes['experts']}, {sizes['ffn']}, {options})"
     model = (
-        f"{mixture.EXPERTS}model part {{\n"
+        "model part {\n"
         f"  dim b = {part.row['n_dev']}, s = {sizes['seq']}, d = {sizes['hidden']}\n"
         "  input given : bf16[b,s,d]\n"
         "  weight scale[d] ~ ones\n"
         "  x = given * scale\n"
-        f"  repeat {number} as block {{\n    x = {call}\n  }}\n"
+        f"  repeat {number} as block {{\n    y, balance = {call}\n    x = y\n  }}\n"
         "  loss sum(cast(x, master), over (b, s, d))\n}"
     )
     row = replace(part.row, facts={**part.row.facts, "family": "mcore"})
-    job = text(row, model, {"dp": row.whole("n_dev")}, ["split e, b on dp"], "silu, softmax, swiglu")
+    job = text(row, model, {"dp": row.whole("n_dev")}, ["split e, b on dp"], "moe")
     return job, {"distinct": float(sizes["dispatcher"] != "a2a")}
 
 
@@ -191,8 +191,8 @@ ATTENTION = """model part {
   q[b,s,h,k] = split(given_q, d -> (h, k)) / sqrt(k)
   key[b,t,h,k] = rename(split(given_k, d -> (h, k)), s -> t)
   value[b,t,h,k] = rename(split(given_v, d -> (h, k)), s -> t)
-  scores[b,h,s,t] = where(iota(s) >= iota(t), q @ key, -30000.0)
-  mixed[b,s,h,k] = softmax(scores, over t) @ value
+  scores[b,h,s,t] = q @ key
+  mixed[b,s,h,k] = softmax(scores, over t, keep = iota(s) >= iota(t)) @ value
   y = merge(mixed, (h, k) -> d) * scale
   loss sum(cast(y, master), over (b, s, d))
 }

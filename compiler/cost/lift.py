@@ -150,7 +150,7 @@ class _Lift:
         left, right = (self.values[n].type for n in instr.inputs)
         result = self.lifter.value(instr.outputs[0]).type
         work = Product.of(left, right, result)
-        if work is None:
+        if work is None or 1 in (work.m, work.n):  # a matrix times a vector is read once, for one addition each
             self.vector(instr, True)
             return
         self.add(instr, work)

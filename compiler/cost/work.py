@@ -35,14 +35,14 @@ class Product:
 
     @staticmethod
     def of(left: Type, right: Type, result: Type) -> Product | None:
-        """The product that a contraction is, its bytes not counted yet; None for a sum of x*y over rows or columns and
-        for a matrix times a vector, which are no work for the matrix unit: each element is read for one addition."""
+        """The product that a contraction is, its bytes not counted yet; None for a sum of x*y over rows or columns,
+        which is no work for the matrix unit."""
         sizes = {d.name: d.size for d in (*left.dims, *right.dims)}
         batch = prod(s for n, s in sizes.items() if left.has(n) and right.has(n) and result.has(n))
         k = prod(s for n, s in sizes.items() if not result.has(n))
         m = prod(s for n, s in sizes.items() if result.has(n) and not right.has(n))
         n = prod(s for n, s in sizes.items() if result.has(n) and not left.has(n))
-        return None if m == 1 or n == 1 else Product(m, n, k, batch, left.dtype, 0)
+        return None if m == 1 and n == 1 else Product(m, n, k, batch, left.dtype, 0)
 
 
 @dataclass(frozen=True, slots=True)

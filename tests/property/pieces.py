@@ -336,6 +336,8 @@ def experts(d: Drawing) -> Piece:
         more = more.replace(", pieces = 2", "")
     if d.rng.random() < 0.25:
         more += ", sigmoid = true, groups = 2, limit = 1"
+    if list(d.sizes.values())[1] % 2:
+        more = more.replace(", pieces = 2", "")
     if ", pieces" in more:
         d.splittable.setdefault("p", 2)
     call = f"moe(layer_norm(x), 4, 8, capacity = {capacity}{more}, std = 0.3)"
