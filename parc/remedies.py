@@ -63,12 +63,14 @@ class Remedy:
 @dataclass(frozen=True, slots=True)
 class Remedies:
     """The fastest that fit, best first. tried: how many changes were compiled; seconds: of the job's step as it is;
-    least: rules and bytes of what needs least among all that does not fit."""
+    least: rules and bytes of what needs least among all that does not fit; driver: bytes of device memory that the
+    driver alone takes and that there are, where that is too much already: then nothing is tried."""
 
     found: tuple[Remedy, ...]
     tried: int
     seconds: float
     least: Remedy | None = None
+    driver: tuple[int, float] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, in seconds and bytes."""
@@ -85,6 +87,9 @@ def remedies(compiled: Compiled, capacities: Mapping[str, float], measure: Measu
     simulation = Simulation.of(compiled)
     search = _Search(compiled.job, capacities, measure)
     now, before = simulation.seconds(), measure(compiled, simulation.features)
+    driver = before.stack.needed - before.stack.reserved if before.stack else 0
+    if driver > capacities[FIRST]:  # whatever the strategy
+        return Remedies((), 0, now, driver=(driver, capacities[FIRST]))
     singles = list(changes(compiled, before))
     search.all([(c,) for c in singles])
     above = before.most / max(1, sum(before.roles.values()))  # what is needed for what is allocated
@@ -148,6 +153,11 @@ class _Search:
 
 def in_words(found: Remedies) -> str:
     """`with …: 21.3 GiB, a step of 2.1 s (+24%)`, for each that fits."""
+    if found.driver is not None:
+        takes, there = map(amount, found.driver)
+        return (
+            f"no change of the strategy makes it fit: the driver alone takes {takes} of each device, which has {there}"
+        )
     if not found.found:
         least = found.least
         tail = f"; least is needed with {_rules(least)}: {amount(least.needed)}" if least else ""

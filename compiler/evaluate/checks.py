@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TypeVar
 
@@ -14,7 +14,19 @@ from compiler.evaluate.values import Skip, Static, show_static
 from dsl import ast
 from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
-from dsl.units import BYTES, FLOP, FLOP_PER_SECOND, NONE, SECONDS, Dimension, Quantity, show_both
+from dsl.units import (
+    BYTES,
+    FLOP,
+    FLOP_PER_SECOND,
+    NONE,
+    SECONDS,
+    UNITS,
+    Dimension,
+    Quantity,
+    count_in,
+    show_both,
+    show_in,
+)
 
 RESULTS: dict[str, Dimension] = {
     "parameters": NONE,
@@ -96,33 +108,36 @@ class Check:
         try:
             test = _with_results(self.test, known) if self.jobs else self.test
             holds = static.boolean(static_value(test, self.module), "a check", self.test.span)
-            found = _evaluated(test, self.test, self.module) if told is not None or not holds else ""
+            shown: list[tuple[Quantity, str]] = []
+            found = _evaluated(test, self.test, self.module, shown) if told is not None or not holds else ""
         except Skip:
             raise ParcError(*self.module.session.diagnostics) from None
         if told is not None:
             text = self.module.source.text[self.test.span.start : self.test.span.end]
             told(Held(" ".join(text.split()), found, holds, self.span))
         if not holds:
-            notes = [(f"{name} = {show_static(v)}", None) for name, v in (*seen.items(), *self.params)]
+            notes = [(f"{name} = {_as_shown(v, shown)}", None) for name, v in (*seen.items(), *self.params)]
             raise fail("E0217", f"this check does not hold: {found}", self.test.span, notes=notes)
 
 
-def _evaluated(expr: ast.Expr, written: ast.Expr, module: Module) -> str:
+def _evaluated(expr: ast.Expr, written: ast.Expr, module: Module, shown: list[tuple[Quantity, str]]) -> str:
     """The expression with the values of what it compares: only of what its value depends on.
 
-    written: the same, before results stood in it.
+    written: the same, before results stood in it; shown: gets the quantities, with how they are told.
     """
     if isinstance(expr, ast.Binary) and isinstance(written, ast.Binary) and expr.op in ("and", "or"):
-        left = _evaluated(expr.left, written.left, module)
+        left = _evaluated(expr.left, written.left, module, shown)
         if static_value(expr.left, module) is (expr.op == "or"):
             return left
-        return f"{left} {expr.op} {_evaluated(expr.right, written.right, module)}"
+        return f"{left} {expr.op} {_evaluated(expr.right, written.right, module, shown)}"
     if isinstance(expr, ast.Unary) and isinstance(written, ast.Unary) and expr.op == "not":
-        return f"not {_evaluated(expr.operand, written.operand, module)}"
+        return f"not {_evaluated(expr.operand, written.operand, module, shown)}"
     if isinstance(expr, ast.Binary) and isinstance(written, ast.Binary) and expr.op in _COMPARED:
         units = [side.unit for side in (written.right, written.left) if isinstance(side, ast.Quantity)]
         values = static_value(expr.left, module), static_value(expr.right, module)
         left, right = _both(*values, units[0] if units else None)
+        pairs = zip(values, (left, right), strict=True)
+        shown += [(value, text) for value, text in pairs if isinstance(value, Quantity)]
         return f"{left} {expr.op} {right}"
     return _value(static_value(expr, module))
 
@@ -136,6 +151,20 @@ def _both(left: Static, right: Static, unit: str | None) -> tuple[str, str]:
         digits += 1
         shown = _value(left, digits), _value(right, digits)
     return shown
+
+
+def _as_shown(value: Static, shown: Sequence[tuple[Quantity, str]]) -> str:
+    """A value beside a message: as the message tells it, or in a unit that it uses if that is good to read."""
+    if isinstance(value, Quantity):
+        alike = [(other, text) for other, text in shown if other.dimension == value.dimension]
+        for other, text in alike:
+            if other.value == value.value:
+                return text
+        for _, text in alike:
+            _, _, unit = text.partition(" ")
+            if unit in UNITS and 1e-3 <= abs(count_in(value, unit)) < 1e6:
+                return show_in(value, unit)
+    return show_static(value)
 
 
 def _value(value: Static, digits: int = 5) -> str:

@@ -46,7 +46,11 @@ def across(placed: Placed, staged: Staged) -> tuple[Placed, Across]:
 
 
 class _Wrong(Exception):
-    """Why an op cannot run on pieces."""
+    """Why an op cannot run on pieces: `node`, or the reader of what is wanted in pieces."""
+
+    def __init__(self, why: str, node: Node | None = None) -> None:
+        super().__init__(why)
+        self.node = node
 
 
 @dataclass(slots=True)
@@ -98,7 +102,7 @@ class _Across:
                 raise _Wrong(f"iterations of `{label}` become elements of `{self.pieces[value.name]}`")
             return self._piece(level, value, label)
         except _Wrong as why:
-            self._tell(level.made[value.name], str(why))
+            self._tell(level.made[value.name], why)
             return value
 
     # --- one node ----------------------------------------------------------------------------------
@@ -113,18 +117,19 @@ class _Across:
             elif any(v.name in self.pieces for v in node.inputs):
                 new = self._plain(level, node)
         except _Wrong as why:
-            self._tell(node, str(why))
+            self._tell(node, why)
         level.nodes.append(new)
         level.made.update((v.name, new) for v in new.outputs)
 
-    def _tell(self, node: Node, why: str) -> None:
-        """Once for each place in the source: all weights of the loop have the same optimizer."""
+    def _tell(self, node: Node, why: _Wrong) -> None:
+        """Once for each place in the source: all weights of the loop have the same optimizer. `node` is not made."""
         self.broken.update(v.name for v in node.outputs)
         message = f"{why}, of which each of {self.staged.stages} stages has its own"
-        if not any(d.span == node.span and d.message == message for d in self.wrong):
+        span = (why.node or node).span
+        if not any(d.span == span and d.message == message for d in self.wrong):
             rule = self.staged.rule
             notes = [(f"`{self.cut.label}` is cut here", rule.span)] if rule is not None else []
-            self.wrong.error("E0554", message, node.span, notes=notes, help=HELP)
+            self.wrong.error("E0554", message, span, notes=notes, help=HELP)
 
     def _plain(self, level: _Level, node: Node) -> Node:
         held = [self.pieces.get(v.name) for v in node.inputs]
@@ -156,13 +161,13 @@ class _Across:
         """Whether the op can do with pieces of what the loop walks."""
         word, label = _word(node.op), self.cut.label
         if loop.kind in ("halo", "whole"):
-            raise _Wrong(f"`{word}` reads all iterations of `{label}`")
+            raise _Wrong(f"`{word}` reads all iterations of `{label}`", node)
         if loop.placed:
-            raise _Wrong(f"`{word}` counts iterations of `{label}`")
+            raise _Wrong(f"`{word}` counts iterations of `{label}`", node)
         values, names = (*node.inputs, *node.outputs), (*loop.ins, *loop.outs)
         sizes = [loop.size, *(v.type.size(n) for v, n in zip(values, names, strict=True) if n is not None)]
         if any(size * n % self.cut.total for size in sizes for n in self.cut.counts):
-            raise _Wrong(f"`{word}` regroups iterations of `{label}`")
+            raise _Wrong(f"`{word}` regroups iterations of `{label}`", node)
 
     def _hold(self, value: Value, name: str) -> None:
         """Each stage has a piece of the value; no axis may split the same dim."""

@@ -97,9 +97,10 @@ CODES: tuple[Code, ...] = (
         "E0502",
         "a value of the whole batch",
         "Micro-batches run one after the other. Sums and means over the batch are added up at the end of the step;\n"
-        "what depends on data alone is computed of the whole batch before the first of them, and metrics are made of\n"
-        "sums and maxima at the end. Where weights are involved, what a loss needs of the whole batch before that (a\n"
-        "maximum over it, a product of two means) cannot be had.",
+        "sums and maxima of what depends on data alone are taken over the whole batch before the first of them, and\n"
+        "metrics are made of sums and maxima at the end. Where weights are involved, what a loss needs of the whole\n"
+        "batch before that (a maximum over it, a product of two means) cannot be had; nor can what needs samples side\n"
+        "by side (`cumsum` over the batch).",
         _file("microbatches 2 over b", devices=1, loss="max(z)"),
         _file("microbatches 2 over b", devices=1, loss="mean(z)"),
     ),

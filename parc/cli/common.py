@@ -28,6 +28,7 @@ FAILED = 1
 LIMIT = 4
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 class Sources(Mapping[str, Source]):
@@ -214,24 +215,27 @@ class Assignment(_Pair):
         return name.strip(), text.strip()
 
 
-def _each_once(
-    ctx: click.Context, param: click.Parameter, given: tuple[tuple[str, str], ...]
-) -> tuple[tuple[str, str], ...]:
-    names = [name for name, _ in given]
-    for name in names:
-        if names.count(name) > 1:
+def each_once(
+    ctx: click.Context, param: click.Parameter, given: tuple[tuple[str, T], ...]
+) -> tuple[tuple[str, T], ...]:
+    """Of what has the form name=value, each name is given once (`0` and `00` are one number)."""
+    seen: set[str] = set()
+    for name, _ in given:
+        same = str(int(name)) if name.isdecimal() else name
+        if same in seen:
             raise click.BadParameter(f"`{name}` is given twice", ctx, param)
+        seen.add(same)
     return given
 
 
 def params_option(function: F) -> F:
     """`-D name=value`, once for each name."""
     what = "Set a `param` of the file."
-    return click.option("-D", "params", multiple=True, type=Assignment(), callback=_each_once, help=what)(function)
+    return click.option("-D", "params", multiple=True, type=Assignment(), callback=each_once, help=what)(function)
 
 
 class Name(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """The name of a job or a strategy; an empty one, as of a variable of the shell that is not set, is none."""
+    """The name of a job, a strategy or a device; an empty one, as of a shell variable that is not set, is none."""
 
     name = "name"
 

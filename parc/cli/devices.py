@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parc import api
-from parc.cli.common import Command, Output, color, json_option
+from parc.cli.common import Command, Name, Output, color, json_option
 from parc.cli.tables import facts, seconds, table
 from parc.units import flops, percent
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("devices", cls=Command)
-@click.argument("name", required=False)
+@click.argument("name", type=Name(), required=False)
 @json_option
 def command(out: Output, name: str | None) -> None:
     """List the devices of the standard library, or say of one what it has, for which software it has numbers, what

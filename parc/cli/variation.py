@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from parc.cli.common import each_once
+
 if TYPE_CHECKING:
     from compiler.cost.variation import Variation
     from compiler.driver import Compiled
@@ -38,9 +40,9 @@ class Factor(_Pair):
 def variation_options(command: _F) -> _F:
     """Adds both options: `slow` and `slow_link`, of type `Factors`."""
     link = "LEVEL=FACTOR: slower links of a level of the cluster."
-    command = click.option("--slow-link", multiple=True, type=Factor(), help=link)(command)
+    command = click.option("--slow-link", multiple=True, type=Factor(), callback=each_once, help=link)(command)
     device = "RANK=FACTOR: a device whose kernels take longer."
-    return click.option("--slow", multiple=True, type=Factor(), help=device)(command)
+    return click.option("--slow", multiple=True, type=Factor(), callback=each_once, help=device)(command)
 
 
 def variation(compiled: Compiled, slow: Factors, slow_link: Factors) -> Variation | None:

@@ -27,7 +27,14 @@ from dsl.parser import parse
 from dsl.source import Source
 from parc.cli import UNWRITABLE
 
-_ENDINGS = ("SIGINT", "SIGTERM", "SIGHUP")
+_NO_END = {
+    *("SIGCHLD", "SIGCONT", "SIGINFO", "SIGURG", "SIGWINCH"),  # nothing happens
+    *("SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU"),  # the process stops for a while
+    "SIGKILL",  # nobody can handle it
+    *("SIGBUS", "SIGEMT", "SIGFPE", "SIGILL", "SIGSEGV"),  # faults: what returns from a handler meets them again
+}
+"""Signals that end no process, or that a handler in Python cannot be for. All others are handled while a file is
+written: batch systems send SIGUSR1, SIGUSR2 and SIGXCPU, a terminal SIGQUIT, timers SIGALRM."""
 _MOST_LINKS = 40
 
 
@@ -126,7 +133,7 @@ def _strings(node: object) -> Iterator[ast.String]:
 
 def write_file(path: str, text: str | Iterable[str], zipped: bool = False) -> None:
     """Write the whole file (a text, or its parts) or nothing: to a temporary one beside it, which is renamed once its
-    bytes are on the disk. Whatever ends the command, short of SIGKILL, leaves no temporary file.
+    bytes are on the disk. Whatever ends the command, short of SIGKILL and a fault (SIGSEGV), leaves no temporary file.
 
     Keeps the mode of what was there; a link stays, and what it leads to is replaced. Pipes, devices and open
     descriptors (`/dev/stdout`) are written to as they are. zipped: gzip, of the same bytes for the same text.
@@ -229,14 +236,12 @@ def _gone_at_the_end(path: Path) -> Iterator[None]:
             os.kill(os.getpid(), number)
 
     if threading.current_thread() is threading.main_thread():  # signals are the main thread's
-        for name in _ENDINGS:
-            if not hasattr(signal, name):
-                continue
-            number: int = getattr(signal, name)
-            was = signal.getsignal(number)
+        others = {getattr(signal, name) for name in _NO_END if hasattr(signal, name)}
+        for ending in sorted(signal.valid_signals() - others):
+            was = signal.getsignal(ending)
             if was not in (None, signal.SIG_IGN):  # `nohup` wants SIGHUP to be ignored
-                before[number] = was
-                signal.signal(number, end)
+                before[ending] = was
+                signal.signal(ending, end)
     try:
         yield
     finally:

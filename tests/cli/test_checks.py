@@ -116,7 +116,7 @@ def test_a_check_that_fails_says_what_it_found() -> None:
     found = refused("fit.memory.peak < most / 10 ** 9")
     assert found.code == "E0217" and found.span is not None
     (peak, _), (most, _) = found.notes
-    assert re.fullmatch(r"fit\.memory\.peak = [\d.]+ Ki?B", peak) and most == "most = 1 GiB"
+    assert re.fullmatch(r"fit\.memory\.peak = [\d.]+ B", peak) and most == "most = 1 GiB"
 
 
 def test_the_peak_is_that_of_the_program() -> None:
@@ -180,6 +180,22 @@ def test_the_command_fails() -> None:
 )
 def test_both_sides_of_a_check_that_fails_have_one_unit(check: str, found: str) -> None:
     assert refused(check).message == f"this check does not hold: {found}"
+
+
+@pytest.mark.parametrize(
+    ("check", "notes"),
+    [
+        ("fit.memory.weight > 1 MiB", ["fit.memory.weight = 0.003906 MiB"]),
+        ("fit.memory.weight == 4.0961 KB", ["fit.memory.weight = 4.096 KB"]),
+        ("fit.memory.weight == 3 B", ["fit.memory.weight = 4096 B"]),
+        ("fit.memory.weight > 1e6 * 1 TB", ["fit.memory.weight = 4 KiB"]),
+        ("2 * fit.memory.weight > 0.5 MiB", ["fit.memory.weight = 0.003906 MiB"]),
+        ("fit.memory.weight > 1 MB or fit.memory.weight + 1 B < 1 KiB", ["fit.memory.weight = 0.004096 MB"]),
+        ("fit.memory.weight / fit.parameters > 1 KB", ["fit.memory.weight = 4.096 KB", "fit.parameters = 1024"]),
+    ],
+)
+def test_notes_tell_a_quantity_as_the_message_does(check: str, notes: list[str]) -> None:
+    assert [text for text, _ in refused(check).notes] == notes
 
 
 def test_checks_are_listed_with_what_was_found() -> None:

@@ -210,6 +210,19 @@ def test_what_is_given_twice_is_misuse(name: str, file: str) -> None:
         assert "is given twice" in usage(name, file, *words, f"{words[0]}={words[1]}" if words[0] != "-o" else "-ox")
 
 
+@pytest.mark.parametrize("name", ["cost", "trace", "report"])
+def test_one_device_or_level_given_twice_is_misuse(name: str, file: str) -> None:
+    assert "`0` is given twice" in usage(name, file, "--slow", "0=2", "--slow", "0=3")
+    assert "`00` is given twice" in usage(name, file, "--slow", "0=2", "--slow", "1=2", "--slow", "00=3")
+    assert "`node` is given twice" in usage(name, file, "--slow-link", "node=2", "--slow-link", "node=2")
+
+
+def test_the_empty_name_of_a_device_is_misuse() -> None:
+    for name in ("", " "):
+        result = CliRunner().invoke(cli, ["devices", name])
+        assert result.exit_code == 2 and "the name is empty" in result.stderr, result.stderr
+
+
 def test_what_may_be_given_twice(file: str) -> None:
     for name in ("cost", "diff"):
         given = [] if name == "diff" else ["--strategy", "data", "--strategy", "both"]

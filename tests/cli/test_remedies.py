@@ -226,3 +226,22 @@ def test_what_does_not_fit_with_its_software_is_refused_though_the_emulator_has_
     (error,) = caught.value.diagnostics
     assert error.code == "E0701" and "the devices of group" in error.message
     assert any("for the driver" in text for text, _ in error.notes)
+
+
+def test_where_the_driver_alone_takes_more_than_there_is_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told at once, by `cost`, and by `run` and `verify` too."""
+    monkeypatch.setattr("parc.remedies.MOST", 2)
+    source = job("pipeline", 100_000_000)
+    few = Source("few.par", source.text.replace("100 GB/s\n", "100 GB/s\n  footprint context 99 MB\n"))
+    tried = api.remedies(api.cost(few).compiled)
+    assert tried is not None and tried.tried == 2 and tried.driver is None
+    more = Source("more.par", source.text.replace("100 GB/s\n", "100 GB/s\n  footprint context 101 MB\n"))
+    tried = api.remedies(api.cost(more).compiled)
+    assert tried is not None and not tried.tried and not tried.found and tried.least is None
+    told = "o change of the strategy makes it fit: the driver alone takes 96.3 MiB of each device, which has 95.4 MiB"
+    shown = CliRunner().invoke(cli, ["cost", "-"], input=more.text)
+    assert shown.exit_code == 0 and f"N{told}.\n" in shown.output
+    with pytest.raises(ParcError) as caught:
+        api.run(more)
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0701" and found.help == f"n{told}"

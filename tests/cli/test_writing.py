@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -285,15 +286,20 @@ for run in range(runs):
 """
 
 
+ENDINGS = ["SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGXCPU", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGABRT", "SIGPROF"]
+if hasattr(signal, "SIGRTMIN"):
+    ENDINGS.append("SIGRTMIN")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT", "SIGUSR1", "SIGXCPU"])
 def test_no_signal_leaves_a_temporary_file(tmp_path: Path, name: str) -> None:
     command = [sys.executable, "-c", SIGNALLED, str(tmp_path), name, "60"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize("name", ENDINGS)
 def test_a_command_that_is_ended_while_it_writes(tmp_path: Path, name: str) -> None:
     """It ends as one expects of it, with what was there before, as it was."""
     code = (
@@ -306,8 +312,6 @@ def test_a_command_that_is_ended_while_it_writes(tmp_path: Path, name: str) -> N
     target.write_text("old")
     command = [sys.executable, "-c", code, "trace", "examples/gpt.par", "-D", "dp=2", "-o", str(target)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    import signal
-
     assert done.returncode == (130 if name == "SIGINT" else -getattr(signal, name)), done.stderr
     assert "Traceback" not in done.stderr and os.listdir(tmp_path) == ["out.json"] and target.read_text() == "old"
 
@@ -320,6 +324,23 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
         "def text():\n    yield 'a'\n    os.kill(os.getpid(), signal.SIGHUP)\n    yield 'b'\n"
         "write_file(sys.argv[1], text())\nassert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN\n"
         "assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=True, cwd=ROOT)
+    assert (tmp_path / "a").read_text() == "ab"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="of POSIX")
+def test_signals_that_end_nothing_are_left_alone(tmp_path: Path) -> None:
+    """All handlers are as before afterwards, and those of others are called meanwhile."""
+    code = (
+        "import os, signal, sys\nfrom parc.cli.writing import write_file\n"
+        "seen = []\nsignal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))\n"
+        "before = {n: signal.getsignal(n) for n in signal.valid_signals()}\n"
+        "def text():\n    yield 'a'\n"
+        "    for n in (signal.SIGCHLD, signal.SIGWINCH, signal.SIGURG, signal.SIGCONT):\n"
+        "        assert signal.getsignal(n) == before[n]\n        os.kill(os.getpid(), n)\n    yield 'b'\n"
+        "write_file(sys.argv[1], text())\n"
+        "assert {n: signal.getsignal(n) for n in signal.valid_signals()} == before\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=True, cwd=ROOT)
     assert (tmp_path / "a").read_text() == "ab"

@@ -37,6 +37,28 @@ def test_paths_of_calls_labels_and_reassignment(job: Job) -> None:
 
 
 @program
+def test_the_label_of_a_loop_is_given_once_in_a_model(job: Job) -> None:
+    """
+    fn tower(x[b, d]) {
+      repeat 2 as layers {
+        weight w[d]
+        x = x * w
+      }
+      return x
+    }
+    model m() {
+      dim b = 4, d = 4
+      input x : f32[b, d]
+      y = tower(x) as left
+      z = tower(x) as right
+      loss sum(y * z)
+    }
+    """
+    assert [w.name for w in job.model.weights] == ["left.layers.w", "right.layers_1.w"]
+    assert [w.value.type.names for w in job.model.weights] == [("layers", "d"), ("layers_1", "d")]
+
+
+@program
 def test_at_sums_what_the_left_side_has_not(job: Job) -> None:
     """
     model m() {

@@ -155,6 +155,18 @@ def test_what_stages_cannot_compute_is_refused_where_it_stands(name: str) -> Non
     compile_job(evaluate(Source("across.par", text.text.replace(RULES[0], "split d on pp"))))
 
 
+def test_what_cannot_be_had_in_pieces_is_underlined_not_its_readers() -> None:
+    """Once, however many read it."""
+    text = source("apart(g)")
+    apart = "fn apart(x[..., r, c]) {\n  p = cast(iota(r), master)\n  y = x * (1.0 + p)\n  return y - x * exp(-p)\n}\n"
+    text = Source("across.par", apart + text.text)
+    with pytest.raises(ParcError) as caught:
+        compile_job(evaluate(text))
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0554" and found.span is not None
+    assert text.text[found.span.start : found.span.end] == "iota(r)"
+
+
 @pytest.mark.parametrize(
     ("new", "rule", "why"),
     [

@@ -240,6 +240,43 @@ def test_a_loss_that_needs_the_weights_on_the_whole_batch_is_refused(loss: str) 
     assert found.code == "E0502" and found.span is not None and "data alone" in (found.help or "")
 
 
+OF_DATA = {
+    "sum(x, over b)": True,
+    "mean(x * x, over b)": True,
+    "max(x, over b)": True,
+    "min(x, over b)": True,
+    "norm(x)": True,
+    "max(x - mean(x, over b)) - min(x)": True,
+    "cumsum(x, over b)": False,
+    "sum(cumsum(x, over b), over b)": False,
+    "flip(x, over b)": False,
+    "best(x)": False,
+    "sum(x @ rename(x, b -> c), over c)": False,
+}
+
+
+@pytest.mark.parametrize("made", OF_DATA)
+def test_what_a_loss_may_be_made_of_data_over_the_batch(made: str) -> None:
+    """As the help of E0502 and the description of the language say."""
+    text = (
+        "use std.optimizers (sgd)\n"
+        "fn best(x[b, d]) {\n  dim j = 2\n  v, i = top_k(x, over b -> j)\n  return sum(v, over j)\n}\n"
+        "param n = 2\n"
+        "model m {\n  dim b = 8, d = 4\n  input x : compute[b,d]\n  weight w[d]\n"
+        f"  r = {made}\n  h = x * w\n  loss mean(h * h * (1.0 + r))\n}}\n"
+        "strategy s for m {\n  mesh (dp = 2)\n  split b on dp\n  microbatches n over b\n}\n"
+        "job fit {\n  train m using s\n  optimizer sgd(lr = 0.1)\n}\n"
+    )
+    parc.check(Source("one.par", text), params={"n": 1})
+    if OF_DATA[made]:
+        assert parc.verify(Source("two.par", text), double=True).ok
+        return
+    with pytest.raises(ParcError) as caught:
+        parc.check(Source("two.par", text))
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0502" and "sums, means, maxima and minima over the batch of what" in (found.help or "")
+
+
 def test_a_metric_that_takes_two_passes_is_refused() -> None:
     text = COUNTED.replace("  loss", "  metric far = max(each - mean(each))\n  loss")
     with pytest.raises(ParcError) as caught:

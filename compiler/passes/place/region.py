@@ -237,7 +237,7 @@ class Region:
             f"{self.reader or name} needs the whole batch of {name}, which no micro-batch has",
             self.span,
             help="use 1 micro-batch; with more, a loss is made of sums and means over the batch, added and scaled, and "
-            "of anything that depends on data alone; a metric of any sums, means and maxima over the batch",
+            "of sums, means, maxima and minima over the batch of what depends on data alone; a metric of any of these",
         )
 
     def _cost(self, value: Value, source: Layout, target: Layout) -> float:
