@@ -528,8 +528,8 @@ class Job(Definition):
 
 
 @dataclass(frozen=True, slots=True)
-class Check(Item):
-    """`check pretrain.memory.peak <= 30 GiB`."""
+class Check(Item, Statement):
+    """`check pretrain.memory.peak <= 30 GiB`; in the body of a function, `check active <= experts`."""
 
     test: Expr
 

@@ -26,7 +26,7 @@ _RESERVED = frozenset({"TRUE", "FALSE", "NOT", "IF", "ELSE", "AND", "OR"})
 _AFTER_VALUE = frozenset({"over", "if", "and", "or"})
 _NEVER_BARE = _AFTER_VALUE | {"not", "true", "false", "else"}
 # Statements that begin with an expression, or like a call: a bracket behind their keyword makes no name of it.
-_EXPRESSION_STATEMENTS = frozenset({"RETURN", "LOSS", "REPEAT", "MICROBATCHES", "MESH"})
+_EXPRESSION_STATEMENTS = frozenset({"RETURN", "LOSS", "CHECK", "REPEAT", "MICROBATCHES", "MESH"})
 # Far above what the limits on brackets and depth allow between statements, but for chains of `else if`.
 _DEEPEST_STACK = 4096
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TypeVar
 
 from compiler.evaluate import static
-from compiler.evaluate.expressions import static_value
+from compiler.evaluate.expressions import evaluate, static_of, static_value
 from compiler.evaluate.modules import Module
+from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.values import Skip, Static, show_static
 from dsl import ast
@@ -64,6 +65,8 @@ FAMILIES: dict[str, Dimension] = {"memory": BYTES, "program_memory": BYTES, "exp
 Ask = Callable[[str, str], int | float]
 """The result of a job, by the names of both, in base units. Raises ParcError where the job cannot tell."""
 
+ValueOf = Callable[[ast.Expr], Static]
+
 _T = TypeVar("_T")
 _COMPARED = ("<", "<=", ">", ">=", "==", "!=")
 _LITERALS = {BYTES: "B", SECONDS: "s", FLOP: "FLOP", FLOP_PER_SECOND: "FLOP/s"}
@@ -109,7 +112,9 @@ class Check:
             test = _with_results(self.test, known) if self.jobs else self.test
             holds = static.boolean(static_value(test, self.module), "a check", self.test.span)
             shown: list[tuple[Quantity, str]] = []
-            found = _evaluated(test, self.test, self.module, shown) if told is not None or not holds else ""
+            found = ""
+            if told is not None or not holds:
+                found = _evaluated(test, self.test, lambda e: static_value(e, self.module), shown)
         except Skip:
             raise ParcError(*self.module.session.diagnostics) from None
         if told is not None:
@@ -120,26 +125,26 @@ class Check:
             raise fail("E0217", f"this check does not hold: {found}", self.test.span, notes=notes)
 
 
-def _evaluated(expr: ast.Expr, written: ast.Expr, module: Module, shown: list[tuple[Quantity, str]]) -> str:
+def _evaluated(expr: ast.Expr, written: ast.Expr, value_of: ValueOf, shown: list[tuple[Quantity, str]]) -> str:
     """The expression with the values of what it compares: only of what its value depends on.
 
     written: the same, before results stood in it; shown: gets the quantities, with how they are told.
     """
     if isinstance(expr, ast.Binary) and isinstance(written, ast.Binary) and expr.op in ("and", "or"):
-        left = _evaluated(expr.left, written.left, module, shown)
-        if static_value(expr.left, module) is (expr.op == "or"):
+        left = _evaluated(expr.left, written.left, value_of, shown)
+        if value_of(expr.left) is (expr.op == "or"):
             return left
-        return f"{left} {expr.op} {_evaluated(expr.right, written.right, module, shown)}"
+        return f"{left} {expr.op} {_evaluated(expr.right, written.right, value_of, shown)}"
     if isinstance(expr, ast.Unary) and isinstance(written, ast.Unary) and expr.op == "not":
-        return f"not {_evaluated(expr.operand, written.operand, module, shown)}"
+        return f"not {_evaluated(expr.operand, written.operand, value_of, shown)}"
     if isinstance(expr, ast.Binary) and isinstance(written, ast.Binary) and expr.op in _COMPARED:
         units = [side.unit for side in (written.right, written.left) if isinstance(side, ast.Quantity)]
-        values = static_value(expr.left, module), static_value(expr.right, module)
+        values = value_of(expr.left), value_of(expr.right)
         left, right = _both(*values, units[0] if units else None)
         pairs = zip(values, (left, right), strict=True)
         shown += [(value, text) for value, text in pairs if isinstance(value, Quantity)]
         return f"{left} {expr.op} {right}"
-    return _value(static_value(expr, module))
+    return _value(value_of(expr))
 
 
 def _both(left: Static, right: Static, unit: str | None) -> tuple[str, str]:
@@ -220,6 +225,22 @@ def check_statics(session: Session, module: Module) -> tuple[Check, ...]:
     return tuple(kept)
 
 
+def require_here(check: ast.Check, scope: Scope) -> None:
+    """A `check` in a body: of what is known there. Raises ParcError: E0217 where it does not hold."""
+
+    def value_of(expr: ast.Expr) -> Static:
+        return static_of(evaluate(expr, scope), expr.span)
+
+    if not static.boolean(value_of(check.test), "a check", check.test.span):
+        shown: list[tuple[Quantity, str]] = []
+        text = " ".join(scope.module.source.text[check.test.span.start : check.test.span.end].split())
+        message = f"`{text}` does not hold: {_evaluated(check.test, check.test, value_of, shown)}"
+        names = dict.fromkeys(n.id for n, _ in _names(check.test))
+        values = {n: value_of(ast.Name(n, span=check.test.span)) for n in names}
+        notes = [(f"{n} = {_as_shown(v, shown)}", None) for n, v in values.items()]
+        raise fail("E0217", message, check.test.span, notes=notes)
+
+
 def _no_job(job: str, name: str) -> int:
     raise AssertionError(f"a check that speaks of no job asks {job} for {name}")
 
@@ -275,4 +296,4 @@ def _names(expr: ast.Expr) -> list[tuple[ast.Name, str]]:
     return []
 
 
-__all__ = ["FAMILIES", "RESULTS", "Ask", "Check", "Held", "check_statics", "no_result"]
+__all__ = ["FAMILIES", "RESULTS", "Ask", "Check", "Held", "check_statics", "no_result", "require_here"]

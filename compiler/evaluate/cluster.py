@@ -53,7 +53,11 @@ def _cluster(session: Session, entry: Entry, scope: Scope) -> Cluster:
                 case ast.Setting(keyword=ast.Name(id="stack")):
                     if stack is not None:
                         raise fail("E0102", "there are two stacks", statement.span)
-                    stack = statement, _names(statement, 1, "`stack megatron_2021`")[0]
+                    help = "`stack megatron_2021`"
+                    if any(w.id == "like" for w in (*statement.words, *statement.values) if isinstance(w, ast.Name)):
+                        named, of = next((w.id for w in statement.words), "mine"), device[0] if device else "…"
+                        help = f"`like` stands in the device, `device {of} {{ … }}`; the cluster has `stack {named}`"
+                    stack = statement, _names(statement, 1, help)[0]
                 case ast.Setting(keyword=ast.Name(id="topology")):
                     _topology(statement, levels)
                 case ast.Setting():

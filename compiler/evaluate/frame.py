@@ -18,6 +18,7 @@ class Frame:
         self.count = count
         self.own: set[Value] = set()
         self.imports: dict[Value, Value] = {}  # outer value -> parameter: invariants
+        self.carried: dict[Value, tuple[str, Value]] = {}  # a loop's parameters: the variable, its value before
         self.stacks: list[tuple[Value, Value]] = []  # (stack in the parent, slice): weights, the index
         self._index: Value | None = None
         self._step: Value | None = None

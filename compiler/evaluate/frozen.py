@@ -47,6 +47,11 @@ class Patterns:
                 message = f"`frozen {what}{pattern}`: `{model.name}` has no weight of this path"
                 found.error("E0404", message, pattern.span, help=_meant(str(pattern), names))
         found.raise_if_any()
+        for statement in self.statements:
+            if statement.keep and not any(self._holds(statement, n) for n in names):
+                message = "this `frozen` changes nothing: its `keep` has all that it names"
+                found.error("E0404", message, statement.span, help="leave it out, or keep fewer")
+        found.raise_if_any()
         if model.trained:
             return
         message = f"all weights of `{model.name}` are frozen: there is nothing to train"

@@ -8,7 +8,7 @@ from compiler.evaluate.frame import Frame
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.statements import assigned, run
 from compiler.evaluate.values import Bound, Broken, Skip, WeightVar, kind_of
-from compiler.graph import Graph, Node, Value
+from compiler.graph import Graph, Node, Type, Value
 from compiler.ops.elementwise import Transpose
 from compiler.ops.repeat import Repeat
 from dsl import ast
@@ -37,6 +37,7 @@ def repeat(statement: ast.Repeat, scope: Scope) -> None:
         if isinstance(value, Value):
             param = frame.param(name, value.type, statement.span)
             carried[name] = (value, param)
+            frame.carried[param] = name, value
             inner.vars[name] = param
 
     before = scope.session.failures
@@ -63,8 +64,18 @@ def _check_statics(statement: ast.Repeat, scope: Scope, inner: Scope) -> None:
 
 
 def _begun_as_tensor(name: str, old: Bound, new: Bound | None, scope: Scope) -> str | None:
-    """The assignment before the loop that makes a tensor of the number `old`, of the type that an iteration gives."""
-    if not isinstance(new, Value) or isinstance(old, bool) or not isinstance(old, int | float):
+    """The assignment before the loop that makes a tensor of the number or boolean `old`, of the type that an iteration
+    gives; in masters' type where that is a number (a counter)."""
+    if isinstance(old, bool):
+        tensor = Type("bool") if isinstance(new, bool) else new.type if isinstance(new, Value) else None
+        if tensor is None or tensor.dtype != "bool" or any(scope.find_dim(d.name) != d for d in tensor.dims):
+            return None
+        return f"{name} = {'ones' if old else 'zeros'}({', '.join([*tensor.names, 'dtype = bool'])})"
+    if not isinstance(old, int | float):
+        return None
+    if static.is_number(new):
+        return f"{name} = zeros(dtype = master)" if old == 0 else f"{name} = full({old}, dtype = master)"
+    if not isinstance(new, Value):
         return None
     if any(scope.find_dim(d.name) != d for d in new.type.dims):
         return None

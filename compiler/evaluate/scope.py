@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from compiler.evaluate import limits
 from compiler.evaluate.frame import Frame
@@ -11,9 +11,10 @@ from compiler.evaluate.modules import Module
 from compiler.evaluate.ranges import Extent, extents
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.values import BROKEN, Bound, Broken, DimList, Skip, WeightVar, kind_of
-from compiler.graph import DTYPES, Dim, Names, Value
+from compiler.graph import DTYPES, FLOATS, Dim, Names, Value
 from compiler.model import STEP_DTYPE, Input, Precision, State, Weight
 from compiler.ops.base import Misuse, Op, OpError
+from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast
 from dsl import ast
 from dsl.diagnostics import ParcError, did_you_mean, fail
@@ -196,7 +197,8 @@ class Scope:
         except Misuse:
             raise
         except OpError as error:
-            raise fail(error.code, error.message, span, help=error.help) from None
+            help = (error.code == "E0202" and self._widened(operands)) or error.help
+            raise fail(error.code, error.message, span, help=help) from None
         frame.own.update(values)
         known = self.making.extents
         for value, extent in zip(values, extents(op, [known.get(v) for v in inputs], [t.dtype for t in types])):
@@ -205,6 +207,23 @@ class Scope:
         if alone:
             of_step.update(v for v in values if v.type.dtype != self.making.precision.master)
         return values
+
+    def _widened(self, operands: Sequence[Value]) -> str | None:
+        """The help where scalars of two float types meet: they are sums, such as losses, so the narrower is cast."""
+        floats = sorted((v for v in operands if v.type.is_float), key=lambda v: FLOATS.index(v.type.dtype))
+        if not floats or any(v.type.dims for v in operands) or floats[0].type.dtype == floats[-1].type.dtype:
+            return None
+        wide, narrow = floats[0].type.dtype, floats[-1]
+        if wide not in ("f64", "f32"):
+            return None  # neither of the two of 16 bits holds the other
+        word = "master" if wide == self.making.precision.master else wide
+        if narrow not in self.frame.carried:
+            return f"there is no implicit cast: `cast(x, {word})` of what is {narrow.type.dtype}, to round nothing"
+        name, before = self.frame.carried[narrow]
+        outer = self.frame.parent.builder.nodes if self.frame.parent else ()
+        zeros = any(before in n.outputs and n.op == Full(0.0, before.type.dtype, ()) for n in outer)
+        begun = f"zeros(dtype = {word})" if zeros else f"cast({name}, {word})"
+        return f"there is no implicit cast: before the loop, write `{name} = {begun}`"
 
     def in_master(self, value: Value, span: Span) -> Value:
         """The value, for what is no function of the step alone: in an optimizer such functions are computed in f64

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compiler.evaluate import dtypes, static
+from compiler.evaluate.checks import require_here
 from compiler.evaluate.expressions import evaluate, static_of, tensor
 from compiler.evaluate.ranges import Extent
 from compiler.evaluate.scope import Scope, check_dim, check_size
@@ -21,7 +22,8 @@ _INITS = {"zeros": 0, "ones": 0, "constant": 1, "normal": 1, "uniform": 2}
 
 
 def run(body: Sequence[ast.Statement], scope: Scope) -> Results | None:
-    """Run statements up to a `return`; its values. Errors are reported, and the rest is looked at all the same."""
+    """Run statements up to a `return`; its values. Errors are reported, and the rest is looked at all the same; but
+    behind a `check` that does not hold nothing is: what relies on it would be wrong for that reason alone."""
     for i, statement in enumerate(body):
         with scope.session.nested(statement.span):
             try:
@@ -29,6 +31,8 @@ def run(body: Sequence[ast.Statement], scope: Scope) -> Results | None:
             except (ParcError, Skip) as error:
                 scope.session.failed(error)
                 scope.poison(assigned(statement))
+                if isinstance(statement, ast.Check):
+                    return None
                 continue
         if result is not None:
             if i + 1 < len(body):
@@ -85,6 +89,8 @@ def _run(statement: ast.Statement, scope: Scope) -> Results | None:
             if scope.what != "optimizer":
                 raise _misplaced(statement, "a state", scope)
             _state(statement, scope)
+        case ast.Check():
+            require_here(statement, scope)
         case ast.Loss() | ast.Metric():
             if scope.what != "model" or scope.in_repeat:
                 raise _misplaced(statement, "a loss or metric", scope)

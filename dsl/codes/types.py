@@ -137,7 +137,8 @@ CODES: tuple[Code, ...] = (
         "E0217",
         "a check does not hold",
         "`check` states what must be true, of the file's parameters or of what a job needs:\n"
-        "`check fit.memory.peak <= 30 GiB`.",
+        "`check fit.memory.peak <= 30 GiB`; in the body of a function or a model, of its arguments and dims:\n"
+        "`check active <= experts`.",
         "param hidden = 100\nparam heads = 8\ncheck hidden % heads == 0\n",
         "param hidden = 96\nparam heads = 8\ncheck hidden % heads == 0\n",
     ),

@@ -16,6 +16,7 @@ from compiler.cost.simulate import Simulation, simulate
 from compiler.cost.timeline import PICOSECONDS
 from compiler.cost.variation import Variation, colours
 from compiler.cost.work import Collective, Loop, Part, Product, Work
+from compiler.evaluate import evaluate_file
 from compiler.numbering import Ranks
 from compiler.program import Axis
 from compiler.traffic import collectives
@@ -332,6 +333,19 @@ def test_settings_of_clusters_that_are_wrong(statement: str, message: str) -> No
     with pytest.raises(ParcError, match="E0313") as caught:
         parc.evaluate(Source("x.par", text))
     assert message in str(caught.value)
+
+
+def test_like_stands_in_the_device() -> None:
+    text = (
+        "device chip {\n  compute f32 1 TFLOP/s\n  memory 1 GiB, 1 TB/s\n}\n"
+        "cluster pod {\n  device gpu = chip\n  level server = 2 gpu over 1 GB/s, 1 us\n  stack mine like eager\n}\n"
+        "model m {\n  dim b = 2, d = 2\n  input x : f32[b,d]\n  weight w[d]\n  loss mean(x * w)\n}\n"
+        "optimizer plain(lr) {\n  w = w - lr * g\n}\njob fit {\n  train m on pod\n  optimizer plain(lr = 0.1)\n}\n"
+    )
+    with pytest.raises(ParcError) as caught:
+        evaluate_file(Source("m.par", text))
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0313" and "device gpu" in (found.help or "") and "`stack mine`" in (found.help or "")
 
 
 def test_a_stack_chooses_efficiencies() -> None:

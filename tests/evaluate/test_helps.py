@@ -105,6 +105,8 @@ def test_the_legal_numbers_of_micro_batches_are_those_that_work(rules: tuple[str
         ("1.5", "balance", "bf16, master f32", "total = full(1.5, dtype = master)"),
         ("0.0", "cast(h, compute)", "bf16, master f32", "total = zeros(b, d)"),
         ("0.0", "balance", "f32", "total = zeros(dtype = master)"),
+        ("0", "1", "bf16, master f32", "total = zeros(dtype = master)"),
+        ("2", "0.5", "bf16, master f32", "total = full(2, dtype = master)"),
     ],
 )
 def test_a_number_that_a_loop_changes_begins_as_the_tensor_that_it_becomes(
@@ -129,6 +131,64 @@ model m() {{
     (found,) = check_file(Source("main.par", text))
     assert found.code == "E0309" and (found.help or "").endswith(f"before the loop, write `{line}`")
     assert not check_file(Source("main.par", text.replace(f"total = {begin}", line)))
+
+
+@pytest.mark.parametrize(
+    ("begin", "line"),
+    [
+        ("zeros()", "total = zeros(dtype = master)"),
+        ("full(1.5)", "total = cast(total, master)"),
+        ("mean(x)", "total = cast(total, master)"),
+    ],
+)
+def test_a_sum_that_begins_too_narrow_begins_wider(begin: str, line: str) -> None:
+    """Not the loss is to be rounded (`cast(balance, compute)`)."""
+    text = f"""use std.optimizers (sgd)
+model m() {{
+  dim b = 4, d = 8
+  input x : compute[b,d]
+  h = x
+  total = {begin}
+  repeat 2 as block {{
+    weight w[d]
+    h = h * w
+    total = total + mean(cast(h, master))
+  }}
+  loss mean(cast(h, master)) + total
+}}
+{JOB.replace("PRECISION", "bf16, master f32")}"""
+    (found,) = check_file(Source("main.par", text))
+    assert found.code == "E0202" and (found.help or "").endswith(f"before the loop, write `{line}`")
+    assert not check_file(Source("main.par", text.replace("  repeat", f"  {line}\n  repeat")))
+    again = text.replace("mean(cast(h, master))\n  }", "cast(mean(h), compute)\n  }")
+    (found,) = check_file(Source("main.par", again))  # the loss itself is of two types
+    assert found.code == "E0202" and "`cast(x, master)`" in (found.help or "")
+    assert not check_file(Source("main.par", again.replace(") + total", ") + cast(total, master)")))
+
+
+@pytest.mark.parametrize(
+    ("begin", "line"),
+    [("true", "ones(dtype = bool)"), ("false", "zeros(dtype = bool)"), ("true", "ones(b, dtype = bool)")],
+)
+def test_a_boolean_that_a_loop_changes(begin: str, line: str) -> None:
+    over = "mean(h, over d)" if "(b" in line else "mean(h)"
+    text = f"""use std.optimizers (sgd)
+model m() {{
+  dim b = 4, d = 8
+  input x : f32[b,d]
+  h = x
+  fine = {begin}
+  repeat 2 as block {{
+    weight w[d]
+    h = h * w
+    fine = fine {"and" if begin == "true" else "or"} {over} > 0.0
+  }}
+  loss mean(h) + mean(cast(fine, f32))
+}}
+{JOB.replace("PRECISION", "f32")}"""
+    (found,) = check_file(Source("main.par", text))
+    assert found.code == "E0309" and (found.help or "").endswith(f"before the loop, write `fine = {line}`")
+    assert not check_file(Source("main.par", text.replace(f"fine = {begin}", f"fine = {line}")))
 
 
 @pytest.mark.parametrize(

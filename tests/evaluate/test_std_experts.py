@@ -12,6 +12,7 @@ from compiler.graph import Graph
 from compiler.ops.repeat import Repeat
 from compiler.passes.differentiate import differentiate
 from compiler.text import show
+from dsl.diagnostics import ParcError
 from dsl.source import Source
 from runtime.prove import prove
 from runtime.serial import run_graph
@@ -194,6 +195,48 @@ def test_ties_and_a_diverged_router() -> None:
     close(reduced(m, equal), np.array([[expert(a, x, 0, 1 / E) for x in row] for row in a["x"]]))
     broken = arrays | {"moe.routed_experts.router": np.full_like(arrays["moe.routed_experts.router"], np.nan)}
     assert np.isnan(reduced(m, broken)).all()
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+@pytest.mark.parametrize("sigmoid", ["", "sigmoid = true, "])
+def test_as_many_as_the_best_groups_have_and_no_more(limit: int, sigmoid: str) -> None:
+    """All experts of the best groups can be chosen, with shares; one more would be of another group, and is refused."""
+    most = 2 * limit
+    body = f"weight w[d] ~ ones\nbest, at = in_best_groups(sigmoid(x * w), 4, {limit}, over d)\n"
+    body = f"{HEAD}{body}share, chosen = top_k(best, over d -> j)\nloss sum(share)\nmetric least = min(share)"
+    m = text(body.replace("d = 8", f"d = 8, j = {most}"), "in_best_groups")
+    assert run_graph(m.graph, random_arrays(m))[1] > 0
+    mixture(f"{sigmoid}groups = 4, limit = {limit}, active = {most}", experts=8)
+    with pytest.raises(ParcError) as caught:
+        mixture(f"{sigmoid}groups = 4, limit = {limit}, active = {most + 1}", experts=8)
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0217" and found.message.startswith("`active <= limit * experts / groups` does not hold:")
+    assert f"active = {most + 1}" in [n[0] for n in found.notes]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("active = 0", "`active >= 1 and"),
+        ("active = 9", "active <= experts`"),
+        ("capacity = 0.0", "`capacity > 0`"),
+        ("capacity = -1.0", "`capacity > 0`"),
+        ("scale = 0.0", "`scale > 0`"),
+        ("shared = -1", "`shared >= 0`"),
+        ("pieces = 0", "`pieces >= 1`"),
+        ("groups = 0", "`groups >= 1 and"),
+        ("groups = 3", "experts % groups == 0`"),
+        ("limit = 2", "limit <= groups`"),
+        ("groups = 4, limit = 5", "limit <= groups`"),
+        ("groups = 4, limit = 0", "`limit >= 1 and"),
+        ("groups = 0, active = 0, capacity = 0.0", "`active >= 1 and"),
+    ],
+)
+def test_arguments_that_make_no_sense(options: str, told: str) -> None:
+    with pytest.raises(ParcError) as caught:
+        mixture(options, experts=8)
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0217" and told in found.message
 
 
 # --- in a model, under strategies -------------------------------------------------------------------------------

@@ -381,6 +381,8 @@ def test_patterns(pattern: str, path: str, holds: bool) -> None:
         ("frozen base", "E0404", "did you mean `block.up.base`, or `*.base`?"),
         ("frozen table keep hed", "E0404", "did you mean `head`?"),
         ("frozen table keep head", "E0404", "leave it out"),
+        ("frozen keep *", "E0404", "leave it out, or keep fewer"),
+        ("frozen table keep table", "E0404", "leave it out, or keep fewer"),
         ("frozen", "E0317", "leave one out, such as `frozen keep head.offset`"),
         ("frozen *", "E0317", "leave one out"),
     ],

@@ -65,6 +65,17 @@ def test_the_help_proposes_what_works() -> None:
     assert parc.compile(source(8, 2, "split h, r, f, v on tp"))
 
 
+def test_the_help_proposes_the_other_order_and_no_padding_of_too_few() -> None:
+    with pytest.raises(ParcError) as caught:
+        parc.compile(source(8, 2, "split r, h, f, v on tp"))
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0540" and "`split h, r, f, v on tp`" in (found.help or "")
+    assert "pad" not in (found.help or "")  # 2 key heads, 4 devices
+    with pytest.raises(ParcError) as caught:
+        parc.compile(source(2, 2, "split h, f, v on tp"))
+    assert all(d.code == "E0540" and "pad" not in (d.help or "") for d in caught.value.diagnostics)
+
+
 @pytest.mark.parametrize("rule", ["split h, k on tp", "split h, s on tp", "split h, d on tp", "split h, v on tp"])
 def test_no_other_dim_stands_in(rule: str) -> None:
     """Those behind it in the rule that do not run along with it: the rule does not fit."""

@@ -169,10 +169,13 @@ class Rules:
         else:
             named = dim if dim in rule.dims else ", ".join(rule.dims)  # its size may come from another dim
             other = stand_in(dim, n, self._model) if dim in rule.dims else None
-            if other is not None and other not in rule.dims:
-                listed = ", ".join(d if d != dim else f"{d}, {other}" for d in rule.dims)
+            if other is not None:  # behind it, it takes its place; before it, where it stands, it did not
+                rest = [d for d in rule.dims if d != other]
+                listed = ", ".join(d if d != dim else f"{d}, {other}" for d in rest)
                 help += f"or split `{other}` in its place: `split {listed} on {axis}`; "
-            help += f"or allow uneven pieces: `split {named} on {axis} pad`"
+            if n <= size:  # else some devices have no part of it
+                help += f"or allow uneven pieces: `split {named} on {axis} pad`"
+            help = help.removesuffix("; ")
         message = f"dim {dim} of {name} has size {size}, which does not split into {over} on axis {axis}"
         self.diagnostics.error("E0540", message, rule.span, help=help)
 
