@@ -76,6 +76,7 @@ class _Lift:
         self.lifter, self.body = lifter, body
         self.values: dict[str, Lifted] = dict(given)
         self.drafts: list[Draft] = []
+        self.views: dict[int, list[Lifted]] = {}  # of what a kernel makes
         self.sunk = sunk_values(body, sunk_results)
         self.carries = sum(v.carried is not None for v in given.values())
         self.adding = -1
@@ -127,6 +128,7 @@ class _Lift:
         source = self.values[instr.inputs[0]]
         value = self.define(instr.outputs[0], source.owner, source.taint)
         value.root, value.carried = source.root, source.carried
+        self.views.setdefault(value.owner, []).append(value)
 
     def add(self, instr: Instr, work: Work | None = None) -> Draft:
         """A node of its own; its results hang on it."""
@@ -212,6 +214,9 @@ class _Lift:
             for instr in draft.instrs:
                 for var in instr.outputs:
                     self.values[var.name].owner = owners[-1]
+            for view in self.views.pop(at, ()):
+                view.owner = owners[-1]
+                self.views.setdefault(owners[-1], []).append(view)
             draft.instrs, draft.deps, draft.carries = [], set(), set()
 
     def collective(
