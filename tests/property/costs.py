@@ -35,7 +35,7 @@ from parc.estimate import Estimate
 from parc.report.trace import Trace
 from tests.cost.measured import exact
 from tests.property.case import Case
-from tests.property.check import REFUSALS, Outcome, where
+from tests.property.check import Outcome, refusal, where
 
 MEASURED = 4
 """Of every so many cases the devices run, and their memory is compared to the byte."""
@@ -65,7 +65,7 @@ def check(case: Case) -> Outcome:
     except ParcError as e:
         codes = {d.code for d in e.diagnostics}
         text = "\n".join(map(str, e.diagnostics))
-        return Outcome("refused" if codes <= REFUSALS else "failed", min(map(str, codes)), text)
+        return Outcome("refused" if all(map(refusal, e.diagnostics)) else "failed", min(map(str, codes)), text)
     except Exception as e:
         return Outcome("failed", f"costs: {where(e)}", traceback.format_exc())
     return Outcome("proved")

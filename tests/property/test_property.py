@@ -66,7 +66,7 @@ def judged(outcomes: dict[int, Outcome], how: Judge = check) -> None:
     whats = Counter(o.what for o in outcomes.values())
     refusals = Counter(o.why for o in outcomes.values() if o.what == "refused")
     print(f"proved {whats['proved']} of {len(outcomes)}, refused {dict(refusals)}")
-    assert set(refusals) <= REFUSALS
+    assert set(refusals) <= REFUSALS | {"E0404"}
     assert whats["proved"] >= 0.7 * len(outcomes), refusals
 
 
