@@ -41,7 +41,7 @@ def draw_frozen(rng: Random, d: Drawing) -> tuple[Piece, ...]:
     if loras and rng.random() < 0.5:
         return (Piece("adapters", (rng.choice(["frozen *.base", "frozen keep *.low, *.high"]),)),)
     paths = [*names, *d.holders]
-    some = rng.sample(paths, min(len(paths), rng.choice([1, 1, 2, 3])))
+    some = rng.sample(paths, min(max(1, len(paths) // 2), rng.choice([1, 1, 2, 3])))
     kind = rng.choice(["frozen", "frozen", "keep", "name"])
     if kind == "name":
         some = [f"*.{p.rpartition('.')[2]}" for p in some]

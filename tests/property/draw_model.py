@@ -158,7 +158,7 @@ def _classes(d: Drawing, kind: str, *lines: str) -> Piece:
 
 
 def _sequence(d: Drawing) -> tuple[tuple[str, ...], Tail]:
-    _sizes(d, b=[8, 8, 12], s=[4, 8, 8, 8, 8, 1], d=[8])
+    _sizes(d, b=[8, 8, 12, 16, 16], s=[4, 8, 8, 8, 8, 1], d=[8])
     head = [_declared(d), "input data : compute[b,s,d]", "x = data"]
     d.data = True
     if d.rng.random() < 0.5:
@@ -172,7 +172,7 @@ def _sequence(d: Drawing) -> tuple[tuple[str, ...], Tail]:
 
 def _tokens(d: Drawing) -> tuple[tuple[str, ...], Tail]:
     """Words in, words out; the table is read at both ends or each end has its own."""
-    _sizes(d, b=[8, 8, 12], s=[4, 8, 8, 8, 8, 1], d=[8])
+    _sizes(d, b=[8, 8, 12, 16, 16], s=[4, 8, 8, 8, 8, 1], d=[8])
     d.splittable["v"] = 12
     d.weights.append(("table", ("v", "d")))
     head = (
@@ -190,7 +190,7 @@ def _tokens(d: Drawing) -> tuple[tuple[str, ...], Tail]:
 
 def _pair(d: Drawing) -> tuple[tuple[str, ...], Tail]:
     """Two sequences: what a first loop makes of one is read in every iteration of a second loop, over the other."""
-    _sizes(d, b=[8, 8, 12], u=[4, 8], d=[8])
+    _sizes(d, b=[8, 8, 12, 16, 16], u=[4, 8], d=[8])
     s, t = d.rng.choice([4, 8]), d.sizes["u"]
     d.splittable |= {"s": s, "t": t}
     dims = f"{_declared(d)}, s = {s}, t = {t}"
@@ -208,7 +208,7 @@ def _other_side(d: Drawing) -> tuple[str, ...]:
 
 
 def _image(d: Drawing) -> tuple[tuple[str, ...], Tail]:
-    _sizes(d, b=[4, 8], y=[8], x=[8, 4], c=[4])
+    _sizes(d, b=[4, 8, 16], y=[8], x=[8, 4], c=[4])
     head = (f"{_declared(d)}, v = 12", "input data : compute[b,y,x,c]", "input label : int32[b] in 0..v", "x = data")
 
     def tail(d: Drawing) -> Piece:

@@ -142,10 +142,12 @@ def _technique(rng: Random, d: Drawing, name: str) -> Piece | None:
     if name == "tp":
         kind = rng.choice(["tensor_parallel", "megatron", "vocab_parallel"])
         needs = {"tensor_parallel": "hfv", "megatron": "hfvs", "vocab_parallel": "v"}[kind]
+        if kind == "megatron" and has.get("s") == 1 and rng.random() < 0.8:
+            kind = "tensor_parallel"  # mostly refused: one position is not split
         return Piece(kind, (f"{kind}({name})",)) if any(n in has for n in needs) else None
     if name == "cp":
         kind = rng.choice(["context_parallel", "ulysses", "sequence_parallel"])
-        return Piece(kind, (f"{kind}({name})",)) if "s" in has else None
+        return Piece(kind, (f"{kind}({name})",)) if has.get("s", 1) > 1 or ("s" in has and rng.random() < 0.2) else None
     if name == "sp":
         if "y" not in has:
             return None
