@@ -57,8 +57,8 @@ def with_dims(op: Op, change: Callable[[Dim], Dim]) -> Op:
 class Emitter:
     """Appends instructions. `renamed`: value -> the name that it has in this function."""
 
-    def __init__(self, placed: Placed, names: Names, part: Part | None = None, suffix: str = "") -> None:
-        self.placed, self.names, self.part, self.suffix = placed, names, part, suffix
+    def __init__(self, placed: Placed, names: Names, part: Part | None = None) -> None:
+        self.placed, self.names, self.part = placed, names, part
         self.instrs: list[Instr] = []
         self.renamed: dict[str, str] = {}
 
