@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dsl.source import NOWHERE, Span
 
 if TYPE_CHECKING:
+    from compiler.layout import Layout
     from compiler.ops.base import Op
 
 FLOATS = ("f64", "f32", "bf16", "f16")
@@ -78,11 +79,20 @@ class Type:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Value:
-    """One tensor. `name` is unique in the whole training graph and is its identity between passes."""
+    """One tensor, by its logical type. `name` is unique in the whole training graph, and in a function of a program.
+
+    layout: how its pieces lie on the devices (the piece: `local_type(type, layout, sizes)`); None before `place`, which
+    gives all values theirs. Typed as if it were always there: nobody reads it before.
+    """
 
     name: str
     type: Type
+    layout: Layout = None  # type: ignore[assignment]
     span: Span = field(default=NOWHERE, repr=False)
+
+    def same(self, other: Value) -> bool:
+        """Whether both are called alike, and have equal types and layouts."""
+        return self is other or (self.name, self.type, self.layout) == (other.name, other.type, other.layout)
 
     def __str__(self) -> str:
         return f"%{self.name}: {self.type}"
@@ -90,7 +100,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Node:
-    """`outputs = op(inputs)`."""
+    """`outputs = op(inputs)`. Effects in functions of a program may have no outputs."""
 
     op: Op
     inputs: tuple[Value, ...]
@@ -102,10 +112,31 @@ class Node:
         (value,) = self.outputs
         return value
 
+    def same(self, other: Node) -> bool:
+        """Whether both give the same values by the same op of operands that are called alike."""
+        return self is other or (
+            self.op == other.op
+            and names_of(self.inputs) == names_of(other.inputs)
+            and _same(self.outputs, other.outputs)
+        )
+
+
+def names_of(values: Iterable[Value]) -> list[str]:
+    """What the values are called."""
+    return [v.name for v in values]
+
+
+def _same(left: tuple[Value, ...], right: tuple[Value, ...]) -> bool:
+    return len(left) == len(right) and all(a.same(b) for a, b in zip(left, right))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graph:
-    """Nodes in an order in which they can run. Inputs are data, weights, state or (in a body) parameters."""
+    """Nodes in an order in which they can run. Inputs are data, weights, state or (in a body) parameters.
+
+    A function of a program has neither inputs nor outputs: its effects are nodes. Graphs are equal if they have the
+    same text, values and nodes are not: within a graph each is itself alone.
+    """
 
     name: str
     inputs: tuple[Value, ...]
@@ -114,6 +145,20 @@ class Graph:
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Graph):
+            return NotImplemented
+        return self is other or (
+            self.name == other.name
+            and len(self.nodes) == len(other.nodes)
+            and _same(self.inputs, other.inputs)
+            and all(a.same(b) for a, b in zip(self.nodes, other.nodes))
+            and names_of(self.outputs) == names_of(other.outputs)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.name, len(self.nodes), *names_of(self.inputs)))
 
     def __str__(self) -> str:
         from compiler.show import show_graph
@@ -155,7 +200,7 @@ class Builder:
 
     def value(self, name: str, type: Type, span: Span = NOWHERE) -> Value:
         """A value that no node computes: an input or a body's parameter."""
-        return Value(self.fresh(name), type, span)
+        return Value(self.fresh(name), type, span=span)
 
     def add(self, op: Op, *inputs: Value, name: str | None = None, span: Span = NOWHERE) -> Value:
         """Append `op` and return its only output. Raises `OpError` where the types do not fit."""
@@ -165,7 +210,7 @@ class Builder:
     def add_many(self, op: Op, *inputs: Value, name: str | None = None, span: Span = NOWHERE) -> tuple[Value, ...]:
         types = op.infer(*(v.type for v in inputs))
         base = name or op.default_name(inputs)
-        outputs = tuple(Value(self.fresh(base), t, span) for t in types)
+        outputs = tuple(Value(self.fresh(base), t, span=span) for t in types)
         self.nodes.append(Node(op, inputs, outputs, span))
         return outputs
 

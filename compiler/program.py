@@ -6,59 +6,10 @@ Text form: `compiler.text` (printer and parser, `parse(show(p)) == p`); legality
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from compiler.graph import Type
+from compiler.graph import Graph, Type
 from compiler.layout import Layout
 from compiler.model import Init
-from compiler.ops.base import Op
-
-
-@dataclass(frozen=True, slots=True)
-class Var:
-    """A value of a function: its *logical* type and its layout (the piece: `local_type(type, layout, sizes)`)."""
-
-    name: str
-    type: Type
-    layout: Layout
-
-
-@dataclass(frozen=True, slots=True)
-class Instr:
-    """`outputs = op(inputs)`; inputs name earlier outputs, parameters of the enclosing body, or outer values."""
-
-    op: Op
-    inputs: tuple[str, ...]
-    outputs: tuple[Var, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """A straight line of instructions. `params`/`results` are empty for functions, whose effects are instructions."""
-
-    params: tuple[Var, ...]
-    instrs: tuple[Instr, ...]
-    results: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LocalRepeat(Op):
-    """`ops.repeat.Repeat` in a lowered program: the same meaning, with a `Body` (so that programs compare by value).
-
-    instruction inputs  = carries (initial) + stacks (leading dim `label` of size `count`, not split) + invariants
-    body.params         = carries + slices + invariants
-    body.results        = carries (next) + results of the iteration
-    instruction outputs = carries (final) + stacks of results
-    The body holds no effects (`ops.effects`) and reads nothing but its parameters and its own values.
-    """
-
-    mnemonic: ClassVar[str] = "repeat"
-    label: str
-    count: int
-    body: Body
-    carries: int
-    stacks: int
-    reverse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +76,7 @@ class Function:
 
     name: str
     chunk: int
-    body: Body
+    body: Graph
 
 
 PER_MICROBATCH = ("P", "F", "B", "W")

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from compiler.cost.replay import FIRST, Buffer, Effect, Replay, Signature
-from compiler.program import Body, Function, Instr
+from compiler.graph import Graph, Node
+from compiler.program import Function
 
 Site = tuple[int, int]
 """Where the program makes a buffer: identity of the instruction, and which of the buffers that it makes."""
@@ -110,7 +111,7 @@ class Traced(Replay):
         else:
             self.found.alive[b] = (2 << self.clock) - 1
 
-    def _begin(self, instr: Instr) -> None:
+    def _begin(self, instr: Node) -> None:
         self.clock += 1
         self.instr, self.made = id(instr), 0
 
@@ -121,7 +122,7 @@ class Traced(Replay):
             tuple(self.spans[b].site if b in self.spans else None for b in carried),
         )
 
-    def _body(self, body: Body, env: dict[str, Buffer], where: str, carries: int = 0) -> None:
+    def _body(self, body: Graph, env: dict[str, Buffer], where: str, carries: int = 0) -> None:
         outer = self.nest
         self.serial += 1
         self.nest = (*outer, (id(body), self.serial))

@@ -77,7 +77,7 @@ class TracedMemory(ClassMemory):
         loads = {
             i.op.name: key
             for key, f in self.functions.items()
-            for i in f.body.instrs
+            for i in f.body.nodes
             if isinstance(i.op, Load) and i.op.last
         }
         of: dict[str, Bundle] = {}

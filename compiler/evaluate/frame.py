@@ -34,7 +34,7 @@ class Frame:
 
     def param(self, name: str, type: Type, span: Span = NOWHERE) -> Value:
         """An input of this graph."""
-        value = Value(self.builder.names.fresh(f"{self.path}.{name}" if self.path else name), type, span)
+        value = Value(self.builder.names.fresh(f"{self.path}.{name}" if self.path else name), type, span=span)
         self.own.add(value)
         return value
 

@@ -222,7 +222,7 @@ def _weight(target: ast.Target, statement: ast.WeightDecl, scope: Scope) -> None
         raise fail("E0205", f"the weight `{name}` would have dim `{twice}` twice", target.span)
     check_size(type.elements, f"the weight `{name}`", target.span)
     scope.session.spend_node(target.span)
-    declared = Value(path, type, target.span)
+    declared = Value(path, type, span=target.span)
     top = scope.frame.loops[0].parent if loops else scope.frame
     assert top is not None
     top.own.add(declared)
@@ -295,7 +295,7 @@ def _state(statement: ast.StateDecl, scope: Scope) -> None:
     for name in statement.names:
         if name.id in scope.vars:
             raise fail("E0102", f"there are two `{name.id}`", name.span)
-        value = Value(scope.making.names.fresh(f"{owner}.{name.id}"), w.type, name.span)
+        value = Value(scope.making.names.fresh(f"{owner}.{name.id}"), w.type, span=name.span)
         scope.frame.own.add(value)
         scope.making.states.append(State(value, init, "optimizer", owner))
         scope.assign(name.id, value)

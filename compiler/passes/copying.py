@@ -31,7 +31,7 @@ def suffixed(suffix: str) -> Rename:
 
 
 def copy_value(value: Value, names: Names, rename: Rename) -> Value:
-    return Value(names.fresh(rename(value.name)), value.type, value.span)
+    return Value(names.fresh(rename(value.name)), value.type, span=value.span)
 
 
 def copy_node(node: Node, env: MutableMapping[Value, Value], names: Names, rename: Rename) -> Node:

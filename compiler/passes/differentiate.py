@@ -73,10 +73,12 @@ def differentiate(
     live = prune_nodes(merged, grads)
 
     # Gradients have their names by right; whatever else would like them comes after.
-    reserved = {g: Value(names.fresh(f"{w.name}.grad"), g.type, w.span) for g, w in zip(grads, weights, strict=True)}
+    reserved = {
+        g: Value(names.fresh(f"{w.name}.grad"), g.type, span=w.span) for g, w in zip(grads, weights, strict=True)
+    }
 
     def name(v: Value) -> Value:
-        named = reserved.get(v) or Value(names.fresh(labels.get(v, v.name)), v.type, v.span)
+        named = reserved.get(v) or Value(names.fresh(labels.get(v, v.name)), v.type, span=v.span)
         cotangents.update(dict.fromkeys(owners.get(v, ()), named.name))
         return named
 

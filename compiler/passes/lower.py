@@ -23,17 +23,7 @@ from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
 from compiler.passes.prune import prune_nodes
 from compiler.passes.stage import ALL, Stage, Staged
-from compiler.program import (
-    Affine,
-    Axis,
-    Body,
-    DeviceClass,
-    Function,
-    InputDecl,
-    LoopRange,
-    Program,
-    StateDecl,
-)
+from compiler.program import Affine, Axis, DeviceClass, Function, InputDecl, LoopRange, Program, StateDecl
 
 
 def lower(placed: Placed, staged: Staged) -> Program:
@@ -141,7 +131,7 @@ class _Class:
 
     # --- forward and backward ----------------------------------------------------------------------
 
-    def forward(self, stage: int, chunk: int, part: Part | None) -> Body:
+    def forward(self, stage: int, chunk: int, part: Part | None) -> Graph:
         placed, graph = self.placed, self.placed.forward
         where = self.staged.forward
         suffix = f"#{chunk}" if chunk else ""
@@ -166,7 +156,7 @@ class _Class:
         self._body(emit, graph, where, stage, chunk, roots, sends, True)
         for name, v in ends:
             emit.do(Accumulate(name[1:]) if name.startswith("+") else Save(name), v)
-        return Body((), tuple(emit.instrs), ())
+        return emit.body()
 
     def _sums(self) -> list[tuple[StateDecl, Value]]:
         """What F adds up: the loss, metrics that are sums, parts of others."""
@@ -179,7 +169,7 @@ class _Class:
             found.append((StateDecl(name, role, v.type, layout, logical=logical), v))
         return [*found, *part_decls(self.placed, self.names)]
 
-    def backward(self, stage: int, chunk: int, part: Part | None, late: Body | None) -> Body:
+    def backward(self, stage: int, chunk: int, part: Part | None, late: Graph | None) -> Graph:
         """B: adds up gradients (those that W does not), and saves what W needs of it."""
         placed, graph, where = self.placed, self.placed.backward, self.staged.backward
         suffix = f"#{chunk}" if chunk else ""
@@ -190,16 +180,16 @@ class _Class:
         emit = Emitter(placed, Names(), part)
         roots = [*(v for parts in self.staged.addends for v in parts if v not in put_off), *placed.crossing]
         sends = self._sends(graph, roots, where, stage, self.staged.stages - 1, keeps)
-        reread = {i.op.name for i in late.instrs if isinstance(i.op, Load)} if late is not None else set()
+        reread = {i.op.name for i in late.nodes if isinstance(i.op, Load)} if late is not None else set()
         self._body(emit, graph, where, stage, chunk, [*(v for _, v in ends), *held], sends, False, reread)
         for name, v in ends:
             emit.do(Accumulate(name), v)
         for v in held:
             self._keep(v.name, v, placed.layouts[v.name], chunk, part)
             emit.do(Save(self.names.saved[v.name] + suffix), v)
-        return Body((), tuple(emit.instrs), ())
+        return emit.body()
 
-    def late(self, graph: Graph, stage: int, chunk: int, part: Part | None) -> Body:
+    def late(self, graph: Graph, stage: int, chunk: int, part: Part | None) -> Graph:
         """W: what no other stage waits for. Nothing is sent."""
         where = self.staged.backward
         outputs = set(graph.outputs)
@@ -208,7 +198,7 @@ class _Class:
         self._body(emit, graph, where, stage, chunk, [v for _, v in ends], {}, False)
         for name, v in ends:
             emit.do(Accumulate(name), v)
-        return Body((), tuple(emit.instrs), ())
+        return emit.body()
 
     def _gradients(self, stage: int, suffix: str, mine: Callable[[Value], bool]) -> list[tuple[str, Value]]:
         """Gradient buffer and what this stage adds to it."""
@@ -374,7 +364,7 @@ class _Class:
         op = node.op
         assert isinstance(op, Repeat) and self.staged.cut is not None
         ahead = 1 if forward else -1
-        carried: list[str] = []
+        carried: list[Value] = []
         if not self._enters(stage, forward):
             # Not under the outer value's name: this stage may read that one as well, as it was before the loop.
             for outer, param in zip(node.inputs[: op.carries], op.body.inputs, strict=False):

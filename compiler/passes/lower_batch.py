@@ -16,7 +16,7 @@ from compiler.passes.buffers import BufferNames
 from compiler.passes.emit import Emitter
 from compiler.passes.place.place import Placed
 from compiler.passes.prune import prune_nodes
-from compiler.program import Affine, Body, Function, Run, Schedule, StateDecl, Update
+from compiler.program import Affine, Function, Run, Schedule, StateDecl, Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def lower_batch(placed: Placed, names: BufferNames, read: Collection[str], finis
     return Batch(tuple(reversed(before)), tuple(after), tuple(states))
 
 
-def _end(placed: Placed, names: BufferNames, graph: Graph, states: list[StateDecl]) -> Body:
+def _end(placed: Placed, names: BufferNames, graph: Graph, states: list[StateDecl]) -> Graph:
     finish = placed.training.finish
     assert finish is not None
     metrics = [names.metrics[m] for m in finish.metrics]
@@ -74,7 +74,7 @@ def _end(placed: Placed, names: BufferNames, graph: Graph, states: list[StateDec
     return _function(placed, names, graph, graph.outputs, metrics)
 
 
-def _function(placed: Placed, names: BufferNames, graph: Graph, roots: Sequence[Value], into: Sequence[str]) -> Body:
+def _function(placed: Placed, names: BufferNames, graph: Graph, roots: Sequence[Value], into: Sequence[str]) -> Graph:
     """The part of the graph that the roots need; each is added to a buffer."""
     emit = Emitter(placed, Names())
     nodes = prune_nodes(graph.nodes, roots)
@@ -88,7 +88,7 @@ def _function(placed: Placed, names: BufferNames, graph: Graph, roots: Sequence[
         emit.node(node)
     for v, name in zip(roots, into, strict=True):
         emit.do(Accumulate(name), v)
-    return Body((), tuple(emit.instrs), ())
+    return emit.body()
 
 
 def _used(nodes: Iterable[Node], roots: Iterable[Value]) -> set[Value]:

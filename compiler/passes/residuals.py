@@ -133,7 +133,7 @@ class Closing:
 
     def _stack(self, v: Value, op: Repeat) -> Value:
         name = self.context.names.fresh(v.name.removesuffix(SAVED) + SAVED)
-        return Value(name, Type(v.type.dtype, (Dim(op.label, op.count), *v.type.dims)), v.span)
+        return Value(name, Type(v.type.dtype, (Dim(op.label, op.count), *v.type.dims)), span=v.span)
 
     # --- the choice --------------------------------------------------------------------------------
 
@@ -303,4 +303,4 @@ class Context:
         """At the top (no path) both graphs call a value the same; in loops the late body has parameters of its own."""
         if path is None:
             return v
-        return Value(self.names.fresh(v.name + suffix), v.type, v.span)
+        return Value(self.names.fresh(v.name + suffix), v.type, span=v.span)

@@ -43,7 +43,7 @@ def _spread(last: Node, made: dict[Value, Node], uses: Counter[Value], labels: d
     moved: list[Value] = []
     for addend in total.inputs:
         name = f"{labels.get(addend, addend.name)}.{last.op.mnemonic}"
-        value = Value(name, result.type, last.span)
+        value = Value(name, result.type, span=last.span)
         labels[value] = name
         node = Node(last.op, (addend,), (value,), last.span)
         new += _spread(node, made, uses, labels) or [node]

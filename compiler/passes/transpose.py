@@ -113,7 +113,7 @@ class Transposer:
         operands = (*starts, *sums, *stacks)
         # `infer` is of no use for an open body: the types are those of what the cotangents belong to.
         owners = [node.inputs[i] for i in (*order, *body.summed, *body.sliced)]
-        outputs = tuple(Value(f"{v.name}.grad", v.type, v.span) for v in owners)
+        outputs = tuple(Value(f"{v.name}.grad", v.type, span=v.span) for v in owners)
         for v in outputs:
             self.labels[v] = v.name
         self.b.nodes.append(Node(loop, operands, outputs, node.span))
@@ -170,7 +170,7 @@ class _Body:
             grad = grads.get(i)
             if grad is None or i < op.carries + op.stacks:
                 continue
-            so_far = Value(f"{p.name}.grad.sum", p.type, p.span)
+            so_far = Value(f"{p.name}.grad.sum", p.type, span=p.span)
             self.params.append(so_far)
             self.summed[i] = p
             self.results.append(t.b.add(Map("add", (None, None)), so_far, grad, name=f"{p.name}.grad.sum"))
@@ -183,7 +183,7 @@ class _Body:
         self.nodes = tuple(t.b.nodes)
 
     def _enter(self, t: Transposer, output: Value) -> Value:
-        param = Value(f"{output.name}.grad", output.type, output.span)
+        param = Value(f"{output.name}.grad", output.type, span=output.span)
         self.params.append(param)
         t.seed(output, param)
         return param

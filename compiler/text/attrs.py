@@ -13,15 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from compiler.graph import Dim, Type
+from compiler.graph import Dim, Type, Value
 from compiler.ops import comm, contract, create, effects, elementwise, index, reduce, shape
 from compiler.ops.base import Op
 from compiler.ops.registry import OPS as REGISTRY
-from compiler.program import LocalRepeat, Var
+from compiler.ops.repeat import Repeat
 
 OPS: dict[str, type[Op]] = {
     **{m: c for m, c in REGISTRY.items() if c is not comm.Relayout},
-    LocalRepeat.mnemonic: LocalRepeat,
+    Repeat.mnemonic: Repeat,
 }
 """Ops that a lowered program may hold."""
 
@@ -218,7 +218,7 @@ def show_run(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}..{last}"
 
 
-def show_attributes(op: Op, outputs: Sequence[Var]) -> str:
+def show_attributes(op: Op, outputs: Sequence[Value]) -> str:
     """The attributes of an op, each preceded by a space."""
     text = ""
     for a in attributes(type(op)):

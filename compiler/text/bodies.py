@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from compiler.graph import Graph, Node, Type, Value
 from compiler.ops.base import Op
 from compiler.ops.elementwise import ARITY, Map
-from compiler.program import ALL_CHUNKS, Body, Function, Instr, LocalRepeat, Var
+from compiler.ops.repeat import Repeat
+from compiler.program import ALL_CHUNKS, Function
 from compiler.text.attrs import OPS, attributes, describe, fits
 from compiler.text.cursor import MAX_NESTING, Cursor
 from compiler.text.lexer import Token
 from compiler.text.locations import Locations, Site
 from dsl.diagnostics import Diagnostics, ParcError, did_you_mean
+
+UNKNOWN = Type("f32")
+"""Of a value that nothing defines."""
 
 
 class BodyParser(Cursor):
@@ -21,6 +26,7 @@ class BodyParser(Cursor):
         super().__init__(text, name)
         self.found = Diagnostics()
         self.where = Locations()
+        self.scope: dict[str, Value] = {}  # values of the body that is being read
 
     def give_up(self, what: str) -> None:
         """An error after which nothing can be made of the rest."""
@@ -61,14 +67,15 @@ class BodyParser(Cursor):
         self.where.spans[site] = self.span(start)
         self.mark("{")
         self.end_line()
-        instrs = self.instrs(site, 0)
+        self.scope = {}
+        nodes = self.nodes(site, 0)
         self.mark("}")
         self.end_line()
-        return Function(name, chunk, Body((), instrs, ()))
+        return Function(name, chunk, Graph("", (), nodes, ()))
 
-    def instrs(self, site: Site, depth: int) -> tuple[Instr, ...]:
+    def nodes(self, site: Site, depth: int) -> tuple[Node, ...]:
         """Instructions up to a `}` or a `yield`."""
-        found: list[Instr] = []
+        found: list[Node] = []
         while not self.sees("}") and not self.sees_word("yield"):
             start = self.token
             if start.kind == "end":
@@ -80,17 +87,23 @@ class BodyParser(Cursor):
                     self.where.spans[here] = self.span(start)
                 self.end_line()
                 found.append(instr)
+                self.scope.update((v.name, v) for v in instr.outputs)
             except ParcError as error:
                 self.skip(error)
         return tuple(found)
 
-    def _var(self) -> Var:
+    def _var(self) -> Value:
         name = self.value_name()
         self.mark(":")
-        return Var(name, *self.type())
+        return Value(name, *self.type())
 
-    def _instr(self, site: Site, depth: int) -> Instr:
-        outputs: list[Var] = []
+    def _operand(self) -> Value:
+        """A value that is defined above; what is not is the verifier's affair."""
+        name = self.value_name()
+        return self.scope.get(name) or Value(name, UNKNOWN)
+
+    def _instr(self, site: Site, depth: int) -> Node:
+        outputs: list[Value] = []
         start = self.token
         if self.sees("%"):
             outputs.append(self._var())
@@ -99,7 +112,7 @@ class BodyParser(Cursor):
             self.mark("=")
         head = self.token
         name = self.text("an op")
-        if name == LocalRepeat.mnemonic:
+        if name == Repeat.mnemonic:
             return self._repeat(tuple(outputs), start, site, depth)
         if name in ARITY:
             return self._map(name, tuple(outputs))
@@ -108,12 +121,12 @@ class BodyParser(Cursor):
             raise self.error("E0603", f"there is no op `{name}`", head, did_you_mean(name, (*OPS, *ARITY)))
         inputs = []
         if self.sees("%"):
-            inputs.append(self.value_name())
+            inputs.append(self._operand())
             while self.take(","):
-                inputs.append(self.value_name())
-        return Instr(self._attributes(op, tuple(outputs)), tuple(inputs), tuple(outputs))
+                inputs.append(self._operand())
+        return Node(self._attributes(op, tuple(outputs)), tuple(inputs), tuple(outputs))
 
-    def _attributes(self, op: type[Op], outputs: tuple[Var, ...]) -> Op:
+    def _attributes(self, op: type[Op], outputs: tuple[Value, ...]) -> Op:
         given: dict[str, Any] = {}
         for a in attributes(op):
             start = self.token
@@ -134,12 +147,12 @@ class BodyParser(Cursor):
             given[a.field] = value
         return op(**given)
 
-    def _map(self, fn: str, outputs: tuple[Var, ...]) -> Instr:
-        inputs: list[str] = []
+    def _map(self, fn: str, outputs: tuple[Value, ...]) -> Node:
+        inputs: list[Value] = []
         slots: list[float | int | bool | None] = []
         while not self.sees("newline"):
             if self.sees("%"):
-                inputs.append(self.value_name())
+                inputs.append(self._operand())
                 slots.append(None)
             elif self.sees_word("true") or self.sees_word("false"):
                 slots.append(self.next().text == "true")
@@ -147,17 +160,17 @@ class BodyParser(Cursor):
                 slots.append(self.number())
             if not self.take(","):
                 break
-        return Instr(Map(fn, tuple(slots)), tuple(inputs), outputs)
+        return Node(Map(fn, tuple(slots)), tuple(inputs), outputs)
 
-    def _repeat(self, outputs: tuple[Var, ...], start: Token, site: Site, depth: int) -> Instr:
+    def _repeat(self, outputs: tuple[Value, ...], start: Token, site: Site, depth: int) -> Node:
         if depth >= MAX_NESTING:
             raise self.error("E0608", f"loops are nested deeper than {MAX_NESTING}", start)
         label = self.text("the loop's name")
         count = self.natural()
         reverse = self.take_word("reverse")
         self.mark("(")
-        params: list[Var] = []
-        sources: list[str] = []
+        params: list[Value] = []
+        sources: list[Value] = []
         counts = {"=": 0, "each": 0, "with": 0}
         order = tuple(counts)
         while not self.sees(")"):
@@ -167,21 +180,23 @@ class BodyParser(Cursor):
                 self.expected("`=` (carried), then `each` (one slice per iteration), then `with` (the same in all)")
             self.next()
             counts[how] += 1
-            sources.append(self.value_name())
+            sources.append(self._operand())
             if not self.take(","):
                 break
         self.mark(")")
         self.where.spans[site] = self.span(start)
         self.mark("{")
         self.end_line()
-        instrs = self.instrs(site, depth + 1)
+        outer, self.scope = self.scope, {p.name: p for p in params}
+        nodes = self.nodes(site, depth + 1)
         self.word("yield")
         results = []
         if self.sees("%"):
-            results.append(self.value_name())
+            results.append(self._operand())
             while self.take(","):
-                results.append(self.value_name())
+                results.append(self._operand())
+        self.scope = outer
         self.end_line()
         self.mark("}")
-        body = Body(tuple(params), instrs, tuple(results))
-        return Instr(LocalRepeat(label, count, body, counts["="], counts["each"], reverse), tuple(sources), outputs)
+        body = Graph(label, tuple(params), nodes, tuple(results))
+        return Node(Repeat(label, count, body, counts["="], counts["each"], reverse), tuple(sources), outputs)

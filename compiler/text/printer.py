@@ -6,26 +6,23 @@ import json
 from collections.abc import Mapping, Sequence
 from math import prod
 
-from compiler.graph import Dim, Type
+from compiler.graph import Dim, Graph, Node, Type, Value
 from compiler.layout import Layout
 from compiler.numbering import Ranks
 from compiler.ops.elementwise import Map
+from compiler.ops.repeat import Repeat
 from compiler.program import (
     ALL_CHUNKS,
     Affine,
-    Body,
     DeviceClass,
     For,
     Function,
     InputDecl,
-    Instr,
-    LocalRepeat,
     LoopRange,
     Program,
     Run,
     Schedule,
     StateDecl,
-    Var,
 )
 from compiler.text.attrs import quote, runs, show_attributes, show_dims, show_number, show_run
 from compiler.text.names import ROLES, default_chunk, default_logical
@@ -159,17 +156,17 @@ def _action(name: str, chunk: int) -> str:
 # --- instructions --------------------------------------------------------------------------------
 
 
-def show_body(body: Body, sizes: Sizes) -> str:
+def show_body(body: Graph, sizes: Sizes) -> str:
     """The instructions of a body, one per line."""
     return "\n".join(_instrs(body, sizes, ""))
 
 
-def show_instr(instr: Instr, sizes: Sizes) -> str:
+def show_instr(instr: Node, sizes: Sizes) -> str:
     """One instruction; a loop is shown with its body."""
     return "\n".join(_instr(instr, sizes, ""))
 
 
-def show_var(var: Var, sizes: Sizes) -> str:
+def show_var(var: Value, sizes: Sizes) -> str:
     """`%name: type` with local sizes."""
     return f"%{quote(var.name)}: {show_type(var.type, var.layout, sizes)}"
 
@@ -199,26 +196,26 @@ def _dim(dim: Dim, axes: Sequence[str], border: tuple[int, int] | None, sizes: S
     return text
 
 
-def _instrs(body: Body, sizes: Sizes, indent: str) -> list[str]:
+def _instrs(body: Graph, sizes: Sizes, indent: str) -> list[str]:
     lines: list[str] = []
-    for instr in body.instrs:
+    for instr in body.nodes:
         lines += _instr(instr, sizes, indent)
     return lines
 
 
-def _instr(instr: Instr, sizes: Sizes, indent: str) -> list[str]:
+def _instr(instr: Node, sizes: Sizes, indent: str) -> list[str]:
     results = ", ".join(show_var(v, sizes) for v in instr.outputs)
     head = f"{indent}{results} = " if results else indent
     op = instr.op
-    if isinstance(op, LocalRepeat):
+    if isinstance(op, Repeat):
         return _repeat(op, instr, sizes, head, indent)
     if isinstance(op, Map):
         if sum(s is None for s in op.slots) != len(instr.inputs):
             raise ValueError(f"{op.fn} has {len(instr.inputs)} operands for its slots {op.slots}")
         operands = iter(instr.inputs)
-        slots = (f"%{quote(next(operands))}" if s is None else _literal(s) for s in op.slots)
+        slots = (f"%{quote(next(operands).name)}" if s is None else _literal(s) for s in op.slots)
         return [f"{head}{quote(op.fn)} {', '.join(slots)}".rstrip()]
-    operands_text = ", ".join(f"%{quote(n)}" for n in instr.inputs)
+    operands_text = ", ".join(f"%{quote(v.name)}" for v in instr.inputs)
     return [f"{head}{op.mnemonic}{' ' if operands_text else ''}{operands_text}{show_attributes(op, instr.outputs)}"]
 
 
@@ -226,15 +223,15 @@ def _literal(value: float | int | bool) -> str:
     return ("true" if value else "false") if isinstance(value, bool) else show_number(value)
 
 
-def _repeat(op: LocalRepeat, instr: Instr, sizes: Sizes, head: str, indent: str) -> list[str]:
+def _repeat(op: Repeat, instr: Node, sizes: Sizes, head: str, indent: str) -> list[str]:
     flag = " reverse" if op.reverse else ""
     lines = [f"{head}repeat {quote(op.label)} {op.count}{flag} ("]
-    for i, (param, source) in enumerate(zip(op.body.params, instr.inputs, strict=True)):
+    for i, (param, source) in enumerate(zip(op.body.inputs, instr.inputs, strict=True)):
         how = "=" if i < op.carries else "each" if i < op.carries + op.stacks else "with"
-        lines.append(f"{indent}  {show_var(param, sizes)} {how} %{quote(source)},")
+        lines.append(f"{indent}  {show_var(param, sizes)} {how} %{quote(source.name)},")
     lines.append(f"{indent}) {{")
     lines += _instrs(op.body, sizes, indent + "  ")
-    lines.append(f"{indent}  yield {', '.join(f'%{quote(r)}' for r in op.body.results)}".rstrip())
+    lines.append(f"{indent}  yield {', '.join(f'%{quote(v.name)}' for v in op.body.outputs)}".rstrip())
     lines.append(f"{indent}}}")
     return lines
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from compiler.graph import Value
 from compiler.layout import TIME
-from compiler.program import DeviceClass, Program, StateDecl, Var
+from compiler.program import DeviceClass, Program, StateDecl
 from compiler.text.locations import Site
 from compiler.text.names import ROLES
 from compiler.verify.effects import LIVING
@@ -102,7 +103,7 @@ def _check_class(program: Program, cls: DeviceClass, c: int, report: Report) -> 
         site = Site(c, "state", i)
         if s.role not in ROLES:
             report.error("E0650", site, f"{s.name}: there is no role {s.role}", f"roles: {', '.join(ROLES)}")
-        for _, message, help in check_layout(Var(s.name, s.type, s.layout), kinds, s.role != "saved"):
+        for _, message, help in check_layout(Value(s.name, s.type, s.layout), kinds, s.role != "saved"):
             report.error("E0613", site, message, help)
         if s.role in LIVING and s.layout.pending:
             report.error("E0615", site, f"{s.role} {s.name} lives across steps, but with pending reductions")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from compiler.graph import Value
 from compiler.layout import Layout, is_padded
 from compiler.ops.comm import (
     AllGather,
@@ -17,7 +18,6 @@ from compiler.ops.comm import (
     ReduceScatter,
     Shard,
 )
-from compiler.program import Var
 from compiler.verify.local import Fills
 from compiler.verify.report import Finding
 
@@ -28,7 +28,9 @@ class _Wrong(Exception):
         self.finding: Finding = (code, message, help)
 
 
-def check_comm(op: Comm, source: Var, out: Var, sizes: Mapping[str, int], kinds: Mapping[str, str]) -> list[Finding]:
+def check_comm(
+    op: Comm, source: Value, out: Value, sizes: Mapping[str, int], kinds: Mapping[str, str]
+) -> list[Finding]:
     """What is wrong with a collective on `source` that gives `out`."""
     try:
         want = _after(op, source, sizes, kinds)
@@ -43,13 +45,13 @@ def check_comm(op: Comm, source: Var, out: Var, sizes: Mapping[str, int], kinds:
     return [("E0617", message, None)]
 
 
-def _shown(var: Var, layout: Layout) -> str:
+def _shown(var: Value, layout: Layout) -> str:
     dims = ", ".join("/".join((d.name, *axes)) for d, axes in zip(var.type.dims, layout.dims, strict=True))
     pending = f" pending({', '.join(f'{a} {fn}' for a, fn in layout.pending)})" if layout.pending else ""
     return f"[{dims}]{pending}{' with borders' if layout.halo else ''}"
 
 
-def _after(op: Comm, source: Var, sizes: Mapping[str, int], kinds: Mapping[str, str]) -> Layout:
+def _after(op: Comm, source: Value, sizes: Mapping[str, int], kinds: Mapping[str, str]) -> Layout:
     layout = source.layout
     axes: tuple[str, ...] = getattr(op, "axes", ())
     _check_axes(op, axes, kinds)
@@ -102,14 +104,14 @@ def _check_axes(op: Comm, axes: tuple[str, ...], kinds: Mapping[str, str]) -> No
         raise _Wrong(f"{op.mnemonic} over {axes}: it takes axes, each once")
 
 
-def _dim(name: str, source: Var) -> int:
+def _dim(name: str, source: Value) -> int:
     if not source.type.has(name):
         raise _Wrong(f"%{source.name} has no dim {name}")
     return source.type.index(name)
 
 
 def _remove(
-    dims: list[tuple[str, ...]], name: str, axes: tuple[str, ...], source: Var, sizes: Mapping[str, int]
+    dims: list[tuple[str, ...]], name: str, axes: tuple[str, ...], source: Value, sizes: Mapping[str, int]
 ) -> None:
     i = _dim(name, source)
     if dims[i][-len(axes) :] != axes:
@@ -121,21 +123,21 @@ def _remove(
 
 
 def _append(
-    dims: list[tuple[str, ...]], name: str, axes: tuple[str, ...], source: Var, sizes: Mapping[str, int]
+    dims: list[tuple[str, ...]], name: str, axes: tuple[str, ...], source: Value, sizes: Mapping[str, int]
 ) -> None:
     i = _dim(name, source)
     _even(i, dims[i], (*dims[i], *axes), source, sizes)
     dims[i] = (*dims[i], *axes)
 
 
-def _even(i: int, major: tuple[str, ...], all: tuple[str, ...], source: Var, sizes: Mapping[str, int]) -> None:
+def _even(i: int, major: tuple[str, ...], all: tuple[str, ...], source: Value, sizes: Mapping[str, int]) -> None:
     """Pieces of uneven pieces are not where the layout says: refused unless the dim is whole on one side."""
     dim = source.type.dims[i]
     if major and is_padded(dim, all, sizes):
         raise _Wrong(f"{dim.name}={dim.size} of %{source.name} is padded: it is split or gathered in one go only")
 
 
-def _halo(op: Halo, source: Var, sizes: Mapping[str, int]) -> Layout:
+def _halo(op: Halo, source: Value, sizes: Mapping[str, int]) -> Layout:
     i = _dim(op.dim, source)
     layout = source.layout
     if layout.dims[i] != op.axes or any(d == i for d, _, _ in layout.halo):
@@ -150,7 +152,7 @@ def _halo(op: Halo, source: Var, sizes: Mapping[str, int]) -> Layout:
     return Layout(layout.dims, layout.pending, tuple(sorted((*layout.halo, (i, op.left, op.right)))))
 
 
-def _halo_add(op: HaloAdd, source: Var) -> Layout:
+def _halo_add(op: HaloAdd, source: Value) -> Layout:
     i = _dim(op.dim, source)
     layout = source.layout
     if layout.dims[i] != op.axes or (i, op.left, op.right) not in layout.halo:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import inf, prod
 
+from compiler.graph import Value
 from compiler.layout import Layout, is_padded
 from compiler.ops.base import Loop, Op
 from compiler.ops.common import View
@@ -17,7 +18,6 @@ from compiler.ops.elementwise import Cast, Map
 from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Reduce
 from compiler.ops.window import Fold, Window
-from compiler.program import Var
 from compiler.verify.report import Finding
 from dsl.diagnostics import plural
 
@@ -28,7 +28,7 @@ _LOWEST = -(2.0**31) + 1  # as good as -inf for what int32 can hold
 
 
 def check_local(
-    op: Op, ins: Sequence[Var], outs: Sequence[Var], sizes: Mapping[str, int], fills: Sequence[Fills]
+    op: Op, ins: Sequence[Value], outs: Sequence[Value], sizes: Mapping[str, int], fills: Sequence[Fills]
 ) -> list[Finding]:
     """What is wrong with the layouts of a local op whose types are right. `fills`: one per operand."""
     found: list[Finding] = []
@@ -69,7 +69,7 @@ def _title(loop: Loop) -> str:
     return "/".join(loop.names) or "a loop"
 
 
-def _axes(loop: Loop, ins: Sequence[Var], outs: Sequence[Var]) -> tuple[tuple[str, ...], Finding | None]:
+def _axes(loop: Loop, ins: Sequence[Value], outs: Sequence[Value]) -> tuple[tuple[str, ...], Finding | None]:
     """The axes that split the loop; all that have its dim must agree."""
     seen: tuple[str, ...] | None = None
     first = ""
@@ -90,7 +90,7 @@ def _listed(axes: Sequence[str]) -> str:
 
 
 def _check_split(
-    loop: Loop, axes: Sequence[str], ins: Sequence[Var], outs: Sequence[Var], sizes: Mapping[str, int]
+    loop: Loop, axes: Sequence[str], ins: Sequence[Value], outs: Sequence[Value], sizes: Mapping[str, int]
 ) -> list[Finding]:
     n = prod(sizes[a] for a in axes)
     if loop.kind == "whole":
@@ -104,12 +104,12 @@ def _check_split(
 
 
 def _check_padding(
-    op: Op, loop: Loop, axes: tuple[str, ...], ins: Sequence[Var], sizes: Mapping[str, int], fills: Sequence[Fills]
+    op: Op, loop: Loop, axes: tuple[str, ...], ins: Sequence[Value], sizes: Mapping[str, int], fills: Sequence[Fills]
 ) -> list[Finding]:
     """Unused elements must not reach the result. Rows of a table that no index names cannot."""
     if isinstance(op, Take):
         return []
-    held: list[tuple[Var, str, float | None]] = []
+    held: list[tuple[Value, str, float | None]] = []
     for i, (var, name) in enumerate(zip(ins, loop.ins, strict=True)):
         if name is None or (isinstance(op, ScatterAdd) and i == 1):
             continue
@@ -133,7 +133,7 @@ def _check_padding(
     ]
 
 
-def _check_uncovered(loops: Sequence[Loop], ins: Sequence[Var], outs: Sequence[Var]) -> list[Finding]:
+def _check_uncovered(loops: Sequence[Loop], ins: Sequence[Value], outs: Sequence[Value]) -> list[Finding]:
     """A dim that no loop walks must be whole."""
     found: list[Finding] = []
     for side, row in ((0, ins), (1, outs)):
@@ -147,8 +147,8 @@ def _check_uncovered(loops: Sequence[Loop], ins: Sequence[Var], outs: Sequence[V
 
 def _check_borders(
     op: Op,
-    ins: Sequence[Var],
-    outs: Sequence[Var],
+    ins: Sequence[Value],
+    outs: Sequence[Value],
     borders_in: tuple[tuple[int, int, int], ...],
     borders_out: tuple[tuple[int, int, int], ...],
 ) -> list[Finding]:
@@ -167,12 +167,12 @@ def _check_borders(
     return found
 
 
-def _borders(var: Var, halo: Sequence[tuple[int, int, int]]) -> str:
+def _borders(var: Value, halo: Sequence[tuple[int, int, int]]) -> str:
     return ", ".join(f"{var.type.dims[d].name} ({left}, {right})" for d, left, right in halo) or "none"
 
 
 def _check_pending(
-    op: Op, ins: Sequence[Var], outs: Sequence[Var], walked: Mapping[str, str], made: dict[str, str]
+    op: Op, ins: Sequence[Value], outs: Sequence[Value], walked: Mapping[str, str], made: dict[str, str]
 ) -> list[Finding]:
     found: list[Finding] = []
     expected = dict(made)
@@ -217,7 +217,7 @@ def _keeps_max(op: Op, all: bool) -> bool:
     return isinstance(op, (View, Cast)) or (isinstance(op, Reduce) and op.fn == "max")
 
 
-def result_fills(op: Op, ins: Sequence[Var], outs: Sequence[Var], fills: Sequence[Fills]) -> list[Fills]:
+def result_fills(op: Op, ins: Sequence[Value], outs: Sequence[Value], fills: Sequence[Fills]) -> list[Fills]:
     """What is known of the unused elements of each result of a local op."""
     if isinstance(op, Full):
         return [dict.fromkeys(outs[0].type.names, float(op.value))]
@@ -228,7 +228,7 @@ def result_fills(op: Op, ins: Sequence[Var], outs: Sequence[Var], fills: Sequenc
     return [{new: fills[0][old] for old, new in pairs if old is not None and new is not None and old in fills[0]}]
 
 
-def check_layout(var: Var, kinds: Mapping[str, str], timeless: bool) -> list[Finding]:
+def check_layout(var: Value, kinds: Mapping[str, str], timeless: bool) -> list[Finding]:
     """A layout must be well-formed: known axes, each once; reductions and borders in order."""
     layout, found = var.layout, list[Finding]()
     if len(layout.dims) != len(var.type.dims):

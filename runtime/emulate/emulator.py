@@ -272,7 +272,7 @@ class Emulator:
 def _prepare(cls: DeviceClass, program: Program) -> _Stage:
     inputs: dict[tuple[str, Any], int] = {}
     for f in cls.functions:
-        for i in f.body.instrs:
+        for i in f.body.nodes:
             if isinstance(i.op, Input):
                 inputs.setdefault((i.op.name, i.outputs[0].layout), len(inputs))
     slots = Slots(
@@ -282,7 +282,7 @@ def _prepare(cls: DeviceClass, program: Program) -> _Stage:
     )
     functions = {(f.name, f.chunk): compile_function(f, cls, program, slots) for f in cls.functions}
     traffic = {(f.name, f.chunk): volumes(f.body, program.sizes) for f in cls.functions}
-    update = (i.op for f in cls.functions if f.name == "U" for i in f.body.instrs)
+    update = (i.op for f in cls.functions if f.name == "U" for i in f.body.nodes)
     names = frozenset(op.name for op in update if isinstance(op, (Accumulate, Write)))
     return _Stage(cls, slots, functions, traffic, names)
 

@@ -106,7 +106,7 @@ class PrivateExecutor:
             variables = {
                 (i.op.name, i.outputs[0].layout): i.outputs[0]
                 for f in devices[0].cls.functions
-                for i in f.body.instrs
+                for i in f.body.nodes
                 if isinstance(i.op, Input)
             }
             for d in devices:
@@ -167,4 +167,4 @@ class PrivateExecutor:
 
 def _updated(cls: DeviceClass) -> set[str]:
     update = [f for f in cls.functions if f.name == "U"]
-    return {i.op.name for f in update for i in f.body.instrs if isinstance(i.op, (Accumulate, Write))}
+    return {i.op.name for f in update for i in f.body.nodes if isinstance(i.op, (Accumulate, Write))}

@@ -10,9 +10,10 @@ import pytest
 import compiler.cost.replay as replaying
 import runtime.emulate.straight as straight
 import runtime.private.interpreter as interpreter
+from compiler.graph import Graph
 from compiler.liveness import Liveness, liveness
 from compiler.model import Precision
-from compiler.program import Body, Program
+from compiler.program import Program
 from runtime.data.synthetic import synthetic
 from runtime.emulate import Emulator
 from runtime.private import PrivateExecutor
@@ -60,7 +61,7 @@ def test_other_stacks_are_made(body: str) -> None:
     assert sinks(body) == {}
 
 
-def without(body: Body, carries: int = 0) -> Liveness:
+def without(body: Graph, carries: int = 0) -> Liveness:
     return replace(liveness(body, carries), sinks={})
 
 

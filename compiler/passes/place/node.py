@@ -97,7 +97,7 @@ def _operand(region: Region, node: Node, plan: Plan, i: int) -> Value:
         elif (
             loop.kind in ("sum", "max") and is_padded(value.type.dims[d], tuple(axes), region.sizes) and _masks(node, i)
         ):
-            masked = Value(region.shared.names.fresh(f"{value.name}.masked"), value.type, value.span)
+            masked = Value(region.shared.names.fresh(f"{value.name}.masked"), value.type, span=value.span)
             lowest = -inf if value.type.is_float else -(2.0**31)
             neutral = 0.0 if loop.kind == "sum" else lowest
             region.nodes.append(Node(MaskPad(name, neutral), (got,), (masked,), node.span))
@@ -129,7 +129,7 @@ def _fetch_halo(
         )
         left, right = min(left, piece.size), min(right, piece.size)
     wide = Layout(layout.dims, layout.pending, (*layout.halo, (d, left, right)))
-    out = Value(region.shared.names.fresh(f"{got.name}.halo"), got.type, got.span)
+    out = Value(region.shared.names.fresh(f"{got.name}.halo"), got.type, span=got.span)
     region.nodes.append(Node(Halo(piece.name, axes, left, right, op.fill), (got,), (out,), region.span))
     region.shared.layouts[out.name] = wide
     return out, wide
@@ -148,7 +148,9 @@ def _emit(region: Region, node: Node, plan: Plan, inputs: tuple[Value, ...]) -> 
             if loop.kind == "halo" and axes and loop.halo != (0, 0) and loop.outs[0] is not None:
                 borders.append((node.output.type.index(loop.outs[0]), *loop.halo, loop, tuple(axes)))
         if borders:
-            outputs = [Value(region.shared.names.fresh(f"{node.output.name}.wide"), node.output.type, node.output.span)]
+            outputs = [
+                Value(region.shared.names.fresh(f"{node.output.name}.wide"), node.output.type, span=node.output.span)
+            ]
     region.nodes.append(Node(node.op, inputs, tuple(outputs), node.span))
     for j, (out, made) in enumerate(zip(node.outputs, outputs, strict=True)):
         dims = tuple(walked(plan.loops, plan.axes, out, None, j))
@@ -160,7 +162,7 @@ def _emit(region: Region, node: Node, plan: Plan, inputs: tuple[Value, ...]) -> 
         region.shared.layouts[made.name] = Layout(layout.dims, layout.pending, halo)
         for k, (d, left, right, _, along) in enumerate(borders):
             last = k == len(borders) - 1
-            after = out if last else Value(region.shared.names.fresh(f"{out.name}.wide"), out.type, out.span)
+            after = out if last else Value(region.shared.names.fresh(f"{out.name}.wide"), out.type, span=out.span)
             op = HaloAdd(out.type.dims[d].name, along, left, right)
             region.nodes.append(Node(op, (made,), (after,), node.span))
             rest = halo[k + 1 :]

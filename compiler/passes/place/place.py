@@ -229,7 +229,7 @@ def _round(region: Region, round: Round, training: Training) -> PlacedRound:
     once = Region(shared, "activations", [a for a in region.axes if a != TIME])
     sums, totals = [], []
     for v, total in zip(made, round.totals, strict=True):
-        entered = Value(shared.names.fresh(f"{total.name}.parts"), total.type, total.span)
+        entered = Value(shared.names.fresh(f"{total.name}.parts"), total.type, span=total.span)
         once.define(entered, _untimed(shared.layouts[v.name]))
         once.reader = total.name
         sums.append(entered)
