@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import compiler.cost.replay as replaying
+import compiler.memory.action as replaying
 import runtime.emulate.straight as straight
 import runtime.private.interpreter as interpreter
 from compiler.liveness import Liveness, liveness
