@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
+from compiler.origin import FORWARD, Origin
 from dsl.source import NOWHERE, Span
 
 if TYPE_CHECKING:
@@ -81,18 +82,26 @@ class Type:
 class Value:
     """One tensor, by its logical type. `name` is unique in the whole training graph, and in a function of a program.
 
+    origin: what the value is for, and where it comes from. Of this a lowered program tells the phase: moved, for what
+    collectives and effects give; again; else its function's.
     layout: how its pieces lie on the devices (the piece: `local_type(type, layout, sizes)`); None before `place`, which
     gives all values theirs. Typed as if it were always there: nobody reads it before.
     """
 
     name: str
     type: Type
-    layout: Layout = None  # type: ignore[assignment]
     span: Span = field(default=NOWHERE, repr=False)
+    origin: Origin = field(default=FORWARD, repr=False)
+    layout: Layout = None  # type: ignore[assignment]
 
     def same(self, other: Value) -> bool:
-        """Whether both are called alike, and have equal types and layouts."""
-        return self is other or (self.name, self.type, self.layout) == (other.name, other.type, other.layout)
+        """Whether both are called alike, and have equal types, layouts and origins."""
+        return self is other or (
+            self.name == other.name
+            and self.type == other.type
+            and self.layout == other.layout
+            and self.origin == other.origin
+        )
 
     def __str__(self) -> str:
         return f"%{self.name}: {self.type}"
@@ -188,11 +197,13 @@ class Builder:
     """Appends nodes to a graph under construction; types come from the ops' own rules.
 
     One `Names` is shared by all builders of one training graph, so that names stay unique across graphs and bodies.
+    `origin`: that of what is added; None: values are the model's own, their names are their paths.
     """
 
-    def __init__(self, names: Names, scope: str = "") -> None:
+    def __init__(self, names: Names, scope: str = "", origin: Origin | None = None) -> None:
         self.names = names
         self.scope = scope
+        self.origin = origin
         self.nodes: list[Node] = []
 
     def fresh(self, name: str) -> str:
@@ -200,7 +211,7 @@ class Builder:
 
     def value(self, name: str, type: Type, span: Span = NOWHERE) -> Value:
         """A value that no node computes: an input or a body's parameter."""
-        return Value(self.fresh(name), type, span=span)
+        return self._define(self.fresh(name), type, span)
 
     def add(self, op: Op, *inputs: Value, name: str | None = None, span: Span = NOWHERE) -> Value:
         """Append `op` and return its only output. Raises `OpError` where the types do not fit."""
@@ -210,9 +221,12 @@ class Builder:
     def add_many(self, op: Op, *inputs: Value, name: str | None = None, span: Span = NOWHERE) -> tuple[Value, ...]:
         types = op.infer(*(v.type for v in inputs))
         base = name or op.default_name(inputs)
-        outputs = tuple(Value(self.fresh(base), t, span=span) for t in types)
+        outputs = tuple(self._define(self.fresh(base), t, span) for t in types)
         self.nodes.append(Node(op, inputs, outputs, span))
         return outputs
+
+    def _define(self, name: str, type: Type, span: Span) -> Value:
+        return Value(name, type, span, self.origin or Origin(name))
 
     def graph(self, name: str, inputs: Iterable[Value], outputs: Iterable[Value]) -> Graph:
         return Graph(name, tuple(inputs), tuple(self.nodes), tuple(outputs))

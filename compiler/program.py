@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from compiler.graph import Graph, Type
 from compiler.layout import Layout
 from compiler.model import Init
+from compiler.ops.base import Op
+from compiler.ops.comm import Comm
+from compiler.ops.effects import Effect
+from compiler.origin import Origin, Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,17 @@ class Function:
 
 PER_MICROBATCH = ("P", "F", "B", "W")
 """Functions that run once for each micro-batch; all others run once in a step."""
+
+PHASES = {"B": Phase.GRADIENT, "W": Phase.GRADIENT, "U": Phase.UPDATE}
+"""What functions compute for, if not forward."""
+
+ORIGINS = {phase: Origin(phase=phase) for phase in Phase}
+
+
+def phase_in(function: str, op: Op | None = None) -> Phase:
+    """The phase of what an op gives in a function (or of a loop's parameter), unless it is computed again."""
+    return Phase.MOVED if isinstance(op, Comm | Effect) else PHASES.get(function, Phase.FORWARD)
+
 
 ALL_CHUNKS = -1
 """As the chunk of a `Run` or of a step of a `For`: its numbers count (chunk, micro-batch) pairs, in the order of

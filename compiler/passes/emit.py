@@ -11,7 +11,9 @@ from compiler.layout import Layout
 from compiler.ops.base import Op
 from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
+from compiler.origin import Origin, Phase
 from compiler.passes.place.place import Placed
+from compiler.program import ORIGINS, phase_in
 from compiler.relayout import plan_relayout
 
 
@@ -56,8 +58,8 @@ def with_dims(op: Op, change: Callable[[Dim], Dim]) -> Op:
 class Emitter:
     """Appends nodes of a function. `defined`: a placed value's name -> what stands for it in this function."""
 
-    def __init__(self, placed: Placed, names: Names, part: Part | None = None) -> None:
-        self.placed, self.names, self.part = placed, names, part
+    def __init__(self, placed: Placed, names: Names, function: str, part: Part | None = None) -> None:
+        self.placed, self.names, self.function, self.part = placed, names, function, part
         self.nodes: list[Node] = []
         self.defined: dict[str, Value] = {}
 
@@ -71,35 +73,39 @@ class Emitter:
 
     def inner(self) -> Emitter:
         """One for the body of a loop."""
-        return Emitter(self.placed, self.names, self.part)
+        return Emitter(self.placed, self.names, self.function, self.part)
 
-    def define(self, value: Value) -> Value:
-        """A definition of the value in this function."""
-        return self.new(value.name, value, self.placed.layouts[value.name], True)
+    def origin(self, op: Op | None, value: Value | None = None) -> Origin:
+        """Of a loop's parameter, of what an op gives; value: of which it is a part."""
+        again = value is not None and value.origin.phase is Phase.AGAIN
+        return ORIGINS[Phase.AGAIN if again else phase_in(self.function, op)]
 
-    def new(self, name: str, like: Value, layout: Layout, stands: bool = False) -> Value:
-        """A value of the function with the type of another one; if it `stands` for that, it is found in its place."""
-        made = Value(self.names.fresh(name), self.type(like), layout)
-        if stands:
-            self.defined[like.name] = made
+    def define(self, value: Value, op: Op | None = None) -> Value:
+        """A definition of the value in this function: a loop's parameter, or what `op` gives."""
+        origin = self.origin(op, value if op else None)
+        made = self.defined[value.name] = self._new(value.name, value, self.placed.layouts[value.name], origin)
         return made
+
+    def _new(self, name: str, like: Value, layout: Layout, origin: Origin) -> Value:
+        return Value(self.names.fresh(name), self.type(like), origin=origin, layout=layout)
 
     def value(self, value: Value) -> Value:
         """What stands for the value in this function."""
         return self.defined[value.name]
 
-    def add(self, op: Op, inputs: Sequence[Value], out: Value) -> Value:
-        """A node on values of the function."""
-        self.nodes.append(Node(op, tuple(inputs), (out,)))
-        return out
+    def add(self, op: Op, inputs: Sequence[Value], name: str, like: Value, layout: Layout) -> Value:
+        """A node on values of the function; its result has the type of another value."""
+        made = self._new(name, like, layout, self.origin(op))
+        self.nodes.append(Node(op, tuple(inputs), (made,)))
+        return made
 
     def effect(self, op: Op, value: Value, layout: Layout) -> None:
         """A value that comes out of a buffer or a message."""
-        self.add(op, (), self.new(value.name, value, layout, True))
+        self.defined[value.name] = self.received(op, value, layout)
 
     def received(self, op: Op, value: Value, layout: Layout) -> Value:
         """What comes in where the value stands; the value itself keeps what stands for it."""
-        return self.add(op, (), self.new(value.name, value, layout))
+        return self.add(op, (), value.name, value, layout)
 
     def do(self, op: Op, value: Value) -> None:
         """An effect without result."""
@@ -116,18 +122,16 @@ class Emitter:
             self.repeat(node, node.op, node.op.count)
         else:
             inputs = tuple(self.value(v) for v in node.inputs)
-            self.nodes.append(Node(self.op(node), inputs, tuple(self.define(v) for v in node.outputs)))
+            self.nodes.append(Node(self.op(node), inputs, tuple(self.define(v, node.op) for v in node.outputs)))
 
     def _relayout(self, node: Node, target: Layout) -> None:
         source, out = node.inputs[0], node.output
         steps = plan_relayout(source.type, self.placed.layouts[source.name], target, self.placed.sizes)
         current = self.value(source)
         for step in steps:
-            last = step is steps[-1]
-            name = out.name if last else f"{out.name}.via"
-            current = self.add(step.op, (current,), self.new(name, out, step.layout, last))
-        if not steps:
-            self.defined[out.name] = current
+            name = out.name if step is steps[-1] else f"{out.name}.via"
+            current = self.add(step.op, (current,), name, out, step.layout)
+        self.defined[out.name] = current
 
     def repeat(self, node: Node, op: Repeat, count: int, carried: Sequence[Value] = ()) -> None:
         """The loop, with `count` iterations; `carried`: what takes the place of the first operands."""
@@ -138,14 +142,14 @@ class Emitter:
             inner.node(n)
         body = Graph(op.label, params, tuple(inner.nodes), tuple(inner.value(v) for v in op.body.outputs))
         loop = Repeat(op.label, count, body, op.carries, op.stacks, op.reverse)
-        self.nodes.append(Node(loop, inputs, tuple(self.define(v) for v in node.outputs)))
+        self.nodes.append(Node(loop, inputs, tuple(self.define(v, loop) for v in node.outputs)))
 
 
 class PieceEmitter(Emitter):
     """For the update: `pieces` tells of each value which dim stands for the iterations, `count` of `total` here."""
 
     def __init__(self, placed: Placed, names: Names, pieces: Mapping[str, str], count: int, total: int) -> None:
-        super().__init__(placed, names)
+        super().__init__(placed, names, "U")
         self.pieces, self.count, self.total = pieces, count, total
 
     def piece(self, type: Type, value: str) -> Type:

@@ -56,8 +56,8 @@ def lower_batch(placed: Placed, names: BufferNames, read: Collection[str], finis
         totals = [names.totals[logical.totals[i].name] for i in mine]
         settled = [round.settle.outputs[i] for i in mine]
         before += [
-            Function("S", k, _function(placed, names, round.settle, settled, totals)),
-            Function("P", k, _function(placed, names, round.batch, roots, sums)),
+            Function("S", k, _function("S", placed, names, round.settle, settled, totals)),
+            Function("P", k, _function("P", placed, names, round.batch, roots, sums)),
         ]
         for name, v in (*zip(sums, (round.settle.inputs[i] for i in mine)), *zip(totals, settled)):
             states.append(StateDecl(name, "statistic", v.type, placed.layouts[v.name], logical=name))
@@ -71,12 +71,14 @@ def _end(placed: Placed, names: BufferNames, graph: Graph, states: list[StateDec
     metrics = [names.metrics[m] for m in finish.metrics]
     for name, logical, v in zip(metrics, finish.metrics, graph.outputs, strict=True):
         states.append(StateDecl(name, "metric", v.type, placed.layouts[v.name], logical=logical))
-    return _function(placed, names, graph, graph.outputs, metrics)
+    return _function("E", placed, names, graph, graph.outputs, metrics)
 
 
-def _function(placed: Placed, names: BufferNames, graph: Graph, roots: Sequence[Value], into: Sequence[str]) -> Graph:
+def _function(
+    name: str, placed: Placed, names: BufferNames, graph: Graph, roots: Sequence[Value], into: Sequence[str]
+) -> Graph:
     """The part of the graph that the roots need; each is added to a buffer."""
-    emit = Emitter(placed, Names())
+    emit = Emitter(placed, Names(), name)
     nodes = prune_nodes(graph.nodes, roots)
     used = _used(nodes, roots)
     for v in graph.inputs:
@@ -86,8 +88,8 @@ def _function(placed: Placed, names: BufferNames, graph: Graph, roots: Sequence[
         emit.effect(effect, v, placed.layouts[v.name])
     for node in nodes:
         emit.node(node)
-    for v, name in zip(roots, into, strict=True):
-        emit.do(Accumulate(name), v)
+    for v, buffer in zip(roots, into, strict=True):
+        emit.do(Accumulate(buffer), v)
     return emit.body()
 
 

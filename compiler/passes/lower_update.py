@@ -247,7 +247,7 @@ class _Update:
         groups = tuple(sorted({s % self.staged.groups for s in self.homes[weight]}))
         if len(groups) > 1:
             op = StageReduce(self.buffers.gradients[weight], "sum", groups)
-            current = emits[0].add(op, (current,), emits[0].new(f"{value.name}.joined", value, layout))
+            current = emits[0].add(op, (current,), f"{value.name}.joined", value, layout)
         for c in chunks:
             emits[c].defined[value.name] = current
 
@@ -256,7 +256,7 @@ class _Update:
         fn = "maximum" if self.over.closing.get(value.name) == "max" else "add"
         current = parts[0]
         for part in parts[1:]:
-            current = emit.add(Map(fn, (None, None)), (current, part), emit.new(f"{value.name}.part", value, layout))
+            current = emit.add(Map(fn, (None, None)), (current, part), f"{value.name}.part", value, layout)
         return current
 
     def _part(self, leaf: Value, emits: Mapping[int, Emitter]) -> Value | None:
@@ -288,10 +288,10 @@ class _Update:
         current = self.partial[root.name]
         if current is None:
             zero = Full(0.0, root.type.dtype, ())
-            current = main.add(zero, (), main.new(f"{root.name}.none", root, layout))
+            current = main.add(zero, (), f"{root.name}.none", root, layout)
         if self.staged.groups > 1:
             op = StageReduce(root.name, fn, tuple(range(self.staged.groups)))
-            current = main.add(op, (current,), main.new(root.name, root, layout))
+            current = main.add(op, (current,), root.name, root, layout)
         for emit in emits.values():
             emit.defined[root.name] = current
 

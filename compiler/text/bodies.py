@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from compiler.graph import Graph, Node, Type, Value
 from compiler.ops.base import Op
 from compiler.ops.elementwise import ARITY, Map
 from compiler.ops.repeat import Repeat
-from compiler.program import ALL_CHUNKS, Function
+from compiler.origin import Origin, Phase
+from compiler.program import ALL_CHUNKS, ORIGINS, Function, phase_in
 from compiler.text.attrs import OPS, attributes, describe, fits
 from compiler.text.cursor import MAX_NESTING, Cursor
 from compiler.text.lexer import Token
@@ -17,6 +20,9 @@ from dsl.diagnostics import Diagnostics, ParcError, did_you_mean
 
 UNKNOWN = Type("f32")
 """Of a value that nothing defines."""
+
+UNSTATED = Origin()
+"""Of a value of which the text does not say what it is for."""
 
 
 class BodyParser(Cursor):
@@ -27,6 +33,7 @@ class BodyParser(Cursor):
         self.found = Diagnostics()
         self.where = Locations()
         self.scope: dict[str, Value] = {}  # values of the body that is being read
+        self.function_name = ""
 
     def give_up(self, what: str) -> None:
         """An error after which nothing can be made of the rest."""
@@ -65,6 +72,7 @@ class BodyParser(Cursor):
         self.word("fn")
         name, chunk = self.action()
         self.where.spans[site] = self.span(start)
+        self.function_name = name
         self.mark("{")
         self.end_line()
         self.scope = {}
@@ -95,7 +103,14 @@ class BodyParser(Cursor):
     def _var(self) -> Value:
         name = self.value_name()
         self.mark(":")
-        return Value(name, *self.type())
+        type, layout = self.type()
+        stated = next((p for p in Phase if self.take_word(p)), None)
+        return Value(name, type, origin=UNSTATED if stated is None else ORIGINS[stated], layout=layout)
+
+    def _with_phase(self, values: Sequence[Value], op: Op | None = None) -> tuple[Value, ...]:
+        """The values, with the phase of what an op gives here (of a loop's parameters) where none is stated."""
+        origin = ORIGINS[phase_in(self.function_name, op)]
+        return tuple(replace(v, origin=origin) if v.origin is UNSTATED else v for v in values)
 
     def _operand(self) -> Value:
         """A value that is defined above; what is not is the verifier's affair."""
@@ -113,9 +128,9 @@ class BodyParser(Cursor):
         head = self.token
         name = self.text("an op")
         if name == Repeat.mnemonic:
-            return self._repeat(tuple(outputs), start, site, depth)
+            return self._repeat(self._with_phase(outputs), start, site, depth)
         if name in ARITY:
-            return self._map(name, tuple(outputs))
+            return self._map(name, self._with_phase(outputs))
         op = OPS.get(name)
         if op is None or op is Map:
             raise self.error("E0603", f"there is no op `{name}`", head, did_you_mean(name, (*OPS, *ARITY)))
@@ -124,7 +139,8 @@ class BodyParser(Cursor):
             inputs.append(self._operand())
             while self.take(","):
                 inputs.append(self._operand())
-        return Node(self._attributes(op, tuple(outputs)), tuple(inputs), tuple(outputs))
+        made = self._attributes(op, tuple(outputs))
+        return Node(made, tuple(inputs), self._with_phase(outputs, made))
 
     def _attributes(self, op: type[Op], outputs: tuple[Value, ...]) -> Op:
         given: dict[str, Any] = {}
@@ -187,7 +203,8 @@ class BodyParser(Cursor):
         self.where.spans[site] = self.span(start)
         self.mark("{")
         self.end_line()
-        outer, self.scope = self.scope, {p.name: p for p in params}
+        inputs = self._with_phase(params)
+        outer, self.scope = self.scope, {p.name: p for p in inputs}
         nodes = self.nodes(site, depth + 1)
         self.word("yield")
         results = []
@@ -198,5 +215,5 @@ class BodyParser(Cursor):
         self.scope = outer
         self.end_line()
         self.mark("}")
-        body = Graph(label, tuple(params), nodes, tuple(results))
+        body = Graph(label, inputs, nodes, tuple(results))
         return Node(Repeat(label, count, body, counts["="], counts["each"], reverse), tuple(sources), outputs)

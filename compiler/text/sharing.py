@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from compiler.graph import Dim, Graph, Node, Value
 from compiler.ops.repeat import Repeat
+from compiler.origin import Origin
 from compiler.program import DeviceClass, LoopRange
 
 T = TypeVar("T")
@@ -45,7 +46,7 @@ def with_code_of(cls: DeviceClass, other: DeviceClass) -> DeviceClass | None:
 
 def recounted(part: T, counts: Counts) -> T:
     """A part of a program in which dims and loops have other sizes; the same object where nothing changes."""
-    if not counts or isinstance(part, (str, int, float, bool)) or part is None:
+    if not counts or isinstance(part, (str, int, float, bool, Origin)) or part is None:
         return part
     if isinstance(part, tuple):
         items = tuple(recounted(p, counts) for p in part)
@@ -77,12 +78,15 @@ def _graph(graph: Graph, counts: Counts) -> Graph:
             env[v] = v if type is v.type else replace(v, type=type)
         return env[v]
 
-    def values(given: tuple[Value, ...]) -> tuple[Value, ...]:
-        return tuple(map(value, given))
+    def node(n: Node) -> Node:
+        op, inputs, outputs = recounted(n.op, counts), tuple(map(value, n.inputs)), tuple(map(value, n.outputs))
+        same = op is n.op and all(a is b for a, b in zip((*inputs, *outputs), (*n.inputs, *n.outputs)))
+        return n if same else Node(op, inputs, outputs, n.span)
 
-    inputs = values(graph.inputs)
-    nodes = tuple(Node(recounted(n.op, counts), values(n.inputs), values(n.outputs), n.span) for n in graph.nodes)
-    return Graph(graph.name, inputs, nodes, values(graph.outputs))
+    inputs, nodes = tuple(map(value, graph.inputs)), tuple(map(node, graph.nodes))
+    if all(a is b for a, b in zip((*inputs, *nodes), (*graph.inputs, *graph.nodes))):
+        return graph
+    return Graph(graph.name, inputs, nodes, tuple(map(value, graph.outputs)))
 
 
 def extent(cls: DeviceClass) -> int:

@@ -146,7 +146,7 @@ class _Checker:
     def stack(var: Value, op: Repeat) -> Value:
         halo = tuple((d + 1, left, right) for d, left, right in var.layout.halo)
         layout = Layout(((), *var.layout.dims), var.layout.pending, halo)
-        return Value(var.name, Type(var.type.dtype, (Dim(op.label, op.count), *var.type.dims)), layout)
+        return Value(var.name, Type(var.type.dtype, (Dim(op.label, op.count), *var.type.dims)), layout=layout)
 
 
 def _same(got: Value, want: Value, what: str) -> list[Finding]:

@@ -103,7 +103,7 @@ def _check_class(program: Program, cls: DeviceClass, c: int, report: Report) -> 
         site = Site(c, "state", i)
         if s.role not in ROLES:
             report.error("E0650", site, f"{s.name}: there is no role {s.role}", f"roles: {', '.join(ROLES)}")
-        for _, message, help in check_layout(Value(s.name, s.type, s.layout), kinds, s.role != "saved"):
+        for _, message, help in check_layout(Value(s.name, s.type, layout=s.layout), kinds, s.role != "saved"):
             report.error("E0613", site, message, help)
         if s.role in LIVING and s.layout.pending:
             report.error("E0615", site, f"{s.role} {s.name} lives across steps, but with pending reductions")

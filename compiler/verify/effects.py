@@ -70,8 +70,8 @@ class _Class:
                     continue
                 value = known[instr.inputs[0].name] if instr.inputs else instr.outputs[0]
                 self.effect(instr, value, function, site.inner(i))
-                out = instr.outputs[0] if isinstance(instr.op, StageReduce) else value
-                if (out.type, out.layout) != (value.type, value.layout):
+                same = [(v.type, v.layout) == (value.type, value.layout) for v in instr.outputs]
+                if isinstance(instr.op, StageReduce) and not all(same):
                     self.report.error("E0631", site.inner(i), f"{head(instr)}: operand and result differ")
         if function.name == "U":
             self.stale(function, site)

@@ -98,7 +98,7 @@ def test_nothing_but_the_loop_reads_across_its_iterations_in_forward_and_backwar
         at, weight = next((i, v) for i, v in reads if v.type.has("block"))
         dims = tuple(d for d in weight.type.dims if d.name != "block")
         layout = Layout(weight.layout.dims[1:])
-        total = Node(Reduce("sum", ("block",)), (weight,), (Value("total", Type("f64", dims), layout),))
+        total = Node(Reduce("sum", ("block",)), (weight,), (Value("total", Type("f64", dims), layout=layout),))
         half = Node(Map("mul", (None, 0.5)), (weight,), (replace(weight, name="total"),))
         bad, good = (
             _with(program, 0, f, replace(body, nodes=(*body.nodes[: at + 1], more, *body.nodes[at + 1 :])))
@@ -118,7 +118,7 @@ def test_what_two_stages_hold_counts_once() -> None:
     at = next(i for i, n in enumerate(body.nodes) if isinstance(n.op, StageReduce) and "norm" in n.op.key)
     old = body.nodes[at].inputs[0]
     leaf = next(v for i in body.nodes[:at] for v in i.outputs if v.name.startswith("a.grad") and not v.type.dims)
-    twice = Node(Map("add", (None, None)), (old, leaf), (Value("twice", leaf.type, leaf.layout),))
+    twice = Node(Map("add", (None, None)), (old, leaf), (Value("twice", leaf.type, layout=leaf.layout),))
     both = replace(body.nodes[at], inputs=twice.outputs)
     broken = _with(program, c, f, replace(body, nodes=(*body.nodes[:at], twice, both, *body.nodes[at + 1 :])))
     found, *more = verify(broken)

@@ -15,6 +15,7 @@ from compiler.ops.elementwise import ARITY, Map
 from compiler.ops.repeat import Repeat
 from compiler.program import (
     ALL_CHUNKS,
+    ORIGINS,
     Affine,
     Axis,
     DeviceClass,
@@ -91,7 +92,8 @@ def types(draw: st.DrawFn, axes: tuple[Axis, ...]) -> tuple[Type, Layout]:
 
 @st.composite
 def variables(draw: st.DrawFn, axes: tuple[Axis, ...]) -> Value:
-    return Value(draw(names), *draw(types(axes)))
+    type, layout = draw(types(axes))
+    return Value(draw(names), type, origin=draw(st.sampled_from([*ORIGINS.values()])), layout=layout)
 
 
 @st.composite

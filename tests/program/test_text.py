@@ -40,7 +40,7 @@ def identical(a: float, b: float) -> bool:
 @example(5e-324)
 def test_floats_to_the_last_bit(value: float) -> None:
     """Equality forgives -0.0 and nan does not even equal itself: compare what is written."""
-    instr = Node(Full(value, "f64", ()), (), (Value("x", Type("f64"), Layout(())),))
+    instr = Node(Full(value, "f64", ()), (), (Value("x", Type("f64"), layout=Layout(())),))
     cls = DeviceClass((0,), (), (), (Function("F", 0, Graph("", (), (instr,), ())),), ())
     op = parse_program(show(Program("p", (), (), (cls,)))).classes[0].functions[0].body.nodes[0].op
     assert isinstance(op, Full)
@@ -56,8 +56,10 @@ def test_types_show_local_sizes() -> None:
     sizes = {"mb": 2, "dp": 4, "tp": 4}
     t = Type("f32", (Dim("b", 32), Dim("v", 50)))
     layout = Layout((("mb", "dp"), ("tp",)), (("cp", "sum"),), ((0, 1, 2),))
-    assert show_var(Value("x", t, layout), sizes) == "%x: f32[b=7/mb/dp halo(1, 2), v=13/tp of 50] pending(cp sum)"
-    assert show_instr(Node(Full(0.5, "f32", t.dims), (), (Value("x", t, Layout(((), ()))),)), {}) == (
+    assert (
+        show_var(Value("x", t, layout=layout), sizes) == "%x: f32[b=7/mb/dp halo(1, 2), v=13/tp of 50] pending(cp sum)"
+    )
+    assert show_instr(Node(Full(0.5, "f32", t.dims), (), (Value("x", t, layout=Layout(((), ()))),)), {}) == (
         "%x: f32[b=32, v=50] = full 0.5"
     )
 

@@ -126,7 +126,7 @@ def body(chain: Sequence[Step], dtype: str, results: Sequence[str]) -> tuple[Gra
         values[name] = local(own, letters)
 
     def var(name: str) -> Value:
-        return Value(name, values[name].type, replicated(len(values[name].type.dims)))
+        return Value(name, values[name].type, layout=replicated(len(values[name].type.dims)))
 
     instrs = tuple(Node(op, tuple(map(var, ins)), (var(name),)) for name, op, ins, _ in chain)
     return Graph("", tuple(map(var, OPERANDS)), instrs, tuple(map(var, results))), values
