@@ -21,12 +21,12 @@ from compiler.cost.replay import FIRST, Buffer, Effect, Replay
 from compiler.cost.sizes import OURS, Sizes, logits
 from compiler.cost.traced import TracedMemory
 from compiler.graph import ITEMSIZE
-from compiler.program import Body, DeviceClass, Function, Instr, Var
+from compiler.program import Body, DeviceClass, Function, FunctionPhase, Instr, Var
 
 if TYPE_CHECKING:
     from compiler.driver import Compiled
 
-UPDATE = ("U", 0)
+UPDATE = (FunctionPhase.UPDATE, 0)
 
 
 @dataclass(frozen=True, slots=True)
