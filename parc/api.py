@@ -276,9 +276,9 @@ def verify(
     from parc.machine import require_machine
     from parc.room import require_room
     from runtime.data import open_data
-    from runtime.emulate import Emulator
-    from runtime.private import PrivateExecutor
     from runtime.prove import prove
+    from runtime.rank import RankExecutor
+    from runtime.stacked import Emulator
 
     if small is None:
         compiled = compile(file, **options)
@@ -297,7 +297,7 @@ def verify(
         None if exact else lambda step: reader.batch(program.seed, step),
         tolerance=tolerance,
         exact=exact,
-        executor=PrivateExecutor if executor == "private" else Emulator,
+        executor=RankExecutor if executor == "private" else Emulator,
         first=at_step,
     )
 

@@ -24,7 +24,7 @@ from compiler.model import Training
 from compiler.ops.effects import Input
 from compiler.ops.repeat import Repeat
 from compiler.program import DeviceClass, Program, Var
-from runtime.kernels import STORAGE
+from runtime.numpy import STORAGE
 
 
 @dataclass(frozen=True, slots=True)

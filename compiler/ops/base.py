@@ -1,4 +1,4 @@
-"""What every op answers for itself: types, derivative, how its loops split, flops. Kernels are in `runtime.kernels`."""
+"""What every op answers for itself: types, derivative, how its loops split, flops. Kernels are in `runtime.numpy`."""
 
 from __future__ import annotations
 

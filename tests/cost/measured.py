@@ -17,9 +17,9 @@ from compiler.cost.replay import FIRST
 from compiler.program import Program
 from runtime.data.synthetic import synthetic
 from runtime.distribute import Array
-from runtime.kernels import STORAGE
-from runtime.private import PrivateExecutor
-from runtime.private.interpreter import Device, Held, Ledger
+from runtime.numpy import STORAGE
+from runtime.rank import RankExecutor
+from runtime.rank.interpreter import Device, Held, Ledger
 
 HALVES = ("bf16", "f16")
 """numpy keeps them in 32 bits: half of an array's bytes count."""
@@ -43,7 +43,7 @@ class Census(Device):
         return super().new(array, dtype, memory)
 
 
-class CensusExecutor(PrivateExecutor):
+class CensusExecutor(RankExecutor):
     device = Census
 
 

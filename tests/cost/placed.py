@@ -11,8 +11,8 @@ from compiler.cost.memory import memory_use
 from compiler.ops.effects import Accumulate
 from compiler.program import Program
 from runtime.data.synthetic import synthetic
-from runtime.private import PrivateExecutor
-from runtime.private.interpreter import Buffer, Device, Held
+from runtime.rank import RankExecutor
+from runtime.rank.interpreter import Buffer, Device, Held
 
 Where = tuple[str, int, int]
 """(function, chunk, micro-batch)."""
@@ -81,7 +81,7 @@ class Tracked(Device):
         super().end_step()
 
 
-class TrackedExecutor(PrivateExecutor):
+class TrackedExecutor(RankExecutor):
     device = Tracked
 
 

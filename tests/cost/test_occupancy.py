@@ -12,8 +12,8 @@ from compiler.cost.occupancy import Occupancy, occupancy
 from compiler.cost.simulate import Simulation
 from compiler.program import Program
 from runtime.data.synthetic import synthetic
-from runtime.private import PrivateExecutor
-from runtime.private.interpreter import Device
+from runtime.rank import RankExecutor
+from runtime.rank.interpreter import Device
 from tests.cost.test_memory_exact import SMALL, example
 from tests.runtime.test_memory import program as hand_made
 
@@ -30,7 +30,7 @@ class Recorded(Device):
 
 
 def measured(program: Program) -> Iterator[tuple[int, Device, list[tuple[dict[str, int], dict[str, int]]]]]:
-    run = PrivateExecutor(program)
+    run = RankExecutor(program)
     for devices in run.devices.values():
         for d in devices:
             d.__class__, d.log = Recorded, []  # type: ignore[attr-defined]

@@ -14,8 +14,8 @@ from dsl.codes import CODES, Code
 from dsl.diagnostics import Diagnostic, ParcError
 from runtime.data import open_data
 from runtime.data.synthetic import synthetic
-from runtime.emulate import Emulator
-from runtime.private import PrivateExecutor
+from runtime.rank import RankExecutor
+from runtime.stacked import Emulator
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = [c for c in CODES.values() if c.code.startswith("E07")]
@@ -35,7 +35,7 @@ def findings(text: str, folder: Path, private: bool) -> tuple[Diagnostic, ...]:
             capacities = {"hbm": job.cluster.device.memory}
             batch = open_data(job.data, program.inputs).batch(0, 0)
         if private:
-            PrivateExecutor(program).step(batch)
+            RankExecutor(program).step(batch)
         else:
             Emulator(program, capacities).step(batch)
     except ParcError as error:
