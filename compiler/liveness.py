@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from compiler.graph import Graph, Node, Value
 from compiler.ops.effects import Accumulate, Read, Write
 from compiler.ops.repeat import Repeat
-from compiler.program import ALL_CHUNKS, DeviceClass, For, Program, Run, Schedule, Update
+from compiler.program import ALL_CHUNKS, DeviceClass, For, FunctionPhase, Program, Run, Schedule, Update
 from compiler.schedules import Action, unroll
 
 
@@ -90,7 +90,9 @@ def walk(body: Graph, times: int = 1) -> Iterator[tuple[Node, dict[str, Value], 
             yield from walk(instr.op.body, times * instr.op.count)
 
 
-def rounds(program: Program, cls: DeviceClass, group: int) -> Iterator[tuple[tuple[tuple[str, int], ...], int]]:
+def rounds(
+    program: Program, cls: DeviceClass, group: int
+) -> Iterator[tuple[tuple[tuple[FunctionPhase, int], ...], int]]:
     """The group's schedule as (functions of one round, number of rounds).
 
     As long for any number of micro-batches, but where chunks interleave: there every action is a round.
@@ -104,7 +106,7 @@ def rounds(program: Program, cls: DeviceClass, group: int) -> Iterator[tuple[tup
         elif isinstance(part, For):
             yield tuple((a, c) for a, c, _ in part.steps), part.count.at(group)
         else:
-            yield (("U", 0),), 1
+            yield ((FunctionPhase.UPDATE, 0),), 1
 
 
 def unrolled(program: Program, schedule: Schedule, group: int) -> list[Action]:

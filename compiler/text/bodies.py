@@ -8,10 +8,11 @@ from typing import Any
 
 from compiler.graph import Graph, Node, Type, Value
 from compiler.ops.base import Op
+from compiler.ops.common import listed
 from compiler.ops.elementwise import ARITY, Map
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
-from compiler.program import ALL_CHUNKS, ORIGINS, Function, phase_in
+from compiler.program import ALL_CHUNKS, ORIGINS, Function, FunctionPhase, phase_in
 from compiler.text.attrs import OPS, attributes, describe, fits
 from compiler.text.cursor import MAX_NESTING, Cursor
 from compiler.text.lexer import Token
@@ -33,7 +34,7 @@ class BodyParser(Cursor):
         self.found = Diagnostics()
         self.where = Locations()
         self.scope: dict[str, Value] = {}  # values of the body that is being read
-        self.function_name = ""
+        self.phase = FunctionPhase.FORWARD
 
     def give_up(self, what: str) -> None:
         """An error after which nothing can be made of the rest."""
@@ -54,32 +55,33 @@ class BodyParser(Cursor):
             self.next()
         self.next()
 
-    def action(self) -> tuple[str, int]:
-        """`F`, `F.1`, `"odd name".1`; in schedules also `F.*`."""
+    def action(self) -> tuple[FunctionPhase, int]:
+        """`F`, `F.1`; in schedules also `F.*`."""
         t = self.token
         name = self.text("a function's name")
-        if t.kind == "word" and "." in name:
-            head, _, tail = name.rpartition(".")
-            if "." in head or not tail.isdigit():
-                raise self.error("E0601", f"`{name}` is not a function's name", t, "a function and its chunk: `F.1`")
-            return head, int(tail[:9])
+        head, dot, tail = name.partition(".") if t.kind == "word" else (name, "", "")
+        if head not in list(FunctionPhase) or (dot and not (tail.isascii() and tail.isdigit())):
+            help = f"one of {listed(list(FunctionPhase))}, then its chunk, if that is not the first: `F.1`"
+            raise self.error("E0601", f"`{name}` is not a function's name", t, help)
+        if dot:
+            return FunctionPhase(head), int(tail[:9])
         if not self.take("."):
-            return name, 0
-        return name, ALL_CHUNKS if self.take("*") else self.natural("a chunk")
+            return FunctionPhase(head), 0
+        return FunctionPhase(head), ALL_CHUNKS if self.take("*") else self.natural("a chunk")
 
     def function(self, site: Site) -> Function:
         start = self.token
         self.word("fn")
-        name, chunk = self.action()
+        phase, chunk = self.action()
         self.where.spans[site] = self.span(start)
-        self.function_name = name
+        self.phase = phase
         self.mark("{")
         self.end_line()
         self.scope = {}
         nodes = self.nodes(site, 0)
         self.mark("}")
         self.end_line()
-        return Function(name, chunk, Graph("", (), nodes, ()))
+        return Function(phase, chunk, Graph("", (), nodes, ()))
 
     def nodes(self, site: Site, depth: int) -> tuple[Node, ...]:
         """Instructions up to a `}` or a `yield`."""
@@ -109,7 +111,7 @@ class BodyParser(Cursor):
 
     def _with_phase(self, values: Sequence[Value], op: Op | None = None) -> tuple[Value, ...]:
         """The values, with the phase of what an op gives here (of a loop's parameters) where none is stated."""
-        origin = ORIGINS[phase_in(self.function_name, op)]
+        origin = ORIGINS[phase_in(self.phase, op)]
         return tuple(replace(v, origin=origin) if v.origin is UNSTATED else v for v in values)
 
     def _operand(self) -> Value:

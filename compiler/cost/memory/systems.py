@@ -20,12 +20,12 @@ from compiler.graph import ITEMSIZE, Graph, Node, Value
 from compiler.memory.action import FIRST, Buffer, Effect, Replay
 from compiler.memory.lifetimes import Traced, TracedMemory
 from compiler.memory.peak import ClassMemory, Peak
-from compiler.program import DeviceClass, Function
+from compiler.program import DeviceClass, Function, FunctionPhase
 
 if TYPE_CHECKING:
     from compiler.driver import Compiled
 
-UPDATE = ("U", 0)
+UPDATE = (FunctionPhase.UPDATE, 0)
 
 
 @dataclass(frozen=True, slots=True)
