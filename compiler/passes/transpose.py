@@ -10,6 +10,7 @@ from typing import ClassVar, cast
 
 from compiler.graph import Builder, Graph, Names, Node, Type, Value
 from compiler.ops.create import Full
+from compiler.ops.derivatives import vjp
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 
@@ -78,7 +79,7 @@ class Transposer:
             if isinstance(node.op, Repeat):
                 back = self._repeat(node, given, active)
             else:
-                back = node.op.vjp(self.b, node.inputs, node.outputs, given)
+                back = vjp(node.op, self.b, node.inputs, node.outputs, given)
             stem = f"{node.outputs[0].name}.grad"
             for made in self.b.nodes[mark:]:
                 for v in made.outputs:

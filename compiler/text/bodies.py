@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from compiler.ops.base import Op
-from compiler.ops.elementwise import ARITY, Map
+from compiler.ops.elementwise import Map
+from compiler.ops.functions import FUNCTIONS
 from compiler.program import ALL_CHUNKS, Body, Function, Instr, LocalRepeat, Var
 from compiler.text.attrs import OPS, attributes, describe, fits
 from compiler.text.cursor import MAX_NESTING, Cursor
@@ -101,11 +102,11 @@ class BodyParser(Cursor):
         name = self.text("an op")
         if name == LocalRepeat.mnemonic:
             return self._repeat(tuple(outputs), start, site, depth)
-        if name in ARITY:
+        if name in FUNCTIONS:
             return self._map(name, tuple(outputs))
         op = OPS.get(name)
         if op is None or op is Map:
-            raise self.error("E0603", f"there is no op `{name}`", head, did_you_mean(name, (*OPS, *ARITY)))
+            raise self.error("E0603", f"there is no op `{name}`", head, did_you_mean(name, (*OPS, *FUNCTIONS)))
         inputs = []
         if self.sees("%"):
             inputs.append(self.value_name())

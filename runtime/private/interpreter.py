@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from compiler.cost.replay import FIRST, views
+from compiler.cost.replay import FIRST
 from compiler.graph import ITEMSIZE
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import liveness, variables
+from compiler.ops.base import Movement
 from compiler.ops.comm import Comm
 from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
@@ -158,7 +159,7 @@ class Device:
         elif isinstance(op, (Input, Read, Load)):
             (out,) = instr.outputs
             values[out.name] = self._source(op, out)
-        elif views(op):
+        elif op.movement is Movement.VIEW:
             (out,) = instr.outputs
             held = values[instr.inputs[0]]
             values[out.name] = Held(self._compute(instr, scope, arrays)[0], held.buffer.hold())
