@@ -62,7 +62,7 @@ def serial() -> Step:
 
 def emulated(axes: dict[str, int]) -> Step:
     import parc
-    from runtime.emulate import Emulator
+    from runtime.stacked import Emulator
 
     params = {n: getattr(SIZE, n) for n in ("layers", "hidden", "heads", "vocab", "seq", "batch")}
     emulator = Emulator(parc.compile(ROOT / "examples" / "gpt.par", params=params | axes).program)

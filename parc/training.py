@@ -10,7 +10,7 @@ from compiler.model import DataSpec
 from compiler.program import Program
 from compiler.text.printer import show_devices
 from runtime.data import open_data
-from runtime.emulate import Emulator
+from runtime.stacked import Emulator
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.program import InputDecl
-from runtime.kernels import STORAGE, rounded
+from runtime.numpy import STORAGE, rounded
 
 Array = NDArray[Any]
 

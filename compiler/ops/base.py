@@ -1,6 +1,6 @@
 """What every op answers for itself: types, loops, and traits, from which every list elsewhere is derived.
 
-Derivatives are rules in `ops.derivatives`, kernels are registered by backends (`@kernel(Op)` in `runtime.kernels`).
+Derivatives are rules in `ops.derivatives`, kernels are registered by backends (`@kernel(Op)` in `runtime.numpy`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The elementwise functions: everything about one is its row here, and its kernel (`runtime.kernels.elementwise`).
+"""The elementwise functions: everything about one is its row here, and its kernel (`runtime.numpy.elementwise`).
 
     Function("log1p", 1, math.log1p, lambda m, g, y, s: [m("div", g, m("add", s[0], 1.0))])
 

@@ -27,9 +27,9 @@ from parc.cli.tables import plural, table
 
 if TYPE_CHECKING:
     from parc.small import Shrunk, Small
-    from runtime.branches import Unreached
-    from runtime.compare import Row
     from runtime.prove import Proof
+    from runtime.prove.branches import Unreached
+    from runtime.prove.compare import Row
 
 _KINDS = {
     "loss": "loss",

@@ -14,7 +14,7 @@ from dsl.diagnostics import did_you_mean, fail
 from dsl.source import Span
 from runtime.data.synthetic import synthetic
 from runtime.inputs import Array
-from runtime.kernels import STORAGE, rounded
+from runtime.numpy import STORAGE, rounded
 
 
 class Reader(Protocol):

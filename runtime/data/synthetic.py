@@ -8,7 +8,7 @@ import numpy as np
 
 from compiler.program import InputDecl
 from runtime.inputs import Array
-from runtime.kernels import STORAGE, rounded
+from runtime.numpy import STORAGE, rounded
 
 
 def synthetic(inputs: Sequence[InputDecl], seed: int, step: int, whole: bool = False) -> dict[str, Array]:

@@ -18,7 +18,7 @@ import parc
 from parc import api
 from parc.cli import cli
 from parc.training import Progress
-from runtime import prove as proof
+from runtime.prove import proof
 from tests.cli.sample import FILE
 
 ROOT = Path(__file__).parent.parent.parent

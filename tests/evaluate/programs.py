@@ -15,7 +15,7 @@ from compiler.model import Job, Model
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
 from dsl.source import Source
-from runtime.serial import run_graph
+from runtime.prove.serial import run_graph
 
 JOB = "job fit {\n  train m()\n  optimizer sgd(lr = 0.1)\n  precision PRECISION\n}\n"
 

@@ -11,7 +11,7 @@ from compiler.evaluate import check_file
 from compiler.graph import Graph
 from dsl import ast
 from dsl.source import Source
-from runtime.serial import run_graph
+from runtime.prove.serial import run_graph
 from tests.evaluate.programs import job
 from tests.evaluate.std import close, std, torch
 

@@ -15,7 +15,7 @@ from compiler.text import show
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 from runtime.prove import prove
-from runtime.serial import run_graph
+from runtime.prove.serial import run_graph
 from tests.evaluate.programs import random_arrays, reduced
 from tests.evaluate.std import close, text
 from tests.evaluate.test_std_layers import turned

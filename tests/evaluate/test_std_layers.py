@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dsl import ast
-from runtime.serial import run_graph
+from runtime.prove.serial import run_graph
 from tests.evaluate.programs import model, random_arrays, reduced
 from tests.evaluate.std import IMAGE, TOKENS, close, std, tensors, text, torch
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import parc
-from compiler.cost.masks import kept
+from compiler.cost.kernels.masks import kept
 from compiler.passes.differentiate import differentiate
 from dsl.source import Source
 from runtime.prove import prove
-from runtime.serial import run_graph
+from runtime.prove.serial import run_graph
 from tests.evaluate.programs import model, random_arrays, reduced
 from tests.evaluate.std import close, text
 from tests.passes.checks import gradients

@@ -17,7 +17,7 @@ from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Cumsum, Reduce, TopK
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Slice, Split
 from compiler.ops.window import Fold, Window
-from runtime.kernels import STORAGE, Context, Env, LocalValue, plan, quiet
+from runtime.numpy import STORAGE, Context, Env, LocalValue, plan, quiet
 
 
 def T(dtype: str = "f64", **sizes: int) -> Type:

@@ -14,9 +14,9 @@ from compiler.ops.create import Random
 from compiler.ops.elementwise import Map
 from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Reduce, TopK
-from runtime.kernels.elementwise import erf
-from runtime.kernels.index import add_rows
-from runtime.serial import init_array
+from runtime.numpy.elementwise import erf
+from runtime.numpy.index import add_rows
+from runtime.numpy.initial import init_array
 
 from .rows import ROWS, D, Row, T, run
 

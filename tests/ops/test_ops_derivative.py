@@ -12,7 +12,7 @@ from compiler.ops.derivatives import vjp
 from compiler.ops.elementwise import Map, StopGradient
 from compiler.ops.reduce import Reduce
 from compiler.ops.registry import COMPUTE
-from runtime.serial import run_graph
+from runtime.prove.serial import run_graph
 
 from .rows import ROWS, Row, T, run
 

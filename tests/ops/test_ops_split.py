@@ -11,7 +11,7 @@ import pytest
 from compiler.graph import Dim, Type
 from compiler.ops.base import Loop
 from compiler.ops.window import Window
-from runtime.kernels import Context, Env, LocalValue, plan, quiet
+from runtime.numpy import Context, Env, LocalValue, plan, quiet
 
 from .rows import ROWS, Row, run
 

@@ -12,7 +12,7 @@ from compiler.layout import TIME
 from compiler.ops.base import Loop
 from compiler.ops.contract import Contract
 from compiler.ops.create import Random
-from runtime.kernels import Context, Env, LocalValue, plan, quiet
+from runtime.numpy import Context, Env, LocalValue, plan, quiet
 
 from .rows import ROWS, Row, T, run
 

@@ -16,7 +16,7 @@ from compiler.ops.reduce import Cumsum, Reduce, TopK
 from compiler.ops.registry import COMPUTE
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Slice, Split
 from compiler.ops.window import Fold, Window
-from runtime.kernels import PLANNERS, STORAGE
+from runtime.numpy import PLANNERS, STORAGE
 
 from .rows import ROWS, D, Row, T, run
 

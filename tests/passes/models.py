@@ -17,7 +17,7 @@ from compiler.ops.index import Take
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Merge, Rename, Split
-from runtime.kernels import STORAGE, Context, Env, LocalValue, plan, quiet
+from runtime.numpy import STORAGE, Context, Env, LocalValue, plan, quiet
 
 Arrays = dict[str, Any]
 

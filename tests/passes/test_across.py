@@ -11,8 +11,8 @@ from compiler.program import Program
 from compiler.verify import verify
 from dsl.diagnostics import ParcError
 from dsl.source import Source
-from runtime.private import PrivateExecutor
 from runtime.prove import prove
+from runtime.rank import RankExecutor
 
 FUNCTIONS = """\
 fn columns(x[..., r, c]) {
@@ -127,7 +127,7 @@ def test_stages_agree_on_what_is_read_across_them(name: str, rule: str) -> None:
 @pytest.mark.parametrize("name", ["norm", "max", "columns"])
 def test_devices_by_themselves_agree_too(name: str) -> None:
     compiled = compile_job(evaluate(source(STEPS[name][0], RULES[3])))
-    assert prove(compiled.training, compiled.program, executor=PrivateExecutor).ok
+    assert prove(compiled.training, compiled.program, executor=RankExecutor).ok
 
 
 REFUSED = {

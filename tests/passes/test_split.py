@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from compiler.cost.memory import memory_use
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate import evaluate, evaluate_file
 from compiler.liveness import walk
+from compiler.memory.peak import memory_use
 from compiler.model import Precision
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Accumulate, Load, Recv, Save, Send
@@ -18,8 +18,8 @@ from compiler.program import DeviceClass, Function
 from compiler.text import parse_program, show
 from compiler.verify import verify
 from dsl.source import Source
-from runtime.private import PrivateExecutor
 from runtime.prove import prove
+from runtime.rank import RankExecutor
 from tests.program.mutations import mutations
 
 GPT = (Path(__file__).resolve().parents[2] / "examples" / "gpt.par").read_text()
@@ -70,7 +70,7 @@ def test_zero_bubble_trains_as_the_serial_program_does(options: tuple[str, ...],
 
 def test_each_executor() -> None:
     compiled = gpt("pp=4", "dp=2", "microbatches=4")
-    assert prove(compiled.training, compiled.program, executor=PrivateExecutor).ok
+    assert prove(compiled.training, compiled.program, executor=RankExecutor).ok
 
 
 def test_weight_gradients_wait() -> None:

@@ -13,7 +13,7 @@ from compiler.ops.elementwise import Cast
 from compiler.passes.copying import graph_values
 from compiler.passes.training import SCALE_PATIENCE, SCALE_START, training
 from compiler.passes.verify_graph import verify_graph, verify_names
-from runtime.kernels import STORAGE
+from runtime.numpy import STORAGE
 from tests.passes.checks import differentiated, gradients
 from tests.passes.models import Arrays, Maker, data_for, gpt, job_for, run_graph
 

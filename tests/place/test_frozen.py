@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compiler.cost.flops import model_flops
+from compiler.cost.kernels.flops import model_flops
 from compiler.diff import diff
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate import evaluate_file
@@ -27,9 +27,9 @@ from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc import check
 from parc.results import Results
-from runtime.private import PrivateExecutor
 from runtime.prove import prove, random_batch
-from runtime.serial import initial_state, serial_step
+from runtime.prove.serial import initial_state, serial_step
+from runtime.rank import RankExecutor
 
 DOUBLE = Precision("f64", "f64")
 B, D, F, Q, LAYERS, V = 8, 8, 16, 2, 4, 12
@@ -168,7 +168,7 @@ def test_equal_to_the_serial_program(name: str, strategy: str) -> None:
     mesh, rules = STRATEGIES[strategy]
     at = list(FROZEN).index(name) + list(STRATEGIES).index(strategy)
     found = compiled(*FROZEN[name], mesh=mesh, rules=rules, optimizer=OPTIMIZERS[at % 3])
-    executor = PrivateExecutor if at % 2 else None
+    executor = RankExecutor if at % 2 else None
     proof = prove(found.training, found.program, steps=2, executor=executor)
     assert proof.ok, proof.worst
     frozen = {w.name for w in found.job.model.weights if not w.trained}
@@ -236,7 +236,7 @@ def test_a_probe_needs_no_backward_pass_below_it() -> None:
 
 
 @pytest.mark.parametrize("order", ["01", "10"])
-@pytest.mark.parametrize("executor", [None, PrivateExecutor])
+@pytest.mark.parametrize("executor", [None, RankExecutor])
 def test_a_frozen_tower(order: str, executor: Any) -> None:
     """Its devices hold no gradient and no state; they go back only for the loss, if that is theirs."""
     model = """

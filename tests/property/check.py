@@ -12,8 +12,8 @@ from compiler.text import parse_program, show
 from compiler.verify import verify
 from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Source
-from runtime.private import PrivateExecutor
 from runtime.prove import Proof, prove
+from runtime.rank import RankExecutor
 from tests.property.case import Case
 
 REFUSALS = frozenset(
@@ -77,7 +77,7 @@ def check(case: Case) -> Outcome:
             return Outcome("failed", f"verifier: {found[0].code}", "\n".join(map(str, found[:5])))
         if parse_program(show(program)) != program:
             return Outcome("failed", "text: not the same again")
-        executor = PrivateExecutor if case.seed % PRIVATE == 0 and program.devices <= 8 else None
+        executor = RankExecutor if case.seed % PRIVATE == 0 and program.devices <= 8 else None
         proof = prove(compiled.training, program, executor=executor)
     except Exception as e:
         return Outcome("failed", f"run: {where(e)}", traceback.format_exc())

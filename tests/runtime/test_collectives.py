@@ -12,11 +12,11 @@ from compiler.graph import Dim, Type
 from compiler.layout import TIME, Layout, local_type
 from compiler.ops.base import Op
 from compiler.ops.comm import AllGather, AllReduce, AllToAll, Halo, HaloAdd, MaskPad, OnlyFirst, ReduceScatter, Shard
+from runtime.comm import Hub
 from runtime.distribute import Array, Mesh, collect, distribute
-from runtime.emulate.collectives import plan_comm
-from runtime.kernels import Context
-from runtime.private.collectives import collective
-from runtime.private.communicator import Hub
+from runtime.numpy import Context
+from runtime.rank.collectives import collective
+from runtime.stacked.collectives import plan_comm
 
 AXES = ("a", "b")
 

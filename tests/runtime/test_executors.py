@@ -9,9 +9,10 @@ from compiler.driver import Compiled
 from compiler.program import Program
 from compiler.text import parse_located, show
 from runtime.data.synthetic import synthetic
-from runtime.emulate import Emulator, StepResult
-from runtime.private import PrivateExecutor
 from runtime.prove import relative_error
+from runtime.rank import RankExecutor
+from runtime.stacked import Emulator
+from runtime.state import StepResult
 from tests.program.samples import LAYERS, PIPELINE
 from tests.runtime import models
 
@@ -25,9 +26,9 @@ GPTS = [
 ]
 
 
-def agree(program: Program, tolerance: float, steps: int = 2) -> tuple[Emulator, PrivateExecutor]:
+def agree(program: Program, tolerance: float, steps: int = 2) -> tuple[Emulator, RankExecutor]:
     """Two steps on both: everything within the tolerance, bit for bit if that is 0; memory measured as replayed."""
-    stacked, private = Emulator(program), PrivateExecutor(program)
+    stacked, private = Emulator(program), RankExecutor(program)
 
     def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
         assert a.keys() == b.keys()
@@ -72,7 +73,7 @@ LINEAR = [
 def test_whole_numbers_agree_to_the_bit(case: tuple[str, ...]) -> None:
     program = models.linear(*case).program
     weights = {n: np.floor(w * 100) for n, w in Emulator(program).weights().items()}
-    stacked, private = Emulator(program, initial=weights), PrivateExecutor(program, initial=weights)
+    stacked, private = Emulator(program, initial=weights), RankExecutor(program, initial=weights)
     for step in range(2):
         batch = synthetic(program.inputs, 0, step, whole=True)
         one, two = stacked.step(batch, gradients=True), private.step(batch, gradients=True)

@@ -14,8 +14,8 @@ from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient
 from compiler.ops.reduce import Reduce
 from compiler.program import Body, Instr, Var
-from runtime.kernels import Context, Env, Into, LocalValue, fuse, plan, quiet
-from runtime.kernels.fused import Fused
+from runtime.numpy import Context, Env, Into, LocalValue, fuse, plan, quiet
+from runtime.numpy.fused import Fused
 
 SIZES = {"b": 24, "s": 10, "d": 96, "p": 3, "q": 2}
 MESH = ("p", "q")

@@ -12,8 +12,8 @@ import parc
 from dsl.source import Source
 from parc.cli import cli
 from runtime.data.synthetic import synthetic
-from runtime.emulate import Emulator
-from runtime.private import PrivateExecutor
+from runtime.rank import RankExecutor
+from runtime.stacked import Emulator
 
 FILE = """\
 use std.layers (cross_entropy, layer_norm, linear, mlp)
@@ -63,8 +63,8 @@ def test_equal(schedule: str, params: dict[str, object]) -> None:
     assert {"loss_scale", "good_steps", "step"} <= {r.name for r in proof.rows if r.kind == "state"}
 
 
-@pytest.mark.parametrize("executor", [Emulator, PrivateExecutor])
-def test_skips_until_the_gradients_fit(executor: type[Emulator] | type[PrivateExecutor]) -> None:
+@pytest.mark.parametrize("executor", [Emulator, RankExecutor])
+def test_skips_until_the_gradients_fit(executor: type[Emulator] | type[RankExecutor]) -> None:
     program = parc.compile(source(), params=LARGE).program
     run = executor(program)
     scales, moved = [], []

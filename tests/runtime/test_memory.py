@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compiler.cost.memory import memory_use
+from compiler.memory.peak import memory_use
 from compiler.program import Program
 from compiler.text import parse_located
 from dsl.diagnostics import ParcError
 from runtime.data.synthetic import synthetic
-from runtime.emulate import Emulator
-from runtime.private import PrivateExecutor
+from runtime.rank import RankExecutor
+from runtime.stacked import Emulator
 from tests.runtime import models
 
 HEAD = "program p\nmesh (mb={m} time)\ninput x: f32[b=16]\n\nstage 0: devices 0 {{\n"
@@ -31,7 +31,7 @@ def program(states: str, forward: str, backward: str = "", schedule: str = "F[0.
 
 def peak(p: Program, memory: str = "hbm") -> int:
     """The replayed peak, which is measured too: in two steps, as the first could differ."""
-    run = PrivateExecutor(p)
+    run = RankExecutor(p)
     for step in range(2):
         run.step(synthetic(p.inputs, 0, step))
     use = memory_use(p)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from runtime.emulate.pool import SMALLEST, Pool
+from runtime.numpy.pool import SMALLEST, Pool
 
 COUNT = SMALLEST  # float64: eight times the least size
 

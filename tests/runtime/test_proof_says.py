@@ -181,7 +181,7 @@ job fit {
 
 
 def test_stacked_weights_are_compared_layer_by_layer() -> None:
-    from runtime.compare import compare
+    from runtime.prove.compare import compare
 
     serial = np.array([[1.0, 2.0], [1e-6, 2e-6]])
     run = serial + np.array([[0.0, 0.0], [0.0, 1e-7]])

@@ -13,10 +13,10 @@ from compiler.program import Program
 from compiler.text import parse_program, show
 from dsl.diagnostics import ParcError
 from dsl.source import Source
-from runtime.emulate import Emulator
-from runtime.private import PrivateExecutor
 from runtime.prove import prove, random_batch, relative_error
-from runtime.serial import initial_state, serial_step
+from runtime.prove.serial import initial_state, serial_step
+from runtime.rank import RankExecutor
+from runtime.stacked import Emulator
 from tests.program.mutations import KINDS, mutations
 from tests.runtime import models
 
@@ -46,8 +46,8 @@ def test_float64_agrees_to_the_last_digits() -> None:
     assert proof.ok and proof.worst.error < 1e-12 and proof.worst.tolerance < 1e-9
 
 
-@pytest.mark.parametrize("executor", [None, PrivateExecutor], ids=["stacked", "private"])
-def test_linear_models_agree_to_the_bit(executor: type[PrivateExecutor] | None) -> None:
+@pytest.mark.parametrize("executor", [None, RankExecutor], ids=["stacked", "private"])
+def test_linear_models_agree_to_the_bit(executor: type[RankExecutor] | None) -> None:
     for case in [("dp = 2", "split b on dp"), ("dp = 2, tp = 2", "split b on dp", "split o on tp")]:
         compiled = models.linear(*case)
         proof = prove(compiled.training, compiled.program, exact=True, executor=executor)

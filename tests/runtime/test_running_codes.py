@@ -14,8 +14,8 @@ from dsl.codes import CODES, Code
 from dsl.diagnostics import Diagnostic, ParcError
 from runtime.data import open_data
 from runtime.data.synthetic import synthetic
-from runtime.emulate import Emulator
-from runtime.private import PrivateExecutor
+from runtime.rank import RankExecutor
+from runtime.stacked import Emulator
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = [c for c in CODES.values() if c.code.startswith("E07")]
@@ -35,7 +35,7 @@ def findings(text: str, folder: Path, private: bool) -> tuple[Diagnostic, ...]:
             capacities = {"hbm": job.cluster.device.memory}
             batch = open_data(job.data, program.inputs).batch(0, 0)
         if private:
-            PrivateExecutor(program).step(batch)
+            RankExecutor(program).step(batch)
         else:
             Emulator(program, capacities).step(batch)
     except ParcError as error:
@@ -55,7 +55,7 @@ def test_examples(code: Code, private: bool, tmp_path: Path) -> None:
 
 def test_every_code_is_in_the_catalogue_and_every_entry_is_used() -> None:
     used = set()
-    for file in [*(ROOT / "runtime").rglob("*.py"), ROOT / "compiler" / "cost" / "capacity.py"]:
+    for file in [*(ROOT / "runtime").rglob("*.py"), ROOT / "compiler" / "memory" / "capacity.py"]:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value[:3] == "E07":
                 used.add(node.value)

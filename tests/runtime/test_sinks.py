@@ -7,15 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import compiler.cost.replay as replaying
-import runtime.emulate.straight as straight
-import runtime.private.interpreter as interpreter
+import compiler.memory.action as replaying
+import runtime.rank.interpreter as interpreter
+import runtime.stacked.straight as straight
 from compiler.liveness import Liveness, liveness
 from compiler.model import Precision
 from compiler.program import Body, Program
 from runtime.data.synthetic import synthetic
-from runtime.emulate import Emulator
-from runtime.private import PrivateExecutor
+from runtime.rank import RankExecutor
+from runtime.stacked import Emulator
 from tests.runtime import models
 from tests.runtime.test_memory import peak, program
 
@@ -64,7 +64,7 @@ def without(body: Body, carries: int = 0) -> Liveness:
     return replace(liveness(body, carries), sinks={})
 
 
-def steps(run: Emulator | PrivateExecutor, p: Program) -> list[np.ndarray]:
+def steps(run: Emulator | RankExecutor, p: Program) -> list[np.ndarray]:
     found: list[np.ndarray] = []
     for step in range(2):
         result = run.step(synthetic(p.inputs, 1, step), gradients=True)
@@ -82,9 +82,9 @@ PLANS = [
 
 @pytest.mark.parametrize("precision", [Precision("f32", "f32"), Precision("bf16", "f32")], ids=str)
 @pytest.mark.parametrize("options", PLANS, ids=",".join)
-@pytest.mark.parametrize("executor", [Emulator, PrivateExecutor])
+@pytest.mark.parametrize("executor", [Emulator, RankExecutor])
 def test_sums_are_the_same_to_the_bit(
-    executor: type[Emulator | PrivateExecutor],
+    executor: type[Emulator | RankExecutor],
     options: tuple[str, ...],
     precision: Precision,
     monkeypatch: pytest.MonkeyPatch,
@@ -98,8 +98,8 @@ def test_sums_are_the_same_to_the_bit(
     assert all(np.array_equal(a, b) for a, b in zip(added, made, strict=True))
 
 
-@pytest.mark.parametrize("executor", [Emulator, PrivateExecutor])
-def test_narrow_sums_are_rounded_each_time(executor: type[Emulator | PrivateExecutor]) -> None:
+@pytest.mark.parametrize("executor", [Emulator, RankExecutor])
+def test_narrow_sums_are_rounded_each_time(executor: type[Emulator | RankExecutor]) -> None:
     """1 + 2**-7 is a number in bf16, 4 + 4 * 2**-7 is, 2 + 2**-6 + 1 + 2**-7 is not."""
     body = (LOOP + ADD).replace("f32", "bf16").replace("%y: bf16[c=10] = full 1.0", "%y: bf16[c=10] = full -1.0078125")
     p = program(STATES.replace("f32", "bf16"), body, m=3)

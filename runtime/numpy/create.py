@@ -1,0 +1,79 @@
+"""Positions, constants and random numbers: functions of the logical position, so that layouts do not matter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from zlib import crc32
+
+import numpy as np
+
+from compiler.ops.create import Full, Iota, Random
+from runtime.numpy.base import STORAGE, Array, Context, Env, Kernel, LocalValue, kernel, spread
+
+# Significant bits of each float type: a fraction of that many bits is exact and below 1.
+_BITS = {"f64": 53, "f32": 24, "bf16": 8, "f16": 11}
+
+
+@kernel(Iota)
+def plan_iota(op: Iota, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    offset, size, lead = env.offset(outs[0], 0), outs[0].type.shape[0], (1,) * env.lead
+
+    def iota(ctx: Context) -> Array:
+        positions = np.asarray(spread(offset(ctx), 1, 0, size), np.int32)
+        return positions if positions.ndim > 1 else positions.reshape((*lead, size))
+
+    return iota
+
+
+@kernel(Full)
+def plan_full(op: Full, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    # One element, seen everywhere; numpy marks the view read-only.
+    shape = (1,) * env.lead + outs[0].type.shape
+    full = np.broadcast_to(np.array(op.value, STORAGE[op.dtype]), shape)
+    return lambda ctx: full
+
+
+_GOLDEN, _M1, _M2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+def mix(x: Array) -> Array:
+    """The finaliser of splitmix64, on uint64 (arithmetic modulo 2^64)."""
+    x = (x ^ (x >> np.uint64(30))) * _M1
+    x = (x ^ (x >> np.uint64(27))) * _M2
+    mixed: Array = x ^ (x >> np.uint64(31))
+    return mixed
+
+
+def hashed(key: Array, *words: Array | int) -> Array:
+    """The key with further words mixed in, one after the other; uint64."""
+    with np.errstate(over="ignore"):  # numpy warns of wrapped scalars, though not of arrays
+        for word in words:
+            key = mix((key + np.asarray(word).astype(np.uint64)) * _GOLDEN + _M2)
+    return key
+
+
+def fractions(bits: Array, dtype: str) -> Array:
+    """Uniform numbers in [0, 1) of `dtype` (in its storage type) from random uint64."""
+    n = _BITS[dtype]
+    kept: Array = (bits >> np.uint64(64 - n)).astype(STORAGE[dtype])
+    scaled: Array = kept * STORAGE[dtype](2.0**-n)
+    return scaled
+
+
+@kernel(Random)
+def plan_random(op: Random, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    out, rank, stream = outs[0], len(outs[0].type.dims), crc32(op.stream.encode())
+    offsets = [env.offset(out, i) for i in range(rank)]
+    strides = [int(np.prod(out.logical.shape[i + 1 :], dtype=np.int64)) for i in range(rank)]
+    lead = (1,) * env.lead
+
+    def random(ctx: Context, *operands: Array) -> Array:
+        key = hashed(np.array(ctx.seed % 2**64, np.uint64), stream, *operands)
+        position: Array | int = 0
+        for i, (offset, stride) in enumerate(zip(offsets, strides)):
+            position = position + spread(offset(ctx), rank, i, out.type.shape[i]) * stride
+        words = hashed(key.reshape(key.shape + (1,) * rank), position)
+        result = fractions(words, op.dtype)
+        return result if env.lead == 0 or result.ndim > rank else result.reshape(lead + result.shape)
+
+    return random

@@ -1,0 +1,218 @@
+"""Maps, casts and views of dims. Operands broadcast by dim name; lead axes broadcast by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import erf as exact_erf
+from math import exp, pi, prod, sqrt
+from typing import Any
+
+import numpy as np
+
+from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
+from compiler.ops.shape import Rename
+from runtime.numpy.base import (
+    STORAGE,
+    Array,
+    Context,
+    Env,
+    Into,
+    Kernel,
+    LocalValue,
+    aligned,
+    finish,
+    kernel,
+    literal,
+    rounded,
+)
+from runtime.numpy.select import where
+
+
+def _sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def _rsqrt(x: Array) -> Array:
+    return 1 / np.sqrt(x)
+
+
+def _relu(x: Array) -> Array:
+    return np.maximum(x, 0)
+
+
+# For float32: erf(x) = tanh(x P(x^2)). P is fitted to atanh(erf(x)) / x where the relative error of erf is smallest
+# (2.5e-7, rounding included); beyond, the product only grows, and tanh is 1.
+_P32: tuple[float, ...] = (1.418521856e-07, -5.668475108e-06, 8.76373255e-05, -6.197846577e-04, -1.918307987e-04)
+_P32 += (0.1027690558, 1.128379274)
+
+# For float64: a Taylor series around the nearest of these nodes.
+_STEP = 1 / 64
+_NODES = np.arange(0, 6 + _STEP, _STEP)
+_ERF = np.array([exact_erf(x) for x in _NODES])
+_SLOPE = np.array([2 / sqrt(pi) * exp(-x * x) for x in _NODES])
+_TERMS = 8
+_BLOCK = 16384
+
+
+def erf(x: Array) -> Array:
+    """The error function, to the precision of x's dtype."""
+    flat = np.ascontiguousarray(x).reshape(-1)
+    out = np.empty_like(flat)
+    # Blocks, for the many temporaries to stay in the cache.
+    scratch = np.empty((2, min(_BLOCK, flat.size)), np.float32) if x.dtype == np.float32 else None
+    for i in range(0, flat.size, _BLOCK):
+        part = flat[i : i + _BLOCK]
+        if scratch is None:
+            out[i : i + _BLOCK] = _taylor_erf(part)
+        else:
+            erf32(part, out[i : i + _BLOCK], scratch[0, : part.size], scratch[1, : part.size])
+    return out.reshape(x.shape)
+
+
+def erf32(x: Array, out: Array, square: Array, factor: Array) -> None:
+    """For float32, into `out` (which may be x); `square` and `factor` are scratch of the same shape."""
+    np.multiply(x, x, square)
+    np.multiply(square, _P32[0], factor)
+    np.add(factor, _P32[1], factor)
+    for c in _P32[2:]:
+        np.multiply(factor, square, factor)
+        np.add(factor, c, factor)
+    np.multiply(factor, x, out)
+    np.tanh(out, out)
+
+
+def _taylor_erf(x: Array) -> Array:
+    magnitude = np.minimum(np.abs(x), 6.0)
+    node = np.rint(magnitude * (1 / _STEP))
+    nearest = np.where(np.isnan(node), 0, node).astype(np.intp)
+    at, d = _NODES[nearest], magnitude - node * _STEP
+    # The n-th derivative of erf is slope * h_{n-1} with h_n = -2 (x h_{n-1} + (n-1) h_{n-2}).
+    before, h, power, total = np.zeros_like(d), np.ones_like(d), d, d.copy()
+    for n in range(1, _TERMS):
+        before, h = h, -2 * (at * h + (n - 1) * before)
+        power = power * d / (n + 1)
+        total += h * power
+    return np.copysign(_ERF[nearest] + _SLOPE[nearest] * total, x)
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "pow": np.power,
+    "neg": np.negative, "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "rsqrt": _rsqrt, "tanh": np.tanh,
+    "sigmoid": _sigmoid, "erf": erf, "sin": np.sin, "cos": np.cos, "abs": np.abs, "sign": np.sign,
+    "floor": np.floor, "relu": _relu, "maximum": np.maximum, "minimum": np.minimum, "where": where,
+    "floordiv": np.floor_divide, "mod": np.remainder, "lt": np.less, "le": np.less_equal, "gt": np.greater,
+    "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal, "and": np.logical_and, "or": np.logical_or,
+    "not": np.logical_not,
+}  # fmt: skip
+"""Each function of `Map` on arrays."""
+
+
+def map_function(fn: str, slots: Sequence[Any], dtype: str) -> Callable[..., Array]:
+    """A function of arrays only: literals stand in their places, in the storage type of operands of `dtype`."""
+    f = FUNCTIONS[fn]
+    if fn == "pow" and slots[0] is None and slots[1] is not None:
+        f, slots = _power(slots[1]), (None,)
+    if all(s is None for s in slots):
+        return f
+    literals = [None if s is None else literal(s, dtype) for s in slots]
+    match literals:
+        case [None, c]:
+            return lambda x: f(x, c)
+        case [c, None]:
+            return lambda x: f(c, x)
+        case [None, None, c]:
+            return lambda x, y: f(x, y, c)
+        case [None, c, None]:
+            return lambda x, y: f(x, c, y)
+    raise AssertionError(f"{fn} with literals {literals}")
+
+
+def _power(p: float) -> Callable[[Array], Array]:
+    """x ** p for a literal p: multiplication where that is exact and much faster than `np.power`."""
+    if p == 2:
+        return np.square
+    if p == 3:
+        return lambda x: np.square(x) * x
+    if p == 0.5:
+        return np.sqrt
+    return lambda x: np.power(x, x.dtype.type(p))
+
+
+def operand_dtype(op: Map, ins: Sequence[LocalValue]) -> str:
+    """The dtype that literals take (for `where`: not the condition's)."""
+    return ins[-1].type.dtype
+
+
+@kernel(Map)
+def plan_map(op: Map, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    f = map_function(op.fn, op.slots, operand_dtype(op, ins))
+    views = [aligned(v, outs[0].type.names, env.lead) for v in ins]
+    narrow = outs[0].type.dtype in ("bf16", "f16")
+    if isinstance(f, np.ufunc) and not narrow and prod(outs[0].shape) >= _LARGE:
+        return _large(f, views, ins, outs[0])
+    return finish(_applied(f, views), outs[0].type.dtype)
+
+
+_LARGE = 1 << 14
+"""Elements from which on it matters where a result is put."""
+
+
+def _large(
+    f: np.ufunc, views: Sequence[Callable[[Array], Array] | None], ins: Sequence[LocalValue], out: LocalValue
+) -> Into:
+    """A map of arrays only that writes into memory of its executor."""
+    shapes, shape, storage = [v.shape for v in ins], out.shape, STORAGE[out.type.dtype]
+
+    def into(ctx: Context, *xs: Array, out: Sequence[Array | None] | None = None) -> Array:
+        operands = [x if v is None else v(x) for x, v in zip(xs, views)]
+        if any(x.shape != s for x, s in zip(xs, shapes)):  # differs along an axis although it should not
+            return np.asarray(f(*operands))
+        given = out[0] if out else None
+        return f(*operands, out=ctx.empty(shape, storage) if given is None else given)  # type: ignore[no-any-return]
+
+    return Into(into)
+
+
+def _applied(f: Callable[..., Array], views: Sequence[Callable[[Array], Array] | None]) -> Kernel:
+    match views:
+        case [None]:
+            return lambda ctx, x: f(x)
+        case [None, None]:
+            return lambda ctx, x, y: f(x, y)
+        case [None, v] if v is not None:
+            return lambda ctx, x, y: f(x, v(y))
+        case [u, None] if u is not None:
+            return lambda ctx, x, y: f(u(x), y)
+    return lambda ctx, *xs: f(*(x if v is None else v(x) for x, v in zip(xs, views)))
+
+
+@kernel(Cast)
+def plan_cast(op: Cast, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    source, target, storage = ins[0].type.dtype, op.dtype, STORAGE[op.dtype]
+    exact = source == target or (target == "f32" and source in ("bf16", "f16"))
+    if exact:
+        return lambda ctx, x: x
+    if storage is STORAGE[source]:
+        return lambda ctx, x: rounded(x, target)
+    return finish(lambda ctx, x: x.astype(storage), target)
+
+
+@kernel(Broadcast)
+def plan_broadcast(op: Broadcast, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    view, shape = aligned(ins[0], outs[0].type.names, env.lead), outs[0].shape
+    if view is None:
+        return lambda ctx, x: x
+    # New dims may be split over axes on which the operand is replicated: what is alike there still has their full size.
+    return lambda ctx, x: np.broadcast_to(view(x), shape)
+
+
+@kernel(Transpose)
+def plan_transpose(op: Transpose, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    view = aligned(ins[0], op.dims, env.lead)
+    return (lambda ctx, x: x) if view is None else (lambda ctx, x: view(x))
+
+
+@kernel(StopGradient, Rename)
+def plan_same(op: StopGradient | Rename, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """For ops that change names only."""
+    return lambda ctx, x: x

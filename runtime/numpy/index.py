@@ -1,0 +1,128 @@
+"""Taking rows of a table, and adding rows up.
+
+Both number the rows of all tables (one per combination of lead axes and batched dims) consecutively and work on a
+matrix of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from compiler.ops.index import ScatterAdd, Take
+from runtime.numpy.base import Array, Context, Env, Kernel, LocalValue, Offset, finish, kernel, spread
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Numbering of the rows of stacked tables `lead + batched dims + (rows,)` by the elements of an index."""
+
+    lead: int
+    index_names: tuple[str, ...]
+    batched: tuple[str, ...]  # dims of both table and index, in the table's order
+    rows: int
+    offset: Offset
+
+    def number(self, ctx: Context, index: Array, table_lead: tuple[int, ...]) -> tuple[Array, Array | None]:
+        """Row numbers (lead + index dims; leads broadcast), and where they are inside the table (None: all)."""
+        rank = len(self.index_names)
+        local = index - spread(self.offset(ctx), rank)
+        inside: Array | None = (local >= 0) & (local < self.rows)
+        if inside.all():  # type: ignore[union-attr]
+            inside = None
+        number: Array = local.astype(np.intp, copy=False)
+        stride = self.rows
+        for n in reversed(self.batched):
+            axis = self.index_names.index(n)
+            size = index.shape[self.lead + axis]
+            number = number + spread(0, rank, axis, size) * stride
+            stride *= size
+        for i in reversed(range(self.lead)):
+            n_lead = table_lead[i]
+            if n_lead > 1:
+                shape = [1] * (self.lead + rank)
+                shape[i] = n_lead
+                number = number + np.arange(n_lead).reshape(shape) * stride
+            stride *= n_lead
+        return number, inside
+
+
+@kernel(Take)
+def plan_take(op: Take, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    lead, (table, index) = env.lead, ins
+    at = table.type.index(op.dim)
+    batched = tuple(n for n in table.type.names if index.type.has(n))
+    others = tuple(n for n in table.type.names if n != op.dim and n not in batched)
+    perm = (*range(lead), *(lead + table.type.index(n) for n in (*batched, op.dim, *others)))
+    width, rest = prod(table.type.size(n) for n in others), tuple(table.type.size(n) for n in others)
+    rows = _Rows(lead, index.type.names, batched, table.type.size(op.dim), env.offset(table, at))
+
+    def take(ctx: Context, x: Array, i: Array) -> Array:
+        number, inside = rows.number(ctx, i, x.shape[:lead])
+        matrix = x.transpose(perm).reshape(-1, width)
+        if inside is None:
+            return matrix.take(number, axis=0).reshape(number.shape + rest)
+        inside = np.broadcast_to(inside, number.shape)
+        out = np.zeros((*number.shape, width), x.dtype)
+        out[inside] = matrix.take(number[inside], axis=0)
+        return out.reshape(number.shape + rest)
+
+    return take
+
+
+@kernel(ScatterAdd)
+def plan_scatter_add(op: ScatterAdd, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    lead, (src, index), out = env.lead, ins, outs[0]
+    batched = tuple(n for n in out.type.names if index.type.has(n))
+    others = tuple(n for n in out.type.names if n != op.dim.name and n not in batched)
+    perm = (*range(lead), *(lead + src.type.index(n) for n in (*index.type.names, *others)))
+    width, natural = prod(src.type.size(n) for n in others), (*batched, op.dim.name, *others)
+    back = (*range(lead), *(lead + natural.index(n) for n in out.type.names))
+    sizes = tuple(out.type.size(n) for n in natural)
+    size = out.type.size(op.dim.name)
+    rows = _Rows(lead, index.type.names, batched, size, env.offset(out, out.type.index(op.dim.name)))
+    table_rows = prod(sizes[: len(batched) + 1])
+
+    def scatter_add(ctx: Context, x: Array, i: Array) -> Array:
+        source = x.transpose(perm)
+        rank = len(index.type.names)
+        offset = rows.offset(ctx)
+        spans = np.broadcast_shapes(x.shape[:lead], i.shape[:lead], np.shape(offset) if lead else ())
+        number, inside = rows.number(ctx, i, spans)
+        number = np.broadcast_to(number, spans + i.shape[lead:])
+        source = np.broadcast_to(source, spans + source.shape[lead:])
+        if inside is None:
+            values, keys = source.reshape(-1, width), number.reshape(-1)
+        else:
+            inside = np.broadcast_to(inside, number.shape)
+            values, keys = source.reshape(*source.shape[: lead + rank], width)[inside], number[inside]
+        total = add_rows(values, keys, prod(spans) * table_rows)
+        return total.reshape(spans + sizes).transpose(back)
+
+    return finish(scatter_add, out.type.dtype)
+
+
+_ONE_HOT_ROWS = 64
+
+
+def add_rows(values: Array, keys: Array, count: int) -> Array:
+    """`count` rows; row k is the sum of the rows of `values` whose key is k, added in their order (deterministic)."""
+    width = values.shape[1]
+    out = np.zeros((count, width), values.dtype)
+    if not len(keys):
+        return out
+    if width == 1 and values.dtype.kind == "f":
+        out[:, 0] = np.bincount(keys, values[:, 0], count)
+        return out
+    if count <= _ONE_HOT_ROWS and values.dtype.kind == "f":
+        one_hot = (keys[None, :] == np.arange(count)[:, None]).astype(values.dtype)
+        np.matmul(one_hot, values, out=out)
+        return out
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    out[ordered[starts]] = np.add.reduceat(values[order], starts, axis=0)
+    return out

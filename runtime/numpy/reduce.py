@@ -1,0 +1,45 @@
+"""Sums and maxima, cumulative sums, the largest k."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from compiler.ops.reduce import Cumsum, Reduce, TopK
+from runtime.numpy.base import Array, Env, Kernel, LocalValue, finish, kernel
+
+
+@kernel(Reduce)
+def plan_reduce(op: Reduce, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    axes = tuple(env.lead + ins[0].type.index(d) for d in op.dims)
+    if not axes:
+        return lambda ctx, x: x
+    if op.fn == "max":
+        return lambda ctx, x: x.max(axis=axes)
+    if ins[0].type.dtype == "int32":
+        return lambda ctx, x: x.sum(axis=axes, dtype=np.int32)
+    return finish(lambda ctx, x: x.sum(axis=axes), outs[0].type.dtype)
+
+
+@kernel(Cumsum)
+def plan_cumsum(op: Cumsum, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    axis = env.lead + ins[0].type.index(op.dim)
+    if op.reverse:
+        return finish(lambda ctx, x: np.flip(np.flip(x, axis).cumsum(axis, dtype=x.dtype), axis), outs[0].type.dtype)
+    return finish(lambda ctx, x: x.cumsum(axis, dtype=x.dtype), outs[0].type.dtype)
+
+
+@kernel(TopK)
+def plan_top_k(op: TopK, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    axis, k = env.lead + ins[0].type.index(op.dim), op.into.size
+    last = ins[0].type.size(op.dim) - 1
+    largest = (*(slice(None),) * axis, slice(None, -k - 1, -1))
+
+    def top_k(ctx: object, x: Array) -> tuple[Array, Array]:
+        # Sorted from the end, so that of equal ones the first comes last, and read backwards. (Negated, the smallest
+        # integer would stay what it is, and NaN, which numpy sorts to the end, would be the smallest.)
+        order = last - np.argsort(np.flip(x, axis), axis=axis, kind="stable")[largest]
+        return np.take_along_axis(x, order, axis), order.astype(np.int32)
+
+    return top_k

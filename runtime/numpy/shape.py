@@ -1,0 +1,73 @@
+"""Regrouping, cutting and joining of dims: views where numpy can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from compiler.ops.shape import Concat, Flip, Merge, Pad, Slice, Split
+from runtime.numpy.base import STORAGE, Array, Env, Kernel, LocalValue, kernel
+
+
+@kernel(Split)
+def plan_split(op: Split, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    lead, shape = env.lead, outs[0].type.shape
+    return lambda ctx, x: x.reshape(x.shape[:lead] + shape)
+
+
+@kernel(Merge)
+def plan_merge(op: Merge, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    lead, shape = env.lead, outs[0].type.shape
+    names = ins[0].type.names
+    order: list[str] = []
+    for n in names:
+        if n == op.dims[0]:
+            order.extend(op.dims)
+        elif n not in op.dims:
+            order.append(n)
+    perm = (*range(lead), *(lead + names.index(n) for n in order))
+    return lambda ctx, x: x.transpose(perm).reshape(x.shape[:lead] + shape)
+
+
+@kernel(Slice)
+def plan_slice(op: Slice, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    axis = env.lead + ins[0].type.index(op.dim)
+    pick = (*(slice(None),) * axis, slice(op.start, op.stop))
+    return lambda ctx, x: x[pick]
+
+
+@kernel(Pad)
+def plan_pad(op: Pad, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    lead, axis = env.lead, env.lead + ins[0].type.index(op.dim)
+    size, shape, value = ins[0].type.size(op.dim), outs[0].type.shape, STORAGE[outs[0].type.dtype](op.value)
+    before = (slice(None),) * axis
+    middle = (*before, slice(op.low, op.low + size))
+    borders = [(*before, slice(0, op.low)), (*before, slice(op.low + size, None))]
+
+    def pad(ctx: object, x: Array) -> Array:
+        out = np.empty(x.shape[:lead] + shape, x.dtype)
+        out[middle] = x
+        for border in borders:
+            out[border] = value
+        return out
+
+    return pad
+
+
+@kernel(Concat)
+def plan_concat(op: Concat, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    lead, axis = env.lead, env.lead + ins[0].type.index(op.dim)
+
+    def concat(ctx: object, *xs: Array) -> Array:
+        common = np.broadcast_shapes(*(x.shape[:lead] for x in xs))
+        return np.concatenate([np.broadcast_to(x, common + x.shape[lead:]) for x in xs], axis)
+
+    return concat
+
+
+@kernel(Flip)
+def plan_flip(op: Flip, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    axis = env.lead + ins[0].type.index(op.dim)
+    pick = (*(slice(None),) * axis, slice(None, None, -1))
+    return lambda ctx, x: x[pick]

@@ -1,0 +1,62 @@
+"""Windows (a strided view) and their adjoint (one strided addition per kernel element)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from compiler.ops.window import Fold, Window
+from runtime.numpy.base import STORAGE, Array, Env, Kernel, LocalValue, finish, kernel
+
+
+@kernel(Window)
+def plan_window(op: Window, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    axis = env.lead + ins[0].type.index(op.dim)
+    size, n, k = ins[0].type.size(op.dim), outs[0].type.size(op.out.name), op.kernel.size
+    # A piece of a split dim comes with its borders.
+    low = 0 if ins[0].axes[ins[0].type.index(op.dim)] else op.pad
+    high = max(0, (n - 1) * op.stride + k - low - size)
+    fill, stride = STORAGE[ins[0].type.dtype](op.fill), op.stride
+    before = (slice(None),) * axis
+
+    def window(ctx: object, x: Array) -> Array:
+        if low or high:
+            padded = np.full((*x.shape[:axis], low + size + high, *x.shape[axis + 1 :]), fill, x.dtype)
+            padded[(*before, slice(low, low + size))] = x
+            x = padded
+        step = x.strides[axis]
+        return as_strided(
+            x,
+            (*x.shape[:axis], n, k, *x.shape[axis + 1 :]),
+            (*x.strides[:axis], step * stride, step, *x.strides[axis + 1 :]),
+            writeable=False,
+        )
+
+    return window
+
+
+@kernel(Fold)
+def plan_fold(op: Fold, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    lead, x_type, y_type = env.lead, ins[0].type, outs[0].type
+    kernel, axis = lead + x_type.index(op.kernel), lead + y_type.index(op.dim.name)
+    n, k, size = x_type.size(op.out), x_type.size(op.kernel), y_type.size(op.dim.name)
+    # A piece of a split dim keeps its borders: they belong to the neighbours.
+    low = 0 if outs[0].axes[y_type.index(op.dim.name)] else op.pad
+    span = max((n - 1) * op.stride + k, low + size)
+    shape = list(y_type.shape)
+    shape[axis - lead] = span
+    before = (slice(None),) * axis
+    places = [(*before, slice(i, i + (n - 1) * op.stride + 1, op.stride)) for i in range(k)]
+    parts: list[Any] = [(*(slice(None),) * kernel, i) for i in range(k)]
+    result = (*before, slice(low, low + size))
+
+    def fold(ctx: object, x: Array) -> Array:
+        out = np.zeros((*x.shape[:lead], *shape), x.dtype)
+        for place, part in zip(places, parts):
+            out[place] += x[part]
+        return out[result]
+
+    return finish(fold, y_type.dtype)

@@ -1,0 +1,175 @@
+"""The serial program: graphs run as written, on whole logical arrays. What every distributed run must agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from compiler.graph import Graph, Node
+from compiler.model import Training
+from compiler.ops.repeat import Repeat
+from runtime.numpy import STORAGE, Context, Env, Kernel, LocalValue, plan, quiet
+from runtime.numpy.base import Array
+from runtime.numpy.initial import init_array
+
+Arrays = dict[str, Array]
+
+Watch = Callable[[Node, Context, Sequence[Array], tuple[Array, ...]], tuple[Array, ...]]
+"""Called after every node but loops, whose bodies it sees: (node, context, operands, results) -> what is used of it."""
+
+
+def run_graph(
+    graph: Graph,
+    env: Mapping[str, Array],
+    ctx: Context = Context(),  # noqa: B008
+    watch: Watch | None = None,
+) -> list[Array]:
+    """The outputs of the graph, given its inputs by name. Raises KeyError where an input is missing."""
+    inputs = [env[v.name] for v in graph.inputs]
+    with quiet():
+        return _Compiled(graph, watch)(ctx, inputs)
+
+
+class _Compiled:
+    """A graph with a kernel for each node, bodies of loops compiled once."""
+
+    def __init__(self, graph: Graph, watch: Watch | None = None) -> None:
+        self.graph, self.watch = graph, watch
+        self.steps = [(node, _kernel(node, watch)) for node in graph]
+
+    def __call__(self, ctx: Context, inputs: Sequence[Array]) -> list[Array]:
+        env = dict(zip((v.name for v in self.graph.inputs), inputs, strict=True))
+        for node, kernel in self.steps:
+            operands = [env[v.name] for v in node.inputs]
+            results = kernel(ctx, *operands)
+            if not isinstance(results, tuple):
+                results = (results,)
+            if self.watch is not None and not isinstance(node.op, Repeat):
+                results = self.watch(node, ctx, operands, results)
+            env.update(zip((v.name for v in node.outputs), results, strict=True))
+        return [env[v.name] for v in self.graph.outputs]
+
+
+def _kernel(node: Node, watch: Watch | None) -> Kernel:
+    if isinstance(node.op, Repeat):
+        return _repeat(node.op, watch)
+    ins, outs = ([LocalValue.whole(v.type) for v in values] for values in (node.inputs, node.outputs))
+    return plan(node.op, ins, outs, Env())
+
+
+def _repeat(op: Repeat, watch: Watch | None) -> Kernel:
+    body = _Compiled(op.body, watch)
+    last = op.carries + op.stacks
+    result_types = [v.type for v in op.body.outputs[op.carries :]]
+
+    def loop(ctx: Context, *operands: Array) -> tuple[Array, ...]:
+        carries, stacks, invariants = list(operands[: op.carries]), operands[op.carries : last], operands[last:]
+        results = [np.empty((op.count, *t.shape), STORAGE[t.dtype]) for t in result_types]
+        for i in reversed(range(op.count)) if op.reverse else range(op.count):
+            out = body(ctx, [*carries, *(s[i] for s in stacks), *invariants])
+            carries = out[: op.carries]
+            for stack, value in zip(results, out[op.carries :], strict=True):
+                stack[i] = value
+        return (*carries, *results)
+
+    return loop
+
+
+# --- the beginning ---------------------------------------------------------------------------------
+
+
+def initial_state(training: Training) -> tuple[Arrays, Arrays]:
+    """Weights and states (optimizer, counters) before the first step, by name: whole logical arrays."""
+    seed = training.job.seed
+    weights = {w.name: init_array(w.init, w.name, w.value.type, seed) for w in training.model.weights}
+    states = {s.name: init_array(s.init, s.name, s.value.type, seed) for s in training.states}
+    return weights, states
+
+
+# --- a step ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step computes: everything by name. Gradients are as they leave the backward graph (loss-scaled)."""
+
+    loss: Array
+    metrics: Arrays
+    gradients: Arrays
+    weights: Arrays
+    states: Arrays
+    reports: Arrays
+
+
+@dataclass(frozen=True)
+class Updated:
+    """What an update makes, everything by name."""
+
+    weights: Arrays
+    states: Arrays
+    reports: Arrays
+
+
+@dataclass(frozen=True)
+class Differentiated:
+    """What the forward and the backward graph compute. Gradients are as they leave the latter (loss-scaled)."""
+
+    loss: Array
+    metrics: Arrays
+    gradients: Arrays
+
+
+def serial_step(
+    training: Training,
+    weights: Mapping[str, Array],
+    states: Mapping[str, Array],
+    batch: Mapping[str, Array],
+    seed: int | None = None,
+) -> StepResult:
+    """One training step on the whole logical batch. `seed` (of random numbers) is the job's, if left out."""
+    found = serial_gradients(training, weights, states, batch, seed)
+    updated = serial_update(training, found.gradients, weights, states, seed)
+    return StepResult(found.loss, found.metrics, found.gradients, updated.weights, updated.states, updated.reports)
+
+
+def serial_gradients(
+    training: Training,
+    weights: Mapping[str, Array],
+    states: Mapping[str, Array],
+    batch: Mapping[str, Array],
+    seed: int | None = None,
+    watch: Watch | None = None,
+) -> Differentiated:
+    """The step as far as the gradients."""
+    ctx = Context(seed=training.job.seed if seed is None else seed)
+    env: Arrays = {**batch, **weights, **states}
+    model = training.model
+    assert not training.rounds and training.finish is None, "the serial program has nothing set apart"
+    outputs = run_graph(training.forward, env, ctx, watch)
+    env.update(zip((v.name for v in training.forward.outputs), outputs, strict=True))
+    found = run_graph(training.backward, env, ctx, watch)
+    gradients = dict(zip((w.name for w in model.trained), found, strict=True))
+    metrics = dict(zip(model.metrics, outputs[1 : 1 + len(model.metrics)], strict=True))
+    return Differentiated(outputs[0], metrics, gradients)
+
+
+def serial_update(
+    training: Training,
+    gradients: Mapping[str, Array],
+    weights: Mapping[str, Array],
+    states: Mapping[str, Array],
+    seed: int | None = None,
+    watch: Watch | None = None,
+) -> Updated:
+    """What the update makes of these gradients (by the names of their weights, as they leave the backward graph)."""
+    ctx = Context(seed=training.job.seed if seed is None else seed)
+    env: Arrays = {**weights, **states}
+    env.update(
+        (v.name, gradients[w.name]) for v, w in zip(training.backward.outputs, training.model.trained, strict=True)
+    )
+    updated = iter(run_graph(training.update, env, ctx, watch))
+    new_weights = {w.name: next(updated) if w.trained else weights[w.name] for w in training.model.weights}
+    new_states = {s.name: next(updated) for s in training.states}
+    return Updated(new_weights, new_states, {name: next(updated) for name in training.reports})

@@ -1,0 +1,212 @@
+"""Collectives on stacked arrays: each moves data between the leading (mesh) axes and the local dims.
+
+Every function here returns `f(ctx, x)`: a closure for one instruction, planned once. Results may be views of operands;
+nobody writes into a value once it is defined, so views are safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from compiler.graph import Type
+from compiler.layout import TIME, Layout, local_type
+from compiler.ops.base import Op
+from compiler.ops.comm import AllGather, AllReduce, AllToAll, Halo, HaloAdd, MaskPad, OnlyFirst, ReduceScatter, Shard
+from runtime.distribute import Array, Mesh, reduce_lead
+from runtime.numpy import Context, rounded
+
+Step = Callable[[Context, Array], Array]
+
+
+def plan_comm(op: Op, type: Type, before: Layout, after: Layout, mesh: Mesh) -> Step:
+    """The closure for a collective on a value of logical `type` that goes from layout `before` to `after`."""
+    name = getattr(op, "dim", None)
+    dim = type.index(name) if isinstance(name, str) else -1
+    size = dict(zip(type.names, local_type(type, after, mesh.sizes).shape, strict=True))
+    if isinstance(op, AllReduce):
+        return reduce(op.axes, op.fn, type.dtype, mesh)
+    if isinstance(op, ReduceScatter):
+        first, second = reduce(op.axes, op.fn, type.dtype, mesh), cut(dim, op.axes, size[op.dim], mesh)
+        return lambda ctx, x: second(ctx, first(ctx, x))
+    if isinstance(op, AllGather):
+        return gather(dim, op.axes, size[op.dim], mesh)
+    if isinstance(op, AllToAll):
+        source, target = type.index(op.gather), type.index(op.scatter)
+        join, part = gather(source, op.axes, size[op.gather], mesh), cut(target, op.axes, size[op.scatter], mesh)
+        return lambda ctx, x: part(ctx, join(ctx, x))
+    if isinstance(op, Shard):
+        return cut(dim, op.axes, size[op.dim], mesh)
+    if isinstance(op, OnlyFirst):
+        return only_first(op.axes, mesh)
+    if isinstance(op, MaskPad):
+        return mask_pad(op.value, dim, type, before, mesh)
+    if isinstance(op, Halo):
+        return halo(op, dim, type.shape[dim], before, mesh)
+    if isinstance(op, HaloAdd):
+        return halo_add(op, dim, type, before, mesh)
+    raise ValueError(f"no collective {op.mnemonic}")
+
+
+def reduce(axes: Sequence[str], fn: str, dtype: str, mesh: Mesh) -> Step:
+    """Sum or max along mesh axes; each keeps size 1. 16-bit values are added in float32 and rounded once."""
+    steps = [(mesh.index(a), mesh.sizes[a]) for a in axes]
+    narrow = dtype in ("bf16", "f16") and fn == "sum"
+
+    def step(ctx: Context, x: Array) -> Array:
+        for i, n in steps:
+            x = reduce_lead(x, i, n, fn)
+        return rounded(x, dtype) if narrow else x
+
+    return step
+
+
+def gather(dim: int, axes: Sequence[str], size: int, mesh: Mesh) -> Step:
+    """The axes (minor-most of the dim) become part of the dim again, which is then cut to `size`."""
+    lead, n = mesh.lead, mesh.count(axes)
+    where = [mesh.index(a) for a in axes]
+    at = lead + dim
+    rest = [i for i in range(lead) if i not in where]
+
+    def step(ctx: Context, x: Array) -> Array:
+        x = spread(x, where, mesh)
+        shape = list(x.shape)
+        order = rest + list(range(lead, at)) + where + list(range(at, x.ndim))
+        for i in where:
+            shape[i] = 1
+        shape[at] *= n
+        out = joined(ctx, x.transpose(order), at - len(where), at, tuple(shape))
+        return out if shape[at] == size else out[(slice(None),) * at + (slice(0, size),)]
+
+    return step
+
+
+def joined(ctx: Context, x: Array, first: int, last: int, shape: tuple[int, ...]) -> Array:
+    """`x` with axes first..last as one: a view if that is possible, else a copy in memory of the executor."""
+    steps = [(x.strides[i], x.shape[i]) for i in range(first, last + 1) if x.shape[i] > 1]
+    if all(outer == inner * n for (outer, _), (inner, n) in pairwise(steps)):
+        return x.reshape(shape)
+    out = ctx.empty(shape, x.dtype)
+    np.copyto(out.reshape(x.shape), x)
+    return out
+
+
+def cut(dim: int, axes: Sequence[str], size: int, mesh: Mesh) -> Step:
+    """Each device keeps its own piece, of `size` elements, of its own copy: a view, after padding where uneven."""
+    at = mesh.lead + dim
+
+    def step(ctx: Context, x: Array) -> Array:
+        x = padded(x, at, size * mesh.count(axes))
+        for a in axes:
+            n = mesh.sizes[a]
+            x = x.reshape(*x.shape[:at], n, x.shape[at] // n, *x.shape[at + 1 :])
+            if a == TIME:
+                x = x[(slice(None),) * at + (ctx.micro,)]
+                continue
+            i = mesh.index(a)
+            if x.shape[i] == 1:  # one copy for all: the pieces become the leading axis
+                x = np.swapaxes(x, i, at).squeeze(at)
+            else:
+                x = np.moveaxis(np.diagonal(x, axis1=i, axis2=at), -1, i)
+        return x
+
+    return step
+
+
+def only_first(axes: Sequence[str], mesh: Mesh) -> Step:
+    """The value where all coordinates on the axes (and the micro-batch, if named) are 0; zeros elsewhere."""
+    number, per_microbatch = mesh.pieces(axes)
+
+    def step(ctx: Context, x: Array) -> Array:
+        keep = number + per_microbatch * ctx.micro == 0
+        return np.where(keep.reshape(keep.shape + (1,) * (x.ndim - mesh.lead)), x, np.zeros((), x.dtype))
+
+    return step
+
+
+def mask_pad(value: float, dim: int, type: Type, layout: Layout, mesh: Mesh) -> Step:
+    """Elements beyond the logical size become `value`."""
+    number, per_microbatch = mesh.pieces(layout.dims[dim])
+    size = local_type(type, layout, mesh.sizes).shape[dim]
+    after = (1,) * (len(type.dims) - dim - 1)
+    shape = (*number.shape, *(1,) * dim, 1, *after)
+    count = np.arange(size).reshape(*(1,) * (mesh.lead + dim), size, *after)
+    logical = type.shape[dim]
+
+    def step(ctx: Context, x: Array) -> Array:
+        used = (number + per_microbatch * ctx.micro).reshape(shape) * size + count < logical
+        return np.where(used, x, np.asarray(value, x.dtype))
+
+    return step
+
+
+def halo(op: Halo, dim: int, logical: int, layout: Layout, mesh: Mesh) -> Step:
+    """Pieces with their neighbours' borders: the pieces are joined, padded with `fill`, and cut with overlap."""
+    _whole(op.axes, layout.dims[dim])
+    n, at = mesh.count(op.axes), mesh.lead + dim
+    where = [mesh.index(a) for a in op.axes]
+    joining = gather(dim, op.axes, logical, mesh)
+
+    def step(ctx: Context, x: Array) -> Array:
+        length = x.shape[at]
+        joined = joining(ctx, x)
+        pads = [(0, 0)] * x.ndim
+        pads[at] = (op.left, n * length - logical + op.right)
+        joined = np.pad(joined, pads, constant_values=op.fill)
+        width = op.left + length + op.right
+        windows = np.lib.stride_tricks.sliding_window_view(joined, width, axis=at)
+        windows = windows[(slice(None),) * at + (slice(None, None, length),)]  # dim -> n pieces, elements last
+        windows = np.moveaxis(windows, -1, at + 1)
+        windows = windows.reshape(*windows.shape[:at], *(mesh.sizes[a] for a in op.axes), *windows.shape[at + 1 :])
+        for k, i in enumerate(where):  # each swap fills the size-1 axis i and leaves a 1 in its place
+            windows = np.swapaxes(windows, i, at + k)
+        return windows.squeeze(tuple(range(at, at + len(where))))
+
+    return step
+
+
+def halo_add(op: HaloAdd, dim: int, type: Type, layout: Layout, mesh: Mesh) -> Step:
+    """The adjoint of `halo`: borders are added to the neighbours' elements; what lies outside is dropped."""
+    _whole(op.axes, layout.dims[dim])
+    n, at = mesh.count(op.axes), mesh.lead + dim
+    logical, dtype = type.shape[dim], type.dtype
+
+    def step(ctx: Context, x: Array) -> Array:
+        width = x.shape[at]
+        length = width - op.left - op.right
+        separate = gather(dim, op.axes, n * width, mesh)(ctx, x)
+        shape = list(separate.shape)
+        shape[at] = op.left + n * length + op.right
+        total = np.zeros(shape, x.dtype)
+        before = (slice(None),) * at
+        for p in range(n):
+            piece = separate[(*before, slice(p * width, (p + 1) * width))]
+            total[(*before, slice(p * length, p * length + width))] += piece
+        inside = rounded(total[(*before, slice(op.left, op.left + min(logical, n * length)))], dtype)
+        return cut(dim, op.axes, length, mesh)(ctx, inside)
+
+    return step
+
+
+def spread(x: Array, where: Sequence[int], mesh: Mesh) -> Array:
+    """A view in which these leading axes have their full size."""
+    shape = list(x.shape)
+    for i in where:
+        shape[i] = mesh.shape[i]
+    return np.broadcast_to(x, shape) if tuple(shape) != x.shape else x
+
+
+def padded(x: Array, at: int, size: int) -> Array:
+    """Axis `at` grown to `size` elements with zeros."""
+    if x.shape[at] == size:
+        return x
+    pads = [(0, 0)] * x.ndim
+    pads[at] = (0, size - x.shape[at])
+    return np.pad(x, pads)
+
+
+def _whole(axes: Sequence[str], split: Sequence[str]) -> None:
+    if tuple(axes) != tuple(split):
+        raise ValueError(f"borders go along all axes {split} of the dim, not only {axes}")

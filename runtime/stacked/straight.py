@@ -1,0 +1,356 @@
+"""Functions of a program as straight-line Python: one local variable per value, one line per instruction.
+
+The text is generated once per class and run by every group; all that depends on types (kernels, collectives) is planned
+beforehand. Values are let go at their last use. A function that waits for others (`recv`, `stage_reduce`) becomes a
+generator: it yields what it waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from compiler.layout import TIME, local_type
+from compiler.liveness import liveness, variables
+from compiler.ops.comm import Comm
+from compiler.ops.create import Full, Iota
+from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
+from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Program, Var
+from runtime.distribute import Array, Mesh
+from runtime.numpy import STORAGE, Context, Env, Into, LocalValue, fuse, plan, rounded
+from runtime.stacked.collectives import plan_comm
+
+Compiled = Callable[..., Iterator[Any] | None]
+"""Called with (group, context)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """Where a class's groups keep things: names -> places in the lists of a group."""
+
+    states: Mapping[str, int]
+    inputs: Mapping[tuple[str, Any], int]  # (name, layout)
+    firsts: Mapping[tuple[str, int, int], int]  # (loop dim, iterations, chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class Straight:
+    """One compiled function: `run(group, ctx)`; a generator if `waits`."""
+
+    name: str
+    chunk: int
+    waits: bool
+    run: Compiled
+    text: str
+
+
+def compile_function(function: Function, cls: DeviceClass, program: Program, slots: Slots) -> Straight:
+    """Plan every instruction and generate the text."""
+    waits = any(isinstance(i.op, (Recv, StageReduce)) for i in function.body.instrs)
+    writer = _Writer(function, cls, program, slots)
+    writer.body(function.body, {}, 1)
+    lines = writer.lines or ["    pass"]
+    text = "\n".join(["def run(g, ctx):", *lines])
+    exec(compile(text, f"<{program.name} {function.name}.{function.chunk}>", "exec"), writer.names)
+    return Straight(function.name, function.chunk, waits, writer.names["run"], text)
+
+
+class _Writer:
+    def __init__(self, function: Function, cls: DeviceClass, program: Program, slots: Slots) -> None:
+        self.function, self.cls, self.program, self.slots = function, cls, program, slots
+        self.mesh = Mesh.of(program)
+        self.env = Env(self.mesh.axes, program.sizes)
+        self.declared = {s.name: s for s in cls.states}
+        self.names: dict[str, Any] = {}
+        self.lines: list[str] = []
+        self.count = 0
+        self.sunk: set[str] = set()  # stacks that are made only for the first micro-batch
+        self.pending = {
+            v.name: fn for i in function.body.instrs for v in i.outputs if (fn := v.layout.pending_on(TIME))
+        }
+
+    def fresh(self) -> str:
+        self.count += 1
+        return f"v{self.count}"
+
+    def bind(self, thing: Any) -> str:
+        """A global name for a planned closure or constant."""
+        name = f"k{len(self.names)}"
+        self.names[name] = thing
+        return name
+
+    def local(self, var: Var) -> LocalValue:
+        sizes = self.program.sizes
+        lead = self.mesh.lead_shape(var.layout.axes)
+        return LocalValue(local_type(var.type, var.layout, sizes), lead, var.type, var.layout.dims)
+
+    # --- text
+
+    def put(self, depth: int, line: str) -> None:
+        self.lines.append("    " * depth + line)
+
+    def body(
+        self,
+        body: Body,
+        names: dict[str, str],
+        depth: int,
+        carries: int = 0,
+        stacks: _Stacks | None = None,
+    ) -> None:
+        """Write the instructions. `names`: value -> Python variable; `stacks`: where values go besides."""
+        body = fuse(body, self.local)
+        scope = variables(body)
+        live = liveness(body, carries)
+        for instr, dying in zip(body.instrs, live.after, strict=True):
+            if isinstance(instr.op, LocalRepeat):
+                self.loop(instr, instr.op, names, depth, dying, live.sinks)
+            else:
+                self.instr(instr, scope, names, depth, stacks)
+            for out in instr.outputs:
+                if stacks:
+                    self.fill(stacks, out.name, names, depth)
+            gone = [names[n] for n in dying]
+            if gone:
+                self.put(depth, " = ".join(gone) + " = None")
+
+    def instr(
+        self, instr: Instr, scope: dict[str, Var], names: dict[str, str], depth: int, stacks: _Stacks | None = None
+    ) -> None:
+        op = instr.op
+        args = [names[n] for n in instr.inputs]
+        for out in instr.outputs:
+            names[out.name] = self.fresh()
+        result = ", ".join(names[o.name] for o in instr.outputs)
+        effect = self.effect(instr, args, result)
+        if effect is not None:
+            for line in effect:
+                self.put(depth, line)
+            return
+        if isinstance(op, Comm):
+            var, (out,) = scope[instr.inputs[0]], instr.outputs
+            kernel: Any = plan_comm(op, var.type, var.layout, out.layout, self.mesh)
+        else:
+            ins, outs = [self.local(scope[n]) for n in instr.inputs], [self.local(v) for v in instr.outputs]
+            kernel = plan(op, ins, outs, self.env)
+        if isinstance(op, Full):  # a constant, of the size along lead axes that its layout states
+            constant = np.broadcast_to(kernel(Context()), self.local(instr.outputs[0]).shape)
+            self.put(depth, f"{result} = {self.bind(constant)}")
+            return
+        places: list[str] = []
+        if isinstance(kernel, Into):
+            kernel = kernel.run
+            places = [self.place(stacks, o, depth) if stacks else "None" for o in instr.outputs]
+        into = [f"out=({', '.join(places)},)"] if any(p != "None" for p in places) else []
+        call = f"{self.bind(kernel)}({', '.join(['ctx', *args, *into])})"
+        if isinstance(op, Iota):
+            first = self.slots.firsts.get((op.dim.name, op.dim.size, self.function.chunk))
+            call += f" + g.firsts[{first}]" if first is not None else ""
+        self.put(depth, f"{result} = {call}")
+
+    def effect(self, instr: Instr, args: Sequence[str], result: str) -> list[str] | None:
+        """The lines of an instruction that touches buffers, data or other stages; None for all others."""
+        op, slots, chunk = instr.op, self.slots, self.function.chunk
+        match op:
+            case Input():
+                layout = instr.outputs[0].layout
+                micro = "ctx.micro" if TIME in layout.axes else "0"
+                return [f"{result} = g.inputs[{slots.inputs[op.name, layout]}][{micro}]"]
+            case Read():
+                return [f"{result} = g.states[{slots.states[op.name]}]"]
+            case Write():
+                return [f"g.states[{slots.states[op.name]}] = {args[0]}"]
+            case Accumulate():
+                if instr.inputs[0] in self.sunk:  # a loop adds to the buffer, or has made it
+                    slot = slots.states[op.name]
+                    return [f"if {args[0]} is not None: g.states[{slot}] = {args[0]}; g.owned[{slot}] = True"]
+                add = self.bind(accumulator(slots.states[op.name], *self.combination(op.name, instr.inputs[0])))
+                return [f"{add}(g, {args[0]})"]
+            case Save():
+                return [f"g.saved[{op.name!r}, ctx.micro] = {args[0]}"]
+            case Load():
+                key = f"{op.name!r}, ctx.micro"
+                return [f"{result} = g.saved.pop(({key}))" if op.last else f"{result} = g.saved[{key}]"]
+            case Send():
+                return [f"g.send({op.name!r}, ctx.micro, {chunk}, {op.to}, {args[0]})"]
+            case Recv():
+                key = self.fresh()
+                return [
+                    f"{key} = g.message({op.name!r}, ctx.micro, {chunk}, {op.source})",
+                    f"while {key} not in g.mail: yield {key}",
+                    f"{result} = g.mail.pop({key})",
+                ]
+            case StageReduce():
+                key, dtype = self.fresh(), instr.outputs[0].type.dtype
+                return [
+                    f"{key} = g.contribute({op.key!r}, {op.groups!r}, {op.fn!r}, {dtype!r}, {args[0]})",
+                    f"while {key} not in g.mail: yield {key}",
+                    f"{result} = g.mail.pop({key})",
+                ]
+        return None
+
+    def combination(self, name: str, value: str) -> tuple[str, str]:
+        """Type of an accumulator, and how micro-batches add up: by the reduction that they leave pending over them."""
+        return self.declared[name].type.dtype, self.pending.get(value, "sum")
+
+    def loop(
+        self,
+        instr: Instr,
+        op: LocalRepeat,
+        names: dict[str, str],
+        depth: int,
+        dying: Sequence[str],
+        sinks: Mapping[str, str],
+    ) -> None:
+        """A `for` over the slices; carries pass from round to round in variables, stacks of results are filled.
+
+        A stack with a sink is None once its accumulator is set, and slices are added there.
+        """
+        carries, stacks = op.carries, op.carries + op.stacks
+        inner = {p.name: self.fresh() for p in op.body.params}
+        variables = [inner[p.name] for p in op.body.params]
+        for variable, name in zip(variables[:carries], instr.inputs, strict=False):
+            self.put(depth, f"{variable} = {names[name]}")
+        for name in dict.fromkeys(instr.inputs[:carries]):
+            if name in dying and name not in instr.inputs[carries:]:
+                self.put(depth, f"{names[name]} = None")  # only the loop needs it any more
+        i = self.fresh()
+        stacked = _Stacks(i, {}, {}, {})
+        for out, name in zip(instr.outputs[carries:], op.body.results[carries:], strict=True):
+            names[out.name] = self.fresh()
+            local = self.local(out)
+            make = stack_of(local.type.shape[0], local.lead, local.type.shape[1:], STORAGE[out.type.dtype])
+            unless = ""
+            if out.name in sinks:
+                self.sunk.add(out.name)
+                slot = self.slots.states[sinks[out.name]]
+                add = adder(slot, self.mesh.lead, *self.combination(sinks[out.name], out.name))
+                stacked.sinks[names[out.name]] = self.bind(add)
+                unless = f" if g.states[{slot}] is None else None"
+            self.put(depth, f"{names[out.name]} = {self.bind(make)}(ctx){unless}")
+            stacked.filled.setdefault(name, []).append(names[out.name])
+        order = f"range({op.count - 1}, -1, -1)" if op.reverse else f"range({op.count})"
+        self.put(depth, f"for {i} in {order}:")
+        index = ", ".join([":"] * self.mesh.lead + [i])
+        for variable, name in zip(variables[carries:stacks], instr.inputs[carries:stacks], strict=True):
+            self.put(depth + 1, f"{variable} = {names[name]}[{index}]")
+        for variable, name in zip(variables[stacks:], instr.inputs[stacks:], strict=True):
+            self.put(depth + 1, f"{variable} = {names[name]}")  # each time: the body lets go of it at its last use
+        for p in op.body.params:
+            self.fill(stacked, p.name, inner, depth + 1)
+        self.body(op.body, inner, depth + 1, carries, stacked)
+        if carries:
+            nexts = ", ".join(inner[n] for n in op.body.results[:carries])
+            self.put(depth + 1, f"{', '.join(variables[:carries])} = {nexts}")
+        else:
+            self.put(depth + 1, "pass")
+        for out, variable in zip(instr.outputs[:carries], variables[:carries], strict=True):
+            names[out.name] = self.fresh()
+            self.put(depth, f"{names[out.name]} = {variable}")
+        if inner:
+            self.put(depth, " = ".join(inner.values()) + " = None")
+
+    # --- stacks of results
+
+    def place(self, stacks: _Stacks, out: Var, depth: int) -> str:
+        """A variable with the slice that the value will fill, for its kernel to write there; None if there is none."""
+        found = stacks.filled.get(out.name)
+        if not found:
+            return "None"
+        place, shape = self.fresh(), self.local(out).shape
+        unless = f" if {found[0]} is not None else None" if found[0] in stacks.sinks else ""
+        self.put(depth, f"{place} = {found[0]}[{', '.join([':'] * self.mesh.lead + [stacks.index])}]{unless}")
+        self.put(depth, f"if {place} is not None and {place}.shape != {shape}: {place} = None")
+        stacks.places[out.name] = place
+        return place
+
+    def fill(self, stacks: _Stacks, name: str, names: Mapping[str, str], depth: int) -> None:
+        """Copy a value into its slices, but where its kernel wrote it; add it to those of the stack's sink."""
+        place = stacks.places.pop(name, None)
+        for k, stack in enumerate(stacks.filled.get(name, ())):
+            when = f"if {names[name]} is not {place}: " if place and k == 0 else ""
+            if stack in stacks.sinks:
+                self.put(depth, f"if {stack} is None: {stacks.sinks[stack]}(g, {stacks.index}, {names[name]})")
+                when = when.replace("if", "elif", 1) or "else: "
+            copy = f"{self.bind(fill_stack)}({stack}, {self.mesh.lead}, {stacks.index}, {names[name]})"
+            self.put(depth, f"{when}{stack} = {copy}")
+        if place:
+            self.put(depth, f"{place} = None")
+
+
+@dataclass
+class _Stacks:
+    """The stacks of a loop's results: the loop's counter, value -> variables of its stacks, value -> its slice,
+    variable of a stack -> what adds a slice to its sink."""
+
+    index: str
+    filled: dict[str, list[str]]
+    places: dict[str, str]
+    sinks: dict[str, str]
+
+
+# --- what the text calls --------------------------------------------------------------------------
+
+
+def accumulator(slot: int, dtype: str, fn: str) -> Callable[[Any, Array], None]:
+    """Adds to an accumulated buffer. A step's first value is only kept; what is added to in place was made here."""
+    combine = np.maximum if fn == "max" else np.add
+    narrow = dtype in ("bf16", "f16") and fn == "sum"
+
+    def accumulate(g: Any, x: Array) -> None:
+        old = g.states[slot]
+        if old is None:
+            g.states[slot] = x
+        elif g.owned[slot] and old.shape == x.shape and not narrow:
+            combine(old, x, out=old)
+        else:
+            new = np.asarray(combine(old, x))
+            g.states[slot] = rounded(new, dtype) if narrow else new
+            g.owned[slot] = True
+
+    return accumulate
+
+
+def adder(slot: int, lead: int, dtype: str, fn: str) -> Callable[[Any, int, Array], None]:
+    """Adds a value to a slice of an accumulated stack: the same sums as `accumulator` of the whole stack."""
+    combine = np.maximum if fn == "max" else np.add
+    narrow = dtype in ("bf16", "f16") and fn == "sum"
+
+    def add(g: Any, i: int, x: Array) -> None:
+        if not g.owned[slot]:
+            g.states[slot], g.owned[slot] = g.states[slot].copy(order="K"), True
+        stack = g.states[slot] = widened(g.states[slot], lead, x)
+        at = stack[(slice(None),) * lead + (i,)]
+        if narrow:
+            at[...] = rounded(combine(at, x), dtype)
+        else:
+            combine(at, x, out=at)
+
+    return add
+
+
+def stack_of(
+    count: int, lead: tuple[int, ...], shape: tuple[int, ...], storage: type[Any]
+) -> Callable[[Context], Array]:
+    """Makes an empty stack: seen as lead + (count,) + shape, but each slice lies in one piece."""
+    n = len(lead)
+    order = (*range(1, n + 1), 0, *range(n + 1, n + 1 + len(shape)))
+    return lambda ctx: ctx.empty((count, *lead, *shape), storage).transpose(order)
+
+
+def fill_stack(stack: Array, lead: int, i: int, value: Array) -> Array:
+    """Put a slice into the stack."""
+    stack = widened(stack, lead, value)
+    stack[(slice(None),) * lead + (i,)] = value
+    return stack
+
+
+def widened(stack: Array, lead: int, value: Array) -> Array:
+    """The stack, which grows along lead axes if a value differs there although it should not."""
+    if value.shape[:lead] != stack.shape[:lead]:
+        wide = np.broadcast_shapes(value.shape[:lead], stack.shape[:lead])
+        if wide != stack.shape[:lead]:
+            return np.broadcast_to(stack, wide + stack.shape[lead:]).copy()
+    return stack

@@ -1,0 +1,61 @@
+"""What executors share: a program's states as logical arrays, and what a step gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from compiler.graph import Type
+from compiler.program import DeviceClass, StateDecl
+from runtime.distribute import Array, Mesh, assemble, collect
+from runtime.numpy import STORAGE, quiet, rounded
+from runtime.numpy.initial import init_array
+
+LASTING = ("weight", "optimizer", "counter")
+
+Arrays = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step computes, as logical arrays by name. `gradients` only where asked for; `reports` come from U.
+
+    magnitudes: what the absolute values of the parts of each gradient add up to (called before the next step).
+    """
+
+    loss: Array
+    metrics: Arrays
+    gradients: Arrays
+    reports: Arrays
+    magnitudes: Callable[[], Arrays] = dict
+
+
+Piece = tuple[StateDecl, DeviceClass, int, Array]
+"""A buffer's declaration, the class and the group that it belongs to, and what is in it: a stacked array."""
+
+
+def joined(pieces: Sequence[Piece], mesh: Mesh, add: bool) -> Arrays:
+    """The logical arrays, by name, that these buffers hold; `add`: parts of several groups are added up."""
+    parts: dict[str, list[Piece]] = {}
+    for decl, cls, group, x in pieces:
+        name = decl.logical or decl.name
+        whole = collect(x, decl.type, decl.layout, mesh, name)
+        parts.setdefault(name, []).append((decl, cls, group, whole))
+    return {name: assemble(found, add) for name, found in parts.items()}
+
+
+def magnitudes(pieces: Sequence[Piece], mesh: Mesh) -> Arrays:
+    """What the absolute values of these buffers' parts add up to."""
+    with quiet():
+        return joined([(decl, cls, group, np.abs(x)) for decl, cls, group, x in pieces], mesh, add=True)
+
+
+def initial_array(name: str, type: Type, decl: StateDecl, seed: int, initial: Mapping[str, Array]) -> Array:
+    """The logical array that a state begins with."""
+    if name in initial:
+        return rounded(np.asarray(initial[name], STORAGE[type.dtype]), type.dtype)
+    if decl.init is None:
+        raise ValueError(f"`{name}` has neither an initialiser nor a given value")
+    return init_array(decl.init, name, type, seed)
