@@ -7,11 +7,9 @@ from zlib import crc32
 
 import numpy as np
 
+from compiler.graph import DIGITS
 from compiler.ops.create import Full, Iota, Random
 from runtime.numpy.base import STORAGE, Array, Context, Env, Kernel, LocalValue, kernel, spread
-
-# Significant bits of each float type: a fraction of that many bits is exact and below 1.
-_BITS = {"f64": 53, "f32": 24, "bf16": 8, "f16": 11}
 
 
 @kernel(Iota)
@@ -54,7 +52,7 @@ def hashed(key: Array, *words: Array | int) -> Array:
 
 def fractions(bits: Array, dtype: str) -> Array:
     """Uniform numbers in [0, 1) of `dtype` (in its storage type) from random uint64."""
-    n = _BITS[dtype]
+    n = DIGITS[dtype]  # a fraction of that many bits is exact and below 1
     kept: Array = (bits >> np.uint64(64 - n)).astype(STORAGE[dtype])
     scaled: Array = kept * STORAGE[dtype](2.0**-n)
     return scaled

@@ -25,7 +25,7 @@ from compiler.program import Body, DeviceClass, Instr, LocalRepeat, Program, Var
 from runtime.comm import Communicator, Wait
 from runtime.distribute import Array, Mesh
 from runtime.numpy import STORAGE, Context, Env, LocalValue, plan, rounded
-from runtime.rank.collectives import collective
+from runtime.rank.collectives import Here, run_collective
 
 
 @dataclass
@@ -174,8 +174,8 @@ class Device:
             elif isinstance(op, Comm):
                 var, (out,) = scope[instr.inputs[0]], instr.outputs
                 at = {**self.at, TIME: self.ctx.micro}
-                layouts = var.layout, out.layout
-                results = [(yield from collective(op, arrays[0], var.type, *layouts, self.mesh, at, self.comm))]
+                here = Here(var.type, var.layout, out.layout, self.mesh, at, self.comm)
+                results = [(yield from run_collective(op, arrays[0], here))]
             else:
                 results = [np.array(r) for r in self._compute(instr, scope, arrays)]
             for out, array in zip(instr.outputs, results, strict=True):

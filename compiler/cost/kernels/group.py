@@ -339,7 +339,7 @@ class _Lift:
                 work = self._vector(at, draft, readers, at in cores)
             elif isinstance(work, Product):
                 work = self._product(draft, work, cores)
-            elif isinstance(work, Collective) and work.op == "all_to_all" and draft.count == 1:
+            elif isinstance(work, Collective) and work.comm.pattern is comm.Pattern.DIRECT and draft.count == 1:
                 number, places = copies(draft.instrs[0], made, self.body, self.values)
                 work = replace(work, copies=number, places=places)
             deps = tuple(sorted(place[d] for d in draft.deps))
