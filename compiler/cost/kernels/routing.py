@@ -11,13 +11,16 @@ from fractions import Fraction
 
 from compiler.cost.kernels.drafts import Lifted
 from compiler.graph import Graph, Node
-from compiler.ops.elementwise import Broadcast, Cast, Map, Transpose
+from compiler.ops.base import Op
+from compiler.ops.elementwise import Broadcast, Map
 from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Reduce
-from compiler.ops.shape import Merge, Pad, Rename, Slice, Split
+from compiler.ops.shape import Pad, Slice
 
-REORDERS = (Broadcast, Transpose, Rename, Merge, Split, Cast, Slice, Pad)
-"""Operations that make no new values: elements are there more often or not at all, in another order or type."""
+
+def _reorders(op: Op) -> bool:
+    """Whether it makes no new values: elements are there more often or not at all, in another order or type."""
+    return op.selects() or isinstance(op, Pad)
 
 
 def copies(moved: Node, made: Mapping[str, Node], body: Graph, values: Mapping[str, Lifted]) -> tuple[int, int]:
@@ -74,7 +77,7 @@ def filled(instr: Node, values: Mapping[str, Lifted]) -> Fraction:
     if isinstance(instr.op, Take):
         table, out = (values[v.name].elements for v in (instr.inputs[0], instr.outputs[0]))
         return min(Fraction(table, max(out, 1)), Fraction(1))
-    if isinstance(instr.op, (*REORDERS, Map)):
+    if _reorders(instr.op) or isinstance(instr.op, Map):
         return min((values[v.name].filled for v in instr.inputs), default=Fraction(1))
     return Fraction(1)
 
@@ -90,7 +93,7 @@ def _kept(instr: Node, values: Mapping[str, Lifted]) -> Fraction:
 
 def _same(instr: Node, values: Mapping[str, Lifted]) -> str | None:
     """The operand of which the result holds nothing but elements (and zeros, where a mask says so)."""
-    if isinstance(instr.op, (*REORDERS, Take)):
+    if _reorders(instr.op) or isinstance(instr.op, Take):
         return instr.inputs[0].name
     if isinstance(instr.op, Map) and instr.op.fn == "where" and len(instr.inputs) == 2:
         mask, kept = instr.inputs
