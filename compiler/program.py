@@ -70,7 +70,7 @@ class LocalRepeat(Op):
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """kind `mesh`: devices; `place`: devices that hold different stages; `time`: the micro-batches (name "mb")."""
+    """kind `mesh`: devices; `place`: devices that hold different stages; `time`: micro-batches (its name is `TIME`)."""
 
     name: str
     size: int

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from compiler.graph import Type
-from compiler.layout import Layout, local_type
+from compiler.layout import Layout, in_order, local_type
 from compiler.ops.base import Op
 from compiler.ops.comm import AllGather, AllReduce, AllToAll, OnlyFirst, ReduceScatter, Shard
 
@@ -32,8 +32,8 @@ def plan_relayout(type: Type, source: Layout, target: Layout, sizes: Mapping[str
     names = type.names
     dims = [list(d) for d in source.dims]
     want = [list(d) for d in target.dims]
-    pending = dict(source.pending)
-    goal = dict(target.pending)
+    pending = dict(in_order(source.pending, sizes))
+    goal = dict(in_order(target.pending, sizes))
     home = {a: i for i, axes in enumerate(want) for a in axes}
     steps: list[Step] = []
 
@@ -41,7 +41,7 @@ def plan_relayout(type: Type, source: Layout, target: Layout, sizes: Mapping[str
         return dims[i] == want[i][: len(dims[i])] and len(want[i]) > len(dims[i]) and want[i][len(dims[i])] == axis
 
     def emit(op: Op) -> None:
-        layout = Layout(tuple(map(tuple, dims)), tuple(sorted(pending.items())))
+        layout = Layout(tuple(map(tuple, dims)), in_order(pending.items(), sizes))
         merged = _merge(steps[-1].op, op) if steps else None
         if merged is not None:
             steps[-1] = Step(merged, layout)

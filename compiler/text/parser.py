@@ -72,7 +72,7 @@ class _Parser(ScheduleParser):
         devices = 1
         while not self.sees(")"):
             start = self.token
-            name = self.text("the name of an axis")
+            name = self.axis_name("the name of an axis")
             self.mark("=")
             size = self.natural("the size of the axis")
             kind = self.next().text if self.token.kind in ("word", "string") else "mesh"

@@ -28,9 +28,7 @@ def check_classes(program: Program, report: Report) -> None:
         report.error("E0650", None, f"there are two axes {name}")
     for a in program.axes:
         if a.size < 1 or a.kind not in ("mesh", "place", "time") or (a.kind == "time") != (a.name == TIME):
-            report.error(
-                "E0650", None, f"axis {a.name}={a.size} {a.kind}: the time axis, and no other, is called {TIME}"
-            )
+            report.error("E0650", None, f"axis {a.name}={a.size} {a.kind}: the time axis, and no other, is called mb")
     for name in _twice(i.name for i in program.inputs):
         report.error("E0650", None, f"there are two inputs {name}")
     for i in program.inputs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from compiler.layout import Layout, is_padded
+from compiler.layout import Layout, in_order, is_padded
 from compiler.ops.comm import (
     AllGather,
     AllReduce,
@@ -85,7 +85,7 @@ def _after(op: Comm, source: Var, sizes: Mapping[str, int], kinds: Mapping[str, 
         _append(dims, op.scatter, axes, source, sizes)
     if isinstance(op, (ReduceScatter, Shard)):
         _append(dims, op.dim, axes, source, sizes)
-    return Layout(tuple(dims), tuple(sorted(pending.items())))
+    return Layout(tuple(dims), in_order(pending.items(), sizes))
 
 
 def _check_axes(op: Comm, axes: tuple[str, ...], kinds: Mapping[str, str]) -> None:

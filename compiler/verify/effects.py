@@ -123,7 +123,7 @@ class _Class:
             if self.timed and function.name not in _ONCE:
                 most = value.layout.pending_on(TIME) == "max" and state.role in ("metric", "statistic")
                 over = (TIME, "max" if most else "sum")
-                want = Layout(want.dims, tuple(sorted((*want.pending, over))))
+                want = Layout(want.dims, (over, *want.pending))
         elif isinstance(op, Read):
             self.reads.append((op.name, function, site))
         elif isinstance(op, Write):

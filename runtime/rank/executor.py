@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping
 
 import numpy as np
 
-from compiler.layout import local_type
+from compiler.layout import TIME, local_type
 from compiler.liveness import unrolled
 from compiler.ops.effects import Accumulate, Input, Write
 from compiler.program import PER_MICROBATCH, DeviceClass, Program, StateDecl
@@ -109,9 +109,9 @@ class RankExecutor:
             }
             for d in devices:
                 for (name, layout), var in variables.items():
-                    count = self.program.microbatches if "mb" in layout.axes else 1
+                    count = self.program.microbatches if TIME in layout.axes else 1
                     whole = batch[name] if name in types else self._scalar(name, d)
-                    at = [{**d.at, "mb": m} for m in range(count)]
+                    at = [{**d.at, TIME: m} for m in range(count)]
                     d.put_inputs(name, var, [piece_of(whole, var.type, layout, self.mesh, c) for c in at])
 
     def _scalar(self, name: str, device: Device) -> Array:
