@@ -13,7 +13,7 @@ from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
 from compiler.passes.place.place import Placed
-from compiler.program import ORIGINS, Body, Instr, LocalRepeat, Var, phase_in
+from compiler.program import ORIGINS, Body, FunctionPhase, Instr, LocalRepeat, Var, phase_in
 from compiler.relayout import plan_relayout
 
 
@@ -58,7 +58,7 @@ def with_dims(op: Op, change: Callable[[Dim], Dim]) -> Op:
 class Emitter:
     """Appends instructions of a function. `renamed`: value -> the name that it has in this function."""
 
-    def __init__(self, placed: Placed, names: Names, function: str, part: Part | None = None) -> None:
+    def __init__(self, placed: Placed, names: Names, function: FunctionPhase, part: Part | None = None) -> None:
         self.placed, self.names, self.function, self.part = placed, names, function, part
         self.instrs: list[Instr] = []
         self.renamed: dict[str, str] = {}
@@ -143,7 +143,7 @@ class PieceEmitter(Emitter):
     """For the update: `pieces` tells of each value which dim stands for the iterations, `count` of `total` here."""
 
     def __init__(self, placed: Placed, names: Names, pieces: Mapping[str, str], count: int, total: int) -> None:
-        super().__init__(placed, names, "U")
+        super().__init__(placed, names, FunctionPhase.UPDATE)
         self.pieces, self.count, self.total = pieces, count, total
 
     def piece(self, type: Type, value: str) -> Type:

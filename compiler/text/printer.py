@@ -18,6 +18,7 @@ from compiler.program import (
     DeviceClass,
     For,
     Function,
+    FunctionPhase,
     InputDecl,
     Instr,
     LocalRepeat,
@@ -150,23 +151,22 @@ def _state(s: StateDecl, sizes: Sizes) -> str:
 
 
 def _function(f: Function, sizes: Sizes) -> list[str]:
-    return [f"  fn {_action(f.name, f.chunk)} {{", *_instrs(f.body, sizes, "    ", f.name), "  }"]
+    return [f"  fn {_action(f.phase, f.chunk)} {{", *_instrs(f.body, sizes, "    ", f.phase), "  }"]
 
 
-def _action(name: str, chunk: int) -> str:
-    shown = json.dumps(name) if "." in name or "#" in name or name == "for" else quote(name)
-    return f"{shown}.{'*' if chunk == ALL_CHUNKS else chunk}" if chunk else shown
+def _action(phase: FunctionPhase, chunk: int) -> str:
+    return f"{phase}.{'*' if chunk == ALL_CHUNKS else chunk}" if chunk else phase
 
 
 # --- instructions --------------------------------------------------------------------------------
 
 
-def show_body(body: Body, sizes: Sizes, function: str = "F") -> str:
+def show_body(body: Body, sizes: Sizes, function: FunctionPhase = FunctionPhase.FORWARD) -> str:
     """The instructions of a body of a function, one per line."""
     return "\n".join(_instrs(body, sizes, "", function))
 
 
-def show_instr(instr: Instr, sizes: Sizes, function: str = "F") -> str:
+def show_instr(instr: Instr, sizes: Sizes, function: FunctionPhase = FunctionPhase.FORWARD) -> str:
     """One instruction of a function; a loop is shown with its body."""
     return "\n".join(_instr(instr, sizes, "", function))
 
@@ -202,14 +202,14 @@ def _dim(dim: Dim, axes: Sequence[str], border: tuple[int, int] | None, sizes: S
     return text
 
 
-def _instrs(body: Body, sizes: Sizes, indent: str, function: str) -> list[str]:
+def _instrs(body: Body, sizes: Sizes, indent: str, function: FunctionPhase) -> list[str]:
     lines: list[str] = []
     for instr in body.instrs:
         lines += _instr(instr, sizes, indent, function)
     return lines
 
 
-def _instr(instr: Instr, sizes: Sizes, indent: str, function: str) -> list[str]:
+def _instr(instr: Instr, sizes: Sizes, indent: str, function: FunctionPhase) -> list[str]:
     phase = phase_in(function, instr.op)
     results = ", ".join(show_var(v, sizes, phase) for v in instr.outputs)
     head = f"{indent}{results} = " if results else indent
@@ -230,7 +230,7 @@ def _literal(value: float | int | bool) -> str:
     return ("true" if value else "false") if isinstance(value, bool) else show_number(value)
 
 
-def _repeat(op: LocalRepeat, instr: Instr, sizes: Sizes, head: str, indent: str, function: str) -> list[str]:
+def _repeat(op: LocalRepeat, instr: Instr, sizes: Sizes, head: str, indent: str, function: FunctionPhase) -> list[str]:
     flag = " reverse" if op.reverse else ""
     lines = [f"{head}repeat {quote(op.label)} {op.count}{flag} ("]
     for i, (param, source) in enumerate(zip(op.body.params, instr.inputs, strict=True)):
@@ -275,7 +275,7 @@ def _schedule(schedule: Schedule) -> list[str]:
             )
             lines.append(f"for i in 0..{show_affine(element.count)} {{ {steps} }}")
         else:
-            lines.append("U")
+            lines.append(FunctionPhase.UPDATE)
     return lines
 
 
