@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from math import prod
 
@@ -31,7 +30,6 @@ from compiler.program import (
     phase_in,
 )
 from compiler.text.attrs import quote, runs, show_attributes, show_axis, show_dims, show_number, show_run
-from compiler.text.names import ROLES, default_chunk, default_logical
 from compiler.text.sharing import with_code_of
 
 Sizes = Mapping[str, int]
@@ -136,16 +134,15 @@ def _range(r: LoopRange) -> str:
 
 
 def _state(s: StateDecl, sizes: Sizes) -> str:
-    role = s.role if s.role in ROLES else json.dumps(s.role)
-    text = f"{role} {quote(s.name)}: {show_type(s.type, s.layout, sizes)}"
+    text = f"{s.role} {quote(s.name)}: {show_type(s.type, s.layout, sizes)}"
     if s.init is not None:
         args = f"({', '.join(map(show_number, s.init.args))})" if s.init.args else ""
         text += f" = {quote(s.init.kind)}{args}"
     if s.memory != "hbm":
         text += f" in {quote(s.memory)}"
-    if s.logical != default_logical(s.name):
+    if s.logical != s.name:
         text += f" of {quote(s.logical)}"
-    if s.chunk != default_chunk(s.name):
+    if s.chunk:
         text += f" chunk {s.chunk}"
     return f"{text} frozen" if s.frozen else text
 

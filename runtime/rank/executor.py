@@ -9,6 +9,7 @@ import numpy as np
 
 from compiler.layout import TIME, local_type
 from compiler.liveness import unrolled
+from compiler.origin import Role
 from compiler.program import PER_MICROBATCH, Program, StateDecl
 from runtime.comm import Hub
 from runtime.distribute import Array, Mesh, piece_of
@@ -33,7 +34,7 @@ class RankExecutor(LocalExecutor):
         for cls in program.classes:
             for g in cls.groups:
                 found[g] = [self.device(program, cls, g, at, self.hub.communicator(g, at)) for at in mesh.devices]
-                for decl in (s for s in cls.states if s.role == "report"):
+                for decl in (s for s in cls.states if s.role is Role.REPORT):
                     local = local_type(decl.type, decl.layout, program.sizes)
                     for d in found[g]:
                         d.put_state(decl.name, np.zeros(local.shape, STORAGE[decl.type.dtype]))
