@@ -25,6 +25,7 @@ from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Cast
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
+from compiler.origin import Role
 from compiler.program import Program, StateDecl
 
 LATE = -2
@@ -35,7 +36,7 @@ SCALAR = 64
 """Elements up to which a value is no traffic to speak of."""
 
 
-TAINTS = {"weight": "weights", "gradient": "gradients", "statistic": "statistics"}
+TAINTS = {Role.WEIGHT: "weights", Role.GRADIENT: "gradients", Role.STATISTIC: "statistics"}
 """By the role of a buffer, what is read of it or added to it."""
 
 
