@@ -5,8 +5,8 @@ Text form: `compiler.text` (printer and parser, `parse(show(p)) == p`); legality
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from compiler.graph import Graph, Type
@@ -269,3 +269,17 @@ class Program:
         for a in self.axes:
             n *= a.size if a.kind != "time" else 1
         return n
+
+
+def on_updates(program: Program, change: Callable[[DeviceClass, Graph], Graph]) -> Program:
+    """The program with other bodies of U. Classes that share their functions share them again."""
+    made: dict[int, tuple[Function, ...]] = {}
+
+    def functions(cls: DeviceClass) -> tuple[Function, ...]:
+        if id(cls.functions) not in made:
+            made[id(cls.functions)] = tuple(
+                replace(f, body=change(cls, f.body)) if f.phase is FunctionPhase.UPDATE else f for f in cls.functions
+            )
+        return made[id(cls.functions)]
+
+    return replace(program, classes=tuple(replace(c, functions=functions(c)) for c in program.classes))

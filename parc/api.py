@@ -396,13 +396,10 @@ def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Expla
     """Why a tensor has its layout and what is sent for it. Raises `ParcError`, for an unknown tensor too."""
     from compiler.driver import compile_job
     from compiler.explain import explain_tensor
-    from compiler.passes.place.place import place
-    from compiler.passes.stage import stage
 
     compiled = compile_job(evaluate(file, **options).job)
     _warn(compiled.job, options)
-    placed = place(compiled.placed.training)  # as it was before a schedule split the backward pass in two
-    return explain_tensor(placed, stage(placed), compiled.program, tensor)
+    return explain_tensor(compiled.placed, compiled.staged, compiled.program, tensor)
 
 
 def explain(code: str) -> Code:

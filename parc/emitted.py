@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compiler.driver import prepare
-from compiler.passes.training import training
+from compiler.driver import run_passes
 from compiler.show import show_graph
 from compiler.text.printer import show_type
 from dsl.diagnostics import ParcError
@@ -22,23 +21,18 @@ def early(job: Job, stage: Stage) -> str:
     if stage == "graph":
         return str(job.model.graph)
     if stage == "placed":
-        return _show_placed(prepare(job)[1])
+        return _show_placed(run_passes(job, "place").placed)
     try:
-        graphs = prepare(job)[1].training
+        graphs = run_passes(job, "place").training
     except ParcError:  # there is a training graph all the same
-        graphs = training(job)
-    end = [graphs.finish.graph] if graphs.finish is not None else []
-    every = [*(r.graph for r in graphs.rounds), graphs.forward, graphs.backward, *end, graphs.update]
-    return "\n".join(map(str, every))
+        graphs = run_passes(job, "update").training
+    return "\n".join(map(str, graphs.graphs))
 
 
 def _show_placed(placed: Placed) -> str:
     """The graphs with the layout of each value in its type."""
 
     def shown(v: Value) -> str:
-        return f"%{v.name}: {show_type(v.type, placed.layouts[v.name], placed.sizes)}"
+        return f"%{v.name}: {show_type(v.type, v.layout, placed.sizes)}"
 
-    before = [graph for r in placed.rounds for graph in (r.batch, r.settle)]
-    end = [placed.finish] if placed.finish is not None else []
-    every = [*before, placed.forward, placed.backward, *end, placed.update]
-    return "\n".join(show_graph(graph, shown) for graph in every)
+    return "\n".join(show_graph(graph, shown) for graph in placed.graphs)

@@ -57,8 +57,8 @@ class Results:
         """Of products that a step needs; it depends on the model alone."""
         from compiler.cost.kernels.flops import model_flops
 
-        job = self.compiled.job
-        return self.simulation.flops_model if job.cluster is not None else model_flops(job.model)
+        has_cluster = self.compiled.job.cluster is not None
+        return self.simulation.flops_model if has_cluster else model_flops(self.compiled.training)
 
     @cached_property
     def systems(self) -> Systems | None:

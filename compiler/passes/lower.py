@@ -15,7 +15,7 @@ from compiler.ops.base import Op
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.passes.across import Across, across
+from compiler.passes.across import Across
 from compiler.passes.buffers import BufferNames, buffer_names, of_chunk
 from compiler.passes.classes import classes, schedules
 from compiler.passes.emit import Emitter, Part
@@ -38,10 +38,9 @@ from compiler.program import (
 )
 
 
-def lower(placed: Placed, staged: Staged) -> Program:
+def lower(placed: Placed, staged: Staged, over: Across) -> Program:
     """The program of all classes of devices."""
     job = placed.training.job
-    placed, over = across(placed, staged)
     names = buffer_names(placed)
     lowered = [_Class(placed, staged, over, names, groups) for groups in classes(staged)]
     orders = schedules(placed, staged, [c.groups for c in lowered])
@@ -164,7 +163,7 @@ class _Class:
             if where.get(v.name) == ALL or stage in loads:
                 roots.append(v)
                 ends.append((Save(of_chunk(self.names.saved[saved.name], chunk)), v))
-                self._keep(saved.name, v, placed.layouts[kept.name], chunk, part)
+                self._keep(saved.name, v, kept.layout, chunk, part)
         emit = Emitter(placed, Names(), FunctionPhase.FORWARD, part)
         sends = self._sends(graph, graph.outputs, where, stage, 0, keeps)
         self._body(emit, graph, where, stage, chunk, roots, sends, True)
@@ -198,7 +197,7 @@ class _Class:
         for name, v in ends:
             emit.do(Accumulate(name), v)
         for v in held:
-            self._keep(v.name, v, placed.layouts[v.name], chunk, part)
+            self._keep(v.name, v, v.layout, chunk, part)
             emit.do(Save(of_chunk(self.names.saved[v.name], chunk)), v)
         return emit.body()
 
@@ -352,7 +351,7 @@ class _Class:
         step = self.training.model.step.name if self.training.model.step else None
         for v in sorted(entering.values(), key=lambda v: inputs.get(v, len(inputs))):
             place = where.get(v.name)
-            layout = placed.layouts[v.name]
+            layout = v.layout
             if v.name in saved and v in inputs:
                 name = of_chunk(self.names.saved[saved[v.name]], chunk)
                 emit.effect(Load(name, name not in reread), v, layout)
@@ -378,7 +377,7 @@ class _Class:
         if not self._enters(stage, forward):
             # Not under the outer value's name: this stage may read that one as well, as it was before the loop.
             for outer, param in zip(node.inputs[: op.carries], op.body.inputs, strict=False):
-                carried.append(emit.received(Recv(param.name, -ahead), outer, self.placed.layouts[outer.name]))
+                carried.append(emit.received(Recv(param.name, -ahead), outer, outer.layout))
         emit.repeat(node, op, self.staged.cut.counts[stage], carried)
         if stage != (self.staged.stages - 1 if forward else 0):
             for out, param in zip(node.outputs[: op.carries], op.body.inputs, strict=False):

@@ -13,7 +13,6 @@ from compiler.ops.elementwise import Map
 from compiler.origin import Role
 from compiler.passes.across import Across
 from compiler.passes.buffers import BufferNames, of_chunk
-from compiler.passes.early_writes import early_writes, late_values
 from compiler.passes.emit import Emitter, PieceEmitter
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import ALL, Staged
@@ -169,13 +168,7 @@ class _Update:
             if v not in inputs:
                 main.do(Write(name), v)
             states.append(StateDecl(name, Role.REPORT, v.type, layout, logical=logical))
-        together = {s.name: (owner, s.chunk) for s in states if (owner := self._owner(s)) is not None}
-        return Graph("", (), tuple(early_writes(late_values(main.nodes), together)), ()), states
-
-    def _owner(self, state: StateDecl) -> str | None:
-        """The weight that a buffer belongs to, if it is the weight or an optimizer's state of it."""
-        name = state.logical if state.role in (Role.WEIGHT, Role.OPTIMIZER) else None
-        return self.owner.get(name, name) if name else None
+        return Graph("", (), tuple(main.nodes), ()), states
 
     def _chunks(self, weights: Deps) -> list[int]:
         return self.here(next(iter(weights))) if weights else [0]
@@ -272,7 +265,7 @@ class _Update:
         homes = self.homes[weight]
         stages = {c: self.groups[0] + c * self.staged.groups for c in self.here(weight)}
         parts = [emits[c].value(leaf) for c, stage in stages.items() if homes == (ALL,) or stage == homes[0]]
-        return self._sum(parts, leaf, self.placed.layouts[leaf.name], emits[0]) if parts else None
+        return self._sum(parts, leaf, leaf.layout, emits[0]) if parts else None
 
     def _add_up(self, node: Node, emits: Mapping[int, Emitter]) -> None:
         """One step of a sum over weights (or a change of layout on the way): of those parts that this class has."""
@@ -286,12 +279,12 @@ class _Update:
             main.node(node)
             self.partial[out.name] = main.value(out)
         else:
-            self.partial[out.name] = self._sum(here, out, self.placed.layouts[out.name], main)
+            self.partial[out.name] = self._sum(here, out, out.layout, main)
 
     def _agree(self, root: Value, emits: Mapping[int, Emitter]) -> None:
         """The sum (or maximum) of this class's parts, then over all groups."""
         main, fn = emits[0], self.over.closing.get(root.name, "sum")
-        layout = self.placed.layouts[root.name]
+        layout = root.layout
         current = self.partial[root.name]
         if current is None:
             zero = Full(0.0, root.type.dtype, ())

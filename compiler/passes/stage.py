@@ -337,7 +337,7 @@ def _addends(placed: Placed, stages: Mapping[str, Stage], value: Value) -> tuple
     node = made.get(value.name)
     if node is None or not isinstance(node.op, Map) or node.op.fn != "add" or len(node.inputs) != 2:
         return (value,)
-    layouts = {placed.layouts[v.name] for v in (*node.inputs, value)}
+    layouts = {v.layout for v in (*node.inputs, value)}
     types = {v.type for v in (*node.inputs, value)}
     if len({stages.get(v.name) for v in node.inputs}) < 2 or len(layouts) > 1 or len(types) > 1:
         return (value,)

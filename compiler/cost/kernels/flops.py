@@ -7,21 +7,23 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from compiler.cost.kernels.work import Product
 from compiler.graph import Graph, Node, Value
 from compiler.layout import local_type
-from compiler.model import Model
+from compiler.model import Training
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
+from compiler.origin import Phase
 from compiler.passes.differentiate import differentiate
 from compiler.program import PER_MICROBATCH, Program
 
 
-def model_flops(model: Model) -> float:
+def model_flops(training: Training) -> float:
     """Of the products of a training step of the serial model, on the whole batch: forward and backward, each once.
 
     As in PaLM's model FLOPs (Chowdhery and others 2022, appendix B): nothing that is made again, attention's scores
     whole, whatever is masked of them. Products that no loss, metric or gradient needs are not there: so the first of
     several layers has no gradient of its input, where that is data. The update's are not counted.
     """
-    graphs = differentiate(model)  # without recompute it makes nothing again but what takes no products
+    # Scopes with places of their own share nothing, whatever they compute alike: the model by itself would.
+    graphs = differentiate(training.model) if training.job.strategy.places else training
     outputs = (graphs.forward.outputs, graphs.backward.outputs)
     return sum(_needed(g.nodes, of)[0] for g, of in zip((graphs.forward, graphs.backward), outputs, strict=True))
 
@@ -32,12 +34,13 @@ def _needed(nodes: Sequence[Node], outputs: Iterable[Value]) -> tuple[float, set
     for node in reversed(nodes):
         if wanted.isdisjoint(node.outputs):
             continue
-        if isinstance(node.op, Repeat):
+        if isinstance(node.op, Repeat) and node.outputs[0].origin.phase is not Phase.AGAIN:
             flops, taken = _loop(node.op, {i for i, v in enumerate(node.outputs) if v in wanted})
             total += flops
             wanted.update(node.inputs[i] for i in taken)
             continue
-        total += flops_of(node)
+        if node.outputs[0].origin.phase is not Phase.AGAIN:
+            total += flops_of(node)
         wanted.update(node.inputs)
     return total, wanted
 

@@ -37,7 +37,7 @@ def repeated_work(compiled: Compiled) -> tuple[Diagnostic, ...]:
     found = sorted(repeated(compiled), key=lambda r: -r.more)
     if not found:
         return ()
-    more, needed = sum(r.more for r in found), model_flops(compiled.job.model)
+    more, needed = sum(r.more for r in found), model_flops(compiled.training)
     if more <= WORTH * needed:
         return ()
     strategy = compiled.job.strategy
@@ -57,7 +57,7 @@ def repeated_work(compiled: Compiled) -> tuple[Diagnostic, ...]:
 
 def repeated(compiled: Compiled) -> list[Repeated]:
     """What several stages make, of all that takes products; loops as a whole."""
-    placed, staged = compiled.placed, compiled.staged
+    placed, staged = compiled.split
     if staged.stages == 1:
         return []
     scalars = placed.training.scalars

@@ -25,7 +25,7 @@ from compiler.cost.time.step import Player as FunctionPlayer
 from compiler.cost.time.summary import summarise, with_slow_devices
 from compiler.cost.time.timeline import PICOSECONDS, Player, Timeline
 from compiler.cost.time.varied import Classes, Maps, Varied, play_varied
-from compiler.model import Cluster, Model
+from compiler.model import Cluster, Training
 from compiler.numbering import Ranks, joined
 from compiler.program import Program
 from compiler.schedules import Action, unroll
@@ -50,7 +50,7 @@ class Simulation:
 
     program: Program
     cluster: Cluster
-    model: Model
+    training: Training
     _plan: Plan | None = None
 
     @staticmethod
@@ -64,7 +64,7 @@ class Simulation:
                 job.span,
                 help="`train model(…) on pod using strategy`, where `pod` is a `cluster`",
             )
-        return Simulation(compiled.program, job.cluster, job.model)
+        return Simulation(compiled.program, job.cluster, compiled.training)
 
     @cached_property
     def features(self) -> Features:
@@ -74,7 +74,7 @@ class Simulation:
     @cached_property
     def flops_model(self) -> float:
         """Of products that a step needs, whatever the strategy."""
-        return model_flops(self.model)
+        return model_flops(self.training)
 
     @cached_property
     def actions(self) -> tuple[tuple[Action, ...], ...]:
