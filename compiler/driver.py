@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from compiler.model import Job, Training
-from compiler.passes.pipeline import PASSES, Pass, Work
+from compiler.passes.pipeline import NAMES, PASSES, Pass, Work
 from compiler.passes.place.place import Placed, Undivided
 from compiler.passes.split import Split
 from compiler.passes.stage import Staged
@@ -33,18 +33,26 @@ class Compiled:
     program: Program
 
 
-def compile_job(job: Job, watch: Watch | None = None) -> Compiled:
-    """All passes. Raises ParcError with all that is wrong."""
-    _refuse_unlowered(job)
-    w = run_passes(job, watch=watch)
-    return Compiled(job, w.serial, w.placed, w.staged, w.split, w.program)
+def compile_job(given: Job | Training | Placed, watch: Watch | None = None) -> Compiled:
+    """All passes, or those behind the stage that is given. Raises ParcError with all that is wrong.
+
+    A placed graph has no serial one behind it: its own stands in the place of `training`; no proof compares with it.
+    """
+    w = run_passes(given, watch=watch, lowered=True)
+    return Compiled(w.job, w.serial, w.placed, w.staged, w.split, w.program)
 
 
-def run_passes(job: Job, last: str = PASSES[-1].name, watch: Watch | None = None) -> Work:
-    """The passes up to the one called `last`. What placing finds to be needed of whole batches is set apart, and all is
-    done again. Raises ParcError with all that is wrong."""
-    work = Work(job=job)
-    at = 0
+def run_passes(
+    given: Job | Training | Placed, last: str = PASSES[-1].name, watch: Watch | None = None, lowered: bool = False
+) -> Work:
+    """The passes behind what is given up to the one called `last`; lowered: refuses at once what no pass lowers.
+
+    What placing finds to be needed of whole batches is set apart, and all is done again. Raises ParcError with all that
+    is wrong.
+    """
+    work, at = _begun(given)
+    if lowered:
+        _refuse_unlowered(work.job)
     while at < len(PASSES):
         step = PASSES[at]
         try:
@@ -53,6 +61,7 @@ def run_passes(job: Job, last: str = PASSES[-1].name, watch: Watch | None = None
             known = len(work.whole) + len(work.parts)
             work.whole |= dict.fromkeys(found.whole)
             work.parts |= dict.fromkeys(found.parts)
+            assert isinstance(given, Job), "a training graph's text has whole batches set apart"
             assert len(work.whole) + len(work.parts) > known, (found.whole, found.parts)
             at = 0
             continue
@@ -62,6 +71,18 @@ def run_passes(job: Job, last: str = PASSES[-1].name, watch: Watch | None = None
             break
         at += 1
     return work
+
+
+def _begun(given: Job | Training | Placed) -> tuple[Work, int]:
+    """What there is already, and the first pass that is to run."""
+    if isinstance(given, Job):
+        return Work(job=given), 0
+    training = given if isinstance(given, Training) else given.training
+    work = Work(job=training.job)
+    work.training = work.serial = training
+    if isinstance(given, Placed):
+        work.placed = given
+    return work, NAMES.index("place" if isinstance(given, Training) else "stage")
 
 
 def _refuse_unlowered(job: Job) -> None:

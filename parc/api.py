@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from compiler.evaluate import Check, Evaluation, Held
     from compiler.evaluate.sizes import Sizes
     from compiler.explain import Explanation
-    from compiler.model import Device, Job
+    from compiler.model import Device, Job, Training
+    from compiler.passes.place.place import Placed
     from compiler.program import Program
     from dsl import ast
     from dsl.codes import Code
     from dsl.diagnostics import Diagnostic
     from dsl.source import Source
+    from parc.emitted import Timing
     from parc.estimate import Estimate
     from parc.remedies import Remedies
     from parc.report.trace import Detail, Trace
@@ -131,14 +133,19 @@ def compile(file: File, **options: Unpack[Options]) -> Compiled:
     Raises `ParcError`, for a schedule that hangs too.
     """
     from compiler.driver import compile_job
-    from dsl.diagnostics import ParcError
 
     compiled = compile_job(evaluate(file, **options).job)
+    _refuse(compiled)
+    _warn(compiled.job, options, compiled)
+    return compiled
+
+
+def _refuse(compiled: Compiled) -> None:
+    from dsl.diagnostics import ParcError
+
     found = _verified(compiled)
     if found:
         raise ParcError(*found)
-    _warn(compiled.job, options, compiled)
-    return compiled
 
 
 def _warn(job: Job, options: Options, compiled: Compiled | None = None) -> None:
@@ -155,22 +162,53 @@ def _warn(job: Job, options: Options, compiled: Compiled | None = None) -> None:
             warned(warning)
 
 
-def emit(file: File, stage: Stage = "program", **options: Unpack[Options]) -> str:
-    """The text of a job after a stage; later stages are not run. Raises `ParcError`."""
+def emit(
+    file: File,
+    stage: Stage | str = "program",
+    timed: Callable[[Timing], None] | None = None,
+    **options: Unpack[Options],
+) -> str:
+    """The text of a job after a stage, or after a pass (`after:NAME`); later ones are not run.
+
+    The file may be such a text itself (`.graph`, `.training`, `.placed`, `.npu`): the passes behind it are run. `timed`
+    hears of each pass on the way to a program. Raises `ParcError`; TypeError for options that choose what the text of a
+    stage has no choice of, ValueError for a stage that is before it.
+    """
     if stage == "ast":
         from dsl.printer import dump
 
         return dump(_tree(file))
-    if stage == "program":
+    if is_program(_name(file)):
         from compiler.text import show
 
-        return show(compile(file, **options).program)
-    from parc.emitted import early
+        if stage != "program":
+            raise ValueError(f"{_name(file)} is behind `{stage}`")
+        return show(load_program(file, **options))
+    from compiler.model import Job
+    from parc.emitted import early, lowered
 
-    job = evaluate(file, **options).job
-    text = early(job, stage)
-    _warn(job, options)
+    given = _staged(file, options) if is_stage(_name(file)) else evaluate(file, **options).job
+    if stage == "program":
+        compiled, text = lowered(given, timed)
+        _refuse(compiled)
+        _warn(compiled.job, options, compiled)
+        return text
+    text = early(given, stage)
+    if isinstance(given, Job):
+        _warn(given, options)
     return text
+
+
+def _staged(file: File, options: Options) -> Job | Training | Placed:
+    from compiler.text.stages import parse_stage
+    from dsl.files import load
+    from dsl.source import Source
+
+    given = [name for name in ("params", "job", "strategy", "double") if options.get(name)]
+    if given:
+        raise TypeError(f"{_name(file)} is the text of one job: `{given[0]}` goes with the `.par` file")
+    source = file if isinstance(file, Source) else load(file)
+    return parse_stage(source.text, source.name)
 
 
 def load_program(file: File, **options: Unpack[Options]) -> Program:
@@ -195,6 +233,11 @@ def load_program(file: File, **options: Unpack[Options]) -> Program:
     if found:
         raise ParcError(*found)
     return program
+
+
+def is_stage(name: str) -> bool:
+    """Whether a file of this name holds the text of a job after one of the stages before the program."""
+    return name.endswith((".graph", ".training", ".placed"))
 
 
 def is_program(name: str) -> bool:

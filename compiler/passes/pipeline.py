@@ -168,3 +168,5 @@ PASSES: tuple[Pass, ...] = (
     Pass("late_values", _late_values, lambda w: w.program),  # what is made for a weight, as late as can be
     Pass("early_writes", _early_writes, lambda w: w.program),  # new contents, as early as can be
 )
+
+NAMES = tuple(p.name for p in PASSES)

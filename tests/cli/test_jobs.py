@@ -138,8 +138,8 @@ def test_compile_writes_nothing_after_an_error(file: str, tmp_path: Path) -> Non
     ("stage", "shows"),
     [
         ("ast", "Optimizer"),
-        ("graph", "graph mlp("),
-        ("training", "graph mlp.grad("),
+        ("graph", "model mlp ("),
+        ("training", "backward mlp.grad ("),
         ("placed", "%relu: f32[b=4/dp, f=32]"),
     ],
 )
