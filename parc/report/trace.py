@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from compiler.cost.price.pricer import PICOSECONDS
 from compiler.cost.time.timeline import Event, Piece, Pieces, Player, Timeline
 from compiler.numbering import show_ranks
+from compiler.program import FunctionPhase
 
 Detail = Literal["all", "some", "none"]
 DETAILS: tuple[Detail, ...] = get_args(Detail)
@@ -23,13 +24,7 @@ PER_NANOSECOND = 1000
 """Picoseconds. The format counts in microseconds; viewers keep whole nanoseconds of them."""
 
 KINDS = {
-    "P": "statistics of the batch",
-    "S": "totals of statistics",
-    "F": "forward pass",
-    "B": "backward pass",
-    "W": "gradients of weights",
-    "E": "metrics of the batch",
-    "U": "update",
+    **{p.value: p.words for p in FunctionPhase},
     "collective": "collective",
     "send": "send",
     "copy": "copy",
