@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compiler.cost.memory import memory_use
+from compiler.memory.peak import memory_use
 from compiler.driver import Compiled
 from compiler.program import Program
 from compiler.text import parse_located, show
