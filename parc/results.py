@@ -57,8 +57,7 @@ class Results:
         """Of products that a step needs; it depends on the model alone."""
         from compiler.cost.kernels.flops import model_flops
 
-        job = self.compiled.job
-        return self.simulation.flops_model if job.cluster is not None else model_flops(job.model)
+        return model_flops(self.compiled.job.model)
 
     @cached_property
     def systems(self) -> Systems | None:

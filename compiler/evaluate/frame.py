@@ -71,7 +71,8 @@ class Frame:
         if self.parent is not None:
             return self.parent.step()
         if self._step is None:
-            self._step = Value(self.builder.names.fresh("step"), Type("int32"))
+            name = self.builder.names.fresh("step")
+            self._step = Value(name, Type("int32"), origin=Origin(name))
             self.own.add(self._step)
         return self._step
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from compiler.cost.time.pieces import Piece
-from compiler.cost.time.record import Pieces
-from compiler.cost.time.timeline import PICOSECONDS, Timeline
+from compiler.cost.price.pricer import PICOSECONDS
+from compiler.cost.time.timeline import Piece, Pieces, Timeline
 from parc.report.html import esc, legend, section, share, svg, tag
 from parc.report.pipeline import AXIS, PASSES, axis, fits, named, zoomed
 from parc.report.spent import all_axes, axis_class, axis_name

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from compiler.cost.time.timeline import PICOSECONDS, Event, Timeline
+from compiler.cost.price.pricer import PICOSECONDS
+from compiler.cost.time.timeline import Event, Timeline
 from compiler.memory.occupancy import Occupancy, Series
 from compiler.numbering import show_ranks
 from compiler.schedules import Action

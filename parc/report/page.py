@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import parc
-from compiler.cost.time.record import Pieces
-from compiler.cost.time.timeline import Timeline
+from compiler.cost.time.timeline import Pieces, Timeline
 from compiler.memory.occupancy import Occupancy
 from dsl.diagnostics import plural
 from parc.estimate import Estimate

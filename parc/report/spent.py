@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compiler.cost.time.spent import SLOWER
+from compiler.cost.time.breakdown import SLOWER
 from compiler.cost.time.timeline import Player, Spent, Timeline
 from compiler.program import FunctionPhase
 from parc.report.html import esc, legend, section, share, svg, table, tag

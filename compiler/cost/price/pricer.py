@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from compiler.cost.kernels.work import Collective, Copy, Meet, Product, Vector, Work
+from compiler.cost.kernels.work import Collective, Copy, Meet, Node, Part, Post, Product, Vector, Wait, Work
 from compiler.cost.price.calibration import Calibration
 from compiler.cost.price.collectives import (
     collective_seconds,
@@ -17,9 +18,11 @@ from compiler.cost.price.collectives import (
 )
 from compiler.cost.price.compute import launches, product_seconds, vector_seconds
 from compiler.cost.price.machine import Machine
-from compiler.cost.time.timeline import PICOSECONDS
 from compiler.ops.comm import Pattern
 from compiler.traffic import in_mesh_order
+
+PICOSECONDS = 10**12
+"""Per second. Time is counted in whole picoseconds here, in seconds outside of the cost model."""
 
 COMPUTE, COPY, COMM = 0, 1, 2
 """Streams of a device: computation, copies, and from COMM on one per level of the cluster."""
@@ -50,7 +53,20 @@ class Pricer:
         self.streams = COMM + max(1, len(machine.levels))
         self.known: dict[tuple[bool, Work], Priced] = {}
         self.in_update = cal.changed(launch=0.0)
-        self.slower: list[tuple[float, ...]] = []  # per device group and level: `sharing.slower_sends`
+        self.slower: Sequence[tuple[float, ...]] = ()
+        self.names = ("compute", "copy", *([f"comm:{level.name}" for level in machine.levels] or ["comm"]))
+
+    def shared(self, slower: Sequence[tuple[float, ...]]) -> Pricer:
+        """The same prices, where sends take longer: `slower` times, per device group and level."""
+        found = Pricer(self.machine, self.cal)
+        found.known, found.slower = self.known, slower
+        return found
+
+    def prices(self, part: Part, update: bool, times: int = 1) -> Iterator[tuple[Node, Priced, int]]:
+        """All nodes of a part that have a price of their own, and how often each runs if the part does `times`."""
+        for node, n in part.each(times):
+            if not isinstance(node.work, (Wait, Post, Meet)):
+                yield node, self.price(node.work, update), n
 
     def price(self, work: Work, update: bool = False) -> Priced:
         """Of a product, vector, collective or copy. In the update all tensors share a few launches: see `fixed`."""
