@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from compiler.cost.price.kinds import Kind, Stream
 from compiler.cost.price.pricer import Pricer
 from compiler.cost.time.order import Plan, Result
 from compiler.cost.time.slow import Classes
@@ -31,14 +32,14 @@ def step_events(
             came, over = result.came[step.after], result.over[step.after]
             name, stream = plan.meets[step.after].key, streams[step.after]
             for cls, p in zip(mine, classes.peers(g, line.met) if classes else (0,)):
-                events.append(Event(cls, stream, name, "collective", came[p], over[p], action.mb, g))
+                events.append(Event(cls, stream, name, Kind.COLLECTIVE, came[p], over[p], action.mb, g))
         for cls, a, b in zip(mine, starts, stops):
-            events.append(Event(cls, "compute", str(action), action.kind, a, b, *where, step.waits))
+            events.append(Event(cls, Stream.COMPUTE, str(action), action.kind, a, b, *where, step.waits))
         for message, _ in step.posts:
             route, begun, gone = next(sent)
             for cls, a, b in zip(mine, begun, gone):
-                events.append(Event(cls, "send", plan.routes[route].name, "send", a, b, *where, (message,)))
+                events.append(Event(cls, Stream.SEND, plan.routes[route].name, Kind.SEND, a, b, *where, (message,)))
     for g, mine in enumerate(names):
         for cls, end in zip(mine, result.ends[g]):
-            events.append(Event(cls, "compute", "once per step", "host", end - once[g], end, 0, g))
+            events.append(Event(cls, Stream.COMPUTE, "once per step", Kind.HOST, end - once[g], end, 0, g))
     return sorted((e for e in events if e.end_ps > e.start_ps), key=lambda e: (e.cls, e.start_ps, e.end_ps))
