@@ -1,4 +1,4 @@
-"""Ops of the language whose dims are split, proved equal to the serial program: in both executors, forward and backward."""
+"""Ops of the language whose dims are split, proved equal to the serial program, forward and backward."""
 
 from __future__ import annotations
 
