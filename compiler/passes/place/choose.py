@@ -90,7 +90,8 @@ def _group(
     for group in node.op.linear(len(node.inputs)):
         if not pending <= group:
             continue
-        joins = pending == group or ((axis == TIME or scalar) and _can_join(held, group - pending, axis))
+        added = all(node.inputs[i].name in region.zeros for i in group - pending)
+        joins = pending == group or ((axis == TIME or scalar or added) and _can_join(held, group - pending, axis))
         if not joins or (axis == TIME and _split(held, frozenset(range(len(held))) - group, axis)):
             continue
         if axis == TIME or scalar:
