@@ -87,7 +87,8 @@ class Frame:
         if self.parent is not None:
             return self.parent.step()
         if self._step is None:
-            self._step = Value(self.builder.names.fresh("step"), Type("int32"))
+            path = self.builder.names.fresh("step")
+            self._step = Value(path, Type("int32"), NOWHERE, Origin(path))
             self.own.add(self._step)
         return self._step
 

@@ -1,5 +1,5 @@
-"""`repeat` and `scan`: the body becomes a graph of its own; what it assigns of the outer tensors is carried, or (of what
-has the dim that is scanned) put together from all positions."""
+"""`repeat` and `scan`: the body becomes a graph of its own; what it assigns of the outer tensors is carried, or (of
+what has the dim that is scanned) put together from all positions."""
 
 from __future__ import annotations
 
@@ -44,6 +44,9 @@ class _Loop:
     def __init__(self, statement: ast.Repeat | ast.Scan, scope: Scope, count: int, dim: Dim | None = None) -> None:
         self.statement, self.scope, self.dim = statement, scope, dim
         scope.session.spend_node(statement.span)
+        if dim is not None and statement.label.id in scope.making.dim_names:
+            message = f"`{statement.label.id}` is the label of a `scan` and also the name of a dim"
+            raise fail("E0306", message, statement.label.span, help="rename one of them")
         label = scope.making.labels.fresh(statement.label.id)
         path = scope.child_path(label)
         scope.making.loop_labels[label] = statement.label.span
