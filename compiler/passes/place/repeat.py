@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 from compiler.graph import Graph, Node, Value
 from compiler.layout import TIME, Layout
+from compiler.ops.elementwise import Cast, Map, Transpose
 from compiler.ops.repeat import Repeat
+from compiler.ops.shape import Rename
 from compiler.passes.place.node import place_node
 from compiler.passes.place.region import GradMark, Region, Version
 
@@ -176,9 +178,6 @@ def export(region: Region, value: Value) -> Value:
 
 def mark_gradients(graph: Graph, marks: dict[str, GradMark]) -> None:
     """Follow weights' gradients back through ops that keep their dims, into loops too; fills `marks` by value name."""
-    from compiler.ops.elementwise import Cast, Map, Transpose
-    from compiler.ops.shape import Rename
-
     for node in reversed(graph.nodes):
         if isinstance(node.op, Repeat):
             op = node.op
