@@ -182,3 +182,61 @@ def test_a_pipeline_cuts_layers_not_positions() -> None:
         _compile("split b on q\n  " + PIPELINE.replace("block", "block.cell").format("gpipe", 2))
     (found,) = error.value.diagnostics
     assert found.code == "E0408" and "`block.cell` is a `scan`" in found.message and "`block`" in (found.help or "")
+
+
+FORMS = """use std.layers (dropout, layer_norm)
+use std.optimizers (sgd)
+
+fn cell(x[b,d], h[b,d]) {{
+  dim e = 4
+  weight u[d,e], v[e,d] ~ normal(0.5)
+  return tanh((x + h) @ u) @ v
+}}
+
+model m() {{
+  dim b = 8, s = 6, d = 4
+  input x : f64[b,s,d]
+  weight p[s,d] ~ normal(0.5)
+  x = x * p
+  h = zeros(b, d)
+  {body}
+  loss mean(x * x) + mean(h)
+}}
+
+strategy plan for m {{
+  mesh (p = 2, q = 2)
+  {rules}
+}}
+
+job fit {{
+  train m using plan
+  optimizer sgd(lr = 0.1)
+  precision f64
+}}
+"""
+BODIES = {
+    "random numbers": "scan over s as c {\n h = dropout(tanh(x + 0.5 * h), 0.25)\n x = h\n }",
+    "weights of a function, and of positions": "scan over s as c {\n h = h + cell(layer_norm(x), h)\n x = h + p\n }",
+    "layers inside": (
+        "scan over s as c {\n z = x\n repeat 2 as deep {\n weight w[d] ~ normal(0.5)\n z = z + tanh(z * w + h)\n }\n"
+        "h = 0.5 * z\n x = z\n }"
+    ),
+    "one after the other": (
+        "scan over s as c {\n h = tanh(h + x)\n x = h\n }\n scan over s as c {\n h = tanh(h - x)\n x = h * x\n }"
+    ),
+    "one inside the other": (
+        "k = zeros(b)\n scan over s as c {\n k = 0.5 * k\n scan over d as r {\n k = tanh(k + x)\n x = k\n }\n }"
+    ),
+}
+FEW = {n: RULES[n] for n in ("batch", "positions")} | {
+    "width": "split d on p\n  split b on q",
+    "micro": "split b on p\n  split d on q\n  microbatches 2 over b",
+    "recompute": "split b on p\n  split b on q\n  recompute",
+}
+
+
+@pytest.mark.parametrize("rules", FEW.values(), ids=FEW)
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def test_what_may_stand_in_a_scan(body: str, rules: str) -> None:
+    compiled = compile_job(evaluate(Source("forms.par", FORMS.format(body=body, rules=rules))))
+    assert prove(compiled.training, compiled.program).ok
