@@ -12,17 +12,28 @@ from dataclasses import dataclass
 from compiler.graph import Dim, Graph, Node, Type, Value
 from compiler.layout import TIME, Layout, local_type
 from compiler.model import Weight
-from compiler.ops.comm import Halo, HaloAdd, Relayout
+from compiler.ops.base import Op
+from compiler.ops.comm import Comm, Relayout
 from compiler.ops.effects import Send, StageReduce
 from compiler.ops.elementwise import Cast, Map, Transpose
 from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Rename
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import Staged
-from compiler.program import PER_MICROBATCH, Program
+from compiler.program import FunctionPhase, Program
 from compiler.relayout import Step, plan_relayout
 from compiler.text.printer import show_type
 from compiler.traffic import sent_bytes
+
+_PHASES = {
+    FunctionPhase.STATISTICS: "statistics",
+    FunctionPhase.TOTALS: "statistics",
+    FunctionPhase.FORWARD: "forward",
+    FunctionPhase.BACKWARD: "backward",
+    FunctionPhase.WEIGHTS: "backward",
+    FunctionPhase.METRICS: "metrics",
+    FunctionPhase.UPDATE: "update",
+}
 
 ITSELF, GRADIENT, UPDATED = "", "gradient", "new value"
 
@@ -182,7 +193,10 @@ class Index:
 
     def _forwards(self, graph: Graph, found: dict[str, str], weight: bool) -> None:
         """What is made of the family's values by moving them; into loops, and out of them stacked."""
-        moving = (Relayout, Halo, HaloAdd, Cast) if weight else (Relayout, Halo, HaloAdd)
+
+        def moves(op: Op) -> bool:
+            return (isinstance(op, Comm) and op.message) or (weight and isinstance(op, Cast))
+
         for node in graph.nodes:
             op = node.op
             if isinstance(op, Repeat):
@@ -196,7 +210,7 @@ class Index:
             elif node.inputs and node.inputs[0].name in found:
                 relation = found[node.inputs[0].name]
                 # A gradient under another dim's name is still that gradient; a renamed tensor has a name of its own.
-                if isinstance(op, moving) or (relation == GRADIENT and isinstance(op, (Rename, Transpose))):
+                if moves(op) or (relation == GRADIENT and isinstance(op, (Rename, Transpose))):
                     found.setdefault(node.outputs[0].name, relation)
 
     def _backwards(self, value: Value, relation: str, found: dict[str, str]) -> None:
@@ -221,7 +235,7 @@ class Index:
         sizes = self.placed.sizes
         for p in self.places:
             op, source = p.node.op, p.node.inputs[0] if p.node.inputs else None
-            if source is None or source.name not in family or not isinstance(op, (Relayout, Halo, HaloAdd)):
+            if source is None or source.name not in family or not (isinstance(op, Comm) and op.message):
                 continue
             before = self.placed.layouts[source.name]
             out = p.node.output
@@ -233,11 +247,10 @@ class Index:
             total = 0.0
             kinds: list[str] = []
             for s in steps:
-                sent = sent_bytes(s.op, self.type(source), before, s.layout, sizes)
+                sent = sent_bytes(s.op, self.type(source), before, sizes)
                 if sent is not None:
                     total += sent
-                    axes: tuple[str, ...] = getattr(s.op, "axes", ())
-                    kinds.append(f"{s.op.mnemonic.replace('_', '-')} over {', '.join(axes)}")
+                    kinds.append(f"{s.op.mnemonic.replace('_', '-')} over {', '.join(s.op.over())}")
                 before = s.layout
             if kinds:
                 yield Change(
@@ -254,11 +267,9 @@ class Index:
     def messages(self, family: Mapping[str, str]) -> Iterator[Change]:
         """What goes to other stages: of the device that sends most, once for each name."""
         found: dict[tuple[str, str], Change] = {}
-        phases = {"P": "statistics", "S": "statistics", "E": "metrics", "U": "update"}
-        phases |= {"F": "forward", "B": "backward", "W": "backward"}
         for cls in self.program.classes:
             for f in cls.functions:
-                times = self.program.microbatches if f.name in PER_MICROBATCH else 1
+                times = self.program.microbatches if f.per_microbatch else 1
                 layouts = {v.name: v for i in f.body.instrs for v in i.outputs}
                 for instr in f.body.instrs:
                     op = instr.op
@@ -266,12 +277,12 @@ class Index:
                     if not name or name not in family:
                         continue
                     var = layouts[instr.inputs[0]]
-                    sent = sent_bytes(op, var.type, var.layout, None, self.program.sizes) or 0.0
+                    sent = sent_bytes(op, var.type, var.layout, self.program.sizes) or 0.0
                     kind, reader = "all-reduce over stages", "the optimizer"
                     if isinstance(op, Send):
                         kind, reader = "send", f"stage {op.to:+d}"
                     shown = show_type(var.type, var.layout, self.program.sizes)
-                    change = Change(kind, family[name], phases[f.name], var.name, shown, reader, times, sent)
+                    change = Change(kind, family[name], _PHASES[f.phase], var.name, shown, reader, times, sent)
                     found.setdefault((change.phase, name), change)
         yield from found.values()
 
@@ -279,7 +290,7 @@ class Index:
         """The first reader; what leaves the graph is read by what comes after it."""
         for node in graph.nodes:
             if any(v.name == value.name for v in node.inputs):
-                if isinstance(node.op, (Relayout, Halo, HaloAdd)):
+                if isinstance(node.op, Comm) and node.op.message:
                     return self._readers(node.output, graph, family)
                 return node.op.label if isinstance(node.op, Repeat) else node.outputs[0].name
         if graph is self.placed.update:

@@ -212,7 +212,7 @@ class TracedMemory(ClassMemory):
         """The group's actions in order, each with those before it that are left out: of the rounds of a loop, the first
         two and the last stand for all."""
         nothing = Skipped((), 0)
-        found = []
+        found: list[tuple[tuple[str, int, frozenset[str]], Skipped]] = []
         accumulated: set[str] = set()
         for steps, n in rounds(self.program, self.cls, group):
             for i in range(min(n, 3)):

@@ -29,6 +29,7 @@ from compiler.program import (
     Body,
     DeviceClass,
     Function,
+    FunctionPhase,
     InputDecl,
     LoopRange,
     Program,
@@ -95,15 +96,18 @@ class _Class:
             late = None if self.placed.late is None else self.late(self.placed.late, stage, chunk, part)
             backward = self.backward(stage, chunk, part, late)
             forward = self.forward(stage, chunk, part)
-            self.functions += [Function("F", chunk, forward), Function("B", chunk, backward)]
+            self.functions += [
+                Function(FunctionPhase.FORWARD, chunk, forward),
+                Function(FunctionPhase.BACKWARD, chunk, backward),
+            ]
             if late is not None:
-                self.functions.append(Function("W", chunk, late))
+                self.functions.append(Function(FunctionPhase.WEIGHTS, chunk, late))
         self.batch = lower_batch(placed, names, self.totals, self.finishes())
 
     def build(self, homes: Mapping[str, tuple[int, ...]]) -> DeviceClass:
         """homes: the virtual stages that hold each weight."""
         update, states = lower_update(self.placed, self.staged, self.over, self.names, self.groups, homes)
-        functions = (*self.batch.before, *self.functions, *self.batch.after, Function("U", 0, update))
+        functions = (*self.batch.before, *self.functions, *self.batch.after, Function(FunctionPhase.UPDATE, 0, update))
         return DeviceClass(self.groups, self.ranges(), (*states, *self._in_order()), functions, ())
 
     def _in_order(self) -> list[StateDecl]:
@@ -161,7 +165,7 @@ class _Class:
                 roots.append(v)
                 ends.append((self.names.saved[saved.name] + suffix, v))
                 self._keep(saved.name, v, placed.layouts[kept.name], chunk, part)
-        emit = Emitter(placed, Names(), part)
+        emit = Emitter(placed, Names(), FunctionPhase.FORWARD, part)
         sends = self._sends(graph, graph.outputs, where, stage, 0, keeps)
         self._body(emit, graph, where, stage, chunk, roots, sends, True)
         for name, v in ends:
@@ -187,7 +191,7 @@ class _Class:
         ends = self._gradients(stage, suffix, lambda v: v not in put_off)
         keeps = [(v, self.staged.late_loads[v.name]) for v in placed.crossing]
         held = [v for v, loads in keeps if where.get(v.name) == ALL or stage in loads]
-        emit = Emitter(placed, Names(), part)
+        emit = Emitter(placed, Names(), FunctionPhase.BACKWARD, part)
         roots = [*(v for parts in self.staged.addends for v in parts if v not in put_off), *placed.crossing]
         sends = self._sends(graph, roots, where, stage, self.staged.stages - 1, keeps)
         reread = {i.op.name for i in late.instrs if isinstance(i.op, Load)} if late is not None else set()
@@ -204,7 +208,7 @@ class _Class:
         where = self.staged.backward
         outputs = set(graph.outputs)
         ends = self._gradients(stage, f"#{chunk}" if chunk else "", lambda v: v in outputs)
-        emit = Emitter(self.placed, Names(), part)
+        emit = Emitter(self.placed, Names(), FunctionPhase.WEIGHTS, part)
         self._body(emit, graph, where, stage, chunk, [v for _, v in ends], {}, False)
         for name, v in ends:
             emit.do(Accumulate(name), v)

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 
 from compiler.ops.base import Loop, Op
 from compiler.ops.comm import Comm
-from compiler.ops.common import View
 from compiler.ops.create import Full
 from compiler.ops.effects import Effect, Load, Read, StageReduce, Write
 from compiler.ops.elementwise import Cast, Map
-from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Program, StateDecl, Var
+from compiler.program import Body, DeviceClass, Function, FunctionPhase, Instr, LocalRepeat, Program, StateDecl, Var
 from compiler.text.locations import Site
 from compiler.verify.report import Report, head
 
@@ -115,7 +114,7 @@ class _Checker:
         for c, cls in enumerate(self.program.classes):
             for i, f in enumerate(cls.functions):
                 declared = {s.name: s for s in cls.states}
-                if f.name == "U":
+                if f.phase is FunctionPhase.UPDATE:
                     self.body(f.body, _Frame(cls, Site(c, "fn", i)), declared)
                 elif cls.ranges:
                     self.passes(f, _Frame(cls, Site(c, "fn", i)), declared)
@@ -306,7 +305,7 @@ class _Checker:
             counted = all(s.of or (s.zero and fn == "sum") for s in given if isinstance(s, _Same))
             added = len(given) == 2 and counted and op == Map(_ADDING[fn], (None, None))
             linear = fn == "sum" and frozenset(held) in op.linear(len(given))
-            if added or linear or isinstance(op, Comm) or (fn == "max" and isinstance(op, View | Cast)):
+            if added or linear or isinstance(op, Comm) or (fn == "max" and op.selects()):
                 return self.whole(_Part(fn, sources.union(*more) if added else sources), frame.cls)
         part = next(s for s in given if isinstance(s, _Part))
         raise _Wrong(f"{_told(part)}, which other stages have parts of")

@@ -13,6 +13,7 @@ from compiler.cost.time.pieces import Piece
 from compiler.cost.time.record import Pieces
 from compiler.cost.time.timeline import PICOSECONDS, Event, Player, Timeline
 from compiler.numbering import show_ranks
+from compiler.program import FunctionPhase
 
 Detail = Literal["all", "some", "none"]
 DETAILS: tuple[Detail, ...] = get_args(Detail)
@@ -24,13 +25,7 @@ PER_NANOSECOND = 1000
 """Picoseconds. The format counts in microseconds; viewers keep whole nanoseconds of them."""
 
 KINDS = {
-    "P": "statistics of the batch",
-    "S": "totals of statistics",
-    "F": "forward pass",
-    "B": "backward pass",
-    "W": "gradients of weights",
-    "E": "metrics of the batch",
-    "U": "update",
+    **{p.value: p.words for p in FunctionPhase},
     "collective": "collective",
     "send": "send",
     "copy": "copy",

@@ -11,7 +11,8 @@ from compiler.graph import DTYPES, Dim, Type
 from compiler.layout import Layout
 from compiler.model import Init
 from compiler.ops.base import Op
-from compiler.ops.elementwise import ARITY, Map
+from compiler.ops.elementwise import Map
+from compiler.ops.functions import FUNCTIONS
 from compiler.program import (
     ALL_CHUNKS,
     Affine,
@@ -20,6 +21,7 @@ from compiler.program import (
     DeviceClass,
     For,
     Function,
+    FunctionPhase,
     InputDecl,
     Instr,
     LocalRepeat,
@@ -62,8 +64,8 @@ BY_KIND: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def maps(draw: st.DrawFn) -> tuple[Op, int]:
-    fn = draw(st.sampled_from(sorted(ARITY)))
-    slots = tuple(draw(st.none() | numbers | st.booleans()) for _ in range(ARITY[fn]))
+    fn = draw(st.sampled_from(sorted(FUNCTIONS)))
+    slots = tuple(draw(st.none() | numbers | st.booleans()) for _ in range(FUNCTIONS[fn].operands))
     return Map(fn, slots), sum(s is None for s in slots)
 
 
@@ -116,7 +118,7 @@ def blocks(draw: st.DrawFn, axes: tuple[Axis, ...], depth: int) -> tuple[Instr, 
 
 
 chunk_numbers = st.integers(0, 3)
-kinds = st.sampled_from(["P", "S", "F", "B", "W", "E", "U", "odd name", "x.1", "for"])
+kinds = st.sampled_from(list(FunctionPhase))
 
 
 @st.composite

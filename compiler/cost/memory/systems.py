@@ -20,12 +20,12 @@ from compiler.graph import ITEMSIZE
 from compiler.memory.action import FIRST, Buffer, Effect, Replay
 from compiler.memory.lifetimes import Traced, TracedMemory
 from compiler.memory.peak import ClassMemory, Peak
-from compiler.program import Body, DeviceClass, Function, Instr, Var
+from compiler.program import Body, DeviceClass, Function, FunctionPhase, Instr, Var
 
 if TYPE_CHECKING:
     from compiler.driver import Compiled
 
-UPDATE = ("U", 0)
+UPDATE = (FunctionPhase.UPDATE, 0)
 
 
 @dataclass(frozen=True, slots=True)
