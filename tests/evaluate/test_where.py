@@ -69,7 +69,7 @@ def test_it_goes_on_with_its_neighbours(precision: str) -> None:
 """
     update = " * where(step > 1, 1.0, 0.3) * where(g > 0.0, 1, 2) * where(sum(g * g) > 0.01, 1.0, 0.5)"
     made = compile_job(evaluate(file(body, update, "where(step > 2, 0.1, 0.01)", precision)))
-    assert prove(made.placed.training, made.program, steps=3).equal
+    assert prove(made.training, made.program, steps=3).equal
 
 
 def test_of_the_step_alone_it_is_computed_as_such_is() -> None:
