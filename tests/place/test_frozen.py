@@ -383,7 +383,7 @@ def test_patterns(pattern: str, path: str, holds: bool) -> None:
         ("frozen table keep head", "E0404", "leave it out"),
         ("frozen keep *", "E0404", "leave it out, or keep fewer"),
         ("frozen table keep table", "E0404", "leave it out, or keep fewer"),
-        ("frozen", "E0317", "leave one out, such as `frozen keep head.offset`"),
+        ("frozen", "E0001", "`frozen keep head` all but `head`"),
         ("frozen *", "E0317", "leave one out"),
     ],
 )
