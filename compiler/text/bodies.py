@@ -197,6 +197,7 @@ class BodyParser(Cursor):
         label = self.text("the loop's name")
         count = self.natural()
         reverse = self.take_word("reverse")
+        scan = self.take_word("scan")
         path = self.text("the loop's path") if self.take_word("as") else label
         self.mark("(")
         params: list[Value] = []
@@ -226,4 +227,4 @@ class BodyParser(Cursor):
         self.end_line()
         self.mark("}")
         body = Graph(path, inputs, nodes, results)
-        return Node(Repeat(label, count, body, counts["="], counts["each"], reverse), tuple(sources), outputs)
+        return Node(Repeat(label, count, body, counts["="], counts["each"], reverse, scan), tuple(sources), outputs)

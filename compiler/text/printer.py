@@ -245,7 +245,7 @@ def _literal(value: float | int | bool) -> str:
 
 
 def _repeat(op: Repeat, instr: Node, head: str, indent: str, shown: Show) -> list[str]:
-    flag = " reverse" if op.reverse else ""
+    flag = f"{' reverse' if op.reverse else ''}{' scan' if op.scan else ''}"
     path = f" as {quote(op.body.name)}" if op.body.name != op.label else ""
     lines = [f"{head}repeat {quote(op.label)} {op.count}{flag}{path} ("]
     for i, (param, source) in enumerate(zip(op.body.inputs, instr.inputs)):
