@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from compiler.passes.recompute import Recompute
 from compiler.passes.residuals import Closing, Context
 from compiler.passes.simplify import anything, merge_equal, simplify
 from compiler.passes.sum_in_own_type import sum_in_own_type
-from compiler.passes.transpose import Label, cotangent, transpose
+from compiler.passes.transpose import Label, OpenRepeat, cotangent, transpose
 
 
 class Differentiated(NamedTuple):
@@ -51,8 +51,27 @@ class Derivative:
 
     @property
     def graph(self) -> Graph:
-        """What there is of the backward graph, to be looked at."""
-        return Graph(f"{self.forward.name}.grad", (), self.nodes, self.made)
+        """What there is of the backward graph, to be looked at: its values under the names that they are to have."""
+        names = Names(v.name for v in graph_values(self.forward))
+        env: dict[Value, Value] = {}
+
+        def define(v: Value) -> Value:
+            label = self.label(v)
+            env[v] = Value(names.fresh(label.name), v.type, v.span, label.origin)
+            return env[v]
+
+        def named(nodes: Iterable[Node]) -> tuple[Node, ...]:
+            return tuple(map(node, nodes))
+
+        def node(n: Node) -> Node:
+            op, inputs = n.op, tuple(env.get(v, v) for v in n.inputs)
+            if isinstance(op, OpenRepeat):
+                params, body = tuple(map(define, op.body.inputs)), named(op.body.nodes)
+                results = tuple(env.get(v, v) for v in op.body.outputs)
+                op = replace(op, body=Graph(op.body.name, params, body, results))
+            return Node(op, inputs, tuple(map(define, n.outputs)), n.span)
+
+        return Graph(f"{self.forward.name}.grad", (), named(self.nodes), tuple(env.get(v, v) for v in self.made))
 
     @property
     def made(self) -> tuple[Value, ...]:

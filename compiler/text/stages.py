@@ -3,7 +3,8 @@
 A text begins with its stage and the job's name. Then come facts, as far as later passes ask for them: the strategy,
 the precision, weights, states; then the graphs in the order in which a step runs them. Values are of the whole tensors,
 with axes and local sizes once they are placed. A value tells what it is for (where that is not its graph's phase), of
-which value it is the copy or cotangent, and at which path of the model it stands, if that is not its name.
+which value it is the copy or cotangent, and at which path of the model it stands, if that is not that value's name, or
+its own.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def _origin(v: Value, phase: Phase) -> str:
     text = "" if v.origin.phase is phase else f" {v.origin.phase}"
     if v.origin.of:
         text += f" of {quote(v.origin.of)}"
-    return text if v.origin.path == v.name else f"{text} at {quote(v.origin.path)}"
+    return text if v.origin.path == (v.origin.of or v.name) else f"{text} at {quote(v.origin.path)}"
 
 
 def show_graph(graph: Graph, role: str = "graph", sizes: Sizes = {}) -> str:  # noqa: B006
@@ -193,7 +194,7 @@ class _Parser(FactParser, BodyParser):
         type, layout = self.type()
         stated = next((p for p in Phase if self.take_word(p)), None)
         of = self.text() if self.take_word("of") else ""
-        path = self.text() if self.take_word("at") else name
+        path = self.text() if self.take_word("at") else of or name
         origin = Origin(path, stated or PHASES.get(self.role, Phase.FORWARD), of)
         return self._known(Value(name, type, origin=origin, layout=layout if self.placed else Value("", type).layout))
 
