@@ -15,7 +15,8 @@ from compiler.graph import Type
 from compiler.layout import TIME, Layout, local_type
 from compiler.ops.base import Op
 from compiler.ops.comm import AllGather, AllReduce, AllToAll, Halo, HaloAdd, MaskPad, OnlyFirst, ReduceScatter, Shard
-from runtime.distribute import Array, Mesh, reduce_lead
+from runtime.distribute import Array, reduce_lead
+from runtime.mesh import Mesh
 from runtime.numpy import Context, rounded
 
 Step = Callable[[Context, Array], Array]
@@ -117,7 +118,7 @@ def cut(dim: int, axes: Sequence[str], size: int, mesh: Mesh) -> Step:
 
 def only_first(axes: Sequence[str], mesh: Mesh) -> Step:
     """The value where all coordinates on the axes (and the micro-batch, if named) are 0; zeros elsewhere."""
-    number, per_microbatch = mesh.pieces(axes)
+    number, per_microbatch = pieces(mesh, axes)
 
     def step(ctx: Context, x: Array) -> Array:
         keep = number + per_microbatch * ctx.micro == 0
@@ -128,7 +129,7 @@ def only_first(axes: Sequence[str], mesh: Mesh) -> Step:
 
 def mask_pad(value: float, dim: int, type: Type, layout: Layout, mesh: Mesh) -> Step:
     """Elements beyond the logical size become `value`."""
-    number, per_microbatch = mesh.pieces(layout.dims[dim])
+    number, per_microbatch = pieces(mesh, layout.dims[dim])
     size = local_type(type, layout, mesh.sizes).shape[dim]
     after = (1,) * (len(type.dims) - dim - 1)
     shape = (*number.shape, *(1,) * dim, 1, *after)
@@ -210,3 +211,19 @@ def padded(x: Array, at: int, size: int) -> Array:
 def _whole(axes: Sequence[str], split: Sequence[str]) -> None:
     if tuple(axes) != tuple(split):
         raise ValueError(f"borders go along all axes {split} of the dim, not only {axes}")
+
+
+def pieces(mesh: Mesh, axes: Sequence[str]) -> tuple[Array, int]:
+    """The piece numbers as an array over the leading axes (size 1 where equal), and what one micro-batch adds."""
+    number = np.zeros((1,) * mesh.lead, np.int64)
+    per_microbatch = 0
+    for a in axes:
+        n = mesh.sizes[a]
+        number, per_microbatch = number * n, per_microbatch * n
+        if a == TIME:
+            per_microbatch += 1
+        else:
+            shape = [1] * mesh.lead
+            shape[mesh.index(a)] = n
+            number = number + np.arange(n, dtype=np.int64).reshape(shape)
+    return number, per_microbatch

@@ -12,7 +12,7 @@ from compiler.cost.occupancy import Occupancy, occupancy
 from compiler.cost.simulate import Simulation
 from compiler.program import Program
 from runtime.data.synthetic import synthetic
-from runtime.rank import RankExecutor
+from runtime.rank.executor import RankExecutor
 from runtime.rank.interpreter import Device
 from tests.cost.test_memory_exact import SMALL, example
 from tests.runtime.test_memory import program as hand_made

@@ -12,10 +12,12 @@ from compiler.graph import Dim, Type
 from compiler.layout import TIME, Layout, local_type
 from compiler.ops.base import Op
 from compiler.ops.comm import AllGather, AllReduce, AllToAll, Halo, HaloAdd, MaskPad, OnlyFirst, ReduceScatter, Shard
-from runtime.comm import Hub
-from runtime.distribute import Array, Mesh, collect, distribute
+from runtime.comm import Hub, Wait
+from runtime.distribute import Array, collect, distribute
+from runtime.mesh import Mesh
 from runtime.numpy import Context
-from runtime.rank.collectives import collective
+from runtime.numpy.backend import Numpy
+from runtime.rank.collectives import Collectives
 from runtime.stacked.collectives import plan_comm
 
 AXES = ("a", "b")
@@ -26,12 +28,13 @@ def both(op: Op, x: Array, type: Type, before: Layout, after: Layout, mesh: Mesh
     result = plan_comm(op, type, before, after, mesh)(Context(mb), x)
     local = local_type(type, after, mesh.sizes).shape
     assert result.shape[mesh.lead :] == local, op
-    hub, rest = Hub(mesh), {}
+    hub = Hub(mesh, Numpy())
+    rest: dict[Any, Wait[Any]] = {}
     full = np.broadcast_to(x, mesh.shape + x.shape[mesh.lead :])
     for at in mesh.devices:
         piece = full[tuple(at[a] for a in mesh.axes)].copy()
-        comm = hub.communicator(0, at)
-        rest[tuple(at.values())] = collective(op, piece, type, before, after, mesh, {**at, TIME: mb}, comm)
+        started = Collectives(Numpy(), mesh, at, hub.network(0, at)).start(op, piece, type, before, after, mb)
+        rest[tuple(at.values())] = started.wait()
     wide = np.broadcast_to(result, mesh.shape + local)
     while rest:
         for key, running in list(rest.items()):
