@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from compiler.cost.memory import most
 from compiler.layout import local_type
-from compiler.program import DeviceClass, For, Program, Run, StateDecl
+from compiler.memory.peak import most
+from compiler.program import DeviceClass, For, FunctionPhase, Program, Run, StateDecl
 from compiler.text.attrs import runs, show_run
 from compiler.text.printer import show_schedule, show_type
 from compiler.traffic import Collective, collectives
@@ -40,7 +40,7 @@ def buffers(program: Program) -> tuple[Buffers, ...]:
     """Bytes that a device holds for weights, gradients, states and saved values (of its fullest group)."""
     found: list[Buffers] = []
     for cls in program.classes:
-        chunks = max(1, len({f.chunk for f in cls.functions if f.name == "F"}))
+        chunks = max(1, len({f.chunk for f in cls.functions if f.phase is FunctionPhase.FORWARD}))
         flying = max((in_flight(cls, g) for g in cls.groups), default=0)
         totals: dict[tuple[str, str], int] = {}
         for s in cls.states:
@@ -54,15 +54,15 @@ def buffers(program: Program) -> tuple[Buffers, ...]:
 
 def in_flight(cls: DeviceClass, group: int) -> int:
     """Most (chunk, micro-batch) pairs whose forward has run and whose last backward action has not."""
-    kinds = {f.name for f in cls.functions}
-    last = "W" if "W" in kinds else "B"
+    kinds = {f.phase for f in cls.functions}
+    last = FunctionPhase.WEIGHTS if FunctionPhase.WEIGHTS in kinds else FunctionPhase.BACKWARD
     if last not in kinds:
         return 0
     held = most = 0
 
-    def step(kind: str, times: int = 1) -> None:
+    def step(kind: FunctionPhase, times: int = 1) -> None:
         nonlocal held, most
-        held += times if kind == "F" else -times if kind == last else 0
+        held += times if kind is FunctionPhase.FORWARD else -times if kind == last else 0
         most = max(most, held)
 
     for e in cls.schedule:
@@ -70,7 +70,7 @@ def in_flight(cls: DeviceClass, group: int) -> int:
             step(e.action, e.high.at(group) - e.low.at(group))
         elif isinstance(e, For):
             count = e.count.at(group)
-            net = sum(1 if kind == "F" else -1 if kind == last else 0 for kind, _, _ in e.steps)
+            net = sum(1 if kind is FunctionPhase.FORWARD else -1 if kind == last else 0 for kind, _, _ in e.steps)
             # The first iteration or, if each leaves more behind than it found, the last one is the fullest.
             held += net * (count - 1) if net > 0 and count > 0 else 0
             for kind, _, _ in e.steps if count > 0 else ():

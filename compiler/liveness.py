@@ -6,7 +6,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from compiler.ops.effects import Accumulate, Read, Write
-from compiler.program import ALL_CHUNKS, Body, DeviceClass, For, Instr, LocalRepeat, Program, Run, Schedule, Update, Var
+from compiler.program import (
+    ALL_CHUNKS,
+    Body,
+    DeviceClass,
+    For,
+    FunctionPhase,
+    Instr,
+    LocalRepeat,
+    Program,
+    Run,
+    Schedule,
+    Update,
+    Var,
+)
 from compiler.schedules import Action, unroll
 
 
@@ -87,7 +100,9 @@ def walk(body: Body, times: int = 1) -> Iterator[tuple[Instr, dict[str, Var], in
             yield from walk(instr.op.body, times * instr.op.count)
 
 
-def rounds(program: Program, cls: DeviceClass, group: int) -> Iterator[tuple[tuple[tuple[str, int], ...], int]]:
+def rounds(
+    program: Program, cls: DeviceClass, group: int
+) -> Iterator[tuple[tuple[tuple[FunctionPhase, int], ...], int]]:
     """The group's schedule as (functions of one round, number of rounds).
 
     As long for any number of micro-batches, but where chunks interleave: there every action is a round.
@@ -101,7 +116,7 @@ def rounds(program: Program, cls: DeviceClass, group: int) -> Iterator[tuple[tup
         elif isinstance(part, For):
             yield tuple((a, c) for a, c, _ in part.steps), part.count.at(group)
         else:
-            yield (("U", 0),), 1
+            yield ((FunctionPhase.UPDATE, 0),), 1
 
 
 def unrolled(program: Program, schedule: Schedule, group: int) -> list[Action]:

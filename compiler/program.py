@@ -5,13 +5,16 @@ Text form: `compiler.text` (printer and parser, `parse(show(p)) == p`); legality
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar
 
 from compiler.graph import Type
 from compiler.layout import Layout
 from compiler.model import Init
 from compiler.ops.base import Op
+from compiler.ops.effects import Accumulate, Load, Read, Save, Write
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,21 +118,102 @@ class StateDecl:
     frozen: bool = False
 
 
+class FunctionPhase(StrEnum):
+    """What a function is for. The value is the letter by which texts of programs and of schedules name it."""
+
+    STATISTICS = "P"
+    """Adds up over the micro-batches what a whole batch is needed for; `chunk` is the number of the round."""
+    TOTALS = "S"
+    """Makes totals of that, once in each round."""
+    FORWARD = "F"
+    BACKWARD = "B"
+    WEIGHTS = "W"
+    """The gradients of weights, where `BACKWARD` leaves them for later."""
+    METRICS = "E"
+    """Makes metrics of what the forward passes added up, once."""
+    UPDATE = "U"
+
+    @property
+    def per_microbatch(self) -> bool:
+        """Whether it runs once for each micro-batch; all others run once."""
+        return self in (*MODEL_PASSES, FunctionPhase.STATISTICS)
+
+    @property
+    def words(self) -> str:
+        """What it is called where there is room."""
+        return _WORDS[self.value]
+
+    @property
+    def of_chunk(self) -> bool:
+        """Whether there is one for each chunk of the rolled loop."""
+        return self in MODEL_PASSES
+
+    @property
+    def of_round(self) -> bool:
+        """Whether it belongs to a round of statistics, which `chunk` counts."""
+        return self in (FunctionPhase.STATISTICS, FunctionPhase.TOTALS)
+
+    @property
+    def before(self) -> FunctionPhase | None:
+        """What has to run on a chunk's micro-batch before."""
+        return {"B": FunctionPhase.FORWARD, "W": FunctionPhase.BACKWARD}.get(self.value)
+
+    def rank(self, chunk: int) -> tuple[int, int]:
+        """Where in a step it stands: all of one rank run before any of the next."""
+        if self.of_round:
+            return 0, 2 * chunk + (self is FunctionPhase.TOTALS)
+        return {"E": 2, "U": 3}.get(self.value, 1), 0
+
+
+_WORDS = {
+    "P": "statistics of the batch",
+    "S": "totals of statistics",
+    "F": "forward pass",
+    "B": "backward pass",
+    "W": "gradients of weights",
+    "E": "metrics of the batch",
+    "U": "update",
+}
+
+MODEL_PASSES = (FunctionPhase.FORWARD, FunctionPhase.BACKWARD, FunctionPhase.WEIGHTS)
+"""The phases that go through the chunks, in this order for each micro-batch."""
+
+PER_MICROBATCH = tuple(p for p in FunctionPhase if p.per_microbatch)
+
+
 @dataclass(frozen=True, slots=True)
 class Function:
-    """`F` (forward), `B` (backward), `W` (weight gradients) of a chunk; `U` (update, chunk 0, whole class).
+    """What devices run at once: a pass of a `chunk` through the model, or what a step does before and after them."""
 
-    What is needed of a whole batch: `P` (adds up over the micro-batches) and `S` (makes totals of that, once) before
-    the first `F`, with the number of their round as `chunk`; `E` (makes metrics of what `F` added up, once) before U.
-    """
-
-    name: str
+    phase: FunctionPhase
     chunk: int
     body: Body
 
+    @property
+    def name(self) -> str:
+        """How texts call it: the letter of its phase."""
+        return self.phase
 
-PER_MICROBATCH = ("P", "F", "B", "W")
-"""Functions that run once for each micro-batch; all others run once in a step."""
+    @property
+    def per_microbatch(self) -> bool:
+        return self.phase.per_microbatch
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The buffers whose contents it takes in."""
+        return frozenset(name for name, writes in _touched(self.body) if not writes)
+
+    @property
+    def writes(self) -> frozenset[str]:
+        """The buffers that it adds to or whose contents it renews."""
+        return frozenset(name for name, writes in _touched(self.body) if writes)
+
+
+def _touched(body: Body) -> Iterator[tuple[str, bool]]:
+    for instr in body.instrs:
+        if isinstance(instr.op, (Read, Load, Accumulate, Save, Write)):
+            yield instr.op.name, not isinstance(instr.op, (Read, Load))
+
 
 ALL_CHUNKS = -1
 """As the chunk of a `Run` or of a step of a `For`: its numbers count (chunk, micro-batch) pairs, in the order of
@@ -142,7 +226,7 @@ resolves it; text: `F.*[0..7]`."""
 class Run:
     """`F.1[lo..hi]`: the action on micro-batches lo(g) … hi(g)-1 in order."""
 
-    action: str
+    action: FunctionPhase
     chunk: int
     low: Affine
     high: Affine
@@ -154,7 +238,7 @@ class For:
 
     count: Affine
     stride: int
-    steps: tuple[tuple[str, int, Affine], ...]  # (action, chunk, offset)
+    steps: tuple[tuple[FunctionPhase, int, Affine], ...]  # (action, chunk, offset)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from compiler.layout import Layout, local_type
 from compiler.ops.base import Op
 from compiler.ops.comm import AllGather, AllReduce, AllToAll, Halo, HaloAdd, ReduceScatter
 from compiler.ops.effects import Send, StageReduce
-from compiler.program import PER_MICROBATCH, Body, LocalRepeat, Program, Var
+from compiler.program import Body, LocalRepeat, Program, Var
 from compiler.relayout import step_bytes
 
 Key = tuple[str, tuple[str, ...]]
@@ -131,8 +131,8 @@ def collectives(program: Program) -> tuple[Collective, ...]:
     found: dict[tuple[tuple[int, ...], str, str, tuple[str, ...], str], Traffic] = {}
     for cls in program.classes:
         for f in cls.functions:
-            name = f"{f.name}.{f.chunk}" if f.chunk else f.name
-            runs = program.microbatches if f.name in PER_MICROBATCH else 1
+            name = f"{f.phase}.{f.chunk}" if f.chunk else f.phase
+            runs = program.microbatches if f.per_microbatch else 1
             for m in messages(f.body, program.sizes):
                 key = (cls.groups, name, m.op, m.axes, m.dim)
                 found[key] = found.get(key, Traffic()) + Traffic(1, m.bytes).times(m.times * runs)

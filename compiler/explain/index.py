@@ -19,10 +19,20 @@ from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Rename
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import Staged
-from compiler.program import PER_MICROBATCH, Program
+from compiler.program import FunctionPhase, Program
 from compiler.relayout import Step, plan_relayout
 from compiler.text.printer import show_type
 from compiler.traffic import sent_bytes
+
+_PHASES = {
+    FunctionPhase.STATISTICS: "statistics",
+    FunctionPhase.TOTALS: "statistics",
+    FunctionPhase.FORWARD: "forward",
+    FunctionPhase.BACKWARD: "backward",
+    FunctionPhase.WEIGHTS: "backward",
+    FunctionPhase.METRICS: "metrics",
+    FunctionPhase.UPDATE: "update",
+}
 
 ITSELF, GRADIENT, UPDATED = "", "gradient", "new value"
 
@@ -254,11 +264,9 @@ class Index:
     def messages(self, family: Mapping[str, str]) -> Iterator[Change]:
         """What goes to other stages: of the device that sends most, once for each name."""
         found: dict[tuple[str, str], Change] = {}
-        phases = {"P": "statistics", "S": "statistics", "E": "metrics", "U": "update"}
-        phases |= {"F": "forward", "B": "backward", "W": "backward"}
         for cls in self.program.classes:
             for f in cls.functions:
-                times = self.program.microbatches if f.name in PER_MICROBATCH else 1
+                times = self.program.microbatches if f.per_microbatch else 1
                 layouts = {v.name: v for i in f.body.instrs for v in i.outputs}
                 for instr in f.body.instrs:
                     op = instr.op
@@ -271,7 +279,7 @@ class Index:
                     if isinstance(op, Send):
                         kind, reader = "send", f"stage {op.to:+d}"
                     shown = show_type(var.type, var.layout, self.program.sizes)
-                    change = Change(kind, family[name], phases[f.name], var.name, shown, reader, times, sent)
+                    change = Change(kind, family[name], _PHASES[f.phase], var.name, shown, reader, times, sent)
                     found.setdefault((change.phase, name), change)
         yield from found.values()
 

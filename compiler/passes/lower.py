@@ -29,6 +29,7 @@ from compiler.program import (
     Body,
     DeviceClass,
     Function,
+    FunctionPhase,
     InputDecl,
     LoopRange,
     Program,
@@ -95,15 +96,18 @@ class _Class:
             late = None if self.placed.late is None else self.late(self.placed.late, stage, chunk, part)
             backward = self.backward(stage, chunk, part, late)
             forward = self.forward(stage, chunk, part)
-            self.functions += [Function("F", chunk, forward), Function("B", chunk, backward)]
+            self.functions += [
+                Function(FunctionPhase.FORWARD, chunk, forward),
+                Function(FunctionPhase.BACKWARD, chunk, backward),
+            ]
             if late is not None:
-                self.functions.append(Function("W", chunk, late))
+                self.functions.append(Function(FunctionPhase.WEIGHTS, chunk, late))
         self.batch = lower_batch(placed, names, self.totals, self.finishes())
 
     def build(self, homes: Mapping[str, tuple[int, ...]]) -> DeviceClass:
         """homes: the virtual stages that hold each weight."""
         update, states = lower_update(self.placed, self.staged, self.over, self.names, self.groups, homes)
-        functions = (*self.batch.before, *self.functions, *self.batch.after, Function("U", 0, update))
+        functions = (*self.batch.before, *self.functions, *self.batch.after, Function(FunctionPhase.UPDATE, 0, update))
         return DeviceClass(self.groups, self.ranges(), (*states, *self._in_order()), functions, ())
 
     def _in_order(self) -> list[StateDecl]:

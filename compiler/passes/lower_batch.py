@@ -16,7 +16,7 @@ from compiler.passes.buffers import BufferNames
 from compiler.passes.emit import Emitter
 from compiler.passes.place.place import Placed
 from compiler.passes.prune import prune_nodes
-from compiler.program import Affine, Body, Function, Run, Schedule, StateDecl, Update
+from compiler.program import Affine, Body, Function, FunctionPhase, Run, Schedule, StateDecl, Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class Batch:
     def scheduled(self, schedule: Schedule, microbatches: int) -> Schedule:
         """The schedule with these functions in it."""
         first = tuple(
-            Run(f.name, f.chunk, Affine(0), Affine(microbatches if f.name == "P" else 1)) for f in self.before
+            Run(f.phase, f.chunk, Affine(0), Affine(microbatches if f.per_microbatch else 1)) for f in self.before
         )
-        last = tuple(Run(f.name, f.chunk, Affine(0), Affine(1)) for f in self.after)
+        last = tuple(Run(f.phase, f.chunk, Affine(0), Affine(1)) for f in self.after)
         ends = [i for i, e in enumerate(schedule) if isinstance(e, Update)] or [len(schedule)]
         return (*first, *schedule[: ends[0]], *last, *schedule[ends[0] :])
 
@@ -45,7 +45,7 @@ def lower_batch(placed: Placed, names: BufferNames, read: Collection[str], finis
     if finishes:
         assert placed.finish is not None
         needed |= {v.name for v in _used(placed.finish.nodes, placed.finish.outputs)} & _totals(placed)
-        after.append(Function("E", 0, _end(placed, names, placed.finish, states)))
+        after.append(Function(FunctionPhase.METRICS, 0, _end(placed, names, placed.finish, states)))
     before: list[Function] = []
     for k, (round, logical) in reversed(list(enumerate(zip(placed.rounds, placed.training.rounds, strict=True)))):
         mine = [i for i, total in enumerate(logical.totals) if total.name in needed]
@@ -56,8 +56,8 @@ def lower_batch(placed: Placed, names: BufferNames, read: Collection[str], finis
         totals = [names.totals[logical.totals[i].name] for i in mine]
         settled = [round.settle.outputs[i] for i in mine]
         before += [
-            Function("S", k, _function(placed, names, round.settle, settled, totals)),
-            Function("P", k, _function(placed, names, round.batch, roots, sums)),
+            Function(FunctionPhase.TOTALS, k, _function(placed, names, round.settle, settled, totals)),
+            Function(FunctionPhase.STATISTICS, k, _function(placed, names, round.batch, roots, sums)),
         ]
         for name, v in (*zip(sums, (round.settle.inputs[i] for i in mine)), *zip(totals, settled)):
             states.append(StateDecl(name, "statistic", v.type, placed.layouts[v.name], logical=name))

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from compiler.program import FunctionPhase
 from dsl.diagnostics import Diagnostic
 from dsl.source import Span
+
+FORWARD, BACKWARD, WEIGHTS = FunctionPhase.FORWARD, FunctionPhase.BACKWARD, FunctionPhase.WEIGHTS
 
 NAMES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble", "sequential", "forward")
 """`sequential`: no pipeline, each micro-batch forward and backward before the next; `forward`: inference."""
@@ -16,22 +19,22 @@ CHUNKED = ("interleaved",)
 
 
 class Action(NamedTuple):
-    """`F`, `B`, `W` of a chunk on one micro-batch, or `U` (chunk 0, micro-batch 0)."""
+    """A pass of a chunk on one micro-batch, or the update (chunk 0, micro-batch 0)."""
 
-    kind: str
+    kind: FunctionPhase
     chunk: int
     mb: int
 
     def __str__(self) -> str:
-        return self.kind if self.kind == "U" else f"{self.kind}{f'.{self.chunk}' if self.chunk else ''}[{self.mb}]"
+        return self.kind if self == UPDATE else f"{self.kind}{f'.{self.chunk}' if self.chunk else ''}[{self.mb}]"
 
 
-UPDATE = Action("U", 0, 0)
+UPDATE = Action(FunctionPhase.UPDATE, 0, 0)
 
 
-def kinds(name: str) -> tuple[str, ...]:
+def kinds(name: str) -> tuple[FunctionPhase, ...]:
     """The actions on micro-batches that the schedule consists of."""
-    return {"zero_bubble": ("F", "B", "W"), "forward": ("F",)}.get(name, ("F", "B"))
+    return {"zero_bubble": (FORWARD, BACKWARD, WEIGHTS), "forward": (FORWARD,)}.get(name, (FORWARD, BACKWARD))
 
 
 def chain(groups: int) -> tuple[int, ...]:
@@ -75,15 +78,15 @@ def actions(
     depths = chain(groups) if depth is None else depth
     m, ahead = microbatches, min(microbatches, depths[group])
     if name == "forward":
-        yield from (Action("F", 0, i) for i in range(m))
+        yield from (Action(FORWARD, 0, i) for i in range(m))
         return
     if name == "sequential":
         for i in range(m):
-            yield Action("F", 0, i)
-            yield Action("B", 0, i)
+            yield Action(FORWARD, 0, i)
+            yield Action(BACKWARD, 0, i)
     elif name == "gpipe":
-        yield from (Action("F", 0, i) for i in range(m))
-        yield from (Action("B", 0, i) for i in range(m))
+        yield from (Action(FORWARD, 0, i) for i in range(m))
+        yield from (Action(BACKWARD, 0, i) for i in range(m))
     elif name == "one_f_one_b" or (name == "interleaved" and chunks == 1):
         yield from _one_f_one_b(m, ahead)
     elif name == "interleaved":
@@ -97,9 +100,9 @@ def _one_f_one_b(m: int, ahead: int) -> Iterator[Action]:
     """As many forwards ahead as there are stages after this one; then one forward, one backward (PipeDream-flush)."""
     for i in range(m + ahead):
         if i < m:
-            yield Action("F", 0, i)
+            yield Action(FORWARD, 0, i)
         if i >= ahead:
-            yield Action("B", 0, i - ahead)
+            yield Action(BACKWARD, 0, i - ahead)
 
 
 def _interleaved(groups: int, chunks: int, m: int, depth: int) -> Iterator[Action]:
@@ -107,16 +110,16 @@ def _interleaved(groups: int, chunks: int, m: int, depth: int) -> Iterator[Actio
     ahead = min(m * chunks, 2 * depth + (chunks - 1) * groups)
     for k in range(m * chunks + ahead):
         if k < m * chunks:
-            yield interleaved_action("F", k, groups, chunks)
+            yield interleaved_action(FORWARD, k, groups, chunks)
         if k >= ahead:
-            yield interleaved_action("B", k - ahead, groups, chunks)
+            yield interleaved_action(BACKWARD, k - ahead, groups, chunks)
 
 
-def interleaved_action(kind: str, k: int, groups: int, chunks: int) -> Action:
+def interleaved_action(kind: FunctionPhase, k: int, groups: int, chunks: int) -> Action:
     """The k-th forward (backward) of an interleaved schedule; backwards go through the chunks from the last."""
     round, rest = divmod(k, groups * chunks)
     chunk, i = divmod(rest, groups)
-    return Action(kind, chunk if kind == "F" else chunks - 1 - chunk, round * groups + i)
+    return Action(kind, chunk if kind is FORWARD else chunks - 1 - chunk, round * groups + i)
 
 
 def _zero_bubble(m: int, ahead: int, delay: int) -> Iterator[Action]:
@@ -124,9 +127,9 @@ def _zero_bubble(m: int, ahead: int, delay: int) -> Iterator[Action]:
     activations than the first: no stage holds more than 1F1B's first, and the last bubble is filled with W."""
     for i in range(m + ahead):
         if i < m:
-            yield Action("F", 0, i)
+            yield Action(FORWARD, 0, i)
         if i >= ahead:
-            yield Action("B", 0, i - ahead)
+            yield Action(BACKWARD, 0, i - ahead)
             if i - ahead >= delay:
-                yield Action("W", 0, i - ahead - delay)
-    yield from (Action("W", 0, i) for i in range(max(m - delay, 0), m))
+                yield Action(WEIGHTS, 0, i - ahead - delay)
+    yield from (Action(WEIGHTS, 0, i) for i in range(max(m - delay, 0), m))

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from compiler.program import FunctionPhase
 from compiler.schedules.actions import Action
 
 
@@ -14,9 +15,9 @@ class Edge:
     """Action `to_kind` of virtual stage `to` on a micro-batch receives what `kind` of `stage` sent for the same one."""
 
     stage: int
-    kind: str
+    kind: FunctionPhase
     to: int
-    to_kind: str
+    to_kind: FunctionPhase
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,9 @@ def find_hang(lists: Sequence[Sequence[Action]], edges: Iterable[Edge], rendezvo
 
 def _buffered(lists: Sequence[Sequence[Action]], edges: list[Edge]) -> Hang | None:
     n = len(lists)
-    needs: dict[tuple[str, int], list[tuple[int, str, int]]] = defaultdict(list)  # per (kind, stage) what it waits for
+    needs: dict[tuple[FunctionPhase, int], list[tuple[int, FunctionPhase, int]]] = defaultdict(
+        list
+    )  # per (kind, stage) what it waits for
     for e in edges:
         needs[e.to_kind, e.to].append((e.stage % n, e.kind, e.stage // n))
     done: list[set[Action]] = [set() for _ in lists]
@@ -85,8 +88,8 @@ class _Message:
 def _rendezvous(lists: Sequence[Sequence[Action]], edges: list[Edge]) -> Hang | None:
     n = len(lists)
     remote = [e for e in edges if e.stage % n != e.to % n]
-    receives: dict[tuple[str, int], list[Edge]] = defaultdict(list)
-    sends: dict[tuple[str, int], list[Edge]] = defaultdict(list)
+    receives: dict[tuple[FunctionPhase, int], list[Edge]] = defaultdict(list)
+    sends: dict[tuple[FunctionPhase, int], list[Edge]] = defaultdict(list)
     for e in remote:
         receives[e.to_kind, e.to].append(e)
         sends[e.kind, e.stage].append(e)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from compiler.program import ALL_CHUNKS, Affine, For, Run, Schedule, Update
-from compiler.schedules.actions import UPDATE, Action, chain, interleaved_action
+from compiler.program import ALL_CHUNKS, Affine, For, FunctionPhase, Run, Schedule, Update
+from compiler.schedules.actions import BACKWARD, FORWARD, UPDATE, WEIGHTS, Action, chain, interleaved_action
 
 Element = Run | For | Update
 
@@ -25,11 +25,11 @@ def rolled(
 
 def _one(name: str, groups: int, chunks: int, m: int, depth: int, delay: int) -> Schedule:
     if name == "forward":
-        return (_run("F", 0, m),)
+        return (_run(FORWARD, 0, m),)
     if name == "sequential":
-        return (_loop(m, ("F", 0), ("B", 0)), Update())
+        return (_loop(m, (FORWARD, 0), (BACKWARD, 0)), Update())
     if name == "gpipe":
-        return (_run("F", 0, m), _run("B", 0, m), Update())
+        return (_run(FORWARD, 0, m), _run(BACKWARD, 0, m), Update())
     if name == "zero_bubble":
         return _zero_bubble(m, min(m, depth), min(m, delay))
     if name == "interleaved" and chunks > 1:
@@ -39,9 +39,9 @@ def _one(name: str, groups: int, chunks: int, m: int, depth: int, delay: int) ->
 
 def _one_f_one_b(m: int, ahead: int, chunk: int) -> Schedule:
     return (
-        _run("F", 0, ahead, chunk),
-        _loop(m - ahead, ("F", ahead), ("B", 0), chunk=chunk),
-        _run("B", m - ahead, m, chunk),
+        _run(FORWARD, 0, ahead, chunk),
+        _loop(m - ahead, (FORWARD, ahead), (BACKWARD, 0), chunk=chunk),
+        _run(BACKWARD, m - ahead, m, chunk),
         Update(),
     )
 
@@ -50,21 +50,21 @@ def _zero_bubble(m: int, ahead: int, delay: int) -> Schedule:
     both = m - ahead  # iterations with a forward; `mid`: the first backward that has neither F before nor W after it
     mid = max(both, delay)
     return (
-        _run("F", 0, ahead),
-        _loop(min(delay, both), ("F", ahead), ("B", 0)),
-        _loop(max(both - delay, 0), ("F", ahead + delay), ("B", delay), ("W", 0)),
-        _run("B", both, mid),
-        _loop(m - mid, ("B", mid), ("W", mid - delay)),
-        _run("W", m - delay, m),
+        _run(FORWARD, 0, ahead),
+        _loop(min(delay, both), (FORWARD, ahead), (BACKWARD, 0)),
+        _loop(max(both - delay, 0), (FORWARD, ahead + delay), (BACKWARD, delay), (WEIGHTS, 0)),
+        _run(BACKWARD, both, mid),
+        _loop(m - mid, (BACKWARD, mid), (WEIGHTS, mid - delay)),
+        _run(WEIGHTS, m - delay, m),
         Update(),
     )
 
 
-def _run(kind: str, low: int, high: int, chunk: int = 0) -> Run:
+def _run(kind: FunctionPhase, low: int, high: int, chunk: int = 0) -> Run:
     return Run(kind, chunk, Affine(low), Affine(high))
 
 
-def _loop(count: int, *steps: tuple[str, int], chunk: int = 0) -> For:
+def _loop(count: int, *steps: tuple[FunctionPhase, int], chunk: int = 0) -> For:
     return For(Affine(count), 1, tuple((kind, chunk, Affine(offset)) for kind, offset in steps))
 
 
@@ -182,5 +182,5 @@ def unroll(schedule: Schedule, group: int, groups: int = 1, chunks: int = 1) -> 
     return found
 
 
-def _action(kind: str, chunk: int, i: int, groups: int, chunks: int) -> Action:
+def _action(kind: FunctionPhase, chunk: int, i: int, groups: int, chunks: int) -> Action:
     return Action(kind, chunk, i) if chunk != ALL_CHUNKS else interleaved_action(kind, i, groups, chunks)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from compiler.ops.base import Op
+from compiler.ops.common import listed
 from compiler.ops.elementwise import ARITY, Map
-from compiler.program import ALL_CHUNKS, Body, Function, Instr, LocalRepeat, Var
+from compiler.program import ALL_CHUNKS, Body, Function, FunctionPhase, Instr, LocalRepeat, Var
 from compiler.text.attrs import OPS, attributes, describe, fits
 from compiler.text.cursor import MAX_NESTING, Cursor
 from compiler.text.lexer import Token
@@ -41,30 +42,31 @@ class BodyParser(Cursor):
             self.next()
         self.next()
 
-    def action(self) -> tuple[str, int]:
-        """`F`, `F.1`, `"odd name".1`; in schedules also `F.*`."""
+    def action(self) -> tuple[FunctionPhase, int]:
+        """`F`, `F.1`; in schedules also `F.*`."""
         t = self.token
         name = self.text("a function's name")
-        if t.kind == "word" and "." in name:
-            head, _, tail = name.rpartition(".")
-            if "." in head or not tail.isdigit():
-                raise self.error("E0601", f"`{name}` is not a function's name", t, "a function and its chunk: `F.1`")
-            return head, int(tail[:9])
+        head, dot, tail = name.partition(".") if t.kind == "word" else (name, "", "")
+        if head not in list(FunctionPhase) or (dot and not (tail.isascii() and tail.isdigit())):
+            help = f"one of {listed(list(FunctionPhase))}, then its chunk, if that is not the first: `F.1`"
+            raise self.error("E0601", f"`{name}` is not a function's name", t, help)
+        if dot:
+            return FunctionPhase(head), int(tail[:9])
         if not self.take("."):
-            return name, 0
-        return name, ALL_CHUNKS if self.take("*") else self.natural("a chunk")
+            return FunctionPhase(head), 0
+        return FunctionPhase(head), ALL_CHUNKS if self.take("*") else self.natural("a chunk")
 
     def function(self, site: Site) -> Function:
         start = self.token
         self.word("fn")
-        name, chunk = self.action()
+        phase, chunk = self.action()
         self.where.spans[site] = self.span(start)
         self.mark("{")
         self.end_line()
         instrs = self.instrs(site, 0)
         self.mark("}")
         self.end_line()
-        return Function(name, chunk, Body((), instrs, ()))
+        return Function(phase, chunk, Body((), instrs, ()))
 
     def instrs(self, site: Site, depth: int) -> tuple[Instr, ...]:
         """Instructions up to a `}` or a `yield`."""

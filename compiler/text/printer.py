@@ -17,6 +17,7 @@ from compiler.program import (
     DeviceClass,
     For,
     Function,
+    FunctionPhase,
     InputDecl,
     Instr,
     LocalRepeat,
@@ -148,12 +149,11 @@ def _state(s: StateDecl, sizes: Sizes) -> str:
 
 
 def _function(f: Function, sizes: Sizes) -> list[str]:
-    return [f"  fn {_action(f.name, f.chunk)} {{", *_instrs(f.body, sizes, "    "), "  }"]
+    return [f"  fn {_action(f.phase, f.chunk)} {{", *_instrs(f.body, sizes, "    "), "  }"]
 
 
-def _action(name: str, chunk: int) -> str:
-    shown = json.dumps(name) if "." in name or "#" in name or name == "for" else quote(name)
-    return f"{shown}.{'*' if chunk == ALL_CHUNKS else chunk}" if chunk else shown
+def _action(phase: FunctionPhase, chunk: int) -> str:
+    return f"{phase}.{'*' if chunk == ALL_CHUNKS else chunk}" if chunk else phase
 
 
 # --- instructions --------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def _schedule(schedule: Schedule) -> list[str]:
             )
             lines.append(f"for i in 0..{show_affine(element.count)} {{ {steps} }}")
         else:
-            lines.append("U")
+            lines.append(FunctionPhase.UPDATE)
     return lines
 
 

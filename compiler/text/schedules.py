@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compiler.program import Affine, For, Run, Schedule, Update
+from compiler.program import Affine, For, FunctionPhase, Run, Schedule, Update
 from compiler.text.bodies import BodyParser
 
 
@@ -17,7 +17,7 @@ class ScheduleParser(BodyParser):
         while not self.sees("}"):
             if self.sees_word("for"):
                 elements.append(self._for())
-            elif self.sees_word("U") and self.tokens[self.at + 1].kind == "newline":
+            elif self.sees_word(FunctionPhase.UPDATE) and self.tokens[self.at + 1].kind == "newline":
                 self.next()
                 elements.append(Update())
             else:
@@ -41,7 +41,7 @@ class ScheduleParser(BodyParser):
         self.mark("..")
         count = self.group_affine()
         self.mark("{")
-        steps: list[tuple[str, int, Affine]] = []
+        steps: list[tuple[FunctionPhase, int, Affine]] = []
         strides: set[int] = set()
         while not self.sees("}"):
             action, chunk = self.action()

@@ -17,7 +17,7 @@ from compiler.ops.common import View
 from compiler.ops.create import Full
 from compiler.ops.effects import Effect, Load, Read, StageReduce, Write
 from compiler.ops.elementwise import Cast, Map
-from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Program, StateDecl, Var
+from compiler.program import Body, DeviceClass, Function, FunctionPhase, Instr, LocalRepeat, Program, StateDecl, Var
 from compiler.text.locations import Site
 from compiler.verify.report import Report, head
 
@@ -115,7 +115,7 @@ class _Checker:
         for c, cls in enumerate(self.program.classes):
             for i, f in enumerate(cls.functions):
                 declared = {s.name: s for s in cls.states}
-                if f.name == "U":
+                if f.phase is FunctionPhase.UPDATE:
                     self.body(f.body, _Frame(cls, Site(c, "fn", i)), declared)
                 elif cls.ranges:
                     self.passes(f, _Frame(cls, Site(c, "fn", i)), declared)

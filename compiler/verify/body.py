@@ -10,7 +10,7 @@ from compiler.layout import Layout
 from compiler.ops.base import OpError
 from compiler.ops.comm import Comm, Relayout
 from compiler.ops.effects import Effect
-from compiler.program import PER_MICROBATCH, Body, Instr, LocalRepeat, Program, Var
+from compiler.program import Body, Instr, LocalRepeat, Program, Var
 from compiler.text.attrs import OPS
 from compiler.text.locations import Site
 from compiler.verify.comm import check_comm, comm_fills
@@ -39,7 +39,7 @@ def check_bodies(program: Program, report: Report) -> None:
             site = Site(c, "fn", i)
             if function.body.params or function.body.results:
                 report.error("E0612", site, "functions take nothing and give nothing: their effects are instructions")
-            checker.body(function.body, _Scope(site, function.name not in PER_MICROBATCH, set()))
+            checker.body(function.body, _Scope(site, not function.per_microbatch, set()))
 
 
 class _Checker:

@@ -6,15 +6,13 @@ from collections import Counter
 from collections.abc import Iterable
 
 from compiler.layout import TIME
-from compiler.program import DeviceClass, Program, StateDecl, Var
+from compiler.program import DeviceClass, FunctionPhase, Program, StateDecl, Var
 from compiler.text.locations import Site
 from compiler.text.names import ROLES
 from compiler.verify.effects import LIVING
 from compiler.verify.local import check_layout
 from compiler.verify.report import Report
 from dsl.diagnostics import plural
-
-FUNCTIONS = ("P", "S", "F", "B", "W", "E", "U")
 
 
 def chunks(program: Program) -> int:
@@ -84,20 +82,20 @@ def _check_class(program: Program, cls: DeviceClass, c: int, report: Report) -> 
     kinds = {a.name: a.kind for a in program.axes}
     for name in _twice(s.name for s in cls.states):
         report.error("E0650", Site(c), f"two buffers are called {name}")
-    for name in _twice((f.name, f.chunk) for f in cls.functions):
+    for name in _twice((f.phase.value, f.chunk) for f in cls.functions):
         report.error("E0650", Site(c), f"there are two functions {name}")
-    known = {(f.name, f.chunk) for f in cls.functions}
+    known = {(f.phase, f.chunk) for f in cls.functions}
+    adds, settles = FunctionPhase.STATISTICS, FunctionPhase.TOTALS
     for i, f in enumerate(cls.functions):
-        if f.name in ("P", "S"):  # of rounds, not of chunks
-            other = "S" if f.name == "P" else "P"
+        if f.phase.of_round:
+            other = settles if f.phase is adds else adds
             if f.chunk < 0 or (other, f.chunk) not in known:
-                message = f"there is no {other} to {f.name} of round {f.chunk}"
-                report.error("E0650", Site(c, "fn", i), message, "a round has P, which adds up, and S, which settles")
-        elif f.name not in FUNCTIONS or not 0 <= f.chunk < chunks(program) or (f.name in ("E", "U") and f.chunk):
-            message = f"no function {f.name}.{f.chunk} is known"
-            report.error(
-                "E0650", Site(c, "fn", i), message, f"{', '.join(FUNCTIONS)}, of chunks 0..{chunks(program) - 1}"
-            )
+                message = f"there is no {other} to {f.phase} of round {f.chunk}"
+                how = f"a round has {adds}, which adds up, and {settles}, which settles"
+                report.error("E0650", Site(c, "fn", i), message, how)
+        elif not 0 <= f.chunk < (chunks(program) if f.phase.of_chunk else 1):
+            how = f"{', '.join(FunctionPhase)}, of chunks 0..{chunks(program) - 1}"
+            report.error("E0650", Site(c, "fn", i), f"no function {f.phase}.{f.chunk} is known", how)
     for i, s in enumerate(cls.states):
         site = Site(c, "state", i)
         if s.role not in ROLES:

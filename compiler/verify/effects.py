@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from compiler.layout import TIME, Layout
 from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Recv, Save, Send, StageReduce, Write
-from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Program, StateDecl, Var
+from compiler.program import (
+    MODEL_PASSES,
+    Body,
+    DeviceClass,
+    Function,
+    FunctionPhase,
+    Instr,
+    LocalRepeat,
+    Program,
+    StateDecl,
+    Var,
+)
 from compiler.text.locations import Site
 from compiler.verify.report import Report, head
 
@@ -16,9 +28,36 @@ LIVING = ("weight", "optimizer", "counter")
 
 RENEWED = (*LIVING, "report")
 ADDED = ("gradient", "loss", "metric", "statistic")
-_PASSES = ("F", "B", "W")
-_ONCE = ("S", "E")
-"""Functions that put something into a buffer once in a step, not once for each micro-batch."""
+
+Roles = tuple[str, ...]
+
+
+class Rights(NamedTuple):
+    """Roles of the buffers that functions of a phase may touch, by how they touch them."""
+
+    read: Roles = ()
+    write: Roles = ()
+    add: Roles = ()
+    save: Roles = ()
+    load: Roles = ()
+
+    def of(self, op: Read | Write | Accumulate | Save | Load) -> Roles:
+        """Those that the effect may be for."""
+        return {"read": self.read, "write": self.write, "accumulate": self.add, "save": self.save, "load": self.load}[
+            op.mnemonic
+        ]
+
+
+RIGHTS = {
+    FunctionPhase.STATISTICS: Rights(read=("statistic",), add=("statistic",)),
+    FunctionPhase.TOTALS: Rights(read=("statistic",), add=("statistic",)),
+    FunctionPhase.FORWARD: Rights(read=(*LIVING, "statistic"), add=ADDED, save=("saved",)),
+    FunctionPhase.BACKWARD: Rights(read=(*LIVING, "statistic"), add=ADDED[:3], save=("saved",), load=("saved",)),
+    FunctionPhase.WEIGHTS: Rights(read=(*LIVING, "statistic"), add=ADDED[:3], load=("saved",)),
+    FunctionPhase.METRICS: Rights(read=("statistic",), add=("metric",)),
+    FunctionPhase.UPDATE: Rights(read=(*LIVING, *ADDED[:3]), write=RENEWED),
+}
+"""What each phase is for, said of buffers: nothing but an update renews what lives across steps."""
 
 
 def check_buffers(program: Program, report: Report) -> None:
@@ -50,8 +89,8 @@ class _Class:
         self.writes: Counter[str] = Counter()
         self.added: dict[str, list[tuple[Function, Site]]] = {}
         self.reads: list[tuple[str, Function, Site]] = []
-        self.saves: dict[str, tuple[str, int]] = {}
-        self.loads: dict[str, list[tuple[str, int, bool, Site]]] = {}
+        self.saves: dict[str, tuple[FunctionPhase, int]] = {}
+        self.loads: dict[str, list[tuple[FunctionPhase, int, bool, Site]]] = {}
 
     def function(self, function: Function, site: Site) -> None:
         known: dict[str, Var] = {}
@@ -72,7 +111,7 @@ class _Class:
                     instr.outputs[0].name, value.type, value.layout
                 ):
                     self.report.error("E0631", site.inner(i), f"{head(instr)}: operand and result differ")
-        if function.name == "U":
+        if function.phase is FunctionPhase.UPDATE:
             self.stale(function, site)
 
     @staticmethod
@@ -87,10 +126,11 @@ class _Class:
             self.input(op, value, instr, site)
         elif isinstance(op, (Read, Write, Accumulate, Save, Load)):
             self.buffer(op, value, instr, function, site)
-        elif isinstance(op, (Send, Recv)) and function.name not in _PASSES:
-            self.report.error("E0620", site, f"{head(instr)}: values go between stages in F, B and W only")
-        elif isinstance(op, StageReduce) and function.name != "U":
-            self.report.error("E0620", site, f"{head(instr)}: stages are added up in U only")
+        elif isinstance(op, (Send, Recv)) and function.phase not in MODEL_PASSES:
+            where = f"{', '.join(MODEL_PASSES[:-1])} and {MODEL_PASSES[-1]}"
+            self.report.error("E0620", site, f"{head(instr)}: values go between stages in {where} only")
+        elif isinstance(op, StageReduce) and function.phase is not FunctionPhase.UPDATE:
+            self.report.error("E0620", site, f"{head(instr)}: stages are added up in {FunctionPhase.UPDATE} only")
 
     def input(self, op: Input, value: Var, instr: Instr, site: Site) -> None:
         decl = self.inputs.get(op.name)
@@ -110,18 +150,18 @@ class _Class:
         if state is None:
             self.report.error("E0620", site, f"{head(instr)}: no buffer {op.name} is declared")
             return
-        roles, functions = _allowed(op, function.name)
         if state.frozen and isinstance(op, Write):
             self.report.error("E0620", site, f"{head(instr)}: {op.name} is frozen", "nothing renews a frozen weight")
             return
-        if state.role not in roles or function.name not in functions:
-            help = f"{op.mnemonic} is for {', '.join(roles)} in {', '.join(functions)}"
-            self.report.error("E0620", site, f"{head(instr)}: {op.name} is a {state.role}, in {function.name}", help)
+        if state.role not in RIGHTS[function.phase].of(op):
+            where = [f"{', '.join(roles)} in {phase}" for phase, r in RIGHTS.items() if (roles := r.of(op))]
+            help = f"{op.mnemonic} is for {'; '.join(where)}"
+            self.report.error("E0620", site, f"{head(instr)}: {op.name} is a {state.role}, in {function.phase}", help)
             return
         want = state.layout
         if isinstance(op, Accumulate):
             self.added.setdefault(op.name, []).append((function, site))
-            if self.timed and function.name not in _ONCE:
+            if self.timed and function.per_microbatch:
                 most = value.layout.pending_on(TIME) == "max" and state.role in ("metric", "statistic")
                 over = (TIME, "max" if most else "sum")
                 want = Layout(want.dims, tuple(sorted((*want.pending, over))))
@@ -132,9 +172,9 @@ class _Class:
         elif isinstance(op, Save):
             if op.name in self.saves:
                 self.report.error("E0625", site, f"{op.name} is saved twice")
-            self.saves[op.name] = (function.name, function.chunk)
+            self.saves[op.name] = (function.phase, function.chunk)
         elif isinstance(op, Load):
-            self.loads.setdefault(op.name, []).append((function.name, function.chunk, op.last, site))
+            self.loads.setdefault(op.name, []).append((function.phase, function.chunk, op.last, site))
         if value.type != state.type:
             self.report.error("E0621", site, f"{head(instr)}: {op.name} is declared as {state.type}, not {value.type}")
         elif value.layout != want:
@@ -174,12 +214,12 @@ class _Class:
 
     def totals(self) -> None:
         """Once all functions are known: what is missing."""
-        updated = any(f.name == "U" for f in self.cls.functions)
+        updated = any(f.phase is FunctionPhase.UPDATE for f in self.cls.functions)
         for i, s in enumerate(self.cls.states):
             site = Site(self.index, "state", i)
             if s.role in RENEWED and not s.frozen and self.writes[s.name] != updated:
                 message = f"{s.role} {s.name} is written {self.writes[s.name]} times in a step"
-                self.report.error("E0623", site, message, "U writes each of them once")
+                self.report.error("E0623", site, message, f"{FunctionPhase.UPDATE} writes each of them once")
             if s.frozen and s.role != "weight":
                 self.report.error("E0620", site, f"{s.role} {s.name} is frozen", "only a weight can be")
             if s.role in ADDED and s.name not in self.added:
@@ -196,8 +236,8 @@ class _Class:
             self.report.error("E0622", site, f"{s.role} {s.name} is accumulated twice", "one function makes it")
         for function, _ in added[:1]:
             for name, reader, site in self.reads:
-                if name == s.name and phase(reader.name, reader.chunk) <= phase(function.name, function.chunk):
-                    message = f"{reader.name} reads {s.name}, which {function.name} makes: it does not run before"
+                if name == s.name and reader.phase.rank(reader.chunk) <= function.phase.rank(function.chunk):
+                    message = f"{reader.phase} reads {s.name}, which {function.phase} makes: it does not run before"
                     help = "P.0, S.0, P.1, S.1, … run before F, B and W, and these before E"
                     self.report.error("E0624", site, message, help)
 
@@ -210,7 +250,7 @@ class _Class:
             self.report.error("E0625", site, f"{s.name} is saved, but never loaded, and so never freed")
             return
         saver, chunk = self.saves[s.name]
-        order = {name: k for k, name in enumerate(_PASSES)}
+        order = {phase: k for k, phase in enumerate(MODEL_PASSES)}
         ranked = sorted(loads, key=lambda entry: order[entry[0]])
         for k, (name, c, last, where) in enumerate(ranked):
             if c != chunk or order[name] <= order[saver]:
@@ -219,28 +259,3 @@ class _Class:
             if last != (k == len(ranked) - 1):
                 message = f"{s.name}: the last load, and no other, is marked `last`"
                 self.report.error("E0625", where, message, "after it the buffer is free")
-
-
-def phase(function: str, chunk: int) -> tuple[int, int]:
-    """Where in a step a function stands: all of one phase run before any of the next."""
-    if function in ("P", "S"):
-        return 0, 2 * chunk + (function == "S")
-    return {"E": 2, "U": 3}.get(function, 1), 0
-
-
-def _allowed(op: Read | Write | Accumulate | Save | Load, function: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Roles that the effect is for, and the functions it may stand in."""
-    if isinstance(op, Read):
-        if function in ("P", "S", "E"):
-            return ("statistic",), (function,)
-        read = (*LIVING, *ADDED[:3]) if function == "U" else (*LIVING, "statistic")
-        return read, (*_PASSES, "U")
-    if isinstance(op, Write):
-        return RENEWED, ("U",)
-    if isinstance(op, Accumulate):
-        if function in ("P", "S"):
-            return ("statistic",), (function,)
-        if function == "E":
-            return ("metric",), (function,)
-        return ADDED if function == "F" else ADDED[:3], _PASSES
-    return ("saved",), _PASSES[:2] if isinstance(op, Save) else _PASSES[1:]

@@ -13,17 +13,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from compiler.program import ALL_CHUNKS, PER_MICROBATCH, Affine, DeviceClass, For, Program, Run, Schedule, Update
+from compiler.program import ALL_CHUNKS, Affine, DeviceClass, For, FunctionPhase, Program, Run, Schedule, Update
 from compiler.schedules import Action, Edge, find_hang, unroll
 from compiler.text.locations import Site
 from compiler.verify.classes import chunks
-from compiler.verify.effects import phase
 from compiler.verify.report import Report
 
 MOST_ACTIONS = 4_000_000
 """Actions that are simulated where a schedule cannot be shortened."""
-
-_BEFORE = {"B": "F", "W": "B"}
 
 
 def check_order(program: Program, report: Report, edges: Sequence[Edge]) -> None:
@@ -78,10 +75,10 @@ def _at(schedule: Schedule, group: int) -> Schedule:
 def _uncovered(schedule: Schedule, cls: DeviceClass, m: int, v: int) -> str | None:
     """What is wrong with the set of actions of one group."""
     updates = [i for i, e in enumerate(schedule) if isinstance(e, Update)]
-    wanted = any(f.name == "U" for f in cls.functions)
+    wanted = any(f.phase is FunctionPhase.UPDATE for f in cls.functions)
     if updates != ([len(schedule) - 1] if wanted else []):
         return "U comes once, at the end" if wanted else "U is scheduled, but there is no such function"
-    spans: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+    spans: dict[tuple[FunctionPhase, int], list[tuple[int, int]]] = defaultdict(list)
     for e in schedule:
         if isinstance(e, Run):
             if e.low.base > e.high.base:
@@ -92,7 +89,7 @@ def _uncovered(schedule: Schedule, cls: DeviceClass, m: int, v: int) -> str | No
                 return f"a loop of {e.count.base} iterations, {e.stride} micro-batches each"
             for key, found in _loop_spans(e).items():
                 spans[key] += found
-    functions = {(f.name, f.chunk) for f in cls.functions if f.name != "U"}
+    functions = {(f.phase, f.chunk) for f in cls.functions if f.phase is not FunctionPhase.UPDATE}
     for kind, chunk in spans:
         known = all((kind, c) in functions for c in range(v)) if chunk == ALL_CHUNKS else (kind, chunk) in functions
         if not known and any(low < high for low, high in spans[kind, chunk]):
@@ -101,19 +98,19 @@ def _uncovered(schedule: Schedule, cls: DeviceClass, m: int, v: int) -> str | No
         both = (kind, ALL_CHUNKS) in spans
         if both and (kind, chunk) in spans:
             return f"{kind} is scheduled by chunk and for all chunks"
-        total = m * v if both else m if kind in PER_MICROBATCH else 1
+        total = m * v if both else m if kind.per_microbatch else 1
         problem = _gap(sorted(spans[kind, ALL_CHUNKS if both else chunk]), total)
         if problem is not None:
             return f"{kind}{'.*' if both else f'.{chunk}' if chunk else ''}: {problem}"
     return None
 
 
-def _loop_spans(e: For) -> dict[tuple[str, int], list[tuple[int, int]]]:
+def _loop_spans(e: For) -> dict[tuple[FunctionPhase, int], list[tuple[int, int]]]:
     """What each action of a loop covers: one range where its steps follow each other, else piece by piece."""
-    offsets: dict[tuple[str, int], list[int]] = defaultdict(list)
+    offsets: dict[tuple[FunctionPhase, int], list[int]] = defaultdict(list)
     for kind, chunk, offset in e.steps:
         offsets[kind, chunk].append(offset.base)
-    spans: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    spans: dict[tuple[FunctionPhase, int], list[tuple[int, int]]] = {}
     for key, found in offsets.items():
         first, count = min(found), e.count.base
         if e.stride == len(found) and sorted(found) == list(range(first, first + e.stride)):
@@ -194,14 +191,14 @@ def _shrunk(schedule: Schedule, m: int, few: int, v: int) -> Schedule | None:
 
 
 def _disorder(mine: Sequence[Action], cls: DeviceClass) -> str | None:
-    functions = {(f.name, f.chunk) for f in cls.functions}
+    functions = {(f.phase, f.chunk) for f in cls.functions}
     done: set[Action] = set()
     last: Action | None = None
     for action in mine:
-        if last is not None and phase(action.kind, action.chunk) < phase(last.kind, last.chunk):
+        if last is not None and action.kind.rank(action.chunk) < last.kind.rank(last.chunk):
             return f"{last} comes before {action}"
         last = action
-        before = _BEFORE.get(action.kind)
+        before = action.kind.before
         if before is not None and (before, action.chunk) in functions:
             needed = Action(before, action.chunk, action.mb)
             if needed not in done:

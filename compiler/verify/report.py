@@ -46,4 +46,4 @@ class Report:
         if site.part != "fn":
             return f"{stage}: "
         f = cls.functions[site.index]
-        return f"{stage}, {f.name}{f'.{f.chunk}' if f.chunk else ''}: "
+        return f"{stage}, {f.phase}{f'.{f.chunk}' if f.chunk else ''}: "

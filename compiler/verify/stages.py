@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from compiler.ops.effects import Recv, Send, StageReduce
-from compiler.program import Program, Var
+from compiler.program import FunctionPhase, Program, Var
 from compiler.schedules import Edge
 from compiler.text.locations import Site
 from compiler.verify.report import Report
@@ -21,7 +21,7 @@ class _End:
     peer: int
     name: str
     sends: bool
-    kind: str
+    kind: FunctionPhase
     var: Var
     site: Site
 
@@ -40,7 +40,7 @@ def _ends(program: Program) -> Iterator[_End]:
                 for g in cls.groups:
                     stage = f.chunk * program.groups + g
                     site = Site(c, "fn", i, (k,))
-                    yield _End(stage, stage + offset, op.name, isinstance(op, Send), f.name, var, site)
+                    yield _End(stage, stage + offset, op.name, isinstance(op, Send), f.phase, var, site)
 
 
 def _tables(program: Program) -> tuple[dict[tuple[int, int, str], _End], dict[tuple[int, int, str], _End], list[_End]]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from compiler.cost.occupancy import Occupancy, Series
-from compiler.cost.timeline import PICOSECONDS, Event, Timeline
+from compiler.cost.time.timeline import PICOSECONDS, Event, Timeline
+from compiler.memory.occupancy import Occupancy, Series
 from compiler.numbering import show_ranks
-from compiler.program import PER_MICROBATCH
 from compiler.schedules import Action
 from parc.estimate import Estimate, FullMemory
 from parc.report.fullest import largest
 from parc.report.html import esc, legend, num, section, share, svg, table, tag, ticks
-from parc.report.pipeline import PASSES
 from parc.report.trace import Held, devices
 from parc.units import amount, percent, seconds
 
@@ -90,19 +88,19 @@ def levels(timeline: Timeline, group: int, series: Series) -> list[Level]:
 def _levels(timeline: Timeline, events: Iterable[Event], series: Series) -> list[Level]:
     """Against the time of a class with these events: while an action runs its fullest moment, between actions what
     stays."""
-    when: dict[Action, tuple[int, int]] = {}
+    when: dict[tuple[str, int, int], tuple[int, int]] = {}
     for e in events:
         if e.stream == "compute":
-            action = Action(e.kind, e.chunk, e.micro)
+            action = (e.kind, e.chunk, e.micro)
             when[action] = (when[action][0] if action in when else e.start_ps, e.end_ps)
     found: list[Level] = []
     at, now = 0, series.before
-    for action, moment in zip(series.actions, series.moments):
-        start, end = when.get(action, (at, at))
+    for done, moment in zip(series.actions, series.moments):
+        start, end = when.get(done, (at, at))
         if start > at:
             found.append(Level(at, start, now))
         if end > start:
-            found.append(Level(start, end, moment.at_peak, str(action)))
+            found.append(Level(start, end, moment.at_peak, str(done)))
         at, now = max(at, end), moment.after
     length = max(round(timeline.step_seconds * PICOSECONDS), at, 1)
     if length > at:
@@ -112,10 +110,11 @@ def _levels(timeline: Timeline, events: Iterable[Event], series: Series) -> list
 
 def spoken(action: Action) -> str:
     """`backward pass of micro-batch 1`."""
-    chunk = f", {'round' if action.kind in ('P', 'S') else 'chunk'} {action.chunk}" if action.chunk else ""
-    if action.kind not in PER_MICROBATCH:
-        return PASSES[action.kind] + chunk
-    return f"{PASSES[action.kind]} of micro-batch {action.mb}{chunk}"
+    phase = action.kind
+    chunk = f", {'round' if phase.of_round else 'chunk'} {action.chunk}" if action.chunk else ""
+    if not phase.per_microbatch:
+        return phase.words + chunk
+    return f"{phase.words} of micro-batch {action.mb}{chunk}"
 
 
 def coarser(found: Sequence[Level], most: int = STEPS) -> list[Level]:

@@ -9,19 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from compiler.cost.timeline import PICOSECONDS, Event, Timeline
+from compiler.cost.time.timeline import PICOSECONDS, Event, Timeline
+from compiler.program import MODEL_PASSES, FunctionPhase
 from parc.report.html import esc, legend, num, section, share, svg, tag, ticks
 from parc.report.trace import devices
 from parc.units import seconds
 
 PASSES = {
-    "P": "statistics of the batch",
-    "S": "totals of statistics",
-    "F": "forward pass",
-    "B": "backward pass",
-    "W": "gradients of weights",
-    "E": "metrics of the batch",
-    "U": "update",
+    **{p.value: p.words for p in FunctionPhase},
     "host": "host, once per step",
     "M": "all-reduce between stages",
 }
@@ -215,7 +210,7 @@ def _boxes(found: Rows) -> str:
             shapes.append(
                 f'<rect class="{b.kind}"{pale} x="{share(x)}" y="{y}" width="{share(width)}" height="{box}"/>'
             )
-            if b.kind in ("F", "B", "W") and box >= 11:
+            if b.kind in MODEL_PASSES and box >= 11:
                 level = fits(width, str(b.micro))
                 if level is not None:
                     middle = share(x + width / 2)

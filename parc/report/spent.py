@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compiler.cost.spent import SLOWER
-from compiler.cost.timeline import Player, Spent, Timeline
+from compiler.cost.time.spent import SLOWER
+from compiler.cost.time.timeline import Player, Spent, Timeline
+from compiler.program import FunctionPhase
 from parc.report.html import esc, legend, section, share, svg, table, tag
 from parc.report.trace import devices, each
 from parc.units import percent, seconds
@@ -13,7 +14,7 @@ from parc.units import percent, seconds
 NAMES = {
     "product": "products of matrices",
     "vector": "element-wise work and reductions",
-    "U": "update of the weights",
+    FunctionPhase.UPDATE: "update of the weights",
     "host": "host, and once per step",
     "idle": "bubble: waits for other stages",
 }
@@ -47,7 +48,7 @@ def parts(spent: Spent, axes: Sequence[str]) -> list[tuple[str, str, float]]:
     found += [(axis_class(a, axes), _waits(a), spent.exposed.get(a, 0.0)) for a in axes]
     found += [
         ("idle", NAMES["idle"], spent.bubble),
-        ("U", NAMES["U"], spent.update),
+        (FunctionPhase.UPDATE, NAMES[FunctionPhase.UPDATE], spent.update),
         ("host", NAMES["host"], spent.host),
     ]
     return [p for p in found if p[2] > 0]
@@ -108,7 +109,7 @@ def _stages(timeline: Timeline, axes: Sequence[str]) -> str:
         busy = sum(timeline.busy[first : last + 1]) / (last - first + 1)
         picture = svg(*boxes, label=f"Shares of the step of {name}", width="100%", height=16)
         rows.append([esc(name), picture, percent(busy / step)])
-    order = ["product", "vector", *(f"x{i}" for i in range(OWN + 1)), "idle", "U", "host"]
+    order = ["product", "vector", *(f"x{i}" for i in range(OWN + 1)), "idle", FunctionPhase.UPDATE, "host"]
     keys = [(k, kinds[k]) for k in order if k in kinds]
     return legend(keys) + table(["devices", "", "computes"], rows, class_="bars few")
 

@@ -9,10 +9,11 @@ from functools import cached_property
 from math import inf, nextafter
 from typing import Any, Literal, get_args
 
-from compiler.cost.pieces import Piece
-from compiler.cost.record import Pieces
-from compiler.cost.timeline import PICOSECONDS, Event, Player, Timeline
+from compiler.cost.time.pieces import Piece
+from compiler.cost.time.record import Pieces
+from compiler.cost.time.timeline import PICOSECONDS, Event, Player, Timeline
 from compiler.numbering import show_ranks
+from compiler.program import FunctionPhase
 
 Detail = Literal["all", "some", "none"]
 DETAILS: tuple[Detail, ...] = get_args(Detail)
@@ -24,13 +25,7 @@ PER_NANOSECOND = 1000
 """Picoseconds. The format counts in microseconds; viewers keep whole nanoseconds of them."""
 
 KINDS = {
-    "P": "statistics of the batch",
-    "S": "totals of statistics",
-    "F": "forward pass",
-    "B": "backward pass",
-    "W": "gradients of weights",
-    "E": "metrics of the batch",
-    "U": "update",
+    **{p.value: p.words for p in FunctionPhase},
     "collective": "collective",
     "send": "send",
     "copy": "copy",

@@ -83,4 +83,4 @@ class RankExecutor(LocalExecutor):
                 d.end_step()
 
     def _told(self, d: Device, key: Any) -> str:
-        return f"the device at {d.at} of group {d.group}, in {d.action}, waits for {self.hub.told(key)}"
+        return f"the device at {d.at} of group {d.group}, in {d.doing}, waits for {self.hub.told(key)}"

@@ -1,7 +1,7 @@
 """One device: interprets its functions on plain arrays of its own, and measures its memory for real.
 
 Everything is copied: results of kernels, messages, what others get. The only arrays shared within the device are those
-whose buffers are shared by the rules of `compiler.cost.replay`; a `Buffer` is counted while anything holds it, with the
+whose buffers are shared by the rules of `compiler.memory`; a `Buffer` is counted while anything holds it, with the
 bytes of the array that is really there (its elements in the value's own dtype: a backend may keep them in a wider one).
 
 Written against `runtime.backend.Backend` and `runtime.comm.Network` only, so that it runs one device of any engine.
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from compiler.cost.replay import FIRST, STATIC, views
 from compiler.graph import ITEMSIZE, Type
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import liveness, unrolled, variables
+from compiler.memory.action import FIRST, STATIC, views
 from compiler.ops.comm import Comm
 from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
@@ -97,7 +97,7 @@ class Device:
         self.inputs: dict[tuple[str, Layout], list[Held]] = {}
         self.saved: dict[tuple[str, int], Held] = {}
         self.sent: list[Handle[None]] = []
-        self.action = ""
+        self.doing = ""
         self.chunk, self.micro = 0, 0
         self.ctx = backend.context(0, program.seed)
         self._plans: dict[tuple[int, int], tuple[Instr, Any]] = {}
@@ -165,7 +165,7 @@ class Device:
     def step(self) -> Wait[None]:
         """The device's schedule, up to the point where all that it sent has left."""
         for name, chunk, micro in unrolled(self.program, self.cls.schedule, self.group):
-            self.action = f"{name}.{chunk} of micro-batch {micro}" if name in PER_MICROBATCH else name
+            self.doing = f"{name}.{chunk} of micro-batch {micro}" if name in PER_MICROBATCH else name
             yield from self.run(name, chunk, micro)
             self.sent = [h for h in self.sent if not h.done()]
         for handle in self.sent:

@@ -90,7 +90,9 @@ def test_every_chunk_counts(name: str) -> None:
 
 def test_nothing_but_the_loop_reads_across_its_iterations_in_forward_and_backward() -> None:
     program = compiled("own", RULES[0]).program
-    functions = [(f, function) for f, function in enumerate(program.classes[0].functions) if function.name in "FB"]
+    functions = [
+        (f, function) for f, function in enumerate(program.classes[0].functions) if function.phase.value in "FB"
+    ]
     assert len(functions) == 2
     for f, function in functions:
         body = function.body

@@ -20,6 +20,7 @@ from compiler.program import (
     DeviceClass,
     For,
     Function,
+    FunctionPhase,
     InputDecl,
     Instr,
     LocalRepeat,
@@ -116,7 +117,7 @@ def blocks(draw: st.DrawFn, axes: tuple[Axis, ...], depth: int) -> tuple[Instr, 
 
 
 chunk_numbers = st.integers(0, 3)
-kinds = st.sampled_from(["P", "S", "F", "B", "W", "E", "U", "odd name", "x.1", "for"])
+kinds = st.sampled_from(list(FunctionPhase))
 
 
 @st.composite

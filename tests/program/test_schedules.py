@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from compiler.program import Affine, For, Run, Update
+from compiler.program import Affine, For, FunctionPhase, Run, Update
 from compiler.schedules import (
     NAMES,
     Action,
@@ -31,8 +31,12 @@ LEGAL = [
 def chain_edges(p: int, v: int, backward: bool = True) -> list[Edge]:
     """Activations go up the virtual stages, gradients down; the loss turns around at the last."""
     n = p * v
-    edges = [Edge(s, "F", s + 1, "F") for s in range(n - 1)]
-    return edges + [Edge(s + 1, "B", s, "B") for s in range(n - 1)] if backward else edges
+    edges = [Edge(s, FunctionPhase.FORWARD, s + 1, FunctionPhase.FORWARD) for s in range(n - 1)]
+    return (
+        edges + [Edge(s + 1, FunctionPhase.BACKWARD, s, FunctionPhase.BACKWARD) for s in range(n - 1)]
+        if backward
+        else edges
+    )
 
 
 @pytest.mark.parametrize(("name", "p", "v", "m"), LEGAL)
@@ -47,7 +51,7 @@ def test_every_action_once_and_in_order(name: str, p: int, v: int, m: int) -> No
     for g in range(p):
         mine = list(actions(name, p, v, m, g))
         if name != "forward":
-            assert mine.pop() == Action("U", 0, 0)
+            assert mine.pop() == Action(FunctionPhase.UPDATE, 0, 0)
         assert sorted(mine) == sorted(Action(k, c, i) for k in kinds(name) for c in range(v) for i in range(m))
         place = {a: i for i, a in enumerate(mine)}
         for a in mine:
@@ -76,9 +80,9 @@ def test_one_f_one_b_reads_as_in_the_design() -> None:
     ((groups, schedule),) = families(rolled("one_f_one_b", 4, 1, 8))
     assert groups == (0, 1, 2, 3)
     assert schedule == (
-        Run("F", 0, Affine(0), Affine(3, -1)),
-        For(Affine(5, 1), 1, (("F", 0, Affine(3, -1)), ("B", 0, Affine(0)))),
-        Run("B", 0, Affine(5, 1), Affine(8)),
+        Run(FunctionPhase.FORWARD, 0, Affine(0), Affine(3, -1)),
+        For(Affine(5, 1), 1, ((FunctionPhase.FORWARD, 0, Affine(3, -1)), (FunctionPhase.BACKWARD, 0, Affine(0)))),
+        Run(FunctionPhase.BACKWARD, 0, Affine(5, 1), Affine(8)),
         Update(),
     )
 
@@ -96,10 +100,10 @@ def in_flight(mine: list[Action], last: str) -> int:
 def test_memory_of_the_schedules(p: int) -> None:
     m = 4 * p
     for g in range(p):
-        assert in_flight(list(actions("gpipe", p, 1, m, g)), "B") == m
-        assert in_flight(list(actions("one_f_one_b", p, 1, m, g)), "B") == p - g
-        assert in_flight(list(actions("zero_bubble", p, 1, m, g)), "W") == p
-        assert in_flight(list(actions("zero_bubble", p, 1, m, g)), "B") == p - g
+        assert in_flight(list(actions("gpipe", p, 1, m, g)), FunctionPhase.BACKWARD) == m
+        assert in_flight(list(actions("one_f_one_b", p, 1, m, g)), FunctionPhase.BACKWARD) == p - g
+        assert in_flight(list(actions("zero_bubble", p, 1, m, g)), FunctionPhase.WEIGHTS) == p
+        assert in_flight(list(actions("zero_bubble", p, 1, m, g)), FunctionPhase.BACKWARD) == p - g
 
 
 def steps_of(lists: list[list[Action]], edges: list[Edge]) -> int:
@@ -134,9 +138,9 @@ def test_zero_bubble_has_less_bubble_than_1f1b() -> None:
     plain: list[list[Action]] = []
     for g in range(p):
         mine = [a for a in actions("one_f_one_b", p, 1, m, g) if a.kind != "U"]
-        plain.append([b for a in mine for b in ([a] if a.kind == "F" else [a, Action("W", 0, a.mb)])])
+        plain.append([b for a in mine for b in ([a] if a.kind == "F" else [a, Action(FunctionPhase.WEIGHTS, 0, a.mb)])])
     # In 1F1B the gradient leaves only after both halves: the edge starts at W.
-    fused = [Edge(e.stage, "W", e.to, "B") if e.kind == "B" else e for e in edges]
+    fused = [Edge(e.stage, FunctionPhase.WEIGHTS, e.to, FunctionPhase.BACKWARD) if e.kind == "B" else e for e in edges]
     assert steps_of(plain, fused) - 3 * m == 3 * (p - 1)
     assert steps_of(zb, edges) - 3 * m == p - 1
 
@@ -156,8 +160,12 @@ def test_interleaving_shrinks_the_bubble() -> None:
 def test_towers() -> None:
     """Two towers of 1 and 2 stages meet in a trunk of 1: forwards ahead = stages to the end."""
     depth = (1, 2, 1, 0)
-    edges = [Edge(0, "F", 3, "F"), Edge(1, "F", 2, "F"), Edge(2, "F", 3, "F")]
-    edges += [Edge(e.to, "B", e.stage, "B") for e in edges]
+    edges = [
+        Edge(0, FunctionPhase.FORWARD, 3, FunctionPhase.FORWARD),
+        Edge(1, FunctionPhase.FORWARD, 2, FunctionPhase.FORWARD),
+        Edge(2, FunctionPhase.FORWARD, 3, FunctionPhase.FORWARD),
+    ]
+    edges += [Edge(e.to, FunctionPhase.BACKWARD, e.stage, FunctionPhase.BACKWARD) for e in edges]
     for name, m in product(("gpipe", "one_f_one_b", "zero_bubble"), (1, 2, 3, 9)):
         schedules = rolled(name, 4, 1, m, depth)
         lists = [list(actions(name, 4, 1, m, g, depth)) for g in range(4)]
@@ -180,7 +188,7 @@ def test_what_the_language_cannot_say(arguments: tuple[str, int, int, int]) -> N
 
 
 def test_hangs_are_found() -> None:
-    F, B = (lambda i: Action("F", 0, i)), (lambda i: Action("B", 0, i))
+    F, B = (lambda i: Action(FunctionPhase.FORWARD, 0, i)), (lambda i: Action(FunctionPhase.BACKWARD, 0, i))
     edges = chain_edges(2, 1)
     # Stage 0 wants the gradient of micro-batch 1 before it has sent its activation.
     hang = find_hang([[F(0), B(1), F(1), B(0)], [F(0), B(0), F(1), B(1)]], edges)
@@ -200,8 +208,8 @@ def test_rendezvous() -> None:
 
 
 def test_unify_refuses_what_is_not_affine() -> None:
-    a, b, c = ((Run("F", 0, Affine(0), Affine(n)),) for n in (1, 2, 4))
-    assert unify((0, 1), (a, b)) == (Run("F", 0, Affine(0), Affine(1, 1)),)
+    a, b, c = ((Run(FunctionPhase.FORWARD, 0, Affine(0), Affine(n)),) for n in (1, 2, 4))
+    assert unify((0, 1), (a, b)) == (Run(FunctionPhase.FORWARD, 0, Affine(0), Affine(1, 1)),)
     assert unify((0, 1, 2), (a, b, c)) is None
     assert unify((0, 2), (a, b)) is None
     assert unify((0, 1), (a, (Update(),))) is None

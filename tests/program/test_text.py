@@ -12,7 +12,20 @@ from hypothesis import strategies as st
 from compiler.graph import Dim, Type
 from compiler.layout import Layout
 from compiler.ops.create import Full
-from compiler.program import Affine, Axis, Body, DeviceClass, For, Function, Instr, Program, Run, Update, Var
+from compiler.program import (
+    Affine,
+    Axis,
+    Body,
+    DeviceClass,
+    For,
+    Function,
+    FunctionPhase,
+    Instr,
+    Program,
+    Run,
+    Update,
+    Var,
+)
 from compiler.text import Site, parse_located, parse_program, show, show_instr, show_schedule, show_var
 from compiler.text.lexer import MAX_CHARACTERS
 from dsl.diagnostics import ParcError
@@ -41,7 +54,7 @@ def identical(a: float, b: float) -> bool:
 def test_floats_to_the_last_bit(value: float) -> None:
     """Equality forgives -0.0 and nan does not even equal itself: compare what is written."""
     instr = Instr(Full(value, "f64", ()), (), (Var("x", Type("f64"), Layout(())),))
-    cls = DeviceClass((0,), (), (), (Function("F", 0, Body((), (instr,), ())),), ())
+    cls = DeviceClass((0,), (), (), (Function(FunctionPhase.FORWARD, 0, Body((), (instr,), ())),), ())
     op = parse_program(show(Program("p", (), (), (cls,)))).classes[0].functions[0].body.instrs[0].op
     assert isinstance(op, Full)
     assert identical(op.value, value)
@@ -64,9 +77,9 @@ def test_types_show_local_sizes() -> None:
 
 def test_schedules_read_as_formulas() -> None:
     schedule = (
-        Run("F", 0, Affine(0), Affine(3, -1)),
-        For(Affine(5, 1), 4, (("F", 1, Affine(3, -2)), ("B", -1, Affine(0, -1)))),
-        Run("B", 0, Affine(2, 1), Affine(3, 1)),
+        Run(FunctionPhase.FORWARD, 0, Affine(0), Affine(3, -1)),
+        For(Affine(5, 1), 4, ((FunctionPhase.FORWARD, 1, Affine(3, -2)), (FunctionPhase.BACKWARD, -1, Affine(0, -1)))),
+        Run(FunctionPhase.BACKWARD, 0, Affine(2, 1), Affine(3, 1)),
         Update(),
     )
     assert show_schedule(schedule).splitlines() == [
@@ -102,6 +115,8 @@ ERRORS = [
     ("E0601", "%h: f32[b=2/mb/dp, f=4/tp] = relu", "%h: f33[b=2/mb/dp, f=4/tp] = relu"),
     ("E0601", "weight w1", "weigth w1"),
     ("E0601", "for i in 0..3", "for i in 1..3"),
+    ("E0601", "fn B {", "fn G {"),
+    ("E0601", "fn B {", "fn B.x {"),
     ("E0601", "{ F[i + 1] B[i] }", "{ F[i + 1] B[2*i] }"),
     ("E0601", "fn B", "fn B.x"),
     ("E0601", "send %y as y to 1\n", "send %y as y to\n"),

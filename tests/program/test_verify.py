@@ -145,7 +145,7 @@ RULES = [
     ("E0650", P, "stage 1: devices 4..7", "stage 0: devices 0..3"),
     ("E0650", P, "loss loss: f32[]", "loss loss: f32[]\n  loss loss: f32[]"),
     ("E0650", P, "fn B {", "fn F {"),
-    ("E0650", P, "fn B {", "fn G {"),
+    ("E0650", P, "fn B {", "fn E.1 {"),
     ("E0650", L, "  weight w:", "  loop block: 2 of 6 from 0\n  weight w:"),
     ("E0650", L, "  weight w:", "  loop block: 3 of 6 from 4\n  weight w:"),
     # of whole batches

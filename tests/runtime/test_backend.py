@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 
 from compiler.driver import Compiled
+from compiler.layout import TIME
+from compiler.program import Var
+from runtime.backend import Array
 from runtime.data.synthetic import synthetic
+from runtime.distribute import piece_of
+from runtime.mesh import Mesh
+from runtime.numpy.backend import Numpy
 from runtime.rank.executor import RankExecutor
+from runtime.rank.interpreter import Device
 from runtime.stacked import Emulator
-from tests.runtime import models
+from runtime.state import LASTING
+from tests.runtime import models, threads
 from tests.runtime.lists import Cells, Lists
 from tests.test_imports import loaded_by
 
@@ -48,3 +56,31 @@ def test_plain_lists_compute_what_numpy_computes(make: object) -> None:
 
 def test_a_device_is_interpreted_without_numpy() -> None:
     assert loaded_by("import runtime.rank.interpreter, runtime.rank.collectives, runtime.comm") == set()
+
+
+@pytest.mark.parametrize(
+    "options", [("dp=2", "zero=3"), ("pp=2", "dp=2", "microbatches=2"), ("tp=2", "cp=2")], ids=",".join
+)
+def test_devices_whose_calls_block_give_the_same_bits(options: tuple[str, ...]) -> None:
+    """One thread per device, each with what it knows itself, without a hub and without turns."""
+    program = models.gpt(*options).program
+    mesh, batch = Mesh.of(program), synthetic(program.inputs, 0, 0)
+    want = RankExecutor(program)
+    found = threads.devices(program, Numpy())
+    types = {i.name: i.type for i in program.inputs}
+
+    def pieces(device: Device, name: str, var: Var) -> list[Array]:
+        if name == "step":
+            return [device.backend.copy(device.states["step"].array)]
+        count = program.microbatches if TIME in var.layout.axes else 1
+        at = [{**device.at, TIME: m} for m in range(count)]
+        return [piece_of(batch[name], types[name], var.layout, mesh, c) for c in at]
+
+    want.step(batch)
+    threads.step(found, pieces)
+    for device in found:
+        twin = next(d for d in want.devices[device.group] if d.at == device.at)
+        weights = [s.name for s in device.cls.states if s.role in LASTING]
+        assert weights and twin.ledger.peak == device.ledger.peak
+        for name in weights:
+            np.testing.assert_array_equal(device.states[name].array, twin.states[name].array)

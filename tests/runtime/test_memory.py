@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compiler.cost.memory import memory_use
-from compiler.program import Program
+from compiler.memory.peak import memory_use
+from compiler.program import FunctionPhase, Program
 from compiler.text import parse_located
 from dsl.diagnostics import ParcError
 from runtime.data.synthetic import synthetic
@@ -22,7 +22,7 @@ def program(states: str, forward: str, backward: str = "", schedule: str = "F[0.
     """A program of one device; `x` is 16 floats, 4 per micro-batch: 64 bytes of input."""
     text = HEAD.format(m=m)
     text += "".join(f"  {line}\n" for line in states.split("\n") if line)
-    for name, body in (("F", forward), ("B", backward)):
+    for name, body in ((FunctionPhase.FORWARD, forward), (FunctionPhase.BACKWARD, backward)):
         if body:
             text += f"  fn {name} {{\n" + "".join(f"    {line}\n" for line in body.split("\n")) + "  }\n"
     text += "  schedule {\n" + "".join(f"    {s}\n" for s in schedule.replace("{m}", str(m)).split("\n")) + "  }\n}\n"
