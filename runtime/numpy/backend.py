@@ -11,8 +11,7 @@ from compiler.graph import Type
 from compiler.model import Init
 from compiler.ops.base import Op
 from runtime.backend import Index, Position, Shape
-from runtime.numpy import plan
-from runtime.numpy.base import STORAGE, Array, Context, Env, Kernel, LocalValue, rounded
+from runtime.numpy.base import STORAGE, Array, Context, Env, Kernel, LocalValue, kernel, rounded
 from runtime.numpy.initial import init_array
 
 
@@ -20,7 +19,7 @@ class Numpy:
     """Kernels and arrays of numpy."""
 
     def plan(self, op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], position: Position) -> Kernel:
-        return plan(op, ins, outs, Env((), position.sizes, position.coords, position.start))
+        return kernel.plan(op, ins, outs, Env((), position.sizes, position.coords, position.start))
 
     def context(self, micro: int, seed: int) -> Context:
         return Context(micro, seed)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from compiler.layout import TIME
 from runtime.backend import Kernel as Kernel
+from runtime.backend import Kernels
 from runtime.backend import LocalValue as LocalValue
 
 Array = NDArray[Any]
@@ -154,3 +155,9 @@ def literal(value: bool | int | float, dtype: str) -> Any:
     """A number of a program in the storage type of `dtype`; too large a one is infinite there, as results are."""
     with quiet():
         return STORAGE[dtype](value)
+
+
+kernel = Kernels()
+"""`@kernel(Op, …)` above a planner registers it."""
+
+PLANNERS = kernel.planners

@@ -17,7 +17,8 @@ from typing import Any
 from compiler.graph import ITEMSIZE, Type
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import liveness, unrolled, variables
-from compiler.memory.action import FIRST, STATIC, views
+from compiler.memory.action import FIRST, STATIC
+from compiler.ops.base import Movement
 from compiler.ops.comm import Comm
 from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
@@ -25,7 +26,7 @@ from compiler.program import PER_MICROBATCH, Body, DeviceClass, Instr, LocalRepe
 from runtime.backend import Array, Backend, LocalValue, Position
 from runtime.comm import Handle, Network, Then, Wait
 from runtime.mesh import Mesh, logical, logical_type, region
-from runtime.rank.collectives import Collectives
+from runtime.rank.collectives import Here, start_collective
 
 
 @dataclass
@@ -89,7 +90,6 @@ class Device:
         self.program, self.cls, self.group, self.at = program, cls, group, dict(at)
         self.network, self.backend = network, backend
         self.mesh = Mesh.of(program)
-        self.collectives = Collectives(backend, self.mesh, self.at, network)
         self.functions = {(f.name, f.chunk): f for f in cls.functions}
         self.declared = {s.name: s for s in cls.states}
         self.ledger = Ledger()
@@ -220,7 +220,7 @@ class Device:
             case Recv() | StageReduce() | Comm():
                 (out,) = instr.outputs
                 values[out.name] = self.coming(self._started(op, arrays, scope, instr), out)
-            case _ if views(op):
+            case _ if op.movement is Movement.VIEW:
                 (out,) = instr.outputs
                 values[out.name] = Held(self._compute(instr, scope, arrays)[0], operands[0].buffer.hold())
             case _:
@@ -244,7 +244,9 @@ class Device:
                 return Then(total, lambda x: self.backend.rounded(x, dtype))
             case _:
                 var = scope[instr.inputs[0]]
-                return self.collectives.start(op, arrays[0], var.type, var.layout, out.layout, self.micro)
+                at = {**self.at, TIME: self.micro}
+                here = Here(var.type, var.layout, out.layout, self.mesh, at, self.network, self.backend)
+                return start_collective(op, arrays[0], here)
 
     @property
     def _stage(self) -> int:

@@ -17,7 +17,7 @@ from runtime.distribute import Array, collect, distribute
 from runtime.mesh import Mesh
 from runtime.numpy import Context
 from runtime.numpy.backend import Numpy
-from runtime.rank.collectives import Collectives
+from runtime.rank.collectives import Here, start_collective
 from runtime.stacked.collectives import plan_comm
 
 AXES = ("a", "b")
@@ -33,8 +33,8 @@ def both(op: Op, x: Array, type: Type, before: Layout, after: Layout, mesh: Mesh
     full = np.broadcast_to(x, mesh.shape + x.shape[mesh.lead :])
     for at in mesh.devices:
         piece = full[tuple(at[a] for a in mesh.axes)].copy()
-        started = Collectives(Numpy(), mesh, at, hub.network(0, at)).start(op, piece, type, before, after, mb)
-        rest[tuple(at.values())] = started.wait()
+        here = Here(type, before, after, mesh, {**at, TIME: mb}, hub.network(0, at), Numpy())
+        rest[tuple(at.values())] = start_collective(op, piece, here).wait()
     wide = np.broadcast_to(result, mesh.shape + local)
     while rest:
         for key, running in list(rest.items()):

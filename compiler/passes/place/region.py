@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from compiler.graph import Names, Node, Value
 from compiler.layout import TIME, Layout, local_type, replicated
 from compiler.ops.comm import Relayout
-from compiler.ops.create import Full
+from compiler.origin import Phase
+from compiler.passes.copying import renamed
 from compiler.passes.place.rules import Rules
 from compiler.relayout import plan_relayout, relayout_bytes
 from dsl.diagnostics import Diagnostics
@@ -158,7 +159,7 @@ class Region:
         got = self.parent.demand(self.outer[value.name], layout)
         used = {p.name for _, p in self.extra}
         name = value.name if value.name not in used else self.shared.names.fresh(value.name)
-        param = Value(name, value.type, value.span)
+        param = value if name == value.name else renamed(value, name)
         self.extra.append((got, param))
         self.shared.layouts[name] = layout
         self.versions.setdefault(value.name, []).append(Version(layout, param, 0))
@@ -168,7 +169,7 @@ class Region:
         """A constant, computed in the layout that is asked for (dims that cannot be split are cut afterwards)."""
         op = node.op
         direct = layout
-        if layout.pending and not (isinstance(op, Full) and op.value == 0):
+        if layout.pending and op.uniform() != 0:
             direct = direct.resolved()
         loops = op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
         by_out = {loop.outs[0]: loop for loop in loops if loop.outs[0] is not None}
@@ -186,7 +187,7 @@ class Region:
             walks = {loop.ins[i]: split.get(id(loop), ()) for loop in loops if loop.ins[i] is not None}
             inputs.append(self.demand(operand, Layout(tuple(walks.get(d.name, ()) for d in operand.type.dims))))
         taken = any(v.value is value for v in self.versions.get(value.name, ()))
-        out = Value(self.shared.names.fresh(value.name), value.type, value.span) if taken else value
+        out = renamed(value, self.shared.names.fresh(value.name)) if taken else value
         self.nodes.append(Node(op, tuple(inputs), (out,), node.span))
         self.shared.layouts[out.name] = layout
         piece = local_type(value.type, layout, self.sizes).bytes
@@ -205,12 +206,10 @@ class Region:
             raise KeyError(f"{value.name} is read before it is placed")
         source = min(versions, key=lambda v: self._cost(value, v.layout, layout))
         for step in plan_relayout(value.type, source.layout, layout, self.sizes):
-            axes: tuple[str, ...] = getattr(step.op, "axes", ())
-            if TIME in axes and step.op.mnemonic not in ("shard", "only_first"):
+            if TIME in step.op.over() and step.op.message:
                 self._whole_batch(value, source.layout)
-        out = Value(
-            self.shared.names.fresh(f"{value.name}.{_suffix(value, source.layout, layout)}"), value.type, value.span
-        )
+        word = _suffix(value, source.layout, layout)
+        out = renamed(value, self.shared.names.fresh(f"{value.name}.{word}"), Phase.MOVED)
         self.nodes.append(Node(Relayout(layout), (source.value,), (out,), self.span))
         self.shared.layouts[out.name] = layout
         piece = local_type(value.type, layout, self.sizes).bytes
