@@ -22,6 +22,7 @@ from compiler.ops.base import Movement
 from compiler.ops.comm import Comm
 from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
+from compiler.origin import Role
 from compiler.program import PER_MICROBATCH, Body, DeviceClass, Instr, LocalRepeat, Program, Var
 from runtime.backend import Array, Backend, LocalValue, Position
 from runtime.comm import Handle, Network, Then, Wait
@@ -143,7 +144,7 @@ class Device:
                 found = self.backend.initial(decl.init, logical(decl), type, self.program.seed, where)
                 inside = tuple(slice(0, high - low) for low, high in where)
                 self.backend.assign(self.backend.part(array, inside), found)
-            elif decl.role != "report":
+            elif decl.role is not Role.REPORT:
                 raise ValueError(f"`{logical(decl)}` has neither an initialiser nor a given value")
             self.fill(decl.name, array)
 
@@ -157,7 +158,9 @@ class Device:
             for p in pieces:
                 p.buffer.drop()
         self.inputs = {}
-        for name in [n for n in self.states if self.declared[n].role in ("gradient", "loss", "metric", "statistic")]:
+        for name in [
+            n for n in self.states if self.declared[n].role in (Role.GRADIENT, Role.LOSS, Role.METRIC, Role.STATISTIC)
+        ]:
             self.states.pop(name).buffer.drop()
 
     # --- running
