@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from compiler.graph import Type
 from compiler.layout import Layout
+from compiler.memory.tiers import FIRST
 from compiler.model import Init
 from compiler.ops.base import Op
 from compiler.ops.comm import Comm
@@ -116,7 +117,7 @@ class StateDecl:
     layout: Layout
     chunk: int = 0
     init: Init | None = None
-    memory: str = "hbm"
+    memory: str = FIRST
     logical: str = ""
     frozen: bool = False
 

@@ -26,12 +26,12 @@ from dataclasses import dataclass, field
 
 from compiler.layout import local_type
 from compiler.liveness import Liveness, liveness
+from compiler.memory.tiers import FIRST
 from compiler.ops.base import Movement
 from compiler.ops.effects import Accumulate, Input, Load, Read, Save
 from compiler.origin import Role
 from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Var
 
-FIRST = "hbm"
 STATIC = (Role.WEIGHT, Role.OPTIMIZER, Role.COUNTER, Role.REPORT)
 
 

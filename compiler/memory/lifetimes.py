@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from compiler.liveness import rounds
-from compiler.memory.action import FIRST, Buffer, Effect, Replay, Signature
+from compiler.memory.action import Buffer, Effect, Replay, Signature
 from compiler.memory.peak import ClassMemory
+from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Load
 from compiler.origin import Role
 from compiler.program import Body, Function, Instr

@@ -17,7 +17,8 @@ from typing import Any
 from compiler.graph import ITEMSIZE, Type
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import liveness, unrolled, variables
-from compiler.memory.action import FIRST, STATIC
+from compiler.memory.action import STATIC
+from compiler.memory.tiers import FIRST
 from compiler.ops.base import Movement
 from compiler.ops.comm import Comm
 from compiler.ops.create import Iota

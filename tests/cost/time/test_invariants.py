@@ -79,7 +79,7 @@ def player() -> Player:
     return Player(pricer, False, 1.0)  # type: ignore[arg-type]
 
 
-NODE = Node("x", Copy(0, "host"))  # what a piece is does not matter to the player once it is priced
+NODE = Node("x", Copy(0, "hbm", "host"))  # what a piece is does not matter to the player once it is priced
 
 
 def test_a_wait_is_laid_to_the_messages_that_run_then() -> None:
