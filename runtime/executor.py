@@ -12,12 +12,12 @@ from typing import Protocol
 
 import numpy as np
 
-from compiler.graph import Type
+from compiler.graph import Type, Value
 from compiler.layout import Layout
 from compiler.liveness import walk
 from compiler.ops.effects import Accumulate, Input, Write
 from compiler.origin import Role
-from compiler.program import DeviceClass, Program, StateDecl, Var
+from compiler.program import DeviceClass, Program, StateDecl
 from runtime.distribute import Array, own_part
 from runtime.inputs import check_batch
 from runtime.mesh import Mesh, logical, logical_type
@@ -203,13 +203,13 @@ class LocalExecutor(ABC):
                 return np.array(x.flat[0], np.int32)
         return np.array(self.steps, np.int32)
 
-    def inputs(self, group: int) -> Iterator[tuple[str, Var, Type]]:
+    def inputs(self, group: int) -> Iterator[tuple[str, Value, Type]]:
         """The inputs that a group reads: name, the value that it becomes there, and the logical type."""
         for (name, _), var in self._inputs[id(self.classes[group])].items():
             yield name, var, self._types.get(name, Type("int32"))
 
 
-def inputs_of(cls: DeviceClass) -> dict[tuple[str, Layout], Var]:
+def inputs_of(cls: DeviceClass) -> dict[tuple[str, Layout], Value]:
     """The inputs that a class reads, by name and layout."""
     return {
         (instr.op.name, instr.outputs[0].layout): instr.outputs[0]
@@ -221,5 +221,5 @@ def inputs_of(cls: DeviceClass) -> dict[tuple[str, Layout], Var]:
 
 def updated(cls: DeviceClass) -> frozenset[str]:
     """The buffers that U fills."""
-    found: Sequence[object] = [i.op for f in cls.functions if f.name == "U" for i in f.body.instrs]
+    found: Sequence[object] = [i.op for f in cls.functions if f.name == "U" for i in f.body.nodes]
     return frozenset(op.name for op in found if isinstance(op, (Accumulate, Write)))

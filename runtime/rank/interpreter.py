@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from compiler.graph import ITEMSIZE, Type
+from compiler.graph import ITEMSIZE, Graph, Node, Type, Value, names_of
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import liveness, unrolled, variables
 from compiler.memory.action import STATIC
@@ -23,8 +23,9 @@ from compiler.ops.base import Movement
 from compiler.ops.comm import Comm
 from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
+from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import PER_MICROBATCH, Body, DeviceClass, Instr, LocalRepeat, Program, Var
+from compiler.program import PER_MICROBATCH, DeviceClass, Program
 from runtime.backend import Array, Backend, LocalValue, Position
 from runtime.comm import Handle, Network, Then, Wait
 from runtime.mesh import Mesh, logical, logical_type, region
@@ -102,7 +103,7 @@ class Device:
         self.doing = ""
         self.chunk, self.micro = 0, 0
         self.ctx = backend.context(0, program.seed)
-        self._plans: dict[tuple[int, int], tuple[Instr, Any]] = {}
+        self._plans: dict[tuple[int, int], tuple[Node, Any]] = {}
 
     # --- memory
 
@@ -115,7 +116,7 @@ class Device:
         """New memory with these contents."""
         return self.new(self.backend.copy(array), dtype, memory)
 
-    def coming(self, handle: Handle[Array], var: Var) -> Held:
+    def coming(self, handle: Handle[Array], var: Value) -> Held:
         """New memory for a value that will be there when it is read."""
         held = self.new(self.backend.empty(self.local(var).shape, var.type.dtype), var.type.dtype)
         held.buffer.coming = handle, held.array
@@ -149,7 +150,7 @@ class Device:
                 raise ValueError(f"`{logical(decl)}` has neither an initialiser nor a given value")
             self.fill(decl.name, array)
 
-    def put_inputs(self, name: str, var: Var, pieces: Sequence[Array]) -> None:
+    def put_inputs(self, name: str, var: Value, pieces: Sequence[Array]) -> None:
         """The pieces of all micro-batches of a step: arrays of nobody else's."""
         self.inputs[name, var.layout] = [self.new(p, var.type.dtype) for p in pieces]
 
@@ -181,15 +182,15 @@ class Device:
         self.chunk, self.micro, self.ctx = chunk, micro, self.backend.context(micro, self.program.seed)
         yield from self._body(self.functions[action, chunk].body, {}, {})
 
-    def _body(self, body: Body, values: Values, stacks: Mapping[str, list[Place]], carries: int = 0) -> Wait[None]:
+    def _body(self, body: Graph, values: Values, stacks: Mapping[str, list[Place]], carries: int = 0) -> Wait[None]:
         """Run a body; `stacks`: results of an iteration -> where each goes to when it is defined."""
         scope, live = variables(body), liveness(body, carries)
-        for p in body.params:
+        for p in body.inputs:
             yield from self._store(stacks, p.name, values)
         for name in live.unused:
             yield from self._drop(values.pop(name))
-        for instr, dying in zip(body.instrs, live.after, strict=True):
-            if isinstance(instr.op, LocalRepeat):
+        for instr, dying in zip(body.nodes, live.after, strict=True):
+            if isinstance(instr.op, Repeat):
                 yield from self._loop(instr, instr.op, values, dying, live.sinks)
             else:
                 yield from self._instr(instr, scope, values, dying)
@@ -199,17 +200,17 @@ class Device:
                 if name in values:
                     yield from self._drop(values.pop(name))
 
-    def _instr(self, instr: Instr, scope: Mapping[str, Var], values: Values, dying: Sequence[str]) -> Wait[None]:
+    def _instr(self, instr: Node, scope: Mapping[str, Value], values: Values, dying: Sequence[str]) -> Wait[None]:
         op = instr.op
-        if isinstance(op, Accumulate) and instr.inputs[0] not in values:
+        if isinstance(op, Accumulate) and instr.inputs[0].name not in values:
             return  # a loop has added its slices
-        operands = [values[n] for n in instr.inputs]
+        operands = [values[v.name] for v in instr.inputs]
         for held in operands:
             yield from self._there(held)
         arrays = [held.array for held in operands]
         match op:
             case Accumulate():
-                self._accumulate(op.name, instr.inputs[0], scope, values, dying)
+                self._accumulate(op.name, instr.inputs[0].name, scope, values, dying)
             case Write():
                 self._write(op.name, arrays[0])
             case Save():
@@ -233,7 +234,7 @@ class Device:
                     values[out.name] = self.new(array, out.type.dtype)
 
     def _started(
-        self, op: Recv | StageReduce | Comm, arrays: Sequence[Array], scope: Mapping[str, Var], instr: Instr
+        self, op: Recv | StageReduce | Comm, arrays: Sequence[Array], scope: Mapping[str, Value], instr: Node
     ) -> Handle[Array]:
         """What gives the result of an exchange with other devices."""
         (out,) = instr.outputs
@@ -247,7 +248,7 @@ class Device:
                 total = self.network.between(op.groups).all_reduce(arrays[0], op.fn)
                 return Then(total, lambda x: self.backend.rounded(x, dtype))
             case _:
-                var = scope[instr.inputs[0]]
+                var = scope[instr.inputs[0].name]
                 at = {**self.at, TIME: self.micro}
                 here = Here(var.type, var.layout, out.layout, self.mesh, at, self.network, self.backend)
                 return start_collective(op, arrays[0], here)
@@ -270,10 +271,10 @@ class Device:
             yield from self._there(held)
         held.buffer.drop()
 
-    def _compute(self, instr: Instr, scope: Mapping[str, Var], arrays: Sequence[Array]) -> Sequence[Array]:
+    def _compute(self, instr: Node, scope: Mapping[str, Value], arrays: Sequence[Array]) -> Sequence[Array]:
         key = id(instr), self.chunk
         if key not in self._plans:
-            ins, outs = [self._value(scope[n]) for n in instr.inputs], [self._value(v) for v in instr.outputs]
+            ins, outs = [self._value(scope[v.name]) for v in instr.inputs], [self._value(v) for v in instr.outputs]
             position = Position(self.program.sizes, self.at, self._start(instr.op))
             self._plans[key] = instr, self.backend.plan(instr.op, ins, outs, position)
         results = self._plans[key][1](self.ctx, *arrays)
@@ -286,16 +287,16 @@ class Device:
                 return r.first.at(self.group)
         return 0
 
-    def local(self, var: Var) -> Type:
+    def local(self, var: Value) -> Type:
         """The type of the device's own piece."""
         return local_type(var.type, var.layout, self.program.sizes)
 
-    def _value(self, var: Var) -> LocalValue:
+    def _value(self, var: Value) -> LocalValue:
         return LocalValue(self.local(var), (), var.type, var.layout.dims)
 
     # --- effects
 
-    def _source(self, op: Input | Read | Load, out: Var) -> Wait[Held]:
+    def _source(self, op: Input | Read | Load, out: Value) -> Wait[Held]:
         if isinstance(op, Input):
             pieces = self.inputs[op.name, out.layout]
             held = pieces[self.micro if len(pieces) > 1 else 0]
@@ -327,7 +328,7 @@ class Device:
         self.saved[name, self.micro] = kept
 
     def _accumulate(
-        self, name: str, operand: str, scope: Mapping[str, Var], values: Values, dying: Sequence[str]
+        self, name: str, operand: str, scope: Mapping[str, Value], values: Values, dying: Sequence[str]
     ) -> None:
         decl, held = self.declared[name], values[operand]
         if name not in self.states:
@@ -341,39 +342,40 @@ class Device:
     # --- loops
 
     def _loop(
-        self, instr: Instr, op: LocalRepeat, values: Values, dying: Sequence[str], sinks: Mapping[str, str]
+        self, instr: Node, op: Repeat, values: Values, dying: Sequence[str], sinks: Mapping[str, str]
     ) -> Wait[None]:
         carries, stacks = op.carries, op.carries + op.stacks
         filled: dict[str, list[Place]] = {}
-        for out, result in zip(instr.outputs[carries:], op.body.results[carries:], strict=True):
+        for out, result in zip(instr.outputs[carries:], op.body.outputs[carries:], strict=True):
             sink = self.states.get(sinks.get(out.name, ""))
             if sink is not None and sink.buffer.memory == FIRST:
                 place = Place(sink.array, out.type.dtype, _adds(out))
             else:
                 values[out.name] = self.new(self.backend.empty(self.local(out).shape, out.type.dtype), out.type.dtype)
                 place = Place(values[out.name].array, out.type.dtype)
-            filled.setdefault(result, []).append(place)
-        for name in instr.inputs[carries:stacks]:
+            filled.setdefault(result.name, []).append(place)
+        names, nexts = names_of(instr.inputs), names_of(op.body.outputs[:carries])
+        for name in names[carries:stacks]:
             yield from self._there(values[name])
-        carried = [Held(values[n].array, values[n].buffer.hold()) for n in instr.inputs[:carries]]
-        for name in dict.fromkeys(instr.inputs[:carries]):
-            if name in dying and name not in instr.inputs[carries:]:
+        carried = [Held(values[n].array, values[n].buffer.hold()) for n in names[:carries]]
+        for name in dict.fromkeys(names[:carries]):
+            if name in dying and name not in names[carries:]:
                 values.pop(name).buffer.drop()
         order = range(op.count - 1, -1, -1) if op.reverse else range(op.count)
         for i in order:
             inner: Values = {}
-            for k, p in enumerate(op.body.params):
+            for k, p in enumerate(op.body.inputs):
                 if k < carries:
                     inner[p.name] = carried[k]
                 else:
-                    held = values[instr.inputs[k]]
+                    held = values[names[k]]
                     array = self.backend.element(held.array, i) if k < stacks else held.array
                     inner[p.name] = Held(array, held.buffer.hold())
             carried = []  # the iteration alone holds them now: memory is what Python has not freed
             where = {name: [self._slice(p, i) for p in places] for name, places in filled.items()}
             yield from self._body(op.body, inner, where, carries)
-            carried = [Held(inner[n].array, inner[n].buffer.hold()) for n in op.body.results[:carries]]
-            for name in dict.fromkeys(op.body.results[:carries]):
+            carried = [Held(inner[n].array, inner[n].buffer.hold()) for n in nexts]
+            for name in dict.fromkeys(nexts):
                 inner.pop(name).buffer.drop()
         for out, held in zip(instr.outputs[:carries], carried, strict=True):
             values[out.name] = held
@@ -406,6 +408,6 @@ class Place:
     combine: str | None = None
 
 
-def _adds(var: Var) -> str:
+def _adds(var: Value) -> str:
     """How micro-batches add up: by the reduction that the value leaves pending over them."""
     return var.layout.pending_on(TIME) or "sum"

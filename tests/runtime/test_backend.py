@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from compiler.driver import Compiled
+from compiler.graph import Value
 from compiler.layout import TIME
-from compiler.program import Var
 from runtime.backend import Array
 from runtime.data.synthetic import synthetic
 from runtime.distribute import piece_of
@@ -69,7 +69,7 @@ def test_devices_whose_calls_block_give_the_same_bits(options: tuple[str, ...]) 
     found = threads.devices(program, Numpy())
     types = {i.name: i.type for i in program.inputs}
 
-    def pieces(device: Device, name: str, var: Var) -> list[Array]:
+    def pieces(device: Device, name: str, var: Value) -> list[Array]:
         if name == "step":
             return [device.backend.copy(device.states["step"].array)]
         count = program.microbatches if TIME in var.layout.axes else 1
