@@ -101,9 +101,8 @@ class Pricer:
             also = tuple((COMM + i, min(ps, picoseconds(s))) for i, s in enumerate(inner) if s)
             return Priced(COMM + level, ps, blocking, axes, Kind.COLLECTIVE, 1.0, sent, also)
         if isinstance(work, Copy):
-            return Priced(
-                COPY, picoseconds(copy_seconds(work.bytes, work.memory, machine, cal)), axes=COPIES, kind=Kind.COPY
-            )
+            taken = copy_seconds(work.bytes, work.source, work.target, machine, cal)
+            return Priced(COPY, picoseconds(taken), axes=COPIES, kind=Kind.COPY)
         raise TypeError(f"{type(work).__name__} has no price of its own")
 
     def post(self, size: int, group: int, to: int) -> int:

@@ -90,7 +90,8 @@ def _group(
     for group in node.op.linear(len(node.inputs)):
         if not pending <= group:
             continue
-        joins = pending == group or ((axis == TIME or scalar) and _can_join(held, group - pending, axis))
+        added = all(node.inputs[i].name in region.zeros for i in group - pending)
+        joins = pending == group or ((axis == TIME or scalar or added) and _can_join(held, group - pending, axis))
         if not joins or (axis == TIME and _split(held, frozenset(range(len(held))) - group, axis)):
             continue
         if axis == TIME or scalar:
@@ -124,14 +125,14 @@ def _split(held: list[list[tuple[Layout, int]]], others: frozenset[int], axis: s
 def _room(region: Region, node: Node, plan: Plan, index: int, axis: str, padded_ok: bool) -> bool:
     """True if `axis` can split the loop besides the axes that it has already."""
     loop = plan.loops[index]
-    if loop.kind == "whole":
+    if loop.kind == "whole" or (loop.kind == "move" and axis == TIME):
         return False
     n = region.sizes[axis]
     for a in plan.axes[index]:
         n *= region.sizes[a]
     if loop.size % n == 0:
         return loop.size >= n
-    if not padded_ok or plan.axes[index] or axis == TIME or loop.kind == "halo":
+    if not padded_ok or plan.axes[index] or axis == TIME or loop.kind in ("halo", "move"):
         return False
     return all(size == loop.size for _, size in _walked(node, loop))  # not the major part of a split or merged dim
 

@@ -101,6 +101,7 @@ class Region:
         self.lazy: dict[str, Node] = {}
         self.weights: dict[str, Layout] = {}  # weights and their casts -> compute layout
         self.preferred: dict[str, Layout] = {}  # read in this layout only
+        self.zeros: set[str] = set()  # a loop's carries that begin as zero: they may as well be pending sums
         self.outer: dict[str, Value] = {}  # invariants: parameter -> the value outside
         self.extra: list[tuple[Value, Value]] = []  # (outside, parameter) added by readers
         self.reader = ""
