@@ -8,71 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
 
-from compiler.graph import Type
+from compiler.graph import Graph, Type
 from compiler.layout import Layout
 from compiler.model import Init
 from compiler.ops.base import Op
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Accumulate, Effect, Load, Read, Save, Write
-from compiler.origin import FORWARD, Origin, Phase
-
-
-@dataclass(frozen=True, slots=True)
-class Var:
-    """A value of a function: its *logical* type and its layout (the piece: `local_type(type, layout, sizes)`).
-
-    Of its origin a program tells the phase: moved, for what collectives and effects give; again; else its function's.
-    """
-
-    name: str
-    type: Type
-    layout: Layout
-    origin: Origin = FORWARD
-
-
-@dataclass(frozen=True, slots=True)
-class Instr:
-    """`outputs = op(inputs)`; inputs name earlier outputs, parameters of the enclosing body, or outer values."""
-
-    op: Op
-    inputs: tuple[str, ...]
-    outputs: tuple[Var, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """A straight line of instructions. `params`/`results` are empty for functions, whose effects are instructions."""
-
-    params: tuple[Var, ...]
-    instrs: tuple[Instr, ...]
-    results: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LocalRepeat(Op):
-    """`ops.repeat.Repeat` in a lowered program: the same meaning, with a `Body` (so that programs compare by value).
-
-    instruction inputs  = carries (initial) + stacks (leading dim `label` of size `count`, not split) + invariants
-    body.params         = carries + slices + invariants
-    body.results        = carries (next) + results of the iteration
-    instruction outputs = carries (final) + stacks of results
-    The body holds no effects (`ops.effects`) and reads nothing but its parameters and its own values.
-    """
-
-    mnemonic: ClassVar[str] = "repeat"
-    label: str
-    count: int
-    body: Body
-    carries: int
-    stacks: int
-    reverse: bool = False
+from compiler.origin import Origin, Phase, Role
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """kind `mesh`: devices; `place`: devices that hold different stages; `time`: the micro-batches (name "mb")."""
+    """kind `mesh`: devices; `place`: devices that hold different stages; `time`: micro-batches (its name is `TIME`)."""
 
     name: str
     size: int
@@ -105,16 +53,13 @@ class LoopRange:
 class StateDecl:
     """A named buffer of each device of a class.
 
-    role: `weight`, `optimizer`, `counter` (live across steps), `gradient`, `loss`, `metric` (accumulate over the
-    micro-batches of a step), `statistic` (of a whole batch: what P or F adds up over the micro-batches, and what S
-    makes of it), `report` (a scalar that U writes), `saved` (one per micro-batch in flight, from F to B).
-    `name` carries `#chunk` for chunks beyond the first. `logical` is the name in the serial program (without `#chunk`).
+    `logical` is the name in the serial program: chunks and copies have names of their own.
     frozen: a weight that no update renews.
     Types of stacked tensors have the local count of layers as the size of the loop dim; see LoopRange.
     """
 
     name: str
-    role: str
+    role: Role
     type: Type
     layout: Layout
     chunk: int = 0
@@ -193,7 +138,7 @@ class Function:
 
     phase: FunctionPhase
     chunk: int
-    body: Body
+    body: Graph
 
     @property
     def name(self) -> str:
@@ -215,8 +160,8 @@ class Function:
         return frozenset(name for name, writes in _touched(self.body) if writes)
 
 
-def _touched(body: Body) -> Iterator[tuple[str, bool]]:
-    for instr in body.instrs:
+def _touched(body: Graph) -> Iterator[tuple[str, bool]]:
+    for instr in body.nodes:
         if isinstance(instr.op, (Read, Load, Accumulate, Save, Write)):
             yield instr.op.name, not isinstance(instr.op, (Read, Load))
 

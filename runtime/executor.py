@@ -12,11 +12,12 @@ from typing import Protocol
 
 import numpy as np
 
-from compiler.graph import Type
+from compiler.graph import Type, Value
 from compiler.layout import Layout
 from compiler.liveness import walk
 from compiler.ops.effects import Accumulate, Input, Write
-from compiler.program import DeviceClass, Program, StateDecl, Var
+from compiler.origin import Role
+from compiler.program import DeviceClass, Program, StateDecl
 from runtime.distribute import Array, Mesh, logical_type, own_part
 from runtime.inputs import check_batch
 from runtime.numpy import quiet
@@ -114,11 +115,11 @@ class LocalExecutor(ABC):
 
     def weights(self) -> Arrays:
         """The weights as logical arrays by name."""
-        return self.collect(("weight",), add=False)
+        return self.collect((Role.WEIGHT,), add=False)
 
     def states(self) -> Arrays:
         """The optimizer's states and the counters as logical arrays by name."""
-        return self.collect(("optimizer", "counter"), add=False)
+        return self.collect((Role.OPTIMIZER, Role.COUNTER), add=False)
 
     def put(self, arrays: Mapping[str, Array]) -> None:
         """Replace weights and states, by their logical names; ValueError for a name or a shape that is not there."""
@@ -175,13 +176,13 @@ class LocalExecutor(ABC):
         self.deliver(values)
         with quiet():
             self.play()
-            loss = self.collect(("loss",), add=True)
-            pieces = self.pieces(("gradient",)) if gradients else []
+            loss = self.collect((Role.LOSS,), add=True)
+            pieces = self.pieces((Role.GRADIENT,)) if gradients else []
             result = StepResult(
                 next(iter(loss.values())) if loss else np.zeros(()),
-                self.collect(("metric",), add=True, only_update=False),
+                self.collect((Role.METRIC,), add=True, only_update=False),
                 joined(pieces, self.mesh, add=True),
-                self.collect(("metric", "report"), add=False, only_update=True),
+                self.collect((Role.METRIC, Role.REPORT), add=False, only_update=True),
                 lambda: magnitudes(pieces, self.mesh),
             )
         self.steps += 1
@@ -197,7 +198,7 @@ class LocalExecutor(ABC):
                 return np.array(x.flat[0], np.int32)
         return np.array(self.steps, np.int32)
 
-    def inputs(self, group: int) -> Iterator[tuple[str, Var, Type]]:
+    def inputs(self, group: int) -> Iterator[tuple[str, Value, Type]]:
         """The inputs that a group reads: name, the value that it becomes there, and the logical type."""
         for (name, _), var in self._inputs[id(self.classes[group])].items():
             yield name, var, self._types.get(name, Type("int32"))
@@ -208,7 +209,7 @@ def logical(decl: StateDecl) -> str:
     return decl.logical or decl.name
 
 
-def inputs_of(cls: DeviceClass) -> dict[tuple[str, Layout], Var]:
+def inputs_of(cls: DeviceClass) -> dict[tuple[str, Layout], Value]:
     """The inputs that a class reads, by name and layout."""
     return {
         (instr.op.name, instr.outputs[0].layout): instr.outputs[0]
@@ -220,5 +221,5 @@ def inputs_of(cls: DeviceClass) -> dict[tuple[str, Layout], Var]:
 
 def updated(cls: DeviceClass) -> frozenset[str]:
     """The buffers that U fills."""
-    found: Sequence[object] = [i.op for f in cls.functions if f.name == "U" for i in f.body.instrs]
+    found: Sequence[object] = [i.op for f in cls.functions if f.name == "U" for i in f.body.nodes]
     return frozenset(op.name for op in found if isinstance(op, (Accumulate, Write)))

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from compiler.graph import Type
+from compiler.origin import Role
 from compiler.program import DeviceClass, StateDecl
 from runtime.distribute import Array, Mesh, assemble, collect
 from runtime.numpy import STORAGE, quiet, rounded
 from runtime.numpy.initial import init_array
 
-LASTING = ("weight", "optimizer", "counter")
+LASTING = (Role.WEIGHT, Role.OPTIMIZER, Role.COUNTER)
 
 Arrays = dict[str, Array]
 

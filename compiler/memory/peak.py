@@ -9,6 +9,7 @@ from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import rounds, walk
 from compiler.memory.action import FIRST, STATIC, Buffer, Effect, Replay, Totals, copies
 from compiler.ops.effects import Accumulate, Input
+from compiler.origin import Role
 from compiler.program import DeviceClass, Program
 
 
@@ -38,7 +39,7 @@ def static_memory(cls: DeviceClass, sizes: Mapping[str, int]) -> dict[tuple[str,
                 times = sizes[TIME] if TIME in var.layout.axes else 1
                 inputs[instr.op.name, var.layout] = times * local_type(var.type, var.layout, sizes).bytes
     for (name, _), size in inputs.items():
-        found.setdefault((FIRST, "input"), []).append((name, size))
+        found.setdefault((FIRST, Role.INPUT), []).append((name, size))
     return found
 
 
@@ -54,7 +55,7 @@ class ClassMemory:
         self.functions = {(f.name, f.chunk): f for f in cls.functions}
         self.static = static_memory(cls, self.sizes)
         self.touched = {
-            key: frozenset(i.op.name for i in f.body.instrs if isinstance(i.op, Accumulate))
+            key: frozenset(i.op.name for i in f.body.nodes if isinstance(i.op, Accumulate))
             for key, f in self.functions.items()
         }
         self.states = {s.name: s for s in cls.states}

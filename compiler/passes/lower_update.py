@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from compiler.graph import Names, Node, Value
+from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import Layout
 from compiler.ops.comm import Relayout
 from compiler.ops.create import Full
 from compiler.ops.effects import Read, StageReduce, Write
 from compiler.ops.elementwise import Map
+from compiler.origin import Role
 from compiler.passes.across import Across
-from compiler.passes.buffers import BufferNames
+from compiler.passes.buffers import BufferNames, of_chunk
 from compiler.passes.early_writes import early_writes, late_values
 from compiler.passes.emit import Emitter, PieceEmitter
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import ALL, Staged
-from compiler.program import Body, Instr, StateDecl, Var
+from compiler.program import StateDecl
 
 Deps = frozenset[str]
 
@@ -28,7 +29,7 @@ def lower_update(
     names: BufferNames,
     groups: tuple[int, ...],
     homes: Mapping[str, tuple[int, ...]],
-) -> tuple[Body, list[StateDecl]]:
+) -> tuple[Graph, list[StateDecl]]:
     """The body of U and the declarations of weights, gradients, optimizer states and counters of the class.
 
     over: what the stages have pieces of; homes: the virtual stages that hold each weight (ALL, for a weight of the
@@ -58,7 +59,7 @@ class _Update:
         self.deps: dict[str, Deps] = {}
         self.roots: set[str] = set()
         self.chain: set[str] = set()
-        self.partial: dict[str, str | None] = {}  # of chain values and roots: the name of this class's part
+        self.partial: dict[str, Value | None] = {}  # of chain values and roots: this class's part
         self.readers: dict[str, list[Node]] = {}
         for node in self.graph.nodes:
             for v in node.inputs:
@@ -128,12 +129,12 @@ class _Update:
         places = [self.staged.counts_at(v, self.staged.backward) for v in self.staged.addends[index]]
         return any(p == ALL or p in stages for p in places)
 
-    def lower(self) -> tuple[Body, list[StateDecl]]:
+    def lower(self) -> tuple[Graph, list[StateDecl]]:
         chunks = range(self.staged.chunks)
         emits = {c: self._emitter(c) for c in chunks}
         main = emits[0]
         for c in chunks:
-            emits[c].instrs = main.instrs
+            emits[c].nodes = main.nodes
         states = self._declare(emits)
         self._enter(emits)
         for node in self.graph.nodes:
@@ -148,7 +149,7 @@ class _Update:
                 if not weights and not own:
                     for other in chunks[1:]:
                         for v in node.outputs:
-                            emits[other].renamed[v.name] = main.name(v)
+                            emits[other].defined[v.name] = main.value(v)
             if out.name in self.roots:
                 if out.name not in self.chain:
                     self.partial[out.name] = self._part(out, emits)
@@ -162,18 +163,18 @@ class _Update:
         for name, v in zip(targets, self.graph.outputs, strict=False):
             weight = name if name in self.homes else self.owner.get(name)
             for c in self._chunks(frozenset((weight,)) if weight else frozenset()):
-                emits[c].do(Write(name + _suffix(c if weight else 0)), v)
+                emits[c].do(Write(of_chunk(name, c if weight else 0)), v)
         for logical, v in reports:
             name, layout = self.buffers.reports[logical], Layout(tuple(() for _ in v.type.dims))
             if v not in inputs:
                 main.do(Write(name), v)
-            states.append(StateDecl(name, "report", v.type, layout, logical=logical))
-        together = {s.name: f"{owner}#{s.chunk}" for s in states if (owner := self._owner(s)) is not None}
-        return Body((), tuple(early_writes(late_values(main.instrs), together)), ()), states
+            states.append(StateDecl(name, Role.REPORT, v.type, layout, logical=logical))
+        together = {s.name: (owner, s.chunk) for s in states if (owner := self._owner(s)) is not None}
+        return Graph("", (), tuple(early_writes(late_values(main.nodes), together)), ()), states
 
     def _owner(self, state: StateDecl) -> str | None:
         """The weight that a buffer belongs to, if it is the weight or an optimizer's state of it."""
-        name = state.logical if state.role in ("weight", "optimizer") else None
+        name = state.logical if state.role in (Role.WEIGHT, Role.OPTIMIZER) else None
         return self.owner.get(name, name) if name else None
 
     def _chunks(self, weights: Deps) -> list[int]:
@@ -190,25 +191,31 @@ class _Update:
         sums = {w.name: (g.type, at) for w, g, at in zip(self.trained, self.training.gradients, placed.accumulators)}
         for w in self.training.model.weights:
             for c in self.here(w.name):
-                name, layout, frozen = w.name + _suffix(c), placed.weights[w.name], not w.trained
+                name, layout, frozen = of_chunk(w.name, c), placed.weights[w.name], not w.trained
                 type = emits[c].type(w.value)
-                found.append(StateDecl(name, "weight", type, layout, c, w.init, logical=w.name, frozen=frozen))
+                found.append(StateDecl(name, Role.WEIGHT, type, layout, c, w.init, logical=w.name, frozen=frozen))
                 if w.trained and self._contributes(w.name, c):
-                    full = self.buffers.gradients[w.name] + _suffix(c)
+                    full = of_chunk(self.buffers.gradients[w.name], c)
                     grad, at = sums[w.name]
-                    found.append(StateDecl(full, "gradient", emits[c].piece(grad, w.name), at, c, logical=w.name))
+                    found.append(StateDecl(full, Role.GRADIENT, emits[c].piece(grad, w.name), at, c, logical=w.name))
                 for s in self.training.states:
                     if s.of == w.name:
                         st = emits[c].type(s.value)
                         found.append(
                             StateDecl(
-                                s.name + _suffix(c), "optimizer", st, placed.states[s.name], c, s.init, logical=s.name
+                                of_chunk(s.name, c),
+                                Role.OPTIMIZER,
+                                st,
+                                placed.states[s.name],
+                                c,
+                                s.init,
+                                logical=s.name,
                             )
                         )
         for s in self.training.states:
             if s.of is None:
                 found.append(
-                    StateDecl(s.name, "counter", s.value.type, placed.states[s.name], 0, s.init, logical=s.name)
+                    StateDecl(s.name, Role.COUNTER, s.value.type, placed.states[s.name], 0, s.init, logical=s.name)
                 )
         return found
 
@@ -225,69 +232,61 @@ class _Update:
                 if v.name in self.total:
                     assert weight is not None
                     if self._contributes(weight, c):
-                        emit.effect(Read(self.buffers.gradients[weight] + _suffix(c)), v, layouts[v.name])
+                        emit.effect(Read(of_chunk(self.buffers.gradients[weight], c)), v, layouts[v.name])
                     else:  # reads the weight, but its gradient arises elsewhere
                         emit.effect(Full(0.0, v.type.dtype, emit.type(v).dims), v, layouts[v.name])
                 elif weight == v.name:
-                    emit.effect(Read(v.name + _suffix(c)), v, placed.weights[v.name])
+                    emit.effect(Read(of_chunk(v.name, c)), v, placed.weights[v.name])
                 else:
-                    emit.effect(Read(v.name + _suffix(c if weight else 0)), v, placed.states[v.name])
+                    emit.effect(Read(of_chunk(v.name, c if weight else 0)), v, placed.states[v.name])
             if weight and v.name in self.total:
                 self._join(emits, v, weight, layouts[v.name])
             if not weight:
                 for other in list(emits)[1:]:
-                    emits[other].renamed[v.name] = emits[0].name(v)
+                    emits[other].defined[v.name] = emits[0].value(v)
 
     def _join(self, emits: Mapping[int, Emitter], value: Value, weight: str, layout: Layout) -> None:
         """The gradient of a weight that several virtual stages hold is summed over them: here, then over the groups."""
         chunks = self.here(weight)
         if self.homes[weight] == (ALL,) or not chunks:
             return
-        current = self._sum([emits[c].name(value) for c in chunks], value, layout, emits[0])
+        current = self._sum([emits[c].value(value) for c in chunks], value, layout, emits[0])
         groups = tuple(sorted({s % self.staged.groups for s in self.homes[weight]}))
         if len(groups) > 1:
-            name = self.names.fresh(f"{value.name}.joined")
             op = StageReduce(self.buffers.gradients[weight], "sum", groups)
-            emits[0].instrs.append(
-                Instr(op, (current,), (Var(name, emits[0].type(value), layout, emits[0].origin(op)),))
-            )
-            current = name
+            current = emits[0].add(op, (current,), f"{value.name}.joined", value, layout)
         for c in chunks:
-            emits[c].renamed[value.name] = current
+            emits[c].defined[value.name] = current
 
-    def _sum(self, names: list[str], value: Value, layout: Layout, emit: Emitter) -> str:
+    def _sum(self, parts: Sequence[Value], value: Value, layout: Layout, emit: Emitter) -> Value:
         """The sum (or, of parts of a maximum, that) of values of one type and layout."""
         fn = "maximum" if self.over.closing.get(value.name) == "max" else "add"
-        current = names[0]
-        for name in names[1:]:
-            total = self.names.fresh(f"{value.name}.part")
-            op = Map(fn, (None, None))
-            var = Var(total, emit.type(value), layout, emit.origin(op))
-            emit.instrs.append(Instr(op, (current, name), (var,)))
-            current = total
+        current = parts[0]
+        for part in parts[1:]:
+            current = emit.add(Map(fn, (None, None)), (current, part), f"{value.name}.part", value, layout)
         return current
 
-    def _part(self, leaf: Value, emits: Mapping[int, Emitter]) -> str | None:
+    def _part(self, leaf: Value, emits: Mapping[int, Emitter]) -> Value | None:
         """What this class adds for one weight, if it does. A weight held by several stages counts in the first."""
         (weight,) = self.deps[leaf.name]
         homes = self.homes[weight]
         stages = {c: self.groups[0] + c * self.staged.groups for c in self.here(weight)}
-        names = [emits[c].name(leaf) for c, stage in stages.items() if homes == (ALL,) or stage == homes[0]]
-        return self._sum(names, leaf, self.placed.layouts[leaf.name], emits[0]) if names else None
+        parts = [emits[c].value(leaf) for c, stage in stages.items() if homes == (ALL,) or stage == homes[0]]
+        return self._sum(parts, leaf, self.placed.layouts[leaf.name], emits[0]) if parts else None
 
     def _add_up(self, node: Node, emits: Mapping[int, Emitter]) -> None:
         """One step of a sum over weights (or a change of layout on the way): of those parts that this class has."""
         out, main = node.output, emits[0]
         parts = [self.partial[v.name] if v.name in self.chain else self._part(v, emits) for v in node.inputs]
-        names = [name for name in parts if name is not None]
-        if not names:
+        here = [v for v in parts if v is not None]
+        if not here:
             self.partial[out.name] = None
         elif isinstance(node.op, Relayout):
-            main.renamed[node.inputs[0].name] = names[0]
+            main.defined[node.inputs[0].name] = here[0]
             main.node(node)
-            self.partial[out.name] = main.name(out)
+            self.partial[out.name] = main.value(out)
         else:
-            self.partial[out.name] = self._sum(names, out, self.placed.layouts[out.name], main)
+            self.partial[out.name] = self._sum(here, out, self.placed.layouts[out.name], main)
 
     def _agree(self, root: Value, emits: Mapping[int, Emitter]) -> None:
         """The sum (or maximum) of this class's parts, then over all groups."""
@@ -295,21 +294,13 @@ class _Update:
         layout = self.placed.layouts[root.name]
         current = self.partial[root.name]
         if current is None:
-            current = self.names.fresh(f"{root.name}.none")
-            none = Full(0.0, root.type.dtype, ())
-            main.instrs.append(Instr(none, (), (Var(current, root.type, layout, main.origin(none)),)))
+            zero = Full(0.0, root.type.dtype, ())
+            current = main.add(zero, (), f"{root.name}.none", root, layout)
         if self.staged.groups > 1:
-            name = self.names.fresh(root.name)
-            everyone = tuple(range(self.staged.groups))
-            op = StageReduce(root.name, fn, everyone)
-            main.instrs.append(Instr(op, (current,), (Var(name, root.type, layout, main.origin(op)),)))
-            current = name
+            op = StageReduce(root.name, fn, tuple(range(self.staged.groups)))
+            current = main.add(op, (current,), root.name, root, layout)
         for emit in emits.values():
-            emit.renamed[root.name] = current
-
-
-def _suffix(chunk: int) -> str:
-    return f"#{chunk}" if chunk else ""
+            emit.defined[root.name] = current
 
 
 def _adds(node: Node, readers: Mapping[str, list[Node]]) -> bool:

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from math import prod
 
-from compiler.graph import Dim, Type
+from compiler.graph import Dim, Graph, Node, Type, Value
 from compiler.layout import Layout
 from compiler.numbering import Ranks
 from compiler.ops.elementwise import Map
+from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.program import (
     ALL_CHUNKS,
     Affine,
-    Body,
     DeviceClass,
     For,
     Function,
     FunctionPhase,
     InputDecl,
-    Instr,
-    LocalRepeat,
     LoopRange,
     Program,
     Run,
     Schedule,
     StateDecl,
-    Var,
     phase_in,
 )
-from compiler.text.attrs import quote, runs, show_attributes, show_dims, show_number, show_run
-from compiler.text.names import ROLES, default_chunk, default_logical
+from compiler.text.attrs import quote, runs, show_attributes, show_axis, show_dims, show_number, show_run
 from compiler.text.sharing import with_code_of
 
 Sizes = Mapping[str, int]
@@ -42,7 +37,7 @@ def show(program: Program) -> str:
     sizes = program.sizes
     lines = [f"program {quote(program.name)}"]
     kinds = {"mesh": "", "place": " place", "time": " time"}
-    axes = (f"{quote(a.name)}={a.size}{kinds.get(a.kind, ' ' + quote(a.kind))}" for a in program.axes)
+    axes = (f"{show_axis(a.name)}={a.size}{kinds.get(a.kind, ' ' + quote(a.kind))}" for a in program.axes)
     lines.append(f"mesh ({', '.join(axes)})")
     if program.stages != 1:
         lines.append(f"stages {program.stages}")
@@ -136,16 +131,15 @@ def _range(r: LoopRange) -> str:
 
 
 def _state(s: StateDecl, sizes: Sizes) -> str:
-    role = s.role if s.role in ROLES else json.dumps(s.role)
-    text = f"{role} {quote(s.name)}: {show_type(s.type, s.layout, sizes)}"
+    text = f"{s.role} {quote(s.name)}: {show_type(s.type, s.layout, sizes)}"
     if s.init is not None:
         args = f"({', '.join(map(show_number, s.init.args))})" if s.init.args else ""
         text += f" = {quote(s.init.kind)}{args}"
     if s.memory != "hbm":
         text += f" in {quote(s.memory)}"
-    if s.logical != default_logical(s.name):
+    if s.logical != s.name:
         text += f" of {quote(s.logical)}"
-    if s.chunk != default_chunk(s.name):
+    if s.chunk:
         text += f" chunk {s.chunk}"
     return f"{text} frozen" if s.frozen else text
 
@@ -161,17 +155,17 @@ def _action(phase: FunctionPhase, chunk: int) -> str:
 # --- instructions --------------------------------------------------------------------------------
 
 
-def show_body(body: Body, sizes: Sizes, function: FunctionPhase = FunctionPhase.FORWARD) -> str:
+def show_body(body: Graph, sizes: Sizes, function: FunctionPhase = FunctionPhase.FORWARD) -> str:
     """The instructions of a body of a function, one per line."""
     return "\n".join(_instrs(body, sizes, "", function))
 
 
-def show_instr(instr: Instr, sizes: Sizes, function: FunctionPhase = FunctionPhase.FORWARD) -> str:
+def show_instr(instr: Node, sizes: Sizes, function: FunctionPhase = FunctionPhase.FORWARD) -> str:
     """One instruction of a function; a loop is shown with its body."""
     return "\n".join(_instr(instr, sizes, "", function))
 
 
-def show_var(var: Var, sizes: Sizes, phase: Phase = Phase.FORWARD) -> str:
+def show_var(var: Value, sizes: Sizes, phase: Phase = Phase.FORWARD) -> str:
     """`%name: type` with local sizes, and what it is for if that is not `phase`."""
     text = f"%{quote(var.name)}: {show_type(var.type, var.layout, sizes)}"
     return text if var.origin.phase is phase else f"{text} {var.origin.phase}"
@@ -187,14 +181,14 @@ def show_type(type: Type, layout: Layout, sizes: Sizes) -> str:
     ]
     text = f"{type.dtype}[{', '.join(parts)}]"
     if layout.pending:
-        text += f" pending({', '.join(f'{quote(a)} {quote(fn)}' for a, fn in layout.pending)})"
+        text += f" pending({', '.join(f'{show_axis(a)} {quote(fn)}' for a, fn in layout.pending)})"
     return text
 
 
 def _dim(dim: Dim, axes: Sequence[str], border: tuple[int, int] | None, sizes: Sizes) -> str:
     n = prod(sizes.get(a, 1) for a in axes)
     local = -(-dim.size // n)
-    text = f"{quote(dim.name)}={local + sum(border or ())}" + "".join(f"/{quote(a)}" for a in axes)
+    text = f"{quote(dim.name)}={local + sum(border or ())}" + "".join(f"/{show_axis(a)}" for a in axes)
     if local * n != dim.size:
         text += f" of {dim.size}"
     if border is not None:
@@ -202,27 +196,27 @@ def _dim(dim: Dim, axes: Sequence[str], border: tuple[int, int] | None, sizes: S
     return text
 
 
-def _instrs(body: Body, sizes: Sizes, indent: str, function: FunctionPhase) -> list[str]:
+def _instrs(body: Graph, sizes: Sizes, indent: str, function: FunctionPhase) -> list[str]:
     lines: list[str] = []
-    for instr in body.instrs:
+    for instr in body.nodes:
         lines += _instr(instr, sizes, indent, function)
     return lines
 
 
-def _instr(instr: Instr, sizes: Sizes, indent: str, function: FunctionPhase) -> list[str]:
+def _instr(instr: Node, sizes: Sizes, indent: str, function: FunctionPhase) -> list[str]:
     phase = phase_in(function, instr.op)
     results = ", ".join(show_var(v, sizes, phase) for v in instr.outputs)
     head = f"{indent}{results} = " if results else indent
     op = instr.op
-    if isinstance(op, LocalRepeat):
+    if isinstance(op, Repeat):
         return _repeat(op, instr, sizes, head, indent, function)
     if isinstance(op, Map):
         if sum(s is None for s in op.slots) != len(instr.inputs):
             raise ValueError(f"{op.fn} has {len(instr.inputs)} operands for its slots {op.slots}")
         operands = iter(instr.inputs)
-        slots = (f"%{quote(next(operands))}" if s is None else _literal(s) for s in op.slots)
+        slots = (f"%{quote(next(operands).name)}" if s is None else _literal(s) for s in op.slots)
         return [f"{head}{quote(op.fn)} {', '.join(slots)}".rstrip()]
-    operands_text = ", ".join(f"%{quote(n)}" for n in instr.inputs)
+    operands_text = ", ".join(f"%{quote(v.name)}" for v in instr.inputs)
     return [f"{head}{op.mnemonic}{' ' if operands_text else ''}{operands_text}{show_attributes(op, instr.outputs)}"]
 
 
@@ -230,15 +224,15 @@ def _literal(value: float | int | bool) -> str:
     return ("true" if value else "false") if isinstance(value, bool) else show_number(value)
 
 
-def _repeat(op: LocalRepeat, instr: Instr, sizes: Sizes, head: str, indent: str, function: FunctionPhase) -> list[str]:
+def _repeat(op: Repeat, instr: Node, sizes: Sizes, head: str, indent: str, function: FunctionPhase) -> list[str]:
     flag = " reverse" if op.reverse else ""
     lines = [f"{head}repeat {quote(op.label)} {op.count}{flag} ("]
-    for i, (param, source) in enumerate(zip(op.body.params, instr.inputs, strict=True)):
+    for i, (param, source) in enumerate(zip(op.body.inputs, instr.inputs, strict=True)):
         how = "=" if i < op.carries else "each" if i < op.carries + op.stacks else "with"
-        lines.append(f"{indent}  {show_var(param, sizes, phase_in(function))} {how} %{quote(source)},")
+        lines.append(f"{indent}  {show_var(param, sizes, phase_in(function))} {how} %{quote(source.name)},")
     lines.append(f"{indent}) {{")
     lines += _instrs(op.body, sizes, indent + "  ", function)
-    lines.append(f"{indent}  yield {', '.join(f'%{quote(r)}' for r in op.body.results)}".rstrip())
+    lines.append(f"{indent}  yield {', '.join(f'%{quote(v.name)}' for v in op.body.outputs)}".rstrip())
     lines.append(f"{indent}}}")
     return lines
 

@@ -9,23 +9,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from compiler.graph import Dim, Type
-from compiler.layout import Layout
+from compiler.graph import Dim, Graph, Node, Type, Value
+from compiler.layout import TIME, Layout
 from compiler.ops.create import Full
-from compiler.program import (
-    Affine,
-    Axis,
-    Body,
-    DeviceClass,
-    For,
-    Function,
-    FunctionPhase,
-    Instr,
-    Program,
-    Run,
-    Update,
-    Var,
-)
+from compiler.program import Affine, Axis, DeviceClass, For, Function, FunctionPhase, Program, Run, Update
 from compiler.text import Site, parse_located, parse_program, show, show_instr, show_schedule, show_var
 from compiler.text.lexer import MAX_CHARACTERS
 from dsl.diagnostics import ParcError
@@ -53,9 +40,9 @@ def identical(a: float, b: float) -> bool:
 @example(5e-324)
 def test_floats_to_the_last_bit(value: float) -> None:
     """Equality forgives -0.0 and nan does not even equal itself: compare what is written."""
-    instr = Instr(Full(value, "f64", ()), (), (Var("x", Type("f64"), Layout(())),))
-    cls = DeviceClass((0,), (), (), (Function(FunctionPhase.FORWARD, 0, Body((), (instr,), ())),), ())
-    op = parse_program(show(Program("p", (), (), (cls,)))).classes[0].functions[0].body.instrs[0].op
+    instr = Node(Full(value, "f64", ()), (), (Value("x", Type("f64"), layout=Layout(())),))
+    cls = DeviceClass((0,), (), (), (Function(FunctionPhase.FORWARD, 0, Graph("", (), (instr,), ())),), ())
+    op = parse_program(show(Program("p", (), (), (cls,)))).classes[0].functions[0].body.nodes[0].op
     assert isinstance(op, Full)
     assert identical(op.value, value)
 
@@ -66,11 +53,13 @@ def test_samples_are_printed_as_they_are_written(text: str) -> None:
 
 
 def test_types_show_local_sizes() -> None:
-    sizes = {"mb": 2, "dp": 4, "tp": 4}
+    sizes = {TIME: 2, "dp": 4, "tp": 4}
     t = Type("f32", (Dim("b", 32), Dim("v", 50)))
-    layout = Layout((("mb", "dp"), ("tp",)), (("cp", "sum"),), ((0, 1, 2),))
-    assert show_var(Var("x", t, layout), sizes) == "%x: f32[b=7/mb/dp halo(1, 2), v=13/tp of 50] pending(cp sum)"
-    assert show_instr(Instr(Full(0.5, "f32", t.dims), (), (Var("x", t, Layout(((), ()))),)), {}) == (
+    layout = Layout(((TIME, "dp"), ("tp",)), (("cp", "sum"),), ((0, 1, 2),))
+    assert (
+        show_var(Value("x", t, layout=layout), sizes) == "%x: f32[b=7/mb/dp halo(1, 2), v=13/tp of 50] pending(cp sum)"
+    )
+    assert show_instr(Node(Full(0.5, "f32", t.dims), (), (Value("x", t, layout=Layout(((), ()))),)), {}) == (
         "%x: f32[b=32, v=50] = full 0.5"
     )
 
@@ -94,7 +83,7 @@ def test_schedules_read_as_formulas() -> None:
     ("axes", "groups", "devices"),
     [
         ([("pp", 16, "place"), ("dp", 16, "mesh"), ("tp", 8, "mesh")], range(1, 15), "128..1919"),
-        ([("mb", 8, "time"), ("dp", 2, "mesh")], [0], "0..1"),
+        ([(TIME, 8, "time"), ("dp", 2, "mesh")], [0], "0..1"),
         ([("dp", 64, "mesh"), ("pp", 2, "place"), ("tp", 4, "mesh")], [0], "0..3 + 8*(0..63)"),
         ([("dp", 2, "mesh"), ("pp", 2, "place"), ("tp", 4, "mesh")], [0, 1], "0..7 + 8*(0..1)"),
         ([("dp", 3, "mesh"), ("pp", 2, "place")], [1], "1 + 2*(0..2)"),
@@ -167,7 +156,7 @@ def test_several_errors_at_once() -> None:
 
 def test_locations() -> None:
     program, where = parse_located(LAYERS, "l.npu")
-    loop = next(i for i, n in enumerate(program.classes[0].functions[0].body.instrs) if n.op.mnemonic == "repeat")
+    loop = next(i for i, n in enumerate(program.classes[0].functions[0].body.nodes) if n.op.mnemonic == "repeat")
     span = where.find(Site(0, "fn", 0, (loop, 1, 0)))
     assert span is not None
     assert LAYERS[span.start : span.end] == "%e.next: f32[b=2/dp, s=3/tp, k=2] = tanh %e"

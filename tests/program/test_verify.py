@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compiler.graph import Dim, Type
+from compiler.graph import Dim, Graph, Type
 from compiler.layout import Layout
 from compiler.ops.comm import Relayout
 from compiler.ops.effects import Write
-from compiler.program import Body, Program
+from compiler.program import Program
 from compiler.schedules import find_hang, unroll
 from compiler.text import parse_located, parse_program
 from compiler.verify import verify
@@ -58,7 +58,7 @@ RULES = [
     # layouts
     ("E0613", P, "%u: f32[b=2/mb/dp, f=4/tp] = contract", "%u: f32[b=2/mb/dp, f=4/dp] = contract"),
     ("E0613", P, "%g1: f32[d=4, f=4/tp] pending(dp sum)", "%g1: f32[d=4, f=4/tp] pending(dp mean)"),
-    ("E0613", P, "f=4/tp] pending(dp sum, mb sum)", "f=4/tp] pending(mb sum, dp sum)"),
+    ("E0613", P, "f=4/tp] pending(mb sum, dp sum)", "f=4/tp] pending(dp sum, mb sum)"),
     ("E0613", P, "%w1: f32[d=4, f=4/tp] = read w1\n    %g1", "%w1: f32[d=1/mb, f=4/tp] = read w1\n    %g1"),
     ("E0613", P, "%w1: f32[d=4, f=4/tp] = read w1\n    %g1", "%w1: f32[d=2/pp, f=4/tp] = read w1\n    %g1"),
     ("E0614", P, "%h: f32[b=2/mb/dp, f=4/tp] = relu", "%h: f32[b=2/mb/dp, f=8] = relu"),
@@ -151,7 +151,7 @@ RULES = [
     # of whole batches
     ("E0613", W, "    %whole: f32[] =", "    %w: f32[] pending(mb sum) = only_first %parts over mb\n    %whole: f32[] ="),
     ("E0615", W, "%whole: f32[] = all_reduce %parts sum over dp", "%whole: f32[] = div %parts, 2.0"),
-    ("E0620", W, "    %sum: f32[] pending(dp sum, mb sum) = reduce %m", "    %w: f32[d=4] = read w\n    %sum: f32[] pending(dp sum, mb sum) = reduce %m"),
+    ("E0620", W, "    %sum: f32[] pending(mb sum, dp sum) = reduce %m", "    %w: f32[d=4] = read w\n    %sum: f32[] pending(mb sum, dp sum) = reduce %m"),
     ("E0620", W, "accumulate %ratio into ratio", "accumulate %ratio into mean"),
     ("E0620", W, "accumulate %dw into w.grad", "accumulate %dw into w.grad\n    accumulate %one into most"),
     ("E0620", W, "    %w: f32[d=4] = read w\n    %g", "    %m: f32[] = read mean\n    %w: f32[d=4] = read w\n    %g"),
@@ -201,11 +201,11 @@ def test_what_text_cannot_say() -> None:
         functions = [*cls.functions]
         body = functions[f].body
         functions[f] = replace(
-            functions[f], body=replace(body, instrs=(replace(body.instrs[0], **change), *body.instrs[1:]))
+            functions[f], body=replace(body, nodes=(replace(body.nodes[0], **change), *body.nodes[1:]))
         )
         return replace(program, classes=(replace(cls, functions=tuple(functions)),))
 
-    x = cls.functions[0].body.instrs[0].outputs[0]
+    x = cls.functions[0].body.nodes[0].outputs[0]
     assert "E0613" in [d.code for d in verify(with_first(0, outputs=(replace(x, layout=Layout(())),)))]
     assert "E0613" in [d.code for d in verify(with_first(0, outputs=(replace(x, layout=Layout((("zz",), (), ()))),)))]
     assert "E0612" in [d.code for d in verify(with_first(0, op=Relayout(x.layout)))]
@@ -214,13 +214,13 @@ def test_what_text_cannot_say() -> None:
     assert "E0613" in [
         d.code for d in verify(replace(program, classes=(replace(cls, states=(rank, *cls.states[1:])),)))
     ]
-    odd = replace(cls.functions[0], body=replace(cls.functions[0].body, results=("x",)))
+    odd = replace(cls.functions[0], body=replace(cls.functions[0].body, outputs=(x,)))
     assert "E0612" in [
         d.code for d in verify(replace(program, classes=(replace(cls, functions=(odd, cls.functions[1])),)))
     ]
     assert "E0650" in [d.code for d in verify(replace(program, axes=program.axes * 2))]
     assert "E0650" in [d.code for d in verify(replace(program, classes=()))]
-    empty = replace(cls.functions[0], body=Body((), (), ()))
+    empty = replace(cls.functions[0], body=Graph("", (), (), ()))
     assert [d.code for d in verify(replace(program, classes=(replace(cls, functions=(empty, cls.functions[1])),)))] == [
         "E0622"
     ]

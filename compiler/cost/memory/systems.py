@@ -16,11 +16,12 @@ from compiler.cost.kernels.program import Features, features
 from compiler.cost.memory.footprint import Footprint, Shards, footprint, states
 from compiler.cost.memory.sizes import OURS, Sizes, logits
 from compiler.cost.price.calibration import of_cluster
-from compiler.graph import ITEMSIZE
+from compiler.graph import ITEMSIZE, Graph, Node, Value
 from compiler.memory.action import FIRST, Buffer, Effect, Replay
 from compiler.memory.lifetimes import Traced, TracedMemory
 from compiler.memory.peak import ClassMemory, Peak
-from compiler.program import Body, DeviceClass, Function, FunctionPhase, Instr, Var
+from compiler.origin import Role
+from compiler.program import DeviceClass, Function, FunctionPhase
 
 if TYPE_CHECKING:
     from compiler.driver import Compiled
@@ -81,8 +82,8 @@ class Systems:
 
     def added(self, cls: DeviceClass) -> frozenset[str]:
         """Accumulators of gradients that have a buffer all the time: of weights that are not gathered from shards."""
-        gathered = {s.logical for s in cls.states if s.role == "weight" and self.shards.gathered(s)}
-        return frozenset(s.name for s in cls.states if s.role == "gradient" and s.logical not in gathered)
+        gathered = {s.logical for s in cls.states if s.role is Role.WEIGHT and self.shards.gathered(s)}
+        return frozenset(s.name for s in cls.states if s.role is Role.GRADIENT and s.logical not in gathered)
 
     def sizes(self, cls: DeviceClass, key: tuple[str, int]) -> Sizes:
         """Of the values of a function of the class."""
@@ -108,11 +109,11 @@ class _Replay(Replay):
         self.passing = []
         return super().run(function)
 
-    def _bytes(self, var: Var) -> int:
+    def _bytes(self, var: Value) -> int:
         share = self.of.shares.get(var.name, 1.0)
         return round(super()._bytes(var) * share) if share else 0
 
-    def _begin(self, instr: Instr) -> None:
+    def _begin(self, instr: Node) -> None:
         """What was added to a gradient takes no room any more, however long the program has it."""
         for b in self.passing:
             if not b.accumulator:
@@ -121,7 +122,7 @@ class _Replay(Replay):
         self.passing = []
         super()._begin(instr)
 
-    def _new(self, name: str, size: int, origin: str = "activation", memory: str = FIRST) -> Buffer:
+    def _new(self, name: str, size: int, origin: str = Role.ACTIVATION, memory: str = FIRST) -> Buffer:
         b = super()._new(name, size, origin, memory)
         if name in self.of.passing:
             self.passing.append(b)
@@ -155,7 +156,7 @@ class SystemMemory(ClassMemory):
         self.systems, self.added, self.narrow = systems, systems.added(cls), systems.features.compute
         kept = states(cls, systems.shards, systems.footprint, systems.features.compute)
         self.static.update(((FIRST, role), items) for role, items in kept.items())
-        self.functions[UPDATE] = Function(*UPDATE, Body((), (), ()))
+        self.functions[UPDATE] = Function(*UPDATE, Graph("", (), (), ()))
         self.touched = {key: names - self.added for key, names in self.touched.items()} | {UPDATE: frozenset()}
         self.sized: dict[tuple[str, int], Sizes] = {}
 
@@ -165,9 +166,11 @@ class SystemMemory(ClassMemory):
         of = self.systems.footprint
         kept = sum(n for (memory, _), items in self.static.items() for _, n in items if memory == FIRST)
         turning = peak.bytes - kept
-        shards = [s for s in self.cls.states if s.role == "gradient" and s.memory == FIRST and s.name not in self.added]
+        shards = [
+            s for s in self.cls.states if s.role is Role.GRADIENT and s.memory == FIRST and s.name not in self.added
+        ]
         if shards:
-            there = peak.roles.get("gradient", 0)
+            there = peak.roles.get(Role.GRADIENT, 0)
             kept += max(there, round(sum(self.systems.shards.bytes(s, "gradients") for s in shards)))
             turning -= there
         reserved = kept + round(turning * (1 + of.reserve))
