@@ -12,7 +12,7 @@ from compiler.memory.occupancy import Occupancy, occupancy
 from compiler.memory.peak import memory_use
 from compiler.program import Program
 from runtime.data.synthetic import synthetic
-from runtime.rank import RankExecutor
+from runtime.rank.executor import RankExecutor
 from runtime.rank.interpreter import Device
 from tests.memory.test_exact import SMALL, example
 from tests.runtime.test_memory import program as hand_made

@@ -44,6 +44,11 @@ DEVICES = ("ascend910", "ascend910b", "a100_80", "h100", "tpu_v4")
 
 def with_cluster(case: Case) -> Compiled:
     """The case on a cluster of servers of 1 to 8 devices."""
+    return compile_job(evaluate(Source("drawn.par", cluster_text(case))))
+
+
+def cluster_text(case: Case) -> str:
+    """The file of `with_cluster`."""
     r = random.Random(case.seed)
     devices = math.prod(size for _, size in case.mesh)
     inside = r.choice([n for n in (1, 2, 3, 4, 8) if devices % n == 0])
@@ -54,7 +59,7 @@ def with_cluster(case: Case) -> Compiled:
         f"  level pod = {devices // inside} server over 10 GB/s, 5 us\n}}\n"
     )
     text = case.text.replace("train drawn()", "train drawn() on pod")
-    return compile_job(evaluate(Source("drawn.par", cluster + text)))
+    return cluster + text
 
 
 def check(case: Case) -> Outcome:

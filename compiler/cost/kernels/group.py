@@ -18,6 +18,7 @@ from compiler.cost.kernels.sized import Sized
 from compiler.cost.kernels.work import Collective, Copy, Loop, Meet, Part, Post, Product, Vector, Wait, Work
 from compiler.graph import ITEMSIZE, Graph, Node, Value
 from compiler.layout import local_type
+from compiler.memory.tiers import FIRST
 from compiler.ops import comm, effects
 from compiler.ops.base import Movement
 from compiler.ops.contract import Contract
@@ -272,8 +273,8 @@ class _Lift:
             state = self.lifter.states.get(op.name)
             taint = TAINTS.get(state.role, "") if state else ""
             var = instr.outputs[0]
-            if state is not None and state.memory != "hbm":
-                self.add(instr, Copy(self.lifter.value(var).bytes, state.memory))
+            if state is not None and state.memory != FIRST:
+                self.add(instr, Copy(self.lifter.value(var).bytes, state.memory, FIRST))
                 self.values[var.name].taint = taint
             else:
                 self.define(var, -1, taint)
@@ -282,8 +283,8 @@ class _Lift:
             state = self.lifter.states.get(op.name)
             value = self.values[instr.inputs[0].name]
             self.lifter.filled[op.name] = value.filled
-            if state is not None and state.memory != "hbm":
-                self.add(instr, Copy(value.bytes, state.memory))
+            if state is not None and state.memory != FIRST:
+                self.add(instr, Copy(value.bytes, FIRST, state.memory))
         elif isinstance(op, effects.Accumulate):
             value = self.values[instr.inputs[0].name]
             if self.lifter.accumulates and value.elements > SCALAR:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from compiler.cost.kernels.work import Meet, Part, Post, Product, Vector
+from compiler.cost.price.kinds import SLOWER, STAGES, Kind, Over
 from compiler.cost.price.pricer import COMM, COMPUTE, COPY, PICOSECONDS, Pricer, picoseconds
 from compiler.cost.time.events import step_events
 from compiler.cost.time.groups import Groups
@@ -14,12 +15,6 @@ from compiler.cost.time.slow import Classes
 from compiler.cost.time.step import Played
 from compiler.cost.time.tasks import stretch, totals
 from compiler.cost.time.timeline import Cost, Event, Events, Link, Player, Spent, Timeline
-
-STAGES = "stages"
-"""What stands for the axes of what device groups send each other."""
-
-SLOWER = "slower devices"
-"""What stands for the axes where peers are late: more than the messages themselves take."""
 
 BUBBLE = "device groups that wait for each other (the bubble of the pipeline)"
 SLOW = "slow devices, and waits for them"
@@ -37,8 +32,8 @@ class _Function:
         self.posts = [(work, n) for work, n in works if isinstance(work, Post)]
         self.meets = [(work, n) for work, n in works if isinstance(work, Meet)]
         slower = stretch(totals(part, pricer, update), pricer)
-        self.kernels = {"product": 0, "vector": 0}
-        self.links: dict[str, list[float]] = {}  # axes -> stream, calls, bytes, picoseconds
+        self.kernels: dict[str, int] = {Kind.PRODUCT: 0, Kind.VECTOR: 0}
+        self.links: dict[Over, list[float]] = {}  # axes -> stream, calls, bytes, picoseconds
         for _, priced, n in self.lines:
             if priced.stream == COMPUTE:
                 self.kernels[priced.kind] += n * (priced.ps if slower == 1.0 else round(priced.ps * slower))
@@ -55,7 +50,7 @@ class Sums:
     meets: of `exposed`, all-reduces between groups."""
 
     compute: int
-    exposed: dict[str, int]
+    exposed: dict[Over, int]
     host: int
     meets: int
 
@@ -158,9 +153,9 @@ def _spent(
     names = [level.name for level in pricer.machine.levels]
     found = []
     for group, counts in enumerate(groups.counts):
-        kernels = {"product": 0, "vector": 0, "update": 0}
+        kernels = {Kind.PRODUCT: 0, Kind.VECTOR: 0, "update": 0}
         total = added[group]
-        links: dict[str, list[float]] = {}
+        links: dict[Over, list[float]] = {}
         sends: dict[int, float] = {}
         for key, n in counts.items():
             function = functions[groups.of_class[group]].get(key)
@@ -184,8 +179,8 @@ def _spent(
             links[STAGES][3] += total.meets
         found.append(
             Spent(
-                kernels["product"] / PICOSECONDS,
-                kernels["vector"] / PICOSECONDS,
+                kernels[Kind.PRODUCT] / PICOSECONDS,
+                kernels[Kind.VECTOR] / PICOSECONDS,
                 kernels["update"] / PICOSECONDS,
                 {a: ps / PICOSECONDS for a, ps in total.exposed.items()},
                 total.host / PICOSECONDS,
@@ -197,7 +192,7 @@ def _spent(
     return tuple(found)
 
 
-def _add(links: dict[str, list[float]], axes: str, stream: float, calls: float, sent: float, ps: float) -> None:
+def _add(links: dict[Over, list[float]], axes: Over, stream: float, calls: float, sent: float, ps: float) -> None:
     """Adds up by axes; the outermost level counts."""
     entry = links.setdefault(axes, [stream, 0, 0.0, 0])
     entry[0] = max(entry[0], stream)
@@ -205,15 +200,15 @@ def _add(links: dict[str, list[float]], axes: str, stream: float, calls: float, 
         entry[i] += x
 
 
-def _link(axes: str, entry: Sequence[float], exposed: int, names: Sequence[str]) -> Link:
+def _link(axes: Over, entry: Sequence[float], exposed: int, names: Sequence[str]) -> Link:
     stream, calls, sent, ps = entry
     level = names[int(stream) - COMM] if COMM <= stream < COMM + len(names) else ""
     return Link(axes, level, int(calls), sent, ps / PICOSECONDS, exposed / PICOSECONDS)
 
 
-def _traffic(parts: Sequence[Spent]) -> dict[str, float]:
+def _traffic(parts: Sequence[Spent]) -> dict[Over, float]:
     """Bytes by axes, of the device that sends most over them, as `run` counts them; most bytes first."""
-    most: dict[str, float] = {}
+    most: dict[Over, float] = {}
     for link in (link for part in parts for link in part.links if link.bytes):
         most[link.axes] = max(most.get(link.axes, 0.0), link.bytes)
     return dict(sorted(most.items(), key=lambda x: -x[1]))
@@ -342,8 +337,8 @@ def _candidates(
     """What a step of a device of the group is spent on -> seconds. kinds: those of its kernels, from `_top`."""
     once = pricer.cal.fixed * groups.counts[group].get(UPDATE, 0)
     found = {
-        "products of matrices": kinds.get("product", 0.0),
-        "element-wise work and reductions, bound by memory bandwidth": kinds.get("vector", 0.0),
+        "products of matrices": kinds.get(Kind.PRODUCT, 0.0),
+        "element-wise work and reductions, bound by memory bandwidth": kinds.get(Kind.VECTOR, 0.0),
         "the optimizer, bound by memory bandwidth": kinds.get("update", 0.0),
         "launches of kernels that are short": kinds.get("launch", 0.0),
         BUBBLE: part.bubble,
@@ -353,7 +348,7 @@ def _candidates(
     return found | {SLOW if axes == SLOWER else unhidden(axes): s for axes, s in part.exposed.items()}
 
 
-def unhidden(axes: str) -> str:
+def unhidden(axes: Over) -> str:
     """What a step is spent on, of messages over these axes."""
     return f"communication over {axes} that nothing hides"
 

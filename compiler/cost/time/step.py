@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from compiler.cost.kernels.work import Product, Vector
+from compiler.cost.price.kinds import NOTHING, Kind, Over, Stream
 from compiler.cost.price.pricer import COMM, COMPUTE
 from compiler.cost.time.tasks import Rolled, Segment, Task, Tasks
 from compiler.cost.time.timeline import Piece
@@ -41,7 +42,7 @@ class Played:
     duration: int
     ready: tuple[int, ...]
     compute: int
-    exposed: dict[str, int]
+    exposed: dict[Over, int]
     pieces: tuple[Piece, ...] = ()
 
 
@@ -82,9 +83,9 @@ class _Device:
 
     def __init__(self, streams: int, begin: int, factor: float) -> None:
         self.free = [begin] * streams
-        self.last = [""] * streams
-        self.sent: dict[int, tuple[int, str]] = {}  # when a message ended -> when it began, and its axes
-        self.exposed: dict[str, int] = {}
+        self.last = [NOTHING] * streams
+        self.sent: dict[int, tuple[int, Over]] = {}  # when a message ended -> when it began, and its axes
+        self.exposed: dict[Over, int] = {}
         self.compute = 0
         self.factor = factor
         self.recording: Recording | None = None
@@ -101,7 +102,7 @@ class _Device:
             start = free[COMPUTE]
         return start
 
-    def run(self, task: Task, start: int, cause: str) -> int:
+    def run(self, task: Task, start: int, cause: Over) -> int:
         """When it ends. cause: axes of the message that it waited for; of loops only the end is known."""
         free, stream, ps = self.free, task.stream, task.ps
         if stream == COMPUTE:
@@ -131,7 +132,7 @@ class _Device:
             self.recording.pieces.append(Piece(name, task.node.name, priced.kind, start, end, task.axes, *of))
         return end
 
-    def wait(self, start: int, end: int, axes: str) -> None:
+    def wait(self, start: int, end: int, axes: Over) -> None:
         """Computation stands still, until a message over `axes` has come ("": for no message).
 
         What that message itself waited for (others on its link, or what they brought) is told as theirs.
@@ -141,18 +142,18 @@ class _Device:
             began = max(began, start)
             if of:
                 self.exposed[of] = self.exposed.get(of, 0) + end - began
-            self.note(f"waits for {of}" if of else "waits", "exposed" if of else "wait", began, end, of)
+            self.note(f"waits for {of}" if of else "waits", Kind.EXPOSED if of else Kind.WAIT, began, end, of)
             end, axes = began, of
 
-    def note(self, name: str, kind: str, start: int, end: int, axes: str = "") -> None:
+    def note(self, name: str, kind: str, start: int, end: int, axes: Over = NOTHING) -> None:
         """Records what computation does besides kernels."""
         if self.recording is not None and end > start:
-            self.recording.pieces.append(Piece("compute", name, kind, start, end, axes))
+            self.recording.pieces.append(Piece(Stream.COMPUTE, name, kind, start, end, axes))
 
-    def cause(self, ready: int) -> str:
+    def cause(self, ready: int) -> Over:
         """The axes of the message that ended then, if one did."""
         ended = (s for s in range(COMM, len(self.free)) if self.free[s] == ready)
-        return next((self.last[s] for s in ended), "")
+        return next((self.last[s] for s in ended), NOTHING)
 
     def repeat(self, times: int, loop: Rolled, mark: _Mark) -> int:
         """As many iterations more as the last one, which began at `mark`; by how much time they shift."""
@@ -174,7 +175,7 @@ class _Device:
         """All streams end, and the host has dispatched all kernels at `host`; when that is."""
         last = max(self.free)
         self.wait(self.free[COMPUTE], last, self.last[self.free.index(last)])
-        self.note("waits for the host", "host", last, host)
+        self.note("waits for the host", Kind.HOST, last, host)
         return max(last, host)
 
 
@@ -199,7 +200,7 @@ def _again(recording: Recording, times: int, by: int, mark: int) -> None:
         start = max(p.end for p in last if p.stream == stream)
         if times * by:
             name = f"× {times} more iterations"
-            recording.pieces.append(Piece(stream, name, "repeat", start, start + times * by, times=times))
+            recording.pieces.append(Piece(stream, name, Kind.REPEAT, start, start + times * by, times=times))
 
 
 class _Stepper:
@@ -217,7 +218,7 @@ class _Stepper:
         for task in tasks:
             ready, causes = [], []
             for c, mine in enumerate(ends):
-                at, cause = start[c], ""
+                at, cause = start[c], NOTHING
                 if task.prefetch and began[c] > at:
                     at = began[c]
                 for d in task.deps:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Union
 
 from compiler.cost.kernels.work import Collective, Loop, Meet, Node, Part, Post, Wait
+from compiler.cost.price.kinds import NOTHING, Over
 from compiler.cost.price.pricer import COMM, COMPUTE, Priced, Pricer, picoseconds
 
 
@@ -30,7 +31,7 @@ class Task(NamedTuple):
     deps: tuple[int, ...]
     carried: tuple[int, ...] = ()
     blocking: bool = False
-    axes: str = ""
+    axes: Over = NOTHING
     also: tuple[tuple[int, int], ...] = ()
     over: tuple[str, ...] = ()
     prefetch: bool = False
@@ -47,7 +48,7 @@ class Rolled(NamedTuple):
     streams: tuple[int, ...]
     needed: tuple[int, ...]
     over: frozenset[tuple[str, ...]]
-    axes: str = ""
+    axes: Over = NOTHING
     prefetch: bool = False
 
 

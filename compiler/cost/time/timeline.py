@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import overload
 
+from compiler.cost.price.kinds import NOTHING, Over
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -52,7 +54,7 @@ class Piece:
     kind: str
     start: int
     end: int
-    axes: str = ""
+    axes: Over = NOTHING
     bytes: float = 0.0
     flops: float = 0.0
     times: int = 1
@@ -131,7 +133,7 @@ class Link:
     waits for; the rest runs beside it.
     """
 
-    axes: str
+    axes: Over
     level: str
     calls: int
     bytes: float
@@ -155,7 +157,7 @@ class Spent:
     products: float
     vectors: float
     update: float
-    exposed: dict[str, float]
+    exposed: dict[Over, float]
     host: float
     bubble: float
     links: tuple[Link, ...] = ()
@@ -183,14 +185,14 @@ class Timeline:
     classes: tuple[Player, ...]
     busy: tuple[float, ...]
     bubble: float
-    exposed_by_axis: dict[str, float]
+    exposed_by_axis: dict[Over, float]
     flops_model: float
     flops_hardware: float
     peak_flops: float
     devices: int
     samples: int
     tokens: int
-    traffic: dict[str, float] = field(default_factory=dict)
+    traffic: dict[Over, float] = field(default_factory=dict)
     top: tuple[Cost, ...] = ()
     update_seconds: float = 0.0
     bottleneck: str = ""
