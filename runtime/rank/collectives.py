@@ -22,6 +22,7 @@ from compiler.ops.comm import (
     OnlyFirst,
     ReduceScatter,
     Shard,
+    ShiftAcross,
 )
 from runtime.backend import Array, Backend, Index, Shape
 from runtime.comm import Done, Handle, Network, Then
@@ -157,11 +158,23 @@ def halo_add(op: HaloAdd, x: Array, here: Here) -> Handle[Array]:
     return Then(found, add)
 
 
+@collective(ShiftAcross)
+def shift_across(op: ShiftAcross, x: Array, here: Here) -> Handle[Array]:
+    """Every device sends each other one what comes to lie in that one's range (most get nothing)."""
+    dim, n, me = here.type.index(op.dim), here.mesh.count(op.axes), here.me(op.axes)
+    length, logical = here.backend.shape(x)[dim], here.type.shape[dim]
+    held = [(p * length, (p + 1) * length) for p in range(n)]
+    needed = [meet((p * length - op.by, (p + 1) * length - op.by), (0, logical)) for p in range(n)]
+    found = exchange(x, op, held, me * length, needed, here)
+    shape, start = here.backend.shape(x), me * length - op.by
+    return Then(found, lambda parts: placed(parts, dim, shape, start, op.fill, here))
+
+
 # --- pieces ---------------------------------------------------------------------------------------
 
 
 def exchange(
-    x: Array, op: Halo | HaloAdd, held: Sequence[Span], start: int, needed: Sequence[Span], here: Here
+    x: Array, op: Halo | HaloAdd | ShiftAcross, held: Sequence[Span], start: int, needed: Sequence[Span], here: Here
 ) -> Handle[list[tuple[Span, Array]]]:
     """Every device gets what it needs of each other's elements, with their positions along the dim.
 
