@@ -36,6 +36,3 @@ class Move(Op):
 
     def selects(self) -> bool:
         return True
-
-    def differentiable(self, i: int) -> bool:
-        return False
