@@ -285,6 +285,16 @@ CODES: tuple[Code, ...] = (
         "%loss: f32[] = all_reduce %sum sum over (dp, mb, tp)",
     ),
     _code(
+        "E0619",
+        "a value that is not in the memory where it is read",
+        "A value lies in one memory, the devices' own where none is stated: `%w: f32[d=4] in host`. Computations and\n"
+        "messages take place in the devices' own, effects in that of their buffer. `move %w from host to hbm` makes\n"
+        "the value that lies elsewhere.",
+        "    %y: f32[b=2/mb/dp, f=3/tp of 5] = contract %x, %w\n",
+        "    %far: f32[d=4, f=3/tp of 5] in host = move %w from hbm to host\n"
+        "    %y: f32[b=2/mb/dp, f=3/tp of 5] = contract %x, %far\n",
+    ),
+    _code(
         "E0620",
         "an effect on the wrong buffer or in the wrong function",
         "F, B and W read weights, accumulate gradients and losses, save and load; U reads and writes what lives\n"
