@@ -327,7 +327,7 @@ def verify(
     from parc.room import require_room
     from runtime.data import open_data
     from runtime.prove import prove
-    from runtime.rank import RankExecutor
+    from runtime.rank.executor import RankExecutor
     from runtime.stacked import Emulator
 
     if small is None:

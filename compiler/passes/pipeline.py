@@ -98,7 +98,7 @@ def _prune(w: Work) -> None:
 
 def _close(w: Work) -> None:
     strategy = w.job.strategy
-    cut = next((p.label.rpartition(".")[2] for p in strategy.pipelines), None)
+    cut = next((p.label for p in strategy.pipelines), None)
     rules = Recompute(w.divided.graph, strategy.recomputes, cut, w.job.model.graph)
     w.differentiated = close(w.derivative, rules, w.names)
 
