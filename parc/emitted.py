@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from compiler.driver import Compiled, compile_job, run_passes
+from compiler import driver
+from compiler.driver import Compiled, run_passes
 from compiler.graph import Graph
 from compiler.model import Job, Training
 from compiler.ops.repeat import Repeat
@@ -55,10 +56,10 @@ def _size(graph: Graph) -> int:
 def lowered(given: Job | Training | Placed, timed: Callable[[Timing], None] | None = None) -> tuple[Compiled, str]:
     """The program's text, and all that came before it. Raises ParcError."""
     if timed is None:
-        compiled = compile_job(given)
+        compiled = driver.compile_job(given)
         return compiled, show(compiled.program)
     timer = Timer(timed)
-    compiled = compile_job(given, timer)
+    compiled = driver.compile_job(given, timer)
     text = show(compiled.program)
     timer.tell("print", compiled.program)
     return compiled, text

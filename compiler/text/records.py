@@ -15,9 +15,7 @@ from compiler.text.cursor import MAX_NESTING, Cursor
 from dsl.diagnostics import did_you_mean
 
 RECORDS: dict[str, type[Any]] = {
-    name: cls
-    for name, cls in vars(compiler.model).items()
-    if isinstance(cls, type) and is_dataclass(cls) and cls.__module__ == compiler.model.__name__
+    name: cls for name, cls in vars(compiler.model).items() if isinstance(cls, type) and is_dataclass(cls)
 }
 
 
