@@ -5,8 +5,8 @@ Text form: `compiler.text` (printer and parser, `parse(show(p)) == p`); legality
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ from compiler.graph import Type
 from compiler.layout import Layout
 from compiler.model import Init
 from compiler.ops.base import Op
-from compiler.ops.effects import Accumulate, Load, Read, Save, Write
+from compiler.ops.effects import Accumulate, Input, Load, Read, Save, Write
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,15 +271,62 @@ class InputDecl:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """Something that a program can be asked to do, such as `train_step`: what each class of devices runs for it.
+
+    States that live across steps are those of the program: entries that declare one of a name share it.
+    """
+
+    name: str
+    classes: tuple[DeviceClass, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The data that it takes in (and `step`), in the order of first use."""
+        ops = (i.op for c in self.classes for f in c.functions for i in f.body.instrs)
+        return tuple(dict.fromkeys(op.name for op in ops if isinstance(op, Input)))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What it gives, by logical names: the loss, metrics, outputs of the model, reports."""
+        found = {s.logical: RESULTS.index(s.role) for c in self.classes for s in c.states if s.role in RESULTS}
+        return tuple(sorted(found, key=found.__getitem__))
+
+
+RESULTS = ("loss", "metric", "output", "report")
+"""Roles of buffers whose contents an entry gives to whoever asked."""
+
+LASTING = ("weight", "optimizer", "counter")
+"""Roles of buffers that live across steps, for all entries."""
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """One program per class of devices. `axes` major to minor, the time axis (if micro-batched) first."""
 
     name: str
     axes: tuple[Axis, ...]
     inputs: tuple[InputDecl, ...]
-    classes: tuple[DeviceClass, ...]
+    entries: tuple[Entry, ...]
     seed: int = 0
     stages: int = 1  # virtual stages = groups * chunks; stage v lives on group v % groups as chunk v // groups
+
+    @property
+    def classes(self) -> tuple[DeviceClass, ...]:
+        """Those of the first entry, which is the only one in most programs (`only`)."""
+        return self.entries[0].classes if self.entries else ()
+
+    def with_classes(self, classes: Iterable[DeviceClass]) -> Program:
+        """The program with others in the first entry."""
+        first = Entry(self.entries[0].name if self.entries else "train_step", tuple(classes))
+        return replace(self, entries=(first, *self.entries[1:]))
+
+    def only(self, entry: str) -> Program:
+        """The program with this entry alone; KeyError if there is none."""
+        for e in self.entries:
+            if e.name == entry:
+                return replace(self, entries=(e,))
+        raise KeyError(entry)
 
     @property
     def sizes(self) -> dict[str, int]:

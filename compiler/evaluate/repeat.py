@@ -21,8 +21,9 @@ def repeat(statement: ast.Repeat, scope: Scope) -> None:
     if count > limits.MAX_COUNT:
         raise fail("E0908", f"`repeat` of {count} iterations, the most is 10^9", statement.count.span)
     scope.session.spend_node(statement.span)
-    label = scope.making.labels.fresh(statement.label.id)
-    path = scope.child_path(label)
+    span = statement.label.span
+    label = scope.making.named("label", statement.label.id, span, scope.making.labels)
+    path = scope.child_path(label, span)
     scope.making.loop_labels[label] = statement.label.span
     frame = Frame(scope.making.names, path, scope.frame, label, count)
     inner = Scope(scope.module, scope.making, frame, path, scope.what)

@@ -156,7 +156,7 @@ class Index:
             found |= {of: GRADIENT} if of is not None else {}
             again = f"{value.name}.again"  # as `compiler.passes.residuals` calls what it computes once more
             found |= {n: ITSELF for n in self.values if n == again or n.removeprefix(f"{again}_").isdigit()}
-        saved = list(zip(self.placed.forward.outputs[self.training.scalars :], self.placed.kept, strict=True))
+        saved = list(zip(self.placed.forward.outputs[self.training.results :], self.placed.kept, strict=True))
         for made, round in zip(self.placed.rounds, self.training.rounds, strict=True):
             sums = zip(made.batch.outputs, made.settle.inputs, round.totals, strict=True)
             found |= {v.name: ITSELF for row in sums if row[2].name in found for v in row}

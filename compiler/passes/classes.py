@@ -42,6 +42,8 @@ def schedules(
     if staged.groups > 1:
         name = staged.rule.schedule if staged.rule is not None else "one_f_one_b"
         depth = None if staged.cut is not None else _depths(placed, staged)
+    if not placed.training.trains:
+        name, depth = "forward", None
     span = staged.rule.span if staged.rule is not None else None
     wrong = check_schedule(name, staged.groups, staged.chunks, m, span)
     if wrong is not None:
@@ -59,7 +61,7 @@ def _depths(placed: Placed, staged: Staged) -> tuple[int, ...]:
             before = staged.forward.get(v.name)
             if before is not None and here is not None and before != here:
                 after[before].add(here)
-    for v in placed.forward.outputs[: placed.training.scalars]:
+    for v in placed.forward.outputs[: placed.training.results]:
         before, here = staged.forward.get(v.name), staged.counts_at(v, staged.forward)
         if before is not None and before != here:
             after[before].add(here)

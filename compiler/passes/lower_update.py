@@ -50,7 +50,7 @@ class _Update:
         self.placed, self.staged, self.over, self.buffers, self.groups = placed, staged, over, buffers, groups
         self.homes = homes
         self.training = placed.training
-        self.trained = placed.training.model.trained
+        self.trained = placed.training.trained
         self.graph = placed.update
         self.names = Names()
         self.total = {v.name: w.name for v, w in zip(placed.totals, self.trained, strict=True)}
@@ -193,7 +193,7 @@ class _Update:
                 name, layout, frozen = w.name + _suffix(c), placed.weights[w.name], not w.trained
                 type = emits[c].type(w.value)
                 found.append(StateDecl(name, "weight", type, layout, c, w.init, logical=w.name, frozen=frozen))
-                if w.trained and self._contributes(w.name, c):
+                if w.name in sums and self._contributes(w.name, c):
                     full = self.buffers.gradients[w.name] + _suffix(c)
                     grad, at = sums[w.name]
                     found.append(StateDecl(full, "gradient", emits[c].piece(grad, w.name), at, c, logical=w.name))

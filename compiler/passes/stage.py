@@ -153,7 +153,7 @@ def readers(
 
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
-    return placed.forward.outputs[placed.training.scalars :]
+    return placed.forward.outputs[placed.training.results :]
 
 
 def _cut(placed: Placed, rule: PipelineRule, stages: int) -> Cut:
@@ -305,11 +305,11 @@ def _anchors(
     metrics."""
     reads = _readers_of_weights(placed, staged, forward)
     found: dict[str, Stage] = {}
-    for w, parts in zip(placed.training.model.trained, addends, strict=True):
+    for w, parts in zip(placed.training.trained, addends, strict=True):
         cut = staged.cut is not None and staged.cut.label in w.loops
         at = ALL if cut else min(reads[w.name], key=rank, default=0)
         found.update((v.name, at) for v in parts if backward.get(v.name) is None)
-    for v in placed.forward.outputs[: placed.training.scalars]:
+    for v in placed.forward.outputs[: placed.training.results]:
         if forward.get(v.name) is None:
             needed = {v.name}
             for node in reversed(placed.forward.nodes):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-ROLES = ("weight", "optimizer", "counter", "gradient", "loss", "metric", "report", "statistic", "saved")
+ROLES = ("weight", "optimizer", "counter", "gradient", "loss", "metric", "output", "report", "statistic", "saved")
 
 
 def default_logical(name: str) -> str:

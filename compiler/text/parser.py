@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from compiler.model import Init
 from compiler.ops.common import listed
-from compiler.program import Axis, DeviceClass, Function, InputDecl, LoopRange, Program, Schedule, StateDecl
+from compiler.program import Axis, DeviceClass, Entry, Function, InputDecl, LoopRange, Program, Schedule, StateDecl
 from compiler.text.locations import Locations, Site
 from compiler.text.names import ROLES, default_chunk, default_logical
-from compiler.text.printer import show_devices
+from compiler.text.printer import show_devices, show_entry
 from compiler.text.schedules import ScheduleParser
 from compiler.text.sharing import extent, with_code_of
 from dsl.diagnostics import ParcError, did_you_mean
@@ -33,6 +35,8 @@ class _Parser(ScheduleParser):
         super().__init__(text, name)
         self.header = Program("", (), (), ())
         self.shared = 0
+        self.first = 0
+        """Classes of the entries before this one."""
 
     # --- the whole ---
 
@@ -46,17 +50,48 @@ class _Parser(ScheduleParser):
         stages = self._setting("stages", 1)
         seed = self._setting("seed", 0)
         inputs: list[InputDecl] = []
-        classes: list[DeviceClass] = []
+        entries: list[Entry] = []
         self.header = Program(name, axes, (), (), seed, stages)
         while self.sees_word("input"):
             inputs.append(self._input())
         while not self.sees("end"):
+            entries.append(self._entry(entries))
+        self.found.raise_if_any()
+        return Program(name, axes, tuple(inputs), tuple(entries), seed, stages), self.where
+
+    def _entry(self, before: Sequence[Entry]) -> Entry:
+        """The stages up to the next `entry`; its head is left out where there is nothing but `train_step`."""
+        start, name = self.token, "train_step"
+        stated: tuple[list[str], list[str]] | None = None
+        if self.take_word("entry"):
+            name = self.text("the entry's name")
+            self.mark("(")
+            inputs = self._names(")")
+            self.mark(")")
+            stated = inputs, self._names("newline") if self.take("->") else []
+            self.end_line()
+            self.skip_lines()
+        self.first = sum(len(e.classes) for e in before)
+        classes: list[DeviceClass] = []
+        while not self.sees("end") and not self.sees_word("entry"):
             if not self.sees_word("stage"):
-                self.give_up("`stage`")
+                self.give_up("`entry` or `stage`" if classes else "`stage`")
             classes.append(self._class(classes))
             self.skip_lines()
-        self.found.raise_if_any()
-        return Program(name, axes, tuple(inputs), tuple(classes), seed, stages), self.where
+        entry = Entry(name, tuple(classes))
+        if any(e.name == name for e in before):
+            raise self.error("E0605", f"there are two entries `{name}`", start)
+        if stated is not None and not self.found.failed and stated != (list(entry.inputs), list(entry.outputs)):
+            raise self.error("E0606", "this is not what the entry takes and gives", start, f"it is {show_entry(entry)}")
+        return entry
+
+    def _names(self, end: str) -> list[str]:
+        found: list[str] = []
+        while not self.sees(end):
+            found.append(self.text())
+            if not self.take(","):
+                break
+        return found
 
     def _setting(self, word: str, default: int) -> int:
         if not self.take_word(word):
@@ -109,7 +144,7 @@ class _Parser(ScheduleParser):
     # --- classes ---
 
     def _class(self, earlier: list[DeviceClass]) -> DeviceClass:
-        start, index = self.token, len(earlier)
+        start, index = self.token, self.first + len(earlier)
         self.word("stage")
         groups = self.runs(self.header.groups - 1)
         self.mark(":")
@@ -161,7 +196,7 @@ class _Parser(ScheduleParser):
         self.shared += extent(earlier[found])
         if self.shared > MAX_SHARED:
             raise self.error("E0608", "too many classes that are as others", start)
-        self.where.same[index] = self.where.same.get(found, found)
+        self.where.same[index] = self.where.same.get(self.first + found, self.first + found)
         return earlier[found]
 
     def _devices(self, groups: tuple[int, ...]) -> None:

@@ -15,6 +15,7 @@ from compiler.program import (
     Affine,
     Body,
     DeviceClass,
+    Entry,
     For,
     Function,
     FunctionPhase,
@@ -37,7 +38,6 @@ Sizes = Mapping[str, int]
 
 def show(program: Program) -> str:
     """The text of a program; ends with a line end."""
-    sizes = program.sizes
     lines = [f"program {quote(program.name)}"]
     kinds = {"mesh": "", "place": " place", "time": " time"}
     axes = (f"{quote(a.name)}={a.size}{kinds.get(a.kind, ' ' + quote(a.kind))}" for a in program.axes)
@@ -47,15 +47,30 @@ def show(program: Program) -> str:
     if program.seed:
         lines.append(f"seed {program.seed}")
     lines += [_input(i) for i in program.inputs]
+    for entry in program.entries:
+        if len(program.entries) > 1 or entry.name != "train_step":
+            lines += ["", show_entry(entry)]
+        lines += _classes(program, entry.classes)
+    return "\n".join(lines) + "\n"
+
+
+def show_entry(entry: Entry) -> str:
+    """`entry evaluate(x, labels) -> loss, accuracy`."""
+    given = f" -> {', '.join(map(quote, entry.outputs))}" if entry.outputs else ""
+    return f"entry {quote(entry.name)}({', '.join(map(quote, entry.inputs))}){given}"
+
+
+def _classes(program: Program, classes: Sequence[DeviceClass]) -> list[str]:
+    sizes, lines = program.sizes, list[str]()
     shown: list[tuple[DeviceClass, list[str]]] = []
-    for cls in program.classes:
+    for cls in classes:
         code = _code(cls, sizes)
         model = next((c for c, text in shown if _is_as(cls, code, c, text, sizes)), None)
         if model is None:
             shown.append((cls, code))
         lines.append("")
         lines += _class(program, cls, code, model)
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _input(decl: InputDecl) -> str:

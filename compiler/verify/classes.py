@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 
 from compiler.layout import TIME
-from compiler.program import DeviceClass, FunctionPhase, Program, StateDecl, Var
+from compiler.program import LASTING, DeviceClass, FunctionPhase, Program, StateDecl, Var
 from compiler.text.locations import Site
 from compiler.text.names import ROLES
-from compiler.verify.effects import LIVING
 from compiler.verify.local import check_layout
 from compiler.verify.report import Report
 from dsl.diagnostics import plural
@@ -100,9 +99,9 @@ def _check_class(program: Program, cls: DeviceClass, c: int, report: Report) -> 
         site = Site(c, "state", i)
         if s.role not in ROLES:
             report.error("E0650", site, f"{s.name}: there is no role {s.role}", f"roles: {', '.join(ROLES)}")
-        for _, message, help in check_layout(Var(s.name, s.type, s.layout), kinds, s.role != "saved"):
+        for _, message, help in check_layout(Var(s.name, s.type, s.layout), kinds, s.role not in ("saved", "output")):
             report.error("E0613", site, message, help)
-        if s.role in LIVING and s.layout.pending:
+        if s.role in LASTING and s.layout.pending:
             report.error("E0615", site, f"{s.role} {s.name} lives across steps, but with pending reductions")
         _check_range(cls, s, site, report)
     for r in cls.ranges:

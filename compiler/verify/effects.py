@@ -9,6 +9,7 @@ from typing import NamedTuple
 from compiler.layout import TIME, Layout
 from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.program import (
+    LASTING,
     MODEL_PASSES,
     Body,
     DeviceClass,
@@ -23,10 +24,7 @@ from compiler.program import (
 from compiler.text.locations import Site
 from compiler.verify.report import Report, head
 
-LIVING = ("weight", "optimizer", "counter")
-"""Roles of buffers that live across steps."""
-
-RENEWED = (*LIVING, "report")
+RENEWED = (*LASTING, "report")
 ADDED = ("gradient", "loss", "metric", "statistic")
 
 Roles = tuple[str, ...]
@@ -51,11 +49,11 @@ class Rights(NamedTuple):
 RIGHTS = {
     FunctionPhase.STATISTICS: Rights(read=("statistic",), add=("statistic",)),
     FunctionPhase.TOTALS: Rights(read=("statistic",), add=("statistic",)),
-    FunctionPhase.FORWARD: Rights(read=(*LIVING, "statistic"), add=ADDED, save=("saved",)),
-    FunctionPhase.BACKWARD: Rights(read=(*LIVING, "statistic"), add=ADDED[:3], save=("saved",), load=("saved",)),
-    FunctionPhase.WEIGHTS: Rights(read=(*LIVING, "statistic"), add=ADDED[:3], load=("saved",)),
+    FunctionPhase.FORWARD: Rights(read=(*LASTING, "statistic"), add=(*ADDED, "output"), save=("saved", "output")),
+    FunctionPhase.BACKWARD: Rights(read=(*LASTING, "statistic"), add=ADDED[:3], save=("saved",), load=("saved",)),
+    FunctionPhase.WEIGHTS: Rights(read=(*LASTING, "statistic"), add=ADDED[:3], load=("saved",)),
     FunctionPhase.METRICS: Rights(read=("statistic",), add=("metric",)),
-    FunctionPhase.UPDATE: Rights(read=(*LIVING, *ADDED[:3]), write=RENEWED),
+    FunctionPhase.UPDATE: Rights(read=(*LASTING, *ADDED[:3]), write=RENEWED),
 }
 """What each phase is for, said of buffers: nothing but an update renews what lives across steps."""
 
@@ -162,7 +160,7 @@ class _Class:
         if isinstance(op, Accumulate):
             self.added.setdefault(op.name, []).append((function, site))
             if self.timed and function.per_microbatch:
-                most = value.layout.pending_on(TIME) == "max" and state.role in ("metric", "statistic")
+                most = value.layout.pending_on(TIME) == "max" and state.role in ("metric", "statistic", "output")
                 over = (TIME, "max" if most else "sum")
                 want = Layout(want.dims, tuple(sorted((*want.pending, over))))
         elif isinstance(op, Read):
@@ -228,6 +226,9 @@ class _Class:
                 self.settled(s)
             if s.role == "saved":
                 self.saved(s, site)
+            if s.role == "output" and (made := len(self.added.get(s.name, ())) + (s.name in self.saves)) != 1:
+                message = f"output {s.name} is made {made} times for a micro-batch"
+                self.report.error("E0622", site, message, "one function saves its part, or adds to it")
 
     def settled(self, s: StateDecl) -> None:
         """What is made of a whole batch is made in one place, and read behind it."""

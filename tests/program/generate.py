@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -18,6 +18,7 @@ from compiler.program import (
     Axis,
     Body,
     DeviceClass,
+    Entry,
     For,
     Function,
     FunctionPhase,
@@ -150,6 +151,11 @@ def programs(draw: st.DrawFn) -> Program:
     bound = st.none() | integers
     inputs = tuple(draw(st.lists(st.builds(InputDecl, names, whole, bound, bound), max_size=2)))
     shell = Program(draw(names), axes, inputs, (), draw(naturals), draw(st.integers(0, 9)))
+    entries = [draw_entry(draw, name, shell, axes) for name in draw(st.lists(names, max_size=2, unique=True))]
+    return replace(shell, entries=tuple(e for e in entries if len(entries) > 1 or e.classes))
+
+
+def draw_entry(draw: st.DrawFn, name: str, shell: Program, axes: tuple[Axis, ...]) -> Entry:
     classes = []
     for _ in range(draw(st.integers(0, 2))):
         groups = tuple(draw(st.lists(st.integers(0, shell.groups - 1), min_size=1, max_size=5)))
@@ -167,4 +173,4 @@ def programs(draw: st.DrawFn) -> Program:
                 tuple(draw(st.lists(elements(), max_size=3))),
             )
         )
-    return Program(shell.name, axes, inputs, tuple(classes), shell.seed, shell.stages)
+    return Entry(name, tuple(classes))

@@ -17,6 +17,7 @@ from compiler.program import (
     Axis,
     Body,
     DeviceClass,
+    Entry,
     For,
     Function,
     FunctionPhase,
@@ -55,7 +56,13 @@ def test_floats_to_the_last_bit(value: float) -> None:
     """Equality forgives -0.0 and nan does not even equal itself: compare what is written."""
     instr = Instr(Full(value, "f64", ()), (), (Var("x", Type("f64"), Layout(())),))
     cls = DeviceClass((0,), (), (), (Function(FunctionPhase.FORWARD, 0, Body((), (instr,), ())),), ())
-    op = parse_program(show(Program("p", (), (), (cls,)))).classes[0].functions[0].body.instrs[0].op
+    op = (
+        parse_program(show(Program("p", (), (), (Entry("train_step", (cls,)),))))
+        .classes[0]
+        .functions[0]
+        .body.instrs[0]
+        .op
+    )
     assert isinstance(op, Full)
     assert identical(op.value, value)
 
@@ -104,7 +111,7 @@ def test_schedules_read_as_formulas() -> None:
 )
 def test_devices(axes: list[tuple[str, int, str]], groups: list[int], devices: str) -> None:
     cls = DeviceClass(tuple(groups), (), (), (), ())
-    text = show(Program("p", tuple(Axis(*a) for a in axes), (), (cls,)))
+    text = show(Program("p", tuple(Axis(*a) for a in axes), (), (Entry("train_step", (cls,)),)))
     assert f": devices {devices} {{" in text
     assert parse_program(text).classes[0] == cls
 
