@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import parc
-from compiler.cost.simulate import Simulation
-from compiler.cost.variation import Variation
+from compiler.cost.time.simulate import Simulation
+from compiler.cost.time.slow import Variation
 from compiler.driver import Compiled
 
 GPT, PANGU, WALLS = (ROOT / "examples" / f"{name}.par" for name in ("gpt", "pangu_200b", "walls"))

@@ -13,12 +13,12 @@ sys.path.insert(0, str(ROOT))
 
 import parc
 from benchmarks.cost_scaling import least
-from compiler.cost.allocation import allocation
-from compiler.cost.fullest import traced
-from compiler.cost.memory import memory_use
-from compiler.cost.occupancy import occupancy
-from compiler.cost.reserved import reserved
 from compiler.driver import Compiled
+from compiler.memory.caching_allocator import reserved
+from compiler.memory.fullest import traced
+from compiler.memory.occupancy import occupancy
+from compiler.memory.offsets import allocation
+from compiler.memory.peak import memory_use
 from compiler.passes.training import training
 from compiler.program import Program
 from compiler.schedules.rolled import families, rolled

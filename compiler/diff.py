@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from compiler.cost.memory import most
 from compiler.layout import local_type
+from compiler.memory.peak import most
 from compiler.program import DeviceClass, For, FunctionPhase, Program, Run, StateDecl
 from compiler.text.attrs import runs, show_run
 from compiler.text.printer import show_schedule, show_type

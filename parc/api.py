@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, get_args
 
 if TYPE_CHECKING:
-    from compiler.cost.variation import Variation
+    from compiler.cost.time.slow import Variation
     from compiler.diff import ProgramDiff
     from compiler.driver import Compiled
     from compiler.evaluate import Check, Evaluation, Held
@@ -79,7 +79,7 @@ def check(file: File, *, told: Callable[[Held], None] | None = None, **options: 
     What it lowers to is verified, the schedule for hangs too, whether its data file is there, and the file's checks,
     which `told` hears of, those that fail too. Raises `ParcError` with all that is wrong.
     """
-    from compiler.cost.repeated import repeated_work
+    from compiler.cost.kernels.repeated import repeated_work
     from compiler.driver import compile_job
     from compiler.evaluate import check_file
     from dsl.diagnostics import Diagnostics, ParcError
@@ -142,7 +142,7 @@ def compile(file: File, **options: Unpack[Options]) -> Compiled:
 
 
 def _warn(job: Job, options: Options, compiled: Compiled | None = None) -> None:
-    from compiler.cost.repeated import repeated_work
+    from compiler.cost.kernels.repeated import repeated_work
     from compiler.evaluate.axes import idle_axes
     from compiler.evaluate.software import foreign_stack
 
@@ -243,7 +243,7 @@ def run(
     require_machine(compiled, _sized(file, options), "stacked", proof=False)
     simulated = None
     if compiled.job.cluster is not None:
-        from compiler.cost.simulate import Simulation
+        from compiler.cost.time.simulate import Simulation
 
         simulated = compiled.job.cluster.device.name, Simulation.of(compiled).seconds()
     from parc.memory import capacities
@@ -339,7 +339,7 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
 
 
 def devices() -> tuple[Device, ...]:
-    """The devices of the standard library; `compiler.cost.fitted` says what their numbers were fitted on."""
+    """The devices of the standard library; `compiler.cost.price.fitted` says what their numbers were fitted on."""
     from compiler.evaluate.library import standard_devices
 
     return standard_devices()
@@ -351,10 +351,10 @@ def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | No
     detail: whether `all` activations, `some` or `none` show the kernels and messages inside; those that a slow device
     takes part in never do.
     """
-    from compiler.cost.occupancy import occupancy
-    from compiler.cost.record import record
-    from compiler.cost.simulate import Simulation
-    from compiler.cost.systems import Systems
+    from compiler.cost.memory.systems import Systems
+    from compiler.cost.time.record import record
+    from compiler.cost.time.simulate import Simulation
+    from compiler.memory.occupancy import occupancy
     from parc.report.memory import held
     from parc.report.trace import Trace
 
@@ -367,9 +367,9 @@ def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | No
 
 def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:
     """An estimate as a page of HTML. command: the line that made it; strategy: its source text, to be shown."""
-    from compiler.cost.occupancy import occupancy
-    from compiler.cost.record import record
-    from compiler.cost.simulate import Simulation
+    from compiler.cost.time.record import record
+    from compiler.cost.time.simulate import Simulation
+    from compiler.memory.occupancy import occupancy
     from parc.report.inside import UNROLLED
     from parc.report.page import page
 

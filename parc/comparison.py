@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from compiler.cost.summary import unhidden
+from compiler.cost.time.summary import unhidden
 from parc.estimate import Estimate
 
 EQUAL = 0.005

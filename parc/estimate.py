@@ -6,18 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from compiler.cost.allocation import Allocation, allocation
-from compiler.cost.calibration import Calibration, of_cluster
-from compiler.cost.fitted import expected, used
-from compiler.cost.fullest import Fullest, fullest, traced
-from compiler.cost.memory import Peak, memory_use
-from compiler.cost.replay import FIRST
-from compiler.cost.reserved import reserved
-from compiler.cost.simulate import Simulation
-from compiler.cost.systems import Systems
-from compiler.cost.timeline import Timeline
-from compiler.cost.variation import Variation
+from compiler.cost.memory.systems import Systems
+from compiler.cost.price.calibration import Calibration, of_cluster
+from compiler.cost.price.fitted import expected, used
+from compiler.cost.time.simulate import Simulation
+from compiler.cost.time.slow import Variation
+from compiler.cost.time.timeline import Timeline
 from compiler.driver import Compiled
+from compiler.memory.action import FIRST
+from compiler.memory.caching_allocator import reserved
+from compiler.memory.fullest import Fullest, fullest, traced
+from compiler.memory.offsets import Allocation, allocation
+from compiler.memory.peak import Peak, memory_use
 from compiler.numbering import Ranks, Runs, joined
 from parc.memory import capacities
 from parc.setup import parameters

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from compiler.cost.features import Features
-from compiler.cost.fullest import Fullest, fullest, traced
-from compiler.cost.memory import memory_use, most
-from compiler.cost.replay import FIRST
-from compiler.cost.systems import Need, Systems
+from compiler.cost.kernels.program import Features
+from compiler.cost.memory.systems import Need, Systems
 from compiler.driver import Compiled
+from compiler.memory.action import FIRST
+from compiler.memory.fullest import Fullest, fullest, traced
+from compiler.memory.peak import memory_use, most
 from compiler.model import Job
 
 

@@ -13,10 +13,10 @@ from itertools import combinations
 from math import prod
 from typing import Any
 
-from compiler.cost.replay import FIRST
-from compiler.cost.simulate import Simulation
+from compiler.cost.time.simulate import Simulation
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate.index import index_model
+from compiler.memory.action import FIRST
 from compiler.model import Axis, Job, RecomputeRule, ShardRule, SplitRule, Strategy
 from compiler.verify import verify
 from dsl.diagnostics import ParcError

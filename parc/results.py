@@ -13,11 +13,11 @@ from dsl.diagnostics import Diagnostics, ParcError
 from parc.setup import parameters
 
 if TYPE_CHECKING:  # most checks ask for no costs: what computes them is imported where it is used
-    from compiler.cost.features import Features
-    from compiler.cost.memory import Peak
-    from compiler.cost.simulate import Simulation
-    from compiler.cost.systems import Systems
-    from compiler.cost.timeline import Timeline
+    from compiler.cost.kernels.program import Features
+    from compiler.cost.memory.systems import Systems
+    from compiler.cost.time.simulate import Simulation
+    from compiler.cost.time.timeline import Timeline
+    from compiler.memory.peak import Peak
 
 ROLES = ("weight", "gradient", "optimizer", "saved", "activation", "message", "input")
 """What memory is of, in every job; it may be of other things as well, which have to be there to be asked for."""
@@ -35,7 +35,7 @@ class Results:
     @cached_property
     def simulation(self) -> Simulation:
         """Raises ParcError (E0801) if the job has no cluster."""
-        from compiler.cost.simulate import Simulation
+        from compiler.cost.time.simulate import Simulation
 
         return Simulation.of(self.compiled)
 
@@ -47,7 +47,7 @@ class Results:
     @cached_property
     def features(self) -> Features:
         """What does not depend on the cluster."""
-        from compiler.cost.features import features
+        from compiler.cost.kernels.program import features
 
         has_cluster = self.compiled.job.cluster is not None
         return self.simulation.features if has_cluster else features(self.compiled.program)
@@ -55,7 +55,7 @@ class Results:
     @cached_property
     def flops(self) -> float:
         """Of products that a step needs; it depends on the model alone."""
-        from compiler.cost.flops import model_flops
+        from compiler.cost.kernels.flops import model_flops
 
         job = self.compiled.job
         return self.simulation.flops_model if job.cluster is not None else model_flops(job.model)
@@ -63,14 +63,14 @@ class Results:
     @cached_property
     def systems(self) -> Systems | None:
         """Memory with the software of the job's cluster; None without a cluster."""
-        from compiler.cost.systems import Systems
+        from compiler.cost.memory.systems import Systems
 
         return Systems(self.compiled, self.features) if self.compiled.job.cluster is not None else None
 
     @cached_property
     def program_memory(self) -> tuple[Peak, ...]:
         """The peak of the program's own values in device memory, of a device of each group."""
-        from compiler.cost.memory import memory_use
+        from compiler.memory.peak import memory_use
 
         return tuple(kinds["hbm"] for kinds in memory_use(self.compiled.program).values() if "hbm" in kinds)
 
@@ -82,7 +82,7 @@ class Results:
 
     def _memory(self, family: str, one: str) -> int | float:
         """`memory.one`, `program_memory.one`: of the group whose devices need most."""
-        from compiler.cost.memory import Peak
+        from compiler.memory.peak import Peak
 
         program = self.compiled.program
         every = self.memory if family == "memory" else self.program_memory

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from compiler.cost.capacity import check_capacity, out_of_memory
-from compiler.cost.memory import memory_use
-from compiler.cost.replay import FIRST
 from compiler.driver import Compiled
+from compiler.memory.action import FIRST
+from compiler.memory.capacity import check_capacity, out_of_memory
+from compiler.memory.peak import memory_use
 from dsl.diagnostics import ParcError
 from parc.memory import Measure, Needs, capacities, of_program, of_stack
 from parc.units import amount

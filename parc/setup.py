@@ -5,12 +5,12 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from compiler.cost import fitted
+from compiler.cost.price import fitted
 from dsl.diagnostics import plural
 from parc.units import amount, percent
 
 if TYPE_CHECKING:
-    from compiler.cost.fitted import Expected
+    from compiler.cost.price.fitted import Expected
     from compiler.model import Cluster, Job
     from parc.estimate import Estimate
 

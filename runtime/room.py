@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from compiler.cost.memory import ClassMemory
-from compiler.cost.replay import STATIC, Replay
 from compiler.graph import Graph, Type
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import walk
+from compiler.memory.action import STATIC, Replay
+from compiler.memory.peak import ClassMemory
 from compiler.model import Training
 from compiler.ops.effects import Input
 from compiler.ops.repeat import Repeat

@@ -22,7 +22,7 @@ from benchmarks.published.facts import SINGLE_NODE, Row, load
 from benchmarks.published.fit import Problem, Sample, Vector, chosen, samples
 from benchmarks.published.groups import GROUPS, Group
 from benchmarks.published.validate import Fitted
-from compiler.cost import stacks
+from compiler import stacks
 from compiler.evaluate.library import standard_devices
 from compiler.model import Device
 

@@ -28,8 +28,8 @@ from benchmarks.published.generate import job
 from benchmarks.published.groups import GROUPS, Group
 from benchmarks.published.lines import efficiencies, write, write_footprint
 from benchmarks.published.machines import device, software
-from compiler.cost.calibration import DEFAULT, Calibration
-from compiler.cost.simulate import Simulation
+from compiler.cost.price.calibration import DEFAULT, Calibration
+from compiler.cost.time.simulate import Simulation
 from dsl.source import Source
 
 Vector = NDArray[np.float64]

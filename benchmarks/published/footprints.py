@@ -1,7 +1,7 @@
 """What allocators and drivers take besides what is allocated, fitted on published memory: `footprint STACK reserve …`.
 
 Measured = kept + turning · (1 + reserve), and + context where a driver was asked. What a stack keeps all the time, and
-what comes and goes, follow from the program and from `compiler/cost/footprint.py`, and are never fitted.
+what comes and goes, follow from the program and from `compiler/cost/memory/footprint.py`, and are never fitted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import parc
 from benchmarks.published.facts import Row, Unsupported
 from benchmarks.published.generate import job
 from benchmarks.published.machines import home, like, sheet
-from compiler.cost.systems import Systems
+from compiler.cost.memory.systems import Systems
 from dsl.source import Source
 
 SHARED = (

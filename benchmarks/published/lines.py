@@ -7,16 +7,18 @@ from pathlib import Path
 
 from benchmarks.published.accelerators import SHEETS, scale
 from benchmarks.published.groups import Group
-from compiler.cost.calibration import DEFAULT, SIZES, TIMES
+from compiler.cost.price.calibration import DEFAULT
+from compiler.settings import EFFICIENCIES
 
 DEVICES = Path(__file__).resolve().parents[2] / "dsl" / "std" / "devices.par"
 
 
 def shown(name: str, value: float) -> str:
     """A number with two or three digits, in the unit of the language."""
-    if name in TIMES:
+    unit = EFFICIENCIES[name].unit
+    if unit == "s":
         return f"{value * 1e6:.3g} us" if value < 1e-3 else f"{value * 1e3:.3g} ms"
-    if name in SIZES:
+    if unit == "B":
         return f"{value / 1e6:.2g} MB"
     return f"{value:.2g}" if value < 0.95 or value >= 10 and value < 100 else f"{value:.3g}"
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from benchmarks.published import mixture
 from benchmarks.published.accelerators import accelerator, narrow, ratio, scale, sheet
 from benchmarks.published.facts import Row, Unsupported
-from compiler.cost.stacks import KEYWORDS
+from compiler.stacks import KEYWORDS
 from dsl import ast
 from dsl.parser import parse
 
@@ -108,7 +108,7 @@ def like(device: str, stack: str) -> str | None:
 
 
 def stated(device: str, stack: str) -> dict[tuple[str, str], str]:
-    """What a device of the library states for a stack, or for one that it is like (`compiler.cost.stacks`): keyword and
+    """What a device of the library states for a stack, or for one that it is like (`compiler.stacks`): keyword and
     name -> the value as written."""
     base = like(device, stack)
     values = stated(device, base) if base is not None else {}

@@ -21,14 +21,14 @@ import parc
 from benchmarks.published import machines
 from benchmarks.published.facts import FOLDER, UNITS, Row, Unsupported
 from benchmarks.published.score import table
-from compiler.cost.calibration import of_cluster
-from compiler.cost.collectives import collective_seconds, distinct
-from compiler.cost.compute import product_seconds
-from compiler.cost.durations import Pricer
-from compiler.cost.simulate import Simulation
-from compiler.cost.systems import Systems
-from compiler.cost.timeline import PICOSECONDS
-from compiler.cost.work import Collective, Product
+from compiler.cost.kernels.work import Collective, Product
+from compiler.cost.memory.systems import Systems
+from compiler.cost.price.calibration import of_cluster
+from compiler.cost.price.collectives import collective_seconds, distinct
+from compiler.cost.price.compute import product_seconds
+from compiler.cost.price.pricer import Pricer
+from compiler.cost.time.simulate import Simulation
+from compiler.cost.time.timeline import PICOSECONDS
 from dsl.source import Source
 
 MICRO = FOLDER / "micro.csv"

@@ -1,6 +1,6 @@
 """Predictions against published measurements: `python -m benchmarks.published.score [CSV] [--family NAME] [--jobs N]`.
 
-Time is the cost model's (`compiler.cost.simulate`); memory is the peak of the fullest device, scored apart for each
+Time is the cost model's (`compiler.cost.time`); memory is the peak of the fullest device, scored apart for each
 kind of measurement. Any table with the columns of README.md will do; what a row does not say, or the language has no
 words for, is counted at the end.
 """
@@ -21,8 +21,8 @@ from statistics import fmean, median
 import parc
 from benchmarks.published.facts import TRAINING, Row, Unsupported, load
 from benchmarks.published.generate import expressible, job
-from compiler.cost.simulate import Simulation
-from compiler.cost.systems import Systems
+from compiler.cost.memory.systems import Systems
+from compiler.cost.time.simulate import Simulation
 from dsl.source import Source
 
 

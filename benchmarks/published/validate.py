@@ -16,7 +16,7 @@ from benchmarks.published.accelerators import narrow
 from benchmarks.published.fit import Pairs, Problem, Sample, Vector, fit, jacobian, newton
 from benchmarks.published.machines import NARROW, fused
 from benchmarks.published.score import Score, score
-from compiler.cost.calibration import DEFAULT
+from compiler.cost.price.calibration import DEFAULT
 
 FOLDS = 5
 ROUNDS = 3  # of a fit that begins at one with more rows

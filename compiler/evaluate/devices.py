@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from compiler.cost import calibration, stacks
+from compiler import stacks
 from compiler.evaluate import dtypes, limits, static
 from compiler.evaluate.calls import bind, built
 from compiler.evaluate.expressions import evaluate, static_of
@@ -16,6 +16,7 @@ from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Entry, Skip, Static
 from compiler.graph import DTYPES
 from compiler.model import Device
+from compiler.settings import STATED
 from dsl import ast, units
 from dsl.diagnostics import ParcError, did_you_mean, fail
 
@@ -38,9 +39,6 @@ WHOLE = {"cores": 1, "tile": 3, "cube": 3}
 
 NAMED = {"efficiency": (1, 2), "footprint": (1, 2)}
 """Settings of a number with words before it, and how many."""
-
-FOOTPRINT = ("copy", "gradient", "gradient_f16", "partition", "loss", "reserve", "context")
-"""What software keeps in memory (`compiler.cost.footprint.Footprint`): bytes per something, a share, and an amount."""
 
 
 def build_device(session: Session, module: Module, name: ast.Name) -> Device:
@@ -177,7 +175,7 @@ def _setting(s: ast.Setting, scope: Scope) -> tuple[Any, ...]:
         return (quantity(value, units.SECONDS, "the time of a launch", scope),)
     if keyword == "link":
         return (positive(value, units.BYTES_PER_SECOND, "the bandwidth of the links", scope),)
-    known = tuple(sorted(calibration.NAMES)) if keyword == "efficiency" else FOOTPRINT
+    known = tuple(STATED[keyword]) if keyword == "footprint" else tuple(sorted(STATED[keyword]))
     *stack, name = s.words
     if name.id not in known:
         help = did_you_mean(name.id, known) or f"there are {listed(known)}"
@@ -185,23 +183,17 @@ def _setting(s: ast.Setting, scope: Scope) -> tuple[Any, ...]:
     return (*(w.id for w in stack), name.id, _number(keyword, name.id, value, scope))
 
 
-DIMENSIONS: Mapping[str, units.Dimension] = {
-    **dict.fromkeys(calibration.TIMES, units.SECONDS),
-    **dict.fromkeys((*calibration.SIZES, "context"), units.BYTES),
-}
-"""Of efficiencies and footprints that are no plain numbers."""
+DIMENSIONS: Mapping[str, units.Dimension] = {"s": units.SECONDS, "B": units.BYTES}
 
 
 def _number(keyword: str, name: str, expr: ast.Expr, scope: Scope) -> float:
     """An efficiency or a footprint, in its limits."""
-    what = f"{keyword} `{name}`"
-    if name in DIMENSIONS:
-        return quantity(expr, DIMENSIONS[name], what, scope)
+    what, bounds = f"{keyword} `{name}`", STATED[keyword][name]
+    if bounds.unit:
+        return quantity(expr, DIMENSIONS[bounds.unit], what, scope)
     value = static.number(static_of(evaluate(expr, scope), expr.span), what, expr.span)
-    low = keyword == "efficiency" and name in calibration.DIVISORS
-    if value < 0 or (low and value == 0) or (name in calibration.PARTS and value > 1):
-        allowed = "from 0 to 1" if name in calibration.PARTS else "above 0" if low else "0 or more"
-        raise fail("E0206", f"{what} is {allowed}, got {value:g}", expr.span)
+    if not bounds.hold(value):
+        raise fail("E0206", f"{what} is {bounds}, got {value:g}", expr.span)
     _bounded(value, what, expr)
     return float(value)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from compiler.cost import stacks
+from compiler import stacks
 from compiler.evaluate.modules import Module, devices_of_std
 from compiler.evaluate.session import listed
 from compiler.model import Cluster, Device

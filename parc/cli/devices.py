@@ -13,7 +13,7 @@ from parc.cli.tables import facts, seconds, table
 from parc.units import flops, percent
 
 if TYPE_CHECKING:
-    from compiler.cost.fitted import Fit
+    from compiler.cost.price.fitted import Fit
     from compiler.model import Device
 
 
@@ -45,7 +45,7 @@ def command(out: Output, name: str | None) -> None:
 
 
 def _json(device: Device) -> dict[str, Any]:
-    from compiler.cost import stacks
+    from compiler import stacks
 
     like = stacks.bases(device)
     return {
@@ -69,8 +69,8 @@ def _json(device: Device) -> dict[str, Any]:
 
 def _fits(device: Device) -> list[tuple[str, Fit | None]]:
     """The stacks of a device, that of no software in particular ("") first."""
-    from compiler.cost import stacks
-    from compiler.cost.fitted import fit_of
+    from compiler import stacks
+    from compiler.cost.price.fitted import fit_of
 
     return [(name, fit_of(device, name)) for name in ("", *stacks.known(device))]
 
@@ -109,8 +109,8 @@ def _called(name: str, fit: Fit | None) -> str:
 
 
 def _shown(device: Device, style: bool) -> str:
-    from compiler.cost import stacks
-    from compiler.cost.fitted import OTHER_SOFTWARE
+    from compiler import stacks
+    from compiler.cost.price.fitted import OTHER_SOFTWARE
 
     has = [["memory", f"{_size(device.memory)}, {_decimal(device.bandwidth)}/s"]]
     has += [[f"peak {dtype}", flops(peak)] for dtype, peak in device.compute]

@@ -10,7 +10,7 @@ import click
 from parc.cli.common import each_once
 
 if TYPE_CHECKING:
-    from compiler.cost.variation import Variation
+    from compiler.cost.time.slow import Variation
     from compiler.driver import Compiled
 
     _Pair = click.ParamType[tuple[str, float]]
@@ -49,7 +49,7 @@ def variation(compiled: Compiled, slow: Factors, slow_link: Factors) -> Variatio
     """What the options say, None without them. Raises click.BadParameter for what the job's cluster has not."""
     if not slow and not slow_link:
         return None
-    from compiler.cost.variation import Variation
+    from compiler.cost.time.slow import Variation
 
     devices = compiled.program.devices
     for rank, _ in slow:

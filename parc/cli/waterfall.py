@@ -20,7 +20,7 @@ SHOWN = 5
 def waterfall(full: FullMemory, capacity: float | None, style: bool) -> str:
     """Each role begins where the one before ended; below, what is reserved and needed for that, and what the program's
     own values take."""
-    from compiler.cost.capacity import when
+    from compiler.memory.capacity import when
     from compiler.numbering import show_ranks
 
     m = full.moment
@@ -44,7 +44,7 @@ def waterfall(full: FullMemory, capacity: float | None, style: bool) -> str:
 
 def _program(own: ProgramMemory, style: bool) -> str:
     """What the emulator holds: the program's own values."""
-    from compiler.cost.capacity import when
+    from compiler.memory.capacity import when
     from compiler.numbering import show_ranks
 
     peak = own.moment.peak

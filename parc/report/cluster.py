@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, isqrt
 
-from compiler.cost.timeline import Timeline
+from compiler.cost.time.timeline import Timeline
 from compiler.model import Cluster
 from parc.estimate import Estimate
 from parc.report.html import esc, num, section, svg, tag

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from compiler.cost.pieces import Piece
-from compiler.cost.record import Pieces
-from compiler.cost.timeline import PICOSECONDS, Timeline
+from compiler.cost.time.pieces import Piece
+from compiler.cost.time.record import Pieces
+from compiler.cost.time.timeline import PICOSECONDS, Timeline
 from parc.report.html import esc, legend, section, share, svg, tag
 from parc.report.pipeline import AXIS, PASSES, axis, fits, named, zoomed
 from parc.report.spent import all_axes, axis_class, axis_name

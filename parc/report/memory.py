@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from compiler.cost.occupancy import Occupancy, Series
-from compiler.cost.timeline import PICOSECONDS, Event, Timeline
+from compiler.cost.time.timeline import PICOSECONDS, Event, Timeline
+from compiler.memory.occupancy import Occupancy, Series
 from compiler.numbering import show_ranks
 from compiler.schedules import Action
 from parc.estimate import Estimate, FullMemory

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import parc
-from compiler.cost.occupancy import Occupancy
-from compiler.cost.record import Pieces
-from compiler.cost.timeline import Timeline
+from compiler.cost.time.record import Pieces
+from compiler.cost.time.timeline import Timeline
+from compiler.memory.occupancy import Occupancy
 from dsl.diagnostics import plural
 from parc.estimate import Estimate
 from parc.report.cluster import cluster

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from compiler.cost.timeline import PICOSECONDS, Event, Timeline
+from compiler.cost.time.timeline import PICOSECONDS, Event, Timeline
 from compiler.program import MODEL_PASSES, FunctionPhase
 from parc.report.html import esc, legend, num, section, share, svg, tag, ticks
 from parc.report.trace import devices

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compiler.cost.spent import SLOWER
-from compiler.cost.timeline import Player, Spent, Timeline
+from compiler.cost.time.spent import SLOWER
+from compiler.cost.time.timeline import Player, Spent, Timeline
 from compiler.program import FunctionPhase
 from parc.report.html import esc, legend, section, share, svg, table, tag
 from parc.report.trace import devices, each

@@ -9,9 +9,9 @@ from functools import cached_property
 from math import inf, nextafter
 from typing import Any, Literal, get_args
 
-from compiler.cost.pieces import Piece
-from compiler.cost.record import Pieces
-from compiler.cost.timeline import PICOSECONDS, Event, Player, Timeline
+from compiler.cost.time.pieces import Piece
+from compiler.cost.time.record import Pieces
+from compiler.cost.time.timeline import PICOSECONDS, Event, Player, Timeline
 from compiler.numbering import show_ranks
 from compiler.program import FunctionPhase
 

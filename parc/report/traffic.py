@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compiler.cost.timeline import Spent, Timeline
+from compiler.cost.time.timeline import Spent, Timeline
 from parc.report.html import esc, legend, num, section, share, svg, table, tag
 from parc.report.spent import all_axes, axis_class, axis_name
 from parc.report.trace import each

@@ -1,7 +1,7 @@
 """One device: interprets its functions on plain arrays of its own, and measures its memory for real.
 
 Everything is copied: results of kernels, messages, what others get. The only arrays shared within the device are those
-whose buffers are shared by the rules of `compiler.cost.replay`; a `Buffer` is counted while anything holds it, with the
+whose buffers are shared by the rules of `compiler.memory`; a `Buffer` is counted while anything holds it, with the
 bytes of the array that is really there (its elements in the value's own dtype: numpy keeps 16-bit floats in 32 bits).
 """
 
@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from compiler.cost.replay import FIRST, views
 from compiler.graph import ITEMSIZE
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import liveness, variables
+from compiler.memory.action import FIRST, views
 from compiler.ops.comm import Comm
 from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from compiler.cost.capacity import check_capacity
-from compiler.cost.memory import MemoryUse, memory_use
 from compiler.graph import Type
 from compiler.layout import Layout
 from compiler.liveness import unrolled
+from compiler.memory.capacity import check_capacity
+from compiler.memory.peak import MemoryUse, memory_use
 from compiler.ops.effects import Accumulate, Input, Write
 from compiler.program import PER_MICROBATCH, DeviceClass, Program
 from compiler.traffic import Volumes, add_volumes, volumes

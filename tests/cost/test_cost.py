@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner
 
 import parc
-from compiler.cost.calibration import Calibration, of_cluster
-from compiler.cost.ranks import play_ranks
-from compiler.cost.simulate import Simulation, simulate
-from compiler.cost.timeline import PICOSECONDS
-from compiler.cost.variation import Variation, colours
-from compiler.cost.work import Collective, Loop, Part, Product, Work
+from compiler.cost.kernels.work import Collective, Loop, Part, Product, Work
+from compiler.cost.price.calibration import Calibration, of_cluster
+from compiler.cost.time.ranks import play_ranks
+from compiler.cost.time.simulate import Simulation, simulate
+from compiler.cost.time.slow import Variation, colours
+from compiler.cost.time.timeline import PICOSECONDS
 from compiler.evaluate import evaluate_file
 from compiler.numbering import Ranks
 from compiler.program import Axis

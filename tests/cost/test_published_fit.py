@@ -17,7 +17,7 @@ from benchmarks.published.groups import GROUPS, Group
 from benchmarks.published.lines import efficiencies, relative, shown, write, write_footprint
 from benchmarks.published.score import main
 from benchmarks.published.validate import Fitted
-from compiler.cost.calibration import DEFAULT, NAMES
+from compiler.cost.price.calibration import DEFAULT, NAMES
 
 TRUE = {"product": 0.7, "vector": 0.85, "inner": 0.6}
 GROUP = Group("test", ("a100_80", "a100_40", "v100"), ("megatron_2020",), tuple(TRUE))

@@ -13,8 +13,8 @@ from benchmarks.published.accelerators import scale
 from benchmarks.published.facts import SINGLE_NODE, Row, Unsupported, load, usual
 from benchmarks.published.generate import degrees, job, microbatches, vocabulary
 from benchmarks.published.score import Prediction, collect, rank_correlation, score, table
-from compiler.cost.calibration import of_cluster
-from compiler.cost.footprint import Footprint, footprint
+from compiler.cost.memory.footprint import Footprint, footprint
+from compiler.cost.price.calibration import of_cluster
 from dsl.source import Source
 
 ROWS = {str(row): row for row in load()}

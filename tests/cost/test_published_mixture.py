@@ -13,9 +13,9 @@ import parc
 from benchmarks.published import machines
 from benchmarks.published.facts import Row, load
 from benchmarks.published.generate import degrees, job
-from compiler.cost.calibration import DEFAULT
-from compiler.cost.simulate import Simulation
-from compiler.cost.work import Collective, Loop, Part, Product, Work
+from compiler.cost.kernels.work import Collective, Loop, Part, Product, Work
+from compiler.cost.price.calibration import DEFAULT
+from compiler.cost.time.simulate import Simulation
 from dsl.source import Source
 
 ROWS = {str(row): row for row in load()}

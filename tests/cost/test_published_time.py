@@ -13,8 +13,8 @@ import parc
 from benchmarks.published.facts import Row, load
 from benchmarks.published.generate import Unsupported, job
 from benchmarks.published.machines import STACKS, by_prefix
-from compiler.cost.calibration import of_cluster
-from compiler.cost.simulate import Simulation
+from compiler.cost.price.calibration import of_cluster
+from compiler.cost.time.simulate import Simulation
 from dsl.source import Source
 
 ROWS = load()

@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 import parc
-from compiler.cost.record import record
-from compiler.cost.simulate import Simulation
-from compiler.cost.timeline import Timeline
-from compiler.cost.variation import Variation
+from compiler.cost.time.record import record
+from compiler.cost.time.simulate import Simulation
+from compiler.cost.time.slow import Variation
+from compiler.cost.time.timeline import Timeline
 from parc.cli import cli
 from parc.report.trace import Detail, Trace
 

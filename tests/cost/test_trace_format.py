@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import parc
-from compiler.cost.variation import Variation
+from compiler.cost.time.slow import Variation
 from dsl.source import Source
 from parc import api
 from parc.report.trace import _microseconds

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import parc
-from compiler.cost.masks import kept
+from compiler.cost.kernels.masks import kept
 from compiler.passes.differentiate import differentiate
 from dsl.source import Source
 from runtime.prove import prove

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import parc
-from compiler.cost.memory import memory_use
+from compiler.memory.peak import memory_use
 from compiler.ops.effects import Read, Write
 from compiler.program import Program
 from compiler.verify import verify

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from compiler.cost.memory import memory_use
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate import evaluate, evaluate_file
 from compiler.liveness import walk
+from compiler.memory.peak import memory_use
 from compiler.model import Precision
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Accumulate, Load, Recv, Save, Send

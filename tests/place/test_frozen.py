@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compiler.cost.flops import model_flops
+from compiler.cost.kernels.flops import model_flops
 from compiler.diff import diff
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate import evaluate_file

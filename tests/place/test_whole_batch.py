@@ -12,7 +12,7 @@ from compiler.ops.comm import AllReduce
 from compiler.ops.effects import Input
 from dsl.diagnostics import ParcError
 from dsl.source import Source
-from tests.cost.measured import exact
+from tests.memory.measured import exact
 
 COUNTED = """\
 use std.optimizers (sgd)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compiler.cost.repeated import repeated_work
+from compiler.cost.kernels.repeated import repeated_work
 from compiler.driver import compile_job
 from compiler.evaluate import evaluate_file
 from compiler.text import parse_located, show

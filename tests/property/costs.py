@@ -11,29 +11,29 @@ import random
 import traceback
 from collections import defaultdict
 
-from compiler.cost.allocation import allocation
-from compiler.cost.calibration import of_cluster
-from compiler.cost.fullest import fullest
-from compiler.cost.memory import memory_use, static_memory
-from compiler.cost.ranks import play_ranks
-from compiler.cost.record import record
-from compiler.cost.replay import FIRST
-from compiler.cost.reserved import reserved
-from compiler.cost.simulate import Simulation
-from compiler.cost.systems import Systems
-from compiler.cost.timeline import PICOSECONDS
-from compiler.cost.traced import TracedMemory
-from compiler.cost.variation import NOMINAL, Variation
+from compiler.cost.memory.systems import Systems
+from compiler.cost.price.calibration import of_cluster
+from compiler.cost.time.ranks import play_ranks
+from compiler.cost.time.record import record
+from compiler.cost.time.simulate import Simulation
+from compiler.cost.time.slow import NOMINAL, Variation
+from compiler.cost.time.timeline import PICOSECONDS
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate import evaluate
 from compiler.graph import ITEMSIZE
 from compiler.layout import local_type
+from compiler.memory.action import FIRST
+from compiler.memory.caching_allocator import reserved
+from compiler.memory.fullest import fullest
+from compiler.memory.lifetimes import TracedMemory
+from compiler.memory.offsets import allocation
+from compiler.memory.peak import memory_use, static_memory
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc import api
 from parc.estimate import Estimate
 from parc.report.trace import Trace
-from tests.cost.measured import exact
+from tests.memory.measured import exact
 from tests.property.case import Case
 from tests.property.check import Outcome, refusal, where
 

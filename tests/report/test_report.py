@@ -17,12 +17,12 @@ import pytest
 from click.testing import CliRunner
 
 import parc
-from compiler.cost.occupancy import occupancy
-from compiler.cost.record import record
-from compiler.cost.simulate import Simulation
-from compiler.cost.spent import SLOWER
-from compiler.cost.timeline import PICOSECONDS
-from compiler.cost.variation import Variation
+from compiler.cost.time.record import record
+from compiler.cost.time.simulate import Simulation
+from compiler.cost.time.slow import Variation
+from compiler.cost.time.spent import SLOWER
+from compiler.cost.time.timeline import PICOSECONDS
+from compiler.memory.occupancy import occupancy
 from parc import api
 from parc.cli import cli
 from parc.estimate import Estimate, _better

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compiler.cost.memory import memory_use
+from compiler.memory.peak import memory_use
 from compiler.program import FunctionPhase, Program
 from compiler.text import parse_located
 from dsl.diagnostics import ParcError

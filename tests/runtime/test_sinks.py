@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import compiler.cost.replay as replaying
+import compiler.memory.action as replaying
 import runtime.rank.interpreter as interpreter
 import runtime.stacked.straight as straight
 from compiler.liveness import Liveness, liveness

@@ -1,0 +1,106 @@
+"""FLOPs of products: those that a model needs, whatever its strategy, and those that devices compute."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from compiler.cost.kernels.work import Product
+from compiler.graph import Node, Value
+from compiler.layout import local_type
+from compiler.model import Model
+from compiler.ops.contract import Contract
+from compiler.ops.repeat import Repeat
+from compiler.passes.differentiate import differentiate
+from compiler.program import PER_MICROBATCH, Body, LocalRepeat, Program
+
+
+def model_flops(model: Model) -> float:
+    """Of the products of a training step of the serial model, on the whole batch: forward and backward, each once.
+
+    As in PaLM's model FLOPs (Chowdhery and others 2022, appendix B): nothing that is made again, attention's scores
+    whole, whatever is masked of them. Products that no loss, metric or gradient needs are not there: so the first of
+    several layers has no gradient of its input, where that is data. The update's are not counted.
+    """
+    graphs = differentiate(model)  # without recompute it makes nothing again but what takes no products
+    outputs = (graphs.forward.outputs, graphs.backward.outputs)
+    return sum(_needed(g.nodes, of)[0] for g, of in zip((graphs.forward, graphs.backward), outputs, strict=True))
+
+
+def _needed(nodes: Sequence[Node], outputs: Iterable[Value]) -> tuple[float, set[Value]]:
+    """FLOPs of the products that these values need, and the values that they are made from."""
+    total, wanted = 0.0, set(outputs)
+    for node in reversed(nodes):
+        if wanted.isdisjoint(node.outputs):
+            continue
+        if isinstance(node.op, Repeat):
+            flops, taken = _loop(node.op, {i for i, v in enumerate(node.outputs) if v in wanted})
+            total += flops
+            wanted.update(node.inputs[i] for i in taken)
+            continue
+        total += flops_of(node)
+        wanted.update(node.inputs)
+    return total, wanted
+
+
+def flops_of(node: Node) -> float:
+    """FLOPs of a product, or of all products of a loop; 0 for anything else."""
+    if isinstance(node.op, Repeat):
+        return node.op.count * sum(map(flops_of, node.op.body.nodes))
+    if not isinstance(node.op, Contract):
+        return 0.0
+    work = Product.of(*(v.type for v in (*node.inputs, *node.outputs)))
+    return work.flops if work else 0.0
+
+
+def _loop(op: Repeat, outputs: Collection[int]) -> tuple[float, set[int]]:
+    """The same of a loop and its outputs, by index. From the last iteration to the first: what one needs of the one
+    before is soon the same, or comes round again, so that not all have to be looked at."""
+    results = {i for i in outputs if i >= op.carries}
+    carries = frozenset(i for i in outputs if i < op.carries)
+    taken: set[int] = set()
+    seen: dict[frozenset[int], int] = {}
+    steps: list[float] = []
+    while len(steps) < op.count and carries not in seen:
+        seen[carries] = len(steps)
+        flops, wanted = _needed(op.body.nodes, (op.body.outputs[i] for i in carries | results))
+        steps.append(flops)
+        inputs = {i for i, v in enumerate(op.body.inputs) if v in wanted}
+        taken |= {i for i in inputs if i >= op.carries}
+        carries = frozenset(i for i in inputs if i < op.carries)
+    total = sum(steps)
+    if left := op.count - len(steps):
+        first = seen[carries]
+        round_ = steps[first:]
+        total += left // len(round_) * sum(round_) + sum(round_[: left % len(round_)])
+        carries = next(c for c, at in seen.items() if at == first + left % len(round_))
+    return total, taken | carries
+
+
+def program_flops(program: Program) -> dict[str, float]:
+    """Of the products that all devices compute in a step, by type of data; the update's are not counted.
+
+    A product is what is one by whole types: a device's piece may be a single row of a single column.
+    """
+    found: dict[str, float] = {}
+    for c in program.classes:
+        members = len(c.groups) * (program.devices // program.groups)
+        for f in c.functions:
+            if f.name != "U":
+                runs = program.microbatches if f.name in PER_MICROBATCH else 1
+                _computed(f.body, members * runs, program.sizes, found)
+    return found
+
+
+def _computed(body: Body, times: int, sizes: Mapping[str, int], found: dict[str, float]) -> None:
+    """Adds a body's products, of the pieces that a device has."""
+    known = {v.name: (v.type, local_type(v.type, v.layout, sizes)) for v in body.params}
+    for instr in body.instrs:
+        known.update((v.name, (v.type, local_type(v.type, v.layout, sizes))) for v in instr.outputs)
+        if isinstance(instr.op, LocalRepeat):
+            _computed(instr.op.body, times * instr.op.count, sizes, found)
+        elif isinstance(instr.op, Contract):
+            of = [known[name] for name in (*instr.inputs, instr.outputs[0].name)]
+            if Product.of(*(whole for whole, _ in of)):
+                dtype = of[0][0].dtype
+                flops = instr.op.flops([local for _, local in of[:2]], [of[2][1]])
+                found[dtype] = found.get(dtype, 0.0) + float(times * flops)

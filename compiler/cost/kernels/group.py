@@ -1,0 +1,467 @@
+"""From instructions to work: which are kernels, which go together in one, what they wait for, and what is free.
+
+Free are views, constants, slices of what is there, `save` and `load` within device memory (the kernel before or after
+does the moving), and casts of weights to the compute type (training systems keep a copy, made once per step).
+Element-wise work and reductions join the kernel of an operand where its other operands are there before that kernel
+starts; so a loop-free run of them is one `Vector`. Collectives of weights, and of gradients, of one body go as one
+message, as all systems do that shard them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from math import prod
+
+from compiler.cost.kernels.drafts import ALL, GROUPED, VIEWS, Draft, Lifted, attention_cores, masked_again, sunk_values
+from compiler.cost.kernels.routing import copies, filled
+from compiler.cost.kernels.work import Collective, Copy, Loop, Meet, Node, Part, Post, Product, Vector, Wait, Work
+from compiler.graph import ITEMSIZE
+from compiler.layout import local_type
+from compiler.ops import comm, effects
+from compiler.ops.contract import Contract
+from compiler.ops.create import Full, Iota
+from compiler.ops.elementwise import Cast, Map
+from compiler.ops.reduce import Reduce
+from compiler.program import Body, Instr, LocalRepeat, Program, StateDecl, Var
+
+SOURCES = (Iota, Full, effects.Input)
+JOINING = (Map, Cast, Reduce, comm.MaskPad)
+Grouped = comm.AllReduce | comm.AllGather | comm.ReduceScatter | comm.AllToAll
+LATE = -2
+"""In the place of an owner: nobody here reads the message."""
+NARROW = 2
+"""Bytes of the types that weights are cast to before they are gathered, by systems that compute in them."""
+SCALAR = 64
+"""Elements up to which a value is no traffic to speak of."""
+
+
+TAINTS = {"weight": "weights", "gradient": "gradients", "statistic": "statistics"}
+"""By the role of a buffer, what is read of it or added to it."""
+
+
+class Lifter:
+    """Of one function of one class."""
+
+    def __init__(
+        self,
+        program: Program,
+        states: Mapping[str, StateDecl],
+        update: bool,
+        itemsize: int = 8,
+        filled: dict[str, Fraction] | None = None,
+    ) -> None:
+        self.filled = {} if filled is None else filled  # of what functions save, for those that load it
+        self.sizes, self.states, self.update = program.sizes, states, update
+        self.computes = itemsize
+        self.itemsize = 8 if update else itemsize
+        self.accumulates = program.microbatches > 1
+        self.inside: set[str] = set()
+        self.core: set[str] = set()
+
+    def part(self, body: Body) -> Part:
+        """The work of a function."""
+        return _Lift(self, body, {}, set()).part()
+
+    def value(self, var: Var) -> Lifted:
+        local = local_type(var.type, var.layout, self.sizes)
+        return Lifted(local, local.bytes, var.name)
+
+
+class _Lift:
+    """Of one body: a function's or a loop's."""
+
+    def __init__(self, lifter: Lifter, body: Body, given: Mapping[str, Lifted], sunk_results: set[int]) -> None:
+        self.lifter, self.body = lifter, body
+        self.values: dict[str, Lifted] = dict(given)
+        self.drafts: list[Draft] = []
+        self.views: dict[int, list[Lifted]] = {}  # of what a kernel makes
+        self.sunk = sunk_values(body, sunk_results)
+        self.carries = sum(v.carried is not None for v in given.values())
+        self.adding = -1
+        self.buckets: dict[tuple[str, tuple[str, ...], str, int], int] = {}
+
+    # --- instructions ----------------------------------------------------------------------------------------
+
+    def part(self) -> Part:
+        for instr in self.body.instrs:
+            self.lift(instr)
+        return self.finish()
+
+    def lift(self, instr: Instr) -> None:
+        op = instr.op
+        if isinstance(op, effects.Effect):
+            self.effect(instr)
+        elif isinstance(op, LocalRepeat):
+            self.loop(instr, op)
+        elif isinstance(op, SOURCES):
+            self.define(instr.outputs[0], -1, "" if isinstance(op, effects.Input) else "constant")
+        elif isinstance(op, VIEWS) or (isinstance(op, Cast) and self.is_free_cast(instr)):
+            self.view(instr)
+        elif isinstance(op, Contract):
+            self.contract(instr, op)
+        elif isinstance(op, GROUPED):
+            self.collective(instr, op)
+        elif isinstance(op, (comm.Halo, comm.HaloAdd)):
+            source = self.values[instr.inputs[0]]
+            rows = source.elements // source.type.size(op.dim) * (op.left + op.right)
+            work = Collective(op.mnemonic, op.axes, rows, ITEMSIZE[source.type.dtype], "activations")
+            self.add(instr, work)
+        else:
+            self.vector(instr, isinstance(op, JOINING))
+        if not isinstance(op, (effects.Effect, LocalRepeat)):
+            for var in instr.outputs:
+                self.values[var.name].filled = filled(instr, self.values)
+
+    def is_free_cast(self, instr: Instr) -> bool:
+        source = self.values[instr.inputs[0]]
+        return not self.lifter.update and (source.taint == "weights" or instr.outputs[0].name in self.sunk)
+
+    def define(self, var: Var, owner: int, taint: str = "") -> Lifted:
+        value = self.lifter.value(var)
+        value.owner, value.taint = owner, taint
+        self.values[var.name] = value
+        return value
+
+    def view(self, instr: Instr) -> None:
+        source = self.values[instr.inputs[0]]
+        value = self.define(instr.outputs[0], source.owner, source.taint)
+        value.root, value.carried = source.root, source.carried
+        self.views.setdefault(value.owner, []).append(value)
+
+    def add(self, instr: Instr, work: Work | None = None) -> Draft:
+        """A node of its own; its results hang on it."""
+        name = instr.outputs[0].name if instr.outputs else instr.inputs[0]
+        draft = Draft(name, [instr], work)
+        self.drafts.append(draft)
+        self.wait(draft, instr.inputs)
+        for var in instr.outputs:
+            self.define(var, len(self.drafts) - 1)
+        return draft
+
+    def wait(self, draft: Draft, names: Iterable[str]) -> None:
+        for name in names:
+            value = self.values[name]
+            if value.owner >= 0:
+                draft.deps.add(value.owner)
+            elif value.carried is not None:
+                draft.carries.add(value.carried)
+
+    def contract(self, instr: Instr, op: Contract) -> None:
+        left, right = (self.values[n].type for n in instr.inputs)
+        result = self.lifter.value(instr.outputs[0]).type
+        work = Product.of(left, right, result)
+        if work is None or 1 in (work.m, work.n):  # a matrix times a vector is read once, for one addition each
+            self.vector(instr, True)
+            return
+        self.add(instr, work)
+
+    def vector(self, instr: Instr, joins: bool) -> None:
+        """Join the kernel of an operand if all others are there before it; else begin a kernel."""
+        ins = [self.values[n] for n in instr.inputs]
+        if all(v.taint == "constant" for v in ins):  # masks: made once
+            for var in instr.outputs:
+                self.define(var, -1, "constant")
+            return
+        outs = [self.lifter.value(v) for v in instr.outputs]
+        size = max(v.elements for v in (*ins, *outs)) if ins or outs else 0
+        if self.lifter.update and joins:
+            self.gather(ins, size)
+        owners = {v.owner for v in ins if v.owner >= 0}
+        carries = {v.carried for v in ins if v.owner < 0 and v.carried is not None}
+        at = max(owners, default=-1)
+        draft = self.drafts[at] if at >= 0 else None
+        dims = {d.name for v in (*ins, *outs) for d in v.type.dims}
+        fits = (
+            joins
+            and draft is not None
+            and draft.joins
+            and (size == draft.size or (size < draft.size and dims <= draft.dims))
+            and not any(n in draft.closed for n in instr.inputs)
+        )
+        if fits and draft is not None:
+            draft.instrs.append(instr)
+            draft.deps |= owners - {at}
+            draft.carries |= carries
+        else:
+            draft = Draft(instr.outputs[0].name, [instr], None, owners, carries, joins, size, dims)
+            self.drafts.append(draft)
+            at = len(self.drafts) - 1
+        for var in instr.outputs:
+            self.define(var, at)
+        if isinstance(instr.op, Reduce) and ins[0].type.dims and ins[0].type.dims[0].name in instr.op.dims:
+            draft.closed.add(instr.outputs[0].name)  # complete only when the kernel has ended
+
+    def gather(self, ins: Sequence[Lifted], size: int) -> None:
+        """Make one kernel of those that give the operands: an optimizer updates a weight and its states in one go.
+
+        Those that others wait for (messages that go together, too) stay as they are, for these might come before.
+        """
+        owners = sorted({v.owner for v in ins if v.owner >= 0})
+        if len(owners) < 2:
+            return
+        last = self.drafts[owners[-1]]
+        for at in owners[:-1]:
+            draft = self.drafts[at]
+            alike = draft.joins and last.joins and draft.size == last.size == size
+            if not alike or draft.closed or any(at in d.deps for d in self.drafts):
+                continue
+            last.instrs = draft.instrs + last.instrs
+            last.deps |= draft.deps
+            last.carries |= draft.carries
+            last.dims |= draft.dims
+            for instr in draft.instrs:
+                for var in instr.outputs:
+                    self.values[var.name].owner = owners[-1]
+            for view in self.views.pop(at, ()):
+                view.owner = owners[-1]
+                self.views.setdefault(owners[-1], []).append(view)
+            draft.instrs, draft.deps, draft.carries = [], set(), set()
+
+    def collective(
+        self, instr: Instr, op: comm.AllReduce | comm.AllGather | comm.ReduceScatter | comm.AllToAll
+    ) -> None:
+        source, var = self.values[instr.inputs[0]], instr.outputs[0]
+        target = self.lifter.value(var)
+        role = source.taint or "activations"
+        if role == "activations" and var.name in self.sunk:
+            role = "weights" if self.lifter.update else "gradients"
+        elements = max(source.elements, target.elements)
+        if isinstance(op, comm.AllGather):  # uneven pieces are sent as large as the largest
+            elements = source.elements * prod(self.lifter.sizes[a] for a in op.axes)
+        itemsize = ITEMSIZE[source.type.dtype]
+        whole = self.lifter.computes > NARROW
+        work = Collective(op.mnemonic, op.axes, elements, itemsize, role, whole)
+        late = var.name in self.sunk  # nobody here reads it: the message can wait for what comes after
+        key = (op.mnemonic, op.axes, role, LATE if late else source.owner)
+        into = self.buckets.get(key)
+        if into is not None and not (late and self._waits(source.owner, into)):
+            draft = self.drafts[into]
+            assert isinstance(draft.work, Collective)
+            total = draft.work.elements * draft.work.itemsize + elements * itemsize
+            draft.work = Collective(op.mnemonic, op.axes, -(-total // itemsize), itemsize, role, whole)
+            draft.count += 1
+            draft.name = f"{draft.count} {role}"
+            self.wait(draft, instr.inputs)
+            self.define(var, into)
+        else:
+            self.add(instr, work)
+            if role != "activations":
+                self.buckets[key] = len(self.drafts) - 1
+        self.values[var.name].taint = source.taint
+
+    def _waits(self, at: int, bucket: int) -> bool:
+        """Whether a node waits for a message that nobody here reads, directly or through others of that kind."""
+        seen: set[int] = set()
+        stack = [at]
+        while stack:
+            at = stack.pop()
+            if at == bucket:
+                return True
+            if at < 0 or at in seen:
+                continue
+            seen.add(at)
+            draft = self.drafts[at]
+            if any(v.name in self.sunk for instr in draft.instrs for v in instr.outputs):  # others wait for none such
+                stack += draft.deps
+        return False
+
+    def effect(self, instr: Instr) -> None:
+        op = instr.op
+        if isinstance(op, (effects.Read, effects.Load)):
+            state = self.lifter.states.get(op.name)
+            taint = TAINTS.get(state.role, "") if state else ""
+            var = instr.outputs[0]
+            if state is not None and state.memory != "hbm":
+                self.add(instr, Copy(self.lifter.value(var).bytes, state.memory))
+                self.values[var.name].taint = taint
+            else:
+                self.define(var, -1, taint)
+            self.values[var.name].filled = self.lifter.filled.get(op.name, ALL)
+        elif isinstance(op, (effects.Save, effects.Write)):
+            state = self.lifter.states.get(op.name)
+            value = self.values[instr.inputs[0]]
+            self.lifter.filled[op.name] = value.filled
+            if state is not None and state.memory != "hbm":
+                self.add(instr, Copy(value.bytes, state.memory))
+        elif isinstance(op, effects.Accumulate):
+            value = self.values[instr.inputs[0]]
+            if self.lifter.accumulates and value.elements > SCALAR:
+                self.accumulate(instr, value)
+        elif isinstance(op, effects.Recv):
+            self.add(instr, Wait(op.name, op.source))
+        elif isinstance(op, effects.Send):
+            self.add(instr, Post(op.name, op.to, self.values[instr.inputs[0]].bytes))
+        elif isinstance(op, effects.StageReduce):
+            self.add(instr, Meet(op.key, op.groups, self.values[instr.inputs[0]].bytes))
+            self.values[instr.outputs[0].name].taint = self.values[instr.inputs[0]].taint
+        elif isinstance(op, effects.Input):
+            self.define(instr.outputs[0], -1)
+
+    def accumulate(self, instr: Instr, value: Lifted) -> None:
+        """One kernel adds all gradients to their buffers: with the products, or (loose) from their results."""
+        moved, flops = 2 * value.bytes, value.elements
+        loose = moved + min(value.bytes, self.values.get(value.root, value).bytes)
+        if self.adding < 0:
+            self.add(instr, Vector(moved, loose, 1, flops, value.type.dtype))
+            self.adding = len(self.drafts) - 1
+            assert isinstance(instr.op, effects.Accumulate)
+            state = self.lifter.states.get(instr.op.name)
+            self.drafts[-1].name = f"accumulation of {TAINTS.get(state.role, '') if state else ''}".removesuffix(" of ")
+            return
+        draft = self.drafts[self.adding]
+        assert isinstance(draft.work, Vector)
+        old = draft.work
+        draft.work = Vector(old.bytes + moved, old.loose + loose, old.ops + 1, old.flops + flops, old.dtype)
+        self.wait(draft, instr.inputs)
+
+    def loop(self, instr: Instr, op: LocalRepeat) -> None:
+        """The loop as one node; inside, only carries are waited for, all else is there when it starts."""
+        given: dict[str, Lifted] = {}
+        for i, (name, param) in enumerate(zip(instr.inputs, op.body.params)):
+            value = self.lifter.value(param)
+            value.taint = self.values[name].taint
+            value.carried = i if i < op.carries else None
+            value.filled = ALL if i < op.carries else self.values[name].filled
+            given[param.name] = value
+        sunk = {i for i, v in enumerate(instr.outputs) if v.name in self.sunk and i >= op.carries}
+        inner = _Lift(self.lifter, op.body, given, sunk)
+        self.add(instr, Loop(op.count, inner.part()))
+        for var, result in zip(instr.outputs, op.body.results):
+            self.values[var.name].filled = inner.values[result].filled
+
+    # --- sizes of kernels, once all readers are known -----------------------------------------------------------
+
+    def finish(self) -> Part:
+        readers = self._readers()
+        made = {v.name: instr for instr in self.body.instrs for v in instr.outputs}
+        cores = attention_cores(self.drafts, self.values, made)
+        order = [at for at in self._order() if self.drafts[at].instrs]
+        place = {at: i for i, at in enumerate(order)}
+        results = self.body.results
+        nodes = []
+        for at in order:
+            draft = self.drafts[at]
+            work = draft.work
+            if work is None:
+                work = self._vector(at, draft, readers, at in cores)
+            elif isinstance(work, Product):
+                work = self._product(draft, work, cores)
+            elif isinstance(work, Collective) and work.op == "all_to_all" and draft.count == 1:
+                number, places = copies(draft.instrs[0], made, self.body, self.values)
+                work = replace(work, copies=number, places=places)
+            deps = tuple(sorted(place[d] for d in draft.deps))
+            owners = {self.values[results[c]].owner for c in draft.carries if c < len(results)}
+            nodes.append(Node(draft.name, work, deps, tuple(sorted(place[o] for o in owners if o >= 0))))
+        self._note_what_stays_inside(readers, cores)
+        return Part(tuple(nodes))
+
+    def _note_what_stays_inside(self, readers: Mapping[str, set[int]], cores: Mapping[int, float]) -> None:
+        """Values that systems' kernels do not write to memory: all readers are in the same one, or attention is one.
+
+        Nor what is kept of a kernel's inside for its derivative: theirs begin again from its input (from the result, if
+        it is a softmax). Where that is not kept itself, the largest inner value stands for it.
+        """
+        all_of: dict[str, set[int]] = {}  # readers of views are those of what they show
+        for name, value in self.values.items():
+            all_of.setdefault(value.root, set()).update(readers.get(name, ()))
+        carried = set(self.body.results[: self.carries])
+        for at, draft in enumerate(self.drafts):
+            made = [v.name for instr in draft.instrs for v in instr.outputs]
+            if at in cores or (isinstance(draft.work, Product) and self._feeds(draft, cores)):
+                self.lifter.core.update(made)
+            if draft.work is not None:
+                continue
+            self.lifter.inside.update(n for n in made if not all_of.get(n, set()) - {at})
+            kept = [n for n in made if -2 in all_of.get(n, ()) and not all_of[n] - {at, -2} and n not in carried]
+            kept.sort(key=lambda n: -self.values[n].type.elements)
+            if kept and (at in cores or not self._input_is_kept(draft, kept[0], made, all_of)):
+                kept = kept[1:]
+            self.lifter.inside.update(kept)
+
+    def _input_is_kept(self, draft: Draft, like: str, made: list[str], readers: Mapping[str, set[int]]) -> bool:
+        roots = {self.values[n].root for instr in draft.instrs for n in instr.inputs} - set(made)
+        large = self.values[like].type.elements
+        return any(-2 in readers.get(r, ()) and self.values[r].type.elements >= large for r in roots)
+
+    def _order(self) -> list[int]:
+        """Indices such that all come after what they wait for, otherwise as they stand."""
+        order: list[int] = []
+        seen: set[int] = set()
+        for start in range(len(self.drafts)):
+            stack = [start]
+            while stack:
+                at = stack[-1]
+                missing = [d for d in self.drafts[at].deps if d not in seen] if at not in seen else []
+                if missing:
+                    assert len(stack) <= len(self.drafts) ** 2, "kernels wait for each other"
+                    stack += sorted(missing, reverse=True)
+                    continue
+                stack.pop()
+                if at not in seen:
+                    seen.add(at)
+                    order.append(at)
+        return order
+
+    def _readers(self) -> dict[str, set[int]]:
+        """Nodes that read each value, by root; -2: it outlives the body."""
+        readers: dict[str, set[int]] = {}
+        for at, draft in enumerate(self.drafts):
+            for instr in draft.instrs:
+                for name in instr.inputs:
+                    readers.setdefault(self.values[name].root, set()).add(at)
+        for instr in self.body.instrs:
+            if isinstance(instr.op, (effects.Save, effects.Accumulate, effects.Write)):
+                readers.setdefault(self.values[instr.inputs[0]].root, set()).add(-2)
+        for name in self.body.results:
+            readers.setdefault(self.values[name].root, set()).add(-2)
+        return readers
+
+    def _size(self, name: str) -> int:
+        """Bytes that reading or writing it moves. Between kernels activations go in the compute type, as in the systems
+        that this stands for; what the program keeps in f32 there (softmax, norms) stays inside kernels."""
+        value = self.values[name]
+        root = self.values.get(value.root, value)
+        return min(value.bytes, root.bytes, value.elements * self.lifter.itemsize)
+
+    def _vector(self, at: int, draft: Draft, readers: Mapping[str, set[int]], core: bool) -> Vector:
+        made = {v.name for i in draft.instrs for v in i.outputs}
+        read: dict[str, int] = {}
+        loose = written = flops = 0
+        again = masked_again(draft.instrs, self.values)
+        for instr in draft.instrs:
+            if instr in again:
+                continue
+            for name in instr.inputs:
+                root = self.values[name].root
+                loose += self._size(name)
+                if root not in made:
+                    read[root] = max(read.get(root, 0), self._size(name))
+            for var in instr.outputs:
+                value = self.values[var.name]
+                loose += self._size(var.name)
+                flops += value.elements
+                if readers.get(var.name, set()) - {at}:
+                    written += self._size(var.name)
+        first = draft.instrs[0]
+        dtype = self.values[first.outputs[0].name].type.dtype
+        ops = len(draft.instrs) - len(again)
+        return Vector(sum(read.values()) + written, loose, ops, flops, dtype, core)
+
+    def _product(self, draft: Draft, work: Product, cores: Mapping[int, float]) -> Product:
+        (instr,) = draft.instrs
+        names = (*instr.inputs, instr.outputs[0].name)
+        total = sum(self._size(n) for n in names)
+        inside = [n for n in instr.inputs if self.values[n].owner in cores]
+        if self._feeds(draft, cores):
+            inside.append(instr.outputs[0].name)
+        kept = min(cores.values(), default=1.0) if inside else 1.0
+        moved = total - sum(self._size(n) for n in inside)
+        weights = any(self.values[n].taint == "weights" for n in instr.inputs) or instr.outputs[0].name in self.sunk
+        groups = work.batch if weights else 1
+        return Product(work.m, work.n, work.k, work.batch, work.dtype, total, bool(inside), moved, kept, groups)
+
+    def _feeds(self, draft: Draft, cores: Mapping[int, float]) -> bool:
+        out = draft.instrs[0].outputs[0].name
+        return any(self.values[n].root == out for at in cores for i in self.drafts[at].instrs for n in i.inputs)

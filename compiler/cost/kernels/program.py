@@ -1,0 +1,91 @@
+"""What a program asks of a machine, apart from what the machine makes of it: sizes of products, bytes, messages.
+
+`features(program)` is computed once per program. Prices (`price`) need nothing else, so that one compiled job can
+be priced again and again with other parameters: that is what fitting does. Rolled loops stay rolled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
+
+from compiler.cost.kernels.flops import program_flops
+from compiler.cost.kernels.group import Lifter
+from compiler.cost.kernels.work import Part
+from compiler.graph import ITEMSIZE
+from compiler.ops.contract import Contract
+from compiler.ops.effects import Input
+from compiler.program import Body, LocalRepeat, Program
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """`parts[class][function]` of a program, and what it computes.
+
+    flops: of the products that all devices compute: those that recompute makes again, that several devices compute
+           alike, of borders and padding, too
+    dtype: of most products; compute: of the narrowest
+    inside: per class and function, names of values that systems' kernels do not write to memory, and of those that
+            fused attention does not
+    """
+
+    parts: tuple[dict[tuple[str, int], Part], ...]
+    samples: int
+    tokens: int
+    dtype: str
+    flops: float
+    compute: str
+    inside: tuple[dict[tuple[str, int], tuple[frozenset[str], frozenset[str]]], ...]
+
+
+def features(program: Program) -> Features:
+    """All that prices depend on. Linear in the length of the program's text."""
+    compute = compute_type(program)
+    parts: list[dict[tuple[str, int], Part]] = []
+    inside: list[dict[tuple[str, int], tuple[frozenset[str], frozenset[str]]]] = []
+    for c in program.classes:
+        parts.append({})
+        inside.append({})
+        filled: dict[str, Fraction] = {}
+        for f in c.functions:
+            lifter = Lifter(program, {s.name: s for s in c.states}, f.name == "U", ITEMSIZE[compute], filled)
+            parts[-1][f.name, f.chunk] = lifter.part(f.body)
+            inside[-1][f.name, f.chunk] = frozenset(lifter.inside), frozenset(lifter.core)
+    by_dtype = program_flops(program)
+    samples, tokens = _sizes(program)
+    dtype = max(by_dtype, key=lambda d: by_dtype[d], default="f32")
+    return Features(tuple(parts), samples, tokens, dtype, sum(by_dtype.values()), compute, tuple(inside))
+
+
+def compute_type(program: Program) -> str:
+    """The type of computation: the narrowest of what products give."""
+    found: set[str] = set()
+
+    def look(body: Body) -> None:
+        for instr in body.instrs:
+            if isinstance(instr.op, LocalRepeat):
+                look(instr.op.body)
+            elif isinstance(instr.op, Contract) and instr.outputs[0].type.is_float:
+                found.add(instr.outputs[0].type.dtype)
+
+    for c in program.classes:
+        for f in c.functions:
+            if f.name != "U":
+                look(f.body)
+    return min(sorted(found), key=lambda dtype: ITEMSIZE[dtype], default="f32")
+
+
+def _sizes(program: Program) -> tuple[int, int]:
+    """Samples and tokens of a step: the leading dim, and all elements, of the first data input of whole numbers.
+
+    Without an input of whole numbers with two dims (images, tables) a sample counts as one token.
+    """
+    if not program.inputs:
+        return 0, 0
+    samples = next((i.type.dims[0].size for i in program.inputs if i.type.dims), 1)
+    read = {i.op.name for c in program.classes for f in c.functions for i in f.body.instrs if isinstance(i.op, Input)}
+    for found in program.inputs:
+        if found.type.dtype == "int32" and len(found.type.dims) == 2 and found.name in read:
+            return samples, prod(found.type.shape)
+    return samples, samples

@@ -1,0 +1,154 @@
+"""Pieces of work: what one kernel, message or loop consists of, in sizes. Prices are in `price.pricer`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Union
+
+from compiler.graph import Type
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """`batch` products of m*k by k*n matrices.
+
+    bytes: operands and result. core: part of attention's core (scores, or what follows from them), where a fused
+    kernel moves only `core_bytes` and computes only the share of scores that a mask has `kept`. groups: with weights
+    of so many experts, whose products libraries launch one by one.
+    """
+
+    m: int
+    n: int
+    k: int
+    batch: int
+    dtype: str
+    bytes: int
+    core: bool = False
+    core_bytes: int = 0
+    kept: float = 1.0
+    groups: int = 1
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.m * self.n * self.k * self.batch
+
+    @staticmethod
+    def of(left: Type, right: Type, result: Type) -> Product | None:
+        """The product that a contraction is, its bytes not counted yet; None for a sum of x*y over rows or columns,
+        which is no work for the matrix unit."""
+        sizes = {d.name: d.size for d in (*left.dims, *right.dims)}
+        batch = prod(s for n, s in sizes.items() if left.has(n) and right.has(n) and result.has(n))
+        k = prod(s for n, s in sizes.items() if not result.has(n))
+        m = prod(s for n, s in sizes.items() if result.has(n) and not right.has(n))
+        n = prod(s for n, s in sizes.items() if result.has(n) and not left.has(n))
+        return None if m == 1 and n == 1 else Product(m, n, k, batch, left.dtype, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """A run of element-wise work and reductions. As one kernel it moves `bytes`, as `ops` kernels `loose` bytes.
+
+    core: between two products of attention's core; not there where attention is fused.
+    """
+
+    bytes: int
+    loose: int
+    ops: int
+    flops: int
+    dtype: str
+    core: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """`op` (its mnemonic) over mesh axes. elements: of the whole (larger) side; of `itemsize` bytes.
+
+    role: `weights` (what is gathered hangs on weights alone, or is only written back), `gradients` (only accumulated,
+    or accumulated before), `activations`. The first two can run beside computation.
+
+    whole: in `itemsize` bytes in any case, for the job computes in such: there is nothing narrower to cast to.
+    copies: of an all-to-all: so many of its elements are copies of one, or are added up to one where they arrive.
+    places: so many of those were made first, and copied again, or are added up last (0: it is not done in two steps).
+    """
+
+    op: str
+    axes: tuple[str, ...]
+    elements: int
+    itemsize: int
+    role: str
+    whole: bool = False
+    copies: int = 1
+    places: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Between device memory and `host` or `nvme`."""
+
+    bytes: int
+    memory: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """For what virtual stage (own + source) sends under this name."""
+
+    name: str
+    source: int
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """To virtual stage (own + to)."""
+
+    name: str
+    to: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Meet:
+    """All-reduce between the devices of the same coordinates of several groups, in a ring."""
+
+    key: str
+    groups: tuple[int, ...]
+    bytes: int
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a device sends, to the next group."""
+        n = len(self.groups)
+        return 2 * (n - 1) / n * self.bytes
+
+    def next(self, group: int) -> int:
+        """The group to which the devices of `group` send."""
+        return self.groups[(self.groups.index(group) + 1) % len(self.groups)]
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """`count` times `body`."""
+
+    count: int
+    body: Part
+
+
+Work = Union[Product, Vector, Collective, Copy, Wait, Post, Meet, Loop]  # noqa: UP007 (recursive)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """deps: nodes of the same part that must have ended. carried: nodes of the loop's iteration before."""
+
+    name: str
+    work: Work
+    deps: tuple[int, ...] = ()
+    carried: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A function's or loop's work in the order in which it is issued."""
+
+    nodes: tuple[Node, ...]

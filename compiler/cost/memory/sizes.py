@@ -1,0 +1,119 @@
+"""How large the values of a step are in a training system, as shares of what they are in our program.
+
+- Element-wise runs are kernels, whose inner values never reach memory; nor do the scores of a fused attention.
+- Between kernels activations have the compute type; statistics of norms and softmax stay inside.
+- A weight is cast once (the copy that is kept), a gradient added to its buffer by what computes it.
+- What hangs on logits takes so many bytes in all as the system's loss does (`Footprint.loss`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+from compiler.cost.kernels.drafts import sunk_values
+from compiler.graph import Dim
+from compiler.ops.contract import Contract
+from compiler.ops.effects import Accumulate, Read
+from compiler.ops.elementwise import Cast, Map
+from compiler.ops.reduce import Reduce
+from compiler.program import Body, DeviceClass, Instr, LocalRepeat, Var
+
+OURS = 8.0
+"""Bytes per logit that our own cross entropy holds at its peak: two values in f32."""
+
+WIDE, BYTES = "f32", 4
+"""In which our programs have some values that systems have in the compute type."""
+
+FLAT = 2
+"""Dims up to which a wide value is taken for a statistic (one number per position), which systems keep wide, too."""
+
+
+@dataclass(slots=True)
+class Sizes:
+    """Of one function. nothing: values that stay in kernels; added: accumulators of gradients that have a buffer all
+    the time; itemsize: of the compute type; logits: dims of what hangs on them, and the share of ours that they take.
+
+    shares: name of a value -> by which its bytes differ from the program's. passing: values that are added to gradients
+    as soon as they are there (those of loops are let go with their iteration anyway).
+    """
+
+    nothing: Collection[str]
+    added: Collection[str]
+    itemsize: int
+    logits: Collection[tuple[Dim, ...]]
+    loss: float
+    shares: dict[str, float] = field(default_factory=dict)
+    passing: set[str] = field(default_factory=set)
+
+    def body(
+        self, body: Body, weights: Collection[str] = (), results: Collection[int] = (), inside: bool = False
+    ) -> None:
+        """weights: parameters that are weights, or pieces of them; results: those that are only added to gradients;
+        inside: of a loop."""
+        known = set(weights)
+        sunk = sunk_values(body, set(results), self.added)
+        if not inside:
+            self.passing |= sunk
+        for instr in body.instrs:
+            op = instr.op
+            if isinstance(op, LocalRepeat):
+                self._loop(instr, op, known, sunk)
+                continue
+            of_weights = bool(instr.inputs) and all(n in known for n in instr.inputs)
+            if isinstance(op, Read) or (of_weights and len(instr.inputs) == 1):
+                known.update(v.name for v in instr.outputs)
+            copy = isinstance(op, Cast) and (of_weights or instr.outputs[0].name in sunk)
+            for var in instr.outputs:
+                share = 0.0 if copy or var.name in self.nothing else self._share(var, inside)
+                if share != 1.0:
+                    self.shares[var.name] = share
+
+    def _loop(self, instr: Instr, op: LocalRepeat, known: Collection[str], sunk: Collection[str]) -> None:
+        """Stacks of results are as large as the results; those of gradients are not made: one layer after the other is
+        added to the buffers."""
+        given = [p.name for n, p in zip(instr.inputs, op.body.params) if n in known]
+        gone = [i for i, v in enumerate(instr.outputs) if i >= op.carries and v.name in sunk]
+        self.body(op.body, given, gone, inside=True)
+        for i, (var, result) in enumerate(zip(instr.outputs, op.body.results)):
+            share = 0.0 if i in gone else self.shares.get(result, 1.0)
+            if share != 1.0:
+                self.shares[var.name] = share
+
+    def _share(self, var: Var, inside: bool) -> float:
+        if var.type.dtype != WIDE:
+            return 1.0
+        if not inside and var.type.dims in self.logits:
+            return self.loss
+        return self.itemsize / BYTES if self.itemsize < BYTES and len(var.type.dims) > FLAT else 1.0
+
+
+def logits(cls: DeviceClass) -> set[tuple[Dim, ...]]:
+    """Dims of what the loss takes a softmax of: of exponentials that are summed, between the last products and it."""
+    losses = {s.name for s in cls.states if s.role == "loss"}
+    found = set()
+    for f in cls.functions:
+        ends = [i.inputs[0] for i in f.body.instrs if isinstance(i.op, Accumulate) and i.op.name in losses]
+        if ends:
+            found |= {tuple(dims) for dims in _softmaxes(f.body, ends)}
+    return found
+
+
+def _softmaxes(body: Body, ends: list[str]) -> Iterator[tuple[Dim, ...]]:
+    """Back from values, as far as there are no products or loops."""
+    made = {v.name: instr for instr in body.instrs for v in instr.outputs}
+    seen: set[str] = set()
+    summed: set[str] = set()
+    exponentials: list[Var] = []
+    while ends:
+        name = ends.pop()
+        instr = made.get(name)
+        if name in seen or instr is None or isinstance(instr.op, (Contract, LocalRepeat)):
+            continue
+        seen.add(name)
+        ends += instr.inputs
+        if isinstance(instr.op, Reduce) and instr.op.fn == "sum":
+            summed.update(instr.inputs)
+        if isinstance(instr.op, Map) and instr.op.fn == "exp":
+            exponentials += instr.outputs
+    return (v.type.dims for v in exponentials if v.name in summed)

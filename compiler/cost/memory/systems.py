@@ -1,0 +1,188 @@
+"""The memory of a training system that runs a program with the cluster's software: what `parc` says about memory.
+
+`footprint` has what the system keeps all the time, `sizes` what a step's values take. Nothing is run, and no program is
+written anew: actions are replayed with these sizes, and schedules add them up as they do for the program itself. The
+update has fused kernels, which need no room of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from compiler.cost.kernels.program import Features, features
+from compiler.cost.memory.footprint import Footprint, Shards, footprint, states
+from compiler.cost.memory.sizes import OURS, Sizes, logits
+from compiler.cost.price.calibration import of_cluster
+from compiler.graph import ITEMSIZE
+from compiler.memory.action import FIRST, Buffer, Effect, Replay
+from compiler.memory.lifetimes import Traced, TracedMemory
+from compiler.memory.peak import ClassMemory, Peak
+from compiler.program import Body, DeviceClass, Function, FunctionPhase, Instr, Var
+
+if TYPE_CHECKING:
+    from compiler.driver import Compiled
+
+UPDATE = (FunctionPhase.UPDATE, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Device memory of each device of a group, in bytes. peak: what is allocated at the fullest moment.
+
+    kept: what has a place of its own all the time (weights, states, gradients, inputs); turning: what comes and goes,
+    at the peak. reserved: what the allocator has got for both; needed: that and what the driver takes: it has to fit.
+    """
+
+    peak: Peak
+    kept: int
+    turning: int
+    reserved: int
+    needed: int
+
+
+class Systems:
+    """A compiled job as its cluster's software runs it; without a cluster, as unknown software does."""
+
+    def __init__(self, compiled: Compiled, found: Features | None = None, fused: bool | None = None) -> None:
+        """found: the program's features, if they are known. fused: whether attention is one kernel; if not stated, what
+        the prices of the software believe."""
+        job = compiled.job
+        self.program, self.strategy = compiled.program, job.strategy
+        self.footprint = footprint(job.cluster.device, job.cluster.stack) if job.cluster else Footprint()
+        believed = job.cluster is not None and bool(of_cluster(job.cluster).fused_attention)
+        self.fused = believed if fused is None else fused
+        self.features = found or features(compiled.program)
+        self.shards = Shards(job.strategy.shards, compiled.program.sizes)
+
+    @cached_property
+    def needs(self) -> Mapping[int, Need]:
+        """By group of devices."""
+        found: dict[int, Need] = {}
+        for cls in self.program.classes:
+            memory = SystemMemory(self, cls)
+            found.update((g, memory.need(memory.use(g)[FIRST])) for g in cls.groups)
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def fullest(self) -> Need:
+        """Of the devices that need most."""
+        return max(self.needs.values(), key=lambda n: n.needed)
+
+    def traced(self, group: int) -> TracedSystemMemory:
+        """What the devices of a group hold, and what of it is alive when."""
+        return TracedSystemMemory(self, next(c for c in self.program.classes if group in c.groups))
+
+    def memory(self, cls: DeviceClass) -> SystemMemory:
+        """What the devices of a class hold."""
+        return SystemMemory(self, cls)
+
+    def added(self, cls: DeviceClass) -> frozenset[str]:
+        """Accumulators of gradients that have a buffer all the time: of weights that are not gathered from shards."""
+        gathered = {s.logical for s in cls.states if s.role == "weight" and self.shards.gathered(s)}
+        return frozenset(s.name for s in cls.states if s.role == "gradient" and s.logical not in gathered)
+
+    def sizes(self, cls: DeviceClass, key: tuple[str, int]) -> Sizes:
+        """Of the values of a function of the class."""
+        inside, core = self.features.inside[self.program.classes.index(cls)][key]
+        itemsize = ITEMSIZE[self.features.compute]
+        loss = self.footprint.logits(self.strategy, itemsize) / OURS
+        found = Sizes(inside | core if self.fused else inside, self.added(cls), itemsize, logits(cls), loss)
+        if key != UPDATE:
+            found.body(next(f for f in cls.functions if (f.name, f.chunk) == key).body)
+        return found
+
+
+# --- the accounting, with other sizes ---------------------------------------------------------------------------------
+
+
+class _Replay(Replay):
+    """Of an action whose values are as large as `of` says, some of which add to gradients without a copy."""
+
+    of: Sizes
+    passing: list[Buffer]
+
+    def run(self, function: Function) -> Effect:
+        self.passing = []
+        return super().run(function)
+
+    def _bytes(self, var: Var) -> int:
+        share = self.of.shares.get(var.name, 1.0)
+        return round(super()._bytes(var) * share) if share else 0
+
+    def _begin(self, instr: Instr) -> None:
+        """What was added to a gradient takes no room any more, however long the program has it."""
+        for b in self.passing:
+            if not b.accumulator:
+                self._count(b, -1)
+                b.bytes = 0
+        self.passing = []
+        super()._begin(instr)
+
+    def _new(self, name: str, size: int, origin: str = "activation", memory: str = FIRST) -> Buffer:
+        b = super()._new(name, size, origin, memory)
+        if name in self.of.passing:
+            self.passing.append(b)
+        return b
+
+    def _accumulate(self, name: str, operand: str, env: dict[str, Buffer], dying: tuple[str, ...]) -> None:
+        """What is kept of a sum has its own size, whatever that of the value is that it begins with."""
+        if name in self.of.added or name in self.accumulated:
+            return
+        super()._accumulate(name, operand, env, dying)
+        b = self.accumulated[name]
+        self._count(b, -1)
+        b.bytes = self._declared(name)
+        self._count(b, 1)
+
+    def _adds_to(self, name: str) -> bool:
+        return name in self.of.added or super()._adds_to(name)
+
+
+class _TracedReplay(_Replay, Traced):
+    """The same, with what lives when."""
+
+
+class SystemMemory(ClassMemory):
+    """Of a class's devices."""
+
+    replay = _Replay
+
+    def __init__(self, systems: Systems, cls: DeviceClass) -> None:
+        super().__init__(systems.program, cls)
+        self.systems, self.added, self.narrow = systems, systems.added(cls), systems.features.compute
+        kept = states(cls, systems.shards, systems.footprint, systems.features.compute)
+        self.static.update(((FIRST, role), items) for role, items in kept.items())
+        self.functions[UPDATE] = Function(*UPDATE, Body((), (), ()))
+        self.touched = {key: names - self.added for key, names in self.touched.items()} | {UPDATE: frozenset()}
+        self.sized: dict[tuple[str, int], Sizes] = {}
+
+    def need(self, peak: Peak) -> Need:
+        """What allocator and driver make of a peak. Shards of gradients lie in a pool of the allocator's own: those
+        that are not there yet have no room elsewhere."""
+        of = self.systems.footprint
+        kept = sum(n for (memory, _), items in self.static.items() for _, n in items if memory == FIRST)
+        turning = peak.bytes - kept
+        shards = [s for s in self.cls.states if s.role == "gradient" and s.memory == FIRST and s.name not in self.added]
+        if shards:
+            there = peak.roles.get("gradient", 0)
+            kept += max(there, round(sum(self.systems.shards.bytes(s, "gradients") for s in shards)))
+            turning -= there
+        reserved = kept + round(turning * (1 + of.reserve))
+        return Need(peak, kept, turning, reserved, reserved + round(of.context))
+
+    def start(self, key: tuple[str, int]) -> Replay:
+        found = super().start(key)
+        assert isinstance(found, _Replay)
+        if key not in self.sized:
+            self.sized[key] = self.systems.sizes(self.cls, key)
+        found.of = self.sized[key]
+        return found
+
+
+class TracedSystemMemory(SystemMemory, TracedMemory):
+    """The same, with what lives when."""
+
+    replay = _TracedReplay

@@ -1,0 +1,113 @@
+"""What each piece of work costs on a machine: the only place where features meet a calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compiler.cost.kernels.work import Collective, Copy, Meet, Product, Vector, Work
+from compiler.cost.price.calibration import Calibration
+from compiler.cost.price.collectives import (
+    collective_seconds,
+    copy_seconds,
+    level_seconds,
+    meet_level,
+    meet_seconds,
+    point_seconds,
+    sent_bytes,
+)
+from compiler.cost.price.compute import launches, product_seconds, vector_seconds
+from compiler.cost.price.machine import Machine
+from compiler.cost.time.timeline import PICOSECONDS
+from compiler.traffic import in_mesh_order
+
+COMPUTE, COPY, COMM = 0, 1, 2
+"""Streams of a device: computation, copies, and from COMM on one per level of the cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """blocking: computation waits for it. axes: of a collective ("dp+cp"). sent: bytes that a device sends.
+
+    also: (stream, picoseconds) of links of inner levels that it needs as well, from its start.
+    """
+
+    stream: int
+    ps: int
+    blocking: bool = False
+    axes: str = ""
+    kind: str = ""
+    launches: float = 0.0
+    sent: float = 0.0
+    also: tuple[tuple[int, int], ...] = ()
+
+
+class Pricer:
+    """Prices of one machine with one calibration; equal work is priced once."""
+
+    def __init__(self, machine: Machine, cal: Calibration) -> None:
+        self.machine, self.cal = machine, cal
+        self.streams = COMM + max(1, len(machine.levels))
+        self.known: dict[tuple[bool, Work], Priced] = {}
+        self.in_update = cal.changed(launch=0.0)
+        self.slower: list[tuple[float, ...]] = []  # per device group and level: `sharing.slower_sends`
+
+    def price(self, work: Work, update: bool = False) -> Priced:
+        """Of a product, vector, collective or copy. In the update all tensors share a few launches: see `fixed`."""
+        key = (update, work)
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = self._price(work, update)
+        return found
+
+    def _price(self, work: Work, update: bool) -> Priced:
+        machine, cal = self.machine, self.in_update if update else self.cal
+        if isinstance(work, Product):
+            seconds = product_seconds(work, machine, cal)
+            return Priced(COMPUTE, picoseconds(seconds), kind="product", launches=launches(work, cal))
+        if isinstance(work, Vector):
+            seconds = vector_seconds(work, machine, cal)
+            number = 0.0 if update else launches(work, cal)
+            return Priced(COMPUTE, picoseconds(seconds), kind="vector", launches=number)
+        if isinstance(work, Collective):
+            seconds = collective_seconds(work, machine, cal)
+            level = machine.outermost(work.axes)
+            sent = sent_bytes(work, machine, cal)
+            if work.role == "activations":  # computation waits for what is not hidden in its products
+                seconds *= 1.0 - (cal.exchange if work.op == "all_to_all" else cal.overlap)
+            blocking = update or work.role == "activations" or cal.prefetch <= 0
+            ps, axes = picoseconds(seconds), "+".join(in_mesh_order(work.axes, machine.sizes))
+            inner: tuple[float, ...] = ()
+            if level and not work.op.startswith("halo"):
+                inner = level_seconds(work, machine, cal)[:level]
+            also = tuple((COMM + i, min(ps, picoseconds(s))) for i, s in enumerate(inner) if s)
+            return Priced(COMM + level, ps, blocking, axes, "collective", 1.0, sent, also)
+        if isinstance(work, Copy):
+            return Priced(
+                COPY, picoseconds(copy_seconds(work.bytes, work.memory, machine, cal)), axes="copy", kind="copy"
+            )
+        raise TypeError(f"{type(work).__name__} has no price of its own")
+
+    def post(self, size: int, group: int, to: int) -> int:
+        """Picoseconds of a message between two device groups; nothing within one."""
+        if group == to:
+            return 0
+        level = self.machine.between(group, to)
+        slower = self.slower[group][level] if self.slower else 1.0
+        return picoseconds(slower * point_seconds(float(size), level, self.machine, self.cal))
+
+    def meet_stream(self, work: Meet | None) -> tuple[int, str]:
+        """The stream of an all-reduce between device groups, and its name."""
+        levels = self.machine.levels
+        if work is None or not levels:
+            return COMM, "comm:stages"
+        level = meet_level(work.groups, self.machine)
+        return COMM + level, f"comm:{levels[level].name}"
+
+    def meet(self, work: Meet) -> int:
+        """Picoseconds of an all-reduce between device groups."""
+        return picoseconds(meet_seconds(float(work.bytes), work.groups, self.machine, self.cal))
+
+
+def picoseconds(seconds: float) -> int:
+    """Whole picoseconds: sums of them do not depend on their order."""
+    return round(seconds * PICOSECONDS)

@@ -1,0 +1,1 @@
+"""How work follows each other, and the time line of a step."""

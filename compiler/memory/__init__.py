@@ -1,0 +1,1 @@
+"""Rules of a device's memory, shared by lowering, prices and executors: what actions hold, peaks, offsets."""

@@ -1,0 +1,68 @@
+"""Whether a program fits: E0701 says of the fullest device what is alive at its fullest moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from compiler.memory.fullest import Alive, Fullest, fullest, traced
+from compiler.memory.peak import MemoryUse
+from compiler.program import Program
+from dsl.diagnostics import Diagnostic, ParcError
+from dsl.source import Span
+
+if TYPE_CHECKING:  # the emulator has no use for stacks
+    from compiler.cost.memory.systems import Need
+
+SHOWN = 6
+HELP = "split more (`shard weights on …`, a larger mesh), recompute, or use more micro-batches"
+
+
+def check_capacity(program: Program, use: Mapping[int, MemoryUse], capacities: Mapping[str, float]) -> None:
+    """Raise E0701 if emulated devices need more than there is; `capacities`: memory kind -> bytes per device."""
+    for memory, capacity in capacities.items():
+        needs = {g: kinds[memory].bytes for g, kinds in use.items() if memory in kinds}
+        worst = max(needs, key=lambda g: (needs[g], -g), default=-1)
+        if worst >= 0 and needs[worst] > capacity:
+            raise ParcError(out_of_memory(fullest(traced(program, worst), worst, memory), capacity))
+
+
+def out_of_memory(found: Fullest, capacity: float, need: Need | None = None, help: str = HELP) -> Diagnostic:
+    """The error: the moment, what the memory is used for, and the largest things alive. need: of the cluster's stack;
+    None: the emulator's devices hold the program's own values."""
+    roles = ", ".join(f"{role} {show_bytes(n)}" for role, n in sorted(found.roles.items(), key=lambda x: -x[1]))
+    largest = [(f"{show_bytes(a.bytes):>12}  {shown(a)}", None) for a in found.alive[:SHOWN]]
+    moment = f" (in {when(found)})" if found.action is not None else ""
+    who, needed = ("emulated devices", found.peak) if need is None else ("devices", need.needed)
+    message = f"out of memory: the {who} of group {found.group} need {show_bytes(needed)} of {found.memory}, "
+    message += f"they have {show_bytes(capacity)}{moment}"
+    notes: list[tuple[str, Span | None]] = []
+    if need is not None:
+        driver = f", {show_bytes(need.needed - need.reserved)} for the driver" if need.needed > need.reserved else ""
+        notes.append(
+            (f"allocated {show_bytes(found.peak)}, reserved for that {show_bytes(need.reserved)}{driver}", None)
+        )
+    return Diagnostic("E0701", message, notes=(*notes, (f"by role: {roles}", None), *largest), help=help)
+
+
+def when(found: Fullest) -> str:
+    """The moment: `B[3] of stage 0, block at q.grad`."""
+    if found.action is None:
+        return f"stage {found.group} before its first action"
+    place = found.where.partition(" ")[2].removeprefix("in ").replace(" in ", "/")
+    return f"{found.action} of stage {found.group}" + (f", {place}" if place else "")
+
+
+def shown(a: Alive) -> str:
+    """`block.mlp.w1: f16[block=4, d=2048/dp, f=8192] (weight)`, `… (saved, 3 micro-batches)`."""
+    role = f"{a.role}, {a.count} micro-batches" if a.count > 1 else a.role
+    return f"{a.name}{f': {a.type}' if a.type else ''} ({role})"
+
+
+def show_bytes(n: float) -> str:
+    """A number of bytes for people: `1.50 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.2f} {unit}"
+        n /= 1024
+    return f"{n:.2f} TiB"

@@ -1,0 +1,144 @@
+"""Memory of each device, to the byte, from the program alone: actions are replayed once, schedules add them up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from compiler.layout import TIME, Layout, local_type
+from compiler.liveness import rounds, walk
+from compiler.memory.action import FIRST, STATIC, Buffer, Effect, Replay, Totals, copies
+from compiler.ops.effects import Accumulate, Input
+from compiler.program import DeviceClass, Program
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The high-water mark of one memory of one device: bytes, and by role. (`fullest` tells more of it.)"""
+
+    bytes: int
+    roles: Mapping[str, int]
+
+
+MemoryUse = dict[str, Peak]
+"""Memory kind -> its peak."""
+
+
+def static_memory(cls: DeviceClass, sizes: Mapping[str, int]) -> dict[tuple[str, str], list[tuple[str, int]]]:
+    """What is there all the time: (memory, role) -> (name, bytes). Inputs count for all micro-batches of a step."""
+    found: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    for s in cls.states:
+        if s.role in STATIC:
+            found.setdefault((s.memory, s.role), []).append((s.name, local_type(s.type, s.layout, sizes).bytes))
+    inputs: dict[tuple[str, Layout], int] = {}
+    for f in cls.functions:
+        for instr, _, _ in walk(f.body):
+            if isinstance(instr.op, Input):
+                var = instr.outputs[0]
+                times = sizes[TIME] if TIME in var.layout.axes else 1
+                inputs[instr.op.name, var.layout] = times * local_type(var.type, var.layout, sizes).bytes
+    for (name, _), size in inputs.items():
+        found.setdefault((FIRST, "input"), []).append((name, size))
+    return found
+
+
+class ClassMemory:
+    """The memory of one class's devices; each function is replayed once, each group adds up its schedule."""
+
+    replay: type[Replay] = Replay
+    narrow = ""
+    """A data type that values have there which are wider in the program."""
+
+    def __init__(self, program: Program, cls: DeviceClass) -> None:
+        self.program, self.cls, self.sizes = program, cls, program.sizes
+        self.functions = {(f.name, f.chunk): f for f in cls.functions}
+        self.static = static_memory(cls, self.sizes)
+        self.touched = {
+            key: frozenset(i.op.name for i in f.body.instrs if isinstance(i.op, Accumulate))
+            for key, f in self.functions.items()
+        }
+        self.states = {s.name: s for s in cls.states}
+        self.replays: dict[tuple[str, int, frozenset[str]], Replay] = {}
+        """By function, chunk, and which accumulators it is the first to set."""
+        self._exits: dict[tuple[str, int], dict[str, Buffer]] = {}  # the slots of a micro-batch after a function
+        self._done: dict[tuple[object, ...], MemoryUse] = {}
+
+    def use(self, group: int) -> MemoryUse:
+        """The peaks of one group's devices in a step. Groups whose rounds are as many have the same."""
+        schedule = list(rounds(self.program, self.cls, group))
+        key = tuple(schedule)
+        if key not in self._done:
+            self._done[key] = self._add_up(schedule)
+        return self._done[key]
+
+    def effect(self, name: str, chunk: int, accumulated: set[str]) -> Effect:
+        """What one action does; it depends on the accumulators that the step has set before."""
+        key = (name, chunk, self.touched[name, chunk] - accumulated)
+        if key not in self.replays:
+            replay = self.replays[key] = self.start((name, chunk))
+            for a in accumulated:
+                replay.accumulated[a] = replay.accumulator(a)
+            before = {"B": "F", "W": "B"}.get(name)
+            replay.saved = copies(self._exits.get((before, chunk), {})) if before else {}
+            replay.run(self.functions[name, chunk])
+            self._exits[name, chunk] = replay.saved
+        return self.replays[key].effect
+
+    def start(self, key: tuple[str, int]) -> Replay:
+        """What replays a function."""
+        return self.replay(self.cls, self.sizes)
+
+    def declared(self, name: str) -> int:
+        """Bytes of a state on a device."""
+        decl = self.states[name]
+        return local_type(decl.type, decl.layout, self.sizes).bytes
+
+    def _add_up(self, schedule: Iterable[tuple[tuple[tuple[str, int], ...], int]]) -> MemoryUse:
+        now: Totals = {key: sum(n for _, n in items) for key, items in self.static.items()}
+        peaks: MemoryUse = {}
+        self._record(peaks, now)
+        accumulated: set[str] = set()
+        for steps, n in schedule:
+            for i in range(min(n, 3)):
+                before = dict(now)
+                for name, chunk in steps:
+                    effect = self.effect(name, chunk, accumulated)
+                    for memory, top in effect.peaks.items():
+                        self._record(peaks, _sum(now, top.totals), memory)
+                    now = _sum(now, effect.delta)
+                    accumulated |= self.touched[name, chunk]
+                if i == 1:  # what the second round did, the rounds up to the last do too
+                    now = _sum(now, {k: (v - before.get(k, 0)) * (n - 3) for k, v in now.items()} if n > 3 else {})
+        return peaks
+
+    def _record(self, peaks: MemoryUse, now: Totals, only: str | None = None) -> None:
+        for memory in {m for m, _ in now} if only is None else {only}:
+            roles = {r: v for (m, r), v in now.items() if m == memory and v}
+            total = sum(roles.values())
+            if memory not in peaks or total > peaks[memory].bytes:
+                peaks[memory] = Peak(total, roles)
+
+
+def memory_use(program: Program) -> dict[int, MemoryUse]:
+    """Group -> memory -> peak, for every group of devices."""
+    found: dict[int, MemoryUse] = {}
+    for cls in program.classes:
+        memory = ClassMemory(program, cls)
+        found.update((g, memory.use(g)) for g in cls.groups)
+    return dict(sorted(found.items()))
+
+
+def most(program: Program) -> dict[str, int]:
+    """Memory kind -> bytes that the device needs which needs most of it."""
+    found: dict[str, int] = {}
+    for kinds in memory_use(program).values():
+        for kind, peak in kinds.items():
+            found[kind] = max(found.get(kind, 0), peak.bytes)
+    return found
+
+
+def _sum(a: Totals, b: Totals) -> Totals:
+    out = dict(a)
+    for key, n in b.items():
+        out[key] = out.get(key, 0) + n
+    return out

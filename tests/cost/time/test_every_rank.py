@@ -1,0 +1,112 @@
+"""Strategies drawn at random: classes of devices against every device played by itself, to the picosecond."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import parc
+from compiler.cost.price.calibration import of_cluster
+from compiler.cost.time.ranks import play_ranks
+from compiler.cost.time.simulate import Simulation
+from compiler.cost.time.slow import Variation
+from compiler.cost.time.timeline import PICOSECONDS
+from dsl.diagnostics import ParcError
+from dsl.source import Source
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+SCHEDULES = {
+    "gpipe": "gpipe(microbatches = {m}, over = b)",
+    "one_f_one_b": "one_f_one_b(microbatches = {m}, over = b)",
+    "interleaved": "interleaved(microbatches = {m}, over = b, chunks = 2)",
+    "zero_bubble": "zero_bubble(microbatches = {m}, over = b)",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A strategy as text, parameters, who is slow, and how well the devices do."""
+
+    strategy: str
+    params: dict[str, int]
+    slow: dict[int, float]
+    links: dict[str, float]
+    cal: dict[str, float]
+
+
+def draw(seed: int, schedule: str = "") -> Case:
+    """2 to 32 devices; axes in any order, so that any of them spans servers."""
+    r = random.Random(seed)
+    schedule = schedule or r.choice([*SCHEDULES, ""])
+    pp = r.choice([2, 3, 4]) if schedule else 1
+    degrees = {"dp": r.choice([1, 2, 4]), "tp": r.choice([1, 2, 4]), "cp": r.choice([1, 1, 2])}
+    order = r.sample(list(degrees), 3)
+    micro = pp * r.choice([1, 2])
+    lines = ["strategy drawn for gpt {"]
+    mesh = [f"pp = {pp}"] * bool(schedule) + [f"{a} = {degrees[a]}" for a in order]
+    lines += [f"  mesh ({', '.join(mesh)})", "  data_parallel(dp)", "  context_parallel(cp)", "  megatron(tp)"]
+    lines.append(f"  optimizer_parallel(dp, {r.choice([0, 1, 2, 3, 3])})")
+    lines += ["  recompute block"] * r.choice([0, 1])
+    if schedule:
+        lines.append(f"  pipeline block on pp, schedule {SCHEDULES[schedule].format(m=micro)}")
+    elif r.choice([0, 1]):
+        lines.append(f"  microbatches {micro} over b")
+    devices = pp * degrees["dp"] * degrees["tp"] * degrees["cp"]
+    slow = {r.randrange(devices): r.choice([1.25, 1.5, 3.0]) for _ in range(r.choice([1, 2, 3]))}
+    cal = {
+        "prefetch": r.choice([0.0, 1.0]),
+        "overlap": r.choice([0.0, 1.0]),
+        "hidden": r.choice([0.0, 0.5]),
+        "slowdown": r.choice([0.0, 0.2]),
+        "host": r.choice([0.0, 1e-5]),
+        "blocking_sends": r.choice([0.0, 1.0]),
+    }
+    # The cluster has as many devices as these parameters say; layers need not divide by stages.
+    params = {"dp": devices, "layers": r.choice([2 * pp, 2 * pp + 1, 12]), "hidden": r.choice([64, 256]), "batch": 96}
+    return Case("\n".join([*lines, "}", ""]), params, slow, r.choice([{}, {"pod": 4.0}, {"server": 2.0}]), cal)
+
+
+def check(case: Case) -> None:
+    """Raises ParcError where the strategy is none (two sizes that do not divide)."""
+    text = (EXAMPLES / "gpt.par").read_text() + case.strategy
+    compiled = parc.compile(Source("drawn.par", text), params=case.params, strategy="drawn")
+    s = Simulation.of(compiled)
+    cal = of_cluster(s.cluster).changed(**case.cal)
+    for slow in ({}, case.slow):
+        pricer = s.pricer(cal, Variation(slow, case.links))
+        relief = [s.relief(pricer, g) for g in range(s.program.groups)]
+        ranks = play_ranks(s.program, s.features, pricer, range(s.program.devices), slow, relief).ends
+        partition = s.partition(slow, pricer)
+        found = s.run(cal, Variation(slow, case.links))
+        assert round(found.step_seconds * PICOSECONDS) == max(ranks)
+        played = s.play_varied(pricer, slow, partition)
+        assert [played.ends[c] for c in partition] == list(ranks)
+        assert 0 <= found.bubble < 1 and sum(c.count for c in found.classes) == s.program.devices
+        if not slow:
+            assert max(partition) + 1 == s.program.groups
+
+
+def attempt(seeds: range, schedule: str = "") -> int:
+    """How many of the cases are strategies; all of those agree."""
+    done = 0
+    for seed in seeds:
+        try:
+            check(draw(seed, schedule))
+        except ParcError:
+            continue
+        done += 1
+    return done
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, ""])
+def test_classes_end_as_every_device_does(schedule: str) -> None:
+    assert attempt(range(4), schedule) >= 2
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("start", range(100, 200, 10))
+def test_many_more(start: int) -> None:
+    assert attempt(range(start, start + 10)) >= 5
