@@ -1,9 +1,8 @@
-"""What executors share: a program's states as logical arrays, and what a step gives."""
+"""A program's states as logical arrays: from what groups hold of them, and at the beginning."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,20 +15,6 @@ from runtime.numpy.initial import init_array
 LASTING = ("weight", "optimizer", "counter")
 
 Arrays = dict[str, Array]
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one step computes, as logical arrays by name. `gradients` only where asked for; `reports` come from U.
-
-    magnitudes: what the absolute values of the parts of each gradient add up to (called before the next step).
-    """
-
-    loss: Array
-    metrics: Arrays
-    gradients: Arrays
-    reports: Arrays
-    magnitudes: Callable[[], Arrays] = dict
 
 
 Piece = tuple[StateDecl, DeviceClass, int, Array]

@@ -7,14 +7,14 @@ make the same calls in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Hashable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from runtime.distribute import Array
 
 T = TypeVar("T")
-Wait = Generator[str, None, T]
-"""Yields what is waited for, for people."""
+Wait = Generator[Hashable, None, T]
+"""Yields the key of what is waited for (`runtime.turns`)."""
 
 
 class Communicator(Protocol):

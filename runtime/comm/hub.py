@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from runtime.comm.communicator import Wait
 from runtime.distribute import Array, Mesh
+from runtime.turns import Turns
 
 
 @dataclass
@@ -22,17 +23,26 @@ class _Meeting:
 
 
 class Hub:
-    """Where the devices of one process meet. Nothing that is brought here is ever shared: arrays are copied."""
+    """Where the devices of one process meet. Nothing that is brought here is ever shared: arrays are copied.
+
+    turns: whose tasks are resumed when what they wait for is there.
+    """
 
     def __init__(self, mesh: Mesh) -> None:
-        """`events` counts what devices brought: where it stands still, nobody can go on."""
         self.mesh = mesh
-        self.meetings: dict[tuple[Any, ...], _Meeting] = {}
-        self.mail: dict[tuple[Any, ...], Array] = {}
-        self.events = 0
+        self.meetings: dict[Hashable, _Meeting] = {}
+        self.mail: dict[Hashable, Array] = {}
+        self.turns: Turns[Any] = Turns()
 
     def communicator(self, group: int, at: Mapping[str, int]) -> LocalCommunicator:
         return LocalCommunicator(self, group, dict(at))
+
+    def told(self, key: Any) -> str:
+        """What has this key, for people."""
+        if key in self.meetings:
+            return self.meetings[key].what
+        _, _, name, micro, source, _ = key
+        return f"`{name}` of micro-batch {micro} from stage {source}"
 
 
 class LocalCommunicator:
@@ -48,9 +58,10 @@ class LocalCommunicator:
         if meeting.what != what:
             raise RuntimeError(f"devices that must do the same differ: {meeting.what} and {what}")
         meeting.brought[me] = thing
-        self.hub.events += 1
+        if len(meeting.brought) == count:
+            self.hub.turns.arrived(place)
         while len(meeting.brought) < count:
-            yield what
+            yield place
         things = [meeting.brought[i] for i in range(count)]
         meeting.taken += 1
         if meeting.taken == count:
@@ -85,14 +96,15 @@ class LocalCommunicator:
         return [brought[me].copy() for brought in found]
 
     def send(self, key: tuple[Any, ...], group: int, x: Array) -> Wait[None]:
-        self.hub.mail[(group, tuple(self.at.items()), *key)] = x.copy()
-        self.hub.events += 1
+        place = (group, tuple(self.at.items()), *key)
+        self.hub.mail[place] = x.copy()
+        self.hub.turns.arrived(place)
         yield from ()  # a generator, like the others
 
     def recv(self, key: tuple[Any, ...], group: int) -> Wait[Array]:
         place = (self.group, tuple(self.at.items()), *key)
         while place not in self.hub.mail:
-            yield f"`{key[0]}` of micro-batch {key[1]} from group {group}"
+            yield place
         return self.hub.mail.pop(place)
 
     def stage_reduce(self, key: str, groups: Sequence[int], fn: str, x: Array) -> Wait[Array]:

@@ -10,11 +10,11 @@ import numpy as np
 
 from compiler.graph import Type
 from compiler.model import Training
+from runtime.executor import StepResult
 from runtime.numpy import quiet
 from runtime.prove.compare import Blind, Compared, Row, Tally, compare, same
 from runtime.prove.rounding import SPREAD, UNIT, tolerance, variances
 from runtime.prove.serial import Arrays, Differentiated, Updated
-from runtime.state import StepResult
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Slack = tuple["Array | float", "Array | None"]

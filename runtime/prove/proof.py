@@ -13,18 +13,17 @@ from compiler.model import Training
 from compiler.passes.training import SCALE_PATIENCE
 from compiler.program import InputDecl, Program
 from runtime.data.synthetic import synthetic
+from runtime.executor import Executor
 from runtime.numpy import quiet, rounded
 from runtime.prove.branches import Branches, Unreached
 from runtime.prove.compare import UNDEFINED, ZERO, Blind, Row, Tally, relative_error
 from runtime.prove.judge import Judge
 from runtime.prove.rounding import UNIT, measured
 from runtime.prove.serial import Arrays, Updated, initial_state, serial_gradients, serial_update
-from runtime.rank import RankExecutor
 from runtime.stacked import Emulator
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Batches = Callable[[int], Mapping[str, Array]]
-Executor = Emulator | RankExecutor
 
 ORDER = 4.0
 """Roundings that adding up a gradient's parts in another order may cost."""

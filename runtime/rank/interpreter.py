@@ -87,6 +87,7 @@ class Device:
         self.states: Values = {}
         self.inputs: dict[tuple[str, Layout], list[Held]] = {}
         self.saved: dict[tuple[str, int], Held] = {}
+        self.action = ""
         self.chunk = 0
         self.ctx = Context(0, program.seed)
         self._plans: dict[int, tuple[Instr, Any]] = {}
@@ -100,6 +101,8 @@ class Device:
     def put_state(self, name: str, array: Array) -> None:
         """A buffer that is there all the time."""
         decl = self.declared[name]
+        if name in self.states:
+            self.states.pop(name).buffer.drop()
         self.states[name] = self.new(array, decl.type.dtype, decl.memory)
 
     def put_inputs(self, name: str, var: Var, pieces: Sequence[Array]) -> None:

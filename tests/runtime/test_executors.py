@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from compiler.cost.memory import memory_use
 from compiler.driver import Compiled
 from compiler.program import Program
 from compiler.text import parse_located, show
 from runtime.data.synthetic import synthetic
+from runtime.executor import Executor, StepResult
 from runtime.prove import relative_error
 from runtime.rank import RankExecutor
 from runtime.stacked import Emulator
-from runtime.state import StepResult
 from tests.program.samples import LAYERS, PIPELINE
 from tests.runtime import models
 
@@ -124,3 +125,29 @@ def test_traffic_of_a_step() -> None:
     assert total in (2 * 6 * 4 * 4 + 4, 6 * 4 * 4 + 4)  # the two weights have one and the same gradient
     emulator.step(synthetic(emulator.program.inputs, 0, 1))
     assert sum(t.bytes for t in emulator.traffic[0].values()) == 2 * total
+
+
+@pytest.mark.parametrize("make", [Emulator, RankExecutor])
+def test_states_that_are_put_back_give_the_same_step(make: type[Emulator] | type[RankExecutor]) -> None:
+    run: Executor = make(models.gpt("pp=2", "dp=2", "microbatches=2", "zero=1").program)
+    batch = synthetic(run.program.inputs, 0, 0)
+    before = {**run.weights(), **run.states()}
+    first = run.step(batch)
+    assert any((w != before[n]).any() for n, w in run.weights().items())
+    run.put(before)
+    for name, array in {**run.weights(), **run.states()}.items():
+        np.testing.assert_array_equal(array, before[name])
+    again = run.step(batch)
+    assert again.loss.tobytes() == first.loss.tobytes()
+    if isinstance(run, RankExecutor):
+        assert all(d == {"hbm": memory_use(run.program)[g]["hbm"].bytes} for g, ds in run.peaks.items() for d in ds)
+
+
+@pytest.mark.parametrize("make", [Emulator, RankExecutor])
+def test_only_states_that_are_there_are_put(make: type[Emulator] | type[RankExecutor]) -> None:
+    run: Executor = make(models.linear("dp = 2", "split b on dp").program)
+    name, weight = next(iter(run.weights().items()))
+    with pytest.raises(ValueError, match="has no weight or state `nothing`"):
+        run.put({"nothing": weight})
+    with pytest.raises(ValueError, match=f"`{name}` is f"):
+        run.put({name: weight[:1]})

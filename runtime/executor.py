@@ -1,0 +1,224 @@
+"""What runs a program: the interface, and what executors share whose devices are all in this process.
+
+Logical arrays go in and come out, as numpy's; how states, inputs and values are kept is an executor's own affair.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from compiler.graph import Type
+from compiler.layout import Layout
+from compiler.liveness import walk
+from compiler.ops.effects import Accumulate, Input, Write
+from compiler.program import DeviceClass, Program, StateDecl, Var
+from runtime.distribute import Array, Mesh, logical_type, own_part
+from runtime.inputs import check_batch
+from runtime.numpy import quiet
+from runtime.state import LASTING, Arrays, Piece, initial_array, joined, magnitudes
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step computes, as logical arrays by name. `gradients` only where asked for; `reports` come from U.
+
+    magnitudes: what the absolute values of the parts of each gradient add up to (called before the next step).
+    """
+
+    loss: Array
+    metrics: Arrays
+    gradients: Arrays
+    reports: Arrays
+    magnitudes: Callable[[], Arrays] = dict
+
+
+class Executor(Protocol):
+    """Runs a program's steps, and lets its states be read and replaced.
+
+    steps: the number of updates so far.
+    """
+
+    program: Program
+    steps: int
+
+    def weights(self) -> Arrays:
+        """The weights as logical arrays by name."""
+        ...
+
+    def states(self) -> Arrays:
+        """The optimizer's states and the counters as logical arrays by name."""
+        ...
+
+    def put(self, arrays: Mapping[str, Array]) -> None:
+        """Replace weights and states, by their logical names; ValueError for a name or a shape that is not there."""
+        ...
+
+    def step(self, batch: Mapping[str, Array], gradients: bool = False) -> StepResult:
+        """Run one training step on a logical batch.
+
+        Args:
+            batch: by the names of the program's inputs.
+            gradients: whether the result holds them.
+
+        Raises:
+            ParcError: E0702, the schedule hangs; E0703, devices differ that must hold the same.
+            ValueError: the batch does not fit the inputs' declarations.
+        """
+        ...
+
+
+class LocalExecutor(ABC):
+    """An `Executor` whose devices are all in this process; subclasses say how devices keep arrays and run functions.
+
+    A subclass sets up its devices and then calls `super().__init__`, which fills their states.
+    """
+
+    def __init__(self, program: Program, initial: Mapping[str, Array] | None = None) -> None:
+        """`initial`: logical arrays by name in place of the declared initialisers."""
+        self.program, self.mesh, self.steps = program, Mesh.of(program), 0
+        groups = [(g, cls) for cls in program.classes for g in cls.groups]
+        self.classes = {g: cls for g, cls in sorted(groups, key=lambda x: x[0])}
+        self._inputs = {id(cls): inputs_of(cls) for cls in program.classes}
+        self._updated = {id(cls): updated(cls) for cls in program.classes}
+        self._types = {i.name: i.type for i in program.inputs}
+        self._put(lambda name, type, decl: initial_array(name, type, decl, program.seed, initial or {}))
+
+    # --- how it keeps and computes
+
+    @abstractmethod
+    def fill(self, group: int, decl: StateDecl, part: Array) -> None:
+        """Put the group's part of a logical array into its buffer."""
+
+    @abstractmethod
+    def held(self, group: int, decl: StateDecl) -> Array | None:
+        """What is in the group's buffer, as a stacked array (`runtime.distribute`); None where nothing is yet."""
+
+    @abstractmethod
+    def deliver(self, values: Mapping[str, Array]) -> None:
+        """Take a step's inputs, as logical arrays by name, scalars of the executor's own among them."""
+
+    @abstractmethod
+    def play(self) -> None:
+        """Run the schedules of all devices; E0702 where they hang."""
+
+    @abstractmethod
+    def end_step(self) -> None:
+        """Let go of inputs and of what was accumulated."""
+
+    # --- states
+
+    def weights(self) -> Arrays:
+        """The weights as logical arrays by name."""
+        return self.collect(("weight",), add=False)
+
+    def states(self) -> Arrays:
+        """The optimizer's states and the counters as logical arrays by name."""
+        return self.collect(("optimizer", "counter"), add=False)
+
+    def put(self, arrays: Mapping[str, Array]) -> None:
+        """Replace weights and states, by their logical names; ValueError for a name or a shape that is not there."""
+        known = {logical(s): logical_type(s, c) for c in self.program.classes for s in c.states if s.role in LASTING}
+        for name, array in arrays.items():
+            if name not in known:
+                raise ValueError(f"the program has no weight or state `{name}`")
+            if np.shape(array) != known[name].shape:
+                raise ValueError(f"`{name}` is {known[name]}, the array has shape {list(np.shape(array))}")
+        self._put(lambda name, type, decl: initial_array(name, type, decl, 0, arrays) if name in arrays else None)
+
+    def _put(self, made: Callable[[str, Type, StateDecl], Array | None]) -> None:
+        """Fill each lasting buffer with its part of the logical array that `made` gives; None leaves it as it is."""
+        arrays: dict[str, Array | None] = {}
+        for g, cls in self.classes.items():
+            for decl in cls.states:
+                if decl.role not in LASTING:
+                    continue
+                name = logical(decl)
+                if name not in arrays:
+                    arrays[name] = made(name, logical_type(decl, cls), decl)
+                array = arrays[name]
+                if array is not None:
+                    self.fill(g, decl, own_part(array, decl, cls, g))
+
+    def collect(self, roles: tuple[str, ...], add: bool, only_update: bool | None = None) -> Arrays:
+        """The logical arrays of buffers of these roles; `add`: the parts of several groups are added up.
+
+        only_update: of buffers that U fills only, or of the others only.
+        """
+        return joined(self.pieces(roles, only_update), self.mesh, add)
+
+    def pieces(self, roles: tuple[str, ...], only_update: bool | None = None) -> list[Piece]:
+        """What is in the buffers of these roles."""
+        found: list[Piece] = []
+        for g, cls in self.classes.items():
+            for decl in cls.states:
+                if decl.role not in roles:
+                    continue
+                if only_update is not None and (decl.name in self._updated[id(cls)]) != only_update:
+                    continue
+                x = self.held(g, decl)
+                if x is not None:
+                    found.append((decl, cls, g, x))
+        return found
+
+    # --- a step
+
+    def step(self, batch: Mapping[str, Array], gradients: bool = False) -> StepResult:
+        """One training step on a logical batch; E0702 if the schedule hangs, ValueError if the batch does not fit."""
+        values = check_batch(self.program.inputs, batch)
+        for inputs in self._inputs.values():
+            values.update((name, self._scalar(name)) for name, _ in inputs if name not in values)
+        self.deliver(values)
+        with quiet():
+            self.play()
+            loss = self.collect(("loss",), add=True)
+            pieces = self.pieces(("gradient",)) if gradients else []
+            result = StepResult(
+                next(iter(loss.values())) if loss else np.zeros(()),
+                self.collect(("metric",), add=True, only_update=False),
+                joined(pieces, self.mesh, add=True),
+                self.collect(("metric", "report"), add=False, only_update=True),
+                lambda: magnitudes(pieces, self.mesh),
+            )
+        self.steps += 1
+        self.end_step()
+        return result
+
+    def _scalar(self, name: str) -> Array:
+        """The number of updates so far: the counter of that name, or our own count."""
+        for g, cls in self.classes.items():
+            decl = next((s for s in cls.states if s.name == name), None)
+            x = None if decl is None else self.held(g, decl)
+            if x is not None:
+                return np.array(x.flat[0], np.int32)
+        return np.array(self.steps, np.int32)
+
+    def inputs(self, group: int) -> Iterator[tuple[str, Var, Type]]:
+        """The inputs that a group reads: name, the value that it becomes there, and the logical type."""
+        for (name, _), var in self._inputs[id(self.classes[group])].items():
+            yield name, var, self._types.get(name, Type("int32"))
+
+
+def logical(decl: StateDecl) -> str:
+    """The state's name in the serial program."""
+    return decl.logical or decl.name
+
+
+def inputs_of(cls: DeviceClass) -> dict[tuple[str, Layout], Var]:
+    """The inputs that a class reads, by name and layout."""
+    return {
+        (instr.op.name, instr.outputs[0].layout): instr.outputs[0]
+        for f in cls.functions
+        for instr, _, _ in walk(f.body)
+        if isinstance(instr.op, Input)
+    }
+
+
+def updated(cls: DeviceClass) -> frozenset[str]:
+    """The buffers that U fills."""
+    found: Sequence[object] = [i.op for f in cls.functions if f.name == "U" for i in f.body.instrs]
+    return frozenset(op.name for op in found if isinstance(op, (Accumulate, Write)))
