@@ -211,6 +211,9 @@ class Replay:
         memory = self.states[name].memory
         if memory != b.memory:
             b = self._new(name, self._declared(name), memory=memory)
+        if self.states[name].role == "output":  # nothing loads it: it is there to the end
+            self._hold(b, accumulator="output")
+            return
         self._hold(b, slots=1)
         self.saved[name] = b
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from runtime.distribute import Array, Mesh, piece_of
 from runtime.executor import LocalExecutor
 from runtime.numpy import STORAGE
 from runtime.rank.interpreter import Device
+from runtime.state import parted
 from runtime.turns import Waits
 
 
@@ -26,7 +27,12 @@ class RankExecutor(LocalExecutor):
 
     device: type[Device] = Device
 
-    def __init__(self, program: Program, initial: Mapping[str, Array] | None = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        initial: Mapping[str, Array] | None = None,
+        shares: LocalExecutor | None = None,
+    ) -> None:
         mesh = Mesh.of(program)
         self.hub = Hub(mesh)
         found: dict[int, list[Device]] = {}
@@ -38,7 +44,7 @@ class RankExecutor(LocalExecutor):
                     for d in found[g]:
                         d.put_state(decl.name, np.zeros(local.shape, STORAGE[decl.type.dtype]))
         self.devices = dict(sorted(found.items()))
-        super().__init__(program, initial)
+        super().__init__(program, initial, shares)
 
     @property
     def peaks(self) -> dict[int, list[dict[str, int]]]:
@@ -51,10 +57,24 @@ class RankExecutor(LocalExecutor):
 
     def held(self, group: int, decl: StateDecl) -> Array | None:
         devices = self.devices[group]
+        if parted(decl):
+            micros = range(self.program.microbatches)
+            return np.stack([self._stacked([d.saved[decl.name, m].array for d in devices]) for m in micros])
         if decl.name not in devices[0].states:
             return None
-        pieces = [d.states[decl.name].array for d in devices]
+        return self._stacked([d.states[decl.name].array for d in devices])
+
+    def _stacked(self, pieces: Sequence[Array]) -> Array:
         return np.stack(pieces).reshape((*self.mesh.shape, *pieces[0].shape))
+
+    def share(self, group: int, decl: StateDecl, other: RankExecutor) -> bool:
+        if decl.name not in other.devices[group][0].states:
+            return False
+        for mine, theirs in zip(self.devices[group], other.devices[group], strict=True):
+            if decl.name in mine.states:
+                mine.states[decl.name].buffer.drop()
+            mine.put_state(decl.name, theirs.states[decl.name].array)
+        return True
 
     def deliver(self, values: Mapping[str, Array]) -> None:
         for group, devices in self.devices.items():

@@ -20,7 +20,7 @@ from compiler.memory.action import FIRST, views
 from compiler.ops.comm import Comm
 from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
-from compiler.program import Body, DeviceClass, Instr, LocalRepeat, Program, Var
+from compiler.program import LASTING, Body, DeviceClass, Instr, LocalRepeat, Program, Var
 from runtime.comm import Communicator, Wait
 from runtime.distribute import Array, Mesh
 from runtime.numpy import STORAGE, Context, Env, LocalValue, plan, rounded
@@ -110,12 +110,15 @@ class Device:
         self.inputs[name, var.layout] = [self.new(p, var.type.dtype) for p in pieces]
 
     def end_step(self) -> None:
-        """Let go of inputs and accumulated values."""
+        """Let go of inputs, of accumulated values, and of the outputs that micro-batches have saved."""
+        for held in self.saved.values():
+            held.buffer.drop()
+        self.saved = {}
         for pieces in self.inputs.values():
             for p in pieces:
                 p.buffer.drop()
         self.inputs = {}
-        for name in [n for n in self.states if self.declared[n].role in ("gradient", "loss", "metric", "statistic")]:
+        for name in [n for n in self.states if self.declared[n].role not in (*LASTING, "report")]:
             self.states.pop(name).buffer.drop()
 
     # --- running
