@@ -114,7 +114,7 @@ class Updated:
 
 @dataclass(frozen=True)
 class Differentiated:
-    """What the forward and the backward graph compute; gradients as they leave the latter (loss-scaled), if there are any."""
+    """What the forward and the backward graph compute; gradients as they leave the latter (loss-scaled)."""
 
     loss: Array
     metrics: Arrays
