@@ -80,7 +80,7 @@ def _check(making: Making, entry: Entry) -> None:
     session = making.session
     before = session.failures
     for variable, weight in making.weights:
-        if not variable.read:
+        if not variable.read and making.training:
             help = "use it, or declare it only where it is used (`if`)"
             session.failed(fail("E0308", f"the weight `{weight.name}` is never used", weight.value.span, help=help))
     if making.loss is None:

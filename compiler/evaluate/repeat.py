@@ -120,6 +120,8 @@ def _append(
     if not finals:
         if any(isinstance(scope.vars.get(n), Broken) for s in statement.body for n in assigned(s)):
             raise Skip
+        if not scope.making.training:  # it computes something in training only
+            return
         message = f"nothing that `repeat` computes is used: `{statement.label.id}` assigns no variable from before it"
         raise fail("E0310", message, statement.label.span, help="assign what it carries before the loop: `x = …`")
     stacks = [(s, p) for s, p in frame.stacks if p in used or p in finals]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compiler.cost.memory import memory_use
 from compiler.driver import Compiled
+from compiler.memory.peak import memory_use
 from compiler.program import Program
 from compiler.text import parse_located, show
 from runtime.data.synthetic import synthetic
