@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
+from compiler.origin import FORWARD, Origin
 from dsl.source import NOWHERE, Span
 
 if TYPE_CHECKING:
@@ -78,11 +79,13 @@ class Type:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Value:
-    """One tensor. `name` is unique in the whole training graph and is its identity between passes."""
+    """One tensor. `name` is unique in the whole training graph and is its identity between passes; what the value is
+    for, and where it comes from, says `origin`."""
 
     name: str
     type: Type
     span: Span = field(default=NOWHERE, repr=False)
+    origin: Origin = field(default=FORWARD, repr=False)
 
     def __str__(self) -> str:
         return f"%{self.name}: {self.type}"
@@ -143,11 +146,13 @@ class Builder:
     """Appends nodes to a graph under construction; types come from the ops' own rules.
 
     One `Names` is shared by all builders of one training graph, so that names stay unique across graphs and bodies.
+    `origin`: that of what is added; None: values are the model's own, their names are their paths.
     """
 
-    def __init__(self, names: Names, scope: str = "") -> None:
+    def __init__(self, names: Names, scope: str = "", origin: Origin | None = None) -> None:
         self.names = names
         self.scope = scope
+        self.origin = origin
         self.nodes: list[Node] = []
 
     def fresh(self, name: str) -> str:
@@ -155,7 +160,7 @@ class Builder:
 
     def value(self, name: str, type: Type, span: Span = NOWHERE) -> Value:
         """A value that no node computes: an input or a body's parameter."""
-        return Value(self.fresh(name), type, span)
+        return self._define(self.fresh(name), type, span)
 
     def add(self, op: Op, *inputs: Value, name: str | None = None, span: Span = NOWHERE) -> Value:
         """Append `op` and return its only output. Raises `OpError` where the types do not fit."""
@@ -165,9 +170,12 @@ class Builder:
     def add_many(self, op: Op, *inputs: Value, name: str | None = None, span: Span = NOWHERE) -> tuple[Value, ...]:
         types = op.infer(*(v.type for v in inputs))
         base = name or op.default_name(inputs)
-        outputs = tuple(Value(self.fresh(base), t, span) for t in types)
+        outputs = tuple(self._define(self.fresh(base), t, span) for t in types)
         self.nodes.append(Node(op, inputs, outputs, span))
         return outputs
+
+    def _define(self, name: str, type: Type, span: Span) -> Value:
+        return Value(name, type, span, self.origin or Origin(name))
 
     def graph(self, name: str, inputs: Iterable[Value], outputs: Iterable[Value]) -> Graph:
         return Graph(name, tuple(inputs), tuple(self.nodes), tuple(outputs))

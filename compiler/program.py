@@ -14,16 +14,22 @@ from compiler.graph import Type
 from compiler.layout import Layout
 from compiler.model import Init
 from compiler.ops.base import Op
-from compiler.ops.effects import Accumulate, Input, Load, Read, Save, Write
+from compiler.ops.comm import Comm
+from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Save, Write
+from compiler.origin import FORWARD, Origin, Phase
 
 
 @dataclass(frozen=True, slots=True)
 class Var:
-    """A value of a function: its *logical* type and its layout (the piece: `local_type(type, layout, sizes)`)."""
+    """A value of a function: its *logical* type and its layout (the piece: `local_type(type, layout, sizes)`).
+
+    Of its origin a program tells the phase: moved, for what collectives and effects give; again; else its function's.
+    """
 
     name: str
     type: Type
     layout: Layout
+    origin: Origin = FORWARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +219,21 @@ def _touched(body: Body) -> Iterator[tuple[str, bool]]:
     for instr in body.instrs:
         if isinstance(instr.op, (Read, Load, Accumulate, Save, Write)):
             yield instr.op.name, not isinstance(instr.op, (Read, Load))
+
+
+PHASES = {
+    FunctionPhase.BACKWARD: Phase.GRADIENT,
+    FunctionPhase.WEIGHTS: Phase.GRADIENT,
+    FunctionPhase.UPDATE: Phase.UPDATE,
+}
+"""What functions compute for, if not forward."""
+
+ORIGINS = {phase: Origin(phase=phase) for phase in Phase}
+
+
+def phase_in(function: FunctionPhase, op: Op | None = None) -> Phase:
+    """The phase of what an op gives in a function (or of a loop's parameter), unless it is computed again."""
+    return Phase.MOVED if isinstance(op, Comm | Effect) else PHASES.get(function, Phase.FORWARD)
 
 
 ALL_CHUNKS = -1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compiler.graph import Builder, Dim, Names, Type, Value
 from compiler.ops.create import Iota
+from compiler.origin import Origin, last
 from dsl.source import NOWHERE, Span
 
 
@@ -34,7 +35,8 @@ class Frame:
 
     def param(self, name: str, type: Type, span: Span = NOWHERE) -> Value:
         """An input of this graph."""
-        value = Value(self.builder.names.fresh(f"{self.path}.{name}" if self.path else name), type, span)
+        path = self.builder.names.fresh(f"{self.path}.{name}" if self.path else name)
+        value = Value(path, type, span, Origin(path))
         self.own.add(value)
         return value
 
@@ -45,7 +47,7 @@ class Frame:
         if value not in self.imports:
             if self.parent is None:
                 raise AssertionError(f"{value} is of another graph")
-            self.imports[value] = self.param(value.name.rpartition(".")[2], value.type, value.span)
+            self.imports[value] = self.param(last(value.origin.path), value.type, value.span)
         return self.imports[value]
 
     def slice_of(self, stack: Value, name: str) -> Value:

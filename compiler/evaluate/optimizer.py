@@ -12,7 +12,7 @@ from compiler.evaluate.session import Call, Session
 from compiler.evaluate.statements import run
 from compiler.evaluate.values import Entry, Skip, WeightVar, is_static, plain
 from compiler.graph import Graph, Names, Type, Value
-from compiler.model import STEP_DTYPE, Precision, State, Weight, WeightUpdate
+from compiler.model import STEP_DTYPE, Precision, Weight, WeightUpdate
 from compiler.ops.elementwise import Transpose
 from dsl import ast
 from dsl.diagnostics import ParcError, fail
@@ -64,6 +64,7 @@ def _update(
     session: Session, module: Module, entry: Entry, call: ast.Call, weight: Weight, names: Names, precision: Precision
 ) -> WeightUpdate:
     making = Making(session, names, precision, "optimizer")
+    making.owner = weight.name
     making.loop_labels = dict.fromkeys(weight.loops, weight.value.span)
     path = f"{weight.name}.update"
     frame = Frame(names, path)
@@ -86,19 +87,15 @@ def _update(
         if session.failures > before:
             raise Skip
         finals = [_final("w", weight.value.type, inner, entry, w)]
-        finals += [_final(_local_name(s, weight), s.value.type, inner, entry, s.value) for s in making.states]
+        finals += [_final(name, s.value.type, inner, entry, s.value) for name, s in making.states.items()]
     except ParcError as error:
         session.failed(error)
         raise Skip from None
     finally:
         session.stack.pop()
-    states = tuple(making.states)
+    states = tuple(making.states.values())
     graph = Graph(path, (step, w, g, *(s.value for s in states)), tuple(frame.builder.nodes), tuple(finals))
     return WeightUpdate(weight.name, states, graph)
-
-
-def _local_name(state: State, weight: Weight) -> str:
-    return state.name.removeprefix(f"{weight.name}.")
 
 
 def _final(name: str, type: Type, scope: Scope, entry: Entry, before: Value) -> Value:

@@ -137,7 +137,7 @@ def _append(
     operands = [outer.local(v) for v in (*initials, *(s for s, _ in stacks), *(o for o, _ in imports))]
     types = op.infer(*(v.type for v in operands))
     outer.builder.scope = scope.path
-    outputs = tuple(Value(outer.builder.fresh(n), t, statement.span) for n, t in zip(names, types, strict=True))
+    outputs = tuple(outer.builder.value(n, t, statement.span) for n, t in zip(names, types, strict=True))
     outer.builder.nodes.append(Node(op, tuple(operands), outputs, statement.span))
     outer.own.update(outputs)
     for name, value in zip(names, outputs):

@@ -17,6 +17,7 @@ from compiler.model import STEP_DTYPE, Input, Precision, State, Weight
 from compiler.ops.base import Misuse, Op, OpError
 from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast
+from compiler.origin import last
 from dsl import ast
 from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
@@ -59,9 +60,10 @@ class Making:
         self.precision = precision
         self.kind = kind  # "model" | "optimizer" | "static"
         self.frozen = frozen
+        self.owner = ""  # of an optimizer: the weight that it renews
         self.inputs: list[Input] = []
         self.weights: list[tuple[WeightVar, Weight]] = []
-        self.states: list[State] = []
+        self.states: dict[str, State] = {}  # by what the optimizer calls them
         self.loss: tuple[Value, Span] | None = None
         self.metrics: list[tuple[str, Value]] = []
         self.outputs: list[tuple[str, Value]] = []
@@ -273,7 +275,7 @@ class Scope:
         if value not in making.of_step or value.type.dtype != STEP_DTYPE:
             return value
         if value not in making.rounded:
-            stem = value.name.rpartition(".")[2]
+            stem = last(value.origin.path)
             making.rounded[value] = self.emit(Cast(making.precision.master), value, span=span, name=stem)
         return making.rounded[value]
 
@@ -285,7 +287,7 @@ class Scope:
             return weight.raw
         frame = self.frame
         if frame not in weight.casts:
-            stem = weight.declared.name.rpartition(".")[2]
+            stem = last(weight.declared.origin.path)
             weight.casts[frame] = self.emit(Cast(compute), weight.raw, span=span, name=stem)
         return weight.casts[frame]
 

@@ -14,6 +14,7 @@ from compiler.evaluate.values import BROKEN, Bound, Broken, Number, Results, Ski
 from compiler.graph import FLOATS, Dim, Type, Value
 from compiler.model import Init, Input, State, Weight
 from compiler.ops.elementwise import Cast, Transpose
+from compiler.origin import Origin
 from dsl import ast
 from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
@@ -227,7 +228,7 @@ def _weight(target: ast.Target, statement: ast.WeightDecl, scope: Scope) -> None
         raise fail("E0205", f"the weight `{name}` would have dim `{twice}` twice", target.span)
     check_size(type.elements, f"the weight `{name}`", target.span)
     scope.session.spend_node(target.span)
-    declared = Value(path, type, target.span)
+    declared = Value(path, type, target.span, Origin(path))
     top = scope.frame.loops[0].parent if loops else scope.frame
     assert top is not None
     top.own.add(declared)
@@ -296,13 +297,14 @@ def _state(statement: ast.StateDecl, scope: Scope) -> None:
         raise Skip
     if not isinstance(w, Value):
         raise fail("E0312", "`w` must stay a tensor of the weight's shape", statement.span)
-    owner = scope.path.removesuffix(".update")
+    owner = scope.making.owner
     for name in statement.names:
         if name.id in scope.vars:
             raise fail("E0102", f"there are two `{name.id}`", name.span)
-        value = Value(scope.making.names.fresh(f"{owner}.{name.id}"), w.type, name.span)
+        path = scope.making.names.fresh(f"{owner}.{name.id}")
+        value = Value(path, w.type, name.span, Origin(path))
         scope.frame.own.add(value)
-        scope.making.states.append(State(value, init, "optimizer", owner))
+        scope.making.states[name.id] = State(value, init, "optimizer", owner)
         scope.assign(name.id, value)
 
 

@@ -16,10 +16,12 @@ from compiler.ops.base import Loop, Op
 from compiler.ops.comm import MaskPad, Relayout
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
-from compiler.passes.copying import copy_node
+from compiler.passes.copying import copy_node, suffixed
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import Cut, Staged
 from dsl.diagnostics import Diagnostics
+
+PIECE = suffixed(".piece")
 
 HELP = (
     "sums, means and maxima over all iterations can be had, outside of a `repeat`; `over own` takes each iteration by "
@@ -197,7 +199,7 @@ class _Across:
             loop = next(loop for loop in loops if loop.outs[at] == name)
             self._check(node, loop)
             inputs = [v if n is None else self._piece(level, v, n) for v, n in zip(node.inputs, loop.ins, strict=True)]
-        copy = copy_node(node, dict(zip(node.inputs, inputs, strict=True)), self.names, lambda n: f"{n}.piece")
+        copy = copy_node(node, dict(zip(node.inputs, inputs, strict=True)), self.names, PIECE)
         for old, new in zip(node.outputs, copy.outputs, strict=True):
             self.layouts[new.name] = self.layouts[old.name]
         self._hold(copy.outputs[at], name)

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.ops.repeat import Repeat
+from compiler.origin import Origin, Phase
 
-Rename = Callable[[str], str]
+Rename = Callable[[Value], tuple[str, Origin]]
+"""The name and the origin of a value's copy."""
 
 
 def graph_values(graph: Graph) -> Iterator[Value]:
@@ -25,13 +27,25 @@ def node_values(nodes: Sequence[Node]) -> Iterator[Value]:
         yield from node.outputs
 
 
-def suffixed(suffix: str) -> Rename:
-    """Adds `suffix` to a name."""
-    return lambda name: name + suffix
+def suffixed(suffix: str, phase: Phase | None = None) -> Rename:
+    """Adds `suffix` to a name; the copy is for `phase`, or for what the original is for."""
+    return lambda v: (v.name + suffix, _origin(v, phase))
 
 
 def copy_value(value: Value, names: Names, rename: Rename) -> Value:
-    return Value(names.fresh(rename(value.name)), value.type, value.span)
+    name, origin = rename(value)
+    return Value(names.fresh(name), value.type, value.span, origin)
+
+
+def renamed(value: Value, name: str, phase: Phase | None = None) -> Value:
+    """The same tensor under another name: in another graph, or (for `phase`) in another layout."""
+    return Value(name, value.type, value.span, _origin(value, phase))
+
+
+def _origin(value: Value, phase: Phase | None) -> Origin:
+    """Of what is the same tensor as `value`."""
+    old = value.origin
+    return Origin(old.path, phase or old.phase, value.name if phase else old.of or value.name)
 
 
 def copy_node(node: Node, env: MutableMapping[Value, Value], names: Names, rename: Rename) -> Node:

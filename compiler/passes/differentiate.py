@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from compiler.graph import Builder, Graph, Names, Node, Value
 from compiler.model import Model, RecomputeRule
 from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast
+from compiler.origin import outer
 from compiler.passes.copying import graph_values
 from compiler.passes.prune import prune, prune_nodes
 from compiler.passes.recompute import Recompute
 from compiler.passes.residuals import Closing, Context
 from compiler.passes.simplify import anything, merge_equal, simplify
 from compiler.passes.sum_in_own_type import sum_in_own_type
-from compiler.passes.transpose import transpose
+from compiler.passes.transpose import Label, cotangent, transpose
 
 
 class Differentiated(NamedTuple):
@@ -53,7 +54,7 @@ def differentiate(
     recompute = Recompute(model.graph, recomputes, cut, written)
     weights = [w.value for w in model.trained]
     loss = forward.outputs[0]
-    labels: dict[Value, str] = {}
+    labels: dict[Value, Label] = {}
     owners: dict[Value, list[str]] = {}
     cotangents: dict[str, str] = {}
 
@@ -63,8 +64,7 @@ def differentiate(
     nodes = [*b.nodes, *nodes]
 
     def scope(node: Node) -> str | None:
-        name = labels.get(node.outputs[0], node.outputs[0].name)
-        return name.partition(".grad")[0].rpartition(".")[0] if apart else None
+        return outer(_label(labels, node.outputs[0]).origin.path) if apart else None
 
     merged, env = merge_equal(nodes, anything, scope)
     grads = [_gradient(merged, w, None if g is None else env.get(g, g)) for w, g in zip(weights, found, strict=True)]
@@ -73,10 +73,12 @@ def differentiate(
     live = prune_nodes(merged, grads)
 
     # Gradients have their names by right; whatever else would like them comes after.
-    reserved = {g: Value(names.fresh(f"{w.name}.grad"), g.type, w.span) for g, w in zip(grads, weights, strict=True)}
+    of = [cotangent(w) for w in weights]
+    reserved = {g: Value(names.fresh(c.name), g.type, c.span, c.origin) for g, c in zip(grads, of, strict=True)}
 
     def name(v: Value) -> Value:
-        named = reserved.get(v) or Value(names.fresh(labels.get(v, v.name)), v.type, v.span)
+        label = _label(labels, v)
+        named = reserved.get(v) or Value(names.fresh(label.name), v.type, v.span, label.origin)
         cotangents.update(dict.fromkeys(owners.get(v, ()), named.name))
         return named
 
@@ -93,12 +95,16 @@ def differentiate(
     return Differentiated(prune(wide), backward, saved, gradients, cotangents)
 
 
-def _seed(b: Builder, loss: Value, scale: Value | float, labels: dict[Value, str]) -> Value:
+def _label(labels: Mapping[Value, Label], value: Value) -> Label:
+    return labels.get(value) or Label(value.name, value.origin)
+
+
+def _seed(b: Builder, loss: Value, scale: Value | float, labels: dict[Value, Label]) -> Value:
     if isinstance(scale, Value):
         seed = b.add(Cast(loss.type.dtype), scale)
     else:
         seed = b.add(Full(float(scale), loss.type.dtype, loss.type.dims))
-    labels[seed] = f"{loss.name}.grad"
+    labels[seed] = Label.gradient(loss)
     return seed
 
 

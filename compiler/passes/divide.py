@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from compiler.graph import Graph, Names, Node, Value
 from compiler.model import Finish, Model, Round
 from compiler.ops.repeat import Repeat
-from compiler.passes.copying import copy_node, substituted, suffixed
+from compiler.passes.copying import copy_node, renamed, substituted, suffixed
 from compiler.passes.prune import prune_nodes
 
 ROUND = suffixed(".batch")
@@ -43,7 +43,7 @@ def divide(model: Model, names: Names, whole: Collection[str], parts: Collection
     graph, moved = _hoisted(graph, whole, names)
     made = {v.name: v for node in graph.nodes for v in node.outputs}
     wanted = [made[moved.get(name, name)] for name in whole]
-    total = {v: Value(names.fresh(f"{name}.total"), v.type, v.span) for v, name in zip(wanted, whole, strict=True)}
+    total = {v: renamed(v, names.fresh(f"{name}.total")) for v, name in zip(wanted, whole, strict=True)}
     nodes = tuple(substituted(node, total) for node in graph.nodes)
     rounds = _rounds(graph, nodes, total, names)
     outputs = tuple(total.get(v, v) for v in graph.outputs)
@@ -101,7 +101,7 @@ def _hoisted(graph: Graph, wanted: Collection[str], names: Names) -> tuple[Graph
             continue
         outer: dict[Value, Value] = dict(zip(body.inputs, node.inputs, strict=True))
         nodes += [copy_node(n, outer, names, OUTSIDE) for n in prune_nodes(body.nodes, values)]
-        params = {v: Value(names.fresh(v.name), v.type, v.span) for v in values}
+        params = {v: renamed(v, names.fresh(v.name)) for v in values}
         inside = tuple(substituted(n, params) for n in body.nodes)
         results = tuple(params.get(v, v) for v in body.outputs)
         op = replace(
@@ -146,7 +146,7 @@ def _finished(model: Model, main: Graph, rounds: tuple[Round, ...], seeds: Seque
                 if n.outputs[0] not in env:
                     nodes.append(copy_node(n, env, names, END))
             continue
-        parts[v] = env[v] = Value(names.fresh(f"{v.name}.total"), v.type, v.span)
+        parts[v] = env[v] = renamed(v, names.fresh(f"{v.name}.total"))
     nodes += [substituted(node, env) for node in chosen]
     used = {x for node in nodes for x in node.inputs}
     inputs = (*parts.values(), *(v for v in main.inputs if v in given and v in used))

@@ -11,8 +11,9 @@ from compiler.layout import Layout
 from compiler.ops.base import Op
 from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
+from compiler.origin import Origin, Phase
 from compiler.passes.place.place import Placed
-from compiler.program import Body, Instr, LocalRepeat, Var
+from compiler.program import ORIGINS, Body, FunctionPhase, Instr, LocalRepeat, Var, phase_in
 from compiler.relayout import plan_relayout
 
 
@@ -55,10 +56,10 @@ def with_dims(op: Op, change: Callable[[Dim], Dim]) -> Op:
 
 
 class Emitter:
-    """Appends instructions. `renamed`: value -> the name that it has in this function."""
+    """Appends instructions of a function. `renamed`: value -> the name that it has in this function."""
 
-    def __init__(self, placed: Placed, names: Names, part: Part | None = None) -> None:
-        self.placed, self.names, self.part = placed, names, part
+    def __init__(self, placed: Placed, names: Names, function: FunctionPhase, part: Part | None = None) -> None:
+        self.placed, self.names, self.function, self.part = placed, names, function, part
         self.instrs: list[Instr] = []
         self.renamed: dict[str, str] = {}
 
@@ -72,16 +73,21 @@ class Emitter:
 
     def inner(self) -> Emitter:
         """One for the body of a loop."""
-        return Emitter(self.placed, self.names, self.part)
+        return Emitter(self.placed, self.names, self.function, self.part)
 
-    def var(self, value: Value) -> Var:
-        """A definition of the value in this function."""
+    def origin(self, op: Op | None, value: Value | None = None) -> Origin:
+        """Of a loop's parameter, of what an op gives; value: of which it is a part."""
+        again = value is not None and value.origin.phase is Phase.AGAIN
+        return ORIGINS[Phase.AGAIN if again else phase_in(self.function, op)]
+
+    def var(self, value: Value, op: Op | None = None) -> Var:
+        """A definition of the value in this function: a loop's parameter, or what `op` gives."""
         name = self.names.fresh(value.name)
         if name != value.name:
             self.renamed[value.name] = name
         else:
             self.renamed.pop(value.name, None)
-        return Var(name, self.type(value), self.placed.layouts[value.name])
+        return Var(name, self.type(value), self.placed.layouts[value.name], self.origin(op, value if op else None))
 
     def name(self, value: Value) -> str:
         return self.renamed.get(value.name, value.name)
@@ -93,7 +99,7 @@ class Emitter:
     def received(self, op: Op, value: Value, layout: Layout) -> str:
         """The name of what comes in where the value stands; the value itself keeps its own."""
         name = self.names.fresh(value.name)
-        self.instrs.append(Instr(op, (), (Var(name, self.type(value), layout),)))
+        self.instrs.append(Instr(op, (), (Var(name, self.type(value), layout, self.origin(op)),)))
         return name
 
     def do(self, op: Op, value: Value) -> None:
@@ -107,19 +113,17 @@ class Emitter:
             self.repeat(node, node.op, node.op.count)
         else:
             inputs = tuple(self.name(v) for v in node.inputs)
-            self.instrs.append(Instr(self.op(node), inputs, tuple(self.var(v) for v in node.outputs)))
+            self.instrs.append(Instr(self.op(node), inputs, tuple(self.var(v, node.op) for v in node.outputs)))
 
     def _relayout(self, node: Node, target: Layout) -> None:
         source, out = node.inputs[0], node.output
         steps = plan_relayout(source.type, self.placed.layouts[source.name], target, self.placed.sizes)
         current = self.name(source)
         for i, step in enumerate(steps):
-            if i == len(steps) - 1:
-                var = self.var(out)
-            else:
-                var = Var(self.names.fresh(f"{out.name}.via"), self.type(out), step.layout)
-            self.instrs.append(Instr(step.op, (current,), (Var(var.name, var.type, step.layout),)))
-            current = var.name
+            name = self.var(out).name if i == len(steps) - 1 else self.names.fresh(f"{out.name}.via")
+            var = Var(name, self.type(out), step.layout, self.origin(step.op))
+            self.instrs.append(Instr(step.op, (current,), (var,)))
+            current = name
         if not steps:
             self.renamed[out.name] = current
 
@@ -132,14 +136,14 @@ class Emitter:
             inner.node(n)
         body = Body(params, tuple(inner.instrs), tuple(inner.name(v) for v in op.body.outputs))
         loop = LocalRepeat(op.label, count, body, op.carries, op.stacks, op.reverse)
-        self.instrs.append(Instr(loop, inputs, tuple(self.var(v) for v in node.outputs)))
+        self.instrs.append(Instr(loop, inputs, tuple(self.var(v, loop) for v in node.outputs)))
 
 
 class PieceEmitter(Emitter):
     """For the update: `pieces` tells of each value which dim stands for the iterations, `count` of `total` here."""
 
     def __init__(self, placed: Placed, names: Names, pieces: Mapping[str, str], count: int, total: int) -> None:
-        super().__init__(placed, names)
+        super().__init__(placed, names, FunctionPhase.UPDATE)
         self.pieces, self.count, self.total = pieces, count, total
 
     def piece(self, type: Type, value: str) -> Type:

@@ -172,7 +172,7 @@ class _Class:
                 roots.append(v)
                 ends.append((self.names.saved[saved.name] + suffix, v))
                 self._keep(saved.name, v, placed.layouts[kept.name], chunk, part)
-        emit = Emitter(placed, Names(), part)
+        emit = Emitter(placed, Names(), FunctionPhase.FORWARD, part)
         sends = self._sends(graph, graph.outputs, where, stage, 0, keeps)
         self._body(emit, graph, where, stage, chunk, roots, sends, True)
         for name, v in ends:
@@ -207,7 +207,7 @@ class _Class:
         ends = self._gradients(stage, suffix, lambda v: v not in put_off)
         keeps = [(v, self.staged.late_loads[v.name]) for v in placed.crossing]
         held = [v for v, loads in keeps if where.get(v.name) == ALL or stage in loads]
-        emit = Emitter(placed, Names(), part)
+        emit = Emitter(placed, Names(), FunctionPhase.BACKWARD, part)
         roots = [*(v for parts in self.staged.addends for v in parts if v not in put_off), *placed.crossing]
         sends = self._sends(graph, roots, where, stage, self.staged.stages - 1, keeps)
         reread = {i.op.name for i in late.instrs if isinstance(i.op, Load)} if late is not None else set()
@@ -224,7 +224,7 @@ class _Class:
         where = self.staged.backward
         outputs = set(graph.outputs)
         ends = self._gradients(stage, f"#{chunk}" if chunk else "", lambda v: v in outputs)
-        emit = Emitter(self.placed, Names(), part)
+        emit = Emitter(self.placed, Names(), FunctionPhase.WEIGHTS, part)
         self._body(emit, graph, where, stage, chunk, [v for _, v in ends], {}, False)
         for name, v in ends:
             emit.do(Accumulate(name), v)

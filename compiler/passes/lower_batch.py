@@ -45,7 +45,7 @@ def lower_batch(placed: Placed, names: BufferNames, read: Collection[str], finis
     if finishes:
         assert placed.finish is not None
         needed |= {v.name for v in _used(placed.finish.nodes, placed.finish.outputs)} & _totals(placed)
-        after.append(Function(FunctionPhase.METRICS, 0, _end(placed, names, placed.finish, states)))
+        after.append(_end(placed, names, placed.finish, states))
     before: list[Function] = []
     for k, (round, logical) in reversed(list(enumerate(zip(placed.rounds, placed.training.rounds, strict=True)))):
         mine = [i for i, total in enumerate(logical.totals) if total.name in needed]
@@ -56,8 +56,8 @@ def lower_batch(placed: Placed, names: BufferNames, read: Collection[str], finis
         totals = [names.totals[logical.totals[i].name] for i in mine]
         settled = [round.settle.outputs[i] for i in mine]
         before += [
-            Function(FunctionPhase.TOTALS, k, _function(placed, names, round.settle, settled, totals)),
-            Function(FunctionPhase.STATISTICS, k, _function(placed, names, round.batch, roots, sums)),
+            _function(FunctionPhase.TOTALS, k, placed, names, round.settle, settled, totals),
+            _function(FunctionPhase.STATISTICS, k, placed, names, round.batch, roots, sums),
         ]
         for name, v in (*zip(sums, (round.settle.inputs[i] for i in mine)), *zip(totals, settled)):
             states.append(StateDecl(name, "statistic", v.type, placed.layouts[v.name], logical=name))
@@ -65,18 +65,26 @@ def lower_batch(placed: Placed, names: BufferNames, read: Collection[str], finis
     return Batch(tuple(reversed(before)), tuple(after), tuple(states))
 
 
-def _end(placed: Placed, names: BufferNames, graph: Graph, states: list[StateDecl]) -> Body:
+def _end(placed: Placed, names: BufferNames, graph: Graph, states: list[StateDecl]) -> Function:
     finish = placed.training.finish
     assert finish is not None
     metrics = [names.metrics[m] for m in finish.metrics]
     for name, logical, v in zip(metrics, finish.metrics, graph.outputs, strict=True):
         states.append(StateDecl(name, "metric", v.type, placed.layouts[v.name], logical=logical))
-    return _function(placed, names, graph, graph.outputs, metrics)
+    return _function(FunctionPhase.METRICS, 0, placed, names, graph, graph.outputs, metrics)
 
 
-def _function(placed: Placed, names: BufferNames, graph: Graph, roots: Sequence[Value], into: Sequence[str]) -> Body:
+def _function(
+    phase: FunctionPhase,
+    chunk: int,
+    placed: Placed,
+    names: BufferNames,
+    graph: Graph,
+    roots: Sequence[Value],
+    into: Sequence[str],
+) -> Function:
     """The part of the graph that the roots need; each is added to a buffer."""
-    emit = Emitter(placed, Names())
+    emit = Emitter(placed, Names(), phase)
     nodes = prune_nodes(graph.nodes, roots)
     used = _used(nodes, roots)
     for v in graph.inputs:
@@ -86,9 +94,9 @@ def _function(placed: Placed, names: BufferNames, graph: Graph, roots: Sequence[
         emit.effect(effect, v, placed.layouts[v.name])
     for node in nodes:
         emit.node(node)
-    for v, name in zip(roots, into, strict=True):
-        emit.do(Accumulate(name), v)
-    return Body((), tuple(emit.instrs), ())
+    for v, buffer in zip(roots, into, strict=True):
+        emit.do(Accumulate(buffer), v)
+    return Function(phase, chunk, Body((), tuple(emit.instrs), ()))
 
 
 def _used(nodes: Iterable[Node], roots: Iterable[Value]) -> set[Value]:

@@ -248,7 +248,9 @@ class _Update:
         if len(groups) > 1:
             name = self.names.fresh(f"{value.name}.joined")
             op = StageReduce(self.buffers.gradients[weight], "sum", groups)
-            emits[0].instrs.append(Instr(op, (current,), (Var(name, emits[0].type(value), layout),)))
+            emits[0].instrs.append(
+                Instr(op, (current,), (Var(name, emits[0].type(value), layout, emits[0].origin(op)),))
+            )
             current = name
         for c in chunks:
             emits[c].renamed[value.name] = current
@@ -259,8 +261,9 @@ class _Update:
         current = names[0]
         for name in names[1:]:
             total = self.names.fresh(f"{value.name}.part")
-            var = Var(total, emit.type(value), layout)
-            emit.instrs.append(Instr(Map(fn, (None, None)), (current, name), (var,)))
+            op = Map(fn, (None, None))
+            var = Var(total, emit.type(value), layout, emit.origin(op))
+            emit.instrs.append(Instr(op, (current, name), (var,)))
             current = total
         return current
 
@@ -293,11 +296,13 @@ class _Update:
         current = self.partial[root.name]
         if current is None:
             current = self.names.fresh(f"{root.name}.none")
-            main.instrs.append(Instr(Full(0.0, root.type.dtype, ()), (), (Var(current, root.type, layout),)))
+            none = Full(0.0, root.type.dtype, ())
+            main.instrs.append(Instr(none, (), (Var(current, root.type, layout, main.origin(none)),)))
         if self.staged.groups > 1:
             name = self.names.fresh(root.name)
             everyone = tuple(range(self.staged.groups))
-            main.instrs.append(Instr(StageReduce(root.name, fn, everyone), (current,), (Var(name, root.type, layout),)))
+            op = StageReduce(root.name, fn, everyone)
+            main.instrs.append(Instr(op, (current,), (Var(name, root.type, layout, main.origin(op)),)))
             current = name
         for emit in emits.values():
             emit.renamed[root.name] = current

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from compiler.graph import Graph, Node
 from compiler.model import PlaceRule
 from compiler.ops.repeat import Repeat
-from compiler.passes.recompute import levels, repeat_path, within
+from compiler.origin import scopes, within
+from compiler.passes.recompute import levels
 from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
 
 
@@ -19,9 +20,7 @@ def places(graph: Graph, rules: tuple[PlaceRule, ...], apart: Sequence[Graph] = 
     made: set[str] = set()
     for n in (*graph.nodes, *(n for other in apart for n in other.nodes)):
         path = node_path(n)
-        while path and path not in made:
-            made.add(path)
-            path = path.rpartition(".")[0]
+        made.update((path, *scopes(path)))
     first: dict[str, PlaceRule] = {}
     wrong = Diagnostics()
     for p in rules:
@@ -37,14 +36,12 @@ def places(graph: Graph, rules: tuple[PlaceRule, ...], apart: Sequence[Graph] = 
 def place_of(node: Node, fixed: Mapping[str, int]) -> int | None:
     """The place of the innermost scope around the node that has one."""
     path = node_path(node)
-    while path and path not in fixed:
-        path = path.rpartition(".")[0]
-    return fixed.get(path)
+    return next((fixed[p] for p in (path, *scopes(path)) if p in fixed), None)
 
 
 def node_path(node: Node) -> str:
     """What rules about places call a node: the scope that a loop opens, or the path of the result."""
-    return repeat_path(node, "") if isinstance(node.op, Repeat) else node.outputs[0].name
+    return node.op.body.name if isinstance(node.op, Repeat) else node.outputs[0].origin.path
 
 
 def _why(graph: Graph, scope: str) -> str:

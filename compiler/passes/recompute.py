@@ -11,29 +11,21 @@ that each runs its own iterations again, one by one (as if the scope were the lo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from compiler.graph import Graph, Node, Value
 from compiler.model import RecomputeRule
 from compiler.ops.repeat import Repeat
+from compiler.origin import scopes, within
 from compiler.passes.copying import graph_values
 from compiler.passes.idle import Idle, Rule, report_idle
 from dsl.diagnostics import Diagnostics, did_you_mean
 
-SAVED = ".saved"  # the suffix of stacks of a loop's saved values: they follow the rules of the value itself
-_STACK = re.compile(r"(\.saved(_\d+)?)+$")
-
-
-def within(name: str, scope: str) -> bool:
-    """True if the path `name` is `scope` or stands below it."""
-    return name == scope or name.startswith(scope + ".")
-
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """The top of the graph (`path` "") or the body of the loop at `path`."""
+    """The top of the graph (`path` "") or the body of the loop at `path`, by which its graph is called."""
 
     path: str
     depth: int
@@ -41,28 +33,12 @@ class Level:
     label: str = ""
 
 
-def repeat_path(node: Node, outer: str) -> str:
-    """The scope that a loop opened: its label (or `label_1`…) within the outer path, as the names in its body tell."""
-    op = node.op
-    assert isinstance(op, Repeat)
-    start = len(outer.split(".")) if outer else 0
-    for value in (*(v for n in op.body.nodes for v in n.outputs), *op.body.inputs):
-        if outer and not within(value.name, outer):
-            continue
-        parts = value.name.split(".")
-        for i in range(start, len(parts) - 1):
-            stem, _, number = parts[i].rpartition("_")
-            if parts[i] == op.label or (stem == op.label and number.isdigit()):
-                return ".".join(parts[: i + 1])
-    return f"{outer}.{op.label}" if outer else op.label
-
-
 def levels(graph: Graph, path: str = "", depth: int = 0, label: str = "") -> Iterator[Level]:
     """The top of the graph and the bodies of all its loops, outer before inner."""
     yield Level(path, depth, graph, label)
     for node in graph.nodes:
         if isinstance(node.op, Repeat):
-            yield from levels(node.op.body, repeat_path(node, path), depth + 1, node.op.label)
+            yield from levels(node.op.body, node.op.body.name, depth + 1, node.op.label)
 
 
 class Hidden:
@@ -84,16 +60,16 @@ class Hidden:
         loop = node.op if isinstance(node.op, Repeat) else None
         if loop is not None and self._level.depth == 0 and loop.label == self._cut:
             return False
-        return any(self._in(scope, value.name, loop is not None) for scope in self._scopes)
+        return any(self._in(scope, value.origin.path, loop is not None) for scope in self._scopes)
 
     def keeps(self, value: Value) -> bool:
         """True if the value is named to be kept."""
-        return _STACK.sub("", value.name) in self._keep
+        return value.origin.path in self._keep
 
-    def _in(self, scope: str | None, name: str, made_by_loop: bool) -> bool:
+    def _in(self, scope: str | None, path: str, made_by_loop: bool) -> bool:
         if scope is None:
             return not (made_by_loop and self._level.depth == 0)
-        return scope == self._level.path or within(name, scope)
+        return scope == self._level.path or within(path, scope)
 
 
 class Recompute:
@@ -145,9 +121,9 @@ def _applies(rule: RecomputeRule, level: Level, paths: Sequence[str]) -> bool:
 
 def scope_results(graph: Graph, scope: str) -> list[str]:
     """Names of the values of a scope that are used outside of it at this level; failing that, of the last one."""
-    inside = [n for n in graph.nodes if within(n.outputs[0].name, scope)]
+    inside = [n for n in graph.nodes if within(n.outputs[0].origin.path, scope)]
     made = {v for n in inside for v in n.outputs}
-    used = {v for n in graph.nodes if not within(n.outputs[0].name, scope) for v in n.inputs} | set(graph.outputs)
+    used = {v for n in graph.nodes if made.isdisjoint(n.outputs) for v in n.inputs} | set(graph.outputs)
     found = [v.name for n in inside for v in n.outputs if v in used and v in made]
     return found or [v.name for n in inside[-1:] for v in n.outputs]
 
@@ -155,13 +131,10 @@ def scope_results(graph: Graph, scope: str) -> list[str]:
 def _check(rules: Iterable[RecomputeRule], names: set[str], paths: set[str]) -> None:
     """Every scope and every `keep` must speak of something."""
     found = Diagnostics()
-    scopes = set(paths)
-    for name in names:
-        parts = name.split(".")
-        scopes.update(".".join(parts[:i]) for i in range(1, len(parts)))
+    known_scopes = paths.union(*map(scopes, names))
     for rule in rules:
-        wanted = [("scope", rule.scope, scopes | names)] if rule.scope is not None else []
-        wanted += [("value or scope", keep, scopes | names) for keep in rule.keep]
+        wanted = [("scope", rule.scope, known_scopes | names)] if rule.scope is not None else []
+        wanted += [("value or scope", keep, known_scopes | names) for keep in rule.keep]
         for what, path, known in wanted:
             if path not in known:
                 found.error(

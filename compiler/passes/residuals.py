@@ -18,12 +18,13 @@ from compiler.graph import Dim, Graph, Names, Node, Type, Value
 from compiler.ops.create import Random
 from compiler.ops.elementwise import Cast, Map
 from compiler.ops.repeat import Repeat
-from compiler.passes.copying import copy_node, suffixed
+from compiler.origin import Phase
+from compiler.passes.copying import copy_node, renamed, suffixed
 from compiler.passes.prune import Live, pruned_repeat
-from compiler.passes.recompute import SAVED, Recompute, repeat_path
+from compiler.passes.recompute import Recompute
 from compiler.passes.transpose import OpenRepeat
 
-AGAIN = suffixed(".again")
+AGAIN = suffixed(".again", Phase.AGAIN)
 
 
 class Closing:
@@ -89,7 +90,7 @@ class Closing:
             for i, (p, x) in enumerate(zip(body.inputs, twin.inputs, strict=True))
             if i >= twin_op.carries and x in self.static
         )
-        path = repeat_path(twin, self.path or "")
+        path = body.name
         inner = Closing(self.context, path, body.inputs, body.nodes, twin_op.carries, static)
         params = [self.context.name(v) for v in op.body.inputs]
         inner.env.update(zip(op.body.inputs, params, strict=True))
@@ -132,8 +133,12 @@ class Closing:
         return [there.get(v) or new[v] for v in inner.saved]
 
     def _stack(self, v: Value, op: Repeat) -> Value:
-        name = self.context.names.fresh(v.name.removesuffix(SAVED) + SAVED)
-        return Value(name, Type(v.type.dtype, (Dim(op.label, op.count), *v.type.dims)), v.span)
+        base = self.context.stacked.get(v, v)
+        name = self.context.names.fresh(f"{base.name}.saved")
+        type = Type(v.type.dtype, (Dim(op.label, op.count), *v.type.dims))
+        stack = Value(name, type, v.span, replace(v.origin, of=base.name))
+        self.context.stacked[stack] = base
+        return stack
 
     # --- the choice --------------------------------------------------------------------------------
 
@@ -284,6 +289,7 @@ class Context:
 
     `never_again`: cheap values that late must not compute again, as it has them not where they were made.
     `copies`: what late computes again -> the early value that it is equal to (not inside copied loops).
+    `stacked`: what loops put out to be saved -> the value of their bodies that it has of every iteration.
     """
 
     def __init__(
@@ -298,9 +304,10 @@ class Context:
         self.name = name
         self.never_again = never_again
         self.copies: dict[Value, Value] = {}
+        self.stacked: dict[Value, Value] = {}
 
     def late_name(self, v: Value, suffix: str, path: str | None) -> Value:
         """At the top (no path) both graphs call a value the same; in loops the late body has parameters of its own."""
         if path is None:
             return v
-        return Value(self.names.fresh(v.name + suffix), v.type, v.span)
+        return renamed(v, self.names.fresh(v.name + suffix))

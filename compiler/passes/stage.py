@@ -16,6 +16,7 @@ from compiler.model import PipelineRule
 from compiler.ops.comm import MaskPad
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
+from compiler.origin import Origin, Phase
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
 from compiler.passes.places import place_of, places, ranks
@@ -108,8 +109,9 @@ def stage(placed: Placed) -> Staged:
     homes = {}
     if cut is None:  # weights that one stage only reads
         homes = {w: min(s) for w, s in _readers_of_weights(placed, found, first).items() if len(s) == 1}
-    origins: dict[str, Stage] = {**first, **homes}
-    second = _backward(placed, found, saved, lambda node: _origin(node, origins, loops), rank)
+    of = {v.name: v.origin for node in placed.backward for v in node.outputs}
+    stages: dict[str, Stage] = {**first, **homes}
+    second = _backward(placed, found, saved, lambda node: _origin(node, of, stages, loops), rank)
     addends = tuple(_addends(placed, second, v) for v in placed.backward.outputs)
     anchors = _anchors(placed, found, first, second, addends, rank)
     found = replace(found, forward=first, backward=second, addends=addends, anchors=anchors)
@@ -283,13 +285,19 @@ def _readers_of_weights(placed: Placed, staged: Staged, where: Mapping[str, Stag
     return found
 
 
-def _origin(node: Node, stages: Mapping[str, Stage], loops: Mapping[tuple[str, bool], Stage]) -> Stage:
-    """The stage of the forward loop that a loop goes back through, or of the forward value that `x.grad…` is named
-    after. A loop that runs again is where its results are read, like all that is computed again."""
+def _origin(
+    node: Node, of: Mapping[str, Origin], stages: Mapping[str, Stage], loops: Mapping[tuple[str, bool], Stage]
+) -> Stage:
+    """The stage of the forward loop that a loop goes back through, or of the forward value whose gradient it is for.
+
+    A loop that runs again is where its results are read, like all that is computed again. of: origins by name.
+    """
     if isinstance(node.op, Repeat):
         return loops.get((node.op.label, not node.op.reverse))
-    made, mark, _ = node.outputs[0].name.partition(".grad")
-    found = stages.get(made) if mark else None
+    origin = node.outputs[0].origin
+    while origin.phase is Phase.MOVED and origin.of in of:
+        origin = of[origin.of]
+    found = stages.get(origin.of) if origin.phase is Phase.GRADIENT else None
     return None if found == ALL else found
 
 

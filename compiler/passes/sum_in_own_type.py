@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from compiler.graph import Node, Value
 from compiler.ops.elementwise import Cast, Map, Transpose
 from compiler.ops.shape import Rename
+from compiler.passes.transpose import Label
 
 _ADD = Map("add", (None, None))
 
 
-def sum_in_own_type(nodes: Sequence[Node], gradients: Sequence[Value], labels: dict[Value, str]) -> list[Node]:
+def sum_in_own_type(nodes: Sequence[Node], gradients: Sequence[Value], labels: dict[Value, Label]) -> list[Node]:
     """`cast(a + b)` at the end of a gradient becomes `cast(a) + cast(b)`; renames and transpositions likewise.
 
     A weight that is cast once and read in several places (an embedding that is the head as well) gets its gradients as
@@ -30,7 +31,7 @@ def sum_in_own_type(nodes: Sequence[Node], gradients: Sequence[Value], labels: d
     return [n for node in found for n in replaced.get(node, [node])]
 
 
-def _spread(last: Node, made: dict[Value, Node], uses: Counter[Value], labels: dict[Value, str]) -> list[Node]:
+def _spread(last: Node, made: dict[Value, Node], uses: Counter[Value], labels: dict[Value, Label]) -> list[Node]:
     """What stands for `last`, nothing where it is not of that form; the new values have names after the addends."""
     if not isinstance(last.op, Cast | Transpose | Rename):
         return []
@@ -42,9 +43,9 @@ def _spread(last: Node, made: dict[Value, Node], uses: Counter[Value], labels: d
     new: list[Node] = []
     moved: list[Value] = []
     for addend in total.inputs:
-        name = f"{labels.get(addend, addend.name)}.{last.op.mnemonic}"
-        value = Value(name, result.type, last.span)
-        labels[value] = name
+        label = (labels.get(addend) or Label(addend.name, addend.origin)).then(last.op.mnemonic)
+        value = Value(label.name, result.type, last.span, label.origin)
+        labels[value] = label
         node = Node(last.op, (addend,), (value,), last.span)
         new += _spread(node, made, uses, labels) or [node]
         moved.append(value)

@@ -11,10 +11,13 @@ from compiler.ops.base import Op
 from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast, Literal, Map
 from compiler.ops.reduce import Reduce
+from compiler.origin import Origin, Phase
 from compiler.passes.copying import copy_node, graph_values
 from compiler.passes.differentiate import differentiate
 from compiler.passes.divide import divide
-from compiler.passes.recompute import within
+
+UPDATE = Origin(phase=Phase.UPDATE)
+"""Of what is of no weight."""
 
 SCALE_START = 2.0**16
 SCALE_PATIENCE = 2000  # good steps before the loss scale is doubled
@@ -81,14 +84,18 @@ class _Counters:
 
 def _counters(job: Job, names: Names) -> _Counters:
     # A model with random numbers has the input `step` already: the same number under the same name.
-    step = State(job.model.step or Value(names.fresh("step"), Type("int32")), Init("zeros"), "counter")
+    step = State(job.model.step or _counter(names, "step", "int32"), Init("zeros"), "counter")
     if job.precision.loss_scale != "dynamic":
         return _Counters(step)
-    scale = Value(names.fresh("loss_scale"), Type(job.precision.master))
-    good = Value(names.fresh("good_steps"), Type("int32"))
+    scale = _counter(names, "loss_scale", job.precision.master)
+    good = _counter(names, "good_steps", "int32")
     return _Counters(
         step, State(scale, Init("constant", (SCALE_START,)), "counter"), State(good, Init("zeros"), "counter")
     )
+
+
+def _counter(names: Names, name: str, dtype: str) -> Value:
+    return Value(names.fresh(name), Type(dtype), origin=UPDATE)
 
 
 class _Update:
@@ -101,7 +108,7 @@ class _Update:
         self.counters = counters
         self.weights = [w.value for w in job.model.trained]
         self.gradients = gradients
-        self.b = Builder(names)
+        self.b = Builder(names, origin=UPDATE)
         self.finite: Value | None = None
         self.of_step: set[Value] = set()  # what depends on the step only, computed once
         self.shared: dict[tuple[Op, tuple[Value, ...]], tuple[Value, ...]] = {}
@@ -122,7 +129,7 @@ class _Update:
                 # Exactly 1 below the limit.
                 factor = self._map("div", clip, self._map("maximum", norm, clip, name="clip.norm"), name="clip.factor")
                 grads = [
-                    self._map("mul", g, factor, name=f"{raw.name}.clipped")
+                    self._map("mul", g, factor, name=f"{raw.name}.clipped", of=raw)
                     for g, raw in zip(grads, self.gradients, strict=True)
                 ]
         next_step = self._map("add", self.counters.step.value, 1, name=f"{self.counters.step.name}.next")
@@ -134,7 +141,9 @@ class _Update:
             f"{self.job.model.name}.update", inputs, (*new_weights, *counters, *new_states, *self.report_values)
         )
 
-    def _map(self, fn: str, *slots: Value | float | int, name: str) -> Value:
+    def _map(self, fn: str, *slots: Value | float | int, name: str, of: Value | None = None) -> Value:
+        """of: the weight that it is for, or a gradient of which it is made."""
+        self.b.origin = UPDATE if of is None else Origin(of.origin.path, Phase.UPDATE, of.name)
         literals: tuple[Literal, ...] = tuple(None if isinstance(s, Value) else s for s in slots)
         return self.b.add(Map(fn, literals), *(s for s in slots if isinstance(s, Value)), name=name)
 
@@ -154,13 +163,13 @@ class _Update:
             if not isinstance(static, float | int) or static == 1:
                 return list(self.gradients)
             by = 1.0 / static
-        return [self._map("mul", g, by, name=f"{g.name}.unscaled") for g in self.gradients]
+        return [self._map("mul", g, by, name=f"{g.name}.unscaled", of=g) for g in self.gradients]
 
     def _square_norm(self, grads: Sequence[Value]) -> Value:
         """Sum of the squares of all gradients: one scalar per weight, added up in a chain from left to right."""
         total: Value | None = None
         for grad, raw in zip(grads, self.gradients, strict=True):
-            part = self._map("mul", grad, grad, name=f"{raw.name}.square")
+            part = self._map("mul", grad, grad, name=f"{raw.name}.square", of=raw)
             if part.type.dims:
                 part = self.b.add(Reduce("sum", part.type.names), part, name=f"{raw.name}.square.sum")
             total = part if total is None else self._map("add", total, part, name="grad_norm.square")
@@ -172,7 +181,7 @@ class _Update:
         """`new`, or `old` where gradients were not finite."""
         if self.finite is None:
             return new
-        return self._map("where", self.finite, new, old, name=f"{old.name}.new")
+        return self._map("where", self.finite, new, old, name=f"{old.name}.new", of=old)
 
     def _apply(self, step: Value, grads: Sequence[Value]) -> tuple[list[Value], list[Value]]:
         """Every weight's optimizer, inlined: new weights in the model's order, new states in the order of `states`."""
@@ -182,31 +191,31 @@ class _Update:
         for update in self.job.updates:
             weight, grad = of[update.weight]
             old = (weight, *(s.value for s in update.states))
-            new = self._inline(update.graph, (step, weight, grad, *old[1:]), f"{weight.name}.update")
+            new = self._inline(update.graph, (step, weight, grad, *old[1:]))
             results = [self._unless_skipped(n, o) for n, o in zip(new, old, strict=True)]
             new_weights[weight.name] = results[0]
             new_states += results[1:]
         return [new_weights[w.name] for w in self.weights], new_states
 
-    def _inline(self, graph: Graph, operands: Sequence[Value], scope: str) -> list[Value]:
-        """The graph's nodes on these operands; values not named by the weight's path are named below `scope`.
+    def _inline(self, graph: Graph, operands: Sequence[Value]) -> list[Value]:
+        """The graph's nodes on these operands.
 
         What depends on the step alone (a schedule of the learning rate) is computed once for all weights.
         """
-        path = operands[1].name
+        weight = operands[1]
         env = dict(zip(graph.inputs, operands, strict=True))
         self.of_step.add(operands[0])
 
-        def rename(name: str) -> str:
-            return name if within(name, path) else f"{scope}.{name}"
+        def of_weight(value: Value) -> tuple[str, Origin]:
+            return value.name, Origin(weight.origin.path, Phase.UPDATE, weight.name)
 
-        def once(name: str) -> str:
-            return f"update.{name.removeprefix(path + '.').removeprefix('update.')}"
+        def once(value: Value) -> tuple[str, Origin]:
+            return f"update.{value.name.removeprefix(f'{graph.name}.')}", UPDATE
 
         for node in graph.nodes:
             inputs = tuple(env[v] for v in node.inputs)
             if not all(v in self.of_step for v in inputs) or any(v.type.dims for v in node.outputs):
-                self.b.nodes.append(copy_node(node, env, self.names, rename))
+                self.b.nodes.append(copy_node(node, env, self.names, of_weight))
                 continue
             key = (node.op, inputs)
             if key not in self.shared:

@@ -12,6 +12,7 @@ from compiler.graph import Builder, Graph, Names, Node, Type, Value
 from compiler.ops.create import Full
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
+from compiler.origin import Origin, Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,24 @@ class OpenRepeat(Repeat):
     twin: Node | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a value of a graph under construction is called in the end, and where it comes from."""
+
+    name: str
+    origin: Origin
+
+    @staticmethod
+    def gradient(of: Value, word: str = "") -> Label:
+        """Of the cotangent of a value, or of what is made by `word` on the way to one."""
+        name = f"{of.name}.grad.{word}" if word else f"{of.name}.grad"
+        return Label(name, Origin(of.origin.path, Phase.GRADIENT, of.name))
+
+    def then(self, word: str) -> Label:
+        """Of what is made of that by `word`."""
+        return Label(f"{self.name}.{word}", self.origin)
+
+
 class _Scratch(Names):
     """Names of values that are named anew later: no need to be unique."""
 
@@ -35,10 +54,10 @@ class _Scratch(Names):
 class Transposer:
     """Builds the backward nodes of one graph, or of one loop's body.
 
-    `labels`: names by which values are called in the end; `owners`: cotangent -> names of the values that it is of.
+    `labels`: what values are in the end; `owners`: cotangent -> names of the values that it is of.
     """
 
-    def __init__(self, labels: dict[Value, str], owners: dict[Value, list[str]]) -> None:
+    def __init__(self, labels: dict[Value, Label], owners: dict[Value, list[str]]) -> None:
         self.labels = labels
         self.owners = owners
         self.b = Builder(_Scratch())
@@ -56,13 +75,14 @@ class Transposer:
         parts = self.parts.get(value)
         if not parts:
             return None
-        label = f"{value.name}.grad"
+        label = Label.gradient(value)
         total = parts[0]
         for part in parts if len(parts) > 1 else ():
             if self.labels.get(part) == label:
-                self.labels[part] = f"{label}.part"
+                self.labels[part] = label.then("part")
         for part in parts[1:]:
-            total = self.b.add(Map("add", (None, None)), total, part, name=label, span=value.span)
+            total = self.b.add(Map("add", (None, None)), total, part, span=value.span)
+            self.labels[total] = label
         self.labels.setdefault(total, label)
         self.owners.setdefault(total, []).append(value.name)
         self.sums[value] = total
@@ -79,15 +99,14 @@ class Transposer:
                 back = self._repeat(node, given, active)
             else:
                 back = node.op.vjp(self.b, node.inputs, node.outputs, given)
-            stem = f"{node.outputs[0].name}.grad"
             for made in self.b.nodes[mark:]:
                 for v in made.outputs:
-                    self.labels.setdefault(v, f"{stem}.{v.name}")
+                    self.labels.setdefault(v, Label.gradient(node.outputs[0], v.name))
             for operand, cotangent in zip(node.inputs, back, strict=True):
                 if cotangent is not None and operand in active:
                     self.seed(operand, cotangent)
 
-    def _zero(self, type: Type, label: str) -> Value:
+    def _zero(self, type: Type, label: Label) -> Value:
         zero = self.b.add(Full(0.0, type.dtype, type.dims))
         self.labels[zero] = label
         return zero
@@ -106,16 +125,15 @@ class Transposer:
                 break
             carried = body.carried
         order = sorted(carried)
-        starts = [given[i] or self._zero(node.outputs[i].type, f"{node.outputs[i].name}.grad") for i in order]
-        sums = [self._zero(v.type, f"{v.name}.grad.zero") for v in body.summed.values()]
+        starts = [given[i] or self._zero(node.outputs[i].type, Label.gradient(node.outputs[i])) for i in order]
+        sums = [self._zero(v.type, Label.gradient(v, "zero")) for v in body.summed.values()]
         stacks = [g for g in given[op.carries :] if g is not None]
         loop = OpenRepeat(op.label, op.count, body.graph(), len(starts) + len(sums), len(stacks), not op.reverse, node)
         operands = (*starts, *sums, *stacks)
         # `infer` is of no use for an open body: the types are those of what the cotangents belong to.
         owners = [node.inputs[i] for i in (*order, *body.summed, *body.sliced)]
-        outputs = tuple(Value(f"{v.name}.grad", v.type, v.span) for v in owners)
-        for v in outputs:
-            self.labels[v] = v.name
+        outputs = tuple(cotangent(v) for v in owners)
+        self.labels.update((out, Label.gradient(v)) for out, v in zip(outputs, owners, strict=True))
         self.b.nodes.append(Node(loop, operands, outputs, node.span))
         back: list[Value | None] = [None] * len(node.inputs)
         for i, out in zip((*order, *body.summed, *body.sliced), outputs, strict=True):
@@ -136,7 +154,7 @@ class _Body:
         given: Sequence[Value | None],
         active: set[Value],
         carried: set[int],
-        labels: dict[Value, str],
+        labels: dict[Value, Label],
         owners: dict[Value, list[str]],
     ) -> None:
         op = cast(Repeat, node.op)
@@ -165,15 +183,17 @@ class _Body:
         if self.carried != carried:
             return
         for i in sorted(carried):
-            self.results.append(grads.get(i) or t._zero(body.inputs[i].type, f"{body.inputs[i].name}.grad"))
+            self.results.append(grads.get(i) or t._zero(body.inputs[i].type, Label.gradient(body.inputs[i])))
         for i, p in enumerate(body.inputs):
             grad = grads.get(i)
             if grad is None or i < op.carries + op.stacks:
                 continue
-            so_far = Value(f"{p.name}.grad.sum", p.type, p.span)
+            so_far = cotangent(p, "sum")
+            total = t.b.add(Map("add", (None, None)), so_far, grad)
+            labels[so_far] = labels[total] = Label.gradient(p, "sum")
             self.params.append(so_far)
             self.summed[i] = p
-            self.results.append(t.b.add(Map("add", (None, None)), so_far, grad, name=f"{p.name}.grad.sum"))
+            self.results.append(total)
         for i in range(op.carries, op.carries + op.stacks):
             grad = grads.get(i)
             if grad is not None:
@@ -183,13 +203,19 @@ class _Body:
         self.nodes = tuple(t.b.nodes)
 
     def _enter(self, t: Transposer, output: Value) -> Value:
-        param = Value(f"{output.name}.grad", output.type, output.span)
+        param = cotangent(output)
         self.params.append(param)
         t.seed(output, param)
         return param
 
     def graph(self) -> Graph:
         return Graph(self.name, tuple(self.params), self.nodes, tuple(self.results))
+
+
+def cotangent(value: Value, word: str = "") -> Value:
+    """A value that stands for the cotangent of `value`, or what is made by `word` on the way to it."""
+    label = Label.gradient(value, word)
+    return Value(label.name, value.type, value.span, label.origin)
 
 
 def reach(nodes: Iterable[Node], sources: Iterable[Value]) -> set[Value]:
@@ -205,7 +231,7 @@ def transpose(
     nodes: Sequence[Node],
     seeds: Mapping[Value, Value],
     wanted: Sequence[Value],
-    labels: dict[Value, str],
+    labels: dict[Value, Label],
     owners: dict[Value, list[str]],
 ) -> tuple[list[Node], list[Value | None]]:
     """Backward nodes, open towards the forward graph, and the cotangents of `wanted` (None: zero)."""

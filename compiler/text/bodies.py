@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from compiler.ops.base import Op
 from compiler.ops.common import listed
 from compiler.ops.elementwise import ARITY, Map
-from compiler.program import ALL_CHUNKS, Body, Function, FunctionPhase, Instr, LocalRepeat, Var
+from compiler.origin import Origin, Phase
+from compiler.program import ALL_CHUNKS, ORIGINS, Body, Function, FunctionPhase, Instr, LocalRepeat, Var, phase_in
 from compiler.text.attrs import OPS, attributes, describe, fits
 from compiler.text.cursor import MAX_NESTING, Cursor
 from compiler.text.lexer import Token
 from compiler.text.locations import Locations, Site
 from dsl.diagnostics import Diagnostics, ParcError, did_you_mean
+
+UNSTATED = Origin()
+"""Of a value of which the text does not say what it is for."""
 
 
 class BodyParser(Cursor):
@@ -22,6 +27,7 @@ class BodyParser(Cursor):
         super().__init__(text, name)
         self.found = Diagnostics()
         self.where = Locations()
+        self.phase = FunctionPhase.FORWARD
 
     def give_up(self, what: str) -> None:
         """An error after which nothing can be made of the rest."""
@@ -61,6 +67,7 @@ class BodyParser(Cursor):
         self.word("fn")
         phase, chunk = self.action()
         self.where.spans[site] = self.span(start)
+        self.phase = phase
         self.mark("{")
         self.end_line()
         instrs = self.instrs(site, 0)
@@ -89,7 +96,14 @@ class BodyParser(Cursor):
     def _var(self) -> Var:
         name = self.value_name()
         self.mark(":")
-        return Var(name, *self.type())
+        type, layout = self.type()
+        stated = next((p for p in Phase if self.take_word(p)), None)
+        return Var(name, type, layout, UNSTATED if stated is None else ORIGINS[stated])
+
+    def _with_phase(self, values: Sequence[Var], op: Op | None = None) -> tuple[Var, ...]:
+        """The values, with the phase of what an op gives here (of a loop's parameters) where none is stated."""
+        origin = ORIGINS[phase_in(self.phase, op)]
+        return tuple(Var(v.name, v.type, v.layout, origin) if v.origin is UNSTATED else v for v in values)
 
     def _instr(self, site: Site, depth: int) -> Instr:
         outputs: list[Var] = []
@@ -102,9 +116,9 @@ class BodyParser(Cursor):
         head = self.token
         name = self.text("an op")
         if name == LocalRepeat.mnemonic:
-            return self._repeat(tuple(outputs), start, site, depth)
+            return self._repeat(self._with_phase(outputs), start, site, depth)
         if name in ARITY:
-            return self._map(name, tuple(outputs))
+            return self._map(name, self._with_phase(outputs))
         op = OPS.get(name)
         if op is None or op is Map:
             raise self.error("E0603", f"there is no op `{name}`", head, did_you_mean(name, (*OPS, *ARITY)))
@@ -113,7 +127,8 @@ class BodyParser(Cursor):
             inputs.append(self.value_name())
             while self.take(","):
                 inputs.append(self.value_name())
-        return Instr(self._attributes(op, tuple(outputs)), tuple(inputs), tuple(outputs))
+        made = self._attributes(op, tuple(outputs))
+        return Instr(made, tuple(inputs), self._with_phase(outputs, made))
 
     def _attributes(self, op: type[Op], outputs: tuple[Var, ...]) -> Op:
         given: dict[str, Any] = {}
@@ -185,5 +200,5 @@ class BodyParser(Cursor):
                 results.append(self.value_name())
         self.end_line()
         self.mark("}")
-        body = Body(tuple(params), instrs, tuple(results))
+        body = Body(self._with_phase(params), instrs, tuple(results))
         return Instr(LocalRepeat(label, count, body, counts["="], counts["each"], reverse), tuple(sources), outputs)

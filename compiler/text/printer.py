@@ -10,6 +10,7 @@ from compiler.graph import Dim, Type
 from compiler.layout import Layout
 from compiler.numbering import Ranks
 from compiler.ops.elementwise import Map
+from compiler.origin import Phase
 from compiler.program import (
     ALL_CHUNKS,
     Affine,
@@ -28,6 +29,7 @@ from compiler.program import (
     Schedule,
     StateDecl,
     Var,
+    phase_in,
 )
 from compiler.text.attrs import quote, runs, show_attributes, show_dims, show_number, show_run
 from compiler.text.names import ROLES, default_chunk, default_logical
@@ -164,7 +166,7 @@ def _state(s: StateDecl, sizes: Sizes) -> str:
 
 
 def _function(f: Function, sizes: Sizes) -> list[str]:
-    return [f"  fn {_action(f.phase, f.chunk)} {{", *_instrs(f.body, sizes, "    "), "  }"]
+    return [f"  fn {_action(f.phase, f.chunk)} {{", *_instrs(f.body, sizes, "    ", f.phase), "  }"]
 
 
 def _action(phase: FunctionPhase, chunk: int) -> str:
@@ -174,19 +176,20 @@ def _action(phase: FunctionPhase, chunk: int) -> str:
 # --- instructions --------------------------------------------------------------------------------
 
 
-def show_body(body: Body, sizes: Sizes) -> str:
-    """The instructions of a body, one per line."""
-    return "\n".join(_instrs(body, sizes, ""))
+def show_body(body: Body, sizes: Sizes, function: FunctionPhase = FunctionPhase.FORWARD) -> str:
+    """The instructions of a body of a function, one per line."""
+    return "\n".join(_instrs(body, sizes, "", function))
 
 
-def show_instr(instr: Instr, sizes: Sizes) -> str:
-    """One instruction; a loop is shown with its body."""
-    return "\n".join(_instr(instr, sizes, ""))
+def show_instr(instr: Instr, sizes: Sizes, function: FunctionPhase = FunctionPhase.FORWARD) -> str:
+    """One instruction of a function; a loop is shown with its body."""
+    return "\n".join(_instr(instr, sizes, "", function))
 
 
-def show_var(var: Var, sizes: Sizes) -> str:
-    """`%name: type` with local sizes."""
-    return f"%{quote(var.name)}: {show_type(var.type, var.layout, sizes)}"
+def show_var(var: Var, sizes: Sizes, phase: Phase = Phase.FORWARD) -> str:
+    """`%name: type` with local sizes, and what it is for if that is not `phase`."""
+    text = f"%{quote(var.name)}: {show_type(var.type, var.layout, sizes)}"
+    return text if var.origin.phase is phase else f"{text} {var.origin.phase}"
 
 
 def show_type(type: Type, layout: Layout, sizes: Sizes) -> str:
@@ -214,19 +217,20 @@ def _dim(dim: Dim, axes: Sequence[str], border: tuple[int, int] | None, sizes: S
     return text
 
 
-def _instrs(body: Body, sizes: Sizes, indent: str) -> list[str]:
+def _instrs(body: Body, sizes: Sizes, indent: str, function: FunctionPhase) -> list[str]:
     lines: list[str] = []
     for instr in body.instrs:
-        lines += _instr(instr, sizes, indent)
+        lines += _instr(instr, sizes, indent, function)
     return lines
 
 
-def _instr(instr: Instr, sizes: Sizes, indent: str) -> list[str]:
-    results = ", ".join(show_var(v, sizes) for v in instr.outputs)
+def _instr(instr: Instr, sizes: Sizes, indent: str, function: FunctionPhase) -> list[str]:
+    phase = phase_in(function, instr.op)
+    results = ", ".join(show_var(v, sizes, phase) for v in instr.outputs)
     head = f"{indent}{results} = " if results else indent
     op = instr.op
     if isinstance(op, LocalRepeat):
-        return _repeat(op, instr, sizes, head, indent)
+        return _repeat(op, instr, sizes, head, indent, function)
     if isinstance(op, Map):
         if sum(s is None for s in op.slots) != len(instr.inputs):
             raise ValueError(f"{op.fn} has {len(instr.inputs)} operands for its slots {op.slots}")
@@ -241,14 +245,14 @@ def _literal(value: float | int | bool) -> str:
     return ("true" if value else "false") if isinstance(value, bool) else show_number(value)
 
 
-def _repeat(op: LocalRepeat, instr: Instr, sizes: Sizes, head: str, indent: str) -> list[str]:
+def _repeat(op: LocalRepeat, instr: Instr, sizes: Sizes, head: str, indent: str, function: FunctionPhase) -> list[str]:
     flag = " reverse" if op.reverse else ""
     lines = [f"{head}repeat {quote(op.label)} {op.count}{flag} ("]
     for i, (param, source) in enumerate(zip(op.body.params, instr.inputs, strict=True)):
         how = "=" if i < op.carries else "each" if i < op.carries + op.stacks else "with"
-        lines.append(f"{indent}  {show_var(param, sizes)} {how} %{quote(source)},")
+        lines.append(f"{indent}  {show_var(param, sizes, phase_in(function))} {how} %{quote(source)},")
     lines.append(f"{indent}) {{")
-    lines += _instrs(op.body, sizes, indent + "  ")
+    lines += _instrs(op.body, sizes, indent + "  ", function)
     lines.append(f"{indent}  yield {', '.join(f'%{quote(r)}' for r in op.body.results)}".rstrip())
     lines.append(f"{indent}}}")
     return lines

@@ -16,6 +16,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import TypeVar
 
 from compiler.graph import Dim
+from compiler.origin import Origin
 from compiler.program import Body, DeviceClass, LocalRepeat, LoopRange
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ def with_code_of(cls: DeviceClass, other: DeviceClass) -> DeviceClass | None:
 
 def recounted(part: T, counts: Counts) -> T:
     """A part of a program in which dims and loops have other sizes; the same object where nothing changes."""
-    if not counts or isinstance(part, (str, int, float, bool)) or part is None:
+    if not counts or isinstance(part, (str, int, float, bool, Origin)) or part is None:
         return part
     if isinstance(part, tuple):
         items = tuple(recounted(p, counts) for p in part)

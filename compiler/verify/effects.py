@@ -105,9 +105,8 @@ class _Class:
                     continue
                 value = known[instr.inputs[0]] if instr.inputs else instr.outputs[0]
                 self.effect(instr, value, function, site.inner(i))
-                if isinstance(instr.op, StageReduce) and instr.outputs[0] != Var(
-                    instr.outputs[0].name, value.type, value.layout
-                ):
+                same = [(v.type, v.layout) == (value.type, value.layout) for v in instr.outputs]
+                if isinstance(instr.op, StageReduce) and not all(same):
                     self.report.error("E0631", site.inner(i), f"{head(instr)}: operand and result differ")
         if function.phase is FunctionPhase.UPDATE:
             self.stale(function, site)

@@ -15,6 +15,8 @@ from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
 from compiler.ops.window import Fold, Window
+from compiler.origin import Phase
+from compiler.passes.copying import renamed
 from compiler.passes.place.choose import Plan, choose
 from compiler.passes.place.region import Region
 
@@ -53,7 +55,8 @@ def _apart(region: Region, node: Node) -> Node:
     if number == 0 or not held or not all(layout.pending_on(TIME) == "sum" for layout, _ in held):
         return node
     full = Full(number, x.type.dtype, ())
-    constant = Value(region.shared.names.fresh(f"{node.output.name}.constant"), Type(x.type.dtype))
+    name = region.shared.names.fresh(f"{node.output.name}.constant")
+    constant = Value(name, Type(x.type.dtype), origin=node.output.origin)
     region.constants.add(constant.name)
     region.lazy[constant.name] = Node(full, (), (constant,), node.span)
     operands = tuple(x if s is None else constant for s in op.slots)
@@ -97,7 +100,7 @@ def _operand(region: Region, node: Node, plan: Plan, i: int) -> Value:
         elif (
             loop.kind in ("sum", "max") and is_padded(value.type.dims[d], tuple(axes), region.sizes) and _masks(node, i)
         ):
-            masked = Value(region.shared.names.fresh(f"{value.name}.masked"), value.type, value.span)
+            masked = renamed(value, region.shared.names.fresh(f"{value.name}.masked"), Phase.MOVED)
             lowest = -inf if value.type.is_float else -(2.0**31)
             neutral = 0.0 if loop.kind == "sum" else lowest
             region.nodes.append(Node(MaskPad(name, neutral), (got,), (masked,), node.span))
@@ -129,7 +132,7 @@ def _fetch_halo(
         )
         left, right = min(left, piece.size), min(right, piece.size)
     wide = Layout(layout.dims, layout.pending, (*layout.halo, (d, left, right)))
-    out = Value(region.shared.names.fresh(f"{got.name}.halo"), got.type, got.span)
+    out = renamed(got, region.shared.names.fresh(f"{got.name}.halo"), Phase.MOVED)
     region.nodes.append(Node(Halo(piece.name, axes, left, right, op.fill), (got,), (out,), region.span))
     region.shared.layouts[out.name] = wide
     return out, wide
@@ -148,7 +151,7 @@ def _emit(region: Region, node: Node, plan: Plan, inputs: tuple[Value, ...]) -> 
             if loop.kind == "halo" and axes and loop.halo != (0, 0) and loop.outs[0] is not None:
                 borders.append((node.output.type.index(loop.outs[0]), *loop.halo, loop, tuple(axes)))
         if borders:
-            outputs = [Value(region.shared.names.fresh(f"{node.output.name}.wide"), node.output.type, node.output.span)]
+            outputs = [renamed(node.output, region.shared.names.fresh(f"{node.output.name}.wide"))]
     region.nodes.append(Node(node.op, inputs, tuple(outputs), node.span))
     for j, (out, made) in enumerate(zip(node.outputs, outputs, strict=True)):
         dims = tuple(walked(plan.loops, plan.axes, out, None, j))
@@ -160,7 +163,7 @@ def _emit(region: Region, node: Node, plan: Plan, inputs: tuple[Value, ...]) -> 
         region.shared.layouts[made.name] = Layout(layout.dims, layout.pending, halo)
         for k, (d, left, right, _, along) in enumerate(borders):
             last = k == len(borders) - 1
-            after = out if last else Value(region.shared.names.fresh(f"{out.name}.wide"), out.type, out.span)
+            after = out if last else renamed(out, region.shared.names.fresh(f"{out.name}.wide"))
             op = HaloAdd(out.type.dims[d].name, along, left, right)
             region.nodes.append(Node(op, (made,), (after,), node.span))
             rest = halo[k + 1 :]

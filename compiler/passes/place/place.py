@@ -9,6 +9,8 @@ from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout, replicated
 from compiler.model import Round, Training
 from compiler.ops.repeat import Repeat
+from compiler.origin import Phase
+from compiler.passes.copying import renamed
 from compiler.passes.divide import aside, of_data
 from compiler.passes.place.effects import check_effects
 from compiler.passes.place.node import place_node
@@ -166,10 +168,8 @@ def _enter(region: Region, value: Value, layout: Layout) -> Value:
     if region.shared.layouts.get(value.name, layout) == layout:
         region.define(value, layout)
         return value
-    alias = Value(
-        region.shared.names.fresh(f"{value.name}.total" if region.cls == "optimizer" else f"{value.name}.kept"),
-        value.type,
-    )
+    word = "total" if region.cls == "optimizer" else "kept"
+    alias = renamed(value, region.shared.names.fresh(f"{value.name}.{word}"), Phase.MOVED)
     region.define(alias, layout)
     region.versions[value.name] = region.versions.pop(alias.name)
     return alias
@@ -242,7 +242,7 @@ def _round(region: Region, round: Round, training: Training) -> PlacedRound:
     once = Region(shared, "activations", [a for a in region.axes if a != TIME])
     sums, totals = [], []
     for v, total in zip(made, round.totals, strict=True):
-        entered = Value(shared.names.fresh(f"{total.name}.parts"), total.type, total.span)
+        entered = renamed(total, shared.names.fresh(f"{total.name}.parts"))
         once.define(entered, _untimed(shared.layouts[v.name]))
         once.reader = total.name
         sums.append(entered)

@@ -9,6 +9,8 @@ from compiler.graph import Names, Node, Value
 from compiler.layout import TIME, Layout, local_type, replicated
 from compiler.ops.comm import Relayout
 from compiler.ops.create import Full
+from compiler.origin import Phase
+from compiler.passes.copying import renamed
 from compiler.passes.place.rules import Rules
 from compiler.relayout import plan_relayout, relayout_bytes
 from dsl.diagnostics import Diagnostics
@@ -158,7 +160,7 @@ class Region:
         got = self.parent.demand(self.outer[value.name], layout)
         used = {p.name for _, p in self.extra}
         name = value.name if value.name not in used else self.shared.names.fresh(value.name)
-        param = Value(name, value.type, value.span)
+        param = value if name == value.name else renamed(value, name)
         self.extra.append((got, param))
         self.shared.layouts[name] = layout
         self.versions.setdefault(value.name, []).append(Version(layout, param, 0))
@@ -186,7 +188,7 @@ class Region:
             walks = {loop.ins[i]: split.get(id(loop), ()) for loop in loops if loop.ins[i] is not None}
             inputs.append(self.demand(operand, Layout(tuple(walks.get(d.name, ()) for d in operand.type.dims))))
         taken = any(v.value is value for v in self.versions.get(value.name, ()))
-        out = Value(self.shared.names.fresh(value.name), value.type, value.span) if taken else value
+        out = renamed(value, self.shared.names.fresh(value.name)) if taken else value
         self.nodes.append(Node(op, tuple(inputs), (out,), node.span))
         self.shared.layouts[out.name] = layout
         piece = local_type(value.type, layout, self.sizes).bytes
@@ -208,9 +210,8 @@ class Region:
             axes: tuple[str, ...] = getattr(step.op, "axes", ())
             if TIME in axes and step.op.mnemonic not in ("shard", "only_first"):
                 self._whole_batch(value, source.layout)
-        out = Value(
-            self.shared.names.fresh(f"{value.name}.{_suffix(value, source.layout, layout)}"), value.type, value.span
-        )
+        word = _suffix(value, source.layout, layout)
+        out = renamed(value, self.shared.names.fresh(f"{value.name}.{word}"), Phase.MOVED)
         self.nodes.append(Node(Relayout(layout), (source.value,), (out,), self.span))
         self.shared.layouts[out.name] = layout
         piece = local_type(value.type, layout, self.sizes).bytes
