@@ -95,11 +95,8 @@ def _shown(run: Run, style: bool) -> str:
 
 def _summary(output: Any) -> dict[str, Any]:
     """What a table has room for of an output."""
-    import numpy as np
-
-    x = np.asarray(output)
-    numbers = {"least": x.min(), "mean": x.mean(dtype=np.float64), "largest": x.max()}
-    return {"type": f"{x.dtype}[{', '.join(map(str, x.shape))}]"} | {k: float(v) for k, v in numbers.items()}
+    numbers = {"least": output.min(), "mean": output.mean(dtype="float64"), "largest": output.max()}
+    return {"type": f"{output.dtype}[{', '.join(map(str, output.shape))}]"} | {k: float(v) for k, v in numbers.items()}
 
 
 @contextmanager
