@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 FLOATS = ("f64", "f32", "bf16", "f16")
 DTYPES = (*FLOATS, "int32", "uint32", "bool")
 ITEMSIZE = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "int32": 4, "uint32": 4, "bool": 1}
+DIGITS = {"f64": 53, "f32": 24, "f16": 11, "bf16": 8}
+"""Significant bits of each float type."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 
 from compiler.graph import Type
 from compiler.layout import Layout, local_type
-from compiler.ops.base import Op
-from compiler.ops.comm import AllGather, AllReduce, AllToAll, OnlyFirst, ReduceScatter, Shard
+from compiler.ops.comm import AllGather, AllReduce, AllToAll, Comm, OnlyFirst, ReduceScatter, Shard
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One op of a relayout and the layout after it."""
 
-    op: Op
+    op: Comm
     layout: Layout
 
 
@@ -40,10 +38,10 @@ def plan_relayout(type: Type, source: Layout, target: Layout, sizes: Mapping[str
     def extends(i: int, axis: str) -> bool:
         return dims[i] == want[i][: len(dims[i])] and len(want[i]) > len(dims[i]) and want[i][len(dims[i])] == axis
 
-    def emit(op: Op) -> None:
+    def emit(op: Comm) -> None:
         layout = Layout(tuple(map(tuple, dims)), tuple(sorted(pending.items())))
-        merged = _merge(steps[-1].op, op) if steps else None
-        if merged is not None:
+        merged = steps[-1].op.merged(op) if steps else None
+        if isinstance(merged, Comm):
             steps[-1] = Step(merged, layout)
         else:
             steps.append(Step(op, layout))
@@ -99,39 +97,10 @@ def plan_relayout(type: Type, source: Layout, target: Layout, sizes: Mapping[str
     return steps
 
 
-def _merge(a: Op, b: Op) -> Op | None:
-    """One op for two neighbouring ones of the same kind, if there is one."""
-    if isinstance(a, AllReduce) and isinstance(b, AllReduce) and a.fn == b.fn:
-        return AllReduce((*a.axes, *b.axes), a.fn)
-    if isinstance(a, OnlyFirst) and isinstance(b, OnlyFirst):
-        return OnlyFirst((*a.axes, *b.axes))
-    if isinstance(a, AllGather) and isinstance(b, AllGather) and a.dim == b.dim:
-        return AllGather(a.dim, (*b.axes, *a.axes))
-    if isinstance(a, Shard) and isinstance(b, Shard) and a.dim == b.dim:
-        return Shard(a.dim, (*a.axes, *b.axes))
-    if isinstance(a, ReduceScatter) and isinstance(b, ReduceScatter) and (a.dim, a.fn) == (b.dim, b.fn):
-        return ReduceScatter(a.dim, (*a.axes, *b.axes), a.fn)
-    return None
-
-
-def step_bytes(op: Op, type: Type, before: Layout, after: Layout, sizes: Mapping[str, int]) -> float:
-    """Bytes that one device sends for the op (ring algorithms); 0 for local ops."""
-    if isinstance(op, AllReduce):
-        n = prod(sizes[a] for a in op.axes)
-        return 2 * (n - 1) / n * local_type(type, before, sizes).bytes
-    if isinstance(op, AllGather):
-        n = prod(sizes[a] for a in op.axes)
-        return (n - 1) * local_type(type, before, sizes).bytes
-    if isinstance(op, (ReduceScatter, AllToAll)):
-        n = prod(sizes[a] for a in op.axes)
-        return (n - 1) / n * local_type(type, before, sizes).bytes
-    return 0.0
-
-
 def relayout_bytes(type: Type, source: Layout, target: Layout, sizes: Mapping[str, int]) -> float:
     """Bytes that one device sends to get from `source` to `target`."""
     total, before = 0.0, source
     for s in plan_relayout(type, source, target, sizes):
-        total += step_bytes(s.op, type, before, s.layout, sizes)
+        total += s.op.sent(local_type(type, before, sizes), sizes)
         before = s.layout
     return total

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from compiler.graph import Type
 from compiler.layout import Layout, local_type
 from compiler.ops.base import Op
-from compiler.ops.comm import AllGather, AllReduce, AllToAll, Halo, HaloAdd, ReduceScatter
+from compiler.ops.comm import Comm
 from compiler.ops.effects import Send, StageReduce
 from compiler.program import Body, LocalRepeat, Program, Var
-from compiler.relayout import step_bytes
 
 Key = tuple[str, tuple[str, ...]]
 """(mnemonic, axes); messages between stages have no axes."""
@@ -68,13 +67,10 @@ class Collective:
     bytes: float
 
 
-def sent_bytes(op: Op, type: Type, before: Layout, after: Layout | None, sizes: Mapping[str, int]) -> float | None:
+def sent_bytes(op: Op, type: Type, before: Layout, sizes: Mapping[str, int]) -> float | None:
     """Bytes that a device sends for one call on an operand of the (logical) type; None for what stays local."""
-    if isinstance(op, (AllReduce, AllGather, ReduceScatter, AllToAll)):
-        return step_bytes(op, type, before, after or before, sizes)
-    if isinstance(op, (Halo, HaloAdd)):
-        local = local_type(type, before, sizes)
-        return local.bytes / local.size(op.dim) * (op.left + op.right)
+    if isinstance(op, Comm):
+        return op.sent(local_type(type, before, sizes), sizes) if op.message else None
     if isinstance(op, (Send, StageReduce)):
         bytes = local_type(type, before, sizes).bytes
         return 2 * (len(op.groups) - 1) / len(op.groups) * bytes if isinstance(op, StageReduce) else float(bytes)
@@ -103,11 +99,10 @@ def _messages(body: Body, sizes: Mapping[str, int], outer: Mapping[str, Var], ti
             yield from _messages(op.body, sizes, known, times * op.count)
         elif instr.inputs:
             source = known[instr.inputs[0]]
-            after = instr.outputs[0].layout if instr.outputs else None
-            sent = sent_bytes(op, source.type, source.layout, after, sizes)
+            sent = sent_bytes(op, source.type, source.layout, sizes)
             if sent is not None:
-                dim = str(getattr(op, "scatter", "") or getattr(op, "dim", ""))
-                yield Message(op.mnemonic, in_mesh_order(getattr(op, "axes", ()), sizes), dim, times, sent)
+                axes, dim = (op.over(), op.along()) if isinstance(op, Comm) else ((), "")
+                yield Message(op.mnemonic, in_mesh_order(axes, sizes), dim, times, sent)
         known.update((v.name, v) for v in instr.outputs)
 
 

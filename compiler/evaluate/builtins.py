@@ -15,7 +15,8 @@ from compiler.evaluate.session import listed
 from compiler.evaluate.values import Bound, Number, Results, WeightVar, is_static, plain
 from compiler.graph import FLOATS, Dim, Value
 from compiler.ops.create import Full, Iota, Random
-from compiler.ops.elementwise import UNARY, Cast, Map, StopGradient
+from compiler.ops.elementwise import Cast, Map, StopGradient
+from compiler.ops.functions import FUNCTIONS
 from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Cumsum, Reduce, TopK
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Slice, Split
@@ -36,7 +37,7 @@ class Builtin:
 
 
 def _map(fn: str) -> Callable[[Args], Bound]:
-    names = ("x",) if fn in UNARY else ("x", "y")
+    names = ("x", "y")[: FUNCTIONS[fn].operands]
 
     def make(a: Args) -> Bound:
         values = [a.value(n, a.want) for n in names]
@@ -341,8 +342,7 @@ _X = P("x")
 _OVER = P("over", "dims", optional=True)
 
 BUILTINS: dict[str, Builtin] = {
-    **{fn: Builtin((_X,), _map(fn)) for fn in UNARY if fn != "neg"},
-    **{fn: Builtin((_X, P("y")), _map(fn)) for fn in ("pow", "maximum", "minimum")},
+    **{f.name: Builtin((_X, P("y"))[: f.operands], _map(f.name)) for f in FUNCTIONS.values() if f.builtin},
     "where": Builtin((P("test"), P("then"), P("other")), _where),
     "cast": Builtin((_X, P("dtype", "word")), _cast),
     "is_tensor": Builtin((_X,), _is_tensor),

@@ -9,6 +9,7 @@ from typing import Any
 
 from compiler.evaluate import limits
 from compiler.evaluate.values import Bound, Number, Static, kind_of, plain
+from compiler.ops.functions import FUNCTIONS
 from dsl.diagnostics import ParcError, fail
 from dsl.source import Span
 from dsl.units import Dimension, DimensionError, Quantity
@@ -136,31 +137,14 @@ def negated(value: Static, span: Span) -> Static:
     raise fail("E0210", f"`-` needs a number, got {kind_of(value)}", span)
 
 
-_FUNCTIONS: dict[str, Callable[..., Number]] = {
-    "exp": math.exp,
-    "log": math.log,
-    "sqrt": math.sqrt,
-    "rsqrt": lambda x: 1.0 / math.sqrt(x),
-    "tanh": math.tanh,
-    "sigmoid": lambda x: 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x)),
-    "erf": math.erf,
-    "sin": math.sin,
-    "cos": math.cos,
-    "abs": abs,
-    "sign": lambda x: (x > 0) - (x < 0),
-    "floor": math.floor,
-    "relu": lambda x: max(x, 0),
-    "maximum": max,
-    "minimum": min,
-}
-
-
 def function(name: str, args: tuple[Number, ...], span: Span) -> Number:
     """An elementwise function of numbers."""
     if name == "pow":
         return bounded(_numbers("**", args[0], args[1], span), span)
     try:
-        return bounded(_FUNCTIONS[name](*args), span)
+        value = FUNCTIONS[name].value
+        assert value is not None
+        return bounded(value(*args), span)
     except (ValueError, ZeroDivisionError, OverflowError):
         shown = ", ".join(map(str, args))
         raise fail("E0211", f"{name}({shown}) is not defined", span) from None

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from compiler.graph import Dim, Graph, Node, Type, Value
 from compiler.layout import TIME, Layout, local_type
 from compiler.model import Weight
-from compiler.ops.comm import Halo, HaloAdd, Relayout
+from compiler.ops.base import Op
+from compiler.ops.comm import Comm, Relayout
 from compiler.ops.effects import Send, StageReduce
 from compiler.ops.elementwise import Cast, Map, Transpose
 from compiler.ops.repeat import Repeat
@@ -192,7 +193,10 @@ class Index:
 
     def _forwards(self, graph: Graph, found: dict[str, str], weight: bool) -> None:
         """What is made of the family's values by moving them; into loops, and out of them stacked."""
-        moving = (Relayout, Halo, HaloAdd, Cast) if weight else (Relayout, Halo, HaloAdd)
+
+        def moves(op: Op) -> bool:
+            return (isinstance(op, Comm) and op.message) or (weight and isinstance(op, Cast))
+
         for node in graph.nodes:
             op = node.op
             if isinstance(op, Repeat):
@@ -206,7 +210,7 @@ class Index:
             elif node.inputs and node.inputs[0].name in found:
                 relation = found[node.inputs[0].name]
                 # A gradient under another dim's name is still that gradient; a renamed tensor has a name of its own.
-                if isinstance(op, moving) or (relation == GRADIENT and isinstance(op, (Rename, Transpose))):
+                if moves(op) or (relation == GRADIENT and isinstance(op, (Rename, Transpose))):
                     found.setdefault(node.outputs[0].name, relation)
 
     def _backwards(self, value: Value, relation: str, found: dict[str, str]) -> None:
@@ -231,7 +235,7 @@ class Index:
         sizes = self.placed.sizes
         for p in self.places:
             op, source = p.node.op, p.node.inputs[0] if p.node.inputs else None
-            if source is None or source.name not in family or not isinstance(op, (Relayout, Halo, HaloAdd)):
+            if source is None or source.name not in family or not (isinstance(op, Comm) and op.message):
                 continue
             before = self.placed.layouts[source.name]
             out = p.node.output
@@ -243,11 +247,10 @@ class Index:
             total = 0.0
             kinds: list[str] = []
             for s in steps:
-                sent = sent_bytes(s.op, self.type(source), before, s.layout, sizes)
+                sent = sent_bytes(s.op, self.type(source), before, sizes)
                 if sent is not None:
                     total += sent
-                    axes: tuple[str, ...] = getattr(s.op, "axes", ())
-                    kinds.append(f"{s.op.mnemonic.replace('_', '-')} over {', '.join(axes)}")
+                    kinds.append(f"{s.op.mnemonic.replace('_', '-')} over {', '.join(s.op.over())}")
                 before = s.layout
             if kinds:
                 yield Change(
@@ -274,7 +277,7 @@ class Index:
                     if not name or name not in family:
                         continue
                     var = layouts[instr.inputs[0]]
-                    sent = sent_bytes(op, var.type, var.layout, None, self.program.sizes) or 0.0
+                    sent = sent_bytes(op, var.type, var.layout, self.program.sizes) or 0.0
                     kind, reader = "all-reduce over stages", "the optimizer"
                     if isinstance(op, Send):
                         kind, reader = "send", f"stage {op.to:+d}"
@@ -287,7 +290,7 @@ class Index:
         """The first reader; what leaves the graph is read by what comes after it."""
         for node in graph.nodes:
             if any(v.name == value.name for v in node.inputs):
-                if isinstance(node.op, (Relayout, Halo, HaloAdd)):
+                if isinstance(node.op, Comm) and node.op.message:
                     return self._readers(node.output, graph, family)
                 return node.op.label if isinstance(node.op, Repeat) else node.outputs[0].name
         if graph is self.placed.update:

@@ -5,7 +5,7 @@ follows with its real buffers:
 
 - Weights, optimizer states, counters and reports are there all the time, and so are the data inputs of a whole step.
 - An instruction allocates its results, then lets go of the operands that nothing needs any more. A result that nobody
-  reads is let go at once. Ops that only rearrange (`views`) share their operand's buffer.
+  reads is let go at once. Ops that only rearrange (`Movement.VIEW`) share their operand's buffer.
 - `input`, `read`, `load` share the buffer that they name, `save` makes its operand's buffer a saved one: bytes count
   once as long as any name or slot holds the buffer. Buffers outside the first memory (`hbm`) are another matter:
   `read` and `load` copy into a new buffer of hbm, `save` copies out of it; a last `load` frees its slot.
@@ -26,22 +26,12 @@ from dataclasses import dataclass, field
 
 from compiler.layout import local_type
 from compiler.liveness import Liveness, liveness
-from compiler.ops.base import Op
-from compiler.ops.comm import AllGather, AllReduce, AllToAll, Halo, HaloAdd, ReduceScatter
-from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, StageReduce
-from compiler.ops.elementwise import Broadcast, StopGradient, Transpose
-from compiler.ops.shape import Rename, Split
+from compiler.ops.base import Movement
+from compiler.ops.effects import Accumulate, Input, Load, Read, Save
 from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Var
 
 FIRST = "hbm"
 STATIC = ("weight", "optimizer", "counter", "report")
-MESSAGES = (Recv, StageReduce, AllReduce, AllGather, ReduceScatter, AllToAll, Halo, HaloAdd)
-"""What these give lies in communication buffers."""
-
-
-def views(op: Op) -> bool:
-    """Whether the op's result shares its operand's buffer."""
-    return isinstance(op, (Rename, StopGradient, Transpose, Broadcast, Split))
 
 
 @dataclass(eq=False, slots=True)
@@ -178,11 +168,11 @@ class Replay:
         elif isinstance(op, Accumulate):
             self._accumulate(op.name, instr.inputs[0], env, dying)
             return
-        elif views(op):
+        elif op.movement is Movement.VIEW:
             (out,) = instr.outputs
             b = env[instr.inputs[0]]
         else:
-            origin = "message" if isinstance(op, MESSAGES) else "activation"
+            origin = "message" if op.message else "activation"
             for out in instr.outputs:
                 b = self._new(out.name, self._bytes(out), origin)
                 self._hold(b, names=1)

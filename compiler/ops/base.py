@@ -1,17 +1,18 @@
-"""What every op answers for itself: types, derivative, how its loops split, flops. Kernels are in `runtime.numpy`."""
+"""What every op answers for itself: types, loops, and traits, from which every list elsewhere is derived.
+
+Derivatives are rules in `ops.derivatives`, kernels are registered by backends (`@kernel(Op)` in `runtime.numpy`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from enum import Enum
+from typing import Any, ClassVar, Literal
 
-from compiler.graph import Builder, Type, Value
+from compiler.graph import Type, Value
 
-if TYPE_CHECKING:
-    pass
-
-Kind = Literal["pass", "sum", "max", "halo", "whole"]
+Kind = Literal["pass", "sum", "max", "halo", "move", "whole"]
 
 
 class OpError(Exception):
@@ -38,11 +39,13 @@ class Loop:
 
     kind: `pass`  the loop can be split freely; pieces of results are results of pieces.
           `sum`/`max`  splitting leaves a pending reduction on every result.
-          `halo`  splitting needs `halo` (elements from the left, from the right neighbour) of operand 0, or, on the
-                  adjoint, gives a result with such borders that are added to the neighbours'.
+          `halo`  splitting needs `halo` (elements from the left, from the right neighbour) of operand 0, or, where the
+                  loop `gives` borders, leaves them on the result, to be added to the neighbours'.
+          `move`  splitting makes elements cross from piece to piece: the op is then the collective `Op.between(axes)`.
           `whole`  cannot be split.
     size: what must be divisible (for split/merge of dims the major part).
     placed: a piece's elements depend on where in the whole it stands (positions, random bits, rows found by number).
+    fill: what stands beyond the ends of a halo.
     """
 
     kind: Kind
@@ -51,6 +54,8 @@ class Loop:
     outs: tuple[str | None, ...]
     halo: tuple[int, int] = (0, 0)
     placed: bool = False
+    gives: bool = False
+    fill: float = 0.0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -58,11 +63,47 @@ class Loop:
         return tuple(dict.fromkeys(n for n in (*self.outs, *self.ins) if n is not None))
 
 
+class Movement(Enum):
+    """Whether the op only moves elements of its operand, and where to ("movement ops" in tinygrad's words).
+
+    no: it computes. view: the result is the operand's own memory, read in another order or more than once: it costs
+    neither time nor bytes. copy: the result is memory of its own, which the kernel before or after fills as it writes
+    or reads anyway: bytes, but no time of its own.
+    """
+
+    NO = "no"
+    VIEW = "view"
+    COPY = "copy"
+
+
+Derive = Callable[[Type], Any]
+"""From the type of the first result to the value of an attribute that its text leaves out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Op:
-    """Base of all ops: a frozen dataclass of its attributes. `mnemonic` is its name in text."""
+    """Base of all ops: a frozen dataclass of its attributes. Class variables are its traits.
+
+    mnemonic: its name in text.
+    builtin: the function of the language that makes it; "" where syntax or passes do.
+    spelling: how its attributes read and print: (word before it, field); () for the fields under their own names.
+    derived: fields that the text leaves out where the result's type says the same.
+    movement: whether it moves elements only.
+    pointwise: every element of the result is made of one element of each operand.
+    joins: its work is done within the kernel of a neighbour: element-wise work and reductions.
+    leaf: its result is there without work: positions, constants, data.
+    message: other devices take part; what it gives lies in a communication buffer.
+    """
 
     mnemonic: ClassVar[str] = ""
+    builtin: ClassVar[str] = ""
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = ()
+    derived: ClassVar[Mapping[str, Derive]] = {}
+    movement: ClassVar[Movement] = Movement.NO
+    pointwise: ClassVar[bool] = False
+    joins: ClassVar[bool] = False
+    leaf: ClassVar[bool] = False
+    message: ClassVar[bool] = False
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         """Result types; raises OpError."""
@@ -79,27 +120,45 @@ class Op:
         """
         return ()
 
-    def vjp(
-        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
-    ) -> list[Value | None]:
-        """Cotangents of the inputs (None: not differentiable or zero), built with `b` from other ops.
+    def passes_max(self, all: bool) -> bool:
+        """Whether a pending maximum may pass through: the largest of results is the result for the largest.
 
-        May use `inputs` and `outputs` as values; those used are saved for the backward pass.
+        all: every operand is pending.
         """
-        return [None] * len(inputs)
+        return self.selects()
 
-    def differentiable(self, i: int) -> bool:
-        """Whether a result's cotangent reaches operand `i` (if that is a float): whether `vjp` gives it one."""
+    def selects(self) -> bool:
+        """Whether each element of the result is one of the operand's, perhaps in another dtype."""
+        return self.movement is not Movement.NO
+
+    def uniform(self) -> float | None:
+        """The value of all elements, where it is one."""
+        return None
+
+    def sees_padding(self, i: int) -> bool:
+        """Whether unused elements of operand `i` along a dim that is summed (or maximised) can reach the result."""
         return True
 
-    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
-        """Floating-point operations on (local) types; multiply-add = 2. Default: one per result element."""
-        return sum(t.elements for t in outputs)
+    def differentiable(self, i: int) -> bool:
+        """Whether a result's cotangent reaches operand `i`, if that is a float (`ops.derivatives` has a rule)."""
+        return True
+
+    def cheap(self) -> bool:
+        """Whether the backward pass computes the result again rather than keep it."""
+        return False
+
+    def terms(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
+        """Most terms that are summed to an element of the result: what rounding errors grow with."""
+        return 1
+
+    def exact(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> bool:
+        """Whether the result is never rounded."""
+        return True
+
+    def between(self, axes: tuple[str, ...]) -> Op:
+        """The collective that this is where its loop of kind `move` is split on `axes`."""
+        raise NotImplementedError(f"{self.mnemonic} has no loop that moves elements between devices")
 
     def default_name(self, inputs: Sequence[Value]) -> str:
         """Stem of the result's name where the source gave none."""
         return self.mnemonic
-
-    def cheap(self) -> bool:
-        """True if the backward pass computes the result again rather than keep it (views, iota, constants)."""
-        return False

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import ClassVar
 
-from compiler.graph import Builder, Dim, Type, Value
-from compiler.ops.base import Loop, Misuse, Op, OpError
+from compiler.graph import Dim, Type
+from compiler.ops.base import Loop, Misuse, Movement, Op, OpError
 
 
 def listed(names: Iterable[str]) -> str:
@@ -95,32 +96,29 @@ def replace(type: Type, name: str, *dims: Dim) -> Type:
     return Type(type.dtype, tuple(out))
 
 
-def transposed(b: Builder, value: Value, names: tuple[str, ...]) -> Value:
-    """The value with its dims in the order `names`."""
-    from compiler.ops.elementwise import Transpose
-
-    return value if value.type.names == names else b.add(Transpose(names), value)
+def dtype_of(type: Type) -> str:
+    """The dtype of a result: for `Op.derived`."""
+    return type.dtype
 
 
-def unbroadcast(b: Builder, gradient: Value, target: Type) -> Value:
-    """Sum the gradient over the dims that `target` lacks; dims in the order of `target`."""
-    from compiler.ops.reduce import Reduce
+def dims_of(type: Type) -> tuple[Dim, ...]:
+    """The dims of a result: for `Op.derived`."""
+    return type.dims
 
-    extra = tuple(n for n in gradient.type.names if not target.has(n))
-    if extra:
-        gradient = b.add(Reduce("sum", extra), gradient)
-    return transposed(b, gradient, target.names)
+
+def names_of(type: Type) -> tuple[str, ...]:
+    """The names of a result's dims: for `Op.derived`."""
+    return type.names
 
 
 @dataclass(frozen=True, slots=True)
 class View(Op):
-    """Base of linear ops of one operand that only rearrange: no flops, computed again rather than kept."""
+    """Base of linear ops of one operand that only rearrange: computed again rather than kept."""
+
+    movement: ClassVar[Movement] = Movement.VIEW
 
     def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
         return (frozenset({0}),)
-
-    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
-        return 0
 
     def cheap(self) -> bool:
         return True

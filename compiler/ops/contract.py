@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
-from compiler.graph import FLOATS, Builder, Dim, Type, Value
-from compiler.ops.base import Loop, Op, OpError
-from compiler.ops.common import expect_distinct, expect_dtype, expect_operands, listed, merged_sizes, same_name_loop
+from compiler.graph import FLOATS, Dim, Type, Value
+from compiler.ops.base import Derive, Loop, Op, OpError
+from compiler.ops.common import (
+    expect_distinct,
+    expect_dtype,
+    expect_operands,
+    listed,
+    merged_sizes,
+    names_of,
+    same_name_loop,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +25,8 @@ class Contract(Op):
     """`dims`: the result's dims in order. Dims of the operands that are not among them are summed."""
 
     mnemonic: ClassVar[str] = "contract"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("to", "dims"),)
+    derived: ClassVar[Mapping[str, Derive]] = {"dims": names_of}
     dims: tuple[str, ...]
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
@@ -43,31 +53,16 @@ class Contract(Op):
     def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
         return (frozenset({0}), frozenset({1}))
 
-    def vjp(
-        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
-    ) -> list[Value | None]:
-        g = cotangents[0]
-        if g is None or not g.type.is_float:
-            return [None, None]
-        left, right = inputs
-        if left is right:
-            from compiler.ops.elementwise import Map
-
-            return [b.add(Map("mul", (None, 2.0)), self._gradient(b, g, left, right)), None]
-        return [self._gradient(b, g, left, right), self._gradient(b, g, right, left)]
-
-    def _gradient(self, b: Builder, g: Value, of: Value, other: Value) -> Value:
-        """g contracted with the other operand; dims of which both are ignorant were summed alone: repeat along them."""
-        known = tuple(n for n in of.type.names if g.type.has(n) or other.type.has(n))
-        grad = b.add(Contract(known), g, other)
-        if known == of.type.names:
-            return grad
-        from compiler.ops.elementwise import Broadcast
-
-        return b.add(Broadcast(of.type.dims), grad)
-
-    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
+    def flops(self, inputs: Sequence[Type]) -> int:
+        """Floating-point operations on (local) operands; multiply-add = 2."""
         return 2 * prod({d.name: d.size for t in inputs for d in t.dims}.values())
+
+    def terms(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
+        sizes = {d.name: d.size for t in inputs for d in t.dims}
+        return prod(n for name, n in sizes.items() if name not in self.dims)
+
+    def exact(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> bool:
+        return False
 
     def default_name(self, inputs: Sequence[Value]) -> str:
         return "dot"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from compiler.graph import DTYPES, FLOATS, Dim, Type
-from compiler.ops.base import Loop, Misuse, Op, OpError
-from compiler.ops.common import expect_distinct, expect_operands, expect_positive, listed
+from compiler.ops.base import Derive, Loop, Misuse, Op, OpError
+from compiler.ops.common import dims_of, dtype_of, expect_distinct, expect_operands, expect_positive, listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,6 @@ class _Create(Op):
         nothing = (None,) * len(inputs)
         return tuple(Loop("pass", d.size, nothing, (d.name,), placed=self.placed) for d in outputs[0].dims)
 
-    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
-        return 0
-
     def cheap(self) -> bool:
         return True
 
@@ -33,6 +30,10 @@ class Iota(_Create):
     """0, 1, 2, … along `dim`, int32: logical positions, whatever the layout."""
 
     mnemonic: ClassVar[str] = "iota"
+    builtin: ClassVar[str] = "iota"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"),)
+    derived: ClassVar[Mapping[str, Derive]] = {"dim": lambda t: t.dims[0] if t.dims else None}
+    leaf: ClassVar[bool] = True
     placed: ClassVar[bool] = True
     dim: Dim
 
@@ -47,6 +48,10 @@ class Full(_Create):
     """`value` everywhere."""
 
     mnemonic: ClassVar[str] = "full"
+    builtin: ClassVar[str] = "full"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "value"), ("as", "dtype"), ("to", "dims"))
+    derived: ClassVar[Mapping[str, Derive]] = {"dtype": dtype_of, "dims": dims_of}
+    leaf: ClassVar[bool] = True
     value: float
     dtype: str
     dims: tuple[Dim, ...]
@@ -62,6 +67,9 @@ class Full(_Create):
         expect_positive("full", self.dims)
         return (out,)
 
+    def uniform(self) -> float | None:
+        return float(self.value)
+
 
 @dataclass(frozen=True, slots=True)
 class Random(_Create):
@@ -71,6 +79,9 @@ class Random(_Create):
     """
 
     mnemonic: ClassVar[str] = "random"
+    builtin: ClassVar[str] = "uniform"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "stream"), ("as", "dtype"), ("to", "dims"))
+    derived: ClassVar[Mapping[str, Derive]] = {"dtype": dtype_of, "dims": dims_of}
     placed: ClassVar[bool] = True
     stream: str
     dtype: str

@@ -22,6 +22,8 @@ class Input(Effect):
     """This micro-batch's piece of a data input (or of the scalar `step`)."""
 
     mnemonic: ClassVar[str] = "input"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "name"),)
+    leaf: ClassVar[bool] = True
     name: str
 
 
@@ -30,6 +32,7 @@ class Read(Effect):
     """The buffer itself: weight, optimizer state, counter or (in U) an accumulated gradient. Allocates nothing."""
 
     mnemonic: ClassVar[str] = "read"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "name"),)
     name: str
 
 
@@ -38,6 +41,7 @@ class Write(Effect):
     """New contents of a buffer that lives across steps (in U)."""
 
     mnemonic: ClassVar[str] = "write"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("to", "name"),)
     name: str
 
 
@@ -46,6 +50,7 @@ class Accumulate(Effect):
     """Add to a `gradient`, `loss` or `metric` buffer; the first of a step sets it."""
 
     mnemonic: ClassVar[str] = "accumulate"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("into", "name"),)
     name: str
 
 
@@ -54,6 +59,7 @@ class Save(Effect):
     """Keep a value for the backward pass of the same micro-batch."""
 
     mnemonic: ClassVar[str] = "save"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("as", "name"),)
     name: str
 
 
@@ -62,6 +68,7 @@ class Load(Effect):
     """What `save` kept. `last`: no later reader, the buffer is free after the reader's last use."""
 
     mnemonic: ClassVar[str] = "load"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "name"), ("last", "last"))
     name: str
     last: bool = True
 
@@ -71,6 +78,7 @@ class Send(Effect):
     """Send to the devices of the same mesh coordinates in virtual stage (own + `to`)."""
 
     mnemonic: ClassVar[str] = "send"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("as", "name"), ("to", "to"))
     name: str
     to: int
 
@@ -80,6 +88,8 @@ class Recv(Effect):
     """Receive what virtual stage (own + `source`) sent under this name for this micro-batch."""
 
     mnemonic: ClassVar[str] = "recv"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "name"), ("from", "source"))
+    message: ClassVar[bool] = True
     name: str
     source: int
 
@@ -92,6 +102,8 @@ class StageReduce(Effect):
     """
 
     mnemonic: ClassVar[str] = "stage_reduce"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "fn"), ("as", "key"), ("among", "groups"))
+    message: ClassVar[bool] = True
     key: str
     fn: str
     groups: tuple[int, ...]

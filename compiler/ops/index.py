@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
-from compiler.graph import FLOATS, Builder, Dim, Type, Value
-from compiler.ops.base import Loop, Op, OpError
+from compiler.graph import FLOATS, Dim, Type
+from compiler.ops.base import Derive, Loop, Op, OpError
 from compiler.ops.common import (
     expect_dim,
     expect_distinct,
@@ -15,9 +16,9 @@ from compiler.ops.common import (
     expect_operands,
     listed,
     merged_sizes,
+    names_of,
     pass_loops,
     same_name_loop,
-    transposed,
 )
 
 
@@ -30,6 +31,8 @@ class Take(Op):
     """
 
     mnemonic: ClassVar[str] = "take"
+    builtin: ClassVar[str] = "take"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"),)
     dim: str
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
@@ -52,17 +55,8 @@ class Take(Op):
     def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
         return (frozenset({0}),)
 
-    def vjp(
-        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
-    ) -> list[Value | None]:
-        g, (table, index) = cotangents[0], inputs
-        if g is None or not g.type.is_float:
-            return [None, None]
-        dim = Dim(self.dim, table.type.size(self.dim))
-        return [b.add(ScatterAdd(dim, table.type.names), g, index), None]
-
-    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
-        return 0
+    def sees_padding(self, i: int) -> bool:
+        return False  # no index names a row that is not there
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +68,9 @@ class ScatterAdd(Op):
     """
 
     mnemonic: ClassVar[str] = "scatter_add"
+    builtin: ClassVar[str] = "scatter_add"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"), ("to", "dims"))
+    derived: ClassVar[Mapping[str, Derive]] = {"dims": names_of}
     dim: Dim
     dims: tuple[str, ...]
 
@@ -108,13 +105,11 @@ class ScatterAdd(Op):
     def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
         return (frozenset({0}),)
 
-    def vjp(
-        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
-    ) -> list[Value | None]:
-        g, (src, index) = cotangents[0], inputs
-        if g is None or not g.type.is_float:
-            return [None, None]
-        return [transposed(b, b.add(Take(self.dim.name), g, index), src.type.names), None]
+    def sees_padding(self, i: int) -> bool:
+        return i == 0  # what is added for an unused element of the index is zero
 
-    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
-        return inputs[0].elements
+    def terms(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
+        return prod(d.size for d in inputs[1].dims if d.name not in self.dims)
+
+    def exact(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> bool:
+        return False

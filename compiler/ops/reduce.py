@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
-from compiler.graph import FLOATS, Builder, Dim, Type, Value
+from compiler.graph import FLOATS, Dim, Type, Value
 from compiler.ops.base import Loop, Op, OpError
 from compiler.ops.common import (
     expect_dim,
@@ -27,6 +28,9 @@ class Reduce(Op):
     """`fn` is "sum" or "max"; `dims` go."""
 
     mnemonic: ClassVar[str] = "reduce"
+    builtin: ClassVar[str] = "sum"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "fn"), ("over", "dims"))
+    joins: ClassVar[bool] = True
     fn: str
     dims: tuple[str, ...]
 
@@ -48,26 +52,14 @@ class Reduce(Op):
     def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
         return (frozenset({0}),) if self.fn == "sum" else ()
 
-    def vjp(
-        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
-    ) -> list[Value | None]:
-        from compiler.ops.elementwise import Broadcast, Cast, Map
+    def passes_max(self, all: bool) -> bool:
+        return self.fn == "max"
 
-        g, x = cotangents[0], inputs[0]
-        if g is None or not g.type.is_float:
-            return [None]
-        if not self.dims:
-            return [g]
-        if self.fn == "sum":
-            return [b.add(Broadcast(x.type.dims), g)]
-        # Equal shares for all elements that attain the maximum: symmetric, so it does not depend on how dims are split.
-        hit = b.add(Map("eq", (None, None)), x, outputs[0])
-        count = b.add(Reduce("sum", self.dims), b.add(Cast(g.type.dtype), hit))
-        share = b.add(Map("div", (None, None)), g, count)
-        return [b.add(Map("where", (None, None, 0.0)), hit, share)]
+    def terms(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
+        return prod(inputs[0].size(d) for d in self.dims) if self.fn == "sum" else 1
 
-    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
-        return inputs[0].elements
+    def exact(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> bool:
+        return self.fn == "max"
 
     def default_name(self, inputs: Sequence[Value]) -> str:
         return self.fn
@@ -78,6 +70,8 @@ class Cumsum(Op):
     """Sums of the elements up to and including each along `dim` (`reverse`: from the end)."""
 
     mnemonic: ClassVar[str] = "cumsum"
+    builtin: ClassVar[str] = "cumsum"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"), ("reverse", "reverse"))
     dim: str
     reverse: bool = False
 
@@ -94,11 +88,11 @@ class Cumsum(Op):
     def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
         return (frozenset({0}),)
 
-    def vjp(
-        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
-    ) -> list[Value | None]:
-        g = cotangents[0]
-        return [None if g is None or not g.type.is_float else b.add(Cumsum(self.dim, not self.reverse), g)]
+    def terms(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
+        return inputs[0].size(self.dim)
+
+    def exact(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> bool:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +105,8 @@ class TopK(Op):
     """
 
     mnemonic: ClassVar[str] = "top_k"
+    builtin: ClassVar[str] = "top_k"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"), ("into", "into"))
     dim: str
     into: Dim
 
@@ -128,20 +124,3 @@ class TopK(Op):
     def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
         whole = Loop("whole", inputs[0].size(self.dim), (self.dim,), (self.into.name,) * 2)
         return (*pass_loops(inputs, outputs, rest(inputs[0], self.dim)), whole)
-
-    def vjp(
-        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
-    ) -> list[Value | None]:
-        from compiler.ops.index import ScatterAdd
-        from compiler.ops.shape import Rename
-
-        g, x, index = cotangents[0], inputs[0].type, outputs[1]
-        if g is None or not g.type.is_float:
-            return [None]
-        if self.into.name == self.dim:  # the scattered dim and the index's must differ in name
-            pairs = ((self.dim, f"{self.dim}.top"),)
-            g, index = b.add(Rename(pairs), g), b.add(Rename(pairs), index)
-        return [b.add(ScatterAdd(Dim(self.dim, x.size(self.dim)), x.names), g, index)]
-
-    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
-        return inputs[0].elements

@@ -1,32 +1,33 @@
-"""All ops by mnemonic. An op's attributes are its dataclass fields, which is all that its text form needs."""
+"""All ops by mnemonic: every class of this folder's modules that has one. An op's attributes are its dataclass fields,
+which is all that its text form needs."""
 
 from __future__ import annotations
 
-from compiler.ops import comm, effects
+from collections.abc import Iterator
+from importlib import import_module
+from pkgutil import iter_modules
+
+import compiler.ops
 from compiler.ops.base import Op
-from compiler.ops.contract import Contract
-from compiler.ops.create import Full, Iota, Random
-from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
-from compiler.ops.index import ScatterAdd, Take
-from compiler.ops.reduce import Cumsum, Reduce, TopK
+from compiler.ops.comm import Comm
+from compiler.ops.effects import Effect
 from compiler.ops.repeat import Repeat
-from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Slice, Split
-from compiler.ops.window import Fold, Window
 
-COMPUTE: list[type[Op]] = [
-    *[Map, Cast, Broadcast, Transpose, StopGradient, Contract, Reduce, Cumsum, TopK],
-    *[Rename, Split, Merge, Slice, Pad, Concat, Flip, Take, ScatterAdd, Iota, Full, Random, Window, Fold],
-]
-COMM: list[type[Op]] = [
-    *[comm.Relayout, comm.AllReduce, comm.AllGather, comm.ReduceScatter, comm.AllToAll],
-    *[comm.Shard, comm.OnlyFirst, comm.MaskPad, comm.Halo, comm.HaloAdd],
-]
-EFFECTS: list[type[Op]] = [
-    *[effects.Input, effects.Read, effects.Write, effects.Accumulate, effects.Save, effects.Load],
-    *[effects.Send, effects.Recv, effects.StageReduce],
-]
 
-_ALL: list[type[Op]] = [*COMPUTE, Repeat, *COMM, *EFFECTS]
+def _classes() -> Iterator[type[Op]]:
+    for found in iter_modules(compiler.ops.__path__):
+        name = f"{compiler.ops.__name__}.{found.name}"
+        if name == __name__:
+            continue
+        for thing in vars(import_module(name)).values():
+            if isinstance(thing, type) and issubclass(thing, Op) and thing.__module__ == name and thing.mnemonic:
+                yield thing
 
-OPS: dict[str, type[Op]] = {c.mnemonic: c for c in _ALL}
+
+OPS: dict[str, type[Op]] = {c.mnemonic: c for c in _classes()}
 """Mnemonic -> class, of every op that a graph or a program may hold."""
+
+COMM: tuple[type[Comm], ...] = tuple(c for c in OPS.values() if issubclass(c, Comm))
+EFFECTS: tuple[type[Op], ...] = tuple(c for c in OPS.values() if issubclass(c, Effect))
+COMPUTE: tuple[type[Op], ...] = tuple(c for c in OPS.values() if not issubclass(c, (Comm, Effect, Repeat)))
+"""What computes values: each has a kernel in every backend."""

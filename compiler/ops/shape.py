@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
-from compiler.graph import Builder, Dim, Type, Value
-from compiler.ops.base import Loop, Misuse, Op, OpError
+from compiler.graph import Dim, Type
+from compiler.ops.base import Loop, Misuse, Movement, Op, OpError
 from compiler.ops.common import (
     View,
     expect_dim,
@@ -19,7 +19,6 @@ from compiler.ops.common import (
     pass_loops,
     replace,
     rest,
-    transposed,
 )
 
 
@@ -28,6 +27,8 @@ class Rename(View):
     """`pairs`: (old name, new name)."""
 
     mnemonic: ClassVar[str] = "rename"
+    builtin: ClassVar[str] = "rename"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "pairs"),)
     pairs: tuple[tuple[str, str], ...]
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
@@ -43,19 +44,14 @@ class Rename(View):
         new = dict(self.pairs)
         return tuple(Loop("pass", d.size, (d.name,), (new.get(d.name, d.name),)) for d in inputs[0].dims)
 
-    def vjp(
-        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
-    ) -> list[Value | None]:
-        g = cotangents[0]
-        back = tuple((new, old) for old, new in self.pairs)
-        return [None if g is None or not g.type.is_float else b.add(Rename(back), g)]
-
 
 @dataclass(frozen=True, slots=True)
 class Split(View):
     """`dim` becomes the dims `into`, major first, in its place."""
 
     mnemonic: ClassVar[str] = "split"
+    builtin: ClassVar[str] = "split"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "dim"), ("into", "into"))
     dim: str
     into: tuple[Dim, ...]
 
@@ -79,19 +75,15 @@ class Split(View):
             *(Loop("whole", d.size, (None,), (d.name,)) for d in minor),
         )
 
-    def vjp(
-        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
-    ) -> list[Value | None]:
-        g = cotangents[0]
-        parts = tuple(d.name for d in self.into)
-        return [None if g is None or not g.type.is_float else b.add(Merge(parts, self.dim), g)]
-
 
 @dataclass(frozen=True, slots=True)
 class Merge(View):
     """The dims `dims`, major first, become one dim `into` in the place of `dims[0]`."""
 
     mnemonic: ClassVar[str] = "merge"
+    builtin: ClassVar[str] = "merge"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "dims"), ("into", "into"))
+    movement: ClassVar[Movement] = Movement.COPY
     dims: tuple[str, ...]
     into: str
 
@@ -115,15 +107,6 @@ class Merge(View):
             *(Loop("whole", x.size(n), (n,), (None,)) for n in minor),
         )
 
-    def vjp(
-        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
-    ) -> list[Value | None]:
-        g, x = cotangents[0], inputs[0].type
-        if g is None or not g.type.is_float:
-            return [None]
-        parts = tuple(Dim(n, x.size(n)) for n in self.dims)
-        return [transposed(b, b.add(Split(self.into, parts), g), x.names)]
-
 
 @dataclass(frozen=True, slots=True)
 class _Along(Op):
@@ -141,15 +124,20 @@ class _Along(Op):
     def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
         return (frozenset(range(n_inputs)),)
 
-    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
-        return 0
-
 
 @dataclass(frozen=True, slots=True)
 class Slice(_Along):
     """Elements `start` to `stop` (exclusive) along `dim`, which is then called `into`."""
 
     mnemonic: ClassVar[str] = "slice"
+    builtin: ClassVar[str] = "slice"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("over", "dim"),
+        ("from", "start"),
+        ("to", "stop"),
+        ("into", "into"),
+    )
+    movement: ClassVar[Movement] = Movement.COPY
     dim: str
     start: int
     stop: int
@@ -168,21 +156,20 @@ class Slice(_Along):
     def _dims(self) -> tuple[str, str]:
         return self.dim, self.into
 
-    def vjp(
-        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
-    ) -> list[Value | None]:
-        g = cotangents[0]
-        if g is None or not g.type.is_float:
-            return [None]
-        high = inputs[0].type.size(self.dim) - self.stop
-        return [b.add(Pad(self.into, self.start, high, 0.0, self.dim), g)]
-
 
 @dataclass(frozen=True, slots=True)
 class Pad(_Along):
     """`low` elements `value` before and `high` after along `dim`, which is then called `into`."""
 
     mnemonic: ClassVar[str] = "pad"
+    builtin: ClassVar[str] = "pad"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("over", "dim"),
+        ("low", "low"),
+        ("high", "high"),
+        ("with", "value"),
+        ("into", "into"),
+    )
     dim: str
     low: int
     high: int
@@ -204,21 +191,14 @@ class Pad(_Along):
     def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
         return (frozenset({0}),) if self.value == 0 or self.low == self.high == 0 else ()
 
-    def vjp(
-        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
-    ) -> list[Value | None]:
-        g = cotangents[0]
-        if g is None or not g.type.is_float:
-            return [None]
-        stop = self.low + inputs[0].type.size(self.dim)
-        return [b.add(Slice(self.into, self.low, stop, self.dim), g)]
-
 
 @dataclass(frozen=True, slots=True)
 class Concat(_Along):
     """The operands one after the other along `dim`, which is then called `into`; their other dims agree."""
 
     mnemonic: ClassVar[str] = "concat"
+    builtin: ClassVar[str] = "concat"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"), ("into", "into"))
     dim: str
     into: str
 
@@ -242,26 +222,14 @@ class Concat(_Along):
     def _dims(self) -> tuple[str, str]:
         return self.dim, self.into
 
-    def vjp(
-        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
-    ) -> list[Value | None]:
-        g = cotangents[0]
-        if g is None or not g.type.is_float:
-            return [None] * len(inputs)
-        grads: list[Value | None] = []
-        start = 0
-        for x in inputs:
-            stop = start + x.type.size(self.dim)
-            grads.append(b.add(Slice(self.into, start, stop, self.dim), g))
-            start = stop
-        return grads
-
 
 @dataclass(frozen=True, slots=True)
 class Flip(_Along):
     """The elements along `dim` in reverse order."""
 
     mnemonic: ClassVar[str] = "flip"
+    builtin: ClassVar[str] = "flip"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"),)
     dim: str
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
@@ -271,9 +239,3 @@ class Flip(_Along):
 
     def _dims(self) -> tuple[str, str]:
         return self.dim, self.dim
-
-    def vjp(
-        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
-    ) -> list[Value | None]:
-        g = cotangents[0]
-        return [None if g is None or not g.type.is_float else b.add(Flip(self.dim), g)]

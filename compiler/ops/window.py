@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from compiler.graph import FLOATS, Builder, Dim, Type, Value
+from compiler.graph import FLOATS, Dim, Type
 from compiler.ops.base import Loop, Op, OpError
 from compiler.ops.common import (
     expect_dim,
@@ -17,7 +17,6 @@ from compiler.ops.common import (
     pass_loops,
     replace,
     rest,
-    transposed,
 )
 
 
@@ -44,12 +43,20 @@ def _halo(dim: Dim, out: Dim, kernel: Dim, stride: int, pad: int) -> tuple[int, 
 
 
 def _loops(
-    x: Sequence[Type], y: Sequence[Type], dim: Dim, out: Dim, kernel: Dim, stride: int, pad: int, adjoint: bool
+    x: Sequence[Type],
+    y: Sequence[Type],
+    dim: Dim,
+    out: Dim,
+    kernel: Dim,
+    stride: int,
+    pad: int,
+    adjoint: bool,
+    fill: float = 0.0,
 ) -> tuple[Loop, ...]:
     halo = _halo(dim, out, kernel, stride, pad)
     wide, narrow = (dim.name,), (out.name,)
     ins, outs = (narrow, wide) if adjoint else (wide, narrow)
-    position = Loop("halo" if halo else "whole", out.size, ins, outs, halo or (0, 0))
+    position = Loop("halo" if halo else "whole", out.size, ins, outs, halo or (0, 0), gives=adjoint, fill=fill)
     offset: tuple[str | None, ...] = (kernel.name,)
     nothing: tuple[str | None, ...] = (None,)
     inside = Loop("whole", kernel.size, *((offset, nothing) if adjoint else (nothing, offset)))
@@ -65,6 +72,7 @@ class Window(Op):
     """
 
     mnemonic: ClassVar[str] = "window"
+    builtin: ClassVar[str] = "window"
     dim: str
     out: Dim
     kernel: Dim
@@ -82,22 +90,10 @@ class Window(Op):
 
     def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
         dim = Dim(self.dim, inputs[0].size(self.dim))
-        return _loops(inputs, outputs, dim, self.out, self.kernel, self.stride, self.pad, False)
+        return _loops(inputs, outputs, dim, self.out, self.kernel, self.stride, self.pad, False, self.fill)
 
     def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
         return (frozenset({0}),) if self.fill == 0 else ()
-
-    def vjp(
-        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
-    ) -> list[Value | None]:
-        g = cotangents[0]
-        if g is None or not g.type.is_float:
-            return [None]
-        dim = Dim(self.dim, inputs[0].type.size(self.dim))
-        return [b.add(Fold(self.out.name, self.kernel.name, dim, self.stride, self.pad), g)]
-
-    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
-        return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +131,8 @@ class Fold(Op):
     def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
         return (frozenset({0}),)
 
-    def vjp(
-        self, b: Builder, inputs: Sequence[Value], outputs: Sequence[Value], cotangents: Sequence[Value | None]
-    ) -> list[Value | None]:
-        g, x = cotangents[0], inputs[0].type
-        if g is None or not g.type.is_float:
-            return [None]
-        out, kernel = self._dims(x)
-        back = b.add(Window(self.dim.name, out, kernel, self.stride, self.pad, 0.0), g)
-        return [transposed(b, back, x.names)]
+    def terms(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
+        return inputs[0].size(self.kernel)
 
-    def flops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
-        return inputs[0].elements
+    def exact(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> bool:
+        return False

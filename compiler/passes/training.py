@@ -9,7 +9,8 @@ from compiler.graph import Builder, Graph, Names, Type, Value
 from compiler.model import STEP_DTYPE, Init, Job, State, Training
 from compiler.ops.base import Op
 from compiler.ops.create import Full
-from compiler.ops.elementwise import Cast, Literal, Map
+from compiler.ops.elementwise import Cast, Map
+from compiler.ops.functions import Literal
 from compiler.ops.reduce import Reduce
 from compiler.origin import Origin, Phase
 from compiler.passes.copying import copy_node, graph_values

@@ -10,6 +10,7 @@ from typing import ClassVar, cast
 
 from compiler.graph import Builder, Graph, Names, Node, Type, Value
 from compiler.ops.create import Full
+from compiler.ops.derivatives import vjp
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
@@ -98,7 +99,7 @@ class Transposer:
             if isinstance(node.op, Repeat):
                 back = self._repeat(node, given, active)
             else:
-                back = node.op.vjp(self.b, node.inputs, node.outputs, given)
+                back = vjp(node.op, self.b, node.inputs, node.outputs, given)
             for made in self.b.nodes[mark:]:
                 for v in made.outputs:
                     self.labels.setdefault(v, Label.gradient(node.outputs[0], v.name))

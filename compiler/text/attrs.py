@@ -1,8 +1,8 @@
 """How each op's attributes are spelled in `.npu`, for the printer and the parser alike.
 
 An instruction is `results = op operands attributes`. An attribute is a word and a value; which words, and in which
-order, stands in `SPELLING` (an op that is not there is spelled with its field names). What the result's type says
-already (`DERIVED`) is left out.
+order, stands in the op's class (`Op.spelling`; without it fields go by their names). What the result's type says
+already (`Op.derived`) is left out.
 """
 
 from __future__ import annotations
@@ -13,92 +13,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from compiler.graph import Dim, Type
-from compiler.ops import comm, contract, create, effects, elementwise, index, reduce, shape
-from compiler.ops.base import Op
+from compiler.graph import Dim
+from compiler.ops.base import Derive, Op
+from compiler.ops.comm import Relayout
 from compiler.ops.registry import OPS as REGISTRY
 from compiler.program import LocalRepeat, Var
 
 OPS: dict[str, type[Op]] = {
-    **{m: c for m, c in REGISTRY.items() if c is not comm.Relayout},
+    **{m: c for m, c in REGISTRY.items() if c is not Relayout},
     LocalRepeat.mnemonic: LocalRepeat,
 }
 """Ops that a lowered program may hold."""
 
 WORD = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*(?:#\d+)?", re.ASCII)
 _VALUES = frozenset(("true", "false", "none", "inf", "nan"))
-
-SPELLING: dict[type[Op], tuple[tuple[str, str], ...]] = {
-    elementwise.Cast: (("to", "dtype"),),
-    elementwise.Broadcast: (("to", "dims"),),
-    elementwise.Transpose: (("to", "dims"),),
-    contract.Contract: (("to", "dims"),),
-    reduce.Reduce: (("", "fn"), ("over", "dims")),
-    reduce.Cumsum: (("over", "dim"), ("reverse", "reverse")),
-    reduce.TopK: (("over", "dim"), ("into", "into")),
-    shape.Rename: (("", "pairs"),),
-    shape.Split: (("", "dim"), ("into", "into")),
-    shape.Merge: (("", "dims"), ("into", "into")),
-    shape.Slice: (("over", "dim"), ("from", "start"), ("to", "stop"), ("into", "into")),
-    shape.Pad: (("over", "dim"), ("low", "low"), ("high", "high"), ("with", "value"), ("into", "into")),
-    shape.Concat: (("over", "dim"), ("into", "into")),
-    shape.Flip: (("over", "dim"),),
-    index.Take: (("over", "dim"),),
-    index.ScatterAdd: (("over", "dim"), ("to", "dims")),
-    create.Iota: (("over", "dim"),),
-    create.Full: (("", "value"), ("as", "dtype"), ("to", "dims")),
-    create.Random: (("", "stream"), ("as", "dtype"), ("to", "dims")),
-    comm.AllReduce: (("", "fn"), ("over", "axes")),
-    comm.AllGather: (("", "dim"), ("over", "axes")),
-    comm.ReduceScatter: (("", "fn"), ("into", "dim"), ("over", "axes")),
-    comm.AllToAll: (("from", "gather"), ("to", "scatter"), ("over", "axes")),
-    comm.Shard: (("", "dim"), ("over", "axes")),
-    comm.OnlyFirst: (("over", "axes"),),
-    comm.MaskPad: (("", "dim"), ("with", "value")),
-    comm.Halo: (("", "dim"), ("over", "axes"), ("left", "left"), ("right", "right"), ("with", "fill")),
-    comm.HaloAdd: (("", "dim"), ("over", "axes"), ("left", "left"), ("right", "right")),
-    effects.Input: (("", "name"),),
-    effects.Read: (("", "name"),),
-    effects.Write: (("to", "name"),),
-    effects.Accumulate: (("into", "name"),),
-    effects.Save: (("as", "name"),),
-    effects.Load: (("", "name"), ("last", "last")),
-    effects.Send: (("as", "name"), ("to", "to")),
-    effects.Recv: (("", "name"), ("from", "source")),
-    effects.StageReduce: (("", "fn"), ("as", "key"), ("among", "groups")),
-}
-
-Derive = Callable[[Type], Any]
-
-
-def _names(t: Type) -> tuple[str, ...]:
-    return t.names
-
-
-def _dims(t: Type) -> tuple[Dim, ...]:
-    return t.dims
-
-
-def _dtype(t: Type) -> str:
-    return t.dtype
-
-
-def _first(t: Type) -> Dim | None:
-    return t.dims[0] if t.dims else None
-
-
-DERIVED: dict[tuple[type[Op], str], Derive] = {
-    (elementwise.Cast, "dtype"): _dtype,
-    (elementwise.Broadcast, "dims"): _dims,
-    (elementwise.Transpose, "dims"): _names,
-    (contract.Contract, "dims"): _names,
-    (index.ScatterAdd, "dims"): _names,
-    (create.Iota, "dim"): _first,
-    (create.Full, "dtype"): _dtype,
-    (create.Full, "dims"): _dims,
-    (create.Random, "dtype"): _dtype,
-    (create.Random, "dims"): _dims,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +51,8 @@ def attributes(op: type[Op]) -> tuple[Attr, ...]:
     known = _SPELLED.get(op.__qualname__)
     if known is None:
         kinds = {f.name: str(f.type) for f in fields(op)}
-        spelled = SPELLING.get(op) or tuple((name, name) for name in kinds)
-        known = tuple(Attr(word, name, kinds[name], DERIVED.get((op, name))) for word, name in spelled)
+        spelled = op.spelling or tuple((name, name) for name in kinds)
+        known = tuple(Attr(word, name, kinds[name], op.derived.get(name)) for word, name in spelled)
         _SPELLED[op.__qualname__] = known
     return known
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from compiler.ops.base import Op
 from compiler.ops.common import listed
-from compiler.ops.elementwise import ARITY, Map
+from compiler.ops.elementwise import Map
+from compiler.ops.functions import FUNCTIONS
 from compiler.origin import Origin, Phase
 from compiler.program import ALL_CHUNKS, ORIGINS, Body, Function, FunctionPhase, Instr, LocalRepeat, Var, phase_in
 from compiler.text.attrs import OPS, attributes, describe, fits
@@ -117,11 +118,11 @@ class BodyParser(Cursor):
         name = self.text("an op")
         if name == LocalRepeat.mnemonic:
             return self._repeat(self._with_phase(outputs), start, site, depth)
-        if name in ARITY:
+        if name in FUNCTIONS:
             return self._map(name, self._with_phase(outputs))
         op = OPS.get(name)
         if op is None or op is Map:
-            raise self.error("E0603", f"there is no op `{name}`", head, did_you_mean(name, (*OPS, *ARITY)))
+            raise self.error("E0603", f"there is no op `{name}`", head, did_you_mean(name, (*OPS, *FUNCTIONS)))
         inputs = []
         if self.sees("%"):
             inputs.append(self.value_name())

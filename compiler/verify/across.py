@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 from compiler.ops.base import Loop, Op
 from compiler.ops.comm import Comm
-from compiler.ops.common import View
 from compiler.ops.create import Full
 from compiler.ops.effects import Effect, Load, Read, StageReduce, Write
 from compiler.ops.elementwise import Cast, Map
@@ -306,7 +305,7 @@ class _Checker:
             counted = all(s.of or (s.zero and fn == "sum") for s in given if isinstance(s, _Same))
             added = len(given) == 2 and counted and op == Map(_ADDING[fn], (None, None))
             linear = fn == "sum" and frozenset(held) in op.linear(len(given))
-            if added or linear or isinstance(op, Comm) or (fn == "max" and isinstance(op, View | Cast)):
+            if added or linear or isinstance(op, Comm) or (fn == "max" and op.selects()):
                 return self.whole(_Part(fn, sources.union(*more) if added else sources), frame.cls)
         part = next(s for s in given if isinstance(s, _Part))
         raise _Wrong(f"{_told(part)}, which other stages have parts of")

@@ -13,7 +13,7 @@ from compiler.ops.effects import Effect
 from compiler.program import Body, Instr, LocalRepeat, Program, Var
 from compiler.text.attrs import OPS
 from compiler.text.locations import Site
-from compiler.verify.comm import check_comm, comm_fills
+from compiler.verify.comm import check_comm
 from compiler.verify.local import Fills, check_layout, check_local, result_fills
 from compiler.verify.report import Finding, Report, head
 from dsl.diagnostics import plural
@@ -96,7 +96,7 @@ class _Checker:
                 return [("E0612", f"{op.mnemonic} takes one operand, got {len(ins)}", None)]
             if [v.type for v in outs] != [ins[0].type]:
                 return [("E0612", f"the result must have the operand's type {ins[0].type}", None)]
-            scope.fills[outs[0].name] = comm_fills(op, fills[0])
+            scope.fills[outs[0].name] = op.fills(fills[0])
             return check_comm(op, ins[0], outs[0], self.sizes, self.kinds)
         try:
             types = op.infer(*(v.type for v in ins))

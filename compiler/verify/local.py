@@ -11,12 +11,6 @@ from math import inf, prod
 
 from compiler.layout import Layout, is_padded
 from compiler.ops.base import Loop, Op
-from compiler.ops.common import View
-from compiler.ops.create import Full
-from compiler.ops.elementwise import Cast, Map
-from compiler.ops.index import ScatterAdd, Take
-from compiler.ops.reduce import Reduce
-from compiler.ops.window import Fold, Window
 from compiler.program import Var
 from compiler.verify.report import Finding
 from dsl.diagnostics import plural
@@ -54,9 +48,9 @@ def check_local(
             pending.update(dict.fromkeys(axes, loop.kind))
             found += _check_padding(op, loop, axes, ins, sizes, fills)
         if loop.kind == "halo" and loop.halo != (0, 0):
-            if isinstance(op, Fold) and loop.outs[0] is not None:
+            if loop.gives and loop.outs[0] is not None:
                 borders_out.append((outs[0].type.index(loop.outs[0]), *loop.halo))
-            elif loop.ins[0] is not None:
+            elif not loop.gives and loop.ins[0] is not None:
                 borders_in.append((ins[0].type.index(loop.ins[0]), *loop.halo))
     found += _check_uncovered(loops, ins, outs)
     found += _check_borders(op, ins, outs, tuple(sorted(borders_in)), tuple(sorted(borders_out)))
@@ -107,11 +101,9 @@ def _check_padding(
     op: Op, loop: Loop, axes: tuple[str, ...], ins: Sequence[Var], sizes: Mapping[str, int], fills: Sequence[Fills]
 ) -> list[Finding]:
     """Unused elements must not reach the result. Rows of a table that no index names cannot."""
-    if isinstance(op, Take):
-        return []
     held: list[tuple[Var, str, float | None]] = []
     for i, (var, name) in enumerate(zip(ins, loop.ins, strict=True)):
-        if name is None or (isinstance(op, ScatterAdd) and i == 1):
+        if name is None or not op.sees_padding(i):
             continue
         if is_padded(var.type.dims[var.type.index(name)], axes, sizes):
             held.append((var, name, fills[i].get(name)))
@@ -154,7 +146,7 @@ def _check_borders(
 ) -> list[Finding]:
     found: list[Finding] = []
     for i, var in enumerate(ins):
-        want = borders_in if i == 0 and isinstance(op, Window) else ()
+        want = borders_in if i == 0 else ()
         if var.layout.halo != want:
             message = f"%{var.name} has borders {_borders(var, var.layout.halo)}, needed are {_borders(var, want)}"
             found.append(("E0614", message, "`halo` fetches borders, `halo_add` gives them back"))
@@ -186,7 +178,7 @@ def _check_pending(
             found.append(("E0615", message, f"all_reduce over {axis} before"))
         elif fns == {"sum"} and holders in groups:
             expected[axis] = "sum"
-        elif fns == {"max"} and _keeps_max(op, len(holders) == len(ins)):
+        elif fns == {"max"} and op.passes_max(len(holders) == len(ins)):
             expected[axis] = "max"
         else:
             also = [f"%{ins[i].name}" for g in groups if holders < g for i in sorted(g - holders)]
@@ -197,7 +189,7 @@ def _check_pending(
     for var in outs:
         if found or var.layout.pending == want:
             continue
-        zero = isinstance(op, Full) and op.value == 0 and all(fn == "sum" for _, fn in var.layout.pending)
+        zero = op.uniform() == 0 and all(fn == "sum" for _, fn in var.layout.pending)
         if zero:
             continue  # zeros are a sum of zeros
         lost = [f"{fn} over {a}" for a, fn in want if (a, fn) not in var.layout.pending]
@@ -210,18 +202,12 @@ def _check_pending(
     return found
 
 
-def _keeps_max(op: Op, all: bool) -> bool:
-    """Whether the largest of the results is the result for the largest. all: of all operands."""
-    if isinstance(op, Map):
-        return op.fn == "maximum" and all
-    return isinstance(op, (View, Cast)) or (isinstance(op, Reduce) and op.fn == "max")
-
-
 def result_fills(op: Op, ins: Sequence[Var], outs: Sequence[Var], fills: Sequence[Fills]) -> list[Fills]:
     """What is known of the unused elements of each result of a local op."""
-    if isinstance(op, Full):
-        return [dict.fromkeys(outs[0].type.names, float(op.value))]
-    if not isinstance(op, (View, Cast)):
+    value = op.uniform()
+    if value is not None:
+        return [dict.fromkeys(outs[0].type.names, value)]
+    if not op.selects():
         return [{} for _ in outs]
     loops = op.loops([v.type for v in ins], [v.type for v in outs])
     pairs = [(loop.ins[0], loop.outs[0]) for loop in loops if loop.kind == "pass"]

@@ -10,9 +10,9 @@ narrow type: sums inside an op are float32's, every result is rounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from compiler.graph import Type
 from compiler.layout import TIME
+from compiler.ops.base import Op
 
 Array = NDArray[Any]
 Kernel = Callable[..., Any]
@@ -177,3 +178,21 @@ def literal(value: bool | int | float, dtype: str) -> Any:
     """A number of a program in the storage type of `dtype`; too large a one is infinite there, as results are."""
     with quiet():
         return STORAGE[dtype](value)
+
+
+Planner = Callable[[Any, Sequence[LocalValue], Sequence[LocalValue], Env], Kernel]
+"""From an op, its operands' and results' local values and the environment to a kernel."""
+P = TypeVar("P", bound=Planner)
+
+PLANNERS: dict[type[Op], Planner] = {}
+"""What plans each op; filled by `kernel`."""
+
+
+def kernel(*ops: type[Op]) -> Callable[[P], P]:
+    """Register the planner that follows as that of these ops."""
+
+    def register(planner: P) -> P:
+        PLANNERS.update(dict.fromkeys(ops, planner))
+        return planner
+
+    return register

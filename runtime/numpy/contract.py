@@ -18,7 +18,7 @@ from math import prod
 import numpy as np
 
 from compiler.ops.contract import Contract
-from runtime.numpy.base import Array, Context, Env, Into, Kernel, LocalValue, finish
+from runtime.numpy.base import Array, Context, Env, Into, Kernel, LocalValue, finish, kernel
 
 _SMALL = 64  # up to this size a contiguous copy of a transposed operand pays
 
@@ -39,6 +39,7 @@ class _Operand:
         return _Operand(tuple(n for n, _ in pairs), dict(pairs), value.shape, tuple(n for _, n in pairs))
 
 
+@kernel(Contract)
 def plan_contract(op: Contract, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     left, right = (_Operand.of(v, env.lead_axes) for v in ins)
     lead = np.broadcast_shapes(*(v.lead for v in ins)) if env.lead else ()

@@ -7,13 +7,12 @@ from zlib import crc32
 
 import numpy as np
 
+from compiler.graph import DIGITS
 from compiler.ops.create import Full, Iota, Random
-from runtime.numpy.base import STORAGE, Array, Context, Env, Kernel, LocalValue, spread
-
-# Significant bits of each float type: a fraction of that many bits is exact and below 1.
-_BITS = {"f64": 53, "f32": 24, "bf16": 8, "f16": 11}
+from runtime.numpy.base import STORAGE, Array, Context, Env, Kernel, LocalValue, kernel, spread
 
 
+@kernel(Iota)
 def plan_iota(op: Iota, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     offset, size, lead = env.offset(outs[0], 0), outs[0].type.shape[0], (1,) * env.lead
 
@@ -24,6 +23,7 @@ def plan_iota(op: Iota, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
     return iota
 
 
+@kernel(Full)
 def plan_full(op: Full, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     # One element, seen everywhere; numpy marks the view read-only.
     shape = (1,) * env.lead + outs[0].type.shape
@@ -52,12 +52,13 @@ def hashed(key: Array, *words: Array | int) -> Array:
 
 def fractions(bits: Array, dtype: str) -> Array:
     """Uniform numbers in [0, 1) of `dtype` (in its storage type) from random uint64."""
-    n = _BITS[dtype]
+    n = DIGITS[dtype]  # a fraction of that many bits is exact and below 1
     kept: Array = (bits >> np.uint64(64 - n)).astype(STORAGE[dtype])
     scaled: Array = kept * STORAGE[dtype](2.0**-n)
     return scaled
 
 
+@kernel(Random)
 def plan_random(op: Random, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     out, rank, stream = outs[0], len(outs[0].type.dims), crc32(op.stream.encode())
     offsets = [env.offset(out, i) for i in range(rank)]

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from compiler.ops.elementwise import Broadcast, Cast, Map, Transpose
+from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
+from compiler.ops.shape import Rename
 from runtime.numpy.base import (
     STORAGE,
     Array,
@@ -20,6 +21,7 @@ from runtime.numpy.base import (
     LocalValue,
     aligned,
     finish,
+    kernel,
     literal,
     rounded,
 )
@@ -141,6 +143,7 @@ def operand_dtype(op: Map, ins: Sequence[LocalValue]) -> str:
     return ins[-1].type.dtype
 
 
+@kernel(Map)
 def plan_map(op: Map, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     f = map_function(op.fn, op.slots, operand_dtype(op, ins))
     views = [aligned(v, outs[0].type.names, env.lead) for v in ins]
@@ -183,6 +186,7 @@ def _applied(f: Callable[..., Array], views: Sequence[Callable[[Array], Array] |
     return lambda ctx, *xs: f(*(x if v is None else v(x) for x, v in zip(xs, views)))
 
 
+@kernel(Cast)
 def plan_cast(op: Cast, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     source, target, storage = ins[0].type.dtype, op.dtype, STORAGE[op.dtype]
     exact = source == target or (target == "f32" and source in ("bf16", "f16"))
@@ -193,6 +197,7 @@ def plan_cast(op: Cast, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
     return finish(lambda ctx, x: x.astype(storage), target)
 
 
+@kernel(Broadcast)
 def plan_broadcast(op: Broadcast, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     view, shape = aligned(ins[0], outs[0].type.names, env.lead), outs[0].shape
     if view is None:
@@ -201,11 +206,13 @@ def plan_broadcast(op: Broadcast, ins: Sequence[LocalValue], outs: Sequence[Loca
     return lambda ctx, x: np.broadcast_to(view(x), shape)
 
 
+@kernel(Transpose)
 def plan_transpose(op: Transpose, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     view = aligned(ins[0], op.dims, env.lead)
     return (lambda ctx, x: x) if view is None else (lambda ctx, x: view(x))
 
 
-def plan_same(op: Any, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+@kernel(StopGradient, Rename)
+def plan_same(op: StopGradient | Rename, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     """For ops that change names only."""
     return lambda ctx, x: x

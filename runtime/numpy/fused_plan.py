@@ -270,6 +270,9 @@ class _Writer:
             return
         f = np.square if fn == "square" else blocks.ufunc(fn)
         out = self.target(i, instr, False, instr.inputs)
+        if not isinstance(f, np.ufunc):
+            self.lines.append(f"{out.expr}[...] = {self.bind(f)}({', '.join(args)})")
+            return
         keyword = "out=" if fn in blocks.KEYWORD_OUT else ""
         self.lines.append(f"{self.bind(f)}({', '.join(args)}, {keyword}{out.expr})")
 

@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from compiler.ops.index import ScatterAdd, Take
-from runtime.numpy.base import Array, Context, Env, Kernel, LocalValue, Offset, finish, spread
+from runtime.numpy.base import Array, Context, Env, Kernel, LocalValue, Offset, finish, kernel, spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class _Rows:
         return number, inside
 
 
+@kernel(Take)
 def plan_take(op: Take, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     lead, (table, index) = env.lead, ins
     at = table.type.index(op.dim)
@@ -72,6 +73,7 @@ def plan_take(op: Take, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
     return take
 
 
+@kernel(ScatterAdd)
 def plan_scatter_add(op: ScatterAdd, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     lead, (src, index), out = env.lead, ins, outs[0]
     batched = tuple(n for n in out.type.names if index.type.has(n))

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from compiler.ops.reduce import Cumsum, Reduce, TopK
-from runtime.numpy.base import Array, Env, Kernel, LocalValue, finish
+from runtime.numpy.base import Array, Env, Kernel, LocalValue, finish, kernel
 
 
+@kernel(Reduce)
 def plan_reduce(op: Reduce, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     axes = tuple(env.lead + ins[0].type.index(d) for d in op.dims)
     if not axes:
@@ -21,6 +22,7 @@ def plan_reduce(op: Reduce, ins: Sequence[LocalValue], outs: Sequence[LocalValue
     return finish(lambda ctx, x: x.sum(axis=axes), outs[0].type.dtype)
 
 
+@kernel(Cumsum)
 def plan_cumsum(op: Cumsum, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     axis = env.lead + ins[0].type.index(op.dim)
     if op.reverse:
@@ -28,6 +30,7 @@ def plan_cumsum(op: Cumsum, ins: Sequence[LocalValue], outs: Sequence[LocalValue
     return finish(lambda ctx, x: x.cumsum(axis, dtype=x.dtype), outs[0].type.dtype)
 
 
+@kernel(TopK)
 def plan_top_k(op: TopK, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     axis, k = env.lead + ins[0].type.index(op.dim), op.into.size
     last = ins[0].type.size(op.dim) - 1

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Slice, Split
-from runtime.numpy.base import STORAGE, Array, Env, Kernel, LocalValue
+from runtime.numpy.base import STORAGE, Array, Env, Kernel, LocalValue, kernel
 
 
+@kernel(Split)
 def plan_split(op: Split, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     lead, shape = env.lead, outs[0].type.shape
     return lambda ctx, x: x.reshape(x.shape[:lead] + shape)
 
 
+@kernel(Merge)
 def plan_merge(op: Merge, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     lead, shape = env.lead, outs[0].type.shape
     names = ins[0].type.names
@@ -28,12 +30,14 @@ def plan_merge(op: Merge, ins: Sequence[LocalValue], outs: Sequence[LocalValue],
     return lambda ctx, x: x.transpose(perm).reshape(x.shape[:lead] + shape)
 
 
+@kernel(Slice)
 def plan_slice(op: Slice, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     axis = env.lead + ins[0].type.index(op.dim)
     pick = (*(slice(None),) * axis, slice(op.start, op.stop))
     return lambda ctx, x: x[pick]
 
 
+@kernel(Pad)
 def plan_pad(op: Pad, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     lead, axis = env.lead, env.lead + ins[0].type.index(op.dim)
     size, shape, value = ins[0].type.size(op.dim), outs[0].type.shape, STORAGE[outs[0].type.dtype](op.value)
@@ -51,6 +55,7 @@ def plan_pad(op: Pad, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env
     return pad
 
 
+@kernel(Concat)
 def plan_concat(op: Concat, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     lead, axis = env.lead, env.lead + ins[0].type.index(op.dim)
 
@@ -61,6 +66,7 @@ def plan_concat(op: Concat, ins: Sequence[LocalValue], outs: Sequence[LocalValue
     return concat
 
 
+@kernel(Flip)
 def plan_flip(op: Flip, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     axis = env.lead + ins[0].type.index(op.dim)
     pick = (*(slice(None),) * axis, slice(None, None, -1))

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from compiler.ops.window import Fold, Window
-from runtime.numpy.base import STORAGE, Array, Env, Kernel, LocalValue, finish
+from runtime.numpy.base import STORAGE, Array, Env, Kernel, LocalValue, finish, kernel
 
 
+@kernel(Window)
 def plan_window(op: Window, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     axis = env.lead + ins[0].type.index(op.dim)
     size, n, k = ins[0].type.size(op.dim), outs[0].type.size(op.out.name), op.kernel.size
@@ -37,6 +38,7 @@ def plan_window(op: Window, ins: Sequence[LocalValue], outs: Sequence[LocalValue
     return window
 
 
+@kernel(Fold)
 def plan_fold(op: Fold, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     lead, x_type, y_type = env.lead, ins[0].type, outs[0].type
     kernel, axis = lead + x_type.index(op.kernel), lead + y_type.index(op.dim.name)

@@ -14,19 +14,15 @@ error of its terms (n counts those that are not 0). In 16 bits devices round the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import prod, sqrt
+from math import sqrt
 from typing import Any
 
 import numpy as np
 
 from compiler.graph import Graph, Node, Type
 from compiler.model import Training
-from compiler.ops.contract import Contract
-from compiler.ops.elementwise import Cast, Map
-from compiler.ops.index import ScatterAdd
-from compiler.ops.reduce import Cumsum, Reduce
+from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
-from compiler.ops.window import Fold
 from runtime.numpy import STORAGE, Context, Env, Kernel, LocalValue, plan, quiet, rounded
 from runtime.numpy.create import fractions, hashed
 from runtime.prove.serial import Differentiated, serial_gradients
@@ -46,8 +42,6 @@ RUNS, SPREAD = 4, 4.0
 """How often the serial program is run with other rounding, and how far beyond the largest difference equal goes."""
 
 NARROW = ("f16", "bf16")
-EXACT = ("neg", "abs", "sign", "floor", "relu", "maximum", "minimum", "where")
-"""Functions of `Map` that give one of their operands, or what every float type can hold."""
 
 Variances = dict[str, tuple[float, str]]
 """By a value's name: the square of its relative error, and the coarsest dtype that it went through."""
@@ -98,40 +92,18 @@ def _coarsest(dtypes: Iterable[str]) -> str:
 def _terms(node: Node) -> float:
     """Roundings on the way of a term to the result. In 16 bits devices round their parts, and the result; the sum
     itself is in f32."""
-    n = _count(node)
+    n = node.op.terms(*_types(node))
     if n > 1 and node.outputs[0].type.dtype in NARROW:
         return 2 + n * (UNIT["f32"] / UNIT[node.outputs[0].type.dtype]) ** 2
     return max(n, 1)
 
 
-def _count(node: Node) -> int:
-    """Terms of each element of the result (at most)."""
-    op, types = node.op, [v.type for v in node.inputs]
-    if isinstance(op, Contract):
-        sizes = {d.name: d.size for t in types for d in t.dims}
-        return prod(n for name, n in sizes.items() if not node.outputs[0].type.has(name))
-    if isinstance(op, Reduce):
-        return prod(types[0].size(d) for d in op.dims) if op.fn == "sum" else 1
-    if isinstance(op, Cumsum):
-        return types[0].size(op.dim)
-    if isinstance(op, ScatterAdd):
-        return prod(d.size for d in types[1].dims if d.name not in op.dims)
-    if isinstance(op, Fold):
-        return types[0].size(op.kernel)
-    return 1
-
-
 def _exact(node: Node) -> bool:
-    """Whether the result is never rounded."""
-    op, out = node.op, node.outputs[0].type
-    if isinstance(op, Map):
-        return op.fn in EXACT
-    if isinstance(op, Cast):
-        source = node.inputs[0].type
-        return not source.is_float or UNIT[out.dtype] <= UNIT[source.dtype]
-    if isinstance(op, Reduce):
-        return op.fn == "max"
-    return not isinstance(op, Contract | Cumsum | ScatterAdd | Fold)
+    return node.op.exact(*_types(node))
+
+
+def _types(node: Node) -> tuple[list[Type], list[Type]]:
+    return [v.type for v in node.inputs], [v.type for v in node.outputs]
 
 
 # --- as measured -----------------------------------------------------------------------------------
@@ -164,7 +136,7 @@ class Shaken:
 
     def _size(self, node: Node, ctx: Context, operands: Sequence[Array], result: Array) -> Array:
         """The expected error in units of roundoff."""
-        if _count(node) <= 1:
+        if node.op.terms(*_types(node)) <= 1:
             return np.abs(result)
         if node not in self._terms:
             self._terms[node] = _terms_of(node)
@@ -202,7 +174,7 @@ def _reached(graph: Graph, found: set[str]) -> None:
                 carried = zip(op.body.inputs[: op.carries], inner[: op.carries], strict=True)
                 found.update(p.name for p, moved in carried if moved)
             found.update(v.name for v, moved in zip(node.outputs, inner, strict=True) if moved)
-        elif any(inputs) or (node.outputs[0].type.is_float and _count(node) > 1):
+        elif any(inputs) or (node.outputs[0].type.is_float and node.op.terms(*_types(node)) > 1):
             found.update(v.name for v in node.outputs if v.type.is_float)
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from compiler.graph import ITEMSIZE
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import liveness, variables
-from compiler.memory.action import FIRST, views
+from compiler.memory.action import FIRST
+from compiler.ops.base import Movement
 from compiler.ops.comm import Comm
 from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
@@ -24,7 +25,7 @@ from compiler.program import LASTING, Body, DeviceClass, Instr, LocalRepeat, Pro
 from runtime.comm import Communicator, Wait
 from runtime.distribute import Array, Mesh
 from runtime.numpy import STORAGE, Context, Env, LocalValue, plan, rounded
-from runtime.rank.collectives import collective
+from runtime.rank.collectives import Here, run_collective
 
 
 @dataclass
@@ -164,7 +165,7 @@ class Device:
         elif isinstance(op, (Input, Read, Load)):
             (out,) = instr.outputs
             values[out.name] = self._source(op, out)
-        elif views(op):
+        elif op.movement is Movement.VIEW:
             (out,) = instr.outputs
             held = values[instr.inputs[0]]
             values[out.name] = Held(self._compute(instr, scope, arrays)[0], held.buffer.hold())
@@ -179,8 +180,8 @@ class Device:
             elif isinstance(op, Comm):
                 var, (out,) = scope[instr.inputs[0]], instr.outputs
                 at = {**self.at, TIME: self.ctx.micro}
-                layouts = var.layout, out.layout
-                results = [(yield from collective(op, arrays[0], var.type, *layouts, self.mesh, at, self.comm))]
+                here = Here(var.type, var.layout, out.layout, self.mesh, at, self.comm)
+                results = [(yield from run_collective(op, arrays[0], here))]
             else:
                 results = [np.array(r) for r in self._compute(instr, scope, arrays)]
             for out, array in zip(instr.outputs, results, strict=True):

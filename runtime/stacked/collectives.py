@@ -1,53 +1,107 @@
 """Collectives on stacked arrays: each moves data between the leading (mesh) axes and the local dims.
 
-Every function here returns `f(ctx, x)`: a closure for one instruction, planned once. Results may be views of operands;
+Every function here returns `f(ctx, x)`: a closure for one instruction, planned once. The planner of each collective
+registers itself: `@collective(Op)`. Results may be views of operands;
 nobody writes into a value once it is defined, so views are safe.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 
 from compiler.graph import Type
 from compiler.layout import TIME, Layout, local_type
-from compiler.ops.base import Op
-from compiler.ops.comm import AllGather, AllReduce, AllToAll, Halo, HaloAdd, MaskPad, OnlyFirst, ReduceScatter, Shard
+from compiler.ops.comm import (
+    AllGather,
+    AllReduce,
+    AllToAll,
+    Comm,
+    Halo,
+    HaloAdd,
+    MaskPad,
+    OnlyFirst,
+    ReduceScatter,
+    Shard,
+)
 from runtime.distribute import Array, Mesh, reduce_lead
 from runtime.numpy import Context, rounded
 
 Step = Callable[[Context, Array], Array]
 
 
-def plan_comm(op: Op, type: Type, before: Layout, after: Layout, mesh: Mesh) -> Step:
-    """The closure for a collective on a value of logical `type` that goes from layout `before` to `after`."""
-    name = getattr(op, "dim", None)
-    dim = type.index(name) if isinstance(name, str) else -1
-    size = dict(zip(type.names, local_type(type, after, mesh.sizes).shape, strict=True))
-    if isinstance(op, AllReduce):
-        return reduce(op.axes, op.fn, type.dtype, mesh)
-    if isinstance(op, ReduceScatter):
-        first, second = reduce(op.axes, op.fn, type.dtype, mesh), cut(dim, op.axes, size[op.dim], mesh)
-        return lambda ctx, x: second(ctx, first(ctx, x))
-    if isinstance(op, AllGather):
-        return gather(dim, op.axes, size[op.dim], mesh)
-    if isinstance(op, AllToAll):
-        source, target = type.index(op.gather), type.index(op.scatter)
-        join, part = gather(source, op.axes, size[op.gather], mesh), cut(target, op.axes, size[op.scatter], mesh)
-        return lambda ctx, x: part(ctx, join(ctx, x))
-    if isinstance(op, Shard):
-        return cut(dim, op.axes, size[op.dim], mesh)
-    if isinstance(op, OnlyFirst):
-        return only_first(op.axes, mesh)
-    if isinstance(op, MaskPad):
-        return mask_pad(op.value, dim, type, before, mesh)
-    if isinstance(op, Halo):
-        return halo(op, dim, type.shape[dim], before, mesh)
-    if isinstance(op, HaloAdd):
-        return halo_add(op, dim, type, before, mesh)
-    raise ValueError(f"no collective {op.mnemonic}")
+@dataclass(frozen=True, slots=True)
+class Around:
+    """A collective's operand of logical `type`, which goes from layout `before` to `after`."""
+
+    type: Type
+    before: Layout
+    after: Layout
+    mesh: Mesh
+
+    def size(self, dim: str) -> int:
+        """What a piece of the result has along a dim."""
+        return local_type(self.type, self.after, self.mesh.sizes).size(dim)
+
+
+Plan = Callable[[Any, Around], Step]
+P = TypeVar("P", bound=Plan)
+
+PLANS: dict[type[Comm], Plan] = {}
+"""What plans each collective; filled by `collective`."""
+
+
+def collective(op: type[Comm]) -> Callable[[P], P]:
+    """Register the planner that follows as the collective's."""
+
+    def register(planner: P) -> P:
+        PLANS[op] = planner
+        return planner
+
+    return register
+
+
+def plan_comm(op: Comm, type_: Type, before: Layout, after: Layout, mesh: Mesh) -> Step:
+    """The closure for a collective on a value of logical type `type_` that goes from layout `before` to `after`."""
+    return PLANS[type(op)](op, Around(type_, before, after, mesh))
+
+
+@collective(AllReduce)
+def all_reduce(op: AllReduce, x: Around) -> Step:
+    """Sum or max along the axes."""
+    return reduce(op.axes, op.fn, x.type.dtype, x.mesh)
+
+
+@collective(ReduceScatter)
+def reduce_scatter(op: ReduceScatter, x: Around) -> Step:
+    """Reduced, then cut."""
+    first = reduce(op.axes, op.fn, x.type.dtype, x.mesh)
+    second = cut(x.type.index(op.dim), op.axes, x.size(op.dim), x.mesh)
+    return lambda ctx, a: second(ctx, first(ctx, a))
+
+
+@collective(AllGather)
+def all_gather(op: AllGather, x: Around) -> Step:
+    """The axes become part of the dim again."""
+    return gather(x.type.index(op.dim), op.axes, x.size(op.dim), x.mesh)
+
+
+@collective(AllToAll)
+def all_to_all(op: AllToAll, x: Around) -> Step:
+    """Gathered along one dim, cut along another."""
+    join = gather(x.type.index(op.gather), op.axes, x.size(op.gather), x.mesh)
+    part = cut(x.type.index(op.scatter), op.axes, x.size(op.scatter), x.mesh)
+    return lambda ctx, a: part(ctx, join(ctx, a))
+
+
+@collective(Shard)
+def shard(op: Shard, x: Around) -> Step:
+    """Each device's own piece."""
+    return cut(x.type.index(op.dim), op.axes, x.size(op.dim), x.mesh)
 
 
 def reduce(axes: Sequence[str], fn: str, dtype: str, mesh: Mesh) -> Step:
@@ -115,9 +169,11 @@ def cut(dim: int, axes: Sequence[str], size: int, mesh: Mesh) -> Step:
     return step
 
 
-def only_first(axes: Sequence[str], mesh: Mesh) -> Step:
+@collective(OnlyFirst)
+def only_first(op: OnlyFirst, around: Around) -> Step:
     """The value where all coordinates on the axes (and the micro-batch, if named) are 0; zeros elsewhere."""
-    number, per_microbatch = mesh.pieces(axes)
+    mesh = around.mesh
+    number, per_microbatch = mesh.pieces(op.axes)
 
     def step(ctx: Context, x: Array) -> Array:
         keep = number + per_microbatch * ctx.micro == 0
@@ -126,10 +182,13 @@ def only_first(axes: Sequence[str], mesh: Mesh) -> Step:
     return step
 
 
-def mask_pad(value: float, dim: int, type: Type, layout: Layout, mesh: Mesh) -> Step:
-    """Elements beyond the logical size become `value`."""
-    number, per_microbatch = mesh.pieces(layout.dims[dim])
-    size = local_type(type, layout, mesh.sizes).shape[dim]
+@collective(MaskPad)
+def mask_pad(op: MaskPad, around: Around) -> Step:
+    """Elements beyond the logical size become `op.value`."""
+    type, mesh, value = around.type, around.mesh, op.value
+    dim = type.index(op.dim)
+    number, per_microbatch = mesh.pieces(around.before.dims[dim])
+    size = around.size(op.dim)
     after = (1,) * (len(type.dims) - dim - 1)
     shape = (*number.shape, *(1,) * dim, 1, *after)
     count = np.arange(size).reshape(*(1,) * (mesh.lead + dim), size, *after)
@@ -142,9 +201,12 @@ def mask_pad(value: float, dim: int, type: Type, layout: Layout, mesh: Mesh) -> 
     return step
 
 
-def halo(op: Halo, dim: int, logical: int, layout: Layout, mesh: Mesh) -> Step:
+@collective(Halo)
+def halo(op: Halo, around: Around) -> Step:
     """Pieces with their neighbours' borders: the pieces are joined, padded with `fill`, and cut with overlap."""
-    _whole(op.axes, layout.dims[dim])
+    mesh, dim = around.mesh, around.type.index(op.dim)
+    logical = around.type.shape[dim]
+    _whole(op.axes, around.before.dims[dim])
     n, at = mesh.count(op.axes), mesh.lead + dim
     where = [mesh.index(a) for a in op.axes]
     joining = gather(dim, op.axes, logical, mesh)
@@ -167,11 +229,13 @@ def halo(op: Halo, dim: int, logical: int, layout: Layout, mesh: Mesh) -> Step:
     return step
 
 
-def halo_add(op: HaloAdd, dim: int, type: Type, layout: Layout, mesh: Mesh) -> Step:
+@collective(HaloAdd)
+def halo_add(op: HaloAdd, around: Around) -> Step:
     """The adjoint of `halo`: borders are added to the neighbours' elements; what lies outside is dropped."""
-    _whole(op.axes, layout.dims[dim])
+    mesh, dim = around.mesh, around.type.index(op.dim)
+    _whole(op.axes, around.before.dims[dim])
     n, at = mesh.count(op.axes), mesh.lead + dim
-    logical, dtype = type.shape[dim], type.dtype
+    logical, dtype = around.type.shape[dim], around.type.dtype
 
     def step(ctx: Context, x: Array) -> Array:
         width = x.shape[at]

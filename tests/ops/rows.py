@@ -11,7 +11,8 @@ from compiler.graph import Dim, Type
 from compiler.ops.base import Op
 from compiler.ops.contract import Contract
 from compiler.ops.create import Full, Iota, Random
-from compiler.ops.elementwise import BINARY, COMPARE, UNARY, Broadcast, Cast, Map, StopGradient, Transpose
+from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
+from compiler.ops.functions import FUNCTIONS
 from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Cumsum, Reduce, TopK
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Slice, Split
@@ -72,11 +73,16 @@ def run(op: Op, ins: tuple[Type, ...], arrays: list[Any], outs: tuple[Type, ...]
 BSD = T(b=4, s=6, d=2)
 
 
+UNARY = [f.name for f in FUNCTIONS.values() if f.operands == 1 and f.takes != ("bool",)]
+BINARY = [f.name for f in FUNCTIONS.values() if f.operands == 2 and not f.test]
+COMPARE = [f.name for f in FUNCTIONS.values() if f.operands == 2 and f.test and f.takes != ("bool",)]
+
+
 def _maps() -> list[Row]:
     x = T(b=4, d=6)
-    rows = [Row(Map(fn, (None,)), (x,), positive=fn in ("log", "sqrt", "rsqrt")) for fn in UNARY]
+    rows = [Row(Map(fn, (None,)), (x,), FUNCTIONS[fn].positive) for fn in UNARY]
     for fn in BINARY:
-        positive = fn in ("div", "pow")
+        positive = FUNCTIONS[fn].positive
         if fn in ("floordiv", "mod"):
             i = T("int32", b=4, d=6)
             rows += [Row(Map(fn, (None, None)), (i, T("int32", d=6)), low=1), Row(Map(fn, (None, 3)), (i,))]

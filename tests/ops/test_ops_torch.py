@@ -11,13 +11,13 @@ import pytest
 from compiler.graph import Dim, Type
 from compiler.ops.base import Op
 from compiler.ops.contract import Contract
-from compiler.ops.elementwise import BINARY, UNARY, Cast, Map
+from compiler.ops.elementwise import Cast, Map
 from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Cumsum, Reduce, TopK
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Slice, Split
 from compiler.ops.window import Fold, Window
 
-from .rows import D, T, run
+from .rows import BINARY, UNARY, D, T, run
 from .test_ops_derivative import gradients
 
 torch = pytest.importorskip("torch")

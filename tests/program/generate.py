@@ -11,7 +11,8 @@ from compiler.graph import DTYPES, Dim, Type
 from compiler.layout import Layout
 from compiler.model import Init
 from compiler.ops.base import Op
-from compiler.ops.elementwise import ARITY, Map
+from compiler.ops.elementwise import Map
+from compiler.ops.functions import FUNCTIONS
 from compiler.program import (
     ALL_CHUNKS,
     Affine,
@@ -64,8 +65,8 @@ BY_KIND: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def maps(draw: st.DrawFn) -> tuple[Op, int]:
-    fn = draw(st.sampled_from(sorted(ARITY)))
-    slots = tuple(draw(st.none() | numbers | st.booleans()) for _ in range(ARITY[fn]))
+    fn = draw(st.sampled_from(sorted(FUNCTIONS)))
+    slots = tuple(draw(st.none() | numbers | st.booleans()) for _ in range(FUNCTIONS[fn].operands))
     return Map(fn, slots), sum(s is None for s in slots)
 
 

@@ -15,7 +15,7 @@ from compiler.ops.comm import AllGather, AllReduce, AllToAll, Halo, HaloAdd, Mas
 from runtime.comm import Hub
 from runtime.distribute import Array, Mesh, collect, distribute
 from runtime.numpy import Context
-from runtime.rank.collectives import collective
+from runtime.rank.collectives import Here, run_collective
 from runtime.stacked.collectives import plan_comm
 
 AXES = ("a", "b")
@@ -31,7 +31,7 @@ def both(op: Op, x: Array, type: Type, before: Layout, after: Layout, mesh: Mesh
     for at in mesh.devices:
         piece = full[tuple(at[a] for a in mesh.axes)].copy()
         comm = hub.communicator(0, at)
-        rest[tuple(at.values())] = collective(op, piece, type, before, after, mesh, {**at, TIME: mb}, comm)
+        rest[tuple(at.values())] = run_collective(op, piece, Here(type, before, after, mesh, {**at, TIME: mb}, comm))
     wide = np.broadcast_to(result, mesh.shape + local)
     while rest:
         for key, running in list(rest.items()):

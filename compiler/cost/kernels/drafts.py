@@ -5,23 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import TypeGuard
 
 from compiler.cost.kernels.masks import kept
 from compiler.cost.kernels.work import Product, Work
 from compiler.graph import ITEMSIZE, Type
 from compiler.ops import comm, effects
-from compiler.ops.base import Op
+from compiler.ops.base import Movement, Op
 from compiler.ops.contract import Contract
-from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
+from compiler.ops.elementwise import Cast, Map
 from compiler.ops.reduce import Reduce
-from compiler.ops.shape import Merge, Rename, Slice, Split
 from compiler.program import Body, Instr
-
-VIEWS: tuple[type[Op], ...] = (
-    *(Broadcast, StopGradient, Transpose, Rename, Split, Merge, Slice),
-    *(comm.Shard, comm.OnlyFirst),
-)
-GROUPED = (comm.AllReduce, comm.AllGather, comm.ReduceScatter, comm.AllToAll)
 
 ALL = Fraction(1)
 
@@ -63,6 +57,11 @@ class Draft:
     count: int = 1  # tensors that go together
 
 
+def is_grouped(op: Op) -> TypeGuard[comm.Comm]:
+    """Whether all devices of a group take part in a message, not neighbours only."""
+    return isinstance(op, comm.Comm) and op.pattern in (comm.Pattern.RING, comm.Pattern.DIRECT)
+
+
 def sunk_values(body: Body, results: set[int], into: Collection[str] | None = None) -> set[str]:
     """Values that are only accumulated or written (if `into` is stated, into those accumulators), directly or through
     casts and collectives; so are these results."""
@@ -72,7 +71,7 @@ def sunk_values(body: Body, results: set[int], into: Collection[str] | None = No
         op, outs = instr.op, [v.name for v in instr.outputs]
         if isinstance(op, (effects.Accumulate, effects.Write)):
             fine = into is None or op.name in into
-        elif isinstance(op, (Cast, *VIEWS, *GROUPED)):
+        elif isinstance(op, Cast) or op.movement is not Movement.NO or is_grouped(op):
             fine = all(o in sunk and o not in other for o in outs)
         else:
             fine = False

@@ -102,5 +102,5 @@ def _computed(body: Body, times: int, sizes: Mapping[str, int], found: dict[str,
             of = [known[name] for name in (*instr.inputs, instr.outputs[0].name)]
             if Product.of(*(whole for whole, _ in of)):
                 dtype = of[0][0].dtype
-                flops = instr.op.flops([local for _, local in of[:2]], [of[2][1]])
+                flops = instr.op.flops([local for _, local in of[:2]])
                 found[dtype] = found.get(dtype, 0.0) + float(times * flops)

@@ -12,23 +12,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from math import prod
 
-from compiler.cost.kernels.drafts import ALL, GROUPED, VIEWS, Draft, Lifted, attention_cores, masked_again, sunk_values
+from compiler.cost.kernels.drafts import ALL, Draft, Lifted, attention_cores, is_grouped, masked_again, sunk_values
 from compiler.cost.kernels.routing import copies, filled
 from compiler.cost.kernels.work import Collective, Copy, Loop, Meet, Node, Part, Post, Product, Vector, Wait, Work
 from compiler.graph import ITEMSIZE
 from compiler.layout import local_type
 from compiler.ops import comm, effects
+from compiler.ops.base import Movement
 from compiler.ops.contract import Contract
-from compiler.ops.create import Full, Iota
-from compiler.ops.elementwise import Cast, Map
+from compiler.ops.elementwise import Cast
 from compiler.ops.reduce import Reduce
 from compiler.program import Body, Instr, LocalRepeat, Program, StateDecl, Var
 
-SOURCES = (Iota, Full, effects.Input)
-JOINING = (Map, Cast, Reduce, comm.MaskPad)
-Grouped = comm.AllReduce | comm.AllGather | comm.ReduceScatter | comm.AllToAll
 LATE = -2
 """In the place of an owner: nobody here reads the message."""
 NARROW = 2
@@ -95,21 +91,20 @@ class _Lift:
             self.effect(instr)
         elif isinstance(op, LocalRepeat):
             self.loop(instr, op)
-        elif isinstance(op, SOURCES):
+        elif op.leaf:
             self.define(instr.outputs[0], -1, "" if isinstance(op, effects.Input) else "constant")
-        elif isinstance(op, VIEWS) or (isinstance(op, Cast) and self.is_free_cast(instr)):
+        elif op.movement is not Movement.NO or (isinstance(op, Cast) and self.is_free_cast(instr)):
             self.view(instr)
         elif isinstance(op, Contract):
             self.contract(instr, op)
-        elif isinstance(op, GROUPED):
+        elif is_grouped(op):
             self.collective(instr, op)
-        elif isinstance(op, (comm.Halo, comm.HaloAdd)):
-            source = self.values[instr.inputs[0]]
-            rows = source.elements // source.type.size(op.dim) * (op.left + op.right)
-            work = Collective(op.mnemonic, op.axes, rows, ITEMSIZE[source.type.dtype], "activations")
-            self.add(instr, work)
+        elif isinstance(op, comm.Comm) and op.message:
+            source, target = self.values[instr.inputs[0]].type, self.lifter.value(instr.outputs[0]).type
+            rows = op.volume(source, target, self.lifter.sizes)
+            self.add(instr, Collective(op.mnemonic, op.over(), rows, ITEMSIZE[source.dtype], "activations"))
         else:
-            self.vector(instr, isinstance(op, JOINING))
+            self.vector(instr, op.joins)
         if not isinstance(op, (effects.Effect, LocalRepeat)):
             for var in instr.outputs:
                 self.values[var.name].filled = filled(instr, self.values)
@@ -219,28 +214,24 @@ class _Lift:
                 self.views.setdefault(owners[-1], []).append(view)
             draft.instrs, draft.deps, draft.carries = [], set(), set()
 
-    def collective(
-        self, instr: Instr, op: comm.AllReduce | comm.AllGather | comm.ReduceScatter | comm.AllToAll
-    ) -> None:
+    def collective(self, instr: Instr, op: comm.Comm) -> None:
         source, var = self.values[instr.inputs[0]], instr.outputs[0]
         target = self.lifter.value(var)
         role = source.taint or "activations"
         if role == "activations" and var.name in self.sunk:
             role = "weights" if self.lifter.update else "gradients"
-        elements = max(source.elements, target.elements)
-        if isinstance(op, comm.AllGather):  # uneven pieces are sent as large as the largest
-            elements = source.elements * prod(self.lifter.sizes[a] for a in op.axes)
+        elements = op.volume(source.type, target.type, self.lifter.sizes)
         itemsize = ITEMSIZE[source.type.dtype]
         whole = self.lifter.computes > NARROW
-        work = Collective(op.mnemonic, op.axes, elements, itemsize, role, whole)
+        work = Collective(op.mnemonic, op.over(), elements, itemsize, role, whole)
         late = var.name in self.sunk  # nobody here reads it: the message can wait for what comes after
-        key = (op.mnemonic, op.axes, role, LATE if late else source.owner)
+        key = (op.mnemonic, op.over(), role, LATE if late else source.owner)
         into = self.buckets.get(key)
         if into is not None and not (late and self._waits(source.owner, into)):
             draft = self.drafts[into]
             assert isinstance(draft.work, Collective)
             total = draft.work.elements * draft.work.itemsize + elements * itemsize
-            draft.work = Collective(op.mnemonic, op.axes, -(-total // itemsize), itemsize, role, whole)
+            draft.work = Collective(op.mnemonic, op.over(), -(-total // itemsize), itemsize, role, whole)
             draft.count += 1
             draft.name = f"{draft.count} {role}"
             self.wait(draft, instr.inputs)
@@ -348,7 +339,7 @@ class _Lift:
                 work = self._vector(at, draft, readers, at in cores)
             elif isinstance(work, Product):
                 work = self._product(draft, work, cores)
-            elif isinstance(work, Collective) and work.op == "all_to_all" and draft.count == 1:
+            elif isinstance(work, Collective) and work.comm.pattern is comm.Pattern.DIRECT and draft.count == 1:
                 number, places = copies(draft.instrs[0], made, self.body, self.values)
                 work = replace(work, copies=number, places=places)
             deps = tuple(sorted(place[d] for d in draft.deps))

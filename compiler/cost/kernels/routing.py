@@ -10,14 +10,17 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from compiler.cost.kernels.drafts import Lifted
-from compiler.ops.elementwise import Broadcast, Cast, Map, Transpose
+from compiler.ops.base import Op
+from compiler.ops.elementwise import Broadcast, Map
 from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Reduce
-from compiler.ops.shape import Merge, Pad, Rename, Slice, Split
+from compiler.ops.shape import Pad, Slice
 from compiler.program import Body, Instr
 
-REORDERS = (Broadcast, Transpose, Rename, Merge, Split, Cast, Slice, Pad)
-"""Operations that make no new values: elements are there more often or not at all, in another order or type."""
+
+def _reorders(op: Op) -> bool:
+    """Whether it makes no new values: elements are there more often or not at all, in another order or type."""
+    return op.selects() or isinstance(op, Pad)
 
 
 def copies(moved: Instr, made: Mapping[str, Instr], body: Body, values: Mapping[str, Lifted]) -> tuple[int, int]:
@@ -74,7 +77,7 @@ def filled(instr: Instr, values: Mapping[str, Lifted]) -> Fraction:
     if isinstance(instr.op, Take):
         table, out = (values[name].elements for name in (instr.inputs[0], instr.outputs[0].name))
         return min(Fraction(table, max(out, 1)), Fraction(1))
-    if isinstance(instr.op, (*REORDERS, Map)):
+    if _reorders(instr.op) or isinstance(instr.op, Map):
         return min((values[name].filled for name in instr.inputs), default=Fraction(1))
     return Fraction(1)
 
@@ -90,7 +93,7 @@ def _kept(instr: Instr, values: Mapping[str, Lifted]) -> Fraction:
 
 def _same(instr: Instr, values: Mapping[str, Lifted]) -> str | None:
     """The operand of which the result holds nothing but elements (and zeros, where a mask says so)."""
-    if isinstance(instr.op, (*REORDERS, Take)):
+    if _reorders(instr.op) or isinstance(instr.op, Take):
         return instr.inputs[0]
     if isinstance(instr.op, Map) and instr.op.fn == "where" and len(instr.inputs) == 2:
         mask, kept = instr.inputs

@@ -7,6 +7,10 @@ from math import prod
 from typing import Union
 
 from compiler.graph import Type
+from compiler.ops.comm import Comm
+from compiler.ops.registry import COMM
+
+COLLECTIVES: dict[str, type[Comm]] = {c.mnemonic: c for c in COMM}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,11 @@ class Collective:
     whole: bool = False
     copies: int = 1
     places: int = 0
+
+    @property
+    def comm(self) -> type[Comm]:
+        """The class of the op, which knows how its messages go."""
+        return COLLECTIVES[self.op]
 
 
 @dataclass(frozen=True, slots=True)

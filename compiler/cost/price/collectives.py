@@ -8,6 +8,7 @@ from math import ceil, log2, prod
 from compiler.cost.kernels.work import Collective
 from compiler.cost.price.calibration import Calibration
 from compiler.cost.price.machine import Machine
+from compiler.ops.comm import Pattern
 
 QUICK = (0.5, 0.25)
 """Of a protocol for short messages: share of the bandwidth, and of `inner_half`. NCCL's LL sends a flag with each half
@@ -45,9 +46,9 @@ def collective_seconds(work: Collective, machine: Machine, cal: Calibration) -> 
     counts = machine.span(work.axes)
     if prod(counts) <= 1:
         return 0.0
-    if work.op in ("halo", "halo_add"):
+    if work.comm.pattern is Pattern.NEIGHBOURS:
         return point_seconds(work.elements * itemsize(work, cal), machine.outermost(work.axes), machine, cal)
-    times = 2.0 if work.op == "all_reduce" else 1.0
+    times = work.comm.passes
     latency = 0.0
     for level, n in enumerate(counts):
         if n > 1:
@@ -60,7 +61,7 @@ def level_seconds(work: Collective, machine: Machine, cal: Calibration) -> tuple
     counts = machine.span(work.axes)
     found = []
     for level, (n, (of, sent)) in enumerate(zip(counts, _level_bytes(work, counts, cal))):
-        detour = _detour(n, machine.levels[level].topology) if work.op == "all_to_all" else 1.0
+        detour = _detour(n, machine.levels[level].topology) if work.comm.pattern is Pattern.DIRECT else 1.0
         found.append(sent * detour / bandwidth(machine, cal, level, of, n) if n > 1 else 0.0)
     return tuple(found)
 
@@ -74,9 +75,9 @@ def _level_bytes(work: Collective, counts: Sequence[int], cal: Calibration) -> I
     """
     total, within = prod(counts), 1
     size = left = work.elements * itemsize(work, cal)
-    times = 2.0 if work.op == "all_reduce" else 1.0
+    times = work.comm.passes
     for level, n in enumerate(counts):
-        if work.op != "all_to_all":
+        if work.comm.pattern is not Pattern.DIRECT:
             yield left, times * left * (n - 1) / n
         elif cal.distinct > 0 and work.copies > 1:
             domains = total // within
@@ -122,11 +123,11 @@ def sent_bytes(work: Collective, machine: Machine, cal: Calibration) -> float:
     `distinct` what goes out, and what is passed on inside."""
     n = prod(machine.sizes[a] for a in work.axes)
     size = work.elements * itemsize(work, cal)
-    if work.op in ("halo", "halo_add"):
+    if work.comm.pattern is Pattern.NEIGHBOURS:
         return float(size)
-    if work.op == "all_to_all":
+    if work.comm.pattern is Pattern.DIRECT:
         return sum(sent for _, sent in _level_bytes(work, machine.span(work.axes), cal))
-    return size * (2.0 if work.op == "all_reduce" else 1.0) * (n - 1) / n
+    return size * work.comm.passes * (n - 1) / n
 
 
 def point_seconds(size: float, level: int, machine: Machine, cal: Calibration) -> float:

@@ -18,6 +18,7 @@ from compiler.cost.price.collectives import (
 from compiler.cost.price.compute import launches, product_seconds, vector_seconds
 from compiler.cost.price.machine import Machine
 from compiler.cost.time.timeline import PICOSECONDS
+from compiler.ops.comm import Pattern
 from compiler.traffic import in_mesh_order
 
 COMPUTE, COPY, COMM = 0, 1, 2
@@ -73,11 +74,11 @@ class Pricer:
             level = machine.outermost(work.axes)
             sent = sent_bytes(work, machine, cal)
             if work.role == "activations":  # computation waits for what is not hidden in its products
-                seconds *= 1.0 - (cal.exchange if work.op == "all_to_all" else cal.overlap)
+                seconds *= 1.0 - (cal.exchange if work.comm.pattern is Pattern.DIRECT else cal.overlap)
             blocking = update or work.role == "activations" or cal.prefetch <= 0
             ps, axes = picoseconds(seconds), "+".join(in_mesh_order(work.axes, machine.sizes))
             inner: tuple[float, ...] = ()
-            if level and not work.op.startswith("halo"):
+            if level and work.comm.pattern is not Pattern.NEIGHBOURS:
                 inner = level_seconds(work, machine, cal)[:level]
             also = tuple((COMM + i, min(ps, picoseconds(s))) for i, s in enumerate(inner) if s)
             return Priced(COMM + level, ps, blocking, axes, "collective", 1.0, sent, also)

@@ -8,13 +8,9 @@ from compiler.graph import Node, Type, Value
 from compiler.layout import TIME, Layout, is_padded, local_type
 from compiler.ops.base import Loop
 from compiler.ops.comm import Halo, HaloAdd, MaskPad
-from compiler.ops.contract import Contract
 from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast, Map
-from compiler.ops.index import ScatterAdd, Take
-from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
-from compiler.ops.window import Fold, Window
 from compiler.origin import Phase
 from compiler.passes.copying import renamed
 from compiler.passes.place.choose import Plan, choose
@@ -95,10 +91,12 @@ def _operand(region: Region, node: Node, plan: Plan, i: int) -> Value:
         if not axes or name is None:
             continue
         d = value.type.index(name)
-        if loop.kind == "halo" and isinstance(node.op, Window) and loop.halo != (0, 0):
-            got, layout = _fetch_halo(region, node.op, got, layout, d, loop, tuple(axes))
+        if loop.kind == "halo" and not loop.gives and loop.halo != (0, 0):
+            got, layout = _fetch_halo(region, got, layout, d, loop, tuple(axes))
         elif (
-            loop.kind in ("sum", "max") and is_padded(value.type.dims[d], tuple(axes), region.sizes) and _masks(node, i)
+            loop.kind in ("sum", "max")
+            and is_padded(value.type.dims[d], tuple(axes), region.sizes)
+            and node.op.sees_padding(i)
         ):
             masked = renamed(value, region.shared.names.fresh(f"{value.name}.masked"), Phase.MOVED)
             lowest = -inf if value.type.is_float else -(2.0**31)
@@ -109,17 +107,8 @@ def _operand(region: Region, node: Node, plan: Plan, i: int) -> Value:
     return got
 
 
-def _masks(node: Node, i: int) -> bool:
-    """Whether unused elements of the operand could reach the result: rows that no index names cannot."""
-    if isinstance(node.op, Take):
-        return False
-    if isinstance(node.op, ScatterAdd):
-        return i == 0
-    return node.inputs[i].type.is_float or isinstance(node.op, (Contract, Reduce))
-
-
 def _fetch_halo(
-    region: Region, op: Window, got: Value, layout: Layout, d: int, loop: Loop, axes: tuple[str, ...]
+    region: Region, got: Value, layout: Layout, d: int, loop: Loop, axes: tuple[str, ...]
 ) -> tuple[Value, Layout]:
     left, right = loop.halo
     piece = local_type(got.type, Layout(layout.dims), region.sizes).dims[d]
@@ -133,7 +122,7 @@ def _fetch_halo(
         left, right = min(left, piece.size), min(right, piece.size)
     wide = Layout(layout.dims, layout.pending, (*layout.halo, (d, left, right)))
     out = renamed(got, region.shared.names.fresh(f"{got.name}.halo"), Phase.MOVED)
-    region.nodes.append(Node(Halo(piece.name, axes, left, right, op.fill), (got,), (out,), region.span))
+    region.nodes.append(Node(Halo(piece.name, axes, left, right, loop.fill), (got,), (out,), region.span))
     region.shared.layouts[out.name] = wide
     return out, wide
 
@@ -146,12 +135,11 @@ def _emit(region: Region, node: Node, plan: Plan, inputs: tuple[Value, ...]) -> 
             pending.update(dict.fromkeys(axes, loop.kind))
     borders: list[tuple[int, int, int, Loop, tuple[str, ...]]] = []
     outputs = list(node.outputs)
-    if isinstance(node.op, Fold):
-        for loop, axes in zip(plan.loops, plan.axes, strict=True):
-            if loop.kind == "halo" and axes and loop.halo != (0, 0) and loop.outs[0] is not None:
-                borders.append((node.output.type.index(loop.outs[0]), *loop.halo, loop, tuple(axes)))
-        if borders:
-            outputs = [renamed(node.output, region.shared.names.fresh(f"{node.output.name}.wide"))]
+    for loop, axes in zip(plan.loops, plan.axes, strict=True):
+        if loop.kind == "halo" and loop.gives and axes and loop.halo != (0, 0) and loop.outs[0] is not None:
+            borders.append((node.output.type.index(loop.outs[0]), *loop.halo, loop, tuple(axes)))
+    if borders:
+        outputs = [renamed(node.output, region.shared.names.fresh(f"{node.output.name}.wide"))]
     region.nodes.append(Node(node.op, inputs, tuple(outputs), node.span))
     for j, (out, made) in enumerate(zip(node.outputs, outputs, strict=True)):
         dims = tuple(walked(plan.loops, plan.axes, out, None, j))

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from compiler.graph import Names, Node, Value
 from compiler.layout import TIME, Layout, local_type, replicated
 from compiler.ops.comm import Relayout
-from compiler.ops.create import Full
 from compiler.origin import Phase
 from compiler.passes.copying import renamed
 from compiler.passes.place.rules import Rules
@@ -170,7 +169,7 @@ class Region:
         """A constant, computed in the layout that is asked for (dims that cannot be split are cut afterwards)."""
         op = node.op
         direct = layout
-        if layout.pending and not (isinstance(op, Full) and op.value == 0):
+        if layout.pending and op.uniform() != 0:
             direct = direct.resolved()
         loops = op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
         by_out = {loop.outs[0]: loop for loop in loops if loop.outs[0] is not None}
@@ -207,8 +206,7 @@ class Region:
             raise KeyError(f"{value.name} is read before it is placed")
         source = min(versions, key=lambda v: self._cost(value, v.layout, layout))
         for step in plan_relayout(value.type, source.layout, layout, self.sizes):
-            axes: tuple[str, ...] = getattr(step.op, "axes", ())
-            if TIME in axes and step.op.mnemonic not in ("shard", "only_first"):
+            if TIME in step.op.over() and step.op.message:
                 self._whole_batch(value, source.layout)
         word = _suffix(value, source.layout, layout)
         out = renamed(value, self.shared.names.fresh(f"{value.name}.{word}"), Phase.MOVED)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from compiler.graph import Graph, Node, Value
 from compiler.layout import TIME, Layout
-from compiler.ops.create import Full
 from compiler.ops.repeat import Repeat
 from compiler.passes.place.node import place_node
 from compiler.passes.place.region import GradMark, Region, Version
@@ -78,7 +77,7 @@ def _stays_pending(region: Region, natural: Layout, outer: Value) -> bool:
 
 def _zero(region: Region, value: Value) -> bool:
     made = region.lazy.get(value.name)
-    return made is not None and isinstance(made.op, Full) and made.op.value == 0
+    return made is not None and made.op.uniform() == 0
 
 
 def _try(region: Region, node: Node, op: Repeat, layouts: list[Layout]) -> _Trial:

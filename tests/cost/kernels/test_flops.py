@@ -142,7 +142,7 @@ class Unrolled:
                     left, right, out = types
                     rows = any(d.size > 1 and out.has(d.name) and not right.has(d.name) for d in left.dims)
                     columns = any(d.size > 1 and out.has(d.name) and not left.has(d.name) for d in right.dims)
-                    flops = node.op.flops(types[:2], types[2:]) if rows or columns else 0.0
+                    flops = node.op.flops(types[:2]) if rows or columns else 0.0
                 made = [self.step(operands, flops)] * len(node.outputs)
             env.update(zip(node.outputs, made, strict=True))
 
