@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from compiler.graph import Type
+from compiler.homes import Homes
 from compiler.layout import Layout
 from compiler.model import Init
 from compiler.ops.base import Op
@@ -330,7 +331,7 @@ class Program:
     inputs: tuple[InputDecl, ...]
     entries: tuple[Entry, ...]
     seed: int = 0
-    stages: int = 1  # virtual stages = groups * chunks; stage v lives on group v % groups as chunk v // groups
+    homes: Homes = Homes()
 
     @property
     def classes(self) -> tuple[DeviceClass, ...]:
@@ -360,6 +361,11 @@ class Program:
         for a in self.axes:
             n *= a.size if a.kind == "place" else 1
         return n
+
+    @property
+    def stages(self) -> int:
+        """Number of stages; a group has several where its chunks are."""
+        return len(self.homes)
 
     @property
     def microbatches(self) -> int:

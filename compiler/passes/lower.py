@@ -58,7 +58,7 @@ def lower(placed: Placed, staged: Staged) -> Program:
     places = place_axes(job.strategy)
     axes += [Axis(a.name, a.size, "place" if a.name in places else "mesh") for a in job.strategy.mesh if a.size > 1]
     inputs = tuple(InputDecl(i.value.name, i.value.type, i.low, i.high) for i in placed.training.model.inputs)
-    return Program(job.name, tuple(axes), inputs, (Entry(entry, tuple(found)),), job.seed, staged.stages)
+    return Program(job.name, tuple(axes), inputs, (Entry(entry, tuple(found)),), job.seed, staged.homes)
 
 
 def _homes(placed: Placed, staged: Staged, lowered: Sequence[_Class]) -> dict[str, tuple[int, ...]]:
@@ -74,7 +74,7 @@ def _homes(placed: Placed, staged: Staged, lowered: Sequence[_Class]) -> dict[st
         for cls in lowered:
             for chunk, weights in cls.reads.items():
                 if w.name in weights:
-                    stages |= {g + chunk * staged.groups for g in cls.groups}
+                    stages |= {staged.homes.stage(g, chunk) for g in cls.groups}
         found[w.name] = tuple(sorted(stages)) or ((0,) if placed.training.trains else ())
     return found
 
@@ -92,7 +92,7 @@ class _Class:
         self.reads: dict[int, set[str]] = {}  # chunk -> weights that its F, B and W read
         self.totals: set[str] = set()  # of whole batches, that they read
         for chunk in range(self.staged.chunks):
-            stage = groups[0] + chunk * staged.groups
+            stage = staged.homes.stage(groups[0], chunk)
             part = self.part(stage)
             late = None if self.placed.late is None else self.late(self.placed.late, stage, chunk, part)
             backward = self.backward(stage, chunk, part, late) if self.training.trains else None
@@ -124,7 +124,7 @@ class _Class:
         """Whether metrics are made here of what was added up."""
         parts = part_decls(self.placed, self.names)
         place = self.staged.counts_at(parts[0][1], self.staged.forward) if parts else None
-        return place is not None and place % self.staged.groups in self.groups
+        return place is not None and self.staged.homes.group(place) in self.groups
 
     def part(self, stage: int) -> Part | None:
         cut = self.staged.cut
@@ -136,13 +136,11 @@ class _Class:
             return ()
         found = []
         for chunk in range(self.staged.chunks):
-            v = self.groups[0] + chunk * self.staged.groups
-            slope = cut.counts[v] if len(self.groups) > 1 else 0
-            found.append(
-                LoopRange(
-                    cut.label, chunk, Affine(cut.firsts[v] - slope * self.groups[0], slope), cut.counts[v], cut.total
-                )
-            )
+            firsts = [cut.firsts[self.staged.homes.stage(g, chunk)] for g in self.groups[:2]]
+            slope = firsts[-1] - firsts[0]
+            first = Affine(firsts[0] - slope * self.groups[0], slope)
+            count = cut.counts[self.staged.homes.stage(self.groups[0], chunk)]
+            found.append(LoopRange(cut.label, chunk, first, count, cut.total))
         return tuple(found)
 
     # --- forward and backward ----------------------------------------------------------------------

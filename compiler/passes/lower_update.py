@@ -116,14 +116,14 @@ class _Update:
         """Chunks of this class that hold the weight."""
         found = []
         for chunk in range(self.staged.chunks):
-            stages = {g + chunk * self.staged.groups for g in self.groups}
+            stages = {self.staged.homes.stage(g, chunk) for g in self.groups}
             if self.homes[weight] == (ALL,) or stages & set(self.homes[weight]):
                 found.append(chunk)
         return found
 
     def _contributes(self, weight: str, chunk: int) -> bool:
         """Whether the backward pass of this class adds to the weight's gradient."""
-        stages = {g + chunk * self.staged.groups for g in self.groups}
+        stages = {self.staged.homes.stage(g, chunk) for g in self.groups}
         index = next(i for i, w in enumerate(self.trained) if w.name == weight)
         places = [self.staged.counts_at(v, self.staged.backward) for v in self.staged.addends[index]]
         return any(p == ALL or p in stages for p in places)
@@ -180,7 +180,7 @@ class _Update:
         return self.here(next(iter(weights))) if weights else [0]
 
     def _emitter(self, chunk: int) -> PieceEmitter:
-        cut, stage = self.staged.cut, self.groups[0] + chunk * self.staged.groups
+        cut, stage = self.staged.cut, self.staged.homes.stage(self.groups[0], chunk)
         count, total = (1, 1) if cut is None else (cut.counts[stage], cut.total)
         return PieceEmitter(self.placed, self.names, self.over.pieces, count, total)
 
@@ -244,7 +244,7 @@ class _Update:
         if self.homes[weight] == (ALL,) or not chunks:
             return
         current = self._sum([emits[c].name(value) for c in chunks], value, layout, emits[0])
-        groups = tuple(sorted({s % self.staged.groups for s in self.homes[weight]}))
+        groups = tuple(sorted({self.staged.homes.group(s) for s in self.homes[weight]}))
         if len(groups) > 1:
             name = self.names.fresh(f"{value.name}.joined")
             op = StageReduce(self.buffers.gradients[weight], "sum", groups)
@@ -271,7 +271,7 @@ class _Update:
         """What this class adds for one weight, if it does. A weight held by several stages counts in the first."""
         (weight,) = self.deps[leaf.name]
         homes = self.homes[weight]
-        stages = {c: self.groups[0] + c * self.staged.groups for c in self.here(weight)}
+        stages = {c: self.staged.homes.stage(self.groups[0], c) for c in self.here(weight)}
         names = [emits[c].name(leaf) for c, stage in stages.items() if homes == (ALL,) or stage == homes[0]]
         return self._sum(names, leaf, self.placed.layouts[leaf.name], emits[0]) if names else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from compiler.homes import Homes
 from compiler.model import Init
 from compiler.ops.common import listed
 from compiler.program import Axis, DeviceClass, Entry, Function, InputDecl, LoopRange, Program, Schedule, StateDecl
@@ -16,6 +17,7 @@ from dsl.diagnostics import ParcError, did_you_mean
 
 MAX_AXES = 64
 MAX_DEVICES = 10**9
+MAX_STAGES = 10**6
 MAX_SHARED = 1_000_000
 """States and instructions that all classes together take over from others."""
 
@@ -47,17 +49,17 @@ class _Parser(ScheduleParser):
         self.end_line()
         axes = self._mesh()
         self.sizes = {a.name: a.size for a in axes}
-        stages = self._setting("stages", 1)
+        homes = self._homes(Program(name, axes, (), ()).groups)
         seed = self._setting("seed", 0)
         inputs: list[InputDecl] = []
         entries: list[Entry] = []
-        self.header = Program(name, axes, (), (), seed, stages)
+        self.header = Program(name, axes, (), (), seed, homes)
         while self.sees_word("input"):
             inputs.append(self._input())
         while not self.sees("end"):
             entries.append(self._entry(entries))
         self.found.raise_if_any()
-        return Program(name, axes, tuple(inputs), tuple(entries), seed, stages), self.where
+        return Program(name, axes, tuple(inputs), tuple(entries), seed, homes), self.where
 
     def _entry(self, before: Sequence[Entry]) -> Entry:
         """The stages up to the next `entry`; its head is left out where there is nothing but `train_step`."""
@@ -92,6 +94,27 @@ class _Parser(ScheduleParser):
             if not self.take(","):
                 break
         return found
+
+    def _homes(self, groups: int) -> Homes:
+        """`stages 4`, dealt round and round; `stages on (0, 1, 1, 0)`."""
+        start = self.token
+        if not self.take_word("stages"):
+            return Homes()
+        if self.take_word("on"):
+            self.mark("(")
+            listed: list[int] = []
+            while not self.sees(")") and len(listed) <= MAX_STAGES:
+                listed.append(self.natural("the group of a stage"))
+                if not self.take(","):
+                    break
+            self.mark(")")
+            homes = Homes(tuple(listed))
+        else:
+            homes = Homes.dealt(groups, min(self.natural(), MAX_STAGES + 1))
+        if len(homes) > MAX_STAGES:
+            raise self.error("E0608", f"more than {MAX_STAGES:,} stages", start)
+        self.end_line()
+        return homes
 
     def _setting(self, word: str, default: int) -> int:
         if not self.take_word(word):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 
 from compiler.graph import Dim, Type
+from compiler.homes import Homes
 from compiler.layout import Layout
 from compiler.numbering import Ranks
 from compiler.ops.elementwise import Map
@@ -45,7 +46,7 @@ def show(program: Program) -> str:
     axes = (f"{quote(a.name)}={a.size}{kinds.get(a.kind, ' ' + quote(a.kind))}" for a in program.axes)
     lines.append(f"mesh ({', '.join(axes)})")
     if program.stages != 1:
-        lines.append(f"stages {program.stages}")
+        lines.append(f"stages {show_homes(program)}")
     if program.seed:
         lines.append(f"seed {program.seed}")
     lines += [_input(i) for i in program.inputs]
@@ -54,6 +55,14 @@ def show(program: Program) -> str:
             lines += ["", show_entry(entry)]
         lines += _classes(program, entry.classes)
     return "\n".join(lines) + "\n"
+
+
+def show_homes(program: Program) -> str:
+    """`4`, or, where they are not dealt round and round, `on (0, 1, 1, 0)`: the group of each."""
+    homes = program.homes
+    if homes == Homes.dealt(program.groups, len(homes)):
+        return str(len(homes))
+    return f"on ({', '.join(map(str, homes.groups))})"
 
 
 def show_entry(entry: Entry) -> str:

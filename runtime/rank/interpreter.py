@@ -159,9 +159,9 @@ class Device:
         elif isinstance(op, Save):
             self._save(op.name, values[instr.inputs[0]])
         elif isinstance(op, Send):
-            own = self.group + self.chunk * self.program.groups
+            own = self.program.homes.stage(self.group, self.chunk)
             key = (op.name, self.ctx.micro, own, own + op.to)
-            yield from self.comm.send(key, (own + op.to) % self.program.groups, arrays[0])
+            yield from self.comm.send(key, self.program.homes.group(own + op.to), arrays[0])
         elif isinstance(op, (Input, Read, Load)):
             (out,) = instr.outputs
             values[out.name] = self._source(op, out)
@@ -171,9 +171,9 @@ class Device:
             values[out.name] = Held(self._compute(instr, scope, arrays)[0], held.buffer.hold())
         else:
             if isinstance(op, Recv):
-                own = self.group + self.chunk * self.program.groups
+                own = self.program.homes.stage(self.group, self.chunk)
                 key = (op.name, self.ctx.micro, own + op.source, own)
-                results = [(yield from self.comm.recv(key, (own + op.source) % self.program.groups))]
+                results = [(yield from self.comm.recv(key, self.program.homes.group(own + op.source)))]
             elif isinstance(op, StageReduce):
                 total = yield from self.comm.stage_reduce(op.key, op.groups, op.fn, arrays[0])
                 results = [rounded(total, instr.outputs[0].type.dtype)]

@@ -59,11 +59,11 @@ class _Group:
         self.action = ""
 
     def stage_of(self, chunk: int) -> int:
-        return self.index + chunk * self.emulator.program.groups
+        return self.emulator.program.homes.stage(self.index, chunk)
 
     def send(self, name: str, micro: int, chunk: int, to: int, value: Array) -> None:
         own = self.stage_of(chunk)
-        target = self.emulator.groups[(own + to) % self.emulator.program.groups]
+        target = self.emulator.groups[self.emulator.program.homes.group(own + to)]
         key = name, micro, own, own + to
         target.mail[key] = value
         self.emulator.turns.arrived(key)
