@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from compiler.layout import local_type
 from compiler.memory.peak import most
+from compiler.origin import Role
 from compiler.program import DeviceClass, For, FunctionPhase, Program, Run, StateDecl
 from compiler.text.attrs import runs, show_run
 from compiler.text.printer import show_homes, show_schedule, show_type
@@ -45,7 +46,7 @@ def buffers(program: Program) -> tuple[Buffers, ...]:
         totals: dict[tuple[str, str], int] = {}
         for s in cls.states:
             # In flight are (chunk, micro-batch) pairs, spread over the chunks.
-            copies = -(-flying // chunks) if s.role == "saved" else 1
+            copies = -(-flying // chunks) if s.role is Role.SAVED else 1
             key = (s.role, s.memory)
             totals[key] = totals.get(key, 0) + copies * local_type(s.type, s.layout, program.sizes).bytes
         found += [Buffers(cls.groups, role, memory, n) for (role, memory), n in totals.items()]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
 from compiler.graph import Dim, Type
 
-TIME = "mb"  # the micro-batch axis: a split over time, not over devices
+TIME = "micro-batches"  # their axis: a split over time, not over devices. No mesh can call one of its axes so
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """`dims[i]`: the axes (major to minor) that split dim i of the type; `pending`: (axis, "sum" | "max"), sorted.
+    """`dims[i]`: the axes (major to minor) that split dim i of the type; `pending`: (axis, "sum" | "max"), in the order
+    of the mesh, the micro-batches first.
 
     `halo`: (dim index, left, right): borders that a piece holds beyond its own part. Axes in neither: replicated.
     """
@@ -46,6 +47,12 @@ class Layout:
     def resolved(self) -> Layout:
         """The same without pending reductions."""
         return Layout(self.dims, (), self.halo)
+
+
+def in_order(pending: Iterable[tuple[str, str]], mesh: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Pending reductions in the order of the mesh's axes."""
+    found = dict(pending)
+    return tuple((a, found[a]) for a in mesh if a in found) if found else ()
 
 
 def replicated(rank: int) -> Layout:

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from compiler.graph import Graph, Value
+from compiler.origin import Role
 from dsl.source import NOWHERE, Span
 
 # --- model ---------------------------------------------------------------------------------------
@@ -297,7 +298,7 @@ class State:
 
     value: Value
     init: Init
-    role: str
+    role: Role
     of: str | None = None
 
     @property

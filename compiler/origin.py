@@ -33,6 +33,28 @@ class Origin:
 FORWARD = Origin()
 
 
+class Role(StrEnum):
+    """What a buffer is for. The last three are of values that no program declares."""
+
+    WEIGHT = "weight"  # live across steps, like the next two
+    OPTIMIZER = "optimizer"
+    COUNTER = "counter"
+    GRADIENT = "gradient"  # added up over the micro-batches of a step, like the next two
+    LOSS = "loss"
+    METRIC = "metric"
+    OUTPUT = "output"  # what the model puts out: one per micro-batch to the end of the step, or added up over them
+    REPORT = "report"  # a scalar that the update writes
+    STATISTIC = "statistic"  # of a whole batch: what P or F adds up over the micro-batches, and what S makes of it
+    SAVED = "saved"  # one per micro-batch in flight, from the forward pass to the backward pass
+    ACTIVATION = "activation"
+    MESSAGE = "message"
+    INPUT = "input"
+
+
+DECLARED = tuple(r for r in Role if r not in (Role.ACTIVATION, Role.MESSAGE, Role.INPUT))
+"""The roles of states."""
+
+
 def within(path: str, scope: str | None) -> bool:
     """Whether a path is the scope (None: the whole model) or stands below it."""
     return scope is None or path == scope or path.startswith(f"{scope}.")

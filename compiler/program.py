@@ -17,7 +17,7 @@ from compiler.model import Init
 from compiler.ops.base import Op
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Save, Write
-from compiler.origin import FORWARD, Origin, Phase
+from compiler.origin import FORWARD, Origin, Phase, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class LocalRepeat(Op):
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """kind `mesh`: devices; `place`: devices that hold different stages; `time`: the micro-batches (name "mb")."""
+    """kind `mesh`: devices; `place`: devices that hold different stages; `time`: micro-batches (its name is `TIME`)."""
 
     name: str
     size: int
@@ -106,16 +106,13 @@ class LoopRange:
 class StateDecl:
     """A named buffer of each device of a class.
 
-    role: `weight`, `optimizer`, `counter` (live across steps), `gradient`, `loss`, `metric` (accumulate over the
-    micro-batches of a step), `statistic` (of a whole batch: what P or F adds up over the micro-batches, and what S
-    makes of it), `report` (a scalar that U writes), `saved` (one per micro-batch in flight, from F to B).
-    `name` carries `#chunk` for chunks beyond the first. `logical` is the name in the serial program (without `#chunk`).
+    `logical` is the name in the serial program: chunks and copies have names of their own.
     frozen: a weight that no update renews.
     Types of stacked tensors have the local count of layers as the size of the loop dim; see LoopRange.
     """
 
     name: str
-    role: str
+    role: Role
     type: Type
     layout: Layout
     chunk: int = 0
@@ -315,10 +312,10 @@ class Entry:
         return tuple(sorted(found, key=found.__getitem__))
 
 
-RESULTS = ("loss", "metric", "output", "report")
+RESULTS = (Role.LOSS, Role.METRIC, Role.OUTPUT, Role.REPORT)
 """Roles of buffers whose contents an entry gives to whoever asked."""
 
-LASTING = ("weight", "optimizer", "counter")
+LASTING = (Role.WEIGHT, Role.OPTIMIZER, Role.COUNTER)
 """Roles of buffers that live across steps, for all entries."""
 
 

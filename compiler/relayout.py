@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compiler.graph import Type
-from compiler.layout import Layout, local_type
+from compiler.layout import Layout, in_order, local_type
 from compiler.ops.comm import AllGather, AllReduce, AllToAll, Comm, OnlyFirst, ReduceScatter, Shard
 
 
@@ -30,8 +30,8 @@ def plan_relayout(type: Type, source: Layout, target: Layout, sizes: Mapping[str
     names = type.names
     dims = [list(d) for d in source.dims]
     want = [list(d) for d in target.dims]
-    pending = dict(source.pending)
-    goal = dict(target.pending)
+    pending = dict(in_order(source.pending, sizes))
+    goal = dict(in_order(target.pending, sizes))
     home = {a: i for i, axes in enumerate(want) for a in axes}
     steps: list[Step] = []
 
@@ -39,7 +39,7 @@ def plan_relayout(type: Type, source: Layout, target: Layout, sizes: Mapping[str
         return dims[i] == want[i][: len(dims[i])] and len(want[i]) > len(dims[i]) and want[i][len(dims[i])] == axis
 
     def emit(op: Comm) -> None:
-        layout = Layout(tuple(map(tuple, dims)), tuple(sorted(pending.items())))
+        layout = Layout(tuple(map(tuple, dims)), in_order(pending.items(), sizes))
         merged = steps[-1].op.merged(op) if steps else None
         if isinstance(merged, Comm):
             steps[-1] = Step(merged, layout)

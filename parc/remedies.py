@@ -18,6 +18,7 @@ from compiler.driver import Compiled, compile_job
 from compiler.evaluate.index import index_model
 from compiler.memory.action import FIRST
 from compiler.model import Axis, Job, RecomputeRule, ShardRule, SplitRule, Strategy
+from compiler.origin import Role
 from compiler.verify import verify
 from dsl.diagnostics import ParcError
 from parc.memory import Measure, Needs, of_stack
@@ -209,7 +210,7 @@ def _recompute(compiled: Compiled, needs: Needs) -> Iterator[Change]:
     saved: dict[str, int] = {}
     for a in needs.moment().alive:
         parts = a.name.split(".")
-        if a.role == "saved" and len(parts) > 2 and parts[0] in index.loops:
+        if a.role is Role.SAVED and len(parts) > 2 and parts[0] in index.loops:
             place = ".".join(parts[:2])
             if place in index.scopes:
                 saved[place] = saved.get(place, 0) + a.bytes

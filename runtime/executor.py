@@ -16,6 +16,7 @@ from compiler.graph import Type
 from compiler.layout import Layout
 from compiler.liveness import walk
 from compiler.ops.effects import Input
+from compiler.origin import Role
 from compiler.program import LASTING, DeviceClass, FunctionPhase, Program, StateDecl, Var
 from runtime.distribute import Array, Mesh, logical_type, own_part
 from runtime.inputs import check_batch
@@ -134,11 +135,11 @@ class LocalExecutor(ABC):
 
     def weights(self) -> Arrays:
         """The weights as logical arrays by name."""
-        return self.collect(("weight",), add=False)
+        return self.collect((Role.WEIGHT,), add=False)
 
     def states(self) -> Arrays:
         """The optimizer's states and the counters as logical arrays by name."""
-        return self.collect(("optimizer", "counter"), add=False)
+        return self.collect((Role.OPTIMIZER, Role.COUNTER), add=False)
 
     def put(self, arrays: Mapping[str, Array]) -> None:
         """Replace weights and states, by their logical names; ValueError for a name or a shape that is not there."""
@@ -213,15 +214,15 @@ class LocalExecutor(ABC):
         self.deliver(values)
         with quiet():
             self.play()
-            loss = self.collect(("loss",), add=True)
-            pieces = self.pieces(("gradient",)) if gradients else []
+            loss = self.collect((Role.LOSS,), add=True)
+            pieces = self.pieces((Role.GRADIENT,)) if gradients else []
             result = StepResult(
                 next(iter(loss.values())) if loss else np.zeros(()),
-                self.collect(("metric",), add=True, only_update=False),
+                self.collect((Role.METRIC,), add=True, only_update=False),
                 joined(pieces, self.mesh, add=True),
-                self.collect(("metric", "report"), add=False, only_update=True),
+                self.collect((Role.METRIC, Role.REPORT), add=False, only_update=True),
                 lambda: magnitudes(pieces, self.mesh),
-                self.collect(("output",), add=True),
+                self.collect((Role.OUTPUT,), add=True),
             )
         self.steps += self._updates
         self.end_step()

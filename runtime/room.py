@@ -23,6 +23,7 @@ from compiler.memory.peak import ClassMemory
 from compiler.model import Training
 from compiler.ops.effects import Input
 from compiler.ops.repeat import Repeat
+from compiler.origin import Role
 from compiler.program import DeviceClass, Program, Var
 from runtime.numpy import STORAGE
 
@@ -107,7 +108,7 @@ def stacked(program: Program) -> int:
         memory = _Stacked(program, cls)
         for group in cls.groups:
             roles = [r for peak in memory.use(group).values() for r in peak.roles.items()]
-            kept = sum(n for role, n in roles if role in (*STATIC, "gradient", "saved", "input"))
+            kept = sum(n for role, n in roles if role in (*STATIC, Role.GRADIENT, Role.SAVED, Role.INPUT))
             lasting += kept
             passing = max(passing, sum(n for _, n in roles) - kept)
     return lasting + passing
@@ -169,7 +170,7 @@ class _Stacked(ClassMemory):
         for (name, layout), var in inputs.items():
             times = self.sizes[TIME] if TIME in layout.axes else 1
             size = times * _whole(var.type, layout, self.sizes)
-            self.static.setdefault(("hbm", "input"), []).append((name, size))
+            self.static.setdefault(("hbm", Role.INPUT), []).append((name, size))
 
 
 def _whole(type: Type, layout: Layout, sizes: Mapping[str, int]) -> int:

@@ -14,7 +14,7 @@ from compiler.evaluate.values import BROKEN, Bound, Broken, Number, Results, Ski
 from compiler.graph import FLOATS, Dim, Type, Value
 from compiler.model import Init, Input, State, Weight
 from compiler.ops.elementwise import Cast, Transpose
-from compiler.origin import Origin
+from compiler.origin import Origin, Role
 from dsl import ast
 from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
@@ -304,7 +304,7 @@ def _state(statement: ast.StateDecl, scope: Scope) -> None:
         path = scope.making.names.fresh(f"{owner}.{name.id}")
         value = Value(path, w.type, name.span, Origin(path))
         scope.frame.own.add(value)
-        scope.making.states[name.id] = State(value, init, "optimizer", owner)
+        scope.making.states[name.id] = State(value, init, Role.OPTIMIZER, owner)
         scope.assign(name.id, value)
 
 

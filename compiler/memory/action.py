@@ -28,10 +28,11 @@ from compiler.layout import local_type
 from compiler.liveness import Liveness, liveness
 from compiler.ops.base import Movement
 from compiler.ops.effects import Accumulate, Input, Load, Read, Save
+from compiler.origin import Role
 from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Var
 
 FIRST = "hbm"
-STATIC = ("weight", "optimizer", "counter", "report")
+STATIC = (Role.WEIGHT, Role.OPTIMIZER, Role.COUNTER, Role.REPORT)
 
 
 @dataclass(eq=False, slots=True)
@@ -47,7 +48,7 @@ class Buffer:
 
     @property
     def role(self) -> str:
-        return self.accumulator or ("saved" if self.slots else self.origin)
+        return self.accumulator or (Role.SAVED if self.slots else self.origin)
 
 
 Totals = dict[tuple[str, str], int]  # (memory, role) -> bytes
@@ -100,7 +101,7 @@ class Replay:
         key = (b.memory, b.role)
         self.totals[key] = self.totals.get(key, 0) + sign * b.bytes
 
-    def _new(self, name: str, size: int, origin: str = "activation", memory: str = FIRST) -> Buffer:
+    def _new(self, name: str, size: int, origin: str = Role.ACTIVATION, memory: str = FIRST) -> Buffer:
         b = Buffer(size, memory, name, origin)
         self._count(b, 1)
         self.live[b] = None
@@ -172,7 +173,7 @@ class Replay:
             (out,) = instr.outputs
             b = env[instr.inputs[0]]
         else:
-            origin = "message" if op.message else "activation"
+            origin = Role.MESSAGE if op.message else Role.ACTIVATION
             for out in instr.outputs:
                 b = self._new(out.name, self._bytes(out), origin)
                 self._hold(b, names=1)
@@ -195,14 +196,14 @@ class Replay:
             else:
                 b = Buffer(size, decl.memory, op.name, decl.role, static=True)
             return b if b.memory == FIRST else self._new(op.name, size)
-        return Buffer(size, FIRST, op.name, "input", static=True)
+        return Buffer(size, FIRST, op.name, Role.INPUT, static=True)
 
     def _save(self, name: str, b: Buffer) -> None:
         memory = self.states[name].memory
         if memory != b.memory:
             b = self._new(name, self._declared(name), memory=memory)
-        if self.states[name].role == "output":  # nothing loads it: it is there to the end
-            self._hold(b, accumulator="output")
+        if self.states[name].role is Role.OUTPUT:  # nothing loads it: it is there to the end
+            self._hold(b, accumulator=Role.OUTPUT)
             return
         self._hold(b, slots=1)
         self.saved[name] = b
@@ -303,5 +304,5 @@ def copies(slots: Mapping[str, Buffer]) -> dict[str, Buffer]:
     made: dict[Buffer, Buffer] = {}
     for b in slots.values():
         if b not in made:
-            made[b] = b if b.static else Buffer(b.bytes, b.memory, b.name, "saved", slots=b.slots)
+            made[b] = b if b.static else Buffer(b.bytes, b.memory, b.name, Role.SAVED, slots=b.slots)
     return {name: made[b] for name, b in slots.items()}

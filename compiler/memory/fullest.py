@@ -10,6 +10,7 @@ from compiler.layout import Layout, local_type
 from compiler.liveness import walk
 from compiler.memory.lifetimes import TracedMemory
 from compiler.memory.occupancy import group_occupancy
+from compiler.origin import Role
 from compiler.program import Program
 from compiler.schedules import Action
 from compiler.text.printer import show_type
@@ -83,7 +84,7 @@ def _of_others(
             gone = {a.mb for a in before if (a.kind, a.chunk) == bundle.death}
             own = {action.mb} if action.chunk == bundle.origin[1] else set()
             if flying := len(made - gone - own):
-                yield min(bundle.names), "saved", bundle.bytes, flying
+                yield min(bundle.names), Role.SAVED, bundle.bytes, flying
 
 
 def _own(memory: TracedMemory, kind: str, before: tuple[Action, ...], action: Action, inside: bool) -> Iterator[Item]:
@@ -94,7 +95,7 @@ def _own(memory: TracedMemory, kind: str, before: tuple[Action, ...], action: Ac
         yield from ((name, role, size, 1) for name, role, size in effect.peaks[kind].alive)
         return
     lives = memory.lives((action.kind, action.chunk, memory.touched[action.kind, action.chunk] - accumulated))
-    yield from ((b.name, "saved", b.bytes, 1) for b in lives.given if b.memory == kind and not b.static)
+    yield from ((b.name, Role.SAVED, b.bytes, 1) for b in lives.given if b.memory == kind and not b.static)
 
 
 def _accumulated(memory: TracedMemory, before: tuple[Action, ...]) -> set[str]:

@@ -15,6 +15,7 @@ from compiler.liveness import rounds
 from compiler.memory.action import FIRST, Buffer, Effect, Replay, Signature
 from compiler.memory.peak import ClassMemory
 from compiler.ops.effects import Load
+from compiler.origin import Role
 from compiler.program import Body, Function, Instr
 
 Site = tuple[int, int]
@@ -92,7 +93,7 @@ class Traced(Replay):
         _sort(self.found, self.ended)
         return effect
 
-    def _new(self, name: str, size: int, origin: str = "activation", memory: str = FIRST) -> Buffer:
+    def _new(self, name: str, size: int, origin: str = Role.ACTIVATION, memory: str = FIRST) -> Buffer:
         b = super()._new(name, size, origin, memory)
         self.spans[b] = _Span((self.instr, self.made), b, self.nest, self.clock)
         self.made += 1

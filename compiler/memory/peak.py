@@ -9,6 +9,7 @@ from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import rounds, walk
 from compiler.memory.action import FIRST, STATIC, Buffer, Effect, Replay, Totals, copies
 from compiler.ops.effects import Accumulate, Input
+from compiler.origin import Role
 from compiler.program import DeviceClass, Program
 
 
@@ -38,7 +39,7 @@ def static_memory(cls: DeviceClass, sizes: Mapping[str, int]) -> dict[tuple[str,
                 times = sizes[TIME] if TIME in var.layout.axes else 1
                 inputs[instr.op.name, var.layout] = times * local_type(var.type, var.layout, sizes).bytes
     for (name, _), size in inputs.items():
-        found.setdefault((FIRST, "input"), []).append((name, size))
+        found.setdefault((FIRST, Role.INPUT), []).append((name, size))
     return found
 
 

@@ -14,7 +14,7 @@ from math import prod
 from typing import ClassVar, NamedTuple
 
 from compiler.graph import Type
-from compiler.layout import Layout, is_padded
+from compiler.layout import Layout, in_order, is_padded
 from compiler.ops.base import Movement, Op
 
 Sizes = Mapping[str, int]
@@ -102,8 +102,8 @@ def _plain(x: Held) -> tuple[list[tuple[str, ...]], dict[str, str]]:
     return [*x.layout.dims], dict(x.layout.pending)
 
 
-def _layout(dims: list[tuple[str, ...]], pending: Mapping[str, str]) -> Layout:
-    return Layout(tuple(dims), tuple(sorted(pending.items())))
+def _layout(dims: list[tuple[str, ...]], pending: Mapping[str, str], sizes: Sizes) -> Layout:
+    return Layout(tuple(dims), in_order(pending.items(), sizes))
 
 
 def _dim(name: str, x: Held) -> int:
@@ -174,7 +174,7 @@ class AllReduce(Comm):
     def after(self, x: Held, sizes: Sizes) -> Layout:
         dims, pending = _plain(x)
         _settle(pending, self.axes, self.fn, x)
-        return _layout(dims, pending)
+        return _layout(dims, pending, sizes)
 
     def sent(self, piece: Type, sizes: Sizes) -> float:
         n = self.devices(sizes)
@@ -200,7 +200,7 @@ class AllGather(Comm):
     def after(self, x: Held, sizes: Sizes) -> Layout:
         dims, pending = _plain(x)
         _remove(dims, self.dim, self.axes, x, sizes)
-        return _layout(dims, pending)
+        return _layout(dims, pending, sizes)
 
     def sent(self, piece: Type, sizes: Sizes) -> float:
         return float((self.devices(sizes) - 1) * piece.bytes)
@@ -230,7 +230,7 @@ class ReduceScatter(Comm):
         dims, pending = _plain(x)
         _settle(pending, self.axes, self.fn, x)
         _append(dims, self.dim, self.axes, x, sizes)
-        return _layout(dims, pending)
+        return _layout(dims, pending, sizes)
 
     def sent(self, piece: Type, sizes: Sizes) -> float:
         n = self.devices(sizes)
@@ -266,7 +266,7 @@ class AllToAll(Comm):
         if self.gather == self.scatter:
             raise LayoutError("an all_to_all moves axes from one dim to another")
         _append(dims, self.scatter, self.axes, x, sizes)
-        return _layout(dims, pending)
+        return _layout(dims, pending, sizes)
 
     def sent(self, piece: Type, sizes: Sizes) -> float:
         n = self.devices(sizes)
@@ -290,7 +290,7 @@ class Shard(Comm):
         dims, pending = _plain(x)
         _replicated(self.axes, x)
         _append(dims, self.dim, self.axes, x, sizes)
-        return _layout(dims, pending)
+        return _layout(dims, pending, sizes)
 
     def merged(self, next: Op) -> Op | None:
         if isinstance(next, Shard) and self.dim == next.dim:
@@ -313,7 +313,7 @@ class OnlyFirst(Comm):
     def after(self, x: Held, sizes: Sizes) -> Layout:
         dims, pending = _plain(x)
         _replicated(self.axes, x)
-        return _layout(dims, pending | dict.fromkeys(self.axes, "sum"))
+        return _layout(dims, pending | dict.fromkeys(self.axes, "sum"), sizes)
 
     def merged(self, next: Op) -> Op | None:
         return OnlyFirst((*self.axes, *next.axes)) if isinstance(next, OnlyFirst) else None

@@ -8,6 +8,11 @@ from compiler.graph import Names
 from compiler.passes.place.place import Placed
 
 
+def of_chunk(name: str, chunk: int) -> str:
+    """What a buffer is called in a chunk of the stages."""
+    return f"{name}#{chunk}" if chunk else name
+
+
 @dataclass(frozen=True, slots=True)
 class BufferNames:
     """Names by what the buffer is for: the name of a weight, a metric, a report, a saved value. No `#chunk` yet.

@@ -3,7 +3,7 @@ ones as soon as nobody needs these. So the memory for it is that of one weight a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from compiler.ops.effects import Read, Write
 from compiler.ops.elementwise import Map
@@ -28,13 +28,13 @@ def late_values(instrs: Sequence[Instr]) -> list[Instr]:
     return found + list(held.values())
 
 
-def early_writes(instrs: Sequence[Instr], together: Mapping[str, str]) -> list[Instr]:
+def early_writes(instrs: Sequence[Instr], together: Mapping[str, Hashable]) -> list[Instr]:
     """The same instructions; the writes of buffers that go `together` (name -> group; a weight and its states) stand
     behind the last one that makes their values or reads what is in the buffers. Other writes stay at the end."""
-    last: dict[str, int] = {}  # group -> index of the instruction that its writes follow
-    alias: dict[str, str] = {}  # a value that is the buffer itself -> group
-    wanted: dict[str, str] = {}  # a value that is written -> group
-    writes: dict[str, list[Instr]] = {}
+    last: dict[Hashable, int] = {}  # group -> index of the instruction that its writes follow
+    alias: dict[str, Hashable] = {}  # a value that is the buffer itself -> group
+    wanted: dict[str, Hashable] = {}  # a value that is written -> group
+    writes: dict[Hashable, list[Instr]] = {}
     for instr in instrs:
         if isinstance(instr.op, Write) and instr.op.name in together:
             group = together[instr.op.name]

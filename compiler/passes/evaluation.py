@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from compiler.graph import Graph, Names
 from compiler.model import EVALUATE, Init, Job, State, Training
+from compiler.origin import Role
 from compiler.passes.copying import graph_values
 from compiler.passes.divide import divide
 from compiler.passes.simplify import simplify
@@ -22,7 +23,7 @@ def evaluation(job: Job, whole: Collection[str] = (), parts: Collection[str] = (
     model = job.model_of(EVALUATE)
     divided = divide(model, Names(v.name for v in graph_values(model.graph)), whole, parts)
     nothing = Graph(f"{model.name}.nothing", (), (), ())
-    states = (State(model.step, Init("zeros"), "counter"),) if model.step is not None else ()
+    states = (State(model.step, Init("zeros"), Role.COUNTER),) if model.step is not None else ()
     return Training(
         job,
         simplify(divided.graph),

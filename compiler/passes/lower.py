@@ -11,10 +11,12 @@ from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout
+from compiler.ops.base import Op
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send
 from compiler.ops.repeat import Repeat
+from compiler.origin import Role
 from compiler.passes.across import Across, across
-from compiler.passes.buffers import BufferNames, buffer_names
+from compiler.passes.buffers import BufferNames, buffer_names, of_chunk
 from compiler.passes.classes import classes, schedules
 from compiler.passes.emit import Emitter, Part
 from compiler.passes.lower_batch import lower_batch, part_decls
@@ -114,11 +116,11 @@ class _Class:
 
     def _in_order(self) -> list[StateDecl]:
         """All other buffers; the metrics among them in the order of the model."""
-        finished = [s for s in self.batch.states if s.role == "metric"]
-        found = [*(s for s in self.batch.states if s.role != "metric"), *self.states, *finished]
+        finished = [s for s in self.batch.states if s.role is Role.METRIC]
+        found = [*(s for s in self.batch.states if s.role is not Role.METRIC), *self.states, *finished]
         names = self.training.model.metrics
-        metrics = sorted((s for s in found if s.role == "metric"), key=lambda s: names.index(s.logical))
-        return [metrics.pop(0) if s.role == "metric" else s for s in found]
+        metrics = sorted((s for s in found if s.role is Role.METRIC), key=lambda s: names.index(s.logical))
+        return [metrics.pop(0) if s.role is Role.METRIC else s for s in found]
 
     def finishes(self) -> bool:
         """Whether metrics are made here of what was added up."""
@@ -148,14 +150,13 @@ class _Class:
     def forward(self, stage: int, chunk: int, part: Part | None) -> Body:
         placed, graph = self.placed, self.placed.forward
         where = self.staged.forward
-        suffix = f"#{chunk}" if chunk else ""
         roots: list[Value] = []
-        ends: list[tuple[str, Value]] = []
+        ends: list[tuple[Op, Value]] = []
         sums = self._sums()
         for decl, v in sums:
             if self.staged.counts_at(v, where) == stage:
                 roots.append(v)
-                ends.append((f"+{decl.name}", v))
+                ends.append((Accumulate(decl.name), v))
                 self.states.append(replace(decl, chunk=chunk))
         for logical, v in zip(self.training.model.outputs, graph.outputs[len(sums) :], strict=False):
             if self.staged.counts_at(v, where) in (stage, ALL):
@@ -168,29 +169,29 @@ class _Class:
         for (v, loads), kept, saved in zip(saves, placed.kept, self.training.saved, strict=True):
             if where.get(v.name) == ALL or stage in loads:
                 roots.append(v)
-                ends.append((self.names.saved[saved.name] + suffix, v))
+                ends.append((Save(of_chunk(self.names.saved[saved.name], chunk)), v))
                 self._keep(saved.name, v, placed.layouts[kept.name], chunk, part)
         emit = Emitter(placed, Names(), FunctionPhase.FORWARD, part)
         sends = self._sends(graph, graph.outputs, where, stage, 0, keeps)
         self._body(emit, graph, where, stage, chunk, roots, sends, True)
-        for name, v in ends:
-            emit.do(Accumulate(name[1:]) if name.startswith("+") else Save(name), v)
+        for op, v in ends:
+            emit.do(op, v)
         return Body((), tuple(emit.instrs), ())
 
-    def _output(self, logical: str, value: Value, chunk: int, part: Part | None) -> tuple[str, Value]:
+    def _output(self, logical: str, value: Value, chunk: int, part: Part | None) -> tuple[Op, Value]:
         """Declare the buffer of an output: a part for each micro-batch, or what all of them add up to."""
         name, layout = self.names.outputs[logical], self.placed.layouts[value.name]
         timed = layout.pending_on(TIME)
         layout = replace(layout, pending=tuple(p for p in layout.pending if p[0] != TIME))
         type = part.type(value.type) if part else value.type
-        self.states.append(StateDecl(name, "output", type, layout, chunk, logical=logical))
-        return (name if timed is None and TIME in layout.split_axes else f"+{name}"), value
+        self.states.append(StateDecl(name, Role.OUTPUT, type, layout, chunk, logical=logical))
+        return (Save(name) if timed is None and TIME in layout.split_axes else Accumulate(name)), value
 
     def _sums(self) -> list[tuple[StateDecl, Value]]:
         """What F adds up: the loss, metrics that are sums, parts of others."""
         outputs = self.placed.forward.outputs
-        names = [("loss", "loss", self.names.loss)]
-        names += [("metric", m, self.names.metrics[m]) for m in self.training.summed]
+        names = [(Role.LOSS, "loss", self.names.loss)]
+        names += [(Role.METRIC, m, self.names.metrics[m]) for m in self.training.summed]
         found = []
         for (role, logical, name), v in zip(names, outputs, strict=False):
             layout = Layout(tuple(() for _ in v.type.dims))
@@ -200,9 +201,8 @@ class _Class:
     def backward(self, stage: int, chunk: int, part: Part | None, late: Body | None) -> Body:
         """B: adds up gradients (those that W does not), and saves what W needs of it."""
         placed, graph, where = self.placed, self.placed.backward, self.staged.backward
-        suffix = f"#{chunk}" if chunk else ""
         put_off = set(placed.late.outputs) if placed.late is not None else set()
-        ends = self._gradients(stage, suffix, lambda v: v not in put_off)
+        ends = self._gradients(stage, chunk, lambda v: v not in put_off)
         keeps = [(v, self.staged.late_loads[v.name]) for v in placed.crossing]
         held = [v for v, loads in keeps if where.get(v.name) == ALL or stage in loads]
         emit = Emitter(placed, Names(), FunctionPhase.BACKWARD, part)
@@ -214,27 +214,27 @@ class _Class:
             emit.do(Accumulate(name), v)
         for v in held:
             self._keep(v.name, v, placed.layouts[v.name], chunk, part)
-            emit.do(Save(self.names.saved[v.name] + suffix), v)
+            emit.do(Save(of_chunk(self.names.saved[v.name], chunk)), v)
         return Body((), tuple(emit.instrs), ())
 
     def late(self, graph: Graph, stage: int, chunk: int, part: Part | None) -> Body:
         """W: what no other stage waits for. Nothing is sent."""
         where = self.staged.backward
         outputs = set(graph.outputs)
-        ends = self._gradients(stage, f"#{chunk}" if chunk else "", lambda v: v in outputs)
+        ends = self._gradients(stage, chunk, lambda v: v in outputs)
         emit = Emitter(self.placed, Names(), FunctionPhase.WEIGHTS, part)
         self._body(emit, graph, where, stage, chunk, [v for _, v in ends], {}, False)
         for name, v in ends:
             emit.do(Accumulate(name), v)
         return Body((), tuple(emit.instrs), ())
 
-    def _gradients(self, stage: int, suffix: str, mine: Callable[[Value], bool]) -> list[tuple[str, Value]]:
+    def _gradients(self, stage: int, chunk: int, mine: Callable[[Value], bool]) -> list[tuple[str, Value]]:
         """Gradient buffer and what this stage adds to it."""
         where = self.staged.backward
         found: list[tuple[str, Value]] = []
         for w, addends in zip(self.training.trained, self.staged.addends, strict=True):
             here = [v for v in addends if self.staged.counts_at(v, where) in (ALL, stage)]
-            found += [(self.names.gradients[w.name] + suffix, v) for v in here if mine(v)]
+            found += [(of_chunk(self.names.gradients[w.name], chunk), v) for v in here if mine(v)]
         return found
 
     def _readers(self, kept: Value) -> frozenset[int]:
@@ -244,8 +244,8 @@ class _Class:
     def _keep(self, name: str, value: Value, layout: Layout, chunk: int, part: Part | None) -> None:
         """Declare a buffer for a value that lives from one function of a micro-batch to the next."""
         type = part.type(value.type) if part else value.type
-        full = self.names.saved[name] + (f"#{chunk}" if chunk else "")
-        self.states.append(StateDecl(full, "saved", type, layout, chunk, logical=name))
+        full = of_chunk(self.names.saved[name], chunk)
+        self.states.append(StateDecl(full, Role.SAVED, type, layout, chunk, logical=name))
 
     def _body(
         self,
@@ -360,16 +360,16 @@ class _Class:
         reread: Container[str],
     ) -> None:
         placed = self.placed
-        suffix = f"#{chunk}" if chunk else ""
         saved = {k.name: s.name for k, s in zip(placed.kept, self.training.saved, strict=True)}
         if graph is placed.late:
             saved.update((v.name, v.name) for v in placed.crossing)
         inputs = {v: i for i, v in enumerate(graph.inputs)}
+        step = self.training.model.step.name if self.training.model.step else None
         for v in sorted(entering.values(), key=lambda v: inputs.get(v, len(inputs))):
             place = where.get(v.name)
             layout = placed.layouts[v.name]
             if v.name in saved and v in inputs:
-                name = self.names.saved[saved[v.name]] + suffix
+                name = of_chunk(self.names.saved[saved[v.name]], chunk)
                 emit.effect(Load(name, name not in reread), v, layout)
             elif place not in (None, ALL, stage):
                 emit.effect(Recv(v.name, place - stage), v, layout)
@@ -378,14 +378,11 @@ class _Class:
                 emit.effect(Read(self.names.totals[v.name]), v, layout)
             elif v.name in placed.weights:
                 self.reads.setdefault(chunk, set()).add(v.name)
-                emit.effect(Read(v.name + self._suffix(v.name, chunk)), v, placed.weights[v.name])
-            elif v.name in placed.states and v.name != "step":  # which is an input that need not be declared
+                emit.effect(Read(of_chunk(v.name, chunk)), v, placed.weights[v.name])
+            elif v.name in placed.states and v.name != step:  # which is an input that need not be declared
                 emit.effect(Read(v.name), v, placed.states[v.name])
             else:
                 emit.effect(Input(v.name), v, layout)
-
-    def _suffix(self, weight: str, chunk: int) -> str:
-        return f"#{chunk}" if chunk else ""
 
     def _cut_loop(self, emit: Emitter, node: Node, stage: int, forward: bool) -> None:
         """This stage's iterations: carries come from the stage before and go to the one after."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout
 from compiler.ops.effects import Accumulate, Input, Read
+from compiler.origin import Role
 from compiler.passes.buffers import BufferNames
 from compiler.passes.emit import Emitter
 from compiler.passes.place.place import Placed
@@ -60,7 +61,7 @@ def lower_batch(placed: Placed, names: BufferNames, read: Collection[str], finis
             _function(FunctionPhase.STATISTICS, k, placed, names, round.batch, roots, sums),
         ]
         for name, v in (*zip(sums, (round.settle.inputs[i] for i in mine)), *zip(totals, settled)):
-            states.append(StateDecl(name, "statistic", v.type, placed.layouts[v.name], logical=name))
+            states.append(StateDecl(name, Role.STATISTIC, v.type, placed.layouts[v.name], logical=name))
         needed |= {v.name for v in _used(prune_nodes(round.batch.nodes, roots), roots)}
     return Batch(tuple(reversed(before)), tuple(after), tuple(states))
 
@@ -70,7 +71,7 @@ def _end(placed: Placed, names: BufferNames, graph: Graph, states: list[StateDec
     assert finish is not None
     metrics = [names.metrics[m] for m in finish.metrics]
     for name, logical, v in zip(metrics, finish.metrics, graph.outputs, strict=True):
-        states.append(StateDecl(name, "metric", v.type, placed.layouts[v.name], logical=logical))
+        states.append(StateDecl(name, Role.METRIC, v.type, placed.layouts[v.name], logical=logical))
     return _function(FunctionPhase.METRICS, 0, placed, names, graph, graph.outputs, metrics)
 
 
@@ -118,5 +119,5 @@ def part_decls(placed: Placed, names: BufferNames) -> list[tuple[StateDecl, Valu
         layout = placed.layouts[v.name]
         layout = Layout(layout.dims, tuple(p for p in layout.pending if p[0] != TIME))
         name = names.totals[total.name]
-        found.append((StateDecl(name, "statistic", v.type, layout, logical=name), v))
+        found.append((StateDecl(name, Role.STATISTIC, v.type, layout, logical=name), v))
     return found

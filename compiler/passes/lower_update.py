@@ -10,8 +10,9 @@ from compiler.ops.comm import Relayout
 from compiler.ops.create import Full
 from compiler.ops.effects import Read, StageReduce, Write
 from compiler.ops.elementwise import Map
+from compiler.origin import Role
 from compiler.passes.across import Across
-from compiler.passes.buffers import BufferNames
+from compiler.passes.buffers import BufferNames, of_chunk
 from compiler.passes.early_writes import early_writes, late_values
 from compiler.passes.emit import Emitter, PieceEmitter
 from compiler.passes.place.place import Placed
@@ -162,18 +163,18 @@ class _Update:
         for name, v in zip(targets, self.graph.outputs, strict=False):
             weight = name if name in self.homes else self.owner.get(name)
             for c in self._chunks(frozenset((weight,)) if weight else frozenset()):
-                emits[c].do(Write(name + _suffix(c if weight else 0)), v)
+                emits[c].do(Write(of_chunk(name, c if weight else 0)), v)
         for logical, v in reports:
             name, layout = self.buffers.reports[logical], Layout(tuple(() for _ in v.type.dims))
             if v not in inputs:
                 main.do(Write(name), v)
-            states.append(StateDecl(name, "report", v.type, layout, logical=logical))
-        together = {s.name: f"{owner}#{s.chunk}" for s in states if (owner := self._owner(s)) is not None}
+            states.append(StateDecl(name, Role.REPORT, v.type, layout, logical=logical))
+        together = {s.name: (owner, s.chunk) for s in states if (owner := self._owner(s)) is not None}
         return Body((), tuple(early_writes(late_values(main.instrs), together)), ()), states
 
     def _owner(self, state: StateDecl) -> str | None:
         """The weight that a buffer belongs to, if it is the weight or an optimizer's state of it."""
-        name = state.logical if state.role in ("weight", "optimizer") else None
+        name = state.logical if state.role in (Role.WEIGHT, Role.OPTIMIZER) else None
         return self.owner.get(name, name) if name else None
 
     def _chunks(self, weights: Deps) -> list[int]:
@@ -190,25 +191,31 @@ class _Update:
         sums = {w.name: (g.type, at) for w, g, at in zip(self.trained, self.training.gradients, placed.accumulators)}
         for w in self.training.model.weights:
             for c in self.here(w.name):
-                name, layout, frozen = w.name + _suffix(c), placed.weights[w.name], not w.trained
+                name, layout, frozen = of_chunk(w.name, c), placed.weights[w.name], not w.trained
                 type = emits[c].type(w.value)
-                found.append(StateDecl(name, "weight", type, layout, c, w.init, logical=w.name, frozen=frozen))
+                found.append(StateDecl(name, Role.WEIGHT, type, layout, c, w.init, logical=w.name, frozen=frozen))
                 if w.name in sums and self._contributes(w.name, c):
-                    full = self.buffers.gradients[w.name] + _suffix(c)
+                    full = of_chunk(self.buffers.gradients[w.name], c)
                     grad, at = sums[w.name]
-                    found.append(StateDecl(full, "gradient", emits[c].piece(grad, w.name), at, c, logical=w.name))
+                    found.append(StateDecl(full, Role.GRADIENT, emits[c].piece(grad, w.name), at, c, logical=w.name))
                 for s in self.training.states:
                     if s.of == w.name:
                         st = emits[c].type(s.value)
                         found.append(
                             StateDecl(
-                                s.name + _suffix(c), "optimizer", st, placed.states[s.name], c, s.init, logical=s.name
+                                of_chunk(s.name, c),
+                                Role.OPTIMIZER,
+                                st,
+                                placed.states[s.name],
+                                c,
+                                s.init,
+                                logical=s.name,
                             )
                         )
         for s in self.training.states:
             if s.of is None:
                 found.append(
-                    StateDecl(s.name, "counter", s.value.type, placed.states[s.name], 0, s.init, logical=s.name)
+                    StateDecl(s.name, Role.COUNTER, s.value.type, placed.states[s.name], 0, s.init, logical=s.name)
                 )
         return found
 
@@ -225,13 +232,13 @@ class _Update:
                 if v.name in self.total:
                     assert weight is not None
                     if self._contributes(weight, c):
-                        emit.effect(Read(self.buffers.gradients[weight] + _suffix(c)), v, layouts[v.name])
+                        emit.effect(Read(of_chunk(self.buffers.gradients[weight], c)), v, layouts[v.name])
                     else:  # reads the weight, but its gradient arises elsewhere
                         emit.effect(Full(0.0, v.type.dtype, emit.type(v).dims), v, layouts[v.name])
                 elif weight == v.name:
-                    emit.effect(Read(v.name + _suffix(c)), v, placed.weights[v.name])
+                    emit.effect(Read(of_chunk(v.name, c)), v, placed.weights[v.name])
                 else:
-                    emit.effect(Read(v.name + _suffix(c if weight else 0)), v, placed.states[v.name])
+                    emit.effect(Read(of_chunk(v.name, c if weight else 0)), v, placed.states[v.name])
             if weight and v.name in self.total:
                 self._join(emits, v, weight, layouts[v.name])
             if not weight:
@@ -306,10 +313,6 @@ class _Update:
             current = name
         for emit in emits.values():
             emit.renamed[root.name] = current
-
-
-def _suffix(chunk: int) -> str:
-    return f"#{chunk}" if chunk else ""
 
 
 def _adds(node: Node, readers: Mapping[str, list[Node]]) -> bool:

@@ -12,7 +12,7 @@ from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast, Map
 from compiler.ops.functions import Literal
 from compiler.ops.reduce import Reduce
-from compiler.origin import Origin, Phase
+from compiler.origin import Origin, Phase, Role
 from compiler.passes.copying import copy_node, graph_values
 from compiler.passes.differentiate import differentiate
 from compiler.passes.divide import divide
@@ -85,13 +85,13 @@ class _Counters:
 
 def _counters(job: Job, names: Names) -> _Counters:
     # A model with random numbers has the input `step` already: the same number under the same name.
-    step = State(job.model.step or _counter(names, "step", "int32"), Init("zeros"), "counter")
+    step = State(job.model.step or _counter(names, "step", "int32"), Init("zeros"), Role.COUNTER)
     if job.precision.loss_scale != "dynamic":
         return _Counters(step)
     scale = _counter(names, "loss_scale", job.precision.master)
     good = _counter(names, "good_steps", "int32")
     return _Counters(
-        step, State(scale, Init("constant", (SCALE_START,)), "counter"), State(good, Init("zeros"), "counter")
+        step, State(scale, Init("constant", (SCALE_START,)), Role.COUNTER), State(good, Init("zeros"), Role.COUNTER)
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from compiler.graph import Dim
+from compiler.layout import TIME
 from compiler.ops.base import Derive, Op
 from compiler.ops.comm import Relayout
 from compiler.ops.registry import OPS as REGISTRY
@@ -26,6 +27,9 @@ OPS: dict[str, type[Op]] = {
 """Ops that a lowered program may hold."""
 
 WORD = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*(?:#\d+)?", re.ASCII)
+AXES = "axes"
+"""The field of ops that holds axes of the mesh."""
+
 _VALUES = frozenset(("true", "false", "none", "inf", "nan"))
 
 
@@ -93,6 +97,15 @@ def quote(name: str) -> str:
     return name if WORD.fullmatch(name) and name not in _VALUES else json.dumps(name)
 
 
+MICRO = "mb"
+"""The axis of micro-batches in text, where an axis stands; one of the mesh that is called so stands in quotes."""
+
+
+def show_axis(name: str) -> str:
+    """An axis as it stands in text."""
+    return MICRO if name == TIME else json.dumps(name) if name == MICRO else quote(name)
+
+
 def show_number(value: float) -> str:
     """Exactly: `float(show_number(x))` is x, and integers stay integers."""
     return repr(value)
@@ -102,10 +115,10 @@ def show_dims(dims: Sequence[Dim]) -> str:
     return ", ".join(f"{quote(d.name)}={d.size}" for d in dims)
 
 
-def show_value(value: Any, many: bool = False) -> str:
-    """An attribute's value; `many`: a list, whose brackets are left out around a single element."""
+def show_value(value: Any, many: bool = False, name: Callable[[str], str] = quote) -> str:
+    """An attribute's value; `many`: a list, whose brackets are left out around a single element; name: of names."""
     if isinstance(value, str):
-        return quote(value)
+        return name(value)
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -115,15 +128,19 @@ def show_value(value: Any, many: bool = False) -> str:
     if isinstance(value, Dim):
         return f"{quote(value.name)}={value.size}"
     if isinstance(value, tuple):
-        parts = _runs(value) if len(value) > 2 and all(type(v) is int for v in value) else [_element(v) for v in value]
+        parts = (
+            _runs(value)
+            if len(value) > 2 and all(type(v) is int for v in value)
+            else [_element(v, name) for v in value]
+        )
         return parts[0] if many and len(value) == 1 else f"({', '.join(parts)})"
     raise TypeError(f"{value!r} has no text form")
 
 
-def _element(value: Any) -> str:
+def _element(value: Any, name: Callable[[str], str]) -> str:
     if isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, str) for v in value):
         return f"{quote(value[0])} -> {quote(value[1])}"
-    return show_value(value)
+    return show_value(value, name=name)
 
 
 def _runs(values: Sequence[int]) -> list[str]:
@@ -157,5 +174,5 @@ def show_attributes(op: Op, outputs: Sequence[Var]) -> str:
             text += f" {a.word}" if value else ""
         else:
             text += f" {a.word}" if a.word else ""
-            text += f" {show_value(value, a.many)}"
+            text += f" {show_value(value, a.many, show_axis if a.field == AXES else quote)}"
     return text

@@ -11,7 +11,7 @@ from compiler.ops.elementwise import Map
 from compiler.ops.functions import FUNCTIONS
 from compiler.origin import Origin, Phase
 from compiler.program import ALL_CHUNKS, ORIGINS, Body, Function, FunctionPhase, Instr, LocalRepeat, Var, phase_in
-from compiler.text.attrs import OPS, attributes, describe, fits
+from compiler.text.attrs import AXES, OPS, attributes, describe, fits
 from compiler.text.cursor import MAX_NESTING, Cursor
 from compiler.text.lexer import Token
 from compiler.text.locations import Locations, Site
@@ -144,7 +144,7 @@ class BodyParser(Cursor):
                 if a.word:
                     self.word(a.word)
                 bare = not self.sees("(")
-                value = self.value()
+                value = self.value(axes=a.field == AXES)
                 if a.many and bare:
                     value = ((value, self.value()),) if self.take("->") else (value,)
             if not fits(a.kind, value):

@@ -7,8 +7,9 @@ from math import prod
 from typing import Any, NoReturn
 
 from compiler.graph import DTYPES, Dim, Type
-from compiler.layout import Layout
+from compiler.layout import TIME, Layout
 from compiler.program import Affine
+from compiler.text.attrs import MICRO
 from compiler.text.lexer import Token, tokens
 from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
@@ -99,6 +100,10 @@ class Cursor:
             self.expected(what)
         return self.next().text
 
+    def axis_name(self, what: str) -> str:
+        """An axis: of the mesh, or the micro-batches."""
+        return TIME if self.take_word(MICRO) else self.text(what)
+
     def value_name(self) -> str:
         self.mark("%")
         return self.text("the name of a value")
@@ -177,9 +182,11 @@ class Cursor:
 
     # --- values of attributes ---
 
-    def value(self, depth: int = 0) -> Any:
-        """A name, number, `true`, `false`, `none`, dim `s=4` or a list `(a, b)` of them."""
+    def value(self, depth: int = 0, axes: bool = False) -> Any:
+        """A name (axes: of an axis), number, `true`, `false`, `none`, dim `s=4` or a list `(a, b)` of them."""
         t = self.token
+        if axes and self.take_word(MICRO):
+            return TIME
         if t.kind == "string" or (t.kind == "word" and t.text not in _SPECIAL):
             self.next()
             if self.take("="):
@@ -189,17 +196,17 @@ class Cursor:
             self.next()
             return _SPECIAL[t.text]
         if t.kind == "(":
-            return self._list(depth)
+            return self._list(depth, axes)
         return self.number()
 
-    def _list(self, depth: int) -> tuple[Any, ...]:
+    def _list(self, depth: int, axes: bool) -> tuple[Any, ...]:
         start = self.mark("(")
         if depth >= MAX_NESTING:
             raise self.error("E0608", f"brackets are nested deeper than {MAX_NESTING}", start)
         items: list[Any] = []
         while not self.sees(")"):
             here = self.token
-            item = self.value(depth + 1)
+            item = self.value(depth + 1, axes)
             if self.take("->"):
                 items.append((item, self.value(depth + 1)))
             elif self.sees("..") and type(item) is int:
@@ -269,7 +276,7 @@ class Cursor:
 
     def _axis(self) -> str:
         start = self.token
-        axis = self.text("a mesh axis")
+        axis = self.axis_name("a mesh axis")
         if axis not in self.sizes:
             help = did_you_mean(axis, self.sizes) or f"there are {', '.join(self.sizes) or 'none'}"
             raise self.error("E0605", f"there is no axis `{axis}`", start, help)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from compiler.homes import Homes
 from compiler.model import Init
 from compiler.ops.common import listed
+from compiler.origin import DECLARED
 from compiler.program import Axis, DeviceClass, Entry, Function, InputDecl, LoopRange, Program, Schedule, StateDecl
 from compiler.text.locations import Locations, Site
-from compiler.text.names import ROLES, default_chunk, default_logical
 from compiler.text.printer import show_devices, show_entry
 from compiler.text.schedules import ScheduleParser
 from compiler.text.sharing import extent, with_code_of
@@ -130,7 +130,7 @@ class _Parser(ScheduleParser):
         devices = 1
         while not self.sees(")"):
             start = self.token
-            name = self.text("the name of an axis")
+            name = self.axis_name("the name of an axis")
             self.mark("=")
             size = self.natural("the size of the axis")
             kind = self.next().text if self.token.kind in ("word", "string") else "mesh"
@@ -251,20 +251,21 @@ class _Parser(ScheduleParser):
 
     def _state(self) -> StateDecl | None:
         try:
-            if self.token.kind == "word" and self.token.text not in ROLES:
+            role = next((r for r in DECLARED if self.take_word(r)), None)
+            if role is None:
                 raise self.error(
                     "E0601",
                     f"expected `loop`, `fn`, `schedule` or a state's role, found {self.token}",
-                    help=did_you_mean(self.token.text, (*ROLES, "loop", "fn", "schedule")) or f"roles: {listed(ROLES)}",
+                    help=did_you_mean(self.token.text, (*DECLARED, "loop", "fn", "schedule"))
+                    or f"roles: {listed(DECLARED)}",
                 )
-            role = self.text("a state's role")
             name = self.text("the state's name")
             self.mark(":")
             type, layout = self.type()
             init = self._init() if self.take("=") else None
             memory = self.text() if self.take_word("in") else "hbm"
-            logical = self.text() if self.take_word("of") else default_logical(name)
-            chunk = self.natural() if self.take_word("chunk") else default_chunk(name)
+            logical = self.text() if self.take_word("of") else name
+            chunk = self.natural() if self.take_word("chunk") else 0
             frozen = self.take_word("frozen")
             self.end_line()
             return StateDecl(name, role, type, layout, chunk, init, memory, logical, frozen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from math import prod
 
@@ -32,8 +31,7 @@ from compiler.program import (
     Var,
     phase_in,
 )
-from compiler.text.attrs import quote, runs, show_attributes, show_dims, show_number, show_run
-from compiler.text.names import ROLES, default_chunk, default_logical
+from compiler.text.attrs import quote, runs, show_attributes, show_axis, show_dims, show_number, show_run
 from compiler.text.sharing import with_code_of
 
 Sizes = Mapping[str, int]
@@ -43,9 +41,9 @@ def show(program: Program) -> str:
     """The text of a program; ends with a line end."""
     lines = [f"program {quote(program.name)}"]
     kinds = {"mesh": "", "place": " place", "time": " time"}
-    axes = (f"{quote(a.name)}={a.size}{kinds.get(a.kind, ' ' + quote(a.kind))}" for a in program.axes)
+    axes = (f"{show_axis(a.name)}={a.size}{kinds.get(a.kind, ' ' + quote(a.kind))}" for a in program.axes)
     lines.append(f"mesh ({', '.join(axes)})")
-    if program.stages != 1:
+    if program.homes != Homes():
         lines.append(f"stages {show_homes(program)}")
     if program.seed:
         lines.append(f"seed {program.seed}")
@@ -160,16 +158,15 @@ def _range(r: LoopRange) -> str:
 
 
 def _state(s: StateDecl, sizes: Sizes) -> str:
-    role = s.role if s.role in ROLES else json.dumps(s.role)
-    text = f"{role} {quote(s.name)}: {show_type(s.type, s.layout, sizes)}"
+    text = f"{s.role} {quote(s.name)}: {show_type(s.type, s.layout, sizes)}"
     if s.init is not None:
         args = f"({', '.join(map(show_number, s.init.args))})" if s.init.args else ""
         text += f" = {quote(s.init.kind)}{args}"
     if s.memory != "hbm":
         text += f" in {quote(s.memory)}"
-    if s.logical != default_logical(s.name):
+    if s.logical != s.name:
         text += f" of {quote(s.logical)}"
-    if s.chunk != default_chunk(s.name):
+    if s.chunk:
         text += f" chunk {s.chunk}"
     return f"{text} frozen" if s.frozen else text
 
@@ -211,14 +208,14 @@ def show_type(type: Type, layout: Layout, sizes: Sizes) -> str:
     ]
     text = f"{type.dtype}[{', '.join(parts)}]"
     if layout.pending:
-        text += f" pending({', '.join(f'{quote(a)} {quote(fn)}' for a, fn in layout.pending)})"
+        text += f" pending({', '.join(f'{show_axis(a)} {quote(fn)}' for a, fn in layout.pending)})"
     return text
 
 
 def _dim(dim: Dim, axes: Sequence[str], border: tuple[int, int] | None, sizes: Sizes) -> str:
     n = prod(sizes.get(a, 1) for a in axes)
     local = -(-dim.size // n)
-    text = f"{quote(dim.name)}={local + sum(border or ())}" + "".join(f"/{quote(a)}" for a in axes)
+    text = f"{quote(dim.name)}={local + sum(border or ())}" + "".join(f"/{show_axis(a)}" for a in axes)
     if local * n != dim.size:
         text += f" of {dim.size}"
     if border is not None:

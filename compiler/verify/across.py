@@ -16,6 +16,7 @@ from compiler.ops.comm import Comm
 from compiler.ops.create import Full
 from compiler.ops.effects import Effect, Load, Read, StageReduce, Write
 from compiler.ops.elementwise import Cast, Map
+from compiler.origin import Role
 from compiler.program import Body, DeviceClass, Function, FunctionPhase, Instr, LocalRepeat, Program, StateDecl, Var
 from compiler.text.locations import Site
 from compiler.verify.report import Report, head
@@ -103,10 +104,10 @@ class _Checker:
         for cls in program.classes:
             for s in cls.states:
                 cut = _cut(s, cls) is not None
-                if s.role == "gradient" or cut:
+                if s.role is Role.GRADIENT or cut:
                     kind = "piece" if cut else "gradient"
                     self.places.setdefault((kind, _logical(s)), set()).update((g, s.chunk) for g in cls.groups)
-                if s.role != "gradient" and not cut:
+                if s.role is not Role.GRADIENT and not cut:
                     self.holders.setdefault(_logical(s), set()).update(cls.groups)
         self.reductions: dict[str, _Reduction] = {}
 
@@ -182,7 +183,7 @@ class _Checker:
         dim = _cut(decl, cls)
         if dim is not None:
             return _Piece(dim, decl.chunk, frozenset((name,)))
-        if decl.role != "gradient":
+        if decl.role is not Role.GRADIENT:
             return _Same(frozenset(self.holders[name]), frozenset((name,)))
         return self.whole(_Part("sum", frozenset((("gradient", frozenset((name,)), decl.chunk),))), cls)
 

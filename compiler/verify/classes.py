@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 
 from compiler.layout import TIME
+from compiler.origin import DECLARED, Role
 from compiler.program import LASTING, DeviceClass, FunctionPhase, Program, StateDecl, Var
 from compiler.text.locations import Site
-from compiler.text.names import ROLES
 from compiler.verify.local import check_layout
 from compiler.verify.report import Report
 from dsl.diagnostics import plural
@@ -20,9 +20,7 @@ def check_classes(program: Program, report: Report) -> None:
         report.error("E0650", None, f"there are two axes {name}")
     for a in program.axes:
         if a.size < 1 or a.kind not in ("mesh", "place", "time") or (a.kind == "time") != (a.name == TIME):
-            report.error(
-                "E0650", None, f"axis {a.name}={a.size} {a.kind}: the time axis, and no other, is called {TIME}"
-            )
+            report.error("E0650", None, f"axis {a.name}={a.size} {a.kind}: the time axis, and no other, is called mb")
     for name in _twice(i.name for i in program.inputs):
         report.error("E0650", None, f"there are two inputs {name}")
     for i in program.inputs:
@@ -93,9 +91,11 @@ def _check_class(program: Program, cls: DeviceClass, c: int, report: Report) -> 
             report.error("E0650", Site(c, "fn", i), f"no function {f.phase}.{f.chunk} is known", how)
     for i, s in enumerate(cls.states):
         site = Site(c, "state", i)
-        if s.role not in ROLES:
-            report.error("E0650", site, f"{s.name}: there is no role {s.role}", f"roles: {', '.join(ROLES)}")
-        for _, message, help in check_layout(Var(s.name, s.type, s.layout), kinds, s.role not in ("saved", "output")):
+        if s.role not in DECLARED:
+            report.error("E0650", site, f"{s.name}: no buffer has the role {s.role}", f"roles: {', '.join(DECLARED)}")
+        for _, message, help in check_layout(
+            Var(s.name, s.type, s.layout), kinds, s.role not in (Role.SAVED, Role.OUTPUT)
+        ):
             report.error("E0613", site, message, help)
         if s.role in LASTING and s.layout.pending:
             report.error("E0615", site, f"{s.role} {s.name} lives across steps, but with pending reductions")

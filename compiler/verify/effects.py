@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from compiler.graph import Type
 from compiler.layout import TIME, Layout
 from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Recv, Save, Send, StageReduce, Write
+from compiler.origin import Role
 from compiler.program import (
     LASTING,
     MODEL_PASSES,
@@ -24,10 +26,13 @@ from compiler.program import (
 from compiler.text.locations import Site
 from compiler.verify.report import Report, head
 
-RENEWED = (*LASTING, "report")
-ADDED = ("gradient", "loss", "metric", "statistic")
+STEP = Type("int32")
+"""Of the number of the step, an input that need not be declared."""
 
-Roles = tuple[str, ...]
+RENEWED = (*LASTING, Role.REPORT)
+ADDED = (Role.GRADIENT, Role.LOSS, Role.METRIC, Role.STATISTIC)
+
+Roles = tuple[Role, ...]
 
 
 class Rights(NamedTuple):
@@ -47,12 +52,16 @@ class Rights(NamedTuple):
 
 
 RIGHTS = {
-    FunctionPhase.STATISTICS: Rights(read=("statistic",), add=("statistic",)),
-    FunctionPhase.TOTALS: Rights(read=("statistic",), add=("statistic",)),
-    FunctionPhase.FORWARD: Rights(read=(*LASTING, "statistic"), add=(*ADDED, "output"), save=("saved", "output")),
-    FunctionPhase.BACKWARD: Rights(read=(*LASTING, "statistic"), add=ADDED[:3], save=("saved",), load=("saved",)),
-    FunctionPhase.WEIGHTS: Rights(read=(*LASTING, "statistic"), add=ADDED[:3], load=("saved",)),
-    FunctionPhase.METRICS: Rights(read=("statistic",), add=("metric",)),
+    FunctionPhase.STATISTICS: Rights(read=(Role.STATISTIC,), add=(Role.STATISTIC,)),
+    FunctionPhase.TOTALS: Rights(read=(Role.STATISTIC,), add=(Role.STATISTIC,)),
+    FunctionPhase.FORWARD: Rights(
+        read=(*LASTING, Role.STATISTIC), add=(*ADDED, Role.OUTPUT), save=(Role.SAVED, Role.OUTPUT)
+    ),
+    FunctionPhase.BACKWARD: Rights(
+        read=(*LASTING, Role.STATISTIC), add=ADDED[:3], save=(Role.SAVED,), load=(Role.SAVED,)
+    ),
+    FunctionPhase.WEIGHTS: Rights(read=(*LASTING, Role.STATISTIC), add=ADDED[:3], load=(Role.SAVED,)),
+    FunctionPhase.METRICS: Rights(read=(Role.STATISTIC,), add=(Role.METRIC,)),
     FunctionPhase.UPDATE: Rights(read=(*LASTING, *ADDED[:3]), write=RENEWED),
 }
 """What each phase is for, said of buffers: nothing but an update renews what lives across steps."""
@@ -131,12 +140,10 @@ class _Class:
 
     def input(self, op: Input, value: Var, instr: Instr, site: Site) -> None:
         decl = self.inputs.get(op.name)
-        if decl is None and op.name != "step":
+        if decl is None and value.type != STEP:
             self.report.error("E0620", site, f"{head(instr)}: there is no input {op.name}")
         elif decl is not None and decl.type != value.type:
             self.report.error("E0621", site, f"{head(instr)}: {op.name} is declared as {decl.type}, not {value.type}")
-        elif decl is None and value.type.dims:
-            self.report.error("E0621", site, f"{head(instr)}: the step is a scalar, not {value.type}")
         elif value.layout.pending or value.layout.halo:
             self.report.error("E0621", site, f"{head(instr)}: data has no pending reductions and no borders")
 
@@ -159,9 +166,13 @@ class _Class:
         if isinstance(op, Accumulate):
             self.added.setdefault(op.name, []).append((function, site))
             if self.timed and function.per_microbatch:
-                most = value.layout.pending_on(TIME) == "max" and state.role in ("metric", "statistic", "output")
+                most = value.layout.pending_on(TIME) == "max" and state.role in (
+                    Role.METRIC,
+                    Role.STATISTIC,
+                    Role.OUTPUT,
+                )
                 over = (TIME, "max" if most else "sum")
-                want = Layout(want.dims, tuple(sorted((*want.pending, over))))
+                want = Layout(want.dims, (over, *want.pending))
         elif isinstance(op, Read):
             self.reads.append((op.name, function, site))
         elif isinstance(op, Write):
@@ -217,15 +228,15 @@ class _Class:
             if s.role in RENEWED and not s.frozen and self.writes[s.name] != updated:
                 message = f"{s.role} {s.name} is written {self.writes[s.name]} times in a step"
                 self.report.error("E0623", site, message, f"{FunctionPhase.UPDATE} writes each of them once")
-            if s.frozen and s.role != "weight":
+            if s.frozen and s.role is not Role.WEIGHT:
                 self.report.error("E0620", site, f"{s.role} {s.name} is frozen", "only a weight can be")
             if s.role in ADDED and s.name not in self.added:
                 self.report.error("E0622", site, f"nothing is accumulated into {s.role} {s.name}")
-            if s.role in ("statistic", "metric"):
+            if s.role in (Role.STATISTIC, Role.METRIC):
                 self.settled(s)
-            if s.role == "saved":
+            if s.role is Role.SAVED:
                 self.saved(s, site)
-            if s.role == "output" and (made := len(self.added.get(s.name, ())) + (s.name in self.saves)) != 1:
+            if s.role is Role.OUTPUT and (made := len(self.added.get(s.name, ())) + (s.name in self.saves)) != 1:
                 message = f"output {s.name} is made {made} times for a micro-batch"
                 self.report.error("E0622", site, message, "one function saves its part, or adds to it")
 

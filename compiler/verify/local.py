@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import inf, prod
 
-from compiler.layout import Layout, is_padded
+from compiler.layout import Layout, in_order, is_padded
 from compiler.ops.base import Loop, Op
 from compiler.program import Var
 from compiler.verify.report import Finding
@@ -169,7 +169,7 @@ def _check_pending(
     found: list[Finding] = []
     expected = dict(made)
     groups = op.linear(len(ins))
-    for axis in sorted({a for v in ins for a, _ in v.layout.pending}):
+    for axis in dict.fromkeys(a for v in ins for a, _ in v.layout.pending):
         holders = frozenset(i for i, v in enumerate(ins) if v.layout.pending_on(axis) is not None)
         fns = {ins[i].layout.pending_on(axis) for i in holders}
         names = ", ".join(f"%{ins[i].name}" for i in sorted(holders))
@@ -185,9 +185,9 @@ def _check_pending(
             help = f"{', '.join(also)} would have to be pending alike" if also else f"all_reduce over {axis} before"
             message = f"{names}: the {' and '.join(map(str, fns))} pending on {axis} cannot pass through this op"
             found.append(("E0615", message, help))
-    want = tuple(sorted(expected.items()))
+    want = tuple(expected.items())
     for var in outs:
-        if found or var.layout.pending == want:
+        if found or dict(var.layout.pending) == expected:
             continue
         zero = op.uniform() == 0 and all(fn == "sum" for _, fn in var.layout.pending)
         if zero:
@@ -232,10 +232,9 @@ def check_layout(var: Var, kinds: Mapping[str, str], timeless: bool) -> list[Fin
     twice = [a for i, a in enumerate(used) if a in used[:i]]
     if twice:
         found.append(("E0613", f"%{var.name}: axis {twice[0]} is used twice", None))
-    if list(layout.pending) != sorted(layout.pending) or any(fn not in ("sum", "max") for _, fn in layout.pending):
-        found.append(
-            ("E0613", f"%{var.name}: pending reductions are `sum` or `max`, in the order of axes' names", None)
-        )
+    ordered = twice or layout.pending == in_order(layout.pending, dict.fromkeys((*kinds, *used)))
+    if not ordered or any(fn not in ("sum", "max") for _, fn in layout.pending):
+        found.append(("E0613", f"%{var.name}: pending reductions are `sum` or `max`, in the order of the mesh", None))
     order = [d for d, _, _ in layout.halo]
     good = order == sorted(set(order)) and all(0 <= d < len(layout.dims) and layout.dims[d] for d in order)
     if not good or any(min(left, right) < 0 for _, left, right in layout.halo):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from compiler.model import Training
+from compiler.origin import Role
 from compiler.program import Program
 from runtime.executor import Executor
 from runtime.prove.branches import Branches
@@ -54,9 +55,9 @@ def prove_evaluation(
         serial = serial_gradients(training, weights, states, batch, program.seed, branches)
         done = run.step(batch)
         rounding = cache(partial(measured, training, weights, states, batch, program.seed, serial))
-        judge.differentiated(("loss", "metric", "output"), serial, done, rounding)
+        judge.differentiated((Role.LOSS, Role.METRIC, Role.OUTPUT), serial, done, rounding)
         held, kept = run.weights(), run.states()
-        judge.begun("weight", {name: w for name, w in weights.items() if name in held}, held)
+        judge.begun(Role.WEIGHT, {name: w for name, w in weights.items() if name in held}, held)
         judge.begun("state", states, kept)
         losses.append((float(serial.loss), float(done.loss)))
     vacuous = [f"the loss is {s} in step {i}, on both sides" for i, (s, d) in enumerate(losses, 1) if _undefined(s, d)]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from compiler.model import Training
+from compiler.origin import Role
 from compiler.passes.training import SCALE_PATIENCE
 from compiler.program import InputDecl, Program
 from runtime.data.synthetic import synthetic
@@ -140,7 +141,7 @@ def prove(
         done = run.step(batch, gradients=True)
         at += 1
         rounding = cache(partial(measured, training, weights, states, batch, program.seed, serial))
-        judge.differentiated(("loss", "metric", "output"), serial, done, rounding)
+        judge.differentiated((Role.LOSS, Role.METRIC, Role.OUTPUT), serial, done, rounding)
         gradients = _fitting(serial.gradients, done.gradients)
         again = partial(serial_update, training, weights=weights, states=states, seed=program.seed)
         moved = cache(partial(_in_other_orders, again, gradients, done.magnitudes))
@@ -148,7 +149,7 @@ def prove(
         judge.updated(weights, again(gradients, watch=branches), after, moved)
         overflows = [counters.dynamic and not _finite(g) for g in (serial.gradients, done.gradients)]
         if not any(overflows):
-            judge.differentiated(("gradient",), serial, done, rounding)
+            judge.differentiated((Role.GRADIENT,), serial, done, rounding)
             losses.append((float(serial.loss), float(done.loss)))
             continue
         skipped += 1
@@ -174,7 +175,7 @@ class Counters:
 
     @staticmethod
     def of(training: Training) -> Counters:
-        return Counters(*(s.name for s in training.states if s.role == "counter"))
+        return Counters(*(s.name for s in training.states if s.role is Role.COUNTER))
 
     @property
     def dynamic(self) -> bool:

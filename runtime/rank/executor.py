@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from compiler.layout import local_type
+from compiler.layout import TIME, local_type
 from compiler.liveness import unrolled
+from compiler.origin import Role
 from compiler.program import PER_MICROBATCH, Program, StateDecl
 from runtime.comm import Hub
 from runtime.distribute import Array, Mesh, piece_of
@@ -39,7 +40,7 @@ class RankExecutor(LocalExecutor):
         for cls in program.classes:
             for g in cls.groups:
                 found[g] = [self.device(program, cls, g, at, self.hub.communicator(g, at)) for at in mesh.devices]
-                for decl in (s for s in cls.states if s.role == "report"):
+                for decl in (s for s in cls.states if s.role is Role.REPORT):
                     local = local_type(decl.type, decl.layout, program.sizes)
                     for d in found[g]:
                         d.put_state(decl.name, np.zeros(local.shape, STORAGE[decl.type.dtype]))
@@ -79,9 +80,9 @@ class RankExecutor(LocalExecutor):
     def deliver(self, values: Mapping[str, Array]) -> None:
         for group, devices in self.devices.items():
             for name, var, type in self.inputs(group):
-                count = self.program.microbatches if "mb" in var.layout.axes else 1
+                count = self.program.microbatches if TIME in var.layout.axes else 1
                 for d in devices:
-                    at = [{**d.at, "mb": m} for m in range(count)]
+                    at = [{**d.at, TIME: m} for m in range(count)]
                     d.put_inputs(name, var, [piece_of(values[name], type, var.layout, self.mesh, c) for c in at])
 
     def play(self) -> None:

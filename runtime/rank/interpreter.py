@@ -21,6 +21,7 @@ from compiler.ops.base import Movement
 from compiler.ops.comm import Comm
 from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
+from compiler.origin import Role
 from compiler.program import LASTING, Body, DeviceClass, Instr, LocalRepeat, Program, Var
 from runtime.comm import Communicator, Wait
 from runtime.distribute import Array, Mesh
@@ -119,7 +120,7 @@ class Device:
             for p in pieces:
                 p.buffer.drop()
         self.inputs = {}
-        for name in [n for n in self.states if self.declared[n].role not in (*LASTING, "report")]:
+        for name in [n for n in self.states if self.declared[n].role not in (*LASTING, Role.REPORT)]:
             self.states.pop(name).buffer.drop()
 
     # --- running

@@ -14,6 +14,7 @@ from compiler.model import Init
 from compiler.ops.base import Op
 from compiler.ops.elementwise import Map
 from compiler.ops.functions import FUNCTIONS
+from compiler.origin import DECLARED
 from compiler.program import (
     ALL_CHUNKS,
     Affine,
@@ -35,7 +36,6 @@ from compiler.program import (
     Var,
 )
 from compiler.text.attrs import OPS
-from compiler.text.names import ROLES
 
 plain = st.sampled_from(
     ["x", "block.w1", "w#1", "a_b", "F", "U", "over", "to", "last", "in", "i", "g", "stage", "fn", "of"]
@@ -139,7 +139,7 @@ def elements(draw: st.DrawFn) -> Run | For | Update:
 def states(draw: st.DrawFn, axes: tuple[Axis, ...]) -> StateDecl:
     inits = st.none() | st.builds(Init, names, st.lists(numbers, max_size=3).map(tuple))
     memory = st.sampled_from(["hbm", "host", "nvme", "odd one"])
-    role = st.sampled_from(ROLES)
+    role = st.sampled_from(DECLARED)
     name = draw(names)
     logical = draw(names | st.just(name.split("#")[0]))
     return StateDecl(name, draw(role), *draw(types(axes)), draw(chunk_numbers), draw(inits), draw(memory), logical)

@@ -34,12 +34,12 @@ stage 0: devices 0..3 {
     %u: f32[b=2/mb/dp, f=4/tp] = load u.saved last
     %w2: f32[f=4/tp, d=4] = read w2
     %h: f32[b=2/mb/dp, f=4/tp] = relu %u
-    %dw2: f32[f=4/tp, d=4] pending(dp sum, mb sum) = contract %h, %dy
+    %dw2: f32[f=4/tp, d=4] pending(mb sum, dp sum) = contract %h, %dy
     accumulate %dw2 into w2.grad
     %dh: f32[b=2/mb/dp, f=4/tp] = contract %dy, %w2
     %on: bool[b=2/mb/dp, f=4/tp] = gt %u, 0.0
     %du: f32[b=2/mb/dp, f=4/tp] = where %on, %dh, 0.0
-    %dw1: f32[d=4, f=4/tp] pending(dp sum, mb sum) = contract %x, %du
+    %dw1: f32[d=4, f=4/tp] pending(mb sum, dp sum) = contract %x, %du
     accumulate %dw1 into w1.grad
   }
   fn U {
@@ -81,8 +81,8 @@ stage 1: devices 4..7 {
     %y: f32[b=2/mb/dp, d=4] = recv y from -1
     %w3: f32[d=4] = read w3
     %o: f32[b=2/mb/dp] = contract %y, %w3
-    %s: f32[] pending(dp sum, mb sum) = reduce %o sum over b
-    %mean: f32[] pending(dp sum, mb sum) = mul %s, 0.0625
+    %s: f32[] pending(mb sum, dp sum) = reduce %o sum over b
+    %mean: f32[] pending(mb sum, dp sum) = mul %s, 0.0625
     %l: f32[] pending(mb sum) = all_reduce %mean sum over dp
     accumulate %l into loss
     save %y as y.saved
@@ -91,7 +91,7 @@ stage 1: devices 4..7 {
     %y: f32[b=2/mb/dp, d=4] = load y.saved last
     %w3: f32[d=4] = read w3
     %do: f32[b=2/mb/dp] = full 0.0625
-    %dw3: f32[d=4] pending(dp sum, mb sum) = contract %do, %y
+    %dw3: f32[d=4] pending(mb sum, dp sum) = contract %do, %y
     accumulate %dw3 into w3.grad
     %dy: f32[b=2/mb/dp, d=4] = mul %do, %w3
     send %dy as y.grad to -1
@@ -133,7 +133,7 @@ stage 0: devices 0..1 {
   metric ratio: f32[]
   fn P {
     %m: f32[b=2/mb/dp] = input m
-    %sum: f32[] pending(dp sum, mb sum) = reduce %m sum over b
+    %sum: f32[] pending(mb sum, dp sum) = reduce %m sum over b
     accumulate %sum into mean.parts
   }
   fn S {
@@ -147,7 +147,7 @@ stage 0: devices 0..1 {
     %mean: f32[] = read mean
     %all: f32[b=2/mb/dp] = broadcast %mean
     %off: f32[b=2/mb/dp] = sub %m, %all
-    %max: f32[] pending(dp max, mb max) = reduce %off max over b
+    %max: f32[] pending(mb max, dp max) = reduce %off max over b
     accumulate %max into far.parts
   }
   fn S.1 {
@@ -160,9 +160,9 @@ stage 0: devices 0..1 {
     %w: f32[d=4] = read w
     %far: f32[] = read far
     %y: f32[b=2/mb/dp] = contract %x, %w
-    %most: f32[] pending(dp max, mb max) = reduce %y max over b
-    %sum: f32[] pending(dp sum, mb sum) = reduce %y sum over b
-    %l: f32[] pending(dp sum, mb sum) = div %sum, %far
+    %most: f32[] pending(mb max, dp max) = reduce %y max over b
+    %sum: f32[] pending(mb sum, dp sum) = reduce %y sum over b
+    %l: f32[] pending(mb sum, dp sum) = div %sum, %far
     %loss: f32[] pending(mb sum) = all_reduce %l sum over dp
     accumulate %loss into loss
     accumulate %most into most
@@ -173,7 +173,7 @@ stage 0: devices 0..1 {
     %one: f32[] = full 1.0
     %part: f32[] = div %one, %far
     %rows: f32[b=2/mb/dp] = broadcast %part
-    %dw: f32[d=4] pending(dp sum, mb sum) = contract %rows, %x
+    %dw: f32[d=4] pending(mb sum, dp sum) = contract %rows, %x
     accumulate %dw into w.grad
   }
   fn E {

@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 
+from compiler.layout import TIME
 from compiler.numbering import Ranks, joined, show_ranks
 from compiler.program import Axis
 
@@ -17,7 +18,7 @@ def axes(text: str) -> list[Axis]:
     for word in text.split():
         name = word.rstrip("!0123456789")
         found.append(Axis(name, int(word.rstrip("!")[len(name) :]), "place" if word.endswith("!") else "mesh"))
-    return [Axis("mb", 4, "time"), *found]
+    return [Axis(TIME, 4, "time"), *found]
 
 
 @pytest.mark.parametrize("text", MESHES)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from compiler.graph import Dim, Type
-from compiler.layout import Layout
+from compiler.layout import TIME, Layout
 from compiler.ops.create import Full
 from compiler.program import (
     Affine,
@@ -73,9 +73,9 @@ def test_samples_are_printed_as_they_are_written(text: str) -> None:
 
 
 def test_types_show_local_sizes() -> None:
-    sizes = {"mb": 2, "dp": 4, "tp": 4}
+    sizes = {TIME: 2, "dp": 4, "tp": 4}
     t = Type("f32", (Dim("b", 32), Dim("v", 50)))
-    layout = Layout((("mb", "dp"), ("tp",)), (("cp", "sum"),), ((0, 1, 2),))
+    layout = Layout(((TIME, "dp"), ("tp",)), (("cp", "sum"),), ((0, 1, 2),))
     assert show_var(Var("x", t, layout), sizes) == "%x: f32[b=7/mb/dp halo(1, 2), v=13/tp of 50] pending(cp sum)"
     assert show_instr(Instr(Full(0.5, "f32", t.dims), (), (Var("x", t, Layout(((), ()))),)), {}) == (
         "%x: f32[b=32, v=50] = full 0.5"
@@ -101,7 +101,7 @@ def test_schedules_read_as_formulas() -> None:
     ("axes", "groups", "devices"),
     [
         ([("pp", 16, "place"), ("dp", 16, "mesh"), ("tp", 8, "mesh")], range(1, 15), "128..1919"),
-        ([("mb", 8, "time"), ("dp", 2, "mesh")], [0], "0..1"),
+        ([(TIME, 8, "time"), ("dp", 2, "mesh")], [0], "0..1"),
         ([("dp", 64, "mesh"), ("pp", 2, "place"), ("tp", 4, "mesh")], [0], "0..3 + 8*(0..63)"),
         ([("dp", 2, "mesh"), ("pp", 2, "place"), ("tp", 4, "mesh")], [0, 1], "0..7 + 8*(0..1)"),
         ([("dp", 3, "mesh"), ("pp", 2, "place")], [1], "1 + 2*(0..2)"),

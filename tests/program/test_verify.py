@@ -58,7 +58,7 @@ RULES = [
     # layouts
     ("E0613", P, "%u: f32[b=2/mb/dp, f=4/tp] = contract", "%u: f32[b=2/mb/dp, f=4/dp] = contract"),
     ("E0613", P, "%g1: f32[d=4, f=4/tp] pending(dp sum)", "%g1: f32[d=4, f=4/tp] pending(dp mean)"),
-    ("E0613", P, "f=4/tp] pending(dp sum, mb sum)", "f=4/tp] pending(mb sum, dp sum)"),
+    ("E0613", P, "f=4/tp] pending(mb sum, dp sum)", "f=4/tp] pending(dp sum, mb sum)"),
     ("E0613", P, "%w1: f32[d=4, f=4/tp] = read w1\n    %g1", "%w1: f32[d=1/mb, f=4/tp] = read w1\n    %g1"),
     ("E0613", P, "%w1: f32[d=4, f=4/tp] = read w1\n    %g1", "%w1: f32[d=2/pp, f=4/tp] = read w1\n    %g1"),
     ("E0614", P, "%h: f32[b=2/mb/dp, f=4/tp] = relu", "%h: f32[b=2/mb/dp, f=8] = relu"),
@@ -151,7 +151,7 @@ RULES = [
     # of whole batches
     ("E0613", W, "    %whole: f32[] =", "    %w: f32[] pending(mb sum) = only_first %parts over mb\n    %whole: f32[] ="),
     ("E0615", W, "%whole: f32[] = all_reduce %parts sum over dp", "%whole: f32[] = div %parts, 2.0"),
-    ("E0620", W, "    %sum: f32[] pending(dp sum, mb sum) = reduce %m", "    %w: f32[d=4] = read w\n    %sum: f32[] pending(dp sum, mb sum) = reduce %m"),
+    ("E0620", W, "    %sum: f32[] pending(mb sum, dp sum) = reduce %m", "    %w: f32[d=4] = read w\n    %sum: f32[] pending(mb sum, dp sum) = reduce %m"),
     ("E0620", W, "accumulate %ratio into ratio", "accumulate %ratio into mean"),
     ("E0620", W, "accumulate %dw into w.grad", "accumulate %dw into w.grad\n    accumulate %one into most"),
     ("E0620", W, "    %w: f32[d=4] = read w\n    %g", "    %m: f32[] = read mean\n    %w: f32[d=4] = read w\n    %g"),

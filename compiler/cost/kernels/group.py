@@ -23,6 +23,7 @@ from compiler.ops.base import Movement
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Cast
 from compiler.ops.reduce import Reduce
+from compiler.origin import Role
 from compiler.program import Body, Instr, LocalRepeat, Program, StateDecl, Var
 
 LATE = -2
@@ -33,7 +34,7 @@ SCALAR = 64
 """Elements up to which a value is no traffic to speak of."""
 
 
-TAINTS = {"weight": "weights", "gradient": "gradients", "statistic": "statistics"}
+TAINTS = {Role.WEIGHT: "weights", Role.GRADIENT: "gradients", Role.STATISTIC: "statistics"}
 """By the role of a buffer, what is read of it or added to it."""
 
 

@@ -34,6 +34,7 @@ from compiler.graph import ITEMSIZE
 from compiler.layout import Layout, local_type
 from compiler.memory.action import FIRST
 from compiler.model import Device, ShardRule, Strategy
+from compiler.origin import Role
 from compiler.passes.place.rules import in_scope
 from compiler.program import DeviceClass, StateDecl
 
@@ -99,9 +100,9 @@ States = dict[str, list[tuple[str, int]]]
 def states(cls: DeviceClass, shards: Shards, of: Footprint, dtype: str) -> States:
     """What the devices of a class keep all the time, of device memory: weights, their gradients where these have a
     buffer of their own, and the optimizer's states. dtype: of computation."""
-    found: States = {"weight": [], "gradient": [], "optimizer": []}
-    weights = {(s.logical, s.chunk): s for s in cls.states if s.role == "weight"}
-    trained = {s.logical for s in cls.states if s.role == "gradient"}
+    found: States = {Role.WEIGHT: [], Role.GRADIENT: [], Role.OPTIMIZER: []}
+    weights = {(s.logical, s.chunk): s for s in cls.states if s.role is Role.WEIGHT}
+    trained = {s.logical for s in cls.states if s.role is Role.GRADIENT}
     narrow = ITEMSIZE[dtype] == 2  # what is published of mixed precision is of 16 bits
 
     def keep(role: str, name: str, size: float) -> None:
@@ -112,20 +113,20 @@ def states(cls: DeviceClass, shards: Shards, of: Footprint, dtype: str) -> State
         mixed = ITEMSIZE[dtype] < stored
         if s.memory != FIRST:
             continue
-        if s.role == "optimizer":
-            keep("optimizer", s.name, shards.bytes(s, "optimizer"))
-        elif s.role == "weight" and (shards.gathered(s) or not mixed):
-            keep("weight", s.name, shards.bytes(s, "weights"))
-        elif s.role == "weight":
+        if s.role is Role.OPTIMIZER:
+            keep(Role.OPTIMIZER, s.name, shards.bytes(s, "optimizer"))
+        elif s.role is Role.WEIGHT and (shards.gathered(s) or not mixed):
+            keep(Role.WEIGHT, s.name, shards.bytes(s, "weights"))
+        elif s.role is Role.WEIGHT:
             copy = of.copy if narrow else ITEMSIZE[dtype]
-            keep("weight", s.name, copy * local_type(s.type, s.layout, shards.sizes).elements)
+            keep(Role.WEIGHT, s.name, copy * local_type(s.type, s.layout, shards.sizes).elements)
             if s.logical in trained:
                 more = of.partition / stored if dtype == "f16" else 0.0
-                keep("optimizer", s.name, shards.bytes(s, "optimizer") * (1 + more))
-        elif s.role == "gradient":
+                keep(Role.OPTIMIZER, s.name, shards.bytes(s, "optimizer") * (1 + more))
+        elif s.role is Role.GRADIENT:
             of_weight = weights.get((s.logical, s.chunk), s)  # what computes it may have left it in pieces
             if not shards.gathered(of_weight):
                 each = of.gradient_f16 if dtype == "f16" else of.gradient
                 each = each if mixed and narrow else stored
-                keep("gradient", s.name, shards.bytes(of_weight, "gradients") * each / stored)
+                keep(Role.GRADIENT, s.name, shards.bytes(of_weight, "gradients") * each / stored)
     return found

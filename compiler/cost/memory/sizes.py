@@ -17,6 +17,7 @@ from compiler.ops.contract import Contract
 from compiler.ops.effects import Accumulate, Read
 from compiler.ops.elementwise import Cast, Map
 from compiler.ops.reduce import Reduce
+from compiler.origin import Role
 from compiler.program import Body, DeviceClass, Instr, LocalRepeat, Var
 
 OURS = 8.0
@@ -90,7 +91,7 @@ class Sizes:
 
 def logits(cls: DeviceClass) -> set[tuple[Dim, ...]]:
     """Dims of what the loss takes a softmax of: of exponentials that are summed, between the last products and it."""
-    losses = {s.name for s in cls.states if s.role == "loss"}
+    losses = {s.name for s in cls.states if s.role is Role.LOSS}
     found = set()
     for f in cls.functions:
         ends = [i.inputs[0] for i in f.body.instrs if isinstance(i.op, Accumulate) and i.op.name in losses]

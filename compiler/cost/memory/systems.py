@@ -20,6 +20,7 @@ from compiler.graph import ITEMSIZE
 from compiler.memory.action import FIRST, Buffer, Effect, Replay
 from compiler.memory.lifetimes import Traced, TracedMemory
 from compiler.memory.peak import ClassMemory, Peak
+from compiler.origin import Role
 from compiler.program import Body, DeviceClass, Function, FunctionPhase, Instr, Var
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ class Systems:
 
     def added(self, cls: DeviceClass) -> frozenset[str]:
         """Accumulators of gradients that have a buffer all the time: of weights that are not gathered from shards."""
-        gathered = {s.logical for s in cls.states if s.role == "weight" and self.shards.gathered(s)}
-        return frozenset(s.name for s in cls.states if s.role == "gradient" and s.logical not in gathered)
+        gathered = {s.logical for s in cls.states if s.role is Role.WEIGHT and self.shards.gathered(s)}
+        return frozenset(s.name for s in cls.states if s.role is Role.GRADIENT and s.logical not in gathered)
 
     def sizes(self, cls: DeviceClass, key: tuple[str, int]) -> Sizes:
         """Of the values of a function of the class."""
@@ -121,7 +122,7 @@ class _Replay(Replay):
         self.passing = []
         super()._begin(instr)
 
-    def _new(self, name: str, size: int, origin: str = "activation", memory: str = FIRST) -> Buffer:
+    def _new(self, name: str, size: int, origin: str = Role.ACTIVATION, memory: str = FIRST) -> Buffer:
         b = super()._new(name, size, origin, memory)
         if name in self.of.passing:
             self.passing.append(b)
@@ -165,9 +166,11 @@ class SystemMemory(ClassMemory):
         of = self.systems.footprint
         kept = sum(n for (memory, _), items in self.static.items() for _, n in items if memory == FIRST)
         turning = peak.bytes - kept
-        shards = [s for s in self.cls.states if s.role == "gradient" and s.memory == FIRST and s.name not in self.added]
+        shards = [
+            s for s in self.cls.states if s.role is Role.GRADIENT and s.memory == FIRST and s.name not in self.added
+        ]
         if shards:
-            there = peak.roles.get("gradient", 0)
+            there = peak.roles.get(Role.GRADIENT, 0)
             kept += max(there, round(sum(self.systems.shards.bytes(s, "gradients") for s in shards)))
             turning -= there
         reserved = kept + round(turning * (1 + of.reserve))

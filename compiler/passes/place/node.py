@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from compiler.graph import Node, Type, Value
-from compiler.layout import TIME, Layout, is_padded, local_type
+from compiler.layout import TIME, Layout, in_order, is_padded, local_type
 from compiler.ops.base import Loop
 from compiler.ops.comm import Halo, HaloAdd, MaskPad
 from compiler.ops.create import Full
@@ -83,7 +83,7 @@ def _operand(region: Region, node: Node, plan: Plan, i: int) -> Value:
     """The operand in the layout that the plan asks for, with halos fetched and padding masked."""
     value = node.inputs[i]
     dims = walked(plan.loops, plan.axes, value, i)
-    pending = tuple(sorted((a, "sum") for a, group in plan.passing.items() if i in group))
+    pending = in_order(((a, "sum") for a, group in plan.passing.items() if i in group), region.sizes)
     layout = Layout(tuple(dims), pending)
     got = region.demand(value, layout)
     for loop, axes in zip(plan.loops, plan.axes, strict=True):
@@ -143,7 +143,7 @@ def _emit(region: Region, node: Node, plan: Plan, inputs: tuple[Value, ...]) -> 
     region.nodes.append(Node(node.op, inputs, tuple(outputs), node.span))
     for j, (out, made) in enumerate(zip(node.outputs, outputs, strict=True)):
         dims = tuple(walked(plan.loops, plan.axes, out, None, j))
-        layout = Layout(dims, tuple(sorted(pending.items())))
+        layout = Layout(dims, in_order(pending.items(), region.sizes))
         if not borders:
             region.define(out, layout)
             continue

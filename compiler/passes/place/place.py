@@ -217,7 +217,7 @@ def _as_made(region: Region, value: Value) -> Value:
     layout = region.natural(value)
     if TIME in region.axes and layout.pending_on(TIME) is None:
         dims = tuple(tuple(a for a in axes if a != TIME) for axes in layout.dims)
-        layout = Layout(dims, tuple(sorted((*layout.pending, (TIME, "sum")))))
+        layout = Layout(dims, ((TIME, "sum"), *layout.pending))
     return region.demand(value, layout)
 
 
@@ -278,7 +278,7 @@ def _total_gradient(region: Region, value: Value) -> Value:
     got = export(region, value)
     layout = region.shared.layouts[got.name]
     if TIME in region.axes and layout.pending_on(TIME) is None:
-        layout = Layout(layout.dims, tuple(sorted((*layout.pending, (TIME, "sum")))))
+        layout = Layout(layout.dims, ((TIME, "sum"), *layout.pending))
         got = region.demand(value, layout)
     return got
 

@@ -36,7 +36,7 @@ class Rules:
         splits = chosen([r for r in strategy.splits if r.axis in self.sizes], self.sizes, job.model)
         if strategy.microbatches > 1:
             self.axes = (TIME, *self.axes)
-            self.sizes[TIME] = strategy.microbatches
+            self.sizes = {TIME: strategy.microbatches, **self.sizes}
             dim = strategy.microbatch_dim or job.model.inputs[0].value.type.names[0]
             splits.append(SplitRule((dim,), TIME, ("activations",), span=strategy.microbatch_span))
         self._splits = {a: tuple(r for r in splits if r.axis == a) for a in self.axes}
