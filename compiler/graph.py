@@ -11,6 +11,7 @@ from compiler.origin import FORWARD, Origin
 from dsl.source import NOWHERE, Span
 
 if TYPE_CHECKING:
+    from compiler.layout import Layout
     from compiler.ops.base import Op
 
 FLOATS = ("f64", "f32", "bf16", "f16")
@@ -81,13 +82,28 @@ class Type:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Value:
-    """One tensor. `name` is unique in the whole training graph and is its identity between passes; what the value is
-    for, and where it comes from, says `origin`."""
+    """One tensor, by its logical type. `name` is unique in the whole training graph, and in a function of a program.
+
+    origin: what the value is for, and where it comes from. Of this a lowered program tells the phase: moved, for what
+    collectives and effects give; again; else its function's.
+    layout: how its pieces lie on the devices (the piece: `local_type(type, layout, sizes)`); None before `place`, which
+    gives all values theirs. Typed as if it were always there: nobody reads it before.
+    """
 
     name: str
     type: Type
     span: Span = field(default=NOWHERE, repr=False)
     origin: Origin = field(default=FORWARD, repr=False)
+    layout: Layout = None  # type: ignore[assignment]
+
+    def same(self, other: Value) -> bool:
+        """Whether both are called alike, and have equal types, layouts and origins."""
+        return self is other or (
+            self.name == other.name
+            and self.type == other.type
+            and self.layout == other.layout
+            and self.origin == other.origin
+        )
 
     def __str__(self) -> str:
         return f"%{self.name}: {self.type}"
@@ -95,7 +111,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Node:
-    """`outputs = op(inputs)`."""
+    """`outputs = op(inputs)`. Effects in functions of a program may have no outputs."""
 
     op: Op
     inputs: tuple[Value, ...]
@@ -107,10 +123,31 @@ class Node:
         (value,) = self.outputs
         return value
 
+    def same(self, other: Node) -> bool:
+        """Whether both give the same values by the same op of operands that are called alike."""
+        return self is other or (
+            self.op == other.op
+            and names_of(self.inputs) == names_of(other.inputs)
+            and _same(self.outputs, other.outputs)
+        )
+
+
+def names_of(values: Iterable[Value]) -> list[str]:
+    """What the values are called."""
+    return [v.name for v in values]
+
+
+def _same(left: tuple[Value, ...], right: tuple[Value, ...]) -> bool:
+    return len(left) == len(right) and all(a.same(b) for a, b in zip(left, right))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graph:
-    """Nodes in an order in which they can run. Inputs are data, weights, state or (in a body) parameters."""
+    """Nodes in an order in which they can run. Inputs are data, weights, state or (in a body) parameters.
+
+    A function of a program has neither inputs nor outputs: its effects are nodes. Graphs are equal if they have the
+    same text, values and nodes are not: within a graph each is itself alone.
+    """
 
     name: str
     inputs: tuple[Value, ...]
@@ -119,6 +156,20 @@ class Graph:
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Graph):
+            return NotImplemented
+        return self is other or (
+            self.name == other.name
+            and len(self.nodes) == len(other.nodes)
+            and _same(self.inputs, other.inputs)
+            and all(a.same(b) for a, b in zip(self.nodes, other.nodes))
+            and names_of(self.outputs) == names_of(other.outputs)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.name, len(self.nodes), *names_of(self.inputs)))
 
     def __str__(self) -> str:
         from compiler.show import show_graph

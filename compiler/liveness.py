@@ -5,21 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from compiler.graph import Graph, Node, Value
 from compiler.ops.effects import Accumulate, Read, Write
-from compiler.program import (
-    ALL_CHUNKS,
-    Body,
-    DeviceClass,
-    For,
-    FunctionPhase,
-    Instr,
-    LocalRepeat,
-    Program,
-    Run,
-    Schedule,
-    Update,
-    Var,
-)
+from compiler.ops.repeat import Repeat
+from compiler.program import ALL_CHUNKS, DeviceClass, For, FunctionPhase, Program, Run, Schedule, Update
 from compiler.schedules import Action, unroll
 
 
@@ -36,20 +25,20 @@ class Liveness:
     sinks: Mapping[str, str]
 
 
-def liveness(body: Body, carries: int = 0) -> Liveness:
+def liveness(body: Graph, carries: int = 0) -> Liveness:
     """The first `carries` results never die in the body; others that nobody reads die where they are defined.
 
     (A loop copies an iteration's results, but for the carries, as soon as they are defined.)
     """
-    last: dict[str, int] = {p.name: -1 for p in body.params}
-    for i, instr in enumerate(body.instrs):
-        for name in instr.inputs:
-            last[name] = i
+    last: dict[str, int] = {p.name: -1 for p in body.inputs}
+    for i, instr in enumerate(body.nodes):
+        for value in instr.inputs:
+            last[value.name] = i
         for var in instr.outputs:
             last[var.name] = i
-    after: list[list[str]] = [[] for _ in body.instrs]
+    after: list[list[str]] = [[] for _ in body.nodes]
     unused = []
-    results = set(body.results[:carries])
+    results = {v.name for v in body.outputs[:carries]}
     for name, i in last.items():
         if name in results:
             continue
@@ -60,43 +49,44 @@ def liveness(body: Body, carries: int = 0) -> Liveness:
     return Liveness(tuple(map(tuple, after)), tuple(unused), _sinks(body))
 
 
-def _sinks(body: Body) -> dict[str, str]:
+def _sinks(body: Graph) -> dict[str, str]:
     """Nothing else may touch the accumulator from the loop up to the `accumulate`: sums keep the order as written."""
     readers: dict[str, list[int]] = {}
     touches: dict[str, list[int]] = {}  # accumulator -> the effects of that name, in order
-    for i, instr in enumerate(body.instrs):
-        for name in instr.inputs:
-            readers.setdefault(name, []).append(i)
+    for i, instr in enumerate(body.nodes):
+        for value in instr.inputs:
+            readers.setdefault(value.name, []).append(i)
         if isinstance(instr.op, (Accumulate, Read, Write)):
             touches.setdefault(instr.op.name, []).append(i)
     found: dict[str, str] = {}
-    for i, instr in enumerate(body.instrs):
-        if not isinstance(instr.op, LocalRepeat):
+    results = {v.name for v in body.outputs}
+    for i, instr in enumerate(body.nodes):
+        if not isinstance(instr.op, Repeat):
             continue
         for out in instr.outputs[instr.op.carries :]:
             at = readers.get(out.name, ())
-            if len(at) != 1 or out.name in body.results:
+            if len(at) != 1 or out.name in results:
                 continue
-            op = body.instrs[at[0]].op
+            op = body.nodes[at[0]].op
             if isinstance(op, Accumulate) and not any(i < k < at[0] for k in touches[op.name]):
                 found[out.name] = op.name
     return found
 
 
-def variables(body: Body) -> dict[str, Var]:
+def variables(body: Graph) -> dict[str, Value]:
     """Every value of the body by name: parameters and results of instructions (not those inside its loops)."""
-    found = {p.name: p for p in body.params}
-    for instr in body.instrs:
+    found = {p.name: p for p in body.inputs}
+    for instr in body.nodes:
         found.update((v.name, v) for v in instr.outputs)
     return found
 
 
-def walk(body: Body, times: int = 1) -> Iterator[tuple[Instr, dict[str, Var], int]]:
+def walk(body: Graph, times: int = 1) -> Iterator[tuple[Node, dict[str, Value], int]]:
     """All instructions, those inside loops too: (instruction, the variables in its scope, how often it runs)."""
     scope = variables(body)
-    for instr in body.instrs:
+    for instr in body.nodes:
         yield instr, scope, times
-        if isinstance(instr.op, LocalRepeat):
+        if isinstance(instr.op, Repeat):
             yield from walk(instr.op.body, times * instr.op.count)
 
 

@@ -8,67 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import ClassVar
 
-from compiler.graph import Type
+from compiler.graph import Graph, Type
 from compiler.homes import Homes
 from compiler.layout import Layout
 from compiler.model import Init
 from compiler.ops.base import Op
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Save, Write
-from compiler.origin import FORWARD, Origin, Phase, Role
-
-
-@dataclass(frozen=True, slots=True)
-class Var:
-    """A value of a function: its *logical* type and its layout (the piece: `local_type(type, layout, sizes)`).
-
-    Of its origin a program tells the phase: moved, for what collectives and effects give; again; else its function's.
-    """
-
-    name: str
-    type: Type
-    layout: Layout
-    origin: Origin = FORWARD
-
-
-@dataclass(frozen=True, slots=True)
-class Instr:
-    """`outputs = op(inputs)`; inputs name earlier outputs, parameters of the enclosing body, or outer values."""
-
-    op: Op
-    inputs: tuple[str, ...]
-    outputs: tuple[Var, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """A straight line of instructions. `params`/`results` are empty for functions, whose effects are instructions."""
-
-    params: tuple[Var, ...]
-    instrs: tuple[Instr, ...]
-    results: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LocalRepeat(Op):
-    """`ops.repeat.Repeat` in a lowered program: the same meaning, with a `Body` (so that programs compare by value).
-
-    instruction inputs  = carries (initial) + stacks (leading dim `label` of size `count`, not split) + invariants
-    body.params         = carries + slices + invariants
-    body.results        = carries (next) + results of the iteration
-    instruction outputs = carries (final) + stacks of results
-    The body holds no effects (`ops.effects`) and reads nothing but its parameters and its own values.
-    """
-
-    mnemonic: ClassVar[str] = "repeat"
-    label: str
-    count: int
-    body: Body
-    carries: int
-    stacks: int
-    reverse: bool = False
+from compiler.origin import Origin, Phase, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +139,7 @@ class Function:
 
     phase: FunctionPhase
     chunk: int
-    body: Body
+    body: Graph
 
     @property
     def name(self) -> str:
@@ -213,8 +161,8 @@ class Function:
         return frozenset(name for name, writes in _touched(self.body) if writes)
 
 
-def _touched(body: Body) -> Iterator[tuple[str, bool]]:
-    for instr in body.instrs:
+def _touched(body: Graph) -> Iterator[tuple[str, bool]]:
+    for instr in body.nodes:
         if isinstance(instr.op, (Read, Load, Accumulate, Save, Write)):
             yield instr.op.name, not isinstance(instr.op, (Read, Load))
 
@@ -302,7 +250,7 @@ class Entry:
     @property
     def inputs(self) -> tuple[str, ...]:
         """The data that it takes in (and `step`), in the order of first use."""
-        ops = (i.op for c in self.classes for f in c.functions for i in f.body.instrs)
+        ops = (i.op for c in self.classes for f in c.functions for i in f.body.nodes)
         return tuple(dict.fromkeys(op.name for op in ops if isinstance(op, Input)))
 
     @property

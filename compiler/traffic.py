@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from compiler.graph import Type
+from compiler.graph import Graph, Type, Value
 from compiler.layout import Layout, local_type
 from compiler.ops.base import Op
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Send, StageReduce
-from compiler.program import Body, LocalRepeat, Program, Var
+from compiler.ops.repeat import Repeat
+from compiler.program import Program
 
 Key = tuple[str, tuple[str, ...]]
 """(mnemonic, axes); messages between stages have no axes."""
@@ -86,19 +87,19 @@ def in_mesh_order(axes: Iterable[str], mesh: Iterable[str]) -> tuple[str, ...]:
     return tuple(a for a in mesh if a in wanted)
 
 
-def messages(body: Body, sizes: Mapping[str, int]) -> Iterator[Message]:
+def messages(body: Graph, sizes: Mapping[str, int]) -> Iterator[Message]:
     """All communication of one run of a function, in its order; what is in a loop counts for all iterations."""
     return _messages(body, sizes, {}, 1)
 
 
-def _messages(body: Body, sizes: Mapping[str, int], outer: Mapping[str, Var], times: int) -> Iterator[Message]:
-    known = {**outer, **{p.name: p for p in body.params}}
-    for instr in body.instrs:
+def _messages(body: Graph, sizes: Mapping[str, int], outer: Mapping[str, Value], times: int) -> Iterator[Message]:
+    known = {**outer, **{p.name: p for p in body.inputs}}
+    for instr in body.nodes:
         op = instr.op
-        if isinstance(op, LocalRepeat):
+        if isinstance(op, Repeat):
             yield from _messages(op.body, sizes, known, times * op.count)
         elif instr.inputs:
-            source = known[instr.inputs[0]]
+            source = known[instr.inputs[0].name]
             sent = sent_bytes(op, source.type, source.layout, sizes)
             if sent is not None:
                 axes, dim = (op.over(), op.along()) if isinstance(op, Comm) else ((), "")
@@ -106,7 +107,7 @@ def _messages(body: Body, sizes: Mapping[str, int], outer: Mapping[str, Var], ti
         known.update((v.name, v) for v in instr.outputs)
 
 
-def volumes(body: Body, sizes: Mapping[str, int]) -> Volumes:
+def volumes(body: Graph, sizes: Mapping[str, int]) -> Volumes:
     """What one run of a function sends, by op and axes."""
     found: Volumes = {}
     for m in messages(body, sizes):

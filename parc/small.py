@@ -19,10 +19,10 @@ from typing import Any
 
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate.sizes import Sizes, Stated
-from compiler.graph import Graph, Value
+from compiler.graph import Graph, Value, names_of
 from compiler.model import Job
 from compiler.ops.repeat import Repeat
-from compiler.program import Body, LocalRepeat, Program
+from compiler.program import Program
 from dsl.diagnostics import ParcError
 from dsl.source import Span
 
@@ -266,15 +266,15 @@ def outline(program: Program) -> Outline:
     )
 
 
-def _instructions(body: Body) -> Iterator[tuple[Any, ...]]:
-    for instr in body.instrs:
+def _instructions(body: Graph) -> Iterator[tuple[Any, ...]]:
+    for instr in body.nodes:
         op = instr.op
-        if isinstance(op, LocalRepeat):
+        if isinstance(op, Repeat):
             attributes: tuple[Any, ...] = (op.label, op.carries, op.stacks, op.reverse, *_instructions(op.body))
         else:
             attributes = tuple(_LIST.sub("#", _NUMBER.sub("#", repr(getattr(op, f.name)))) for f in fields(op))
         outs = tuple((v.name, v.type.dtype, v.type.names, v.layout) for v in instr.outputs)
-        yield type(op).__name__, attributes, instr.inputs, outs
+        yield type(op).__name__, attributes, tuple(names_of(instr.inputs)), outs
 
 
 def _sizes(job: Job) -> dict[str, int]:

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from compiler.graph import Type
+from compiler.graph import Type, Value
 from compiler.layout import Layout
 from compiler.liveness import walk
 from compiler.ops.effects import Input
 from compiler.origin import Role
-from compiler.program import LASTING, DeviceClass, FunctionPhase, Program, StateDecl, Var
+from compiler.program import LASTING, DeviceClass, FunctionPhase, Program, StateDecl
 from runtime.distribute import Array, Mesh, logical_type, own_part
 from runtime.inputs import check_batch
 from runtime.numpy import quiet
@@ -237,7 +237,7 @@ class LocalExecutor(ABC):
                 return np.array(x.flat[0], np.int32)
         return np.array(self.steps, np.int32)
 
-    def inputs(self, group: int) -> Iterator[tuple[str, Var, Type]]:
+    def inputs(self, group: int) -> Iterator[tuple[str, Value, Type]]:
         """The inputs that a group reads: name, the value that it becomes there, and the logical type."""
         for (name, _), var in self._inputs[id(self.classes[group])].items():
             yield name, var, self._types.get(name, Type("int32"))
@@ -248,7 +248,7 @@ def logical(decl: StateDecl) -> str:
     return decl.logical or decl.name
 
 
-def inputs_of(cls: DeviceClass) -> dict[tuple[str, Layout], Var]:
+def inputs_of(cls: DeviceClass) -> dict[tuple[str, Layout], Value]:
     """The inputs that a class reads, by name and layout."""
     return {
         (instr.op.name, instr.outputs[0].layout): instr.outputs[0]

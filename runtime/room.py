@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compiler.graph import Graph, Type
+from compiler.graph import Graph, Type, Value
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import walk
 from compiler.memory.action import STATIC, Replay
@@ -24,7 +24,7 @@ from compiler.model import Training
 from compiler.ops.effects import Input
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import DeviceClass, Program, Var
+from compiler.program import DeviceClass, Program
 from runtime.numpy import STORAGE
 
 
@@ -143,7 +143,7 @@ def _values(graph: Graph) -> int:
 class _WholeReplay(Replay):
     """Counts a value on all devices of a group at once."""
 
-    def _bytes(self, var: Var) -> int:
+    def _bytes(self, var: Value) -> int:
         return _whole(var.type, var.layout, self.sizes)
 
     def _declared(self, name: str) -> int:

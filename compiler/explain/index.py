@@ -171,11 +171,7 @@ class Index:
         """What stages hand to each other is one tensor (and one gradient): inside the cut loop, and behind it."""
         loops = list(self.cut_loops())
         sent = {
-            i.op.name
-            for c in self.program.classes
-            for f in c.functions
-            for i in f.body.instrs
-            if isinstance(i.op, Send)
+            i.op.name for c in self.program.classes for f in c.functions for i in f.body.nodes if isinstance(i.op, Send)
         }
         for node, op in loops[:1]:
             for inner, out in zip(op.body.inputs[: op.carries], node.outputs):
@@ -270,13 +266,12 @@ class Index:
         for cls in self.program.classes:
             for f in cls.functions:
                 times = self.program.microbatches if f.per_microbatch else 1
-                layouts = {v.name: v for i in f.body.instrs for v in i.outputs}
-                for instr in f.body.instrs:
+                for instr in f.body.nodes:
                     op = instr.op
                     name = op.name if isinstance(op, Send) else op.key if isinstance(op, StageReduce) else ""
                     if not name or name not in family:
                         continue
-                    var = layouts[instr.inputs[0]]
+                    var = instr.inputs[0]
                     sent = sent_bytes(op, var.type, var.layout, self.program.sizes) or 0.0
                     kind, reader = "all-reduce over stages", "the optimizer"
                     if isinstance(op, Send):

@@ -24,12 +24,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from compiler.graph import Graph, Node, Value
 from compiler.layout import local_type
 from compiler.liveness import Liveness, liveness
 from compiler.ops.base import Movement
 from compiler.ops.effects import Accumulate, Input, Load, Read, Save
+from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Var
+from compiler.program import DeviceClass, Function
 
 FIRST = "hbm"
 STATIC = (Role.WEIGHT, Role.OPTIMIZER, Role.COUNTER, Role.REPORT)
@@ -132,20 +134,20 @@ class Replay:
                 alive = [(b.name, b.role, b.bytes) for b in self.live if b.memory == memory]
                 self.effect.peaks[memory] = Top(total, dict(self.totals), at, alive)
 
-    def _bytes(self, var: Var) -> int:
+    def _bytes(self, var: Value) -> int:
         return local_type(var.type, var.layout, self.sizes).bytes
 
     # --- instructions
 
-    def _body(self, body: Body, env: dict[str, Buffer], where: str, carries: int = 0) -> None:
+    def _body(self, body: Graph, env: dict[str, Buffer], where: str, carries: int = 0) -> None:
         live = self.lives.get(id(body))
         if live is None:
             live = self.lives[id(body)] = liveness(body, carries)
         for name in live.unused:
             self._hold(env.pop(name), names=-1)
-        for instr, dying in zip(body.instrs, live.after, strict=True):
+        for instr, dying in zip(body.nodes, live.after, strict=True):
             self._begin(instr)
-            if isinstance(instr.op, LocalRepeat):
+            if isinstance(instr.op, Repeat):
                 sunk = [name for name, into in live.sinks.items() if self._adds_to(into)]
                 self._loop(instr, instr.op, env, dying, where, sunk)
                 continue
@@ -155,23 +157,23 @@ class Replay:
                 if name in env:
                     self._hold(env.pop(name), names=-1)
 
-    def _begin(self, instr: Instr) -> None:
+    def _begin(self, instr: Node) -> None:
         """For those that watch."""
 
-    def _instr(self, instr: Instr, env: dict[str, Buffer], dying: tuple[str, ...]) -> None:
+    def _instr(self, instr: Node, env: dict[str, Buffer], dying: tuple[str, ...]) -> None:
         op = instr.op
         if isinstance(op, (Input, Read, Load)):
             (out,) = instr.outputs
             b = self._source(op, self._bytes(out))
         elif isinstance(op, Save):
-            self._save(op.name, env[instr.inputs[0]])
+            self._save(op.name, env[instr.inputs[0].name])
             return
         elif isinstance(op, Accumulate):
-            self._accumulate(op.name, instr.inputs[0], env, dying)
+            self._accumulate(op.name, instr.inputs[0].name, env, dying)
             return
         elif op.movement is Movement.VIEW:
             (out,) = instr.outputs
-            b = env[instr.inputs[0]]
+            b = env[instr.inputs[0].name]
         else:
             origin = Role.MESSAGE if op.message else Role.ACTIVATION
             for out in instr.outputs:
@@ -234,8 +236,8 @@ class Replay:
 
     def _loop(
         self,
-        instr: Instr,
-        op: LocalRepeat,
+        instr: Node,
+        op: Repeat,
         env: dict[str, Buffer],
         dying: tuple[str, ...],
         where: str,
@@ -249,13 +251,15 @@ class Replay:
             self._hold(b, names=1)
             env[out.name] = b
         self._mark(f"{where} at {op.label}")
-        carried = [env[n] for n in instr.inputs[: op.carries]]
+        names = [v.name for v in instr.inputs]
+        carried = [env[n] for n in names[: op.carries]]
         for b in carried:
             self._hold(b, names=1)  # the parameter's
-        early = [n for n in instr.inputs[: op.carries] if n in dying and n not in instr.inputs[op.carries :]]
+        early = [n for n in names[: op.carries] if n in dying and n not in names[op.carries :]]
         for name in dict.fromkeys(early):
             self._hold(env.pop(name), names=-1)
-        shared = [env[n] for n in instr.inputs[op.carries :]]
+        shared = [env[n] for n in names[op.carries :]]
+        nexts = [v.name for v in op.body.outputs[: op.carries]]
         seen: dict[Signature, int] = {}
         i = 0
         while i < op.count:
@@ -266,16 +270,15 @@ class Replay:
                 seen.clear()
                 continue
             seen[signature] = i
-            inner = dict(zip((p.name for p in op.body.params), [*carried, *shared], strict=True))
+            inner = dict(zip((p.name for p in op.body.inputs), [*carried, *shared], strict=True))
             for b in shared:
                 self._hold(b, names=1)
             self._body(op.body, inner, f"{where} in {op.label}", op.carries)
-            nexts = [inner[n] for n in op.body.results[: op.carries]]
-            for b in nexts:
+            carried = [inner[n] for n in nexts]
+            for b in carried:
                 self._hold(b, names=1)
-            for name in dict.fromkeys(op.body.results[: op.carries]):
+            for name in dict.fromkeys(nexts):
                 self._hold(inner.pop(name), names=-1)
-            carried = nexts
             i += 1
         for out, b in zip(instr.outputs[: op.carries], carried, strict=True):
             env[out.name] = b

@@ -11,12 +11,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from compiler.graph import Graph, Node
 from compiler.liveness import rounds
 from compiler.memory.action import FIRST, Buffer, Effect, Replay, Signature
 from compiler.memory.peak import ClassMemory
 from compiler.ops.effects import Load
 from compiler.origin import Role
-from compiler.program import Body, Function, Instr
+from compiler.program import Function
 
 Site = tuple[int, int]
 """Where the program makes a buffer: identity of the instruction, and which of the buffers that it makes."""
@@ -115,7 +116,7 @@ class Traced(Replay):
         else:
             self.found.alive[b] = (2 << self.clock) - 1
 
-    def _begin(self, instr: Instr) -> None:
+    def _begin(self, instr: Node) -> None:
         self.clock += 1
         self.instr, self.made = id(instr), 0
 
@@ -126,7 +127,7 @@ class Traced(Replay):
             tuple(self.spans[b].site if b in self.spans else None for b in carried),
         )
 
-    def _body(self, body: Body, env: dict[str, Buffer], where: str, carries: int = 0) -> None:
+    def _body(self, body: Graph, env: dict[str, Buffer], where: str, carries: int = 0) -> None:
         outer = self.nest
         self.serial += 1
         self.nest = (*outer, (id(body), self.serial))
@@ -230,7 +231,7 @@ class TracedMemory(ClassMemory):
         loads = {
             i.op.name: key
             for key, f in self.functions.items()
-            for i in f.body.instrs
+            for i in f.body.nodes
             if isinstance(i.op, Load) and i.op.last
         }
         of: dict[str, Bundle] = {}

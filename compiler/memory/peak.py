@@ -55,7 +55,7 @@ class ClassMemory:
         self.functions = {(f.name, f.chunk): f for f in cls.functions}
         self.static = static_memory(cls, self.sizes)
         self.touched = {
-            key: frozenset(i.op.name for i in f.body.instrs if isinstance(i.op, Accumulate))
+            key: frozenset(i.op.name for i in f.body.nodes if isinstance(i.op, Accumulate))
             for key, f in self.functions.items()
         }
         self.states = {s.name: s for s in cls.states}

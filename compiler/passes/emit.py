@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from compiler.graph import Dim, Names, Node, Type, Value
+from compiler.graph import Dim, Graph, Names, Node, Type, Value
 from compiler.layout import Layout
 from compiler.ops.base import Op
 from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
 from compiler.passes.place.place import Placed
-from compiler.program import ORIGINS, Body, FunctionPhase, Instr, LocalRepeat, Var, phase_in
+from compiler.program import ORIGINS, FunctionPhase, phase_in
 from compiler.relayout import plan_relayout
 
 
@@ -56,12 +56,12 @@ def with_dims(op: Op, change: Callable[[Dim], Dim]) -> Op:
 
 
 class Emitter:
-    """Appends instructions of a function. `renamed`: value -> the name that it has in this function."""
+    """Appends nodes of a function. `defined`: a placed value's name -> what stands for it in this function."""
 
     def __init__(self, placed: Placed, names: Names, function: FunctionPhase, part: Part | None = None) -> None:
         self.placed, self.names, self.function, self.part = placed, names, function, part
-        self.instrs: list[Instr] = []
-        self.renamed: dict[str, str] = {}
+        self.nodes: list[Node] = []
+        self.defined: dict[str, Value] = {}
 
     def type(self, value: Value) -> Type:
         """The type of the value on this stage."""
@@ -80,31 +80,40 @@ class Emitter:
         again = value is not None and value.origin.phase is Phase.AGAIN
         return ORIGINS[Phase.AGAIN if again else phase_in(self.function, op)]
 
-    def var(self, value: Value, op: Op | None = None) -> Var:
+    def define(self, value: Value, op: Op | None = None) -> Value:
         """A definition of the value in this function: a loop's parameter, or what `op` gives."""
-        name = self.names.fresh(value.name)
-        if name != value.name:
-            self.renamed[value.name] = name
-        else:
-            self.renamed.pop(value.name, None)
-        return Var(name, self.type(value), self.placed.layouts[value.name], self.origin(op, value if op else None))
+        origin = self.origin(op, value if op else None)
+        made = self.defined[value.name] = self._new(value.name, value, self.placed.layouts[value.name], origin)
+        return made
 
-    def name(self, value: Value) -> str:
-        return self.renamed.get(value.name, value.name)
+    def _new(self, name: str, like: Value, layout: Layout, origin: Origin) -> Value:
+        return Value(self.names.fresh(name), self.type(like), origin=origin, layout=layout)
+
+    def value(self, value: Value) -> Value:
+        """What stands for the value in this function."""
+        return self.defined[value.name]
+
+    def add(self, op: Op, inputs: Sequence[Value], name: str, like: Value, layout: Layout) -> Value:
+        """A node on values of the function; its result has the type of another value."""
+        made = self._new(name, like, layout, self.origin(op))
+        self.nodes.append(Node(op, tuple(inputs), (made,)))
+        return made
 
     def effect(self, op: Op, value: Value, layout: Layout) -> None:
         """A value that comes out of a buffer or a message."""
-        self.renamed[value.name] = self.received(op, value, layout)
+        self.defined[value.name] = self.received(op, value, layout)
 
-    def received(self, op: Op, value: Value, layout: Layout) -> str:
-        """The name of what comes in where the value stands; the value itself keeps its own."""
-        name = self.names.fresh(value.name)
-        self.instrs.append(Instr(op, (), (Var(name, self.type(value), layout, self.origin(op)),)))
-        return name
+    def received(self, op: Op, value: Value, layout: Layout) -> Value:
+        """What comes in where the value stands; the value itself keeps what stands for it."""
+        return self.add(op, (), value.name, value, layout)
 
     def do(self, op: Op, value: Value) -> None:
         """An effect without result."""
-        self.instrs.append(Instr(op, (self.name(value),), ()))
+        self.nodes.append(Node(op, (self.value(value),), ()))
+
+    def body(self) -> Graph:
+        """The function, as far as it is."""
+        return Graph("", (), tuple(self.nodes), ())
 
     def node(self, node: Node) -> None:
         if isinstance(node.op, Relayout):
@@ -112,31 +121,28 @@ class Emitter:
         elif isinstance(node.op, Repeat):
             self.repeat(node, node.op, node.op.count)
         else:
-            inputs = tuple(self.name(v) for v in node.inputs)
-            self.instrs.append(Instr(self.op(node), inputs, tuple(self.var(v, node.op) for v in node.outputs)))
+            inputs = tuple(self.value(v) for v in node.inputs)
+            self.nodes.append(Node(self.op(node), inputs, tuple(self.define(v, node.op) for v in node.outputs)))
 
     def _relayout(self, node: Node, target: Layout) -> None:
         source, out = node.inputs[0], node.output
         steps = plan_relayout(source.type, self.placed.layouts[source.name], target, self.placed.sizes)
-        current = self.name(source)
-        for i, step in enumerate(steps):
-            name = self.var(out).name if i == len(steps) - 1 else self.names.fresh(f"{out.name}.via")
-            var = Var(name, self.type(out), step.layout, self.origin(step.op))
-            self.instrs.append(Instr(step.op, (current,), (var,)))
-            current = name
-        if not steps:
-            self.renamed[out.name] = current
+        current = self.value(source)
+        for step in steps:
+            name = out.name if step is steps[-1] else f"{out.name}.via"
+            current = self.add(step.op, (current,), name, out, step.layout)
+        self.defined[out.name] = current
 
-    def repeat(self, node: Node, op: Repeat, count: int, carried: Sequence[str] = ()) -> None:
+    def repeat(self, node: Node, op: Repeat, count: int, carried: Sequence[Value] = ()) -> None:
         """The loop, with `count` iterations; `carried`: what takes the place of the first operands."""
-        inputs = (*carried, *(self.name(v) for v in node.inputs[len(carried) :]))
+        inputs = (*carried, *(self.value(v) for v in node.inputs[len(carried) :]))
         inner = self.inner()
-        params = tuple(inner.var(v) for v in op.body.inputs)
+        params = tuple(inner.define(v) for v in op.body.inputs)
         for n in op.body.nodes:
             inner.node(n)
-        body = Body(params, tuple(inner.instrs), tuple(inner.name(v) for v in op.body.outputs))
-        loop = LocalRepeat(op.label, count, body, op.carries, op.stacks, op.reverse)
-        self.instrs.append(Instr(loop, inputs, tuple(self.var(v, loop) for v in node.outputs)))
+        body = Graph(op.label, params, tuple(inner.nodes), tuple(inner.value(v) for v in op.body.outputs))
+        loop = Repeat(op.label, count, body, op.carries, op.stacks, op.reverse)
+        self.nodes.append(Node(loop, inputs, tuple(self.define(v, loop) for v in node.outputs)))
 
 
 class PieceEmitter(Emitter):

@@ -28,7 +28,6 @@ from compiler.passes.stage import ALL, Stage, Staged
 from compiler.program import (
     Affine,
     Axis,
-    Body,
     DeviceClass,
     Entry,
     Function,
@@ -147,7 +146,7 @@ class _Class:
 
     # --- forward and backward ----------------------------------------------------------------------
 
-    def forward(self, stage: int, chunk: int, part: Part | None) -> Body:
+    def forward(self, stage: int, chunk: int, part: Part | None) -> Graph:
         placed, graph = self.placed, self.placed.forward
         where = self.staged.forward
         roots: list[Value] = []
@@ -176,7 +175,7 @@ class _Class:
         self._body(emit, graph, where, stage, chunk, roots, sends, True)
         for op, v in ends:
             emit.do(op, v)
-        return Body((), tuple(emit.instrs), ())
+        return emit.body()
 
     def _output(self, logical: str, value: Value, chunk: int, part: Part | None) -> tuple[Op, Value]:
         """Declare the buffer of an output: a part for each micro-batch, or what all of them add up to."""
@@ -198,7 +197,7 @@ class _Class:
             found.append((StateDecl(name, role, v.type, layout, logical=logical), v))
         return [*found, *part_decls(self.placed, self.names)]
 
-    def backward(self, stage: int, chunk: int, part: Part | None, late: Body | None) -> Body:
+    def backward(self, stage: int, chunk: int, part: Part | None, late: Graph | None) -> Graph:
         """B: adds up gradients (those that W does not), and saves what W needs of it."""
         placed, graph, where = self.placed, self.placed.backward, self.staged.backward
         put_off = set(placed.late.outputs) if placed.late is not None else set()
@@ -208,16 +207,16 @@ class _Class:
         emit = Emitter(placed, Names(), FunctionPhase.BACKWARD, part)
         roots = [*(v for parts in self.staged.addends for v in parts if v not in put_off), *placed.crossing]
         sends = self._sends(graph, roots, where, stage, self.staged.stages - 1, keeps)
-        reread = {i.op.name for i in late.instrs if isinstance(i.op, Load)} if late is not None else set()
+        reread = {i.op.name for i in late.nodes if isinstance(i.op, Load)} if late is not None else set()
         self._body(emit, graph, where, stage, chunk, [*(v for _, v in ends), *held], sends, False, reread)
         for name, v in ends:
             emit.do(Accumulate(name), v)
         for v in held:
             self._keep(v.name, v, placed.layouts[v.name], chunk, part)
             emit.do(Save(of_chunk(self.names.saved[v.name], chunk)), v)
-        return Body((), tuple(emit.instrs), ())
+        return emit.body()
 
-    def late(self, graph: Graph, stage: int, chunk: int, part: Part | None) -> Body:
+    def late(self, graph: Graph, stage: int, chunk: int, part: Part | None) -> Graph:
         """W: what no other stage waits for. Nothing is sent."""
         where = self.staged.backward
         outputs = set(graph.outputs)
@@ -226,7 +225,7 @@ class _Class:
         self._body(emit, graph, where, stage, chunk, [v for _, v in ends], {}, False)
         for name, v in ends:
             emit.do(Accumulate(name), v)
-        return Body((), tuple(emit.instrs), ())
+        return emit.body()
 
     def _gradients(self, stage: int, chunk: int, mine: Callable[[Value], bool]) -> list[tuple[str, Value]]:
         """Gradient buffer and what this stage adds to it."""
@@ -389,7 +388,7 @@ class _Class:
         op = node.op
         assert isinstance(op, Repeat) and self.staged.cut is not None
         ahead = 1 if forward else -1
-        carried: list[str] = []
+        carried: list[Value] = []
         if not self._enters(stage, forward):
             # Not under the outer value's name: this stage may read that one as well, as it was before the loop.
             for outer, param in zip(node.inputs[: op.carries], op.body.inputs, strict=False):

@@ -17,7 +17,7 @@ from compiler.passes.buffers import BufferNames
 from compiler.passes.emit import Emitter
 from compiler.passes.place.place import Placed
 from compiler.passes.prune import prune_nodes
-from compiler.program import Affine, Body, Function, FunctionPhase, Run, Schedule, StateDecl, Update
+from compiler.program import Affine, Function, FunctionPhase, Run, Schedule, StateDecl, Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def _function(
         emit.node(node)
     for v, buffer in zip(roots, into, strict=True):
         emit.do(Accumulate(buffer), v)
-    return Function(phase, chunk, Body((), tuple(emit.instrs), ()))
+    return Function(phase, chunk, emit.body())
 
 
 def _used(nodes: Iterable[Node], roots: Iterable[Value]) -> set[Value]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from compiler.graph import Names, Node, Value
+from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import Layout
 from compiler.ops.comm import Relayout
 from compiler.ops.create import Full
@@ -17,7 +17,7 @@ from compiler.passes.early_writes import early_writes, late_values
 from compiler.passes.emit import Emitter, PieceEmitter
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import ALL, Staged
-from compiler.program import Body, Instr, StateDecl, Var
+from compiler.program import StateDecl
 
 Deps = frozenset[str]
 
@@ -29,7 +29,7 @@ def lower_update(
     names: BufferNames,
     groups: tuple[int, ...],
     homes: Mapping[str, tuple[int, ...]],
-) -> tuple[Body, list[StateDecl]]:
+) -> tuple[Graph, list[StateDecl]]:
     """The body of U and the declarations of weights, gradients, optimizer states and counters of the class.
 
     over: what the stages have pieces of; homes: the virtual stages that hold each weight (ALL, for a weight of the
@@ -59,7 +59,7 @@ class _Update:
         self.deps: dict[str, Deps] = {}
         self.roots: set[str] = set()
         self.chain: set[str] = set()
-        self.partial: dict[str, str | None] = {}  # of chain values and roots: the name of this class's part
+        self.partial: dict[str, Value | None] = {}  # of chain values and roots: this class's part
         self.readers: dict[str, list[Node]] = {}
         for node in self.graph.nodes:
             for v in node.inputs:
@@ -129,12 +129,12 @@ class _Update:
         places = [self.staged.counts_at(v, self.staged.backward) for v in self.staged.addends[index]]
         return any(p == ALL or p in stages for p in places)
 
-    def lower(self) -> tuple[Body, list[StateDecl]]:
+    def lower(self) -> tuple[Graph, list[StateDecl]]:
         chunks = range(self.staged.chunks)
         emits = {c: self._emitter(c) for c in chunks}
         main = emits[0]
         for c in chunks:
-            emits[c].instrs = main.instrs
+            emits[c].nodes = main.nodes
         states = self._declare(emits)
         self._enter(emits)
         for node in self.graph.nodes:
@@ -149,7 +149,7 @@ class _Update:
                 if not weights and not own:
                     for other in chunks[1:]:
                         for v in node.outputs:
-                            emits[other].renamed[v.name] = main.name(v)
+                            emits[other].defined[v.name] = main.value(v)
             if out.name in self.roots:
                 if out.name not in self.chain:
                     self.partial[out.name] = self._part(out, emits)
@@ -170,7 +170,7 @@ class _Update:
                 main.do(Write(name), v)
             states.append(StateDecl(name, Role.REPORT, v.type, layout, logical=logical))
         together = {s.name: (owner, s.chunk) for s in states if (owner := self._owner(s)) is not None}
-        return Body((), tuple(early_writes(late_values(main.instrs), together)), ()), states
+        return Graph("", (), tuple(early_writes(late_values(main.nodes), together)), ()), states
 
     def _owner(self, state: StateDecl) -> str | None:
         """The weight that a buffer belongs to, if it is the weight or an optimizer's state of it."""
@@ -243,58 +243,50 @@ class _Update:
                 self._join(emits, v, weight, layouts[v.name])
             if not weight:
                 for other in list(emits)[1:]:
-                    emits[other].renamed[v.name] = emits[0].name(v)
+                    emits[other].defined[v.name] = emits[0].value(v)
 
     def _join(self, emits: Mapping[int, Emitter], value: Value, weight: str, layout: Layout) -> None:
         """The gradient of a weight that several virtual stages hold is summed over them: here, then over the groups."""
         chunks = self.here(weight)
         if self.homes[weight] == (ALL,) or not chunks:
             return
-        current = self._sum([emits[c].name(value) for c in chunks], value, layout, emits[0])
+        current = self._sum([emits[c].value(value) for c in chunks], value, layout, emits[0])
         groups = tuple(sorted({self.staged.homes.group(s) for s in self.homes[weight]}))
         if len(groups) > 1:
-            name = self.names.fresh(f"{value.name}.joined")
             op = StageReduce(self.buffers.gradients[weight], "sum", groups)
-            emits[0].instrs.append(
-                Instr(op, (current,), (Var(name, emits[0].type(value), layout, emits[0].origin(op)),))
-            )
-            current = name
+            current = emits[0].add(op, (current,), f"{value.name}.joined", value, layout)
         for c in chunks:
-            emits[c].renamed[value.name] = current
+            emits[c].defined[value.name] = current
 
-    def _sum(self, names: list[str], value: Value, layout: Layout, emit: Emitter) -> str:
+    def _sum(self, parts: Sequence[Value], value: Value, layout: Layout, emit: Emitter) -> Value:
         """The sum (or, of parts of a maximum, that) of values of one type and layout."""
         fn = "maximum" if self.over.closing.get(value.name) == "max" else "add"
-        current = names[0]
-        for name in names[1:]:
-            total = self.names.fresh(f"{value.name}.part")
-            op = Map(fn, (None, None))
-            var = Var(total, emit.type(value), layout, emit.origin(op))
-            emit.instrs.append(Instr(op, (current, name), (var,)))
-            current = total
+        current = parts[0]
+        for part in parts[1:]:
+            current = emit.add(Map(fn, (None, None)), (current, part), f"{value.name}.part", value, layout)
         return current
 
-    def _part(self, leaf: Value, emits: Mapping[int, Emitter]) -> str | None:
+    def _part(self, leaf: Value, emits: Mapping[int, Emitter]) -> Value | None:
         """What this class adds for one weight, if it does. A weight held by several stages counts in the first."""
         (weight,) = self.deps[leaf.name]
         homes = self.homes[weight]
         stages = {c: self.staged.homes.stage(self.groups[0], c) for c in self.here(weight)}
-        names = [emits[c].name(leaf) for c, stage in stages.items() if homes == (ALL,) or stage == homes[0]]
-        return self._sum(names, leaf, self.placed.layouts[leaf.name], emits[0]) if names else None
+        parts = [emits[c].value(leaf) for c, stage in stages.items() if homes == (ALL,) or stage == homes[0]]
+        return self._sum(parts, leaf, self.placed.layouts[leaf.name], emits[0]) if parts else None
 
     def _add_up(self, node: Node, emits: Mapping[int, Emitter]) -> None:
         """One step of a sum over weights (or a change of layout on the way): of those parts that this class has."""
         out, main = node.output, emits[0]
         parts = [self.partial[v.name] if v.name in self.chain else self._part(v, emits) for v in node.inputs]
-        names = [name for name in parts if name is not None]
-        if not names:
+        here = [v for v in parts if v is not None]
+        if not here:
             self.partial[out.name] = None
         elif isinstance(node.op, Relayout):
-            main.renamed[node.inputs[0].name] = names[0]
+            main.defined[node.inputs[0].name] = here[0]
             main.node(node)
-            self.partial[out.name] = main.name(out)
+            self.partial[out.name] = main.value(out)
         else:
-            self.partial[out.name] = self._sum(names, out, self.placed.layouts[out.name], main)
+            self.partial[out.name] = self._sum(here, out, self.placed.layouts[out.name], main)
 
     def _agree(self, root: Value, emits: Mapping[int, Emitter]) -> None:
         """The sum (or maximum) of this class's parts, then over all groups."""
@@ -302,17 +294,13 @@ class _Update:
         layout = self.placed.layouts[root.name]
         current = self.partial[root.name]
         if current is None:
-            current = self.names.fresh(f"{root.name}.none")
-            none = Full(0.0, root.type.dtype, ())
-            main.instrs.append(Instr(none, (), (Var(current, root.type, layout, main.origin(none)),)))
+            zero = Full(0.0, root.type.dtype, ())
+            current = main.add(zero, (), f"{root.name}.none", root, layout)
         if self.staged.groups > 1:
-            name = self.names.fresh(root.name)
-            everyone = tuple(range(self.staged.groups))
-            op = StageReduce(root.name, fn, everyone)
-            main.instrs.append(Instr(op, (current,), (Var(name, root.type, layout, main.origin(op)),)))
-            current = name
+            op = StageReduce(root.name, fn, tuple(range(self.staged.groups)))
+            current = main.add(op, (current,), root.name, root, layout)
         for emit in emits.values():
-            emit.renamed[root.name] = current
+            emit.defined[root.name] = current
 
 
 def _adds(node: Node, readers: Mapping[str, list[Node]]) -> bool:

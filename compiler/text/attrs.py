@@ -13,16 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from compiler.graph import Dim
+from compiler.graph import Dim, Value
 from compiler.layout import TIME
 from compiler.ops.base import Derive, Op
 from compiler.ops.comm import Relayout
 from compiler.ops.registry import OPS as REGISTRY
-from compiler.program import LocalRepeat, Var
+from compiler.ops.repeat import Repeat
 
 OPS: dict[str, type[Op]] = {
     **{m: c for m, c in REGISTRY.items() if c is not Relayout},
-    LocalRepeat.mnemonic: LocalRepeat,
+    Repeat.mnemonic: Repeat,
 }
 """Ops that a lowered program may hold."""
 
@@ -163,7 +163,7 @@ def show_run(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}..{last}"
 
 
-def show_attributes(op: Op, outputs: Sequence[Var]) -> str:
+def show_attributes(op: Op, outputs: Sequence[Value]) -> str:
     """The attributes of an op, each preceded by a space."""
     text = ""
     for a in attributes(type(op)):

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from compiler.graph import Graph, Node, Type, Value
 from compiler.ops.base import Op
 from compiler.ops.common import listed
 from compiler.ops.elementwise import Map
 from compiler.ops.functions import FUNCTIONS
+from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
-from compiler.program import ALL_CHUNKS, ORIGINS, Body, Function, FunctionPhase, Instr, LocalRepeat, Var, phase_in
+from compiler.program import ALL_CHUNKS, ORIGINS, Function, FunctionPhase, phase_in
 from compiler.text.attrs import AXES, OPS, attributes, describe, fits
 from compiler.text.cursor import MAX_NESTING, Cursor
 from compiler.text.lexer import Token
 from compiler.text.locations import Locations, Site
 from dsl.diagnostics import Diagnostics, ParcError, did_you_mean
+
+UNKNOWN = Type("f32")
+"""Of a value that nothing defines."""
 
 UNSTATED = Origin()
 """Of a value of which the text does not say what it is for."""
@@ -28,6 +34,7 @@ class BodyParser(Cursor):
         super().__init__(text, name)
         self.found = Diagnostics()
         self.where = Locations()
+        self.scope: dict[str, Value] = {}  # values of the body that is being read
         self.phase = FunctionPhase.FORWARD
 
     def give_up(self, what: str) -> None:
@@ -71,14 +78,15 @@ class BodyParser(Cursor):
         self.phase = phase
         self.mark("{")
         self.end_line()
-        instrs = self.instrs(site, 0)
+        self.scope = {}
+        nodes = self.nodes(site, 0)
         self.mark("}")
         self.end_line()
-        return Function(phase, chunk, Body((), instrs, ()))
+        return Function(phase, chunk, Graph("", (), nodes, ()))
 
-    def instrs(self, site: Site, depth: int) -> tuple[Instr, ...]:
+    def nodes(self, site: Site, depth: int) -> tuple[Node, ...]:
         """Instructions up to a `}` or a `yield`."""
-        found: list[Instr] = []
+        found: list[Node] = []
         while not self.sees("}") and not self.sees_word("yield"):
             start = self.token
             if start.kind == "end":
@@ -90,24 +98,30 @@ class BodyParser(Cursor):
                     self.where.spans[here] = self.span(start)
                 self.end_line()
                 found.append(instr)
+                self.scope.update((v.name, v) for v in instr.outputs)
             except ParcError as error:
                 self.skip(error)
         return tuple(found)
 
-    def _var(self) -> Var:
+    def _var(self) -> Value:
         name = self.value_name()
         self.mark(":")
         type, layout = self.type()
         stated = next((p for p in Phase if self.take_word(p)), None)
-        return Var(name, type, layout, UNSTATED if stated is None else ORIGINS[stated])
+        return Value(name, type, origin=UNSTATED if stated is None else ORIGINS[stated], layout=layout)
 
-    def _with_phase(self, values: Sequence[Var], op: Op | None = None) -> tuple[Var, ...]:
+    def _with_phase(self, values: Sequence[Value], op: Op | None = None) -> tuple[Value, ...]:
         """The values, with the phase of what an op gives here (of a loop's parameters) where none is stated."""
         origin = ORIGINS[phase_in(self.phase, op)]
-        return tuple(Var(v.name, v.type, v.layout, origin) if v.origin is UNSTATED else v for v in values)
+        return tuple(replace(v, origin=origin) if v.origin is UNSTATED else v for v in values)
 
-    def _instr(self, site: Site, depth: int) -> Instr:
-        outputs: list[Var] = []
+    def _operand(self) -> Value:
+        """A value that is defined above; what is not is the verifier's affair."""
+        name = self.value_name()
+        return self.scope.get(name) or Value(name, UNKNOWN)
+
+    def _instr(self, site: Site, depth: int) -> Node:
+        outputs: list[Value] = []
         start = self.token
         if self.sees("%"):
             outputs.append(self._var())
@@ -116,7 +130,7 @@ class BodyParser(Cursor):
             self.mark("=")
         head = self.token
         name = self.text("an op")
-        if name == LocalRepeat.mnemonic:
+        if name == Repeat.mnemonic:
             return self._repeat(self._with_phase(outputs), start, site, depth)
         if name in FUNCTIONS:
             return self._map(name, self._with_phase(outputs))
@@ -125,13 +139,13 @@ class BodyParser(Cursor):
             raise self.error("E0603", f"there is no op `{name}`", head, did_you_mean(name, (*OPS, *FUNCTIONS)))
         inputs = []
         if self.sees("%"):
-            inputs.append(self.value_name())
+            inputs.append(self._operand())
             while self.take(","):
-                inputs.append(self.value_name())
+                inputs.append(self._operand())
         made = self._attributes(op, tuple(outputs))
-        return Instr(made, tuple(inputs), self._with_phase(outputs, made))
+        return Node(made, tuple(inputs), self._with_phase(outputs, made))
 
-    def _attributes(self, op: type[Op], outputs: tuple[Var, ...]) -> Op:
+    def _attributes(self, op: type[Op], outputs: tuple[Value, ...]) -> Op:
         given: dict[str, Any] = {}
         for a in attributes(op):
             start = self.token
@@ -152,12 +166,12 @@ class BodyParser(Cursor):
             given[a.field] = value
         return op(**given)
 
-    def _map(self, fn: str, outputs: tuple[Var, ...]) -> Instr:
-        inputs: list[str] = []
+    def _map(self, fn: str, outputs: tuple[Value, ...]) -> Node:
+        inputs: list[Value] = []
         slots: list[float | int | bool | None] = []
         while not self.sees("newline"):
             if self.sees("%"):
-                inputs.append(self.value_name())
+                inputs.append(self._operand())
                 slots.append(None)
             elif self.sees_word("true") or self.sees_word("false"):
                 slots.append(self.next().text == "true")
@@ -165,17 +179,17 @@ class BodyParser(Cursor):
                 slots.append(self.number())
             if not self.take(","):
                 break
-        return Instr(Map(fn, tuple(slots)), tuple(inputs), outputs)
+        return Node(Map(fn, tuple(slots)), tuple(inputs), outputs)
 
-    def _repeat(self, outputs: tuple[Var, ...], start: Token, site: Site, depth: int) -> Instr:
+    def _repeat(self, outputs: tuple[Value, ...], start: Token, site: Site, depth: int) -> Node:
         if depth >= MAX_NESTING:
             raise self.error("E0608", f"loops are nested deeper than {MAX_NESTING}", start)
         label = self.text("the loop's name")
         count = self.natural()
         reverse = self.take_word("reverse")
         self.mark("(")
-        params: list[Var] = []
-        sources: list[str] = []
+        params: list[Value] = []
+        sources: list[Value] = []
         counts = {"=": 0, "each": 0, "with": 0}
         order = tuple(counts)
         while not self.sees(")"):
@@ -185,21 +199,24 @@ class BodyParser(Cursor):
                 self.expected("`=` (carried), then `each` (one slice per iteration), then `with` (the same in all)")
             self.next()
             counts[how] += 1
-            sources.append(self.value_name())
+            sources.append(self._operand())
             if not self.take(","):
                 break
         self.mark(")")
         self.where.spans[site] = self.span(start)
         self.mark("{")
         self.end_line()
-        instrs = self.instrs(site, depth + 1)
+        inputs = self._with_phase(params)
+        outer, self.scope = self.scope, {p.name: p for p in inputs}
+        nodes = self.nodes(site, depth + 1)
         self.word("yield")
         results = []
         if self.sees("%"):
-            results.append(self.value_name())
+            results.append(self._operand())
             while self.take(","):
-                results.append(self.value_name())
+                results.append(self._operand())
+        self.scope = outer
         self.end_line()
         self.mark("}")
-        body = Body(self._with_phase(params), instrs, tuple(results))
-        return Instr(LocalRepeat(label, count, body, counts["="], counts["each"], reverse), tuple(sources), outputs)
+        body = Graph(label, inputs, nodes, tuple(results))
+        return Node(Repeat(label, count, body, counts["="], counts["each"], reverse), tuple(sources), outputs)

@@ -15,9 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import TypeVar
 
-from compiler.graph import Dim
+from compiler.graph import Dim, Graph, Node, Value
+from compiler.ops.repeat import Repeat
 from compiler.origin import Origin
-from compiler.program import Body, DeviceClass, LocalRepeat, LoopRange
+from compiler.program import DeviceClass, LoopRange
 
 T = TypeVar("T")
 Counts = Mapping[tuple[str, int], int]
@@ -53,6 +54,8 @@ def recounted(part: T, counts: Counts) -> T:
     if isinstance(part, Dim):
         size = counts.get((part.name, part.size), part.size)
         return part if size == part.size else Dim(part.name, size)  # type: ignore[return-value]
+    if isinstance(part, Graph):
+        return _graph(part, counts)  # type: ignore[return-value]
     if not is_dataclass(part):
         return part
     new = {}
@@ -61,9 +64,29 @@ def recounted(part: T, counts: Counts) -> T:
         value = recounted(old, counts)
         if value is not old:
             new[f.name] = value
-    if isinstance(part, LocalRepeat) and (part.label, part.count) in counts:
+    if isinstance(part, Repeat) and (part.label, part.count) in counts:
         new["count"] = counts[part.label, part.count]
     return replace(part, **new) if new else part  # type: ignore[type-var]
+
+
+def _graph(graph: Graph, counts: Counts) -> Graph:
+    env: dict[Value, Value] = {}
+
+    def value(v: Value) -> Value:
+        if v not in env:
+            type = recounted(v.type, counts)
+            env[v] = v if type is v.type else replace(v, type=type)
+        return env[v]
+
+    def node(n: Node) -> Node:
+        op, inputs, outputs = recounted(n.op, counts), tuple(map(value, n.inputs)), tuple(map(value, n.outputs))
+        same = op is n.op and all(a is b for a, b in zip((*inputs, *outputs), (*n.inputs, *n.outputs)))
+        return n if same else Node(op, inputs, outputs, n.span)
+
+    inputs, nodes = tuple(map(value, graph.inputs)), tuple(map(node, graph.nodes))
+    if all(a is b for a, b in zip((*inputs, *nodes), (*graph.inputs, *graph.nodes))):
+        return graph
+    return Graph(graph.name, inputs, nodes, tuple(map(value, graph.outputs)))
 
 
 def extent(cls: DeviceClass) -> int:
@@ -71,8 +94,8 @@ def extent(cls: DeviceClass) -> int:
     return len(cls.states) + sum(1 for f in cls.functions for _ in _instructions(f.body))
 
 
-def _instructions(body: Body) -> Iterator[None]:
-    for instr in body.instrs:
+def _instructions(body: Graph) -> Iterator[None]:
+    for instr in body.nodes:
         yield None
-        if isinstance(instr.op, LocalRepeat):
+        if isinstance(instr.op, Repeat):
             yield from _instructions(instr.op.body)

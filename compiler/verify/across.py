@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from compiler.graph import Graph, Node, Value
 from compiler.ops.base import Loop, Op
 from compiler.ops.comm import Comm
 from compiler.ops.create import Full
 from compiler.ops.effects import Effect, Load, Read, StageReduce, Write
 from compiler.ops.elementwise import Cast, Map
+from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import Body, DeviceClass, Function, FunctionPhase, Instr, LocalRepeat, Program, StateDecl, Var
+from compiler.program import DeviceClass, Function, FunctionPhase, Program, StateDecl
 from compiler.text.locations import Site
 from compiler.verify.report import Report, head
 
@@ -76,7 +78,7 @@ class _Frame:
     cls: DeviceClass
     site: Site
     states: dict[str, _State] = field(default_factory=dict)
-    vars: dict[str, Var] = field(default_factory=dict)
+    vars: dict[str, Value] = field(default_factory=dict)
     inside: bool = False
 
 
@@ -122,8 +124,8 @@ class _Checker:
         for reduction in self.reductions.values():
             self.complete(reduction)
 
-    def body(self, body: Body, frame: _Frame, declared: Mapping[str, StateDecl]) -> None:
-        for i, instr in enumerate(body.instrs):
+    def body(self, body: Graph, frame: _Frame, declared: Mapping[str, StateDecl]) -> None:
+        for i, instr in enumerate(body.nodes):
             frame.vars.update((v.name, v) for v in instr.outputs)
             try:
                 self.instr(instr, frame, frame.site.inner(i), declared)
@@ -132,16 +134,16 @@ class _Checker:
                 lost = _Same(self.everyone, flat=frozenset(n for v in instr.outputs for n in v.type.names))
                 frame.states.update((v.name, lost) for v in instr.outputs)  # one mistake, one error
 
-    def instr(self, instr: Instr, frame: _Frame, site: Site, declared: Mapping[str, StateDecl]) -> None:
+    def instr(self, instr: Node, frame: _Frame, site: Site, declared: Mapping[str, StateDecl]) -> None:
         op, states, cls = instr.op, frame.states, frame.cls
-        given = [states[n] for n in instr.inputs]
+        given = [states[v.name] for v in instr.inputs]
         if isinstance(op, Read):
             states[instr.outputs[0].name] = self.read(declared[op.name], cls)
         elif isinstance(op, Write):
             self.write(declared[op.name], given[0], cls)
         elif isinstance(op, StageReduce):
             states[instr.outputs[0].name] = self.reduce(op, given[0], site, cls)
-        elif isinstance(op, LocalRepeat):
+        elif isinstance(op, Repeat):
             self.repeat(op, instr, given, frame, site)
         else:
             made = self.local(op, instr, given, frame)
@@ -151,23 +153,23 @@ class _Checker:
         """F, B and the like: the loop walks its pieces, nothing else reads across them; no reduction would close it."""
         own = next((r for r in frame.cls.ranges if r.chunk == function.chunk and r.count < r.total), None)
         pieces: dict[str, _Piece] = {}
-        for i, instr in enumerate(function.body.instrs if own is not None else ()):
+        for i, instr in enumerate(function.body.nodes if own is not None else ()):
             frame.vars.update((v.name, v) for v in instr.outputs)
-            op, given = instr.op, [n for n in instr.inputs if n in pieces]
+            op, given = instr.op, [v.name for v in instr.inputs if v.name in pieces]
             if isinstance(op, Read | Load):
                 dim = _cut(declared[op.name], frame.cls)
                 made = [] if dim is None else [(instr.outputs[0], dim)]
-            elif isinstance(op, LocalRepeat) and own is not None and op.label == own.dim:
+            elif isinstance(op, Repeat) and own is not None and op.label == own.dim:
                 made = [(v, op.label) for v in instr.outputs[op.carries :]]
-            elif not given or isinstance(op, Effect | LocalRepeat):
+            elif not given or isinstance(op, Effect | Repeat):
                 continue
             elif isinstance(op, Comm):
                 made = [(v, pieces[given[0]].dim) for v in instr.outputs]
             else:
-                ins = [frame.vars[n].type for n in instr.inputs]
+                ins = [frame.vars[v.name].type for v in instr.inputs]
                 loops = op.loops(ins, [v.type for v in instr.outputs])
                 try:
-                    loop = _walked(loops, [pieces.get(n, _Same(self.everyone)) for n in instr.inputs])
+                    loop = _walked(loops, [pieces.get(v.name, _Same(self.everyone)) for v in instr.inputs])
                     if loop.kind != "pass" or loop.placed:
                         raise _Wrong(f"reads all iterations of {pieces[given[0]].dim}, of which each stage has its own")
                 except _Wrong as why:
@@ -245,14 +247,14 @@ class _Checker:
 
     # --- ops -----------------------------------------------------------------------------------------
 
-    def local(self, op: Op, instr: Instr, given: Sequence[_State], frame: _Frame) -> list[_State]:
+    def local(self, op: Op, instr: Node, given: Sequence[_State], frame: _Frame) -> list[_State]:
         if any(isinstance(s, _Part) for s in given):
             return [self.parts(op, given, frame)] * len(instr.outputs)
         if isinstance(op, Comm):
             return [given[0]]
         if isinstance(op, Full):
             return [_Same(self.everyone, flat=frozenset(instr.outputs[0].type.names), zero=op.value == 0)]
-        ins = [frame.vars[n] for n in instr.inputs]
+        ins = [frame.vars[v.name] for v in instr.inputs]
         if isinstance(op, Map | Cast):
             return [self.pointwise(op, instr.outputs[0], ins, given)]
         loops = op.loops([v.type for v in ins], [v.type for v in instr.outputs])
@@ -278,7 +280,7 @@ class _Checker:
         sources = frozenset(("piece", frozenset((name,)), chunk) for name in read if ("piece", name) in self.places)
         return [_Part(loop.kind, sources)] * len(instr.outputs)
 
-    def pointwise(self, op: Op, out: Var, ins: Sequence[Var], given: Sequence[_State]) -> _State:
+    def pointwise(self, op: Op, out: Value, ins: Sequence[Value], given: Sequence[_State]) -> _State:
         """What `local` says of an elementwise op, in which dims of one name are one loop: most ops of U are such."""
         of = given[0].of if len(given) == 1 else frozenset[str]().union(*(s.of for s in given))
         pieces = {(s.dim, s.chunk) for s in given if isinstance(s, _Piece)}
@@ -311,7 +313,7 @@ class _Checker:
         part = next(s for s in given if isinstance(s, _Part))
         raise _Wrong(f"{_told(part)}, which other stages have parts of")
 
-    def repeat(self, op: LocalRepeat, instr: Instr, given: Sequence[_State], frame: _Frame, site: Site) -> None:
+    def repeat(self, op: Repeat, instr: Node, given: Sequence[_State], frame: _Frame, site: Site) -> None:
         """A loop of the optimizer: what is carried is pieces from the first iteration on, or never."""
         for s in given:
             if isinstance(s, _Part):
@@ -320,11 +322,11 @@ class _Checker:
             raise _Wrong(f"walks all iterations of {op.label}, of which each stage has its own")
         states = list(given)
         for _ in range(op.carries + 1):
-            names = [p.name for p in op.body.params]
+            names = [p.name for p in op.body.inputs]
             begin = dict(zip(names, states, strict=True))
-            inner = _Frame(frame.cls, site, begin, dict(zip(names, op.body.params, strict=True)), inside=True)
+            inner = _Frame(frame.cls, site, begin, dict(zip(names, op.body.inputs, strict=True)), inside=True)
             self.body(op.body, inner, {})
-            made = [inner.states[n] for n in op.body.results]
+            made = [inner.states[v.name] for v in op.body.outputs]
             changed = [i for i in range(op.carries) if isinstance(made[i], _Piece) and isinstance(states[i], _Same)]
             for i in changed:
                 before, after = states[i], made[i]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from compiler.graph import Dim, Type
+from compiler.graph import Dim, Graph, Node, Type, Value
 from compiler.layout import Layout
 from compiler.ops.base import OpError
 from compiler.ops.comm import Comm, Relayout
 from compiler.ops.effects import Effect
-from compiler.program import Body, Instr, LocalRepeat, Program, Var
+from compiler.ops.repeat import Repeat
+from compiler.program import Program
 from compiler.text.attrs import OPS
 from compiler.text.locations import Site
 from compiler.verify.comm import check_comm
@@ -26,7 +27,7 @@ class _Scope:
     site: Site
     timeless: bool
     taken: set[str]
-    known: dict[str, Var] = field(default_factory=dict)
+    known: dict[str, Value] = field(default_factory=dict)
     fills: dict[str, Fills] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)  # defined, but not well: not looked at any further
 
@@ -37,7 +38,7 @@ def check_bodies(program: Program, report: Report) -> None:
     for c, cls in enumerate(program.classes):
         for i, function in enumerate(cls.functions):
             site = Site(c, "fn", i)
-            if function.body.params or function.body.results:
+            if function.body.inputs or function.body.outputs:
                 report.error("E0612", site, "functions take nothing and give nothing: their effects are instructions")
             checker.body(function.body, _Scope(site, not function.per_microbatch, set()))
 
@@ -48,11 +49,11 @@ class _Checker:
         self.sizes = program.sizes
         self.kinds = {a.name: a.kind for a in program.axes}
 
-    def body(self, body: Body, scope: _Scope) -> None:
-        for i, instr in enumerate(body.instrs):
+    def body(self, body: Graph, scope: _Scope) -> None:
+        for i, instr in enumerate(body.nodes):
             self.instr(instr, scope, scope.site.inner(i))
 
-    def define(self, var: Var, scope: _Scope, site: Site) -> bool:
+    def define(self, var: Value, scope: _Scope, site: Site) -> bool:
         """Make a value known; False if its layout is not well-formed."""
         if var.name in scope.taken:
             self.report.error("E0611", site, f"%{var.name} is defined twice", "names are unique within a function")
@@ -66,8 +67,8 @@ class _Checker:
             scope.known[var.name] = var
         return not problems
 
-    def instr(self, instr: Instr, scope: _Scope, site: Site) -> None:
-        unknown = [n for n in instr.inputs if n not in scope.known]
+    def instr(self, instr: Node, scope: _Scope, site: Site) -> None:
+        unknown = [v.name for v in instr.inputs if v.name not in scope.known]
         for name in unknown:
             if name in scope.broken:
                 continue
@@ -76,18 +77,18 @@ class _Checker:
         well_formed = [self.define(v, scope, site) for v in instr.outputs]
         if unknown or not all(well_formed):
             return
-        ins = [scope.known[n] for n in instr.inputs]
-        fills = [scope.fills.get(n, {}) for n in instr.inputs]
+        ins = [scope.known[v.name] for v in instr.inputs]
+        fills = [scope.fills.get(v.name, {}) for v in instr.inputs]
         for code, message, help in self.findings(instr, ins, fills, scope, site):
             self.report.error(code, site, f"{head(instr)}: {message}", help)
 
     def findings(
-        self, instr: Instr, ins: list[Var], fills: list[Fills], scope: _Scope, site: Site
+        self, instr: Node, ins: list[Value], fills: list[Fills], scope: _Scope, site: Site
     ) -> Sequence[Finding]:
         op, outs = instr.op, instr.outputs
         if isinstance(op, Effect):
             return ()  # `effects`
-        if isinstance(op, LocalRepeat):
+        if isinstance(op, Repeat):
             return self.repeat(op, ins, outs, scope, site)
         if isinstance(op, Relayout) or type(op) is not OPS.get(op.mnemonic):
             return [("E0612", f"there is no op {op.mnemonic} in lowered programs", None)]
@@ -109,10 +110,10 @@ class _Checker:
         return check_local(op, ins, outs, self.sizes, fills)
 
     def repeat(
-        self, op: LocalRepeat, ins: list[Var], outs: tuple[Var, ...], scope: _Scope, site: Site
+        self, op: Repeat, ins: list[Value], outs: tuple[Value, ...], scope: _Scope, site: Site
     ) -> Sequence[Finding]:
         """Carries keep type and layout; slices and stacks differ by the loop's dim, which is whole."""
-        params = op.body.params
+        params = op.body.inputs
         if len(ins) != len(params) or not 0 <= op.carries <= op.carries + op.stacks <= len(params) or op.count < 1:
             told = f"{plural(len(ins), 'operand')} and {plural(op.count, 'iteration')}"
             return [("E0612", f"{told} do not go with the body's parameters", None)]
@@ -124,7 +125,7 @@ class _Checker:
         for i, (given, param) in enumerate(zip(ins, params, strict=True)):
             stacked = op.carries <= i < op.carries + op.stacks
             found += _same(given, self.stack(param, op) if stacked else param, f"%{param.name} is given %{given.name}")
-        results = op.body.results
+        results = [v.name for v in op.body.outputs]
         missing = [r for r in results if r not in inner.known]
         if missing or len(results) != len(outs) or len(results) < op.carries:
             what = (
@@ -142,13 +143,13 @@ class _Checker:
         return found
 
     @staticmethod
-    def stack(var: Var, op: LocalRepeat) -> Var:
+    def stack(var: Value, op: Repeat) -> Value:
         halo = tuple((d + 1, left, right) for d, left, right in var.layout.halo)
         layout = Layout(((), *var.layout.dims), var.layout.pending, halo)
-        return Var(var.name, Type(var.type.dtype, (Dim(op.label, op.count), *var.type.dims)), layout)
+        return Value(var.name, Type(var.type.dtype, (Dim(op.label, op.count), *var.type.dims)), layout=layout)
 
 
-def _same(got: Var, want: Var, what: str) -> list[Finding]:
+def _same(got: Value, want: Value, what: str) -> list[Finding]:
     if got.type != want.type:
         return [("E0612", f"{what}: {got.type} instead of {want.type}", None)]
     if got.layout == want.layout:

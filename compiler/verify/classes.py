@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from compiler.graph import Value
 from compiler.layout import TIME
 from compiler.origin import DECLARED, Role
-from compiler.program import LASTING, DeviceClass, FunctionPhase, Program, StateDecl, Var
+from compiler.program import LASTING, DeviceClass, FunctionPhase, Program, StateDecl
 from compiler.text.locations import Site
 from compiler.verify.local import check_layout
 from compiler.verify.report import Report
@@ -93,9 +94,8 @@ def _check_class(program: Program, cls: DeviceClass, c: int, report: Report) -> 
         site = Site(c, "state", i)
         if s.role not in DECLARED:
             report.error("E0650", site, f"{s.name}: no buffer has the role {s.role}", f"roles: {', '.join(DECLARED)}")
-        for _, message, help in check_layout(
-            Var(s.name, s.type, s.layout), kinds, s.role not in (Role.SAVED, Role.OUTPUT)
-        ):
+        timeless = s.role not in (Role.SAVED, Role.OUTPUT)
+        for _, message, help in check_layout(Value(s.name, s.type, layout=s.layout), kinds, timeless):
             report.error("E0613", site, message, help)
         if s.role in LASTING and s.layout.pending:
             report.error("E0615", site, f"{s.role} {s.name} lives across steps, but with pending reductions")

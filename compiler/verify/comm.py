@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from compiler.graph import Value
 from compiler.layout import Layout
 from compiler.ops.comm import Comm, Held, LayoutError, MaskPad, Pattern
-from compiler.program import Var
 from compiler.verify.report import Finding
 
 
-def check_comm(op: Comm, source: Var, out: Var, sizes: Mapping[str, int], kinds: Mapping[str, str]) -> list[Finding]:
+def check_comm(
+    op: Comm, source: Value, out: Value, sizes: Mapping[str, int], kinds: Mapping[str, str]
+) -> list[Finding]:
     """What is wrong with a collective on `source` that gives `out`."""
     wrong = _wrong_axes(op, kinds)
     if wrong is not None:
@@ -28,7 +30,7 @@ def check_comm(op: Comm, source: Var, out: Var, sizes: Mapping[str, int], kinds:
     return [("E0617", message, None)]
 
 
-def _shown(var: Var, layout: Layout) -> str:
+def _shown(var: Value, layout: Layout) -> str:
     dims = ", ".join("/".join((d.name, *axes)) for d, axes in zip(var.type.dims, layout.dims, strict=True))
     pending = f" pending({', '.join(f'{a} {fn}' for a, fn in layout.pending)})" if layout.pending else ""
     return f"[{dims}]{pending}{' with borders' if layout.halo else ''}"

@@ -6,23 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from compiler.graph import Type
+from compiler.graph import Graph, Node, Type, Value
 from compiler.layout import TIME, Layout
 from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Recv, Save, Send, StageReduce, Write
+from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import (
-    LASTING,
-    MODEL_PASSES,
-    Body,
-    DeviceClass,
-    Function,
-    FunctionPhase,
-    Instr,
-    LocalRepeat,
-    Program,
-    StateDecl,
-    Var,
-)
+from compiler.program import LASTING, MODEL_PASSES, DeviceClass, Function, FunctionPhase, Program, StateDecl
 from compiler.text.locations import Site
 from compiler.verify.report import Report, head
 
@@ -76,12 +65,12 @@ def check_buffers(program: Program, report: Report) -> None:
         checker.totals()
 
 
-def inner_effects(body: Body, site: Site) -> Iterator[tuple[Instr, Site]]:
+def inner_effects(body: Graph, site: Site) -> Iterator[tuple[Node, Site]]:
     """Effects inside loops, at any depth."""
-    for i, instr in enumerate(body.instrs):
-        if isinstance(instr.op, LocalRepeat):
+    for i, instr in enumerate(body.nodes):
+        if isinstance(instr.op, Repeat):
             here = site.inner(i)
-            for j, inner in enumerate(instr.op.body.instrs):
+            for j, inner in enumerate(instr.op.body.nodes):
                 if isinstance(inner.op, Effect):
                     yield inner, here.inner(j)
             yield from inner_effects(instr.op.body, here)
@@ -100,19 +89,19 @@ class _Class:
         self.loads: dict[str, list[tuple[FunctionPhase, int, bool, Site]]] = {}
 
     def function(self, function: Function, site: Site) -> None:
-        known: dict[str, Var] = {}
+        known: dict[str, Value] = {}
         for instr, here in inner_effects(function.body, site):
             help = "read before the loop, give the value to the loop, write its result after it"
             self.report.error("E0626", here, f"{head(instr)}: a loop has no effects", help)
-        for i, instr in enumerate(function.body.instrs):
+        for i, instr in enumerate(function.body.nodes):
             known.update((v.name, v) for v in instr.outputs)
             if isinstance(instr.op, Effect):
                 arity = self.arity(instr.op)
-                if (len(instr.inputs), len(instr.outputs)) != arity or any(n not in known for n in instr.inputs):
+                if (len(instr.inputs), len(instr.outputs)) != arity or any(v.name not in known for v in instr.inputs):
                     message = f"{head(instr)}: takes {arity[0]} operands and gives {arity[1]} results"
                     self.report.error("E0612", site.inner(i), message)
                     continue
-                value = known[instr.inputs[0]] if instr.inputs else instr.outputs[0]
+                value = known[instr.inputs[0].name] if instr.inputs else instr.outputs[0]
                 self.effect(instr, value, function, site.inner(i))
                 same = [(v.type, v.layout) == (value.type, value.layout) for v in instr.outputs]
                 if isinstance(instr.op, StageReduce) and not all(same):
@@ -126,7 +115,7 @@ class _Class:
             return 1, 1
         return (0, 1) if isinstance(op, (Input, Read, Load, Recv)) else (1, 0)
 
-    def effect(self, instr: Instr, value: Var, function: Function, site: Site) -> None:
+    def effect(self, instr: Node, value: Value, function: Function, site: Site) -> None:
         op = instr.op
         if isinstance(op, Input):
             self.input(op, value, instr, site)
@@ -138,7 +127,7 @@ class _Class:
         elif isinstance(op, StageReduce) and function.phase is not FunctionPhase.UPDATE:
             self.report.error("E0620", site, f"{head(instr)}: stages are added up in {FunctionPhase.UPDATE} only")
 
-    def input(self, op: Input, value: Var, instr: Instr, site: Site) -> None:
+    def input(self, op: Input, value: Value, instr: Node, site: Site) -> None:
         decl = self.inputs.get(op.name)
         if decl is None and value.type != STEP:
             self.report.error("E0620", site, f"{head(instr)}: there is no input {op.name}")
@@ -148,7 +137,7 @@ class _Class:
             self.report.error("E0621", site, f"{head(instr)}: data has no pending reductions and no borders")
 
     def buffer(
-        self, op: Read | Write | Accumulate | Save | Load, value: Var, instr: Instr, function: Function, site: Site
+        self, op: Read | Write | Accumulate | Save | Load, value: Value, instr: Node, function: Function, site: Site
     ) -> None:
         state = self.states.get(op.name)
         if state is None:
@@ -207,10 +196,10 @@ class _Class:
         """In U old contents are read before new ones are written: a value that was read is the buffer itself."""
         alias: dict[str, str] = {}
         written: set[str] = set()
-        for i, instr in enumerate(function.body.instrs):
-            for name in instr.inputs:
-                if alias.get(name) in written:
-                    message = f"{head(instr)}: %{name} is the buffer {alias[name]}, which has new contents by now"
+        for i, instr in enumerate(function.body.nodes):
+            for v in instr.inputs:
+                if alias.get(v.name) in written:
+                    message = f"{head(instr)}: %{v.name} is the buffer {alias[v.name]}, which has new contents by now"
                     self.report.error("E0624", site.inner(i), message, "move the `write` behind the last reader")
             if isinstance(instr.op, Read) and instr.outputs:
                 if instr.op.name in written:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import inf, prod
 
+from compiler.graph import Value
 from compiler.layout import Layout, in_order, is_padded
 from compiler.ops.base import Loop, Op
-from compiler.program import Var
 from compiler.verify.report import Finding
 from dsl.diagnostics import plural
 
@@ -22,7 +22,7 @@ _LOWEST = -(2.0**31) + 1  # as good as -inf for what int32 can hold
 
 
 def check_local(
-    op: Op, ins: Sequence[Var], outs: Sequence[Var], sizes: Mapping[str, int], fills: Sequence[Fills]
+    op: Op, ins: Sequence[Value], outs: Sequence[Value], sizes: Mapping[str, int], fills: Sequence[Fills]
 ) -> list[Finding]:
     """What is wrong with the layouts of a local op whose types are right. `fills`: one per operand."""
     found: list[Finding] = []
@@ -63,7 +63,7 @@ def _title(loop: Loop) -> str:
     return "/".join(loop.names) or "a loop"
 
 
-def _axes(loop: Loop, ins: Sequence[Var], outs: Sequence[Var]) -> tuple[tuple[str, ...], Finding | None]:
+def _axes(loop: Loop, ins: Sequence[Value], outs: Sequence[Value]) -> tuple[tuple[str, ...], Finding | None]:
     """The axes that split the loop; all that have its dim must agree."""
     seen: tuple[str, ...] | None = None
     first = ""
@@ -84,7 +84,7 @@ def _listed(axes: Sequence[str]) -> str:
 
 
 def _check_split(
-    loop: Loop, axes: Sequence[str], ins: Sequence[Var], outs: Sequence[Var], sizes: Mapping[str, int]
+    loop: Loop, axes: Sequence[str], ins: Sequence[Value], outs: Sequence[Value], sizes: Mapping[str, int]
 ) -> list[Finding]:
     n = prod(sizes[a] for a in axes)
     if loop.kind == "whole":
@@ -98,10 +98,10 @@ def _check_split(
 
 
 def _check_padding(
-    op: Op, loop: Loop, axes: tuple[str, ...], ins: Sequence[Var], sizes: Mapping[str, int], fills: Sequence[Fills]
+    op: Op, loop: Loop, axes: tuple[str, ...], ins: Sequence[Value], sizes: Mapping[str, int], fills: Sequence[Fills]
 ) -> list[Finding]:
     """Unused elements must not reach the result. Rows of a table that no index names cannot."""
-    held: list[tuple[Var, str, float | None]] = []
+    held: list[tuple[Value, str, float | None]] = []
     for i, (var, name) in enumerate(zip(ins, loop.ins, strict=True)):
         if name is None or not op.sees_padding(i):
             continue
@@ -125,7 +125,7 @@ def _check_padding(
     ]
 
 
-def _check_uncovered(loops: Sequence[Loop], ins: Sequence[Var], outs: Sequence[Var]) -> list[Finding]:
+def _check_uncovered(loops: Sequence[Loop], ins: Sequence[Value], outs: Sequence[Value]) -> list[Finding]:
     """A dim that no loop walks must be whole."""
     found: list[Finding] = []
     for side, row in ((0, ins), (1, outs)):
@@ -139,8 +139,8 @@ def _check_uncovered(loops: Sequence[Loop], ins: Sequence[Var], outs: Sequence[V
 
 def _check_borders(
     op: Op,
-    ins: Sequence[Var],
-    outs: Sequence[Var],
+    ins: Sequence[Value],
+    outs: Sequence[Value],
     borders_in: tuple[tuple[int, int, int], ...],
     borders_out: tuple[tuple[int, int, int], ...],
 ) -> list[Finding]:
@@ -159,12 +159,12 @@ def _check_borders(
     return found
 
 
-def _borders(var: Var, halo: Sequence[tuple[int, int, int]]) -> str:
+def _borders(var: Value, halo: Sequence[tuple[int, int, int]]) -> str:
     return ", ".join(f"{var.type.dims[d].name} ({left}, {right})" for d, left, right in halo) or "none"
 
 
 def _check_pending(
-    op: Op, ins: Sequence[Var], outs: Sequence[Var], walked: Mapping[str, str], made: dict[str, str]
+    op: Op, ins: Sequence[Value], outs: Sequence[Value], walked: Mapping[str, str], made: dict[str, str]
 ) -> list[Finding]:
     found: list[Finding] = []
     expected = dict(made)
@@ -202,7 +202,7 @@ def _check_pending(
     return found
 
 
-def result_fills(op: Op, ins: Sequence[Var], outs: Sequence[Var], fills: Sequence[Fills]) -> list[Fills]:
+def result_fills(op: Op, ins: Sequence[Value], outs: Sequence[Value], fills: Sequence[Fills]) -> list[Fills]:
     """What is known of the unused elements of each result of a local op."""
     value = op.uniform()
     if value is not None:
@@ -214,7 +214,7 @@ def result_fills(op: Op, ins: Sequence[Var], outs: Sequence[Var], fills: Sequenc
     return [{new: fills[0][old] for old, new in pairs if old is not None and new is not None and old in fills[0]}]
 
 
-def check_layout(var: Var, kinds: Mapping[str, str], timeless: bool) -> list[Finding]:
+def check_layout(var: Value, kinds: Mapping[str, str], timeless: bool) -> list[Finding]:
     """A layout must be well-formed: known axes, each once; reductions and borders in order."""
     layout, found = var.layout, list[Finding]()
     if len(layout.dims) != len(var.type.dims):

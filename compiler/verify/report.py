@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from compiler.program import Instr, Program
+from compiler.graph import Node
+from compiler.program import Program
 from compiler.text.attrs import quote, runs, show_run
 from compiler.text.locations import Locations, Site
 from dsl.diagnostics import Diagnostic, Diagnostics
@@ -11,7 +12,7 @@ Finding = tuple[str, str, str | None]
 """Code, message, help."""
 
 
-def head(instr: Instr) -> str:
+def head(instr: Node) -> str:
     """How messages speak of an instruction: its results and op."""
     results = ", ".join(f"%{quote(v.name)}" for v in instr.outputs)
     fn = getattr(instr.op, "fn", None) if instr.op.mnemonic == "map" else None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from compiler.graph import Value
 from compiler.ops.effects import Recv, Send, StageReduce
-from compiler.program import FunctionPhase, Program, Var
+from compiler.program import FunctionPhase, Program
 from compiler.schedules import Edge
 from compiler.text.locations import Site
 from compiler.verify.report import Report
@@ -22,20 +23,20 @@ class _End:
     name: str
     sends: bool
     kind: FunctionPhase
-    var: Var
+    var: Value
     site: Site
 
 
 def _ends(program: Program) -> Iterator[_End]:
     for c, cls in enumerate(program.classes):
         for i, f in enumerate(cls.functions):
-            known: dict[str, Var] = {}
-            for k, instr in enumerate(f.body.instrs):
+            known: dict[str, Value] = {}
+            for k, instr in enumerate(f.body.nodes):
                 known.update((v.name, v) for v in instr.outputs)
                 op = instr.op
                 if not isinstance(op, (Send, Recv)):
                     continue
-                var = known[instr.inputs[0]] if isinstance(op, Send) else instr.outputs[0]
+                var = known[instr.inputs[0].name] if isinstance(op, Send) else instr.outputs[0]
                 offset = op.to if isinstance(op, Send) else op.source
                 for g in cls.groups:
                     stage = program.homes.stage(g, f.chunk) if f.phase.of_chunk else g
@@ -92,10 +93,10 @@ def check_stages(program: Program, report: Report) -> None:
 
 
 def _check_reductions(program: Program, report: Report) -> None:
-    calls: dict[int, dict[str, tuple[StageReduce, Var, Site]]] = {g: {} for g in range(program.groups)}
+    calls: dict[int, dict[str, tuple[StageReduce, Value, Site]]] = {g: {} for g in range(program.groups)}
     for c, cls in enumerate(program.classes):
         for i, f in enumerate(cls.functions):
-            for k, instr in enumerate(f.body.instrs):
+            for k, instr in enumerate(f.body.nodes):
                 if isinstance(instr.op, StageReduce):
                     site = Site(c, "fn", i, (k,))
                     if instr.op.fn not in ("sum", "max") or len(set(instr.op.groups)) != len(instr.op.groups):
@@ -118,7 +119,7 @@ def _check_reductions(program: Program, report: Report) -> None:
         _check_reduction_order(calls, report)
 
 
-def _check_reduction_order(calls: dict[int, dict[str, tuple[StageReduce, Var, Site]]], report: Report) -> None:
+def _check_reduction_order(calls: dict[int, dict[str, tuple[StageReduce, Value, Site]]], report: Report) -> None:
     """All members reach each reduction: run them one after the other as long as that goes."""
     rows = {g: list(mine) for g, mine in calls.items()}
     moved = True

@@ -1,6 +1,6 @@
 """Chains of elementwise ops as one kernel that goes through its data once, block by block.
 
-    body = fuse(body, local)               # `local(var)`: the LocalValue of a Var
+    body = fuse(body, local)               # `local(var)`: the LocalValue of a Value
 
 `fuse` gives a body that computes the same values, in which runs of Map, Cast, Broadcast, StopGradient, Reduce and
 products of equally shaped operands (sums of x*y over rows or columns) are one instruction `Fused`, with only those
@@ -22,13 +22,12 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import ClassVar
 
-from compiler.graph import Type
+from compiler.graph import Graph, Node, Type, Value, names_of
 from compiler.ops.base import Op
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Accumulate, Effect, Save, Write
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient
 from compiler.ops.reduce import Reduce
-from compiler.program import Body, Instr, Var
 from runtime.numpy.base import LocalValue
 
 BLOCK = 32768
@@ -40,7 +39,7 @@ SMALLEST = 16384
 LONGEST = 48
 """Instructions of a group at most."""
 
-Local = Callable[[Var], LocalValue]
+Local = Callable[[Value], LocalValue]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ class Fused(Op):
 
     mnemonic: ClassVar[str] = "fused"
     space: Space
-    instrs: tuple[Instr, ...]
+    instrs: tuple[Node, ...]
     locals: dict[str, LocalValue] = field(compare=False)
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -106,57 +105,57 @@ class _Group:
     """Instructions that wait to be emitted, and effects that follow them."""
 
     space: Space
-    instrs: list[Instr] = field(default_factory=list)
-    followers: list[Instr] = field(default_factory=list)
+    instrs: list[Node] = field(default_factory=list)
+    followers: list[Node] = field(default_factory=list)
     made: set[str] = field(default_factory=set)
     added_up: set[str] = field(default_factory=set)  # complete only after the last block
     read: set[str] = field(default_factory=set)
 
 
-def fuse(body: Body, local: Local) -> Body:
+def fuse(body: Graph, local: Local) -> Graph:
     """The body with groups of elementwise instructions as one each. Bodies of loops are left to the caller."""
     return _Fuser(body, local).run()
 
 
 class _Fuser:
-    def __init__(self, body: Body, local: Local) -> None:
+    def __init__(self, body: Graph, local: Local) -> None:
         self.body = body
-        self.values = {v.name: local(v) for v in body.params}
-        self.vars = {v.name: v for v in body.params}
-        for instr in body.instrs:
+        self.values = {v.name: local(v) for v in body.inputs}
+        self.vars = {v.name: v for v in body.inputs}
+        for instr in body.nodes:
             self.vars.update((v.name, v) for v in instr.outputs)
             self.values.update((v.name, local(v)) for v in instr.outputs)
-        self.readers: dict[str, list[Instr]] = {}
-        for instr in body.instrs:
-            for name in instr.inputs:
+        self.readers: dict[str, list[Node]] = {}
+        for instr in body.nodes:
+            for name in names_of(instr.inputs):
                 self.readers.setdefault(name, []).append(instr)
         self.open: list[_Group] = []
-        self.done: list[Instr] = []
+        self.done: list[Node] = []
 
-    def run(self) -> Body:
-        for instr in self.body.instrs:
+    def run(self) -> Graph:
+        for instr in self.body.nodes:
             if isinstance(instr.op, Effect):
                 self.effect(instr)
             elif not self.join(instr):
-                self.need(instr.inputs)
+                self.need(names_of(instr.inputs))
                 self.done.append(instr)
         while self.open:
             self.emit(self.open[0])
-        return Body(self.body.params, tuple(self.done), self.body.results)
+        return Graph(self.body.name, self.body.inputs, tuple(self.done), self.body.outputs)
 
     # --- order
 
-    def effect(self, instr: Instr) -> None:
+    def effect(self, instr: Node) -> None:
         """Stores follow the group of what they store; before a second effect of one name, the first must happen."""
         name = getattr(instr.op, "name", None)
         for group in list(self.open):
             if group in self.open and any(getattr(f.op, "name", None) == name for f in group.followers):
                 self.emit(group)
-        makers = [g for g in self.open if g.made & set(instr.inputs)]
+        makers = [g for g in self.open if g.made & set(names_of(instr.inputs))]
         if len(makers) == 1 and isinstance(instr.op, (Save, Accumulate, Write)):
             makers[0].followers.append(instr)
             return
-        self.need(instr.inputs)
+        self.need(names_of(instr.inputs))
         self.done.append(instr)
 
     def need(self, names: Collection[str], but: _Group | None = None) -> None:
@@ -169,42 +168,41 @@ class _Fuser:
         """Place the group: what it reads from other groups was emitted when it joined."""
         self.open.remove(group)
         inside, views = set(map(id, group.instrs)), [i for i in group.instrs if is_view(i, self.values)]
-        outside = {
-            n for n in group.made if n in self.body.results or any(id(r) not in inside for r in self.readers.get(n, ()))
-        }
+        results = names_of(self.body.outputs)
+        outside = {n for n in group.made if n in results or any(id(r) not in inside for r in self.readers.get(n, ()))}
         # A view that others read is made once more outside, from its operand; its results cost nothing.
-        again: list[Instr] = []
+        again: list[Node] = []
         for view in reversed(views):
             if view.outputs[0].name in outside:
                 outside.discard(view.outputs[0].name)
                 again.insert(0, view)
-                if view.inputs[0] in group.made:
-                    outside.add(view.inputs[0])
+                if view.inputs[0].name in group.made:
+                    outside.add(view.inputs[0].name)
         steps = [i for i in group.instrs if i not in views]
         if len(steps) < 2:
             self.done += group.instrs + group.followers
             return
         outputs = tuple(o for i in group.instrs for o in i.outputs if o.name in outside)
-        inputs = tuple(dict.fromkeys(n for i in group.instrs for n in i.inputs if n not in group.made))
-        names = {n for i in group.instrs for n in (*i.inputs, *(o.name for o in i.outputs))}
+        inputs = {v.name: v for i in group.instrs for v in i.inputs if v.name not in group.made}
+        names = {v.name for i in group.instrs for v in (*i.inputs, *i.outputs)}
         fused = Fused(
             group.space,
             tuple(group.instrs),
             {n: self.values[n] for n in sorted(names)},
-            inputs,
+            tuple(inputs),
             tuple(o.name for o in outputs),
         )
-        self.done.append(Instr(fused, inputs, outputs))
+        self.done.append(Node(fused, tuple(inputs.values()), outputs))
         self.done += again + group.followers
 
     # --- joining
 
-    def join(self, instr: Instr) -> bool:
+    def join(self, instr: Node) -> bool:
         """Put the instruction into an open group, or open one for it; False where it cannot be fused."""
         space = _space(instr, self.values)
         if space is None:
             return False
-        reads = set(instr.inputs)
+        reads = set(names_of(instr.inputs))
         related = [g for g in self.open if g.made & reads] + [
             g for g in self.open if g.read & reads and not g.made & reads
         ]
@@ -220,7 +218,7 @@ class _Fuser:
         group = _Group(space)
         if not self.fits(instr, group):
             return False
-        self.need(instr.inputs)
+        self.need(names_of(instr.inputs))
         self.open.append(group)
         self.add(instr, group)
         return True
@@ -236,20 +234,20 @@ class _Fuser:
         group.read |= other.read
         group.added_up |= other.added_up
 
-    def add(self, instr: Instr, group: _Group) -> None:
-        self.need(instr.inputs, but=group)
+    def add(self, instr: Node, group: _Group) -> None:
+        self.need(names_of(instr.inputs), but=group)
         group.instrs.append(instr)
-        group.read |= set(instr.inputs)
+        group.read |= set(names_of(instr.inputs))
         group.made |= {o.name for o in instr.outputs}
         if reduced_axes(instr, self.values, group.space) & group.space.outer:
             group.added_up |= {o.name for o in instr.outputs}
 
-    def fits(self, instr: Instr, group: _Group) -> bool:
+    def fits(self, instr: Node, group: _Group) -> bool:
         """Whether the group can compute the instruction in its blocks."""
         space = group.space
-        if group.added_up & set(instr.inputs):
+        if group.added_up & set(names_of(instr.inputs)):
             return False
-        masks = [space.mask(self.values[n]) for n in (*instr.inputs, *(o.name for o in instr.outputs))]
+        masks = [space.mask(self.values[v.name]) for v in (*instr.inputs, *instr.outputs)]
         if any(m is None for m in masks):
             return False
         out = self.values[instr.outputs[0].name]
@@ -264,19 +262,19 @@ class _Fuser:
         return space.outer <= walked
 
 
-def is_view(instr: Instr, values: Mapping[str, LocalValue]) -> bool:
+def is_view(instr: Node, values: Mapping[str, LocalValue]) -> bool:
     """Ops that compute nothing."""
     if isinstance(instr.op, Cast):
-        return values[instr.inputs[0]].type.dtype == instr.op.dtype
+        return values[instr.inputs[0].name].type.dtype == instr.op.dtype
     return isinstance(instr.op, (Broadcast, StopGradient))
 
 
-def _space(instr: Instr, values: Mapping[str, LocalValue]) -> Space | None:
+def _space(instr: Node, values: Mapping[str, LocalValue]) -> Space | None:
     """The space in which the instruction works; None where it is of no kind that can be fused."""
     op = instr.op
     if not isinstance(op, (Map, Cast, Broadcast, StopGradient, Reduce, Contract)):
         return None
-    ins, out = [values[n] for n in instr.inputs], values[instr.outputs[0].name]
+    ins, out = [values[v.name] for v in instr.inputs], values[instr.outputs[0].name]
     if isinstance(op, Broadcast):  # its result may be declared as split where its operand is not
         return Space(out.lead, out.type)
     lead = tuple(max(sizes) for sizes in zip(*(v.lead for v in ins)))
@@ -291,10 +289,10 @@ def _space(instr: Instr, values: Mapping[str, LocalValue]) -> Space | None:
     return Space(lead, out.type)
 
 
-def reduced_axes(instr: Instr, values: Mapping[str, LocalValue], space: Space) -> set[int]:
+def reduced_axes(instr: Node, values: Mapping[str, LocalValue], space: Space) -> set[int]:
     """Axes of the space (of size above 1) that the instruction sums over."""
     if not isinstance(instr.op, (Reduce, Contract)):
         return set()
     kept, lead = instr.outputs[0].type, len(space.lead)
-    gone = {n for i in instr.inputs for n in values[i].type.names if not kept.has(n)}
+    gone = {n for v in instr.inputs for n in values[v.name].type.names if not kept.has(n)}
     return {lead + i for i, n in enumerate(space.names) if n in gone and space.shape[lead + i] > 1}

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from compiler.graph import Node, names_of
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Cast, Map
 from compiler.ops.reduce import Reduce
-from compiler.program import Instr
 from runtime.numpy import blocks
 from runtime.numpy.base import STORAGE, Array, Context, Env, Into, LocalValue, aligned, literal, rounded
 from runtime.numpy.elementwise import operand_dtype
@@ -44,14 +44,14 @@ def plan_fused(op: Fused, ins: Sequence[LocalValue], outs: Sequence[LocalValue],
     fast = _Writer(op, env).compile()
     shapes = [op.locals[n].shape for n in op.inputs]
     steps = [
-        (i, plan(i.op, [op.locals[n] for n in i.inputs], [op.locals[o.name] for o in i.outputs], env))
+        (i, plan(i.op, [op.locals[v.name] for v in i.inputs], [op.locals[o.name] for o in i.outputs], env))
         for i in op.instrs
     ]
 
     def one_by_one(ctx: Context, *arrays: Array) -> tuple[Array, ...]:
         values = dict(zip(op.inputs, arrays))
         for instr, kernel in steps:
-            values[instr.outputs[0].name] = kernel(ctx, *(values[n] for n in instr.inputs))
+            values[instr.outputs[0].name] = kernel(ctx, *(values[v.name] for v in instr.inputs))
         return tuple(values[n] for n in op.outputs)
 
     nowhere = (None,) * len(op.outputs)
@@ -89,7 +89,7 @@ class _Writer:
         self.free: dict[tuple[Any, Mask], list[str]] = {}
         self.buffers: dict[tuple[Any, tuple[int, ...]], int] = {}
         self.cuts: dict[Mask, str] = {}  # mask of the outer axes -> name of the index
-        self.last = {n: i for i, instr in enumerate(op.instrs) for n in instr.inputs}
+        self.last = {v.name: i for i, instr in enumerate(op.instrs) for v in instr.inputs}
         self.alias: dict[str, str] = {}
         self.after: list[str] = []
 
@@ -169,7 +169,7 @@ class _Writer:
         for i, instr in enumerate(op.instrs):
             name = instr.outputs[0].name
             if is_view(instr, op.locals):
-                self.alias[name] = instr.inputs[0]
+                self.alias[name] = instr.inputs[0].name
                 continue
             self.step(i, instr)
         index = [f"{a}" for a in self.cuts.values()]
@@ -187,7 +187,7 @@ class _Writer:
     def results(self) -> dict[str, str]:
         return {n: f"o{i}" for i, n in enumerate(self.op.outputs)}
 
-    def target(self, i: int, instr: Instr, added: bool, reuse: Sequence[str]) -> _Value:
+    def target(self, i: int, instr: Node, added: bool, reuse: Sequence[str]) -> _Value:
         """Where the instruction writes: a slice of a result, a dying operand's buffer of the same kind, or a buffer."""
         name = instr.outputs[0].name
         value, mask = self.op.locals[name], self.mask(name)
@@ -222,10 +222,10 @@ class _Writer:
         self.values[name] = found
         return found
 
-    def args(self, instr: Instr) -> list[str]:
-        return [self.values[self.root(n)].expr for n in instr.inputs]
+    def args(self, instr: Node) -> list[str]:
+        return [self.values[self.root(v.name)].expr for v in instr.inputs]
 
-    def step(self, i: int, instr: Instr) -> None:
+    def step(self, i: int, instr: Node) -> None:
         op, name = instr.op, instr.outputs[0].name
         dtype = self.op.locals[name].type.dtype
         added = bool(reduced_axes(instr, self.op.locals, self.space) & self.space.outer)
@@ -239,19 +239,19 @@ class _Writer:
             self.dot(i, instr, added)
         if dtype in ("bf16", "f16") and not added:
             self.lines.append(f"{self.bind(getattr(blocks, dtype))}({self.values[name].expr})")
-        self.release(i, instr.inputs)
+        self.release(i, names_of(instr.inputs))
 
-    def cast(self, i: int, instr: Instr, op: Cast) -> None:
+    def cast(self, i: int, instr: Node, op: Cast) -> None:
         (x,) = self.args(instr)
-        out = self.target(i, instr, False, instr.inputs)
+        out = self.target(i, instr, False, names_of(instr.inputs))
         if op.dtype == "bool":
             self.lines.append(f"{self.bind(np.not_equal)}({x}, 0, {out.expr})")
         elif x != out.expr:
             self.lines.append(f"{self.bind(np.copyto)}({out.expr}, {x}, 'unsafe')")
 
-    def map(self, i: int, instr: Instr, op: Map) -> None:
+    def map(self, i: int, instr: Node, op: Map) -> None:
         fn = op.fn
-        dtype = operand_dtype(op, [self.op.locals[n] for n in instr.inputs])
+        dtype = operand_dtype(op, [self.op.locals[v.name] for v in instr.inputs])
         number = STORAGE[dtype]
         operands = iter(self.args(instr))
         args = [next(operands) if s is None else self.bind(literal(s, dtype)) for s in op.slots]
@@ -263,29 +263,29 @@ class _Writer:
             args = args[:1]
         if fn in blocks.TEMPLATES:
             function, spares = blocks.TEMPLATES[fn]
-            out = self.target(i, instr, False, () if spares and fn != "erf" else instr.inputs)
+            out = self.target(i, instr, False, () if spares and fn != "erf" else names_of(instr.inputs))
             temporary = [self.buffer(out.storage, out.mask) for _ in range(spares)]
             self.lines.append(f"{self.bind(function)}({', '.join([*args, out.expr, *temporary])})")
             self.free.setdefault((out.storage, out.mask), []).extend(temporary)
             return
         f = np.square if fn == "square" else blocks.ufunc(fn)
-        out = self.target(i, instr, False, instr.inputs)
+        out = self.target(i, instr, False, names_of(instr.inputs))
         if not isinstance(f, np.ufunc):
             self.lines.append(f"{out.expr}[...] = {self.bind(f)}({', '.join(args)})")
             return
         keyword = "out=" if fn in blocks.KEYWORD_OUT else ""
         self.lines.append(f"{self.bind(f)}({', '.join(args)}, {keyword}{out.expr})")
 
-    def where(self, i: int, instr: Instr, op: Map, args: list[str], number: Any) -> None:
-        condition = self.values[self.root(instr.inputs[0])]
+    def where(self, i: int, instr: Node, op: Map, args: list[str], number: Any) -> None:
+        condition = self.values[self.root(instr.inputs[0].name)]
         item = np.dtype(number).itemsize
         if item not in BITS:
             out = self.target(i, instr, False, ())
             self.lines.append(f"{out.expr}[...] = {self.bind(np.where)}({', '.join(args)})")
             return
         # The result may take the place of the first alternative, never of the second.
-        reuse = [instr.inputs[1]] if op.slots[1] is None else []
-        if op.slots[2] is None and self.root(instr.inputs[-1]) in map(self.root, reuse):
+        reuse = [instr.inputs[1].name] if op.slots[1] is None else []
+        if op.slots[2] is None and self.root(instr.inputs[-1].name) in map(self.root, reuse):
             reuse = []
         out = self.target(i, instr, False, reuse)
         small, bits = self.buffer(np.int8, condition.mask), self.buffer(BITS[item], condition.mask)
@@ -295,9 +295,9 @@ class _Writer:
 
     # --- sums
 
-    def full(self, instr: Instr, k: int) -> _Value:
+    def full(self, instr: Node, k: int) -> _Value:
         """The operand; made full where it is a view that repeats elements along a dim."""
-        name = instr.inputs[k]
+        name = instr.inputs[k].name
         value, mask = self.values[self.root(name)], self.mask(name)
         if value.mask == mask:
             return value
@@ -314,11 +314,11 @@ class _Writer:
             self.free.setdefault((self.spare.storage, self.spare.mask), []).append(self.spare.buffer)
             self.spare = None
 
-    def block_axes(self, instr: Instr) -> tuple[int, ...]:
+    def block_axes(self, instr: Node) -> tuple[int, ...]:
         axes = reduced_axes(instr, self.op.locals, self.space)
         return tuple(sorted(a - self.axes for a in axes if a >= self.axes))
 
-    def reduce(self, i: int, instr: Instr, fn: str, x: _Value, added: bool) -> None:
+    def reduce(self, i: int, instr: Node, fn: str, x: _Value, added: bool) -> None:
         out, axes = self.target(i, instr, added, ()), self.block_axes(instr)
         if added:
             total = f"{self.bind(np.add.reduce)}({x.expr}, {axes}, None, None, True)" if axes else x.expr
@@ -340,10 +340,10 @@ class _Writer:
             return None
         return self.bind(np.ones((shape[-1], 1), x.storage))
 
-    def dot(self, i: int, instr: Instr, added: bool) -> None:
-        x, y = (self.values[self.root(n)] for n in instr.inputs)
+    def dot(self, i: int, instr: Node, added: bool) -> None:
+        x, y = (self.values[self.root(v.name)] for v in instr.inputs)
         axes = self.block_axes(instr)
-        mask = tuple(a or b for a, b in zip(self.mask(instr.inputs[0]), self.mask(instr.inputs[1])))
+        mask = tuple(a or b for a, b in zip(self.mask(instr.inputs[0].name), self.mask(instr.inputs[1].name)))
         spare = _Value("", mask, x.storage, self.buffer(x.storage, mask))
         spare.expr = spare.buffer
         ones = self.ones(axes, spare)

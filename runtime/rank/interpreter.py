@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from compiler.graph import ITEMSIZE
+from compiler.graph import ITEMSIZE, Graph, Node, Value, names_of
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import liveness, variables
 from compiler.memory.action import FIRST
@@ -21,8 +21,9 @@ from compiler.ops.base import Movement
 from compiler.ops.comm import Comm
 from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
+from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import LASTING, Body, DeviceClass, Instr, LocalRepeat, Program, Var
+from compiler.program import LASTING, DeviceClass, Program
 from runtime.comm import Communicator, Wait
 from runtime.distribute import Array, Mesh
 from runtime.numpy import STORAGE, Context, Env, LocalValue, plan, rounded
@@ -92,7 +93,7 @@ class Device:
         self.action = ""
         self.chunk = 0
         self.ctx = Context(0, program.seed)
-        self._plans: dict[int, tuple[Instr, Any]] = {}
+        self._plans: dict[int, tuple[Node, Any]] = {}
 
     # --- memory
 
@@ -107,7 +108,7 @@ class Device:
             self.states.pop(name).buffer.drop()
         self.states[name] = self.new(array, decl.type.dtype, decl.memory)
 
-    def put_inputs(self, name: str, var: Var, pieces: Sequence[Array]) -> None:
+    def put_inputs(self, name: str, var: Value, pieces: Sequence[Array]) -> None:
         """The pieces of all micro-batches of a step."""
         self.inputs[name, var.layout] = [self.new(p, var.type.dtype) for p in pieces]
 
@@ -130,15 +131,15 @@ class Device:
         self.chunk, self.ctx = chunk, Context(micro, self.program.seed)
         yield from self._body(self.functions[action, chunk].body, {}, {})
 
-    def _body(self, body: Body, values: Values, stacks: Mapping[str, list[Place]], carries: int = 0) -> Wait[None]:
+    def _body(self, body: Graph, values: Values, stacks: Mapping[str, list[Place]], carries: int = 0) -> Wait[None]:
         """Run a body; `stacks`: results of an iteration -> where each goes to when it is defined."""
         scope, live = variables(body), liveness(body, carries)
-        for p in body.params:
+        for p in body.inputs:
             _store(stacks, p.name, values)
         for name in live.unused:
             values.pop(name).buffer.drop()
-        for instr, dying in zip(body.instrs, live.after, strict=True):
-            if isinstance(instr.op, LocalRepeat):
+        for instr, dying in zip(body.nodes, live.after, strict=True):
+            if isinstance(instr.op, Repeat):
                 yield from self._loop(instr, instr.op, values, dying, live.sinks)
             else:
                 yield from self._instr(instr, scope, values, dying)
@@ -148,17 +149,17 @@ class Device:
                 if name in values:
                     values.pop(name).buffer.drop()
 
-    def _instr(self, instr: Instr, scope: Mapping[str, Var], values: Values, dying: Sequence[str]) -> Wait[None]:
+    def _instr(self, instr: Node, scope: Mapping[str, Value], values: Values, dying: Sequence[str]) -> Wait[None]:
         op = instr.op
         if isinstance(op, Accumulate):
-            if instr.inputs[0] in values:  # else a loop has added its slices
-                self._accumulate(op.name, instr.inputs[0], scope, values, dying)
+            if instr.inputs[0].name in values:  # else a loop has added its slices
+                self._accumulate(op.name, instr.inputs[0].name, scope, values, dying)
             return
-        arrays = [values[n].array for n in instr.inputs]
+        arrays = [values[v.name].array for v in instr.inputs]
         if isinstance(op, Write):
             self._write(op.name, arrays[0])
         elif isinstance(op, Save):
-            self._save(op.name, values[instr.inputs[0]])
+            self._save(op.name, values[instr.inputs[0].name])
         elif isinstance(op, Send):
             own = self.program.homes.stage(self.group, self.chunk)
             key = (op.name, self.ctx.micro, own, own + op.to)
@@ -168,7 +169,7 @@ class Device:
             values[out.name] = self._source(op, out)
         elif op.movement is Movement.VIEW:
             (out,) = instr.outputs
-            held = values[instr.inputs[0]]
+            held = values[instr.inputs[0].name]
             values[out.name] = Held(self._compute(instr, scope, arrays)[0], held.buffer.hold())
         else:
             if isinstance(op, Recv):
@@ -179,7 +180,7 @@ class Device:
                 total = yield from self.comm.stage_reduce(op.key, op.groups, op.fn, arrays[0])
                 results = [rounded(total, instr.outputs[0].type.dtype)]
             elif isinstance(op, Comm):
-                var, (out,) = scope[instr.inputs[0]], instr.outputs
+                var, (out,) = scope[instr.inputs[0].name], instr.outputs
                 at = {**self.at, TIME: self.ctx.micro}
                 here = Here(var.type, var.layout, out.layout, self.mesh, at, self.comm)
                 results = [(yield from run_collective(op, arrays[0], here))]
@@ -188,9 +189,9 @@ class Device:
             for out, array in zip(instr.outputs, results, strict=True):
                 values[out.name] = self.new(array, out.type.dtype)
 
-    def _compute(self, instr: Instr, scope: Mapping[str, Var], arrays: Sequence[Array]) -> list[Array]:
+    def _compute(self, instr: Node, scope: Mapping[str, Value], arrays: Sequence[Array]) -> list[Array]:
         if id(instr) not in self._plans:
-            ins, outs = [self._local(scope[n]) for n in instr.inputs], [self._local(v) for v in instr.outputs]
+            ins, outs = [self._local(scope[v.name]) for v in instr.inputs], [self._local(v) for v in instr.outputs]
             self._plans[id(instr)] = (instr, plan(instr.op, ins, outs, self.env))
         results = self._plans[id(instr)][1](self.ctx, *arrays)
         found = [np.asarray(r) for r in (results if isinstance(results, tuple) else (results,))]
@@ -200,12 +201,12 @@ class Device:
                     found[0] = found[0] + np.int32(r.first.at(self.group))
         return found
 
-    def _local(self, var: Var) -> LocalValue:
+    def _local(self, var: Value) -> LocalValue:
         return LocalValue(local_type(var.type, var.layout, self.program.sizes), (), var.type, var.layout.dims)
 
     # --- effects
 
-    def _source(self, op: Input | Read | Load, out: Var) -> Held:
+    def _source(self, op: Input | Read | Load, out: Value) -> Held:
         if isinstance(op, Input):
             pieces = self.inputs[op.name, out.layout]
             held = pieces[self.ctx.micro if len(pieces) > 1 else 0]
@@ -236,7 +237,7 @@ class Device:
         self.saved[name, self.ctx.micro] = kept
 
     def _accumulate(
-        self, name: str, operand: str, scope: Mapping[str, Var], values: Values, dying: Sequence[str]
+        self, name: str, operand: str, scope: Mapping[str, Value], values: Values, dying: Sequence[str]
     ) -> None:
         decl, held = self.declared[name], values[operand]
         if name not in self.states:
@@ -250,11 +251,11 @@ class Device:
     # --- loops
 
     def _loop(
-        self, instr: Instr, op: LocalRepeat, values: Values, dying: Sequence[str], sinks: Mapping[str, str]
+        self, instr: Node, op: Repeat, values: Values, dying: Sequence[str], sinks: Mapping[str, str]
     ) -> Wait[None]:
         carries, stacks = op.carries, op.carries + op.stacks
         filled: dict[str, list[Place]] = {}
-        for out, result in zip(instr.outputs[carries:], op.body.results[carries:], strict=True):
+        for out, result in zip(instr.outputs[carries:], op.body.outputs[carries:], strict=True):
             sink = self.states.get(sinks.get(out.name, ""))
             if sink is not None and sink.buffer.memory == FIRST:
                 place = Place(sink.array, out.type.dtype, _adds(out))
@@ -262,25 +263,26 @@ class Device:
                 local = local_type(out.type, out.layout, self.program.sizes)
                 values[out.name] = self.new(np.empty(local.shape, STORAGE[out.type.dtype]), out.type.dtype)
                 place = Place(values[out.name].array, out.type.dtype)
-            filled.setdefault(result, []).append(place)
-        carried = [Held(values[n].array, values[n].buffer.hold()) for n in instr.inputs[:carries]]
-        for name in dict.fromkeys(instr.inputs[:carries]):
-            if name in dying and name not in instr.inputs[carries:]:
+            filled.setdefault(result.name, []).append(place)
+        names, nexts = names_of(instr.inputs), names_of(op.body.outputs[:carries])
+        carried = [Held(values[n].array, values[n].buffer.hold()) for n in names[:carries]]
+        for name in dict.fromkeys(names[:carries]):
+            if name in dying and name not in names[carries:]:
                 values.pop(name).buffer.drop()
         order = range(op.count - 1, -1, -1) if op.reverse else range(op.count)
         for i in order:
             inner: Values = {}
-            for k, p in enumerate(op.body.params):
+            for k, p in enumerate(op.body.inputs):
                 if k < carries:
                     inner[p.name] = carried[k]
                 else:
-                    held = values[instr.inputs[k]]
+                    held = values[names[k]]
                     inner[p.name] = Held(held.array[i] if k < stacks else held.array, held.buffer.hold())
             carried = []  # the iteration alone holds them now: memory is what Python has not freed
             where = {name: [p.slice(i) for p in places] for name, places in filled.items()}
             yield from self._body(op.body, inner, where, carries)
-            carried = [Held(inner[n].array, inner[n].buffer.hold()) for n in op.body.results[:carries]]
-            for name in dict.fromkeys(op.body.results[:carries]):
+            carried = [Held(inner[n].array, inner[n].buffer.hold()) for n in nexts]
+            for name in dict.fromkeys(nexts):
                 inner.pop(name).buffer.drop()
         for out, held in zip(instr.outputs[:carries], carried, strict=True):
             values[out.name] = held
@@ -306,7 +308,7 @@ class Place:
             self.array[...] = rounded(self.array, self.dtype)
 
 
-def _adds(var: Var) -> np.ufunc:
+def _adds(var: Value) -> np.ufunc:
     """How micro-batches add up: by the reduction that the value leaves pending over them."""
     return np.maximum if var.layout.pending_on(TIME) == "max" else np.add
 

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from compiler.graph import Graph, Node, Value, names_of
 from compiler.layout import TIME, local_type
 from compiler.liveness import liveness, variables
 from compiler.ops.comm import Comm
 from compiler.ops.create import Full, Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
-from compiler.program import Body, DeviceClass, Function, Instr, LocalRepeat, Program, Var
+from compiler.ops.repeat import Repeat
+from compiler.program import DeviceClass, Function, Program
 from runtime.distribute import Array, Mesh
 from runtime.numpy import STORAGE, Context, Env, Into, LocalValue, fuse, plan, rounded
 from runtime.stacked.collectives import plan_comm
@@ -49,7 +51,7 @@ class Straight:
 
 def compile_function(function: Function, cls: DeviceClass, program: Program, slots: Slots) -> Straight:
     """Plan every instruction and generate the text."""
-    waits = any(isinstance(i.op, (Recv, StageReduce)) for i in function.body.instrs)
+    waits = any(isinstance(i.op, (Recv, StageReduce)) for i in function.body.nodes)
     writer = _Writer(function, cls, program, slots)
     writer.body(function.body, {}, 1)
     lines = writer.lines or ["    pass"]
@@ -68,9 +70,7 @@ class _Writer:
         self.lines: list[str] = []
         self.count = 0
         self.sunk: set[str] = set()  # stacks that are made only for the first micro-batch
-        self.pending = {
-            v.name: fn for i in function.body.instrs for v in i.outputs if (fn := v.layout.pending_on(TIME))
-        }
+        self.pending = {v.name: fn for i in function.body.nodes for v in i.outputs if (fn := v.layout.pending_on(TIME))}
 
     def fresh(self) -> str:
         self.count += 1
@@ -82,7 +82,7 @@ class _Writer:
         self.names[name] = thing
         return name
 
-    def local(self, var: Var) -> LocalValue:
+    def local(self, var: Value) -> LocalValue:
         sizes = self.program.sizes
         lead = self.mesh.lead_shape(var.layout.axes)
         return LocalValue(local_type(var.type, var.layout, sizes), lead, var.type, var.layout.dims)
@@ -94,7 +94,7 @@ class _Writer:
 
     def body(
         self,
-        body: Body,
+        body: Graph,
         names: dict[str, str],
         depth: int,
         carries: int = 0,
@@ -104,8 +104,8 @@ class _Writer:
         body = fuse(body, self.local)
         scope = variables(body)
         live = liveness(body, carries)
-        for instr, dying in zip(body.instrs, live.after, strict=True):
-            if isinstance(instr.op, LocalRepeat):
+        for instr, dying in zip(body.nodes, live.after, strict=True):
+            if isinstance(instr.op, Repeat):
                 self.loop(instr, instr.op, names, depth, dying, live.sinks)
             else:
                 self.instr(instr, scope, names, depth, stacks)
@@ -117,10 +117,10 @@ class _Writer:
                 self.put(depth, " = ".join(gone) + " = None")
 
     def instr(
-        self, instr: Instr, scope: dict[str, Var], names: dict[str, str], depth: int, stacks: _Stacks | None = None
+        self, instr: Node, scope: dict[str, Value], names: dict[str, str], depth: int, stacks: _Stacks | None = None
     ) -> None:
         op = instr.op
-        args = [names[n] for n in instr.inputs]
+        args = [names[v.name] for v in instr.inputs]
         for out in instr.outputs:
             names[out.name] = self.fresh()
         result = ", ".join(names[o.name] for o in instr.outputs)
@@ -130,10 +130,10 @@ class _Writer:
                 self.put(depth, line)
             return
         if isinstance(op, Comm):
-            var, (out,) = scope[instr.inputs[0]], instr.outputs
+            var, (out,) = scope[instr.inputs[0].name], instr.outputs
             kernel: Any = plan_comm(op, var.type, var.layout, out.layout, self.mesh)
         else:
-            ins, outs = [self.local(scope[n]) for n in instr.inputs], [self.local(v) for v in instr.outputs]
+            ins, outs = [self.local(scope[v.name]) for v in instr.inputs], [self.local(v) for v in instr.outputs]
             kernel = plan(op, ins, outs, self.env)
         if isinstance(op, Full):  # a constant, of the size along lead axes that its layout states
             constant = np.broadcast_to(kernel(Context()), self.local(instr.outputs[0]).shape)
@@ -150,7 +150,7 @@ class _Writer:
             call += f" + g.firsts[{first}]" if first is not None else ""
         self.put(depth, f"{result} = {call}")
 
-    def effect(self, instr: Instr, args: Sequence[str], result: str) -> list[str] | None:
+    def effect(self, instr: Node, args: Sequence[str], result: str) -> list[str] | None:
         """The lines of an instruction that touches buffers, data or other stages; None for all others."""
         op, slots, chunk = instr.op, self.slots, self.function.chunk
         match op:
@@ -163,10 +163,10 @@ class _Writer:
             case Write():
                 return [f"g.states[{slots.states[op.name]}] = {args[0]}"]
             case Accumulate():
-                if instr.inputs[0] in self.sunk:  # a loop adds to the buffer, or has made it
+                if instr.inputs[0].name in self.sunk:  # a loop adds to the buffer, or has made it
                     slot = slots.states[op.name]
                     return [f"if {args[0]} is not None: g.states[{slot}] = {args[0]}; g.owned[{slot}] = True"]
-                add = self.bind(accumulator(slots.states[op.name], *self.combination(op.name, instr.inputs[0])))
+                add = self.bind(accumulator(slots.states[op.name], *self.combination(op.name, instr.inputs[0].name)))
                 return [f"{add}(g, {args[0]})"]
             case Save():
                 return [f"g.saved[{op.name!r}, ctx.micro] = {args[0]}"]
@@ -197,8 +197,8 @@ class _Writer:
 
     def loop(
         self,
-        instr: Instr,
-        op: LocalRepeat,
+        instr: Node,
+        op: Repeat,
         names: dict[str, str],
         depth: int,
         dying: Sequence[str],
@@ -209,16 +209,17 @@ class _Writer:
         A stack with a sink is None once its accumulator is set, and slices are added there.
         """
         carries, stacks = op.carries, op.carries + op.stacks
-        inner = {p.name: self.fresh() for p in op.body.params}
-        variables = [inner[p.name] for p in op.body.params]
-        for variable, name in zip(variables[:carries], instr.inputs, strict=False):
+        given, results = names_of(instr.inputs), names_of(op.body.outputs)
+        inner = {p.name: self.fresh() for p in op.body.inputs}
+        variables = [inner[p.name] for p in op.body.inputs]
+        for variable, name in zip(variables[:carries], given, strict=False):
             self.put(depth, f"{variable} = {names[name]}")
-        for name in dict.fromkeys(instr.inputs[:carries]):
-            if name in dying and name not in instr.inputs[carries:]:
+        for name in dict.fromkeys(given[:carries]):
+            if name in dying and name not in given[carries:]:
                 self.put(depth, f"{names[name]} = None")  # only the loop needs it any more
         i = self.fresh()
         stacked = _Stacks(i, {}, {}, {})
-        for out, name in zip(instr.outputs[carries:], op.body.results[carries:], strict=True):
+        for out, name in zip(instr.outputs[carries:], results[carries:], strict=True):
             names[out.name] = self.fresh()
             local = self.local(out)
             make = stack_of(local.type.shape[0], local.lead, local.type.shape[1:], STORAGE[out.type.dtype])
@@ -234,15 +235,15 @@ class _Writer:
         order = f"range({op.count - 1}, -1, -1)" if op.reverse else f"range({op.count})"
         self.put(depth, f"for {i} in {order}:")
         index = ", ".join([":"] * self.mesh.lead + [i])
-        for variable, name in zip(variables[carries:stacks], instr.inputs[carries:stacks], strict=True):
+        for variable, name in zip(variables[carries:stacks], given[carries:stacks], strict=True):
             self.put(depth + 1, f"{variable} = {names[name]}[{index}]")
-        for variable, name in zip(variables[stacks:], instr.inputs[stacks:], strict=True):
+        for variable, name in zip(variables[stacks:], given[stacks:], strict=True):
             self.put(depth + 1, f"{variable} = {names[name]}")  # each time: the body lets go of it at its last use
-        for p in op.body.params:
+        for p in op.body.inputs:
             self.fill(stacked, p.name, inner, depth + 1)
         self.body(op.body, inner, depth + 1, carries, stacked)
         if carries:
-            nexts = ", ".join(inner[n] for n in op.body.results[:carries])
+            nexts = ", ".join(inner[n] for n in results[:carries])
             self.put(depth + 1, f"{', '.join(variables[:carries])} = {nexts}")
         else:
             self.put(depth + 1, "pass")
@@ -254,7 +255,7 @@ class _Writer:
 
     # --- stacks of results
 
-    def place(self, stacks: _Stacks, out: Var, depth: int) -> str:
+    def place(self, stacks: _Stacks, out: Value, depth: int) -> str:
         """A variable with the slice that the value will fill, for its kernel to write there; None if there is none."""
         found = stacks.filled.get(out.name)
         if not found:

@@ -9,7 +9,9 @@ from collections import Counter
 
 import pytest
 
-from compiler.program import Body, LocalRepeat, Program
+from compiler.graph import Graph
+from compiler.ops.repeat import Repeat
+from compiler.program import Program
 from compiler.text import parse_program
 from tests.golden.cases import CASES
 
@@ -123,9 +125,9 @@ def communication(program: Program, c: int) -> Facts:
     """What a class of devices sends, by function and by whether it stands in the layers' loop."""
     found: dict[tuple[str, str], Counter[str]] = {}
 
-    def walk(name: str, body: Body, place: str) -> None:
-        for i in body.instrs:
-            if isinstance(i.op, LocalRepeat):
+    def walk(name: str, body: Graph, place: str) -> None:
+        for i in body.nodes:
+            if isinstance(i.op, Repeat):
                 walk(name, i.op.body, i.op.label)
             elif i.op.mnemonic in BETWEEN or (getattr(i.op, "axes", ()) and i.op.mnemonic not in LOCAL):
                 found.setdefault((name, place), Counter())[i.op.mnemonic] += 1

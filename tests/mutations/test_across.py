@@ -10,12 +10,12 @@ import pytest
 
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate import evaluate
-from compiler.graph import Type
+from compiler.graph import Graph, Node, Type, Value
 from compiler.layout import Layout
 from compiler.ops.effects import Read, StageReduce
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
-from compiler.program import Body, Instr, Program, Var
+from compiler.program import Program
 from compiler.verify import verify
 from tests.mutations.test_caught import caught
 from tests.passes.test_across import RULES, STEPS, source
@@ -28,7 +28,7 @@ def compiled(name: str, rule: str) -> Compiled:
     return compile_job(evaluate(source(STEPS[name][0], rule)))
 
 
-def updates(program: Program) -> Iterator[tuple[int, int, Body]]:
+def updates(program: Program) -> Iterator[tuple[int, int, Graph]]:
     """Class, number and body of each U."""
     for c, cls in enumerate(program.classes):
         for f, function in enumerate(cls.functions):
@@ -39,14 +39,14 @@ def updates(program: Program) -> Iterator[tuple[int, int, Body]]:
 def missing_chunks(program: Program) -> Iterator[tuple[str, Program]]:
     """One addend is left out of what a class brings to a reduction between stages."""
     for c, f, body in updates(program):
-        made = {v.name: (i, instr) for i, instr in enumerate(body.instrs) for v in instr.outputs}
-        row = [n for instr in body.instrs if isinstance(instr.op, StageReduce) for n in instr.inputs]
-        for name in row:
-            i, instr = made[name]
+        made = {v: (i, instr) for i, instr in enumerate(body.nodes) for v in instr.outputs}
+        row = [n for instr in body.nodes if isinstance(instr.op, StageReduce) for n in instr.inputs]
+        for value in row:
+            i, instr = made[value]
             if isinstance(instr.op, Map) and instr.op.fn in ("add", "maximum") and len(instr.inputs) == 2:
                 row += instr.inputs
                 for kept in instr.inputs:
-                    yield f"{name} is {kept} ({c})", _with(program, c, f, _edited(body, (i,), kept))
+                    yield f"{value.name} is {kept.name} ({c})", _with(program, c, f, _edited(body, (i,), kept))
 
 
 @pytest.mark.parametrize(("name", "rule"), TAKEN)
@@ -72,9 +72,9 @@ def test_what_all_stages_do_wrong_is_found_without_running(name: str, rule: str)
             replace(i, op=replace(i.op, fn="max" if i.op.fn == "sum" else "sum"))
             if isinstance(i.op, StageReduce)
             else i
-            for i in body.instrs
+            for i in body.nodes
         ]
-        other = _with(other, c, f, replace(body, instrs=tuple(instrs)))
+        other = _with(other, c, f, replace(body, nodes=tuple(instrs)))
     assert broken and other != program
     for b in (*broken, other):
         assert {d.code for d in verify(b)} == {"E0632"}
@@ -96,14 +96,14 @@ def test_nothing_but_the_loop_reads_across_its_iterations_in_forward_and_backwar
     assert len(functions) == 2
     for f, function in functions:
         body = function.body
-        reads = ((i, n.outputs[0]) for i, n in enumerate(body.instrs) if isinstance(n.op, Read))
+        reads = ((i, n.outputs[0]) for i, n in enumerate(body.nodes) if isinstance(n.op, Read))
         at, weight = next((i, v) for i, v in reads if v.type.has("block"))
         dims = tuple(d for d in weight.type.dims if d.name != "block")
         layout = Layout(weight.layout.dims[1:])
-        total = Instr(Reduce("sum", ("block",)), (weight.name,), (Var("total", Type("f64", dims), layout),))
-        half = Instr(Map("mul", (None, 0.5)), (weight.name,), (replace(weight, name="total"),))
+        total = Node(Reduce("sum", ("block",)), (weight,), (Value("total", Type("f64", dims), layout=layout),))
+        half = Node(Map("mul", (None, 0.5)), (weight,), (replace(weight, name="total"),))
         bad, good = (
-            _with(program, 0, f, replace(body, instrs=(*body.instrs[: at + 1], more, *body.instrs[at + 1 :])))
+            _with(program, 0, f, replace(body, nodes=(*body.nodes[: at + 1], more, *body.nodes[at + 1 :])))
             for more in (total, half)
         )
         assert not verify(good)
@@ -117,12 +117,12 @@ def test_what_two_stages_hold_counts_once() -> None:
     program = compile_job(evaluate(replace(source("g"), text=text))).program
     assert not verify(program)
     c, f, body = list(updates(program))[-1]
-    at = next(i for i, n in enumerate(body.instrs) if isinstance(n.op, StageReduce) and "norm" in n.op.key)
-    old = body.instrs[at].inputs[0]
-    leaf = next(v for i in body.instrs[:at] for v in i.outputs if v.name.startswith("a.grad") and not v.type.dims)
-    twice = Instr(Map("add", (None, None)), (old, leaf.name), (Var("twice", leaf.type, leaf.layout),))
-    both = replace(body.instrs[at], inputs=("twice",))
-    broken = _with(program, c, f, replace(body, instrs=(*body.instrs[:at], twice, both, *body.instrs[at + 1 :])))
+    at = next(i for i, n in enumerate(body.nodes) if isinstance(n.op, StageReduce) and "norm" in n.op.key)
+    old = body.nodes[at].inputs[0]
+    leaf = next(v for i in body.nodes[:at] for v in i.outputs if v.name.startswith("a.grad") and not v.type.dims)
+    twice = Node(Map("add", (None, None)), (old, leaf), (Value("twice", leaf.type, layout=leaf.layout),))
+    both = replace(body.nodes[at], inputs=twice.outputs)
+    broken = _with(program, c, f, replace(body, nodes=(*body.nodes[:at], twice, both, *body.nodes[at + 1 :])))
     found, *more = verify(broken)
     assert not more, (found, more)
     assert found.code == "E0632" and "a.grad counts on stages 0 and 1" in found.message

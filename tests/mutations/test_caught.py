@@ -11,8 +11,9 @@ from dataclasses import replace
 import pytest
 
 from compiler.driver import Compiled
+from compiler.graph import Node
 from compiler.ops.effects import Send
-from compiler.program import Instr, Program
+from compiler.program import Program
 from compiler.verify import verify
 from dsl.diagnostics import ParcError
 from runtime.prove import prove
@@ -36,16 +37,16 @@ def crossed(program: Program) -> Iterator[tuple[str, Program]]:
     """Two messages of one type, of one function to one peer, carry each other's value."""
     for c, cls in enumerate(program.classes):
         for f, function in enumerate(cls.functions):
-            types = {v.name: (v.type, v.layout) for i in function.body.instrs for v in i.outputs}
-            sends = [(n, i) for n, i in enumerate(function.body.instrs) if isinstance(i.op, Send)]
+            sends = [(n, i) for n, i in enumerate(function.body.nodes) if isinstance(i.op, Send)]
             for (m, a), (n, b) in zip(sends, sends[1:]):
                 assert isinstance(a.op, Send) and isinstance(b.op, Send)
-                if a.inputs == b.inputs or types[a.inputs[0]] != types[b.inputs[0]]:
+                x, y = a.inputs[0], b.inputs[0]
+                if x is y or (x.type, x.layout) != (y.type, y.layout):
                     continue
-                instrs: list[Instr] = [*function.body.instrs]
+                instrs: list[Node] = [*function.body.nodes]
                 del instrs[m]
                 instrs[n - 1 : n] = [replace(a, inputs=b.inputs), replace(b, inputs=a.inputs)]
-                body = replace(function.body, instrs=tuple(instrs))
+                body = replace(function.body, nodes=tuple(instrs))
                 functions = [*cls.functions]
                 functions[f] = replace(function, body=body)
                 classes = [*program.classes]

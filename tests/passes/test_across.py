@@ -87,7 +87,7 @@ def reductions(program: Program) -> list[list[tuple[str, str, int]]]:
         [
             (i.op.key.partition(".update")[0], i.op.fn, i.outputs[0].type.elements)
             for f in cls.functions
-            for i in f.body.instrs
+            for i in f.body.nodes
             if isinstance(i.op, StageReduce)
         ]
         for cls in program.classes

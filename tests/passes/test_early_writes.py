@@ -58,11 +58,11 @@ def test_writes_follow_what_they_need(example: str, options: str) -> None:
     assert not verify(program)
     for cls in program.classes:
         owner = {s.name: s.logical.rpartition(".")[0] if s.role == "optimizer" else s.logical for s in cls.states}
-        instrs = next(f.body.instrs for f in cls.functions if f.name == "U")
+        instrs = next(f.body.nodes for f in cls.functions if f.name == "U")
         roles = {s.name: s.role for s in cls.states}
         needed: dict[str, int] = {}
-        alias = {i.outputs[0].name: owner[i.op.name] for i in instrs if isinstance(i.op, Read)}
-        made = {v.name: at for at, i in enumerate(instrs) for v in i.outputs}
+        alias = {i.outputs[0]: owner[i.op.name] for i in instrs if isinstance(i.op, Read)}
+        made = {v: at for at, i in enumerate(instrs) for v in i.outputs}
         writes: dict[str, list[int]] = {}
         for at, i in enumerate(instrs):
             if isinstance(i.op, Write):
@@ -70,9 +70,9 @@ def test_writes_follow_what_they_need(example: str, options: str) -> None:
                     writes.setdefault(owner[i.op.name], []).append(at)
                     needed[owner[i.op.name]] = max(needed.get(owner[i.op.name], 0), made[i.inputs[0]])
                 continue
-            for name in i.inputs:
-                if name in alias:
-                    needed[alias[name]] = max(needed.get(alias[name], 0), at)
+            for v in i.inputs:
+                if v in alias:
+                    needed[alias[v]] = max(needed.get(alias[v], 0), at)
         assert writes
         for weight, places in writes.items():
             between = instrs[needed[weight] + 1 : max(places) + 1]

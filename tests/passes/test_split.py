@@ -80,8 +80,8 @@ def test_weight_gradients_wait() -> None:
     assert contractions(parts["B"]) + contractions(parts["W"]) == contractions(whole["B"])
     late = [i for i, _, _ in walk(parts["W"].body) if isinstance(i.op, Contract)]
     assert len([i for i in late if len(i.outputs[0].type.dims) > 1]) == 6
-    assert not any(isinstance(i.op, Accumulate) for i in parts["B"].body.instrs)
-    assert not any(isinstance(i.op, (Send, Recv)) for i in parts["W"].body.instrs)
+    assert not any(isinstance(i.op, Accumulate) for i in parts["B"].body.nodes)
+    assert not any(isinstance(i.op, (Send, Recv)) for i in parts["W"].body.nodes)
 
 
 GATED = """\
@@ -117,11 +117,11 @@ def test_what_both_parts_read_is_freed_by_the_later() -> None:
     assert not verify(compiled.program) and prove(compiled.training, compiled.program).ok
     for cls in compiled.program.classes:
         parts = functions(cls)
-        early = {i.op.name: i.op.last for i in parts["B"].body.instrs if isinstance(i.op, Load)}
-        late = {i.op.name: i.op.last for i in parts["W"].body.instrs if isinstance(i.op, Load)}
+        early = {i.op.name: i.op.last for i in parts["B"].body.nodes if isinstance(i.op, Load)}
+        late = {i.op.name: i.op.last for i in parts["W"].body.nodes if isinstance(i.op, Load)}
         assert set(early) & set(late) and all(late.values())
         assert all(last == (name not in late) for name, last in early.items())
-        crossing = {i.op.name for i in parts["B"].body.instrs if isinstance(i.op, Save)}
+        crossing = {i.op.name for i in parts["B"].body.nodes if isinstance(i.op, Save)}
         assert crossing and crossing <= set(late)
 
 

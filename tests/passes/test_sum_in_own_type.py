@@ -80,11 +80,8 @@ def of_weight(program: Program) -> tuple[int, int, int]:
     sends = sums = joins = 0
     for c in program.classes:
         for f in c.functions:
-            types = {v.name: v.type for instr in f.body.instrs for v in instr.outputs}
-            for instr in f.body.instrs:
-                large = any(
-                    set(types[name].names) in ({"v", "d"}, {"v", "e"}) for name in instr.inputs if name in types
-                )
+            for instr in f.body.nodes:
+                large = any(set(v.type.names) in ({"v", "d"}, {"v", "e"}) for v in instr.inputs)
                 sends += large and isinstance(instr.op, Send)
                 sums += large and isinstance(instr.op, Accumulate)
                 joins += large and isinstance(instr.op, StageReduce)

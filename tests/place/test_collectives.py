@@ -9,8 +9,10 @@ import pytest
 
 from compiler.driver import compile_job
 from compiler.evaluate import evaluate
+from compiler.graph import Graph
 from compiler.ops.elementwise import Map
-from compiler.program import Body, LocalRepeat, Program
+from compiler.ops.repeat import Repeat
+from compiler.program import Program
 from dsl.source import Source
 
 ROOT = Path(__file__).parents[2]
@@ -26,9 +28,9 @@ def in_block(program: Program, function: str, axis: str) -> Counter[str]:
     """Collectives over `axis` in one iteration of the rolled block of a function."""
     found: Counter[str] = Counter()
 
-    def walk(body: Body, inside: bool) -> None:
-        for i in body.instrs:
-            if isinstance(i.op, LocalRepeat):
+    def walk(body: Graph, inside: bool) -> None:
+        for i in body.nodes:
+            if isinstance(i.op, Repeat):
                 walk(i.op.body, True)
             elif inside and axis in getattr(i.op, "axes", ()) and i.op.mnemonic not in ("shard", "only_first"):
                 found[i.op.mnemonic] += 1
@@ -41,7 +43,7 @@ def in_block(program: Program, function: str, axis: str) -> Counter[str]:
 def outside(program: Program, function: str, axis: str) -> Counter[str]:
     """Collectives over `axis` outside of the block."""
     (body,) = (f.body for f in program.classes[0].functions if f.name == function)
-    ops = [i.op for i in body.instrs if axis in getattr(i.op, "axes", ())]
+    ops = [i.op for i in body.nodes if axis in getattr(i.op, "axes", ())]
     return Counter(op.mnemonic for op in ops if op.mnemonic not in ("shard", "only_first"))
 
 
@@ -71,7 +73,7 @@ def test_a_device_updates_its_shard_only() -> None:
     program = lowered(dp=2, zero=1)
     (update,) = (f.body for f in program.classes[0].functions if f.name == "U")
     whole = [
-        v.name for i in update.instrs if isinstance(i.op, Map) for v in i.outputs if v.type.dims and not v.layout.axes
+        v.name for i in update.nodes if isinstance(i.op, Map) for v in i.outputs if v.type.dims and not v.layout.axes
     ]
     assert whole == []
 
@@ -125,6 +127,6 @@ def test_zero_3_gathers_each_weight_where_it_is_read() -> None:
 
 def test_stages_send_to_their_neighbours_only() -> None:
     program = lowered(pp=2, microbatches=4, dp=2)
-    kinds = [Counter(i.op.mnemonic for f in c.functions for i in f.body.instrs) for c in program.classes]
+    kinds = [Counter(i.op.mnemonic for f in c.functions for i in f.body.nodes) for c in program.classes]
     assert [(k["send"], k["recv"]) for k in kinds] == [(1, 1), (1, 1)]
     assert all(k["stage_reduce"] == 2 for k in kinds)  # the tied embedding's gradient, the clip's norm

@@ -58,9 +58,9 @@ def test_the_number_is_had_once_for_all_micro_batches() -> None:
     (cls,) = program.classes
     functions = {f.name: f.body for f in cls.functions}
     assert list(functions) == ["P", "S", "F", "B", "U"]
-    assert not any(isinstance(i.op, AllReduce) for i in functions["P"].instrs)
-    assert sum(isinstance(i.op, AllReduce) for i in functions["S"].instrs) == 1
-    assert not any(isinstance(i.op, Input) and i.op.name == "x" for i in functions["P"].instrs)
+    assert not any(isinstance(i.op, AllReduce) for i in functions["P"].nodes)
+    assert sum(isinstance(i.op, AllReduce) for i in functions["S"].nodes) == 1
+    assert not any(isinstance(i.op, Input) and i.op.name == "x" for i in functions["P"].nodes)
     assert [s.name for s in cls.states if s.role == "saved"] == ["each"]
 
 

@@ -7,33 +7,31 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from compiler.graph import DTYPES, Dim, Type
+from compiler.graph import DTYPES, Dim, Graph, Node, Type, Value
 from compiler.homes import Homes
 from compiler.layout import Layout
 from compiler.model import Init
 from compiler.ops.base import Op
 from compiler.ops.elementwise import Map
 from compiler.ops.functions import FUNCTIONS
+from compiler.ops.repeat import Repeat
 from compiler.origin import DECLARED
 from compiler.program import (
     ALL_CHUNKS,
+    ORIGINS,
     Affine,
     Axis,
-    Body,
     DeviceClass,
     Entry,
     For,
     Function,
     FunctionPhase,
     InputDecl,
-    Instr,
-    LocalRepeat,
     LoopRange,
     Program,
     Run,
     StateDecl,
     Update,
-    Var,
 )
 from compiler.text.attrs import OPS
 
@@ -50,6 +48,7 @@ floats = st.floats(allow_nan=False) | st.sampled_from([0.0, -0.0, float("inf"), 
 numbers = floats | integers
 affines = st.builds(Affine, integers, st.integers(-3, 3))
 dims = st.builds(Dim, names, naturals)
+operands = st.builds(Value, names, st.just(Type("f32")))  # the text has only their names
 
 BY_KIND: dict[str, st.SearchStrategy[Any]] = {
     "str": names,
@@ -74,7 +73,7 @@ def maps(draw: st.DrawFn) -> tuple[Op, int]:
 @st.composite
 def plain_ops(draw: st.DrawFn) -> tuple[Op, int]:
     """An op other than a loop, and its number of operands."""
-    cls = draw(st.sampled_from([c for m, c in sorted(OPS.items()) if c not in (LocalRepeat, Map)]))
+    cls = draw(st.sampled_from([c for m, c in sorted(OPS.items()) if c not in (Repeat, Map)]))
     return cls(**{f.name: draw(BY_KIND[str(f.type)]) for f in fields(cls)}), draw(st.integers(0, 3))
 
 
@@ -96,26 +95,28 @@ def types(draw: st.DrawFn, axes: tuple[Axis, ...]) -> tuple[Type, Layout]:
 
 
 @st.composite
-def variables(draw: st.DrawFn, axes: tuple[Axis, ...]) -> Var:
-    return Var(draw(names), *draw(types(axes)))
+def variables(draw: st.DrawFn, axes: tuple[Axis, ...]) -> Value:
+    type, layout = draw(types(axes))
+    return Value(draw(names), type, origin=draw(st.sampled_from([*ORIGINS.values()])), layout=layout)
 
 
 @st.composite
-def instructions(draw: st.DrawFn, axes: tuple[Axis, ...], depth: int) -> Instr:
+def instructions(draw: st.DrawFn, axes: tuple[Axis, ...], depth: int) -> Node:
     outputs = tuple(draw(st.lists(variables(axes), max_size=2)))
     if depth and draw(st.integers(0, 4)) == 0:
+        label = draw(names)
         params = tuple(draw(st.lists(variables(axes), max_size=4)))
         carries = draw(st.integers(0, len(params)))
         stacks = draw(st.integers(0, len(params) - carries))
-        body = Body(params, draw(blocks(axes, depth - 1)), tuple(draw(st.lists(names, max_size=3))))
-        op: Op = LocalRepeat(draw(names), draw(naturals), body, carries, stacks, draw(st.booleans()))
-        return Instr(op, tuple(draw(names) for _ in params), outputs)
+        body = Graph(label, params, draw(blocks(axes, depth - 1)), tuple(draw(st.lists(operands, max_size=3))))
+        op: Op = Repeat(label, draw(naturals), body, carries, stacks, draw(st.booleans()))
+        return Node(op, tuple(draw(operands) for _ in params), outputs)
     op, arity = draw(maps() | plain_ops())
-    return Instr(op, tuple(draw(names) for _ in range(arity)), outputs)
+    return Node(op, tuple(draw(operands) for _ in range(arity)), outputs)
 
 
 @st.composite
-def blocks(draw: st.DrawFn, axes: tuple[Axis, ...], depth: int) -> tuple[Instr, ...]:
+def blocks(draw: st.DrawFn, axes: tuple[Axis, ...], depth: int) -> tuple[Node, ...]:
     return tuple(draw(st.lists(instructions(axes, depth), max_size=4)))
 
 
@@ -165,7 +166,7 @@ def draw_entry(draw: st.DrawFn, name: str, shell: Program, axes: tuple[Axis, ...
         groups = tuple(draw(st.lists(st.integers(0, shell.groups - 1), min_size=1, max_size=5)))
         ranges = st.builds(LoopRange, names, chunk_numbers, affines, naturals, naturals)
         functions = [
-            Function(draw(kinds), draw(chunk_numbers), Body((), draw(blocks(axes, 2)), ()))
+            Function(draw(kinds), draw(chunk_numbers), Graph("", (), draw(blocks(axes, 2)), ()))
             for _ in range(draw(st.integers(0, 2)))
         ]
         classes.append(

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+from compiler.graph import Graph, Node, Value, names_of
 from compiler.ops.base import Op
 from compiler.ops.comm import AllGather, AllReduce, Comm, ReduceScatter, Shard
 from compiler.ops.effects import Accumulate, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
-from compiler.program import Affine, Body, DeviceClass, For, Function, Instr, LocalRepeat, Program, Run
+from compiler.ops.repeat import Repeat
+from compiler.program import Affine, DeviceClass, For, Function, Program, Run
 
 KINDS = {
     "drop": "a collective is left out",
@@ -36,8 +38,8 @@ UNSEEN = ("scale", "swap", "max")
 """Kinds that may give a legal program, which computes something else."""
 
 Path = tuple[int, ...]
-Edit = tuple[str, Callable[[Instr, Program], "list[Instr] | str | None"]]
-"""Kind, and what becomes of the instruction: others, the operand in place of the result (a name), or no mutation."""
+Edit = tuple[str, Callable[[Node, Program], "list[Node] | Value | None"]]
+"""Kind, and what becomes of the instruction: others, the operand in place of the result, or no mutation."""
 
 
 def mutations(program: Program) -> Iterator[tuple[str, Program]]:
@@ -49,7 +51,7 @@ def mutations(program: Program) -> Iterator[tuple[str, Program]]:
                     made = edit(instr, program)
                     if made is not None:
                         body = _edited(function.body, path, made)
-                        values = ", ".join((*instr.inputs, *(v.name for v in instr.outputs)))
+                        values = ", ".join(names_of((*instr.inputs, *instr.outputs)))
                         where = f"class {c}, {function.name}.{function.chunk}"
                         yield f"{kind}: {instr.op.mnemonic} {values} ({where})", _with(program, c, f, body)
             yield from _swapped_loads(program, c, f, function)
@@ -58,14 +60,14 @@ def mutations(program: Program) -> Iterator[tuple[str, Program]]:
     yield from _apart(program)
 
 
-def _places(body: Body, path: Path) -> Iterator[tuple[Path, Instr]]:
-    for i, instr in enumerate(body.instrs):
+def _places(body: Graph, path: Path) -> Iterator[tuple[Path, Node]]:
+    for i, instr in enumerate(body.nodes):
         yield (*path, i), instr
-        if isinstance(instr.op, LocalRepeat):
+        if isinstance(instr.op, Repeat):
             yield from _places(instr.op.body, (*path, i))
 
 
-def _with(program: Program, c: int, f: int, body: Body) -> Program:
+def _with(program: Program, c: int, f: int, body: Graph) -> Program:
     cls = program.classes[c]
     functions = (*cls.functions[:f], replace(cls.functions[f], body=body), *cls.functions[f + 1 :])
     return _with_class(program, c, replace(cls, functions=functions))
@@ -75,28 +77,28 @@ def _with_class(program: Program, c: int, cls: DeviceClass) -> Program:
     return program.with_classes((*program.classes[:c], cls, *program.classes[c + 1 :]))
 
 
-def _edited(body: Body, path: Path, made: list[Instr] | str) -> Body:
+def _edited(body: Graph, path: Path, made: list[Node] | Value) -> Graph:
     i, rest = path[0], path[1:]
-    instr = body.instrs[i]
+    instr = body.nodes[i]
     if rest:
-        assert isinstance(instr.op, LocalRepeat)
+        assert isinstance(instr.op, Repeat)
         inner = replace(instr.op, body=_edited(instr.op.body, rest, made))
-        return replace(body, instrs=(*body.instrs[:i], replace(instr, op=inner), *body.instrs[i + 1 :]))
+        return replace(body, nodes=(*body.nodes[:i], replace(instr, op=inner), *body.nodes[i + 1 :]))
     if isinstance(made, list):
-        return replace(body, instrs=(*body.instrs[:i], *made, *body.instrs[i + 1 :]))
-    old, new = instr.outputs[0].name, made
-    after = tuple(replace(n, inputs=_renamed(n.inputs, old, new)) for n in body.instrs[i + 1 :])
-    return replace(body, instrs=(*body.instrs[:i], *after), results=_renamed(body.results, old, new))
+        return replace(body, nodes=(*body.nodes[:i], *made, *body.nodes[i + 1 :]))
+    old, new = instr.outputs[0], made
+    after = tuple(replace(n, inputs=_renamed(n.inputs, old, new)) for n in body.nodes[i + 1 :])
+    return replace(body, nodes=(*body.nodes[:i], *after), outputs=_renamed(body.outputs, old, new))
 
 
-def _renamed(names: Sequence[str], old: str, new: str) -> tuple[str, ...]:
-    return tuple(new if n == old else n for n in names)
+def _renamed(values: Sequence[Value], old: Value, new: Value) -> tuple[Value, ...]:
+    return tuple(new if v is old else v for v in values)
 
 
 # --- edits of one instruction --------------------------------------------------------------------
 
 
-def _drop(instr: Instr, program: Program) -> str | None:
+def _drop(instr: Node, program: Program) -> Value | None:
     op = instr.op
     if not isinstance(op, Comm):
         return None
@@ -105,7 +107,7 @@ def _drop(instr: Instr, program: Program) -> str | None:
     return instr.inputs[0] if not axes or any(sizes[a] > 1 for a in axes) else None
 
 
-def _axis(instr: Instr, program: Program) -> list[Instr] | None:
+def _axis(instr: Node, program: Program) -> list[Node] | None:
     op = instr.op
     if not isinstance(op, (AllReduce, ReduceScatter)):
         return None
@@ -113,14 +115,14 @@ def _axis(instr: Instr, program: Program) -> list[Instr] | None:
     return [replace(instr, op=replace(op, axes=(others[0],)))] if others else None
 
 
-def _unreduced(instr: Instr, program: Program) -> list[Instr] | None:
+def _unreduced(instr: Node, program: Program) -> list[Node] | None:
     op = instr.op
     if not isinstance(op, ReduceScatter) or all(program.sizes[a] == 1 for a in op.axes):
         return None
     return [replace(instr, op=Shard(op.dim, op.axes))]
 
 
-def _gather(instr: Instr, program: Program) -> list[Instr] | None:
+def _gather(instr: Node, program: Program) -> list[Node] | None:
     op = instr.op
     if not isinstance(op, (AllReduce, ReduceScatter)) or all(program.sizes[a] == 1 for a in op.axes):
         return None
@@ -129,11 +131,11 @@ def _gather(instr: Instr, program: Program) -> list[Instr] | None:
     return [replace(instr, op=AllGather(dim, op.axes))] if dim else None
 
 
-def _join(instr: Instr, program: Program) -> str | None:
+def _join(instr: Node, program: Program) -> Value | None:
     return instr.inputs[0] if isinstance(instr.op, StageReduce) and len(instr.op.groups) > 1 else None
 
 
-def _peer(instr: Instr, program: Program) -> list[Instr] | None:
+def _peer(instr: Node, program: Program) -> list[Node] | None:
     if isinstance(instr.op, Send):
         return [replace(instr, op=replace(instr.op, to=-instr.op.to))]
     if isinstance(instr.op, Recv):
@@ -141,15 +143,15 @@ def _peer(instr: Instr, program: Program) -> list[Instr] | None:
     return None
 
 
-def _lost(instr: Instr, program: Program) -> list[Instr] | None:
+def _lost(instr: Node, program: Program) -> list[Node] | None:
     return [] if isinstance(instr.op, (Save, Accumulate)) else None
 
 
-def _stale(instr: Instr, program: Program) -> list[Instr] | None:
+def _stale(instr: Node, program: Program) -> list[Node] | None:
     return [] if isinstance(instr.op, Write) else None
 
 
-def _scale(instr: Instr, program: Program) -> str | None:
+def _scale(instr: Node, program: Program) -> Value | None:
     """A factor that is not 1, of a value (not of a literal)."""
     op = instr.op
     if isinstance(op, Map) and op.fn in ("mul", "div") and len(instr.inputs) == 1:
@@ -159,7 +161,7 @@ def _scale(instr: Instr, program: Program) -> str | None:
     return None
 
 
-def _max(instr: Instr, program: Program) -> list[Instr] | None:
+def _max(instr: Node, program: Program) -> list[Node] | None:
     op: Op = instr.op
     if isinstance(op, (Reduce, AllReduce, ReduceScatter, StageReduce)) and op.fn == "sum":
         return [replace(instr, op=replace(op, fn="max"))]
@@ -184,7 +186,7 @@ _EDITS: tuple[Edit, ...] = (
 
 def _swapped_loads(program: Program, c: int, f: int, function: Function) -> Iterator[tuple[str, Program]]:
     """Neighbouring loads of equal type and layout change places."""
-    instrs = function.body.instrs
+    instrs = function.body.nodes
     loads = [i for i, n in enumerate(instrs) if isinstance(n.op, Load)]
     for i, j in pairwise(loads):
         a, b = instrs[i], instrs[j]
@@ -194,14 +196,14 @@ def _swapped_loads(program: Program, c: int, f: int, function: Function) -> Iter
             changed = [*instrs]
             changed[i], changed[j] = replace(a, op=b.op), replace(b, op=a.op)
             name = f"swap: {a.op.name} and {b.op.name} (class {c}, {function.name}.{function.chunk})"
-            yield name, _with(program, c, f, replace(function.body, instrs=tuple(changed)))
+            yield name, _with(program, c, f, replace(function.body, nodes=tuple(changed)))
 
 
 def _stale_writes(program: Program, c: int, f: int, function: Function) -> Iterator[tuple[str, Program]]:
     """A write moves in front of another reader of what it overwrites."""
-    instrs = function.body.instrs
-    made = {v.name: i for i, n in enumerate(instrs) for v in n.outputs}
-    reads = {n.op.name: n.outputs[0].name for n in instrs if isinstance(n.op, Read)}
+    instrs = function.body.nodes
+    made = {v: i for i, n in enumerate(instrs) for v in n.outputs}
+    reads = {n.op.name: n.outputs[0] for n in instrs if isinstance(n.op, Read)}
     for i, n in enumerate(instrs):
         if not isinstance(n.op, Write) or n.op.name not in reads:
             continue
@@ -210,7 +212,7 @@ def _stale_writes(program: Program, c: int, f: int, function: Function) -> Itera
             changed = (*instrs[:at], n, *instrs[at:i], *instrs[i + 1 :])
             yield (
                 f"stale: {n.op.name} is written too early (class {c})",
-                _with(program, c, f, replace(function.body, instrs=changed)),
+                _with(program, c, f, replace(function.body, nodes=changed)),
             )
 
 
@@ -229,12 +231,12 @@ def _skipped(program: Program, c: int, cls: DeviceClass) -> Iterator[tuple[str, 
 
 def _apart(program: Program) -> Iterator[tuple[str, Program]]:
     """All stages alike do without a reduction between them."""
-    update = [i.op for cls in program.classes for f in cls.functions for i in f.body.instrs]
+    update = [i.op for cls in program.classes for f in cls.functions for i in f.body.nodes]
     for key in dict.fromkeys(op.key for op in update if isinstance(op, StageReduce) and len(op.groups) > 1):
         broken = program
         for c, cls in enumerate(program.classes):
             for f, function in enumerate(cls.functions):
-                for i, instr in enumerate(function.body.instrs):
+                for i, instr in enumerate(function.body.nodes):
                     if isinstance(instr.op, StageReduce) and instr.op.key == key:
                         broken = _with(broken, c, f, _edited(function.body, (i,), instr.inputs[0]))
         yield f"apart: stage_reduce {key} (all classes)", broken

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from compiler.diff import Change, buffers, diff, in_flight
-from compiler.program import Body, DeviceClass, Function
+from compiler.graph import Graph
+from compiler.program import DeviceClass, Function
 from compiler.schedules import NAMES, actions, kinds, rolled
 from compiler.text import parse_program
 from compiler.traffic import Collective, collectives
@@ -61,7 +62,7 @@ def test_in_flight_is_what_the_list_says(name: str, p: int, v: int, m: int) -> N
     if v > 1 and name != "interleaved":
         return
     last = kinds(name)[-1]
-    functions = tuple(Function(k, c, Body((), (), ())) for k in kinds(name) for c in range(v))
+    functions = tuple(Function(k, c, Graph("", (), (), ())) for k in kinds(name) for c in range(v))
     for g, schedule in enumerate(rolled(name, p, v, m)):
         held = most = 0
         for a in actions(name, p, v, m, g):

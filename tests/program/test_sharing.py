@@ -9,7 +9,8 @@ import pytest
 
 import parc
 from compiler.graph import Dim
-from compiler.program import LocalRepeat, Program
+from compiler.ops.repeat import Repeat
+from compiler.program import Program
 from compiler.text import Site, parse_located, parse_program, show
 from compiler.text import parser as text_parser
 from compiler.text.sharing import extent, recounted, with_code_of
@@ -37,7 +38,7 @@ def test_the_code_that_is_taken_over_has_the_other_number_of_iterations(uneven: 
     two, one = parse_program(show(uneven)).classes[1:3]
     stacks = {s.name: s.type.dims[0] for s in one.states if s.type.dims and s.type.dims[0].name == "block"}
     assert stacks and set(stacks.values()) == {Dim("block", 1)}
-    loops = [(i.op.label, i.op.count) for f in one.functions for i in f.body.instrs if isinstance(i.op, LocalRepeat)]
+    loops = [(i.op.label, i.op.count) for f in one.functions for i in f.body.nodes if isinstance(i.op, Repeat)]
     assert {count for label, count in loops if label == "block"} == {1}
     assert with_code_of(one, two) == one and recounted(two.functions, {}) is two.functions
     assert extent(one) == extent(two) > 500

@@ -9,24 +9,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from compiler.graph import Dim, Type
+from compiler.graph import Dim, Graph, Node, Type, Value
 from compiler.layout import TIME, Layout
 from compiler.ops.create import Full
-from compiler.program import (
-    Affine,
-    Axis,
-    Body,
-    DeviceClass,
-    Entry,
-    For,
-    Function,
-    FunctionPhase,
-    Instr,
-    Program,
-    Run,
-    Update,
-    Var,
-)
+from compiler.program import Affine, Axis, DeviceClass, Entry, For, Function, FunctionPhase, Program, Run, Update
 from compiler.text import Site, parse_located, parse_program, show, show_instr, show_schedule, show_var
 from compiler.text.lexer import MAX_CHARACTERS
 from dsl.diagnostics import ParcError
@@ -54,15 +40,10 @@ def identical(a: float, b: float) -> bool:
 @example(5e-324)
 def test_floats_to_the_last_bit(value: float) -> None:
     """Equality forgives -0.0 and nan does not even equal itself: compare what is written."""
-    instr = Instr(Full(value, "f64", ()), (), (Var("x", Type("f64"), Layout(())),))
-    cls = DeviceClass((0,), (), (), (Function(FunctionPhase.FORWARD, 0, Body((), (instr,), ())),), ())
-    op = (
-        parse_program(show(Program("p", (), (), (Entry("train_step", (cls,)),))))
-        .classes[0]
-        .functions[0]
-        .body.instrs[0]
-        .op
-    )
+    instr = Node(Full(value, "f64", ()), (), (Value("x", Type("f64"), layout=Layout(())),))
+    cls = DeviceClass((0,), (), (), (Function(FunctionPhase.FORWARD, 0, Graph("", (), (instr,), ())),), ())
+    program = Program("p", (), (), (Entry("train_step", (cls,)),))
+    op = parse_program(show(program)).classes[0].functions[0].body.nodes[0].op
     assert isinstance(op, Full)
     assert identical(op.value, value)
 
@@ -76,8 +57,10 @@ def test_types_show_local_sizes() -> None:
     sizes = {TIME: 2, "dp": 4, "tp": 4}
     t = Type("f32", (Dim("b", 32), Dim("v", 50)))
     layout = Layout(((TIME, "dp"), ("tp",)), (("cp", "sum"),), ((0, 1, 2),))
-    assert show_var(Var("x", t, layout), sizes) == "%x: f32[b=7/mb/dp halo(1, 2), v=13/tp of 50] pending(cp sum)"
-    assert show_instr(Instr(Full(0.5, "f32", t.dims), (), (Var("x", t, Layout(((), ()))),)), {}) == (
+    assert (
+        show_var(Value("x", t, layout=layout), sizes) == "%x: f32[b=7/mb/dp halo(1, 2), v=13/tp of 50] pending(cp sum)"
+    )
+    assert show_instr(Node(Full(0.5, "f32", t.dims), (), (Value("x", t, layout=Layout(((), ()))),)), {}) == (
         "%x: f32[b=32, v=50] = full 0.5"
     )
 
@@ -174,7 +157,7 @@ def test_several_errors_at_once() -> None:
 
 def test_locations() -> None:
     program, where = parse_located(LAYERS, "l.npu")
-    loop = next(i for i, n in enumerate(program.classes[0].functions[0].body.instrs) if n.op.mnemonic == "repeat")
+    loop = next(i for i, n in enumerate(program.classes[0].functions[0].body.nodes) if n.op.mnemonic == "repeat")
     span = where.find(Site(0, "fn", 0, (loop, 1, 0)))
     assert span is not None
     assert LAYERS[span.start : span.end] == "%e.next: f32[b=2/dp, s=3/tp, k=2] = tanh %e"

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compiler.graph import Dim, Type
+from compiler.graph import Dim, Graph, Type
 from compiler.layout import Layout
 from compiler.ops.comm import Relayout
 from compiler.ops.effects import Write
-from compiler.program import Body, Program
+from compiler.program import Program
 from compiler.schedules import find_hang, unroll
 from compiler.text import parse_located, parse_program
 from compiler.verify import verify
@@ -201,22 +201,22 @@ def test_what_text_cannot_say() -> None:
         functions = [*cls.functions]
         body = functions[f].body
         functions[f] = replace(
-            functions[f], body=replace(body, instrs=(replace(body.instrs[0], **change), *body.instrs[1:]))
+            functions[f], body=replace(body, nodes=(replace(body.nodes[0], **change), *body.nodes[1:]))
         )
         return program.with_classes((replace(cls, functions=tuple(functions)),))
 
-    x = cls.functions[0].body.instrs[0].outputs[0]
+    x = cls.functions[0].body.nodes[0].outputs[0]
     assert "E0613" in [d.code for d in verify(with_first(0, outputs=(replace(x, layout=Layout(())),)))]
     assert "E0613" in [d.code for d in verify(with_first(0, outputs=(replace(x, layout=Layout((("zz",), (), ()))),)))]
     assert "E0612" in [d.code for d in verify(with_first(0, op=Relayout(x.layout)))]
     assert "E0612" in [d.code for d in verify(with_first(0, op=Write("w")))]
     rank = replace(cls.states[0], type=Type("f32", (Dim("a", 2),)))
     assert "E0613" in [d.code for d in verify(program.with_classes((replace(cls, states=(rank, *cls.states[1:])),)))]
-    odd = replace(cls.functions[0], body=replace(cls.functions[0].body, results=("x",)))
+    odd = replace(cls.functions[0], body=replace(cls.functions[0].body, outputs=(x,)))
     assert "E0612" in [d.code for d in verify(program.with_classes((replace(cls, functions=(odd, cls.functions[1])),)))]
     assert "E0650" in [d.code for d in verify(replace(program, axes=program.axes * 2))]
     assert "E0650" in [d.code for d in verify(program.with_classes(()))]
-    empty = replace(cls.functions[0], body=Body((), (), ()))
+    empty = replace(cls.functions[0], body=Graph("", (), (), ()))
     assert [d.code for d in verify(program.with_classes((replace(cls, functions=(empty, cls.functions[1])),)))] == [
         "E0622"
     ]

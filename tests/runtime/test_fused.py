@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from compiler.graph import Dim, Type
+from compiler.graph import Dim, Graph, Node, Type, Value, names_of
 from compiler.layout import replicated
 from compiler.ops.base import Op
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient
 from compiler.ops.reduce import Reduce
-from compiler.program import Body, Instr, Var
 from runtime.numpy import Context, Env, Into, LocalValue, fuse, plan, quiet
 from runtime.numpy.fused import Fused
 
@@ -116,7 +115,7 @@ CHAINS |= {
 OPERANDS = {"x": "pqbsd", "y": "pqbsd", "gain": "d", "row": "pbs"}
 
 
-def body(chain: Sequence[Step], dtype: str, results: Sequence[str]) -> tuple[Body, dict[str, LocalValue]]:
+def body(chain: Sequence[Step], dtype: str, results: Sequence[str]) -> tuple[Graph, dict[str, LocalValue]]:
     """The chain as a body, and the local value of each name."""
     values = {n: local(dtype, letters) for n, letters in OPERANDS.items()}
     for name, op, _, letters in chain:
@@ -126,11 +125,11 @@ def body(chain: Sequence[Step], dtype: str, results: Sequence[str]) -> tuple[Bod
             own = "f32"
         values[name] = local(own, letters)
 
-    def var(name: str) -> Var:
-        return Var(name, values[name].type, replicated(len(values[name].type.dims)))
+    def var(name: str) -> Value:
+        return Value(name, values[name].type, layout=replicated(len(values[name].type.dims)))
 
-    instrs = tuple(Instr(op, tuple(ins), (var(name),)) for name, op, ins, _ in chain)
-    return Body(tuple(map(var, OPERANDS)), instrs, tuple(results)), values
+    instrs = tuple(Node(op, tuple(map(var, ins)), (var(name),)) for name, op, ins, _ in chain)
+    return Graph("", tuple(map(var, OPERANDS)), instrs, tuple(map(var, results))), values
 
 
 def data(dtype: str, values: dict[str, LocalValue], layout: str) -> dict[str, np.ndarray]:
@@ -150,12 +149,14 @@ def data(dtype: str, values: dict[str, LocalValue], layout: str) -> dict[str, np
     return found
 
 
-def run(body: Body, values: dict[str, LocalValue], arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def run(body: Graph, values: dict[str, LocalValue], arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     found, ctx = dict(arrays), Context()
     with quiet():
-        for instr in body.instrs:
-            kernel = plan(instr.op, [values[n] for n in instr.inputs], [values[o.name] for o in instr.outputs], ENV)
-            got = kernel(ctx, *(found[n] for n in instr.inputs))
+        for instr in body.nodes:
+            kernel = plan(
+                instr.op, [values[v.name] for v in instr.inputs], [values[o.name] for o in instr.outputs], ENV
+            )
+            got = kernel(ctx, *(found[v.name] for v in instr.inputs))
             found.update(zip((o.name for o in instr.outputs), got if len(instr.outputs) > 1 else (got,)))
     return found
 
@@ -181,19 +182,19 @@ def test_fused_is_as_one_by_one(name: str, dtype: str, layout: str) -> None:
     plain, values = body(chain, dtype, [step[0] for step in chain])
     arrays = data(dtype, values, layout)
     want = run(plain, values, arrays)
-    for results in (plain.results, ("out",)):  # all that is computed, and only the end
-        fused = fuse(Body(plain.params, plain.instrs, results), lambda v: values[v.name])
-        groups = [i for i in fused.instrs if isinstance(i.op, Fused)]
-        assert groups and len(fused.instrs) < len(plain.instrs)
+    for results in (plain.outputs, plain.outputs[-1:]):  # all that is computed, and only the end
+        fused = fuse(Graph(plain.name, plain.inputs, plain.nodes, results), lambda v: values[v.name])
+        groups = [i for i in fused.nodes if isinstance(i.op, Fused)]
+        assert groups and len(fused.nodes) < len(plain.nodes)
         got = run(fused, values, arrays)
-        for result in results:
+        for result in names_of(results):
             same(got[result], want[result], dtype)
 
 
 def test_chains_that_meet_are_one_kernel() -> None:
     plain, values = body(MERGED, "f32", ["out"])
     fused = fuse(plain, lambda v: values[v.name])
-    assert [type(i.op) for i in fused.instrs] == [Fused]
+    assert [type(i.op) for i in fused.nodes] == [Fused]
 
 
 def test_same_bits_each_time() -> None:
@@ -215,11 +216,11 @@ def test_operands_stay_as_they_are() -> None:
 def test_results_go_where_they_are_wanted(name: str) -> None:
     plain, values = body(CHAINS[name], "f32", ["out"])
     fused, arrays = fuse(plain, lambda v: values[v.name]), data("f32", values, "plain")
-    (instr,) = [i for i in fused.instrs if isinstance(i.op, Fused)]
-    kernel = plan(instr.op, [values[n] for n in instr.inputs], [values[o.name] for o in instr.outputs], ENV)
+    (instr,) = [i for i in fused.nodes if isinstance(i.op, Fused)]
+    kernel = plan(instr.op, [values[v.name] for v in instr.inputs], [values[o.name] for o in instr.outputs], ENV)
     assert isinstance(kernel, Into)
     places = tuple(np.full(values[o.name].shape, np.nan, np.float32) for o in instr.outputs)
-    operands = [arrays[n] for n in instr.inputs]
+    operands = [arrays[v.name] for v in instr.inputs]
     got = kernel.run(Context(), *operands, out=places)
     results = got if isinstance(got, tuple) else (got,)
     want = kernel(Context(), *operands)

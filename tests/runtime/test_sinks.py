@@ -10,9 +10,10 @@ import pytest
 import compiler.memory.action as replaying
 import runtime.rank.interpreter as interpreter
 import runtime.stacked.straight as straight
+from compiler.graph import Graph
 from compiler.liveness import Liveness, liveness
 from compiler.model import Precision
-from compiler.program import Body, Program
+from compiler.program import Program
 from runtime.data.synthetic import synthetic
 from runtime.rank import RankExecutor
 from runtime.stacked import Emulator
@@ -60,7 +61,7 @@ def test_other_stacks_are_made(body: str) -> None:
     assert sinks(body) == {}
 
 
-def without(body: Body, carries: int = 0) -> Liveness:
+def without(body: Graph, carries: int = 0) -> Liveness:
     return replace(liveness(body, carries), sinks={})
 
 

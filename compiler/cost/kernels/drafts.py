@@ -9,13 +9,12 @@ from typing import TypeGuard
 
 from compiler.cost.kernels.masks import kept
 from compiler.cost.kernels.work import Product, Work
-from compiler.graph import ITEMSIZE, Type
+from compiler.graph import ITEMSIZE, Graph, Node, Type
 from compiler.ops import comm, effects
 from compiler.ops.base import Movement, Op
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Cast, Map
 from compiler.ops.reduce import Reduce
-from compiler.program import Body, Instr
 
 ALL = Fraction(1)
 
@@ -46,7 +45,7 @@ class Draft:
     """A kernel, message or loop that is being put together. closed: results that are complete only at its end."""
 
     name: str
-    instrs: list[Instr] = field(default_factory=list)
+    instrs: list[Node] = field(default_factory=list)
     work: Work | None = None
     deps: set[int] = field(default_factory=set)
     carries: set[int] = field(default_factory=set)
@@ -62,12 +61,12 @@ def is_grouped(op: Op) -> TypeGuard[comm.Comm]:
     return isinstance(op, comm.Comm) and op.pattern in (comm.Pattern.RING, comm.Pattern.DIRECT)
 
 
-def sunk_values(body: Body, results: set[int], into: Collection[str] | None = None) -> set[str]:
+def sunk_values(body: Graph, results: set[int], into: Collection[str] | None = None) -> set[str]:
     """Values that are only accumulated or written (if `into` is stated, into those accumulators), directly or through
     casts and collectives; so are these results."""
-    other = {name for i, name in enumerate(body.results) if i not in results}
-    sunk = {name for i, name in enumerate(body.results) if i in results} - other
-    for instr in reversed(body.instrs):
+    other = {v.name for i, v in enumerate(body.outputs) if i not in results}
+    sunk = {v.name for i, v in enumerate(body.outputs) if i in results} - other
+    for instr in reversed(body.nodes):
         op, outs = instr.op, [v.name for v in instr.outputs]
         if isinstance(op, (effects.Accumulate, effects.Write)):
             fine = into is None or op.name in into
@@ -75,13 +74,13 @@ def sunk_values(body: Body, results: set[int], into: Collection[str] | None = No
             fine = all(o in sunk and o not in other for o in outs)
         else:
             fine = False
-        for name in instr.inputs:
-            (sunk if fine else other).add(name)
+        for v in instr.inputs:
+            (sunk if fine else other).add(v.name)
     return sunk - other
 
 
 def attention_cores(
-    drafts: Sequence[Draft], values: Mapping[str, Lifted], made: Mapping[str, Instr]
+    drafts: Sequence[Draft], values: Mapping[str, Lifted], made: Mapping[str, Node]
 ) -> dict[int, float]:
     """Vector nodes between batched products that reduce over rows of what the first gives: softmax over scores, its
     derivative, and what is recomputed of them. (Products with weights are not batched: norms behind them are none.)
@@ -92,7 +91,7 @@ def attention_cores(
     for at, draft in enumerate(drafts):
         if isinstance(draft.work, Product):
             (instr,) = draft.instrs
-            left, right = (values[n].type for n in instr.inputs)
+            left, right = (values[v.name].type for v in instr.inputs)
             names = values[instr.outputs[0].name].type.names
             if any(left.has(n) and right.has(n) for n in names):
                 free[at] = {n for n in names if left.has(n) != right.has(n)}
@@ -108,12 +107,12 @@ def attention_cores(
     return found
 
 
-def is_where(instr: Instr) -> bool:
+def is_where(instr: Node) -> bool:
     """Whether the instruction chooses between two alternatives."""
     return isinstance(instr.op, Map) and instr.op.fn == "where"
 
 
-def masked_again(instrs: Sequence[Instr], values: Mapping[str, Lifted]) -> list[Instr]:
+def masked_again(instrs: Sequence[Node], values: Mapping[str, Lifted]) -> list[Node]:
     """Instructions of a kernel that choose by a condition by which their operand was chosen before, with nothing but
     element-wise work in between: a softmax that is exactly 0 where nothing is kept says so twice, before and after its
     exponential, and so does its derivative; systems' kernels mask once.
@@ -125,9 +124,9 @@ def masked_again(instrs: Sequence[Instr], values: Mapping[str, Lifted]) -> list[
         before: set[str] = set()
         if not isinstance(instr.op, (Reduce, Contract)):
             alternatives = instr.inputs[1:] if is_where(instr) else instr.inputs
-            before.update(*(by.get(n, ()) for n in alternatives if values[n].elements == size))
+            before.update(*(by.get(v.name, ()) for v in alternatives if values[v.name].elements == size))
         if is_where(instr):
-            condition = values[instr.inputs[0]].root
+            condition = values[instr.inputs[0].name].root
             if condition in before:
                 found.append(instr)
             before.add(condition)
@@ -135,9 +134,9 @@ def masked_again(instrs: Sequence[Instr], values: Mapping[str, Lifted]) -> list[
     return found
 
 
-def _summed(instr: Instr, values: Mapping[str, Lifted]) -> set[str]:
+def _summed(instr: Node, values: Mapping[str, Lifted]) -> set[str]:
     """Dims that a reduction, or a sum of products, sums over."""
     if not isinstance(instr.op, (Reduce, Contract)):
         return set()
     kept = {n for v in instr.outputs for n in values[v.name].type.names}
-    return {n for name in instr.inputs for n in values[name].type.names} - kept
+    return {n for v in instr.inputs for n in values[v.name].type.names} - kept

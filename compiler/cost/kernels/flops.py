@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from compiler.cost.kernels.work import Product
-from compiler.graph import Node, Value
+from compiler.graph import Graph, Node, Value
 from compiler.layout import local_type
 from compiler.model import Model
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
 from compiler.passes.differentiate import differentiate
-from compiler.program import PER_MICROBATCH, Body, LocalRepeat, Program
+from compiler.program import PER_MICROBATCH, Program
 
 
 def model_flops(model: Model) -> float:
@@ -91,15 +91,15 @@ def program_flops(program: Program) -> dict[str, float]:
     return found
 
 
-def _computed(body: Body, times: int, sizes: Mapping[str, int], found: dict[str, float]) -> None:
+def _computed(body: Graph, times: int, sizes: Mapping[str, int], found: dict[str, float]) -> None:
     """Adds a body's products, of the pieces that a device has."""
-    known = {v.name: (v.type, local_type(v.type, v.layout, sizes)) for v in body.params}
-    for instr in body.instrs:
+    known = {v.name: (v.type, local_type(v.type, v.layout, sizes)) for v in body.inputs}
+    for instr in body.nodes:
         known.update((v.name, (v.type, local_type(v.type, v.layout, sizes))) for v in instr.outputs)
-        if isinstance(instr.op, LocalRepeat):
+        if isinstance(instr.op, Repeat):
             _computed(instr.op.body, times * instr.op.count, sizes, found)
         elif isinstance(instr.op, Contract):
-            of = [known[name] for name in (*instr.inputs, instr.outputs[0].name)]
+            of = [known[v.name] for v in (*instr.inputs, instr.outputs[0])]
             if Product.of(*(whole for whole, _ in of)):
                 dtype = of[0][0].dtype
                 flops = instr.op.flops([local for _, local in of[:2]])

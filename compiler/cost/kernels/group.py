@@ -15,16 +15,18 @@ from fractions import Fraction
 
 from compiler.cost.kernels.drafts import ALL, Draft, Lifted, attention_cores, is_grouped, masked_again, sunk_values
 from compiler.cost.kernels.routing import copies, filled
-from compiler.cost.kernels.work import Collective, Copy, Loop, Meet, Node, Part, Post, Product, Vector, Wait, Work
-from compiler.graph import ITEMSIZE
+from compiler.cost.kernels.work import Collective, Copy, Loop, Meet, Part, Post, Product, Vector, Wait, Work
+from compiler.cost.kernels.work import Node as Kernel
+from compiler.graph import ITEMSIZE, Graph, Node, Value
 from compiler.layout import local_type
 from compiler.ops import comm, effects
 from compiler.ops.base import Movement
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Cast
 from compiler.ops.reduce import Reduce
+from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import Body, Instr, LocalRepeat, Program, StateDecl, Var
+from compiler.program import Program, StateDecl
 
 LATE = -2
 """In the place of an owner: nobody here reads the message."""
@@ -57,11 +59,11 @@ class Lifter:
         self.inside: set[str] = set()
         self.core: set[str] = set()
 
-    def part(self, body: Body) -> Part:
+    def part(self, body: Graph) -> Part:
         """The work of a function."""
         return _Lift(self, body, {}, set()).part()
 
-    def value(self, var: Var) -> Lifted:
+    def value(self, var: Value) -> Lifted:
         local = local_type(var.type, var.layout, self.sizes)
         return Lifted(local, local.bytes, var.name)
 
@@ -69,7 +71,7 @@ class Lifter:
 class _Lift:
     """Of one body: a function's or a loop's."""
 
-    def __init__(self, lifter: Lifter, body: Body, given: Mapping[str, Lifted], sunk_results: set[int]) -> None:
+    def __init__(self, lifter: Lifter, body: Graph, given: Mapping[str, Lifted], sunk_results: set[int]) -> None:
         self.lifter, self.body = lifter, body
         self.values: dict[str, Lifted] = dict(given)
         self.drafts: list[Draft] = []
@@ -82,15 +84,15 @@ class _Lift:
     # --- instructions ----------------------------------------------------------------------------------------
 
     def part(self) -> Part:
-        for instr in self.body.instrs:
+        for instr in self.body.nodes:
             self.lift(instr)
         return self.finish()
 
-    def lift(self, instr: Instr) -> None:
+    def lift(self, instr: Node) -> None:
         op = instr.op
         if isinstance(op, effects.Effect):
             self.effect(instr)
-        elif isinstance(op, LocalRepeat):
+        elif isinstance(op, Repeat):
             self.loop(instr, op)
         elif op.leaf:
             self.define(instr.outputs[0], -1, "" if isinstance(op, effects.Input) else "constant")
@@ -101,37 +103,37 @@ class _Lift:
         elif is_grouped(op):
             self.collective(instr, op)
         elif isinstance(op, comm.Comm) and op.message:
-            source, target = self.values[instr.inputs[0]].type, self.lifter.value(instr.outputs[0]).type
+            source, target = self.values[instr.inputs[0].name].type, self.lifter.value(instr.outputs[0]).type
             rows = op.volume(source, target, self.lifter.sizes)
             self.add(instr, Collective(op.mnemonic, op.over(), rows, ITEMSIZE[source.dtype], "activations"))
         else:
             self.vector(instr, op.joins)
-        if not isinstance(op, (effects.Effect, LocalRepeat)):
+        if not isinstance(op, (effects.Effect, Repeat)):
             for var in instr.outputs:
                 self.values[var.name].filled = filled(instr, self.values)
 
-    def is_free_cast(self, instr: Instr) -> bool:
-        source = self.values[instr.inputs[0]]
+    def is_free_cast(self, instr: Node) -> bool:
+        source = self.values[instr.inputs[0].name]
         return not self.lifter.update and (source.taint == "weights" or instr.outputs[0].name in self.sunk)
 
-    def define(self, var: Var, owner: int, taint: str = "") -> Lifted:
+    def define(self, var: Value, owner: int, taint: str = "") -> Lifted:
         value = self.lifter.value(var)
         value.owner, value.taint = owner, taint
         self.values[var.name] = value
         return value
 
-    def view(self, instr: Instr) -> None:
-        source = self.values[instr.inputs[0]]
+    def view(self, instr: Node) -> None:
+        source = self.values[instr.inputs[0].name]
         value = self.define(instr.outputs[0], source.owner, source.taint)
         value.root, value.carried = source.root, source.carried
         self.views.setdefault(value.owner, []).append(value)
 
-    def add(self, instr: Instr, work: Work | None = None) -> Draft:
+    def add(self, instr: Node, work: Work | None = None) -> Draft:
         """A node of its own; its results hang on it."""
-        name = instr.outputs[0].name if instr.outputs else instr.inputs[0]
+        name = (instr.outputs or instr.inputs)[0].name
         draft = Draft(name, [instr], work)
         self.drafts.append(draft)
-        self.wait(draft, instr.inputs)
+        self.wait(draft, (v.name for v in instr.inputs))
         for var in instr.outputs:
             self.define(var, len(self.drafts) - 1)
         return draft
@@ -144,8 +146,8 @@ class _Lift:
             elif value.carried is not None:
                 draft.carries.add(value.carried)
 
-    def contract(self, instr: Instr, op: Contract) -> None:
-        left, right = (self.values[n].type for n in instr.inputs)
+    def contract(self, instr: Node, op: Contract) -> None:
+        left, right = (self.values[v.name].type for v in instr.inputs)
         result = self.lifter.value(instr.outputs[0]).type
         work = Product.of(left, right, result)
         if work is None or 1 in (work.m, work.n):  # a matrix times a vector is read once, for one addition each
@@ -153,9 +155,9 @@ class _Lift:
             return
         self.add(instr, work)
 
-    def vector(self, instr: Instr, joins: bool) -> None:
+    def vector(self, instr: Node, joins: bool) -> None:
         """Join the kernel of an operand if all others are there before it; else begin a kernel."""
-        ins = [self.values[n] for n in instr.inputs]
+        ins = [self.values[v.name] for v in instr.inputs]
         if all(v.taint == "constant" for v in ins):  # masks: made once
             for var in instr.outputs:
                 self.define(var, -1, "constant")
@@ -174,7 +176,7 @@ class _Lift:
             and draft is not None
             and draft.joins
             and (size == draft.size or (size < draft.size and dims <= draft.dims))
-            and not any(n in draft.closed for n in instr.inputs)
+            and not any(v.name in draft.closed for v in instr.inputs)
         )
         if fits and draft is not None:
             draft.instrs.append(instr)
@@ -215,8 +217,8 @@ class _Lift:
                 self.views.setdefault(owners[-1], []).append(view)
             draft.instrs, draft.deps, draft.carries = [], set(), set()
 
-    def collective(self, instr: Instr, op: comm.Comm) -> None:
-        source, var = self.values[instr.inputs[0]], instr.outputs[0]
+    def collective(self, instr: Node, op: comm.Comm) -> None:
+        source, var = self.values[instr.inputs[0].name], instr.outputs[0]
         target = self.lifter.value(var)
         role = source.taint or "activations"
         if role == "activations" and var.name in self.sunk:
@@ -235,7 +237,7 @@ class _Lift:
             draft.work = Collective(op.mnemonic, op.over(), -(-total // itemsize), itemsize, role, whole)
             draft.count += 1
             draft.name = f"{draft.count} {role}"
-            self.wait(draft, instr.inputs)
+            self.wait(draft, (v.name for v in instr.inputs))
             self.define(var, into)
         else:
             self.add(instr, work)
@@ -259,7 +261,7 @@ class _Lift:
                 stack += draft.deps
         return False
 
-    def effect(self, instr: Instr) -> None:
+    def effect(self, instr: Node) -> None:
         op = instr.op
         if isinstance(op, (effects.Read, effects.Load)):
             state = self.lifter.states.get(op.name)
@@ -273,25 +275,25 @@ class _Lift:
             self.values[var.name].filled = self.lifter.filled.get(op.name, ALL)
         elif isinstance(op, (effects.Save, effects.Write)):
             state = self.lifter.states.get(op.name)
-            value = self.values[instr.inputs[0]]
+            value = self.values[instr.inputs[0].name]
             self.lifter.filled[op.name] = value.filled
             if state is not None and state.memory != "hbm":
                 self.add(instr, Copy(value.bytes, state.memory))
         elif isinstance(op, effects.Accumulate):
-            value = self.values[instr.inputs[0]]
+            value = self.values[instr.inputs[0].name]
             if self.lifter.accumulates and value.elements > SCALAR:
                 self.accumulate(instr, value)
         elif isinstance(op, effects.Recv):
             self.add(instr, Wait(op.name, op.source))
         elif isinstance(op, effects.Send):
-            self.add(instr, Post(op.name, op.to, self.values[instr.inputs[0]].bytes))
+            self.add(instr, Post(op.name, op.to, self.values[instr.inputs[0].name].bytes))
         elif isinstance(op, effects.StageReduce):
-            self.add(instr, Meet(op.key, op.groups, self.values[instr.inputs[0]].bytes))
-            self.values[instr.outputs[0].name].taint = self.values[instr.inputs[0]].taint
+            self.add(instr, Meet(op.key, op.groups, self.values[instr.inputs[0].name].bytes))
+            self.values[instr.outputs[0].name].taint = self.values[instr.inputs[0].name].taint
         elif isinstance(op, effects.Input):
             self.define(instr.outputs[0], -1)
 
-    def accumulate(self, instr: Instr, value: Lifted) -> None:
+    def accumulate(self, instr: Node, value: Lifted) -> None:
         """One kernel adds all gradients to their buffers: with the products, or (loose) from their results."""
         moved, flops = 2 * value.bytes, value.elements
         loose = moved + min(value.bytes, self.values.get(value.root, value).bytes)
@@ -306,32 +308,32 @@ class _Lift:
         assert isinstance(draft.work, Vector)
         old = draft.work
         draft.work = Vector(old.bytes + moved, old.loose + loose, old.ops + 1, old.flops + flops, old.dtype)
-        self.wait(draft, instr.inputs)
+        self.wait(draft, (v.name for v in instr.inputs))
 
-    def loop(self, instr: Instr, op: LocalRepeat) -> None:
+    def loop(self, instr: Node, op: Repeat) -> None:
         """The loop as one node; inside, only carries are waited for, all else is there when it starts."""
         given: dict[str, Lifted] = {}
-        for i, (name, param) in enumerate(zip(instr.inputs, op.body.params)):
+        for i, (outer, param) in enumerate(zip(instr.inputs, op.body.inputs)):
             value = self.lifter.value(param)
-            value.taint = self.values[name].taint
+            value.taint = self.values[outer.name].taint
             value.carried = i if i < op.carries else None
-            value.filled = ALL if i < op.carries else self.values[name].filled
+            value.filled = ALL if i < op.carries else self.values[outer.name].filled
             given[param.name] = value
         sunk = {i for i, v in enumerate(instr.outputs) if v.name in self.sunk and i >= op.carries}
         inner = _Lift(self.lifter, op.body, given, sunk)
         self.add(instr, Loop(op.count, inner.part()))
-        for var, result in zip(instr.outputs, op.body.results):
-            self.values[var.name].filled = inner.values[result].filled
+        for var, result in zip(instr.outputs, op.body.outputs):
+            self.values[var.name].filled = inner.values[result.name].filled
 
     # --- sizes of kernels, once all readers are known -----------------------------------------------------------
 
     def finish(self) -> Part:
         readers = self._readers()
-        made = {v.name: instr for instr in self.body.instrs for v in instr.outputs}
+        made = {v.name: instr for instr in self.body.nodes for v in instr.outputs}
         cores = attention_cores(self.drafts, self.values, made)
         order = [at for at in self._order() if self.drafts[at].instrs]
         place = {at: i for i, at in enumerate(order)}
-        results = self.body.results
+        results = self.body.outputs
         nodes = []
         for at in order:
             draft = self.drafts[at]
@@ -344,8 +346,8 @@ class _Lift:
                 number, places = copies(draft.instrs[0], made, self.body, self.values)
                 work = replace(work, copies=number, places=places)
             deps = tuple(sorted(place[d] for d in draft.deps))
-            owners = {self.values[results[c]].owner for c in draft.carries if c < len(results)}
-            nodes.append(Node(draft.name, work, deps, tuple(sorted(place[o] for o in owners if o >= 0))))
+            owners = {self.values[results[c].name].owner for c in draft.carries if c < len(results)}
+            nodes.append(Kernel(draft.name, work, deps, tuple(sorted(place[o] for o in owners if o >= 0))))
         self._note_what_stays_inside(readers, cores)
         return Part(tuple(nodes))
 
@@ -358,7 +360,7 @@ class _Lift:
         all_of: dict[str, set[int]] = {}  # readers of views are those of what they show
         for name, value in self.values.items():
             all_of.setdefault(value.root, set()).update(readers.get(name, ()))
-        carried = set(self.body.results[: self.carries])
+        carried = {v.name for v in self.body.outputs[: self.carries]}
         for at, draft in enumerate(self.drafts):
             made = [v.name for instr in draft.instrs for v in instr.outputs]
             if at in cores or (isinstance(draft.work, Product) and self._feeds(draft, cores)):
@@ -373,7 +375,7 @@ class _Lift:
             self.lifter.inside.update(kept)
 
     def _input_is_kept(self, draft: Draft, like: str, made: list[str], readers: Mapping[str, set[int]]) -> bool:
-        roots = {self.values[n].root for instr in draft.instrs for n in instr.inputs} - set(made)
+        roots = {self.values[v.name].root for instr in draft.instrs for v in instr.inputs} - set(made)
         large = self.values[like].type.elements
         return any(-2 in readers.get(r, ()) and self.values[r].type.elements >= large for r in roots)
 
@@ -401,13 +403,13 @@ class _Lift:
         readers: dict[str, set[int]] = {}
         for at, draft in enumerate(self.drafts):
             for instr in draft.instrs:
-                for name in instr.inputs:
-                    readers.setdefault(self.values[name].root, set()).add(at)
-        for instr in self.body.instrs:
+                for v in instr.inputs:
+                    readers.setdefault(self.values[v.name].root, set()).add(at)
+        for instr in self.body.nodes:
             if isinstance(instr.op, (effects.Save, effects.Accumulate, effects.Write)):
-                readers.setdefault(self.values[instr.inputs[0]].root, set()).add(-2)
-        for name in self.body.results:
-            readers.setdefault(self.values[name].root, set()).add(-2)
+                readers.setdefault(self.values[instr.inputs[0].name].root, set()).add(-2)
+        for v in self.body.outputs:
+            readers.setdefault(self.values[v.name].root, set()).add(-2)
         return readers
 
     def _size(self, name: str) -> int:
@@ -425,11 +427,11 @@ class _Lift:
         for instr in draft.instrs:
             if instr in again:
                 continue
-            for name in instr.inputs:
-                root = self.values[name].root
-                loose += self._size(name)
+            for v in instr.inputs:
+                root = self.values[v.name].root
+                loose += self._size(v.name)
                 if root not in made:
-                    read[root] = max(read.get(root, 0), self._size(name))
+                    read[root] = max(read.get(root, 0), self._size(v.name))
             for var in instr.outputs:
                 value = self.values[var.name]
                 loose += self._size(var.name)
@@ -443,17 +445,17 @@ class _Lift:
 
     def _product(self, draft: Draft, work: Product, cores: Mapping[int, float]) -> Product:
         (instr,) = draft.instrs
-        names = (*instr.inputs, instr.outputs[0].name)
-        total = sum(self._size(n) for n in names)
-        inside = [n for n in instr.inputs if self.values[n].owner in cores]
+        operands, out = [v.name for v in instr.inputs], instr.outputs[0].name
+        total = sum(self._size(n) for n in (*operands, out))
+        inside = [n for n in operands if self.values[n].owner in cores]
         if self._feeds(draft, cores):
-            inside.append(instr.outputs[0].name)
+            inside.append(out)
         kept = min(cores.values(), default=1.0) if inside else 1.0
         moved = total - sum(self._size(n) for n in inside)
-        weights = any(self.values[n].taint == "weights" for n in instr.inputs) or instr.outputs[0].name in self.sunk
+        weights = any(self.values[n].taint == "weights" for n in operands) or out in self.sunk
         groups = work.batch if weights else 1
         return Product(work.m, work.n, work.k, work.batch, work.dtype, total, bool(inside), moved, kept, groups)
 
     def _feeds(self, draft: Draft, cores: Mapping[int, float]) -> bool:
         out = draft.instrs[0].outputs[0].name
-        return any(self.values[n].root == out for at in cores for i in self.drafts[at].instrs for n in i.inputs)
+        return any(self.values[v.name].root == out for at in cores for i in self.drafts[at].instrs for v in i.inputs)

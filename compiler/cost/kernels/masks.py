@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from operator import add, eq, ge, gt, le, lt, mul, ne, sub
 
+from compiler.graph import Node
 from compiler.ops.create import Full, Iota
 from compiler.ops.elementwise import Broadcast, Cast, Map, Transpose
-from compiler.program import Instr
 
 POINTS = 64
 UNKNOWN = 0.5
@@ -24,7 +24,7 @@ Expression = tuple[str, float] | tuple[str, str, int] | tuple[str, "Expression",
 """A constant, the position in a dim of a size, or a function of two."""
 
 
-def kept(wheres: Iterable[Instr], made: Mapping[str, Instr]) -> float:
+def kept(wheres: Iterable[Node], made: Mapping[str, Node]) -> float:
     """Share of the positions at which the conditions of all `where` hold; `made`: value -> what gives it.
 
     Sampled at 64 positions of one dim and 128 of the next, halfway between each other, so that a causal mask leaves
@@ -33,14 +33,14 @@ def kept(wheres: Iterable[Instr], made: Mapping[str, Instr]) -> float:
     sizes: dict[str, int] = {}
     conditions = []
     for where in wheres:
-        condition = _expression(where.inputs[0], made, sizes)
+        condition = _expression(where.inputs[0].name, made, sizes)
         if condition is None or len(sizes) > 2:
             return UNKNOWN
         conditions.append(condition)
     return _share(tuple(conditions), tuple(sizes.items()))
 
 
-def _expression(name: str, made: Mapping[str, Instr], sizes: dict[str, int]) -> Expression | None:
+def _expression(name: str, made: Mapping[str, Node], sizes: dict[str, int]) -> Expression | None:
     """The value, if it hangs on positions alone; adds the dims that they are of."""
     instr = made.get(name)
     if instr is None:
@@ -53,7 +53,7 @@ def _expression(name: str, made: Mapping[str, Instr], sizes: dict[str, int]) -> 
         return "constant", float(op.value)
     if not isinstance(op, (Map, Cast, Broadcast, Transpose)) or (isinstance(op, Map) and op.fn not in FUNCTIONS):
         return None
-    found = [_expression(n, made, sizes) for n in instr.inputs]
+    found = [_expression(v.name, made, sizes) for v in instr.inputs]
     if None in found:
         return None
     if not isinstance(op, Map):

@@ -13,10 +13,11 @@ from math import prod
 from compiler.cost.kernels.flops import program_flops
 from compiler.cost.kernels.group import Lifter
 from compiler.cost.kernels.work import Part
-from compiler.graph import ITEMSIZE
+from compiler.graph import ITEMSIZE, Graph
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Input
-from compiler.program import Body, LocalRepeat, Program
+from compiler.ops.repeat import Repeat
+from compiler.program import Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +63,9 @@ def compute_type(program: Program) -> str:
     """The type of computation: the narrowest of what products give."""
     found: set[str] = set()
 
-    def look(body: Body) -> None:
-        for instr in body.instrs:
-            if isinstance(instr.op, LocalRepeat):
+    def look(body: Graph) -> None:
+        for instr in body.nodes:
+            if isinstance(instr.op, Repeat):
                 look(instr.op.body)
             elif isinstance(instr.op, Contract) and instr.outputs[0].type.is_float:
                 found.add(instr.outputs[0].type.dtype)
@@ -84,7 +85,7 @@ def _sizes(program: Program) -> tuple[int, int]:
     if not program.inputs:
         return 0, 0
     samples = next((i.type.dims[0].size for i in program.inputs if i.type.dims), 1)
-    read = {i.op.name for c in program.classes for f in c.functions for i in f.body.instrs if isinstance(i.op, Input)}
+    read = {i.op.name for c in program.classes for f in c.functions for i in f.body.nodes if isinstance(i.op, Input)}
     for found in program.inputs:
         if found.type.dtype == "int32" and len(found.type.dims) == 2 and found.name in read:
             return samples, prod(found.type.shape)

@@ -12,13 +12,14 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from compiler.cost.kernels.drafts import sunk_values
-from compiler.graph import Dim
+from compiler.graph import Dim, Graph, Node, Value
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Accumulate, Read
 from compiler.ops.elementwise import Cast, Map
 from compiler.ops.reduce import Reduce
+from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import Body, DeviceClass, Instr, LocalRepeat, Var
+from compiler.program import DeviceClass
 
 OURS = 8.0
 """Bytes per logit that our own cross entropy holds at its peak: two values in f32."""
@@ -48,7 +49,7 @@ class Sizes:
     passing: set[str] = field(default_factory=set)
 
     def body(
-        self, body: Body, weights: Collection[str] = (), results: Collection[int] = (), inside: bool = False
+        self, body: Graph, weights: Collection[str] = (), results: Collection[int] = (), inside: bool = False
     ) -> None:
         """weights: parameters that are weights, or pieces of them; results: those that are only added to gradients;
         inside: of a loop."""
@@ -56,12 +57,12 @@ class Sizes:
         sunk = sunk_values(body, set(results), self.added)
         if not inside:
             self.passing |= sunk
-        for instr in body.instrs:
+        for instr in body.nodes:
             op = instr.op
-            if isinstance(op, LocalRepeat):
+            if isinstance(op, Repeat):
                 self._loop(instr, op, known, sunk)
                 continue
-            of_weights = bool(instr.inputs) and all(n in known for n in instr.inputs)
+            of_weights = bool(instr.inputs) and all(v.name in known for v in instr.inputs)
             if isinstance(op, Read) or (of_weights and len(instr.inputs) == 1):
                 known.update(v.name for v in instr.outputs)
             copy = isinstance(op, Cast) and (of_weights or instr.outputs[0].name in sunk)
@@ -70,18 +71,18 @@ class Sizes:
                 if share != 1.0:
                     self.shares[var.name] = share
 
-    def _loop(self, instr: Instr, op: LocalRepeat, known: Collection[str], sunk: Collection[str]) -> None:
+    def _loop(self, instr: Node, op: Repeat, known: Collection[str], sunk: Collection[str]) -> None:
         """Stacks of results are as large as the results; those of gradients are not made: one layer after the other is
         added to the buffers."""
-        given = [p.name for n, p in zip(instr.inputs, op.body.params) if n in known]
+        given = [p.name for v, p in zip(instr.inputs, op.body.inputs) if v.name in known]
         gone = [i for i, v in enumerate(instr.outputs) if i >= op.carries and v.name in sunk]
         self.body(op.body, given, gone, inside=True)
-        for i, (var, result) in enumerate(zip(instr.outputs, op.body.results)):
-            share = 0.0 if i in gone else self.shares.get(result, 1.0)
+        for i, (var, result) in enumerate(zip(instr.outputs, op.body.outputs)):
+            share = 0.0 if i in gone else self.shares.get(result.name, 1.0)
             if share != 1.0:
                 self.shares[var.name] = share
 
-    def _share(self, var: Var, inside: bool) -> float:
+    def _share(self, var: Value, inside: bool) -> float:
         if var.type.dtype != WIDE:
             return 1.0
         if not inside and var.type.dims in self.logits:
@@ -94,27 +95,27 @@ def logits(cls: DeviceClass) -> set[tuple[Dim, ...]]:
     losses = {s.name for s in cls.states if s.role is Role.LOSS}
     found = set()
     for f in cls.functions:
-        ends = [i.inputs[0] for i in f.body.instrs if isinstance(i.op, Accumulate) and i.op.name in losses]
+        ends = [i.inputs[0].name for i in f.body.nodes if isinstance(i.op, Accumulate) and i.op.name in losses]
         if ends:
             found |= {tuple(dims) for dims in _softmaxes(f.body, ends)}
     return found
 
 
-def _softmaxes(body: Body, ends: list[str]) -> Iterator[tuple[Dim, ...]]:
+def _softmaxes(body: Graph, ends: list[str]) -> Iterator[tuple[Dim, ...]]:
     """Back from values, as far as there are no products or loops."""
-    made = {v.name: instr for instr in body.instrs for v in instr.outputs}
+    made = {v.name: instr for instr in body.nodes for v in instr.outputs}
     seen: set[str] = set()
     summed: set[str] = set()
-    exponentials: list[Var] = []
+    exponentials: list[Value] = []
     while ends:
         name = ends.pop()
         instr = made.get(name)
-        if name in seen or instr is None or isinstance(instr.op, (Contract, LocalRepeat)):
+        if name in seen or instr is None or isinstance(instr.op, (Contract, Repeat)):
             continue
         seen.add(name)
-        ends += instr.inputs
+        ends += (v.name for v in instr.inputs)
         if isinstance(instr.op, Reduce) and instr.op.fn == "sum":
-            summed.update(instr.inputs)
+            summed.update(v.name for v in instr.inputs)
         if isinstance(instr.op, Map) and instr.op.fn == "exp":
             exponentials += instr.outputs
     return (v.type.dims for v in exponentials if v.name in summed)

@@ -16,12 +16,12 @@ from compiler.cost.kernels.program import Features, features
 from compiler.cost.memory.footprint import Footprint, Shards, footprint, states
 from compiler.cost.memory.sizes import OURS, Sizes, logits
 from compiler.cost.price.calibration import of_cluster
-from compiler.graph import ITEMSIZE
+from compiler.graph import ITEMSIZE, Graph, Node, Value
 from compiler.memory.action import FIRST, Buffer, Effect, Replay
 from compiler.memory.lifetimes import Traced, TracedMemory
 from compiler.memory.peak import ClassMemory, Peak
 from compiler.origin import Role
-from compiler.program import Body, DeviceClass, Function, FunctionPhase, Instr, Var
+from compiler.program import DeviceClass, Function, FunctionPhase
 
 if TYPE_CHECKING:
     from compiler.driver import Compiled
@@ -109,11 +109,11 @@ class _Replay(Replay):
         self.passing = []
         return super().run(function)
 
-    def _bytes(self, var: Var) -> int:
+    def _bytes(self, var: Value) -> int:
         share = self.of.shares.get(var.name, 1.0)
         return round(super()._bytes(var) * share) if share else 0
 
-    def _begin(self, instr: Instr) -> None:
+    def _begin(self, instr: Node) -> None:
         """What was added to a gradient takes no room any more, however long the program has it."""
         for b in self.passing:
             if not b.accumulator:
@@ -156,7 +156,7 @@ class SystemMemory(ClassMemory):
         self.systems, self.added, self.narrow = systems, systems.added(cls), systems.features.compute
         kept = states(cls, systems.shards, systems.footprint, systems.features.compute)
         self.static.update(((FIRST, role), items) for role, items in kept.items())
-        self.functions[UPDATE] = Function(*UPDATE, Body((), (), ()))
+        self.functions[UPDATE] = Function(*UPDATE, Graph("", (), (), ()))
         self.touched = {key: names - self.added for key, names in self.touched.items()} | {UPDATE: frozenset()}
         self.sized: dict[tuple[str, int], Sizes] = {}
 

@@ -48,7 +48,7 @@ AXES = ("a", "c", "e")
 def test_one_name_per_group_of_devices() -> None:
     compiled = parc.compile(Source("axes.par", TEXT))
     program = compiled.program
-    ops = [i.op for c in program.classes for f in c.functions for i in f.body.instrs]
+    ops = [i.op for c in program.classes for f in c.functions for i in f.body.nodes]
     written = {getattr(op, "axes", ()) for op in ops}
     assert any(list(axes) != sorted(axes) for axes in written), "else this test cannot fail"
 
