@@ -67,7 +67,8 @@ def _buffered(lists: Sequence[Sequence[Action]], edges: list[Edge], homes: Homes
         mine, own = lists[g], done[g]
         while at[g] < len(mine):
             action = mine[at[g]]
-            for other, kind, chunk in needs.get((action.kind, stages[g][action.chunk]), ()):
+            stage = stages[g][action.chunk] if action.kind.of_chunk else g
+            for other, kind, chunk in needs.get((action.kind, stage), ()):
                 need = Action(kind, chunk, action.mb)
                 if need not in done[other]:
                     wanted[g] = (other, need)
@@ -104,7 +105,7 @@ def _rendezvous(lists: Sequence[Sequence[Action]], edges: list[Edge], homes: Hom
     for g, mine in enumerate(lists):
         row: list[_Message] = []
         for action in mine:
-            key = (action.kind, (homes.of(g) or (g,))[action.chunk])
+            key = (action.kind, (homes.of(g) or (g,))[action.chunk] if action.kind.of_chunk else g)
             row += [_Message(action, e, False) for e in receives.get(key, ())]
             row += [_Message(action, e, True) for e in sends.get(key, ())]
         steps.append(row)
