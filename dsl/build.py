@@ -208,6 +208,10 @@ class Builder:
         body = cast("tuple[ast.Statement, ...]", cast(_Group, c[4]).children)
         return ast.Repeat(cast(ast.Expr, c[1]), self._name(c[3]), body, span=self._span(c))
 
+    def scan(self, c: Children) -> ast.Scan:
+        body = cast("tuple[ast.Statement, ...]", cast(_Group, c[5]).children)
+        return ast.Scan(self._name(c[2]), self._name(c[4]), body, span=self._span(c))
+
     def if_else(self, c: Children) -> ast.If:
         then, *other = (cast("tuple[ast.Statement, ...]", g.children) for g in _all(_Group, c))
         made = ast.If(cast(ast.Expr, c[1]), then, other[0] if other else (), span=self._span(c))
@@ -337,6 +341,9 @@ class Builder:
 
     def frozen(self, c: Children) -> ast.Frozen:
         keep = _find("KEEP", c)
+        if len(c) == 1:
+            help = "`frozen block, *.base` freezes those, `frozen keep head` all but `head`"
+            raise fail("E0001", "expected a path of weights or `keep` after `frozen`", self._span(c), help=help)
         return ast.Frozen(_all(ast.Path, c[:keep]), _all(ast.Path, c[keep:]), span=self._span(c))
 
     def pattern(self, c: Children) -> ast.Path:

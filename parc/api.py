@@ -262,12 +262,18 @@ def fmt(text: str, name: str = "<text>") -> str:
 
 
 def run(
-    file: File, steps: int = 20, *, progress: Callable[[Progress], None] | None = None, **options: Unpack[Options]
+    file: File,
+    steps: int = 20,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    told: Callable[[Diagnostic], None] | None = None,
+    **options: Unpack[Options],
 ) -> Run:
     """Train a `.par` file, or a lowered `.npu`, on emulated devices; or evaluate as many batches (`entry="evaluate"`).
     Raises `ParcError`.
 
-    `progress` hears of each step. A job with a cluster says what a step takes there, by the cost model.
+    `progress` hears of each step, `told` of an error before what helps is looked for, where that takes seconds. A job
+    with a cluster says what a step takes there, by the cost model.
     """
     from parc.training import run
 
@@ -286,7 +292,7 @@ def run(
     from parc.room import require_room
 
     if compiled.training.trains:
-        require_room(compiled)
+        require_room(compiled, told=told)
     return run(compiled.program, steps, compiled.job.data, capacities(compiled.job), progress, simulated)
 
 
@@ -299,6 +305,7 @@ def verify(
     executor: Executor = "stacked",
     at_step: int = 0,
     small: Small | None = None,
+    told: Callable[[Diagnostic], None] | None = None,
     **options: Unpack[Options],
 ) -> Proof:
     """Run the lowered and the serial program and compare loss, gradients, weights and optimizer state: `.ok`.
@@ -323,7 +330,7 @@ def verify(
         require_machine(compiled, _sized(file, options), executor, proof=True)
         own: Options = {**options, "double": False}
         if compiled.training.trains:
-            require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None)
+            require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None, told)
     else:
         compiled = small.compiled
         if (entry := options.get("entry", compiled.training.entry)) != compiled.training.entry:
@@ -393,14 +400,13 @@ def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | No
     takes part in never do.
     """
     from compiler.cost.memory.systems import Systems
-    from compiler.cost.time.record import record
     from compiler.cost.time.simulate import Simulation
     from compiler.memory.occupancy import occupancy
     from parc.report.memory import held
     from parc.report.trace import Trace
 
     simulation = Simulation.of(compiled)
-    pieces = record(simulation, variation=variation) if detail != "none" else {}
+    pieces = simulation.record(variation=variation) if detail != "none" else {}
     timeline = simulation.run(None, variation)
     memory = held(timeline, occupancy(compiled.program, Systems(compiled, simulation.features).memory))
     return Trace(timeline, compiled.job.name, pieces, detail, memory)
@@ -408,13 +414,12 @@ def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | No
 
 def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:
     """An estimate as a page of HTML. command: the line that made it; strategy: its source text, to be shown."""
-    from compiler.cost.time.record import record
     from compiler.cost.time.simulate import Simulation
     from compiler.memory.occupancy import occupancy
     from parc.report.inside import UNROLLED
     from parc.report.page import page
 
-    pieces = record(Simulation.of(estimate.compiled), UNROLLED, estimate.variation)
+    pieces = Simulation.of(estimate.compiled).record(UNROLLED, estimate.variation)
     held = occupancy(estimate.compiled.program, estimate.systems.memory)
     return page(estimate, held, pieces, command, strategy)
 

@@ -45,6 +45,9 @@ def pipeline_rule(
                 f"there is {listed(index.loops)}" if index.loops else "a pipeline cuts a `repeat … as name`"
             )
             message = f"`{index.model.name}` has no `repeat` called `{path}`"
+            if label in index.scans:
+                message = f"`{path}` is a `scan`, whose positions wait for one another: it has no stages"
+                help = f"cut a `repeat` of layers around it: {listed(index.loops)}" if index.loops else help
             raise fail("E0408", message, statement.loop.span, help=help)
         count = index.loops[label]
         if stages > count:
@@ -73,7 +76,11 @@ def _fewer(axis: AxisRef, chunks: int, count: int, micro: int | None) -> str:
         also = f" with {micro} micro-batches" if micro is not None and most < count // chunks else ""
         ways.append(f"axis `{axis.name}` can have at most {plural(most, 'device')}{also}")
     if chunks > 1 and axis.size <= count:
-        ways.append(f"`chunks` can be at most {count // axis.size}")
+        most = count // axis.size
+        if most == 1 or (micro is not None and micro % axis.size):
+            ways.append(f"there can be `one_f_one_b(microbatches = {micro or axis.size})`, without `chunks`")
+        else:
+            ways.append(f"`chunks` can be at most {most}")
     return " or ".join(ways) or f"axis `{axis.name}` can have at most {plural(count, 'device')}, without `chunks`"
 
 

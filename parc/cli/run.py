@@ -57,7 +57,7 @@ def command(
     source = read_source(out, file, program=True)
     chosen = choice(out, params, job, strategy) | entry_of(evaluate)
     with _progress(out, steps, "evaluating" if evaluate else "training") as progress:
-        found = api.run(source, steps, progress=progress, **chosen)
+        found = api.run(source, steps, progress=progress, told=out.begin, **chosen)
     if found.data == "synthetic":
         out.say("note: the batches are made-up numbers; a job's `data` names real ones")
     outputs = {name: _summary(x) for name, x in found.outputs.items()}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, isqrt
 
+from compiler.cost.price.kinds import COPIES
 from compiler.cost.time.timeline import Timeline
 from compiler.model import Cluster
 from parc.estimate import Estimate
@@ -90,7 +91,7 @@ def cluster(e: Estimate) -> str:
         return ""
     group = t.devices // (1 + max(p.group for p in t.classes))
     found = layout(t.devices, group, [level.count for level in where.levels])
-    sent = [sum(link.bytes for link in s.links if link.axes != "copy") for s in t.spent]
+    sent = [sum(link.bytes for link in s.links if link.axes != COPIES) for s in t.spent]
     peaks = [_peak(e, p.first) for p in t.classes]
     maps = [
         _map("Computes", "busy", t, found, [b / t.step_seconds for b in t.busy], percent, "of the step"),

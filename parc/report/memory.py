@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from compiler.cost.time.timeline import PICOSECONDS, Event, Timeline
+from compiler.cost.price.kinds import Stream
+from compiler.cost.price.pricer import PICOSECONDS
+from compiler.cost.time.timeline import Event, Timeline
 from compiler.memory.occupancy import Occupancy, Series
 from compiler.numbering import show_ranks
 from compiler.schedules import Action
@@ -90,7 +92,7 @@ def _levels(timeline: Timeline, events: Iterable[Event], series: Series) -> list
     stays."""
     when: dict[tuple[str, int, int], tuple[int, int]] = {}
     for e in events:
-        if e.stream == "compute":
+        if e.stream == Stream.COMPUTE:
             action = (e.kind, e.chunk, e.micro)
             when[action] = (when[action][0] if action in when else e.start_ps, e.end_ps)
     found: list[Level] = []

@@ -24,6 +24,7 @@ from compiler.ops.comm import (
     OnlyFirst,
     ReduceScatter,
     Shard,
+    ShiftAcross,
 )
 from runtime.comm import Communicator, Wait
 from runtime.distribute import Array, Mesh
@@ -166,6 +167,24 @@ def halo_add(op: HaloAdd, x: Array, here: Here) -> Wait[Array]:
         low = max(peer * length - op.left, me * length)
         out[span(dim, low - me * length, low - me * length + part.shape[dim])] += part
     return rounded(out, here.type.dtype)
+
+
+@collective(ShiftAcross)
+def shift_across(op: ShiftAcross, x: Array, here: Here) -> Wait[Array]:
+    """Every device sends each other one what comes to lie in that one's range (most get nothing)."""
+    dim, n = here.type.index(op.dim), here.mesh.count(op.axes)
+    length, me = x.shape[dim], here.me(op.axes)
+    start = me * length + op.by  # where this device's elements go to
+    parts = []
+    for peer in range(n):
+        low, high = _range(start, start + length, peer * length, (peer + 1) * length)
+        parts.append(x[span(dim, low - start, high - start)])
+    found = yield from here.comm.all_to_all(parts, op.axes)
+    out = np.full_like(x, op.fill)
+    for peer, part in enumerate(found):
+        low = max(peer * length + op.by, me * length)
+        out[span(dim, low - me * length, low - me * length + part.shape[dim])] = part
+    return out
 
 
 def cut(x: Array, dim: int, count: int, size: int) -> list[Array]:

@@ -27,9 +27,11 @@ from compiler.ops.comm import (
     OnlyFirst,
     ReduceScatter,
     Shard,
+    ShiftAcross,
 )
 from runtime.distribute import Array, Mesh, reduce_lead
 from runtime.numpy import Context, rounded
+from runtime.numpy.shape import shifted
 
 Step = Callable[[Context, Array], Array]
 
@@ -250,6 +252,19 @@ def halo_add(op: HaloAdd, around: Around) -> Step:
             total[(*before, slice(p * length, p * length + width))] += piece
         inside = rounded(total[(*before, slice(op.left, op.left + min(logical, n * length)))], dtype)
         return cut(dim, op.axes, length, mesh)(ctx, inside)
+
+    return step
+
+
+@collective(ShiftAcross)
+def shift_across(op: ShiftAcross, around: Around) -> Step:
+    """The pieces are joined, shifted and cut again."""
+    mesh, dim = around.mesh, around.type.index(op.dim)
+    joining = gather(dim, op.axes, around.type.shape[dim], mesh)
+    cutting = cut(dim, op.axes, around.size(op.dim), mesh)
+
+    def step(ctx: Context, x: Array) -> Array:
+        return cutting(ctx, shifted(joining(ctx, x), mesh.lead + dim, op.by, op.fill))
 
     return step
 

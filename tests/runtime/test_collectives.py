@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from compiler.graph import Dim, Type
 from compiler.layout import TIME, Layout, local_type
 from compiler.ops.base import Op
-from compiler.ops.comm import AllGather, AllReduce, AllToAll, Halo, HaloAdd, MaskPad, OnlyFirst, ReduceScatter, Shard
+from compiler.ops.comm import (
+    AllGather,
+    AllReduce,
+    AllToAll,
+    Halo,
+    HaloAdd,
+    MaskPad,
+    OnlyFirst,
+    ReduceScatter,
+    Shard,
+    ShiftAcross,
+)
 from runtime.comm import Hub
 from runtime.distribute import Array, Mesh, collect, distribute
 from runtime.numpy import Context
@@ -117,6 +128,22 @@ def test_halo_and_its_adjoint(n: int, m: int, size: int, left: int, right: int) 
     zero = both(Halo("s", AXES, left, right, 0.0), distribute(x, type, split, mesh), type, split, bordered, mesh)
     back = both(HaloAdd("s", AXES, left, right), y, type, bordered, split, mesh)
     assert (zero * y).sum() == (distribute(x, type, split, mesh) * back).sum()
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.data())
+def test_shift_moves_elements_across_pieces(n: int, m: int, length: int, data: st.DataObject) -> None:
+    """As the whole is shifted, over one axis and two, by less and by more than a piece is long, forward and back."""
+    mesh, size = Mesh(AXES, {"a": n, "b": m}), n * m * length
+    if size < 2:
+        return
+    by = data.draw(st.integers(1, size - 1)) * data.draw(st.sampled_from((1, -1)))
+    type, layout = Type("f64", (Dim("k", 2), Dim("s", size))), Layout(((), AXES))
+    x = np.arange(1.0, 2 * size + 1).reshape(2, size)
+    want = np.full_like(x, 7.0)
+    want[:, max(by, 0) : size + min(by, 0)] = x[:, max(-by, 0) : size - max(by, 0)]
+    op = ShiftAcross("s", AXES, by, 7.0)
+    got = both(op, distribute(x, type, layout, mesh), type, layout, layout, mesh)
+    np.testing.assert_array_equal(collect(got, type, layout, mesh), want)
 
 
 @given(st.integers(1, 4), st.integers(1, 9))

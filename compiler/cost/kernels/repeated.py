@@ -1,19 +1,28 @@
-"""Work that several stages do alike: what is made from data and weights alone is made where it is read (E0559)."""
+"""Work that several devices do alike (E0559): stages, since what is made from data and weights alone is made where it
+is read; and devices along an axis that splits nothing of a product (`alike`). And scans, which go through all positions
+on every device, those of other pieces too (E0560)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from compiler.cost.kernels.alike import alike, free_dims, rule_on
 from compiler.cost.kernels.flops import flops_of, model_flops
 from compiler.driver import Compiled
 from compiler.graph import Graph, Value
+from compiler.layout import TIME, Layout
+from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
+from compiler.passes.copying import graph_values
 from compiler.passes.stage import ALL, Stage, Staged
 from dsl.diagnostics import Diagnostic, Note
 
 WORTH = 0.01
 """Of the model's FLOPs: what is repeated below that is not told."""
+
+WORTH_ALONG = 0.1
+"""The same of what the devices along an axis repeat. Small ones are whole on purpose: routers, keys of few heads."""
 
 SHOWN = 3
 
@@ -33,7 +42,35 @@ class Repeated:
 
 
 def repeated_work(compiled: Compiled) -> tuple[Diagnostic, ...]:
-    """A warning where stages repeat products of more than `WORTH` of what the model needs."""
+    """Warnings: of scans over split dims, and where stages repeat products of more than `WORTH` of what the model
+    needs, or devices along an axis of more than `WORTH_ALONG`."""
+    scans = tuple(_gathered_scans(compiled.placed.forward, compiled.placed.layouts))
+    return (*scans, *_by_stages(compiled), *_along_axes(compiled))
+
+
+def _along_axes(compiled: Compiled) -> tuple[Diagnostic, ...]:
+    found = alike(compiled.program)
+    needed = model_flops(compiled.job.model) if found else 0.0
+    warnings = []
+    for a in found.values():
+        span = rule_on(compiled.job.strategy, a.axis)
+        if span is None or a.more <= WORTH_ALONG * needed:
+            continue  # an axis that no rule names is told as such
+        largest = a.largest()
+        first, *_ = names = [n.output.name for n in largest if n.output.origin.phase is largest[0].output.origin.phase]
+        told = ", ".join(f"`{n}`" for n in names[:SHOWN]) + (" and others" if len(names) > SHOWN else "")
+        share = f"{a.more / needed:.0%} of the model's products on top"
+        message = f"the {a.size} devices along `{a.axis}` compute {told} alike: {share}"
+        dims = free_dims(largest[0], a)
+        spans = {v.name: v.span for v in graph_values(compiled.job.model.graph)}
+        notes: list[Note] = [(f"`{first}` is made here", spans[first])] if first in spans else []
+        free = f"it could be one of {', '.join(f'`{d}`' for d in dims)}" if dims else "and none that is whole divides"
+        help = f"no rule splits a dim of `{first}` on `{a.axis}`: {free}"
+        warnings.append(Diagnostic("E0559", message, span, notes=tuple(notes), help=help, severity="warning"))
+    return tuple(warnings)
+
+
+def _by_stages(compiled: Compiled) -> tuple[Diagnostic, ...]:
     found = sorted(repeated(compiled), key=lambda r: -r.more)
     if not found:
         return ()
@@ -53,6 +90,26 @@ def repeated_work(compiled: Compiled) -> tuple[Diagnostic, ...]:
         else "`place` its scope on the axis as well: then the others get what it makes"
     )
     return (Diagnostic("E0559", message, span, notes=tuple(notes), help=help, severity="warning"),)
+
+
+def _gathered_scans(graph: Graph, layouts: Mapping[str, Layout]) -> Iterator[Diagnostic]:
+    """Of each scan whose slices are pieces that had to be gathered; those in loops, too."""
+    made = {v: node for node in graph.nodes for v in node.outputs}
+    for node in graph.nodes:
+        if not isinstance(node.op, Repeat):
+            continue
+        yield from _gathered_scans(node.op.body, layouts)
+        axes: dict[str, None] = {}
+        for v in node.inputs[node.op.carries : node.op.carries + node.op.stacks] if node.op.scan else ():
+            maker = made.get(v)
+            if maker is not None and isinstance(maker.op, Relayout):
+                axes |= dict.fromkeys(a for a in layouts[maker.inputs[0].name].dims[0] if a != TIME)
+        if axes:
+            named = ", ".join(f"`{a}`" for a in axes)
+            where = f"goes through all positions on every device along {named}"
+            message = f"`scan … as {node.op.label}` {where}: its pieces are gathered"
+            help = "positions wait for one another: split another dim that it works on, such as the batch or the width"
+            yield Diagnostic("E0560", message, node.span, help=help, severity="warning")
 
 
 def repeated(compiled: Compiled) -> list[Repeated]:

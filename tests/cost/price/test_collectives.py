@@ -22,11 +22,10 @@ from compiler.cost.price.collectives import (
     sent_bytes,
 )
 from compiler.cost.price.machine import Machine, machine
-from compiler.cost.price.pricer import Pricer
-from compiler.cost.time.sharing import slower_sends
-from compiler.cost.time.simulate import Simulation
-from compiler.cost.time.step import segments
-from compiler.cost.time.timeline import PICOSECONDS
+from compiler.cost.price.pricer import PICOSECONDS, Pricer
+from compiler.cost.time.simulate import Simulation, slower_sends
+from compiler.cost.time.step import play
+from compiler.cost.time.tasks import tasks
 from compiler.model import Device, Level
 from compiler.numbering import Ranks
 from compiler.program import Axis
@@ -288,8 +287,9 @@ def test_borders_are_exchanged_with_one_neighbour() -> None:
 
 
 def seconds(part: Part, calibration: Calibration = CAL) -> float:
-    (found,) = segments(part, Pricer(MACHINE, calibration))
-    return found.duration / PICOSECONDS
+    pricer = Pricer(MACHINE, calibration)
+    (found,) = tasks(part, pricer)
+    return play(found, pricer.streams).duration / PICOSECONDS
 
 
 def test_axes_that_run_at_once_share_links() -> None:
@@ -321,8 +321,8 @@ def test_sends_share_links_with_collectives() -> None:
     assert slower_sends({("F", 0): part}, {("F", 0): 4}, pricer) == pytest.approx((1.0, 4 / 3))
     assert slower_sends({("U", 0): part}, {("U", 0): 1}, pricer) == (1.0, 1.0)
     alone = pricer.post(V, 0, 1)
-    pricer.slower = [(1.0, 4 / 3), (1.0, 1.0)]
-    assert pricer.post(V, 0, 1) == pytest.approx(4 / 3 * alone) and pricer.post(V, 1, 0) == alone
+    slow = pricer.shared([(1.0, 4 / 3), (1.0, 1.0)])
+    assert slow.post(V, 0, 1) == pytest.approx(4 / 3 * alone) and slow.post(V, 1, 0) == alone
 
 
 def test_tensor_parallel_between_servers_slows_sends() -> None:
