@@ -12,10 +12,12 @@ from enum import StrEnum
 from compiler.graph import Graph, Type
 from compiler.homes import Homes
 from compiler.layout import Layout
+from compiler.memory.tiers import FIRST
 from compiler.model import Init
 from compiler.ops.base import Op
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Save, Write
+from compiler.ops.move import Move
 from compiler.origin import Origin, Phase, Role
 
 
@@ -65,7 +67,7 @@ class StateDecl:
     layout: Layout
     chunk: int = 0
     init: Init | None = None
-    memory: str = "hbm"
+    memory: str = FIRST
     logical: str = ""
     frozen: bool = False
 
@@ -179,7 +181,7 @@ ORIGINS = {phase: Origin(phase=phase) for phase in Phase}
 
 def phase_in(function: FunctionPhase, op: Op | None = None) -> Phase:
     """The phase of what an op gives in a function (or of a loop's parameter), unless it is computed again."""
-    return Phase.MOVED if isinstance(op, Comm | Effect) else PHASES.get(function, Phase.FORWARD)
+    return Phase.MOVED if isinstance(op, Comm | Effect | Move) else PHASES.get(function, Phase.FORWARD)
 
 
 ALL_CHUNKS = -1

@@ -322,7 +322,7 @@ def verify(
     from parc.room import require_room
     from runtime.data import open_data
     from runtime.prove import prove, prove_evaluation
-    from runtime.rank import RankExecutor
+    from runtime.rank.executor import RankExecutor
     from runtime.stacked import Emulator
 
     if small is None:

@@ -71,8 +71,9 @@ class Results:
     def program_memory(self) -> tuple[Peak, ...]:
         """The peak of the program's own values in device memory, of a device of each group."""
         from compiler.memory.peak import memory_use
+        from compiler.memory.tiers import FIRST
 
-        return tuple(kinds["hbm"] for kinds in memory_use(self.compiled.program).values() if "hbm" in kinds)
+        return tuple(kinds[FIRST] for kinds in memory_use(self.compiled.program).values() if FIRST in kinds)
 
     @property
     def memory(self) -> tuple[Peak, ...]:

@@ -8,6 +8,7 @@ from math import prod
 from compiler.graph import Dim, Graph, Node, Type, Value
 from compiler.homes import Homes
 from compiler.layout import Layout
+from compiler.memory.tiers import FIRST
 from compiler.numbering import Ranks
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
@@ -159,7 +160,7 @@ def _state(s: StateDecl, sizes: Sizes) -> str:
     if s.init is not None:
         args = f"({', '.join(map(show_number, s.init.args))})" if s.init.args else ""
         text += f" = {quote(s.init.kind)}{args}"
-    if s.memory != "hbm":
+    if s.memory != FIRST:
         text += f" in {quote(s.memory)}"
     if s.logical != s.name:
         text += f" of {quote(s.logical)}"
@@ -190,8 +191,9 @@ def show_instr(instr: Node, sizes: Sizes, function: FunctionPhase = FunctionPhas
 
 
 def show_var(var: Value, sizes: Sizes, phase: Phase = Phase.FORWARD) -> str:
-    """`%name: type` with local sizes, and what it is for if that is not `phase`."""
-    text = f"%{quote(var.name)}: {show_type(var.type, var.layout, sizes)}"
+    """`%name: type` with local sizes, where it lies, and what it is for if that is not `phase`."""
+    where = "" if var.memory == FIRST else f" in {quote(var.memory)}"
+    text = f"%{quote(var.name)}: {show_type(var.type, var.layout, sizes)}{where}"
     return text if var.origin.phase is phase else f"{text} {var.origin.phase}"
 
 

@@ -12,6 +12,7 @@ from math import ceil, isqrt
 
 from compiler.cost.price.kinds import COPIES
 from compiler.cost.time.timeline import Timeline
+from compiler.memory.tiers import FIRST
 from compiler.model import Cluster
 from parc.estimate import Estimate
 from parc.report.html import esc, num, section, svg, tag
@@ -119,7 +120,7 @@ def _levels(where: Cluster, used: int) -> str:
 
 
 def _peak(e: Estimate, rank: int) -> int:
-    here = (m for m in e.memory if m.memory == "hbm" and any(first <= rank < first + n for first, n in m.ranks))
+    here = (m for m in e.memory if m.memory == FIRST and any(first <= rank < first + n for first, n in m.ranks))
     return next((m.peak for m in here), 0)
 
 

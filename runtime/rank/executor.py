@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from compiler.layout import TIME, local_type
-from compiler.liveness import unrolled
-from compiler.origin import Role
-from compiler.program import PER_MICROBATCH, Program, StateDecl
+from compiler.layout import TIME
+from compiler.program import Program, StateDecl
+from runtime.backend import Backend
 from runtime.comm import Hub
-from runtime.distribute import Array, Mesh, piece_of
+from runtime.distribute import Array, piece_of
 from runtime.executor import LocalExecutor
-from runtime.numpy import STORAGE
-from runtime.rank.interpreter import Device
+from runtime.mesh import Mesh
+from runtime.numpy.backend import Numpy
+from runtime.rank.interpreter import Device, Held
 from runtime.state import parted
-from runtime.turns import Waits
 
 
 class RankExecutor(LocalExecutor):
@@ -32,19 +31,17 @@ class RankExecutor(LocalExecutor):
         self,
         program: Program,
         initial: Mapping[str, Array] | None = None,
-        shares: LocalExecutor | None = None,
+        backend: Backend | None = None,
+        shares: RankExecutor | None = None,
     ) -> None:
+        """`backend`: that of all devices; numpy if left out."""
         mesh = Mesh.of(program)
-        self.hub = Hub(mesh)
-        found: dict[int, list[Device]] = {}
-        for cls in program.classes:
-            for g in cls.groups:
-                found[g] = [self.device(program, cls, g, at, self.hub.communicator(g, at)) for at in mesh.devices]
-                for decl in (s for s in cls.states if s.role is Role.REPORT):
-                    local = local_type(decl.type, decl.layout, program.sizes)
-                    for d in found[g]:
-                        d.put_state(decl.name, np.zeros(local.shape, STORAGE[decl.type.dtype]))
-        self.devices = dict(sorted(found.items()))
+        self.backend: Backend = backend or (shares.backend if shares is not None else Numpy())
+        self.hub = Hub(mesh, self.backend)
+        self.devices = {
+            g: [self.device(program, cls, g, at, self.hub.network(g, at), self.backend) for at in mesh.devices]
+            for g, cls in sorted(((g, cls) for cls in program.classes for g in cls.groups), key=lambda x: x[0])
+        }
         super().__init__(program, initial, shares)
 
     @property
@@ -52,29 +49,37 @@ class RankExecutor(LocalExecutor):
         """Group -> for each device: memory -> the most bytes there ever were."""
         return {g: [d.ledger.peak for d in devices] for g, devices in self.devices.items()}
 
+    def begin(self, initial: Mapping[str, Array]) -> None:
+        """Every device fills its own buffers."""
+        for devices in self.devices.values():
+            for d in devices:
+                d.begin(frozenset(initial))
+        if initial:
+            self.put({name: array for name, array in initial.items() if name in self.lasting})
+
     def fill(self, group: int, decl: StateDecl, part: Array) -> None:
         for d in self.devices[group]:
-            d.put_state(decl.name, piece_of(part, decl.type, decl.layout, self.mesh, d.at))
+            piece = piece_of(part, decl.type, decl.layout, self.mesh, d.at)
+            d.fill(decl.name, self.backend.from_host(piece, decl.type.dtype, decl.memory))
 
     def held(self, group: int, decl: StateDecl) -> Array | None:
         devices = self.devices[group]
         if parted(decl):
             micros = range(self.program.microbatches)
-            return np.stack([self._stacked([d.saved[decl.name, m].array for d in devices]) for m in micros])
+            return np.stack([self._stacked([d.saved[decl.name, m] for d in devices]) for m in micros])
         if decl.name not in devices[0].states:
             return None
-        return self._stacked([d.states[decl.name].array for d in devices])
+        return self._stacked([d.states[decl.name] for d in devices])
 
-    def _stacked(self, pieces: Sequence[Array]) -> Array:
+    def _stacked(self, held: Sequence[Held]) -> Array:
+        pieces = [self.backend.to_host(h.array) for h in held]
         return np.stack(pieces).reshape((*self.mesh.shape, *pieces[0].shape))
 
     def share(self, group: int, decl: StateDecl, other: RankExecutor) -> bool:
         if decl.name not in other.devices[group][0].states:
             return False
         for mine, theirs in zip(self.devices[group], other.devices[group], strict=True):
-            if decl.name in mine.states:
-                mine.states[decl.name].buffer.drop()
-            mine.put_state(decl.name, theirs.states[decl.name].array)
+            mine.fill(decl.name, theirs.states[decl.name].array)
         return True
 
     def deliver(self, values: Mapping[str, Array]) -> None:
@@ -83,10 +88,11 @@ class RankExecutor(LocalExecutor):
                 count = self.program.microbatches if TIME in var.layout.axes else 1
                 for d in devices:
                     at = [{**d.at, TIME: m} for m in range(count)]
-                    d.put_inputs(name, var, [piece_of(values[name], type, var.layout, self.mesh, c) for c in at])
+                    pieces = [piece_of(values[name], type, var.layout, self.mesh, c) for c in at]
+                    d.put_inputs(name, var, [self.backend.from_host(p, type.dtype) for p in pieces])
 
     def play(self) -> None:
-        tasks = {d: self._actions(d) for devices in self.devices.values() for d in devices}
+        tasks = {d: d.step() for devices in self.devices.values() for d in devices}
         self.hub.turns.play(tasks, "device", self._told)
 
     def end_step(self) -> None:
@@ -94,10 +100,5 @@ class RankExecutor(LocalExecutor):
             for d in devices:
                 d.end_step()
 
-    def _actions(self, device: Device) -> Waits:
-        for name, chunk, micro in unrolled(self.program, device.cls.schedule, device.group):
-            device.action = f"{name}.{chunk} of micro-batch {micro}" if name in PER_MICROBATCH else name
-            yield from device.run(name, chunk, micro)
-
     def _told(self, d: Device, key: Any) -> str:
-        return f"the device at {d.at} of group {d.group}, in {d.action}, waits for {self.hub.told(key)}"
+        return f"the device at {d.at} of group {d.group}, in {d.doing}, waits for {self.hub.told(key)}"

@@ -17,7 +17,7 @@ from compiler.verify import verify
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 from runtime.prove import prove_evaluation, random_batch
-from runtime.rank import RankExecutor
+from runtime.rank.executor import RankExecutor
 from runtime.stacked import Emulator
 from tests.memory.measured import exact
 

@@ -17,7 +17,7 @@ from compiler.schedules import Edge, find_hang, unroll
 from compiler.text import parse_program, show
 from compiler.verify import verify
 from runtime.prove import prove, prove_evaluation
-from runtime.rank import RankExecutor
+from runtime.rank.executor import RankExecutor
 from runtime.stacked import Emulator
 from tests.entries.test_evaluate import COUNTED, source
 from tests.memory.measured import exact

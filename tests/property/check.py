@@ -14,7 +14,7 @@ from compiler.verify import verify
 from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Source
 from runtime.prove import Proof, prove, prove_evaluation, random_batch
-from runtime.rank import RankExecutor
+from runtime.rank.executor import RankExecutor
 from runtime.stacked import Emulator
 from tests.property.case import Case
 

@@ -94,10 +94,11 @@ class Collective:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Between device memory and `host` or `nvme`."""
+    """From one memory to another, by their names."""
 
     bytes: int
-    memory: str
+    source: str
+    target: str
 
 
 @dataclass(frozen=True, slots=True)

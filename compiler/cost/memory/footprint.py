@@ -32,7 +32,7 @@ from math import prod
 from compiler import stacks
 from compiler.graph import ITEMSIZE
 from compiler.layout import Layout, local_type
-from compiler.memory.action import FIRST
+from compiler.memory.tiers import FIRST
 from compiler.model import Device, ShardRule, Strategy
 from compiler.origin import Role, within
 from compiler.program import DeviceClass, StateDecl
