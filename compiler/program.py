@@ -132,8 +132,6 @@ _WORDS = {
 MODEL_PASSES = (FunctionPhase.FORWARD, FunctionPhase.BACKWARD, FunctionPhase.WEIGHTS)
 """The phases that go through the chunks, in this order for each micro-batch."""
 
-PER_MICROBATCH = tuple(p for p in FunctionPhase if p.per_microbatch)
-
 
 @dataclass(frozen=True, slots=True)
 class Function:

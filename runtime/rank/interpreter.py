@@ -25,7 +25,7 @@ from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import PER_MICROBATCH, DeviceClass, Program
+from compiler.program import DeviceClass, Program
 from runtime.backend import Array, Backend, LocalValue, Position
 from runtime.comm import Handle, Network, Then, Wait
 from runtime.mesh import Mesh, logical, logical_type, region
@@ -171,7 +171,7 @@ class Device:
     def step(self) -> Wait[None]:
         """The device's schedule, up to the point where all that it sent has left."""
         for name, chunk, micro in unrolled(self.program, self.cls.schedule, self.group):
-            self.doing = f"{name}.{chunk} of micro-batch {micro}" if name in PER_MICROBATCH else name
+            self.doing = f"{name}.{chunk} of micro-batch {micro}" if name.per_microbatch else name
             yield from self.run(name, chunk, micro)
             self.sent = [h for h in self.sent if not h.done()]
         for handle in self.sent:

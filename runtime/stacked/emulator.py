@@ -16,7 +16,7 @@ from compiler.layout import Layout
 from compiler.liveness import unrolled
 from compiler.memory.capacity import check_capacity
 from compiler.memory.peak import MemoryUse, memory_use
-from compiler.program import LASTING, PER_MICROBATCH, DeviceClass, Program, StateDecl
+from compiler.program import LASTING, DeviceClass, Program, StateDecl
 from compiler.traffic import Volumes, add_volumes, volumes
 from runtime.distribute import Array, distribute
 from runtime.executor import LocalExecutor, inputs_of
@@ -150,7 +150,7 @@ class Emulator(LocalExecutor):
         """Runs the group's schedule; yields the key of what is missing."""
         traffic = self.traffic.setdefault(g.index, {})
         for name, chunk, micro in unrolled(self.program, g.stage.cls.schedule, g.index):
-            g.doing = f"{name}.{chunk} of micro-batch {micro}" if name in PER_MICROBATCH else name
+            g.doing = f"{name}.{chunk} of micro-batch {micro}" if name.per_microbatch else name
             function = g.stage.functions[name, chunk]
             run = function.run(g, self._contexts[micro])
             if run is not None:
