@@ -338,6 +338,9 @@ class Builder:
 
     def frozen(self, c: Children) -> ast.Frozen:
         keep = _find("KEEP", c)
+        if len(c) == 1:
+            help = "`frozen block, *.base` freezes those, `frozen keep head` all but `head`"
+            raise fail("E0001", "expected a path of weights or `keep` after `frozen`", self._span(c), help=help)
         return ast.Frozen(_all(ast.Path, c[:keep]), _all(ast.Path, c[keep:]), span=self._span(c))
 
     def pattern(self, c: Children) -> ast.Path:

@@ -227,11 +227,17 @@ def fmt(text: str, name: str = "<text>") -> str:
 
 
 def run(
-    file: File, steps: int = 20, *, progress: Callable[[Progress], None] | None = None, **options: Unpack[Options]
+    file: File,
+    steps: int = 20,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    told: Callable[[Diagnostic], None] | None = None,
+    **options: Unpack[Options],
 ) -> Run:
     """Train a `.par` file, or a lowered `.npu`, on emulated devices. Raises `ParcError`.
 
-    `progress` hears of each step. A job with a cluster says what a step takes there, by the cost model.
+    `progress` hears of each step, `told` of an error before what helps is looked for, where that takes seconds. A job
+    with a cluster says what a step takes there, by the cost model.
     """
     from parc.training import run
 
@@ -249,7 +255,7 @@ def run(
     from parc.memory import capacities
     from parc.room import require_room
 
-    require_room(compiled)
+    require_room(compiled, told=told)
     return run(compiled.program, steps, compiled.job.data, capacities(compiled.job), progress, simulated)
 
 
@@ -262,6 +268,7 @@ def verify(
     executor: Executor = "stacked",
     at_step: int = 0,
     small: Small | None = None,
+    told: Callable[[Diagnostic], None] | None = None,
     **options: Unpack[Options],
 ) -> Proof:
     """Run the lowered and the serial program and compare loss, gradients, weights and optimizer state: `.ok`.
@@ -277,14 +284,14 @@ def verify(
     from parc.room import require_room
     from runtime.data import open_data
     from runtime.prove import prove
-    from runtime.rank import RankExecutor
+    from runtime.rank.executor import RankExecutor
     from runtime.stacked import Emulator
 
     if small is None:
         compiled = compile(file, **options)
         require_machine(compiled, _sized(file, options), executor, proof=True)
         own: Options = {**options, "double": False}
-        require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None)
+        require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None, told)
     else:
         compiled = small.compiled
         require_machine(compiled, _sized(file, options), executor, proof=True)
@@ -352,14 +359,13 @@ def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | No
     takes part in never do.
     """
     from compiler.cost.memory.systems import Systems
-    from compiler.cost.time.record import record
     from compiler.cost.time.simulate import Simulation
     from compiler.memory.occupancy import occupancy
     from parc.report.memory import held
     from parc.report.trace import Trace
 
     simulation = Simulation.of(compiled)
-    pieces = record(simulation, variation=variation) if detail != "none" else {}
+    pieces = simulation.record(variation=variation) if detail != "none" else {}
     timeline = simulation.run(None, variation)
     memory = held(timeline, occupancy(compiled.program, Systems(compiled, simulation.features).memory))
     return Trace(timeline, compiled.job.name, pieces, detail, memory)
@@ -367,13 +373,12 @@ def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | No
 
 def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:
     """An estimate as a page of HTML. command: the line that made it; strategy: its source text, to be shown."""
-    from compiler.cost.time.record import record
     from compiler.cost.time.simulate import Simulation
     from compiler.memory.occupancy import occupancy
     from parc.report.inside import UNROLLED
     from parc.report.page import page
 
-    pieces = record(Simulation.of(estimate.compiled), UNROLLED, estimate.variation)
+    pieces = Simulation.of(estimate.compiled).record(UNROLLED, estimate.variation)
     held = occupancy(estimate.compiled.program, estimate.systems.memory)
     return page(estimate, held, pieces, command, strategy)
 

@@ -6,20 +6,23 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from compiler.driver import Compiled
-from compiler.memory.action import FIRST
 from compiler.memory.capacity import check_capacity, out_of_memory
 from compiler.memory.peak import memory_use
-from dsl.diagnostics import ParcError
+from compiler.memory.tiers import FIRST
+from dsl.diagnostics import Diagnostic, ParcError
 from parc.memory import Measure, Needs, capacities, of_program, of_stack
 from parc.units import amount
 
+Told = Callable[[Diagnostic], None]
+"""Hears of an error as soon as it is found; what helps is looked for then, which takes seconds."""
 
-def require_room(compiled: Compiled, own: Callable[[], Compiled] | None = None) -> None:
+
+def require_room(compiled: Compiled, own: Callable[[], Compiled] | None = None, told: Told | None = None) -> None:
     """Raise E0701 if there is too little, with changes of the strategy that would make the job fit.
 
     The job has to fit on the cluster, with its software; and in the emulator, whose devices have as much memory, but
     hold the program's own values. `own` compiles the job in its own precision, which is the one that must fit where it
-    is proved in a larger one.
+    is proved in a larger one. `told` hears of the error without these changes before they are looked for.
     """
     there = capacities(compiled.job)
     if not there or all(measure(compiled, None).fit(there) for measure in (of_stack, of_program)):
@@ -28,13 +31,20 @@ def require_room(compiled: Compiled, own: Callable[[], Compiled] | None = None) 
         compiled = own()
     stack = of_stack(compiled)
     if stack.most > there[FIRST]:
-        raise ParcError(out_of_memory(stack.moment(), there[FIRST], stack.stack, _remedies(compiled, there, of_stack)))
-    try:
-        check_capacity(compiled.program, memory_use(compiled.program), there)
-    except ParcError as error:
-        help = _remedies(compiled, there, of_program)
-        found = (replace(d, notes=(_fits(stack, there[FIRST]), *d.notes), help=help) for d in error.diagnostics)
-        raise ParcError(*found) from None
+        found, measure = [out_of_memory(stack.moment(), there[FIRST], stack.stack, "")], of_stack
+    else:
+        measure = of_program
+        try:
+            check_capacity(compiled.program, memory_use(compiled.program), there)
+            return
+        except ParcError as error:
+            found = [replace(d, notes=(_fits(stack, there[FIRST]), *d.notes)) for d in error.diagnostics]
+    found = [replace(d, help=None) for d in found]
+    if told is not None:
+        for d in found:
+            told(d)
+    help = _remedies(compiled, there, measure)
+    raise ParcError(*(replace(d, help=help) for d in found))
 
 
 def _fits(stack: Needs, capacity: float) -> tuple[str, None]:

@@ -13,6 +13,7 @@ from compiler.evaluate.scope import Scope, check_dim
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import Bound, Number, WeightVar, is_static, plain
 from compiler.graph import FLOATS, Value
+from compiler.model import STEP_DTYPE
 from compiler.ops.create import Full, Iota, Normal, Random
 from compiler.ops.elementwise import Cast, Map, StopGradient
 from compiler.ops.functions import FUNCTIONS
@@ -21,6 +22,7 @@ from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, S
 from compiler.ops.window import Window, span
 from dsl import ast
 from dsl.diagnostics import fail
+from dsl.source import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,29 @@ def _where(a: Args) -> Bound:
         return evaluate(a.expr("then" if test else "other"), a.scope, a.want, a.hint)
     values = [test, a.value("then", a.want), a.value("other", a.want)]
     spans = [a.expr(n).span for n in ("test", "then", "other")]
+    numbers = [v for v in map(plain, values[1:]) if isinstance(v, int | float) and not isinstance(v, bool)]
+    if isinstance(test, Value) and test.type.dtype == "bool" and len(numbers) == 2:
+        values[1] = _of_two(numbers, test, a, spans[1])
     return elementwise("where", values, spans, a.scope, a.span, a.hint)
+
+
+def _of_two(numbers: list[int | float], test: Value, a: Args, span: Span) -> Value:
+    """The first of two numbers as a tensor, which says of what type they are: no operand does. As `full` of them, in
+    `master` where the condition is a scalar, as sums are; integers are `int32`, but in optimizers nothing is. There,
+    functions of the step alone are computed in a type of their own."""
+    making = a.scope.making
+    alone = test in making.of_step
+    if alone:
+        dtype = STEP_DTYPE
+    elif making.kind == "optimizer" or any(isinstance(n, float) for n in numbers):
+        dtype = making.precision.compute if test.type.dims else making.precision.master
+    else:
+        dtype = "int32"
+    value = float(numbers[0]) if dtype in FLOATS else numbers[0]
+    first = a.scope.emit(Full(value, dtype, ()), span=span)
+    if alone:
+        making.of_step.add(first)
+    return first
 
 
 def _cast(a: Args) -> Bound:

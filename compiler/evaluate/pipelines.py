@@ -76,7 +76,11 @@ def _fewer(axis: AxisRef, chunks: int, count: int, micro: int | None) -> str:
         also = f" with {micro} micro-batches" if micro is not None and most < count // chunks else ""
         ways.append(f"axis `{axis.name}` can have at most {plural(most, 'device')}{also}")
     if chunks > 1 and axis.size <= count:
-        ways.append(f"`chunks` can be at most {count // axis.size}")
+        most = count // axis.size
+        if most == 1 or (micro is not None and micro % axis.size):
+            ways.append(f"there can be `one_f_one_b(microbatches = {micro or axis.size})`, without `chunks`")
+        else:
+            ways.append(f"`chunks` can be at most {most}")
     return " or ".join(ways) or f"axis `{axis.name}` can have at most {plural(count, 'device')}, without `chunks`"
 
 

@@ -66,9 +66,8 @@ class Map(Op):
                 raise OpError("E0202", f"where needs a bool tensor as its condition, got {got}")
             typed, slots = typed[1:], slots[1:]
             if not typed:
-                raise OpError(
-                    "E0202", "where of two literals has no dtype", "multiply the cast condition: `cast(c, f32) * 2.0`"
-                )
+                help = "`where(c, true, false)` is `c`, `where(c, false, true)` is `not c`"
+                raise OpError("E0202", "where of two literals has no dtype", help)
         dtypes = list(dict.fromkeys(t.dtype for t in typed))
         if len(dtypes) > 1:
             raise OpError("E0202", f"{fn}: operands are {dtypes[0]} and {dtypes[1]}", _NO_CAST)

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -77,13 +77,24 @@ class Output:
     sources: Sources = field(default_factory=Sources)
     diagnostics: list[Diagnostic] = field(default_factory=list)
     result: Any = field(default_factory=dict)
+    begun: Diagnostic | None = None
 
     def warn(self, diagnostics: tuple[Diagnostic, ...] | list[Diagnostic]) -> None:
         """Report diagnostics, each once: of two things that are compared both may have it."""
         new = [d for d in dict.fromkeys(diagnostics) if d not in self.diagnostics]
         self.diagnostics += new
         if new and not self.json:
-            click.echo(render(new, self.sources, color(sys.stderr)), err=True)
+            text = render(new, self.sources, color(sys.stderr))
+            if self.begun is not None and self.begun == replace(new[0], help=None):
+                text = text[len(render([self.begun], self.sources, color(sys.stderr))) :]
+            click.echo(text, err=True)
+
+    def begin(self, diagnostic: Diagnostic) -> None:
+        """Print the first of what will be warned of, all but its help, which takes seconds to find."""
+        if self.begun is None and not self.json:
+            self.begun = replace(diagnostic, help=None)
+            click.echo(render([self.begun], self.sources, color(sys.stderr)), nl=False, err=True)
+            sys.stderr.flush()
 
     def say(self, text: str = "") -> None:
         """A line for people, on stderr."""

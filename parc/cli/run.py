@@ -51,7 +51,7 @@ def command(
     check_program(out, file, params=params, job=job, strategy=strategy)
     source = read_source(out, file, program=True)
     with _progress(out, steps) as progress:
-        found = api.run(source, steps, progress=progress, **choice(out, params, job, strategy))
+        found = api.run(source, steps, progress=progress, told=out.begin, **choice(out, params, job, strategy))
     if found.data == "synthetic":
         out.say("note: the batches are made-up numbers; a job's `data` names real ones")
     out.result = asdict(found)

@@ -106,7 +106,15 @@ def command(
     source = read_source(out, file)
     shrunk = api.shrink(source, **chosen) if small else None
     proof = api.verify(
-        source, steps, tolerance=tolerance, exact=exact, executor=executor, at_step=at_step, small=shrunk, **chosen
+        source,
+        steps,
+        tolerance=tolerance,
+        exact=exact,
+        executor=executor,
+        at_step=at_step,
+        small=shrunk,
+        told=out.begin,
+        **chosen,
     )
     out.result = proof.as_json()
     for found, unreached in zip(out.result["not_reached"], proof.unreached, strict=True):

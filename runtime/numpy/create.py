@@ -14,10 +14,10 @@ from runtime.numpy.base import STORAGE, Array, Context, Env, Kernel, LocalValue,
 
 @kernel(Iota)
 def plan_iota(op: Iota, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
-    offset, size, lead = env.offset(outs[0], 0), outs[0].type.shape[0], (1,) * env.lead
+    offset, size, lead, start = env.offset(outs[0], 0), outs[0].type.shape[0], (1,) * env.lead, env.start
 
     def iota(ctx: Context) -> Array:
-        positions = np.asarray(spread(offset(ctx), 1, 0, size), np.int32)
+        positions = np.asarray(spread(offset(ctx) + start, 1, 0, size), np.int32)
         return positions if positions.ndim > 1 else positions.reshape((*lead, size))
 
     return iota

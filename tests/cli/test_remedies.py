@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from dsl.diagnostics import ParcError
+import parc.remedies
+from dsl.diagnostics import Diagnostic, ParcError
+from dsl.render import render
 from dsl.source import Source
 from parc import api
 from parc.cli import cli
+from parc.cli.common import Output
 from parc.memory import of_program
 from parc.remedies import MOST, Remedies, in_words, remedies
 
@@ -245,3 +250,32 @@ def test_where_the_driver_alone_takes_more_than_there_is_nothing_is_tried(monkey
         api.run(more)
     (found,) = caught.value.diagnostics
     assert found.code == "E0701" and found.help == f"n{told}"
+
+
+@pytest.mark.parametrize("command", ("run", "verify"))
+def test_the_error_is_told_before_what_helps_is_looked_for(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And then the rest of it, so that the whole is what it would be in one."""
+    found = parc.remedies.remedies
+    source = job("pipeline", api.cost(job("pipeline", 10**9)).program_peak // 2)
+    with pytest.raises(ParcError) as caught:
+        api.run(source)
+    (whole,) = caught.value.diagnostics
+    before: list[Diagnostic] = []
+
+    def looked_for(*args: Any) -> Any:
+        assert [d.code for d in before] == ["E0701"] and before[0].help is None
+        return found(*args)
+
+    def begin(out: Output, diagnostic: Diagnostic) -> None:
+        before.append(diagnostic)
+        begun(out, diagnostic)
+
+    begun = Output.begin
+    monkeypatch.setattr("parc.remedies.remedies", looked_for)
+    monkeypatch.setattr(Output, "begin", begin)
+    shown = CliRunner().invoke(cli, [command, "-"], input=source.text)
+    assert shown.exit_code == 1 and shown.stderr.endswith(render([whole], {}) + "\n") and len(before) == 1
+    assert before[0] == replace(whole, help=None) and whole.help
+    before.clear()
+    told = json.loads(CliRunner().invoke(cli, [command, "-", "--json"], input=source.text).stdout)
+    assert [d["help"] for d in told["diagnostics"]] == [whole.help]

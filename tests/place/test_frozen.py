@@ -12,7 +12,7 @@ import pytest
 from compiler.cost.kernels.flops import model_flops
 from compiler.diff import diff
 from compiler.driver import Compiled, compile_job
-from compiler.evaluate import evaluate_file
+from compiler.evaluate import evaluate, evaluate_file
 from compiler.evaluate.frozen import matches
 from compiler.explain import explain_tensor
 from compiler.model import Precision
@@ -29,7 +29,7 @@ from parc import check
 from parc.results import Results
 from runtime.prove import prove, random_batch
 from runtime.prove.serial import initial_state, serial_step
-from runtime.rank import RankExecutor
+from runtime.rank.executor import RankExecutor
 
 DOUBLE = Precision("f64", "f64")
 B, D, F, Q, LAYERS, V = 8, 8, 16, 2, 4, 12
@@ -383,7 +383,7 @@ def test_patterns(pattern: str, path: str, holds: bool) -> None:
         ("frozen table keep head", "E0404", "leave it out"),
         ("frozen keep *", "E0404", "leave it out, or keep fewer"),
         ("frozen table keep table", "E0404", "leave it out, or keep fewer"),
-        ("frozen", "E0317", "leave one out, such as `frozen keep head.offset`"),
+        ("frozen", "E0001", "`frozen keep head` all but `head`"),
         ("frozen *", "E0317", "leave one out"),
     ],
 )
@@ -456,3 +456,13 @@ def test_adapters_of_one_layer(base: str, frozen: str, tmp_path: Path) -> None:
     path = tmp_path / "adapted.par"
     path.write_text(CASE.replace("BASE", base).replace("FROZEN", frozen), encoding="utf-8")
     check(path)
+
+
+@pytest.mark.parametrize("rest", ("", "  # all of it?"))
+def test_frozen_alone_says_nothing(rest: str) -> None:
+    body = "  dim b = 4\n  input x : f32[b]\n  weight w[b]\n  loss mean(x * w)\n"
+    job = f"job fit {{\n  train m\n  optimizer sgd(lr = 0.1)\n  frozen{rest}\n}}\n"
+    with pytest.raises(ParcError) as found:
+        evaluate(Source("main.par", f"use std.optimizers (sgd)\nmodel m {{\n{body}}}\n{job}"))
+    (error,) = found.value.diagnostics
+    assert error.code == "E0001" and "a path of weights or `keep`" in error.message

@@ -23,10 +23,12 @@ from compiler.ops.comm import (
     Shard,
     ShiftAcross,
 )
-from runtime.comm import Hub
-from runtime.distribute import Array, Mesh, collect, distribute
+from runtime.comm import Hub, Wait
+from runtime.distribute import Array, collect, distribute
+from runtime.mesh import Mesh
 from runtime.numpy import Context
-from runtime.rank.collectives import Here, run_collective
+from runtime.numpy.backend import Numpy
+from runtime.rank.collectives import Here, start_collective
 from runtime.stacked.collectives import plan_comm
 
 AXES = ("a", "b")
@@ -37,12 +39,13 @@ def both(op: Op, x: Array, type: Type, before: Layout, after: Layout, mesh: Mesh
     result = plan_comm(op, type, before, after, mesh)(Context(mb), x)
     local = local_type(type, after, mesh.sizes).shape
     assert result.shape[mesh.lead :] == local, op
-    hub, rest = Hub(mesh), {}
+    hub = Hub(mesh, Numpy())
+    rest: dict[Any, Wait[Any]] = {}
     full = np.broadcast_to(x, mesh.shape + x.shape[mesh.lead :])
     for at in mesh.devices:
         piece = full[tuple(at[a] for a in mesh.axes)].copy()
-        comm = hub.communicator(0, at)
-        rest[tuple(at.values())] = run_collective(op, piece, Here(type, before, after, mesh, {**at, TIME: mb}, comm))
+        here = Here(type, before, after, mesh, {**at, TIME: mb}, hub.network(0, at), Numpy())
+        rest[tuple(at.values())] = start_collective(op, piece, here).wait()
     wide = np.broadcast_to(result, mesh.shape + local)
     while rest:
         for key, running in list(rest.items()):

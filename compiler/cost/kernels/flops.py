@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from compiler.cost.kernels.seats import Seats, occupied
 from compiler.cost.kernels.work import Product
 from compiler.graph import Graph, Node, Value
 from compiler.layout import local_type
@@ -13,31 +14,35 @@ from compiler.ops.repeat import Repeat
 from compiler.passes.differentiate import differentiate
 from compiler.program import PER_MICROBATCH, Program
 
+Seated = Mapping[Value, Seats]
+
 
 def model_flops(model: Model) -> float:
     """Of the products of a training step of the serial model, on the whole batch: forward and backward, each once.
 
     As in PaLM's model FLOPs (Chowdhery and others 2022, appendix B): nothing that is made again, attention's scores
     whole, whatever is masked of them. Products that no loss, metric or gradient needs are not there: so the first of
-    several layers has no gradient of its input, where that is data. The update's are not counted.
+    several layers has no gradient of its input, where that is data. The update's are not counted. Of experts, those of
+    the copies that go to them: seats that stay empty are no need (`seats`).
     """
-    graphs = differentiate(model)  # without recompute it makes nothing again but what takes no products
-    outputs = (graphs.forward.outputs, graphs.backward.outputs)
-    return sum(_needed(g.nodes, of)[0] for g, of in zip((graphs.forward, graphs.backward), outputs, strict=True))
+    found = differentiate(model)  # without recompute it makes nothing again but what takes no products
+    graphs = (found.forward, found.backward)
+    seats = occupied(graphs)
+    return sum(_needed(g.nodes, g.outputs, seats)[0] for g in graphs)
 
 
-def _needed(nodes: Sequence[Node], outputs: Iterable[Value]) -> tuple[float, set[Value]]:
+def _needed(nodes: Sequence[Node], outputs: Iterable[Value], seats: Seated) -> tuple[float, set[Value]]:
     """FLOPs of the products that these values need, and the values that they are made from."""
     total, wanted = 0.0, set(outputs)
     for node in reversed(nodes):
         if wanted.isdisjoint(node.outputs):
             continue
         if isinstance(node.op, Repeat):
-            flops, taken = _loop(node.op, {i for i, v in enumerate(node.outputs) if v in wanted})
+            flops, taken = _loop(node.op, {i for i, v in enumerate(node.outputs) if v in wanted}, seats)
             total += flops
             wanted.update(node.inputs[i] for i in taken)
             continue
-        total += flops_of(node)
+        total += flops_of(node) * min((float(seats[v].share) for v in node.inputs if v in seats), default=1.0)
         wanted.update(node.inputs)
     return total, wanted
 
@@ -52,7 +57,7 @@ def flops_of(node: Node) -> float:
     return work.flops if work else 0.0
 
 
-def _loop(op: Repeat, outputs: Collection[int]) -> tuple[float, set[int]]:
+def _loop(op: Repeat, outputs: Collection[int], seats: Seated) -> tuple[float, set[int]]:
     """The same of a loop and its outputs, by index. From the last iteration to the first: what one needs of the one
     before is soon the same, or comes round again, so that not all have to be looked at."""
     results = {i for i in outputs if i >= op.carries}
@@ -62,7 +67,7 @@ def _loop(op: Repeat, outputs: Collection[int]) -> tuple[float, set[int]]:
     steps: list[float] = []
     while len(steps) < op.count and carries not in seen:
         seen[carries] = len(steps)
-        flops, wanted = _needed(op.body.nodes, (op.body.outputs[i] for i in carries | results))
+        flops, wanted = _needed(op.body.nodes, (op.body.outputs[i] for i in carries | results), seats)
         steps.append(flops)
         inputs = {i for i, v in enumerate(op.body.inputs) if v in wanted}
         taken |= {i for i in inputs if i >= op.carries}

@@ -1,22 +1,28 @@
-"""Work that several devices do alike: what is made from data and weights alone is made in the stages that read it
-(E0559); a scan goes through all positions on every device, those of other pieces too (E0560)."""
+"""Work that several devices do alike (E0559): stages, since what is made from data and weights alone is made where it
+is read; and devices along an axis that splits nothing of a product (`alike`). And scans, which go through all positions
+on every device, those of other pieces too (E0560)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from compiler.cost.kernels.alike import alike, free_dims, rule_on
 from compiler.cost.kernels.flops import flops_of, model_flops
 from compiler.driver import Compiled
 from compiler.graph import Graph, Value
 from compiler.layout import TIME, Layout
 from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
+from compiler.passes.copying import graph_values
 from compiler.passes.stage import ALL, Stage, Staged
 from dsl.diagnostics import Diagnostic, Note
 
 WORTH = 0.01
 """Of the model's FLOPs: what is repeated below that is not told."""
+
+WORTH_ALONG = 0.1
+"""The same of what the devices along an axis repeat. Small ones are whole on purpose: routers, keys of few heads."""
 
 SHOWN = 3
 
@@ -36,14 +42,41 @@ class Repeated:
 
 
 def repeated_work(compiled: Compiled) -> tuple[Diagnostic, ...]:
-    """Warnings: of scans over split dims, and where stages repeat products of more than `WORTH` of the model's."""
+    """Warnings: of scans over split dims, and where stages repeat products of more than `WORTH` of what the model
+    needs, or devices along an axis of more than `WORTH_ALONG`."""
     scans = tuple(_gathered_scans(compiled.placed.forward, compiled.placed.layouts))
+    return (*scans, *_by_stages(compiled), *_along_axes(compiled))
+
+
+def _along_axes(compiled: Compiled) -> tuple[Diagnostic, ...]:
+    found = alike(compiled.program)
+    needed = model_flops(compiled.job.model) if found else 0.0
+    warnings = []
+    for a in found.values():
+        span = rule_on(compiled.job.strategy, a.axis)
+        if span is None or a.more <= WORTH_ALONG * needed:
+            continue  # an axis that no rule names is told as such
+        largest = a.largest()
+        first, *_ = names = [n.output.name for n in largest if n.output.origin.phase is largest[0].output.origin.phase]
+        told = ", ".join(f"`{n}`" for n in names[:SHOWN]) + (" and others" if len(names) > SHOWN else "")
+        share = f"{a.more / needed:.0%} of the model's products on top"
+        message = f"the {a.size} devices along `{a.axis}` compute {told} alike: {share}"
+        dims = free_dims(largest[0], a)
+        spans = {v.name: v.span for v in graph_values(compiled.job.model.graph)}
+        notes: list[Note] = [(f"`{first}` is made here", spans[first])] if first in spans else []
+        free = f"it could be one of {', '.join(f'`{d}`' for d in dims)}" if dims else "and none that is whole divides"
+        help = f"no rule splits a dim of `{first}` on `{a.axis}`: {free}"
+        warnings.append(Diagnostic("E0559", message, span, notes=tuple(notes), help=help, severity="warning"))
+    return tuple(warnings)
+
+
+def _by_stages(compiled: Compiled) -> tuple[Diagnostic, ...]:
     found = sorted(repeated(compiled), key=lambda r: -r.more)
     if not found:
-        return scans
+        return ()
     more, needed = sum(r.more for r in found), model_flops(compiled.job.model)
     if more <= WORTH * needed:
-        return scans
+        return ()
     strategy = compiled.job.strategy
     span = (*(r.span for r in strategy.pipelines), *(r.span for r in strategy.places))[0]
     names = ", ".join(f"`{r.value.name}`" for r in found[:SHOWN]) + (" and others" if len(found) > SHOWN else "")
@@ -56,7 +89,7 @@ def repeated_work(compiled: Compiled) -> tuple[Diagnostic, ...]:
         if strategy.pipelines
         else "`place` its scope on the axis as well: then the others get what it makes"
     )
-    return (*scans, Diagnostic("E0559", message, span, notes=tuple(notes), help=help, severity="warning"))
+    return (Diagnostic("E0559", message, span, notes=tuple(notes), help=help, severity="warning"),)
 
 
 def _gathered_scans(graph: Graph, layouts: Mapping[str, Layout]) -> Iterator[Diagnostic]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import parc
+from compiler.cost.kernels.alike import alike
 from compiler.cost.kernels.flops import program_flops
 from compiler.cost.kernels.repeated import repeated, repeated_work
 from compiler.driver import Compiled, compile_job
@@ -119,3 +120,94 @@ def test_stages_of_a_drawn_model_compute_what_one_does_and_what_is_told() -> Non
         compared += 1
         repeating += more > 0
     assert compared > 50 and repeating > 4
+
+
+ALONG = """\
+use std.layers
+use std.optimizers (sgd)
+use std.tactics
+
+model m {
+  dim b = 4, s = 16, d = 32, v = 64
+  input tokens, targets : int32[b,s] in 0..v
+  x = embedding(tokens, over v, over d)
+  repeat 2 as block {
+    x = x + grouped_attention(rms_norm(x), 4, 2)
+    z, odds = moe(rms_norm(x), experts = 8, width = 64PIECES)
+    x = x + z
+  }
+  loss cross_entropy(linear(x, over v, bias = false), targets, over v)
+}
+
+strategy s for m {
+  mesh (p = 2, cp = SIZE)
+  RULE
+}
+
+job fit {
+  train m using s
+  optimizer sgd(lr = 0.01)
+}
+"""
+
+
+def along(rule: str, size: int = 4, pieces: str = "") -> Compiled:
+    return compile_job(
+        evaluate(Source("m.par", ALONG.replace("RULE", rule).replace("SIZE", str(size)).replace("PIECES", pieces)))
+    )
+
+
+@pytest.mark.parametrize(
+    "rule", ("context_parallel(cp)", "split s on cp\n  split b on p", "ulysses(cp)\n  split b on p\n  recompute")
+)
+def test_what_devices_along_an_axis_repeat_is_told(rule: str) -> None:
+    split, alone = along(rule, 2), along(rule, 1)
+    more = alike(split.program)["cp"].more
+    assert computed(split) - computed(alone) == more > 0
+    warning, *_ = repeated_work(split)
+    assert warning.code == "E0559" and "along `cp`" in warning.message and "routed_experts.a`" in warning.message
+    line = split.job.strategy.splits[0]
+    assert warning.span == (line.by or line.span)
+    (_, place), *_ = warning.notes
+    assert place is not None and place.source == "<std>/layers.par"
+    assert "`e`" in (warning.help or "")
+
+
+@pytest.mark.parametrize(
+    ("rule", "pieces"),
+    (
+        ("split e, s on cp\n  split b on p", ""),  # what the help says
+        ("split e, s on cp\n  split b on p\n  recompute", ""),
+        ("split s, p on cp\n  split b on p", ", pieces = 4"),
+    ),
+)
+def test_where_it_is_split_nothing_is_told(rule: str, pieces: str) -> None:
+    assert not [d for d in repeated_work(along(rule, pieces=pieces)) if "`cp`" in d.message]
+
+
+def test_an_axis_that_no_rule_names_is_told_as_such() -> None:
+    """By E0416, not by this as well."""
+    found = along("split e, s on cp")
+    assert alike(found.program)["p"].more > 0 and not repeated_work(found)
+
+
+def test_an_axis_of_a_drawn_model_computes_more_by_what_is_told() -> None:
+    compared = repeating = 0
+    for seed in range(100):
+        case = draw(seed)
+        axes = [name for name, size in case.mesh if size > 1]
+        if len(axes) != 1 or re.search(rf"pipeline \S+ on {axes[0]}|place \S+ on {axes[0]}| pad$", case.text, re.M):
+            continue
+        try:
+            split, alone = (
+                compile_job(evaluate(Source("drawn.par", of.text)))
+                for of in (case, replace(case, mesh=tuple((name, 1) for name, _ in case.mesh)))
+            )
+        except ParcError:
+            continue
+        found = alike(split.program)
+        more = found[axes[0]].more if found else 0.0
+        assert computed(split) - computed(alone) == pytest.approx(more), seed
+        compared += 1
+        repeating += more > 0
+    assert compared > 6 and repeating > 1
