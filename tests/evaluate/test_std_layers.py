@@ -62,7 +62,7 @@ def _sigmoid(x: Any) -> Any:
 
 def test_lstm() -> None:
     """Position by position, with the formulas of PyTorch's `LSTM`."""
-    m = text(TOKENS + "loss sum(lstm(x, 4))", "lstm")
+    m = text(TOKENS + "dim f = 4\nloss sum(lstm(x, over f))", "lstm")
     a = random_arrays(m)
     w = {k.removeprefix("lstm."): v for k, v in a.items()}
     h = c = np.zeros((2, 4))
@@ -78,7 +78,7 @@ def test_lstm() -> None:
 
 def test_gru() -> None:
     """Position by position, with the formulas of PyTorch's `GRU`."""
-    m = text(TOKENS + "loss sum(gru(x, 4))", "gru")
+    m = text(TOKENS + "dim f = 4\nloss sum(gru(x, over f))", "gru")
     a = random_arrays(m)
     w = {k.removeprefix("gru."): v for k, v in a.items()}
     h = np.zeros((2, 4))
