@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from compiler.model import Job, Training
+from compiler.model import TRAIN_STEP, Job, Training
 from compiler.passes.pipeline import NAMES, PASSES, Pass, Work
 from compiler.passes.place.place import Placed, Undivided
 from compiler.passes.split import Split
@@ -33,28 +33,43 @@ class Compiled:
     program: Program
 
 
-def compile_job(given: Job | Training | Placed, watch: Watch | None = None) -> Compiled:
-    """All passes, or those behind the stage that is given. Raises ParcError with all that is wrong.
+def compile_job(given: Job | Training | Placed, entry: str = TRAIN_STEP, watch: Watch | None = None) -> Compiled:
+    """All passes, or those behind the stage that is given: the program has one entry. Raises ParcError with all that is
+    wrong.
 
     A placed graph has no serial one behind it: its own stands in the place of `training`; no proof compares with it.
     """
-    w = run_passes(given, watch=watch, lowered=True)
+    w = run_passes(given, entry=entry, watch=watch, lowered=True)
     return Compiled(w.job, w.serial, w.placed, w.staged, w.split, w.program)
 
 
+def joined(programs: Sequence[Program]) -> Program:
+    """One program of the entries of several, which were made of one job."""
+    inputs = {i.name: i for p in programs for i in p.inputs}
+    entries = tuple(e for p in programs for e in p.entries)
+    return replace(programs[0], inputs=tuple(inputs.values()), entries=entries)
+
+
 def run_passes(
-    given: Job | Training | Placed, last: str = PASSES[-1].name, watch: Watch | None = None, lowered: bool = False
+    given: Job | Training | Placed,
+    last: str = PASSES[-1].name,
+    entry: str = TRAIN_STEP,
+    watch: Watch | None = None,
+    lowered: bool = False,
 ) -> Work:
     """The passes behind what is given up to the one called `last`; lowered: refuses at once what no pass lowers.
 
     What placing finds to be needed of whole batches is set apart, and all is done again. Raises ParcError with all that
     is wrong.
     """
-    work, at = _begun(given)
+    work, at = _begun(given, entry)
     if lowered:
         _refuse_unlowered(work.job)
     while at < len(PASSES):
         step = PASSES[at]
+        if step.trains and not work.trains:
+            at += 1
+            continue
         try:
             step.run(work)
         except Undivided as found:
@@ -73,12 +88,12 @@ def run_passes(
     return work
 
 
-def _begun(given: Job | Training | Placed) -> tuple[Work, int]:
+def _begun(given: Job | Training | Placed, entry: str) -> tuple[Work, int]:
     """What there is already, and the first pass that is to run."""
     if isinstance(given, Job):
-        return Work(job=given), 0
+        return Work(job=given, entry=entry), 0
     training = given if isinstance(given, Training) else given.training
-    work = Work(job=training.job)
+    work = Work(job=training.job, entry=training.entry)
     work.training = work.serial = training
     if isinstance(given, Placed):
         work.placed = given

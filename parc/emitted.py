@@ -53,35 +53,28 @@ def _size(graph: Graph) -> int:
     return sum(1 + (_size(n.op.body) if isinstance(n.op, Repeat) else 0) for n in graph.nodes)
 
 
-def lowered(given: Job | Training | Placed, timed: Callable[[Timing], None] | None = None) -> tuple[Compiled, str]:
-    """The program's text, and all that came before it. Raises ParcError."""
-    if timed is None:
-        compiled = driver.compile_job(given)
-        return compiled, show(compiled.program)
-    timer = Timer(timed)
-    compiled = driver.compile_job(given, timer)
-    text = show(compiled.program)
-    timer.tell("print", compiled.program)
-    return compiled, text
+def lowered(given: Job | Training | Placed, entry: str, timed: Callable[[Timing], None] | None = None) -> Compiled:
+    """All passes. Raises ParcError."""
+    return driver.compile_job(given, entry, Timer(timed) if timed is not None else None)
 
 
-def early(given: Job | Training | Placed, stage: str) -> str:
+def early(given: Job | Training | Placed, stage: str, entry: str) -> str:
     """`graph`, `training` or `placed`, and what is behind a pass: `after:NAME`. Raises ParcError."""
     if stage == "graph" and isinstance(given, Job):
         return show_stage(given)
     if stage == "placed":
-        return show_stage(given if isinstance(given, Placed) else run_passes(given, "place").placed)
+        return show_stage(given if isinstance(given, Placed) else run_passes(given, "place", entry).placed)
     if stage == "training" and not isinstance(given, Placed):
         try:
-            return show_stage(run_passes(given, "place").training)
+            return show_stage(run_passes(given, "place", entry).training)
         except ParcError:  # there is a training graph all the same
-            return show_stage(run_passes(given, "update").training)
+            return show_stage(run_passes(given, "update", entry).training)
     name = stage.removeprefix("after:")
     step = next((p for p in PASSES if p.name == name), None)
     behind = {Job: 0, Training: NAMES.index("place"), Placed: NAMES.index("stage")}[type(given)]
     if step is None or NAMES.index(name) < behind:
         raise ValueError(f"the text is behind `{stage}`")
-    work = run_passes(given, name)
+    work = run_passes(given, name, entry)
     made = step.made(work)
     if isinstance(made, Program):
         return show(made)

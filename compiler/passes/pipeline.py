@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from compiler.graph import Graph, Names
-from compiler.model import Job, Training
+from compiler.model import TRAIN_STEP, Job, Model, Training
 from compiler.origin import Role
 from compiler.passes.across import Across, across
+from compiler.passes.copying import graph_values
 from compiler.passes.differentiate import (
     Derivative,
     Differentiated,
@@ -20,6 +21,7 @@ from compiler.passes.differentiate import (
 )
 from compiler.passes.divide import Divided, divide
 from compiler.passes.early_writes import early_writes, late_values
+from compiler.passes.evaluation import evaluation
 from compiler.passes.lower import lower
 from compiler.passes.place.place import Placed, place
 from compiler.passes.recompute import Recompute
@@ -42,6 +44,7 @@ class Work:
     """
 
     job: Job
+    entry: str = TRAIN_STEP
     whole: dict[str, None] = field(default_factory=dict)
     parts: dict[str, None] = field(default_factory=dict)
     names: Names = field(init=False)
@@ -58,20 +61,31 @@ class Work:
     pieces: tuple[Placed, Across] = field(init=False)
     program: Program = field(init=False)
 
+    @property
+    def model(self) -> Model:
+        """As the entry runs it."""
+        return self.job.model_of(self.entry)
+
+    @property
+    def trains(self) -> bool:
+        return self.entry == TRAIN_STEP
+
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A pass, and what there is afterwards to be looked at."""
+    """A pass, and what there is afterwards to be looked at. trains: only entries that train something have it."""
 
     name: str
     run: Callable[[Work], None]
     made: Callable[[Work], tuple[Graph, ...] | Program]
+    trains: bool = False
 
 
 def _divide(w: Work) -> None:
-    w.names = training_names(w.job)
-    w.counters = count_steps(w.job, w.names)
-    w.divided = divide(w.job.model, w.names, tuple(w.whole), tuple(w.parts))
+    w.names = training_names(w.job) if w.trains else Names(v.name for v in graph_values(w.model.graph))
+    if w.trains:
+        w.counters = count_steps(w.job, w.names)
+    w.divided = divide(w.model, w.names, tuple(w.whole), tuple(w.parts))
 
 
 def _simplify(w: Work) -> None:
@@ -104,7 +118,10 @@ def _close(w: Work) -> None:
 
 
 def _update(w: Work) -> None:
-    w.training = update(w.job, w.names, w.counters, w.differentiated, w.divided)
+    if w.trains:
+        w.training = update(w.job, w.names, w.counters, w.differentiated, w.divided)
+    else:
+        w.training = evaluation(w.job, w.forward, w.divided)
     if not w.whole and not w.parts:
         w.serial = w.training
 
@@ -146,6 +163,10 @@ def _early_writes(w: Work) -> None:
     w.program = on_updates(w.program, change)
 
 
+def _both(w: Work) -> tuple[Graph, ...]:
+    return w.differentiated.forward, w.differentiated.backward
+
+
 def _graph(w: Work) -> tuple[Graph, ...]:
     end = [w.divided.finish.graph] if w.divided.finish is not None else []
     return (*(r.graph for r in w.divided.rounds), w.divided.graph, *end)
@@ -154,11 +175,11 @@ def _graph(w: Work) -> tuple[Graph, ...]:
 PASSES: tuple[Pass, ...] = (
     Pass("divide", _divide, _graph),  # what is needed of whole batches, apart from what micro-batches do
     Pass("simplify", _simplify, lambda w: (w.forward,)),  # views, casts and constants that are the same, once
-    Pass("transpose", _transpose, lambda w: (w.forward, w.derivative.graph)),  # the cotangent of every value
-    Pass("merge_equal", _merge_equal, lambda w: (w.derivative.graph,)),  # what is computed twice, once
-    Pass("sum_in_own_type", _sum_in_own_type, lambda w: (w.derivative.graph,)),  # gradients, as their weights are
-    Pass("prune", _prune, lambda w: (w.derivative.graph,)),  # what no gradient needs goes
-    Pass("close", _close, lambda w: (w.differentiated.forward, w.differentiated.backward)),  # save, or compute again
+    Pass("transpose", _transpose, lambda w: (w.forward, w.derivative.graph), True),  # the cotangent of every value
+    Pass("merge_equal", _merge_equal, lambda w: (w.derivative.graph,), True),  # what is computed twice, once
+    Pass("sum_in_own_type", _sum_in_own_type, lambda w: (w.derivative.graph,), True),  # gradients, as their weights are
+    Pass("prune", _prune, lambda w: (w.derivative.graph,), True),  # what no gradient needs goes
+    Pass("close", _close, _both, True),  # what backward needs of forward is saved, or computed again
     Pass("update", _update, lambda w: w.training.graphs),  # the optimizer of every weight
     Pass("place", _place, lambda w: w.placed.graphs),  # layouts of all values, and where they change
     Pass("stage", _stage, lambda w: w.placed.graphs),  # which device groups compute what

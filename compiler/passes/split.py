@@ -27,7 +27,8 @@ class Split(NamedTuple):
 
 def split(placed: Placed, staged: Staged) -> Split:
     """Both as they are, unless the schedule is a zero-bubble one and there is more than one stage."""
-    if staged.groups < 2 or staged.rule is None or staged.rule.schedule != "zero_bubble":
+    trains = placed.training.trains
+    if not trains or staged.groups < 2 or staged.rule is None or staged.rule.schedule != "zero_bubble":
         return Split(placed, staged)
     addends = dict.fromkeys(v for parts in staged.addends for v in parts)
     urgent = dict.fromkeys(_awaited(placed.backward, addends, staged))

@@ -199,8 +199,8 @@ class BodyParser(Cursor):
             raise self.error("E0608", f"loops are nested deeper than {MAX_NESTING}", start)
         label = self.text("the loop's name")
         count = self.natural()
-        reverse = self.take_word("reverse")
         scan = self.take_word("scan")
+        reverse = self.take_word("reverse")
         path = self.text("the loop's path") if self.take_word("as") else label
         self.mark("(")
         params: list[Value] = []

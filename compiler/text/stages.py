@@ -10,13 +10,14 @@ its own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from compiler.graph import Graph, Value
 from compiler.layout import Layout
 from compiler.model import (
     SERIAL,
+    TRAIN_STEP,
     Finish,
     Init,
     Input,
@@ -79,9 +80,9 @@ def show_graph(graph: Graph, role: str = "graph", sizes: Sizes = {}) -> str:  # 
 def show_stage(found: Job | Training | Placed) -> str:
     """The text of a job (`graph`), of its training graph, or of that when it is placed."""
     if isinstance(found, Job):
-        return "\n".join(
-            ["graph " + _header(found, found.model), show_graph(found.model.graph, "model"), *_updates(found)]
-        )
+        models = [show_graph(found.model.graph, "model")]
+        models += [show_graph(found.evaluated.graph, "evaluated")] if found.evaluated is not None else []
+        return "\n".join(["graph " + _header(found, found.model), *models, *_updates(found)])
     if isinstance(found, Training):
         head = "training " + _header(found.job, found.model, found)
         return "\n".join([head, *_training(found, [(r.graph,) for r in found.rounds], found, {})])
@@ -103,18 +104,22 @@ def _training(
             yield show_graph(graph, role, sizes)
         yield "".join(f"total {_plain(v)}\n" for v in training.rounds[k].totals)
     yield show_graph(graphs.forward, "forward", sizes)
-    yield show_graph(graphs.backward, "backward", sizes)
+    if training.trains:
+        yield show_graph(graphs.backward, "backward", sizes)
     finish = graphs.finish.graph if isinstance(graphs.finish, Finish) else graphs.finish
     if finish is not None and training.finish is not None:
         yield show_graph(finish, "finish", sizes)
-    yield show_graph(graphs.update, "update", sizes)
+    if training.trains:
+        yield show_graph(graphs.update, "update", sizes)
 
 
 def _header(job: Job, model: Model, training: Training | None = None, placed: Placed | None = None) -> str:
-    lines = [quote(job.name)]
+    lines = [f"{quote(job.name)} of {quote(model.name)}"]
+    lines += [f"entry {quote(training.entry)}"] if training is not None and not training.trains else []
     defaults = {f.name: f.default for f in fields(job)} | {"strategy": SERIAL, "precision": Precision()}
     lines += [f"{x} {show_fact(v)}" for x in _FACTS if (v := getattr(job, x)) != defaults[x]]
     lines += [f"metrics {show_fact(model.metrics)}"] if model.metrics else []
+    lines += [f"outputs {show_fact(model.outputs)}"] if model.outputs else []
     lines += [f"input {_plain(i.value)}{_bounds(i)}" for i in model.inputs]
     sizes = placed.sizes if placed is not None else {}
     for w in model.weights:
@@ -256,13 +261,18 @@ class _Parser(FactParser, BodyParser):
         if stage not in STAGES:
             raise self.error("E0601", f"expected `program`, `{'`, `'.join(STAGES)}`, found {start}", start)
         facts: dict[str, Any] = {"name": self.text("the job's name"), "strategy": SERIAL, "precision": Precision()}
+        self.word("of")
+        name = self.text("the model's name")
         self.end_line()
-        metrics: tuple[str, ...] = ()
-        while self.token.text in (*_FACTS, "metrics"):
+        entry = TRAIN_STEP
+        if self.take_word("entry"):
+            entry = self.text("an entry")
+            self.end_line()
+        while self.token.text in (*_FACTS, "metrics", "outputs"):
             word = self.next().text
             facts[word] = self.fact()
             self.end_line()
-        metrics = facts.pop("metrics", ())
+        results = facts.pop("metrics", ()), facts.pop("outputs", ())
         self.placed = stage == "placed"
         if self.placed:
             self.sizes = Rules(
@@ -277,20 +287,29 @@ class _Parser(FactParser, BodyParser):
         if self.take_word("step"):
             step.append(self.declared())
             self.end_line()
-        model = Model("", tuple(inputs), tuple(weights), Graph("", (), (), ()), metrics)
+        model = Model(name, tuple(inputs), tuple(weights), Graph(name, (), (), ()), *results)
         if stage == "graph":
             self.skip_lines()
             self.word("model")
-            graph = self.graph("model")
-            model = Model(graph.name, model.inputs, model.weights, graph, metrics)
-            found: Job | Training | Placed = Job(model=model, updates=tuple(self._optimizers()), **facts)
+            model = replace(model, graph=self.graph("model"))
+            evaluated = self._evaluated(model) if self.take_word("evaluated") else None
+            updates = tuple(self._optimizers())
+            found: Job | Training | Placed = Job(model=model, updates=updates, evaluated=evaluated, **facts)
         else:
             given = (*(i.value for i in inputs), *(w.value for w in weights), *step)
-            found = self._training(facts, model, given)
+            found = self._training(facts, replace(model, graph=Graph(name, given, (), ())), entry)
         if not self.sees("end"):
             self.give_up("the end of the text")
         self.found.raise_if_any()
         return found
+
+    def _evaluated(self, model: Model) -> Model:
+        """The same model where nothing is trained."""
+        graph = self.graph("evaluated")
+        own = {v.name: v for v in graph.inputs}
+        inputs = tuple(replace(i, value=own.get(i.value.name, i.value)) for i in model.inputs)
+        weights = tuple(replace(w, value=own.get(w.name, w.value)) for w in model.weights)
+        return replace(model, inputs=inputs, weights=weights, graph=graph)
 
     def _input_line(self) -> Input:
         value = self.declared() if not self.placed else self._unlaid()
@@ -356,7 +375,7 @@ class _Parser(FactParser, BodyParser):
             self.end_line()
         return found
 
-    def _training(self, facts: dict[str, Any], model: Model, given: tuple[Value, ...]) -> Training | Placed:
+    def _training(self, facts: dict[str, Any], model: Model, entry: str) -> Training | Placed:
         states, gradients, saved = self._states(), self._listed("gradient"), self._listed("saved", False)
         reports: tuple[str, ...] = ()
         if self.take_word("reports"):
@@ -381,19 +400,20 @@ class _Parser(FactParser, BodyParser):
                 laid.append(PlacedRound(batch, self.graph("settle")))
             rounds.append(Round(batch, tuple(self._listed("total", False))))
             self.skip_lines()
-        graphs: dict[str, Graph] = {}
-        for role in ("forward", "backward", *(("finish",) if finished else ()), "update"):
+        nothing = Graph(f"{model.name}.nothing", (), (), ())
+        graphs = {"backward": nothing, "update": nothing}
+        trains = entry == TRAIN_STEP
+        roles = ("forward", "backward" if trains else "", "finish" if finished else "", "update" if trains else "")
+        for role in filter(None, roles):
             self.word(role)
             graphs[role] = self.graph(role)
-        name = graphs["update"].name.removesuffix(".update")
-        model = Model(name, model.inputs, model.weights, Graph(name, given, (), ()), model.metrics)
         job = Job(model=model, updates=(), **facts)
         direct = 1 + sum(m not in finished for m in model.metrics)
         parts = graphs["forward"].outputs[direct : direct + count]
         finish = Finish(graphs["finish"], finished, parts) if finished else None
         training = Training(
             job, graphs["forward"], graphs["backward"], graphs["update"], tuple(saved), tuple(gradients), states,
-            reports, {}, tuple(rounds), finish,
+            reports, {}, tuple(rounds), finish, entry,
         )  # fmt: skip
         if not self.placed:
             return training

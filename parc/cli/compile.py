@@ -51,6 +51,13 @@ class Emit(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     show_default=True,
     help=f"Stop after a stage ({', '.join(api.STAGES)}), or `after:PASS`.",
 )
+@click.option(
+    "--entry",
+    "entries",
+    type=click.Choice(api.ENTRIES),
+    multiple=True,
+    help="What the program can be asked to do, `train_step` if left out; may be given several times.",
+)
 @click.option("--timings", is_flag=True, help="Tell time and size of what each pass makes.")
 @job_options
 def command(
@@ -58,6 +65,7 @@ def command(
     file: str,
     output: str | None,
     emit: str,
+    entries: tuple[api.Entry, ...],
     timings: bool,
     params: tuple[tuple[str, str], ...],
     job: str | None,
@@ -74,7 +82,9 @@ def command(
     check_output(output, source, dict(params).values())
     found: list[Timing] = []
     try:
-        text = api.emit(source, emit, found.append if timings else None, **choice(out, params, job, strategy))
+        asked = tuple(dict.fromkeys(entries))
+        timed = found.append if timings else None
+        text = api.emit(source, emit, timed, entries=asked, **choice(out, params, job, strategy))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if output:

@@ -56,6 +56,42 @@ def test_feed_forward() -> None:
     close(reduced(m, a), u @ t["mlp.w2"] + t["mlp.b2"])
 
 
+def _sigmoid(x: Any) -> Any:
+    return 1 / (1 + np.exp(-x))
+
+
+def test_lstm() -> None:
+    """Position by position, with the formulas of PyTorch's `LSTM`."""
+    m = text(TOKENS + "dim f = 4\nloss sum(lstm(x, over f))", "lstm")
+    a = random_arrays(m)
+    w = {k.removeprefix("lstm."): v for k, v in a.items()}
+    h = c = np.zeros((2, 4))
+    want = []
+    for t in range(6):
+        x = a["x"][:, t]
+        i, f, o, n = (x @ w[f"w{k}"] + h @ w[f"u{k}"] + w[f"b{k}"] for k in "ifoc")
+        c = _sigmoid(f) * c + _sigmoid(i) * np.tanh(n)
+        h = _sigmoid(o) * np.tanh(c)
+        want.append(h)
+    close(reduced(m, a), np.stack(want, 1))
+
+
+def test_gru() -> None:
+    """Position by position, with the formulas of PyTorch's `GRU`."""
+    m = text(TOKENS + "dim f = 4\nloss sum(gru(x, over f))", "gru")
+    a = random_arrays(m)
+    w = {k.removeprefix("gru."): v for k, v in a.items()}
+    h = np.zeros((2, 4))
+    want = []
+    for t in range(6):
+        x = a["x"][:, t]
+        r, z = (_sigmoid(x @ w[f"w{k}"] + h @ w[f"u{k}"] + w[f"b{k}"]) for k in "rz")
+        n = np.tanh(x @ w["wn"] + w["bn"] + r * (h @ w["un"] + w["cn"]))
+        h = (1 - z) * n + z * h
+        want.append(h)
+    close(reduced(m, a), np.stack(want, 1))
+
+
 def test_relu_mlp_and_swiglu() -> None:
     m = text(TOKENS + "loss sum(relu_mlp(x, 16) + swiglu(x, 4))", "relu_mlp, swiglu")
     a = random_arrays(m)

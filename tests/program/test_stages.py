@@ -57,7 +57,7 @@ def test_files_of_stages(stage: str, tmp_path: Path) -> None:
             parc.emit(file, "graph")
 
 
-HEAD = 'graph fit\nstrategy Strategy(name = "s")\ninput %x: f32[b=4]\nmodel m (\n  %x: f32[b=4],\n) {\n  yield %x\n}\n'
+HEAD = 'graph fit of m\nstrategy Strategy(name = "s")\ninput %x: f32[b=4]\nmodel m (\n  %x: f32[b=4],\n) {\n  yield %x\n}\n'
 
 
 @pytest.mark.parametrize(

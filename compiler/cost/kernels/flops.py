@@ -14,7 +14,7 @@ from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.passes.differentiate import differentiate
-from compiler.program import PER_MICROBATCH, Program
+from compiler.program import FunctionPhase, Program
 
 Seated = Mapping[Value, Seats]
 
@@ -96,8 +96,8 @@ def program_flops(program: Program) -> dict[str, float]:
     for c in program.classes:
         members = len(c.groups) * (program.devices // program.groups)
         for f in c.functions:
-            if f.name != "U":
-                runs = program.microbatches if f.name in PER_MICROBATCH else 1
+            if f.phase is not FunctionPhase.UPDATE:
+                runs = program.microbatches if f.per_microbatch else 1
                 _computed(f.body, members * runs, program.sizes, found)
     return found
 
