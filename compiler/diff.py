@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from compiler.layout import local_type
 from compiler.memory.peak import most
+from compiler.memory.tiers import FIRST
 from compiler.origin import Role
 from compiler.program import DeviceClass, For, FunctionPhase, Program, Run, StateDecl
 from compiler.text.attrs import runs, show_run
@@ -181,7 +182,7 @@ def _layouts(program: Program) -> dict[str, str]:
     held: dict[str, dict[str, list[int]]] = {}
     for cls in program.classes:
         for s in cls.states:
-            text = show_type(s.type, s.layout, program.sizes) + ("" if s.memory == "hbm" else f" in {s.memory}")
+            text = show_type(s.type, s.layout, program.sizes) + ("" if s.memory == FIRST else f" in {s.memory}")
             text += " frozen" if s.frozen else ""
             held.setdefault(_title(s), {}).setdefault(text, []).extend(cls.groups)
     everywhere = program.groups
@@ -216,8 +217,8 @@ def _busiest(rows: tuple[Collective, ...], measure: Callable[[Collective], float
 def _fullest(program: Program) -> dict[str, float]:
     found: dict[str, float] = {}
     for row in buffers(program):
-        title = row.role if row.memory == "hbm" else f"{row.role} in {row.memory}"
+        title = row.role if row.memory == FIRST else f"{row.role} in {row.memory}"
         found[title] = max(found.get(title, 0.0), float(row.bytes))
     for memory, n in most(program).items():  # not their sum: saved values are gone, and others there, at that moment
-        found["in all at the peak" if memory == "hbm" else f"in all in {memory} at the peak"] = float(n)
+        found["in all at the peak" if memory == FIRST else f"in all in {memory} at the peak"] = float(n)
     return found

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from compiler.graph import Graph, Value
+from compiler.memory.tiers import FIRST, Memory
 from compiler.origin import Role
 from dsl.source import NOWHERE, Span
 
@@ -112,18 +113,9 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """Host or NVMe memory of one server (innermost level): bytes, bytes/s, and the link to a device in bytes/s."""
-
-    kind: str
-    capacity: float
-    bandwidth: float = 0.0
-    link: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Cluster:
-    """Levels from the innermost to the outermost. stack: the software, whose efficiencies the device states."""
+    """Levels from the innermost to the outermost. memories: besides the devices' own; `tiers` are all. stack: the
+    software, whose efficiencies the device states."""
 
     name: str
     device: Device
@@ -136,6 +128,12 @@ class Cluster:
     @property
     def devices(self) -> int:
         return prod(level.count for level in self.levels)
+
+    @property
+    def tiers(self) -> dict[str, Memory]:
+        """All memories by name, the device's own first."""
+        own = Memory(FIRST, self.device.memory, self.device.bandwidth)
+        return {FIRST: own} | {m.name: m for m in self.memories}
 
 
 # --- strategy ------------------------------------------------------------------------------------

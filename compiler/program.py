@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from compiler.graph import Graph, Type
 from compiler.layout import Layout
+from compiler.memory.tiers import FIRST
 from compiler.model import Init
 from compiler.ops.base import Op
 from compiler.ops.comm import Comm
@@ -64,7 +65,7 @@ class StateDecl:
     layout: Layout
     chunk: int = 0
     init: Init | None = None
-    memory: str = "hbm"
+    memory: str = FIRST
     logical: str = ""
     frozen: bool = False
 

@@ -222,6 +222,15 @@ class Repeat(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class Scan(Statement):
+    """`scan over s as cell { ... }`: the body sees one position of the dim after the other."""
+
+    dim: Name
+    label: Name
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class If(Statement):
     """`if causal { ... } else { ... }`; the test is known when the file is evaluated."""
 

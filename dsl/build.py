@@ -208,6 +208,10 @@ class Builder:
         body = cast("tuple[ast.Statement, ...]", cast(_Group, c[4]).children)
         return ast.Repeat(cast(ast.Expr, c[1]), self._name(c[3]), body, span=self._span(c))
 
+    def scan(self, c: Children) -> ast.Scan:
+        body = cast("tuple[ast.Statement, ...]", cast(_Group, c[5]).children)
+        return ast.Scan(self._name(c[2]), self._name(c[4]), body, span=self._span(c))
+
     def if_else(self, c: Children) -> ast.If:
         then, *other = (cast("tuple[ast.Statement, ...]", g.children) for g in _all(_Group, c))
         made = ast.If(cast(ast.Expr, c[1]), then, other[0] if other else (), span=self._span(c))

@@ -218,6 +218,11 @@ def _(node: ast.Repeat) -> Doc:
 
 
 @statement.register
+def _(node: ast.Scan) -> Doc:
+    return [f"scan over {node.dim.id} as {node.label.id}"]
+
+
+@statement.register
 def _(node: ast.If) -> Doc:
     return ["if ", *expression(node.test)]
 

@@ -284,7 +284,7 @@ def verify(
     from parc.room import require_room
     from runtime.data import open_data
     from runtime.prove import prove
-    from runtime.rank import RankExecutor
+    from runtime.rank.executor import RankExecutor
     from runtime.stacked import Emulator
 
     if small is None:
@@ -359,14 +359,13 @@ def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | No
     takes part in never do.
     """
     from compiler.cost.memory.systems import Systems
-    from compiler.cost.time.record import record
     from compiler.cost.time.simulate import Simulation
     from compiler.memory.occupancy import occupancy
     from parc.report.memory import held
     from parc.report.trace import Trace
 
     simulation = Simulation.of(compiled)
-    pieces = record(simulation, variation=variation) if detail != "none" else {}
+    pieces = simulation.record(variation=variation) if detail != "none" else {}
     timeline = simulation.run(None, variation)
     memory = held(timeline, occupancy(compiled.program, Systems(compiled, simulation.features).memory))
     return Trace(timeline, compiled.job.name, pieces, detail, memory)
@@ -374,13 +373,12 @@ def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | No
 
 def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:
     """An estimate as a page of HTML. command: the line that made it; strategy: its source text, to be shown."""
-    from compiler.cost.time.record import record
     from compiler.cost.time.simulate import Simulation
     from compiler.memory.occupancy import occupancy
     from parc.report.inside import UNROLLED
     from parc.report.page import page
 
-    pieces = record(Simulation.of(estimate.compiled), UNROLLED, estimate.variation)
+    pieces = Simulation.of(estimate.compiled).record(UNROLLED, estimate.variation)
     held = occupancy(estimate.compiled.program, estimate.systems.memory)
     return page(estimate, held, pieces, command, strategy)
 

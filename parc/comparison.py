@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from compiler.cost.time.summary import unhidden
+from compiler.cost.price.kinds import Over
+from compiler.cost.time.breakdown import unhidden
 from parc.estimate import Estimate
 
 EQUAL = 0.005
@@ -60,11 +61,11 @@ def compare(before: Estimate, after: Estimate) -> Comparison:
     return Comparison(before, after, step, relative(before.needed, after.needed), causes)
 
 
-def called_alike(before: Estimate, after: Estimate) -> dict[str, str]:
+def called_alike(before: Estimate, after: Estimate) -> dict[Over, Over]:
     """Axes of `after` -> as `before` calls them: in another mesh `dp+tp` may be `tp+dp`."""
     a, b = before.timeline, after.timeline
-    known = {frozenset(x.split("+")): x for x in (*a.exposed_by_axis, *a.traffic)}
-    return {x: known.get(frozenset(x.split("+")), x) for x in (*b.exposed_by_axis, *b.traffic)}
+    known = {(x.way, frozenset(x.axes)): x for x in (*a.exposed_by_axis, *a.traffic)}
+    return {x: known.get((x.way, frozenset(x.axes)), x) for x in (*b.exposed_by_axis, *b.traffic)}
 
 
 def relative(before: float, after: float) -> float:

@@ -13,11 +13,11 @@ from compiler.cost.time.simulate import Simulation
 from compiler.cost.time.slow import Variation
 from compiler.cost.time.timeline import Timeline
 from compiler.driver import Compiled
-from compiler.memory.action import FIRST
 from compiler.memory.caching_allocator import reserved
 from compiler.memory.fullest import Fullest, fullest, traced
 from compiler.memory.offsets import Allocation, allocation
 from compiler.memory.peak import Peak, memory_use
+from compiler.memory.tiers import FIRST
 from compiler.numbering import Ranks, Runs, joined
 from parc.memory import capacities
 from parc.setup import parameters

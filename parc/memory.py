@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from compiler.cost.kernels.program import Features
 from compiler.cost.memory.systems import Need, Systems
 from compiler.driver import Compiled
-from compiler.memory.action import FIRST
 from compiler.memory.fullest import Fullest, fullest, traced
 from compiler.memory.peak import memory_use, most
+from compiler.memory.tiers import FIRST
 from compiler.model import Job
 
 
@@ -70,9 +70,5 @@ def of_stack(compiled: Compiled, features: Features | None = None) -> Needs:
 
 
 def capacities(job: Job) -> dict[str, float]:
-    """Bytes of each memory of a device of the job's cluster; host and NVMe are shared by the devices of a server."""
-    cluster = job.cluster
-    if cluster is None:
-        return {}
-    sharing = cluster.levels[0].count if cluster.levels else 1
-    return {FIRST: cluster.device.memory} | {m.kind: m.capacity / sharing for m in cluster.memories}
+    """A device's share of each memory of the job's cluster, in bytes."""
+    return {} if job.cluster is None else {name: m.share for name, m in job.cluster.tiers.items()}

@@ -16,7 +16,7 @@ from typing import Any
 from compiler.cost.time.simulate import Simulation
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate.index import index_model
-from compiler.memory.action import FIRST
+from compiler.memory.tiers import FIRST
 from compiler.model import Axis, Job, RecomputeRule, ShardRule, SplitRule, Strategy
 from compiler.origin import Role
 from compiler.verify import verify

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from compiler.cost.price.kinds import STAGES
 from compiler.driver import Compiled
 from compiler.evaluate import Check, Held
 from compiler.evaluate.checks import no_result
@@ -57,8 +58,7 @@ class Results:
         """Of products that a step needs; it depends on the model alone."""
         from compiler.cost.kernels.flops import model_flops
 
-        job = self.compiled.job
-        return self.simulation.flops_model if job.cluster is not None else model_flops(job.model)
+        return model_flops(self.compiled.job.model)
 
     @cached_property
     def systems(self) -> Systems | None:
@@ -71,8 +71,9 @@ class Results:
     def program_memory(self) -> tuple[Peak, ...]:
         """The peak of the program's own values in device memory, of a device of each group."""
         from compiler.memory.peak import memory_use
+        from compiler.memory.tiers import FIRST
 
-        return tuple(kinds["hbm"] for kinds in memory_use(self.compiled.program).values() if "hbm" in kinds)
+        return tuple(kinds[FIRST] for kinds in memory_use(self.compiled.program).values() if FIRST in kinds)
 
     @property
     def memory(self) -> tuple[Peak, ...]:
@@ -123,8 +124,10 @@ class Results:
             return self._memory(family, one)
         if one:
             by_axes = self.timeline.exposed_by_axis if family == "exposed" else self.timeline.traffic
-            axes = [a.name for a in program.axes if a.kind == "mesh"] + ["stages"] * (program.groups > 1)
-            sums = {a: sum(x for axes, x in by_axes.items() if a in axes.split("+")) for a in axes}
+            axes = [a.name for a in program.axes if a.kind == "mesh"]
+            sums = {a: sum(x for over, x in by_axes.items() if a in over.axes) for a in axes}
+            if program.groups > 1:
+                sums.setdefault(STAGES, by_axes.get(STAGES, 0))
             return _member(name, one, sums)
         return float(getattr(self.timeline, _TIMELINE.get(name, name)))
 

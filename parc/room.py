@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from compiler.driver import Compiled
-from compiler.memory.action import FIRST
 from compiler.memory.capacity import check_capacity, out_of_memory
 from compiler.memory.peak import memory_use
+from compiler.memory.tiers import FIRST
 from dsl.diagnostics import Diagnostic, ParcError
 from parc.memory import Measure, Needs, capacities, of_program, of_stack
 from parc.units import amount

@@ -10,9 +10,6 @@ pieces have L elements begins at p*L. Where the axes do not divide the dim, the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,69 +17,11 @@ from numpy.typing import NDArray
 
 from compiler.graph import Type
 from compiler.layout import TIME, Layout, local_type
-from compiler.program import DeviceClass, LoopRange, Program, StateDecl
+from compiler.program import DeviceClass, StateDecl
 from dsl.diagnostics import fail
+from runtime.mesh import Mesh, logical_type, range_of
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """The mesh axes of a program in order, and the sizes of all its axes (time and places too)."""
-
-    axes: tuple[str, ...]
-    sizes: Mapping[str, int]
-
-    @staticmethod
-    def of(program: Program) -> Mesh:
-        return Mesh(tuple(a.name for a in program.axes if a.kind == "mesh"), program.sizes)
-
-    @property
-    def lead(self) -> int:
-        """Number of leading axes of a stacked array."""
-        return len(self.axes)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.sizes[a] for a in self.axes)
-
-    @cached_property
-    def devices(self) -> tuple[dict[str, int], ...]:
-        """The mesh coordinates of every device of a group, row-major."""
-        return tuple(dict(zip(self.axes, map(int, at), strict=True)) for at in np.ndindex(self.shape))
-
-    def index(self, axis: str) -> int:
-        """Which leading axis; raises ValueError for the time axis and unknown ones."""
-        return self.axes.index(axis)
-
-    def count(self, axes: Sequence[str]) -> int:
-        return prod(self.sizes[a] for a in axes)
-
-    def lead_shape(self, axes: frozenset[str]) -> tuple[int, ...]:
-        """The leading shape of a value that varies along these axes."""
-        return tuple(self.sizes[a] if a in axes else 1 for a in self.axes)
-
-    def piece(self, axes: Sequence[str], at: Mapping[str, int]) -> int:
-        """The number of the piece that the device at coordinates `at` holds of a dim split by `axes`."""
-        number = 0
-        for a in axes:
-            number = number * self.sizes[a] + at[a]
-        return number
-
-    def pieces(self, axes: Sequence[str]) -> tuple[NDArray[np.int64], int]:
-        """The piece numbers as an array over the leading axes (size 1 where equal), and what one micro-batch adds."""
-        number = np.zeros((1,) * self.lead, np.int64)
-        per_microbatch = 0
-        for a in axes:
-            n = self.sizes[a]
-            number, per_microbatch = number * n, per_microbatch * n
-            if a == TIME:
-                per_microbatch += 1
-            else:
-                shape = [1] * self.lead
-                shape[self.index(a)] = n
-                number = number + np.arange(n, dtype=np.int64).reshape(shape)
-        return number, per_microbatch
 
 
 def distribute(array: Array, type: Type, layout: Layout, mesh: Mesh, time: bool = False) -> Array:
@@ -190,23 +129,6 @@ def piece_of(array: Array, type: Type, layout: Layout, mesh: Mesh, at: Mapping[s
 
 
 # --- states across groups -------------------------------------------------------------------------
-
-
-def range_of(decl: StateDecl, cls: DeviceClass) -> LoopRange | None:
-    """The part of a rolled loop that this buffer holds, if it is stacked over one that is cut into stages."""
-    for r in cls.ranges:
-        if r.chunk == decl.chunk and decl.type.has(r.dim) and decl.type.size(r.dim) == r.count:
-            return r
-    return None
-
-
-def logical_type(decl: StateDecl, cls: DeviceClass) -> Type:
-    """The type of the state in the serial program."""
-    r = range_of(decl, cls)
-    if r is None:
-        return decl.type
-    dims = tuple(type(d)(d.name, r.total) if d.name == r.dim else d for d in decl.type.dims)
-    return Type(decl.type.dtype, dims)
 
 
 def own_part(array: Array, decl: StateDecl, cls: DeviceClass, group: int) -> Array:

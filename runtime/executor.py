@@ -18,8 +18,9 @@ from compiler.liveness import walk
 from compiler.ops.effects import Accumulate, Input, Write
 from compiler.origin import Role
 from compiler.program import DeviceClass, Program, StateDecl
-from runtime.distribute import Array, Mesh, logical_type, own_part
+from runtime.distribute import Array, own_part
 from runtime.inputs import check_batch
+from runtime.mesh import Mesh, logical, logical_type
 from runtime.numpy import quiet
 from runtime.state import LASTING, Arrays, Piece, initial_array, joined, magnitudes
 
@@ -86,8 +87,9 @@ class LocalExecutor(ABC):
         self.classes = {g: cls for g, cls in sorted(groups, key=lambda x: x[0])}
         self._inputs = {id(cls): inputs_of(cls) for cls in program.classes}
         self._updated = {id(cls): updated(cls) for cls in program.classes}
+        self.lasting = {logical(s): logical_type(s, c) for c in program.classes for s in c.states if s.role in LASTING}
         self._types = {i.name: i.type for i in program.inputs}
-        self._put(lambda name, type, decl: initial_array(name, type, decl, program.seed, initial or {}))
+        self.begin(initial or {})
 
     # --- how it keeps and computes
 
@@ -123,13 +125,16 @@ class LocalExecutor(ABC):
 
     def put(self, arrays: Mapping[str, Array]) -> None:
         """Replace weights and states, by their logical names; ValueError for a name or a shape that is not there."""
-        known = {logical(s): logical_type(s, c) for c in self.program.classes for s in c.states if s.role in LASTING}
         for name, array in arrays.items():
-            if name not in known:
+            if name not in self.lasting:
                 raise ValueError(f"the program has no weight or state `{name}`")
-            if np.shape(array) != known[name].shape:
-                raise ValueError(f"`{name}` is {known[name]}, the array has shape {list(np.shape(array))}")
+            if np.shape(array) != self.lasting[name].shape:
+                raise ValueError(f"`{name}` is {self.lasting[name]}, the array has shape {list(np.shape(array))}")
         self._put(lambda name, type, decl: initial_array(name, type, decl, 0, arrays) if name in arrays else None)
+
+    def begin(self, initial: Mapping[str, Array]) -> None:
+        """Fill all lasting buffers: with what is given for them, else as they are declared."""
+        self._put(lambda name, type, decl: initial_array(name, type, decl, self.program.seed, initial))
 
     def _put(self, made: Callable[[str, Type, StateDecl], Array | None]) -> None:
         """Fill each lasting buffer with its part of the logical array that `made` gives; None leaves it as it is."""
@@ -202,11 +207,6 @@ class LocalExecutor(ABC):
         """The inputs that a group reads: name, the value that it becomes there, and the logical type."""
         for (name, _), var in self._inputs[id(self.classes[group])].items():
             yield name, var, self._types.get(name, Type("int32"))
-
-
-def logical(decl: StateDecl) -> str:
-    """The state's name in the serial program."""
-    return decl.logical or decl.name
 
 
 def inputs_of(cls: DeviceClass) -> dict[tuple[str, Layout], Value]:

@@ -20,6 +20,7 @@ from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import walk
 from compiler.memory.action import STATIC, Replay
 from compiler.memory.peak import ClassMemory
+from compiler.memory.tiers import FIRST
 from compiler.model import Training
 from compiler.ops.effects import Input
 from compiler.ops.repeat import Repeat
@@ -170,7 +171,7 @@ class _Stacked(ClassMemory):
         for (name, layout), var in inputs.items():
             times = self.sizes[TIME] if TIME in layout.axes else 1
             size = times * _whole(var.type, layout, self.sizes)
-            self.static.setdefault(("hbm", Role.INPUT), []).append((name, size))
+            self.static.setdefault((FIRST, Role.INPUT), []).append((name, size))
 
 
 def _whole(type: Type, layout: Layout, sizes: Mapping[str, int]) -> int:

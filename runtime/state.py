@@ -9,7 +9,8 @@ import numpy as np
 from compiler.graph import Type
 from compiler.origin import Role
 from compiler.program import DeviceClass, StateDecl
-from runtime.distribute import Array, Mesh, assemble, collect
+from runtime.distribute import Array, assemble, collect
+from runtime.mesh import Mesh
 from runtime.numpy import STORAGE, quiet, rounded
 from runtime.numpy.initial import init_array
 

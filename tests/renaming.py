@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 import dsl
+from compiler.cost.price.kinds import Over
 from compiler.evaluate.builtins import BUILTINS
 from compiler.graph import DTYPES, FLOATS
 from dsl import ast
@@ -236,6 +237,8 @@ class Names:
 
 def difference(a: Any, b: Any, names: Names, at: str = "", kind: tuple[str, str] = ("", "")) -> str | None:
     """Where two results (programs, parts of them, figures) differ otherwise than by names; None if nowhere."""
+    if isinstance(a, Over) and isinstance(b, Over):
+        return difference((a.way, a.axes), (b.way, b.axes), names, at, ("Layout", "axes"))
     if isinstance(a, str) and isinstance(b, str):
         if kind in MEANT or type(a) is not type(b):
             return None if a == b else f"{at}: {a} instead of {b}"
@@ -254,7 +257,7 @@ def difference(a: Any, b: Any, names: Names, at: str = "", kind: tuple[str, str]
         if len(a) != len(b):
             return f"{at}: {sorted(map(str, a))} instead of {sorted(map(str, b))}"
         pairs = zip(a.items(), b.items(), strict=True)
-        return next((d for x, y in pairs if (d := difference(x, y, names, f"{at}.{x[0]}", kind))), None)
+        return next((d for x, y in pairs if (d := difference(x, y, names, f"{at}.{x[0]}", ("", at)))), None)
     if isinstance(a, (tuple, list)):
         if len(a) != len(b):
             return f"{at}: {len(a)} instead of {len(b)}"

@@ -16,6 +16,8 @@ from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc import api
 from tests.golden.cases import CASES, EXAMPLES, Case
+from tests.property.costs import cluster_text
+from tests.property.draw_strategy import draw
 from tests.renaming import Names, difference, drawn_names, rename
 
 SEEDS = range(3000, 3030)
@@ -64,3 +66,10 @@ def test_examples(case: Case) -> None:
     text = case.file.read_text(encoding="utf-8")
     names = drawn_names(text, len(text))
     assert same(text, names, case.params) is None, names
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_drawn_models(seed: int) -> None:
+    text = cluster_text(draw(seed))
+    names = drawn_names(text, seed)
+    assert same(text, names) is None, names

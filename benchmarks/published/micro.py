@@ -26,9 +26,8 @@ from compiler.cost.memory.systems import Systems
 from compiler.cost.price.calibration import of_cluster
 from compiler.cost.price.collectives import collective_seconds, distinct
 from compiler.cost.price.compute import product_seconds
-from compiler.cost.price.pricer import Pricer
+from compiler.cost.price.pricer import PICOSECONDS, Pricer
 from compiler.cost.time.simulate import Simulation
-from compiler.cost.time.timeline import PICOSECONDS
 from dsl.source import Source
 
 MICRO = FOLDER / "micro.csv"

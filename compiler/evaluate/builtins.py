@@ -6,24 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
-from compiler.evaluate import dtypes, static
+from compiler.evaluate import dtypes, rows, static
 from compiler.evaluate.arguments import Args, P
 from compiler.evaluate.expressions import Want, elementwise, evaluate, tensor
-from compiler.evaluate.ranges import Extent
 from compiler.evaluate.scope import Scope, check_dim
 from compiler.evaluate.session import listed
-from compiler.evaluate.values import Bound, Number, Results, WeightVar, is_static, plain
-from compiler.graph import FLOATS, Dim, Value
+from compiler.evaluate.values import Bound, Number, WeightVar, is_static, plain
+from compiler.graph import FLOATS, Value
 from compiler.model import STEP_DTYPE
-from compiler.ops.create import Full, Iota, Random
+from compiler.ops.create import Full, Iota, Normal, Random
 from compiler.ops.elementwise import Cast, Map, StopGradient
 from compiler.ops.functions import FUNCTIONS
-from compiler.ops.index import ScatterAdd, Take
-from compiler.ops.reduce import Cumsum, Reduce, TopK
-from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Slice, Split
-from compiler.ops.window import Window
+from compiler.ops.reduce import Cumsum, Reduce
+from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
+from compiler.ops.window import Window, span
 from dsl import ast
-from dsl.diagnostics import did_you_mean, fail
+from dsl.diagnostics import fail
 from dsl.source import Span
 
 
@@ -219,10 +217,19 @@ def _slice(a: Args) -> Bound:
     dim, _, new = a.one_dim("dim", x)
     start, stop = a.range("range")
     into = a.scope.new_name(new) if new else dim
-    value = a.scope.emit(Slice(dim, start, stop, into), x, span=a.span, name=a.hint)
+    op = Slice(dim, start, stop, into, a.integer("step", 1, 1))
+    value = a.scope.emit(op, x, span=a.span, name=a.hint)
     if new:
-        a.scope.learn(new, stop - start)
+        a.scope.learn(new, value.type.size(into))
     return value
+
+
+def _shift(a: Args) -> Bound:
+    x = a.tensor("x")
+    dim, _, new = a.one_dim("dim", x)
+    if new:
+        raise fail("E0210", "`shift` does not rename", a.expr("dim").span)
+    return a.scope.emit(Shift(dim, a.integer("by", 1), a.number("fill", 0)), x, span=a.span, name=a.hint)
 
 
 def _pad(a: Args) -> Bound:
@@ -256,70 +263,13 @@ def _window(a: Args) -> Bound:
         raise fail("E0209", "`window` makes two dims of one: `window(x, y -> (yo, ky))`", a.expr("dims").span)
     dim = a.scope.dim(before[0])
     kernel = a.scope.dim(after[1])
-    stride, pad = a.integer("stride", 1, 1), a.integer("pad", 0, 0)
+    stride, pad, dilation = a.integer("stride", 1, 1), a.integer("pad", 0, 0), a.integer("dilation", 1, 1)
     if x.type.has(dim.name):
-        a.scope.learn(after[0], max(1, (x.type.size(dim.name) + 2 * pad - kernel.size) // stride + 1))
+        wide = span(kernel.size, dilation)
+        a.scope.learn(after[0], max(1, (x.type.size(dim.name) + 2 * pad - wide) // stride + 1))
     out = a.scope.dim(after[0])
-    op = Window(dim.name, out, kernel, stride, pad, a.number("fill", 0))
+    op = Window(dim.name, out, kernel, stride, pad, a.number("fill", 0), dilation)
     return a.scope.emit(op, x, span=a.span, name=a.hint)
-
-
-def _take(a: Args) -> Bound:
-    table, index = a.tensor("table"), a.tensor("index")
-    dim, _, new = a.one_dim("over", table)
-    if new:
-        raise fail("E0210", "`take` does not rename", a.expr("over").span)
-    _check_rows(a, table.type.size(dim), dim, a.scope.making.extents.get(index))
-    return a.scope.emit(Take(dim), table, index, span=a.span, name=a.hint)
-
-
-def _scatter_add(a: Args) -> Bound:
-    x, index = a.tensor("x"), a.tensor("index")
-    before, after = a.dim_names("dims")
-    if not before or len(after) != 1:
-        raise fail("E0209", "`scatter_add` adds up into one dim: `scatter_add(x, index, n -> v)`", a.expr("dims").span)
-    gone = a.scope.dim_list(before)
-    for dim, name in zip(gone, before):
-        if not index.type.has(dim.name):
-            message = f"`scatter_add`: the index {index.type} has no dim `{dim.name}`"
-            raise fail("E0204", message, name.span, help=did_you_mean(dim.name, index.type.names))
-    into = a.scope.dim(after[0])
-    names = [d.name for d in gone]
-    kept = [into.name if n == names[0] else n for n in x.type.names if n == names[0] or n not in names]
-    _check_rows(a, into.size, into.name, a.scope.making.extents.get(index))
-    return a.scope.emit(ScatterAdd(into, tuple(kept)), x, index, span=a.span, name=a.hint)
-
-
-def _check_rows(a: Args, rows: int, dim: str, index: Extent | None) -> None:
-    """E0219 where the index is known to be, for some data, none of the table's rows."""
-    if index is None or not index.attained or (index.low >= 0 and index.high < rows):
-        return
-    span = a.expr("index").span
-    message = f"the index lies in {index.low:.0f}..{index.high + 1:.0f}, the table has {rows} rows along `{dim}`"
-    notes = [("this is what it comes from", index.at)] if index.at and index.at != span else []
-    help = f"declare the input `in 0..{rows}`" if index.at else f"its rows are 0 to {rows - 1}"
-    raise fail("E0219", message, span, notes=notes, help=help)
-
-
-def _within(a: Args) -> Bound:
-    x = a.tensor("x")
-    low, high = a.range("range")
-    known = a.scope.making.extents.get(x)
-    return known is not None and low <= known.low and known.high < high
-
-
-def _top_k(a: Args) -> Bound:
-    x = a.tensor("x")
-    dim, written, new = a.one_dim("over", x)
-    target = new or written
-    if a.has("k"):
-        size = a.integer("k", 1, 1)
-        if new:
-            a.scope.learn(new, size)
-    else:
-        size = a.scope.dim(target).size
-    into = Dim(a.scope.new_name(new) if new else dim, size)
-    return Results(a.scope.emit_many(TopK(dim, into), x, span=a.span, name=a.hint))
 
 
 def _along(op: Callable[[str], Cumsum | Flip]) -> Callable[[Args], Bound]:
@@ -351,15 +301,18 @@ def _filled(value: float) -> Callable[[Args], Bound]:
     return make
 
 
-def _uniform(a: Args) -> Bound:
-    scope = a.scope
-    if scope.making.kind != "model":
-        raise fail("E0302", "random numbers belong into models", a.span)
-    frame = scope.frame
-    operands = [frame.step(), *(loop.index() for loop in frame.loops)]
-    path = f"{scope.path}.{a.hint or 'uniform'}" if scope.path else a.hint or "uniform"
-    op = Random(scope.making.streams.fresh(path), scope.making.precision.master, a.shape("dims"))
-    return scope.emit(op, *operands, span=a.span, name=a.hint)
+def _drawn(of: type[Random | Normal]) -> Callable[[Args], Bound]:
+    def make(a: Args) -> Bound:
+        scope = a.scope
+        if scope.making.kind != "model":
+            raise fail("E0302", "random numbers belong into models", a.span)
+        frame = scope.frame
+        operands = [frame.step(), *(loop.index() for loop in frame.loops)]
+        path = f"{scope.path}.{a.hint or a.name}" if scope.path else a.hint or a.name
+        op = of(scope.making.streams.fresh(path), scope.making.precision.master, a.shape("dims"))
+        return scope.emit(op, *operands, span=a.span, name=a.hint)
+
+    return make
 
 
 _X = P("x")
@@ -379,16 +332,19 @@ BUILTINS: dict[str, Builtin] = {
     "rename": Builtin((_X, P("dims", "arrow")), _rename),
     "split": Builtin((_X, P("dims", "arrow")), _split),
     "merge": Builtin((_X, P("dims", "arrow")), _merge),
-    "take": Builtin((P("table"), P("index"), P("over", "dims")), _take),
-    "scatter_add": Builtin((_X, P("index"), P("dims", "arrow")), _scatter_add),
-    "within": Builtin((_X, P("range", "range")), _within),
-    "slice": Builtin((_X, P("dim", "arrow"), P("range", "range")), _slice),
+    "take": Builtin((P("table"), P("index"), P("over", "dims")), rows.take),
+    "scatter_add": Builtin((_X, P("index"), P("dims", "arrow")), rows.scatter_add),
+    "within": Builtin((_X, P("range", "range")), rows.within),
+    "scatter": Builtin((P("table"), P("rows"), P("index"), P("over", "dims")), rows.scatter),
+    "argmax": Builtin((_X, P("over", "dims")), rows.argmax),
+    "slice": Builtin((_X, P("dim", "arrow"), P("range", "range"), P("step", optional=True)), _slice),
+    "shift": Builtin((_X, P("dim", "arrow"), P("by", optional=True), P("fill", optional=True)), _shift),
     "pad": Builtin((_X, P("dim", "arrow"), P("low"), P("high"), P("value", optional=True)), _pad),
     "concat": Builtin((P("x", many=True), P("over", "arrow")), _concat),
     "window": Builtin(
-        (_X, P("dims", "arrow"), P("stride", optional=True), P("pad", optional=True), P("fill", optional=True)), _window
+        (_X, P("dims", "arrow"), *(P(n, optional=True) for n in ("stride", "pad", "fill", "dilation"))), _window
     ),
-    "top_k": Builtin((_X, P("over", "arrow"), P("k", optional=True)), _top_k),
+    "top_k": Builtin((_X, P("over", "arrow"), P("k", optional=True)), rows.top_k),
     "cumsum": Builtin((_X, P("over", "dims")), _along(Cumsum)),
     "flip": Builtin((_X, P("over", "dims")), _along(Flip)),
     "iota": Builtin((P("dim", "dims"),), _iota),
@@ -397,7 +353,8 @@ BUILTINS: dict[str, Builtin] = {
     "full": Builtin(
         (P("value"), P("dims", "shape", optional=True, many=True), P("dtype", "word", optional=True)), _filled(0.0)
     ),
-    "uniform": Builtin((P("dims", "shape", optional=True, many=True),), _uniform),
+    "uniform": Builtin((P("dims", "shape", optional=True, many=True),), _drawn(Random)),
+    "normal": Builtin((P("dims", "shape", optional=True, many=True),), _drawn(Normal)),
 }
 
 

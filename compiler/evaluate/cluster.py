@@ -15,7 +15,8 @@ from compiler.evaluate.session import Session, listed
 from compiler.evaluate.software import check_stack, foreign_stack
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Entry, Skip
-from compiler.model import TOPOLOGIES, Cluster, Device, Level, Memory
+from compiler.memory.tiers import Memory
+from compiler.model import TOPOLOGIES, Cluster, Device, Level
 from dsl import ast, units
 from dsl.diagnostics import ParcError, did_you_mean, fail
 
@@ -78,7 +79,8 @@ def _cluster(session: Session, entry: Entry, scope: Scope) -> Cluster:
         check_stack(*stack, device[1], entry.module)
     software = stack[1] if stack else ""
     span = stack[0].span if stack else entry.item.span
-    cluster = Cluster(name.id, device[1], tuple(levels), tuple(memories), entry.item.span, software, span)
+    shared = tuple(replace(m, sharing=levels[0].count) for m in memories)  # one per server: the innermost level
+    cluster = Cluster(name.id, device[1], tuple(levels), shared, entry.item.span, software, span)
     for warning in foreign_stack(cluster):
         session.diagnostics.add(warning)
     if cluster.devices > limits.MAX_DEVICES:
@@ -135,7 +137,7 @@ def _memory(statement: ast.Setting, memories: Sequence[Memory], scope: Scope) ->
             "`host memory 768 GiB, 200 GB/s over 32 GB/s`" if kind == "host" else "`nvme capacity 3.2 TB over 6 GB/s`"
         )
         raise fail("E0313", f"this does not describe `{kind}` memory", statement.span, help=help)
-    if any(m.kind == kind for m in memories):
+    if any(m.name == kind for m in memories):
         raise fail("E0102", f"there are two `{kind}` memories", statement.span)
     ((_, over),) = statement.clauses
     capacity = positive(statement.values[0], units.BYTES, "the capacity", scope)
@@ -143,4 +145,4 @@ def _memory(statement: ast.Setting, memories: Sequence[Memory], scope: Scope) ->
     bandwidth = link
     if len(statement.values) == 2:
         bandwidth = positive(statement.values[1], units.BYTES_PER_SECOND, "the bandwidth", scope)
-    return Memory(kind, capacity, bandwidth, link)
+    return Memory(kind, capacity, bandwidth, link=link)

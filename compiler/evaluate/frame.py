@@ -9,14 +9,20 @@ from dsl.source import NOWHERE, Span
 
 
 class Frame:
-    """One graph and its builder. `label` and `count` are those of the loop whose body this is (None, 1: no loop)."""
+    """One graph and its builder. `label` and `count` are those of the loop whose body this is (None, 1: no loop).
 
-    def __init__(self, names: Names, path: str, parent: Frame | None = None, label: str = "", count: int = 1) -> None:
+    scan: it is one over positions, which share weights: those are of the frame around it (`home`).
+    """
+
+    def __init__(
+        self, names: Names, path: str, parent: Frame | None = None, label: str = "", count: int = 1, scan: bool = False
+    ) -> None:
         self.builder = Builder(names, path)
         self.path = path
         self.parent = parent
         self.label = label
         self.count = count
+        self.scan = scan
         self.own: set[Value] = set()
         self.imports: dict[Value, Value] = {}  # outer value -> parameter: invariants
         self.carried: dict[Value, tuple[str, Value]] = {}  # a loop's parameters: the variable, its value before
@@ -32,6 +38,16 @@ class Frame:
     def loops(self) -> tuple[Frame, ...]:
         """The enclosing loops, outermost first, this one included."""
         return (*self.parent.loops, self) if self.parent else ()
+
+    @property
+    def outermost(self) -> Frame:
+        """The model's own frame."""
+        return self.parent.outermost if self.parent else self
+
+    @property
+    def home(self) -> Frame:
+        """The innermost frame that has weights of its own: this one, but for scans."""
+        return self.parent.home if self.scan and self.parent else self
 
     def param(self, name: str, type: Type, span: Span = NOWHERE) -> Value:
         """An input of this graph."""
@@ -71,7 +87,8 @@ class Frame:
         if self.parent is not None:
             return self.parent.step()
         if self._step is None:
-            self._step = Value(self.builder.names.fresh("step"), Type("int32"))
+            path = self.builder.names.fresh("step")
+            self._step = Value(path, Type("int32"), NOWHERE, Origin(path))
             self.own.add(self._step)
         return self._step
 

@@ -14,12 +14,13 @@ from compiler.ops.repeat import Repeat
 class ModelIndex:
     """`scopes`: all prefixes of paths; `tensors`: path -> names of dims (without loop dims of weights).
 
-    loops: label -> count; paths_of_loops: path -> label.
+    loops: label -> count, of `repeat`; scans: labels of `scan`; paths_of_loops: path -> label, of both.
     """
 
     model: Model
     dims: frozenset[str]
     loops: dict[str, int]
+    scans: frozenset[str]
     scopes: frozenset[str]
     tensors: dict[str, tuple[str, ...]]
     paths_of_loops: dict[str, str]
@@ -37,12 +38,14 @@ def index_model(model: Model) -> ModelIndex:
     """Looks at every value once, rolled loops included."""
     dims: set[str] = set()
     loops: dict[str, int] = {}
+    scans: set[str] = set()
     paths: dict[str, str] = {}
     scopes: set[str] = set()
     tensors: dict[str, tuple[str, ...]] = {}
     for graph in _graphs(model.graph):
         found = [n.op for n in graph.nodes if isinstance(n.op, Repeat)]
-        loops |= {op.label: op.count for op in found}
+        loops |= {op.label: op.count for op in found if not op.scan}
+        scans |= {op.label for op in found if op.scan}
         paths |= {op.body.name: op.label for op in found}
         for value in _values(graph):
             dims.update(value.type.names)
@@ -53,7 +56,7 @@ def index_model(model: Model) -> ModelIndex:
                 scope = scope.rpartition(".")[0]
     for weight in model.weights:
         tensors[weight.name] = weight.value.type.names[len(weight.loops) :]
-    return ModelIndex(model, frozenset(dims), loops, frozenset(scopes), tensors, paths)
+    return ModelIndex(model, frozenset(dims), loops, frozenset(scans), frozenset(scopes), tensors, paths)
 
 
 def _graphs(graph: Graph) -> Iterator[Graph]:

@@ -45,6 +45,9 @@ def pipeline_rule(
                 f"there is {listed(index.loops)}" if index.loops else "a pipeline cuts a `repeat … as name`"
             )
             message = f"`{index.model.name}` has no `repeat` called `{path}`"
+            if label in index.scans:
+                message = f"`{path}` is a `scan`, whose positions wait for one another: it has no stages"
+                help = f"cut a `repeat` of layers around it: {listed(index.loops)}" if index.loops else help
             raise fail("E0408", message, statement.loop.span, help=help)
         count = index.loops[label]
         if stages > count:

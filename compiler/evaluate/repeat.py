@@ -1,4 +1,5 @@
-"""`repeat`: the body becomes a graph of its own; what it assigns of the outer tensors is carried."""
+"""`repeat` and `scan`: the body becomes a graph of its own; what it assigns of the outer tensors is carried, or (of
+what has the dim that is scanned) put together from all positions."""
 
 from __future__ import annotations
 
@@ -8,9 +9,11 @@ from compiler.evaluate.frame import Frame
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.statements import assigned, run
 from compiler.evaluate.values import Bound, Broken, Skip, WeightVar, kind_of
-from compiler.graph import Graph, Node, Type, Value
+from compiler.graph import Dim, Graph, Node, Type, Value
 from compiler.ops.elementwise import Transpose
 from compiler.ops.repeat import Repeat
+from compiler.ops.shape import Rename
+from compiler.origin import last
 from dsl import ast
 from dsl.diagnostics import fail
 
@@ -20,36 +23,172 @@ def repeat(statement: ast.Repeat, scope: Scope) -> None:
     count = static.integer(evaluate(statement.count, scope), "the count of `repeat`", statement.count.span, 1)
     if count > limits.MAX_COUNT:
         raise fail("E0908", f"`repeat` of {count} iterations, the most is 10^9", statement.count.span)
-    scope.session.spend_node(statement.span)
-    label = scope.making.labels.fresh(statement.label.id)
-    path = scope.child_path(label)
-    scope.making.loop_labels[label] = statement.label.span
-    frame = Frame(scope.making.names, path, scope.frame, label, count)
-    inner = Scope(scope.module, scope.making, frame, path, scope.what)
-    inner.in_repeat = inner.in_loop = True
-    inner.vars, inner.dims, inner.rest = dict(scope.vars), dict(scope.dims), dict(scope.rest)
+    _Loop(statement, scope, count).run()
 
-    carried: dict[str, tuple[Value, Value]] = {}  # name -> value outside, parameter
-    for name in dict.fromkeys(n for s in statement.body for n in assigned(s)):
-        value = scope.vars.get(name)
-        if isinstance(value, WeightVar):
-            value = scope.read(value, statement.span)
-        if isinstance(value, Value):
-            param = frame.param(name, value.type, statement.span)
-            carried[name] = (value, param)
-            frame.carried[param] = name, value
+
+def scan(statement: ast.Scan, scope: Scope) -> None:
+    """Evaluate the body once, for one position of the dim, and append the loop over all of them.
+
+    What has the dim outside is, inside, its part at this position; what the body assigns of it is put together again.
+    """
+    dim = scope.dim(statement.dim)
+    _Loop(statement, scope, dim.size, dim).run()
+
+
+class _Loop:
+    """A `repeat`, or a `scan` over `dim`.
+
+    carried: variable -> its value outside, and the parameter that it enters as. sliced: likewise, of what has the dim.
+    """
+
+    def __init__(self, statement: ast.Repeat | ast.Scan, scope: Scope, count: int, dim: Dim | None = None) -> None:
+        self.statement, self.scope, self.dim = statement, scope, dim
+        scope.session.spend_node(statement.span)
+        if dim is not None and statement.label.id in scope.making.dim_names:
+            message = f"`{statement.label.id}` is the label of a `scan` and also the name of a dim"
+            raise fail("E0306", message, statement.label.span, help="rename one of them")
+        label = scope.making.labels.fresh(statement.label.id)
+        path = scope.child_path(label)
+        scope.making.loop_labels[label] = statement.label.span
+        self.frame = frame = Frame(scope.making.names, path, scope.frame, label, count, dim is not None)
+        self.inner = inner = Scope(scope.module, scope.making, frame, path, scope.what)
+        inner.in_repeat = inner.in_loop = True
+        inner.vars, inner.dims, inner.rest = dict(scope.vars), dict(scope.dims), dict(scope.rest)
+        self.assigned = tuple(dict.fromkeys(n for s in statement.body for n in assigned(s)))
+        self.carried: dict[str, tuple[Value, Value]] = {}
+        self.sliced: dict[str, tuple[Value, Value]] = {}
+
+    def run(self) -> None:
+        """Evaluate the body and append the loop."""
+        scope, inner = self.scope, self.inner
+        if self.dim is not None:
+            self.slice(self.dim.name)
+        for name in self.assigned:
+            value = scope.vars.get(name)
+            if isinstance(value, WeightVar):
+                value = scope.read(value, self.statement.span)
+            if isinstance(value, Value) and name not in self.sliced:
+                param = self.frame.param(name, value.type, self.statement.span)
+                self.carried[name] = (value, param)
+                self.frame.carried[param] = name, value
+                inner.vars[name] = param
+        before = scope.session.failures
+        run(self.statement.body, inner)
+        if scope.session.failures > before:
+            scope.poison(n for n in self.assigned if n in scope.vars)
+            raise Skip
+        _check_statics(self.statement, scope, inner)
+        self.append()
+
+    def slice(self, dim: str) -> None:
+        """Inside, there is no such dim: variables that have it are their parts at one position."""
+        scope, inner = self.scope, self.inner
+        inner.dims = {n: d for n, d in inner.dims.items() if d.name != dim}
+        inner.rest = {n: None for n in inner.rest if n != dim}
+        known = scope.making.extents
+        for name, value in scope.vars.items():
+            if isinstance(value, WeightVar) and value.declared.type.has(dim):
+                value = scope.read(value, self.statement.span)
+            if not isinstance(value, Value) or not value.type.has(dim):
+                continue
+            part = Type(value.type.dtype, tuple(d for d in value.type.dims if d.name != dim))
+            param = self.frame.param(name, part, value.span)
+            self.sliced[name] = value, param
             inner.vars[name] = param
+            if value in known:
+                known[param] = known[value]
 
-    before = scope.session.failures
-    run(statement.body, inner)
-    if scope.session.failures > before:
-        scope.poison(n for s in statement.body for n in assigned(s) if n in scope.vars)
-        raise Skip
-    _check_statics(statement, scope, inner)
-    _append(statement, scope, inner, frame, carried)
+    def result(self, name: str) -> Value:
+        """What an iteration leaves in a variable."""
+        result = self.inner.vars[name]
+        if isinstance(result, WeightVar):
+            result = self.inner.read(result, self.statement.span)
+        if not isinstance(result, Value):
+            message = f"`{name}` is a tensor before the loop and {kind_of(result)} after an iteration"
+            raise fail("E0301", message, self.statement.label.span)
+        return result
+
+    def append(self) -> None:
+        """The loop, with what its iterations use; what they give is assigned outside."""
+        frame, scope, span = self.frame, self.scope, self.statement.span
+        used = {v for node in frame.builder.nodes for v in node.inputs}
+        entered = {**self.carried, **self.sliced}
+        results = {n: self.result(n) for n in self.assigned if n in entered}
+        used.update(v for n, v in results.items() if v is not entered[n][1])
+        carries: list[tuple[str, Value, Value, Value]] = []  # name, before, parameter, after
+        for name, (outside, param) in self.carried.items():
+            result = results[name]
+            if result is param:
+                if param in used:
+                    frame.imports[outside] = param  # nothing changes it: an invariant
+                continue
+            result = frame.local(result)
+            if result.type != param.type:
+                result = _matched(name, result, param, self.statement, self.inner)
+            carries.append((name, outside, param, result))
+        made = {n: frame.local(v) for n, v in results.items() if n in self.sliced and v is not self.sliced[n][1]}
+        outputs = (*(c[3] for c in carries), *made.values())
+        if not outputs:
+            raise self.nothing()
+        slices = [(v, p) for v, p in self.sliced.values() if p in used or p in outputs]
+        stacks = [(s, p) for s, p in frame.stacks if p in used or p in outputs]
+        imports = [(o, p) for o, p in frame.imports.items() if p in used or p in outputs]
+        params = (*(c[2] for c in carries), *(p for _, p in (*stacks, *slices, *imports)))
+        op = Repeat(
+            frame.label,
+            frame.count,
+            Graph(frame.path, params, tuple(frame.builder.nodes), outputs),
+            len(carries),
+            len(stacks) + len(slices),
+            scan=self.dim is not None,
+        )
+        outer = scope.frame
+        given = (*(c[1] for c in carries), *(s for s, _ in stacks), *(self.stack(v) for v, _ in slices))
+        operands = [outer.local(v) for v in (*given, *(o for o, _ in imports))]
+        types = op.infer(*(v.type for v in operands))
+        outer.builder.scope = scope.path
+        finals = [outer.builder.value(c[0], t, span) for c, t in zip(carries, types)]
+        outer.builder.scope = frame.path  # of what is stacked: its own name is for what becomes of it
+        stacked = [outer.builder.value(n, t, span) for n, t in zip(made, types[len(carries) :])]
+        outer.builder.nodes.append(Node(op, tuple(operands), (*finals, *stacked), span))
+        outer.own.update((*finals, *stacked))
+        for (name, *_), value in zip(carries, finals):
+            scope.assign(name, value)
+        for name, value in zip(made, stacked):
+            scope.assign(name, self.unstacked(name, value))
+
+    def nothing(self) -> Exception:
+        """Why the loop is of no use."""
+        if any(isinstance(self.scope.vars.get(n), Broken) for n in self.assigned):
+            return Skip()
+        word, label = ("scan", "repeat")[self.dim is None], self.statement.label
+        help = "assign what it carries before the loop: `x = …`"
+        if self.dim is not None:
+            help += f"; what it gives at each position has `{self.dim.name}` there: `y = zeros(…, {self.dim.name})`"
+        message = f"nothing that `{word}` computes is used: `{label.id}` assigns no variable from before it"
+        return fail("E0310", message, label.span, help=help)
+
+    def stack(self, value: Value) -> Value:
+        """A value with the scanned dim in front, under the loop's name."""
+        assert self.dim is not None
+        dim, name, span = self.dim.name, last(value.origin.path), self.statement.span
+        order = (dim, *(n for n in value.type.names if n != dim))
+        if order != value.type.names:
+            value = self.scope.emit(Transpose(order), value, span=span, name=name)
+        return self.scope.emit(Rename(((dim, self.frame.label),)), value, span=span, name=name)
+
+    def unstacked(self, name: str, value: Value) -> Value:
+        """What the iterations gave, along the scanned dim; in the order in which the variable had its dims."""
+        assert self.dim is not None
+        before = self.sliced[name][0].type.names
+        back = Rename(((self.frame.label, self.dim.name),))
+        whole = self.scope.emit(back, value, span=self.statement.span, name=name)
+        if set(before) != set(whole.type.names) or before == whole.type.names:
+            return whole
+        return self.scope.emit(Transpose(before), whole, span=self.statement.span, name=name)
 
 
-def _check_statics(statement: ast.Repeat, scope: Scope, inner: Scope) -> None:
+def _check_statics(statement: ast.Repeat | ast.Scan, scope: Scope, inner: Scope) -> None:
     """Static values cannot change from iteration to iteration: the body is evaluated once."""
     for s in statement.body:
         for name in assigned(s):
@@ -91,57 +230,7 @@ def _begun_as_tensor(name: str, old: Bound, new: Bound | None, scope: Scope) -> 
     )
 
 
-def _append(
-    statement: ast.Repeat, scope: Scope, inner: Scope, frame: Frame, carried: dict[str, tuple[Value, Value]]
-) -> None:
-    used = {v for node in frame.builder.nodes for v in node.inputs}
-    results = {name: inner.vars[name] for name in carried}
-    used.update(v for name, v in results.items() if isinstance(v, Value) and v is not carried[name][1])
-    params, initials, finals, names = [], [], [], []
-    for name, (outside, param) in carried.items():
-        result = results[name]
-        if isinstance(result, WeightVar):
-            result = inner.read(result, statement.span)
-        if not isinstance(result, Value):
-            message = f"`{name}` is a tensor before the `repeat` and {kind_of(result)} after an iteration"
-            raise fail("E0301", message, statement.label.span)
-        if result is param:
-            if param in used:
-                frame.imports[outside] = param  # nothing changes it: an invariant
-            continue
-        result = frame.local(result)
-        if result.type != param.type:
-            result = _matched(name, result, param, statement, inner)
-        params.append(param)
-        initials.append(outside)
-        finals.append(result)
-        names.append(name)
-    if not finals:
-        if any(isinstance(scope.vars.get(n), Broken) for s in statement.body for n in assigned(s)):
-            raise Skip
-        message = f"nothing that `repeat` computes is used: `{statement.label.id}` assigns no variable from before it"
-        raise fail("E0310", message, statement.label.span, help="assign what it carries before the loop: `x = …`")
-    stacks = [(s, p) for s, p in frame.stacks if p in used or p in finals]
-    imports = [(o, p) for o, p in frame.imports.items() if p in used or p in finals]
-    body = Graph(
-        frame.path,
-        (*params, *(p for _, p in stacks), *(p for _, p in imports)),
-        tuple(frame.builder.nodes),
-        tuple(finals),
-    )
-    op = Repeat(frame.label, frame.count, body, len(finals), len(stacks))
-    outer = scope.frame
-    operands = [outer.local(v) for v in (*initials, *(s for s, _ in stacks), *(o for o, _ in imports))]
-    types = op.infer(*(v.type for v in operands))
-    outer.builder.scope = scope.path
-    outputs = tuple(outer.builder.value(n, t, statement.span) for n, t in zip(names, types, strict=True))
-    outer.builder.nodes.append(Node(op, tuple(operands), outputs, statement.span))
-    outer.own.update(outputs)
-    for name, value in zip(names, outputs):
-        scope.assign(name, value)
-
-
-def _matched(name: str, result: Value, param: Value, statement: ast.Repeat, inner: Scope) -> Value:
+def _matched(name: str, result: Value, param: Value, statement: ast.Repeat | ast.Scan, inner: Scope) -> Value:
     """The carried value with its dims in the order in which it came."""
     if result.type.dtype == param.type.dtype and sorted(map(str, result.type.dims)) == sorted(
         map(str, param.type.dims)

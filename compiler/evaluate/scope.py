@@ -244,10 +244,11 @@ class Scope:
         compute = self.making.precision.compute
         if weight.raw.type.dtype == compute:
             return weight.raw
-        frame = self.frame
+        frame = self.frame.home
         if frame not in weight.casts:
             stem = last(weight.declared.origin.path)
-            weight.casts[frame] = self.emit(Cast(compute), weight.raw, span=span, name=stem)
+            at = self if frame is self.frame else Scope(self.module, self.making, frame, frame.path, self.what)
+            weight.casts[frame] = at.emit(Cast(compute), weight.raw, span=span, name=stem)
         return weight.casts[frame]
 
 

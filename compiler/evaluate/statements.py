@@ -51,7 +51,7 @@ def assigned(statement: ast.Statement) -> list[str]:
             return [n.id for n in statement.names]
         case ast.DimDecl():
             return [n.id for n, _ in statement.dims]
-        case ast.Repeat():
+        case ast.Repeat() | ast.Scan():
             return [n for s in statement.body for n in assigned(s)]
         case ast.If():
             return [n for s in (*statement.then, *statement.other) for n in assigned(s)]
@@ -71,12 +71,15 @@ def _run(statement: ast.Statement, scope: Scope) -> Results | None:
             return run(statement.then if test else statement.other, scope)
         case ast.Return():
             return _return(statement, scope)
-        case ast.Repeat():
-            from compiler.evaluate.repeat import repeat
+        case ast.Repeat() | ast.Scan():
+            from compiler.evaluate.repeat import repeat, scan
 
             if scope.what == "optimizer":
-                raise _misplaced(statement, "`repeat`", scope)
-            repeat(statement, scope)
+                raise _misplaced(statement, "a loop", scope)
+            if isinstance(statement, ast.Repeat):
+                repeat(statement, scope)
+            else:
+                scan(statement, scope)
         case ast.WeightDecl():
             if scope.making.kind != "model":
                 raise _misplaced(statement, "a weight", scope)
@@ -213,7 +216,8 @@ def _weight(target: ast.Target, statement: ast.WeightDecl, scope: Scope) -> None
     making, name = scope.making, target.name.id
     init = initializer(statement.init, scope)
     own = scope.dim_list(target.dims)
-    loops = tuple(f.loop for f in scope.frame.loops)
+    frames = [f for f in scope.frame.loops if not f.scan]  # positions that are scanned share it
+    loops = tuple(f.loop for f in frames)
     path = making.names.fresh(f"{scope.path}.{name}" if scope.path else name)
     frozen = making.frozen is not None and making.frozen.hold(path)
     # What no update renews needs no more than is computed with.
@@ -224,11 +228,9 @@ def _weight(target: ast.Target, statement: ast.WeightDecl, scope: Scope) -> None
     check_size(type.elements, f"the weight `{name}`", target.span)
     scope.session.spend_node(target.span)
     declared = Value(path, type, target.span, Origin(path))
-    top = scope.frame.loops[0].parent if loops else scope.frame
-    assert top is not None
-    top.own.add(declared)
+    scope.frame.outermost.own.add(declared)
     part = declared
-    for frame in scope.frame.loops:
+    for frame in frames:
         frame.builder.scope = ""
         part = frame.slice_of(part, f"{declared.name.removeprefix(frame.path + '.')}.slice")
     variable = WeightVar(declared, part)

@@ -18,6 +18,7 @@ from compiler.ops.effects import Send, StageReduce
 from compiler.ops.elementwise import Cast, Map, Transpose
 from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Rename
+from compiler.origin import Phase
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import Staged
 from compiler.program import FunctionPhase, Program
@@ -155,8 +156,8 @@ class Index:
         elif weight is None:
             of = self.training.cotangents.get(value.name)
             found |= {of: GRADIENT} if of is not None else {}
-            again = f"{value.name}.again"  # as `compiler.passes.residuals` calls what it computes once more
-            found |= {n: ITSELF for n in self.values if n == again or n.removeprefix(f"{again}_").isdigit()}
+            again = {n: v.origin for n, v in self.values.items() if v.origin.phase is Phase.AGAIN}
+            found |= {n: ITSELF for n, origin in again.items() if origin.of == value.name}
         saved = list(zip(self.placed.forward.outputs[self.training.scalars :], self.placed.kept, strict=True))
         for made, round in zip(self.placed.rounds, self.training.rounds, strict=True):
             sums = zip(made.batch.outputs, made.settle.inputs, round.totals, strict=True)

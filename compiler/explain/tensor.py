@@ -8,8 +8,10 @@ from compiler.explain.index import GRADIENT, ITSELF, Change, Index
 from compiler.graph import Value
 from compiler.layout import TIME, Layout, local_type
 from compiler.model import ShardRule, Weight
+from compiler.origin import within
 from compiler.passes.place.place import Placed
-from compiler.passes.place.rules import Rules, in_scope, place_axes
+from compiler.passes.place.region import Reason
+from compiler.passes.place.rules import Rules, place_axes
 from compiler.passes.stage import ALL, Staged
 from compiler.program import Program
 from dsl.diagnostics import Diagnostics, did_you_mean, fail
@@ -96,10 +98,9 @@ class _Explainer:
             ends |= zip(finish.metrics, self.placed.finish.outputs, strict=True)
         if name in ends and name not in self.index.values:
             return self.index.source(ends[name])
-        if name not in self.index.values and f"{name}.total" in self.index.values:
-            return self.index.values[
-                f"{name}.total"
-            ]  # as `compiler.passes.divide` calls what is known of whole batches
+        whole = next((v for v in self.training.totals if v.origin.path == name), None)
+        if name not in self.index.values and whole is not None:
+            return whole
         if name not in self.index.values:
             inside = sorted((v for v in self.index.values if v.endswith(f".{name}")), key=len)
             named = [
@@ -140,7 +141,7 @@ class _Explainer:
         return tuple(found)
 
     def _shards(self, rule: ShardRule, name: str, cls: str, layout: Layout) -> bool:
-        return cls in rule.classes and in_scope(name, rule.scope) and rule.axis in layout.split_axes
+        return cls in rule.classes and within(name, rule.scope) and rule.axis in layout.split_axes
 
     def _stage(self, value: Value) -> tuple[Why, ...]:
         """Which stages have it, where there are several."""
@@ -170,12 +171,12 @@ class _Explainer:
         if stated is not None and axis != TIME:
             return Why(axis, dims, "a `layout` rule says so", stated.span)
         choice = next((c for c in self.placed.choices if c.value == value.name and c.axis == axis), None)
-        wishes = self.rules.wishes(axis, value.name, cls)
+        wishes = self.rules.wishes(axis, value.origin.path, cls)
         if choice is not None:
             rule = next((wishes[d].rule.span for d in choice.loop if d in wishes), None)
             pending = layout.pending_on(axis)
-            reason = choice.reason
-            if choice.reason.startswith("the weight"):
+            reason: str = choice.reason
+            if choice.reason is Reason.WEIGHT:
                 source = self._weight_behind(value, axis)
                 if source is not None:
                     reason = f"`{source[0]}` is split there and stays where it is"

@@ -27,13 +27,13 @@ from dataclasses import dataclass, field
 from compiler.graph import Graph, Node, Value
 from compiler.layout import local_type
 from compiler.liveness import Liveness, liveness
+from compiler.memory.tiers import FIRST
 from compiler.ops.base import Movement
 from compiler.ops.effects import Accumulate, Input, Load, Read, Save
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import DeviceClass, Function
 
-FIRST = "hbm"
 STATIC = (Role.WEIGHT, Role.OPTIMIZER, Role.COUNTER, Role.REPORT)
 
 

@@ -12,8 +12,9 @@ from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass, field
 
-from compiler.memory.action import FIRST, Buffer
+from compiler.memory.action import Buffer
 from compiler.memory.lifetimes import Bundle, Lives, Skipped, TracedMemory, Variant, bundle_of
+from compiler.memory.tiers import FIRST
 
 MiB = 2**20
 BLOCK = 512

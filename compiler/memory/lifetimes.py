@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from compiler.graph import Graph, Node
 from compiler.liveness import rounds
-from compiler.memory.action import FIRST, Buffer, Effect, Replay, Signature
+from compiler.memory.action import Buffer, Effect, Replay, Signature
 from compiler.memory.peak import ClassMemory
+from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Load
 from compiler.origin import Role
 from compiler.program import Function

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import rounds, walk
-from compiler.memory.action import FIRST, STATIC, Buffer, Effect, Replay, Totals, copies
+from compiler.memory.action import STATIC, Buffer, Effect, Replay, Totals, copies
+from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Accumulate, Input
 from compiler.origin import Role
 from compiler.program import DeviceClass, Program

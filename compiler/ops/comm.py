@@ -398,3 +398,40 @@ class HaloAdd(_Borders):
         if any(fn != "sum" for _, fn in layout.pending):
             raise LayoutError("borders of a pending maximum cannot be added")
         return Layout(layout.dims, layout.pending, tuple(h for h in layout.halo if h[0] != i))
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftAcross(Comm):
+    """Every element moves `by` places along `dim`, from piece to piece along `axes`; `fill` follows."""
+
+    mnemonic: ClassVar[str] = "shift_across"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "dim"), ("over", "axes"), ("by", "by"), ("with", "fill"))
+    message: ClassVar[bool] = True
+    pattern: ClassVar[Pattern] = Pattern.NEIGHBOURS
+    dim: str
+    axes: tuple[str, ...]
+    by: int
+    fill: float
+
+    def after(self, x: Held, sizes: Sizes) -> Layout:
+        i, layout = _dim(self.dim, x), x.layout
+        if layout.dims[i] != self.axes or any(d == i for d, _, _ in layout.halo):
+            along = "/".join(layout.dims[i]) or "it has none"
+            raise LayoutError(f"{self.dim} is shifted along all of its axes, without borders: {along}")
+        if is_padded(x.type.dims[i], self.axes, sizes):
+            raise LayoutError(f"{self.dim} of %{x.name} is padded: elements would move into what is unused")
+        if layout.pending and self.fill != 0:
+            raise LayoutError(f"%{x.name} is a pending sum: only 0 can follow")
+        if not 0 < abs(self.by) < x.type.dims[i].size:
+            raise LayoutError(f"shift by {self.by} along {self.dim} of {x.type.dims[i].size}")
+        return layout
+
+    def sent(self, piece: Type, sizes: Sizes) -> float:
+        return piece.bytes / piece.size(self.dim) * self._rows(piece)
+
+    def volume(self, before: Type, after: Type, sizes: Sizes) -> int:
+        return before.elements // before.size(self.dim) * self._rows(before)
+
+    def _rows(self, piece: Type) -> int:
+        """Elements along the dim that leave a device: all, if they move further than its piece is long."""
+        return min(abs(self.by), piece.size(self.dim))

@@ -72,14 +72,12 @@ class Full(_Create):
 
 
 @dataclass(frozen=True, slots=True)
-class Random(_Create):
-    """Uniform in [0, 1), a hash of (seed, stream, operands, logical position): the same under every layout.
+class _Drawn(_Create):
+    """Base: a hash of (seed, stream, operands, logical position): the same under every layout.
 
     Operands: int32 scalars: the step, then the indices of the enclosing loops. `stream`: the place in the program.
     """
 
-    mnemonic: ClassVar[str] = "random"
-    builtin: ClassVar[str] = "uniform"
     spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "stream"), ("as", "dtype"), ("to", "dims"))
     derived: ClassVar[Mapping[str, Derive]] = {"dtype": dtype_of, "dims": dims_of}
     placed: ClassVar[bool] = True
@@ -88,14 +86,34 @@ class Random(_Create):
     dims: tuple[Dim, ...]
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        name = self.mnemonic
         if not inputs:
-            raise Misuse("random takes the step and the loop indices as operands, got none")
+            raise Misuse(f"{name} takes the step and the loop indices as operands, got none")
         for t in inputs:
             if t != Type("int32"):
-                raise OpError("E0202", f"random takes int32 scalars, got {t}")
+                raise OpError("E0202", f"{name} takes int32 scalars, got {t}")
         if self.dtype not in FLOATS:
-            raise OpError("E0202", f"random gives floats, not {self.dtype}")
+            raise OpError("E0202", f"{name} gives floats, not {self.dtype}")
         out = Type(self.dtype, self.dims)
-        expect_distinct("random", out.names)
-        expect_positive("random", self.dims)
+        expect_distinct(name, out.names)
+        expect_positive(name, self.dims)
         return (out,)
+
+
+@dataclass(frozen=True, slots=True)
+class Random(_Drawn):
+    """Uniform in [0, 1)."""
+
+    mnemonic: ClassVar[str] = "random"
+    builtin: ClassVar[str] = "uniform"
+
+
+@dataclass(frozen=True, slots=True)
+class Normal(_Drawn):
+    """Normal, of mean 0 and deviation 1."""
+
+    mnemonic: ClassVar[str] = "normal"
+    builtin: ClassVar[str] = "normal"
+
+    def exact(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> bool:
+        return False  # rounded from float64

@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 from compiler.graph import Builder, Dim, Type, Value
 from compiler.ops.base import Op
 from compiler.ops.contract import Contract
+from compiler.ops.create import Full, Iota
 from compiler.ops.elementwise import Broadcast, Cast, Map, Transpose
 from compiler.ops.functions import Slot
-from compiler.ops.index import ScatterAdd, Take
+from compiler.ops.index import Scatter, ScatterAdd, Take
 from compiler.ops.reduce import Cumsum, Reduce, TopK
-from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Slice, Split
+from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.ops.window import Fold, Window
 
 Values = Sequence[Value]
@@ -189,7 +190,12 @@ def _merge(op: Merge, b: Builder, g: Value, inputs: Values, outputs: Values) -> 
 
 @derivative(Slice)
 def _slice(op: Slice, b: Builder, g: Value, inputs: Values, outputs: Values) -> Cotangents:
-    high = inputs[0].type.size(op.dim) - op.stop
+    length = (g.type.size(op.into) - 1) * op.step + 1
+    high = inputs[0].type.size(op.dim) - op.start - length
+    if op.step > 1:  # zeros between the elements: windows of one element each, so far apart
+        one = f"{op.into}.one"
+        wide = b.add(Broadcast((*g.type.dims, Dim(one, 1))), g)
+        g = b.add(Fold(op.into, one, Dim(op.into, length), op.step), wide)
     return [b.add(Pad(op.into, op.start, high, 0.0, op.dim), g)]
 
 
@@ -215,6 +221,11 @@ def _flip(op: Flip, b: Builder, g: Value, inputs: Values, outputs: Values) -> Co
     return [b.add(Flip(op.dim), g)]
 
 
+@derivative(Shift)
+def _shift(op: Shift, b: Builder, g: Value, inputs: Values, outputs: Values) -> Cotangents:
+    return [b.add(Shift(op.dim, -op.by), g)]
+
+
 # --- rows and windows --------------------------------------------------------------------------------------------
 
 
@@ -230,15 +241,32 @@ def _scatter_add(op: ScatterAdd, b: Builder, g: Value, inputs: Values, outputs: 
     return [transposed(b, b.add(Take(op.dim.name), g, index), src.type.names), None]
 
 
+@derivative(Scatter)
+def _scatter(op: Scatter, b: Builder, g: Value, inputs: Values, outputs: Values) -> Cotangents:
+    table, src, index = inputs
+    zeros = b.add(Full(0.0, src.type.dtype, src.type.dims))
+    others = b.add(Scatter(op.dim), g, zeros, index)
+    # Of rows that are named twice the last alone has a derivative: each writes its number, and looks whose is there.
+    number = b.add(Full(0, "int32", index.type.dims))
+    for d in index.type.dims:
+        number = b.add(Map("mul", (None, d.size)), number)
+        number = b.add(Map("add", (None, None)), number, b.add(Iota(d)))
+    known = tuple(d for d in table.type.dims if d.name == op.dim or index.type.has(d.name))
+    last = b.add(Scatter(op.dim), b.add(Full(-1, "int32", known)), number, index)
+    mine = b.add(Map("eq", (None, None)), b.add(Take(op.dim), last, index), number)
+    taken = transposed(b, b.add(Take(op.dim), g, index), src.type.names)
+    return [others, transposed(b, b.add(Map("where", (None, None, 0.0)), mine, taken), src.type.names), None]
+
+
 @derivative(Window)
 def _window(op: Window, b: Builder, g: Value, inputs: Values, outputs: Values) -> Cotangents:
     dim = Dim(op.dim, inputs[0].type.size(op.dim))
-    return [b.add(Fold(op.out.name, op.kernel.name, dim, op.stride, op.pad), g)]
+    return [b.add(Fold(op.out.name, op.kernel.name, dim, op.stride, op.pad, op.dilation), g)]
 
 
 @derivative(Fold)
 def _fold(op: Fold, b: Builder, g: Value, inputs: Values, outputs: Values) -> Cotangents:
     x = inputs[0].type
     out, kernel = (Dim(n, x.size(n)) for n in (op.out, op.kernel))
-    back = b.add(Window(op.dim.name, out, kernel, op.stride, op.pad, 0.0), g)
+    back = b.add(Window(op.dim.name, out, kernel, op.stride, op.pad, 0.0, op.dilation), g)
     return [transposed(b, back, x.names)]

@@ -160,6 +160,8 @@ _LIST = (
     Function("tanh", 1, math.tanh, lambda m, g, y, s: [m("sub", g, m("mul", m("mul", g, y), y))]),
     Function("sigmoid", 1, _static_sigmoid, _sigmoid),
     Function("erf", 1, math.erf, lambda m, g, y, s: [m("mul", g, _bell(m, s[0]))]),
+    Function("log1p", 1, math.log1p, lambda m, g, y, s: [m("div", g, m("add", s[0], 1.0))], positive=True),
+    Function("erfc", 1, math.erfc, lambda m, g, y, s: [m("neg", m("mul", g, _bell(m, s[0])))]),
     Function("sin", 1, math.sin, lambda m, g, y, s: [m("mul", g, m("cos", s[0]))]),
     Function("cos", 1, math.cos, lambda m, g, y, s: [m("neg", m("mul", g, m("sin", s[0])))]),
     Function("abs", 1, abs, lambda m, g, y, s: [m("mul", g, m("sign", s[0]))], _NUMBERS, exact=True),

@@ -18,6 +18,7 @@ from compiler.ops.common import (
     merged_sizes,
     names_of,
     pass_loops,
+    rest,
     same_name_loop,
 )
 
@@ -113,3 +114,45 @@ class ScatterAdd(Op):
 
     def exact(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> bool:
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter(Op):
+    """`table` with `result[dim = index[i…], r…] = src[i…, r…]`; operands table, src, index (int32).
+
+    Where several name one row, the last counts (in the order of the index's dims). Dims of both table and index are
+    matched (batched). src has the index's dims and the table's others. Indices outside the table are dropped.
+    """
+
+    mnemonic: ClassVar[str] = "scatter"
+    builtin: ClassVar[str] = "scatter"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"),)
+    dim: str
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expect_operands("scatter", inputs, 3)
+        table, src, index = inputs
+        expect_dim("scatter", table, self.dim)
+        expect_dtype("scatter", index, ("int32",), "int32 indices")
+        if index.has(self.dim):
+            raise OpError("E0205", f"scatter over `{self.dim}`: the index has it, too", "rename the index's dim first")
+        if src.dtype != table.dtype:
+            help = "there is no implicit cast: `cast(x, compute)`"
+            raise OpError("E0202", f"scatter: the rows are {src.dtype}, the table is {table.dtype}", help)
+        merged_sizes("scatter", inputs)
+        need = {*index.names, *table.names} - {self.dim}
+        if set(src.names) != need:
+            raise OpError("E0204", f"scatter: the rows need dims {listed(sorted(need))}, got {src}")
+        return (table,)
+
+    def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
+        table, _, index = inputs
+        own = [n for n in index.names if not table.has(n)]
+        return (
+            *pass_loops(inputs, outputs, rest(table, self.dim)),
+            Loop("pass", table.size(self.dim), (self.dim, None, None), (self.dim,), placed=True),
+            *(same_name_loop("whole", n, inputs, outputs) for n in own),
+        )
+
+    def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
+        return (frozenset({0, 1}),)

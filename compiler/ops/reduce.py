@@ -96,6 +96,29 @@ class Cumsum(Op):
 
 
 @dataclass(frozen=True, slots=True)
+class ArgMax(Op):
+    """Where along `dim` the largest element is, int32 (ties: the lowest index; NaN is the largest, as for `top_k`)."""
+
+    mnemonic: ClassVar[str] = "argmax"
+    builtin: ClassVar[str] = "argmax"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"),)
+    dim: str
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expect_operands("argmax", inputs, 1)
+        expect_dim("argmax", inputs[0], self.dim)
+        expect_dtype("argmax", inputs[0], NUMBERS, "numbers")
+        return (replace(inputs[0], self.dim).with_dtype("int32"),)
+
+    def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
+        whole = same_name_loop("whole", self.dim, inputs, outputs)
+        return (*pass_loops(inputs, outputs, rest(inputs[0], self.dim)), whole)
+
+    def differentiable(self, i: int) -> bool:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
 class TopK(Op):
     """The largest `into.size` elements along `dim`, in descending order (ties: the lower index first).
 

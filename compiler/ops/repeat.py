@@ -19,6 +19,7 @@ class Repeat(Op):
     body outputs = carries (next) + results of the iteration
     node outputs = carries (final) + stacks of results (leading dim `label`)
     `reverse`: iterations run from the last slice to the first (result i still stands at position i).
+    `scan`: iterations are positions of a dim of data, not layers: all of them share their weights.
     """
 
     mnemonic: ClassVar[str] = "repeat"
@@ -28,6 +29,7 @@ class Repeat(Op):
     carries: int
     stacks: int
     reverse: bool = False
+    scan: bool = False
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         params = self.body.inputs

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
 from compiler.graph import Dim, Type
-from compiler.ops.base import Loop, Misuse, Movement, Op, OpError
+from compiler.ops.base import Derive, Loop, Misuse, Movement, Op, OpError
+from compiler.ops.comm import ShiftAcross
 from compiler.ops.common import (
     View,
     expect_dim,
@@ -19,6 +20,7 @@ from compiler.ops.common import (
     pass_loops,
     replace,
     rest,
+    same_name_loop,
 )
 
 
@@ -127,21 +129,20 @@ class _Along(Op):
 
 @dataclass(frozen=True, slots=True)
 class Slice(_Along):
-    """Elements `start` to `stop` (exclusive) along `dim`, which is then called `into`."""
+    """Every `step`-th element from `start` to `stop` (exclusive) along `dim`, which is then called `into`."""
 
     mnemonic: ClassVar[str] = "slice"
     builtin: ClassVar[str] = "slice"
     spelling: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("over", "dim"),
-        ("from", "start"),
-        ("to", "stop"),
-        ("into", "into"),
+        *(("over", "dim"), ("from", "start"), ("to", "stop"), ("by", "step"), ("into", "into")),
     )
+    derived: ClassVar[Mapping[str, Derive]] = {"step": lambda _: 1}
     movement: ClassVar[Movement] = Movement.COPY
     dim: str
     start: int
     stop: int
     into: str
+    step: int = 1
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         expect_operands("slice", inputs, 1)
@@ -149,7 +150,9 @@ class Slice(_Along):
         if not 0 <= self.start < self.stop <= size:
             message = f"slice {self.start}..{self.stop} of `{self.dim}` of size {size}"
             raise OpError("E0206", message, f"choose within 0..{size}, not empty")
-        out = replace(inputs[0], self.dim, Dim(self.into, self.stop - self.start))
+        if self.step < 1:
+            raise OpError("E0206", f"slice by {self.step}: steps are at least 1", "`flip` turns the order around")
+        out = replace(inputs[0], self.dim, Dim(self.into, -(-(self.stop - self.start) // self.step)))
         expect_distinct("slice", out.names)
         return (out,)
 
@@ -239,3 +242,38 @@ class Flip(_Along):
 
     def _dims(self) -> tuple[str, str]:
         return self.dim, self.dim
+
+
+@dataclass(frozen=True, slots=True)
+class Shift(Op):
+    """Every element moves `by` places along `dim` (forward, or back if negative); `fill` follows.
+
+    Where the dim is split, elements cross from piece to piece: the op is then `comm.ShiftAcross`.
+    """
+
+    mnemonic: ClassVar[str] = "shift"
+    builtin: ClassVar[str] = "shift"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"), ("by", "by"), ("with", "fill"))
+    dim: str
+    by: int
+    fill: float = 0.0
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expect_operands("shift", inputs, 1)
+        size = expect_dim("shift", inputs[0], self.dim)
+        if not 0 < abs(self.by) < size:
+            message = f"shift by {self.by} along `{self.dim}` of size {size}"
+            raise OpError("E0206", message, f"choose 1 to {size - 1}, or -1 to {1 - size}")
+        if not inputs[0].is_float and self.fill != int(self.fill):
+            raise OpError("E0202", f"shift: {self.fill} does not fit dtype {inputs[0].dtype}")
+        return (inputs[0],)
+
+    def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
+        moved = same_name_loop("move", self.dim, inputs, outputs)
+        return (*pass_loops(inputs, outputs, rest(inputs[0], self.dim)), moved)
+
+    def between(self, axes: tuple[str, ...]) -> Op:
+        return ShiftAcross(self.dim, axes, self.by, self.fill)
+
+    def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
+        return (frozenset({0}),) if self.fill == 0 else ()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from compiler.graph import FLOATS, Dim, Type
-from compiler.ops.base import Loop, Op, OpError
+from compiler.ops.base import Derive, Loop, Op, OpError
 from compiler.ops.common import (
     expect_dim,
     expect_distinct,
@@ -20,40 +20,53 @@ from compiler.ops.common import (
 )
 
 
-def _check(op: str, dim: Dim, out: Dim, kernel: Dim, stride: int, pad: int) -> None:
+@dataclass(frozen=True, slots=True)
+class _Windowed(Op):
+    """Base of `window` and its adjoint. stride: from window to window; pad: elements before the start (and behind the
+    end); dilation: from element to element within a window."""
+
+    derived: ClassVar[Mapping[str, Derive]] = {"dilation": lambda _: 1}
+
+    def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
+        return (frozenset({0}),)
+
+
+def span(kernel: int, dilation: int) -> int:
+    """From the first to the last element of a window of so many, both included."""
+    return (kernel - 1) * dilation + 1
+
+
+def _check(op: str, dim: Dim, out: Dim, kernel: Dim, stride: int, pad: int, dilation: int) -> None:
     """Raise E0206 unless `out` windows of `kernel` elements, `stride` apart, fit `dim` with `pad` before its start."""
     expect_positive(op, (dim, out, kernel))
-    if stride < 1 or pad < 0 or pad >= kernel.size:
-        raise OpError("E0206", f"{op}: stride {stride} must be at least 1, pad {pad} in 0..{kernel.size - 1}")
-    full = (dim.size + 2 * pad - kernel.size) // stride + 1
+    wide = span(kernel.size, dilation)
+    if dilation < 1:
+        raise OpError("E0206", f"{op}: dilation {dilation} must be at least 1")
+    if stride < 1 or pad < 0 or pad >= wide:
+        raise OpError("E0206", f"{op}: stride {stride} must be at least 1, pad {pad} in 0..{wide - 1}")
+    full = (dim.size + 2 * pad - wide) // stride + 1
     if out.size != full and out.size * stride != dim.size:
         raise OpError(
             "E0206",
-            f"{op}: {out.size} windows of {kernel.size}, {stride} apart, on `{dim.name}` of size {dim.size}, pad {pad}",
-            f"`{out.name}` must be {full} = ({dim.size} + 2*{pad} - {kernel.size}) // {stride} + 1"
+            f"{op}: {out.size} windows of {wide}, {stride} apart, on `{dim.name}` of size {dim.size}, pad {pad}",
+            f"`{out.name}` must be {full} = ({dim.size} + 2*{pad} - {wide}) // {stride} + 1"
             + (f" (or {dim.size // stride}: as many as strides)" if dim.size % stride == 0 else ""),
         )
 
 
-def _halo(dim: Dim, out: Dim, kernel: Dim, stride: int, pad: int) -> tuple[int, int] | None:
+def _halo(dim: Dim, out: Dim, wide: int, stride: int, pad: int) -> tuple[int, int] | None:
     """Borders that a piece of `dim` needs; None where equal pieces of dim and out do not belong together."""
     if dim.size != stride * out.size:
         return None
-    return pad, max(0, kernel.size - stride - pad)
+    return pad, max(0, wide - stride - pad)
 
 
 def _loops(
-    x: Sequence[Type],
-    y: Sequence[Type],
-    dim: Dim,
-    out: Dim,
-    kernel: Dim,
-    stride: int,
-    pad: int,
-    adjoint: bool,
-    fill: float = 0.0,
+    op: Window | Fold, x: Sequence[Type], y: Sequence[Type], dim: Dim, out: Dim, kernel: Dim
 ) -> tuple[Loop, ...]:
-    halo = _halo(dim, out, kernel, stride, pad)
+    adjoint = isinstance(op, Fold)
+    halo = _halo(dim, out, span(kernel.size, op.dilation), op.stride, op.pad)
+    fill = op.fill if isinstance(op, Window) else 0.0
     wide, narrow = (dim.name,), (out.name,)
     ins, outs = (narrow, wide) if adjoint else (wide, narrow)
     position = Loop("halo" if halo else "whole", out.size, ins, outs, halo or (0, 0), gives=adjoint, fill=fill)
@@ -65,10 +78,11 @@ def _loops(
 
 
 @dataclass(frozen=True, slots=True)
-class Window(Op):
-    """`result[…, out = o, kernel = k, …] = x[…, dim = o*stride + k - pad, …]`, `fill` outside; `dim` is replaced.
+class Window(_Windowed):
+    """`result[…, out = o, kernel = k, …] = x[…, dim = o*stride + k*dilation - pad, …]`, `fill` outside.
 
-    `out.size` is (size + 2*pad - kernel)//stride + 1, or size/stride (then the border after the end is what is needed).
+    `out` and `kernel` take the place of `dim`. `out.size` is (size + 2*pad - span)//stride + 1, where span is
+    (kernel - 1)*dilation + 1, or size/stride (then the border after the end is what is needed).
     """
 
     mnemonic: ClassVar[str] = "window"
@@ -79,26 +93,27 @@ class Window(Op):
     stride: int = 1
     pad: int = 0
     fill: float = 0.0
+    dilation: int = 1
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         expect_operands("window", inputs, 1)
         size = expect_dim("window", inputs[0], self.dim)
-        _check("window", Dim(self.dim, size), self.out, self.kernel, self.stride, self.pad)
+        _check("window", Dim(self.dim, size), self.out, self.kernel, self.stride, self.pad, self.dilation)
         out = replace(inputs[0], self.dim, self.out, self.kernel)
         expect_distinct("window", out.names)
         return (out,)
 
     def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
         dim = Dim(self.dim, inputs[0].size(self.dim))
-        return _loops(inputs, outputs, dim, self.out, self.kernel, self.stride, self.pad, False, self.fill)
+        return _loops(self, inputs, outputs, dim, self.out, self.kernel)
 
     def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
         return (frozenset({0}),) if self.fill == 0 else ()
 
 
 @dataclass(frozen=True, slots=True)
-class Fold(Op):
-    """The adjoint of `window`: `result[…, dim = o*stride + k - pad, …] += x[…, out = o, kernel = k, …]`.
+class Fold(_Windowed):
+    """The adjoint of `window`: `result[…, dim = o*stride + k*dilation - pad, …] += x[…, out = o, kernel = k, …]`.
 
     `dim` stands in the place of `out`; what falls outside is dropped.
     """
@@ -109,13 +124,14 @@ class Fold(Op):
     dim: Dim
     stride: int = 1
     pad: int = 0
+    dilation: int = 1
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         expect_operands("fold", inputs, 1)
         x = inputs[0]
         expect_dtype("fold", x, (*FLOATS, "int32"), "numbers")
         out, kernel = self._dims(x)
-        _check("fold", self.dim, out, kernel, self.stride, self.pad)
+        _check("fold", self.dim, out, kernel, self.stride, self.pad, self.dilation)
         kept = Type(x.dtype, tuple(d for d in x.dims if d.name != self.kernel))
         result = replace(kept, self.out, self.dim)
         expect_distinct("fold", result.names)
@@ -126,10 +142,7 @@ class Fold(Op):
 
     def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
         out, kernel = self._dims(inputs[0])
-        return _loops(inputs, outputs, self.dim, out, kernel, self.stride, self.pad, True)
-
-    def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
-        return (frozenset({0}),)
+        return _loops(self, inputs, outputs, self.dim, out, kernel)
 
     def terms(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> int:
         return inputs[0].size(self.kernel)

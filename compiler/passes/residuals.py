@@ -116,6 +116,7 @@ class Closing:
             op.carries,
             op.stacks + len(slices) + len(inner.saved),
             op.reverse,
+            op.scan,
         )
         operands = (*node.inputs, *(taken[v] for v in slices), *stacks, *(taken[v] for v in fixed))
         return Node(closed, operands, node.outputs, node.span)

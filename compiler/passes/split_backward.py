@@ -130,7 +130,7 @@ def _part(node: Node, inside: _Early, missing: Sequence[int], early: _Early) -> 
         tuple(nodes),
         tuple(body.outputs[i] for i in order),
     )
-    loop = OpenRepeat(op.label, op.count, graph, len(carries), 0, op.reverse, node)
+    loop = OpenRepeat(op.label, op.count, graph, len(carries), 0, op.reverse, op.scan, node)
     return Node(loop, tuple(node.inputs[i] for i in carries), tuple(node.outputs[i] for i in order), node.span)
 
 

@@ -129,7 +129,9 @@ class Transposer:
         starts = [given[i] or self._zero(node.outputs[i].type, Label.gradient(node.outputs[i])) for i in order]
         sums = [self._zero(v.type, Label.gradient(v, "zero")) for v in body.summed.values()]
         stacks = [g for g in given[op.carries :] if g is not None]
-        loop = OpenRepeat(op.label, op.count, body.graph(), len(starts) + len(sums), len(stacks), not op.reverse, node)
+        loop = OpenRepeat(
+            op.label, op.count, body.graph(), len(starts) + len(sums), len(stacks), not op.reverse, op.scan, node
+        )
         operands = (*starts, *sums, *stacks)
         # `infer` is of no use for an open body: the types are those of what the cotangents belong to.
         owners = [node.inputs[i] for i in (*order, *body.summed, *body.sliced)]

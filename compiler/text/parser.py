@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compiler.memory.tiers import FIRST
 from compiler.model import Init
 from compiler.ops.common import listed
 from compiler.origin import DECLARED
@@ -205,7 +206,7 @@ class _Parser(ScheduleParser):
             self.mark(":")
             type, layout = self.type()
             init = self._init() if self.take("=") else None
-            memory = self.text() if self.take_word("in") else "hbm"
+            memory = self.text() if self.take_word("in") else FIRST
             logical = self.text() if self.take_word("of") else name
             chunk = self.natural() if self.take_word("chunk") else 0
             frozen = self.take_word("frozen")

@@ -7,6 +7,7 @@ from math import prod
 
 from compiler.graph import Dim, Graph, Node, Type, Value
 from compiler.layout import Layout
+from compiler.memory.tiers import FIRST
 from compiler.numbering import Ranks
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
@@ -135,7 +136,7 @@ def _state(s: StateDecl, sizes: Sizes) -> str:
     if s.init is not None:
         args = f"({', '.join(map(show_number, s.init.args))})" if s.init.args else ""
         text += f" = {quote(s.init.kind)}{args}"
-    if s.memory != "hbm":
+    if s.memory != FIRST:
         text += f" in {quote(s.memory)}"
     if s.logical != s.name:
         text += f" of {quote(s.logical)}"

@@ -87,8 +87,9 @@ def _check_split(
     loop: Loop, axes: Sequence[str], ins: Sequence[Value], outs: Sequence[Value], sizes: Mapping[str, int]
 ) -> list[Finding]:
     n = prod(sizes[a] for a in axes)
-    if loop.kind == "whole":
-        return [("E0614", f"{_title(loop)} must be whole here, but is split on {_listed(axes)}", "gather it before")]
+    if loop.kind in ("whole", "move"):
+        help = "gather it before" if loop.kind == "whole" else "the collective moves elements between pieces"
+        return [("E0614", f"{_title(loop)} must be whole here, but is split on {_listed(axes)}", help)]
     dims = [v.type.size(d) for v, d in [*zip(ins, loop.ins, strict=True), *zip(outs, loop.outs, strict=True)] if d]
     exact = loop.kind == "halo" or any(size != loop.size for size in dims)
     if exact and loop.size % n:

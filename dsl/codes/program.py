@@ -19,7 +19,7 @@ stage 0: devices 0..3 {
     %w: f32[d=4, f=3/tp of 5] = read w
     %y: f32[b=2/mb/dp, f=3/tp of 5] = contract %x, %w
     %z: f32[b=2/mb/dp, f=3/tp of 5] = mask_pad %y f with 0.0
-    %sum: f32[] pending(dp sum, mb sum, tp sum) = reduce %z sum over (b, f)
+    %sum: f32[] pending(mb sum, dp sum, tp sum) = reduce %z sum over (b, f)
     %loss: f32[] pending(mb sum) = all_reduce %sum sum over (dp, tp)
     accumulate %loss into loss
     save %x as x
@@ -27,7 +27,7 @@ stage 0: devices 0..3 {
   fn B {
     %x: f32[b=2/mb/dp, d=4] = load x last
     %dy: f32[b=2/mb/dp, f=3/tp of 5] = full 1.0
-    %dw: f32[d=4, f=3/tp of 5] pending(dp sum, mb sum) = contract %x, %dy
+    %dw: f32[d=4, f=3/tp of 5] pending(mb sum, dp sum) = contract %x, %dy
     accumulate %dw into w.grad
   }
   fn U {
@@ -240,8 +240,8 @@ CODES: tuple[Code, ...] = (
         "a malformed layout",
         "An axis splits one dim or has a pending reduction, not both; place axes split no tensors; nothing is split\n"
         "in micro-batches after the last one; pending reductions are `sum` or `max`, ordered by axis.",
-        "pending(dp sum, mb sum) = contract",
         "pending(mb sum, dp sum) = contract",
+        "pending(dp sum, mb sum) = contract",
     ),
     _code(
         "E0614",

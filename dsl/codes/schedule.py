@@ -8,6 +8,29 @@ _PIPE = "pipeline block on pp, schedule gpipe(microbatches = 2)"
 _PROLOGUE = "  weight e[d,k], f[k,d]\n  p[b,d] = (x @ e) @ f\n"
 _WIDE = "mean(window(z, b -> (o, k), pad = 3))"
 
+_SCAN = """\
+use std.optimizers (sgd)
+
+model net() {
+  dim b = 4, s = 8, d = 4
+  input x : f32[b, s, d]
+  weight w[d] ~ ones
+  h = zeros(b, d)
+  scan over s as cell {
+    h = tanh(h * w + x)
+  }
+  loss mean(h * h)
+}
+strategy plan for net {
+  mesh (p = 2)
+  RULE
+}
+job fit {
+  train net() using plan
+  optimizer sgd(lr = 0.1)
+}
+"""
+
 
 def _file(rules: str, *, loss: str = "mean(z)", devices: int = 2, batch: int = 8, c: int = 8, more: str = "") -> str:
     """A whole file around the rules of a strategy, for a model with a loop `block` of 8 and two towers."""
@@ -187,5 +210,14 @@ CODES: tuple[Code, ...] = (
         "splits positions, `split e, s` (or `moe(…, pieces = n)` and `split s, p`).",
         _file(_PIPE, more=_PROLOGUE).replace("scale(z))", "scale(z)) + p"),
         _file(_PIPE, more=_PROLOGUE).replace("scale(z))", "scale(z)) + p\n    p = p + 0.0"),
+    ),
+    Code(
+        "E0560",
+        "a scan over a split dim",
+        "A `scan` goes from position to position, each of which waits for the one before. Where the dim is split, its\n"
+        "pieces are gathered, and all devices along the axis do the same work. This is a warning: other parts of the\n"
+        "model may well gain by the split.",
+        _SCAN.replace("RULE", "split s on p"),
+        _SCAN.replace("RULE", "split b on p"),
     ),
 )

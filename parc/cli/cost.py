@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from compiler.memory.tiers import FIRST
 from parc import api
 from parc.cli.common import Command, Name, Output, choice, color, json_option, params_option, read_source
 from parc.cli.tables import amount, facts, seconds, table
@@ -131,7 +132,7 @@ def _shown(e: Estimate, tried: Remedies | None, style: bool) -> str:
         parts.append(table(["communication over", "exposed", "sent per device"], rows, style))
     rows = [[c.name, c.kind, f"{c.calls:,}", seconds(c.seconds)] for c in t.top[:_MOST_SHOWN]]
     parts.append(table(["takes longest", "kind", "calls", "time"], rows, style, left=2))
-    parts += [waterfall(f, e.capacity if f.moment.memory == "hbm" else None, style) for f in e.fullest]
+    parts += [waterfall(f, e.capacity if f.moment.memory == FIRST else None, style) for f in e.fullest]
     if e.helps:
         rows = [[h.what, seconds(h.seconds), f"{h.seconds / t.step_seconds - 1:+.0%}"] for h in e.helps[:4]]
         parts.append(table(["what would help", "step", ""], rows, style))

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, isqrt
 
+from compiler.cost.price.kinds import COPIES
 from compiler.cost.time.timeline import Timeline
+from compiler.memory.tiers import FIRST
 from compiler.model import Cluster
 from parc.estimate import Estimate
 from parc.report.html import esc, num, section, svg, tag
@@ -90,7 +92,7 @@ def cluster(e: Estimate) -> str:
         return ""
     group = t.devices // (1 + max(p.group for p in t.classes))
     found = layout(t.devices, group, [level.count for level in where.levels])
-    sent = [sum(link.bytes for link in s.links if link.axes != "copy") for s in t.spent]
+    sent = [sum(link.bytes for link in s.links if link.axes != COPIES) for s in t.spent]
     peaks = [_peak(e, p.first) for p in t.classes]
     maps = [
         _map("Computes", "busy", t, found, [b / t.step_seconds for b in t.busy], percent, "of the step"),
@@ -118,7 +120,7 @@ def _levels(where: Cluster, used: int) -> str:
 
 
 def _peak(e: Estimate, rank: int) -> int:
-    here = (m for m in e.memory if m.memory == "hbm" and any(first <= rank < first + n for first, n in m.ranks))
+    here = (m for m in e.memory if m.memory == FIRST and any(first <= rank < first + n for first, n in m.ranks))
     return next((m.peak for m in here), 0)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from compiler.cost.time.pieces import Piece
-from compiler.cost.time.record import Pieces
-from compiler.cost.time.timeline import PICOSECONDS, Timeline
+from compiler.cost.price.kinds import Kind, Over, Stream
+from compiler.cost.price.pricer import PICOSECONDS
+from compiler.cost.time.timeline import Piece, Pieces, Timeline
 from parc.report.html import esc, legend, section, share, svg, tag
 from parc.report.pipeline import AXIS, PASSES, axis, fits, named, zoomed
 from parc.report.spent import all_axes, axis_class, axis_name
@@ -68,8 +68,8 @@ def _functions(pieces: Pieces, program: int) -> list[tuple[tuple[str, int], list
     return sorted(found.items(), key=lambda x: (order.index(x[0][0]), x[0][1]))
 
 
-def _picture(found: Sequence[Piece], length: int, axes: Sequence[str], kinds: dict[str, str], ident: str) -> str:
-    streams = sorted({p.stream for p in found}, key=lambda s: (s != "compute", s))
+def _picture(found: Sequence[Piece], length: int, axes: Sequence[Over], kinds: dict[str, str], ident: str) -> str:
+    streams = sorted({p.stream for p in found}, key=lambda s: (s != Stream.COMPUTE, s))
     height = AXIS + len(streams) * (BOX + GAP)
     time = Time(found, length)
     most = min(500, 10 * length // time.shown)
@@ -88,10 +88,10 @@ def _picture(found: Sequence[Piece], length: int, axes: Sequence[str], kinds: di
                 f'<rect class="{_class(p, axes, kinds)}" x="{share(x)}" y="{y}" width="{share(width)}" height="{BOX}" '
                 f'data-tip="{_told(p)}"/>'
             )
-            text = p.name.rpartition(".")[2] if p.kind in ("product", "vector") else p.axes or p.name
+            text = p.name.rpartition(".")[2] if p.kind in (Kind.PRODUCT, Kind.VECTOR) else p.axes or p.name
             level = fits(width, text)
             if level is not None:
-                shown = " ".join([f"l{level}"] * (level > 0) + ["dark"] * (p.kind in ("exposed", "repeat")))
+                shown = " ".join([f"l{level}"] * (level > 0) + ["dark"] * (p.kind in (Kind.EXPOSED, Kind.REPEAT)))
                 shown = f' class="{shown}"' if shown else ""
                 texts.append(f'<text{shown} x="{share(x + width / 2)}" y="{y + BOX // 2 + 4}">{esc(text)}</text>')
         parts.append(f'<g class="row">{"".join(shapes)}</g><g class="micro">{"".join(texts)}</g>')
@@ -106,7 +106,7 @@ class Time:
     def __init__(self, found: Sequence[Piece], length: int) -> None:
         loops: list[list[Piece]] = []
         for p in found:
-            if p.kind == "repeat":  # a loop has one on each stream; they overlap
+            if p.kind == Kind.REPEAT:  # a loop has one on each stream; they overlap
                 same = (of for of in loops if p.start < of[0].end and p.end > of[0].start)
                 loop: list[Piece] = next(same, [])
                 loops += [loop] if not loop else []
@@ -127,12 +127,12 @@ class Time:
         return any(a < t < b for a, b in self.cuts)
 
 
-def _class(p: Piece, axes: Sequence[str], kinds: dict[str, str]) -> str:
+def _class(p: Piece, axes: Sequence[Over], kinds: dict[str, str]) -> str:
     """Of the colour; `kinds` learns what it stands for."""
-    if p.kind in ("collective", "exposed"):
+    if p.kind in (Kind.COLLECTIVE, Kind.EXPOSED):
         kind = axis_class(p.axes, axes)
         kinds.setdefault(kind, f"messages over {axis_name(p.axes, axes)} (pale: waited for)")
-        return f"{kind} pale" if p.kind == "exposed" else kind
+        return f"{kind} pale" if p.kind == Kind.EXPOSED else kind
     names = {"product": "products of matrices", "vector": "element-wise work and reductions", "copy": "copies"}
     names |= {"wait": "waits", "host": "waits for the host", "repeat": "more iterations of a loop"}
     kinds.setdefault(p.kind, names[p.kind])
@@ -142,7 +142,7 @@ def _class(p: Piece, axes: Sequence[str], kinds: dict[str, str]) -> str:
 def _told(p: Piece) -> str:
     """A few lines, as an attribute."""
     lines = [p.name, seconds(p.duration / PICOSECONDS)]
-    if p.flops and p.kind == "product":
+    if p.flops and p.kind == Kind.PRODUCT:
         lines.append(f"{flop(p.flops)}, {flops(p.flops * PICOSECONDS / p.duration)}")
     if p.bytes:
         over = f" over {p.axes}" if p.axes else ""

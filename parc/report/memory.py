@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from compiler.cost.time.timeline import PICOSECONDS, Event, Timeline
+from compiler.cost.price.kinds import Stream
+from compiler.cost.price.pricer import PICOSECONDS
+from compiler.cost.time.timeline import Event, Timeline
 from compiler.memory.occupancy import Occupancy, Series
+from compiler.memory.tiers import FIRST
 from compiler.numbering import show_ranks
 from compiler.schedules import Action
 from parc.estimate import Estimate, FullMemory
@@ -90,7 +93,7 @@ def _levels(timeline: Timeline, events: Iterable[Event], series: Series) -> list
     stays."""
     when: dict[tuple[str, int, int], tuple[int, int]] = {}
     for e in events:
-        if e.stream == "compute":
+        if e.stream == Stream.COMPUTE:
             action = (e.kind, e.chunk, e.micro)
             when[action] = (when[action][0] if action in when else e.start_ps, e.end_ps)
     found: list[Level] = []
@@ -169,7 +172,7 @@ def memory(e: Estimate, occupancy: Mapping[int, Occupancy]) -> str:
         series = occupancy[group][kind]
         if not series.peak:
             continue
-        capacity = e.capacity if kind == "hbm" else 0.0
+        capacity = e.capacity if kind == FIRST else 0.0
         found = levels(e.timeline, group, series)
         (full,) = (full for full in e.fullest if full.moment.memory == kind)
         parts += [*_curve(e.timeline, full, series, found, capacity), largest(full, tuple(ROLES))]
@@ -256,7 +259,7 @@ def _peaks(e: Estimate) -> str:
     rows = []
     shown = [r for r in ROLES if r != "other"]
     for m in e.memory:
-        of = e.capacity if m.memory == "hbm" and e.capacity else 0.0
+        of = e.capacity if m.memory == FIRST and e.capacity else 0.0
         most = max(x.needed for x in e.memory if x.memory == m.memory)
         top = max(most, 0.0 if of > FAR * most else of) or 1.0
         at, boxes = 0.0, []

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import parc
-from compiler.cost.time.record import Pieces
-from compiler.cost.time.timeline import Timeline
+from compiler.cost.price.kinds import Kind
+from compiler.cost.time.timeline import Pieces, Timeline
 from compiler.memory.occupancy import Occupancy
 from dsl.diagnostics import plural
 from parc.estimate import Estimate
@@ -131,7 +131,7 @@ def _headline(e: Estimate) -> str:
 def _operations(t: Timeline) -> str:
     rows = []
     for c in t.top:
-        rate = flops(c.flops / c.seconds) if c.kind == "product" and c.seconds else ""
+        rate = flops(c.flops / c.seconds) if c.kind == Kind.PRODUCT and c.seconds else ""
         moved = amount(c.bytes / c.seconds) + "/s" if c.bytes and c.seconds else ""
         of = percent(c.seconds / t.step_seconds) if t.step_seconds else ""
         name = tag("code", esc(c.name))

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from compiler.cost.time.timeline import PICOSECONDS, Event, Timeline
+from compiler.cost.price.kinds import Kind, Stream
+from compiler.cost.price.pricer import PICOSECONDS
+from compiler.cost.time.timeline import Event, Timeline
 from compiler.program import MODEL_PASSES, FunctionPhase
 from parc.report.html import esc, legend, num, section, share, svg, tag, ticks
 from parc.report.trace import devices
@@ -92,10 +94,10 @@ def rows(timeline: Timeline) -> Rows:
     waits: dict[int, int] = {}
     sends: list[Event] = []
     for e in timeline.events:
-        if e.stream == "send":
+        if e.stream == Stream.SEND:
             sends.append(e)
             continue
-        boxes[e.cls].append(Box("M" if e.kind == "collective" else e.kind, e.micro, e.chunk, e.start_ps, e.end_ps))
+        boxes[e.cls].append(Box("M" if e.kind == Kind.COLLECTIVE else e.kind, e.micro, e.chunk, e.start_ps, e.end_ps))
         waits.update((m, e.cls) for m in e.messages)
     lines = [Line(e.cls, waits[m], e.micro, e.start_ps, e.end_ps) for e in sends for m in e.messages if m in waits]
     length = max(round(timeline.step_seconds * PICOSECONDS), 1)

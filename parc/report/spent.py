@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compiler.cost.time.spent import SLOWER
+from compiler.cost.price.kinds import SLOWER, Over
 from compiler.cost.time.timeline import Player, Spent, Timeline
 from compiler.program import FunctionPhase
 from parc.report.html import esc, legend, section, share, svg, table, tag
@@ -23,26 +23,26 @@ OWN = 4
 """So many axes have a colour of their own."""
 
 
-def axis_class(axes: str, all_axes: Sequence[str]) -> str:
+def axis_class(axes: Over, all_axes: Sequence[Over]) -> str:
     """The colour of what goes over these axes. all_axes: those that something waits for, the longest first."""
     return f"x{all_axes.index(axes)}" if axes in all_axes[:OWN] else f"x{OWN}"
 
 
-def axis_name(axes: str, all_axes: Sequence[str]) -> str:
+def axis_name(axes: Over, all_axes: Sequence[Over]) -> str:
     """What a legend calls that colour."""
     return axes if axes in all_axes[:OWN] else "other axes"
 
 
-def all_axes(timeline: Timeline) -> list[str]:
+def all_axes(timeline: Timeline) -> list[Over]:
     """Of all classes, those that wait longest first."""
-    longest: dict[str, float] = {}
+    longest: dict[Over, float] = {}
     for spent in timeline.spent:
         for axes, s in spent.exposed.items():
             longest[axes] = max(longest.get(axes, 0.0), s)
     return sorted(longest, key=lambda a: -longest[a])
 
 
-def parts(spent: Spent, axes: Sequence[str]) -> list[tuple[str, str, float]]:
+def parts(spent: Spent, axes: Sequence[Over]) -> list[tuple[str, str, float]]:
     """(class of the colour, name, seconds): all that a step consists of; what takes no time is left out."""
     found = [("product", NAMES["product"], spent.products), ("vector", NAMES["vector"], spent.vectors)]
     found += [(axis_class(a, axes), _waits(a), spent.exposed.get(a, 0.0)) for a in axes]
@@ -54,7 +54,7 @@ def parts(spent: Spent, axes: Sequence[str]) -> list[tuple[str, str, float]]:
     return [p for p in found if p[2] > 0]
 
 
-def _waits(axes: str) -> str:
+def _waits(axes: Over) -> str:
     return f"waits for {SLOWER}" if axes == SLOWER else f"exposed communication over {axes}"
 
 
@@ -83,7 +83,7 @@ def waterfall(timeline: Timeline) -> str:
     return section("time", "Where the time goes", note, *found)
 
 
-def _stages(timeline: Timeline, axes: Sequence[str]) -> str:
+def _stages(timeline: Timeline, axes: Sequence[Over]) -> str:
     """A bar for each class; classes in a row that spend the same share one."""
     step = timeline.step_seconds
     rows: list[list[str]] = []
@@ -98,7 +98,7 @@ def _stages(timeline: Timeline, axes: Sequence[str]) -> str:
     for first, last, mine in seen:
         at, boxes = 0.0, []
         for kind, name, s in mine:
-            kinds[kind] = name if kind != f"x{OWN}" else _waits("other axes")
+            kinds[kind] = name if kind != f"x{OWN}" else "exposed communication over other axes"
             told = esc(f"{name}: {seconds(s)}, {percent(s / step)}")
             boxes.append(
                 f'<rect class="{kind}" x="{share(at / step)}" y="1" width="{share(s / step)}" height="14" '

@@ -9,9 +9,9 @@ from functools import cached_property
 from math import inf, nextafter
 from typing import Any, Literal, get_args
 
-from compiler.cost.time.pieces import Piece
-from compiler.cost.time.record import Pieces
-from compiler.cost.time.timeline import PICOSECONDS, Event, Player, Timeline
+from compiler.cost.price.kinds import Stream
+from compiler.cost.price.pricer import PICOSECONDS
+from compiler.cost.time.timeline import Event, Piece, Pieces, Player, Timeline
 from compiler.numbering import show_ranks
 from compiler.program import FunctionPhase
 
@@ -36,7 +36,7 @@ KINDS = {
     "host": "host",
     "repeat": "loop",
 }
-FIRST = "compute"
+FIRST = Stream.COMPUTE
 """The stream that stands above the others."""
 
 
@@ -157,7 +157,7 @@ class Trace:
         ends: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
         for _, e in self.lasting:
             for message in e.messages:
-                ends.setdefault((message, place[e.cls]), ([], []))[e.stream == "send"].append(e.cls)
+                ends.setdefault((message, place[e.cls]), ([], []))[e.stream == Stream.SEND].append(e.cls)
         # Messages within a device group take no time and are no events: no arrow has one end.
         whole = (found for found in ends.items() if all(found[1]))
         return {(key[0], cls): i for i, (key, of) in enumerate(whole) for classes in of for cls in classes}
@@ -185,7 +185,7 @@ def _shown(timeline: Timeline, pieces: Pieces, detail: Detail) -> Iterator[tuple
     for at, e in enumerate(timeline.events):
         key = (timeline.classes[e.cls].program, (e.kind, e.chunk), e.segment)
         # With slow devices an activation may last longer than the pieces of devices that are alike.
-        if e.stream == "compute" and lengths.get(key) == e.end_ps - e.start_ps:
+        if e.stream == Stream.COMPUTE and lengths.get(key) == e.end_ps - e.start_ps:
             found[at] = pieces[key]
     if detail == "none":
         return
@@ -210,7 +210,7 @@ def _told(piece: Piece) -> dict[str, Any]:
 
 def _arrow(event: Event, number: int, pid: int, tid: int) -> dict[str, Any]:
     """The end of an arrow at a send, or at what waited for it."""
-    end = {"ph": "s"} if event.stream == "send" else {"ph": "f", "bp": "e"}
+    end = {"ph": "s"} if event.stream == Stream.SEND else {"ph": "f", "bp": "e"}
     where = {"ts": _microseconds(event.start_ps // PER_NANOSECOND), "pid": pid, "tid": tid}
     return {**end, "name": "message", "cat": "message", "id": number, **where}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compiler.cost.price.kinds import STAGES
 from compiler.cost.time.timeline import Spent, Timeline
 from parc.report.html import esc, legend, num, section, share, svg, table, tag
 from parc.report.spent import all_axes, axis_class, axis_name
@@ -26,7 +27,7 @@ def communication(timeline: Timeline) -> str:
     if len(timeline.classes) > 1:
         whose += f" (stage {timeline.classes[worst].group}, which waits longest)"
     note = f"Of {whose}, in a step. Exposed is what computation waits for; the rest runs beside it."
-    if any(link.axes == "stages" for link in spent.links):
+    if any(link.axes == STAGES for link in spent.links):
         note += " What waits for the messages of other stages is the bubble."
     parts = [_table(timeline, spent)]
     if any(s.sends for s in timeline.spent):

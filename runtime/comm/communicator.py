@@ -1,49 +1,102 @@
-"""How a device reaches the others.
+"""How a device reaches the others: interfaces that a process with a single device can implement.
 
-Every method is a generator: it yields where it must wait, and returns its result (`y = yield from comm.all_gather(…)`).
-An engine whose calls block never yields. All devices that differ only in the coordinates on `axes` take part; they must
-make the same calls in the same order.
+A call starts something and gives a handle at once; who reads the result waits for it there. What is given to a call may
+be changed or freed as soon as the call is over. All peers make the same calls in the same order; messages go by tags.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Generator, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
-from runtime.distribute import Array
+from runtime.backend import Array, Shape
 
 T = TypeVar("T")
+U = TypeVar("U")
+T_co = TypeVar("T_co", covariant=True)
 Wait = Generator[Hashable, None, T]
-"""Yields the key of what is waited for (`runtime.turns`)."""
+"""Yields the key of what is waited for (`runtime.turns`); an engine whose calls block never yields."""
+
+
+class Handle(Protocol[T_co]):
+    """Something that was started."""
+
+    def done(self) -> bool:
+        """Whether `wait` would return at once."""
+        ...
+
+    def wait(self) -> Wait[T_co]:
+        """The result, once it is there; called once: `x = yield from handle.wait()`."""
+        ...
 
 
 class Communicator(Protocol):
-    """Peers are numbered by their coordinates on `axes`, the first axis major."""
+    """A device among its peers. `rank`: its number among them; `size`: how many they are, with itself."""
 
-    def all_reduce(self, x: Array, axes: Sequence[str], fn: str) -> Wait[Array]:
+    rank: int
+    size: int
+
+    def all_reduce(self, x: Array, fn: str) -> Handle[Array]:
         """Sum or max over the peers."""
         ...
 
-    def all_gather(self, x: Array, axes: Sequence[str]) -> Wait[list[Array]]:
-        """Every peer's array, in the order of peers."""
+    def all_gather(self, x: Array) -> Handle[list[Array]]:
+        """Every peer's array, in the order of peers; their shapes are equal."""
         ...
 
-    def reduce_scatter(self, parts: Sequence[Array], axes: Sequence[str], fn: str) -> Wait[Array]:
-        """`parts[p]` goes to peer p, which gets the reduction of what all peers have for it."""
+    def reduce_scatter(self, parts: Sequence[Array], fn: str) -> Handle[Array]:
+        """`parts[p]` goes to peer p, which gets the reduction of what all peers have for it; shapes are equal."""
         ...
 
-    def all_to_all(self, parts: Sequence[Array], axes: Sequence[str]) -> Wait[list[Array]]:
-        """`parts[p]` goes to peer p; the result holds what each peer sent here. Parts may differ in size."""
+    def all_to_all(self, parts: Sequence[Array], shapes: Sequence[Shape]) -> Handle[list[Array]]:
+        """`parts[p]` goes to peer p; the result holds what each peer sent here, of these shapes."""
         ...
 
-    def send(self, key: tuple[Any, ...], group: int, x: Array) -> Wait[None]:
-        """Send to the device of the same mesh coordinates in another group."""
+    def send(self, x: Array, to: int, tag: tuple[Any, ...]) -> Handle[None]:
+        """Send to a peer, oneself included. Peers need not make calls of this kind in the same order."""
         ...
 
-    def recv(self, key: tuple[Any, ...], group: int) -> Wait[Array]:
-        """Receive what that device sent under the key."""
+    def recv(self, source: int, tag: tuple[Any, ...], shape: Shape, dtype: str) -> Handle[Array]:
+        """Receive what that peer sends under the tag."""
         ...
 
-    def stage_reduce(self, key: str, groups: Sequence[int], fn: str, x: Array) -> Wait[Array]:
-        """All-reduce over the devices of the same mesh coordinates in these groups."""
+
+class Network(Protocol):
+    """What connects one device with all others. The same arguments give the same communicator."""
+
+    def over(self, axes: Sequence[str]) -> Communicator:
+        """The devices of the own group that differ from this one on these axes only, of which the first is major."""
         ...
+
+    def between(self, groups: Sequence[int]) -> Communicator:
+        """The devices of the same mesh coordinates in these groups, in this order; the own group is among them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[T]):
+    """A handle of what is there already."""
+
+    value: T
+
+    def done(self) -> bool:
+        return True
+
+    def wait(self) -> Wait[T]:
+        yield from ()
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Then(Generic[T, U]):
+    """A handle of what `finish` makes of another one's result."""
+
+    first: Handle[T]
+    finish: Callable[[T], U]
+
+    def done(self) -> bool:
+        return self.first.done()
+
+    def wait(self) -> Wait[U]:
+        return self.finish((yield from self.first.wait()))

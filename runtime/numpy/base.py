@@ -10,22 +10,20 @@ narrow type: sums inside an op are float32's, every result is rounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.graph import Type
 from compiler.layout import TIME
-from compiler.ops.base import Op
+from runtime.backend import Kernel as Kernel
+from runtime.backend import Kernels
+from runtime.backend import LocalValue as LocalValue
 
 Array = NDArray[Any]
-Kernel = Callable[..., Any]
-"""Called with (context, *operands); gives the result, or a tuple where the op has several."""
-
 STORAGE: dict[str, type[Any]] = {
     "f64": np.float64,
     "f32": np.float32,
@@ -85,39 +83,18 @@ class Context:
     empty: Callable[[tuple[int, ...], Any], Array] = np.empty
 
 
-@dataclass(frozen=True, slots=True)
-class LocalValue:
-    """A value as one device, or a stack of devices, holds it.
-
-    type: local sizes (borders of a halo included); lead: sizes of the lead axes; logical: the whole tensor;
-    axes: for each dim the axes that split it, major to minor (the time axis too).
-    """
-
-    type: Type
-    lead: tuple[int, ...]
-    logical: Type
-    axes: tuple[tuple[str, ...], ...]
-
-    @staticmethod
-    def whole(type: Type) -> LocalValue:
-        """The value of the serial program: not split, no lead axes."""
-        return LocalValue(type, (), type, ((),) * len(type.dims))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.lead + self.type.shape
-
-
 Offset = Callable[[Context], "Array | int"]
 
 
 @dataclass(frozen=True, slots=True)
 class Env:
-    """lead_axes: names of the lead axes; sizes: of all axes; coords: this device's place on axes that do not lead."""
+    """lead_axes: names of the lead axes; sizes: of all axes; coords: this device's place on axes that do not lead;
+    start: what counts as position 0 of an `iota`."""
 
     lead_axes: tuple[str, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
     coords: Mapping[str, int] = field(default_factory=dict)
+    start: int = 0
 
     @property
     def lead(self) -> int:
@@ -180,19 +157,7 @@ def literal(value: bool | int | float, dtype: str) -> Any:
         return STORAGE[dtype](value)
 
 
-Planner = Callable[[Any, Sequence[LocalValue], Sequence[LocalValue], Env], Kernel]
-"""From an op, its operands' and results' local values and the environment to a kernel."""
-P = TypeVar("P", bound=Planner)
+kernel = Kernels()
+"""`@kernel(Op, …)` above a planner registers it."""
 
-PLANNERS: dict[type[Op], Planner] = {}
-"""What plans each op; filled by `kernel`."""
-
-
-def kernel(*ops: type[Op]) -> Callable[[P], P]:
-    """Register the planner that follows as that of these ops."""
-
-    def register(planner: P) -> P:
-        PLANNERS.update(dict.fromkeys(ops, planner))
-        return planner
-
-    return register
+PLANNERS = kernel.planners

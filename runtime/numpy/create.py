@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from zlib import crc32
 
 import numpy as np
 
 from compiler.graph import DIGITS
-from compiler.ops.create import Full, Iota, Random
-from runtime.numpy.base import STORAGE, Array, Context, Env, Kernel, LocalValue, kernel, spread
+from compiler.ops.create import Full, Iota, Normal, Random
+from runtime.numpy.base import STORAGE, Array, Context, Env, Kernel, LocalValue, finish, kernel, spread
 
 
 @kernel(Iota)
 def plan_iota(op: Iota, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
-    offset, size, lead = env.offset(outs[0], 0), outs[0].type.shape[0], (1,) * env.lead
+    offset, size, lead, start = env.offset(outs[0], 0), outs[0].type.shape[0], (1,) * env.lead, env.start
 
     def iota(ctx: Context) -> Array:
-        positions = np.asarray(spread(offset(ctx), 1, 0, size), np.int32)
+        positions = np.asarray(spread(offset(ctx) + start, 1, 0, size), np.int32)
         return positions if positions.ndim > 1 else positions.reshape((*lead, size))
 
     return iota
@@ -58,20 +58,38 @@ def fractions(bits: Array, dtype: str) -> Array:
     return scaled
 
 
-@kernel(Random)
-def plan_random(op: Random, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
-    out, rank, stream = outs[0], len(outs[0].type.dims), crc32(op.stream.encode())
+def _drawn(
+    op: Random | Normal, out: LocalValue, env: Env, number: Callable[[Array], Array], lead: tuple[int, ...]
+) -> Kernel:
+    """`number` of random bits, which are a hash of seed, stream, operands and logical position."""
+    rank, stream = len(out.type.dims), crc32(op.stream.encode())
     offsets = [env.offset(out, i) for i in range(rank)]
     strides = [int(np.prod(out.logical.shape[i + 1 :], dtype=np.int64)) for i in range(rank)]
-    lead = (1,) * env.lead
 
-    def random(ctx: Context, *operands: Array) -> Array:
+    def draw(ctx: Context, *operands: Array) -> Array:
         key = hashed(np.array(ctx.seed % 2**64, np.uint64), stream, *operands)
         position: Array | int = 0
         for i, (offset, stride) in enumerate(zip(offsets, strides)):
             position = position + spread(offset(ctx), rank, i, out.type.shape[i]) * stride
-        words = hashed(key.reshape(key.shape + (1,) * rank), position)
-        result = fractions(words, op.dtype)
+        result = number(hashed(key.reshape(key.shape + (1,) * rank), position))
         return result if env.lead == 0 or result.ndim > rank else result.reshape(lead + result.shape)
 
-    return random
+    return draw
+
+
+@kernel(Random)
+def plan_random(op: Random, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    return _drawn(op, outs[0], env, lambda bits: fractions(bits, op.dtype), (1,) * env.lead)
+
+
+@kernel(Normal)
+def plan_normal(op: Normal, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    storage = STORAGE[op.dtype]
+
+    def normal(bits: Array) -> Array:
+        # Box and Muller, "A note on the generation of random normal deviates", 1958; in float64 for every dtype.
+        radius = np.sqrt(-2 * np.log1p(-fractions(bits, "f64")))
+        turn = fractions(hashed(bits, 1), "f64")
+        return np.asarray(radius * np.cos(2 * np.pi * turn)).astype(storage)
+
+    return finish(_drawn(op, outs[0], env, normal, (1,) * env.lead), op.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import erf as exact_erf
+from math import erfc as exact_erfc
 from math import exp, pi, prod, sqrt
 from typing import Any
 
@@ -47,8 +48,10 @@ _P32 += (0.1027690558, 1.128379274)
 
 # For float64: a Taylor series around the nearest of these nodes.
 _STEP = 1 / 64
-_NODES = np.arange(0, 6 + _STEP, _STEP)
+_MOST = 28.0  # erfc is 0 there
+_NODES = np.arange(0, _MOST + _STEP, _STEP)
 _ERF = np.array([exact_erf(x) for x in _NODES])
+_ERFC = np.array([exact_erfc(x) for x in _NODES])
 _SLOPE = np.array([2 / sqrt(pi) * exp(-x * x) for x in _NODES])
 _TERMS = 8
 _BLOCK = 16384
@@ -82,23 +85,38 @@ def erf32(x: Array, out: Array, square: Array, factor: Array) -> None:
 
 
 def _taylor_erf(x: Array) -> Array:
-    magnitude = np.minimum(np.abs(x), 6.0)
+    nearest, rise = _from_node(np.minimum(np.abs(x), 6.0), _TERMS)
+    signed: Array = np.copysign(_ERF[nearest] + rise, x)
+    return signed
+
+
+def _from_node(magnitude: Array, terms: int) -> tuple[Array, Array]:
+    """The nearest node, and by how much erf is larger at `magnitude` than there."""
     node = np.rint(magnitude * (1 / _STEP))
     nearest = np.where(np.isnan(node), 0, node).astype(np.intp)
     at, d = _NODES[nearest], magnitude - node * _STEP
     # The n-th derivative of erf is slope * h_{n-1} with h_n = -2 (x h_{n-1} + (n-1) h_{n-2}).
     before, h, power, total = np.zeros_like(d), np.ones_like(d), d, d.copy()
-    for n in range(1, _TERMS):
+    for n in range(1, terms):
         before, h = h, -2 * (at * h + (n - 1) * before)
         power = power * d / (n + 1)
         total += h * power
-    return np.copysign(_ERF[nearest] + _SLOPE[nearest] * total, x)
+    return nearest, _SLOPE[nearest] * total
+
+
+def erfc(x: Array) -> Array:
+    """1 - erf(x), small values to full relative precision: computed in float64, whatever x's dtype."""
+    wide = np.asarray(x, np.float64)
+    nearest, rise = _from_node(np.minimum(np.abs(wide), _MOST), 2 * _TERMS)
+    tail = _ERFC[nearest] - rise
+    return np.asarray(np.where(wide < 0, 2 - tail, tail), x.dtype)
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "pow": np.power,
     "neg": np.negative, "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "rsqrt": _rsqrt, "tanh": np.tanh,
-    "sigmoid": _sigmoid, "erf": erf, "sin": np.sin, "cos": np.cos, "abs": np.abs, "sign": np.sign,
+    "sigmoid": _sigmoid, "erf": erf, "log1p": np.log1p, "erfc": erfc, "sin": np.sin, "cos": np.cos,
+    "abs": np.abs, "sign": np.sign,
     "floor": np.floor, "relu": _relu, "maximum": np.maximum, "minimum": np.minimum, "where": where,
     "floordiv": np.floor_divide, "mod": np.remainder, "lt": np.less, "le": np.less_equal, "gt": np.greater,
     "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal, "and": np.logical_and, "or": np.logical_or,

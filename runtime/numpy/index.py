@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-from compiler.ops.index import ScatterAdd, Take
+from compiler.ops.index import Scatter, ScatterAdd, Take
 from runtime.numpy.base import Array, Context, Env, Kernel, LocalValue, Offset, finish, kernel, spread
 
 
@@ -103,6 +103,40 @@ def plan_scatter_add(op: ScatterAdd, ins: Sequence[LocalValue], outs: Sequence[L
         return total.reshape(spans + sizes).transpose(back)
 
     return finish(scatter_add, out.type.dtype)
+
+
+@kernel(Scatter)
+def plan_scatter(op: Scatter, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    lead, (table, src, index) = env.lead, ins
+    batched = tuple(n for n in table.type.names if index.type.has(n))
+    others = tuple(n for n in table.type.names if n != op.dim and n not in batched)
+    natural = (*batched, op.dim, *others)
+    there = (*range(lead), *(lead + table.type.index(n) for n in natural))
+    back = (*range(lead), *(lead + natural.index(n) for n in table.type.names))
+    perm = (*range(lead), *(lead + src.type.index(n) for n in (*index.type.names, *others)))
+    width, at, rank = prod(table.type.size(n) for n in others), table.type.index(op.dim), len(index.type.names)
+    rows = _Rows(lead, index.type.names, batched, table.type.size(op.dim), env.offset(table, at))
+
+    def scatter(ctx: Context, x: Array, y: Array, i: Array) -> Array:
+        offset = rows.offset(ctx)
+        spans = np.broadcast_shapes(*(a.shape[:lead] for a in (x, y, i)), np.shape(offset) if lead else ())
+        number, inside = rows.number(ctx, i, spans)
+        number = np.broadcast_to(number, spans + i.shape[lead:])
+        wide = x.transpose(there)
+        out = np.broadcast_to(wide, spans + wide.shape[lead:]).copy()
+        source = y.transpose(perm)
+        values = np.broadcast_to(source, spans + source.shape[lead:]).reshape(
+            *spans, *source.shape[lead:][:rank], width
+        )
+        matrix = out.reshape(-1, width)
+        if inside is None:
+            matrix[number.reshape(-1)] = values.reshape(-1, width)  # of rows named twice the last is kept
+        else:
+            inside = np.broadcast_to(inside, number.shape)
+            matrix[number[inside]] = values[inside]
+        return matrix.reshape(out.shape).transpose(back)
+
+    return scatter
 
 
 _ONE_HOT_ROWS = 64

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.ops.reduce import Cumsum, Reduce, TopK
+from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
 from runtime.numpy.base import Array, Env, Kernel, LocalValue, finish, kernel
 
 
@@ -28,6 +28,12 @@ def plan_cumsum(op: Cumsum, ins: Sequence[LocalValue], outs: Sequence[LocalValue
     if op.reverse:
         return finish(lambda ctx, x: np.flip(np.flip(x, axis).cumsum(axis, dtype=x.dtype), axis), outs[0].type.dtype)
     return finish(lambda ctx, x: x.cumsum(axis, dtype=x.dtype), outs[0].type.dtype)
+
+
+@kernel(ArgMax)
+def plan_argmax(op: ArgMax, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    axis = env.lead + ins[0].type.index(op.dim)
+    return lambda ctx, x: np.argmax(x, axis).astype(np.int32)  # the first of equal ones; of NaN the first
 
 
 @kernel(TopK)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from compiler.ops.shape import Concat, Flip, Merge, Pad, Slice, Split
+from compiler.ops.shape import Concat, Flip, Merge, Pad, Shift, Slice, Split
 from runtime.numpy.base import STORAGE, Array, Env, Kernel, LocalValue, kernel
 
 
@@ -33,7 +34,7 @@ def plan_merge(op: Merge, ins: Sequence[LocalValue], outs: Sequence[LocalValue],
 @kernel(Slice)
 def plan_slice(op: Slice, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     axis = env.lead + ins[0].type.index(op.dim)
-    pick = (*(slice(None),) * axis, slice(op.start, op.stop))
+    pick = (*(slice(None),) * axis, slice(op.start, op.stop, op.step))
     return lambda ctx, x: x[pick]
 
 
@@ -71,3 +72,19 @@ def plan_flip(op: Flip, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
     axis = env.lead + ins[0].type.index(op.dim)
     pick = (*(slice(None),) * axis, slice(None, None, -1))
     return lambda ctx, x: x[pick]
+
+
+@kernel(Shift)
+def plan_shift(op: Shift, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    axis = env.lead + ins[0].type.index(op.dim)
+    fill = STORAGE[outs[0].type.dtype](op.fill)
+    return lambda ctx, x: shifted(x, axis, op.by, fill)
+
+
+def shifted(x: Array, axis: int, by: int, fill: Any) -> Array:
+    """Every element `by` places further along the axis; `fill` where none comes from."""
+    before, kept = (slice(None),) * axis, x.shape[axis] - abs(by)
+    low, high = max(by, 0), max(-by, 0)
+    out = np.full_like(x, fill)
+    out[(*before, slice(low, low + kept))] = x[(*before, slice(high, high + kept))]
+    return out

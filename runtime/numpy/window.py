@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from compiler.ops.window import Fold, Window
+from compiler.ops.window import Fold, Window, span
 from runtime.numpy.base import STORAGE, Array, Env, Kernel, LocalValue, finish, kernel
 
 
@@ -16,9 +16,10 @@ from runtime.numpy.base import STORAGE, Array, Env, Kernel, LocalValue, finish, 
 def plan_window(op: Window, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     axis = env.lead + ins[0].type.index(op.dim)
     size, n, k = ins[0].type.size(op.dim), outs[0].type.size(op.out.name), op.kernel.size
+    dilation, wide = op.dilation, span(k, op.dilation)
     # A piece of a split dim comes with its borders.
     low = 0 if ins[0].axes[ins[0].type.index(op.dim)] else op.pad
-    high = max(0, (n - 1) * op.stride + k - low - size)
+    high = max(0, (n - 1) * op.stride + wide - low - size)
     fill, stride = STORAGE[ins[0].type.dtype](op.fill), op.stride
     before = (slice(None),) * axis
 
@@ -31,7 +32,7 @@ def plan_window(op: Window, ins: Sequence[LocalValue], outs: Sequence[LocalValue
         return as_strided(
             x,
             (*x.shape[:axis], n, k, *x.shape[axis + 1 :]),
-            (*x.strides[:axis], step * stride, step, *x.strides[axis + 1 :]),
+            (*x.strides[:axis], step * stride, step * dilation, *x.strides[axis + 1 :]),
             writeable=False,
         )
 
@@ -45,11 +46,13 @@ def plan_fold(op: Fold, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
     n, k, size = x_type.size(op.out), x_type.size(op.kernel), y_type.size(op.dim.name)
     # A piece of a split dim keeps its borders: they belong to the neighbours.
     low = 0 if outs[0].axes[y_type.index(op.dim.name)] else op.pad
-    span = max((n - 1) * op.stride + k, low + size)
+    length = max((n - 1) * op.stride + span(k, op.dilation), low + size)
     shape = list(y_type.shape)
-    shape[axis - lead] = span
+    shape[axis - lead] = length
     before = (slice(None),) * axis
-    places = [(*before, slice(i, i + (n - 1) * op.stride + 1, op.stride)) for i in range(k)]
+    places = [
+        (*before, slice(i, i + (n - 1) * op.stride + 1, op.stride)) for i in range(0, k * op.dilation, op.dilation)
+    ]
     parts: list[Any] = [(*(slice(None),) * kernel, i) for i in range(k)]
     result = (*before, slice(low, low + size))
 

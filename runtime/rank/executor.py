@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from compiler.layout import TIME, local_type
-from compiler.liveness import unrolled
-from compiler.origin import Role
-from compiler.program import PER_MICROBATCH, Program, StateDecl
+from compiler.layout import TIME
+from compiler.program import Program, StateDecl
+from runtime.backend import Backend
 from runtime.comm import Hub
-from runtime.distribute import Array, Mesh, piece_of
+from runtime.distribute import Array, piece_of
 from runtime.executor import LocalExecutor
-from runtime.numpy import STORAGE
+from runtime.mesh import Mesh
+from runtime.numpy.backend import Numpy
 from runtime.rank.interpreter import Device
-from runtime.turns import Waits
 
 
 class RankExecutor(LocalExecutor):
@@ -27,18 +26,17 @@ class RankExecutor(LocalExecutor):
 
     device: type[Device] = Device
 
-    def __init__(self, program: Program, initial: Mapping[str, Array] | None = None) -> None:
+    def __init__(
+        self, program: Program, initial: Mapping[str, Array] | None = None, backend: Backend | None = None
+    ) -> None:
+        """`backend`: that of all devices; numpy if left out."""
         mesh = Mesh.of(program)
-        self.hub = Hub(mesh)
-        found: dict[int, list[Device]] = {}
-        for cls in program.classes:
-            for g in cls.groups:
-                found[g] = [self.device(program, cls, g, at, self.hub.communicator(g, at)) for at in mesh.devices]
-                for decl in (s for s in cls.states if s.role is Role.REPORT):
-                    local = local_type(decl.type, decl.layout, program.sizes)
-                    for d in found[g]:
-                        d.put_state(decl.name, np.zeros(local.shape, STORAGE[decl.type.dtype]))
-        self.devices = dict(sorted(found.items()))
+        self.backend = backend or Numpy()
+        self.hub = Hub(mesh, self.backend)
+        self.devices = {
+            g: [self.device(program, cls, g, at, self.hub.network(g, at), self.backend) for at in mesh.devices]
+            for g, cls in sorted(((g, cls) for cls in program.classes for g in cls.groups), key=lambda x: x[0])
+        }
         super().__init__(program, initial)
 
     @property
@@ -46,15 +44,24 @@ class RankExecutor(LocalExecutor):
         """Group -> for each device: memory -> the most bytes there ever were."""
         return {g: [d.ledger.peak for d in devices] for g, devices in self.devices.items()}
 
+    def begin(self, initial: Mapping[str, Array]) -> None:
+        """Every device fills its own buffers."""
+        for devices in self.devices.values():
+            for d in devices:
+                d.begin(frozenset(initial))
+        if initial:
+            self.put({name: array for name, array in initial.items() if name in self.lasting})
+
     def fill(self, group: int, decl: StateDecl, part: Array) -> None:
         for d in self.devices[group]:
-            d.put_state(decl.name, piece_of(part, decl.type, decl.layout, self.mesh, d.at))
+            piece = piece_of(part, decl.type, decl.layout, self.mesh, d.at)
+            d.fill(decl.name, self.backend.from_host(piece, decl.type.dtype))
 
     def held(self, group: int, decl: StateDecl) -> Array | None:
         devices = self.devices[group]
         if decl.name not in devices[0].states:
             return None
-        pieces = [d.states[decl.name].array for d in devices]
+        pieces = [self.backend.to_host(d.states[decl.name].array) for d in devices]
         return np.stack(pieces).reshape((*self.mesh.shape, *pieces[0].shape))
 
     def deliver(self, values: Mapping[str, Array]) -> None:
@@ -63,10 +70,11 @@ class RankExecutor(LocalExecutor):
                 count = self.program.microbatches if TIME in var.layout.axes else 1
                 for d in devices:
                     at = [{**d.at, TIME: m} for m in range(count)]
-                    d.put_inputs(name, var, [piece_of(values[name], type, var.layout, self.mesh, c) for c in at])
+                    pieces = [piece_of(values[name], type, var.layout, self.mesh, c) for c in at]
+                    d.put_inputs(name, var, [self.backend.from_host(p, type.dtype) for p in pieces])
 
     def play(self) -> None:
-        tasks = {d: self._actions(d) for devices in self.devices.values() for d in devices}
+        tasks = {d: d.step() for devices in self.devices.values() for d in devices}
         self.hub.turns.play(tasks, "device", self._told)
 
     def end_step(self) -> None:
@@ -74,10 +82,5 @@ class RankExecutor(LocalExecutor):
             for d in devices:
                 d.end_step()
 
-    def _actions(self, device: Device) -> Waits:
-        for name, chunk, micro in unrolled(self.program, device.cls.schedule, device.group):
-            device.action = f"{name}.{chunk} of micro-batch {micro}" if name in PER_MICROBATCH else name
-            yield from device.run(name, chunk, micro)
-
     def _told(self, d: Device, key: Any) -> str:
-        return f"the device at {d.at} of group {d.group}, in {d.action}, waits for {self.hub.told(key)}"
+        return f"the device at {d.at} of group {d.group}, in {d.doing}, waits for {self.hub.told(key)}"

@@ -2,32 +2,34 @@
 
 Everything is copied: results of kernels, messages, what others get. The only arrays shared within the device are those
 whose buffers are shared by the rules of `compiler.memory`; a `Buffer` is counted while anything holds it, with the
-bytes of the array that is really there (its elements in the value's own dtype: numpy keeps 16-bit floats in 32 bits).
+bytes of the array that is really there (its elements in the value's own dtype: a backend may keep them in a wider one).
+
+Written against `runtime.backend.Backend` and `runtime.comm.Network` only, so that it runs one device of any engine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
-import numpy as np
-
-from compiler.graph import ITEMSIZE, Graph, Node, Value, names_of
+from compiler.graph import ITEMSIZE, Graph, Node, Type, Value, names_of
 from compiler.layout import TIME, Layout, local_type
-from compiler.liveness import liveness, variables
-from compiler.memory.action import FIRST
+from compiler.liveness import liveness, unrolled, variables
+from compiler.memory.action import STATIC
+from compiler.memory.tiers import FIRST
 from compiler.ops.base import Movement
 from compiler.ops.comm import Comm
 from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import DeviceClass, Program
-from runtime.comm import Communicator, Wait
-from runtime.distribute import Array, Mesh
-from runtime.numpy import STORAGE, Context, Env, LocalValue, plan, rounded
-from runtime.rank.collectives import Here, run_collective
+from compiler.program import PER_MICROBATCH, DeviceClass, Program
+from runtime.backend import Array, Backend, LocalValue, Position
+from runtime.comm import Handle, Network, Then, Wait
+from runtime.mesh import Mesh, logical, logical_type, region
+from runtime.rank.collectives import Here, start_collective
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Buffer:
     memory: str
     size: int
     holders: int = 1
+    coming: tuple[Handle[Array], Array] | None = None  # what is not there yet, and where it will lie
 
     def __post_init__(self) -> None:
         self.ledger.add(self.memory, self.size)
@@ -79,37 +82,76 @@ class Device:
     """One device of a class. `at`: its mesh coordinates. `states`: buffers by name, filled by who makes the device."""
 
     def __init__(
-        self, program: Program, cls: DeviceClass, group: int, at: Mapping[str, int], comm: Communicator
+        self,
+        program: Program,
+        cls: DeviceClass,
+        group: int,
+        at: Mapping[str, int],
+        network: Network,
+        backend: Backend,
     ) -> None:
-        self.program, self.cls, self.group, self.at, self.comm = program, cls, group, dict(at), comm
+        self.program, self.cls, self.group, self.at = program, cls, group, dict(at)
+        self.network, self.backend = network, backend
         self.mesh = Mesh.of(program)
-        self.env = Env((), program.sizes, self.at)
         self.functions = {(f.name, f.chunk): f for f in cls.functions}
         self.declared = {s.name: s for s in cls.states}
         self.ledger = Ledger()
         self.states: Values = {}
         self.inputs: dict[tuple[str, Layout], list[Held]] = {}
         self.saved: dict[tuple[str, int], Held] = {}
-        self.action = ""
-        self.chunk = 0
-        self.ctx = Context(0, program.seed)
-        self._plans: dict[int, tuple[Node, Any]] = {}
+        self.sent: list[Handle[None]] = []
+        self.doing = ""
+        self.chunk, self.micro = 0, 0
+        self.ctx = backend.context(0, program.seed)
+        self._plans: dict[tuple[int, int], tuple[Node, Any]] = {}
 
     # --- memory
 
     def new(self, array: Array, dtype: str, memory: str = FIRST) -> Held:
         """Memory of the device's own: every array that a value, a state or an input lies in comes by here."""
-        return Held(array, Buffer(self.ledger, memory, array.size * ITEMSIZE[dtype]))
+        size = prod(self.backend.shape(array)) * ITEMSIZE[dtype]
+        return Held(array, Buffer(self.ledger, memory, size))
 
-    def put_state(self, name: str, array: Array) -> None:
+    def copy(self, array: Array, dtype: str, memory: str = FIRST) -> Held:
+        """New memory with these contents."""
+        return self.new(self.backend.copy(array), dtype, memory)
+
+    def coming(self, handle: Handle[Array], var: Value) -> Held:
+        """New memory for a value that will be there when it is read."""
+        held = self.new(self.backend.empty(self.local(var).shape, var.type.dtype), var.type.dtype)
+        held.buffer.coming = handle, held.array
+        return held
+
+    def put_state(self, name: str, held: Held) -> None:
         """A buffer that is there all the time."""
-        decl = self.declared[name]
         if name in self.states:
             self.states.pop(name).buffer.drop()
-        self.states[name] = self.new(array, decl.type.dtype, decl.memory)
+        self.states[name] = held
+
+    def fill(self, name: str, array: Array) -> None:
+        """Put an array of nobody else's into a buffer that is there all the time."""
+        decl = self.declared[name]
+        self.put_state(name, self.new(array, decl.type.dtype, decl.memory))
+
+    def begin(self, given: frozenset[str] = frozenset()) -> None:
+        """Fill the buffers that are there all the time as they are declared, but for those that are `given`."""
+        for decl in self.cls.states:
+            local = local_type(decl.type, decl.layout, self.program.sizes)
+            if decl.role not in STATIC or logical(decl) in given:
+                continue
+            array = self.backend.full(local.shape, local.dtype, 0)
+            if decl.init is not None:
+                where = region(decl, self.cls, self.group, self.mesh, self.at)
+                type = logical_type(decl, self.cls)
+                found = self.backend.initial(decl.init, logical(decl), type, self.program.seed, where)
+                inside = tuple(slice(0, high - low) for low, high in where)
+                self.backend.assign(self.backend.part(array, inside), found)
+            elif decl.role is not Role.REPORT:
+                raise ValueError(f"`{logical(decl)}` has neither an initialiser nor a given value")
+            self.fill(decl.name, array)
 
     def put_inputs(self, name: str, var: Value, pieces: Sequence[Array]) -> None:
-        """The pieces of all micro-batches of a step."""
+        """The pieces of all micro-batches of a step: arrays of nobody else's."""
         self.inputs[name, var.layout] = [self.new(p, var.type.dtype) for p in pieces]
 
     def end_step(self) -> None:
@@ -125,115 +167,165 @@ class Device:
 
     # --- running
 
+    def step(self) -> Wait[None]:
+        """The device's schedule, up to the point where all that it sent has left."""
+        for name, chunk, micro in unrolled(self.program, self.cls.schedule, self.group):
+            self.doing = f"{name}.{chunk} of micro-batch {micro}" if name in PER_MICROBATCH else name
+            yield from self.run(name, chunk, micro)
+            self.sent = [h for h in self.sent if not h.done()]
+        for handle in self.sent:
+            yield from handle.wait()
+        self.sent = []
+
     def run(self, action: str, chunk: int, micro: int) -> Wait[None]:
         """One action of the schedule."""
-        self.chunk, self.ctx = chunk, Context(micro, self.program.seed)
+        self.chunk, self.micro, self.ctx = chunk, micro, self.backend.context(micro, self.program.seed)
         yield from self._body(self.functions[action, chunk].body, {}, {})
 
     def _body(self, body: Graph, values: Values, stacks: Mapping[str, list[Place]], carries: int = 0) -> Wait[None]:
         """Run a body; `stacks`: results of an iteration -> where each goes to when it is defined."""
         scope, live = variables(body), liveness(body, carries)
         for p in body.inputs:
-            _store(stacks, p.name, values)
+            yield from self._store(stacks, p.name, values)
         for name in live.unused:
-            values.pop(name).buffer.drop()
+            yield from self._drop(values.pop(name))
         for instr, dying in zip(body.nodes, live.after, strict=True):
             if isinstance(instr.op, Repeat):
                 yield from self._loop(instr, instr.op, values, dying, live.sinks)
             else:
                 yield from self._instr(instr, scope, values, dying)
             for out in instr.outputs:
-                _store(stacks, out.name, values)
+                yield from self._store(stacks, out.name, values)
             for name in dying:
                 if name in values:
-                    values.pop(name).buffer.drop()
+                    yield from self._drop(values.pop(name))
 
     def _instr(self, instr: Node, scope: Mapping[str, Value], values: Values, dying: Sequence[str]) -> Wait[None]:
         op = instr.op
-        if isinstance(op, Accumulate):
-            if instr.inputs[0].name in values:  # else a loop has added its slices
+        if isinstance(op, Accumulate) and instr.inputs[0].name not in values:
+            return  # a loop has added its slices
+        operands = [values[v.name] for v in instr.inputs]
+        for held in operands:
+            yield from self._there(held)
+        arrays = [held.array for held in operands]
+        match op:
+            case Accumulate():
                 self._accumulate(op.name, instr.inputs[0].name, scope, values, dying)
-            return
-        arrays = [values[v.name].array for v in instr.inputs]
-        if isinstance(op, Write):
-            self._write(op.name, arrays[0])
-        elif isinstance(op, Save):
-            self._save(op.name, values[instr.inputs[0].name])
-        elif isinstance(op, Send):
-            own = self.group + self.chunk * self.program.groups
-            key = (op.name, self.ctx.micro, own, own + op.to)
-            yield from self.comm.send(key, (own + op.to) % self.program.groups, arrays[0])
-        elif isinstance(op, (Input, Read, Load)):
-            (out,) = instr.outputs
-            values[out.name] = self._source(op, out)
-        elif op.movement is Movement.VIEW:
-            (out,) = instr.outputs
-            held = values[instr.inputs[0].name]
-            values[out.name] = Held(self._compute(instr, scope, arrays)[0], held.buffer.hold())
-        else:
-            if isinstance(op, Recv):
-                own = self.group + self.chunk * self.program.groups
-                key = (op.name, self.ctx.micro, own + op.source, own)
-                results = [(yield from self.comm.recv(key, (own + op.source) % self.program.groups))]
-            elif isinstance(op, StageReduce):
-                total = yield from self.comm.stage_reduce(op.key, op.groups, op.fn, arrays[0])
-                results = [rounded(total, instr.outputs[0].type.dtype)]
-            elif isinstance(op, Comm):
-                var, (out,) = scope[instr.inputs[0].name], instr.outputs
-                at = {**self.at, TIME: self.ctx.micro}
-                here = Here(var.type, var.layout, out.layout, self.mesh, at, self.comm)
-                results = [(yield from run_collective(op, arrays[0], here))]
-            else:
-                results = [np.array(r) for r in self._compute(instr, scope, arrays)]
-            for out, array in zip(instr.outputs, results, strict=True):
-                values[out.name] = self.new(array, out.type.dtype)
+            case Write():
+                self._write(op.name, arrays[0])
+            case Save():
+                self._save(op.name, operands[0])
+            case Send():
+                own, everyone = self._stage, self.network.between(range(self.program.groups))
+                tag = op.name, self.micro, own, own + op.to
+                self.sent.append(everyone.send(arrays[0], (own + op.to) % everyone.size, tag))
+            case Input() | Read() | Load():
+                (out,) = instr.outputs
+                values[out.name] = yield from self._source(op, out)
+            case Recv() | StageReduce() | Comm():
+                (out,) = instr.outputs
+                values[out.name] = self.coming(self._started(op, arrays, scope, instr), out)
+            case _ if op.movement is Movement.VIEW:
+                (out,) = instr.outputs
+                values[out.name] = Held(self._compute(instr, scope, arrays)[0], operands[0].buffer.hold())
+            case _:
+                results = [self.backend.own(r) for r in self._compute(instr, scope, arrays)]
+                for out, array in zip(instr.outputs, results, strict=True):
+                    values[out.name] = self.new(array, out.type.dtype)
 
-    def _compute(self, instr: Node, scope: Mapping[str, Value], arrays: Sequence[Array]) -> list[Array]:
-        if id(instr) not in self._plans:
-            ins, outs = [self._local(scope[v.name]) for v in instr.inputs], [self._local(v) for v in instr.outputs]
-            self._plans[id(instr)] = (instr, plan(instr.op, ins, outs, self.env))
-        results = self._plans[id(instr)][1](self.ctx, *arrays)
-        found = [np.asarray(r) for r in (results if isinstance(results, tuple) else (results,))]
-        if isinstance(instr.op, Iota):
-            for r in self.cls.ranges:
-                if (r.dim, r.count, r.chunk) == (instr.op.dim.name, instr.op.dim.size, self.chunk):
-                    found[0] = found[0] + np.int32(r.first.at(self.group))
-        return found
+    def _started(
+        self, op: Recv | StageReduce | Comm, arrays: Sequence[Array], scope: Mapping[str, Value], instr: Node
+    ) -> Handle[Array]:
+        """What gives the result of an exchange with other devices."""
+        (out,) = instr.outputs
+        dtype = out.type.dtype
+        match op:
+            case Recv():
+                own, everyone = self._stage, self.network.between(range(self.program.groups))
+                tag = op.name, self.micro, own + op.source, own
+                return everyone.recv((own + op.source) % everyone.size, tag, self.local(out).shape, dtype)
+            case StageReduce():
+                total = self.network.between(op.groups).all_reduce(arrays[0], op.fn)
+                return Then(total, lambda x: self.backend.rounded(x, dtype))
+            case _:
+                var = scope[instr.inputs[0].name]
+                at = {**self.at, TIME: self.micro}
+                here = Here(var.type, var.layout, out.layout, self.mesh, at, self.network, self.backend)
+                return start_collective(op, arrays[0], here)
 
-    def _local(self, var: Value) -> LocalValue:
-        return LocalValue(local_type(var.type, var.layout, self.program.sizes), (), var.type, var.layout.dims)
+    @property
+    def _stage(self) -> int:
+        """The virtual stage whose code runs."""
+        return self.group + self.chunk * self.program.groups
+
+    def _there(self, held: Held) -> Wait[None]:
+        """Wait for what a value's buffer is to hold."""
+        if held.buffer.coming is not None:
+            handle, place = held.buffer.coming
+            held.buffer.coming = None
+            self.backend.assign(place, (yield from handle.wait()))
+
+    def _drop(self, held: Held) -> Wait[None]:
+        """Let go of a value, which must be there first if nobody else holds it."""
+        if held.buffer.holders == 1:
+            yield from self._there(held)
+        held.buffer.drop()
+
+    def _compute(self, instr: Node, scope: Mapping[str, Value], arrays: Sequence[Array]) -> Sequence[Array]:
+        key = id(instr), self.chunk
+        if key not in self._plans:
+            ins, outs = [self._value(scope[v.name]) for v in instr.inputs], [self._value(v) for v in instr.outputs]
+            position = Position(self.program.sizes, self.at, self._start(instr.op))
+            self._plans[key] = instr, self.backend.plan(instr.op, ins, outs, position)
+        results = self._plans[key][1](self.ctx, *arrays)
+        return results if isinstance(results, tuple) else (results,)
+
+    def _start(self, op: object) -> int:
+        """The first iteration that this device holds of the loop that an `iota` numbers."""
+        for r in self.cls.ranges:
+            if isinstance(op, Iota) and (r.dim, r.count, r.chunk) == (op.dim.name, op.dim.size, self.chunk):
+                return r.first.at(self.group)
+        return 0
+
+    def local(self, var: Value) -> Type:
+        """The type of the device's own piece."""
+        return local_type(var.type, var.layout, self.program.sizes)
+
+    def _value(self, var: Value) -> LocalValue:
+        return LocalValue(self.local(var), (), var.type, var.layout.dims)
 
     # --- effects
 
-    def _source(self, op: Input | Read | Load, out: Value) -> Held:
+    def _source(self, op: Input | Read | Load, out: Value) -> Wait[Held]:
         if isinstance(op, Input):
             pieces = self.inputs[op.name, out.layout]
-            held = pieces[self.ctx.micro if len(pieces) > 1 else 0]
+            held = pieces[self.micro if len(pieces) > 1 else 0]
         elif isinstance(op, Read):
             held = self.states[op.name]
         else:
-            held = self.saved[op.name, self.ctx.micro]
+            held = self.saved[op.name, self.micro]
         if held.buffer.memory == FIRST:
             got = Held(held.array, held.buffer.hold())
         else:
-            got = self.new(held.array.copy(), out.type.dtype)
+            got = self.copy(held.array, out.type.dtype)
         if isinstance(op, Load) and op.last:
-            self.saved.pop((op.name, self.ctx.micro)).buffer.drop()
+            yield from self._drop(self.saved.pop((op.name, self.micro)))
         return got
 
     def _write(self, name: str, array: Array) -> None:
         if name in self.states:
-            self.states[name].array[...] = array
+            self.backend.assign(self.states[name].array, array)
         else:
-            self.put_state(name, array.copy())
+            decl = self.declared[name]
+            self.put_state(name, self.copy(array, decl.type.dtype, decl.memory))
 
     def _save(self, name: str, held: Held) -> None:
         decl = self.declared[name]
         if decl.memory == held.buffer.memory:
             kept = Held(held.array, held.buffer.hold())
         else:
-            kept = self.new(held.array.copy(), decl.type.dtype, decl.memory)
-        self.saved[name, self.ctx.micro] = kept
+            kept = self.copy(held.array, decl.type.dtype, decl.memory)
+        self.saved[name, self.micro] = kept
 
     def _accumulate(
         self, name: str, operand: str, scope: Mapping[str, Value], values: Values, dying: Sequence[str]
@@ -243,9 +335,9 @@ class Device:
             if held.buffer.holders == 1 and operand in dying and held.buffer.memory == decl.memory:
                 self.states[name] = Held(held.array, held.buffer.hold())
             else:
-                self.put_state(name, held.array.copy())
+                self.states[name] = self.copy(held.array, decl.type.dtype, decl.memory)
             return
-        Place(self.states[name].array, decl.type.dtype, _adds(scope[operand])).store(held.array)
+        self._put(Place(self.states[name].array, decl.type.dtype, _adds(scope[operand])), held.array)
 
     # --- loops
 
@@ -259,11 +351,12 @@ class Device:
             if sink is not None and sink.buffer.memory == FIRST:
                 place = Place(sink.array, out.type.dtype, _adds(out))
             else:
-                local = local_type(out.type, out.layout, self.program.sizes)
-                values[out.name] = self.new(np.empty(local.shape, STORAGE[out.type.dtype]), out.type.dtype)
+                values[out.name] = self.new(self.backend.empty(self.local(out).shape, out.type.dtype), out.type.dtype)
                 place = Place(values[out.name].array, out.type.dtype)
             filled.setdefault(result.name, []).append(place)
         names, nexts = names_of(instr.inputs), names_of(op.body.outputs[:carries])
+        for name in names[carries:stacks]:
+            yield from self._there(values[name])
         carried = [Held(values[n].array, values[n].buffer.hold()) for n in names[:carries]]
         for name in dict.fromkeys(names[:carries]):
             if name in dying and name not in names[carries:]:
@@ -276,9 +369,10 @@ class Device:
                     inner[p.name] = carried[k]
                 else:
                     held = values[names[k]]
-                    inner[p.name] = Held(held.array[i] if k < stacks else held.array, held.buffer.hold())
+                    array = self.backend.element(held.array, i) if k < stacks else held.array
+                    inner[p.name] = Held(array, held.buffer.hold())
             carried = []  # the iteration alone holds them now: memory is what Python has not freed
-            where = {name: [p.slice(i) for p in places] for name, places in filled.items()}
+            where = {name: [self._slice(p, i) for p in places] for name, places in filled.items()}
             yield from self._body(op.body, inner, where, carries)
             carried = [Held(inner[n].array, inner[n].buffer.hold()) for n in nexts]
             for name in dict.fromkeys(nexts):
@@ -286,32 +380,34 @@ class Device:
         for out, held in zip(instr.outputs[:carries], carried, strict=True):
             values[out.name] = held
 
+    def _slice(self, place: Place, i: int) -> Place:
+        """The place of one iteration in a stack."""
+        return Place(self.backend.part(place.array, (slice(i, i + 1),)), place.dtype, place.combine)
+
+    def _put(self, place: Place, value: Array) -> None:
+        if place.combine is None:
+            self.backend.assign(place.array, value)
+            return
+        self.backend.accumulate(place.array, value, place.combine)
+        rounded = self.backend.rounded(place.array, place.dtype)
+        if rounded is not place.array:
+            self.backend.assign(place.array, rounded)
+
+    def _store(self, stacks: Mapping[str, list[Place]], name: str, values: Values) -> Wait[None]:
+        for place in stacks.get(name, ()):
+            yield from self._there(values[name])
+            self._put(place, values[name].array)
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Memory that a value of this type is copied to, or combined with."""
+    """Memory that a value of this type is copied to, or combined with: by `sum` or `max`."""
 
     array: Array
     dtype: str
-    combine: np.ufunc | None = None
-
-    def slice(self, i: int) -> Place:
-        """The place of one iteration in a stack."""
-        return Place(self.array[i : i + 1], self.dtype, self.combine)
-
-    def store(self, value: Array) -> None:
-        if self.combine is None:
-            self.array[...] = value
-        else:
-            self.combine(self.array, value, out=self.array)
-            self.array[...] = rounded(self.array, self.dtype)
+    combine: str | None = None
 
 
-def _adds(var: Value) -> np.ufunc:
+def _adds(var: Value) -> str:
     """How micro-batches add up: by the reduction that the value leaves pending over them."""
-    return np.maximum if var.layout.pending_on(TIME) == "max" else np.add
-
-
-def _store(stacks: Mapping[str, list[Place]], name: str, values: Values) -> None:
-    for place in stacks.get(name, ()):
-        place.store(values[name].array)
+    return var.layout.pending_on(TIME) or "sum"

@@ -27,9 +27,12 @@ from compiler.ops.comm import (
     OnlyFirst,
     ReduceScatter,
     Shard,
+    ShiftAcross,
 )
-from runtime.distribute import Array, Mesh, reduce_lead
+from runtime.distribute import Array, reduce_lead
+from runtime.mesh import Mesh
 from runtime.numpy import Context, rounded
+from runtime.numpy.shape import shifted
 
 Step = Callable[[Context, Array], Array]
 
@@ -173,7 +176,7 @@ def cut(dim: int, axes: Sequence[str], size: int, mesh: Mesh) -> Step:
 def only_first(op: OnlyFirst, around: Around) -> Step:
     """The value where all coordinates on the axes (and the micro-batch, if named) are 0; zeros elsewhere."""
     mesh = around.mesh
-    number, per_microbatch = mesh.pieces(op.axes)
+    number, per_microbatch = pieces(mesh, op.axes)
 
     def step(ctx: Context, x: Array) -> Array:
         keep = number + per_microbatch * ctx.micro == 0
@@ -187,7 +190,7 @@ def mask_pad(op: MaskPad, around: Around) -> Step:
     """Elements beyond the logical size become `op.value`."""
     type, mesh, value = around.type, around.mesh, op.value
     dim = type.index(op.dim)
-    number, per_microbatch = mesh.pieces(around.before.dims[dim])
+    number, per_microbatch = pieces(mesh, around.before.dims[dim])
     size = around.size(op.dim)
     after = (1,) * (len(type.dims) - dim - 1)
     shape = (*number.shape, *(1,) * dim, 1, *after)
@@ -254,6 +257,19 @@ def halo_add(op: HaloAdd, around: Around) -> Step:
     return step
 
 
+@collective(ShiftAcross)
+def shift_across(op: ShiftAcross, around: Around) -> Step:
+    """The pieces are joined, shifted and cut again."""
+    mesh, dim = around.mesh, around.type.index(op.dim)
+    joining = gather(dim, op.axes, around.type.shape[dim], mesh)
+    cutting = cut(dim, op.axes, around.size(op.dim), mesh)
+
+    def step(ctx: Context, x: Array) -> Array:
+        return cutting(ctx, shifted(joining(ctx, x), mesh.lead + dim, op.by, op.fill))
+
+    return step
+
+
 def spread(x: Array, where: Sequence[int], mesh: Mesh) -> Array:
     """A view in which these leading axes have their full size."""
     shape = list(x.shape)
@@ -274,3 +290,19 @@ def padded(x: Array, at: int, size: int) -> Array:
 def _whole(axes: Sequence[str], split: Sequence[str]) -> None:
     if tuple(axes) != tuple(split):
         raise ValueError(f"borders go along all axes {split} of the dim, not only {axes}")
+
+
+def pieces(mesh: Mesh, axes: Sequence[str]) -> tuple[Array, int]:
+    """The piece numbers as an array over the leading axes (size 1 where equal), and what one micro-batch adds."""
+    number = np.zeros((1,) * mesh.lead, np.int64)
+    per_microbatch = 0
+    for a in axes:
+        n = mesh.sizes[a]
+        number, per_microbatch = number * n, per_microbatch * n
+        if a == TIME:
+            per_microbatch += 1
+        else:
+            shape = [1] * mesh.lead
+            shape[mesh.index(a)] = n
+            number = number + np.arange(n, dtype=np.int64).reshape(shape)
+    return number, per_microbatch

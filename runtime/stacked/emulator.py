@@ -56,7 +56,7 @@ class _Group:
         self.inputs: list[Array] = []
         self.firsts = [np.int32(r.first.at(index)) for r in stage.cls.ranges]
         self.mail: dict[Any, Array] = {}
-        self.action = ""
+        self.doing = ""
 
     def stage_of(self, chunk: int) -> int:
         return self.index + chunk * self.emulator.program.groups
@@ -140,7 +140,7 @@ class Emulator(LocalExecutor):
         """Runs the group's schedule; yields the key of what is missing."""
         traffic = self.traffic.setdefault(g.index, {})
         for name, chunk, micro in unrolled(self.program, g.stage.cls.schedule, g.index):
-            g.action = f"{name}.{chunk} of micro-batch {micro}" if name in PER_MICROBATCH else name
+            g.doing = f"{name}.{chunk} of micro-batch {micro}" if name in PER_MICROBATCH else name
             function = g.stage.functions[name, chunk]
             run = function.run(g, self._contexts[micro])
             if run is not None:
@@ -172,7 +172,7 @@ class Emulator(LocalExecutor):
             what = f"the part of group {', '.join(missing)} in the reduction `{key[1]}`"
         else:
             what = f"`{key[0]}` of micro-batch {key[1]} from stage {key[2]}"
-        return f"group {g.index}, in {g.action}, waits for {what}"
+        return f"group {g.index}, in {g.doing}, waits for {what}"
 
 
 def _prepare(cls: DeviceClass, program: Program) -> _Stage:

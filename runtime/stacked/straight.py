@@ -21,7 +21,8 @@ from compiler.ops.create import Full, Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.program import DeviceClass, Function, Program
-from runtime.distribute import Array, Mesh
+from runtime.distribute import Array
+from runtime.mesh import Mesh
 from runtime.numpy import STORAGE, Context, Env, Into, LocalValue, fuse, plan, rounded
 from runtime.stacked.collectives import plan_comm
 

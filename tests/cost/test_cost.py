@@ -12,10 +12,9 @@ from click.testing import CliRunner
 import parc
 from compiler.cost.kernels.work import Collective, Loop, Part, Product, Work
 from compiler.cost.price.calibration import Calibration, of_cluster
-from compiler.cost.time.ranks import play_ranks
+from compiler.cost.price.pricer import PICOSECONDS
 from compiler.cost.time.simulate import Simulation, simulate
 from compiler.cost.time.slow import Variation, colours
-from compiler.cost.time.timeline import PICOSECONDS
 from compiler.evaluate import evaluate_file
 from compiler.numbering import Ranks
 from compiler.program import Axis
@@ -24,6 +23,7 @@ from dsl.codes import CODES
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc.cli import cli
+from tests.cost.time import oracle
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 runner = CliRunner()
@@ -60,9 +60,7 @@ def cal(s: Simulation, **changes: float) -> Calibration:
 
 def every_rank(s: Simulation, calibration: Calibration, partition: list[int], slow: dict[int, float]) -> list[int]:
     """When each player ends; `range(devices)` as the partition plays every device."""
-    pricer = s.pricer(calibration)
-    relief = [s.relief(pricer, g) for g in range(s.program.groups)]
-    return list(play_ranks(s.program, s.features, pricer, partition, slow, relief).ends)
+    return list(oracle.every_rank(s, s.pricer(calibration), partition, slow))
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -83,8 +81,7 @@ def test_every_rank_played_ends_when_its_class_does(case: str, stack: str) -> No
 def test_slow_devices_split_classes_and_every_rank_agrees(case: str, slow: dict[int, float]) -> None:
     s = simulation(*CASES[case])
     slow = {r: f for r, f in slow.items() if r < s.program.devices}
-    pricer = s.pricer()
-    partition = s.partition(slow, pricer)
+    partition = s.partition(slow)
     classes = every_rank(s, cal(s), partition, slow)
     ranks = every_rank(s, cal(s), list(range(s.program.devices)), slow)
     assert [classes[c] for c in partition] == ranks
@@ -135,20 +132,20 @@ def test_model_flops_are_six_per_parameter_and_token() -> None:
     parameters = 4 * 12 * 256**2 + 512 * 256
     tokens = 16 * 64
     expected = 6 * parameters * tokens + 4 * 12 * 64 * 256 * tokens
-    assert s.flops_model == pytest.approx(expected, rel=1e-3)
+    assert s.run().flops_model == pytest.approx(expected, rel=1e-3)
     assert s.features.flops == pytest.approx(expected, rel=1e-3)
     assert s.features.tokens == tokens and s.features.samples == 16
 
 
 def test_flops_do_not_depend_on_the_strategy() -> None:
-    serial = simulation("gpt", "layers=4 hidden=256").flops_model
+    serial = simulation("gpt", "layers=4 hidden=256").run().flops_model
     for options in ("dp=2 tp=2", "pp=2 dp=2 microbatches=4", "cp=2 dp=2", "dp=4 zero=3"):
-        assert simulation("gpt", f"layers=4 hidden=256 {options}").flops_model == pytest.approx(serial)
+        assert simulation("gpt", f"layers=4 hidden=256 {options}").run().flops_model == pytest.approx(serial)
 
 
 def test_recompute_is_hardware_flops_only() -> None:
     s = simulation("pangu_200b")
-    assert 1.2 < s.features.flops / s.flops_model < 4 / 3
+    assert 1.2 < s.features.flops / s.run().flops_model < 4 / 3
 
 
 def test_collectives_of_weights_and_gradients_are_one_message_per_layer() -> None:

@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 
 import parc
-from compiler.cost.time.record import record
 from compiler.cost.time.simulate import Simulation
 from compiler.cost.time.slow import Variation
 from compiler.cost.time.timeline import Timeline
@@ -44,7 +43,7 @@ def timeline(case: str) -> Timeline:
 
 @cache
 def found(case: str, detail: Detail = "some") -> dict[str, Any]:
-    return Trace(timeline(case), case, record(simulation(case)), detail).as_json()
+    return Trace(timeline(case), case, simulation(case).record(), detail).as_json()
 
 
 def spans(found: dict[str, Any]) -> dict[tuple[int, int], list[dict[str, Any]]]:
@@ -79,7 +78,7 @@ def test_a_trace_is_as_long_as_the_step(case: str) -> None:
     assert step["args"] == {"devices": t.devices, "step_seconds": t.step_seconds, "mfu": t.mfu, "bubble": t.bubble}
     end = max(e["ts"] + e["dur"] for events in tracks.values() for e in events)
     assert end == pytest.approx(t.step_seconds * 1e6)
-    made = Trace(t, case, record(simulation(case)))
+    made = Trace(t, case, simulation(case).record())
     assert sum(len(events) for events in tracks.values()) == made.count
     bare = spans(found(case, "none"))
     assert sum(len(events) for events in bare.values()) == len(t.events) + 1
@@ -90,7 +89,7 @@ def test_a_trace_is_as_long_as_the_step(case: str) -> None:
 def test_pieces_fill_their_segments(case: str, unrolled: int) -> None:
     """Kernels and waits follow each other on `compute` from the start to the end, loops rolled or not."""
     s = simulation(case)
-    for key, pieces in record(s, unrolled).items():
+    for key, pieces in s.record(unrolled).items():
         segment = s.costs(s.pricer())[key[0]][key[1]][key[2]]
         tracks = defaultdict(list)
         for p in pieces:
@@ -108,7 +107,7 @@ def test_pieces_fill_their_segments(case: str, unrolled: int) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_pieces_add_up_to_what_the_cost_says(case: str) -> None:
     s = simulation(case)
-    for key, pieces in record(s, 10**9).items():
+    for key, pieces in s.record(10**9).items():
         segment = s.costs(s.pricer())[key[0]][key[1]][key[2]]
         assert sum(p.duration for p in pieces if p.kind in ("product", "vector")) == segment.compute, key
         exposed: dict[str, int] = defaultdict(int)
@@ -123,7 +122,7 @@ def test_waits_of_all_activations_are_the_exposed_communication(case: str) -> No
     """The longest on a class is what `parc cost` tells: kernels wait, or device groups meet."""
     t = timeline(case)
     waits: list[dict[str, float]] = [defaultdict(float) for _ in t.classes]
-    pieces = record(simulation(case), 10**9)
+    pieces = simulation(case).record(10**9)
     for e in (e for e in t.events if e.stream == "compute" and e.kind != "host"):
         for p in pieces[t.classes[e.cls].program, (e.kind, e.chunk), e.segment]:
             if p.kind == "exposed":
@@ -137,7 +136,7 @@ def test_waits_of_all_activations_are_the_exposed_communication(case: str) -> No
 
 def test_a_long_loop_is_cut_short() -> None:
     s = simulation("zero3")
-    whole, short = (next(p for key, p in record(s, n).items() if key[1][0] == "F") for n in (10**9, 0))
+    whole, short = (next(p for key, p in s.record(n).items() if key[1][0] == "F") for n in (10**9, 0))
     rest = [p for p in short if p.kind == "repeat"]
     assert {p.stream for p in rest} == {"compute", "comm:server"} and len({p.times for p in rest}) == 1
     assert len(short) < len(whole) and rest[0].name == f"× {rest[0].times} more iterations" and rest[0].times > 2
@@ -166,7 +165,7 @@ def test_slow_devices_are_tracks_of_their_own() -> None:
     """Activations that a slow device makes longer show nothing inside; all others fill theirs."""
     compiled = simulation("pipeline")
     slow = compiled.run(None, Variation({1: 2.0}))
-    shown = Trace(slow, "slow", record(compiled), "all")
+    shown = Trace(slow, "slow", compiled.record(), "all")
     by_class: dict[int, list[bool]] = defaultdict(list)
     for at, event in enumerate(slow.events):
         if event.stream == "compute" and event.kind in "FB":
@@ -182,7 +181,7 @@ def test_slow_devices_are_tracks_of_their_own() -> None:
 
 
 def test_pangus_trace_stays_small() -> None:
-    text = "".join(Trace(timeline("pangu"), "pangu", record(simulation("pangu"))).text())
+    text = "".join(Trace(timeline("pangu"), "pangu", simulation("pangu").record()).text())
     assert len(text) < 4e6 and json.loads(text) == found("pangu")
 
 

@@ -17,7 +17,7 @@ def words(text: str) -> list[str]:
 # Among them words that are keywords elsewhere.
 _WORDS = words(
     "x y z b s d h k v w1 layers data model memory step state input split pad take layout max sum on for to keep cuts "
-    "using train schedule master dim weight repeat loss metric param use mesh job seed check fn _a B GB"
+    "using train schedule master dim weight repeat scan loss metric param use mesh job seed check fn _a B GB"
 )
 names = st.sampled_from(_WORDS).map(ast.Name)
 plain_names = st.sampled_from(["x", "y", "block", "tp", "dp", "ascend910", "f32", "_q"]).map(ast.Name)
@@ -97,7 +97,8 @@ _simple = st.one_of(
 def _blocks(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     body = tuples(inner)
     repeats = st.builds(ast.Repeat, expressions, names, body)
-    return repeats | st.builds(ast.If, expressions, body, body)
+    scans = st.builds(ast.Scan, names, names, body)
+    return repeats | scans | st.builds(ast.If, expressions, body, body)
 
 
 statements = st.recursive(_simple, _blocks, max_leaves=6)

@@ -41,9 +41,9 @@ def test_print_parse_round_trip_of_many(tree: ast.File) -> None:
 
 _TOKENS = st.sampled_from(
     words(
-        "fn model x y f ( ) [ ] { } , = + - * if else repeat as block return over -> .. 1 2.5 strategy job split on in"
+        "fn model x y f ( ) [ ] { } , = + - * if else repeat scan as block return over -> .. 1 2.5 strategy job split"
     )
-    + words("not and == <")
+    + words("on in not and == <")
     + ["\n", "\n", "{\n", "}\n", "30 GB", "# c\n"]
 )
 _COMMENTS = ["# one\n", " # two\n", "\n", "\n\n", "\n\n\n# three\n\n"]

@@ -127,9 +127,9 @@ def test_clusters(job: Job) -> None:
     assert c.devices == 32
     assert [(x.name, x.count, x.bandwidth) for x in c.levels] == [("server", 8, 30e9), ("pod", 4, 12.5e9)]
     assert [x.latency for x in c.levels] == pytest.approx([1e-6, 5e-6])
-    assert [(x.kind, x.capacity, x.bandwidth, x.link) for x in c.memories] == [
-        ("host", 768 * 2**30, 200e9, 32e9),
-        ("nvme", 3.2e12, 6e9, 6e9),
+    assert [(x.name, x.capacity, x.bandwidth, x.sharing, x.link) for x in c.memories] == [
+        ("host", 768 * 2**30, 200e9, 8, 32e9),
+        ("nvme", 3.2e12, 6e9, 8, 6e9),
     ]
     assert dict(c.device.compute) == {"bf16": 256e12, "vector.f32": 8e12}
     assert (c.device.memory, c.device.bandwidth) == (32e9, 1.2e12)

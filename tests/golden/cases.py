@@ -75,6 +75,7 @@ CASES: tuple[Case, ...] = (
     _example("gpt", layers=4, hidden=16, vocab=24, seq=8, batch=8, dp=2, tp=2, zero=1),
     _example("llama", layers=4, hidden=16, vocab=24, seq=8, batch=8, dp=2, cp=2, zero=3),
     _example("lora", layers=4, hidden=16, width=32, vocab=24, seq=8, batch=8, dp=2, tp=2, zero=3),
+    _example("mamba", layers=4, hidden=16, vocab=24, seq=8, batch=8, dp=2, tp=2, zero=1),
     _example("pangu_200b", layers=4, hidden=16, heads=4, vocab=24, seq=8, batch=8, pp=1, dp=2, tp=2, microbatches=2),
     _example("resnet", batch=8, dp=2, sp=2),
     _example("recsys", users=24, items=30, groups=4, batch=16, dp=2),

@@ -18,7 +18,7 @@ from compiler.program import Program
 from runtime.data.synthetic import synthetic
 from runtime.distribute import Array
 from runtime.numpy import STORAGE
-from runtime.rank import RankExecutor
+from runtime.rank.executor import RankExecutor
 from runtime.rank.interpreter import Device, Held, Ledger
 
 HALVES = ("bf16", "f16")

@@ -11,7 +11,7 @@ from compiler.memory.peak import memory_use
 from compiler.ops.effects import Accumulate
 from compiler.program import Program
 from runtime.data.synthetic import synthetic
-from runtime.rank import RankExecutor
+from runtime.rank.executor import RankExecutor
 from runtime.rank.interpreter import Buffer, Device, Held
 
 Where = tuple[str, int, int]
@@ -66,7 +66,7 @@ class Tracked(Device):
 
     def _save(self, name: str, held: Held) -> None:
         super()._save(name, held)
-        b = self.saved[name, self.ctx.micro].buffer
+        b = self.saved[name, self.micro].buffer
         if isinstance(b, Made):
             b.slots.add(name)
 

@@ -12,7 +12,7 @@ from compiler.memory.occupancy import Occupancy, occupancy
 from compiler.memory.peak import memory_use
 from compiler.program import Program
 from runtime.data.synthetic import synthetic
-from runtime.rank import RankExecutor
+from runtime.rank.executor import RankExecutor
 from runtime.rank.interpreter import Device
 from tests.memory.test_exact import SMALL, example
 from tests.runtime.test_memory import program as hand_made
@@ -87,7 +87,7 @@ def test_memories_are_apart() -> None:
 
 def test_indices_are_those_of_the_simulation() -> None:
     compiled = example("gpt", f"{SMALL} pp=2 dp=2 tp=2 microbatches=4")
-    actions = Simulation.of(compiled).actions
+    actions = Simulation.of(compiled).groups.actions
     for group, memories in occupancy(compiled.program).items():
         assert all(s.actions == actions[group] and len(s.moments) == len(s.actions) for s in memories.values())
 

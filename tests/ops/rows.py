@@ -10,12 +10,12 @@ import numpy as np
 from compiler.graph import Dim, Type
 from compiler.ops.base import Op
 from compiler.ops.contract import Contract
-from compiler.ops.create import Full, Iota, Random
+from compiler.ops.create import Full, Iota, Normal, Random
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
 from compiler.ops.functions import FUNCTIONS
-from compiler.ops.index import ScatterAdd, Take
-from compiler.ops.reduce import Cumsum, Reduce, TopK
-from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Slice, Split
+from compiler.ops.index import Scatter, ScatterAdd, Take
+from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
+from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.ops.window import Fold, Window
 from runtime.numpy import STORAGE, Context, Env, LocalValue, plan, quiet
 
@@ -154,6 +154,12 @@ def _shapes() -> list[Row]:
         Row(Merge(("d", "b"), "d"), (BSD,)),
         Row(Slice("s", 1, 4, "s"), (BSD,)),
         Row(Slice("s", 0, 6, "t"), (BSD,)),
+        Row(Slice("s", 1, 6, "s", 2), (BSD,)),
+        Row(Slice("s", 0, 5, "t", 3), (BSD,)),
+        Row(Slice("s", 2, 4, "t", 5), (BSD,)),
+        Row(Shift("s", 1), (BSD,)),
+        Row(Shift("s", -4, 1.5), (BSD,)),
+        Row(Shift("b", 2, -1), (T("int32", b=4, d=6),)),
         Row(Pad("s", 1, 2, 0.0, "t"), (BSD,)),
         Row(Pad("s", 0, 1, 1.5, "s"), (BSD,)),
         Row(Concat("s", "t"), (BSD, T(b=4, s=1, d=2), BSD)),
@@ -172,6 +178,8 @@ def _others() -> list[Row]:
         Row(Reduce("max", ("s",)), (BSD,)),
         Row(Cumsum("s"), (BSD,)),
         Row(Cumsum("s", reverse=True), (BSD,)),
+        Row(ArgMax("s"), (BSD,)),
+        Row(ArgMax("d"), (T("int32", b=4, d=6),)),
         Row(TopK("s", Dim("j", 2)), (BSD,)),
         Row(TopK("d", Dim("d", 3)), (T(b=4, d=6),)),
         Row(Take("v"), (T(v=6, d=2), index), low=0, high=6),
@@ -183,11 +191,21 @@ def _others() -> list[Row]:
         Row(ScatterAdd(Dim("v", 6), ("b", "v")), (T(b=4, s=2), index)),
         Row(ScatterAdd(Dim("v", 6), ("d", "b", "v")), (T(d=4, s=2, b=4), index)),
         Row(ScatterAdd(Dim("v", 80), ("v", "d")), (T(b=4, s=2, d=2), index)),
+        Row(Scatter("v"), (T(v=6, d=2), T(b=4, s=2, d=2), index), low=0, high=6),
+        Row(Scatter("v"), (T(v=6, d=2), T(d=2, b=4, s=2), index)),
+        Row(Scatter("v"), (T(d=4, b=4, v=6), T(b=4, s=2, d=4), index)),
+        Row(Scatter("v"), (T("int32", v=6), T("int32"), T("int32"))),
         Row(Iota(Dim("t", 6)), ()),
         Row(Full(1.5, "f32", D(b=4, d=6)), ()),
         Row(Full(2, "int32", ()), ()),
         Row(Random("a.uniform", "f64", D(b=4, d=6)), (T("int32"), T("int32"))),
         Row(Random("a.uniform", "bf16", D(b=4)), (T("int32"),)),
+        Row(Normal("a.normal", "f64", D(b=4, d=6)), (T("int32"), T("int32"))),
+        Row(Normal("a.normal", "bf16", D(b=4)), (T("int32"),)),
+        Row(Window("s", Dim("o", 6), Dim("k", 3), pad=2, dilation=2), (BSD,)),
+        Row(Window("s", Dim("o", 2), Dim("k", 3), stride=2, pad=1, dilation=2, fill=0.5), (BSD,)),
+        Row(Fold("o", "k", Dim("s", 6), pad=2, dilation=2), (T(b=4, o=6, d=2, k=3),)),
+        Row(Fold("o", "k", Dim("s", 6), stride=2, pad=1, dilation=2), (T(b=4, o=2, k=3),)),
         Row(Window("s", Dim("o", 6), Dim("k", 3), pad=1), (BSD,)),
         Row(Window("s", Dim("o", 6), Dim("k", 3), pad=2), (BSD,)),
         Row(Window("s", Dim("o", 4), Dim("k", 3)), (BSD,)),

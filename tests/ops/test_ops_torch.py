@@ -12,9 +12,9 @@ from compiler.graph import Dim, Type
 from compiler.ops.base import Op
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Cast, Map
-from compiler.ops.index import ScatterAdd, Take
+from compiler.ops.index import Scatter, ScatterAdd, Take
 from compiler.ops.reduce import Cumsum, Reduce, TopK
-from compiler.ops.shape import Concat, Flip, Merge, Pad, Slice, Split
+from compiler.ops.shape import Concat, Flip, Merge, Pad, Shift, Slice, Split
 from compiler.ops.window import Fold, Window
 
 from .rows import BINARY, UNARY, D, T, run
@@ -32,6 +32,15 @@ def _map(fn: str) -> Callable[..., Any]:
 
 INDEX = np.random.default_rng(0).integers(0, 6, (4, 2)).astype(np.int32)
 LONG = torch.tensor(INDEX, dtype=torch.long)
+
+
+def _last_rows(index: Any, rows: Any) -> tuple[tuple[Any], Any]:
+    """Each number once, with the last of its rows: PyTorch promises no order."""
+    flat = index.reshape(-1).tolist()
+    kept = [k for k, n in enumerate(flat) if n not in flat[k + 1 :]]
+    return (index.reshape(-1)[kept],), rows.reshape(len(flat), -1)[kept]
+
+
 CASES: list[tuple[Op, tuple[Type, ...], Callable[..., Any]]] = [
     *((Map(fn, (None,)), (BD,), _map(fn)) for fn in UNARY),
     *((Map(fn, (None, None)), (BD, BD), _map(fn)) for fn in BINARY if fn not in ("floordiv", "mod")),
@@ -46,6 +55,8 @@ CASES: list[tuple[Op, tuple[Type, ...], Callable[..., Any]]] = [
     (Split("s", D(h=2, k=3)), (BSD,), lambda x: x.reshape(4, 2, 3, 2)),
     (Merge(("s", "b"), "e"), (BSD,), lambda x: x.transpose(0, 1).reshape(24, 2)),
     (Slice("s", 1, 4, "s"), (BSD,), lambda x: x[:, 1:4]),
+    (Slice("s", 1, 6, "s", 2), (BSD,), lambda x: x[:, 1:6:2]),
+    (Shift("s", 2, 3.0), (BSD,), lambda x: torch.nn.functional.pad(x[:, :-2], (0, 0, 2, 0), value=3.0)),
     (Pad("s", 1, 2, 3.0, "s"), (BSD,), lambda x: torch.nn.functional.pad(x, (0, 0, 1, 2), value=3.0)),
     (Concat("s", "s"), (BSD, BSD), lambda x, y: torch.cat((x, y), 1)),
     (Flip("s"), (BSD,), lambda x: x.flip(1)),
@@ -55,7 +66,17 @@ CASES: list[tuple[Op, tuple[Type, ...], Callable[..., Any]]] = [
         (T(b=4, o=3, k=3),),
         lambda x: torch.nn.functional.fold(x.transpose(1, 2), (1, 6), (1, 3), padding=(0, 1), stride=(1, 2))[:, 0, 0],
     ),
+    (
+        Window("d", Dim("o", 4), Dim("k", 3), 1, 1, 0.0, 2),
+        (BD,),
+        lambda x: torch.nn.functional.unfold(x[:, None, None], (1, 3), (1, 2), (0, 1)).transpose(1, 2),
+    ),
     (Take("v"), (T(v=6, d=2), T("int32", b=4, s=2)), lambda x, i: x[i]),
+    (
+        Scatter("v"),
+        (T(v=8, d=2), T(b=4, s=2, d=2), T("int32", b=4, s=2)),
+        lambda x, y, i: x.index_put(*_last_rows(i, y)),
+    ),
     (
         ScatterAdd(Dim("v", 6), ("v", "d")),
         (T(b=4, s=2, d=2), T("int32", b=4, s=2)),

@@ -8,13 +8,13 @@ import pytest
 from compiler.graph import Dim, Type
 from compiler.ops.base import Op, OpError
 from compiler.ops.contract import Contract
-from compiler.ops.create import Full, Iota, Random
+from compiler.ops.create import Full, Iota, Normal, Random
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
 from compiler.ops.functions import FUNCTIONS
-from compiler.ops.index import ScatterAdd, Take
-from compiler.ops.reduce import Cumsum, Reduce, TopK
+from compiler.ops.index import Scatter, ScatterAdd, Take
+from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
 from compiler.ops.registry import COMPUTE
-from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Slice, Split
+from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.ops.window import Fold, Window
 from runtime.numpy import PLANNERS, STORAGE
 
@@ -114,6 +114,8 @@ WRONG: list[tuple[Op, tuple[Type, ...], str]] = [
     (Reduce("sum", ("b", "b")), (BD,), "E0205"),
     (Reduce("max", ("b",)), (T("bool", b=4),), "E0202"),
     (Cumsum("e"), (BD,), "E0204"),
+    (ArgMax("e"), (BD,), "E0204"),
+    (ArgMax("b"), (T("bool", b=4),), "E0202"),
     (TopK("d", Dim("j", 7)), (BD,), "E0206"),
     (TopK("d", Dim("b", 2)), (BD,), "E0205"),
     (Rename((("e", "f"),)), (BD,), "E0204"),
@@ -127,6 +129,11 @@ WRONG: list[tuple[Op, tuple[Type, ...], str]] = [
     (Slice("d", 2, 2, "d"), (BD,), "E0206"),
     (Slice("d", 0, 7, "d"), (BD,), "E0206"),
     (Slice("d", 0, 3, "b"), (BD,), "E0205"),
+    (Slice("d", 0, 4, "d", 0), (BD,), "E0206"),
+    (Shift("e", 1), (BD,), "E0204"),
+    (Shift("d", 0), (BD,), "E0206"),
+    (Shift("d", 6), (BD,), "E0206"),
+    (Shift("d", 1, 0.5), (T("int32", d=6),), "E0202"),
     (Pad("d", -1, 0, 0.0, "d"), (BD,), "E0206"),
     (Pad("d", 1, 0, 0.0, "b"), (BD,), "E0205"),
     (Concat("d", "d"), (), ""),
@@ -142,12 +149,21 @@ WRONG: list[tuple[Op, tuple[Type, ...], str]] = [
     (ScatterAdd(Dim("v", 3), ("v", "d", "d")), (BD, T("int32", b=4)), "E0205"),
     (ScatterAdd(Dim("b", 3), ("b", "d")), (BD, T("int32", b=4)), "E0205"),
     (ScatterAdd(Dim("v", 3), ("v", "d")), (BD, T("int32", e=4)), "E0204"),
+    (Scatter("v"), (BD, BD, T("int32", b=4)), "E0204"),
+    (Scatter("d"), (BD, T(b=4), BD), "E0202"),
+    (Scatter("d"), (BD, T("f32", b=4), T("int32", b=4)), "E0202"),
+    (Scatter("d"), (BD, BD, T("int32", d=6)), "E0205"),
+    (Scatter("d"), (BD, T(b=4), T("int32", b=3)), "E0203"),
+    (Scatter("d"), (BD, T(e=4), T("int32", e=4)), "E0204"),
     (Iota(Dim("t", 0)), (), "E0206"),
     (Full(1.0, "float", ()), (), "E0207"),
     (Full(0.5, "int32", ()), (), "E0202"),
     (Random("r", "f32", ()), (), ""),
     (Random("r", "f32", ()), (BD,), "E0202"),
     (Random("r", "int32", ()), (T("int32"),), "E0202"),
+    (Normal("r", "int32", ()), (T("int32"),), "E0202"),
+    (Window("d", Dim("o", 2), Dim("k", 3), dilation=0), (BD,), "E0206"),
+    (Window("d", Dim("o", 5), Dim("k", 3), dilation=3), (BD,), "E0206"),
     (Window("d", Dim("o", 5), Dim("k", 3), pad=1), (BD,), "E0206"),
     (Window("d", Dim("o", 6), Dim("k", 3), pad=3), (BD,), "E0206"),
     (Window("d", Dim("o", 6), Dim("k", 1), stride=0), (BD,), "E0206"),

@@ -12,7 +12,7 @@ from compiler.verify import verify
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 from runtime.prove import prove
-from runtime.rank import RankExecutor
+from runtime.rank.executor import RankExecutor
 
 FUNCTIONS = """\
 fn columns(x[..., r, c]) {

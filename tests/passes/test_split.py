@@ -19,7 +19,7 @@ from compiler.text import parse_program, show
 from compiler.verify import verify
 from dsl.source import Source
 from runtime.prove import prove
-from runtime.rank import RankExecutor
+from runtime.rank.executor import RankExecutor
 from tests.program.mutations import mutations
 
 GPT = (Path(__file__).resolve().parents[2] / "examples" / "gpt.par").read_text()

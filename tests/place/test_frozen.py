@@ -29,7 +29,7 @@ from parc import check
 from parc.results import Results
 from runtime.prove import prove, random_batch
 from runtime.prove.serial import initial_state, serial_step
-from runtime.rank import RankExecutor
+from runtime.rank.executor import RankExecutor
 
 DOUBLE = Precision("f64", "f64")
 B, D, F, Q, LAYERS, V = 8, 8, 16, 2, 4, 12

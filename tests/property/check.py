@@ -13,7 +13,7 @@ from compiler.verify import verify
 from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Source
 from runtime.prove import Proof, prove
-from runtime.rank import RankExecutor
+from runtime.rank.executor import RankExecutor
 from tests.property.case import Case
 
 REFUSALS = frozenset(

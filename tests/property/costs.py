@@ -13,11 +13,9 @@ from collections import defaultdict
 
 from compiler.cost.memory.systems import Systems
 from compiler.cost.price.calibration import of_cluster
-from compiler.cost.time.ranks import play_ranks
-from compiler.cost.time.record import record
+from compiler.cost.price.pricer import PICOSECONDS
 from compiler.cost.time.simulate import Simulation
 from compiler.cost.time.slow import NOMINAL, Variation
-from compiler.cost.time.timeline import PICOSECONDS
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate import evaluate
 from compiler.graph import ITEMSIZE
@@ -33,6 +31,7 @@ from dsl.source import Source
 from parc import api
 from parc.estimate import Estimate
 from parc.report.trace import Trace
+from tests.cost.time.oracle import every_rank
 from tests.memory.measured import exact
 from tests.property.case import Case
 from tests.property.check import Outcome, refusal, where
@@ -45,6 +44,11 @@ DEVICES = ("ascend910", "ascend910b", "a100_80", "h100", "tpu_v4")
 
 def with_cluster(case: Case) -> Compiled:
     """The case on a cluster of servers of 1 to 8 devices."""
+    return compile_job(evaluate(Source("drawn.par", cluster_text(case))))
+
+
+def cluster_text(case: Case) -> str:
+    """The file of `with_cluster`."""
     r = random.Random(case.seed)
     devices = math.prod(size for _, size in case.mesh)
     inside = r.choice([n for n in (1, 2, 3, 4, 8) if devices % n == 0])
@@ -55,7 +59,7 @@ def with_cluster(case: Case) -> Compiled:
         f"  level pod = {devices // inside} server over 10 GB/s, 5 us\n}}\n"
     )
     text = case.text.replace("train drawn()", "train drawn() on pod")
-    return compile_job(evaluate(Source("drawn.par", cluster + text)))
+    return cluster + text
 
 
 def check(case: Case) -> Outcome:
@@ -90,9 +94,8 @@ def _check(case: Case, measure: bool) -> None:
     for variation in (NOMINAL, slow):
         found = s.run(calibration, variation)
         pricer = s.pricer(calibration, variation)
-        relief = [s.relief(pricer, g) for g in range(program.groups)]
         every = list(range(program.devices))
-        ends = play_ranks(program, s.features, pricer, every, dict(variation.devices), relief).ends
+        ends = every_rank(s, pricer, every, variation.devices)
         assert round(found.step_seconds * PICOSECONDS) == max(ends), "every rank played"
         for player in found.classes:
             assert len({ends[i] for first, n in player.ranks for i in range(first, first + n)}) == 1
@@ -102,7 +105,7 @@ def _check(case: Case, measure: bool) -> None:
             assert math.isclose(spent.products + spent.vectors + spent.update, busy, rel_tol=1e-9, abs_tol=1e-12)
             for link in spent.links:  # what a group of stages waits for is late peers, too
                 assert link.axes == "stages" or link.exposed <= link.seconds * (1 + 1e-9), "waits longer than it sends"
-        _tracks(Trace(found, "drawn", record(s, variation=variation), "all"))
+        _tracks(Trace(found, "drawn", s.record(variation=variation), "all"))
         e = api.estimate(compiled, variation)
         _figures(e)
         page = api.report(e)

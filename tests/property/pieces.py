@@ -55,7 +55,18 @@ class Drawing:
 
 
 def smooth(d: Drawing) -> Piece:
-    fn = d.rng.choice(["tanh(x)", "sin(x)", "x * sigmoid(x)", "gelu(x)", "0.5 * x + 0.25 * x * x", "relu(x) + 0.1 * x"])
+    fn = d.rng.choice(
+        [
+            "tanh(x)",
+            "sin(x)",
+            "x * erfc(x)",
+            "log1p(x * x)",
+            "x * sigmoid(x)",
+            "gelu(x)",
+            "0.5 * x + 0.25 * x * x",
+            "relu(x) + 0.1 * x",
+        ]
+    )
     return Piece("map", (f"x = {fn}",))
 
 
@@ -166,7 +177,7 @@ def positions(d: Drawing) -> Piece:
 
 def windowed(d: Drawing) -> Piece:
     """A convolution along one dim, by hand."""
-    over = d.rng.choice([n for n in d.sizes if n != "b"])
+    over, apart = d.rng.choice([n for n in d.sizes if n != "b"]), d.rng.choice([1, 1, 2])
     k, o = d.name("k"), d.name("o")
     w = d.weight((k,))
     target = ",".join(o if n == over else n for n in d.sizes)
@@ -176,7 +187,7 @@ def windowed(d: Drawing) -> Piece:
         (
             f"dim {k} = 3, {o} = {d.sizes[over]}",
             f"weight {w}[{k}] ~ normal(0.4)",
-            f"{value}[{target}] = window(x, {over} -> ({o}, {k}), pad = 1) @ {w}",
+            f"{value}[{target}] = window(x, {over} -> ({o}, {k}), pad = {apart}, dilation = {apart}) @ {w}",
             f"x = x + rename({value}, {o} -> {over})",
         ),
     )
@@ -243,6 +254,51 @@ def deep(d: Drawing) -> Piece:
     return Piece("deep", (f"x = deep(x, {count}) as {label}",))
 
 
+def recurrent(d: Drawing) -> Piece:
+    """Position by position along a dim, with a weight that all positions share."""
+    over = d.rng.choice([n for n in d.sizes if n != "b"])
+    rest = [n for n in d.sizes if n != over]
+    w, h, label = d.weight((rest[-1],)), d.name("h"), d.name("scan")
+    step = d.rng.choice([f"tanh(x + {w} * {h})", f"0.5 * {h} + {w} * x", f"sin({h}) * {w} + x"])
+    return Piece(
+        "scan",
+        (
+            f"weight {w}[{rest[-1]}] ~ normal(0.5)",
+            f"{h} = zeros({', '.join(rest)})",
+            f"scan over {over} as {label} {{",
+            f"  {h} = {step}",
+            f"  x = x + 0.3 * {h}",
+            "}",
+        ),
+    )
+
+
+def moved(d: Drawing) -> Piece | None:
+    """Some places along a dim."""
+    over = d.rng.choice([n for n in d.sizes if n != "b"])
+    if d.sizes[over] == 1:
+        return None
+    by = d.rng.choice([1, -1]) * d.rng.randrange(1, d.sizes[over])
+    return Piece("shift", (f"x = x + 0.5 * shift(x, {over}, by = {by})",))
+
+
+def noisy(d: Drawing) -> Piece:
+    return Piece("normal", (f"x = x + 0.1 * cast(normal({', '.join(d.sizes)}), compute)",))
+
+
+def set_rows(d: Drawing) -> Piece | None:
+    """Some rows are others' values: every second one those of the first half, some of them named twice."""
+    over, t = d.rng.choice([n for n in d.sizes if n != "b"]), d.name("r")
+    half = d.sizes[over] // 2
+    if not half:
+        return None
+    rows = f"slice(x, {over} -> {t}, 0..{2 * half}, step = 2)"
+    return Piece(
+        "scatter",
+        (f"dim {t} = {half}", f"x = scatter(x, sin({rows}), {d.rng.choice([1, 2])} * iota({t}) // 2, over {over})"),
+    )
+
+
 def masked(d: Drawing) -> Piece:
     """Positions are left out, by data or by where they stand."""
     over = d.rng.choice([n for n in d.sizes if n != "b"])
@@ -280,7 +336,8 @@ def unit(d: Drawing) -> Piece:
 
 ANYWHERE: tuple[Callable[[Drawing], Piece | None], ...] = (
     smooth, scaled, centred, dense, dense, dropped, where_map, summed, flipped, shifted, doubled, in_parts, positions,
-    windowed, kept, best, nested, looked_up, adapted, adapted, deep, masked, reversed_rows, stopped, unit,
+    windowed, kept, best, nested, recurrent, moved, noisy, set_rows,
+    looked_up, adapted, adapted, deep, masked, reversed_rows, stopped, unit,
 )  # fmt: skip
 
 # --- pieces for sequences -------------------------------------------------------------------------

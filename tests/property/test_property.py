@@ -32,6 +32,7 @@ EVERYWHERE = {
     "tied", "reduce_mean", "reduce_max", "reduce_sum", "head", "tied_head", "mse", "square",
     "data_parallel", "tensor_parallel", "megatron", "context_parallel", "ulysses", "spatial", "expert_parallel",
     "moe_parallel", "zero_1", "zero_2", "zero_3", "gpipe", "one_f_one_b", "interleaved", "zero_bubble", "microbatches",
+    "scan", "shift", "normal", "scatter",
     "lora", "deep", "mask", "gather", "stop_gradient", "unit", "frozen", "keep", "adapters", "counted_head", "places",
     "metric_mean", "metric_sum", "metric_max", "metric_ratio", "metric_count", "loss_scale", "mixed",
     "counted", "no_sum",

@@ -17,11 +17,10 @@ import pytest
 from click.testing import CliRunner
 
 import parc
-from compiler.cost.time.record import record
+from compiler.cost.price.pricer import PICOSECONDS
+from compiler.cost.time.breakdown import SLOWER
 from compiler.cost.time.simulate import Simulation
 from compiler.cost.time.slow import Variation
-from compiler.cost.time.spent import SLOWER
-from compiler.cost.time.timeline import PICOSECONDS
 from compiler.memory.occupancy import occupancy
 from parc import api
 from parc.cli import cli
@@ -217,7 +216,7 @@ def test_every_pass_is_a_box_in_its_place(case: str) -> None:
 def test_inside_a_pass_kernels_and_waits_fill_the_row_of_computation(case: str) -> None:
     t = estimated(case).timeline
     shown = part(case, "inside")
-    pieces = record(Simulation.of(estimated(case).compiled), UNROLLED)
+    pieces = Simulation.of(estimated(case).compiled).record(UNROLLED)
     mine = {key: found for (c, key, _), found in pieces.items() if c == t.classes[t.slowest].program and found}
     pictures = re.findall(r'data-part="inside-(\w+?)(\d+)">(.*?)</svg>', shown)
     assert [(kind, int(chunk)) for kind, chunk, _ in pictures] == sorted(mine, key=lambda k: ("FBWU".index(k[0]), k[1]))
@@ -234,7 +233,7 @@ def test_inside_a_pass_kernels_and_waits_fill_the_row_of_computation(case: str) 
 
 
 def test_most_of_a_long_loop_is_cut_out_of_its_picture() -> None:
-    pieces = record(Simulation.of(estimated("zero3").compiled), 0)
+    pieces = Simulation.of(estimated("zero3").compiled).record(0)
     for (_, (kind, _), _), found in pieces.items():
         rest = [p for p in found if p.kind == "repeat"]
         if kind == "U":

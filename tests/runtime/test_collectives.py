@@ -11,11 +11,24 @@ from hypothesis import strategies as st
 from compiler.graph import Dim, Type
 from compiler.layout import TIME, Layout, local_type
 from compiler.ops.base import Op
-from compiler.ops.comm import AllGather, AllReduce, AllToAll, Halo, HaloAdd, MaskPad, OnlyFirst, ReduceScatter, Shard
-from runtime.comm import Hub
-from runtime.distribute import Array, Mesh, collect, distribute
+from compiler.ops.comm import (
+    AllGather,
+    AllReduce,
+    AllToAll,
+    Halo,
+    HaloAdd,
+    MaskPad,
+    OnlyFirst,
+    ReduceScatter,
+    Shard,
+    ShiftAcross,
+)
+from runtime.comm import Hub, Wait
+from runtime.distribute import Array, collect, distribute
+from runtime.mesh import Mesh
 from runtime.numpy import Context
-from runtime.rank.collectives import Here, run_collective
+from runtime.numpy.backend import Numpy
+from runtime.rank.collectives import Here, start_collective
 from runtime.stacked.collectives import plan_comm
 
 AXES = ("a", "b")
@@ -26,12 +39,13 @@ def both(op: Op, x: Array, type: Type, before: Layout, after: Layout, mesh: Mesh
     result = plan_comm(op, type, before, after, mesh)(Context(mb), x)
     local = local_type(type, after, mesh.sizes).shape
     assert result.shape[mesh.lead :] == local, op
-    hub, rest = Hub(mesh), {}
+    hub = Hub(mesh, Numpy())
+    rest: dict[Any, Wait[Any]] = {}
     full = np.broadcast_to(x, mesh.shape + x.shape[mesh.lead :])
     for at in mesh.devices:
         piece = full[tuple(at[a] for a in mesh.axes)].copy()
-        comm = hub.communicator(0, at)
-        rest[tuple(at.values())] = run_collective(op, piece, Here(type, before, after, mesh, {**at, TIME: mb}, comm))
+        here = Here(type, before, after, mesh, {**at, TIME: mb}, hub.network(0, at), Numpy())
+        rest[tuple(at.values())] = start_collective(op, piece, here).wait()
     wide = np.broadcast_to(result, mesh.shape + local)
     while rest:
         for key, running in list(rest.items()):
@@ -117,6 +131,22 @@ def test_halo_and_its_adjoint(n: int, m: int, size: int, left: int, right: int) 
     zero = both(Halo("s", AXES, left, right, 0.0), distribute(x, type, split, mesh), type, split, bordered, mesh)
     back = both(HaloAdd("s", AXES, left, right), y, type, bordered, split, mesh)
     assert (zero * y).sum() == (distribute(x, type, split, mesh) * back).sum()
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.data())
+def test_shift_moves_elements_across_pieces(n: int, m: int, length: int, data: st.DataObject) -> None:
+    """As the whole is shifted, over one axis and two, by less and by more than a piece is long, forward and back."""
+    mesh, size = Mesh(AXES, {"a": n, "b": m}), n * m * length
+    if size < 2:
+        return
+    by = data.draw(st.integers(1, size - 1)) * data.draw(st.sampled_from((1, -1)))
+    type, layout = Type("f64", (Dim("k", 2), Dim("s", size))), Layout(((), AXES))
+    x = np.arange(1.0, 2 * size + 1).reshape(2, size)
+    want = np.full_like(x, 7.0)
+    want[:, max(by, 0) : size + min(by, 0)] = x[:, max(-by, 0) : size - max(by, 0)]
+    op = ShiftAcross("s", AXES, by, 7.0)
+    got = both(op, distribute(x, type, layout, mesh), type, layout, layout, mesh)
+    np.testing.assert_array_equal(collect(got, type, layout, mesh), want)
 
 
 @given(st.integers(1, 4), st.integers(1, 9))

@@ -14,7 +14,8 @@ from compiler.layout import TIME, Layout, local_type
 from compiler.model import Init
 from compiler.program import Affine, DeviceClass, LoopRange, StateDecl
 from dsl.diagnostics import ParcError
-from runtime.distribute import Mesh, assemble, collect, distribute, own_part, piece_of
+from runtime.distribute import assemble, collect, distribute, own_part, piece_of
+from runtime.mesh import Mesh
 
 AXES = ("a", "b", "c")
 

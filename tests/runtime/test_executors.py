@@ -12,7 +12,7 @@ from compiler.text import parse_located, show
 from runtime.data.synthetic import synthetic
 from runtime.executor import Executor, StepResult
 from runtime.prove import relative_error
-from runtime.rank import RankExecutor
+from runtime.rank.executor import RankExecutor
 from runtime.stacked import Emulator
 from tests.program.samples import LAYERS, PIPELINE
 from tests.runtime import models

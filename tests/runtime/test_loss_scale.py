@@ -12,7 +12,7 @@ import parc
 from dsl.source import Source
 from parc.cli import cli
 from runtime.data.synthetic import synthetic
-from runtime.rank import RankExecutor
+from runtime.rank.executor import RankExecutor
 from runtime.stacked import Emulator
 
 FILE = """\

@@ -11,7 +11,7 @@ from compiler.program import FunctionPhase, Program
 from compiler.text import parse_located
 from dsl.diagnostics import ParcError
 from runtime.data.synthetic import synthetic
-from runtime.rank import RankExecutor
+from runtime.rank.executor import RankExecutor
 from runtime.stacked import Emulator
 from tests.runtime import models
 

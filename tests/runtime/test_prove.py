@@ -15,7 +15,7 @@ from dsl.diagnostics import ParcError
 from dsl.source import Source
 from runtime.prove import prove, random_batch, relative_error
 from runtime.prove.serial import initial_state, serial_step
-from runtime.rank import RankExecutor
+from runtime.rank.executor import RankExecutor
 from runtime.stacked import Emulator
 from tests.program.mutations import KINDS, mutations
 from tests.runtime import models

@@ -14,7 +14,7 @@ from dsl.codes import CODES, Code
 from dsl.diagnostics import Diagnostic, ParcError
 from runtime.data import open_data
 from runtime.data.synthetic import synthetic
-from runtime.rank import RankExecutor
+from runtime.rank.executor import RankExecutor
 from runtime.stacked import Emulator
 
 ROOT = Path(__file__).resolve().parents[2]

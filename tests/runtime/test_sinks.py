@@ -15,7 +15,7 @@ from compiler.liveness import Liveness, liveness
 from compiler.model import Precision
 from compiler.program import Program
 from runtime.data.synthetic import synthetic
-from runtime.rank import RankExecutor
+from runtime.rank.executor import RankExecutor
 from runtime.stacked import Emulator
 from tests.runtime import models
 from tests.runtime.test_memory import peak, program

@@ -19,6 +19,7 @@ from compiler.cost.kernels.work import Collective, Copy, Loop, Meet, Part, Post,
 from compiler.cost.kernels.work import Node as Kernel
 from compiler.graph import ITEMSIZE, Graph, Node, Value
 from compiler.layout import local_type
+from compiler.memory.tiers import FIRST
 from compiler.ops import comm, effects
 from compiler.ops.base import Movement
 from compiler.ops.contract import Contract
@@ -267,8 +268,8 @@ class _Lift:
             state = self.lifter.states.get(op.name)
             taint = TAINTS.get(state.role, "") if state else ""
             var = instr.outputs[0]
-            if state is not None and state.memory != "hbm":
-                self.add(instr, Copy(self.lifter.value(var).bytes, state.memory))
+            if state is not None and state.memory != FIRST:
+                self.add(instr, Copy(self.lifter.value(var).bytes, state.memory, FIRST))
                 self.values[var.name].taint = taint
             else:
                 self.define(var, -1, taint)
@@ -277,8 +278,8 @@ class _Lift:
             state = self.lifter.states.get(op.name)
             value = self.values[instr.inputs[0].name]
             self.lifter.filled[op.name] = value.filled
-            if state is not None and state.memory != "hbm":
-                self.add(instr, Copy(value.bytes, state.memory))
+            if state is not None and state.memory != FIRST:
+                self.add(instr, Copy(value.bytes, FIRST, state.memory))
         elif isinstance(op, effects.Accumulate):
             value = self.values[instr.inputs[0].name]
             if self.lifter.accumulates and value.elements > SCALAR:

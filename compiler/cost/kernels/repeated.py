@@ -1,15 +1,18 @@
 """Work that several devices do alike (E0559): stages, since what is made from data and weights alone is made where it
-is read; and devices along an axis that splits nothing of a product (`alike`)."""
+is read; and devices along an axis that splits nothing of a product (`alike`). And scans, which go through all positions
+on every device, those of other pieces too (E0560)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from compiler.cost.kernels.alike import alike, free_dims, rule_on
 from compiler.cost.kernels.flops import flops_of, model_flops
 from compiler.driver import Compiled
 from compiler.graph import Graph, Value
+from compiler.layout import TIME, Layout
+from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
 from compiler.passes.copying import graph_values
 from compiler.passes.stage import ALL, Stage, Staged
@@ -39,9 +42,10 @@ class Repeated:
 
 
 def repeated_work(compiled: Compiled) -> tuple[Diagnostic, ...]:
-    """Warnings where stages repeat products of more than `WORTH` of what the model needs, or devices along an axis of
-    more than `WORTH_ALONG`."""
-    return (*_by_stages(compiled), *_along_axes(compiled))
+    """Warnings: of scans over split dims, and where stages repeat products of more than `WORTH` of what the model
+    needs, or devices along an axis of more than `WORTH_ALONG`."""
+    scans = tuple(_gathered_scans(compiled.placed.forward, compiled.placed.layouts))
+    return (*scans, *_by_stages(compiled), *_along_axes(compiled))
 
 
 def _along_axes(compiled: Compiled) -> tuple[Diagnostic, ...]:
@@ -86,6 +90,26 @@ def _by_stages(compiled: Compiled) -> tuple[Diagnostic, ...]:
         else "`place` its scope on the axis as well: then the others get what it makes"
     )
     return (Diagnostic("E0559", message, span, notes=tuple(notes), help=help, severity="warning"),)
+
+
+def _gathered_scans(graph: Graph, layouts: Mapping[str, Layout]) -> Iterator[Diagnostic]:
+    """Of each scan whose slices are pieces that had to be gathered; those in loops, too."""
+    made = {v: node for node in graph.nodes for v in node.outputs}
+    for node in graph.nodes:
+        if not isinstance(node.op, Repeat):
+            continue
+        yield from _gathered_scans(node.op.body, layouts)
+        axes: dict[str, None] = {}
+        for v in node.inputs[node.op.carries : node.op.carries + node.op.stacks] if node.op.scan else ():
+            maker = made.get(v)
+            if maker is not None and isinstance(maker.op, Relayout):
+                axes |= dict.fromkeys(a for a in layouts[maker.inputs[0].name].dims[0] if a != TIME)
+        if axes:
+            named = ", ".join(f"`{a}`" for a in axes)
+            where = f"goes through all positions on every device along {named}"
+            message = f"`scan … as {node.op.label}` {where}: its pieces are gathered"
+            help = "positions wait for one another: split another dim that it works on, such as the batch or the width"
+            yield Diagnostic("E0560", message, node.span, help=help, severity="warning")
 
 
 def repeated(compiled: Compiled) -> list[Repeated]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Union
@@ -93,10 +94,11 @@ class Collective:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Between device memory and `host` or `nvme`."""
+    """From one memory to another, by their names."""
 
     bytes: int
-    memory: str
+    source: str
+    target: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,3 +163,11 @@ class Part:
     """A function's or loop's work in the order in which it is issued."""
 
     nodes: tuple[Node, ...]
+
+    def each(self, times: int = 1) -> Iterator[tuple[Node, int]]:
+        """All nodes but loops, those inside of loops among them, and how often each runs if the part does `times`."""
+        for node in self.nodes:
+            if isinstance(node.work, Loop):
+                yield from node.work.body.each(times * node.work.count)
+            else:
+                yield node, times

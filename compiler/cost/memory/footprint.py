@@ -32,10 +32,9 @@ from math import prod
 from compiler import stacks
 from compiler.graph import ITEMSIZE
 from compiler.layout import Layout, local_type
-from compiler.memory.action import FIRST
+from compiler.memory.tiers import FIRST
 from compiler.model import Device, ShardRule, Strategy
-from compiler.origin import Role
-from compiler.passes.place.rules import in_scope
+from compiler.origin import Role, within
 from compiler.program import DeviceClass, StateDecl
 
 MEGATRON, PYTORCH = 10.0, 14.0
@@ -78,7 +77,7 @@ class Shards:
 
     def axes(self, state: StateDecl, *classes: str) -> set[str]:
         """Of the `shard` rules of these classes that hold for the state (for a weight, or a state of it)."""
-        rules = (r for r in self.rules if r.axis in self.sizes and in_scope(state.logical, r.scope))
+        rules = (r for r in self.rules if r.axis in self.sizes and within(state.logical, r.scope))
         return {r.axis for r in rules if set(classes) & set(r.classes)}
 
     def gathered(self, weight: StateDecl) -> bool:

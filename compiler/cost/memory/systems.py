@@ -17,9 +17,10 @@ from compiler.cost.memory.footprint import Footprint, Shards, footprint, states
 from compiler.cost.memory.sizes import OURS, Sizes, logits
 from compiler.cost.price.calibration import of_cluster
 from compiler.graph import ITEMSIZE, Graph, Node, Value
-from compiler.memory.action import FIRST, Buffer, Effect, Replay
+from compiler.memory.action import Buffer, Effect, Replay
 from compiler.memory.lifetimes import Traced, TracedMemory
 from compiler.memory.peak import ClassMemory, Peak
+from compiler.memory.tiers import FIRST
 from compiler.origin import Role
 from compiler.program import DeviceClass, Function, FunctionPhase
 

@@ -8,6 +8,7 @@ from math import ceil, log2, prod
 from compiler.cost.kernels.work import Collective
 from compiler.cost.price.calibration import Calibration
 from compiler.cost.price.machine import Machine
+from compiler.memory.tiers import move_rate
 from compiler.ops.comm import Pattern
 
 QUICK = (0.5, 0.25)
@@ -151,7 +152,6 @@ def meet_level(groups: tuple[int, ...], machine: Machine) -> int:
     return max((machine.between(a, b) for a, b in zip(groups, groups[1:])), default=0)
 
 
-def copy_seconds(size: float, memory: str, machine: Machine, cal: Calibration) -> float:
-    """Between device memory and host or NVMe over the device's own link, or its share of the memory's bandwidth."""
-    rate = machine.memories.get(memory)
-    return size / rate + cal.launch if rate else 0.0
+def copy_seconds(size: float, source: str, target: str, machine: Machine, cal: Calibration) -> float:
+    """From one memory to another: over the device's links to them, or its share of their bandwidths."""
+    return size / move_rate(machine.memories, source, target) + cal.launch

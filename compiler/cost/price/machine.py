@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
+from compiler.memory.tiers import Memory
 from compiler.model import Cluster, Device, Level
 from compiler.numbering import Ranks
 from compiler.program import Program
@@ -25,7 +26,7 @@ class Machine:
     ranks: Ranks
     cores: int
     tile: tuple[int, int, int]
-    memories: dict[str, float]  # kind -> bytes per second and device
+    memories: dict[str, Memory]
     domains: tuple[int, ...]  # devices of one domain of each level
     peaks: dict[str, float]
     vector_peaks: dict[str, float]
@@ -78,7 +79,6 @@ def machine(program: Program, cluster: Cluster, slow_links: dict[str, float] | N
     for level in levels:
         below *= level.count
         domains.append(below)
-    sharing = domains[0] if domains else 1
     return Machine(
         device,
         levels,
@@ -87,7 +87,7 @@ def machine(program: Program, cluster: Cluster, slow_links: dict[str, float] | N
         ranks,
         cores,
         settings.get("tile", (128, 128, 64)),
-        {m.kind: min(m.link, m.bandwidth / sharing) for m in cluster.memories},
+        cluster.tiers,
         tuple(domains),
         {k: v for k, v in device.compute if "." not in k},
         {k.rpartition(".")[2]: v for k, v in device.compute if "." in k},

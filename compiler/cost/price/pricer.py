@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from compiler.cost.kernels.work import Collective, Copy, Meet, Product, Vector, Work
+from compiler.cost.kernels.work import Collective, Copy, Meet, Node, Part, Post, Product, Vector, Wait, Work
 from compiler.cost.price.calibration import Calibration
 from compiler.cost.price.collectives import (
     collective_seconds,
@@ -16,10 +17,13 @@ from compiler.cost.price.collectives import (
     sent_bytes,
 )
 from compiler.cost.price.compute import launches, product_seconds, vector_seconds
+from compiler.cost.price.kinds import COPIES, NOTHING, Kind, Over, Stream
 from compiler.cost.price.machine import Machine
-from compiler.cost.time.timeline import PICOSECONDS
 from compiler.ops.comm import Pattern
 from compiler.traffic import in_mesh_order
+
+PICOSECONDS = 10**12
+"""Per second. Time is counted in whole picoseconds here, in seconds outside of the cost model."""
 
 COMPUTE, COPY, COMM = 0, 1, 2
 """Streams of a device: computation, copies, and from COMM on one per level of the cluster."""
@@ -27,7 +31,7 @@ COMPUTE, COPY, COMM = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """blocking: computation waits for it. axes: of a collective ("dp+cp"). sent: bytes that a device sends.
+    """blocking: computation waits for it. axes: what its messages go over. sent: bytes that a device sends.
 
     also: (stream, picoseconds) of links of inner levels that it needs as well, from its start.
     """
@@ -35,7 +39,7 @@ class Priced:
     stream: int
     ps: int
     blocking: bool = False
-    axes: str = ""
+    axes: Over = NOTHING
     kind: str = ""
     launches: float = 0.0
     sent: float = 0.0
@@ -50,7 +54,21 @@ class Pricer:
         self.streams = COMM + max(1, len(machine.levels))
         self.known: dict[tuple[bool, Work], Priced] = {}
         self.in_update = cal.changed(launch=0.0)
-        self.slower: list[tuple[float, ...]] = []  # per device group and level: `sharing.slower_sends`
+        self.slower: Sequence[tuple[float, ...]] = ()
+        levels = [Stream.comm(level.name) for level in machine.levels]
+        self.names = (Stream.COMPUTE, Stream.COPY, *(levels or [Stream.comm()]))
+
+    def shared(self, slower: Sequence[tuple[float, ...]]) -> Pricer:
+        """The same prices, where sends take longer: `slower` times, per device group and level."""
+        found = Pricer(self.machine, self.cal)
+        found.known, found.slower = self.known, slower
+        return found
+
+    def prices(self, part: Part, update: bool, times: int = 1) -> Iterator[tuple[Node, Priced, int]]:
+        """All nodes of a part that have a price of their own, and how often each runs if the part does `times`."""
+        for node, n in part.each(times):
+            if not isinstance(node.work, (Wait, Post, Meet)):
+                yield node, self.price(node.work, update), n
 
     def price(self, work: Work, update: bool = False) -> Priced:
         """Of a product, vector, collective or copy. In the update all tensors share a few launches: see `fixed`."""
@@ -64,11 +82,11 @@ class Pricer:
         machine, cal = self.machine, self.in_update if update else self.cal
         if isinstance(work, Product):
             seconds = product_seconds(work, machine, cal)
-            return Priced(COMPUTE, picoseconds(seconds), kind="product", launches=launches(work, cal))
+            return Priced(COMPUTE, picoseconds(seconds), kind=Kind.PRODUCT, launches=launches(work, cal))
         if isinstance(work, Vector):
             seconds = vector_seconds(work, machine, cal)
             number = 0.0 if update else launches(work, cal)
-            return Priced(COMPUTE, picoseconds(seconds), kind="vector", launches=number)
+            return Priced(COMPUTE, picoseconds(seconds), kind=Kind.VECTOR, launches=number)
         if isinstance(work, Collective):
             seconds = collective_seconds(work, machine, cal)
             level = machine.outermost(work.axes)
@@ -76,16 +94,15 @@ class Pricer:
             if work.role == "activations":  # computation waits for what is not hidden in its products
                 seconds *= 1.0 - (cal.exchange if work.comm.pattern is Pattern.DIRECT else cal.overlap)
             blocking = update or work.role == "activations" or cal.prefetch <= 0
-            ps, axes = picoseconds(seconds), "+".join(in_mesh_order(work.axes, machine.sizes))
+            ps, axes = picoseconds(seconds), Over(in_mesh_order(work.axes, machine.sizes))
             inner: tuple[float, ...] = ()
             if level and work.comm.pattern is not Pattern.NEIGHBOURS:
                 inner = level_seconds(work, machine, cal)[:level]
             also = tuple((COMM + i, min(ps, picoseconds(s))) for i, s in enumerate(inner) if s)
-            return Priced(COMM + level, ps, blocking, axes, "collective", 1.0, sent, also)
+            return Priced(COMM + level, ps, blocking, axes, Kind.COLLECTIVE, 1.0, sent, also)
         if isinstance(work, Copy):
-            return Priced(
-                COPY, picoseconds(copy_seconds(work.bytes, work.memory, machine, cal)), axes="copy", kind="copy"
-            )
+            taken = copy_seconds(work.bytes, work.source, work.target, machine, cal)
+            return Priced(COPY, picoseconds(taken), axes=COPIES, kind=Kind.COPY)
         raise TypeError(f"{type(work).__name__} has no price of its own")
 
     def post(self, size: int, group: int, to: int) -> int:

@@ -1,7 +1,7 @@
 """`simulate`: how long a step of a compiled job takes on its cluster, and where the time goes.
 
-features (once per program)  ─▶  prices (machine and calibration)  ─▶  segments (each function once)
-  ─▶  engine (all device groups' schedules)  ─▶  Timeline
+kernels (once per program)  ─▶  prices (machine and calibration)  ─▶  tasks, stepped (each function once)
+  ─▶  the plan (all device groups' schedules)  ─▶  Timeline
 """
 
 from __future__ import annotations
@@ -12,29 +12,33 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from compiler.cost.kernels.flops import model_flops
-from compiler.cost.kernels.program import Features, features
-from compiler.cost.kernels.work import Collective, Loop, Meet, Part, Post, Wait
+from compiler.cost.kernels.program import Features
+from compiler.cost.kernels.work import Part
 from compiler.cost.price.calibration import Calibration, of_cluster
 from compiler.cost.price.machine import machine
-from compiler.cost.price.pricer import Pricer, picoseconds
-from compiler.cost.time.order import Key, Plan, Result, evaluate, plan
-from compiler.cost.time.sharing import slower_sends
-from compiler.cost.time.slow import NOMINAL, Variation, colours
-from compiler.cost.time.step import Play, Segment, segments
-from compiler.cost.time.step import Player as FunctionPlayer
-from compiler.cost.time.summary import summarise, with_slow_devices
-from compiler.cost.time.timeline import PICOSECONDS, Player, Timeline
-from compiler.cost.time.varied import Classes, Maps, Varied, play_varied
+from compiler.cost.price.pricer import COMM, COMPUTE, PICOSECONDS, Pricer, picoseconds
+from compiler.cost.time.breakdown import Varied, summarise, varied, with_slow_devices
+from compiler.cost.time.groups import Groups
+from compiler.cost.time.order import Key, Line, Peers, Result, Timing, evaluate
+from compiler.cost.time.slow import NOMINAL, Classes, Variation, colours
+from compiler.cost.time.step import Played, Recording, Together, play, step
+from compiler.cost.time.tasks import Segment, longest, tasks
+from compiler.cost.time.timeline import Pieces, Player, Timeline
 from compiler.model import Cluster, Model
-from compiler.numbering import Ranks, joined
+from compiler.numbering import joined
 from compiler.program import Program
-from compiler.schedules import Action, unroll
 from dsl.diagnostics import fail
 
 if TYPE_CHECKING:
     from compiler.driver import Compiled
 
 UPDATE: Key = ("U", 0)
+
+UNROLLED = 400
+"""Pieces of a loop that are shown one by one, at most; the iterations beyond are one piece per stream."""
+
+Costs = Sequence[Mapping[Key, Sequence[Played]]]
+"""Per class of the program, its functions' segments as they are played on devices that are alike."""
 
 
 def simulate(
@@ -51,7 +55,6 @@ class Simulation:
     program: Program
     cluster: Cluster
     model: Model
-    _plan: Plan | None = None
 
     @staticmethod
     def of(compiled: Compiled) -> Simulation:
@@ -67,176 +70,189 @@ class Simulation:
         return Simulation(compiled.program, job.cluster, job.model)
 
     @cached_property
+    def groups(self) -> Groups:
+        """What does not depend on the cluster."""
+        return Groups(self.program)
+
+    @property
     def features(self) -> Features:
-        """What does not depend on the calibration."""
-        return features(self.program)
-
-    @cached_property
-    def flops_model(self) -> float:
-        """Of products that a step needs, whatever the strategy."""
-        return model_flops(self.model)
-
-    @cached_property
-    def actions(self) -> tuple[tuple[Action, ...], ...]:
-        """Per device group, the schedule written out."""
-        p = self.program
-        chunks = max(1, p.stages // p.groups)
-        of = {g: c for c in p.classes for g in c.groups}
-        return tuple(tuple(unroll(of[g].schedule, g, p.groups, chunks)) for g in range(p.groups))
-
-    @cached_property
-    def program_class(self) -> tuple[int, ...]:
-        """Per device group, the index of its class in the program."""
-        where = {g: i for i, c in enumerate(self.program.classes) for g in c.groups}
-        return tuple(where[g] for g in range(self.program.groups))
-
-    @cached_property
-    def players(self) -> tuple[Player, ...]:
-        """A class of devices per group."""
-        ranks = Ranks.of(self.program)
-        found = []
-        for g, c in enumerate(self.program_class):
-            runs = ranks.members([g])
-            found.append(Player(c, g, runs[0][0], ranks.size, runs if len(runs) > 1 else ()))
-        return tuple(found)
+        """What the program asks of a machine."""
+        return self.groups.features
 
     def pricer(self, calibration: Calibration | None = None, variation: Variation = NOMINAL) -> Pricer:
         """Prices on this cluster; without a calibration with the device's own."""
         found = machine(self.program, self.cluster, dict(variation.links))
-        pricer = Pricer(found, calibration or of_cluster(self.cluster))
-        if self.program.groups > 1:
-            of = zip(self.program_class, self.counts)
-            pricer.slower = [slower_sends(self.features.parts[c], counts, pricer) for c, counts in of]
-        return pricer
+        cal, groups = calibration or of_cluster(self.cluster), self.groups
+        alone = Pricer(found, cal)
+        if groups.number == 1:
+            return alone
+        return alone.shared([slower_sends(groups.parts(g), n, alone) for g, n in enumerate(groups.counts)])
 
     def run(self, calibration: Calibration | None = None, variation: Variation | None = None) -> Timeline:
         """The timeline of a step."""
-        varied = variation or NOMINAL
-        pricer = self.pricer(calibration, varied)
+        slow = variation or NOMINAL
+        pricer = self.pricer(calibration, slow)
         costs = self.costs(pricer)
         result = self._evaluate(pricer, costs)
-        found = summarise(self, pricer, costs, result, self.players)
-        return self._varied(found, pricer, varied.devices) if varied.devices else found
+        found = summarise(self.groups, pricer, costs, result, model_flops(self.model))
+        return self._varied(found, pricer, slow.devices) if slow.devices else found
 
     def seconds(self, calibration: Calibration | None = None, variation: Variation | None = None) -> float:
         """Of a step, and nothing else: for fitting, and for what would help."""
         if variation is not None and variation.devices:
             return self.run(calibration, variation).step_seconds
         pricer = self.pricer(calibration, variation or NOMINAL)
-        return max(self._evaluate(pricer, self.costs(pricer)).ends, default=0) / PICOSECONDS
+        ends = self._evaluate(pricer, self.costs(pricer)).ends
+        return max(map(max, ends), default=0) / PICOSECONDS
 
-    def costs(self, pricer: Pricer, play: Play = FunctionPlayer) -> list[dict[Key, list[Segment]]]:
-        """Per class of the program, its functions' segments."""
+    def record(self, unrolled: int = UNROLLED, variation: Variation | None = None) -> Pieces:
+        """What lies in each function's segments, of devices that are alike; as long as `Played.duration`, to the
+        picosecond."""
+        costs = self.costs(self.pricer(None, variation or NOMINAL), unrolled)
+        return {
+            (c, key, i): segment.pieces
+            for c, functions in enumerate(costs)
+            for key, found in functions.items()
+            for i, segment in enumerate(found)
+        }
+
+    def costs(self, pricer: Pricer, unrolled: int | None = None) -> Costs:
+        """All functions' segments. unrolled: what lies in them is recorded, so many pieces of a loop one by one."""
+        recording = Recording(pricer.names, unrolled) if unrolled is not None else None
         found = []
-        for parts in self.features.parts:
-            costs = {key: segments(part, pricer, play=play) for key, part in parts.items() if key[0] != "U"}
-            if UPDATE in parts:
-                costs[UPDATE] = segments(parts[UPDATE], pricer, True, _relief(pricer, costs), play)
-            found.append(costs)
+        for functions in self._tasks(pricer):
+            of = functions.items()
+            found.append({key: [play(s, pricer.streams, recording) for s in mine] for key, mine in of})
         return found
 
-    def _evaluate(self, pricer: Pricer, costs: list[dict[Key, list[Segment]]]) -> Result:
-        """When everything happens."""
-        if self._plan is None:
-            self._plan = plan(self.actions, self.program_class, costs, self.program.groups)
-        of = self._plan
-        found = [costs[c][key][i] for c, key, i in of.costs]
-        groups = self.program.groups
-        early = [found[cost].duration - found[cost].posts[i].at for cost, i, _, _ in of.routes]
-        posts, meets = self._messages(pricer, found)
-        durations = [s.duration for s in found]
-        result = evaluate(of, groups, durations, early, posts, meets, pricer.cal.blocking_sends > 0)
+    def _tasks(self, pricer: Pricer) -> list[dict[Key, list[Segment]]]:
+        """Per class of the program, its functions' segments; the update's is relieved of what its last backward pass
+        hides."""
+        found = []
+        for parts in self.features.parts:
+            mine = {key: tasks(part, pricer) for key, part in parts.items() if key[0] != "U"}
+            if UPDATE in parts:
+                mine[UPDATE] = tasks(parts[UPDATE], pricer, True, relief(pricer, mine))
+            found.append(mine)
+        return found
+
+    def _evaluate(self, pricer: Pricer, costs: Costs) -> Result:
+        """When everything happens, of devices that are alike."""
+        of = self.groups.plan
+        known: dict[int, Timing] = {}
+        timings = []
+        for line in of.lines:
+            played = costs[self.groups.of_class[line.group]][line.key][line.at]
+            if id(played) not in known:
+                posts = tuple((((0, at),),) for at in played.ready)
+                known[id(played)] = Timing((((0, played.duration),),), posts, (played.compute,))
+            timings.append(known[id(played)])
+        return self._pass(pricer, timings)
+
+    def _pass(self, pricer: Pricer, timings: Sequence[Timing], classes: Classes | None = None) -> Result:
+        """One pass over the plan, and what a step costs once."""
+        of = self.groups.plan
+        posts = [pricer.post(r.bytes, r.group, r.to) for r in of.routes]
+        meets = [pricer.meet(meet) for meet in of.meets]
+        peers, sizes = None, None
+        if classes is not None:
+            peers, sizes = [_peers(classes, line) for line in of.lines], [len(found) for found in classes.of]
+        result = evaluate(of, timings, posts, meets, pricer.cal.blocking_sends > 0, peers, sizes)
         fixed = picoseconds(pricer.cal.fixed)
-        for g, counts in enumerate(self.counts):
-            result.ends[g] += fixed * counts.get(UPDATE, 0)
+        result.ends = [
+            [t + fixed * n.get(UPDATE, 0) for t in found] for found, n in zip(result.ends, self.groups.counts)
+        ]
         return result
-
-    def _messages(self, pricer: Pricer, found: Sequence[Segment]) -> tuple[list[int], list[int]]:
-        """Picoseconds of the plan's routes, and of its all-reduces between groups; `found`: the plan's costs."""
-        posts = []
-        for cost, i, group, stage in self.plan.routes:
-            post = found[cost].posts[i].post
-            posts.append(pricer.post(post.bytes, group, (stage + post.to) % self.program.groups))
-        meets = []
-        for cost, _ in self.plan.meets:
-            meet = found[cost].meet
-            assert meet is not None
-            meets.append(pricer.meet(meet))
-        return posts, meets
-
-    @cached_property
-    def counts(self) -> tuple[dict[Key, int], ...]:
-        """Per device group, how often each function runs in a step."""
-        found: list[dict[Key, int]] = []
-        for mine in self.actions:
-            counts: dict[Key, int] = {}
-            for action in mine:
-                counts[action[:2]] = counts.get(action[:2], 0) + 1
-            found.append(counts)
-        return tuple(found)
-
-    @property
-    def plan(self) -> Plan:
-        """The order in which segments are evaluated."""
-        assert self._plan is not None
-        return self._plan
-
-    def relief(self, pricer: Pricer, group: int) -> int:
-        """Picoseconds of a device group's reductions of gradients that its last backward pass hides."""
-        return _relief(pricer, self.costs(pricer)[self.program_class[group]])
 
     # --- devices that are not alike ------------------------------------------------------------------------------
 
-    def partition(self, devices: Mapping[int, float], pricer: Pricer) -> list[int]:
+    def partition(self, devices: Mapping[int, float]) -> list[int]:
         """Per rank its class: see `slow.colours`."""
-        axes: set[tuple[str, ...]] = set()
-        talks: list[set[int]] = [set() for _ in range(self.program.groups)]
-        for g, c in enumerate(self.program_class):
-            for (_, chunk), part in self.features.parts[c].items():
-                _peers(part, chunk * self.program.groups + g, self.program.groups, axes, talks[g])
-        return colours(Ranks.of(self.program), devices, sorted(axes), [sorted(t) for t in talks])
+        return colours(self.groups.ranks, devices, self.groups.axes, self.groups.talks)
 
     def play_varied(self, pricer: Pricer, devices: Mapping[int, float], partition: Sequence[int]) -> Varied:
-        """A step with slow devices, class by class."""
-        costs = self.costs(pricer)
-        if self._plan is None:
-            self._evaluate(pricer, costs)
-        relief = [_relief(pricer, costs[c]) for c in self.program_class]
-        posts, meets = self._messages(pricer, [costs[c][key][i] for c, key, i in self.plan.costs])
-        classes = Classes(Ranks.of(self.program), self.program.groups, partition)
-        maps = Maps(self.program, self.features, pricer, self.program_class, classes, devices, relief)
-        return play_varied(self.plan, costs, maps, posts, meets)
+        """A step with slow devices, class by class; groups that are alike share what they play."""
+        groups, classes = self.groups, Classes(self.groups.ranks, partition)
+        factors = [tuple(devices.get(classes.first[c], 1.0) for c in found) for found in classes.of]
+        along = [{axes: classes.along(g, axes) for axes in groups.axes} for g in range(groups.number)]
+        functions = self._tasks(pricer)
+        known: dict[object, Timing] = {}
+        timings = []
+        for line in groups.plan.lines:
+            g, c = line.group, groups.of_class[line.group]
+            alike = (c, line.key, line.at, factors[g], tuple(along[g].values()))
+            if alike not in known:
+                known[alike] = _timing(functions[c][line.key][line.at], pricer.streams, factors[g], along[g])
+            timings.append(known[alike])
+        result = self._pass(pricer, timings, classes)
+        return varied(groups, pricer, timings, result, classes)
 
     def _varied(self, nominal: Timeline, pricer: Pricer, devices: Mapping[int, float]) -> Timeline:
-        partition = self.partition(devices, pricer)
+        partition = self.partition(devices)
         played = self.play_varied(pricer, devices, partition)
         members: dict[int, list[tuple[int, int]]] = {}
         for rank, colour in enumerate(partition):
             members.setdefault(colour, []).append((rank, 1))
-        ranks = Ranks.of(self.program)
         classes = []
         for of in members.values():
-            first, group = of[0][0], ranks.group(of[0][0])
-            classes.append(Player(self.program_class[group], group, first, len(of), joined(of)))
-        return with_slow_devices(self, pricer, nominal, played, tuple(classes))
+            first, group = of[0][0], self.groups.ranks.group(of[0][0])
+            classes.append(Player(self.groups.of_class[group], group, first, len(of), joined(of)))
+        return with_slow_devices(self.groups, pricer, nominal, played, tuple(classes))
 
 
-def _relief(pricer: Pricer, costs: Mapping[Key, list[Segment]]) -> int:
-    """The share `hidden` of the last backward pass of each chunk."""
-    last = (found for key, found in costs.items() if key[0] in ("B", "W"))
-    return round(pricer.cal.hidden * sum(s.duration for found in last for s in found))
+def relief(pricer: Pricer, functions: Mapping[Key, Sequence[Segment]]) -> int:
+    """Picoseconds of reductions of gradients that go beside the last backward pass of each chunk (`hidden`)."""
+    if not pricer.cal.hidden:
+        return 0
+    last = (segment for key, found in functions.items() if key[0] in ("B", "W") for segment in found)
+    return round(pricer.cal.hidden * sum(play(segment, pricer.streams).duration for segment in last))
 
 
-def _peers(part: Part, stage: int, groups: int, axes: set[tuple[str, ...]], talks: set[int]) -> None:
-    for node in part.nodes:
-        work = node.work
-        if isinstance(work, Loop):
-            _peers(work.body, stage, groups, axes, talks)
-        elif isinstance(work, Collective):
-            axes.add(work.axes)
-        elif isinstance(work, Wait):
-            talks.add((stage + work.source) % groups)
-        elif isinstance(work, Post):
-            talks.add((stage + work.to) % groups)
-        elif isinstance(work, Meet):
-            talks.update(work.groups)
+def slower_sends(parts: Mapping[Key, Part], counts: Mapping[Key, int], pricer: Pricer) -> tuple[float, ...]:
+    """Per level how much longer a send of a device group takes: 1/(1 - u/2), u = the share of the time outside of the
+    update in which collectives use the level's links.
+
+    Collectives of one level wait for each other (`pricer.Priced`), so that axes which cross it at once share it. A send
+    of a pipeline goes whenever it is ready, beside the collectives of the activations that run meanwhile: while they
+    use the links of its level it has half of them. (That they are slowed as well is not counted: sends are short.)
+
+    counts: how often each function runs in a step.
+    """
+    used = [0] * pricer.streams
+    time = 0
+    for key, times in counts.items():
+        if key[0] == "U" or key not in parts:
+            continue
+        for _, priced, n in pricer.prices(parts[key], False, times):
+            if priced.stream == COMPUTE or priced.blocking:
+                time += n * priced.ps
+            for stream, ps in ((priced.stream, priced.ps), *priced.also):
+                used[stream] += n * ps
+    return tuple(1.0 / (1.0 - min(1.0, u / time) / 2) if time else 1.0 for u in used[COMM:])
+
+
+def _timing(segment: Segment, streams: int, factors: Sequence[float], together: Together) -> Timing:
+    """Plays a segment once for each class: it begins so late that all wait that ever do."""
+    n = len(factors)
+    late = 1 + segment.host + round(max(factors) * 2 * longest(segment.tasks))
+    ends: list[list[tuple[int, int]]] = [[] for _ in range(n)]
+    posts: list[list[list[tuple[int, int]]]] = [[[] for _ in range(n)] for _ in segment.cut.posts]
+    busy: tuple[int, ...] = ()
+    for origin in range(n):
+        begin = [late if c == origin else 0 for c in range(n)]
+        played = step(segment, streams, begin, factors, together)
+        busy = tuple(p.compute for p in played)
+        for c, p in enumerate(played):
+            if p.duration >= late:
+                ends[c].append((origin, p.duration - late))
+            for i, at in enumerate(p.ready):
+                if at >= late:
+                    posts[i][c].append((origin, at - late))
+    return Timing(tuple(map(tuple, ends)), tuple(tuple(map(tuple, of)) for of in posts), busy)
+
+
+def _peers(classes: Classes, line: Line) -> Peers:
+    g, meet = line.group, line.cut.meet
+    sources = tuple(classes.peers(g, source) for source in line.sources)
+    met = classes.peers(g, line.met) if line.met >= 0 else ()
+    return Peers(sources, met, classes.peers(g, min(meet.groups)) if meet is not None else ())

@@ -54,3 +54,34 @@ def colours(
 def _numbered(keys: Sequence[object]) -> list[int]:
     numbers: dict[object, int] = {}
     return [numbers.setdefault(k, len(numbers)) for k in keys]
+
+
+class Classes:
+    """The classes of each device group, in the order of their first ranks: `of[group]`, `first[class]`."""
+
+    def __init__(self, ranks: Ranks, partition: Sequence[int]) -> None:
+        self.ranks, self.partition = ranks, partition
+        self.first: dict[int, int] = {}
+        self.of: list[list[int]] = [[] for _ in range(ranks.groups)]
+        for rank, colour in enumerate(partition):
+            if colour not in self.first:
+                self.first[colour] = rank
+                self.of[ranks.group(rank)].append(colour)
+        self.place = {c: i for found in self.of for i, c in enumerate(found)}
+        self._peers: dict[tuple[int, int], tuple[int, ...]] = {}
+
+    def peers(self, group: int, other: int) -> tuple[int, ...]:
+        """Per class of a group, the class of another (as an index) that has its coordinates."""
+        found = self._peers.get((group, other))
+        if found is None:
+            peers = (self.ranks.peer(self.first[c], other) for c in self.of[group])
+            found = self._peers[group, other] = tuple(self.place[self.partition[r]] for r in peers)
+        return found
+
+    def along(self, group: int, axes: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+        """Per class of a group, the classes that a collective over these axes brings together."""
+        found = []
+        for c in self.of[group]:
+            members = {self.place[self.partition[r]] for r in self.ranks.along(self.first[c], axes)}
+            found.append(tuple(sorted(members)))
+        return tuple(found)

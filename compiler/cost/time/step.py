@@ -1,278 +1,275 @@
-"""A function's time line on one device: played once, whatever it waits for outside of it.
+"""The one stepper: devices of one class, or of several side by side, go through a segment's tasks.
 
-A function is cut where it waits for other device groups. Between cuts computation, copies and messages of each level
-have a stream each, in the order of the program; a piece starts when its stream is free and what it needs is there. At
+A task starts when its stream is free, what it needs is there, and the devices that it is done with are ready, too. At
 the end of a segment all streams have ended. A rolled loop is played until an iteration repeats the one before, shifted
 in time; the rest of its iterations are that shift, exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from compiler.cost.kernels.work import Collective, Loop, Meet, Node, Part, Post, Wait
-from compiler.cost.price.pricer import COMM, COMPUTE, Priced, Pricer, picoseconds
-from compiler.cost.time.pieces import Piece
+from compiler.cost.kernels.work import Product, Vector
+from compiler.cost.price.kinds import NOTHING, Kind, Over, Stream
+from compiler.cost.price.pricer import COMM, COMPUTE
+from compiler.cost.time.tasks import Rolled, Segment, Task, Tasks
+from compiler.cost.time.timeline import Piece
 
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A message that is ready `at` picoseconds after the segment began."""
-
-    post: Post
-    at: int
+Together = Mapping[tuple[str, ...], Sequence[Sequence[int]]]
+"""Mesh axes -> per class, the classes that a collective over them brings together."""
 
 
 @dataclass(slots=True)
-class Segment:
-    """waits: what must have come before it starts; posts: what it sends; meet: what stands at its end.
+class Recording:
+    """What lies where, if somebody wants to know. names: of the streams; unrolled: pieces of a loop that are shown one
+    by one, at most."""
 
-    compute: picoseconds of kernels; exposed: picoseconds in which they wait for messages, by axes; pieces: what lies
-    where, if it was recorded (`record.Recorder`).
-    """
-
-    waits: list[Wait] = field(default_factory=list)
-    posts: list[Ready] = field(default_factory=list)
-    meet: Meet | None = None
-    duration: int = 0
-    compute: int = 0
-    exposed: dict[str, int] = field(default_factory=dict)
-    pieces: tuple[Piece, ...] = ()
+    names: Sequence[str]
+    unrolled: int
+    pieces: list[Piece] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
-    """Of a part: picoseconds of kernels and of messages beside them, and kernels that the host dispatches."""
+class Played:
+    """A segment on devices of a class, in picoseconds. duration: from the first class's beginning to its end; ready:
+    when each of its messages is.
 
-    compute: int
-    beside: int
-    launches: float
-
-
-def totals(part: Part, pricer: Pricer, update: bool, times: int = 1) -> Totals:
-    """Sums over all work, loops multiplied out."""
-    compute = beside = 0
-    number = 0.0
-    for node in part.nodes:
-        work = node.work
-        if isinstance(work, Loop):
-            inner = totals(work.body, pricer, update, work.count)
-            compute, beside, number = compute + inner.compute, beside + inner.beside, number + inner.launches
-        elif not isinstance(work, (Wait, Post, Meet)):
-            priced = pricer.price(work, update)
-            number += priced.launches
-            if priced.stream == COMPUTE:
-                compute += priced.ps
-            elif not priced.blocking and priced.stream >= COMM:
-                beside += priced.ps
-    return Totals(compute * times, beside * times, number * times)
-
-
-def stretch(total: Totals, pricer: Pricer) -> float:
-    """By how much kernels take longer because messages run beside them: in proportion to the time that is shared.
-
-    Sources: docs/costs.md (Calculon, Isaev et al. 2023: 15% inside a node, 2% between; Galvatron, Miao et
-    al. 2022: 1.3).
+    compute: of kernels; exposed: in which they wait for messages, by axes; pieces: what lies where, if it was recorded.
     """
-    return 1.0 + pricer.cal.slowdown * min(1.0, total.beside / total.compute) if total.compute else 1.0
+
+    segment: Segment
+    duration: int
+    ready: tuple[int, ...]
+    compute: int
+    exposed: dict[Over, int]
+    pieces: tuple[Piece, ...] = ()
 
 
-class Player:
-    """Plays one function."""
+def play(segment: Segment, streams: int, recording: Recording | None = None) -> Played:
+    """A segment on devices that are alike."""
+    return step(segment, streams, (0,), (1.0,), {}, recording)[0]
 
-    def __init__(self, pricer: Pricer, update: bool, stretch: float) -> None:
-        self.pricer, self.update, self.stretch = pricer, update, stretch
-        self.free = [0] * pricer.streams
-        self.last = [""] * pricer.streams
-        self.sent: dict[int, tuple[int, str]] = {}  # when a message ended -> when it began, and its axes
-        self.exposed: dict[str, int] = {}
+
+def step(
+    segment: Segment,
+    streams: int,
+    begin: Sequence[int],
+    factors: Sequence[float],
+    together: Together,
+    recording: Recording | None = None,
+) -> list[Played]:
+    """A segment on the classes of a device group. begin: per class, when it starts; factors: how many times longer its
+    kernels take; recording: of the first class."""
+    devices = [_Device(streams, b, f) for b, f in zip(begin, factors)]
+    devices[0].recording = recording
+    ends = _Stepper(devices, together).tasks(segment.tasks, list(begin), None, begin)
+    found = []
+    for device, b, mine in zip(devices, begin, ends):
+        duration = device.close(b + segment.host)
+        ready = tuple([max([b, *[mine[d] for d in deps]]) for _, deps in segment.cut.posts])
+        found.append(Played(segment, duration, ready, device.compute, device.exposed))
+    if recording is not None:
+        pieces = tuple(sorted(recording.pieces, key=lambda p: (p.start, -p.end)))
+        found[0] = replace(found[0], pieces=pieces)
+        recording.pieces = []
+    return found
+
+
+class _Device:
+    """The streams of a class's devices, each with the axes of its last message."""
+
+    __slots__ = ("compute", "exposed", "factor", "free", "last", "recording", "sent")
+
+    def __init__(self, streams: int, begin: int, factor: float) -> None:
+        self.free = [begin] * streams
+        self.last = [NOTHING] * streams
+        self.sent: dict[int, tuple[int, Over]] = {}  # when a message ended -> when it began, and its axes
+        self.exposed: dict[Over, int] = {}
         self.compute = 0
+        self.factor = factor
+        self.recording: Recording | None = None
 
-    def price(self, node: Node) -> tuple[Priced, int]:
-        """The price and, of a kernel, its stretched duration."""
-        work = node.work
-        priced = self.pricer.price(work, self.update)
-        if priced.stream == COMPUTE and self.stretch != 1.0:
-            return priced, round(priced.ps * self.stretch)
-        return priced, priced.ps
+    def start(self, task: Task, ready: int) -> int:
+        """When it could start, as far as this device is concerned."""
+        free, start = self.free, ready
+        if free[task.stream] > start:
+            start = free[task.stream]
+        for s, _ in task.also:
+            if free[s] > start:
+                start = free[s]
+        if task.blocking and free[COMPUTE] > start:
+            start = free[COMPUTE]
+        return start
 
-    def run(self, node: Node, priced: Priced, ps: int, ready: int, cause: str) -> int:
-        """When a piece ends that could start at `ready`; `cause`: axes of the message that made it wait so long."""
-        free, stream = self.free, priced.stream
+    def run(self, task: Task, start: int, cause: Over) -> int:
+        """When it ends. cause: axes of the message that it waited for; of loops only the end is known."""
+        free, stream, ps = self.free, task.stream, task.ps
         if stream == COMPUTE:
-            start = free[0]
-            if ready > start:
-                self.wait(start, ready, cause or self.cause(ready))
-                start = ready
-            free[0] = end = start + ps
+            if start > free[COMPUTE]:
+                self.wait(free[COMPUTE], start, cause or self.cause(start))
+            if self.factor != 1.0:
+                ps = round(ps * self.factor)
+            free[COMPUTE] = end = start + ps
             self.compute += ps
-            return end
-        start = max([ready, free[stream], *(free[s] for s, _ in priced.also)])
-        if priced.blocking:
-            before = free[0]
-            start = max(start, before)
-            free[0] = start + ps
-        if ps:
-            self.sent[start + ps] = (start, priced.axes)
-        if priced.blocking:
-            self.wait(before, start + ps, priced.axes)
-        free[stream] = start + ps
-        self.last[stream] = priced.axes
-        for s, share in priced.also:
-            free[s] = start + min(share, ps)
-            self.last[s] = priced.axes
-        return start + ps
+        else:
+            end = start + ps
+            if ps:
+                self.sent[end] = (start, task.axes)
+            if task.blocking:
+                before, free[COMPUTE] = free[COMPUTE], end
+                self.wait(before, end, task.axes)
+            free[stream] = end
+            self.last[stream] = task.axes
+            for s, share in task.also:
+                free[s] = start + share
+                self.last[s] = task.axes
+        if self.recording is not None and ps:
+            work, priced = task.node.work, task.priced
+            kernel = isinstance(work, (Product, Vector))
+            of = (float(work.bytes), float(work.flops)) if kernel else (priced.sent, 0.0)  # type: ignore[union-attr]
+            name = self.recording.names[stream]
+            self.recording.pieces.append(Piece(name, task.node.name, priced.kind, start, end, task.axes, *of))
+        return end
 
-    def wait(self, start: int, end: int, axes: str) -> None:
+    def wait(self, start: int, end: int, axes: Over) -> None:
         """Computation stands still, until a message over `axes` has come ("": for no message).
 
-        What that one waited for itself, others on its link or what they brought, is told as theirs.
+        What that message itself waited for (others on its link, or what they brought) is told as theirs.
         """
         while end > start:
             began, of = self.sent.get(end, (start, axes)) if axes else (start, axes)
             began = max(began, start)
             if of:
                 self.exposed[of] = self.exposed.get(of, 0) + end - began
-            self.idle(began, end, of)
+            self.note(f"waits for {of}" if of else "waits", Kind.EXPOSED if of else Kind.WAIT, began, end, of)
             end, axes = began, of
 
-    def idle(self, start: int, end: int, axes: str) -> None:
-        """A part of a wait in which one message is under way: nothing is recorded."""
+    def note(self, name: str, kind: str, start: int, end: int, axes: Over = NOTHING) -> None:
+        """Records what computation does besides kernels."""
+        if self.recording is not None and end > start:
+            self.recording.pieces.append(Piece(Stream.COMPUTE, name, kind, start, end, axes))
 
-    def cause(self, ready: int) -> str:
-        """The axes of the message that ended then, if one did: of loops only the end is known."""
+    def cause(self, ready: int) -> Over:
+        """The axes of the message that ended then, if one did."""
         ended = (s for s in range(COMM, len(self.free)) if self.free[s] == ready)
-        return next((self.last[s] for s in ended), "")
+        return next((self.last[s] for s in ended), NOTHING)
 
-    def loop(self, loop: Loop, start: int) -> int:
-        """When the loop's last iteration has ended; `start`: when all that it reads is there."""
-        nodes = loop.body.nodes
-        prices = [self.price(n) if not isinstance(n.work, Loop) else None for n in nodes]
-        used = sorted({s for p, _ in filter(None, prices) for s in (p.stream, *(i for i, _ in p.also))} | {COMPUTE})
-        if any(p is None for p in prices):
-            used = list(range(len(self.free)))
-        carried = sorted({c for n in nodes for c in n.carried})
-        before: Sequence[int] = ()
-        began = before_began = start
-        shape: tuple[int, ...] = ()
-        for i in range(loop.count):
-            # The message with layer i's weights goes when layer i-1 starts: systems prefetch one layer.
-            before_began, began = began, max(self.free[0], start)
-            origin, exposed, compute, mark = self.free[0], dict(self.exposed), self.compute, self.mark()
-            ends: list[int] = []
-            for node, found in zip(nodes, prices):
-                ready = max(start, before_began) if is_prefetch(node) else start
-                cause = ""
-                for others, deps in ((ends, node.deps), (before, node.carried)):
-                    for d in deps if others else ():
-                        if others[d] > ready:
-                            ready, cause = others[d], axes_of(prices[d])
-                if found is None:
-                    assert isinstance(node.work, Loop)
-                    ends.append(self.loop(node.work, ready))
-                else:
-                    ends.append(self.run(node, *found, ready, cause))
-            before = ends
-            relative = (began, *(self.free[s] for s in used), *(ends[c] for c in carried))
-            relative = tuple(t - self.free[0] for t in relative)
-            if relative == shape:
-                times, by = loop.count - 1 - i, self.free[0] - origin
-                self.repeat(times, by, used, exposed, compute, mark)
-                return max((t + times * by for t in ends), default=start)
-            shape = relative
-        return max((*before, start))
-
-    def mark(self) -> int:
-        """Where an iteration begins in what is recorded: nothing is."""
-        return 0
-
-    def repeat(
-        self, times: int, by: int, used: Sequence[int], exposed: dict[str, int], compute: int, mark: int
-    ) -> None:
-        """As many iterations more as the last one, which began at `mark`, with these totals."""
-        recent = self.free[0] - 2 * by
+    def repeat(self, times: int, loop: Rolled, mark: _Mark) -> int:
+        """As many iterations more as the last one, which began at `mark`; by how much time they shift."""
+        by = self.free[COMPUTE] - mark.time
+        recent = self.free[COMPUTE] - 2 * by
         self.sent = {
             end + times * by: (began + times * by, axes) for end, (began, axes) in self.sent.items() if end > recent
         }
-        for s in used:
+        for s in loop.streams:
             self.free[s] += times * by
         for axes, ps in self.exposed.items():
-            self.exposed[axes] = ps + times * (ps - exposed.get(axes, 0))
-        self.compute += times * (self.compute - compute)
+            self.exposed[axes] = ps + times * (ps - mark.exposed.get(axes, 0))
+        self.compute += times * (self.compute - mark.compute)
+        if self.recording is not None:
+            _again(self.recording, times, by, mark.pieces)
+        return times * by
 
-    def close(self, segment: Segment, host: int) -> None:
-        """All streams end, and the host has dispatched all kernels; the next segment starts at 0."""
+    def close(self, host: int) -> int:
+        """All streams end, and the host has dispatched all kernels at `host`; when that is."""
         last = max(self.free)
-        self.wait(self.free[0], last, self.last[self.free.index(last)])
-        segment.duration = max(last, host)
-        segment.compute, segment.exposed = self.compute, self.exposed
-        self.free = [0] * self.pricer.streams
-        self.sent, self.exposed, self.compute = {}, {}, 0
+        self.wait(self.free[COMPUTE], last, self.last[self.free.index(last)])
+        self.note("waits for the host", Kind.HOST, last, host)
+        return max(last, host)
 
 
-Play = Callable[[Pricer, bool, float], Player]
+class _Mark:
+    """Where a device is as an iteration begins."""
+
+    __slots__ = ("compute", "exposed", "pieces", "time")
+
+    def __init__(self, device: _Device) -> None:
+        self.time, self.compute, self.exposed = device.free[COMPUTE], device.compute, dict(device.exposed)
+        self.pieces = len(device.recording.pieces) if device.recording is not None else 0
 
 
-def is_prefetch(node: Node) -> bool:
-    """Whether this gathers what an iteration needs of weights, and nothing that it computes."""
-    return isinstance(node.work, Collective) and node.work.role == "weights" and not node.deps and not node.carried
+def _again(recording: Recording, times: int, by: int, mark: int) -> None:
+    """The last iteration's pieces `times` more, or one piece per stream that stands for them."""
+    last = recording.pieces[mark:]
+    if times * len(last) <= recording.unrolled:
+        for i in range(1, times + 1):
+            recording.pieces += [replace(p, start=p.start + i * by, end=p.end + i * by) for p in last]
+        return
+    for stream in dict.fromkeys(p.stream for p in last):
+        start = max(p.end for p in last if p.stream == stream)
+        if times * by:
+            name = f"× {times} more iterations"
+            recording.pieces.append(Piece(stream, name, Kind.REPEAT, start, start + times * by, times=times))
 
 
-def axes_of(found: tuple[Priced, int] | None) -> str:
-    """The axes of a message; nothing of a kernel or loop."""
-    return found[0].axes if found is not None else ""
+class _Stepper:
+    def __init__(self, devices: Sequence[_Device], together: Together) -> None:
+        self.devices, self.together = devices, together if len(devices) > 1 else {}
 
+    def tasks(
+        self, tasks: Sequence[Tasks], start: list[int], before: list[list[int]] | None, began: Sequence[int]
+    ) -> list[list[int]]:
+        """Per class, when each task has ended. start: when all that they read from outside is there; before: the ends
+        in the iteration before; began: when that one began, before which nothing is gathered ahead: systems gather one
+        layer's weights while the layer before computes."""
+        devices, together = self.devices, self.together
+        ends: list[list[int]] = [[] for _ in devices]
+        for task in tasks:
+            ready, causes = [], []
+            for c, mine in enumerate(ends):
+                at, cause = start[c], NOTHING
+                if task.prefetch and began[c] > at:
+                    at = began[c]
+                for d in task.deps:
+                    if mine[d] > at:
+                        at, cause = mine[d], tasks[d].axes
+                if before is not None:
+                    for d in task.carried:
+                        if before[c][d] > at:
+                            at, cause = before[c][d], tasks[d].axes
+                ready.append(at)
+                causes.append(cause)
+            if isinstance(task, Rolled):
+                for mine, end in zip(ends, self.loop(task, ready)):
+                    mine.append(end)
+                continue
+            starts = [device.start(task, at) for device, at in zip(devices, ready)]
+            if task.over and together:
+                starts = [max([starts[m] for m in members]) for members in together[task.over]]
+            for device, mine, at, cause in zip(devices, ends, starts, causes):
+                mine.append(device.run(task, at, cause))
+        return ends
 
-def segments(part: Part, pricer: Pricer, update: bool = False, relief: int = 0, play: Play = Player) -> list[Segment]:
-    """A function's segments. `relief`: picoseconds of its collectives of gradients that have run before it began."""
-    total = totals(part, pricer, update)
-    player = play(pricer, update, stretch(total, pricer))
-    found = [Segment()]
-    ends: list[int] = []
-    causes: list[str] = []
-    number = 0.0
-    begun = False
+    def loop(self, loop: Rolled, start: list[int]) -> list[int]:
+        """Per class, when the last iteration has ended."""
+        devices = self.devices
+        parties = self.parties(loop)
+        before: list[list[int]] | None = None
+        began = start
+        shape: list[tuple[int, ...]] = []
+        for i in range(loop.rounds):
+            began, last = [max(d.free[COMPUTE], s) for d, s in zip(devices, start)], began
+            marks = [_Mark(device) for device in devices]
+            before = self.tasks(loop.tasks, start, before, last)
+            now = []
+            for c, device in enumerate(devices):
+                zero = device.free[COMPUTE]
+                times = [began[c], devices[parties[c]].free[COMPUTE]]
+                times += [device.free[s] for s in loop.streams] + [before[c][d] for d in loop.needed]
+                now.append(tuple([t - zero for t in times]))
+            if now == shape:
+                more = [d.repeat(loop.rounds - 1 - i, loop, mark) for d, mark in zip(devices, marks)]
+                return [max([t + by for t in ends], default=s) for ends, by, s in zip(before, more, start)]
+            shape = now
+        return [max([s, *ends]) for s, ends in zip(start, before or [[] for _ in start])]
 
-    def close() -> None:
-        nonlocal number, begun
-        player.close(found[-1], picoseconds(number * pricer.cal.host))
-        number, begun = 0.0, False
-        ends[:] = [0] * len(ends)
-        causes[:] = [""] * len(causes)
-        found.append(Segment())
-
-    for node in part.nodes:
-        work = node.work
-        ready = max((ends[d] for d in node.deps), default=0)
-        cause = next((causes[d] for d in node.deps if ends[d] == ready), "")
-        end, axes = ready, ""
-        if isinstance(work, Wait):
-            if begun:
-                close()
-            found[-1].waits.append(work)
-            end = 0
-        elif isinstance(work, Post):
-            found[-1].posts.append(Ready(work, ready))
-        elif isinstance(work, Meet):
-            found[-1].meet = work
-            close()
-            end = 0
-        elif isinstance(work, Loop):
-            begun = True
-            number += totals(work.body, pricer, update, work.count).launches
-            end = player.loop(work, ready)
-        else:
-            begun = True
-            priced, ps = player.price(node)
-            number += priced.launches
-            axes = priced.axes
-            if relief and isinstance(work, Collective) and work.role == "gradients":
-                less = min(relief, ps)
-                relief, ps = relief - less, ps - less
-            end = player.run(node, priced, ps, ready, cause)
-        ends.append(end)
-        causes.append(axes)
-    close()
-    found.pop()
-    return found
+    def parties(self, loop: Rolled) -> list[int]:
+        """Per class, the first of those that it meets in the loop, directly or through others: their iterations must
+        repeat with the same shift."""
+        found = list(range(len(self.devices)))
+        for members in (m for axes in loop.over for m in self.together.get(axes, ())):
+            to = min(found[m] for m in members)
+            gone = {found[m] for m in members}
+            found = [to if f in gone else f for f in found]
+        return found

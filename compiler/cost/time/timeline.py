@@ -1,13 +1,12 @@
-"""What a simulation hands on: when what ran on each class of devices, and the figures of the step."""
+"""What a simulation hands on: when what ran on each class of devices, what lies inside, and the figures of the step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import overload
 
-PICOSECONDS = 10**12
-"""Per second. The engine counts in whole picoseconds, everything outside in seconds."""
+from compiler.cost.price.kinds import NOTHING, Over
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +14,7 @@ class Event:
     """One activity of the devices of a class.
 
     stream:   `compute`, `send`, or `comm:LEVEL` (the outermost level of the cluster that is crossed).
-    kind:     `F`, `B`, `W`, `U` (activations; what runs inside them is not here: see `record`), `host` (what a step
+    kind:     `F`, `B`, `W`, `U` (activations; what runs inside them is not here: see `Piece`), `host` (what a step
               costs once), `collective` (between device groups), `send`.
     stage:    the device group. chunk: of the rolled loop, where groups have several.
     segment:  which part of its activation: one is cut where it waits for other groups.
@@ -37,6 +36,36 @@ class Event:
     @property
     def duration_ps(self) -> int:
         return self.end_ps - self.start_ps
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Something on one stream of a device, in picoseconds from the start of its segment.
+
+    stream: `compute`, `copy`, `comm:LEVEL`. On `compute` pieces follow each other without gaps.
+    kind:   `product`, `vector`, `collective`, `copy`; on `compute` also `exposed` (waits for a message over `axes`),
+            `wait` (for a loop's end or a copy), `host` (the host has not dispatched all); `repeat`: `times` more
+            iterations of a loop, each as the one before.
+    bytes:  of a kernel what it moves in device memory, of a message what the device sends.
+    """
+
+    stream: str
+    name: str
+    kind: str
+    start: int
+    end: int
+    axes: Over = NOTHING
+    bytes: float = 0.0
+    flops: float = 0.0
+    times: int = 1
+
+    @property
+    def duration(self) -> int:
+        return self.end - self.start
+
+
+Pieces = Mapping[tuple[int, tuple[str, int], int], tuple[Piece, ...]]
+"""(program class, (function, chunk), number of its segment) -> what lies in it, in order of the start."""
 
 
 class Events(Sequence[Event]):
@@ -104,7 +133,7 @@ class Link:
     waits for; the rest runs beside it.
     """
 
-    axes: str
+    axes: Over
     level: str
     calls: int
     bytes: float
@@ -128,7 +157,7 @@ class Spent:
     products: float
     vectors: float
     update: float
-    exposed: dict[str, float]
+    exposed: dict[Over, float]
     host: float
     bubble: float
     links: tuple[Link, ...] = ()
@@ -156,14 +185,14 @@ class Timeline:
     classes: tuple[Player, ...]
     busy: tuple[float, ...]
     bubble: float
-    exposed_by_axis: dict[str, float]
+    exposed_by_axis: dict[Over, float]
     flops_model: float
     flops_hardware: float
     peak_flops: float
     devices: int
     samples: int
     tokens: int
-    traffic: dict[str, float] = field(default_factory=dict)
+    traffic: dict[Over, float] = field(default_factory=dict)
     top: tuple[Cost, ...] = ()
     update_seconds: float = 0.0
     bottleneck: str = ""

@@ -8,7 +8,7 @@ from math import inf
 from compiler.graph import Node, Value
 from compiler.layout import TIME, Layout
 from compiler.ops.base import Loop
-from compiler.passes.place.region import Choice, Region
+from compiler.passes.place.region import Choice, Reason, Region
 
 State = tuple[str, str]  # ("split", dim) | ("pending", fn) | ("whole", "")
 WHOLE: State = ("whole", "")
@@ -55,12 +55,12 @@ def choose(region: Region, node: Node, loops: tuple[Loop, ...]) -> Plan:
         carriers = _passing(region, node, held, axis)
         if carriers:
             plan.passing[axis] = carriers
-            region.shared.choices.append(Choice(out.name, axis, (), "the pending sum passes through"))
+            region.shared.choices.append(Choice(out.name, axis, (), Reason.PASSES))
             continue
         loop = _by_weight(region, node, plan, axis)
         if loop is not None:
             plan.axes[loop].append(axis)
-            region.shared.choices.append(Choice(out.name, axis, loops[loop].names, "the weight stays where it is"))
+            region.shared.choices.append(Choice(out.name, axis, loops[loop].names, Reason.WEIGHT))
             continue
         _by_cost(region, node, plan, held, declared, axis)
     _order(region, node, plan, held)
@@ -90,7 +90,8 @@ def _group(
     for group in node.op.linear(len(node.inputs)):
         if not pending <= group:
             continue
-        joins = pending == group or ((axis == TIME or scalar) and _can_join(held, group - pending, axis))
+        added = all(node.inputs[i].name in region.zeros for i in group - pending)
+        joins = pending == group or ((axis == TIME or scalar or added) and _can_join(held, group - pending, axis))
         if not joins or (axis == TIME and _split(held, frozenset(range(len(held))) - group, axis)):
             continue
         if axis == TIME or scalar:
@@ -124,14 +125,14 @@ def _split(held: list[list[tuple[Layout, int]]], others: frozenset[int], axis: s
 def _room(region: Region, node: Node, plan: Plan, index: int, axis: str, padded_ok: bool) -> bool:
     """True if `axis` can split the loop besides the axes that it has already."""
     loop = plan.loops[index]
-    if loop.kind == "whole":
+    if loop.kind == "whole" or (loop.kind == "move" and axis == TIME):
         return False
     n = region.sizes[axis]
     for a in plan.axes[index]:
         n *= region.sizes[a]
     if loop.size % n == 0:
         return loop.size >= n
-    if not padded_ok or plan.axes[index] or axis == TIME or loop.kind == "halo":
+    if not padded_ok or plan.axes[index] or axis == TIME or loop.kind in ("halo", "move"):
         return False
     return all(size == loop.size for _, size in _walked(node, loop))  # not the major part of a split or merged dim
 
@@ -178,7 +179,7 @@ def _by_cost(
 ) -> None:
     """Rule 2: split rather than replicated work, then fewest bytes moved, then the declared order."""
     out = node.outputs[0]
-    wishes = region.rules.wishes(axis, out.name, region.cls)
+    wishes = region.rules.wishes(axis, out.origin.path, region.cls)
     n = region.sizes[axis]
     found: list[tuple[float, int, int]] = []
     for k, loop in enumerate(plan.loops):
@@ -217,7 +218,7 @@ def _by_cost(
     found.sort()
     plan.axes[found[0][2]].append(axis)
     candidates = tuple((plan.loops[k].names[0], cost) for cost, _, k in found)
-    reason = "the only dim that the rules allow" if len(found) == 1 else "fewest bytes moved"
+    reason = Reason.ONLY if len(found) == 1 else Reason.FEWEST
     region.shared.choices.append(Choice(out.name, axis, plan.loops[found[0][2]].names, reason, candidates))
 
 

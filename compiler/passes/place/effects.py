@@ -14,8 +14,9 @@ from compiler.graph import Graph
 from compiler.layout import Layout
 from compiler.model import CLASSES, LayoutRule, ShardRule, SplitRule, Strategy, Training, Weight
 from compiler.ops.repeat import Repeat
+from compiler.origin import within
 from compiler.passes.idle import Idle, Rule, report_idle
-from compiler.passes.place.rules import Rules, in_scope
+from compiler.passes.place.rules import Rules
 from dsl.diagnostics import Note
 from dsl.source import Span
 
@@ -26,7 +27,7 @@ _WORDS = {"weights": "weight", "activations": "activation", "gradients": "gradie
 class Tensor:
     """What split rules may speak of: the dims that it has, and those that the op which makes it walks over."""
 
-    name: str
+    path: str
     cls: str
     dims: frozenset[str]
 
@@ -53,7 +54,7 @@ def _splits(training: Training, strategy: Strategy) -> Iterator[tuple[SplitRule,
         for t in _tensors(training):
             named: dict[str, int] = {}
             for i, r in enumerate(rules):
-                if t.cls not in r.classes or not in_scope(t.name, r.scope):
+                if t.cls not in r.classes or not within(t.path, r.scope):
                     continue
                 there[i] |= t.dims
                 for dim in r.dims:
@@ -107,7 +108,7 @@ def _made(graph: Graph, cls: str) -> Iterator[Tensor]:
         loops = node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
         walked = {n for loop in loops for n in loop.names}
         for v in node.outputs:
-            yield Tensor(v.name, cls, frozenset(walked.union(v.type.names)))
+            yield Tensor(v.origin.path, cls, frozenset(walked.union(v.type.names)))
 
 
 # --- shard -------------------------------------------------------------------------------------------------
@@ -117,7 +118,7 @@ def _shards(training: Training, rules: Rules, compute: dict[str, Layout]) -> Ite
     said: dict[tuple[str, str, str], Span] = {}  # (axis, class, weight) -> the rule that spoke of it first
     for r in rules.strategy.shards:
         text = f"`shard {', '.join(r.classes)} on {r.axis}{' pad' if r.pad else ''}`"
-        inside = [w for w in training.model.weights if in_scope(w.name, r.scope)]
+        inside = [w for w in training.model.weights if within(w.name, r.scope)]
         of = {c: [w for w in inside if w.trained or c == "weights"] for c in r.classes}
         weights = list(dict.fromkeys(w for found in of.values() for w in found))
         pairs = [(r.axis, c, w.name) for c in r.classes for w in of[c]]

@@ -140,7 +140,9 @@ def _emit(region: Region, node: Node, plan: Plan, inputs: tuple[Value, ...]) -> 
             borders.append((node.output.type.index(loop.outs[0]), *loop.halo, loop, tuple(axes)))
     if borders:
         outputs = [renamed(node.output, region.shared.names.fresh(f"{node.output.name}.wide"))]
-    region.nodes.append(Node(node.op, inputs, tuple(outputs), node.span))
+    moved = next((a for loop, a in zip(plan.loops, plan.axes, strict=True) if loop.kind == "move" and a), None)
+    op = node.op.between(tuple(moved)) if moved else node.op
+    region.nodes.append(Node(op, inputs, tuple(outputs), node.span))
     for j, (out, made) in enumerate(zip(node.outputs, outputs, strict=True)):
         dims = tuple(walked(plan.loops, plan.axes, out, None, j))
         layout = Layout(dims, in_order(pending.items(), region.sizes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from compiler.graph import Names, Node, Value
 from compiler.layout import TIME, Layout, local_type, replicated
@@ -16,6 +17,15 @@ from dsl.diagnostics import Diagnostics
 from dsl.source import NOWHERE, Span
 
 
+class Reason(StrEnum):
+    """Why an axis splits what it does."""
+
+    PASSES = "the pending sum passes through"
+    WEIGHT = "the weight stays where it is"
+    ONLY = "the only dim that the rules allow"
+    FEWEST = "fewest bytes moved"
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Why an axis splits a loop of the op that makes `value` (for `parc explain`)."""
@@ -23,7 +33,7 @@ class Choice:
     value: str
     axis: str
     loop: tuple[str, ...]  # names of the loop; empty: replicated work or a pending sum passed on
-    reason: str
+    reason: Reason
     candidates: tuple[tuple[str, float], ...] = ()  # (loop, bytes moved)
 
 
@@ -91,6 +101,7 @@ class Region:
         self.lazy: dict[str, Node] = {}
         self.weights: dict[str, Layout] = {}  # weights and their casts -> compute layout
         self.preferred: dict[str, Layout] = {}  # read in this layout only
+        self.zeros: set[str] = set()  # a loop's carries that begin as zero: they may as well be pending sums
         self.outer: dict[str, Value] = {}  # invariants: parameter -> the value outside
         self.extra: list[tuple[Value, Value]] = []  # (outside, parameter) added by readers
         self.reader = ""
@@ -129,7 +140,7 @@ class Region:
         mark = self.shared.gradients.get(value.name)
         if mark is not None and self.cls != "optimizer":
             return Layout(tuple(mark.dims.get(d.name, ()) for d in value.type.dims))
-        layout = self.rules.declared(value.name, value.type, self.cls)
+        layout = self.rules.declared(value.name, value.type, self.cls, path=value.origin.path)
         return layout if TIME in self.axes else _without(layout, TIME)
 
     # --- asking for a layout ---------------------------------------------------------------------

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 from compiler.graph import Graph, Node, Value
 from compiler.layout import TIME, Layout
+from compiler.ops.elementwise import Cast, Map, Transpose
 from compiler.ops.repeat import Repeat
+from compiler.ops.shape import Rename
 from compiler.passes.place.node import place_node
 from compiler.passes.place.region import GradMark, Region, Version
 
@@ -89,6 +91,8 @@ def _try(region: Region, node: Node, op: Repeat, layouts: list[Layout]) -> _Tria
         inputs.append(region.demand(outer, layout))
         params.append(param)
         inner.define(param, layout)
+        if _zero(region, outer):
+            inner.zeros.add(param.name)
     for i in range(op.carries, op.carries + op.stacks):
         outer, param = node.inputs[i], op.body.inputs[i]
         region.reader = param.name
@@ -108,9 +112,14 @@ def _try(region: Region, node: Node, op: Repeat, layouts: list[Layout]) -> _Tria
             inner.constants.add(param.name)
         if outer.name in region.weights:
             source = region.versions[outer.name][0]
+            given, layout = source.value, source.layout
+            if op.scan:  # gathered once, not at each position
+                layout = region.weights[outer.name]
+                region.reader = param.name
+                given = region.demand(outer, layout)
             inner.weights[param.name] = region.weights[outer.name]
-            inner.extra.append((source.value, param))
-            inner.define(param, source.layout)
+            inner.extra.append((given, param))
+            inner.define(param, layout)
     for n in op.body.nodes:
         (place_repeat if isinstance(n.op, Repeat) else place_node)(inner, n)
     natural = [inner.natural(v) for v in op.body.outputs[: op.carries]]
@@ -169,9 +178,6 @@ def export(region: Region, value: Value) -> Value:
 
 def mark_gradients(graph: Graph, marks: dict[str, GradMark]) -> None:
     """Follow weights' gradients back through ops that keep their dims, into loops too; fills `marks` by value name."""
-    from compiler.ops.elementwise import Cast, Map, Transpose
-    from compiler.ops.shape import Rename
-
     for node in reversed(graph.nodes):
         if isinstance(node.op, Repeat):
             op = node.op

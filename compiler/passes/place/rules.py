@@ -9,6 +9,7 @@ from math import prod
 from compiler.graph import Type
 from compiler.layout import TIME, Layout
 from compiler.model import Job, LayoutRule, ShardRule, SplitRule, Strategy
+from compiler.origin import within
 from compiler.passes.place.standins import chosen, stand_in
 from dsl.diagnostics import Diagnostics
 
@@ -45,10 +46,10 @@ class Rules:
         self._reported: set[tuple[str, str]] = set()
         self.asked: set[str] = set()  # tensors whose stated layout somebody heeded
 
-    def wishes(self, axis: str, name: str, cls: str) -> dict[str, Wish]:
-        """Dims that the rules of `axis` list for the tensor `name` of class `cls`, first wish first."""
+    def wishes(self, axis: str, path: str, cls: str) -> dict[str, Wish]:
+        """Dims that the rules of `axis` list for the tensor at `path` of class `cls`, first wish first."""
         rules = self._splits[axis]
-        mask = tuple(cls in r.classes and in_scope(name, r.scope) for r in rules)
+        mask = tuple(cls in r.classes and within(path, r.scope) for r in rules)
         key = (axis, cls, mask)
         if key not in self._wishes:
             found: dict[str, Wish] = {}
@@ -79,21 +80,22 @@ class Rules:
             dims.append(axes)
         return Layout(tuple(dims))
 
-    def declared(self, name: str, type: Type, cls: str, loops: Sequence[str] = ()) -> Layout:
-        """The layout that the rules give a tensor: per axis, the first listed dim that it has."""
+    def declared(self, name: str, type: Type, cls: str, loops: Sequence[str] = (), path: str | None = None) -> Layout:
+        """The layout that the rules give a tensor: per axis, the first listed dim that it has. path: if not `name`."""
+        path = name if path is None else path
         stated = self.override(name, type, cls)
         if stated is not None:
             return stated
         dims: list[tuple[str, ...]] = [()] * len(type.dims)
         for at, axis in enumerate(self.axes):
-            for dim, wish in self.wishes(axis, name, cls).items():
+            for dim, wish in self.wishes(axis, path, cls).items():
                 if type.has(dim) and dim not in loops:
                     i = type.index(dim)
                     if self.fits(type.size(dim), dims[i], axis, wish.rule):
                         dims[i] = (*dims[i], axis)
                     else:
                         there = [d for d in type.names if d not in loops]
-                        first = {a: next((d for d in self.wishes(a, name, cls) if d in there), "") for a in self.axes}
+                        first = {a: next((d for d in self.wishes(a, path, cls) if d in there), "") for a in self.axes}
                         later = [a for a in self.axes[at + 1 :] if first[a] == dim]
                         self.indivisible(dim, type.size(dim), (*dims[i], axis), wish.rule, name, later)
                     break
@@ -103,7 +105,7 @@ class Rules:
         """The compute layout, split further by the `shard` rules of the class."""
         layout = compute
         for rule in self.strategy.shards:
-            if rule.axis not in self.sizes or cls not in rule.classes or not in_scope(name, rule.scope):
+            if rule.axis not in self.sizes or cls not in rule.classes or not within(name, rule.scope):
                 continue
             if rule.axis in layout.axes:
                 continue
@@ -183,11 +185,6 @@ class Rules:
         """What the number of micro-batches is a multiple of: they go through chunks of stages in groups (E0503)."""
         chunked = [p.axis for p in self.strategy.pipelines if p.chunks > 1]
         return prod(a.size for a in self.strategy.mesh if a.name in chunked)
-
-
-def in_scope(name: str, scope: str | None) -> bool:
-    """True if the path `name` lies in the scope (or is it)."""
-    return scope is None or name == scope or name.startswith(scope + ".")
 
 
 def place_axes(strategy: Strategy) -> tuple[str, ...]:

@@ -22,11 +22,11 @@ from compiler.cost.price.collectives import (
     sent_bytes,
 )
 from compiler.cost.price.machine import Machine, machine
-from compiler.cost.price.pricer import Pricer
-from compiler.cost.time.sharing import slower_sends
-from compiler.cost.time.simulate import Simulation
-from compiler.cost.time.step import segments
-from compiler.cost.time.timeline import PICOSECONDS
+from compiler.cost.price.pricer import PICOSECONDS, Pricer
+from compiler.cost.time.simulate import Simulation, slower_sends
+from compiler.cost.time.step import play
+from compiler.cost.time.tasks import tasks
+from compiler.memory.tiers import FIRST, Memory
 from compiler.model import Device, Level
 from compiler.numbering import Ranks
 from compiler.program import Axis
@@ -39,9 +39,8 @@ SIZES = {"pp": 2, "dp": 8, "tp": 8}
 STRIDES = {"pp": 64, "dp": 8, "tp": 1}
 RANKS = Ranks([Axis("pp", 2, "place"), Axis("dp", 8, "mesh"), Axis("tp", 8, "mesh")])
 SMALL = Ranks([Axis("pp", 2, "place"), Axis("tp", 2, "mesh")])
-MACHINE = Machine(
-    DEVICE, LEVELS, SIZES, STRIDES, RANKS, 1, (128, 128, 64), {"host": 10e9}, (8, 128), {"f16": 100e12}, {}
-)
+MEMORIES = {FIRST: Memory(FIRST, 1e9, 1e12), "host": Memory("host", 1e12, 400e9, 8, 10e9)}
+MACHINE = Machine(DEVICE, LEVELS, SIZES, STRIDES, RANKS, 1, (128, 128, 64), MEMORIES, (8, 128), {"f16": 100e12}, {})
 EXAMPLE = """
 use std.optimizers (sgd)
 
@@ -211,8 +210,8 @@ def test_messages_between_groups() -> None:
 
 
 def test_copies_go_over_the_device_s_link() -> None:
-    assert copy_seconds(V, "host", MACHINE, CAL) == pytest.approx(0.1)
-    assert copy_seconds(V, "host", MACHINE, CAL.changed(launch=1e-3)) == pytest.approx(0.101)
+    assert copy_seconds(V, FIRST, "host", MACHINE, CAL) == pytest.approx(0.1)
+    assert copy_seconds(V, FIRST, "host", MACHINE, CAL.changed(launch=1e-3)) == pytest.approx(0.101)
 
 
 def test_devices_of_a_server_share_its_memories() -> None:
@@ -224,8 +223,8 @@ def test_devices_of_a_server_share_its_memories() -> None:
         compiled = parc.compile(Source("x.par", text.replace("HOST", f"host memory 1 TB, {shared} GB/s over 20 GB/s")))
         assert compiled.job.cluster is not None
         found = machine(compiled.program, compiled.job.cluster)
-        assert copy_seconds(V, "host", found, CAL) == pytest.approx(V / rate)
-        assert copy_seconds(V, "nvme", found, CAL) == pytest.approx(V / 2e9)
+        assert copy_seconds(V, FIRST, "host", found, CAL) == pytest.approx(V / rate)
+        assert copy_seconds(V, "nvme", FIRST, found, CAL) == pytest.approx(V / 2e9)
 
 
 def test_an_all_reduce_over_two_levels() -> None:
@@ -288,8 +287,9 @@ def test_borders_are_exchanged_with_one_neighbour() -> None:
 
 
 def seconds(part: Part, calibration: Calibration = CAL) -> float:
-    (found,) = segments(part, Pricer(MACHINE, calibration))
-    return found.duration / PICOSECONDS
+    pricer = Pricer(MACHINE, calibration)
+    (found,) = tasks(part, pricer)
+    return play(found, pricer.streams).duration / PICOSECONDS
 
 
 def test_axes_that_run_at_once_share_links() -> None:
@@ -321,8 +321,8 @@ def test_sends_share_links_with_collectives() -> None:
     assert slower_sends({("F", 0): part}, {("F", 0): 4}, pricer) == pytest.approx((1.0, 4 / 3))
     assert slower_sends({("U", 0): part}, {("U", 0): 1}, pricer) == (1.0, 1.0)
     alone = pricer.post(V, 0, 1)
-    pricer.slower = [(1.0, 4 / 3), (1.0, 1.0)]
-    assert pricer.post(V, 0, 1) == pytest.approx(4 / 3 * alone) and pricer.post(V, 1, 0) == alone
+    slow = pricer.shared([(1.0, 4 / 3), (1.0, 1.0)])
+    assert slow.post(V, 0, 1) == pytest.approx(4 / 3 * alone) and slow.post(V, 1, 0) == alone
 
 
 def test_tensor_parallel_between_servers_slows_sends() -> None:

@@ -15,9 +15,9 @@ from compiler.cost.kernels.work import Loop, Node, Part, Product, Vector
 from compiler.cost.price.calibration import DEFAULT, calibration
 from compiler.cost.price.compute import alignment, filled, launches, product_seconds, tile_share, vector_seconds
 from compiler.cost.price.machine import Machine, machine
-from compiler.cost.price.pricer import Pricer
-from compiler.cost.time.step import segments
-from compiler.cost.time.timeline import PICOSECONDS
+from compiler.cost.price.pricer import PICOSECONDS, Pricer
+from compiler.cost.time.step import play
+from compiler.cost.time.tasks import tasks
 from compiler.model import Device, Level
 from dsl.codes import CODES
 from dsl.source import Source
@@ -171,7 +171,9 @@ def test_the_host_is_a_floor() -> None:
     )
     work = 8 * BIG.flops / 100e12
     for host, expected in ((1.0, 9.0), (1e-6, work)):
-        (found,) = segments(part, Pricer(MACHINE, CAL.changed(host=host)))
+        pricer = Pricer(MACHINE, CAL.changed(host=host))
+        (segment,) = tasks(part, pricer)
+        found = play(segment, pricer.streams)
         assert found.duration / PICOSECONDS == pytest.approx(expected)
         assert found.compute / PICOSECONDS == pytest.approx(work)
 

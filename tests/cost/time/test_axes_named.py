@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import parc
-from compiler.cost.time.record import record
 from compiler.cost.time.simulate import Simulation
 from compiler.traffic import collectives, messages
 from dsl.source import Source
@@ -63,7 +62,7 @@ def test_one_name_per_group_of_devices() -> None:
         set(timeline.traffic),
         set(timeline.exposed_by_axis),
         {link.axes for spent in timeline.spent for link in spent.links},
-        {axes for axes in {p.axes for pieces in record(simulation).values() for p in pieces} if axes},
+        {axes for axes in {p.axes for pieces in simulation.record().values() for p in pieces} if axes},
     ]
     for found in told:
         assert all([a for a in AXES if a in name.split("+")] == name.split("+") for name in found - {"", "copy"}), found

@@ -10,12 +10,12 @@ import pytest
 
 import parc
 from compiler.cost.price.calibration import of_cluster
-from compiler.cost.time.ranks import play_ranks
+from compiler.cost.price.pricer import PICOSECONDS
 from compiler.cost.time.simulate import Simulation
 from compiler.cost.time.slow import Variation
-from compiler.cost.time.timeline import PICOSECONDS
 from dsl.diagnostics import ParcError
 from dsl.source import Source
+from tests.cost.time.oracle import every_rank
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 SCHEDULES = {
@@ -77,9 +77,8 @@ def check(case: Case) -> None:
     cal = of_cluster(s.cluster).changed(**case.cal)
     for slow in ({}, case.slow):
         pricer = s.pricer(cal, Variation(slow, case.links))
-        relief = [s.relief(pricer, g) for g in range(s.program.groups)]
-        ranks = play_ranks(s.program, s.features, pricer, range(s.program.devices), slow, relief).ends
-        partition = s.partition(slow, pricer)
+        ranks = every_rank(s, pricer, range(s.program.devices), slow)
+        partition = s.partition(slow)
         found = s.run(cal, Variation(slow, case.links))
         assert round(found.step_seconds * PICOSECONDS) == max(ranks)
         played = s.play_varied(pricer, slow, partition)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +11,8 @@ from compiler.cost.price.calibration import of_cluster
 from compiler.cost.price.pricer import COMM, COMPUTE, Priced
 from compiler.cost.time.simulate import Simulation
 from compiler.cost.time.slow import Variation
-from compiler.cost.time.step import Player
+from compiler.cost.time.step import play
+from compiler.cost.time.tasks import Cut, Segment, Task
 from compiler.cost.time.timeline import Timeline
 from compiler.driver import compile_job
 from compiler.evaluate import evaluate
@@ -74,37 +74,29 @@ def test_bubbles_are_those_of_the_closed_formulas(stages: int, micro: int, sched
     assert found.bubble / passes == pytest.approx(late / (micro + late), rel=0.02)
 
 
-def player() -> Player:
-    pricer = SimpleNamespace(streams=COMM + 2, cal=SimpleNamespace(slowdown=0.0))
-    return Player(pricer, False, 1.0)  # type: ignore[arg-type]
-
-
-NODE = Node("x", Copy(0, "host"))  # what a piece is does not matter to the player once it is priced
+def exposed(*tasks: tuple[Priced, int, tuple[int, ...]]) -> dict[str, int]:
+    """What is waited for, by axes, of tasks (price, picoseconds, what they wait for) in one segment."""
+    made = tuple(
+        Task(Node("x", Copy(0, "hbm", "host")), priced, priced.stream, ps, deps, (), priced.blocking, priced.axes)
+        for priced, ps, deps in tasks
+    )
+    return play(Segment(Cut(), made, 0), COMM + 2).exposed
 
 
 def test_a_wait_is_laid_to_the_messages_that_run_then() -> None:
     """A kernel waits for `b`, which waited for its link, on which `a` was sent."""
-    p = player()
-    p.run(NODE, Priced(COMPUTE, 5), 5, 0, "")
-    p.run(NODE, Priced(COMM, 10, axes="a"), 10, 0, "")
-    ready = p.run(NODE, Priced(COMM, 3, axes="b"), 3, 0, "")
-    assert ready == 13
-    p.run(NODE, Priced(COMPUTE, 1), 1, ready, "b")
-    assert p.exposed == {"a": 5, "b": 3}
+    a, b = Priced(COMM, 10, axes="a"), Priced(COMM, 3, axes="b")
+    found = exposed((Priced(COMPUTE, 5), 5, ()), (a, 10, ()), (b, 3, ()), (Priced(COMPUTE, 1), 1, (2,)))
+    assert found == {"a": 5, "b": 3}
 
 
 def test_a_wait_is_laid_to_what_its_message_needed_itself() -> None:
     """`b` goes over another link with what `a` brought; the kernel goes first for a while."""
-    p = player()
-    p.run(NODE, Priced(COMPUTE, 4), 4, 0, "")
-    came = p.run(NODE, Priced(COMM, 6, axes="a"), 6, 0, "")
-    ready = p.run(NODE, Priced(COMM + 1, 5, axes="b"), 5, came, "")
-    p.run(NODE, Priced(COMPUTE, 1), 1, ready, "b")
-    assert ready == 11 and p.exposed == {"a": 2, "b": 5}
-    p = player()  # a message that blocks, behind one that does not
-    p.run(NODE, Priced(COMM, 6, axes="a"), 6, 0, "")
-    p.run(NODE, Priced(COMM, 2, True, "b"), 2, 0, "")
-    assert p.exposed == {"a": 6, "b": 2} and p.free[COMPUTE] == 8
+    a, b = Priced(COMM, 6, axes="a"), Priced(COMM + 1, 5, axes="b")
+    found = exposed((Priced(COMPUTE, 4), 4, ()), (a, 6, ()), (b, 5, (1,)), (Priced(COMPUTE, 1), 1, (2,)))
+    assert found == {"a": 2, "b": 5}
+    # A message that blocks, behind one that does not.
+    assert exposed((a, 6, ()), (Priced(COMM, 2, True, "b"), 2, ())) == {"a": 6, "b": 2}
 
 
 def estimate(example: str, **params: int) -> Estimate:

@@ -1,10 +1,10 @@
-"""The engine on cases small enough to compute by hand; every rank against one of each class."""
+"""The oracle's engine on cases small enough to compute by hand; every rank against one of each class."""
 
 from __future__ import annotations
 
 import pytest
 
-from compiler.cost.time.engine import Barrier, Item, Meet, Post, Record, Step, Wait, Work, play
+from tests.cost.time.oracle import Barrier, Item, Meet, Post, Step, Wait, Work, play
 
 
 def pipeline(stages: int, micro: int, ranks: int) -> list[list[Item]]:
@@ -62,9 +62,3 @@ def test_posts_leave_when_they_are_ready() -> None:
     for sender in (early, late):
         assert play([sender, [Wait("a")]]).ends == (10, 7)
     assert play([[Work("F", 10), Post("a", 4, blocking=True)], [Wait("a")]]).ends == (14, 14)
-
-
-def test_records_say_what_took_time() -> None:
-    records: list[Record] = []
-    play([[Work("F", 10), Post("a", 4)], [Wait("a"), Work("B", 2)]], records)
-    assert sorted(records) == [(0, 0, 0, 10), (0, 1, 10, 14), (1, 0, 0, 14), (1, 1, 14, 16)]

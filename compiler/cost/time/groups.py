@@ -1,0 +1,102 @@
+"""The device groups of a program, and what each runs in a step: all that holds whatever it costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from compiler.cost.kernels.program import Features, features
+from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait
+from compiler.cost.time.order import Key, Plan, plan
+from compiler.cost.time.timeline import Player
+from compiler.numbering import Ranks
+from compiler.program import Program
+from compiler.schedules import Action, unroll
+
+
+@dataclass(eq=False)
+class Groups:
+    """Of one program."""
+
+    program: Program
+
+    @cached_property
+    def features(self) -> Features:
+        """What its functions ask of a machine."""
+        return features(self.program)
+
+    @cached_property
+    def ranks(self) -> Ranks:
+        """Which devices they are."""
+        return Ranks.of(self.program)
+
+    @property
+    def number(self) -> int:
+        """How many there are."""
+        return self.program.groups
+
+    @cached_property
+    def actions(self) -> tuple[tuple[Action, ...], ...]:
+        """Per device group, the schedule written out."""
+        p = self.program
+        chunks = max(1, p.stages // p.groups)
+        of = {g: c for c in p.classes for g in c.groups}
+        return tuple(tuple(unroll(of[g].schedule, g, p.groups, chunks)) for g in range(p.groups))
+
+    @cached_property
+    def of_class(self) -> tuple[int, ...]:
+        """Per device group, the index of its class in the program."""
+        where = {g: i for i, c in enumerate(self.program.classes) for g in c.groups}
+        return tuple(where[g] for g in range(self.program.groups))
+
+    def parts(self, group: int) -> dict[Key, Part]:
+        """The work of a group's functions."""
+        return self.features.parts[self.of_class[group]]
+
+    @cached_property
+    def counts(self) -> tuple[dict[Key, int], ...]:
+        """Per device group, how often each function runs in a step."""
+        found: list[dict[Key, int]] = []
+        for mine in self.actions:
+            counts: dict[Key, int] = {}
+            for action in mine:
+                counts[action[:2]] = counts.get(action[:2], 0) + 1
+            found.append(counts)
+        return tuple(found)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The order in which their segments can be evaluated. Raises ValueError if they hang."""
+        return plan(self.actions, self.of_class, self.features.parts, self.number)
+
+    @cached_property
+    def players(self) -> tuple[Player, ...]:
+        """A class of devices per group."""
+        found = []
+        for g, c in enumerate(self.of_class):
+            runs = self.ranks.members([g])
+            found.append(Player(c, g, runs[0][0], self.ranks.size, runs if len(runs) > 1 else ()))
+        return tuple(found)
+
+    @cached_property
+    def axes(self) -> tuple[tuple[str, ...], ...]:
+        """What the groups' collectives go over, of all of them."""
+        works = (node.work for parts in self.features.parts for part in parts.values() for node, _ in part.each())
+        return tuple(sorted({work.axes for work in works if isinstance(work, Collective)}))
+
+    @cached_property
+    def talks(self) -> tuple[tuple[int, ...], ...]:
+        """Per device group, those that it sends to, hears of, or meets."""
+        return tuple(tuple(sorted(self._talks(g))) for g in range(self.number))
+
+    def _talks(self, group: int) -> set[int]:
+        found: set[int] = set()
+        for (_, chunk), part in self.parts(group).items():
+            for node, _ in part.each():
+                work = node.work
+                if isinstance(work, (Wait, Post)):
+                    other = work.source if isinstance(work, Wait) else work.to
+                    found.add((chunk * self.number + group + other) % self.number)
+                elif isinstance(work, Meet):
+                    found.update(work.groups)
+        return found

@@ -1,0 +1,213 @@
+"""A function's work with its prices, still rolled: what each stream of a device does in order, and what it waits for.
+
+A function is cut where it waits for other device groups. What the cut leaves together is a segment: computation, copies
+and messages of each level of the cluster have a stream each, in the order of the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Union
+
+from compiler.cost.kernels.work import Collective, Loop, Meet, Node, Part, Post, Wait
+from compiler.cost.price.kinds import NOTHING, Over
+from compiler.cost.price.pricer import COMM, COMPUTE, Priced, Pricer, picoseconds
+
+
+class Task(NamedTuple):
+    """A kernel, message or copy: `ps` picoseconds of a stream, and of those of links of inner levels that it needs as
+    well, from its start (`also`).
+
+    deps: tasks of the same list that must have ended; carried: of the loop's iteration before. blocking: computation
+    waits for it. axes: of a message, for people; over: the mesh axes of the devices that it is done with. prefetch: it
+    gathers what a loop's iteration needs of weights, and nothing that the iteration computes.
+    """
+
+    node: Node
+    priced: Priced
+    stream: int
+    ps: int
+    deps: tuple[int, ...]
+    carried: tuple[int, ...] = ()
+    blocking: bool = False
+    axes: Over = NOTHING
+    also: tuple[tuple[int, int], ...] = ()
+    over: tuple[str, ...] = ()
+    prefetch: bool = False
+
+
+class Rolled(NamedTuple):
+    """`rounds` iterations of the same tasks. streams: those that they use; needed: tasks whose ends the next iteration
+    waits for; over: the mesh axes of all its messages."""
+
+    tasks: tuple[Tasks, ...]
+    rounds: int
+    deps: tuple[int, ...]
+    carried: tuple[int, ...]
+    streams: tuple[int, ...]
+    needed: tuple[int, ...]
+    over: frozenset[tuple[str, ...]]
+    axes: Over = NOTHING
+    prefetch: bool = False
+
+
+Tasks = Union[Task, Rolled]  # noqa: UP007 (recursive)
+
+
+@dataclass(slots=True)
+class Cut:
+    """Of a function between two places where it waits for other device groups.
+
+    waits: what must have come before it starts; posts: what it sends, each with the indices of the nodes that it waits
+    for; meet: what stands at its end. nodes: with what they wait for, by index within the cut.
+    """
+
+    waits: list[Wait] = field(default_factory=list)
+    posts: list[tuple[Post, tuple[int, ...]]] = field(default_factory=list)
+    meet: Meet | None = None
+    nodes: list[tuple[Node, tuple[int, ...]]] = field(default_factory=list)
+
+
+class Segment(NamedTuple):
+    """A cut with prices. host: picoseconds in which the host dispatches its kernels."""
+
+    cut: Cut
+    tasks: tuple[Tasks, ...]
+    host: int
+
+
+def cuts(part: Part) -> tuple[Cut, ...]:
+    """The cuts of a function, in order; they depend on no price."""
+    found = [Cut()]
+    at: list[tuple[int, ...]] = []  # node -> tasks of this cut whose ends are its end
+
+    def close() -> None:
+        found.append(Cut())
+        at[:] = [()] * len(at)
+
+    for node in part.nodes:
+        now, work = found[-1], node.work
+        deps = tuple(sorted({x for d in node.deps for x in at[d]}))
+        if isinstance(work, Wait):
+            if now.nodes:
+                close()
+            found[-1].waits.append(work)
+            at.append(())
+        elif isinstance(work, Post):
+            now.posts.append((work, deps))
+            at.append(deps)
+        elif isinstance(work, Meet):
+            now.meet = work
+            close()
+            at.append(())
+        else:
+            at.append((len(now.nodes),))
+            now.nodes.append((node, deps))
+    return tuple(found)
+
+
+class Totals(NamedTuple):
+    """Of a part: picoseconds of kernels and of messages beside them, and kernels that the host dispatches."""
+
+    compute: int
+    beside: int
+    launches: float
+
+
+def totals(part: Part, pricer: Pricer, update: bool, times: int = 1) -> Totals:
+    """Sums over all work."""
+    compute = beside = 0
+    launches = 0.0
+    for _, priced, n in pricer.prices(part, update, times):
+        launches += n * priced.launches
+        if priced.stream == COMPUTE:
+            compute += n * priced.ps
+        elif not priced.blocking and priced.stream >= COMM:
+            beside += n * priced.ps
+    return Totals(compute, beside, launches)
+
+
+def longest(tasks: Sequence[Tasks]) -> int:
+    """Picoseconds of all tasks one after the other: no order of them takes longer."""
+    return sum(t.rounds * longest(t.tasks) if isinstance(t, Rolled) else t.ps for t in tasks)
+
+
+def stretch(total: Totals, pricer: Pricer) -> float:
+    """By how much kernels take longer because messages run beside them: in proportion to the time that is shared.
+
+    Sources: docs/costs.md (Calculon, Isaev et al. 2023: 15% inside a node, 2% between; Galvatron, Miao et
+    al. 2022: 1.3).
+    """
+    return 1.0 + pricer.cal.slowdown * min(1.0, total.beside / total.compute) if total.compute else 1.0
+
+
+def tasks(
+    part: Part, pricer: Pricer, update: bool = False, relief: int = 0, shape: Sequence[Cut] | None = None
+) -> list[Segment]:
+    """A function's segments. relief: picoseconds of its collectives of gradients that have run before it began; shape:
+    its `cuts`, if they are known."""
+    slower = stretch(totals(part, pricer, update), pricer)
+    found = []
+    for cut in cuts(part) if shape is None else shape:
+        launches = 0.0
+        made: list[Tasks] = []
+        for node, deps in cut.nodes:
+            work = node.work
+            if isinstance(work, Loop):
+                launches += totals(work.body, pricer, update, work.count).launches
+                made.append(_rolled(work, deps, (), pricer, update, slower))
+                continue
+            less = 0
+            if relief and isinstance(work, Collective) and work.role == "gradients":
+                less = min(relief, pricer.price(work, update).ps)
+                relief -= less
+            task = _task(node, deps, (), pricer, update, slower, less)
+            launches += task.priced.launches
+            made.append(task)
+        found.append(Segment(cut, tuple(made), picoseconds(launches * pricer.cal.host)))
+    return found
+
+
+def _task(
+    node: Node,
+    deps: tuple[int, ...],
+    carried: tuple[int, ...],
+    pricer: Pricer,
+    update: bool,
+    slower: float,
+    less: int = 0,
+    inside: bool = False,
+) -> Task:
+    work = node.work
+    priced = pricer.price(work, update)
+    if priced.stream == COMPUTE:
+        ps = priced.ps if slower == 1.0 else round(priced.ps * slower)
+        return Task(node, priced, COMPUTE, ps, deps, carried)
+    ps = priced.ps - less
+    also = tuple([(s, min(share, ps)) for s, share in priced.also])
+    if not isinstance(work, Collective):
+        return Task(node, priced, priced.stream, ps, deps, carried, priced.blocking, priced.axes, also)
+    ahead = inside and work.role == "weights" and not node.deps and not node.carried
+    return Task(node, priced, priced.stream, ps, deps, carried, priced.blocking, priced.axes, also, work.axes, ahead)
+
+
+def _rolled(
+    loop: Loop, deps: tuple[int, ...], carried: tuple[int, ...], pricer: Pricer, update: bool, slower: float
+) -> Rolled:
+    made: list[Tasks] = []
+    streams, over = {COMPUTE}, set[tuple[str, ...]]()
+    for node in loop.body.nodes:
+        task: Tasks
+        if isinstance(node.work, Loop):
+            task = _rolled(node.work, node.deps, node.carried, pricer, update, slower)
+            streams.update(range(pricer.streams))
+            over |= task.over
+        else:
+            task = _task(node, node.deps, node.carried, pricer, update, slower, inside=True)
+            streams.update((task.stream, *(s for s, _ in task.also)))
+            if task.over:
+                over.add(task.over)
+        made.append(task)
+    needed = tuple(sorted({c for node in loop.body.nodes for c in node.carried}))
+    return Rolled(tuple(made), loop.count, deps, carried, tuple(sorted(streams)), needed, frozenset(over))

@@ -1,0 +1,46 @@
+"""Memories: that in which devices compute, and others to which they move values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+
+FIRST = "hbm"
+"""The memory in which devices compute. What is said to be in none lies there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A memory of a cluster, as programs call it by `name`.
+
+    Args:
+        capacity: bytes, of all of it.
+        bandwidth: bytes per second, of all of it.
+        sharing: how many devices have it together.
+        link: bytes per second between it and one device.
+    """
+
+    name: str
+    capacity: float
+    bandwidth: float
+    sharing: int = 1
+    link: float = inf
+
+    @property
+    def share(self) -> float:
+        """A device's part of the capacity, in bytes."""
+        return self.capacity / self.sharing
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second that a device moves to or from it while all that share it do."""
+        return min(self.link, self.bandwidth / self.sharing)
+
+
+def move_rate(memories: Mapping[str, Memory], source: str, target: str) -> float:
+    """Bytes per second at which a device moves values from one memory to another; KeyError for unknown ones.
+
+    Between two that are not the device's own the way is over the device: the slower one counts.
+    """
+    return min(memories[name].rate for name in {source, target})

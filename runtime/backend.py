@@ -1,0 +1,176 @@
+"""What computes: arrays and kernels, as an interface. `runtime.numpy` is its first implementation.
+
+An array is the backend's own thing; whoever is written against this interface (`runtime.rank`, `runtime.comm`) looks
+into none. Shapes are tuples of ints, dtypes those of the language (`compiler.graph.ITEMSIZE`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from compiler.graph import Type
+from compiler.layout import TIME
+from compiler.model import Init
+from compiler.ops.base import Op
+
+Array = Any
+"""An array of the backend."""
+
+Shape = tuple[int, ...]
+Index = tuple[slice, ...]
+"""Of leading dims; the others are taken whole."""
+
+Kernel = Callable[..., Any]
+"""Called with (context, *operands); gives the result, or a tuple where the op has several."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalValue:
+    """A value as one device, or a stack of devices, holds it.
+
+    type: local sizes (borders of a halo included); lead: sizes of the lead axes; logical: the whole tensor;
+    axes: for each dim the axes that split it, major to minor (the time axis too).
+    """
+
+    type: Type
+    lead: Shape
+    logical: Type
+    axes: tuple[tuple[str, ...], ...]
+
+    @staticmethod
+    def whole(type: Type) -> LocalValue:
+        """The value of the serial program: not split, no lead axes."""
+        return LocalValue(type, (), type, ((),) * len(type.dims))
+
+    @property
+    def shape(self) -> Shape:
+        return self.lead + self.type.shape
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a device stands: the sizes of all axes, and its own coordinates on those of the mesh.
+
+    start: what counts as position 0 of an `iota`, where the device holds a later part of a loop.
+    """
+
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    coords: Mapping[str, int] = field(default_factory=dict)
+    start: int = 0
+
+    def offset(self, value: LocalValue, dim: int) -> Callable[[int], int]:
+        """From a micro-batch to the logical position of the first element of the device's piece along `dim`."""
+        piece, time = 0, 0
+        for axis in value.axes[dim]:
+            n = self.sizes[axis]
+            piece, time = piece * n, time * n
+            if axis == TIME:
+                time = 1
+            else:
+                piece += self.coords[axis]
+        local = value.type.dims[dim].size
+        return lambda micro: (piece + time * micro) * local
+
+
+class Backend(Protocol):
+    """Kernels and arrays of one kind of device.
+
+    No function changes an operand but `assign` and `accumulate`, which write into their first one.
+    """
+
+    def plan(self, op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], position: Position) -> Kernel:
+        """A closure that computes `op` on arrays of these local values; KeyError for ops that are not computation.
+
+        Its results may be views of operands. Values of narrow types are rounded to what these can hold.
+        """
+        ...
+
+    def context(self, micro: int, seed: int) -> Any:
+        """What a kernel is called with: the micro-batch, and the seed of random numbers."""
+        ...
+
+    def initial(self, init: Init, name: str, type: Type, seed: int, region: Sequence[tuple[int, int]]) -> Array:
+        """The initial contents of a `region` of the logical tensor `name`: (start, stop) along each dim.
+
+        Each element is a function of seed, name and logical position, as `runtime.numpy.initial` defines it.
+        """
+        ...
+
+    def empty(self, shape: Shape, dtype: str) -> Array:
+        """A new array with any contents."""
+        ...
+
+    def full(self, shape: Shape, dtype: str, value: float) -> Array:
+        """A new array with this value everywhere."""
+        ...
+
+    def own(self, x: Array) -> Array:
+        """`x` in memory that nothing else refers to: a copy, unless it is known to be so."""
+        ...
+
+    def copy(self, x: Array) -> Array:
+        """A new array with the contents of `x`."""
+        ...
+
+    def shape(self, x: Array) -> Shape:
+        """The sizes of `x`."""
+        ...
+
+    def part(self, x: Array, index: Index) -> Array:
+        """A part of `x`: a view of the same memory."""
+        ...
+
+    def element(self, x: Array, i: int) -> Array:
+        """`x[i]`, without the leading dim: a view of the same memory."""
+        ...
+
+    def concat(self, parts: Sequence[Array], dim: int) -> Array:
+        """A new array: the parts in a row along `dim`."""
+        ...
+
+    def assign(self, into: Array, x: Array) -> None:
+        """Put the contents of `x` into `into`, whose shape is that of `x` but for leading dims of size 1."""
+        ...
+
+    def accumulate(self, into: Array, x: Array, fn: str) -> None:
+        """Add `x` to `into` (fn `sum`), or take the larger elements (`max`); shapes as for `assign`. Not rounded."""
+        ...
+
+    def rounded(self, x: Array, dtype: str) -> Array:
+        """`x` with every element rounded to what `dtype` can hold; may be `x` itself where it is."""
+        ...
+
+    def from_host(self, array: Any, dtype: str) -> Array:
+        """A new array with the contents of an array of numpy."""
+        ...
+
+    def to_host(self, x: Array) -> Any:
+        """The contents as an array of numpy."""
+        ...
+
+
+Planner = Callable[[Any, Sequence[LocalValue], Sequence[LocalValue], Any], Kernel]
+"""From an op, its operands' and results' local values, and where they are, to a kernel."""
+P = TypeVar("P", bound=Planner)
+
+
+class Kernels:
+    """The kernels of a backend. `@kernel(Op, …)` above a planner registers it, where `kernel` is an instance."""
+
+    def __init__(self) -> None:
+        self.planners: dict[type[Op], Planner] = {}
+
+    def __call__(self, *ops: type[Op]) -> Callable[[P], P]:
+        """Register the planner that follows as that of these ops."""
+
+        def register(planner: P) -> P:
+            self.planners.update(dict.fromkeys(ops, planner))
+            return planner
+
+        return register
+
+    def plan(self, op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], where: Any) -> Kernel:
+        """A closure that computes `op`; KeyError for ops that are not computation."""
+        return self.planners[type(op)](op, ins, outs, where)

@@ -1,0 +1,90 @@
+"""The mesh of a program: which devices there are, and which part of a logical tensor each holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from math import prod
+
+from compiler.graph import Type
+from compiler.program import DeviceClass, LoopRange, Program, StateDecl
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """The mesh axes of a program in order, and the sizes of all its axes (time and places too)."""
+
+    axes: tuple[str, ...]
+    sizes: Mapping[str, int]
+
+    @staticmethod
+    def of(program: Program) -> Mesh:
+        return Mesh(tuple(a.name for a in program.axes if a.kind == "mesh"), program.sizes)
+
+    @property
+    def lead(self) -> int:
+        """Number of leading axes of a stacked array."""
+        return len(self.axes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.sizes[a] for a in self.axes)
+
+    @cached_property
+    def devices(self) -> tuple[dict[str, int], ...]:
+        """The mesh coordinates of every device of a group, row-major."""
+        return tuple(dict(zip(self.axes, at, strict=True)) for at in product(*map(range, self.shape)))
+
+    def index(self, axis: str) -> int:
+        """Which leading axis; raises ValueError for the time axis and unknown ones."""
+        return self.axes.index(axis)
+
+    def count(self, axes: Sequence[str]) -> int:
+        return prod(self.sizes[a] for a in axes)
+
+    def lead_shape(self, axes: frozenset[str]) -> tuple[int, ...]:
+        """The leading shape of a value that varies along these axes."""
+        return tuple(self.sizes[a] if a in axes else 1 for a in self.axes)
+
+    def piece(self, axes: Sequence[str], at: Mapping[str, int]) -> int:
+        """The number of the piece that the device at coordinates `at` holds of a dim split by `axes`."""
+        number = 0
+        for a in axes:
+            number = number * self.sizes[a] + at[a]
+        return number
+
+
+def logical(decl: StateDecl) -> str:
+    """The state's name in the serial program."""
+    return decl.logical or decl.name
+
+
+def range_of(decl: StateDecl, cls: DeviceClass) -> LoopRange | None:
+    """The part of a rolled loop that this buffer holds, if it is stacked over one that is cut into stages."""
+    for r in cls.ranges:
+        if r.chunk == decl.chunk and decl.type.has(r.dim) and decl.type.size(r.dim) == r.count:
+            return r
+    return None
+
+
+def logical_type(decl: StateDecl, cls: DeviceClass) -> Type:
+    """The type of the state in the serial program."""
+    r = range_of(decl, cls)
+    if r is None:
+        return decl.type
+    dims = tuple(type(d)(d.name, r.total) if d.name == r.dim else d for d in decl.type.dims)
+    return Type(decl.type.dtype, dims)
+
+
+def region(decl: StateDecl, cls: DeviceClass, group: int, mesh: Mesh, at: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Which part of the logical tensor a device's buffer holds: (start, stop) along each dim, without padding."""
+    r = range_of(decl, cls)
+    found = []
+    for dim, split in zip(decl.type.dims, decl.layout.dims, strict=True):
+        size = -(-dim.size // mesh.count(split))
+        start = mesh.piece(split, at) * size
+        first = r.first.at(group) if r is not None and dim.name == r.dim else 0
+        found.append((first + min(start, dim.size), first + min(start + size, dim.size)))
+    return found
