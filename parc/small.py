@@ -303,8 +303,8 @@ def _loops(graph: Graph) -> dict[str, int]:
 
 
 def _choices(graph: Graph) -> dict[str, frozenset[tuple[str, bool]]]:
-    """By dim that something is chosen along: whether that is fewer than there are. Two of two experts are no choice, and
-    an expert with a seat for each position drops none."""
+    """By dim that something is chosen along: whether that is fewer than there are. Two of two experts are no choice,
+    and an expert with a seat for each position drops none."""
     found: dict[str, frozenset[tuple[str, bool]]] = {}
     made = {v for node in graph for v in node.outputs}
     for node in graph:
