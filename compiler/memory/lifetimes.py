@@ -7,7 +7,7 @@ of them lie in the same place (`Fixed`), unless one lives on into a later iterat
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from compiler.memory.peak import ClassMemory
 from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Load
 from compiler.origin import Role
-from compiler.program import Function
+from compiler.program import Function, FunctionPhase
 
 Site = tuple[int, int]
 """Where the program makes a buffer: identity of the instruction, and which of the buffers that it makes."""
@@ -185,7 +185,7 @@ class Skipped(NamedTuple):
         return self.rounds * sum(key in keys for key in self.steps)
 
 
-_ORDER = {"P": 0, "S": 1, "F": 2, "B": 3, "W": 4, "E": 5, "U": 6}
+_ORDER: Mapping[str, int] = {phase: at for at, phase in enumerate(FunctionPhase)}
 
 
 @dataclass(eq=False, slots=True)

@@ -11,7 +11,7 @@ from compiler.memory.action import STATIC, Buffer, Effect, Replay, Totals, copie
 from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Accumulate, Input
 from compiler.origin import Role
-from compiler.program import DeviceClass, Program
+from compiler.program import DeviceClass, FunctionPhase, Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class ClassMemory:
             replay = self.replays[key] = self.start((name, chunk))
             for a in accumulated:
                 replay.accumulated[a] = replay.accumulator(a)
-            before = {"B": "F", "W": "B"}.get(name)
+            before = FunctionPhase(name).before
             replay.saved = copies(self._exits.get((before, chunk), {})) if before else {}
             replay.run(self.functions[name, chunk])
             self._exits[name, chunk] = replay.saved
