@@ -16,6 +16,7 @@ from compiler.model import Init
 from compiler.ops.base import Op
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Accumulate, Effect, Load, Read, Save, Write
+from compiler.ops.move import Move
 from compiler.origin import Origin, Phase, Role
 
 
@@ -179,7 +180,7 @@ ORIGINS = {phase: Origin(phase=phase) for phase in Phase}
 
 def phase_in(function: FunctionPhase, op: Op | None = None) -> Phase:
     """The phase of what an op gives in a function (or of a loop's parameter), unless it is computed again."""
-    return Phase.MOVED if isinstance(op, Comm | Effect) else PHASES.get(function, Phase.FORWARD)
+    return Phase.MOVED if isinstance(op, Comm | Effect | Move) else PHASES.get(function, Phase.FORWARD)
 
 
 ALL_CHUNKS = -1

@@ -7,8 +7,8 @@ follows with its real buffers:
 - An instruction allocates its results, then lets go of the operands that nothing needs any more. A result that nobody
   reads is let go at once. Ops that only rearrange (`Movement.VIEW`) share their operand's buffer.
 - `input`, `read`, `load` share the buffer that they name, `save` makes its operand's buffer a saved one: bytes count
-  once as long as any name or slot holds the buffer. Buffers outside the first memory (`hbm`) are another matter:
-  `read` and `load` copy into a new buffer of hbm, `save` copies out of it; a last `load` frees its slot.
+  once as long as any name or slot holds the buffer; a last `load` frees its slot.
+- Every buffer lies in one memory, and so do the values that share it. `move` allocates its result in another one.
 - The first `accumulate` of a step takes its operand's buffer if nothing else holds it, and else a copy; later ones add
   in place. These buffers are let go at the end of the step.
 - `write` copies into the buffer that is there. `recv` allocates; what a `send` sends is not kept.
@@ -22,7 +22,7 @@ follows with its real buffers:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from compiler.graph import Graph, Node, Value
 from compiler.layout import local_type
@@ -57,6 +57,22 @@ Totals = dict[tuple[str, str], int]  # (memory, role) -> bytes
 Signature = tuple[tuple[object, ...], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A place in a program: the loops around it in a function, and what is computed there ("": before anything is)."""
+
+    function: str = ""
+    loops: tuple[str, ...] = ()
+    at: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.at)
+
+    def __str__(self) -> str:
+        """`B in block at q.grad`."""
+        return " in ".join((self.function, *self.loops)) + f" at {self.at}" if self else ""
+
+
 @dataclass(slots=True)
 class Top:
     """The fullest moment of an action in one memory, relative to its start: bytes, by (memory, role), where, and what
@@ -64,7 +80,7 @@ class Top:
 
     bytes: int
     totals: Totals
-    where: str
+    where: Where
     alive: list[tuple[str, str, int]]
 
 
@@ -93,7 +109,7 @@ class Replay:
         self.totals = {}
         self.effect = Effect({})
         self.live.update((b, None) for b in self.saved.values() if not b.static)
-        self._body(function.body, {}, function.name)
+        self._body(function.body, {}, Where(function.name))
         self.effect.delta = {k: v for k, v in self.totals.items() if v}
         return self.effect
 
@@ -123,7 +139,7 @@ class Replay:
         else:
             self.live.pop(b, None)
 
-    def _mark(self, at: str) -> None:
+    def _mark(self, where: Where, at: str) -> None:
         """Remember this moment if it is a peak of some memory."""
         sums: dict[str, int] = {}
         for (memory, _), n in self.totals.items():
@@ -132,14 +148,14 @@ class Replay:
             old = self.effect.peaks.get(memory)
             if old is None or total > old.bytes:
                 alive = [(b.name, b.role, b.bytes) for b in self.live if b.memory == memory]
-                self.effect.peaks[memory] = Top(total, dict(self.totals), at, alive)
+                self.effect.peaks[memory] = Top(total, dict(self.totals), replace(where, at=at), alive)
 
     def _bytes(self, var: Value) -> int:
         return local_type(var.type, var.layout, self.sizes).bytes
 
     # --- instructions
 
-    def _body(self, body: Graph, env: dict[str, Buffer], where: str, carries: int = 0) -> None:
+    def _body(self, body: Graph, env: dict[str, Buffer], where: Where, carries: int = 0) -> None:
         live = self.lives.get(id(body))
         if live is None:
             live = self.lives[id(body)] = liveness(body, carries)
@@ -152,7 +168,7 @@ class Replay:
                 self._loop(instr, instr.op, env, dying, where, sunk)
                 continue
             self._instr(instr, env, dying)
-            self._mark(f"{where} at {instr.outputs[0].name if instr.outputs else instr.op.mnemonic}")
+            self._mark(where, instr.outputs[0].name if instr.outputs else instr.op.mnemonic)
             for name in dying:
                 if name in env:
                     self._hold(env.pop(name), names=-1)
@@ -177,7 +193,7 @@ class Replay:
         else:
             origin = Role.MESSAGE if op.message else Role.ACTIVATION
             for out in instr.outputs:
-                b = self._new(out.name, self._bytes(out), origin)
+                b = self._new(out.name, self._bytes(out), origin, out.memory)
                 self._hold(b, names=1)
                 env[out.name] = b
             return
@@ -189,21 +205,15 @@ class Replay:
 
     def _source(self, op: Input | Read | Load, size: int) -> Buffer:
         if isinstance(op, Load):
-            b = self.saved[op.name]
-            return b if b.memory == FIRST else self._new(op.name, size)
+            return self.saved[op.name]
         if isinstance(op, Read):
             decl = self.states[op.name]
             if decl.role not in STATIC and op.name in self.accumulated:
-                b = self.accumulated[op.name]
-            else:
-                b = Buffer(size, decl.memory, op.name, decl.role, static=True)
-            return b if b.memory == FIRST else self._new(op.name, size)
+                return self.accumulated[op.name]
+            return Buffer(size, decl.memory, op.name, decl.role, static=True)
         return Buffer(size, FIRST, op.name, Role.INPUT, static=True)
 
     def _save(self, name: str, b: Buffer) -> None:
-        memory = self.states[name].memory
-        if memory != b.memory:
-            b = self._new(name, self._declared(name), memory=memory)
         self._hold(b, slots=1)
         self.saved[name] = b
 
@@ -222,14 +232,14 @@ class Replay:
             return
         b = env[operand]
         sole = not b.static and b.names == 1 and not b.slots and not b.accumulator
-        if not (sole and operand in dying and b.memory == decl.memory):
+        if not (sole and operand in dying):
             b = self._new(name, self._declared(name), memory=decl.memory)
         self._hold(b, accumulator=decl.role)
         self.accumulated[name] = b
 
     def _adds_to(self, name: str) -> bool:
-        """Whether an `accumulate` adds in place, to a buffer in the memory that computations use."""
-        return name in self.accumulated and self.states[name].memory == FIRST
+        """Whether an `accumulate` adds in place."""
+        return name in self.accumulated
 
     def _loop(
         self,
@@ -237,17 +247,17 @@ class Replay:
         op: Repeat,
         env: dict[str, Buffer],
         dying: tuple[str, ...],
-        where: str,
+        where: Where,
         sunk: Sequence[str],
     ) -> None:
         """`sunk`: stacks that are not made."""
         for out in instr.outputs[op.carries :]:
             if out.name in sunk:
                 continue
-            b = self._new(out.name, self._bytes(out))
+            b = self._new(out.name, self._bytes(out), memory=out.memory)
             self._hold(b, names=1)
             env[out.name] = b
-        self._mark(f"{where} at {op.label}")
+        self._mark(where, op.label)
         names = [v.name for v in instr.inputs]
         carried = [env[n] for n in names[: op.carries]]
         for b in carried:
@@ -270,7 +280,7 @@ class Replay:
             inner = dict(zip((p.name for p in op.body.inputs), [*carried, *shared], strict=True))
             for b in shared:
                 self._hold(b, names=1)
-            self._body(op.body, inner, f"{where} in {op.label}", op.carries)
+            self._body(op.body, inner, replace(where, loops=(*where.loops, op.label)), op.carries)
             carried = [inner[n] for n in nexts]
             for b in carried:
                 self._hold(b, names=1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from compiler.graph import Graph, Node, Type, Value
+from compiler.memory.tiers import FIRST
 from compiler.ops.base import Op
 from compiler.ops.common import listed
 from compiler.ops.elementwise import Map
@@ -107,8 +108,10 @@ class BodyParser(Cursor):
         name = self.value_name()
         self.mark(":")
         type, layout = self.type()
+        memory = self.text("a memory") if self.take_word("in") else FIRST
         stated = next((p for p in Phase if self.take_word(p)), None)
-        return Value(name, type, origin=UNSTATED if stated is None else ORIGINS[stated], layout=layout)
+        origin = UNSTATED if stated is None else ORIGINS[stated]
+        return Value(name, type, origin=origin, layout=layout, memory=memory)
 
     def _with_phase(self, values: Sequence[Value], op: Op | None = None) -> tuple[Value, ...]:
         """The values, with the phase of what an op gives here (of a loop's parameters) where none is stated."""

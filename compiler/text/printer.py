@@ -167,8 +167,9 @@ def show_instr(instr: Node, sizes: Sizes, function: FunctionPhase = FunctionPhas
 
 
 def show_var(var: Value, sizes: Sizes, phase: Phase = Phase.FORWARD) -> str:
-    """`%name: type` with local sizes, and what it is for if that is not `phase`."""
-    text = f"%{quote(var.name)}: {show_type(var.type, var.layout, sizes)}"
+    """`%name: type` with local sizes, where it lies, and what it is for if that is not `phase`."""
+    where = "" if var.memory == FIRST else f" in {quote(var.memory)}"
+    text = f"%{quote(var.name)}: {show_type(var.type, var.layout, sizes)}{where}"
     return text if var.origin.phase is phase else f"{text} {var.origin.phase}"
 
 

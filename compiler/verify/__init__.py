@@ -4,6 +4,7 @@ values   definitions, names, types; loops                    E0610 to E0612
 local    layouts of local ops follow from their loops        E0613 to E0616
 comm     collectives change layouts as they say              E0617, E0618
 effects  buffers, gradients, saved values                    E0620 to E0626
+memories values are read where they lie                      E0619
 stages   sends and receives, reductions between stages       E0630, E0631
 across   what stages hold pieces and parts of in U           E0632
 order    schedules: every micro-batch once, no hang          E0640 to E0642
@@ -18,6 +19,7 @@ from compiler.verify.across import check_across
 from compiler.verify.body import check_bodies
 from compiler.verify.classes import check_classes
 from compiler.verify.effects import check_buffers
+from compiler.verify.memories import check_memories
 from compiler.verify.order import check_order
 from compiler.verify.report import Report
 from compiler.verify.stages import check_stages, message_edges
@@ -36,6 +38,8 @@ def verify(program: Program, locations: Locations | None = None) -> tuple[Diagno
     if not report.failed:
         check_buffers(program, report)
         check_stages(program, report)
+    if not report.failed:
+        check_memories(program, report)
     if not report.failed:
         check_across(program, report)
     if not report.failed:

@@ -239,7 +239,7 @@ CODES: tuple[Code, ...] = (
         "E0613",
         "a malformed layout",
         "An axis splits one dim or has a pending reduction, not both; place axes split no tensors; nothing is split\n"
-        "in micro-batches after the last one; pending reductions are `sum` or `max`, ordered by axis.",
+        "in micro-batches after the last one; pending reductions are `sum` or `max`, in the mesh's order.",
         "pending(mb sum, dp sum) = contract",
         "pending(dp sum, mb sum) = contract",
     ),
@@ -283,6 +283,16 @@ CODES: tuple[Code, ...] = (
         "Sums over micro-batches are taken by `accumulate`, values go between stages by send and recv.",
         "%loss: f32[] pending(mb sum) = all_reduce %sum sum over (dp, tp)",
         "%loss: f32[] = all_reduce %sum sum over (dp, mb, tp)",
+    ),
+    _code(
+        "E0619",
+        "a value that is not in the memory where it is read",
+        "A value lies in one memory, the devices' own where none is stated: `%w: f32[d=4] in host`. Computations and\n"
+        "messages take place in the devices' own, effects in that of their buffer. `move %w from host to hbm` makes\n"
+        "the value that lies elsewhere.",
+        "    %y: f32[b=2/mb/dp, f=3/tp of 5] = contract %x, %w\n",
+        "    %far: f32[d=4, f=3/tp of 5] in host = move %w from hbm to host\n"
+        "    %y: f32[b=2/mb/dp, f=3/tp of 5] = contract %x, %far\n",
     ),
     _code(
         "E0620",

@@ -55,7 +55,7 @@ class RankExecutor(LocalExecutor):
     def fill(self, group: int, decl: StateDecl, part: Array) -> None:
         for d in self.devices[group]:
             piece = piece_of(part, decl.type, decl.layout, self.mesh, d.at)
-            d.fill(decl.name, self.backend.from_host(piece, decl.type.dtype))
+            d.fill(decl.name, self.backend.from_host(piece, decl.type.dtype, decl.memory))
 
     def held(self, group: int, decl: StateDecl) -> Array | None:
         devices = self.devices[group]

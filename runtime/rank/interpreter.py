@@ -139,7 +139,7 @@ class Device:
             local = local_type(decl.type, decl.layout, self.program.sizes)
             if decl.role not in STATIC or logical(decl) in given:
                 continue
-            array = self.backend.full(local.shape, local.dtype, 0)
+            array = self.backend.full(local.shape, local.dtype, 0, decl.memory)
             if decl.init is not None:
                 where = region(decl, self.cls, self.group, self.mesh, self.at)
                 type = logical_type(decl, self.cls)
@@ -231,7 +231,7 @@ class Device:
             case _:
                 results = [self.backend.own(r) for r in self._compute(instr, scope, arrays)]
                 for out, array in zip(instr.outputs, results, strict=True):
-                    values[out.name] = self.new(array, out.type.dtype)
+                    values[out.name] = self.new(array, out.type.dtype, out.memory)
 
     def _started(
         self, op: Recv | StageReduce | Comm, arrays: Sequence[Array], scope: Mapping[str, Value], instr: Node
@@ -304,10 +304,7 @@ class Device:
             held = self.states[op.name]
         else:
             held = self.saved[op.name, self.micro]
-        if held.buffer.memory == FIRST:
-            got = Held(held.array, held.buffer.hold())
-        else:
-            got = self.copy(held.array, out.type.dtype)
+        got = Held(held.array, held.buffer.hold())
         if isinstance(op, Load) and op.last:
             yield from self._drop(self.saved.pop((op.name, self.micro)))
         return got
@@ -320,19 +317,14 @@ class Device:
             self.put_state(name, self.copy(array, decl.type.dtype, decl.memory))
 
     def _save(self, name: str, held: Held) -> None:
-        decl = self.declared[name]
-        if decl.memory == held.buffer.memory:
-            kept = Held(held.array, held.buffer.hold())
-        else:
-            kept = self.copy(held.array, decl.type.dtype, decl.memory)
-        self.saved[name, self.micro] = kept
+        self.saved[name, self.micro] = Held(held.array, held.buffer.hold())
 
     def _accumulate(
         self, name: str, operand: str, scope: Mapping[str, Value], values: Values, dying: Sequence[str]
     ) -> None:
         decl, held = self.declared[name], values[operand]
         if name not in self.states:
-            if held.buffer.holders == 1 and operand in dying and held.buffer.memory == decl.memory:
+            if held.buffer.holders == 1 and operand in dying:
                 self.states[name] = Held(held.array, held.buffer.hold())
             else:
                 self.states[name] = self.copy(held.array, decl.type.dtype, decl.memory)
@@ -348,10 +340,11 @@ class Device:
         filled: dict[str, list[Place]] = {}
         for out, result in zip(instr.outputs[carries:], op.body.outputs[carries:], strict=True):
             sink = self.states.get(sinks.get(out.name, ""))
-            if sink is not None and sink.buffer.memory == FIRST:
+            if sink is not None:
                 place = Place(sink.array, out.type.dtype, _adds(out))
             else:
-                values[out.name] = self.new(self.backend.empty(self.local(out).shape, out.type.dtype), out.type.dtype)
+                array = self.backend.empty(self.local(out).shape, out.type.dtype, out.memory)
+                values[out.name] = self.new(array, out.type.dtype, out.memory)
                 place = Place(values[out.name].array, out.type.dtype)
             filled.setdefault(result.name, []).append(place)
         names, nexts = names_of(instr.inputs), names_of(op.body.outputs[:carries])

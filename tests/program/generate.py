@@ -61,6 +61,9 @@ BY_KIND: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+MEMORIES = st.sampled_from(["hbm", "hbm", "host", "nvme", "odd one", "again"])
+
+
 @st.composite
 def maps(draw: st.DrawFn) -> tuple[Op, int]:
     fn = draw(st.sampled_from(sorted(FUNCTIONS)))
@@ -95,7 +98,8 @@ def types(draw: st.DrawFn, axes: tuple[Axis, ...]) -> tuple[Type, Layout]:
 @st.composite
 def variables(draw: st.DrawFn, axes: tuple[Axis, ...]) -> Value:
     type, layout = draw(types(axes))
-    return Value(draw(names), type, origin=draw(st.sampled_from([*ORIGINS.values()])), layout=layout)
+    origin, memory = draw(st.sampled_from([*ORIGINS.values()])), draw(MEMORIES)
+    return Value(draw(names), type, origin=origin, layout=layout, memory=memory)
 
 
 @st.composite
@@ -137,11 +141,10 @@ def elements(draw: st.DrawFn) -> Run | For | Update:
 @st.composite
 def states(draw: st.DrawFn, axes: tuple[Axis, ...]) -> StateDecl:
     inits = st.none() | st.builds(Init, names, st.lists(numbers, max_size=3).map(tuple))
-    memory = st.sampled_from(["hbm", "host", "nvme", "odd one"])
     role = st.sampled_from(DECLARED)
     name = draw(names)
     logical = draw(names | st.just(name.split("#")[0]))
-    return StateDecl(name, draw(role), *draw(types(axes)), draw(chunk_numbers), draw(inits), draw(memory), logical)
+    return StateDecl(name, draw(role), *draw(types(axes)), draw(chunk_numbers), draw(inits), draw(MEMORIES), logical)
 
 
 @st.composite

@@ -23,6 +23,7 @@ from compiler.ops import comm, effects
 from compiler.ops.base import Movement
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Cast
+from compiler.ops.move import Move
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
@@ -104,6 +105,8 @@ class _Lift:
             self.effect(instr)
         elif isinstance(op, Repeat):
             self.loop(instr, op)
+        elif isinstance(op, Move):
+            self.move(instr, op)
         elif op.leaf:
             self.define(instr.outputs[0], -1, "" if isinstance(op, effects.Input) else "constant")
         elif op.movement is not Movement.NO or (isinstance(op, Cast) and self.is_free_cast(instr)):
@@ -271,27 +274,28 @@ class _Lift:
                 stack += draft.deps
         return False
 
+    def move(self, instr: Node, op: Move) -> None:
+        """A copy beside computation, of what the operand is."""
+        source = self.values[instr.inputs[0].name]
+        self.add(instr, Copy(source.bytes, op.source, op.target))
+        self.values[instr.outputs[0].name].taint = source.taint
+
     def effect(self, instr: Node) -> None:
         op = instr.op
         if isinstance(op, (effects.Read, effects.Load)):
             state = self.lifter.states.get(op.name)
             taint = TAINTS.get(state.role, "") if state else ""
             var = instr.outputs[0]
-            if state is not None and state.memory != FIRST:
-                self.add(instr, Copy(self.lifter.value(var).bytes, state.memory, FIRST))
-                self.values[var.name].taint = taint
-            else:
-                self.define(var, -1, taint)
+            self.define(var, -1, taint)
             self.values[var.name].filled = self.lifter.filled.get(op.name, ALL)
         elif isinstance(op, (effects.Save, effects.Write)):
-            state = self.lifter.states.get(op.name)
-            value = self.values[instr.inputs[0].name]
-            self.lifter.filled[op.name] = value.filled
-            if state is not None and state.memory != FIRST:
-                self.add(instr, Copy(value.bytes, FIRST, state.memory))
+            self.lifter.filled[op.name] = self.values[instr.inputs[0].name].filled
         elif isinstance(op, effects.Accumulate):
             value = self.values[instr.inputs[0].name]
-            if self.lifter.accumulates and value.elements > SCALAR:
+            memory = instr.inputs[0].memory
+            if self.lifter.accumulates and memory != FIRST:  # its own processors read both and write the sum
+                self.add(instr, Copy(3 * value.bytes, memory, memory))
+            elif self.lifter.accumulates and value.elements > SCALAR:
                 self.accumulate(instr, value)
         elif isinstance(op, effects.Recv):
             self.add(instr, Wait(op.name, op.source))
