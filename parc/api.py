@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dsl.diagnostics import Diagnostic
     from dsl.source import Source
     from parc.estimate import Estimate
+    from parc.price import Price
     from parc.remedies import Remedies
     from parc.report.trace import Detail, Trace
     from parc.small import Small
@@ -384,6 +385,15 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
     from parc.estimate import estimate
 
     return estimate(compiled, variation)
+
+
+def price(job: Job) -> Price:
+    """Seconds of a step and bytes of device memory of an evaluated job, perhaps with another strategy: what `cost` says
+    of it, and nothing else. The program is not verified, which `compile` and all that runs one do. Raises `ParcError`.
+    """
+    from parc.price import price
+
+    return price(job)
 
 
 def devices() -> tuple[Device, ...]:
