@@ -177,7 +177,7 @@ class _Class:
             emit.do(op, v)
         return emit.body()
 
-    def _output(self, logical: str, value: Value, chunk: int, part: Part | None) -> tuple[Op, Value]:
+    def _output(self, logical: str, value: Value, chunk: int, part: LoopPart | None) -> tuple[Op, Value]:
         """Declare the buffer of an output: a part for each micro-batch, or what all of them add up to."""
         name, layout = self.names.outputs[logical], self.placed.layouts[value.name]
         timed = layout.pending_on(TIME)
