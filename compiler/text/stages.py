@@ -18,9 +18,9 @@ from compiler.layout import Layout
 from compiler.model import (
     SERIAL,
     TRAIN_STEP,
+    DataInput,
     Finish,
     Init,
-    Input,
     Job,
     Model,
     Precision,
@@ -145,7 +145,7 @@ def _plain(v: Value, layout: Layout | None = None, sizes: Sizes = {}) -> str:  #
     return in_graph(sizes=sizes)(v, None)
 
 
-def _bounds(i: Input) -> str:
+def _bounds(i: DataInput) -> str:
     if i.low is None and i.high is None:
         return ""
     return f" in {'' if i.low is None else i.low}..{'' if i.high is None else i.high}"
@@ -311,7 +311,7 @@ class _Parser(FactParser, BodyParser):
         weights = tuple(replace(w, value=own.get(w.name, w.value)) for w in model.weights)
         return replace(model, inputs=inputs, weights=weights, graph=graph)
 
-    def _input_line(self) -> Input:
+    def _input_line(self) -> DataInput:
         value = self.declared() if not self.placed else self._unlaid()
         low: int | None = None
         high: int | None = None
@@ -320,7 +320,7 @@ class _Parser(FactParser, BodyParser):
             self.mark("..")
             high = None if self.sees("newline") else self.integer()
         self.end_line()
-        return Input(value, low, high)
+        return DataInput(value, low, high)
 
     def _unlaid(self) -> Value:
         placed, self.placed = self.placed, False

@@ -57,7 +57,16 @@ def test_files_of_stages(stage: str, tmp_path: Path) -> None:
             parc.emit(file, "graph")
 
 
-HEAD = 'graph fit of m\nstrategy Strategy(name = "s")\ninput %x: f32[b=4]\nmodel m (\n  %x: f32[b=4],\n) {\n  yield %x\n}\n'
+HEAD = """\
+graph fit of m
+strategy Strategy(name = "s")
+input %x: f32[b=4]
+model m (
+  %x: f32[b=4],
+) {
+  yield %x
+}
+"""
 
 
 @pytest.mark.parametrize(

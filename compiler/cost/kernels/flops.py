@@ -19,7 +19,19 @@ from compiler.program import FunctionPhase, Program
 Seated = Mapping[Value, Seats]
 
 
-@lru_cache(maxsize=1)
+class _Same:
+    """A training graph by its model: what is priced with one strategy after the other is one object."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+
+    def __hash__(self) -> int:
+        return hash(self.training.model)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.training.model is self.training.model
+
+
 def model_flops(training: Training) -> float:
     """Of the products of a training step of the serial model, on the whole batch: forward and backward, each once.
 
@@ -28,8 +40,13 @@ def model_flops(training: Training) -> float:
     several layers has no gradient of its input, where that is data. The update's are not counted. Of experts, those of
     the copies that go to them: seats that stay empty are no need (`seats`).
     """
+    return _model_flops(_Same(training))
+
+
+@lru_cache(maxsize=8)
+def _model_flops(of: _Same) -> float:
     # Scopes with places of their own share nothing, whatever they compute alike: the model by itself would.
-    found = differentiate(training.model) if training.job.strategy.places else training
+    found = differentiate(of.training.model) if of.training.job.strategy.places else of.training
     graphs = (found.forward, found.backward)
     seats = occupied(graphs)
     return sum(_needed(g.nodes, g.outputs, seats)[0] for g in graphs)
