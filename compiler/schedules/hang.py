@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from compiler.program import FunctionPhase
 from compiler.schedules.actions import Action
+from compiler.schedules.turns import Turns
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -44,35 +45,25 @@ def find_hang(lists: Sequence[Sequence[Action]], edges: Iterable[Edge], rendezvo
 
 def _buffered(lists: Sequence[Sequence[Action]], edges: list[Edge]) -> Hang | None:
     n = len(lists)
-    needs: dict[tuple[FunctionPhase, int], list[tuple[int, FunctionPhase, int]]] = defaultdict(
-        list
-    )  # per (kind, stage) what it waits for
+    needs: dict[tuple[FunctionPhase, int], list[tuple[int, FunctionPhase, int]]] = defaultdict(list)  # by (kind, stage)
     for e in edges:
         needs[e.to_kind, e.to].append((e.stage % n, e.kind, e.stage // n))
     done: list[set[Action]] = [set() for _ in lists]
+    turns: Turns[int, tuple[int, Action]] = Turns()
     at = [0] * n
-    sleepers: dict[tuple[int, Action], list[int]] = defaultdict(list)
-    wanted: dict[int, tuple[int, Action]] = {}
-    ready = list(range(n))
-    while ready:
-        g = ready.pop()
-        wanted.pop(g, None)
-        mine, own = lists[g], done[g]
-        while at[g] < len(mine):
-            action = mine[at[g]]
+
+    def run(g: int) -> Iterator[tuple[int, Action]]:
+        for action in lists[g]:
             for other, kind, chunk in needs.get((action.kind, action.chunk * n + g), ()):
                 need = Action(kind, chunk, action.mb)
-                if need not in done[other]:
-                    wanted[g] = (other, need)
-                    sleepers[other, need].append(g)
-                    break
-            if g in wanted:
-                break
-            own.add(action)
+                while need not in done[other]:
+                    yield other, need
+            done[g].add(action)
             at[g] += 1
-            if (g, action) in sleepers:
-                ready += sleepers.pop((g, action))
-    stuck = tuple((g, lists[g][at[g]], *wanted[g]) for g in range(n) if at[g] < len(lists[g]))
+            turns.arrived((g, action))
+
+    hanging = turns.play({g: run(g) for g in range(n)})
+    stuck = tuple((g, lists[g][at[g]], *need) for g, need in hanging)
     return Hang(stuck) if stuck else None
 
 
