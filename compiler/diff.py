@@ -208,7 +208,7 @@ def _busiest(rows: tuple[Collective, ...], measure: Callable[[Collective], float
     totals: dict[str, dict[tuple[int, ...], float]] = {}
     for c in rows:
         over = f" over {'/'.join(c.axes)}" if c.axes else ""
-        title = f"{c.function.split('.')[0]} {c.op}{f' {c.dim}' if c.dim else ''}{over}"
+        title = f"{c.phase} {c.op}{f' {c.dim}' if c.dim else ''}{over}"
         per_class = totals.setdefault(title, {})
         per_class[c.groups] = per_class.get(c.groups, 0.0) + measure(c)
     return {title: max(found.values()) for title, found in sorted(totals.items())}

@@ -15,7 +15,7 @@ from compiler.ops.base import Op
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Send, StageReduce
 from compiler.ops.repeat import Repeat
-from compiler.program import Program
+from compiler.program import FunctionPhase, Program
 
 Key = tuple[str, tuple[str, ...]]
 """(mnemonic, axes); messages between stages have no axes."""
@@ -56,16 +56,22 @@ Volumes = dict[Key, Traffic]
 class Collective:
     """What one device of the groups does in a step: `count` calls, in which it sends `bytes` in all.
 
-    `function`: F, B, W or U (with its chunk: `F.1`); `dim` as in `Message`.
+    `dim` as in `Message`.
     """
 
     groups: tuple[int, ...]
-    function: str
+    phase: FunctionPhase
+    chunk: int
     op: str
     axes: tuple[str, ...]
     dim: str
     count: int
     bytes: float
+
+    @property
+    def function(self) -> str:
+        """What texts call the function: `F.1` is that of chunk 1."""
+        return f"{self.phase}.{self.chunk}" if self.chunk else self.phase
 
 
 def sent_bytes(op: Op, type: Type, before: Layout, sizes: Mapping[str, int]) -> float | None:
@@ -124,12 +130,11 @@ def add_volumes(total: Volumes, more: Volumes, times: int = 1) -> None:
 
 def collectives(program: Program) -> tuple[Collective, ...]:
     """All communication of a step, by class and function; loops and micro-batches multiplied out."""
-    found: dict[tuple[tuple[int, ...], str, str, tuple[str, ...], str], Traffic] = {}
+    found: dict[tuple[tuple[int, ...], FunctionPhase, int, str, tuple[str, ...], str], Traffic] = {}
     for cls in program.classes:
         for f in cls.functions:
-            name = f"{f.phase}.{f.chunk}" if f.chunk else f.phase
             runs = program.microbatches if f.per_microbatch else 1
             for m in messages(f.body, program.sizes):
-                key = (cls.groups, name, m.op, m.axes, m.dim)
+                key = (cls.groups, f.phase, f.chunk, m.op, m.axes, m.dim)
                 found[key] = found.get(key, Traffic()) + Traffic(1, m.bytes).times(m.times * runs)
     return tuple(Collective(*key, t.calls, t.bytes) for key, t in found.items())

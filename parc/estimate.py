@@ -97,7 +97,7 @@ def _moment(ranks: Runs, m: Fullest) -> dict[str, Any]:
         **_devices(ranks),
         "stage": m.group,
         "action": str(m.action) if m.action is not None else None,
-        "where": m.where,
+        "where": str(m.where),
         "peak": m.peak,
         "roles": dict(m.roles),
         "largest": [

@@ -18,7 +18,7 @@ from compiler.driver import Compiled, compile_job
 from compiler.evaluate.index import index_model
 from compiler.memory.tiers import FIRST
 from compiler.model import Axis, Job, RecomputeRule, ShardRule, SplitRule, Strategy
-from compiler.origin import Role
+from compiler.origin import Role, outer, scopes
 from compiler.verify import verify
 from dsl.diagnostics import ParcError
 from parc.memory import Measure, Needs, of_stack
@@ -207,19 +207,19 @@ def _batch(job: Job) -> tuple[str, int] | None:
 def _recompute(compiled: Compiled, needs: Needs) -> Iterator[Change]:
     """Everything, each loop, and within loops what most is saved of."""
     strategy, index = compiled.job.strategy, index_model(compiled.job.model)
+    paths = {v.name: v.origin.path for v in compiled.placed.training.saved}
+    logical = {s.name: s.logical for c in compiled.program.classes for s in c.states}
     saved: dict[str, int] = {}
     for a in needs.moment().alive:
-        parts = a.name.split(".")
-        if a.role is Role.SAVED and len(parts) > 2 and parts[0] in index.loops:
-            place = ".".join(parts[:2])
-            if place in index.scopes:
-                saved[place] = saved.get(place, 0) + a.bytes
+        around = scopes(paths.get(logical.get(a.name, ""), "")) if a.role is Role.SAVED else ()
+        if len(around) > 1 and around[-1] in index.paths_of_loops:
+            saved[around[-2]] = saved.get(around[-2], 0) + a.bytes
     largest = sorted(saved, key=lambda place: -saved[place])[:SCOPES]
     done = {r.scope for r in strategy.recomputes if not r.keep}
-    loops = [label for label in index.loops if label in index.scopes]
-    scopes: list[str | None] = [None, *loops, *largest]
-    for scope in scopes:
-        if scope in done or None in done or (scope and scope.partition(".")[0] in done):
+    loops = [path for path in index.paths_of_loops if not outer(path)]
+    chosen: list[str | None] = [None, *loops, *largest]
+    for scope in chosen:
+        if scope in done or None in done or (scope and not done.isdisjoint(scopes(scope))):
             continue
         rule = RecomputeRule(scope, (), strategy.span)
         yield Change("recompute", f"recompute {scope}" if scope else "recompute", _added("recomputes", rule))

@@ -26,6 +26,9 @@ from compiler.program import Program
 from dsl.diagnostics import ParcError
 from dsl.source import Span
 
+Fact = tuple[str, str]
+"""What a fact is of (an axis, a dim, a loop, the stages of one, or the whole), and its name."""
+
 SHORT = 4
 """Axes of at most so many devices stay as they are, and no dim is made shorter."""
 
@@ -89,8 +92,8 @@ class _Search:
     def late(self) -> bool:
         return time.process_time() > self.until
 
-    def _controls(self, stated: Stated) -> frozenset[str]:
-        """The facts that depend on a number: `dim v`, `axis tp`…; nothing if no size does."""
+    def _controls(self, stated: Stated) -> frozenset[Fact]:
+        """The facts that depend on a number: of dims, axes…; nothing if no size does."""
         own = amounts(self.full)
         for value in (2 * stated.value, stated.value // 2, 3 * stated.value, stated.value - 1, stated.value + 1):
             try:
@@ -104,7 +107,7 @@ class _Search:
 
     def shrink_all(self) -> None:
         """One after the other, the smallest first, until nothing can be smaller."""
-        order = sorted(self.sources, key=lambda s: (not any(c.startswith("axis") for c in self.sources[s]), s.value))
+        order = sorted(self.sources, key=lambda s: (not any(c[0] == "axis" for c in self.sources[s]), s.value))
         while any([self._shrink(s) for s in order]) and not self.late:
             pass
         self._mend(order)
@@ -127,13 +130,13 @@ class _Search:
 
     def _smaller(self, stated: Stated) -> Iterator[int]:
         """What to try for a number, the smallest first."""
-        least = min(SHORT, stated.value) if any(c.startswith("dim") for c in self.sources[stated]) else 2
+        least = min(SHORT, stated.value) if any(c[0] == "dim" for c in self.sources[stated]) else 2
         return (n for n in _smaller(self._now(stated), stated.value) if n >= least)
 
     def _now(self, stated: Stated) -> int:
         return self.instead.get(stated.span, stated.value)
 
-    def _try(self, changed: Mapping[Span, int]) -> frozenset[str] | None:
+    def _try(self, changed: Mapping[Span, int]) -> frozenset[Fact] | None:
         """The facts that are others with these numbers (taken over if there are none); None if it is no job."""
         sizes = Sizes({**self.instead, **changed}, bare=True)
         try:
@@ -155,7 +158,7 @@ class _Search:
             for stated in order:
                 if not best or self.late:
                     return
-                if stated.span not in self.instead or not any(c.startswith("dim") for c in self.sources[stated]):
+                if stated.span not in self.instead or not any(c[0] == "dim" for c in self.sources[stated]):
                     continue
                 kept, job = self.instead, self.job
                 value = min(self._now(stated) * times, stated.value)
@@ -200,11 +203,11 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 _LIST = re.compile("#(, #)+")
 
 
-def facts(job: Job, full: Job) -> dict[str, Any]:
+def facts(job: Job, full: Job) -> dict[Fact, Any]:
     """What a job says but for its sizes: its graph, its rules, what divides by what."""
     strategy, sizes, whole = job.strategy, _sizes(job), _sizes(full)
     dims, loops, micro = _by_name(job), _loops(job.model.graph), job.strategy.microbatches
-    found: dict[str, Any] = {f"axis {a}": n if whole[a] <= SHORT else "longer" for a, n in sizes.items()}
+    found: dict[Fact, Any] = {("axis", a): n if whole[a] <= SHORT else "longer" for a, n in sizes.items()}
     everywhere = {rule.axis for rule in strategy.shards}
     by_dim = {dim: set(everywhere) for dim in dims}
     stated = [(dim, rule.axis) for rule in strategy.splits for dim in rule.dims]
@@ -218,7 +221,7 @@ def facts(job: Job, full: Job) -> dict[str, Any]:
         counts = [prod(sizes[a] for a in group) for group in groups] + [micro * n for n in pieces if dim == batch]
         counts += [micro] if dim == batch else []
         own = dims.get(dim, ())
-        found[f"dim {dim}"] = (
+        found[("dim", dim)] = (
             frozenset(n == 1 for n in own),
             frozenset(tuple(n % c == 0 for c in counts[: len(groups)]) for n in own),
             frozenset(all(n % c == 0 for c in counts[len(groups) :]) for n in own),
@@ -227,22 +230,24 @@ def facts(job: Job, full: Job) -> dict[str, Any]:
     stages = {p.label: p.chunks * sizes[p.axis] for p in strategy.pipelines}
     for label, n in loops.items():
         cut = stages.get(label, 1)
-        found[f"loop {label}"] = (n > 1, n >= 2 * cut, n % cut == 0)
-    found |= {f"stages {p.label}": min(sizes[p.axis], 3) for p in strategy.pipelines}  # first, last, and between
-    found["microbatches"] = (micro > 1, *(micro > sizes[p.axis] for p in strategy.pipelines))
-    found["pipelines"] = tuple((p.label, p.axis, p.schedule, p.chunks, len(p.cuts or ())) for p in strategy.pipelines)
+        found[("loop", label)] = (n > 1, n >= 2 * cut, n % cut == 0)
+    found |= {("stages", p.label): min(sizes[p.axis], 3) for p in strategy.pipelines}  # first, last, and between
+    found["microbatches", ""] = (micro > 1, *(micro > sizes[p.axis] for p in strategy.pipelines))
+    found["pipelines", ""] = tuple(
+        (p.label, p.axis, p.schedule, p.chunks, len(p.cuts or ())) for p in strategy.pipelines
+    )
     kept = (strategy.splits, strategy.shards, strategy.layouts, strategy.places)
-    found["rules"] = (*kept, strategy.recomputes, strategy.offloads)
-    found["graph"] = _NUMBER.sub("#", str(job.model.graph))
+    found["rules", ""] = (*kept, strategy.recomputes, strategy.offloads)
+    found["graph", ""] = _NUMBER.sub("#", str(job.model.graph))
     return found
 
 
-def amounts(job: Job) -> dict[str, Any]:
+def amounts(job: Job) -> dict[Fact, Any]:
     """The sizes on which the facts of the same names depend."""
-    found: dict[str, Any] = {f"axis {a}": n for a, n in _sizes(job).items()}
-    found |= {f"dim {name}": sizes for name, sizes in _by_name(job).items()}
-    found |= {f"loop {label}": n for label, n in _loops(job.model.graph).items()}
-    return found | {"microbatches": job.strategy.microbatches}
+    found: dict[Fact, Any] = {("axis", a): n for a, n in _sizes(job).items()}
+    found |= {("dim", name): sizes for name, sizes in _by_name(job).items()}
+    found |= {("loop", label): n for label, n in _loops(job.model.graph).items()}
+    return found | {("microbatches", ""): job.strategy.microbatches}
 
 
 def difference(one: Outline, other: Outline) -> int:

@@ -20,7 +20,7 @@ from tests.property.costs import cluster_text
 from tests.property.draw_strategy import draw
 from tests.renaming import Names, difference, drawn_names, rename
 
-SEEDS = range(3000, 3030)
+SEEDS = range(3000, 3012)
 NIGHTLY = range(3030, 4000)
 
 
@@ -61,6 +61,126 @@ def same(text: str, names: dict[str, str], params: dict[str, str] | None = None)
     return difference(before, after, Names())
 
 
+TOWERS = """
+use std.optimizers
+
+fn half(x[b,d], width) {
+  dim e = width
+  weight w[d,e], u[e,d] ~ normal(0.3)
+  return relu(x @ w) @ u
+}
+
+fn deep(x[b,d], width) {
+  x = half(x, width) as first
+  return half(x, width) as second
+}
+
+fn nest(x[b,d], width) {
+  return deep(x, width) as inner
+}
+
+model m() {
+  dim b = 8, d = 4
+  input x : f32[b,d]
+  y = nest(x, 8) as left
+  z = nest(y, 8) as right
+  loss mean(z * z)
+}
+
+strategy s for m {
+  mesh (pp = 2)
+  place left on pp[1]
+  place right on pp[0]
+}
+
+job j {
+  train m() using s
+  optimizer sgd(lr = 0.1)
+}
+"""
+
+LAYERS = """
+use std.devices (a100_80)
+use std.optimizers
+
+fn mlp(x[b,d]) {
+  dim f = 2 * d
+  weight w1[d,f], w2[f,d] ~ normal(0.3)
+  y = tanh(x @ w1)
+  out[b,d] = y @ w2
+  return out
+}
+
+model m() {
+  dim b = 16, d = 8
+  input x : f32[b,d]
+  repeat 4 as block {
+    x = x + mlp(x)
+  }
+  loss mean(x * x)
+}
+
+cluster pod() {
+  device npu = a100_80
+  level server = 4 npu over 100 GB/s, 2 us
+  level rack = 2 server over 10 GB/s, 5 us
+}
+
+strategy s for m {
+  mesh (pp = 2, dp = 2, tp = 2)
+  split b on dp
+  split f on tp
+  pipeline block on pp, schedule one_f_one_b(microbatches = 4, over = b)
+  recompute block keep block.mlp.out
+  shard optimizer on dp
+}
+
+job j {
+  train m() on pod using s
+  optimizer adamw(lr = 0.1, clip = 1.0)
+}
+"""
+
+KNOWN = [
+    (TOWERS, "inner", "graded"),  # was taken for the gradient of `left`: its backward pass went to another stage
+    (TOWERS, "inner", "grad"),
+    (TOWERS, "y", "left_1"),
+    (LAYERS, "y", "again"),  # was taken for something computed again, in another count of FLOPs
+    (LAYERS, "y", "again_1"),
+    (LAYERS, "dp", "mb"),  # was taken for the micro-batches
+    (LAYERS, "dp", "stages"),  # had a row of traffic together with the pipeline
+    (LAYERS, "tp", "copy"),
+    (LAYERS, "tp", "_"),
+    (LAYERS, "dp", "zz"),  # axes in the order of their names
+    (LAYERS, "out", "saved"),
+    (LAYERS, "out", "kept"),
+    (LAYERS, "x", "step"),
+    (LAYERS, "x", "total"),
+    (LAYERS, "w1", "grad"),
+    (LAYERS, "w1", "update"),
+    (LAYERS, "w2", "m"),  # an optimizer's state
+    (LAYERS, "block", "stages"),
+    (LAYERS, "block", "grad"),
+    (LAYERS, "mlp", "update"),
+    (LAYERS, "d", "block_1"),
+    (LAYERS, "rack", "compute"),
+    (LAYERS, "j", "loss_scale"),
+]
+
+
+@pytest.mark.parametrize(("text", "old", "new"), KNOWN, ids=lambda x: x if len(x) < 20 else "")
+def test_names_that_meant_something(text: str, old: str, new: str) -> None:
+    assert same(text, {old: new}) is None
+
+
+def test_rows_of_traffic_do_not_merge() -> None:
+    found = api.estimate(compiled(rename(LAYERS, {"dp": "stages"}), {}))
+    plain = api.estimate(compiled(LAYERS, {}))
+    renamed = {tuple("dp" if a == "stages" else a for a in over.axes): n for over, n in found.timeline.traffic.items()}
+    assert renamed == {over.axes: n for over, n in plain.timeline.traffic.items()}
+    assert {"stages", "axis stages"} <= set(found.timeline.traffic)
+
+
 @pytest.mark.parametrize("case", [c for c in CASES if c.name.startswith("example")], ids=lambda c: c.name)
 def test_examples(case: Case) -> None:
     text = case.file.read_text(encoding="utf-8")
@@ -73,3 +193,18 @@ def test_drawn_models(seed: int) -> None:
     text = cluster_text(draw(seed))
     names = drawn_names(text, seed)
     assert same(text, names) is None, names
+
+
+@pytest.mark.nightly
+def test_a_thousand_drawn_models() -> None:
+    for seed in NIGHTLY:
+        test_drawn_models(seed)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_techniques_under_many_names(case: Case) -> None:
+    text = case.file.read_text(encoding="utf-8").replace("AXES", case.axes).replace("RULES", "\n  ".join(case.rules))
+    for seed in range(10):
+        names = drawn_names(text, seed)
+        assert same(text, names, case.params) is None, names

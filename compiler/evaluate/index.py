@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from compiler.graph import Graph, Value
 from compiler.model import Model
 from compiler.ops.repeat import Repeat
+from compiler.origin import scopes
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def index_model(model: Model) -> ModelIndex:
     loops: dict[str, int] = {}
     scans: set[str] = set()
     paths: dict[str, str] = {}
-    scopes: set[str] = set()
+    around: set[str] = set()
     tensors: dict[str, tuple[str, ...]] = {}
     for graph in _graphs(model.graph):
         found = [n.op for n in graph.nodes if isinstance(n.op, Repeat)]
@@ -50,13 +51,10 @@ def index_model(model: Model) -> ModelIndex:
         for value in _values(graph):
             dims.update(value.type.names)
             tensors[value.name] = value.type.names
-            scope = value.name.rpartition(".")[0]
-            while scope and scope not in scopes:
-                scopes.add(scope)
-                scope = scope.rpartition(".")[0]
+            around.update(scopes(value.origin.path))
     for weight in model.weights:
         tensors[weight.name] = weight.value.type.names[len(weight.loops) :]
-    return ModelIndex(model, frozenset(dims), loops, frozenset(scans), frozenset(scopes), tensors, paths)
+    return ModelIndex(model, frozenset(dims), loops, frozenset(scans), frozenset(around), tensors, paths)
 
 
 def _graphs(graph: Graph) -> Iterator[Graph]:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from compiler.graph import FLOATS
+from compiler.graph import FLOATS, Dim
 from compiler.ops.base import Op
 from compiler.ops.create import Full, Iota
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
 from compiler.ops.index import Take
 from compiler.ops.reduce import Reduce, TopK
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Slice, Split
+from compiler.origin import Origin
 from dsl.source import Span
 
 EXACT_TO: Mapping[str, int] = {"f64": 2**53, "f32": 2**24, "f16": 2**11, "bf16": 2**8}
@@ -25,13 +26,13 @@ INT32 = (-(2**31), 2**31 - 1)
 class Extent:
     """No number is below `low` or above `high`. attained: for some data there are such numbers, for others such.
 
-    sources: what it hangs on, inputs by name and dims of positions as `iota NAME`; at: where the input is declared.
+    sources: what it hangs on, inputs and dims of positions; at: where the input is declared.
     """
 
     low: float
     high: float
     attained: bool = True
-    sources: frozenset[str] = frozenset()
+    sources: frozenset[Origin | Dim] = frozenset()
     at: Span | None = None
 
 
@@ -56,14 +57,14 @@ def _inside(x: Extent | None) -> Extent | None:
 def _extent(op: Op, ins: Sequence[Extent | None], dtype: str) -> Extent | None:
     match op:
         case Iota():
-            return Extent(0, op.dim.size - 1, sources=frozenset({f"iota {op.dim.name}"}))
+            return Extent(0, op.dim.size - 1, sources=frozenset({op.dim}))
         case Full():
             return Extent(op.value, op.value)
         case Rename() | Split() | Merge() | Transpose() | Broadcast() | StopGradient() | Flip():
             return ins[0]
         case Slice():  # of positions, it has only some
             x = ins[0]
-            return _inside(x) if x and any(s.startswith("iota ") for s in x.sources) else x
+            return _inside(x) if x and any(isinstance(s, Dim) for s in x.sources) else x
         case Pad():
             return _union([ins[0], Extent(op.value, op.value)]) if op.low or op.high else ins[0]
         case Concat():
@@ -83,7 +84,7 @@ def _union(parts: Sequence[Extent | None]) -> Extent | None:
     known = [p for p in parts if p is not None]
     if len(known) < len(parts) or not known:
         return None
-    sources = frozenset[str]().union(*(p.sources for p in known))
+    sources = frozenset[Origin | Dim]().union(*(p.sources for p in known))
     at = next((p.at for p in known if p.at), None)
     attained = all(p.attained for p in known)
     return Extent(min(p.low for p in known), max(p.high for p in known), attained, sources, at)
@@ -125,7 +126,7 @@ def _map(op: Map, ins: Sequence[Extent | None]) -> Extent | None:
         return None
     known = [p for p in parts if p is not None]
     at = next((p.at for p in known if p.at), None)
-    sources = frozenset[str]().union(*(p.sources for p in known))
+    sources = frozenset[Origin | Dim]().union(*(p.sources for p in known))
     if op.fn in _OF_ONE:
         ends = [_OF_ONE[op.fn](end) for end in (known[0].low, known[0].high)]
         return Extent(min(ends), max(ends), known[0].attained, sources, at)

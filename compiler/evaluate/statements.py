@@ -283,7 +283,7 @@ def _input(statement: ast.InputDecl, scope: Scope) -> None:
         value = scope.frame.param(name.id, type, name.span)
         scope.making.inputs.append(Input(value, low, high))
         if low is not None and high is not None:
-            scope.making.extents[value] = Extent(low, high - 1, sources=frozenset({value.name}), at=name.span)
+            scope.making.extents[value] = Extent(low, high - 1, sources=frozenset({value.origin}), at=name.span)
         scope.assign(name.id, value)
 
 

@@ -30,6 +30,7 @@ from compiler.model import (
     SplitRule,
     Strategy,
 )
+from compiler.origin import within
 from dsl import ast
 from dsl.diagnostics import ParcError, did_you_mean, fail, plural
 from dsl.source import Span
@@ -183,7 +184,7 @@ class Expander:
 
     def _path(self, path: ast.Path) -> str:
         text = str(path)
-        if self.within and not (text == self.within or text.startswith(f"{self.within}.")):
+        if self.within and not within(text, self.within):
             text = f"{self.within}.{text}"
         index = self.index
         if index is not None and not index.has(text):

@@ -22,7 +22,7 @@ follows with its real buffers:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from compiler.graph import Graph, Node, Value
 from compiler.layout import local_type
@@ -57,6 +57,22 @@ Totals = dict[tuple[str, str], int]  # (memory, role) -> bytes
 Signature = tuple[tuple[object, ...], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A place in a program: the loops around it in a function, and what is computed there ("": before anything is)."""
+
+    function: str = ""
+    loops: tuple[str, ...] = ()
+    at: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.at)
+
+    def __str__(self) -> str:
+        """`B in block at q.grad`."""
+        return " in ".join((self.function, *self.loops)) + f" at {self.at}" if self else ""
+
+
 @dataclass(slots=True)
 class Top:
     """The fullest moment of an action in one memory, relative to its start: bytes, by (memory, role), where, and what
@@ -64,7 +80,7 @@ class Top:
 
     bytes: int
     totals: Totals
-    where: str
+    where: Where
     alive: list[tuple[str, str, int]]
 
 
@@ -93,7 +109,7 @@ class Replay:
         self.totals = {}
         self.effect = Effect({})
         self.live.update((b, None) for b in self.saved.values() if not b.static)
-        self._body(function.body, {}, function.name)
+        self._body(function.body, {}, Where(function.name))
         self.effect.delta = {k: v for k, v in self.totals.items() if v}
         return self.effect
 
@@ -123,7 +139,7 @@ class Replay:
         else:
             self.live.pop(b, None)
 
-    def _mark(self, at: str) -> None:
+    def _mark(self, where: Where, at: str) -> None:
         """Remember this moment if it is a peak of some memory."""
         sums: dict[str, int] = {}
         for (memory, _), n in self.totals.items():
@@ -132,14 +148,14 @@ class Replay:
             old = self.effect.peaks.get(memory)
             if old is None or total > old.bytes:
                 alive = [(b.name, b.role, b.bytes) for b in self.live if b.memory == memory]
-                self.effect.peaks[memory] = Top(total, dict(self.totals), at, alive)
+                self.effect.peaks[memory] = Top(total, dict(self.totals), replace(where, at=at), alive)
 
     def _bytes(self, var: Value) -> int:
         return local_type(var.type, var.layout, self.sizes).bytes
 
     # --- instructions
 
-    def _body(self, body: Graph, env: dict[str, Buffer], where: str, carries: int = 0) -> None:
+    def _body(self, body: Graph, env: dict[str, Buffer], where: Where, carries: int = 0) -> None:
         live = self.lives.get(id(body))
         if live is None:
             live = self.lives[id(body)] = liveness(body, carries)
@@ -152,7 +168,7 @@ class Replay:
                 self._loop(instr, instr.op, env, dying, where, sunk)
                 continue
             self._instr(instr, env, dying)
-            self._mark(f"{where} at {instr.outputs[0].name if instr.outputs else instr.op.mnemonic}")
+            self._mark(where, instr.outputs[0].name if instr.outputs else instr.op.mnemonic)
             for name in dying:
                 if name in env:
                     self._hold(env.pop(name), names=-1)
@@ -231,7 +247,7 @@ class Replay:
         op: Repeat,
         env: dict[str, Buffer],
         dying: tuple[str, ...],
-        where: str,
+        where: Where,
         sunk: Sequence[str],
     ) -> None:
         """`sunk`: stacks that are not made."""
@@ -241,7 +257,7 @@ class Replay:
             b = self._new(out.name, self._bytes(out), memory=out.memory)
             self._hold(b, names=1)
             env[out.name] = b
-        self._mark(f"{where} at {op.label}")
+        self._mark(where, op.label)
         names = [v.name for v in instr.inputs]
         carried = [env[n] for n in names[: op.carries]]
         for b in carried:
@@ -264,7 +280,7 @@ class Replay:
             inner = dict(zip((p.name for p in op.body.inputs), [*carried, *shared], strict=True))
             for b in shared:
                 self._hold(b, names=1)
-            self._body(op.body, inner, f"{where} in {op.label}", op.carries)
+            self._body(op.body, inner, replace(where, loops=(*where.loops, op.label)), op.carries)
             carried = [inner[n] for n in nexts]
             for b in carried:
                 self._hold(b, names=1)

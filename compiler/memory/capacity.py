@@ -49,7 +49,8 @@ def when(found: Fullest) -> str:
     """The moment: `B[3] of stage 0, block at q.grad`."""
     if found.action is None:
         return f"stage {found.group} before its first action"
-    place = found.where.partition(" ")[2].removeprefix("in ").replace(" in ", "/")
+    at = (f"at {found.where.at}",) if found.where else ()
+    place = " ".join(("/".join(found.where.loops), *at)).strip()
     return f"{found.action} of stage {found.group}" + (f", {place}" if place else "")
 
 

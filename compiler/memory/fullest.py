@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from compiler.graph import Type
 from compiler.layout import Layout, local_type
 from compiler.liveness import walk
+from compiler.memory.action import Where
 from compiler.memory.lifetimes import TracedMemory
 from compiler.memory.occupancy import group_occupancy
 from compiler.origin import Role
@@ -41,7 +42,7 @@ class Fullest:
     peak: int
     roles: Mapping[str, int]
     action: Action | None
-    where: str
+    where: Where
     alive: tuple[Alive, ...]
 
 
@@ -55,7 +56,7 @@ def fullest(memory: TracedMemory, group: int, kind: str) -> Fullest:
     series = group_occupancy(memory, group)[kind]
     at = series.fullest
     items = [(name, r, n, 1) for (m, r), things in memory.static.items() if m == kind for name, n in things]
-    action, where, roles = None, "", series.before
+    action, where, roles = None, Where(), series.before
     if at is not None:
         action, where, roles = series.actions[at], series.moments[at].where, series.moments[at].at_peak
         items += _of_others(memory, group, kind, series.actions[:at], action)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from compiler.graph import Graph, Node
 from compiler.liveness import rounds
-from compiler.memory.action import Buffer, Effect, Replay, Signature
+from compiler.memory.action import Buffer, Effect, Replay, Signature, Where
 from compiler.memory.peak import ClassMemory
 from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Load
@@ -128,7 +128,7 @@ class Traced(Replay):
             tuple(self.spans[b].site if b in self.spans else None for b in carried),
         )
 
-    def _body(self, body: Graph, env: dict[str, Buffer], where: str, carries: int = 0) -> None:
+    def _body(self, body: Graph, env: dict[str, Buffer], where: Where, carries: int = 0) -> None:
         outer = self.nest
         self.serial += 1
         self.nest = (*outer, (id(body), self.serial))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from compiler.liveness import unrolled
-from compiler.memory.action import Effect, Totals
+from compiler.memory.action import Effect, Totals, Where
 from compiler.memory.peak import ClassMemory
 from compiler.program import DeviceClass, Program
 from compiler.schedules import Action
@@ -26,7 +26,7 @@ class Moment:
 
     peak: int
     at_peak: Mapping[str, int]
-    where: str
+    where: Where
     after: Mapping[str, int]
 
 
@@ -103,7 +103,7 @@ class _Walk:
             now, found = self._step(now, effect)
             moments.append(found)
         kinds = dict.fromkeys([*(m for m, _ in begin), *(m for found in moments for m in found)])
-        absent = Moment(0, {}, "", {})
+        absent = Moment(0, {}, Where(), {})
         return {
             kind: Series(actions, _roles(begin, kind), tuple(found.get(kind, absent) for found in moments))
             for kind in kinds
@@ -116,7 +116,7 @@ class _Walk:
             found = {}
             for kind in dict.fromkeys([*(m for m, _ in now), *effect.peaks]):
                 begin, stays = _roles(now, kind), _roles(after, kind)
-                at_peak, where = begin, ""
+                at_peak, where = begin, Where()
                 if kind in effect.peaks:
                     top = effect.peaks[kind]
                     if top.bytes > 0:

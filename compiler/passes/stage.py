@@ -159,7 +159,7 @@ def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
 
 
 def _cut(placed: Placed, rule: PipelineRule, stages: int) -> Cut:
-    label = rule.label.rsplit(".", 1)[-1]
+    label = rule.label
     loop = next((n.op for n in placed.forward.nodes if isinstance(n.op, Repeat) and n.op.label == label), None)
     if loop is None:
         raise ParcError(Diagnostic("E0553", f"there is no loop {rule.label} at the top of the model to cut", rule.span))

@@ -51,7 +51,7 @@ def training(job: Job, whole: Collection[str] = (), parts: Collection[str] = ())
         scale=scale if isinstance(scale, Value | float | int) else 1.0,
         apart=bool(job.strategy.places),
         written=model.graph,
-        cut=next((p.label.rpartition(".")[2] for p in job.strategy.pipelines), None),
+        cut=next((p.label for p in job.strategy.pipelines), None),
     )
     builder = _Update(job, names, master, counters, found.gradients)
     graph = builder.build()

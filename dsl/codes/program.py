@@ -239,7 +239,7 @@ CODES: tuple[Code, ...] = (
         "E0613",
         "a malformed layout",
         "An axis splits one dim or has a pending reduction, not both; place axes split no tensors; nothing is split\n"
-        "in micro-batches after the last one; pending reductions are `sum` or `max`, ordered by axis.",
+        "in micro-batches after the last one; pending reductions are `sum` or `max`, in the mesh's order.",
         "pending(mb sum, dp sum) = contract",
         "pending(dp sum, mb sum) = contract",
     ),

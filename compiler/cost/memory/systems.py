@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from compiler.cost.kernels.program import Features, features
 from compiler.cost.memory.footprint import Footprint, Shards, footprint, states
-from compiler.cost.memory.sizes import OURS, Sizes, logits
+from compiler.cost.memory.sizes import OURS, Sizes
 from compiler.cost.price.calibration import of_cluster
 from compiler.graph import ITEMSIZE, Graph, Node, Value
 from compiler.memory.action import Buffer, Effect, Replay
@@ -91,7 +91,9 @@ class Systems:
         inside, core = self.features.inside[self.program.classes.index(cls)][key]
         itemsize = ITEMSIZE[self.features.compute]
         loss = self.footprint.logits(self.strategy, itemsize) / OURS
-        found = Sizes(inside | core if self.fused else inside, self.added(cls), itemsize, logits(cls), loss)
+        found = Sizes(
+            inside | core if self.fused else inside, self.added(cls), itemsize, self.features.regions.wide, loss
+        )
         if key != UPDATE:
             found.body(next(f for f in cls.functions if (f.name, f.chunk) == key).body)
         return found
