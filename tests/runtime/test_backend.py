@@ -15,8 +15,9 @@ from runtime.data.synthetic import synthetic
 from runtime.distribute import piece_of
 from runtime.mesh import Mesh
 from runtime.numpy.backend import Numpy
+from runtime.rank.buffers import Held
 from runtime.rank.executor import RankExecutor
-from runtime.rank.interpreter import Device, Held
+from runtime.rank.interpreter import Device
 from runtime.stacked import Emulator
 from runtime.state import LASTING
 from tests.runtime import models, threads
