@@ -21,7 +21,7 @@ class Ledger:
 
 
 @dataclass(eq=False)
-class Buffer:
+class RankBuffer:
     """A piece of memory as the program sees it; let go when nobody holds it."""
 
     ledger: Ledger
@@ -33,7 +33,7 @@ class Buffer:
     def __post_init__(self) -> None:
         self.ledger.add(self.memory, self.size)
 
-    def hold(self) -> Buffer:
+    def hold(self) -> RankBuffer:
         self.holders += 1
         return self
 
@@ -48,11 +48,11 @@ class Held:
     """A value: its array, and the buffer that its bytes belong to."""
 
     array: Array
-    buffer: Buffer
+    buffer: RankBuffer
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Destination:
     """Memory that a value of this type is copied to, or combined with: by `sum` or `max`."""
 
     array: Array

@@ -11,7 +11,7 @@ from compiler.memory.peak import memory_use
 from compiler.ops.effects import Accumulate
 from compiler.program import Program
 from runtime.data.synthetic import synthetic
-from runtime.rank.buffers import Buffer, Held
+from runtime.rank.buffers import Held, RankBuffer
 from runtime.rank.executor import RankExecutor
 from runtime.rank.interpreter import Device
 
@@ -19,7 +19,7 @@ Where = tuple[str, int, int]
 """(function, chunk, micro-batch)."""
 
 
-class Made(Buffer):
+class Made(RankBuffer):
     """A buffer of a run: which action made it where in the program, and what became of it."""
 
     device: Tracked
