@@ -27,7 +27,7 @@ class Init:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Input:
+class DataInput:
     """A data input; integers lie in [low, high)."""
 
     value: Value
@@ -63,7 +63,7 @@ class Model:
     """
 
     name: str
-    inputs: tuple[Input, ...]
+    inputs: tuple[DataInput, ...]
     weights: tuple[Weight, ...]
     graph: Graph
     metrics: tuple[str, ...] = ()
@@ -160,7 +160,7 @@ CLASSES = ("weights", "activations", "gradients", "optimizer")
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
+class MeshAxis:
     """A mesh axis; the last of a mesh has neighbouring devices."""
 
     name: str
@@ -253,7 +253,7 @@ class Strategy:
     """Layouts, places and an order. `microbatches` of dim `microbatch_dim` (None: first dim of the first input)."""
 
     name: str
-    mesh: tuple[Axis, ...] = ()
+    mesh: tuple[MeshAxis, ...] = ()
     splits: tuple[SplitRule, ...] = ()
     shards: tuple[ShardRule, ...] = ()
     layouts: tuple[LayoutRule, ...] = ()

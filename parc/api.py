@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from compiler.cost.time.slow import Variation
     from compiler.diff import ProgramDiff
     from compiler.driver import Compiled
-    from compiler.evaluate import Check, Evaluation, Held
+    from compiler.evaluate import Check, CheckResult, Evaluation
     from compiler.evaluate.sizes import Sizes
     from compiler.explain import Explanation
     from compiler.model import Device, Job
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dsl.diagnostics import Diagnostic
     from dsl.source import Source
     from parc.estimate import Estimate
+    from parc.price import Price
     from parc.remedies import Remedies
     from parc.report.trace import Detail, Trace
     from parc.small import Small
@@ -77,7 +78,7 @@ def _evaluate(file: File, overrides: Mapping[str, str], job: str | None, options
     return evaluate_file(file, overrides, job, options.get("strategy"), precision=precision)
 
 
-def check(file: File, *, told: Callable[[Held], None] | None = None, **options: Unpack[Options]) -> Checked:
+def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **options: Unpack[Options]) -> Checked:
     """Everything but running: every job (or only `job`) is evaluated, differentiated, placed and lowered.
 
     What it lowers to is verified, the schedule for hangs too, whether its data file is there, and the file's checks,
@@ -384,6 +385,15 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
     from parc.estimate import estimate
 
     return estimate(compiled, variation)
+
+
+def price(job: Job) -> Price:
+    """Seconds of a step and bytes of device memory of an evaluated job, perhaps with another strategy: what `cost` says
+    of it, and nothing else. The program is not verified, which `compile` and all that runs one do. Raises `ParcError`.
+    """
+    from parc.price import price
+
+    return price(job)
 
 
 def devices() -> tuple[Device, ...]:

@@ -13,7 +13,7 @@ from compiler.evaluate.ranges import Extent, extents
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.values import BROKEN, Bound, Broken, DimList, Skip, WeightVar, kind_of
 from compiler.graph import DTYPES, FLOATS, Dim, Names, Value
-from compiler.model import STEP_DTYPE, Input, Precision, State, Weight
+from compiler.model import STEP_DTYPE, DataInput, Precision, State, Weight
 from compiler.ops.base import Misuse, Op, OpError
 from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast
@@ -61,7 +61,7 @@ class Making:
         self.kind = kind  # "model" | "optimizer" | "static"
         self.frozen = frozen
         self.owner = ""  # of an optimizer: the weight that it renews
-        self.inputs: list[Input] = []
+        self.inputs: list[DataInput] = []
         self.weights: list[tuple[WeightVar, Weight]] = []
         self.states: dict[str, State] = {}  # by what the optimizer calls them
         self.loss: tuple[Value, Span] | None = None

@@ -85,7 +85,7 @@ class Top:
 
 
 @dataclass(slots=True, eq=False)
-class Effect:
+class MemoryEffect:
     """What one action does to memory, relative to its start; peaks: by memory."""
 
     delta: Totals
@@ -102,12 +102,12 @@ class Replay:
         self.saved: dict[str, Buffer] = {}
         self.accumulated: dict[str, Buffer] = {}
         self.live: dict[Buffer, None] = {}
-        self.effect = Effect({})
+        self.effect = MemoryEffect({})
         self.lives: dict[int, Liveness] = {}
 
-    def run(self, function: Function) -> Effect:
+    def run(self, function: Function) -> MemoryEffect:
         self.totals = {}
-        self.effect = Effect({})
+        self.effect = MemoryEffect({})
         self.live.update((b, None) for b in self.saved.values() if not b.static)
         self._body(function.body, {}, Where(function.name))
         self.effect.delta = {k: v for k, v in self.totals.items() if v}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from compiler.graph import Graph, Node
 from compiler.liveness import rounds
-from compiler.memory.action import Buffer, Effect, Replay, Signature, Where
+from compiler.memory.action import Buffer, MemoryEffect, Replay, Signature, Where
 from compiler.memory.peak import ClassMemory
 from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Load
@@ -80,7 +80,7 @@ class Lives:
 class Traced(Replay):
     """The same, and `lives` has when each buffer existed."""
 
-    def run(self, function: Function) -> Effect:
+    def run(self, function: Function) -> MemoryEffect:
         self.clock = self.serial = self.made = 0
         self.instr = 0
         self.nest: tuple[tuple[int, int], ...] = ()

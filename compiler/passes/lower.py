@@ -18,7 +18,7 @@ from compiler.origin import Role
 from compiler.passes.across import Across, across
 from compiler.passes.buffers import BufferNames, buffer_names, of_chunk
 from compiler.passes.classes import classes, schedules
-from compiler.passes.emit import Emitter, Part
+from compiler.passes.emit import Emitter, LoopPart
 from compiler.passes.lower_batch import lower_batch, part_decls
 from compiler.passes.lower_update import lower_update
 from compiler.passes.place.place import Placed
@@ -127,9 +127,9 @@ class _Class:
         place = self.staged.counts_at(parts[0][1], self.staged.forward) if parts else None
         return place is not None and self.staged.homes.group(place) in self.groups
 
-    def part(self, stage: int) -> Part | None:
+    def part(self, stage: int) -> LoopPart | None:
         cut = self.staged.cut
-        return Part(cut.label, cut.total, cut.counts[stage]) if cut is not None else None
+        return LoopPart(cut.label, cut.total, cut.counts[stage]) if cut is not None else None
 
     def ranges(self) -> tuple[LoopRange, ...]:
         cut = self.staged.cut
@@ -146,7 +146,7 @@ class _Class:
 
     # --- forward and backward ----------------------------------------------------------------------
 
-    def forward(self, stage: int, chunk: int, part: Part | None) -> Graph:
+    def forward(self, stage: int, chunk: int, part: LoopPart | None) -> Graph:
         placed, graph = self.placed, self.placed.forward
         where = self.staged.forward
         roots: list[Value] = []
@@ -177,7 +177,7 @@ class _Class:
             emit.do(op, v)
         return emit.body()
 
-    def _output(self, logical: str, value: Value, chunk: int, part: Part | None) -> tuple[Op, Value]:
+    def _output(self, logical: str, value: Value, chunk: int, part: LoopPart | None) -> tuple[Op, Value]:
         """Declare the buffer of an output: a part for each micro-batch, or what all of them add up to."""
         name, layout = self.names.outputs[logical], self.placed.layouts[value.name]
         timed = layout.pending_on(TIME)
@@ -197,7 +197,7 @@ class _Class:
             found.append((StateDecl(name, role, v.type, layout, logical=logical), v))
         return [*found, *part_decls(self.placed, self.names)]
 
-    def backward(self, stage: int, chunk: int, part: Part | None, late: Graph | None) -> Graph:
+    def backward(self, stage: int, chunk: int, part: LoopPart | None, late: Graph | None) -> Graph:
         """B: adds up gradients (those that W does not), and saves what W needs of it."""
         placed, graph, where = self.placed, self.placed.backward, self.staged.backward
         put_off = set(placed.late.outputs) if placed.late is not None else set()
@@ -216,7 +216,7 @@ class _Class:
             emit.do(Save(of_chunk(self.names.saved[v.name], chunk)), v)
         return emit.body()
 
-    def late(self, graph: Graph, stage: int, chunk: int, part: Part | None) -> Graph:
+    def late(self, graph: Graph, stage: int, chunk: int, part: LoopPart | None) -> Graph:
         """W: what no other stage waits for. Nothing is sent."""
         where = self.staged.backward
         outputs = set(graph.outputs)
@@ -240,7 +240,7 @@ class _Class:
         """Stages whose B or W loads what F saved."""
         return self.staged.loads[kept.name] | self.staged.late_loads.get(kept.name, frozenset())
 
-    def _keep(self, name: str, value: Value, layout: Layout, chunk: int, part: Part | None) -> None:
+    def _keep(self, name: str, value: Value, layout: Layout, chunk: int, part: LoopPart | None) -> None:
         """Declare a buffer for a value that lives from one function of a micro-batch to the next."""
         type = part.type(value.type) if part else value.type
         full = of_chunk(self.names.saved[name], chunk)

@@ -28,7 +28,7 @@ Stage = int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class CutLoop:
     """The loop `label` of `total` iterations, cut into `counts` of consecutive ones, one per virtual stage."""
 
     label: str
@@ -46,7 +46,7 @@ class Staged:
 
     groups: int
     chunks: int
-    cut: Cut | None
+    cut: CutLoop | None
     rule: PipelineRule | None
     forward: Mapping[str, Stage]
     backward: Mapping[str, Stage]
@@ -164,7 +164,7 @@ def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
     return placed.forward.outputs[placed.training.results :]
 
 
-def _cut(placed: Placed, rule: PipelineRule, stages: int) -> Cut:
+def _cut(placed: Placed, rule: PipelineRule, stages: int) -> CutLoop:
     label = rule.label
     loop = next((n.op for n in placed.forward.nodes if isinstance(n.op, Repeat) and n.op.label == label), None)
     if loop is None:
@@ -175,11 +175,11 @@ def _cut(placed: Placed, rule: PipelineRule, stages: int) -> Cut:
         edges = (0, *rule.cuts, total)
         counts = tuple(b - a for a, b in pairwise(edges))
         assert len(counts) == stages and min(counts) >= 1, counts  # the evaluator has seen to it
-        return Cut(label, total, counts)
+        return CutLoop(label, total, counts)
     base, extra = divmod(total, stages)
     inner = list(range(1, stages - 1)) + [0, stages - 1]  # the ends have the embedding and the head to do as well
     more = set(inner[:extra])
-    return Cut(label, total, tuple(base + (s in more) for s in range(stages)))
+    return CutLoop(label, total, tuple(base + (s in more) for s in range(stages)))
 
 
 def _forward(

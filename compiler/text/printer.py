@@ -251,7 +251,7 @@ def _literal(value: float | int | bool) -> str:
 
 
 def _repeat(op: Repeat, instr: Node, sizes: Sizes, head: str, indent: str, function: FunctionPhase) -> list[str]:
-    flag = " reverse" if op.reverse else ""
+    flag = (" scan" if op.scan else "") + (" reverse" if op.reverse else "")
     lines = [f"{head}repeat {quote(op.label)} {op.count}{flag} ("]
     for i, (param, source) in enumerate(zip(op.body.inputs, instr.inputs, strict=True)):
         how = "=" if i < op.carries else "each" if i < op.carries + op.stacks else "with"

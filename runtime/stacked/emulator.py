@@ -21,7 +21,7 @@ from compiler.traffic import Volumes, add_volumes, volumes
 from runtime.distribute import Array, distribute
 from runtime.executor import LocalExecutor, inputs_of
 from runtime.numpy import Context, rounded
-from runtime.numpy.pool import Pool
+from runtime.numpy.pool import ArrayPool
 from runtime.stacked.straight import Slots, Straight, compile_function
 from runtime.state import parted
 from runtime.turns import Turns, Waits
@@ -101,7 +101,7 @@ class Emulator(LocalExecutor):
             stage = _prepare(cls, program)
             found.update((g, _Group(g, stage, self)) for g in cls.groups)
         self.groups = dict(sorted(found.items()))
-        self._pool = Pool()
+        self._pool = ArrayPool()
         self._contexts = [Context(m, program.seed, self._pool.empty) for m in range(program.microbatches)]
         self._reductions: dict[str, _Reduction] = {}
         self.turns: Turns[_Group] = Turns()

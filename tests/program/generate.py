@@ -113,7 +113,7 @@ def instructions(draw: st.DrawFn, axes: tuple[Axis, ...], depth: int) -> Node:
         carries = draw(st.integers(0, len(params)))
         stacks = draw(st.integers(0, len(params) - carries))
         body = Graph(label, params, draw(blocks(axes, depth - 1)), tuple(draw(st.lists(operands, max_size=3))))
-        op: Op = Repeat(label, draw(naturals), body, carries, stacks, draw(st.booleans()))
+        op: Op = Repeat(label, draw(naturals), body, carries, stacks, draw(st.booleans()), draw(st.booleans()))
         return Node(op, tuple(draw(operands) for _ in params), outputs)
     op, arity = draw(maps() | plain_ops())
     return Node(op, tuple(draw(operands) for _ in range(arity)), outputs)

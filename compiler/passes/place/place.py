@@ -14,7 +14,7 @@ from compiler.passes.copying import renamed
 from compiler.passes.divide import aside, of_data
 from compiler.passes.place.effects import check_effects
 from compiler.passes.place.node import place_node
-from compiler.passes.place.region import Choice, GradMark, Move, Region, Shared
+from compiler.passes.place.region import Choice, GradMark, Region, RelayoutRecord, Shared
 from compiler.passes.place.repeat import export, mark_gradients, place_repeat
 from compiler.passes.place.rules import Rules
 from compiler.passes.prune import prune
@@ -56,7 +56,7 @@ class Placed:
     kept: tuple[Value, ...]
     totals: tuple[Value, ...]
     choices: tuple[Choice, ...]
-    moves: tuple[Move, ...]
+    moves: tuple[RelayoutRecord, ...]
     late: Graph | None = None
     crossing: tuple[Value, ...] = ()
     rounds: tuple[PlacedRound, ...] = ()
