@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from compiler.graph import Type
 from compiler.layout import Layout, is_padded
-from compiler.ops.comm import Comm, Held, LayoutError, Pattern, Sizes, dim_of
+from compiler.ops.comm import Comm, LayoutError, Operand, Pattern, Sizes, dim_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Halo(_Borders):
     )
     fill: float
 
-    def after(self, x: Held, sizes: Sizes) -> Layout:
+    def after(self, x: Operand, sizes: Sizes) -> Layout:
         i, layout = dim_of(self.dim, x), x.layout
         if layout.dims[i] != self.axes or any(d == i for d, _, _ in layout.halo):
             along = "/".join(layout.dims[i]) or "it has none"
@@ -60,7 +60,7 @@ class HaloAdd(_Borders):
         *(("", "dim"), ("over", "axes"), ("left", "left"), ("right", "right")),
     )
 
-    def after(self, x: Held, sizes: Sizes) -> Layout:
+    def after(self, x: Operand, sizes: Sizes) -> Layout:
         i, layout = dim_of(self.dim, x), x.layout
         if layout.dims[i] != self.axes or (i, self.left, self.right) not in layout.halo:
             borders, along = f"({self.left}, {self.right})", "/".join(self.axes)
@@ -83,7 +83,7 @@ class ShiftAcross(Comm):
     by: int
     fill: float
 
-    def after(self, x: Held, sizes: Sizes) -> Layout:
+    def after(self, x: Operand, sizes: Sizes) -> Layout:
         i, layout = dim_of(self.dim, x), x.layout
         if layout.dims[i] != self.axes or any(d == i for d, _, _ in layout.halo):
             along = "/".join(layout.dims[i]) or "it has none"

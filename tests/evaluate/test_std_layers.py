@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dsl import ast
+from dsl.diagnostics import ParcError
 from runtime.prove.serial import run_graph
 from tests.evaluate.programs import model, random_arrays, reduced
 from tests.evaluate.std import IMAGE, TOKENS, close, std, tensors, text, torch
@@ -239,3 +240,20 @@ def test_every_function_is_tested_here() -> None:
     elsewhere = {"in_best_groups", "latent_attention", "mean_of_counted", "moe", "rotary", "routed_experts"}
     names = {i.name.id for i in std("layers") if isinstance(i, ast.Function)} - elsewhere
     assert [n for n in sorted(names) if n not in here] == []
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        ("attention(x, 3)", "`d % heads == 0` does not hold: 2 == 0"),
+        ("cross_attention(x, rename(x, s -> t), 5)", "`d % heads == 0` does not hold"),
+        ("grouped_attention(x, 4, 3)", "`heads % kv_heads == 0` does not hold"),  # would leave one head out
+        ("grouped_attention(x, 3, 1)", "`size > 0 or d % heads == 0` does not hold"),
+        ("grouped_attention(x, 8, 2)", "`k % 2 == 0` does not hold: 1 == 0"),  # rotary turns halves
+    ],
+)
+def test_heads_that_make_no_sense(call: str, told: str) -> None:
+    with pytest.raises(ParcError) as caught:
+        text(f"{TOKENS}y = {call}\nloss mean(y * y)", call.partition("(")[0])
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0217" and found.message.startswith(told)
