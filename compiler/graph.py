@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
+from compiler.memory.tiers import FIRST
 from compiler.origin import FORWARD, Origin
 from dsl.source import NOWHERE, Span
 
@@ -41,7 +42,7 @@ class Type:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(d.name for d in self.dims)
+        return tuple([d.name for d in self.dims])
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -71,7 +72,7 @@ class Type:
         return self.names.index(name)
 
     def has(self, name: str) -> bool:
-        return any(d.name == name for d in self.dims)
+        return name in [d.name for d in self.dims]
 
     def with_dtype(self, dtype: str) -> Type:
         return Type(dtype, self.dims)
@@ -88,6 +89,7 @@ class Value:
     collectives and effects give; again; else its function's.
     layout: how its pieces lie on the devices (the piece: `local_type(type, layout, sizes)`); None before `place`, which
     gives all values theirs. Typed as if it were always there: nobody reads it before.
+    memory: where its bytes are; only `move` brings them elsewhere.
     """
 
     name: str
@@ -95,14 +97,16 @@ class Value:
     span: Span = field(default=NOWHERE, repr=False)
     origin: Origin = field(default=FORWARD, repr=False)
     layout: Layout = None  # type: ignore[assignment]
+    memory: str = FIRST
 
     def same(self, other: Value) -> bool:
-        """Whether both are called alike, and have equal types, layouts and origins."""
+        """Whether both are called alike, and have equal types, layouts, origins and memories."""
         return self is other or (
             self.name == other.name
             and self.type == other.type
             and self.layout == other.layout
             and self.origin == other.origin
+            and self.memory == other.memory
         )
 
     def __str__(self) -> str:

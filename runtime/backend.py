@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from compiler.graph import Type
 from compiler.layout import TIME
+from compiler.memory.tiers import FIRST
 from compiler.model import Init
 from compiler.ops.base import Op
 
@@ -98,12 +99,12 @@ class Backend(Protocol):
         """
         ...
 
-    def empty(self, shape: Shape, dtype: str) -> Array:
-        """A new array with any contents."""
+    def empty(self, shape: Shape, dtype: str, memory: str = FIRST) -> Array:
+        """A new array with any contents in this memory."""
         ...
 
-    def full(self, shape: Shape, dtype: str, value: float) -> Array:
-        """A new array with this value everywhere."""
+    def full(self, shape: Shape, dtype: str, value: float, memory: str = FIRST) -> Array:
+        """A new array in this memory with this value everywhere."""
         ...
 
     def own(self, x: Array) -> Array:
@@ -111,7 +112,7 @@ class Backend(Protocol):
         ...
 
     def copy(self, x: Array) -> Array:
-        """A new array with the contents of `x`."""
+        """A new array in the memory of `x`, with its contents."""
         ...
 
     def shape(self, x: Array) -> Shape:
@@ -142,8 +143,8 @@ class Backend(Protocol):
         """`x` with every element rounded to what `dtype` can hold; may be `x` itself where it is."""
         ...
 
-    def from_host(self, array: Any, dtype: str) -> Array:
-        """A new array with the contents of an array of numpy."""
+    def from_host(self, array: Any, dtype: str, memory: str = FIRST) -> Array:
+        """A new array in this memory with the contents of an array of numpy."""
         ...
 
     def to_host(self, x: Array) -> Any:

@@ -7,8 +7,8 @@ follows with its real buffers:
 - An instruction allocates its results, then lets go of the operands that nothing needs any more. A result that nobody
   reads is let go at once. Ops that only rearrange (`Movement.VIEW`) share their operand's buffer.
 - `input`, `read`, `load` share the buffer that they name, `save` makes its operand's buffer a saved one: bytes count
-  once as long as any name or slot holds the buffer. Buffers outside the first memory (`hbm`) are another matter:
-  `read` and `load` copy into a new buffer of hbm, `save` copies out of it; a last `load` frees its slot.
+  once as long as any name or slot holds the buffer; a last `load` frees its slot.
+- Every buffer lies in one memory, and so do the values that share it. `move` allocates its result in another one.
 - The first `accumulate` of a step takes its operand's buffer if nothing else holds it, and else a copy; later ones add
   in place. These buffers are let go at the end of the step.
 - `write` copies into the buffer that is there. `recv` allocates; what a `send` sends is not kept.
@@ -85,7 +85,7 @@ class Top:
 
 
 @dataclass(slots=True, eq=False)
-class Effect:
+class MemoryEffect:
     """What one action does to memory, relative to its start; peaks: by memory."""
 
     delta: Totals
@@ -102,12 +102,12 @@ class Replay:
         self.saved: dict[str, Buffer] = {}
         self.accumulated: dict[str, Buffer] = {}
         self.live: dict[Buffer, None] = {}
-        self.effect = Effect({})
+        self.effect = MemoryEffect({})
         self.lives: dict[int, Liveness] = {}
 
-    def run(self, function: Function) -> Effect:
+    def run(self, function: Function) -> MemoryEffect:
         self.totals = {}
-        self.effect = Effect({})
+        self.effect = MemoryEffect({})
         self.live.update((b, None) for b in self.saved.values() if not b.static)
         self._body(function.body, {}, Where(function.name))
         self.effect.delta = {k: v for k, v in self.totals.items() if v}
@@ -193,7 +193,7 @@ class Replay:
         else:
             origin = Role.MESSAGE if op.message else Role.ACTIVATION
             for out in instr.outputs:
-                b = self._new(out.name, self._bytes(out), origin)
+                b = self._new(out.name, self._bytes(out), origin, out.memory)
                 self._hold(b, names=1)
                 env[out.name] = b
             return
@@ -205,21 +205,18 @@ class Replay:
 
     def _source(self, op: Input | Read | Load, size: int) -> Buffer:
         if isinstance(op, Load):
-            b = self.saved[op.name]
-            return b if b.memory == FIRST else self._new(op.name, size)
+            return self.saved[op.name]
         if isinstance(op, Read):
             decl = self.states[op.name]
             if decl.role not in STATIC and op.name in self.accumulated:
-                b = self.accumulated[op.name]
-            else:
-                b = Buffer(size, decl.memory, op.name, decl.role, static=True)
-            return b if b.memory == FIRST else self._new(op.name, size)
+                return self.accumulated[op.name]
+            return Buffer(size, decl.memory, op.name, decl.role, static=True)
         return Buffer(size, FIRST, op.name, Role.INPUT, static=True)
 
     def _save(self, name: str, b: Buffer) -> None:
-        memory = self.states[name].memory
-        if memory != b.memory:
-            b = self._new(name, self._declared(name), memory=memory)
+        if self.states[name].role is Role.OUTPUT:  # nothing loads it: it is there to the end
+            self._hold(b, accumulator=Role.OUTPUT)
+            return
         self._hold(b, slots=1)
         self.saved[name] = b
 
@@ -238,14 +235,14 @@ class Replay:
             return
         b = env[operand]
         sole = not b.static and b.names == 1 and not b.slots and not b.accumulator
-        if not (sole and operand in dying and b.memory == decl.memory):
+        if not (sole and operand in dying):
             b = self._new(name, self._declared(name), memory=decl.memory)
         self._hold(b, accumulator=decl.role)
         self.accumulated[name] = b
 
     def _adds_to(self, name: str) -> bool:
-        """Whether an `accumulate` adds in place, to a buffer in the memory that computations use."""
-        return name in self.accumulated and self.states[name].memory == FIRST
+        """Whether an `accumulate` adds in place."""
+        return name in self.accumulated
 
     def _loop(
         self,
@@ -260,7 +257,7 @@ class Replay:
         for out in instr.outputs[op.carries :]:
             if out.name in sunk:
                 continue
-            b = self._new(out.name, self._bytes(out))
+            b = self._new(out.name, self._bytes(out), memory=out.memory)
             self._hold(b, names=1)
             env[out.name] = b
         self._mark(where, op.label)

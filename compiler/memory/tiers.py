@@ -41,6 +41,9 @@ class Memory:
 def move_rate(memories: Mapping[str, Memory], source: str, target: str) -> float:
     """Bytes per second at which a device moves values from one memory to another; KeyError for unknown ones.
 
-    Between two that are not the device's own the way is over the device: the slower one counts.
+    Between two that are not the device's own the way is over the device: the slower one counts. Within a memory, a
+    device has its share of the bandwidth.
     """
-    return min(memories[name].rate for name in {source, target})
+    if source == target:
+        return memories[source].bandwidth / memories[source].sharing
+    return min(memories[source].rate, memories[target].rate)

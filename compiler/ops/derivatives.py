@@ -22,6 +22,7 @@ from compiler.ops.create import Full, Iota
 from compiler.ops.elementwise import Broadcast, Cast, Map, Transpose
 from compiler.ops.functions import Slot
 from compiler.ops.index import Scatter, ScatterAdd, Take
+from compiler.ops.move import Move
 from compiler.ops.reduce import Cumsum, Reduce, TopK
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.ops.window import Fold, Window
@@ -166,6 +167,14 @@ def _top_k(op: TopK, b: Builder, g: Value, inputs: Values, outputs: Values) -> C
         pairs = ((op.dim, f"{op.dim}.top"),)
         g, index = b.add(Rename(pairs), g), b.add(Rename(pairs), index)
     return [b.add(ScatterAdd(Dim(op.dim, x.size(op.dim)), x.names), g, index)]
+
+
+# --- memories --------------------------------------------------------------------------------------------------
+
+
+@derivative(Move)
+def _move(op: Move, b: Builder, g: Value, inputs: Values, outputs: Values) -> Cotangents:
+    return [b.add(Move(op.target, op.source), g)]
 
 
 # --- shapes ----------------------------------------------------------------------------------------------------

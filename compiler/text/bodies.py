@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from compiler.graph import Graph, Node, Type, Value
+from compiler.memory.tiers import FIRST
 from compiler.ops.base import Op
 from compiler.ops.common import listed
 from compiler.ops.elementwise import Map
@@ -107,8 +108,10 @@ class BodyParser(Cursor):
         name = self.value_name()
         self.mark(":")
         type, layout = self.type()
+        memory = self.text("a memory") if self.take_word("in") else FIRST
         stated = next((p for p in Phase if self.take_word(p)), None)
-        return Value(name, type, origin=UNSTATED if stated is None else ORIGINS[stated], layout=layout)
+        origin = UNSTATED if stated is None else ORIGINS[stated]
+        return Value(name, type, origin=origin, layout=layout, memory=memory)
 
     def _with_phase(self, values: Sequence[Value], op: Op | None = None) -> tuple[Value, ...]:
         """The values, with the phase of what an op gives here (of a loop's parameters) where none is stated."""
@@ -186,6 +189,7 @@ class BodyParser(Cursor):
             raise self.error("E0608", f"loops are nested deeper than {MAX_NESTING}", start)
         label = self.text("the loop's name")
         count = self.natural()
+        scan = self.take_word("scan")
         reverse = self.take_word("reverse")
         self.mark("(")
         params: list[Value] = []
@@ -219,4 +223,4 @@ class BodyParser(Cursor):
         self.end_line()
         self.mark("}")
         body = Graph(label, inputs, nodes, tuple(results))
-        return Node(Repeat(label, count, body, counts["="], counts["each"], reverse), tuple(sources), outputs)
+        return Node(Repeat(label, count, body, counts["="], counts["each"], reverse, scan), tuple(sources), outputs)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from compiler.graph import Type
+from compiler.memory.tiers import FIRST
 from compiler.model import Init
 from compiler.ops.base import Op
 from runtime.backend import Index, Position, Shape
@@ -16,7 +17,7 @@ from runtime.numpy.initial import init_array
 
 
 class Numpy:
-    """Kernels and arrays of numpy."""
+    """Kernels and arrays of numpy. All memories of a device are this process's."""
 
     def plan(self, op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], position: Position) -> Kernel:
         return kernel.plan(op, ins, outs, Env((), position.sizes, position.coords, position.start))
@@ -27,10 +28,10 @@ class Numpy:
     def initial(self, init: Init, name: str, type: Type, seed: int, region: Sequence[tuple[int, int]]) -> Array:
         return init_array(init, name, type, seed, region)
 
-    def empty(self, shape: Shape, dtype: str) -> Array:
+    def empty(self, shape: Shape, dtype: str, memory: str = FIRST) -> Array:
         return np.empty(shape, STORAGE[dtype])
 
-    def full(self, shape: Shape, dtype: str, value: float) -> Array:
+    def full(self, shape: Shape, dtype: str, value: float, memory: str = FIRST) -> Array:
         return np.full(shape, value, STORAGE[dtype])
 
     def own(self, x: Array) -> Array:
@@ -62,7 +63,7 @@ class Numpy:
     def rounded(self, x: Array, dtype: str) -> Array:
         return rounded(x, dtype)
 
-    def from_host(self, array: Array, dtype: str) -> Array:
+    def from_host(self, array: Array, dtype: str, memory: str = FIRST) -> Array:
         return np.array(array, STORAGE[dtype])
 
     def to_host(self, x: Array) -> Array:

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from compiler.ops.base import Op
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
+from compiler.ops.move import Move
 from compiler.ops.shape import Rename
 from runtime.numpy.base import (
     STORAGE,
@@ -230,7 +232,7 @@ def plan_transpose(op: Transpose, ins: Sequence[LocalValue], outs: Sequence[Loca
     return (lambda ctx, x: x) if view is None else (lambda ctx, x: view(x))
 
 
-@kernel(StopGradient, Rename)
-def plan_same(op: StopGradient | Rename, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
-    """For ops that change names only."""
+@kernel(StopGradient, Rename, Move)
+def plan_same(op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """For ops that change names or memories only: all memories of devices are this process's."""
     return lambda ctx, x: x

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import parc
-from compiler.cost.kernels.masks import kept
 from compiler.passes.differentiate import differentiate
+from compiler.regions.masks import kept
 from dsl.source import Source
 from runtime.prove import prove
 from runtime.prove.serial import run_graph
@@ -88,18 +88,11 @@ def test_the_share_that_a_window_keeps_is_known() -> None:
     """A window is one condition of two parts; the cost model samples it."""
     body = "dim b = 1, s = 64, d = 8\ninput x : f64[b, s, d]\n"
     m = text(body + "loss sum(grouped_attention(x, 2, 1, window = 16))", "grouped_attention")
-    made: Any = {v.name: _Instr(n) for n in m.graph for v in n.outputs}
+    made = {v.name: n for n in m.graph for v in n.outputs}
     wheres = [i for i in made.values() if getattr(i.op, "fn", "") == "where" and len(i.outputs[0].type.dims) == 5]
     assert len(wheres) == 2
     share = sum(min(i + 1, 16) for i in range(64)) / 64**2
     assert kept(wheres, made) == pytest.approx(share, abs=0.01)
-
-
-class _Instr:
-    """A node as an instruction of a program, whose operands are names."""
-
-    def __init__(self, node: Any) -> None:
-        self.op, self.inputs, self.outputs = node.op, [v.name for v in node.inputs], node.outputs
 
 
 # --- losses -----------------------------------------------------------------------------------------------------

@@ -74,9 +74,11 @@ def test_every_action_of_every_device(name: str, options: str, changes: dict[str
 
 
 def test_memories_are_apart() -> None:
-    """What is saved in the memory of the host is copied there and back."""
-    backward = "%s: f32[b=4/mb] = load s last\n%t: f32[b=4/mb] = exp %s"
-    forward = "%x: f32[b=4/mb] = input x\n%y: f32[b=4/mb] = exp %x\nsave %y as s"
+    """What is saved in the memory of the host is moved there and back."""
+    backward = "%far: f32[b=4/mb] in host = load s last\n%s: f32[b=4/mb] = move %far from host to hbm\n"
+    backward += "%t: f32[b=4/mb] = exp %s"
+    forward = "%x: f32[b=4/mb] = input x\n%y: f32[b=4/mb] = exp %x\n"
+    forward += "%far: f32[b=4/mb] in host = move %y from hbm to host\nsave %far as s"
     p = hand_made("saved s: f32[b=4/mb] in host", forward, backward, "F[0..4]\nB[0..4]")
     found = occupancy(p)[0]
     for _, _, log in measured(p):

@@ -71,8 +71,9 @@ def test_loops(n: int) -> None:
 
 
 def test_saved_elsewhere() -> None:
-    forward = X + "%y: f32[b=4/mb] = exp %x\nsave %y as s"
-    backward = "%s: f32[b=4/mb] = load s last\n%t: f32[b=4/mb] = exp %s"
+    forward = X + "%y: f32[b=4/mb] = exp %x\n%far: f32[b=4/mb] in host = move %y from hbm to host\nsave %far as s"
+    backward = "%far: f32[b=4/mb] in host = load s last\n%s: f32[b=4/mb] = move %far from host to hbm\n"
+    backward += "%t: f32[b=4/mb] = exp %s"
     found = placed(hand_made("saved s: f32[b=4/mb] in host", forward, backward, "F[0..4]\nB[0..4]"))
     assert found[0]["host"].size == 4 * ALIGNMENT and found[0]["host"].peak == 4 * 16
 

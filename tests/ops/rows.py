@@ -14,6 +14,7 @@ from compiler.ops.create import Full, Iota, Normal, Random
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
 from compiler.ops.functions import FUNCTIONS
 from compiler.ops.index import Scatter, ScatterAdd, Take
+from compiler.ops.move import Move
 from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.ops.window import Fold, Window
@@ -147,6 +148,7 @@ def _shapes() -> list[Row]:
         Row(Broadcast(D(e=2)), (T(),)),
         Row(Transpose(("d", "b", "s")), (BSD,)),
         Row(StopGradient(), (BSD,)),
+        Row(Move("hbm", "host"), (BSD,)),
         Row(Rename((("s", "t"), ("d", "s"))), (BSD,)),
         Row(Split("s", D(h=2, k=3)), (BSD,)),
         Row(Split("s", D(h=6, k=1)), (T(s=6),)),

@@ -12,6 +12,7 @@ from compiler.ops.create import Full, Iota, Normal, Random
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
 from compiler.ops.functions import FUNCTIONS
 from compiler.ops.index import Scatter, ScatterAdd, Take
+from compiler.ops.move import Move
 from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
 from compiler.ops.registry import COMPUTE
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
@@ -103,6 +104,7 @@ WRONG: list[tuple[Op, tuple[Type, ...], str]] = [
     (Transpose(("b",)), (BD,), "E0204"),
     (Transpose(("b", "d", "d")), (BD,), "E0205"),
     (StopGradient(), (), ""),
+    (Move("hbm", "host"), (BD, BD), ""),
     (Contract(("b", "e")), (BD, T(d=6)), "E0204"),
     (Contract(("b", "b")), (BD, T(d=6)), "E0205"),
     (Contract(("b",)), (BD, T(d=5)), "E0203"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from hypothesis import strategies as st
 
 from compiler.graph import DTYPES, Dim, Graph, Node, Type, Value
+from compiler.homes import Homes
 from compiler.layout import Layout
 from compiler.model import Init
 from compiler.ops.base import Op
@@ -21,6 +22,7 @@ from compiler.program import (
     Affine,
     Axis,
     DeviceClass,
+    Entry,
     For,
     Function,
     FunctionPhase,
@@ -61,6 +63,9 @@ BY_KIND: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+MEMORIES = st.sampled_from(["hbm", "hbm", "host", "nvme", "odd one", "again"])
+
+
 @st.composite
 def maps(draw: st.DrawFn) -> tuple[Op, int]:
     fn = draw(st.sampled_from(sorted(FUNCTIONS)))
@@ -95,7 +100,8 @@ def types(draw: st.DrawFn, axes: tuple[Axis, ...]) -> tuple[Type, Layout]:
 @st.composite
 def variables(draw: st.DrawFn, axes: tuple[Axis, ...]) -> Value:
     type, layout = draw(types(axes))
-    return Value(draw(names), type, origin=draw(st.sampled_from([*ORIGINS.values()])), layout=layout)
+    origin, memory = draw(st.sampled_from([*ORIGINS.values()])), draw(MEMORIES)
+    return Value(draw(names), type, origin=origin, layout=layout, memory=memory)
 
 
 @st.composite
@@ -107,7 +113,7 @@ def instructions(draw: st.DrawFn, axes: tuple[Axis, ...], depth: int) -> Node:
         carries = draw(st.integers(0, len(params)))
         stacks = draw(st.integers(0, len(params) - carries))
         body = Graph(label, params, draw(blocks(axes, depth - 1)), tuple(draw(st.lists(operands, max_size=3))))
-        op: Op = Repeat(label, draw(naturals), body, carries, stacks, draw(st.booleans()))
+        op: Op = Repeat(label, draw(naturals), body, carries, stacks, draw(st.booleans()), draw(st.booleans()))
         return Node(op, tuple(draw(operands) for _ in params), outputs)
     op, arity = draw(maps() | plain_ops())
     return Node(op, tuple(draw(operands) for _ in range(arity)), outputs)
@@ -137,11 +143,10 @@ def elements(draw: st.DrawFn) -> Run | For | Update:
 @st.composite
 def states(draw: st.DrawFn, axes: tuple[Axis, ...]) -> StateDecl:
     inits = st.none() | st.builds(Init, names, st.lists(numbers, max_size=3).map(tuple))
-    memory = st.sampled_from(["hbm", "host", "nvme", "odd one"])
     role = st.sampled_from(DECLARED)
     name = draw(names)
     logical = draw(names | st.just(name.split("#")[0]))
-    return StateDecl(name, draw(role), *draw(types(axes)), draw(chunk_numbers), draw(inits), draw(memory), logical)
+    return StateDecl(name, draw(role), *draw(types(axes)), draw(chunk_numbers), draw(inits), draw(MEMORIES), logical)
 
 
 @st.composite
@@ -151,7 +156,14 @@ def programs(draw: st.DrawFn) -> Program:
     whole = st.builds(Type, st.sampled_from(DTYPES), st.lists(dims, max_size=3).map(tuple))
     bound = st.none() | integers
     inputs = tuple(draw(st.lists(st.builds(InputDecl, names, whole, bound, bound), max_size=2)))
-    shell = Program(draw(names), axes, inputs, (), draw(naturals), draw(st.integers(0, 9)))
+    shell = Program(draw(names), axes, inputs, (), draw(naturals))
+    entries = [draw_entry(draw, name, shell, axes) for name in draw(st.lists(names, max_size=2, unique=True))]
+    dealt = st.integers(0, 9).map(lambda n: Homes.dealt(shell.groups, n))
+    homes = draw(dealt | st.lists(st.integers(0, shell.groups - 1), max_size=6).map(lambda of: Homes(tuple(of))))
+    return replace(shell, homes=homes, entries=tuple(e for e in entries if len(entries) > 1 or e.classes))
+
+
+def draw_entry(draw: st.DrawFn, name: str, shell: Program, axes: tuple[Axis, ...]) -> Entry:
     classes = []
     for _ in range(draw(st.integers(0, 2))):
         groups = tuple(draw(st.lists(st.integers(0, shell.groups - 1), min_size=1, max_size=5)))
@@ -169,4 +181,4 @@ def programs(draw: st.DrawFn) -> Program:
                 tuple(draw(st.lists(elements(), max_size=3))),
             )
         )
-    return Program(shell.name, axes, inputs, tuple(classes), shell.seed, shell.stages)
+    return Entry(name, tuple(classes))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 PIPELINE = """\
 program two_stages
 mesh (mb=4 time, pp=2 place, dp=2, tp=2)
@@ -270,3 +272,92 @@ stage 0: devices 0..3 {
   }
 }
 """
+
+PAGED = """\
+program paged
+mesh (mb=2 time, dp=2)
+input x: f32[b=8, d=4]
+
+stage 0: devices 0..1 {
+  weight w: f32[block=3, d=4, e=4] = normal(0.5) in host
+  gradient w.grad: f32[block=3, d=4, e=4] pending(dp sum) of w
+  optimizer m: f32[block=3, d=4, e=4] = zeros in nvme
+  loss loss: f32[]
+  saved h: f32[block=3, b=2/mb/dp, d=4] in host
+  fn F {
+    %x: f32[b=2/mb/dp, d=4] = input x
+    %w: f32[block=3, d=4, e=4] in host = read w
+    %y: f32[b=2/mb/dp, d=4], %hs: f32[block=3, b=2/mb/dp, d=4] in host = repeat block 3 (
+      %h: f32[b=2/mb/dp, d=4] = %x,
+      %w.slice: f32[d=4, e=4] in host each %w,
+    ) {
+      %w.here: f32[d=4, e=4] = move %w.slice from host to hbm
+      %h.away: f32[b=2/mb/dp, d=4] in host = move %h from hbm to host
+      %u: f32[b=2/mb/dp, e=4] = contract %h, %w.here
+      %t: f32[b=2/mb/dp, e=4] = tanh %u
+      %next: f32[b=2/mb/dp, d=4] = rename %t e -> d
+      yield %next, %h.away
+    }
+    %sum: f32[] pending(mb sum, dp sum) = reduce %y sum over (b, d)
+    %loss: f32[] pending(mb sum) = all_reduce %sum sum over dp
+    accumulate %loss into loss
+    save %hs as h
+  }
+  fn B {
+    %hs: f32[block=3, b=2/mb/dp, d=4] in host = load h last
+    %w: f32[block=3, d=4, e=4] in host = read w
+    %dy: f32[b=2/mb/dp, d=4] = full 1.0
+    %dx: f32[b=2/mb/dp, d=4], %dw: f32[block=3, d=4, e=4] pending(mb sum, dp sum) = repeat block 3 reverse (
+      %g: f32[b=2/mb/dp, d=4] = %dy,
+      %w.slice: f32[d=4, e=4] in host each %w,
+      %h.slice: f32[b=2/mb/dp, d=4] in host each %hs,
+    ) {
+      %w.here: f32[d=4, e=4] = move %w.slice from host to hbm
+      %h: f32[b=2/mb/dp, d=4] = move %h.slice from host to hbm
+      %u: f32[b=2/mb/dp, e=4] again = contract %h, %w.here
+      %t: f32[b=2/mb/dp, e=4] again = tanh %u
+      %square: f32[b=2/mb/dp, e=4] = mul %t, %t
+      %slope: f32[b=2/mb/dp, e=4] = sub 1.0, %square
+      %g.e: f32[b=2/mb/dp, e=4] = rename %g d -> e
+      %du: f32[b=2/mb/dp, e=4] = mul %g.e, %slope
+      %dw.slice: f32[d=4, e=4] pending(mb sum, dp sum) = contract %h, %du
+      %g.next: f32[b=2/mb/dp, d=4] = contract %du, %w.here
+      yield %g.next, %dw.slice
+    }
+    accumulate %dw into w.grad
+  }
+  fn U {
+    %g: f32[block=3, d=4, e=4] pending(dp sum) = read w.grad
+    %g.sum: f32[block=3, d=4, e=4] = all_reduce %g sum over dp
+    %w: f32[block=3, d=4, e=4] in host = read w
+    %m: f32[block=3, d=4, e=4] in nvme = read m
+    %w.new: f32[block=3, d=4, e=4] in host, %m.new: f32[block=3, d=4, e=4] in nvme = repeat block 3 (
+      %w.slice: f32[d=4, e=4] in host each %w,
+      %m.slice: f32[d=4, e=4] in nvme each %m,
+      %g.slice: f32[d=4, e=4] each %g.sum,
+    ) {
+      %w.here: f32[d=4, e=4] = move %w.slice from host to hbm
+      %m.here: f32[d=4, e=4] = move %m.slice from nvme to hbm
+      %decayed: f32[d=4, e=4] = mul 0.9, %m.here
+      %m.next: f32[d=4, e=4] = add %decayed, %g.slice
+      %step: f32[d=4, e=4] = mul 0.1, %m.next
+      %w.next: f32[d=4, e=4] = sub %w.here, %step
+      %w.away: f32[d=4, e=4] in host = move %w.next from hbm to host
+      %m.away: f32[d=4, e=4] in nvme = move %m.next from hbm to nvme
+      yield %w.away, %m.away
+    }
+    write %w.new to w
+    write %m.new to m
+  }
+  schedule {
+    for i in 0..2 { F[i] B[i] }
+    U
+  }
+}
+"""
+"""Weights and what is saved stay in the host's memory, momenta on NVMe: loops bring a layer at a time."""
+
+
+def in_one_memory(text: str) -> str:
+    """The same program with everything in the devices' own memory."""
+    return re.sub(r"= move (%\S+) from \w+ to \w+", r"= stop_gradient \1", re.sub(r" in (host|nvme)\b", "", text))

@@ -15,12 +15,14 @@ from zlib import crc32
 import numpy as np
 
 from compiler.graph import FLOATS, Type
+from compiler.memory.tiers import FIRST
 from compiler.model import Init
 from compiler.ops.base import Op
 from compiler.ops.contract import Contract
 from compiler.ops.create import Full, Iota, Random
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
 from compiler.ops.index import ScatterAdd, Take
+from compiler.ops.move import Move
 from compiler.ops.reduce import Reduce
 from compiler.ops.shape import Rename
 from runtime.backend import Index, Kernel, Kernels, LocalValue, Position, Shape
@@ -83,10 +85,10 @@ class Lists:
     def initial(self, init: Init, name: str, type: Type, seed: int, region: Sequence[tuple[int, int]]) -> Cells:
         return self.from_host(init_array(init, name, type, seed, region), type.dtype)
 
-    def empty(self, shape: Shape, dtype: str) -> Cells:
+    def empty(self, shape: Shape, dtype: str, memory: str = FIRST) -> Cells:
         return self.full(shape, dtype, -99)
 
-    def full(self, shape: Shape, dtype: str, value: float) -> Cells:
+    def full(self, shape: Shape, dtype: str, value: float, memory: str = FIRST) -> Cells:
         return Cells.of([_number(value, dtype)] * math.prod(shape), shape)
 
     def own(self, x: Cells) -> Cells:
@@ -132,7 +134,7 @@ class Lists:
         assert dtype not in ("bf16", "f16", "f32"), "these are Python's own numbers"
         return x
 
-    def from_host(self, array: Any, dtype: str) -> Cells:
+    def from_host(self, array: Any, dtype: str, memory: str = FIRST) -> Cells:
         return Cells.of([_number(v, dtype) for v in array.reshape(-1).tolist()], array.shape)
 
     def to_host(self, x: Cells) -> Any:
@@ -183,7 +185,7 @@ def plan_view(op: Broadcast | Transpose, ins: Values, outs: Values, position: Po
     return run
 
 
-@kernel(Rename, StopGradient)
+@kernel(Rename, StopGradient, Move)
 def plan_same(op: Op, ins: Values, outs: Values, position: Position) -> Kernel:
     return lambda ctx, x: x
 

@@ -74,9 +74,11 @@ def test_saved_values_of_all_micro_batches_in_flight(m: int) -> None:
     assert peak(in_turn) == INPUT + 2 * piece
 
 
-def test_what_is_saved_elsewhere_is_copied() -> None:
-    backward = "%s: f32[b=4/mb] = load s last\n%t: f32[b=4/mb] = exp %s"
-    p = program(SAVED + " in host", SAVE, backward, "F[0..4]\nB[0..4]")
+def test_what_is_moved_is_there_twice_until_the_last_reader() -> None:
+    forward = X + "%y: f32[b=4/mb] = exp %x\n%far: f32[b=4/mb] in host = move %y from hbm to host\nsave %far as s"
+    backward = "%far: f32[b=4/mb] in host = load s last\n%s: f32[b=4/mb] = move %far from host to hbm\n"
+    backward += "%t: f32[b=4/mb] = exp %s"
+    p = program(SAVED + " in host", forward, backward, "F[0..4]\nB[0..4]")
     assert peak(p) == INPUT + 2 * 16
     assert peak(p, "host") == 4 * 16
 

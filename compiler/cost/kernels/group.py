@@ -10,24 +10,26 @@ message, as all systems do that shard them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from fractions import Fraction
 
-from compiler.cost.kernels.drafts import ALL, Draft, Lifted, attention_cores, is_grouped, masked_again, sunk_values
-from compiler.cost.kernels.routing import copies, filled
+from compiler.cost.kernels.drafts import ALL, Draft, Lifted
+from compiler.cost.kernels.routing import filled
+from compiler.cost.kernels.sized import Sized
 from compiler.cost.kernels.work import Collective, Copy, Loop, Meet, Part, Post, Product, Vector, Wait, Work
-from compiler.cost.kernels.work import Node as Kernel
-from compiler.graph import ITEMSIZE, Graph, Node, Value
+from compiler.graph import ITEMSIZE, Graph, Node, Type, Value
 from compiler.layout import local_type
 from compiler.memory.tiers import FIRST
 from compiler.ops import comm, effects
 from compiler.ops.base import Movement
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Cast
+from compiler.ops.move import Move
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import Program, StateDecl
+from compiler.regions.mark import Regions
+from compiler.regions.sunk import is_grouped, sunk_values
 
 LATE = -2
 """In the place of an owner: nobody here reads the message."""
@@ -48,15 +50,18 @@ class Lifter:
         self,
         program: Program,
         states: Mapping[str, StateDecl],
+        regions: Regions,
         update: bool,
         itemsize: int = 8,
         filled: dict[str, Fraction] | None = None,
     ) -> None:
         self.filled = {} if filled is None else filled  # of what functions save, for those that load it
+        self.regions = regions
         self.sizes, self.states, self.update = program.sizes, states, update
         self.computes = itemsize
         self.itemsize = 8 if update else itemsize
         self.accumulates = program.microbatches > 1
+        self.known: dict[Value, tuple[Type, int]] = {}  # the type of a device's piece, and its bytes
         self.inside: set[str] = set()
         self.core: set[str] = set()
 
@@ -65,8 +70,11 @@ class Lifter:
         return _Lift(self, body, {}, set()).part()
 
     def value(self, var: Value) -> Lifted:
-        local = local_type(var.type, var.layout, self.sizes)
-        return Lifted(local, local.bytes, var.name)
+        known = self.known.get(var)
+        if known is None:
+            local = local_type(var.type, var.layout, self.sizes)
+            known = self.known[var] = local, local.bytes
+        return Lifted(*known, var.name)
 
 
 class _Lift:
@@ -80,6 +88,7 @@ class _Lift:
         self.sunk = sunk_values(body, sunk_results)
         self.carries = sum(v.carried is not None for v in given.values())
         self.adding = -1
+        self.grown: set[int] = set()  # those that others have joined
         self.buckets: dict[tuple[str, tuple[str, ...], str, int], int] = {}
 
     # --- instructions ----------------------------------------------------------------------------------------
@@ -87,7 +96,9 @@ class _Lift:
     def part(self) -> Part:
         for instr in self.body.nodes:
             self.lift(instr)
-        return self.finish()
+        lifter = self.lifter
+        of = (lifter.itemsize, lifter.regions.attention, lifter.inside, lifter.core)
+        return Sized(self.body, self.values, self.drafts, self.sunk, self.carries, *of).part()
 
     def lift(self, instr: Node) -> None:
         op = instr.op
@@ -95,6 +106,8 @@ class _Lift:
             self.effect(instr)
         elif isinstance(op, Repeat):
             self.loop(instr, op)
+        elif isinstance(op, Move):
+            self.move(instr, op)
         elif op.leaf:
             self.define(instr.outputs[0], -1, "" if isinstance(op, effects.Input) else "constant")
         elif op.movement is not Movement.NO or (isinstance(op, Cast) and self.is_free_cast(instr)):
@@ -204,7 +217,7 @@ class _Lift:
         for at in owners[:-1]:
             draft = self.drafts[at]
             alike = draft.joins and last.joins and draft.size == last.size == size
-            if not alike or draft.closed or any(at in d.deps for d in self.drafts):
+            if not alike or draft.closed or self.is_waited_for(at):
                 continue
             last.instrs = draft.instrs + last.instrs
             last.deps |= draft.deps
@@ -217,6 +230,11 @@ class _Lift:
                 view.owner = owners[-1]
                 self.views.setdefault(owners[-1], []).append(view)
             draft.instrs, draft.deps, draft.carries = [], set(), set()
+
+    def is_waited_for(self, at: int) -> bool:
+        """Whether another node depends on this one: one that was begun later, or a message that has grown since."""
+        later = (self.drafts[i] for i in range(len(self.drafts) - 1, at, -1))
+        return any(at in d.deps for d in later) or any(at in self.drafts[i].deps for i in self.grown)
 
     def collective(self, instr: Node, op: comm.Comm) -> None:
         source, var = self.values[instr.inputs[0].name], instr.outputs[0]
@@ -237,6 +255,7 @@ class _Lift:
             total = draft.work.elements * draft.work.itemsize + elements * itemsize
             draft.work = Collective(op.mnemonic, op.over(), -(-total // itemsize), itemsize, role, whole)
             draft.count += 1
+            self.grown.add(into)
             draft.name = f"{draft.count} {role}"
             self.wait(draft, (v.name for v in instr.inputs))
             self.define(var, into)
@@ -262,27 +281,28 @@ class _Lift:
                 stack += draft.deps
         return False
 
+    def move(self, instr: Node, op: Move) -> None:
+        """A copy beside computation, of what the operand is."""
+        source = self.values[instr.inputs[0].name]
+        self.add(instr, Copy(source.bytes, op.source, op.target))
+        self.values[instr.outputs[0].name].taint = source.taint
+
     def effect(self, instr: Node) -> None:
         op = instr.op
         if isinstance(op, (effects.Read, effects.Load)):
             state = self.lifter.states.get(op.name)
             taint = TAINTS.get(state.role, "") if state else ""
             var = instr.outputs[0]
-            if state is not None and state.memory != FIRST:
-                self.add(instr, Copy(self.lifter.value(var).bytes, state.memory, FIRST))
-                self.values[var.name].taint = taint
-            else:
-                self.define(var, -1, taint)
+            self.define(var, -1, taint)
             self.values[var.name].filled = self.lifter.filled.get(op.name, ALL)
         elif isinstance(op, (effects.Save, effects.Write)):
-            state = self.lifter.states.get(op.name)
-            value = self.values[instr.inputs[0].name]
-            self.lifter.filled[op.name] = value.filled
-            if state is not None and state.memory != FIRST:
-                self.add(instr, Copy(value.bytes, FIRST, state.memory))
+            self.lifter.filled[op.name] = self.values[instr.inputs[0].name].filled
         elif isinstance(op, effects.Accumulate):
             value = self.values[instr.inputs[0].name]
-            if self.lifter.accumulates and value.elements > SCALAR:
+            memory = instr.inputs[0].memory
+            if self.lifter.accumulates and memory != FIRST:  # its own processors read both and write the sum
+                self.add(instr, Copy(3 * value.bytes, memory, memory))
+            elif self.lifter.accumulates and value.elements > SCALAR:
                 self.accumulate(instr, value)
         elif isinstance(op, effects.Recv):
             self.add(instr, Wait(op.name, op.source))
@@ -305,6 +325,7 @@ class _Lift:
             state = self.lifter.states.get(instr.op.name)
             self.drafts[-1].name = f"accumulation of {TAINTS.get(state.role, '') if state else ''}".removesuffix(" of ")
             return
+        self.grown.add(self.adding)
         draft = self.drafts[self.adding]
         assert isinstance(draft.work, Vector)
         old = draft.work
@@ -325,138 +346,3 @@ class _Lift:
         self.add(instr, Loop(op.count, inner.part()))
         for var, result in zip(instr.outputs, op.body.outputs):
             self.values[var.name].filled = inner.values[result.name].filled
-
-    # --- sizes of kernels, once all readers are known -----------------------------------------------------------
-
-    def finish(self) -> Part:
-        readers = self._readers()
-        made = {v.name: instr for instr in self.body.nodes for v in instr.outputs}
-        cores = attention_cores(self.drafts, self.values, made)
-        order = [at for at in self._order() if self.drafts[at].instrs]
-        place = {at: i for i, at in enumerate(order)}
-        results = self.body.outputs
-        nodes = []
-        for at in order:
-            draft = self.drafts[at]
-            work = draft.work
-            if work is None:
-                work = self._vector(at, draft, readers, at in cores)
-            elif isinstance(work, Product):
-                work = self._product(draft, work, cores)
-            elif isinstance(work, Collective) and work.comm.pattern is comm.Pattern.DIRECT and draft.count == 1:
-                number, places = copies(draft.instrs[0], made, self.body, self.values)
-                work = replace(work, copies=number, places=places)
-            deps = tuple(sorted(place[d] for d in draft.deps))
-            owners = {self.values[results[c].name].owner for c in draft.carries if c < len(results)}
-            nodes.append(Kernel(draft.name, work, deps, tuple(sorted(place[o] for o in owners if o >= 0))))
-        self._note_what_stays_inside(readers, cores)
-        return Part(tuple(nodes))
-
-    def _note_what_stays_inside(self, readers: Mapping[str, set[int]], cores: Mapping[int, float]) -> None:
-        """Values that systems' kernels do not write to memory: all readers are in the same one, or attention is one.
-
-        Nor what is kept of a kernel's inside for its derivative: theirs begin again from its input (from the result, if
-        it is a softmax). Where that is not kept itself, the largest inner value stands for it.
-        """
-        all_of: dict[str, set[int]] = {}  # readers of views are those of what they show
-        for name, value in self.values.items():
-            all_of.setdefault(value.root, set()).update(readers.get(name, ()))
-        carried = {v.name for v in self.body.outputs[: self.carries]}
-        for at, draft in enumerate(self.drafts):
-            made = [v.name for instr in draft.instrs for v in instr.outputs]
-            if at in cores or (isinstance(draft.work, Product) and self._feeds(draft, cores)):
-                self.lifter.core.update(made)
-            if draft.work is not None:
-                continue
-            self.lifter.inside.update(n for n in made if not all_of.get(n, set()) - {at})
-            kept = [n for n in made if -2 in all_of.get(n, ()) and not all_of[n] - {at, -2} and n not in carried]
-            kept.sort(key=lambda n: -self.values[n].type.elements)
-            if kept and (at in cores or not self._input_is_kept(draft, kept[0], made, all_of)):
-                kept = kept[1:]
-            self.lifter.inside.update(kept)
-
-    def _input_is_kept(self, draft: Draft, like: str, made: list[str], readers: Mapping[str, set[int]]) -> bool:
-        roots = {self.values[v.name].root for instr in draft.instrs for v in instr.inputs} - set(made)
-        large = self.values[like].type.elements
-        return any(-2 in readers.get(r, ()) and self.values[r].type.elements >= large for r in roots)
-
-    def _order(self) -> list[int]:
-        """Indices such that all come after what they wait for, otherwise as they stand."""
-        order: list[int] = []
-        seen: set[int] = set()
-        for start in range(len(self.drafts)):
-            stack = [start]
-            while stack:
-                at = stack[-1]
-                missing = [d for d in self.drafts[at].deps if d not in seen] if at not in seen else []
-                if missing:
-                    assert len(stack) <= len(self.drafts) ** 2, "kernels wait for each other"
-                    stack += sorted(missing, reverse=True)
-                    continue
-                stack.pop()
-                if at not in seen:
-                    seen.add(at)
-                    order.append(at)
-        return order
-
-    def _readers(self) -> dict[str, set[int]]:
-        """Nodes that read each value, by root; -2: it outlives the body."""
-        readers: dict[str, set[int]] = {}
-        for at, draft in enumerate(self.drafts):
-            for instr in draft.instrs:
-                for v in instr.inputs:
-                    readers.setdefault(self.values[v.name].root, set()).add(at)
-        for instr in self.body.nodes:
-            if isinstance(instr.op, (effects.Save, effects.Accumulate, effects.Write)):
-                readers.setdefault(self.values[instr.inputs[0].name].root, set()).add(-2)
-        for v in self.body.outputs:
-            readers.setdefault(self.values[v.name].root, set()).add(-2)
-        return readers
-
-    def _size(self, name: str) -> int:
-        """Bytes that reading or writing it moves. Between kernels activations go in the compute type, as in the systems
-        that this stands for; what the program keeps in f32 there (softmax, norms) stays inside kernels."""
-        value = self.values[name]
-        root = self.values.get(value.root, value)
-        return min(value.bytes, root.bytes, value.elements * self.lifter.itemsize)
-
-    def _vector(self, at: int, draft: Draft, readers: Mapping[str, set[int]], core: bool) -> Vector:
-        made = {v.name for i in draft.instrs for v in i.outputs}
-        read: dict[str, int] = {}
-        loose = written = flops = 0
-        again = masked_again(draft.instrs, self.values)
-        for instr in draft.instrs:
-            if instr in again:
-                continue
-            for v in instr.inputs:
-                root = self.values[v.name].root
-                loose += self._size(v.name)
-                if root not in made:
-                    read[root] = max(read.get(root, 0), self._size(v.name))
-            for var in instr.outputs:
-                value = self.values[var.name]
-                loose += self._size(var.name)
-                flops += value.elements
-                if readers.get(var.name, set()) - {at}:
-                    written += self._size(var.name)
-        first = draft.instrs[0]
-        dtype = self.values[first.outputs[0].name].type.dtype
-        ops = len(draft.instrs) - len(again)
-        return Vector(sum(read.values()) + written, loose, ops, flops, dtype, core)
-
-    def _product(self, draft: Draft, work: Product, cores: Mapping[int, float]) -> Product:
-        (instr,) = draft.instrs
-        operands, out = [v.name for v in instr.inputs], instr.outputs[0].name
-        total = sum(self._size(n) for n in (*operands, out))
-        inside = [n for n in operands if self.values[n].owner in cores]
-        if self._feeds(draft, cores):
-            inside.append(out)
-        kept = min(cores.values(), default=1.0) if inside else 1.0
-        moved = total - sum(self._size(n) for n in inside)
-        weights = any(self.values[n].taint == "weights" for n in operands) or out in self.sunk
-        groups = work.batch if weights else 1
-        return Product(work.m, work.n, work.k, work.batch, work.dtype, total, bool(inside), moved, kept, groups)
-
-    def _feeds(self, draft: Draft, cores: Mapping[int, float]) -> bool:
-        out = draft.instrs[0].outputs[0].name
-        return any(self.values[v.name].root == out for at in cores for i in self.drafts[at].instrs for v in i.inputs)

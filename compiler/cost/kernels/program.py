@@ -17,7 +17,8 @@ from compiler.graph import ITEMSIZE, Graph
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Input
 from compiler.ops.repeat import Repeat
-from compiler.program import Program
+from compiler.program import FunctionPhase, Program
+from compiler.regions.mark import Regions, mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Features:
     flops: of the products that all devices compute: those that recompute makes again, that several devices compute
            alike, of borders and padding, too
     dtype: of most products; compute: of the narrowest
+    regions: what of it systems compute as one
     inside: per class and function, names of values that systems' kernels do not write to memory, and of those that
             fused attention does not
     """
@@ -38,11 +40,12 @@ class Features:
     flops: float
     compute: str
     inside: tuple[dict[tuple[str, int], tuple[frozenset[str], frozenset[str]]], ...]
+    regions: Regions
 
 
 def features(program: Program) -> Features:
     """All that prices depend on. Linear in the length of the program's text."""
-    compute = compute_type(program)
+    compute, regions = compute_type(program), mark(program)
     parts: list[dict[tuple[str, int], Part]] = []
     inside: list[dict[tuple[str, int], tuple[frozenset[str], frozenset[str]]]] = []
     for c in program.classes:
@@ -50,13 +53,20 @@ def features(program: Program) -> Features:
         inside.append({})
         filled: dict[str, Fraction] = {}
         for f in c.functions:
-            lifter = Lifter(program, {s.name: s for s in c.states}, f.name == "U", ITEMSIZE[compute], filled)
+            lifter = Lifter(
+                program,
+                {s.name: s for s in c.states},
+                regions,
+                f.phase is FunctionPhase.UPDATE,
+                ITEMSIZE[compute],
+                filled,
+            )
             parts[-1][f.name, f.chunk] = lifter.part(f.body)
             inside[-1][f.name, f.chunk] = frozenset(lifter.inside), frozenset(lifter.core)
     by_dtype = program_flops(program)
     samples, tokens = _sizes(program)
     dtype = max(by_dtype, key=lambda d: by_dtype[d], default="f32")
-    return Features(tuple(parts), samples, tokens, dtype, sum(by_dtype.values()), compute, tuple(inside))
+    return Features(tuple(parts), samples, tokens, dtype, sum(by_dtype.values()), compute, tuple(inside), regions)
 
 
 def compute_type(program: Program) -> str:
@@ -72,7 +82,7 @@ def compute_type(program: Program) -> str:
 
     for c in program.classes:
         for f in c.functions:
-            if f.name != "U":
+            if f.phase is not FunctionPhase.UPDATE:
                 look(f.body)
     return min(sorted(found), key=lambda dtype: ITEMSIZE[dtype], default="f32")
 

@@ -8,18 +8,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from compiler.cost.kernels.drafts import sunk_values
-from compiler.graph import Dim, Graph, Node, Value
-from compiler.ops.contract import Contract
-from compiler.ops.effects import Accumulate, Read
-from compiler.ops.elementwise import Cast, Map
-from compiler.ops.reduce import Reduce
+from compiler.graph import Graph, Node, Value
+from compiler.ops.effects import Read
+from compiler.ops.elementwise import Cast
 from compiler.ops.repeat import Repeat
-from compiler.origin import Role
-from compiler.program import DeviceClass
+from compiler.regions.sunk import sunk_values
 
 OURS = 8.0
 """Bytes per logit that our own cross entropy holds at its peak: two values in f32."""
@@ -32,9 +28,10 @@ FLAT = 2
 
 
 @dataclass(slots=True)
-class Sizes:
+class FunctionSizes:
     """Of one function. nothing: values that stay in kernels; added: accumulators of gradients that have a buffer all
-    the time; itemsize: of the compute type; logits: dims of what hangs on them, and the share of ours that they take.
+    the time; itemsize: of the compute type; logits: values of the loss that are as large as they, and `loss` the share
+    of ours that these take.
 
     shares: name of a value -> by which its bytes differ from the program's. passing: values that are added to gradients
     as soon as they are there (those of loops are let go with their iteration anyway).
@@ -43,7 +40,7 @@ class Sizes:
     nothing: Collection[str]
     added: Collection[str]
     itemsize: int
-    logits: Collection[tuple[Dim, ...]]
+    logits: Collection[Value]
     loss: float
     shares: dict[str, float] = field(default_factory=dict)
     passing: set[str] = field(default_factory=set)
@@ -67,7 +64,7 @@ class Sizes:
                 known.update(v.name for v in instr.outputs)
             copy = isinstance(op, Cast) and (of_weights or instr.outputs[0].name in sunk)
             for var in instr.outputs:
-                share = 0.0 if copy or var.name in self.nothing else self._share(var, inside)
+                share = 0.0 if copy or var.name in self.nothing else self._share(var)
                 if share != 1.0:
                     self.shares[var.name] = share
 
@@ -82,40 +79,9 @@ class Sizes:
             if share != 1.0:
                 self.shares[var.name] = share
 
-    def _share(self, var: Value, inside: bool) -> float:
+    def _share(self, var: Value) -> float:
         if var.type.dtype != WIDE:
             return 1.0
-        if not inside and var.type.dims in self.logits:
+        if var in self.logits:
             return self.loss
         return self.itemsize / BYTES if self.itemsize < BYTES and len(var.type.dims) > FLAT else 1.0
-
-
-def logits(cls: DeviceClass) -> set[tuple[Dim, ...]]:
-    """Dims of what the loss takes a softmax of: of exponentials that are summed, between the last products and it."""
-    losses = {s.name for s in cls.states if s.role is Role.LOSS}
-    found = set()
-    for f in cls.functions:
-        ends = [i.inputs[0].name for i in f.body.nodes if isinstance(i.op, Accumulate) and i.op.name in losses]
-        if ends:
-            found |= {tuple(dims) for dims in _softmaxes(f.body, ends)}
-    return found
-
-
-def _softmaxes(body: Graph, ends: list[str]) -> Iterator[tuple[Dim, ...]]:
-    """Back from values, as far as there are no products or loops."""
-    made = {v.name: instr for instr in body.nodes for v in instr.outputs}
-    seen: set[str] = set()
-    summed: set[str] = set()
-    exponentials: list[Value] = []
-    while ends:
-        name = ends.pop()
-        instr = made.get(name)
-        if name in seen or instr is None or isinstance(instr.op, (Contract, Repeat)):
-            continue
-        seen.add(name)
-        ends += (v.name for v in instr.inputs)
-        if isinstance(instr.op, Reduce) and instr.op.fn == "sum":
-            summed.update(v.name for v in instr.inputs)
-        if isinstance(instr.op, Map) and instr.op.fn == "exp":
-            exponentials += instr.outputs
-    return (v.type.dims for v in exponentials if v.name in summed)

@@ -53,6 +53,7 @@ class Pricer:
         self.machine, self.cal = machine, cal
         self.streams = COMM + max(1, len(machine.levels))
         self.known: dict[tuple[bool, Work], Priced] = {}
+        self.same: dict[tuple[bool, int], tuple[Work, Priced]] = {}  # by identity, which is sooner compared
         self.in_update = cal.changed(launch=0.0)
         self.slower: Sequence[tuple[float, ...]] = ()
         levels = [Stream.comm(level.name) for level in machine.levels]
@@ -61,7 +62,7 @@ class Pricer:
     def shared(self, slower: Sequence[tuple[float, ...]]) -> Pricer:
         """The same prices, where sends take longer: `slower` times, per device group and level."""
         found = Pricer(self.machine, self.cal)
-        found.known, found.slower = self.known, slower
+        found.known, found.same, found.slower = self.known, self.same, slower
         return found
 
     def prices(self, part: Part, update: bool, times: int = 1) -> Iterator[tuple[Node, Priced, int]]:
@@ -72,10 +73,13 @@ class Pricer:
 
     def price(self, work: Work, update: bool = False) -> Priced:
         """Of a product, vector, collective or copy. In the update all tensors share a few launches: see `fixed`."""
-        key = (update, work)
-        found = self.known.get(key)
+        same = self.same.get((update, id(work)))
+        if same is not None:
+            return same[1]
+        found = self.known.get((update, work))
         if found is None:
-            found = self.known[key] = self._price(work, update)
+            found = self.known[update, work] = self._price(work, update)
+        self.same[update, id(work)] = work, found
         return found
 
     def _price(self, work: Work, update: bool) -> Priced:

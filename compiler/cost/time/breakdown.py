@@ -10,15 +10,16 @@ from compiler.cost.price.kinds import SLOWER, STAGES, Kind, Over
 from compiler.cost.price.pricer import COMM, COMPUTE, COPY, PICOSECONDS, Pricer, picoseconds
 from compiler.cost.time.events import step_events
 from compiler.cost.time.groups import Groups
-from compiler.cost.time.order import Key, Result, Timing
+from compiler.cost.time.order import Key, Plan, Result, Timing
 from compiler.cost.time.slow import Classes
 from compiler.cost.time.step import Played
 from compiler.cost.time.tasks import stretch, totals
 from compiler.cost.time.timeline import Cost, Event, Events, Link, Player, Spent, Timeline
+from compiler.program import FunctionPhase
 
 BUBBLE = "device groups that wait for each other (the bubble of the pipeline)"
 SLOW = "slow devices, and waits for them"
-UPDATE: Key = ("U", 0)
+UPDATE: Key = (FunctionPhase.UPDATE, 0)
 SHOWN = 12
 """Entries of the list of what takes longest."""
 
@@ -84,13 +85,14 @@ def summarise(
 ) -> Timeline:
     """All figures of a step in which devices of a group are alike. `costs`: per class of the program."""
     features, program = groups.features, groups.program
-    ends = [end for (end,) in result.ends]
+    ends = result.ends
     step = max(ends, default=0)
     slowest = ends.index(step) if ends else 0
     added = _sums(groups, pricer, costs, result)
     total = step * len(ends)
     functions = [
-        {key: _Function(part, pricer, key[0] == "U") for key, part in parts.items()} for parts in features.parts
+        {key: _Function(part, pricer, key[0] == FunctionPhase.UPDATE) for key, part in parts.items()}
+        for parts in features.parts
     ]
     top, kinds = _top(groups, pricer, slowest, functions[groups.of_class[slowest]])
     parts = _spent(groups, pricer, functions, added, step)
@@ -99,10 +101,9 @@ def summarise(
     exposed = max((s.exposed for s in added), key=lambda by_axes: sum(by_axes.values()), default={})
     update = max((sum(s.duration for s in found.get(UPDATE, ())) for found in costs), default=0)
     once = [picoseconds(pricer.cal.fixed) * (UPDATE in n) for n in groups.counts]
-    own = [[g] for g in range(groups.number)]
     return Timeline(
         step_seconds=step / PICOSECONDS,
-        events=Events(lambda: step_events(groups.plan, pricer, result, own, once)),
+        events=Events(lambda: step_events(groups.plan, pricer, result, range(groups.number), once)),
         classes=groups.players,
         busy=tuple(s.compute / PICOSECONDS for s in added),
         bubble=max(0.0, 1 - sum(s.work for s in added) / total) if total else 0.0,
@@ -131,7 +132,7 @@ def _sums(
     meets = [0] * groups.number
     for played in groups.plan.steps:
         if played.after >= 0:
-            meets[played.group] += result.over[played.after][0] - result.came[played.after][0]
+            meets[played.cls] += result.over[played.after] - result.came[played.after]
     found = []
     for group, counts in enumerate(groups.counts):
         compute, host = 0, picoseconds(pricer.cal.fixed) * counts.get(UPDATE, 0)
@@ -153,6 +154,7 @@ def _spent(
     """Per device group, to the picosecond. `added`: its `Sums`; step: picoseconds."""
     names = [level.name for level in pricer.machine.levels]
     found = []
+    homes = groups.program.homes
     for group, counts in enumerate(groups.counts):
         kernels = {Kind.PRODUCT: 0, Kind.VECTOR: 0, "update": 0}
         total = added[group]
@@ -163,11 +165,11 @@ def _spent(
             if function is None:
                 continue
             for kind, ps in function.kernels.items():
-                kernels["update" if key[0] == "U" else kind] += n * ps
+                kernels["update" if key[0] == FunctionPhase.UPDATE else kind] += n * ps
             for axes, (stream, *rest) in function.links.items():
                 _add(links, axes, stream, *(n * x for x in rest))
             for post, times in function.posts:
-                to = (key[1] * groups.number + group + post.to) % groups.number
+                to = homes.group(homes.stage(group, key[1]) + post.to)
                 if to != group:
                     ps, level = pricer.post(post.bytes, group, to), pricer.machine.between(group, to)
                     sends[to] = sends.get(to, 0.0) + n * times * post.bytes
@@ -218,34 +220,27 @@ def _traffic(parts: Sequence[Spent]) -> dict[Over, float]:
 # --- devices of which some are slow -----------------------------------------------------------------------------------
 
 
-def varied(groups: Groups, pricer: Pricer, timings: Sequence[Timing], result: Result, classes: Classes) -> Varied:
-    """What a step is for each class of devices. `timings`: of the plan's lines."""
-    count = len(classes.first)
-    busy, inside, update, ends = [0] * count, [0] * count, [0] * count, [0] * count
-    left = [[0] * len(of) for of in classes.of]  # when each group went on from what it did before
-    sent = iter(result.sent)
-    blocking = pricer.cal.blocking_sends > 0
-    for step, starts, stops in zip(groups.plan.steps, result.starts, result.stops):
-        of, line = timings[step.line], groups.plan.lines[step.line]
-        over = left[step.group]
-        if step.after >= 0:
-            over = [result.over[step.after][p] for p in classes.peers(step.group, line.met)]
-        for i, colour in enumerate(classes.of[step.group]):
-            busy[colour] += of.busy[i]
-            inside[colour] += over[i] - left[step.group][i] + stops[i] - starts[i]
-            update[colour] += stops[i] - starts[i] if line.key[0] == "U" else 0
-        left[step.group] = stops
-        for _ in step.posts:
-            gone = next(sent)[2]
-            if blocking:
-                left[step.group] = list(map(max, left[step.group], gone))
+def varied(
+    groups: Groups, pricer: Pricer, plan: Plan, timings: Sequence[Timing], result: Result, classes: Classes
+) -> Varied:
+    """What a step is for each class of devices. plan: of the classes, whose lines have these timings."""
+    names = [colour for of in classes.of for colour in of]
+    busy, inside, update = [0] * plan.classes, [0] * plan.classes, [0] * plan.classes
+    left = [0] * plan.classes  # when each went on from what it did before
+    sent, blocking = iter(result.gone), pricer.cal.blocking_sends > 0
+    for step, start, stop in zip(plan.steps, result.starts, result.stops):
+        over = result.over[step.after] if step.after >= 0 else left[step.cls]
+        busy[step.cls] += timings[step.line].busy
+        inside[step.cls] += over - left[step.cls] + stop - start
+        update[step.cls] += stop - start if plan.lines[step.line].key[0] == FunctionPhase.UPDATE else 0
+        gone = [next(sent) for _ in step.posts]
+        left[step.cls] = max([stop, *gone]) if blocking else stop
     fixed = picoseconds(pricer.cal.fixed)
-    once = [fixed if UPDATE in groups.parts(g) else 0 for g in range(groups.number)]
-    for g, of_group in enumerate(classes.of):
-        for i, colour in enumerate(of_group):
-            ends[colour] = result.ends[g][i]
-            inside[colour] += once[g]
-    events = Events(lambda: step_events(groups.plan, pricer, result, classes.of, once, classes))
+    once = [fixed if UPDATE in groups.parts(g) else 0 for g, of in enumerate(classes.of) for _ in of]
+    events = Events(lambda: step_events(plan, pricer, result, names, once))
+    at_colour = sorted(range(plan.classes), key=lambda i: names[i])
+    inside = [t + more for t, more in zip(inside, once)]
+    ends, busy, inside, update = ([of[i] for i in at_colour] for of in (result.ends, busy, inside, update))
     return Varied(ends, busy, inside, update, events)
 
 
@@ -257,7 +252,9 @@ def with_slow_devices(
     slowest = played.ends.index(step)
     group = classes[slowest].group
     alike = round(nominal.busy[group] * PICOSECONDS)
-    functions = {key: _Function(part, pricer, key[0] == "U") for key, part in groups.parts(group).items()}
+    functions = {
+        key: _Function(part, pricer, key[0] == FunctionPhase.UPDATE) for key, part in groups.parts(group).items()
+    }
     top, kinds = _top(groups, pricer, group, functions, played.busy[slowest] / alike if alike else 1.0)
     seconds = step / PICOSECONDS
     inside = sum(c.count * ps for c, ps in zip(classes, played.inside))
@@ -320,7 +317,7 @@ def _top(
     kinds: dict[str, float] = {}
     for key, runs in groups.counts[group].items():
         for node, priced, times in functions[key].lines if key in functions else ():
-            work, update, n = node.work, key[0] == "U", runs * times
+            work, update, n = node.work, key[0] == FunctionPhase.UPDATE, runs * times
             kind, taken = priced.kind, n * priced.ps / PICOSECONDS
             time = taken * (factor if priced.stream == COMPUTE else 1.0)
             if priced.stream == COMPUTE:

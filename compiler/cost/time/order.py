@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from compiler.cost.kernels.work import Meet, Part
+from compiler.cost.time.slow import Classes
 from compiler.cost.time.tasks import Cut, cuts
+from compiler.homes import Homes
 from compiler.schedules import Action
 
 Key = tuple[str, int]
@@ -25,28 +27,29 @@ Row = tuple[tuple[int, int], ...]
 """Pairs (class, picoseconds): something happens at the maximum of the class's beginning plus that."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Of a segment, per class of the group: when it ends, when each of its messages is ready, and how long it works."""
+class Timing(NamedTuple):
+    """Of a segment on the devices of a class: when it ends, when its messages are ready, and how long it works."""
 
-    ends: tuple[Row, ...]
-    posts: tuple[tuple[Row, ...], ...]
-    busy: tuple[int, ...]
+    end: Row
+    posts: tuple[Row, ...]
+    busy: int
 
 
 class Step(NamedTuple):
-    """A segment of an action of a device group.
+    """A segment of an action on the devices of a class: a whole group's (`Plan.of_classes` splits them).
 
     line: index among the plan's; waits: messages; posts: (message, index among the plan's `routes`); after, meet: the
-    all-reduce between groups that must be over before it starts, and that it comes to at its end, or -1.
+    all-reduce between groups that must be over before it starts, and that it comes to at its end, or -1; others: how
+    many classes of the group begin it after this one.
     """
 
-    group: int
+    cls: int
     line: int
     waits: tuple[int, ...]
     posts: tuple[tuple[int, int], ...]
     after: int
     meet: int
+    others: int
     action: Action
 
 
@@ -85,36 +88,63 @@ class Route(NamedTuple):
 
 @dataclass(slots=True)
 class Plan:
-    """steps in order; meets: of each all-reduce between groups, in the order in which the first comes to them."""
+    """steps in order; meets: of each all-reduce between groups, in the order in which the first comes to them; classes:
+    of devices, each a group as long as all of its devices are alike."""
 
     groups: int
+    classes: int
     steps: list[Step] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
     routes: list[Route] = field(default_factory=list)
     meets: list[Meet] = field(default_factory=list)
     messages: int = 0
 
+    def of_classes(self, classes: Classes) -> Plan:
+        """The same for each class of devices by itself. A line, message or all-reduce is that of a class of its group
+        (of messages the sender's, of all-reduces the first): its number ends with that class's place in the group."""
+        width = max(map(len, classes.of))
+        number = {c: i for i, c in enumerate(c for of in classes.of for c in of)}
+        found = Plan(self.groups, len(number), routes=self.routes, messages=width * self.messages)
+        found.lines = [line for line in self.lines for _ in range(width)]
+        found.meets = [meet for meet in self.meets for _ in range(width)]
+        for step in self.steps:
+            g, line = step.cls, self.lines[step.line]
+            mine = classes.of[g]
+            sources = [classes.peers(g, source) for source in line.sources]
+            met = classes.peers(g, line.met) if line.met >= 0 else ()
+            meets = classes.peers(g, min(line.cut.meet.groups)) if line.cut.meet is not None else ()
+            for c, colour in enumerate(mine):
+                waits = tuple([m * width + of[c] for m, of in zip(step.waits, sources)])
+                posts = tuple([(m * width + c, route) for m, route in step.posts])
+                after = step.after * width + met[c] if step.after >= 0 else -1
+                meet = step.meet * width + meets[c] if step.meet >= 0 else -1
+                others, at = len(mine) - 1 - c, step.line * width + c
+                found.steps.append(Step(number[colour], at, waits, posts, after, meet, others, step.action))
+        return found
+
 
 @dataclass(slots=True)
 class Result:
-    """Picoseconds. ends: of the classes of each group; starts, stops: of the steps, by class; sent: (route, starts,
-    ends) of the messages in the order of the steps; came, over: when the last one comes to each all-reduce between
-    groups, and when it is over, by class of its first group."""
+    """Picoseconds. ends: of the classes; starts, stops: of the steps; left, gone: when the messages begin and end, in
+    the order of the steps; came, over: when the last one comes to each all-reduce between groups, and when it is over.
+    """
 
-    ends: list[list[int]]
-    starts: list[list[int]]
-    stops: list[list[int]]
-    sent: list[tuple[int, list[int], list[int]]]
-    came: list[list[int]]
-    over: list[list[int]]
+    ends: list[int]
+    starts: list[int]
+    stops: list[int]
+    left: list[int]
+    gone: list[int]
+    came: list[int]
+    over: list[int]
 
 
 def plan(
-    actions: Sequence[Sequence[Action]], classes: Sequence[int], parts: Sequence[Mapping[Key, Part]], groups: int
+    actions: Sequence[Sequence[Action]], classes: Sequence[int], parts: Sequence[Mapping[Key, Part]], homes: Homes
 ) -> Plan:
     """`parts[class][function]`: work, of which only what it waits for and sends counts. Raises ValueError if groups
     hang."""
-    found = Plan(groups)
+    groups = len(actions)
+    found = Plan(groups, groups)
     stride = 1 + max((a.mb for mine in actions for a in mine), default=0)  # a message: its lane and micro-batch
     lanes: dict[tuple[str, int, int], int] = {}
     shapes: dict[tuple[int, Key], tuple[Cut, ...]] = {}
@@ -122,15 +152,15 @@ def plan(
     coming: list[int] = []
 
     def line(group: int, key: Key, index: int, cut: Cut, met: int) -> int:
-        stage = key[1] * groups + group
+        stage = homes.stage(group, key[1]) if cut.waits or cut.posts else group
         waits = tuple(stride * lanes.setdefault((w.name, stage + w.source, stage), len(lanes)) for w in cut.waits)
         posts = []
         for post, _ in cut.posts:
             lane = lanes.setdefault((post.name, stage, stage + post.to), len(lanes))
             posts.append((stride * lane, len(found.routes)))
-            to = (stage + post.to) % groups
+            to = homes.group(stage + post.to)
             found.routes.append(Route(len(found.lines), post.bytes, group, to, f"{post.name} to group {to}"))
-        sources = tuple((stage + w.source) % groups for w in cut.waits)
+        sources = tuple(homes.group(stage + w.source) for w in cut.waits)
         found.lines.append(Line(group, key, index, cut, waits, sources, tuple(posts), met))
         return len(found.lines) - 1
 
@@ -181,7 +211,7 @@ def plan(
                 coming[meet] -= 1
                 if not coming[meet]:
                     ready += waiting.pop(-1 - meet, ())
-            found.steps.append(Step(g, number, incoming, outgoing, before, meet, action))
+            found.steps.append(Step(g, number, incoming, outgoing, before, meet, 0, action))
             before = meet
             i += 1
         at[g], after[g] = i, before
@@ -191,64 +221,50 @@ def plan(
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Peers:
-    """Per class of a line's group, the indices of the classes with its coordinates: among those that each of its
-    messages comes from, of the first group of the all-reduce before it, and of that at its end."""
-
-    sources: tuple[tuple[int, ...], ...]
-    met: tuple[int, ...]
-    meets: tuple[int, ...]
-
-
-ALONE = (0,)
-
-
 def evaluate(
-    found: Plan,
-    timings: Sequence[Timing],
-    posts: Sequence[int],
-    meets: Sequence[int],
-    blocking: bool,
-    peers: Sequence[Peers] | None = None,
-    counts: Sequence[int] | None = None,
+    found: Plan, timings: Sequence[Timing], posts: Sequence[int], meets: Sequence[int], blocking: bool
 ) -> Result:
     """One pass. timings: of lines; posts: of routes, how long each takes; meets: how long each all-reduce between
-    groups takes; peers: of lines, and counts: classes of each group, if not all devices of a group are alike."""
-    sizes = counts or [1] * found.groups
-    now, link = [[0] * n for n in sizes], [[0] * n for n in sizes]
-    nothing: list[int] = []
-    arrived = [nothing] * found.messages
-    came = [[0] * sizes[min(meet.groups)] for meet in found.meets]
-    starts: list[list[int]] = []
-    stops: list[list[int]] = []
-    sent: list[tuple[int, list[int], list[int]]] = []
-    for group, line, waits, outgoing, after, meet, _ in found.steps:
-        timing, with_ = timings[line], peers[line] if peers is not None else None
-        begin = now[group]
-        if after >= 0:
-            lasts, times = meets[after], came[after]
-            begin = [times[p] + lasts for p in (with_.met if with_ else ALONE)]
-        for at, message in enumerate(waits):
-            times = arrived[message]
-            of = with_.sources[at] if with_ else ALONE
-            begin = [t if t > times[p] else times[p] for t, p in zip(begin, of)]
-        stop = [max([begin[o] + ps for o, ps in row]) for row in timing.ends]
-        starts.append(begin)
-        stops.append(stop)
-        for (message, route), rows in zip(outgoing, timing.posts):
-            ready = [max([begin[o] + ps for o, ps in row]) for row in rows]
-            left = [t if t > free else free for t, free in zip(ready, link[group])]
-            takes = posts[route]
-            link[group] = arrived[message] = gone = [t + takes for t in left]
-            sent.append((route, left, gone))
-            if blocking:
-                stop = [a if a > b else b for a, b in zip(stop, gone)]
-        if meet >= 0:
-            times = came[meet]
-            for p, t in zip(with_.meets if with_ else ALONE, stop):
-                if t > times[p]:
-                    times[p] = t
-        now[group] = stop
-    over = [[t + lasts for t in times] for times, lasts in zip(came, meets)]
-    return Result(now, starts, stops, sent, came, over)
+    groups takes; blocking: a device goes on when what it sends has gone."""
+    now, link = [0] * found.classes, [0] * found.classes
+    arrived = [0] * found.messages
+    came = [0] * len(meets)
+    starts: list[int] = []
+    stops: list[int] = []
+    left: list[int] = []
+    gone: list[int] = []
+    steps, first = found.steps, 0
+    for at, (cls, line, waits, outgoing, after, meet, others, _) in enumerate(steps):
+        start = now[cls] if after < 0 else came[after] + meets[after]
+        for message in waits:
+            if arrived[message] > start:
+                start = arrived[message]
+        starts.append(start)
+        if others:
+            continue
+        for mine in range(first, at + 1):  # the classes of a group end together what they have begun
+            if first < at:
+                cls, line, _, outgoing, _, meet, _, _ = steps[mine]
+            row, ready, _ = timings[line]
+            end = 0
+            for o, ps in row:
+                then = starts[first + o] + ps
+                if then > end:
+                    end = then
+            stops.append(end)
+            for (message, route), row in zip(outgoing, ready) if outgoing else ():
+                begin = link[cls]
+                for o, ps in row:
+                    then = starts[first + o] + ps
+                    if then > begin:
+                        begin = then
+                left.append(begin)
+                link[cls] = arrived[message] = begin = begin + posts[route]
+                gone.append(begin)
+                if blocking and begin > end:
+                    end = begin
+            if meet >= 0 and end > came[meet]:
+                came[meet] = end
+            now[cls] = end
+        first = at + 1
+    return Result(now, starts, stops, left, gone, came, [c + d for c, d in zip(came, meets)])

@@ -6,7 +6,7 @@ kernels (once per program)  ─▶  prices (machine and calibration)  ─▶  ta
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -19,20 +19,20 @@ from compiler.cost.price.machine import machine
 from compiler.cost.price.pricer import COMM, COMPUTE, PICOSECONDS, Pricer, picoseconds
 from compiler.cost.time.breakdown import Varied, summarise, varied, with_slow_devices
 from compiler.cost.time.groups import Groups
-from compiler.cost.time.order import Key, Line, Peers, Result, Timing, evaluate
+from compiler.cost.time.order import Key, Plan, Result, Timing, evaluate
 from compiler.cost.time.slow import NOMINAL, Classes, Variation, colours
 from compiler.cost.time.step import Played, Recording, Together, play, step
 from compiler.cost.time.tasks import Segment, longest, tasks
 from compiler.cost.time.timeline import Pieces, Player, Timeline
 from compiler.model import Cluster, Model
 from compiler.numbering import joined
-from compiler.program import Program
+from compiler.program import FunctionPhase, Program
 from dsl.diagnostics import fail
 
 if TYPE_CHECKING:
     from compiler.driver import Compiled
 
-UPDATE: Key = ("U", 0)
+UPDATE: Key = (FunctionPhase.UPDATE, 0)
 
 UNROLLED = 400
 """Pieces of a loop that are shown one by one, at most; the iterations beyond are one piece per stream."""
@@ -86,7 +86,14 @@ class Simulation:
         alone = Pricer(found, cal)
         if groups.number == 1:
             return alone
-        return alone.shared([slower_sends(groups.parts(g), n, alone) for g, n in enumerate(groups.counts)])
+        known: dict[object, tuple[float, ...]] = {}
+        slower = []
+        for g, counts in enumerate(groups.counts):
+            alike = (groups.of_class[g], tuple(counts.items()))
+            if alike not in known:
+                known[alike] = slower_sends(groups.parts(g), counts, alone)
+            slower.append(known[alike])
+        return alone.shared(slower)
 
     def run(self, calibration: Calibration | None = None, variation: Variation | None = None) -> Timeline:
         """The timeline of a step."""
@@ -103,7 +110,7 @@ class Simulation:
             return self.run(calibration, variation).step_seconds
         pricer = self.pricer(calibration, variation or NOMINAL)
         ends = self._evaluate(pricer, self.costs(pricer)).ends
-        return max(map(max, ends), default=0) / PICOSECONDS
+        return max(ends, default=0) / PICOSECONDS
 
     def record(self, unrolled: int = UNROLLED, variation: Variation | None = None) -> Pieces:
         """What lies in each function's segments, of devices that are alike; as long as `Played.duration`, to the
@@ -130,7 +137,7 @@ class Simulation:
         hides."""
         found = []
         for parts in self.features.parts:
-            mine = {key: tasks(part, pricer) for key, part in parts.items() if key[0] != "U"}
+            mine = {key: tasks(part, pricer) for key, part in parts.items() if key[0] != FunctionPhase.UPDATE}
             if UPDATE in parts:
                 mine[UPDATE] = tasks(parts[UPDATE], pricer, True, relief(pricer, mine))
             found.append(mine)
@@ -144,24 +151,18 @@ class Simulation:
         for line in of.lines:
             played = costs[self.groups.of_class[line.group]][line.key][line.at]
             if id(played) not in known:
-                posts = tuple((((0, at),),) for at in played.ready)
-                known[id(played)] = Timing((((0, played.duration),),), posts, (played.compute,))
+                posts = tuple([((0, at),) for at in played.ready])
+                known[id(played)] = Timing(((0, played.duration),), posts, played.compute)
             timings.append(known[id(played)])
-        return self._pass(pricer, timings)
+        return self._pass(pricer, of, timings, range(of.groups))
 
-    def _pass(self, pricer: Pricer, timings: Sequence[Timing], classes: Classes | None = None) -> Result:
-        """One pass over the plan, and what a step costs once."""
-        of = self.groups.plan
+    def _pass(self, pricer: Pricer, of: Plan, timings: Sequence[Timing], groups: Iterable[int]) -> Result:
+        """One pass over a plan, and what a step costs once. groups: of the plan's classes."""
         posts = [pricer.post(r.bytes, r.group, r.to) for r in of.routes]
         meets = [pricer.meet(meet) for meet in of.meets]
-        peers, sizes = None, None
-        if classes is not None:
-            peers, sizes = [_peers(classes, line) for line in of.lines], [len(found) for found in classes.of]
-        result = evaluate(of, timings, posts, meets, pricer.cal.blocking_sends > 0, peers, sizes)
+        result = evaluate(of, timings, posts, meets, pricer.cal.blocking_sends > 0)
         fixed = picoseconds(pricer.cal.fixed)
-        result.ends = [
-            [t + fixed * n.get(UPDATE, 0) for t in found] for found, n in zip(result.ends, self.groups.counts)
-        ]
+        result.ends = [t + fixed * self.groups.counts[g].get(UPDATE, 0) for t, g in zip(result.ends, groups)]
         return result
 
     # --- devices that are not alike ------------------------------------------------------------------------------
@@ -176,16 +177,18 @@ class Simulation:
         factors = [tuple(devices.get(classes.first[c], 1.0) for c in found) for found in classes.of]
         along = [{axes: classes.along(g, axes) for axes in groups.axes} for g in range(groups.number)]
         functions = self._tasks(pricer)
-        known: dict[object, Timing] = {}
-        timings = []
+        plan = groups.plan.of_classes(classes)
+        known: dict[object, list[Timing]] = {}
+        timings: list[Timing] = []
         for line in groups.plan.lines:
             g, c = line.group, groups.of_class[line.group]
             alike = (c, line.key, line.at, factors[g], tuple(along[g].values()))
             if alike not in known:
                 known[alike] = _timing(functions[c][line.key][line.at], pricer.streams, factors[g], along[g])
-            timings.append(known[alike])
-        result = self._pass(pricer, timings, classes)
-        return varied(groups, pricer, timings, result, classes)
+            timings += known[alike]
+            timings += [NEVER] * (len(plan.lines) // len(groups.plan.lines) - len(known[alike]))
+        result = self._pass(pricer, plan, timings, [g for g, of in enumerate(classes.of) for _ in of])
+        return varied(groups, pricer, plan, timings, result, classes)
 
     def _varied(self, nominal: Timeline, pricer: Pricer, devices: Mapping[int, float]) -> Timeline:
         partition = self.partition(devices)
@@ -204,7 +207,12 @@ def relief(pricer: Pricer, functions: Mapping[Key, Sequence[Segment]]) -> int:
     """Picoseconds of reductions of gradients that go beside the last backward pass of each chunk (`hidden`)."""
     if not pricer.cal.hidden:
         return 0
-    last = (segment for key, found in functions.items() if key[0] in ("B", "W") for segment in found)
+    last = (
+        segment
+        for key, found in functions.items()
+        if key[0] in (FunctionPhase.BACKWARD, FunctionPhase.WEIGHTS)
+        for segment in found
+    )
     return round(pricer.cal.hidden * sum(play(segment, pricer.streams).duration for segment in last))
 
 
@@ -221,7 +229,7 @@ def slower_sends(parts: Mapping[Key, Part], counts: Mapping[Key, int], pricer: P
     used = [0] * pricer.streams
     time = 0
     for key, times in counts.items():
-        if key[0] == "U" or key not in parts:
+        if key[0] == FunctionPhase.UPDATE or key not in parts:
             continue
         for _, priced, n in pricer.prices(parts[key], False, times):
             if priced.stream == COMPUTE or priced.blocking:
@@ -231,28 +239,24 @@ def slower_sends(parts: Mapping[Key, Part], counts: Mapping[Key, int], pricer: P
     return tuple(1.0 / (1.0 - min(1.0, u / time) / 2) if time else 1.0 for u in used[COMM:])
 
 
-def _timing(segment: Segment, streams: int, factors: Sequence[float], together: Together) -> Timing:
-    """Plays a segment once for each class: it begins so late that all wait that ever do."""
+NEVER = Timing((), (), 0)
+"""Of a class that a group does not have."""
+
+
+def _timing(segment: Segment, streams: int, factors: Sequence[float], together: Together) -> list[Timing]:
+    """Of each class. Plays a segment once for each class: it begins so late that all wait that ever do."""
     n = len(factors)
     late = 1 + segment.host + round(max(factors) * 2 * longest(segment.tasks))
     ends: list[list[tuple[int, int]]] = [[] for _ in range(n)]
-    posts: list[list[list[tuple[int, int]]]] = [[[] for _ in range(n)] for _ in segment.cut.posts]
-    busy: tuple[int, ...] = ()
+    posts: list[list[list[tuple[int, int]]]] = [[[] for _ in segment.cut.posts] for _ in range(n)]
+    busy = [0] * n
     for origin in range(n):
         begin = [late if c == origin else 0 for c in range(n)]
-        played = step(segment, streams, begin, factors, together)
-        busy = tuple(p.compute for p in played)
-        for c, p in enumerate(played):
+        for c, p in enumerate(step(segment, streams, begin, factors, together)):
+            busy[c] = p.compute
             if p.duration >= late:
                 ends[c].append((origin, p.duration - late))
             for i, at in enumerate(p.ready):
                 if at >= late:
-                    posts[i][c].append((origin, at - late))
-    return Timing(tuple(map(tuple, ends)), tuple(tuple(map(tuple, of)) for of in posts), busy)
-
-
-def _peers(classes: Classes, line: Line) -> Peers:
-    g, meet = line.group, line.cut.meet
-    sources = tuple(classes.peers(g, source) for source in line.sources)
-    met = classes.peers(g, line.met) if line.met >= 0 else ()
-    return Peers(sources, met, classes.peers(g, min(meet.groups)) if meet is not None else ())
+                    posts[c][i].append((origin, at - late))
+    return [Timing(tuple(ends[c]), tuple(map(tuple, posts[c])), busy[c]) for c in range(n)]

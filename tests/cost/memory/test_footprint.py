@@ -11,10 +11,10 @@ import parc
 from benchmarks.published.facts import Row, load
 from benchmarks.published.generate import job
 from compiler.cost.memory.footprint import Footprint, footprint
-from compiler.cost.memory.sizes import logits
 from compiler.cost.memory.systems import Need, Systems
 from compiler.cost.price.calibration import NAMES
 from compiler.driver import Compiled
+from compiler.regions.mark import mark
 from compiler.settings import EFFICIENCIES, FOOTPRINTS
 from dsl.source import Source
 
@@ -76,8 +76,9 @@ def test_a_loss_needs_so_many_bytes_per_logit() -> None:
 def test_what_hangs_on_logits_is_found_by_what_a_loss_is_made_of() -> None:
     """Not by its size: a stage without a loss has none, nor has a loss without a softmax; attention's is another."""
     row = next(r for r in load() if str(r) == "korthikanti_t5-0003")
-    first, *_, last = compiled(row, vpp="1").program.classes
-    assert logits(first) == set() and [d.name for d in next(iter(logits(last)))] == ["b", "s", "v"]
+    program = compiled(row, vpp="1").program
+    (names,) = {v.type.names for v in mark(program).wide}
+    assert names == ("b", "s", "v") and not mark(replace(program, classes=program.classes[:1])).wide
     text = """
         use std.layers (attention, linear, mse)
         use std.optimizers (sgd)
@@ -92,8 +93,7 @@ def test_what_hangs_on_logits_is_found_by_what_a_loss_is_made_of() -> None:
           optimizer sgd(lr = 0.1)
         }
     """
-    (cls,) = parc.compile(Source("mse.par", text)).program.classes
-    assert logits(cls) == set()
+    assert not mark(parc.compile(Source("mse.par", text)).program).wide
 
 
 def parameters(row: Row) -> float:

@@ -1,0 +1,174 @@
+"""Sizes of a body's kernels, once all readers of what they make are known."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from compiler.cost.kernels.drafts import Draft, Lifted, masked_again
+from compiler.cost.kernels.routing import copies
+from compiler.cost.kernels.work import Collective, Part, Product, Vector
+from compiler.cost.kernels.work import Node as Kernel
+from compiler.graph import Graph, Node
+from compiler.ops import comm, effects
+from compiler.regions.region import Region
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """Of a body that is lifted. sunk: names of values that nobody here reads; carries: how many a loop has; itemsize:
+    of the compute type. inside, core: what is found out about values: those that systems' kernels do not write to
+    memory, and those that fused attention does not."""
+
+    body: Graph
+    values: Mapping[str, Lifted]
+    drafts: Sequence[Draft]
+    sunk: Collection[str]
+    carries: int
+    itemsize: int
+    attention: Mapping[Node, Region]
+    inside: set[str]
+    core: set[str]
+
+    def part(self) -> Part:
+        """The work of the body."""
+        readers = self._readers()
+        made = {v.name: instr for instr in self.body.nodes for v in instr.outputs}
+        cores = self._cores()
+        fed = {self.values[v.name].root for at in cores for i in self.drafts[at].instrs for v in i.inputs}
+        order = [at for at in self._order() if self.drafts[at].instrs]
+        place = {at: i for i, at in enumerate(order)}
+        results = self.body.outputs
+        nodes = []
+        for at in order:
+            draft = self.drafts[at]
+            work = draft.work
+            if work is None:
+                work = self._vector(at, draft, readers, at in cores)
+            elif isinstance(work, Product):
+                work = self._product(draft, work, cores, fed)
+            elif isinstance(work, Collective) and work.comm.pattern is comm.Pattern.DIRECT and draft.count == 1:
+                number, places = copies(draft.instrs[0], made, self.body, self.values)
+                work = replace(work, copies=number, places=places)
+            deps = tuple(sorted(place[d] for d in draft.deps))
+            owners = {self.values[results[c].name].owner for c in draft.carries if c < len(results)}
+            nodes.append(Kernel(draft.name, work, deps, tuple(sorted(place[o] for o in owners if o >= 0))))
+        self._note_what_stays_inside(readers, cores, fed)
+        return Part(tuple(nodes))
+
+    def _cores(self) -> dict[int, float]:
+        """Kernels of the inside of attention, and the share of the scores that a mask leaves."""
+        regions, found = self.attention, dict[int, float]()
+        for at, draft in enumerate(self.drafts):
+            mine = [regions[instr].kept for instr in draft.instrs if instr in regions] if draft.work is None else []
+            if mine:
+                found[at] = min(mine)
+        return found
+
+    def _note_what_stays_inside(
+        self, readers: Mapping[str, set[int]], cores: Mapping[int, float], fed: Collection[str]
+    ) -> None:
+        """Values that systems' kernels do not write to memory: all readers are in the same one, or attention is one.
+
+        fed: values that the inside of attention reads.
+        Nor what is kept of a kernel's inside for its derivative: theirs begin again from its input (from the result, if
+        it is a softmax). Where that is not kept itself, the largest inner value stands for it.
+        """
+        all_of: dict[str, set[int]] = {}  # readers of views are those of what they show
+        for name, value in self.values.items():
+            all_of.setdefault(value.root, set()).update(readers.get(name, ()))
+        carried = {v.name for v in self.body.outputs[: self.carries]}
+        for at, draft in enumerate(self.drafts):
+            made = [v.name for instr in draft.instrs for v in instr.outputs]
+            if at in cores or (isinstance(draft.work, Product) and draft.instrs[0].outputs[0].name in fed):
+                self.core.update(made)
+            if draft.work is not None:
+                continue
+            self.inside.update(n for n in made if not all_of.get(n, set()) - {at})
+            kept = [n for n in made if -2 in all_of.get(n, ()) and not all_of[n] - {at, -2} and n not in carried]
+            kept.sort(key=lambda n: -self.values[n].type.elements)
+            if kept and (at in cores or not self._input_is_kept(draft, kept[0], made, all_of)):
+                kept = kept[1:]
+            self.inside.update(kept)
+
+    def _input_is_kept(self, draft: Draft, like: str, made: list[str], readers: Mapping[str, set[int]]) -> bool:
+        roots = {self.values[v.name].root for instr in draft.instrs for v in instr.inputs} - set(made)
+        large = self.values[like].type.elements
+        return any(-2 in readers.get(r, ()) and self.values[r].type.elements >= large for r in roots)
+
+    def _order(self) -> list[int]:
+        """Indices such that all come after what they wait for, otherwise as they stand."""
+        order: list[int] = []
+        seen: set[int] = set()
+        for start in range(len(self.drafts)):
+            stack = [start]
+            while stack:
+                at = stack[-1]
+                missing = [d for d in self.drafts[at].deps if d not in seen] if at not in seen else []
+                if missing:
+                    assert len(stack) <= len(self.drafts) ** 2, "kernels wait for each other"
+                    stack += sorted(missing, reverse=True)
+                    continue
+                stack.pop()
+                if at not in seen:
+                    seen.add(at)
+                    order.append(at)
+        return order
+
+    def _readers(self) -> dict[str, set[int]]:
+        """Nodes that read each value, by root; -2: it outlives the body."""
+        readers: dict[str, set[int]] = {}
+        for at, draft in enumerate(self.drafts):
+            for instr in draft.instrs:
+                for v in instr.inputs:
+                    readers.setdefault(self.values[v.name].root, set()).add(at)
+        for instr in self.body.nodes:
+            if isinstance(instr.op, (effects.Save, effects.Accumulate, effects.Write)):
+                readers.setdefault(self.values[instr.inputs[0].name].root, set()).add(-2)
+        for v in self.body.outputs:
+            readers.setdefault(self.values[v.name].root, set()).add(-2)
+        return readers
+
+    def _size(self, name: str) -> int:
+        """Bytes that reading or writing it moves. Between kernels activations go in the compute type, as in the systems
+        that this stands for; what the program keeps in f32 there (softmax, norms) stays inside kernels."""
+        value = self.values[name]
+        root = self.values.get(value.root, value)
+        return min(value.bytes, root.bytes, value.elements * self.itemsize)
+
+    def _vector(self, at: int, draft: Draft, readers: Mapping[str, set[int]], core: bool) -> Vector:
+        made = {v.name for i in draft.instrs for v in i.outputs}
+        read: dict[str, int] = {}
+        loose = written = flops = 0
+        again = masked_again(draft.instrs, self.values)
+        for instr in draft.instrs:
+            if instr in again:
+                continue
+            for v in instr.inputs:
+                root = self.values[v.name].root
+                loose += self._size(v.name)
+                if root not in made:
+                    read[root] = max(read.get(root, 0), self._size(v.name))
+            for var in instr.outputs:
+                value = self.values[var.name]
+                loose += self._size(var.name)
+                flops += value.elements
+                if readers.get(var.name, set()) - {at}:
+                    written += self._size(var.name)
+        first = draft.instrs[0]
+        dtype = self.values[first.outputs[0].name].type.dtype
+        ops = len(draft.instrs) - len(again)
+        return Vector(sum(read.values()) + written, loose, ops, flops, dtype, core)
+
+    def _product(self, draft: Draft, work: Product, cores: Mapping[int, float], fed: Collection[str]) -> Product:
+        (instr,) = draft.instrs
+        operands, out = [v.name for v in instr.inputs], instr.outputs[0].name
+        total = sum(self._size(n) for n in (*operands, out))
+        inside = [n for n in operands if self.values[n].owner in cores]
+        if out in fed:
+            inside.append(out)
+        kept = min(cores.values(), default=1.0) if inside else 1.0
+        moved = total - sum(self._size(n) for n in inside)
+        weights = any(self.values[n].taint == "weights" for n in operands) or out in self.sunk
+        groups = work.batch if weights else 1
+        return Product(work.m, work.n, work.k, work.batch, work.dtype, total, bool(inside), moved, kept, groups)

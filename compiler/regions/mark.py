@@ -1,0 +1,76 @@
+"""The pass that finds a program's regions, once; price and memory read its marks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from compiler.graph import Graph, Node, Value
+from compiler.ops.base import Movement
+from compiler.ops.effects import Accumulate, Read
+from compiler.ops.elementwise import Cast
+from compiler.ops.repeat import Repeat
+from compiler.origin import Role
+from compiler.program import DeviceClass, FunctionPhase, Program
+from compiler.regions.attention import attention
+from compiler.regions.loss import backward, loss
+from compiler.regions.region import Region
+from compiler.regions.sunk import is_grouped, sunk_values
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Regions:
+    """Of a program: `attention`: of each node inside of one; `losses`: those of the loss; `wide`: the values of those
+    that are as large as what the softmax is taken of."""
+
+    attention: Mapping[Node, Region]
+    losses: tuple[Region, ...]
+    wide: frozenset[Value]
+
+
+def mark(program: Program) -> Regions:
+    """Linear in the length of the program's text."""
+    inside: dict[Node, Region] = {}
+    losses: list[Region] = []
+    for cls in program.classes:
+        weights = {s.name for s in cls.states if s.role is Role.WEIGHT}
+        for function in cls.functions:
+            if function.phase is not FunctionPhase.UPDATE:
+                _attentions(function.body, weights, (), set(), inside)
+        losses += _losses(cls)
+    return Regions(inside, tuple(losses), frozenset(v for region in losses for v in region.wide))
+
+
+def _attentions(
+    body: Graph, states: Collection[str], given: Collection[Value], results: set[int], found: dict[Node, Region]
+) -> None:
+    """Of a body and its loops. states: those that are weights; given: its inputs that are; results: indices of those
+    that are only added to gradients."""
+    weights = set(given)
+    gradients = sunk_values(body, results)
+    for node in body.nodes:
+        op = node.op
+        if isinstance(op, Repeat):
+            inner = [p for v, p in zip(node.inputs, op.body.inputs) if v in weights]
+            sunk = {i for i, v in enumerate(node.outputs) if i >= op.carries and v.name in gradients}
+            _attentions(op.body, states, inner, sunk, found)
+        elif isinstance(op, Read):
+            weights.update(node.outputs if op.name in states else ())
+        elif (isinstance(op, Cast) or op.movement is not Movement.NO or is_grouped(op)) and node.inputs[0] in weights:
+            weights.update(node.outputs)
+    for region in attention(body, weights, gradients):
+        found.update(dict.fromkeys(region.nodes, region))
+
+
+def _losses(cls: DeviceClass) -> list[Region]:
+    """Of the passes forward that add to the loss, and of those backward."""
+    states = {s.name for s in cls.states if s.role is Role.LOSS}
+    found: list[Region] = []
+    for f in cls.functions:
+        ends = [n.inputs[0] for n in f.body.nodes if isinstance(n.op, Accumulate) and n.op.name in states]
+        region = loss(f.body, ends) if ends else None
+        if region is not None:
+            found.append(region)
+            others = [g for g in cls.functions if g.chunk == f.chunk and g.phase.before is not None]
+            found += [backward(g.body, f.body, region) for g in others]
+    return found

@@ -1,0 +1,34 @@
+"""Values that nobody here reads: they are only added to gradients, or written."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TypeGuard
+
+from compiler.graph import Graph
+from compiler.ops import comm, effects
+from compiler.ops.base import Movement, Op
+from compiler.ops.elementwise import Cast
+
+
+def is_grouped(op: Op) -> TypeGuard[comm.Comm]:
+    """Whether all devices of a group take part in a message, not neighbours only."""
+    return isinstance(op, comm.Comm) and op.pattern in (comm.Pattern.RING, comm.Pattern.DIRECT)
+
+
+def sunk_values(body: Graph, results: set[int], into: Collection[str] | None = None) -> set[str]:
+    """Values that are only accumulated or written (if `into` is stated, into those accumulators), directly or through
+    casts and collectives; so are these results."""
+    other = {v.name for i, v in enumerate(body.outputs) if i not in results}
+    sunk = {v.name for i, v in enumerate(body.outputs) if i in results} - other
+    for instr in reversed(body.nodes):
+        op, outs = instr.op, [v.name for v in instr.outputs]
+        if isinstance(op, (effects.Accumulate, effects.Write)):
+            fine = into is None or op.name in into
+        elif isinstance(op, Cast) or op.movement is not Movement.NO or is_grouped(op):
+            fine = all(o in sunk and o not in other for o in outs)
+        else:
+            fine = False
+        for v in instr.inputs:
+            (sunk if fine else other).add(v.name)
+    return sunk - other

@@ -1,0 +1,68 @@
+"""Memories: a value is read only in the memory where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from compiler.graph import Graph, Node, Value
+from compiler.memory.tiers import FIRST
+from compiler.ops.effects import Accumulate, Load, Read, Save, Write
+from compiler.ops.move import Move
+from compiler.ops.repeat import Repeat
+from compiler.program import DeviceClass, Program
+from compiler.text.locations import Site
+from compiler.verify.report import Report, head
+
+
+def check_memories(program: Program, report: Report) -> None:
+    """All functions of all classes, whose values and buffers are known to be well-defined."""
+    for c, cls in enumerate(program.classes):
+        checker = _Checker(cls, report)
+        for i, function in enumerate(cls.functions):
+            checker.body(function.body, Site(c, "fn", i))
+
+
+class _Checker:
+    def __init__(self, cls: DeviceClass, report: Report) -> None:
+        self.report = report
+        self.buffers: Mapping[str, str] = {s.name: s.memory for s in cls.states}
+
+    def body(self, body: Graph, site: Site) -> None:
+        known = {v.name: v for v in body.inputs}
+        for i, instr in enumerate(body.nodes):
+            known.update((v.name, v) for v in instr.outputs)
+            self.instr(instr, [known[v.name] for v in instr.inputs], site.inner(i))
+
+    def instr(self, instr: Node, ins: Sequence[Value], site: Site) -> None:
+        match instr.op:
+            case Repeat() as op:
+                self.loop(op, instr, ins, site)
+            case Move(source, target):
+                if source == target:
+                    self.report.error("E0619", site, f"{head(instr)}: from {source} to {target} is no move")
+                self.lie(instr, ins, source, "is moved from", site)
+                self.lie(instr, instr.outputs, target, "is moved to", site)
+            case Read(name) | Write(name) | Accumulate(name) | Save(name) | Load(name):
+                self.lie(instr, (*ins, *instr.outputs), self.buffers[name], f"goes with {name}, which lies in", site)
+            case _:
+                self.lie(instr, ins, FIRST, "is read in", site)
+                self.lie(instr, instr.outputs, FIRST, "is made in", site)
+
+    def loop(self, op: Repeat, instr: Node, ins: Sequence[Value], site: Site) -> None:
+        """A loop moves nothing: parameters lie where operands do, results and stacks where values of the body do."""
+        self.body(op.body, site)
+        for given, param in zip(ins, op.body.inputs, strict=True):
+            self.lie(instr, (param,), given.memory, f"is given %{given.name}, which lies in", site)
+        inner = {v.name: v for v in (*op.body.inputs, *(v for n in op.body.nodes for v in n.outputs))}
+        made = [inner[v.name] for v in op.body.outputs]
+        for result, out in zip(made, instr.outputs, strict=True):
+            self.lie(instr, (out,), result.memory, f"is %{result.name}, which lies in", site)
+        for result, param in zip(made[: op.carries], op.body.inputs, strict=False):
+            self.lie(instr, (param,), result.memory, f"leaves an iteration as %{result.name}, which lies in", site)
+
+    def lie(self, instr: Node, values: Sequence[Value], memory: str, why: str, site: Site) -> None:
+        for v in values:
+            if v.memory != memory:
+                help = f"`move` it from {v.memory} to {memory} before" if v not in instr.outputs else None
+                message = f"{head(instr)}: %{v.name} {why} {memory}, but it is said to lie in {v.memory}"
+                self.report.error("E0619", site, message, help)
