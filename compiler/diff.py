@@ -16,7 +16,7 @@ from compiler.memory.tiers import FIRST
 from compiler.origin import Role
 from compiler.program import DeviceClass, For, FunctionPhase, Program, Run, StateDecl
 from compiler.text.attrs import runs, show_run
-from compiler.text.printer import show_schedule, show_type
+from compiler.text.printer import show_homes, show_schedule, show_type
 from compiler.traffic import Collective, collectives
 
 T = TypeVar("T")
@@ -85,7 +85,7 @@ def in_flight(cls: DeviceClass, group: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Difference:
     """`what` was `before` and is `after`; None where there is nothing."""
 
     what: str
@@ -97,11 +97,11 @@ class Change:
 class ProgramDiff:
     """What differs, by kind; for collectives and buffers of the device that sends or holds most."""
 
-    frame: tuple[Change, ...]
-    layouts: tuple[Change, ...]
-    calls: tuple[Change, ...]
-    bytes: tuple[Change, ...]
-    buffers: tuple[Change, ...]
+    frame: tuple[Difference, ...]
+    layouts: tuple[Difference, ...]
+    calls: tuple[Difference, ...]
+    bytes: tuple[Difference, ...]
+    buffers: tuple[Difference, ...]
 
     def __bool__(self) -> bool:
         return any((self.frame, self.layouts, self.calls, self.bytes, self.buffers))
@@ -126,7 +126,7 @@ class ProgramDiff:
         return "\n".join(lines) if lines else "no differences"
 
 
-def _lines(c: Change, shown: Callable[[Any], str]) -> list[str]:
+def _lines(c: Difference, shown: Callable[[Any], str]) -> list[str]:
     before, after = (None if x is None else shown(x) for x in (c.before, c.after))
     if "\n" in f"{before}{after}":
         rows = [(sign, line) for sign, text in (("-", before), ("+", after)) for line in (text or "").splitlines()]
@@ -160,10 +160,10 @@ def diff(a: Program, b: Program) -> ProgramDiff:
     )
 
 
-def _changes(before: Mapping[str, T], after: Mapping[str, T]) -> tuple[Change, ...]:
+def _changes(before: Mapping[str, T], after: Mapping[str, T]) -> tuple[Difference, ...]:
     keys = dict.fromkeys((*before, *after))
     return tuple(
-        Change(k, before.get(k), after.get(k))  # type: ignore[arg-type]
+        Difference(k, before.get(k), after.get(k))  # type: ignore[arg-type]
         for k in keys
         if before.get(k) != after.get(k)
     )
@@ -171,7 +171,7 @@ def _changes(before: Mapping[str, T], after: Mapping[str, T]) -> tuple[Change, .
 
 def _frame(program: Program) -> dict[str, str]:
     axes = {f"axis {a.name}": f"{a.size}" + ("" if a.kind == "mesh" else f" {a.kind}") for a in program.axes}
-    frame = {**axes, "stages": str(program.stages)}
+    frame = {**axes, "stages": show_homes(program)}
     for cls in program.classes:
         frame[f"schedule of stage {_groups(cls.groups)}"] = show_schedule(cls.schedule)
     return frame

@@ -17,7 +17,7 @@ OURS = ("dsl", "compiler", "runtime", "parc")
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class MissingPackage:
     """A package that is needed and is not as it must be: `what` is wrong, and the `command` that mends it."""
 
     what: str
@@ -41,7 +41,7 @@ def stated() -> dict[str, str]:
     return {_split(line)[0].replace("-", "_"): line.partition(";")[0].strip() for line in plain}
 
 
-def unmet(error: BaseException) -> Need | None:
+def unmet(error: BaseException) -> MissingPackage | None:
     """The package whose absence or defect the error comes of; None for what is no fault of a package.
 
     A package is at fault where it cannot be imported, whatever it raises while it is.
@@ -49,19 +49,23 @@ def unmet(error: BaseException) -> Need | None:
     known = stated()
     if isinstance(error, ModuleNotFoundError) and _top(error.name) in known:
         name = _top(error.name)
-        return Need(f"parc needs the package `{name}`, which {sys.executable} does not have", _install(known[name]))
+        return MissingPackage(
+            f"parc needs the package `{name}`, which {sys.executable} does not have", _install(known[name])
+        )
     name = _loading(error) or (_top(error.name) if isinstance(error, ImportError) else "")
     if name not in known:
         return None
     what = f"the package `{name}`{_of(name)} cannot be loaded: {type(error).__name__}: {_first(error)}"
-    return Need(what, _install(known[name], *(() if _old(name, known[name]) else ("--force-reinstall",))))
+    return MissingPackage(what, _install(known[name], *(() if _old(name, known[name]) else ("--force-reinstall",))))
 
 
-def outdated() -> Iterator[Need]:
+def outdated() -> Iterator[MissingPackage]:
     """Packages that are older than what is stated."""
     for name, requirement in stated().items():
         if _old(name, requirement):
-            yield Need(f"`{name}`{_of(name)} is older than what parc needs ({requirement})", _install(requirement))
+            yield MissingPackage(
+                f"`{name}`{_of(name)} is older than what parc needs ({requirement})", _install(requirement)
+            )
 
 
 def _loading(error: BaseException) -> str:

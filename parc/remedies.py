@@ -17,7 +17,7 @@ from compiler.cost.time.simulate import Simulation
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate.index import index_model
 from compiler.memory.tiers import FIRST
-from compiler.model import Axis, Job, RecomputeRule, ShardRule, SplitRule, Strategy
+from compiler.model import Job, MeshAxis, RecomputeRule, ShardRule, SplitRule, Strategy
 from compiler.origin import Role, outer, scopes
 from compiler.verify import verify
 from dsl.diagnostics import ParcError
@@ -41,7 +41,7 @@ SCOPES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RuleChange:
     """A rule as it is written in a strategy: `mesh`, `pipeline` and `microbatches` replace the one that there is, the
     others are added. Of a `kind` one at a time."""
 
@@ -95,7 +95,7 @@ def remedies(compiled: Compiled, capacities: Mapping[str, float], measure: Measu
     search.all([(c,) for c in singles])
     above = before.most / max(1, sum(before.roles.values()))  # what is needed for what is allocated
 
-    def expected(together: tuple[Change, ...]) -> tuple[bool, float]:
+    def expected(together: tuple[RuleChange, ...]) -> tuple[bool, float]:
         """If each leaves its part of each role, and losses of time add up: whether it does not fit, and then how much
         it needs, else how long it takes."""
         alone = [search.roles[c.rule,] for c in together]
@@ -122,13 +122,13 @@ class _Search:
         self.fitting: dict[tuple[str, ...], Compiled] = {}
         self.roles: dict[tuple[str, ...], Mapping[str, int]] = {}  # of those found, what the fullest device holds
 
-    def all(self, chosen: Sequence[tuple[Change, ...]]) -> None:
+    def all(self, chosen: Sequence[tuple[RuleChange, ...]]) -> None:
         for together in chosen:
             if self.tried >= MOST or time.process_time() - self.started > SECONDS:
                 return
             self._one(together)
 
-    def _one(self, together: tuple[Change, ...]) -> None:
+    def _one(self, together: tuple[RuleChange, ...]) -> None:
         strategy = self.job.strategy
         for change in together:
             strategy = change.apply(strategy)
@@ -177,7 +177,7 @@ def _figures(r: Remedy, found: Remedies) -> str:
 # --- changes -----------------------------------------------------------------------------------------------------
 
 
-def changes(compiled: Compiled, needs: Needs) -> Iterator[Change]:
+def changes(compiled: Compiled, needs: Needs) -> Iterator[RuleChange]:
     """All that are tried, each at first by itself. needs: of the job as it is."""
     strategy = compiled.job.strategy
     batch = _batch(compiled.job)
@@ -204,7 +204,7 @@ def _batch(job: Job) -> tuple[str, int] | None:
     return None
 
 
-def _recompute(compiled: Compiled, needs: Needs) -> Iterator[Change]:
+def _recompute(compiled: Compiled, needs: Needs) -> Iterator[RuleChange]:
     """Everything, each loop, and within loops what most is saved of."""
     strategy, index = compiled.job.strategy, index_model(compiled.job.model)
     paths = {v.name: v.origin.path for v in compiled.placed.training.saved}
@@ -222,10 +222,10 @@ def _recompute(compiled: Compiled, needs: Needs) -> Iterator[Change]:
         if scope in done or None in done or (scope and not done.isdisjoint(scopes(scope))):
             continue
         rule = RecomputeRule(scope, (), strategy.span)
-        yield Change("recompute", f"recompute {scope}" if scope else "recompute", _added("recomputes", rule))
+        yield RuleChange("recompute", f"recompute {scope}" if scope else "recompute", _added("recomputes", rule))
 
 
-def _shards(compiled: Compiled, data: Sequence[str]) -> Iterator[Change]:
+def _shards(compiled: Compiled, data: Sequence[str]) -> Iterator[RuleChange]:
     """ZeRO 1 to 3 on each axis that splits the batch; where some weights do not divide, in uneven pieces too."""
     strategy = compiled.job.strategy
     for axis in data:
@@ -236,7 +236,7 @@ def _shards(compiled: Compiled, data: Sequence[str]) -> Iterator[Change]:
                 if not set(classes) <= done:
                     rule = ShardRule(classes, axis, None, pad, strategy.span)
                     text = f"shard {', '.join(classes)} on {axis}{' pad' if pad else ''}"
-                    yield Change("shard", text, _added("shards", rule))
+                    yield RuleChange("shard", text, _added("shards", rule))
 
 
 def _uneven(compiled: Compiled, axis: str) -> bool:
@@ -252,7 +252,7 @@ def _uneven(compiled: Compiled, axis: str) -> bool:
     return False
 
 
-def _microbatches(strategy: Strategy, dim: str, size: int) -> Iterator[Change]:
+def _microbatches(strategy: Strategy, dim: str, size: int) -> Iterator[RuleChange]:
     for factor in FACTORS:
         count = factor * strategy.microbatches
         if size % count:
@@ -263,10 +263,10 @@ def _microbatches(strategy: Strategy, dim: str, size: int) -> Iterator[Change]:
             cuts = f", cuts {list(p.cuts)}" if p.cuts else ""
             rule = f"pipeline {p.label} on {p.axis}, schedule {p.schedule}"
             rule += f"(microbatches = {count}, {chunks}over = {dim}){cuts}"
-        yield Change("microbatches", rule, _set(microbatches=count, microbatch_dim=dim))
+        yield RuleChange("microbatches", rule, _set(microbatches=count, microbatch_dim=dim))
 
 
-def _positions(job: Job, batch: str) -> Iterator[Change]:
+def _positions(job: Job, batch: str) -> Iterator[RuleChange]:
     """Other dims of the inputs are split, for activations, on axes that split weights: sequence parallelism."""
     dims = dict.fromkeys(n for i in job.model.inputs for n in i.value.type.names if n != batch)
     axes = dict.fromkeys(r.axis for r in job.strategy.splits if "weights" in r.classes and batch not in r.dims)
@@ -275,10 +275,10 @@ def _positions(job: Job, batch: str) -> Iterator[Change]:
             if any(r.axis == axis and dim in r.dims for r in job.strategy.splits):
                 continue
             rule = SplitRule((dim,), axis, ("activations",), None, False, job.strategy.span)
-            yield Change("split", f"split {dim} on {axis} for activations", _added("splits", rule))
+            yield RuleChange("split", f"split {dim} on {axis} for activations", _added("splits", rule))
 
 
-def _meshes(job: Job, data: Sequence[str]) -> Iterator[Change]:
+def _meshes(job: Job, data: Sequence[str]) -> Iterator[RuleChange]:
     """As many devices, but fewer replicas: axes that split weights or hold stages are two and four times as long."""
     strategy = job.strategy
     fixed = {r.axis for r in strategy.places}
@@ -294,9 +294,9 @@ def _meshes(job: Job, data: Sequence[str]) -> Iterator[Change]:
                 stages = [(p, sizes[p.axis] * p.chunks) for p in strategy.pipelines if p.axis == more]
                 if any(p.cuts or n > loops.get(p.label, 0) for p, n in stages):
                     continue
-                mesh = tuple(Axis(a.name, sizes[a.name], a.span) for a in strategy.mesh)
+                mesh = tuple(MeshAxis(a.name, sizes[a.name], a.span) for a in strategy.mesh)
                 rule = f"mesh ({', '.join(f'{a.name} = {a.size}' for a in mesh)})"
-                yield Change("mesh", rule, _set(mesh=mesh))
+                yield RuleChange("mesh", rule, _set(mesh=mesh))
 
 
 def _added(field: str, rule: object) -> Callable[[Strategy], Strategy]:

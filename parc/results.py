@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from compiler.cost.price.kinds import STAGES
 from compiler.driver import Compiled
-from compiler.evaluate import Check, Held
+from compiler.evaluate import Check, CheckResult
 from compiler.evaluate.checks import no_result
 from dsl.diagnostics import Diagnostics, ParcError
 from parc.setup import parameters
@@ -145,7 +145,9 @@ def _whole(number: float) -> int | float:
     return int(number) if float(number).is_integer() else number
 
 
-def require(checks: Iterable[Check], jobs: Sequence[Compiled], told: Callable[[Held], None] | None = None) -> None:
+def require(
+    checks: Iterable[Check], jobs: Sequence[Compiled], told: Callable[[CheckResult], None] | None = None
+) -> None:
     """Raises ParcError with all checks that do not hold; those that speak of other jobs too are left alone.
 
     `told` hears of every check that was evaluated.

@@ -273,4 +273,4 @@ def difference(a: Any, b: Any, names: Names, at: str = "", kind: tuple[str, str]
     return None if a == b or a is b else f"{at}: {a!r} instead of {b!r}"
 
 
-__all__ = ["FLOATS", "Names", "difference", "drawn_names", "rename", "renamable"]
+__all__ = ["FLOATS", "Names", "difference", "drawn_names", "renamable", "rename"]

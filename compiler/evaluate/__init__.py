@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compiler.evaluate.checks import Check, Held
+from compiler.evaluate.checks import Check, CheckResult
 from compiler.evaluate.driver import Evaluation, check_file, evaluate, evaluate_file
 
-__all__ = ["Check", "Evaluation", "Held", "check_file", "evaluate", "evaluate_file"]
+__all__ = ["Check", "CheckResult", "Evaluation", "check_file", "evaluate", "evaluate_file"]

@@ -10,7 +10,7 @@ from compiler.evaluate.expressions import Want, evaluate, tensor
 from compiler.evaluate.modules import suggest_std
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Call, Session, listed
-from compiler.evaluate.values import BROKEN, Bound, Broken, DimList, Entry, Results, Skip, kind_of
+from compiler.evaluate.values import BROKEN, Bound, Broken, CallResults, DimList, Entry, Skip, kind_of
 from compiler.graph import Dim, Value
 from dsl import ast
 from dsl.diagnostics import Diagnostic, ParcError, did_you_mean, fail, plural
@@ -63,7 +63,7 @@ def call_function(expr: ast.Call, entry: Entry, arguments: dict[str, Bound | Non
         raise fail("E0112", f"recursion: {circle}", expr.span, help=help)
     session.spend_call(expr.span)
     label = expr.label.id if expr.label else entry.name
-    inner = Scope(entry.module, scope.making, scope.frame, scope.child_path(label), "function")
+    inner = Scope(entry.module, scope.making, scope.frame, scope.child_path(label, expr.span), "function")
     inner.in_repeat = scope.in_repeat
     session.stack.append(Call(entry, expr.span))
     try:
@@ -93,7 +93,7 @@ def _argument(expr: ast.Expr, scope: Scope) -> Bound:
     if isinstance(expr, ast.Arrow | ast.Range):
         raise fail("E0210", "only built-in functions take this as an argument", expr.span)
     value = evaluate(expr, scope)
-    if isinstance(value, Results):
+    if isinstance(value, CallResults):
         raise fail("E0216", f"this gives {len(value.values)} results, one is expected", expr.span)
     return value
 

@@ -73,7 +73,7 @@ _LITERALS = {BYTES: "B", SECONDS: "s", FLOP: "FLOP", FLOP_PER_SECOND: "FLOP/s"}
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class CheckResult:
     """A check that was evaluated. text: as written; found: the same with values, `21.4 GiB <= 32 GB`."""
 
     text: str
@@ -92,7 +92,7 @@ class Check:
     params: tuple[tuple[str, Static], ...]
     module: Module = field(repr=False, compare=False)
 
-    def require(self, ask: Ask, told: Callable[[Held], None] | None = None) -> None:
+    def require(self, ask: Ask, told: Callable[[CheckResult], None] | None = None) -> None:
         """Evaluate it with what `ask` tells, and tell what came out. Raises ParcError: E0217 where it does not hold."""
         seen: dict[str, Static] = {}
 
@@ -119,7 +119,7 @@ class Check:
             raise ParcError(*self.module.session.diagnostics) from None
         if told is not None:
             text = self.module.source.text[self.test.span.start : self.test.span.end]
-            told(Held(" ".join(text.split()), found, holds, self.span))
+            told(CheckResult(" ".join(text.split()), found, holds, self.span))
         if not holds:
             notes = [(f"{name} = {_as_shown(v, shown)}", None) for name, v in (*seen.items(), *self.params)]
             raise fail("E0217", f"this check does not hold: {found}", self.test.span, notes=notes)
@@ -296,4 +296,4 @@ def _names(expr: ast.Expr) -> list[tuple[ast.Name, str]]:
     return []
 
 
-__all__ = ["FAMILIES", "RESULTS", "Ask", "Check", "Held", "check_statics", "no_result", "require_here"]
+__all__ = ["FAMILIES", "RESULTS", "Ask", "Check", "CheckResult", "check_statics", "no_result", "require_here"]

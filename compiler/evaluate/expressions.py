@@ -10,8 +10,8 @@ from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import (
     Bound,
+    CallResults,
     DimList,
-    Results,
     Static,
     WeightVar,
     Words,
@@ -184,7 +184,7 @@ def _binary(expr: ast.Binary, scope: Scope, want: Want, hint: str | None) -> Bou
     if is_static(left) and is_static(right):
         return static.binary(expr.op, static_of(left, expr.span), static_of(right, expr.span), expr.span)
     for value, side in ((left, expr.left), (right, expr.right)):
-        if isinstance(value, Results | DimList | Words):
+        if isinstance(value, CallResults | DimList | Words):
             raise fail("E0210", f"`{expr.op}` is not defined for {kind_of(value)}", side.span)
     fn = _MAPS[expr.op]
     if fn == "mul" and left is right and isinstance(left, WeightVar):

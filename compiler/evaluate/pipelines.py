@@ -12,7 +12,7 @@ from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import AxisRef
-from compiler.model import Axis, PipelineRule, SplitRule
+from compiler.model import MeshAxis, PipelineRule, SplitRule
 from compiler.schedules import check_schedule, legal_microbatches
 from dsl import ast
 from dsl.diagnostics import ParcError, did_you_mean, fail, plural
@@ -141,7 +141,7 @@ def schedule_microbatches(call: ast.Call, scope: Scope) -> tuple[int, ast.Name |
 def check_microbatches(
     given: tuple[int, str | None, Span] | None,
     splits: Iterable[SplitRule],
-    mesh: Sequence[Axis],
+    mesh: Sequence[MeshAxis],
     pipeline: PipelineRule | None,
     index: ModelIndex,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compiler.evaluate.arguments import Args
 from compiler.evaluate.ranges import Extent
-from compiler.evaluate.values import Bound, Results
+from compiler.evaluate.values import Bound, CallResults
 from compiler.graph import Dim
 from compiler.ops.index import Scatter, ScatterAdd, Take
 from compiler.ops.reduce import ArgMax, TopK
@@ -70,7 +70,7 @@ def top_k(a: Args) -> Bound:
     else:
         size = a.scope.dim(target).size
     into = Dim(a.scope.new_name(new) if new else dim, size)
-    return Results(a.scope.emit_many(TopK(dim, into), x, span=a.span, name=a.hint))
+    return CallResults(a.scope.emit_many(TopK(dim, into), x, span=a.span, name=a.hint))
 
 
 def argmax(a: Args) -> Bound:

@@ -10,9 +10,9 @@ from compiler.evaluate.expressions import evaluate, static_of, tensor
 from compiler.evaluate.ranges import Extent
 from compiler.evaluate.scope import Scope, check_dim, check_size
 from compiler.evaluate.session import listed
-from compiler.evaluate.values import BROKEN, Bound, Broken, Number, Results, Skip, WeightVar, is_static, kind_of
+from compiler.evaluate.values import BROKEN, Bound, Broken, CallResults, Number, Skip, WeightVar, is_static, kind_of
 from compiler.graph import FLOATS, Dim, Type, Value
-from compiler.model import Init, Input, State, Weight
+from compiler.model import DataInput, Init, State, Weight
 from compiler.ops.elementwise import Cast, Transpose
 from compiler.origin import Origin, Role
 from dsl import ast
@@ -22,7 +22,7 @@ from dsl.source import Span
 _INITS = {"zeros": 0, "ones": 0, "constant": 1, "normal": 1, "uniform": 2}
 
 
-def run(body: Sequence[ast.Statement], scope: Scope) -> Results | None:
+def run(body: Sequence[ast.Statement], scope: Scope) -> CallResults | None:
     """Run statements up to a `return`; its values. Errors are reported, and the rest is looked at all the same; but
     behind a `check` that does not hold nothing is: what relies on it would be wrong for that reason alone."""
     for i, statement in enumerate(body):
@@ -58,7 +58,7 @@ def assigned(statement: ast.Statement) -> list[str]:
     return []
 
 
-def _run(statement: ast.Statement, scope: Scope) -> Results | None:
+def _run(statement: ast.Statement, scope: Scope) -> CallResults | None:
     match statement:
         case ast.Assign():
             _assign(statement, scope)
@@ -99,6 +99,11 @@ def _run(statement: ast.Statement, scope: Scope) -> Results | None:
             if scope.what != "model" or scope.in_repeat:
                 raise _misplaced(statement, "a loss or metric", scope)
             _scalar(statement, scope)
+        case ast.Output():
+            if scope.what != "model" or scope.in_repeat:
+                raise _misplaced(statement, "an output", scope)
+            for name in statement.names:
+                _output(name, scope)
         case _:
             raise AssertionError(statement)
     return None
@@ -148,7 +153,7 @@ def _assign(statement: ast.Assign, scope: Scope) -> None:
     single = targets[0] if len(targets) == 1 else None
     want = _want(single, scope) if single else None
     value = evaluate(statement.value, scope, want, targets[0].name.id)
-    values: tuple[Bound, ...] = value.values if isinstance(value, Results) else (value,)
+    values: tuple[Bound, ...] = value.values if isinstance(value, CallResults) else (value,)
     if len(values) != len(targets):
         message = f"{len(targets)} names for {len(values)} result{'s' * (len(values) != 1)}"
         raise fail("E0216", message, statement.span)
@@ -192,18 +197,18 @@ def _wrong_dims(target: ast.Target, x: Value, extra: list[str], missing: list[st
     return fail("E0208", message, target.span, notes=[("this is the result", span)], help=help)
 
 
-def _return(statement: ast.Return, scope: Scope) -> Results:
+def _return(statement: ast.Return, scope: Scope) -> CallResults:
     if scope.what != "function" or scope.in_loop:
         raise fail("E0302", "`return` stands in functions, outside of `repeat`", statement.span)
     values = []
     for expr in statement.values:
         value = evaluate(expr, scope, None, "out")
-        if isinstance(value, Results):
+        if isinstance(value, CallResults):
             if len(statement.values) > 1:
                 raise fail("E0216", f"this gives {len(value.values)} results, one is expected", expr.span)
             return value
         values.append(value)
-    return Results(tuple(values))
+    return CallResults(tuple(values))
 
 
 # --- what a model consists of --------------------------------------------------------------------------------
@@ -218,7 +223,7 @@ def _weight(target: ast.Target, statement: ast.WeightDecl, scope: Scope) -> None
     own = scope.dim_list(target.dims)
     frames = [f for f in scope.frame.loops if not f.scan]  # positions that are scanned share it
     loops = tuple(f.loop for f in frames)
-    path = making.names.fresh(f"{scope.path}.{name}" if scope.path else name)
+    path = making.named("weight", f"{scope.path}.{name}" if scope.path else name, target.span, making.names)
     frozen = making.frozen is not None and making.frozen.hold(path)
     # What no update renews needs no more than is computed with.
     type = Type(making.precision.compute if frozen else making.precision.master, (*loops, *own))
@@ -281,7 +286,7 @@ def _input(statement: ast.InputDecl, scope: Scope) -> None:
             raise fail("E0102", f"there are two inputs `{name.id}`", name.span)
         check_size(type.elements, f"the input `{name.id}`", name.span)
         value = scope.frame.param(name.id, type, name.span)
-        scope.making.inputs.append(Input(value, low, high))
+        scope.making.inputs.append(DataInput(value, low, high))
         if low is not None and high is not None:
             scope.making.extents[value] = Extent(low, high - 1, sources=frozenset({value.origin}), at=name.span)
         scope.assign(name.id, value)
@@ -312,7 +317,7 @@ def _scalar(statement: ast.Loss | ast.Metric, scope: Scope) -> None:
     if loss and making.loss is not None:
         notes = [("the first is here", making.loss[1])]
         raise fail("E0304", "a model has one loss", statement.span, notes=notes, help="add the parts: `loss a + b`")
-    if any(n == name for n, _ in making.metrics) or (not loss and name == "loss"):
+    if any(n == name for n, _ in (*making.metrics, *making.outputs)) or (not loss and name == "loss"):
         raise fail("E0102", f"there are two metrics `{name}`", statement.span)
     x = tensor(evaluate(statement.value, scope, (), name), scope, statement.value.span, f"the {name}")
     if x.type.dims:
@@ -327,6 +332,13 @@ def _scalar(statement: ast.Loss | ast.Metric, scope: Scope) -> None:
         making.loss = (x, statement.span)
     else:
         making.metrics.append((name, x))
+
+
+def _output(name: ast.Name, scope: Scope) -> None:
+    making = scope.making
+    if any(n == name.id for n, _ in (*making.outputs, *making.metrics)):
+        raise fail("E0102", f"there are two results `{name.id}`", name.span)
+    making.outputs.append((name.id, tensor(scope.lookup(name), scope, name.span, "an output")))
 
 
 __all__ = ["declare_dim", "initializer", "run", "static_of"]

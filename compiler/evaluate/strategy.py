@@ -19,9 +19,9 @@ from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import AxisRef, Bound, Entry, Skip, Words, kind_of
 from compiler.model import (
     CLASSES,
-    Axis,
     Cluster,
     LayoutRule,
+    MeshAxis,
     OffloadRule,
     PipelineRule,
     PlaceRule,
@@ -40,10 +40,10 @@ _MEMORIES = ("host", "nvme")
 
 
 @dataclass
-class Rules:
+class StrategyRules:
     """The rules found so far."""
 
-    axes: list[Axis] = field(default_factory=list)
+    axes: list[MeshAxis] = field(default_factory=list)
     mesh: Span | None = None
     splits: list[SplitRule] = field(default_factory=list)
     shards: list[ShardRule] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Expander:
         self.session = session
         self.entry = entry
         self.index = index
-        self.rules = Rules()
+        self.rules = StrategyRules()
         self.within: str | None = None  # scope that the applied tactics are narrowed to
         self.applied: list[ast.Apply] = []
 
@@ -209,7 +209,7 @@ class Expander:
             except (ParcError, Skip) as error:
                 self.session.failed(error)
                 size = 1  # so that the rules that speak of it are not wrong, too
-            self.rules.axes.append(Axis(name.id, size, name.span))
+            self.rules.axes.append(MeshAxis(name.id, size, name.span))
         if prod(a.size for a in self.rules.axes) > limits.MAX_DEVICES:
             self.session.failed(fail("E0908", "the mesh has more than 10^9 devices", statement.span))
         for axis in self.rules.axes:  # only now: an axis and a parameter may share a name, `tp = tp`
@@ -377,7 +377,7 @@ def build_strategy(
     return found
 
 
-def _check_cluster(rules: Rules, entry: Entry, cluster: Cluster | None) -> None:
+def _check_cluster(rules: StrategyRules, entry: Entry, cluster: Cluster | None) -> None:
     if cluster is None:
         return
     count = 1

@@ -53,7 +53,7 @@ class WeightVar:
 
 
 @dataclass(frozen=True, slots=True)
-class Results:
+class CallResults:
     """What a call with several results gives."""
 
     values: tuple[Bound, ...]
@@ -78,7 +78,7 @@ class Entry:
         return self.item.name.id
 
 
-Bound = Static | Dim | DimList | AxisRef | Words | Value | WeightVar | Results | Broken
+Bound = Static | Dim | DimList | AxisRef | Words | Value | WeightVar | CallResults | Broken
 
 
 class Skip(Exception):
@@ -112,7 +112,7 @@ def kind_of(value: Bound) -> str:
             return f"a tensor {value.type}"
         case WeightVar():
             return f"a weight {value.raw.type}"
-        case Results():
+        case CallResults():
             return f"{len(value.values)} results"
         case Broken():
             return "an erroneous value"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compiler.explain.index import Change, Index
+from compiler.explain.index import Index, LayoutChange
 from compiler.explain.tensor import Explanation, Kept, Why, explain_tensor
 
-__all__ = ["Change", "Explanation", "Index", "Kept", "Why", "explain_tensor"]
+__all__ = ["Explanation", "Index", "Kept", "LayoutChange", "Why", "explain_tensor"]

@@ -40,7 +40,7 @@ ITSELF, GRADIENT, UPDATED = "", "gradient", "new value"
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class LayoutChange:
     """A collective (or several) that brings a value of the tensor's family into the layout of its readers.
 
     `of`: "" for the tensor itself, `gradient`, or `new value`; `phase`: forward, backward, update; `times` in a step,
@@ -158,7 +158,7 @@ class Index:
             found |= {of: GRADIENT} if of is not None else {}
             again = {n: v.origin for n, v in self.values.items() if v.origin.phase is Phase.AGAIN}
             found |= {n: ITSELF for n, origin in again.items() if origin.of == value.name}
-        saved = list(zip(self.placed.forward.outputs[self.training.scalars :], self.placed.kept, strict=True))
+        saved = list(zip(self.placed.forward.outputs[self.training.results :], self.placed.kept, strict=True))
         for made, round in zip(self.placed.rounds, self.training.rounds, strict=True):
             sums = zip(made.batch.outputs, made.settle.inputs, round.totals, strict=True)
             found |= {v.name: ITSELF for row in sums if row[2].name in found for v in row}
@@ -228,7 +228,7 @@ class Index:
             elif relation == GRADIENT and isinstance(node.op, Map) and node.op.fn == "add":
                 todo += [x for x in node.inputs if x.type == v.type and x.name not in found]
 
-    def changes(self, family: Mapping[str, str]) -> Iterator[Change]:
+    def changes(self, family: Mapping[str, str]) -> Iterator[LayoutChange]:
         sizes = self.placed.sizes
         for p in self.places:
             op, source = p.node.op, p.node.inputs[0] if p.node.inputs else None
@@ -250,7 +250,7 @@ class Index:
                     kinds.append(f"{s.op.mnemonic.replace('_', '-')} over {', '.join(s.op.over())}")
                 before = s.layout
             if kinds:
-                yield Change(
+                yield LayoutChange(
                     ", then ".join(kinds),
                     family[source.name],
                     p.phase,
@@ -261,9 +261,9 @@ class Index:
                     total,
                 )
 
-    def messages(self, family: Mapping[str, str]) -> Iterator[Change]:
+    def messages(self, family: Mapping[str, str]) -> Iterator[LayoutChange]:
         """What goes to other stages: of the device that sends most, once for each name."""
-        found: dict[tuple[str, str], Change] = {}
+        found: dict[tuple[str, str], LayoutChange] = {}
         for cls in self.program.classes:
             for f in cls.functions:
                 times = self.program.microbatches if f.per_microbatch else 1
@@ -278,7 +278,7 @@ class Index:
                     if isinstance(op, Send):
                         kind, reader = "send", f"stage {op.to:+d}"
                     shown = show_type(var.type, var.layout, self.program.sizes)
-                    change = Change(kind, family[name], _PHASES[f.phase], var.name, shown, reader, times, sent)
+                    change = LayoutChange(kind, family[name], _PHASES[f.phase], var.name, shown, reader, times, sent)
                     found.setdefault((change.phase, name), change)
         yield from found.values()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compiler.explain.index import GRADIENT, ITSELF, Change, Index
+from compiler.explain.index import GRADIENT, ITSELF, Index, LayoutChange
 from compiler.graph import Value
 from compiler.layout import TIME, Layout, local_type
 from compiler.model import ShardRule, Weight
@@ -54,7 +54,7 @@ class Explanation:
     bytes: tuple[int, int]
     why: tuple[Why, ...]
     kept: tuple[Kept, ...]
-    changes: tuple[Change, ...]
+    changes: tuple[LayoutChange, ...]
 
     @property
     def sent(self) -> float:

@@ -85,7 +85,7 @@ class Top:
 
 
 @dataclass(slots=True, eq=False)
-class Effect:
+class MemoryEffect:
     """What one action does to memory, relative to its start; peaks: by memory."""
 
     delta: Totals
@@ -102,12 +102,12 @@ class Replay:
         self.saved: dict[str, Buffer] = {}
         self.accumulated: dict[str, Buffer] = {}
         self.live: dict[Buffer, None] = {}
-        self.effect = Effect({})
+        self.effect = MemoryEffect({})
         self.lives: dict[int, Liveness] = {}
 
-    def run(self, function: Function) -> Effect:
+    def run(self, function: Function) -> MemoryEffect:
         self.totals = {}
-        self.effect = Effect({})
+        self.effect = MemoryEffect({})
         self.live.update((b, None) for b in self.saved.values() if not b.static)
         self._body(function.body, {}, Where(function.name))
         self.effect.delta = {k: v for k, v in self.totals.items() if v}
@@ -214,6 +214,9 @@ class Replay:
         return Buffer(size, FIRST, op.name, Role.INPUT, static=True)
 
     def _save(self, name: str, b: Buffer) -> None:
+        if self.states[name].role is Role.OUTPUT:  # nothing loads it: it is there to the end
+            self._hold(b, accumulator=Role.OUTPUT)
+            return
         self._hold(b, slots=1)
         self.saved[name] = b
 

@@ -23,15 +23,15 @@ SMALL, LARGE = MiB, 10 * MiB
 
 
 @dataclass(eq=False, slots=True)
-class Piece:
+class Block:
     """A part of a segment, between its neighbours there."""
 
     size: int
     small: bool
     number: int
     free: bool = False
-    before: Piece | None = None
-    after: Piece | None = None
+    before: Block | None = None
+    after: Block | None = None
 
 
 class CachingAllocator:
@@ -40,9 +40,9 @@ class CachingAllocator:
     def __init__(self) -> None:
         self.reserved = self.allocated = self.peak = 0
         self._made = 0
-        self._free: dict[bool, list[tuple[int, int, Piece]]] = {False: [], True: []}
+        self._free: dict[bool, list[tuple[int, int, Block]]] = {False: [], True: []}
 
-    def allocate(self, size: int) -> Piece:
+    def allocate(self, size: int) -> Block:
         """Memory for that many bytes."""
         wanted = max(BLOCK, -(-size // BLOCK) * BLOCK)
         small = wanted <= SMALL
@@ -67,7 +67,7 @@ class CachingAllocator:
         self.peak = max(self.peak, self.allocated)
         return piece
 
-    def release(self, piece: Piece) -> None:
+    def release(self, piece: Block) -> None:
         """Keeps it for later, together with free neighbours."""
         self.allocated -= piece.size
         before, after = piece.before, piece.after
@@ -86,15 +86,15 @@ class CachingAllocator:
                 after.after.before = piece
         self._keep(piece)
 
-    def _piece(self, size: int, small: bool) -> Piece:
+    def _piece(self, size: int, small: bool) -> Block:
         self._made += 1
-        return Piece(size, small, self._made)
+        return Block(size, small, self._made)
 
-    def _keep(self, piece: Piece) -> None:
+    def _keep(self, piece: Block) -> None:
         piece.free = True
         insort(self._free[piece.small], (piece.size, piece.number, piece))
 
-    def _forget(self, piece: Piece) -> None:
+    def _forget(self, piece: Block) -> None:
         piece.free = False
         free = self._free[piece.small]
         del free[bisect_left(free, (piece.size, piece.number))]
@@ -114,7 +114,7 @@ class _Entry:
     """A saved buffer of `count` micro-batches."""
 
     count: int
-    piece: Piece
+    piece: Block
 
 
 @dataclass(slots=True)
@@ -125,7 +125,7 @@ class _Player:
     group: int
     allocator: CachingAllocator
     queues: dict[Bundle, deque[_Entry]] = field(default_factory=dict)
-    kept: dict[str, Piece] = field(default_factory=dict)
+    kept: dict[str, Block] = field(default_factory=dict)
 
     def step(self) -> None:
         bundles = [b for b in self.memory.bundles(self.group) if b.memory == FIRST]
@@ -143,7 +143,7 @@ class _Player:
         self.kept = {}
 
     def _play(self, lives: Lives, bundles: dict[Buffer, Bundle]) -> None:
-        pieces: dict[Buffer, Piece] = {}
+        pieces: dict[Buffer, Block] = {}
         for b, made in lives.events:
             if b.memory != FIRST:
                 continue

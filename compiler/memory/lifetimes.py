@@ -7,13 +7,13 @@ of them lie in the same place (`Fixed`), unless one lives on into a later iterat
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from compiler.graph import Graph, Node
 from compiler.liveness import rounds
-from compiler.memory.action import Buffer, Effect, Replay, Signature, Where
+from compiler.memory.action import Buffer, MemoryEffect, Replay, Signature, Where
 from compiler.memory.peak import ClassMemory
 from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Load
@@ -80,7 +80,7 @@ class Lives:
 class Traced(Replay):
     """The same, and `lives` has when each buffer existed."""
 
-    def run(self, function: Function) -> Effect:
+    def run(self, function: Function) -> MemoryEffect:
         self.clock = self.serial = self.made = 0
         self.instr = 0
         self.nest: tuple[tuple[int, int], ...] = ()
@@ -185,7 +185,7 @@ class Skipped(NamedTuple):
         return self.rounds * sum(key in keys for key in self.steps)
 
 
-_ORDER: Mapping[str, int] = {phase: at for at, phase in enumerate(FunctionPhase)}
+_ORDER = {str(phase): i for i, phase in enumerate(FunctionPhase)}
 
 
 @dataclass(eq=False, slots=True)
@@ -215,7 +215,7 @@ class TracedMemory(ClassMemory):
         """The group's actions in order, each with those before it that are left out: of the rounds of a loop, the first
         two and the last stand for all."""
         nothing = Skipped((), 0)
-        found: list[tuple[tuple[str, int, frozenset[str]], Skipped]] = []
+        found: list[tuple[Variant, Skipped]] = []
         accumulated: set[str] = set()
         for steps, n in rounds(self.program, self.cls, group):
             for i in range(min(n, 3)):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from compiler.liveness import unrolled
-from compiler.memory.action import Effect, Totals, Where
+from compiler.memory.action import MemoryEffect, Totals, Where
 from compiler.memory.peak import ClassMemory
 from compiler.program import DeviceClass, Program
 from compiler.schedules import Action
@@ -89,7 +89,9 @@ class _Walk:
 
     def __init__(self, memory: ClassMemory) -> None:
         self.memory = memory
-        self._next: dict[tuple[frozenset[tuple[tuple[str, str], int]], Effect], tuple[Totals, dict[str, Moment]]] = {}
+        self._next: dict[
+            tuple[frozenset[tuple[tuple[str, str], int]], MemoryEffect], tuple[Totals, dict[str, Moment]]
+        ] = {}
 
     def of(self, group: int) -> Occupancy:
         actions = tuple(unrolled(self.memory.program, self.memory.cls.schedule, group))
@@ -109,7 +111,7 @@ class _Walk:
             for kind in kinds
         }
 
-    def _step(self, now: Totals, effect: Effect) -> tuple[Totals, dict[str, Moment]]:
+    def _step(self, now: Totals, effect: MemoryEffect) -> tuple[Totals, dict[str, Moment]]:
         key = frozenset(now.items()), effect
         if key not in self._next:
             after = _added(now, effect.delta)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import rounds, walk
-from compiler.memory.action import STATIC, Buffer, Effect, Replay, Totals, copies
+from compiler.memory.action import STATIC, Buffer, MemoryEffect, Replay, Totals, copies
 from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Accumulate, Input
 from compiler.origin import Role
-from compiler.program import DeviceClass, FunctionPhase, Program
+from compiler.program import DeviceClass, Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +73,14 @@ class ClassMemory:
             self._done[key] = self._add_up(schedule)
         return self._done[key]
 
-    def effect(self, name: str, chunk: int, accumulated: set[str]) -> Effect:
+    def effect(self, name: str, chunk: int, accumulated: set[str]) -> MemoryEffect:
         """What one action does; it depends on the accumulators that the step has set before."""
         key = (name, chunk, self.touched[name, chunk] - accumulated)
         if key not in self.replays:
             replay = self.replays[key] = self.start((name, chunk))
             for a in accumulated:
                 replay.accumulated[a] = replay.accumulator(a)
-            before = FunctionPhase(name).before
+            before = self.functions[name, chunk].phase.before
             replay.saved = copies(self._exits.get((before, chunk), {})) if before else {}
             replay.run(self.functions[name, chunk])
             self._exits[name, chunk] = replay.saved

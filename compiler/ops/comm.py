@@ -30,7 +30,7 @@ class Pattern(Enum):
     NEIGHBOURS = "neighbours"
 
 
-class Held(NamedTuple):
+class Operand(NamedTuple):
     """The operand of a collective: a value's name, its logical type and its layout."""
 
     name: str
@@ -70,7 +70,7 @@ class Comm(Op):
         """How many devices take part."""
         return prod([sizes[a] for a in self.over()])
 
-    def after(self, x: Held, sizes: Sizes) -> Layout:
+    def after(self, x: Operand, sizes: Sizes) -> Layout:
         """The layout of the result; raises LayoutError."""
         raise NotImplementedError
 
@@ -95,7 +95,7 @@ class Comm(Op):
 # --- layouts ------------------------------------------------------------------------------------------------
 
 
-def _plain(x: Held) -> tuple[list[tuple[str, ...]], dict[str, str]]:
+def _plain(x: Operand) -> tuple[list[tuple[str, ...]], dict[str, str]]:
     """Dims and pending reductions of an operand without borders."""
     if x.layout.halo:
         raise LayoutError(f"%{x.name} has borders", "`halo_add` gives them back")
@@ -106,25 +106,25 @@ def _layout(dims: list[tuple[str, ...]], pending: Mapping[str, str], sizes: Size
     return Layout(tuple(dims), in_order(pending.items(), sizes))
 
 
-def _dim(name: str, x: Held) -> int:
+def _dim(name: str, x: Operand) -> int:
     if not x.type.has(name):
         raise LayoutError(f"%{x.name} has no dim {name}")
     return x.type.index(name)
 
 
-def _settle(pending: dict[str, str], axes: tuple[str, ...], fn: str, x: Held) -> None:
+def _settle(pending: dict[str, str], axes: tuple[str, ...], fn: str, x: Operand) -> None:
     for a in axes:
         if pending.pop(a, None) != fn:
             raise LayoutError(f"%{x.name} has no pending {fn} over {a}")
 
 
-def _replicated(axes: tuple[str, ...], x: Held) -> None:
+def _replicated(axes: tuple[str, ...], x: Operand) -> None:
     held = [a for a in axes if a in x.layout.axes]
     if held:
         raise LayoutError(f"%{x.name} is not replicated on {held[0]}")
 
 
-def _remove(dims: list[tuple[str, ...]], name: str, axes: tuple[str, ...], x: Held, sizes: Sizes) -> None:
+def _remove(dims: list[tuple[str, ...]], name: str, axes: tuple[str, ...], x: Operand, sizes: Sizes) -> None:
     i = _dim(name, x)
     if dims[i][-len(axes) :] != axes:
         held = "/".join(dims[i]) or "nothing"
@@ -134,13 +134,13 @@ def _remove(dims: list[tuple[str, ...]], name: str, axes: tuple[str, ...], x: He
     dims[i] = rest
 
 
-def _append(dims: list[tuple[str, ...]], name: str, axes: tuple[str, ...], x: Held, sizes: Sizes) -> None:
+def _append(dims: list[tuple[str, ...]], name: str, axes: tuple[str, ...], x: Operand, sizes: Sizes) -> None:
     i = _dim(name, x)
     _even(i, dims[i], (*dims[i], *axes), x, sizes)
     dims[i] = (*dims[i], *axes)
 
 
-def _even(i: int, major: tuple[str, ...], all: tuple[str, ...], x: Held, sizes: Sizes) -> None:
+def _even(i: int, major: tuple[str, ...], all: tuple[str, ...], x: Operand, sizes: Sizes) -> None:
     """Pieces of uneven pieces are not where the layout says: refused unless the dim is whole on one side."""
     dim = x.type.dims[i]
     if major and is_padded(dim, all, sizes):
@@ -171,7 +171,7 @@ class AllReduce(Comm):
     axes: tuple[str, ...]
     fn: str
 
-    def after(self, x: Held, sizes: Sizes) -> Layout:
+    def after(self, x: Operand, sizes: Sizes) -> Layout:
         dims, pending = _plain(x)
         _settle(pending, self.axes, self.fn, x)
         return _layout(dims, pending, sizes)
@@ -197,7 +197,7 @@ class AllGather(Comm):
     dim: str
     axes: tuple[str, ...]
 
-    def after(self, x: Held, sizes: Sizes) -> Layout:
+    def after(self, x: Operand, sizes: Sizes) -> Layout:
         dims, pending = _plain(x)
         _remove(dims, self.dim, self.axes, x, sizes)
         return _layout(dims, pending, sizes)
@@ -226,7 +226,7 @@ class ReduceScatter(Comm):
     axes: tuple[str, ...]
     fn: str
 
-    def after(self, x: Held, sizes: Sizes) -> Layout:
+    def after(self, x: Operand, sizes: Sizes) -> Layout:
         dims, pending = _plain(x)
         _settle(pending, self.axes, self.fn, x)
         _append(dims, self.dim, self.axes, x, sizes)
@@ -260,7 +260,7 @@ class AllToAll(Comm):
     def along(self) -> str:
         return self.scatter
 
-    def after(self, x: Held, sizes: Sizes) -> Layout:
+    def after(self, x: Operand, sizes: Sizes) -> Layout:
         dims, pending = _plain(x)
         _remove(dims, self.gather, self.axes, x, sizes)
         if self.gather == self.scatter:
@@ -286,7 +286,7 @@ class Shard(Comm):
     dim: str
     axes: tuple[str, ...]
 
-    def after(self, x: Held, sizes: Sizes) -> Layout:
+    def after(self, x: Operand, sizes: Sizes) -> Layout:
         dims, pending = _plain(x)
         _replicated(self.axes, x)
         _append(dims, self.dim, self.axes, x, sizes)
@@ -310,7 +310,7 @@ class OnlyFirst(Comm):
     movement: ClassVar[Movement] = Movement.COPY
     axes: tuple[str, ...]
 
-    def after(self, x: Held, sizes: Sizes) -> Layout:
+    def after(self, x: Operand, sizes: Sizes) -> Layout:
         dims, pending = _plain(x)
         _replicated(self.axes, x)
         return _layout(dims, pending | dict.fromkeys(self.axes, "sum"), sizes)
@@ -330,7 +330,7 @@ class MaskPad(Comm):
     dim: str
     value: float
 
-    def after(self, x: Held, sizes: Sizes) -> Layout:
+    def after(self, x: Operand, sizes: Sizes) -> Layout:
         if x.layout.pending and self.value != 0:
             raise LayoutError(f"%{x.name} is a pending sum: only 0 can be put into its unused elements")
         _dim(self.dim, x)
@@ -368,7 +368,7 @@ class Halo(_Borders):
     )
     fill: float
 
-    def after(self, x: Held, sizes: Sizes) -> Layout:
+    def after(self, x: Operand, sizes: Sizes) -> Layout:
         i, layout = _dim(self.dim, x), x.layout
         if layout.dims[i] != self.axes or any(d == i for d, _, _ in layout.halo):
             along = "/".join(layout.dims[i]) or "it has none"
@@ -390,7 +390,7 @@ class HaloAdd(_Borders):
         *(("", "dim"), ("over", "axes"), ("left", "left"), ("right", "right")),
     )
 
-    def after(self, x: Held, sizes: Sizes) -> Layout:
+    def after(self, x: Operand, sizes: Sizes) -> Layout:
         i, layout = _dim(self.dim, x), x.layout
         if layout.dims[i] != self.axes or (i, self.left, self.right) not in layout.halo:
             borders, along = f"({self.left}, {self.right})", "/".join(self.axes)
@@ -413,7 +413,7 @@ class ShiftAcross(Comm):
     by: int
     fill: float
 
-    def after(self, x: Held, sizes: Sizes) -> Layout:
+    def after(self, x: Operand, sizes: Sizes) -> Layout:
         i, layout = _dim(self.dim, x), x.layout
         if layout.dims[i] != self.axes or any(d == i for d, _, _ in layout.halo):
             along = "/".join(layout.dims[i]) or "it has none"

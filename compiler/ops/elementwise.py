@@ -20,7 +20,7 @@ from compiler.ops.common import (
     names_of,
     pass_loops,
 )
-from compiler.ops.functions import FUNCTIONS, INTEGERS, Function, Literal
+from compiler.ops.functions import FUNCTIONS, INTEGERS, ElementwiseFunction, Literal
 
 _NO_CAST = "there is no implicit cast: `cast(x, compute)`"
 
@@ -40,7 +40,7 @@ class Map(Op):
     slots: tuple[Literal, ...]
 
     @property
-    def function(self) -> Function:
+    def function(self) -> ElementwiseFunction:
         """What is known of `fn`; KeyError if there is none."""
         return FUNCTIONS[self.fn]
 

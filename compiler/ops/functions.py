@@ -45,7 +45,7 @@ Rule = Callable[[Maker, Value, Value, Sequence[Slot]], list[Value | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class ElementwiseFunction:
     """One elementwise function.
 
     operands: how many; value: of static numbers (None: the evaluator's operators do that); rule: its derivative (None:
@@ -146,28 +146,28 @@ def _static_sigmoid(x: Number) -> float:
 
 
 _LIST = (
-    Function("neg", 1, None, lambda m, g, y, s: [m("neg", g)], _NUMBERS, exact=True, builtin=False),
-    Function("exp", 1, math.exp, lambda m, g, y, s: [m("mul", g, y)]),
-    Function("log", 1, math.log, lambda m, g, y, s: [m("div", g, s[0])], positive=True),
-    Function("sqrt", 1, math.sqrt, lambda m, g, y, s: [m("div", m("mul", g, 0.5), y)], positive=True),
-    Function(
+    ElementwiseFunction("neg", 1, None, lambda m, g, y, s: [m("neg", g)], _NUMBERS, exact=True, builtin=False),
+    ElementwiseFunction("exp", 1, math.exp, lambda m, g, y, s: [m("mul", g, y)]),
+    ElementwiseFunction("log", 1, math.log, lambda m, g, y, s: [m("div", g, s[0])], positive=True),
+    ElementwiseFunction("sqrt", 1, math.sqrt, lambda m, g, y, s: [m("div", m("mul", g, 0.5), y)], positive=True),
+    ElementwiseFunction(
         "rsqrt",
         1,
         lambda x: 1.0 / math.sqrt(x),
         lambda m, g, y, s: [m("mul", m("mul", g, m("mul", m("mul", y, y), y)), -0.5)],
         positive=True,
     ),
-    Function("tanh", 1, math.tanh, lambda m, g, y, s: [m("sub", g, m("mul", m("mul", g, y), y))]),
-    Function("sigmoid", 1, _static_sigmoid, _sigmoid),
-    Function("erf", 1, math.erf, lambda m, g, y, s: [m("mul", g, _bell(m, s[0]))]),
-    Function("log1p", 1, math.log1p, lambda m, g, y, s: [m("div", g, m("add", s[0], 1.0))], positive=True),
-    Function("erfc", 1, math.erfc, lambda m, g, y, s: [m("neg", m("mul", g, _bell(m, s[0])))]),
-    Function("sin", 1, math.sin, lambda m, g, y, s: [m("mul", g, m("cos", s[0]))]),
-    Function("cos", 1, math.cos, lambda m, g, y, s: [m("neg", m("mul", g, m("sin", s[0])))]),
-    Function("abs", 1, abs, lambda m, g, y, s: [m("mul", g, m("sign", s[0]))], _NUMBERS, exact=True),
-    Function("sign", 1, lambda x: (x > 0) - (x < 0), None, _NUMBERS, exact=True),
-    Function("floor", 1, math.floor, None, exact=True),
-    Function(
+    ElementwiseFunction("tanh", 1, math.tanh, lambda m, g, y, s: [m("sub", g, m("mul", m("mul", g, y), y))]),
+    ElementwiseFunction("sigmoid", 1, _static_sigmoid, _sigmoid),
+    ElementwiseFunction("erf", 1, math.erf, lambda m, g, y, s: [m("mul", g, _bell(m, s[0]))]),
+    ElementwiseFunction("log1p", 1, math.log1p, lambda m, g, y, s: [m("div", g, m("add", s[0], 1.0))], positive=True),
+    ElementwiseFunction("erfc", 1, math.erfc, lambda m, g, y, s: [m("neg", m("mul", g, _bell(m, s[0])))]),
+    ElementwiseFunction("sin", 1, math.sin, lambda m, g, y, s: [m("mul", g, m("cos", s[0]))]),
+    ElementwiseFunction("cos", 1, math.cos, lambda m, g, y, s: [m("neg", m("mul", g, m("sin", s[0])))]),
+    ElementwiseFunction("abs", 1, abs, lambda m, g, y, s: [m("mul", g, m("sign", s[0]))], _NUMBERS, exact=True),
+    ElementwiseFunction("sign", 1, lambda x: (x > 0) - (x < 0), None, _NUMBERS, exact=True),
+    ElementwiseFunction("floor", 1, math.floor, None, exact=True),
+    ElementwiseFunction(
         "relu",
         1,
         lambda x: max(x, 0),
@@ -175,21 +175,21 @@ _LIST = (
         _NUMBERS,
         exact=True,
     ),
-    Function("add", 2, None, _add, _NUMBERS, builtin=False),
-    Function("sub", 2, None, _sub, _NUMBERS, builtin=False),
-    Function("mul", 2, None, _mul, _NUMBERS, builtin=False),
-    Function("div", 2, None, _div, positive=True, builtin=False),
-    Function("pow", 2, None, _pow, positive=True),
-    Function("maximum", 2, max, _extreme("ge"), _NUMBERS, exact=True),
-    Function("minimum", 2, min, _extreme("le"), _NUMBERS, exact=True),
-    Function("floordiv", 2, None, None, INTEGERS, exact=True, builtin=False),
-    Function("mod", 2, None, None, INTEGERS, exact=True, builtin=False),
-    *(Function(fn, 2, None, None, _NUMBERS, True, True, builtin=False) for fn in ("lt", "le", "gt", "ge")),
-    *(Function(fn, 2, None, None, _ANY, True, True, builtin=False) for fn in ("eq", "ne")),
-    *(Function(fn, 2, None, None, ("bool",), True, True, builtin=False) for fn in ("and", "or")),
-    Function("not", 1, None, None, ("bool",), True, True, builtin=False),
-    Function("where", 3, None, _where, _ANY, exact=True, builtin=False),
+    ElementwiseFunction("add", 2, None, _add, _NUMBERS, builtin=False),
+    ElementwiseFunction("sub", 2, None, _sub, _NUMBERS, builtin=False),
+    ElementwiseFunction("mul", 2, None, _mul, _NUMBERS, builtin=False),
+    ElementwiseFunction("div", 2, None, _div, positive=True, builtin=False),
+    ElementwiseFunction("pow", 2, None, _pow, positive=True),
+    ElementwiseFunction("maximum", 2, max, _extreme("ge"), _NUMBERS, exact=True),
+    ElementwiseFunction("minimum", 2, min, _extreme("le"), _NUMBERS, exact=True),
+    ElementwiseFunction("floordiv", 2, None, None, INTEGERS, exact=True, builtin=False),
+    ElementwiseFunction("mod", 2, None, None, INTEGERS, exact=True, builtin=False),
+    *(ElementwiseFunction(fn, 2, None, None, _NUMBERS, True, True, builtin=False) for fn in ("lt", "le", "gt", "ge")),
+    *(ElementwiseFunction(fn, 2, None, None, _ANY, True, True, builtin=False) for fn in ("eq", "ne")),
+    *(ElementwiseFunction(fn, 2, None, None, ("bool",), True, True, builtin=False) for fn in ("and", "or")),
+    ElementwiseFunction("not", 1, None, None, ("bool",), True, True, builtin=False),
+    ElementwiseFunction("where", 3, None, _where, _ANY, exact=True, builtin=False),
 )
 
-FUNCTIONS: dict[str, Function] = {f.name: f for f in _LIST}
+FUNCTIONS: dict[str, ElementwiseFunction] = {f.name: f for f in _LIST}
 """Each elementwise function by its name."""

@@ -18,7 +18,7 @@ from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
 from compiler.passes.copying import copy_node, suffixed
 from compiler.passes.place.place import Placed
-from compiler.passes.stage import Cut, Staged
+from compiler.passes.stage import CutLoop, Staged
 from dsl.diagnostics import Diagnostics
 
 PIECE = suffixed(".piece")
@@ -71,7 +71,7 @@ class _Level:
 
 
 class _Across:
-    def __init__(self, placed: Placed, staged: Staged, cut: Cut) -> None:
+    def __init__(self, placed: Placed, staged: Staged, cut: CutLoop) -> None:
         self.placed, self.staged, self.cut = placed, staged, cut
         self.names = Names(placed.layouts)
         self.layouts = dict(placed.layouts)

@@ -18,7 +18,7 @@ from compiler.relayout import plan_relayout
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class LoopPart:
     """The iterations of the cut loop `label` that one stage runs."""
 
     label: str
@@ -58,7 +58,7 @@ def with_dims(op: Op, change: Callable[[Dim], Dim]) -> Op:
 class Emitter:
     """Appends nodes of a function. `defined`: a placed value's name -> what stands for it in this function."""
 
-    def __init__(self, placed: Placed, names: Names, function: FunctionPhase, part: Part | None = None) -> None:
+    def __init__(self, placed: Placed, names: Names, function: FunctionPhase, part: LoopPart | None = None) -> None:
         self.placed, self.names, self.function, self.part = placed, names, function, part
         self.nodes: list[Node] = []
         self.defined: dict[str, Value] = {}

@@ -24,7 +24,7 @@ from dsl.diagnostics import Diagnostics, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class LoopLevel:
     """The top of the graph (`path` "") or the body of the loop at `path`, by which its graph is called."""
 
     path: str
@@ -33,9 +33,9 @@ class Level:
     label: str = ""
 
 
-def levels(graph: Graph, path: str = "", depth: int = 0, label: str = "") -> Iterator[Level]:
+def levels(graph: Graph, path: str = "", depth: int = 0, label: str = "") -> Iterator[LoopLevel]:
     """The top of the graph and the bodies of all its loops, outer before inner."""
-    yield Level(path, depth, graph, label)
+    yield LoopLevel(path, depth, graph, label)
     for node in graph.nodes:
         if isinstance(node.op, Repeat):
             yield from levels(node.op.body, node.op.body.name, depth + 1, node.op.label)
@@ -48,7 +48,7 @@ class Hidden:
     """
 
     def __init__(
-        self, level: Level, scopes: Sequence[str | None], keep: frozenset[str], cut: str | None = None
+        self, level: LoopLevel, scopes: Sequence[str | None], keep: frozenset[str], cut: str | None = None
     ) -> None:
         self._level = level
         self._scopes = scopes
@@ -96,7 +96,7 @@ class Recompute:
 
 
 def _hidden(
-    rules: Sequence[RecomputeRule], all_levels: Sequence[Level], names: set[str], cut: str | None
+    rules: Sequence[RecomputeRule], all_levels: Sequence[LoopLevel], names: set[str], cut: str | None
 ) -> dict[str, Hidden]:
     """What the rules hide, by the path of the level."""
     paths = sorted({level.path for level in all_levels}, key=len, reverse=True)
@@ -112,7 +112,7 @@ def _hidden(
     return found
 
 
-def _applies(rule: RecomputeRule, level: Level, paths: Sequence[str]) -> bool:
+def _applies(rule: RecomputeRule, level: LoopLevel, paths: Sequence[str]) -> bool:
     if rule.scope is None:
         return level.depth <= 1
     scope = rule.scope
@@ -147,7 +147,7 @@ def _check(rules: Iterable[RecomputeRule], names: set[str], paths: set[str]) -> 
 
 
 def _check_effects(
-    rules: Iterable[RecomputeRule], all_levels: Sequence[Level], names: set[str], hidden: Mapping[str, Hidden]
+    rules: Iterable[RecomputeRule], all_levels: Sequence[LoopLevel], names: set[str], hidden: Mapping[str, Hidden]
 ) -> None:
     """Every scope must hold something that is computed, every `keep` something that would be computed again."""
     made = {level.path: [(v, n) for n in level.graph.nodes for v in n.outputs] for level in all_levels}

@@ -10,7 +10,7 @@ from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
 from compiler.regions.masks import kept
-from compiler.regions.region import Kind, Region
+from compiler.regions.region import Region, RegionKind
 
 
 def attention(body: Graph, weights: Collection[Value], gradients: Collection[str]) -> Iterator[Region]:
@@ -46,7 +46,7 @@ def attention(body: Graph, weights: Collection[Value], gradients: Collection[str
             full = max(len(v.type.dims) for v in values)
             wheres = [n for n in nodes if _is_where(n) and len(n.outputs[0].type.dims) == full]
             share = kept(wheres, {v.name: node for v, node in made.items()}) if wheres else 1.0
-            yield Region(Kind.ATTENTION, frozenset(nodes), frozenset(first | last), kept=share)
+            yield Region(RegionKind.ATTENTION, frozenset(nodes), frozenset(first | last), kept=share)
 
 
 def _is_product(node: Node, weights: Collection[Value]) -> bool:

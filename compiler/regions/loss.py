@@ -10,7 +10,7 @@ from compiler.ops.effects import Load, Save
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
-from compiler.regions.region import Kind, Region
+from compiler.regions.region import Region, RegionKind
 
 
 def loss(body: Graph, ends: Collection[Value]) -> Region | None:
@@ -21,7 +21,7 @@ def loss(body: Graph, ends: Collection[Value]) -> Region | None:
     summed = {v for node in nodes if isinstance(node.op, Reduce) and node.op.fn == "sum" for v in node.inputs}
     exponentials = [v for node in nodes if isinstance(node.op, Map) and node.op.fn == "exp" for v in node.outputs]
     dims = {v.type.dims for v in exponentials if v in summed}
-    return Region(Kind.LOSS, nodes, first, _wide(nodes | first, dims)) if dims else None
+    return Region(RegionKind.LOSS, nodes, first, _wide(nodes | first, dims)) if dims else None
 
 
 def backward(body: Graph, forward: Graph, region: Region) -> Region:
@@ -45,7 +45,7 @@ def backward(body: Graph, forward: Graph, region: Region) -> Region:
             todo += more
     first = {n for n in body.nodes if isinstance(n.op, Contract) and any(v in reads for v in n.outputs)}
     first = {n for n in first if any(other in found for v in n.outputs for other in reads[v])}
-    return Region(Kind.LOSS, frozenset(found), frozenset(first), _wide(found | first, dims))
+    return Region(RegionKind.LOSS, frozenset(found), frozenset(first), _wide(found | first, dims))
 
 
 def _back(made: dict[Value, Node], ends: Collection[Value]) -> tuple[frozenset[Node], frozenset[Node]]:

@@ -8,7 +8,7 @@ from enum import Enum
 from compiler.graph import Node, Value
 
 
-class Kind(Enum):
+class RegionKind(Enum):
     """ATTENTION: products of activations with a softmax, or its derivative, between them.
     LOSS: from the last products to the loss, and back to their derivatives, by way of a softmax."""
 
@@ -22,7 +22,7 @@ class Region:
     an attention); wide: values that are as large as what the softmax is taken of (of a loss); kept: share of the scores
     that a mask leaves (of an attention)."""
 
-    kind: Kind
+    kind: RegionKind
     nodes: frozenset[Node]
     products: frozenset[Node] = frozenset()
     wide: frozenset[Value] = frozenset()

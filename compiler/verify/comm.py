@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from compiler.graph import Value
 from compiler.layout import Layout
-from compiler.ops.comm import Comm, Held, LayoutError, MaskPad, Pattern
+from compiler.ops.comm import Comm, LayoutError, MaskPad, Operand, Pattern
 from compiler.verify.report import Finding
 
 
@@ -18,7 +18,7 @@ def check_comm(
     if wrong is not None:
         return [wrong]
     try:
-        want = op.after(Held(source.name, source.type, source.layout), sizes)
+        want = op.after(Operand(source.name, source.type, source.layout), sizes)
     except LayoutError as error:
         return [("E0617", error.message, error.help)]
     if out.layout == want:

@@ -13,7 +13,7 @@ from parc.cli.common import Command, Output, check_program, choice, color, file_
 from parc.cli.tables import line_width, plural
 
 if TYPE_CHECKING:
-    from compiler.evaluate import Held
+    from compiler.evaluate import CheckResult
 
 
 @click.command("check", cls=Command)
@@ -29,7 +29,7 @@ def command(out: Output, file: str, params: tuple[tuple[str, str], ...], job: st
         out.result = {"jobs": [], "program": program.name, "devices": program.devices}
         out.say(f"{program.name}: {plural(program.devices, 'device')}: fine")
         return
-    held: list[Held] = []
+    held: list[CheckResult] = []
     out.result = {"jobs": [], "checks": []}
     try:
         found = api.check(read_source(out, file), told=held.append, **choice(out, params, job, strategy))
@@ -55,7 +55,7 @@ def command(out: Output, file: str, params: tuple[tuple[str, str], ...], job: st
         out.say("fine; the file has no job")
 
 
-def _shown(held: Sequence[Held], style: bool) -> str:
+def _shown(held: Sequence[CheckResult], style: bool) -> str:
     """A line per check: whether it holds, what it says, and the values found where those are not the text itself."""
     width = max((len(h.text) for h in held if h.found != h.text), default=0)
     lines = []

@@ -26,7 +26,7 @@ SEPARATION = (1, 4, 10, 18)
 
 
 @dataclass(frozen=True, slots=True)
-class Map:
+class DeviceMap:
     """Squares in the order of the devices, each for `unit` devices: their corners, and the size of the picture."""
 
     unit: int
@@ -35,7 +35,7 @@ class Map:
     height: int
 
 
-def layout(count: int, group: int, levels: Sequence[int]) -> Map:
+def layout(count: int, group: int, levels: Sequence[int]) -> DeviceMap:
     """Where `count` devices stand; `group`: devices of a group; `levels`: members of a domain, from the innermost."""
     domains, below = [], 1
     for n in levels:
@@ -60,7 +60,7 @@ def layout(count: int, group: int, levels: Sequence[int]) -> Map:
         at = [(x + j % columns * (width + gap), y + j // columns * (height + gap)) for j in range(n) for x, y in at]
         width, height = columns * (width + gap) - gap, ceil(n / columns) * (height + gap) - gap
         members = size
-    return Map(unit, tuple(at[:squares]), width, height)
+    return DeviceMap(unit, tuple(at[:squares]), width, height)
 
 
 def _columns(n: int, group: int) -> int:
@@ -72,7 +72,7 @@ def _columns(n: int, group: int) -> int:
     return divisor if divisor <= 2.5 * low else ceil(1.3 * low)
 
 
-def path(found: Map, ranks: Iterable[tuple[int, int]]) -> str:
+def path(found: DeviceMap, ranks: Iterable[tuple[int, int]]) -> str:
     """The squares of devices (as first, how many in a row), squares side by side as one stroke each."""
     parts = []
     at = (0, 0)
@@ -125,7 +125,13 @@ def _peak(e: Estimate, rank: int) -> int:
 
 
 def _map(
-    title: str, ident: str, t: Timeline, found: Map, values: Sequence[float], show: Callable[[float], str], what: str
+    title: str,
+    ident: str,
+    t: Timeline,
+    found: DeviceMap,
+    values: Sequence[float],
+    show: Callable[[float], str],
+    what: str,
 ) -> str:
     low, high = min(values), max(values)
     alike = show(low) == show(high)

@@ -50,7 +50,7 @@ UNITS = {"TiB": 2.0**40, "GiB": 2.0**30, "MiB": 2.0**20, "KiB": 2.0**10, "B": 1.
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class MemoryInterval:
     """From `start` to `end` (picoseconds) a device holds so much, in bytes by role. action: what runs, if anything."""
 
     start: int
@@ -82,13 +82,13 @@ def held(timeline: Timeline, occupancy: Mapping[int, Occupancy]) -> Held:
     ]
 
 
-def levels(timeline: Timeline, group: int, series: Series) -> list[Level]:
+def levels(timeline: Timeline, group: int, series: Series) -> list[MemoryInterval]:
     """The series of a group against the time of its first class."""
     cls = next(c for c, p in enumerate(timeline.classes) if p.group == group)
     return _levels(timeline, [e for e in timeline.events if e.cls == cls], series)
 
 
-def _levels(timeline: Timeline, events: Iterable[Event], series: Series) -> list[Level]:
+def _levels(timeline: Timeline, events: Iterable[Event], series: Series) -> list[MemoryInterval]:
     """Against the time of a class with these events: while an action runs its fullest moment, between actions what
     stays."""
     when: dict[tuple[str, int, int], tuple[int, int]] = {}
@@ -96,18 +96,18 @@ def _levels(timeline: Timeline, events: Iterable[Event], series: Series) -> list
         if e.stream == Stream.COMPUTE:
             action = (e.kind, e.chunk, e.micro)
             when[action] = (when[action][0] if action in when else e.start_ps, e.end_ps)
-    found: list[Level] = []
+    found: list[MemoryInterval] = []
     at, now = 0, series.before
     for done, moment in zip(series.actions, series.moments):
         start, end = when.get(done, (at, at))
         if start > at:
-            found.append(Level(at, start, now))
+            found.append(MemoryInterval(at, start, now))
         if end > start:
-            found.append(Level(start, end, moment.at_peak, str(done)))
+            found.append(MemoryInterval(start, end, moment.at_peak, str(done)))
         at, now = max(at, end), moment.after
     length = max(round(timeline.step_seconds * PICOSECONDS), at, 1)
     if length > at:
-        found.append(Level(at, length, now))
+        found.append(MemoryInterval(at, length, now))
     return found
 
 
@@ -120,24 +120,26 @@ def spoken(action: Action) -> str:
     return f"{phase.words} of micro-batch {action.mb}{chunk}"
 
 
-def coarser(found: Sequence[Level], most: int = STEPS) -> list[Level]:
+def coarser(found: Sequence[MemoryInterval], most: int = STEPS) -> list[MemoryInterval]:
     """At most so many levels: each part of the time shows its fullest."""
     if len(found) <= most:
         return list(found)
     length = found[-1].end
-    best: dict[int, Level] = {}
+    best: dict[int, MemoryInterval] = {}
     for level in found:
         for i in range(level.start * most // length, (level.end - 1) * most // length + 1):
             if i not in best or level.total > best[i].total:
                 best[i] = level
-    return [Level(i * length // most, (i + 1) * length // most, v.roles, v.action) for i, v in sorted(best.items())]
+    return [
+        MemoryInterval(i * length // most, (i + 1) * length // most, v.roles, v.action) for i, v in sorted(best.items())
+    ]
 
 
-def widened(found: Sequence[Level]) -> list[Level]:
+def widened(found: Sequence[MemoryInterval]) -> list[MemoryInterval]:
     """With the fullest moments long enough to be seen, where they are not: at the cost of what is beside them."""
     length, peak = found[-1].end, max(level.total for level in found)
     least = -(-length // VISIBLE)
-    shown: list[Level] = []
+    shown: list[MemoryInterval] = []
     for level in found:
         start, end = max(level.start, shown[-1].end if shown else 0), level.end
         if level.total == peak and end - level.start < least:
@@ -149,7 +151,7 @@ def widened(found: Sequence[Level]) -> list[Level]:
     return shown
 
 
-def shown_roles(found: Sequence[Level], peak: int) -> list[str]:
+def shown_roles(found: Sequence[MemoryInterval], peak: int) -> list[str]:
     """The names of ROLES that are drawn."""
     large = {r for level in found for r, n in level.roles.items() if n >= SMALL * peak}
     rest = any(n for level in found for r, n in level.roles.items() if r not in large or r not in ROLES)
@@ -183,7 +185,9 @@ def memory(e: Estimate, occupancy: Mapping[int, Occupancy]) -> str:
     return section("memory", "Memory", note, *parts)
 
 
-def _curve(timeline: Timeline, full: FullMemory, series: Series, found: Sequence[Level], capacity: float) -> list[str]:
+def _curve(
+    timeline: Timeline, full: FullMemory, series: Series, found: Sequence[MemoryInterval], capacity: float
+) -> list[str]:
     group, kind = full.moment.group, full.moment.memory
     shown = shown_roles(found, series.peak)
     drawn = widened(coarser(found))
@@ -233,7 +237,9 @@ def _curve(timeline: Timeline, full: FullMemory, series: Series, found: Sequence
     return [tag("h3", esc(title)), legend(keys), rows]
 
 
-def _area(drawn: Sequence[Level], below: Sequence[float], above: Sequence[float], length: int, top: float) -> str:
+def _area(
+    drawn: Sequence[MemoryInterval], below: Sequence[float], above: Sequence[float], length: int, top: float
+) -> str:
     """The path around a band of steps, in a picture 1000 wide."""
 
     def edge(values: Sequence[float]) -> list[tuple[str, str, str]]:

@@ -50,7 +50,7 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class MessageArrow:
     """A message from one row to another."""
 
     source: int
@@ -68,7 +68,7 @@ class Rows:
     """
 
     boxes: tuple[tuple[Box, ...], ...]
-    lines: tuple[Line, ...]
+    lines: tuple[MessageArrow, ...]
     start: int
     length: int
     chunks: int
@@ -99,7 +99,9 @@ def rows(timeline: Timeline) -> Rows:
             continue
         boxes[e.cls].append(Box("M" if e.kind == Kind.COLLECTIVE else e.kind, e.micro, e.chunk, e.start_ps, e.end_ps))
         waits.update((m, e.cls) for m in e.messages)
-    lines = [Line(e.cls, waits[m], e.micro, e.start_ps, e.end_ps) for e in sends for m in e.messages if m in waits]
+    lines = [
+        MessageArrow(e.cls, waits[m], e.micro, e.start_ps, e.end_ps) for e in sends for m in e.messages if m in waits
+    ]
     length = max(round(timeline.step_seconds * PICOSECONDS), 1)
     chunks = max((e.chunk for e in timeline.events), default=0) + 1
     return Rows(tuple(map(tuple, boxes)), tuple(lines), 0, length, chunks)
@@ -230,12 +232,12 @@ def _boxes(found: Rows) -> str:
     return svg(*inside, label=label, width="100%", height=height)
 
 
-def _far(line: Line) -> str:
+def _far(line: MessageArrow) -> str:
     """Lines across other rows are fainter."""
     return ' class="far"' if abs(line.to - line.source) > 1 else ""
 
 
-def _side(line: Line, box: int, gap: int, end: bool = False) -> int:
+def _side(line: MessageArrow, box: int, gap: int, end: bool = False) -> int:
     """The edge of the row from which, or to which, the line goes: the one that faces the other row."""
     down = line.to > line.source
     row = line.to if end else line.source

@@ -26,7 +26,7 @@ _IDLE = _references([[np.empty(1, np.uint8), 0]])
 """What `getrefcount` says of a block that nothing but the pool refers to."""
 
 
-class Pool:
+class ArrayPool:
     """Arrays whose memory is used again as soon as neither they nor views of them are referred to."""
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """One device: interprets its functions on plain arrays of its own, and measures its memory for real.
 
 Everything is copied: results of kernels, messages, what others get. The only arrays shared within the device are those
-whose buffers are shared by the rules of `compiler.memory`; a `Buffer` is counted while anything holds it, with the
+whose buffers are shared by the rules of `compiler.memory`; a `RankBuffer` is counted while anything holds it, with the
 bytes of the array that is really there (its elements in the value's own dtype: a backend may keep them in a wider one).
 
 Written against `runtime.backend.Backend` and `runtime.comm.Network` only, so that it runs one device of any engine.
@@ -25,7 +25,7 @@ from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import PER_MICROBATCH, DeviceClass, Program
+from compiler.program import DeviceClass, Program
 from runtime.backend import Array, Backend, LocalValue, Position
 from runtime.comm import Handle, Network, Then, Wait
 from runtime.mesh import Mesh, logical, logical_type, region
@@ -45,7 +45,7 @@ class Ledger:
 
 
 @dataclass(eq=False)
-class Buffer:
+class RankBuffer:
     """A piece of memory as the program sees it; let go when nobody holds it."""
 
     ledger: Ledger
@@ -57,7 +57,7 @@ class Buffer:
     def __post_init__(self) -> None:
         self.ledger.add(self.memory, self.size)
 
-    def hold(self) -> Buffer:
+    def hold(self) -> RankBuffer:
         self.holders += 1
         return self
 
@@ -72,7 +72,7 @@ class Held:
     """A value: its array, and the buffer that its bytes belong to."""
 
     array: Array
-    buffer: Buffer
+    buffer: RankBuffer
 
 
 Values = dict[str, Held]
@@ -110,7 +110,7 @@ class Device:
     def new(self, array: Array, dtype: str, memory: str = FIRST) -> Held:
         """Memory of the device's own: every array that a value, a state or an input lies in comes by here."""
         size = prod(self.backend.shape(array)) * ITEMSIZE[dtype]
-        return Held(array, Buffer(self.ledger, memory, size))
+        return Held(array, RankBuffer(self.ledger, memory, size))
 
     def copy(self, array: Array, dtype: str, memory: str = FIRST) -> Held:
         """New memory with these contents."""
@@ -155,14 +155,15 @@ class Device:
         self.inputs[name, var.layout] = [self.new(p, var.type.dtype) for p in pieces]
 
     def end_step(self) -> None:
-        """Let go of inputs and accumulated values."""
+        """Let go of inputs, of accumulated values, and of the outputs that micro-batches have saved."""
+        for held in self.saved.values():
+            held.buffer.drop()
+        self.saved = {}
         for pieces in self.inputs.values():
             for p in pieces:
                 p.buffer.drop()
         self.inputs = {}
-        for name in [
-            n for n in self.states if self.declared[n].role in (Role.GRADIENT, Role.LOSS, Role.METRIC, Role.STATISTIC)
-        ]:
+        for name in [n for n in self.states if self.declared[n].role not in STATIC]:
             self.states.pop(name).buffer.drop()
 
     # --- running
@@ -170,7 +171,7 @@ class Device:
     def step(self) -> Wait[None]:
         """The device's schedule, up to the point where all that it sent has left."""
         for name, chunk, micro in unrolled(self.program, self.cls.schedule, self.group):
-            self.doing = f"{name}.{chunk} of micro-batch {micro}" if name in PER_MICROBATCH else name
+            self.doing = f"{name}.{chunk} of micro-batch {micro}" if name.per_microbatch else name
             yield from self.run(name, chunk, micro)
             self.sent = [h for h in self.sent if not h.done()]
         for handle in self.sent:
@@ -182,7 +183,9 @@ class Device:
         self.chunk, self.micro, self.ctx = chunk, micro, self.backend.context(micro, self.program.seed)
         yield from self._body(self.functions[action, chunk].body, {}, {})
 
-    def _body(self, body: Graph, values: Values, stacks: Mapping[str, list[Place]], carries: int = 0) -> Wait[None]:
+    def _body(
+        self, body: Graph, values: Values, stacks: Mapping[str, list[Destination]], carries: int = 0
+    ) -> Wait[None]:
         """Run a body; `stacks`: results of an iteration -> where each goes to when it is defined."""
         scope, live = variables(body), liveness(body, carries)
         for p in body.inputs:
@@ -218,7 +221,7 @@ class Device:
             case Send():
                 own, everyone = self._stage, self.network.between(range(self.program.groups))
                 tag = op.name, self.micro, own, own + op.to
-                self.sent.append(everyone.send(arrays[0], (own + op.to) % everyone.size, tag))
+                self.sent.append(everyone.send(arrays[0], self.program.homes.group(own + op.to), tag))
             case Input() | Read() | Load():
                 (out,) = instr.outputs
                 values[out.name] = yield from self._source(op, out)
@@ -243,7 +246,7 @@ class Device:
             case Recv():
                 own, everyone = self._stage, self.network.between(range(self.program.groups))
                 tag = op.name, self.micro, own + op.source, own
-                return everyone.recv((own + op.source) % everyone.size, tag, self.local(out).shape, dtype)
+                return everyone.recv(self.program.homes.group(own + op.source), tag, self.local(out).shape, dtype)
             case StageReduce():
                 total = self.network.between(op.groups).all_reduce(arrays[0], op.fn)
                 return Then(total, lambda x: self.backend.rounded(x, dtype))
@@ -256,7 +259,7 @@ class Device:
     @property
     def _stage(self) -> int:
         """The virtual stage whose code runs."""
-        return self.group + self.chunk * self.program.groups
+        return self.program.homes.stage(self.group, self.chunk)
 
     def _there(self, held: Held) -> Wait[None]:
         """Wait for what a value's buffer is to hold."""
@@ -329,7 +332,7 @@ class Device:
             else:
                 self.states[name] = self.copy(held.array, decl.type.dtype, decl.memory)
             return
-        self._put(Place(self.states[name].array, decl.type.dtype, _adds(scope[operand])), held.array)
+        self._put(Destination(self.states[name].array, decl.type.dtype, _adds(scope[operand])), held.array)
 
     # --- loops
 
@@ -337,15 +340,15 @@ class Device:
         self, instr: Node, op: Repeat, values: Values, dying: Sequence[str], sinks: Mapping[str, str]
     ) -> Wait[None]:
         carries, stacks = op.carries, op.carries + op.stacks
-        filled: dict[str, list[Place]] = {}
+        filled: dict[str, list[Destination]] = {}
         for out, result in zip(instr.outputs[carries:], op.body.outputs[carries:], strict=True):
             sink = self.states.get(sinks.get(out.name, ""))
             if sink is not None:
-                place = Place(sink.array, out.type.dtype, _adds(out))
+                place = Destination(sink.array, out.type.dtype, _adds(out))
             else:
                 array = self.backend.empty(self.local(out).shape, out.type.dtype, out.memory)
                 values[out.name] = self.new(array, out.type.dtype, out.memory)
-                place = Place(values[out.name].array, out.type.dtype)
+                place = Destination(values[out.name].array, out.type.dtype)
             filled.setdefault(result.name, []).append(place)
         names, nexts = names_of(instr.inputs), names_of(op.body.outputs[:carries])
         for name in names[carries:stacks]:
@@ -373,11 +376,11 @@ class Device:
         for out, held in zip(instr.outputs[:carries], carried, strict=True):
             values[out.name] = held
 
-    def _slice(self, place: Place, i: int) -> Place:
+    def _slice(self, place: Destination, i: int) -> Destination:
         """The place of one iteration in a stack."""
-        return Place(self.backend.part(place.array, (slice(i, i + 1),)), place.dtype, place.combine)
+        return Destination(self.backend.part(place.array, (slice(i, i + 1),)), place.dtype, place.combine)
 
-    def _put(self, place: Place, value: Array) -> None:
+    def _put(self, place: Destination, value: Array) -> None:
         if place.combine is None:
             self.backend.assign(place.array, value)
             return
@@ -386,14 +389,14 @@ class Device:
         if rounded is not place.array:
             self.backend.assign(place.array, rounded)
 
-    def _store(self, stacks: Mapping[str, list[Place]], name: str, values: Values) -> Wait[None]:
+    def _store(self, stacks: Mapping[str, list[Destination]], name: str, values: Values) -> Wait[None]:
         for place in stacks.get(name, ()):
             yield from self._there(values[name])
             self._put(place, values[name].array)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Destination:
     """Memory that a value of this type is copied to, or combined with: by `sum` or `max`."""
 
     array: Array

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import parc
-from compiler.evaluate.checks import FAMILIES, RESULTS, Held
+from compiler.evaluate.checks import FAMILIES, RESULTS, CheckResult
 from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Source
 from parc import api
@@ -219,7 +219,7 @@ def test_checks_are_listed_with_what_was_found() -> None:
         "check fit.parameters == 1024 or fit.memory.peak > most\n"
         "check not fit.parameters < 1024 and fit.memory.weight == 4 KiB\n"
     )
-    held: list[Held] = []
+    held: list[CheckResult] = []
     parc.check(Source("t", text), told=held.append)
     assert [(h.text, h.found, h.holds) for h in held] == [
         ("degree == 2", "2 == 2", True),
@@ -272,7 +272,7 @@ def test_memory_is_that_of_the_stack_and_the_programs_has_its_own_name() -> None
         (plain, [f"fit.memory.{name} == fit.program_memory.peak" for name in ("peak", "reserved", "needed")]),
         (plain, [f"fit.memory.{name} == fit.program_memory.{name}" for name in ("saved", "optimizer", "total")]),
     ):
-        held: list[Held] = []
+        held: list[CheckResult] = []
         parc.check(Source("t", text + "".join(f"check {c}\n" for c in checks)), told=held.append)
         assert len(held) >= len(checks) and all(h.holds for h in held)
 
@@ -289,7 +289,7 @@ WALLS = Path(__file__).parents[2] / "examples" / "walls.par"
 
 def test_the_walls_hold() -> None:
     """Every check of the example, and those that a smaller card or another training would break."""
-    held: list[Held] = []
+    held: list[CheckResult] = []
     parc.check(WALLS, told=held.append)
     assert len(held) == WALLS.read_text().count("\ncheck ") == 12 and all(h.holds for h in held)
 
@@ -307,7 +307,7 @@ def test_the_walls_hold() -> None:
     ],
 )
 def test_walls_stand_where_they_are(change: dict[str, str], broken: set[str]) -> None:
-    held: list[Held] = []
+    held: list[CheckResult] = []
     with pytest.raises(ParcError) as caught:
         parc.check(WALLS, told=held.append, params=change)
     assert {d.code for d in caught.value.diagnostics} == {"E0217"}

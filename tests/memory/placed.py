@@ -12,13 +12,13 @@ from compiler.ops.effects import Accumulate
 from compiler.program import Program
 from runtime.data.synthetic import synthetic
 from runtime.rank.executor import RankExecutor
-from runtime.rank.interpreter import Buffer, Device, Held
+from runtime.rank.interpreter import Device, Held, RankBuffer
 
 Where = tuple[str, int, int]
 """(function, chunk, micro-batch)."""
 
 
-class Made(Buffer):
+class Made(RankBuffer):
     """A buffer of a run: which action made it where in the program, and what became of it."""
 
     device: Tracked

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compiler.memory.caching_allocator import CachingAllocator, MiB, Piece, reserved
+from compiler.memory.caching_allocator import Block, CachingAllocator, MiB, reserved
 from compiler.memory.fullest import traced
 from compiler.memory.peak import memory_use
 from compiler.program import Program
@@ -46,7 +46,7 @@ SIZES = st.one_of(st.integers(0, 2 * MiB), st.integers(0, 40 * MiB))
 
 @given(st.lists(st.tuples(SIZES, st.integers(0, 5)), max_size=60))
 def test_what_is_reserved_is_enough(drawn: list[tuple[int, int]]) -> None:
-    a, held = CachingAllocator(), list[tuple[int, Piece]]()
+    a, held = CachingAllocator(), list[tuple[int, Block]]()
     for size, leave in drawn:
         held.append((size, a.allocate(size)))
         assert held[-1][1].size >= size

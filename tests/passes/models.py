@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from compiler.graph import Builder, Dim, Graph, Names, Node, Type, Value
-from compiler.model import SERIAL, Init, Input, Job, Model, Precision, RecomputeRule, Strategy, Weight
+from compiler.model import SERIAL, DataInput, Init, Job, Model, Precision, RecomputeRule, Strategy, Weight
 from compiler.ops.base import Op
 from compiler.ops.contract import Contract
 from compiler.ops.create import Full, Iota, Random
@@ -65,7 +65,7 @@ class Maker:
         self.names = names or Names()
         self.dtype = dtype
         self.b = Builder(self.names)
-        self.inputs: list[Input] = []
+        self.inputs: list[DataInput] = []
         self.weights: list[Weight] = []
         self.step: Value | None = None
 
@@ -96,7 +96,7 @@ class Maker:
 
     def input(self, name: str, *dims: Dim, dtype: str | None = None, high: int | None = None) -> Value:
         v = self.b.value(name, Type(dtype or self.dtype, dims))
-        self.inputs.append(Input(v, 0 if high else None, high))
+        self.inputs.append(DataInput(v, 0 if high else None, high))
         return v
 
     def weight(self, name: str, *dims: Dim, loops: tuple[str, ...] = ()) -> Value:

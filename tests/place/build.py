@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compiler.graph import Builder, Dim, Names, Type, Value
-from compiler.model import Init, Input, Job, Model, Precision, State, Strategy, Weight, WeightUpdate
+from compiler.model import DataInput, Init, Job, Model, Precision, State, Strategy, Weight, WeightUpdate
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
@@ -45,6 +45,6 @@ def mlp(strategy: Strategy, layers: int = 3, dtype: str = "f64", clip: float | N
     total = b.add(Reduce("sum", ("b", "s", "d")), square)
     loss = b.add(Map("mul", (None, 1.0 / square.type.elements)), total, name="loss_value")
     weights = (Weight(w1, Init("normal", (0.3,)), ("block",)), Weight(w2, Init("normal", (0.3,)), ("block",)))
-    model = Model("mlp", (Input(x), Input(y)), weights, b.graph("mlp", (x, y, w1, w2), (loss,)))
+    model = Model("mlp", (DataInput(x), DataInput(y)), weights, b.graph("mlp", (x, y, w1, w2), (loss,)))
     updates = tuple(momentum(w, dtype) for w in weights)
     return Job("test", model, strategy, Precision(dtype, dtype), updates, clip=clip)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from compiler.diff import Change, buffers, diff, in_flight
+from compiler.diff import Difference, buffers, diff, in_flight
 from compiler.graph import Graph
 from compiler.program import DeviceClass, Function, FunctionPhase
 from compiler.schedules import NAMES, actions, kinds, rolled
@@ -85,12 +85,15 @@ def test_differences() -> None:
     text = text.replace("    for i in 0..4 { F[i] B[i] }\n", "    F[0..4]\n    B[0..4]\n")
     after = parse_program(text)
     found = diff(before, after)
-    assert found.layouts == (Change("weight w3", "f32[d=4] on stage 1", "f32[d=2/dp] in host on stage 1"),)
-    assert found.calls == (Change("F send", 4, 8),)
-    assert found.bytes == (Change("F send", 128.0, 256.0),)
+    assert found.layouts == (Difference("weight w3", "f32[d=4] on stage 1", "f32[d=2/dp] in host on stage 1"),)
+    assert found.calls == (Difference("F send", 4, 8),)
+    assert found.bytes == (Difference("F send", 128.0, 256.0),)
     # saved: stage 1 has caught up with stage 0
-    assert found.buffers == (Change("weight in host", None, 8.0), Change("in all in host at the peak", None, 8.0))
-    assert found.frame == (Change("schedule of stage 1", "for i in 0..4 { F[i] B[i] }\nU", "F[0..4]\nB[0..4]\nU"),)
+    assert found.buffers == (
+        Difference("weight in host", None, 8.0),
+        Difference("in all in host at the peak", None, 8.0),
+    )
+    assert found.frame == (Difference("schedule of stage 1", "for i in 0..4 { F[i] B[i] }\nU", "F[0..4]\nB[0..4]\nU"),)
     assert json.loads(json.dumps(found.to_dict()))["calls"][0] == {"what": "F send", "before": 4, "after": 8}
     shown = str(found)
     assert "    weight w3: f32[d=4] on stage 1 -> f32[d=2/dp] in host on stage 1" in shown
@@ -102,4 +105,4 @@ def test_differences() -> None:
 def test_the_mesh_differs() -> None:
     program = parse_program(LAYERS)
     other = replace(program, axes=(replace(program.axes[0], size=4), program.axes[1]))
-    assert Change("axis dp", "2", "4") in diff(program, other).frame
+    assert Difference("axis dp", "2", "4") in diff(program, other).frame

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from parc.report.memory import VISIBLE, Level, widened
+from parc.report.memory import VISIBLE, MemoryInterval, widened
 
 
 def test_a_peak_is_drawn_however_short_it_is() -> None:
-    def level(start: int, end: int, n: int) -> Level:
-        return Level(start, end, {"weight": n})
+    def level(start: int, end: int, n: int) -> MemoryInterval:
+        return MemoryInterval(start, end, {"weight": n})
 
     for at in (0, 1, 500_000, 999_999):  # the fullest moment lasts one of a million
         around = [level(0, at, 1), level(at, at + 1, 9), level(at + 1, 10**6, 2)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from runtime.numpy.pool import SMALLEST, Pool
+from runtime.numpy.pool import SMALLEST, ArrayPool
 
 COUNT = SMALLEST  # float64: eight times the least size
 
@@ -14,7 +14,7 @@ def address(x: np.ndarray) -> int:
 
 
 def test_memory_is_used_again_when_the_array_is_gone() -> None:
-    pool = Pool()
+    pool = ArrayPool()
     first = pool.empty((COUNT,), np.float64)
     at = address(first)
     del first
@@ -23,7 +23,7 @@ def test_memory_is_used_again_when_the_array_is_gone() -> None:
 
 
 def test_views_keep_the_memory() -> None:
-    pool = Pool()
+    pool = ArrayPool()
     x = pool.empty((4, COUNT), np.float32)
     x[...] = 7
     view = np.broadcast_to(np.swapaxes(x.reshape(2, 2, COUNT)[:, 1], 0, 1)[None], (3, COUNT, 2))
@@ -34,7 +34,7 @@ def test_views_keep_the_memory() -> None:
 
 
 def test_live_arrays_never_overlap() -> None:
-    pool, rng = Pool(), np.random.default_rng(0)
+    pool, rng = ArrayPool(), np.random.default_rng(0)
     live: list[tuple[np.ndarray, int]] = []
     for number in range(200):
         if live and rng.random() < 0.5:
@@ -47,13 +47,13 @@ def test_live_arrays_never_overlap() -> None:
 
 
 def test_small_arrays_are_not_kept() -> None:
-    pool = Pool()
+    pool = ArrayPool()
     assert pool.empty((3, 0, 2), np.float32).shape == (3, 0, 2) and pool.empty((), np.int32).shape == ()
     assert not pool.blocks
 
 
 def test_what_a_round_does_not_use_is_let_go() -> None:
-    pool = Pool()
+    pool = ArrayPool()
     kept = pool.empty((COUNT,), np.float32)
     kept[...] = 3
     pool.next_round()

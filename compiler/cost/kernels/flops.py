@@ -13,7 +13,7 @@ from compiler.model import Model
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
 from compiler.passes.differentiate import differentiate
-from compiler.program import PER_MICROBATCH, FunctionPhase, Program
+from compiler.program import FunctionPhase, Program
 
 Seated = Mapping[Value, Seats]
 
@@ -110,7 +110,7 @@ def program_flops(program: Program) -> dict[str, float]:
         members = len(c.groups) * (program.devices // program.groups)
         for f in c.functions:
             if f.phase is not FunctionPhase.UPDATE:
-                runs = program.microbatches if f.name in PER_MICROBATCH else 1
+                runs = program.microbatches if f.per_microbatch else 1
                 _computed(f.body, members * runs, program.sizes, found)
     return found
 

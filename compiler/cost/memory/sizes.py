@@ -28,7 +28,7 @@ FLAT = 2
 
 
 @dataclass(slots=True)
-class Sizes:
+class FunctionSizes:
     """Of one function. nothing: values that stay in kernels; added: accumulators of gradients that have a buffer all
     the time; itemsize: of the compute type; logits: values of the loss that are as large as they, and `loss` the share
     of ours that these take.

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from compiler.cost.kernels.program import Features, features
 from compiler.cost.memory.footprint import Footprint, Shards, footprint, states
-from compiler.cost.memory.sizes import OURS, Sizes
+from compiler.cost.memory.sizes import OURS, FunctionSizes
 from compiler.cost.price.calibration import of_cluster
 from compiler.graph import ITEMSIZE, Graph, Node, Value
-from compiler.memory.action import Buffer, Effect, Replay
+from compiler.memory.action import Buffer, MemoryEffect, Replay
 from compiler.memory.lifetimes import Traced, TracedMemory
 from compiler.memory.peak import ClassMemory, Peak
 from compiler.memory.tiers import FIRST
@@ -86,12 +86,12 @@ class Systems:
         gathered = {s.logical for s in cls.states if s.role is Role.WEIGHT and self.shards.gathered(s)}
         return frozenset(s.name for s in cls.states if s.role is Role.GRADIENT and s.logical not in gathered)
 
-    def sizes(self, cls: DeviceClass, key: tuple[str, int]) -> Sizes:
+    def sizes(self, cls: DeviceClass, key: tuple[str, int]) -> FunctionSizes:
         """Of the values of a function of the class."""
         inside, core = self.features.inside[self.program.classes.index(cls)][key]
         itemsize = ITEMSIZE[self.features.compute]
         loss = self.footprint.logits(self.strategy, itemsize) / OURS
-        found = Sizes(
+        found = FunctionSizes(
             inside | core if self.fused else inside, self.added(cls), itemsize, self.features.regions.wide, loss
         )
         if key != UPDATE:
@@ -105,10 +105,10 @@ class Systems:
 class _Replay(Replay):
     """Of an action whose values are as large as `of` says, some of which add to gradients without a copy."""
 
-    of: Sizes
+    of: FunctionSizes
     passing: list[Buffer]
 
-    def run(self, function: Function) -> Effect:
+    def run(self, function: Function) -> MemoryEffect:
         self.passing = []
         return super().run(function)
 
@@ -161,7 +161,7 @@ class SystemMemory(ClassMemory):
         self.static.update(((FIRST, role), items) for role, items in kept.items())
         self.functions[UPDATE] = Function(*UPDATE, Graph("", (), (), ()))
         self.touched = {key: names - self.added for key, names in self.touched.items()} | {UPDATE: frozenset()}
-        self.sized: dict[tuple[str, int], Sizes] = {}
+        self.sized: dict[tuple[str, int], FunctionSizes] = {}
 
     def need(self, peak: Peak) -> Need:
         """What allocator and driver make of a peak. Shards of gradients lie in a pool of the allocator's own: those

@@ -154,6 +154,7 @@ def _spent(
     """Per device group, to the picosecond. `added`: its `Sums`; step: picoseconds."""
     names = [level.name for level in pricer.machine.levels]
     found = []
+    homes = groups.program.homes
     for group, counts in enumerate(groups.counts):
         kernels = {Kind.PRODUCT: 0, Kind.VECTOR: 0, "update": 0}
         total = added[group]
@@ -168,7 +169,7 @@ def _spent(
             for axes, (stream, *rest) in function.links.items():
                 _add(links, axes, stream, *(n * x for x in rest))
             for post, times in function.posts:
-                to = (key[1] * groups.number + group + post.to) % groups.number
+                to = homes.group(homes.stage(group, key[1]) + post.to)
                 if to != group:
                     ps, level = pricer.post(post.bytes, group, to), pricer.machine.between(group, to)
                     sends[to] = sends.get(to, 0.0) + n * times * post.bytes

@@ -15,7 +15,7 @@ WHOLE: State = ("whole", "")
 
 
 @dataclass(slots=True)
-class Plan:
+class LoopAxes:
     """Axes per loop, and the axes along which pending sums pass through (with the operands that carry them)."""
 
     loops: tuple[Loop, ...]
@@ -45,9 +45,9 @@ def move_cost(have: State, need: State, n: int, size: float) -> float:
     return (n - 1) / n * size if need[0] == "split" else inf
 
 
-def choose(region: Region, node: Node, loops: tuple[Loop, ...]) -> Plan:
+def choose(region: Region, node: Node, loops: tuple[Loop, ...]) -> LoopAxes:
     """Decide every axis by itself, in mesh order; deterministic."""
-    plan = Plan(loops, [[] for _ in loops])
+    plan = LoopAxes(loops, [[] for _ in loops])
     held = [region.layouts(v) for v in node.inputs]
     out = node.outputs[0]
     declared = region.declared(out)
@@ -122,7 +122,7 @@ def _split(held: list[list[tuple[Layout, int]]], others: frozenset[int], axis: s
     return any(held[i] and all(v.dim_of(axis) is not None for v, _ in held[i]) for i in others)
 
 
-def _room(region: Region, node: Node, plan: Plan, index: int, axis: str, padded_ok: bool) -> bool:
+def _room(region: Region, node: Node, plan: LoopAxes, index: int, axis: str, padded_ok: bool) -> bool:
     """True if `axis` can split the loop besides the axes that it has already."""
     loop = plan.loops[index]
     if loop.kind == "whole" or (loop.kind == "move" and axis == TIME):
@@ -148,7 +148,7 @@ def _of_its_size(node: Node, loop: Loop) -> str:
     return next((n for n, size in _walked(node, loop) if size == loop.size), loop.names[0])
 
 
-def _by_weight(region: Region, node: Node, plan: Plan, axis: str) -> int | None:
+def _by_weight(region: Region, node: Node, plan: LoopAxes, axis: str) -> int | None:
     """Rule 1: an operand that is a weight, or a result that is a weight's gradient, fixes the loop."""
     for i, v in enumerate(node.inputs):
         compute = region.weights.get(v.name)
@@ -172,7 +172,7 @@ def _by_weight(region: Region, node: Node, plan: Plan, axis: str) -> int | None:
 def _by_cost(
     region: Region,
     node: Node,
-    plan: Plan,
+    plan: LoopAxes,
     held: list[list[tuple[Layout, int]]],
     declared: Layout,
     axis: str,
@@ -220,7 +220,7 @@ def _by_cost(
     region.shared.choices.append(Choice(out.name, axis, plan.loops[found[0][2]].names, reason, candidates))
 
 
-def _order(region: Region, node: Node, plan: Plan, held: list[list[tuple[Layout, int]]]) -> None:
+def _order(region: Region, node: Node, plan: LoopAxes, held: list[list[tuple[Layout, int]]]) -> None:
     """Where several axes split one loop: the order that the largest operand has already, new axes as the minor ones."""
     for k, axes in enumerate(plan.axes):
         if len(axes) < 2:

@@ -13,7 +13,7 @@ from compiler.ops.elementwise import Cast, Map
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.passes.copying import renamed
-from compiler.passes.place.choose import Plan, choose
+from compiler.passes.place.choose import LoopAxes, choose
 from compiler.passes.place.region import Region
 
 
@@ -79,7 +79,7 @@ def walked(
     return [found.get(d.name, ()) for d in value.type.dims]
 
 
-def _operand(region: Region, node: Node, plan: Plan, i: int) -> Value:
+def _operand(region: Region, node: Node, plan: LoopAxes, i: int) -> Value:
     """The operand in the layout that the plan asks for, with halos fetched and padding masked."""
     value = node.inputs[i]
     dims = walked(plan.loops, plan.axes, value, i)
@@ -127,7 +127,7 @@ def _fetch_halo(
     return out, wide
 
 
-def _emit(region: Region, node: Node, plan: Plan, inputs: tuple[Value, ...]) -> None:
+def _emit(region: Region, node: Node, plan: LoopAxes, inputs: tuple[Value, ...]) -> None:
     """Append the op and define its results' layouts: split loops, pending sums, borders to give back."""
     pending = {a: "sum" for a in plan.passing}
     for loop, axes in zip(plan.loops, plan.axes, strict=True):

@@ -38,7 +38,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class RelayoutRecord:
     """A relayout: who needed it, from what to what, bytes that one device sends each time."""
 
     value: str
@@ -66,7 +66,7 @@ class Shared:
     diagnostics: Diagnostics
     layouts: dict[str, Layout] = field(default_factory=dict)
     choices: list[Choice] = field(default_factory=list)
-    moves: list[Move] = field(default_factory=list)
+    moves: list[RelayoutRecord] = field(default_factory=list)
     of_data: set[str] = field(default_factory=set)  # forward values that depend on no weight
     aside: Callable[[str], bool] = lambda name: False  # forward values that are of use to metrics only
     whole: dict[str, None] = field(default_factory=dict)  # sums of data that are needed of the whole batch
@@ -227,7 +227,7 @@ class Region:
         versions.append(Version(layout, out, piece))
         cost = self._cost(value, source.layout, layout)
         if cost:
-            self.shared.moves.append(Move(value.name, out.name, self.reader, source.layout, layout, cost))
+            self.shared.moves.append(RelayoutRecord(value.name, out.name, self.reader, source.layout, layout, cost))
         return out
 
     def _whole_batch(self, value: Value, layout: Layout) -> None:
