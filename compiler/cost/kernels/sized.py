@@ -6,12 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from compiler.cost.kernels.drafts import Draft, Lifted, masked_again
-from compiler.cost.kernels.routing import copies
 from compiler.cost.kernels.work import Collective, Part, Product, Vector
 from compiler.cost.kernels.work import Node as Kernel
-from compiler.graph import Graph, Node
+from compiler.graph import Graph
 from compiler.ops import comm, effects
-from compiler.regions.region import Region
+from compiler.regions.mark import Regions
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +25,13 @@ class Sized:
     sunk: Collection[str]
     carries: int
     itemsize: int
-    attention: Mapping[Node, Region]
+    regions: Regions
     inside: set[str]
     core: set[str]
 
     def part(self) -> Part:
         """The work of the body."""
         readers = self._readers()
-        made = {v.name: instr for instr in self.body.nodes for v in instr.outputs}
         cores = self._cores()
         fed = {self.values[v.name].root for at in cores for i in self.drafts[at].instrs for v in i.inputs}
         order = [at for at in self._order() if self.drafts[at].instrs]
@@ -48,8 +46,8 @@ class Sized:
             elif isinstance(work, Product):
                 work = self._product(draft, work, cores, fed)
             elif isinstance(work, Collective) and work.comm.pattern is comm.Pattern.DIRECT and draft.count == 1:
-                number, places = copies(draft.instrs[0], made, self.body, self.values)
-                work = replace(work, copies=number, places=places)
+                of = self.regions.routing[draft.instrs[0]]
+                work = replace(work, copies=of.number, places=of.places)
             deps = tuple(sorted(place[d] for d in draft.deps))
             owners = {self.values[results[c].name].owner for c in draft.carries if c < len(results)}
             nodes.append(Kernel(draft.name, work, deps, tuple(sorted(place[o] for o in owners if o >= 0))))
@@ -58,7 +56,7 @@ class Sized:
 
     def _cores(self) -> dict[int, float]:
         """Kernels of the inside of attention, and the share of the scores that a mask leaves."""
-        regions, found = self.attention, dict[int, float]()
+        regions, found = self.regions.attention, dict[int, float]()
         for at, draft in enumerate(self.drafts):
             mine = [regions[instr].kept for instr in draft.instrs if instr in regions] if draft.work is None else []
             if mine:
