@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import Layout
+from compiler.model import State
 from compiler.ops.comm import Relayout
 from compiler.ops.create import Full
 from compiler.ops.effects import Read, StageReduce, Write
@@ -55,6 +56,7 @@ class _Update:
         self.names = Names()
         self.total = {v.name: w.name for v, w in zip(placed.totals, self.trained, strict=True)}
         self.owner = {s.name: s.of for s in self.training.states}
+        self.addends = {w.name: parts for w, parts in zip(self.trained, staged.addends, strict=True)}
         self.deps: dict[str, Deps] = {}
         self.roots: set[str] = set()
         self.chain: set[str] = set()
@@ -124,8 +126,7 @@ class _Update:
     def _contributes(self, weight: str, chunk: int) -> bool:
         """Whether the backward pass of this class adds to the weight's gradient."""
         stages = {self.staged.homes.stage(g, chunk) for g in self.groups}
-        index = next(i for i, w in enumerate(self.trained) if w.name == weight)
-        places = [self.staged.counts_at(v, self.staged.backward) for v in self.staged.addends[index]]
+        places = [self.staged.counts_at(v, self.staged.backward) for v in self.addends[weight]]
         return any(p == ALL or p in stages for p in places)
 
     def lower(self) -> tuple[Graph, list[StateDecl]]:
@@ -181,6 +182,9 @@ class _Update:
     def _declare(self, emits: Mapping[int, PieceEmitter]) -> list[StateDecl]:
         found: list[StateDecl] = []
         placed = self.placed
+        states: dict[str | None, list[State]] = {}
+        for s in self.training.states:
+            states.setdefault(s.of, []).append(s)
         sums = {w.name: (g.type, at) for w, g, at in zip(self.trained, self.training.gradients, placed.accumulators)}
         for w in self.training.model.weights:
             for c in self.here(w.name):
@@ -191,25 +195,12 @@ class _Update:
                     full = of_chunk(self.buffers.gradients[w.name], c)
                     grad, at = sums[w.name]
                     found.append(StateDecl(full, Role.GRADIENT, emits[c].piece(grad, w.name), at, c, logical=w.name))
-                for s in self.training.states:
-                    if s.of == w.name:
-                        st = emits[c].type(s.value)
-                        found.append(
-                            StateDecl(
-                                of_chunk(s.name, c),
-                                Role.OPTIMIZER,
-                                st,
-                                placed.states[s.name],
-                                c,
-                                s.init,
-                                logical=s.name,
-                            )
-                        )
-        for s in self.training.states:
-            if s.of is None:
-                found.append(
-                    StateDecl(s.name, Role.COUNTER, s.value.type, placed.states[s.name], 0, s.init, logical=s.name)
-                )
+                for s in states.get(w.name, ()):
+                    name, type, at = of_chunk(s.name, c), emits[c].type(s.value), placed.states[s.name]
+                    found.append(StateDecl(name, Role.OPTIMIZER, type, at, c, s.init, logical=s.name))
+        for s in states.get(None, ()):
+            at = placed.states[s.name]
+            found.append(StateDecl(s.name, Role.COUNTER, s.value.type, at, 0, s.init, logical=s.name))
         return found
 
     def _enter(self, emits: Mapping[int, Emitter]) -> None:

@@ -78,6 +78,7 @@ class Output:
     diagnostics: list[Diagnostic] = field(default_factory=list)
     result: Any = field(default_factory=dict)
     begun: Diagnostic | None = None
+    end_bar: Callable[[], None] = lambda: None
 
     def warn(self, diagnostics: tuple[Diagnostic, ...] | list[Diagnostic]) -> None:
         """Report diagnostics, each once: of two things that are compared both may have it."""
@@ -92,6 +93,7 @@ class Output:
     def begin(self, diagnostic: Diagnostic) -> None:
         """Print the first of what will be warned of, all but its help, which takes seconds to find."""
         if self.begun is None and not self.json:
+            self.end_bar()
             self.begun = replace(diagnostic, help=None)
             click.echo(render([self.begun], self.sources, color(sys.stderr)), nl=False, err=True)
             sys.stderr.flush()
