@@ -81,7 +81,9 @@ def show_stage(found: Job | Training | Placed) -> str:
     """The text of a job (`graph`), of its training graph, or of that when it is placed."""
     if isinstance(found, Job):
         models = [show_graph(found.model.graph, "model")]
-        models += [show_graph(found.evaluated.graph, "evaluated")] if found.evaluated is not None else []
+        if found.evaluated is not None:
+            head = "".join(f"{line}\n" for line in _results(found.evaluated))
+            models.append(head + show_graph(found.evaluated.graph, "evaluated"))
         return "\n".join(["graph " + _header(found, found.model), *models, *_updates(found)])
     if isinstance(found, Training):
         head = "training " + _header(found.job, found.model, found)
@@ -118,8 +120,7 @@ def _header(job: Job, model: Model, training: Training | None = None, placed: Pl
     lines += [f"entry {quote(training.entry)}"] if training is not None and not training.trains else []
     defaults = {f.name: f.default for f in fields(job)} | {"strategy": SERIAL, "precision": Precision()}
     lines += [f"{x} {show_fact(v)}" for x in _FACTS if (v := getattr(job, x)) != defaults[x]]
-    lines += [f"metrics {show_fact(model.metrics)}"] if model.metrics else []
-    lines += [f"outputs {show_fact(model.outputs)}"] if model.outputs else []
+    lines += _results(model)
     lines += [f"input {_plain(i.value)}{_bounds(i)}" for i in model.inputs]
     sizes = placed.sizes if placed is not None else {}
     for w in model.weights:
@@ -137,6 +138,12 @@ def _header(job: Job, model: Model, training: Training | None = None, placed: Pl
         if training.finish is not None:
             lines.append(f"finished {show_fact(training.finish.metrics)} of {len(training.finish.parts)}")
     return "\n".join(lines) + "\n"
+
+
+def _results(model: Model) -> list[str]:
+    """What the model gives besides the loss."""
+    found = {"metrics": model.metrics, "outputs": model.outputs}
+    return [f"{word} {show_fact(names)}" for word, names in found.items() if names]
 
 
 def _plain(v: Value, layout: Layout | None = None, sizes: Sizes = {}) -> str:  # noqa: B006
@@ -274,13 +281,12 @@ class _Parser(FactParser, BodyParser):
             self.end_line()
         results = facts.pop("metrics", ()), facts.pop("outputs", ())
         self.placed = stage == "placed"
-        if self.placed:
-            self.sizes = Rules(
-                Job(model=Model("", (), (), Graph("", (), (), ())), updates=(), **facts), Diagnostics()
-            ).sizes
         inputs, weights = [], []
         while self.take_word("input"):
             inputs.append(self._input_line())
+        if self.placed:  # the first input's first dim is that of the micro-batches, if nothing is said
+            model = Model("", tuple(inputs), (), Graph("", (), (), ()))
+            self.sizes = Rules(Job(model=model, updates=(), **facts), Diagnostics()).sizes
         while self.take_word("weight"):
             weights.append(self._weight())
         step = []
@@ -292,7 +298,13 @@ class _Parser(FactParser, BodyParser):
             self.skip_lines()
             self.word("model")
             model = replace(model, graph=self.graph("model"))
-            evaluated = self._evaluated(model) if self.take_word("evaluated") else None
+            own: dict[str, Any] = {}
+            while self.token.text in ("metrics", "outputs"):
+                word = self.next().text
+                own[word] = self.fact()
+                self.end_line()
+            results = own.get("metrics", ()), own.get("outputs", ())
+            evaluated = self._evaluated(model, results) if self.take_word("evaluated") else None
             updates = tuple(self._optimizers())
             found: Job | Training | Placed = Job(model=model, updates=updates, evaluated=evaluated, **facts)
         else:
@@ -303,13 +315,14 @@ class _Parser(FactParser, BodyParser):
         self.found.raise_if_any()
         return found
 
-    def _evaluated(self, model: Model) -> Model:
-        """The same model where nothing is trained."""
+    def _evaluated(self, model: Model, results: tuple[tuple[str, ...], tuple[str, ...]]) -> Model:
+        """The same model where nothing is trained, with what it gives, data and weights of its own."""
         graph = self.graph("evaluated")
         own = {v.name: v for v in graph.inputs}
-        inputs = tuple(replace(i, value=own.get(i.value.name, i.value)) for i in model.inputs)
-        weights = tuple(replace(w, value=own.get(w.name, w.value)) for w in model.weights)
-        return replace(model, inputs=inputs, weights=weights, graph=graph)
+        inputs = tuple(replace(i, value=own[i.value.name]) for i in model.inputs if i.value.name in own)
+        weights = tuple(replace(w, value=own[w.name]) for w in model.weights if w.name in own)
+        metrics, outputs = results
+        return replace(model, inputs=inputs, weights=weights, graph=graph, metrics=metrics, outputs=outputs)
 
     def _input_line(self) -> DataInput:
         value = self.declared() if not self.placed else self._unlaid()
