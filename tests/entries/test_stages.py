@@ -14,7 +14,7 @@ from tests.entries.test_evaluate import COUNTED, source
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("strategy", ["micro-batches", "zero 3", "interleaved", "all"])
+@pytest.mark.parametrize("strategy", ["micro-batches", "zero 3", "interleaved", "recompute"])
 def test_every_stage_is_read_back(strategy: str, entry: str) -> None:
     given = source(strategy, loss=COUNTED)
     more = "  if not training {\n    output x\n  }\n  x = dropout(x, 0.1)\n"
