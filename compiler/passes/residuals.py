@@ -137,7 +137,8 @@ class Closing:
         base = self.context.stacked.get(v, v)
         name = self.context.names.fresh(f"{base.name}.saved")
         type = Type(v.type.dtype, (Dim(op.label, op.count), *v.type.dims))
-        stack = Value(name, type, v.span, replace(v.origin, of=base.name))
+        layout = v.layout and v.layout.stacked()  # where the graph is placed
+        stack = Value(name, type, v.span, replace(v.origin, of=base.name), layout)
         self.context.stacked[stack] = base
         return stack
 

@@ -85,6 +85,7 @@ class _Lift:
         self.sunk = lifter.regions.sunk[id(body)]
         self.carries = sum(v.carried is not None for v in given.values())
         self.adding = -1
+        self.grown: set[int] = set()  # those that others have joined
         self.buckets: dict[tuple[str, tuple[str, ...], str, int], int] = {}
 
     # --- instructions ----------------------------------------------------------------------------------------
@@ -209,7 +210,7 @@ class _Lift:
         for at in owners[:-1]:
             draft = self.drafts[at]
             alike = draft.joins and last.joins and draft.size == last.size == size
-            if not alike or draft.closed or any(at in d.deps for d in self.drafts):
+            if not alike or draft.closed or self.is_waited_for(at):
                 continue
             last.instrs = draft.instrs + last.instrs
             last.deps |= draft.deps
@@ -222,6 +223,11 @@ class _Lift:
                 view.owner = owners[-1]
                 self.views.setdefault(owners[-1], []).append(view)
             draft.instrs, draft.deps, draft.carries = [], set(), set()
+
+    def is_waited_for(self, at: int) -> bool:
+        """Whether another node depends on this one: one that was begun later, or a message that has grown since."""
+        later = (self.drafts[i] for i in range(len(self.drafts) - 1, at, -1))
+        return any(at in d.deps for d in later) or any(at in self.drafts[i].deps for i in self.grown)
 
     def collective(self, instr: Node, op: comm.Comm) -> None:
         source, var = self.values[instr.inputs[0].name], instr.outputs[0]
@@ -242,6 +248,7 @@ class _Lift:
             total = draft.work.elements * draft.work.itemsize + elements * itemsize
             draft.work = Collective(op.mnemonic, op.over(), -(-total // itemsize), itemsize, role, whole)
             draft.count += 1
+            self.grown.add(into)
             draft.name = f"{draft.count} {role}"
             self.wait(draft, (v.name for v in instr.inputs))
             self.define(var, into)
@@ -308,6 +315,7 @@ class _Lift:
             state = self.lifter.states.get(instr.op.name)
             self.drafts[-1].name = f"accumulation of {TAINTS.get(state.role, '') if state else ''}".removesuffix(" of ")
             return
+        self.grown.add(self.adding)
         draft = self.drafts[self.adding]
         assert isinstance(draft.work, Vector)
         old = draft.work
