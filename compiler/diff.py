@@ -16,7 +16,7 @@ from compiler.memory.tiers import FIRST
 from compiler.origin import Role
 from compiler.program import DeviceClass, For, FunctionPhase, Program, Run, StateDecl
 from compiler.text.attrs import runs, show_run
-from compiler.text.printer import show_schedule, show_type
+from compiler.text.printer import show_homes, show_schedule, show_type
 from compiler.traffic import Collective, collectives
 
 T = TypeVar("T")
@@ -171,7 +171,7 @@ def _changes(before: Mapping[str, T], after: Mapping[str, T]) -> tuple[Differenc
 
 def _frame(program: Program) -> dict[str, str]:
     axes = {f"axis {a.name}": f"{a.size}" + ("" if a.kind == "mesh" else f" {a.kind}") for a in program.axes}
-    frame = {**axes, "stages": str(program.stages)}
+    frame = {**axes, "stages": show_homes(program)}
     for cls in program.classes:
         frame[f"schedule of stage {_groups(cls.groups)}"] = show_schedule(cls.schedule)
     return frame

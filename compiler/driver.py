@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from compiler.model import Job, Training
+from compiler.model import EVALUATE, TRAIN_STEP, Job, Training
+from compiler.passes.evaluation import evaluation
 from compiler.passes.lower import lower
 from compiler.passes.place.place import Placed, Undivided, place
 from compiler.passes.split import split
@@ -26,18 +28,30 @@ class Compiled:
     program: Program
 
 
-def compile_job(job: Job) -> Compiled:
-    """Differentiate, lay out, cut into stages, lower. Raises ParcError with all that is wrong."""
+def compile_job(job: Job, entry: str = TRAIN_STEP) -> Compiled:
+    """Differentiate, lay out, cut into stages, lower: the program has one entry. Raises ParcError with all that is
+    wrong."""
     _refuse_unlowered(job)
-    graphs, placed = prepare(job)
+    graphs, placed = prepare(job, entry)
     placed, stages = split(placed, stage(placed))
     program = lower(placed, stages)
     return Compiled(job, graphs, placed, stages, program)
 
 
-def prepare(job: Job) -> tuple[Training, Placed]:
+def joined(programs: Sequence[Program]) -> Program:
+    """One program of the entries of several, which were made of one job."""
+    inputs = {i.name: i for p in programs for i in p.inputs}
+    entries = tuple(e for p in programs for e in p.entries)
+    return replace(programs[0], inputs=tuple(inputs.values()), entries=entries)
+
+
+GRAPHS = {TRAIN_STEP: training, EVALUATE: evaluation}
+"""What makes the graphs of each entry."""
+
+
+def prepare(job: Job, entry: str = TRAIN_STEP) -> tuple[Training, Placed]:
     """Differentiate and lay out. What turns out to be needed of whole batches is set apart, and all is done again."""
-    serial = graphs = training(job)
+    serial = graphs = GRAPHS[entry](job)
     whole: dict[str, None] = {}
     parts: dict[str, None] = {}
     while True:
@@ -48,7 +62,7 @@ def prepare(job: Job) -> tuple[Training, Placed]:
             whole |= dict.fromkeys(found.whole)
             parts |= dict.fromkeys(found.parts)
             assert len(whole) + len(parts) > known, (found.whole, found.parts)
-        graphs = training(job, tuple(whole), tuple(parts))
+        graphs = GRAPHS[entry](job, tuple(whole), tuple(parts))
 
 
 def _refuse_unlowered(job: Job) -> None:

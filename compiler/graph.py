@@ -42,7 +42,7 @@ class Type:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(d.name for d in self.dims)
+        return tuple([d.name for d in self.dims])
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,7 +72,7 @@ class Type:
         return self.names.index(name)
 
     def has(self, name: str) -> bool:
-        return any(d.name == name for d in self.dims)
+        return name in [d.name for d in self.dims]
 
     def with_dtype(self, dtype: str) -> Type:
         return Type(dtype, self.dims)

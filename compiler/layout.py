@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -49,10 +49,12 @@ class Layout:
         return Layout(self.dims, (), self.halo)
 
 
-def in_order(pending: Iterable[tuple[str, str]], mesh: Iterable[str]) -> tuple[tuple[str, str], ...]:
+def in_order(pending: Iterable[tuple[str, str]], mesh: Collection[str]) -> tuple[tuple[str, str], ...]:
     """Pending reductions in the order of the mesh's axes."""
     found = dict(pending)
-    return tuple((a, found[a]) for a in mesh if a in found) if found else ()
+    if len(found) < 2:
+        return tuple([(a, fn) for a, fn in found.items() if a in mesh])
+    return tuple([(a, found[a]) for a in mesh if a in found])
 
 
 def replicated(rank: int) -> Layout:
@@ -61,6 +63,8 @@ def replicated(rank: int) -> Layout:
 
 def local_type(type: Type, layout: Layout, sizes: Mapping[str, int]) -> Type:
     """The piece that one device holds of a (logical) `type`; uneven sizes are rounded up (padded)."""
+    if not any(layout.dims):
+        return type
     dims = [
         Dim(d.name, -(-d.size // prod([sizes[a] for a in axes]))) if axes else d
         for d, axes in zip(type.dims, layout.dims, strict=True)

@@ -111,7 +111,7 @@ def rounds(
 
 def unrolled(program: Program, schedule: Schedule, group: int) -> list[Action]:
     """The group's actions in order: (kind, chunk, micro-batch)."""
-    return unroll(schedule, group, program.groups, program.stages // program.groups)
+    return unroll(schedule, group, program.groups, program.homes.chunks)
 
 
 def _chunks(part: Run | For | Update) -> tuple[int, ...]:

@@ -59,7 +59,7 @@ class Model:
 
     graph.inputs  = data inputs, then weights, then `step` (int32 scalar) if the model uses random numbers. It is called
     "step" where nothing else is.
-    graph.outputs = loss (a scalar), then the metrics.
+    graph.outputs = loss (a scalar), then the metrics (scalars), then the outputs.
     """
 
     name: str
@@ -67,6 +67,21 @@ class Model:
     weights: tuple[Weight, ...]
     graph: Graph
     metrics: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+    @property
+    def loss(self) -> Value:
+        return self.graph.outputs[0]
+
+    @property
+    def of_metrics(self) -> tuple[Value, ...]:
+        """The values of the metrics, in their order."""
+        return self.graph.outputs[1 : 1 + len(self.metrics)]
+
+    @property
+    def of_outputs(self) -> tuple[Value, ...]:
+        """The values of the outputs, in their order."""
+        return self.graph.outputs[1 + len(self.metrics) :]
 
     @property
     def trained(self) -> tuple[Weight, ...]:
@@ -258,6 +273,11 @@ class Strategy:
 
 SERIAL = Strategy("serial")
 
+TRAIN_STEP, EVALUATE = "train_step", "evaluate"
+"""What a program can be asked to do: a step of training; the loss, the metrics and the outputs of a batch."""
+
+ENTRIES = (TRAIN_STEP, EVALUATE)
+
 # --- job -----------------------------------------------------------------------------------------
 
 
@@ -332,6 +352,12 @@ class Job:
     seed: int = 0
     kind: str = "train"
     span: Span = field(default=NOWHERE, compare=False)
+    evaluated: Model | None = None
+    """The model in entries that train nothing, where it differs from `model`."""
+
+    def model_of(self, entry: str) -> Model:
+        """The model as an entry runs it."""
+        return self.model if entry == TRAIN_STEP or self.evaluated is None else self.evaluated
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -362,16 +388,19 @@ class Finish:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Training:
-    """The training graph: three graphs with explicit interfaces. Names are unique across all of them.
+    """The graphs of an entry, with explicit interfaces. Names are unique across all of them.
 
     rounds:   what is computed of the whole batch before its first micro-batch.
-    forward:  inputs = data inputs (+ "step"), weights, totals of rounds; outputs = loss, summed metrics, parts, saved…
+    forward:  inputs = data inputs (+ "step"), weights, totals of rounds; outputs = loss, summed metrics, parts, outputs
+              of the model, saved…
     finish:   what becomes of the parts at the end of a step.
     backward: inputs = saved…, weights, (+ "step", data inputs and loss-scale state if used); outputs = one gradient per
               trained weight, in their order, in master dtype (multiplied by the loss scale, if there is one).
     update:   inputs = gradients, trained weights, states; outputs = new weights, new states, then the reported scalars
               (`grad_norm` if clipped…). The counter of updates (int32, "step" where nothing else is called so) is the
               first of the states.
+
+    Entries that train nothing have no gradients: backward and update are empty, `trained` too.
     """
 
     job: Job
@@ -386,10 +415,21 @@ class Training:
     """Name of a forward value -> of its cotangent in backward, where that is a value of its own."""
     rounds: tuple[Round, ...] = ()
     finish: Finish | None = None
+    entry: str = TRAIN_STEP
 
     @property
     def model(self) -> Model:
-        return self.job.model
+        return self.job.model_of(self.entry)
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is a backward pass and an update."""
+        return self.entry == TRAIN_STEP
+
+    @property
+    def trained(self) -> tuple[Weight, ...]:
+        """The weights whose gradients it computes, in their order."""
+        return self.model.trained if self.trains else ()
 
     @property
     def summed(self) -> tuple[str, ...]:
@@ -400,6 +440,11 @@ class Training:
     def scalars(self) -> int:
         """How many outputs of the forward graph are summed up over the micro-batches: loss, metrics, parts."""
         return 1 + len(self.summed) + (len(self.finish.parts) if self.finish else 0)
+
+    @property
+    def results(self) -> int:
+        """How many outputs of the forward graph are for whoever asked: all but what is saved for the backward pass."""
+        return self.scalars + len(self.model.outputs)
 
     @property
     def totals(self) -> tuple[Value, ...]:

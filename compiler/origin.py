@@ -42,6 +42,7 @@ class Role(StrEnum):
     GRADIENT = "gradient"  # added up over the micro-batches of a step, like the next two
     LOSS = "loss"
     METRIC = "metric"
+    OUTPUT = "output"  # what the model puts out: one per micro-batch to the end of the step, or added up over them
     REPORT = "report"  # a scalar that the update writes
     STATISTIC = "statistic"  # of a whole batch: what P or F adds up over the micro-batches, and what S makes of it
     SAVED = "saved"  # one per micro-batch in flight, from the forward pass to the backward pass

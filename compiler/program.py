@@ -5,17 +5,18 @@ Text form: `compiler.text` (printer and parser, `parse(show(p)) == p`); legality
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from compiler.graph import Graph, Type
+from compiler.homes import Homes
 from compiler.layout import Layout
 from compiler.memory.tiers import FIRST
 from compiler.model import Init
 from compiler.ops.base import Op
 from compiler.ops.comm import Comm
-from compiler.ops.effects import Accumulate, Effect, Load, Read, Save, Write
+from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Save, Write
 from compiler.ops.move import Move
 from compiler.origin import Origin, Phase, Role
 
@@ -131,8 +132,6 @@ _WORDS = {
 MODEL_PASSES = (FunctionPhase.FORWARD, FunctionPhase.BACKWARD, FunctionPhase.WEIGHTS)
 """The phases that go through the chunks, in this order for each micro-batch."""
 
-PER_MICROBATCH = tuple(p for p in FunctionPhase if p.per_microbatch)
-
 
 @dataclass(frozen=True, slots=True)
 class Function:
@@ -239,15 +238,62 @@ class InputDecl:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """Something that a program can be asked to do, such as `train_step`: what each class of devices runs for it.
+
+    States that live across steps are those of the program: entries that declare one of a name share it.
+    """
+
+    name: str
+    classes: tuple[DeviceClass, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The data that it takes in (and `step`), in the order of first use."""
+        ops = (i.op for c in self.classes for f in c.functions for i in f.body.nodes)
+        return tuple(dict.fromkeys(op.name for op in ops if isinstance(op, Input)))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What it gives, by logical names: the loss, metrics, outputs of the model, reports."""
+        found = {s.logical: RESULTS.index(s.role) for c in self.classes for s in c.states if s.role in RESULTS}
+        return tuple(sorted(found, key=found.__getitem__))
+
+
+RESULTS = (Role.LOSS, Role.METRIC, Role.OUTPUT, Role.REPORT)
+"""Roles of buffers whose contents an entry gives to whoever asked."""
+
+LASTING = (Role.WEIGHT, Role.OPTIMIZER, Role.COUNTER)
+"""Roles of buffers that live across steps, for all entries."""
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """One program per class of devices. `axes` major to minor, the time axis (if micro-batched) first."""
 
     name: str
     axes: tuple[Axis, ...]
     inputs: tuple[InputDecl, ...]
-    classes: tuple[DeviceClass, ...]
+    entries: tuple[Entry, ...]
     seed: int = 0
-    stages: int = 1  # virtual stages = groups * chunks; stage v lives on group v % groups as chunk v // groups
+    homes: Homes = Homes()
+
+    @property
+    def classes(self) -> tuple[DeviceClass, ...]:
+        """Those of the first entry, which is the only one in most programs (`only`)."""
+        return self.entries[0].classes if self.entries else ()
+
+    def with_classes(self, classes: Iterable[DeviceClass]) -> Program:
+        """The program with others in the first entry."""
+        first = Entry(self.entries[0].name if self.entries else "train_step", tuple(classes))
+        return replace(self, entries=(first, *self.entries[1:]))
+
+    def only(self, entry: str) -> Program:
+        """The program with this entry alone; KeyError if there is none."""
+        for e in self.entries:
+            if e.name == entry:
+                return replace(self, entries=(e,))
+        raise KeyError(entry)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -260,6 +306,11 @@ class Program:
         for a in self.axes:
             n *= a.size if a.kind == "place" else 1
         return n
+
+    @property
+    def stages(self) -> int:
+        """Number of stages; a group has several where its chunks are."""
+        return len(self.homes)
 
     @property
     def microbatches(self) -> int:

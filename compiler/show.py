@@ -77,7 +77,7 @@ def _operands(node: Node) -> str:
 
 
 def _repeat(node: Node, op: Repeat, indent: str, shown: Show) -> Iterator[str]:
-    order = " reverse" if op.reverse else ""
+    order = (" scan" if op.scan else "") + (" reverse" if op.reverse else "")
     yield f"{indent}repeat {op.label} {op.count}{order} {{"
     inner = indent + "  "
     for i, (param, given) in enumerate(zip(op.body.inputs, node.inputs)):

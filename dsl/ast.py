@@ -261,6 +261,13 @@ class Metric(Statement):
     value: Expr
 
 
+@dataclass(frozen=True, slots=True)
+class Output(Statement):
+    """`output logits`: tensors that are results besides the loss, under their names."""
+
+    names: tuple[Name, ...]
+
+
 # --- statements of clusters, strategies and jobs --------------------------------------------------
 
 

@@ -233,6 +233,9 @@ class Builder:
     def metric(self, c: Children) -> ast.Metric:
         return ast.Metric(self._name(c[1]), cast(ast.Expr, c[3]), span=self._span(c))
 
+    def output(self, c: Children) -> ast.Output:
+        return ast.Output(self._ids(c), span=self._span(c))
+
     def target(self, c: Children) -> ast.Target:
         listed = _one(_Names, c)
         dims = listed.names if listed else () if len(c) > 1 else None

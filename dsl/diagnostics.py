@@ -121,8 +121,9 @@ def suggest(word: str, candidates: Iterable[str]) -> str | None:
 
 
 def plural(number: int, what: str) -> str:
-    """`1 device`, `2,048 devices`."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    """`1 device`, `2,048 devices`, `2 batches`."""
+    ending = "es" if what.endswith("ch") else "s"
+    return f"{number:,} {what}{'' if number == 1 else ending}"
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str | None:

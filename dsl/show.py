@@ -243,6 +243,11 @@ def _(node: ast.Metric) -> Doc:
 
 
 @statement.register
+def _(node: ast.Output) -> Doc:
+    return [f"output {', '.join(n.id for n in node.names)}"]
+
+
+@statement.register
 def _(node: ast.Setting) -> Doc:
     doc: Doc = [" ".join(n.id for n in (node.keyword, *node.words))]
     if node.values:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, get_args
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dsl.diagnostics import Diagnostic
     from dsl.source import Source
     from parc.estimate import Estimate
+    from parc.price import Price
     from parc.remedies import Remedies
     from parc.report.trace import Detail, Trace
     from parc.small import Small
@@ -34,6 +35,8 @@ Stage = Literal["ast", "graph", "training", "placed", "program"]
 Executor = Literal["stacked", "private"]
 EXECUTORS: tuple[Executor, ...] = get_args(Executor)
 STAGES: tuple[Stage, ...] = get_args(Stage)
+Entry = Literal["train_step", "evaluate"]
+ENTRIES: tuple[Entry, ...] = get_args(Entry)
 OURS = ("parc lowered the strategy to a program that is not legal: please report it", None)
 """The note of diagnostics that are not the user's fault."""
 
@@ -50,7 +53,8 @@ class Options(TypedDict, total=False):
     """Keyword arguments of most functions here.
 
     `params` override the file's `param`s, `job` chooses one where there are several, `strategy` replaces the job's own,
-    `double` its precision by float64. `warned` hears of what `check` warns of, once the job has no errors.
+    `double` its precision by float64. `warned` hears of what `check` warns of, once the job has no errors. `entry` is
+    what the program is asked to do, `train_step` (if left out) or `evaluate`.
     """
 
     params: Mapping[str, object]
@@ -58,6 +62,7 @@ class Options(TypedDict, total=False):
     strategy: str | None
     double: bool
     warned: Callable[[Diagnostic], None]
+    entry: Entry
 
 
 def evaluate(file: File, **options: Unpack[Options]) -> Evaluation:
@@ -82,6 +87,7 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
     from compiler.cost.kernels.repeated import repeated_work
     from compiler.driver import compile_job
     from compiler.evaluate import check_file
+    from compiler.model import EVALUATE
     from dsl.diagnostics import Diagnostics, ParcError
     from dsl.files import data_file
 
@@ -101,6 +107,9 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
             jobs.append(compiled)
             for diagnostic in (*_verified(compiled), *repeated_work(compiled)):
                 found.add(diagnostic)
+            if evaluation.job.evaluated is not None:  # a model of its own, that may be wrong by itself
+                for diagnostic in _verified(compile_job(evaluation.job, EVALUATE)):
+                    found.add(diagnostic)
             data = compiled.job.data
             if data is not None and data.path is not None:
                 data_file(data.path, data.folder, data.span)
@@ -133,7 +142,7 @@ def compile(file: File, **options: Unpack[Options]) -> Compiled:
     from compiler.driver import compile_job
     from dsl.diagnostics import ParcError
 
-    compiled = compile_job(evaluate(file, **options).job)
+    compiled = compile_job(evaluate(file, **options).job, options.get("entry", "train_step"))
     found = _verified(compiled)
     if found:
         raise ParcError(*found)
@@ -150,27 +159,49 @@ def _warn(job: Job, options: Options, compiled: Compiled | None = None) -> None:
         for warning in (
             *foreign_stack(job.cluster),
             *idle_axes(job.strategy),
-            *(repeated_work(compiled) if compiled is not None else ()),
+            *(repeated_work(compiled) if compiled is not None and compiled.training.trains else ()),
         ):
             warned(warning)
 
 
-def emit(file: File, stage: Stage = "program", **options: Unpack[Options]) -> str:
-    """The text of a job after a stage; later stages are not run. Raises `ParcError`."""
+def emit(file: File, stage: Stage = "program", *, entries: Sequence[Entry] = (), **options: Unpack[Options]) -> str:
+    """The text of a job after a stage; later stages are not run. Raises `ParcError`.
+
+    entries: those that the program is to have, in this order; before the last stage the first of them.
+    """
+    if entries:
+        options["entry"] = entries[0]
     if stage == "ast":
         from dsl.printer import dump
 
         return dump(_tree(file))
     if stage == "program":
+        from compiler.driver import joined
         from compiler.text import show
 
-        return show(compile(file, **options).program)
+        first = compile(file, **options).program
+        programs = [first]
+        for entry in entries[1:]:
+            others: Options = {**options, "entry": entry, "warned": lambda warning: None}
+            programs.append(compile(file, **others).program)
+        return show(_legal(joined(programs)))
     from parc.emitted import early
 
     job = evaluate(file, **options).job
-    text = early(job, stage)
+    text = early(job, stage, options.get("entry", "train_step"))
     _warn(job, options)
     return text
+
+
+def _legal(program: Program) -> Program:
+    """A program of several entries, if they go together. Raises ParcError."""
+    from compiler.verify import verify
+    from dsl.diagnostics import ParcError
+
+    found = verify(program) if len(program.entries) > 1 else ()
+    if found:
+        raise ParcError(*found)
+    return program
 
 
 def load_program(file: File, **options: Unpack[Options]) -> Program:
@@ -180,7 +211,7 @@ def load_program(file: File, **options: Unpack[Options]) -> Program:
     """
     from compiler.text import parse_located
     from compiler.verify import verify
-    from dsl.diagnostics import ParcError
+    from dsl.diagnostics import ParcError, fail
     from dsl.files import load
     from dsl.source import Source
 
@@ -194,7 +225,12 @@ def load_program(file: File, **options: Unpack[Options]) -> Program:
     found = verify(program, locations)
     if found:
         raise ParcError(*found)
-    return program
+    names = [e.name for e in program.entries]
+    entry = options.get("entry")
+    if entry is None or entry in names:
+        return program.only(entry or names[0])
+    help = f"it has {', '.join(names)}; `parc compile FILE --entry {names[0]} --entry {entry}` gives it both"
+    raise fail("E0101", f"the program has no entry `{entry}`", help=help)
 
 
 def is_program(name: str) -> bool:
@@ -234,7 +270,8 @@ def run(
     told: Callable[[Diagnostic], None] | None = None,
     **options: Unpack[Options],
 ) -> Run:
-    """Train a `.par` file, or a lowered `.npu`, on emulated devices. Raises `ParcError`.
+    """Train a `.par` file, or a lowered `.npu`, on emulated devices; or evaluate as many batches (`entry="evaluate"`).
+    Raises `ParcError`.
 
     `progress` hears of each step, `told` of an error before what helps is looked for, where that takes seconds. A job
     with a cluster says what a step takes there, by the cost model.
@@ -255,7 +292,8 @@ def run(
     from parc.memory import capacities
     from parc.room import require_room
 
-    require_room(compiled, told=told)
+    if compiled.training.trains:
+        require_room(compiled, told=told)
     return run(compiled.program, steps, compiled.job.data, capacities(compiled.job), progress, simulated)
 
 
@@ -276,14 +314,15 @@ def verify(
     `tolerance` replaces what rounding explains; `exact` takes whole numbers and compares to the bit, which fits linear
     models; `executor`: all devices as one array, or each by itself with messages between them; `at_step`: how many
     updates went before, as far as counters of steps know; `small`: what `shrink` made of the job, to be proved in its
-    place. `.blind` and `.unreached` say what was not compared, and
-    `.vacuous` why equality says nothing, if it does. Raises `ParcError`, as `run` does for a job that its devices have
-    no memory for.
+    place. With `entry="evaluate"` it is loss, metrics and outputs that are compared. `.blind` and `.unreached` say what
+    was not compared, and `.vacuous` why equality says nothing, if it does. Raises `ParcError`, as `run` does for a job
+    that its devices have no memory for.
     """
+    from compiler.driver import compile_job
     from parc.machine import require_machine
     from parc.room import require_room
     from runtime.data import open_data
-    from runtime.prove import prove
+    from runtime.prove import prove, prove_evaluation
     from runtime.rank.executor import RankExecutor
     from runtime.stacked import Emulator
 
@@ -291,13 +330,16 @@ def verify(
         compiled = compile(file, **options)
         require_machine(compiled, _sized(file, options), executor, proof=True)
         own: Options = {**options, "double": False}
-        require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None, told)
+        if compiled.training.trains:
+            require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None, told)
     else:
         compiled = small.compiled
+        if (entry := options.get("entry", compiled.training.entry)) != compiled.training.entry:
+            compiled = compile_job(compiled.job, entry)
         require_machine(compiled, _sized(file, options), executor, proof=True)
     program = compiled.program
     reader = open_data(None if exact else compiled.job.data, program.inputs)
-    return prove(
+    return (prove if compiled.training.trains else prove_evaluation)(
         compiled.training,
         program,
         steps,
@@ -343,6 +385,15 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
     from parc.estimate import estimate
 
     return estimate(compiled, variation)
+
+
+def price(job: Job) -> Price:
+    """Seconds of a step and bytes of device memory of an evaluated job, perhaps with another strategy: what `cost` says
+    of it, and nothing else. The program is not verified, which `compile` and all that runs one do. Raises `ParcError`.
+    """
+    from parc.price import price
+
+    return price(job)
 
 
 def devices() -> tuple[Device, ...]:

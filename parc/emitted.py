@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compiler.driver import prepare
-from compiler.passes.training import training
+from compiler.driver import GRAPHS, prepare
 from compiler.show import show_graph
 from compiler.text.printer import show_type
 from dsl.diagnostics import ParcError
@@ -17,18 +16,19 @@ if TYPE_CHECKING:
     from parc.api import Stage
 
 
-def early(job: Job, stage: Stage) -> str:
+def early(job: Job, stage: Stage, entry: str) -> str:
     """Of `graph`, `training` or `placed`. Raises ParcError."""
     if stage == "graph":
-        return str(job.model.graph)
+        return str(job.model_of(entry).graph)
     if stage == "placed":
-        return _show_placed(prepare(job)[1])
+        return _show_placed(prepare(job, entry)[1])
     try:
-        graphs = prepare(job)[1].training
+        graphs = prepare(job, entry)[1].training
     except ParcError:  # there is a training graph all the same
-        graphs = training(job)
+        graphs = GRAPHS[entry](job)
     end = [graphs.finish.graph] if graphs.finish is not None else []
-    every = [*(r.graph for r in graphs.rounds), graphs.forward, graphs.backward, *end, graphs.update]
+    back, update = ([graphs.backward], [graphs.update]) if graphs.trains else ([], [])
+    every = [*(r.graph for r in graphs.rounds), graphs.forward, *back, *end, *update]
     return "\n".join(map(str, every))
 
 
@@ -40,5 +40,6 @@ def _show_placed(placed: Placed) -> str:
 
     before = [graph for r in placed.rounds for graph in (r.batch, r.settle)]
     end = [placed.finish] if placed.finish is not None else []
-    every = [*before, placed.forward, placed.backward, *end, placed.update]
+    back, update = ([placed.backward], [placed.update]) if placed.training.trains else ([], [])
+    every = [*before, placed.forward, *back, *end, *update]
     return "\n".join(show_graph(graph, shown) for graph in every)

@@ -21,6 +21,8 @@ from compiler.driver import Compiled, compile_job
 from compiler.evaluate.sizes import Sizes, Stated
 from compiler.graph import Graph, Value, names_of
 from compiler.model import Job
+from compiler.ops.index import Take
+from compiler.ops.reduce import TopK
 from compiler.ops.repeat import Repeat
 from compiler.program import Program
 from dsl.diagnostics import ParcError
@@ -210,6 +212,7 @@ def facts(job: Job, full: Job) -> dict[Fact, Any]:
     found: dict[Fact, Any] = {("axis", a): n if whole[a] <= SHORT else "longer" for a, n in sizes.items()}
     everywhere = {rule.axis for rule in strategy.shards}
     by_dim = {dim: set(everywhere) for dim in dims}
+    choices = _choices(job.model.graph)
     stated = [(dim, rule.axis) for rule in strategy.splits for dim in rule.dims]
     stated += [(dim, axis) for layout in strategy.layouts for dim, over in layout.dims for axis in over]
     for dim, axis in stated:
@@ -226,6 +229,7 @@ def facts(job: Job, full: Job) -> dict[Fact, Any]:
             frozenset(tuple(n % c == 0 for c in counts[: len(groups)]) for n in own),
             frozenset(all(n % c == 0 for c in counts[len(groups) :]) for n in own),
             all(n >= sizes[a] for n in own if n > 1 for a in over if a not in everywhere),
+            choices.get(dim, frozenset()),
         )
     stages = {p.label: p.chunks * sizes[p.axis] for p in strategy.pipelines}
     for label, n in loops.items():
@@ -300,6 +304,26 @@ def _loops(graph: Graph) -> dict[str, int]:
         if isinstance(node.op, Repeat):
             found[node.op.label] = node.op.count
             found |= _loops(node.op.body)
+    return found
+
+
+def _choices(graph: Graph) -> dict[str, frozenset[tuple[str, bool]]]:
+    """By dim that something is chosen along: whether that is fewer than there are. Two of two experts are no choice,
+    and an expert with a seat for each position drops none."""
+    found: dict[str, frozenset[tuple[str, bool]]] = {}
+    made = {v for node in graph for v in node.outputs}
+    for node in graph:
+        op = node.op
+        if isinstance(op, Repeat):
+            for dim, of in _choices(op.body).items():
+                found[dim] = found.get(dim, frozenset()) | of
+        elif isinstance(op, TopK):
+            fewer = node.inputs[0].type.size(op.dim) > op.into.size
+            found[op.dim] = found.get(op.dim, frozenset()) | {(op.into.name, fewer)}
+        elif isinstance(op, Take) and node.inputs[1] in made:
+            table, index = (v.type for v in node.inputs)
+            seats = {(d.name, d.size < table.size(op.dim)) for d in index.dims if not table.has(d.name)}
+            found[op.dim] = found.get(op.dim, frozenset()) | seats
     return found
 
 

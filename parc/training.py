@@ -1,10 +1,11 @@
-"""Runs a lowered program on emulated devices, step by step: `parc run`."""
+"""Runs a lowered program on emulated devices, step by step or batch by batch: `parc run`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from compiler.model import DataSpec
 from compiler.program import Program
@@ -50,6 +51,7 @@ class Progress:
 class Run:
     """What a run gave: loss (and metrics) of each step; memory; communication. `data`: the reader, or `synthetic`.
 
+    entry: what was run, `train_step` or `evaluate`; outputs: the model's, of the last batch.
     step_seconds: what a step took here, on the average; simulated_step_seconds: what it takes on the job's cluster of
     `device`s as the cost model has it, None where there is no cluster.
     """
@@ -64,6 +66,8 @@ class Run:
     metrics: dict[str, list[float]] = field(default_factory=dict)
     memory: tuple[Memory, ...] = ()
     traffic: tuple[Traffic, ...] = ()
+    entry: str = "train_step"
+    outputs: dict[str, Any] = field(default_factory=dict)
 
 
 def run(
@@ -74,7 +78,8 @@ def run(
     progress: Callable[[Progress], None] | None = None,
     simulated: tuple[str, float] | None = None,
 ) -> Run:
-    """Train for some steps, on made-up data if there are none; `progress` hears of each.
+    """Train for some steps (or whatever the program's first entry is), on made-up data if there are none; `progress`
+    hears of each.
 
     `simulated`: the cluster's device, and the seconds that a step takes there. Raises ParcError: out of memory, data
     that do not fit.
@@ -83,7 +88,7 @@ def run(
     emulator = Emulator(program, capacities)
     device, ideal = simulated or (None, None)
     result = Run(program.name, program.devices, data.reader if data is not None else "synthetic", device)
-    result.simulated_step_seconds = ideal
+    result.simulated_step_seconds, result.entry = ideal, program.entries[0].name
     start = time.perf_counter()
     for number in range(1, steps + 1):
         done = emulator.step(reader.batch(program.seed, number - 1))
@@ -91,6 +96,7 @@ def run(
         result.losses.append(loss)
         for name, value in {**done.metrics, **done.reports}.items():
             result.metrics.setdefault(name, []).append(float(value))
+        result.outputs = done.outputs
         if progress is not None:
             taken = time.perf_counter() - start
             progress(Progress(number, loss, taken, None if ideal is None else number * ideal))

@@ -6,28 +6,29 @@ Logical arrays go in and come out, as numpy's; how states, inputs and values are
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
 from compiler.graph import Type, Value
 from compiler.layout import Layout
 from compiler.liveness import walk
-from compiler.ops.effects import Accumulate, Input, Write
+from compiler.ops.effects import Input
 from compiler.origin import Role
-from compiler.program import DeviceClass, Program, StateDecl
+from compiler.program import LASTING, DeviceClass, FunctionPhase, Program, StateDecl
 from runtime.distribute import Array, own_part
 from runtime.inputs import check_batch
 from runtime.mesh import Mesh, logical, logical_type
 from runtime.numpy import quiet
-from runtime.state import LASTING, Arrays, Piece, initial_array, joined, magnitudes
+from runtime.state import Arrays, Piece, initial_array, joined, magnitudes
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step computes, as logical arrays by name. `gradients` only where asked for; `reports` come from U.
+    """What one step (or another entry) computes, as logical arrays by name. `gradients` only where asked for; `reports`
+    come from the update; `outputs` are the model's, for the whole batch.
 
     magnitudes: what the absolute values of the parts of each gradient add up to (called before the next step).
     """
@@ -37,6 +38,7 @@ class StepResult:
     gradients: Arrays
     reports: Arrays
     magnitudes: Callable[[], Arrays] = dict
+    outputs: Arrays = field(default_factory=dict)
 
 
 class Executor(Protocol):
@@ -73,6 +75,10 @@ class Executor(Protocol):
         """
         ...
 
+    def call(self, entry: str, batch: Mapping[str, Array]) -> StepResult:
+        """Run an entry of the program once, on the states as they are. KeyError if there is none; raises as `step`."""
+        ...
+
 
 class LocalExecutor(ABC):
     """An `Executor` whose devices are all in this process; subclasses say how devices keep arrays and run functions.
@@ -80,8 +86,15 @@ class LocalExecutor(ABC):
     A subclass sets up its devices and then calls `super().__init__`, which fills their states.
     """
 
-    def __init__(self, program: Program, initial: Mapping[str, Array] | None = None) -> None:
-        """`initial`: logical arrays by name in place of the declared initialisers."""
+    def __init__(
+        self, program: Program, initial: Mapping[str, Array] | None = None, shares: LocalExecutor | None = None
+    ) -> None:
+        """Runs the program's first entry; others have an executor of their own that shares this one's states.
+
+        Args:
+            initial: logical arrays by name in place of the declared initialisers.
+            shares: whose states this one takes, instead of initial ones.
+        """
         self.program, self.mesh, self.steps = program, Mesh.of(program), 0
         groups = [(g, cls) for cls in program.classes for g in cls.groups]
         self.classes = {g: cls for g, cls in sorted(groups, key=lambda x: x[0])}
@@ -89,7 +102,10 @@ class LocalExecutor(ABC):
         self._updated = {id(cls): updated(cls) for cls in program.classes}
         self.lasting = {logical(s): logical_type(s, c) for c in program.classes for s in c.states if s.role in LASTING}
         self._types = {i.name: i.type for i in program.inputs}
-        self.begin(initial or {})
+        self._updates = any(f.phase is FunctionPhase.UPDATE for cls in program.classes for f in cls.functions)
+        self._others: dict[str, LocalExecutor] = {}
+        if shares is None:
+            self.begin(initial or {})
 
     # --- how it keeps and computes
 
@@ -100,6 +116,10 @@ class LocalExecutor(ABC):
     @abstractmethod
     def held(self, group: int, decl: StateDecl) -> Array | None:
         """What is in the group's buffer, as a stacked array (`runtime.distribute`); None where nothing is yet."""
+
+    @abstractmethod
+    def share(self, group: int, decl: StateDecl, other: Any) -> bool:
+        """Let the group's buffer be that of another executor of this kind; False if it has none."""
 
     @abstractmethod
     def deliver(self, values: Mapping[str, Array]) -> None:
@@ -173,8 +193,26 @@ class LocalExecutor(ABC):
 
     # --- a step
 
+    def call(self, entry: str, batch: Mapping[str, Array]) -> StepResult:
+        """Run an entry of the program once, on the states as they are; KeyError if there is none."""
+        if entry == self.program.entries[0].name:
+            return self.step(batch)
+        if entry not in self._others:
+            self._others[entry] = type(self)(self.program.only(entry), shares=self)
+        other = self._others[entry]
+        missing: dict[str, StateDecl] = {}
+        for g, cls in other.classes.items():
+            for decl in cls.states:
+                if decl.role in LASTING and not other.share(g, decl, self):
+                    missing[logical(decl)] = decl
+        if missing:  # what nothing renews may lie on more devices there
+            held = {**self.weights(), **self.states()}
+            other.put({name: held[name] for name in missing if name in held})
+        other.steps = self.steps
+        return other.step(batch)
+
     def step(self, batch: Mapping[str, Array], gradients: bool = False) -> StepResult:
-        """One training step on a logical batch; E0702 if the schedule hangs, ValueError if the batch does not fit."""
+        """Run the first entry on a logical batch; E0702 if the schedule hangs, ValueError if the batch does not fit."""
         values = check_batch(self.program.inputs, batch)
         for inputs in self._inputs.values():
             values.update((name, self._scalar(name)) for name, _ in inputs if name not in values)
@@ -189,8 +227,9 @@ class LocalExecutor(ABC):
                 joined(pieces, self.mesh, add=True),
                 self.collect((Role.METRIC, Role.REPORT), add=False, only_update=True),
                 lambda: magnitudes(pieces, self.mesh),
+                self.collect((Role.OUTPUT,), add=True),
             )
-        self.steps += 1
+        self.steps += self._updates
         self.end_step()
         return result
 
@@ -220,6 +259,5 @@ def inputs_of(cls: DeviceClass) -> dict[tuple[str, Layout], Value]:
 
 
 def updated(cls: DeviceClass) -> frozenset[str]:
-    """The buffers that U fills."""
-    found: Sequence[object] = [i.op for f in cls.functions if f.name == "U" for i in f.body.nodes]
-    return frozenset(op.name for op in found if isinstance(op, (Accumulate, Write)))
+    """The buffers that the update fills."""
+    return frozenset[str]().union(*(f.writes for f in cls.functions if f.phase is FunctionPhase.UPDATE))

@@ -7,20 +7,24 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from compiler.graph import Type
-from compiler.origin import Role
+from compiler.layout import TIME
 from compiler.program import DeviceClass, StateDecl
 from runtime.distribute import Array, assemble, collect
 from runtime.mesh import Mesh
 from runtime.numpy import STORAGE, quiet, rounded
 from runtime.numpy.initial import init_array
 
-LASTING = (Role.WEIGHT, Role.OPTIMIZER, Role.COUNTER)
-
 Arrays = dict[str, Array]
 
 
 Piece = tuple[StateDecl, DeviceClass, int, Array]
-"""A buffer's declaration, the class and the group that it belongs to, and what is in it: a stacked array."""
+"""A buffer's declaration, the class and the group that it belongs to, and what is in it: a stacked array. One that is
+there for each micro-batch (`parted`) has them as its first axis."""
+
+
+def parted(decl: StateDecl) -> bool:
+    """Whether each micro-batch has a buffer of its own."""
+    return TIME in decl.layout.split_axes
 
 
 def joined(pieces: Sequence[Piece], mesh: Mesh, add: bool) -> Arrays:
@@ -28,7 +32,8 @@ def joined(pieces: Sequence[Piece], mesh: Mesh, add: bool) -> Arrays:
     parts: dict[str, list[Piece]] = {}
     for decl, cls, group, x in pieces:
         name = decl.logical or decl.name
-        whole = collect(x, decl.type, decl.layout, mesh, name)
+        timed = Mesh((TIME, *mesh.axes), mesh.sizes) if parted(decl) else mesh
+        whole = collect(x, decl.type, decl.layout, timed, name)
         parts.setdefault(name, []).append((decl, cls, group, whole))
     return {name: assemble(found, add) for name, found in parts.items()}
 

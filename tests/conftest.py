@@ -47,6 +47,7 @@ QUICK = (
     "passes/test_training.py",
     "place/test_collectives.py",
     "runtime/test_collectives.py",
+    "evaluate/test_training.py",
     "runtime/test_data.py",
     "runtime/test_distribute.py",
     "runtime/test_executors.py",

@@ -63,7 +63,7 @@ def call_function(expr: ast.Call, entry: Entry, arguments: dict[str, Bound | Non
         raise fail("E0112", f"recursion: {circle}", expr.span, help=help)
     session.spend_call(expr.span)
     label = expr.label.id if expr.label else entry.name
-    inner = Scope(entry.module, scope.making, scope.frame, scope.child_path(label), "function")
+    inner = Scope(entry.module, scope.making, scope.frame, scope.child_path(label, expr.span), "function")
     inner.in_repeat = scope.in_repeat
     session.stack.append(Call(entry, expr.span))
     try:

@@ -69,7 +69,7 @@ def build_job(
         session.replaced = {stated.master: precision.master} | {stated.compute: precision.compute}
     precision = precision or stated
     frozen = Patterns(tasks.frozen)
-    model = _try(session, lambda: _model(session, module, task, names, precision, frozen))
+    model, other = _try(session, lambda: _model(session, module, task, names, precision, frozen)) or (None, None)
     if model is not None:
         _try(session, lambda: _check_frozen(tasks, model, frozen))
     cluster = _try(session, lambda: _cluster(session, module, task))
@@ -91,6 +91,7 @@ def build_job(
         seed,
         task.kind.id,
         item.name.span,
+        other,
     )
 
 
@@ -156,7 +157,7 @@ def _check_frozen(tasks: _Tasks, model: Model, frozen: Patterns) -> None:
 
 def _model(
     session: Session, module: Module, task: ast.Task, names: Names, precision: Precision, frozen: Patterns
-) -> Model:
+) -> tuple[Model, Model | None]:
     entry = module.find("model", task.model.function)
     scope = static_scope(module)
     arguments = bind(task.model, entry.item.parameters, f"the model `{entry.name}`", lambda e: _static(e, scope))

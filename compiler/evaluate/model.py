@@ -25,12 +25,34 @@ def build_model(
     names: Names,
     precision: Precision,
     frozen: Patterns | None = None,
-) -> Model:
-    """The model with these arguments. frozen: its weights that are not trained. Raises ParcError or Skip (already
-    reported)."""
-    item = entry.item
-    assert isinstance(item, ast.Model)
+) -> tuple[Model, Model | None]:
+    """The model with these arguments: in `train_step`, and in other entries where it asks whether it is `training`.
+
+    frozen: its weights that are not trained. Raises ParcError or Skip (already reported).
+    """
+    spent = session.nodes, session.calls
     making = Making(session, names, precision, "model", frozen)
+    model = _made(making, entry, arguments)
+    if not making.asks_training:
+        return model, None
+    session.nodes, session.calls = spent
+    again = Making(session, Names(w.name for w in model.weights), precision, "model", frozen, making)
+    return model, _others(model, _made(again, entry, arguments))
+
+
+def _others(model: Model, again: Model) -> Model:
+    """The model of other entries than `train_step`, whose weights are those that training makes."""
+    known = {w.name: w for w in model.weights}
+    for w in again.weights:
+        if w.name not in known or known[w.name].value.type != w.value.type:
+            help = "declare it outside of the `if`: a weight that training does not have stays as it begins"
+            raise fail("E0318", f"the weight `{w.name}` is not one of training's", w.value.span, help=help)
+    return replace(again, weights=tuple(replace(w, trained=known[w.name].trained) for w in again.weights))
+
+
+def _made(making: Making, entry: Entry, arguments: dict[str, Bound | None]) -> Model:
+    item, session, names = entry.item, making.session, making.names
+    assert isinstance(item, ast.Model)
     frame = Frame(names, "")
     scope = Scope(entry.module, making, frame, "", "model")
     for parameter in item.parameters:
@@ -45,20 +67,20 @@ def build_model(
     assert making.loss is not None
     step = (frame.used_step,) if frame.used_step else ()
     inputs = (*(i.value for i in making.inputs), *(w.value for _, w in making.weights), *step)
-    graph = Graph(
-        entry.name, inputs, tuple(frame.builder.nodes), (making.loss[0], *(value for _, value in making.metrics))
-    )
+    results = (making.loss[0], *(value for _, value in (*making.metrics, *making.outputs)))
+    graph = Graph(entry.name, inputs, tuple(frame.builder.nodes), results)
     _check_labels(making)
     found = reached(graph.nodes, [making.loss[0]])
     weights = tuple(replace(w, trained=w.trained and w.value in found) for _, w in making.weights)
-    return Model(entry.name, tuple(making.inputs), weights, graph, tuple(n for n, _ in making.metrics))
+    metrics, outputs = (tuple(n for n, _ in found) for found in (making.metrics, making.outputs))
+    return Model(entry.name, tuple(making.inputs), weights, graph, metrics, outputs)
 
 
 def _check(making: Making, entry: Entry) -> None:
     session = making.session
     before = session.failures
     for variable, weight in making.weights:
-        if not variable.read:
+        if not variable.read and making.training:
             help = "use it, or declare it only where it is used (`if`)"
             session.failed(fail("E0308", f"the weight `{weight.name}` is never used", weight.value.span, help=help))
     if making.loss is None:

@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from compiler.graph import FLOATS, Dim
+from compiler.graph import DIGITS, FLOATS, Dim
 from compiler.ops.base import Op
 from compiler.ops.create import Full, Iota
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
 from compiler.ops.index import Take
 from compiler.ops.reduce import Reduce, TopK
-from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Slice, Split
+from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.origin import Origin
 from dsl.source import Span
 
-EXACT_TO: Mapping[str, int] = {"f64": 2**53, "f32": 2**24, "f16": 2**11, "bf16": 2**8}
+EXACT_TO: Mapping[str, int] = {dtype: 2**digits for dtype, digits in DIGITS.items()}
 """Up to where whole numbers are numbers of the type."""
 LARGEST = 1e30
 INT32 = (-(2**31), 2**31 - 1)
@@ -67,6 +67,8 @@ def _extent(op: Op, ins: Sequence[Extent | None], dtype: str) -> Extent | None:
             return _inside(x) if x and any(isinstance(s, Dim) for s in x.sources) else x
         case Pad():
             return _union([ins[0], Extent(op.value, op.value)]) if op.low or op.high else ins[0]
+        case Shift():
+            return _union([ins[0], Extent(op.fill, op.fill)])
         case Concat():
             return _union(ins)
         case Take():

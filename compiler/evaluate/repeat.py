@@ -47,9 +47,10 @@ class _Loop:
         if dim is not None and statement.label.id in scope.making.dim_names:
             message = f"`{statement.label.id}` is the label of a `scan` and also the name of a dim"
             raise fail("E0306", message, statement.label.span, help="rename one of them")
-        label = scope.making.labels.fresh(statement.label.id)
-        path = scope.child_path(label)
-        scope.making.loop_labels[label] = statement.label.span
+        span = statement.label.span
+        label = scope.making.named("label", statement.label.id, span, scope.making.labels)
+        path = scope.child_path(label, span)
+        scope.making.loop_labels[label] = span
         self.frame = frame = Frame(scope.making.names, path, scope.frame, label, count, dim is not None)
         self.inner = inner = Scope(scope.module, scope.making, frame, path, scope.what)
         inner.in_repeat = inner.in_loop = True
@@ -129,6 +130,8 @@ class _Loop:
         made = {n: frame.local(v) for n, v in results.items() if n in self.sliced and v is not self.sliced[n][1]}
         outputs = (*(c[3] for c in carries), *made.values())
         if not outputs:
+            if not scope.making.training:  # it computes something in training only
+                return
             raise self.nothing()
         slices = [(v, p) for v, p in self.sliced.values() if p in used or p in outputs]
         stacks = [(s, p) for s, p in frame.stacks if p in used or p in outputs]

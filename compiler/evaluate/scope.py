@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from compiler.evaluate import limits
 from compiler.evaluate.frame import Frame
@@ -21,18 +22,41 @@ from dsl import ast
 from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
 
+TRAINING = "training"
+"""The static value that is true in `train_step` alone."""
+
+
+class Site(NamedTuple):
+    """Where something is named: the open calls and the place in the text, and what it would like to be called."""
+
+    what: str
+    spans: tuple[Span, ...]
+    name: str
+
 
 class Making:
-    """What is being made: a model's (or an optimizer's) graph, its interface, and the names that are taken."""
+    """What is being made: a model's (or an optimizer's) graph, its interface, and the names that are taken.
+
+    before: the same model, as it was evaluated for `train_step`; this is then for an entry that trains nothing.
+    """
 
     def __init__(
-        self, session: Session, names: Names, precision: Precision, kind: str, frozen: Patterns | None = None
+        self,
+        session: Session,
+        names: Names,
+        precision: Precision,
+        kind: str,
+        frozen: Patterns | None = None,
+        before: Making | None = None,
     ) -> None:
         self.session = session
         self.names = names
-        self.scopes = Names()
+        self.known = before.sites if before is not None else {}
+        self.sites: dict[Site, str] = {}
+        self.scopes, self.labels = (Names(self._given(what)) for what in ("scope", "label"))
         self.streams = Names()
-        self.labels = Names()
+        self.training = before is None  # what `training` stands for
+        self.asks_training = False  # whether the model does
         self.precision = precision
         self.kind = kind  # "model" | "optimizer" | "static"
         self.frozen = frozen
@@ -42,11 +66,25 @@ class Making:
         self.states: dict[str, State] = {}  # by what the optimizer calls them
         self.loss: tuple[Value, Span] | None = None
         self.metrics: list[tuple[str, Value]] = []
+        self.outputs: list[tuple[str, Value]] = []
         self.loop_labels: dict[str, Span] = {}
         self.dim_names: set[str] = set()
         self.of_step: set[Value] = set()  # in an optimizer: what depends on the step alone, while it is f64
         self.extents: dict[Value, Extent] = {}  # what is known of the numbers of tensors
         self.rounded: dict[Value, Value] = {}  # such a value -> in master precision
+
+    def _given(self, what: str) -> list[str]:
+        return [name for site, name in self.known.items() if site.what == what]
+
+    def named(self, what: str, name: str, span: Span, names: Names) -> str:
+        """A name (of a scope, of a loop, of a weight) that nothing else has.
+
+        Where the model has been evaluated before, for another entry, it is the one that was given at the same place.
+        """
+        site = Site(what, (*(c.span for c in self.session.stack), span), name)
+        found = self.known.get(site)
+        self.sites[site] = names.fresh(name) if found is None else found
+        return self.sites[site]
 
     def dtypes(self) -> dict[str, str]:
         """The words that name a dtype: all of them, and the job's `compute` and `master`.
@@ -84,6 +122,9 @@ class Scope:
             value = self.dims[id]
         elif (param := self.module.param(id)) is not None:
             value = param
+        elif id == TRAINING and self.making.kind == "model":
+            self.making.asks_training = True
+            value = self.making.training
         else:
             raise self._unknown(name)
         if isinstance(value, Broken):
@@ -162,9 +203,9 @@ class Scope:
             self.making.dim_names.add(name.id)
             self.dims[name.id] = Dim(name.id, size)
 
-    def child_path(self, name: str) -> str:
-        """The path of a new scope in this one."""
-        return self.making.scopes.fresh(f"{self.path}.{name}" if self.path else name)
+    def child_path(self, name: str, span: Span) -> str:
+        """The path of a new scope in this one, which stands at `span`."""
+        return self.making.named("scope", f"{self.path}.{name}" if self.path else name, span, self.making.scopes)
 
     def assign(self, name: str, value: Bound) -> None:
         self.vars[name] = value

@@ -99,6 +99,11 @@ def _run(statement: ast.Statement, scope: Scope) -> CallResults | None:
             if scope.what != "model" or scope.in_repeat:
                 raise _misplaced(statement, "a loss or metric", scope)
             _scalar(statement, scope)
+        case ast.Output():
+            if scope.what != "model" or scope.in_repeat:
+                raise _misplaced(statement, "an output", scope)
+            for name in statement.names:
+                _output(name, scope)
         case _:
             raise AssertionError(statement)
     return None
@@ -218,7 +223,7 @@ def _weight(target: ast.Target, statement: ast.WeightDecl, scope: Scope) -> None
     own = scope.dim_list(target.dims)
     frames = [f for f in scope.frame.loops if not f.scan]  # positions that are scanned share it
     loops = tuple(f.loop for f in frames)
-    path = making.names.fresh(f"{scope.path}.{name}" if scope.path else name)
+    path = making.named("weight", f"{scope.path}.{name}" if scope.path else name, target.span, making.names)
     frozen = making.frozen is not None and making.frozen.hold(path)
     # What no update renews needs no more than is computed with.
     type = Type(making.precision.compute if frozen else making.precision.master, (*loops, *own))
@@ -312,7 +317,7 @@ def _scalar(statement: ast.Loss | ast.Metric, scope: Scope) -> None:
     if loss and making.loss is not None:
         notes = [("the first is here", making.loss[1])]
         raise fail("E0304", "a model has one loss", statement.span, notes=notes, help="add the parts: `loss a + b`")
-    if any(n == name for n, _ in making.metrics) or (not loss and name == "loss"):
+    if any(n == name for n, _ in (*making.metrics, *making.outputs)) or (not loss and name == "loss"):
         raise fail("E0102", f"there are two metrics `{name}`", statement.span)
     x = tensor(evaluate(statement.value, scope, (), name), scope, statement.value.span, f"the {name}")
     if x.type.dims:
@@ -327,6 +332,13 @@ def _scalar(statement: ast.Loss | ast.Metric, scope: Scope) -> None:
         making.loss = (x, statement.span)
     else:
         making.metrics.append((name, x))
+
+
+def _output(name: ast.Name, scope: Scope) -> None:
+    making = scope.making
+    if any(n == name.id for n, _ in (*making.outputs, *making.metrics)):
+        raise fail("E0102", f"there are two results `{name.id}`", name.span)
+    making.outputs.append((name.id, tensor(scope.lookup(name), scope, name.span, "an output")))
 
 
 __all__ = ["declare_dim", "initializer", "run", "static_of"]

@@ -158,7 +158,7 @@ class Index:
             found |= {of: GRADIENT} if of is not None else {}
             again = {n: v.origin for n, v in self.values.items() if v.origin.phase is Phase.AGAIN}
             found |= {n: ITSELF for n, origin in again.items() if origin.of == value.name}
-        saved = list(zip(self.placed.forward.outputs[self.training.scalars :], self.placed.kept, strict=True))
+        saved = list(zip(self.placed.forward.outputs[self.training.results :], self.placed.kept, strict=True))
         for made, round in zip(self.placed.rounds, self.training.rounds, strict=True):
             sums = zip(made.batch.outputs, made.settle.inputs, round.totals, strict=True)
             found |= {v.name: ITSELF for row in sums if row[2].name in found for v in row}

@@ -214,6 +214,9 @@ class Replay:
         return Buffer(size, FIRST, op.name, Role.INPUT, static=True)
 
     def _save(self, name: str, b: Buffer) -> None:
+        if self.states[name].role is Role.OUTPUT:  # nothing loads it: it is there to the end
+            self._hold(b, accumulator=Role.OUTPUT)
+            return
         self._hold(b, slots=1)
         self.saved[name] = b
 

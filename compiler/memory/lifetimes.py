@@ -18,7 +18,7 @@ from compiler.memory.peak import ClassMemory
 from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Load
 from compiler.origin import Role
-from compiler.program import Function
+from compiler.program import Function, FunctionPhase
 
 Site = tuple[int, int]
 """Where the program makes a buffer: identity of the instruction, and which of the buffers that it makes."""
@@ -185,7 +185,7 @@ class Skipped(NamedTuple):
         return self.rounds * sum(key in keys for key in self.steps)
 
 
-_ORDER = {"P": 0, "S": 1, "F": 2, "B": 3, "W": 4, "E": 5, "U": 6}
+_ORDER = {str(phase): i for i, phase in enumerate(FunctionPhase)}
 
 
 @dataclass(eq=False, slots=True)
@@ -215,7 +215,7 @@ class TracedMemory(ClassMemory):
         """The group's actions in order, each with those before it that are left out: of the rounds of a loop, the first
         two and the last stand for all."""
         nothing = Skipped((), 0)
-        found: list[tuple[tuple[str, int, frozenset[str]], Skipped]] = []
+        found: list[tuple[Variant, Skipped]] = []
         accumulated: set[str] = set()
         for steps, n in rounds(self.program, self.cls, group):
             for i in range(min(n, 3)):

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from compiler.memory.lifetimes import Bundle, Lives, RingKey, Site, TracedMemory, Variant, bundle_of
+from compiler.program import FunctionPhase
 
 ALIGNMENT = 512
 """Bytes: what devices want addresses of tensors to be multiples of."""
@@ -181,7 +182,7 @@ class _Plan:
         workspaces = {}
         for variant, times in self.alive.items():
             lives = self.memory.lives(variant)
-            if variant[0] == "U":
+            if variant[0] == FunctionPhase.UPDATE:
                 workspaces[variant] = Workspace(len(blocks), lives.turning)
                 blocks.append((self._fill([(workspaces[variant], variant, 0)])[0], times))
                 continue

@@ -80,7 +80,7 @@ class ClassMemory:
             replay = self.replays[key] = self.start((name, chunk))
             for a in accumulated:
                 replay.accumulated[a] = replay.accumulator(a)
-            before = {"B": "F", "W": "B"}.get(name)
+            before = self.functions[name, chunk].phase.before
             replay.saved = copies(self._exits.get((before, chunk), {})) if before else {}
             replay.run(self.functions[name, chunk])
             self._exits[name, chunk] = replay.saved

@@ -23,6 +23,7 @@ class BufferNames:
 
     loss: str
     metrics: dict[str, str]
+    outputs: dict[str, str]
     gradients: dict[str, str]
     reports: dict[str, str]
     saved: dict[str, str]
@@ -42,6 +43,7 @@ def buffer_names(placed: Placed) -> BufferNames:
     return BufferNames(
         names.fresh("loss"),
         {name: names.fresh(name) for name in model.metrics},
+        {name: names.fresh(name) for name in model.outputs},
         {w.name: names.fresh(f"{w.name}.grad") for w in model.weights},
         {name: names.fresh(name) for name in training.reports},
         {name: names.fresh(name) for name in dict.fromkeys(kept)},

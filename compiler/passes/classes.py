@@ -19,17 +19,21 @@ def classes(staged: Staged) -> list[tuple[int, ...]]:
         return [(g,) for g in range(groups)]
     own = {s for where in (staged.forward, staged.backward) for s in where.values() if s not in (None, ALL)}
     own |= {0, staged.stages - 1, *(s for s in staged.anchors.values() if s not in (None, ALL))}
+    cut, homes = staged.cut, staged.homes
     found: list[list[int]] = []
+    steps: tuple[int, ...] | None = None  # by how many iterations the chunks of the class' groups lie apart
     for g in range(groups):
-        mine = [g + c * groups for c in range(staged.chunks)]
+        mine = homes.of(g)
         if found:
-            before = found[-1][-1]
-            theirs = [before + c * groups for c in range(staged.chunks)]
-            counts = staged.cut.counts
-            if not own & {*mine, *theirs} and all(counts[a] == counts[b] for a, b in zip(mine, theirs, strict=True)):
+            theirs = homes.of(found[-1][-1])
+            apart = tuple(cut.firsts[a] - cut.firsts[b] for a, b in zip(mine, theirs, strict=True))
+            alike = all(cut.counts[a] == cut.counts[b] for a, b in zip(mine, theirs, strict=True))
+            if not own & {*mine, *theirs} and alike and steps in (None, apart):
                 found[-1].append(g)
+                steps = apart
                 continue
         found.append([g])
+        steps = None
     return [tuple(f) for f in found]
 
 
@@ -42,6 +46,8 @@ def schedules(
     if staged.groups > 1:
         name = staged.rule.schedule if staged.rule is not None else "one_f_one_b"
         depth = None if staged.cut is not None else _depths(placed, staged)
+    if not placed.training.trains:
+        name, depth = "forward", None
     span = staged.rule.span if staged.rule is not None else None
     wrong = check_schedule(name, staged.groups, staged.chunks, m, span)
     if wrong is not None:
@@ -59,7 +65,7 @@ def _depths(placed: Placed, staged: Staged) -> tuple[int, ...]:
             before = staged.forward.get(v.name)
             if before is not None and here is not None and before != here:
                 after[before].add(here)
-    for v in placed.forward.outputs[: placed.training.scalars]:
+    for v in placed.forward.outputs[: placed.training.results]:
         before, here = staged.forward.get(v.name), staged.counts_at(v, staged.forward)
         if before is not None and before != here:
             after[before].add(here)

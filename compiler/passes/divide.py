@@ -53,6 +53,12 @@ def divide(model: Model, names: Names, whole: Collection[str], parts: Collection
     return _finished(model, main, rounds, [made[name] for name in parts], names)
 
 
+def needed(model: Model, graph: Graph) -> set[Value]:
+    """What the loss and the outputs depend on."""
+    outputs = graph.outputs[len(graph.outputs) - len(model.outputs) :]
+    return {v for node in prune_nodes(graph.nodes, (*graph.outputs[:1], *outputs)) for v in node.outputs}
+
+
 # --- before the first micro-batch ----------------------------------------------------------------------------------
 
 
@@ -113,14 +119,15 @@ def _hoisted(graph: Graph, wanted: Collection[str], names: Names) -> tuple[Graph
 
 def _finished(model: Model, main: Graph, rounds: tuple[Round, ...], seeds: Sequence[Value], names: Names) -> Divided:
     """Metrics that depend on `seeds` other than by sums: what makes them of those goes to a graph of its own."""
-    loss = _needed(main)
+    loss = needed(model, main)
     late: set[Value] = set()
     moved: list[Node] = []
     for node in main.nodes:
         if loss.isdisjoint(node.outputs) and any(v in late or v in seeds for v in node.inputs):
             moved.append(node)
             late.update(node.outputs)
-    metrics = list(zip(model.metrics, main.outputs[1:], strict=True))
+    metrics = list(zip(model.metrics, main.outputs[1:], strict=False))
+    results = main.outputs[1 + len(model.metrics) :]
     last = [(name, v) for name, v in metrics if v in late]
     if not last:
         return Divided(main, rounds, None)
@@ -144,7 +151,7 @@ def _finished(model: Model, main: Graph, rounds: tuple[Round, ...], seeds: Seque
     used = {x for node in nodes for x in node.inputs}
     inputs = (*parts.values(), *(v for v in main.inputs if v in given and v in used))
     graph = Graph(f"{main.name}.finish", inputs, tuple(nodes), tuple(v for _, v in last))
-    outputs = (main.outputs[0], *(v for _, v in metrics if v not in late), *parts)
+    outputs = (main.outputs[0], *(v for _, v in metrics if v not in late), *parts, *results)
     rest = Graph(main.name, main.inputs, prune_nodes(main.nodes, outputs), outputs)
     return Divided(rest, rounds, Finish(graph, tuple(name for name, _ in last), tuple(parts)))
 
@@ -181,13 +188,8 @@ def _static(nodes: Iterable[Node], known: set[Value]) -> set[Value]:
     return found
 
 
-def aside(graph: Graph) -> Callable[[str], bool]:
-    """Whether a value, by its name, is of use to metrics only."""
-    loss = _needed(graph)
+def aside(graph: Graph, roots: Sequence[Value]) -> Callable[[str], bool]:
+    """Whether a value, by its name, is of use to metrics only, and not to `roots`, the loss and the outputs."""
+    loss = {v for node in prune_nodes(graph.nodes, roots) for v in node.outputs}
     others = {v.name for node in graph.nodes if loss.isdisjoint(node.outputs) for v in node.outputs}
     return others.__contains__
-
-
-def _needed(graph: Graph) -> set[Value]:
-    """What the loss depends on."""
-    return {v for node in prune_nodes(graph.nodes, graph.outputs[:1]) for v in node.outputs}

@@ -29,6 +29,7 @@ from compiler.program import (
     Affine,
     Axis,
     DeviceClass,
+    Entry,
     Function,
     FunctionPhase,
     InputDecl,
@@ -39,8 +40,8 @@ from compiler.program import (
 
 
 def lower(placed: Placed, staged: Staged) -> Program:
-    """The program of all classes of devices."""
-    job = placed.training.job
+    """The program of all classes of devices, with one entry."""
+    job, entry = placed.training.job, placed.training.entry
     placed, over = across(placed, staged)
     names = buffer_names(placed)
     lowered = [_Class(placed, staged, over, names, groups) for groups in classes(staged)]
@@ -58,14 +59,14 @@ def lower(placed: Placed, staged: Staged) -> Program:
     places = place_axes(job.strategy)
     axes += [Axis(a.name, a.size, "place" if a.name in places else "mesh") for a in job.strategy.mesh if a.size > 1]
     inputs = tuple(InputDecl(i.value.name, i.value.type, i.low, i.high) for i in placed.training.model.inputs)
-    return Program(job.name, tuple(axes), inputs, tuple(found), job.seed, staged.stages)
+    return Program(job.name, tuple(axes), inputs, (Entry(entry, tuple(found)),), job.seed, staged.homes)
 
 
 def _homes(placed: Placed, staged: Staged, lowered: Sequence[_Class]) -> dict[str, tuple[int, ...]]:
     """Virtual stages that hold each weight: who reads it or adds to its gradient (all, for one of the cut loop)."""
     found: dict[str, tuple[int, ...]] = {}
     model = placed.training.model
-    added = dict(zip((w.name for w in model.trained), staged.addends, strict=True))
+    added = dict(zip((w.name for w in placed.training.trained), staged.addends, strict=True))
     for w in model.weights:
         if staged.cut is not None and staged.cut.label in w.loops:
             found[w.name] = (ALL,)
@@ -74,8 +75,8 @@ def _homes(placed: Placed, staged: Staged, lowered: Sequence[_Class]) -> dict[st
         for cls in lowered:
             for chunk, weights in cls.reads.items():
                 if w.name in weights:
-                    stages |= {g + chunk * staged.groups for g in cls.groups}
-        found[w.name] = tuple(sorted(stages)) or (0,)
+                    stages |= {staged.homes.stage(g, chunk) for g in cls.groups}
+        found[w.name] = tuple(sorted(stages)) or ((0,) if placed.training.trains else ())
     return found
 
 
@@ -92,24 +93,25 @@ class _Class:
         self.reads: dict[int, set[str]] = {}  # chunk -> weights that its F, B and W read
         self.totals: set[str] = set()  # of whole batches, that they read
         for chunk in range(self.staged.chunks):
-            stage = groups[0] + chunk * staged.groups
+            stage = staged.homes.stage(groups[0], chunk)
             part = self.part(stage)
             late = None if self.placed.late is None else self.late(self.placed.late, stage, chunk, part)
-            backward = self.backward(stage, chunk, part, late)
-            forward = self.forward(stage, chunk, part)
-            self.functions += [
-                Function(FunctionPhase.FORWARD, chunk, forward),
-                Function(FunctionPhase.BACKWARD, chunk, backward),
-            ]
-            if late is not None:
-                self.functions.append(Function(FunctionPhase.WEIGHTS, chunk, late))
+            backward = self.backward(stage, chunk, part, late) if self.training.trains else None
+            made = {
+                FunctionPhase.FORWARD: self.forward(stage, chunk, part),
+                FunctionPhase.BACKWARD: backward,
+                FunctionPhase.WEIGHTS: late,
+            }
+            self.functions += [Function(phase, chunk, body) for phase, body in made.items() if body is not None]
         self.batch = lower_batch(placed, names, self.totals, self.finishes())
 
     def build(self, homes: Mapping[str, tuple[int, ...]]) -> DeviceClass:
         """homes: the virtual stages that hold each weight."""
         update, states = lower_update(self.placed, self.staged, self.over, self.names, self.groups, homes)
-        functions = (*self.batch.before, *self.functions, *self.batch.after, Function(FunctionPhase.UPDATE, 0, update))
-        return DeviceClass(self.groups, self.ranges(), (*states, *self._in_order()), functions, ())
+        functions = [*self.batch.before, *self.functions, *self.batch.after]
+        if self.training.trains:
+            functions.append(Function(FunctionPhase.UPDATE, 0, update))
+        return DeviceClass(self.groups, self.ranges(), (*states, *self._in_order()), tuple(functions), ())
 
     def _in_order(self) -> list[StateDecl]:
         """All other buffers; the metrics among them in the order of the model."""
@@ -123,7 +125,7 @@ class _Class:
         """Whether metrics are made here of what was added up."""
         parts = part_decls(self.placed, self.names)
         place = self.staged.counts_at(parts[0][1], self.staged.forward) if parts else None
-        return place is not None and place % self.staged.groups in self.groups
+        return place is not None and self.staged.homes.group(place) in self.groups
 
     def part(self, stage: int) -> LoopPart | None:
         cut = self.staged.cut
@@ -135,13 +137,11 @@ class _Class:
             return ()
         found = []
         for chunk in range(self.staged.chunks):
-            v = self.groups[0] + chunk * self.staged.groups
-            slope = cut.counts[v] if len(self.groups) > 1 else 0
-            found.append(
-                LoopRange(
-                    cut.label, chunk, Affine(cut.firsts[v] - slope * self.groups[0], slope), cut.counts[v], cut.total
-                )
-            )
+            firsts = [cut.firsts[self.staged.homes.stage(g, chunk)] for g in self.groups[:2]]
+            slope = firsts[-1] - firsts[0]
+            first = Affine(firsts[0] - slope * self.groups[0], slope)
+            count = cut.counts[self.staged.homes.stage(self.groups[0], chunk)]
+            found.append(LoopRange(cut.label, chunk, first, count, cut.total))
         return tuple(found)
 
     # --- forward and backward ----------------------------------------------------------------------
@@ -157,9 +157,14 @@ class _Class:
                 roots.append(v)
                 ends.append((Accumulate(decl.name), v))
                 self.states.append(replace(decl, chunk=chunk))
+        for logical, v in zip(self.training.model.outputs, graph.outputs[len(sums) :], strict=False):
+            if self.staged.counts_at(v, where) in (stage, ALL):
+                roots.append(v)
+                ends.append(self._output(logical, v, chunk, part))
+        results = graph.outputs[: self.training.results]
         readers = [self._readers(k) for k in placed.kept]
-        saves = list(zip(graph.outputs[len(sums) :], readers, strict=True))
-        keeps = [*saves, *((v, [self.staged.counts_at(v, where)]) for _, v in sums)]
+        saves = list(zip(graph.outputs[len(results) :], readers, strict=True))
+        keeps = [*saves, *((v, [self.staged.counts_at(v, where)]) for v in results)]
         for (v, loads), kept, saved in zip(saves, placed.kept, self.training.saved, strict=True):
             if where.get(v.name) == ALL or stage in loads:
                 roots.append(v)
@@ -171,6 +176,15 @@ class _Class:
         for op, v in ends:
             emit.do(op, v)
         return emit.body()
+
+    def _output(self, logical: str, value: Value, chunk: int, part: LoopPart | None) -> tuple[Op, Value]:
+        """Declare the buffer of an output: a part for each micro-batch, or what all of them add up to."""
+        name, layout = self.names.outputs[logical], self.placed.layouts[value.name]
+        timed = layout.pending_on(TIME)
+        layout = replace(layout, pending=tuple(p for p in layout.pending if p[0] != TIME))
+        type = part.type(value.type) if part else value.type
+        self.states.append(StateDecl(name, Role.OUTPUT, type, layout, chunk, logical=logical))
+        return (Save(name) if timed is None and TIME in layout.split_axes else Accumulate(name)), value
 
     def _sums(self) -> list[tuple[StateDecl, Value]]:
         """What F adds up: the loss, metrics that are sums, parts of others."""
@@ -217,7 +231,7 @@ class _Class:
         """Gradient buffer and what this stage adds to it."""
         where = self.staged.backward
         found: list[tuple[str, Value]] = []
-        for w, addends in zip(self.training.model.trained, self.staged.addends, strict=True):
+        for w, addends in zip(self.training.trained, self.staged.addends, strict=True):
             here = [v for v in addends if self.staged.counts_at(v, where) in (ALL, stage)]
             found += [(of_chunk(self.names.gradients[w.name], chunk), v) for v in here if mine(v)]
         return found

@@ -51,7 +51,7 @@ class _Update:
         self.placed, self.staged, self.over, self.buffers, self.groups = placed, staged, over, buffers, groups
         self.homes = homes
         self.training = placed.training
-        self.trained = placed.training.model.trained
+        self.trained = placed.training.trained
         self.graph = placed.update
         self.names = Names()
         self.total = {v.name: w.name for v, w in zip(placed.totals, self.trained, strict=True)}
@@ -117,14 +117,14 @@ class _Update:
         """Chunks of this class that hold the weight."""
         found = []
         for chunk in range(self.staged.chunks):
-            stages = {g + chunk * self.staged.groups for g in self.groups}
+            stages = {self.staged.homes.stage(g, chunk) for g in self.groups}
             if self.homes[weight] == (ALL,) or stages & set(self.homes[weight]):
                 found.append(chunk)
         return found
 
     def _contributes(self, weight: str, chunk: int) -> bool:
         """Whether the backward pass of this class adds to the weight's gradient."""
-        stages = {g + chunk * self.staged.groups for g in self.groups}
+        stages = {self.staged.homes.stage(g, chunk) for g in self.groups}
         index = next(i for i, w in enumerate(self.trained) if w.name == weight)
         places = [self.staged.counts_at(v, self.staged.backward) for v in self.staged.addends[index]]
         return any(p == ALL or p in stages for p in places)
@@ -181,7 +181,7 @@ class _Update:
         return self.here(next(iter(weights))) if weights else [0]
 
     def _emitter(self, chunk: int) -> PieceEmitter:
-        cut, stage = self.staged.cut, self.groups[0] + chunk * self.staged.groups
+        cut, stage = self.staged.cut, self.staged.homes.stage(self.groups[0], chunk)
         count, total = (1, 1) if cut is None else (cut.counts[stage], cut.total)
         return PieceEmitter(self.placed, self.names, self.over.pieces, count, total)
 
@@ -194,7 +194,7 @@ class _Update:
                 name, layout, frozen = of_chunk(w.name, c), placed.weights[w.name], not w.trained
                 type = emits[c].type(w.value)
                 found.append(StateDecl(name, Role.WEIGHT, type, layout, c, w.init, logical=w.name, frozen=frozen))
-                if w.trained and self._contributes(w.name, c):
+                if w.name in sums and self._contributes(w.name, c):
                     full = of_chunk(self.buffers.gradients[w.name], c)
                     grad, at = sums[w.name]
                     found.append(StateDecl(full, Role.GRADIENT, emits[c].piece(grad, w.name), at, c, logical=w.name))
@@ -251,7 +251,7 @@ class _Update:
         if self.homes[weight] == (ALL,) or not chunks:
             return
         current = self._sum([emits[c].value(value) for c in chunks], value, layout, emits[0])
-        groups = tuple(sorted({s % self.staged.groups for s in self.homes[weight]}))
+        groups = tuple(sorted({self.staged.homes.group(s) for s in self.homes[weight]}))
         if len(groups) > 1:
             op = StageReduce(self.buffers.gradients[weight], "sum", groups)
             current = emits[0].add(op, (current,), f"{value.name}.joined", value, layout)
@@ -270,7 +270,7 @@ class _Update:
         """What this class adds for one weight, if it does. A weight held by several stages counts in the first."""
         (weight,) = self.deps[leaf.name]
         homes = self.homes[weight]
-        stages = {c: self.groups[0] + c * self.staged.groups for c in self.here(weight)}
+        stages = {c: self.staged.homes.stage(self.groups[0], c) for c in self.here(weight)}
         parts = [emits[c].value(leaf) for c, stage in stages.items() if homes == (ALL,) or stage == homes[0]]
         return self._sum(parts, leaf, self.placed.layouts[leaf.name], emits[0]) if parts else None
 

@@ -20,7 +20,7 @@ from compiler.passes.stage import ALL, Stage, Staged, readers
 
 def split(placed: Placed, staged: Staged) -> tuple[Placed, Staged]:
     """Both as they are, unless the schedule is a zero-bubble one and there is more than one stage."""
-    if staged.groups < 2 or staged.rule is None or staged.rule.schedule != "zero_bubble":
+    if not placed.training.trains or staged.groups < 2 or staged.rule is None or staged.rule.schedule != "zero_bubble":
         return placed, staged
     addends = dict.fromkeys(v for parts in staged.addends for v in parts)
     urgent = dict.fromkeys(_awaited(placed.backward, addends, staged))

@@ -12,6 +12,7 @@ from itertools import accumulate, pairwise
 from math import prod
 
 from compiler.graph import Graph, Node, Value
+from compiler.homes import Homes
 from compiler.model import PipelineRule
 from compiler.ops.comm import MaskPad
 from compiler.ops.elementwise import Map
@@ -54,6 +55,7 @@ class Staged:
     ranks: tuple[int, ...] = ()  # of each virtual stage: its position on the way of the values forward
     anchors: Mapping[str, Stage] = field(default_factory=dict)  # what is put out, but not by the stage that has it
     late_loads: Mapping[str, frozenset[int]] = field(default_factory=dict)  # the same of W, where there is one
+    homes: Homes = Homes()  # where the stages are
 
     @property
     def stages(self) -> int:
@@ -70,8 +72,10 @@ class Staged:
         return 0 if place is None else place
 
 
-def stage(placed: Placed) -> Staged:
-    """Raises ParcError where the strategy's places make no sense for the graph."""
+def stage(placed: Placed, given: Homes | None = None) -> Staged:
+    """given: where the stages are to be (default: dealt round and round over the groups).
+
+    Raises ParcError where the strategy's places make no sense for the graph."""
     strategy = placed.training.job.strategy
     axes = place_axes(strategy)
     groups = prod(a.size for a in strategy.mesh if a.name in axes)
@@ -100,7 +104,9 @@ def stage(placed: Placed) -> Staged:
     def rank(stage: Stage) -> int:
         return order[stage or 0]
 
-    found = Staged(groups, chunks if groups > 1 else 1, cut, rule, {}, {}, (), {}, order)
+    chunks = chunks if groups > 1 else 1
+    dealt = given or Homes.dealt(groups, groups * chunks)
+    found = Staged(groups, chunks, cut, rule, {}, {}, (), {}, order, homes=dealt)
     first = _forward(placed.forward, found, lambda node: place_of(node, fixed), rank)
     made = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
     saved: dict[str, Stage] = {name: ALL for name, place in made.items() if place == ALL}
@@ -155,7 +161,7 @@ def readers(
 
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
-    return placed.forward.outputs[placed.training.scalars :]
+    return placed.forward.outputs[placed.training.results :]
 
 
 def _cut(placed: Placed, rule: PipelineRule, stages: int) -> CutLoop:
@@ -313,11 +319,11 @@ def _anchors(
     metrics."""
     reads = _readers_of_weights(placed, staged, forward)
     found: dict[str, Stage] = {}
-    for w, parts in zip(placed.training.model.trained, addends, strict=True):
+    for w, parts in zip(placed.training.trained, addends, strict=True):
         cut = staged.cut is not None and staged.cut.label in w.loops
         at = ALL if cut else min(reads[w.name], key=rank, default=0)
         found.update((v.name, at) for v in parts if backward.get(v.name) is None)
-    for v in placed.forward.outputs[: placed.training.scalars]:
+    for v in placed.forward.outputs[: placed.training.results]:
         if forward.get(v.name) is None:
             needed = {v.name}
             for node in reversed(placed.forward.nodes):

@@ -14,7 +14,7 @@ FORWARD, BACKWARD, WEIGHTS = FunctionPhase.FORWARD, FunctionPhase.BACKWARD, Func
 NAMES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble", "sequential", "forward")
 """`sequential`: no pipeline, each micro-batch forward and backward before the next; `forward`: inference."""
 
-CHUNKED = ("interleaved",)
+CHUNKED = ("interleaved", "forward")
 """Schedules for which a group may hold more than one chunk of the rolled loop."""
 
 
@@ -78,7 +78,8 @@ def actions(
     depths = chain(groups) if depth is None else depth
     m, ahead = microbatches, min(microbatches, depths[group])
     if name == "forward":
-        yield from (Action(FORWARD, 0, i) for i in range(m))
+        every = (interleaved_action(FORWARD, k, groups, chunks) for k in range(m * chunks))
+        yield from every if chunks > 1 else (Action(FORWARD, 0, i) for i in range(m))
         return
     if name == "sequential":
         for i in range(m):

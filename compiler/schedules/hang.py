@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from compiler.homes import Homes
 from compiler.program import FunctionPhase
 from compiler.schedules.actions import Action
 
@@ -32,25 +33,31 @@ class Hang:
         return f"stage {group} waits before {action} for {wanted} of stage {other}{more}"
 
 
-def find_hang(lists: Sequence[Sequence[Action]], edges: Iterable[Edge], rendezvous: bool = False) -> Hang | None:
-    """How the groups get stuck, if they do. Virtual stage v is chunk v // groups of group v % groups.
+def find_hang(
+    lists: Sequence[Sequence[Action]], edges: Iterable[Edge], rendezvous: bool = False, homes: Homes | None = None
+) -> Hang | None:
+    """How the groups get stuck, if they do. `homes`: where the stages are (default: dealt round and round).
 
     Receives block until the value is there. Sends do not block; with `rendezvous` they do, until it is received (an
     action first receives everything, runs, then sends everything, in the order of the edges; values for the own
     group are never waited for). Linear in the number of actions.
     """
-    return _rendezvous(lists, list(edges)) if rendezvous else _buffered(lists, list(edges))
+    found = list(edges)
+    if homes is None:
+        most = max((max(e.stage, e.to) for e in found), default=0) + 1
+        homes = Homes.dealt(len(lists), -(-most // len(lists)) * len(lists))
+    return _rendezvous(lists, found, homes) if rendezvous else _buffered(lists, found, homes)
 
 
-def _buffered(lists: Sequence[Sequence[Action]], edges: list[Edge]) -> Hang | None:
+def _buffered(lists: Sequence[Sequence[Action]], edges: list[Edge], homes: Homes) -> Hang | None:
     n = len(lists)
     needs: dict[tuple[FunctionPhase, int], list[tuple[int, FunctionPhase, int]]] = defaultdict(
         list
     )  # per (kind, stage) what it waits for
     for e in edges:
-        needs[e.to_kind, e.to].append((e.stage % n, e.kind, e.stage // n))
+        needs[e.to_kind, e.to].append((homes.group(e.stage), e.kind, homes.chunk(e.stage)))
     done: list[set[Action]] = [set() for _ in lists]
-    at = [0] * n
+    at, stages = [0] * n, [homes.of(g) or (g,) for g in range(n)]
     sleepers: dict[tuple[int, Action], list[int]] = defaultdict(list)
     wanted: dict[int, tuple[int, Action]] = {}
     ready = list(range(n))
@@ -60,7 +67,8 @@ def _buffered(lists: Sequence[Sequence[Action]], edges: list[Edge]) -> Hang | No
         mine, own = lists[g], done[g]
         while at[g] < len(mine):
             action = mine[at[g]]
-            for other, kind, chunk in needs.get((action.kind, action.chunk * n + g), ()):
+            stage = stages[g][action.chunk] if action.kind.of_chunk else g
+            for other, kind, chunk in needs.get((action.kind, stage), ()):
                 need = Action(kind, chunk, action.mb)
                 if need not in done[other]:
                     wanted[g] = (other, need)
@@ -85,9 +93,9 @@ class _Message:
     sends: bool
 
 
-def _rendezvous(lists: Sequence[Sequence[Action]], edges: list[Edge]) -> Hang | None:
+def _rendezvous(lists: Sequence[Sequence[Action]], edges: list[Edge], homes: Homes) -> Hang | None:
     n = len(lists)
-    remote = [e for e in edges if e.stage % n != e.to % n]
+    remote = [e for e in edges if homes.group(e.stage) != homes.group(e.to)]
     receives: dict[tuple[FunctionPhase, int], list[Edge]] = defaultdict(list)
     sends: dict[tuple[FunctionPhase, int], list[Edge]] = defaultdict(list)
     for e in remote:
@@ -97,7 +105,7 @@ def _rendezvous(lists: Sequence[Sequence[Action]], edges: list[Edge]) -> Hang | 
     for g, mine in enumerate(lists):
         row: list[_Message] = []
         for action in mine:
-            key = (action.kind, action.chunk * n + g)
+            key = (action.kind, (homes.of(g) or (g,))[action.chunk] if action.kind.of_chunk else g)
             row += [_Message(action, e, False) for e in receives.get(key, ())]
             row += [_Message(action, e, True) for e in sends.get(key, ())]
         steps.append(row)
@@ -107,7 +115,7 @@ def _rendezvous(lists: Sequence[Sequence[Action]], edges: list[Edge]) -> Hang | 
         g = ready.pop()
         while at[g] < len(steps[g]):
             step = steps[g][at[g]]
-            other = (step.edge.to if step.sends else step.edge.stage) % n
+            other = homes.group(step.edge.to if step.sends else step.edge.stage)
             if at[other] >= len(steps[other]):
                 break
             theirs = steps[other][at[other]]
@@ -122,8 +130,8 @@ def _rendezvous(lists: Sequence[Sequence[Action]], edges: list[Edge]) -> Hang | 
             step = steps[g][at[g]]
             e = step.edge
             peer, kind = (e.to, e.to_kind) if step.sends else (e.stage, e.kind)
-            stuck.append((g, step.action, peer % n, Action(kind, peer // n, step.action.mb)))
+            stuck.append((g, step.action, homes.group(peer), Action(kind, homes.chunk(peer), step.action.mb)))
     hang = Hang(tuple(stuck)) if stuck else None
     # Values of the own group are never waited for, but they must have been made.
-    local = [e for e in edges if e.stage % n == e.to % n]
-    return hang or (_buffered(lists, local) if local else None)
+    local = [e for e in edges if homes.group(e.stage) == homes.group(e.to)]
+    return hang or (_buffered(lists, local, homes) if local else None)

@@ -25,7 +25,7 @@ def rolled(
 
 def _one(name: str, groups: int, chunks: int, m: int, depth: int, delay: int) -> Schedule:
     if name == "forward":
-        return (_run(FORWARD, 0, m),)
+        return (_run(FORWARD, 0, m * chunks, ALL_CHUNKS if chunks > 1 else 0),)
     if name == "sequential":
         return (_loop(m, (FORWARD, 0), (BACKWARD, 0)), Update())
     if name == "gpipe":

@@ -189,6 +189,7 @@ class BodyParser(Cursor):
             raise self.error("E0608", f"loops are nested deeper than {MAX_NESTING}", start)
         label = self.text("the loop's name")
         count = self.natural()
+        scan = self.take_word("scan")
         reverse = self.take_word("reverse")
         self.mark("(")
         params: list[Value] = []
@@ -222,4 +223,4 @@ class BodyParser(Cursor):
         self.end_line()
         self.mark("}")
         body = Graph(label, inputs, nodes, tuple(results))
-        return Node(Repeat(label, count, body, counts["="], counts["each"], reverse), tuple(sources), outputs)
+        return Node(Repeat(label, count, body, counts["="], counts["each"], reverse, scan), tuple(sources), outputs)

@@ -31,9 +31,16 @@ class Locations:
 
     spans: dict[Site, Span] = field(default_factory=dict)
     same: dict[int, int] = field(default_factory=dict)
+    first: int = 0
+    """The class that sites count from: classes are numbered through all entries."""
+
+    def of_entry(self, first: int) -> Locations:
+        """For sites in an entry before which there are so many classes."""
+        return replace(self, first=first)
 
     def find(self, site: Site | None) -> Span | None:
         """The span of the place or of what encloses it."""
+        site = site and replace(site, cls=site.cls + self.first)
         while site is not None:
             span = self.spans.get(site)
             if span is None and site.part and site.cls in self.same:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from compiler.homes import Homes
 from compiler.memory.tiers import FIRST
 from compiler.model import Init
 from compiler.ops.common import listed
 from compiler.origin import DECLARED
-from compiler.program import Axis, DeviceClass, Function, InputDecl, LoopRange, Program, Schedule, StateDecl
+from compiler.program import Axis, DeviceClass, Entry, Function, InputDecl, LoopRange, Program, Schedule, StateDecl
 from compiler.text.locations import Locations, Site
-from compiler.text.printer import show_devices
+from compiler.text.printer import show_devices, show_entry
 from compiler.text.schedules import ScheduleParser
 from compiler.text.sharing import extent, with_code_of
 from dsl.diagnostics import ParcError, did_you_mean
 
 MAX_AXES = 64
 MAX_DEVICES = 10**9
+MAX_STAGES = 10**6
 MAX_SHARED = 1_000_000
 """States and instructions that all classes together take over from others."""
 
@@ -34,6 +38,8 @@ class _Parser(ScheduleParser):
         super().__init__(text, name)
         self.header = Program("", (), (), ())
         self.shared = 0
+        self.first = 0
+        """Classes of the entries before this one."""
 
     # --- the whole ---
 
@@ -44,20 +50,72 @@ class _Parser(ScheduleParser):
         self.end_line()
         axes = self._mesh()
         self.sizes = {a.name: a.size for a in axes}
-        stages = self._setting("stages", 1)
+        homes = self._homes(Program(name, axes, (), ()).groups)
         seed = self._setting("seed", 0)
         inputs: list[InputDecl] = []
-        classes: list[DeviceClass] = []
-        self.header = Program(name, axes, (), (), seed, stages)
+        entries: list[Entry] = []
+        self.header = Program(name, axes, (), (), seed, homes)
         while self.sees_word("input"):
             inputs.append(self._input())
         while not self.sees("end"):
+            entries.append(self._entry(entries))
+        self.found.raise_if_any()
+        return Program(name, axes, tuple(inputs), tuple(entries), seed, homes), self.where
+
+    def _entry(self, before: Sequence[Entry]) -> Entry:
+        """The stages up to the next `entry`; its head is left out where there is nothing but `train_step`."""
+        start, name = self.token, "train_step"
+        stated: tuple[list[str], list[str]] | None = None
+        if self.take_word("entry"):
+            name = self.text("the entry's name")
+            self.mark("(")
+            inputs = self._names(")")
+            self.mark(")")
+            stated = inputs, self._names("newline") if self.take("->") else []
+            self.end_line()
+            self.skip_lines()
+        self.first = sum(len(e.classes) for e in before)
+        classes: list[DeviceClass] = []
+        while not self.sees("end") and not self.sees_word("entry"):
             if not self.sees_word("stage"):
-                self.give_up("`stage`")
+                self.give_up("`entry` or `stage`" if classes else "`stage`")
             classes.append(self._class(classes))
             self.skip_lines()
-        self.found.raise_if_any()
-        return Program(name, axes, tuple(inputs), tuple(classes), seed, stages), self.where
+        entry = Entry(name, tuple(classes))
+        if any(e.name == name for e in before):
+            raise self.error("E0605", f"there are two entries `{name}`", start)
+        if stated is not None and not self.found.failed and stated != (list(entry.inputs), list(entry.outputs)):
+            raise self.error("E0606", "this is not what the entry takes and gives", start, f"it is {show_entry(entry)}")
+        return entry
+
+    def _names(self, end: str) -> list[str]:
+        found: list[str] = []
+        while not self.sees(end):
+            found.append(self.text())
+            if not self.take(","):
+                break
+        return found
+
+    def _homes(self, groups: int) -> Homes:
+        """`stages 4`, dealt round and round; `stages on (0, 1, 1, 0)`."""
+        start = self.token
+        if not self.take_word("stages"):
+            return Homes()
+        if self.take_word("on"):
+            self.mark("(")
+            listed: list[int] = []
+            while not self.sees(")") and len(listed) <= MAX_STAGES:
+                listed.append(self.natural("the group of a stage"))
+                if not self.take(","):
+                    break
+            self.mark(")")
+            homes = Homes(tuple(listed))
+        else:
+            homes = Homes.dealt(groups, min(self.natural(), MAX_STAGES + 1))
+        if len(homes) > MAX_STAGES:
+            raise self.error("E0608", f"more than {MAX_STAGES:,} stages", start)
+        self.end_line()
+        return homes
 
     def _setting(self, word: str, default: int) -> int:
         if not self.take_word(word):
@@ -110,7 +168,7 @@ class _Parser(ScheduleParser):
     # --- classes ---
 
     def _class(self, earlier: list[DeviceClass]) -> DeviceClass:
-        start, index = self.token, len(earlier)
+        start, index = self.token, self.first + len(earlier)
         self.word("stage")
         groups = self.runs(self.header.groups - 1)
         self.mark(":")
@@ -162,7 +220,7 @@ class _Parser(ScheduleParser):
         self.shared += extent(earlier[found])
         if self.shared > MAX_SHARED:
             raise self.error("E0608", "too many classes that are as others", start)
-        self.where.same[index] = self.where.same.get(found, found)
+        self.where.same[index] = self.where.same.get(self.first + found, self.first + found)
         return earlier[found]
 
     def _devices(self, groups: tuple[int, ...]) -> None:

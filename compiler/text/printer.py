@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 
 from compiler.graph import Dim, Graph, Node, Type, Value
+from compiler.homes import Homes
 from compiler.layout import Layout
 from compiler.memory.tiers import FIRST
 from compiler.numbering import Ranks
@@ -16,6 +17,7 @@ from compiler.program import (
     ALL_CHUNKS,
     Affine,
     DeviceClass,
+    Entry,
     For,
     Function,
     FunctionPhase,
@@ -35,25 +37,47 @@ Sizes = Mapping[str, int]
 
 def show(program: Program) -> str:
     """The text of a program; ends with a line end."""
-    sizes = program.sizes
     lines = [f"program {quote(program.name)}"]
     kinds = {"mesh": "", "place": " place", "time": " time"}
     axes = (f"{show_axis(a.name)}={a.size}{kinds.get(a.kind, ' ' + quote(a.kind))}" for a in program.axes)
     lines.append(f"mesh ({', '.join(axes)})")
-    if program.stages != 1:
-        lines.append(f"stages {program.stages}")
+    if program.homes != Homes():
+        lines.append(f"stages {show_homes(program)}")
     if program.seed:
         lines.append(f"seed {program.seed}")
     lines += [_input(i) for i in program.inputs]
+    for entry in program.entries:
+        if len(program.entries) > 1 or entry.name != "train_step":
+            lines += ["", show_entry(entry)]
+        lines += _classes(program, entry.classes)
+    return "\n".join(lines) + "\n"
+
+
+def show_homes(program: Program) -> str:
+    """`4`, or, where they are not dealt round and round, `on (0, 1, 1, 0)`: the group of each."""
+    homes = program.homes
+    if homes == Homes.dealt(program.groups, len(homes)):
+        return str(len(homes))
+    return f"on ({', '.join(map(str, homes.groups))})"
+
+
+def show_entry(entry: Entry) -> str:
+    """`entry evaluate(x, labels) -> loss, accuracy`."""
+    given = f" -> {', '.join(map(quote, entry.outputs))}" if entry.outputs else ""
+    return f"entry {quote(entry.name)}({', '.join(map(quote, entry.inputs))}){given}"
+
+
+def _classes(program: Program, classes: Sequence[DeviceClass]) -> list[str]:
+    sizes, lines = program.sizes, list[str]()
     shown: list[tuple[DeviceClass, list[str]]] = []
-    for cls in program.classes:
+    for cls in classes:
         code = _code(cls, sizes)
         model = next((c for c, text in shown if _is_as(cls, code, c, text, sizes)), None)
         if model is None:
             shown.append((cls, code))
         lines.append("")
         lines += _class(program, cls, code, model)
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _input(decl: InputDecl) -> str:
@@ -227,7 +251,7 @@ def _literal(value: float | int | bool) -> str:
 
 
 def _repeat(op: Repeat, instr: Node, sizes: Sizes, head: str, indent: str, function: FunctionPhase) -> list[str]:
-    flag = " reverse" if op.reverse else ""
+    flag = (" scan" if op.scan else "") + (" reverse" if op.reverse else "")
     lines = [f"{head}repeat {quote(op.label)} {op.count}{flag} ("]
     for i, (param, source) in enumerate(zip(op.body.inputs, instr.inputs, strict=True)):
         how = "=" if i < op.carries else "each" if i < op.carries + op.stacks else "with"

@@ -8,17 +8,11 @@ from collections.abc import Iterable
 from compiler.graph import Value
 from compiler.layout import TIME
 from compiler.origin import DECLARED, Role
-from compiler.program import DeviceClass, FunctionPhase, Program, StateDecl
+from compiler.program import LASTING, DeviceClass, FunctionPhase, Program, StateDecl
 from compiler.text.locations import Site
-from compiler.verify.effects import LIVING
 from compiler.verify.local import check_layout
 from compiler.verify.report import Report
 from dsl.diagnostics import plural
-
-
-def chunks(program: Program) -> int:
-    """Chunks of the rolled loop per group."""
-    return max(1, program.stages // max(1, program.groups))
 
 
 def check_classes(program: Program, report: Report) -> None:
@@ -33,9 +27,10 @@ def check_classes(program: Program, report: Report) -> None:
     for i in program.inputs:
         if i.low is not None and i.high is not None and i.low >= i.high:
             report.error("E0650", None, f"input {i.name}: no integer is in {i.low}..{i.high}")
-    if program.stages != chunks(program) * program.groups:
+    homes = program.homes
+    if set(homes.groups) != set(range(program.groups)) or program.stages != homes.chunks * program.groups:
         message = f"{plural(program.stages, 'stage')} on {plural(program.groups, 'group')} of devices"
-        report.error("E0650", None, message, "their number is a multiple of the groups'")
+        report.error("E0650", None, message, "every group has equally many, at least one")
     placed = Counter(g for cls in program.classes for g in cls.groups)
     wrong = [g for g in range(program.groups) if placed[g] != 1] + [g for g in placed if not 0 <= g < program.groups]
     if wrong:
@@ -92,16 +87,17 @@ def _check_class(program: Program, cls: DeviceClass, c: int, report: Report) -> 
                 message = f"there is no {other} to {f.phase} of round {f.chunk}"
                 how = f"a round has {adds}, which adds up, and {settles}, which settles"
                 report.error("E0650", Site(c, "fn", i), message, how)
-        elif not 0 <= f.chunk < (chunks(program) if f.phase.of_chunk else 1):
-            how = f"{', '.join(FunctionPhase)}, of chunks 0..{chunks(program) - 1}"
+        elif not 0 <= f.chunk < (program.homes.chunks if f.phase.of_chunk else 1):
+            how = f"{', '.join(FunctionPhase)}, of chunks 0..{program.homes.chunks - 1}"
             report.error("E0650", Site(c, "fn", i), f"no function {f.phase}.{f.chunk} is known", how)
     for i, s in enumerate(cls.states):
         site = Site(c, "state", i)
         if s.role not in DECLARED:
             report.error("E0650", site, f"{s.name}: no buffer has the role {s.role}", f"roles: {', '.join(DECLARED)}")
-        for _, message, help in check_layout(Value(s.name, s.type, layout=s.layout), kinds, s.role is not Role.SAVED):
+        timeless = s.role not in (Role.SAVED, Role.OUTPUT)
+        for _, message, help in check_layout(Value(s.name, s.type, layout=s.layout), kinds, timeless):
             report.error("E0613", site, message, help)
-        if s.role in LIVING and s.layout.pending:
+        if s.role in LASTING and s.layout.pending:
             report.error("E0615", site, f"{s.role} {s.name} lives across steps, but with pending reductions")
         _check_range(cls, s, site, report)
     for r in cls.ranges:

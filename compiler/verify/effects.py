@@ -11,17 +11,14 @@ from compiler.layout import TIME, Layout
 from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import MODEL_PASSES, DeviceClass, Function, FunctionPhase, Program, StateDecl
+from compiler.program import LASTING, MODEL_PASSES, DeviceClass, Function, FunctionPhase, Program, StateDecl
 from compiler.text.locations import Site
 from compiler.verify.report import Report, head
 
 STEP = Type("int32")
 """Of the number of the step, an input that need not be declared."""
 
-LIVING = (Role.WEIGHT, Role.OPTIMIZER, Role.COUNTER)
-"""Roles of buffers that live across steps."""
-
-RENEWED = (*LIVING, Role.REPORT)
+RENEWED = (*LASTING, Role.REPORT)
 ADDED = (Role.GRADIENT, Role.LOSS, Role.METRIC, Role.STATISTIC)
 
 Roles = tuple[Role, ...]
@@ -46,13 +43,15 @@ class Rights(NamedTuple):
 RIGHTS = {
     FunctionPhase.STATISTICS: Rights(read=(Role.STATISTIC,), add=(Role.STATISTIC,)),
     FunctionPhase.TOTALS: Rights(read=(Role.STATISTIC,), add=(Role.STATISTIC,)),
-    FunctionPhase.FORWARD: Rights(read=(*LIVING, Role.STATISTIC), add=ADDED, save=(Role.SAVED,)),
-    FunctionPhase.BACKWARD: Rights(
-        read=(*LIVING, Role.STATISTIC), add=ADDED[:3], save=(Role.SAVED,), load=(Role.SAVED,)
+    FunctionPhase.FORWARD: Rights(
+        read=(*LASTING, Role.STATISTIC), add=(*ADDED, Role.OUTPUT), save=(Role.SAVED, Role.OUTPUT)
     ),
-    FunctionPhase.WEIGHTS: Rights(read=(*LIVING, Role.STATISTIC), add=ADDED[:3], load=(Role.SAVED,)),
+    FunctionPhase.BACKWARD: Rights(
+        read=(*LASTING, Role.STATISTIC), add=ADDED[:3], save=(Role.SAVED,), load=(Role.SAVED,)
+    ),
+    FunctionPhase.WEIGHTS: Rights(read=(*LASTING, Role.STATISTIC), add=ADDED[:3], load=(Role.SAVED,)),
     FunctionPhase.METRICS: Rights(read=(Role.STATISTIC,), add=(Role.METRIC,)),
-    FunctionPhase.UPDATE: Rights(read=(*LIVING, *ADDED[:3]), write=RENEWED),
+    FunctionPhase.UPDATE: Rights(read=(*LASTING, *ADDED[:3]), write=RENEWED),
 }
 """What each phase is for, said of buffers: nothing but an update renews what lives across steps."""
 
@@ -156,7 +155,11 @@ class _Class:
         if isinstance(op, Accumulate):
             self.added.setdefault(op.name, []).append((function, site))
             if self.timed and function.per_microbatch:
-                most = value.layout.pending_on(TIME) == "max" and state.role in (Role.METRIC, Role.STATISTIC)
+                most = value.layout.pending_on(TIME) == "max" and state.role in (
+                    Role.METRIC,
+                    Role.STATISTIC,
+                    Role.OUTPUT,
+                )
                 over = (TIME, "max" if most else "sum")
                 want = Layout(want.dims, (over, *want.pending))
         elif isinstance(op, Read):
@@ -222,6 +225,9 @@ class _Class:
                 self.settled(s)
             if s.role is Role.SAVED:
                 self.saved(s, site)
+            if s.role is Role.OUTPUT and (made := len(self.added.get(s.name, ())) + (s.name in self.saves)) != 1:
+                message = f"output {s.name} is made {made} times for a micro-batch"
+                self.report.error("E0622", site, message, "one function saves its part, or adds to it")
 
     def settled(self, s: StateDecl) -> None:
         """What is made of a whole batch is made in one place, and read behind it."""

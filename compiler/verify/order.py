@@ -16,7 +16,6 @@ from dataclasses import replace
 from compiler.program import ALL_CHUNKS, Affine, DeviceClass, For, FunctionPhase, Program, Run, Schedule, Update
 from compiler.schedules import Action, Edge, find_hang, unroll
 from compiler.text.locations import Site
-from compiler.verify.classes import chunks
 from compiler.verify.report import Report
 
 MOST_ACTIONS = 4_000_000
@@ -25,7 +24,7 @@ MOST_ACTIONS = 4_000_000
 
 def check_order(program: Program, report: Report, edges: Sequence[Edge]) -> None:
     """All groups' schedules, alone and together."""
-    m, v = program.microbatches, chunks(program)
+    m, v = program.microbatches, program.homes.chunks
     fixed: dict[int, Schedule] = {}
     homes: dict[int, tuple[int, DeviceClass]] = {}
     for c, cls in enumerate(program.classes):
@@ -47,7 +46,7 @@ def check_order(program: Program, report: Report, edges: Sequence[Edge]) -> None
         if problem is not None:
             report.error("E0641", Site(homes[g][0], "schedule"), problem)
     if not report.failed:
-        hang = find_hang(lists, edges)
+        hang = find_hang(lists, edges, homes=program.homes)
         if hang is not None:
             stuck = homes[hang.waiting[0][0]][0]
             report.error("E0642", Site(stuck, "schedule"), f"the schedules hang: {hang}")

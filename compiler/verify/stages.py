@@ -39,7 +39,7 @@ def _ends(program: Program) -> Iterator[_End]:
                 var = known[instr.inputs[0].name] if isinstance(op, Send) else instr.outputs[0]
                 offset = op.to if isinstance(op, Send) else op.source
                 for g in cls.groups:
-                    stage = f.chunk * program.groups + g
+                    stage = program.homes.stage(g, f.chunk) if f.phase.of_chunk else g
                     site = Site(c, "fn", i, (k,))
                     yield _End(stage, stage + offset, op.name, isinstance(op, Send), f.phase, var, site)
 

@@ -45,6 +45,30 @@ stage 0: devices 0..3 {
 }
 """
 
+_ENTRIES = (
+    _ONE.replace("\nstage 0:", "\nentry train_step(x) -> loss\n\nstage 0:")
+    + """
+entry evaluate(x) -> loss
+
+stage 0: devices 0..3 {
+  weight w: f32[d=4, f=3/tp of 5] = ones
+  loss loss: f32[]
+  fn F {
+    %x: f32[b=2/mb/dp, d=4] = input x
+    %w: f32[d=4, f=3/tp of 5] = read w
+    %y: f32[b=2/mb/dp, f=3/tp of 5] = contract %x, %w
+    %z: f32[b=2/mb/dp, f=3/tp of 5] = mask_pad %y f with 0.0
+    %sum: f32[] pending(mb sum, dp sum, tp sum) = reduce %z sum over (b, f)
+    %loss: f32[] pending(mb sum) = all_reduce %sum sum over (dp, tp)
+    accumulate %loss into loss
+  }
+  schedule {
+    F[0..2]
+  }
+}
+"""
+)
+
 _TWO = """\
 program chain
 mesh (mb=4 time, pp=2 place)
@@ -409,5 +433,14 @@ CODES: tuple[Code, ...] = (
         "the number of stages is a multiple of the groups'; loops stay within their iterations.",
         "  loss loss: f32[]\n",
         "  loss loss: f32[]\n  loss loss: f32[]\n",
+    ),
+    _code(
+        "E0651",
+        "entries that do not share their states",
+        "What lives across steps is there once for all entries of a program: they declare it alike, and where one of\n"
+        "them renews it, the others read it on no other devices.",
+        "  weight w: f32[d=4, f=3/tp of 5] = ones\n  loss",
+        "  weight w: f32[d=4, f=3/tp of 5] = zeros\n  loss",
+        _ENTRIES,
     ),
 )

@@ -291,6 +291,16 @@ def choice(out: Output, params: tuple[tuple[str, str], ...], job: str | None, st
     return {"params": dict(params), "job": job, "strategy": strategy, "warned": lambda warning: out.warn([warning])}
 
 
+evaluate_option = click.option(
+    "--evaluate", is_flag=True, help="The forward pass alone, to the loss, the metrics and the outputs."
+)
+
+
+def entry_of(evaluate: bool) -> Options:
+    """What `evaluate_option` says."""
+    return {"entry": "evaluate"} if evaluate else {}
+
+
 def check_program(out: Output, file: str, **given: object) -> bool:
     """Whether the file is a lowered program. Raises click.UsageError for options that such a one has no use for: it was
     lowered for one job, with its parameters and strategy. given: the options' values, by name.

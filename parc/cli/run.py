@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,8 @@ from parc.cli.common import (
     check_program,
     choice,
     color,
+    entry_of,
+    evaluate_option,
     file_argument,
     job_options,
     read_source,
@@ -31,43 +33,57 @@ if TYPE_CHECKING:
 
 @click.command("run", cls=Command)
 @file_argument
-@click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Training steps.")
+@click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Training steps, or batches.")
+@evaluate_option
 @threads_option
 @job_options
 def command(
     out: Output,
     file: str,
     steps: int,
+    evaluate: bool,
     threads: int,
     params: tuple[tuple[str, str], ...],
     job: str | None,
     strategy: str | None,
 ) -> None:
-    """Train FILE (`.par`, or a lowered `.npu`) on emulated devices.
+    """Train FILE (`.par`, or a lowered `.npu`) on emulated devices, or evaluate its model.
 
     Prints the loss, the time of a step here and on the job's cluster, the memory that each device needs, what it sends.
+    With `--evaluate` nothing is trained: every batch meets the weights as they begin.
     """
     set_threads(threads)
     check_program(out, file, params=params, job=job, strategy=strategy)
     source = read_source(out, file, program=True)
-    with _progress(out, steps) as progress:
-        found = api.run(source, steps, progress=progress, told=out.begin, **choice(out, params, job, strategy))
+    chosen = choice(out, params, job, strategy) | entry_of(evaluate)
+    with _progress(out, steps, "evaluating" if evaluate else "training") as progress:
+        found = api.run(source, steps, progress=progress, told=out.begin, **chosen)
     if found.data == "synthetic":
         out.say("note: the batches are made-up numbers; a job's `data` names real ones")
-    out.result = asdict(found)
+    outputs = {name: _summary(x) for name, x in found.outputs.items()}
+    out.result = asdict(replace(found, outputs=outputs))
     out.data(_shown(found, color(sys.stdout)))
 
 
 def _shown(run: Run, style: bool) -> str:
     first, last = run.losses[0], run.losses[-1]
-    steps = plural(len(run.losses), "step")
-    here = f"a step: {seconds(run.step_seconds)} here"
+    trains = run.entry != "evaluate"
+    steps = plural(len(run.losses), "step" if trains else "batch")
+    here = f"a {'step' if trains else 'batch'}: {seconds(run.step_seconds)} here"
     if run.simulated_step_seconds is not None:
         here += f", {seconds(run.simulated_step_seconds)} on {run.devices:,} {run.device} (simulated)"
-    parts = [f"{run.name}: loss {first:.6g} -> {last:.6g} in {steps} on {plural(run.devices, 'device')}\n{here}"]
+    losses = (
+        f"loss {first:.6g} -> {last:.6g} in" if trains else f"loss {sum(run.losses) / len(run.losses):.6g}, mean of"
+    )
+    parts = [f"{run.name}: {losses} {steps} on {plural(run.devices, 'device')}\n{here}"]
     if run.metrics:
         head = ["metric", "first", "last"]
         parts.append(table(head, [[n, f"{v[0]:.6g}", f"{v[-1]:.6g}"] for n, v in run.metrics.items()], style))
+    if run.outputs:
+        head = ["output", "type", "least", "mean", "largest"]
+        found = [(name, _summary(x)) for name, x in run.outputs.items()]
+        rows = [[n, s["type"], *(f"{s[k]:.6g}" for k in ("least", "mean", "largest"))] for n, s in found]
+        parts.append(table(head, rows, style, left=2))
     roles = list(dict.fromkeys(role for m in run.memory for role in m.roles))
     memory = [[m.devices, m.memory, amount(m.peak), *(amount(m.roles.get(r, 0)) for r in roles)] for m in run.memory]
     parts.append(table(["devices", "memory", "peak", *roles], memory, style, left=2))
@@ -77,8 +93,14 @@ def _shown(run: Run, style: bool) -> str:
     return "\n\n".join(parts)
 
 
+def _summary(output: Any) -> dict[str, Any]:
+    """What a table has room for of an output."""
+    numbers = {"least": output.min(), "mean": output.mean(dtype="float64"), "largest": output.max()}
+    return {"type": f"{output.dtype}[{', '.join(map(str, output.shape))}]"} | {k: float(v) for k, v in numbers.items()}
+
+
 @contextmanager
-def _progress(out: Output, steps: int) -> Iterator[Callable[[Progress], None]]:
+def _progress(out: Output, steps: int, what: str) -> Iterator[Callable[[Progress], None]]:
     """A bar where somebody watches, else a line now and then."""
     if out.json:
         yield lambda now: None
@@ -96,7 +118,7 @@ def _progress(out: Output, steps: int) -> Iterator[Callable[[Progress], None]]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
-            TextColumn("training"),
+            TextColumn(what),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),

@@ -17,6 +17,8 @@ from parc.cli.common import (
     Output,
     choice,
     color,
+    entry_of,
+    evaluate_option,
     file_argument,
     job_options,
     read_source,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 _KINDS = {
     "loss": "loss",
     "metric": "metrics",
+    "output": "outputs",
     "gradient": "gradients",
     "weight": "weights",
     "state": "optimizer state",
@@ -52,7 +55,7 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
 
 @click.command("verify", cls=Command)
 @file_argument
-@click.option("--steps", type=click.IntRange(1), default=2, show_default=True, help="Training steps.")
+@click.option("--steps", type=click.IntRange(1), default=2, show_default=True, help="Training steps, or batches.")
 @click.option("--double", is_flag=True, help="In float64, whatever the job says: rounding hides and feigns nothing.")
 @click.option(
     "--tolerance",
@@ -77,6 +80,7 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     show_default=True,
     help="All devices as one array, or (slow) each by itself with messages between them.",
 )
+@evaluate_option
 @threads_option
 @job_options
 def command(
@@ -90,6 +94,7 @@ def command(
     allow_vacuous: bool,
     exact: bool,
     executor: api.Executor,
+    evaluate: bool,
     threads: int,
     params: tuple[tuple[str, str], ...],
     job: str | None,
@@ -99,10 +104,11 @@ def command(
 
     Both train for some steps on the same batches; loss, every gradient, the weights and the optimizer's state are
     compared after each, each tensor at its own scale. What could not be compared, and what the steps did not reach, is
-    listed. A proof that says nothing (all gradients are zero, the loss is not a number) ends with 1.
+    listed. With `--evaluate` nothing is trained: loss, metrics and outputs are compared. A proof that says nothing (all
+    gradients are zero, the loss is not a number) ends with 1.
     """
     set_threads(threads)
-    chosen = choice(out, params, job, strategy) | {"double": double}
+    chosen = choice(out, params, job, strategy) | entry_of(evaluate) | {"double": double}
     source = read_source(out, file)
     shrunk = api.shrink(source, **chosen) if small else None
     proof = api.verify(
@@ -122,7 +128,7 @@ def command(
     if shrunk is not None:
         out.result["small"] = _small_json(shrunk, out)
         out.data(_smaller(shrunk, out) + "\n")
-    out.data(_shown(proof, out, color(sys.stdout)))
+    out.data(_shown(proof, out, color(sys.stdout), evaluate))
     if proof.devices == 1:
         out.say("note: one device; nothing was distributed")
     if not double and not exact and (not proof.equal or any(b.rounding for b in proof.blind)):
@@ -130,7 +136,7 @@ def command(
     return proof.equal if allow_vacuous else proof.ok
 
 
-def _shown(proof: Proof, out: Output, style: bool) -> str:
+def _shown(proof: Proof, out: Output, style: bool, evaluate: bool) -> str:
     rows = []
     for kind, title in _KINDS.items():
         found = [r for r in proof.rows if r.kind == kind]
@@ -139,7 +145,8 @@ def _shown(proof: Proof, out: Output, style: bool) -> str:
             bad = sum(not r.ok for r in found)
             numbers = [f"{len(found):,}", f"{sum(r.elements for r in found):,}", *_numbers(worst)]
             rows.append([title, *numbers, _verdict(bad, style)])
-    steps, devices = plural(proof.steps, "step"), plural(proof.devices, "device")
+    steps = plural(proof.steps, "batch" if evaluate else "step")
+    devices = plural(proof.devices, "device")
     head = f"{proof.program}: {steps} on {devices}, against the serial program"
     if proof.first:
         head += f", after {proof.first:,} updates"

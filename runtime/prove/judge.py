@@ -35,21 +35,25 @@ class Judge:
     def __init__(self, training: Training, tally: Tally, tolerance: float | None, exact: bool) -> None:
         self.tally, self.tolerance, self.exact, self.step = tally, tolerance, exact, 0
         model = training.model
-        weights = [w.name for w in model.trained]
-        made = [("loss", "loss"), *(("metric", n) for n in model.metrics)]
+        weights = [w.name for w in training.trained]
+        made = [("loss", "loss"), *(("metric", n) for n in model.metrics), *(("output", n) for n in model.outputs)]
         values = dict(zip(made, training.forward.outputs))
         values |= {("gradient", n): v for n, v in zip(weights, training.backward.outputs, strict=True)}
         updated = [("weight", n) for n in weights] + [("state", s.name) for s in training.states]
         updated += [("report", n) for n in training.reports]
         forward, update = variances(training)
         self._relative = {key: self._limit(forward[v.name]) for key, v in values.items()}
-        new = dict(zip(updated, training.update.outputs, strict=True))
+        new = dict(zip(updated, training.update.outputs, strict=training.trains))
         self._relative |= {key: self._limit(update[v.name]) for key, v in new.items()}
         self._types: dict[tuple[str, str], Type] = {("weight", w.name): w.value.type for w in model.weights}
+        self._types |= {("state", s.name): s.value.type for s in training.states}
         self._types |= {key: v.type for key, v in (values | new).items()}
         loops = {w.name: w.loops for w in model.weights}
         loops |= {s.name: loops[s.of] for s in training.states if s.of is not None}
-        self._layers = {key: sum(n in loops.get(key[1], ()) for n in t.names) for key, t in self._types.items()}
+        stacked = {
+            key: loops.get(key[1], ()) if key[0] in ("weight", "gradient", "state") else () for key in self._types
+        }
+        self._layers = {key: sum(n in stacked[key] for n in t.names) for key, t in self._types.items()}
 
     def _limit(self, variance: tuple[float, str]) -> float:
         return tolerance(variance) if self.tolerance is None else self.tolerance
@@ -57,7 +61,7 @@ class Judge:
     # --- the stages of a step
 
     def begun(self, kind: str, serial: Arrays, run: Arrays) -> None:
-        """Weights or states before the first step: the same bits, or an error."""
+        """Weights or states before the first step, or where nothing changes them: the same bits, or an error."""
         for name, value in serial.items():
             if name not in run or not np.array_equal(value, run[name], equal_nan=value.dtype.kind == "f"):
                 self._add(kind, name, value, MISSING)
@@ -65,7 +69,7 @@ class Judge:
     def differentiated(
         self, kinds: Sequence[str], serial: Differentiated, run: StepResult, measured: Callable[[], Differentiated]
     ) -> None:
-        """Loss, metrics, gradients. measured: the most that rounding makes of each element, if it is needed."""
+        """Loss, metrics, outputs, gradients. measured: the most that rounding makes of an element, if needed."""
         for kind in kinds:
             found = _named(kind, run)
             for name, value in _named(kind, serial).items():
@@ -153,8 +157,8 @@ class Judge:
         self.tally.add(Row(kind, name, dtype, a.size, found.error, found.tolerance, self.step), found)
 
     def blind(self) -> tuple[Blind, ...]:
-        """What could not be compared: loss, metrics and gradients; of weights whose gradient could, their change."""
-        found = [b for kind in ("loss", "metric", "gradient") for b in self.tally.blind(kind)]
+        """What could not be compared: what a step computes; of weights whose gradient could, their change."""
+        found = [b for kind in ("loss", "metric", "output", "gradient") for b in self.tally.blind(kind)]
         known = {b.name for b in found if b.kind == "gradient"}
         return (*found, *(b for b in self.tally.blind("weight") if b.name not in known))
 
@@ -162,7 +166,7 @@ class Judge:
 def _named(kind: str, of: Differentiated | StepResult) -> Mapping[str, Array]:
     if kind == "loss":
         return {"loss": of.loss}
-    return of.metrics if kind == "metric" else of.gradients
+    return {"metric": of.metrics, "output": of.outputs, "gradient": of.gradients}[kind]
 
 
 def _spread(value: Array, others: Sequence[Array]) -> Array:

@@ -103,7 +103,7 @@ def prove(
     executor: Callable[..., Executor] | None = None,
     first: int = 0,
 ) -> Proof:
-    """Run both for some steps and compare loss, metrics, every gradient, weights, optimizer states and reports.
+    """Run both for some steps and compare loss, metrics, outputs, gradients, weights, optimizer states and reports.
 
     In each step the serial program begins with the run's own weights and states (which were compared where they were
     made; the first ones are compared to the bit), so that what is compared is what this step made: loss and gradients
@@ -123,14 +123,9 @@ def prove(
     batches: step -> batch; random ones from the inputs' declarations if left out. tolerance: relative error in place of
     all those. executor: `RankExecutor` in place of `Emulator`. first: the number of updates that went before.
     """
-    weights, states = initial_state(training)
-    if exact:
-        weights = {n: _whole(n, w, training.job.precision.master) for n, w in weights.items()}
-    weights |= {k: np.asarray(v, weights[k].dtype) for k, v in (initial or {}).items() if k in weights}
-    states |= {k: np.asarray(v, states[k].dtype) for k, v in (initial or {}).items() if k in states}
+    weights, states = beginning(training, exact, initial, first)
     counters = Counters.of(training)
-    states |= counters.begun(states, first)
-    run = _started(executor, program, first, {**weights, **states} if exact or initial or first else None)
+    run = started(executor, program, first, {**weights, **states} if exact or initial or first else None)
     source = batches or (lambda step: random_batch(program.inputs, seed, step, exact))
     branches, tally = Branches(training), Tally()
     judge = Judge(training, tally, tolerance, exact)
@@ -146,7 +141,7 @@ def prove(
         done = run.step(batch, gradients=True)
         at += 1
         rounding = cache(partial(measured, training, weights, states, batch, program.seed, serial))
-        judge.differentiated((Role.LOSS, Role.METRIC), serial, done, rounding)
+        judge.differentiated((Role.LOSS, Role.METRIC, Role.OUTPUT), serial, done, rounding)
         gradients = _fitting(serial.gradients, done.gradients)
         again = partial(serial_update, training, weights=weights, states=states, seed=program.seed)
         moved = cache(partial(_in_other_orders, again, gradients, done.magnitudes))
@@ -161,7 +156,7 @@ def prove(
         one_sided = not all(overflows)
         if one_sided:
             states |= counters.skipped(states)
-            run = _started(executor, program, at, {**weights, **states})
+            run = started(executor, program, at, {**weights, **states})
     if one_sided and len(losses) < steps:
         judge.overflowed(serial.gradients if overflows[0] else done.gradients)
     return Proof(
@@ -174,7 +169,7 @@ def prove(
 class Counters:
     """States that count steps, and the dynamic loss scale, if there is one."""
 
-    step: str
+    step: str | None = None
     scale: str | None = None
     good: str | None = None
 
@@ -188,7 +183,7 @@ class Counters:
 
     def begun(self, states: Mapping[str, Array], first: int) -> Arrays:
         """After so many updates, none of which overflowed; the scale is as at the beginning."""
-        if not first:
+        if not first or self.step is None:
             return {}
         found = {self.step: first} | ({self.good: first % SCALE_PATIENCE} if self.good is not None else {})
         return {name: np.asarray(value, states[name].dtype) for name, value in found.items()}
@@ -201,7 +196,19 @@ class Counters:
         return {self.scale: half, self.good: np.zeros_like(states[self.good])}
 
 
-def _started(
+def beginning(
+    training: Training, exact: bool, initial: Mapping[str, Array] | None, first: int
+) -> tuple[Arrays, Arrays]:
+    """Weights and states that a proof begins with; the arguments are those of `prove`."""
+    weights, states = initial_state(training)
+    if exact:
+        weights = {n: _whole(n, w, training.job.precision.master) for n, w in weights.items()}
+    weights |= {k: np.asarray(v, weights[k].dtype) for k, v in (initial or {}).items() if k in weights}
+    states |= {k: np.asarray(v, states[k].dtype) for k, v in (initial or {}).items() if k in states}
+    return weights, states | Counters.of(training).begun(states, first)
+
+
+def started(
     executor: Callable[..., Executor] | None, program: Program, first: int, initial: Mapping[str, Array] | None
 ) -> Executor:
     run = (executor or Emulator)(program, initial=initial)

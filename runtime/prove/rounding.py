@@ -228,9 +228,10 @@ def measured(
         most["loss", ""],
         {n: most["metric", n] for n in serial.metrics},
         {n: most["gradient", n] for n in serial.gradients},
+        {n: most["output", n] for n in serial.outputs},
     )
 
 
 def _flat(d: Differentiated) -> dict[tuple[str, str], Array]:
-    named = {("metric", n): v for n, v in d.metrics.items()} | {("gradient", n): v for n, v in d.gradients.items()}
-    return {("loss", ""): d.loss, **named}
+    kinds = {"metric": d.metrics, "gradient": d.gradients, "output": d.outputs}
+    return {("loss", ""): d.loss} | {(kind, n): v for kind, found in kinds.items() for n, v in found.items()}

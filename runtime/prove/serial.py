@@ -114,11 +114,12 @@ class Updated:
 
 @dataclass(frozen=True)
 class Differentiated:
-    """What the forward and the backward graph compute. Gradients are as they leave the latter (loss-scaled)."""
+    """What the forward and the backward graph compute; gradients as they leave the latter (loss-scaled)."""
 
     loss: Array
     metrics: Arrays
     gradients: Arrays
+    outputs: Arrays
 
 
 def serial_step(
@@ -150,9 +151,10 @@ def serial_gradients(
     outputs = run_graph(training.forward, env, ctx, watch)
     env.update(zip((v.name for v in training.forward.outputs), outputs, strict=True))
     found = run_graph(training.backward, env, ctx, watch)
-    gradients = dict(zip((w.name for w in model.trained), found, strict=True))
-    metrics = dict(zip(model.metrics, outputs[1 : 1 + len(model.metrics)], strict=True))
-    return Differentiated(outputs[0], metrics, gradients)
+    gradients = dict(zip((w.name for w in training.trained), found, strict=True))
+    results = iter(outputs[1 : training.results])
+    metrics, asked = ({name: next(results) for name in names} for names in (model.metrics, model.outputs))
+    return Differentiated(outputs[0], metrics, gradients, asked)
 
 
 def serial_update(

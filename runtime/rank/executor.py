@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from runtime.distribute import Array, piece_of
 from runtime.executor import LocalExecutor
 from runtime.mesh import Mesh
 from runtime.numpy.backend import Numpy
-from runtime.rank.interpreter import Device
+from runtime.rank.interpreter import Device, Held
+from runtime.state import parted
 
 
 class RankExecutor(LocalExecutor):
@@ -27,17 +28,21 @@ class RankExecutor(LocalExecutor):
     device: type[Device] = Device
 
     def __init__(
-        self, program: Program, initial: Mapping[str, Array] | None = None, backend: Backend | None = None
+        self,
+        program: Program,
+        initial: Mapping[str, Array] | None = None,
+        backend: Backend | None = None,
+        shares: RankExecutor | None = None,
     ) -> None:
         """`backend`: that of all devices; numpy if left out."""
         mesh = Mesh.of(program)
-        self.backend = backend or Numpy()
+        self.backend: Backend = backend or (shares.backend if shares is not None else Numpy())
         self.hub = Hub(mesh, self.backend)
         self.devices = {
             g: [self.device(program, cls, g, at, self.hub.network(g, at), self.backend) for at in mesh.devices]
             for g, cls in sorted(((g, cls) for cls in program.classes for g in cls.groups), key=lambda x: x[0])
         }
-        super().__init__(program, initial)
+        super().__init__(program, initial, shares)
 
     @property
     def peaks(self) -> dict[int, list[dict[str, int]]]:
@@ -59,10 +64,23 @@ class RankExecutor(LocalExecutor):
 
     def held(self, group: int, decl: StateDecl) -> Array | None:
         devices = self.devices[group]
+        if parted(decl):
+            micros = range(self.program.microbatches)
+            return np.stack([self._stacked([d.saved[decl.name, m] for d in devices]) for m in micros])
         if decl.name not in devices[0].states:
             return None
-        pieces = [self.backend.to_host(d.states[decl.name].array) for d in devices]
+        return self._stacked([d.states[decl.name] for d in devices])
+
+    def _stacked(self, held: Sequence[Held]) -> Array:
+        pieces = [self.backend.to_host(h.array) for h in held]
         return np.stack(pieces).reshape((*self.mesh.shape, *pieces[0].shape))
+
+    def share(self, group: int, decl: StateDecl, other: RankExecutor) -> bool:
+        if decl.name not in other.devices[group][0].states:
+            return False
+        for mine, theirs in zip(self.devices[group], other.devices[group], strict=True):
+            mine.fill(decl.name, theirs.states[decl.name].array)
+        return True
 
     def deliver(self, values: Mapping[str, Array]) -> None:
         for group, devices in self.devices.items():

@@ -25,7 +25,7 @@ from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import PER_MICROBATCH, DeviceClass, Program
+from compiler.program import DeviceClass, Program
 from runtime.backend import Array, Backend, LocalValue, Position
 from runtime.comm import Handle, Network, Then, Wait
 from runtime.mesh import Mesh, logical, logical_type, region
@@ -155,14 +155,15 @@ class Device:
         self.inputs[name, var.layout] = [self.new(p, var.type.dtype) for p in pieces]
 
     def end_step(self) -> None:
-        """Let go of inputs and accumulated values."""
+        """Let go of inputs, of accumulated values, and of the outputs that micro-batches have saved."""
+        for held in self.saved.values():
+            held.buffer.drop()
+        self.saved = {}
         for pieces in self.inputs.values():
             for p in pieces:
                 p.buffer.drop()
         self.inputs = {}
-        for name in [
-            n for n in self.states if self.declared[n].role in (Role.GRADIENT, Role.LOSS, Role.METRIC, Role.STATISTIC)
-        ]:
+        for name in [n for n in self.states if self.declared[n].role not in STATIC]:
             self.states.pop(name).buffer.drop()
 
     # --- running
@@ -170,7 +171,7 @@ class Device:
     def step(self) -> Wait[None]:
         """The device's schedule, up to the point where all that it sent has left."""
         for name, chunk, micro in unrolled(self.program, self.cls.schedule, self.group):
-            self.doing = f"{name}.{chunk} of micro-batch {micro}" if name in PER_MICROBATCH else name
+            self.doing = f"{name}.{chunk} of micro-batch {micro}" if name.per_microbatch else name
             yield from self.run(name, chunk, micro)
             self.sent = [h for h in self.sent if not h.done()]
         for handle in self.sent:
@@ -220,7 +221,7 @@ class Device:
             case Send():
                 own, everyone = self._stage, self.network.between(range(self.program.groups))
                 tag = op.name, self.micro, own, own + op.to
-                self.sent.append(everyone.send(arrays[0], (own + op.to) % everyone.size, tag))
+                self.sent.append(everyone.send(arrays[0], self.program.homes.group(own + op.to), tag))
             case Input() | Read() | Load():
                 (out,) = instr.outputs
                 values[out.name] = yield from self._source(op, out)
@@ -245,7 +246,7 @@ class Device:
             case Recv():
                 own, everyone = self._stage, self.network.between(range(self.program.groups))
                 tag = op.name, self.micro, own + op.source, own
-                return everyone.recv((own + op.source) % everyone.size, tag, self.local(out).shape, dtype)
+                return everyone.recv(self.program.homes.group(own + op.source), tag, self.local(out).shape, dtype)
             case StageReduce():
                 total = self.network.between(op.groups).all_reduce(arrays[0], op.fn)
                 return Then(total, lambda x: self.backend.rounded(x, dtype))
@@ -258,7 +259,7 @@ class Device:
     @property
     def _stage(self) -> int:
         """The virtual stage whose code runs."""
-        return self.group + self.chunk * self.program.groups
+        return self.program.homes.stage(self.group, self.chunk)
 
     def _there(self, held: Held) -> Wait[None]:
         """Wait for what a value's buffer is to hold."""

@@ -16,14 +16,14 @@ from compiler.layout import Layout
 from compiler.liveness import unrolled
 from compiler.memory.capacity import check_capacity
 from compiler.memory.peak import MemoryUse, memory_use
-from compiler.program import PER_MICROBATCH, DeviceClass, Program, StateDecl
+from compiler.program import LASTING, DeviceClass, Program, StateDecl
 from compiler.traffic import Volumes, add_volumes, volumes
 from runtime.distribute import Array, distribute
 from runtime.executor import LocalExecutor, inputs_of
 from runtime.numpy import Context, rounded
 from runtime.numpy.pool import ArrayPool
 from runtime.stacked.straight import Slots, Straight, compile_function
-from runtime.state import LASTING
+from runtime.state import parted
 from runtime.turns import Turns, Waits
 
 
@@ -59,11 +59,11 @@ class _Group:
         self.doing = ""
 
     def stage_of(self, chunk: int) -> int:
-        return self.index + chunk * self.emulator.program.groups
+        return self.emulator.program.homes.stage(self.index, chunk)
 
     def send(self, name: str, micro: int, chunk: int, to: int, value: Array) -> None:
         own = self.stage_of(chunk)
-        target = self.emulator.groups[(own + to) % self.emulator.program.groups]
+        target = self.emulator.groups[self.emulator.program.homes.group(own + to)]
         key = name, micro, own, own + to
         target.mail[key] = value
         self.emulator.turns.arrived(key)
@@ -91,6 +91,7 @@ class Emulator(LocalExecutor):
         program: Program,
         capacities: Mapping[str, float] | None = None,
         initial: Mapping[str, Array] | None = None,
+        shares: LocalExecutor | None = None,
     ) -> None:
         self.memory: dict[int, MemoryUse] = memory_use(program)
         check_capacity(program, self.memory, capacities or {})
@@ -104,7 +105,7 @@ class Emulator(LocalExecutor):
         self._contexts = [Context(m, program.seed, self._pool.empty) for m in range(program.microbatches)]
         self._reductions: dict[str, _Reduction] = {}
         self.turns: Turns[_Group] = Turns()
-        super().__init__(program, initial)
+        super().__init__(program, initial, shares)
 
     def fill(self, group: int, decl: StateDecl, part: Array) -> None:
         g = self.groups[group]
@@ -112,7 +113,16 @@ class Emulator(LocalExecutor):
 
     def held(self, group: int, decl: StateDecl) -> Array | None:
         g = self.groups[group]
+        if parted(decl):
+            return np.stack([g.saved[decl.name, m] for m in range(self.program.microbatches)])
         return g.states[g.find(decl.name)]
+
+    def share(self, group: int, decl: StateDecl, other: Emulator) -> bool:
+        mine, theirs = self.groups[group], other.groups[group]
+        if decl.name not in theirs.stage.slots.states:
+            return False
+        mine.states[mine.find(decl.name)] = theirs.states[theirs.find(decl.name)]
+        return True
 
     def deliver(self, values: Mapping[str, Array]) -> None:
         """Cut the batch into the pieces of micro-batches and devices; groups share what is equal."""
@@ -140,7 +150,7 @@ class Emulator(LocalExecutor):
         """Runs the group's schedule; yields the key of what is missing."""
         traffic = self.traffic.setdefault(g.index, {})
         for name, chunk, micro in unrolled(self.program, g.stage.cls.schedule, g.index):
-            g.doing = f"{name}.{chunk} of micro-batch {micro}" if name in PER_MICROBATCH else name
+            g.doing = f"{name}.{chunk} of micro-batch {micro}" if name.per_microbatch else name
             function = g.stage.functions[name, chunk]
             run = function.run(g, self._contexts[micro])
             if run is not None:

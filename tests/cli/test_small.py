@@ -93,6 +93,50 @@ def test_sizes_that_are_literals() -> None:
     assert {s.name for s in small.shrunk} == {""}
 
 
+EXPERTS = """\
+use std.layers
+use std.optimizers (adamw)
+
+model m {
+  dim b = 512, s = 4096, d = 2048
+  input x : f32[b,s,d]
+  y, odds = moe(x, experts = EXPERTS, width = 8192, active = ACTIVE, capacity = CAPACITY)
+  loss mean(y * y) + 0.01 * odds
+}
+
+strategy apart for m {
+  mesh (dp = 2, ep = 4)
+  split e, b on ep
+  split b on dp
+}
+
+job fit {
+  train m using apart
+  optimizer adamw(lr = 1e-3)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("experts", "active", "capacity", "some_left_out", "room_for_all"),
+    (
+        (128, 8, "1.25", True, False),
+        (64, 1, "2.0", True, False),
+        (16, 2, "8.0", True, True),  # nothing is ever dropped
+        (8, 8, "1.0", False, True),  # each position goes to all experts
+    ),
+)
+def test_a_choice_stays_one(experts: int, active: int, capacity: str, some_left_out: bool, room_for_all: bool) -> None:
+    """Of experts, and of positions where an expert has no seats for all."""
+    text = EXPERTS.replace("EXPERTS", str(experts)).replace("ACTIVE", str(active)).replace("CAPACITY", capacity)
+    found = parc.api.shrink(Source("m.par", text))
+    assert found.complete and found.other == 0
+    values = {d.name: d.size for n in found.compiled.job.model.graph for v in n.outputs for d in v.type.dims}
+    assert values["s"] < 64 and values["d"] <= 16 and values["e"] <= max(experts // 2, 8)
+    assert (values["j"] < values["g"]) == some_left_out
+    assert (values["slot"] == values["s"]) == room_for_all
+
+
 def test_facts_see_what_divides() -> None:
     def of(text: str) -> dict[str, object]:
         found = parc.evaluate(Source("t", text)).job

@@ -90,6 +90,7 @@ _simple = st.one_of(
     st.builds(ast.Return, list_expressions),
     st.builds(ast.Loss, expressions),
     st.builds(ast.Metric, names, expressions),
+    st.builds(ast.Output, tuples(names, 1)),
     st.builds(ast.Check, expressions),
 )
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dsl import ast
+from dsl.diagnostics import ParcError
 from runtime.prove.serial import run_graph
 from tests.evaluate.programs import model, random_arrays, reduced
 from tests.evaluate.std import IMAGE, TOKENS, close, std, tensors, text, torch
@@ -54,6 +55,42 @@ def test_feed_forward() -> None:
     t = tensors(a)
     u = torch().nn.functional.gelu(t["x"] @ t["mlp.w1"] + t["mlp.b1"])
     close(reduced(m, a), u @ t["mlp.w2"] + t["mlp.b2"])
+
+
+def _sigmoid(x: Any) -> Any:
+    return 1 / (1 + np.exp(-x))
+
+
+def test_lstm() -> None:
+    """Position by position, with the formulas of PyTorch's `LSTM`."""
+    m = text(TOKENS + "dim f = 4\nloss sum(lstm(x, over f))", "lstm")
+    a = random_arrays(m)
+    w = {k.removeprefix("lstm."): v for k, v in a.items()}
+    h = c = np.zeros((2, 4))
+    want = []
+    for t in range(6):
+        x = a["x"][:, t]
+        i, f, o, n = (x @ w[f"w{k}"] + h @ w[f"u{k}"] + w[f"b{k}"] for k in "ifoc")
+        c = _sigmoid(f) * c + _sigmoid(i) * np.tanh(n)
+        h = _sigmoid(o) * np.tanh(c)
+        want.append(h)
+    close(reduced(m, a), np.stack(want, 1))
+
+
+def test_gru() -> None:
+    """Position by position, with the formulas of PyTorch's `GRU`."""
+    m = text(TOKENS + "dim f = 4\nloss sum(gru(x, over f))", "gru")
+    a = random_arrays(m)
+    w = {k.removeprefix("gru."): v for k, v in a.items()}
+    h = np.zeros((2, 4))
+    want = []
+    for t in range(6):
+        x = a["x"][:, t]
+        r, z = (_sigmoid(x @ w[f"w{k}"] + h @ w[f"u{k}"] + w[f"b{k}"]) for k in "rz")
+        n = np.tanh(x @ w["wn"] + w["bn"] + r * (h @ w["un"] + w["cn"]))
+        h = (1 - z) * n + z * h
+        want.append(h)
+    close(reduced(m, a), np.stack(want, 1))
 
 
 def test_relu_mlp_and_swiglu() -> None:
@@ -203,3 +240,20 @@ def test_every_function_is_tested_here() -> None:
     elsewhere = {"in_best_groups", "latent_attention", "mean_of_counted", "moe", "rotary", "routed_experts"}
     names = {i.name.id for i in std("layers") if isinstance(i, ast.Function)} - elsewhere
     assert [n for n in sorted(names) if n not in here] == []
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        ("attention(x, 3)", "`d % heads == 0` does not hold: 2 == 0"),
+        ("cross_attention(x, rename(x, s -> t), 5)", "`d % heads == 0` does not hold"),
+        ("grouped_attention(x, 4, 3)", "`heads % kv_heads == 0` does not hold"),  # would leave one head out
+        ("grouped_attention(x, 3, 1)", "`size > 0 or d % heads == 0` does not hold"),
+        ("grouped_attention(x, 8, 2)", "`k % 2 == 0` does not hold: 1 == 0"),  # rotary turns halves
+    ],
+)
+def test_heads_that_make_no_sense(call: str, told: str) -> None:
+    with pytest.raises(ParcError) as caught:
+        text(f"{TOKENS}y = {call}\nloss mean(y * y)", call.partition("(")[0])
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0217" and found.message.startswith(told)

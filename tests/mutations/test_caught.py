@@ -51,7 +51,7 @@ def crossed(program: Program) -> Iterator[tuple[str, Program]]:
                 functions[f] = replace(function, body=body)
                 classes = [*program.classes]
                 classes[c] = replace(cls, functions=tuple(functions))
-                yield f"cross: {a.op.name} and {b.op.name} ({c})", replace(program, classes=tuple(classes))
+                yield f"cross: {a.op.name} and {b.op.name} ({c})", program.with_classes(classes)
 
 
 def caught(compiled: Compiled, broken: Program) -> str:

@@ -91,6 +91,12 @@ def test_gradients_of_shared_weights_are_added_up_once_a_step() -> None:
     assert sum(c.count for c in found if c.op == "all_reduce" and c.bytes > 100) == 9
 
 
+def test_sums_given_at_each_position_are_reduced_once_a_layer() -> None:
+    """Of cotangents what is carried is reduced at each of 4 * 6 positions, that of the layer's input once."""
+    found = collectives(_compile(RULES["gates"]).program)
+    assert sum(c.count for c in found if c.op == "all_reduce" and c.function == "B") == 4 * 6 + 4
+
+
 def test_sharded_weights_are_gathered_once_a_layer() -> None:
     found = collectives(_compile(RULES["sharded"]).program)
     assert {c.count for c in found if c.op == "all_gather" and c.function == "F"} == {1, 4 * 8}

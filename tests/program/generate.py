@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from hypothesis import strategies as st
 
 from compiler.graph import DTYPES, Dim, Graph, Node, Type, Value
+from compiler.homes import Homes
 from compiler.layout import Layout
 from compiler.model import Init
 from compiler.ops.base import Op
@@ -21,6 +22,7 @@ from compiler.program import (
     Affine,
     Axis,
     DeviceClass,
+    Entry,
     For,
     Function,
     FunctionPhase,
@@ -111,7 +113,7 @@ def instructions(draw: st.DrawFn, axes: tuple[Axis, ...], depth: int) -> Node:
         carries = draw(st.integers(0, len(params)))
         stacks = draw(st.integers(0, len(params) - carries))
         body = Graph(label, params, draw(blocks(axes, depth - 1)), tuple(draw(st.lists(operands, max_size=3))))
-        op: Op = Repeat(label, draw(naturals), body, carries, stacks, draw(st.booleans()))
+        op: Op = Repeat(label, draw(naturals), body, carries, stacks, draw(st.booleans()), draw(st.booleans()))
         return Node(op, tuple(draw(operands) for _ in params), outputs)
     op, arity = draw(maps() | plain_ops())
     return Node(op, tuple(draw(operands) for _ in range(arity)), outputs)
@@ -154,7 +156,14 @@ def programs(draw: st.DrawFn) -> Program:
     whole = st.builds(Type, st.sampled_from(DTYPES), st.lists(dims, max_size=3).map(tuple))
     bound = st.none() | integers
     inputs = tuple(draw(st.lists(st.builds(InputDecl, names, whole, bound, bound), max_size=2)))
-    shell = Program(draw(names), axes, inputs, (), draw(naturals), draw(st.integers(0, 9)))
+    shell = Program(draw(names), axes, inputs, (), draw(naturals))
+    entries = [draw_entry(draw, name, shell, axes) for name in draw(st.lists(names, max_size=2, unique=True))]
+    dealt = st.integers(0, 9).map(lambda n: Homes.dealt(shell.groups, n))
+    homes = draw(dealt | st.lists(st.integers(0, shell.groups - 1), max_size=6).map(lambda of: Homes(tuple(of))))
+    return replace(shell, homes=homes, entries=tuple(e for e in entries if len(entries) > 1 or e.classes))
+
+
+def draw_entry(draw: st.DrawFn, name: str, shell: Program, axes: tuple[Axis, ...]) -> Entry:
     classes = []
     for _ in range(draw(st.integers(0, 2))):
         groups = tuple(draw(st.lists(st.integers(0, shell.groups - 1), min_size=1, max_size=5)))
@@ -172,4 +181,4 @@ def programs(draw: st.DrawFn) -> Program:
                 tuple(draw(st.lists(elements(), max_size=3))),
             )
         )
-    return Program(shell.name, axes, inputs, tuple(classes), shell.seed, shell.stages)
+    return Entry(name, tuple(classes))

@@ -74,7 +74,7 @@ def _with(program: Program, c: int, f: int, body: Graph) -> Program:
 
 
 def _with_class(program: Program, c: int, cls: DeviceClass) -> Program:
-    return replace(program, classes=(*program.classes[:c], cls, *program.classes[c + 1 :]))
+    return program.with_classes((*program.classes[:c], cls, *program.classes[c + 1 :]))
 
 
 def _edited(body: Graph, path: Path, made: list[Node] | Value) -> Graph:

@@ -47,9 +47,8 @@ def test_the_code_that_is_taken_over_has_the_other_number_of_iterations(uneven: 
 def test_classes_whose_code_differs_are_printed_in_full(uneven: Program) -> None:
     changed = uneven.classes[2]
     state = replace(changed.states[0], role="counter")
-    program = replace(
-        uneven,
-        classes=(*uneven.classes[:2], replace(changed, states=(state, *changed.states[1:])), uneven.classes[3]),
+    program = uneven.with_classes(
+        (*uneven.classes[:2], replace(changed, states=(state, *changed.states[1:])), uneven.classes[3])
     )
     text = show(program)
     assert " as " not in "".join(line for line in text.splitlines() if line.startswith("stage"))

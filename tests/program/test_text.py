@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from compiler.graph import Dim, Graph, Node, Type, Value
 from compiler.layout import TIME, Layout
 from compiler.ops.create import Full
-from compiler.program import Affine, Axis, DeviceClass, For, Function, FunctionPhase, Program, Run, Update
+from compiler.program import Affine, Axis, DeviceClass, Entry, For, Function, FunctionPhase, Program, Run, Update
 from compiler.text import Site, parse_located, parse_program, show, show_instr, show_schedule, show_var
 from compiler.text.lexer import MAX_CHARACTERS
 from dsl.diagnostics import ParcError
@@ -42,7 +42,8 @@ def test_floats_to_the_last_bit(value: float) -> None:
     """Equality forgives -0.0 and nan does not even equal itself: compare what is written."""
     instr = Node(Full(value, "f64", ()), (), (Value("x", Type("f64"), layout=Layout(())),))
     cls = DeviceClass((0,), (), (), (Function(FunctionPhase.FORWARD, 0, Graph("", (), (instr,), ())),), ())
-    op = parse_program(show(Program("p", (), (), (cls,)))).classes[0].functions[0].body.nodes[0].op
+    program = Program("p", (), (), (Entry("train_step", (cls,)),))
+    op = parse_program(show(program)).classes[0].functions[0].body.nodes[0].op
     assert isinstance(op, Full)
     assert identical(op.value, value)
 
@@ -93,7 +94,7 @@ def test_schedules_read_as_formulas() -> None:
 )
 def test_devices(axes: list[tuple[str, int, str]], groups: list[int], devices: str) -> None:
     cls = DeviceClass(tuple(groups), (), (), (), ())
-    text = show(Program("p", tuple(Axis(*a) for a in axes), (), (cls,)))
+    text = show(Program("p", tuple(Axis(*a) for a in axes), (), (Entry("train_step", (cls,)),)))
     assert f": devices {devices} {{" in text
     assert parse_program(text).classes[0] == cls
 

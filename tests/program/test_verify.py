@@ -203,7 +203,7 @@ def test_what_text_cannot_say() -> None:
         functions[f] = replace(
             functions[f], body=replace(body, nodes=(replace(body.nodes[0], **change), *body.nodes[1:]))
         )
-        return replace(program, classes=(replace(cls, functions=tuple(functions)),))
+        return program.with_classes((replace(cls, functions=tuple(functions)),))
 
     x = cls.functions[0].body.nodes[0].outputs[0]
     assert "E0613" in [d.code for d in verify(with_first(0, outputs=(replace(x, layout=Layout(())),)))]
@@ -211,17 +211,13 @@ def test_what_text_cannot_say() -> None:
     assert "E0612" in [d.code for d in verify(with_first(0, op=Relayout(x.layout)))]
     assert "E0612" in [d.code for d in verify(with_first(0, op=Write("w")))]
     rank = replace(cls.states[0], type=Type("f32", (Dim("a", 2),)))
-    assert "E0613" in [
-        d.code for d in verify(replace(program, classes=(replace(cls, states=(rank, *cls.states[1:])),)))
-    ]
+    assert "E0613" in [d.code for d in verify(program.with_classes((replace(cls, states=(rank, *cls.states[1:])),)))]
     odd = replace(cls.functions[0], body=replace(cls.functions[0].body, outputs=(x,)))
-    assert "E0612" in [
-        d.code for d in verify(replace(program, classes=(replace(cls, functions=(odd, cls.functions[1])),)))
-    ]
+    assert "E0612" in [d.code for d in verify(program.with_classes((replace(cls, functions=(odd, cls.functions[1])),)))]
     assert "E0650" in [d.code for d in verify(replace(program, axes=program.axes * 2))]
-    assert "E0650" in [d.code for d in verify(replace(program, classes=()))]
+    assert "E0650" in [d.code for d in verify(program.with_classes(()))]
     empty = replace(cls.functions[0], body=Graph("", (), (), ()))
-    assert [d.code for d in verify(replace(program, classes=(replace(cls, functions=(empty, cls.functions[1])),)))] == [
+    assert [d.code for d in verify(program.with_classes((replace(cls, functions=(empty, cls.functions[1])),)))] == [
         "E0622"
     ]
 

@@ -6,14 +6,16 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from compiler.driver import compile_job
+from compiler.driver import Compiled, compile_job, joined
 from compiler.evaluate import evaluate
+from compiler.model import EVALUATE
 from compiler.text import parse_program, show
 from compiler.verify import verify
 from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Source
-from runtime.prove import Proof, prove
+from runtime.prove import Proof, prove, prove_evaluation, random_batch
 from runtime.rank.executor import RankExecutor
+from runtime.stacked import Emulator
 from tests.property.case import Case
 
 REFUSALS = frozenset(
@@ -42,6 +44,9 @@ def refusal(found: Diagnostic) -> bool:
 
 PRIVATE = 10
 """Every so many cases the devices run one by one as well."""
+
+EVALUATED = 2
+"""Every so many cases the model is evaluated as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +86,36 @@ def check(case: Case) -> Outcome:
         proof = prove(compiled.training, program, executor=executor)
     except Exception as e:
         return Outcome("failed", f"run: {where(e)}", traceback.format_exc())
+    if case.seed % EVALUATED == 0 and (found := _evaluated(compiled)) is not None:
+        return found
     if proof.equal or (_near(proof) and _twin(case).what == "proved"):
         return Outcome("proved")
     bad = [f"{r.kind} {r.name}: {r.error:.3g} in step {r.step}" for r in proof.rows if not r.ok]
     return Outcome("failed", "not equal", "\n".join(bad[:12]))
+
+
+def _evaluated(compiled: Compiled) -> Outcome | None:
+    """What is wrong with `evaluate` of the case, which is a second entry of its program."""
+    job, executor = compiled.job, RankExecutor if compiled.program.devices <= 4 else Emulator
+    try:
+        alone = compile_job(job, EVALUATE)
+        both = joined([compiled.program, alone.program])
+        found = verify(both)
+        if found:
+            return Outcome("failed", f"evaluate: {found[0].code}", "\n".join(map(str, found[:5])))
+        if parse_program(show(both)) != both:
+            return Outcome("failed", "evaluate: text not the same again")
+        proof = prove_evaluation(alone.training, alone.program, 1, executor=executor)
+        batch = random_batch(both.inputs, 0, 0)
+        run = Emulator(both)
+        first, step = run.call(EVALUATE, batch), run.step(batch)
+    except Exception as e:
+        return Outcome("failed", f"evaluate: {where(e)}", traceback.format_exc())
+    if job.evaluated is None and first.loss.tobytes() != step.loss.tobytes():
+        return Outcome("failed", "evaluate: another loss", f"{first.loss!r} instead of a step's {step.loss!r}")
+    if proof.equal or _near(proof):
+        return None
+    return Outcome("failed", "evaluate: not equal", str([r for r in proof.rows if not r.ok][:12]))
 
 
 def _near(proof: Proof) -> bool:

@@ -70,7 +70,7 @@ def draw_model(rng: Random) -> tuple[Model, Drawing]:
     if not d.weights and not d.holders:  # what trains nothing proves little
         before = (*before, scaled(d))
     loops = ["encoder", "block"] if first else ["block"]
-    after = (*after, *_metrics(d, "late", 0.3))
+    after = (*after, *_metrics(d, "late", 0.3), *_output(d))
     d.scopes += loops
     d.holders += [loop for loop in loops if any(path.startswith(f"{loop}.") for path, _ in d.weights)]
     counts = rng.choice([1, 2, 2, 2, 3, 3]), rng.choice([1, 2, 2, 2, 3, 3, 4, 4])
@@ -95,6 +95,20 @@ def _metrics(d: Drawing, name: str, share: float) -> tuple[Piece, ...]:
         ]
     )
     return (Piece(f"metric_{kind}", (f"metric {name} = {text.replace('{}', value)}",)),)
+
+
+def _output(d: Drawing) -> tuple[Piece, ...]:
+    """What the model puts out besides: of each position, of the whole batch, or of no data."""
+    rng = Random(repr((d.sizes, d.weights)))  # of its own: other parts are drawn as they always were
+    if rng.random() >= 0.4:
+        return ()
+    top = [path for path, _ in d.weights if "." not in path and not path.startswith("shared")]
+    last = list(d.sizes)[-1]
+    each = ["0.5 * x", f"mean(x, over {last})", "x > 0.1"]
+    whole = ["sum(x, over b)", "max(x, over b)", "mean(x)", *(f"2.0 * {w}" for w in top[:1])]
+    value = rng.choice(each + whole)
+    kind = "each" if value in each else "whole"
+    return (Piece(f"output_{kind}", (f"shown = {value}", rng.choice(["output shown", "output shown, x"]))),)
 
 
 Tail = Callable[[Drawing], Piece]

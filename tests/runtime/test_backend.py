@@ -8,6 +8,7 @@ import pytest
 from compiler.driver import Compiled
 from compiler.graph import Value
 from compiler.layout import TIME
+from compiler.program import LASTING
 from runtime.backend import Array
 from runtime.data.synthetic import synthetic
 from runtime.distribute import piece_of
@@ -16,7 +17,6 @@ from runtime.numpy.backend import Numpy
 from runtime.rank.executor import RankExecutor
 from runtime.rank.interpreter import Device
 from runtime.stacked import Emulator
-from runtime.state import LASTING
 from tests.runtime import models, threads
 from tests.runtime.lists import Cells, Lists
 from tests.test_imports import loaded_by

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from compiler.cost.kernels.seats import Seats, occupied
 from compiler.cost.kernels.work import Product
@@ -12,9 +13,22 @@ from compiler.model import Model
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
 from compiler.passes.differentiate import differentiate
-from compiler.program import PER_MICROBATCH, Program
+from compiler.program import FunctionPhase, Program
 
 Seated = Mapping[Value, Seats]
+
+
+class _Same:
+    """A model by its identity: what is priced with one strategy after the other is one object."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def __hash__(self) -> int:
+        return id(self.model)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.model is self.model
 
 
 def model_flops(model: Model) -> float:
@@ -25,7 +39,12 @@ def model_flops(model: Model) -> float:
     several layers has no gradient of its input, where that is data. The update's are not counted. Of experts, those of
     the copies that go to them: seats that stay empty are no need (`seats`).
     """
-    found = differentiate(model)  # without recompute it makes nothing again but what takes no products
+    return _model_flops(_Same(model))
+
+
+@lru_cache(maxsize=8)
+def _model_flops(of: _Same) -> float:
+    found = differentiate(of.model)  # without recompute it makes nothing again but what takes no products
     graphs = (found.forward, found.backward)
     seats = occupied(graphs)
     return sum(_needed(g.nodes, g.outputs, seats)[0] for g in graphs)
@@ -90,8 +109,8 @@ def program_flops(program: Program) -> dict[str, float]:
     for c in program.classes:
         members = len(c.groups) * (program.devices // program.groups)
         for f in c.functions:
-            if f.name != "U":
-                runs = program.microbatches if f.name in PER_MICROBATCH else 1
+            if f.phase is not FunctionPhase.UPDATE:
+                runs = program.microbatches if f.per_microbatch else 1
                 _computed(f.body, members * runs, program.sizes, found)
     return found
 

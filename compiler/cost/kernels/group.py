@@ -16,7 +16,7 @@ from compiler.cost.kernels.drafts import ALL, Draft, Lifted
 from compiler.cost.kernels.routing import filled
 from compiler.cost.kernels.sized import Sized
 from compiler.cost.kernels.work import Collective, Copy, Loop, Meet, Part, Post, Product, Vector, Wait, Work
-from compiler.graph import ITEMSIZE, Graph, Node, Value
+from compiler.graph import ITEMSIZE, Graph, Node, Type, Value
 from compiler.layout import local_type
 from compiler.memory.tiers import FIRST
 from compiler.ops import comm, effects
@@ -61,6 +61,7 @@ class Lifter:
         self.computes = itemsize
         self.itemsize = 8 if update else itemsize
         self.accumulates = program.microbatches > 1
+        self.known: dict[Value, tuple[Type, int]] = {}  # the type of a device's piece, and its bytes
         self.inside: set[str] = set()
         self.core: set[str] = set()
 
@@ -69,8 +70,11 @@ class Lifter:
         return _Lift(self, body, {}, set()).part()
 
     def value(self, var: Value) -> Lifted:
-        local = local_type(var.type, var.layout, self.sizes)
-        return Lifted(local, local.bytes, var.name)
+        known = self.known.get(var)
+        if known is None:
+            local = local_type(var.type, var.layout, self.sizes)
+            known = self.known[var] = local, local.bytes
+        return Lifted(*known, var.name)
 
 
 class _Lift:

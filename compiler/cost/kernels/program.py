@@ -17,7 +17,7 @@ from compiler.graph import ITEMSIZE, Graph
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Input
 from compiler.ops.repeat import Repeat
-from compiler.program import Program
+from compiler.program import FunctionPhase, Program
 from compiler.regions.mark import Regions, mark
 
 
@@ -53,7 +53,14 @@ def features(program: Program) -> Features:
         inside.append({})
         filled: dict[str, Fraction] = {}
         for f in c.functions:
-            lifter = Lifter(program, {s.name: s for s in c.states}, regions, f.name == "U", ITEMSIZE[compute], filled)
+            lifter = Lifter(
+                program,
+                {s.name: s for s in c.states},
+                regions,
+                f.phase is FunctionPhase.UPDATE,
+                ITEMSIZE[compute],
+                filled,
+            )
             parts[-1][f.name, f.chunk] = lifter.part(f.body)
             inside[-1][f.name, f.chunk] = frozenset(lifter.inside), frozenset(lifter.core)
     by_dtype = program_flops(program)
@@ -75,7 +82,7 @@ def compute_type(program: Program) -> str:
 
     for c in program.classes:
         for f in c.functions:
-            if f.name != "U":
+            if f.phase is not FunctionPhase.UPDATE:
                 look(f.body)
     return min(sorted(found), key=lambda dtype: ITEMSIZE[dtype], default="f32")
 

@@ -117,10 +117,10 @@ def repeated(compiled: Compiled) -> list[Repeated]:
     placed, staged = compiled.placed, compiled.staged
     if staged.stages == 1:
         return []
-    scalars = placed.training.scalars
-    saved = placed.forward.outputs[scalars:]
+    results = placed.training.results
+    saved = placed.forward.outputs[results:]
     loads = (staged.loads[k.name] | staged.late_loads.get(k.name, frozenset()) for k in placed.kept)
-    ends = [(v, _at(staged, staged.counts_at(v, staged.forward))) for v in placed.forward.outputs[:scalars]]
+    ends = [(v, _at(staged, staged.counts_at(v, staged.forward))) for v in placed.forward.outputs[:results]]
     found = _of(placed.forward, staged, staged.forward, [*ends, *zip(saved, loads, strict=True)], 0)
     gradients = [v for parts in staged.addends for v in parts]
     crossing = [(v, staged.late_loads[v.name]) for v in placed.crossing]

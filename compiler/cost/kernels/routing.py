@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 
-from compiler.cost.kernels.drafts import Lifted
+from compiler.cost.kernels.drafts import ALL, Lifted
 from compiler.graph import Graph, Node
 from compiler.ops.base import Op
 from compiler.ops.elementwise import Broadcast, Map
@@ -76,10 +76,11 @@ def filled(instr: Node, values: Mapping[str, Lifted]) -> Fraction:
     """The part of an index that can be rows at most: what is taken of a smaller list of rows leaves places empty."""
     if isinstance(instr.op, Take):
         table, out = (values[v.name].elements for v in (instr.inputs[0], instr.outputs[0]))
-        return min(Fraction(table, max(out, 1)), Fraction(1))
+        return min(Fraction(table, max(out, 1)), ALL)
     if _reorders(instr.op) or isinstance(instr.op, Map):
-        return min((values[v.name].filled for v in instr.inputs), default=Fraction(1))
-    return Fraction(1)
+        some = [values[v.name].filled for v in instr.inputs if values[v.name].filled is not ALL]
+        return min(some, default=ALL)
+    return ALL
 
 
 def _kept(instr: Node, values: Mapping[str, Lifted]) -> Fraction:

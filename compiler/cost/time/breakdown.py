@@ -15,10 +15,11 @@ from compiler.cost.time.slow import Classes
 from compiler.cost.time.step import Played
 from compiler.cost.time.tasks import stretch, totals
 from compiler.cost.time.timeline import Cost, Event, Events, Link, Player, Spent, Timeline
+from compiler.program import FunctionPhase
 
 BUBBLE = "device groups that wait for each other (the bubble of the pipeline)"
 SLOW = "slow devices, and waits for them"
-UPDATE: Key = ("U", 0)
+UPDATE: Key = (FunctionPhase.UPDATE, 0)
 SHOWN = 12
 """Entries of the list of what takes longest."""
 
@@ -90,7 +91,8 @@ def summarise(
     added = _sums(groups, pricer, costs, result)
     total = step * len(ends)
     functions = [
-        {key: _Function(part, pricer, key[0] == "U") for key, part in parts.items()} for parts in features.parts
+        {key: _Function(part, pricer, key[0] == FunctionPhase.UPDATE) for key, part in parts.items()}
+        for parts in features.parts
     ]
     top, kinds = _top(groups, pricer, slowest, functions[groups.of_class[slowest]])
     parts = _spent(groups, pricer, functions, added, step)
@@ -152,6 +154,7 @@ def _spent(
     """Per device group, to the picosecond. `added`: its `Sums`; step: picoseconds."""
     names = [level.name for level in pricer.machine.levels]
     found = []
+    homes = groups.program.homes
     for group, counts in enumerate(groups.counts):
         kernels = {Kind.PRODUCT: 0, Kind.VECTOR: 0, "update": 0}
         total = added[group]
@@ -162,11 +165,11 @@ def _spent(
             if function is None:
                 continue
             for kind, ps in function.kernels.items():
-                kernels["update" if key[0] == "U" else kind] += n * ps
+                kernels["update" if key[0] == FunctionPhase.UPDATE else kind] += n * ps
             for axes, (stream, *rest) in function.links.items():
                 _add(links, axes, stream, *(n * x for x in rest))
             for post, times in function.posts:
-                to = (key[1] * groups.number + group + post.to) % groups.number
+                to = homes.group(homes.stage(group, key[1]) + post.to)
                 if to != group:
                     ps, level = pricer.post(post.bytes, group, to), pricer.machine.between(group, to)
                     sends[to] = sends.get(to, 0.0) + n * times * post.bytes
@@ -229,7 +232,7 @@ def varied(
         over = result.over[step.after] if step.after >= 0 else left[step.cls]
         busy[step.cls] += timings[step.line].busy
         inside[step.cls] += over - left[step.cls] + stop - start
-        update[step.cls] += stop - start if plan.lines[step.line].key[0] == "U" else 0
+        update[step.cls] += stop - start if plan.lines[step.line].key[0] == FunctionPhase.UPDATE else 0
         gone = [next(sent) for _ in step.posts]
         left[step.cls] = max([stop, *gone]) if blocking else stop
     fixed = picoseconds(pricer.cal.fixed)
@@ -249,7 +252,9 @@ def with_slow_devices(
     slowest = played.ends.index(step)
     group = classes[slowest].group
     alike = round(nominal.busy[group] * PICOSECONDS)
-    functions = {key: _Function(part, pricer, key[0] == "U") for key, part in groups.parts(group).items()}
+    functions = {
+        key: _Function(part, pricer, key[0] == FunctionPhase.UPDATE) for key, part in groups.parts(group).items()
+    }
     top, kinds = _top(groups, pricer, group, functions, played.busy[slowest] / alike if alike else 1.0)
     seconds = step / PICOSECONDS
     inside = sum(c.count * ps for c, ps in zip(classes, played.inside))
@@ -312,7 +317,7 @@ def _top(
     kinds: dict[str, float] = {}
     for key, runs in groups.counts[group].items():
         for node, priced, times in functions[key].lines if key in functions else ():
-            work, update, n = node.work, key[0] == "U", runs * times
+            work, update, n = node.work, key[0] == FunctionPhase.UPDATE, runs * times
             kind, taken = priced.kind, n * priced.ps / PICOSECONDS
             time = taken * (factor if priced.stream == COMPUTE else 1.0)
             if priced.stream == COMPUTE:

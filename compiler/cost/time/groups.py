@@ -39,9 +39,8 @@ class Groups:
     def actions(self) -> tuple[tuple[Action, ...], ...]:
         """Per device group, the schedule written out."""
         p = self.program
-        chunks = max(1, p.stages // p.groups)
         of = {g: c for c in p.classes for g in c.groups}
-        return tuple(tuple(unroll(of[g].schedule, g, p.groups, chunks)) for g in range(p.groups))
+        return tuple(tuple(unroll(of[g].schedule, g, p.groups, p.homes.chunks)) for g in range(p.groups))
 
     @cached_property
     def of_class(self) -> tuple[int, ...]:
@@ -67,7 +66,7 @@ class Groups:
     @cached_property
     def plan(self) -> Plan:
         """The order in which their segments can be evaluated. Raises ValueError if they hang."""
-        return plan(self.actions, self.of_class, self.features.parts, self.number)
+        return plan(self.actions, self.of_class, self.features.parts, self.program.homes)
 
     @cached_property
     def players(self) -> tuple[Player, ...]:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from compiler.cost.kernels.work import Meet, Part
 from compiler.cost.time.slow import Classes
 from compiler.cost.time.tasks import Cut, cuts
+from compiler.homes import Homes
 from compiler.schedules import Action
 
 Key = tuple[str, int]
@@ -138,10 +139,11 @@ class Result:
 
 
 def plan(
-    actions: Sequence[Sequence[Action]], classes: Sequence[int], parts: Sequence[Mapping[Key, Part]], groups: int
+    actions: Sequence[Sequence[Action]], classes: Sequence[int], parts: Sequence[Mapping[Key, Part]], homes: Homes
 ) -> Plan:
     """`parts[class][function]`: work, of which only what it waits for and sends counts. Raises ValueError if groups
     hang."""
+    groups = len(actions)
     found = Plan(groups, groups)
     stride = 1 + max((a.mb for mine in actions for a in mine), default=0)  # a message: its lane and micro-batch
     lanes: dict[tuple[str, int, int], int] = {}
@@ -150,15 +152,15 @@ def plan(
     coming: list[int] = []
 
     def line(group: int, key: Key, index: int, cut: Cut, met: int) -> int:
-        stage = key[1] * groups + group
+        stage = homes.stage(group, key[1]) if cut.waits or cut.posts else group
         waits = tuple(stride * lanes.setdefault((w.name, stage + w.source, stage), len(lanes)) for w in cut.waits)
         posts = []
         for post, _ in cut.posts:
             lane = lanes.setdefault((post.name, stage, stage + post.to), len(lanes))
             posts.append((stride * lane, len(found.routes)))
-            to = (stage + post.to) % groups
+            to = homes.group(stage + post.to)
             found.routes.append(Route(len(found.lines), post.bytes, group, to, f"{post.name} to group {to}"))
-        sources = tuple((stage + w.source) % groups for w in cut.waits)
+        sources = tuple(homes.group(stage + w.source) for w in cut.waits)
         found.lines.append(Line(group, key, index, cut, waits, sources, tuple(posts), met))
         return len(found.lines) - 1
 

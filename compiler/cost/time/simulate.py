@@ -26,13 +26,13 @@ from compiler.cost.time.tasks import Segment, longest, tasks
 from compiler.cost.time.timeline import Pieces, Player, Timeline
 from compiler.model import Cluster, Model
 from compiler.numbering import joined
-from compiler.program import Program
+from compiler.program import FunctionPhase, Program
 from dsl.diagnostics import fail
 
 if TYPE_CHECKING:
     from compiler.driver import Compiled
 
-UPDATE: Key = ("U", 0)
+UPDATE: Key = (FunctionPhase.UPDATE, 0)
 
 UNROLLED = 400
 """Pieces of a loop that are shown one by one, at most; the iterations beyond are one piece per stream."""
@@ -137,7 +137,7 @@ class Simulation:
         hides."""
         found = []
         for parts in self.features.parts:
-            mine = {key: tasks(part, pricer) for key, part in parts.items() if key[0] != "U"}
+            mine = {key: tasks(part, pricer) for key, part in parts.items() if key[0] != FunctionPhase.UPDATE}
             if UPDATE in parts:
                 mine[UPDATE] = tasks(parts[UPDATE], pricer, True, relief(pricer, mine))
             found.append(mine)
@@ -207,7 +207,12 @@ def relief(pricer: Pricer, functions: Mapping[Key, Sequence[Segment]]) -> int:
     """Picoseconds of reductions of gradients that go beside the last backward pass of each chunk (`hidden`)."""
     if not pricer.cal.hidden:
         return 0
-    last = (segment for key, found in functions.items() if key[0] in ("B", "W") for segment in found)
+    last = (
+        segment
+        for key, found in functions.items()
+        if key[0] in (FunctionPhase.BACKWARD, FunctionPhase.WEIGHTS)
+        for segment in found
+    )
     return round(pricer.cal.hidden * sum(play(segment, pricer.streams).duration for segment in last))
 
 
@@ -224,7 +229,7 @@ def slower_sends(parts: Mapping[Key, Part], counts: Mapping[Key, int], pricer: P
     used = [0] * pricer.streams
     time = 0
     for key, times in counts.items():
-        if key[0] == "U" or key not in parts:
+        if key[0] == FunctionPhase.UPDATE or key not in parts:
             continue
         for _, priced, n in pricer.prices(parts[key], False, times):
             if priced.stream == COMPUTE or priced.blocking:

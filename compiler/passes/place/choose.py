@@ -181,15 +181,14 @@ def _by_cost(
     out = node.outputs[0]
     wishes = region.rules.wishes(axis, out.origin.path, region.cls)
     n = region.sizes[axis]
+    states = [[(state(v, layout, axis), size) for layout, size in of] for v, of in zip(node.inputs, held)]
+    split = [{have[1] for have, _ in of if have[0] == "split"} for of in states]
+    if not wishes and not any(split):
+        return
     found: list[tuple[float, int, int]] = []
     for k, loop in enumerate(plan.loops):
-        named = [wishes[name] for name in loop.names if name in wishes]
-        here = any(
-            state(v, layout, axis) == ("split", loop.ins[i])
-            for i, v in enumerate(node.inputs)
-            if loop.ins[i] is not None
-            for layout, _ in held[i]
-        )
+        named = [wishes[name] for name in loop.names if name in wishes] if wishes else []
+        here = any([name in of for name, of in zip(loop.ins, split) if name is not None])
         if not named and not here:
             continue
         rule = min(named, key=lambda w: w.rank).rule if named else None
@@ -201,11 +200,10 @@ def _by_cost(
                 region.rules.indivisible(counted, loop.size, (*plan.axes[k], axis), rule, out.name)
             continue
         cost = 0.0
-        for i, versions in enumerate(held):
-            name = loop.ins[i]
+        for name, versions in zip(loop.ins, states):
             need: State = WHOLE if name is None else ("split", name)
             if versions:
-                cost += min(move_cost(state(node.inputs[i], v, axis), need, n, size) for v, size in versions)
+                cost += min([move_cost(have, need, n, size) for have, size in versions])
         if loop.outs[0] is not None:
             made: State = ("split", loop.outs[0])
         else:

@@ -83,7 +83,7 @@ def place(training: Training) -> Placed:
     for w in training.model.weights:
         compute[w.name] = rules.declared(w.name, w.value.type, "weights", w.loops)
         storage[w.name] = rules.storage(w.name, w.value.type, compute[w.name], "weights", w.loops)
-    for w in training.model.trained:
+    for w in training.trained:
         optimizer[w.name] = rules.storage(w.name, w.value.type, compute[w.name], "optimizer", w.loops)
         gradient = rules.storage(w.name, w.value.type, compute[w.name], "gradients", w.loops)
         if gradient != compute[w.name]:
@@ -93,7 +93,7 @@ def place(training: Training) -> Placed:
         else replicated(len(s.value.type.dims))
         for s in training.states
     }  # fmt: skip
-    for g, w in zip(training.gradients, training.model.trained, strict=True):
+    for g, w in zip(training.gradients, training.trained, strict=True):
         dims = dict(zip(w.value.type.names, compute[w.name].dims, strict=True))
         shared.gradients[g.name] = GradMark(w.name, dims)
     mark_gradients(training.backward, shared.gradients)
@@ -107,17 +107,18 @@ def place(training: Training) -> Placed:
         return r
 
     shared.of_data = of_data(training.forward, {w.value for w in training.model.weights})
-    shared.aside = aside(training.forward)
+    scalars, direct, asked = training.scalars, 1 + len(training.summed), training.results
+    shared.aside = aside(training.forward, (*training.forward.outputs[:1], *training.forward.outputs[scalars:asked]))
     placed_rounds = [_round(region(r.graph, "activations", rules.axes), r, training) for r in training.rounds]
 
     forward = region(training.forward, "activations", rules.axes)
     _data_inputs(forward, training.forward, training)
     _nodes(forward, training.forward)
-    scalars, direct = training.scalars, 1 + len(training.summed)
     outputs = [_total(forward, v, i > 0) for i, v in enumerate(training.forward.outputs[:direct])]
     outputs += [_as_made(forward, v) for v in training.forward.outputs[direct:scalars]]
     finish = _finish(shared, training, outputs[direct:]) if training.finish is not None else None
-    for v in training.forward.outputs[scalars:]:
+    outputs += [_output(forward, v) for v in training.forward.outputs[scalars:asked]]
+    for v in training.forward.outputs[asked:]:
         forward.reader = v.name
         outputs.append(forward.resolved(v))
     if shared.whole or shared.parts:
@@ -126,7 +127,7 @@ def place(training: Training) -> Placed:
     forward_graph = prune(Graph("forward", training.forward.inputs, tuple(forward.nodes), tuple(outputs)))
 
     backward = region(training.backward, "activations", rules.axes)
-    kept = [_enter(backward, v, shared.layouts[m.name]) for v, m in zip(training.saved, outputs[scalars:], strict=True)]
+    kept = [_enter(backward, v, shared.layouts[m.name]) for v, m in zip(training.saved, outputs[asked:], strict=True)]
     _data_inputs(backward, training.backward, training)
     _nodes(backward, training.backward)
     gradients = [_total_gradient(backward, v) for v in training.backward.outputs]
@@ -137,7 +138,7 @@ def place(training: Training) -> Placed:
     update_axes = tuple(a for a in rules.axes if a != TIME)
     update = region(training.update, "optimizer", update_axes)
     totals = []
-    for v, w, layout in zip(training.update.inputs, training.model.trained, accumulators, strict=False):
+    for v, w, layout in zip(training.update.inputs, training.trained, accumulators, strict=False):
         totals.append(_enter(update, v, layout))
         update.preferred[v.name] = optimizer[w.name]
     for v in training.update.inputs[len(training.gradients) :]:
@@ -145,14 +146,15 @@ def place(training: Training) -> Placed:
         if v.name in storage and _refines(v, storage[v.name], optimizer[v.name], rules.sizes):
             update.preferred[v.name] = optimizer[v.name]  # weight decay of its own shard, not of the whole weight
     _nodes(update, training.update)
-    wanted = [storage[w.name] for w in training.model.trained] + [states[s.name] for s in training.states]
+    wanted = [storage[w.name] for w in training.trained] + [states[s.name] for s in training.states]
     results = []
     for i, v in enumerate(training.update.outputs):
         update.reader = v.name
         results.append(update.demand(v, wanted[i] if i < len(wanted) else replicated(len(v.type.dims))))
     entered = (*totals, *training.update.inputs[len(totals) :])
     update_graph = prune(Graph("update", entered, tuple(update.nodes), tuple(results)))
-    check_effects(training, rules, compute)
+    if training.trains:
+        check_effects(training, rules, compute)
     diagnostics.raise_if_any()
     return Placed(
         training, rules.axes, dict(rules.sizes), forward_graph, backward_graph, update_graph, shared.layouts,
@@ -217,6 +219,17 @@ def _as_made(region: Region, value: Value) -> Value:
         dims = tuple(tuple(a for a in axes if a != TIME) for axes in layout.dims)
         layout = Layout(dims, ((TIME, "sum"), *layout.pending))
     return region.demand(value, layout)
+
+
+def _output(region: Region, value: Value) -> Value:
+    """Each micro-batch's own part, or what all of them add up to; what is the same in all of them counts once."""
+    region.reader = value.name
+    natural = region.natural(value)
+    fn = natural.pending_on(TIME)
+    if TIME not in region.axes or (fn is None and TIME in natural.split_axes):
+        return region.demand(value, natural.resolved()) if natural.pending else region.resolved(value)
+    layout = _whole(natural) if fn is None else _whole(region.declared(value))
+    return region.demand(value, Layout(layout.dims, ((TIME, fn or "sum"),)))
 
 
 def _round(region: Region, round: Round, training: Training) -> PlacedRound:

@@ -148,7 +148,7 @@ def _finish(region: Region, node: Node, op: Repeat, trial: _Trial, layouts: list
         outputs.append(inner.demand(value, layout))
     for value in op.body.outputs[op.carries :]:
         inner.reader = value.name
-        got = export(inner, value)
+        got = _as_sum(inner, value) if op.scan else export(inner, value)
         layout = region.shared.layouts[got.name]
         outputs.append(got)
         results.append(layout)
@@ -160,6 +160,14 @@ def _finish(region: Region, node: Node, op: Repeat, trial: _Trial, layouts: list
         region.define(out, layout)
     for out, layout in zip(node.outputs[op.carries :], results, strict=True):
         region.define(out, Layout(((), *layout.dims), layout.pending))
+
+
+def _as_sum(region: Region, value: Value) -> Value:
+    """What a scan gives at each position: a sum that is pending is reduced once outside, not at each position."""
+    known = [layout for layout, _ in region.layouts(value)]
+    if known and all(layout.pending and all(fn == "sum" for _, fn in layout.pending) for layout in known):
+        return region.demand(value, known[0])
+    return export(region, value)
 
 
 def export(region: Region, value: Value) -> Value:

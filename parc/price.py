@@ -1,0 +1,27 @@
+"""The price of a job: how long a step takes, and what it needs; for those who compare many strategies of one model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compiler.cost.memory.systems import Systems
+from compiler.cost.time.simulate import Simulation
+from compiler.driver import compile_job
+from compiler.model import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """seconds: of a step; needed: bytes of device memory, of the device that needs most; fits: whether it has them."""
+
+    seconds: float
+    needed: int
+    fits: bool
+
+
+def price(job: Job) -> Price:
+    """Compile and simulate a job. Raises ParcError for what cannot be lowered, and E0801 without a cluster."""
+    compiled = compile_job(job)
+    simulation = Simulation.of(compiled)
+    needed = Systems(compiled, simulation.features).fullest.needed
+    return Price(simulation.seconds(), needed, needed <= simulation.cluster.device.memory)

@@ -1,0 +1,71 @@
+"""The proof of `evaluate`: the distributed forward pass computes what the serial one does, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+
+from compiler.model import Training
+from compiler.origin import Role
+from compiler.program import Program
+from runtime.executor import Executor
+from runtime.prove.branches import Branches
+from runtime.prove.compare import Tally
+from runtime.prove.judge import Judge
+from runtime.prove.proof import Batches, Proof, beginning, random_batch, started
+from runtime.prove.rounding import measured
+from runtime.prove.serial import serial_gradients
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def prove_evaluation(
+    training: Training,
+    program: Program,
+    steps: int = 2,
+    batches: Batches | None = None,
+    seed: int = 0,
+    tolerance: float | None = None,
+    exact: bool = False,
+    initial: Mapping[str, Array] | None = None,
+    executor: Callable[..., Executor] | None = None,
+    first: int = 0,
+) -> Proof:
+    """Evaluate some batches by both and compare loss, metrics and outputs; weights and counters stay as they were, to
+    the bit.
+
+    Args:
+        training: the graphs of `evaluate`.
+        program: with that entry.
+        steps: how many batches.
+        others: as those of `prove`.
+    """
+    weights, states = beginning(training, exact, initial, first)
+    run = started(executor, program, first, {**weights, **states} if exact or initial or first else None)
+    source = batches or (lambda step: random_batch(program.inputs, seed, step, exact))
+    branches, tally = Branches(training), Tally()
+    judge = Judge(training, tally, tolerance, exact)
+    losses: list[tuple[float, float]] = []
+    for at in range(first, first + steps):
+        judge.step = len(losses)
+        batch = source(at)
+        serial = serial_gradients(training, weights, states, batch, program.seed, branches)
+        done = run.step(batch)
+        rounding = cache(partial(measured, training, weights, states, batch, program.seed, serial))
+        judge.differentiated((Role.LOSS, Role.METRIC, Role.OUTPUT), serial, done, rounding)
+        held, kept = run.weights(), run.states()
+        judge.begun(Role.WEIGHT, {name: w for name, w in weights.items() if name in held}, held)
+        judge.begun("state", states, kept)
+        losses.append((float(serial.loss), float(done.loss)))
+    vacuous = [f"the loss is {s} in step {i}, on both sides" for i, (s, d) in enumerate(losses, 1) if _undefined(s, d)]
+    return Proof(
+        program.name, program.devices, len(losses), exact, tuple(tally.rows.values()), tuple(losses), first, 0,
+        judge.blind(), branches.unreached(), tuple(vacuous[:1]),
+    )  # fmt: skip
+
+
+def _undefined(serial: float, distributed: float) -> bool:
+    return not np.isfinite((serial, distributed)).any()
