@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from parc.remedies import Remedies
     from parc.report.trace import Detail, Trace
     from parc.small import Small
-    from parc.training import Progress, Run
+    from parc.training import Progress, RunResult
     from runtime.prove import Proof
 
     File = str | os.PathLike[str] | Source
@@ -269,7 +269,7 @@ def run(
     progress: Callable[[Progress], None] | None = None,
     told: Callable[[Diagnostic], None] | None = None,
     **options: Unpack[Options],
-) -> Run:
+) -> RunResult:
     """Train a `.par` file, or a lowered `.npu`, on emulated devices; or evaluate as many batches (`entry="evaluate"`).
     Raises `ParcError`.
 

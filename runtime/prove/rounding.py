@@ -25,7 +25,7 @@ from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from runtime.numpy import STORAGE, Context, Env, Kernel, LocalValue, plan, quiet, rounded
 from runtime.numpy.create import fractions, hashed
-from runtime.prove.serial import Differentiated, serial_gradients
+from runtime.prove.serial import SerialGradients, serial_gradients
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -211,8 +211,8 @@ def measured(
     states: Mapping[str, Array],
     batch: Mapping[str, Array],
     seed: int,
-    serial: Differentiated,
-) -> Differentiated:
+    serial: SerialGradients,
+) -> SerialGradients:
     """The largest difference that rounding made to each element, in `RUNS` runs of the serial step's forward and
     backward pass: arrays like those of `serial`."""
     most: dict[tuple[str, str], Array] = {}
@@ -224,7 +224,7 @@ def measured(
                 moved = np.abs(np.asarray(value, np.float64) - np.asarray(whole[name], np.float64))
             moved = np.where(np.isfinite(moved), moved, 0.0)
             most[name] = np.maximum(most[name], moved) if name in most else moved
-    return Differentiated(
+    return SerialGradients(
         most["loss", ""],
         {n: most["metric", n] for n in serial.metrics},
         {n: most["gradient", n] for n in serial.gradients},
@@ -232,6 +232,6 @@ def measured(
     )
 
 
-def _flat(d: Differentiated) -> dict[tuple[str, str], Array]:
+def _flat(d: SerialGradients) -> dict[tuple[str, str], Array]:
     kinds = {"metric": d.metrics, "gradient": d.gradients, "output": d.outputs}
     return {("loss", ""): d.loss} | {(kind, n): v for kind, found in kinds.items() for n, v in found.items()}

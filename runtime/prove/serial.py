@@ -92,7 +92,7 @@ def initial_state(training: Training) -> tuple[Arrays, Arrays]:
 
 
 @dataclass(frozen=True)
-class StepResult:
+class SerialStep:
     """What one step computes: everything by name. Gradients are as they leave the backward graph (loss-scaled)."""
 
     loss: Array
@@ -113,7 +113,7 @@ class Updated:
 
 
 @dataclass(frozen=True)
-class Differentiated:
+class SerialGradients:
     """What the forward and the backward graph compute; gradients as they leave the latter (loss-scaled)."""
 
     loss: Array
@@ -128,11 +128,11 @@ def serial_step(
     states: Mapping[str, Array],
     batch: Mapping[str, Array],
     seed: int | None = None,
-) -> StepResult:
+) -> SerialStep:
     """One training step on the whole logical batch. `seed` (of random numbers) is the job's, if left out."""
     found = serial_gradients(training, weights, states, batch, seed)
     updated = serial_update(training, found.gradients, weights, states, seed)
-    return StepResult(found.loss, found.metrics, found.gradients, updated.weights, updated.states, updated.reports)
+    return SerialStep(found.loss, found.metrics, found.gradients, updated.weights, updated.states, updated.reports)
 
 
 def serial_gradients(
@@ -142,7 +142,7 @@ def serial_gradients(
     batch: Mapping[str, Array],
     seed: int | None = None,
     watch: Watch | None = None,
-) -> Differentiated:
+) -> SerialGradients:
     """The step as far as the gradients."""
     ctx = Context(seed=training.job.seed if seed is None else seed)
     env: Arrays = {**batch, **weights, **states}
@@ -154,7 +154,7 @@ def serial_gradients(
     gradients = dict(zip((w.name for w in training.trained), found, strict=True))
     results = iter(outputs[1 : training.results])
     metrics, asked = ({name: next(results) for name in names} for names in (model.metrics, model.outputs))
-    return Differentiated(outputs[0], metrics, gradients, asked)
+    return SerialGradients(outputs[0], metrics, gradients, asked)
 
 
 def serial_update(

@@ -12,7 +12,7 @@ from compiler.ops.effects import Accumulate
 from compiler.program import Program
 from runtime.data.synthetic import synthetic
 from runtime.rank.executor import RankExecutor
-from runtime.rank.interpreter import Device, Held, RankBuffer
+from runtime.rank.interpreter import HeldArray, Rank, RankBuffer
 
 Where = tuple[str, int, int]
 """(function, chunk, micro-batch)."""
@@ -33,7 +33,7 @@ class Made(RankBuffer):
             self.device.log.append(("free", self))
 
 
-class Tracked(Device):
+class Tracked(Rank):
     log: list[tuple[str, Any]]
 
     def start(self) -> None:
@@ -45,7 +45,7 @@ class Tracked(Device):
         yield from super().run(action, chunk, micro)
         self.log.append(("end", self.action))
 
-    def new(self, array: Any, dtype: str, memory: str = "hbm") -> Held:
+    def new(self, array: Any, dtype: str, memory: str = "hbm") -> HeldArray:
         held = super().new(array, dtype, memory)
         if getattr(self, "action", ("", 0, 0))[0]:
             b = held.buffer
@@ -64,7 +64,7 @@ class Tracked(Device):
         self.site, self.made = id(instr), 0
         yield from super()._loop(instr, *rest)
 
-    def _save(self, name: str, held: Held) -> None:
+    def _save(self, name: str, held: HeldArray) -> None:
         super()._save(name, held)
         b = self.saved[name, self.micro].buffer
         if isinstance(b, Made):

@@ -15,7 +15,7 @@ from runtime.distribute import piece_of
 from runtime.mesh import Mesh
 from runtime.numpy.backend import Numpy
 from runtime.rank.executor import RankExecutor
-from runtime.rank.interpreter import Device
+from runtime.rank.interpreter import Rank
 from runtime.stacked import Emulator
 from tests.runtime import models, threads
 from tests.runtime.lists import Cells, Lists
@@ -69,7 +69,7 @@ def test_devices_whose_calls_block_give_the_same_bits(options: tuple[str, ...]) 
     found = threads.devices(program, Numpy())
     types = {i.name: i.type for i in program.inputs}
 
-    def pieces(device: Device, name: str, var: Value) -> list[Array]:
+    def pieces(device: Rank, name: str, var: Value) -> list[Array]:
         if name == "step":
             return [device.backend.copy(device.states["step"].array)]
         count = program.microbatches if TIME in var.layout.axes else 1

@@ -15,7 +15,7 @@ from fractions import Fraction
 from compiler.cost.kernels.drafts import ALL, Draft, Lifted
 from compiler.cost.kernels.routing import filled
 from compiler.cost.kernels.sized import Sized
-from compiler.cost.kernels.work import Collective, Copy, Loop, Meet, Part, Post, Product, Vector, Wait, Work
+from compiler.cost.kernels.work import Collective, Copy, Meet, Part, Post, Product, Vector, Wait, Work, WorkLoop
 from compiler.graph import ITEMSIZE, Graph, Node, Type, Value
 from compiler.layout import local_type
 from compiler.memory.tiers import FIRST
@@ -335,6 +335,6 @@ class _Lift:
             given[param.name] = value
         sunk = {i for i, v in enumerate(instr.outputs) if v.name in self.sunk and i >= op.carries}
         inner = _Lift(self.lifter, op.body, given, sunk)
-        self.add(instr, Loop(op.count, inner.part()))
+        self.add(instr, WorkLoop(op.count, inner.part()))
         for var, result in zip(instr.outputs, op.body.outputs):
             self.values[var.name].filled = inner.values[result.name].filled

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from compiler.cost.kernels.drafts import Draft, Lifted, masked_again
 from compiler.cost.kernels.routing import copies
 from compiler.cost.kernels.work import Collective, Part, Product, Vector
-from compiler.cost.kernels.work import Node as Kernel
+from compiler.cost.kernels.work import WorkNode as Kernel
 from compiler.graph import Graph, Node
 from compiler.ops import comm, effects
 from compiler.regions.region import Region
