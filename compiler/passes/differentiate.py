@@ -13,7 +13,7 @@ from compiler.origin import outer
 from compiler.passes.copying import graph_values
 from compiler.passes.prune import prune, prune_nodes
 from compiler.passes.recompute import Recompute
-from compiler.passes.residuals import Closing, ResidualContext
+from compiler.passes.residuals import Closing, Context
 from compiler.passes.simplify import anything, merge_equal, simplify
 from compiler.passes.sum_in_own_type import sum_in_own_type
 from compiler.passes.transpose import Label, cotangent, transpose
@@ -83,7 +83,7 @@ def differentiate(
         return named
 
     static = frozenset(forward.inputs) - frozenset(w.value for w in model.weights)
-    closing = Closing(ResidualContext(names, recompute, name), None, forward.inputs, forward.nodes, 0, static)
+    closing = Closing(Context(names, recompute, name), None, forward.inputs, forward.nodes, 0, static)
     if isinstance(scale, Value):
         closing.env[scale] = scale
     gradients = closing.close(live, grads)

@@ -36,7 +36,7 @@ class Closing:
 
     def __init__(
         self,
-        context: ResidualContext,
+        context: Context,
         path: str | None,
         early_inputs: Sequence[Value],
         early_nodes: Sequence[Node],
@@ -285,7 +285,7 @@ def _is_scaling(node: Node) -> bool:
     return isinstance(op, Map) and op.fn in ("add", "sub", "mul", "neg") and len(node.inputs) == 1
 
 
-class ResidualContext:
+class Context:
     """What all levels share. `name` makes a late value of an open one, under the name that it is to have.
 
     `never_again`: cheap values that late must not compute again, as it has them not where they were made.
