@@ -85,7 +85,7 @@ def sent_bytes(op: Op, type: Type, before: Layout, sizes: Mapping[str, int]) -> 
 
 
 def in_mesh_order(axes: Iterable[str], mesh: Iterable[str]) -> tuple[str, ...]:
-    """The one name of a group of devices: that a tensor's pieces lie in another order along them makes none of its own.
+    """Gives the axes in the order of the mesh: the group of devices is the same in whichever order pieces lie along them.
 
     mesh: the names of all axes, major to minor.
     """

@@ -302,6 +302,7 @@ def _claim(module: Module, kind: str, name: ast.Name, imported: Module | None = 
 
 
 def is_builtin(name: str) -> bool:
+    """Says whether the language itself has a function of this name."""
     from compiler.evaluate.builtins import BUILTINS
 
     return name in BUILTINS

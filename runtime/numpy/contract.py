@@ -41,6 +41,7 @@ class _Operand:
 
 @kernel(Contract)
 def plan_contract(op: Contract, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans one matrix product: the operands as (batch, rows, contracted) and (batch, contracted, columns)."""
     left, right = (_Operand.of(v, env.lead_axes) for v in ins)
     lead = np.broadcast_shapes(*(v.lead for v in ins)) if env.lead else ()
     out = _Operand.of(LocalValue(outs[0].type, lead, outs[0].logical, outs[0].axes), env.lead_axes)

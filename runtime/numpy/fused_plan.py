@@ -39,6 +39,7 @@ def scratch(dtype: Any, shape: tuple[int, ...], number: int) -> Array:
 
 
 def plan_fused(op: Fused, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Into:
+    """Plans a chain of elementwise ops, block by block, so that what lies between them stays in the cache."""
     from runtime.numpy import plan
 
     fast = _Writer(op, env).compile()

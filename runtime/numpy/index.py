@@ -52,6 +52,7 @@ class _Rows:
 
 @kernel(Take)
 def plan_take(op: Take, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans rows of a table by number; numbers of rows that lie elsewhere give zeros."""
     lead, (table, index) = env.lead, ins
     at = table.type.index(op.dim)
     batched = tuple(n for n in table.type.names if index.type.has(n))
@@ -75,6 +76,7 @@ def plan_take(op: Take, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
 
 @kernel(ScatterAdd)
 def plan_scatter_add(op: ScatterAdd, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans sums of rows by number, into zeros."""
     lead, (src, index), out = env.lead, ins, outs[0]
     batched = tuple(n for n in out.type.names if index.type.has(n))
     others = tuple(n for n in out.type.names if n != op.dim.name and n not in batched)
@@ -107,6 +109,7 @@ def plan_scatter_add(op: ScatterAdd, ins: Sequence[LocalValue], outs: Sequence[L
 
 @kernel(Scatter)
 def plan_scatter(op: Scatter, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans a table in which the rows of these numbers are replaced."""
     lead, (table, src, index) = env.lead, ins
     batched = tuple(n for n in table.type.names if index.type.has(n))
     others = tuple(n for n in table.type.names if n != op.dim and n not in batched)

@@ -211,6 +211,10 @@ def beginning(
 def started(
     executor: Callable[..., Executor] | None, program: Program, first: int, initial: Mapping[str, Array] | None
 ) -> Executor:
+    """Makes an executor (the emulator, if none is given) that has done `first` steps already.
+
+    initial: logical arrays by name in place of the declared initialisers.
+    """
     run = (executor or Emulator)(program, initial=initial)
     run.steps = first
     return run

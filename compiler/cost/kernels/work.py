@@ -69,7 +69,7 @@ class Vector:
 class Collective:
     """`op` (its mnemonic) over mesh axes. elements: of the whole (larger) side; of `itemsize` bytes.
 
-    role: `weights` (what is gathered hangs on weights alone, or is only written back), `gradients` (only accumulated,
+    role: `weights` (what is gathered depends on weights alone, or is only written back), `gradients` (only accumulated,
     or accumulated before), `activations`. The first two can run beside computation.
 
     whole: in `itemsize` bytes in any case, for the job computes in such: there is nothing narrower to cast to.
