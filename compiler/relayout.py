@@ -1,4 +1,4 @@
-"""How to get from one layout to another: the shortest sequence of collectives and local cuts, and what each of them moves."""
+"""From one layout to another: the shortest sequence of collectives and local cuts, and what each of them moves."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def sent_bytes(op: Op, type: Type, before: Layout, sizes: Mapping[str, int]) -> 
 
 
 def in_mesh_order(axes: Iterable[str], mesh: Iterable[str]) -> tuple[str, ...]:
-    """Gives the axes in the order of the mesh: the group of devices is the same in whichever order pieces lie along them.
+    """Gives axes in the order of the mesh: their devices are the same, in whichever order pieces lie along them.
 
     mesh: the names of all axes, major to minor.
     """

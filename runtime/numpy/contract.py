@@ -18,7 +18,7 @@ from math import prod
 import numpy as np
 
 from compiler.ops.contract import Contract
-from runtime.numpy.base import Array, Context, Env, Into, Kernel, LocalValue, finish, kernel
+from runtime.numpy.base import Array, CallContext, Env, Into, Kernel, LocalValue, finish, kernel
 
 _SMALL = 64  # up to this size a contiguous copy of a transposed operand pays
 
@@ -159,7 +159,7 @@ def _matmul(
     left_kept, right_kept, full = left.kept, right.kept, out.full
     declared = memory == out.names  # the result lies in memory as it is declared
 
-    def matmul(ctx: Context, x: Array, y: Array, out: Sequence[Array | None] | None = None) -> Array:
+    def matmul(ctx: CallContext, x: Array, y: Array, out: Sequence[Array | None] | None = None) -> Array:
         a = x.reshape(left_kept).transpose(a_perm).reshape(a_shape)
         b = y.reshape(right_kept).transpose(b_perm).reshape(b_shape)
         item = a.itemsize

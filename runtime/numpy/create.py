@@ -9,7 +9,7 @@ import numpy as np
 
 from compiler.graph import DIGITS
 from compiler.ops.create import Full, Iota, Normal, Random
-from runtime.numpy.base import STORAGE, Array, Context, Env, Kernel, LocalValue, finish, kernel, spread
+from runtime.numpy.base import STORAGE, Array, CallContext, Env, Kernel, LocalValue, finish, kernel, spread
 
 
 @kernel(Iota)
@@ -17,7 +17,7 @@ def plan_iota(op: Iota, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
     """Plans the numbers of this piece's places along the dim, which start at its logical offset."""
     offset, size, lead, start = env.offset(outs[0], 0), outs[0].type.shape[0], (1,) * env.lead, env.start
 
-    def iota(ctx: Context) -> Array:
+    def iota(ctx: CallContext) -> Array:
         positions = np.asarray(spread(offset(ctx) + start, 1, 0, size), np.int32)
         return positions if positions.ndim > 1 else positions.reshape((*lead, size))
 
@@ -68,7 +68,7 @@ def _drawn(
     offsets = [env.offset(out, i) for i in range(rank)]
     strides = [int(np.prod(out.logical.shape[i + 1 :], dtype=np.int64)) for i in range(rank)]
 
-    def draw(ctx: Context, *operands: Array) -> Array:
+    def draw(ctx: CallContext, *operands: Array) -> Array:
         key = hashed(np.array(ctx.seed % 2**64, np.uint64), stream, *operands)
         position: Array | int = 0
         for i, (offset, stride) in enumerate(zip(offsets, strides)):

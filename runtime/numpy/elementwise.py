@@ -17,7 +17,7 @@ from compiler.ops.shape import Rename
 from runtime.numpy.base import (
     STORAGE,
     Array,
-    Context,
+    CallContext,
     Env,
     Into,
     Kernel,
@@ -184,7 +184,7 @@ def _large(
     """A map of arrays only that writes into memory of its executor."""
     shapes, shape, storage = [v.shape for v in ins], out.shape, STORAGE[out.type.dtype]
 
-    def into(ctx: Context, *xs: Array, out: Sequence[Array | None] | None = None) -> Array:
+    def into(ctx: CallContext, *xs: Array, out: Sequence[Array | None] | None = None) -> Array:
         operands = [x if v is None else v(x) for x, v in zip(xs, views)]
         if any(x.shape != s for x, s in zip(xs, shapes)):  # differs along an axis although it should not
             return np.asarray(f(*operands))

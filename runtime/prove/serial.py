@@ -10,20 +10,20 @@ import numpy as np
 from compiler.graph import Graph, Node
 from compiler.model import Training
 from compiler.ops.repeat import Repeat
-from runtime.numpy import STORAGE, Context, Env, Kernel, LocalValue, plan, quiet
+from runtime.numpy import STORAGE, CallContext, Env, Kernel, LocalValue, plan, quiet
 from runtime.numpy.base import Array
 from runtime.numpy.initial import init_array
 
 Arrays = dict[str, Array]
 
-Watch = Callable[[Node, Context, Sequence[Array], tuple[Array, ...]], tuple[Array, ...]]
+Watch = Callable[[Node, CallContext, Sequence[Array], tuple[Array, ...]], tuple[Array, ...]]
 """Called after every node but loops, whose bodies it sees: (node, context, operands, results) -> what is used of it."""
 
 
 def run_graph(
     graph: Graph,
     env: Mapping[str, Array],
-    ctx: Context = Context(),  # noqa: B008
+    ctx: CallContext = CallContext(),  # noqa: B008
     watch: Watch | None = None,
 ) -> list[Array]:
     """The outputs of the graph, given its inputs by name. Raises KeyError where an input is missing."""
@@ -39,7 +39,7 @@ class _Compiled:
         self.graph, self.watch = graph, watch
         self.steps = [(node, _kernel(node, watch)) for node in graph]
 
-    def __call__(self, ctx: Context, inputs: Sequence[Array]) -> list[Array]:
+    def __call__(self, ctx: CallContext, inputs: Sequence[Array]) -> list[Array]:
         env = dict(zip((v.name for v in self.graph.inputs), inputs, strict=True))
         for node, kernel in self.steps:
             operands = [env[v.name] for v in node.inputs]
@@ -64,7 +64,7 @@ def _repeat(op: Repeat, watch: Watch | None) -> Kernel:
     last = op.carries + op.stacks
     result_types = [v.type for v in op.body.outputs[op.carries :]]
 
-    def loop(ctx: Context, *operands: Array) -> tuple[Array, ...]:
+    def loop(ctx: CallContext, *operands: Array) -> tuple[Array, ...]:
         carries, stacks, invariants = list(operands[: op.carries]), operands[op.carries : last], operands[last:]
         results = [np.empty((op.count, *t.shape), STORAGE[t.dtype]) for t in result_types]
         for i in reversed(range(op.count)) if op.reverse else range(op.count):
@@ -144,7 +144,7 @@ def serial_gradients(
     watch: Watch | None = None,
 ) -> SerialGradients:
     """The step as far as the gradients."""
-    ctx = Context(seed=training.job.seed if seed is None else seed)
+    ctx = CallContext(seed=training.job.seed if seed is None else seed)
     env: Arrays = {**batch, **weights, **states}
     model = training.model
     assert not training.rounds and training.finish is None, "the serial program has nothing set apart"
@@ -166,7 +166,7 @@ def serial_update(
     watch: Watch | None = None,
 ) -> Updated:
     """What the update makes of these gradients (by the names of their weights, as they leave the backward graph)."""
-    ctx = Context(seed=training.job.seed if seed is None else seed)
+    ctx = CallContext(seed=training.job.seed if seed is None else seed)
     env: Arrays = {**weights, **states}
     env.update(
         (v.name, gradients[w.name]) for v, w in zip(training.backward.outputs, training.model.trained, strict=True)
