@@ -13,13 +13,12 @@ sys.path.insert(0, str(ROOT))
 
 import parc
 from benchmarks.cost_scaling import least
-from compiler.driver import Compiled
+from compiler.driver import Compiled, run_passes
 from compiler.memory.caching_allocator import reserved
 from compiler.memory.fullest import traced
 from compiler.memory.occupancy import occupancy
 from compiler.memory.offsets import allocation
 from compiler.memory.peak import memory_use
-from compiler.passes.training import training
 from compiler.program import Program
 from compiler.schedules.rolled import families, rolled
 from compiler.text import show
@@ -56,7 +55,7 @@ def _schedules() -> None:
 
 
 PARTS = [
-    Part("training graph", lambda c: training(c.job), 0.1),
+    Part("training graph", lambda c: run_passes(c.job, "update"), 0.1),
     Part("printing the program", lambda c: show(c.program), 0.1),
     Part("memory over time", lambda c: occupancy(c.program), 0.2),
     Part("the page", lambda c: api.report(api.estimate(c)), 2.0),

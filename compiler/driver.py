@@ -1,41 +1,46 @@
-"""The way of a job through the passes, in order."""
+"""Runs the passes (`compiler.passes.pipeline.PASSES`) over a job."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from compiler.model import EVALUATE, TRAIN_STEP, Job, Training
-from compiler.passes.evaluation import evaluation
-from compiler.passes.lower import lower
-from compiler.passes.place.place import Placed, Undivided, place
-from compiler.passes.split import split
-from compiler.passes.stage import Staged, stage
-from compiler.passes.training import training
+from compiler.model import TRAIN_STEP, Job, Training
+from compiler.passes.pipeline import NAMES, PASSES, Pass, Work
+from compiler.passes.place.place import Placed, Undivided
+from compiler.passes.split import SplitGraphs
+from compiler.passes.stage import Staged
 from compiler.program import Program
 from dsl.diagnostics import Diagnostics
+
+Watch = Callable[[Pass, Work], None]
+"""Hears of each pass when it has run."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compiled:
-    """What each pass made of a job. `training` is the serial one, before anything was set apart for micro-batches
-    (`placed.training` is what was lowered): the proof compares with that."""
+    """What the passes made of a job: each stage once.
+
+    training: the serial one, before anything was set apart for micro-batches (`placed.training` is what was lowered):
+    the proof compares with that. split: the placed graphs as they are lowered, `placed` and `staged` as they were.
+    """
 
     job: Job
     training: Training
     placed: Placed
     staged: Staged
+    split: SplitGraphs
     program: Program
 
 
-def compile_job(job: Job, entry: str = TRAIN_STEP) -> Compiled:
-    """Differentiate, lay out, cut into stages, lower: the program has one entry. Raises ParcError with all that is
-    wrong."""
-    _refuse_unlowered(job)
-    graphs, placed = prepare(job, entry)
-    placed, stages = split(placed, stage(placed))
-    program = lower(placed, stages)
-    return Compiled(job, graphs, placed, stages, program)
+def compile_job(given: Job | Training | Placed, entry: str = TRAIN_STEP, watch: Watch | None = None) -> Compiled:
+    """All passes, or those behind the stage that is given: the program has one entry. Raises ParcError with all that is
+    wrong.
+
+    A placed graph has no serial one behind it: its own stands in the place of `training`; no proof compares with it.
+    """
+    w = run_passes(given, entry=entry, watch=watch, lowered=True)
+    return Compiled(w.job, w.serial, w.placed, w.staged, w.split, w.program)
 
 
 def joined(programs: Sequence[Program]) -> Program:
@@ -45,24 +50,54 @@ def joined(programs: Sequence[Program]) -> Program:
     return replace(programs[0], inputs=tuple(inputs.values()), entries=entries)
 
 
-GRAPHS = {TRAIN_STEP: training, EVALUATE: evaluation}
-"""What makes the graphs of each entry."""
+def run_passes(
+    given: Job | Training | Placed,
+    last: str = PASSES[-1].name,
+    entry: str = TRAIN_STEP,
+    watch: Watch | None = None,
+    lowered: bool = False,
+) -> Work:
+    """The passes behind what is given up to the one called `last`; lowered: refuses at once what no pass lowers.
 
-
-def prepare(job: Job, entry: str = TRAIN_STEP) -> tuple[Training, Placed]:
-    """Differentiate and lay out. What turns out to be needed of whole batches is set apart, and all is done again."""
-    serial = graphs = GRAPHS[entry](job)
-    whole: dict[str, None] = {}
-    parts: dict[str, None] = {}
-    while True:
+    What placing finds to be needed of whole batches is set apart, and all is done again. Raises ParcError with all that
+    is wrong.
+    """
+    work, at = _begun(given, entry)
+    if lowered:
+        _refuse_unlowered(work.job)
+    while at < len(PASSES):
+        step = PASSES[at]
+        if step.trains and not work.trains:
+            at += 1
+            continue
         try:
-            return serial, place(graphs)
+            step.run(work)
         except Undivided as found:
-            known = len(whole) + len(parts)
-            whole |= dict.fromkeys(found.whole)
-            parts |= dict.fromkeys(found.parts)
-            assert len(whole) + len(parts) > known, (found.whole, found.parts)
-        graphs = GRAPHS[entry](job, tuple(whole), tuple(parts))
+            known = len(work.whole) + len(work.parts)
+            work.whole |= dict.fromkeys(found.whole)
+            work.parts |= dict.fromkeys(found.parts)
+            assert isinstance(given, Job), "a training graph's text has whole batches set apart"
+            assert len(work.whole) + len(work.parts) > known, (found.whole, found.parts)
+            at = 0
+            continue
+        if watch is not None:
+            watch(step, work)
+        if step.name == last:
+            break
+        at += 1
+    return work
+
+
+def _begun(given: Job | Training | Placed, entry: str) -> tuple[Work, int]:
+    """What there is already, and the first pass that is to run."""
+    if isinstance(given, Job):
+        return Work(job=given, entry=entry), 0
+    training = given if isinstance(given, Training) else given.training
+    work = Work(job=training.job, entry=training.entry)
+    work.training = work.serial = training
+    if isinstance(given, Placed):
+        work.placed = given
+    return work, NAMES.index("place" if isinstance(given, Training) else "stage")
 
 
 def _refuse_unlowered(job: Job) -> None:

@@ -176,7 +176,7 @@ class Graph:
         return hash((self.name, len(self.nodes), *names_of(self.inputs)))
 
     def __str__(self) -> str:
-        from compiler.show import show_graph
+        from compiler.text.stages import show_graph
 
         return show_graph(self)
 

@@ -44,6 +44,11 @@ class Layout:
                 return i
         return None
 
+    def stacked(self) -> Layout:
+        """Of a stack of such values: their dims behind a whole one."""
+        halo = tuple((d + 1, left, right) for d, left, right in self.halo)
+        return Layout(((), *self.dims), self.pending, halo)
+
     def resolved(self) -> Layout:
         """The same without pending reductions."""
         return Layout(self.dims, (), self.halo)

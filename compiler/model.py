@@ -432,6 +432,13 @@ class Training:
         return self.model.trained if self.trains else ()
 
     @property
+    def graphs(self) -> tuple[Graph, ...]:
+        """All graphs, in the order in which a step runs them."""
+        end = [self.finish.graph] if self.finish is not None else []
+        back, update = ([self.backward], [self.update]) if self.trains else ([], [])
+        return (*(r.graph for r in self.rounds), self.forward, *back, *end, *update)
+
+    @property
     def summed(self) -> tuple[str, ...]:
         """The metrics that the forward graph puts out: all but those that are finished later."""
         return tuple(m for m in self.model.metrics if self.finish is None or m not in self.finish.metrics)

@@ -5,7 +5,7 @@ Text form: `compiler.text` (printer and parser, `parse(show(p)) == p`); legality
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -322,3 +322,17 @@ class Program:
         for a in self.axes:
             n *= a.size if a.kind != "time" else 1
         return n
+
+
+def on_updates(program: Program, change: Callable[[DeviceClass, Graph], Graph]) -> Program:
+    """The program with other bodies of U. Classes that share their functions share them again."""
+    made: dict[int, tuple[Function, ...]] = {}
+
+    def functions(cls: DeviceClass) -> tuple[Function, ...]:
+        if id(cls.functions) not in made:
+            made[id(cls.functions)] = tuple(
+                replace(f, body=change(cls, f.body)) if f.phase is FunctionPhase.UPDATE else f for f in cls.functions
+            )
+        return made[id(cls.functions)]
+
+    return program.with_classes(replace(c, functions=functions(c)) for c in program.classes)

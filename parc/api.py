@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from compiler.evaluate import Check, CheckResult, Evaluation
     from compiler.evaluate.sizes import Sizes
     from compiler.explain import Explanation
-    from compiler.model import Device, Job
+    from compiler.model import Device, Job, Training
+    from compiler.passes.place.place import Placed
     from compiler.program import Program
     from dsl import ast
     from dsl.codes import Code
     from dsl.diagnostics import Diagnostic
     from dsl.source import Source
+    from parc.emitted import PassTiming
     from parc.estimate import Estimate
     from parc.price import Price
     from parc.remedies import Remedies
@@ -140,14 +142,19 @@ def compile(file: File, **options: Unpack[Options]) -> Compiled:
     Raises `ParcError`, for a schedule that hangs too.
     """
     from compiler.driver import compile_job
-    from dsl.diagnostics import ParcError
 
     compiled = compile_job(evaluate(file, **options).job, options.get("entry", "train_step"))
+    _refuse(compiled)
+    _warn(compiled.job, options, compiled)
+    return compiled
+
+
+def _refuse(compiled: Compiled) -> None:
+    from dsl.diagnostics import ParcError
+
     found = _verified(compiled)
     if found:
         raise ParcError(*found)
-    _warn(compiled.job, options, compiled)
-    return compiled
 
 
 def _warn(job: Job, options: Options, compiled: Compiled | None = None) -> None:
@@ -164,32 +171,46 @@ def _warn(job: Job, options: Options, compiled: Compiled | None = None) -> None:
             warned(warning)
 
 
-def emit(file: File, stage: Stage = "program", *, entries: Sequence[Entry] = (), **options: Unpack[Options]) -> str:
-    """The text of a job after a stage; later stages are not run. Raises `ParcError`.
+def emit(
+    file: File,
+    stage: Stage | str = "program",
+    timed: Callable[[PassTiming], None] | None = None,
+    *,
+    entries: Sequence[Entry] = (),
+    **options: Unpack[Options],
+) -> str:
+    """The text of a job after a stage, or after a pass (`after:NAME`); later ones are not run.
 
     entries: those that the program is to have, in this order; before the last stage the first of them.
+    The file may be such a text itself (`.graph`, `.training`, `.placed`, `.npu`): the passes behind it are run. `timed`
+    hears of each pass on the way to a program. Raises `ParcError`; TypeError for options that choose what the text of a
+    stage has no choice of, ValueError for a stage that is before it.
     """
-    if entries:
-        options["entry"] = entries[0]
     if stage == "ast":
         from dsl.printer import dump
 
         return dump(_tree(file))
-    if stage == "program":
-        from compiler.driver import joined
+    if is_program(_name(file)):
         from compiler.text import show
 
-        first = compile(file, **options).program
-        programs = [first]
-        for entry in entries[1:]:
-            others: Options = {**options, "entry": entry, "warned": lambda warning: None}
-            programs.append(compile(file, **others).program)
-        return show(_legal(joined(programs)))
-    from parc.emitted import early
+        if stage != "program":
+            raise ValueError(f"{_name(file)} is behind `{stage}`")
+        return show(load_program(file, **options))
+    from compiler.driver import joined
+    from compiler.model import Job
+    from compiler.text import show
+    from parc.emitted import early, lowered
 
-    job = evaluate(file, **options).job
-    text = early(job, stage, options.get("entry", "train_step"))
-    _warn(job, options)
+    first, *others = entries or (options.get("entry", "train_step"),)
+    given = _staged(file, options) if is_stage(_name(file)) else evaluate(file, **options).job
+    if stage == "program":
+        compiled = lowered(given, first, timed)
+        _refuse(compiled)
+        _warn(compiled.job, options, compiled)
+        return show(_legal(joined([compiled.program, *(lowered(given, entry).program for entry in others)])))
+    text = early(given, stage, first)
+    if isinstance(given, Job):
+        _warn(given, options)
     return text
 
 
@@ -202,6 +223,18 @@ def _legal(program: Program) -> Program:
     if found:
         raise ParcError(*found)
     return program
+
+
+def _staged(file: File, options: Options) -> Job | Training | Placed:
+    from compiler.text.stages import parse_stage
+    from dsl.files import load
+    from dsl.source import Source
+
+    given = [name for name in ("params", "job", "strategy", "double") if options.get(name)]
+    if given:
+        raise TypeError(f"{_name(file)} is the text of one job: `{given[0]}` goes with the `.par` file")
+    source = file if isinstance(file, Source) else load(file)
+    return parse_stage(source.text, source.name)
 
 
 def load_program(file: File, **options: Unpack[Options]) -> Program:
@@ -231,6 +264,11 @@ def load_program(file: File, **options: Unpack[Options]) -> Program:
         return program.only(entry or names[0])
     help = f"it has {', '.join(names)}; `parc compile FILE --entry {names[0]} --entry {entry}` gives it both"
     raise fail("E0101", f"the program has no entry `{entry}`", help=help)
+
+
+def is_stage(name: str) -> bool:
+    """Whether a file of this name holds the text of a job after one of the stages before the program."""
+    return name.endswith((".graph", ".training", ".placed"))
 
 
 def is_program(name: str) -> bool:
@@ -452,13 +490,10 @@ def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Expla
     """Why a tensor has its layout and what is sent for it. Raises `ParcError`, for an unknown tensor too."""
     from compiler.driver import compile_job
     from compiler.explain import explain_tensor
-    from compiler.passes.place.place import place
-    from compiler.passes.stage import stage
 
     compiled = compile_job(evaluate(file, **options).job)
     _warn(compiled.job, options)
-    placed = place(compiled.placed.training)  # as it was before a schedule split the backward pass in two
-    return explain_tensor(placed, stage(placed), compiled.program, tensor)
+    return explain_tensor(compiled.placed, compiled.staged, compiled.program, tensor)
 
 
 def explain(code: str) -> Code:

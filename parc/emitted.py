@@ -1,45 +1,82 @@
-"""The text of a job after one of the earlier stages: its graphs, one behind the other."""
+"""The text of a job after a stage, or after a pass, and how long the passes took."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from compiler.driver import GRAPHS, prepare
-from compiler.show import show_graph
-from compiler.text.printer import show_type
+from compiler import driver
+from compiler.driver import Compiled, run_passes
+from compiler.graph import Graph
+from compiler.model import Job, Training
+from compiler.ops.repeat import Repeat
+from compiler.passes.pipeline import NAMES, PASSES, Pass, Work
+from compiler.passes.place.place import Placed
+from compiler.program import Program
+from compiler.text import show
+from compiler.text.stages import show_graph, show_stage
 from dsl.diagnostics import ParcError
 
-if TYPE_CHECKING:
-    from compiler.graph import Value
-    from compiler.model import Job
-    from compiler.passes.place.place import Placed
-    from parc.api import Stage
+
+@dataclass(frozen=True, slots=True)
+class PassTiming:
+    """CPU seconds of a pass, and the nodes of what there is afterwards (those inside loops counted once)."""
+
+    name: str
+    seconds: float
+    nodes: int
 
 
-def early(job: Job, stage: Stage, entry: str) -> str:
-    """Of `graph`, `training` or `placed`. Raises ParcError."""
-    if stage == "graph":
-        return str(job.model_of(entry).graph)
+class Timer:
+    """Tells of each pass that `compile_job(…, timer)` runs."""
+
+    def __init__(self, timed: Callable[[PassTiming], None]) -> None:
+        self._timed, self._since = timed, time.process_time()
+
+    def __call__(self, step: Pass, work: Work) -> None:
+        self.tell(step.name, step.made(work))
+
+    def tell(self, name: str, made: tuple[Graph, ...] | Program) -> None:
+        """What was done since; counting the nodes is no part of it."""
+        self._timed(PassTiming(name, time.process_time() - self._since, _nodes(made)))
+        self._since = time.process_time()
+
+
+def _nodes(made: tuple[Graph, ...] | Program) -> int:
+    if isinstance(made, Program):
+        return sum(_size(f.body) for c in made.classes for f in c.functions)
+    return sum(map(_size, made))
+
+
+def _size(graph: Graph) -> int:
+    return sum(1 + (_size(n.op.body) if isinstance(n.op, Repeat) else 0) for n in graph.nodes)
+
+
+def lowered(given: Job | Training | Placed, entry: str, timed: Callable[[PassTiming], None] | None = None) -> Compiled:
+    """All passes. Raises ParcError."""
+    return driver.compile_job(given, entry, Timer(timed) if timed is not None else None)
+
+
+def early(given: Job | Training | Placed, stage: str, entry: str) -> str:
+    """`graph`, `training` or `placed`, and what is behind a pass: `after:NAME`. Raises ParcError."""
+    if stage == "graph" and isinstance(given, Job):
+        return show_stage(given)
     if stage == "placed":
-        return _show_placed(prepare(job, entry)[1])
-    try:
-        graphs = prepare(job, entry)[1].training
-    except ParcError:  # there is a training graph all the same
-        graphs = GRAPHS[entry](job)
-    end = [graphs.finish.graph] if graphs.finish is not None else []
-    back, update = ([graphs.backward], [graphs.update]) if graphs.trains else ([], [])
-    every = [*(r.graph for r in graphs.rounds), graphs.forward, *back, *end, *update]
-    return "\n".join(map(str, every))
-
-
-def _show_placed(placed: Placed) -> str:
-    """The graphs with the layout of each value in its type."""
-
-    def shown(v: Value) -> str:
-        return f"%{v.name}: {show_type(v.type, placed.layouts[v.name], placed.sizes)}"
-
-    before = [graph for r in placed.rounds for graph in (r.batch, r.settle)]
-    end = [placed.finish] if placed.finish is not None else []
-    back, update = ([placed.backward], [placed.update]) if placed.training.trains else ([], [])
-    every = [*before, placed.forward, *back, *end, *update]
-    return "\n".join(show_graph(graph, shown) for graph in every)
+        return show_stage(given if isinstance(given, Placed) else run_passes(given, "place", entry).placed)
+    if stage == "training" and not isinstance(given, Placed):
+        try:
+            return show_stage(run_passes(given, "place", entry).training)
+        except ParcError:  # there is a training graph all the same
+            return show_stage(run_passes(given, "update", entry).training)
+    name = stage.removeprefix("after:")
+    step = next((p for p in PASSES if p.name == name), None)
+    behind = {Job: 0, Training: NAMES.index("place"), Placed: NAMES.index("stage")}[type(given)]
+    if step is None or NAMES.index(name) < behind:
+        raise ValueError(f"the text is behind `{stage}`")
+    work = run_passes(given, name, entry)
+    made = step.made(work)
+    if isinstance(made, Program):
+        return show(made)
+    laid = any(v.layout is not None for g in made for v in g.outputs)
+    return "\n".join(show_graph(g, "graph", work.placed.sizes if laid else {}) for g in made)

@@ -58,7 +58,7 @@ class Results:
         """Of products that a step needs; it depends on the model alone."""
         from compiler.cost.kernels.flops import model_flops
 
-        return model_flops(self.compiled.job.model)
+        return model_flops(self.compiled.training)
 
     @cached_property
     def systems(self) -> Systems | None:

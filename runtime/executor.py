@@ -6,7 +6,7 @@ Logical arrays go in and come out, as numpy's; how states, inputs and values are
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,11 +18,15 @@ from compiler.liveness import walk
 from compiler.ops.effects import Input
 from compiler.origin import Role
 from compiler.program import LASTING, DeviceClass, FunctionPhase, Program, StateDecl
+from dsl.diagnostics import fail
 from runtime.distribute import Array, own_part
 from runtime.inputs import check_batch
 from runtime.mesh import Mesh, logical, logical_type
 from runtime.numpy import quiet
 from runtime.state import Arrays, Piece, initial_array, joined, magnitudes
+
+_SHOWN = 8
+"""Of those that hang."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +250,15 @@ class LocalExecutor(ABC):
         """The inputs that a group reads: name, the value that it becomes there, and the logical type."""
         for (name, _), var in self._inputs[id(self.classes[group])].items():
             yield name, var, self._types.get(name, Type("int32"))
+
+
+def check_hang(who: str, waits: Sequence[str]) -> None:
+    """Raise E0702 if anybody waits for what never comes; `who`: what runs schedules: `device group`."""
+    if waits:
+        raise fail(
+            "E0702", f"the schedule hangs: no {who} can go on", notes=[(told, None) for told in waits[:_SHOWN]],
+            help="every receive needs a send that comes before it in the order of the stage that sends",
+        )  # fmt: skip
 
 
 def inputs_of(cls: DeviceClass) -> dict[tuple[str, Layout], Value]:

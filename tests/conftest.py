@@ -67,5 +67,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--update-golden`: files of tests/golden follow what is lowered now, where that is proved."""
+    """`--update-golden`: files of tests/golden follow what is lowered now, where that is proved.
+
+    `--update-fixtures`: those of tests/passes/fixtures follow what the passes do now.
+    """
+    parser.addoption(
+        "--update-fixtures", action="store_true", help="replace what comes out of passes in their fixtures"
+    )
     parser.addoption("--update-golden", action="store_true", help="replace golden programs that changed, if proved")

@@ -25,7 +25,6 @@ def classes(package: str) -> Iterator[tuple[str, str]]:
                 yield node.name, str(file.relative_to(ROOT))
 
 
-@pytest.mark.xfail(reason="two classes are called Step")
 def test_class_names_have_one_meaning() -> None:
     found = defaultdict(list)
     for package in PACKAGES:

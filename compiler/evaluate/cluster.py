@@ -15,7 +15,7 @@ from compiler.evaluate.session import Session, listed
 from compiler.evaluate.software import check_stack, foreign_stack
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Defined, Skip
-from compiler.memory.tiers import Memory
+from compiler.memory.tiers import EXAMPLES, Memory
 from compiler.model import TOPOLOGIES, Cluster, Device, Level
 from dsl import ast, units
 from dsl.diagnostics import ParcError, did_you_mean, fail
@@ -126,17 +126,14 @@ def _topology(s: ast.Setting, levels: list[Level]) -> None:
 
 
 def _memory(statement: ast.Setting, memories: Sequence[Memory], scope: Scope) -> Memory:
-    """`host memory 768 GiB, 200 GB/s over 32 GB/s`, `nvme capacity 3.2 TB over 6 GB/s`."""
+    """A memory as one of `EXAMPLES` describes it: its capacity, perhaps its bandwidth, and the link to a device."""
     kind, words = statement.keyword.id, tuple(w.id for w in statement.words)
-    forms = {"host": "memory", "nvme": "capacity"}
-    if kind not in forms:
-        help = did_you_mean(kind, (*_OTHERS, *forms)) or f"there are {listed((*_OTHERS, *forms))}"
+    if kind not in EXAMPLES:
+        help = did_you_mean(kind, (*_OTHERS, *EXAMPLES)) or f"there are {listed((*_OTHERS, *EXAMPLES))}"
         raise fail("E0313", f"a cluster has no `{kind}`", statement.keyword.span, help=help)
-    if words not in ((), (forms[kind],)) or not 1 <= len(statement.values) <= 2 or len(statement.clauses) != 1:
-        help = (
-            "`host memory 768 GiB, 200 GB/s over 32 GB/s`" if kind == "host" else "`nvme capacity 3.2 TB over 6 GB/s`"
-        )
-        raise fail("E0313", f"this does not describe `{kind}` memory", statement.span, help=help)
+    word = EXAMPLES[kind].split()[1]
+    if words not in ((), (word,)) or not 1 <= len(statement.values) <= 2 or len(statement.clauses) != 1:
+        raise fail("E0313", f"this does not describe `{kind}` memory", statement.span, help=EXAMPLES[kind])
     if any(m.name == kind for m in memories):
         raise fail("E0102", f"there are two `{kind}` memories", statement.span)
     ((_, over),) = statement.clauses

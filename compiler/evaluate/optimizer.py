@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from compiler.evaluate import static
 from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate, tensor
@@ -14,6 +16,9 @@ from compiler.evaluate.values import Defined, Skip, WeightVar, is_static, plain
 from compiler.graph import Graph, Names, Type, Value
 from compiler.model import STEP_DTYPE, Precision, Weight, WeightUpdate
 from compiler.ops.elementwise import Transpose
+from compiler.ops.repeat import Repeat
+from compiler.origin import Origin
+from compiler.passes.copying import copy_graph
 from dsl import ast
 from dsl.diagnostics import ParcError, fail
 
@@ -37,11 +42,17 @@ def build_updates(
         if parameter.target.name.id in (*GIVEN, "clip"):
             message = f"`{parameter.target.name.id}` is given to every optimizer"
             raise fail("E0102", message, parameter.span, help="choose another name")
-    updates = []
+    updates: list[WeightUpdate] = []
+    kinds: dict[tuple[Type, tuple[str, ...]], tuple[WeightUpdate, Weight]] = {}
     precision = Precision(precision.master, precision.master)
     for weight in weights:
         before = session.failures
+        kind = weight.value.type, weight.loops
+        if kind in kinds:
+            updates.append(_same(*kinds[kind], weight, names))
+            continue
         updates.append(_update(session, module, entry, call, weight, names, precision))
+        kinds[kind] = updates[-1], weight
         if session.failures > before:  # the next weight would fail likewise
             raise Skip
     return tuple(updates), clip
@@ -96,6 +107,26 @@ def _update(
     states = tuple(making.states.values())
     graph = Graph(path, (step, w, g, *(s.value for s in states)), tuple(frame.builder.nodes), tuple(finals))
     return WeightUpdate(weight.name, states, graph)
+
+
+def _same(update: WeightUpdate, of: Weight, weight: Weight, names: Names) -> WeightUpdate:
+    """The update of another weight of the same type, for this one: it is evaluated once for all of them."""
+    begin = len(of.name)  # all values of an update are called after its weight
+
+    def rename(value: Value) -> tuple[str, Origin]:
+        name = weight.name + value.name[begin:]
+        return name, Origin(name)
+
+    def named(graph: Graph) -> Graph:
+        nodes = tuple(
+            replace(n, op=replace(n.op, body=named(n.op.body))) if isinstance(n.op, Repeat) else n for n in graph.nodes
+        )
+        return replace(graph, name=weight.name + graph.name[begin:], nodes=nodes)
+
+    graph = named(copy_graph(update.graph, names, rename))
+    given = graph.inputs[len(graph.inputs) - len(update.states) :]
+    states = [replace(s, value=v, of=weight.name) for s, v in zip(update.states, given, strict=True)]
+    return WeightUpdate(weight.name, tuple(states), graph)
 
 
 def _final(name: str, type: Type, scope: Scope, entry: Defined, before: Value) -> Value:

@@ -17,6 +17,7 @@ from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Call, Session, is_std, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
+from compiler.memory.tiers import EXAMPLES
 from compiler.model import (
     CLASSES,
     Cluster,
@@ -36,7 +37,6 @@ from dsl.diagnostics import ParcError, did_you_mean, fail, plural
 from dsl.source import Span
 
 _SHARDED = ("optimizer", "gradients", "weights")
-_MEMORIES = ("host", "nvme")
 
 
 @dataclass
@@ -107,8 +107,8 @@ class Expander:
             case ast.Offload():
                 classes = self._classes(statement.classes, CLASSES)
                 memory = statement.memory.id
-                if memory not in _MEMORIES:
-                    help = did_you_mean(memory, _MEMORIES) or f"there are {listed(_MEMORIES)}"
+                if memory not in EXAMPLES:
+                    help = did_you_mean(memory, EXAMPLES) or f"there are {listed(EXAMPLES)}"
                     raise fail("E0412", f"there is no memory `{memory}`", statement.memory.span, help=help)
                 rules.offloads.append(OffloadRule(classes, memory, self._scope(statement.scope), self.span(statement)))
             case ast.Apply():

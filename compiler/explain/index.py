@@ -22,7 +22,7 @@ from compiler.origin import Phase
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import Staged
 from compiler.program import FunctionPhase, Program
-from compiler.relayout import Step, plan_relayout
+from compiler.relayout import RelayoutStep, plan_relayout
 from compiler.text.printer import show_type
 from compiler.traffic import sent_bytes
 
@@ -115,7 +115,7 @@ class Index:
 
     def local(self, value: Value, layout: Layout | None = None) -> Type:
         """What one device holds of it."""
-        return local_type(self.type(value), layout or self.placed.layouts[value.name], self.placed.sizes)
+        return local_type(self.type(value), layout or value.layout, self.placed.sizes)
 
     def cut_loops(self) -> Iterator[tuple[Node, Repeat]]:
         """The loop that is cut into stages, forward and backward."""
@@ -142,7 +142,7 @@ class Index:
 
     def shown(self, value: Value, layout: Layout | None = None) -> str:
         """The type with the value's layout, or another one."""
-        return show_type(self.type(value), layout or self.placed.layouts[value.name], self.placed.sizes)
+        return show_type(self.type(value), layout or value.layout, self.placed.sizes)
 
     def family(self, value: Value, weight: Weight | None) -> dict[str, str]:
         """Names of the values that are the tensor, its gradient or its new value, in whatever layout."""
@@ -234,12 +234,12 @@ class Index:
             op, source = p.node.op, p.node.inputs[0] if p.node.inputs else None
             if source is None or source.name not in family or not (isinstance(op, Comm) and op.message):
                 continue
-            before = self.placed.layouts[source.name]
+            before = source.layout
             out = p.node.output
             steps = (
                 plan_relayout(source.type, before, op.layout, sizes)
                 if isinstance(op, Relayout)
-                else [Step(op, self.placed.layouts[out.name])]
+                else [RelayoutStep(op, out.layout)]
             )
             total = 0.0
             kinds: list[str] = []

@@ -76,7 +76,7 @@ class _Explainer:
     def explain(self, name: str) -> Explanation:
         value = self._find(name)
         weight = next((w for w in self.training.model.weights if w.name == value.name), None)
-        layout = self._compute(weight) if weight is not None else self.placed.layouts[value.name]
+        layout = self._compute(weight) if weight is not None else value.layout
         whole = local_type(value.type, _time_only(layout), self.placed.sizes).bytes
         family = self.index.family(value, weight)
         axes = [a for a in self.placed.axes if a != TIME or weight is None]

@@ -10,6 +10,10 @@ FIRST = "hbm"
 """The memory in which devices compute. What is said to be in none lies there."""
 
 
+EXAMPLES = {"host": "`host memory 768 GiB, 200 GB/s over 32 GB/s`", "nvme": "`nvme capacity 3.2 TB over 6 GB/s`"}
+"""The memories that a server may have besides its devices' own, each as a cluster describes it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """A memory of a cluster, as programs call it by `name`.

@@ -106,7 +106,8 @@ def _layout(dims: list[tuple[str, ...]], pending: Mapping[str, str], sizes: Size
     return Layout(tuple(dims), in_order(pending.items(), sizes))
 
 
-def _dim(name: str, x: Operand) -> int:
+def dim_of(name: str, x: Operand) -> int:
+    """The position of a dim; LayoutError if the operand has none of that name."""
     if not x.type.has(name):
         raise LayoutError(f"%{x.name} has no dim {name}")
     return x.type.index(name)
@@ -125,7 +126,7 @@ def _replicated(axes: tuple[str, ...], x: Operand) -> None:
 
 
 def _remove(dims: list[tuple[str, ...]], name: str, axes: tuple[str, ...], x: Operand, sizes: Sizes) -> None:
-    i = _dim(name, x)
+    i = dim_of(name, x)
     if dims[i][-len(axes) :] != axes:
         held = "/".join(dims[i]) or "nothing"
         raise LayoutError(f"{name} of %{x.name} is split on {held}: {'/'.join(axes)} are not its minor-most axes")
@@ -135,7 +136,7 @@ def _remove(dims: list[tuple[str, ...]], name: str, axes: tuple[str, ...], x: Op
 
 
 def _append(dims: list[tuple[str, ...]], name: str, axes: tuple[str, ...], x: Operand, sizes: Sizes) -> None:
-    i = _dim(name, x)
+    i = dim_of(name, x)
     _even(i, dims[i], (*dims[i], *axes), x, sizes)
     dims[i] = (*dims[i], *axes)
 
@@ -333,105 +334,8 @@ class MaskPad(Comm):
     def after(self, x: Operand, sizes: Sizes) -> Layout:
         if x.layout.pending and self.value != 0:
             raise LayoutError(f"%{x.name} is a pending sum: only 0 can be put into its unused elements")
-        _dim(self.dim, x)
+        dim_of(self.dim, x)
         return x.layout
 
     def fills(self, known: Mapping[str, float]) -> Mapping[str, float]:
         return {**known, self.dim: self.value}
-
-
-@dataclass(frozen=True, slots=True)
-class _Borders(Comm):
-    """Base of exchanges of borders."""
-
-    message: ClassVar[bool] = True
-    pattern: ClassVar[Pattern] = Pattern.NEIGHBOURS
-    dim: str
-    axes: tuple[str, ...]
-    left: int
-    right: int
-
-    def sent(self, piece: Type, sizes: Sizes) -> float:
-        return piece.bytes / piece.size(self.dim) * (self.left + self.right)
-
-    def volume(self, before: Type, after: Type, sizes: Sizes) -> int:
-        return before.elements // before.size(self.dim) * (self.left + self.right)
-
-
-@dataclass(frozen=True, slots=True)
-class Halo(_Borders):
-    """Fetch `left`/`right` elements of `dim` from the neighbours along `axes`; `fill` at the ends."""
-
-    mnemonic: ClassVar[str] = "halo"
-    spelling: ClassVar[tuple[tuple[str, str], ...]] = (
-        *(("", "dim"), ("over", "axes"), ("left", "left"), ("right", "right"), ("with", "fill")),
-    )
-    fill: float
-
-    def after(self, x: Operand, sizes: Sizes) -> Layout:
-        i, layout = _dim(self.dim, x), x.layout
-        if layout.dims[i] != self.axes or any(d == i for d, _, _ in layout.halo):
-            along = "/".join(layout.dims[i]) or "it has none"
-            raise LayoutError(f"borders of {self.dim} go along all of its axes, once: {along}")
-        if layout.pending and self.fill != 0:
-            raise LayoutError(f"%{x.name} is a pending sum: only 0 can stand beyond its ends")
-        n, size = self.devices(sizes), x.type.dims[i].size
-        if min(self.left, self.right) < 0 or max(self.left, self.right) * n > size:
-            raise LayoutError(f"borders of {self.left} and {self.right}: a piece of {self.dim} has {size // n}")
-        return Layout(layout.dims, layout.pending, tuple(sorted((*layout.halo, (i, self.left, self.right)))))
-
-
-@dataclass(frozen=True, slots=True)
-class HaloAdd(_Borders):
-    """Adjoint of `halo`: borders are sent back and added; what lies beyond the ends is dropped."""
-
-    mnemonic: ClassVar[str] = "halo_add"
-    spelling: ClassVar[tuple[tuple[str, str], ...]] = (
-        *(("", "dim"), ("over", "axes"), ("left", "left"), ("right", "right")),
-    )
-
-    def after(self, x: Operand, sizes: Sizes) -> Layout:
-        i, layout = _dim(self.dim, x), x.layout
-        if layout.dims[i] != self.axes or (i, self.left, self.right) not in layout.halo:
-            borders, along = f"({self.left}, {self.right})", "/".join(self.axes)
-            raise LayoutError(f"{self.dim} of %{x.name} has no borders {borders} along {along}")
-        if any(fn != "sum" for _, fn in layout.pending):
-            raise LayoutError("borders of a pending maximum cannot be added")
-        return Layout(layout.dims, layout.pending, tuple(h for h in layout.halo if h[0] != i))
-
-
-@dataclass(frozen=True, slots=True)
-class ShiftAcross(Comm):
-    """Every element moves `by` places along `dim`, from piece to piece along `axes`; `fill` follows."""
-
-    mnemonic: ClassVar[str] = "shift_across"
-    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "dim"), ("over", "axes"), ("by", "by"), ("with", "fill"))
-    message: ClassVar[bool] = True
-    pattern: ClassVar[Pattern] = Pattern.NEIGHBOURS
-    dim: str
-    axes: tuple[str, ...]
-    by: int
-    fill: float
-
-    def after(self, x: Operand, sizes: Sizes) -> Layout:
-        i, layout = _dim(self.dim, x), x.layout
-        if layout.dims[i] != self.axes or any(d == i for d, _, _ in layout.halo):
-            along = "/".join(layout.dims[i]) or "it has none"
-            raise LayoutError(f"{self.dim} is shifted along all of its axes, without borders: {along}")
-        if is_padded(x.type.dims[i], self.axes, sizes):
-            raise LayoutError(f"{self.dim} of %{x.name} is padded: elements would move into what is unused")
-        if layout.pending and self.fill != 0:
-            raise LayoutError(f"%{x.name} is a pending sum: only 0 can follow")
-        if not 0 < abs(self.by) < x.type.dims[i].size:
-            raise LayoutError(f"shift by {self.by} along {self.dim} of {x.type.dims[i].size}")
-        return layout
-
-    def sent(self, piece: Type, sizes: Sizes) -> float:
-        return piece.bytes / piece.size(self.dim) * self._rows(piece)
-
-    def volume(self, before: Type, after: Type, sizes: Sizes) -> int:
-        return before.elements // before.size(self.dim) * self._rows(before)
-
-    def _rows(self, piece: Type) -> int:
-        """Elements along the dim that leave a device: all, if they move further than its piece is long."""
-        return min(abs(self.by), piece.size(self.dim))

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 from compiler.graph import Dim, Type
 from compiler.ops.base import Derive, Loop, Misuse, Movement, Op, OpError
-from compiler.ops.comm import ShiftAcross
 from compiler.ops.common import (
     View,
     expect_dim,
@@ -22,6 +21,7 @@ from compiler.ops.common import (
     rest,
     same_name_loop,
 )
+from compiler.ops.neighbours import ShiftAcross
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +248,7 @@ class Flip(_Along):
 class Shift(Op):
     """Every element moves `by` places along `dim` (forward, or back if negative); `fill` follows.
 
-    Where the dim is split, elements cross from piece to piece: the op is then `comm.ShiftAcross`.
+    Where the dim is split, elements cross from piece to piece: the op is then `neighbours.ShiftAcross`.
     """
 
     mnemonic: ClassVar[str] = "shift"

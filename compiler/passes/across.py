@@ -73,8 +73,7 @@ class _Level:
 class _Across:
     def __init__(self, placed: Placed, staged: Staged, cut: CutLoop) -> None:
         self.placed, self.staged, self.cut = placed, staged, cut
-        self.names = Names(placed.layouts)
-        self.layouts = dict(placed.layouts)
+        self.names = Names(placed.names)
         self.pieces: dict[str, str] = {}
         self.closing: dict[str, str] = {}
         self.broken: set[str] = set()  # follows from what is wrong already
@@ -92,7 +91,7 @@ class _Across:
         outputs = tuple(self._written(level, v) for v in graph.outputs)
         self.wrong.raise_if_any()
         update = Graph(graph.name, graph.inputs, tuple(level.nodes), outputs)
-        return replace(self.placed, update=update, layouts=self.layouts), Across(self.pieces, self.closing)
+        return replace(self.placed, update=update), Across(self.pieces, self.closing)
 
     def _written(self, level: _Level, value: Value) -> Value:
         """What becomes of a weight or a state, in pieces if those of the loop are its own."""
@@ -174,7 +173,7 @@ class _Across:
     def _hold(self, value: Value, name: str) -> None:
         """Each stage has a piece of the value; no axis may split the same dim."""
         self.pieces[value.name] = name
-        axes = self.layouts[value.name].dims[value.type.index(name)]
+        axes = value.layout.dims[value.type.index(name)]
         if axes:
             raise _Wrong(f"`{name}` is split on {' and '.join(axes)}, but stands for iterations of `{self.cut.label}`")
 
@@ -200,8 +199,6 @@ class _Across:
             self._check(node, loop)
             inputs = [v if n is None else self._piece(level, v, n) for v, n in zip(node.inputs, loop.ins, strict=True)]
         copy = copy_node(node, dict(zip(node.inputs, inputs, strict=True)), self.names, PIECE)
-        for old, new in zip(node.outputs, copy.outputs, strict=True):
-            self.layouts[new.name] = self.layouts[old.name]
         self._hold(copy.outputs[at], name)
         level.nodes.append(copy)
         level.made.update((v.name, copy) for v in copy.outputs)

@@ -35,12 +35,12 @@ def suffixed(suffix: str, phase: Phase | None = None) -> Rename:
 def copy_value(value: Value, names: Names, rename: Rename) -> Value:
     """Makes the same tensor once more, under a fresh name, with the name and origin that `rename` gives."""
     name, origin = rename(value)
-    return Value(names.fresh(name), value.type, value.span, origin)
+    return Value(names.fresh(name), value.type, value.span, origin, value.layout)
 
 
 def renamed(value: Value, name: str, phase: Phase | None = None) -> Value:
     """The same tensor under another name: in another graph, or (for `phase`) in another layout."""
-    return Value(name, value.type, value.span, _origin(value, phase))
+    return Value(name, value.type, value.span, _origin(value, phase), value.layout)
 
 
 def _origin(value: Value, phase: Phase | None) -> Origin:
@@ -65,6 +65,17 @@ def copy_graph(graph: Graph, names: Names, rename: Rename) -> Graph:
     inputs = tuple(env[v] for v in graph.inputs)
     nodes = tuple(copy_node(n, env, names, rename) for n in graph.nodes)
     return Graph(graph.name, inputs, nodes, tuple(env[v] for v in graph.outputs))
+
+
+def laid(graph: Graph, values: Mapping[str, Value]) -> Graph:
+    """The graph with other values of the same names."""
+
+    def node(n: Node) -> Node:
+        op = replace(n.op, body=laid(n.op.body, values)) if isinstance(n.op, Repeat) else n.op
+        return Node(op, tuple(values[v.name] for v in n.inputs), tuple(values[v.name] for v in n.outputs), n.span)
+
+    inputs, outputs = ([values[v.name] for v in row] for row in (graph.inputs, graph.outputs))
+    return Graph(graph.name, tuple(inputs), tuple(map(node, graph.nodes)), tuple(outputs))
 
 
 def substituted(node: Node, env: Mapping[Value, Value]) -> Node:

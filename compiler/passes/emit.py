@@ -83,7 +83,7 @@ class Emitter:
     def define(self, value: Value, op: Op | None = None) -> Value:
         """A definition of the value in this function: a loop's parameter, or what `op` gives."""
         origin = self.origin(op, value if op else None)
-        made = self.defined[value.name] = self._new(value.name, value, self.placed.layouts[value.name], origin)
+        made = self.defined[value.name] = self._new(value.name, value, value.layout, origin)
         return made
 
     def _new(self, name: str, like: Value, layout: Layout, origin: Origin) -> Value:
@@ -126,7 +126,7 @@ class Emitter:
 
     def _relayout(self, node: Node, target: Layout) -> None:
         source, out = node.inputs[0], node.output
-        steps = plan_relayout(source.type, self.placed.layouts[source.name], target, self.placed.sizes)
+        steps = plan_relayout(source.type, source.layout, target, self.placed.sizes)
         current = self.value(source)
         for step in steps:
             name = out.name if step is steps[-1] else f"{out.name}.via"

@@ -15,7 +15,7 @@ from compiler.ops.base import Op
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.passes.across import Across, across
+from compiler.passes.across import Across
 from compiler.passes.buffers import BufferNames, buffer_names, of_chunk
 from compiler.passes.classes import classes, schedules
 from compiler.passes.emit import Emitter, LoopPart
@@ -39,10 +39,9 @@ from compiler.program import (
 )
 
 
-def lower(placed: Placed, staged: Staged) -> Program:
+def lower(placed: Placed, staged: Staged, over: Across) -> Program:
     """The program of all classes of devices, with one entry."""
     job, entry = placed.training.job, placed.training.entry
-    placed, over = across(placed, staged)
     names = buffer_names(placed)
     lowered = [_Class(placed, staged, over, names, groups) for groups in classes(staged)]
     orders = schedules(placed, staged, [c.groups for c in lowered])
@@ -169,7 +168,7 @@ class _Class:
             if where.get(v.name) == ALL or stage in loads:
                 roots.append(v)
                 ends.append((Save(of_chunk(self.names.saved[saved.name], chunk)), v))
-                self._keep(saved.name, v, placed.layouts[kept.name], chunk, part)
+                self._keep(saved.name, v, kept.layout, chunk, part)
         emit = Emitter(placed, Names(), FunctionPhase.FORWARD, part)
         sends = self._sends(graph, graph.outputs, where, stage, 0, keeps)
         self._body(emit, graph, where, stage, chunk, roots, sends, True)
@@ -179,7 +178,7 @@ class _Class:
 
     def _output(self, logical: str, value: Value, chunk: int, part: LoopPart | None) -> tuple[Op, Value]:
         """Declare the buffer of an output: a part for each micro-batch, or what all of them add up to."""
-        name, layout = self.names.outputs[logical], self.placed.layouts[value.name]
+        name, layout = self.names.outputs[logical], value.layout
         timed = layout.pending_on(TIME)
         layout = replace(layout, pending=tuple(p for p in layout.pending if p[0] != TIME))
         type = part.type(value.type) if part else value.type
@@ -212,7 +211,7 @@ class _Class:
         for name, v in ends:
             emit.do(Accumulate(name), v)
         for v in held:
-            self._keep(v.name, v, placed.layouts[v.name], chunk, part)
+            self._keep(v.name, v, v.layout, chunk, part)
             emit.do(Save(of_chunk(self.names.saved[v.name], chunk)), v)
         return emit.body()
 
@@ -366,7 +365,7 @@ class _Class:
         step = self.training.model.step.name if self.training.model.step else None
         for v in sorted(entering.values(), key=lambda v: inputs.get(v, len(inputs))):
             place = where.get(v.name)
-            layout = placed.layouts[v.name]
+            layout = v.layout
             if v.name in saved and v in inputs:
                 name = of_chunk(self.names.saved[saved[v.name]], chunk)
                 emit.effect(Load(name, name not in reread), v, layout)
@@ -392,7 +391,7 @@ class _Class:
         if not self._enters(stage, forward):
             # Not under the outer value's name: this stage may read that one as well, as it was before the loop.
             for outer, param in zip(node.inputs[: op.carries], op.body.inputs, strict=False):
-                carried.append(emit.received(Recv(param.name, -ahead), outer, self.placed.layouts[outer.name]))
+                carried.append(emit.received(Recv(param.name, -ahead), outer, outer.layout))
         emit.repeat(node, op, self.staged.cut.counts[stage], carried)
         if stage != (self.staged.stages - 1 if forward else 0):
             for out, param in zip(node.outputs[: op.carries], op.body.inputs, strict=False):

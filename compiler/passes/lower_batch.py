@@ -61,7 +61,7 @@ def lower_batch(placed: Placed, names: BufferNames, read: Collection[str], finis
             _function(FunctionPhase.STATISTICS, k, placed, names, round.batch, roots, sums),
         ]
         for name, v in (*zip(sums, (round.settle.inputs[i] for i in mine)), *zip(totals, settled)):
-            states.append(StateDecl(name, Role.STATISTIC, v.type, placed.layouts[v.name], logical=name))
+            states.append(StateDecl(name, Role.STATISTIC, v.type, v.layout, logical=name))
         needed |= {v.name for v in _used(prune_nodes(round.batch.nodes, roots), roots)}
     return Batch(tuple(reversed(before)), tuple(after), tuple(states))
 
@@ -71,7 +71,7 @@ def _end(placed: Placed, names: BufferNames, graph: Graph, states: list[StateDec
     assert finish is not None
     metrics = [names.metrics[m] for m in finish.metrics]
     for name, logical, v in zip(metrics, finish.metrics, graph.outputs, strict=True):
-        states.append(StateDecl(name, Role.METRIC, v.type, placed.layouts[v.name], logical=logical))
+        states.append(StateDecl(name, Role.METRIC, v.type, v.layout, logical=logical))
     return _function(FunctionPhase.METRICS, 0, placed, names, graph, graph.outputs, metrics)
 
 
@@ -92,7 +92,7 @@ def _function(
         if v not in used:
             continue
         effect = Read(names.totals[v.name]) if v.name in names.totals else Input(v.name)
-        emit.effect(effect, v, placed.layouts[v.name])
+        emit.effect(effect, v, v.layout)
     for node in nodes:
         emit.node(node)
     for v, buffer in zip(roots, into, strict=True):
@@ -116,7 +116,7 @@ def part_decls(placed: Placed, names: BufferNames) -> list[tuple[StateDecl, Valu
     values = placed.forward.outputs[1 + len(training.summed) : training.scalars]
     found = []
     for v, total in zip(values, training.finish.graph.inputs, strict=False):
-        layout = placed.layouts[v.name]
+        layout = v.layout
         layout = Layout(layout.dims, tuple(p for p in layout.pending if p[0] != TIME))
         name = names.totals[total.name]
         found.append((StateDecl(name, Role.STATISTIC, v.type, layout, logical=name), v))

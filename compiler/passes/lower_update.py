@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import Layout
+from compiler.model import State
 from compiler.ops.comm import Relayout
 from compiler.ops.create import Full
 from compiler.ops.effects import Read, StageReduce, Write
@@ -13,7 +14,6 @@ from compiler.ops.elementwise import Map
 from compiler.origin import Role
 from compiler.passes.across import Across
 from compiler.passes.buffers import BufferNames, of_chunk
-from compiler.passes.early_writes import early_writes, late_values
 from compiler.passes.emit import Emitter, PieceEmitter
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import ALL, Staged
@@ -56,6 +56,7 @@ class _Update:
         self.names = Names()
         self.total = {v.name: w.name for v, w in zip(placed.totals, self.trained, strict=True)}
         self.owner = {s.name: s.of for s in self.training.states}
+        self.addends = {w.name: parts for w, parts in zip(self.trained, staged.addends, strict=True)}
         self.deps: dict[str, Deps] = {}
         self.roots: set[str] = set()
         self.chain: set[str] = set()
@@ -125,8 +126,7 @@ class _Update:
     def _contributes(self, weight: str, chunk: int) -> bool:
         """Whether the backward pass of this class adds to the weight's gradient."""
         stages = {self.staged.homes.stage(g, chunk) for g in self.groups}
-        index = next(i for i, w in enumerate(self.trained) if w.name == weight)
-        places = [self.staged.counts_at(v, self.staged.backward) for v in self.staged.addends[index]]
+        places = [self.staged.counts_at(v, self.staged.backward) for v in self.addends[weight]]
         return any(p == ALL or p in stages for p in places)
 
     def lower(self) -> tuple[Graph, list[StateDecl]]:
@@ -169,13 +169,7 @@ class _Update:
             if v not in inputs:
                 main.do(Write(name), v)
             states.append(StateDecl(name, Role.REPORT, v.type, layout, logical=logical))
-        together = {s.name: (owner, s.chunk) for s in states if (owner := self._owner(s)) is not None}
-        return Graph("", (), tuple(early_writes(late_values(main.nodes), together)), ()), states
-
-    def _owner(self, state: StateDecl) -> str | None:
-        """The weight that a buffer belongs to, if it is the weight or an optimizer's state of it."""
-        name = state.logical if state.role in (Role.WEIGHT, Role.OPTIMIZER) else None
-        return self.owner.get(name, name) if name else None
+        return Graph("", (), tuple(main.nodes), ()), states
 
     def _chunks(self, weights: Deps) -> list[int]:
         return self.here(next(iter(weights))) if weights else [0]
@@ -188,6 +182,9 @@ class _Update:
     def _declare(self, emits: Mapping[int, PieceEmitter]) -> list[StateDecl]:
         found: list[StateDecl] = []
         placed = self.placed
+        states: dict[str | None, list[State]] = {}
+        for s in self.training.states:
+            states.setdefault(s.of, []).append(s)
         sums = {w.name: (g.type, at) for w, g, at in zip(self.trained, self.training.gradients, placed.accumulators)}
         for w in self.training.model.weights:
             for c in self.here(w.name):
@@ -198,25 +195,12 @@ class _Update:
                     full = of_chunk(self.buffers.gradients[w.name], c)
                     grad, at = sums[w.name]
                     found.append(StateDecl(full, Role.GRADIENT, emits[c].piece(grad, w.name), at, c, logical=w.name))
-                for s in self.training.states:
-                    if s.of == w.name:
-                        st = emits[c].type(s.value)
-                        found.append(
-                            StateDecl(
-                                of_chunk(s.name, c),
-                                Role.OPTIMIZER,
-                                st,
-                                placed.states[s.name],
-                                c,
-                                s.init,
-                                logical=s.name,
-                            )
-                        )
-        for s in self.training.states:
-            if s.of is None:
-                found.append(
-                    StateDecl(s.name, Role.COUNTER, s.value.type, placed.states[s.name], 0, s.init, logical=s.name)
-                )
+                for s in states.get(w.name, ()):
+                    name, type, at = of_chunk(s.name, c), emits[c].type(s.value), placed.states[s.name]
+                    found.append(StateDecl(name, Role.OPTIMIZER, type, at, c, s.init, logical=s.name))
+        for s in states.get(None, ()):
+            at = placed.states[s.name]
+            found.append(StateDecl(s.name, Role.COUNTER, s.value.type, at, 0, s.init, logical=s.name))
         return found
 
     def _enter(self, emits: Mapping[int, Emitter]) -> None:
@@ -272,7 +256,7 @@ class _Update:
         homes = self.homes[weight]
         stages = {c: self.staged.homes.stage(self.groups[0], c) for c in self.here(weight)}
         parts = [emits[c].value(leaf) for c, stage in stages.items() if homes == (ALL,) or stage == homes[0]]
-        return self._sum(parts, leaf, self.placed.layouts[leaf.name], emits[0]) if parts else None
+        return self._sum(parts, leaf, leaf.layout, emits[0]) if parts else None
 
     def _add_up(self, node: Node, emits: Mapping[int, Emitter]) -> None:
         """One step of a sum over weights (or a change of layout on the way): of those parts that this class has."""
@@ -286,12 +270,12 @@ class _Update:
             main.node(node)
             self.partial[out.name] = main.value(out)
         else:
-            self.partial[out.name] = self._sum(here, out, self.placed.layouts[out.name], main)
+            self.partial[out.name] = self._sum(here, out, out.layout, main)
 
     def _agree(self, root: Value, emits: Mapping[int, Emitter]) -> None:
         """The sum (or maximum) of this class's parts, then over all groups."""
         main, fn = emits[0], self.over.closing.get(root.name, "sum")
-        layout = self.placed.layouts[root.name]
+        layout = root.layout
         current = self.partial[root.name]
         if current is None:
             zero = Full(0.0, root.type.dtype, ())

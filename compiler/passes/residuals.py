@@ -36,7 +36,7 @@ class Closing:
 
     def __init__(
         self,
-        context: Context,
+        context: ResidualContext,
         path: str | None,
         early_inputs: Sequence[Value],
         early_nodes: Sequence[Node],
@@ -137,7 +137,8 @@ class Closing:
         base = self.context.stacked.get(v, v)
         name = self.context.names.fresh(f"{base.name}.saved")
         type = Type(v.type.dtype, (Dim(op.label, op.count), *v.type.dims))
-        stack = Value(name, type, v.span, replace(v.origin, of=base.name))
+        layout = v.layout and v.layout.stacked()  # where the graph is placed
+        stack = Value(name, type, v.span, replace(v.origin, of=base.name), layout)
         self.context.stacked[stack] = base
         return stack
 
@@ -285,7 +286,7 @@ def _is_scaling(node: Node) -> bool:
     return isinstance(op, Map) and op.fn in ("add", "sub", "mul", "neg") and len(node.inputs) == 1
 
 
-class Context:
+class ResidualContext:
     """What all levels share. `name` makes a late value of an open one, under the name that it is to have.
 
     `never_again`: cheap values that late must not compute again, as it has them not where they were made.

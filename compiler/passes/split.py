@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import NamedTuple
 
-from compiler.graph import Graph, Names, Node, Value
-from compiler.layout import Layout
+from compiler.graph import Graph, Names, Value
 from compiler.ops.repeat import Repeat
 from compiler.passes.place.place import Placed
 from compiler.passes.prune import prune_nodes
@@ -18,33 +18,37 @@ from compiler.passes.split_backward import Halves, split_backward
 from compiler.passes.stage import ALL, Stage, Staged, readers
 
 
-def split(placed: Placed, staged: Staged) -> tuple[Placed, Staged]:
+class SplitGraphs(NamedTuple):
+    """The graphs as they are lowered: with the backward pass in two, where the schedule wants that."""
+
+    placed: Placed
+    staged: Staged
+
+
+def split(placed: Placed, staged: Staged) -> SplitGraphs:
     """Both as they are, unless the schedule is a zero-bubble one and there is more than one stage."""
-    if not placed.training.trains or staged.groups < 2 or staged.rule is None or staged.rule.schedule != "zero_bubble":
-        return placed, staged
+    trains = placed.training.trains
+    if not trains or staged.groups < 2 or staged.rule is None or staged.rule.schedule != "zero_bubble":
+        return SplitGraphs(placed, staged)
     addends = dict.fromkeys(v for parts in staged.addends for v in parts)
     urgent = dict.fromkeys(_awaited(placed.backward, addends, staged))
     sent = frozenset(urgent)
     while True:
         outputs = (*urgent, *(v for v in addends if v not in urgent))
         whole = Graph(placed.backward.name, placed.backward.inputs, placed.backward.nodes, outputs)
-        halves = split_backward(whole, tuple(urgent), Names(placed.layouts), sent)
+        halves = split_backward(whole, tuple(urgent), Names(placed.names), sent)
         at_hand = [v for v in halves.crossing if v in addends and v not in urgent]
         if not at_hand:
             break
         urgent.update(dict.fromkeys(at_hand))  # B has this gradient anyway: it adds it up itself
-    layouts = dict(placed.layouts)
-    layouts.update((new.name, layouts[old.name]) for new, old in halves.copies.items())
-    for graph in (halves.first, halves.second):
-        _derive(graph.nodes, layouts)
     where = _places(halves, staged)
     late = [v for v in halves.second.outputs if v not in halves.crossing]
     names = [*(k.name for k in placed.kept), *(v.name for v in halves.crossing)]
     late_loads = readers(halves.second, late, names, staged, where)
     early = [v for v in addends if v in urgent]
     loads = readers(halves.first, early, names, staged, where, late_loads)
-    return (
-        replace(placed, backward=halves.first, late=halves.second, crossing=halves.crossing, layouts=layouts),
+    return SplitGraphs(
+        replace(placed, backward=halves.first, late=halves.second, crossing=halves.crossing),
         replace(staged, backward=where, loads=loads, late_loads=late_loads),
     )
 
@@ -66,22 +70,6 @@ def _awaited(graph: Graph, roots: Iterable[Value], staged: Staged) -> Iterable[V
                     yield v
             elif place not in (None, ALL, source):
                 yield v
-
-
-def _derive(nodes: Iterable[Node], layouts: dict[str, Layout]) -> None:
-    """Layouts of the stacks that the split has added to loops, and of their bodies' new parameters."""
-    for node in nodes:
-        op = node.op
-        if not isinstance(op, Repeat):
-            continue
-        for i, (outer, param) in enumerate(zip(node.inputs, op.body.inputs, strict=True)):
-            layout = layouts[outer.name]
-            stack = op.carries <= i < op.carries + op.stacks
-            layouts.setdefault(param.name, Layout(layout.dims[1:], layout.pending) if stack else layout)
-        _derive(op.body.nodes, layouts)
-        for inner, outer in zip(op.body.outputs[op.carries :], node.outputs[op.carries :], strict=True):
-            layout = layouts[inner.name]
-            layouts.setdefault(outer.name, Layout(((), *layout.dims), layout.pending))
 
 
 def _places(halves: Halves, staged: Staged) -> dict[str, Stage]:

@@ -118,7 +118,8 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     of = {v.name: v.origin for node in placed.backward for v in node.outputs}
     stages: dict[str, Stage] = {**first, **homes}
     second = _backward(placed, found, saved, lambda node: _origin(node, of, stages, loops), rank)
-    addends = tuple(_addends(placed, second, v) for v in placed.backward.outputs)
+    makers = {v.name: n for n in placed.backward.nodes for v in n.outputs}
+    addends = tuple(_addends(makers, second, v) for v in placed.backward.outputs)
     anchors = _anchors(placed, found, first, second, addends, rank)
     found = replace(found, forward=first, backward=second, addends=addends, anchors=anchors)
     wanted = [v for parts in addends for v in parts]
@@ -273,7 +274,12 @@ def _all(node: Node, stages: set[int]) -> Stage:
 
 
 def _readers_of_weights(placed: Placed, staged: Staged, where: Mapping[str, Stage]) -> dict[str, set[int]]:
-    """Per weight the stages that read it forward, themselves or through what is made where it is read (casts)."""
+    """Per weight the stages that read it forward, themselves or through what is made where it is read (casts).
+
+    Nothing where there is but one stage.
+    """
+    if staged.stages == 1:
+        return {w.name: set() for w in placed.training.model.weights}
     reached = {w.name: {w.name} for w in placed.training.model.weights}
     found: dict[str, set[int]] = {w.name: set() for w in placed.training.model.weights}
     for node in placed.forward.nodes:
@@ -337,14 +343,16 @@ def _anchors(
     return found
 
 
-def _addends(placed: Placed, stages: Mapping[str, Stage], value: Value) -> tuple[Value, ...]:
-    """A gradient whose parts arise on different stages is summed at the end of the step, not for every micro-batch."""
-    made = {v.name: n for n in placed.backward.nodes for v in n.outputs}
+def _addends(made: Mapping[str, Node], stages: Mapping[str, Stage], value: Value) -> tuple[Value, ...]:
+    """A gradient whose parts arise on different stages is summed at the end of the step, not for every micro-batch.
+
+    made: the node that gives each value of the backward graph.
+    """
     node = made.get(value.name)
     if node is None or not isinstance(node.op, Map) or node.op.fn != "add" or len(node.inputs) != 2:
         return (value,)
-    layouts = {placed.layouts[v.name] for v in (*node.inputs, value)}
+    layouts = {v.layout for v in (*node.inputs, value)}
     types = {v.type for v in (*node.inputs, value)}
     if len({stages.get(v.name) for v in node.inputs}) < 2 or len(layouts) > 1 or len(types) > 1:
         return (value,)
-    return tuple(a for v in node.inputs for a in _addends(placed, stages, v))
+    return tuple(a for v in node.inputs for a in _addends(made, stages, v))

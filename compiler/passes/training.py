@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from compiler.graph import Builder, Graph, Names, Type, Value
 from compiler.model import STEP_DTYPE, Init, Job, State, Training
@@ -14,8 +14,8 @@ from compiler.ops.functions import Literal
 from compiler.ops.reduce import Reduce
 from compiler.origin import Origin, Phase, Role
 from compiler.passes.copying import copy_node, graph_values
-from compiler.passes.differentiate import differentiate
-from compiler.passes.divide import divide
+from compiler.passes.differentiate import Differentiated
+from compiler.passes.divide import Divided
 
 UPDATE = Origin(phase=Phase.UPDATE)
 """Of what is of no weight."""
@@ -27,33 +27,22 @@ SCALE_PATIENCE = 2000  # good steps before the loss scale is doubled
 _LARGEST = {"f64": 1.7e308, "f32": 3.4e38, "bf16": 3.3e38, "f16": 6.5e4}
 
 
-def training(job: Job, whole: Collection[str] = (), parts: Collection[str] = ()) -> Training:
-    """Forward, backward and update graph. Raises ParcError where a recompute rule does not fit the model.
+def training_names(job: Job) -> Names:
+    """All names of the model's graph and of the optimizer's states."""
+    names = Names(v.name for v in graph_values(job.model.graph))
+    for update in job.updates:
+        for state in update.states:
+            names.fresh(state.name)
+    return names
 
-    whole, parts: names of what micro-batches cannot do by themselves (`compiler.passes.divide`).
+
+def update(job: Job, names: Names, counters: Counters, found: Differentiated, divided: Divided) -> Training:
+    """Every weight's optimizer, and what counts steps, behind the backward pass.
 
     States are the step counter, then those of the loss scale (if dynamic), then each weight's. The update reports
     `grad_norm` (of the unscaled gradients, before clipping) if it is computed, `loss_scale` (as used) if dynamic.
     """
-    model = job.model
-    names = Names(v.name for v in graph_values(model.graph))
-    for update in job.updates:
-        for state in update.states:
-            names.fresh(state.name)
-    master = job.precision.master
-    counters = _counters(job, names)
-    scale = counters.scale.value if counters.scale else job.precision.loss_scale
-    divided = divide(model, names, whole, parts)
-    found = differentiate(
-        replace(model, graph=divided.graph),
-        job.strategy.recomputes,
-        names=names,
-        scale=scale if isinstance(scale, Value | float | int) else 1.0,
-        apart=bool(job.strategy.places),
-        written=model.graph,
-        cut=next((p.label for p in job.strategy.pipelines), None),
-    )
-    builder = _Update(job, names, master, counters, found.gradients)
+    builder = _Update(job, names, job.precision.master, counters, found.gradients)
     graph = builder.build()
     return Training(
         job,
@@ -71,7 +60,7 @@ def training(job: Job, whole: Collection[str] = (), parts: Collection[str] = ())
 
 
 @dataclass(frozen=True, slots=True)
-class _Counters:
+class Counters:
     """States that no weight owns; `scale` and `good` (steps since the scale changed) with a dynamic loss scale only."""
 
     step: State
@@ -79,18 +68,24 @@ class _Counters:
     good: State | None = None
 
     @property
+    def factor(self) -> Value | None:
+        """What the gradients are multiplied by, where it changes."""
+        return self.scale.value if self.scale is not None else None
+
+    @property
     def all(self) -> tuple[State, ...]:
         return tuple(s for s in (self.step, self.scale, self.good) if s is not None)
 
 
-def _counters(job: Job, names: Names) -> _Counters:
+def count_steps(job: Job, names: Names) -> Counters:
+    """The states that belong to no weight."""
     # A model with random numbers has the input `step` already: the same number under the same name.
     step = State(job.model.step or _counter(names, "step", "int32"), Init("zeros"), Role.COUNTER)
     if job.precision.loss_scale != "dynamic":
-        return _Counters(step)
+        return Counters(step)
     scale = _counter(names, "loss_scale", job.precision.master)
     good = _counter(names, "good_steps", "int32")
-    return _Counters(
+    return Counters(
         step, State(scale, Init("constant", (SCALE_START,)), Role.COUNTER), State(good, Init("zeros"), Role.COUNTER)
     )
 
@@ -102,7 +97,7 @@ def _counter(names: Names, name: str, dtype: str) -> Value:
 class _Update:
     """Builds the update graph."""
 
-    def __init__(self, job: Job, names: Names, master: str, counters: _Counters, gradients: Sequence[Value]) -> None:
+    def __init__(self, job: Job, names: Names, master: str, counters: Counters, gradients: Sequence[Value]) -> None:
         self.job = job
         self.names = names
         self.master = master

@@ -9,36 +9,41 @@ from compiler.graph import Graph, Node, Value
 from compiler.ops.base import Movement
 from compiler.ops.effects import Accumulate, Read
 from compiler.ops.elementwise import Cast
+from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import DeviceClass, FunctionPhase, Program
 from compiler.regions.attention import attention
 from compiler.regions.loss import backward, loss
 from compiler.regions.region import Region
+from compiler.regions.routing import Copies, routing
 from compiler.regions.sunk import is_grouped, sunk_values
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Regions:
     """Of a program: `attention`: of each node inside of one; `losses`: those of the loss; `wide`: the values of those
-    that are as large as what the softmax is taken of."""
+    that are as large as what the softmax is taken of; `routing`: of all-to-alls, what of them are copies."""
 
     attention: Mapping[Node, Region]
     losses: tuple[Region, ...]
     wide: frozenset[Value]
+    routing: Mapping[Node, Copies]
 
 
 def mark(program: Program) -> Regions:
     """Linear in the length of the program's text."""
     inside: dict[Node, Region] = {}
     losses: list[Region] = []
+    copies: dict[Node, Copies] = {}
     for cls in program.classes:
         weights = {s.name for s in cls.states if s.role is Role.WEIGHT}
         for function in cls.functions:
             if function.phase is not FunctionPhase.UPDATE:
                 _attentions(function.body, weights, (), set(), inside)
         losses += _losses(cls)
-    return Regions(inside, tuple(losses), frozenset(v for region in losses for v in region.wide))
+        copies |= routing(cls, program.sizes)
+    return Regions(inside, tuple(losses), frozenset(v for region in losses for v in region.wide), copies)
 
 
 def _attentions(
@@ -56,8 +61,8 @@ def _attentions(
             _attentions(op.body, states, inner, sunk, found)
         elif isinstance(op, Read):
             weights.update(node.outputs if op.name in states else ())
-        elif (isinstance(op, Cast) or op.movement is not Movement.NO or is_grouped(op)) and node.inputs[0] in weights:
-            weights.update(node.outputs)
+        elif isinstance(op, (Cast, Move)) or op.movement is not Movement.NO or is_grouped(op):
+            weights.update(node.outputs if node.inputs[0] in weights else ())
     for region in attention(body, weights, gradients):
         found.update(dict.fromkeys(region.nodes, region))
 

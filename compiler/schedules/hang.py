@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from compiler.homes import Homes
 from compiler.program import FunctionPhase
 from compiler.schedules.actions import Action
+from compiler.schedules.turns import Turns
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -51,36 +52,26 @@ def find_hang(
 
 def _buffered(lists: Sequence[Sequence[Action]], edges: list[Edge], homes: Homes) -> Hang | None:
     n = len(lists)
-    needs: dict[tuple[FunctionPhase, int], list[tuple[int, FunctionPhase, int]]] = defaultdict(
-        list
-    )  # per (kind, stage) what it waits for
+    needs: dict[tuple[FunctionPhase, int], list[tuple[int, FunctionPhase, int]]] = defaultdict(list)  # by (kind, stage)
     for e in edges:
         needs[e.to_kind, e.to].append((homes.group(e.stage), e.kind, homes.chunk(e.stage)))
     done: list[set[Action]] = [set() for _ in lists]
+    turns: Turns[int, tuple[int, Action]] = Turns()
     at, stages = [0] * n, [homes.of(g) or (g,) for g in range(n)]
-    sleepers: dict[tuple[int, Action], list[int]] = defaultdict(list)
-    wanted: dict[int, tuple[int, Action]] = {}
-    ready = list(range(n))
-    while ready:
-        g = ready.pop()
-        wanted.pop(g, None)
-        mine, own = lists[g], done[g]
-        while at[g] < len(mine):
-            action = mine[at[g]]
+
+    def run(g: int) -> Iterator[tuple[int, Action]]:
+        for action in lists[g]:
             stage = stages[g][action.chunk] if action.kind.of_chunk else g
             for other, kind, chunk in needs.get((action.kind, stage), ()):
                 need = Action(kind, chunk, action.mb)
-                if need not in done[other]:
-                    wanted[g] = (other, need)
-                    sleepers[other, need].append(g)
-                    break
-            if g in wanted:
-                break
-            own.add(action)
+                while need not in done[other]:
+                    yield other, need
+            done[g].add(action)
             at[g] += 1
-            if (g, action) in sleepers:
-                ready += sleepers.pop((g, action))
-    stuck = tuple((g, lists[g][at[g]], *wanted[g]) for g in range(n) if at[g] < len(lists[g]))
+            turns.arrived((g, action))
+
+    hanging = turns.play({g: run(g) for g in range(n)})
+    stuck = tuple((g, lists[g][at[g]], *need) for g, need in hanging)
     return Hang(stuck) if stuck else None
 
 

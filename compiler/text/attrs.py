@@ -167,7 +167,7 @@ def show_run(first: int, last: int) -> str:
 def show_attributes(op: Op, outputs: Sequence[Value]) -> str:
     """The attributes of an op, each preceded by a space."""
     text = ""
-    for a in attributes(type(op)):
+    for a in attributes(type(op)) if not isinstance(op, Relayout) else ():  # whose layout is that of its result
         value = getattr(op, a.field)
         if a.derive is not None and outputs and value == a.derive(outputs[0].type):
             continue

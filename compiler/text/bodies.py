@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from compiler.graph import Graph, Node, Type, Value
 from compiler.memory.tiers import FIRST
 from compiler.ops.base import Op
+from compiler.ops.comm import Relayout
 from compiler.ops.common import listed
 from compiler.ops.elementwise import Map
 from compiler.ops.functions import FUNCTIONS
@@ -31,11 +32,14 @@ UNSTATED = Origin()
 class BodyParser(Cursor):
     """Collects errors line by line: after one it goes on at the next line."""
 
+    ops: Mapping[str, type[Op]] = OPS
+
     def __init__(self, text: str, name: str) -> None:
         super().__init__(text, name)
         self.found = Diagnostics()
         self.where = Locations()
         self.scope: dict[str, Value] = {}  # values of the body that is being read
+        self.free: dict[str, Value] = {}  # values that all bodies may read
         self.phase = FunctionPhase.FORWARD
 
     def give_up(self, what: str) -> None:
@@ -94,7 +98,7 @@ class BodyParser(Cursor):
                 self.give_up("`}`")
             try:
                 here = site.inner(len(found))
-                instr = self._instr(here, depth)
+                instr = self.instruction(here, depth)
                 if here not in self.where.spans:
                     self.where.spans[here] = self.span(start)
                 self.end_line()
@@ -121,9 +125,17 @@ class BodyParser(Cursor):
     def _operand(self) -> Value:
         """A value that is defined above; what is not is the verifier's affair."""
         name = self.value_name()
-        return self.scope.get(name) or Value(name, UNKNOWN)
+        return self.scope.get(name) or self.free.get(name) or Value(name, UNKNOWN)
 
-    def _instr(self, site: Site, depth: int) -> Node:
+    def _operands(self) -> tuple[Value, ...]:
+        found: list[Value] = []
+        if self.sees("%"):
+            found.append(self._operand())
+            while self.take(","):
+                found.append(self._operand())
+        return tuple(found)
+
+    def instruction(self, site: Site, depth: int) -> Node:
         outputs: list[Value] = []
         start = self.token
         if self.sees("%"):
@@ -137,19 +149,17 @@ class BodyParser(Cursor):
             return self._repeat(self._with_phase(outputs), start, site, depth)
         if name in FUNCTIONS:
             return self._map(name, self._with_phase(outputs))
-        op = OPS.get(name)
+        op = self.ops.get(name)
         if op is None or op is Map:
             raise self.error("E0603", f"there is no op `{name}`", head, did_you_mean(name, (*OPS, *FUNCTIONS)))
-        inputs = []
-        if self.sees("%"):
-            inputs.append(self._operand())
-            while self.take(","):
-                inputs.append(self._operand())
+        inputs = self._operands()
         made = self._attributes(op, tuple(outputs))
-        return Node(made, tuple(inputs), self._with_phase(outputs, made))
+        return Node(made, inputs, self._with_phase(outputs, made))
 
     def _attributes(self, op: type[Op], outputs: tuple[Value, ...]) -> Op:
         given: dict[str, Any] = {}
+        if op is Relayout:
+            return Relayout(outputs[0].layout)
         for a in attributes(op):
             start = self.token
             if a.kind == "bool":
@@ -191,6 +201,7 @@ class BodyParser(Cursor):
         count = self.natural()
         scan = self.take_word("scan")
         reverse = self.take_word("reverse")
+        path = self.text("the loop's path") if self.take_word("as") else label
         self.mark("(")
         params: list[Value] = []
         sources: list[Value] = []
@@ -214,13 +225,9 @@ class BodyParser(Cursor):
         outer, self.scope = self.scope, {p.name: p for p in inputs}
         nodes = self.nodes(site, depth + 1)
         self.word("yield")
-        results = []
-        if self.sees("%"):
-            results.append(self._operand())
-            while self.take(","):
-                results.append(self._operand())
+        results = self._operands()
         self.scope = outer
         self.end_line()
         self.mark("}")
-        body = Graph(label, inputs, nodes, tuple(results))
+        body = Graph(path, inputs, nodes, results)
         return Node(Repeat(label, count, body, counts["="], counts["each"], reverse, scan), tuple(sources), outputs)

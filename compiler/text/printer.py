@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 from compiler.graph import Dim, Graph, Node, Type, Value
@@ -10,6 +10,7 @@ from compiler.homes import Homes
 from compiler.layout import Layout
 from compiler.memory.tiers import FIRST
 from compiler.numbering import Ranks
+from compiler.ops.base import Op
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
@@ -170,7 +171,7 @@ def _state(s: StateDecl, sizes: Sizes) -> str:
 
 
 def _function(f: Function, sizes: Sizes) -> list[str]:
-    return [f"  fn {_action(f.phase, f.chunk)} {{", *_instrs(f.body, sizes, "    ", f.phase), "  }"]
+    return [f"  fn {_action(f.phase, f.chunk)} {{", *_instrs(f.body, "    ", in_function(sizes, f.phase)), "  }"]
 
 
 def _action(phase: FunctionPhase, chunk: int) -> str:
@@ -179,15 +180,23 @@ def _action(phase: FunctionPhase, chunk: int) -> str:
 
 # --- instructions --------------------------------------------------------------------------------
 
+Show = Callable[[Value, Op | None], str]
+"""A value where it is defined: by an op, or (None) as a parameter."""
+
+
+def in_function(sizes: Sizes, function: FunctionPhase) -> Show:
+    """Values of a function of a program: local sizes, and the phase where it is not that of the function."""
+    return lambda v, op: show_var(v, sizes, phase_in(function, op))
+
 
 def show_body(body: Graph, sizes: Sizes, function: FunctionPhase = FunctionPhase.FORWARD) -> str:
     """The instructions of a body of a function, one per line."""
-    return "\n".join(_instrs(body, sizes, "", function))
+    return "\n".join(_instrs(body, "", in_function(sizes, function)))
 
 
 def show_instr(instr: Node, sizes: Sizes, function: FunctionPhase = FunctionPhase.FORWARD) -> str:
     """One instruction of a function; a loop is shown with its body."""
-    return "\n".join(_instr(instr, sizes, "", function))
+    return "\n".join(_instr(instr, "", in_function(sizes, function)))
 
 
 def show_var(var: Value, sizes: Sizes, phase: Phase = Phase.FORWARD) -> str:
@@ -195,6 +204,14 @@ def show_var(var: Value, sizes: Sizes, phase: Phase = Phase.FORWARD) -> str:
     where = "" if var.memory == FIRST else f" in {quote(var.memory)}"
     text = f"%{quote(var.name)}: {show_type(var.type, var.layout, sizes)}{where}"
     return text if var.origin.phase is phase else f"{text} {var.origin.phase}"
+
+
+def show_graph(graph: Graph, shown: Show, title: str) -> list[str]:
+    """Lines of a graph by itself: parameters, nodes, results."""
+    lines = [f"{title} ("]
+    lines += [f"  {shown(v, None)}," for v in graph.inputs]
+    lines += [") {", *_instrs(graph, "  ", shown), f"  yield {_names(graph.outputs)}".rstrip(), "}"]
+    return lines
 
 
 def show_type(type: Type, layout: Layout, sizes: Sizes) -> str:
@@ -222,43 +239,47 @@ def _dim(dim: Dim, axes: Sequence[str], border: tuple[int, int] | None, sizes: S
     return text
 
 
-def _instrs(body: Graph, sizes: Sizes, indent: str, function: FunctionPhase) -> list[str]:
+def _instrs(body: Graph, indent: str, shown: Show) -> list[str]:
     lines: list[str] = []
     for instr in body.nodes:
-        lines += _instr(instr, sizes, indent, function)
+        lines += _instr(instr, indent, shown)
     return lines
 
 
-def _instr(instr: Node, sizes: Sizes, indent: str, function: FunctionPhase) -> list[str]:
-    phase = phase_in(function, instr.op)
-    results = ", ".join(show_var(v, sizes, phase) for v in instr.outputs)
-    head = f"{indent}{results} = " if results else indent
+def _instr(instr: Node, indent: str, shown: Show) -> list[str]:
     op = instr.op
+    results = ", ".join([shown(v, op) for v in instr.outputs])
+    head = f"{indent}{results} = " if results else indent
     if isinstance(op, Repeat):
-        return _repeat(op, instr, sizes, head, indent, function)
+        return _repeat(op, instr, head, indent, shown)
     if isinstance(op, Map):
         if sum(s is None for s in op.slots) != len(instr.inputs):
             raise ValueError(f"{op.fn} has {len(instr.inputs)} operands for its slots {op.slots}")
         operands = iter(instr.inputs)
         slots = (f"%{quote(next(operands).name)}" if s is None else _literal(s) for s in op.slots)
         return [f"{head}{quote(op.fn)} {', '.join(slots)}".rstrip()]
-    operands_text = ", ".join(f"%{quote(v.name)}" for v in instr.inputs)
-    return [f"{head}{op.mnemonic}{' ' if operands_text else ''}{operands_text}{show_attributes(op, instr.outputs)}"]
+    given = _names(instr.inputs)
+    return [f"{head}{op.mnemonic}{' ' if given else ''}{given}{show_attributes(op, instr.outputs)}"]
+
+
+def _names(values: Sequence[Value]) -> str:
+    return ", ".join([f"%{quote(v.name)}" for v in values])
 
 
 def _literal(value: float | int | bool) -> str:
     return ("true" if value else "false") if isinstance(value, bool) else show_number(value)
 
 
-def _repeat(op: Repeat, instr: Node, sizes: Sizes, head: str, indent: str, function: FunctionPhase) -> list[str]:
+def _repeat(op: Repeat, instr: Node, head: str, indent: str, shown: Show) -> list[str]:
     flag = (" scan" if op.scan else "") + (" reverse" if op.reverse else "")
-    lines = [f"{head}repeat {quote(op.label)} {op.count}{flag} ("]
-    for i, (param, source) in enumerate(zip(op.body.inputs, instr.inputs, strict=True)):
+    path = f" as {quote(op.body.name)}" if op.body.name != op.label else ""
+    lines = [f"{head}repeat {quote(op.label)} {op.count}{flag}{path} ("]
+    for i, (param, source) in enumerate(zip(op.body.inputs, instr.inputs)):
         how = "=" if i < op.carries else "each" if i < op.carries + op.stacks else "with"
-        lines.append(f"{indent}  {show_var(param, sizes, phase_in(function))} {how} %{quote(source.name)},")
+        lines.append(f"{indent}  {shown(param, None)} {how} %{quote(source.name)},")
     lines.append(f"{indent}) {{")
-    lines += _instrs(op.body, sizes, indent + "  ", function)
-    lines.append(f"{indent}  yield {', '.join(f'%{quote(v.name)}' for v in op.body.outputs)}".rstrip())
+    lines += _instrs(op.body, indent + "  ", shown)
+    lines.append(f"{indent}  yield {_names(op.body.outputs)}".rstrip())
     lines.append(f"{indent}}}")
     return lines
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from compiler.graph import Dim, Graph, Node, Type, Value
-from compiler.layout import Layout
 from compiler.ops.base import OpError
 from compiler.ops.comm import Comm, Relayout
 from compiler.ops.effects import Effect
@@ -144,9 +143,8 @@ class _Checker:
 
     @staticmethod
     def stack(var: Value, op: Repeat) -> Value:
-        halo = tuple((d + 1, left, right) for d, left, right in var.layout.halo)
-        layout = Layout(((), *var.layout.dims), var.layout.pending, halo)
-        return Value(var.name, Type(var.type.dtype, (Dim(op.label, op.count), *var.type.dims)), layout=layout)
+        type = Type(var.type.dtype, (Dim(op.label, op.count), *var.type.dims))
+        return Value(var.name, type, layout=var.layout.stacked())
 
 
 def _same(got: Value, want: Value, what: str) -> list[Finding]:

@@ -162,7 +162,7 @@ CODES: tuple[Code, ...] = (
         "a weight that training does not have",
         "A model may ask whether it is `training`, and compute something else elsewhere; its weights are those of\n"
         "training: one that is declared only where `training` is false would never be trained.",
-        _model("y = sum(x * w)\nweight w[d]\nif not training {\n  weight v[d]\n  y = sum(x * v)\n}\nloss y"),
+        _model("weight w[d]\ny = sum(x * w)\nif not training {\n  weight v[d]\n  y = sum(x * v)\n}\nloss y"),
         _model("weight v[d], w[d]\ny = sum(x * w * v)\nif not training {\n  y = sum(x * v)\n}\nloss y"),
     ),
 )

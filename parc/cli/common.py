@@ -20,7 +20,7 @@ from dsl.diagnostics import Diagnostic, ParcError, fail
 from dsl.files import load
 from dsl.render import render, to_json
 from dsl.source import Source
-from parc.api import OURS, Options, is_program
+from parc.api import OURS, Options, is_program, is_stage
 from parc.cli import BUG, UNMET, show_failure
 
 SCHEMA = 1
@@ -78,6 +78,7 @@ class Output:
     diagnostics: list[Diagnostic] = field(default_factory=list)
     result: Any = field(default_factory=dict)
     begun: Diagnostic | None = None
+    end_bar: Callable[[], None] = lambda: None
 
     def warn(self, diagnostics: tuple[Diagnostic, ...] | list[Diagnostic]) -> None:
         """Report diagnostics, each once: of two things that are compared both may have it."""
@@ -92,6 +93,7 @@ class Output:
     def begin(self, diagnostic: Diagnostic) -> None:
         """Print the first of what will be warned of, all but its help, which takes seconds to find."""
         if self.begun is None and not self.json:
+            self.end_bar()
             self.begun = replace(diagnostic, help=None)
             click.echo(render([self.begun], self.sources, color(sys.stderr)), nl=False, err=True)
             sys.stderr.flush()
@@ -305,14 +307,15 @@ def check_program(out: Output, file: str, **given: object) -> bool:
     """Whether the file is a lowered program. Raises click.UsageError for options that such a one has no use for: it was
     lowered for one job, with its parameters and strategy. given: the options' values, by name.
     """
-    if not is_program(file):
+    if not is_program(file) and not is_stage(file):
         return False
     for name, value in given.items():
         if value:
             option = {"params": "-D"}.get(name, f"--{name}")
-            was = f"`{file}` is a lowered program, of one job with its parameters and its strategy"
+            what = "a lowered program" if is_program(file) else "the text of a stage"
+            was = f"`{file}` is {what}, of one job with its parameters and its strategy"
             raise click.UsageError(f"{was}: `{option}` goes with the `.par` file")
-    return True
+    return is_program(file)
 
 
 def set_threads(number: int) -> None:
@@ -332,11 +335,14 @@ threads_option = click.option(
 # --- files ---------------------------------------------------------------------------------------------
 
 
-def read_source(out: Output, name: str, program: bool = False) -> Source:
+def read_source(out: Output, name: str, program: bool = False, staged: bool = False) -> Source:
     """The named file, or standard input for `-`; messages can show its lines from then on.
 
-    program: whether it may be a lowered program; else click.UsageError is raised for one.
+    program: whether it may be a lowered program, staged: the text of an earlier stage; else click.UsageError is raised
+    for one.
     """
+    if not staged and is_stage(name):
+        raise click.UsageError(f"`{name}` is the text of a stage; `parc compile` takes it on to a program")
     if not program and is_program(name):
         raise click.UsageError(f"`{name}` is a lowered program; `parc {out.command}` needs the `.par` file")
     source = _read_stdin() if name == "-" else load(name)

@@ -126,6 +126,7 @@ def _progress(out: Output, steps: int, what: str) -> Iterator[Callable[[Progress
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            out.end_bar = bar.stop
             task = bar.add_task("", total=steps, loss="–", clocks="")
             yield lambda now: bar.update(task, completed=now.step, loss=f"{now.loss:.6g}", clocks=_clocks(now))
 

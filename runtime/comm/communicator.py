@@ -16,7 +16,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 T_co = TypeVar("T_co", covariant=True)
 Wait = Generator[Hashable, None, T]
-"""Yields the key of what is waited for (`runtime.turns`); an engine whose calls block never yields."""
+"""Yields the key of what is waited for (`compiler.schedules.turns`); an engine whose calls block never yields."""
 
 
 class Handle(Protocol[T_co]):

@@ -6,10 +6,10 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from compiler.schedules.turns import Turns
 from runtime.backend import Array, Backend, Shape
 from runtime.comm.communicator import Done, Wait
 from runtime.mesh import Mesh
-from runtime.turns import Turns
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Hub:
         self.mesh, self.backend = mesh, backend
         self.meetings: dict[Hashable, _Meeting] = {}
         self.mail: dict[Hashable, Array] = {}
-        self.turns: Turns[Any] = Turns()
+        self.turns: Turns[Any, Hashable] = Turns()
 
     def network(self, group: int, at: Mapping[str, int]) -> HubNetwork:
         """The end of the hub that belongs to the device of a group at these mesh coordinates."""

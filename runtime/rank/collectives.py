@@ -16,14 +16,12 @@ from compiler.ops.comm import (
     AllReduce,
     AllToAll,
     Comm,
-    Halo,
-    HaloAdd,
     MaskPad,
     OnlyFirst,
     ReduceScatter,
     Shard,
-    ShiftAcross,
 )
+from compiler.ops.neighbours import Halo, HaloAdd, ShiftAcross
 from runtime.backend import Array, Backend, Index, Shape
 from runtime.comm import Done, Handle, Network, Then
 from runtime.mesh import Mesh

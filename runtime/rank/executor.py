@@ -12,10 +12,11 @@ from compiler.program import Program, StateDecl
 from runtime.backend import Backend
 from runtime.comm import Hub
 from runtime.distribute import Array, piece_of
-from runtime.executor import LocalExecutor
+from runtime.executor import LocalExecutor, check_hang
 from runtime.mesh import Mesh
 from runtime.numpy.backend import Numpy
-from runtime.rank.interpreter import HeldArray, Rank
+from runtime.rank.buffers import HeldArray
+from runtime.rank.interpreter import Rank
 from runtime.state import parted
 
 
@@ -93,7 +94,7 @@ class RankExecutor(LocalExecutor):
 
     def play(self) -> None:
         tasks = {d: d.step() for devices in self.devices.values() for d in devices}
-        self.hub.turns.play(tasks, "device", self._told)
+        check_hang("device", [self._told(d, key) for d, key in self.hub.turns.play(tasks)])
 
     def end_step(self) -> None:
         for devices in self.devices.values():

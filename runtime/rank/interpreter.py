@@ -10,7 +10,6 @@ Written against `runtime.backend.Backend` and `runtime.comm.Network` only, so th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -29,51 +28,8 @@ from compiler.program import DeviceClass, Program
 from runtime.backend import Array, Backend, LocalValue, Position
 from runtime.comm import Handle, Network, Then, Wait
 from runtime.mesh import Mesh, logical, logical_type, region
+from runtime.rank.buffers import Destination, HeldArray, Ledger, RankBuffer
 from runtime.rank.collectives import Here, start_collective
-
-
-@dataclass
-class Ledger:
-    """Bytes alive on one device, and the most there ever were, by memory."""
-
-    live: dict[str, int] = field(default_factory=dict)
-    peak: dict[str, int] = field(default_factory=dict)
-
-    def add(self, memory: str, size: int) -> None:
-        self.live[memory] = self.live.get(memory, 0) + size
-        self.peak[memory] = max(self.peak.get(memory, 0), self.live[memory])
-
-
-@dataclass(eq=False)
-class RankBuffer:
-    """A piece of memory as the program sees it; let go when nobody holds it."""
-
-    ledger: Ledger
-    memory: str
-    size: int
-    holders: int = 1
-    coming: tuple[Handle[Array], Array] | None = None  # what is not there yet, and where it will lie
-
-    def __post_init__(self) -> None:
-        self.ledger.add(self.memory, self.size)
-
-    def hold(self) -> RankBuffer:
-        self.holders += 1
-        return self
-
-    def drop(self) -> None:
-        self.holders -= 1
-        if self.holders == 0:
-            self.ledger.add(self.memory, -self.size)
-
-
-@dataclass
-class HeldArray:
-    """A value: its array, and the buffer that its bytes belong to."""
-
-    array: Array
-    buffer: RankBuffer
-
 
 Values = dict[str, HeldArray]
 
@@ -393,15 +349,6 @@ class Rank:
         for place in stacks.get(name, ()):
             yield from self._there(values[name])
             self._put(place, values[name].array)
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """Memory that a value of this type is copied to, or combined with: by `sum` or `max`."""
-
-    array: Array
-    dtype: str
-    combine: str | None = None
 
 
 def _adds(var: Value) -> str:

@@ -21,14 +21,12 @@ from compiler.ops.comm import (
     AllReduce,
     AllToAll,
     Comm,
-    Halo,
-    HaloAdd,
     MaskPad,
     OnlyFirst,
     ReduceScatter,
     Shard,
-    ShiftAcross,
 )
+from compiler.ops.neighbours import Halo, HaloAdd, ShiftAcross
 from runtime.distribute import Array, reduce_lead
 from runtime.mesh import Mesh
 from runtime.numpy import CallContext, rounded

@@ -6,7 +6,7 @@ played by events: groups take turns, an action runs when what it receives is the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,14 +17,14 @@ from compiler.liveness import unrolled
 from compiler.memory.capacity import check_capacity
 from compiler.memory.peak import MemoryUse, memory_use
 from compiler.program import LASTING, DeviceClass, Program, StateDecl
+from compiler.schedules.turns import Turns
 from compiler.traffic import Volumes, add_volumes, volumes
 from runtime.distribute import Array, distribute
-from runtime.executor import LocalExecutor, inputs_of
+from runtime.executor import LocalExecutor, check_hang, inputs_of
 from runtime.numpy import CallContext, rounded
 from runtime.numpy.pool import ArrayPool
 from runtime.stacked.straight import Slots, Straight, compile_function
 from runtime.state import parted
-from runtime.turns import Turns, Waits
 
 
 @dataclass(slots=True)
@@ -104,7 +104,7 @@ class Emulator(LocalExecutor):
         self._pool = ArrayPool()
         self._contexts = [CallContext(m, program.seed, self._pool.empty) for m in range(program.microbatches)]
         self._reductions: dict[str, _Reduction] = {}
-        self.turns: Turns[_Group] = Turns()
+        self.turns: Turns[_Group, Hashable] = Turns()
         super().__init__(program, initial, shares)
 
     def fill(self, group: int, decl: StateDecl, part: Array) -> None:
@@ -136,7 +136,8 @@ class Emulator(LocalExecutor):
                 g.inputs.append(made[key])
 
     def play(self) -> None:
-        self.turns.play({g: self._actions(g) for g in self.groups.values()}, "device group", self._told)
+        hanging = self.turns.play({g: self._actions(g) for g in self.groups.values()})
+        check_hang("device group", [self._told(g, key) for g, key in hanging])
 
     def end_step(self) -> None:
         for g in self.groups.values():
@@ -146,7 +147,7 @@ class Emulator(LocalExecutor):
             g.inputs, g.saved = [], {}
         self._pool.next_round()
 
-    def _actions(self, g: _Group) -> Waits:
+    def _actions(self, g: _Group) -> Iterator[Hashable]:
         """Runs the group's schedule; yields the key of what is missing."""
         traffic = self.traffic.setdefault(g.index, {})
         for name, chunk, micro in unrolled(self.program, g.stage.cls.schedule, g.index):

@@ -258,7 +258,7 @@ def test_options_that_a_lowered_program_has_no_use_for_are_misuse(name: str, fil
         parc.run(lowered, 1, params={"degree": 4})
 
 
-@pytest.mark.parametrize("name", ["compile", "verify", "cost", "trace", "report", "explain", "fmt"])
+@pytest.mark.parametrize("name", ["verify", "cost", "trace", "report", "explain", "fmt"])
 def test_a_lowered_program_where_a_file_is_needed_is_misuse(name: str, file: str, tmp_path: Path) -> None:
     lowered = str(tmp_path / "mlp.npu")
     assert run("compile", file, "-o", lowered).exit_code == 0

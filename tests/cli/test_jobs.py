@@ -92,8 +92,8 @@ def test_a_schedule_that_hangs_is_found_before_anything_runs(
     """A lowering that lets two stages wait for each other: the first wants the second's gradient before it sends."""
     honest = driver.compile_job
 
-    def hanging(job: Job) -> driver.Compiled:
-        compiled = honest(job)
+    def hanging(job: Job, *more: object) -> driver.Compiled:
+        compiled = honest(job, *more)  # type: ignore[arg-type]
         program = parse_program(CODES["E0642"].failing)
         return replace(compiled, program=program)
 
@@ -138,8 +138,8 @@ def test_compile_writes_nothing_after_an_error(file: str, tmp_path: Path) -> Non
     ("stage", "shows"),
     [
         ("ast", "Optimizer"),
-        ("graph", "graph mlp("),
-        ("training", "graph mlp.grad("),
+        ("graph", "model mlp ("),
+        ("training", "backward mlp.grad ("),
         ("placed", "%relu: f32[b=4/dp, f=32]"),
     ],
 )

@@ -18,8 +18,9 @@ from compiler.program import Program
 from runtime.data.synthetic import synthetic
 from runtime.distribute import Array
 from runtime.numpy import STORAGE
+from runtime.rank.buffers import HeldArray, Ledger
 from runtime.rank.executor import RankExecutor
-from runtime.rank.interpreter import HeldArray, Ledger, Rank
+from runtime.rank.interpreter import Rank
 
 HALVES = ("bf16", "f16")
 """numpy keeps them in 32 bits: half of an array's bytes count."""

@@ -11,8 +11,9 @@ from compiler.memory.peak import memory_use
 from compiler.ops.effects import Accumulate
 from compiler.program import Program
 from runtime.data.synthetic import synthetic
+from runtime.rank.buffers import HeldArray, RankBuffer
 from runtime.rank.executor import RankExecutor
-from runtime.rank.interpreter import HeldArray, Rank, RankBuffer
+from runtime.rank.interpreter import Rank
 
 Where = tuple[str, int, int]
 """(function, chunk, micro-batch)."""

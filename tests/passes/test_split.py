@@ -144,7 +144,7 @@ def test_communication_is_that_of_other_schedules() -> None:
 
 
 def test_one_stage_is_not_split() -> None:
-    assert gpt("pp=1", "microbatches=4").placed.late is None
+    assert gpt("pp=1", "microbatches=4").split.placed.late is None
 
 
 def test_memory_stays_near_the_fullest_stage_of_one_f_one_b() -> None:

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compiler.driver import run_passes
 from compiler.graph import Dim, Names, Type, Value
 from compiler.model import Init, Job, Model, Precision, RecomputeRule, State, Training, WeightUpdate
 from compiler.ops.elementwise import Cast
 from compiler.passes.copying import graph_values
-from compiler.passes.training import SCALE_PATIENCE, SCALE_START, training
+from compiler.passes.training import SCALE_PATIENCE, SCALE_START
 from compiler.passes.verify_graph import verify_graph, verify_names
 from runtime.numpy import STORAGE
 from tests.passes.checks import differentiated, gradients
@@ -60,7 +61,7 @@ class Run:
     """The serial program, step by step."""
 
     def __init__(self, job: Job, seed: int = 0) -> None:
-        self.t: Training = training(job)
+        self.t: Training = run_passes(job, "update").training
         for graph in (self.t.forward, self.t.backward, self.t.update):
             verify_graph(graph)
         verify_names(self.t.forward, self.t.backward, self.t.update)
@@ -194,14 +195,14 @@ def test_after_enough_good_steps_the_scale_doubles() -> None:
 
 def test_the_step_of_random_numbers_and_the_counter_are_one_value() -> None:
     model = gpt(dropout=True)
-    t = training(job_for(model, adamw(model)))
+    t = run_passes(job_for(model, adamw(model)), "update").training
     (step,) = (v for v in t.forward.inputs if v.name == "step")
     assert t.states[0].value is step and step in t.update.inputs
 
 
 def test_the_update_takes_gradients_weights_and_states() -> None:
     model = gpt()
-    t = training(job_for(model, adamw(model), clip=1.0))
+    t = run_passes(job_for(model, adamw(model), clip=1.0), "update").training
     weights = tuple(w.value for w in model.weights)
     assert t.update.inputs == (*t.gradients, *weights, *(s.value for s in t.states))
     assert [v.type for v in t.update.outputs[: len(weights)]] == [w.type for w in weights]
@@ -211,7 +212,7 @@ def test_the_update_takes_gradients_weights_and_states() -> None:
 
 def test_the_norm_is_a_chain_of_scalar_sums_in_the_weights_order() -> None:
     model = gpt()
-    t = training(job_for(model, adamw(model), clip=1.0))
+    t = run_passes(job_for(model, adamw(model), clip=1.0), "update").training
     made = {v: n for n in t.update.nodes for v in n.outputs}
     total = made[next(v for v in made if v.name == "grad_norm")].inputs[0]
     order = []
@@ -224,7 +225,7 @@ def test_the_norm_is_a_chain_of_scalar_sums_in_the_weights_order() -> None:
 
 def test_what_depends_on_the_step_alone_is_computed_once() -> None:
     model = gpt()
-    t = training(job_for(model, adamw(model)))
+    t = run_passes(job_for(model, adamw(model)), "update").training
     powers = [n for n in t.update.nodes if n.op.default_name(()) == "pow"]
     assert len(powers) == 2
     assert all(n.output.name.startswith("update.") for n in powers)

@@ -268,10 +268,10 @@ def test_what_it_costs() -> None:
     """FLOPs: forward, gradients of what is between a trained weight and the loss, gradients of trained weights."""
     tokens = B * 4
     layer, head = 2 * tokens * D * F, 2 * tokens * D * V
-    probe = compiled(*FROZEN["probe"]).job.model
+    probe = compiled(*FROZEN["probe"]).training
     assert model_flops(probe) == 2 * LAYERS * layer + 2 * head
     adapters = 2 * tokens * Q * (D + F)  # of one dense layer: through `low`, then `high`
-    lora = compiled(*FROZEN["lora"]).job.model
+    lora = compiled(*FROZEN["lora"]).training
     forward = LAYERS * (2 * layer + 2 * adapters) + head
     back = LAYERS * (2 * layer + 2 * adapters) + head - layer - 2 * tokens * Q * D  # the first layer's input has none
     assert model_flops(lora) == forward + back + LAYERS * 2 * adapters

@@ -6,7 +6,7 @@ import pytest
 
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate import evaluate
-from compiler.ops.comm import ShiftAcross
+from compiler.ops.neighbours import ShiftAcross
 from compiler.traffic import collectives
 from dsl.diagnostics import ParcError
 from dsl.source import Source

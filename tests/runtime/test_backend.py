@@ -9,11 +9,14 @@ from compiler.driver import Compiled
 from compiler.graph import Value
 from compiler.layout import TIME
 from compiler.program import LASTING
+from compiler.text import parse_located
 from runtime.backend import Array
+from runtime.comm import Handle, Then
 from runtime.data.synthetic import synthetic
 from runtime.distribute import piece_of
 from runtime.mesh import Mesh
 from runtime.numpy.backend import Numpy
+from runtime.rank.buffers import HeldArray
 from runtime.rank.executor import RankExecutor
 from runtime.rank.interpreter import Rank
 from runtime.stacked import Emulator
@@ -84,3 +87,56 @@ def test_devices_whose_calls_block_give_the_same_bits(options: tuple[str, ...]) 
         assert weights and twin.ledger.peak == device.ledger.peak
         for name in weights:
             np.testing.assert_array_equal(device.states[name].array, twin.states[name].array)
+
+
+AHEAD = """\
+program ahead
+mesh (dp=2)
+input x: f32[b=4]
+
+stage 0: devices 0..1 {
+  loss loss: f32[]
+  fn F {
+    %x: f32[b=2/dp] = input x
+    %first: f32[b=4] = all_gather %x b over dp
+    %last: f32[b=4] = repeat layer 3 (
+      %given: f32[b=4] = %first,
+      %own: f32[b=2/dp] with %x,
+    ) {
+      %next: f32[b=4] = all_gather %own b over dp
+      %used: f32[b=4] = exp %given
+      yield %next
+    }
+    %sum: f32[] = reduce %last sum over (b)
+    accumulate %sum into loss
+  }
+  schedule {
+    F[0]
+  }
+}
+"""
+
+
+def test_results_are_waited_for_where_they_are_read() -> None:
+    """A loop that fetches what its next iteration needs has two messages under way at a time."""
+    log: list[str] = []
+
+    class Logged(Rank):
+        def coming(self, handle: Handle[Array], var: Value) -> HeldArray:
+            def there(x: Array) -> Array:
+                log.append(f"{self.at['dp']} has {var.name}")
+                return x
+
+            log.append(f"{self.at['dp']} wants {var.name}")
+            return super().coming(Then(handle, there), var)
+
+    class Executor(RankExecutor):
+        device = Logged
+
+    program = parse_located(AHEAD)[0]
+    run = Executor(program)
+    batch = synthetic(program.inputs, 0, 0)
+    np.testing.assert_allclose(run.step(batch).loss, batch["x"].sum(), rtol=1e-6)
+    assert [what[2:] for what in log if what[0] == "0"] == [
+        *["wants first", "wants next", "has first", "wants next", "has next", "wants next", "has next", "has next"]
+    ]

@@ -15,14 +15,12 @@ from compiler.ops.comm import (
     AllGather,
     AllReduce,
     AllToAll,
-    Halo,
-    HaloAdd,
     MaskPad,
     OnlyFirst,
     ReduceScatter,
     Shard,
-    ShiftAcross,
 )
+from compiler.ops.neighbours import Halo, HaloAdd, ShiftAcross
 from runtime.comm import Hub, Wait
 from runtime.distribute import Array, collect, distribute
 from runtime.mesh import Mesh

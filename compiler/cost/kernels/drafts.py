@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 from compiler.cost.kernels.work import Work
 from compiler.graph import ITEMSIZE, Node, Type
@@ -12,14 +11,11 @@ from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
 
-ALL = Fraction(1)
-
 
 @dataclass(slots=True)
 class Lifted:
     """A value. type, bytes: of the local piece; root: the value that it is a view of; owner: its kernel, or -1.
 
-    filled: of an index, the part that can be rows of a table at most (`routing.filled`).
     taint: `weights`, `gradients`, `statistics` (or a view, cast or collective of some), `constant`, or nothing.
     """
 
@@ -28,7 +24,6 @@ class Lifted:
     root: str
     owner: int = -1
     taint: str = ""
-    filled: Fraction = ALL
     carried: int | None = None  # a loop's carry: index of the result that it is in the next iteration
 
     @property

@@ -9,9 +9,10 @@ from compiler.cost.kernels.seats import Seats, occupied
 from compiler.cost.kernels.work import Product
 from compiler.graph import Graph, Node, Value
 from compiler.layout import local_type
-from compiler.model import Model
+from compiler.model import Training
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
+from compiler.origin import Phase
 from compiler.passes.differentiate import differentiate
 from compiler.program import FunctionPhase, Program
 
@@ -19,19 +20,19 @@ Seated = Mapping[Value, Seats]
 
 
 class _Same:
-    """A model by its identity: what is priced with one strategy after the other is one object."""
+    """A training graph by its model: what is priced with one strategy after the other is one object."""
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, training: Training) -> None:
+        self.training = training
 
     def __hash__(self) -> int:
-        return id(self.model)
+        return hash(self.training.model)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.model is self.model
+        return isinstance(other, _Same) and other.training.model is self.training.model
 
 
-def model_flops(model: Model) -> float:
+def model_flops(training: Training) -> float:
     """Of the products of a training step of the serial model, on the whole batch: forward and backward, each once.
 
     As in PaLM's model FLOPs (Chowdhery and others 2022, appendix B): nothing that is made again, attention's scores
@@ -39,12 +40,13 @@ def model_flops(model: Model) -> float:
     several layers has no gradient of its input, where that is data. The update's are not counted. Of experts, those of
     the copies that go to them: seats that stay empty are no need (`seats`).
     """
-    return _model_flops(_Same(model))
+    return _model_flops(_Same(training))
 
 
 @lru_cache(maxsize=8)
 def _model_flops(of: _Same) -> float:
-    found = differentiate(of.model)  # without recompute it makes nothing again but what takes no products
+    # Scopes with places of their own share nothing, whatever they compute alike: the model by itself would.
+    found = differentiate(of.training.model) if of.training.job.strategy.places else of.training
     graphs = (found.forward, found.backward)
     seats = occupied(graphs)
     return sum(_needed(g.nodes, g.outputs, seats)[0] for g in graphs)
@@ -56,12 +58,14 @@ def _needed(nodes: Sequence[Node], outputs: Iterable[Value], seats: Seated) -> t
     for node in reversed(nodes):
         if wanted.isdisjoint(node.outputs):
             continue
-        if isinstance(node.op, Repeat):
+        again = node.outputs[0].origin.phase is Phase.AGAIN
+        if isinstance(node.op, Repeat) and not again:
             flops, taken = _loop(node.op, {i for i, v in enumerate(node.outputs) if v in wanted}, seats)
             total += flops
             wanted.update(node.inputs[i] for i in taken)
             continue
-        total += flops_of(node) * min((float(seats[v].share) for v in node.inputs if v in seats), default=1.0)
+        if not again:
+            total += flops_of(node) * min((float(seats[v].share) for v in node.inputs if v in seats), default=1.0)
         wanted.update(node.inputs)
     return total, wanted
 

@@ -10,10 +10,8 @@ message, as all systems do that shard them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from fractions import Fraction
 
-from compiler.cost.kernels.drafts import ALL, Draft, Lifted
-from compiler.cost.kernels.routing import filled
+from compiler.cost.kernels.drafts import Draft, Lifted
 from compiler.cost.kernels.sized import Sized
 from compiler.cost.kernels.work import Collective, Copy, Meet, Part, Post, Product, Vector, Wait, Work, WorkLoop
 from compiler.graph import ITEMSIZE, Graph, Node, Type, Value
@@ -53,9 +51,7 @@ class Lifter:
         regions: Regions,
         update: bool,
         itemsize: int = 8,
-        filled: dict[str, Fraction] | None = None,
     ) -> None:
-        self.filled = {} if filled is None else filled  # of what functions save, for those that load it
         self.regions = regions
         self.sizes, self.states, self.update = program.sizes, states, update
         self.computes = itemsize
@@ -88,6 +84,7 @@ class _Lift:
         self.sunk = sunk_values(body, sunk_results)
         self.carries = sum(v.carried is not None for v in given.values())
         self.adding = -1
+        self.grown: set[int] = set()  # those that others have joined
         self.buckets: dict[tuple[str, tuple[str, ...], str, int], int] = {}
 
     # --- instructions ----------------------------------------------------------------------------------------
@@ -96,7 +93,7 @@ class _Lift:
         for instr in self.body.nodes:
             self.lift(instr)
         lifter = self.lifter
-        of = (lifter.itemsize, lifter.regions.attention, lifter.inside, lifter.core)
+        of = (lifter.itemsize, lifter.regions, lifter.inside, lifter.core)
         return Sized(self.body, self.values, self.drafts, self.sunk, self.carries, *of).part()
 
     def lift(self, instr: Node) -> None:
@@ -121,9 +118,6 @@ class _Lift:
             self.add(instr, Collective(op.mnemonic, op.over(), rows, ITEMSIZE[source.dtype], "activations"))
         else:
             self.vector(instr, op.joins)
-        if not isinstance(op, (effects.Effect, Repeat)):
-            for var in instr.outputs:
-                self.values[var.name].filled = filled(instr, self.values)
 
     def is_free_cast(self, instr: Node) -> bool:
         source = self.values[instr.inputs[0].name]
@@ -216,7 +210,7 @@ class _Lift:
         for at in owners[:-1]:
             draft = self.drafts[at]
             alike = draft.joins and last.joins and draft.size == last.size == size
-            if not alike or draft.closed or any(at in d.deps for d in self.drafts):
+            if not alike or draft.closed or self.is_waited_for(at):
                 continue
             last.instrs = draft.instrs + last.instrs
             last.deps |= draft.deps
@@ -229,6 +223,11 @@ class _Lift:
                 view.owner = owners[-1]
                 self.views.setdefault(owners[-1], []).append(view)
             draft.instrs, draft.deps, draft.carries = [], set(), set()
+
+    def is_waited_for(self, at: int) -> bool:
+        """Whether another node depends on this one: one that was begun later, or a message that has grown since."""
+        later = (self.drafts[i] for i in range(len(self.drafts) - 1, at, -1))
+        return any(at in d.deps for d in later) or any(at in self.drafts[i].deps for i in self.grown)
 
     def collective(self, instr: Node, op: comm.Comm) -> None:
         source, var = self.values[instr.inputs[0].name], instr.outputs[0]
@@ -249,6 +248,7 @@ class _Lift:
             total = draft.work.elements * draft.work.itemsize + elements * itemsize
             draft.work = Collective(op.mnemonic, op.over(), -(-total // itemsize), itemsize, role, whole)
             draft.count += 1
+            self.grown.add(into)
             draft.name = f"{draft.count} {role}"
             self.wait(draft, (v.name for v in instr.inputs))
             self.define(var, into)
@@ -287,9 +287,6 @@ class _Lift:
             taint = TAINTS.get(state.role, "") if state else ""
             var = instr.outputs[0]
             self.define(var, -1, taint)
-            self.values[var.name].filled = self.lifter.filled.get(op.name, ALL)
-        elif isinstance(op, (effects.Save, effects.Write)):
-            self.lifter.filled[op.name] = self.values[instr.inputs[0].name].filled
         elif isinstance(op, effects.Accumulate):
             value = self.values[instr.inputs[0].name]
             memory = instr.inputs[0].memory
@@ -318,6 +315,7 @@ class _Lift:
             state = self.lifter.states.get(instr.op.name)
             self.drafts[-1].name = f"accumulation of {TAINTS.get(state.role, '') if state else ''}".removesuffix(" of ")
             return
+        self.grown.add(self.adding)
         draft = self.drafts[self.adding]
         assert isinstance(draft.work, Vector)
         old = draft.work
@@ -331,10 +329,7 @@ class _Lift:
             value = self.lifter.value(param)
             value.taint = self.values[outer.name].taint
             value.carried = i if i < op.carries else None
-            value.filled = ALL if i < op.carries else self.values[outer.name].filled
             given[param.name] = value
         sunk = {i for i, v in enumerate(instr.outputs) if v.name in self.sunk and i >= op.carries}
         inner = _Lift(self.lifter, op.body, given, sunk)
         self.add(instr, WorkLoop(op.count, inner.part()))
-        for var, result in zip(instr.outputs, op.body.outputs):
-            self.values[var.name].filled = inner.values[result.name].filled

@@ -7,7 +7,6 @@ be priced again and again with other parameters: that is what fitting does. Roll
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from math import prod
 
 from compiler.cost.kernels.flops import program_flops
@@ -51,7 +50,6 @@ def features(program: Program) -> Features:
     for c in program.classes:
         parts.append({})
         inside.append({})
-        filled: dict[str, Fraction] = {}
         for f in c.functions:
             lifter = Lifter(
                 program,
@@ -59,7 +57,6 @@ def features(program: Program) -> Features:
                 regions,
                 f.phase is FunctionPhase.UPDATE,
                 ITEMSIZE[compute],
-                filled,
             )
             parts[-1][f.name, f.chunk] = lifter.part(f.body)
             inside[-1][f.name, f.chunk] = frozenset(lifter.inside), frozenset(lifter.core)

@@ -11,7 +11,7 @@ from compiler.cost.kernels.alike import alike, free_dims, rule_on
 from compiler.cost.kernels.flops import flops_of, model_flops
 from compiler.driver import Compiled
 from compiler.graph import Graph, Value
-from compiler.layout import TIME, Layout
+from compiler.layout import TIME
 from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
 from compiler.passes.copying import graph_values
@@ -44,13 +44,13 @@ class Repeated:
 def repeated_work(compiled: Compiled) -> tuple[Diagnostic, ...]:
     """Warnings: of scans over split dims, and where stages repeat products of more than `WORTH` of what the model
     needs, or devices along an axis of more than `WORTH_ALONG`."""
-    scans = tuple(_gathered_scans(compiled.placed.forward, compiled.placed.layouts))
+    scans = tuple(_gathered_scans(compiled.placed.forward))
     return (*scans, *_by_stages(compiled), *_along_axes(compiled))
 
 
 def _along_axes(compiled: Compiled) -> tuple[Diagnostic, ...]:
     found = alike(compiled.program)
-    needed = model_flops(compiled.job.model) if found else 0.0
+    needed = model_flops(compiled.training) if found else 0.0
     warnings = []
     for a in found.values():
         span = rule_on(compiled.job.strategy, a.axis)
@@ -74,7 +74,7 @@ def _by_stages(compiled: Compiled) -> tuple[Diagnostic, ...]:
     found = sorted(repeated(compiled), key=lambda r: -r.more)
     if not found:
         return ()
-    more, needed = sum(r.more for r in found), model_flops(compiled.job.model)
+    more, needed = sum(r.more for r in found), model_flops(compiled.training)
     if more <= WORTH * needed:
         return ()
     strategy = compiled.job.strategy
@@ -92,18 +92,18 @@ def _by_stages(compiled: Compiled) -> tuple[Diagnostic, ...]:
     return (Diagnostic("E0559", message, span, notes=tuple(notes), help=help, severity="warning"),)
 
 
-def _gathered_scans(graph: Graph, layouts: Mapping[str, Layout]) -> Iterator[Diagnostic]:
+def _gathered_scans(graph: Graph) -> Iterator[Diagnostic]:
     """Of each scan whose slices are pieces that had to be gathered; those in loops, too."""
     made = {v: node for node in graph.nodes for v in node.outputs}
     for node in graph.nodes:
         if not isinstance(node.op, Repeat):
             continue
-        yield from _gathered_scans(node.op.body, layouts)
+        yield from _gathered_scans(node.op.body)
         axes: dict[str, None] = {}
         for v in node.inputs[node.op.carries : node.op.carries + node.op.stacks] if node.op.scan else ():
             maker = made.get(v)
             if maker is not None and isinstance(maker.op, Relayout):
-                axes |= dict.fromkeys(a for a in layouts[maker.inputs[0].name].dims[0] if a != TIME)
+                axes |= dict.fromkeys(a for a in maker.inputs[0].layout.dims[0] if a != TIME)
         if axes:
             named = ", ".join(f"`{a}`" for a in axes)
             where = f"goes through all positions on every device along {named}"
@@ -114,7 +114,7 @@ def _gathered_scans(graph: Graph, layouts: Mapping[str, Layout]) -> Iterator[Dia
 
 def repeated(compiled: Compiled) -> list[Repeated]:
     """What several stages make, of all that takes products; loops as a whole."""
-    placed, staged = compiled.placed, compiled.staged
+    placed, staged = compiled.split
     if staged.stages == 1:
         return []
     results = placed.training.results

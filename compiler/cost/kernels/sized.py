@@ -6,12 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from compiler.cost.kernels.drafts import Draft, Lifted, masked_again
-from compiler.cost.kernels.routing import copies
 from compiler.cost.kernels.work import Collective, Part, Product, Vector
 from compiler.cost.kernels.work import WorkNode as Kernel
-from compiler.graph import Graph, Node
+from compiler.graph import Graph
 from compiler.ops import comm, effects
-from compiler.regions.region import Region
+from compiler.regions.mark import Regions
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +25,15 @@ class Sized:
     sunk: Collection[str]
     carries: int
     itemsize: int
-    attention: Mapping[Node, Region]
+    regions: Regions
     inside: set[str]
     core: set[str]
 
     def part(self) -> Part:
         """The work of the body."""
         readers = self._readers()
-        made = {v.name: instr for instr in self.body.nodes for v in instr.outputs}
         cores = self._cores()
+        fed = {self.values[v.name].root for at in cores for i in self.drafts[at].instrs for v in i.inputs}
         order = [at for at in self._order() if self.drafts[at].instrs]
         place = {at: i for i, at in enumerate(order)}
         results = self.body.outputs
@@ -45,28 +44,31 @@ class Sized:
             if work is None:
                 work = self._vector(at, draft, readers, at in cores)
             elif isinstance(work, Product):
-                work = self._product(draft, work, cores)
+                work = self._product(draft, work, cores, fed)
             elif isinstance(work, Collective) and work.comm.pattern is comm.Pattern.DIRECT and draft.count == 1:
-                number, places = copies(draft.instrs[0], made, self.body, self.values)
-                work = replace(work, copies=number, places=places)
+                of = self.regions.routing[draft.instrs[0]]
+                work = replace(work, copies=of.number, places=of.places)
             deps = tuple(sorted(place[d] for d in draft.deps))
             owners = {self.values[results[c].name].owner for c in draft.carries if c < len(results)}
             nodes.append(Kernel(draft.name, work, deps, tuple(sorted(place[o] for o in owners if o >= 0))))
-        self._note_what_stays_inside(readers, cores)
+        self._note_what_stays_inside(readers, cores, fed)
         return Part(tuple(nodes))
 
     def _cores(self) -> dict[int, float]:
         """Kernels of the inside of attention, and the share of the scores that a mask leaves."""
-        regions, found = self.attention, dict[int, float]()
+        regions, found = self.regions.attention, dict[int, float]()
         for at, draft in enumerate(self.drafts):
             mine = [regions[instr].kept for instr in draft.instrs if instr in regions] if draft.work is None else []
             if mine:
                 found[at] = min(mine)
         return found
 
-    def _note_what_stays_inside(self, readers: Mapping[str, set[int]], cores: Mapping[int, float]) -> None:
+    def _note_what_stays_inside(
+        self, readers: Mapping[str, set[int]], cores: Mapping[int, float], fed: Collection[str]
+    ) -> None:
         """Values that systems' kernels do not write to memory: all readers are in the same one, or attention is one.
 
+        fed: values that the inside of attention reads.
         Nor what is kept of a kernel's inside for its derivative: theirs begin again from its input (from the result, if
         it is a softmax). Where that is not kept itself, the largest inner value stands for it.
         """
@@ -76,7 +78,7 @@ class Sized:
         carried = {v.name for v in self.body.outputs[: self.carries]}
         for at, draft in enumerate(self.drafts):
             made = [v.name for instr in draft.instrs for v in instr.outputs]
-            if at in cores or (isinstance(draft.work, Product) and self._feeds(draft, cores)):
+            if at in cores or (isinstance(draft.work, Product) and draft.instrs[0].outputs[0].name in fed):
                 self.core.update(made)
             if draft.work is not None:
                 continue
@@ -156,19 +158,15 @@ class Sized:
         ops = len(draft.instrs) - len(again)
         return Vector(sum(read.values()) + written, loose, ops, flops, dtype, core)
 
-    def _product(self, draft: Draft, work: Product, cores: Mapping[int, float]) -> Product:
+    def _product(self, draft: Draft, work: Product, cores: Mapping[int, float], fed: Collection[str]) -> Product:
         (instr,) = draft.instrs
         operands, out = [v.name for v in instr.inputs], instr.outputs[0].name
         total = sum(self._size(n) for n in (*operands, out))
         inside = [n for n in operands if self.values[n].owner in cores]
-        if self._feeds(draft, cores):
+        if out in fed:
             inside.append(out)
         kept = min(cores.values(), default=1.0) if inside else 1.0
         moved = total - sum(self._size(n) for n in inside)
         weights = any(self.values[n].taint == "weights" for n in operands) or out in self.sunk
         groups = work.batch if weights else 1
         return Product(work.m, work.n, work.k, work.batch, work.dtype, total, bool(inside), moved, kept, groups)
-
-    def _feeds(self, draft: Draft, cores: Mapping[int, float]) -> bool:
-        out = draft.instrs[0].outputs[0].name
-        return any(self.values[v.name].root == out for at in cores for i in self.drafts[at].instrs for v in i.inputs)

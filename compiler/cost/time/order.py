@@ -10,7 +10,7 @@ that is its duration.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from compiler.cost.time.slow import Classes
 from compiler.cost.time.tasks import Cut, cuts
 from compiler.homes import Homes
 from compiler.schedules import Action
+from compiler.schedules.turns import Turns
 
 Key = tuple[str, int]
 """(function, chunk)."""
@@ -35,7 +36,7 @@ class Timing(NamedTuple):
     busy: int
 
 
-class Step(NamedTuple):
+class PlanStep(NamedTuple):
     """A segment of an action on the devices of a class: a whole group's (`Plan.of_classes` splits them).
 
     line: index among the plan's; waits: messages; posts: (message, index among the plan's `routes`); after, meet: the
@@ -93,7 +94,7 @@ class Plan:
 
     groups: int
     classes: int
-    steps: list[Step] = field(default_factory=list)
+    steps: list[PlanStep] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
     routes: list[Route] = field(default_factory=list)
     meets: list[Meet] = field(default_factory=list)
@@ -119,7 +120,7 @@ class Plan:
                 after = step.after * width + met[c] if step.after >= 0 else -1
                 meet = step.meet * width + meets[c] if step.meet >= 0 else -1
                 others, at = len(mine) - 1 - c, step.line * width + c
-                found.steps.append(Step(number[colour], at, waits, posts, after, meet, others, step.action))
+                found.steps.append(PlanStep(number[colour], at, waits, posts, after, meet, others, step.action))
         return found
 
 
@@ -180,28 +181,22 @@ def plan(
                     met = min(cut.meet.groups) if cut.meet is not None else -1
             todo[-1] += [(action, x) for x in lines[group, key]]
     done = bytearray(stride * len(lanes))  # messages that are posted
-    at, after = [0] * groups, [-1] * groups
-    waiting: dict[int, list[int]] = {}  # groups that stopped for a message, or (as -1 - meet) an all-reduce
-    ready = list(range(groups))
-    while ready:
-        g = ready.pop()
-        mine_, i, before = todo[g], at[g], after[g]
-        while i < len(mine_):
-            action, number = mine_[i]
+    turns: Turns[int, int] = Turns()  # groups wait for a message, or (as -1 - meet) for an all-reduce
+
+    def run(g: int) -> Iterator[int]:
+        before = -1
+        for action, number in todo[g]:
             of, mb = found.lines[number], action.mb
-            if before >= 0 and coming[before]:
-                waiting.setdefault(-1 - before, []).append(g)
-                break
+            while before >= 0 and coming[before]:
+                yield -1 - before
             incoming = tuple([w + mb for w in of.waits])
-            missing = next((w for w in incoming if not done[w]), None)
-            if missing is not None:
-                waiting.setdefault(missing, []).append(g)
-                break
+            for message in incoming:
+                while not done[message]:
+                    yield message
             outgoing = tuple([(m + mb, route) for m, route in of.posts])
             for message, _ in outgoing:
                 done[message] = 1
-                if message in waiting:
-                    ready += waiting.pop(message)
+                turns.arrived(message)
             meet, joins = -1, of.meet
             if joins is not None:
                 meet = meets.setdefault((joins.key, mb), len(meets))
@@ -210,12 +205,11 @@ def plan(
                     found.meets.append(joins)
                 coming[meet] -= 1
                 if not coming[meet]:
-                    ready += waiting.pop(-1 - meet, ())
-            found.steps.append(Step(g, number, incoming, outgoing, before, meet, 0, action))
+                    turns.arrived(-1 - meet)
+            found.steps.append(PlanStep(g, number, incoming, outgoing, before, meet, 0, action))
             before = meet
-            i += 1
-        at[g], after[g] = i, before
-    if any(a < len(t) for a, t in zip(at, todo)):
+
+    if turns.play({g: run(g) for g in range(groups)}):
         raise ValueError("device groups wait for what never comes")
     found.messages = len(done)
     return found

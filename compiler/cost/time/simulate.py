@@ -24,7 +24,7 @@ from compiler.cost.time.slow import NOMINAL, Classes, Variation, colours
 from compiler.cost.time.step import Played, Recording, Together, play, step
 from compiler.cost.time.tasks import Segment, longest, tasks
 from compiler.cost.time.timeline import Pieces, Player, Timeline
-from compiler.model import Cluster, Model
+from compiler.model import Cluster, Training
 from compiler.numbering import joined
 from compiler.program import FunctionPhase, Program
 from dsl.diagnostics import fail
@@ -54,7 +54,7 @@ class Simulation:
 
     program: Program
     cluster: Cluster
-    model: Model
+    training: Training
 
     @staticmethod
     def of(compiled: Compiled) -> Simulation:
@@ -67,7 +67,7 @@ class Simulation:
                 job.span,
                 help="`train model(…) on pod using strategy`, where `pod` is a `cluster`",
             )
-        return Simulation(compiled.program, job.cluster, job.model)
+        return Simulation(compiled.program, job.cluster, compiled.training)
 
     @cached_property
     def groups(self) -> Groups:
@@ -101,7 +101,7 @@ class Simulation:
         pricer = self.pricer(calibration, slow)
         costs = self.costs(pricer)
         result = self._evaluate(pricer, costs)
-        found = summarise(self.groups, pricer, costs, result, model_flops(self.model))
+        found = summarise(self.groups, pricer, costs, result, model_flops(self.training))
         return self._varied(found, pricer, slow.devices) if slow.devices else found
 
     def seconds(self, calibration: Calibration | None = None, variation: Variation | None = None) -> float:

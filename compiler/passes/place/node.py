@@ -7,9 +7,10 @@ from math import inf
 from compiler.graph import Node, Type, Value
 from compiler.layout import TIME, Layout, in_order, is_padded, local_type
 from compiler.ops.base import Loop
-from compiler.ops.comm import Halo, HaloAdd, MaskPad
+from compiler.ops.comm import MaskPad
 from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast, Map
+from compiler.ops.neighbours import Halo, HaloAdd
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.passes.copying import renamed

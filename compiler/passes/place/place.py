@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout, replicated
 from compiler.model import Round, Training
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
-from compiler.passes.copying import renamed
+from compiler.passes.copying import graph_values, laid, renamed
 from compiler.passes.divide import aside, of_data
 from compiler.passes.place.effects import check_effects
 from compiler.passes.place.node import place_node
@@ -33,7 +33,7 @@ class PlacedRound:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placed:
-    """The training graph with `relayout` nodes. `layouts` by value name (bodies too).
+    """The training graph with `relayout` nodes, and layouts of all values (but for those of `training`).
 
     `accumulators`: layout in which each gradient (and `loss`, metrics) is summed over the micro-batches.
     What forward puts out beyond loss and metrics, `kept` (as backward takes it in) and `training.saved` correspond by
@@ -49,7 +49,6 @@ class Placed:
     forward: Graph
     backward: Graph
     update: Graph
-    layouts: dict[str, Layout]
     weights: dict[str, Layout]
     states: dict[str, Layout]
     accumulators: tuple[Layout, ...]
@@ -61,6 +60,19 @@ class Placed:
     crossing: tuple[Value, ...] = ()
     rounds: tuple[PlacedRound, ...] = ()
     finish: Graph | None = None
+
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        """All graphs, in the order in which a step runs them."""
+        found = [g for r in self.rounds for g in (r.batch, r.settle)]
+        back, update = ([self.backward], [self.update]) if self.training.trains else ([], [])
+        found += (g for g in (self.forward, *back, self.late, self.finish, *update) if g is not None)
+        return tuple(found)
+
+    @property
+    def names(self) -> Iterable[str]:
+        """Of all values, those inside loops too."""
+        return (v.name for g in self.graphs for v in graph_values(g))
 
 
 class Undivided(Exception):
@@ -156,11 +168,31 @@ def place(training: Training) -> Placed:
     if training.trains:
         check_effects(training, rules, compute)
     diagnostics.raise_if_any()
-    return Placed(
-        training, rules.axes, dict(rules.sizes), forward_graph, backward_graph, update_graph, shared.layouts,
-        storage, states, accumulators, tuple(kept), tuple(totals), tuple(shared.choices), tuple(shared.moves),
-        None, (), tuple(placed_rounds), finish,
+    found = Placed(
+        training, rules.axes, dict(rules.sizes), forward_graph, backward_graph, update_graph, storage, states,
+        accumulators, tuple(kept), tuple(totals), tuple(shared.choices), tuple(shared.moves), None, (),
+        tuple(placed_rounds), finish,
     )  # fmt: skip
+    return _laid(found, shared.layouts)
+
+
+def _laid(placed: Placed, layouts: dict[str, Layout]) -> Placed:
+    """The same, each value with its layout."""
+    values: dict[str, Value] = {}
+    for graph in placed.graphs:
+        for v in graph_values(graph):
+            if v.name not in values:
+                values[v.name] = Value(v.name, v.type, v.span, v.origin, layouts[v.name])
+    return replace(
+        placed,
+        forward=laid(placed.forward, values),
+        backward=laid(placed.backward, values),
+        update=laid(placed.update, values),
+        kept=tuple(values[v.name] for v in placed.kept),
+        totals=tuple(values[v.name] for v in placed.totals),
+        rounds=tuple(PlacedRound(laid(r.batch, values), laid(r.settle, values)) for r in placed.rounds),
+        finish=placed.finish and laid(placed.finish, values),
+    )
 
 
 def _enter(region: GraphPlacer, value: Value, layout: Layout) -> Value:
@@ -288,17 +320,7 @@ def _untimed(layout: Layout) -> Layout:
 
 
 def _all_names(training: Training) -> Iterable[str]:
-    def walk(graph: Graph) -> Iterable[str]:
-        yield from (v.name for v in graph.inputs)
-        for n in graph.nodes:
-            yield from (v.name for v in n.outputs)
-            if isinstance(n.op, Repeat):
-                yield from walk(n.op.body)
-
-    graphs = [training.forward, training.backward, training.update, *(r.graph for r in training.rounds)]
-    graphs += [training.finish.graph] if training.finish else []
-    for g in graphs:
-        yield from walk(g)
+    return (v.name for g in training.graphs for v in graph_values(g))
 
 
 __all__ = ["Node", "Placed", "place"]

@@ -6,7 +6,7 @@ import pytest
 
 from compiler.cost.kernels.flops import model_flops
 from compiler.cost.kernels.seats import occupied
-from compiler.driver import compile_job
+from compiler.driver import compile_job, run_passes
 from compiler.evaluate import evaluate
 from compiler.passes.copying import graph_values
 from compiler.passes.differentiate import differentiate
@@ -51,7 +51,7 @@ job fit {{
 
 def flops_of(options: str) -> float:
     text = MIXTURE.format(b=B, s=S, d=D, e=E, f=F, options=options)
-    return model_flops(evaluate(Source("m.par", text)).model)
+    return model_flops(run_passes(evaluate(Source("m.par", text)), "update").training)
 
 
 @pytest.mark.parametrize("active", (1, 2, 4))
@@ -118,10 +118,10 @@ job fit {{
   optimizer sgd(lr = 0.1)
 }}
 """
-    model = evaluate(Source("m.par", text)).model
-    found = differentiate(model)
+    job = evaluate(Source("m.par", text))
+    found = differentiate(job.model)
     known = occupied((found.forward, found.backward))
-    assert model_flops(model) == 3 * 2 * 4 * 64 * 8 * 4
+    assert model_flops(run_passes(job, "update").training) == 3 * 2 * 4 * 64 * 8 * 4
     assert all(0 < s.share < 1 for s in known.values())
 
 

@@ -1,0 +1,160 @@
+"""Routing: copies in what an all-to-all moves. A position goes to each of its experts, and what they give is added up
+again.
+
+Systems that know of this send a position once to each device, or each node, and add up before they send
+(`price.collectives.level_seconds`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import NamedTuple
+
+from compiler.graph import Graph, Node, Value
+from compiler.layout import local_type
+from compiler.ops import comm
+from compiler.ops.base import Op
+from compiler.ops.effects import Effect, Load, Read, Save, Write
+from compiler.ops.elementwise import Broadcast, Map
+from compiler.ops.index import ScatterAdd, Take
+from compiler.ops.reduce import Reduce
+from compiler.ops.repeat import Repeat
+from compiler.ops.shape import Pad, Slice
+from compiler.program import DeviceClass
+
+ALL = Fraction(1)
+
+
+class Copies(NamedTuple):
+    """How many elements of a message hang on one element of what it is made from, or of the sum that is made of it; and
+    how many of those there were before the last step in which they were made (after the first sum), 0 in one step."""
+
+    number: int
+    places: int
+
+
+def routing(cls: DeviceClass, sizes: Mapping[str, int]) -> dict[Node, Copies]:
+    """Of the all-to-alls of a class's functions. sizes: of the mesh."""
+    walk = _Walk(sizes)
+    if any(map(_exchanges, (f.body for f in cls.functions))):
+        for f in cls.functions:
+            walk.body(f.body)
+    return walk.found
+
+
+def _exchanges(body: Graph) -> bool:
+    return any(_exchanges(n.op.body) if isinstance(n.op, Repeat) else _is_exchange(n) for n in body.nodes)
+
+
+def _is_exchange(node: Node) -> bool:
+    return isinstance(node.op, comm.Comm) and node.op.pattern is comm.Pattern.DIRECT
+
+
+def _reorders(op: Op) -> bool:
+    """Whether it makes no new values: elements are there more often or not at all, in another order or type."""
+    return op.selects() or isinstance(op, Pad)
+
+
+@dataclass(slots=True)
+class _Walk:
+    """Through a class's functions, in order. filled: of an index, the part that can be rows of a table at most; slots:
+    the same of what functions save, for those that load it."""
+
+    sizes: Mapping[str, int]
+    filled: dict[Value, Fraction] = field(default_factory=dict)
+    slots: dict[str, Fraction] = field(default_factory=dict)
+    found: dict[Node, Copies] = field(default_factory=dict)
+
+    def body(self, body: Graph) -> None:
+        for node in body.nodes:
+            op = node.op
+            if isinstance(op, Repeat):
+                for outer, inner in zip(node.inputs[op.carries :], op.body.inputs[op.carries :], strict=True):
+                    self.filled[inner] = self.share(outer)
+                self.body(op.body)
+                self.filled.update((v, self.share(of)) for v, of in zip(node.outputs, op.body.outputs, strict=True))
+            elif isinstance(op, (Read, Load)):
+                self.filled[node.output] = self.slots.get(op.name, ALL)
+            elif isinstance(op, (Save, Write)):
+                self.slots[op.name] = self.share(node.inputs[0])
+            elif not isinstance(op, Effect):
+                share = self.index(node)
+                self.filled.update((v, share) for v in node.outputs if share is not ALL)
+        made = {v: node for node in body.nodes for v in node.outputs}
+        self.found.update((node, self.copies(node, made, body)) for node in body.nodes if _is_exchange(node))
+
+    def share(self, value: Value) -> Fraction:
+        return self.filled.get(value, ALL)
+
+    def elements(self, value: Value) -> int:
+        """Of a device's piece."""
+        assert value.layout is not None
+        return local_type(value.type, value.layout, self.sizes).elements
+
+    def index(self, node: Node) -> Fraction:
+        """The part of an index that can be rows at most: what is taken of fewer rows leaves places empty."""
+        if isinstance(node.op, Take):
+            return min(Fraction(self.elements(node.inputs[0]), max(self.elements(node.output), 1)), ALL)
+        if _reorders(node.op) or isinstance(node.op, Map):
+            return min([self.filled[v] for v in node.inputs if v in self.filled], default=ALL)
+        return ALL
+
+    def copies(self, moved: Node, made: Mapping[Value, Node], body: Graph) -> Copies:
+        """`made`: value -> the node of the body that gives it."""
+        whole = self.elements(moved.inputs[0])
+        sizes = min(self.spread(moved, made), self.gathered(moved, body), key=lambda sizes: sizes[-1])
+        least = max(ALL, sizes[-1])
+        between = [size for size in sizes if least < size < whole]
+        return Copies(max(1, round(whole / least)), round(between[-1] / least) if between else 0)
+
+    def spread(self, moved: Node, made: Mapping[Value, Node]) -> list[Fraction]:
+        """Elements, back over what only repeats them."""
+        value: Value | None = moved.inputs[0]
+        sizes, share = [Fraction(self.elements(moved.inputs[0]))], ALL
+        while value is not None and value in made:
+            node = made[value]
+            value = _same(node)
+            if value is not None:
+                share /= self.kept(node)
+                if self.elements(value) * share < sizes[-1]:
+                    sizes.append(self.elements(value) * share)
+        return sizes
+
+    def gathered(self, moved: Node, body: Graph) -> list[Fraction]:
+        """Elements, on to sums of them, as long as nothing else reads them."""
+        value = moved.outputs[0]
+        sizes, share = [Fraction(self.elements(value))], ALL
+        while True:
+            readers = [node for node in body.nodes if value in node.inputs]
+            if len(readers) != 1 or value in body.outputs:
+                return sizes
+            (reader,) = readers
+            if isinstance(reader.op, Reduce) and reader.op.fn == "sum":
+                sizes.append(self.elements(reader.outputs[0]) * share)
+            elif isinstance(reader.op, ScatterAdd) and reader.inputs[0] is value:
+                share /= self.share(reader.inputs[1])
+                sizes.append(self.elements(reader.outputs[0]) * share)
+            elif _same(reader) is not value or isinstance(reader.op, Broadcast):
+                return sizes
+            share *= self.kept(reader)
+            value = reader.outputs[0]
+
+    def kept(self, node: Node) -> Fraction:
+        """What a slice leaves and a pad adds, as a share: neither are copies. Nor is room that no index fills."""
+        if isinstance(node.op, Take):
+            return self.share(node.inputs[1])
+        if not isinstance(node.op, (Slice, Pad)):
+            return ALL
+        return Fraction(self.elements(node.inputs[0]), self.elements(node.outputs[0]))
+
+
+def _same(node: Node) -> Value | None:
+    """The operand of which the result holds nothing but elements (and zeros, where a mask says so)."""
+    if _reorders(node.op) or isinstance(node.op, Take):
+        return node.inputs[0]
+    if isinstance(node.op, Map) and node.op.fn == "where" and len(node.inputs) == 2:
+        mask, kept = node.inputs
+        return kept if node.op.slots[0] is None and mask.type.dtype == "bool" else None
+    return None

@@ -1,0 +1,60 @@
+"""Memory of one device: buffers, what lies in them, and how many bytes there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from runtime.backend import Array
+from runtime.comm import Handle
+
+
+@dataclass
+class Ledger:
+    """Bytes alive on one device, and the most there ever were, by memory."""
+
+    live: dict[str, int] = field(default_factory=dict)
+    peak: dict[str, int] = field(default_factory=dict)
+
+    def add(self, memory: str, size: int) -> None:
+        self.live[memory] = self.live.get(memory, 0) + size
+        self.peak[memory] = max(self.peak.get(memory, 0), self.live[memory])
+
+
+@dataclass(eq=False)
+class RankBuffer:
+    """A piece of memory as the program sees it; let go when nobody holds it."""
+
+    ledger: Ledger
+    memory: str
+    size: int
+    holders: int = 1
+    coming: tuple[Handle[Array], Array] | None = None  # what is not there yet, and where it will lie
+
+    def __post_init__(self) -> None:
+        self.ledger.add(self.memory, self.size)
+
+    def hold(self) -> RankBuffer:
+        self.holders += 1
+        return self
+
+    def drop(self) -> None:
+        self.holders -= 1
+        if self.holders == 0:
+            self.ledger.add(self.memory, -self.size)
+
+
+@dataclass
+class HeldArray:
+    """A value: its array, and the buffer that its bytes belong to."""
+
+    array: Array
+    buffer: RankBuffer
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Memory that a value of this type is copied to, or combined with: by `sum` or `max`."""
+
+    array: Array
+    dtype: str
+    combine: str | None = None
