@@ -50,15 +50,25 @@ def test_most_words_have_a_place_in_code() -> None:
     assert sum("`" in p for p in places) > 0.9 * len(places) and len(meant()) > 50
 
 
-@pytest.mark.parametrize("name", meant())
-def test_what_the_glossary_names_is_there(name: str) -> None:
+NAME = re.compile(r"`((?:dsl|compiler|runtime|parc|tests|benchmarks|docs)(?:/[\w./-]*|\.[\w.]+))`")
+
+
+def shown() -> list[str]:
+    """The paths and full names in the pages for newcomers."""
+    pages = [ROOT / "docs" / "onboarding.md", *sorted((ROOT / "docs" / "recipes").glob("*.md"))]
+    names = {name for page in pages for name in NAME.findall(page.read_text())}
+    return sorted(n for n in names if "NAME" not in n)
+
+
+@pytest.mark.parametrize("name", sorted({*meant(), *shown()}))
+def test_what_the_pages_name_is_there(name: str) -> None:
     if "/" in name:
         assert (ROOT / name).exists()
         return
     parts = name.split(".")
-    found = next(n for n in range(len(parts), 0, -1) if (ROOT / Path(*parts[:n]).with_suffix(".py")).exists())
-    thing: object = importlib.import_module(".".join(parts[:found]))
-    assert found < len(parts), "a module is named by its path"
-    for part in parts[found:]:
+    files = [n for n in range(1, len(parts)) if (ROOT / Path(*parts[:n]).with_suffix(".py")).exists()]
+    assert files, "a module is named by its path"
+    thing: object = importlib.import_module(".".join(parts[: files[0]]))
+    for part in parts[files[0] :]:
         assert hasattr(thing, part) or part in getattr(thing, "__annotations__", {})
         thing = getattr(thing, part, None)
