@@ -12,7 +12,8 @@ from compiler.driver import compile_job, run_passes
 from compiler.model import Job
 from compiler.passes.pipeline import Work
 from compiler.text import show
-from compiler.text.stages import STAGES, parse_graph, parse_stage, show_graph, show_stage
+from compiler.text.stage_parser import parse_graph, parse_stage
+from compiler.text.stages import STAGES, show_graph, show_stage
 from dsl.diagnostics import ParcError
 from tests.golden.cases import CASES, EXAMPLES, compiled
 
@@ -76,7 +77,9 @@ model m (
         ("Strategy(", "Strategie(", "E0603", "no facts `Strategie`"),
         ('name = "s"', 'nome = "s"', "E0606", "has no `nome`"),
         ('name = "s"', "mesh = ()", "E0606", "lacks `name`"),
-        ("strategy Strategy", "strategy Axis", "E0606", ""),
+        ('strategy Strategy(name = "s")', "strategy Precision()", "E0606", "expected Strategy"),
+        ('name = "s"', "name = 3", "E0606", "`name` holds str"),
+        ('name = "s"', 'name = "s", mesh = (3)', "E0606", "`mesh` holds"),
         ("f32[b=4]\nmodel", "f23[b=4]\nmodel", "E0601", "element type"),
         ("yield %x", "%y: f32[b=4] = exq %x\n  yield %x", "E0603", "no op `exq`"),
         ("yield %x\n}", "yield %x", "E0601", ""),
