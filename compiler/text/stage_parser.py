@@ -8,6 +8,7 @@ from typing import Any
 
 from compiler.graph import Graph, Value
 from compiler.layout import Layout
+from compiler.memory.tiers import FIRST
 from compiler.model import (
     SERIAL,
     TRAIN_STEP,
@@ -69,11 +70,14 @@ class _Parser(FactParser, BodyParser):
         name = self.value_name()
         self.mark(":")
         type, layout = self.type()
+        named = self.sees_word("in") and self.tokens[self.at + 1].kind in ("word", "string")  # else: between numbers
+        memory = self.text("a memory") if named and self.take_word("in") else FIRST
         stated = next((p for p in Phase if self.take_word(p)), None)
         of = self.text() if self.take_word("of") else ""
         path = self.text() if self.take_word("at") else of or name
         origin = Origin(path, stated or PHASES.get(self.role, Phase.FORWARD), of)
-        return self._known(Value(name, type, origin=origin, layout=layout if self.placed else Value("", type).layout))
+        value = Value(name, type, origin=origin, memory=memory)
+        return self._known(replace(value, layout=layout) if self.placed else value)
 
     def _known(self, value: Value) -> Value:
         """The same value where it stands in several graphs."""

@@ -10,10 +10,11 @@ its own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from compiler.graph import Graph, Value
 from compiler.layout import Layout
+from compiler.memory.tiers import FIRST
 from compiler.model import (
     SERIAL,
     Cluster,
@@ -56,7 +57,8 @@ def in_graph(phase: Phase = Phase.FORWARD, sizes: Sizes = {}) -> Show:  # noqa: 
 
     def shown(v: Value, op: Op | None = None) -> str:
         type = f"{v.type.dtype}[{show_dims(v.type.dims)}]" if v.layout is None else show_type(v.type, v.layout, sizes)
-        return f"%{quote(v.name)}: {type}{_origin(v, phase)}"
+        where = "" if v.memory == FIRST else f" in {quote(v.memory)}"
+        return f"%{quote(v.name)}: {type}{where}{_origin(v, phase)}"
 
     return shown
 
@@ -138,7 +140,7 @@ def _header(job: Job, model: Model, training: Training | None = None, placed: Pl
 
 def _plain(v: Value, layout: Layout | None = None, sizes: Sizes = {}) -> str:  # noqa: B006
     if layout is not None:
-        v = Value(v.name, v.type, origin=v.origin, layout=layout)
+        v = replace(v, layout=layout)
     return in_graph(sizes=sizes)(v, None)
 
 

@@ -112,3 +112,19 @@ def test_graphs_by_themselves() -> None:
 def test_what_is_lowered_is_the_text_of_a_stage_as_well() -> None:
     program = work(NAMES[0]).program
     assert show(program).startswith("program ")
+
+
+def test_memories_and_origins_are_in_the_text() -> None:
+    text = """\
+graph g (
+  %x: f32[b=4] in host again of y,
+) {
+  %z: f32[b=4] moved of x at far.away = move %x from host to hbm
+  yield %z
+}
+"""
+    graph = parse_graph(text)
+    assert show_graph(graph) == text
+    (x,), (z,) = graph.inputs, graph.outputs
+    assert (x.memory, x.origin.phase, x.origin.of, x.origin.path) == ("host", "again", "y", "y")
+    assert (z.memory, z.origin.phase, z.origin.of, z.origin.path) == ("hbm", "moved", "x", "far.away")
