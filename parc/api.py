@@ -226,7 +226,7 @@ def _legal(program: Program) -> Program:
 
 
 def _staged(file: File, options: Options) -> Job | Training | Placed:
-    from compiler.text.stages import parse_stage
+    from compiler.text.stage_parser import parse_stage
     from dsl.files import load
     from dsl.source import Source
 

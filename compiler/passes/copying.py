@@ -34,12 +34,12 @@ def suffixed(suffix: str, phase: Phase | None = None) -> Rename:
 
 def copy_value(value: Value, names: Names, rename: Rename) -> Value:
     name, origin = rename(value)
-    return Value(names.fresh(name), value.type, value.span, origin, value.layout)
+    return replace(value, name=names.fresh(name), origin=origin)
 
 
 def renamed(value: Value, name: str, phase: Phase | None = None) -> Value:
     """The same tensor under another name: in another graph, or (for `phase`) in another layout."""
-    return Value(name, value.type, value.span, _origin(value, phase), value.layout)
+    return replace(value, name=name, origin=_origin(value, phase))
 
 
 def _origin(value: Value, phase: Phase | None) -> Origin:

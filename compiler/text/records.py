@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any
+from functools import cache
+from typing import Any, get_args, get_origin, get_type_hints
 
 import compiler.model
 from compiler.text.attrs import show_number
@@ -36,6 +37,28 @@ def show_fact(value: object) -> str:
     return f"{type(value).__name__}({', '.join(given)})"
 
 
+@cache
+def _hints(name: str) -> dict[str, Any]:
+    return get_type_hints(RECORDS[name])
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Whether a fact is of the type that a record states."""
+    inner = get_args(hint)
+    if hint is Any:
+        return True
+    if get_origin(hint) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        of = [inner[0]] * len(value) if inner[-1:] == (Ellipsis,) else inner
+        return len(of) == len(value) and all(map(fits, value, of))
+    if inner:  # one of several
+        return any(fits(value, h) for h in inner)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint
+
+
 class FactParser(Cursor):
     """Reads facts."""
 
@@ -61,12 +84,12 @@ class FactParser(Cursor):
             return self._record(depth)
         return self.number()
 
-    def record(self, name: str) -> Any:
-        """A record of this kind."""
+    def fact_of(self, hint: Any) -> Any:
+        """A fact of a type."""
         start = self.token
         found = self.fact()
-        if type(found) is not RECORDS[name]:
-            raise self.error("E0606", f"here stands a {name}", start)
+        if not fits(found, hint):
+            raise self.error("E0606", f"expected {getattr(hint, '__name__', hint)}", start)
         return found
 
     def _record(self, depth: int) -> Any:
@@ -84,7 +107,10 @@ class FactParser(Cursor):
             if field not in known or field in given:
                 raise self.error("E0606", f"{name} has no `{field}`, or has it already", here)
             self.mark("=")
+            at = self.token
             given[field] = self.fact(depth + 1)
+            if not fits(given[field], _hints(name)[field]):
+                raise self.error("E0606", f"{name}: `{field}` holds {known[field].type}", at)
             if not self.take(","):
                 break
         self.mark(")")

@@ -29,7 +29,8 @@ from compiler.passes.stage import ALL, stage
 from compiler.passes.sum_in_own_type import sum_in_own_type
 from compiler.program import on_updates
 from compiler.text import parse_program, show
-from compiler.text.stages import parse_graph, parse_stage, show_graph
+from compiler.text.stage_parser import parse_graph, parse_stage
+from compiler.text.stages import show_graph
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CASES = sorted(FIXTURES.glob("*/*.txt"))

@@ -12,7 +12,8 @@ from compiler.driver import compile_job, run_passes
 from compiler.model import Job
 from compiler.passes.pipeline import Work
 from compiler.text import show
-from compiler.text.stages import STAGES, parse_graph, parse_stage, show_graph, show_stage
+from compiler.text.stage_parser import parse_graph, parse_stage
+from compiler.text.stages import STAGES, show_graph, show_stage
 from dsl.diagnostics import ParcError
 from tests.golden.cases import CASES, EXAMPLES, compiled
 
@@ -76,7 +77,9 @@ model m (
         ("Strategy(", "Strategie(", "E0603", "no facts `Strategie`"),
         ('name = "s"', 'nome = "s"', "E0606", "has no `nome`"),
         ('name = "s"', "mesh = ()", "E0606", "lacks `name`"),
-        ("strategy Strategy", "strategy Axis", "E0606", ""),
+        ('strategy Strategy(name = "s")', "strategy Precision()", "E0606", "expected Strategy"),
+        ('name = "s"', "name = 3", "E0606", "`name` holds str"),
+        ('name = "s"', 'name = "s", mesh = (3)', "E0606", "`mesh` holds"),
         ("f32[b=4]\nmodel", "f23[b=4]\nmodel", "E0601", "element type"),
         ("yield %x", "%y: f32[b=4] = exq %x\n  yield %x", "E0603", "no op `exq`"),
         ("yield %x\n}", "yield %x", "E0601", ""),
@@ -109,3 +112,19 @@ def test_graphs_by_themselves() -> None:
 def test_what_is_lowered_is_the_text_of_a_stage_as_well() -> None:
     program = work(NAMES[0]).program
     assert show(program).startswith("program ")
+
+
+def test_memories_and_origins_are_in_the_text() -> None:
+    text = """\
+graph g (
+  %x: f32[b=4] in host again of y,
+) {
+  %z: f32[b=4] moved of x at far.away = move %x from host to hbm
+  yield %z
+}
+"""
+    graph = parse_graph(text)
+    assert show_graph(graph) == text
+    (x,), (z,) = graph.inputs, graph.outputs
+    assert (x.memory, x.origin.phase, x.origin.of, x.origin.path) == ("host", "again", "y", "y")
+    assert (z.memory, z.origin.phase, z.origin.of, z.origin.path) == ("hbm", "moved", "x", "far.away")

@@ -182,7 +182,7 @@ def _laid(placed: Placed, layouts: dict[str, Layout]) -> Placed:
     for graph in placed.graphs:
         for v in graph_values(graph):
             if v.name not in values:
-                values[v.name] = Value(v.name, v.type, v.span, v.origin, layouts[v.name])
+                values[v.name] = replace(v, layout=layouts[v.name])
     return replace(
         placed,
         forward=laid(placed.forward, values),

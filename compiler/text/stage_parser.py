@@ -1,0 +1,309 @@
+"""Reads the texts of the stages before a program (`compiler.text.stages` prints them)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from compiler.graph import Graph, Value
+from compiler.layout import Layout
+from compiler.memory.tiers import FIRST
+from compiler.model import (
+    SERIAL,
+    TRAIN_STEP,
+    DataInput,
+    Finish,
+    Init,
+    Job,
+    Model,
+    Precision,
+    Round,
+    State,
+    Training,
+    Weight,
+    WeightUpdate,
+)
+from compiler.ops.base import Op
+from compiler.ops.comm import Relayout
+from compiler.origin import Origin, Phase, Role
+from compiler.passes.place.place import Placed, PlacedRound
+from compiler.passes.place.rules import Rules
+from compiler.text.attrs import OPS
+from compiler.text.bodies import BodyParser
+from compiler.text.locations import Site
+from compiler.text.records import FactParser
+from compiler.text.stages import FACTS, PHASES, STAGES
+from dsl.diagnostics import Diagnostics
+
+
+def parse_stage(text: str, name: str = "text") -> Job | Training | Placed:
+    """What the text of a stage describes. Raises ParcError with all errors found."""
+    return _Parser(text, name).stage()
+
+
+def parse_graph(text: str, name: str = "text", sizes: Mapping[str, int] | None = None) -> Graph:
+    """One graph by itself; sizes: of the axes of the mesh, if it is placed. Values that it does not define are let be:
+    open graphs refer to another graph's. Raises ParcError."""
+    parser = _Parser(text, name)
+    parser.placed, parser.sizes = sizes is not None, sizes or {}
+    parser.skip_lines()
+    role = parser.text("the graph's role")
+    found = parser.graph(role)
+    parser.found.raise_if_any()
+    return found
+
+
+class _Parser(FactParser, BodyParser):
+    ops = {**OPS, Relayout.mnemonic: Relayout}
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text, name)
+        self.placed = False
+        self.role = ""
+        self.values: dict[str, Value] = {}
+        self.layouts: dict[str, Layout] = {}  # stated in the header
+
+    # --- values ---
+
+    def _var(self) -> Value:
+        name = self.value_name()
+        self.mark(":")
+        type, layout = self.type()
+        named = self.sees_word("in") and self.tokens[self.at + 1].kind in ("word", "string")  # else: between numbers
+        memory = self.text("a memory") if named and self.take_word("in") else FIRST
+        stated = next((p for p in Phase if self.take_word(p)), None)
+        of = self.text() if self.take_word("of") else ""
+        path = self.text() if self.take_word("at") else of or name
+        origin = Origin(path, stated or PHASES.get(self.role, Phase.FORWARD), of)
+        value = Value(name, type, origin=origin, memory=memory)
+        return self._known(replace(value, layout=layout) if self.placed else value)
+
+    def _known(self, value: Value) -> Value:
+        """The same value where it stands in several graphs."""
+        if not value.same(self.values.get(value.name, value)) or value.name not in self.values:
+            self.values[value.name] = value
+        return self.values[value.name]
+
+    def _with_phase(self, values: Sequence[Value], op: Op | None = None) -> tuple[Value, ...]:
+        return tuple(values)
+
+    def declared(self) -> Value:
+        """A value of the header: of the whole tensor; its layout is kept apart."""
+        placed, self.placed = self.placed, False
+        try:
+            start = self.at
+            value = self._var()
+            if placed:
+                self.at, self.placed, self.values = start, True, {}
+                self.layouts[value.name] = self._var().layout
+                self.values = {}
+            return value
+        finally:
+            self.placed = placed
+
+    # --- graphs ---
+
+    def graph(self, role: str) -> Graph:
+        """`forward gpt ( … ) { … yield … }`, behind its role."""
+        self.role = role
+        name = self.text("the graph's name")
+        self.mark("(")
+        inputs: list[Value] = []
+        while not self.sees(")"):
+            inputs.append(self._var())
+            if not self.take(","):
+                break
+        self.mark(")")
+        self.mark("{")
+        self.end_line()
+        self.scope = {v.name: v for v in inputs}
+        nodes = self.nodes(Site(0), 0)
+        self.word("yield")
+        outputs = self._operands()
+        self.end_line()
+        self.mark("}")
+        self.end_line()
+        self.skip_lines()
+        self.role = ""
+        return Graph(name, tuple(inputs), nodes, outputs)
+
+    # --- the whole ---
+
+    def stage(self) -> Job | Training | Placed:
+        self.skip_lines()
+        start = self.token
+        stage = self.text("a stage")
+        if stage not in STAGES:
+            raise self.error("E0601", f"expected `program`, `{'`, `'.join(STAGES)}`, found {start}", start)
+        facts: dict[str, Any] = {"name": self.text("the job's name"), "strategy": SERIAL, "precision": Precision()}
+        self.word("of")
+        name = self.text("the model's name")
+        self.end_line()
+        entry = TRAIN_STEP
+        if self.take_word("entry"):
+            entry = self.text("an entry")
+            self.end_line()
+        while self.token.text in FACTS:
+            word = self.next().text
+            facts[word] = self.fact_of(FACTS[word])
+            self.end_line()
+        results = facts.pop("metrics", ()), facts.pop("outputs", ())
+        self.placed = stage == "placed"
+        inputs, weights = [], []
+        while self.take_word("input"):
+            inputs.append(self._input_line())
+        if self.placed:  # the first input's first dim is that of the micro-batches, if nothing is said
+            model = Model("", tuple(inputs), (), Graph("", (), (), ()))
+            self.sizes = Rules(Job(model=model, updates=(), **facts), Diagnostics()).sizes
+        while self.take_word("weight"):
+            weights.append(self._weight())
+        step = []
+        if self.take_word("step"):
+            step.append(self.declared())
+            self.end_line()
+        model = Model(name, tuple(inputs), tuple(weights), Graph(name, (), (), ()), *results)
+        if stage == "graph":
+            self.skip_lines()
+            self.word("model")
+            model = replace(model, graph=self.graph("model"))
+            own: dict[str, Any] = {}
+            while self.token.text in ("metrics", "outputs"):
+                word = self.next().text
+                own[word] = self.fact()
+                self.end_line()
+            results = own.get("metrics", ()), own.get("outputs", ())
+            evaluated = self._evaluated(model, results) if self.take_word("evaluated") else None
+            updates = tuple(self._optimizers())
+            found: Job | Training | Placed = Job(model=model, updates=updates, evaluated=evaluated, **facts)
+        else:
+            given = (*(i.value for i in inputs), *(w.value for w in weights), *step)
+            found = self._training(facts, replace(model, graph=Graph(name, given, (), ())), entry)
+        if not self.sees("end"):
+            self.give_up("the end of the text")
+        self.found.raise_if_any()
+        return found
+
+    def _evaluated(self, model: Model, results: tuple[tuple[str, ...], tuple[str, ...]]) -> Model:
+        """The same model where nothing is trained, with what it gives, data and weights of its own."""
+        graph = self.graph("evaluated")
+        own = {v.name: v for v in graph.inputs}
+        inputs = tuple(replace(i, value=own[i.value.name]) for i in model.inputs if i.value.name in own)
+        weights = tuple(replace(w, value=own[w.name]) for w in model.weights if w.name in own)
+        metrics, outputs = results
+        return replace(model, inputs=inputs, weights=weights, graph=graph, metrics=metrics, outputs=outputs)
+
+    def _input_line(self) -> DataInput:
+        value = self.declared() if not self.placed else self._unlaid()
+        low: int | None = None
+        high: int | None = None
+        if self.take_word("in"):
+            low = None if self.sees("..") else self.integer()
+            self.mark("..")
+            high = None if self.sees("newline") else self.integer()
+        self.end_line()
+        return DataInput(value, low, high)
+
+    def _unlaid(self) -> Value:
+        placed, self.placed = self.placed, False
+        value = self._var()
+        self.placed = placed
+        return value
+
+    def _init(self) -> Init:
+        self.mark("=")
+        kind = self.text("an initialiser")
+        args: list[float] = []
+        if self.take("("):
+            while not self.sees(")"):
+                args.append(self.number())
+                if not self.take(","):
+                    break
+            self.mark(")")
+        return Init(kind, tuple(args))
+
+    def _weight(self) -> Weight:
+        value = self.declared()
+        init = self._init()
+        loops = self.fact_of(tuple[str, ...]) if self.take_word("loops") else ()
+        frozen = self.take_word("frozen")
+        self.end_line()
+        return Weight(value, init, loops, not frozen)
+
+    def _states(self) -> tuple[State, ...]:
+        found: list[State] = []
+        while self.sees_word(Role.COUNTER) or self.sees_word(Role.OPTIMIZER):
+            role = Role(self.next().text)
+            value, init = self.declared(), self._init()
+            of = self.text() if self.take_word("of") else None
+            self.end_line()
+            found.append(State(value, init, role, of))
+        return tuple(found)
+
+    def _optimizers(self) -> Iterable[WeightUpdate]:
+        self.skip_lines()
+        while not self.sees("end"):
+            states = self._states()
+            self.word("of")
+            weight = self.text("a weight")
+            self.end_line()
+            self.word("optimizer")
+            yield WeightUpdate(weight, states, self.graph("optimizer"))
+
+    def _listed(self, word: str, one: bool = True) -> list[Value]:
+        found: list[Value] = []
+        while self.take_word(word):
+            found.append(self.declared() if one else self._unlaid())
+            self.end_line()
+        return found
+
+    def _training(self, facts: dict[str, Any], model: Model, entry: str) -> Training | Placed:
+        states, gradients, saved = self._states(), self._listed("gradient"), self._listed("saved", False)
+        reports: tuple[str, ...] = ()
+        if self.take_word("reports"):
+            reports = self.fact_of(tuple[str, ...])
+            self.end_line()
+        finished: tuple[str, ...] = ()
+        count = 0
+        if self.take_word("finished"):
+            finished = self.fact_of(tuple[str, ...])
+            self.word("of")
+            count = self.natural()
+            self.end_line()
+        self.skip_lines()
+        if self.placed:
+            self.values = {}
+        rounds: list[Round] = []
+        laid: list[PlacedRound] = []
+        while self.take_word("batch"):
+            batch = self.graph("batch")
+            if self.placed:
+                self.word("settle")
+                laid.append(PlacedRound(batch, self.graph("settle")))
+            rounds.append(Round(batch, tuple(self._listed("total", False))))
+            self.skip_lines()
+        nothing = Graph(f"{model.name}.nothing", (), (), ())
+        graphs = {"backward": nothing, "update": nothing}
+        trains = entry == TRAIN_STEP
+        roles = ("forward", "backward" if trains else "", "finish" if finished else "", "update" if trains else "")
+        for role in filter(None, roles):
+            self.word(role)
+            graphs[role] = self.graph(role)
+        job = Job(model=model, updates=(), **facts)
+        direct = 1 + sum(m not in finished for m in model.metrics)
+        parts = graphs["forward"].outputs[direct : direct + count]
+        finish = Finish(graphs["finish"], finished, parts) if finished else None
+        training = Training(
+            job, graphs["forward"], graphs["backward"], graphs["update"], tuple(saved), tuple(gradients), states,
+            reports, {}, tuple(rounds), finish, entry,
+        )  # fmt: skip
+        if not self.placed:
+            return training
+        rules = Rules(job, Diagnostics())
+        at = self.layouts
+        return Placed(
+            training, rules.axes, dict(rules.sizes), training.forward, training.backward, training.update,
+            {w.name: at[w.name] for w in model.weights}, {s.name: at[s.name] for s in states},
+            tuple(at[g.name] for g in gradients), training.backward.inputs[: len(saved)],
+            training.update.inputs[: len(gradients)], (), (), None, (), tuple(laid), graphs.get("finish"),
+        )  # fmt: skip
