@@ -217,12 +217,12 @@ def show_both(left: Quantity, right: Quantity, unit: str | None = None, digits: 
         if wanted and all(1e-3 <= count < 1e6 or not count for count in counts):
             break
     else:
-        return show(left, digits), show(right, digits)
-    shown = show_in(left, wanted, digits), show_in(right, wanted, digits)
-    while shown[0] == shown[1] and left.value != right.value and digits < 17:
+        wanted = None
+    while True:
+        found = [show_in(q, wanted, digits) if wanted else show(q, digits) for q in (left, right)]
+        if found[0] != found[1] or left.value == right.value or digits >= 17:
+            return found[0], found[1]
         digits += 1
-        shown = show_in(left, wanted, digits), show_in(right, wanted, digits)
-    return shown
 
 
 def count_in(quantity: Quantity, unit: str) -> Number:
