@@ -7,6 +7,7 @@ import pytest
 
 import parc
 from compiler.cost.time.simulate import Simulation
+from compiler.driver import compile_job
 from compiler.evaluate import evaluate
 from compiler.memory.peak import memory_use
 from compiler.memory.tiers import Memory, move_rate
@@ -32,7 +33,7 @@ def program(text: str = PAGED) -> Program:
     return found
 
 
-def test_the_text_tells_where_values_lie() -> None:
+def test_the_clustertells_where_values_lie() -> None:
     assert show(program()) == PAGED
 
 
@@ -118,10 +119,11 @@ job fit {
 
 def seconds(host: float, nvme: float, text: str = PAGED) -> float:
     """A step of the program, in the large, on a cluster whose memories have these links (GB/s)."""
-    job = evaluate(Source("cluster.par", CLUSTER.replace("HOST", str(host)).replace("NVME", str(nvme))))
-    assert job.cluster is not None
+    cluster = CLUSTER.replace("HOST", str(host)).replace("NVME", str(nvme))
+    compiled = compile_job(evaluate(Source("cluster.par", cluster)))
+    assert compiled.job.cluster is not None
     large = text.replace("d=4", "d=2048").replace("e=4", "e=2048")
-    return Simulation(program(large), job.cluster, job.model).run().step_seconds
+    return Simulation(program(large), compiled.job.cluster, compiled.training).run().step_seconds
 
 
 SIZE = 2048 * 2048 * 4
