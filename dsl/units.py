@@ -210,18 +210,20 @@ def show_both(left: Quantity, right: Quantity, unit: str | None = None, digits: 
     is zero; in one each where they lie so far apart that no unit is good to read for both. With as many more digits as
     it takes to tell them apart.
     """
-    if left.dimension not in _SHOWN:
-        return show(left, digits), show(right, digits)
-    for wanted in (unit, best_unit(right if right.value else left, digits), best_unit(left, digits)):
-        counts = [abs(count_in(q, wanted)) for q in (left, right)] if wanted else []
-        if wanted and all(1e-3 <= count < 1e6 or not count for count in counts):
-            break
-    else:
-        return show(left, digits), show(right, digits)
-    shown = show_in(left, wanted, digits), show_in(right, wanted, digits)
-    while shown[0] == shown[1] and left.value != right.value and digits < 17:
+    one = None  # unit for both
+    if left.dimension in _SHOWN:
+        for wanted in (unit, best_unit(right if right.value else left, digits), best_unit(left, digits)):
+            counts = [abs(count_in(q, wanted)) for q in (left, right)] if wanted else []
+            if wanted and all(1e-3 <= count < 1e6 or not count for count in counts):
+                one = wanted
+                break
+
+    def told(digits: int) -> tuple[str, str]:
+        first, second = (show_in(q, one, digits) if one else show(q, digits) for q in (left, right))
+        return first, second
+
+    while (shown := told(digits))[0] == shown[1] and left.value != right.value and digits < 17:
         digits += 1
-        shown = show_in(left, wanted, digits), show_in(right, wanted, digits)
     return shown
 
 

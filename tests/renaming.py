@@ -31,6 +31,7 @@ WORDS = (
     "with", "each", "yield", "reverse", "true_", "inf", "nan", "none", "U", "F", "B", "W", "g", "e", "i", "host",
     "schedule", "split", "shard", "layout", "pad", "keep", "recompute", "pending", "halo", "frozen", "chunk_1",
     "compute", "comm", "copy", "slower", "all_reduce", "product", "vector", "main", "serial", "repeat", "block",
+    "scan", "move", "shift",
 )  # fmt: skip
 """Names that the compiler uses itself, words of the language and of the lowered text, and others."""
 

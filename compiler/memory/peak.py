@@ -111,10 +111,10 @@ class ClassMemory:
                     accumulated |= self.touched[name, chunk]
                 if i == 1:  # what the second round did, the rounds up to the last do too
                     now = _sum(now, {k: (v - before.get(k, 0)) * (n - 3) for k, v in now.items()} if n > 3 else {})
-        return peaks
+        return dict(sorted(peaks.items(), key=lambda kind: kind[0] != FIRST))  # the devices' own first, in every run
 
     def _record(self, peaks: MemoryUse, now: Totals, only: str | None = None) -> None:
-        for memory in {m for m, _ in now} if only is None else {only}:
+        for memory in dict.fromkeys(m for m, _ in now) if only is None else (only,):
             roles = {r: v for (m, r), v in now.items() if m == memory and v}
             total = sum(roles.values())
             if memory not in peaks or total > peaks[memory].bytes:

@@ -23,12 +23,14 @@ from compiler.regions.sunk import is_grouped, sunk_values
 @dataclass(frozen=True, slots=True, eq=False)
 class Regions:
     """Of a program: `attention`: of each node inside of one; `losses`: those of the loss; `wide`: the values of those
-    that are as large as what the softmax is taken of; `routing`: of all-to-alls, what of them are copies."""
+    that are as large as what the softmax is taken of; `routing`: of all-to-alls, what of them are copies;
+    `sunk`: by identity of a body, names of values that are only added to gradients or written."""
 
     attention: Mapping[Node, Region]
     losses: tuple[Region, ...]
     wide: frozenset[Value]
     routing: Mapping[Node, Copies]
+    sunk: Mapping[int, set[str]]
 
 
 def mark(program: Program) -> Regions:
@@ -36,34 +38,46 @@ def mark(program: Program) -> Regions:
     inside: dict[Node, Region] = {}
     losses: list[Region] = []
     copies: dict[Node, Copies] = {}
+    sunk: dict[int, set[str]] = {}
     for cls in program.classes:
         weights = {s.name for s in cls.states if s.role is Role.WEIGHT}
         for function in cls.functions:
+            _sunk(function.body, set(), sunk)
             if function.phase is not FunctionPhase.UPDATE:
-                _attentions(function.body, weights, (), set(), inside)
+                _attentions(function.body, weights, (), sunk, inside)
         losses += _losses(cls)
         copies |= routing(cls, program.sizes)
-    return Regions(inside, tuple(losses), frozenset(v for region in losses for v in region.wide), copies)
+    return Regions(inside, tuple(losses), frozenset(v for region in losses for v in region.wide), copies, sunk)
+
+
+def _sunk(body: Graph, results: set[int], found: dict[int, set[str]]) -> None:
+    """Of a body and its loops. results: indices of those that are only added to gradients."""
+    mine = found[id(body)] = sunk_values(body, results)
+    for node in body.nodes:
+        if isinstance(node.op, Repeat):
+            carries = node.op.carries
+            _sunk(node.op.body, {i for i, v in enumerate(node.outputs) if i >= carries and v.name in mine}, found)
 
 
 def _attentions(
-    body: Graph, states: Collection[str], given: Collection[Value], results: set[int], found: dict[Node, Region]
+    body: Graph,
+    states: Collection[str],
+    given: Collection[Value],
+    sunk: Mapping[int, set[str]],
+    found: dict[Node, Region],
 ) -> None:
-    """Of a body and its loops. states: those that are weights; given: its inputs that are; results: indices of those
-    that are only added to gradients."""
+    """Of a body and its loops. states: those that are weights; given: its inputs that are."""
     weights = set(given)
-    gradients = sunk_values(body, results)
     for node in body.nodes:
         op = node.op
         if isinstance(op, Repeat):
             inner = [p for v, p in zip(node.inputs, op.body.inputs) if v in weights]
-            sunk = {i for i, v in enumerate(node.outputs) if i >= op.carries and v.name in gradients}
             _attentions(op.body, states, inner, sunk, found)
         elif isinstance(op, Read):
             weights.update(node.outputs if op.name in states else ())
         elif isinstance(op, (Cast, Move)) or op.movement is not Movement.NO or is_grouped(op):
             weights.update(node.outputs if node.inputs[0] in weights else ())
-    for region in attention(body, weights, gradients):
+    for region in attention(body, weights, sunk[id(body)]):
         found.update(dict.fromkeys(region.nodes, region))
 
 

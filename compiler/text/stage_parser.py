@@ -150,13 +150,12 @@ class _Parser(FactParser, BodyParser):
             self.end_line()
         results = facts.pop("metrics", ()), facts.pop("outputs", ())
         self.placed = stage == "placed"
-        if self.placed:
-            self.sizes = Rules(
-                Job(model=Model("", (), (), Graph("", (), (), ())), updates=(), **facts), Diagnostics()
-            ).sizes
         inputs, weights = [], []
         while self.take_word("input"):
             inputs.append(self._input_line())
+        if self.placed:  # the first input's first dim is that of the micro-batches, if nothing is said
+            model = Model("", tuple(inputs), (), Graph("", (), (), ()))
+            self.sizes = Rules(Job(model=model, updates=(), **facts), Diagnostics()).sizes
         while self.take_word("weight"):
             weights.append(self._weight())
         step = []
@@ -168,7 +167,13 @@ class _Parser(FactParser, BodyParser):
             self.skip_lines()
             self.word("model")
             model = replace(model, graph=self.graph("model"))
-            evaluated = self._evaluated(model) if self.take_word("evaluated") else None
+            own: dict[str, Any] = {}
+            while self.token.text in ("metrics", "outputs"):
+                word = self.next().text
+                own[word] = self.fact()
+                self.end_line()
+            results = own.get("metrics", ()), own.get("outputs", ())
+            evaluated = self._evaluated(model, results) if self.take_word("evaluated") else None
             updates = tuple(self._optimizers())
             found: Job | Training | Placed = Job(model=model, updates=updates, evaluated=evaluated, **facts)
         else:
@@ -179,13 +184,14 @@ class _Parser(FactParser, BodyParser):
         self.found.raise_if_any()
         return found
 
-    def _evaluated(self, model: Model) -> Model:
-        """The same model where nothing is trained."""
+    def _evaluated(self, model: Model, results: tuple[tuple[str, ...], tuple[str, ...]]) -> Model:
+        """The same model where nothing is trained, with what it gives, data and weights of its own."""
         graph = self.graph("evaluated")
         own = {v.name: v for v in graph.inputs}
-        inputs = tuple(replace(i, value=own.get(i.value.name, i.value)) for i in model.inputs)
-        weights = tuple(replace(w, value=own.get(w.name, w.value)) for w in model.weights)
-        return replace(model, inputs=inputs, weights=weights, graph=graph)
+        inputs = tuple(replace(i, value=own[i.value.name]) for i in model.inputs if i.value.name in own)
+        weights = tuple(replace(w, value=own[w.name]) for w in model.weights if w.name in own)
+        metrics, outputs = results
+        return replace(model, inputs=inputs, weights=weights, graph=graph, metrics=metrics, outputs=outputs)
 
     def _input_line(self) -> DataInput:
         value = self.declared() if not self.placed else self._unlaid()

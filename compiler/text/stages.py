@@ -80,7 +80,9 @@ def show_stage(found: Job | Training | Placed) -> str:
     """The text of a job (`graph`), of its training graph, or of that when it is placed."""
     if isinstance(found, Job):
         models = [show_graph(found.model.graph, "model")]
-        models += [show_graph(found.evaluated.graph, "evaluated")] if found.evaluated is not None else []
+        if found.evaluated is not None:
+            head = "".join(f"{line}\n" for line in _results(found.evaluated))
+            models.append(head + show_graph(found.evaluated.graph, "evaluated"))
         return "\n".join(["graph " + _header(found, found.model), *models, *_updates(found)])
     if isinstance(found, Training):
         head = "training " + _header(found.job, found.model, found)
@@ -117,8 +119,7 @@ def _header(job: Job, model: Model, training: Training | None = None, placed: Pl
     lines += [f"entry {quote(training.entry)}"] if training is not None and not training.trains else []
     defaults = {f.name: f.default for f in fields(job)} | {"strategy": SERIAL, "precision": Precision()}
     lines += [f"{x} {show_fact(v)}" for x in FACTS if x in defaults and (v := getattr(job, x)) != defaults[x]]
-    lines += [f"metrics {show_fact(model.metrics)}"] if model.metrics else []
-    lines += [f"outputs {show_fact(model.outputs)}"] if model.outputs else []
+    lines += _results(model)
     lines += [f"input {_plain(i.value)}{_bounds(i)}" for i in model.inputs]
     sizes = placed.sizes if placed is not None else {}
     for w in model.weights:
@@ -136,6 +137,12 @@ def _header(job: Job, model: Model, training: Training | None = None, placed: Pl
         if training.finish is not None:
             lines.append(f"finished {show_fact(training.finish.metrics)} of {len(training.finish.parts)}")
     return "\n".join(lines) + "\n"
+
+
+def _results(model: Model) -> list[str]:
+    """What the model gives besides the loss."""
+    found = {"metrics": model.metrics, "outputs": model.outputs}
+    return [f"{word} {show_fact(names)}" for word, names in found.items() if names]
 
 
 def _plain(v: Value, layout: Layout | None = None, sizes: Sizes = {}) -> str:  # noqa: B006

@@ -159,7 +159,7 @@ def test_memory_is_exact(strategy: str) -> None:
 
 
 def test_nothing_is_kept_nor_renewed() -> None:
-    for strategy in STRATEGIES:
+    for strategy in ("zero 3", "zero bubble", "recompute", "all"):
         alone, _ = lowered(source(strategy))
         for cls in alone.program.classes:
             assert {s.role for s in cls.states} <= {"weight", "loss", "metric", "output", "statistic"}

@@ -9,10 +9,9 @@ import pytest
 from compiler.driver import run_passes
 from compiler.evaluate import evaluate
 from compiler.homes import Homes
-from compiler.model import ENTRIES, EVALUATE, TRAIN_STEP
+from compiler.model import ENTRIES, EVALUATE, TRAIN_STEP, Job, Training
 from compiler.passes.across import across
 from compiler.passes.lower import lower
-from compiler.passes.place.place import Placed
 from compiler.passes.stage import stage
 from compiler.program import ALL_CHUNKS, Affine, FunctionPhase, Program, Run, Schedule, Update
 from compiler.schedules import Edge, find_hang, unroll
@@ -27,11 +26,12 @@ from tests.memory.measured import exact
 LISTS = [(0, 1, 0, 1), (0, 1, 1, 0), (1, 0, 0, 1), (0, 0, 1, 1), (1, 0, 1, 0)]
 
 
-def lowered(placed: Placed, homes: Homes) -> Program:
-    """With the stages in these places."""
-    staged = stage(placed, homes)
-    placed, over = across(placed, staged)
-    return lower(placed, staged, over)
+def lowered(job: Job, entry: str, groups: tuple[int, ...]) -> tuple[Training, Program]:
+    """The serial graphs, and the program whose stages are on these groups."""
+    work = run_passes(job, "place", entry)
+    staged = stage(work.placed, Homes(groups))
+    placed, over = across(work.placed, staged)
+    return work.serial, lower(placed, staged, over)
 
 
 def one_after_the_other(program: Program) -> Program:
@@ -53,8 +53,7 @@ def one_after_the_other(program: Program) -> Program:
 @pytest.mark.parametrize("groups", LISTS, ids=str)
 def test_any_list_is_proved(groups: tuple[int, ...], entry: str) -> None:
     job = evaluate(source("interleaved", loss=COUNTED))
-    work = run_passes(job, "place", entry)
-    graphs, program = work.serial, lowered(work.placed, Homes(groups))
+    graphs, program = lowered(job, entry, groups)
     if entry == TRAIN_STEP:
         program = one_after_the_other(program)
     assert parse_program(show(program)) == program and verify(program) == ()
@@ -67,8 +66,7 @@ def test_any_list_is_proved(groups: tuple[int, ...], entry: str) -> None:
 def test_an_order_that_does_not_go_with_the_list_is_told() -> None:
     """The interleaved order begins with all of a group's first chunk: in a V the last stage would wait for itself."""
     job = evaluate(source("interleaved"))
-    placed = run_passes(job, "place").placed
-    found = verify(lowered(placed, Homes((0, 1, 1, 0))))
+    found = verify(lowered(job, TRAIN_STEP, (0, 1, 1, 0))[1])
     assert [d.code for d in found] == ["E0642"]
 
 
@@ -76,8 +74,7 @@ def test_groups_that_lie_alike_share_code() -> None:
     """Also where the stages of a second chunk go the other way."""
     given = source("interleaved")
     text = given.text.replace("mesh (pp = 2)", "mesh (pp = 4)").replace("repeat 4", "repeat 16")
-    placed = run_passes(evaluate(replace(given, text=text)), "place", EVALUATE).placed
-    program = lowered(placed, Homes((0, 1, 2, 3, 3, 2, 1, 0)))
+    program = lowered(evaluate(replace(given, text=text)), EVALUATE, (0, 1, 2, 3, 3, 2, 1, 0))[1]
     assert [c.groups for c in program.classes] == [(0,), (1, 2, 3)]
     first, second = program.classes[1].ranges
     assert [[r.first.at(g) for g in (1, 2, 3)] for r in (first, second)] == [[2, 4, 6], [12, 10, 8]]

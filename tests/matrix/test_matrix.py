@@ -4,15 +4,19 @@ that is expected. CI takes all single tactics and a part of the pairs; `pytest -
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from os import cpu_count
 
 import pytest
 
+from compiler.driver import compile_job, joined
+from compiler.model import EVALUATE
 from compiler.verify import verify
 from dsl.diagnostics import ParcError
-from runtime.prove import prove
+from runtime.prove import prove, prove_evaluation, random_batch
+from runtime.stacked import Emulator
 from tests.matrix.cells import SMALL, TACTICS, Cell, applicable, cells, expected, spread
 
 
@@ -31,10 +35,29 @@ def judge(cell: Cell) -> str:
     return "proved" if proof.ok else f"not equal: {proof.worst}"
 
 
-def judged(chosen: list[Cell]) -> None:
+def evaluated(cell: Cell) -> str:
+    """The same of `evaluate`, as a second entry of the program, whose loss is a step's to the bit."""
+    try:
+        compiled = cell.compile()
+    except ParcError as e:
+        return ", ".join(sorted({d.code for d in e.diagnostics}))
+    alone = compile_job(compiled.job, EVALUATE)
+    both = joined([compiled.program, alone.program])
+    found = verify(both)
+    if found:
+        return f"verifier: {found[0]}"
+    proof = prove_evaluation(alone.training, alone.program, 1)
+    batch, run = random_batch(both.inputs, 0, 0), Emulator(both)
+    first, step = run.call(EVALUATE, batch), run.step(batch)
+    if first.loss.tobytes() != step.loss.tobytes():
+        return f"loss {first.loss} instead of a step's {step.loss}"
+    return "proved" if proof.ok else f"not equal: {proof.worst}"
+
+
+def judged(chosen: list[Cell], how: Callable[[Cell], str] = judge) -> None:
     """Each cell becomes what is expected of it."""
     with ProcessPoolExecutor(cpu_count(), get_context("spawn")) as pool:
-        outcomes = list(zip(chosen, pool.map(judge, chosen, chunksize=4)))
+        outcomes = list(zip(chosen, pool.map(how, chosen, chunksize=4)))
     wrong = [f"{c}: {o}, expected {expected(c)}" for c, o in outcomes if o != expected(c)]
     assert not wrong, "\n".join(wrong)
     assert sum(o == "proved" for _, o in outcomes) >= 0.8 * len(chosen)
@@ -46,6 +69,15 @@ def test_single_tactics() -> None:
 
 def test_some_pairs() -> None:
     judged(spread(cells(2), 9))
+
+
+def test_some_are_evaluated() -> None:
+    judged(list(cells(1))[::3], evaluated)
+
+
+@pytest.mark.nightly
+def test_all_are_evaluated() -> None:
+    judged([*cells(1), *spread(cells(2), 9)], evaluated)
 
 
 @pytest.mark.nightly

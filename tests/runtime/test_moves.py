@@ -63,6 +63,7 @@ def test_every_memory_to_the_byte() -> None:
     """In U a new stack is there beside the old one, and the slice that was moved last."""
     paged = program()
     use = memory_use(paged)[0]
+    assert list(use) == ["hbm", "host", "nvme"]
     assert use["host"].bytes == max(3 * LAYER + 3 * ACTIVATION + ACTIVATION, 2 * 3 * LAYER + LAYER)
     assert use["nvme"].bytes == 2 * 3 * LAYER + LAYER
     assert use["nvme"].roles == {"optimizer": 3 * LAYER, "activation": 4 * LAYER}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from compiler.cost.kernels.work import Work
-from compiler.graph import ITEMSIZE, Node, Type
+from compiler.graph import Node, Type
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
@@ -21,14 +21,11 @@ class Lifted:
 
     type: Type
     bytes: int
+    elements: int
     root: str
     owner: int = -1
     taint: str = ""
     carried: int | None = None  # a loop's carry: index of the result that it is in the next iteration
-
-    @property
-    def elements(self) -> int:
-        return self.bytes // ITEMSIZE[self.type.dtype]
 
 
 @dataclass(slots=True)
@@ -57,6 +54,8 @@ def masked_again(instrs: Sequence[Node], values: Mapping[str, Lifted]) -> list[N
     element-wise work in between: a softmax that is exactly 0 where nothing is kept says so twice, before and after its
     exponential, and so does its derivative; systems' kernels mask once.
     """
+    if sum(map(is_where, instrs)) < 2:
+        return []
     by: dict[str, set[str]] = {}  # value -> conditions by which it was chosen
     found = []
     for instr in instrs:

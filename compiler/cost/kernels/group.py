@@ -27,7 +27,7 @@ from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import Program, StateDecl
 from compiler.regions.mark import Regions
-from compiler.regions.sunk import is_grouped, sunk_values
+from compiler.regions.sunk import is_grouped
 
 LATE = -2
 """In the place of an owner: nobody here reads the message."""
@@ -57,31 +57,32 @@ class Lifter:
         self.computes = itemsize
         self.itemsize = 8 if update else itemsize
         self.accumulates = program.microbatches > 1
-        self.known: dict[Value, tuple[Type, int]] = {}  # the type of a device's piece, and its bytes
+        self.known: dict[Value, tuple[Type, int, int]] = {}  # the type of a device's piece, its bytes and elements
         self.inside: set[str] = set()
         self.core: set[str] = set()
 
     def part(self, body: Graph) -> Part:
         """The work of a function."""
-        return _Lift(self, body, {}, set()).part()
+        return _Lift(self, body, {}).part()
 
     def value(self, var: Value) -> Lifted:
         known = self.known.get(var)
         if known is None:
             local = local_type(var.type, var.layout, self.sizes)
-            known = self.known[var] = local, local.bytes
+            elements = local.elements
+            known = self.known[var] = local, elements * ITEMSIZE[local.dtype], elements
         return Lifted(*known, var.name)
 
 
 class _Lift:
     """Of one body: a function's or a loop's."""
 
-    def __init__(self, lifter: Lifter, body: Graph, given: Mapping[str, Lifted], sunk_results: set[int]) -> None:
+    def __init__(self, lifter: Lifter, body: Graph, given: Mapping[str, Lifted]) -> None:
         self.lifter, self.body = lifter, body
         self.values: dict[str, Lifted] = dict(given)
         self.drafts: list[Draft] = []
         self.views: dict[int, list[Lifted]] = {}  # of what a kernel makes
-        self.sunk = sunk_values(body, sunk_results)
+        self.sunk = lifter.regions.sunk[id(body)]
         self.carries = sum(v.carried is not None for v in given.values())
         self.adding = -1
         self.grown: set[int] = set()  # those that others have joined
@@ -94,7 +95,7 @@ class _Lift:
             self.lift(instr)
         lifter = self.lifter
         of = (lifter.itemsize, lifter.regions, lifter.inside, lifter.core)
-        return Sized(self.body, self.values, self.drafts, self.sunk, self.carries, *of).part()
+        return Sized(self.body, self.values, self.drafts, self.sunk, self.carries, *of).part(lifter.update)
 
     def lift(self, instr: Node) -> None:
         op = instr.op
@@ -177,12 +178,11 @@ class _Lift:
         carries = {v.carried for v in ins if v.owner < 0 and v.carried is not None}
         at = max(owners, default=-1)
         draft = self.drafts[at] if at >= 0 else None
-        dims = {d.name for v in (*ins, *outs) for d in v.type.dims}
         fits = (
             joins
             and draft is not None
             and draft.joins
-            and (size == draft.size or (size < draft.size and dims <= draft.dims))
+            and (size == draft.size or (size < draft.size and _dims(ins, outs) <= draft.dims))
             and not any(v.name in draft.closed for v in instr.inputs)
         )
         if fits and draft is not None:
@@ -190,7 +190,7 @@ class _Lift:
             draft.deps |= owners - {at}
             draft.carries |= carries
         else:
-            draft = Draft(instr.outputs[0].name, [instr], None, owners, carries, joins, size, dims)
+            draft = Draft(instr.outputs[0].name, [instr], None, owners, carries, joins, size, _dims(ins, outs))
             self.drafts.append(draft)
             at = len(self.drafts) - 1
         for var in instr.outputs:
@@ -330,6 +330,9 @@ class _Lift:
             value.taint = self.values[outer.name].taint
             value.carried = i if i < op.carries else None
             given[param.name] = value
-        sunk = {i for i, v in enumerate(instr.outputs) if v.name in self.sunk and i >= op.carries}
-        inner = _Lift(self.lifter, op.body, given, sunk)
+        inner = _Lift(self.lifter, op.body, given)
         self.add(instr, Loop(op.count, inner.part()))
+
+
+def _dims(*values: Sequence[Lifted]) -> set[str]:
+    return {d.name for of in values for v in of for d in v.type.dims}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from compiler.cost.kernels.drafts import Draft, Lifted, masked_again
 from compiler.cost.kernels.work import Collective, Part, Product, Vector
@@ -28,9 +28,10 @@ class Sized:
     regions: Regions
     inside: set[str]
     core: set[str]
+    sizes: dict[str, int] = field(default_factory=dict)
 
-    def part(self) -> Part:
-        """The work of the body."""
+    def part(self, update: bool) -> Part:
+        """The work of the body. update: it is the optimizer's, which keeps nothing for others."""
         readers = self._readers()
         cores = self._cores()
         fed = {self.values[v.name].root for at in cores for i in self.drafts[at].instrs for v in i.inputs}
@@ -51,7 +52,8 @@ class Sized:
             deps = tuple(sorted(place[d] for d in draft.deps))
             owners = {self.values[results[c].name].owner for c in draft.carries if c < len(results)}
             nodes.append(Kernel(draft.name, work, deps, tuple(sorted(place[o] for o in owners if o >= 0))))
-        self._note_what_stays_inside(readers, cores, fed)
+        if not update:
+            self._note_what_stays_inside(readers, cores, fed)
         return Part(tuple(nodes))
 
     def _cores(self) -> dict[int, float]:
@@ -130,9 +132,12 @@ class Sized:
     def _size(self, name: str) -> int:
         """Bytes that reading or writing it moves. Between kernels activations go in the compute type, as in the systems
         that this stands for; what the program keeps in f32 there (softmax, norms) stays inside kernels."""
-        value = self.values[name]
-        root = self.values.get(value.root, value)
-        return min(value.bytes, root.bytes, value.elements * self.itemsize)
+        size = self.sizes.get(name)
+        if size is None:
+            value = self.values[name]
+            root = self.values.get(value.root, value)
+            size = self.sizes[name] = min(value.bytes, root.bytes, value.elements * self.itemsize)
+        return size
 
     def _vector(self, at: int, draft: Draft, readers: Mapping[str, set[int]], core: bool) -> Vector:
         made = {v.name for i in draft.instrs for v in i.outputs}
