@@ -9,7 +9,8 @@ import pytest
 from compiler.driver import compile_job, run_passes
 from compiler.evaluate import evaluate
 from compiler.model import ENTRIES
-from compiler.text.stages import parse_stage, show_stage
+from compiler.text.stage_parser import parse_stage
+from compiler.text.stages import show_stage
 from tests.entries.test_evaluate import COUNTED, source
 
 
