@@ -17,7 +17,7 @@ from compiler.origin import Role
 from compiler.program import DeviceClass, For, FunctionPhase, Program, Run, StateDecl
 from compiler.text.attrs import runs, show_run
 from compiler.text.printer import show_homes, show_schedule, show_type
-from compiler.traffic import Collective, collectives
+from compiler.traffic import CollectiveCalls, collectives
 
 T = TypeVar("T")
 
@@ -203,7 +203,7 @@ def _groups(groups: tuple[int, ...] | list[int]) -> str:
     return ", ".join(show_run(*r) for r in runs(groups))
 
 
-def _busiest(rows: tuple[Collective, ...], measure: Callable[[Collective], float]) -> dict[str, float]:
+def _busiest(rows: tuple[CollectiveCalls, ...], measure: Callable[[CollectiveCalls], float]) -> dict[str, float]:
     """Per function and kind of call, of the class of devices that has most; chunks added up."""
     totals: dict[str, dict[tuple[int, ...], float]] = {}
     for c in rows:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from compiler.model import TRAIN_STEP, Job, Training
 from compiler.passes.pipeline import NAMES, PASSES, Pass, Work
 from compiler.passes.place.place import Placed, Undivided
-from compiler.passes.split import Split
+from compiler.passes.split import SplitGraphs
 from compiler.passes.stage import Staged
 from compiler.program import Program
 from dsl.diagnostics import Diagnostics
@@ -29,7 +29,7 @@ class Compiled:
     training: Training
     placed: Placed
     staged: Staged
-    split: Split
+    split: SplitGraphs
     program: Program
 
 

@@ -63,6 +63,7 @@ def in_order(pending: Iterable[tuple[str, str]], mesh: Collection[str]) -> tuple
 
 
 def replicated(rank: int) -> Layout:
+    """Makes the layout of a tensor of `rank` dims that every device holds whole."""
     return Layout(((),) * rank)
 
 

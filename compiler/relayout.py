@@ -1,4 +1,4 @@
-"""How to get from one layout to another: the shortest row of collectives and local cuts, and what each moves."""
+"""From one layout to another: the shortest sequence of collectives and local cuts, and what each of them moves."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from compiler.ops.comm import AllGather, AllReduce, AllToAll, Comm, OnlyFirst, R
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RelayoutStep:
     """One op of a relayout and the layout after it."""
 
     op: Comm
     layout: Layout
 
 
-def plan_relayout(type: Type, source: Layout, target: Layout, sizes: Mapping[str, int]) -> list[Step]:
+def plan_relayout(type: Type, source: Layout, target: Layout, sizes: Mapping[str, int]) -> list[RelayoutStep]:
     """Ops that bring a value of (logical) `type` from `source` to `target`.
 
     Only the minor-most axis of a dim can be gathered or appended, so axes are stripped down to the common prefix.
@@ -33,7 +33,7 @@ def plan_relayout(type: Type, source: Layout, target: Layout, sizes: Mapping[str
     pending = dict(in_order(source.pending, sizes))
     goal = dict(in_order(target.pending, sizes))
     home = {a: i for i, axes in enumerate(want) for a in axes}
-    steps: list[Step] = []
+    steps: list[RelayoutStep] = []
 
     def extends(i: int, axis: str) -> bool:
         return dims[i] == want[i][: len(dims[i])] and len(want[i]) > len(dims[i]) and want[i][len(dims[i])] == axis
@@ -42,9 +42,9 @@ def plan_relayout(type: Type, source: Layout, target: Layout, sizes: Mapping[str
         layout = Layout(tuple(map(tuple, dims)), in_order(pending.items(), sizes))
         merged = steps[-1].op.merged(op) if steps else None
         if isinstance(merged, Comm):
-            steps[-1] = Step(merged, layout)
+            steps[-1] = RelayoutStep(merged, layout)
         else:
-            steps.append(Step(op, layout))
+            steps.append(RelayoutStep(op, layout))
 
     def step() -> bool:
         held = {a for d in dims for a in d}

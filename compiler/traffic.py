@@ -53,7 +53,7 @@ Volumes = dict[Key, Traffic]
 
 
 @dataclass(frozen=True, slots=True)
-class Collective:
+class CollectiveCalls:
     """What one device of the groups does in a step: `count` calls, in which it sends `bytes` in all.
 
     `dim` as in `Message`.
@@ -85,7 +85,7 @@ def sent_bytes(op: Op, type: Type, before: Layout, sizes: Mapping[str, int]) -> 
 
 
 def in_mesh_order(axes: Iterable[str], mesh: Iterable[str]) -> tuple[str, ...]:
-    """The one name of a group of devices: that a tensor's pieces lie in another order along them makes none of its own.
+    """Gives axes in the order of the mesh: their devices are the same, in whichever order pieces lie along them.
 
     mesh: the names of all axes, major to minor.
     """
@@ -128,7 +128,7 @@ def add_volumes(total: Volumes, more: Volumes, times: int = 1) -> None:
         total[key] = total.get(key, Traffic()) + t.times(times)
 
 
-def collectives(program: Program) -> tuple[Collective, ...]:
+def collectives(program: Program) -> tuple[CollectiveCalls, ...]:
     """All communication of a step, by class and function; loops and micro-batches multiplied out."""
     found: dict[tuple[tuple[int, ...], FunctionPhase, int, str, tuple[str, ...], str], Traffic] = {}
     for cls in program.classes:
@@ -137,4 +137,4 @@ def collectives(program: Program) -> tuple[Collective, ...]:
             for m in messages(f.body, program.sizes):
                 key = (cls.groups, f.phase, f.chunk, m.op, m.axes, m.dim)
                 found[key] = found.get(key, Traffic()) + Traffic(1, m.bytes).times(m.times * runs)
-    return tuple(Collective(*key, t.calls, t.bytes) for key, t in found.items())
+    return tuple(CollectiveCalls(*key, t.calls, t.bytes) for key, t in found.items())

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from dsl.codes import Code
     from dsl.diagnostics import Diagnostic
     from dsl.source import Source
-    from parc.emitted import Timing
+    from parc.emitted import PassTiming
     from parc.estimate import Estimate
     from parc.price import Price
     from parc.remedies import Remedies
     from parc.report.trace import Detail, Trace
     from parc.small import Small
-    from parc.training import Progress, Run
+    from parc.training import Progress, RunResult
     from runtime.prove import Proof
 
     File = str | os.PathLike[str] | Source
@@ -174,7 +174,7 @@ def _warn(job: Job, options: Options, compiled: Compiled | None = None) -> None:
 def emit(
     file: File,
     stage: Stage | str = "program",
-    timed: Callable[[Timing], None] | None = None,
+    timed: Callable[[PassTiming], None] | None = None,
     *,
     entries: Sequence[Entry] = (),
     **options: Unpack[Options],
@@ -307,7 +307,7 @@ def run(
     progress: Callable[[Progress], None] | None = None,
     told: Callable[[Diagnostic], None] | None = None,
     **options: Unpack[Options],
-) -> Run:
+) -> RunResult:
     """Train a `.par` file, or a lowered `.npu`, on emulated devices; or evaluate as many batches (`entry="evaluate"`).
     Raises `ParcError`.
 

@@ -20,7 +20,7 @@ from dsl.diagnostics import ParcError
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class PassTiming:
     """CPU seconds of a pass, and the nodes of what there is afterwards (those inside loops counted once)."""
 
     name: str
@@ -31,7 +31,7 @@ class Timing:
 class Timer:
     """Tells of each pass that `compile_job(…, timer)` runs."""
 
-    def __init__(self, timed: Callable[[Timing], None]) -> None:
+    def __init__(self, timed: Callable[[PassTiming], None]) -> None:
         self._timed, self._since = timed, time.process_time()
 
     def __call__(self, step: Pass, work: Work) -> None:
@@ -39,7 +39,7 @@ class Timer:
 
     def tell(self, name: str, made: tuple[Graph, ...] | Program) -> None:
         """What was done since; counting the nodes is no part of it."""
-        self._timed(Timing(name, time.process_time() - self._since, _nodes(made)))
+        self._timed(PassTiming(name, time.process_time() - self._since, _nodes(made)))
         self._since = time.process_time()
 
 
@@ -53,7 +53,7 @@ def _size(graph: Graph) -> int:
     return sum(1 + (_size(n.op.body) if isinstance(n.op, Repeat) else 0) for n in graph.nodes)
 
 
-def lowered(given: Job | Training | Placed, entry: str, timed: Callable[[Timing], None] | None = None) -> Compiled:
+def lowered(given: Job | Training | Placed, entry: str, timed: Callable[[PassTiming], None] | None = None) -> Compiled:
     """All passes. Raises ParcError."""
     return driver.compile_job(given, entry, Timer(timed) if timed is not None else None)
 

@@ -15,7 +15,7 @@ from runtime.stacked import Emulator
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class PeakMemory:
     """High-water mark of one memory of each of these devices: bytes, and what they were of at that moment."""
 
     devices: str
@@ -25,7 +25,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class AxesTraffic:
     """One kind of communication over some axes, per step, of the device that sends most of it."""
 
     op: str
@@ -48,7 +48,7 @@ class Progress:
 
 
 @dataclass(slots=True)
-class Run:
+class RunResult:
     """What a run gave: loss (and metrics) of each step; memory; communication. `data`: the reader, or `synthetic`.
 
     entry: what was run, `train_step` or `evaluate`; outputs: the model's, of the last batch.
@@ -64,8 +64,8 @@ class Run:
     simulated_step_seconds: float | None = None
     losses: list[float] = field(default_factory=list)
     metrics: dict[str, list[float]] = field(default_factory=dict)
-    memory: tuple[Memory, ...] = ()
-    traffic: tuple[Traffic, ...] = ()
+    memory: tuple[PeakMemory, ...] = ()
+    traffic: tuple[AxesTraffic, ...] = ()
     entry: str = "train_step"
     outputs: dict[str, Any] = field(default_factory=dict)
 
@@ -77,7 +77,7 @@ def run(
     capacities: Mapping[str, float] | None = None,
     progress: Callable[[Progress], None] | None = None,
     simulated: tuple[str, float] | None = None,
-) -> Run:
+) -> RunResult:
     """Train for some steps (or whatever the program's first entry is), on made-up data if there are none; `progress`
     hears of each.
 
@@ -87,7 +87,7 @@ def run(
     reader = open_data(data, program.inputs)
     emulator = Emulator(program, capacities)
     device, ideal = simulated or (None, None)
-    result = Run(program.name, program.devices, data.reader if data is not None else "synthetic", device)
+    result = RunResult(program.name, program.devices, data.reader if data is not None else "synthetic", device)
     result.simulated_step_seconds, result.entry = ideal, program.entries[0].name
     start = time.perf_counter()
     for number in range(1, steps + 1):
@@ -106,7 +106,7 @@ def run(
     return result
 
 
-def _memory(emulator: Emulator) -> tuple[Memory, ...]:
+def _memory(emulator: Emulator) -> tuple[PeakMemory, ...]:
     """Groups of devices that use the same amounts share a row."""
     rows: dict[tuple[str, int, tuple[tuple[str, int], ...]], list[int]] = {}
     for group, use in emulator.memory.items():
@@ -114,7 +114,7 @@ def _memory(emulator: Emulator) -> tuple[Memory, ...]:
             roles = tuple((r, n) for r, n in peak.roles.items() if n)
             rows.setdefault((kind, peak.bytes, roles), []).append(group)
     return tuple(
-        Memory(_devices(emulator.program, groups), kind, peak, dict(roles))
+        PeakMemory(_devices(emulator.program, groups), kind, peak, dict(roles))
         for (kind, peak, roles), groups in rows.items()
     )
 
@@ -123,11 +123,11 @@ def _devices(program: Program, groups: Sequence[int]) -> str:
     return show_devices(program, groups)
 
 
-def _traffic(emulator: Emulator, steps: int) -> tuple[Traffic, ...]:
-    most: dict[tuple[str, tuple[str, ...]], Traffic] = {}
+def _traffic(emulator: Emulator, steps: int) -> tuple[AxesTraffic, ...]:
+    most: dict[tuple[str, tuple[str, ...]], AxesTraffic] = {}
     for volumes in emulator.traffic.values():
         for (op, axes), sent in volumes.items():
-            found = Traffic(op, axes, sent.calls / steps, sent.bytes / steps)
+            found = AxesTraffic(op, axes, sent.calls / steps, sent.bytes / steps)
             if (op, axes) not in most or most[op, axes].bytes < found.bytes:
                 most[op, axes] = found
     return tuple(most[key] for key in sorted(most))

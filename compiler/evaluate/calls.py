@@ -10,7 +10,7 @@ from compiler.evaluate.expressions import Want, evaluate, tensor
 from compiler.evaluate.modules import suggest_std
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Call, Session, listed
-from compiler.evaluate.values import BROKEN, Bound, Broken, CallResults, DimList, Entry, Skip, kind_of
+from compiler.evaluate.values import BROKEN, Bound, Broken, CallResults, Defined, DimList, Skip, kind_of
 from compiler.graph import Dim, Value
 from dsl import ast
 from dsl.diagnostics import Diagnostic, ParcError, did_you_mean, fail, plural
@@ -33,11 +33,11 @@ def call(expr: ast.Call, scope: Scope, want: Want = None, hint: str | None = Non
 
 def built(
     session: Session,
-    entry: Entry,
+    entry: Defined,
     span: Span,
     arguments: dict[str, Bound | None],
     scope: Scope,
-    make: Callable[[Session, Entry, Scope], T],
+    make: Callable[[Session, Defined, Scope], T],
 ) -> T:
     """What `make` makes of a device or a cluster, with its parameters bound in `scope`. Raises Skip for what failed,
     which is reported with the place of the use."""
@@ -52,7 +52,7 @@ def built(
         session.stack.pop()
 
 
-def call_function(expr: ast.Call, entry: Entry, arguments: dict[str, Bound | None], scope: Scope) -> Bound:
+def call_function(expr: ast.Call, entry: Defined, arguments: dict[str, Bound | None], scope: Scope) -> Bound:
     """Run the function's body; the value that it returns."""
     from compiler.evaluate.statements import run
 
@@ -150,7 +150,7 @@ def bind_defaults(parameters: Sequence[ast.Parameter], arguments: dict[str, Boun
 
 
 def _bind_patterns(
-    expr: ast.Call, entry: Entry, arguments: dict[str, Bound | None], inner: Scope, outer: Scope
+    expr: ast.Call, entry: Defined, arguments: dict[str, Bound | None], inner: Scope, outer: Scope
 ) -> None:
     """Bind the tensors, and the local names of their dims."""
     bind_defaults(entry.item.parameters, arguments, inner)
@@ -191,7 +191,7 @@ def _show(dim: Dim) -> str:
     return f"`{dim.name}` of size {dim.size}"
 
 
-def _argument_spans(expr: ast.Call, entry: Entry) -> dict[str, Span]:
+def _argument_spans(expr: ast.Call, entry: Defined) -> dict[str, Span]:
     names = iter(p.target.name.id for p in entry.item.parameters)
     spans = {}
     for argument in expr.arguments:

@@ -14,7 +14,7 @@ from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.software import check_stack, foreign_stack
 from compiler.evaluate.statics import static_scope
-from compiler.evaluate.values import Entry, Skip
+from compiler.evaluate.values import Defined, Skip
 from compiler.memory.tiers import EXAMPLES, Memory
 from compiler.model import TOPOLOGIES, Cluster, Device, Level
 from dsl import ast, units
@@ -31,7 +31,7 @@ def build_cluster(session: Session, module: Module, use: ast.Call) -> Cluster:
     return built(session, entry, use.span, arguments, static_scope(entry.module), _cluster)
 
 
-def _cluster(session: Session, entry: Entry, scope: Scope) -> Cluster:
+def _cluster(session: Session, entry: Defined, scope: Scope) -> Cluster:
     device: tuple[str, Device | None] | None = None  # None: erroneous, which is reported
     levels: list[Level] = []
     memories: list[Memory] = []

@@ -13,7 +13,7 @@ from compiler.evaluate.modules import Module
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, is_std, listed
 from compiler.evaluate.statics import static_scope
-from compiler.evaluate.values import Entry, Skip, Static
+from compiler.evaluate.values import Defined, Skip, Static
 from compiler.graph import DTYPES
 from compiler.model import Device
 from compiler.settings import STATED
@@ -52,7 +52,7 @@ def _never(expr: ast.Expr) -> Static:
     raise AssertionError(expr)
 
 
-def _device(session: Session, entry: Entry, scope: Scope) -> Device:
+def _device(session: Session, entry: Defined, scope: Scope) -> Device:
     compute: dict[str, float] = {}
     memory: tuple[float, float] | None = None
     settings: list[tuple[str, tuple[Any, ...]]] = []

@@ -14,7 +14,7 @@ from compiler.evaluate.modules import Loader, Module, apply_overrides
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.sizes import Sizes
 from compiler.evaluate.strategy import build_strategy
-from compiler.evaluate.values import Entry, Skip, Static
+from compiler.evaluate.values import Defined, Skip, Static
 from compiler.model import Job, Precision
 from dsl import ast
 from dsl.diagnostics import Diagnostic, ParcError, did_you_mean, fail
@@ -116,7 +116,7 @@ def check_file(
 
 
 def _check_job(
-    session: Session, module: Module, entry: Entry, instead: str | None, named: frozenset[str], used: set[str]
+    session: Session, module: Module, entry: Defined, instead: str | None, named: frozenset[str], used: set[str]
 ) -> None:
     """The job, with its strategy or the one `instead`, then those for its model that no job names: `used` then."""
     override = ast.Name(instead, span=entry.item.name.span) if instead else None
@@ -134,7 +134,7 @@ def _check_job(
             _collect(session, lambda item=item: build_strategy(session, module, item.name, index, None))  # type: ignore[misc]
 
 
-def _strategies(entry: Entry) -> list[str]:
+def _strategies(entry: Defined) -> list[str]:
     """Names of the strategies that a job uses."""
     assert isinstance(entry.item, ast.Job)
     return [s.strategy.id for s in entry.item.body if isinstance(s, ast.Task) and s.strategy]
@@ -159,7 +159,7 @@ def _load(session: Session, path: Path | Source, overrides: Mapping[str, str], r
     return module
 
 
-def _choose(module: Module, job: str | None) -> Entry:
+def _choose(module: Module, job: str | None) -> Defined:
     names = job_names(module)
     if job is not None:
         entry = module.entries.get(("job", job))

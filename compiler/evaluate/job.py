@@ -19,7 +19,7 @@ from compiler.evaluate.optimizer import build_updates
 from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.strategy import build_strategy
-from compiler.evaluate.values import Entry, Skip
+from compiler.evaluate.values import Defined, Skip
 from compiler.graph import FLOATS, Names
 from compiler.model import SERIAL, Cluster, DataSpec, Job, Model, Precision, Strategy, WeightUpdate
 from dsl import ast
@@ -47,7 +47,7 @@ class _Tasks:
 def build_job(
     session: Session,
     module: Module,
-    entry: Entry,
+    entry: Defined,
     strategy: ast.Name | None = None,
     precision: Precision | None = None,
 ) -> Job:
@@ -193,7 +193,7 @@ def _strategy(
 def _updates(
     session: Session,
     module: Module,
-    entry: Entry,
+    entry: Defined,
     tasks: _Tasks,
     model: Model | None,
     names: Names,

@@ -10,7 +10,7 @@ from compiler.evaluate.frozen import Patterns
 from compiler.evaluate.scope import Making, Scope
 from compiler.evaluate.session import Session
 from compiler.evaluate.statements import run
-from compiler.evaluate.values import Bound, Entry, Skip
+from compiler.evaluate.values import Bound, Defined, Skip
 from compiler.graph import Graph, Names
 from compiler.model import Model, Precision
 from compiler.passes.reached import reached
@@ -20,7 +20,7 @@ from dsl.diagnostics import fail
 
 def build_model(
     session: Session,
-    entry: Entry,
+    entry: Defined,
     arguments: dict[str, Bound | None],
     names: Names,
     precision: Precision,
@@ -50,7 +50,7 @@ def _others(model: Model, again: Model) -> Model:
     return replace(again, weights=tuple(replace(w, trained=known[w.name].trained) for w in again.weights))
 
 
-def _made(making: Making, entry: Entry, arguments: dict[str, Bound | None]) -> Model:
+def _made(making: Making, entry: Defined, arguments: dict[str, Bound | None]) -> Model:
     item, session, names = entry.item, making.session, making.names
     assert isinstance(item, ast.Model)
     frame = Frame(names, "")
@@ -76,7 +76,7 @@ def _made(making: Making, entry: Entry, arguments: dict[str, Bound | None]) -> M
     return Model(entry.name, tuple(making.inputs), weights, graph, metrics, outputs)
 
 
-def _check(making: Making, entry: Entry) -> None:
+def _check(making: Making, entry: Defined) -> None:
     session = making.session
     before = session.failures
     for variable, weight in making.weights:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from compiler.evaluate import limits
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.sizes import constant
-from compiler.evaluate.values import BROKEN, Broken, Entry, Skip, Static, kind_of, show_static
+from compiler.evaluate.values import BROKEN, Broken, Defined, Skip, Static, kind_of, show_static
 from dsl import ast
 from dsl.diagnostics import Diagnostic, ParcError, did_you_mean, fail, suggest
 from dsl.files import load_use
@@ -36,7 +36,7 @@ class Module:
         self.session = session
         self.source = source
         self.root = root
-        self.entries: dict[tuple[str, str], Entry] = {}
+        self.entries: dict[tuple[str, str], Defined] = {}
         self.params: dict[str, tuple[ast.Param, Module]] = {}
         self.own: dict[tuple[str, str], Span] = {}
         self.checks: list[ast.Check] = []
@@ -50,7 +50,7 @@ class Module:
 
     # --- definitions ------------------------------------------------------------------------------------
 
-    def find(self, kind: str, name: ast.Name) -> Entry:
+    def find(self, kind: str, name: ast.Name) -> Defined:
         """The definition of this kind and name."""
         entry = self.entries.get((kind, name.id))
         if entry is not None:
@@ -69,7 +69,7 @@ class Module:
         kinds = [k for k, n in self.entries if n == name]
         return kinds + ["parameter"] * (name in self.params)
 
-    def of_kind(self, kind: str) -> Iterator[Entry]:
+    def of_kind(self, kind: str) -> Iterator[Defined]:
         """This file's own definitions of a kind."""
         return (e for (k, _), e in self.entries.items() if k == kind and e.module is self)
 
@@ -252,7 +252,7 @@ class Loader:
                         "E0102", f"`{item.name.id}` is a built-in function", item.name.span, help="choose another name"
                     )
                 _claim(module, kind, item.name)
-                module.entries[kind, item.name.id] = Entry(item, module)
+                module.entries[kind, item.name.id] = Defined(item, module)
 
     def _use(self, module: Module, use: ast.Use) -> None:
         used = self.load(load_use(use, module.source, self.root), use.module.span)
@@ -302,6 +302,7 @@ def _claim(module: Module, kind: str, name: ast.Name, imported: Module | None = 
 
 
 def is_builtin(name: str) -> bool:
+    """Says whether the language itself has a function of this name."""
     from compiler.evaluate.builtins import BUILTINS
 
     return name in BUILTINS

@@ -12,7 +12,7 @@ from compiler.evaluate.modules import Module
 from compiler.evaluate.scope import Making, Scope
 from compiler.evaluate.session import Call, Session
 from compiler.evaluate.statements import run
-from compiler.evaluate.values import Entry, Skip, WeightVar, is_static, plain
+from compiler.evaluate.values import Defined, Skip, WeightVar, is_static, plain
 from compiler.graph import Graph, Names, Type, Value
 from compiler.model import STEP_DTYPE, Precision, Weight, WeightUpdate
 from compiler.ops.elementwise import Transpose
@@ -72,7 +72,7 @@ def _clip(module: Module, use: ast.Call) -> float | None:
 
 
 def _update(
-    session: Session, module: Module, entry: Entry, call: ast.Call, weight: Weight, names: Names, precision: Precision
+    session: Session, module: Module, entry: Defined, call: ast.Call, weight: Weight, names: Names, precision: Precision
 ) -> WeightUpdate:
     making = Making(session, names, precision, "optimizer")
     making.owner = weight.name
@@ -129,7 +129,7 @@ def _same(update: WeightUpdate, of: Weight, weight: Weight, names: Names) -> Wei
     return WeightUpdate(weight.name, tuple(states), graph)
 
 
-def _final(name: str, type: Type, scope: Scope, entry: Entry, before: Value) -> Value:
+def _final(name: str, type: Type, scope: Scope, entry: Defined, before: Value) -> Value:
     """The new value of the weight or a state, of the same type."""
     value = plain(scope.vars[name])
     span = entry.item.name.span

@@ -26,7 +26,7 @@ TRAINING = "training"
 """The static value that is true in `train_step` alone."""
 
 
-class Site(NamedTuple):
+class CallSite(NamedTuple):
     """Where something is named: the open calls and the place in the text, and what it would like to be called."""
 
     what: str
@@ -52,7 +52,7 @@ class Making:
         self.session = session
         self.names = names
         self.known = before.sites if before is not None else {}
-        self.sites: dict[Site, str] = {}
+        self.sites: dict[CallSite, str] = {}
         self.scopes, self.labels = (Names(self._given(what)) for what in ("scope", "label"))
         self.streams = Names()
         self.training = before is None  # what `training` stands for
@@ -81,7 +81,7 @@ class Making:
 
         Where the model has been evaluated before, for another entry, it is the one that was given at the same place.
         """
-        site = Site(what, (*(c.span for c in self.session.stack), span), name)
+        site = CallSite(what, (*(c.span for c in self.session.stack), span), name)
         found = self.known.get(site)
         self.sites[site] = names.fresh(name) if found is None else found
         return self.sites[site]

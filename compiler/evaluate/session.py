@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from compiler.evaluate import limits
-from compiler.evaluate.values import Entry, Skip
+from compiler.evaluate.values import Defined, Skip
 from dsl.diagnostics import Diagnostic, Diagnostics, Note, ParcError, fail
 from dsl.source import Source, Span
 
@@ -24,7 +24,7 @@ class Abort(Skip):
 class Call:
     """An open call: what is called and from where."""
 
-    entry: Entry
+    entry: Defined
     span: Span
 
 

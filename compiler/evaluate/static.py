@@ -25,6 +25,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def is_number(value: object) -> bool:
+    """Says whether a static value is a number; bools are none here, unlike Python's."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -16,7 +16,7 @@ from compiler.evaluate.pipelines import check_microbatches, pipeline_rule, sched
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Call, Session, is_std, listed
 from compiler.evaluate.statics import static_scope
-from compiler.evaluate.values import AxisRef, Bound, Entry, Skip, Words, kind_of
+from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
 from compiler.memory.tiers import EXAMPLES
 from compiler.model import (
     CLASSES,
@@ -59,7 +59,7 @@ class StrategyRules:
 class Expander:
     """Expands one strategy for one model (None: names of the model are not checked)."""
 
-    def __init__(self, session: Session, entry: Entry, index: ModelIndex | None) -> None:
+    def __init__(self, session: Session, entry: Defined, index: ModelIndex | None) -> None:
         self.session = session
         self.entry = entry
         self.index = index
@@ -377,7 +377,7 @@ def build_strategy(
     return found
 
 
-def _check_cluster(rules: StrategyRules, entry: Entry, cluster: Cluster | None) -> None:
+def _check_cluster(rules: StrategyRules, entry: Defined, cluster: Cluster | None) -> None:
     if cluster is None:
         return
     count = 1

@@ -67,7 +67,7 @@ BROKEN = Broken()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Entry:
+class Defined:
     """A definition and the module that it stands in."""
 
     item: ast.Definition

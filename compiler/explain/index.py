@@ -22,7 +22,7 @@ from compiler.origin import Phase
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import Staged
 from compiler.program import FunctionPhase, Program
-from compiler.relayout import Step, plan_relayout
+from compiler.relayout import RelayoutStep, plan_relayout
 from compiler.text.printer import show_type
 from compiler.traffic import sent_bytes
 
@@ -239,7 +239,7 @@ class Index:
             steps = (
                 plan_relayout(source.type, before, op.layout, sizes)
                 if isinstance(op, Relayout)
-                else [Step(op, out.layout)]
+                else [RelayoutStep(op, out.layout)]
             )
             total = 0.0
             kinds: list[str] = []

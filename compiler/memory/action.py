@@ -100,6 +100,7 @@ class Replay:
         self.states = {s.name: s for s in cls.states}
         self.totals: Totals = {}
         self.saved: dict[str, Buffer] = {}
+        self.outputs: dict[str, Buffer] = {}
         self.accumulated: dict[str, Buffer] = {}
         self.live: dict[Buffer, None] = {}
         self.effect = MemoryEffect({})
@@ -216,6 +217,7 @@ class Replay:
     def _save(self, name: str, b: Buffer) -> None:
         if self.states[name].role is Role.OUTPUT:  # nothing loads it: it is there to the end
             self._hold(b, accumulator=Role.OUTPUT)
+            self.outputs[name] = b
             return
         self._hold(b, slots=1)
         self.saved[name] = b
@@ -317,5 +319,9 @@ def copies(slots: Mapping[str, Buffer]) -> dict[str, Buffer]:
     made: dict[Buffer, Buffer] = {}
     for b in slots.values():
         if b not in made:
-            made[b] = b if b.static else Buffer(b.bytes, b.memory, b.name, Role.SAVED, slots=b.slots)
+            made[b] = (
+                b
+                if b.static
+                else Buffer(b.bytes, b.memory, b.name, Role.SAVED, slots=b.slots, accumulator=b.accumulator)
+            )
     return {name: made[b] for name, b in slots.items()}

@@ -49,55 +49,55 @@ class CachingAllocator:
         free = self._free[small]
         at = bisect_left(free, (wanted, 0))
         if at < len(free):
-            piece = free.pop(at)[2]
-            piece.free = False
+            block = free.pop(at)[2]
+            block.free = False
         else:
             segment = 2 * MiB if small else 20 * MiB if wanted < LARGE else -(-wanted // (2 * MiB)) * 2 * MiB
             self.reserved += segment
-            piece = self._piece(segment, small)
-        rest = piece.size - wanted
+            block = self._block(segment, small)
+        rest = block.size - wanted
         if rest >= BLOCK if small else rest > SMALL:
-            other = self._piece(rest, small)
-            other.before, other.after = piece, piece.after
-            if piece.after is not None:
-                piece.after.before = other
-            piece.size, piece.after = wanted, other
+            other = self._block(rest, small)
+            other.before, other.after = block, block.after
+            if block.after is not None:
+                block.after.before = other
+            block.size, block.after = wanted, other
             self._keep(other)
-        self.allocated += piece.size
+        self.allocated += block.size
         self.peak = max(self.peak, self.allocated)
-        return piece
+        return block
 
-    def release(self, piece: Block) -> None:
+    def release(self, block: Block) -> None:
         """Keeps it for later, together with free neighbours."""
-        self.allocated -= piece.size
-        before, after = piece.before, piece.after
+        self.allocated -= block.size
+        before, after = block.before, block.after
         if before is not None and before.free:
             self._forget(before)
-            before.size += piece.size
+            before.size += block.size
             before.after = after
             if after is not None:
                 after.before = before
-            piece = before
+            block = before
         if after is not None and after.free:
             self._forget(after)
-            piece.size += after.size
-            piece.after = after.after
+            block.size += after.size
+            block.after = after.after
             if after.after is not None:
-                after.after.before = piece
-        self._keep(piece)
+                after.after.before = block
+        self._keep(block)
 
-    def _piece(self, size: int, small: bool) -> Block:
+    def _block(self, size: int, small: bool) -> Block:
         self._made += 1
         return Block(size, small, self._made)
 
-    def _keep(self, piece: Block) -> None:
-        piece.free = True
-        insort(self._free[piece.small], (piece.size, piece.number, piece))
+    def _keep(self, block: Block) -> None:
+        block.free = True
+        insort(self._free[block.small], (block.size, block.number, block))
 
-    def _forget(self, piece: Block) -> None:
-        piece.free = False
-        free = self._free[piece.small]
-        del free[bisect_left(free, (piece.size, piece.number))]
+    def _forget(self, block: Block) -> None:
+        block.free = False
+        free = self._free[block.small]
+        del free[bisect_left(free, (block.size, block.number))]
 
 
 # --- a step of a device -----------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ class _Entry:
     """A saved buffer of `count` micro-batches."""
 
     count: int
-    piece: Block
+    block: Block
 
 
 @dataclass(slots=True)
@@ -138,28 +138,28 @@ class _Player:
             if variant not in of:
                 of[variant] = bundle_of(bundles, lives)
             self._play(lives, of[variant])
-        for piece in self.kept.values():
-            self.allocator.release(piece)
+        for block in self.kept.values():
+            self.allocator.release(block)
         self.kept = {}
 
     def _play(self, lives: Lives, bundles: dict[Buffer, Bundle]) -> None:
-        pieces: dict[Buffer, Block] = {}
+        blocks: dict[Buffer, Block] = {}
         for b, made in lives.events:
             if b.memory != FIRST:
                 continue
             bundle = bundles.get(b)
             if made:
-                piece = self.allocator.allocate(b.bytes)
+                block = self.allocator.allocate(b.bytes)
                 if bundle is not None:
-                    self.queues[bundle].append(_Entry(1, piece))
+                    self.queues[bundle].append(_Entry(1, block))
                 elif b.accumulator:
-                    self.kept[b.name] = piece
+                    self.kept[b.name] = block
                 else:
-                    pieces[b] = piece
+                    blocks[b] = block
             elif bundle is not None:
                 self._drop(bundle)
-            elif b in pieces:
-                self.allocator.release(pieces.pop(b))
+            elif b in blocks:
+                self.allocator.release(blocks.pop(b))
 
     def _skip(self, bundle: Bundle, actions: Skipped) -> None:
         more = actions.calls((bundle.origin,)) - actions.calls((bundle.death,))
@@ -175,7 +175,7 @@ class _Player:
         first = self.queues[bundle][0]
         first.count -= 1
         if not first.count:
-            self.allocator.release(self.queues[bundle].popleft().piece)
+            self.allocator.release(self.queues[bundle].popleft().block)
 
 
 def reserved(memory: TracedMemory, group: int) -> int:

@@ -79,12 +79,24 @@ def _of_others(
     for name in sorted(_accumulated(memory, before)):
         if memory.states[name].memory == kind:
             yield name, memory.states[name].role, memory.declared(name), 1
+    own = memory.lives((action.kind, action.chunk, _first_to_set(memory, before, action)))
+    given = {name for names in own.given.values() for name in names}
+    shown: set[str] = set()  # what is saved and put out as well
+    for variant in dict.fromkeys(v[:2] for v in memory.replays):
+        lives = memory.lives(next(v for v in memory.replays if v[:2] == variant))
+        made = sum((a.kind, a.chunk) == variant for a in before)
+        for b in lives.outputs:
+            slots = {name for name, saved in lives.saved.items() if saved is b}
+            shown |= slots
+            count = made - bool(slots & given)
+            if b.memory == kind and count:
+                yield b.name, Role.OUTPUT, b.bytes, count
     for bundle in memory.bundles(group):
-        if bundle.memory == kind:
-            made = {a.mb for a in before if (a.kind, a.chunk) == bundle.origin}
+        if bundle.memory == kind and not bundle.names & shown:
+            begun = {a.mb for a in before if (a.kind, a.chunk) == bundle.origin}
             gone = {a.mb for a in before if (a.kind, a.chunk) == bundle.death}
-            own = {action.mb} if action.chunk == bundle.origin[1] else set()
-            if flying := len(made - gone - own):
+            mine = {action.mb} if action.chunk == bundle.origin[1] else set()
+            if flying := len(begun - gone - mine):
                 yield min(bundle.names), Role.SAVED, bundle.bytes, flying
 
 
@@ -95,8 +107,15 @@ def _own(memory: TracedMemory, kind: str, before: tuple[Action, ...], action: Ac
     if inside:
         yield from ((name, role, size, 1) for name, role, size in effect.peaks[kind].alive)
         return
-    lives = memory.lives((action.kind, action.chunk, memory.touched[action.kind, action.chunk] - accumulated))
-    yield from ((b.name, Role.SAVED, b.bytes, 1) for b in lives.given if b.memory == kind and not b.static)
+    lives = memory.lives((action.kind, action.chunk, _first_to_set(memory, before, action)))
+    yield from (
+        (b.name, b.accumulator or Role.SAVED, b.bytes, 1) for b in lives.given if b.memory == kind and not b.static
+    )
+
+
+def _first_to_set(memory: TracedMemory, before: tuple[Action, ...], action: Action) -> frozenset[str]:
+    """The accumulators that the action sets."""
+    return memory.touched[action.kind, action.chunk] - _accumulated(memory, before)
 
 
 def _accumulated(memory: TracedMemory, before: tuple[Action, ...]) -> set[str]:

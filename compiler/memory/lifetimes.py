@@ -72,6 +72,7 @@ class Lives:
     turning: dict[Site, RingKey] = field(default_factory=dict)
     events: list[tuple[Buffer, bool]] = field(default_factory=list)
     saved: dict[str, Buffer] = field(default_factory=dict)
+    outputs: tuple[Buffer, ...] = ()
     given: dict[Buffer, set[str]] = field(default_factory=dict)
     alive: dict[Buffer, int] = field(default_factory=dict)
     length: int = 0
@@ -90,6 +91,7 @@ class Traced(Replay):
         for name, b in self.saved.items():
             self.found.given.setdefault(b, set()).add(name)
         effect = super().run(function)
+        self.found.outputs = tuple(dict.fromkeys(b for b in self.outputs.values() if not b.static))
         self.found.saved, self.found.length = dict(self.saved), self.clock + 1
         self.found.alive.update((b, (1 << self.clock + 1) - (1 << s.born)) for b, s in self.spans.items())
         _sort(self.found, self.ended)

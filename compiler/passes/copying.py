@@ -33,6 +33,7 @@ def suffixed(suffix: str, phase: Phase | None = None) -> Rename:
 
 
 def copy_value(value: Value, names: Names, rename: Rename) -> Value:
+    """Makes the same tensor once more, under a fresh name, with the name and origin that `rename` gives."""
     name, origin = rename(value)
     return replace(value, name=names.fresh(name), origin=origin)
 

@@ -14,7 +14,7 @@ from compiler.origin import outer
 from compiler.passes.copying import graph_values
 from compiler.passes.prune import prune, prune_nodes
 from compiler.passes.recompute import Recompute
-from compiler.passes.residuals import Closing, Context
+from compiler.passes.residuals import Closing, ResidualContext
 from compiler.passes.simplify import anything, merge_equal, simplify
 from compiler.passes.sum_in_own_type import sum_in_own_type
 from compiler.passes.transpose import Label, OpenRepeat, cotangent, transpose
@@ -153,7 +153,7 @@ def close(given: Derivative, recompute: Recompute, names: Names) -> Differentiat
         return named
 
     static = frozenset(forward.inputs) - frozenset(w.value for w in given.model.weights)
-    closing = Closing(Context(names, recompute, name), None, forward.inputs, forward.nodes, 0, static)
+    closing = Closing(ResidualContext(names, recompute, name), None, forward.inputs, forward.nodes, 0, static)
     scale = (given.scale,) if isinstance(given.scale, Value) else ()
     closing.env.update((v, v) for v in scale)
     gradients = closing.close(given.nodes, grads)

@@ -26,7 +26,7 @@ from compiler.passes.lower import lower
 from compiler.passes.place.place import Placed, place
 from compiler.passes.recompute import Recompute
 from compiler.passes.simplify import simplify
-from compiler.passes.split import Split, split
+from compiler.passes.split import SplitGraphs, split
 from compiler.passes.stage import Staged, stage
 from compiler.passes.training import Counters, count_steps, training_names, update
 from compiler.program import DeviceClass, Program, on_updates
@@ -57,7 +57,7 @@ class Work:
     serial: Training = field(init=False)
     placed: Placed = field(init=False)
     staged: Staged = field(init=False)
-    split: Split = field(init=False)
+    split: SplitGraphs = field(init=False)
     pieces: tuple[Placed, Across] = field(init=False)
     program: Program = field(init=False)
 

@@ -12,7 +12,9 @@ from compiler.passes.recompute import levels
 from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
 
 
-def places(graph: Graph, rules: tuple[PlaceRule, ...], apart: Sequence[Graph] = ()) -> dict[str, int]:
+def places(
+    graph: Graph, rules: tuple[PlaceRule, ...], apart: Sequence[Graph] = (), strict: bool = True
+) -> dict[str, int]:
     """Scopes and their places. Raises ParcError for one that has no effect.
 
     apart: what the model does besides, of whole batches. It is where it is needed, whatever place its scope has.
@@ -27,7 +29,7 @@ def places(graph: Graph, rules: tuple[PlaceRule, ...], apart: Sequence[Graph] = 
         if first.setdefault(p.scope, p) is not p:
             notes = [("the first is here", first[p.scope].span)]
             wrong.error("E0415", f"`{p.scope}` is placed twice", p.span, notes=notes)
-        elif p.scope not in made:
+        elif p.scope not in made and strict:
             wrong.error("E0410", f"nothing of `{p.scope}` can be placed by itself", p.span, help=_why(graph, p.scope))
     wrong.raise_if_any()
     return {scope: p.index for scope, p in first.items()}

@@ -36,7 +36,7 @@ class Closing:
 
     def __init__(
         self,
-        context: Context,
+        context: ResidualContext,
         path: str | None,
         early_inputs: Sequence[Value],
         early_nodes: Sequence[Node],
@@ -286,7 +286,7 @@ def _is_scaling(node: Node) -> bool:
     return isinstance(op, Map) and op.fn in ("add", "sub", "mul", "neg") and len(node.inputs) == 1
 
 
-class Context:
+class ResidualContext:
     """What all levels share. `name` makes a late value of an open one, under the name that it is to have.
 
     `never_again`: cheap values that late must not compute again, as it has them not where they were made.

@@ -19,6 +19,7 @@ def only_cheap(op: Op) -> bool:
 
 
 def anything(op: Op) -> bool:
+    """Says whether equal nodes of this op may become one: all but loops, as a `mergeable` of `merge_equal`."""
     return not isinstance(op, Repeat)
 
 

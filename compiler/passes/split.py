@@ -18,18 +18,18 @@ from compiler.passes.split_backward import Halves, split_backward
 from compiler.passes.stage import ALL, Stage, Staged, readers
 
 
-class Split(NamedTuple):
+class SplitGraphs(NamedTuple):
     """The graphs as they are lowered: with the backward pass in two, where the schedule wants that."""
 
     placed: Placed
     staged: Staged
 
 
-def split(placed: Placed, staged: Staged) -> Split:
+def split(placed: Placed, staged: Staged) -> SplitGraphs:
     """Both as they are, unless the schedule is a zero-bubble one and there is more than one stage."""
     trains = placed.training.trains
     if not trains or staged.groups < 2 or staged.rule is None or staged.rule.schedule != "zero_bubble":
-        return Split(placed, staged)
+        return SplitGraphs(placed, staged)
     addends = dict.fromkeys(v for parts in staged.addends for v in parts)
     urgent = dict.fromkeys(_awaited(placed.backward, addends, staged))
     sent = frozenset(urgent)
@@ -47,7 +47,7 @@ def split(placed: Placed, staged: Staged) -> Split:
     late_loads = readers(halves.second, late, names, staged, where)
     early = [v for v in addends if v in urgent]
     loads = readers(halves.first, early, names, staged, where, late_loads)
-    return Split(
+    return SplitGraphs(
         replace(placed, backward=halves.first, late=halves.second, crossing=halves.crossing),
         replace(staged, backward=where, loads=loads, late_loads=late_loads),
     )

@@ -13,7 +13,7 @@ from compiler.ops.repeat import Repeat
 from compiler.passes.copying import graph_values
 from compiler.passes.prune import Live, prune, pruned_repeat
 from compiler.passes.recompute import Recompute
-from compiler.passes.residuals import Closing, Context
+from compiler.passes.residuals import Closing, ResidualContext
 from compiler.passes.transpose import OpenRepeat
 
 
@@ -42,7 +42,7 @@ def split_backward(
     for v in urgent:
         early.need(v)
     late, _ = _late_nodes(graph.nodes, _Early(early, graph.inputs, 0), rest)
-    context = Context(names, Recompute(graph, ()), lambda v: v, sent)
+    context = ResidualContext(names, Recompute(graph, ()), lambda v: v, sent)
     closing = Closing(context, None, graph.inputs, graph.nodes, 0, frozenset())
     outputs = closing.close(late, rest)
     crossing = tuple(closing.saved)

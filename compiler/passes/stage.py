@@ -96,7 +96,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     chunks = rule.chunks if rule is not None else 1
     cut = _cut(placed, rule, groups * chunks) if rule is not None and groups > 1 else None
     apart = [r.batch for r in placed.rounds] + ([placed.finish] if placed.finish is not None else [])
-    fixed = places(placed.forward, strategy.places, apart)
+    fixed = places(placed.forward, strategy.places, apart, placed.training.trains)
     order = tuple(range(groups * chunks))
     if fixed:
         order = ranks(placed.forward, strategy.places, fixed, groups)

@@ -112,6 +112,7 @@ def show_number(value: float) -> str:
 
 
 def show_dims(dims: Sequence[Dim]) -> str:
+    """Prints dims as a type has them: `b=8, d=4`."""
     return ", ".join(f"{quote(d.name)}={d.size}" for d in dims)
 
 

@@ -20,7 +20,7 @@ from parc.cli.common import (
 from parc.cli.writing import check_output, write_output
 
 if TYPE_CHECKING:
-    from parc.emitted import Timing
+    from parc.emitted import PassTiming
 
 
 class Emit(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -80,7 +80,7 @@ def command(
     check_program(out, file, params=params, job=job, strategy=strategy)
     source = read_source(out, file, program=True, staged=True)
     check_output(output, source, dict(params).values())
-    found: list[Timing] = []
+    found: list[PassTiming] = []
     try:
         asked = tuple(dict.fromkeys(entries))
         timed = found.append if timings else None
@@ -97,7 +97,7 @@ def command(
         _tell(out, found)
 
 
-def _tell(out: Output, found: list[Timing]) -> None:
+def _tell(out: Output, found: list[PassTiming]) -> None:
     from parc.cli.tables import table
 
     rows = [(t.name, f"{t.seconds * 1000:.1f} ms", f"{t.nodes:,}") for t in found]

@@ -28,7 +28,7 @@ from parc.cli.common import (
 from parc.cli.tables import amount, plural, seconds, table
 
 if TYPE_CHECKING:
-    from parc.training import Progress, Run
+    from parc.training import Progress, RunResult
 
 
 @click.command("run", cls=Command)
@@ -65,7 +65,7 @@ def command(
     out.data(_shown(found, color(sys.stdout)))
 
 
-def _shown(run: Run, style: bool) -> str:
+def _shown(run: RunResult, style: bool) -> str:
     first, last = run.losses[0], run.losses[-1]
     trains = run.entry != "evaluate"
     steps = plural(len(run.losses), "step" if trains else "batch")

@@ -78,6 +78,7 @@ class Synthetic:
 
 
 def open_synthetic(arguments: Arguments, inputs: tuple[InputDecl, ...]) -> Reader:
+    """Makes a reader of random data in the inputs' types and ranges; ParcError if there are any arguments."""
     arguments.at_most(0)
     arguments.options(())
     return Synthetic(inputs)

@@ -18,11 +18,23 @@ from pkgutil import iter_modules
 
 from compiler.ops.base import Op
 from runtime.numpy.base import PLANNERS as PLANNERS
-from runtime.numpy.base import STORAGE, Context, Env, Into, Kernel, LocalValue, quiet, rounded
+from runtime.numpy.base import STORAGE, CallContext, Env, Into, Kernel, LocalValue, quiet, rounded
 from runtime.numpy.fused import Fused, fuse
 from runtime.numpy.fused_plan import plan_fused
 
-__all__ = ["PLANNERS", "STORAGE", "Context", "Env", "Into", "Kernel", "LocalValue", "fuse", "plan", "quiet", "rounded"]
+__all__ = [
+    "PLANNERS",
+    "STORAGE",
+    "CallContext",
+    "Env",
+    "Into",
+    "Kernel",
+    "LocalValue",
+    "fuse",
+    "plan",
+    "quiet",
+    "rounded",
+]
 
 for _found in iter_modules(__path__):
     import_module(f"{__name__}.{_found.name}")

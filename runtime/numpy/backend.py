@@ -12,7 +12,7 @@ from compiler.memory.tiers import FIRST
 from compiler.model import Init
 from compiler.ops.base import Op
 from runtime.backend import Index, Position, Shape
-from runtime.numpy.base import STORAGE, Array, Context, Env, Kernel, LocalValue, kernel, rounded
+from runtime.numpy.base import STORAGE, Array, CallContext, Env, Kernel, LocalValue, kernel, rounded
 from runtime.numpy.initial import init_array
 
 
@@ -22,8 +22,8 @@ class Numpy:
     def plan(self, op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], position: Position) -> Kernel:
         return kernel.plan(op, ins, outs, Env((), position.sizes, position.coords, position.start))
 
-    def context(self, micro: int, seed: int) -> Context:
-        return Context(micro, seed)
+    def context(self, micro: int, seed: int) -> CallContext:
+        return CallContext(micro, seed)
 
     def initial(self, init: Init, name: str, type: Type, seed: int, region: Sequence[tuple[int, int]]) -> Array:
         return init_array(init, name, type, seed, region)

@@ -46,7 +46,7 @@ class Into:
 
     run: Kernel
 
-    def __call__(self, ctx: Context, *operands: Array) -> Any:
+    def __call__(self, ctx: CallContext, *operands: Array) -> Any:
         return self.run(ctx, *operands)
 
 
@@ -72,7 +72,7 @@ def quiet() -> np.errstate:
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class CallContext:
     """What changes from call to call: which micro-batch, and the seed of random numbers.
 
     empty: makes the arrays of large results; an executor may give one that uses memory again.
@@ -83,7 +83,7 @@ class Context:
     empty: Callable[[tuple[int, ...], Any], Array] = np.empty
 
 
-Offset = Callable[[Context], "Array | int"]
+Offset = Callable[[CallContext], "Array | int"]
 
 
 @dataclass(frozen=True, slots=True)

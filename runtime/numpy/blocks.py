@@ -26,6 +26,7 @@ def f16(x: Array) -> None:
 
 
 def sigmoid(x: Array, out: Array) -> None:
+    """Writes `1 / (1 + exp(-x))` of a block into `out`, of its shape."""
     np.negative(x, out)
     np.exp(out, out)
     np.add(out, 1, out)
@@ -33,15 +34,18 @@ def sigmoid(x: Array, out: Array) -> None:
 
 
 def rsqrt(x: Array, out: Array) -> None:
+    """Writes `1 / sqrt(x)` of a block into `out`, of its shape."""
     np.sqrt(x, out)
     np.divide(1, out, out)
 
 
 def relu(x: Array, out: Array) -> None:
+    """Writes `max(x, 0)` of a block into `out`, of its shape."""
     np.maximum(x, 0, out=out)
 
 
 def cube(x: Array, out: Array, spare: Array) -> None:
+    """Writes `x * x * x` of a block into `out`; `spare` is a block of that shape to work in."""
     np.multiply(x, x, spare)
     np.multiply(spare, x, out)
 
@@ -85,4 +89,5 @@ KEYWORD_OUT = {"maximum", "minimum"}
 
 
 def ufunc(fn: str) -> Any:
+    """Gives the numpy function, or ours, that computes `fn` on a block; KeyError if there is none."""
     return FUNCTIONS[fn]

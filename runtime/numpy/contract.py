@@ -18,7 +18,7 @@ from math import prod
 import numpy as np
 
 from compiler.ops.contract import Contract
-from runtime.numpy.base import Array, Context, Env, Into, Kernel, LocalValue, finish, kernel
+from runtime.numpy.base import Array, CallContext, Env, Into, Kernel, LocalValue, finish, kernel
 
 _SMALL = 64  # up to this size a contiguous copy of a transposed operand pays
 
@@ -41,6 +41,7 @@ class _Operand:
 
 @kernel(Contract)
 def plan_contract(op: Contract, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans one matrix product: the operands as (batch, rows, contracted) and (batch, contracted, columns)."""
     left, right = (_Operand.of(v, env.lead_axes) for v in ins)
     lead = np.broadcast_shapes(*(v.lead for v in ins)) if env.lead else ()
     out = _Operand.of(LocalValue(outs[0].type, lead, outs[0].logical, outs[0].axes), env.lead_axes)
@@ -158,7 +159,7 @@ def _matmul(
     left_kept, right_kept, full = left.kept, right.kept, out.full
     declared = memory == out.names  # the result lies in memory as it is declared
 
-    def matmul(ctx: Context, x: Array, y: Array, out: Sequence[Array | None] | None = None) -> Array:
+    def matmul(ctx: CallContext, x: Array, y: Array, out: Sequence[Array | None] | None = None) -> Array:
         a = x.reshape(left_kept).transpose(a_perm).reshape(a_shape)
         b = y.reshape(right_kept).transpose(b_perm).reshape(b_shape)
         item = a.itemsize

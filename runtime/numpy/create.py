@@ -9,14 +9,15 @@ import numpy as np
 
 from compiler.graph import DIGITS
 from compiler.ops.create import Full, Iota, Normal, Random
-from runtime.numpy.base import STORAGE, Array, Context, Env, Kernel, LocalValue, finish, kernel, spread
+from runtime.numpy.base import STORAGE, Array, CallContext, Env, Kernel, LocalValue, finish, kernel, spread
 
 
 @kernel(Iota)
 def plan_iota(op: Iota, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans the numbers of this piece's places along the dim, which start at its logical offset."""
     offset, size, lead, start = env.offset(outs[0], 0), outs[0].type.shape[0], (1,) * env.lead, env.start
 
-    def iota(ctx: Context) -> Array:
+    def iota(ctx: CallContext) -> Array:
         positions = np.asarray(spread(offset(ctx) + start, 1, 0, size), np.int32)
         return positions if positions.ndim > 1 else positions.reshape((*lead, size))
 
@@ -25,6 +26,7 @@ def plan_iota(op: Iota, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
 
 @kernel(Full)
 def plan_full(op: Full, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans a read-only view of one element, of the result's shape."""
     # One element, seen everywhere; numpy marks the view read-only.
     shape = (1,) * env.lead + outs[0].type.shape
     full = np.broadcast_to(np.array(op.value, STORAGE[op.dtype]), shape)
@@ -66,7 +68,7 @@ def _drawn(
     offsets = [env.offset(out, i) for i in range(rank)]
     strides = [int(np.prod(out.logical.shape[i + 1 :], dtype=np.int64)) for i in range(rank)]
 
-    def draw(ctx: Context, *operands: Array) -> Array:
+    def draw(ctx: CallContext, *operands: Array) -> Array:
         key = hashed(np.array(ctx.seed % 2**64, np.uint64), stream, *operands)
         position: Array | int = 0
         for i, (offset, stride) in enumerate(zip(offsets, strides)):
@@ -79,11 +81,13 @@ def _drawn(
 
 @kernel(Random)
 def plan_random(op: Random, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans uniform numbers in [0, 1): the bits belong to logical places, so that every layout draws the same."""
     return _drawn(op, outs[0], env, lambda bits: fractions(bits, op.dtype), (1,) * env.lead)
 
 
 @kernel(Normal)
 def plan_normal(op: Normal, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans standard normal numbers: the bits belong to logical places, so that every layout draws the same."""
     storage = STORAGE[op.dtype]
 
     def normal(bits: Array) -> Array:

@@ -17,7 +17,7 @@ from compiler.ops.shape import Rename
 from runtime.numpy.base import (
     STORAGE,
     Array,
-    Context,
+    CallContext,
     Env,
     Into,
     Kernel,
@@ -165,6 +165,7 @@ def operand_dtype(op: Map, ins: Sequence[LocalValue]) -> str:
 
 @kernel(Map)
 def plan_map(op: Map, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans an elementwise function of operands that are aligned by dim name."""
     f = map_function(op.fn, op.slots, operand_dtype(op, ins))
     views = [aligned(v, outs[0].type.names, env.lead) for v in ins]
     narrow = outs[0].type.dtype in ("bf16", "f16")
@@ -183,7 +184,7 @@ def _large(
     """A map of arrays only that writes into memory of its executor."""
     shapes, shape, storage = [v.shape for v in ins], out.shape, STORAGE[out.type.dtype]
 
-    def into(ctx: Context, *xs: Array, out: Sequence[Array | None] | None = None) -> Array:
+    def into(ctx: CallContext, *xs: Array, out: Sequence[Array | None] | None = None) -> Array:
         operands = [x if v is None else v(x) for x, v in zip(xs, views)]
         if any(x.shape != s for x, s in zip(xs, shapes)):  # differs along an axis although it should not
             return np.asarray(f(*operands))
@@ -208,6 +209,7 @@ def _applied(f: Callable[..., Array], views: Sequence[Callable[[Array], Array] |
 
 @kernel(Cast)
 def plan_cast(op: Cast, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans a change of dtype, rounded to what the target can hold."""
     source, target, storage = ins[0].type.dtype, op.dtype, STORAGE[op.dtype]
     exact = source == target or (target == "f32" and source in ("bf16", "f16"))
     if exact:
@@ -219,6 +221,7 @@ def plan_cast(op: Cast, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
 
 @kernel(Broadcast)
 def plan_broadcast(op: Broadcast, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans a read-only view that repeats the operand along the dims that it lacks."""
     view, shape = aligned(ins[0], outs[0].type.names, env.lead), outs[0].shape
     if view is None:
         return lambda ctx, x: x
@@ -228,6 +231,7 @@ def plan_broadcast(op: Broadcast, ins: Sequence[LocalValue], outs: Sequence[Loca
 
 @kernel(Transpose)
 def plan_transpose(op: Transpose, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans a view with the dims in another order."""
     view = aligned(ins[0], op.dims, env.lead)
     return (lambda ctx, x: x) if view is None else (lambda ctx, x: view(x))
 

@@ -19,7 +19,7 @@ from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Cast, Map
 from compiler.ops.reduce import Reduce
 from runtime.numpy import blocks
-from runtime.numpy.base import STORAGE, Array, Context, Env, Into, LocalValue, aligned, literal, rounded
+from runtime.numpy.base import STORAGE, Array, CallContext, Env, Into, LocalValue, aligned, literal, rounded
 from runtime.numpy.elementwise import operand_dtype
 from runtime.numpy.fused import Fused, is_view, reduced_axes
 from runtime.numpy.select import BITS, select
@@ -39,6 +39,7 @@ def scratch(dtype: Any, shape: tuple[int, ...], number: int) -> Array:
 
 
 def plan_fused(op: Fused, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Into:
+    """Plans a chain of elementwise ops, block by block, so that what lies between them stays in the cache."""
     from runtime.numpy import plan
 
     fast = _Writer(op, env).compile()
@@ -48,7 +49,7 @@ def plan_fused(op: Fused, ins: Sequence[LocalValue], outs: Sequence[LocalValue],
         for i in op.instrs
     ]
 
-    def one_by_one(ctx: Context, *arrays: Array) -> tuple[Array, ...]:
+    def one_by_one(ctx: CallContext, *arrays: Array) -> tuple[Array, ...]:
         values = dict(zip(op.inputs, arrays))
         for instr, kernel in steps:
             values[instr.outputs[0].name] = kernel(ctx, *(values[v.name] for v in instr.inputs))
@@ -56,7 +57,7 @@ def plan_fused(op: Fused, ins: Sequence[LocalValue], outs: Sequence[LocalValue],
 
     nowhere = (None,) * len(op.outputs)
 
-    def fused(ctx: Context, *arrays: Array, out: Sequence[Array | None] | None = None) -> Any:
+    def fused(ctx: CallContext, *arrays: Array, out: Sequence[Array | None] | None = None) -> Any:
         if any(a.shape != s for a, s in zip(arrays, shapes)):
             # Where an operand is the same on devices that might differ, it is repeated (a view). Where it differs on
             # devices that should not, ops broadcast, but the blocks do not.

@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from compiler.ops.index import Scatter, ScatterAdd, Take
-from runtime.numpy.base import Array, Context, Env, Kernel, LocalValue, Offset, finish, kernel, spread
+from runtime.numpy.base import Array, CallContext, Env, Kernel, LocalValue, Offset, finish, kernel, spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class _Rows:
     rows: int
     offset: Offset
 
-    def number(self, ctx: Context, index: Array, table_lead: tuple[int, ...]) -> tuple[Array, Array | None]:
+    def number(self, ctx: CallContext, index: Array, table_lead: tuple[int, ...]) -> tuple[Array, Array | None]:
         """Row numbers (lead + index dims; leads broadcast), and where they are inside the table (None: all)."""
         rank = len(self.index_names)
         local = index - spread(self.offset(ctx), rank)
@@ -52,6 +52,7 @@ class _Rows:
 
 @kernel(Take)
 def plan_take(op: Take, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans rows of a table by number; numbers of rows that lie elsewhere give zeros."""
     lead, (table, index) = env.lead, ins
     at = table.type.index(op.dim)
     batched = tuple(n for n in table.type.names if index.type.has(n))
@@ -60,7 +61,7 @@ def plan_take(op: Take, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
     width, rest = prod(table.type.size(n) for n in others), tuple(table.type.size(n) for n in others)
     rows = _Rows(lead, index.type.names, batched, table.type.size(op.dim), env.offset(table, at))
 
-    def take(ctx: Context, x: Array, i: Array) -> Array:
+    def take(ctx: CallContext, x: Array, i: Array) -> Array:
         number, inside = rows.number(ctx, i, x.shape[:lead])
         matrix = x.transpose(perm).reshape(-1, width)
         if inside is None:
@@ -75,6 +76,7 @@ def plan_take(op: Take, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
 
 @kernel(ScatterAdd)
 def plan_scatter_add(op: ScatterAdd, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans sums of rows by number, into zeros."""
     lead, (src, index), out = env.lead, ins, outs[0]
     batched = tuple(n for n in out.type.names if index.type.has(n))
     others = tuple(n for n in out.type.names if n != op.dim.name and n not in batched)
@@ -86,7 +88,7 @@ def plan_scatter_add(op: ScatterAdd, ins: Sequence[LocalValue], outs: Sequence[L
     rows = _Rows(lead, index.type.names, batched, size, env.offset(out, out.type.index(op.dim.name)))
     table_rows = prod(sizes[: len(batched) + 1])
 
-    def scatter_add(ctx: Context, x: Array, i: Array) -> Array:
+    def scatter_add(ctx: CallContext, x: Array, i: Array) -> Array:
         source = x.transpose(perm)
         rank = len(index.type.names)
         offset = rows.offset(ctx)
@@ -107,6 +109,7 @@ def plan_scatter_add(op: ScatterAdd, ins: Sequence[LocalValue], outs: Sequence[L
 
 @kernel(Scatter)
 def plan_scatter(op: Scatter, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans a table in which the rows of these numbers are replaced."""
     lead, (table, src, index) = env.lead, ins
     batched = tuple(n for n in table.type.names if index.type.has(n))
     others = tuple(n for n in table.type.names if n != op.dim and n not in batched)
@@ -117,7 +120,7 @@ def plan_scatter(op: Scatter, ins: Sequence[LocalValue], outs: Sequence[LocalVal
     width, at, rank = prod(table.type.size(n) for n in others), table.type.index(op.dim), len(index.type.names)
     rows = _Rows(lead, index.type.names, batched, table.type.size(op.dim), env.offset(table, at))
 
-    def scatter(ctx: Context, x: Array, y: Array, i: Array) -> Array:
+    def scatter(ctx: CallContext, x: Array, y: Array, i: Array) -> Array:
         offset = rows.offset(ctx)
         spans = np.broadcast_shapes(*(a.shape[:lead] for a in (x, y, i)), np.shape(offset) if lead else ())
         number, inside = rows.number(ctx, i, spans)

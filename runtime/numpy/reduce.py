@@ -12,6 +12,7 @@ from runtime.numpy.base import Array, Env, Kernel, LocalValue, finish, kernel
 
 @kernel(Reduce)
 def plan_reduce(op: Reduce, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans a sum or a maximum over the piece's own extent of some dims."""
     axes = tuple(env.lead + ins[0].type.index(d) for d in op.dims)
     if not axes:
         return lambda ctx, x: x
@@ -24,6 +25,7 @@ def plan_reduce(op: Reduce, ins: Sequence[LocalValue], outs: Sequence[LocalValue
 
 @kernel(Cumsum)
 def plan_cumsum(op: Cumsum, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans running sums along a dim, from its end if `reverse`."""
     axis = env.lead + ins[0].type.index(op.dim)
     if op.reverse:
         return finish(lambda ctx, x: np.flip(np.flip(x, axis).cumsum(axis, dtype=x.dtype), axis), outs[0].type.dtype)
@@ -32,12 +34,14 @@ def plan_cumsum(op: Cumsum, ins: Sequence[LocalValue], outs: Sequence[LocalValue
 
 @kernel(ArgMax)
 def plan_argmax(op: ArgMax, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans the number of the greatest element along a dim."""
     axis = env.lead + ins[0].type.index(op.dim)
     return lambda ctx, x: np.argmax(x, axis).astype(np.int32)  # the first of equal ones; of NaN the first
 
 
 @kernel(TopK)
 def plan_top_k(op: TopK, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans the `k` greatest elements along a dim, in falling order, and their numbers."""
     axis, k = env.lead + ins[0].type.index(op.dim), op.into.size
     last = ins[0].type.size(op.dim) - 1
     largest = (*(slice(None),) * axis, slice(None, -k - 1, -1))

@@ -13,12 +13,14 @@ from runtime.numpy.base import STORAGE, Array, Env, Kernel, LocalValue, kernel
 
 @kernel(Split)
 def plan_split(op: Split, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans a dim as several: a reshape."""
     lead, shape = env.lead, outs[0].type.shape
     return lambda ctx, x: x.reshape(x.shape[:lead] + shape)
 
 
 @kernel(Merge)
 def plan_merge(op: Merge, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans several dims as one: a transpose, if need be, and a reshape."""
     lead, shape = env.lead, outs[0].type.shape
     names = ins[0].type.names
     order: list[str] = []
@@ -33,6 +35,7 @@ def plan_merge(op: Merge, ins: Sequence[LocalValue], outs: Sequence[LocalValue],
 
 @kernel(Slice)
 def plan_slice(op: Slice, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans a view of every `step`-th element of a range along a dim."""
     axis = env.lead + ins[0].type.index(op.dim)
     pick = (*(slice(None),) * axis, slice(op.start, op.stop, op.step))
     return lambda ctx, x: x[pick]
@@ -40,6 +43,7 @@ def plan_slice(op: Slice, ins: Sequence[LocalValue], outs: Sequence[LocalValue],
 
 @kernel(Pad)
 def plan_pad(op: Pad, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans a copy with elements of one value before and behind, along a dim."""
     lead, axis = env.lead, env.lead + ins[0].type.index(op.dim)
     size, shape, value = ins[0].type.size(op.dim), outs[0].type.shape, STORAGE[outs[0].type.dtype](op.value)
     before = (slice(None),) * axis
@@ -58,6 +62,7 @@ def plan_pad(op: Pad, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env
 
 @kernel(Concat)
 def plan_concat(op: Concat, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans operands one behind the other along a dim."""
     lead, axis = env.lead, env.lead + ins[0].type.index(op.dim)
 
     def concat(ctx: object, *xs: Array) -> Array:
@@ -69,6 +74,7 @@ def plan_concat(op: Concat, ins: Sequence[LocalValue], outs: Sequence[LocalValue
 
 @kernel(Flip)
 def plan_flip(op: Flip, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans a view of a dim from its end."""
     axis = env.lead + ins[0].type.index(op.dim)
     pick = (*(slice(None),) * axis, slice(None, None, -1))
     return lambda ctx, x: x[pick]
@@ -76,6 +82,7 @@ def plan_flip(op: Flip, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
 
 @kernel(Shift)
 def plan_shift(op: Shift, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans a copy whose elements lie further along a dim, with a fill at its start."""
     axis = env.lead + ins[0].type.index(op.dim)
     fill = STORAGE[outs[0].type.dtype](op.fill)
     return lambda ctx, x: shifted(x, axis, op.by, fill)

@@ -14,6 +14,7 @@ from runtime.numpy.base import STORAGE, Array, Env, Kernel, LocalValue, finish, 
 
 @kernel(Window)
 def plan_window(op: Window, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans a view of the windows that a kernel sees along a dim."""
     axis = env.lead + ins[0].type.index(op.dim)
     size, n, k = ins[0].type.size(op.dim), outs[0].type.size(op.out.name), op.kernel.size
     dilation, wide = op.dilation, span(k, op.dilation)
@@ -41,6 +42,7 @@ def plan_window(op: Window, ins: Sequence[LocalValue], outs: Sequence[LocalValue
 
 @kernel(Fold)
 def plan_fold(op: Fold, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans sums of windows at the places that they came from: the transpose of `plan_window`."""
     lead, x_type, y_type = env.lead, ins[0].type, outs[0].type
     kernel, axis = lead + x_type.index(op.kernel), lead + y_type.index(op.dim.name)
     n, k, size = x_type.size(op.out), x_type.size(op.kernel), y_type.size(op.dim.name)

@@ -18,7 +18,7 @@ from compiler.model import Training
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from dsl.source import NOWHERE, Span
-from runtime.numpy import Context
+from runtime.numpy import CallContext
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -47,7 +47,7 @@ class Branches:
         self._taken: dict[Node, set[bool]] = {n: set() for graph in graphs for n in _nodes(graph) if _chooses(n)}
 
     def __call__(
-        self, node: Node, ctx: Context, operands: Sequence[Array], results: tuple[Array, ...]
+        self, node: Node, ctx: CallContext, operands: Sequence[Array], results: tuple[Array, ...]
     ) -> tuple[Array, ...]:
         taken = self._taken.get(node)
         if taken is not None and len(taken) < 2:

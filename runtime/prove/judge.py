@@ -14,7 +14,7 @@ from runtime.executor import StepResult
 from runtime.numpy import quiet
 from runtime.prove.compare import Blind, Compared, Row, Tally, compare, same
 from runtime.prove.rounding import SPREAD, UNIT, tolerance, variances
-from runtime.prove.serial import Arrays, Differentiated, Updated
+from runtime.prove.serial import Arrays, SerialGradients, Updated
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Slack = tuple["Array | float", "Array | None"]
@@ -67,7 +67,7 @@ class Judge:
                 self._add(kind, name, value, MISSING)
 
     def differentiated(
-        self, kinds: Sequence[str], serial: Differentiated, run: StepResult, measured: Callable[[], Differentiated]
+        self, kinds: Sequence[str], serial: SerialGradients, run: StepResult, measured: Callable[[], SerialGradients]
     ) -> None:
         """Loss, metrics, outputs, gradients. measured: the most that rounding makes of an element, if needed."""
         for kind in kinds:
@@ -163,7 +163,7 @@ class Judge:
         return (*found, *(b for b in self.tally.blind("weight") if b.name not in known))
 
 
-def _named(kind: str, of: Differentiated | StepResult) -> Mapping[str, Array]:
+def _named(kind: str, of: SerialGradients | StepResult) -> Mapping[str, Array]:
     if kind == "loss":
         return {"loss": of.loss}
     return {"metric": of.metrics, "output": of.outputs, "gradient": of.gradients}[kind]

@@ -124,7 +124,7 @@ def prove(
     all those. executor: `RankExecutor` in place of `Emulator`. first: the number of updates that went before.
     """
     weights, states = beginning(training, exact, initial, first)
-    counters = Counters.of(training)
+    counters = StepCounters.of(training)
     run = started(executor, program, first, {**weights, **states} if exact or initial or first else None)
     source = batches or (lambda step: random_batch(program.inputs, seed, step, exact))
     branches, tally = Branches(training), Tally()
@@ -166,7 +166,7 @@ def prove(
 
 
 @dataclass(frozen=True, slots=True)
-class Counters:
+class StepCounters:
     """States that count steps, and the dynamic loss scale, if there is one."""
 
     step: str | None = None
@@ -174,8 +174,8 @@ class Counters:
     good: str | None = None
 
     @staticmethod
-    def of(training: Training) -> Counters:
-        return Counters(*(s.name for s in training.states if s.role is Role.COUNTER))
+    def of(training: Training) -> StepCounters:
+        return StepCounters(*(s.name for s in training.states if s.role is Role.COUNTER))
 
     @property
     def dynamic(self) -> bool:
@@ -205,12 +205,16 @@ def beginning(
         weights = {n: _whole(n, w, training.job.precision.master) for n, w in weights.items()}
     weights |= {k: np.asarray(v, weights[k].dtype) for k, v in (initial or {}).items() if k in weights}
     states |= {k: np.asarray(v, states[k].dtype) for k, v in (initial or {}).items() if k in states}
-    return weights, states | Counters.of(training).begun(states, first)
+    return weights, states | StepCounters.of(training).begun(states, first)
 
 
 def started(
     executor: Callable[..., Executor] | None, program: Program, first: int, initial: Mapping[str, Array] | None
 ) -> Executor:
+    """Makes an executor (the emulator, if none is given) that has done `first` steps already.
+
+    initial: logical arrays by name in place of the declared initialisers.
+    """
     run = (executor or Emulator)(program, initial=initial)
     run.steps = first
     return run

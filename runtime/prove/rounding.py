@@ -23,9 +23,9 @@ from compiler.graph import Graph, Node, Type
 from compiler.model import Training
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
-from runtime.numpy import STORAGE, Context, Env, Kernel, LocalValue, plan, quiet, rounded
+from runtime.numpy import STORAGE, CallContext, Env, Kernel, LocalValue, plan, quiet, rounded
 from runtime.numpy.create import fractions, hashed
-from runtime.prove.serial import Differentiated, serial_gradients
+from runtime.prove.serial import SerialGradients, serial_gradients
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -120,10 +120,10 @@ class Shaken:
         self._key = hashed(np.array(seed, np.uint64), 0)
         self._inexact = inexact
         self._number: dict[Node, int] = {}
-        self._terms: dict[Node, Callable[[Context, Sequence[Array]], tuple[Array, Array]]] = {}
+        self._terms: dict[Node, Callable[[CallContext, Sequence[Array]], tuple[Array, Array]]] = {}
 
     def __call__(
-        self, node: Node, ctx: Context, operands: Sequence[Array], results: tuple[Array, ...]
+        self, node: Node, ctx: CallContext, operands: Sequence[Array], results: tuple[Array, ...]
     ) -> tuple[Array, ...]:
         type = node.outputs[0].type
         if node.outputs[0].name not in self._inexact or _exact(node) or _whole(node, operands, results[0]):
@@ -134,7 +134,7 @@ class Shaken:
         found = np.where(np.isfinite(moved), moved, result).astype(result.dtype)
         return (rounded(found, type.dtype),)
 
-    def _size(self, node: Node, ctx: Context, operands: Sequence[Array], result: Array) -> Array:
+    def _size(self, node: Node, ctx: CallContext, operands: Sequence[Array], result: Array) -> Array:
         """The expected error in units of roundoff."""
         if node.op.terms(*_types(node)) <= 1:
             return np.abs(result)
@@ -187,7 +187,7 @@ def _whole(node: Node, operands: Sequence[Array], result: Array) -> bool:
     return all(bool((x == np.rint(x)).all()) for x in (*operands, result)) and bool((np.abs(result) <= most).all())
 
 
-def _terms_of(node: Node) -> Callable[[Context, Sequence[Array]], tuple[Array, Array]]:
+def _terms_of(node: Node) -> Callable[[CallContext, Sequence[Array]], tuple[Array, Array]]:
     """The sum of the squares of the terms of each element of the result, and how many are not 0."""
     wide = "f64" if node.outputs[0].type.dtype == "f64" else "f32"
 
@@ -197,7 +197,7 @@ def _terms_of(node: Node) -> Callable[[Context, Sequence[Array]], tuple[Array, A
     kernel: Kernel = plan(node.op, [local(v.type) for v in node.inputs], [local(node.outputs[0].type)], Env())
     storage = STORAGE[wide]
 
-    def terms(ctx: Context, operands: Sequence[Array]) -> tuple[Array, Array]:
+    def terms(ctx: CallContext, operands: Sequence[Array]) -> tuple[Array, Array]:
         squared = [np.square(x.astype(storage)) if x.dtype.kind == "f" else x for x in operands]
         there = [(x != 0).astype(storage) if x.dtype.kind == "f" else x for x in operands]
         return np.asarray(kernel(ctx, *squared)), np.asarray(kernel(ctx, *there))
@@ -211,8 +211,8 @@ def measured(
     states: Mapping[str, Array],
     batch: Mapping[str, Array],
     seed: int,
-    serial: Differentiated,
-) -> Differentiated:
+    serial: SerialGradients,
+) -> SerialGradients:
     """The largest difference that rounding made to each element, in `RUNS` runs of the serial step's forward and
     backward pass: arrays like those of `serial`."""
     most: dict[tuple[str, str], Array] = {}
@@ -224,7 +224,7 @@ def measured(
                 moved = np.abs(np.asarray(value, np.float64) - np.asarray(whole[name], np.float64))
             moved = np.where(np.isfinite(moved), moved, 0.0)
             most[name] = np.maximum(most[name], moved) if name in most else moved
-    return Differentiated(
+    return SerialGradients(
         most["loss", ""],
         {n: most["metric", n] for n in serial.metrics},
         {n: most["gradient", n] for n in serial.gradients},
@@ -232,6 +232,6 @@ def measured(
     )
 
 
-def _flat(d: Differentiated) -> dict[tuple[str, str], Array]:
+def _flat(d: SerialGradients) -> dict[tuple[str, str], Array]:
     kinds = {"metric": d.metrics, "gradient": d.gradients, "output": d.outputs}
     return {("loss", ""): d.loss} | {(kind, n): v for kind, found in kinds.items() for n, v in found.items()}

@@ -10,20 +10,20 @@ import numpy as np
 from compiler.graph import Graph, Node
 from compiler.model import Training
 from compiler.ops.repeat import Repeat
-from runtime.numpy import STORAGE, Context, Env, Kernel, LocalValue, plan, quiet
+from runtime.numpy import STORAGE, CallContext, Env, Kernel, LocalValue, plan, quiet
 from runtime.numpy.base import Array
 from runtime.numpy.initial import init_array
 
 Arrays = dict[str, Array]
 
-Watch = Callable[[Node, Context, Sequence[Array], tuple[Array, ...]], tuple[Array, ...]]
+Watch = Callable[[Node, CallContext, Sequence[Array], tuple[Array, ...]], tuple[Array, ...]]
 """Called after every node but loops, whose bodies it sees: (node, context, operands, results) -> what is used of it."""
 
 
 def run_graph(
     graph: Graph,
     env: Mapping[str, Array],
-    ctx: Context = Context(),  # noqa: B008
+    ctx: CallContext = CallContext(),  # noqa: B008
     watch: Watch | None = None,
 ) -> list[Array]:
     """The outputs of the graph, given its inputs by name. Raises KeyError where an input is missing."""
@@ -39,7 +39,7 @@ class _Compiled:
         self.graph, self.watch = graph, watch
         self.steps = [(node, _kernel(node, watch)) for node in graph]
 
-    def __call__(self, ctx: Context, inputs: Sequence[Array]) -> list[Array]:
+    def __call__(self, ctx: CallContext, inputs: Sequence[Array]) -> list[Array]:
         env = dict(zip((v.name for v in self.graph.inputs), inputs, strict=True))
         for node, kernel in self.steps:
             operands = [env[v.name] for v in node.inputs]
@@ -64,7 +64,7 @@ def _repeat(op: Repeat, watch: Watch | None) -> Kernel:
     last = op.carries + op.stacks
     result_types = [v.type for v in op.body.outputs[op.carries :]]
 
-    def loop(ctx: Context, *operands: Array) -> tuple[Array, ...]:
+    def loop(ctx: CallContext, *operands: Array) -> tuple[Array, ...]:
         carries, stacks, invariants = list(operands[: op.carries]), operands[op.carries : last], operands[last:]
         results = [np.empty((op.count, *t.shape), STORAGE[t.dtype]) for t in result_types]
         for i in reversed(range(op.count)) if op.reverse else range(op.count):
@@ -92,7 +92,7 @@ def initial_state(training: Training) -> tuple[Arrays, Arrays]:
 
 
 @dataclass(frozen=True)
-class StepResult:
+class SerialStep:
     """What one step computes: everything by name. Gradients are as they leave the backward graph (loss-scaled)."""
 
     loss: Array
@@ -113,7 +113,7 @@ class Updated:
 
 
 @dataclass(frozen=True)
-class Differentiated:
+class SerialGradients:
     """What the forward and the backward graph compute; gradients as they leave the latter (loss-scaled)."""
 
     loss: Array
@@ -128,11 +128,11 @@ def serial_step(
     states: Mapping[str, Array],
     batch: Mapping[str, Array],
     seed: int | None = None,
-) -> StepResult:
+) -> SerialStep:
     """One training step on the whole logical batch. `seed` (of random numbers) is the job's, if left out."""
     found = serial_gradients(training, weights, states, batch, seed)
     updated = serial_update(training, found.gradients, weights, states, seed)
-    return StepResult(found.loss, found.metrics, found.gradients, updated.weights, updated.states, updated.reports)
+    return SerialStep(found.loss, found.metrics, found.gradients, updated.weights, updated.states, updated.reports)
 
 
 def serial_gradients(
@@ -142,9 +142,9 @@ def serial_gradients(
     batch: Mapping[str, Array],
     seed: int | None = None,
     watch: Watch | None = None,
-) -> Differentiated:
+) -> SerialGradients:
     """The step as far as the gradients."""
-    ctx = Context(seed=training.job.seed if seed is None else seed)
+    ctx = CallContext(seed=training.job.seed if seed is None else seed)
     env: Arrays = {**batch, **weights, **states}
     model = training.model
     assert not training.rounds and training.finish is None, "the serial program has nothing set apart"
@@ -154,7 +154,7 @@ def serial_gradients(
     gradients = dict(zip((w.name for w in training.trained), found, strict=True))
     results = iter(outputs[1 : training.results])
     metrics, asked = ({name: next(results) for name in names} for names in (model.metrics, model.outputs))
-    return Differentiated(outputs[0], metrics, gradients, asked)
+    return SerialGradients(outputs[0], metrics, gradients, asked)
 
 
 def serial_update(
@@ -166,7 +166,7 @@ def serial_update(
     watch: Watch | None = None,
 ) -> Updated:
     """What the update makes of these gradients (by the names of their weights, as they leave the backward graph)."""
-    ctx = Context(seed=training.job.seed if seed is None else seed)
+    ctx = CallContext(seed=training.job.seed if seed is None else seed)
     env: Arrays = {**weights, **states}
     env.update(
         (v.name, gradients[w.name]) for v, w in zip(training.backward.outputs, training.model.trained, strict=True)

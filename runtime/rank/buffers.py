@@ -44,7 +44,7 @@ class RankBuffer:
 
 
 @dataclass
-class Held:
+class HeldArray:
     """A value: its array, and the buffer that its bytes belong to."""
 
     array: Array

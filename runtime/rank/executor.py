@@ -15,8 +15,8 @@ from runtime.distribute import Array, piece_of
 from runtime.executor import LocalExecutor, check_hang
 from runtime.mesh import Mesh
 from runtime.numpy.backend import Numpy
-from runtime.rank.buffers import Held
-from runtime.rank.interpreter import Device
+from runtime.rank.buffers import HeldArray
+from runtime.rank.interpreter import Rank
 from runtime.state import parted
 
 
@@ -26,7 +26,7 @@ class RankExecutor(LocalExecutor):
     initial: logical arrays by name in place of the declared initialisers.
     """
 
-    device: type[Device] = Device
+    device: type[Rank] = Rank
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class RankExecutor(LocalExecutor):
             return None
         return self._stacked([d.states[decl.name] for d in devices])
 
-    def _stacked(self, held: Sequence[Held]) -> Array:
+    def _stacked(self, held: Sequence[HeldArray]) -> Array:
         pieces = [self.backend.to_host(h.array) for h in held]
         return np.stack(pieces).reshape((*self.mesh.shape, *pieces[0].shape))
 
@@ -101,5 +101,5 @@ class RankExecutor(LocalExecutor):
             for d in devices:
                 d.end_step()
 
-    def _told(self, d: Device, key: Any) -> str:
+    def _told(self, d: Rank, key: Any) -> str:
         return f"the device at {d.at} of group {d.group}, in {d.doing}, waits for {self.hub.told(key)}"

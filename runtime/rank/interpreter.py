@@ -28,13 +28,13 @@ from compiler.program import DeviceClass, Program
 from runtime.backend import Array, Backend, LocalValue, Position
 from runtime.comm import Handle, Network, Then, Wait
 from runtime.mesh import Mesh, logical, logical_type, region
-from runtime.rank.buffers import Destination, Held, Ledger, RankBuffer
+from runtime.rank.buffers import Destination, HeldArray, Ledger, RankBuffer
 from runtime.rank.collectives import Here, start_collective
 
-Values = dict[str, Held]
+Values = dict[str, HeldArray]
 
 
-class Device:
+class Rank:
     """One device of a class. `at`: its mesh coordinates. `states`: buffers by name, filled by who makes the device."""
 
     def __init__(
@@ -53,8 +53,8 @@ class Device:
         self.declared = {s.name: s for s in cls.states}
         self.ledger = Ledger()
         self.states: Values = {}
-        self.inputs: dict[tuple[str, Layout], list[Held]] = {}
-        self.saved: dict[tuple[str, int], Held] = {}
+        self.inputs: dict[tuple[str, Layout], list[HeldArray]] = {}
+        self.saved: dict[tuple[str, int], HeldArray] = {}
         self.sent: list[Handle[None]] = []
         self.doing = ""
         self.chunk, self.micro = 0, 0
@@ -63,22 +63,22 @@ class Device:
 
     # --- memory
 
-    def new(self, array: Array, dtype: str, memory: str = FIRST) -> Held:
+    def new(self, array: Array, dtype: str, memory: str = FIRST) -> HeldArray:
         """Memory of the device's own: every array that a value, a state or an input lies in comes by here."""
         size = prod(self.backend.shape(array)) * ITEMSIZE[dtype]
-        return Held(array, RankBuffer(self.ledger, memory, size))
+        return HeldArray(array, RankBuffer(self.ledger, memory, size))
 
-    def copy(self, array: Array, dtype: str, memory: str = FIRST) -> Held:
+    def copy(self, array: Array, dtype: str, memory: str = FIRST) -> HeldArray:
         """New memory with these contents."""
         return self.new(self.backend.copy(array), dtype, memory)
 
-    def coming(self, handle: Handle[Array], var: Value) -> Held:
+    def coming(self, handle: Handle[Array], var: Value) -> HeldArray:
         """New memory for a value that will be there when it is read."""
         held = self.new(self.backend.empty(self.local(var).shape, var.type.dtype), var.type.dtype)
         held.buffer.coming = handle, held.array
         return held
 
-    def put_state(self, name: str, held: Held) -> None:
+    def put_state(self, name: str, held: HeldArray) -> None:
         """A buffer that is there all the time."""
         if name in self.states:
             self.states.pop(name).buffer.drop()
@@ -186,7 +186,7 @@ class Device:
                 values[out.name] = self.coming(self._started(op, arrays, scope, instr), out)
             case _ if op.movement is Movement.VIEW:
                 (out,) = instr.outputs
-                values[out.name] = Held(self._compute(instr, scope, arrays)[0], operands[0].buffer.hold())
+                values[out.name] = HeldArray(self._compute(instr, scope, arrays)[0], operands[0].buffer.hold())
             case _:
                 results = [self.backend.own(r) for r in self._compute(instr, scope, arrays)]
                 for out, array in zip(instr.outputs, results, strict=True):
@@ -217,14 +217,14 @@ class Device:
         """The virtual stage whose code runs."""
         return self.program.homes.stage(self.group, self.chunk)
 
-    def _there(self, held: Held) -> Wait[None]:
+    def _there(self, held: HeldArray) -> Wait[None]:
         """Wait for what a value's buffer is to hold."""
         if held.buffer.coming is not None:
             handle, place = held.buffer.coming
             held.buffer.coming = None
             self.backend.assign(place, (yield from handle.wait()))
 
-    def _drop(self, held: Held) -> Wait[None]:
+    def _drop(self, held: HeldArray) -> Wait[None]:
         """Let go of a value, which must be there first if nobody else holds it."""
         if held.buffer.holders == 1:
             yield from self._there(held)
@@ -255,7 +255,7 @@ class Device:
 
     # --- effects
 
-    def _source(self, op: Input | Read | Load, out: Value) -> Wait[Held]:
+    def _source(self, op: Input | Read | Load, out: Value) -> Wait[HeldArray]:
         if isinstance(op, Input):
             pieces = self.inputs[op.name, out.layout]
             held = pieces[self.micro if len(pieces) > 1 else 0]
@@ -263,7 +263,7 @@ class Device:
             held = self.states[op.name]
         else:
             held = self.saved[op.name, self.micro]
-        got = Held(held.array, held.buffer.hold())
+        got = HeldArray(held.array, held.buffer.hold())
         if isinstance(op, Load) and op.last:
             yield from self._drop(self.saved.pop((op.name, self.micro)))
         return got
@@ -275,8 +275,8 @@ class Device:
             decl = self.declared[name]
             self.put_state(name, self.copy(array, decl.type.dtype, decl.memory))
 
-    def _save(self, name: str, held: Held) -> None:
-        self.saved[name, self.micro] = Held(held.array, held.buffer.hold())
+    def _save(self, name: str, held: HeldArray) -> None:
+        self.saved[name, self.micro] = HeldArray(held.array, held.buffer.hold())
 
     def _accumulate(
         self, name: str, operand: str, scope: Mapping[str, Value], values: Values, dying: Sequence[str]
@@ -284,7 +284,7 @@ class Device:
         decl, held = self.declared[name], values[operand]
         if name not in self.states:
             if held.buffer.holders == 1 and operand in dying:
-                self.states[name] = Held(held.array, held.buffer.hold())
+                self.states[name] = HeldArray(held.array, held.buffer.hold())
             else:
                 self.states[name] = self.copy(held.array, decl.type.dtype, decl.memory)
             return
@@ -309,7 +309,7 @@ class Device:
         names, nexts = names_of(instr.inputs), names_of(op.body.outputs[:carries])
         for name in names[carries:stacks]:
             yield from self._there(values[name])
-        carried = [Held(values[n].array, values[n].buffer.hold()) for n in names[:carries]]
+        carried = [HeldArray(values[n].array, values[n].buffer.hold()) for n in names[:carries]]
         for name in dict.fromkeys(names[:carries]):
             if name in dying and name not in names[carries:]:
                 values.pop(name).buffer.drop()
@@ -322,11 +322,11 @@ class Device:
                 else:
                     held = values[names[k]]
                     array = self.backend.element(held.array, i) if k < stacks else held.array
-                    inner[p.name] = Held(array, held.buffer.hold())
+                    inner[p.name] = HeldArray(array, held.buffer.hold())
             carried = []  # the iteration alone holds them now: memory is what Python has not freed
             where = {name: [self._slice(p, i) for p in places] for name, places in filled.items()}
             yield from self._body(op.body, inner, where, carries)
-            carried = [Held(inner[n].array, inner[n].buffer.hold()) for n in nexts]
+            carried = [HeldArray(inner[n].array, inner[n].buffer.hold()) for n in nexts]
             for name in dict.fromkeys(nexts):
                 inner.pop(name).buffer.drop()
         for out, held in zip(instr.outputs[:carries], carried, strict=True):

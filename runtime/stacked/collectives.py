@@ -29,10 +29,10 @@ from compiler.ops.comm import (
 from compiler.ops.neighbours import Halo, HaloAdd, ShiftAcross
 from runtime.distribute import Array, reduce_lead
 from runtime.mesh import Mesh
-from runtime.numpy import Context, rounded
+from runtime.numpy import CallContext, rounded
 from runtime.numpy.shape import shifted
 
-Step = Callable[[Context, Array], Array]
+Step = Callable[[CallContext, Array], Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def reduce(axes: Sequence[str], fn: str, dtype: str, mesh: Mesh) -> Step:
     steps = [(mesh.index(a), mesh.sizes[a]) for a in axes]
     narrow = dtype in ("bf16", "f16") and fn == "sum"
 
-    def step(ctx: Context, x: Array) -> Array:
+    def step(ctx: CallContext, x: Array) -> Array:
         for i, n in steps:
             x = reduce_lead(x, i, n, fn)
         return rounded(x, dtype) if narrow else x
@@ -125,7 +125,7 @@ def gather(dim: int, axes: Sequence[str], size: int, mesh: Mesh) -> Step:
     at = lead + dim
     rest = [i for i in range(lead) if i not in where]
 
-    def step(ctx: Context, x: Array) -> Array:
+    def step(ctx: CallContext, x: Array) -> Array:
         x = spread(x, where, mesh)
         shape = list(x.shape)
         order = rest + list(range(lead, at)) + where + list(range(at, x.ndim))
@@ -138,7 +138,7 @@ def gather(dim: int, axes: Sequence[str], size: int, mesh: Mesh) -> Step:
     return step
 
 
-def joined(ctx: Context, x: Array, first: int, last: int, shape: tuple[int, ...]) -> Array:
+def joined(ctx: CallContext, x: Array, first: int, last: int, shape: tuple[int, ...]) -> Array:
     """`x` with axes first..last as one: a view if that is possible, else a copy in memory of the executor."""
     steps = [(x.strides[i], x.shape[i]) for i in range(first, last + 1) if x.shape[i] > 1]
     if all(outer == inner * n for (outer, _), (inner, n) in pairwise(steps)):
@@ -152,7 +152,7 @@ def cut(dim: int, axes: Sequence[str], size: int, mesh: Mesh) -> Step:
     """Each device keeps its own piece, of `size` elements, of its own copy: a view, after padding where uneven."""
     at = mesh.lead + dim
 
-    def step(ctx: Context, x: Array) -> Array:
+    def step(ctx: CallContext, x: Array) -> Array:
         x = padded(x, at, size * mesh.count(axes))
         for a in axes:
             n = mesh.sizes[a]
@@ -176,7 +176,7 @@ def only_first(op: OnlyFirst, around: Around) -> Step:
     mesh = around.mesh
     number, per_microbatch = pieces(mesh, op.axes)
 
-    def step(ctx: Context, x: Array) -> Array:
+    def step(ctx: CallContext, x: Array) -> Array:
         keep = number + per_microbatch * ctx.micro == 0
         return np.where(keep.reshape(keep.shape + (1,) * (x.ndim - mesh.lead)), x, np.zeros((), x.dtype))
 
@@ -195,7 +195,7 @@ def mask_pad(op: MaskPad, around: Around) -> Step:
     count = np.arange(size).reshape(*(1,) * (mesh.lead + dim), size, *after)
     logical = type.shape[dim]
 
-    def step(ctx: Context, x: Array) -> Array:
+    def step(ctx: CallContext, x: Array) -> Array:
         used = (number + per_microbatch * ctx.micro).reshape(shape) * size + count < logical
         return np.where(used, x, np.asarray(value, x.dtype))
 
@@ -212,7 +212,7 @@ def halo(op: Halo, around: Around) -> Step:
     where = [mesh.index(a) for a in op.axes]
     joining = gather(dim, op.axes, logical, mesh)
 
-    def step(ctx: Context, x: Array) -> Array:
+    def step(ctx: CallContext, x: Array) -> Array:
         length = x.shape[at]
         joined = joining(ctx, x)
         pads = [(0, 0)] * x.ndim
@@ -238,7 +238,7 @@ def halo_add(op: HaloAdd, around: Around) -> Step:
     n, at = mesh.count(op.axes), mesh.lead + dim
     logical, dtype = around.type.shape[dim], around.type.dtype
 
-    def step(ctx: Context, x: Array) -> Array:
+    def step(ctx: CallContext, x: Array) -> Array:
         width = x.shape[at]
         length = width - op.left - op.right
         separate = gather(dim, op.axes, n * width, mesh)(ctx, x)
@@ -262,7 +262,7 @@ def shift_across(op: ShiftAcross, around: Around) -> Step:
     joining = gather(dim, op.axes, around.type.shape[dim], mesh)
     cutting = cut(dim, op.axes, around.size(op.dim), mesh)
 
-    def step(ctx: Context, x: Array) -> Array:
+    def step(ctx: CallContext, x: Array) -> Array:
         return cutting(ctx, shifted(joining(ctx, x), mesh.lead + dim, op.by, op.fill))
 
     return step

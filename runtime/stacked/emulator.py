@@ -21,7 +21,7 @@ from compiler.schedules.turns import Turns
 from compiler.traffic import Volumes, add_volumes, volumes
 from runtime.distribute import Array, distribute
 from runtime.executor import LocalExecutor, check_hang, inputs_of
-from runtime.numpy import Context, rounded
+from runtime.numpy import CallContext, rounded
 from runtime.numpy.pool import ArrayPool
 from runtime.stacked.straight import Slots, Straight, compile_function
 from runtime.state import parted
@@ -102,7 +102,7 @@ class Emulator(LocalExecutor):
             found.update((g, _Group(g, stage, self)) for g in cls.groups)
         self.groups = dict(sorted(found.items()))
         self._pool = ArrayPool()
-        self._contexts = [Context(m, program.seed, self._pool.empty) for m in range(program.microbatches)]
+        self._contexts = [CallContext(m, program.seed, self._pool.empty) for m in range(program.microbatches)]
         self._reductions: dict[str, _Reduction] = {}
         self.turns: Turns[_Group, Hashable] = Turns()
         super().__init__(program, initial, shares)

@@ -23,7 +23,7 @@ from compiler.ops.repeat import Repeat
 from compiler.program import DeviceClass, Function, Program
 from runtime.distribute import Array
 from runtime.mesh import Mesh
-from runtime.numpy import STORAGE, Context, Env, Into, LocalValue, fuse, plan, rounded
+from runtime.numpy import STORAGE, CallContext, Env, Into, LocalValue, fuse, plan, rounded
 from runtime.stacked.collectives import plan_comm
 
 Compiled = Callable[..., Iterator[Any] | None]
@@ -137,7 +137,7 @@ class _Writer:
             ins, outs = [self.local(scope[v.name]) for v in instr.inputs], [self.local(v) for v in instr.outputs]
             kernel = plan(op, ins, outs, self.env)
         if isinstance(op, Full):  # a constant, of the size along lead axes that its layout states
-            constant = np.broadcast_to(kernel(Context()), self.local(instr.outputs[0]).shape)
+            constant = np.broadcast_to(kernel(CallContext()), self.local(instr.outputs[0]).shape)
             self.put(depth, f"{result} = {self.bind(constant)}")
             return
         places: list[str] = []
@@ -335,7 +335,7 @@ def adder(slot: int, lead: int, dtype: str, fn: str) -> Callable[[Any, int, Arra
 
 def stack_of(
     count: int, lead: tuple[int, ...], shape: tuple[int, ...], storage: type[Any]
-) -> Callable[[Context], Array]:
+) -> Callable[[CallContext], Array]:
     """Makes an empty stack: seen as lead + (count,) + shape, but each slice lies in one piece."""
     n = len(lead)
     order = (*range(1, n + 1), 0, *range(n + 1, n + 1 + len(shape)))

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import parc
-from compiler.cost.kernels.work import Collective, Loop, Part, Product, Work
+from compiler.cost.kernels.work import Collective, Part, Product, Work, WorkLoop
 from compiler.cost.price.calibration import Calibration, of_cluster
 from compiler.cost.price.pricer import PICOSECONDS
 from compiler.cost.time.simulate import Simulation, simulate
@@ -122,7 +122,7 @@ def test_slow_links_cost_those_who_use_them() -> None:
 def nodes(part: Part) -> list[Work]:
     found: list[Work] = []
     for node in part.nodes:
-        found += nodes(node.work.body) if isinstance(node.work, Loop) else [node.work]
+        found += nodes(node.work.body) if isinstance(node.work, WorkLoop) else [node.work]
     return found
 
 
@@ -151,7 +151,7 @@ def test_recompute_is_hardware_flops_only() -> None:
 def test_collectives_of_weights_and_gradients_are_one_message_per_layer() -> None:
     part = simulation(*CASES["zero3"]).features.parts[0]
     for kind, role, op in (("F", "weights", "all_gather"), ("B", "gradients", "reduce_scatter")):
-        (loop,) = (n.work for n in part[kind, 0].nodes if isinstance(n.work, Loop))
+        (loop,) = (n.work for n in part[kind, 0].nodes if isinstance(n.work, WorkLoop))
         inside = [w for w in nodes(loop.body) if isinstance(w, Collective)]
         assert [(w.op, w.role) for w in inside if w.role == role] == [(op, role)]
 

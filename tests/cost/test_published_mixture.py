@@ -13,7 +13,7 @@ import parc
 from benchmarks.published import machines
 from benchmarks.published.facts import Row, load
 from benchmarks.published.generate import degrees, job
-from compiler.cost.kernels.work import Collective, Loop, Part, Product, Work
+from compiler.cost.kernels.work import Collective, Part, Product, Work, WorkLoop
 from compiler.cost.price.calibration import DEFAULT
 from compiler.cost.time.simulate import Simulation
 from dsl.source import Source
@@ -119,7 +119,7 @@ def test_bounded_experts_and_releases_are_software_of_their_own() -> None:
 
 def _work(part: Part) -> Iterator[Work]:
     for node in part.nodes:
-        if isinstance(node.work, Loop):
+        if isinstance(node.work, WorkLoop):
             yield from _work(node.work.body)
         else:
             yield node.work

@@ -18,15 +18,15 @@ from compiler.program import Program
 from runtime.data.synthetic import synthetic
 from runtime.distribute import Array
 from runtime.numpy import STORAGE
-from runtime.rank.buffers import Held, Ledger
+from runtime.rank.buffers import HeldArray, Ledger
 from runtime.rank.executor import RankExecutor
-from runtime.rank.interpreter import Device
+from runtime.rank.interpreter import Rank
 
 HALVES = ("bf16", "f16")
 """numpy keeps them in 32 bits: half of an array's bytes count."""
 
 
-class Census(Device):
+class Census(Rank):
     """`census`: bytes of the arrays that exist, and the most there ever were, by memory."""
 
     def __init__(self, *args: Any) -> None:
@@ -34,7 +34,7 @@ class Census(Device):
         self.made = 0
         super().__init__(*args)
 
-    def new(self, array: Array, dtype: str, memory: str = FIRST) -> Held:
+    def new(self, array: Array, dtype: str, memory: str = FIRST) -> HeldArray:
         assert array.base is None and array.flags.owndata, "memory that belongs to something else as well"
         assert array.dtype == STORAGE[dtype]
         size = array.nbytes // (2 if dtype in HALVES else 1)

@@ -11,9 +11,9 @@ from compiler.memory.peak import memory_use
 from compiler.ops.effects import Accumulate
 from compiler.program import Program
 from runtime.data.synthetic import synthetic
-from runtime.rank.buffers import Held, RankBuffer
+from runtime.rank.buffers import HeldArray, RankBuffer
 from runtime.rank.executor import RankExecutor
-from runtime.rank.interpreter import Device
+from runtime.rank.interpreter import Rank
 
 Where = tuple[str, int, int]
 """(function, chunk, micro-batch)."""
@@ -34,7 +34,7 @@ class Made(RankBuffer):
             self.device.log.append(("free", self))
 
 
-class Tracked(Device):
+class Tracked(Rank):
     log: list[tuple[str, Any]]
 
     def start(self) -> None:
@@ -46,7 +46,7 @@ class Tracked(Device):
         yield from super().run(action, chunk, micro)
         self.log.append(("end", self.action))
 
-    def new(self, array: Any, dtype: str, memory: str = "hbm") -> Held:
+    def new(self, array: Any, dtype: str, memory: str = "hbm") -> HeldArray:
         held = super().new(array, dtype, memory)
         if getattr(self, "action", ("", 0, 0))[0]:
             b = held.buffer
@@ -65,7 +65,7 @@ class Tracked(Device):
         self.site, self.made = id(instr), 0
         yield from super()._loop(instr, *rest)
 
-    def _save(self, name: str, held: Held) -> None:
+    def _save(self, name: str, held: HeldArray) -> None:
         super()._save(name, held)
         b = self.saved[name, self.micro].buffer
         if isinstance(b, Made):

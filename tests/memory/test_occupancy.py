@@ -13,12 +13,12 @@ from compiler.memory.peak import memory_use
 from compiler.program import Program
 from runtime.data.synthetic import synthetic
 from runtime.rank.executor import RankExecutor
-from runtime.rank.interpreter import Device
+from runtime.rank.interpreter import Rank
 from tests.memory.test_exact import SMALL, example
 from tests.runtime.test_memory import program as hand_made
 
 
-class Recorded(Device):
+class Recorded(Rank):
     """A device that notes, for each action, the most bytes within it and those that stay, by memory."""
 
     log: list[tuple[dict[str, int], dict[str, int]]]
@@ -29,7 +29,7 @@ class Recorded(Device):
         self.log.append((dict(self.ledger.peak), dict(self.ledger.live)))
 
 
-def measured(program: Program) -> Iterator[tuple[int, Device, list[tuple[dict[str, int], dict[str, int]]]]]:
+def measured(program: Program) -> Iterator[tuple[int, Rank, list[tuple[dict[str, int], dict[str, int]]]]]:
     run = RankExecutor(program)
     for devices in run.devices.values():
         for d in devices:

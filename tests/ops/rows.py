@@ -18,7 +18,7 @@ from compiler.ops.move import Move
 from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.ops.window import Fold, Window
-from runtime.numpy import STORAGE, Context, Env, LocalValue, plan, quiet
+from runtime.numpy import STORAGE, CallContext, Env, LocalValue, plan, quiet
 
 
 def T(dtype: str = "f64", **sizes: int) -> Type:
@@ -67,7 +67,7 @@ def run(op: Op, ins: tuple[Type, ...], arrays: list[Any], outs: tuple[Type, ...]
     outs = outs or op.infer(*ins)
     kernel = plan(op, [LocalValue.whole(t) for t in ins], [LocalValue.whole(t) for t in outs], Env())
     with quiet():
-        result = kernel(Context(seed=5), *arrays)
+        result = kernel(CallContext(seed=5), *arrays)
     return list(result) if isinstance(result, tuple) else [result]
 
 

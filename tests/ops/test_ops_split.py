@@ -11,7 +11,7 @@ import pytest
 from compiler.graph import Dim, Type
 from compiler.ops.base import Loop
 from compiler.ops.window import Window
-from runtime.numpy import Context, Env, LocalValue, plan, quiet
+from runtime.numpy import CallContext, Env, LocalValue, plan, quiet
 
 from .rows import ROWS, Row, run
 
@@ -52,7 +52,7 @@ def run_piece(row: Row, ins: Sequence[LocalValue], outs: Sequence[LocalValue], a
     env = PieceEnv()
     object.__setattr__(env, "starts", starts)
     with quiet():
-        result = plan(row.op, ins, outs, env)(Context(seed=5), *arrays)
+        result = plan(row.op, ins, outs, env)(CallContext(seed=5), *arrays)
     return list(result) if isinstance(result, tuple) else [result]
 
 

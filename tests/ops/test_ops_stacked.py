@@ -12,7 +12,7 @@ from compiler.layout import TIME
 from compiler.ops.base import Loop
 from compiler.ops.contract import Contract
 from compiler.ops.create import Random
-from runtime.numpy import Context, Env, LocalValue, plan, quiet
+from runtime.numpy import CallContext, Env, LocalValue, plan, quiet
 
 from .rows import ROWS, Row, T, run
 
@@ -53,7 +53,7 @@ def check(row: Row, loops: dict[str, Loop], micro: int = 0) -> None:
         [value_axes(t, [(a, loop, loop_side(loop, side)[i]) for a, loop in loops.items()]) for i, t in enumerate(types)]
         for side, types in (("ins", row.ins), ("outs", row.outs))
     ]
-    arrays, ctx = row.data(7), Context(micro, seed=3)
+    arrays, ctx = row.data(7), CallContext(micro, seed=3)
     time = {TIME: micro}
     ins, outs = ([value(t, a, LEAD) for t, a in zip(types, axes)] for types, axes in zip((row.ins, row.outs), kinds))
     alone_ins, alone_outs = ([LocalValue(v.type, (), v.logical, v.axes) for v in values] for values in (ins, outs))
@@ -126,7 +126,7 @@ def test_random_is_the_same_under_every_layout() -> None:
     out = value(shape, ((TIME, "p"), ("q",)), LEAD)
     kernel = plan(op, ins, [out], Env(LEAD, SIZES))
     for micro in range(2):
-        got = kernel(Context(micro, seed=5), step.reshape(1, 1))
+        got = kernel(CallContext(micro, seed=5), step.reshape(1, 1))
         for p, q in product(range(2), repeat=2):
             np.testing.assert_array_equal(got[p, q], whole[4 * micro + 2 * p :, 3 * q :][:2, :3])
 
@@ -144,5 +144,5 @@ def test_data_parallel_shards_are_one_product(monkeypatch: pytest.MonkeyPatch) -
         return matmul(a, c, out=out)
 
     monkeypatch.setattr(np, "matmul", spy)
-    kernel(Context(), np.ones(ins[0].shape), np.ones(ins[1].shape))
+    kernel(CallContext(), np.ones(ins[0].shape), np.ones(ins[1].shape))
     assert seen == [(8, 6)]

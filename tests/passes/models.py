@@ -17,7 +17,7 @@ from compiler.ops.index import Take
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Merge, Rename, Split
-from runtime.numpy import STORAGE, Context, Env, LocalValue, plan, quiet
+from runtime.numpy import STORAGE, CallContext, Env, LocalValue, plan, quiet
 
 Arrays = dict[str, Any]
 
@@ -37,7 +37,7 @@ def _run(graph: Graph, inputs: Sequence[Any], seed: int) -> list[Any]:
         else:
             ins = [LocalValue.whole(v.type) for v in node.inputs]
             outs = [LocalValue.whole(v.type) for v in node.outputs]
-            got = plan(node.op, ins, outs, Env())(Context(seed=seed), *operands)
+            got = plan(node.op, ins, outs, Env())(CallContext(seed=seed), *operands)
             results = got if len(outs) > 1 else [got]
         for v, r in zip(node.outputs, results, strict=True):
             assert np.shape(r) == v.type.shape, f"{v} has shape {np.shape(r)}"

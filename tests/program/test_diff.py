@@ -12,7 +12,7 @@ from compiler.graph import Graph
 from compiler.program import DeviceClass, Function, FunctionPhase
 from compiler.schedules import NAMES, actions, kinds, rolled
 from compiler.text import parse_program
-from compiler.traffic import Collective, collectives
+from compiler.traffic import CollectiveCalls, collectives
 from tests.program.samples import LAYERS, PIPELINE
 
 
@@ -45,7 +45,7 @@ def test_loops_count() -> None:
     rows = [c for c in collectives(parse_program(text)) if c.op == "all_reduce" and c.axes == ("tp",)]
     assert sum(c.count for c in rows) == 3 + 1  # in three iterations, and the maximum after the loop
     halo = next(c for c in collectives(parse_program(text)) if c.op == "halo")
-    assert halo == Collective((0,), FunctionPhase.FORWARD, 0, "halo", ("tp",), "s", 1, 2 * 2 * 7 * 4)
+    assert halo == CollectiveCalls((0,), FunctionPhase.FORWARD, 0, "halo", ("tp",), "s", 1, 2 * 2 * 7 * 4)
 
 
 def test_buffers() -> None:

@@ -16,9 +16,9 @@ from runtime.data.synthetic import synthetic
 from runtime.distribute import piece_of
 from runtime.mesh import Mesh
 from runtime.numpy.backend import Numpy
-from runtime.rank.buffers import Held
+from runtime.rank.buffers import HeldArray
 from runtime.rank.executor import RankExecutor
-from runtime.rank.interpreter import Device
+from runtime.rank.interpreter import Rank
 from runtime.stacked import Emulator
 from tests.runtime import models, threads
 from tests.runtime.lists import Cells, Lists
@@ -72,7 +72,7 @@ def test_devices_whose_calls_block_give_the_same_bits(options: tuple[str, ...]) 
     found = threads.devices(program, Numpy())
     types = {i.name: i.type for i in program.inputs}
 
-    def pieces(device: Device, name: str, var: Value) -> list[Array]:
+    def pieces(device: Rank, name: str, var: Value) -> list[Array]:
         if name == "step":
             return [device.backend.copy(device.states["step"].array)]
         count = program.microbatches if TIME in var.layout.axes else 1
@@ -121,8 +121,8 @@ def test_results_are_waited_for_where_they_are_read() -> None:
     """A loop that fetches what its next iteration needs has two messages under way at a time."""
     log: list[str] = []
 
-    class Logged(Device):
-        def coming(self, handle: Handle[Array], var: Value) -> Held:
+    class Logged(Rank):
+        def coming(self, handle: Handle[Array], var: Value) -> HeldArray:
             def there(x: Array) -> Array:
                 log.append(f"{self.at['dp']} has {var.name}")
                 return x

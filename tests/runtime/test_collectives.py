@@ -24,7 +24,7 @@ from compiler.ops.neighbours import Halo, HaloAdd, ShiftAcross
 from runtime.comm import Hub, Wait
 from runtime.distribute import Array, collect, distribute
 from runtime.mesh import Mesh
-from runtime.numpy import Context
+from runtime.numpy import CallContext
 from runtime.numpy.backend import Numpy
 from runtime.rank.collectives import Here, start_collective
 from runtime.stacked.collectives import plan_comm
@@ -34,7 +34,7 @@ AXES = ("a", "b")
 
 def both(op: Op, x: Array, type: Type, before: Layout, after: Layout, mesh: Mesh, mb: int = 0) -> Array:
     """The stacked result, after a check that devices with private buffers have the same bits."""
-    result = plan_comm(op, type, before, after, mesh)(Context(mb), x)
+    result = plan_comm(op, type, before, after, mesh)(CallContext(mb), x)
     local = local_type(type, after, mesh.sizes).shape
     assert result.shape[mesh.lead :] == local, op
     hub = Hub(mesh, Numpy())

@@ -13,7 +13,7 @@ from compiler.ops.base import Op
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient
 from compiler.ops.reduce import Reduce
-from runtime.numpy import Context, Env, Into, LocalValue, fuse, plan, quiet
+from runtime.numpy import CallContext, Env, Into, LocalValue, fuse, plan, quiet
 from runtime.numpy.fused import Fused
 
 SIZES = {"b": 24, "s": 10, "d": 96, "p": 3, "q": 2}
@@ -150,7 +150,7 @@ def data(dtype: str, values: dict[str, LocalValue], layout: str) -> dict[str, np
 
 
 def run(body: Graph, values: dict[str, LocalValue], arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    found, ctx = dict(arrays), Context()
+    found, ctx = dict(arrays), CallContext()
     with quiet():
         for instr in body.nodes:
             kernel = plan(
@@ -221,9 +221,9 @@ def test_results_go_where_they_are_wanted(name: str) -> None:
     assert isinstance(kernel, Into)
     places = tuple(np.full(values[o.name].shape, np.nan, np.float32) for o in instr.outputs)
     operands = [arrays[v.name] for v in instr.inputs]
-    got = kernel.run(Context(), *operands, out=places)
+    got = kernel.run(CallContext(), *operands, out=places)
     results = got if isinstance(got, tuple) else (got,)
-    want = kernel(Context(), *operands)
+    want = kernel(CallContext(), *operands)
     for place, result, other in zip(places, results, want if isinstance(want, tuple) else (want,)):
         assert result is place and np.array_equal(place, other)
 

@@ -19,7 +19,7 @@ from runtime.backend import Array, Backend, Shape
 from runtime.comm import Done, Wait
 from runtime.executor import inputs_of
 from runtime.mesh import Mesh
-from runtime.rank.interpreter import Device
+from runtime.rank.interpreter import Rank
 
 SECONDS = 60
 
@@ -110,22 +110,22 @@ class Threads:
         return self._made[key]
 
 
-def devices(program: Program, backend: Backend) -> list[Device]:
+def devices(program: Program, backend: Backend) -> list[Rank]:
     """All devices, each with its own weights."""
     post, mesh, found = Post(), Mesh.of(program), []
     for cls in program.classes:
         for g in cls.groups:
             for at in mesh.devices:
-                device = Device(program, cls, g, at, Threads(post, mesh, g, at, backend), backend)
+                device = Rank(program, cls, g, at, Threads(post, mesh, g, at, backend), backend)
                 device.begin()
                 found.append(device)
     return found
 
 
-def step(found: Sequence[Device], pieces: Callable[[Device, str, Any], Sequence[Array]]) -> None:
+def step(found: Sequence[Rank], pieces: Callable[[Rank, str, Any], Sequence[Array]]) -> None:
     """A step of all devices, one thread each. `pieces`: of an input, by name and the value that it becomes."""
 
-    def run(device: Device) -> None:
+    def run(device: Rank) -> None:
         for (name, _), var in inputs_of(device.cls).items():
             device.put_inputs(name, var, pieces(device, name, var))
         for _ in device.step():

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from compiler.cost.kernels.drafts import Draft, Lifted
 from compiler.cost.kernels.sized import Sized
-from compiler.cost.kernels.work import Collective, Copy, Loop, Meet, Part, Post, Product, Vector, Wait, Work
+from compiler.cost.kernels.work import Collective, Copy, Meet, Part, Post, Product, Vector, Wait, Work, WorkLoop
 from compiler.graph import ITEMSIZE, Graph, Node, Type, Value
 from compiler.layout import local_type
 from compiler.memory.tiers import FIRST
@@ -331,7 +331,7 @@ class _Lift:
             value.carried = i if i < op.carries else None
             given[param.name] = value
         inner = _Lift(self.lifter, op.body, given)
-        self.add(instr, Loop(op.count, inner.part()))
+        self.add(instr, WorkLoop(op.count, inner.part()))
 
 
 def _dims(*values: Sequence[Lifted]) -> set[str]:

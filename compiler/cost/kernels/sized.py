@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from compiler.cost.kernels.drafts import Draft, Lifted, masked_again
 from compiler.cost.kernels.work import Collective, Part, Product, Vector
-from compiler.cost.kernels.work import Node as Kernel
+from compiler.cost.kernels.work import WorkNode as Kernel
 from compiler.graph import Graph
 from compiler.ops import comm, effects
 from compiler.regions.mark import Regions

@@ -69,7 +69,7 @@ class Vector:
 class Collective:
     """`op` (its mnemonic) over mesh axes. elements: of the whole (larger) side; of `itemsize` bytes.
 
-    role: `weights` (what is gathered hangs on weights alone, or is only written back), `gradients` (only accumulated,
+    role: `weights` (what is gathered depends on weights alone, or is only written back), `gradients` (only accumulated,
     or accumulated before), `activations`. The first two can run beside computation.
 
     whole: in `itemsize` bytes in any case, for the job computes in such: there is nothing narrower to cast to.
@@ -138,18 +138,18 @@ class Meet:
 
 
 @dataclass(frozen=True, slots=True)
-class Loop:
+class WorkLoop:
     """`count` times `body`."""
 
     count: int
     body: Part
 
 
-Work = Union[Product, Vector, Collective, Copy, Wait, Post, Meet, Loop]  # noqa: UP007 (recursive)
+Work = Union[Product, Vector, Collective, Copy, Wait, Post, Meet, WorkLoop]  # noqa: UP007 (recursive)
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class WorkNode:
     """deps: nodes of the same part that must have ended. carried: nodes of the loop's iteration before."""
 
     name: str
@@ -162,12 +162,12 @@ class Node:
 class Part:
     """A function's or loop's work in the order in which it is issued."""
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[WorkNode, ...]
 
-    def each(self, times: int = 1) -> Iterator[tuple[Node, int]]:
+    def each(self, times: int = 1) -> Iterator[tuple[WorkNode, int]]:
         """All nodes but loops, those inside of loops among them, and how often each runs if the part does `times`."""
         for node in self.nodes:
-            if isinstance(node.work, Loop):
+            if isinstance(node.work, WorkLoop):
                 yield from node.work.body.each(times * node.work.count)
             else:
                 yield node, times

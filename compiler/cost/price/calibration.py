@@ -73,7 +73,7 @@ class Calibration:
     gradient_wire: float = 4.0
 
     def changed(self, **values: float) -> Calibration:
-        """With other values; KeyError for a name that there is not."""
+        """Replaces some values, by name; KeyError for an unknown name."""
         unknown = values.keys() - NAMES
         if unknown:
             raise KeyError(f"there is no parameter {', '.join(sorted(unknown))}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from compiler.cost.kernels.work import Collective, Copy, Meet, Node, Part, Post, Product, Vector, Wait, Work
+from compiler.cost.kernels.work import Collective, Copy, Meet, Part, Post, Product, Vector, Wait, Work, WorkNode
 from compiler.cost.price.calibration import Calibration
 from compiler.cost.price.collectives import (
     collective_seconds,
@@ -65,7 +65,7 @@ class Pricer:
         found.known, found.same, found.slower = self.known, self.same, slower
         return found
 
-    def prices(self, part: Part, update: bool, times: int = 1) -> Iterator[tuple[Node, Priced, int]]:
+    def prices(self, part: Part, update: bool, times: int = 1) -> Iterator[tuple[WorkNode, Priced, int]]:
         """All nodes of a part that have a price of their own, and how often each runs if the part does `times`."""
         for node, n in part.each(times):
             if not isinstance(node.work, (Wait, Post, Meet)):

@@ -36,7 +36,7 @@ class Timing(NamedTuple):
     busy: int
 
 
-class Step(NamedTuple):
+class PlanStep(NamedTuple):
     """A segment of an action on the devices of a class: a whole group's (`Plan.of_classes` splits them).
 
     line: index among the plan's; waits: messages; posts: (message, index among the plan's `routes`); after, meet: the
@@ -94,7 +94,7 @@ class Plan:
 
     groups: int
     classes: int
-    steps: list[Step] = field(default_factory=list)
+    steps: list[PlanStep] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
     routes: list[Route] = field(default_factory=list)
     meets: list[Meet] = field(default_factory=list)
@@ -120,7 +120,7 @@ class Plan:
                 after = step.after * width + met[c] if step.after >= 0 else -1
                 meet = step.meet * width + meets[c] if step.meet >= 0 else -1
                 others, at = len(mine) - 1 - c, step.line * width + c
-                found.steps.append(Step(number[colour], at, waits, posts, after, meet, others, step.action))
+                found.steps.append(PlanStep(number[colour], at, waits, posts, after, meet, others, step.action))
         return found
 
 
@@ -206,7 +206,7 @@ def plan(
                 coming[meet] -= 1
                 if not coming[meet]:
                     turns.arrived(-1 - meet)
-            found.steps.append(Step(g, number, incoming, outgoing, before, meet, 0, action))
+            found.steps.append(PlanStep(g, number, incoming, outgoing, before, meet, 0, action))
             before = meet
 
     if turns.play({g: run(g) for g in range(groups)}):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Union
 
-from compiler.cost.kernels.work import Collective, Loop, Meet, Node, Part, Post, Wait
+from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait, WorkLoop, WorkNode
 from compiler.cost.price.kinds import NOTHING, Over
 from compiler.cost.price.pricer import COMM, COMPUTE, Priced, Pricer, picoseconds
 
@@ -24,7 +24,7 @@ class Task(NamedTuple):
     gathers what a loop's iteration needs of weights, and nothing that the iteration computes.
     """
 
-    node: Node
+    node: WorkNode
     priced: Priced
     stream: int
     ps: int
@@ -66,7 +66,7 @@ class Cut:
     waits: list[Wait] = field(default_factory=list)
     posts: list[tuple[Post, tuple[int, ...]]] = field(default_factory=list)
     meet: Meet | None = None
-    nodes: list[tuple[Node, tuple[int, ...]]] = field(default_factory=list)
+    nodes: list[tuple[WorkNode, tuple[int, ...]]] = field(default_factory=list)
 
 
 class Segment(NamedTuple):
@@ -154,7 +154,7 @@ def tasks(
         made: list[Tasks] = []
         for node, deps in cut.nodes:
             work = node.work
-            if isinstance(work, Loop):
+            if isinstance(work, WorkLoop):
                 launches += totals(work.body, pricer, update, work.count).launches
                 made.append(_rolled(work, deps, (), pricer, update, slower))
                 continue
@@ -170,7 +170,7 @@ def tasks(
 
 
 def _task(
-    node: Node,
+    node: WorkNode,
     deps: tuple[int, ...],
     carried: tuple[int, ...],
     pricer: Pricer,
@@ -193,13 +193,13 @@ def _task(
 
 
 def _rolled(
-    loop: Loop, deps: tuple[int, ...], carried: tuple[int, ...], pricer: Pricer, update: bool, slower: float
+    loop: WorkLoop, deps: tuple[int, ...], carried: tuple[int, ...], pricer: Pricer, update: bool, slower: float
 ) -> Rolled:
     made: list[Tasks] = []
     streams, over = {COMPUTE}, set[tuple[str, ...]]()
     for node in loop.body.nodes:
         task: Tasks
-        if isinstance(node.work, Loop):
+        if isinstance(node.work, WorkLoop):
             task = _rolled(node.work, node.deps, node.carried, pricer, update, slower)
             streams.update(range(pricer.streams))
             over |= task.over

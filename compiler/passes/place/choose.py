@@ -8,7 +8,7 @@ from math import inf
 from compiler.graph import Node, Value
 from compiler.layout import TIME, Layout
 from compiler.ops.base import Loop
-from compiler.passes.place.region import Choice, Reason, Region
+from compiler.passes.place.region import Choice, GraphPlacer, Reason
 
 State = tuple[str, str]  # ("split", dim) | ("pending", fn) | ("whole", "")
 WHOLE: State = ("whole", "")
@@ -45,7 +45,7 @@ def move_cost(have: State, need: State, n: int, size: float) -> float:
     return (n - 1) / n * size if need[0] == "split" else inf
 
 
-def choose(region: Region, node: Node, loops: tuple[Loop, ...]) -> LoopAxes:
+def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes:
     """Decide every axis by itself, in mesh order; deterministic."""
     plan = LoopAxes(loops, [[] for _ in loops])
     held = [region.layouts(v) for v in node.inputs]
@@ -67,7 +67,7 @@ def choose(region: Region, node: Node, loops: tuple[Loop, ...]) -> LoopAxes:
     return plan
 
 
-def _passing(region: Region, node: Node, held: list[list[tuple[Layout, int]]], axis: str) -> frozenset[int]:
+def _passing(region: GraphPlacer, node: Node, held: list[list[tuple[Layout, int]]], axis: str) -> frozenset[int]:
     """Operands whose pending sum on `axis` may stay pending through this op; empty if it must be resolved."""
     pending = frozenset(
         i for i, versions in enumerate(held) if versions and all(v.pending_on(axis) == "sum" for v, _ in versions)
@@ -83,7 +83,7 @@ def _passing(region: Region, node: Node, held: list[list[tuple[Layout, int]]], a
 
 
 def _group(
-    region: Region, node: Node, held: list[list[tuple[Layout, int]]], axis: str, pending: frozenset[int]
+    region: GraphPlacer, node: Node, held: list[list[tuple[Layout, int]]], axis: str, pending: frozenset[int]
 ) -> frozenset[int]:
     """Operands that the op is jointly linear in, if these pending ones may pass through it with them."""
     scalar = all(not v.type.dims for v in node.outputs)
@@ -101,7 +101,7 @@ def _group(
     return frozenset()
 
 
-def _travels(region: Region, node: Node, group: frozenset[int]) -> bool:
+def _travels(region: GraphPlacer, node: Node, group: frozenset[int]) -> bool:
     """Whether it pays to reduce later: the result is not larger, and no other tensor would have to be whole for it."""
     out = node.outputs[0].type
     if (
@@ -122,7 +122,7 @@ def _split(held: list[list[tuple[Layout, int]]], others: frozenset[int], axis: s
     return any(held[i] and all(v.dim_of(axis) is not None for v, _ in held[i]) for i in others)
 
 
-def _room(region: Region, node: Node, plan: LoopAxes, index: int, axis: str, padded_ok: bool) -> bool:
+def _room(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str, padded_ok: bool) -> bool:
     """True if `axis` can split the loop besides the axes that it has already."""
     loop = plan.loops[index]
     if loop.kind == "whole" or (loop.kind == "move" and axis == TIME):
@@ -148,7 +148,7 @@ def _of_its_size(node: Node, loop: Loop) -> str:
     return next((n for n, size in _walked(node, loop) if size == loop.size), loop.names[0])
 
 
-def _by_weight(region: Region, node: Node, plan: LoopAxes, axis: str) -> int | None:
+def _by_weight(region: GraphPlacer, node: Node, plan: LoopAxes, axis: str) -> int | None:
     """Rule 1: an operand that is a weight, or a result that is a weight's gradient, fixes the loop."""
     for i, v in enumerate(node.inputs):
         compute = region.weights.get(v.name)
@@ -170,7 +170,7 @@ def _by_weight(region: Region, node: Node, plan: LoopAxes, axis: str) -> int | N
 
 
 def _by_cost(
-    region: Region,
+    region: GraphPlacer,
     node: Node,
     plan: LoopAxes,
     held: list[list[tuple[Layout, int]]],
@@ -220,7 +220,7 @@ def _by_cost(
     region.shared.choices.append(Choice(out.name, axis, plan.loops[found[0][2]].names, reason, candidates))
 
 
-def _order(region: Region, node: Node, plan: LoopAxes, held: list[list[tuple[Layout, int]]]) -> None:
+def _order(region: GraphPlacer, node: Node, plan: LoopAxes, held: list[list[tuple[Layout, int]]]) -> None:
     """Where several axes split one loop: the order that the largest operand has already, new axes as the minor ones."""
     for k, axes in enumerate(plan.axes):
         if len(axes) < 2:

@@ -15,10 +15,10 @@ from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.passes.copying import renamed
 from compiler.passes.place.choose import LoopAxes, choose
-from compiler.passes.place.region import Region
+from compiler.passes.place.region import GraphPlacer
 
 
-def place_node(region: Region, node: Node) -> None:
+def place_node(region: GraphPlacer, node: Node) -> None:
     """Append the node (and what it needs) to the region."""
     constant = all(v.name in region.constants for v in node.inputs)
     if constant and len(node.outputs) == 1 and not isinstance(node.op, Repeat):
@@ -41,7 +41,7 @@ def place_node(region: Region, node: Node) -> None:
         region.versions[node.outputs[0].name] = [v for v in versions if v.value is got]
 
 
-def _apart(region: Region, node: Node) -> Node:
+def _apart(region: GraphPlacer, node: Node) -> Node:
     """`1 - x` with the number as an operand, where x is a sum over micro-batches: the number counts in one of them."""
     op = node.op
     if not isinstance(op, Map) or op.fn not in ("add", "sub") or len(node.inputs) != 1:
@@ -60,7 +60,7 @@ def _apart(region: Region, node: Node) -> Node:
     return Node(Map(op.fn, (None, None)), operands, node.outputs, node.span)
 
 
-def _place_weight_cast(region: Region, node: Node) -> None:
+def _place_weight_cast(region: GraphPlacer, node: Node) -> None:
     """A cast weight stays in the storage layout (so that it is gathered in the smaller type) and remains a weight."""
     source = region.versions[node.inputs[0].name][0]
     region.nodes.append(Node(node.op, (source.value,), node.outputs, node.span))
@@ -80,7 +80,7 @@ def walked(
     return [found.get(d.name, ()) for d in value.type.dims]
 
 
-def _operand(region: Region, node: Node, plan: LoopAxes, i: int) -> Value:
+def _operand(region: GraphPlacer, node: Node, plan: LoopAxes, i: int) -> Value:
     """The operand in the layout that the plan asks for, with halos fetched and padding masked."""
     value = node.inputs[i]
     dims = walked(plan.loops, plan.axes, value, i)
@@ -109,7 +109,7 @@ def _operand(region: Region, node: Node, plan: LoopAxes, i: int) -> Value:
 
 
 def _fetch_halo(
-    region: Region, got: Value, layout: Layout, d: int, loop: Loop, axes: tuple[str, ...]
+    region: GraphPlacer, got: Value, layout: Layout, d: int, loop: Loop, axes: tuple[str, ...]
 ) -> tuple[Value, Layout]:
     left, right = loop.halo
     piece = local_type(got.type, Layout(layout.dims), region.sizes).dims[d]
@@ -128,7 +128,7 @@ def _fetch_halo(
     return out, wide
 
 
-def _emit(region: Region, node: Node, plan: LoopAxes, inputs: tuple[Value, ...]) -> None:
+def _emit(region: GraphPlacer, node: Node, plan: LoopAxes, inputs: tuple[Value, ...]) -> None:
     """Append the op and define its results' layouts: split loops, pending sums, borders to give back."""
     pending = {a: "sum" for a in plan.passing}
     for loop, axes in zip(plan.loops, plan.axes, strict=True):

@@ -14,7 +14,7 @@ from compiler.passes.copying import graph_values, laid, renamed
 from compiler.passes.divide import aside, of_data
 from compiler.passes.place.effects import check_effects
 from compiler.passes.place.node import place_node
-from compiler.passes.place.region import Choice, GradMark, Region, RelayoutRecord, Shared
+from compiler.passes.place.region import Choice, GradMark, GraphPlacer, RelayoutRecord, Shared
 from compiler.passes.place.repeat import export, mark_gradients, place_repeat
 from compiler.passes.place.rules import Rules
 from compiler.passes.prune import prune
@@ -110,8 +110,8 @@ def place(training: Training) -> Placed:
         shared.gradients[g.name] = GradMark(w.name, dims)
     mark_gradients(training.backward, shared.gradients)
 
-    def region(graph: Graph, cls: str, axes: tuple[str, ...]) -> Region:
-        r = Region(shared, cls, axes)
+    def region(graph: Graph, cls: str, axes: tuple[str, ...]) -> GraphPlacer:
+        r = GraphPlacer(shared, cls, axes)
         for v in graph.inputs:
             if v.name in compute and cls != "optimizer":
                 r.weights[v.name] = compute[v.name]
@@ -195,7 +195,7 @@ def _laid(placed: Placed, layouts: dict[str, Layout]) -> Placed:
     )
 
 
-def _enter(region: Region, value: Value, layout: Layout) -> Value:
+def _enter(region: GraphPlacer, value: Value, layout: Layout) -> Value:
     """`value` comes into this graph in `layout`: under a name of its own if it had another layout where it was made."""
     if region.shared.layouts.get(value.name, layout) == layout:
         region.define(value, layout)
@@ -215,12 +215,12 @@ def _refines(value: Value, layout: Layout, finer: Layout, sizes: dict[str, int])
         return False
 
 
-def _nodes(region: Region, graph: Graph) -> None:
+def _nodes(region: GraphPlacer, graph: Graph) -> None:
     for n in graph.nodes:
         (place_repeat if isinstance(n.op, Repeat) else place_node)(region, n)
 
 
-def _data_inputs(region: Region, graph: Graph, training: Training) -> None:
+def _data_inputs(region: GraphPlacer, graph: Graph, training: Training) -> None:
     """Data in the declared layout; `step` and the states that the backward pass reads (the loss scale) replicated."""
     data = {i.value.name for i in training.model.inputs}
     totals = set(training.totals)
@@ -235,7 +235,7 @@ def _data_inputs(region: Region, graph: Graph, training: Training) -> None:
             region.constants.add(v.name)
 
 
-def _total(region: Region, value: Value, metric: bool) -> Value:
+def _total(region: GraphPlacer, value: Value, metric: bool) -> Value:
     """A scalar of the step: whole on every device, summed over micro-batches later. A metric may also be a maximum."""
     region.reader = value.name
     fn = region.natural(value).pending_on(TIME) if metric else None
@@ -243,7 +243,7 @@ def _total(region: Region, value: Value, metric: bool) -> Value:
     return region.demand(value, Layout(tuple(() for _ in value.type.dims), timed))
 
 
-def _as_made(region: Region, value: Value) -> Value:
+def _as_made(region: GraphPlacer, value: Value) -> Value:
     """What becomes whole when all micro-batches are in: as it was made, always a sum or maximum over them."""
     region.reader = value.name
     layout = region.natural(value)
@@ -253,7 +253,7 @@ def _as_made(region: Region, value: Value) -> Value:
     return region.demand(value, layout)
 
 
-def _output(region: Region, value: Value) -> Value:
+def _output(region: GraphPlacer, value: Value) -> Value:
     """Each micro-batch's own part, or what all of them add up to; what is the same in all of them counts once."""
     region.reader = value.name
     natural = region.natural(value)
@@ -264,14 +264,14 @@ def _output(region: Region, value: Value) -> Value:
     return region.demand(value, Layout(layout.dims, ((TIME, fn or "sum"),)))
 
 
-def _round(region: Region, round: Round, training: Training) -> PlacedRound:
+def _round(region: GraphPlacer, round: Round, training: Training) -> PlacedRound:
     """Its own part of the batch on every device; what several devices have to add up is added up once."""
     shared = region.shared
     _data_inputs(region, round.graph, training)
     _nodes(region, round.graph)
     made = [_as_made(region, v) for v in round.graph.outputs]
     batch = prune(Graph("batch", round.graph.inputs, tuple(region.nodes), tuple(made)))
-    once = Region(shared, "activations", [a for a in region.axes if a != TIME])
+    once = GraphPlacer(shared, "activations", [a for a in region.axes if a != TIME])
     sums, totals = [], []
     for v, total in zip(made, round.totals, strict=True):
         entered = renamed(total, shared.names.fresh(f"{total.name}.parts"))
@@ -288,7 +288,7 @@ def _finish(shared: Shared, training: Training, parts: Sequence[Value]) -> Graph
     """Of what was added up; the metrics are whole on every device."""
     assert training.finish is not None
     graph = training.finish.graph
-    once = Region(shared, "activations", [a for a in shared.rules.axes if a != TIME])
+    once = GraphPlacer(shared, "activations", [a for a in shared.rules.axes if a != TIME])
     for v, part in zip(graph.inputs, parts, strict=False):
         once.define(v, _untimed(shared.layouts[part.name]))
     _data_inputs(once, graph, training)
@@ -304,7 +304,7 @@ def _whole(layout: Layout) -> Layout:
     return Layout(tuple(tuple(a for a in axes if a != TIME) for axes in layout.dims))
 
 
-def _total_gradient(region: Region, value: Value) -> Value:
+def _total_gradient(region: GraphPlacer, value: Value) -> Value:
     """A gradient as it is accumulated: as stored or pending as it was made, always a sum over micro-batches."""
     region.reader = value.name
     got = export(region, value)

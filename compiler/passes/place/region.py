@@ -84,14 +84,14 @@ class Version:
     bytes: int
 
 
-class Region:
+class GraphPlacer:
     """Values live in *versions*: layouts they were made in or brought into. Readers pull; versions are shared.
 
     Constants (what depends on no data and no weight) have no version until a reader asks; they are then computed in
     just the layout that it needs, which never communicates. Invariants of a loop are brought into layouts outside it.
     """
 
-    def __init__(self, shared: Shared, cls: str, axes: Sequence[str], parent: Region | None = None) -> None:
+    def __init__(self, shared: Shared, cls: str, axes: Sequence[str], parent: GraphPlacer | None = None) -> None:
         self.shared, self.cls, self.axes, self.parent = shared, cls, tuple(axes), parent
         self.rules = shared.rules
         self.sizes = shared.rules.sizes

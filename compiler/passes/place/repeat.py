@@ -10,7 +10,7 @@ from compiler.ops.elementwise import Cast, Map, Transpose
 from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Rename
 from compiler.passes.place.node import place_node
-from compiler.passes.place.region import GradMark, Region, Version
+from compiler.passes.place.region import GradMark, GraphPlacer, Version
 
 _TRIALS = 3
 
@@ -19,7 +19,7 @@ _TRIALS = 3
 class _Trial:
     """One attempt at a body: what enters, what leaves."""
 
-    region: Region
+    region: GraphPlacer
     inputs: list[Value]
     params: list[Value]
     natural: list[Layout]
@@ -36,18 +36,18 @@ class _Before:
     versions: dict[str, list[Version]]
 
     @staticmethod
-    def of(region: Region) -> _Before:
+    def of(region: GraphPlacer) -> _Before:
         shared = region.shared
         versions = {k: list(v) for k, v in region.versions.items()}
         return _Before(len(region.nodes), len(shared.choices), len(shared.moves), len(shared.diagnostics), versions)
 
-    def restore(self, region: Region) -> None:
+    def restore(self, region: GraphPlacer) -> None:
         del region.nodes[self.nodes :], region.shared.choices[self.choices :], region.shared.moves[self.moves :]
         region.shared.diagnostics.forget(self.findings)
         region.versions = {k: list(v) for k, v in self.versions.items()}
 
 
-def place_repeat(region: Region, node: Node) -> None:
+def place_repeat(region: GraphPlacer, node: Node) -> None:
     """Append the placed loop. Accumulators may carry a pending sum (`_stays_pending`); all else enters resolved."""
     op = node.op
     assert isinstance(op, Repeat)
@@ -67,7 +67,7 @@ def place_repeat(region: Region, node: Node) -> None:
     _finish(region, node, op, trial, layouts)
 
 
-def _stays_pending(region: Region, natural: Layout, outer: Value) -> bool:
+def _stays_pending(region: GraphPlacer, natural: Layout, outer: Value) -> bool:
     """Whether a carry that an iteration gives in the layout `natural` and that begins as `outer` goes on like that.
 
     From zero on it costs nothing. A sum over micro-batches is ready in none of them, so it must, whatever it begins as.
@@ -77,13 +77,13 @@ def _stays_pending(region: Region, natural: Layout, outer: Value) -> bool:
     return TIME in dict(natural.pending) or _zero(region, outer)
 
 
-def _zero(region: Region, value: Value) -> bool:
+def _zero(region: GraphPlacer, value: Value) -> bool:
     made = region.lazy.get(value.name)
     return made is not None and made.op.uniform() == 0
 
 
-def _try(region: Region, node: Node, op: Repeat, layouts: list[Layout]) -> _Trial:
-    inner = Region(region.shared, region.cls, region.axes, region)
+def _try(region: GraphPlacer, node: Node, op: Repeat, layouts: list[Layout]) -> _Trial:
+    inner = GraphPlacer(region.shared, region.cls, region.axes, region)
     inputs: list[Value] = []
     params: list[Value] = []
     for outer, param, layout in zip(node.inputs, op.body.inputs, layouts, strict=False):
@@ -126,7 +126,7 @@ def _try(region: Region, node: Node, op: Repeat, layouts: list[Layout]) -> _Tria
     return _Trial(inner, inputs, params, natural)
 
 
-def _stack(region: Region, outer: Value) -> tuple[Value, Layout]:
+def _stack(region: GraphPlacer, outer: Value) -> tuple[Value, Layout]:
     """The stack in a layout that keeps the loop dim whole and nothing pending."""
     if outer.name in region.weights:
         version = region.versions[outer.name][0]
@@ -139,7 +139,7 @@ def _stack(region: Region, outer: Value) -> tuple[Value, Layout]:
     return region.demand(outer, layout), layout
 
 
-def _finish(region: Region, node: Node, op: Repeat, trial: _Trial, layouts: list[Layout]) -> None:
+def _finish(region: GraphPlacer, node: Node, op: Repeat, trial: _Trial, layouts: list[Layout]) -> None:
     inner = trial.region
     outputs: list[Value] = []
     results: list[Layout] = []
@@ -162,7 +162,7 @@ def _finish(region: Region, node: Node, op: Repeat, trial: _Trial, layouts: list
         region.define(out, Layout(((), *layout.dims), layout.pending))
 
 
-def _as_sum(region: Region, value: Value) -> Value:
+def _as_sum(region: GraphPlacer, value: Value) -> Value:
     """What a scan gives at each position: a sum that is pending is reduced once outside, not at each position."""
     known = [layout for layout, _ in region.layouts(value)]
     if known and all(layout.pending and all(fn == "sum" for _, fn in layout.pending) for layout in known):
@@ -170,7 +170,7 @@ def _as_sum(region: Region, value: Value) -> Value:
     return export(region, value)
 
 
-def export(region: Region, value: Value) -> Value:
+def export(region: GraphPlacer, value: Value) -> Value:
     """What leaves a graph or body: gradients may leave pending (in their storage layout), everything else resolved."""
     mark = region.shared.gradients.get(value.name)
     if mark is None or region.cls == "optimizer":

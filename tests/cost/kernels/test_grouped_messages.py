@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compiler.cost.kernels.program import features
-from compiler.cost.kernels.work import Collective, Loop, Part
+from compiler.cost.kernels.work import Collective, Part, WorkLoop
 from compiler.driver import compile_job
 from compiler.evaluate import evaluate
 from dsl.source import Source
@@ -49,7 +49,7 @@ def _messages(part: Part) -> list[Collective]:
     found: list[Collective] = []
     for i, node in enumerate(part.nodes):
         assert all(d < i for d in node.deps)
-        if isinstance(node.work, Loop):
+        if isinstance(node.work, WorkLoop):
             found += _messages(node.work.body)
         elif isinstance(node.work, Collective):
             found.append(node.work)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import parc
-from compiler.cost.kernels.work import Collective, Loop, Node, Part, Product
+from compiler.cost.kernels.work import Collective, Part, Product, WorkLoop, WorkNode
 from compiler.cost.price.calibration import DEFAULT, Calibration
 from compiler.cost.price.collectives import (
     bandwidth,
@@ -297,17 +297,17 @@ def test_axes_that_run_at_once_share_links() -> None:
     what spans both needs the inner links for its part of them."""
     inner, outer = work("all_gather", "tp", role="weights"), work("all_gather", "dp", role="weights")
     a, b = 7 / 8 * V / 100e9, 7 / 8 * V / 10e9
-    assert seconds(Part((Node("a", inner), Node("b", outer)))) == pytest.approx(max(a, b))
-    assert seconds(Part((Node("a", outer), Node("b", outer)))) == pytest.approx(2 * b)
+    assert seconds(Part((WorkNode("a", inner), WorkNode("b", outer)))) == pytest.approx(max(a, b))
+    assert seconds(Part((WorkNode("a", outer), WorkNode("b", outer)))) == pytest.approx(2 * b)
     both = work("all_gather", "dp", "tp", role="weights")
     inside, outside = level_seconds(both, MACHINE, CAL)
     assert inside < outside
-    pair = Part((Node("a", both), Node("b", inner)))
+    pair = Part((WorkNode("a", both), WorkNode("b", inner)))
     assert seconds(pair) == pytest.approx(max(outside, inside + a))
     # Ten of them keep the links inside busy for longer than the one outside.
-    many = Part((Node("a", both), *(Node(f"{i}", inner) for i in range(10))))
+    many = Part((WorkNode("a", both), *(WorkNode(f"{i}", inner) for i in range(10))))
     assert seconds(many) == pytest.approx(inside + 10 * a)
-    after = Part((Node("a", inner), Node("b", both)))
+    after = Part((WorkNode("a", inner), WorkNode("b", both)))
     assert seconds(after) == pytest.approx(a + outside)
 
 
@@ -316,7 +316,7 @@ def test_sends_share_links_with_collectives() -> None:
     collective = work("all_reduce", "dp")
     taken = collective_seconds(collective, MACHINE, CAL)
     product = Product(1, 1, 10**6, 1, "f16", round(taken * 1e12))  # as long, bound by memory
-    part = Part((Node("a", Loop(3, Part((Node("b", product), Node("c", collective))))),))
+    part = Part((WorkNode("a", WorkLoop(3, Part((WorkNode("b", product), WorkNode("c", collective))))),))
     pricer = Pricer(MACHINE, CAL.changed(vector=1.0))
     assert slower_sends({("F", 0): part}, {("F", 0): 4}, pricer) == pytest.approx((1.0, 4 / 3))
     assert slower_sends({("U", 0): part}, {("U", 0): 1}, pricer) == (1.0, 1.0)

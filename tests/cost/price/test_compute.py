@@ -11,7 +11,7 @@ import pytest
 
 import parc
 from compiler.cost.kernels.program import features
-from compiler.cost.kernels.work import Loop, Node, Part, Product, Vector
+from compiler.cost.kernels.work import Part, Product, Vector, WorkLoop, WorkNode
 from compiler.cost.price.calibration import DEFAULT, calibration
 from compiler.cost.price.compute import alignment, filled, launches, product_seconds, tile_share, vector_seconds
 from compiler.cost.price.machine import Machine, machine
@@ -167,7 +167,11 @@ def test_every_kernel_is_launched() -> None:
 def test_the_host_is_a_floor() -> None:
     """A function of short kernels takes as long as the host needs to dispatch them; of long ones as long as these."""
     part = Part(
-        (Node("a", BIG), Node("b", Vector(0, 0, 1, 0, "f16"), (0,)), Node("c", Loop(7, Part((Node("d", BIG),)))))
+        (
+            WorkNode("a", BIG),
+            WorkNode("b", Vector(0, 0, 1, 0, "f16"), (0,)),
+            WorkNode("c", WorkLoop(7, Part((WorkNode("d", BIG),)))),
+        )
     )
     work = 8 * BIG.flops / 100e12
     for host, expected in ((1.0, 9.0), (1e-6, work)):
@@ -181,9 +185,9 @@ def test_the_host_is_a_floor() -> None:
 GPT = {"layers": 4, "hidden": 256, "heads": 4, "seq": 64, "vocab": 512}
 
 
-def vectors(part: Part, times: int = 1) -> Iterator[tuple[Node, Vector, int]]:
+def vectors(part: Part, times: int = 1) -> Iterator[tuple[WorkNode, Vector, int]]:
     for node in part.nodes:
-        if isinstance(node.work, Loop):
+        if isinstance(node.work, WorkLoop):
             yield from vectors(node.work.body, times * node.work.count)
         elif isinstance(node.work, Vector):
             yield node, node.work, times

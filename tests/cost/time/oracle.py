@@ -266,7 +266,7 @@ class _Device:
                 self.items.append(Meet((of.key, micro, alike), len(alike), self.pricer.meet(of)))
             else:
                 idle = False
-                mine = self.loop(of, needs) if isinstance(of, work.Loop) else {self.item(node, needs)}
+                mine = self.loop(of, needs) if isinstance(of, work.WorkLoop) else {self.item(node, needs)}
             ends.append(mine)
         self.end(posts, ends, stage, micro, groups)
 
@@ -284,7 +284,7 @@ class _Device:
         ends[:] = [set() for _ in ends]
         self.launches, self.kernel = 0.0, None
 
-    def loop(self, loop: work.Loop, outer: set[int]) -> set[int]:
+    def loop(self, loop: work.WorkLoop, outer: set[int]) -> set[int]:
         """All iterations, one after the other. What gathers a layer's weights goes when the layer before begins: when
         computation has done all that comes before that layer."""
         before: list[set[int]] = []
@@ -300,12 +300,12 @@ class _Device:
                 ahead = isinstance(of, work.Collective) and of.role == "weights" and not (node.deps or node.carried)
                 if ahead and i and begins[i - 1] is not None:
                     needs.add(begins[i - 1])  # type: ignore[arg-type]
-                ends.append(self.loop(of, needs) if isinstance(of, work.Loop) else {self.item(node, needs)})
+                ends.append(self.loop(of, needs) if isinstance(of, work.WorkLoop) else {self.item(node, needs)})
             before = ends
             made |= {x for of_node in ends for x in of_node}
         return made
 
-    def item(self, node: work.Node, needs: set[int]) -> int:
+    def item(self, node: work.WorkNode, needs: set[int]) -> int:
         """A kernel, message or copy; the index of its item."""
         of = node.work
         priced = self.pricer.price(of, self.update)
@@ -337,7 +337,7 @@ class _Device:
         compute = beside = 0
         for node in part.nodes:
             of = node.work
-            if isinstance(of, work.Loop):
+            if isinstance(of, work.WorkLoop):
                 inner = self.sums(of.body, times * of.count)
                 compute, beside = compute + inner[0], beside + inner[1]
             elif isinstance(of, (work.Product, work.Vector)):

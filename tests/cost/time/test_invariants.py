@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compiler.cost.kernels.work import Copy, Node
+from compiler.cost.kernels.work import Copy, WorkNode
 from compiler.cost.price.calibration import of_cluster
 from compiler.cost.price.pricer import COMM, COMPUTE, Priced
 from compiler.cost.time.simulate import Simulation
@@ -77,7 +77,7 @@ def test_bubbles_are_those_of_the_closed_formulas(stages: int, micro: int, sched
 def exposed(*tasks: tuple[Priced, int, tuple[int, ...]]) -> dict[str, int]:
     """What is waited for, by axes, of tasks (price, picoseconds, what they wait for) in one segment."""
     made = tuple(
-        Task(Node("x", Copy(0, "hbm", "host")), priced, priced.stream, ps, deps, (), priced.blocking, priced.axes)
+        Task(WorkNode("x", Copy(0, "hbm", "host")), priced, priced.stream, ps, deps, (), priced.blocking, priced.axes)
         for priced, ps, deps in tasks
     )
     return play(Segment(Cut(), made, 0), COMM + 2).exposed
