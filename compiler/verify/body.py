@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from compiler.graph import Dim, Graph, Node, Type, Value
-from compiler.ops.base import OpError
+from compiler.layout import Layout
+from compiler.ops.base import Op, OpError
 from compiler.ops.comm import Comm, Relayout
 from compiler.ops.effects import Effect
+from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.program import Program
 from compiler.text.attrs import OPS
@@ -47,6 +49,8 @@ class _Checker:
         self.report = report
         self.sizes = program.sizes
         self.kinds = {a.name: a.kind for a in program.axes}
+        self.fine: dict[object, list[Fills]] = {}  # what was found right -> what is known of its results
+        self.formed: set[object] = set()
 
     def body(self, body: Graph, scope: _Scope) -> None:
         for i, instr in enumerate(body.nodes):
@@ -57,12 +61,17 @@ class _Checker:
         if var.name in scope.taken:
             self.report.error("E0611", site, f"%{var.name} is defined twice", "names are unique within a function")
         scope.taken.add(var.name)
+        shape = (var.layout, len(var.type.dims), scope.timeless)
+        if shape in self.formed:
+            scope.known[var.name] = var
+            return True
         problems = check_layout(var, self.kinds, scope.timeless)
         for code, message, help in problems:
             self.report.error(code, site, message, help)
         if problems:
             scope.broken.add(var.name)
         else:
+            self.formed.add(shape)
             scope.known[var.name] = var
         return not problems
 
@@ -98,6 +107,11 @@ class _Checker:
                 return [("E0612", f"the result must have the operand's type {ins[0].type}", None)]
             scope.fills[outs[0].name] = op.fills(fills[0])
             return check_comm(op, ins[0], outs[0], self.sizes, self.kinds)
+        key = (_key(op), _laid(ins), _laid(outs), tuple([tuple(f.items()) for f in fills]))
+        known = self.fine.get(key)
+        if known is not None:  # layers and stages are alike: what was found right is right again
+            scope.fills.update(zip((v.name for v in outs), known))
+            return ()
         try:
             types = op.infer(*(v.type for v in ins))
         except OpError as error:
@@ -105,8 +119,12 @@ class _Checker:
         if types != tuple(v.type for v in outs):
             stated = ", ".join(str(v.type) for v in outs)
             return [("E0612", f"the results are {', '.join(map(str, types))}, stated {stated or 'nothing'}", None)]
-        scope.fills.update(zip((v.name for v in outs), result_fills(op, ins, outs, fills), strict=True))
-        return check_local(op, ins, outs, self.sizes, fills)
+        made = result_fills(op, ins, outs, fills)
+        scope.fills.update(zip((v.name for v in outs), made, strict=True))
+        found = check_local(op, ins, outs, self.sizes, fills)
+        if not found:
+            self.fine[key] = made
+        return found
 
     def repeat(
         self, op: Repeat, ins: list[Value], outs: tuple[Value, ...], scope: _Scope, site: Site
@@ -145,6 +163,15 @@ class _Checker:
     def stack(var: Value, op: Repeat) -> Value:
         type = Type(var.type.dtype, (Dim(op.label, op.count), *var.type.dims))
         return Value(var.name, type, layout=var.layout.stacked())
+
+
+def _key(op: Op) -> object:
+    """The op, by which equal ones are the same: numbers that are equal may be of several types."""
+    return (op, *map(type, op.slots)) if isinstance(op, Map) else op
+
+
+def _laid(values: Sequence[Value]) -> tuple[tuple[Type, Layout], ...]:
+    return tuple([(v.type, v.layout) for v in values])
 
 
 def _same(got: Value, want: Value, what: str) -> list[Finding]:
