@@ -94,7 +94,7 @@ class Traced(Replay):
         self.found.outputs = tuple(dict.fromkeys(b for b in self.outputs.values() if not b.static))
         self.found.saved, self.found.length = dict(self.saved), self.clock + 1
         self.found.alive.update((b, (1 << self.clock + 1) - (1 << s.born)) for b, s in self.spans.items())
-        _sort(self.found, self.ended)
+        _sort(self.found, self.ended, tuple(self.spans.values()))
         return effect
 
     def _new(self, name: str, size: int, origin: str = Role.ACTIVATION, memory: str = FIRST) -> Buffer:
@@ -138,8 +138,12 @@ class Traced(Replay):
         self.nest = outer
 
 
-def _sort(found: Lives, ended: Sequence[_Span]) -> None:
-    """Which of an action's own buffers have a place of their own, and which take turns."""
+def _sort(found: Lives, ended: Sequence[_Span], left: Sequence[_Span]) -> None:
+    """Which of an action's own buffers have a place of their own, and which take turns.
+
+    left: what stays behind the action. Of a loop's results it stands for those of iterations that are not replayed,
+    too, which begin beside what the iteration before made.
+    """
     for s in ended:
         if s.loop:
             found.turning[s.site] = (s.loop, s.buffer.bytes, s.buffer.memory)
@@ -154,12 +158,15 @@ def _sort(found: Lives, ended: Sequence[_Span]) -> None:
     for key, spans in turns.items():
         first = spans[0].buffer
         alive = (2 << max(s.died for s in spans)) - (1 << min(s.born for s in spans))
-        found.rings[key] = Ring(first.name, first.bytes, first.memory, _most(spans), alive)
+        begun = [(s.born, s.born) for s in left if found.turning.get(s.site) == key]
+        found.rings[key] = Ring(
+            first.name, first.bytes, first.memory, _most([*((s.born, s.died) for s in spans), *begun]), alive
+        )
 
 
-def _most(spans: Sequence[_Span]) -> int:
-    """How many are alive at once."""
-    changes = sorted([(s.born, 0) for s in spans] + [(s.died, 1) for s in spans])
+def _most(spans: Sequence[tuple[int, int]]) -> int:
+    """How many (born, died) are alive at once."""
+    changes = sorted([(born, 0) for born, _ in spans] + [(died, 1) for _, died in spans])
     now = most = 0
     for _, ends in changes:
         now += -1 if ends else 1

@@ -142,8 +142,8 @@ CODES: tuple[Code, ...] = (
         "E0413",
         "a layout does not fit its tensor",
         "`layout block.mlp.w1[d, f/tp]` lists the dims of one tensor, each once, without the dims of loops.",
-        _file("layout block.mlp.w1[f/tp]"),
-        _file("layout block.mlp.w1[d, f/tp]"),
+        _file("layout block.mlp.w1[f/tp]\nlayout block.mlp.w2[f/tp, d]"),
+        _file("layout block.mlp.w1[d, f/tp]\nlayout block.mlp.w2[f/tp, d]"),
     ),
     Code(
         "E0414",
