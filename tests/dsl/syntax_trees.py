@@ -144,7 +144,7 @@ tasks = st.one_of(
         maybe(names),
     ),
     st.builds(ast.OptimizerUse, bare_calls),
-    st.builds(ast.Frozen, tuples(patterns), tuples(patterns)),
+    st.builds(ast.Frozen, tuples(patterns), tuples(patterns)).filter(lambda f: f.weights or f.keep),
     st.builds(ast.Precision, names, maybe(names), maybe(expressions)),
     st.builds(ast.Data, bare_calls),
     st.builds(ast.Seed, expressions),
