@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from compiler.graph import DTYPES, Dim, Type
 from compiler.layout import TIME, Layout
+from compiler.model import Init
 from compiler.program import Affine
 from compiler.text.attrs import MICRO
 from compiler.text.lexer import Token, tokens
@@ -281,3 +282,15 @@ class Cursor:
             help = did_you_mean(axis, self.sizes) or f"there are {', '.join(self.sizes) or 'none'}"
             raise self.error("E0605", f"there is no axis `{axis}`", start, help)
         return axis
+
+    def initialiser(self) -> Init:
+        """`normal(0.1)`: how a weight or a state begins."""
+        kind = self.text("an initialiser")
+        args: list[float] = []
+        if self.take("("):
+            while not self.sees(")"):
+                args.append(self.number())
+                if not self.take(","):
+                    break
+            self.mark(")")
+        return Init(kind, tuple(args))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from compiler.homes import Homes
 from compiler.memory.tiers import FIRST
-from compiler.model import Init
 from compiler.ops.common import listed
 from compiler.origin import DECLARED
 from compiler.program import Axis, DeviceClass, Entry, Function, InputDecl, LoopRange, Program, Schedule, StateDecl
@@ -263,7 +262,7 @@ class _Parser(ScheduleParser):
             name = self.text("the state's name")
             self.mark(":")
             type, layout = self.type()
-            init = self._init() if self.take("=") else None
+            init = self.initialiser() if self.take("=") else None
             memory = self.text() if self.take_word("in") else FIRST
             logical = self.text() if self.take_word("of") else name
             chunk = self.natural() if self.take_word("chunk") else 0
@@ -273,14 +272,3 @@ class _Parser(ScheduleParser):
         except ParcError as error:
             self.skip(error)
             return None
-
-    def _init(self) -> Init:
-        kind = self.text("an initialiser")
-        args: list[float] = []
-        if self.take("("):
-            while not self.sees(")"):
-                args.append(self.number())
-                if not self.take(","):
-                    break
-            self.mark(")")
-        return Init(kind, tuple(args))

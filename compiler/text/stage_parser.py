@@ -14,7 +14,6 @@ from compiler.model import (
     TRAIN_STEP,
     DataInput,
     Finish,
-    Init,
     Job,
     Model,
     Precision,
@@ -210,21 +209,10 @@ class _Parser(FactParser, BodyParser):
         self.placed = placed
         return value
 
-    def _init(self) -> Init:
-        self.mark("=")
-        kind = self.text("an initialiser")
-        args: list[float] = []
-        if self.take("("):
-            while not self.sees(")"):
-                args.append(self.number())
-                if not self.take(","):
-                    break
-            self.mark(")")
-        return Init(kind, tuple(args))
-
     def _weight(self) -> Weight:
         value = self.declared()
-        init = self._init()
+        self.mark("=")
+        init = self.initialiser()
         loops = self.fact_of(tuple[str, ...]) if self.take_word("loops") else ()
         frozen = self.take_word("frozen")
         self.end_line()
@@ -234,7 +222,9 @@ class _Parser(FactParser, BodyParser):
         found: list[State] = []
         while self.sees_word(Role.COUNTER) or self.sees_word(Role.OPTIMIZER):
             role = Role(self.next().text)
-            value, init = self.declared(), self._init()
+            value = self.declared()
+            self.mark("=")
+            init = self.initialiser()
             of = self.text() if self.take_word("of") else None
             self.end_line()
             found.append(State(value, init, role, of))
