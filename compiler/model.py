@@ -10,6 +10,7 @@ from typing import Any
 from compiler.graph import Graph, Value
 from compiler.memory.tiers import FIRST, Memory
 from compiler.origin import Role
+from compiler.strategy import Strategy
 from dsl.source import NOWHERE, Span
 
 # --- model ---------------------------------------------------------------------------------------
@@ -150,128 +151,6 @@ class Cluster:
         own = Memory(FIRST, self.device.memory, self.device.bandwidth)
         return {FIRST: own} | {m.name: m for m in self.memories}
 
-
-# --- strategy ------------------------------------------------------------------------------------
-#
-# `span` is where a rule stands (one of the standard library: where its tactic is applied), `by` the strategy's own
-# statement that applies the tactic from which it comes, if it comes from one.
-
-CLASSES = ("weights", "activations", "gradients", "optimizer")
-
-
-@dataclass(frozen=True, slots=True)
-class MeshAxis:
-    """A mesh axis; the last of a mesh has neighbouring devices."""
-
-    name: str
-    size: int
-    span: Span = field(default=NOWHERE, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class SplitRule:
-    """Of each tensor of the classes in the scope, the first of `dims` that it has is split on `axis`."""
-
-    dims: tuple[str, ...]
-    axis: str
-    classes: tuple[str, ...] = CLASSES
-    scope: str | None = None
-    pad: bool = False
-    span: Span = field(default=NOWHERE, compare=False)
-    by: Span | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class ShardRule:
-    """The storage of these classes (`optimizer`, `gradients`, `weights`) is also split on `axis`: ZeRO-1/2/3.
-
-    pad: a weight of which no dim divides is stored in uneven pieces, else whole.
-    """
-
-    classes: tuple[str, ...]
-    axis: str
-    scope: str | None = None
-    pad: bool = False
-    span: Span = field(default=NOWHERE, compare=False)
-    by: Span | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class LayoutRule:
-    """One tensor's layout, written out: per dim its axes, major to minor."""
-
-    tensor: str
-    dims: tuple[tuple[str, tuple[str, ...]], ...]
-    span: Span = field(default=NOWHERE, compare=False)
-    by: Span | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class PipelineRule:
-    """The rolled loop `label` is cut into stages along `axis`. `cuts`: first layer of each stage but the first."""
-
-    label: str
-    axis: str
-    schedule: str = "gpipe"
-    chunks: int = 1
-    cuts: tuple[int, ...] | None = None
-    span: Span = field(default=NOWHERE, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class PlaceRule:
-    """What the scope computes lives at coordinate `index` of `axis`."""
-
-    scope: str
-    axis: str
-    index: int
-    span: Span = field(default=NOWHERE, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class RecomputeRule:
-    """The backward pass computes what the scope (None: everything) made again, but for `keep`."""
-
-    scope: str | None = None
-    keep: tuple[str, ...] = ()
-    span: Span = field(default=NOWHERE, compare=False)
-    by: Span | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class OffloadRule:
-    """Tensors of these classes in the scope (None: everywhere) rest in `memory` (`host` or `nvme`)."""
-
-    classes: tuple[str, ...]
-    memory: str
-    scope: str | None = None
-    span: Span = field(default=NOWHERE, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Strategy:
-    """Layouts, places and an order. `microbatches` of dim `microbatch_dim` (None: first dim of the first input)."""
-
-    name: str
-    mesh: tuple[MeshAxis, ...] = ()
-    splits: tuple[SplitRule, ...] = ()
-    shards: tuple[ShardRule, ...] = ()
-    layouts: tuple[LayoutRule, ...] = ()
-    pipelines: tuple[PipelineRule, ...] = ()
-    places: tuple[PlaceRule, ...] = ()
-    recomputes: tuple[RecomputeRule, ...] = ()
-    microbatches: int = 1
-    microbatch_dim: str | None = None
-    span: Span = field(default=NOWHERE, compare=False)
-    offloads: tuple[OffloadRule, ...] = ()
-    microbatch_span: Span = field(default=NOWHERE, compare=False)
-
-    @property
-    def devices(self) -> int:
-        return prod(a.size for a in self.mesh)
-
-
-SERIAL = Strategy("serial")
 
 TRAIN_STEP, EVALUATE = "train_step", "evaluate"
 """What a program can be asked to do: a step of training; the loss, the metrics and the outputs of a batch."""

@@ -17,8 +17,9 @@ from compiler.cost.time.simulate import Simulation
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate.index import index_model
 from compiler.memory.tiers import FIRST
-from compiler.model import Job, MeshAxis, RecomputeRule, ShardRule, SplitRule, Strategy
+from compiler.model import Job
 from compiler.origin import Role, outer, scopes
+from compiler.strategy import MeshAxis, RecomputeRule, ShardRule, SplitRule, Strategy
 from compiler.verify import verify
 from dsl.diagnostics import ParcError
 from parc.memory import Measure, Needs, of_stack

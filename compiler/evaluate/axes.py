@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from compiler.model import Strategy
+from compiler.strategy import Strategy
 from dsl.diagnostics import Diagnostic, fail
 from dsl.source import Span
 

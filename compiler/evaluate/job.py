@@ -21,7 +21,8 @@ from compiler.evaluate.statics import static_scope
 from compiler.evaluate.strategy import build_strategy
 from compiler.evaluate.values import Defined, Skip
 from compiler.graph import FLOATS, Names
-from compiler.model import SERIAL, Cluster, DataSpec, Job, Model, Precision, Strategy, WeightUpdate
+from compiler.model import Cluster, DataSpec, Job, Model, Precision, WeightUpdate
+from compiler.strategy import SERIAL, Strategy
 from dsl import ast
 from dsl.diagnostics import ParcError, fail
 

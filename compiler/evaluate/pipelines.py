@@ -12,8 +12,8 @@ from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import AxisRef
-from compiler.model import MeshAxis, PipelineRule, SplitRule
 from compiler.schedules import check_schedule, legal_microbatches
+from compiler.strategy import MeshAxis, PipelineRule, SplitRule
 from dsl import ast
 from dsl.diagnostics import ParcError, did_you_mean, fail, plural
 from dsl.source import Span

@@ -18,9 +18,10 @@ from compiler.evaluate.session import Call, Session, is_std, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
 from compiler.memory.tiers import EXAMPLES
-from compiler.model import (
+from compiler.model import Cluster
+from compiler.origin import within
+from compiler.strategy import (
     CLASSES,
-    Cluster,
     LayoutRule,
     MeshAxis,
     OffloadRule,
@@ -31,7 +32,6 @@ from compiler.model import (
     SplitRule,
     Strategy,
 )
-from compiler.origin import within
 from dsl import ast
 from dsl.diagnostics import ParcError, did_you_mean, fail, plural
 from dsl.source import Span

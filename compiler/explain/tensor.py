@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from compiler.explain.index import GRADIENT, ITSELF, Index, LayoutChange
 from compiler.graph import Value
 from compiler.layout import TIME, Layout, local_type
-from compiler.model import ShardRule, Weight
+from compiler.model import Weight
 from compiler.origin import within
 from compiler.passes.place.place import Placed
 from compiler.passes.place.region import Reason
 from compiler.passes.place.rules import Rules, place_axes
 from compiler.passes.stage import ALL, Staged
 from compiler.program import Program
+from compiler.strategy import ShardRule
 from dsl.diagnostics import Diagnostics, did_you_mean, fail
 from dsl.source import Span
 

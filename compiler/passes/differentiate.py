@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from compiler.graph import Builder, Graph, Names, Node, Value
-from compiler.model import Model, RecomputeRule
+from compiler.model import Model
 from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast
 from compiler.origin import outer
@@ -18,6 +18,7 @@ from compiler.passes.residuals import Closing, ResidualContext
 from compiler.passes.simplify import anything, merge_equal, simplify
 from compiler.passes.sum_in_own_type import sum_in_own_type
 from compiler.passes.transpose import Label, OpenRepeat, cotangent, transpose
+from compiler.strategy import RecomputeRule
 
 
 class Differentiated(NamedTuple):

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from compiler.model import LayoutRule, RecomputeRule, ShardRule, SplitRule
+from compiler.strategy import LayoutRule, RecomputeRule, ShardRule, SplitRule
 from dsl.diagnostics import Diagnostics, Note
+from dsl.source import NOWHERE
 
 Rule = SplitRule | ShardRule | LayoutRule | RecomputeRule
 
@@ -25,11 +26,15 @@ class Idle:
 
 
 def report_idle(rows: Iterable[tuple[Rule, object, Idle | None]], diagnostics: Diagnostics) -> None:
-    """Rows of a rule, its kind, and why it is idle, if it is. One that the strategy itself states must not be."""
+    """Rows of a rule, its kind, and why it is idle, if it is. One that the strategy itself states must not be.
+
+    A rule that stands nowhere was read from the text of a stage: it was looked at where it was written, which is known
+    there alone (which tactic brought it).
+    """
     rows = list(rows)
     useful = {(r.by, kind) for r, kind, idle in rows if idle is None or idle.said}
     for r, kind, idle in rows:
-        if idle is None or (r.by is not None and (r.by, kind) in useful):
+        if idle is None or r.span == NOWHERE or (r.by is not None and (r.by, kind) in useful):
             continue
         notes = [("by this rule of the tactic", r.span)] if r.by not in (None, r.span) else []
         diagnostics.error("E0542", idle.message, r.by or r.span, notes=[*notes, *idle.notes], help=idle.help)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from compiler.graph import Graph, Node
-from compiler.model import PlaceRule
 from compiler.ops.repeat import Repeat
 from compiler.origin import scopes, within
 from compiler.passes.recompute import levels
+from compiler.strategy import PlaceRule
 from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
 
 

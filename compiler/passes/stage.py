@@ -13,7 +13,6 @@ from math import prod
 
 from compiler.graph import Graph, Node, Value
 from compiler.homes import Homes
-from compiler.model import PipelineRule
 from compiler.ops.comm import MaskPad
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
@@ -21,6 +20,7 @@ from compiler.origin import Origin, Phase
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
 from compiler.passes.places import place_of, places, ranks
+from compiler.strategy import PipelineRule
 from dsl.diagnostics import Diagnostic, ParcError
 
 ALL = -1

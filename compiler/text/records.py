@@ -1,4 +1,4 @@
-"""Facts as text: numbers, texts, lists and records of `compiler.model` (`Axis(name = "dp", size = 2)`).
+"""Facts as text: numbers, texts, lists and records of a job (`MeshAxis(name = "dp", size = 2)`).
 
 What a field holds by default is left out, and so is what does not count when records are compared (spans).
 """
@@ -11,12 +11,16 @@ from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 import compiler.model
+import compiler.strategy
 from compiler.text.attrs import show_number
 from compiler.text.cursor import MAX_NESTING, Cursor
 from dsl.diagnostics import did_you_mean
 
 RECORDS: dict[str, type[Any]] = {
-    name: cls for name, cls in vars(compiler.model).items() if isinstance(cls, type) and is_dataclass(cls)
+    name: cls
+    for module in (compiler.model, compiler.strategy)
+    for name, cls in vars(module).items()
+    if isinstance(cls, type) and is_dataclass(cls)
 }
 
 

@@ -10,7 +10,6 @@ from compiler.graph import Graph, Value
 from compiler.layout import Layout
 from compiler.memory.tiers import FIRST
 from compiler.model import (
-    SERIAL,
     TRAIN_STEP,
     DataInput,
     Finish,
@@ -28,6 +27,7 @@ from compiler.ops.comm import Relayout
 from compiler.origin import Origin, Phase, Role
 from compiler.passes.place.place import Placed, PlacedRound
 from compiler.passes.place.rules import Rules
+from compiler.strategy import SERIAL
 from compiler.text.attrs import OPS
 from compiler.text.bodies import BodyParser
 from compiler.text.locations import Site

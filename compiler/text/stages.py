@@ -15,23 +15,11 @@ from dataclasses import fields, replace
 from compiler.graph import Graph, Value
 from compiler.layout import Layout
 from compiler.memory.tiers import FIRST
-from compiler.model import (
-    SERIAL,
-    Cluster,
-    DataInput,
-    DataSpec,
-    Finish,
-    Init,
-    Job,
-    Model,
-    Precision,
-    State,
-    Strategy,
-    Training,
-)
+from compiler.model import Cluster, DataInput, DataSpec, Finish, Init, Job, Model, Precision, State, Training
 from compiler.ops.base import Op
 from compiler.origin import Phase
 from compiler.passes.place.place import Placed
+from compiler.strategy import SERIAL, Strategy
 from compiler.text.attrs import quote, show_dims, show_number
 from compiler.text.printer import Show, Sizes, show_type
 from compiler.text.printer import show_graph as show_lines

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from compiler.graph import Graph
-from compiler.model import Model, RecomputeRule
+from compiler.model import Model
 from compiler.passes.differentiate import Differentiated, differentiate
 from compiler.passes.verify_graph import verify_graph, verify_names
+from compiler.strategy import RecomputeRule
 from tests.passes.models import Arrays, data_for, run_graph
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from compiler.graph import Builder, Dim, Graph, Names, Node, Type, Value
-from compiler.model import SERIAL, DataInput, Init, Job, Model, Precision, RecomputeRule, Strategy, Weight
+from compiler.model import DataInput, Init, Job, Model, Precision, Weight
 from compiler.ops.base import Op
 from compiler.ops.contract import Contract
 from compiler.ops.create import Full, Iota, Random
@@ -17,6 +17,7 @@ from compiler.ops.index import Take
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Merge, Rename, Split
+from compiler.strategy import SERIAL, RecomputeRule, Strategy
 from runtime.numpy import STORAGE, CallContext, Env, LocalValue, plan, quiet
 
 Arrays = dict[str, Any]

@@ -13,7 +13,7 @@ import pytest
 
 from compiler.driver import run_passes
 from compiler.graph import Graph, Names
-from compiler.model import Init, Job, Model, RecomputeRule, Training, Weight
+from compiler.model import Init, Job, Model, Training, Weight
 from compiler.passes.across import across
 from compiler.passes.copying import graph_values
 from compiler.passes.differentiate import Derivative, add_in_own_type, close, merge, transposed, without_dead_code
@@ -28,6 +28,7 @@ from compiler.passes.split import split
 from compiler.passes.stage import ALL, stage
 from compiler.passes.sum_in_own_type import sum_in_own_type
 from compiler.program import on_updates
+from compiler.strategy import RecomputeRule
 from compiler.text import parse_program, show
 from compiler.text.stage_parser import parse_graph, parse_stage
 from compiler.text.stages import show_graph

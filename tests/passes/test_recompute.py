@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from compiler.graph import Graph
-from compiler.model import Model, RecomputeRule
+from compiler.model import Model
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
 from compiler.passes.verify_graph import bodies
+from compiler.strategy import RecomputeRule
 from dsl.diagnostics import ParcError
 from dsl.source import Span
 from tests.passes.checks import agrees_with_differences, differentiated, gradients, saved_bytes

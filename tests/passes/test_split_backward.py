@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from compiler.graph import Builder, Dim, Graph, Names, Type, Value
-from compiler.model import Model, RecomputeRule
+from compiler.model import Model
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.passes.split_backward import split_backward
 from compiler.passes.verify_graph import verify_graph, verify_names
+from compiler.strategy import RecomputeRule
 from tests.passes.checks import differentiated
 from tests.passes.models import data_for, gpt, repeats, run_graph
 from tests.passes.test_differentiate import nested, rnn

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from compiler.graph import Builder, Dim, Names, Type, Value
-from compiler.model import DataInput, Init, Job, Model, Precision, State, Strategy, Weight, WeightUpdate
+from compiler.model import DataInput, Init, Job, Model, Precision, State, Weight, WeightUpdate
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
+from compiler.strategy import Strategy
 
 
 def momentum(w: Weight, dtype: str) -> WeightUpdate:

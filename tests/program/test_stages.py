@@ -128,3 +128,18 @@ graph g (
     (x,), (z,) = graph.inputs, graph.outputs
     assert (x.memory, x.origin.phase, x.origin.of, x.origin.path) == ("host", "again", "y", "y")
     assert (z.memory, z.origin.phase, z.origin.of, z.origin.path) == ("hbm", "moved", "x", "far.away")
+
+
+def test_rules_that_overlap_within_tactics_are_read_back(tmp_path: Path) -> None:
+    """Of what a tactic brings some may change nothing; which tactic brought a rule is no part of the text."""
+    given = (EXAMPLES / "gpt.par").read_text(encoding="utf-8").replace("../", f"{EXAMPLES.parent}/")
+    given = given.replace("  data_parallel(dp)\n", "  data_parallel(dp)\n  fsdp(dp)\n").replace(
+        "(context_parallel, ", "(fsdp, context_parallel, "
+    )
+    file = tmp_path / "gpt.par"
+    file.write_text(given, encoding="utf-8")
+    want = parc.emit(file, params={"dp": 2})
+    for stage in STAGES:
+        printed = tmp_path / f"gpt.{stage}"
+        printed.write_text(parc.emit(file, stage, params={"dp": 2}), encoding="utf-8")
+        assert parc.emit(printed) == want

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from compiler.cost.kernels.work import Product
 from compiler.graph import Graph, Node
 from compiler.layout import local_type
-from compiler.model import Strategy
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.program import FunctionPhase, Program
+from compiler.strategy import Strategy
 from dsl.source import Span
 
 

@@ -33,9 +33,10 @@ from compiler import stacks
 from compiler.graph import ITEMSIZE
 from compiler.layout import Layout, local_type
 from compiler.memory.tiers import FIRST
-from compiler.model import Device, ShardRule, Strategy
+from compiler.model import Device
 from compiler.origin import Role, within
 from compiler.program import DeviceClass, StateDecl
+from compiler.strategy import ShardRule, Strategy
 
 MEGATRON, PYTORCH = 10.0, 14.0
 """Bytes per logit that a loss holds at its peak: in 16 bits, and two or three values in f32."""

@@ -12,11 +12,12 @@ from math import prod
 
 from compiler.graph import Graph
 from compiler.layout import Layout
-from compiler.model import CLASSES, LayoutRule, ShardRule, SplitRule, Strategy, Training, Weight
+from compiler.model import Training, Weight
 from compiler.ops.repeat import Repeat
 from compiler.origin import within
 from compiler.passes.idle import Idle, Rule, report_idle
 from compiler.passes.place.rules import Rules
+from compiler.strategy import CLASSES, LayoutRule, ShardRule, SplitRule, Strategy
 from dsl.diagnostics import Note
 from dsl.source import Span
 

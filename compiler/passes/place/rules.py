@@ -8,9 +8,10 @@ from math import prod
 
 from compiler.graph import Type
 from compiler.layout import TIME, Layout
-from compiler.model import Job, LayoutRule, ShardRule, SplitRule, Strategy
+from compiler.model import Job
 from compiler.origin import within
 from compiler.passes.place.standins import chosen, stand_in
+from compiler.strategy import LayoutRule, ShardRule, SplitRule, Strategy
 from dsl.diagnostics import Diagnostics
 
 

@@ -11,9 +11,10 @@ from dataclasses import replace
 from itertools import combinations
 
 from compiler.graph import Graph
-from compiler.model import Model, SplitRule
+from compiler.model import Model
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
+from compiler.strategy import SplitRule
 
 
 def chosen(rules: Sequence[SplitRule], sizes: Mapping[str, int], model: Model) -> list[SplitRule]:
