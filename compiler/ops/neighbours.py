@@ -11,21 +11,34 @@ from compiler.ops.comm import Comm, LayoutError, Operand, Pattern, Sizes, dim_of
 
 
 @dataclass(frozen=True, slots=True)
-class _Borders(Comm):
-    """Base of exchanges of borders."""
+class _Neighbours(Comm):
+    """Base: some rows of a piece along `dim` go to the neighbours along `axes`."""
 
     message: ClassVar[bool] = True
     pattern: ClassVar[Pattern] = Pattern.NEIGHBOURS
     dim: str
     axes: tuple[str, ...]
+
+    def rows(self, piece: Type) -> int:
+        """Elements along the dim that leave a device."""
+        raise NotImplementedError
+
+    def sent(self, piece: Type, sizes: Sizes) -> float:
+        return piece.bytes / piece.size(self.dim) * self.rows(piece)
+
+    def volume(self, before: Type, after: Type, sizes: Sizes) -> int:
+        return before.elements // before.size(self.dim) * self.rows(before)
+
+
+@dataclass(frozen=True, slots=True)
+class _Borders(_Neighbours):
+    """Base of exchanges of borders."""
+
     left: int
     right: int
 
-    def sent(self, piece: Type, sizes: Sizes) -> float:
-        return piece.bytes / piece.size(self.dim) * (self.left + self.right)
-
-    def volume(self, before: Type, after: Type, sizes: Sizes) -> int:
-        return before.elements // before.size(self.dim) * (self.left + self.right)
+    def rows(self, piece: Type) -> int:
+        return self.left + self.right
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +84,11 @@ class HaloAdd(_Borders):
 
 
 @dataclass(frozen=True, slots=True)
-class ShiftAcross(Comm):
+class ShiftAcross(_Neighbours):
     """Every element moves `by` places along `dim`, from piece to piece along `axes`; `fill` follows."""
 
     mnemonic: ClassVar[str] = "shift_across"
     spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "dim"), ("over", "axes"), ("by", "by"), ("with", "fill"))
-    message: ClassVar[bool] = True
-    pattern: ClassVar[Pattern] = Pattern.NEIGHBOURS
-    dim: str
-    axes: tuple[str, ...]
     by: int
     fill: float
 
@@ -96,12 +105,6 @@ class ShiftAcross(Comm):
             raise LayoutError(f"shift by {self.by} along {self.dim} of {x.type.dims[i].size}")
         return layout
 
-    def sent(self, piece: Type, sizes: Sizes) -> float:
-        return piece.bytes / piece.size(self.dim) * self._rows(piece)
-
-    def volume(self, before: Type, after: Type, sizes: Sizes) -> int:
-        return before.elements // before.size(self.dim) * self._rows(before)
-
-    def _rows(self, piece: Type) -> int:
-        """Elements along the dim that leave a device: all, if they move further than its piece is long."""
+    def rows(self, piece: Type) -> int:
+        """All, if they move further than the piece is long."""
         return min(abs(self.by), piece.size(self.dim))

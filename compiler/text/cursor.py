@@ -294,3 +294,14 @@ class Cursor:
                     break
             self.mark(")")
         return Init(kind, tuple(args))
+
+    def bounds(self) -> tuple[int | None, int | None]:
+        """The rest of an input's line: nothing, or `in 0..10`, with either end left out where there is none."""
+        low: int | None = None
+        high: int | None = None
+        if self.take_word("in"):
+            low = None if self.sees("..") else self.integer()
+            self.mark("..")
+            high = None if self.sees("newline") else self.integer()
+        self.end_line()
+        return low, high

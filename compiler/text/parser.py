@@ -155,14 +155,7 @@ class _Parser(ScheduleParser):
         type, layout = self.type()
         if any(layout.dims) or layout.pending or layout.halo:
             raise self.error("E0605", "inputs are declared with their whole sizes, without axes", start)
-        low: int | None = None
-        high: int | None = None
-        if self.take_word("in"):
-            low = None if self.sees("..") else self.integer()
-            self.mark("..")
-            high = None if self.sees("newline") else self.integer()
-        self.end_line()
-        return InputDecl(name, type, low, high)
+        return InputDecl(name, type, *self.bounds())
 
     # --- classes ---
 

@@ -194,14 +194,7 @@ class _Parser(FactParser, BodyParser):
 
     def _input_line(self) -> DataInput:
         value = self.declared() if not self.placed else self._unlaid()
-        low: int | None = None
-        high: int | None = None
-        if self.take_word("in"):
-            low = None if self.sees("..") else self.integer()
-            self.mark("..")
-            high = None if self.sees("newline") else self.integer()
-        self.end_line()
-        return DataInput(value, low, high)
+        return DataInput(value, *self.bounds())
 
     def _unlaid(self) -> Value:
         placed, self.placed = self.placed, False

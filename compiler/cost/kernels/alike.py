@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from compiler.cost.kernels.work import Product
-from compiler.graph import Graph, Node
-from compiler.layout import local_type
-from compiler.ops.contract import Contract
-from compiler.ops.repeat import Repeat
+from compiler.cost.kernels.flops import products
+from compiler.graph import Node
 from compiler.origin import Phase
-from compiler.program import FunctionPhase, Program
+from compiler.program import Program
 from compiler.strategy import Strategy
 from dsl.source import Span
 
@@ -38,27 +35,14 @@ class Alike:
 def alike(program: Program) -> dict[str, Alike]:
     """By axis, where there is anything; the update's products are not counted. No axis of places is here."""
     found = {a.name: Alike(a.name, a.size) for a in program.axes if a.kind == "mesh" and a.size > 1}
-    for c in program.classes:
-        members = len(c.groups) * (program.devices // program.groups)
-        for f in c.functions:
-            if f.phase is not FunctionPhase.UPDATE:
-                runs = program.microbatches if f.phase.per_microbatch else 1
-                _walk(f.body, members * runs, program.sizes, found)
+    for node, flops in products(program) if found else ():
+        used = {a for v in node.inputs for axes in v.layout.dims for a in axes}  # what is contracted included
+        for axis in found.values():
+            if axis.axis not in used:
+                name = node.output.name
+                before = axis.products[name][0] if name in axis.products else 0.0
+                axis.products[name] = before + flops * (1 - 1 / axis.size), node
     return {name: a for name, a in found.items() if a.products}
-
-
-def _walk(body: Graph, times: int, sizes: Mapping[str, int], found: Mapping[str, Alike]) -> None:
-    for node in body.nodes:
-        if isinstance(node.op, Repeat):
-            _walk(node.op.body, times * node.op.count, sizes, found)
-        elif isinstance(node.op, Contract) and Product.of(*(v.type for v in (*node.inputs, *node.outputs))):
-            used = {a for v in node.inputs for axes in v.layout.dims for a in axes}  # what is contracted included
-            flops = float(node.op.flops([local_type(v.type, v.layout, sizes) for v in node.inputs]) * times)
-            for axis in found.values():
-                if axis.axis not in used:
-                    name = node.output.name
-                    before = axis.products[name][0] if name in axis.products else 0.0
-                    axis.products[name] = before + flops * (1 - 1 / axis.size), node
 
 
 def free_dims(node: Node, axis: Alike) -> list[str]:

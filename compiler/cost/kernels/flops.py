@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from compiler.cost.kernels.seats import Seats, occupied
@@ -110,25 +110,27 @@ def program_flops(program: Program) -> dict[str, float]:
     A product is what is one by whole types: a device's piece may be a single row of a single column.
     """
     found: dict[str, float] = {}
+    for node, flops in products(program):
+        dtype = node.inputs[0].type.dtype
+        found[dtype] = found.get(dtype, 0.0) + flops
+    return found
+
+
+def products(program: Program) -> Iterator[tuple[Node, float]]:
+    """Each product outside of the update, with the FLOPs that all devices of its class compute of it in a step."""
     for c in program.classes:
         members = len(c.groups) * (program.devices // program.groups)
         for f in c.functions:
             if f.phase is not FunctionPhase.UPDATE:
                 runs = program.microbatches if f.per_microbatch else 1
-                _computed(f.body, members * runs, program.sizes, found)
-    return found
+                yield from _computed(f.body, members * runs, program.sizes)
 
 
-def _computed(body: Graph, times: int, sizes: Mapping[str, int], found: dict[str, float]) -> None:
-    """Adds a body's products, of the pieces that a device has."""
-    known = {v.name: (v.type, local_type(v.type, v.layout, sizes)) for v in body.inputs}
-    for instr in body.nodes:
-        known.update((v.name, (v.type, local_type(v.type, v.layout, sizes))) for v in instr.outputs)
-        if isinstance(instr.op, Repeat):
-            _computed(instr.op.body, times * instr.op.count, sizes, found)
-        elif isinstance(instr.op, Contract):
-            of = [known[v.name] for v in (*instr.inputs, instr.outputs[0])]
-            if Product.of(*(whole for whole, _ in of)):
-                dtype = of[0][0].dtype
-                flops = instr.op.flops([local for _, local in of[:2]])
-                found[dtype] = found.get(dtype, 0.0) + float(times * flops)
+def _computed(body: Graph, times: int, sizes: Mapping[str, int]) -> Iterator[tuple[Node, float]]:
+    """A body's products, of the pieces that a device has."""
+    for node in body.nodes:
+        if isinstance(node.op, Repeat):
+            yield from _computed(node.op.body, times * node.op.count, sizes)
+        elif isinstance(node.op, Contract) and Product.of(*(v.type for v in (*node.inputs, *node.outputs))):
+            pieces = [local_type(v.type, v.layout, sizes) for v in node.inputs]
+            yield node, float(times * node.op.flops(pieces))
