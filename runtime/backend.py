@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from compiler.graph import Type
 from compiler.layout import TIME
 from compiler.memory.tiers import FIRST
 from compiler.model import Init
-from compiler.ops.base import Op
+from compiler.ops.base import ByOp, Op
 
 Array = Any
 """An array of the backend."""
@@ -154,23 +154,17 @@ class Backend(Protocol):
 
 Planner = Callable[[Any, Sequence[LocalValue], Sequence[LocalValue], Any], Kernel]
 """From an op, its operands' and results' local values, and where they are, to a kernel."""
-P = TypeVar("P", bound=Planner)
 
 
 class Kernels:
     """The kernels of a backend. `@kernel(Op, …)` above a planner registers it, where `kernel` is an instance."""
 
     def __init__(self) -> None:
-        self.planners: dict[type[Op], Planner] = {}
+        self.planners: ByOp[Planner] = ByOp()
 
-    def __call__(self, *ops: type[Op]) -> Callable[[P], P]:
+    def __call__(self, *ops: type[Op]) -> Callable[[Planner], Planner]:
         """Register the planner that follows as that of these ops."""
-
-        def register(planner: P) -> P:
-            self.planners.update(dict.fromkeys(ops, planner))
-            return planner
-
-        return register
+        return self.planners.of(*ops)
 
     def plan(self, op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], where: Any) -> Kernel:
         """A closure that computes `op`; KeyError for ops that are not computation."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from compiler.graph import Type, Value
 
@@ -162,3 +162,19 @@ class Op:
     def default_name(self, inputs: Sequence[Value]) -> str:
         """Stem of the result's name where the source gave none."""
         return self.mnemonic
+
+
+Code = TypeVar("Code")
+
+
+class ByOp(dict[type[Op], Code]):
+    """What there is for each op: derivatives, kernels, what executors do for collectives."""
+
+    def of(self, *ops: type[Op]) -> Callable[[Code], Code]:
+        """Enter the function that follows for these ops: `@table.of(Op)`."""
+
+        def enter(code: Code) -> Code:
+            self.update(dict.fromkeys(ops, code))
+            return code
+
+        return enter

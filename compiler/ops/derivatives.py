@@ -13,10 +13,10 @@ functions have theirs in `ops.functions`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from compiler.graph import Builder, Dim, Type, Value
-from compiler.ops.base import Op
+from compiler.ops.base import ByOp, Op
 from compiler.ops.contract import Contract
 from compiler.ops.create import Full, Iota
 from compiler.ops.elementwise import Broadcast, Cast, Map, Transpose
@@ -30,20 +30,11 @@ from compiler.ops.window import Fold, Window
 Values = Sequence[Value]
 Cotangents = list[Value | None]
 Rule = Callable[[Any, Builder, Value, Values, Values], Cotangents]
-R = TypeVar("R", bound=Rule)
 
-RULES: dict[type[Op], Rule] = {}
-"""The rule of each op that has a derivative."""
+RULES: ByOp[Rule] = ByOp()
+"""The rule of each op that has a derivative; `@derivative(Op)` above it enters it."""
 
-
-def derivative(op: type[Op]) -> Callable[[R], R]:
-    """Register the rule that follows as the op's."""
-
-    def register(rule: R) -> R:
-        RULES[op] = rule
-        return rule
-
-    return register
+derivative = RULES.of
 
 
 def vjp(op: Op, b: Builder, inputs: Values, outputs: Values, cotangents: Sequence[Value | None]) -> Cotangents:

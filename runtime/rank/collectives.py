@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from compiler.graph import Type
 from compiler.layout import Layout, local_type
+from compiler.ops.base import ByOp
 from compiler.ops.comm import (
     AllGather,
     AllReduce,
@@ -52,20 +53,11 @@ class Here:
 
 
 Code = Callable[[Any, Array, Here], Handle[Array]]
-F = TypeVar("F", bound=Code)
 
-CODE: dict[type[Comm], Code] = {}
-"""What a device does for each collective; filled by `collective`."""
+CODE: ByOp[Code] = ByOp()
+"""What a device does for each collective; `@collective(Op)` above it enters it."""
 
-
-def collective(op: type[Comm]) -> Callable[[F], F]:
-    """Register the code that follows as the collective's."""
-
-    def register(code: F) -> F:
-        CODE[op] = code
-        return code
-
-    return register
+collective = CODE.of
 
 
 def start_collective(op: Comm, x: Array, here: Here) -> Handle[Array]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from compiler.graph import Type
 from compiler.layout import TIME, Layout, local_type
+from compiler.ops.base import ByOp
 from compiler.ops.comm import (
     AllGather,
     AllReduce,
@@ -50,20 +51,11 @@ class Around:
 
 
 Plan = Callable[[Any, Around], Step]
-P = TypeVar("P", bound=Plan)
 
-PLANS: dict[type[Comm], Plan] = {}
-"""What plans each collective; filled by `collective`."""
+PLANS: ByOp[Plan] = ByOp()
+"""What plans each collective; `@collective(Op)` above it enters it."""
 
-
-def collective(op: type[Comm]) -> Callable[[P], P]:
-    """Register the planner that follows as the collective's."""
-
-    def register(planner: P) -> P:
-        PLANS[op] = planner
-        return planner
-
-    return register
+collective = PLANS.of
 
 
 def plan_comm(op: Comm, type_: Type, before: Layout, after: Layout, mesh: Mesh) -> Step:
