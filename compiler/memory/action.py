@@ -75,13 +75,14 @@ class Where:
 
 @dataclass(slots=True)
 class Top:
-    """The fullest moment of an action in one memory, relative to its start: bytes, by (memory, role), where, and what
-    the action's own micro-batch then holds: (name, role, bytes)."""
+    """The fullest moment of an action in one memory, relative to its start: bytes, by (memory, role), where, and how
+    many changes of buffers come before it; alive: what the action's own micro-batch then holds: (name, role, bytes)."""
 
     bytes: int
     totals: Totals
     where: Where
-    alive: list[tuple[str, str, int]]
+    changes: int
+    alive: list[tuple[str, str, int]] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -102,43 +103,65 @@ class Replay:
         self.saved: dict[str, Buffer] = {}
         self.outputs: dict[str, Buffer] = {}
         self.accumulated: dict[str, Buffer] = {}
-        self.live: dict[Buffer, None] = {}
+        self.changes: list[tuple[Buffer, str, int]] = []  # a buffer came, or changed: its role (none: it went), bytes
         self.effect = MemoryEffect({})
         self.lives: dict[int, Liveness] = {}
 
     def run(self, function: Function) -> MemoryEffect:
         self.totals = {}
         self.effect = MemoryEffect({})
-        self.live.update((b, None) for b in self.saved.values() if not b.static)
+        self.changes = [(b, b.role, b.bytes) for b in self.saved.values() if not b.static]
         self._body(function.body, {}, Where(function.name))
+        for memory, top in self.effect.peaks.items():
+            top.alive = self._alive(memory, top.changes)
         self.effect.delta = {k: v for k, v in self.totals.items() if v}
         return self.effect
 
     # --- buffers
 
-    def _count(self, b: Buffer, sign: int) -> None:
-        key = (b.memory, b.role)
+    def _count(self, b: Buffer, role: str, sign: int) -> None:
+        key = (b.memory, role)
         self.totals[key] = self.totals.get(key, 0) + sign * b.bytes
 
     def _new(self, name: str, size: int, origin: str = Role.ACTIVATION, memory: str = FIRST) -> Buffer:
         b = Buffer(size, memory, name, origin)
-        self._count(b, 1)
-        self.live[b] = None
+        self._count(b, origin, 1)
+        self.changes.append((b, origin, size))
         return b
 
     def _hold(self, b: Buffer, *, names: int = 0, slots: int = 0, accumulator: str | None = None) -> None:
         """Change who holds a buffer; frees it when nobody does."""
         if b.static:
             return
-        self._count(b, -1)
+        before = b.role
         b.names += names
         b.slots += slots
         if accumulator is not None:
             b.accumulator = accumulator
-        if b.names or b.slots or b.accumulator:
-            self._count(b, 1)
-        else:
-            self.live.pop(b, None)
+        role = b.role if b.names or b.slots or b.accumulator else ""
+        if role == before:
+            return
+        self._count(b, before, -1)
+        if role:
+            self._count(b, role, 1)
+        self.changes.append((b, role, b.bytes))
+
+    def _resize(self, b: Buffer, size: int) -> None:
+        """Let a buffer that somebody holds have another size."""
+        self._count(b, b.role, -1)
+        b.bytes = size
+        self._count(b, b.role, 1)
+        self.changes.append((b, b.role, size))
+
+    def _alive(self, memory: str, changes: int) -> list[tuple[str, str, int]]:
+        """What there is after so many changes."""
+        live: dict[Buffer, tuple[str, int]] = {}
+        for b, role, size in self.changes[:changes]:
+            if role:
+                live[b] = role, size
+            else:
+                live.pop(b, None)
+        return [(b.name, role, size) for b, (role, size) in live.items() if b.memory == memory]
 
     def _mark(self, where: Where, at: str) -> None:
         """Remember this moment if it is a peak of some memory."""
@@ -148,8 +171,7 @@ class Replay:
         for memory, total in sums.items():
             old = self.effect.peaks.get(memory)
             if old is None or total > old.bytes:
-                alive = [(b.name, b.role, b.bytes) for b in self.live if b.memory == memory]
-                self.effect.peaks[memory] = Top(total, dict(self.totals), replace(where, at=at), alive)
+                self.effect.peaks[memory] = Top(total, dict(self.totals), replace(where, at=at), len(self.changes))
 
     def _bytes(self, var: Value) -> int:
         return local_type(var.type, var.layout, self.sizes).bytes
