@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, get_args
+
+from dsl.data import dataclass
 
 if TYPE_CHECKING:
     from compiler.cost.time.slow import Variation

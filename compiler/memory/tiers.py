@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import inf
+
+from dsl.data import dataclass
 
 FIRST = "hbm"
 """The memory in which devices compute. What is said to be in none lies there."""

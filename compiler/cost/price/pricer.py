@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from compiler.cost.kernels.work import Collective, Copy, Meet, Part, Post, Product, Vector, Wait, Work, WorkNode
 from compiler.cost.price.calibration import Calibration
@@ -21,6 +20,7 @@ from compiler.cost.price.kinds import COPIES, NOTHING, Kind, Over, Stream
 from compiler.cost.price.machine import Machine
 from compiler.ops.comm import Pattern
 from compiler.traffic import in_mesh_order
+from dsl.data import dataclass
 
 PICOSECONDS = 10**12
 """Per second. Time is counted in whole picoseconds here, in seconds outside of the cost model."""
