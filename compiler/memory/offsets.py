@@ -10,12 +10,13 @@ used in turn.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from compiler.memory.lifetimes import Bundle, Lives, RingKey, Site, TracedMemory, Variant, bundle_of
 from compiler.memory.packing import Block, aligned, pack
 from compiler.memory.times import Times, later, union
 from compiler.program import FunctionPhase
+from dsl.data import dataclass
 
 NOTHING: Mapping[Bundle, Times] = {}
 
