@@ -10,6 +10,7 @@ from compiler.driver import Compiled, run_passes
 from compiler.graph import Graph
 from compiler.model import Job, Training
 from compiler.ops.repeat import Repeat
+from compiler.passes.copying import called
 from compiler.passes.pipeline import NAMES, PASSES, Pass, Work
 from compiler.passes.place.place import Placed
 from compiler.program import Program
@@ -50,7 +51,8 @@ def _nodes(made: tuple[Graph, ...] | Program) -> int:
 
 
 def _size(graph: Graph) -> int:
-    return sum(1 + (_size(n.op.body) if isinstance(n.op, Repeat) else 0) for n in graph.nodes)
+    loops = sum(_size(n.op.body) for n in graph.nodes if isinstance(n.op, Repeat))
+    return len(graph.nodes) + loops + sum(map(_size, called(graph.nodes)))
 
 
 def lowered(given: Job | Training | Placed, entry: str, timed: Callable[[PassTiming], None] | None = None) -> Compiled:

@@ -21,6 +21,7 @@ from compiler.memory.action import STATIC, Replay
 from compiler.memory.peak import ClassMemory
 from compiler.memory.tiers import FIRST
 from compiler.model import Training
+from compiler.ops.call import Call
 from compiler.ops.effects import Input
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
@@ -136,7 +137,7 @@ def _values(graph: Graph) -> int:
     total = 0
     for node in graph:
         total += sum(stored(v.type) for v in node.outputs)
-        if isinstance(node.op, Repeat):
+        if isinstance(node.op, Repeat | Call):
             total += _values(node.op.body)
     return total
 

@@ -16,7 +16,7 @@ from compiler.ops.base import Loop, Op
 from compiler.ops.comm import MaskPad, Relayout
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
-from compiler.passes.copying import copy_node, suffixed
+from compiler.passes.copying import copy_node, expanded, suffixed
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import CutLoop, Staged
 from dsl.data import dataclass
@@ -42,7 +42,10 @@ class Across:
 
 
 def across(placed: Placed, staged: Staged) -> tuple[Placed, Across]:
-    """The placed graphs, with constants in pieces. Raises ParcError for an op that reads all of a loop that is cut."""
+    """The placed graphs, with what is called in its place, and constants in pieces.
+
+    Raises ParcError for an op that reads all of a loop that is cut."""
+    placed = replace(placed, update=expanded(placed.update, Names(placed.names)))
     if staged.cut is None:
         return placed, Across()
     return _Across(placed, staged, staged.cut).run()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
+from compiler.ops.call import Call
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
 
@@ -20,11 +21,20 @@ def graph_values(graph: Graph) -> Iterator[Value]:
 
 
 def node_values(nodes: Sequence[Node]) -> Iterator[Value]:
-    """Every value that the nodes compute, and all of their bodies."""
+    """Every value that the nodes compute, and all of their bodies: those of a function once."""
+    functions = {id(g) for g in called(nodes)}
     for node in nodes:
         if isinstance(node.op, Repeat):
             yield from graph_values(node.op.body)
+        elif isinstance(node.op, Call) and id(node.op.body) in functions:
+            functions.remove(id(node.op.body))
+            yield from graph_values(node.op.body)
         yield from node.outputs
+
+
+def called(nodes: Iterable[Node]) -> list[Graph]:
+    """The functions that the nodes call, each once."""
+    return list({id(n.op.body): n.op.body for n in nodes if isinstance(n.op, Call)}.values())
 
 
 def suffixed(suffix: str, phase: Phase | None = None) -> Rename:
@@ -50,7 +60,8 @@ def _origin(value: Value, phase: Phase | None) -> Origin:
 
 
 def copy_node(node: Node, env: MutableMapping[Value, Value], names: Names, rename: Rename) -> Node:
-    """A copy whose values have new names; operands are looked up in `env`, results are added to it."""
+    """A copy whose values have new names; operands are looked up in `env`, results are added to it. What it calls
+    stays as it is."""
     op = node.op
     if isinstance(op, Repeat):
         op = replace(op, body=copy_graph(op.body, names, rename))
@@ -69,9 +80,14 @@ def copy_graph(graph: Graph, names: Names, rename: Rename) -> Graph:
 
 def laid(graph: Graph, values: Mapping[str, Value]) -> Graph:
     """The graph with other values of the same names."""
+    functions = {id(g): laid(g, values) for g in called(graph.nodes)}
 
     def node(n: Node) -> Node:
-        op = replace(n.op, body=laid(n.op.body, values)) if isinstance(n.op, Repeat) else n.op
+        op = n.op
+        if isinstance(op, Repeat):
+            op = replace(op, body=laid(op.body, values))
+        elif isinstance(op, Call):
+            op = replace(op, body=functions[id(op.body)])
         return Node(op, tuple(values[v.name] for v in n.inputs), tuple(values[v.name] for v in n.outputs), n.span)
 
     inputs, outputs = ([values[v.name] for v in row] for row in (graph.inputs, graph.outputs))
@@ -84,3 +100,29 @@ def substituted(node: Node, env: Mapping[Value, Value]) -> Node:
     if all(a is b for a, b in zip(inputs, node.inputs)):
         return node
     return Node(node.op, inputs, node.outputs, node.span)
+
+
+def expanded(graph: Graph, names: Names) -> Graph:
+    """The graph with what each call does in its place, under names after what that is done for."""
+    nodes: list[Node] = []
+    env: dict[Value, Value] = {}
+    for node in graph.nodes:
+        inputs = tuple(env.get(v, v) for v in node.inputs)
+        op = node.op
+        if not isinstance(op, Call):
+            nodes.append(substituted(node, env))
+            continue
+        inner = dict(zip(op.body.inputs, inputs, strict=True))
+        results = dict(zip(reversed(op.body.outputs), reversed(node.outputs), strict=True))
+        for n in op.body.nodes:
+            copy = copy_node(n, inner, names, after(op.at))
+            outputs = tuple(results.get(v, made) for v, made in zip(n.outputs, copy.outputs, strict=True))
+            inner.update(zip(n.outputs, outputs, strict=True))
+            nodes.append(replace(copy, outputs=outputs))
+        env.update((out, inner[v]) for v, out in zip(op.body.outputs, node.outputs, strict=True) if inner[v] is not out)
+    return Graph(graph.name, graph.inputs, tuple(nodes), tuple(env.get(v, v) for v in graph.outputs))
+
+
+def after(path: str) -> Rename:
+    """Puts a path in front of a name; the copy is of what is there."""
+    return lambda v: (f"{path}.{v.name}", Origin(path, v.origin.phase, path))

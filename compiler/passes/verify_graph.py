@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from compiler.graph import Graph, Node, Value
 from compiler.ops.base import OpError
 from compiler.ops.repeat import Repeat
-from compiler.passes.copying import graph_values
+from compiler.passes.copying import called, graph_values
 
 
 class GraphError(Exception):
@@ -19,11 +19,13 @@ class GraphError(Exception):
 
 
 def bodies(graph: Graph) -> Iterator[Graph]:
-    """The graph and the bodies of all loops in it."""
+    """The graph, the bodies of all loops in it, and the functions that it calls, each once."""
     yield graph
     for node in graph.nodes:
         if isinstance(node.op, Repeat):
             yield from bodies(node.op.body)
+    for function in called(graph.nodes):
+        yield from bodies(function)
 
 
 def names_unique(graph: Graph) -> Iterator[str]:

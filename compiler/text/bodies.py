@@ -9,6 +9,7 @@ from typing import Any
 from compiler.graph import Graph, Node, Type, Value
 from compiler.memory.tiers import FIRST
 from compiler.ops.base import Op
+from compiler.ops.call import Call
 from compiler.ops.comm import Relayout
 from compiler.ops.common import listed
 from compiler.ops.elementwise import Map
@@ -40,6 +41,7 @@ class BodyParser(Cursor):
         self.where = Locations()
         self.scope: dict[str, Value] = {}  # values of the body that is being read
         self.free: dict[str, Value] = {}  # values that all bodies may read
+        self.functions: dict[str, Graph] = {}  # that calls may name
         self.phase = FunctionPhase.FORWARD
 
     def give_up(self, what: str) -> None:
@@ -147,6 +149,8 @@ class BodyParser(Cursor):
         name = self.text("an op")
         if name == Repeat.mnemonic:
             return self._repeat(self._with_phase(outputs), start, site, depth)
+        if name == Call.mnemonic:
+            return self._call(self._with_phase(outputs))
         if name in FUNCTIONS:
             return self._map(name, self._with_phase(outputs))
         op = self.ops.get(name)
@@ -155,6 +159,16 @@ class BodyParser(Cursor):
         inputs = self._operands()
         made = self._attributes(op, tuple(outputs))
         return Node(made, inputs, self._with_phase(outputs, made))
+
+    def _call(self, outputs: tuple[Value, ...]) -> Node:
+        start = self.token
+        name = self.text("a function")
+        body = self.functions.get(name)
+        if body is None:
+            raise self.error("E0603", f"there is no function `{name}` above", start, did_you_mean(name, self.functions))
+        inputs = self._operands()
+        self.word("at")
+        return Node(Call(body, self.text("what it is for")), inputs, outputs)
 
     def _attributes(self, op: type[Op], outputs: tuple[Value, ...]) -> Op:
         given: dict[str, Any] = {}

@@ -11,6 +11,7 @@ from compiler.layout import Layout
 from compiler.memory.tiers import FIRST
 from compiler.numbering import Ranks
 from compiler.ops.base import Op
+from compiler.ops.call import Call
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
@@ -252,6 +253,9 @@ def _instr(instr: Node, indent: str, shown: Show) -> list[str]:
     head = f"{indent}{results} = " if results else indent
     if isinstance(op, Repeat):
         return _repeat(op, instr, head, indent, shown)
+    if isinstance(op, Call):
+        given = f"{_names(instr.inputs)} " if instr.inputs else ""
+        return [f"{head}call {quote(op.body.name)} {given}at {quote(op.at)}"]
     if isinstance(op, Map):
         if sum(s is None for s in op.slots) != len(instr.inputs):
             raise ValueError(f"{op.fn} has {len(instr.inputs)} operands for its slots {op.slots}")

@@ -18,6 +18,7 @@ from compiler.memory.tiers import FIRST
 from compiler.model import Cluster, DataInput, DataSpec, Finish, Init, Job, Model, Precision, State, Training
 from compiler.ops.base import Op
 from compiler.origin import Phase
+from compiler.passes.copying import called
 from compiler.passes.place.place import Placed
 from compiler.strategy import SERIAL, Strategy
 from compiler.text.attrs import quote, show_dims, show_number
@@ -27,7 +28,13 @@ from compiler.text.records import show_fact
 
 STAGES = ("graph", "training", "placed")
 
-PHASES = {"backward": Phase.GRADIENT, "late": Phase.GRADIENT, "update": Phase.UPDATE, "optimizer": Phase.UPDATE}
+FUNCTION = "function"
+"""The role of what a graph calls."""
+
+PHASES = {
+    **{"backward": Phase.GRADIENT, "late": Phase.GRADIENT},
+    **{"update": Phase.UPDATE, "optimizer": Phase.UPDATE, FUNCTION: Phase.UPDATE},
+}
 """What values of a graph are for, by the graph's role, if they do not say it; others: forward."""
 
 FACTS = {
@@ -59,9 +66,10 @@ def _origin(v: Value, phase: Phase) -> str:
 
 
 def show_graph(graph: Graph, role: str = "graph", sizes: Sizes = {}) -> str:  # noqa: B006
-    """A graph by itself; ends with a line end."""
+    """A graph by itself, behind what it calls; ends with a line end."""
+    before = "".join(show_graph(g, FUNCTION, sizes) + "\n" for g in called(graph.nodes))
     lines = show_lines(graph, in_graph(PHASES.get(role, Phase.FORWARD), sizes), f"{role} {quote(graph.name)}")
-    return "\n".join(lines) + "\n"
+    return before + "\n".join(lines) + "\n"
 
 
 def show_stage(found: Job | Training | Placed) -> str:
@@ -81,8 +89,12 @@ def show_stage(found: Job | Training | Placed) -> str:
 
 
 def _updates(job: Job) -> Iterable[str]:
+    shown: dict[int, str] = {}
     for u in job.updates:
-        yield "".join(f"{_state(s)}\n" for s in u.states) + f"of {quote(u.weight)}\n" + show_graph(u.graph, "optimizer")
+        first = shown.setdefault(id(u.graph), u.weight)
+        alike = first != u.weight
+        head = "".join(f"{_state(s)}\n" for s in u.states) + f"of {quote(u.weight)}"
+        yield f"{head} as {quote(first)}\n" if alike else f"{head}\n{show_graph(u.graph, 'optimizer')}"
 
 
 def _training(

@@ -180,7 +180,7 @@ def _by_cost(
 ) -> None:
     """Rule 2: split rather than replicated work, then fewest bytes moved, then the declared order."""
     out = node.outputs[0]
-    wishes = region.rules.wishes(axis, out.origin.path, region.cls)
+    wishes = region.rules.wishes(axis, region.path or out.origin.path, region.cls)
     n = region.sizes[axis]
     states = [[(state(v, layout, axis), size) for layout, size in of] for v, of in zip(node.inputs, held)]
     split = [{have[1] for have, _ in of if have[0] == "split"} for of in states]
