@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from compiler.graph import Graph, Node, Value
+from compiler.ops.call import Call
 from compiler.ops.effects import Accumulate, Read, Write
 from compiler.ops.repeat import Repeat
 from compiler.program import ALL_CHUNKS, DeviceClass, For, FunctionPhase, Program, Run, Schedule, Update
@@ -82,12 +83,14 @@ def variables(body: Graph) -> dict[str, Value]:
 
 
 def walk(body: Graph, times: int = 1) -> Iterator[tuple[Node, dict[str, Value], int]]:
-    """All instructions, those inside loops too: (instruction, the variables in its scope, how often it runs)."""
+    """All instructions, those of loops and (at each call) of functions too: (it, variables in scope, how often it runs)."""
     scope = variables(body)
     for instr in body.nodes:
         yield instr, scope, times
         if isinstance(instr.op, Repeat):
             yield from walk(instr.op.body, times * instr.op.count)
+        elif isinstance(instr.op, Call):
+            yield from walk(instr.op.body, times)
 
 
 def rounds(

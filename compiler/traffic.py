@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from compiler.graph import Graph, Type, Value
 from compiler.layout import Layout, local_type
 from compiler.ops.base import Op
+from compiler.ops.call import Call
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Send, StageReduce
 from compiler.ops.repeat import Repeat
@@ -104,6 +105,8 @@ def _messages(body: Graph, sizes: Mapping[str, int], outer: Mapping[str, Value],
         op = instr.op
         if isinstance(op, Repeat):
             yield from _messages(op.body, sizes, known, times * op.count)
+        elif isinstance(op, Call):
+            yield from _messages(op.body, sizes, {}, times)
         elif instr.inputs:
             source = known[instr.inputs[0].name]
             sent = sent_bytes(op, source.type, source.layout, sizes)

@@ -7,6 +7,7 @@ them by structure, not by name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from compiler.graph import Dim, Graph, Names, Node, Type, Value
 from compiler.layout import TIME, Layout, local_type
@@ -82,7 +83,7 @@ class Index:
         self.training = placed.training
         rounds = placed.sizes.get(TIME, 1)
         runs = [("forward", placed.forward, rounds), ("backward", placed.backward, rounds)]
-        self.update = expanded(placed.update, Names(placed.names))
+        self.update = replace(placed.update, nodes=tuple(expanded(placed.update.nodes, Names(placed.names))))
         runs += [("update", self.update, 1)]
         runs += [("metrics", placed.finish, 1)] if placed.finish is not None else []
         for r in placed.rounds:

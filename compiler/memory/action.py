@@ -17,6 +17,7 @@ follows with its real buffers:
   results of the iterations are added to that buffer's slices (`liveness.sinks`). Carries enter without a copy: the
   operand's buffer is let go in the first iteration if nothing else needs it. Slices and invariants share the operands'
   buffers.
+- A function's parameters share the buffers of the operands, as carries do; its results are what it made.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from compiler.layout import local_type
 from compiler.liveness import Liveness, liveness
 from compiler.memory.tiers import FIRST
 from compiler.ops.base import Movement
+from compiler.ops.call import Call
 from compiler.ops.effects import Accumulate, Input, Load, Read, Save
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
@@ -191,6 +193,9 @@ class Replay:
                 sunk = [name for name, into in live.sinks.items() if self._adds_to(into)]
                 self._loop(instr, instr.op, env, dying, where, sunk)
                 continue
+            if isinstance(instr.op, Call):
+                self._call(instr, instr.op, env, dying, where)
+                continue
             self._instr(instr, env, dying)
             self._mark(where, instr.outputs[0].name if instr.outputs else instr.op.mnemonic)
             for name in dying:
@@ -317,6 +322,23 @@ class Replay:
             i += 1
         for out, b in zip(instr.outputs[: op.carries], carried, strict=True):
             env[out.name] = b
+        for name in dying:
+            if name in env:
+                self._hold(env.pop(name), names=-1)
+
+    def _call(self, instr: Node, op: Call, env: dict[str, Buffer], dying: tuple[str, ...], where: Where) -> None:
+        names, results = [v.name for v in instr.inputs], [v.name for v in op.body.outputs]
+        inner = {p.name: env[name] for p, name in zip(op.body.inputs, names, strict=True)}
+        for b in inner.values():
+            self._hold(b, names=1)
+        for name in dict.fromkeys(n for n in names if n in dying):
+            self._hold(env.pop(name), names=-1)
+        self._body(op.body, inner, replace(where, loops=(*where.loops, op.at)), len(results))
+        for out, name in zip(instr.outputs, results, strict=True):
+            env[out.name] = inner[name]
+            self._hold(inner[name], names=1)
+        for name in dict.fromkeys(results):
+            self._hold(inner.pop(name), names=-1)
         for name in dying:
             if name in env:
                 self._hold(env.pop(name), names=-1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.ops.call import Call
+from compiler.ops.elementwise import Cast
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
 
@@ -102,25 +103,25 @@ def substituted(node: Node, env: Mapping[Value, Value]) -> Node:
     return Node(node.op, inputs, node.outputs, node.span)
 
 
-def expanded(graph: Graph, names: Names) -> Graph:
-    """The graph with what each call does in its place, under names after what that is done for."""
-    nodes: list[Node] = []
-    env: dict[Value, Value] = {}
-    for node in graph.nodes:
-        inputs = tuple(env.get(v, v) for v in node.inputs)
+def expanded(nodes: Iterable[Node], names: Names) -> list[Node]:
+    """The nodes with what each call does in its place, under names after what that is done for."""
+    found: list[Node] = []
+    for node in nodes:
         op = node.op
         if not isinstance(op, Call):
-            nodes.append(substituted(node, env))
+            found.append(node)
             continue
-        inner = dict(zip(op.body.inputs, inputs, strict=True))
+        inner = dict(zip(op.body.inputs, node.inputs, strict=True))
         results = dict(zip(reversed(op.body.outputs), reversed(node.outputs), strict=True))
         for n in op.body.nodes:
             copy = copy_node(n, inner, names, after(op.at))
             outputs = tuple(results.get(v, made) for v, made in zip(n.outputs, copy.outputs, strict=True))
             inner.update(zip(n.outputs, outputs, strict=True))
-            nodes.append(replace(copy, outputs=outputs))
-        env.update((out, inner[v]) for v, out in zip(op.body.outputs, node.outputs, strict=True) if inner[v] is not out)
-    return Graph(graph.name, graph.inputs, tuple(nodes), tuple(env.get(v, v) for v in graph.outputs))
+            found.append(replace(copy, outputs=outputs))
+        for v, out in zip(op.body.outputs, node.outputs, strict=True):
+            if inner[v] is not out:  # it gives an operand, or a value twice
+                found.append(Node(Cast(out.type.dtype), (inner[v],), (out,), node.span))
+    return found
 
 
 def after(path: str) -> Rename:

@@ -15,6 +15,7 @@ from compiler.ops.call import Call
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
+from compiler.passes.copying import called
 from compiler.program import (
     ALL_CHUNKS,
     Affine,
@@ -172,7 +173,10 @@ def _state(s: StateDecl, sizes: Sizes) -> str:
 
 
 def _function(f: Function, sizes: Sizes) -> list[str]:
-    return [f"  fn {_action(f.phase, f.chunk)} {{", *_instrs(f.body, "    ", in_function(sizes, f.phase)), "  }"]
+    """A function, behind those that it calls."""
+    shown = in_function(sizes, f.phase)
+    before = [f"  {line}" for g in called(f.body.nodes) for line in show_graph(g, shown, f"fn {quote(g.name)}")]
+    return [*before, f"  fn {_action(f.phase, f.chunk)} {{", *_instrs(f.body, "    ", shown), "  }"]
 
 
 def _action(phase: FunctionPhase, chunk: int) -> str:
