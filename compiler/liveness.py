@@ -83,7 +83,7 @@ def variables(body: Graph) -> dict[str, Value]:
 
 
 def walk(body: Graph, times: int = 1) -> Iterator[tuple[Node, dict[str, Value], int]]:
-    """All instructions, those of loops and (at each call) of functions too: (it, variables in scope, how often it runs)."""
+    """All instructions, those of loops and functions (at each call) too: (it, values in scope, how often it runs)."""
     scope = variables(body)
     for instr in body.nodes:
         yield instr, scope, times

@@ -203,7 +203,8 @@ class _Across:
                     self._alone(inner, n)
                 names = {v.name for v in graph_values(op.body)}
                 found = {name: dim for name, dim in self.pieces.items() if name in names}
-                self.alone[id(op.body)] = None if inner.wanted or inner.nodes else found
+                whole = any(v.type.has(self.cut.label) and v.name not in found for v in op.body.outputs)
+                self.alone[id(op.body)] = None if whole or inner.wanted or inner.nodes else found
             except _Wrong:
                 self.alone[id(op.body)], self.pieces = None, before
         pieces = self.alone[id(op.body)]

@@ -213,30 +213,40 @@ class _Update:
         params: dict[Value, Value] = {}  # what it is given: a value of the update, or of `graph`
         env: dict[Value, Value] = {graph.inputs[0]: step}
         nodes: list[Node] = []
+        called = self.names.fresh("update")
+        weight = graph.name.removesuffix("update")  # the first of the kind, after which all is called
 
-        def name(value: Value) -> tuple[str, Origin]:
-            name = f"update.{value.name.removeprefix(f'{graph.name}.')}"
-            return name, Origin(name, Phase.UPDATE)
+        def word(value: Value) -> str:
+            return value.name.removeprefix(f"{graph.name}.").removeprefix(weight)
+
+        def inside(value: Value) -> tuple[str, Origin]:
+            return f"{called}.{word(value)}", Origin(f"{called}.{word(value)}", Phase.UPDATE)
 
         def once(value: Value) -> tuple[str, Origin]:
-            return name(value)[0], UPDATE
+            return f"update.{word(value)}", UPDATE
 
-        def param(value: Value, word: str) -> Value:
+        def param(value: Value) -> Value:
             if value not in params:
-                fresh = self.names.fresh(f"update.{word}")
-                params[value] = replace(value, name=fresh, origin=Origin(fresh, Phase.UPDATE))
+                short = word(value) if value in graph.inputs else value.name.rpartition(".")[2]
+                name = self.names.fresh(f"{called}.{short}")
+                params[value] = replace(value, name=name, origin=Origin(name, Phase.UPDATE))
             return params[value]
 
-        of = graph.name.removesuffix("update")  # the first weight, after which states are called
-        env |= {v: param(v, v.name.removeprefix(f"{graph.name}.").removeprefix(of)) for v in graph.inputs[1:]}
+        def elementwise(fn: str, short: str, like: Value, *operands: Value) -> Value:
+            name = self.names.fresh(f"{called}.{short}")
+            value = replace(like, name=name, origin=Origin(name, Phase.UPDATE))
+            nodes.append(Node(Map(fn, (None,) * len(operands)), operands, (value,)))
+            return value
+
+        env |= {v: param(v) for v in graph.inputs[1:]}
         if self.clip is not None:
-            grad = graph.inputs[2]
-            env[grad] = self._inside(nodes, "mul", "clipped", env[grad], param(self.clip, "clip"))
+            grad = env[graph.inputs[2]]
+            env[graph.inputs[2]] = elementwise("mul", "clipped", grad, grad, param(self.clip))
         for node in prune_nodes(graph.nodes, graph.outputs):
             inputs = tuple(env[v] for v in node.inputs)
             if not all(v in self.of_step for v in inputs) or any(v.type.dims for v in node.outputs):
-                inner = {v: param(env[v], "given") if env[v] in self.of_step else env[v] for v in node.inputs}
-                nodes.append(copy_node(node, inner, self.names, name))
+                inner = {v: param(env[v]) if env[v] in self.of_step else env[v] for v in node.inputs}
+                nodes.append(copy_node(node, inner, self.names, inside))
                 env.update(zip(node.outputs, nodes[-1].outputs, strict=True))
                 continue
             key = (node.op, inputs)
@@ -246,22 +256,15 @@ class _Update:
                 self.shared[key] = made.outputs
                 self.of_step.update(made.outputs)
             env.update(zip(node.outputs, self.shared[key], strict=True))
-        results = [param(env[v], "given") if env[v] in self.of_step else env[v] for v in graph.outputs]
+        results = [param(env[v]) if env[v] in self.of_step else env[v] for v in graph.outputs]
         if self.finite is not None:
-            finite, old = param(self.finite, "finite"), [param(v, "old") for v in graph.inputs[1:2] + graph.inputs[3:]]
-            results = [self._inside(nodes, "where", "new", finite, new, o) for new, o in zip(results, old, strict=True)]
+            finite, old = param(self.finite), (param(v) for v in graph.inputs[1:2] + graph.inputs[3:])
+            kept = zip(results, old, strict=True)
+            results = [elementwise("where", "new", before, finite, new, before) for new, before in kept]
         used = {*(v for n in nodes for v in n.inputs), *results}
         read = {outer: inner for outer, inner in params.items() if inner in used}
-        body = Graph(self.names.fresh("update"), tuple(read.values()), tuple(nodes), tuple(results))
-        words = tuple(v.name.removeprefix(f"{graph.name}.") for v in graph.outputs)
-        return _Function(body, tuple(read), words)
-
-    def _inside(self, nodes: list[Node], fn: str, word: str, *operands: Value) -> Value:
-        """A choice between tensors, or the product of one with a number."""
-        name = self.names.fresh(f"update.{word}")
-        value = replace(operands[1 if fn == "where" else 0], name=name, origin=Origin(name, Phase.UPDATE))
-        nodes.append(Node(Map(fn, (None,) * len(operands)), operands, (value,)))
-        return value
+        body = Graph(called, tuple(read.values()), tuple(nodes), tuple(results))
+        return _Function(body, tuple(read), tuple(map(word, graph.outputs)))
 
     def _call(self, function: _Function, given: Mapping[Value, Value], weight: Value) -> tuple[Value, ...]:
         """What the function makes of a weight, its gradient and its states."""
