@@ -18,7 +18,7 @@ from compiler.ops.effects import Input
 from compiler.ops.repeat import Repeat
 from compiler.passes.copying import expanded, graph_values
 from compiler.program import DeviceClass, FunctionPhase, Program, on_updates
-from compiler.regions.mark import Regions, mark
+from compiler.regions.marks import Regions, regions_of
 from dsl.data import dataclass
 
 
@@ -47,7 +47,7 @@ class Features:
 def features(program: Program) -> Features:
     """All that prices depend on. Linear in the length of the program's text."""
     program = on_updates(program, _expanded)
-    compute, regions = compute_type(program), mark(program)
+    compute, regions = compute_type(program), regions_of(program)
     parts: list[dict[tuple[str, int], Part]] = []
     inside: list[dict[tuple[str, int], tuple[frozenset[str], frozenset[str]]]] = []
     for c in program.classes:
