@@ -10,7 +10,7 @@ from compiler.evaluate.expressions import evaluate, tensor
 from compiler.evaluate.frame import Frame
 from compiler.evaluate.modules import Module
 from compiler.evaluate.scope import Making, Scope
-from compiler.evaluate.session import Call, Session
+from compiler.evaluate.session import Session, SourceCall
 from compiler.evaluate.statements import run
 from compiler.evaluate.values import Defined, Skip, WeightVar, is_static, plain
 from compiler.graph import Graph, Names, Type, Value
@@ -87,7 +87,7 @@ def _update(
     outside.vars["step"] = step
     arguments = bind(call, entry.item.parameters, f"the optimizer `{entry.name}`", lambda e: evaluate(e, outside))
     inner = Scope(entry.module, making, frame, path, "optimizer")
-    session.stack.append(Call(entry, call.span))
+    session.stack.append(SourceCall(entry, call.span))
     try:
         bind_defaults(entry.item.parameters, arguments, inner)
         inner.vars |= {"w": w, "g": g, "step": step}
