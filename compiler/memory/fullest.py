@@ -127,7 +127,7 @@ def _types(memory: TracedMemory, action: Action | None) -> dict[str, list[tuple[
     """What a name may stand for: a value of the action, a buffer of the device, a value of another function."""
     functions = list(memory.functions.values())
     if action is not None:
-        functions.sort(key=lambda f: (f.name, f.chunk) != (action.kind, action.chunk))
+        functions.sort(key=lambda f: f.key != (action.kind, action.chunk))
     found: dict[str, list[tuple[Type, Layout]]] = {}
     for i, function in enumerate(functions):
         for instr, _, _ in walk(function.body):

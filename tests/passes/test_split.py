@@ -37,7 +37,7 @@ def gpt(*options: str, rules: str = "", schedule: str = "zero_bubble") -> Compil
 
 
 def functions(cls: DeviceClass) -> dict[str, Function]:
-    return {f.name: f for f in cls.functions}
+    return {f.phase: f for f in cls.functions}
 
 
 def contractions(function: Function) -> int:

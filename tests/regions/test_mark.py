@@ -42,7 +42,7 @@ def shares(found: Regions) -> list[float]:
 
 def functions(found: Regions, of: Program) -> set[str]:
     """The functions that have a part of an attention."""
-    return {f.name for c in of.classes for f in c.functions for n in f.body.nodes if n in found.attention}
+    return {f.phase for c in of.classes for f in c.functions for n in f.body.nodes if n in found.attention}
 
 
 def test_attention_is_found_forward_and_backward() -> None:
@@ -89,7 +89,7 @@ def test_the_loss_is_a_region_forward_and_backward() -> None:
     found = mark(of)
     assert len(found.losses) == 2
     assert {v.type.names for v in found.wide} == {("b", "s", "v")}
-    backward = {v for f in of.classes[0].functions if f.name == "B" for n in f.body.nodes for v in n.outputs}
+    backward = {v for f in of.classes[0].functions if f.phase == "B" for n in f.body.nodes for v in n.outputs}
     assert found.wide & backward and found.wide - backward
 
 

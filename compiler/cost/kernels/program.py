@@ -16,7 +16,7 @@ from compiler.graph import ITEMSIZE, Graph
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Input
 from compiler.ops.repeat import Repeat
-from compiler.program import FunctionPhase, Program
+from compiler.program import FunctionKey, FunctionPhase, Program
 from compiler.regions.mark import Regions, mark
 
 
@@ -32,21 +32,21 @@ class Features:
             fused attention does not
     """
 
-    parts: tuple[dict[tuple[str, int], Part], ...]
+    parts: tuple[dict[FunctionKey, Part], ...]
     samples: int
     tokens: int
     dtype: str
     flops: float
     compute: str
-    inside: tuple[dict[tuple[str, int], tuple[frozenset[str], frozenset[str]]], ...]
+    inside: tuple[dict[FunctionKey, tuple[frozenset[str], frozenset[str]]], ...]
     regions: Regions
 
 
 def features(program: Program) -> Features:
     """All that prices depend on. Linear in the length of the program's text."""
     compute, regions = compute_type(program), mark(program)
-    parts: list[dict[tuple[str, int], Part]] = []
-    inside: list[dict[tuple[str, int], tuple[frozenset[str], frozenset[str]]]] = []
+    parts: list[dict[FunctionKey, Part]] = []
+    inside: list[dict[FunctionKey, tuple[frozenset[str], frozenset[str]]]] = []
     for c in program.classes:
         parts.append({})
         inside.append({})
@@ -58,8 +58,8 @@ def features(program: Program) -> Features:
                 f.phase is FunctionPhase.UPDATE,
                 ITEMSIZE[compute],
             )
-            parts[-1][f.name, f.chunk] = lifter.part(f.body)
-            inside[-1][f.name, f.chunk] = frozenset(lifter.inside), frozenset(lifter.core)
+            parts[-1][f.key] = lifter.part(f.body)
+            inside[-1][f.key] = frozenset(lifter.inside), frozenset(lifter.core)
     by_dtype = program_flops(program)
     samples, tokens = _sizes(program)
     dtype = max(by_dtype, key=lambda d: by_dtype[d], default="f32")
