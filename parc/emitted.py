@@ -10,12 +10,12 @@ from compiler import driver
 from compiler.driver import Compiled, run_passes
 from compiler.graph import Graph
 from compiler.model import Job, Training
-from compiler.ops.repeat import Repeat
 from compiler.passes.pipeline import NAMES, PASSES, Pass, Work
 from compiler.passes.place.place import Placed
 from compiler.program import Program
 from compiler.text import show
 from compiler.text.stages import show_graph, show_stage
+from compiler.walk import walk
 from dsl.diagnostics import ParcError
 
 
@@ -45,12 +45,8 @@ class Timer:
 
 def _nodes(made: tuple[Graph, ...] | Program) -> int:
     if isinstance(made, Program):
-        return sum(_size(f.body) for c in made.classes for f in c.functions)
-    return sum(map(_size, made))
-
-
-def _size(graph: Graph) -> int:
-    return sum(1 + (_size(n.op.body) if isinstance(n.op, Repeat) else 0) for n in graph.nodes)
+        return sum(1 for c in made.classes for f in c.functions for _ in walk(f.body))
+    return sum(1 for graph in made for _ in walk(graph))
 
 
 def lowered(given: Job | Training | Placed, entry: str, timed: Callable[[PassTiming], None] | None = None) -> Compiled:

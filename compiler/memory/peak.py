@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from compiler.layout import TIME, Layout, local_type
-from compiler.liveness import rounds, walk
+from compiler.liveness import rounds
 from compiler.memory.action import STATIC, Buffer, MemoryEffect, Replay, Totals, copies
 from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Accumulate, Input
 from compiler.origin import Role
 from compiler.program import DeviceClass, FunctionKey, FunctionPhase, Program
+from compiler.walk import walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ def static_memory(cls: DeviceClass, sizes: Mapping[str, int]) -> dict[tuple[str,
             found.setdefault((s.memory, s.role), []).append((s.name, local_type(s.type, s.layout, sizes).bytes))
     inputs: dict[tuple[str, Layout], int] = {}
     for f in cls.functions:
-        for instr, _, _ in walk(f.body):
+        for instr, _ in walk(f.body):
             if isinstance(instr.op, Input):
                 var = instr.outputs[0]
                 times = sizes[TIME] if TIME in var.layout.axes else 1

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from compiler.graph import Graph, Node, Value
 from compiler.ops.base import OpError
 from compiler.ops.repeat import Repeat
-from compiler.passes.copying import graph_values
+from compiler.walk import graph_values
 
 
 class GraphError(Exception):

@@ -6,11 +6,11 @@ import pytest
 
 from compiler.driver import compile_job
 from compiler.model import ENTRIES
-from compiler.passes.copying import graph_values
 from compiler.passes.pipeline import NAMES, PASSES, Pass, Work
 from compiler.passes.verify_graph import verify_graph, verify_names
 from compiler.program import Program
 from compiler.verify import verify
+from compiler.walk import graph_values
 from tests.golden.cases import CASES, compiled
 
 OPEN = ("transpose", "merge_equal", "sum_in_own_type", "prune")

@@ -66,7 +66,7 @@ def test_the_number_is_had_once_for_all_micro_batches() -> None:
 
 def test_without_micro_batches_there_is_no_such_thing() -> None:
     program = parc.compile(Source("counted.par", COUNTED), params={"dp": 2, "n": 1}).program
-    assert {f.name for c in program.classes for f in c.functions} == {"F", "B", "U"}
+    assert {f.phase for c in program.classes for f in c.functions} == {"F", "B", "U"}
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from math import prod
 from compiler.cost.kernels.flops import program_flops
 from compiler.cost.kernels.group import Lifter
 from compiler.cost.kernels.work import Part
-from compiler.graph import ITEMSIZE, Graph
+from compiler.graph import ITEMSIZE
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Input
-from compiler.ops.repeat import Repeat
 from compiler.program import FunctionKey, FunctionPhase, Program
 from compiler.regions.mark import Regions, mark
+from compiler.walk import walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +69,10 @@ def features(program: Program) -> Features:
 def compute_type(program: Program) -> str:
     """The type of computation: the narrowest of what products give."""
     found: set[str] = set()
-
-    def look(body: Graph) -> None:
-        for instr in body.nodes:
-            if isinstance(instr.op, Repeat):
-                look(instr.op.body)
-            elif isinstance(instr.op, Contract) and instr.outputs[0].type.is_float:
-                found.add(instr.outputs[0].type.dtype)
-
-    for c in program.classes:
-        for f in c.functions:
-            if f.phase is not FunctionPhase.UPDATE:
-                look(f.body)
+    functions = (f for c in program.classes for f in c.functions if f.phase is not FunctionPhase.UPDATE)
+    for instr, _ in (pair for f in functions for pair in walk(f.body)):
+        if isinstance(instr.op, Contract) and instr.outputs[0].type.is_float:
+            found.add(instr.outputs[0].type.dtype)
     return min(sorted(found), key=lambda dtype: ITEMSIZE[dtype], default="f32")
 
 
