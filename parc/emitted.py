@@ -54,17 +54,18 @@ def lowered(given: Job | Training | Placed, entry: str, timed: Callable[[PassTim
     return driver.compile_job(given, entry, Timer(timed) if timed is not None else None)
 
 
-def early(given: Job | Training | Placed, stage: str, entry: str) -> str:
-    """`graph`, `training` or `placed`, and what is behind a pass: `after:NAME`. Raises ParcError."""
+def early(given: Job | Training | Placed, stage: str, entry: str, folder: str | None) -> str:
+    """`graph`, `training` or `placed`, and what is behind a pass: `after:NAME`. folder: where the text is to lie.
+    Raises ParcError."""
     if stage == "graph" and isinstance(given, Job):
-        return show_stage(given)
+        return show_stage(given, folder)
     if stage == "placed":
-        return show_stage(given if isinstance(given, Placed) else run_passes(given, "place", entry).placed)
+        return show_stage(given if isinstance(given, Placed) else run_passes(given, "place", entry).placed, folder)
     if stage == "training" and not isinstance(given, Placed):
         try:
-            return show_stage(run_passes(given, "place", entry).training)
+            return show_stage(run_passes(given, "place", entry).training, folder)
         except ParcError:  # there is a training graph all the same
-            return show_stage(run_passes(given, "update", entry).training)
+            return show_stage(run_passes(given, "update", entry).training, folder)
     name = stage.removeprefix("after:")
     step = next((p for p in PASSES if p.name == name), None)
     behind = {Job: 0, Training: NAMES.index("place"), Placed: NAMES.index("stage")}[type(given)]

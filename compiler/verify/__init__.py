@@ -34,9 +34,10 @@ from compiler.verify.stages import check_stages, message_edges
 from dsl.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
+    from compiler.model import Job, Training
     from compiler.passes.place.place import Placed
 
-__all__ = ["UNPLACED", "Laws", "laws", "verify", "verify_graphs"]
+__all__ = ["UNPLACED", "Laws", "laws", "verify", "verify_graphs", "verify_stage"]
 
 
 def verify(program: Program, locations: Locations | None = None) -> tuple[Diagnostic, ...]:
@@ -63,6 +64,18 @@ def verify_graphs(
     report = Report(graphs, locations)
     check_graphs(graphs, laws, known, report)
     return report.diagnostics
+
+
+def verify_stage(found: Job | Training | Placed, locations: Locations | None = None) -> tuple[Diagnostic, ...]:
+    """What is wrong with the graphs of a stage; locations: of its text, which has them in this order."""
+    from compiler.model import Job, Training
+
+    if not isinstance(found, Job):
+        return verify_graphs(found.graphs, UNPLACED if isinstance(found, Training) else laws(found), (), locations)
+    models = [found.model, *([found.evaluated] if found.evaluated is not None else [])]
+    graphs = [*(m.graph for m in models), *(u.graph for u in found.updates)]
+    each = (verify_graphs([g], locations=locations and locations.of_entry(k)) for k, g in enumerate(graphs))
+    return tuple(d for wrong in each for d in wrong)
 
 
 def laws(placed: Placed) -> Laws:
