@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import rounds
@@ -13,6 +12,7 @@ from compiler.ops.effects import Accumulate, Input
 from compiler.origin import Role
 from compiler.program import DeviceClass, FunctionKey, FunctionPhase, Program
 from compiler.walk import walk
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

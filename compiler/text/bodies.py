@@ -18,7 +18,7 @@ from compiler.origin import Origin, Phase
 from compiler.program import ALL_CHUNKS, ORIGINS, Function, FunctionPhase, phase_in
 from compiler.text.attrs import AXES, OPS, attributes, describe, fits
 from compiler.text.cursor import MAX_NESTING, Cursor
-from compiler.text.lexer import Token
+from compiler.text.lexer import Lexeme
 from compiler.text.locations import Locations, Site
 from dsl.diagnostics import Diagnostics, ParcError, did_you_mean
 
@@ -194,7 +194,7 @@ class BodyParser(Cursor):
                 break
         return Node(Map(fn, tuple(slots)), tuple(inputs), outputs)
 
-    def _repeat(self, outputs: tuple[Value, ...], start: Token, site: Site, depth: int) -> Node:
+    def _repeat(self, outputs: tuple[Value, ...], start: Lexeme, site: Site, depth: int) -> Node:
         if depth >= MAX_NESTING:
             raise self.error("E0608", f"loops are nested deeper than {MAX_NESTING}", start)
         label = self.text("the loop's name")

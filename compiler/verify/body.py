@@ -4,7 +4,7 @@ there are layouts, they follow by `local` and `comm`."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from compiler.graph import Dim, Graph, Node, Type, Value
 from compiler.layout import TIME, Layout
@@ -20,6 +20,7 @@ from compiler.text.locations import Site
 from compiler.verify.comm import check_comm, check_relayout
 from compiler.verify.local import Fills, check_layout, check_local, result_fills
 from compiler.verify.report import Finding, Report, head
+from dsl.data import dataclass
 from dsl.diagnostics import plural
 
 

@@ -169,7 +169,7 @@ use std.layers (linear)
 use std.optimizers (sgd)
 
 tactic again(tp) {
-  split n on tp
+  shard weights on tp
 }
 
 model line {
@@ -197,12 +197,13 @@ job fit {
 @pytest.mark.parametrize("stage", ["graph", "training"])
 @pytest.mark.parametrize(
     ("rule", "code"),
-    [("split n on tp\n  split n on tp", "E0542"), ("split n on tp\n  again(tp)", "E0542"), ("split n on tp", "E0502")],
+    [("split n on tp\n  split n on tp", "E0542"), ("again(tp)", "E0542"), ("split n on tp", "E0502")],
 )
 def test_errors_are_those_of_the_source(rule: str, code: str, stage: str, tmp_path: Path) -> None:
     """With their places, those in the library too, and with what else they point at."""
     file, printed = tmp_path / "line.par", tmp_path / f"line.{stage}"
-    file.write_text(WRONG.replace("RULE", rule), encoding="utf-8")
+    text = WRONG.replace("tp = 2", "tp = 3") if "again" in rule else WRONG
+    file.write_text(text.replace("RULE", rule), encoding="utf-8")
     printed.write_text(parc.emit(file, stage), encoding="utf-8")
     with pytest.raises(ParcError) as want:
         parc.emit(file)

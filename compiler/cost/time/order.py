@@ -11,7 +11,7 @@ that is its duration.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 from compiler.cost.kernels.work import Meet, Part
@@ -21,6 +21,7 @@ from compiler.homes import Homes
 from compiler.program import FunctionKey
 from compiler.schedules import Action
 from compiler.schedules.turns import Turns
+from dsl.data import dataclass
 
 Row = tuple[tuple[int, int], ...]
 """Pairs (class, picoseconds): something happens at the maximum of the class's beginning plus that."""
