@@ -15,7 +15,7 @@ from compiler.graph import ITEMSIZE
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Input
 from compiler.program import FunctionKey, FunctionPhase, Program
-from compiler.regions.mark import Regions, mark
+from compiler.regions.marks import Regions, regions_of
 from compiler.walk import walk
 from dsl.data import dataclass
 
@@ -44,7 +44,7 @@ class Features:
 
 def features(program: Program) -> Features:
     """All that prices depend on. Linear in the length of the program's text."""
-    compute, regions = compute_type(program), mark(program)
+    compute, regions = compute_type(program), regions_of(program)
     parts: list[dict[FunctionKey, Part]] = []
     inside: list[dict[FunctionKey, tuple[frozenset[str], frozenset[str]]]] = []
     for c in program.classes:
