@@ -31,7 +31,7 @@ class Torch:
     device: the torch device that arrays are on.
     """
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
 
     def plan(self, op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], position: Position) -> Kernel:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from compiler.numbering import Ranks
-from compiler.origin import Role
 from compiler.program import RESULTS, Program, StateDecl
 from runtime.distribute import Array
 from runtime.executor import LocalExecutor
@@ -138,6 +137,3 @@ class TorchExecutor(LocalExecutor):
         if not self._later and device is not None and name in device.states:
             return np.array(device.backend.to_host(device.states[name].array).flat[0], np.int32)
         return super()._scalar(name)
-
-
-ROLES = (Role.GRADIENT,)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def require_size(program: str, devices: int, size: int) -> None:
 class Followers:
     """The processes that this one has started: all but process 0, which it is itself. They end with it."""
 
-    def __init__(self, size: int, patience: float) -> None:
+    def __init__(self, size: int, patience: float, device: str) -> None:
         self.place = Place(0, size, "127.0.0.1", _free_port())
         root = str(Path(__file__).resolve().parents[2])
         paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
@@ -93,22 +94,19 @@ class Followers:
         for rank in range(1, size):
             place = Place(rank, size, self.place.address, self.place.port, rank)
             env = {**os.environ, **place.environment, "PYTHONPATH": paths}
-            command = [sys.executable, "-m", "runtime.torch.follower", str(patience)]
+            command = [sys.executable, "-m", "runtime.torch.follower", str(patience), device]
             # What is read from standard input ends with this process, however it ends: so nobody is left behind.
             self.started.append(subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL))
 
-    def ended(self, seconds: float) -> list[int | None]:
-        """The exit codes of all within some seconds; None for those that still run."""
-        found: list[int | None] = []
-        for p in self.started:
-            try:
-                found.append(p.wait(seconds))
-            except subprocess.TimeoutExpired:
-                found.append(None)
-        return found
+    def ended(self) -> set[int]:
+        """The numbers of those that have ended."""
+        return {rank for rank, p in enumerate(self.started, 1) if p.poll() is not None}
 
     def stop(self) -> None:
-        """End those that still run."""
+        """Give all a moment to end by themselves; then end them."""
+        last = time.monotonic() + 3.0
+        while len(self.ended()) < len(self.started) and time.monotonic() < last:
+            time.sleep(0.01)
         for p in self.started:
             if p.poll() is None:
                 p.send_signal(signal.SIGKILL)

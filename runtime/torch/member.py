@@ -14,12 +14,9 @@ import torch
 
 from compiler.graph import Type
 from compiler.layout import TIME
-from compiler.program import Program, StateDecl
-from dsl.diagnostics import ParcError
-from runtime.distribute import Array, own_part, piece_of
+from compiler.program import Program
+from runtime.distribute import Array, piece_of
 from runtime.executor import inputs_of
-from runtime.mesh import Mesh
-from runtime.numpy import quiet
 from runtime.rank.interpreter import Rank
 from runtime.state import parted
 from runtime.torch.backend import Torch
@@ -30,24 +27,33 @@ END = "end"
 
 
 class Member:
-    """The devices of this process, one of each program that is run, by the program's number."""
+    """The devices of this process, one of each program that is run, by the program's number.
 
-    def __init__(self, world: World, device: str = "cpu") -> None:
-        self.world, self.backend = world, Torch(device)
+    busy: whether a command is under way; others wait for its end.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world, self.backend = world, Torch(world.device)
         self.devices: dict[int, Rank] = {}
-        torch.set_grad_enabled(False)
+        self.busy = False
 
-    def serve(self) -> None:
-        """Do what the leader says, up to the end."""
+    def serve(self) -> str:
+        """Do what the leader says, up to the end; why it ended, if something is wrong."""
         while (said := self.world.tell())[0] != END:
             self.do(said)
+        return str(said[1])
 
     def do(self, said: tuple[Any, ...]) -> list[Any]:
         """Do some commands and answer the last of them: the answers of all, on the leader."""
         *quietly, last = said[1]
-        for command in quietly:
-            self.one(command)
-        return self.world.answers(self.one(last))
+        self.busy = True
+        with torch.inference_mode():
+            for command in quietly:
+                self.one(command)
+            answer = self.one(last)
+        found = self.world.answers(answer)
+        self.busy = False
+        return found
 
     def one(self, command: tuple[Any, ...]) -> Any:
         """Do one command."""

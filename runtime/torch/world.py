@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ from runtime.torch.launch import Place
 
 BEAT = 0.5
 """Seconds between signs of life."""
+
+BACKENDS = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}
+"""What carries messages between devices of a kind."""
 
 _INLINE = 2048
 """Bytes of what is said that go with the first message; the first 8 are its length."""
@@ -41,12 +45,13 @@ class World:
     ended, for who can know.
     """
 
-    def __init__(self, place: Place, backend: str = "gloo", patience: float = 60.0, silence: float = 15.0) -> None:
+    def __init__(self, place: Place, device: str = "cpu", patience: float = 60.0, silence: float = 15.0) -> None:
         """Meets the others at the place; E0709 if they do not come within the patience.
 
-        backend: of `torch.distributed`: gloo, nccl, hccl.
+        device: cpu, cuda or npu; of several on a host each process takes that of its local number.
         """
-        self.rank, self.size, self.patience, self.silence, self.backend = place.rank, place.size, patience, silence, backend
+        self.rank, self.size, self.patience, self.silence = place.rank, place.size, patience, silence
+        self.backend, self.device = BACKENDS[device], torch_device(device, place.local)
         self.ended: Callable[[], set[int]] = set
         self._groups: dict[tuple[int, ...], Any] = {}
         self._seen: dict[int, tuple[str, float]] = {}
@@ -62,7 +67,7 @@ class World:
             self.store.set(f"beat/{self.rank}", f"0 {self._head}")
             threading.Thread(target=self._live, args=(self.store.clone(),), daemon=True).start()
             dist.init_process_group(
-                backend, store=dist.PrefixStore("world", self.store), rank=self.rank, world_size=self.size,
+                self.backend, store=dist.PrefixStore("world", self.store), rank=self.rank, world_size=self.size,
                 timeout=waiting,
             )  # fmt: skip
             self._control = dist.new_group(backend="gloo", timeout=_FOR_EVER)
@@ -120,7 +125,9 @@ class World:
                 work.wait(_SOON) if soft else work.wait()
                 return
             except RuntimeError as error:
-                late = soft and "imed out" in str(error) and not work.is_completed()
+                late = soft and "imed out" in str(error)
+                if late and work.is_completed():
+                    continue  # just now
                 if not late or self.ended() or self._silent() or self._reasons() or self._verdict():
                     raise self.lost(error, what, peers) from error
 
@@ -212,11 +219,33 @@ class World:
         help = "start all of them, with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE; docs/torch.md says more"
         return fail("E0709", f"{what}: {told}", help=help)
 
+    def leave(self) -> None:
+        """Leave while others may hang: connections are not waited for."""
+        self._over.set()
+
     def close(self) -> None:
         """Leave. Every process does before it ends: without that some abort at their exit."""
         self._over.set()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def torch_device(kind: str, number: int) -> torch.device:
+    """The device of that number on this host; E0710 where torch knows of none."""
+    if kind == "cpu":
+        return torch.device("cpu")
+    try:
+        if kind == "npu":
+            import_module("torch_npu")
+        module = getattr(torch, kind)
+        if number < module.device_count():
+            module.set_device(number)
+            return torch.device(kind, number)
+        found = f"there are {module.device_count()} here"
+    except (ImportError, AttributeError, RuntimeError) as error:
+        found = _line(error)
+    help = "`--device cpu` runs on this machine's own cores"
+    raise fail("E0710", f"process {number} of this host needs a device `{kind}`: {found}", help=help)
 
 
 def _lost(message: str) -> ParcError:
