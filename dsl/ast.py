@@ -5,8 +5,9 @@ Printed back to canonical text by `dsl.printer`. Comments are kept by the lexer 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
 

@@ -7,10 +7,10 @@ depth passes the limit are refused here, once, for all the passes that do recurs
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from dsl import ast, limits
+from dsl.data import dataclass
 from dsl.diagnostics import fail
 from dsl.lexer import Token, split_quantity, unquote
 from dsl.source import Span

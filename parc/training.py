@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from compiler.memory.capacity import check_capacity
@@ -13,6 +13,7 @@ from compiler.model import DataSpec
 from compiler.program import Program
 from compiler.text.printer import show_devices
 from compiler.traffic import collectives
+from dsl.data import dataclass
 from runtime.data import open_data
 from runtime.executor import Executor
 from runtime.stacked import Emulator
@@ -86,8 +87,8 @@ def run(
     """Train for some steps (or whatever the program's first entry is), on made-up data if there are none; `progress`
     hears of each.
 
-    `simulated`: the cluster's device, and the seconds that a step takes there. `executor`: what runs the program. Raises
-    ParcError: out of memory, data that do not fit, and what the executor raises.
+    `simulated`: the cluster's device, and the seconds that a step takes there. `executor`: what runs the program.
+    Raises ParcError: out of memory, data that do not fit, and what the executor raises.
     """
     reader = open_data(data, program.inputs)
     memory = memory_use(program)
@@ -121,8 +122,7 @@ def _memory(program: Program, used: Mapping[int, MemoryUse]) -> tuple[PeakMemory
             roles = tuple((r, n) for r, n in peak.roles.items() if n)
             rows.setdefault((kind, peak.bytes, roles), []).append(group)
     return tuple(
-        PeakMemory(_devices(program, groups), kind, peak, dict(roles))
-        for (kind, peak, roles), groups in rows.items()
+        PeakMemory(_devices(program, groups), kind, peak, dict(roles)) for (kind, peak, roles), groups in rows.items()
     )
 
 

@@ -156,7 +156,7 @@ CODES: tuple[Code, ...] = (
         "With `--engine torch` every device of the program is a process. Without torchrun they are started by the "
         "command itself, as many as are needed; where torchrun (or RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT in the "
         "environment) says how many there are, it must be as many as the strategy has devices.",
-        "# --engine torch\n# RANK=4 WORLD_SIZE=4 MASTER_ADDR=localhost MASTER_PORT=29500\n" + _job(""),
+        "# RANK=4 WORLD_SIZE=4 MASTER_ADDR=localhost MASTER_PORT=29500\n# --engine torch\n" + _job(""),
         _job(""),
     ),
     Code(
@@ -166,7 +166,7 @@ CODES: tuple[Code, ...] = (
         "`--patience` says. The message names it, and says what it told before it ended, if it could; every other "
         "process says the same and ends with 1, within the patience and half a minute. docs/torch.md says what else "
         "to look at.",
-        "# --engine torch --patience 1\n# RANK=0 WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=0\n" + _job(""),
+        "# RANK=0 WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=0\n# --engine torch --patience 1\n" + _job(""),
         _job(""),
     ),
     Code(

@@ -7,12 +7,12 @@ rounded. uint32, for which torch has hardly any kernels, is int64 whose values a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dsl.data import dataclass
 from runtime.backend import Kernel, Kernels, LocalValue, Position
 
 STORAGE: dict[str, torch.dtype] = {

@@ -1,7 +1,7 @@
 """The engine as commands use it: meets or starts the processes, gives an executor, and ends all in the end.
 
-    with Engine(device="cpu") as engine:
-        run = engine.executor(program)          # an Executor; so does `prove(..., executor=engine.executor)`
+with Engine(device="cpu") as engine:
+    run = engine.executor(program)          # an Executor; so does `prove(..., executor=engine.executor)`
 """
 
 from __future__ import annotations

@@ -33,9 +33,10 @@ class TorchExecutor(LocalExecutor):
         shares: TorchExecutor | None = None,
     ) -> None:
         """Raises E0708 if there are fewer processes than devices."""
-        member = leader or (shares.leader if shares is not None else None)
+        member = leader if shares is None else shares.leader
         assert member is not None
-        self.leader, self.number = member, next(_numbers)
+        self.leader: Member = member
+        self.number = next(_numbers)
         self.ranks = Ranks.of(program)
         if program.devices > member.world.size:
             require_size(program.name, program.devices, member.world.size)

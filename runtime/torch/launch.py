@@ -10,9 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from dsl.data import dataclass
 from dsl.diagnostics import fail
 
 LEAST = (2, 13)
@@ -67,7 +67,9 @@ def require_torch() -> None:
     try:
         version = metadata.version("torch")
     except metadata.PackageNotFoundError:
-        raise fail("E0710", f"the engine `torch` needs PyTorch, which {sys.executable} does not have", help=help) from None
+        raise fail(
+            "E0710", f"the engine `torch` needs PyTorch, which {sys.executable} does not have", help=help
+        ) from None
     numbers = tuple(int(n) for n in version.partition("+")[0].split(".")[:2] if n.isdecimal())
     if numbers < LEAST:
         raise fail("E0710", f"the engine `torch` needs PyTorch {least}; there is {version}", help=help)

@@ -15,7 +15,6 @@ How its backends behave, and what is made of it here:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any, Generic, TypeVar
 
@@ -28,6 +27,7 @@ from compiler.numbering import Ranks
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Recv, Send, StageReduce
 from compiler.program import DeviceClass, Program
+from dsl.data import dataclass
 from runtime.backend import Shape
 from runtime.comm import Done, Handle, Wait
 from runtime.torch.base import STORAGE

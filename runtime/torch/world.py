@@ -72,7 +72,9 @@ class World:
             )  # fmt: skip
             self._control = dist.new_group(backend="gloo", timeout=_FOR_EVER)
         except (RuntimeError, ValueError) as error:
-            raise self._absent(place, error) from error
+            absent = self._absent(place, error)
+            self.close()
+            raise absent from error
 
     def group(self, ranks: Sequence[int]) -> Any:
         """The process group of these ranks, made once: by all processes, in the same order."""

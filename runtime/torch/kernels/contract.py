@@ -22,9 +22,7 @@ def plan_contract(op: Contract, ins: Values, outs: Values, where: Where) -> Kern
     left, right = (list(v.type.names) for v in ins)
     out, dtype = list(outs[0].type.names), outs[0].type.dtype
     sizes = {d.name: d.size for v in ins for d in v.type.dims}
-    alone = [
-        [i for i, n in enumerate(x) if n not in y and n not in out] for x, y in ((left, right), (right, left))
-    ]
+    alone = [[i for i, n in enumerate(x) if n not in y and n not in out] for x, y in ((left, right), (right, left))]
     first, second = ([n for i, n in enumerate(x) if i not in a] for x, a in zip((left, right), alone))
     run = _product(first, second, out, sizes)
     if any(alone):
@@ -40,7 +38,7 @@ def _summed(run: Kernel, alone: list[list[int]], dtype: str) -> Kernel:
     def summed(ctx: object, x: Tensor, y: Tensor) -> Tensor:
         x = x.sum(a, dtype=wide) if a else x.to(wide)
         y = y.sum(b, dtype=wide) if b else y.to(wide)
-        return run(ctx, x, y).to(STORAGE[dtype])  # type: ignore[no-any-return]
+        return run(ctx, x, y).to(STORAGE[dtype])
 
     return summed
 

@@ -1,7 +1,7 @@
 """Positions, constants and random numbers: functions of the logical position, the same bits as `runtime.numpy.create`.
 
-torch has no arithmetic on unsigned 64-bit integers: int64 wraps in the same way, and a shift to the right is followed by
-a mask.
+torch has no arithmetic on unsigned 64-bit integers: int64 wraps in the same way, and a shift to the right is followed
+by a mask.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ Rows of all tables (one per combination of batched dims) are numbered consecutiv
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from compiler.graph import Type
 from compiler.ops.index import Scatter, ScatterAdd, Take
+from dsl.data import dataclass
 from runtime.backend import Kernel
 from runtime.torch.base import NARROW, STORAGE, Call, Values, Where, kernel
 
