@@ -18,7 +18,7 @@ from compiler.ops.base import Op
 from runtime.backend import Index, Kernel, LocalValue, Position, Shape
 from runtime.numpy.initial import init_array
 from runtime.torch import kernels
-from runtime.torch.base import STORAGE, Call, Where, kernel
+from runtime.torch.base import STORAGE, TorchCall, Where, kernel
 
 for _found in iter_modules(kernels.__path__):
     import_module(f"{kernels.__name__}.{_found.name}")
@@ -37,8 +37,8 @@ class Torch:
     def plan(self, op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], position: Position) -> Kernel:
         return kernel.plan(op, ins, outs, Where(position, self.device))
 
-    def context(self, micro: int, seed: int) -> Call:
-        return Call(micro, seed)
+    def context(self, micro: int, seed: int) -> TorchCall:
+        return TorchCall(micro, seed)
 
     def initial(self, init: Init, name: str, type: Type, seed: int, region: Sequence[tuple[int, int]]) -> Tensor:
         return self.from_host(init_array(init, name, type, seed, region), type.dtype)

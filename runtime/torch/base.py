@@ -33,7 +33,7 @@ UINT32 = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class TorchCall:
     """What changes from call to call: the micro-batch, and the seed of random numbers."""
 
     micro: int = 0
@@ -61,7 +61,7 @@ PLANNERS = kernel.planners
 def fresh(run: Kernel) -> Kernel:
     """The kernel with a copy of its (one) result where that is an operand or a view of one."""
 
-    def copied(ctx: Call, *xs: Tensor) -> Tensor:
+    def copied(ctx: TorchCall, *xs: Tensor) -> Tensor:
         out: Tensor = run(ctx, *xs)
         place = out.untyped_storage().data_ptr()
         return out.clone() if any(x.untyped_storage().data_ptr() == place for x in xs) else out

@@ -23,7 +23,7 @@ from runtime.backend import LocalValue, Position  # noqa: E402
 from runtime.numpy import CallContext, quiet  # noqa: E402
 from runtime.numpy.backend import Numpy  # noqa: E402
 from runtime.torch.backend import Torch  # noqa: E402
-from runtime.torch.base import PLANNERS, STORAGE, Call  # noqa: E402
+from runtime.torch.base import PLANNERS, STORAGE, TorchCall  # noqa: E402
 from tests.ops.rows import ROWS, D, Row, T  # noqa: E402
 from tests.ops.test_ops_stacked import ONE, SIZES, TWO, cut, loop_side, value, value_axes  # noqa: E402
 
@@ -43,7 +43,7 @@ def both(row: Row, arrays: list[np.ndarray], ins: list[LocalValue], outs: list[L
         want = Numpy().plan(row.op, ins, outs, at)(CallContext(micro, 5), *arrays)
     given = [OURS.from_host(a, v.type.dtype) for a, v in zip(arrays, ins)]
     before = [g.clone() for g in given]
-    got = OURS.plan(row.op, ins, outs, at)(Call(micro, 5), *given)
+    got = OURS.plan(row.op, ins, outs, at)(TorchCall(micro, 5), *given)
     for old, new in zip(before, given):
         assert torch.equal(old.nan_to_num(), new.nan_to_num()), "it wrote into an operand"
     found = got if isinstance(got, tuple) else (got,)
@@ -103,8 +103,8 @@ def test_operands_in_another_order_of_memory(row: Row) -> None:
         x = x.permute(*reversed(range(n))).contiguous().permute(*reversed(range(n))) if n else x
         given.append(x)
     kernel = OURS.plan(row.op, ins, outs, Position())
-    plain = kernel(Call(0, 5), *(OURS.from_host(a, v.type.dtype) for a, v in zip(arrays, ins)))
-    turned = kernel(Call(0, 5), *given)
+    plain = kernel(TorchCall(0, 5), *(OURS.from_host(a, v.type.dtype) for a, v in zip(arrays, ins)))
+    turned = kernel(TorchCall(0, 5), *given)
     for a, b in zip(*(r if isinstance(r, tuple) else (r,) for r in (plain, turned))):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
@@ -135,7 +135,7 @@ def test_random_bits_of_micro_batches(op: Random | Normal, micro: int) -> None:
     row, at = Row(op, (T("int32"),)), Position({TIME: 2}, {TIME: micro})
     both(row, [np.array(-3, np.int32)], ins, outs, at)
     seeds = [Numpy().plan(op, ins, outs, at)(CallContext(micro, s), np.array(7, np.int32)) for s in (-1, 2**63)]
-    ours = [OURS.plan(op, ins, outs, at)(Call(micro, s), torch.tensor(7, dtype=torch.int32)) for s in (-1, 2**63)]
+    ours = [OURS.plan(op, ins, outs, at)(TorchCall(micro, s), torch.tensor(7, dtype=torch.int32)) for s in (-1, 2**63)]
     for a, b in zip(ours, seeds):
         np.testing.assert_allclose(a.numpy(), b, rtol=1e-6)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from compiler.graph import DIGITS
 from compiler.ops.create import Full, Iota, Normal, Random
 from runtime.backend import Kernel, LocalValue
-from runtime.torch.base import NARROW, STORAGE, Call, Values, Where, kernel, number
+from runtime.torch.base import NARROW, STORAGE, TorchCall, Values, Where, kernel, number
 
 
 @kernel(Iota)
@@ -24,7 +24,7 @@ def plan_iota(op: Iota, ins: Values, outs: Values, where: Where) -> Kernel:
     """Plans the numbers of this piece's places along the dim, which start at its logical offset."""
     offset, (size,), start = where.offset(outs[0], 0), outs[0].type.shape, where.position.start
 
-    def iota(ctx: Call) -> Tensor:
+    def iota(ctx: TorchCall) -> Tensor:
         first = offset(ctx.micro) + start
         return torch.arange(first, first + size, dtype=torch.int32, device=where.device)
 
@@ -82,7 +82,7 @@ def _drawn(op: Random | Normal, out: LocalValue, where: Where, drawn: Callable[[
         within = within + (torch.arange(shape[i]) * stride).view([-1 if j == i else 1 for j in range(rank)])
     within = within.to(where.device)
 
-    def draw(ctx: Call, *operands: Tensor) -> Tensor:
+    def draw(ctx: TorchCall, *operands: Tensor) -> Tensor:
         seed = torch.full((), _signed(ctx.seed), dtype=torch.int64, device=where.device)
         key = hashed(seed, stream, *operands)
         first = sum(offset(ctx.micro) * stride for offset, stride in zip(offsets, strides))

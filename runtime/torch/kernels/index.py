@@ -15,7 +15,7 @@ from compiler.graph import Type
 from compiler.ops.index import Scatter, ScatterAdd, Take
 from dsl.data import dataclass
 from runtime.backend import Kernel
-from runtime.torch.base import NARROW, STORAGE, Call, Values, Where, kernel
+from runtime.torch.base import NARROW, STORAGE, TorchCall, Values, Where, kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class _Rows:
     rows: int
     offset: Callable[[int], int]
 
-    def number(self, ctx: Call, index: Tensor) -> tuple[Tensor, Tensor | None]:
+    def number(self, ctx: TorchCall, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Row numbers of the shape of the index, and where they are inside the table (None: all)."""
         local = index.to(torch.int64)
         first = self.offset(ctx.micro)
@@ -81,7 +81,7 @@ def plan_take(op: Take, ins: Values, outs: Values, where: Where) -> Kernel:
     width, rest = form.width(table), tuple(table.size(n) for n in form.others)
     rows = _Rows(index, form.batched, table.size(op.dim), where.offset(ins[0], table.index(op.dim)))
 
-    def take(ctx: Call, x: Tensor, i: Tensor) -> Tensor:
+    def take(ctx: TorchCall, x: Tensor, i: Tensor) -> Tensor:
         number, inside = rows.number(ctx, i)
         matrix, flat = x.permute(form.there).reshape(-1, width), number.reshape(-1)
         if inside is None:
@@ -103,7 +103,7 @@ def plan_scatter_add(op: ScatterAdd, ins: Values, outs: Values, where: Where) ->
     storage, count = STORAGE[out.dtype], prod(form.sizes[: len(form.batched) + 1])
     wide = torch.float32 if out.dtype in NARROW else storage
 
-    def scatter_add(ctx: Call, x: Tensor, i: Tensor) -> Tensor:
+    def scatter_add(ctx: TorchCall, x: Tensor, i: Tensor) -> Tensor:
         number, inside = rows.number(ctx, i)
         values, keys = x.permute(perm).reshape(-1, width).to(wide), number.reshape(-1)
         if inside is not None:
@@ -125,7 +125,7 @@ def plan_scatter(op: Scatter, ins: Values, outs: Values, where: Where) -> Kernel
     rows = _Rows(index, form.batched, table.size(op.dim), where.offset(ins[0], table.index(op.dim)))
     count = prod(form.sizes[: len(form.batched) + 1])
 
-    def scatter(ctx: Call, x: Tensor, y: Tensor, i: Tensor) -> Tensor:
+    def scatter(ctx: TorchCall, x: Tensor, y: Tensor, i: Tensor) -> Tensor:
         number, inside = rows.number(ctx, i)
         keys, places = number.reshape(-1), torch.arange(number.numel(), device=x.device)
         if inside is not None:
