@@ -1,4 +1,4 @@
-"""What happens when a process of a run ends, hangs, fails or does not come: an error that names it, everywhere, soon."""
+"""What happens when a process of a run ends, hangs, fails or does not come: an error that names it, by all, soon."""
 
 from __future__ import annotations
 
