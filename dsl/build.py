@@ -199,7 +199,11 @@ class Builder:
         return ast.InputDecl(self._ids(c[:colon]), dtype, dims, _one(ast.Range, c), span=self._span(c))
 
     def state(self, c: Children) -> ast.StateDecl:
-        return ast.StateDecl(self._ids(c), _one(ast.Expr, c), span=self._span(c))
+        colon, init = _find("COLON", c), _one(ast.Expr, c)
+        dtype, dims = None, tuple[ast.Name, ...]()
+        if colon < len(c):
+            dtype, dims = self._name(c[colon + 1]), self._ids(c[colon + 2 : _find("TILDE", c)])
+        return ast.StateDecl(_all(ast.Target, c), dtype, dims, init, span=self._span(c))
 
     def assign(self, c: Children) -> ast.Assign:
         return ast.Assign(_all(ast.Target, c), cast(ast.Expr, c[-1]), span=self._span(c))
