@@ -22,7 +22,7 @@ from compiler.origin import Role
 from compiler.program import DeviceClass
 
 
-class Place(NamedTuple):
+class Reuse(NamedTuple):
     """operand: whose memory the result takes. copied: a stack of a loop whose slices lie elsewhere when they are made,
     and are copied there."""
 
@@ -30,20 +30,20 @@ class Place(NamedTuple):
     copied: bool = False
 
 
-Places = dict[tuple[int, int], Place]
+Reuses = dict[tuple[int, int], Reuse]
 """(identity of the node, number of its result) -> where it lies."""
 
 
-def places(cls: DeviceClass, microbatches: int) -> Places:
+def reuses(cls: DeviceClass, microbatches: int) -> Reuses:
     """Of all functions of a class. Where micro-batches share a state its old contents are needed up to the last one."""
-    own = {s.name for s in cls.states if s.role is Role.STATE and (microbatches == 1 or TIME in s.layout.split_axes)}
-    found: Places = {}
+    own = [s.name for s in cls.states if s.role is Role.STATE and (microbatches == 1 or TIME in s.layout.split_axes)]
+    found: Reuses = {}
     for function in cls.functions if own else ():
         found |= _of_function(function.body, own)
     return found
 
 
-def _of_function(body: Graph, states: Collection[str]) -> Places:
+def _of_function(body: Graph, states: Collection[str]) -> Reuses:
     reads: dict[str, list[Value]] = {}
     writes: dict[str, list[Value]] = {}
     for node in body.nodes:
@@ -51,7 +51,7 @@ def _of_function(body: Graph, states: Collection[str]) -> Places:
             reads.setdefault(node.op.name, []).append(node.outputs[0])
         elif isinstance(node.op, Write):
             writes.setdefault(node.op.name, []).append(node.inputs[0])
-    found: Places = {}
+    found: Reuses = {}
     uses = _Uses(body)
     for name in states:
         read, written = reads.get(name, []), writes.get(name, [])
@@ -100,7 +100,7 @@ class _Uses:
                     work.append(node.outputs[use.operand].name)  # it may be carried through
 
 
-def _traced(uses: _Uses, own: Value, result: Value) -> Places | None:
+def _traced(uses: _Uses, own: Value, result: Value) -> Reuses | None:
     """Where all that is between `own` and `result` lies, if it can lie in the memory of `own`; None if it cannot."""
     if result.name == own.name:
         return {}
@@ -118,7 +118,7 @@ def _traced(uses: _Uses, own: Value, result: Value) -> Places | None:
     return None
 
 
-def _candidates(node: Node, k: int) -> Iterator[tuple[int, Places]]:
+def _candidates(node: Node, k: int) -> Iterator[tuple[int, Reuses]]:
     """Operands whose memory result `k` of a node may take, and what lies where then."""
     op = node.op
     if not isinstance(op, Repeat):
@@ -127,7 +127,7 @@ def _candidates(node: Node, k: int) -> Iterator[tuple[int, Places]]:
             return
         for j, v in enumerate(node.inputs):
             if j == op.renews or (op.pointwise and (v.type, v.layout) == (out.type, out.layout)):
-                yield j, {(id(node), k): Place(j)}
+                yield j, {(id(node), k): Reuse(j)}
         return
     carried = [v.name for v in op.body.outputs[: op.carries]]
     result = op.body.outputs[k]
@@ -144,6 +144,6 @@ def _candidates(node: Node, k: int) -> Iterator[tuple[int, Places]]:
             continue
         inner = _traced(uses, op.body.inputs[j], result)
         if inner is not None:
-            yield j, inner | {(id(node), k): Place(j)}
+            yield j, inner | {(id(node), k): Reuse(j)}
         elif all(u.at <= defined for u in uses.of(op.body.inputs[j].name)):
-            yield j, {(id(node), k): Place(j, copied=True)}
+            yield j, {(id(node), k): Reuse(j, copied=True)}

@@ -146,7 +146,7 @@ class _WholeReplay(Replay):
 
     def __init__(self, cls: DeviceClass, sizes: Mapping[str, int]) -> None:
         super().__init__(cls, sizes)
-        self.places = {}
+        self.reuses = {}
 
     def _bytes(self, var: Value) -> int:
         return _whole(var.type, var.layout, self.sizes)

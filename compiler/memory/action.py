@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from compiler.graph import Graph, Node, Value
-from compiler.in_place import places
+from compiler.in_place import reuses
 from compiler.layout import TIME, local_type
 from compiler.liveness import Liveness, liveness
 from compiler.memory.tiers import FIRST
@@ -101,7 +101,7 @@ class Replay:
     def __init__(self, cls: DeviceClass, sizes: Mapping[str, int]) -> None:
         self.sizes = sizes
         self.states = {s.name: s for s in cls.states}
-        self.places = places(cls, sizes.get(TIME, 1))
+        self.reuses = reuses(cls, sizes.get(TIME, 1))
         self.totals: Totals = {}
         self.saved: dict[str, Buffer] = {}
         self.outputs: dict[str, Buffer] = {}
@@ -195,9 +195,9 @@ class Replay:
         elif op.movement is Movement.VIEW:
             (out,) = instr.outputs
             b = env[instr.inputs[0].name]
-        elif (place := self.places.get((id(instr), 0))) is not None:
+        elif (reuse := self.reuses.get((id(instr), 0))) is not None:
             (out,) = instr.outputs
-            b = env[instr.inputs[place.operand].name]
+            b = env[instr.inputs[reuse.operand].name]
         else:
             origin = Role.MESSAGE if op.message else Role.ACTIVATION
             for out in instr.outputs:
@@ -268,9 +268,9 @@ class Replay:
         for k, out in enumerate(instr.outputs[op.carries :], op.carries):
             if out.name in sunk:
                 continue
-            place = self.places.get((id(instr), k))
-            if place is not None:
-                b = env[out.name] = env[instr.inputs[place.operand].name]
+            reuse = self.reuses.get((id(instr), k))
+            if reuse is not None:
+                b = env[out.name] = env[instr.inputs[reuse.operand].name]
                 self._hold(b, names=1)
                 continue
             b = self._new(out.name, self._bytes(out), memory=out.memory)

@@ -14,7 +14,7 @@ from math import prod
 from typing import Any
 
 from compiler.graph import ITEMSIZE, Graph, Node, Type, Value, names_of
-from compiler.in_place import Place, places
+from compiler.in_place import Reuse, reuses
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import liveness, unrolled, variables
 from compiler.memory.action import STATIC
@@ -58,7 +58,7 @@ class Rank:
         self.inputs: dict[tuple[str, Layout], list[HeldArray]] = {}
         self.saved: dict[tuple[str, int], HeldArray] = {}
         self.sent: list[Handle[None]] = []
-        self.places = places(cls, program.microbatches)
+        self.reuses = reuses(cls, program.microbatches)
         self.doing = ""
         self.chunk, self.micro = 0, 0
         self.ctx = backend.context(0, program.seed)
@@ -195,19 +195,19 @@ class Rank:
             case _ if op.movement is Movement.VIEW:
                 (out,) = instr.outputs
                 values[out.name] = HeldArray(self._compute(instr, scope, arrays)[0], operands[0].buffer.hold())
-            case _ if (place := self.places.get((id(instr), 0))) is not None:
+            case _ if (reuse := self.reuses.get((id(instr), 0))) is not None:
                 (out,) = instr.outputs
-                values[out.name] = self._renewed(instr, scope, operands, place)
+                values[out.name] = self._renewed(instr, scope, operands, reuse)
             case _:
                 results = [self.backend.own(r) for r in self._compute(instr, scope, arrays)]
                 for out, array in zip(instr.outputs, results, strict=True):
                     values[out.name] = self.new(array, out.type.dtype, out.memory)
 
     def _renewed(
-        self, instr: Node, scope: Mapping[str, Value], operands: Sequence[HeldArray], place: Place
+        self, instr: Node, scope: Mapping[str, Value], operands: Sequence[HeldArray], reuse: Reuse
     ) -> HeldArray:
         """The result of an op in the memory of an operand, which nothing needs any more."""
-        old, arrays = operands[place.operand], [held.array for held in operands]
+        old, arrays = operands[reuse.operand], [held.array for held in operands]
         kernel = self._planned(instr, scope)
         if isinstance(kernel, Renewing):
             kernel.renew(self.ctx, *arrays)
@@ -337,7 +337,7 @@ class Rank:
         for k, (out, result) in enumerate(
             zip(instr.outputs[carries:], op.body.outputs[carries:], strict=True), carries
         ):
-            lies = self.places.get((id(instr), k))
+            lies = self.reuses.get((id(instr), k))
             if lies is not None:
                 held = values[names[lies.operand]]
                 values[out.name] = HeldArray(held.array, held.buffer.hold())
