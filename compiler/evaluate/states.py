@@ -6,8 +6,6 @@ declared in a loop is a stack with one slice per iteration, like a weight there:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from compiler.evaluate import dtypes
 from compiler.evaluate.expressions import tensor
 from compiler.evaluate.frame import Frame
@@ -19,6 +17,7 @@ from compiler.model import Init, State
 from compiler.ops.elementwise import Transpose
 from compiler.origin import Origin, Role
 from dsl import ast
+from dsl.data import dataclass
 from dsl.diagnostics import fail
 from dsl.source import Span
 

@@ -24,7 +24,7 @@ follows with its real buffers:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from compiler.graph import Graph, Node, Value
 from compiler.in_place import reuses
@@ -36,6 +36,7 @@ from compiler.ops.effects import Accumulate, Input, Load, Read, Save
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import LASTING, DeviceClass, Function
+from dsl.data import dataclass
 
 STATIC = (*LASTING, Role.REPORT)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from compiler.graph import Graph, Names
 from compiler.model import TRAIN_STEP, Job, Model, Training
@@ -23,6 +23,7 @@ from compiler.passes.divide import Divided, divide
 from compiler.passes.early_writes import early_writes, late_values
 from compiler.passes.evaluation import evaluation
 from compiler.passes.lower import lower
+from compiler.passes.mark_regions import mark_regions
 from compiler.passes.place.place import Placed, place
 from compiler.passes.recompute import Recompute
 from compiler.passes.simplify import simplify
@@ -30,6 +31,7 @@ from compiler.passes.split import SplitGraphs, split
 from compiler.passes.stage import Staged, stage
 from compiler.passes.training import Counters, count_steps, training_names, update
 from compiler.program import DeviceClass, Program, on_updates
+from dsl.data import dataclass
 
 KEPT = (Role.WEIGHT, Role.OPTIMIZER)
 """Roles of buffers that belong to a weight."""
@@ -163,6 +165,10 @@ def _early_writes(w: Work) -> None:
     w.program = on_updates(w.program, change)
 
 
+def _mark_regions(w: Work) -> None:
+    w.program = mark_regions(w.program)
+
+
 def _both(w: Work) -> tuple[Graph, ...]:
     return w.differentiated.forward, w.differentiated.backward
 
@@ -188,6 +194,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("lower", _lower, lambda w: w.program),  # functions with effects, collectives, schedules
     Pass("late_values", _late_values, lambda w: w.program),  # what is made for a weight, as late as can be
     Pass("early_writes", _early_writes, lambda w: w.program),  # new contents, as early as can be
+    Pass("mark_regions", _mark_regions, lambda w: w.program),  # what systems compute as one
 )
 
 NAMES = tuple(p.name for p in PASSES)

@@ -272,9 +272,9 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0561",
         "a state of several stages",
-        "A state lies where it is renewed, and is read there. One that is declared in the loop that a pipeline cuts is\n"
-        "a stack with a slice per iteration: each stage has those of its own. One that is renewed from states and data\n"
-        "alone (a position that goes up) lies on every stage that reads it.",
+        "A state lies where it is renewed, and is read there. One that is declared in the loop that a pipeline cuts\n"
+        "is a stack with a slice per iteration: each stage has those of its own. One that is renewed from states and\n"
+        "data alone (a position that goes up) lies on every stage that reads it.",
         _STATE_OF_STAGES.replace("OUTSIDE", "state last[b, d]").replace("    INSIDE\n", ""),
         _STATE_OF_STAGES.replace("INSIDE", "state last[b, d]").replace("  OUTSIDE\n", ""),
     ),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from compiler.graph import Value
 from compiler.layout import TIME
+from dsl.data import dataclass
 from runtime.backend import Array
 from runtime.comm import Handle
 

@@ -6,7 +6,6 @@ be priced again and again with other parameters: that is what fitting does. Roll
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 
 from compiler.cost.kernels.flops import program_flops
@@ -17,7 +16,8 @@ from compiler.ops.contract import Contract
 from compiler.ops.effects import Input
 from compiler.ops.repeat import Repeat
 from compiler.program import FunctionPhase, Program
-from compiler.regions.mark import Regions, mark
+from compiler.regions.marks import Regions, regions_of
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Features:
 
 def features(program: Program) -> Features:
     """All that prices depend on. Linear in the length of the program's text."""
-    compute, regions = compute_type(program), mark(program)
+    compute, regions = compute_type(program), regions_of(program)
     parts: list[dict[tuple[str, int], Part]] = []
     inside: list[dict[tuple[str, int], tuple[frozenset[str], frozenset[str]]]] = []
     for c in program.classes:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from compiler.cost.kernels.work import Meet, Part, Post, Product, Vector
 from compiler.cost.price.kinds import SLOWER, STAGES, Kind, Over
-from compiler.cost.price.pricer import COMM, COMPUTE, COPY, PICOSECONDS, Pricer, picoseconds
+from compiler.cost.price.pricer import COMM, COMPUTE, PICOSECONDS, Pricer, picoseconds
 from compiler.cost.time.events import step_events
 from compiler.cost.time.groups import Groups
 from compiler.cost.time.order import Key, Plan, Result, Timing
@@ -16,6 +16,7 @@ from compiler.cost.time.step import Played
 from compiler.cost.time.tasks import stretch, totals
 from compiler.cost.time.timeline import Cost, Event, Events, Link, Player, Spent, Timeline
 from compiler.program import FunctionPhase
+from dsl.data import dataclass
 
 BUBBLE = "device groups that wait for each other (the bubble of the pipeline)"
 SLOW = "slow devices, and waits for them"
@@ -325,7 +326,7 @@ def _top(
                 kinds["launch"] = kinds.get("launch", 0.0) + launch
                 kind, taken = "update" if update else kind, taken - launch
             kinds[kind] = kinds.get(kind, 0.0) + taken
-            name = node.name if priced.stream in (COMPUTE, COPY) else f"{node.name} over {priced.axes}"
+            name = node.name if priced.stream < COMM else f"{node.name} over {priced.axes}"
             flops = work.flops if isinstance(work, (Product, Vector)) else 0.0
             moved = work.bytes if isinstance(work, (Product, Vector)) else priced.sent
             entry = found.setdefault((name, priced.kind), [0.0, 0, 0.0, 0.0])
