@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.effects import Accumulate, Read, Write
 from compiler.ops.repeat import Repeat
 from compiler.program import ALL_CHUNKS, DeviceClass, For, FunctionPhase, Program, Run, Schedule, Update
 from compiler.schedules import Action, unroll
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

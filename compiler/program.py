@@ -6,7 +6,7 @@ Text form: `compiler.text` (printer and parser, `parse(show(p)) == p`); legality
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 
 from compiler.graph import Graph, Type
@@ -19,6 +19,7 @@ from compiler.ops.comm import Comm
 from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Save, Write
 from compiler.ops.move import Move
 from compiler.origin import Origin, Phase, Role
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

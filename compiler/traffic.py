@@ -7,7 +7,6 @@ Bytes are what one device sends with ring algorithms. With n devices and S bytes
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from compiler.graph import Graph, Type, Value
 from compiler.layout import Layout, local_type
@@ -16,6 +15,7 @@ from compiler.ops.comm import Comm
 from compiler.ops.effects import Send, StageReduce
 from compiler.ops.repeat import Repeat
 from compiler.program import FunctionPhase, Program
+from dsl.data import dataclass
 
 Key = tuple[str, tuple[str, ...]]
 """(mnemonic, axes); messages between stages have no axes."""

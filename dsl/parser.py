@@ -8,12 +8,12 @@ on at the next statement, so that several errors are reported at once. A tree is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
 from dsl import ast, limits
 from dsl.builder.tree import TreeBuilder
+from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
 from dsl.explain import digit_first, explain
 from dsl.lexer import Lexed, Token, lex

@@ -8,9 +8,10 @@ brackets that go over lines) moves to before the statement.
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 
 from dsl import ast
+from dsl.data import dataclass
 from dsl.layout import INDENT, lay_out
 from dsl.lexer import Comment, Lexed
 from dsl.parser import parse_with_comments

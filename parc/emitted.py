@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from compiler import driver
 from compiler.driver import Compiled, run_passes
@@ -16,6 +15,7 @@ from compiler.passes.place.place import Placed
 from compiler.program import Program
 from compiler.text import show
 from compiler.text.stages import show_graph, show_stage
+from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 
 

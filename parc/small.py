@@ -12,7 +12,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import combinations
 from math import isqrt, prod
 from typing import Any
@@ -25,6 +25,7 @@ from compiler.ops.index import Take
 from compiler.ops.reduce import TopK
 from compiler.ops.repeat import Repeat
 from compiler.program import Program
+from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from dsl.source import Span
 

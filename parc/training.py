@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from compiler.model import DataSpec
 from compiler.program import Program
 from compiler.text.printer import show_devices
+from dsl.data import dataclass
 from runtime.data import open_data
 from runtime.stacked import Emulator
 

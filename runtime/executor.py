@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from compiler.liveness import walk
 from compiler.ops.effects import Input
 from compiler.origin import Role
 from compiler.program import LASTING, DeviceClass, FunctionPhase, Program, StateDecl
+from dsl.data import dataclass
 from dsl.diagnostics import fail
 from runtime.distribute import Array, own_part
 from runtime.inputs import check_batch

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from compiler.ops.effects import Input
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import DeviceClass, Program
+from dsl.data import dataclass
 from runtime.numpy import STORAGE
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from compiler.graph import Graph, Value
 from compiler.model import Model
 from compiler.ops.repeat import Repeat
 from compiler.origin import scopes
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

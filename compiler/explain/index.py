@@ -7,7 +7,6 @@ them by structure, not by name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from compiler.graph import Dim, Graph, Node, Type, Value
 from compiler.layout import TIME, Layout, local_type
@@ -25,6 +24,7 @@ from compiler.program import FunctionPhase, Program
 from compiler.relayout import RelayoutStep, plan_relayout
 from compiler.text.printer import show_type
 from compiler.traffic import sent_bytes
+from dsl.data import dataclass
 
 _PHASES = {
     FunctionPhase.STATISTICS: "statistics",

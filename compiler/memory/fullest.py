@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from compiler.graph import Type
 from compiler.layout import Layout, local_type
@@ -15,6 +14,7 @@ from compiler.origin import Role
 from compiler.program import Program
 from compiler.schedules import Action
 from compiler.text.printer import show_type
+from dsl.data import dataclass
 
 Item = tuple[str, str, int, int]
 """(name, role, bytes of one, how many)."""

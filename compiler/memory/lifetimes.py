@@ -8,7 +8,7 @@ of them lie in the same place (`Fixed`), unless one lives on into a later iterat
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 from compiler.graph import Graph, Node
@@ -19,6 +19,7 @@ from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Load
 from compiler.origin import Role
 from compiler.program import Function, FunctionPhase
+from dsl.data import dataclass
 
 Site = tuple[int, int]
 """Where the program makes a buffer: identity of the instruction, and which of the buffers that it makes."""

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from compiler.memory.lifetimes import Bundle, Lives, RingKey, Site, TracedMemory, Variant, bundle_of
 from compiler.program import FunctionPhase
+from dsl.data import dataclass
 
 ALIGNMENT = 512
 """Bytes: what devices want addresses of tensors to be multiples of."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import rounds, walk
@@ -12,6 +11,7 @@ from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Accumulate, Input
 from compiler.origin import Role
 from compiler.program import DeviceClass, Program
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

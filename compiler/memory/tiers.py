@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import inf
 
+from dsl.data import dataclass
 from dsl.diagnostics import fail
 from dsl.source import Span
 

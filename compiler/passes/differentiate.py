@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from compiler.graph import Builder, Graph, Names, Node, Value
@@ -19,6 +19,7 @@ from compiler.passes.simplify import anything, merge_equal, simplify
 from compiler.passes.sum_in_own_type import sum_in_own_type
 from compiler.passes.transpose import Label, OpenRepeat, cotangent, transpose
 from compiler.strategy import RecomputeRule
+from dsl.data import dataclass
 
 
 class Differentiated(NamedTuple):

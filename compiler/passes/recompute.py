@@ -12,7 +12,6 @@ that each runs its own iterations again, one by one (as if the scope were the lo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.repeat import Repeat
@@ -20,6 +19,7 @@ from compiler.origin import scopes, within
 from compiler.passes.copying import graph_values
 from compiler.passes.idle import Idle, Rule, report_idle
 from compiler.strategy import RecomputeRule
+from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics, did_you_mean
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from compiler.graph import Builder, Graph, Names, Type, Value
 from compiler.model import STEP_DTYPE, Init, Job, State, Training
@@ -16,6 +15,7 @@ from compiler.origin import Origin, Phase, Role
 from compiler.passes.copying import copy_node, graph_values
 from compiler.passes.differentiate import Differentiated
 from compiler.passes.divide import Divided
+from dsl.data import dataclass
 
 UPDATE = Origin(phase=Phase.UPDATE)
 """Of what is of no weight."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.base import Movement
@@ -18,6 +17,7 @@ from compiler.regions.loss import backward, loss
 from compiler.regions.region import Region
 from compiler.regions.routing import Copies, routing
 from compiler.regions.sunk import is_grouped, sunk_values
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

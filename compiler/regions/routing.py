@@ -8,7 +8,7 @@ Systems that know of this send a position once to each device, or each node, and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Pad, Slice
 from compiler.program import DeviceClass
+from dsl.data import dataclass
 
 ALL = Fraction(1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from compiler.graph import Dim, Graph, Node, Type, Value
 from compiler.layout import Layout
@@ -18,6 +18,7 @@ from compiler.text.locations import Site
 from compiler.verify.comm import check_comm
 from compiler.verify.local import Fills, check_layout, check_local, result_fills
 from compiler.verify.report import Finding, Report, head
+from dsl.data import dataclass
 from dsl.diagnostics import plural
 
 

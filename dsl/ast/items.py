@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from dsl.ast.expressions import Expr, Name, Range, String, Syntax
 from dsl.ast.statements import Statement, Target
 from dsl.ast.strategies import Path
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from dsl.ast.expressions import Expr, Name, Range, Syntax
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from dsl.ast.expressions import Call, Expr, Name, Syntax
 from dsl.ast.statements import Statement
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

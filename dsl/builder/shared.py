@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from dsl import ast, limits
+from dsl.data import dataclass
 from dsl.diagnostics import fail
 from dsl.lexer import Token
 from dsl.source import Span

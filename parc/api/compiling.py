@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Unpack
 
+from dsl.data import dataclass
 from parc.api.options import OURS, Entry, Options, Stage, is_program, is_stage, name_of, texts
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ played by events: groups take turns, an action runs when what it receives is the
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from compiler.memory.peak import MemoryUse, memory_use
 from compiler.program import LASTING, DeviceClass, Program, StateDecl
 from compiler.schedules.turns import Turns
 from compiler.traffic import Volumes, add_volumes, volumes
+from dsl.data import dataclass
 from runtime.distribute import Array, distribute
 from runtime.executor import LocalExecutor, check_hang, inputs_of
 from runtime.numpy import CallContext, rounded

@@ -6,7 +6,6 @@ be priced again and again with other parameters: that is what fitting does. Roll
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 
 from compiler.cost.kernels.flops import program_flops
@@ -18,6 +17,7 @@ from compiler.ops.effects import Input
 from compiler.ops.repeat import Repeat
 from compiler.program import FunctionPhase, Program
 from compiler.regions.mark import Regions, mark
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

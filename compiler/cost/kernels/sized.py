@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from compiler.cost.kernels.drafts import Draft, Lifted, masked_again
 from compiler.cost.kernels.work import Collective, Part, Product, Vector
@@ -11,6 +11,7 @@ from compiler.cost.kernels.work import WorkNode as Kernel
 from compiler.graph import Graph
 from compiler.ops import comm, effects
 from compiler.regions.mark import Regions
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

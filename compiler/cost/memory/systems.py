@@ -8,7 +8,6 @@ update has fused kernels, which need no room of their own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from compiler.memory.peak import ClassMemory, Peak
 from compiler.memory.tiers import FIRST
 from compiler.origin import Role
 from compiler.program import DeviceClass, Function, FunctionPhase
+from dsl.data import dataclass
 
 if TYPE_CHECKING:
     from compiler.driver import Compiled

@@ -6,13 +6,14 @@ the strides of the axes, at no cost that grows with the number of devices.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
 
 from compiler.memory.tiers import Memory, require_memory
 from compiler.model import Cluster, Device, Level
 from compiler.numbering import Ranks
 from compiler.program import Program
+from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
 

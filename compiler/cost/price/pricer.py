@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from compiler.cost.kernels.work import Collective, Copy, Meet, Part, Post, Product, Vector, Wait, Work, WorkNode
 from compiler.cost.price.calibration import Calibration
@@ -22,6 +21,7 @@ from compiler.cost.price.machine import Machine
 from compiler.memory.tiers import FIRST
 from compiler.ops.comm import Pattern
 from compiler.traffic import in_mesh_order
+from dsl.data import dataclass
 
 PICOSECONDS = 10**12
 """Per second. Time is counted in whole picoseconds here, in seconds outside of the cost model."""

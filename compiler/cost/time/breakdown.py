@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from compiler.cost.kernels.work import Meet, Part, Post, Product, Vector
 from compiler.cost.price.kinds import SLOWER, STAGES, Kind, Over
@@ -16,6 +16,7 @@ from compiler.cost.time.step import Played
 from compiler.cost.time.tasks import stretch, totals
 from compiler.cost.time.timeline import Cost, Event, Events, Link, Player, Spent, Timeline
 from compiler.program import FunctionPhase
+from dsl.data import dataclass
 
 BUBBLE = "device groups that wait for each other (the bubble of the pipeline)"
 SLOW = "slow devices, and waits for them"

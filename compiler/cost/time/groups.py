@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 from compiler.cost.kernels.program import Features, features
@@ -12,6 +11,7 @@ from compiler.cost.time.timeline import Player
 from compiler.numbering import Ranks
 from compiler.program import Program
 from compiler.schedules import Action, unroll
+from dsl.data import dataclass
 
 
 @dataclass(eq=False)

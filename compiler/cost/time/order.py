@@ -11,7 +11,7 @@ that is its duration.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 from compiler.cost.kernels.work import Meet, Part
@@ -20,6 +20,7 @@ from compiler.cost.time.tasks import Cut, cuts
 from compiler.homes import Homes
 from compiler.schedules import Action
 from compiler.schedules.turns import Turns
+from dsl.data import dataclass
 
 Key = tuple[str, int]
 """(function, chunk)."""

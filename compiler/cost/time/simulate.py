@@ -7,7 +7,6 @@ kernels (once per program)  ─▶  prices (machine and calibration)  ─▶  ta
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ from compiler.cost.time.timeline import Pieces, Player, Timeline
 from compiler.model import Cluster, Training
 from compiler.numbering import joined
 from compiler.program import FunctionPhase, Program
+from dsl.data import dataclass
 from dsl.diagnostics import fail
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ Whether one does depends on the sizes of axes only for `shard`, where nothing di
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from math import prod
 
@@ -18,6 +17,7 @@ from compiler.origin import within
 from compiler.passes.idle import Idle, Rule, report_idle
 from compiler.passes.place.rules import Rules
 from compiler.strategy import CLASSES, LayoutRule, ShardRule, SplitRule, Strategy
+from dsl.data import dataclass
 from dsl.diagnostics import Note
 from dsl.source import Span
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout, replicated
@@ -19,6 +19,7 @@ from compiler.passes.place.repeat import export, mark_gradients, place_repeat
 from compiler.passes.place.rules import Rules
 from compiler.passes.prune import prune
 from compiler.relayout import relayout_bytes
+from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics
 
 
