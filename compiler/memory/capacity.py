@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from compiler.memory.fullest import Alive, Fullest, fullest, traced
 from compiler.memory.peak import MemoryUse
@@ -11,11 +11,18 @@ from compiler.program import Program
 from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Span
 
-if TYPE_CHECKING:  # the emulator has no use for stacks
-    from compiler.cost.memory.systems import Need
-
 SHOWN = 6
 HELP = "split more (`shard weights on …`, a larger mesh), recompute, or use more micro-batches"
+
+
+class StackNeed(Protocol):
+    """Bytes of a device with the cluster's software: those that its allocator holds, and those with the driver's."""
+
+    @property
+    def reserved(self) -> int: ...
+
+    @property
+    def needed(self) -> int: ...
 
 
 def check_capacity(program: Program, use: Mapping[int, MemoryUse], capacities: Mapping[str, float]) -> None:
@@ -27,7 +34,7 @@ def check_capacity(program: Program, use: Mapping[int, MemoryUse], capacities: M
             raise ParcError(out_of_memory(fullest(traced(program, worst), worst, memory), capacity))
 
 
-def out_of_memory(found: Fullest, capacity: float, need: Need | None = None, help: str = HELP) -> Diagnostic:
+def out_of_memory(found: Fullest, capacity: float, need: StackNeed | None = None, help: str = HELP) -> Diagnostic:
     """The error: the moment, what the memory is used for, and the largest things alive. need: of the cluster's stack;
     None: the emulator's devices hold the program's own values."""
     roles = ", ".join(f"{role} {show_bytes(n)}" for role, n in sorted(found.roles.items(), key=lambda x: -x[1]))
