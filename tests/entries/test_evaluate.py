@@ -11,7 +11,7 @@ import pytest
 import parc
 from compiler.driver import Compiled, compile_job, joined
 from compiler.evaluate import evaluate
-from compiler.model import EVALUATE
+from compiler.model import ENTRIES, EVALUATE
 from compiler.program import FunctionPhase, Program
 from compiler.text import parse_program, show
 from compiler.verify import verify
@@ -216,3 +216,7 @@ def test_statistics_and_finished_metrics_are_there_as_in_a_step() -> None:
     phases = {f.phase for cls in alone.program.classes for f in cls.functions}
     wanted = {FunctionPhase.STATISTICS, FunctionPhase.TOTALS, FunctionPhase.FORWARD, FunctionPhase.METRICS}
     assert phases == wanted
+
+
+def test_commands_offer_every_entry() -> None:
+    assert parc.api.ENTRIES == ENTRIES
