@@ -68,7 +68,7 @@ def test_single_tactics() -> None:
 
 
 def test_some_pairs() -> None:
-    judged(spread(cells(2), 12))
+    judged(spread(cells(2), 18))
 
 
 def test_some_are_evaluated() -> None:
