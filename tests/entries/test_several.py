@@ -16,6 +16,7 @@ from compiler.passes.places import node_path
 from compiler.program import FunctionPhase
 from compiler.text.stage_parser import parse_stage
 from compiler.text.stages import show_stage
+from dsl.diagnostics import ParcError
 from dsl.source import Source
 from runtime.prove import prove, prove_evaluation
 from runtime.rank.executor import RankExecutor
@@ -133,3 +134,9 @@ def test_texts_of_stages_hold_both(plan: str, entry: str) -> None:
         read = parse_stage(show_stage(stage))
         again = compile_job(read, entry) if stage is found.job else compile_job(read)
         assert again.program == found.program
+
+
+def test_a_pipeline_says_which_loop_it_cuts() -> None:
+    text = FILE.read_text(encoding="utf-8").replace("pipeline student.block", "pipeline block")
+    with pytest.raises(ParcError, match="several loops `block`: `teacher.block` and `student.block`"):
+        evaluate_file(Source(str(FILE), text, str(FILE)), SMALL, None, "pipelined")
