@@ -259,6 +259,8 @@ class GraphPlacer:
 
 
 def _without(layout: Layout, axis: str) -> Layout:
+    if axis not in layout.axes:
+        return layout
     return Layout(
         tuple(tuple(a for a in axes if a != axis) for axes in layout.dims),
         tuple((a, fn) for a, fn in layout.pending if a != axis),

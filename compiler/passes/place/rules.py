@@ -43,23 +43,21 @@ class Rules:
             splits.append(SplitRule((dim,), TIME, ("activations",), span=strategy.microbatch_span))
         self._splits = {a: tuple(r for r in splits if r.axis == a) for a in self.axes}
         self._layouts: dict[str, LayoutRule] = {r.tensor: r for r in strategy.layouts}
-        self._wishes: dict[tuple[str, str, tuple[bool, ...]], dict[str, Wish]] = {}
+        self._wishes: dict[tuple[str, str, str], dict[str, Wish]] = {}
+        self._declared: dict[tuple[str, Type, str, tuple[str, ...]], Layout] = {}
         self._reported: set[tuple[str, str]] = set()
         self.asked: set[str] = set()  # tensors whose stated layout somebody heeded
 
     def wishes(self, axis: str, path: str, cls: str) -> dict[str, Wish]:
         """Dims that the rules of `axis` list for the tensor at `path` of class `cls`, first wish first."""
-        rules = self._splits[axis]
-        mask = tuple(cls in r.classes and within(path, r.scope) for r in rules)
-        key = (axis, cls, mask)
-        if key not in self._wishes:
-            found: dict[str, Wish] = {}
-            for rule, on in zip(rules, mask, strict=True):
-                if on:
-                    for dim in rule.dims:
-                        found.setdefault(dim, Wish(len(found), rule))
-            self._wishes[key] = found
-        return self._wishes[key]
+        known = self._wishes.get((axis, path, cls))
+        if known is None:
+            known = {}
+            for rule in self._splits[axis]:
+                for dim in rule.dims if cls in rule.classes and within(path, rule.scope) else ():
+                    known.setdefault(dim, Wish(len(known), rule))
+            self._wishes[axis, path, cls] = known
+        return known
 
     def override(self, name: str, type: Type, cls: str) -> Layout | None:
         """The layout that `layout NAME[…]` states: loop dims (not written) whole, the batch also cut in time."""
@@ -87,7 +85,11 @@ class Rules:
         stated = self.override(name, type, cls)
         if stated is not None:
             return stated
+        key = (path, type, cls, tuple(loops))
+        if key in self._declared:
+            return self._declared[key]
         dims: list[tuple[str, ...]] = [()] * len(type.dims)
+        fine = True
         for at, axis in enumerate(self.axes):
             for dim, wish in self.wishes(axis, path, cls).items():
                 if type.has(dim) and dim not in loops:
@@ -95,12 +97,16 @@ class Rules:
                     if self.fits(type.size(dim), dims[i], axis, wish.rule):
                         dims[i] = (*dims[i], axis)
                     else:
+                        fine = False
                         there = [d for d in type.names if d not in loops]
                         first = {a: next((d for d in self.wishes(a, path, cls) if d in there), "") for a in self.axes}
                         later = [a for a in self.axes[at + 1 :] if first[a] == dim]
                         self.indivisible(dim, type.size(dim), (*dims[i], axis), wish.rule, name, later)
                     break
-        return Layout(tuple(dims))
+        found = Layout(tuple(dims))
+        if fine:
+            self._declared[key] = found
+        return found
 
     def storage(self, name: str, type: Type, compute: Layout, cls: str, loops: Sequence[str] = ()) -> Layout:
         """The compute layout, split further by the `shard` rules of the class."""
