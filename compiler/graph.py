@@ -15,6 +15,7 @@ from dsl.source import NOWHERE, Span
 if TYPE_CHECKING:
     from compiler.layout import Layout
     from compiler.ops.base import Op
+    from compiler.regions.region import Region
 
 FLOATS = ("f64", "f32", "bf16", "f16")
 DTYPES = (*FLOATS, "int32", "uint32", "bool")
@@ -152,12 +153,14 @@ class Graph:
 
     A function of a program has neither inputs nor outputs: its effects are nodes. Graphs are equal if they have the
     same text, values and nodes are not: within a graph each is itself alone.
+    regions: what of it systems compute as one, once `mark_regions` has found that.
     """
 
     name: str
     inputs: tuple[Value, ...]
     nodes: tuple[Node, ...]
     outputs: tuple[Value, ...]
+    regions: tuple[Region, ...] = ()
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
@@ -171,6 +174,7 @@ class Graph:
             and _same(self.inputs, other.inputs)
             and all(a.same(b) for a, b in zip(self.nodes, other.nodes))
             and names_of(self.outputs) == names_of(other.outputs)
+            and self.regions == other.regions
         )
 
     def __hash__(self) -> int:

@@ -15,7 +15,7 @@ from dsl.data import dataclass
 from dsl.layout import INDENT, lay_out
 from dsl.lexer import Comment, Lexed
 from dsl.parser import parse_with_comments
-from dsl.show import statement
+from dsl.show.statements import statement
 from dsl.source import Span
 
 

@@ -19,6 +19,8 @@ ALLOWED = {
     "runtime": {"numpy", "ml_dtypes", "torch", "torch_npu"},
     "parc": {"click", "rich"},
 }
+LONGEST = 400
+"""Lines of a file."""
 HEAVY = {"numpy", "ml_dtypes", "rich", "torch", "lark", "click"}
 
 
@@ -81,6 +83,11 @@ def test_there_are_no_circles() -> None:
 
     for name in graph:
         visit(name, ())
+
+
+def test_no_file_is_long() -> None:
+    lines = {module_name(file): file.read_text().count("\n") for file in FILES}
+    assert {name: count for name, count in lines.items() if count > LONGEST} == {}
 
 
 @pytest.mark.parametrize("package", ORDER[:3])

@@ -23,6 +23,7 @@ from compiler.passes.divide import Divided, divide
 from compiler.passes.early_writes import early_writes, late_values
 from compiler.passes.evaluation import evaluation
 from compiler.passes.lower import lower
+from compiler.passes.mark_regions import mark_regions
 from compiler.passes.place.place import Placed, place
 from compiler.passes.recompute import Recompute
 from compiler.passes.simplify import simplify
@@ -164,6 +165,10 @@ def _early_writes(w: Work) -> None:
     w.program = on_updates(w.program, change)
 
 
+def _mark_regions(w: Work) -> None:
+    w.program = mark_regions(w.program)
+
+
 def _both(w: Work) -> tuple[Graph, ...]:
     return w.differentiated.forward, w.differentiated.backward
 
@@ -189,6 +194,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("lower", _lower, lambda w: w.program),  # functions with effects, collectives, schedules
     Pass("late_values", _late_values, lambda w: w.program),  # what is made for a weight, as late as can be
     Pass("early_writes", _early_writes, lambda w: w.program),  # new contents, as early as can be
+    Pass("mark_regions", _mark_regions, lambda w: w.program),  # what systems compute as one
 )
 
 NAMES = tuple(p.name for p in PASSES)

@@ -10,10 +10,10 @@ from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
 from compiler.regions.masks import kept
-from compiler.regions.region import Region, RegionKind
+from compiler.regions.region import FoundRegion, RegionKind
 
 
-def attention(body: Graph, weights: Collection[Value], gradients: Collection[str]) -> Iterator[Region]:
+def attention(body: Graph, weights: Collection[Value], gradients: Collection[str]) -> Iterator[FoundRegion]:
     """The regions of a body. weights: values that are weights, or only move or cast some; gradients: names of those
     that are only added to gradients.
 
@@ -25,7 +25,7 @@ def attention(body: Graph, weights: Collection[Value], gradients: Collection[str
     scores = {node: _free(node) for node in of_data}
     made = {v: node for node in body.nodes for v in node.outputs}
     read = {v for node in scores for v in node.inputs}
-    between = [n for n in body.nodes if n.op.joins or n.op.movement is not Movement.NO or _is_sum(n)]
+    between = [n for n in body.nodes if n.op.joins or n.op.movement is not Movement.NO or is_sum(n)]
     wanted: set[Node] = set()  # a product of activations takes what it leads to
     for node in reversed(between):
         if any(v in read for v in node.outputs):
@@ -39,22 +39,22 @@ def attention(body: Graph, weights: Collection[Value], gradients: Collection[str
             if reached := frozenset[Node]().union(*found):
                 before[node] = reached
     for nodes in _together([node for node in between if node in before], made):
-        if any(_summed(node) & scores[p] for node in nodes for p in before[node]):
+        if any(summed(node) & scores[p] for node in nodes for p in before[node]):
             values = {v for node in nodes for v in node.outputs}
             first = {p for node in nodes for v in node.inputs if (p := made.get(v)) in scores}
             last = {node for node in scores if values & set(node.inputs)}
             full = max(len(v.type.dims) for v in values)
             wheres = [n for n in nodes if _is_where(n) and len(n.outputs[0].type.dims) == full]
             share = kept(wheres, {v.name: node for v, node in made.items()}) if wheres else 1.0
-            yield Region(RegionKind.ATTENTION, frozenset(nodes), frozenset(first | last), kept=share)
+            yield FoundRegion(RegionKind.ATTENTION, frozenset(nodes), frozenset(first | last), kept=share)
 
 
 def _is_product(node: Node, weights: Collection[Value]) -> bool:
     """Whether it multiplies matrices, both of which are made of data."""
-    return isinstance(node.op, Contract) and not _is_sum(node) and not any(v in weights for v in node.inputs)
+    return isinstance(node.op, Contract) and not is_sum(node) and not any(v in weights for v in node.inputs)
 
 
-def _is_sum(node: Node) -> bool:
+def is_sum(node: Node) -> bool:
     """Whether it is a contraction that adds up products of elements: one of its matrices is a vector."""
     if not isinstance(node.op, Contract):
         return False
@@ -69,7 +69,7 @@ def _free(node: Node) -> set[str]:
     return (left ^ right) & set(node.outputs[0].type.names)
 
 
-def _summed(node: Node) -> set[str]:
+def summed(node: Node) -> set[str]:
     """Dims that a reduction, or a sum of products, sums over."""
     if not isinstance(node.op, (Reduce, Contract)):
         return set()

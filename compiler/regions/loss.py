@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
-from compiler.graph import Dim, Graph, Node, Value
+from compiler.graph import Graph, Node, Value
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Load, Save
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
-from compiler.regions.region import Region, RegionKind
+from compiler.regions.region import FoundRegion, RegionKind
 
 
-def loss(body: Graph, ends: Collection[Value]) -> Region | None:
+def loss(body: Graph, ends: Collection[Value]) -> FoundRegion | None:
     """The region before these values, if there is a softmax in it: exponentials that are summed. Its wide values have
     the dims of those, the results of the products that it begins with among them."""
     made = {v: node for node in body.nodes for v in node.outputs}
     nodes, first = _back(made, ends)
     summed = {v for node in nodes if isinstance(node.op, Reduce) and node.op.fn == "sum" for v in node.inputs}
     exponentials = [v for node in nodes if isinstance(node.op, Map) and node.op.fn == "exp" for v in node.outputs]
-    dims = {v.type.dims for v in exponentials if v in summed}
-    return Region(RegionKind.LOSS, nodes, first, _wide(nodes | first, dims)) if dims else None
+    dims = sorted({v.type.names for v in exponentials if v in summed})
+    return FoundRegion(RegionKind.LOSS, nodes, first, over=tuple(dims)) if dims else None
 
 
-def backward(body: Graph, forward: Graph, region: Region) -> Region:
+def backward(body: Graph, forward: Graph, region: FoundRegion) -> FoundRegion:
     """The region of the pass backward: all that hangs together with what the forward region has saved, up to products.
     What it computes again of the forward region begins with products, too."""
     inside = {v for node in region.nodes | region.products for v in node.outputs}
     slots = {n.op.name for n in forward.nodes if isinstance(n.op, Save) and n.inputs[0] in inside}
-    dims = {v.type.dims for v in region.wide}
     nodes = [n for n in body.nodes if not isinstance(n.op, (Contract, Repeat))]
     reads: dict[Value, list[Node]] = {}
     for node in nodes:
@@ -45,7 +44,7 @@ def backward(body: Graph, forward: Graph, region: Region) -> Region:
             todo += more
     first = {n for n in body.nodes if isinstance(n.op, Contract) and any(v in reads for v in n.outputs)}
     first = {n for n in first if any(other in found for v in n.outputs for other in reads[v])}
-    return Region(RegionKind.LOSS, frozenset(found), frozenset(first), _wide(found | first, dims))
+    return FoundRegion(RegionKind.LOSS, frozenset(found), frozenset(first), over=region.over)
 
 
 def _back(made: dict[Value, Node], ends: Collection[Value]) -> tuple[frozenset[Node], frozenset[Node]]:
@@ -62,11 +61,3 @@ def _back(made: dict[Value, Node], ends: Collection[Value]) -> tuple[frozenset[N
         nodes.add(node)
         todo += node.inputs
     return frozenset(nodes), frozenset(products)
-
-
-def _wide(nodes: Collection[Node], dims: Collection[tuple[Dim, ...]]) -> frozenset[Value]:
-    def outputs() -> Iterator[Value]:
-        for node in nodes:
-            yield from (v for v in node.outputs if v.type.dims in dims)
-
-    return frozenset(outputs())

@@ -36,8 +36,12 @@ class Copies(NamedTuple):
     places: int
 
 
-def routing(cls: DeviceClass, sizes: Mapping[str, int]) -> dict[Node, Copies]:
-    """Of the all-to-alls of a class's functions. sizes: of the mesh."""
+ONE = Copies(1, 0)
+"""Of what holds none."""
+
+
+def routing(cls: DeviceClass, sizes: Mapping[str, int]) -> list[tuple[Graph, Node, Copies]]:
+    """Of the all-to-alls of a class's functions, with their bodies. sizes: of the mesh."""
     walk = _Walk(sizes)
     if any(map(_exchanges, (f.body for f in cls.functions))):
         for f in cls.functions:
@@ -66,7 +70,7 @@ class _Walk:
     sizes: Mapping[str, int]
     filled: dict[Value, Fraction] = field(default_factory=dict)
     slots: dict[str, Fraction] = field(default_factory=dict)
-    found: dict[Node, Copies] = field(default_factory=dict)
+    found: list[tuple[Graph, Node, Copies]] = field(default_factory=list)
 
     def body(self, body: Graph) -> None:
         for node in body.nodes:
@@ -84,7 +88,7 @@ class _Walk:
                 share = self.index(node)
                 self.filled.update((v, share) for v in node.outputs if share is not ALL)
         made = {v: node for node in body.nodes for v in node.outputs}
-        self.found.update((node, self.copies(node, made, body)) for node in body.nodes if _is_exchange(node))
+        self.found += [(body, node, self.copies(node, made, body)) for node in body.nodes if _is_exchange(node)]
 
     def share(self, value: Value) -> Fraction:
         return self.filled.get(value, ALL)

@@ -9,11 +9,22 @@ from compiler.graph import Graph
 from compiler.ops import comm, effects
 from compiler.ops.base import Movement, Op
 from compiler.ops.elementwise import Cast
+from compiler.ops.repeat import Repeat
 
 
 def is_grouped(op: Op) -> TypeGuard[comm.Comm]:
     """Whether all devices of a group take part in a message, not neighbours only."""
     return isinstance(op, comm.Comm) and op.pattern in (comm.Pattern.RING, comm.Pattern.DIRECT)
+
+
+def mark_sunk(body: Graph, results: set[int], found: dict[int, set[str]]) -> None:
+    """Enters the values of a body, and of its loops, that are only added to gradients or written, by identity of the
+    body. results: indices of those of its results that are."""
+    mine = found[id(body)] = sunk_values(body, results)
+    for node in body.nodes:
+        if isinstance(node.op, Repeat):
+            carries = node.op.carries
+            mark_sunk(node.op.body, {i for i, v in enumerate(node.outputs) if i >= carries and v.name in mine}, found)
 
 
 def sunk_values(body: Graph, results: set[int], into: Collection[str] | None = None) -> set[str]:

@@ -16,10 +16,13 @@ from compiler.ops.functions import FUNCTIONS
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
 from compiler.program import ALL_CHUNKS, ORIGINS, Function, FunctionPhase, phase_in
+from compiler.regions.region import Region
 from compiler.text.attrs import AXES, OPS, attributes, describe, fits
 from compiler.text.cursor import MAX_NESTING, Cursor
-from compiler.text.lexer import Token
+from compiler.text.lexer import Lexeme
 from compiler.text.locations import Locations, Site
+from compiler.text.regions import WORD as REGION
+from compiler.text.regions import read_regions
 from dsl.diagnostics import Diagnostics, ParcError, did_you_mean
 
 UNKNOWN = Type("f32")
@@ -84,15 +87,25 @@ class BodyParser(Cursor):
         self.mark("{")
         self.end_line()
         self.scope = {}
-        nodes = self.nodes(site, 0)
+        nodes, regions = self.marked(site, 0)
         self.mark("}")
         self.end_line()
-        return Function(phase, chunk, Graph("", (), nodes, ()))
+        return Function(phase, chunk, Graph("", (), nodes, (), regions))
+
+    def marked(self, site: Site, depth: int) -> tuple[tuple[Node, ...], tuple[Region, ...]]:
+        """Instructions up to a `}` or a `yield`, and the regions behind them."""
+        nodes = self.nodes(site, depth)
+        while self.sees_word(REGION):
+            try:
+                return nodes, read_regions(self, nodes)
+            except ParcError as error:
+                self.skip(error)
+        return nodes, ()
 
     def nodes(self, site: Site, depth: int) -> tuple[Node, ...]:
-        """Instructions up to a `}` or a `yield`."""
+        """Instructions up to a `}`, a `yield` or a region."""
         found: list[Node] = []
-        while not self.sees("}") and not self.sees_word("yield"):
+        while not self.sees("}") and not self.sees_word("yield") and not self.sees_word(REGION):
             start = self.token
             if start.kind == "end":
                 self.give_up("`}`")
@@ -194,7 +207,7 @@ class BodyParser(Cursor):
                 break
         return Node(Map(fn, tuple(slots)), tuple(inputs), outputs)
 
-    def _repeat(self, outputs: tuple[Value, ...], start: Token, site: Site, depth: int) -> Node:
+    def _repeat(self, outputs: tuple[Value, ...], start: Lexeme, site: Site, depth: int) -> Node:
         if depth >= MAX_NESTING:
             raise self.error("E0608", f"loops are nested deeper than {MAX_NESTING}", start)
         label = self.text("the loop's name")
@@ -223,11 +236,11 @@ class BodyParser(Cursor):
         self.end_line()
         inputs = self._with_phase(params)
         outer, self.scope = self.scope, {p.name: p for p in inputs}
-        nodes = self.nodes(site, depth + 1)
+        nodes, regions = self.marked(site, depth + 1)
         self.word("yield")
         results = self._operands()
         self.scope = outer
         self.end_line()
         self.mark("}")
-        body = Graph(path, inputs, nodes, results)
+        body = Graph(path, inputs, nodes, results, regions)
         return Node(Repeat(label, count, body, counts["="], counts["each"], reverse, scan), tuple(sources), outputs)

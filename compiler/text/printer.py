@@ -31,6 +31,7 @@ from compiler.program import (
     phase_in,
 )
 from compiler.text.attrs import quote, runs, show_attributes, show_axis, show_dims, show_number, show_run
+from compiler.text.regions import show_regions
 from compiler.text.sharing import with_code_of
 
 Sizes = Mapping[str, int]
@@ -243,7 +244,7 @@ def _instrs(body: Graph, indent: str, shown: Show) -> list[str]:
     lines: list[str] = []
     for instr in body.nodes:
         lines += _instr(instr, indent, shown)
-    return lines
+    return lines + [indent + line for line in show_regions(body)]
 
 
 def _instr(instr: Node, indent: str, shown: Show) -> list[str]:

@@ -86,7 +86,7 @@ def _graph(graph: Graph, counts: Counts) -> Graph:
     inputs, nodes = tuple(map(value, graph.inputs)), tuple(map(node, graph.nodes))
     if all(a is b for a, b in zip((*inputs, *nodes), (*graph.inputs, *graph.nodes))):
         return graph
-    return Graph(graph.name, inputs, nodes, tuple(map(value, graph.outputs)))
+    return replace(graph, inputs=inputs, nodes=nodes, outputs=tuple(map(value, graph.outputs)))
 
 
 def extent(cls: DeviceClass) -> int:

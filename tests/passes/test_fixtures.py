@@ -19,6 +19,7 @@ from compiler.passes.copying import graph_values
 from compiler.passes.differentiate import Derivative, add_in_own_type, close, merge, transposed, without_dead_code
 from compiler.passes.early_writes import early_writes, late_values
 from compiler.passes.lower import lower
+from compiler.passes.mark_regions import mark_regions
 from compiler.passes.pipeline import NAMES, PASSES, Work
 from compiler.passes.place.place import Placed
 from compiler.passes.prune import prune
@@ -135,6 +136,10 @@ def _early_writes(text: str, note: str) -> str:
     return show(on_updates(program, lambda _, b: replace(b, nodes=tuple(early_writes(b.nodes, together)))))
 
 
+def _mark_regions(text: str, note: str) -> str:
+    return show(mark_regions(parse_program(text)))
+
+
 RUN: dict[str, Callable[[str, str], str]] = {
     "divide": _divide,
     "simplify": graph(simplify),
@@ -151,6 +156,7 @@ RUN: dict[str, Callable[[str, str], str]] = {
     "lower": _lower,
     "late_values": _late_values,
     "early_writes": _early_writes,
+    "mark_regions": _mark_regions,
 }
 
 

@@ -26,7 +26,7 @@ from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import Program, StateDecl
-from compiler.regions.mark import Regions
+from compiler.regions.marks import Regions
 from compiler.regions.sunk import is_grouped
 
 LATE = -2

@@ -16,7 +16,7 @@ from compiler.ops.contract import Contract
 from compiler.ops.effects import Input
 from compiler.ops.repeat import Repeat
 from compiler.program import FunctionPhase, Program
-from compiler.regions.mark import Regions, mark
+from compiler.regions.marks import Regions, regions_of
 from dsl.data import dataclass
 
 
@@ -44,7 +44,7 @@ class Features:
 
 def features(program: Program) -> Features:
     """All that prices depend on. Linear in the length of the program's text."""
-    compute, regions = compute_type(program), mark(program)
+    compute, regions = compute_type(program), regions_of(program)
     parts: list[dict[tuple[str, int], Part]] = []
     inside: list[dict[tuple[str, int], tuple[frozenset[str], frozenset[str]]]] = []
     for c in program.classes:

@@ -10,7 +10,8 @@ from compiler.cost.kernels.work import Collective, Part, Product, Vector
 from compiler.cost.kernels.work import WorkNode as Kernel
 from compiler.graph import Graph
 from compiler.ops import comm, effects
-from compiler.regions.mark import Regions
+from compiler.regions.marks import Regions
+from compiler.regions.routing import ONE
 from dsl.data import dataclass
 
 
@@ -48,7 +49,7 @@ class Sized:
             elif isinstance(work, Product):
                 work = self._product(draft, work, cores, fed)
             elif isinstance(work, Collective) and work.comm.pattern is comm.Pattern.DIRECT and draft.count == 1:
-                of = self.regions.routing[draft.instrs[0]]
+                of = self.regions.routing.get(draft.instrs[0], ONE)
                 work = replace(work, copies=of.number, places=of.places)
             deps = tuple(sorted(place[d] for d in draft.deps))
             owners = {self.values[results[c].name].owner for c in draft.carries if c < len(results)}

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from compiler.cost.kernels.work import Meet, Part, Post, Product, Vector
 from compiler.cost.price.kinds import SLOWER, STAGES, Kind, Over
-from compiler.cost.price.pricer import COMM, COMPUTE, COPY, PICOSECONDS, Pricer, picoseconds
+from compiler.cost.price.pricer import COMM, COMPUTE, PICOSECONDS, Pricer, picoseconds
 from compiler.cost.time.events import step_events
 from compiler.cost.time.groups import Groups
 from compiler.cost.time.order import Key, Plan, Result, Timing
@@ -326,7 +326,7 @@ def _top(
                 kinds["launch"] = kinds.get("launch", 0.0) + launch
                 kind, taken = "update" if update else kind, taken - launch
             kinds[kind] = kinds.get(kind, 0.0) + taken
-            name = node.name if priced.stream in (COMPUTE, COPY) else f"{node.name} over {priced.axes}"
+            name = node.name if priced.stream < COMM else f"{node.name} over {priced.axes}"
             flops = work.flops if isinstance(work, (Product, Vector)) else 0.0
             moved = work.bytes if isinstance(work, (Product, Vector)) else priced.sent
             entry = found.setdefault((name, priced.kind), [0.0, 0, 0.0, 0.0])

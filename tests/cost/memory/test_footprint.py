@@ -14,7 +14,7 @@ from compiler.cost.memory.footprint import Footprint, footprint
 from compiler.cost.memory.systems import Need, Systems
 from compiler.cost.price.calibration import NAMES
 from compiler.driver import Compiled
-from compiler.regions.mark import mark
+from compiler.regions.marks import regions_of
 from compiler.settings import EFFICIENCIES, FOOTPRINTS
 from dsl.source import Source
 
@@ -77,7 +77,7 @@ def test_what_hangs_on_logits_is_found_by_what_a_loss_is_made_of() -> None:
     """Not by its size: a stage without a loss has none, nor has a loss without a softmax; attention's is another."""
     row = next(r for r in load() if str(r) == "korthikanti_t5-0003")
     program = compiled(row, vpp="1").program
-    wide = mark(program).wide
+    wide = regions_of(program).wide
     (names,) = {v.type.names for v in wide}
     first = {v for f in program.classes[0].functions for n in f.body.nodes for v in n.outputs}
     assert names == ("b", "s", "v") and first.isdisjoint(wide)
@@ -95,7 +95,7 @@ def test_what_hangs_on_logits_is_found_by_what_a_loss_is_made_of() -> None:
           optimizer sgd(lr = 0.1)
         }
     """
-    assert not mark(parc.compile(Source("mse.par", text)).program).wide
+    assert not regions_of(parc.compile(Source("mse.par", text)).program).wide
 
 
 def parameters(row: Row) -> float:

@@ -1,0 +1,157 @@
+"""`mark_regions`: finds what systems compute as one, by what flows where, and marks it in the program, once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from compiler.graph import Graph, Node, Value
+from compiler.ops.base import Movement
+from compiler.ops.effects import Accumulate, Load, Read, Save
+from compiler.ops.elementwise import Cast
+from compiler.ops.move import Move
+from compiler.ops.repeat import Repeat
+from compiler.origin import Role
+from compiler.program import DeviceClass, Function, FunctionPhase, Program
+from compiler.regions.attention import attention
+from compiler.regions.loss import backward, loss
+from compiler.regions.norm import inside, norm_derivative, norms
+from compiler.regions.region import FoundRegion, Region, RegionKind
+from compiler.regions.routing import ONE, routing
+from compiler.regions.sunk import is_grouped, mark_sunk
+
+Marks = dict[int, list[Region]]
+"""By identity of a body."""
+
+
+def mark_regions(program: Program) -> Program:
+    """The program with its regions in its bodies. Linear in the length of its text. Classes that share their functions
+    share them again."""
+    made: dict[int, tuple[Function, ...]] = {}
+    for cls in program.classes:
+        if id(cls.functions) not in made:
+            marks = _marks(cls, program.sizes)
+            made[id(cls.functions)] = tuple(replace(f, body=_with(f.body, marks)) for f in cls.functions)
+    return program.with_classes(replace(c, functions=made[id(c.functions)]) for c in program.classes)
+
+
+def _with(body: Graph, marks: Marks) -> Graph:
+    nodes = [n if not isinstance(n.op, Repeat) else _loop(n, n.op, marks) for n in body.nodes]
+    mine = tuple(marks.get(id(body), ()))
+    if not mine and all(a is b for a, b in zip(nodes, body.nodes)):
+        return body
+    return replace(body, nodes=tuple(nodes), regions=mine)
+
+
+def _loop(node: Node, op: Repeat, marks: Marks) -> Node:
+    body = _with(op.body, marks)
+    return node if body is op.body else replace(node, op=replace(op, body=body))
+
+
+def _marks(cls: DeviceClass, sizes: Mapping[str, int]) -> Marks:
+    found: Marks = {}
+    weights = {s.name for s in cls.states if s.role is Role.WEIGHT}
+    kept = _Kept()
+    for f in sorted(cls.functions, key=lambda f: f.phase is not FunctionPhase.FORWARD):  # what it keeps is looked for
+        if f.phase is FunctionPhase.UPDATE:
+            continue
+        sunk: dict[int, set[str]] = {}
+        mark_sunk(f.body, set(), sunk)
+        own = _own(f.body, weights, (), sunk)
+        _enter(found, ((body, region) for body, regions in own for region in regions))
+        kept.function(f, own, found)
+    _enter(found, _losses(cls))
+    for body, node, copies in routing(cls, sizes):
+        if copies != ONE:
+            mark = Region(RegionKind.ROUTING, (node.outputs[0].name,), copies=copies.number, places=copies.places)
+            found.setdefault(id(body), []).append(mark)
+    return found
+
+
+def _enter(found: Marks, regions: Iterable[tuple[Graph, FoundRegion]]) -> None:
+    for body, region in regions:
+        values = tuple(n.outputs[0].name for n in body.nodes if n in region.nodes and n.outputs)
+        if values:
+            found.setdefault(id(body), []).append(Region(region.kind, values, region.kept, region.over))
+
+
+def _own(
+    body: Graph, states: Collection[str], given: Collection[Value], sunk: Mapping[int, set[str]]
+) -> list[tuple[Graph, list[FoundRegion]]]:
+    """Attentions and norms of a body and its loops. states: those that are weights; given: its inputs that are."""
+    weights = set(given)
+    found: list[tuple[Graph, list[FoundRegion]]] = []
+    for node in body.nodes:
+        op = node.op
+        if isinstance(op, Repeat):
+            inner = [p for v, p in zip(node.inputs, op.body.inputs) if v in weights]
+            found += _own(op.body, states, inner, sunk)
+        elif isinstance(op, Read):
+            weights.update(node.outputs if op.name in states else ())
+        elif isinstance(op, (Cast, Move)) or op.movement is not Movement.NO or is_grouped(op):
+            weights.update(node.outputs if node.inputs[0] in weights else ())
+    found.append((body, [*attention(body, weights, sunk[id(body)]), *norms(body, weights)]))
+    return found
+
+
+def _losses(cls: DeviceClass) -> Iterator[tuple[Graph, FoundRegion]]:
+    """Of the passes forward that add to the loss, and of those backward."""
+    states = {s.name for s in cls.states if s.role is Role.LOSS}
+    for f in cls.functions:
+        ends = [n.inputs[0] for n in f.body.nodes if isinstance(n.op, Accumulate) and n.op.name in states]
+        region = loss(f.body, ends) if ends else None
+        if region is not None:
+            yield f.body, region
+            others = [g for g in cls.functions if g.chunk == f.chunk and g.phase.before is not None]
+            yield from ((g.body, backward(g.body, f.body, region)) for g in others)
+
+
+class _Kept:
+    """Which values are of the inside of which norm: of the norms of a chunk, and through the buffers that keep them."""
+
+    def __init__(self) -> None:
+        self.over: list[tuple[str, ...]] = []
+        self.buffers: dict[tuple[str, int], int] = {}
+
+    def function(self, f: Function, own: Iterable[tuple[Graph, list[FoundRegion]]], found: Marks) -> None:
+        """Marks the derivatives of norms in a function; notes what it keeps of its norms."""
+        of: dict[Value, int] = {}
+        taken: set[Node] = set()
+        for _, regions in own:
+            for region in regions:
+                if region.kind is RegionKind.NORM:
+                    of.update(dict.fromkeys(inside(region), len(self.over)))
+                    self.over.append(region.over[0])
+                    taken |= region.nodes
+        for node in f.body.nodes:
+            if isinstance(node.op, Load) and (node.op.name, f.chunk) in self.buffers:
+                of[node.output] = self.buffers[node.op.name, f.chunk]
+        self._flow(f.body, of)
+        for node in f.body.nodes:
+            if isinstance(node.op, Save) and node.inputs[0] in of:
+                self.buffers[node.op.name, f.chunk] = of[node.inputs[0]]
+        if f.phase.before is not None:
+            self._derivatives(f.body, of, taken, found)
+
+    def _flow(self, body: Graph, of: dict[Value, int]) -> None:
+        """Into the bodies of loops, and out of them in stacks."""
+        for node in body.nodes:
+            op = node.op
+            if isinstance(op, Repeat):
+                pairs = [*zip(node.inputs, op.body.inputs)]
+                of.update((p, of[v]) for v, p in pairs[op.carries :] if v in of)
+                self._flow(op.body, of)
+                of.update((v, of[r]) for v, r in zip(node.outputs, op.body.outputs) if r in of)
+
+    def _derivatives(self, body: Graph, of: Mapping[Value, int], taken: set[Node], found: Marks) -> None:
+        values: dict[int, list[Value]] = {}
+        for node in body.nodes:
+            if isinstance(node.op, Repeat):
+                self._derivatives(node.op.body, of, taken, found)
+        for v in (*body.inputs, *(v for node in body.nodes for v in node.outputs)):
+            if v in of:
+                values.setdefault(of[v], []).append(v)
+        for number, kept in values.items():
+            nodes = norm_derivative(body, kept, self.over[number]) - taken
+            if nodes:
+                _enter(found, [(body, FoundRegion(RegionKind.NORM, nodes, over=(self.over[number],)))])

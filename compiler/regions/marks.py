@@ -1,0 +1,70 @@
+"""The marks of a program, as price and memory ask for them. Nothing is searched for: `passes.mark_regions` has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from compiler.graph import Graph, Node, Value
+from compiler.ops.contract import Contract
+from compiler.ops.repeat import Repeat
+from compiler.program import Program
+from compiler.regions.region import Region, RegionKind
+from compiler.regions.routing import Copies
+from compiler.regions.sunk import mark_sunk
+from dsl.data import dataclass
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Regions:
+    """Of a program: `attention`: of each node inside of one; `losses`: those of the loss; `wide`: the values of those
+    that are as large as what the softmax is taken of; `routing`: of all-to-alls, what of them are copies;
+    `sunk`: by identity of a body, names of values that are only added to gradients or written."""
+
+    attention: Mapping[Node, Region]
+    losses: tuple[Region, ...]
+    wide: frozenset[Value]
+    routing: Mapping[Node, Copies]
+    sunk: Mapping[int, set[str]]
+
+
+def bodies(body: Graph) -> Iterator[Graph]:
+    """The body, and those of its loops."""
+    yield body
+    for node in body.nodes:
+        if isinstance(node.op, Repeat):
+            yield from bodies(node.op.body)
+
+
+def marked(body: Graph, region: Region) -> list[Node]:
+    """The nodes of a region of the body."""
+    values = set(region.values)
+    return [node for node in body.nodes if node.outputs and node.outputs[0].name in values]
+
+
+def regions_of(program: Program) -> Regions:
+    """Reads the marks of a program. Linear in the length of its text."""
+    attention: dict[Node, Region] = {}
+    losses: list[Region] = []
+    wide: set[Value] = set()
+    routing: dict[Node, Copies] = {}
+    sunk: dict[int, set[str]] = {}
+    for function in {id(f): f for cls in program.classes for f in cls.functions}.values():
+        mark_sunk(function.body, set(), sunk)
+        for body in bodies(function.body):
+            for region in body.regions:
+                nodes = marked(body, region)
+                if region.kind is RegionKind.ATTENTION:
+                    attention.update(dict.fromkeys(nodes, region))
+                elif region.kind is RegionKind.ROUTING:
+                    routing.update(dict.fromkeys(nodes, Copies(region.copies, region.places)))
+                elif region.kind is RegionKind.LOSS:
+                    losses.append(region)
+                    wide |= _wide(body, nodes, region)
+    return Regions(attention, tuple(losses), frozenset(wide), routing, sunk)
+
+
+def _wide(body: Graph, nodes: list[Node], region: Region) -> set[Value]:
+    """Values of a loss, and of the products that it begins with, with the dims that its softmax is taken of."""
+    read = {v for node in nodes for v in node.inputs}
+    first = [n for n in body.nodes if isinstance(n.op, Contract) and any(v in read for v in n.outputs)]
+    return {v for node in (*nodes, *first) for v in node.outputs if v.type.names in region.over}
