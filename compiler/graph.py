@@ -46,16 +46,14 @@ class Type(Shared):
     dims: tuple[Dim, ...] = ()
     names: tuple[str, ...] = field(init=False, repr=False, compare=False)
     positions: dict[str, int] = field(init=False, repr=False, compare=False)
+    shape: tuple[int, ...] = field(init=False, repr=False, compare=False)
     elements: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         names = tuple([d.name for d in self.dims])
         positions = {name: i for i, name in reversed([*enumerate(names)])}
-        fix(self, names=names, positions=positions, elements=prod([d.size for d in self.dims]))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(d.size for d in self.dims)
+        shape = tuple([d.size for d in self.dims])
+        fix(self, names=names, positions=positions, shape=shape, elements=prod(shape))
 
     @property
     def bytes(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import field
+from functools import lru_cache
 from math import prod
 
 from compiler.graph import Dim, Type
@@ -70,6 +71,13 @@ def local_type(type: Type, layout: Layout, sizes: Mapping[str, int]) -> Type:
     """The piece that one device holds of a (logical) `type`; uneven sizes are rounded up (padded)."""
     if not layout.split_axes:
         return type
+    return _local_type(type, layout, tuple([sizes[a] for a in layout._dim_of]))
+
+
+@lru_cache(1 << 14)
+def _local_type(type: Type, layout: Layout, parts: tuple[int, ...]) -> Type:
+    """`parts`: into how many each axis of the layout splits its dim."""
+    sizes = dict(zip(layout._dim_of, parts, strict=True))
     dims = list(type.dims)
     for i in set(layout._dim_of.values()):
         dims[i] = Dim(dims[i].name, -(-dims[i].size // prod([sizes[a] for a in layout.dims[i]])))

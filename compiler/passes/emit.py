@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from functools import cache
 from typing import Any
 
 from compiler.graph import Dim, Graph, Names, Node, Type, Value
@@ -44,7 +43,7 @@ class LoopPart:
 def with_dims(op: Op, change: Callable[[Dim], Dim]) -> Op:
     """The op with every dim among its attributes changed."""
     changes: dict[str, Any] = {}
-    for name in _dim_fields(type(op)):
+    for name in _dim_fields(op):
         value = getattr(op, name)
         new: Any = change(value) if isinstance(value, Dim) else tuple([change(d) for d in value])
         if new != value:
@@ -52,12 +51,17 @@ def with_dims(op: Op, change: Callable[[Dim], Dim]) -> Op:
     return replace(op, **changes) if changes else op
 
 
-@cache
-def _dim_fields(op: type[Op]) -> tuple[str, ...]:
+_DIM_FIELDS: dict[type[Op], tuple[str, ...]] = {}
+
+
+def _dim_fields(op: Op) -> tuple[str, ...]:
     """The attributes of an op that are a dim or a list of dims."""
-    found = [f.name for f in fields(op) if "Dim" in f.type]
-    assert all(f.type in ("Dim", "tuple[Dim, ...]") for f in fields(op) if f.name in found), op
-    return tuple(found)
+    known = _DIM_FIELDS.get(type(op))
+    if known is None:
+        found = {f.name: f.type for f in fields(op) if "Dim" in str(f.type)}
+        assert set(found.values()) <= {"Dim", "tuple[Dim, ...]"}, op
+        known = _DIM_FIELDS[type(op)] = tuple(found)
+    return known
 
 
 class Emitter:

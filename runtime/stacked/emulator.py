@@ -94,7 +94,7 @@ class Emulator(LocalExecutor):
         initial: Mapping[str, Array] | None = None,
         shares: LocalExecutor | None = None,
     ) -> None:
-        self.memory: dict[int, MemoryUse] = memory_use(program)
+        self.memory: Mapping[int, MemoryUse] = memory_use(program)
         check_capacity(program, self.memory, capacities or {})
         self.traffic: dict[int, Volumes] = {}
         found: dict[int, _Group] = {}
