@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from math import inf
 
 from compiler.graph import Node, Value
 from compiler.layout import TIME, Layout
 from compiler.ops.base import Loop
-from compiler.passes.place.region import Choice, GraphPlacer, Reason
-from dsl.data import dataclass
+from compiler.passes.place.region import Choice, GraphPlacer, LoopAxes, Reason
+from compiler.passes.place.rules import Wish
 
 State = tuple[str, str]  # ("split", dim) | ("pending", fn) | ("whole", "")
 WHOLE: State = ("whole", "")
-
-
-@dataclass(slots=True)
-class LoopAxes:
-    """Axes per loop, and the axes along which pending sums pass through (with the operands that carry them)."""
-
-    loops: tuple[Loop, ...]
-    axes: list[list[str]] = field(default_factory=list)
-    passing: dict[str, frozenset[int]] = field(default_factory=dict)
 
 
 def state(value: Value, layout: Layout, axis: str) -> State:
@@ -58,8 +48,19 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
     held = [region.layouts(v) for v in node.inputs]
     out = node.outputs[0]
     declared = region.declared(out)
+    wishes = region.rules.all_wishes(out.origin.path, region.cls)
     sums = any([of and all([layout.pending for layout, _ in of]) for of in held])
     fixed = out.name in region.shared.gradients or any([v.name in region.weights for v in node.inputs])
+    if sums or fixed:
+        key = None
+    else:  # all that is looked at: the update does the same for each weight
+        types = tuple([v.type for v in (*node.inputs, *node.outputs)])
+        key = (id(loops), region.cls, region.axes, types, tuple(map(tuple, held)), declared, id(wishes))
+        known = region.shared.plans.get(key)
+        if known is not None:
+            region.shared.choices += [Choice(out.name, c.axis, c.loop, c.reason, c.candidates) for c in known.choices]
+            return known
+    reported, made = len(region.shared.diagnostics), len(region.shared.choices)
     for axis in region.axes:
         carriers = _passing(region, node, held, axis) if sums else frozenset()
         if carriers:
@@ -71,8 +72,11 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
             plan.axes[loop].append(axis)
             region.shared.choices.append(Choice(out.name, axis, loops[loop].names, Reason.WEIGHT))
             continue
-        _by_cost(region, node, plan, held, declared, axis)
+        _by_cost(region, node, plan, held, declared, axis, wishes[axis])
     _order(region, node, plan, held)
+    if key is not None and len(region.shared.diagnostics) == reported:
+        plan.choices = tuple(region.shared.choices[made:])
+        region.shared.plans[key] = plan
     return plan
 
 
@@ -185,10 +189,10 @@ def _by_cost(
     held: list[list[tuple[Layout, int]]],
     declared: Layout,
     axis: str,
+    wishes: dict[str, Wish],
 ) -> None:
     """Rule 2: split rather than replicated work, then fewest bytes moved, then the declared order."""
     out = node.outputs[0]
-    wishes = region.rules.wishes(axis, out.origin.path, region.cls)
     split = [_split_by(v, of, axis) for v, of in zip(node.inputs, held)]
     if not wishes and not any(split):
         return

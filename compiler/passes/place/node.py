@@ -14,8 +14,8 @@ from compiler.ops.neighbours import Halo, HaloAdd
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.passes.copying import renamed
-from compiler.passes.place.choose import LoopAxes, choose
-from compiler.passes.place.region import GraphPlacer
+from compiler.passes.place.choose import choose
+from compiler.passes.place.region import GraphPlacer, LoopAxes
 
 
 def place_node(region: GraphPlacer, node: Node) -> None:

@@ -44,8 +44,10 @@ class Rules:
         self._splits = {a: tuple(r for r in splits if r.axis == a) for a in self.axes}
         self._layouts: dict[str, LayoutRule] = {r.tensor: r for r in strategy.layouts}
         self._wishes: dict[tuple[str, str, str], dict[str, Wish]] = {}
+        self._all_wishes: dict[tuple[str, str], dict[str, dict[str, Wish]]] = {}
+        self._alike: dict[tuple[bool, ...], dict[str, dict[str, Wish]]] = {}
         self._declared: dict[tuple[str, Type, str, tuple[str, ...]], Layout] = {}
-        self._reported: set[tuple[str, str]] = set()
+        self.reported: set[tuple[str, str]] = set()  # dims and axes, by `indivisible`
         self.asked: set[str] = set()  # tensors whose stated layout somebody heeded
 
     def wishes(self, axis: str, path: str, cls: str) -> dict[str, Wish]:
@@ -57,6 +59,17 @@ class Rules:
                 for dim in rule.dims if cls in rule.classes and within(path, rule.scope) else ():
                     known.setdefault(dim, Wish(len(known), rule))
             self._wishes[axis, path, cls] = known
+        return known
+
+    def all_wishes(self, path: str, cls: str) -> dict[str, dict[str, Wish]]:
+        """By axis. Where the same rules apply it is the same object."""
+        known = self._all_wishes.get((path, cls))
+        if known is None:
+            rules = (r for of in self._splits.values() for r in of)
+            mask = tuple([cls in r.classes and within(path, r.scope) for r in rules])
+            if mask not in self._alike:
+                self._alike[mask] = {axis: self.wishes(axis, path, cls) for axis in self.axes}
+            known = self._all_wishes[path, cls] = self._alike[mask]
         return known
 
     def override(self, name: str, type: Type, cls: str) -> Layout | None:
@@ -148,9 +161,9 @@ class Rules:
     ) -> None:
         """Report once per dim and axis that the size cannot be split. later: axes that are to split it besides."""
         axis = axes[-1]
-        if (dim, axis) in self._reported:
+        if (dim, axis) in self.reported:
             return
-        self._reported.add((dim, axis))
+        self.reported.add((dim, axis))
         n = prod(self.sizes[a] for a in axes)
         others = n // self.sizes[axis]
         if size % (others * prod(self.sizes[a] for a in later)) == 0:  # if not, theirs is another error
