@@ -270,7 +270,7 @@ def outline(program: Program) -> Outline:
     return frozenset(
         (
             tuple((s.name, s.role, s.type.dtype, s.type.names, s.layout, s.memory) for s in cls.states),
-            tuple((f.name, f.chunk, tuple(_instructions(f.body))) for f in cls.functions),
+            tuple((*f.key, tuple(_instructions(f.body))) for f in cls.functions),
         )
         for cls in program.classes
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Unpack
 
@@ -139,11 +140,13 @@ def emit(
     timed: Callable[[PassTiming], None] | None = None,
     *,
     entries: Sequence[Entry] = (),
+    folder: str | None = None,
     **options: Unpack[Options],
 ) -> str:
     """The text of a job after a stage, or after a pass (`after:NAME`); later ones are not run.
 
-    entries: those that the program is to have, in this order; before the last stage the first of them.
+    entries: those that the program is to have, in this order; before the last stage the first of them. folder: where
+    the text is to lie, which says where its data is from there; None: where the data is.
     The file may be such a text itself (`.graph`, `.training`, `.placed`, `.npu`): the passes behind it are run. `timed`
     hears of each pass on the way to a program. Raises `ParcError`; TypeError for options that choose what the text of a
     stage has no choice of, ValueError for a stage that is before it.
@@ -170,7 +173,7 @@ def emit(
         _refuse(compiled)
         warn(compiled.job, options, compiled)
         return show(_legal(joined([compiled.program, *(lowered(given, entry).program for entry in others)])))
-    text = early(given, stage, first)
+    text = early(given, stage, first, folder)
     if isinstance(given, Job):
         warn(given, options)
     return text
@@ -188,7 +191,10 @@ def _legal(program: Program) -> Program:
 
 
 def _staged(file: File, options: Options) -> Job | Training | Placed:
+    from compiler.text.locations import Locations
     from compiler.text.stage_parser import parse_stage
+    from compiler.verify import verify_stage
+    from dsl.diagnostics import ParcError
     from dsl.files import load
     from dsl.source import Source
 
@@ -196,7 +202,12 @@ def _staged(file: File, options: Options) -> Job | Training | Placed:
     if given:
         raise TypeError(f"{name_of(file)} is the text of one job: `{given[0]}` goes with the `.par` file")
     source = file if isinstance(file, Source) else load(file)
-    return parse_stage(source.text, source.name)
+    locations = Locations()
+    stage = parse_stage(source.text, source.name, os.path.dirname(source.path) if source.path else ".", locations)
+    found = verify_stage(stage, locations)
+    if found:
+        raise ParcError(*found)
+    return stage
 
 
 def load_program(file: File, **options: Unpack[Options]) -> Program:

@@ -48,8 +48,7 @@ def run(
     from parc.memory import capacities
     from parc.room import require_room
 
-    if compiled.training.trains:
-        require_room(compiled, told=told)
+    require_room(compiled, told=told)
     return run(compiled.program, steps, compiled.job.data, capacities(compiled.job), progress, simulated)
 
 
@@ -86,8 +85,7 @@ def verify(
         compiled = compile(file, **options)
         require_machine(compiled, _sized(file, options), executor, proof=True)
         own: Options = {**options, "double": False}
-        if compiled.training.trains:
-            require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None, told)
+        require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None, told)
     else:
         compiled = small.compiled
         if (entry := options.get("entry", compiled.training.entry)) != compiled.training.entry:

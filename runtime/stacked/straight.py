@@ -57,8 +57,8 @@ def compile_function(function: Function, cls: DeviceClass, program: Program, slo
     writer.body(function.body, {}, 1)
     lines = writer.lines or ["    pass"]
     text = "\n".join(["def run(g, ctx):", *lines])
-    exec(compile(text, f"<{program.name} {function.name}.{function.chunk}>", "exec"), writer.names)
-    return Straight(function.name, function.chunk, waits, writer.names["run"], text)
+    exec(compile(text, f"<{program.name} {function.phase}.{function.chunk}>", "exec"), writer.names)
+    return Straight(function.phase, function.chunk, waits, writer.names["run"], text)
 
 
 class _Writer:
