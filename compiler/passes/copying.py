@@ -1,8 +1,8 @@
-"""Copies of nodes under new names, and the names that a graph takes."""
+"""Copies of nodes under new names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
@@ -10,32 +10,10 @@ from compiler.ops.call import Call
 from compiler.ops.elementwise import Cast
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
+from compiler.walk import called
 
 Rename = Callable[[Value], tuple[str, Origin]]
 """The name and the origin of a value's copy."""
-
-
-def graph_values(graph: Graph) -> Iterator[Value]:
-    """Every value of the graph and of the bodies in it, inputs first."""
-    yield from graph.inputs
-    yield from node_values(graph.nodes)
-
-
-def node_values(nodes: Sequence[Node]) -> Iterator[Value]:
-    """Every value that the nodes compute, and all of their bodies: those of a function once."""
-    functions = {id(g) for g in called(nodes)}
-    for node in nodes:
-        if isinstance(node.op, Repeat):
-            yield from graph_values(node.op.body)
-        elif isinstance(node.op, Call) and id(node.op.body) in functions:
-            functions.remove(id(node.op.body))
-            yield from graph_values(node.op.body)
-        yield from node.outputs
-
-
-def called(nodes: Iterable[Node]) -> list[Graph]:
-    """The functions that the nodes call, each once."""
-    return list({id(n.op.body): n.op.body for n in nodes if isinstance(n.op, Call)}.values())
 
 
 def suffixed(suffix: str, phase: Phase | None = None) -> Rename:
@@ -46,12 +24,12 @@ def suffixed(suffix: str, phase: Phase | None = None) -> Rename:
 def copy_value(value: Value, names: Names, rename: Rename) -> Value:
     """Makes the same tensor once more, under a fresh name, with the name and origin that `rename` gives."""
     name, origin = rename(value)
-    return replace(value, name=names.fresh(name), origin=origin)
+    return Value(names.fresh(name), value.type, value.span, origin, value.layout, value.memory)
 
 
 def renamed(value: Value, name: str, phase: Phase | None = None) -> Value:
     """The same tensor under another name: in another graph, or (for `phase`) in another layout."""
-    return replace(value, name=name, origin=_origin(value, phase))
+    return Value(name, value.type, value.span, _origin(value, phase), value.layout, value.memory)
 
 
 def _origin(value: Value, phase: Phase | None) -> Origin:
@@ -66,9 +44,9 @@ def copy_node(node: Node, env: MutableMapping[Value, Value], names: Names, renam
     op = node.op
     if isinstance(op, Repeat):
         op = replace(op, body=copy_graph(op.body, names, rename))
-    outputs = tuple(copy_value(v, names, rename) for v in node.outputs)
+    outputs = tuple([copy_value(v, names, rename) for v in node.outputs])
     env.update(zip(node.outputs, outputs, strict=True))
-    return Node(op, tuple(env[v] for v in node.inputs), outputs, node.span)
+    return Node(op, tuple([env[v] for v in node.inputs]), outputs, node.span)
 
 
 def copy_graph(graph: Graph, names: Names, rename: Rename) -> Graph:
@@ -89,7 +67,8 @@ def laid(graph: Graph, values: Mapping[str, Value]) -> Graph:
             op = replace(op, body=laid(op.body, values))
         elif isinstance(op, Call):
             op = replace(op, body=functions[id(op.body)])
-        return Node(op, tuple(values[v.name] for v in n.inputs), tuple(values[v.name] for v in n.outputs), n.span)
+        inputs, outputs = ([values[v.name] for v in row] for row in (n.inputs, n.outputs))
+        return Node(op, tuple(inputs), tuple(outputs), n.span)
 
     inputs, outputs = ([values[v.name] for v in row] for row in (graph.inputs, graph.outputs))
     return Graph(graph.name, tuple(inputs), tuple(map(node, graph.nodes)), tuple(outputs))
@@ -97,8 +76,8 @@ def laid(graph: Graph, values: Mapping[str, Value]) -> Graph:
 
 def substituted(node: Node, env: Mapping[Value, Value]) -> Node:
     """The node with some operands replaced; the same node if none is."""
-    inputs = tuple(env.get(v, v) for v in node.inputs)
-    if all(a is b for a, b in zip(inputs, node.inputs)):
+    inputs = tuple([env.get(v, v) for v in node.inputs])
+    if all([a is b for a, b in zip(inputs, node.inputs)]):
         return node
     return Node(node.op, inputs, node.outputs, node.span)
 

@@ -15,7 +15,6 @@ from compiler.ops.call import Call
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
-from compiler.passes.copying import called
 from compiler.program import (
     ALL_CHUNKS,
     Affine,
@@ -35,6 +34,7 @@ from compiler.program import (
 from compiler.text.attrs import quote, runs, show_attributes, show_axis, show_dims, show_number, show_run
 from compiler.text.regions import show_regions
 from compiler.text.sharing import with_code_of
+from compiler.walk import called
 
 Sizes = Mapping[str, int]
 

@@ -11,15 +11,15 @@ many iterations as that one has turned into one of 12. So stages of uneven lengt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import TypeVar
 
 from compiler.graph import Dim, Graph, Node, Value
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin
-from compiler.passes.copying import called
 from compiler.program import DeviceClass, LoopRange
+from compiler.walk import walk
 
 T = TypeVar("T")
 Counts = Mapping[tuple[str, int], int]
@@ -98,13 +98,4 @@ def _graph(graph: Graph, counts: Counts, known: dict[int, Graph]) -> Graph:
 
 def extent(cls: DeviceClass) -> int:
     """Number of states and instructions, those inside loops too."""
-    return len(cls.states) + sum(1 for f in cls.functions for _ in _instructions(f.body))
-
-
-def _instructions(body: Graph) -> Iterator[None]:
-    for function in called(body.nodes):
-        yield from _instructions(function)
-    for instr in body.nodes:
-        yield None
-        if isinstance(instr.op, Repeat):
-            yield from _instructions(instr.op.body)
+    return len(cls.states) + sum(1 for f in cls.functions for _ in walk(f.body))

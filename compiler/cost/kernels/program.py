@@ -15,10 +15,10 @@ from compiler.cost.kernels.work import Part
 from compiler.graph import ITEMSIZE, Graph, Names
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Input
-from compiler.ops.repeat import Repeat
-from compiler.passes.copying import expanded, graph_values
-from compiler.program import DeviceClass, FunctionPhase, Program, on_updates
+from compiler.passes.copying import expanded
+from compiler.program import DeviceClass, FunctionKey, FunctionPhase, Program, on_updates
 from compiler.regions.marks import Regions, regions_of
+from compiler.walk import graph_values, walk
 from dsl.data import dataclass
 
 
@@ -34,13 +34,13 @@ class Features:
             fused attention does not
     """
 
-    parts: tuple[dict[tuple[str, int], Part], ...]
+    parts: tuple[dict[FunctionKey, Part], ...]
     samples: int
     tokens: int
     dtype: str
     flops: float
     compute: str
-    inside: tuple[dict[tuple[str, int], tuple[frozenset[str], frozenset[str]]], ...]
+    inside: tuple[dict[FunctionKey, tuple[frozenset[str], frozenset[str]]], ...]
     regions: Regions
 
 
@@ -48,8 +48,8 @@ def features(program: Program) -> Features:
     """All that prices depend on. Linear in the length of the program's text."""
     program = on_updates(program, _expanded)
     compute, regions = compute_type(program), regions_of(program)
-    parts: list[dict[tuple[str, int], Part]] = []
-    inside: list[dict[tuple[str, int], tuple[frozenset[str], frozenset[str]]]] = []
+    parts: list[dict[FunctionKey, Part]] = []
+    inside: list[dict[FunctionKey, tuple[frozenset[str], frozenset[str]]]] = []
     for c in program.classes:
         parts.append({})
         inside.append({})
@@ -61,8 +61,8 @@ def features(program: Program) -> Features:
                 f.phase is FunctionPhase.UPDATE,
                 ITEMSIZE[compute],
             )
-            parts[-1][f.name, f.chunk] = lifter.part(f.body)
-            inside[-1][f.name, f.chunk] = frozenset(lifter.inside), frozenset(lifter.core)
+            parts[-1][f.key] = lifter.part(f.body)
+            inside[-1][f.key] = frozenset(lifter.inside), frozenset(lifter.core)
     by_dtype = program_flops(program)
     samples, tokens = _sizes(program)
     dtype = max(by_dtype, key=lambda d: by_dtype[d], default="f32")
@@ -77,18 +77,10 @@ def _expanded(cls: DeviceClass, body: Graph) -> Graph:
 def compute_type(program: Program) -> str:
     """The type of computation: the narrowest of what products give."""
     found: set[str] = set()
-
-    def look(body: Graph) -> None:
-        for instr in body.nodes:
-            if isinstance(instr.op, Repeat):
-                look(instr.op.body)
-            elif isinstance(instr.op, Contract) and instr.outputs[0].type.is_float:
-                found.add(instr.outputs[0].type.dtype)
-
-    for c in program.classes:
-        for f in c.functions:
-            if f.phase is not FunctionPhase.UPDATE:
-                look(f.body)
+    functions = (f for c in program.classes for f in c.functions if f.phase is not FunctionPhase.UPDATE)
+    for instr, _ in (pair for f in functions for pair in walk(f.body)):
+        if isinstance(instr.op, Contract) and instr.outputs[0].type.is_float:
+            found.add(instr.outputs[0].type.dtype)
     return min(sorted(found), key=lambda dtype: ITEMSIZE[dtype], default="f32")
 
 

@@ -38,8 +38,7 @@ def place_call(region: GraphPlacer, node: Node, op: Call) -> None:
         wanted = region.preferred.pop(v.name, None)
         operands.append(region.resolved(v) if wanted is None else region.versions[v.name][0].value)
         given.append((shared.layouts[operands[-1].name], wanted))
-    rules = tuple([id(region.rules.wishes(axis, op.at, region.cls)) for axis in region.axes])
-    key = id(op.body), tuple(given), rules
+    key = id(op.body), tuple(given), id(region.rules.all_wishes(op.at, region.cls))
     if key not in shared.functions:
         shared.functions[key] = _placed(region, op, given)
     body = shared.functions[key]

@@ -18,6 +18,7 @@ from compiler.origin import within
 from compiler.passes.idle import Idle, Rule, report_idle
 from compiler.passes.place.rules import Rules
 from compiler.strategy import CLASSES, LayoutRule, ShardRule, SplitRule, Strategy
+from compiler.walk import walk
 from dsl.data import dataclass
 from dsl.diagnostics import Note
 from dsl.source import Span
@@ -104,9 +105,8 @@ def _tensors(training: Training) -> Iterator[Tensor]:
 
 def _made(graph: Graph, cls: str) -> Iterator[Tensor]:
     functions: dict[int, list[Tensor]] = {}
-    for node in graph.nodes:
+    for node, _ in walk(graph, calls=False):
         if isinstance(node.op, Repeat):
-            yield from _made(node.op.body, cls)
             continue
         if isinstance(node.op, Call):
             if id(node.op.body) not in functions:
