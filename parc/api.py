@@ -39,6 +39,8 @@ EXECUTORS: tuple[Executor, ...] = get_args(Executor)
 STAGES: tuple[Stage, ...] = get_args(Stage)
 Entry = Literal["train_step", "evaluate"]
 ENTRIES: tuple[Entry, ...] = get_args(Entry)
+System = Literal["torch"]
+SYSTEMS: tuple[System, ...] = get_args(System)
 OURS = ("parc lowered the strategy to a program that is not legal: please report it", None)
 """The note of diagnostics that are not the user's fault."""
 
@@ -235,6 +237,18 @@ def _staged(file: File, options: Options) -> Job | Training | Placed:
         raise TypeError(f"{_name(file)} is the text of one job: `{given[0]}` goes with the `.par` file")
     source = file if isinstance(file, Source) else load(file)
     return parse_stage(source.text, source.name)
+
+
+def export(file: File, system: System = "torch", **options: Unpack[Options]) -> str:
+    """The program of a `.par` or `.npu` file, written for another system: `torch`, a file that needs PyTorch alone.
+
+    Raises `ParcError`; ValueError for a system that there is none of; TypeError as `load_program`.
+    """
+    from compiler.export.torch.file import export_torch
+
+    if system not in SYSTEMS:
+        raise ValueError(f"there is no system `{system}` to export to: {', '.join(SYSTEMS)}")
+    return export_torch(load_program(file, **options))
 
 
 def load_program(file: File, **options: Unpack[Options]) -> Program:

@@ -1,0 +1,198 @@
+"""One function of a program as a function of Python: a statement per instruction, repeats as loops, effects as what
+it takes and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from compiler.export.torch.writer import EMIT, Writer, string
+from compiler.graph import Graph, Node, Value
+from compiler.layout import TIME
+from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
+from compiler.ops.repeat import Repeat
+from compiler.program import LASTING, Function
+from compiler.text.printer import show_type
+
+WIDTH = 96
+"""Columns from which a type stands on no line of its own any more: it is left out."""
+
+
+@dataclass(slots=True)
+class Written:
+    """A function's text, and what it asks of whoever runs it.
+
+    inputs: the key under which it is given -> the data input and the axes that split each of its dims.
+    loads: what is loaded -> whether for the last time. receives: key -> (name, stages ahead, shape, dtype) of messages.
+    highest: accumulators in which not the sum but the maximum counts.
+    """
+
+    lines: list[str]
+    inputs: dict[str, tuple[str, Value]] = field(default_factory=dict)
+    loads: dict[str, bool] = field(default_factory=dict)
+    receives: dict[str, tuple[str, int, Value]] = field(default_factory=dict)
+    highest: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Results:
+    """What a function returns, by its kind: dict entries."""
+
+    add: dict[str, list[str]] = field(default_factory=dict)
+    save: dict[str, str] = field(default_factory=dict)
+    put: dict[str, str] = field(default_factory=dict)
+    send: dict[str, str] = field(default_factory=dict)
+
+
+class FunctionWriter:
+    """listed: saved buffers that hold a list of tensors, one per iteration of a loop."""
+
+    def __init__(self, writer: Writer, listed: set[str]) -> None:
+        self.w, self.listed = writer, listed
+        self.lasting = {s.name for s in writer.cls.states if s.role in LASTING}
+        self.written = Written([])
+        self.results = _Results()
+
+    def write(self, f: Function, name: str, indent: str = "") -> Written:
+        """The function under this name."""
+        stage = "" if f.phase.of_chunk and not f.chunk else f" {f.chunk}" if f.chunk else ""
+        self.line(indent, f"def {name}(i, given, state, saved):")
+        self.line(indent + "    ", f'"""{f.phase.words.capitalize()}{stage}, of micro-batch i."""')
+        self.nodes(f.body, indent + "    ", set())
+        self._returned(indent + "    ")
+        return self.written
+
+    def line(self, indent: str, text: str, value: Value | None = None) -> None:
+        """A line, with the type and layout of what it defines."""
+        made = f"{indent}{text}"
+        if value is not None:
+            made = f"{made}  # {show_type(value.type, value.layout, self.w.program.sizes)}"
+        self.w.lines.append(made)
+        self.written.lines.append(made)
+
+    # --- instructions
+
+    def nodes(self, body: Graph, indent: str, skipped: Collection[Node]) -> None:
+        """A statement for each node."""
+        for node in body.nodes:
+            if node not in skipped:
+                self.node(node, indent)
+
+    def node(self, node: Node, indent: str) -> None:
+        w, op = self.w, node.op
+        if isinstance(op, Repeat):
+            self.loop(node, op, indent)
+        elif isinstance(op, Input | Load | Read | Recv):
+            self.assign(node.output, self._source(op, node.output), indent)
+        elif isinstance(op, Accumulate):
+            value = node.inputs[0]
+            if value.layout.pending_on(TIME) == "max":
+                self.written.highest.append(op.name)
+            self.results.add.setdefault(op.name, []).append(w.ref(value))
+        elif isinstance(op, Save):
+            listed = op.name in self.listed
+            self.results.save[op.name] = w.names.of(node.inputs[0].name) if listed else w.ref(node.inputs[0])
+        elif isinstance(op, Send):
+            self.results.send[f"{op.name} to {op.to}"] = w.ref(node.inputs[0])
+        elif isinstance(op, Write):
+            text = w.ref(node.inputs[0])
+            if op.name in self.lasting:
+                self.line(indent, f"state[{string(op.name)}].copy_({text})")
+            else:
+                self.results.put[op.name] = text
+        elif isinstance(op, StageReduce):
+            groups = f"({', '.join(map(str, op.groups))},)"
+            call = f"{w.use('stage_reduce')}({w.ref(node.inputs[0])}, {string(op.fn)}, {groups})"
+            self.assign(node.output, call, indent)
+        else:
+            text = EMIT[type(op)](op, node, w)
+            if len(node.outputs) == 1:
+                self.assign(node.output, text, indent)
+            else:
+                self.line(indent, f"{', '.join(w.names.of(v.name) for v in node.outputs)} = {text}", node.outputs[0])
+
+    def assign(self, value: Value, text: str, indent: str) -> None:
+        """`name = text`; a value that is another one under a new name has that one's."""
+        if text.isidentifier() and value.name not in self.w.names.taken:
+            self.w.names.taken[value.name] = text
+        else:
+            self.line(indent, f"{self.w.names.of(value.name)} = {text}", value)
+
+    def _source(self, op: Input | Load | Read | Recv, value: Value) -> str:
+        found = self.written
+        if isinstance(op, Read):
+            return f"state[{string(op.name)}]"
+        if isinstance(op, Load):
+            found.loads[op.name] = op.last or found.loads.get(op.name, False)
+            if op.name in self.listed:
+                self.w.lists.add(value.name)
+            return f"saved[{string(op.name)}]"
+        if isinstance(op, Recv):
+            key = f"{op.name} from {op.source}"
+            found.receives[key] = op.name, op.source, value
+        else:
+            key = op.name
+            while key in found.inputs and found.inputs[key][1].layout != value.layout:
+                key += "'"
+            found.inputs[key] = op.name, value
+        return f"given[{string(key)}]"
+
+    # --- loops
+
+    def loop(self, node: Node, op: Repeat, indent: str) -> None:
+        """A loop; stacks of results are lists, which are stacked where a tensor is read."""
+        w, names, carries, stacks = self.w, self.w.names, op.carries, op.carries + op.stacks
+        body, inner = op.body, indent + "    "
+        for param, given in zip(body.inputs[:carries], node.inputs, strict=False):
+            self.line(indent, f"{names.of(param.name)} = {w.ref(given)}", param)
+        for param, given in zip(body.inputs[stacks:], node.inputs[stacks:], strict=True):
+            names.taken[param.name] = w.ref(given)
+        results = list(zip(node.outputs[carries:], body.outputs[carries:], strict=True))
+        for out, _ in results:
+            w.lists.add(out.name)
+        if results:
+            made = ", ".join(names.of(out.name) for out, _ in results)
+            empty = f"[None] * {op.count}"
+            text = empty if len(results) == 1 else f"({empty} for _ in range({len(results)}))"
+            self.line(indent, f"{made} = {text}")
+        count = f"range({op.count})"
+        n = names.fresh("n_" + op.label)
+        self.line(indent, f"for {n} in {f'reversed({count})' if op.reverse else count}:  # {op.label}")
+        for param, given in zip(body.inputs[carries:stacks], node.inputs[carries:stacks], strict=True):
+            self.line(inner, f"{names.of(param.name)} = {names.of(given.name)}[{n}]", param)
+        self.nodes(body, inner, ())
+        for out, result in results:
+            self.line(inner, f"{names.of(out.name)}[{n}] = {w.ref(result)}")
+        self._carried(body, carries, inner)
+        for out, param in zip(node.outputs[:carries], body.inputs[:carries], strict=True):
+            names.taken[out.name] = names.of(param.name)
+
+    def _carried(self, body: Graph, carries: int, indent: str) -> None:
+        pairs = [(self.w.names.of(p.name), self.w.ref(r)) for p, r in zip(body.inputs[:carries], body.outputs)]
+        pairs = [(p, r) for p, r in pairs if p != r]
+        if pairs:
+            self.line(indent, f"{', '.join(p for p, _ in pairs)} = {', '.join(r for _, r in pairs)}")
+
+    # --- results
+
+    def _returned(self, indent: str) -> None:
+        found = self.results
+        add = {name: " + ".join(values) for name, values in found.add.items()}
+        groups = {"add": add, "save": found.save, "put": found.put, "send": found.send}
+        self.line(indent, "return dict(")
+        for kind, entries in groups.items():
+            if entries:
+                self.line(indent, f"    {kind}={{")
+                for name, text in entries.items():
+                    self.line(indent, f"        {string(name)}: {text},")
+                self.line(indent, "    },")
+        self.line(indent, ")")
+
+
+def listed_buffers(functions: Sequence[Function]) -> set[str]:
+    """Saved buffers that hold what a loop stacks."""
+    found: set[str] = set()
+    for f in functions:
+        stacks = {v for n in f.body.nodes if isinstance(n.op, Repeat) for v in n.outputs[n.op.carries :]}
+        found |= {n.op.name for n in f.body.nodes if isinstance(n.op, Save) and n.inputs[0] in stacks}
+    return found
