@@ -20,7 +20,8 @@ def _at(node: Node, dim: str) -> int:
 @emit(AllReduce)
 def all_reduce(op: AllReduce, node: Node, w: Writer) -> str:
     """16-bit values are added in wider ones and rounded once."""
-    return f"{w.use('all_reduce')}({w.ref(node.inputs[0])}, {string(op.fn)}, {quoted(op.axes)})"
+    x = f"{w.ref(node.inputs[0])}{'.detach()' * w.derived}"  # of what a step tells, nothing is derived
+    return f"{w.use('all_reduce')}({x}, {string(op.fn)}, {quoted(op.axes)})"
 
 
 @emit(AllGather)

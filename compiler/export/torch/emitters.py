@@ -40,6 +40,9 @@ def map_(op: Map, node: Node, w: Writer) -> str:
         return f"torch.where({', '.join(args)})"
     if op.fn in ("maximum", "minimum") and None in op.slots and op.slots != (None, None):
         tensor, bound = args if op.slots[0] is None else args[::-1]
+        if w.derived:  # where both are equal each gets half of the gradient
+            typed = DTYPES[node.output.type.dtype]
+            return f"torch.{op.fn}({tensor}, torch.full((), {bound}, dtype={typed}, device=DEVICE))"
         return f"{tensor}.clamp({'min' if op.fn == 'maximum' else 'max'}={bound})"
     return f"{CALLS[op.fn]}({', '.join(args)})"
 
@@ -73,6 +76,16 @@ def transpose(op: Transpose, node: Node, w: Writer) -> str:
 def permuted(text: str, names: Sequence[str], order: Sequence[str]) -> str:
     """A view of the dims in another order."""
     return text if tuple(names) == tuple(order) else f"{text}.permute({', '.join(str(names.index(n)) for n in order)})"
+
+
+def is_matrix_product(node: Node) -> bool:
+    """Whether it is a product of rows with a matrix whose summed dims stand first."""
+    if not isinstance(node.op, Contract):
+        return False
+    a, b, out = (v.type.names for v in (*node.inputs, node.output))
+    summed = tuple(n for n in a if n in b and n not in out)
+    rows, columns = tuple(n for n in a if n not in summed), tuple(n for n in b if n not in summed)
+    return bool(summed and columns) and (rows + summed, summed + columns, rows + columns) == (a, b, out)
 
 
 @emit(Contract)

@@ -8,6 +8,7 @@ from zlib import crc32
 import compiler.export.torch.comm
 import compiler.export.torch.emitters  # noqa: F401 (both enter their emitters)
 from compiler.export.torch import running
+from compiler.export.torch.derived import Derived, derived
 from compiler.export.torch.function import FunctionWriter, Written, listed_buffers
 from compiler.export.torch.library import library
 from compiler.export.torch.writer import DTYPES, Writer, number, quoted, string, tuple_of
@@ -17,7 +18,19 @@ from compiler.numbering import Ranks
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Send, StageReduce
 from compiler.origin import Role
-from compiler.program import ALL_CHUNKS, LASTING, Affine, DeviceClass, For, Function, LoopRange, Program, Run, StateDecl
+from compiler.program import (
+    ALL_CHUNKS,
+    LASTING,
+    Affine,
+    DeviceClass,
+    For,
+    Function,
+    FunctionPhase,
+    LoopRange,
+    Program,
+    Run,
+    StateDecl,
+)
 from compiler.regions.marks import bodies
 
 RESULTS = (Role.LOSS, Role.METRIC, Role.REPORT)
@@ -132,11 +145,19 @@ class _Class:
         parts = [self._buffers()]
         written = {}
         listed = listed_buffers(self.cls.functions)
+        own = derived(self.program, self.cls)
         for f in self.cls.functions:
-            writer = Writer(self.program, self.cls, f.chunk, self.helpers)
+            writer = Writer(self.program, self.cls, f.chunk, self.helpers, derived=own is not None)
             name = action(f)
-            written[name] = FunctionWriter(writer, listed).write(f, name)
+            if own is not None and f.phase is FunctionPhase.BACKWARD:
+                written[name] = _derivative(own)
+            elif own is not None and f.phase is FunctionPhase.FORWARD:
+                written[name] = FunctionWriter(writer, set(), own.loss).write(own.forward, name)
+            else:
+                written[name] = FunctionWriter(writer, listed).write(f, name)
             parts.append("\n".join(written[name].lines))
+        trained = ", ".join(f"{string(g)}: {string(w)}" for g, w in own.gradients.items()) if own is not None else ""
+        parts.append(f"TRAINED = {{{trained}}}  # gradients that PyTorch derives, and of what")
         parts += [self._asks(written), self._schedule()]
         if not self.several:
             return "\n\n\n".join(parts)
@@ -206,6 +227,18 @@ class _Class:
             else:
                 lines.append('    run("U", 0)')
         return "\n".join(lines)
+
+
+def _derivative(own: Derived) -> Written:
+    factor = f" * {number(own.factor)}" if own.factor != 1.0 else ""
+    lines = [
+        "def B(i, given, state, saved):",
+        '    """Backward pass, of micro-batch i: what PyTorch derives of the forward pass."""',
+        "    weights = [state[name] for name in TRAINED.values()]",
+        f'    found = torch.autograd.grad(saved["loss"]{factor}, weights, materialize_grads=True)',
+        "    return dict(add=dict(zip(TRAINED, found)))",
+    ]
+    return Written(lines, loads={"loss": True})
 
 
 def action(f: Function) -> str:

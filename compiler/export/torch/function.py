@@ -3,13 +3,14 @@ it takes and returns."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from compiler.export.torch.fused import Call, fused, together
 from compiler.export.torch.writer import EMIT, Writer, string
 from compiler.graph import Graph, Node, Value
 from compiler.layout import TIME
-from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
+from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.program import LASTING, Function
 from compiler.text.printer import show_type
@@ -45,12 +46,14 @@ class _Results:
 
 
 class FunctionWriter:
-    """listed: saved buffers that hold a list of tensors, one per iteration of a loop."""
+    """listed: saved buffers that hold a list of tensors, one per iteration of a loop; loss: what is differentiated, if
+    PyTorch is to do it."""
 
-    def __init__(self, writer: Writer, listed: set[str]) -> None:
-        self.w, self.listed = writer, listed
+    def __init__(self, writer: Writer, listed: set[str], loss: Value | None = None) -> None:
+        self.w, self.listed, self.loss = writer, listed, loss
         self.lasting = {s.name for s in writer.cls.states if s.role in LASTING}
         self.written = Written([])
+        self.unbound: set[Value] = set()
         self.results = _Results()
 
     def write(self, f: Function, name: str, indent: str = "") -> Written:
@@ -58,7 +61,9 @@ class FunctionWriter:
         stage = "" if f.phase.of_chunk and not f.chunk else f" {f.chunk}" if f.chunk else ""
         self.line(indent, f"def {name}(i, given, state, saved):")
         self.line(indent + "    ", f'"""{f.phase.words.capitalize()}{stage}, of micro-batch i."""')
-        self.nodes(f.body, indent + "    ", set())
+        self.nodes(f.body, indent + "    ")
+        if self.loss is not None:
+            self.results.save["loss"] = self.w.ref(self.loss)
         self._returned(indent + "    ")
         return self.written
 
@@ -72,10 +77,19 @@ class FunctionWriter:
 
     # --- instructions
 
-    def nodes(self, body: Graph, indent: str, skipped: Collection[Node]) -> None:
-        """A statement for each node."""
+    def nodes(self, body: Graph, indent: str) -> None:
+        """A statement for each node; what PyTorch computes as one is a call."""
+        calls = fused(body, body.regions)
+        needed = _needed(body, calls)
+        self.unbound |= _only_by_layer(body, needed)
+        groups = together(body.nodes, needed, calls) if self.w.derived else {}
+        done = {node for group in groups.values() for node in group}
         for node in body.nodes:
-            if node not in skipped:
+            if node in groups:
+                self._products(groups[node], indent)
+            elif node in calls:
+                self.assign(node.output, calls[node].text(self.w), indent)
+            elif node in needed and node not in done:
                 self.node(node, indent)
 
     def node(self, node: Node, indent: str) -> None:
@@ -121,7 +135,7 @@ class FunctionWriter:
     def _source(self, op: Input | Load | Read | Recv, value: Value) -> str:
         found = self.written
         if isinstance(op, Read):
-            return f"state[{string(op.name)}]"
+            return f"state[{string(op.name)}]{'.unbind()' * (value in self.unbound)}"
         if isinstance(op, Load):
             found.loads[op.name] = op.last or found.loads.get(op.name, False)
             if op.name in self.listed:
@@ -136,6 +150,14 @@ class FunctionWriter:
                 key += "'"
             found.inputs[key] = op.name, value
         return f"given[{string(key)}]"
+
+    def _products(self, group: Sequence[Node], indent: str) -> None:
+        """Products of the same rows as one product; PyTorch derives them as one, too."""
+        w, x = self.w, group[0].inputs[0]
+        weights = ", ".join(w.ref(node.inputs[1]) for node in group)
+        made = ", ".join(w.names.of(node.output.name) for node in group)
+        summed = len(group[0].inputs[1].type.dims) - len(group[0].output.type.dims) + len(x.type.dims)
+        self.line(indent, f"{made} = {w.use('products')}({w.ref(x)}, {summed // 2}, {weights})", group[0].output)
 
     # --- loops
 
@@ -160,7 +182,7 @@ class FunctionWriter:
         self.line(indent, f"for {n} in {f'reversed({count})' if op.reverse else count}:  # {op.label}")
         for param, given in zip(body.inputs[carries:stacks], node.inputs[carries:stacks], strict=True):
             self.line(inner, f"{names.of(param.name)} = {names.of(given.name)}[{n}]", param)
-        self.nodes(body, inner, ())
+        self.nodes(body, inner)
         for out, result in results:
             self.line(inner, f"{names.of(out.name)}[{n}] = {w.ref(result)}")
         self._carried(body, carries, inner)
@@ -187,6 +209,34 @@ class FunctionWriter:
                     self.line(indent, f"        {string(name)}: {text},")
                 self.line(indent, "    },")
         self.line(indent, ")")
+
+
+def _needed(body: Graph, calls: dict[Node, Call]) -> set[Node]:
+    """The nodes that are to be written; calls whose insides are needed all the same are taken out."""
+    while True:
+        wanted, needed = set(body.outputs), set[Node]()
+        for node in reversed(body.nodes):
+            kept = isinstance(node.op, Effect) and not isinstance(node.op, Read | Input)
+            if kept or any(v in wanted for v in node.outputs):
+                needed.add(node)
+                wanted.update(calls[node].reads if node in calls else node.inputs)
+        idle = [n for n, call in calls.items() if n not in needed or call.core in needed]
+        if not idle:
+            return needed
+        for node in idle:
+            del calls[node]
+
+
+def _only_by_layer(body: Graph, needed: set[Node]) -> set[Value]:
+    """Values of which loops alone read, a slice for each iteration: the derivative of all slices is one stack."""
+    by_layer: set[Value] = set()
+    others: set[Value] = set(body.outputs)
+    for node in needed:
+        op = node.op
+        stacks = range(op.carries, op.carries + op.stacks) if isinstance(op, Repeat) else range(0)
+        for at, v in enumerate(node.inputs):
+            (by_layer if at in stacks else others).add(v)
+    return by_layer - others
 
 
 def listed_buffers(functions: Sequence[Function]) -> set[str]:

@@ -5,11 +5,11 @@ A region is read node by node: what is not exactly what the call computes is wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose, prod, sqrt
 
-from compiler.export.torch.emitters import permuted
+from compiler.export.torch.emitters import is_matrix_product, permuted
 from compiler.export.torch.writer import Writer, number, tuple_of
 from compiler.graph import Graph, Node, Value
 from compiler.ops.contract import Contract
@@ -46,6 +46,7 @@ def fused(body: Graph, regions: Sequence[Region]) -> dict[Node, Call]:
         reader = {RegionKind.NORM: norm, RegionKind.ATTENTION: attention, RegionKind.LOSS: loss}.get(region.kind)
         found.update(reader(of, nodes, region) if reader is not None else ())
     found.update(activations(of, body.nodes))
+    found.update(biased(of, body.nodes))
     return found
 
 
@@ -126,14 +127,19 @@ def norm(of: Reading, nodes: Sequence[Node], region: Region) -> Iterator[tuple[N
         values = [v for v in (scale, shift) if v is not None]
         if shift is not None and x is z or any(v.type.dtype != source.type.dtype for v in (*values, end.output)):
             return
-        name = "rms_norm" if x is z else "layer_norm"
+        yield (
+            end,
+            Call((source, *values), root, _norm("rms_norm" if x is z else "layer_norm", over, eps, source, values)),
+        )
 
-        def text(w: Writer, source: Value = source, scale: Value | None = scale, shift: Value | None = shift) -> str:
-            shape = tuple_of(str(w.local(source).size(n)) for n in source.type.names[-len(over) :])
-            given = "" if scale is None else f", {w.ref(scale)}" + (f", {w.ref(shift)}" if shift is not None else "")
-            return f"functional.{name}({w.ref(source)}, {shape}{given}, eps={number(eps)})"
 
-        yield end, Call((source, *values), root, text)
+def _norm(name: str, over: Sequence[str], eps: float, x: Value, values: Sequence[Value]) -> Callable[[Writer], str]:
+    def text(w: Writer) -> str:
+        shape = tuple_of(str(w.local(x).size(n)) for n in x.type.names[-len(over) :])
+        given = "".join(f", {w.ref(v)}" for v in values)
+        return f"functional.{name}({w.ref(x)}, {shape}{given}, eps={number(eps)})"
+
+    return text
 
 
 def _affine(
@@ -266,7 +272,9 @@ def _is_causal(of: Reading, keep: Value, s: str, t: str) -> bool:
     """Whether positions see themselves and those before them."""
     pair = of.map(keep, "ge", None, None)
     found = [of.made.get(v) for v in pair or ()]
-    if len(found) != 2 or not all(n is not None and isinstance(n.op, Iota) and not n.output.layout.dims[0] for n in found):
+    if len(found) != 2 or not all(
+        n is not None and isinstance(n.op, Iota) and not n.output.layout.dims[0] for n in found
+    ):
         return False
     dims = [n.output.type.dims[0] for n in found if n is not None]
     return [d.name for d in dims] == [s, t] and dims[0].size == dims[1].size
@@ -296,7 +304,11 @@ def loss(of: Reading, nodes: Sequence[Node], region: Region) -> Iterator[tuple[N
         if equal is None or chosen is None or shifted is None or chosen[1] is not shifted[0] or z.type.names[-1] != v:
             continue
         iota, targets = equal if isinstance(of.made.get(equal[0], node).op, Iota) else equal[::-1]
-        if not isinstance(of.made.get(iota, node).op, Iota) or targets.type.names != z.type.names[:-1] or z.layout.dims[-1]:
+        if (
+            not isinstance(of.made.get(iota, node).op, Iota)
+            or targets.type.names != z.type.names[:-1]
+            or z.layout.dims[-1]
+        ):
             continue
 
         def text(w: Writer, z: Value = z, targets: Value = targets) -> str:
@@ -306,6 +318,40 @@ def loss(of: Reading, nodes: Sequence[Node], region: Region) -> Iterator[tuple[N
             return f'functional.cross_entropy({w.ref(z)}{flat}, {index}, reduction="sum")'
 
         yield node, Call((z, targets), core, text)
+
+
+# --- products -----------------------------------------------------------------------------------------
+
+
+def biased(of: Reading, nodes: Sequence[Node]) -> Iterator[tuple[Node, Call]]:
+    """`linear` with its bias: a product of rows with a matrix, and a vector that is added to each."""
+    for node in nodes:
+        operands = of.map(node.output, "add", None, None) if isinstance(node.op, Map) else None
+        first = of.made.get(operands[0]) if operands and len(operands) == 2 else None
+        if first is None or operands is None or not is_matrix_product(first) or len(of.readers[operands[0]]) != 1:
+            continue
+        x, weight = first.inputs
+        if operands[1].type.names == weight.type.names[-1:] and len(weight.type.dims) == 2:
+            yield node, Call((x, weight, operands[1]), first, _linear(x, weight, operands[1]))
+
+
+def _linear(x: Value, weight: Value, bias: Value) -> Callable[[Writer], str]:
+    return lambda w: f"functional.linear({w.ref(x)}, {w.ref(weight)}.T, {w.ref(bias)})"
+
+
+def together(nodes: Sequence[Node], needed: Collection[Node], calls: Mapping[Node, Call]) -> dict[Node, list[Node]]:
+    """Products of the same rows with several matrices that are there before the first of them: by that one, all."""
+    found: dict[Value, list[Node]] = {}
+    there: dict[Value, set[Value]] = {}
+    seen: set[Value] = set()  # results of nodes so far, where they are not buffers
+    for node in nodes:
+        if node in needed and node not in calls and is_matrix_product(node):
+            x, weight = node.inputs
+            if x not in found or (weight not in seen or weight in there[x]):
+                there.setdefault(x, set(seen))
+                found.setdefault(x, []).append(node)
+        seen.update(node.outputs)
+    return {group[0]: group for group in found.values() if len(group) > 1}
 
 
 # --- activations --------------------------------------------------------------------------------------
@@ -331,4 +377,3 @@ def activations(of: Reading, nodes: Sequence[Node]) -> Iterator[tuple[Node, Call
 
 def _call(fn: str, x: Value, core: Node) -> Call:
     return Call((x,), core, lambda w: f"functional.{fn}({w.ref(x)})")
-

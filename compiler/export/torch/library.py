@@ -38,6 +38,13 @@ def resized(x, dim, size):
     return (*x.shape[:dim], size, *x.shape[dim + 1 :])
 
 
+def products(x, summed, *matrices):
+    """x times several matrices, as one product; summed: how many dims of each go."""
+    flat = [m.flatten(0, summed - 1).flatten(1) for m in matrices]
+    found = (x.flatten(-summed) @ torch.cat(flat, 1)).split([m.shape[1] for m in flat], -1)
+    return [y.unflatten(-1, m.shape[summed:]) for y, m in zip(found, matrices)]
+
+
 def top_k(x, k, dim):
     """The k largest along a dim, and where they are; of equal ones the first comes first."""
     values, places = x.sort(dim=dim, descending=True, stable=True)

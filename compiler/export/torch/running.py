@@ -24,8 +24,12 @@ class Device:
     def __init__(self, weights=None, compiled=False):
         self.state = {key: buffer(weights or {}, key, *what) for key, what in HERE.BUFFERS.items()}
         self.lasting, self.steps, self.saved, self.batch, self.sent = set(self.state), 0, {}, {}, []
+        for name in HERE.TRAINED.values():
+            self.state[name].requires_grad_()
         wrap = (lambda f: torch.compile(f, fullgraph=True)) if compiled else lambda f: f
         self.functions = {name: wrap(getattr(HERE, name)) for name in HERE.ASKS}
+        if HERE.TRAINED:
+            self.functions["B"] = HERE.B
 
     @torch.no_grad()
     def step(self, batch):
@@ -42,11 +46,12 @@ class Device:
         inputs, loads, receives, highest = HERE.ASKS[name]
         given = {key: self.input(x, axes, i) for key, (x, axes) in inputs.items()}
 {receive}        kept = {key: self.saved.pop((key, i)) if last else self.saved[key, i] for key, last in loads.items()}
-        made = self.functions[name](i, given, self.state, kept)
+        with torch.set_grad_enabled(bool(HERE.TRAINED) and name == "F"):
+            made = self.functions[name](i, given, self.state, kept)
         for key, x in made.get("add", {}).items():
             there = self.state.get(key)
             both = torch.maximum if key in highest else torch.add
-            self.state[key] = x if there is None else both(there, x)
+            self.state[key] = x.detach() if there is None else both(there, x.detach())
         self.state |= made.get("put", {})
         self.saved |= {(key, i): x for key, x in made.get("save", {}).items()}
 {send}
@@ -252,7 +257,7 @@ def _keep(several: bool) -> str:
     lines = [
         "def keep(device, path):",
         '    """Writes all weights and states as whole tensors by name."""',
-        "    mine = [(*where, device.state[key].cpu()) for key, where in PIECES.items()]",
+        "    mine = [(*where, device.state[key].detach().cpu()) for key, where in PIECES.items()]",
     ]
     if several:
         lines += [

@@ -63,13 +63,14 @@ class Identifiers:
 
 @dataclass(slots=True)
 class Writer:
-    """Of one function of a class. helpers: names of those that the file needs, in order of use; lists: values that are
-    lists of tensors, one per iteration of a loop, rather than a tensor; same: values that are other ones."""
+    """Of one function of a class. helpers: names of those that the file needs, in order of use; derived: PyTorch
+    differentiates it. lists: values that are lists of tensors, one per iteration of a loop, rather than a tensor."""
 
     program: Program
     cls: DeviceClass
     chunk: int
     helpers: dict[str, None]
+    derived: bool = False
     names: Identifiers = field(default_factory=Identifiers)
     lists: set[str] = field(default_factory=set)
     lines: list[str] = field(default_factory=list)
