@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from zlib import crc32
 
-from compiler.export.torch.writer import DTYPES, Writer, emit, number, quoted, tuple_of
+from compiler.export.torch.writer import DTYPES, Writer, emit, number, tuple_of
 from compiler.graph import Node, Value
 from compiler.ops.contract import Contract
 from compiler.ops.create import Full, Iota, Normal, Random
@@ -21,15 +21,10 @@ INFIX = {
     **{"ne": "!=", "and": "&", "or": "|", "floordiv": "//", "mod": "%", "pow": "**"},
 }
 
-CALLS = {
-    **{fn: f"torch.{fn}" for fn in ("exp", "log", "sqrt", "rsqrt", "tanh", "sigmoid", "erf", "log1p", "erfc")},
-    **{fn: f"torch.{fn}" for fn in ("sin", "cos", "abs", "sign", "floor", "relu", "maximum", "minimum")},
-}
-
 
 @emit(Map)
 def map_(op: Map, node: Node, w: Writer) -> str:
-    """Operands are views that broadcast by the names of their dims."""
+    """Operands are views that broadcast by the names of their dims. PyTorch has the functions under their names."""
     names, given = node.output.type.names, iter(node.inputs)
     args = [w.aligned(next(given), names) if s is None else number(s) for s in op.slots]
     if op.fn in INFIX:
@@ -44,7 +39,7 @@ def map_(op: Map, node: Node, w: Writer) -> str:
             typed = DTYPES[node.output.type.dtype]
             return f"torch.{op.fn}({tensor}, torch.full((), {bound}, dtype={typed}, device=DEVICE))"
         return f"{tensor}.clamp({'min' if op.fn == 'maximum' else 'max'}={bound})"
-    return f"{CALLS[op.fn]}({', '.join(args)})"
+    return f"torch.{op.fn}({', '.join(args)})"
 
 
 @emit(Cast)
@@ -327,6 +322,3 @@ def scatter(op: Scatter, node: Node, w: Writer) -> str:
     whole = permuted(w.ref(table), table.type.names, made)
     text = f"{w.use('scatter')}({whole}, {rows}, {w.ref(index)}, {_numbers(index, batched, begin)})"
     return permuted(text, made, node.output.type.names)
-
-
-_ = quoted

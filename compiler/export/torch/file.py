@@ -65,6 +65,11 @@ def _head(program: Program) -> str:
     title = f"{program.name.capitalize()}: a program that parc lowered, for PyTorch alone, on {n} device"
     lines = [
         f'"""{title}{"s" * several}.',
+        *(
+            ("", f"Mesh: {', '.join(f'{a.name}={a.size}' for a in program.axes if a.kind != 'time')}.")
+            if several
+            else ()
+        ),
         "",
         f"    {how} --steps 10",
         "",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from compiler.export.torch.fused import Call, fused, together
+from compiler.export.torch.fused import FusedCall, fused, together
 from compiler.export.torch.writer import EMIT, Writer, string
 from compiler.graph import Graph, Node, Value
 from compiler.layout import TIME
@@ -211,7 +211,7 @@ class FunctionWriter:
         self.line(indent, ")")
 
 
-def _needed(body: Graph, calls: dict[Node, Call]) -> set[Node]:
+def _needed(body: Graph, calls: dict[Node, FusedCall]) -> set[Node]:
     """The nodes that are to be written; calls whose insides are needed all the same are taken out."""
     while True:
         wanted, needed = set(body.outputs), set[Node]()

@@ -23,7 +23,7 @@ LOW = -1e9
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class FusedCall:
     """In the place of a node: the values that it reads, the node of its inside that is not needed then, its text."""
 
     reads: tuple[Value, ...]
@@ -31,7 +31,7 @@ class Call:
     text: Callable[[Writer], str]
 
 
-def fused(body: Graph, regions: Sequence[Region]) -> dict[Node, Call]:
+def fused(body: Graph, regions: Sequence[Region]) -> dict[Node, FusedCall]:
     """The calls in a body, by the node that gives what each gives."""
     made = {v: node for node in body.nodes for v in node.outputs}
     readers: dict[Value, list[Node]] = {}
@@ -39,7 +39,7 @@ def fused(body: Graph, regions: Sequence[Region]) -> dict[Node, Call]:
         for v in node.inputs:
             readers.setdefault(v, []).append(node)
     of = Reading(made, readers)
-    found: dict[Node, Call] = {}
+    found: dict[Node, FusedCall] = {}
     for region in regions:
         names = set(region.values)
         nodes = [n for n in body.nodes if n.outputs and n.outputs[0].name in names]
@@ -100,7 +100,7 @@ class Reading:
 # --- norms --------------------------------------------------------------------------------------------
 
 
-def norm(of: Reading, nodes: Sequence[Node], region: Region) -> Iterator[tuple[Node, Call]]:
+def norm(of: Reading, nodes: Sequence[Node], region: Region) -> Iterator[tuple[Node, FusedCall]]:
     """`layer_norm` or `rms_norm`, over the last dims of a tensor that is whole along them."""
     for root in nodes:
         if not isinstance(root.op, Map) or root.op.fn != "rsqrt":
@@ -117,7 +117,8 @@ def norm(of: Reading, nodes: Sequence[Node], region: Region) -> Iterator[tuple[N
         x = z
         if centred is not None and len(centred) == 2 and of.mean(centred[1]) == (centred[0], over):
             x = centred[0]
-        (end,) = [n for n in of.readers[root.output] if of.map(n.output, "mul") and z in n.inputs][:1] or (None,)
+        met = [n for n in of.readers[root.output] if z in n.inputs and of.map(n.output, "mul") is not None]
+        end = met[0] if len(met) == 1 else None
         if end is None or x.type.names[-len(over) :] != tuple(n for n in x.type.names if n in over):
             return
         if any(x.layout.dims[-len(over) :][i] for i in range(len(over))):
@@ -129,7 +130,9 @@ def norm(of: Reading, nodes: Sequence[Node], region: Region) -> Iterator[tuple[N
             return
         yield (
             end,
-            Call((source, *values), root, _norm("rms_norm" if x is z else "layer_norm", over, eps, source, values)),
+            FusedCall(
+                (source, *values), root, _norm("rms_norm" if x is z else "layer_norm", over, eps, source, values)
+            ),
         )
 
 
@@ -217,7 +220,7 @@ def _shifted(of: Reading, e: Value, dims: tuple[str, ...]) -> tuple[Value, Node]
 # --- attention ----------------------------------------------------------------------------------------
 
 
-def attention(of: Reading, nodes: Sequence[Node], region: Region) -> Iterator[tuple[Node, Call]]:
+def attention(of: Reading, nodes: Sequence[Node], region: Region) -> Iterator[tuple[Node, FusedCall]]:
     """`scaled_dot_product_attention` of queries, keys and values, as they are scaled already."""
     inside = {v for n in nodes for v in n.outputs}
     for last in {n for v in inside for n in of.readers.get(v, ()) if isinstance(n.op, Contract)}:
@@ -231,7 +234,7 @@ def attention(of: Reading, nodes: Sequence[Node], region: Region) -> Iterator[tu
             yield last, call
 
 
-def _attention(of: Reading, found: Softmax, first: Node, last: Node, value: Value) -> Call | None:
+def _attention(of: Reading, found: Softmax, first: Node, last: Node, value: Value) -> FusedCall | None:
     t = found.dim
     q, key = first.inputs if not first.inputs[0].type.has(t) else first.inputs[::-1]
     scores, out = first.output.type.names, last.output.type.names
@@ -265,7 +268,7 @@ def _attention(of: Reading, found: Softmax, first: Node, last: Node, value: Valu
         call += f".unflatten(1, (-1, {w.local(q).size(free[0])}))" if free else ""
         return permuted(call, [*common, *free, s, *width], out)
 
-    return Call((q, key, value, *mask), found.core, text)
+    return FusedCall((q, key, value, *mask), found.core, text)
 
 
 def _is_causal(of: Reading, keep: Value, s: str, t: str) -> bool:
@@ -283,7 +286,7 @@ def _is_causal(of: Reading, keep: Value, s: str, t: str) -> bool:
 # --- losses -------------------------------------------------------------------------------------------
 
 
-def loss(of: Reading, nodes: Sequence[Node], region: Region) -> Iterator[tuple[Node, Call]]:
+def loss(of: Reading, nodes: Sequence[Node], region: Region) -> Iterator[tuple[Node, FusedCall]]:
     """`cross_entropy`: a sum over positions of the logarithm of the sum of exponentials, less what is picked."""
     for node in nodes:
         summed = of.reduced(node.output, "sum") if node.outputs and isinstance(node.op, Reduce) else None
@@ -317,13 +320,13 @@ def loss(of: Reading, nodes: Sequence[Node], region: Region) -> Iterator[tuple[N
             index = f"{w.ref(targets)}{'.flatten()' if rank > 1 else ''}.long()"
             return f'functional.cross_entropy({w.ref(z)}{flat}, {index}, reduction="sum")'
 
-        yield node, Call((z, targets), core, text)
+        yield node, FusedCall((z, targets), core, text)
 
 
 # --- products -----------------------------------------------------------------------------------------
 
 
-def biased(of: Reading, nodes: Sequence[Node]) -> Iterator[tuple[Node, Call]]:
+def biased(of: Reading, nodes: Sequence[Node]) -> Iterator[tuple[Node, FusedCall]]:
     """`linear` with its bias: a product of rows with a matrix, and a vector that is added to each."""
     for node in nodes:
         operands = of.map(node.output, "add", None, None) if isinstance(node.op, Map) else None
@@ -332,14 +335,16 @@ def biased(of: Reading, nodes: Sequence[Node]) -> Iterator[tuple[Node, Call]]:
             continue
         x, weight = first.inputs
         if operands[1].type.names == weight.type.names[-1:] and len(weight.type.dims) == 2:
-            yield node, Call((x, weight, operands[1]), first, _linear(x, weight, operands[1]))
+            yield node, FusedCall((x, weight, operands[1]), first, _linear(x, weight, operands[1]))
 
 
 def _linear(x: Value, weight: Value, bias: Value) -> Callable[[Writer], str]:
     return lambda w: f"functional.linear({w.ref(x)}, {w.ref(weight)}.T, {w.ref(bias)})"
 
 
-def together(nodes: Sequence[Node], needed: Collection[Node], calls: Mapping[Node, Call]) -> dict[Node, list[Node]]:
+def together(
+    nodes: Sequence[Node], needed: Collection[Node], calls: Mapping[Node, FusedCall]
+) -> dict[Node, list[Node]]:
     """Products of the same rows with several matrices that are there before the first of them: by that one, all."""
     found: dict[Value, list[Node]] = {}
     there: dict[Value, set[Value]] = {}
@@ -357,7 +362,7 @@ def together(nodes: Sequence[Node], needed: Collection[Node], calls: Mapping[Nod
 # --- activations --------------------------------------------------------------------------------------
 
 
-def activations(of: Reading, nodes: Sequence[Node]) -> Iterator[tuple[Node, Call]]:
+def activations(of: Reading, nodes: Sequence[Node]) -> Iterator[tuple[Node, FusedCall]]:
     """`gelu` and `silu`."""
     for node in nodes:
         operands = of.map(node.output, "mul", None, None) if isinstance(node.op, Map) else None
@@ -375,5 +380,5 @@ def activations(of: Reading, nodes: Sequence[Node]) -> Iterator[tuple[Node, Call
                 break
 
 
-def _call(fn: str, x: Value, core: Node) -> Call:
-    return Call((x,), core, lambda w: f"functional.{fn}({w.ref(x)})")
+def _call(fn: str, x: Value, core: Node) -> FusedCall:
+    return FusedCall((x,), core, lambda w: f"functional.{fn}({w.ref(x)})")
