@@ -7,7 +7,7 @@ diff          what changes in layouts, collectives (`compiler.traffic`) and buff
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from compiler.layout import local_type
@@ -18,6 +18,7 @@ from compiler.program import DeviceClass, For, FunctionPhase, Program, Run, Stat
 from compiler.text.attrs import runs, show_run
 from compiler.text.printer import show_homes, show_schedule, show_type
 from compiler.traffic import CollectiveCalls, collectives
+from dsl.data import dataclass
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from compiler.model import TRAIN_STEP, Job, Training
 from compiler.passes.pipeline import NAMES, PASSES, Pass, Work
@@ -11,6 +11,7 @@ from compiler.passes.place.place import Placed, Undivided
 from compiler.passes.split import SplitGraphs
 from compiler.passes.stage import Staged
 from compiler.program import Program
+from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics
 
 Watch = Callable[[Pass, Work], None]

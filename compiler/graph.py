@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 from typing import TYPE_CHECKING
 
 from compiler.memory.tiers import FIRST
 from compiler.origin import FORWARD, Origin
+from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
 if TYPE_CHECKING:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from math import prod
 
 from compiler.graph import Dim, Type
+from dsl.data import dataclass
 
 TIME = "micro-batches"  # their axis: a split over time, not over devices. No mesh can call one of its axes so
 

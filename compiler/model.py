@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 from typing import Any
 
@@ -11,6 +11,7 @@ from compiler.graph import Graph, Value
 from compiler.memory.tiers import FIRST, Memory
 from compiler.origin import Role
 from compiler.strategy import Strategy
+from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
 # --- model ---------------------------------------------------------------------------------------

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from compiler.graph import Type
 from compiler.layout import Layout, in_order, local_type
 from compiler.ops.comm import AllGather, AllReduce, AllToAll, Comm, OnlyFirst, ReduceScatter, Shard
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ What they mean, and the defaults, stand with those who use them (`cost.price.cal
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import inf
 from typing import Literal
+
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ statement that applies the tactic from which it comes, if it comes from one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 
+from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
 CLASSES = ("weights", "activations", "gradients", "optimizer")

@@ -9,10 +9,10 @@ Functions that can find several errors collect them in a `Diagnostics` and raise
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
+from dsl.data import dataclass
 from dsl.source import Span
 
 Severity = Literal["error", "warning"]

@@ -6,7 +6,7 @@ opened, its items one a line, each laid out by the same rule. So the result depe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dsl.data import dataclass
 
 WIDTH = 100
 INDENT = "  "

@@ -8,9 +8,9 @@ find more errors after what is reported here.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from dsl import limits
+from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, Diagnostics, did_you_mean
 from dsl.source import Span
 from dsl.units import UNITS

@@ -8,12 +8,12 @@ on at the next statement, so that several errors are reported at once. A tree is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
 from dsl import ast, limits
-from dsl.build import Builder
+from dsl.builder.tree import TreeBuilder
+from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
 from dsl.explain import digit_first, explain
 from dsl.lexer import Lexed, Token, lex
@@ -48,7 +48,7 @@ class Grammar:
     """The parser's tables and what the grammar calls keywords and punctuation. Build it once: `grammar()`."""
 
     def __init__(self) -> None:
-        self.builder = Builder()
+        self.builder = TreeBuilder()
         made = tables()
         self.spelling = made.literals
         self.keywords = {text: name for name, text in made.literals.items() if text.isidentifier()}
@@ -68,7 +68,7 @@ class _Spliced:
     children: list[Any]
 
 
-def _build(builder: Builder, rule: Rule) -> Callable[[list[Any]], Any]:
+def _build(builder: TreeBuilder, rule: Rule) -> Callable[[list[Any]], Any]:
     """What makes a value of the children, as lark's `transformer=` would."""
     method = _Spliced if rule.name.startswith("_") else getattr(builder, rule.name, None)
     assert method is not None or rule.single, rule.name

@@ -8,13 +8,14 @@ brackets that go over lines) moves to before the statement.
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 
 from dsl import ast
+from dsl.data import dataclass
 from dsl.layout import INDENT, lay_out
 from dsl.lexer import Comment, Lexed
 from dsl.parser import parse_with_comments
-from dsl.show import statement
+from dsl.show.statements import statement
 from dsl.source import Span
 
 

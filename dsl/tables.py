@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
+
+from dsl.data import dataclass
 
 FILE = Path(__file__).with_name("tables.json")
 

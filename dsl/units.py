@@ -6,8 +6,9 @@ that the dimensions forbid raises `DimensionError`; a result without dimension i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import inf, isfinite, log10
+
+from dsl.data import dataclass
 
 Number = int | float
 

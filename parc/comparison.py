@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from compiler.cost.price.kinds import Over
 from compiler.cost.time.breakdown import unhidden
+from dsl.data import dataclass
 from parc.estimate import Estimate
 
 EQUAL = 0.005

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from compiler.cost.memory.systems import Systems
@@ -19,6 +19,7 @@ from compiler.memory.offsets import Allocation, allocation
 from compiler.memory.peak import Peak, memory_use
 from compiler.memory.tiers import FIRST
 from compiler.numbering import Ranks, Runs, joined
+from dsl.data import dataclass
 from parc.memory import capacities
 from parc.setup import parameters
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from compiler.cost.kernels.program import Features
 from compiler.cost.memory.systems import Need, Systems
@@ -12,6 +12,7 @@ from compiler.memory.fullest import Fullest, fullest, traced
 from compiler.memory.peak import memory_use, most
 from compiler.memory.tiers import FIRST
 from compiler.model import Job
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

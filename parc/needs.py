@@ -6,11 +6,12 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from shlex import quote
 from types import TracebackType
+
+from dsl.data import dataclass
 
 DISTRIBUTION = "parc-lang"
 OURS = ("dsl", "compiler", "runtime", "parc")

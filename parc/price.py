@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from compiler.cost.memory.systems import Systems
 from compiler.cost.time.simulate import Simulation
 from compiler.driver import compile_job
 from compiler.model import Job
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from math import prod
 from typing import Any
@@ -21,6 +21,7 @@ from compiler.model import Job
 from compiler.origin import Role, outer, scopes
 from compiler.strategy import MeshAxis, RecomputeRule, ShardRule, SplitRule, Strategy
 from compiler.verify import verify
+from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from parc.memory import Measure, Needs, of_stack
 from parc.units import amount, seconds

@@ -12,7 +12,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import combinations
 from math import isqrt, prod
 from typing import Any
@@ -25,6 +25,7 @@ from compiler.ops.index import Take
 from compiler.ops.reduce import TopK
 from compiler.ops.repeat import Repeat
 from compiler.program import Program
+from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from dsl.source import Span
 
@@ -269,7 +270,7 @@ def outline(program: Program) -> Outline:
     return frozenset(
         (
             tuple((s.name, s.role, s.type.dtype, s.type.names, s.layout, s.memory) for s in cls.states),
-            tuple((f.name, f.chunk, tuple(_instructions(f.body))) for f in cls.functions),
+            tuple((*f.key, tuple(_instructions(f.body))) for f in cls.functions),
         )
         for cls in program.classes
     )

@@ -7,7 +7,7 @@ into none. Shapes are tuples of ints, dtypes those of the language (`compiler.gr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 from compiler.graph import Type
@@ -15,6 +15,7 @@ from compiler.layout import TIME
 from compiler.memory.tiers import FIRST
 from compiler.model import Init
 from compiler.ops.base import ByOp, Op
+from dsl.data import dataclass
 
 Array = Any
 """An array of the backend."""

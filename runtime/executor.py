@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 import numpy as np
 
 from compiler.graph import Type, Value
 from compiler.layout import Layout
-from compiler.liveness import walk
 from compiler.ops.effects import Input
 from compiler.origin import Role
 from compiler.program import LASTING, DeviceClass, FunctionPhase, Program, StateDecl
+from compiler.walk import walk
+from dsl.data import dataclass
 from dsl.diagnostics import fail
 from runtime.distribute import Array, own_part
 from runtime.inputs import check_batch
@@ -266,7 +267,7 @@ def inputs_of(cls: DeviceClass) -> dict[tuple[str, Layout], Value]:
     return {
         (instr.op.name, instr.outputs[0].layout): instr.outputs[0]
         for f in cls.functions
-        for instr, _, _ in walk(f.body)
+        for instr, _ in walk(f.body)
         if isinstance(instr.op, Input)
     }
 

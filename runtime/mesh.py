@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
 
 from compiler.graph import Type
 from compiler.program import DeviceClass, LoopRange, Program, StateDecl
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ ALLOWED = {
     "runtime": {"numpy", "ml_dtypes", "torch", "torch_npu"},
     "parc": {"click", "rich"},
 }
+LONGEST = 400
+"""Lines of a file."""
 HEAVY = {"numpy", "ml_dtypes", "rich", "torch", "lark", "click"}
 
 
@@ -60,6 +62,13 @@ def test_imports_point_one_way(file: Path) -> None:
     assert tops - standard - below - ALLOWED[package] == set()
 
 
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_data_types_are_made_by_ours(file: Path) -> None:
+    """The standard library's `dataclass` costs half a millisecond a class, and neither may derive from the other."""
+    if file != ROOT / "dsl" / "data.py":
+        assert "dataclasses.dataclass" not in set(imports(ast.parse(file.read_text())))
+
+
 def test_there_are_no_circles() -> None:
     modules = {module_name(file): ast.parse(file.read_text()) for file in FILES}
     graph = {name: needed(tree, modules.keys()) for name, tree in modules.items()}
@@ -74,6 +83,11 @@ def test_there_are_no_circles() -> None:
 
     for name in graph:
         visit(name, ())
+
+
+def test_no_file_is_long() -> None:
+    lines = {module_name(file): file.read_text().count("\n") for file in FILES}
+    assert {name: count for name, count in lines.items() if count > LONGEST} == {}
 
 
 @pytest.mark.parametrize("package", ORDER[:3])

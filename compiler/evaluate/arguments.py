@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from compiler.evaluate import static
@@ -12,6 +11,7 @@ from compiler.evaluate.session import listed
 from compiler.evaluate.values import Bound, DimList, Number, WeightVar, is_static, kind_of
 from compiler.graph import Dim, Value
 from dsl import ast
+from dsl.data import dataclass
 from dsl.diagnostics import did_you_mean, fail
 from dsl.source import Span
 

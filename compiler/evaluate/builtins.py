@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import prod
 
 from compiler.evaluate import dtypes, rows, static
@@ -21,6 +20,7 @@ from compiler.ops.reduce import Cumsum, Reduce
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.ops.window import Window, span
 from dsl import ast
+from dsl.data import dataclass
 from dsl.diagnostics import fail
 from dsl.source import Span
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import field, fields, is_dataclass, replace
 from typing import TypeVar
 
 from compiler.evaluate import static
@@ -13,6 +13,7 @@ from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.values import Skip, Static, show_static
 from dsl import ast
+from dsl.data import dataclass
 from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
 from dsl.units import (

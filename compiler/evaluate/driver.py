@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TypeVar
 
 from compiler.evaluate.checks import Check, check_statics
@@ -17,6 +16,7 @@ from compiler.evaluate.strategy import build_strategy
 from compiler.evaluate.values import Defined, Skip, Static
 from compiler.model import Job, Precision
 from dsl import ast
+from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, ParcError, did_you_mean, fail
 from dsl.files import load, project_root
 from dsl.source import Source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from compiler.evaluate import dtypes, static
@@ -24,6 +24,7 @@ from compiler.graph import FLOATS, Names
 from compiler.model import Cluster, DataSpec, Job, Model, Precision, WeightUpdate
 from compiler.strategy import SERIAL, Strategy
 from dsl import ast
+from dsl.data import dataclass
 from dsl.diagnostics import ParcError, fail
 
 _MAX_SEED = 2**63

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 
 from compiler.graph import DIGITS, FLOATS, Dim
@@ -14,6 +14,7 @@ from compiler.ops.index import Take
 from compiler.ops.reduce import Reduce, TopK
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.origin import Origin
+from dsl.data import dataclass
 from dsl.source import Span
 
 EXACT_TO: Mapping[str, int] = {dtype: 2**digits for dtype, digits in DIGITS.items()}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from compiler.evaluate import limits
 from compiler.evaluate.values import Defined, Skip
+from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, Diagnostics, Note, ParcError, fail
 from dsl.source import Source, Span
 

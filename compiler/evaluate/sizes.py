@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from compiler.evaluate.session import is_std
 from compiler.evaluate.values import Static
 from dsl import ast
+from dsl.data import dataclass
 from dsl.source import Span
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 
 from compiler.evaluate import limits, static
@@ -33,6 +33,7 @@ from compiler.strategy import (
     Strategy,
 )
 from dsl import ast
+from dsl.data import dataclass
 from dsl.diagnostics import ParcError, did_you_mean, fail, plural
 from dsl.source import Span
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Union
 
 from compiler.graph import Dim, Value
 from dsl import ast
+from dsl.data import dataclass
 from dsl.units import Quantity
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ them by structure, not by name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from compiler.graph import Dim, Graph, Node, Type, Value
 from compiler.layout import TIME, Layout, local_type
@@ -25,6 +24,8 @@ from compiler.program import FunctionPhase, Program
 from compiler.relayout import RelayoutStep, plan_relayout
 from compiler.text.printer import show_type
 from compiler.traffic import sent_bytes
+from compiler.walk import graph_values
+from dsl.data import dataclass
 
 _PHASES = {
     FunctionPhase.STATISTICS: "statistics",
@@ -125,12 +126,7 @@ class Index:
 
     def inside(self, body: Graph) -> set[str]:
         """Names of the values of a body, inner loops too."""
-        found = {v.name for v in body.inputs}
-        for node in body.nodes:
-            found |= {v.name for v in node.outputs}
-            if isinstance(node.op, Repeat):
-                found |= self.inside(node.op.body)
-        return found
+        return {v.name for v in graph_values(body)}
 
     def source(self, value: Value) -> Value:
         """What a relayout was made from."""

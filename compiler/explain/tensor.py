@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from compiler.explain.index import GRADIENT, ITSELF, Index, LayoutChange
 from compiler.graph import Value
 from compiler.layout import TIME, Layout, local_type
@@ -15,6 +13,7 @@ from compiler.passes.place.rules import Rules, place_axes
 from compiler.passes.stage import ALL, Staged
 from compiler.program import Program
 from compiler.strategy import ShardRule
+from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics, did_you_mean, fail
 from dsl.source import Span
 

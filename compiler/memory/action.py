@@ -22,7 +22,7 @@ follows with its real buffers:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from compiler.graph import Graph, Node, Value
 from compiler.layout import local_type
@@ -33,6 +33,7 @@ from compiler.ops.effects import Accumulate, Input, Load, Read, Save
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import DeviceClass, Function
+from dsl.data import dataclass
 
 STATIC = (Role.WEIGHT, Role.OPTIMIZER, Role.COUNTER, Role.REPORT)
 
@@ -110,7 +111,7 @@ class Replay:
         self.totals = {}
         self.effect = MemoryEffect({})
         self.live.update((b, None) for b in self.saved.values() if not b.static)
-        self._body(function.body, {}, Where(function.name))
+        self._body(function.body, {}, Where(function.phase))
         self.effect.delta = {k: v for k, v in self.totals.items() if v}
         return self.effect
 

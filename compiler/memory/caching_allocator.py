@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from compiler.memory.action import Buffer
 from compiler.memory.lifetimes import Bundle, Lives, Skipped, TracedMemory, Variant, bundle_of
 from compiler.memory.tiers import FIRST
+from dsl.data import dataclass
 
 MiB = 2**20
 BLOCK = 512

@@ -7,13 +7,13 @@ whoever knows when actions run can draw the series against time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from compiler.liveness import unrolled
 from compiler.memory.action import MemoryEffect, Totals, Where
 from compiler.memory.peak import ClassMemory
 from compiler.program import DeviceClass, Program
 from compiler.schedules import Action
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import inf
+
+from dsl.data import dataclass
+from dsl.diagnostics import fail
+from dsl.source import Span
 
 FIRST = "hbm"
 """The memory in which devices compute. What is said to be in none lies there."""
@@ -40,6 +43,17 @@ class Memory:
     def rate(self) -> float:
         """Bytes per second that a device moves to or from it while all that share it do."""
         return min(self.link, self.bandwidth / self.sharing)
+
+
+def require_memory(memories: Mapping[str, Memory], name: str, span: Span) -> None:
+    """Raise ParcError (E0412) if a cluster with these memories, described at `span`, lacks one that a program names."""
+    if name not in memories:
+        help = f"the cluster has {', '.join(memories)}" + (
+            f"; describe it: {EXAMPLES[name]}" if name in EXAMPLES else ""
+        )
+        raise fail(
+            "E0412", f"the program has values in `{name}`, a memory that the cluster does not have", span, help=help
+        )
 
 
 def move_rate(memories: Mapping[str, Memory], source: str, target: str) -> float:

@@ -6,11 +6,11 @@ Derivatives are rules in `ops.derivatives`, kernels are registered by backends (
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Literal, TypeVar
 
 from compiler.graph import Type, Value
+from dsl.data import dataclass
 
 Kind = Literal["pass", "sum", "max", "halo", "move", "whole"]
 

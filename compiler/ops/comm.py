@@ -8,7 +8,6 @@ messages go (`pattern`, `passes`), what is known of unused elements after it. Ea
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from math import prod
 from typing import ClassVar, NamedTuple
@@ -16,6 +15,7 @@ from typing import ClassVar, NamedTuple
 from compiler.graph import Type
 from compiler.layout import Layout, in_order, is_padded
 from compiler.ops.base import Movement, Op
+from dsl.data import dataclass
 
 Sizes = Mapping[str, int]
 

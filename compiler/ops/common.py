@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import ClassVar
 
 from compiler.graph import Dim, Type
 from compiler.ops.base import Loop, Misuse, Movement, Op, OpError
+from dsl.data import dataclass
 
 
 def listed(names: Iterable[str]) -> str:

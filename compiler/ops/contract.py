@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
@@ -18,6 +17,7 @@ from compiler.ops.common import (
     names_of,
     same_name_loop,
 )
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from compiler.graph import DTYPES, FLOATS, Dim, Type
 from compiler.ops.base import Derive, Loop, Misuse, Op, OpError
 from compiler.ops.common import dims_of, dtype_of, expect_distinct, expect_operands, expect_positive, listed
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from compiler.graph import Type
 from compiler.ops.base import Op
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

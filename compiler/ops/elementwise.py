@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from compiler.graph import DIGITS, DTYPES, FLOATS, Dim, Type, Value
@@ -21,6 +20,7 @@ from compiler.ops.common import (
     pass_loops,
 )
 from compiler.ops.functions import FUNCTIONS, INTEGERS, ElementwiseFunction, Literal
+from dsl.data import dataclass
 
 _NO_CAST = "there is no implicit cast: `cast(x, compute)`"
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import log, pi, sqrt
 from typing import Protocol
 
 from compiler.graph import FLOATS, Value
+from dsl.data import dataclass
 
 Literal = float | int | bool | None
 Slot = Value | float | int | bool

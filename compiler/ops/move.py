@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from compiler.graph import Type
 from compiler.ops.base import Loop, Op
 from compiler.ops.common import expect_operands, pass_loops
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

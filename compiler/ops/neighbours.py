@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from compiler.graph import Type
 from compiler.layout import Layout, is_padded
 from compiler.ops.comm import Comm, LayoutError, Operand, Pattern, Sizes, dim_of
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

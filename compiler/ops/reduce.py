@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
@@ -19,6 +18,7 @@ from compiler.ops.common import (
     rest,
     same_name_loop,
 )
+from dsl.data import dataclass
 
 NUMBERS = (*FLOATS, "int32")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from compiler.graph import Dim, Graph, Type
 from compiler.ops.base import Loop, Misuse, Op
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
@@ -22,6 +21,7 @@ from compiler.ops.common import (
     same_name_loop,
 )
 from compiler.ops.neighbours import ShiftAcross
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

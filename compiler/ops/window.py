@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from compiler.graph import FLOATS, Dim, Type
@@ -18,6 +17,7 @@ from compiler.ops.common import (
     replace,
     rest,
 )
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ that needs all of the dim has no stage to run on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.ops.base import Loop, Op
@@ -19,6 +19,7 @@ from compiler.ops.repeat import Repeat
 from compiler.passes.copying import copy_node, suffixed
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import CutLoop, Staged
+from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics
 
 PIECE = suffixed(".piece")

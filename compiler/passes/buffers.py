@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from compiler.graph import Names
 from compiler.passes.place.place import Placed
+from dsl.data import dataclass
 
 
 def of_chunk(name: str, chunk: int) -> str:

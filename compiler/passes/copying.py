@@ -1,8 +1,8 @@
-"""Copies of nodes under new names, and the names that a graph takes."""
+"""Copies of nodes under new names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
@@ -11,20 +11,6 @@ from compiler.origin import Origin, Phase
 
 Rename = Callable[[Value], tuple[str, Origin]]
 """The name and the origin of a value's copy."""
-
-
-def graph_values(graph: Graph) -> Iterator[Value]:
-    """Every value of the graph and of the bodies in it, inputs first."""
-    yield from graph.inputs
-    yield from node_values(graph.nodes)
-
-
-def node_values(nodes: Sequence[Node]) -> Iterator[Value]:
-    """Every value that the nodes compute, and all of their bodies."""
-    for node in nodes:
-        if isinstance(node.op, Repeat):
-            yield from graph_values(node.op.body)
-        yield from node.outputs
 
 
 def suffixed(suffix: str, phase: Phase | None = None) -> Rename:

@@ -9,13 +9,14 @@ Metrics are *finished* when the last micro-batch is in. Which values these are i
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.model import Finish, Model, Round
 from compiler.ops.repeat import Repeat
 from compiler.passes.copying import copy_node, renamed, substituted, suffixed
 from compiler.passes.prune import prune_nodes
+from dsl.data import dataclass
 
 ROUND = suffixed(".batch")
 OUTSIDE = suffixed(".outside")

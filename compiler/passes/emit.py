@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 from compiler.graph import Dim, Graph, Names, Node, Type, Value
@@ -15,6 +15,7 @@ from compiler.origin import Origin, Phase
 from compiler.passes.place.place import Placed
 from compiler.program import ORIGINS, FunctionPhase, phase_in
 from compiler.relayout import plan_relayout
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

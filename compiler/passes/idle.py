@@ -6,9 +6,9 @@ A tactic may hold rules that do not apply to a model: of those of one kind that 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from compiler.strategy import LayoutRule, RecomputeRule, ShardRule, SplitRule
+from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics, Note
 from dsl.source import NOWHERE
 

@@ -7,7 +7,6 @@ each round. E makes metrics of what F has added up. A class computes what it rea
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout
@@ -18,6 +17,7 @@ from compiler.passes.emit import Emitter
 from compiler.passes.place.place import Placed
 from compiler.passes.prune import prune_nodes
 from compiler.program import Affine, Function, FunctionPhase, Run, Schedule, StateDecl, Update
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

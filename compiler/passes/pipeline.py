@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from compiler.graph import Graph, Names
 from compiler.model import TRAIN_STEP, Job, Model, Training
 from compiler.origin import Role
 from compiler.passes.across import Across, across
-from compiler.passes.copying import graph_values
 from compiler.passes.differentiate import (
     Derivative,
     Differentiated,
@@ -31,6 +30,8 @@ from compiler.passes.split import SplitGraphs, split
 from compiler.passes.stage import Staged, stage
 from compiler.passes.training import Counters, count_steps, training_names, update
 from compiler.program import DeviceClass, Program, on_updates
+from compiler.walk import graph_values
+from dsl.data import dataclass
 
 KEPT = (Role.WEIGHT, Role.OPTIMIZER)
 """Roles of buffers that belong to a weight."""

@@ -7,7 +7,7 @@ cloned where it is read) or `ALL` (each stage holds its own part: stacks of a pi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import accumulate, pairwise
 from math import prod
 
@@ -21,6 +21,7 @@ from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
 from compiler.passes.places import place_of, places, ranks
 from compiler.strategy import PipelineRule
+from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, ParcError
 
 ALL = -1

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar, cast
 
 from compiler.graph import Builder, Graph, Names, Node, Type, Value
@@ -14,6 +13,7 @@ from compiler.ops.derivatives import vjp
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from compiler.graph import Node, Value
+from dsl.data import dataclass
 
 
 class RegionKind(StrEnum):

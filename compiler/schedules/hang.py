@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from compiler.homes import Homes
 from compiler.program import FunctionPhase
 from compiler.schedules.actions import Action
 from compiler.schedules.turns import Turns
+from dsl.data import dataclass
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Edge:
+class Edge(NamedTuple):
     """Action `to_kind` of virtual stage `to` on a micro-batch receives what `kind` of `stage` sent for the same one."""
 
     stage: int

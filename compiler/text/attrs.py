@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 from compiler.graph import Dim, Value
@@ -19,6 +19,7 @@ from compiler.ops.base import Derive, Op
 from compiler.ops.comm import Relayout
 from compiler.ops.registry import OPS as REGISTRY
 from compiler.ops.repeat import Repeat
+from dsl.data import dataclass
 
 OPS: dict[str, type[Op]] = {
     **{m: c for m, c in REGISTRY.items() if c is not Relayout},

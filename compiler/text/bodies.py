@@ -19,7 +19,7 @@ from compiler.program import ALL_CHUNKS, ORIGINS, Function, FunctionPhase, phase
 from compiler.regions.region import Region
 from compiler.text.attrs import AXES, OPS, attributes, describe, fits
 from compiler.text.cursor import MAX_NESTING, Cursor
-from compiler.text.lexer import Token
+from compiler.text.lexer import Lexeme
 from compiler.text.locations import Locations, Site
 from compiler.text.regions import WORD as REGION
 from compiler.text.regions import read_regions
@@ -207,7 +207,7 @@ class BodyParser(Cursor):
                 break
         return Node(Map(fn, tuple(slots)), tuple(inputs), outputs)
 
-    def _repeat(self, outputs: tuple[Value, ...], start: Token, site: Site, depth: int) -> Node:
+    def _repeat(self, outputs: tuple[Value, ...], start: Lexeme, site: Site, depth: int) -> Node:
         if depth >= MAX_NESTING:
             raise self.error("E0608", f"loops are nested deeper than {MAX_NESTING}", start)
         label = self.text("the loop's name")

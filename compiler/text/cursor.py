@@ -11,7 +11,7 @@ from compiler.layout import TIME, Layout
 from compiler.model import Init
 from compiler.program import Affine
 from compiler.text.attrs import MICRO
-from compiler.text.lexer import Token, tokens
+from compiler.text.lexer import Lexeme, tokens
 from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
 
@@ -36,14 +36,14 @@ class Cursor:
     # --- tokens ---
 
     @property
-    def token(self) -> Token:
+    def token(self) -> Lexeme:
         return self.tokens[self.at]
 
-    def span(self, start: Token) -> Span:
+    def span(self, start: Lexeme) -> Span:
         """From `start` to the token before the next one."""
         return Span(self.name, start.start, max(start.end, self.tokens[max(self.at - 1, 0)].end))
 
-    def error(self, code: str, message: str, start: Token | None = None, help: str | None = None) -> ParcError:
+    def error(self, code: str, message: str, start: Lexeme | None = None, help: str | None = None) -> ParcError:
         """An error at `start` up to here (or at the next token)."""
         t = self.token
         return fail(code, message, Span(self.name, t.start, t.end) if start is None else self.span(start), help=help)
@@ -51,7 +51,7 @@ class Cursor:
     def expected(self, what: str) -> NoReturn:
         raise self.error("E0601", f"expected {what}, found {self.token}")
 
-    def next(self) -> Token:
+    def next(self) -> Lexeme:
         t = self.tokens[self.at]
         if t.kind != "end":
             self.at += 1
@@ -67,7 +67,7 @@ class Cursor:
             return True
         return False
 
-    def mark(self, kind: str) -> Token:
+    def mark(self, kind: str) -> Lexeme:
         if not self.sees(kind):
             self.expected({"newline": "the end of the line"}.get(kind, f"`{kind}`"))
         return self.next()
@@ -173,7 +173,7 @@ class Cursor:
             if not self.take(","):
                 return tuple(found)
 
-    def _run(self, start: Token, first: int, limit: int, room: int) -> range:
+    def _run(self, start: Lexeme, first: int, limit: int, room: int) -> range:
         last = self.natural() if self.take("..") else first
         if last < first or last > limit:
             raise self.error("E0606", f"{first}..{last} is not a range within 0..{limit}", start)

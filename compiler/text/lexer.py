@@ -34,7 +34,7 @@ _TOKEN = re.compile(
 )
 
 
-class Token(NamedTuple):
+class Lexeme(NamedTuple):
     """kind: `word`, `int`, `float`, `string`, `newline`, `end`, or the mark itself. `text`: strings unquoted."""
 
     kind: str
@@ -46,11 +46,11 @@ class Token(NamedTuple):
         return {"newline": "the end of the line", "end": "the end of the text"}.get(self.kind, f"`{self.text[:40]}`")
 
 
-def tokens(text: str, name: str) -> list[Token]:
+def tokens(text: str, name: str) -> list[Lexeme]:
     """All tokens but space and comments. Line ends inside ( ) and [ ] do not count."""
     if len(text) > MAX_CHARACTERS:
         raise fail("E0608", f"a text of {len(text)} characters", Span(name, 0, 0), help=f"at most {MAX_CHARACTERS}")
-    found: list[Token] = []
+    found: list[Lexeme] = []
     position, open_brackets, end = 0, 0, len(text)
     match = _TOKEN.match
     while position < end:
@@ -66,7 +66,7 @@ def tokens(text: str, name: str) -> list[Token]:
             break
         if kind == "newline":
             if not open_brackets and found and found[-1].kind != "newline":
-                found.append(Token("newline", "\n", start, position))
+                found.append(Lexeme("newline", "\n", start, position))
             continue
         word = m.group(kind)
         if kind == "mark":
@@ -83,10 +83,10 @@ def tokens(text: str, name: str) -> list[Token]:
             raise fail("E0608", f"a number of {len(word)} digits", Span(name, start, position), help="at most 18")
         if kind in ("word", "string") and len(word) > MAX_NAME:
             raise fail("E0608", f"a name of {len(word)} characters", Span(name, start, position), help="at most 1000")
-        found.append(Token(kind, word, start, position))
+        found.append(Lexeme(kind, word, start, position))
     if found and found[-1].kind != "newline":
-        found.append(Token("newline", "\n", end, end))
-    found.append(Token("end", "", end, end))
+        found.append(Lexeme("newline", "\n", end, end))
+    found.append(Lexeme("end", "", end, end))
     return found
 
 

@@ -9,7 +9,7 @@ where all groups that hold the buffer have it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.base import Loop, Op
@@ -22,6 +22,7 @@ from compiler.origin import Role
 from compiler.program import DeviceClass, Function, FunctionPhase, Program, StateDecl
 from compiler.text.locations import Site
 from compiler.verify.report import Report, head
+from dsl.data import dataclass
 
 Source = tuple[str, frozenset[str], int]
 """What is added up: "piece", "gradient" or "same"; of which buffers (logical names); of which chunk."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from compiler.graph import Value
 from compiler.ops.effects import Recv, Send, StageReduce
@@ -11,6 +10,7 @@ from compiler.program import FunctionPhase, Program
 from compiler.schedules import Edge
 from compiler.text.locations import Site
 from compiler.verify.report import Report
+from dsl.data import dataclass
 from dsl.diagnostics import plural
 
 

@@ -134,7 +134,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0412",
         "unknown schedule or memory",
-        "Schedules: gpipe, one_f_one_b, interleaved, zero_bubble. Memories: host, nvme.",
+        "Schedules: gpipe, one_f_one_b, interleaved, zero_bubble. Memories: host, nvme,\n"
+        "of which a job has those that its cluster describes.",
         _file("pipeline block on dp, schedule onefoneb(4)"),
         _file("pipeline block on dp, schedule one_f_one_b(4)"),
     ),

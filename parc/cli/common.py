@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from math import isfinite
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -16,6 +16,7 @@ import click
 import dsl
 import parc
 from dsl import limits
+from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, ParcError, fail
 from dsl.files import load
 from dsl.render import render, to_json

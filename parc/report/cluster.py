@@ -7,13 +7,13 @@ Devices of a class share a path and a colour, so that the picture grows with the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from math import ceil, isqrt
 
 from compiler.cost.price.kinds import COPIES
 from compiler.cost.time.timeline import Timeline
 from compiler.memory.tiers import FIRST
 from compiler.model import Cluster
+from dsl.data import dataclass
 from parc.estimate import Estimate
 from parc.report.html import esc, num, section, svg, tag
 from parc.report.trace import devices

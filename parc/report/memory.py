@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from compiler.cost.price.kinds import Stream
 from compiler.cost.price.pricer import PICOSECONDS
@@ -12,6 +12,7 @@ from compiler.memory.occupancy import Occupancy, Series
 from compiler.memory.tiers import FIRST
 from compiler.numbering import show_ranks
 from compiler.schedules import Action
+from dsl.data import dataclass
 from parc.estimate import Estimate, FullMemory
 from parc.report.fullest import largest
 from parc.report.html import esc, legend, num, section, share, svg, table, tag, ticks

@@ -7,12 +7,12 @@ last part box by box.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from compiler.cost.price.kinds import Kind, Stream
 from compiler.cost.price.pricer import PICOSECONDS
 from compiler.cost.time.timeline import Event, Timeline
 from compiler.program import MODEL_PASSES, FunctionPhase
+from dsl.data import dataclass
 from parc.report.html import esc, legend, num, section, share, svg, tag, ticks
 from parc.report.trace import devices
 from parc.units import seconds

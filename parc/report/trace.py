@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from math import inf, nextafter
 from typing import Any, Literal, get_args
@@ -14,6 +14,7 @@ from compiler.cost.price.pricer import PICOSECONDS
 from compiler.cost.time.timeline import Event, Piece, Pieces, Player, Timeline
 from compiler.numbering import show_ranks
 from compiler.program import FunctionPhase
+from dsl.data import dataclass
 
 Detail = Literal["all", "some", "none"]
 DETAILS: tuple[Detail, ...] = get_args(Detail)

@@ -7,9 +7,9 @@ be changed or freed as soon as the call is over. All peers make the same calls i
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from dsl.data import dataclass
 from runtime.backend import Array, Shape
 
 T = TypeVar("T")

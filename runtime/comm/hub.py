@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Generic, TypeVar
 
 from compiler.schedules.turns import Turns
+from dsl.data import dataclass
 from runtime.backend import Array, Backend, Shape
 from runtime.comm.communicator import Done, Wait
 from runtime.mesh import Mesh

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from compiler.model import DataSpec
 from compiler.program import InputDecl
+from dsl.data import dataclass
 from dsl.diagnostics import did_you_mean, fail
 from dsl.source import Span
 from runtime.data.synthetic import synthetic

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 
 from compiler.program import InputDecl
+from dsl.data import dataclass
 from dsl.diagnostics import fail
 from runtime.data.files import read_text
 from runtime.data.reader import Arguments, Reader

@@ -11,7 +11,7 @@ narrow type: sums inside an op are float32's, every result is rounded.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import ml_dtypes
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.layout import TIME
+from dsl.data import dataclass
 from runtime.backend import Kernel as Kernel
 from runtime.backend import Kernels
 from runtime.backend import LocalValue as LocalValue

@@ -11,13 +11,13 @@ leaves it and is handed on as a transposed view.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 
 import numpy as np
 
 from compiler.ops.contract import Contract
+from dsl.data import dataclass
 from runtime.numpy.base import Array, CallContext, Env, Into, Kernel, LocalValue, finish, kernel
 
 _SMALL = 64  # up to this size a contiguous copy of a transposed operand pays

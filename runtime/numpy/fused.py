@@ -18,7 +18,7 @@ added up over the blocks and can be read only after the group.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 from typing import ClassVar
 
@@ -28,6 +28,7 @@ from compiler.ops.contract import Contract
 from compiler.ops.effects import Accumulate, Effect, Save, Write
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient
 from compiler.ops.reduce import Reduce
+from dsl.data import dataclass
 from runtime.numpy.base import LocalValue
 
 BLOCK = 32768

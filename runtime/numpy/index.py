@@ -7,12 +7,12 @@ matrix of rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from compiler.ops.index import Scatter, ScatterAdd, Take
+from dsl.data import dataclass
 from runtime.numpy.base import Array, CallContext, Env, Kernel, LocalValue, Offset, finish, kernel, spread
 
 

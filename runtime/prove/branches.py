@@ -8,7 +8,6 @@ which expert) are not among them: their elements differ in every step.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from compiler.graph import Graph, Node
 from compiler.model import Training
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
+from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 from runtime.numpy import CallContext
 

@@ -6,10 +6,11 @@ A tensor is compared at its own scale, the largest of its values; one that is st
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from dsl.data import dataclass
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -13,6 +12,7 @@ from compiler.model import Training
 from compiler.origin import Role
 from compiler.passes.training import SCALE_PATIENCE
 from compiler.program import InputDecl, Program
+from dsl.data import dataclass
 from runtime.data.synthetic import synthetic
 from runtime.executor import Executor
 from runtime.numpy import quiet, rounded

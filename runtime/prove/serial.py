@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from compiler.graph import Graph, Node
 from compiler.model import Training
 from compiler.ops.repeat import Repeat
+from dsl.data import dataclass
 from runtime.numpy import STORAGE, CallContext, Env, Kernel, LocalValue, plan, quiet
 from runtime.numpy.base import Array
 from runtime.numpy.initial import init_array

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from dsl.data import dataclass
 from runtime.backend import Array
 from runtime.comm import Handle
 

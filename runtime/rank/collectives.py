@@ -6,7 +6,6 @@ The code of each registers itself: `@collective(Op)`. It starts the exchange and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from compiler.graph import Type
@@ -23,6 +22,7 @@ from compiler.ops.comm import (
     Shard,
 )
 from compiler.ops.neighbours import Halo, HaloAdd, ShiftAcross
+from dsl.data import dataclass
 from runtime.backend import Array, Backend, Index, Shape
 from runtime.comm import Done, Handle, Network, Then
 from runtime.mesh import Mesh

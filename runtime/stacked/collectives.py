@@ -8,7 +8,6 @@ nobody writes into a value once it is defined, so views are safe.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +27,7 @@ from compiler.ops.comm import (
     Shard,
 )
 from compiler.ops.neighbours import Halo, HaloAdd, ShiftAcross
+from dsl.data import dataclass
 from runtime.distribute import Array, reduce_lead
 from runtime.mesh import Mesh
 from runtime.numpy import CallContext, rounded

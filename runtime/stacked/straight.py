@@ -8,7 +8,6 @@ generator: it yields what it waits for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from compiler.ops.create import Full, Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.program import DeviceClass, Function, Program
+from dsl.data import dataclass
 from runtime.distribute import Array
 from runtime.mesh import Mesh
 from runtime.numpy import STORAGE, CallContext, Env, Into, LocalValue, fuse, plan, rounded
@@ -57,8 +57,8 @@ def compile_function(function: Function, cls: DeviceClass, program: Program, slo
     writer.body(function.body, {}, 1)
     lines = writer.lines or ["    pass"]
     text = "\n".join(["def run(g, ctx):", *lines])
-    exec(compile(text, f"<{program.name} {function.name}.{function.chunk}>", "exec"), writer.names)
-    return Straight(function.name, function.chunk, waits, writer.names["run"], text)
+    exec(compile(text, f"<{program.name} {function.phase}.{function.chunk}>", "exec"), writer.names)
+    return Straight(function.phase, function.chunk, waits, writer.names["run"], text)
 
 
 class _Writer:

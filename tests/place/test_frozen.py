@@ -229,7 +229,7 @@ def test_a_probe_needs_no_backward_pass_below_it() -> None:
     assert saved and not any(n.startswith("block") for n in saved)
     pipe = compiled(*FROZEN["probe"], mesh="pp = 4", rules=STRATEGIES["1f1b"][1])
     for cls in pipe.program.classes:
-        back = next(f for f in cls.functions if f.name == "B")
+        back = next(f for f in cls.functions if f.phase == "B")
         assert bool(back.body.nodes) == (3 in cls.groups)
         alone = Program("p", (), (), (Entry("train_step", (cls,)),))
         made = touched(alone, Save) | touched(alone, Load)
@@ -261,7 +261,7 @@ model m() {
     roles = {s.role for s in cls.states}
     assert not roles & {"gradient", "optimizer"}
     if "loss" not in roles:
-        assert "saved" not in roles and not next(f for f in cls.functions if f.name == "B").body.nodes
+        assert "saved" not in roles and not next(f for f in cls.functions if f.phase == "B").body.nodes
 
 
 def test_what_it_costs() -> None:

@@ -50,8 +50,7 @@ class Case:
     def text(self) -> str:
         """The `.par` file."""
         lines = ["use std.layers", "use std.optimizers", "use std.tactics", ""]
-        model = self._model()
-        lines += [*functions("\n".join(model)), *model, ""]
+        lines += [*functions(self.model), self.model, ""]
         if self.mesh:
             axes = ", ".join(f"{name} = {size}" for name, size in self.mesh)
             lines += ["strategy plan for drawn {", f"  mesh ({axes})"]
@@ -63,7 +62,9 @@ class Case:
         lines += [f"  precision {self.precision}", f"  seed {self.seed % 1000}", "}", ""]
         return "\n".join(lines)
 
-    def _model(self) -> list[str]:
+    @property
+    def model(self) -> str:
+        """The text of the model."""
         lines = ["model drawn() {", *(f"  {line}" for line in self.head)]
         lines += _loop("encoder", self.first_count, self.first)
         lines += [f"  {line}" for line in self.bridge]
@@ -72,7 +73,7 @@ class Case:
         lines += _loop("block", self.count, self.loop)
         for piece in (*self.after, self.tail):
             lines += [f"  {line}" for line in piece.lines]
-        return [*lines, "}"]
+        return "\n".join([*lines, "}"])
 
     def smaller(self) -> Iterator[Case]:
         """Cases with one part less, the most promising first."""

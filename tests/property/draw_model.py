@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from random import Random
 
 from tests.property.case import Piece
-from tests.property.pieces import ANYWHERE, IMAGE, SEQUENCE, Drawing, attend_other, dense, forward, pooled, scaled
+from tests.property.pieces import (
+    ANYWHERE,
+    IMAGE,
+    SEQUENCE,
+    Drawing,
+    attend_other,
+    dense,
+    forward,
+    pooled,
+    scaled,
+    smooth,
+)
 
 
 @dataclass(frozen=True)
@@ -37,9 +48,13 @@ def draw_model(rng: Random) -> tuple[Model, Drawing]:
         d.inside = inside
         found = []
         for _ in range(rng.randint(low, high)):
+            known = d.known()
             piece = rng.choice(special if rng.random() < 0.55 else ANYWHERE)(d)
             if piece is not None:
                 found.append(piece)
+            assert piece is not None or d.known() == known, "a piece that does not fit leaves nothing to speak of"
+        if low and not found:  # none of them fits: a loop is there all the same, as rules speak of it
+            found.append(smooth(d))
         return tuple(found)
 
     first: tuple[Piece, ...] = ()

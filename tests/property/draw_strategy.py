@@ -12,6 +12,7 @@ from tests.property.draw_model import draw_model
 from tests.property.draw_optimizer import with_steps
 from tests.property.pieces import Drawing
 
+LOOPS = ("block", "encoder")
 SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble")
 
 
@@ -26,8 +27,30 @@ def draw(seed: int) -> Case:
     ends = model.after, model.tail
     case = Case(seed, *parts, *ends, mesh, rules, optimizer, draw_precision(rng, seed), frozen)
     case = _of_whole_batches(rng, case)
+    _require_there(case)
     steps = draw_steps(rng, optimizer)
     return with_steps(case, steps) if steps else case
+
+
+def _require_there(case: Case) -> None:
+    """What rules and `frozen` name by a path stands in the model: an error of ours here, not one that parc finds."""
+    labels = set(re.findall(r" as (\w+)", case.model))
+    weights = set(re.findall(r"(\w+)\[", " ".join(re.findall(r"weight ([^~\n]*)", case.model))))
+    for line in (line for piece in (*case.rules, *case.frozen) for line in piece.lines):
+        for *scopes, last in (path.split(".") for path in paths(line)):
+            there = last in labels or (scopes and scopes[-1] not in LOOPS) or last in weights
+            assert labels.issuperset(scopes) and there, f"seed {case.seed}: `{line}` names what is not there"
+
+
+def paths(rule: str) -> list[str]:
+    """The paths of scopes and weights that the text of a rule names, but for those with `*`."""
+    word, _, rest = rule.partition(" ")
+    if word == "frozen":
+        listed = rest.removeprefix("keep ").replace(" keep ", ", ").split(", ")
+        return [path for path in listed if "*" not in path]
+    if word in ("recompute", "pipeline", "place", "layout"):
+        return re.findall(r"[\w.]+", rest)[:1]
+    return re.findall(r" in ([\w.]+)", rule)
 
 
 def _of_whole_batches(rng: Random, case: Case) -> Case:
@@ -141,9 +164,9 @@ def _technique(rng: Random, d: Drawing, name: str) -> Piece | None:
     has = d.splittable
     if name == "tp":
         kind = rng.choice(["tensor_parallel", "megatron", "vocab_parallel"])
-        needs = {"tensor_parallel": "hfv", "megatron": "hfvs", "vocab_parallel": "v"}[kind]
         if kind == "megatron" and has.get("s") == 1 and rng.random() < 0.8:
             kind = "tensor_parallel"  # mostly refused: one position is not split
+        needs = {"tensor_parallel": "hfv", "megatron": "hfvs", "vocab_parallel": "v"}[kind]
         return Piece(kind, (f"{kind}({name})",)) if any(n in has for n in needs) else None
     if name == "cp":
         kind = rng.choice(["context_parallel", "ulysses", "sequence_parallel"])

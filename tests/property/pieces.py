@@ -46,6 +46,10 @@ class Drawing:
         self.weights.append((self.path(name), dims))
         return name
 
+    def known(self) -> tuple[int, ...]:
+        """How much rules may speak of: it grows with the model."""
+        return tuple(map(len, (self.splittable, self.weights, self.scopes, self.holders, self.declared)))
+
     @property
     def dims(self) -> str:
         return ",".join(self.sizes)

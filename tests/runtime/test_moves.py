@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -132,12 +134,49 @@ SIZE = 2048 * 2048 * 4
 
 def test_moves_are_priced_by_the_links() -> None:
     """Twelve layers go to the device in F and B, three in U, and three back; three momenta each way in U. They are the
-    slowest part by far, and take as long as their own links do, each link by itself."""
+    slowest part by far. What is moved in goes one after the other, and beside it what is moved out: all but the last
+    layer's, for which the last one's computation is waited."""
     slow, computing = seconds(2, 1), seconds(2, 1, in_one_memory(PAGED))
-    moving = 18 * SIZE / 2e9 + 6 * SIZE / 1e9
-    assert moving < slow < moving + computing
-    assert seconds(1, 1) - slow == pytest.approx(18 * SIZE / 2e9, rel=0.01)
-    assert seconds(2, 0.5) - slow == pytest.approx(6 * SIZE / 1e9, rel=0.01)
+    layer, momentum = SIZE / 2e9, SIZE / 1e9
+    moved_in = 15 * layer + 3 * momentum
+    assert moved_in + layer + momentum < slow < moved_in + layer + momentum + computing
+    assert seconds(1, 1) - slow == pytest.approx(16 * layer, rel=0.01)
+    assert seconds(2, 0.5) - slow == pytest.approx(4 * momentum, rel=0.01)
+
+
+def with_line(line: str, text: str) -> str:
+    """The program with one more value of the update, behind `%m`."""
+    return re.sub(r"(    %m: .* = read m\n)", rf"\1    {line}\n", text)
+
+
+def test_the_way_between_two_other_memories_is_over_the_device() -> None:
+    """It takes the link into the device and the one out of it, the slower one's time: beside neither direction."""
+    twin = with_line("%m.twin: f32[block=3, d=4, e=4] in host = move %m from nvme to host", PAGED)
+    assert seconds(2, 1, twin) - seconds(2, 1) == pytest.approx(3 * SIZE / 1e9, rel=0.02)
+
+
+MOVED_ONLY = with_line("%m.twin: f32[block=3, d=4, e=4] in nvme = move %m from hbm to nvme", in_one_memory(PAGED))
+
+
+@pytest.mark.parametrize(
+    ("text", "memory"),
+    [(PAGED, "nvme"), (PAGED.replace("nvme", "cxl"), "cxl"), (MOVED_ONLY, "nvme")],
+    ids=["a state's", "one that parc does not know", "one that is moved to"],
+)
+def test_a_memory_that_the_cluster_lacks(text: str, memory: str) -> None:
+    """An error at the cluster, which says what it has, and how it would have the other."""
+    described = CLUSTER.replace("HOST", "2").replace("  nvme capacity 1 TB, 100 GB/s over NVME GB/s\n", "")
+    compiled = compile_job(evaluate(Source("cluster.par", described)))
+    cluster = compiled.job.cluster
+    assert cluster is not None and list(cluster.tiers) == ["hbm", "host"]
+    Simulation(program(in_one_memory(PAGED)), cluster, compiled.training).run()
+    with pytest.raises(parc.ParcError) as raised:
+        Simulation(program(text), cluster, compiled.training).run()
+    (found,) = raised.value.diagnostics
+    assert found.code == "E0412" and f"`{memory}`" in found.message and found.span == cluster.span
+    assert (
+        found.help is not None and "hbm, host" in found.help and ("nvme capacity" in found.help) == (memory == "nvme")
+    )
 
 
 def test_faster_links_than_a_device_s_share_of_the_memory_do_not_help() -> None:

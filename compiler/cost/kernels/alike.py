@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from compiler.cost.kernels.flops import products
 from compiler.graph import Node
 from compiler.origin import Phase
 from compiler.program import Program
 from compiler.strategy import Strategy
+from dsl.data import dataclass
 from dsl.source import Span
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from compiler.cost.kernels.work import Work
 from compiler.graph import Node, Type
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
+from dsl.data import dataclass
 
 
 @dataclass(slots=True)

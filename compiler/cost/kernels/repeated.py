@@ -5,7 +5,6 @@ on every device, those of other pieces too (E0560)."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from compiler.cost.kernels.alike import alike, free_dims, rule_on
 from compiler.cost.kernels.flops import flops_of, model_flops
@@ -14,8 +13,9 @@ from compiler.graph import Graph, Value
 from compiler.layout import TIME
 from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
-from compiler.passes.copying import graph_values
 from compiler.passes.stage import ALL, Stage, Staged
+from compiler.walk import graph_values
+from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, Note
 
 WORTH = 0.01

@@ -9,7 +9,6 @@ seats. Where it does not hold the index is negative, and what is taken there is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
 
@@ -21,6 +20,7 @@ from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Merge, Rename, Slice, Split
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

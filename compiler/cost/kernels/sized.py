@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from compiler.cost.kernels.drafts import Draft, Lifted, masked_again
 from compiler.cost.kernels.work import Collective, Part, Product, Vector
@@ -12,6 +12,7 @@ from compiler.graph import Graph
 from compiler.ops import comm, effects
 from compiler.regions.marks import Regions
 from compiler.regions.routing import ONE
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

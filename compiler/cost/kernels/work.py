@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import prod
 from typing import Union
 
 from compiler.graph import Type
 from compiler.ops.comm import Comm
 from compiler.ops.registry import COMM
+from dsl.data import dataclass
 
 COLLECTIVES: dict[str, type[Comm]] = {c.mnemonic: c for c in COMM}
 

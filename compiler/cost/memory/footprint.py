@@ -26,7 +26,6 @@ Y. Zhao and others, "PyTorch FSDP" (2023), and FSDP2's _fsdp_collectives.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 
 from compiler import stacks
@@ -37,6 +36,7 @@ from compiler.model import Device
 from compiler.origin import Role, within
 from compiler.program import DeviceClass, StateDecl
 from compiler.strategy import ShardRule, Strategy
+from dsl.data import dataclass
 
 MEGATRON, PYTORCH = 10.0, 14.0
 """Bytes per logit that a loss holds at its peak: in 16 bits, and two or three values in f32."""

@@ -9,13 +9,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.effects import Read
 from compiler.ops.elementwise import Cast
 from compiler.ops.repeat import Repeat
 from compiler.regions.sunk import sunk_values
+from dsl.data import dataclass
 
 OURS = 8.0
 """Bytes per logit that our own cross entropy holds at its peak: two values in f32."""

@@ -10,10 +10,11 @@ They stand with the devices in the standard library, by name, for all software o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 from compiler import stacks
 from compiler.model import Cluster, Device
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

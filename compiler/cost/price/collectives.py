@@ -8,7 +8,7 @@ from math import ceil, log2, prod
 from compiler.cost.kernels.work import Collective
 from compiler.cost.price.calibration import Calibration
 from compiler.cost.price.machine import Machine
-from compiler.memory.tiers import move_rate
+from compiler.memory.tiers import move_rate, require_memory
 from compiler.ops.comm import Pattern
 
 QUICK = (0.5, 0.25)
@@ -153,5 +153,8 @@ def meet_level(groups: tuple[int, ...], machine: Machine) -> int:
 
 
 def copy_seconds(size: float, source: str, target: str, machine: Machine, cal: Calibration) -> float:
-    """From one memory to another: over the device's links to them, or its share of their bandwidths."""
+    """From one memory to another: over the device's links to them, or its share of their bandwidths. Raises ParcError
+    (E0412) for a memory that the cluster does not have."""
+    for memory in (source, target):
+        require_memory(machine.memories, memory, machine.described)
     return size / move_rate(machine.memories, source, target) + cal.launch

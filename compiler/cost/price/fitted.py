@@ -7,13 +7,13 @@ The figures are data of the standard library, `dsl/std/fitted.json`, which `pyth
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
 
 from compiler import stacks
 from compiler.model import Cluster, Device
+from dsl.data import dataclass
 from dsl.diagnostics import plural
 
 OTHER_SOFTWARE = 0.27

@@ -6,10 +6,14 @@ from enum import Enum, StrEnum
 
 
 class Stream(StrEnum):
-    """What runs on a device one after the other. Messages over a level of the cluster have a stream of their own."""
+    """What runs on a device one after the other. Messages over a level of the cluster have a stream of their own.
+
+    Copies into the device's memory and out of it have one each: links to hosts carry both at once.
+    """
 
     COMPUTE = "compute"
-    COPY = "copy"
+    COPY_IN = "copy in"
+    COPY_OUT = "copy out"
     SEND = "send"
 
     @staticmethod

@@ -6,13 +6,15 @@ the strides of the axes, at no cost that grows with the number of devices.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
 
-from compiler.memory.tiers import Memory
+from compiler.memory.tiers import Memory, require_memory
 from compiler.model import Cluster, Device, Level
 from compiler.numbering import Ranks
 from compiler.program import Program
+from dsl.data import dataclass
+from dsl.source import NOWHERE, Span
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +33,7 @@ class Machine:
     peaks: dict[str, float]
     vector_peaks: dict[str, float]
     cube: tuple[int, int, int] | None = None  # rows, columns and depth that the matrix unit takes at a time
+    described: Span = NOWHERE  # of the cluster's description
     links: float = 1.0  # bandwidth inside a server, over that of the links of which the device's efficiencies are
 
     def peak(self, dtype: str) -> float:
@@ -66,9 +69,14 @@ class Machine:
 
 
 def machine(program: Program, cluster: Cluster, slow_links: dict[str, float] | None = None) -> Machine:
-    """`slow_links`: level -> by how much its links are slower."""
+    """`slow_links`: level -> by how much its links are slower.
+
+    Raises ParcError (E0412) for a state in a memory that the cluster does not have.
+    """
     ranks = Ranks.of(program)
-    device = cluster.device
+    device, memories = cluster.device, cluster.tiers
+    for memory in sorted({state.memory for cls in program.classes for state in cls.states}):
+        require_memory(memories, memory, cluster.span)
     settings = dict(device.settings)
     (link,) = settings.get("link", (0.0,))
     (cores,) = settings.get("cores", (1,))
@@ -87,10 +95,11 @@ def machine(program: Program, cluster: Cluster, slow_links: dict[str, float] | N
         ranks,
         cores,
         settings.get("tile", (128, 128, 64)),
-        cluster.tiers,
+        memories,
         tuple(domains),
         {k: v for k, v in device.compute if "." not in k},
         {k.rpartition(".")[2]: v for k, v in device.compute if "." in k},
         settings.get("cube"),
+        cluster.span,
         cluster.levels[0].bandwidth / link if link else 1.0,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from compiler.cost.kernels.work import Collective, Copy, Meet, Part, Post, Product, Vector, Wait, Work, WorkNode
 from compiler.cost.price.calibration import Calibration
@@ -19,14 +18,16 @@ from compiler.cost.price.collectives import (
 from compiler.cost.price.compute import launches, product_seconds, vector_seconds
 from compiler.cost.price.kinds import COPIES, NOTHING, Kind, Over, Stream
 from compiler.cost.price.machine import Machine
+from compiler.memory.tiers import FIRST
 from compiler.ops.comm import Pattern
 from compiler.traffic import in_mesh_order
+from dsl.data import dataclass
 
 PICOSECONDS = 10**12
 """Per second. Time is counted in whole picoseconds here, in seconds outside of the cost model."""
 
-COMPUTE, COPY, COMM = 0, 1, 2
-"""Streams of a device: computation, copies, and from COMM on one per level of the cluster."""
+COMPUTE, COPY_IN, COPY_OUT, COMM = 0, 1, 2, 3
+"""Streams of a device: computation, copies into its memory and out of it; from COMM on one per level of the cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Pricer:
         self.in_update = cal.changed(launch=0.0)
         self.slower: Sequence[tuple[float, ...]] = ()
         levels = [Stream.comm(level.name) for level in machine.levels]
-        self.names = (Stream.COMPUTE, Stream.COPY, *(levels or [Stream.comm()]))
+        self.names = (Stream.COMPUTE, Stream.COPY_IN, Stream.COPY_OUT, *(levels or [Stream.comm()]))
 
     def shared(self, slower: Sequence[tuple[float, ...]]) -> Pricer:
         """The same prices, where sends take longer: `slower` times, per device group and level."""
@@ -105,8 +106,10 @@ class Pricer:
             also = tuple((COMM + i, min(ps, picoseconds(s))) for i, s in enumerate(inner) if s)
             return Priced(COMM + level, ps, blocking, axes, Kind.COLLECTIVE, 1.0, sent, also)
         if isinstance(work, Copy):
-            taken = copy_seconds(work.bytes, work.source, work.target, machine, cal)
-            return Priced(COPY, picoseconds(taken), axes=COPIES, kind=Kind.COPY)
+            ps = picoseconds(copy_seconds(work.bytes, work.source, work.target, machine, cal))
+            stream, both = COPY_IN if work.target == FIRST else COPY_OUT, FIRST not in (work.source, work.target)
+            also = ((COPY_IN, ps),) if both and work.source != work.target else ()  # over the device: in and out again
+            return Priced(stream, ps, axes=COPIES, kind=Kind.COPY, also=also)
         raise TypeError(f"{type(work).__name__} has no price of its own")
 
     def post(self, size: int, group: int, to: int) -> int:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from compiler.cost.kernels.work import Meet, Part, Post, Product, Vector
 from compiler.cost.price.kinds import SLOWER, STAGES, Kind, Over
-from compiler.cost.price.pricer import COMM, COMPUTE, COPY, PICOSECONDS, Pricer, picoseconds
+from compiler.cost.price.pricer import COMM, COMPUTE, PICOSECONDS, Pricer, picoseconds
 from compiler.cost.time.events import step_events
 from compiler.cost.time.groups import Groups
-from compiler.cost.time.order import Key, Plan, Result, Timing
+from compiler.cost.time.order import Plan, Result, Timing
 from compiler.cost.time.slow import Classes
 from compiler.cost.time.step import Played
 from compiler.cost.time.tasks import stretch, totals
 from compiler.cost.time.timeline import Cost, Event, Events, Link, Player, Spent, Timeline
-from compiler.program import FunctionPhase
+from compiler.program import FunctionKey, FunctionPhase
+from dsl.data import dataclass
 
 BUBBLE = "device groups that wait for each other (the bubble of the pipeline)"
 SLOW = "slow devices, and waits for them"
-UPDATE: Key = (FunctionPhase.UPDATE, 0)
+UPDATE: FunctionKey = (FunctionPhase.UPDATE, 0)
 SHOWN = 12
 """Entries of the list of what takes longest."""
 
@@ -79,7 +80,7 @@ class Varied:
 def summarise(
     groups: Groups,
     pricer: Pricer,
-    costs: Sequence[Mapping[Key, Sequence[Played]]],
+    costs: Sequence[Mapping[FunctionKey, Sequence[Played]]],
     result: Result,
     flops_model: float,
 ) -> Timeline:
@@ -126,7 +127,7 @@ def summarise(
 
 
 def _sums(
-    groups: Groups, pricer: Pricer, costs: Sequence[Mapping[Key, Sequence[Played]]], result: Result
+    groups: Groups, pricer: Pricer, costs: Sequence[Mapping[FunctionKey, Sequence[Played]]], result: Result
 ) -> tuple[Sums, ...]:
     """Per device group, over all segments of its actions."""
     meets = [0] * groups.number
@@ -149,7 +150,11 @@ def _sums(
 
 
 def _spent(
-    groups: Groups, pricer: Pricer, functions: Sequence[Mapping[Key, _Function]], added: Sequence[Sums], step: int
+    groups: Groups,
+    pricer: Pricer,
+    functions: Sequence[Mapping[FunctionKey, _Function]],
+    added: Sequence[Sums],
+    step: int,
 ) -> tuple[Spent, ...]:
     """Per device group, to the picosecond. `added`: its `Sums`; step: picoseconds."""
     names = [level.name for level in pricer.machine.levels]
@@ -309,7 +314,7 @@ def with_slow_peers(alike: Spent, busy: float, inside: float, step: float) -> Sp
 
 
 def _top(
-    groups: Groups, pricer: Pricer, group: int, functions: Mapping[Key, _Function], factor: float = 1.0
+    groups: Groups, pricer: Pricer, group: int, functions: Mapping[FunctionKey, _Function], factor: float = 1.0
 ) -> tuple[tuple[Cost, ...], dict[str, float]]:
     """Of a device of the group in a step: what takes longest, where kernels take `factor` times as long; and seconds by
     kind of work, as if they did not."""
@@ -325,7 +330,7 @@ def _top(
                 kinds["launch"] = kinds.get("launch", 0.0) + launch
                 kind, taken = "update" if update else kind, taken - launch
             kinds[kind] = kinds.get(kind, 0.0) + taken
-            name = node.name if priced.stream in (COMPUTE, COPY) else f"{node.name} over {priced.axes}"
+            name = node.name if priced.stream < COMM else f"{node.name} over {priced.axes}"
             flops = work.flops if isinstance(work, (Product, Vector)) else 0.0
             moved = work.bytes if isinstance(work, (Product, Vector)) else priced.sent
             entry = found.setdefault((name, priced.kind), [0.0, 0, 0.0, 0.0])

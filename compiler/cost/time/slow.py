@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from compiler.numbering import Ranks
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

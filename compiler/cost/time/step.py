@@ -8,13 +8,14 @@ in time; the rest of its iterations are that shift, exactly.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from compiler.cost.kernels.work import Product, Vector
 from compiler.cost.price.kinds import NOTHING, Kind, Over, Stream
 from compiler.cost.price.pricer import COMM, COMPUTE
 from compiler.cost.time.tasks import Rolled, Segment, Task, Tasks
 from compiler.cost.time.timeline import Piece
+from dsl.data import dataclass
 
 Together = Mapping[tuple[str, ...], Sequence[Sequence[int]]]
 """Mesh axes -> per class, the classes that a collective over them brings together."""

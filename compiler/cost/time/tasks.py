@@ -7,12 +7,13 @@ and messages of each level of the cluster have a stream each, in the order of th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple, Union
 
 from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait, WorkLoop, WorkNode
 from compiler.cost.price.kinds import NOTHING, Over
 from compiler.cost.price.pricer import COMM, COMPUTE, Priced, Pricer, picoseconds
+from dsl.data import dataclass
 
 
 class Task(NamedTuple):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import overload
 
 from compiler.cost.price.kinds import NOTHING, Over
+from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from compiler.ops.move import Move
 from compiler.origin import Phase, Role
 from compiler.passes.prune import prune_nodes
 from compiler.program import DeviceClass, Function, FunctionPhase, Program
-from compiler.regions.marks import bodies
+from compiler.walk import bodies
 
 LOCAL = {FunctionPhase.FORWARD, FunctionPhase.BACKWARD, FunctionPhase.METRICS, FunctionPhase.UPDATE}
 

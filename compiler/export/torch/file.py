@@ -31,7 +31,7 @@ from compiler.program import (
     Run,
     StateDecl,
 )
-from compiler.regions.marks import bodies
+from compiler.walk import bodies
 
 RESULTS = (Role.LOSS, Role.METRIC, Role.REPORT)
 """Roles of buffers that a step tells of."""

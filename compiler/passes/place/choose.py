@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import inf
 
 from compiler.graph import Node, Value
 from compiler.layout import TIME, Layout
 from compiler.ops.base import Loop
 from compiler.passes.place.region import Choice, GraphPlacer, Reason
+from dsl.data import dataclass
 
 State = tuple[str, str]  # ("split", dim) | ("pending", fn) | ("whole", "")
 WHOLE: State = ("whole", "")

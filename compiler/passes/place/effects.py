@@ -6,7 +6,6 @@ Whether one does depends on the sizes of axes only for `shard`, where nothing di
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from math import prod
 
@@ -18,6 +17,8 @@ from compiler.origin import within
 from compiler.passes.idle import Idle, Rule, report_idle
 from compiler.passes.place.rules import Rules
 from compiler.strategy import CLASSES, LayoutRule, ShardRule, SplitRule, Strategy
+from compiler.walk import walk
+from dsl.data import dataclass
 from dsl.diagnostics import Note
 from dsl.source import Span
 
@@ -102,9 +103,8 @@ def _tensors(training: Training) -> Iterator[Tensor]:
 
 
 def _made(graph: Graph, cls: str) -> Iterator[Tensor]:
-    for node in graph.nodes:
+    for node, _ in walk(graph):
         if isinstance(node.op, Repeat):
-            yield from _made(node.op.body, cls)
             continue
         loops = node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
         walked = {n for loop in loops for n in loop.names}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout, replicated
 from compiler.model import Round, Training
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
-from compiler.passes.copying import graph_values, laid, renamed
+from compiler.passes.copying import laid, renamed
 from compiler.passes.divide import aside, of_data
 from compiler.passes.place.effects import check_effects
 from compiler.passes.place.node import place_node
@@ -19,6 +19,8 @@ from compiler.passes.place.repeat import export, mark_gradients, place_repeat
 from compiler.passes.place.rules import Rules
 from compiler.passes.prune import prune
 from compiler.relayout import relayout_bytes
+from compiler.walk import graph_values
+from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 
 from compiler.graph import Names, Node, Value
@@ -13,6 +13,7 @@ from compiler.origin import Phase
 from compiler.passes.copying import renamed
 from compiler.passes.place.rules import Rules
 from compiler.relayout import plan_relayout, relayout_bytes
+from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics
 from dsl.source import NOWHERE, Span
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from compiler.graph import Graph, Node, Value
 from compiler.layout import TIME, Layout
@@ -11,6 +11,7 @@ from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Rename
 from compiler.passes.place.node import place_node
 from compiler.passes.place.region import GradMark, GraphPlacer, Version
+from dsl.data import dataclass
 
 _TRIALS = 3
 

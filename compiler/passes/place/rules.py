@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 
 from compiler.graph import Type
@@ -12,6 +11,7 @@ from compiler.model import Job
 from compiler.origin import within
 from compiler.passes.place.standins import chosen, stand_in
 from compiler.strategy import LayoutRule, ShardRule, SplitRule, Strategy
+from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics
 
 

@@ -1,6 +1,6 @@
-"""Expressions and statements as documents for `dsl.layout`: the canonical spelling of each node.
+"""Statements and items as documents for `dsl.layout`: the canonical spelling of each node.
 
-Parentheses stand only where precedence needs them. Blocks, comments and blank lines are `dsl.printer`'s.
+Blocks, comments and blank lines are `dsl.printer`'s.
 """
 
 from __future__ import annotations
@@ -11,149 +11,15 @@ from functools import singledispatch
 
 from dsl import ast
 from dsl.layout import Bracket, Doc, flat
+from dsl.show.expressions import expression, expressions, names, use_call
 from dsl.units import UNITS
 
-# The levels of the grammar's expression rules, loosest first.
-_CONDITIONAL, _OR, _AND, _NOT, _COMPARISON, _SUM, _TERM, _FACTOR, _POWER, _POSTFIX = range(10)
-_BINARY = {
-    "or": (_OR, _OR, _AND),
-    "and": (_AND, _AND, _NOT),
-    "**": (_POWER, _POSTFIX, _FACTOR),
-    **dict.fromkeys(("<", "<=", ">", ">=", "==", "!="), (_COMPARISON, _SUM, _SUM)),
-    **dict.fromkeys(("+", "-"), (_SUM, _SUM, _TERM)),
-    **dict.fromkeys(("*", "/", "//", "%", "@"), (_TERM, _TERM, _FACTOR)),
-}
 _ENDS_IN_NUMBER = re.compile(r"(?<![A-Za-z0-9_.])[0-9][0-9.]*(e[+-]?[0-9]+)?$")
-_ESCAPES = str.maketrans({'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"})
-
-
-def _names(names: Iterable[ast.Name]) -> str:
-    return ", ".join(n.id for n in names)
 
 
 def _dim_list(names: Iterable[ast.Name]) -> str:
     """Dims of a tensor stand close: `x[b,s,d]`."""
     return ",".join(n.id for n in names)
-
-
-def _dims(names: tuple[ast.Name, ...]) -> str:
-    return names[0].id if len(names) == 1 else f"({_names(names)})"
-
-
-def _number(value: float, text: str) -> str:
-    if isinstance(value, int):
-        return str(value)
-    return (text or repr(value)).lower()
-
-
-# --- expressions ------------------------------------------------------------------------------------
-
-
-def expression(node: ast.Expr, least: int = _CONDITIONAL) -> Doc:
-    """The expression, in parentheses if it binds looser than `least`."""
-    level, doc = _spell(node)
-    return doc if level >= least else [Bracket("(", (doc,), ")")]
-
-
-@singledispatch
-def _spell(node: ast.Expr) -> tuple[int, Doc]:
-    """The level of the expression and its document."""
-    raise TypeError(f"not an expression: {type(node).__name__}")
-
-
-@_spell.register
-def _(node: ast.Number) -> tuple[int, Doc]:
-    return _POSTFIX, [_number(node.value, node.text)]
-
-
-@_spell.register
-def _(node: ast.Quantity) -> tuple[int, Doc]:
-    return _POSTFIX, [f"{_number(node.value, node.text)} {node.unit}"]
-
-
-@_spell.register
-def _(node: ast.String) -> tuple[int, Doc]:
-    return _POSTFIX, ['"' + node.value.translate(_ESCAPES) + '"']
-
-
-@_spell.register
-def _(node: ast.Boolean) -> tuple[int, Doc]:
-    return _POSTFIX, ["true" if node.value else "false"]
-
-
-@_spell.register
-def _(node: ast.Name) -> tuple[int, Doc]:
-    return _POSTFIX, [node.id]
-
-
-@_spell.register
-def _(node: ast.Attribute) -> tuple[int, Doc]:
-    return _POSTFIX, [*expression(node.base, _POSTFIX), f".{node.name}"]
-
-
-@_spell.register
-def _(node: ast.Unary) -> tuple[int, Doc]:
-    if node.op == "not":
-        return _NOT, ["not ", *expression(node.operand, _NOT)]
-    return _FACTOR, [node.op, *expression(node.operand, _FACTOR)]
-
-
-@_spell.register
-def _(node: ast.Binary) -> tuple[int, Doc]:
-    level, left, right = _BINARY[node.op]
-    return level, [*expression(node.left, left), f" {node.op} ", *expression(node.right, right)]
-
-
-@_spell.register
-def _(node: ast.Conditional) -> tuple[int, Doc]:
-    then, test, other = expression(node.then, _OR), expression(node.test, _OR), expression(node.other)
-    return _CONDITIONAL, [*then, " if ", *test, " else ", *other]
-
-
-@_spell.register
-def _(node: ast.ListExpr) -> tuple[int, Doc]:
-    return _POSTFIX, [Bracket("[", tuple(expression(i) for i in node.items), "]")]
-
-
-@_spell.register
-def _(node: ast.Arrow) -> tuple[int, Doc]:
-    return _CONDITIONAL, [f"{_dims(node.before)} -> {_dims(node.after)}"]
-
-
-@_spell.register
-def _(node: ast.Over) -> tuple[int, Doc]:
-    after = f" -> {_dims(node.after)}" if node.after else ""
-    return _CONDITIONAL, [f"over {_dims(node.dims)}{after}"]
-
-
-@_spell.register
-def _(node: ast.Range) -> tuple[int, Doc]:
-    return _CONDITIONAL, [*expression(node.low, _SUM), "..", *expression(node.high, _SUM)]
-
-
-@_spell.register
-def _(node: ast.Call) -> tuple[int, Doc]:
-    label = f" as {node.label.id}" if node.label else ""
-    return _POSTFIX, [node.function.id, Bracket("(", tuple(_argument(a) for a in node.arguments), ")"), label]
-
-
-def _argument(node: ast.Argument) -> Doc:
-    return [f"{node.name.id} = " if node.name else "", *expression(node.value)]
-
-
-def _use_call(node: ast.Call) -> Doc:
-    """A call where a bare name means a call without arguments."""
-    return expression(node) if node.arguments else [node.function.id]
-
-
-def _expressions(nodes: Iterable[ast.Expr]) -> Doc:
-    doc: Doc = []
-    for node in nodes:
-        doc += [", " if doc else "", *expression(node)]
-    return doc
-
-
-# --- statements and items ---------------------------------------------------------------------------
 
 
 @singledispatch
@@ -199,12 +65,12 @@ def _(node: ast.WeightDecl) -> Doc:
 def _(node: ast.InputDecl) -> Doc:
     dims = f"[{_dim_list(node.dims)}]" if node.dims else ""
     bounds: Doc = [" in ", *expression(node.range)] if node.range else []
-    return [f"input {_names(node.names)} : {node.dtype.id}{dims}", *bounds]
+    return [f"input {names(node.names)} : {node.dtype.id}{dims}", *bounds]
 
 
 @statement.register
 def _(node: ast.StateDecl) -> Doc:
-    return [f"state {_names(node.names)}", *_init(node.init)]
+    return [f"state {names(node.names)}", *_init(node.init)]
 
 
 @statement.register
@@ -229,7 +95,7 @@ def _(node: ast.If) -> Doc:
 
 @statement.register
 def _(node: ast.Return) -> Doc:
-    return ["return ", *_expressions(node.values)]
+    return ["return ", *expressions(node.values)]
 
 
 @statement.register
@@ -251,9 +117,9 @@ def _(node: ast.Output) -> Doc:
 def _(node: ast.Setting) -> Doc:
     doc: Doc = [" ".join(n.id for n in (node.keyword, *node.words))]
     if node.values:
-        doc += [" ", *_expressions(node.values)]
+        doc += [" ", *expressions(node.values)]
     for keyword, values in node.clauses:
-        doc += [f" {keyword.id} ", *_expressions(values)]
+        doc += [f" {keyword.id} ", *expressions(values)]
     return doc
 
 
@@ -264,7 +130,7 @@ def _(node: ast.DeviceUse) -> Doc:
 
 @statement.register
 def _(node: ast.Level) -> Doc:
-    count, over = expression(node.count), [" over ", *_expressions((node.bandwidth, node.latency))]
+    count, over = expression(node.count), [" over ", *expressions((node.bandwidth, node.latency))]
     if node.of.id in UNITS and _ENDS_IN_NUMBER.search(flat(count)):
         count = [Bracket("(", (count,), ")")]  # `8 B` would be bytes
     return [f"level {node.name.id} = ", *count, f" {node.of.id}", *over]
@@ -277,20 +143,20 @@ def _(node: ast.Mesh) -> Doc:
 
 @statement.register
 def _(node: ast.Split) -> Doc:
-    classes = f" for {_names(node.classes)}" if node.classes else ""
+    classes = f" for {names(node.classes)}" if node.classes else ""
     pad = " pad" if node.pad else ""
-    return [f"split {_names(node.dims)} on {node.axis.id}{classes}{_scope(node.scope)}{pad}"]
+    return [f"split {names(node.dims)} on {node.axis.id}{classes}{_scope(node.scope)}{pad}"]
 
 
 @statement.register
 def _(node: ast.Shard) -> Doc:
     pad = " pad" if node.pad else ""
-    return [f"shard {_names(node.classes)} on {node.axis.id}{_scope(node.scope)}{pad}"]
+    return [f"shard {names(node.classes)} on {node.axis.id}{_scope(node.scope)}{pad}"]
 
 
 @statement.register
 def _(node: ast.Offload) -> Doc:
-    return [f"offload {_names(node.classes)} to {node.memory.id}{_scope(node.scope)}"]
+    return [f"offload {names(node.classes)} to {node.memory.id}{_scope(node.scope)}"]
 
 
 @statement.register
@@ -303,7 +169,7 @@ def _(node: ast.LayoutDecl) -> Doc:
 def _(node: ast.Pipeline) -> Doc:
     doc: Doc = [f"pipeline {node.loop} on {node.axis.id}"]
     if node.schedule:
-        doc += [", schedule ", *_use_call(node.schedule)]
+        doc += [", schedule ", *use_call(node.schedule)]
     if node.cuts:
         doc += [", cuts ", *expression(node.cuts)]
     return doc
@@ -336,14 +202,14 @@ def _(node: ast.Apply) -> Doc:
 
 @statement.register
 def _(node: ast.Task) -> Doc:
-    cluster: Doc = [" on ", *_use_call(node.cluster)] if node.cluster else []
+    cluster: Doc = [" on ", *use_call(node.cluster)] if node.cluster else []
     strategy = f" using {node.strategy.id}" if node.strategy else ""
-    return [f"{node.kind.id} ", *_use_call(node.model), *cluster, strategy]
+    return [f"{node.kind.id} ", *use_call(node.model), *cluster, strategy]
 
 
 @statement.register
 def _(node: ast.OptimizerUse) -> Doc:
-    return ["optimizer ", *_use_call(node.call)]
+    return ["optimizer ", *use_call(node.call)]
 
 
 @statement.register
@@ -360,7 +226,7 @@ def _(node: ast.Precision) -> Doc:
 
 @statement.register
 def _(node: ast.Data) -> Doc:
-    return ["data ", *_use_call(node.call)]
+    return ["data ", *use_call(node.call)]
 
 
 @statement.register

@@ -1,0 +1,195 @@
+"""Statements of devices, clusters, strategies and jobs."""
+
+from __future__ import annotations
+
+from dsl.ast.expressions import Call, Expr, Name, Syntax
+from dsl.ast.statements import Statement
+from dsl.data import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Setting(Statement):
+    """`memory 32 GB, 1.2 TB/s`, `precision bf16, master f32`: a keyword, its values, its clauses.
+
+    In a device: `compute bf16 320 TFLOP/s`, `memory 32 GB, 1.2 TB/s`, `launch 5 us`. `words` holds
+    the bare names before the first value (a name that nothing follows is a value: in `memory size`,
+    `size` is one), `values` the expressions, `clauses` the `over …` groups (keyword, expressions).
+    Unknown keywords are the evaluator's errors, with suggestions.
+    """
+
+    keyword: Name
+    words: tuple[Name, ...] = ()
+    values: tuple[Expr, ...] = ()
+    clauses: tuple[tuple[Name, tuple[Expr, ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceUse(Statement):
+    """`device npu = ascend910` in a cluster."""
+
+    name: Name
+    device: Name
+
+
+@dataclass(frozen=True, slots=True)
+class Level(Statement):
+    """`level server = 8 npu over 30 GB/s, 1 us`."""
+
+    name: Name
+    count: Expr
+    of: Name
+    bandwidth: Expr
+    latency: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Path(Syntax):
+    """`block.attention.wq`: a scope or a tensor."""
+
+    parts: tuple[Name, ...]
+
+    def __str__(self) -> str:
+        return ".".join(p.id for p in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh(Statement):
+    """`mesh (pp = 2, dp = 2, tp = tp)`: axes major to minor."""
+
+    axes: tuple[tuple[Name, Expr], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Split(Statement):
+    """`split h, f on tp for weights, activations in block.attention pad`."""
+
+    dims: tuple[Name, ...]
+    axis: Name
+    classes: tuple[Name, ...] = ()
+    scope: Path | None = None
+    pad: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shard(Statement):
+    """`shard optimizer, gradients, weights on dp in block pad`."""
+
+    classes: tuple[Name, ...]
+    axis: Name
+    scope: Path | None = None
+    pad: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutDecl(Statement):
+    """`layout block.mlp.w1[d, f/tp]`: per dim, the axes (`f/tp/dp`: tp is major)."""
+
+    tensor: Path
+    dims: tuple[tuple[Name, tuple[Name, ...]], ...]
+
+
+SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble")
+"""Names of the schedules of pipelines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline(Statement):
+    """`pipeline block on pp, schedule one_f_one_b(microbatches = 8), cuts [2, 4]`; `loop` by label or path."""
+
+    loop: Path
+    axis: Name
+    schedule: Call | None = None
+    cuts: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Microbatches(Statement):
+    """`microbatches 8 over b`: gradient accumulation (without a pipeline)."""
+
+    count: Expr
+    dim: Name | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceDecl(Statement):
+    """`place image on tower[0]`: what the scope computes lives at that coordinate of the axis."""
+
+    scope: Path
+    axis: Name
+    index: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Recompute(Statement):
+    """`recompute block keep block.attention.out`; `recompute` alone means everything."""
+
+    scope: Path | None = None
+    keep: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Offload(Statement):
+    """`offload optimizer, activations to host in block`: classes of tensors, the memory, the scope."""
+
+    classes: tuple[Name, ...]
+    memory: Name
+    scope: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Apply(Statement):
+    """`megatron(tp)`: a tactic applied inside a strategy or another tactic; `in SCOPE` narrows it."""
+
+    call: Call
+    scope: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task(Statement):
+    """`train gpt(layers, 256) on pod(servers = 2) using megatron`; each part but the model may be missing."""
+
+    kind: Name
+    model: Call
+    cluster: Call | None = None
+    strategy: Name | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerUse(Statement):
+    """`optimizer adamw(lr = 3e-4, clip = 1.0)` in a job."""
+
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen(Statement):
+    """`frozen block, wte keep *.low`: weights that are not trained. `*` in a path stands for any names in between.
+
+    Without paths all weights are meant, but for those that are kept.
+    """
+
+    weights: tuple[Path, ...] = ()
+    keep: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Precision(Statement):
+    """`precision bf16, master f32, loss_scale 1024` (`loss_scale dynamic` is Name("dynamic"))."""
+
+    compute: Name
+    master: Name | None = None
+    loss_scale: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Data(Statement):
+    """`data text("data/corpus.txt")`."""
+
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Seed(Statement):
+    """`seed 7`."""
+
+    value: Expr

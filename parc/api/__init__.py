@@ -1,0 +1,59 @@
+"""The functions behind the commands. Importing this costs nothing: each loads what it needs when it is called."""
+
+from __future__ import annotations
+
+from parc.api.compiling import Checked, check, compile, diff, diff_text, emit, evaluate, export, fmt, load_program
+from parc.api.explaining import explain, explain_tensor
+from parc.api.options import (
+    ENTRIES,
+    EXECUTORS,
+    OURS,
+    STAGES,
+    SYSTEMS,
+    Entry,
+    Executor,
+    Options,
+    Stage,
+    System,
+    is_program,
+    is_stage,
+)
+from parc.api.pricing import cost, devices, estimate, price, remedies, report, trace
+from parc.api.running import run, shrink, verify
+
+__all__ = [
+    "Checked",
+    "ENTRIES",
+    "EXECUTORS",
+    "Entry",
+    "Executor",
+    "OURS",
+    "Options",
+    "STAGES",
+    "SYSTEMS",
+    "Stage",
+    "System",
+    "check",
+    "compile",
+    "cost",
+    "devices",
+    "diff",
+    "diff_text",
+    "emit",
+    "estimate",
+    "evaluate",
+    "explain",
+    "explain_tensor",
+    "export",
+    "fmt",
+    "is_program",
+    "is_stage",
+    "load_program",
+    "price",
+    "remedies",
+    "report",
+    "run",
+    "shrink",
+    "trace",
+    "verify",
+]

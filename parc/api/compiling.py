@@ -1,0 +1,290 @@
+"""From a file to a job, its program, and their texts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Unpack
+
+from dsl.data import dataclass
+from parc.api.options import OURS, SYSTEMS, Entry, Options, Stage, System, is_program, is_stage, name_of, texts
+
+if TYPE_CHECKING:
+    from compiler.diff import ProgramDiff
+    from compiler.driver import Compiled
+    from compiler.evaluate import Check, CheckResult, Evaluation
+    from compiler.model import Job, Training
+    from compiler.passes.place.place import Placed
+    from compiler.program import Program
+    from dsl import ast
+    from dsl.diagnostics import Diagnostic
+    from parc.api.options import File
+    from parc.emitted import PassTiming
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What `check` found: warnings, and each job with what it lowers to."""
+
+    warnings: tuple[Diagnostic, ...]
+    jobs: tuple[Compiled, ...]
+
+
+def evaluate(file: File, **options: Unpack[Options]) -> Evaluation:
+    """The job of a file with its model's graph, and what stands beside it. Raises `ParcError`."""
+    return _evaluate(file, texts(options.get("params")), options.get("job"), options)
+
+
+def _evaluate(file: File, overrides: Mapping[str, str], job: str | None, options: Options) -> Evaluation:
+    from compiler.evaluate import evaluate_file
+    from compiler.model import Precision
+
+    precision = Precision("f64", "f64") if options.get("double") else None
+    return evaluate_file(file, overrides, job, options.get("strategy"), precision=precision)
+
+
+def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **options: Unpack[Options]) -> Checked:
+    """Everything but running: every job (or only `job`) is evaluated, differentiated, placed and lowered.
+
+    What it lowers to is verified, the schedule for hangs too, whether its data file is there, and the file's checks,
+    which `told` hears of, those that fail too. Raises `ParcError` with all that is wrong.
+    """
+    from compiler.cost.kernels.repeated import repeated_work
+    from compiler.driver import compile_job
+    from compiler.evaluate import check_file
+    from compiler.model import EVALUATE
+    from dsl.diagnostics import Diagnostics, ParcError
+    from dsl.files import data_file
+
+    overrides, job = texts(options.get("params")), options.get("job")
+    found = Diagnostics()
+    for diagnostic in check_file(file, overrides, job=job, strategy=options.get("strategy")):
+        found.add(diagnostic)
+    found.raise_if_any()
+    names = (job,) if job else _job_names(file)
+    jobs = []
+    checks: tuple[Check, ...] = ()
+    for name in names:
+        try:
+            evaluation = _evaluate(file, overrides, name, options)
+            checks = evaluation.checks
+            compiled = compile_job(evaluation.job)
+            jobs.append(compiled)
+            for diagnostic in (*_verified(compiled), *repeated_work(compiled)):
+                found.add(diagnostic)
+            if evaluation.job.evaluated is not None:  # a model of its own, that may be wrong by itself
+                for diagnostic in _verified(compile_job(evaluation.job, EVALUATE)):
+                    found.add(diagnostic)
+            data = compiled.job.data
+            if data is not None and data.path is not None:
+                data_file(data.path, data.folder, data.span)
+        except ParcError as error:
+            for diagnostic in error.diagnostics:
+                found.add(diagnostic)
+    found.raise_if_any()
+    if checks:
+        from parc.results import require
+
+        require(checks, jobs, told)
+    return Checked(tuple(found), tuple(jobs))
+
+
+def _verified(compiled: Compiled) -> tuple[Diagnostic, ...]:
+    """What the verifier finds in the lowered program, at the strategy in the `.par` file that it came from."""
+    from dataclasses import replace
+
+    from compiler.verify import verify
+
+    span = compiled.job.strategy.span
+    return tuple(replace(d, span=d.span or span, notes=(*d.notes, OURS)) for d in verify(compiled.program))
+
+
+def compile(file: File, **options: Unpack[Options]) -> Compiled:
+    """What each pass makes of a job: `.job`, `.training`, `.placed`, `.program`; the last is verified.
+
+    Raises `ParcError`, for a schedule that hangs too.
+    """
+    from compiler.driver import compile_job
+
+    compiled = compile_job(evaluate(file, **options).job, options.get("entry", "train_step"))
+    _refuse(compiled)
+    warn(compiled.job, options, compiled)
+    return compiled
+
+
+def _refuse(compiled: Compiled) -> None:
+    from dsl.diagnostics import ParcError
+
+    found = _verified(compiled)
+    if found:
+        raise ParcError(*found)
+
+
+def warn(job: Job, options: Options, compiled: Compiled | None = None) -> None:
+    from compiler.cost.kernels.repeated import repeated_work
+    from compiler.evaluate.axes import idle_axes
+    from compiler.evaluate.software import foreign_stack
+
+    if warned := options.get("warned"):
+        for warning in (
+            *foreign_stack(job.cluster),
+            *idle_axes(job.strategy),
+            *(repeated_work(compiled) if compiled is not None and compiled.training.trains else ()),
+        ):
+            warned(warning)
+
+
+def emit(
+    file: File,
+    stage: Stage | str = "program",
+    timed: Callable[[PassTiming], None] | None = None,
+    *,
+    entries: Sequence[Entry] = (),
+    folder: str | None = None,
+    **options: Unpack[Options],
+) -> str:
+    """The text of a job after a stage, or after a pass (`after:NAME`); later ones are not run.
+
+    entries: those that the program is to have, in this order; before the last stage the first of them. folder: where
+    the text is to lie, which says where its data is from there; None: where the data is.
+    The file may be such a text itself (`.graph`, `.training`, `.placed`, `.npu`): the passes behind it are run. `timed`
+    hears of each pass on the way to a program. Raises `ParcError`; TypeError for options that choose what the text of a
+    stage has no choice of, ValueError for a stage that is before it.
+    """
+    if stage == "ast":
+        from dsl.printer import dump
+
+        return dump(_tree(file))
+    if is_program(name_of(file)):
+        from compiler.text import show
+
+        if stage != "program":
+            raise ValueError(f"{name_of(file)} is behind `{stage}`")
+        return show(load_program(file, **options))
+    from compiler.driver import joined
+    from compiler.model import Job
+    from compiler.text import show
+    from parc.emitted import early, lowered
+
+    first, *others = entries or (options.get("entry", "train_step"),)
+    given = _staged(file, options) if is_stage(name_of(file)) else evaluate(file, **options).job
+    if stage == "program":
+        compiled = lowered(given, first, timed)
+        _refuse(compiled)
+        warn(compiled.job, options, compiled)
+        return show(_legal(joined([compiled.program, *(lowered(given, entry).program for entry in others)])))
+    text = early(given, stage, first, folder)
+    if isinstance(given, Job):
+        warn(given, options)
+    return text
+
+
+def _legal(program: Program) -> Program:
+    """A program of several entries, if they go together. Raises ParcError."""
+    from compiler.verify import verify
+    from dsl.diagnostics import ParcError
+
+    found = verify(program) if len(program.entries) > 1 else ()
+    if found:
+        raise ParcError(*found)
+    return program
+
+
+def _staged(file: File, options: Options) -> Job | Training | Placed:
+    from compiler.text.locations import Locations
+    from compiler.text.stage_parser import parse_stage
+    from compiler.verify import verify_stage
+    from dsl.diagnostics import ParcError
+    from dsl.files import load
+    from dsl.source import Source
+
+    given = [name for name in ("params", "job", "strategy", "double") if options.get(name)]
+    if given:
+        raise TypeError(f"{name_of(file)} is the text of one job: `{given[0]}` goes with the `.par` file")
+    source = file if isinstance(file, Source) else load(file)
+    locations = Locations()
+    stage = parse_stage(source.text, source.name, os.path.dirname(source.path) if source.path else ".", locations)
+    found = verify_stage(stage, locations)
+    if found:
+        raise ParcError(*found)
+    return stage
+
+
+def export(file: File, system: System = "torch", **options: Unpack[Options]) -> str:
+    """The program of a `.par` or `.npu` file, written for another system: `torch`, a file that needs PyTorch alone.
+
+    Raises `ParcError`; ValueError for a system that there is none of; TypeError as `load_program`.
+    """
+    from compiler.export.torch.file import export_torch
+
+    if system not in SYSTEMS:
+        raise ValueError(f"there is no system `{system}` to export to: {', '.join(SYSTEMS)}")
+    return export_torch(load_program(file, **options))
+
+
+def load_program(file: File, **options: Unpack[Options]) -> Program:
+    """The program of a `.npu` file, verified, or of a `.par` file after lowering (with the options of `compile`).
+
+    Raises TypeError for options that choose what a `.npu` has no choice of.
+    """
+    from compiler.text import parse_located
+    from compiler.verify import verify
+    from dsl.diagnostics import ParcError, fail
+    from dsl.files import load
+    from dsl.source import Source
+
+    if not is_program(name_of(file)):
+        return compile(file, **options).program
+    given = [name for name in ("params", "job", "strategy", "double") if options.get(name)]
+    if given:
+        raise TypeError(f"{name_of(file)} is a lowered program: `{given[0]}` goes with the `.par` file")
+    source = file if isinstance(file, Source) else load(file)
+    program, locations = parse_located(source.text, source.name)
+    found = verify(program, locations)
+    if found:
+        raise ParcError(*found)
+    names = [e.name for e in program.entries]
+    entry = options.get("entry")
+    if entry is None or entry in names:
+        return program.only(entry or names[0])
+    help = f"it has {', '.join(names)}; `parc compile FILE --entry {names[0]} --entry {entry}` gives it both"
+    raise fail("E0101", f"the program has no entry `{entry}`", help=help)
+
+
+def diff(before: Program, after: Program) -> ProgramDiff:
+    """What changes in layouts, communication and memory; `str()` of it is for people."""
+    from compiler.diff import diff
+
+    return diff(before, after)
+
+
+def diff_text(before: Program, after: Program, names: tuple[str, str] = ("before", "after")) -> str:
+    """A unified diff of the text of two lowered programs; empty if they are the same."""
+    from difflib import unified_diff
+
+    from compiler.text import show
+
+    old, new = (show(p).splitlines(keepends=True) for p in (before, after))
+    return "".join(unified_diff(old, new, *names))
+
+
+def fmt(text: str, name: str = "<text>") -> str:
+    """The canonical form of a `.par` text. Raises `ParcError` if it does not parse."""
+    from dsl.printer import format_source
+
+    return format_source(text, name)
+
+
+def _tree(file: File) -> ast.File:
+    from dsl.files import load
+    from dsl.parser import parse
+    from dsl.source import Source
+
+    source = file if isinstance(file, Source) else load(file)
+    return parse(source.text, source.name)
+
+
+def _job_names(file: File) -> tuple[str, ...]:
+    from dsl import ast
+
+    return tuple(item.name.id for item in _tree(file).items if isinstance(item, ast.Job))

@@ -1,0 +1,91 @@
+"""What a step costs on a cluster: time, memory, and pages that show them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Unpack
+
+from parc.api.compiling import compile
+from parc.api.options import Options
+
+if TYPE_CHECKING:
+    from compiler.cost.time.slow import Variation
+    from compiler.driver import Compiled
+    from compiler.model import Device, Job
+    from parc.api.options import File
+    from parc.estimate import Estimate
+    from parc.price import Price
+    from parc.remedies import Remedies
+    from parc.report.trace import Detail, Trace
+
+
+def cost(file: File, *, variation: Variation | None = None, **options: Unpack[Options]) -> Estimate:
+    """How long a step of a job takes on its cluster, and its memory. Raises `ParcError` (E0801 without a cluster)."""
+    return estimate(compile(file, **options), variation)
+
+
+def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate:
+    """`cost` of what is compiled already. Raises `ParcError`."""
+    from parc.estimate import estimate
+
+    return estimate(compiled, variation)
+
+
+def price(job: Job) -> Price:
+    """Seconds of a step and bytes of device memory of an evaluated job, perhaps with another strategy: what `cost` says
+    of it, and nothing else. The program is not verified, which `compile` and all that runs one do. Raises `ParcError`.
+    """
+    from parc.price import price
+
+    return price(job)
+
+
+def devices() -> tuple[Device, ...]:
+    """The devices of the standard library; `compiler.cost.price.fitted` says what their numbers were fitted on."""
+    from compiler.evaluate.library import standard_devices
+
+    return standard_devices()
+
+
+def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | None = None) -> Trace:
+    """What runs when in a step, as Chrome trace events: `.as_json()`. Raises `ParcError` (E0801 without a cluster).
+
+    detail: whether `all` activations, `some` or `none` show the kernels and messages inside; those that a slow device
+    takes part in never do.
+    """
+    from compiler.cost.memory.systems import Systems
+    from compiler.cost.time.simulate import Simulation
+    from compiler.memory.occupancy import occupancy
+    from parc.report.memory import held
+    from parc.report.trace import Trace
+
+    simulation = Simulation.of(compiled)
+    pieces = simulation.record(variation=variation) if detail != "none" else {}
+    timeline = simulation.run(None, variation)
+    memory = held(timeline, occupancy(compiled.program, Systems(compiled, simulation.features).memory))
+    return Trace(timeline, compiled.job.name, pieces, detail, memory)
+
+
+def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:
+    """An estimate as a page of HTML. command: the line that made it; strategy: its source text, to be shown."""
+    from compiler.cost.time.simulate import Simulation
+    from compiler.memory.occupancy import occupancy
+    from parc.report.inside import UNROLLED
+    from parc.report.page import page
+
+    pieces = Simulation.of(estimate.compiled).record(UNROLLED, estimate.variation)
+    held = occupancy(estimate.compiled.program, estimate.systems.memory)
+    return page(estimate, held, pieces, command, strategy)
+
+
+def remedies(compiled: Compiled) -> Remedies | None:
+    """Changes of the strategy with which a job fits in the memories of its cluster, the fastest first.
+
+    They are compiled and simulated: up to 10 s. None if it fits, or has no cluster.
+    """
+    from parc.memory import capacities, of_stack
+    from parc.remedies import remedies
+
+    there = capacities(compiled.job)
+    if not there or of_stack(compiled).fit(there):
+        return None
+    return remedies(compiled, there)

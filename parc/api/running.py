@@ -1,0 +1,165 @@
+"""Training and evaluating, on emulated devices or by an engine, and the proof."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Unpack
+
+from parc.api.compiling import compile, evaluate, load_program, warn
+from parc.api.options import Executor, Options, is_program, name_of, texts
+
+if TYPE_CHECKING:
+    from compiler.evaluate.sizes import Sizes
+    from compiler.model import Job
+    from dsl.diagnostics import Diagnostic
+    from parc.api.options import File
+    from parc.small import Small
+    from parc.training import Progress, RunResult
+    from runtime.prove import Proof
+    from runtime.torch.engine import Engine
+
+
+def run(
+    file: File,
+    steps: int = 20,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    told: Callable[[Diagnostic], None] | None = None,
+    engine: Engine | None = None,
+    **options: Unpack[Options],
+) -> RunResult:
+    """Train a `.par` file, or a lowered `.npu`, on emulated devices; or evaluate as many batches (`entry="evaluate"`).
+    Raises `ParcError`.
+
+    `progress` hears of each step, `told` of an error before what helps is looked for, where that takes seconds;
+    `engine` runs the program in place of the emulator. A job with a cluster says what a step takes there, by the cost
+    model.
+    """
+    with engine or nullcontext():
+        return _run(file, steps, progress, told, engine, options)
+
+
+def _run(
+    file: File,
+    steps: int,
+    progress: Callable[[Progress], None] | None,
+    told: Callable[[Diagnostic], None] | None,
+    engine: Engine | None,
+    options: Options,
+) -> RunResult:
+    from parc.training import run
+    from runtime.stacked import Emulator
+
+    executor = Emulator if engine is None else engine.executor
+    if is_program(name_of(file)):
+        return run(load_program(file, **options), steps, progress=progress, executor=executor)
+    from parc.machine import require_machine
+
+    compiled = compile(file, **options)
+    if engine is None or engine.place is None:  # else the devices are not all here
+        require_machine(compiled, _sized(file, options), "stacked" if engine is None else "private", proof=False)
+    simulated = None
+    if compiled.job.cluster is not None:
+        from compiler.cost.time.simulate import Simulation
+
+        simulated = compiled.job.cluster.device.name, Simulation.of(compiled).seconds()
+    from parc.memory import capacities
+    from parc.room import require_room
+
+    require_room(compiled, told=told)
+    return run(compiled.program, steps, compiled.job.data, capacities(compiled.job), progress, simulated, executor)
+
+
+def verify(
+    file: File,
+    steps: int = 2,
+    *,
+    tolerance: float | None = None,
+    exact: bool = False,
+    executor: Executor = "stacked",
+    at_step: int = 0,
+    small: Small | None = None,
+    told: Callable[[Diagnostic], None] | None = None,
+    engine: Engine | None = None,
+    **options: Unpack[Options],
+) -> Proof:
+    """Run the lowered and the serial program and compare loss, gradients, weights and optimizer state: `.ok`.
+
+    `tolerance` replaces what rounding explains; `exact` takes whole numbers and compares to the bit, which fits linear
+    models; `executor`: all devices as one array, or each by itself with messages between them; `at_step`: how many
+    updates went before, as far as counters of steps know; `small`: what `shrink` made of the job, to be proved in its
+    place; `engine`: what runs the program in place of an emulator. With `entry="evaluate"` it is loss, metrics and
+    outputs that are compared. `.blind` and `.unreached` say what was not compared, and `.vacuous` why equality says
+    nothing, if it does. Raises `ParcError`, as `run` does for a job that its devices have no memory for.
+    """
+    with engine or nullcontext():
+        return _verify(file, steps, tolerance, exact, executor, at_step, small, told, engine, options)
+
+
+def _verify(
+    file: File,
+    steps: int,
+    tolerance: float | None,
+    exact: bool,
+    executor: Executor,
+    at_step: int,
+    small: Small | None,
+    told: Callable[[Diagnostic], None] | None,
+    engine: Engine | None,
+    options: Options,
+) -> Proof:
+    from compiler.driver import compile_job
+    from parc.machine import require_machine
+    from parc.room import require_room
+    from runtime.data import open_data
+    from runtime.prove import prove, prove_evaluation
+    from runtime.rank.executor import RankExecutor
+    from runtime.stacked import Emulator
+
+    if small is None:
+        compiled = compile(file, **options)
+        require_machine(compiled, _sized(file, options), executor, proof=True)
+        own: Options = {**options, "double": False}
+        require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None, told)
+    else:
+        compiled = small.compiled
+        if (entry := options.get("entry", compiled.training.entry)) != compiled.training.entry:
+            compiled = compile_job(compiled.job, entry)
+        require_machine(compiled, _sized(file, options), executor, proof=True)
+    program = compiled.program
+    reader = open_data(None if exact else compiled.job.data, program.inputs)
+    return (prove if compiled.training.trains else prove_evaluation)(
+        compiled.training,
+        program,
+        steps,
+        None if exact else lambda step: reader.batch(program.seed, step),
+        tolerance=tolerance,
+        exact=exact,
+        executor=engine.executor if engine is not None else RankExecutor if executor == "private" else Emulator,
+        first=at_step,
+    )
+
+
+def shrink(file: File, **options: Unpack[Options]) -> Small:
+    """The job in the smallest sizes in which its strategy is the same, for `verify`. Raises `ParcError`."""
+    from parc.small import small
+
+    warn(evaluate(file, **options).job, options)
+    return small(_sized(file, options))
+
+
+def _sized(file: File, options: Options) -> Callable[[Sizes], Job]:
+    """The job with other sizes than its file states."""
+    from compiler.evaluate import evaluate_file
+    from compiler.model import Precision
+
+    params, precision = texts(options.get("params")), Precision("f64", "f64") if options.get("double") else None
+
+    def evaluated(sizes: Sizes) -> Job:
+        found = evaluate_file(
+            file, params, options.get("job"), options.get("strategy"), precision=precision, sizes=sizes
+        )
+        return found.job
+
+    return evaluated
