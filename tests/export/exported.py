@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from compiler.export.torch.file import export_torch
 from compiler.program import Program
+from parc.export.torch.file import export_torch
 from runtime.data.synthetic import synthetic
 from runtime.stacked.emulator import Emulator
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import parc
-from compiler.export.torch.file import export_torch
-from compiler.export.torch.writer import EMIT
 from compiler.ops.comm import Comm, Relayout
 from compiler.ops.registry import COMM, COMPUTE
 from compiler.program import Program
 from compiler.text import parse_program, show
+from parc.export.torch.file import export_torch
+from parc.export.torch.writer import EMIT
 from tests.export.exported import BACKEND, Ran, alone, judge, together
 
 ROOT = Path(__file__).parent.parent.parent

@@ -7,7 +7,7 @@ file has the forward pass as people write it, and `autograd` in the place of the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from compiler.graph import Graph, Node, Value
 from compiler.layout import local_type
@@ -20,6 +20,7 @@ from compiler.origin import Phase, Role
 from compiler.passes.prune import prune_nodes
 from compiler.program import DeviceClass, Function, FunctionPhase, Program
 from compiler.walk import bodies
+from dsl.data import dataclass
 
 LOCAL = {FunctionPhase.FORWARD, FunctionPhase.BACKWARD, FunctionPhase.METRICS, FunctionPhase.UPDATE}
 

@@ -38,11 +38,14 @@ def resized(x, dim, size):
     return (*x.shape[:dim], size, *x.shape[dim + 1 :])
 
 
-def products(x, summed, *matrices):
-    """x times several matrices, as one product; summed: how many dims of each go."""
-    flat = [m.flatten(0, summed - 1).flatten(1) for m in matrices]
-    found = (x.flatten(-summed) @ torch.cat(flat, 1)).split([m.shape[1] for m in flat], -1)
-    return [y.unflatten(-1, m.shape[summed:]) for y, m in zip(found, matrices)]
+def products(x, summed, *pairs):
+    """x times several matrices, each with a bias or None, as one product; summed: how many dims of each matrix go."""
+    flat = [m.flatten(0, summed - 1).flatten(1) for m, _ in pairs]
+    bias = None
+    if any(b is not None for _, b in pairs):
+        bias = torch.cat([f.new_zeros(f.shape[1]) if b is None else b.flatten() for f, (_, b) in zip(flat, pairs)])
+    found = functional.linear(x.flatten(-summed), torch.cat(flat, 1).T, bias).split([m.shape[1] for m in flat], -1)
+    return [y.unflatten(-1, m.shape[summed:]) for y, (m, _) in zip(found, pairs)]
 
 
 def top_k(x, k, dim):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from compiler.export.torch.writer import DTYPES, string, tuple_of
 from compiler.origin import Role
 from compiler.program import ALL_CHUNKS, DeviceClass, For, Program, Run
+from parc.export.torch.writer import DTYPES, string, tuple_of
 
 
 class Running(NamedTuple):

@@ -4,16 +4,20 @@ it takes and returns."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
-from compiler.export.torch.fused import FusedCall, fused, together
-from compiler.export.torch.writer import EMIT, Writer, string
 from compiler.graph import Graph, Node, Value
 from compiler.layout import TIME
+from compiler.ops.base import Op
 from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.program import LASTING, Function
 from compiler.text.printer import show_type
+from dsl.data import dataclass
+from parc.export.torch.fused import fused
+from parc.export.torch.products import Products, together
+from parc.export.torch.reading import FusedCall
+from parc.export.torch.writer import EMIT, Identifiers, Writer, string
 
 WIDTH = 96
 """Columns from which a type stands on no line of its own any more: it is left out."""
@@ -58,6 +62,8 @@ class FunctionWriter:
 
     def write(self, f: Function, name: str, indent: str = "") -> Written:
         """The function under this name."""
+        for g in _called(f.body):
+            self._function(g, indent)
         stage = "" if f.phase.of_chunk and not f.chunk else f" {f.chunk}" if f.chunk else ""
         self.line(indent, f"def {name}(i, given, state, saved):")
         self.line(indent + "    ", f'"""{f.phase.words.capitalize()}{stage}, of micro-batch i."""')
@@ -83,11 +89,11 @@ class FunctionWriter:
         needed = _needed(body, calls)
         self.unbound |= _only_by_layer(body, needed)
         groups = together(body.nodes, needed, calls) if self.w.derived else {}
-        done = {node for group in groups.values() for node in group}
+        done = {node for group in groups.values() for pair in group for node in pair}
         for node in body.nodes:
             if node in groups:
                 self._products(groups[node], indent)
-            elif node in calls:
+            elif node in calls and node not in done:
                 self.assign(node.output, calls[node].text(self.w), indent)
             elif node in needed and node not in done:
                 self.node(node, indent)
@@ -96,6 +102,8 @@ class FunctionWriter:
         w, op = self.w, node.op
         if isinstance(op, Repeat):
             self.loop(node, op, indent)
+        elif (body := called_body(op)) is not None:
+            self._call(node, body, indent)
         elif isinstance(op, Input | Load | Read | Recv):
             self.assign(node.output, self._source(op, node.output), indent)
         elif isinstance(op, Accumulate):
@@ -151,13 +159,36 @@ class FunctionWriter:
             found.inputs[key] = op.name, value
         return f"given[{string(key)}]"
 
-    def _products(self, group: Sequence[Node], indent: str) -> None:
+    def _products(self, group: Products, indent: str) -> None:
         """Products of the same rows as one product; PyTorch derives them as one, too."""
-        w, x = self.w, group[0].inputs[0]
-        weights = ", ".join(w.ref(node.inputs[1]) for node in group)
-        made = ", ".join(w.names.of(node.output.name) for node in group)
-        summed = len(group[0].inputs[1].type.dims) - len(group[0].output.type.dims) + len(x.type.dims)
-        self.line(indent, f"{made} = {w.use('products')}({w.ref(x)}, {summed // 2}, {weights})", group[0].output)
+        w, first = self.w, group[0][0]
+        x, given = first.inputs[0], list[str]()
+        for node, adds in group:
+            bias = [v for v in adds.inputs if v is not node.output] if adds is not None else []
+            given.append(f"({w.ref(node.inputs[1])}, {w.ref(bias[0]) if bias else None})")
+        made = ", ".join(w.names.of((adds or node).output.name) for node, adds in group)
+        summed = (len(first.inputs[1].type.dims) - len(first.output.type.dims) + len(x.type.dims)) // 2
+        self.line(indent, f"{made} = {w.use('products')}({w.ref(x)}, {summed}, {', '.join(given)})", first.output)
+
+    # --- functions of values
+
+    def _function(self, g: Graph, indent: str) -> None:
+        """A function that others call, before them; its variables are its own."""
+        w = self.w
+        outer, w.names = w.names, Identifiers()
+        name = outer.of(f"fn {g.name}")
+        given = ", ".join(w.names.of(v.name) for v in g.inputs)
+        self.line(indent, f"def {name}({given}):")
+        self.line(indent + "    ", f'"""{g.name}, of the pieces of a device."""')
+        self.nodes(g, indent + "    ")
+        self.line(indent + "    ", f"return {', '.join(w.ref(v) for v in g.outputs)}")
+        self.written.lines += ["", ""]
+        w.names = outer
+
+    def _call(self, node: Node, body: Graph, indent: str) -> None:
+        w = self.w
+        call = f"{w.space}{w.names.of(f'fn {body.name}')}({', '.join(map(w.ref, node.inputs))})"
+        self.line(indent, f"{', '.join(w.names.of(v.name) for v in node.outputs)} = {call}", node.outputs[0])
 
     # --- loops
 
@@ -225,6 +256,18 @@ def _needed(body: Graph, calls: dict[Node, FusedCall]) -> set[Node]:
             return needed
         for node in idle:
             del calls[node]
+
+
+def called_body(op: Op) -> Graph | None:
+    """The function of values that an op calls."""
+    found = getattr(op, "body", None)
+    return found if isinstance(found, Graph) and not isinstance(op, Repeat) else None
+
+
+def _called(body: Graph) -> list[Graph]:
+    """The functions that a body calls, each once."""
+    found = (called_body(node.op) for node in body.nodes)
+    return list({id(g): g for g in found if g is not None}.values())
 
 
 def _only_by_layer(body: Graph, needed: set[Node]) -> set[Value]:

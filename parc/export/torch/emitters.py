@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from zlib import crc32
 
-from compiler.export.torch.writer import DTYPES, Writer, emit, number, tuple_of
 from compiler.graph import Node, Value
 from compiler.ops.contract import Contract
 from compiler.ops.create import Full, Iota, Normal, Random
@@ -15,6 +14,7 @@ from compiler.ops.move import Move
 from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.ops.window import Fold, Window, span
+from parc.export.torch.writer import DTYPES, Writer, emit, number, tuple_of
 
 INFIX = {
     **{"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "=="},

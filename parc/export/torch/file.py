@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from zlib import crc32
 
-import compiler.export.torch.comm
-import compiler.export.torch.emitters  # noqa: F401 (both enter their emitters)
-from compiler.export.torch import running
-from compiler.export.torch.derived import Derived, derived
-from compiler.export.torch.function import FunctionWriter, Written, listed_buffers
-from compiler.export.torch.library import library
-from compiler.export.torch.writer import DTYPES, Writer, number, quoted, string, tuple_of
+import parc.export.torch.comm
+import parc.export.torch.emitters  # noqa: F401 (both enter their emitters)
 from compiler.graph import Dim, Node, Type
 from compiler.layout import TIME
 from compiler.numbering import Ranks
@@ -32,6 +27,11 @@ from compiler.program import (
     StateDecl,
 )
 from compiler.walk import bodies
+from parc.export.torch import running
+from parc.export.torch.derived import Derived, derived
+from parc.export.torch.function import FunctionWriter, Written, called_body, listed_buffers
+from parc.export.torch.library import library
+from parc.export.torch.writer import DTYPES, Writer, number, quoted, string, tuple_of
 
 RESULTS = (Role.LOSS, Role.METRIC, Role.REPORT)
 """Roles of buffers that a step tells of."""
@@ -116,6 +116,8 @@ def _nodes(program: Program) -> Iterator[Node]:
         for f in cls.functions:
             for body in bodies(f.body):
                 yield from body.nodes
+                for inner in map(called_body, (n.op for n in body.nodes)):
+                    yield from (n for b in bodies(inner) for n in b.nodes) if inner is not None else ()
 
 
 def _axes(program: Program) -> list[tuple[str, ...]]:
@@ -152,7 +154,8 @@ class _Class:
         listed = listed_buffers(self.cls.functions)
         own = derived(self.program, self.cls)
         for f in self.cls.functions:
-            writer = Writer(self.program, self.cls, f.chunk, self.helpers, derived=own is not None)
+            space = f"{self.name}." if self.name else ""
+            writer = Writer(self.program, self.cls, f.chunk, self.helpers, own is not None, space)
             name = action(f)
             if own is not None and f.phase is FunctionPhase.BACKWARD:
                 written[name] = _derivative(own)
@@ -167,7 +170,8 @@ class _Class:
         if not self.several:
             return "\n\n\n".join(parts)
         groups = ", ".join(map(str, self.cls.groups))
-        body = "\n\n".join("    @staticmethod\n" * p.startswith("def") + _indented(p) for p in parts)
+        each = [part for text in parts for part in text.split("\n\n\n")]
+        body = "\n\n".join("    @staticmethod\n" * p.startswith("def") + _indented(p) for p in each)
         return f'class {self.name}:\n    """What device groups {groups} run."""\n\n{body}'
 
     def _buffers(self) -> str:

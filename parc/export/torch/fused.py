@@ -5,30 +5,24 @@ A region is read node by node: what is not exactly what the call computes is wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from math import isclose, prod, sqrt
+from collections.abc import Callable, Iterator, Sequence
+from math import sqrt
 
-from compiler.export.torch.emitters import is_matrix_product, permuted
-from compiler.export.torch.writer import Writer, number, tuple_of
 from compiler.graph import Graph, Node, Value
 from compiler.ops.contract import Contract
 from compiler.ops.create import Iota
 from compiler.ops.elementwise import Cast, Map, StopGradient
 from compiler.ops.reduce import Reduce
 from compiler.regions.region import Region, RegionKind
+from dsl.data import dataclass
+from parc.export.torch.emitters import permuted
+from parc.export.torch.products import biased
+from parc.export.torch.reading import FusedCall, Reading
+from parc.export.torch.steps import steps
+from parc.export.torch.writer import Writer, number, tuple_of
 
 LOW = -1e9
 """What stands in the place of scores that a mask leaves out is below this."""
-
-
-@dataclass(frozen=True, slots=True)
-class FusedCall:
-    """In the place of a node: the values that it reads, the node of its inside that is not needed then, its text."""
-
-    reads: tuple[Value, ...]
-    core: Node
-    text: Callable[[Writer], str]
 
 
 def fused(body: Graph, regions: Sequence[Region]) -> dict[Node, FusedCall]:
@@ -45,56 +39,9 @@ def fused(body: Graph, regions: Sequence[Region]) -> dict[Node, FusedCall]:
         nodes = [n for n in body.nodes if n.outputs and n.outputs[0].name in names]
         reader = {RegionKind.NORM: norm, RegionKind.ATTENTION: attention, RegionKind.LOSS: loss}.get(region.kind)
         found.update(reader(of, nodes, region) if reader is not None else ())
-    found.update(activations(of, body.nodes))
-    found.update(biased(of, body.nodes))
+    for more in (activations, biased, steps):
+        found.update(more(of, body.nodes))
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """Of a body: which node gives a value, and which read it."""
-
-    made: Mapping[Value, Node]
-    readers: Mapping[Value, list[Node]]
-
-    def map(self, value: Value, fn: str, *slots: float | None) -> tuple[Value, ...] | None:
-        """The operands, if a value is given by an elementwise function; slots: its literals, as far as they matter."""
-        node = self.made.get(value)
-        if node is None or not isinstance(node.op, Map) or node.op.fn != fn:
-            return None
-        if slots and not all(a == b or (a is not None and b is not None and isclose(a, b, rel_tol=1e-6))
-                             for a, b in zip(node.op.slots, slots, strict=True)):  # fmt: skip
-            return None
-        return node.inputs
-
-    def literal(self, value: Value) -> float:
-        """The one literal of the map that gives a value."""
-        op = self.made[value].op
-        assert isinstance(op, Map)
-        (found,) = (s for s in op.slots if s is not None)
-        return float(found)
-
-    def reduced(self, value: Value, fn: str) -> tuple[Value, tuple[str, ...]] | None:
-        """What is reduced, over which dims."""
-        node = self.made.get(value)
-        if node is None or not isinstance(node.op, Reduce) or node.op.fn != fn:
-            return None
-        return node.inputs[0], node.op.dims
-
-    def through(self, value: Value, *ops: type) -> Value:
-        """What the value is made of by ops of one operand."""
-        while (node := self.made.get(value)) is not None and isinstance(node.op, ops):
-            value = node.inputs[0]
-        return value
-
-    def mean(self, value: Value) -> tuple[Value, tuple[str, ...]] | None:
-        """Of what, over which dims, a value is the mean."""
-        divided = self.map(value, "div")
-        if divided is None or len(divided) != 1 or (of := self.reduced(divided[0], "sum")) is None:
-            return None
-        count = prod(of[0].type.size(n) for n in of[1])
-        node = self.made[value]
-        return of if isinstance(node.op, Map) and node.op.slots == (None, count) else None
 
 
 # --- norms --------------------------------------------------------------------------------------------
@@ -250,6 +197,9 @@ def _attention(of: Reading, found: Softmax, first: Node, last: Node, value: Valu
         return None
     if wanted != ({*common, *free, s, *depth}, {*common, t, *depth}, {*common, *free, s, *width}):
         return None
+    factor, divided = 1.0, of.map(q, "div")
+    if divided is not None and len(divided) == 1 and len(of.readers[q]) == 1:
+        factor, q = 1.0 / of.literal(q), divided[0]
     causal = _is_causal(of, found.keep, s, t) if found.keep is not None else False
     mask = () if causal or found.keep is None else (found.keep,)
 
@@ -263,7 +213,7 @@ def _attention(of: Reading, found: Softmax, first: Node, last: Node, value: Valu
             view = w.aligned(keep, scores)
             view += ".flatten(1, 2)" if free and set(keep.type.names) & {*common, *free} else ""
             given += f", attn_mask={view}"
-        given += ", scale=1.0" + (", enable_gqa=True" if free else "")
+        given += f", scale={number(factor)}" + (", enable_gqa=True" if free else "")
         call = f"functional.scaled_dot_product_attention({queries}, {keys}, {values}{given})"
         call += f".unflatten(1, (-1, {w.local(q).size(free[0])}))" if free else ""
         return permuted(call, [*common, *free, s, *width], out)
@@ -321,42 +271,6 @@ def loss(of: Reading, nodes: Sequence[Node], region: Region) -> Iterator[tuple[N
             return f'functional.cross_entropy({w.ref(z)}{flat}, {index}, reduction="sum")'
 
         yield node, FusedCall((z, targets), core, text)
-
-
-# --- products -----------------------------------------------------------------------------------------
-
-
-def biased(of: Reading, nodes: Sequence[Node]) -> Iterator[tuple[Node, FusedCall]]:
-    """`linear` with its bias: a product of rows with a matrix, and a vector that is added to each."""
-    for node in nodes:
-        operands = of.map(node.output, "add", None, None) if isinstance(node.op, Map) else None
-        first = of.made.get(operands[0]) if operands and len(operands) == 2 else None
-        if first is None or operands is None or not is_matrix_product(first) or len(of.readers[operands[0]]) != 1:
-            continue
-        x, weight = first.inputs
-        if operands[1].type.names == weight.type.names[-1:] and len(weight.type.dims) == 2:
-            yield node, FusedCall((x, weight, operands[1]), first, _linear(x, weight, operands[1]))
-
-
-def _linear(x: Value, weight: Value, bias: Value) -> Callable[[Writer], str]:
-    return lambda w: f"functional.linear({w.ref(x)}, {w.ref(weight)}.T, {w.ref(bias)})"
-
-
-def together(
-    nodes: Sequence[Node], needed: Collection[Node], calls: Mapping[Node, FusedCall]
-) -> dict[Node, list[Node]]:
-    """Products of the same rows with several matrices that are there before the first of them: by that one, all."""
-    found: dict[Value, list[Node]] = {}
-    there: dict[Value, set[Value]] = {}
-    seen: set[Value] = set()  # results of nodes so far, where they are not buffers
-    for node in nodes:
-        if node in needed and node not in calls and is_matrix_product(node):
-            x, weight = node.inputs
-            if x not in found or (weight not in seen or weight in there[x]):
-                there.setdefault(x, set(seen))
-                found.setdefault(x, []).append(node)
-        seen.update(node.outputs)
-    return {group[0]: group for group in found.values() if len(group) > 1}
 
 
 # --- activations --------------------------------------------------------------------------------------

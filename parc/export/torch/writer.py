@@ -5,13 +5,14 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
-from compiler.export.torch.library import FUNCTIONS
 from compiler.graph import Node, Type, Value
 from compiler.layout import local_type
 from compiler.ops.base import ByOp, Op
 from compiler.program import DeviceClass, Program
+from dsl.data import dataclass
+from parc.export.torch.library import FUNCTIONS
 
 Emitter = Callable[[Op, Node, "Writer"], str]
 """The expression of a node's results (of several: of a tuple)."""
@@ -51,7 +52,7 @@ class Identifiers:
 
     def fresh(self, name: str) -> str:
         """A variable that there is not yet, called nearly so."""
-        stem = re.sub(r"\W", "_", name, flags=re.ASCII).lstrip("_") or "v"
+        stem = re.sub(r"\W", "_", name.removeprefix("fn "), flags=re.ASCII).lstrip("_") or "v"
         stem = f"v{stem}" if stem[0].isdigit() else stem
         stem = f"{stem}_" if keyword.iskeyword(stem) else stem
         found, i = stem, 2
@@ -63,7 +64,8 @@ class Identifiers:
 
 @dataclass(slots=True)
 class Writer:
-    """Of one function of a class. helpers: names of those that the file needs, in order of use; derived: PyTorch
+    """Of one function of a class. helpers: names of those that the file needs, in order of use; space: before
+    names of functions of the class. derived: PyTorch
     differentiates it. lists: values that are lists of tensors, one per iteration of a loop, rather than a tensor."""
 
     program: Program
@@ -71,6 +73,7 @@ class Writer:
     chunk: int
     helpers: dict[str, None]
     derived: bool = False
+    space: str = ""
     names: Identifiers = field(default_factory=Identifiers)
     lists: set[str] = field(default_factory=set)
     lines: list[str] = field(default_factory=list)
