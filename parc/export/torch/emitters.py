@@ -292,6 +292,9 @@ def take(op: Take, node: Node, w: Writer) -> str:
     begin = w.offset(table, table.type.index(op.dim))
     rows = permuted(w.ref(table), table.type.names, [*batched, op.dim, *others])
     made = [*index.type.names, *others]
+    if not begin and not batched and len(others) == 1 and w.within(index, table.type.size(op.dim)):
+        text = f"functional.embedding({w.ref(index)}, {rows})"
+        return permuted(text, made, node.output.type.names)
     text = f"{w.use('take')}({rows}, {w.ref(index)}, {_numbers(index, batched, begin)})"
     return permuted(text, made, node.output.type.names)
 

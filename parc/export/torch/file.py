@@ -156,6 +156,7 @@ class _Class:
         for f in self.cls.functions:
             space = f"{self.name}." if self.name else ""
             writer = Writer(self.program, self.cls, f.chunk, self.helpers, own is not None, space)
+            writer.trained = set(own.gradients.values()) if own is not None else ()
             name = action(f)
             if own is not None and f.phase is FunctionPhase.BACKWARD:
                 written[name] = _derivative(own)

@@ -3,13 +3,16 @@ it takes and returns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 
 from compiler.graph import Graph, Node, Value
 from compiler.layout import TIME
-from compiler.ops.base import Op
+from compiler.ops.base import Movement, Op
+from compiler.ops.comm import Comm
 from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Recv, Save, Send, StageReduce, Write
+from compiler.ops.elementwise import Cast
+from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.program import LASTING, Function
 from compiler.text.printer import show_type
@@ -59,6 +62,8 @@ class FunctionWriter:
         self.written = Written([])
         self.unbound: set[Value] = set()
         self.results = _Results()
+        self.made: set[str] = set()  # variables that there are
+        self.own: set[Value] = set()  # values that are nobody else's memory
 
     def write(self, f: Function, name: str, indent: str = "") -> Written:
         """The function under this name."""
@@ -90,13 +95,30 @@ class FunctionWriter:
         self.unbound |= _only_by_layer(body, needed)
         groups = together(body.nodes, needed, calls) if self.w.derived else {}
         done = {node for group in groups.values() for pair in group for node in pair}
-        for node in body.nodes:
+        kept = {n for n in body.nodes if isinstance(n.op, Write) and n.op.name in self.lasting}
+        self.own |= {v for n in body.nodes if _makes(n.op) for v in n.outputs}
+        last = _last_reads(body, calls, needed, kept)
+        for at, node in enumerate(body.nodes):
             if node in groups:
                 self._products(groups[node], indent)
             elif node in calls and node not in done:
                 self.assign(node.output, calls[node].text(self.w), indent)
             elif node in needed and node not in done:
                 self.node(node, indent)
+                if node in kept:
+                    self._let_go(body.nodes[: at + 1], last, at, indent)
+
+    def _let_go(self, nodes: Sequence[Node], last: Mapping[Value, int], at: int, indent: str) -> None:
+        """Deletes variables that nothing reads any more: an update would keep several times its weights."""
+        alive: dict[str, bool] = {}
+        large = (v for node in nodes for v in node.outputs if v.type.dims and v.name in self.w.names.taken)
+        for v in large:
+            name = self.w.names.taken[v.name]
+            alive[name] = alive.get(name, False) or last.get(v, -1) > at
+        dead = [name for name, needed in alive.items() if not needed and name in self.made]
+        if dead:
+            self.line(indent, f"del {', '.join(dead)}")
+            self.made -= set(dead)
 
     def node(self, node: Node, indent: str) -> None:
         w, op = self.w, node.op
@@ -118,7 +140,9 @@ class FunctionWriter:
             self.results.send[f"{op.name} to {op.to}"] = w.ref(node.inputs[0])
         elif isinstance(op, Write):
             text = w.ref(node.inputs[0])
-            if op.name in self.lasting:
+            if op.name in self.lasting and node.inputs[0] in self.own and op.name not in w.trained:
+                self.line(indent, f"state[{string(op.name)}] = {text}")
+            elif op.name in self.lasting:
                 self.line(indent, f"state[{string(op.name)}].copy_({text})")
             else:
                 self.results.put[op.name] = text
@@ -139,6 +163,7 @@ class FunctionWriter:
             self.w.names.taken[value.name] = text
         else:
             self.line(indent, f"{self.w.names.of(value.name)} = {text}", value)
+            self.made.add(self.w.names.of(value.name))
 
     def _source(self, op: Input | Load | Read | Recv, value: Value) -> str:
         found = self.written
@@ -157,6 +182,7 @@ class FunctionWriter:
             while key in found.inputs and found.inputs[key][1].layout != value.layout:
                 key += "'"
             found.inputs[key] = op.name, value
+            self.w.inputs[value.name] = op.name
         return f"given[{string(key)}]"
 
     def _products(self, group: Products, indent: str) -> None:
@@ -240,6 +266,24 @@ class FunctionWriter:
                     self.line(indent, f"        {string(name)}: {text},")
                 self.line(indent, "    },")
         self.line(indent, ")")
+
+
+def _makes(op: Op) -> bool:
+    """Whether what it gives is new memory."""
+    return not isinstance(op, Effect | Repeat) and op.movement is Movement.NO and not isinstance(op, Cast | Move | Comm)
+
+
+def _last_reads(
+    body: Graph, calls: Mapping[Node, FusedCall], needed: set[Node], lasting: set[Node]
+) -> dict[Value, int]:
+    """Value -> where it is read last; what is returned is read behind the last node. lasting: writes to buffers."""
+    found = dict.fromkeys(body.outputs, len(body.nodes))
+    for at, node in enumerate(body.nodes):
+        if node in needed:
+            ends = isinstance(node.op, Effect) and not node.outputs and node not in lasting
+            for v in calls[node].reads if node in calls else node.inputs:
+                found[v] = max(found.get(v, -1), len(body.nodes) if ends else at)
+    return found
 
 
 def _needed(body: Graph, calls: dict[Node, FusedCall]) -> set[Node]:

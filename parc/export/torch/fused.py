@@ -5,12 +5,13 @@ A region is read node by node: what is not exactly what the call computes is wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import sqrt
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.contract import Contract
 from compiler.ops.create import Iota
+from compiler.ops.effects import Read, Write
 from compiler.ops.elementwise import Cast, Map, StopGradient
 from compiler.ops.reduce import Reduce
 from compiler.regions.region import Region, RegionKind
@@ -41,6 +42,19 @@ def fused(body: Graph, regions: Sequence[Region]) -> dict[Node, FusedCall]:
         found.update(reader(of, nodes, region) if reader is not None else ())
     for more in (activations, biased, steps):
         found.update(more(of, body.nodes))
+    return _before_writes(body, found)
+
+
+def _before_writes(body: Graph, calls: Mapping[Node, FusedCall]) -> dict[Node, FusedCall]:
+    """Those that read no buffer whose contents are new by then."""
+    buffers = {n.output: n.op.name for n in body.nodes if isinstance(n.op, Read)}
+    written: set[str] = set()
+    found: dict[Node, FusedCall] = {}
+    for node in body.nodes:
+        if isinstance(node.op, Write):
+            written.add(node.op.name)
+        elif node in calls and not any(buffers.get(v) in written for v in calls[node].reads):
+            found[node] = calls[node]
     return found
 
 

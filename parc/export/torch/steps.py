@@ -14,6 +14,7 @@ from parc.export.torch.writer import number
 def steps(of: Reading, nodes: Sequence[Node]) -> Iterator[tuple[Node, FusedCall]]:
     """Where an update adds a product, which nobody else reads, to something."""
     for node in nodes:
+        yield from _square(of, node)
         fn = node.op.fn if isinstance(node.op, Map) else ""
         if fn not in ("add", "sub") or node.output.origin.phase is not Phase.UPDATE or len(node.inputs) != 2:
             continue
@@ -22,6 +23,17 @@ def steps(of: Reading, nodes: Sequence[Node]) -> Iterator[tuple[Node, FusedCall]
             if call is not None:
                 yield node, call
                 break
+
+
+def _square(of: Reading, node: Node) -> Iterator[tuple[Node, FusedCall]]:
+    """The sum of all squares, of which none is kept."""
+    summed = of.reduced(node.output, "sum") if len(node.outputs) == 1 else None
+    if summed is None or node.output.type.dims or node.output.origin.phase is not Phase.UPDATE:
+        return
+    factors = of.map(summed[0], "mul")
+    if factors is not None and len(factors) == 2 and factors[0] is factors[1] and len(of.readers[summed[0]]) == 1:
+        x, core = factors[0], of.made[summed[0]]
+        yield node, FusedCall((x,), core, lambda w: f"torch.linalg.vector_norm({w.ref(x)}).square()")
 
 
 def _step(of: Reading, node: Node, a: Value, b: Value, minus: bool) -> FusedCall | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import field
 
 from compiler.graph import Node, Type, Value
@@ -65,7 +65,7 @@ class Identifiers:
 @dataclass(slots=True)
 class Writer:
     """Of one function of a class. helpers: names of those that the file needs, in order of use; space: before
-    names of functions of the class. derived: PyTorch
+    names of functions of the class. trained: weights' buffers that it differentiates by. derived: PyTorch
     differentiates it. lists: values that are lists of tensors, one per iteration of a loop, rather than a tensor."""
 
     program: Program
@@ -74,9 +74,21 @@ class Writer:
     helpers: dict[str, None]
     derived: bool = False
     space: str = ""
+    trained: Collection[str] = ()
     names: Identifiers = field(default_factory=Identifiers)
+    inputs: dict[str, str] = field(default_factory=dict)
     lists: set[str] = field(default_factory=set)
     lines: list[str] = field(default_factory=list)
+
+    def within(self, value: Value, size: int) -> bool:
+        """Whether a value is an input whose numbers lie in 0 to size, as it is declared."""
+        found = next((i for i in self.program.inputs if i.name == self.inputs.get(value.name)), None)
+        return (
+            found is not None
+            and found.low is not None
+            and found.high is not None
+            and 0 <= found.low < found.high <= size
+        )
 
     def local(self, value: Value) -> Type:
         """The type of a device's own piece."""
