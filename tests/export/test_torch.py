@@ -15,6 +15,7 @@ from compiler.text import parse_program, show
 from parc.export.torch.file import export_torch
 from parc.export.torch.writer import EMIT
 from tests.export.exported import BACKEND, Ran, alone, judge, together
+from tests.states import models as states
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "programs"
@@ -83,6 +84,13 @@ def test_an_example_in_its_own_precision(name: str, tmp_path: Path) -> None:
     judge(ran)
 
 
+@pytest.mark.parametrize("name", ["alone", "many_alone"])
+def test_states_on_one_device(name: str, tmp_path: Path) -> None:
+    """Caches that loops renew by slice, states that change places, positions that are known at run time."""
+    pytest.importorskip("torch")
+    judge(alone(states.compiled(name).program, tmp_path / name))
+
+
 def test_microbatches_on_one_device(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     judge(alone(example("gpt", double=True, microbatches="4"), tmp_path / "micro"))
@@ -110,15 +118,19 @@ PROGRAMS = ["experts", "zero_bubble", "example_pangu_200b", "example_resnet", "e
 """Others that have messages of their own: all-to-alls, borders, shifts, W, statistics, 16 bits."""
 
 
+STATES = ["many_columns", "interleaved"]
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     pytest.importorskip("torch")
     programs = {name: example("gpt", double=True, **params) for name, params in DISTRIBUTED.items()}
     programs |= {name: golden(name) for name in PROGRAMS}
+    programs |= {name: states.compiled(name).program for name in STATES}
     programs["compiled"] = programs["tensor_parallel"]
     return together(programs, tmp_path_factory.mktemp("exported"), compiled=("compiled",))
 
 
-@pytest.mark.parametrize("name", [*DISTRIBUTED, *PROGRAMS, "compiled"])
+@pytest.mark.parametrize("name", [*DISTRIBUTED, *PROGRAMS, *STATES, "compiled"])
 def test_in_processes(name: str, ran: dict[str, Ran]) -> None:
     judge(ran[name])

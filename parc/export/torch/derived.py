@@ -39,6 +39,8 @@ class Derived:
 def derived(program: Program, cls: DeviceClass) -> Derived | None:
     """What is needed of the class to leave its backward pass to PyTorch; None where that is not the same."""
     functions = {f.phase: f for f in cls.functions}
+    if any(s.role is Role.STATE for s in cls.states):  # renewed as they are read, which PyTorch would derive
+        return None
     if program.groups > 1 or len(functions) < len(cls.functions) or not set(functions) <= LOCAL:
         return None
     forward, backward = functions.get(FunctionPhase.FORWARD), functions.get(FunctionPhase.BACKWARD)

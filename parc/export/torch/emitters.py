@@ -44,7 +44,9 @@ def map_(op: Map, node: Node, w: Writer) -> str:
 
 @emit(Cast)
 def cast(op: Cast, node: Node, w: Writer) -> str:
-    return f"{w.ref(node.inputs[0])}.to({DTYPES[op.dtype]})"
+    """To the type that it has: a copy, such as states need that change places."""
+    (x,) = node.inputs
+    return f"{w.ref(x)}.clone()" if x.type.dtype == op.dtype else f"{w.ref(x)}.to({DTYPES[op.dtype]})"
 
 
 @emit(Rename, Move)
@@ -238,8 +240,8 @@ def iota(op: Iota, node: Node, w: Writer) -> str:
         if (r.dim, r.count, r.chunk) == (op.dim.name, op.dim.size, w.chunk):
             start = f"{r.first.base} + {r.first.slope} * GROUP" if r.first.slope else str(r.first.base)
             text += f" + {start}" if start != "0" else ""
-    offset = w.offset(y, 0)
-    return f"{text} + {offset}" if offset else text
+    begins = [o for o in (w.offset(y, 0), *map(w.ref, node.inputs)) if o]
+    return " + ".join([text, *begins])
 
 
 @emit(Full)

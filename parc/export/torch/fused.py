@@ -240,7 +240,7 @@ def _is_causal(of: Reading, keep: Value, s: str, t: str) -> bool:
     pair = of.map(keep, "ge", None, None)
     found = [of.made.get(v) for v in pair or ()]
     if len(found) != 2 or not all(
-        n is not None and isinstance(n.op, Iota) and not n.output.layout.dims[0] for n in found
+        n is not None and isinstance(n.op, Iota) and not n.inputs and not n.output.layout.dims[0] for n in found
     ):
         return False
     dims = [n.output.type.dims[0] for n in found if n is not None]
