@@ -239,7 +239,7 @@ def _staged(file: File, options: Options) -> Job | Training | Placed:
 
 
 def export(file: File, system: System = "torch", **options: Unpack[Options]) -> str:
-    """The program of a `.par` or `.npu` file, written for another system: `torch`, a file that needs PyTorch alone.
+    """Write the program of a `.par` or `.npu` file for another system: `torch`, a file that needs PyTorch alone.
 
     Raises `ParcError`; ValueError for a system that there is none of; TypeError as `load_program`.
     """
