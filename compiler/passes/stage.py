@@ -47,7 +47,7 @@ class Staged:
 
     groups: int
     chunks: int
-    cut: CutLoop | None
+    cuts: tuple[CutLoop, ...]  # the one whose weights are trained first, if any is
     rule: PipelineRule | None
     forward: Mapping[str, Stage]
     backward: Mapping[str, Stage]
@@ -62,9 +62,18 @@ class Staged:
     def stages(self) -> int:
         return self.groups * self.chunks
 
+    @property
+    def cut(self) -> CutLoop | None:
+        """The loop that is cut whose weights are trained, or one of them where none are."""
+        return self.cuts[0] if self.cuts else None
+
+    def cut_of(self, *labels: str) -> CutLoop | None:
+        """The loop that is cut among those of these labels."""
+        return next((c for c in self.cuts if c.label in labels), None)
+
     def is_cut(self, node: Node) -> bool:
-        """True for the pipelined loop (forward or backward)."""
-        return self.cut is not None and isinstance(node.op, Repeat) and node.op.label == self.cut.label
+        """True for a pipelined loop (forward or backward)."""
+        return isinstance(node.op, Repeat) and self.cut_of(node.op.label) is not None
 
     def counts_at(self, value: Value, where: Mapping[str, Stage]) -> int:
         """The stage (or ALL) that adds a value which a graph puts out to the sum of the micro-batches."""
@@ -80,11 +89,11 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     strategy = placed.training.job.strategy
     axes = place_axes(strategy)
     groups = prod(a.size for a in strategy.mesh if a.name in axes)
-    if len(strategy.pipelines) > 1 or (strategy.pipelines and strategy.places):
+    if strategy.pipelines and strategy.places:
         raise ParcError(
             Diagnostic(
                 "E0552",
-                "one pipeline, or places, but not several pipelines or both",
+                "pipelines, or places, but not both",
                 strategy.pipelines[-1].span,
                 help="keep one `pipeline`, or place whole scopes with `place … on axis[i]`",
             )
@@ -95,7 +104,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         )
     rule = strategy.pipelines[0] if strategy.pipelines else None
     chunks = rule.chunks if rule is not None else 1
-    cut = _cut(placed, rule, groups * chunks) if rule is not None and groups > 1 else None
+    cuts = _cuts(placed, strategy.pipelines, groups * chunks) if groups > 1 else ()
     apart = [r.batch for r in placed.rounds] + ([placed.finish] if placed.finish is not None else [])
     fixed = places(placed.forward, strategy.places, apart, placed.training.trains)
     order = tuple(range(groups * chunks))
@@ -107,14 +116,14 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
 
     chunks = chunks if groups > 1 else 1
     dealt = given or Homes.dealt(groups, groups * chunks)
-    found = Staged(groups, chunks, cut, rule, {}, {}, (), {}, order, homes=dealt)
+    found = Staged(groups, chunks, cuts, rule, {}, {}, (), {}, order, homes=dealt)
     first = _forward(placed.forward, found, lambda node: place_of(node, fixed), rank)
     made = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
     saved: dict[str, Stage] = {name: ALL for name, place in made.items() if place == ALL}
     # others are saved wherever they are read
     loops = {(n.op.label, n.op.reverse): first[n.outputs[0].name] for n in placed.forward if isinstance(n.op, Repeat)}
     homes = {}
-    if cut is None:  # weights that one stage only reads
+    if not cuts:  # weights that one stage only reads
         homes = {w: min(s) for w, s in _readers_of_weights(placed, found, first).items() if len(s) == 1}
     of = {v.name: v.origin for node in placed.backward for v in node.outputs}
     stages: dict[str, Stage] = {**first, **homes}
@@ -164,6 +173,29 @@ def readers(
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
     return placed.forward.outputs[placed.training.results :]
+
+
+def _cuts(placed: Placed, rules: Sequence[PipelineRule], stages: int) -> tuple[CutLoop, ...]:
+    """All loops that are cut, the one with trained weights first. Several must not need each other's results, and the
+    update is cut along one: E0552."""
+    trained = {label for w in placed.training.model.trained for label in w.loops}
+    order = sorted(rules, key=lambda r: r.label not in trained)
+    if len(order) > 1 and order[1].label in trained:
+        message = f"`{order[0].label}` and `{order[1].label}` are both cut and both trained"
+        help = "cut one of them, or freeze the other (`frozen …`)"
+        raise ParcError(Diagnostic("E0552", message, order[1].span, help=help))
+    labels = {r.label: r for r in rules}
+    after: dict[Value, str] = {}  # what is made of a loop that is cut -> the loop
+    for node in placed.forward.nodes if len(rules) > 1 else ():
+        behind = next((after[v] for v in node.inputs if v in after), None)
+        label = node.op.label if isinstance(node.op, Repeat) and node.op.label in labels else None
+        if label is not None and behind is not None:
+            message = f"`{label}` needs what `{behind}` makes, which is there behind the last stage only"
+            help = "cut one of them: loops that are cut together begin in the first stage and end in the last"
+            raise ParcError(Diagnostic("E0552", message, labels[label].span, help=help))
+        if label or behind:
+            after.update(dict.fromkeys(node.outputs, label or behind or ""))
+    return tuple(_cut(placed, rule, stages) for rule in order)
 
 
 def _cut(placed: Placed, rule: PipelineRule, stages: int) -> CutLoop:
@@ -327,8 +359,7 @@ def _anchors(
     reads = _readers_of_weights(placed, staged, forward)
     found: dict[str, Stage] = {}
     for w, parts in zip(placed.training.trained, addends, strict=True):
-        cut = staged.cut is not None and staged.cut.label in w.loops
-        at = ALL if cut else min(reads[w.name], key=rank, default=0)
+        at = ALL if staged.cut_of(*w.loops) else min(reads[w.name], key=rank, default=0)
         found.update((v.name, at) for v in parts if backward.get(v.name) is None)
     for v in placed.forward.outputs[: placed.training.results]:
         if forward.get(v.name) is None:
