@@ -184,8 +184,8 @@ def test_what_is_wrong_with_several_pipelines(rules: str, code: str, says: str) 
     [
         ("  frozen teacher\n", "", "both cut and both trained"),
         (
-            "  logits = gpt(small",
-            "  tokens = tokens + cast(mean(aim) * 0.0, int32)\n  logits = gpt(small",
+            "  logits = gpt(",
+            "  tokens = tokens + cast(max(aim, over v) * 0.0, int32)\n  logits = gpt(",
             "needs what",
         ),
     ],
