@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import rounds
@@ -32,7 +33,9 @@ def static_memory(cls: DeviceClass, sizes: Mapping[str, int]) -> dict[tuple[str,
     found: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for s in cls.states:
         if s.role in STATIC:
-            found.setdefault((s.memory, s.role), []).append((s.name, local_type(s.type, s.layout, sizes).bytes))
+            times = sizes[TIME] if TIME in s.layout.split_axes else 1
+            size = times * local_type(s.type, s.layout, sizes).bytes
+            found.setdefault((s.memory, s.role), []).append((s.name, size))
     inputs: dict[tuple[str, Layout], int] = {}
     for f in cls.functions:
         for instr, _ in walk(f.body):
@@ -122,8 +125,9 @@ class ClassMemory:
                 peaks[memory] = Peak(total, roles)
 
 
-def memory_use(program: Program) -> dict[int, MemoryUse]:
-    """Group -> memory -> peak, for every group of devices."""
+@lru_cache(4)
+def memory_use(program: Program) -> Mapping[int, MemoryUse]:
+    """Group -> memory -> peak, for every group of devices. Kept, for a command asks several times."""
     found: dict[int, MemoryUse] = {}
     for cls in program.classes:
         memory = ClassMemory(program, cls)
