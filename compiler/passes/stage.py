@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, replace
-from itertools import accumulate, pairwise
 from math import prod
 
 from compiler.graph import Graph, Node, Value
@@ -17,6 +16,7 @@ from compiler.ops.comm import MaskPad
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
+from compiler.passes.cuts import CutLoop, cut_loops
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
 from compiler.passes.places import place_of, places, ranks
@@ -26,19 +26,6 @@ from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
 
 ALL = -1
 Stage = int | None
-
-
-@dataclass(frozen=True, slots=True)
-class CutLoop:
-    """The loop `label` of `total` iterations, cut into `counts` of consecutive ones, one per virtual stage."""
-
-    label: str
-    total: int
-    counts: tuple[int, ...]
-
-    @property
-    def firsts(self) -> tuple[int, ...]:
-        return tuple(accumulate(self.counts[:-1], initial=0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +95,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         )
     rule = strategy.pipelines[0] if strategy.pipelines else None
     chunks = rule.chunks if rule is not None else 1
-    cuts = _cuts(placed, strategy.pipelines, groups * chunks) if groups > 1 else ()
+    cuts = cut_loops(placed, strategy.pipelines, groups * chunks) if groups > 1 else ()
     apart = [r.batch for r in placed.rounds] + ([placed.finish] if placed.finish is not None else [])
     fixed = places(placed.forward, strategy.places, apart, placed.training.trains)
     order = tuple(range(groups * chunks))
@@ -178,47 +165,6 @@ def readers(
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
     return placed.forward.outputs[placed.training.results :]
-
-
-def _cuts(placed: Placed, rules: Sequence[PipelineRule], stages: int) -> tuple[CutLoop, ...]:
-    """All loops that are cut, the one with trained weights first. Several must not need each other's results, and the
-    update is cut along one: E0552."""
-    trained = {label for w in placed.training.model.trained for label in w.loops}
-    order = sorted(rules, key=lambda r: r.label not in trained)
-    if len(order) > 1 and order[1].label in trained:
-        message = f"`{order[0].label}` and `{order[1].label}` are both cut and both trained"
-        help = "cut one of them, or freeze the other (`frozen …`)"
-        raise ParcError(Diagnostic("E0552", message, order[1].span, help=help))
-    labels = {r.label: r for r in rules}
-    after: dict[Value, str] = {}  # what is made of a loop that is cut -> the loop
-    for node in placed.forward.nodes if len(rules) > 1 else ():
-        behind = next((after[v] for v in node.inputs if v in after), None)
-        label = node.op.label if isinstance(node.op, Repeat) and node.op.label in labels else None
-        if label is not None and behind is not None:
-            message = f"`{label}` needs what `{behind}` makes, which is there behind the last stage only"
-            help = "cut one of them: loops that are cut together begin in the first stage and end in the last"
-            raise ParcError(Diagnostic("E0552", message, labels[label].span, help=help))
-        if label or behind:
-            after.update(dict.fromkeys(node.outputs, label or behind or ""))
-    return tuple(_cut(placed, rule, stages) for rule in order)
-
-
-def _cut(placed: Placed, rule: PipelineRule, stages: int) -> CutLoop:
-    label = rule.label
-    loop = next((n.op for n in placed.forward.nodes if isinstance(n.op, Repeat) and n.op.label == label), None)
-    if loop is None:
-        raise ParcError(Diagnostic("E0553", f"there is no loop {rule.label} at the top of the model to cut", rule.span))
-    total = loop.count
-    assert total >= stages, (total, stages)  # the evaluator has seen to it
-    if rule.cuts is not None:
-        edges = (0, *rule.cuts, total)
-        counts = tuple(b - a for a, b in pairwise(edges))
-        assert len(counts) == stages and min(counts) >= 1, counts  # the evaluator has seen to it
-        return CutLoop(label, total, counts)
-    base, extra = divmod(total, stages)
-    inner = list(range(1, stages - 1)) + [0, stages - 1]  # the ends have the embedding and the head to do as well
-    more = set(inner[:extra])
-    return CutLoop(label, total, tuple(base + (s in more) for s in range(stages)))
 
 
 def _forward(
