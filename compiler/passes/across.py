@@ -17,8 +17,9 @@ from compiler.ops.comm import MaskPad, Relayout
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
 from compiler.passes.copying import copy_node, suffixed
+from compiler.passes.cuts import CutLoop
 from compiler.passes.place.place import Placed
-from compiler.passes.stage import CutLoop, Staged
+from compiler.passes.stage import Staged
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics
 
