@@ -14,10 +14,10 @@ import numpy as np
 
 from compiler.graph import Type, Value
 from compiler.layout import Layout
-from compiler.liveness import walk
 from compiler.ops.effects import Input
 from compiler.origin import Role
 from compiler.program import LASTING, DeviceClass, FunctionPhase, Program, StateDecl
+from compiler.walk import walk
 from dsl.data import dataclass
 from dsl.diagnostics import fail
 from runtime.distribute import Array, own_part
@@ -272,7 +272,7 @@ def inputs_of(cls: DeviceClass) -> dict[tuple[str, Layout], Value]:
     return {
         (instr.op.name, instr.outputs[0].layout): instr.outputs[0]
         for f in cls.functions
-        for instr, _, _ in walk(f.body)
+        for instr, _ in walk(f.body)
         if isinstance(instr.op, Input)
     }
 

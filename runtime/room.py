@@ -16,15 +16,14 @@ import numpy as np
 
 from compiler.graph import Graph, Type, Value
 from compiler.layout import TIME, Layout, local_type
-from compiler.liveness import walk
 from compiler.memory.action import STATIC, Replay
 from compiler.memory.peak import ClassMemory
 from compiler.memory.tiers import FIRST
 from compiler.model import Training
 from compiler.ops.effects import Input
-from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import DeviceClass, Program
+from compiler.walk import walk
 from dsl.data import dataclass
 from runtime.numpy import STORAGE
 
@@ -133,12 +132,7 @@ def serial(training: Training) -> int:
 
 
 def _values(graph: Graph) -> int:
-    total = 0
-    for node in graph:
-        total += sum(stored(v.type) for v in node.outputs)
-        if isinstance(node.op, Repeat):
-            total += _values(node.op.body)
-    return total
+    return sum(stored(v.type) for node, _ in walk(graph) for v in node.outputs)
 
 
 class _WholeReplay(Replay):
@@ -170,7 +164,7 @@ class _Stacked(ClassMemory):
         inputs = {
             (i.op.name, i.outputs[0].layout): i.outputs[0]
             for f in cls.functions
-            for i, _, _ in walk(f.body)
+            for i, _ in walk(f.body)
             if isinstance(i.op, Input)
         }
         for (name, layout), var in inputs.items():

@@ -115,7 +115,7 @@ class Replay:
         self.totals = {}
         self.effect = MemoryEffect({})
         self.live.update((b, None) for b in self.saved.values() if not b.static)
-        self._body(function.body, {}, Where(function.name))
+        self._body(function.body, {}, Where(function.phase))
         self.effect.delta = {k: v for k, v in self.totals.items() if v}
         return self.effect
 

@@ -11,7 +11,6 @@ from compiler.model import Model
 from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast
 from compiler.origin import outer
-from compiler.passes.copying import graph_values
 from compiler.passes.prune import prune, prune_nodes
 from compiler.passes.recompute import Recompute
 from compiler.passes.residuals import Closing, ResidualContext
@@ -19,6 +18,7 @@ from compiler.passes.simplify import anything, merge_equal, simplify
 from compiler.passes.sum_in_own_type import sum_in_own_type
 from compiler.passes.transpose import Label, OpenRepeat, cotangent, transpose
 from compiler.strategy import RecomputeRule
+from compiler.walk import graph_values
 from dsl.data import dataclass
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from compiler.graph import Graph, Value
+from compiler.graph import Graph, Node, Value
 from compiler.layout import Layout
 from compiler.memory.tiers import FIRST
 from compiler.model import (
@@ -28,17 +29,29 @@ from compiler.origin import Origin, Phase, Role
 from compiler.passes.place.place import Placed, PlacedRound
 from compiler.passes.place.rules import Rules
 from compiler.strategy import SERIAL
-from compiler.text.attrs import OPS
+from compiler.text.attrs import OPS, quote
 from compiler.text.bodies import BodyParser
-from compiler.text.locations import Site
+from compiler.text.locations import Locations, Site
 from compiler.text.records import FactParser
-from compiler.text.stages import FACTS, PHASES, STAGES
+from compiler.text.spans import WORD, SpanParser, located
+from compiler.text.stages import EVALUATED, FACTS, PHASES, STAGES
 from dsl.diagnostics import Diagnostics
+from dsl.source import NOWHERE, Span
 
 
-def parse_stage(text: str, name: str = "text") -> Job | Training | Placed:
-    """What the text of a stage describes. Raises ParcError with all errors found."""
-    return _Parser(text, name).stage()
+def parse_stage(
+    text: str, name: str = "text", folder: str = ".", locations: Locations | None = None
+) -> Job | Training | Placed:
+    """What the text of a stage describes. Raises ParcError with all errors found.
+
+    folder: where the text lies, from which its data's folder counts; locations: are told where its graphs' nodes stand
+    in the text (sites count the graphs in its order).
+    """
+    parser = _Parser(text, name)
+    found = parser.stage(folder)
+    if locations is not None:
+        locations.spans.update(parser.where.spans)
+    return found
 
 
 def parse_graph(text: str, name: str = "text", sizes: Mapping[str, int] | None = None) -> Graph:
@@ -53,7 +66,7 @@ def parse_graph(text: str, name: str = "text", sizes: Mapping[str, int] | None =
     return found
 
 
-class _Parser(FactParser, BodyParser):
+class _Parser(FactParser, BodyParser, SpanParser):
     ops = {**OPS, Relayout.mnemonic: Relayout}
 
     def __init__(self, text: str, name: str) -> None:
@@ -62,6 +75,8 @@ class _Parser(FactParser, BodyParser):
         self.role = ""
         self.values: dict[str, Value] = {}
         self.layouts: dict[str, Layout] = {}  # stated in the header
+        self.spans: dict[str, Span] = {}
+        self.graphs = 0  # so many are read
 
     # --- values ---
 
@@ -75,8 +90,20 @@ class _Parser(FactParser, BodyParser):
         of = self.text() if self.take_word("of") else ""
         path = self.text() if self.take_word("at") else of or name
         origin = Origin(path, stated or PHASES.get(self.role, Phase.FORWARD), of)
-        value = Value(name, type, origin=origin, memory=memory)
+        value = Value(name, type, self._stands(f"%{quote(name)}"), origin, memory=memory)
         return self._known(replace(value, layout=layout) if self.placed else value)
+
+    def _stands(self, what: str, default: Span = NOWHERE) -> Span:
+        if self.role == "evaluated" and EVALUATED + what in self.spans:
+            what = EVALUATED + what
+        return self.spans.get(what, default)
+
+    def instruction(self, site: Site, depth: int) -> Node:
+        node = super().instruction(site, depth)
+        if not node.outputs:
+            return node
+        first = node.outputs[0]
+        return replace(node, span=self._stands(f"=%{quote(first.name)}", first.span))
 
     def _known(self, value: Value) -> Value:
         """The same value where it stands in several graphs."""
@@ -117,7 +144,8 @@ class _Parser(FactParser, BodyParser):
         self.mark("{")
         self.end_line()
         self.scope = {v.name: v for v in inputs}
-        nodes = self.nodes(Site(0), 0)
+        nodes = self.nodes(Site(self.graphs), 0)
+        self.graphs += 1
         self.word("yield")
         outputs = self._operands()
         self.end_line()
@@ -129,13 +157,15 @@ class _Parser(FactParser, BodyParser):
 
     # --- the whole ---
 
-    def stage(self) -> Job | Training | Placed:
+    def stage(self, folder: str) -> Job | Training | Placed:
+        self._tables()
         self.skip_lines()
         start = self.token
         stage = self.text("a stage")
         if stage not in STAGES:
             raise self.error("E0601", f"expected `program`, `{'`, `'.join(STAGES)}`, found {start}", start)
         facts: dict[str, Any] = {"name": self.text("the job's name"), "strategy": SERIAL, "precision": Precision()}
+        facts["span"] = self.spans.get("job", NOWHERE)
         self.word("of")
         name = self.text("the model's name")
         self.end_line()
@@ -145,8 +175,11 @@ class _Parser(FactParser, BodyParser):
             self.end_line()
         while self.token.text in FACTS:
             word = self.next().text
-            facts[word] = self.fact_of(FACTS[word])
+            facts[word] = located(self.fact_of(FACTS[word]), word, self.spans)
             self.end_line()
+        if "data" in facts:
+            there = os.path.normpath(os.path.join(folder, facts["data"].folder))
+            facts["data"] = replace(facts["data"], folder=there)
         results = facts.pop("metrics", ()), facts.pop("outputs", ())
         self.placed = stage == "placed"
         inputs, weights = [], []
@@ -183,6 +216,22 @@ class _Parser(FactParser, BodyParser):
             self.give_up("the end of the text")
         self.found.raise_if_any()
         return found
+
+    def _tables(self) -> None:
+        """Reads what stands at the end of the text, and ends it there."""
+        lines = (i for i, t in enumerate(self.tokens) if t.kind == "newline")
+        first = next((i + 1 for i in lines if self.tokens[i + 1 : i + 2] and self._is_table(i + 1)), None)
+        if first is None:
+            return
+        self.at = first
+        self.spans = self.span_tables()
+        if not self.sees("end"):
+            self.give_up("the end of the text")
+        self.tokens[first:] = self.tokens[-1:]
+        self.at = 0
+
+    def _is_table(self, at: int) -> bool:
+        return self.tokens[at][:2] == ("word", WORD) and self.tokens[at + 1].kind == "string"
 
     def _evaluated(self, model: Model, results: tuple[tuple[str, ...], tuple[str, ...]]) -> Model:
         """The same model where nothing is trained, with what it gives, data and weights of its own."""

@@ -25,7 +25,7 @@ from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import DeviceClass, Program
+from compiler.program import DeviceClass, FunctionPhase, Program
 from runtime.backend import Array, Backend, LocalValue, Position, Renewing
 from runtime.comm import Handle, Network, Then, Wait
 from runtime.mesh import Mesh, logical, logical_type, region
@@ -51,7 +51,7 @@ class Rank:
         self.program, self.cls, self.group, self.at = program, cls, group, dict(at)
         self.network, self.backend = network, backend
         self.mesh = Mesh.of(program)
-        self.functions = {(f.name, f.chunk): f for f in cls.functions}
+        self.functions = {f.key: f for f in cls.functions}
         self.declared = {s.name: s for s in cls.states}
         self.ledger = Ledger()
         self.states: Values = {}
@@ -142,7 +142,7 @@ class Rank:
             yield from handle.wait()
         self.sent = []
 
-    def run(self, action: str, chunk: int, micro: int) -> Wait[None]:
+    def run(self, action: FunctionPhase, chunk: int, micro: int) -> Wait[None]:
         """One action of the schedule."""
         self.chunk, self.micro, self.ctx = chunk, micro, self.backend.context(micro, self.program.seed)
         yield from self._body(self.functions[action, chunk].body, {}, {})

@@ -16,7 +16,7 @@ from compiler.layout import Layout
 from compiler.liveness import unrolled
 from compiler.memory.capacity import check_capacity
 from compiler.memory.peak import MemoryUse, memory_use
-from compiler.program import LASTING, DeviceClass, Program, StateDecl
+from compiler.program import LASTING, DeviceClass, FunctionKey, Program, StateDecl
 from compiler.schedules.turns import Turns
 from compiler.traffic import Volumes, add_volumes, volumes
 from dsl.data import dataclass
@@ -34,8 +34,8 @@ class _Stage:
 
     cls: DeviceClass
     slots: Slots
-    functions: dict[tuple[str, int], Straight]
-    traffic: dict[tuple[str, int], Volumes]
+    functions: dict[FunctionKey, Straight]
+    traffic: dict[FunctionKey, Volumes]
 
 
 @dataclass(slots=True, eq=False)
@@ -84,7 +84,7 @@ class _Group:
 class Emulator(LocalExecutor):
     """Runs a program step by step.
 
-    capacities: memory kind -> bytes per device; a program that needs more is refused here (E0701).
+    capacities: memory kind -> bytes per device; a program that needs more for any of its entries is refused (E0701).
     initial: logical arrays by name in place of the declared initialisers.
     """
 
@@ -95,8 +95,8 @@ class Emulator(LocalExecutor):
         initial: Mapping[str, Array] | None = None,
         shares: LocalExecutor | None = None,
     ) -> None:
-        self.memory: dict[int, MemoryUse] = memory_use(program)
-        check_capacity(program, self.memory, capacities or {})
+        self.memory: Mapping[int, MemoryUse] = memory_use(program)
+        check_capacity(program, capacities or {})
         self.traffic: dict[int, Volumes] = {}
         found: dict[int, _Group] = {}
         for cls in program.classes:
@@ -199,6 +199,6 @@ def _prepare(cls: DeviceClass, program: Program) -> _Stage:
         {key: i for i, key in enumerate(inputs_of(cls))},
         {(r.dim, r.count, r.chunk): i for i, r in enumerate(cls.ranges)},
     )
-    functions = {(f.name, f.chunk): compile_function(f, cls, program, slots) for f in cls.functions}
-    traffic = {(f.name, f.chunk): volumes(f.body, program.sizes) for f in cls.functions}
+    functions = {f.key: compile_function(f, cls, program, slots) for f in cls.functions}
+    traffic = {f.key: volumes(f.body, program.sizes) for f in cls.functions}
     return _Stage(cls, slots, functions, traffic)

@@ -59,8 +59,8 @@ def compile_function(function: Function, cls: DeviceClass, program: Program, slo
     writer.body(function.body, {}, 1)
     lines = writer.lines or ["    pass"]
     text = "\n".join(["def run(g, ctx):", *lines])
-    exec(compile(text, f"<{program.name} {function.name}.{function.chunk}>", "exec"), writer.names)
-    return Straight(function.name, function.chunk, waits, writer.names["run"], text)
+    exec(compile(text, f"<{program.name} {function.phase}.{function.chunk}>", "exec"), writer.names)
+    return Straight(function.phase, function.chunk, waits, writer.names["run"], text)
 
 
 class _Writer:
@@ -86,9 +86,8 @@ class _Writer:
         return name
 
     def local(self, var: Value) -> LocalValue:
-        sizes = self.program.sizes
         lead = self.mesh.lead_shape(var.layout.axes)
-        return LocalValue(local_type(var.type, var.layout, sizes), lead, var.type, var.layout.dims)
+        return LocalValue(local_type(var.type, var.layout, self.env.sizes), lead, var.type, var.layout.dims)
 
     # --- text
 

@@ -10,7 +10,7 @@ from compiler.layout import TIME, Layout, replicated
 from compiler.model import Round, State, Training
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
-from compiler.passes.copying import graph_values, laid, renamed
+from compiler.passes.copying import laid, renamed
 from compiler.passes.divide import aside, of_data
 from compiler.passes.place.effects import check_effects
 from compiler.passes.place.node import place_node
@@ -19,6 +19,7 @@ from compiler.passes.place.repeat import export, mark_contents, mark_gradients, 
 from compiler.passes.place.rules import Rules
 from compiler.passes.prune import prune
 from compiler.relayout import relayout_bytes
+from compiler.walk import graph_values
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics
 
@@ -193,14 +194,14 @@ def _laid(placed: Placed, layouts: dict[str, Layout]) -> Placed:
     for graph in placed.graphs:
         for v in graph_values(graph):
             if v.name not in values:
-                values[v.name] = replace(v, layout=layouts[v.name])
+                values[v.name] = Value(v.name, v.type, v.span, v.origin, layouts[v.name], v.memory)
     return replace(
         placed,
         forward=laid(placed.forward, values),
         backward=laid(placed.backward, values),
         update=laid(placed.update, values),
-        kept=tuple(values[v.name] for v in placed.kept),
-        totals=tuple(values[v.name] for v in placed.totals),
+        kept=tuple([values[v.name] for v in placed.kept]),
+        totals=tuple([values[v.name] for v in placed.totals]),
         rounds=tuple(PlacedRound(laid(r.batch, values), laid(r.settle, values)) for r in placed.rounds),
         finish=placed.finish and laid(placed.finish, values),
     )
