@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 _T = TypeVar("_T")
 
 _KEPT = 1 << 15
-"""How many objects of a `Shared` class are kept to be given again."""
+"""How many objects of a `Unique` class are kept to be given again."""
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass
@@ -51,7 +51,7 @@ else:
                 cls.__setattr__ = cls.__delattr__ = _fixed
                 if slots:
                     cls.__getstate__, cls.__setstate__ = _getstate, _setstate
-            if issubclass(cls, Shared):
+            if issubclass(cls, Unique):
                 _share(cls)
             return cls
 
@@ -69,7 +69,7 @@ else:
 
         cls.__new__ = new
         cls.__init__ = object.__init__
-        cls.__hash__ = Shared.__hash__
+        cls.__hash__ = Unique.__hash__
         cls.__reduce__ = lambda self: (cls, tuple(getattr(self, f.name) for f in fields(self) if f.init))
 
     def _later(cls, name, write):
@@ -148,7 +148,7 @@ else:
             object.__setattr__(self, f.name, value)
 
 
-class Shared:
+class Unique:
     """Base of frozen classes whose equal objects are one, as long as it is among the last `_KEPT` that were made. So to
     compare two is mostly to see that they are the same, their hash is there, and what `__post_init__` works out of the
     fields (`fix`) is worked out once. All fields that are given can be hashed, and are given in their order.
