@@ -206,6 +206,10 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 _LIST = re.compile("#(, #)+")
 
 
+SIZED = ("name", "mesh", "pipelines", "microbatches", "microbatch_dim")
+"""Fields of a strategy that speak of sizes, and have facts of their own; its other rules are kept as they are."""
+
+
 def facts(job: Job, full: Job) -> dict[Fact, Any]:
     """What a job says but for its sizes: its graph, its rules, what divides by what."""
     strategy, sizes, whole = job.strategy, _sizes(job), _sizes(full)
@@ -241,8 +245,7 @@ def facts(job: Job, full: Job) -> dict[Fact, Any]:
     found["pipelines", ""] = tuple(
         (p.label, p.axis, p.schedule, p.chunks, len(p.cuts or ())) for p in strategy.pipelines
     )
-    kept = (strategy.splits, strategy.shards, strategy.layouts, strategy.places)
-    found["rules", ""] = (*kept, strategy.recomputes, strategy.offloads)
+    found["rules", ""] = tuple(getattr(strategy, f.name) for f in fields(strategy) if f.compare and f.name not in SIZED)
     found["graph", ""] = _NUMBER.sub("#", str(job.model.graph))
     return found
 

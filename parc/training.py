@@ -1,4 +1,4 @@
-"""Runs a lowered program on emulated devices, step by step or batch by batch: `parc run`."""
+"""Runs a lowered program, on emulated devices or by an engine, step by step or batch by batch: `parc run`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
+from compiler.memory.capacity import check_capacity
+from compiler.memory.peak import MemoryUse, memory_use
 from compiler.model import DataSpec
 from compiler.program import Program
 from compiler.text.printer import show_devices
+from compiler.traffic import collectives
 from dsl.data import dataclass
 from runtime.data import open_data
+from runtime.executor import Executor
 from runtime.stacked import Emulator
 
 
@@ -78,21 +82,24 @@ def run(
     capacities: Mapping[str, float] | None = None,
     progress: Callable[[Progress], None] | None = None,
     simulated: tuple[str, float] | None = None,
+    executor: Callable[[Program], Executor] = Emulator,
 ) -> RunResult:
     """Train for some steps (or whatever the program's first entry is), on made-up data if there are none; `progress`
     hears of each.
 
-    `simulated`: the cluster's device, and the seconds that a step takes there. Raises ParcError: out of memory, data
-    that do not fit.
+    `simulated`: the cluster's device, and the seconds that a step takes there. `executor`: what runs the program.
+    Raises ParcError: out of memory, data that do not fit, and what the executor raises.
     """
     reader = open_data(data, program.inputs)
-    emulator = Emulator(program, capacities)
+    memory = memory_use(program)
+    check_capacity(program, capacities or {})
+    run = executor(program)
     device, ideal = simulated or (None, None)
     result = RunResult(program.name, program.devices, data.reader if data is not None else "synthetic", device)
     result.simulated_step_seconds, result.entry = ideal, program.entries[0].name
     start = time.perf_counter()
     for number in range(1, steps + 1):
-        done = emulator.step(reader.batch(program.seed, number - 1))
+        done = run.step(reader.batch(program.seed, number - 1))
         loss = float(done.loss)
         result.losses.append(loss)
         for name, value in {**done.metrics, **done.reports}.items():
@@ -102,21 +109,20 @@ def run(
             taken = time.perf_counter() - start
             progress(Progress(number, loss, taken, None if ideal is None else number * ideal))
     result.step_seconds = (time.perf_counter() - start) / steps
-    result.memory = _memory(emulator)
-    result.traffic = _traffic(emulator, max(1, len(result.losses)))
+    result.memory = _memory(program, memory)
+    result.traffic = _traffic(program)
     return result
 
 
-def _memory(emulator: Emulator) -> tuple[PeakMemory, ...]:
+def _memory(program: Program, used: Mapping[int, MemoryUse]) -> tuple[PeakMemory, ...]:
     """Groups of devices that use the same amounts share a row."""
     rows: dict[tuple[str, int, tuple[tuple[str, int], ...]], list[int]] = {}
-    for group, use in emulator.memory.items():
+    for group, use in used.items():
         for kind, peak in use.items():
             roles = tuple((r, n) for r, n in peak.roles.items() if n)
             rows.setdefault((kind, peak.bytes, roles), []).append(group)
     return tuple(
-        PeakMemory(_devices(emulator.program, groups), kind, peak, dict(roles))
-        for (kind, peak, roles), groups in rows.items()
+        PeakMemory(_devices(program, groups), kind, peak, dict(roles)) for (kind, peak, roles), groups in rows.items()
     )
 
 
@@ -124,11 +130,15 @@ def _devices(program: Program, groups: Sequence[int]) -> str:
     return show_devices(program, groups)
 
 
-def _traffic(emulator: Emulator, steps: int) -> tuple[AxesTraffic, ...]:
+def _traffic(program: Program) -> tuple[AxesTraffic, ...]:
+    found: dict[tuple[int, ...], dict[tuple[str, tuple[str, ...]], AxesTraffic]] = {}
+    for c in collectives(program):
+        own, key = found.setdefault(c.groups, {}), (c.op, c.axes)
+        before = own.get(key, AxesTraffic(*key, 0, 0))
+        own[key] = AxesTraffic(*key, before.calls + c.count, before.bytes + c.bytes)
     most: dict[tuple[str, tuple[str, ...]], AxesTraffic] = {}
-    for volumes in emulator.traffic.values():
-        for (op, axes), sent in volumes.items():
-            found = AxesTraffic(op, axes, sent.calls / steps, sent.bytes / steps)
-            if (op, axes) not in most or most[op, axes].bytes < found.bytes:
-                most[op, axes] = found
+    for own in found.values():
+        for key, sent in own.items():
+            if key not in most or most[key].bytes < sent.bytes:
+                most[key] = sent
     return tuple(most[key] for key in sorted(most))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from compiler.memory.fullest import Alive, Fullest, fullest, traced
 from compiler.memory.peak import memory_use
@@ -12,11 +12,18 @@ from compiler.program import Program
 from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Span
 
-if TYPE_CHECKING:  # the emulator has no use for stacks
-    from compiler.cost.memory.systems import Need
-
 SHOWN = 6
 HELP = "split more (`shard weights on …`, a larger mesh), recompute, or use more micro-batches"
+
+
+class StackNeed(Protocol):
+    """Bytes of a device with the cluster's software: those that its allocator holds, and those with the driver's."""
+
+    @property
+    def reserved(self) -> int: ...
+
+    @property
+    def needed(self) -> int: ...
 
 
 def check_capacity(program: Program, capacities: Mapping[str, float]) -> None:
@@ -36,7 +43,7 @@ def check_capacity(program: Program, capacities: Mapping[str, float]) -> None:
 
 
 def out_of_memory(
-    found: Fullest, capacity: float, need: Need | None = None, help: str = HELP, entry: str = TRAIN_STEP
+    found: Fullest, capacity: float, need: StackNeed | None = None, help: str = HELP, entry: str = TRAIN_STEP
 ) -> Diagnostic:
     """The error: the moment, what the memory is used for, and the largest things alive. need: of the cluster's stack;
     None: the emulator's devices hold the program's own values. entry: what they are asked to do."""

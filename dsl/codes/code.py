@@ -9,7 +9,8 @@ from dsl.data import dataclass
 class Code:
     """`failing` is a whole `.par` file (E06xx: `.npu`) that yields this code, `mended` the same without any error.
 
-    Tests run both, for every code. Bytes that are not UTF-8 are written as lone surrogates (`surrogateescape`).
+    Tests run both, for every code. First lines `# -D …`, `# --…` are options of the
+    command, `# NAME=…` its environment. Bytes that are not UTF-8 are written as lone surrogates (`surrogateescape`).
     """
 
     code: str

@@ -150,4 +150,32 @@ CODES: tuple[Code, ...] = (
         _job(_SHORT, seq=4000),
         _job(_SHORT, seq=40),
     ),
+    Code(
+        "E0708",
+        "the wrong number of processes",
+        "With `--engine torch` every device of the program is a process. Without torchrun they are started by the "
+        "command itself, as many as are needed; where torchrun (or RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT in the "
+        "environment) says how many there are, it must be as many as the strategy has devices.",
+        "# RANK=4 WORLD_SIZE=4 MASTER_ADDR=localhost MASTER_PORT=29500\n# --engine torch\n" + _job(""),
+        _job(""),
+    ),
+    Code(
+        "E0709",
+        "a process of the run is missing",
+        "With `--engine torch`, a process has ended, has failed, did not come, or has not answered for as long as "
+        "`--patience` says. The message names it, and says what it told before it ended, if it could; every other "
+        "process says the same and ends with 1, within the patience and half a minute. docs/torch.md says what else "
+        "to look at.",
+        "# RANK=0 WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=0\n# --engine torch --patience 1\n" + _job(""),
+        _job(""),
+    ),
+    Code(
+        "E0710",
+        "PyTorch, or a device for it, is not there",
+        "`--engine torch` needs the package `torch` (the extra `torch` of parc) in the version that the message names; "
+        "`--device cuda` and `--device npu` need such a device for each process of the host, the latter the package "
+        "`torch_npu`, too.",
+        "# --engine torch --device npu\n" + _job(""),
+        _job(""),
+    ),
 )

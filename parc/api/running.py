@@ -1,8 +1,9 @@
-"""Training and evaluating on emulated devices, and the proof."""
+"""Training and evaluating, on emulated devices or by an engine, and the proof."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Unpack
 
 from parc.api.compiling import compile, evaluate, load_program, warn
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from parc.small import Small
     from parc.training import Progress, RunResult
     from runtime.prove import Proof
+    from runtime.torch.engine import Engine
 
 
 def run(
@@ -24,22 +26,47 @@ def run(
     *,
     progress: Callable[[Progress], None] | None = None,
     told: Callable[[Diagnostic], None] | None = None,
+    engine: Engine | None = None,
     **options: Unpack[Options],
 ) -> RunResult:
     """Train a `.par` file, or a lowered `.npu`, on emulated devices; or evaluate as many batches (`entry="evaluate"`).
-    Raises `ParcError`.
 
-    `progress` hears of each step, `told` of an error before what helps is looked for, where that takes seconds. A job
-    with a cluster says what a step takes there, by the cost model.
+    A job with a cluster says what a step takes there, by the cost model.
+
+    Args:
+        file: a path, or a `Source`.
+        steps: how many updates, or batches.
+        progress: hears of each step.
+        told: hears of an error before what helps is looked for, where that takes seconds.
+        engine: runs the program in place of the emulator.
+        options: see `Options`.
+
+    Raises:
+        ParcError: for what is wrong; E0701 if its devices, or E0910 if this machine have no memory for it.
     """
-    from parc.training import run
+    with engine or nullcontext():
+        return _run(file, steps, progress, told, engine, options)
 
+
+def _run(
+    file: File,
+    steps: int,
+    progress: Callable[[Progress], None] | None,
+    told: Callable[[Diagnostic], None] | None,
+    engine: Engine | None,
+    options: Options,
+) -> RunResult:
+    from parc.training import run
+    from runtime.stacked import Emulator
+
+    executor = Emulator if engine is None else engine.executor
     if is_program(name_of(file)):
-        return run(load_program(file, **options), steps, progress=progress)
+        return run(load_program(file, **options), steps, progress=progress, executor=executor)
     from parc.machine import require_machine
 
     compiled = compile(file, **options)
-    require_machine(compiled, _sized(file, options), "stacked", proof=False)
+    if engine is None or engine.place is None:  # else the devices are not all here
+        require_machine(compiled, _sized(file, options), "stacked" if engine is None else "private", proof=False)
     simulated = None
     if compiled.job.cluster is not None:
         from compiler.cost.time.simulate import Simulation
@@ -49,7 +76,7 @@ def run(
     from parc.room import require_room
 
     require_room(compiled, told=told)
-    return run(compiled.program, steps, compiled.job.data, capacities(compiled.job), progress, simulated)
+    return run(compiled.program, steps, compiled.job.data, capacities(compiled.job), progress, simulated, executor)
 
 
 def verify(
@@ -62,17 +89,45 @@ def verify(
     at_step: int = 0,
     small: Small | None = None,
     told: Callable[[Diagnostic], None] | None = None,
+    engine: Engine | None = None,
     **options: Unpack[Options],
 ) -> Proof:
-    """Run the lowered and the serial program and compare loss, gradients, weights and optimizer state: `.ok`.
+    """Prove a job: run the lowered and the serial program, compare loss, gradients, weights and optimizer state: `.ok`.
 
-    `tolerance` replaces what rounding explains; `exact` takes whole numbers and compares to the bit, which fits linear
-    models; `executor`: all devices as one array, or each by itself with messages between them; `at_step`: how many
-    updates went before, as far as counters of steps know; `small`: what `shrink` made of the job, to be proved in its
-    place. With `entry="evaluate"` it is loss, metrics and outputs that are compared. `.blind` and `.unreached` say what
-    was not compared, and `.vacuous` why equality says nothing, if it does. Raises `ParcError`, as `run` does for a job
-    that its devices have no memory for.
+    With `entry="evaluate"` it is loss, metrics and outputs that are compared. `.blind` and `.unreached` say what was
+    not compared, and `.vacuous` why equality says nothing, if it does.
+
+    Args:
+        file: the path of a `.par` file, or a `Source`.
+        steps: how many updates.
+        tolerance: a relative error in place of what rounding explains.
+        exact: take whole numbers and compare to the bit, which fits linear models.
+        executor: all devices as one array (`stacked`), or each by itself with messages between them (`private`).
+        at_step: how many updates went before, as far as counters of steps know.
+        small: what `shrink` made of the job, to be proved in its place.
+        told: as in `run`.
+        engine: runs the program in place of an emulator.
+        options: see `Options`.
+
+    Raises:
+        ParcError: as `run` does.
     """
+    with engine or nullcontext():
+        return _verify(file, steps, tolerance, exact, executor, at_step, small, told, engine, options)
+
+
+def _verify(
+    file: File,
+    steps: int,
+    tolerance: float | None,
+    exact: bool,
+    executor: Executor,
+    at_step: int,
+    small: Small | None,
+    told: Callable[[Diagnostic], None] | None,
+    engine: Engine | None,
+    options: Options,
+) -> Proof:
     from compiler.driver import compile_job
     from parc.machine import require_machine
     from parc.room import require_room
@@ -100,13 +155,13 @@ def verify(
         None if exact else lambda step: reader.batch(program.seed, step),
         tolerance=tolerance,
         exact=exact,
-        executor=RankExecutor if executor == "private" else Emulator,
+        executor=engine.executor if engine is not None else RankExecutor if executor == "private" else Emulator,
         first=at_step,
     )
 
 
 def shrink(file: File, **options: Unpack[Options]) -> Small:
-    """The job in the smallest sizes in which its strategy is the same, for `verify`. Raises `ParcError`."""
+    """Shrink a job to the smallest sizes in which its strategy is the same, for `verify`. Raises ParcError."""
     from parc.small import small
 
     warn(evaluate(file, **options).job, options)

@@ -1,4 +1,4 @@
-"""`parc run`: train on emulated devices."""
+"""`parc run`: train on emulated devices, or by an engine."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from parc.cli.common import (
     set_threads,
     threads_option,
 )
+from parc.cli.engine import engine_of, engine_options
 from parc.cli.tables import amount, plural, seconds, table
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @file_argument
 @click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Training steps, or batches.")
 @evaluate_option
+@engine_options
 @threads_option
 @job_options
 def command(
@@ -42,22 +44,26 @@ def command(
     file: str,
     steps: int,
     evaluate: bool,
+    engine: str,
+    device: str,
+    patience: float,
     threads: int,
     params: tuple[tuple[str, str], ...],
     job: str | None,
     strategy: str | None,
 ) -> None:
-    """Train FILE (`.par`, or a lowered `.npu`) on emulated devices, or evaluate its model.
+    """Train FILE (`.par`, or a lowered `.npu`) on emulated devices, or with PyTorch, or evaluate its model.
 
     Prints the loss, the time of a step here and on the job's cluster, the memory that each device needs, what it sends.
     With `--evaluate` nothing is trained: every batch meets the weights as they begin.
     """
     set_threads(threads)
     check_program(out, file, params=params, job=job, strategy=strategy)
+    chosen_engine = engine_of(engine, device, patience)
     source = read_source(out, file, program=True)
     chosen = choice(out, params, job, strategy) | entry_of(evaluate)
     with _progress(out, steps, "evaluating" if evaluate else "training") as progress:
-        found = api.run(source, steps, progress=progress, told=out.begin, **chosen)
+        found = api.run(source, steps, progress=progress, told=out.begin, engine=chosen_engine, **chosen)
     if found.data == "synthetic":
         out.say("note: the batches are made-up numbers; a job's `data` names real ones")
     outputs = {name: _summary(x) for name, x in found.outputs.items()}

@@ -25,6 +25,7 @@ from parc.cli.common import (
     set_threads,
     threads_option,
 )
+from parc.cli.engine import engine_of, engine_options
 from parc.cli.tables import plural, table
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     help="All devices as one array, or (slow) each by itself with messages between them.",
 )
 @evaluate_option
+@engine_options
 @threads_option
 @job_options
 def command(
@@ -95,6 +97,9 @@ def command(
     exact: bool,
     executor: api.Executor,
     evaluate: bool,
+    engine: str,
+    device: str,
+    patience: float,
     threads: int,
     params: tuple[tuple[str, str], ...],
     job: str | None,
@@ -104,11 +109,13 @@ def command(
 
     Both train for some steps on the same batches; loss, every gradient, the weights and the optimizer's state are
     compared after each, each tensor at its own scale. What could not be compared, and what the steps did not reach, is
-    listed. With `--evaluate` nothing is trained: loss, metrics and outputs are compared. A proof that says nothing (all
-    gradients are zero, the loss is not a number) ends with 1.
+    listed. With `--engine torch` it is the real run that is compared. With `--evaluate` nothing is trained: loss,
+    metrics and outputs are compared. A proof that says nothing (all gradients are zero, the loss is not a number) ends
+    with 1.
     """
     set_threads(threads)
     chosen = choice(out, params, job, strategy) | entry_of(evaluate) | {"double": double}
+    chosen_engine = engine_of(engine, device, patience)
     source = read_source(out, file)
     shrunk = api.shrink(source, **chosen) if small else None
     proof = api.verify(
@@ -120,6 +127,7 @@ def command(
         at_step=at_step,
         small=shrunk,
         told=out.begin,
+        engine=chosen_engine,
         **chosen,
     )
     out.result = proof.as_json()

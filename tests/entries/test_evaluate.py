@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import parc
 from compiler.driver import Compiled, compile_job, joined
 from compiler.evaluate import evaluate
 from compiler.memory.peak import memory_use
-from compiler.model import EVALUATE
+from compiler.model import ENTRIES, EVALUATE
 from compiler.program import FunctionPhase, Program
 from compiler.text import parse_program, show
 from compiler.verify import verify
@@ -102,6 +103,7 @@ def source(
     return Source("net.par", text)
 
 
+@cache
 def lowered(source: Source) -> tuple[Compiled, Program]:
     """What `evaluate` is compiled to, and the program of both entries."""
     job = evaluate(source)
@@ -112,8 +114,21 @@ def lowered(source: Source) -> tuple[Compiled, Program]:
     return alone, both
 
 
-@pytest.mark.parametrize("kind", ["dense", "experts", "frozen", "counted"])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+SOME = {
+    "dense": set(STRATEGIES),
+    "experts": {"serial", "zero 3", "tp", "ulysses", "interleaved", "all"},
+    "frozen": {"dp", "zero 1", "zero 2", "1f1b", "zero bubble", "all"},
+    "counted": {"micro-batches", "dp", "uneven", "sp", "gpipe", "1f1b", "recompute", "all"},
+}
+"""Kinds of models, and the strategies with which each is taken; the others with `-m nightly`."""
+EACH = [
+    pytest.param(strategy, kind, id=f"{strategy}-{kind}", marks=() if strategy in some else pytest.mark.nightly)
+    for kind, some in SOME.items()
+    for strategy in STRATEGIES
+]
+
+
+@pytest.mark.parametrize(("strategy", "kind"), EACH)
 def test_it_is_proved_and_its_loss_is_that_of_a_step(strategy: str, kind: str) -> None:
     feed = EXPERTS if kind == "experts" else DENSE
     frozen = "frozen block.attention" if kind == "frozen" else ""
@@ -202,6 +217,10 @@ def test_statistics_and_finished_metrics_are_there_as_in_a_step() -> None:
     phases = {f.phase for cls in alone.program.classes for f in cls.functions}
     wanted = {FunctionPhase.STATISTICS, FunctionPhase.TOTALS, FunctionPhase.FORWARD, FunctionPhase.METRICS}
     assert phases == wanted
+
+
+def test_commands_offer_every_entry() -> None:
+    assert parc.api.ENTRIES == ENTRIES
 
 
 LARGER_ALONE = """\

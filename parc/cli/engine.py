@@ -1,0 +1,65 @@
+"""Options of commands that run programs: on emulated devices, or by an engine with a process per device."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from runtime.torch.engine import Engine
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ENGINES = ("emulator", "torch")
+DEVICES = ("cpu", "cuda", "npu")
+
+
+def engine_options(function: F) -> F:
+    """`--engine`, `--device`, `--patience`; the command calls `engine_of`."""
+    for option in (
+        click.option(
+            "--patience",
+            type=click.FloatRange(1),
+            default=60.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="With `--engine torch`: how long a device waits for another one.",
+        ),
+        click.option(
+            "--device",
+            type=click.Choice(DEVICES),
+            default="cpu",
+            show_default=True,
+            help="With `--engine torch`: what each process computes on.",
+        ),
+        click.option(
+            "--engine",
+            type=click.Choice(ENGINES),
+            default="emulator",
+            show_default=True,
+            help="Emulated devices, or PyTorch with a process per device (started here, or by torchrun).",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def engine_of(engine: str, device: str, patience: float) -> Engine | None:
+    """The engine that was asked for. A process but the first of a run that somebody else has started does its part here
+    and ends: what is found is told by the first."""
+    if engine == "emulator":
+        return None
+    from runtime.torch.engine import Engine
+    from runtime.torch.follower import follow
+    from runtime.torch.launch import require_torch
+
+    found = Engine(device, patience)
+    if found.place is not None and found.place.rank:
+        require_torch()
+        code = follow(found.place, patience, device)
+        sys.stderr.flush()
+        sys.exit(code)
+    return found

@@ -1,0 +1,118 @@
+"""The engine as commands use it: meets or starts the processes, gives an executor, and ends all in the end.
+
+with Engine(device="cpu") as engine:
+    run = engine.executor(program)          # an Executor; so does `prove(..., executor=engine.executor)`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from compiler.program import Program
+from dsl.diagnostics import ParcError
+from runtime.distribute import Array
+from runtime.torch.launch import Followers, Seat, require_size, require_torch
+
+if TYPE_CHECKING:
+    from runtime.torch.executor import TorchExecutor
+    from runtime.torch.member import Member
+
+PATIENCE = 60.0
+
+
+class Engine:
+    """Process 0 of a run. Where torchrun (or somebody else) has started the processes, they meet when this begins; else
+    they are started when it is known how many.
+
+    device: what kernels run on; patience: seconds that a device waits for another one.
+    """
+
+    def __init__(self, device: str = "cpu", patience: float = PATIENCE) -> None:
+        self.device, self.patience = device, patience
+        self.place = Seat.given()
+        self.followers: Followers | None = None
+        self._leader: Member | None = None
+
+    def __enter__(self) -> Engine:
+        require_torch()
+        if self.place is not None:
+            self._meet(self.place)
+        return self
+
+    def executor(self, program: Program, initial: Mapping[str, Array] | None = None) -> TorchExecutor:
+        """A program on all processes. Raises E0708 unless there is one for each device, E0709 if one does not come."""
+        if self._leader is None:
+            self._start(program.devices)
+        assert self._leader is not None
+        require_size(program.name, program.devices, self._leader.world.size)
+        return self._executor(program, initial)
+
+    def _executor(self, program: Program, initial: Mapping[str, Array] | None) -> TorchExecutor:
+        from runtime.torch.executor import TorchExecutor
+
+        return TorchExecutor(program, initial, self._leader)
+
+    def _start(self, size: int) -> None:
+        """Start the other processes, if nobody else has."""
+        if self.place is None:
+            self.followers = Followers(size, self.patience, self.device)
+            self._meet(self.followers.place)
+
+    def _meet(self, place: Seat) -> None:
+        from runtime.torch.member import Member
+        from runtime.torch.world import World
+
+        world = World(place, self.device, self.patience)
+        if self.followers is not None:
+            world.ended = self.followers.ended
+        self._leader = Member(world)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Tell all that it is over, and why."""
+        try:
+            if self._leader is not None:
+                self._end(self._leader, error)
+        finally:
+            if self.followers is not None:
+                self.followers.stop()
+
+    def _end(self, leader: Member, error: BaseException | None) -> None:
+        from runtime.torch.member import END
+
+        lost = isinstance(error, ParcError) and any(d.code == "E0709" for d in error.diagnostics)
+        if lost or isinstance(error, KeyboardInterrupt) or leader.busy:
+            leader.world.gave_up("" if lost else _told(error))
+            leader.world.leave()
+            return
+        leader.world.tell((END, _told(error)))
+        leader.world.close()
+
+
+class ProcessPool(Engine):
+    """An engine whose processes run one program after the other, of so many devices at most."""
+
+    def __init__(self, size: int, device: str = "cpu", patience: float = PATIENCE) -> None:
+        super().__init__(device, patience)
+        self.size = size
+
+    def __enter__(self) -> ProcessPool:
+        super().__enter__()
+        self._start(self.size)
+        return self
+
+    def executor(self, program: Program, initial: Mapping[str, Array] | None = None) -> TorchExecutor:
+        """A program on the first processes. Raises E0708 if there are fewer than it has devices."""
+        return self._executor(program, initial)
+
+
+def _told(error: BaseException | None) -> str:
+    """An error in a line."""
+    if error is None:
+        return ""
+    if isinstance(error, ParcError):
+        return "; ".join(f"error[{d.code}]: {d.message}" for d in error.diagnostics)
+    return f"{type(error).__name__}: {error}"

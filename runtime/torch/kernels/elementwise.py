@@ -1,0 +1,157 @@
+"""Maps, casts and views of dims. Operands broadcast by dim name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compiler.ops.base import Op
+from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
+from compiler.ops.move import Move
+from compiler.ops.shape import Rename
+from runtime.backend import Kernel
+from runtime.torch.base import NARROW, STORAGE, UINT32, Standpoint, Values, aligned, expanded, kernel, number, wrapped
+
+
+def _sign(x: Tensor) -> Tensor:
+    found = torch.sign(x)
+    return torch.where(torch.isnan(x), x, found) if x.is_floating_point() else found  # torch's sign of NaN is 0
+
+
+def _integers(divide: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], Tensor]:
+    """Division of integers that gives 0 where the divisor is 0 (torch raises an error there)."""
+
+    def divided(x: Any, y: Any) -> Tensor:
+        if isinstance(y, Tensor):
+            zero = y == 0
+            return torch.where(zero, torch.zeros_like(y), divide(x, torch.where(zero, torch.ones_like(y), y)))
+        return divide(x, y) if y else torch.zeros_like(x)
+
+    return divided
+
+
+def _where(condition: Tensor, x: Any, y: Any) -> Tensor:
+    return torch.where(condition, x, y)
+
+
+def _either(fn: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Any, Any], Tensor]:
+    """A function of tensors only that a number may be an operand of."""
+
+    def both(x: Any, y: Any) -> Tensor:
+        if not isinstance(x, Tensor):
+            x = torch.full((), x, dtype=y.dtype, device=y.device)
+        elif not isinstance(y, Tensor):
+            y = torch.full((), y, dtype=x.dtype, device=x.device)
+        return fn(x, y)
+
+    return both
+
+
+def _pow(x: Any, y: Any) -> Tensor:
+    return torch.pow(x, y)
+
+
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "pow": _pow,
+    "neg": torch.neg, "exp": torch.exp, "log": torch.log, "sqrt": torch.sqrt, "rsqrt": torch.rsqrt,
+    "tanh": torch.tanh, "sigmoid": torch.sigmoid, "erf": torch.erf, "log1p": torch.log1p, "erfc": torch.erfc,
+    "sin": torch.sin, "cos": torch.cos, "abs": torch.abs, "sign": _sign, "floor": torch.floor, "relu": torch.relu,
+    "maximum": _either(torch.maximum), "minimum": _either(torch.minimum), "where": _where,
+    "floordiv": _integers(lambda x, y: torch.div(x, y, rounding_mode="floor")), "mod": _integers(torch.remainder),
+    "lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge, "eq": torch.eq, "ne": torch.ne,
+    "and": torch.logical_and, "or": torch.logical_or, "not": torch.logical_not,
+}  # fmt: skip
+"""Each function of `Map` on tensors."""
+
+SWAPPED = {"add": "add", "mul": "mul", "lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
+"""f(number, x) as g(x, number)."""
+
+
+def map_function(op: Map, dtype: str) -> Callable[..., Tensor]:
+    """A function of tensors only: literals stand in their places, as numbers of `dtype`."""
+    f, slots = FUNCTIONS[op.fn], op.slots
+    if all(s is None for s in slots):
+        return f
+    match [None if s is None else number(s, dtype) for s in slots]:
+        case [None, c]:
+            return lambda x: f(x, c)
+        case [c, None] if op.fn == "sub" and dtype != "bool":
+            return lambda x: torch.rsub(x, c)
+        case [c, None] if op.fn in SWAPPED:
+            g = FUNCTIONS[SWAPPED[op.fn]]
+            return lambda x: g(x, c)
+        case [c, None] if op.fn == "div":
+            return lambda x: torch.div(torch.full((), c, dtype=x.dtype, device=x.device), x)
+        case [c, None]:
+            return lambda x: f(c, x) if op.fn != "floordiv" and op.fn != "mod" else f(torch.full_like(x, c), x)
+        case [None, None, c]:
+            return lambda x, y: torch.where(x, y, c)
+        case [None, c, None]:
+            return lambda x, y: torch.where(x, c, y)
+    raise AssertionError(f"{op}")
+
+
+@kernel(Map)
+def plan_map(op: Map, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """Plans an elementwise function of operands that are aligned by dim name."""
+    dtype = ins[-1].type.dtype
+    return wrapped(_map(op, ins, outs, dtype), outs[0].type.dtype)
+
+
+def _map(op: Map, ins: Values, outs: Values, dtype: str) -> Kernel:
+    f = map_function(op, dtype)
+    names = outs[0].type.names
+    views = [aligned(v, names) for v in ins]
+    if outs[0].type.shape and all(v.type.shape != outs[0].type.shape for v in ins):
+        views = [expanded(v, names) if v.type.dims else None for v in ins]  # none of them has all dims
+    match views:
+        case [None]:
+            return lambda ctx, x: f(x)
+        case [None, None]:
+            return lambda ctx, x, y: f(x, y)
+        case [None, v] if v is not None:
+            return lambda ctx, x, y: f(x, v(y))
+        case [u, None] if u is not None:
+            return lambda ctx, x, y: f(u(x), y)
+    return lambda ctx, *xs: f(*(x if v is None else v(x) for x, v in zip(xs, views)))
+
+
+@kernel(Cast)
+def plan_cast(op: Cast, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """Plans a change of dtype: a copy, even where it is none."""
+    source, target = ins[0].type.dtype, op.dtype
+    if source == "f64" and target in NARROW:  # by way of f32, as the emulator does
+        return lambda ctx, x: x.to(torch.float32).to(STORAGE[target])
+    if target == "uint32":
+        return lambda ctx, x: x.to(torch.int64, copy=True) & UINT32
+    storage = STORAGE[target]
+    return lambda ctx, x: x.to(storage, copy=True)
+
+
+@kernel(Broadcast)
+def plan_broadcast(op: Broadcast, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """Plans a view that repeats the operand along the dims that it lacks."""
+    view, shape = expanded(ins[0], outs[0].type.names), outs[0].type.shape
+    return lambda ctx, x: view(x).expand(shape)
+
+
+@kernel(Transpose)
+def plan_transpose(op: Transpose, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """Plans a view with the dims in another order."""
+    perm = tuple(ins[0].type.index(n) for n in op.dims)
+    return lambda ctx, x: x.permute(perm)
+
+
+@kernel(StopGradient, Rename)
+def plan_same(op: Op, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """For ops that change names only."""
+    return lambda ctx, x: x
+
+
+@kernel(Move)
+def plan_move(op: Move, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """Plans a copy: all memories of a device are its own here."""
+    return lambda ctx, x: x.clone()

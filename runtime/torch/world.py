@@ -1,0 +1,272 @@
+"""The processes of a run: how they find each other, tell each other what to do, and find out who is missing.
+
+Process 0 leads: it says what is done next (`tell`), the others listen, all answer (`answers`). Devices' own messages go
+by groups of their own (`group`), whose calls end after the patience. Every process shows in the store, twice a second,
+that it is there, and writes down why it gives up: so whoever misses another one can name it (`lost`), on all processes
+the same.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from importlib import import_module
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dsl.diagnostics import ParcError, fail
+from runtime.torch.launch import Seat
+
+BEAT = 0.5
+"""Seconds between signs of life."""
+
+BACKENDS = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}
+"""What carries messages between devices of a kind."""
+
+_INLINE = 2048
+"""Bytes of what is said that go with the first message; the first 8 are its length."""
+
+_SOON = timedelta(seconds=1)
+_FOR_EVER = timedelta(days=7)
+
+
+class World:
+    """All processes of a run.
+
+    rank: this one's number; size: how many they are; patience: seconds that a device waits for another one; silence:
+    seconds without a sign of life after which a process counts as gone; ended: the processes that are known to have
+    ended, for who can know.
+    """
+
+    def __init__(self, place: Seat, device: str = "cpu", patience: float = 60.0, silence: float = 15.0) -> None:
+        """Meets the others at the place; E0709 if they do not come within the patience.
+
+        device: cpu, cuda or npu; of several on a host each process takes that of its local number.
+        """
+        self.rank, self.size, self.patience, self.silence = place.rank, place.size, patience, silence
+        self.backend, self.device = BACKENDS[device], torch_device(device, place.local)
+        self.ended: Callable[[], set[int]] = set
+        self._groups: dict[tuple[int, ...], Any] = {}
+        self._seen: dict[int, tuple[str, float]] = {}
+        self._over = threading.Event()
+        waiting = timedelta(seconds=patience)
+        ours = place.rank == 0 and not place.served
+        try:
+            self.store = dist.TCPStore(
+                place.address, place.port, None if place.served else place.size, ours, waiting, wait_for_workers=False,
+                multi_tenant=True,
+            )  # fmt: skip
+            self._head = f"{os.getpid()} on {os.uname().nodename}"
+            self.store.set(f"beat/{self.rank}", f"0 {self._head}")
+            threading.Thread(target=self._live, args=(self.store.clone(),), daemon=True).start()
+            dist.init_process_group(
+                self.backend, store=dist.PrefixStore("world", self.store), rank=self.rank, world_size=self.size,
+                timeout=waiting,
+            )  # fmt: skip
+            self._control = dist.new_group(backend="gloo", timeout=_FOR_EVER)
+        except (RuntimeError, ValueError) as error:
+            absent = self._absent(place, error)
+            self.close()
+            raise absent from error
+
+    def group(self, ranks: Sequence[int]) -> Any:
+        """The process group of these ranks, made once: by all processes, in the same order."""
+        key = tuple(sorted(ranks))
+        if key not in self._groups:
+            whole = len(key) == self.size
+            waiting = timedelta(seconds=self.patience)
+            self._groups[key] = dist.group.WORLD if whole else dist.new_group(list(key), waiting, self.backend)
+        return self._groups[key]
+
+    # --- what the leader says, and what is answered
+
+    def tell(self, command: Any = None) -> Any:
+        """What the leader says, on every process; the others wait for it."""
+        data = pickle.dumps(command) if self.rank == 0 else b""
+        head = _packed(data) if self.rank == 0 else torch.empty(_INLINE, dtype=torch.uint8)
+        self._wait(dist.broadcast(head, 0, self._control, async_op=True), "what process 0 says", (0,))
+        size = _length(head)
+        if size <= _INLINE - 8:
+            return command if self.rank == 0 else pickle.loads(head[8 : 8 + size].numpy().tobytes())
+        body = _bytes(data) if self.rank == 0 else torch.empty(size, dtype=torch.uint8)
+        self._wait(dist.broadcast(body, 0, self._control, async_op=True), "what process 0 says", (0,))
+        return command if self.rank == 0 else pickle.loads(body.numpy().tobytes())
+
+    def answers(self, mine: Any) -> list[Any]:
+        """Everybody's answer, on the leader; an empty list elsewhere."""
+        data = pickle.dumps(mine)
+        heads = [torch.empty(_INLINE, dtype=torch.uint8) for _ in range(self.size)]
+        everybody = tuple(range(self.size))
+        self._wait(dist.all_gather(heads, _packed(data), self._control, async_op=True), "the answers", everybody)
+        if self.rank:
+            if len(data) > _INLINE - 8:
+                self._wait(dist.isend(_bytes(data), 0, self._control), "process 0 to take an answer", (0,), soft=False)
+            return []
+        found = [mine]
+        for rank, head in enumerate(heads[1:], 1):
+            size = _length(head)
+            body = head[8 : 8 + size]
+            if size > _INLINE - 8:
+                body = torch.empty(size, dtype=torch.uint8)
+                self._wait(dist.irecv(body, rank, self._control), "an answer", (rank,), soft=False)
+            found.append(pickle.loads(body.numpy().tobytes()))
+        return found
+
+    def _wait(self, work: Any, what: str, peers: Sequence[int], soft: bool = True) -> None:
+        """Wait as long as all processes show signs of life. soft: whether the work can be waited for again after a
+        time-out (messages between two cannot)."""
+        while True:
+            try:
+                work.wait(_SOON) if soft else work.wait()
+                return
+            except RuntimeError as error:
+                late = soft and "imed out" in str(error)
+                if late and work.is_completed():
+                    continue  # just now
+                if not late or self.ended() or self._silent() or self._reasons() or self._verdict():
+                    raise self.lost(error, what, peers) from error
+
+    # --- who is missing
+
+    def lost(self, error: BaseException, what: str, peers: Sequence[int]) -> ParcError:
+        """E0709: why a message did not come: the process that failed, or that has ended, or gives no sign of life."""
+        start = time.monotonic()
+        while (signs := self._signs()) is not None:
+            if verdict := self._verdict():
+                return _lost(verdict)
+            silent, late = self._silent(), time.monotonic() - start > self.silence + 2 * BEAT
+            reasons = {r: why for r, why in self._reasons().items() if why}
+            told = ""
+            if reasons:
+                r, why = min(reasons.items())
+                told = f"process {r} ({signs[r]}) failed: {why}"
+            elif ended := self.ended() | silent:
+                who = " and ".join(f"process {r} ({signs[r]})" for r in sorted(ended))
+                told = f"{who} {'has' if len(ended) == 1 else 'have'} ended, or no longer answer"
+                told += "s" if len(ended) == 1 else ""
+            elif late:
+                whom = ", ".join(map(str, sorted(set(peers) - {self.rank})))
+                told = f"process {self.rank} ({signs[self.rank]}) waited {self.patience:g} s for {what}, of {whom}"
+                told += f": {_line(error)}"
+            if told:
+                self.store.compare_set("verdict", "", told)
+                return _lost(self._verdict() or told)
+            time.sleep(BEAT / 2)
+        return _lost(f"process 0 has ended, or no longer answers: {_line(error)}")
+
+    def gave_up(self, why: str) -> None:
+        """Write down why this process ends, for those who will miss it; nothing, if it is another one's fault."""
+        try:
+            self.store.set(f"why/{self.rank}", why)
+        except RuntimeError:  # the store has gone with its process
+            return
+
+    def _live(self, store: Any) -> None:
+        """Show again and again that this process is there."""
+        number = 0
+        while not self._over.wait(BEAT):
+            number += 1
+            try:
+                store.set(f"beat/{self.rank}", f"{number} {self._head}")
+            except RuntimeError:  # the store has gone with its process
+                return
+
+    def _signs(self) -> dict[int, str] | None:
+        """Who every process is, as its last sign of life says; None where the store has gone with its process."""
+        found = self._read("beat")
+        if found is None:
+            return None
+        now = time.monotonic()
+        for r, sign in found.items():
+            if self._seen.get(r, ("", 0.0))[0] != sign:
+                self._seen[r] = sign, now
+        return {r: found.get(r, " nobody knows").partition(" ")[2] for r in range(self.size)}
+
+    def _silent(self) -> set[int]:
+        """Those who have given no sign of life for long, as far as this one has looked."""
+        if self._signs() is None:
+            return {0}
+        now = time.monotonic()
+        return {r for r, (_, since) in self._seen.items() if now - since > self.silence and r != self.rank}
+
+    def _reasons(self) -> dict[int, str]:
+        return self._read("why") or {}
+
+    def _verdict(self) -> str:
+        try:
+            return str(self.store.get("verdict").decode()) if self.store.check(["verdict"]) else ""
+        except RuntimeError:
+            return ""
+
+    def _read(self, what: str) -> dict[int, str] | None:
+        """What each process has written under this name; None where the store has gone with its process."""
+        try:
+            keys = {r: f"{what}/{r}" for r in range(self.size)}
+            return {r: self.store.get(k).decode() for r, k in keys.items() if self.store.check([k])}
+        except RuntimeError:
+            return None
+
+    def _absent(self, place: Seat, error: BaseException) -> ParcError:
+        what = f"process {place.rank} of {place.size} did not meet the others at {place.address}:{place.port}"
+        signs = self._read("beat") if hasattr(self, "store") else None
+        missing = [str(r) for r in range(place.size) if signs is not None and r not in signs]
+        told = f"{', '.join(missing)} did not come within {self.patience:g} s" if missing else _line(error)
+        help = "start all of them, with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE; docs/torch.md says more"
+        return fail("E0709", f"{what}: {told}", help=help)
+
+    def leave(self) -> None:
+        """Leave while others may hang: connections are not waited for."""
+        self._over.set()
+
+    def close(self) -> None:
+        """Leave. Every process does before it ends: without that some abort at their exit."""
+        self._over.set()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def torch_device(kind: str, number: int) -> torch.device:
+    """The device of that number on this host; E0710 where torch knows of none."""
+    if kind == "cpu":
+        return torch.device("cpu")
+    try:
+        if kind == "npu":
+            import_module("torch_npu")
+        module = getattr(torch, kind)
+        if number < module.device_count():
+            module.set_device(number)
+            return torch.device(kind, number)
+        found = f"there are {module.device_count()} here"
+    except (ImportError, AttributeError, RuntimeError) as error:
+        found = _line(error)
+    help = "`--device cpu` runs on this machine's own cores"
+    raise fail("E0710", f"process {number} of this host needs a device `{kind}`: {found}", help=help)
+
+
+def _lost(message: str) -> ParcError:
+    return fail("E0709", message, help="look at that process' own output; docs/torch.md says what else to look at")
+
+
+def _line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _bytes(data: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def _packed(data: bytes) -> Tensor:
+    """The length, and as much of the data as there is room for if it is all of it."""
+    head = len(data).to_bytes(8, "little")
+    return _bytes((head + (data if len(data) <= _INLINE - 8 else b"")).ljust(_INLINE, b"\0"))
+
+
+def _length(head: Tensor) -> int:
+    return int.from_bytes(head[:8].numpy().tobytes(), "little")

@@ -1,0 +1,135 @@
+"""What happens when a process of a run ends, hangs, fails or does not come: an error that names it, by all, soon."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = {"layers": 1, "hidden": 8, "heads": 2, "vocab": 80, "seq": 8, "batch": 8, "dp": 3}
+SMALL = ["examples/gpt.par", *(w for n, v in SIZES.items() for w in ("-D", f"{n}={v}" if n != "batch" else "batch=12"))]
+PARC = [sys.executable, "-m", "parc", "run", *SMALL, "--engine", "torch"]
+LATEST = 90.0
+"""Seconds within which everything must have ended; some of that is the machine's."""
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def children(pid: int) -> list[int]:
+    """Processes that this one has started, in the order of their numbers."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return sorted(found)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@contextmanager
+def training(*options: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A run that has begun its steps, and its other processes."""
+    command = [*PARC, "--steps", "1000000", *options]
+    p = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    others: list[int] = []
+    try:
+        assert p.stderr is not None
+        assert p.stderr.readline().startswith("step ")
+        others = children(p.pid)
+        assert len(others) == 2
+        yield p, others
+    finally:
+        for pid in (p.pid, *others):
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
+        p.communicate()
+
+
+def gone(pids: Sequence[int]) -> bool:
+    """Whether all of them end."""
+    last = time.monotonic() + LATEST
+    while any(map(alive, pids)) and time.monotonic() < last:
+        time.sleep(0.05)
+    return not any(map(alive, pids))
+
+
+def test_a_process_that_dies_is_named_by_all() -> None:
+    with training() as (p, others):
+        os.kill(others[1], signal.SIGKILL)
+        _, told = p.communicate(timeout=LATEST)
+        assert p.returncode == 1 and gone(others)
+        error = re.escape(f"error[E0709]: process 2 ({others[1]} on {os.uname().nodename}) has ended")
+        assert re.search("^" + error, told, re.M), told
+        assert re.search("^process 1: " + error, told, re.M), told
+
+
+def test_a_process_that_hangs_is_named() -> None:
+    with training("--patience", "3") as (p, others):
+        os.kill(others[0], signal.SIGSTOP)
+        _, told = p.communicate(timeout=LATEST)
+        assert p.returncode == 1 and gone(others)
+        assert f"error[E0709]: process 1 ({others[0]} on" in told and "no longer answers" in told
+
+
+def test_nobody_outlives_the_first_process() -> None:
+    with training() as (p, others):
+        p.kill()
+        assert gone(others)
+
+
+def test_an_interrupt_ends_all() -> None:
+    with training() as (p, others):
+        p.send_signal(signal.SIGINT)
+        p.communicate(timeout=LATEST)
+        assert p.returncode == 130 and gone(others)
+
+
+def test_who_does_not_come_is_named() -> None:
+    env = {**ENVIRONMENT, "RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    done = subprocess.run([*PARC, "--patience", "2"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=LATEST)
+    assert done.returncode == 1
+    assert "error[E0709]: process 0 of 3 did not meet the others" in done.stderr and "1, 2 did not come" in done.stderr
+
+
+def torchrun(processes: int, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "-m", *PARC[2:]]
+    return subprocess.run([*command, *options], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=180)
+
+
+def test_torchrun_starts_them_too() -> None:
+    """One answer, that of process 0, with the losses of the emulated run."""
+    done = torchrun(3, "--steps", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    command = [*PARC[:-2], "--steps", "3", "--json"]
+    emulated = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    ours, theirs = (json.loads(text)["result"] for text in (done.stdout, emulated.stdout))
+    assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-5)
+    for same in ("memory", "traffic", "devices", "name", "data"):
+        assert ours[same] == theirs[same]
+
+
+def test_the_wrong_number_of_processes() -> None:
+    done = torchrun(2, "--steps", "3")
+    assert done.returncode == 1 and "E0708" in done.stderr
+    assert "has 3 devices, but there are 2 processes" in done.stderr
