@@ -85,8 +85,9 @@ class Emitter:
 
     def origin(self, op: Op | None, value: Value | None = None) -> Origin:
         """Of a loop's parameter, of what an op gives; value: of which it is a part."""
-        again = value is not None and value.origin.phase is Phase.AGAIN
-        return ORIGINS[Phase.AGAIN if again else phase_in(self.function, op)]
+        if value is not None and value.origin.phase is Phase.AGAIN:
+            return ORIGINS[Phase.AGAIN]
+        return ORIGINS[phase_in(self.function, op)]
 
     def define(self, value: Value, op: Op | None = None) -> Value:
         """A definition of the value in this function: a loop's parameter, or what `op` gives."""
@@ -180,8 +181,8 @@ class PieceEmitter(Emitter):
         return self.piece(value.type, value.name)
 
     def op(self, node: Node) -> Op:
-        names = {name for v in node.outputs if (name := self.pieces.get(v.name)) is not None}
-        if not names:
+        names = {self.pieces[v.name] for v in node.outputs if v.name in self.pieces}
+        if not names or not _dim_fields(node.op):
             return node.op
         return with_dims(node.op, lambda d: self._cut(d, d.name) if d.name in names else d)
 

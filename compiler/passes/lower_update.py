@@ -90,9 +90,10 @@ class _Update:
             self.deps[v.name] = frozenset((weight,)) if weight else frozenset()
         shared = self._shared() if len(self.trained) == 1 else set()
         for node in self.graph.nodes:
-            union = frozenset[str]().union(
-                *(frozenset() if v.name in self.roots else self.deps[v.name] for v in node.inputs)
-            )
+            union = Deps()
+            for v in node.inputs:
+                if v.name not in self.roots and self.deps[v.name] is not union:
+                    union = union | self.deps[v.name] if union else self.deps[v.name]
             for out in node.outputs:
                 self.deps[out.name] = union
             out = node.outputs[0]

@@ -157,7 +157,7 @@ class _Update:
             by = self._map("div", 1.0, scale, name="unscale")
         else:
             static = self.job.precision.loss_scale
-            if not isinstance(static, float | int) or static == 1:
+            if not isinstance(static, (float, int)) or static == 1:
                 return list(self.gradients)
             by = 1.0 / static
         return [self._map("mul", g, by, name=f"{g.name}.unscaled", of=g) for g in self.gradients]
@@ -210,8 +210,8 @@ class _Update:
             return f"update.{value.name.removeprefix(f'{graph.name}.')}", UPDATE
 
         for node in graph.nodes:
-            inputs = tuple(env[v] for v in node.inputs)
-            if not all(v in self.of_step for v in inputs) or any(v.type.dims for v in node.outputs):
+            inputs = tuple([env[v] for v in node.inputs])
+            if not all([v in self.of_step for v in inputs]) or any([v.type.dims for v in node.outputs]):
                 self.b.nodes.append(copy_node(node, env, self.names, of_weight))
                 continue
             key = (node.op, inputs)

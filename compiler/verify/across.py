@@ -157,12 +157,12 @@ class _Checker:
         for i, instr in enumerate(function.body.nodes if own else ()):
             frame.vars.update((v.name, v) for v in instr.outputs)
             op, given = instr.op, [v.name for v in instr.inputs if v.name in pieces]
-            if isinstance(op, Read | Load):
+            if isinstance(op, (Read, Load)):
                 dim = _cut(declared[op.name], frame.cls)
                 made = [] if dim is None else [(instr.outputs[0], dim)]
             elif isinstance(op, Repeat) and op.label in own:
                 made = [(v, op.label) for v in instr.outputs[op.carries :]]
-            elif not given or isinstance(op, Effect | Repeat):
+            elif not given or isinstance(op, (Effect, Repeat)):
                 continue
             elif isinstance(op, Comm):
                 made = [(v, pieces[given[0]].dim) for v in instr.outputs]
@@ -256,7 +256,7 @@ class _Checker:
         if isinstance(op, Full):
             return [_Same(self.everyone, flat=frozenset(instr.outputs[0].type.names), zero=op.value == 0)]
         ins = [frame.vars[v.name] for v in instr.inputs]
-        if isinstance(op, Map | Cast):
+        if isinstance(op, (Map, Cast)):
             return [self.pointwise(op, instr.outputs[0], ins, given)]
         loops = op.loops([v.type for v in ins], [v.type for v in instr.outputs])
         of = frozenset[str]().union(*(s.of for s in given))
