@@ -97,7 +97,7 @@ def _argument(expr: ast.Expr, scope: Scope) -> Bound:
             raise fail("E0210", "only built-in functions take `->`", expr.span)
         dims = scope.dim_list(expr.dims)
         return dims[0] if len(dims) == 1 else DimList(dims)
-    if isinstance(expr, ast.Arrow | ast.Range):
+    if isinstance(expr, (ast.Arrow, ast.Range)):
         raise fail("E0210", "only built-in functions take this as an argument", expr.span)
     value = evaluate(expr, scope)
     if isinstance(value, CallResults):

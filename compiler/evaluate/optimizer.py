@@ -123,7 +123,7 @@ def _final(name: str, type: Type, scope: Scope, entry: Defined, before: Value) -
     if value is before:
         what = "the weight `w`" if name == "w" else f"the state `{name}`"
         raise fail("E0312", f"the optimizer `{entry.name}` never changes {what}", span, help=f"`{name} = …`")
-    if is_static(value) or not isinstance(value, Value | WeightVar):
+    if is_static(value) or not isinstance(value, (Value, WeightVar)):
         raise fail("E0312", f"`{name}` must stay a tensor of the weight's shape", span)
     x = scope.in_master(tensor(value, scope, span), span)
     if x.type == type:

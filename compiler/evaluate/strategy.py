@@ -255,12 +255,12 @@ class Expander:
         return LayoutRule(tensor, tuple(dims), self.span(statement), self.by)
 
     def _pipeline(self, statement: ast.Pipeline, scope: Scope) -> None:
-        if self.rules.pipelines:
-            notes = [("the first is here", self.rules.pipelines[0].span)]
-            raise fail("E0415", "a strategy has one pipeline", statement.span, notes=notes)
         axis = self.axis(statement.axis, scope)
         path = self._loop(statement.loop, scope)
-        self.rules.pipelines.append(pipeline_rule(statement, path, axis, scope, self.index, self.span(statement)))
+        first = next(iter(self.rules.pipelines), None)
+        self.rules.pipelines.append(
+            pipeline_rule(statement, path, axis, scope, self.index, self.span(statement), first)
+        )
         if statement.schedule is not None:
             found = schedule_microbatches(statement.schedule, scope)
             if found is not None:

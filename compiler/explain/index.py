@@ -78,9 +78,7 @@ class Index:
 
     def __init__(self, placed: Placed, staged: Staged, program: Program) -> None:
         self.placed, self.staged, self.program = placed, staged, program
-        self.most = 0
-        if staged.cut is not None:
-            self.most = max(sum(staged.cut.counts[g :: staged.groups]) for g in range(staged.groups))
+        self.most = {c.label: max(sum(c.counts[g :: staged.groups]) for g in range(staged.groups)) for c in staged.cuts}
         self.training = placed.training
         rounds = placed.sizes.get(TIME, 1)
         runs = [("forward", placed.forward, rounds), ("backward", placed.backward, rounds)]
@@ -107,14 +105,12 @@ class Index:
                 yield from self._walk(node.op.body, phase, times * self._iterations(node, node.op))
 
     def _iterations(self, node: Node, op: Repeat) -> int:
-        return self.most if self.staged.is_cut(node) else op.count
+        return self.most[op.label] if self.staged.is_cut(node) else op.count
 
     def type(self, value: Value) -> Type:
         """The value's type as a stage has it: stacks of the cut loop hold its own iterations."""
-        cut = self.staged.cut
-        if cut is None:
-            return value.type
-        dims = (Dim(d.name, self.most) if (d.name, d.size) == (cut.label, cut.total) else d for d in value.type.dims)
+        totals = {(c.label, c.total) for c in self.staged.cuts}
+        dims = (Dim(d.name, self.most[d.name]) if (d.name, d.size) in totals else d for d in value.type.dims)
         return Type(value.type.dtype, tuple(dims))
 
     def local(self, value: Value, layout: Layout | None = None) -> Type:
@@ -122,7 +118,7 @@ class Index:
         return local_type(self.type(value), layout or value.layout, self.placed.sizes)
 
     def cut_loops(self) -> Iterator[tuple[Node, Repeat]]:
-        """The loop that is cut into stages, forward and backward."""
+        """The loops that are cut into stages, forward and backward."""
         for p in self.places:
             if self.staged.is_cut(p.node) and isinstance(p.node.op, Repeat):
                 yield p.node, p.node.op
@@ -173,14 +169,15 @@ class Index:
         sent = {
             i.op.name for c in self.program.classes for f in c.functions for i in f.body.nodes if isinstance(i.op, Send)
         }
-        for node, op in loops[:1]:
+        first = {op.label: (node, op) for node, op in reversed(loops)}
+        for node, op in first.values():
             for inner, out in zip(op.body.inputs[: op.carries], node.outputs):
                 if value.name not in (inner.name, out.name):
                     continue
                 found = {inner.name: ITSELF, out.name: ITSELF}
                 # Backward, the carries that are sent are the gradients of the forward's, in their order.
                 same = [v for v in op.body.inputs[: op.carries] if v.type == inner.type]
-                for back, loop in loops[1:]:
+                for back, loop in (pair for pair in loops if pair[1].label == op.label and pair[1] is not op):
                     carried = list(zip(loop.body.inputs[: loop.carries], back.outputs))
                     mine = [(v, w) for v, w in carried if v.type == inner.type and v.name in sent]
                     found |= {v.name: GRADIENT for pair in mine[same.index(inner) :][:1] for v in pair}

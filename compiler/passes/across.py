@@ -18,8 +18,9 @@ from compiler.ops.comm import MaskPad, Relayout
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
 from compiler.passes.copying import copy_node, expanded, suffixed
+from compiler.passes.cuts import CutLoop
 from compiler.passes.place.place import Placed
-from compiler.passes.stage import CutLoop, Staged
+from compiler.passes.stage import Staged
 from compiler.walk import graph_values
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics
@@ -149,7 +150,7 @@ class _Across:
 
     def _plain(self, level: _Level, node: Node) -> Node:
         held = [self.pieces.get(v.name) for v in node.inputs]
-        if isinstance(node.op, Relayout | MaskPad):
+        if isinstance(node.op, (Relayout, MaskPad)):
             (name,) = held
             assert name is not None
             self._hold(node.output, name)
@@ -232,7 +233,7 @@ class _Across:
         if node is None or isinstance(node.op, Repeat) or value.name in self.closing:
             raise _Wrong(f"what is the same on all stages is used as iterations of `{self.cut.label}`")
         at = node.outputs.index(value)
-        if isinstance(node.op, Relayout | MaskPad):
+        if isinstance(node.op, (Relayout, MaskPad)):
             inputs = [self._piece(level, node.inputs[0], name)]
         else:
             loops = node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])

@@ -168,7 +168,7 @@ class _Update:
             by = self._map("div", 1.0, scale, name="unscale")
         else:
             static = self.job.precision.loss_scale
-            if not isinstance(static, float | int) or static == 1:
+            if not isinstance(static, (float, int)) or static == 1:
                 return list(self.gradients)
             by = 1.0 / static
         return [self._map("mul", g, by, name=f"{g.name}.unscaled", of=g) for g in self.gradients]

@@ -159,17 +159,17 @@ class _Checker:
 
     def passes(self, function: Function, frame: _Frame, declared: Mapping[str, StateDecl]) -> None:
         """F, B and the like: the loop walks its pieces, nothing else reads across them; no reduction would close it."""
-        own = next((r for r in frame.cls.ranges if r.chunk == function.chunk and r.count < r.total), None)
+        own = {r.dim for r in frame.cls.ranges if r.chunk == function.chunk and r.count < r.total}
         pieces: dict[str, _Piece] = {}
-        for i, instr in enumerate(function.body.nodes if own is not None else ()):
+        for i, instr in enumerate(function.body.nodes if own else ()):
             frame.vars.update((v.name, v) for v in instr.outputs)
             op, given = instr.op, [v.name for v in instr.inputs if v.name in pieces]
-            if isinstance(op, Read | Load):
+            if isinstance(op, (Read, Load)):
                 dim = _cut(declared[op.name], frame.cls)
                 made = [] if dim is None else [(instr.outputs[0], dim)]
-            elif isinstance(op, Repeat) and own is not None and op.label == own.dim:
+            elif isinstance(op, Repeat) and op.label in own:
                 made = [(v, op.label) for v in instr.outputs[op.carries :]]
-            elif not given or isinstance(op, Effect | Repeat):
+            elif not given or isinstance(op, (Effect, Repeat)):
                 continue
             elif isinstance(op, Comm):
                 made = [(v, pieces[given[0]].dim) for v in instr.outputs]
@@ -263,7 +263,7 @@ class _Checker:
         if isinstance(op, Full):
             return [_Same(self.everyone, flat=frozenset(instr.outputs[0].type.names), zero=op.value == 0)]
         ins = [frame.vars[v.name] for v in instr.inputs]
-        if isinstance(op, Map | Cast):
+        if isinstance(op, (Map, Cast)):
             return [self.pointwise(op, instr.outputs[0], ins, given)]
         loops = op.loops([v.type for v in ins], [v.type for v in instr.outputs])
         of = frozenset[str]().union(*(s.of for s in given))

@@ -199,7 +199,7 @@ class _Checker:
         """Whether the stage has such ops."""
         if isinstance(op, Relayout):
             return self.sizes is not None and not self.laws.lowered
-        early = not isinstance(op, Effect | Comm | Move) or (self.sizes is not None and isinstance(op, Comm))
+        early = not isinstance(op, (Effect, Comm, Move)) or (self.sizes is not None and isinstance(op, Comm))
         return type(op) is OPS.get(op.mnemonic) and (self.laws.lowered or early)
 
     def repeat(
