@@ -350,13 +350,11 @@ def _scalar(statement: ast.Loss | ast.Metric, scope: Scope) -> None:
 
 
 def _output(name: ast.Name, scope: Scope) -> None:
-    making = scope.making
-    if scope.called is not None:
-        scope.called.outputs.append((name.id, tensor(scope.lookup(name), scope, name.span, "an output")))
-        return
-    if any(n == name.id for n, _ in (*making.outputs, *making.metrics)):
+    making, called = scope.making, scope.called
+    outputs, others = (making.outputs, making.metrics) if called is None else (called.outputs, [])
+    if any(n == name.id for n, _ in (*outputs, *others)):
         raise fail("E0102", f"there are two results `{name.id}`", name.span)
-    making.outputs.append((name.id, tensor(scope.lookup(name), scope, name.span, "an output")))
+    outputs.append((name.id, tensor(scope.lookup(name), scope, name.span, "an output")))
 
 
 __all__ = ["declare_dim", "run", "static_of"]
