@@ -90,9 +90,10 @@ class _Update:
             self.deps[v.name] = frozenset((weight,)) if weight else frozenset()
         shared = self._shared() if len(self.trained) == 1 else set()
         for node in self.graph.nodes:
-            union = frozenset[str]().union(
-                *(frozenset() if v.name in self.roots else self.deps[v.name] for v in node.inputs)
-            )
+            union = Deps()
+            for v in node.inputs:
+                if v.name not in self.roots and self.deps[v.name] is not union:
+                    union = union | self.deps[v.name] if union else self.deps[v.name]
             for out in node.outputs:
                 self.deps[out.name] = union
             out = node.outputs[0]
@@ -137,8 +138,10 @@ class _Update:
         chunks = range(self.staged.chunks)
         emits = {c: self._emitter(c) for c in chunks}
         main = emits[0]
+        functions: dict[int, dict[int, Graph]] = {}  # by number of iterations
         for c in chunks:
-            emits[c].nodes = main.nodes
+            emits[c].nodes, emits[c].called = main.nodes, main.called
+            emits[c].functions = functions.setdefault(emits[c].count, emits[c].functions)
         states = self._declare(emits)
         self._enter(emits)
         for node in self.graph.nodes:

@@ -96,7 +96,7 @@ def _simplify(w: Work) -> None:
 
 def _transpose(w: Work) -> None:
     fixed = w.job.precision.loss_scale
-    factor = w.counters.factor or (fixed if isinstance(fixed, float | int) else 1.0)
+    factor = w.counters.factor or (fixed if isinstance(fixed, (float, int)) else 1.0)
     w.derivative = transposed(replace(w.job.model, graph=w.divided.graph), w.forward, factor)
 
 
