@@ -94,6 +94,8 @@ class _Update:
             for v in node.inputs:
                 if v.name not in self.roots and self.deps[v.name] is not union:
                     union = union | self.deps[v.name] if union else self.deps[v.name]
+            if len(union) > 2:  # several: which they are does not matter
+                union = frozenset(sorted(union)[:2])
             for out in node.outputs:
                 self.deps[out.name] = union
             out = node.outputs[0]

@@ -15,7 +15,7 @@ from compiler.origin import Role
 from compiler.program import DeviceClass, Function, FunctionPhase, Program
 from compiler.regions.attention import attention
 from compiler.regions.loss import backward, loss
-from compiler.regions.norm import inside, norm_derivative, norms
+from compiler.regions.norm import Flow, inside, norm_derivative, norms
 from compiler.regions.region import FoundRegion, Region, RegionKind
 from compiler.regions.routing import ONE, routing
 from compiler.regions.sunk import is_grouped, mark_sunk
@@ -69,8 +69,13 @@ def _marks(cls: DeviceClass, sizes: Mapping[str, int]) -> Marks:
 
 
 def _enter(found: Marks, regions: Iterable[tuple[Graph, FoundRegion]]) -> None:
+    orders: dict[int, dict[Node, int]] = {}
     for body, region in regions:
-        values = tuple(n.outputs[0].name for n in body.nodes if n in region.nodes and n.outputs)
+        if id(body) not in orders:
+            orders[id(body)] = {n: i for i, n in enumerate(body.nodes)}
+        order = orders[id(body)]
+        mine = sorted((n for n in region.nodes if n in order and n.outputs), key=order.__getitem__)
+        values = tuple(n.outputs[0].name for n in mine)
         if values:
             found.setdefault(id(body), []).append(Region(region.kind, values, region.kept, region.over))
 
@@ -151,7 +156,9 @@ class _Kept:
         for v in (*body.inputs, *(v for node in body.nodes for v in node.outputs)):
             if v in of:
                 values.setdefault(of[v], []).append(v)
+        flow, more = Flow(body), list[tuple[Graph, FoundRegion]]()
         for number, kept in values.items():
-            nodes = norm_derivative(body, kept, self.over[number]) - taken
+            nodes = norm_derivative(flow, kept, self.over[number]) - taken
             if nodes:
-                _enter(found, [(body, FoundRegion(RegionKind.NORM, nodes, over=(self.over[number],)))])
+                more.append((body, FoundRegion(RegionKind.NORM, nodes, over=(self.over[number],))))
+        _enter(found, more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from heapq import heapify, heappop, heappush
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops import comm
@@ -137,21 +138,43 @@ def inside(region: FoundRegion) -> frozenset[Value]:
     return frozenset(v for node in region.nodes for v in node.outputs if v in given)
 
 
-def norm_derivative(body: Graph, kept: Collection[Value], over: Collection[str]) -> frozenset[Node]:
+class Flow:
+    """Of a body: where its nodes stand, which makes a value, and which read it."""
+
+    def __init__(self, body: Graph) -> None:
+        self.at = {node: i for i, node in enumerate(body.nodes)}
+        self.made = {v: node for node in body.nodes for v in node.outputs}
+        self.readers: dict[Value, list[Node]] = {}
+        for node in body.nodes:
+            for v in dict.fromkeys(node.inputs):
+                self.readers.setdefault(v, []).append(node)
+
+
+def norm_derivative(flow: Flow, kept: Collection[Value], over: Collection[str]) -> frozenset[Node]:
     """What derives a norm in a body: it begins with values of the norm's inside (`kept`) and holds the sums over its
     dims that follow, up to where its parts are added up; not what is added of others, for that goes past it.
     """
     known = set(kept)
     found: list[Node] = []
-    for node in body.nodes:
+    todo = [(flow.at[node], node) for v in kept for node in flow.readers.get(v, ())]
+    heapify(todo)
+    last = -1
+    while todo:
+        at, node = heappop(todo)
+        if at == last:
+            continue
+        last = at
         if _inner(node):
             mine = [v in known for v in node.inputs]
             joins = _fn(node) in JOINS and node.outputs[0].origin.phase is not Phase.AGAIN
             if all(mine) if joins else any(mine):
                 found.append(node)
                 known.update(node.outputs)
+                for reader in (r for v in node.outputs for r in flow.readers.get(v, ())):
+                    heappush(todo, (flow.at[reader], reader))
     read = {v for node in found for v in node.inputs}
-    sums = [n for n in body.nodes if _inner(n) and frozenset(over) & summed(n) and n.outputs[0] in read]
+    makers = (n for v in read if (n := flow.made.get(v)) is not None and n.outputs[0] is v)
+    sums = [n for n in makers if _inner(n) and frozenset(over) & summed(n)]
     lead = {*_leading(found, frozenset(over)), *sums}
     after, open = set[Node](), {v for node in lead for v in node.outputs} | set(kept)
     for node in found:
