@@ -8,7 +8,7 @@ from dataclasses import replace
 from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate, static_of, tensor
 from compiler.evaluate.scope import Called, Scope
-from compiler.evaluate.session import Call, listed
+from compiler.evaluate.session import SourceCall, listed
 from compiler.evaluate.values import Bound, CallResults, Defined, Skip
 from dsl import ast
 from dsl.diagnostics import ParcError, did_you_mean, fail
@@ -27,7 +27,12 @@ def call_model(expr: ast.Call, entry: Defined, scope: Scope) -> Bound:
     if making.kind != "model":
         raise fail("E0114", f"`{entry.name}` is a model, which models and their functions call", expr.function.span)
     inputs = list(_inputs(item.body))
-    given = {a.name.id: a for a in expr.arguments if a.name is not None and a.name.id in inputs}
+    given: dict[str, ast.Argument] = {}
+    for a in expr.arguments:
+        if a.name is not None and a.name.id in inputs:
+            if a.name.id in given:
+                raise fail("E0111", f"`{a.name.id}` is given twice", a.span)
+            given[a.name.id] = a
     rest = tuple(a for a in expr.arguments if a not in given.values())
     arguments = _arguments(replace(expr, arguments=rest), entry, inputs, scope)
     called = Called(
@@ -43,7 +48,7 @@ def call_model(expr: ast.Call, entry: Defined, scope: Scope) -> Bound:
     before = making.still, making.lacking
     making.still = making.still or (making.frozen is not None and making.frozen.hold(path))
     making.lacking = {n: (entry.name, expr.span) for n in inputs if n not in given}
-    session.stack.append(Call(entry, expr.span))
+    session.stack.append(SourceCall(entry, expr.span))
     try:
         bind_defaults(item.parameters, arguments, inner)
         failures = session.failures

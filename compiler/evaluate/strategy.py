@@ -15,7 +15,7 @@ from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.modules import Module
 from compiler.evaluate.pipelines import check_microbatches, pipeline_rule, schedule_microbatches
 from compiler.evaluate.scope import Scope
-from compiler.evaluate.session import Call, Session, is_std, listed
+from compiler.evaluate.session import Session, SourceCall, is_std, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
 from compiler.memory.tiers import EXAMPLES
@@ -311,7 +311,7 @@ class Expander:
         if statement.scope is not None:
             self.within = self._path(statement.scope)
         self.applied.append(statement)
-        self.session.stack.append(Call(entry, call.span))
+        self.session.stack.append(SourceCall(entry, call.span))
         try:
             with self.session.nested(call.span):
                 bind_defaults(entry.item.parameters, arguments, inner)

@@ -7,8 +7,9 @@ them by structure, not by name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
-from compiler.graph import Dim, Graph, Node, Type, Value
+from compiler.graph import Dim, Graph, Names, Node, Type, Value
 from compiler.layout import TIME, Layout, local_type
 from compiler.model import Weight
 from compiler.ops.base import Op
@@ -18,6 +19,7 @@ from compiler.ops.elementwise import Cast, Map, Transpose
 from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Rename
 from compiler.origin import Phase
+from compiler.passes.copying import expanded
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import Staged
 from compiler.program import FunctionPhase, Program
@@ -80,7 +82,8 @@ class Index:
         self.training = placed.training
         rounds = placed.sizes.get(TIME, 1)
         runs = [("forward", placed.forward, rounds), ("backward", placed.backward, rounds)]
-        runs += [("update", placed.update, 1)]
+        self.update = replace(placed.update, nodes=tuple(expanded(placed.update.nodes, Names(placed.names))))
+        runs += [("update", self.update, 1)]
         runs += [("metrics", placed.finish, 1)] if placed.finish is not None else []
         for r in placed.rounds:
             runs += [("statistics", r.batch, rounds), ("statistics", r.settle, 1)]
@@ -144,7 +147,7 @@ class Index:
             at = self.training.model.trained.index(weight)
             self._backwards(self.placed.backward.outputs[at], GRADIENT, found)
             found[self.placed.totals[at].name] = GRADIENT
-            self._backwards(self.placed.update.outputs[at], UPDATED, found)
+            self._backwards(self.update.outputs[at], UPDATED, found)
         elif weight is None:
             of = self.training.cotangents.get(value.name)
             found |= {of: GRADIENT} if of is not None else {}
@@ -282,7 +285,7 @@ class Index:
                 if isinstance(node.op, Comm) and node.op.message:
                     return self._readers(node.output, graph, family)
                 return node.op.label if isinstance(node.op, Repeat) else node.outputs[0].name
-        if graph is self.placed.update:
+        if graph is self.update:
             return "the next step"
         if graph is self.placed.backward:
             return "the optimizer"

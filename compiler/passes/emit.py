@@ -9,6 +9,7 @@ from typing import Any
 from compiler.graph import Dim, Graph, Names, Node, Type, Value
 from compiler.layout import Layout
 from compiler.ops.base import Op
+from compiler.ops.call import Call
 from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
@@ -70,6 +71,8 @@ class Emitter:
         self.placed, self.names, self.function, self.part = placed, names, function, part
         self.nodes: list[Node] = []
         self.defined: dict[str, Value] = {}
+        self.called = Names()  # of functions of the class
+        self.functions: dict[int, Graph] = {}  # placed function -> what it is here
 
     def type(self, value: Value) -> Type:
         """The type of the value on this stage."""
@@ -133,6 +136,8 @@ class Emitter:
             self._relayout(node, node.op.layout)
         elif isinstance(node.op, Repeat):
             self.repeat(node, node.op, node.op.count)
+        elif isinstance(node.op, Call):
+            self._call(node, node.op)
         else:
             inputs = tuple([self.defined[v.name] for v in node.inputs])
             self.nodes.append(Node(self.op(node), inputs, tuple([self.define(v, node.op) for v in node.outputs])))
@@ -156,6 +161,20 @@ class Emitter:
         body = Graph(op.label, params, tuple(inner.nodes), tuple(inner.value(v) for v in op.body.outputs))
         loop = Repeat(op.label, count, body, op.carries, op.stacks, op.reverse)
         self.nodes.append(Node(loop, inputs, tuple(self.define(v, loop) for v in node.outputs)))
+
+    def _call(self, node: Node, op: Call) -> None:
+        """The call of a function, which is there once for all that call it."""
+        if id(op.body) not in self.functions:
+            inner = self.inner()
+            inner.names = Names()
+            params = tuple(inner.define(v) for v in op.body.inputs)
+            for n in op.body.nodes:
+                inner.node(n)
+            results = tuple(inner.value(v) for v in op.body.outputs)
+            self.functions[id(op.body)] = Graph(self.called.fresh(op.body.name), params, tuple(inner.nodes), results)
+        call = Call(self.functions[id(op.body)], op.at)
+        inputs = tuple(self.value(v) for v in node.inputs)
+        self.nodes.append(Node(call, inputs, tuple(self.define(v, call) for v in node.outputs)))
 
 
 class PieceEmitter(Emitter):

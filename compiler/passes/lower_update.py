@@ -138,8 +138,10 @@ class _Update:
         chunks = range(self.staged.chunks)
         emits = {c: self._emitter(c) for c in chunks}
         main = emits[0]
+        functions: dict[int, dict[int, Graph]] = {}  # by number of iterations
         for c in chunks:
-            emits[c].nodes = main.nodes
+            emits[c].nodes, emits[c].called = main.nodes, main.called
+            emits[c].functions = functions.setdefault(emits[c].count, emits[c].functions)
         states = self._declare(emits)
         self._enter(emits)
         for node in self.graph.nodes:

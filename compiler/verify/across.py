@@ -13,6 +13,7 @@ from dataclasses import field
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.base import Loop, Op
+from compiler.ops.call import Call
 from compiler.ops.comm import Comm
 from compiler.ops.create import Full
 from compiler.ops.effects import Effect, Load, Read, StageReduce, Write
@@ -146,6 +147,12 @@ class _Checker:
             states[instr.outputs[0].name] = self.reduce(op, given[0], site, cls)
         elif isinstance(op, Repeat):
             self.repeat(op, instr, given, frame, site)
+        elif isinstance(op, Call):
+            params = [p.name for p in op.body.inputs]
+            begin = dict(zip(params, given, strict=True))
+            inner = _Frame(cls, site, begin, dict(zip(params, op.body.inputs, strict=True)), frame.inside)
+            self.body(op.body, inner, {})
+            states.update((v.name, inner.states[r.name]) for v, r in zip(instr.outputs, op.body.outputs, strict=True))
         else:
             made = self.local(op, instr, given, frame)
             states.update((v.name, s) for v, s in zip(instr.outputs, made, strict=True))
