@@ -267,7 +267,7 @@ class Entry:
 RESULTS = (Role.LOSS, Role.METRIC, Role.OUTPUT, Role.REPORT)
 """Roles of buffers whose contents an entry gives to whoever asked."""
 
-LASTING = (Role.WEIGHT, Role.OPTIMIZER, Role.COUNTER)
+LASTING = (Role.WEIGHT, Role.OPTIMIZER, Role.COUNTER, Role.STATE)
 """Roles of buffers that live across steps, for all entries."""
 
 

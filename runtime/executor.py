@@ -146,7 +146,7 @@ class LocalExecutor(ABC):
 
     def states(self) -> Arrays:
         """The optimizer's states and the counters as logical arrays by name."""
-        return self.collect((Role.OPTIMIZER, Role.COUNTER), add=False)
+        return self.collect((Role.OPTIMIZER, Role.COUNTER, Role.STATE), add=False)
 
     def put(self, arrays: Mapping[str, Array]) -> None:
         """Replace weights and states, by their logical names; ValueError for a name or a shape that is not there."""
@@ -214,7 +214,12 @@ class LocalExecutor(ABC):
             held = {**self.weights(), **self.states()}
             other.put({name: held[name] for name in missing if name in held})
         other.steps = self.steps
-        return other.step(batch)
+        result = other.step(batch)
+        for g, cls in other.classes.items():
+            for decl in cls.states:
+                if decl.role is Role.STATE:
+                    self.share(g, decl, other)
+        return result
 
     def step(self, batch: Mapping[str, Array], gradients: bool = False) -> StepResult:
         """Run the first entry on a logical batch; E0702 if the schedule hangs, ValueError if the batch does not fit."""

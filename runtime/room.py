@@ -126,7 +126,7 @@ def private(program: Program) -> int:
 
 def serial(training: Training) -> int:
     """Of a step of the serial program beside a run: its values, and weights and states before and after."""
-    lasting = sum(stored(v.type) for v in training.update.inputs)
+    lasting = sum(stored(v.type) for v in (*training.update.inputs, *(s.value for s in training.model.states)))
     values = sum(_values(g) for g in (*(r.graph for r in training.rounds), training.forward, training.backward))
     return 3 * lasting + max(values, _values(training.update))
 
@@ -136,7 +136,11 @@ def _values(graph: Graph) -> int:
 
 
 class _WholeReplay(Replay):
-    """Counts a value on all devices of a group at once."""
+    """Counts a value on all devices of a group at once. Nothing is renewed in place there."""
+
+    def __init__(self, cls: DeviceClass, sizes: Mapping[str, int]) -> None:
+        super().__init__(cls, sizes)
+        self.reuses = {}
 
     def _bytes(self, var: Value) -> int:
         return _whole(var.type, var.layout, self.sizes)
@@ -154,7 +158,8 @@ class _Stacked(ClassMemory):
         self.static = {}
         for s in cls.states:
             if s.role in STATIC:
-                size = _whole(s.type, s.layout, self.sizes)
+                times = self.sizes[TIME] if TIME in s.layout.split_axes else 1
+                size = times * _whole(s.type, s.layout, self.sizes)
                 self.static.setdefault((s.memory, s.role), []).append((s.name, size))
         inputs = {
             (i.op.name, i.outputs[0].layout): i.outputs[0]

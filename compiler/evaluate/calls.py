@@ -55,6 +55,7 @@ def built(
 def call_function(expr: ast.Call, entry: Defined, arguments: dict[str, Bound | None], scope: Scope) -> Bound:
     """Run the function's body; the value that it returns."""
     from compiler.evaluate.statements import run
+    from compiler.evaluate.states import finish_states
 
     session = scope.session
     if any(c.entry is entry for c in session.stack):
@@ -75,6 +76,7 @@ def call_function(expr: ast.Call, entry: Defined, arguments: dict[str, Bound | N
         if result is None:
             message = f"`{entry.name}` returns nothing"
             raise fail("E0307", message, entry.item.name.span, help="end it with `return …`")
+        finish_states(inner)
         return result.values[0] if len(result.values) == 1 else result
     except ParcError as error:
         session.failed(error)

@@ -58,7 +58,8 @@ def _inside(x: Extent | None) -> Extent | None:
 def _extent(op: Op, ins: Sequence[Extent | None], dtype: str) -> Extent | None:
     match op:
         case Iota():
-            return Extent(0, op.dim.size - 1, sources=frozenset({op.dim}))
+            own = Extent(0, op.dim.size - 1, sources=frozenset({op.dim}))
+            return _extent(Map("add", (None, None)), [own, ins[0]], dtype) if ins else own
         case Full():
             return Extent(op.value, op.value)
         case Slice():  # of positions, it has only some

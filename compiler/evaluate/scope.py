@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from compiler.evaluate import limits
 from compiler.evaluate.frame import Frame
@@ -21,6 +21,9 @@ from compiler.origin import last
 from dsl import ast
 from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
+
+if TYPE_CHECKING:
+    from compiler.evaluate.states import StateVar
 
 TRAINING = "training"
 """The static value that is true in `train_step` alone."""
@@ -64,6 +67,7 @@ class Making:
         self.inputs: list[DataInput] = []
         self.weights: list[tuple[WeightVar, Weight]] = []
         self.states: dict[str, State] = {}  # by what the optimizer calls them
+        self.model_states: list[StateVar] = []
         self.loss: tuple[Value, Span] | None = None
         self.metrics: list[tuple[str, Value]] = []
         self.outputs: list[tuple[str, Value]] = []
@@ -107,6 +111,7 @@ class Scope:
         self.what = what  # "function" | "model" | "optimizer"
         self.vars: dict[str, Bound] = {}
         self.dims: dict[str, Dim] = {}
+        self.states: dict[str, StateVar] = {}  # of the model, declared in this scope
         self.rest: dict[str, None] = {}  # actual names of the dims that `...` in patterns stands for
         self.in_repeat = False  # at any depth, callers included
         self.in_loop = False  # directly, in this function

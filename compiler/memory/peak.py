@@ -32,7 +32,9 @@ def static_memory(cls: DeviceClass, sizes: Mapping[str, int]) -> dict[tuple[str,
     found: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for s in cls.states:
         if s.role in STATIC:
-            found.setdefault((s.memory, s.role), []).append((s.name, local_type(s.type, s.layout, sizes).bytes))
+            times = sizes[TIME] if TIME in s.layout.split_axes else 1
+            size = times * local_type(s.type, s.layout, sizes).bytes
+            found.setdefault((s.memory, s.role), []).append((s.name, size))
     inputs: dict[tuple[str, Layout], int] = {}
     for f in cls.functions:
         for instr, _ in walk(f.body):

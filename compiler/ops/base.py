@@ -93,6 +93,8 @@ class Op:
     joins: its work is done within the kernel of a neighbour: element-wise work and reductions.
     leaf: its result is there without work: positions, constants, data.
     message: other devices take part; what it gives lies in a communication buffer.
+    renews: the operand whose memory the result may take where nothing needs the operand any more: it is the same but
+        for some elements. (Of a pointwise op, any operand's of the result's type.)
     """
 
     mnemonic: ClassVar[str] = ""
@@ -104,6 +106,7 @@ class Op:
     joins: ClassVar[bool] = False
     leaf: ClassVar[bool] = False
     message: ClassVar[bool] = False
+    renews: ClassVar[int | None] = None
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         """Result types; raises OpError."""

@@ -154,8 +154,11 @@ def close(given: Derivative, recompute: Recompute, names: Names) -> Differentiat
         cotangents.update(dict.fromkeys(given.owners.get(v, ()), named.name))
         return named
 
-    static = frozenset(forward.inputs) - frozenset(w.value for w in given.model.weights)
-    closing = Closing(ResidualContext(names, recompute, name), None, forward.inputs, forward.nodes, 0, static)
+    # What a state contains is gone when the backward pass runs: it cannot be read there again.
+    states = frozenset(s.value for s in given.model.states)
+    static = frozenset(forward.inputs) - frozenset(w.value for w in given.model.weights) - states
+    lasting = [v for v in forward.inputs if v not in states]
+    closing = Closing(ResidualContext(names, recompute, name), None, lasting, forward.nodes, 0, static, states)
     scale = (given.scale,) if isinstance(given.scale, Value) else ()
     closing.env.update((v, v) for v in scale)
     gradients = closing.close(given.nodes, grads)

@@ -110,7 +110,11 @@ class Emitter:
 
     def do(self, op: Op, value: Value) -> None:
         """An effect without result."""
-        self.nodes.append(Node(op, (self.value(value),), ()))
+        self.write(op, self.value(value))
+
+    def write(self, op: Op, value: Value) -> None:
+        """An effect without result, of a value of the function."""
+        self.nodes.append(Node(op, (value,), ()))
 
     def body(self) -> Graph:
         """The function, as far as it is."""

@@ -190,11 +190,12 @@ class _Parser(FactParser, BodyParser, SpanParser):
             self.sizes = Rules(Job(model=model, updates=(), **facts), Diagnostics()).sizes
         while self.take_word("weight"):
             weights.append(self._weight())
+        states = self._states((Role.STATE,))
         step = []
         if self.take_word("step"):
             step.append(self.declared())
             self.end_line()
-        model = Model(name, tuple(inputs), tuple(weights), Graph(name, (), (), ()), *results)
+        model = Model(name, tuple(inputs), tuple(weights), Graph(name, (), (), ()), *results, states)
         if stage == "graph":
             self.skip_lines()
             self.word("model")
@@ -209,7 +210,7 @@ class _Parser(FactParser, BodyParser, SpanParser):
             updates = tuple(self._optimizers())
             found: Job | Training | Placed = Job(model=model, updates=updates, evaluated=evaluated, **facts)
         else:
-            given = (*(i.value for i in inputs), *(w.value for w in weights), *step)
+            given = (*(i.value for i in inputs), *(w.value for w in weights), *(s.value for s in states), *step)
             found = self._training(facts, replace(model, graph=Graph(name, given, (), ())), entry)
         if not self.sees("end"):
             self.give_up("the end of the text")
@@ -238,8 +239,10 @@ class _Parser(FactParser, BodyParser, SpanParser):
         own = {v.name: v for v in graph.inputs}
         inputs = tuple(replace(i, value=own[i.value.name]) for i in model.inputs if i.value.name in own)
         weights = tuple(replace(w, value=own[w.name]) for w in model.weights if w.name in own)
+        states = tuple(replace(s, value=own[s.name]) for s in model.states if s.name in own)
         metrics, outputs = results
-        return replace(model, inputs=inputs, weights=weights, graph=graph, metrics=metrics, outputs=outputs)
+        found = replace(model, inputs=inputs, weights=weights, graph=graph, states=states)
+        return replace(found, metrics=metrics, outputs=outputs)
 
     def _input_line(self) -> DataInput:
         value = self.declared() if not self.placed else self._unlaid()
@@ -260,16 +263,17 @@ class _Parser(FactParser, BodyParser, SpanParser):
         self.end_line()
         return Weight(value, init, loops, not frozen)
 
-    def _states(self) -> tuple[State, ...]:
+    def _states(self, roles: Sequence[Role] = (Role.COUNTER, Role.OPTIMIZER)) -> tuple[State, ...]:
         found: list[State] = []
-        while self.sees_word(Role.COUNTER) or self.sees_word(Role.OPTIMIZER):
+        while any(map(self.sees_word, roles)):
             role = Role(self.next().text)
             value = self.declared()
             self.mark("=")
             init = self.initialiser()
             of = self.text() if self.take_word("of") else None
+            loops = self.fact_of(tuple[str, ...]) if self.take_word("loops") else ()
             self.end_line()
-            found.append(State(value, init, role, of))
+            found.append(State(value, init, role, of, loops))
         return tuple(found)
 
     def _optimizers(self) -> Iterable[WeightUpdate]:
@@ -335,7 +339,7 @@ class _Parser(FactParser, BodyParser, SpanParser):
         at = self.layouts
         return Placed(
             training, rules.axes, dict(rules.sizes), training.forward, training.backward, training.update,
-            {w.name: at[w.name] for w in model.weights}, {s.name: at[s.name] for s in states},
+            {w.name: at[w.name] for w in model.weights}, {s.name: at[s.name] for s in (*states, *model.states)},
             tuple(at[g.name] for g in gradients), training.backward.inputs[: len(saved)],
             training.update.inputs[: len(gradients)], (), (), None, (), tuple(laid), graphs.get("finish"),
         )  # fmt: skip

@@ -146,6 +146,7 @@ def _header(
         text = f"weight {_plain(w.value, placed.weights[w.name] if placed else None, sizes)}{_init(w.init)}"
         text += f" loops {show_fact(w.loops)}" if w.loops else ""
         lines.append(text if w.trained else f"{text} frozen")
+    lines += [_state(s, placed.states[s.name] if placed else None, sizes) for s in model.states]
     if model.step is not None:
         lines.append(f"step {_plain(model.step)}")
     if training is not None:
@@ -184,4 +185,5 @@ def _init(init: Init) -> str:
 
 def _state(s: State, layout: Layout | None = None, sizes: Sizes = {}) -> str:  # noqa: B006
     of = f" of {quote(s.of)}" if s.of is not None else ""
+    of += f" loops {show_fact(s.loops)}" if s.loops else ""
     return f"{s.role} {_plain(s.value, layout, sizes)}{_init(s.init)}{of}"

@@ -51,7 +51,8 @@ class _Group:
 
     def __init__(self, index: int, stage: _Stage, emulator: Emulator) -> None:
         self.index, self.stage, self.emulator = index, stage, emulator
-        self.states: list[Array | None] = [None] * len(stage.cls.states)
+        # Of a state of which each micro-batch has its own part, a list of them.
+        self.states: list[Any] = [None] * len(stage.cls.states)
         self.owned = [False] * len(stage.cls.states)
         self.saved: dict[tuple[str, int], Array] = {}
         self.inputs: list[Array] = []
@@ -110,17 +111,22 @@ class Emulator(LocalExecutor):
 
     def fill(self, group: int, decl: StateDecl, part: Array) -> None:
         g = self.groups[group]
-        g.states[g.find(decl.name)] = distribute(part, decl.type, decl.layout, self.mesh)
+        found = distribute(part, decl.type, decl.layout, self.mesh, time=parted(decl))
+        g.states[g.find(decl.name)] = list(found) if parted(decl) else found
 
     def held(self, group: int, decl: StateDecl) -> Array | None:
         g = self.groups[group]
+        if parted(decl) and decl.role in LASTING:
+            held = g.states[g.find(decl.name)]
+            return None if held is None else np.stack(np.broadcast_arrays(*held))
         if parted(decl):
             return np.stack([g.saved[decl.name, m] for m in range(self.program.microbatches)])
-        return g.states[g.find(decl.name)]
+        found: Array | None = g.states[g.find(decl.name)]
+        return found
 
     def share(self, group: int, decl: StateDecl, other: Emulator) -> bool:
         mine, theirs = self.groups[group], other.groups[group]
-        if decl.name not in theirs.stage.slots.states:
+        if decl.name not in theirs.stage.slots.states or decl.name not in mine.stage.slots.states:
             return False
         mine.states[mine.find(decl.name)] = theirs.states[theirs.find(decl.name)]
         return True

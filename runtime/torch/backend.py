@@ -18,7 +18,7 @@ from compiler.ops.base import Op
 from runtime.backend import Index, Kernel, LocalValue, Position, Shape
 from runtime.numpy.initial import init_array
 from runtime.torch import kernels
-from runtime.torch.base import STORAGE, TorchCall, Where, kernel
+from runtime.torch.base import STORAGE, Standpoint, TorchCall, kernel
 
 for _found in iter_modules(kernels.__path__):
     import_module(f"{kernels.__name__}.{_found.name}")
@@ -35,7 +35,7 @@ class Torch:
         self.device = torch.device(device)
 
     def plan(self, op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], position: Position) -> Kernel:
-        return kernel.plan(op, ins, outs, Where(position, self.device))
+        return kernel.plan(op, ins, outs, Standpoint(position, self.device))
 
     def context(self, micro: int, seed: int) -> TorchCall:
         return TorchCall(micro, seed)

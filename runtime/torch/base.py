@@ -41,7 +41,7 @@ class TorchCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class Standpoint:
     """Where a kernel runs: the device's place in the mesh, and the torch device that its tensors are on."""
 
     position: Position

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from compiler.program import Program
 from dsl.diagnostics import ParcError
 from runtime.distribute import Array
-from runtime.torch.launch import Followers, Place, require_size, require_torch
+from runtime.torch.launch import Followers, Seat, require_size, require_torch
 
 if TYPE_CHECKING:
     from runtime.torch.executor import TorchExecutor
@@ -31,7 +31,7 @@ class Engine:
 
     def __init__(self, device: str = "cpu", patience: float = PATIENCE) -> None:
         self.device, self.patience = device, patience
-        self.place = Place.given()
+        self.place = Seat.given()
         self.followers: Followers | None = None
         self._leader: Member | None = None
 
@@ -60,7 +60,7 @@ class Engine:
             self.followers = Followers(size, self.patience, self.device)
             self._meet(self.followers.place)
 
-    def _meet(self, place: Place) -> None:
+    def _meet(self, place: Seat) -> None:
         from runtime.torch.member import Member
         from runtime.torch.world import World
 
@@ -92,14 +92,14 @@ class Engine:
         leader.world.close()
 
 
-class Pool(Engine):
+class ProcessPool(Engine):
     """An engine whose processes run one program after the other, of so many devices at most."""
 
     def __init__(self, size: int, device: str = "cpu", patience: float = PATIENCE) -> None:
         super().__init__(device, patience)
         self.size = size
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> ProcessPool:
         super().__enter__()
         self._start(self.size)
         return self

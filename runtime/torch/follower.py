@@ -9,12 +9,12 @@ import threading
 
 from dsl.diagnostics import ParcError
 from dsl.render import render
-from runtime.torch.launch import Place
+from runtime.torch.launch import Seat
 
 FAILED = 1
 
 
-def follow(place: Place, patience: float, device: str) -> int:
+def follow(place: Seat, patience: float, device: str) -> int:
     """Do what process 0 says up to the end; the exit code. What is wrong is told on standard error."""
     from runtime.torch.member import Member
     from runtime.torch.world import World
@@ -53,7 +53,7 @@ def _leave(world: object, why: str) -> None:
 def main() -> None:
     """Follow the process that started this one; end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends us
-    place = Place.given()
+    place = Seat.given()
     assert place is not None
 
     def watch() -> None:

@@ -20,7 +20,7 @@ LEAST = (2, 13)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Seat:
     """One process among `size`, and where they meet. `local`: its number on its host; `served`: whether whoever started
     it keeps the store (torchrun does)."""
 
@@ -32,7 +32,7 @@ class Place:
     served: bool = False
 
     @staticmethod
-    def given(environment: Mapping[str, str] | None = None) -> Place | None:
+    def given(environment: Mapping[str, str] | None = None) -> Seat | None:
         """As the environment says, in torchrun's words; None where it does not. E0708 where it makes no sense."""
         env = os.environ if environment is None else environment
         if "RANK" not in env or "WORLD_SIZE" not in env:
@@ -47,7 +47,7 @@ class Place:
             help = "torchrun sets them; or unset RANK, and the processes are started here"
             raise fail("E0708", f"the environment describes no process of a run: {said}", help=help) from None
         served = env.get("TORCHELASTIC_USE_AGENT_STORE", "") == "True"
-        return Place(rank, size, env.get("MASTER_ADDR", "127.0.0.1"), port, local, served)
+        return Seat(rank, size, env.get("MASTER_ADDR", "127.0.0.1"), port, local, served)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -88,13 +88,13 @@ class Followers:
     """The processes that this one has started: all but process 0, which it is itself. They end with it."""
 
     def __init__(self, size: int, patience: float, device: str) -> None:
-        self.place = Place(0, size, "127.0.0.1", _free_port())
+        self.place = Seat(0, size, "127.0.0.1", _free_port())
         root = str(Path(__file__).resolve().parents[2])
         paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
         self.started: list[subprocess.Popen[bytes]] = []
         atexit.register(self.stop)
         for rank in range(1, size):
-            place = Place(rank, size, self.place.address, self.place.port, rank)
+            place = Seat(rank, size, self.place.address, self.place.port, rank)
             env = {**os.environ, **place.environment, "PYTHONPATH": paths}
             command = [sys.executable, "-m", "runtime.torch.follower", str(patience), device]
             # What is read from standard input ends with this process, however it ends: so nobody is left behind.

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dsl.diagnostics import ParcError, fail
-from runtime.torch.launch import Place
+from runtime.torch.launch import Seat
 
 BEAT = 0.5
 """Seconds between signs of life."""
@@ -45,7 +45,7 @@ class World:
     ended, for who can know.
     """
 
-    def __init__(self, place: Place, device: str = "cpu", patience: float = 60.0, silence: float = 15.0) -> None:
+    def __init__(self, place: Seat, device: str = "cpu", patience: float = 60.0, silence: float = 15.0) -> None:
         """Meets the others at the place; E0709 if they do not come within the patience.
 
         device: cpu, cuda or npu; of several on a host each process takes that of its local number.
@@ -213,7 +213,7 @@ class World:
         except RuntimeError:
             return None
 
-    def _absent(self, place: Place, error: BaseException) -> ParcError:
+    def _absent(self, place: Seat, error: BaseException) -> ParcError:
         what = f"process {place.rank} of {place.size} did not meet the others at {place.address}:{place.port}"
         signs = self._read("beat") if hasattr(self, "store") else None
         missing = [str(r) for r in range(place.size) if signs is not None and r not in signs]

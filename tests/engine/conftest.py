@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from runtime.torch.engine import Pool
+    from runtime.torch.engine import ProcessPool
 
 PROCESSES = 8
 
 
 @pytest.fixture(scope="session")
-def pool() -> Iterator[Pool]:
+def pool() -> Iterator[ProcessPool]:
     """This process and its followers."""
     pytest.importorskip("torch")
-    from runtime.torch.engine import Pool
+    from runtime.torch.engine import ProcessPool
 
-    with Pool(PROCESSES) as found:
+    with ProcessPool(PROCESSES) as found:
         yield found

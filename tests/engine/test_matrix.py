@@ -11,7 +11,7 @@ from compiler.driver import compile_job  # noqa: E402
 from compiler.model import EVALUATE  # noqa: E402
 from dsl.diagnostics import ParcError  # noqa: E402
 from runtime.prove import prove, prove_evaluation  # noqa: E402
-from runtime.torch.engine import Pool  # noqa: E402
+from runtime.torch.engine import ProcessPool  # noqa: E402
 from tests.engine.conftest import PROCESSES  # noqa: E402
 from tests.matrix.cells import Cell, cells, expected, spread  # noqa: E402
 
@@ -25,7 +25,7 @@ def fits(cell: Cell) -> bool:
     return needed <= PROCESSES and expected(cell) == "proved"
 
 
-def judge(pool: Pool, cell: Cell, steps: int = 2) -> str:
+def judge(pool: ProcessPool, cell: Cell, steps: int = 2) -> str:
     """ "proved", or what is wrong."""
     try:
         compiled = cell.compile()
@@ -35,26 +35,26 @@ def judge(pool: Pool, cell: Cell, steps: int = 2) -> str:
     return "proved" if proof.ok else f"not equal: {proof.worst}"
 
 
-def judged(pool: Pool, chosen: list[Cell]) -> None:
+def judged(pool: ProcessPool, chosen: list[Cell]) -> None:
     outcomes = {str(cell): judge(pool, cell) for cell in chosen if fits(cell)}
     assert {c: o for c, o in outcomes.items() if o != "proved"} == {}
     assert len(outcomes) >= 0.5 * len(chosen)
 
 
-def test_single_tactics(pool: Pool) -> None:
+def test_single_tactics(pool: ProcessPool) -> None:
     judged(pool, list(cells(1)))
 
 
-def test_some_pairs(pool: Pool) -> None:
+def test_some_pairs(pool: ProcessPool) -> None:
     judged(pool, spread(cells(2), 17, 3))
 
 
 @pytest.mark.nightly
-def test_all_pairs(pool: Pool) -> None:
+def test_all_pairs(pool: ProcessPool) -> None:
     judged(pool, list(cells(2)))
 
 
-def test_some_are_evaluated(pool: Pool) -> None:
+def test_some_are_evaluated(pool: ProcessPool) -> None:
     for cell in filter(fits, list(cells(1))[::5]):
         alone = compile_job(cell.compile().job, EVALUATE)
         proof = prove_evaluation(alone.training, alone.program, 1, executor=pool.executor)
@@ -65,7 +65,7 @@ SINGLE = ("dp", "zero_3", "tp", "megatron", "cp", "bands", "channels", "tables",
 
 
 @pytest.mark.parametrize("cell", [c for c in cells(1) if c.tactics[0].name in SINGLE][::3], ids=str)
-def test_own_precision(pool: Pool, cell: Cell) -> None:
+def test_own_precision(pool: ProcessPool, cell: Cell) -> None:
     """In the precision of the example: float32, float16 for pangu."""
     compiled = cell.compile(None)
     proof = prove(compiled.training, compiled.program, executor=pool.executor)

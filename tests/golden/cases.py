@@ -79,6 +79,7 @@ CASES: tuple[Case, ...] = (
     _example("pangu_200b", layers=4, hidden=16, heads=4, vocab=24, seq=8, batch=8, pp=1, dp=2, tp=2, microbatches=2),
     _example("resnet", batch=8, dp=2, sp=2),
     _example("recsys", users=24, items=30, groups=4, batch=16, dp=2),
+    _example("streaming", layers=4, hidden=16, vocab=24, seq=4, memory=8, batch=8, dp=2, tp=2, microbatches=2),
     _example("towers", dp=2),
 )
 

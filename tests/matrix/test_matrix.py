@@ -47,8 +47,8 @@ def evaluated(cell: Cell) -> str:
     if found:
         return f"verifier: {found[0]}"
     proof = prove_evaluation(alone.training, alone.program, 1)
-    batch, run = random_batch(both.inputs, 0, 0), Emulator(both)
-    first, step = run.call(EVALUATE, batch), run.step(batch)
+    batch = random_batch(both.inputs, 0, 0)
+    first, step = Emulator(both).call(EVALUATE, batch), Emulator(both).step(batch)  # each may renew states
     if first.loss.tobytes() != step.loss.tobytes():
         return f"loss {first.loss} instead of a step's {step.loss}"
     return "proved" if proof.ok else f"not equal: {proof.worst}"

@@ -9,6 +9,7 @@ from enum import StrEnum
 from compiler.graph import Names, Node, Value
 from compiler.layout import TIME, Layout, local_type, replicated
 from compiler.ops.comm import Relayout
+from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.passes.copying import renamed
 from compiler.passes.place.rules import Rules
@@ -73,6 +74,7 @@ class Shared:
     whole: dict[str, None] = field(default_factory=dict)  # sums of data that are needed of the whole batch
     parts: dict[str, None] = field(default_factory=dict)  # what metrics need of the whole batch
     gradients: dict[str, GradMark] = field(default_factory=dict)
+    contents: dict[str, Layout] = field(default_factory=dict)  # what loops leave in states, as these lie
     gradient_storage: dict[str, Layout] = field(default_factory=dict)  # by weight, where it is sharded
 
 
@@ -241,6 +243,10 @@ class GraphPlacer:
             if self.parent is None and shared.aside(self.reader):
                 shared.parts[name] = None
                 return
+            behind = self._data_behind(value)
+            if behind:
+                shared.whole.update(dict.fromkeys(behind))
+                return
         if any(d.code == "E0502" for d in shared.diagnostics):
             return  # it would follow from the first
         shared.diagnostics.error(
@@ -250,6 +256,29 @@ class GraphPlacer:
             help="use 1 micro-batch; with more, a loss is made of sums and means over the batch, added and scaled, and "
             "of sums, means, maxima and minima over the batch of what depends on data alone; a metric of any of these",
         )
+
+    def _data_behind(self, value: Value) -> list[str] | None:
+        """Sums over data alone, by name, of which a pending sum over micro-batches is made with what is the same in all
+        of them; None where it is made of others, too."""
+        shared, found = self.shared, list[str]()
+        made = {v.name: node for node in self.nodes for v in node.outputs}
+        work = [value]
+        while work:
+            node = made.get(work.pop().name)
+            if node is None or isinstance(node.op, Repeat):
+                return None
+            pending = [v for v in node.inputs if shared.layouts[v.name].pending_on(TIME) is not None]
+            if not pending and not isinstance(node.op, Relayout):  # which counts in one of them only
+                return None
+            for v in pending:
+                name = v.name if v.name in shared.of_data else v.origin.of
+                if name not in shared.of_data:
+                    work.append(v)
+                elif shared.aside(name):
+                    return None
+                else:
+                    found.append(name)
+        return found
 
     def _cost(self, value: Value, source: Layout, target: Layout) -> float:
         try:

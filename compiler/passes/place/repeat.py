@@ -172,7 +172,10 @@ def _as_sum(region: GraphPlacer, value: Value) -> Value:
 
 
 def export(region: GraphPlacer, value: Value) -> Value:
-    """What leaves a graph or body: gradients may leave pending (in their storage layout), everything else resolved."""
+    """What leaves a graph or body: gradients may leave pending (in their storage layout), what states contain as they
+    lie, everything else resolved."""
+    if value.name in region.shared.contents:
+        return region.demand(value, region.shared.contents[value.name])
     mark = region.shared.gradients.get(value.name)
     if mark is None or region.cls == "optimizer":
         return region.resolved(value)
@@ -183,6 +186,22 @@ def export(region: GraphPlacer, value: Value) -> Value:
     dims = stored.dims[len(stored.dims) - len(value.type.dims) :]
     pending = tuple(p for p in natural.pending if p[0] == TIME)
     return region.demand(value, Layout(dims, pending))
+
+
+def mark_contents(graph: Graph, contents: dict[str, Layout], marks: dict[str, Layout]) -> None:
+    """Follow what states contain (by the names of values) into the loops that make it; fills `marks` by value name."""
+    for node in graph.nodes:
+        if not isinstance(node.op, Repeat):
+            continue
+        op = node.op
+        inner = {}
+        for out, inside in zip(node.outputs[op.carries :], op.body.outputs[op.carries :], strict=True):
+            layout = contents.get(out.name)
+            if layout is not None and not layout.dims[0]:
+                inner[inside.name] = Layout(layout.dims[1:])
+        if inner:
+            marks.update(inner)
+            mark_contents(op.body, inner, marks)
 
 
 def mark_gradients(graph: Graph, marks: dict[str, GradMark]) -> None:

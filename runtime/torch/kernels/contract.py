@@ -13,11 +13,11 @@ from torch import Tensor
 
 from compiler.ops.contract import Contract
 from runtime.backend import Kernel
-from runtime.torch.base import NARROW, STORAGE, Values, Where, kernel, wrapped
+from runtime.torch.base import NARROW, STORAGE, Standpoint, Values, kernel, wrapped
 
 
 @kernel(Contract)
-def plan_contract(op: Contract, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_contract(op: Contract, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans one matrix product of (batch, rows, summed) and (batch, summed, columns)."""
     left, right = (list(v.type.names) for v in ins)
     out, dtype = list(outs[0].type.names), outs[0].type.dtype

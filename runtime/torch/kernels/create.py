@@ -16,11 +16,11 @@ from torch import Tensor
 from compiler.graph import DIGITS
 from compiler.ops.create import Full, Iota, Normal, Random
 from runtime.backend import Kernel, LocalValue
-from runtime.torch.base import NARROW, STORAGE, TorchCall, Values, Where, kernel, number
+from runtime.torch.base import NARROW, STORAGE, Standpoint, TorchCall, Values, kernel, number
 
 
 @kernel(Iota)
-def plan_iota(op: Iota, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_iota(op: Iota, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans the numbers of this piece's places along the dim, which start at its logical offset."""
     offset, (size,), start = where.offset(outs[0], 0), outs[0].type.shape, where.position.start
 
@@ -32,7 +32,7 @@ def plan_iota(op: Iota, ins: Values, outs: Values, where: Where) -> Kernel:
 
 
 @kernel(Full)
-def plan_full(op: Full, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_full(op: Full, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans a new array of one value."""
     value, shape, storage = number(op.value, op.dtype), outs[0].type.shape, STORAGE[op.dtype]
     return lambda ctx: torch.full(shape, value, dtype=storage, device=where.device)
@@ -72,7 +72,7 @@ def fractions(bits: Tensor, dtype: str) -> Tensor:
     return (_right(bits, 64 - n).to(wide) * 2.0**-n).to(STORAGE[dtype])
 
 
-def _drawn(op: Random | Normal, out: LocalValue, where: Where, drawn: Callable[[Tensor], Tensor]) -> Kernel:
+def _drawn(op: Random | Normal, out: LocalValue, where: Standpoint, drawn: Callable[[Tensor], Tensor]) -> Kernel:
     """`drawn` of random bits, which are a hash of seed, stream, operands and logical position."""
     rank, stream, shape = len(out.type.dims), crc32(op.stream.encode()), out.type.shape
     offsets = [where.offset(out, i) for i in range(rank)]
@@ -92,13 +92,13 @@ def _drawn(op: Random | Normal, out: LocalValue, where: Where, drawn: Callable[[
 
 
 @kernel(Random)
-def plan_random(op: Random, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_random(op: Random, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans uniform numbers in [0, 1): the bits belong to logical places, so that every layout draws the same."""
     return _drawn(op, outs[0], where, lambda bits: fractions(bits, op.dtype))
 
 
 @kernel(Normal)
-def plan_normal(op: Normal, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_normal(op: Normal, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans standard normal numbers: the bits belong to logical places, so that every layout draws the same."""
     wide = torch.float32 if op.dtype in NARROW else STORAGE[op.dtype]
 

@@ -14,7 +14,7 @@ from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpo
 from compiler.ops.move import Move
 from compiler.ops.shape import Rename
 from runtime.backend import Kernel
-from runtime.torch.base import NARROW, STORAGE, UINT32, Values, Where, aligned, expanded, kernel, number, wrapped
+from runtime.torch.base import NARROW, STORAGE, UINT32, Standpoint, Values, aligned, expanded, kernel, number, wrapped
 
 
 def _sign(x: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def map_function(op: Map, dtype: str) -> Callable[..., Tensor]:
 
 
 @kernel(Map)
-def plan_map(op: Map, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_map(op: Map, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans an elementwise function of operands that are aligned by dim name."""
     dtype = ins[-1].type.dtype
     return wrapped(_map(op, ins, outs, dtype), outs[0].type.dtype)
@@ -118,7 +118,7 @@ def _map(op: Map, ins: Values, outs: Values, dtype: str) -> Kernel:
 
 
 @kernel(Cast)
-def plan_cast(op: Cast, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_cast(op: Cast, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans a change of dtype: a copy, even where it is none."""
     source, target = ins[0].type.dtype, op.dtype
     if source == "f64" and target in NARROW:  # by way of f32, as the emulator does
@@ -130,26 +130,26 @@ def plan_cast(op: Cast, ins: Values, outs: Values, where: Where) -> Kernel:
 
 
 @kernel(Broadcast)
-def plan_broadcast(op: Broadcast, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_broadcast(op: Broadcast, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans a view that repeats the operand along the dims that it lacks."""
     view, shape = expanded(ins[0], outs[0].type.names), outs[0].type.shape
     return lambda ctx, x: view(x).expand(shape)
 
 
 @kernel(Transpose)
-def plan_transpose(op: Transpose, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_transpose(op: Transpose, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans a view with the dims in another order."""
     perm = tuple(ins[0].type.index(n) for n in op.dims)
     return lambda ctx, x: x.permute(perm)
 
 
 @kernel(StopGradient, Rename)
-def plan_same(op: Op, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_same(op: Op, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """For ops that change names only."""
     return lambda ctx, x: x
 
 
 @kernel(Move)
-def plan_move(op: Move, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_move(op: Move, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans a copy: all memories of a device are its own here."""
     return lambda ctx, x: x.clone()

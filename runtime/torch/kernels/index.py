@@ -15,7 +15,7 @@ from compiler.graph import Type
 from compiler.ops.index import Scatter, ScatterAdd, Take
 from dsl.data import dataclass
 from runtime.backend import Kernel
-from runtime.torch.base import NARROW, STORAGE, TorchCall, Values, Where, kernel
+from runtime.torch.base import NARROW, STORAGE, Standpoint, TorchCall, Values, kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class _Table:
 
 
 @kernel(Take)
-def plan_take(op: Take, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_take(op: Take, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans rows of a table by number; numbers of rows that lie elsewhere give zeros."""
     table, index = (v.type for v in ins)
     form = _Table.of(table, op.dim, index)
@@ -94,7 +94,7 @@ def plan_take(op: Take, ins: Values, outs: Values, where: Where) -> Kernel:
 
 
 @kernel(ScatterAdd)
-def plan_scatter_add(op: ScatterAdd, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_scatter_add(op: ScatterAdd, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans sums of rows by number, into zeros; 16-bit rows are added up in f32."""
     (src, index), out = (v.type for v in ins), outs[0].type
     form = _Table.of(out, op.dim.name, index)
@@ -117,7 +117,7 @@ def plan_scatter_add(op: ScatterAdd, ins: Values, outs: Values, where: Where) ->
 
 
 @kernel(Scatter)
-def plan_scatter(op: Scatter, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_scatter(op: Scatter, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans a table in which the rows of these numbers are replaced; of rows named twice the last is kept."""
     table, src, index = (v.type for v in ins)
     form = _Table.of(table, op.dim, index)

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
 from runtime.backend import Kernel
-from runtime.torch.base import NARROW, STORAGE, Values, Where, kernel, wrapped
+from runtime.torch.base import NARROW, STORAGE, Standpoint, Values, kernel, wrapped
 
 
 @kernel(Reduce)
-def plan_reduce(op: Reduce, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_reduce(op: Reduce, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans a sum or a maximum over the piece's own extent of some dims."""
     axes, dtype = tuple(ins[0].type.index(d) for d in op.dims), ins[0].type.dtype
     if not axes:
@@ -23,7 +23,7 @@ def plan_reduce(op: Reduce, ins: Values, outs: Values, where: Where) -> Kernel:
 
 
 @kernel(Cumsum)
-def plan_cumsum(op: Cumsum, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_cumsum(op: Cumsum, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans running sums along a dim, from its end if `reverse`."""
     axis, dtype = ins[0].type.index(op.dim), ins[0].type.dtype
     storage = STORAGE[dtype]
@@ -38,7 +38,7 @@ def plan_cumsum(op: Cumsum, ins: Values, outs: Values, where: Where) -> Kernel:
 
 
 @kernel(ArgMax)
-def plan_argmax(op: ArgMax, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_argmax(op: ArgMax, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans the number of the greatest element along a dim: the first of equal ones, of NaN the first."""
     axis = ins[0].type.index(op.dim)
     if where.device.type == "cpu":
@@ -62,7 +62,7 @@ def _first(there: Tensor, axis: int) -> Tensor:
 
 
 @kernel(TopK)
-def plan_top_k(op: TopK, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_top_k(op: TopK, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans the `k` greatest elements along a dim, in falling order, and their numbers; of equal ones the first come
     first, and NaN is the greatest (`torch.topk` promises no order)."""
     axis, k = ins[0].type.index(op.dim), op.into.size

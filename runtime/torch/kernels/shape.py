@@ -7,11 +7,11 @@ from torch import Tensor
 
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Shift, Slice, Split
 from runtime.backend import Kernel
-from runtime.torch.base import Values, Where, fresh, kernel, number
+from runtime.torch.base import Standpoint, Values, fresh, kernel, number
 
 
 @kernel(Split)
-def plan_split(op: Split, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_split(op: Split, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans a dim as several: a view."""
     at = ins[0].type.index(op.dim)
     sizes = outs[0].type.shape[at : at + len(op.into)]
@@ -19,7 +19,7 @@ def plan_split(op: Split, ins: Values, outs: Values, where: Where) -> Kernel:
 
 
 @kernel(Merge)
-def plan_merge(op: Merge, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_merge(op: Merge, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans several dims as one: a transpose, if need be, and a reshape."""
     names, shape = ins[0].type.names, outs[0].type.shape
     order: list[str] = []
@@ -33,14 +33,14 @@ def plan_merge(op: Merge, ins: Values, outs: Values, where: Where) -> Kernel:
 
 
 @kernel(Slice)
-def plan_slice(op: Slice, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_slice(op: Slice, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans a copy of every `step`-th element of a range along a dim."""
     pick = (*(slice(None),) * ins[0].type.index(op.dim), slice(op.start, op.stop, op.step))
     return lambda ctx, x: x[pick].clone()
 
 
 @kernel(Pad)
-def plan_pad(op: Pad, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_pad(op: Pad, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans a copy with elements of one value before and behind, along a dim."""
     axis, value = ins[0].type.index(op.dim), number(op.value, outs[0].type.dtype)
     size, shape = ins[0].type.size(op.dim), outs[0].type.shape
@@ -54,7 +54,7 @@ def plan_pad(op: Pad, ins: Values, outs: Values, where: Where) -> Kernel:
 
 
 @kernel(Concat)
-def plan_concat(op: Concat, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_concat(op: Concat, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans operands one behind the other along a dim."""
     axis = ins[0].type.index(op.dim)
     perms = [tuple(v.type.index(n) for n in _order(ins[0].type.names, v.type.names)) for v in ins]
@@ -66,14 +66,14 @@ def _order(first: tuple[str, ...], own: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @kernel(Flip)
-def plan_flip(op: Flip, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_flip(op: Flip, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans a copy of a dim from its end."""
     axis = ins[0].type.index(op.dim)
     return lambda ctx, x: x.flip(axis)
 
 
 @kernel(Shift)
-def plan_shift(op: Shift, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_shift(op: Shift, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans a copy whose elements lie further along a dim, with a fill at its start."""
     axis, fill = ins[0].type.index(op.dim), number(op.fill, outs[0].type.dtype)
     kept, low, high = ins[0].type.size(op.dim) - abs(op.by), max(op.by, 0), max(-op.by, 0)

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from compiler.ops.window import Fold, Window, span
 from runtime.backend import Kernel
-from runtime.torch.base import NARROW, STORAGE, Values, Where, kernel, number
+from runtime.torch.base import NARROW, STORAGE, Standpoint, Values, kernel, number
 
 
 @kernel(Window)
-def plan_window(op: Window, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_window(op: Window, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans the windows that a kernel sees along a dim."""
     axis = ins[0].type.index(op.dim)
     size, n, k = ins[0].type.size(op.dim), outs[0].type.size(op.out.name), op.kernel.size
@@ -36,7 +36,7 @@ def plan_window(op: Window, ins: Values, outs: Values, where: Where) -> Kernel:
 
 
 @kernel(Fold)
-def plan_fold(op: Fold, ins: Values, outs: Values, where: Where) -> Kernel:
+def plan_fold(op: Fold, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans sums of windows at the places that they came from: the transpose of `plan_window`."""
     x_type, y_type = ins[0].type, outs[0].type
     at_kernel, axis = x_type.index(op.kernel), y_type.index(op.dim.name)
