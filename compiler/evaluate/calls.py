@@ -20,10 +20,15 @@ T = TypeVar("T")
 
 
 def call(expr: ast.Call, scope: Scope, want: Want = None, hint: str | None = None) -> Bound:
-    """The value of a call of a built-in or of the file's (or a used file's) function."""
+    """The value of a call of a built-in or of the file's (or a used file's) function or model."""
     name = expr.function.id
     entry = scope.module.entries.get(("function", name))
     if entry is None:
+        model = scope.module.entries.get(("model", name))
+        if model is not None and name not in BUILTINS:
+            from compiler.evaluate.components import call_model
+
+            return call_model(expr, model, scope)
         if name in BUILTINS:
             return call_builtin(expr, scope, want, hint)
         raise _unknown(expr, scope)

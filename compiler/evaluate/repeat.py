@@ -50,7 +50,7 @@ class _Loop:
             raise fail("E0306", message, statement.label.span, help="rename one of them")
         span = statement.label.span
         label = scope.making.named("label", statement.label.id, span, scope.making.labels)
-        path = scope.child_path(label, span)
+        path = scope.child_path(statement.label.id, span)
         scope.making.loop_labels[label] = span
         self.frame = frame = Frame(scope.making.names, path, scope.frame, label, count, dim is not None)
         self.inner = inner = Scope(scope.module, scope.making, frame, path, scope.what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import field
 from typing import TYPE_CHECKING, NamedTuple
 
 from compiler.evaluate import limits
@@ -19,6 +20,7 @@ from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast
 from compiler.origin import last
 from dsl import ast
+from dsl.data import dataclass
 from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
 
@@ -35,6 +37,15 @@ class CallSite(NamedTuple):
     what: str
     spans: tuple[Span, ...]
     name: str
+
+
+@dataclass(eq=False)
+class Called:
+    """A model that another one calls. given: its inputs, and where they are given; outputs: what it puts out."""
+
+    given: Mapping[str, tuple[Value, Span]]
+    read: set[str] = field(default_factory=set)
+    outputs: list[tuple[str, Value]] = field(default_factory=list)
 
 
 class Making:
@@ -59,6 +70,10 @@ class Making:
         self.scopes, self.labels = (Names(self._given(what)) for what in ("scope", "label"))
         self.streams = Names()
         self.training = before is None  # what `training` stands for
+        self.still = False  # but in models that are called and frozen
+        self.lacking: Mapping[
+            str, tuple[str, Span]
+        ] = {}  # inputs that a call does not give: its model, where it stands
         self.asks_training = False  # whether the model does
         self.precision = precision
         self.kind = kind  # "model" | "optimizer" | "static"
@@ -115,6 +130,7 @@ class Scope:
         self.rest: dict[str, None] = {}  # actual names of the dims that `...` in patterns stands for
         self.in_repeat = False  # at any depth, callers included
         self.in_loop = False  # directly, in this function
+        self.called: Called | None = None  # of a model that another calls
 
     # --- names ----------------------------------------------------------------------------------------
 
@@ -128,8 +144,8 @@ class Scope:
         elif (param := self.module.param(id)) is not None:
             value = param
         elif id == TRAINING and self.making.kind == "model":
-            self.making.asks_training = True
-            value = self.making.training
+            self.making.asks_training |= not self.making.still
+            value = self.making.training and not self.making.still
         else:
             raise self._unknown(name)
         if isinstance(value, Broken):
@@ -137,6 +153,12 @@ class Scope:
         return value
 
     def _unknown(self, name: ast.Name) -> ParcError:
+        if name.id in self.making.lacking:
+            model, span = self.making.lacking[name.id]
+            message = f"`{model}` needs its input `{name.id}`"
+            return fail(
+                "E0110", message, span, notes=[("it is read here", name.span)], help=f"`{name.id} = …`, a tensor"
+            )
         kinds = self.module.kinds(name.id)
         if kinds:
             return fail("E0114", f"`{name.id}` is a {kinds[0]}, not a value", name.span)

@@ -9,7 +9,7 @@ from compiler.evaluate.checks import require_here
 from compiler.evaluate.expressions import evaluate, static_of, tensor
 from compiler.evaluate.initial import initializer
 from compiler.evaluate.ranges import Extent
-from compiler.evaluate.scope import Scope, check_dim, check_size
+from compiler.evaluate.scope import Called, Scope, check_dim, check_size
 from compiler.evaluate.session import listed
 from compiler.evaluate.states import model_states
 from compiler.evaluate.values import BROKEN, Bound, Broken, CallResults, Skip, WeightVar, is_static, kind_of
@@ -88,7 +88,10 @@ def _run(statement: ast.Statement, scope: Scope) -> CallResults | None:
         case ast.InputDecl():
             if scope.what != "model" or scope.in_repeat:
                 raise _misplaced(statement, "an input", scope)
-            _input(statement, scope)
+            if scope.called is None:
+                _input(statement, scope)
+            else:
+                _given(statement, scope, scope.called)
         case ast.StateDecl():
             if scope.what == "optimizer":
                 _state(statement, scope)
@@ -101,7 +104,8 @@ def _run(statement: ast.Statement, scope: Scope) -> CallResults | None:
         case ast.Loss() | ast.Metric():
             if scope.what != "model" or scope.in_repeat:
                 raise _misplaced(statement, "a loss or metric", scope)
-            _scalar(statement, scope)
+            if scope.called is None:  # what a model is trained for is no affair of those that call it
+                _scalar(statement, scope)
         case ast.Output():
             if scope.what != "model" or scope.in_repeat:
                 raise _misplaced(statement, "an output", scope)
@@ -246,7 +250,7 @@ def _weight(target: ast.Target, statement: ast.WeightDecl, scope: Scope) -> None
     scope.assign(name, variable)
 
 
-def _input(statement: ast.InputDecl, scope: Scope) -> None:
+def _declared(statement: ast.InputDecl, scope: Scope) -> Type:
     known = scope.making.dtypes()
     if statement.dtype.id not in known:
         help = dtypes.meant(statement.dtype.id, known)
@@ -254,6 +258,11 @@ def _input(statement: ast.InputDecl, scope: Scope) -> None:
     type = Type(known[statement.dtype.id], scope.dim_list(statement.dims))
     if len(set(type.names)) != len(type.names):
         raise fail("E0205", "a dim twice", statement.span)
+    return type
+
+
+def _input(statement: ast.InputDecl, scope: Scope) -> None:
+    type = _declared(statement, scope)
     low = high = None
     if statement.range is not None:
         if type.dtype in FLOATS or type.dtype == "bool":
@@ -270,6 +279,28 @@ def _input(statement: ast.InputDecl, scope: Scope) -> None:
         scope.making.inputs.append(DataInput(value, low, high))
         if low is not None and high is not None:
             scope.making.extents[value] = Extent(low, high - 1, sources=frozenset({value.origin}), at=name.span)
+        scope.assign(name.id, value)
+
+
+def _given(statement: ast.InputDecl, scope: Scope, called: Called) -> None:
+    """Inputs of a model that another calls: their declaration says what they must be."""
+    type = _declared(statement, scope)
+    for name in statement.names:
+        if name.id not in called.given:
+            continue  # whoever reads it will say so
+        value, span = called.given[name.id]
+        called.read.add(name.id)
+        notes = [("it is declared here", statement.span)]
+        message = f"`{name.id}` is {type}, given is {value.type}"
+        if value.type.dtype != type.dtype:
+            raise fail("E0202", message, span, notes=notes, help=f"`cast(…, {statement.dtype.id})`")
+        extra, missing = ([n for n in a.names if not b.has(n)] for a, b in ((value.type, type), (type, value.type)))
+        if set(value.type.dims) != set(type.dims):
+            renames = len(extra) == len(missing) > 0
+            help = f"`rename(…, {extra[0]} -> {missing[0]})`, if they are the same" if renames else None
+            raise fail("E0213", message, span, notes=notes, help=help)
+        if value.type != type:
+            value = scope.emit(Transpose(type.names), value, span=span, name=name.id)
         scope.assign(name.id, value)
 
 
@@ -320,6 +351,9 @@ def _scalar(statement: ast.Loss | ast.Metric, scope: Scope) -> None:
 
 def _output(name: ast.Name, scope: Scope) -> None:
     making = scope.making
+    if scope.called is not None:
+        scope.called.outputs.append((name.id, tensor(scope.lookup(name), scope, name.span, "an output")))
+        return
     if any(n == name.id for n, _ in (*making.outputs, *making.metrics)):
         raise fail("E0102", f"there are two results `{name.id}`", name.span)
     making.outputs.append((name.id, tensor(scope.lookup(name), scope, name.span, "an output")))

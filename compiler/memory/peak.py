@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import rounds
@@ -124,8 +125,9 @@ class ClassMemory:
                 peaks[memory] = Peak(total, roles)
 
 
-def memory_use(program: Program) -> dict[int, MemoryUse]:
-    """Group -> memory -> peak, for every group of devices."""
+@lru_cache(4)
+def memory_use(program: Program) -> Mapping[int, MemoryUse]:
+    """Group -> memory -> peak, for every group of devices. Kept, for a command asks several times."""
     found: dict[int, MemoryUse] = {}
     for cls in program.classes:
         memory = ClassMemory(program, cls)

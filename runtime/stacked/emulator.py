@@ -95,7 +95,7 @@ class Emulator(LocalExecutor):
         initial: Mapping[str, Array] | None = None,
         shares: LocalExecutor | None = None,
     ) -> None:
-        self.memory: dict[int, MemoryUse] = memory_use(program)
+        self.memory: Mapping[int, MemoryUse] = memory_use(program)
         check_capacity(program, capacities or {})
         self.traffic: dict[int, Volumes] = {}
         found: dict[int, _Group] = {}

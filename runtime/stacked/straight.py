@@ -86,9 +86,8 @@ class _Writer:
         return name
 
     def local(self, var: Value) -> LocalValue:
-        sizes = self.program.sizes
         lead = self.mesh.lead_shape(var.layout.axes)
-        return LocalValue(local_type(var.type, var.layout, sizes), lead, var.type, var.layout.dims)
+        return LocalValue(local_type(var.type, var.layout, self.env.sizes), lead, var.type, var.layout.dims)
 
     # --- text
 

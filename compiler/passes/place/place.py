@@ -194,14 +194,14 @@ def _laid(placed: Placed, layouts: dict[str, Layout]) -> Placed:
     for graph in placed.graphs:
         for v in graph_values(graph):
             if v.name not in values:
-                values[v.name] = replace(v, layout=layouts[v.name])
+                values[v.name] = Value(v.name, v.type, v.span, v.origin, layouts[v.name], v.memory)
     return replace(
         placed,
         forward=laid(placed.forward, values),
         backward=laid(placed.backward, values),
         update=laid(placed.update, values),
-        kept=tuple(values[v.name] for v in placed.kept),
-        totals=tuple(values[v.name] for v in placed.totals),
+        kept=tuple([values[v.name] for v in placed.kept]),
+        totals=tuple([values[v.name] for v in placed.totals]),
         rounds=tuple(PlacedRound(laid(r.batch, values), laid(r.settle, values)) for r in placed.rounds),
         finish=placed.finish and laid(placed.finish, values),
     )

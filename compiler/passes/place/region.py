@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from compiler.graph import Names, Node, Value
 from compiler.layout import TIME, Layout, local_type, replicated
+from compiler.ops.base import Loop
 from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
@@ -37,6 +38,16 @@ class Choice:
     loop: tuple[str, ...]  # names of the loop; empty: replicated work or a pending sum passed on
     reason: Reason
     candidates: tuple[tuple[str, float], ...] = ()  # (loop, bytes moved)
+
+
+@dataclass(slots=True)
+class LoopAxes:
+    """Axes per loop, the axes along which pending sums pass through (with the operands that carry them), and why."""
+
+    loops: tuple[Loop, ...]
+    axes: list[list[str]] = field(default_factory=list)
+    passing: dict[str, frozenset[int]] = field(default_factory=dict)
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +80,7 @@ class Shared:
     layouts: dict[str, Layout] = field(default_factory=dict)
     choices: list[Choice] = field(default_factory=list)
     moves: list[RelayoutRecord] = field(default_factory=list)
+    plans: dict[tuple[object, ...], LoopAxes] = field(default_factory=dict)  # by all that `choose` looked at
     of_data: set[str] = field(default_factory=set)  # forward values that depend on no weight
     aside: Callable[[str], bool] = lambda name: False  # forward values that are of use to metrics only
     whole: dict[str, None] = field(default_factory=dict)  # sums of data that are needed of the whole batch
@@ -288,6 +300,8 @@ class GraphPlacer:
 
 
 def _without(layout: Layout, axis: str) -> Layout:
+    if axis not in layout.axes:
+        return layout
     return Layout(
         tuple(tuple(a for a in axes if a != axis) for axes in layout.dims),
         tuple((a, fn) for a, fn in layout.pending if a != axis),

@@ -34,17 +34,20 @@ class _Before:
     choices: int
     moves: int
     findings: int
+    reported: frozenset[tuple[str, str]]
     versions: dict[str, list[Version]]
 
     @staticmethod
     def of(region: GraphPlacer) -> _Before:
         shared = region.shared
         versions = {k: list(v) for k, v in region.versions.items()}
-        return _Before(len(region.nodes), len(shared.choices), len(shared.moves), len(shared.diagnostics), versions)
+        nodes, choices, moves = len(region.nodes), len(shared.choices), len(shared.moves)
+        return _Before(nodes, choices, moves, len(shared.diagnostics), frozenset(shared.rules.reported), versions)
 
     def restore(self, region: GraphPlacer) -> None:
         del region.nodes[self.nodes :], region.shared.choices[self.choices :], region.shared.moves[self.moves :]
         region.shared.diagnostics.forget(self.findings)
+        region.rules.reported = set(self.reported)
         region.versions = {k: list(v) for k, v in self.versions.items()}
 
 
