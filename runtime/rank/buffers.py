@@ -7,7 +7,7 @@ from dataclasses import field
 from compiler.graph import Value
 from compiler.layout import TIME
 from dsl.data import dataclass
-from runtime.backend import Array
+from runtime.backend import Array, Backend
 from runtime.comm import Handle
 
 
@@ -53,6 +53,10 @@ class HeldArray:
     array: Array
     buffer: RankBuffer
 
+    def shared(self) -> HeldArray:
+        """The same once more, for another that holds it."""
+        return HeldArray(self.array, self.buffer.hold())
+
 
 @dataclass(frozen=True, slots=True)
 class Destination:
@@ -61,6 +65,20 @@ class Destination:
     array: Array
     dtype: str
     combine: str | None = None
+
+    def slice(self, i: int, backend: Backend) -> Destination:
+        """The place of one iteration in a stack."""
+        return Destination(backend.part(self.array, (slice(i, i + 1),)), self.dtype, self.combine)
+
+    def put(self, value: Array, backend: Backend) -> None:
+        """Copy the value, or combine it with what is there."""
+        if self.combine is None:
+            backend.assign(self.array, value)
+            return
+        backend.accumulate(self.array, value, self.combine)
+        rounded = backend.rounded(self.array, self.dtype)
+        if rounded is not self.array:
+            backend.assign(self.array, rounded)
 
 
 def adds(var: Value) -> str:

@@ -20,6 +20,7 @@ from compiler.liveness import liveness, unrolled, variables
 from compiler.memory.action import STATIC
 from compiler.memory.tiers import FIRST
 from compiler.ops.base import Movement
+from compiler.ops.call import Call
 from compiler.ops.comm import Comm
 from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
@@ -40,13 +41,7 @@ class Rank:
     """One device of a class. `at`: its mesh coordinates. `states`: buffers by name, filled by who makes the device."""
 
     def __init__(
-        self,
-        program: Program,
-        cls: DeviceClass,
-        group: int,
-        at: Mapping[str, int],
-        network: Network,
-        backend: Backend,
+        self, program: Program, cls: DeviceClass, group: int, at: Mapping[str, int], network: Network, backend: Backend
     ) -> None:
         self.program, self.cls, self.group, self.at = program, cls, group, dict(at)
         self.network, self.backend = network, backend
@@ -159,6 +154,8 @@ class Rank:
         for instr, dying in zip(body.nodes, live.after, strict=True):
             if isinstance(instr.op, Repeat):
                 yield from self._loop(instr, instr.op, values, dying, live.sinks)
+            elif isinstance(instr.op, Call):
+                yield from self._call(instr, instr.op, values, dying)
             else:
                 yield from self._instr(instr, scope, values, dying)
             for out in instr.outputs:
@@ -324,9 +321,20 @@ class Rank:
             else:
                 self.states[name] = self.copy(held.array, decl.type.dtype, decl.memory)
             return
-        self._put(Destination(self.states[name].array, decl.type.dtype, adds(scope[operand])), held.array)
+        Destination(self.states[name].array, decl.type.dtype, adds(scope[operand])).put(held.array, self.backend)
 
-    # --- loops
+    # --- functions and loops
+
+    def _call(self, instr: Node, op: Call, values: Values, dying: Sequence[str]) -> Wait[None]:
+        given, results = names_of(instr.inputs), names_of(op.body.outputs)
+        inner = {p.name: values[n].shared() for p, n in zip(op.body.inputs, given, strict=True)}
+        for name in dict.fromkeys(n for n in given if n in dying):
+            values.pop(name).buffer.drop()  # a parameter holds it now
+        yield from self._body(op.body, inner, {}, len(results))
+        for out, name in zip(instr.outputs, results, strict=True):
+            values[out.name] = inner[name].shared()
+        for name in dict.fromkeys(results):
+            inner.pop(name).buffer.drop()
 
     def _loop(
         self, instr: Node, op: Repeat, values: Values, dying: Sequence[str], sinks: Mapping[str, str]
@@ -370,7 +378,7 @@ class Rank:
                     array = self.backend.element(held.array, i) if k < stacks else held.array
                     inner[p.name] = HeldArray(array, held.buffer.hold())
             carried = []  # the iteration alone holds them now: memory is what Python has not freed
-            where = {name: [self._slice(p, i) for p in places] for name, places in filled.items()}
+            where = {name: [p.slice(i, self.backend) for p in places] for name, places in filled.items()}
             yield from self._body(op.body, inner, where, carries)
             carried = [HeldArray(inner[n].array, inner[n].buffer.hold()) for n in nexts]
             for name in dict.fromkeys(nexts):
@@ -378,20 +386,7 @@ class Rank:
         for out, held in zip(instr.outputs[:carries], carried, strict=True):
             values[out.name] = held
 
-    def _slice(self, place: Destination, i: int) -> Destination:
-        """The place of one iteration in a stack."""
-        return Destination(self.backend.part(place.array, (slice(i, i + 1),)), place.dtype, place.combine)
-
-    def _put(self, place: Destination, value: Array) -> None:
-        if place.combine is None:
-            self.backend.assign(place.array, value)
-            return
-        self.backend.accumulate(place.array, value, place.combine)
-        rounded = self.backend.rounded(place.array, place.dtype)
-        if rounded is not place.array:
-            self.backend.assign(place.array, rounded)
-
     def _store(self, stacks: Mapping[str, list[Destination]], name: str, values: Values) -> Wait[None]:
         for place in stacks.get(name, ()):
             yield from self._there(values[name])
-            self._put(place, values[name].array)
+            place.put(values[name].array, self.backend)
