@@ -8,7 +8,7 @@ from compiler.graph import Value
 from compiler.layout import TIME
 from dsl.data import dataclass
 from runtime.backend import Array, Backend
-from runtime.comm import Handle
+from runtime.comm import Handle, Wait
 
 
 @dataclass
@@ -36,6 +36,12 @@ class RankBuffer:
     def __post_init__(self) -> None:
         self.ledger.add(self.memory, self.size)
 
+    def arrive(self, backend: Backend) -> Wait[None]:
+        """Wait for what it is to hold."""
+        if self.coming is not None:
+            (handle, place), self.coming = self.coming, None
+            backend.assign(place, (yield from handle.wait()))
+
     def hold(self) -> RankBuffer:
         self.holders += 1
         return self
@@ -53,10 +59,6 @@ class HeldArray:
     array: Array
     buffer: RankBuffer
 
-    def shared(self) -> HeldArray:
-        """The same once more, for another that holds it."""
-        return HeldArray(self.array, self.buffer.hold())
-
 
 @dataclass(frozen=True, slots=True)
 class Destination:
@@ -66,12 +68,12 @@ class Destination:
     dtype: str
     combine: str | None = None
 
-    def slice(self, i: int, backend: Backend) -> Destination:
+    def slice(self, backend: Backend, i: int) -> Destination:
         """The place of one iteration in a stack."""
         return Destination(backend.part(self.array, (slice(i, i + 1),)), self.dtype, self.combine)
 
-    def put(self, value: Array, backend: Backend) -> None:
-        """Copy the value, or combine it with what is there."""
+    def put(self, backend: Backend, value: Array) -> None:
+        """Copy the value there, or add it to what is there in its type."""
         if self.combine is None:
             backend.assign(self.array, value)
             return

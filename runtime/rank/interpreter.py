@@ -41,7 +41,13 @@ class Rank:
     """One device of a class. `at`: its mesh coordinates. `states`: buffers by name, filled by who makes the device."""
 
     def __init__(
-        self, program: Program, cls: DeviceClass, group: int, at: Mapping[str, int], network: Network, backend: Backend
+        self,
+        program: Program,
+        cls: DeviceClass,
+        group: int,
+        at: Mapping[str, int],
+        network: Network,
+        backend: Backend,
     ) -> None:
         self.program, self.cls, self.group, self.at = program, cls, group, dict(at)
         self.network, self.backend = network, backend
@@ -170,7 +176,7 @@ class Rank:
             return  # a loop has added its slices
         operands = [values[v.name] for v in instr.inputs]
         for held in operands:
-            yield from self._there(held)
+            yield from held.buffer.arrive(self.backend)
         arrays = [held.array for held in operands]
         match op:
             case Accumulate():
@@ -237,17 +243,10 @@ class Rank:
         """The virtual stage whose code runs."""
         return self.program.homes.stage(self.group, self.chunk)
 
-    def _there(self, held: HeldArray) -> Wait[None]:
-        """Wait for what a value's buffer is to hold."""
-        if held.buffer.coming is not None:
-            handle, place = held.buffer.coming
-            held.buffer.coming = None
-            self.backend.assign(place, (yield from handle.wait()))
-
     def _drop(self, held: HeldArray) -> Wait[None]:
         """Let go of a value, which must be there first if nobody else holds it."""
         if held.buffer.holders == 1:
-            yield from self._there(held)
+            yield from held.buffer.arrive(self.backend)
         held.buffer.drop()
 
     def _compute(self, instr: Node, scope: Mapping[str, Value], arrays: Sequence[Array]) -> Sequence[Array]:
@@ -321,18 +320,21 @@ class Rank:
             else:
                 self.states[name] = self.copy(held.array, decl.type.dtype, decl.memory)
             return
-        Destination(self.states[name].array, decl.type.dtype, adds(scope[operand])).put(held.array, self.backend)
+        Destination(self.states[name].array, decl.type.dtype, adds(scope[operand])).put(self.backend, held.array)
 
     # --- functions and loops
 
     def _call(self, instr: Node, op: Call, values: Values, dying: Sequence[str]) -> Wait[None]:
         given, results = names_of(instr.inputs), names_of(op.body.outputs)
-        inner = {p.name: values[n].shared() for p, n in zip(op.body.inputs, given, strict=True)}
+        inner = {
+            p.name: HeldArray(values[n].array, values[n].buffer.hold())
+            for p, n in zip(op.body.inputs, given, strict=True)
+        }
         for name in dict.fromkeys(n for n in given if n in dying):
             values.pop(name).buffer.drop()  # a parameter holds it now
         yield from self._body(op.body, inner, {}, len(results))
         for out, name in zip(instr.outputs, results, strict=True):
-            values[out.name] = inner[name].shared()
+            values[out.name] = HeldArray(inner[name].array, inner[name].buffer.hold())
         for name in dict.fromkeys(results):
             inner.pop(name).buffer.drop()
 
@@ -362,7 +364,7 @@ class Rank:
             filled.setdefault(result.name, []).append(place)
         nexts = names_of(op.body.outputs[:carries])
         for name in names[carries:stacks]:
-            yield from self._there(values[name])
+            yield from values[name].buffer.arrive(self.backend)
         carried = [HeldArray(values[n].array, values[n].buffer.hold()) for n in names[:carries]]
         for name in dict.fromkeys(names[:carries]):
             if name in dying and name not in names[carries:]:
@@ -378,7 +380,7 @@ class Rank:
                     array = self.backend.element(held.array, i) if k < stacks else held.array
                     inner[p.name] = HeldArray(array, held.buffer.hold())
             carried = []  # the iteration alone holds them now: memory is what Python has not freed
-            where = {name: [p.slice(i, self.backend) for p in places] for name, places in filled.items()}
+            where = {name: [p.slice(self.backend, i) for p in places] for name, places in filled.items()}
             yield from self._body(op.body, inner, where, carries)
             carried = [HeldArray(inner[n].array, inner[n].buffer.hold()) for n in nexts]
             for name in dict.fromkeys(nexts):
@@ -388,5 +390,5 @@ class Rank:
 
     def _store(self, stacks: Mapping[str, list[Destination]], name: str, values: Values) -> Wait[None]:
         for place in stacks.get(name, ()):
-            yield from self._there(values[name])
-            place.put(values[name].array, self.backend)
+            yield from values[name].buffer.arrive(self.backend)
+            place.put(self.backend, values[name].array)
