@@ -17,8 +17,8 @@ from compiler.layout import TIME
 from compiler.program import Program
 from runtime.distribute import Array, piece_of
 from runtime.executor import inputs_of
+from runtime.mesh import parted
 from runtime.rank.interpreter import Rank
-from runtime.state import parted
 from runtime.torch.backend import Torch
 from runtime.torch.network import TorchNetwork, place_of
 from runtime.torch.world import World
