@@ -14,6 +14,7 @@ from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Recv, Sa
 from compiler.ops.elementwise import Cast
 from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
+from compiler.origin import Role
 from compiler.program import LASTING, Function
 from compiler.text.printer import show_type
 from dsl.data import dataclass
@@ -59,6 +60,10 @@ class FunctionWriter:
     def __init__(self, writer: Writer, listed: set[str], loss: Value | None = None) -> None:
         self.w, self.listed, self.loss = writer, listed, loss
         self.lasting = {s.name for s in writer.cls.states if s.role in LASTING}
+        timed = {s.name: TIME in s.layout.split_axes for s in writer.cls.states if s.role is Role.STATE}
+        several = writer.program.microbatches > 1
+        self.states = {name: several and not own for name, own in timed.items()}
+        self.per_microbatch = False
         self.written = Written([])
         self.unbound: set[Value] = set()
         self.results = _Results()
@@ -67,6 +72,7 @@ class FunctionWriter:
 
     def write(self, f: Function, name: str, indent: str = "") -> Written:
         """The function under this name."""
+        self.per_microbatch = f.per_microbatch
         for g in _called(f.body):
             if id(g) not in self.w.called:
                 self._function(g, indent)
@@ -141,7 +147,14 @@ class FunctionWriter:
             self.results.send[f"{op.name} to {op.to}"] = w.ref(node.inputs[0])
         elif isinstance(op, Write):
             text = w.ref(node.inputs[0])
-            if op.name in self.lasting and node.inputs[0] in self.own and op.name not in w.trained:
+            own = node.inputs[0] in self.own
+            if op.name in self.states:  # never in place: what was read of it may have been saved
+                shared = self.per_microbatch and self.states[op.name]
+                if shared:  # by micro-batches, all of which read what it was before the step
+                    self.line(indent, f"if i == {w.program.microbatches - 1}:")
+                new = text if own else f"{text}.clone()"
+                self.line(indent + "    " * shared, f"state[{string(op.name)}] = {new}")
+            elif op.name in self.lasting and own and op.name not in w.trained:
                 self.line(indent, f"state[{string(op.name)}] = {text}")
             elif op.name in self.lasting:
                 self.line(indent, f"state[{string(op.name)}].copy_({text})")
