@@ -176,7 +176,7 @@ class Rank:
             return  # a loop has added its slices
         operands = [values[v.name] for v in instr.inputs]
         for held in operands:
-            yield from self._there(held)
+            yield from held.buffer.arrive(self.backend)
         arrays = [held.array for held in operands]
         match op:
             case Accumulate():
@@ -243,17 +243,10 @@ class Rank:
         """The virtual stage whose code runs."""
         return self.program.homes.stage(self.group, self.chunk)
 
-    def _there(self, held: HeldArray) -> Wait[None]:
-        """Wait for what a value's buffer is to hold."""
-        if held.buffer.coming is not None:
-            handle, place = held.buffer.coming
-            held.buffer.coming = None
-            self.backend.assign(place, (yield from handle.wait()))
-
     def _drop(self, held: HeldArray) -> Wait[None]:
         """Let go of a value, which must be there first if nobody else holds it."""
         if held.buffer.holders == 1:
-            yield from self._there(held)
+            yield from held.buffer.arrive(self.backend)
         held.buffer.drop()
 
     def _compute(self, instr: Node, scope: Mapping[str, Value], arrays: Sequence[Array]) -> Sequence[Array]:
@@ -371,7 +364,7 @@ class Rank:
             filled.setdefault(result.name, []).append(place)
         nexts = names_of(op.body.outputs[:carries])
         for name in names[carries:stacks]:
-            yield from self._there(values[name])
+            yield from values[name].buffer.arrive(self.backend)
         carried = [HeldArray(values[n].array, values[n].buffer.hold()) for n in names[:carries]]
         for name in dict.fromkeys(names[:carries]):
             if name in dying and name not in names[carries:]:
@@ -397,5 +390,5 @@ class Rank:
 
     def _store(self, stacks: Mapping[str, list[Destination]], name: str, values: Values) -> Wait[None]:
         for place in stacks.get(name, ()):
-            yield from self._there(values[name])
+            yield from values[name].buffer.arrive(self.backend)
             place.put(self.backend, values[name].array)
