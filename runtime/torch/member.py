@@ -17,7 +17,7 @@ from compiler.layout import TIME
 from compiler.program import Program
 from runtime.distribute import Array, piece_of
 from runtime.executor import inputs_of
-from runtime.rank.interpreter import Rank
+from runtime.rank.compiled import CompiledRank
 from runtime.state import parted
 from runtime.torch.backend import Torch
 from runtime.torch.network import TorchNetwork, place_of
@@ -34,7 +34,7 @@ class Member:
 
     def __init__(self, world: World) -> None:
         self.world, self.backend = world, Torch(world.device)
-        self.devices: dict[int, Rank] = {}
+        self.devices: dict[int, CompiledRank] = {}
         self.busy = False
 
     def serve(self) -> str:
@@ -70,7 +70,7 @@ class Member:
         if self.world.rank < program.devices:
             cls, group, at = place_of(program, self.world.rank)
             network = TorchNetwork(program, self.world, self.backend.device)
-            self.devices[number] = Rank(program, cls, group, at, network, self.backend)
+            self.devices[number] = CompiledRank(program, cls, group, at, network, self.backend)
 
     def close(self, number: int) -> None:
         """Let go of a program."""
@@ -92,7 +92,7 @@ class Member:
         """Let a buffer be that of another program."""
         device = self.devices[number]
         if device.group == group:
-            device.fill(name, self.devices[other].states[name].array)
+            device.share(name, self.devices[other])
 
     def held(self, number: int, wanted: Mapping[int, Sequence[str]]) -> dict[str, Array]:
         """What is in the buffers of these names (by group), with the micro-batches in front where there are pieces."""
@@ -101,9 +101,9 @@ class Member:
             if parted(device.declared[name]):
                 micros = range(device.program.microbatches)
                 if (name, 0) in device.saved:
-                    found[name] = np.stack([self.backend.to_host(device.saved[name, m].array) for m in micros])
+                    found[name] = np.stack([self.backend.to_host(device.kept(name, m)) for m in micros])
             elif name in device.states:
-                found[name] = np.array(self.backend.to_host(device.states[name].array))
+                found[name] = np.array(self.backend.to_host(device.read(name)))
         return found
 
     def step(self, number: int, values: Mapping[str, Array], wanted: Mapping[int, Sequence[str]]) -> dict[str, Array]:

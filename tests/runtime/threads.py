@@ -110,13 +110,13 @@ class Threads:
         return self._made[key]
 
 
-def devices(program: Program, backend: Backend) -> list[Rank]:
+def devices(program: Program, backend: Backend, kind: type[Rank] = Rank) -> list[Rank]:
     """All devices, each with its own weights."""
     post, mesh, found = Post(), Mesh.of(program), []
     for cls in program.classes:
         for g in cls.groups:
             for at in mesh.devices:
-                device = Rank(program, cls, g, at, Threads(post, mesh, g, at, backend), backend)
+                device = kind(program, cls, g, at, Threads(post, mesh, g, at, backend), backend)
                 device.begin()
                 found.append(device)
     return found

@@ -33,9 +33,10 @@ def plan_iota(op: Iota, ins: Values, outs: Values, where: Standpoint) -> Kernel:
 
 @kernel(Full)
 def plan_full(op: Full, ins: Values, outs: Values, where: Standpoint) -> Kernel:
-    """Plans a new array of one value."""
+    """Plans a view of one element, of the result's shape."""
     value, shape, storage = number(op.value, op.dtype), outs[0].type.shape, STORAGE[op.dtype]
-    return lambda ctx: torch.full(shape, value, dtype=storage, device=where.device)
+    full = torch.full((), value, dtype=storage, device=where.device).expand(shape)
+    return lambda ctx: full
 
 
 def _signed(word: int) -> int:
