@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from queue import Queue
 from threading import Lock
@@ -100,6 +101,9 @@ class Threads:
         rest = tuple(n for a, n in self.at.items() if a not in axes)
         key = (self.group, tuple(axes), rest)
         return self._peers(key, self.mesh.piece(axes, self.at), self.mesh.count(axes))
+
+    def together(self) -> nullcontext[None]:
+        return nullcontext()
 
     def between(self, groups: Sequence[int]) -> Peers:
         return self._peers((tuple(groups), tuple(self.at.values())), list(groups).index(self.group), len(groups))
