@@ -128,7 +128,7 @@ def prove(
     run = started(executor, program, first, {**weights, **states} if exact or initial or first else None)
     source = batches or (lambda step: random_batch(program.inputs, seed, step, exact))
     branches, tally = Branches(training), Tally()
-    judge = Judge(training, tally, tolerance, exact)
+    judge = Judge(training, tally, tolerance, exact, run.added)
     judge.begun("weight", weights, run.weights())
     judge.begun("state", states, run.states())
     losses: list[tuple[float, float]] = []
@@ -140,7 +140,7 @@ def prove(
         serial = serial_gradients(training, weights, states, batch, program.seed, branches)
         done = run.step(batch, gradients=True)
         at += 1
-        rounding = cache(partial(measured, training, weights, states, batch, program.seed, serial))
+        rounding = cache(partial(measured, training, weights, states, batch, program.seed, serial, run.added))
         judge.differentiated((Role.LOSS, Role.METRIC, Role.OUTPUT), serial, done, rounding)
         gradients = _fitting(serial.gradients, done.gradients)
         again = partial(serial_update, training, weights=weights, states=states, seed=program.seed)

@@ -38,6 +38,7 @@ class TorchExecutor(LocalExecutor):
         self.leader: Member = member
         self.number = next(_numbers)
         self.ranks = Ranks.of(program)
+        self.added = program.devices - 1  # the most: sums are over some of them
         if program.devices > member.world.size:
             require_size(program.name, program.devices, member.world.size)
         self._later: list[tuple[Any, ...]] = []
