@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from compiler.memory.tiers import FIRST
 from compiler.origin import FORWARD, Origin
-from dsl.data import dataclass
+from dsl.data import Shared, dataclass, fix
 from dsl.source import NOWHERE, Span
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ DIGITS = {"f64": 53, "f32": 24, "f16": 11, "bf16": 8}
 
 
 @dataclass(frozen=True, slots=True)
-class Dim:
+class Dim(Shared):
     """A named dimension of a known size."""
 
     name: str
@@ -36,23 +36,24 @@ class Dim:
 
 
 @dataclass(frozen=True, slots=True)
-class Type:
-    """Element type and ordered dims of a tensor; names within one tensor are distinct."""
+class Type(Shared):
+    """Element type and ordered dims of a tensor; names within one tensor are distinct.
+
+    `positions`: where the dim of a name is. `elements`: their number.
+    """
 
     dtype: str
     dims: tuple[Dim, ...] = ()
+    names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    positions: dict[str, int] = field(init=False, repr=False, compare=False)
+    shape: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    elements: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple([d.name for d in self.dims])
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(d.size for d in self.dims)
-
-    @property
-    def elements(self) -> int:
-        return prod([d.size for d in self.dims])
+    def __post_init__(self) -> None:
+        names = tuple([d.name for d in self.dims])
+        positions = {name: i for i, name in reversed([*enumerate(names)])}
+        shape = tuple([d.size for d in self.dims])
+        fix(self, names=names, positions=positions, shape=shape, elements=prod(shape))
 
     @property
     def bytes(self) -> int:
@@ -64,17 +65,14 @@ class Type:
 
     def size(self, name: str) -> int:
         """Size of the dim called `name`; KeyError if there is none."""
-        for d in self.dims:
-            if d.name == name:
-                return d.size
-        raise KeyError(name)
+        return self.dims[self.positions[name]].size
 
     def index(self, name: str) -> int:
-        """Position of the dim called `name`; ValueError if there is none."""
-        return self.names.index(name)
+        """Position of the dim called `name`; KeyError if there is none."""
+        return self.positions[name]
 
     def has(self, name: str) -> bool:
-        return name in [d.name for d in self.dims]
+        return name in self.positions
 
     def with_dtype(self, dtype: str) -> Type:
         return Type(dtype, self.dims)

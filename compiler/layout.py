@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import field
+from functools import lru_cache
 from math import prod
 
 from compiler.graph import Dim, Type
-from dsl.data import dataclass
+from dsl.data import Shared, dataclass, fix
 
 TIME = "micro-batches"  # their axis: a split over time, not over devices. No mesh can call one of its axes so
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Shared):
     """`dims[i]`: the axes (major to minor) that split dim i of the type; `pending`: (axis, "sum" | "max"), in the order
     of the mesh, the micro-batches first.
 
     `halo`: (dim index, left, right): borders that a piece holds beyond its own part. Axes in neither: replicated.
+    `axes`: those along which pieces differ; `split_axes`: those that split a dim.
     """
 
     dims: tuple[tuple[str, ...], ...]
     pending: tuple[tuple[str, str], ...] = ()
     halo: tuple[tuple[int, int, int], ...] = ()
+    axes: frozenset[str] = field(init=False, repr=False, compare=False)
+    split_axes: frozenset[str] = field(init=False, repr=False, compare=False)
+    _dim_of: dict[str, int] = field(init=False, repr=False, compare=False)
+    _pending_on: dict[str, str] = field(init=False, repr=False, compare=False)
 
-    @property
-    def axes(self) -> frozenset[str]:
-        """Axes along which pieces differ."""
-        return frozenset(a for d in self.dims for a in d) | frozenset(a for a, _ in self.pending)
-
-    @property
-    def split_axes(self) -> frozenset[str]:
-        return frozenset(a for d in self.dims for a in d)
+    def __post_init__(self) -> None:
+        dim_of = {a: i for i, axes in reversed([*enumerate(self.dims)]) for a in axes}
+        pending_on = {a: fn for a, fn in reversed(self.pending)}
+        split = frozenset(dim_of)
+        fix(self, axes=split | pending_on.keys(), split_axes=split, _dim_of=dim_of, _pending_on=pending_on)
 
     def pending_on(self, axis: str) -> str | None:
-        for a, fn in self.pending:
-            if a == axis:
-                return fn
-        return None
+        """The reduction that is pending along the axis."""
+        return self._pending_on.get(axis)
 
     def dim_of(self, axis: str) -> int | None:
-        for i, axes in enumerate(self.dims):
-            if axis in axes:
-                return i
-        return None
+        """The dim that the axis splits."""
+        return self._dim_of.get(axis)
 
     def stacked(self) -> Layout:
         """Of a stack of such values: their dims behind a whole one."""
@@ -57,8 +57,8 @@ class Layout:
 def in_order(pending: Iterable[tuple[str, str]], mesh: Collection[str]) -> tuple[tuple[str, str], ...]:
     """Pending reductions in the order of the mesh's axes."""
     found = dict(pending)
-    if len(found) < 2:
-        return tuple([(a, fn) for a, fn in found.items() if a in mesh])
+    if not found:
+        return ()
     return tuple([(a, found[a]) for a in mesh if a in found])
 
 
@@ -69,12 +69,18 @@ def replicated(rank: int) -> Layout:
 
 def local_type(type: Type, layout: Layout, sizes: Mapping[str, int]) -> Type:
     """The piece that one device holds of a (logical) `type`; uneven sizes are rounded up (padded)."""
-    if not any(layout.dims):
+    if not layout.split_axes:
         return type
-    dims = [
-        Dim(d.name, -(-d.size // prod([sizes[a] for a in axes]))) if axes else d
-        for d, axes in zip(type.dims, layout.dims, strict=True)
-    ]
+    return _local_type(type, layout, tuple([sizes[a] for a in layout._dim_of]))
+
+
+@lru_cache(1 << 14)
+def _local_type(type: Type, layout: Layout, parts: tuple[int, ...]) -> Type:
+    """`parts`: into how many each axis of the layout splits its dim."""
+    sizes = dict(zip(layout._dim_of, parts, strict=True))
+    dims = list(type.dims)
+    for i in set(layout._dim_of.values()):
+        dims[i] = Dim(dims[i].name, -(-dims[i].size // prod([sizes[a] for a in layout.dims[i]])))
     for i, left, right in layout.halo:
         dims[i] = Dim(dims[i].name, dims[i].size + left + right)
     return Type(type.dtype, tuple(dims))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from compiler.graph import Graph, Node, Value
+from compiler.graph import Graph, Value
 from compiler.ops.effects import Accumulate, Read, Write
 from compiler.ops.repeat import Repeat
 from compiler.program import ALL_CHUNKS, DeviceClass, For, FunctionPhase, Program, Run, Schedule, Update
@@ -79,15 +79,6 @@ def variables(body: Graph) -> dict[str, Value]:
     for instr in body.nodes:
         found.update((v.name, v) for v in instr.outputs)
     return found
-
-
-def walk(body: Graph, times: int = 1) -> Iterator[tuple[Node, dict[str, Value], int]]:
-    """All instructions, those inside loops too: (instruction, the variables in its scope, how often it runs)."""
-    scope = variables(body)
-    for instr in body.nodes:
-        yield instr, scope, times
-        if isinstance(instr.op, Repeat):
-            yield from walk(instr.op.body, times * instr.op.count)
 
 
 def rounds(

@@ -56,12 +56,30 @@ class Weight:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """A tensor that lives across steps besides the weights: role `optimizer` (of weight `of`), `counter` or `state`.
+
+    loops: its leading dims that come from `repeat`s, of a model's state.
+    """
+
+    value: Value
+    init: Init
+    role: Role
+    of: str | None = None
+    loops: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.value.name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Model:
     """The serial forward program.
 
-    graph.inputs  = data inputs, then weights, then `step` (int32 scalar) if the model uses random numbers. It is called
-    "step" where nothing else is.
-    graph.outputs = loss (a scalar), then the metrics (scalars), then the outputs.
+    graph.inputs  = data inputs, then weights, then states, then `step` (int32 scalar) if the model uses random numbers.
+    It is called "step" where nothing else is.
+    graph.outputs = loss (a scalar), then the metrics (scalars), then the outputs, then what becomes of the states.
     """
 
     name: str
@@ -70,6 +88,7 @@ class Model:
     graph: Graph
     metrics: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    states: tuple[State, ...] = ()
 
     @property
     def loss(self) -> Value:
@@ -83,7 +102,8 @@ class Model:
     @property
     def of_outputs(self) -> tuple[Value, ...]:
         """The values of the outputs, in their order."""
-        return self.graph.outputs[1 + len(self.metrics) :]
+        first = 1 + len(self.metrics)
+        return self.graph.outputs[first : first + len(self.outputs)]
 
     @property
     def trained(self) -> tuple[Weight, ...]:
@@ -93,7 +113,7 @@ class Model:
     @property
     def step(self) -> Value | None:
         """The input that is the number of the step, if the model uses random numbers."""
-        found = self.graph.inputs[len(self.inputs) + len(self.weights) :]
+        found = self.graph.inputs[len(self.inputs) + len(self.weights) + len(self.states) :]
         return found[0] if found else None
 
 
@@ -168,20 +188,6 @@ class Precision:
     compute: str = "f32"
     master: str = "f32"
     loss_scale: float | str | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class State:
-    """A tensor that lives across steps besides the weights: role `optimizer` (of weight `of`) or `counter`."""
-
-    value: Value
-    init: Init
-    role: Role
-    of: str | None = None
-
-    @property
-    def name(self) -> str:
-        return self.value.name
 
 
 STEP_DTYPE = "f64"
@@ -271,8 +277,8 @@ class Training:
     """The graphs of an entry, with explicit interfaces. Names are unique across all of them.
 
     rounds:   what is computed of the whole batch before its first micro-batch.
-    forward:  inputs = data inputs (+ "step"), weights, totals of rounds; outputs = loss, summed metrics, parts, outputs
-              of the model, saved…
+    forward:  inputs = data inputs (+ "step"), weights, states of the model, totals of rounds; outputs = loss, summed
+              metrics, parts, outputs of the model, new contents of its states, saved…
     finish:   what becomes of the parts at the end of a step.
     backward: inputs = saved…, weights, (+ "step", data inputs and loss-scale state if used); outputs = one gradient per
               trained weight, in their order, in master dtype (multiplied by the loss scale, if there is one).
@@ -329,9 +335,14 @@ class Training:
         return 1 + len(self.summed) + (len(self.finish.parts) if self.finish else 0)
 
     @property
-    def results(self) -> int:
-        """How many outputs of the forward graph are for whoever asked: all but what is saved for the backward pass."""
+    def asked(self) -> int:
+        """How many outputs of the forward graph are for whoever asked: loss, metrics, parts, outputs of the model."""
         return self.scalars + len(self.model.outputs)
+
+    @property
+    def results(self) -> int:
+        """How many outputs of the forward graph stay: all but what is saved for the backward pass."""
+        return self.asked + len(self.model.states)
 
     @property
     def totals(self) -> tuple[Value, ...]:

@@ -37,9 +37,10 @@ FORWARD = Origin()
 class Role(StrEnum):
     """What a buffer is for. The last three are of values that no program declares."""
 
-    WEIGHT = "weight"  # live across steps, like the next two
+    WEIGHT = "weight"  # live across steps, like the next three
     OPTIMIZER = "optimizer"
     COUNTER = "counter"
+    STATE = "state"  # a model's own: read and renewed by forward passes
     GRADIENT = "gradient"  # added up over the micro-batches of a step, like the next two
     LOSS = "loss"
     METRIC = "metric"

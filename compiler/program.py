@@ -134,6 +134,10 @@ MODEL_PASSES = (FunctionPhase.FORWARD, FunctionPhase.BACKWARD, FunctionPhase.WEI
 """The phases that go through the chunks, in this order for each micro-batch."""
 
 
+FunctionKey = tuple[FunctionPhase, int]
+"""What tells a function from the others of its class of devices: its phase and its chunk (or round)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Function:
     """What devices run at once: a pass of a `chunk` through the model, or what a step does before and after them."""
@@ -143,9 +147,8 @@ class Function:
     body: Graph
 
     @property
-    def name(self) -> str:
-        """How texts call it: the letter of its phase."""
-        return self.phase
+    def key(self) -> FunctionKey:
+        return self.phase, self.chunk
 
     @property
     def per_microbatch(self) -> bool:
@@ -264,7 +267,7 @@ class Entry:
 RESULTS = (Role.LOSS, Role.METRIC, Role.OUTPUT, Role.REPORT)
 """Roles of buffers whose contents an entry gives to whoever asked."""
 
-LASTING = (Role.WEIGHT, Role.OPTIMIZER, Role.COUNTER)
+LASTING = (Role.WEIGHT, Role.OPTIMIZER, Role.COUNTER, Role.STATE)
 """Roles of buffers that live across steps, for all entries."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from compiler.graph import Type
 from compiler.layout import Layout, in_order, local_type
@@ -18,20 +19,25 @@ class RelayoutStep:
     layout: Layout
 
 
-def plan_relayout(type: Type, source: Layout, target: Layout, sizes: Mapping[str, int]) -> list[RelayoutStep]:
+def plan_relayout(type: Type, source: Layout, target: Layout, sizes: Mapping[str, int]) -> tuple[RelayoutStep, ...]:
     """Ops that bring a value of (logical) `type` from `source` to `target`.
 
     Only the minor-most axis of a dim can be gathered or appended, so axes are stripped down to the common prefix.
     Local cuts go first and gathers last, because cuts make what follows smaller. Neighbouring steps of one kind merge.
     Raises ValueError for what has no meaning (a different pending reduction, halos).
     """
+    return _plan(type.names, source, target, tuple(sizes))
+
+
+@lru_cache(1 << 12)
+def _plan(names: tuple[str, ...], source: Layout, target: Layout, mesh: tuple[str, ...]) -> tuple[RelayoutStep, ...]:
+    """For tensors of these names, on a mesh of these axes."""
     if source.halo or target.halo:
         raise ValueError("halos are exchanged by their own ops")
-    names = type.names
     dims = [list(d) for d in source.dims]
     want = [list(d) for d in target.dims]
-    pending = dict(in_order(source.pending, sizes))
-    goal = dict(in_order(target.pending, sizes))
+    pending = dict(in_order(source.pending, mesh))
+    goal = dict(in_order(target.pending, mesh))
     home = {a: i for i, axes in enumerate(want) for a in axes}
     steps: list[RelayoutStep] = []
 
@@ -39,7 +45,7 @@ def plan_relayout(type: Type, source: Layout, target: Layout, sizes: Mapping[str
         return dims[i] == want[i][: len(dims[i])] and len(want[i]) > len(dims[i]) and want[i][len(dims[i])] == axis
 
     def emit(op: Comm) -> None:
-        layout = Layout(tuple(map(tuple, dims)), in_order(pending.items(), sizes))
+        layout = Layout(tuple(map(tuple, dims)), in_order(pending.items(), mesh))
         merged = steps[-1].op.merged(op) if steps else None
         if isinstance(merged, Comm):
             steps[-1] = RelayoutStep(merged, layout)
@@ -94,7 +100,7 @@ def plan_relayout(type: Type, source: Layout, target: Layout, sizes: Mapping[str
         pass
     if dims != want or pending != goal:
         raise ValueError(f"no way from {source} to {target}")
-    return steps
+    return tuple(steps)
 
 
 def relayout_bytes(type: Type, source: Layout, target: Layout, sizes: Mapping[str, int]) -> float:

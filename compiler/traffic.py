@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from compiler.graph import Graph, Type, Value
+from compiler.graph import Graph, Type
 from compiler.layout import Layout, local_type
 from compiler.ops.base import Op
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Send, StageReduce
-from compiler.ops.repeat import Repeat
 from compiler.program import FunctionPhase, Program
+from compiler.walk import walk
 from dsl.data import dataclass
 
 Key = tuple[str, tuple[str, ...]]
@@ -95,22 +95,12 @@ def in_mesh_order(axes: Iterable[str], mesh: Iterable[str]) -> tuple[str, ...]:
 
 def messages(body: Graph, sizes: Mapping[str, int]) -> Iterator[Message]:
     """All communication of one run of a function, in its order; what is in a loop counts for all iterations."""
-    return _messages(body, sizes, {}, 1)
-
-
-def _messages(body: Graph, sizes: Mapping[str, int], outer: Mapping[str, Value], times: int) -> Iterator[Message]:
-    known = {**outer, **{p.name: p for p in body.inputs}}
-    for instr in body.nodes:
-        op = instr.op
-        if isinstance(op, Repeat):
-            yield from _messages(op.body, sizes, known, times * op.count)
-        elif instr.inputs:
-            source = known[instr.inputs[0].name]
-            sent = sent_bytes(op, source.type, source.layout, sizes)
-            if sent is not None:
-                axes, dim = (op.over(), op.along()) if isinstance(op, Comm) else ((), "")
-                yield Message(op.mnemonic, in_mesh_order(axes, sizes), dim, times, sent)
-        known.update((v.name, v) for v in instr.outputs)
+    for instr, times in walk(body):
+        op, source = instr.op, next(iter(instr.inputs), None)
+        sent = sent_bytes(op, source.type, source.layout, sizes) if source is not None else None
+        if sent is not None:
+            axes, dim = (op.over(), op.along()) if isinstance(op, Comm) else ((), "")
+            yield Message(op.mnemonic, in_mesh_order(axes, sizes), dim, times, sent)
 
 
 def volumes(body: Graph, sizes: Mapping[str, int]) -> Volumes:

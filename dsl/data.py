@@ -6,13 +6,27 @@ Here a method is compiled when it is first called, and fills the slots of a froz
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+_T = TypeVar("_T")
+
+_KEPT = 1 << 15
+"""How many objects of a `Shared` class are kept to be given again."""
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass
+
+    def fix(made: object, **facts: object) -> None:
+        """Set fields of a frozen object, in `__post_init__`."""
+
 else:
     import dataclasses
     from dataclasses import MISSING, FrozenInstanceError, fields
+    from functools import lru_cache
+
+    def fix(made, **facts):
+        for name, value in facts.items():
+            object.__setattr__(made, name, value)
 
     def dataclass(cls=None, /, *, frozen=False, slots=False, eq=True, kw_only=False):
         """Make a data type of the annotated class."""
@@ -37,22 +51,41 @@ else:
                 cls.__setattr__ = cls.__delattr__ = _fixed
                 if slots:
                     cls.__getstate__, cls.__setstate__ = _getstate, _setstate
+            if issubclass(cls, Shared):
+                _share(cls)
             return cls
 
         return make if cls is None else make(cls)
+
+    def _share(cls):
+        fill, digest = _compiled(cls, "__init__", *_init(cls, True, True)), _compiled(cls, "__hash__", *_hash(cls))
+
+        @lru_cache(_KEPT)
+        def new(of, *values, **named):
+            made = object.__new__(of)
+            fill(made, *values, **named)
+            fix(made, hashed=digest(made))
+            return made
+
+        cls.__new__ = new
+        cls.__init__ = object.__init__
+        cls.__hash__ = Shared.__hash__
+        cls.__reduce__ = lambda self: (cls, tuple(getattr(self, f.name) for f in fields(self) if f.init))
 
     def _later(cls, name, write):
         """Give the class a method whose source `write` makes of it when it is first called."""
 
         def first(self, *args, **kwargs):
-            source, known = write(cls)
-            exec(source, known)
-            method = known[name]
-            method.__qualname__ = f"{cls.__qualname__}.{name}"
-            type.__setattr__(cls, name, method)
+            method = _compiled(cls, name, *write(cls))
+            setattr(cls, name, method)
             return method(self, *args, **kwargs)
 
         setattr(cls, name, first)
+
+    def _compiled(cls, name, source, known):
+        exec(source, known)
+        known[name].__qualname__ = f"{cls.__qualname__}.{name}"
+        return known[name]
 
     def _init(cls, frozen, slots):
         known = {"MISSING": MISSING}
@@ -113,3 +146,15 @@ else:
     def _setstate(self, state):
         for f, value in zip(fields(self), state, strict=True):
             object.__setattr__(self, f.name, value)
+
+
+class Shared:
+    """Base of frozen classes whose equal objects are one, as long as it is among the last `_KEPT` that were made. So to
+    compare two is mostly to see that they are the same, their hash is there, and what `__post_init__` works out of the
+    fields (`fix`) is worked out once. All fields that are given can be hashed, and are given in their order.
+    """
+
+    __slots__ = ("hashed",)
+
+    def __hash__(self) -> int:
+        return self.hashed  # type: ignore[attr-defined, no-any-return]

@@ -9,12 +9,12 @@ from compiler import driver
 from compiler.driver import Compiled, run_passes
 from compiler.graph import Graph
 from compiler.model import Job, Training
-from compiler.ops.repeat import Repeat
 from compiler.passes.pipeline import NAMES, PASSES, Pass, Work
 from compiler.passes.place.place import Placed
 from compiler.program import Program
 from compiler.text import show
 from compiler.text.stages import show_graph, show_stage
+from compiler.walk import walk
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 
@@ -45,12 +45,8 @@ class Timer:
 
 def _nodes(made: tuple[Graph, ...] | Program) -> int:
     if isinstance(made, Program):
-        return sum(_size(f.body) for c in made.classes for f in c.functions)
-    return sum(map(_size, made))
-
-
-def _size(graph: Graph) -> int:
-    return sum(1 + (_size(n.op.body) if isinstance(n.op, Repeat) else 0) for n in graph.nodes)
+        return sum(1 for c in made.classes for f in c.functions for _ in walk(f.body))
+    return sum(1 for graph in made for _ in walk(graph))
 
 
 def lowered(given: Job | Training | Placed, entry: str, timed: Callable[[PassTiming], None] | None = None) -> Compiled:
@@ -58,17 +54,18 @@ def lowered(given: Job | Training | Placed, entry: str, timed: Callable[[PassTim
     return driver.compile_job(given, entry, Timer(timed) if timed is not None else None)
 
 
-def early(given: Job | Training | Placed, stage: str, entry: str) -> str:
-    """`graph`, `training` or `placed`, and what is behind a pass: `after:NAME`. Raises ParcError."""
+def early(given: Job | Training | Placed, stage: str, entry: str, folder: str | None) -> str:
+    """`graph`, `training` or `placed`, and what is behind a pass: `after:NAME`. folder: where the text is to lie.
+    Raises ParcError."""
     if stage == "graph" and isinstance(given, Job):
-        return show_stage(given)
+        return show_stage(given, folder)
     if stage == "placed":
-        return show_stage(given if isinstance(given, Placed) else run_passes(given, "place", entry).placed)
+        return show_stage(given if isinstance(given, Placed) else run_passes(given, "place", entry).placed, folder)
     if stage == "training" and not isinstance(given, Placed):
         try:
-            return show_stage(run_passes(given, "place", entry).training)
+            return show_stage(run_passes(given, "place", entry).training, folder)
         except ParcError:  # there is a training graph all the same
-            return show_stage(run_passes(given, "update", entry).training)
+            return show_stage(run_passes(given, "update", entry).training, folder)
     name = stage.removeprefix("after:")
     step = next((p for p in PASSES if p.name == name), None)
     behind = {Job: 0, Training: NAMES.index("place"), Placed: NAMES.index("stage")}[type(given)]

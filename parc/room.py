@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from compiler.driver import Compiled
-from compiler.memory.capacity import check_capacity, out_of_memory
-from compiler.memory.peak import memory_use
+from compiler.memory.capacity import HELP, check_capacity, out_of_memory
 from compiler.memory.tiers import FIRST
 from dsl.diagnostics import Diagnostic, ParcError
 from parc.memory import Measure, Needs, capacities, of_program, of_stack
@@ -31,11 +30,12 @@ def require_room(compiled: Compiled, own: Callable[[], Compiled] | None = None, 
         compiled = own()
     stack = of_stack(compiled)
     if stack.most > there[FIRST]:
-        found, measure = [out_of_memory(stack.moment(), there[FIRST], stack.stack, "")], of_stack
+        entry = compiled.training.entry
+        found, measure = [out_of_memory(stack.moment(), there[FIRST], stack.stack, "", entry)], of_stack
     else:
         measure = of_program
         try:
-            check_capacity(compiled.program, memory_use(compiled.program), there)
+            check_capacity(compiled.program, there)
             return
         except ParcError as error:
             found = [replace(d, notes=(_fits(stack, there[FIRST]), *d.notes)) for d in error.diagnostics]
@@ -54,6 +54,9 @@ def _fits(stack: Needs, capacity: float) -> tuple[str, None]:
 
 
 def _remedies(compiled: Compiled, there: dict[str, float], measure: Measure) -> str:
+    """What to do about it. Changes are tried for steps of training alone."""
     from parc.remedies import in_words, remedies
 
+    if not compiled.training.trains:
+        return HELP
     return in_words(remedies(compiled, there, measure))

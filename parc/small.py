@@ -206,6 +206,10 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 _LIST = re.compile("#(, #)+")
 
 
+SIZED = ("name", "mesh", "pipelines", "microbatches", "microbatch_dim")
+"""Fields of a strategy that speak of sizes, and have facts of their own; its other rules are kept as they are."""
+
+
 def facts(job: Job, full: Job) -> dict[Fact, Any]:
     """What a job says but for its sizes: its graph, its rules, what divides by what."""
     strategy, sizes, whole = job.strategy, _sizes(job), _sizes(full)
@@ -241,8 +245,7 @@ def facts(job: Job, full: Job) -> dict[Fact, Any]:
     found["pipelines", ""] = tuple(
         (p.label, p.axis, p.schedule, p.chunks, len(p.cuts or ())) for p in strategy.pipelines
     )
-    kept = (strategy.splits, strategy.shards, strategy.layouts, strategy.places)
-    found["rules", ""] = (*kept, strategy.recomputes, strategy.offloads)
+    found["rules", ""] = tuple(getattr(strategy, f.name) for f in fields(strategy) if f.compare and f.name not in SIZED)
     found["graph", ""] = _NUMBER.sub("#", str(job.model.graph))
     return found
 
@@ -270,7 +273,7 @@ def outline(program: Program) -> Outline:
     return frozenset(
         (
             tuple((s.name, s.role, s.type.dtype, s.type.names, s.layout, s.memory) for s in cls.states),
-            tuple((f.name, f.chunk, tuple(_instructions(f.body))) for f in cls.functions),
+            tuple((*f.key, tuple(_instructions(f.body))) for f in cls.functions),
         )
         for cls in program.classes
     )

@@ -92,7 +92,7 @@ def run(
     """
     reader = open_data(data, program.inputs)
     memory = memory_use(program)
-    check_capacity(program, memory, capacities or {})
+    check_capacity(program, capacities or {})
     run = executor(program)
     device, ideal = simulated or (None, None)
     result = RunResult(program.name, program.devices, data.reader if data is not None else "synthetic", device)

@@ -29,6 +29,17 @@ Kernel = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Renewing:
+    """A kernel of an op that `renews` an operand: `renew(ctx, *operands)` makes the result in that operand's memory."""
+
+    run: Kernel
+    renew: Kernel
+
+    def __call__(self, ctx: Any, *operands: Array) -> Array:
+        return self.run(ctx, *operands)
+
+
+@dataclass(frozen=True, slots=True)
 class LocalValue:
     """A value as one device, or a stack of devices, holds it.
 

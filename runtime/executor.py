@@ -14,10 +14,10 @@ import numpy as np
 
 from compiler.graph import Type, Value
 from compiler.layout import Layout
-from compiler.liveness import walk
 from compiler.ops.effects import Input
 from compiler.origin import Role
 from compiler.program import LASTING, DeviceClass, FunctionPhase, Program, StateDecl
+from compiler.walk import walk
 from dsl.data import dataclass
 from dsl.diagnostics import fail
 from runtime.distribute import Array, own_part
@@ -149,7 +149,7 @@ class LocalExecutor(ABC):
 
     def states(self) -> Arrays:
         """The optimizer's states and the counters as logical arrays by name."""
-        return self.collect((Role.OPTIMIZER, Role.COUNTER), add=False)
+        return self.collect((Role.OPTIMIZER, Role.COUNTER, Role.STATE), add=False)
 
     def put(self, arrays: Mapping[str, Array]) -> None:
         """Replace weights and states, by their logical names; ValueError for a name or a shape that is not there."""
@@ -217,7 +217,12 @@ class LocalExecutor(ABC):
             held = {**self.weights(), **self.states()}
             other.put({name: held[name] for name in missing if name in held})
         other.steps = self.steps
-        return other.step(batch)
+        result = other.step(batch)
+        for g, cls in other.classes.items():
+            for decl in cls.states:
+                if decl.role is Role.STATE:
+                    self.share(g, decl, other)
+        return result
 
     def step(self, batch: Mapping[str, Array], gradients: bool = False) -> StepResult:
         """Run the first entry on a logical batch; E0702 if the schedule hangs, ValueError if the batch does not fit."""
@@ -270,7 +275,7 @@ def inputs_of(cls: DeviceClass) -> dict[tuple[str, Layout], Value]:
     return {
         (instr.op.name, instr.outputs[0].layout): instr.outputs[0]
         for f in cls.functions
-        for instr, _, _ in walk(f.body)
+        for instr, _ in walk(f.body)
         if isinstance(instr.op, Input)
     }
 

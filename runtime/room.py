@@ -16,15 +16,14 @@ import numpy as np
 
 from compiler.graph import Graph, Type, Value
 from compiler.layout import TIME, Layout, local_type
-from compiler.liveness import walk
 from compiler.memory.action import STATIC, Replay
 from compiler.memory.peak import ClassMemory
 from compiler.memory.tiers import FIRST
 from compiler.model import Training
 from compiler.ops.effects import Input
-from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import DeviceClass, Program
+from compiler.walk import walk
 from dsl.data import dataclass
 from runtime.numpy import STORAGE
 
@@ -127,22 +126,21 @@ def private(program: Program) -> int:
 
 def serial(training: Training) -> int:
     """Of a step of the serial program beside a run: its values, and weights and states before and after."""
-    lasting = sum(stored(v.type) for v in training.update.inputs)
+    lasting = sum(stored(v.type) for v in (*training.update.inputs, *(s.value for s in training.model.states)))
     values = sum(_values(g) for g in (*(r.graph for r in training.rounds), training.forward, training.backward))
     return 3 * lasting + max(values, _values(training.update))
 
 
 def _values(graph: Graph) -> int:
-    total = 0
-    for node in graph:
-        total += sum(stored(v.type) for v in node.outputs)
-        if isinstance(node.op, Repeat):
-            total += _values(node.op.body)
-    return total
+    return sum(stored(v.type) for node, _ in walk(graph) for v in node.outputs)
 
 
 class _WholeReplay(Replay):
-    """Counts a value on all devices of a group at once."""
+    """Counts a value on all devices of a group at once. Nothing is renewed in place there."""
+
+    def __init__(self, cls: DeviceClass, sizes: Mapping[str, int]) -> None:
+        super().__init__(cls, sizes)
+        self.reuses = {}
 
     def _bytes(self, var: Value) -> int:
         return _whole(var.type, var.layout, self.sizes)
@@ -160,12 +158,13 @@ class _Stacked(ClassMemory):
         self.static = {}
         for s in cls.states:
             if s.role in STATIC:
-                size = _whole(s.type, s.layout, self.sizes)
+                times = self.sizes[TIME] if TIME in s.layout.split_axes else 1
+                size = times * _whole(s.type, s.layout, self.sizes)
                 self.static.setdefault((s.memory, s.role), []).append((s.name, size))
         inputs = {
             (i.op.name, i.outputs[0].layout): i.outputs[0]
             for f in cls.functions
-            for i, _, _ in walk(f.body)
+            for i, _ in walk(f.body)
             if isinstance(i.op, Input)
         }
         for (name, layout), var in inputs.items():

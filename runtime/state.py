@@ -23,7 +23,7 @@ there for each micro-batch (`parted`) has them as its first axis."""
 
 
 def parted(decl: StateDecl) -> bool:
-    """Whether each micro-batch has a buffer of its own."""
+    """Whether each micro-batch has a part of its own."""
     return TIME in decl.layout.split_axes
 
 

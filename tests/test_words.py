@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from parc import api
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("dsl", "compiler", "runtime", "parc")
@@ -75,3 +78,20 @@ def test_what_the_pages_name_is_there(name: str) -> None:
     for part in parts[files[0] :]:
         assert hasattr(thing, part) or part in getattr(thing, "__annotations__", {})
         thing = getattr(thing, part, None)
+
+
+OTHER_WORDS = {"The", "A", "An", "What", "How", "Why", "Whether", "Which", "Where", "Everything", "All", "Of"}
+
+
+def functions() -> list[str]:
+    """The public functions of parc."""
+    return sorted(name for name in api.__all__ if inspect.isfunction(getattr(api, name)))
+
+
+@pytest.mark.parametrize("name", functions())
+def test_docstrings_of_the_api_begin_with_a_verb_and_say_what_is_raised(name: str) -> None:
+    function = getattr(api, name)
+    doc = inspect.getdoc(function) or ""
+    assert doc and doc.split()[0] not in OTHER_WORDS
+    source = inspect.getsource(function)
+    assert "Raises" in doc or not ("raise " in source or "**options" in source), "errors"

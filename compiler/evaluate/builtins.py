@@ -288,7 +288,12 @@ def _along(op: Callable[[str], Cumsum | Flip]) -> Callable[[Args], Bound]:
 
 def _iota(a: Args) -> Bound:
     (dim,) = a.scope.dim_list(a.dim_names("dim")[0][:1])[:1]
-    return a.scope.emit(Iota(dim), span=a.span, name=a.hint)
+    first = a.value("start") if a.has("start") else 0
+    if isinstance(first, Value):
+        return a.scope.emit(Iota(dim), first, span=a.span, name=a.hint)
+    number = a.integer("start", 0)
+    found = a.scope.emit(Iota(dim), span=a.span, name=a.hint)
+    return a.scope.emit(Map("add", (None, number)), found, span=a.span, name=a.hint) if number else found
 
 
 def _filled(value: float) -> Callable[[Args], Bound]:
@@ -347,7 +352,7 @@ BUILTINS: dict[str, Builtin] = {
     "top_k": Builtin((_X, P("over", "arrow"), P("k", optional=True)), rows.top_k),
     "cumsum": Builtin((_X, P("over", "dims")), _along(Cumsum)),
     "flip": Builtin((_X, P("over", "dims")), _along(Flip)),
-    "iota": Builtin((P("dim", "dims"),), _iota),
+    "iota": Builtin((P("dim", "dims"), P("start", optional=True)), _iota),
     "zeros": Builtin((P("dims", "shape", optional=True, many=True), P("dtype", "word", optional=True)), _filled(0.0)),
     "ones": Builtin((P("dims", "shape", optional=True, many=True), P("dtype", "word", optional=True)), _filled(1.0)),
     "full": Builtin(

@@ -20,10 +20,15 @@ T = TypeVar("T")
 
 
 def call(expr: ast.Call, scope: Scope, want: Want = None, hint: str | None = None) -> Bound:
-    """The value of a call of a built-in or of the file's (or a used file's) function."""
+    """The value of a call of a built-in or of the file's (or a used file's) function or model."""
     name = expr.function.id
     entry = scope.module.entries.get(("function", name))
     if entry is None:
+        model = scope.module.entries.get(("model", name))
+        if model is not None and name not in BUILTINS:
+            from compiler.evaluate.components import call_model
+
+            return call_model(expr, model, scope)
         if name in BUILTINS:
             return call_builtin(expr, scope, want, hint)
         raise _unknown(expr, scope)
@@ -55,6 +60,7 @@ def built(
 def call_function(expr: ast.Call, entry: Defined, arguments: dict[str, Bound | None], scope: Scope) -> Bound:
     """Run the function's body; the value that it returns."""
     from compiler.evaluate.statements import run
+    from compiler.evaluate.states import finish_states
 
     session = scope.session
     if any(c.entry is entry for c in session.stack):
@@ -75,6 +81,7 @@ def call_function(expr: ast.Call, entry: Defined, arguments: dict[str, Bound | N
         if result is None:
             message = f"`{entry.name}` returns nothing"
             raise fail("E0307", message, entry.item.name.span, help="end it with `return …`")
+        finish_states(inner)
         return result.values[0] if len(result.values) == 1 else result
     except ParcError as error:
         session.failed(error)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from compiler.graph import Builder, Dim, Names, Type, Value
 from compiler.ops.create import Iota
 from compiler.origin import Origin, last
 from dsl.source import NOWHERE, Span
+
+if TYPE_CHECKING:
+    from compiler.evaluate.states import StateVar
 
 
 class Frame:
@@ -27,6 +32,7 @@ class Frame:
         self.imports: dict[Value, Value] = {}  # outer value -> parameter: invariants
         self.carried: dict[Value, tuple[str, Value]] = {}  # a loop's parameters: the variable, its value before
         self.stacks: list[tuple[Value, Value]] = []  # (stack in the parent, slice): weights, the index
+        self.results: list[tuple[StateVar, Value]] = []  # what an iteration leaves in its part of a state
         self._index: Value | None = None
         self._step: Value | None = None
 

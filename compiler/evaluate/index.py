@@ -8,6 +8,7 @@ from compiler.graph import Graph, Value
 from compiler.model import Model
 from compiler.ops.repeat import Repeat
 from compiler.origin import scopes
+from compiler.walk import bodies
 from dsl.data import dataclass
 
 
@@ -43,7 +44,7 @@ def index_model(model: Model) -> ModelIndex:
     paths: dict[str, str] = {}
     around: set[str] = set()
     tensors: dict[str, tuple[str, ...]] = {}
-    for graph in _graphs(model.graph):
+    for graph in bodies(model.graph):
         found = [n.op for n in graph.nodes if isinstance(n.op, Repeat)]
         loops |= {op.label: op.count for op in found if not op.scan}
         scans |= {op.label for op in found if op.scan}
@@ -55,14 +56,6 @@ def index_model(model: Model) -> ModelIndex:
     for weight in model.weights:
         tensors[weight.name] = weight.value.type.names[len(weight.loops) :]
     return ModelIndex(model, frozenset(dims), loops, frozenset(scans), frozenset(around), tensors, paths)
-
-
-def _graphs(graph: Graph) -> Iterator[Graph]:
-    work = [graph]
-    while work:
-        found = work.pop()
-        yield found
-        work += [n.op.body for n in found.nodes if isinstance(n.op, Repeat)]
 
 
 def _values(graph: Graph) -> Iterator[Value]:

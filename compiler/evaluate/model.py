@@ -10,9 +10,11 @@ from compiler.evaluate.frozen import Patterns
 from compiler.evaluate.scope import Making, Scope
 from compiler.evaluate.session import Session
 from compiler.evaluate.statements import run
+from compiler.evaluate.states import finish_states
 from compiler.evaluate.values import Bound, Defined, Skip
 from compiler.graph import Graph, Names
 from compiler.model import Model, Precision
+from compiler.origin import last
 from compiler.passes.reached import reached
 from dsl import ast
 from dsl.diagnostics import fail
@@ -36,7 +38,8 @@ def build_model(
     if not making.asks_training:
         return model, None
     session.nodes, session.calls = spent
-    again = Making(session, Names(w.name for w in model.weights), precision, "model", frozen, making)
+    taken = Names([*(w.name for w in model.weights), *(s.name for s in model.states)])
+    again = Making(session, taken, precision, "model", frozen, making)
     return model, _others(model, _made(again, entry, arguments))
 
 
@@ -47,6 +50,11 @@ def _others(model: Model, again: Model) -> Model:
         if w.name not in known or known[w.name].value.type != w.value.type:
             help = "declare it outside of the `if`: a weight that training does not have stays as it begins"
             raise fail("E0318", f"the weight `{w.name}` is not one of training's", w.value.span, help=help)
+    kept = {s.name: s for s in model.states}
+    for s in again.states:
+        if s.name not in kept or kept[s.name].value.type != s.value.type:
+            help = "declare it outside of the `if`: a state that training does not have stays as it begins"
+            raise fail("E0318", f"the state `{s.name}` is not one of training's", s.value.span, help=help)
     return replace(again, weights=tuple(replace(w, trained=known[w.name].trained) for w in again.weights))
 
 
@@ -63,17 +71,25 @@ def _made(making: Making, entry: Defined, arguments: dict[str, Bound | None]) ->
     run(item.body, scope)
     if session.failures > before:
         raise Skip
+    finish_states(scope)
     _check(making, entry)
     assert making.loss is not None
+    states = tuple(s.declared for s in making.model_states)
+    contents = [s.declared.value if s.final is None else s.final for s in making.model_states]
     step = (frame.used_step,) if frame.used_step else ()
-    inputs = (*(i.value for i in making.inputs), *(w.value for _, w in making.weights), *step)
-    results = (making.loss[0], *(value for _, value in (*making.metrics, *making.outputs)))
+    inputs = (
+        *(i.value for i in making.inputs),
+        *(w.value for _, w in making.weights),
+        *(s.value for s in states),
+        *step,
+    )
+    results = (making.loss[0], *(value for _, value in (*making.metrics, *making.outputs)), *contents)
     graph = Graph(entry.name, inputs, tuple(frame.builder.nodes), results)
     _check_labels(making)
     found = reached(graph.nodes, [making.loss[0]])
     weights = tuple(replace(w, trained=w.trained and w.value in found) for _, w in making.weights)
     metrics, outputs = (tuple(n for n, _ in found) for found in (making.metrics, making.outputs))
-    return Model(entry.name, tuple(making.inputs), weights, graph, metrics, outputs)
+    return Model(entry.name, tuple(making.inputs), weights, graph, metrics, outputs, states)
 
 
 def _check(making: Making, entry: Defined) -> None:
@@ -83,6 +99,13 @@ def _check(making: Making, entry: Defined) -> None:
         if not variable.read and making.training:
             help = "use it, or declare it only where it is used (`if`)"
             session.failed(fail("E0308", f"the weight `{weight.name}` is never used", weight.value.span, help=help))
+    for state in making.model_states:
+        if state.final is None and making.training and not making.asks_training:
+            name = last(state.declared.name)
+            message = f"the state `{state.declared.name}` is never changed"
+            session.failed(
+                fail("E0312", message, state.span, help=f"`{name} = …`, or a weight or a number in its place")
+            )
     if making.loss is None:
         help = "end it with `loss …`, a scalar"
         session.failed(fail("E0303", f"the model `{entry.name}` has no loss", entry.item.name.span, help=help))

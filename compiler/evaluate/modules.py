@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from typing import cast
 
 from compiler.evaluate import limits
-from compiler.evaluate.session import Session, listed
+from compiler.evaluate.session import Session, is_std, listed
 from compiler.evaluate.sizes import constant
 from compiler.evaluate.values import BROKEN, Broken, Defined, Skip, Static, kind_of, show_static
 from dsl import ast
 from dsl.diagnostics import Diagnostic, ParcError, did_you_mean, fail, suggest
 from dsl.files import load_use
+from dsl.library import outline
 from dsl.parser import parse
 from dsl.source import Source, Span
 from dsl.units import Quantity
@@ -27,6 +29,8 @@ KINDS: dict[type[ast.Item], str] = {
     ast.Job: "job",
     ast.Param: "parameter",
 }
+KEYWORDS = {"fn": "function"} | {k: k for k in KINDS.values() if k not in ("function", "parameter")}
+"""With what definitions begin, and their kinds."""
 
 
 class Module:
@@ -222,8 +226,12 @@ class Loader:
         if len(self.modules) + len(self.open) >= limits.MAX_FILES:
             raise fail("E0906", f"more than {limits.MAX_FILES} files are used", span)
         self.session.sources[source.name] = source
-        tree = _parsed(source)
         module = Module(self.session, source, self.root)
+        if is_std(Span(source.name, 0, 0)):
+            self._add_library(module)
+            self.modules[key] = module
+            return module
+        tree = _parsed(source)
         self.open.append(key)
         try:
             for item in tree.items:
@@ -235,6 +243,17 @@ class Loader:
             self.open.pop()
         self.modules[key] = module
         return module
+
+    def _add_library(self, module: Module) -> None:
+        """Definitions are parsed when somebody asks for them."""
+        for found in outline(module.source):
+            kind = KEYWORDS.get(found.keyword)
+            if kind is None:
+                self._add(module, found.read())
+            else:
+                _claim(module, kind, found.name)
+                read = cast(Callable[[], ast.Definition], found.read)
+                module.entries[kind, found.name.id] = Defined(found.name.id, read, module)
 
     def _add(self, module: Module, item: ast.Item) -> None:
         match item:
@@ -252,7 +271,7 @@ class Loader:
                         "E0102", f"`{item.name.id}` is a built-in function", item.name.span, help="choose another name"
                     )
                 _claim(module, kind, item.name)
-                module.entries[kind, item.name.id] = Defined(item, module)
+                module.entries[kind, item.name.id] = Defined(item.name.id, lambda: item, module)
 
     def _use(self, module: Module, use: ast.Use) -> None:
         used = self.load(load_use(use, module.source, self.root), use.module.span)

@@ -12,6 +12,7 @@ from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import AxisRef
+from compiler.origin import last
 from compiler.schedules import check_schedule, legal_microbatches
 from compiler.strategy import MeshAxis, PipelineRule, SplitRule
 from dsl import ast
@@ -39,6 +40,10 @@ def pipeline_rule(
     cuts = _cuts(statement.cuts, scope) if statement.cuts is not None else None
     if index is not None:
         label = index.paths_of_loops.get(path, path)
+        alike = [p for p in index.paths_of_loops if last(p) == path and p != path]
+        if path not in index.paths_of_loops and len(alike) > 1:
+            message = f"`{index.model.name}` has several loops `{path}`: {listed(alike)}"
+            raise fail("E0408", message, statement.loop.span, help=f"say which: `pipeline {alike[0]} on {axis.name}`")
         if label not in index.loops:
             known = dict.fromkeys((*index.loops, *index.paths_of_loops))
             help = did_you_mean(path, known) or (

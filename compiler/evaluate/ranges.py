@@ -9,10 +9,10 @@ from itertools import product
 from compiler.graph import DIGITS, FLOATS, Dim
 from compiler.ops.base import Op
 from compiler.ops.create import Full, Iota
-from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
+from compiler.ops.elementwise import Cast, Map
 from compiler.ops.index import Take
 from compiler.ops.reduce import Reduce, TopK
-from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
+from compiler.ops.shape import Concat, Pad, Shift, Slice
 from compiler.origin import Origin
 from dsl.data import dataclass
 from dsl.source import Span
@@ -58,11 +58,10 @@ def _inside(x: Extent | None) -> Extent | None:
 def _extent(op: Op, ins: Sequence[Extent | None], dtype: str) -> Extent | None:
     match op:
         case Iota():
-            return Extent(0, op.dim.size - 1, sources=frozenset({op.dim}))
+            own = Extent(0, op.dim.size - 1, sources=frozenset({op.dim}))
+            return _extent(Map("add", (None, None)), [own, ins[0]], dtype) if ins else own
         case Full():
             return Extent(op.value, op.value)
-        case Rename() | Split() | Merge() | Transpose() | Broadcast() | StopGradient() | Flip():
-            return ins[0]
         case Slice():  # of positions, it has only some
             x = ins[0]
             return _inside(x) if x and any(isinstance(s, Dim) for s in x.sources) else x
@@ -80,7 +79,7 @@ def _extent(op: Op, ins: Sequence[Extent | None], dtype: str) -> Extent | None:
             return _cast(ins[0], dtype)
         case Map():
             return _map(op, ins)
-    return None
+    return ins[0] if op.selects() else None
 
 
 def _union(parts: Sequence[Extent | None]) -> Extent | None:

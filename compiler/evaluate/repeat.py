@@ -8,6 +8,7 @@ from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.frame import Frame
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.statements import assigned, run
+from compiler.evaluate.states import finish_states, leave
 from compiler.evaluate.values import Bound, Broken, Skip, WeightVar, kind_of
 from compiler.graph import Dim, Graph, Node, Type, Value
 from compiler.ops.elementwise import Transpose
@@ -49,7 +50,7 @@ class _Loop:
             raise fail("E0306", message, statement.label.span, help="rename one of them")
         span = statement.label.span
         label = scope.making.named("label", statement.label.id, span, scope.making.labels)
-        path = scope.child_path(label, span)
+        path = scope.child_path(statement.label.id, span)
         scope.making.loop_labels[label] = span
         self.frame = frame = Frame(scope.making.names, path, scope.frame, label, count, dim is not None)
         self.inner = inner = Scope(scope.module, scope.making, frame, path, scope.what)
@@ -79,6 +80,7 @@ class _Loop:
             scope.poison(n for n in self.assigned if n in scope.vars)
             raise Skip
         _check_statics(self.statement, scope, inner)
+        finish_states(inner)
         self.append()
 
     def slice(self, dim: str) -> None:
@@ -128,7 +130,9 @@ class _Loop:
                 result = _matched(name, result, param, self.statement, self.inner)
             carries.append((name, outside, param, result))
         made = {n: frame.local(v) for n, v in results.items() if n in self.sliced and v is not self.sliced[n][1]}
-        outputs = (*(c[3] for c in carries), *made.values())
+        kept = frame.results
+        used.update(v for _, v in kept)
+        outputs = (*(c[3] for c in carries), *made.values(), *(v for _, v in kept))
         if not outputs:
             if not scope.making.training:  # it computes something in training only
                 return
@@ -153,8 +157,12 @@ class _Loop:
         finals = [outer.builder.value(c[0], t, span) for c, t in zip(carries, types)]
         outer.builder.scope = frame.path  # of what is stacked: its own name is for what becomes of it
         stacked = [outer.builder.value(n, t, span) for n, t in zip(made, types[len(carries) :])]
-        outer.builder.nodes.append(Node(op, tuple(operands), (*finals, *stacked), span))
-        outer.own.update((*finals, *stacked))
+        of_states = types[len(carries) + len(made) :]
+        contents = [outer.builder.value(last(s.declared.name), t, span) for (s, _), t in zip(kept, of_states)]
+        outer.builder.nodes.append(Node(op, tuple(operands), (*finals, *stacked, *contents), span))
+        outer.own.update((*finals, *stacked, *contents))
+        for (variable, _), value in zip(kept, contents):
+            leave(outer, variable, value)
         for (name, *_), value in zip(carries, finals):
             scope.assign(name, value)
         for name, value in zip(made, stacked):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import field
+from typing import TYPE_CHECKING, NamedTuple
 
 from compiler.evaluate import limits
 from compiler.evaluate.frame import Frame
@@ -19,8 +20,12 @@ from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast
 from compiler.origin import last
 from dsl import ast
+from dsl.data import dataclass
 from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
+
+if TYPE_CHECKING:
+    from compiler.evaluate.states import StateVar
 
 TRAINING = "training"
 """The static value that is true in `train_step` alone."""
@@ -32,6 +37,15 @@ class CallSite(NamedTuple):
     what: str
     spans: tuple[Span, ...]
     name: str
+
+
+@dataclass(eq=False)
+class Called:
+    """A model that another one calls. given: its inputs, and where they are given; outputs: what it puts out."""
+
+    given: Mapping[str, tuple[Value, Span]]
+    read: set[str] = field(default_factory=set)
+    outputs: list[tuple[str, Value]] = field(default_factory=list)
 
 
 class Making:
@@ -56,6 +70,10 @@ class Making:
         self.scopes, self.labels = (Names(self._given(what)) for what in ("scope", "label"))
         self.streams = Names()
         self.training = before is None  # what `training` stands for
+        self.still = False  # but in models that are called and frozen
+        self.lacking: Mapping[
+            str, tuple[str, Span]
+        ] = {}  # inputs that a call does not give: its model, where it stands
         self.asks_training = False  # whether the model does
         self.precision = precision
         self.kind = kind  # "model" | "optimizer" | "static"
@@ -64,6 +82,7 @@ class Making:
         self.inputs: list[DataInput] = []
         self.weights: list[tuple[WeightVar, Weight]] = []
         self.states: dict[str, State] = {}  # by what the optimizer calls them
+        self.model_states: list[StateVar] = []
         self.loss: tuple[Value, Span] | None = None
         self.metrics: list[tuple[str, Value]] = []
         self.outputs: list[tuple[str, Value]] = []
@@ -107,9 +126,11 @@ class Scope:
         self.what = what  # "function" | "model" | "optimizer"
         self.vars: dict[str, Bound] = {}
         self.dims: dict[str, Dim] = {}
+        self.states: dict[str, StateVar] = {}  # of the model, declared in this scope
         self.rest: dict[str, None] = {}  # actual names of the dims that `...` in patterns stands for
         self.in_repeat = False  # at any depth, callers included
         self.in_loop = False  # directly, in this function
+        self.called: Called | None = None  # of a model that another calls
 
     # --- names ----------------------------------------------------------------------------------------
 
@@ -123,8 +144,8 @@ class Scope:
         elif (param := self.module.param(id)) is not None:
             value = param
         elif id == TRAINING and self.making.kind == "model":
-            self.making.asks_training = True
-            value = self.making.training
+            self.making.asks_training |= not self.making.still
+            value = self.making.training and not self.making.still
         else:
             raise self._unknown(name)
         if isinstance(value, Broken):
@@ -132,6 +153,12 @@ class Scope:
         return value
 
     def _unknown(self, name: ast.Name) -> ParcError:
+        if name.id in self.making.lacking:
+            model, span = self.making.lacking[name.id]
+            message = f"`{model}` needs its input `{name.id}`"
+            return fail(
+                "E0110", message, span, notes=[("it is read here", name.span)], help=f"`{name.id} = …`, a tensor"
+            )
         kinds = self.module.kinds(name.id)
         if kinds:
             return fail("E0114", f"`{name.id}` is a {kinds[0]}, not a value", name.span)

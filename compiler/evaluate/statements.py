@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from compiler.evaluate import dtypes, static
 from compiler.evaluate.checks import require_here
 from compiler.evaluate.expressions import evaluate, static_of, tensor
+from compiler.evaluate.initial import initializer
 from compiler.evaluate.ranges import Extent
-from compiler.evaluate.scope import Scope, check_dim, check_size
+from compiler.evaluate.scope import Called, Scope, check_dim, check_size
 from compiler.evaluate.session import listed
-from compiler.evaluate.values import BROKEN, Bound, Broken, CallResults, Number, Skip, WeightVar, is_static, kind_of
+from compiler.evaluate.states import model_states
+from compiler.evaluate.values import BROKEN, Bound, Broken, CallResults, Skip, WeightVar, is_static, kind_of
 from compiler.graph import FLOATS, Dim, Type, Value
 from compiler.model import DataInput, Init, State, Weight
 from compiler.ops.elementwise import Cast, Transpose
 from compiler.origin import Origin, Role
 from dsl import ast
-from dsl.diagnostics import ParcError, did_you_mean, fail
+from dsl.diagnostics import ParcError, fail
 from dsl.source import Span
-
-_INITS = {"zeros": 0, "ones": 0, "constant": 1, "normal": 1, "uniform": 2}
 
 
 def run(body: Sequence[ast.Statement], scope: Scope) -> CallResults | None:
@@ -88,17 +88,24 @@ def _run(statement: ast.Statement, scope: Scope) -> CallResults | None:
         case ast.InputDecl():
             if scope.what != "model" or scope.in_repeat:
                 raise _misplaced(statement, "an input", scope)
-            _input(statement, scope)
+            if scope.called is None:
+                _input(statement, scope)
+            else:
+                _given(statement, scope, scope.called)
         case ast.StateDecl():
-            if scope.what != "optimizer":
+            if scope.what == "optimizer":
+                _state(statement, scope)
+            elif scope.making.kind == "model":
+                model_states(statement, scope)
+            else:
                 raise _misplaced(statement, "a state", scope)
-            _state(statement, scope)
         case ast.Check():
             require_here(statement, scope)
         case ast.Loss() | ast.Metric():
             if scope.what != "model" or scope.in_repeat:
                 raise _misplaced(statement, "a loss or metric", scope)
-            _scalar(statement, scope)
+            if scope.called is None:  # what a model is trained for is no affair of those that call it
+                _scalar(statement, scope)
         case ast.Output():
             if scope.what != "model" or scope.in_repeat:
                 raise _misplaced(statement, "an output", scope)
@@ -243,29 +250,7 @@ def _weight(target: ast.Target, statement: ast.WeightDecl, scope: Scope) -> None
     scope.assign(name, variable)
 
 
-def initializer(expr: ast.Expr | None, scope: Scope) -> Init:
-    """`normal(0.02)`, `zeros`; the default is `normal(0.02)`."""
-    if expr is None:
-        return Init("normal", (0.02,))
-    name = expr.function if isinstance(expr, ast.Call) else expr
-    if not isinstance(name, ast.Name) or name.id not in _INITS:
-        help = did_you_mean(name.id, _INITS) if isinstance(name, ast.Name) else None
-        raise fail("E0311", "this is no initialiser", expr.span, help=help or f"there are {listed(_INITS)}")
-    arguments = expr.arguments if isinstance(expr, ast.Call) else ()
-    count = _INITS[name.id]
-    if len(arguments) != count or any(a.name for a in arguments):
-        message = f"`{name.id}` takes {count} number{'s' * (count != 1)}, got {len(arguments)}"
-        raise fail("E0311", message, expr.span)
-    numbers: list[Number] = []
-    for argument in arguments:
-        numbers.append(static.number(evaluate(argument.value, scope), f"an argument of `{name.id}`", argument.span))
-    if (name.id == "normal" and numbers[0] < 0) or (name.id == "uniform" and numbers[0] > numbers[1]):
-        what = "a deviation is not negative" if name.id == "normal" else "the lower bound stands first"
-        raise fail("E0311", what, expr.span)
-    return Init(name.id, tuple(float(n) for n in numbers))
-
-
-def _input(statement: ast.InputDecl, scope: Scope) -> None:
+def _declared(statement: ast.InputDecl, scope: Scope) -> Type:
     known = scope.making.dtypes()
     if statement.dtype.id not in known:
         help = dtypes.meant(statement.dtype.id, known)
@@ -273,6 +258,11 @@ def _input(statement: ast.InputDecl, scope: Scope) -> None:
     type = Type(known[statement.dtype.id], scope.dim_list(statement.dims))
     if len(set(type.names)) != len(type.names):
         raise fail("E0205", "a dim twice", statement.span)
+    return type
+
+
+def _input(statement: ast.InputDecl, scope: Scope) -> None:
+    type = _declared(statement, scope)
     low = high = None
     if statement.range is not None:
         if type.dtype in FLOATS or type.dtype == "bool":
@@ -292,8 +282,33 @@ def _input(statement: ast.InputDecl, scope: Scope) -> None:
         scope.assign(name.id, value)
 
 
+def _given(statement: ast.InputDecl, scope: Scope, called: Called) -> None:
+    """Inputs of a model that another calls: their declaration says what they must be."""
+    type = _declared(statement, scope)
+    for name in statement.names:
+        if name.id not in called.given:
+            continue  # whoever reads it will say so
+        value, span = called.given[name.id]
+        called.read.add(name.id)
+        notes = [("it is declared here", statement.span)]
+        message = f"`{name.id}` is {type}, given is {value.type}"
+        if value.type.dtype != type.dtype:
+            raise fail("E0202", message, span, notes=notes, help=f"`cast(…, {statement.dtype.id})`")
+        extra, missing = ([n for n in a.names if not b.has(n)] for a, b in ((value.type, type), (type, value.type)))
+        if set(value.type.dims) != set(type.dims):
+            renames = len(extra) == len(missing) > 0
+            help = f"`rename(…, {extra[0]} -> {missing[0]})`, if they are the same" if renames else None
+            raise fail("E0213", message, span, notes=notes, help=help)
+        if value.type != type:
+            value = scope.emit(Transpose(type.names), value, span=span, name=name.id)
+        scope.assign(name.id, value)
+
+
 def _state(statement: ast.StateDecl, scope: Scope) -> None:
     init = initializer(statement.init, scope) if statement.init else Init("zeros")
+    if statement.dtype is not None or any(t.dims is not None or t.rest for t in statement.targets):
+        help = "`state m ~ zeros`"
+        raise fail("E0312", "an optimizer's state has the shape of the weight", statement.span, help=help)
     w = scope.vars["w"]
     if isinstance(w, Broken):
         raise Skip
@@ -336,9 +351,12 @@ def _scalar(statement: ast.Loss | ast.Metric, scope: Scope) -> None:
 
 def _output(name: ast.Name, scope: Scope) -> None:
     making = scope.making
+    if scope.called is not None:
+        scope.called.outputs.append((name.id, tensor(scope.lookup(name), scope, name.span, "an output")))
+        return
     if any(n == name.id for n, _ in (*making.outputs, *making.metrics)):
         raise fail("E0102", f"there are two results `{name.id}`", name.span)
     making.outputs.append((name.id, tensor(scope.lookup(name), scope, name.span, "an output")))
 
 
-__all__ = ["declare_dim", "initializer", "run", "static_of"]
+__all__ = ["declare_dim", "run", "static_of"]

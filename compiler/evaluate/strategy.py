@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import field, fields
 from math import prod
+from typing import Any
 
 from compiler.evaluate import limits, static
 from compiler.evaluate.axes import check_axes, idle_axes
@@ -42,7 +43,7 @@ _SHARDED = ("optimizer", "gradients", "weights")
 
 @dataclass
 class StrategyRules:
-    """The rules found so far."""
+    """The rules found so far. A list is a field of `Strategy`, of the same name."""
 
     axes: list[MeshAxis] = field(default_factory=list)
     mesh: Span | None = None
@@ -356,20 +357,16 @@ def build_strategy(
         raise Skip
     rules = expander.rules
     count, dim, cut = rules.microbatches or (1, None, item.span)
+    collected = {f.name: getattr(rules, f.name, None) for f in fields(Strategy)}
+    by_kind: dict[str, Any] = {kind: tuple(found) for kind, found in collected.items() if isinstance(found, list)}
     found = Strategy(
         entry.name,
         tuple(rules.axes),
-        tuple(rules.splits),
-        tuple(rules.shards),
-        tuple(rules.layouts),
-        tuple(rules.pipelines),
-        tuple(rules.places),
-        tuple(rules.recomputes),
-        count,
-        dim,
-        item.span,
-        tuple(rules.offloads),
-        cut,
+        **by_kind,
+        microbatches=count,
+        microbatch_dim=dim,
+        span=item.span,
+        microbatch_span=cut,
     )
     check_axes(found)
     _check_cluster(rules, entry, cluster)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import field
 from typing import TYPE_CHECKING, Union
 
@@ -69,14 +70,15 @@ BROKEN = Broken()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Defined:
-    """A definition and the module that it stands in."""
+    """A definition and the module that it stands in. read: the definition, as it is parsed."""
 
-    item: ast.Definition
+    name: str
+    read: Callable[[], ast.Definition]
     module: Module
 
     @property
-    def name(self) -> str:
-        return self.item.name.id
+    def item(self) -> ast.Definition:
+        return self.read()
 
 
 Bound = Static | Dim | DimList | AxisRef | Words | Value | WeightVar | CallResults | Broken

@@ -24,6 +24,7 @@ from compiler.program import FunctionPhase, Program
 from compiler.relayout import RelayoutStep, plan_relayout
 from compiler.text.printer import show_type
 from compiler.traffic import sent_bytes
+from compiler.walk import graph_values
 from dsl.data import dataclass
 
 _PHASES = {
@@ -125,12 +126,7 @@ class Index:
 
     def inside(self, body: Graph) -> set[str]:
         """Names of the values of a body, inner loops too."""
-        found = {v.name for v in body.inputs}
-        for node in body.nodes:
-            found |= {v.name for v in node.outputs}
-            if isinstance(node.op, Repeat):
-                found |= self.inside(node.op.body)
-        return found
+        return {v.name for v in graph_values(body)}
 
     def source(self, value: Value) -> Value:
         """What a relayout was made from."""

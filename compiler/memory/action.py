@@ -11,6 +11,8 @@ follows with its real buffers:
 - Every buffer lies in one memory, and so do the values that share it. `move` allocates its result in another one.
 - The first `accumulate` of a step takes its operand's buffer if nothing else holds it, and else a copy; later ones add
   in place. These buffers are let go at the end of the step.
+- What lies in the memory of an operand (`compiler.in_place`: new contents of a state) shares its buffer.
+- `save` copies what is in a state's buffer, which is renewed before the saved value is loaded.
 - `write` copies into the buffer that is there. `recv` allocates; what a `send` sends is not kept.
 - A loop allocates the stacks of its results before the first iteration; an iteration's result is copied into its stack
   as soon as it is defined. A stack that only an `accumulate` reads, whose buffer has been set before, is not made: the
@@ -25,17 +27,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 
 from compiler.graph import Graph, Node, Value
-from compiler.layout import local_type
+from compiler.in_place import reuses
+from compiler.layout import TIME, local_type
 from compiler.liveness import Liveness, liveness
 from compiler.memory.tiers import FIRST
 from compiler.ops.base import Movement
 from compiler.ops.effects import Accumulate, Input, Load, Read, Save
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import DeviceClass, Function
+from compiler.program import LASTING, DeviceClass, Function
 from dsl.data import dataclass
 
-STATIC = (Role.WEIGHT, Role.OPTIMIZER, Role.COUNTER, Role.REPORT)
+STATIC = (*LASTING, Role.REPORT)
 
 
 @dataclass(eq=False, slots=True)
@@ -99,6 +102,7 @@ class Replay:
     def __init__(self, cls: DeviceClass, sizes: Mapping[str, int]) -> None:
         self.sizes = sizes
         self.states = {s.name: s for s in cls.states}
+        self.reuses = reuses(cls, sizes.get(TIME, 1))
         self.totals: Totals = {}
         self.saved: dict[str, Buffer] = {}
         self.outputs: dict[str, Buffer] = {}
@@ -111,7 +115,7 @@ class Replay:
         self.totals = {}
         self.effect = MemoryEffect({})
         self.live.update((b, None) for b in self.saved.values() if not b.static)
-        self._body(function.body, {}, Where(function.name))
+        self._body(function.body, {}, Where(function.phase))
         self.effect.delta = {k: v for k, v in self.totals.items() if v}
         return self.effect
 
@@ -184,7 +188,7 @@ class Replay:
             (out,) = instr.outputs
             b = self._source(op, self._bytes(out))
         elif isinstance(op, Save):
-            self._save(op.name, env[instr.inputs[0].name])
+            self._save(op.name, env[instr.inputs[0].name], self._bytes(instr.inputs[0]))
             return
         elif isinstance(op, Accumulate):
             self._accumulate(op.name, instr.inputs[0].name, env, dying)
@@ -192,6 +196,9 @@ class Replay:
         elif op.movement is Movement.VIEW:
             (out,) = instr.outputs
             b = env[instr.inputs[0].name]
+        elif (reuse := self.reuses.get((id(instr), 0))) is not None:
+            (out,) = instr.outputs
+            b = env[instr.inputs[reuse.operand].name]
         else:
             origin = Role.MESSAGE if op.message else Role.ACTIVATION
             for out in instr.outputs:
@@ -215,7 +222,9 @@ class Replay:
             return Buffer(size, decl.memory, op.name, decl.role, static=True)
         return Buffer(size, FIRST, op.name, Role.INPUT, static=True)
 
-    def _save(self, name: str, b: Buffer) -> None:
+    def _save(self, name: str, b: Buffer, size: int | None = None) -> None:
+        if b.origin == Role.STATE and b.static:
+            b = self._new(name, b.bytes if size is None else size, memory=b.memory)
         if self.states[name].role is Role.OUTPUT:  # nothing loads it: it is there to the end
             self._hold(b, accumulator=Role.OUTPUT)
             self.outputs[name] = b
@@ -257,8 +266,13 @@ class Replay:
         sunk: Sequence[str],
     ) -> None:
         """`sunk`: stacks that are not made."""
-        for out in instr.outputs[op.carries :]:
+        for k, out in enumerate(instr.outputs[op.carries :], op.carries):
             if out.name in sunk:
+                continue
+            reuse = self.reuses.get((id(instr), k))
+            if reuse is not None:
+                b = env[out.name] = env[instr.inputs[reuse.operand].name]
+                self._hold(b, names=1)
                 continue
             b = self._new(out.name, self._bytes(out), memory=out.memory)
             self._hold(b, names=1)

@@ -3,38 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from compiler.memory.fullest import Alive, Fullest, fullest, traced
-from compiler.memory.peak import MemoryUse
+from compiler.memory.peak import memory_use
+from compiler.model import TRAIN_STEP
 from compiler.program import Program
 from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Span
-
-if TYPE_CHECKING:  # the emulator has no use for stacks
-    from compiler.cost.memory.systems import Need
 
 SHOWN = 6
 HELP = "split more (`shard weights on …`, a larger mesh), recompute, or use more micro-batches"
 
 
-def check_capacity(program: Program, use: Mapping[int, MemoryUse], capacities: Mapping[str, float]) -> None:
-    """Raise E0701 if emulated devices need more than there is; `capacities`: memory kind -> bytes per device."""
-    for memory, capacity in capacities.items():
-        needs = {g: kinds[memory].bytes for g, kinds in use.items() if memory in kinds}
-        worst = max(needs, key=lambda g: (needs[g], -g), default=-1)
-        if worst >= 0 and needs[worst] > capacity:
-            raise ParcError(out_of_memory(fullest(traced(program, worst), worst, memory), capacity))
+class StackNeed(Protocol):
+    """Bytes of a device with the cluster's software: those that its allocator holds, and those with the driver's."""
+
+    @property
+    def reserved(self) -> int: ...
+
+    @property
+    def needed(self) -> int: ...
 
 
-def out_of_memory(found: Fullest, capacity: float, need: Need | None = None, help: str = HELP) -> Diagnostic:
+def check_capacity(program: Program, capacities: Mapping[str, float]) -> None:
+    """Raise E0701 if emulated devices need more than there is for one of the program's entries.
+
+    capacities: memory kind -> bytes per device; of memories that are not named there is enough.
+    """
+    for entry in program.entries if capacities else ():
+        alone = program.only(entry.name)
+        use = memory_use(alone)
+        for memory, capacity in capacities.items():
+            needs = {g: kinds[memory].bytes for g, kinds in use.items() if memory in kinds}
+            worst = max(needs, key=lambda g: (needs[g], -g), default=-1)
+            if worst >= 0 and needs[worst] > capacity:
+                found = fullest(traced(alone, worst), worst, memory)
+                raise ParcError(out_of_memory(found, capacity, entry=entry.name))
+
+
+def out_of_memory(
+    found: Fullest, capacity: float, need: StackNeed | None = None, help: str = HELP, entry: str = TRAIN_STEP
+) -> Diagnostic:
     """The error: the moment, what the memory is used for, and the largest things alive. need: of the cluster's stack;
-    None: the emulator's devices hold the program's own values."""
+    None: the emulator's devices hold the program's own values. entry: what they are asked to do."""
     roles = ", ".join(f"{role} {show_bytes(n)}" for role, n in sorted(found.roles.items(), key=lambda x: -x[1]))
     largest = [(f"{show_bytes(a.bytes):>12}  {shown(a)}", None) for a in found.alive[:SHOWN]]
     moment = f" (in {when(found)})" if found.action is not None else ""
     who, needed = ("emulated devices", found.peak) if need is None else ("devices", need.needed)
-    message = f"out of memory: the {who} of group {found.group} need {show_bytes(needed)} of {found.memory}, "
+    task = "" if entry == TRAIN_STEP else f" in `{entry}`"
+    message = f"out of memory{task}: the {who} of group {found.group} need {show_bytes(needed)} of {found.memory}, "
     message += f"they have {show_bytes(capacity)}{moment}"
     notes: list[tuple[str, Span | None]] = []
     if need is not None:

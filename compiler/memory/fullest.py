@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 
 from compiler.graph import Type
 from compiler.layout import Layout, local_type
-from compiler.liveness import walk
 from compiler.memory.action import Where
 from compiler.memory.lifetimes import TracedMemory
 from compiler.memory.occupancy import group_occupancy
@@ -14,6 +13,7 @@ from compiler.origin import Role
 from compiler.program import Program
 from compiler.schedules import Action
 from compiler.text.printer import show_type
+from compiler.walk import walk
 from dsl.data import dataclass
 
 Item = tuple[str, str, int, int]
@@ -127,10 +127,10 @@ def _types(memory: TracedMemory, action: Action | None) -> dict[str, list[tuple[
     """What a name may stand for: a value of the action, a buffer of the device, a value of another function."""
     functions = list(memory.functions.values())
     if action is not None:
-        functions.sort(key=lambda f: (f.name, f.chunk) != (action.kind, action.chunk))
+        functions.sort(key=lambda f: f.key != (action.kind, action.chunk))
     found: dict[str, list[tuple[Type, Layout]]] = {}
     for i, function in enumerate(functions):
-        for instr, _, _ in walk(function.body):
+        for instr, _ in walk(function.body):
             for var in instr.outputs:
                 found.setdefault(var.name, []).append((var.type, var.layout))
         for decl in memory.states.values() if not i else ():

@@ -18,7 +18,7 @@ from compiler.memory.peak import ClassMemory
 from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Load
 from compiler.origin import Role
-from compiler.program import Function, FunctionPhase
+from compiler.program import Function, FunctionKey, FunctionPhase
 from dsl.data import dataclass
 
 Site = tuple[int, int]
@@ -177,20 +177,17 @@ def _most(spans: Sequence[tuple[int, int]]) -> int:
 
 # --- of a class, from one action to another ---------------------------------------------------------------------------
 
-Key = tuple[str, int]
-"""(function, chunk)."""
-
-Variant = tuple[str, int, frozenset[str]]
+Variant = tuple[FunctionPhase, int, frozenset[str]]
 """A function, its chunk, and the accumulators that it is the first to set in the step."""
 
 
 class Skipped(NamedTuple):
     """Rounds that are left out: the functions of one, and how many."""
 
-    steps: tuple[Key, ...]
+    steps: tuple[FunctionKey, ...]
     rounds: int
 
-    def calls(self, keys: Collection[Key]) -> int:
+    def calls(self, keys: Collection[FunctionKey]) -> int:
         """How often one of the functions runs."""
         return self.rounds * sum(key in keys for key in self.steps)
 
@@ -203,8 +200,8 @@ class Bundle:
     """A saved buffer of each micro-batch: the slots that share it, and the functions that make it and that load it for
     the last time."""
 
-    origin: Key
-    death: Key
+    origin: FunctionKey
+    death: FunctionKey
     names: set[str]
     bytes: int
     memory: str
@@ -246,7 +243,7 @@ class TracedMemory(ClassMemory):
             if isinstance(i.op, Load) and i.op.last
         }
         of: dict[str, Bundle] = {}
-        seen: set[Key] = set()
+        seen: set[FunctionKey] = set()
         for variant in sorted((v for v, _ in self.timeline(group)), key=lambda v: _ORDER[v[0]]):
             if variant[:2] in seen:
                 continue

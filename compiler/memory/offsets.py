@@ -68,7 +68,7 @@ def _place(order: Sequence[int], sizes: Sequence[int], blocks: Sequence[tuple[in
 
 NOTHING: Mapping[Bundle, int] = {}
 
-PoolKey = tuple[str, str, int]
+PoolKey = tuple[FunctionPhase, FunctionPhase, int]
 """The function that saves, the one that loads for the last time, their chunk."""
 
 
@@ -246,7 +246,7 @@ class _Plan:
                 pool = pools.setdefault((bundle.origin[0], bundle.death[0], bundle.origin[1]), Pool(len(pools), 0, 0))
                 pool.within.update(dict.fromkeys(bundle.names, pool.stride))
                 pool.stride += aligned(bundle.bytes)
-        kinds: dict[tuple[str, str], list[PoolKey]] = {}
+        kinds: dict[tuple[FunctionPhase, FunctionPhase], list[PoolKey]] = {}
         for key in pools:
             kinds.setdefault(key[:2], []).append(key)
         found: dict[PoolKey, tuple[Pool, int]] = {}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from compiler.layout import TIME, Layout, local_type
-from compiler.liveness import rounds, walk
+from compiler.liveness import rounds
 from compiler.memory.action import STATIC, Buffer, MemoryEffect, Replay, Totals, copies
 from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Accumulate, Input
 from compiler.origin import Role
-from compiler.program import DeviceClass, Program
+from compiler.program import DeviceClass, FunctionKey, FunctionPhase, Program
+from compiler.walk import walk
 from dsl.data import dataclass
 
 
@@ -31,10 +33,12 @@ def static_memory(cls: DeviceClass, sizes: Mapping[str, int]) -> dict[tuple[str,
     found: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for s in cls.states:
         if s.role in STATIC:
-            found.setdefault((s.memory, s.role), []).append((s.name, local_type(s.type, s.layout, sizes).bytes))
+            times = sizes[TIME] if TIME in s.layout.split_axes else 1
+            size = times * local_type(s.type, s.layout, sizes).bytes
+            found.setdefault((s.memory, s.role), []).append((s.name, size))
     inputs: dict[tuple[str, Layout], int] = {}
     for f in cls.functions:
-        for instr, _, _ in walk(f.body):
+        for instr, _ in walk(f.body):
             if isinstance(instr.op, Input):
                 var = instr.outputs[0]
                 times = sizes[TIME] if TIME in var.layout.axes else 1
@@ -53,16 +57,16 @@ class ClassMemory:
 
     def __init__(self, program: Program, cls: DeviceClass) -> None:
         self.program, self.cls, self.sizes = program, cls, program.sizes
-        self.functions = {(f.name, f.chunk): f for f in cls.functions}
+        self.functions = {f.key: f for f in cls.functions}
         self.static = static_memory(cls, self.sizes)
         self.touched = {
             key: frozenset(i.op.name for i in f.body.nodes if isinstance(i.op, Accumulate))
             for key, f in self.functions.items()
         }
         self.states = {s.name: s for s in cls.states}
-        self.replays: dict[tuple[str, int, frozenset[str]], Replay] = {}
+        self.replays: dict[tuple[FunctionPhase, int, frozenset[str]], Replay] = {}
         """By function, chunk, and which accumulators it is the first to set."""
-        self._exits: dict[tuple[str, int], dict[str, Buffer]] = {}  # the slots of a micro-batch after a function
+        self._exits: dict[FunctionKey, dict[str, Buffer]] = {}  # the slots of a micro-batch after a function
         self._done: dict[tuple[object, ...], MemoryUse] = {}
 
     def use(self, group: int) -> MemoryUse:
@@ -73,20 +77,20 @@ class ClassMemory:
             self._done[key] = self._add_up(schedule)
         return self._done[key]
 
-    def effect(self, name: str, chunk: int, accumulated: set[str]) -> MemoryEffect:
+    def effect(self, phase: FunctionPhase, chunk: int, accumulated: set[str]) -> MemoryEffect:
         """What one action does; it depends on the accumulators that the step has set before."""
-        key = (name, chunk, self.touched[name, chunk] - accumulated)
+        key = (phase, chunk, self.touched[phase, chunk] - accumulated)
         if key not in self.replays:
-            replay = self.replays[key] = self.start((name, chunk))
+            replay = self.replays[key] = self.start((phase, chunk))
             for a in accumulated:
                 replay.accumulated[a] = replay.accumulator(a)
-            before = self.functions[name, chunk].phase.before
+            before = phase.before
             replay.saved = copies(self._exits.get((before, chunk), {})) if before else {}
-            replay.run(self.functions[name, chunk])
-            self._exits[name, chunk] = replay.saved
+            replay.run(self.functions[phase, chunk])
+            self._exits[phase, chunk] = replay.saved
         return self.replays[key].effect
 
-    def start(self, key: tuple[str, int]) -> Replay:
+    def start(self, key: FunctionKey) -> Replay:
         """What replays a function."""
         return self.replay(self.cls, self.sizes)
 
@@ -95,7 +99,7 @@ class ClassMemory:
         decl = self.states[name]
         return local_type(decl.type, decl.layout, self.sizes).bytes
 
-    def _add_up(self, schedule: Iterable[tuple[tuple[tuple[str, int], ...], int]]) -> MemoryUse:
+    def _add_up(self, schedule: Iterable[tuple[tuple[FunctionKey, ...], int]]) -> MemoryUse:
         now: Totals = {key: sum(n for _, n in items) for key, items in self.static.items()}
         peaks: MemoryUse = {}
         self._record(peaks, now)
@@ -103,12 +107,12 @@ class ClassMemory:
         for steps, n in schedule:
             for i in range(min(n, 3)):
                 before = dict(now)
-                for name, chunk in steps:
-                    effect = self.effect(name, chunk, accumulated)
+                for phase, chunk in steps:
+                    effect = self.effect(phase, chunk, accumulated)
                     for memory, top in effect.peaks.items():
                         self._record(peaks, _sum(now, top.totals), memory)
                     now = _sum(now, effect.delta)
-                    accumulated |= self.touched[name, chunk]
+                    accumulated |= self.touched[phase, chunk]
                 if i == 1:  # what the second round did, the rounds up to the last do too
                     now = _sum(now, {k: (v - before.get(k, 0)) * (n - 3) for k, v in now.items()} if n > 3 else {})
         return dict(sorted(peaks.items(), key=lambda kind: kind[0] != FIRST))  # the devices' own first, in every run
@@ -121,8 +125,9 @@ class ClassMemory:
                 peaks[memory] = Peak(total, roles)
 
 
-def memory_use(program: Program) -> dict[int, MemoryUse]:
-    """Group -> memory -> peak, for every group of devices."""
+@lru_cache(4)
+def memory_use(program: Program) -> Mapping[int, MemoryUse]:
+    """Group -> memory -> peak, for every group of devices. Kept, for a command asks several times."""
     found: dict[int, MemoryUse] = {}
     for cls in program.classes:
         memory = ClassMemory(program, cls)

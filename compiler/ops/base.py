@@ -6,11 +6,12 @@ Derivatives are rules in `ops.derivatives`, kernels are registered by backends (
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
 from enum import Enum
 from typing import Any, ClassVar, Literal, TypeVar
 
 from compiler.graph import Type, Value
-from dsl.data import dataclass
+from dsl.data import dataclass, fix
 
 Kind = Literal["pass", "sum", "max", "halo", "move", "whole"]
 
@@ -46,6 +47,7 @@ class Loop:
     size: what must be divisible (for split/merge of dims the major part).
     placed: a piece's elements depend on where in the whole it stands (positions, random bits, rows found by number).
     fill: what stands beyond the ends of a halo.
+    names: under which split rules may speak of the loop: results' first, then operands'.
     """
 
     kind: Kind
@@ -56,11 +58,10 @@ class Loop:
     placed: bool = False
     gives: bool = False
     fill: float = 0.0
+    names: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names under which split rules may speak of the loop: results' first, then operands'."""
-        return tuple(dict.fromkeys(n for n in (*self.outs, *self.ins) if n is not None))
+    def __post_init__(self) -> None:
+        fix(self, names=tuple(dict.fromkeys([n for n in (*self.outs, *self.ins) if n is not None])))
 
 
 class Movement(Enum):
@@ -93,6 +94,8 @@ class Op:
     joins: its work is done within the kernel of a neighbour: element-wise work and reductions.
     leaf: its result is there without work: positions, constants, data.
     message: other devices take part; what it gives lies in a communication buffer.
+    renews: the operand whose memory the result may take where nothing needs the operand any more: it is the same but
+        for some elements. (Of a pointwise op, any operand's of the result's type.)
     """
 
     mnemonic: ClassVar[str] = ""
@@ -104,6 +107,7 @@ class Op:
     joins: ClassVar[bool] = False
     leaf: ClassVar[bool] = False
     message: ClassVar[bool] = False
+    renews: ClassVar[int | None] = None
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         """Result types; raises OpError."""

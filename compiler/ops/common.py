@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import ClassVar
 
 from compiler.graph import Dim, Type
@@ -69,17 +70,27 @@ def merged_sizes(op: str, inputs: Sequence[Type]) -> dict[str, int]:
 
 def pass_loops(inputs: Sequence[Type], outputs: Sequence[Type], names: Iterable[str]) -> tuple[Loop, ...]:
     """A freely splittable loop for each of `names`, walking the dim of that name wherever it occurs."""
-    return tuple(same_name_loop("pass", n, inputs, outputs) for n in names)
+    return _pass_loops(tuple(inputs), tuple(outputs), tuple(names))
+
+
+@lru_cache(1 << 14)
+def _pass_loops(inputs: tuple[Type, ...], outputs: tuple[Type, ...], names: tuple[str, ...]) -> tuple[Loop, ...]:
+    return tuple([_same_name_loop("pass", n, inputs, outputs) for n in names])
 
 
 def same_name_loop(kind: str, name: str, inputs: Sequence[Type], outputs: Sequence[Type]) -> Loop:
     """A loop over the dim `name` of all operands and results that have it."""
+    return _same_name_loop(kind, name, tuple(inputs), tuple(outputs))
+
+
+@lru_cache(1 << 14)
+def _same_name_loop(kind: str, name: str, inputs: tuple[Type, ...], outputs: tuple[Type, ...]) -> Loop:
     size = next(t.size(name) for t in (*inputs, *outputs) if t.has(name))
     return Loop(
         kind,  # type: ignore[arg-type]
         size,
-        tuple(name if t.has(name) else None for t in inputs),
-        tuple(name if t.has(name) else None for t in outputs),
+        tuple([name if t.has(name) else None for t in inputs]),
+        tuple([name if t.has(name) else None for t in outputs]),
     )
 
 

@@ -27,7 +27,10 @@ class _Create(Op):
 
 @dataclass(frozen=True, slots=True)
 class Iota(_Create):
-    """0, 1, 2, … along `dim`, int32: logical positions, whatever the layout."""
+    """0, 1, 2, … along `dim`, int32: logical positions, whatever the layout.
+
+    With an operand, an int32 scalar, they begin there: the positions of a piece that is known at run time.
+    """
 
     mnemonic: ClassVar[str] = "iota"
     builtin: ClassVar[str] = "iota"
@@ -38,7 +41,10 @@ class Iota(_Create):
     dim: Dim
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
-        expect_operands("iota", inputs, 0)
+        expect_operands("iota", inputs, min(len(inputs), 1))
+        for t in inputs:
+            if t != Type("int32"):
+                raise OpError("E0202", f"iota starts at an int32 scalar, got {t}")
         expect_positive("iota", (self.dim,))
         return (Type("int32", (self.dim,)),)
 

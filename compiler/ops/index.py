@@ -127,6 +127,7 @@ class Scatter(Op):
     mnemonic: ClassVar[str] = "scatter"
     builtin: ClassVar[str] = "scatter"
     spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"),)
+    renews: ClassVar[int | None] = 0
     dim: str
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:

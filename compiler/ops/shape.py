@@ -243,6 +243,9 @@ class Flip(_Along):
     def _dims(self) -> tuple[str, str]:
         return self.dim, self.dim
 
+    def selects(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class Shift(Op):

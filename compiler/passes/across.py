@@ -112,11 +112,11 @@ class _Across:
     def _node(self, level: _Level, node: Node) -> None:
         new = node
         try:
-            if any(v.name in self.broken for v in node.inputs):
+            if self.broken and any(v.name in self.broken for v in node.inputs):
                 self.broken.update(v.name for v in node.outputs)
             elif isinstance(node.op, Repeat):
                 new = self._repeat(level, node, node.op)
-            elif any(v.name in self.pieces for v in node.inputs):
+            elif any([v.name in self.pieces for v in node.inputs]):
                 new = self._plain(level, node)
         except _Wrong as why:
             self._tell(node, why)
@@ -141,7 +141,7 @@ class _Across:
             self._hold(node.output, name)
             return node
         loops = node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
-        walking = [loop for loop in loops if any(h is not None and h == n for h, n in zip(held, loop.ins, strict=True))]
+        walking = [loop for loop in loops if any([h is not None and h == n for h, n in zip(held, loop.ins)])]
         if len(walking) > 1:
             raise _Wrong(f"`{_word(node.op)}` pairs iterations of `{self.cut.label}` with each other")
         (loop,) = walking
@@ -167,8 +167,8 @@ class _Across:
         if loop.placed:
             raise _Wrong(f"`{word}` counts iterations of `{label}`", node)
         values, names = (*node.inputs, *node.outputs), (*loop.ins, *loop.outs)
-        sizes = [loop.size, *(v.type.size(n) for v, n in zip(values, names, strict=True) if n is not None)]
-        if any(size * n % self.cut.total for size in sizes for n in self.cut.counts):
+        sizes = {loop.size, *(v.type.size(n) for v, n in zip(values, names, strict=True) if n is not None)}
+        if any(size * n % self.cut.total for size in sizes for n in set(self.cut.counts)):
             raise _Wrong(f"`{word}` regroups iterations of `{label}`", node)
 
     def _hold(self, value: Value, name: str) -> None:

@@ -34,7 +34,7 @@ def buffer_names(placed: Placed) -> BufferNames:
     """The same for all classes of devices."""
     training = placed.training
     model = training.model
-    names = Names([*(w.name for w in model.weights), *(s.name for s in training.states)])
+    names = Names([*(w.name for w in model.weights), *(s.name for s in (*training.states, *model.states))])
     kept = [*(v.name for v in training.saved), *(v.name for v in placed.crossing)]
     totals = [v for r in placed.rounds for v in r.settle.inputs]
     totals += training.totals

@@ -1,8 +1,8 @@
-"""Copies of nodes under new names, and the names that a graph takes."""
+"""Copies of nodes under new names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
@@ -13,20 +13,6 @@ Rename = Callable[[Value], tuple[str, Origin]]
 """The name and the origin of a value's copy."""
 
 
-def graph_values(graph: Graph) -> Iterator[Value]:
-    """Every value of the graph and of the bodies in it, inputs first."""
-    yield from graph.inputs
-    yield from node_values(graph.nodes)
-
-
-def node_values(nodes: Sequence[Node]) -> Iterator[Value]:
-    """Every value that the nodes compute, and all of their bodies."""
-    for node in nodes:
-        if isinstance(node.op, Repeat):
-            yield from graph_values(node.op.body)
-        yield from node.outputs
-
-
 def suffixed(suffix: str, phase: Phase | None = None) -> Rename:
     """Adds `suffix` to a name; the copy is for `phase`, or for what the original is for."""
     return lambda v: (v.name + suffix, _origin(v, phase))
@@ -35,12 +21,12 @@ def suffixed(suffix: str, phase: Phase | None = None) -> Rename:
 def copy_value(value: Value, names: Names, rename: Rename) -> Value:
     """Makes the same tensor once more, under a fresh name, with the name and origin that `rename` gives."""
     name, origin = rename(value)
-    return replace(value, name=names.fresh(name), origin=origin)
+    return Value(names.fresh(name), value.type, value.span, origin, value.layout, value.memory)
 
 
 def renamed(value: Value, name: str, phase: Phase | None = None) -> Value:
     """The same tensor under another name: in another graph, or (for `phase`) in another layout."""
-    return replace(value, name=name, origin=_origin(value, phase))
+    return Value(name, value.type, value.span, _origin(value, phase), value.layout, value.memory)
 
 
 def _origin(value: Value, phase: Phase | None) -> Origin:
@@ -54,9 +40,9 @@ def copy_node(node: Node, env: MutableMapping[Value, Value], names: Names, renam
     op = node.op
     if isinstance(op, Repeat):
         op = replace(op, body=copy_graph(op.body, names, rename))
-    outputs = tuple(copy_value(v, names, rename) for v in node.outputs)
+    outputs = tuple([copy_value(v, names, rename) for v in node.outputs])
     env.update(zip(node.outputs, outputs, strict=True))
-    return Node(op, tuple(env[v] for v in node.inputs), outputs, node.span)
+    return Node(op, tuple([env[v] for v in node.inputs]), outputs, node.span)
 
 
 def copy_graph(graph: Graph, names: Names, rename: Rename) -> Graph:
@@ -72,7 +58,8 @@ def laid(graph: Graph, values: Mapping[str, Value]) -> Graph:
 
     def node(n: Node) -> Node:
         op = replace(n.op, body=laid(n.op.body, values)) if isinstance(n.op, Repeat) else n.op
-        return Node(op, tuple(values[v.name] for v in n.inputs), tuple(values[v.name] for v in n.outputs), n.span)
+        inputs, outputs = ([values[v.name] for v in row] for row in (n.inputs, n.outputs))
+        return Node(op, tuple(inputs), tuple(outputs), n.span)
 
     inputs, outputs = ([values[v.name] for v in row] for row in (graph.inputs, graph.outputs))
     return Graph(graph.name, tuple(inputs), tuple(map(node, graph.nodes)), tuple(outputs))
@@ -80,7 +67,7 @@ def laid(graph: Graph, values: Mapping[str, Value]) -> Graph:
 
 def substituted(node: Node, env: Mapping[Value, Value]) -> Node:
     """The node with some operands replaced; the same node if none is."""
-    inputs = tuple(env.get(v, v) for v in node.inputs)
-    if all(a is b for a, b in zip(inputs, node.inputs)):
+    inputs = tuple([env.get(v, v) for v in node.inputs])
+    if all([a is b for a, b in zip(inputs, node.inputs)]):
         return node
     return Node(node.op, inputs, node.outputs, node.span)

@@ -11,7 +11,6 @@ from compiler.model import Model
 from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast
 from compiler.origin import outer
-from compiler.passes.copying import graph_values
 from compiler.passes.prune import prune, prune_nodes
 from compiler.passes.recompute import Recompute
 from compiler.passes.residuals import Closing, ResidualContext
@@ -19,6 +18,7 @@ from compiler.passes.simplify import anything, merge_equal, simplify
 from compiler.passes.sum_in_own_type import sum_in_own_type
 from compiler.passes.transpose import Label, OpenRepeat, cotangent, transpose
 from compiler.strategy import RecomputeRule
+from compiler.walk import graph_values
 from dsl.data import dataclass
 
 
@@ -154,8 +154,11 @@ def close(given: Derivative, recompute: Recompute, names: Names) -> Differentiat
         cotangents.update(dict.fromkeys(given.owners.get(v, ()), named.name))
         return named
 
-    static = frozenset(forward.inputs) - frozenset(w.value for w in given.model.weights)
-    closing = Closing(ResidualContext(names, recompute, name), None, forward.inputs, forward.nodes, 0, static)
+    # What a state contains is gone when the backward pass runs: it cannot be read there again.
+    states = frozenset(s.value for s in given.model.states)
+    static = frozenset(forward.inputs) - frozenset(w.value for w in given.model.weights) - states
+    lasting = [v for v in forward.inputs if v not in states]
+    closing = Closing(ResidualContext(names, recompute, name), None, lasting, forward.nodes, 0, static, states)
     scale = (given.scale,) if isinstance(given.scale, Value) else ()
     closing.env.update((v, v) for v in scale)
     gradients = closing.close(given.nodes, grads)

@@ -55,8 +55,8 @@ def divide(model: Model, names: Names, whole: Collection[str], parts: Collection
 
 
 def needed(model: Model, graph: Graph) -> set[Value]:
-    """What the loss and the outputs depend on."""
-    outputs = graph.outputs[len(graph.outputs) - len(model.outputs) :]
+    """What the loss, the outputs and the states' new contents depend on."""
+    outputs = graph.outputs[len(graph.outputs) - len(model.outputs) - len(model.states) :]
     return {v for node in prune_nodes(graph.nodes, (*graph.outputs[:1], *outputs)) for v in node.outputs}
 
 
@@ -128,7 +128,7 @@ def _finished(model: Model, main: Graph, rounds: tuple[Round, ...], seeds: Seque
             moved.append(node)
             late.update(node.outputs)
     metrics = list(zip(model.metrics, main.outputs[1:], strict=False))
-    results = main.outputs[1 + len(model.metrics) :]
+    results = main.outputs[1 + len(model.metrics) :]  # those of the states among them
     last = [(name, v) for name, v in metrics if v in late]
     if not last:
         return Divided(main, rounds, None)
@@ -170,8 +170,8 @@ def _constants(nodes: Iterable[Node]) -> dict[Value, None]:
 
 
 def of_data(graph: Graph, weights: Collection[Value]) -> set[str]:
-    """Names of the values that depend on data alone, and not on weights; in loops, of those that are the same in all
-    iterations."""
+    """Names of the values that depend on data alone, and not on weights or states (`weights`); in loops, of those that
+    are the same in all iterations."""
     found = {v for v in graph.inputs if v not in weights}
     return {v.name for v in _static(graph.nodes, found)}
 

@@ -28,9 +28,9 @@ class LoopPart:
 
     def type(self, type: Type) -> Type:
         """A type with the loop's dim cut down to this stage's iterations."""
-        if not any(d.name == self.label and d.size == self.total for d in type.dims):
+        if not type.has(self.label) or type.size(self.label) != self.total:
             return type
-        return Type(type.dtype, tuple(self._dim(d) for d in type.dims))
+        return Type(type.dtype, tuple([self._dim(d) for d in type.dims]))
 
     def op(self, op: Op) -> Op:
         """An op whose attributes speak of the loop's dim, cut down likewise."""
@@ -43,17 +43,25 @@ class LoopPart:
 def with_dims(op: Op, change: Callable[[Dim], Dim]) -> Op:
     """The op with every dim among its attributes changed."""
     changes: dict[str, Any] = {}
-    for f in fields(op):
-        value = getattr(op, f.name)
-        if isinstance(value, Dim):
-            new: Any = change(value)
-        elif isinstance(value, tuple) and value and isinstance(value[0], Dim):
-            new = tuple(change(d) for d in value)
-        else:
-            continue
+    for name in _dim_fields(op):
+        value = getattr(op, name)
+        new: Any = change(value) if isinstance(value, Dim) else tuple([change(d) for d in value])
         if new != value:
-            changes[f.name] = new
+            changes[name] = new
     return replace(op, **changes) if changes else op
+
+
+_DIM_FIELDS: dict[type[Op], tuple[str, ...]] = {}
+
+
+def _dim_fields(op: Op) -> tuple[str, ...]:
+    """The attributes of an op that are a dim or a list of dims."""
+    known = _DIM_FIELDS.get(type(op))
+    if known is None:
+        found = {f.name: f.type for f in fields(op) if "Dim" in str(f.type)}
+        assert set(found.values()) <= {"Dim", "tuple[Dim, ...]"}, op
+        known = _DIM_FIELDS[type(op)] = tuple(found)
+    return known
 
 
 class Emitter:
@@ -110,7 +118,11 @@ class Emitter:
 
     def do(self, op: Op, value: Value) -> None:
         """An effect without result."""
-        self.nodes.append(Node(op, (self.value(value),), ()))
+        self.write(op, self.value(value))
+
+    def write(self, op: Op, value: Value) -> None:
+        """An effect without result, of a value of the function."""
+        self.nodes.append(Node(op, (value,), ()))
 
     def body(self) -> Graph:
         """The function, as far as it is."""
@@ -122,8 +134,8 @@ class Emitter:
         elif isinstance(node.op, Repeat):
             self.repeat(node, node.op, node.op.count)
         else:
-            inputs = tuple(self.value(v) for v in node.inputs)
-            self.nodes.append(Node(self.op(node), inputs, tuple(self.define(v, node.op) for v in node.outputs)))
+            inputs = tuple([self.defined[v.name] for v in node.inputs])
+            self.nodes.append(Node(self.op(node), inputs, tuple([self.define(v, node.op) for v in node.outputs])))
 
     def _relayout(self, node: Node, target: Layout) -> None:
         source, out = node.inputs[0], node.output
@@ -156,13 +168,15 @@ class PieceEmitter(Emitter):
     def piece(self, type: Type, value: str) -> Type:
         """The type of what this stage has of a value (or of what has the same dims)."""
         name = self.pieces.get(value)
-        return type if name is None else Type(type.dtype, tuple(self._cut(d, name) for d in type.dims))
+        return type if name is None else Type(type.dtype, tuple([self._cut(d, name) for d in type.dims]))
 
     def type(self, value: Value) -> Type:
         return self.piece(value.type, value.name)
 
     def op(self, node: Node) -> Op:
         names = {name for v in node.outputs if (name := self.pieces.get(v.name)) is not None}
+        if not names:
+            return node.op
         return with_dims(node.op, lambda d: self._cut(d, d.name) if d.name in names else d)
 
     def inner(self) -> Emitter:

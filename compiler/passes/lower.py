@@ -6,7 +6,7 @@ representative of each class is lowered, so the cost does not grow with stages, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
@@ -19,7 +19,9 @@ from compiler.passes.across import Across
 from compiler.passes.buffers import BufferNames, buffer_names, of_chunk
 from compiler.passes.classes import classes, schedules
 from compiler.passes.emit import Emitter, LoopPart
+from compiler.passes.entering import nodes_of
 from compiler.passes.lower_batch import lower_batch, part_decls
+from compiler.passes.lower_states import Renewed, contents, declared, reached, renew
 from compiler.passes.lower_update import lower_update
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
@@ -161,9 +163,10 @@ class _Class:
                 roots.append(v)
                 ends.append(self._output(logical, v, chunk, part))
         results = graph.outputs[: self.training.results]
+        asked = graph.outputs[: self.training.asked]
         readers = [self._readers(k) for k in placed.kept]
         saves = list(zip(graph.outputs[len(results) :], readers, strict=True))
-        keeps = [*saves, *((v, [self.staged.counts_at(v, where)]) for v in results)]
+        keeps = [*saves, *((v, [self.staged.counts_at(v, where)]) for v in asked)]
         for (v, loads), kept, saved in zip(saves, placed.kept, self.training.saved, strict=True):
             if where.get(v.name) == ALL or stage in loads:
                 roots.append(v)
@@ -171,10 +174,27 @@ class _Class:
                 self._keep(saved.name, v, kept.layout, chunk, part)
         emit = Emitter(placed, Names(), FunctionPhase.FORWARD, part)
         sends = self._sends(graph, graph.outputs, where, stage, 0, keeps)
-        self._body(emit, graph, where, stage, chunk, roots, sends, True)
+        renewed = self._renewed(stage, roots, sends)
+        self.states += declared(placed, renewed, chunk, part)
+        roots += [v for s, v in renewed if v.name != s.name]
+        early = [(op, v) for op, v in ends if v in graph.inputs]  # before what they are of is renewed
+        self._body(emit, graph, where, stage, chunk, roots, sends, True, early=early)
         for op, v in ends:
-            emit.do(op, v)
+            if v not in graph.inputs:
+                emit.do(op, v)
+        renew(emit, placed, renewed, chunk)
         return emit.body()
+
+    def _renewed(self, stage: int, roots: Sequence[Value], sends: Collection[str]) -> list[Renewed]:
+        """The states of the model that this stage has."""
+        graph, where = self.placed.forward, self.staged.forward
+        pairs = contents(self.placed)
+
+        def entering(more: Sequence[Value]) -> Collection[str]:
+            return nodes_of(self.staged, graph, where, stage, [*roots, *more], sends, True)[1]
+
+        mine = [s.name for s, v in pairs if self.staged.counts_at(v, where) in (stage, ALL)]
+        return reached(pairs, mine, entering)
 
     def _output(self, logical: str, value: Value, chunk: int, part: LoopPart | None) -> tuple[Op, Value]:
         """Declare the buffer of an output: a part for each micro-batch, or what all of them add up to."""
@@ -256,38 +276,16 @@ class _Class:
         sends: Mapping[str, Sequence[int]],
         forward: bool,
         reread: Container[str] = (),
+        early: Sequence[tuple[Op, Value]] = (),
     ) -> None:
         """Nodes of this stage (and movable ones that it needs), effects for what enters, sends for what others need.
 
-        `reread`: saved values that a later function loads as well.
+        `reread`: saved values that a later function loads as well. `early`: what becomes at once of what enters.
         """
-        needed = {v.name for v in roots} | set(sends)
-        chosen: list[Node] = []
-        entering: dict[str, Value] = {}
-        for node in reversed(graph.nodes):
-            cut = self.staged.is_cut(node)
-            mine = cut or any(v.name in needed and where.get(v.name) in (None, stage, ALL) for v in node.outputs)
-            if not mine:
-                continue
-            chosen.append(node)
-            carried = isinstance(node.op, Repeat) and cut and not self._enters(stage, forward)
-            for i, v in enumerate(node.inputs):
-                assert not carried or isinstance(node.op, Repeat)
-                if carried and isinstance(node.op, Repeat) and (i < node.op.carries):
-                    continue
-                needed.add(v.name)
-        chosen.reverse()
-        made = {v.name for n in chosen for v in n.outputs}
-        for node in chosen:
-            carried = self.staged.is_cut(node) and not self._enters(stage, forward)
-            skip = node.op.carries if carried and isinstance(node.op, Repeat) else 0
-            for v in node.inputs[skip:]:
-                if v.name not in made:
-                    entering.setdefault(v.name, v)
-        for v in roots:
-            if v.name not in made:
-                entering.setdefault(v.name, v)
-        self._enter(emit, graph, where, stage, chunk, entering, reread)
+        chosen, entering = nodes_of(self.staged, graph, where, stage, roots, sends, forward)
+        self._enter(emit, graph, where, stage, chunk, entering, reread, forward)
+        for op, v in early:
+            emit.do(op, v)
         sent: set[str] = set()
         for node in chosen:
             if self.staged.is_cut(node):
@@ -306,10 +304,6 @@ class _Class:
 
     def _owns(self, where: Mapping[str, Stage], value: Value, stage: int, forward: bool) -> bool:
         return where.get(value.name) == stage
-
-    def _enters(self, stage: int, forward: bool) -> bool:
-        """True for the stage in which the cut loop begins."""
-        return stage == (0 if forward else self.staged.stages - 1)
 
     def _sends(
         self,
@@ -356,6 +350,7 @@ class _Class:
         chunk: int,
         entering: Mapping[str, Value],
         reread: Container[str],
+        forward: bool,
     ) -> None:
         placed = self.placed
         saved = {k.name: s.name for k, s in zip(placed.kept, self.training.saved, strict=True)}
@@ -366,7 +361,7 @@ class _Class:
         for v in sorted(entering.values(), key=lambda v: inputs.get(v, len(inputs))):
             place = where.get(v.name)
             layout = v.layout
-            if v.name in saved and v in inputs:
+            if not forward and v.name in saved and v in inputs:
                 name = of_chunk(self.names.saved[saved[v.name]], chunk)
                 emit.effect(Load(name, name not in reread), v, layout)
             elif place not in (None, ALL, stage):
@@ -378,7 +373,7 @@ class _Class:
                 self.reads.setdefault(chunk, set()).add(v.name)
                 emit.effect(Read(of_chunk(v.name, chunk)), v, placed.weights[v.name])
             elif v.name in placed.states and v.name != step:  # which is an input that need not be declared
-                emit.effect(Read(v.name), v, placed.states[v.name])
+                emit.effect(Read(of_chunk(v.name, chunk if forward else 0)), v, placed.states[v.name])
             else:
                 emit.effect(Input(v.name), v, layout)
 
@@ -388,7 +383,7 @@ class _Class:
         assert isinstance(op, Repeat) and self.staged.cut is not None
         ahead = 1 if forward else -1
         carried: list[Value] = []
-        if not self._enters(stage, forward):
+        if not self.staged.enters(stage, forward):
             # Not under the outer value's name: this stage may read that one as well, as it was before the loop.
             for outer, param in zip(node.inputs[: op.carries], op.body.inputs, strict=False):
                 carried.append(emit.received(Recv(param.name, -ahead), outer, outer.layout))

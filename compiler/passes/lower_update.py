@@ -62,6 +62,7 @@ class _Update:
         self.chain: set[str] = set()
         self.partial: dict[str, Value | None] = {}  # of chain values and roots: this class's part
         self.readers: dict[str, list[Node]] = {}
+        self._here: dict[str, list[int]] = {}
         for node in self.graph.nodes:
             for v in node.inputs:
                 self.readers.setdefault(v.name, []).append(node)
@@ -116,7 +117,10 @@ class _Update:
 
     def here(self, weight: str) -> list[int]:
         """Chunks of this class that hold the weight."""
-        found = []
+        found = self._here.get(weight)
+        if found is not None:
+            return found
+        found = self._here[weight] = []
         for chunk in range(self.staged.chunks):
             stages = {self.staged.homes.stage(g, chunk) for g in self.groups}
             if self.homes[weight] == (ALL,) or stages & set(self.homes[weight]):

@@ -9,7 +9,6 @@ from compiler.graph import Graph, Names
 from compiler.model import TRAIN_STEP, Job, Model, Training
 from compiler.origin import Role
 from compiler.passes.across import Across, across
-from compiler.passes.copying import graph_values
 from compiler.passes.differentiate import (
     Derivative,
     Differentiated,
@@ -31,6 +30,7 @@ from compiler.passes.split import SplitGraphs, split
 from compiler.passes.stage import Staged, stage
 from compiler.passes.training import Counters, count_steps, training_names, update
 from compiler.program import DeviceClass, Program, on_updates
+from compiler.walk import graph_values
 from dsl.data import dataclass
 
 KEPT = (Role.WEIGHT, Role.OPTIMIZER)

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from compiler.graph import Graph, Node, Value
 from compiler.ops.repeat import Repeat
 from compiler.origin import scopes, within
-from compiler.passes.copying import graph_values
 from compiler.passes.idle import Idle, Rule, report_idle
 from compiler.strategy import RecomputeRule
+from compiler.walk import graph_values
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics, did_you_mean
 

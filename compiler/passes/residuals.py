@@ -42,11 +42,14 @@ class Closing:
         early_nodes: Sequence[Node],
         carries: int,
         static: frozenset[Value],
+        passing: frozenset[Value] = frozenset(),
     ) -> None:
+        """passing: inputs of early that are not there any more when late runs, as early renews them."""
         self.context = context
         self.path = path
         self.hidden = context.recompute.at(path or "")
-        self.readable = frozenset(early_inputs[carries:])
+        self.readable = frozenset(early_inputs[carries:]) - passing
+        self.passing = passing
         self.early = list(early_nodes)
         self.position = {node: i for i, node in enumerate(early_nodes)}
         self.made = {v: i for i, node in enumerate(early_nodes) for v in node.outputs}
@@ -91,7 +94,8 @@ class Closing:
             if i >= twin_op.carries and x in self.static
         )
         path = body.name
-        inner = Closing(self.context, path, body.inputs, body.nodes, twin_op.carries, static)
+        passing = frozenset(p for p, x in zip(body.inputs, twin.inputs, strict=True) if x in self.passing)
+        inner = Closing(self.context, path, body.inputs, body.nodes, twin_op.carries, static, passing)
         params = [self.context.name(v) for v in op.body.inputs]
         inner.env.update(zip(op.body.inputs, params, strict=True))
         results = inner.close(op.body.nodes, op.body.outputs)

@@ -10,11 +10,11 @@ from typing import NamedTuple, cast
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.ops.repeat import Repeat
-from compiler.passes.copying import graph_values
 from compiler.passes.prune import Live, prune, pruned_repeat
 from compiler.passes.recompute import Recompute
 from compiler.passes.residuals import Closing, ResidualContext
 from compiler.passes.transpose import OpenRepeat
+from compiler.walk import graph_values
 
 
 class Halves(NamedTuple):

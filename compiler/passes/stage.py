@@ -22,7 +22,7 @@ from compiler.passes.place.rules import place_axes
 from compiler.passes.places import place_of, places, ranks
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
-from dsl.diagnostics import Diagnostic, ParcError
+from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
 
 ALL = -1
 Stage = int | None
@@ -65,6 +65,10 @@ class Staged:
     def is_cut(self, node: Node) -> bool:
         """True for the pipelined loop (forward or backward)."""
         return self.cut is not None and isinstance(node.op, Repeat) and node.op.label == self.cut.label
+
+    def enters(self, stage: int, forward: bool) -> bool:
+        """Whether the cut loop begins in the stage."""
+        return stage == (0 if forward else self.stages - 1)
 
     def counts_at(self, value: Value, where: Mapping[str, Stage]) -> int:
         """The stage (or ALL) that adds a value which a graph puts out to the sum of the micro-batches."""
@@ -109,6 +113,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     dealt = given or Homes.dealt(groups, groups * chunks)
     found = Staged(groups, chunks, cut, rule, {}, {}, (), {}, order, homes=dealt)
     first = _forward(placed.forward, found, lambda node: place_of(node, fixed), rank)
+    _check_states(placed, found, first)
     made = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
     saved: dict[str, Stage] = {name: ALL for name, place in made.items() if place == ALL}
     # others are saved wherever they are read
@@ -274,15 +279,44 @@ def _all(node: Node, stages: set[int]) -> Stage:
     return ALL
 
 
+def _check_states(placed: Placed, staged: Staged, where: Mapping[str, Stage]) -> None:
+    """A state lies where it is renewed; one that every stage can renew by itself, wherever it is read."""
+    model, training = placed.training.model, placed.training
+    reads = _readers_of(placed, staged, where, (s.name for s in model.states))
+    found = Diagnostics()
+    for s, new in zip(model.states, placed.forward.outputs[training.asked : training.results], strict=True):
+        place, apart = where.get(new.name), False
+        if staged.cut is not None and staged.cut.label in s.loops:
+            continue  # each stage has those of its own iterations
+        if place is not None:
+            apart = place == ALL or not reads[s.name] <= {place}
+        if apart:
+            stages = sorted({*reads[s.name], *([place] if place not in (None, ALL) else [])})
+            found.error(
+                "E0561",
+                f"the state {s.name} is read and renewed on different stages: {', '.join(map(str, stages))}",
+                s.value.span,
+                help="declare it in the loop that is cut, so that each iteration has its own, or use it in one place",
+            )
+    found.raise_if_any()
+
+
 def _readers_of_weights(placed: Placed, staged: Staged, where: Mapping[str, Stage]) -> dict[str, set[int]]:
-    """Per weight the stages that read it forward, themselves or through what is made where it is read (casts).
+    """Per weight the stages that read it forward."""
+    return _readers_of(placed, staged, where, (w.name for w in placed.training.model.weights))
+
+
+def _readers_of(
+    placed: Placed, staged: Staged, where: Mapping[str, Stage], names: Iterable[str]
+) -> dict[str, set[int]]:
+    """The stages that read inputs of the forward graph, themselves or through what is made where it is read (casts).
 
     Nothing where there is but one stage.
     """
+    found: dict[str, set[int]] = {name: set() for name in names}
     if staged.stages == 1:
-        return {w.name: set() for w in placed.training.model.weights}
-    reached = {w.name: {w.name} for w in placed.training.model.weights}
-    found: dict[str, set[int]] = {w.name: set() for w in placed.training.model.weights}
+        return found
+    reached = {name: {name} for name in found}
     for node in placed.forward.nodes:
         for i, v in enumerate(node.inputs):
             place = where.get(node.outputs[0].name)
@@ -324,7 +358,8 @@ def _anchors(
 ) -> dict[str, Stage]:
     """Where that is added up which could be made anywhere (a metric of a weight, a gradient of zeros), and the parts of
     metrics."""
-    reads = _readers_of_weights(placed, staged, forward)
+    names = [v.name for v in placed.forward.inputs]
+    reads = _readers_of(placed, staged, forward, names)
     found: dict[str, Stage] = {}
     for w, parts in zip(placed.training.trained, addends, strict=True):
         cut = staged.cut is not None and staged.cut.label in w.loops

@@ -12,9 +12,10 @@ from compiler.ops.elementwise import Cast, Map
 from compiler.ops.functions import Literal
 from compiler.ops.reduce import Reduce
 from compiler.origin import Origin, Phase, Role
-from compiler.passes.copying import copy_node, graph_values
+from compiler.passes.copying import copy_node
 from compiler.passes.differentiate import Differentiated
 from compiler.passes.divide import Divided
+from compiler.walk import graph_values
 from dsl.data import dataclass
 
 UPDATE = Origin(phase=Phase.UPDATE)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.contract import Contract
-from compiler.ops.repeat import Repeat
 from compiler.program import Program
 from compiler.regions.region import Region, RegionKind
 from compiler.regions.routing import Copies
 from compiler.regions.sunk import mark_sunk
+from compiler.walk import bodies
 from dsl.data import dataclass
 
 
@@ -25,14 +25,6 @@ class Regions:
     wide: frozenset[Value]
     routing: Mapping[Node, Copies]
     sunk: Mapping[int, set[str]]
-
-
-def bodies(body: Graph) -> Iterator[Graph]:
-    """The body, and those of its loops."""
-    yield body
-    for node in body.nodes:
-        if isinstance(node.op, Repeat):
-            yield from bodies(node.op.body)
 
 
 def marked(body: Graph, region: Region) -> list[Node]:

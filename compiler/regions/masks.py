@@ -46,6 +46,8 @@ def _expression(name: str, made: Mapping[str, Node], sizes: dict[str, int]) -> E
     if instr is None:
         return None
     op = instr.op
+    if isinstance(op, Iota) and instr.inputs:
+        return None  # from where on, is known at run time
     if isinstance(op, Iota):
         sizes[op.dim.name] = op.dim.size
         return "position", op.dim.name, op.dim.size

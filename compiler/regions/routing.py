@@ -23,6 +23,7 @@ from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Pad, Slice
 from compiler.program import DeviceClass
+from compiler.walk import walk
 from dsl.data import dataclass
 
 ALL = Fraction(1)
@@ -42,15 +43,11 @@ ONE = Copies(1, 0)
 
 def routing(cls: DeviceClass, sizes: Mapping[str, int]) -> list[tuple[Graph, Node, Copies]]:
     """Of the all-to-alls of a class's functions, with their bodies. sizes: of the mesh."""
-    walk = _Walk(sizes)
-    if any(map(_exchanges, (f.body for f in cls.functions))):
+    way = _Walk(sizes)
+    if any(_is_exchange(node) for f in cls.functions for node, _ in walk(f.body)):
         for f in cls.functions:
-            walk.body(f.body)
-    return walk.found
-
-
-def _exchanges(body: Graph) -> bool:
-    return any(_exchanges(n.op.body) if isinstance(n.op, Repeat) else _is_exchange(n) for n in body.nodes)
+            way.body(f.body)
+    return way.found
 
 
 def _is_exchange(node: Node) -> bool:

@@ -33,13 +33,11 @@ def sunk_values(body: Graph, results: set[int], into: Collection[str] | None = N
     other = {v.name for i, v in enumerate(body.outputs) if i not in results}
     sunk = {v.name for i, v in enumerate(body.outputs) if i in results} - other
     for instr in reversed(body.nodes):
-        op, outs = instr.op, [v.name for v in instr.outputs]
+        op = instr.op
         if isinstance(op, (effects.Accumulate, effects.Write)):
             fine = into is None or op.name in into
-        elif isinstance(op, Cast) or op.movement is not Movement.NO or is_grouped(op):
-            fine = all(o in sunk and o not in other for o in outs)
         else:
-            fine = False
-        for v in instr.inputs:
-            (sunk if fine else other).add(v.name)
+            here = all([v.name in sunk and v.name not in other for v in instr.outputs])
+            fine = here and (isinstance(op, Cast) or op.movement is not Movement.NO or is_grouped(op))
+        (sunk if fine else other).update([v.name for v in instr.inputs])
     return sunk - other

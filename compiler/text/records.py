@@ -1,12 +1,12 @@
 """Facts as text: numbers, texts, lists and records of a job (`MeshAxis(name = "dp", size = 2)`).
 
-What a field holds by default is left out, and so is what does not count when records are compared (spans).
+What a field holds by default is left out; spans stand in a table of their own (`compiler.text.spans`).
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -24,6 +24,11 @@ RECORDS: dict[str, type[Any]] = {
 }
 
 
+def is_told(f: Field[Any]) -> bool:
+    """Whether a field stands in the record, and not in the table of spans."""
+    return "Span" not in str(f.type)
+
+
 def show_fact(value: object) -> str:
     """Any fact that `FactParser.fact` reads."""
     if value is None or isinstance(value, bool):
@@ -35,7 +40,7 @@ def show_fact(value: object) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(map(show_fact, value))})"
     assert is_dataclass(value), value
-    told = [(f.name, getattr(value, f.name)) for f in fields(value) if f.compare]
+    told = [(f.name, getattr(value, f.name)) for f in fields(value) if is_told(f)]
     defaults = {f.name: f.default for f in fields(value) if f.default is not MISSING}
     given = (f"{name} = {show_fact(x)}" for name, x in told if name not in defaults or defaults[name] != x)
     return f"{type(value).__name__}({', '.join(given)})"
@@ -102,7 +107,7 @@ class FactParser(Cursor):
         cls = RECORDS.get(name)
         if cls is None:
             raise self.error("E0603", f"there are no facts `{name}`", start, did_you_mean(name, RECORDS))
-        known = {f.name: f for f in fields(cls) if f.compare}
+        known = {f.name: f for f in fields(cls) if is_told(f)}
         given: dict[str, Any] = {}
         self.mark("(")
         while not self.sees(")"):

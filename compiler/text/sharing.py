@@ -11,7 +11,7 @@ many iterations as that one has turned into one of 12. So stages of uneven lengt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from compiler.graph import Dim, Graph, Node, Value
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin
 from compiler.program import DeviceClass, LoopRange
+from compiler.walk import walk
 
 T = TypeVar("T")
 Counts = Mapping[tuple[str, int], int]
@@ -91,11 +92,4 @@ def _graph(graph: Graph, counts: Counts) -> Graph:
 
 def extent(cls: DeviceClass) -> int:
     """Number of states and instructions, those inside loops too."""
-    return len(cls.states) + sum(1 for f in cls.functions for _ in _instructions(f.body))
-
-
-def _instructions(body: Graph) -> Iterator[None]:
-    for instr in body.nodes:
-        yield None
-        if isinstance(instr.op, Repeat):
-            yield from _instructions(instr.op.body)
+    return len(cls.states) + sum(1 for f in cls.functions for _ in walk(f.body))

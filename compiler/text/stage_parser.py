@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from compiler.graph import Graph, Value
+from compiler.graph import Graph, Node, Value
 from compiler.layout import Layout
 from compiler.memory.tiers import FIRST
 from compiler.model import (
@@ -28,17 +29,29 @@ from compiler.origin import Origin, Phase, Role
 from compiler.passes.place.place import Placed, PlacedRound
 from compiler.passes.place.rules import Rules
 from compiler.strategy import SERIAL
-from compiler.text.attrs import OPS
+from compiler.text.attrs import OPS, quote
 from compiler.text.bodies import BodyParser
-from compiler.text.locations import Site
+from compiler.text.locations import Locations, Site
 from compiler.text.records import FactParser
-from compiler.text.stages import FACTS, PHASES, STAGES
+from compiler.text.spans import WORD, SpanParser, located
+from compiler.text.stages import EVALUATED, FACTS, PHASES, STAGES
 from dsl.diagnostics import Diagnostics
+from dsl.source import NOWHERE, Span
 
 
-def parse_stage(text: str, name: str = "text") -> Job | Training | Placed:
-    """What the text of a stage describes. Raises ParcError with all errors found."""
-    return _Parser(text, name).stage()
+def parse_stage(
+    text: str, name: str = "text", folder: str = ".", locations: Locations | None = None
+) -> Job | Training | Placed:
+    """What the text of a stage describes. Raises ParcError with all errors found.
+
+    folder: where the text lies, from which its data's folder counts; locations: are told where its graphs' nodes stand
+    in the text (sites count the graphs in its order).
+    """
+    parser = _Parser(text, name)
+    found = parser.stage(folder)
+    if locations is not None:
+        locations.spans.update(parser.where.spans)
+    return found
 
 
 def parse_graph(text: str, name: str = "text", sizes: Mapping[str, int] | None = None) -> Graph:
@@ -53,7 +66,7 @@ def parse_graph(text: str, name: str = "text", sizes: Mapping[str, int] | None =
     return found
 
 
-class _Parser(FactParser, BodyParser):
+class _Parser(FactParser, BodyParser, SpanParser):
     ops = {**OPS, Relayout.mnemonic: Relayout}
 
     def __init__(self, text: str, name: str) -> None:
@@ -62,6 +75,8 @@ class _Parser(FactParser, BodyParser):
         self.role = ""
         self.values: dict[str, Value] = {}
         self.layouts: dict[str, Layout] = {}  # stated in the header
+        self.spans: dict[str, Span] = {}
+        self.graphs = 0  # so many are read
 
     # --- values ---
 
@@ -75,8 +90,20 @@ class _Parser(FactParser, BodyParser):
         of = self.text() if self.take_word("of") else ""
         path = self.text() if self.take_word("at") else of or name
         origin = Origin(path, stated or PHASES.get(self.role, Phase.FORWARD), of)
-        value = Value(name, type, origin=origin, memory=memory)
+        value = Value(name, type, self._stands(f"%{quote(name)}"), origin, memory=memory)
         return self._known(replace(value, layout=layout) if self.placed else value)
+
+    def _stands(self, what: str, default: Span = NOWHERE) -> Span:
+        if self.role == "evaluated" and EVALUATED + what in self.spans:
+            what = EVALUATED + what
+        return self.spans.get(what, default)
+
+    def instruction(self, site: Site, depth: int) -> Node:
+        node = super().instruction(site, depth)
+        if not node.outputs:
+            return node
+        first = node.outputs[0]
+        return replace(node, span=self._stands(f"=%{quote(first.name)}", first.span))
 
     def _known(self, value: Value) -> Value:
         """The same value where it stands in several graphs."""
@@ -117,7 +144,8 @@ class _Parser(FactParser, BodyParser):
         self.mark("{")
         self.end_line()
         self.scope = {v.name: v for v in inputs}
-        nodes = self.nodes(Site(0), 0)
+        nodes = self.nodes(Site(self.graphs), 0)
+        self.graphs += 1
         self.word("yield")
         outputs = self._operands()
         self.end_line()
@@ -129,13 +157,15 @@ class _Parser(FactParser, BodyParser):
 
     # --- the whole ---
 
-    def stage(self) -> Job | Training | Placed:
+    def stage(self, folder: str) -> Job | Training | Placed:
+        self._tables()
         self.skip_lines()
         start = self.token
         stage = self.text("a stage")
         if stage not in STAGES:
             raise self.error("E0601", f"expected `program`, `{'`, `'.join(STAGES)}`, found {start}", start)
         facts: dict[str, Any] = {"name": self.text("the job's name"), "strategy": SERIAL, "precision": Precision()}
+        facts["span"] = self.spans.get("job", NOWHERE)
         self.word("of")
         name = self.text("the model's name")
         self.end_line()
@@ -145,8 +175,11 @@ class _Parser(FactParser, BodyParser):
             self.end_line()
         while self.token.text in FACTS:
             word = self.next().text
-            facts[word] = self.fact_of(FACTS[word])
+            facts[word] = located(self.fact_of(FACTS[word]), word, self.spans)
             self.end_line()
+        if "data" in facts:
+            there = os.path.normpath(os.path.join(folder, facts["data"].folder))
+            facts["data"] = replace(facts["data"], folder=there)
         results = facts.pop("metrics", ()), facts.pop("outputs", ())
         self.placed = stage == "placed"
         inputs, weights = [], []
@@ -157,11 +190,12 @@ class _Parser(FactParser, BodyParser):
             self.sizes = Rules(Job(model=model, updates=(), **facts), Diagnostics()).sizes
         while self.take_word("weight"):
             weights.append(self._weight())
+        states = self._states((Role.STATE,))
         step = []
         if self.take_word("step"):
             step.append(self.declared())
             self.end_line()
-        model = Model(name, tuple(inputs), tuple(weights), Graph(name, (), (), ()), *results)
+        model = Model(name, tuple(inputs), tuple(weights), Graph(name, (), (), ()), *results, states)
         if stage == "graph":
             self.skip_lines()
             self.word("model")
@@ -176,12 +210,28 @@ class _Parser(FactParser, BodyParser):
             updates = tuple(self._optimizers())
             found: Job | Training | Placed = Job(model=model, updates=updates, evaluated=evaluated, **facts)
         else:
-            given = (*(i.value for i in inputs), *(w.value for w in weights), *step)
+            given = (*(i.value for i in inputs), *(w.value for w in weights), *(s.value for s in states), *step)
             found = self._training(facts, replace(model, graph=Graph(name, given, (), ())), entry)
         if not self.sees("end"):
             self.give_up("the end of the text")
         self.found.raise_if_any()
         return found
+
+    def _tables(self) -> None:
+        """Reads what stands at the end of the text, and ends it there."""
+        lines = (i for i, t in enumerate(self.tokens) if t.kind == "newline")
+        first = next((i + 1 for i in lines if self.tokens[i + 1 : i + 2] and self._is_table(i + 1)), None)
+        if first is None:
+            return
+        self.at = first
+        self.spans = self.span_tables()
+        if not self.sees("end"):
+            self.give_up("the end of the text")
+        self.tokens[first:] = self.tokens[-1:]
+        self.at = 0
+
+    def _is_table(self, at: int) -> bool:
+        return self.tokens[at][:2] == ("word", WORD) and self.tokens[at + 1].kind == "string"
 
     def _evaluated(self, model: Model, results: tuple[tuple[str, ...], tuple[str, ...]]) -> Model:
         """The same model where nothing is trained, with what it gives, data and weights of its own."""
@@ -189,8 +239,10 @@ class _Parser(FactParser, BodyParser):
         own = {v.name: v for v in graph.inputs}
         inputs = tuple(replace(i, value=own[i.value.name]) for i in model.inputs if i.value.name in own)
         weights = tuple(replace(w, value=own[w.name]) for w in model.weights if w.name in own)
+        states = tuple(replace(s, value=own[s.name]) for s in model.states if s.name in own)
         metrics, outputs = results
-        return replace(model, inputs=inputs, weights=weights, graph=graph, metrics=metrics, outputs=outputs)
+        found = replace(model, inputs=inputs, weights=weights, graph=graph, states=states)
+        return replace(found, metrics=metrics, outputs=outputs)
 
     def _input_line(self) -> DataInput:
         value = self.declared() if not self.placed else self._unlaid()
@@ -211,16 +263,17 @@ class _Parser(FactParser, BodyParser):
         self.end_line()
         return Weight(value, init, loops, not frozen)
 
-    def _states(self) -> tuple[State, ...]:
+    def _states(self, roles: Sequence[Role] = (Role.COUNTER, Role.OPTIMIZER)) -> tuple[State, ...]:
         found: list[State] = []
-        while self.sees_word(Role.COUNTER) or self.sees_word(Role.OPTIMIZER):
+        while any(map(self.sees_word, roles)):
             role = Role(self.next().text)
             value = self.declared()
             self.mark("=")
             init = self.initialiser()
             of = self.text() if self.take_word("of") else None
+            loops = self.fact_of(tuple[str, ...]) if self.take_word("loops") else ()
             self.end_line()
-            found.append(State(value, init, role, of))
+            found.append(State(value, init, role, of, loops))
         return tuple(found)
 
     def _optimizers(self) -> Iterable[WeightUpdate]:
@@ -286,7 +339,7 @@ class _Parser(FactParser, BodyParser):
         at = self.layouts
         return Placed(
             training, rules.axes, dict(rules.sizes), training.forward, training.backward, training.update,
-            {w.name: at[w.name] for w in model.weights}, {s.name: at[s.name] for s in states},
+            {w.name: at[w.name] for w in model.weights}, {s.name: at[s.name] for s in (*states, *model.states)},
             tuple(at[g.name] for g in gradients), training.backward.inputs[: len(saved)],
             training.update.inputs[: len(gradients)], (), (), None, (), tuple(laid), graphs.get("finish"),
         )  # fmt: skip

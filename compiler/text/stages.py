@@ -4,11 +4,12 @@ A text begins with its stage and the job's name. Then come facts, as far as late
 the precision, weights, states; then the graphs in the order in which a step runs them. Values are of the whole tensors,
 with axes and local sizes once they are placed. A value tells what it is for (where that is not its graph's phase), of
 which value it is the copy or cotangent, and at which path of the model it stands, if that is not that value's name, or
-its own.
+its own. Where all this was written is in tables at the end (`compiler.text.spans`).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 
@@ -24,8 +25,13 @@ from compiler.text.attrs import quote, show_dims, show_number
 from compiler.text.printer import Show, Sizes, show_type
 from compiler.text.printer import show_graph as show_lines
 from compiler.text.records import show_fact
+from compiler.text.spans import of_fact, of_graph, show_spans
+from dsl.source import Span
 
 STAGES = ("graph", "training", "placed")
+
+EVALUATED = "evaluated "
+"""Stands before names of what is only in entries that train nothing, or stands elsewhere there."""
 
 PHASES = {"backward": Phase.GRADIENT, "late": Phase.GRADIENT, "update": Phase.UPDATE, "optimizer": Phase.UPDATE}
 """What values of a graph are for, by the graph's role, if they do not say it; others: forward."""
@@ -64,20 +70,41 @@ def show_graph(graph: Graph, role: str = "graph", sizes: Sizes = {}) -> str:  # 
     return "\n".join(lines) + "\n"
 
 
-def show_stage(found: Job | Training | Placed) -> str:
-    """The text of a job (`graph`), of its training graph, or of that when it is placed."""
+def show_stage(found: Job | Training | Placed, folder: str | None = None) -> str:
+    """The text of a job (`graph`), of its training graph, or of that when it is placed.
+
+    folder: where the text is to lie, from which the folder of its data counts; None: in that.
+    """
     if isinstance(found, Job):
         models = [show_graph(found.model.graph, "model")]
         if found.evaluated is not None:
             head = "".join(f"{line}\n" for line in _results(found.evaluated))
             models.append(head + show_graph(found.evaluated.graph, "evaluated"))
-        return "\n".join(["graph " + _header(found, found.model), *models, *_updates(found)])
-    if isinstance(found, Training):
-        head = "training " + _header(found.job, found.model, found)
-        return "\n".join([head, *_training(found, [(r.graph,) for r in found.rounds], found, {})])
-    training = found.training
-    head = "placed " + _header(training.job, training.model, training, found)
-    return "\n".join([head, *_training(training, [(r.batch, r.settle) for r in found.rounds], found, found.sizes)])
+        parts = ["graph " + _header(folder, found, found.model), *models, *_updates(found)]
+        others = [found.evaluated.graph] if found.evaluated is not None else []
+        tables = _spans(found, found.model, [found.model.graph, *(u.graph for u in found.updates)], others)
+    elif isinstance(found, Training):
+        head = "training " + _header(folder, found.job, found.model, found)
+        parts = [head, *_training(found, [(r.graph,) for r in found.rounds], found, {})]
+        tables = _spans(found.job, found.model, found.graphs)
+    else:
+        training = found.training
+        head = "placed " + _header(folder, training.job, training.model, training, found)
+        parts = [head, *_training(training, [(r.batch, r.settle) for r in found.rounds], found, found.sizes)]
+        tables = _spans(training.job, training.model, found.graphs)
+    return "\n".join([*parts, *filter(None, [tables])])
+
+
+def _spans(job: Job, model: Model, graphs: Sequence[Graph], evaluated: Sequence[Graph] = ()) -> str:
+    """Where all of a stage was written. Values of one name stand in one place, but for those of `evaluated`."""
+    head = Graph("", (*(i.value for i in model.inputs), *(w.value for w in model.weights)), (), ())
+    found: dict[str, Span] = {}
+    for graph in (head, *graphs):
+        found.update(of_graph(graph, found))
+    for graph in evaluated:
+        found.update((f"{EVALUATED}{name}", span) for name, span in of_graph(graph, dict(found)))
+    facts = ((x, getattr(job, x)) for x in FACTS if hasattr(job, x))
+    return show_spans([("job", job.span), *(pair for x, v in facts for pair in of_fact(v, x)), *found.items()])
 
 
 def _updates(job: Job) -> Iterable[str]:
@@ -102,7 +129,12 @@ def _training(
         yield show_graph(graphs.update, "update", sizes)
 
 
-def _header(job: Job, model: Model, training: Training | None = None, placed: Placed | None = None) -> str:
+def _header(
+    folder: str | None, job: Job, model: Model, training: Training | None = None, placed: Placed | None = None
+) -> str:
+    if job.data is not None:
+        there = "." if folder is None else os.path.relpath(job.data.folder, folder).replace(os.sep, "/")
+        job = replace(job, data=replace(job.data, folder=there))
     lines = [f"{quote(job.name)} of {quote(model.name)}"]
     lines += [f"entry {quote(training.entry)}"] if training is not None and not training.trains else []
     defaults = {f.name: f.default for f in fields(job)} | {"strategy": SERIAL, "precision": Precision()}
@@ -114,6 +146,7 @@ def _header(job: Job, model: Model, training: Training | None = None, placed: Pl
         text = f"weight {_plain(w.value, placed.weights[w.name] if placed else None, sizes)}{_init(w.init)}"
         text += f" loops {show_fact(w.loops)}" if w.loops else ""
         lines.append(text if w.trained else f"{text} frozen")
+    lines += [_state(s, placed.states[s.name] if placed else None, sizes) for s in model.states]
     if model.step is not None:
         lines.append(f"step {_plain(model.step)}")
     if training is not None:
@@ -152,4 +185,5 @@ def _init(init: Init) -> str:
 
 def _state(s: State, layout: Layout | None = None, sizes: Sizes = {}) -> str:  # noqa: B006
     of = f" of {quote(s.of)}" if s.of is not None else ""
+    of += f" loops {show_fact(s.loops)}" if s.loops else ""
     return f"{s.role} {_plain(s.value, layout, sizes)}{_init(s.init)}{of}"

@@ -1,8 +1,9 @@
-"""The verifier of lowered programs: rules of its own, independent of how the compiler came to the program.
+"""The verifier: rules of its own, independent of how the compiler came to what they are about. They get stricter from
+stage to stage: graphs have those of `body`, placed ones those of layouts as well (`verify_graphs`), programs all.
 
-values   definitions, names, types; loops                    E0610 to E0612
+body     definitions, names, types; loops                    E0610 to E0612
 local    layouts of local ops follow from their loops        E0613 to E0616
-comm     collectives change layouts as they say              E0617, E0618
+comm     changes of layout, collectives do as they say       E0617, E0618
 effects  buffers, gradients, saved values                    E0620 to E0626
 memories values are read where they lie                      E0619
 stages   sends and receives, reductions between stages       E0630, E0631
@@ -14,12 +15,15 @@ entries  states that entries share                           E0651
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from compiler.graph import Graph, Value
 from compiler.program import Entry, Program
 from compiler.text.locations import Locations
 from compiler.verify.across import check_across
-from compiler.verify.body import check_bodies
+from compiler.verify.body import UNPLACED, Laws, check_bodies, check_graphs
 from compiler.verify.classes import check_classes
 from compiler.verify.effects import check_buffers
 from compiler.verify.entries import check_entry
@@ -29,20 +33,55 @@ from compiler.verify.report import Report
 from compiler.verify.stages import check_stages, message_edges
 from dsl.diagnostics import Diagnostic
 
-__all__ = ["verify"]
+if TYPE_CHECKING:
+    from compiler.model import Job, Training
+    from compiler.passes.place.place import Placed
+
+__all__ = ["UNPLACED", "Laws", "laws", "verify", "verify_graphs", "verify_stage"]
 
 
 def verify(program: Program, locations: Locations | None = None) -> tuple[Diagnostic, ...]:
     """What is wrong with the program; empty if it is legal. `locations` (of `parse_located`) give the spans."""
     first, found = 0, list[Diagnostic]()
     for i, entry in enumerate(program.entries or (Entry("", ()),)):
-        report = Report(replace(program, entries=(entry,)), locations and locations.of_entry(first))
-        _verify(report.program, report)
+        alone = replace(program, entries=(entry,))
+        report = Report(alone, locations and locations.of_entry(first))
+        _verify(alone, report)
         if not report.failed and i:
-            check_entry(report.program, replace(program, entries=program.entries[:i]), report)
+            check_entry(alone, replace(program, entries=program.entries[:i]), report)
         found += report.diagnostics
         first += len(entry.classes)
     return tuple(found)
+
+
+def verify_graphs(
+    graphs: Sequence[Graph], laws: Laws = UNPLACED, known: Iterable[Value] = (), locations: Locations | None = None
+) -> tuple[Diagnostic, ...]:
+    """What is wrong with the graphs of a stage before the program, which share their names; empty if they are legal.
+
+    laws: how strict the stage is; known: values of other graphs that these may read; locations: in a stage's text.
+    """
+    report = Report(graphs, locations)
+    check_graphs(graphs, laws, known, report)
+    return report.diagnostics
+
+
+def verify_stage(found: Job | Training | Placed, locations: Locations | None = None) -> tuple[Diagnostic, ...]:
+    """What is wrong with the graphs of a stage; locations: of its text, which has them in this order."""
+    from compiler.model import Job, Training
+
+    if not isinstance(found, Job):
+        return verify_graphs(found.graphs, UNPLACED if isinstance(found, Training) else laws(found), (), locations)
+    models = [found.model, *([found.evaluated] if found.evaluated is not None else [])]
+    graphs = [*(m.graph for m in models), *(u.graph for u in found.updates)]
+    each = (verify_graphs([g], locations=locations and locations.of_entry(k)) for k, g in enumerate(graphs))
+    return tuple(d for wrong in each for d in wrong)
+
+
+def laws(placed: Placed) -> Laws:
+    """How strict the stage of a job is that is placed."""
+    once = [r.settle for r in placed.rounds] + [placed.finish, placed.update]
+    return Laws.placed(placed.sizes, [k for k, g in enumerate(placed.graphs) if any(g is o for o in once)])
 
 
 def _verify(program: Program, report: Report) -> None:

@@ -1,34 +1,57 @@
-"""Bodies: every value is defined once and before its use; types follow from the ops; layouts by `local` and `comm`."""
+"""Bodies, of graphs and of functions: every value is defined once and before its use; types follow from the ops; once
+there are layouts, they follow by `local` and `comm`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 
 from compiler.graph import Dim, Graph, Node, Type, Value
-from compiler.layout import Layout
+from compiler.layout import TIME, Layout
 from compiler.ops.base import Op, OpError
 from compiler.ops.comm import Comm, Relayout
 from compiler.ops.effects import Effect
 from compiler.ops.elementwise import Map
+from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.program import Program
 from compiler.text.attrs import OPS
 from compiler.text.locations import Site
-from compiler.verify.comm import check_comm
+from compiler.verify.comm import check_comm, check_relayout
 from compiler.verify.local import Fills, check_layout, check_local, result_fills
 from compiler.verify.report import Finding, Report, head
 from dsl.data import dataclass
 from dsl.diagnostics import plural
 
 
+@dataclass(frozen=True, slots=True)
+class Laws:
+    """How strict a stage is. kinds: axis -> kind (`mesh`, `place`, `time`), sizes: axis -> size; None before there are
+    layouts. lowered: effects, and collectives in the place of relayouts. timeless: the graphs (by position) that run
+    once, not for each micro-batch."""
+
+    sizes: Mapping[str, int] | None = None
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    lowered: bool = False
+    timeless: frozenset[int] = frozenset()
+
+    @staticmethod
+    def placed(sizes: Mapping[str, int], timeless: Iterable[int] = ()) -> Laws:
+        """Of placed graphs; sizes: of the axes that split tensors, `TIME` among them."""
+        return Laws(sizes, {a: "time" if a == TIME else "mesh" for a in sizes}, timeless=frozenset(timeless))
+
+
+UNPLACED = Laws()
+UNIQUE = "names are unique: within a function of a program, across all graphs of a stage before it"
+
+
 @dataclass(slots=True)
 class _Scope:
-    """Values that a body sees; `taken`: names of the whole function; `fills`: what padding holds."""
+    """Values that a body sees; `taken`: those of the whole function or graph, by name; `fills`: what padding holds."""
 
     site: Site
     timeless: bool
-    taken: set[str]
+    taken: dict[str, Value]
     known: dict[str, Value] = field(default_factory=dict)
     fills: dict[str, Fills] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)  # defined, but not well: not looked at any further
@@ -36,20 +59,39 @@ class _Scope:
 
 def check_bodies(program: Program, report: Report) -> None:
     """All functions of all classes."""
-    checker = _Checker(program, report)
+    checker = _Checker(Laws(program.sizes, {a.name: a.kind for a in program.axes}, lowered=True), report)
     for c, cls in enumerate(program.classes):
         for i, function in enumerate(cls.functions):
             site = Site(c, "fn", i)
             if function.body.inputs or function.body.outputs:
                 report.error("E0612", site, "functions take nothing and give nothing: their effects are instructions")
-            checker.body(function.body, _Scope(site, not function.per_microbatch, set()))
+            checker.body(function.body, _Scope(site, not function.per_microbatch, {}))
+
+
+def check_graphs(graphs: Sequence[Graph], laws: Laws, known: Iterable[Value], report: Report) -> None:
+    """All graphs of a stage. One value may stand in several, as an input or as the same result."""
+    checker = _Checker(laws, report)
+    checker.outer = {v.name: v for v in known}
+    taken: dict[str, Value] = {}
+    for k, graph in enumerate(graphs):
+        own: dict[str, Value] = {}
+        scope = _Scope(Site(k), k in laws.timeless, own)
+        for v in graph.inputs:
+            checker.define(v, scope, scope.site)
+        checker.body(graph, scope)
+        for v in graph.outputs:
+            if checker.find(v.name, scope) is not v and v.name not in scope.broken:
+                report.error("E0610", scope.site, f"it puts out %{v.name}, which is not defined")
+        for name, value in own.items():
+            if taken.setdefault(name, value) is not value:
+                report.error("E0611", scope.site, f"%{name} is another value in another graph", UNIQUE)
 
 
 class _Checker:
-    def __init__(self, program: Program, report: Report) -> None:
-        self.report = report
-        self.sizes = program.sizes
-        self.kinds = {a.name: a.kind for a in program.axes}
+    def __init__(self, laws: Laws, report: Report) -> None:
+        self.laws, self.report = laws, report
+        self.sizes, self.kinds = laws.sizes, laws.kinds
+        self.outer: Mapping[str, Value] = {}  # values of other graphs that these read
         self.fine: dict[object, list[Fills]] = {}  # what was found right -> what is known of its results
         self.formed: set[object] = set()
 
@@ -57,11 +99,22 @@ class _Checker:
         for i, instr in enumerate(body.nodes):
             self.instr(instr, scope, scope.site.inner(i))
 
+    def find(self, name: str, scope: _Scope) -> Value | None:
+        """The value of this name that a body sees."""
+        return scope.known.get(name) or self.outer.get(name)
+
     def define(self, var: Value, scope: _Scope, site: Site) -> bool:
         """Make a value known; False if its layout is not well-formed."""
         if var.name in scope.taken:
-            self.report.error("E0611", site, f"%{var.name} is defined twice", "names are unique within a function")
-        scope.taken.add(var.name)
+            self.report.error("E0611", site, f"%{var.name} is defined twice", UNIQUE)
+        scope.taken[var.name] = var
+        if len(set(var.type.names)) != len(var.type.dims) or any(d.size < 1 for d in var.type.dims):
+            self.report.error("E0612", site, f"{var} is not a tensor", "each dim once, of a size of at least 1")
+            scope.broken.add(var.name)
+            return False
+        if self.sizes is None:
+            scope.known[var.name] = var
+            return True
         shape = (var.layout, len(var.type.dims), scope.timeless)
         if shape in self.formed:
             scope.known[var.name] = var
@@ -77,7 +130,7 @@ class _Checker:
         return not problems
 
     def instr(self, instr: Node, scope: _Scope, site: Site) -> None:
-        unknown = [v.name for v in instr.inputs if v.name not in scope.known]
+        unknown = [v.name for v in instr.inputs if self.find(v.name, scope) is not v]
         for name in unknown:
             if name in scope.broken:
                 continue
@@ -86,7 +139,7 @@ class _Checker:
         well_formed = [self.define(v, scope, site) for v in instr.outputs]
         if unknown or not all(well_formed):
             return
-        ins = [scope.known[v.name] for v in instr.inputs]
+        ins = list(instr.inputs)
         fills = [scope.fills.get(v.name, {}) for v in instr.inputs]
         for code, message, help in self.findings(instr, ins, fills, scope, site):
             self.report.error(code, site, f"{head(instr)}: {message}", help)
@@ -95,18 +148,22 @@ class _Checker:
         self, instr: Node, ins: list[Value], fills: list[Fills], scope: _Scope, site: Site
     ) -> Sequence[Finding]:
         op, outs = instr.op, instr.outputs
-        if isinstance(op, Effect):
-            return ()  # `effects`
         if isinstance(op, Repeat):
             return self.repeat(op, ins, outs, scope, site)
-        if isinstance(op, Relayout) or type(op) is not OPS.get(op.mnemonic):
-            return [("E0612", f"there is no op {op.mnemonic} in lowered programs", None)]
-        if isinstance(op, Comm):
+        if isinstance(op, Effect) and self.laws.lowered:
+            return ()  # `effects`
+        if not self.has(op):
+            return [("E0612", f"there is no op {op.mnemonic} in {self.stage}", None)]
+        if isinstance(op, Comm) and self.sizes is not None:
             if len(ins) != 1:
                 return [("E0612", f"{op.mnemonic} takes one operand, got {len(ins)}", None)]
             if [v.type for v in outs] != [ins[0].type]:
                 return [("E0612", f"the result must have the operand's type {ins[0].type}", None)]
             scope.fills[outs[0].name] = op.fills(fills[0])
+            if isinstance(op, Relayout):
+                found, after = check_relayout(op, ins[0], outs[0], fills[0], self.sizes, self.kinds)
+                scope.fills[outs[0].name] = after
+                return found
             return check_comm(op, ins[0], outs[0], self.sizes, self.kinds)
         key = (_key(op), _laid(ins), _laid(outs), tuple([tuple(f.items()) for f in fills]))
         known = self.fine.get(key)
@@ -120,12 +177,26 @@ class _Checker:
         if types != tuple(v.type for v in outs):
             stated = ", ".join(str(v.type) for v in outs)
             return [("E0612", f"the results are {', '.join(map(str, types))}, stated {stated or 'nothing'}", None)]
+        if self.sizes is None:
+            self.fine[key] = [{} for _ in outs]
+            return ()
         made = result_fills(op, ins, outs, fills)
         scope.fills.update(zip((v.name for v in outs), made, strict=True))
         found = check_local(op, ins, outs, self.sizes, fills)
         if not found:
             self.fine[key] = made
         return found
+
+    @property
+    def stage(self) -> str:
+        return "lowered programs" if self.laws.lowered else "graphs" if self.sizes is None else "placed graphs"
+
+    def has(self, op: Op) -> bool:
+        """Whether the stage has such ops."""
+        if isinstance(op, Relayout):
+            return self.sizes is not None and not self.laws.lowered
+        early = not isinstance(op, Effect | Comm | Move) or (self.sizes is not None and isinstance(op, Comm))
+        return type(op) is OPS.get(op.mnemonic) and (self.laws.lowered or early)
 
     def repeat(
         self, op: Repeat, ins: list[Value], outs: tuple[Value, ...], scope: _Scope, site: Site
@@ -144,7 +215,7 @@ class _Checker:
             stacked = op.carries <= i < op.carries + op.stacks
             found += _same(given, self.stack(param, op) if stacked else param, f"%{param.name} is given %{given.name}")
         results = [v.name for v in op.body.outputs]
-        missing = [r for r in results if r not in inner.known]
+        missing = [v.name for v in op.body.outputs if self.find(v.name, inner) is not v]
         if missing or len(results) != len(outs) or len(results) < op.carries:
             what = (
                 f"%{missing[0]} is not defined in the loop"
@@ -152,8 +223,8 @@ class _Checker:
                 else f"{plural(len(results), 'value')}, {plural(len(outs), 'result')}"
             )
             return [*found, ("E0610" if missing else "E0612", f"yield: {what}", None)]
-        for i, name in enumerate(results):
-            made = inner.known[name]
+        for i, made in enumerate(op.body.outputs):
+            name = made.name
             if i < op.carries:
                 found += _same(made, params[i], f"%{params[i].name} leaves an iteration as %{name}")
             made = made if i < op.carries else self.stack(made, op)
@@ -163,7 +234,8 @@ class _Checker:
     @staticmethod
     def stack(var: Value, op: Repeat) -> Value:
         type = Type(var.type.dtype, (Dim(op.label, op.count), *var.type.dims))
-        return Value(var.name, type, layout=var.layout.stacked())
+        layout = var.layout.stacked() if var.layout is not None else var.layout
+        return Value(var.name, type, layout=layout)
 
 
 def _key(op: Op) -> object:
@@ -178,7 +250,7 @@ def _laid(values: Sequence[Value]) -> tuple[tuple[Type, Layout], ...]:
 def _same(got: Value, want: Value, what: str) -> list[Finding]:
     if got.type != want.type:
         return [("E0612", f"{what}: {got.type} instead of {want.type}", None)]
-    if got.layout == want.layout:
+    if got.layout == want.layout or want.layout is None:
         return []
     lost = set(want.layout.pending) ^ set(got.layout.pending)
     return [("E0615" if lost else "E0614", f"{what}: its layout differs", "the layouts must be the same")]

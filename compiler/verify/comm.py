@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from compiler.graph import Value
 from compiler.layout import Layout
-from compiler.ops.comm import Comm, LayoutError, MaskPad, Operand, Pattern
+from compiler.ops.comm import Comm, LayoutError, MaskPad, Operand, Pattern, Relayout
+from compiler.relayout import plan_relayout
+from compiler.verify.local import Fills
 from compiler.verify.report import Finding
 
 
@@ -28,6 +30,25 @@ def check_comm(
         return [("E0615", f"%{out.name}: the pending {', '.join(lost)} is dropped", "name its axis here, or keep it")]
     message = f"%{out.name} is stated as {_shown(out, out.layout)}, but {op.mnemonic} gives {_shown(out, want)}"
     return [("E0617", message, None)]
+
+
+def check_relayout(
+    op: Relayout, source: Value, out: Value, known: Fills, sizes: Mapping[str, int], kinds: Mapping[str, str]
+) -> tuple[list[Finding], Fills]:
+    """What is wrong with a change of layout, and what padding holds after it. known: before it."""
+    if out.layout != op.layout:
+        message = f"%{out.name} is stated as {_shown(out, out.layout)}, but brought to {_shown(out, op.layout)}"
+        return [("E0617", message, None)], {}
+    try:
+        steps = plan_relayout(source.type, source.layout, op.layout, sizes)
+    except ValueError as error:
+        return [("E0617", str(error), None)], {}
+    for step in steps:
+        wrong = _wrong_axes(step.op, kinds)
+        if wrong is not None:
+            return [wrong], {}
+        known = step.op.fills(known)
+    return [], known
 
 
 def _shown(var: Value, layout: Layout) -> str:

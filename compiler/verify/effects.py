@@ -18,7 +18,10 @@ from compiler.verify.report import Report, head
 STEP = Type("int32")
 """Of the number of the step, an input that need not be declared."""
 
-RENEWED = (*LASTING, Role.REPORT)
+LEARNED = tuple(r for r in LASTING if r is not Role.STATE)
+"""What updates renew; states of the model are renewed by forward passes."""
+
+RENEWED = (*LEARNED, Role.REPORT)
 ADDED = (Role.GRADIENT, Role.LOSS, Role.METRIC, Role.STATISTIC)
 
 Roles = tuple[Role, ...]
@@ -44,16 +47,20 @@ RIGHTS = {
     FunctionPhase.STATISTICS: Rights(read=(Role.STATISTIC,), add=(Role.STATISTIC,)),
     FunctionPhase.TOTALS: Rights(read=(Role.STATISTIC,), add=(Role.STATISTIC,)),
     FunctionPhase.FORWARD: Rights(
-        read=(*LASTING, Role.STATISTIC), add=(*ADDED, Role.OUTPUT), save=(Role.SAVED, Role.OUTPUT)
+        read=(*LASTING, Role.STATISTIC),
+        write=(Role.STATE,),
+        add=(*ADDED, Role.OUTPUT),
+        save=(Role.SAVED, Role.OUTPUT),
     ),
     FunctionPhase.BACKWARD: Rights(
-        read=(*LASTING, Role.STATISTIC), add=ADDED[:3], save=(Role.SAVED,), load=(Role.SAVED,)
+        read=(*LEARNED, Role.STATISTIC), add=ADDED[:3], save=(Role.SAVED,), load=(Role.SAVED,)
     ),
-    FunctionPhase.WEIGHTS: Rights(read=(*LASTING, Role.STATISTIC), add=ADDED[:3], load=(Role.SAVED,)),
+    FunctionPhase.WEIGHTS: Rights(read=(*LEARNED, Role.STATISTIC), add=ADDED[:3], load=(Role.SAVED,)),
     FunctionPhase.METRICS: Rights(read=(Role.STATISTIC,), add=(Role.METRIC,)),
-    FunctionPhase.UPDATE: Rights(read=(*LASTING, *ADDED[:3]), write=RENEWED),
+    FunctionPhase.UPDATE: Rights(read=(*LEARNED, *ADDED[:3]), write=RENEWED),
 }
-"""What each phase is for, said of buffers: nothing but an update renews what lives across steps."""
+"""What each phase is for, said of buffers: updates renew what is learned, forward passes the model's states. Behind a
+forward pass nobody knows what a state contained, for the next micro-batch's may have renewed it: it is saved."""
 
 
 def check_buffers(program: Program, report: Report) -> None:
@@ -106,7 +113,7 @@ class _Class:
                 same = [(v.type, v.layout) == (value.type, value.layout) for v in instr.outputs]
                 if isinstance(instr.op, StageReduce) and not all(same):
                     self.report.error("E0631", site.inner(i), f"{head(instr)}: operand and result differ")
-        if function.phase is FunctionPhase.UPDATE:
+        if function.phase in (FunctionPhase.UPDATE, FunctionPhase.FORWARD):
             self.stale(function, site)
 
     @staticmethod
@@ -193,7 +200,7 @@ class _Class:
             self.report.error("E0621", site, f"{what}: the layout differs from the declared one")
 
     def stale(self, function: Function, site: Site) -> None:
-        """In U old contents are read before new ones are written: a value that was read is the buffer itself."""
+        """Old contents are read before new ones are written: a value that was read is the buffer itself."""
         alias: dict[str, str] = {}
         written: set[str] = set()
         for i, instr in enumerate(function.body.nodes):
@@ -217,6 +224,9 @@ class _Class:
             if s.role in RENEWED and not s.frozen and self.writes[s.name] != updated:
                 message = f"{s.role} {s.name} is written {self.writes[s.name]} times in a step"
                 self.report.error("E0623", site, message, f"{FunctionPhase.UPDATE} writes each of them once")
+            if s.role is Role.STATE and self.writes[s.name] > 1:
+                message = f"{s.role} {s.name} is written {self.writes[s.name]} times for a micro-batch"
+                self.report.error("E0623", site, message, f"one {FunctionPhase.FORWARD} writes it once")
             if s.frozen and s.role is not Role.WEIGHT:
                 self.report.error("E0620", site, f"{s.role} {s.name} is frozen", "only a weight can be")
             if s.role in ADDED and s.name not in self.added:

@@ -1,8 +1,10 @@
-"""Collects what the rules find, with the place in the program."""
+"""Collects what the rules find, with the place in the program or in the graphs of a stage before it."""
 
 from __future__ import annotations
 
-from compiler.graph import Node
+from collections.abc import Sequence
+
+from compiler.graph import Graph, Node
 from compiler.program import Program
 from compiler.text.attrs import quote, runs, show_run
 from compiler.text.locations import Locations, Site
@@ -20,10 +22,10 @@ def head(instr: Node) -> str:
 
 
 class Report:
-    """Findings of one program."""
+    """Findings about one program, or about the graphs of a stage before it, whose sites count the graphs."""
 
-    def __init__(self, program: Program, locations: Locations | None) -> None:
-        self.program, self.locations = program, locations
+    def __init__(self, of: Program | Sequence[Graph], locations: Locations | None) -> None:
+        self.of, self.locations = of, locations
         self.found = Diagnostics(50)
 
     @property
@@ -42,7 +44,9 @@ class Report:
     def _where(self, site: Site | None) -> str:
         if site is None:
             return ""
-        cls = self.program.classes[site.cls]
+        if not isinstance(self.of, Program):
+            return f"{self.of[site.cls].name}: "
+        cls = self.of.classes[site.cls]
         stage = f"stage {', '.join(show_run(*r) for r in runs(cls.groups))}"
         if site.part != "fn":
             return f"{stage}: "

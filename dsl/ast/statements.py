@@ -50,10 +50,19 @@ class InputDecl(Statement):
 
 @dataclass(frozen=True, slots=True)
 class StateDecl(Statement):
-    """`state m, v ~ zeros`, in an optimizer: one tensor per weight, of the weight's shape."""
+    """`state m, v ~ zeros`, in an optimizer: one tensor per weight, of the weight's shape.
 
-    names: tuple[Name, ...]
+    In a model: `state mean[c] ~ zeros`, in master precision, or `state seen : int32[b]`.
+    """
+
+    targets: tuple[Target, ...]
+    dtype: Name | None = None
+    dims: tuple[Name, ...] = ()
     init: Expr | None = None
+
+    @property
+    def names(self) -> tuple[Name, ...]:
+        return tuple(t.name for t in self.targets)
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,11 @@ class TreeBuilder(Expressions):
         return ast.InputDecl(self._ids(c[:colon]), dtype, dims, first(ast.Range, c), span=self._span(c))
 
     def state(self, c: Children) -> ast.StateDecl:
-        return ast.StateDecl(self._ids(c), first(ast.Expr, c), span=self._span(c))
+        colon, init = find("COLON", c), first(ast.Expr, c)
+        dtype, dims = None, tuple[ast.Name, ...]()
+        if colon < len(c):
+            dtype, dims = self._name(c[colon + 1]), self._ids(c[colon + 2 :])
+        return ast.StateDecl(every(ast.Target, c), dtype, dims, init, span=self._span(c))
 
     def assign(self, c: Children) -> ast.Assign:
         return ast.Assign(every(ast.Target, c), cast(ast.Expr, c[-1]), span=self._span(c))

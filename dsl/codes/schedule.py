@@ -31,6 +31,55 @@ job fit {
 }
 """
 
+_STATE = """\
+use std.optimizers (sgd)
+
+model net() {
+  dim b = 8, d = 4
+  input x : f32[b, d]
+  weight w[d] ~ ones
+  state seen[d]
+  h = x * w + seen
+  seen = NEW
+  loss mean(h * h)
+}
+strategy plan for net {
+  mesh (dp = 2)
+  split b on dp
+  microbatches 2 over b
+}
+job fit {
+  train net() using plan
+  optimizer sgd(lr = 0.1)
+}
+"""
+
+_STATE_OF_STAGES = """\
+use std.optimizers (sgd)
+
+model net() {
+  dim b = 8, d = 4
+  input x : f32[b, d]
+  OUTSIDE
+  repeat 4 as block {
+    INSIDE
+    weight w[d] ~ ones
+    h = tanh(x * w + last)
+    last = h
+    x = h
+  }
+  loss mean(x * x)
+}
+strategy plan for net {
+  mesh (pp = 2)
+  pipeline block on pp, schedule gpipe(microbatches = 2)
+}
+job fit {
+  train net() using plan
+  optimizer sgd(lr = 0.1)
+}
+"""
+
 
 def _file(rules: str, *, loss: str = "mean(z)", devices: int = 2, batch: int = 8, c: int = 8, more: str = "") -> str:
     """A whole file around the rules of a strategy, for a model with a loop `block` of 8 and two towers."""
@@ -219,5 +268,23 @@ CODES: tuple[Code, ...] = (
         "model may well gain by the split.",
         _SCAN.replace("RULE", "split s on p"),
         _SCAN.replace("RULE", "split b on p"),
+    ),
+    Code(
+        "E0561",
+        "a state of several stages",
+        "A state lies where it is renewed, and is read there. One that is declared in the loop that a pipeline cuts\n"
+        "is a stack with a slice per iteration: each stage has those of its own. One that is renewed from states and\n"
+        "data alone (a position that goes up) lies on every stage that reads it.",
+        _STATE_OF_STAGES.replace("OUTSIDE", "state last[b, d]").replace("    INSIDE\n", ""),
+        _STATE_OF_STAGES.replace("INSIDE", "state last[b, d]").replace("  OUTSIDE\n", ""),
+    ),
+    Code(
+        "E0562",
+        "a state of the whole batch",
+        "A strategy never changes what is computed. Micro-batches run one after the other: a state with the dim that\n"
+        "they divide is divided with it, and each renews its own part. One without that dim is read by all of them as\n"
+        "it was before the step, and none of them has what all of them make together, where weights are involved.",
+        _STATE.replace("NEW", "mean(h, over b)"),
+        _STATE.replace("NEW", "mean(x, over b)"),
     ),
 )

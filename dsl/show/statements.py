@@ -70,7 +70,9 @@ def _(node: ast.InputDecl) -> Doc:
 
 @statement.register
 def _(node: ast.StateDecl) -> Doc:
-    return [f"state {names(node.names)}", *_init(node.init)]
+    dims = f"[{_dim_list(node.dims)}]" if node.dims else ""
+    type = f" : {node.dtype.id}{dims}" if node.dtype else ""
+    return [f"state {', '.join(target(t) for t in node.targets)}{type}", *_init(node.init)]
 
 
 @statement.register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Unpack
 
@@ -30,7 +31,15 @@ class Checked:
 
 
 def evaluate(file: File, **options: Unpack[Options]) -> Evaluation:
-    """The job of a file with its model's graph, and what stands beside it. Raises `ParcError`."""
+    """Evaluate the job of a file: its model's graph, cluster and strategy, and the file's checks beside it.
+
+    Args:
+        file: the path of a `.par` file, or a `Source`.
+        options: see `Options`.
+
+    Raises:
+        ParcError: for what is wrong with the file, or with what is said by the options.
+    """
     return _evaluate(file, texts(options.get("params")), options.get("job"), options)
 
 
@@ -43,10 +52,17 @@ def _evaluate(file: File, overrides: Mapping[str, str], job: str | None, options
 
 
 def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **options: Unpack[Options]) -> Checked:
-    """Everything but running: every job (or only `job`) is evaluated, differentiated, placed and lowered.
+    """Check all but what running shows: every job (or only `job`) is evaluated, differentiated, placed and lowered.
 
-    What it lowers to is verified, the schedule for hangs too, whether its data file is there, and the file's checks,
-    which `told` hears of, those that fail too. Raises `ParcError` with all that is wrong.
+    What it lowers to is verified, the schedule for hangs too, whether its data file is there, and the file's checks.
+
+    Args:
+        file: the path of a `.par` file, or a `Source`.
+        told: hears of each of the file's checks, those that fail too.
+        options: see `Options`.
+
+    Raises:
+        ParcError: with all that is wrong.
     """
     from compiler.cost.kernels.repeated import repeated_work
     from compiler.driver import compile_job
@@ -99,9 +115,14 @@ def _verified(compiled: Compiled) -> tuple[Diagnostic, ...]:
 
 
 def compile(file: File, **options: Unpack[Options]) -> Compiled:
-    """What each pass makes of a job: `.job`, `.training`, `.placed`, `.program`; the last is verified.
+    """Compile a job: what each pass makes of it is `.job`, `.training`, `.placed`, `.program`. The last is verified.
 
-    Raises `ParcError`, for a schedule that hangs too.
+    Args:
+        file: the path of a `.par` file, or a `Source`.
+        options: see `Options`.
+
+    Raises:
+        ParcError: for what is wrong, for a schedule that hangs too.
     """
     from compiler.driver import compile_job
 
@@ -120,6 +141,7 @@ def _refuse(compiled: Compiled) -> None:
 
 
 def warn(job: Job, options: Options, compiled: Compiled | None = None) -> None:
+    """Tell `options["warned"]`, if it is there, what `check` would warn of."""
     from compiler.cost.kernels.repeated import repeated_work
     from compiler.evaluate.axes import idle_axes
     from compiler.evaluate.software import foreign_stack
@@ -139,14 +161,23 @@ def emit(
     timed: Callable[[PassTiming], None] | None = None,
     *,
     entries: Sequence[Entry] = (),
+    folder: str | None = None,
     **options: Unpack[Options],
 ) -> str:
-    """The text of a job after a stage, or after a pass (`after:NAME`); later ones are not run.
+    """Print a job as it is after a stage, or after a pass (`after:NAME`); later ones are not run.
 
-    entries: those that the program is to have, in this order; before the last stage the first of them.
-    The file may be such a text itself (`.graph`, `.training`, `.placed`, `.npu`): the passes behind it are run. `timed`
-    hears of each pass on the way to a program. Raises `ParcError`; TypeError for options that choose what the text of a
-    stage has no choice of, ValueError for a stage that is before it.
+    Args:
+        file: a `.par` file, or such a text itself (`.graph`, `.training`, `.placed`, `.npu`): passes behind it are run.
+        stage: one of `STAGES`, or `after:` and the name of a pass.
+        timed: hears of each pass on the way to a program: its time in seconds, and the size of what it made.
+        entries: those that the program is to have, in this order; before the last stage the first of them counts.
+        folder: where the text is to lie, which says where its data is from there; None: where the data is.
+        options: see `Options`.
+
+    Raises:
+        ParcError: for what is wrong.
+        TypeError: for options that choose what the text of a stage has no choice of.
+        ValueError: for a stage that is before that of the text.
     """
     if stage == "ast":
         from dsl.printer import dump
@@ -170,7 +201,7 @@ def emit(
         _refuse(compiled)
         warn(compiled.job, options, compiled)
         return show(_legal(joined([compiled.program, *(lowered(given, entry).program for entry in others)])))
-    text = early(given, stage, first)
+    text = early(given, stage, first, folder)
     if isinstance(given, Job):
         warn(given, options)
     return text
@@ -188,7 +219,10 @@ def _legal(program: Program) -> Program:
 
 
 def _staged(file: File, options: Options) -> Job | Training | Placed:
+    from compiler.text.locations import Locations
     from compiler.text.stage_parser import parse_stage
+    from compiler.verify import verify_stage
+    from dsl.diagnostics import ParcError
     from dsl.files import load
     from dsl.source import Source
 
@@ -196,13 +230,24 @@ def _staged(file: File, options: Options) -> Job | Training | Placed:
     if given:
         raise TypeError(f"{name_of(file)} is the text of one job: `{given[0]}` goes with the `.par` file")
     source = file if isinstance(file, Source) else load(file)
-    return parse_stage(source.text, source.name)
+    locations = Locations()
+    stage = parse_stage(source.text, source.name, os.path.dirname(source.path) if source.path else ".", locations)
+    found = verify_stage(stage, locations)
+    if found:
+        raise ParcError(*found)
+    return stage
 
 
 def load_program(file: File, **options: Unpack[Options]) -> Program:
-    """The program of a `.npu` file, verified, or of a `.par` file after lowering (with the options of `compile`).
+    """Read the program of a `.npu` file and verify it, or lower a `.par` file (with the options of `compile`).
 
-    Raises TypeError for options that choose what a `.npu` has no choice of.
+    Args:
+        file: a path, or a `Source`.
+        options: see `Options`; of a `.npu` with several entries `entry` chooses one.
+
+    Raises:
+        ParcError: for what is wrong, for an entry that is not there too.
+        TypeError: for options that choose what a `.npu` has no choice of.
     """
     from compiler.text import parse_located
     from compiler.verify import verify
@@ -229,14 +274,18 @@ def load_program(file: File, **options: Unpack[Options]) -> Program:
 
 
 def diff(before: Program, after: Program) -> ProgramDiff:
-    """What changes in layouts, communication and memory; `str()` of it is for people."""
+    """Compare two programs: what changes in layouts, communication and memory (bytes). `str()` of it is for people."""
     from compiler.diff import diff
 
     return diff(before, after)
 
 
 def diff_text(before: Program, after: Program, names: tuple[str, str] = ("before", "after")) -> str:
-    """A unified diff of the text of two lowered programs; empty if they are the same."""
+    """Compare the texts of two lowered programs: a unified diff, empty if they are the same.
+
+    Args:
+        names: what the two are called in its head.
+    """
     from difflib import unified_diff
 
     from compiler.text import show
@@ -246,7 +295,14 @@ def diff_text(before: Program, after: Program, names: tuple[str, str] = ("before
 
 
 def fmt(text: str, name: str = "<text>") -> str:
-    """The canonical form of a `.par` text. Raises `ParcError` if it does not parse."""
+    """Format a `.par` text: its canonical form.
+
+    Args:
+        name: what the text is called in errors.
+
+    Raises:
+        ParcError: if it does not parse.
+    """
     from dsl.printer import format_source
 
     return format_source(text, name)

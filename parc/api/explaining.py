@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 
 
 def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Explanation:
-    """Why a tensor has its layout and what is sent for it. Raises `ParcError`, for an unknown tensor too."""
+    """Explain why a tensor has its layout, and what is sent for it (bytes).
+
+    Args:
+        file: the path of a `.par` file, or a `Source`.
+        tensor: a path in the model, such as `block.mlp.w1`, or a name in the placed graph.
+        options: see `Options`.
+
+    Raises:
+        ParcError: for what is wrong, for an unknown tensor too.
+    """
     from compiler.driver import compile_job
     from compiler.explain import explain_tensor
 
@@ -24,7 +33,7 @@ def explain_tensor(file: File, tensor: str, **options: Unpack[Options]) -> Expla
 
 
 def explain(code: str) -> Code:
-    """What an error code means. Raises KeyError if there is none."""
+    """Explain an error code, such as `E0401`. Raises KeyError if there is none."""
     from dsl.codes import CODES
 
     return CODES[code.upper()]

@@ -41,21 +41,22 @@ class Options(TypedDict, total=False):
 
 
 def is_stage(name: str) -> bool:
-    """Whether a file of this name holds the text of a job after one of the stages before the program."""
+    """Tell whether a file of this name holds the text of a job after one of the stages before the program."""
     return name.endswith((".graph", ".training", ".placed"))
 
 
 def is_program(name: str) -> bool:
-    """Whether a file of this name holds a lowered program."""
+    """Tell whether a file of this name holds a lowered program."""
     return name.endswith(".npu")
 
 
 def name_of(file: File) -> str:
+    """Get what a file is called in messages: its path as given."""
     from dsl.source import Source
 
     return file.name if isinstance(file, Source) else os.fspath(file)
 
 
 def texts(params: Mapping[str, object] | None) -> dict[str, str]:
-    """Values as they would be written behind `-D name=`."""
+    """Write values as they would be written behind `-D name=`."""
     return {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in (params or {}).items()}

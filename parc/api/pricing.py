@@ -19,20 +19,33 @@ if TYPE_CHECKING:
 
 
 def cost(file: File, *, variation: Variation | None = None, **options: Unpack[Options]) -> Estimate:
-    """How long a step of a job takes on its cluster, and its memory. Raises `ParcError` (E0801 without a cluster)."""
+    """Estimate how long a step of a job takes on its cluster (seconds), and its memory (bytes per device).
+
+    Args:
+        file: the path of a `.par` file, or a `Source`.
+        variation: devices and links that are slower than the cluster says.
+        options: see `Options`.
+
+    Raises:
+        ParcError: for what is wrong; E0801 without a cluster.
+    """
     return estimate(compile(file, **options), variation)
 
 
 def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate:
-    """`cost` of what is compiled already. Raises `ParcError`."""
+    """Estimate, as `cost` does, what is compiled already. Raises ParcError (E0801 without a cluster)."""
     from parc.estimate import estimate
 
     return estimate(compiled, variation)
 
 
 def price(job: Job) -> Price:
-    """Seconds of a step and bytes of device memory of an evaluated job, perhaps with another strategy: what `cost` says
-    of it, and nothing else. The program is not verified, which `compile` and all that runs one do. Raises `ParcError`.
+    """Price an evaluated job, perhaps with another strategy: seconds of a step, bytes of device memory, as `cost` says.
+
+    For those who compare many: the program is not verified, as `compile` and all that runs one do.
+
+    Raises:
+        ParcError: for what cannot be lowered; E0801 without a cluster.
     """
     from parc.price import price
 
@@ -40,17 +53,22 @@ def price(job: Job) -> Price:
 
 
 def devices() -> tuple[Device, ...]:
-    """The devices of the standard library; `compiler.cost.price.fitted` says what their numbers were fitted on."""
+    """List the devices of the standard library; `compiler.cost.price.fitted` says what their numbers were fitted on."""
     from compiler.evaluate.library import standard_devices
 
     return standard_devices()
 
 
 def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | None = None) -> Trace:
-    """What runs when in a step, as Chrome trace events: `.as_json()`. Raises `ParcError` (E0801 without a cluster).
+    """Trace what runs when in a step, as Chrome trace events: `.as_json()`.
 
-    detail: whether `all` activations, `some` or `none` show the kernels and messages inside; those that a slow device
-    takes part in never do.
+    Args:
+        detail: whether `all` activations, `some` or `none` show the kernels and messages inside; those that a slow
+            device takes part in never do.
+        variation: devices and links that are slower than the cluster says.
+
+    Raises:
+        ParcError: E0801 without a cluster.
     """
     from compiler.cost.memory.systems import Systems
     from compiler.cost.time.simulate import Simulation
@@ -66,7 +84,12 @@ def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | No
 
 
 def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:
-    """An estimate as a page of HTML. command: the line that made it; strategy: its source text, to be shown."""
+    """Write an estimate as a page of HTML.
+
+    Args:
+        command: the line that made it, to be shown.
+        strategy: the source text of the strategy, to be shown.
+    """
     from compiler.cost.time.simulate import Simulation
     from compiler.memory.occupancy import occupancy
     from parc.report.inside import UNROLLED
@@ -78,7 +101,7 @@ def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:
 
 
 def remedies(compiled: Compiled) -> Remedies | None:
-    """Changes of the strategy with which a job fits in the memories of its cluster, the fastest first.
+    """Find changes of the strategy with which a job fits in the memories of its cluster, the fastest step first.
 
     They are compiled and simulated: up to 10 s. None if it fits, or has no cluster.
     """

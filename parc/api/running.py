@@ -30,11 +30,19 @@ def run(
     **options: Unpack[Options],
 ) -> RunResult:
     """Train a `.par` file, or a lowered `.npu`, on emulated devices; or evaluate as many batches (`entry="evaluate"`).
-    Raises `ParcError`.
 
-    `progress` hears of each step, `told` of an error before what helps is looked for, where that takes seconds;
-    `engine` runs the program in place of the emulator. A job with a cluster says what a step takes there, by the cost
-    model.
+    A job with a cluster says what a step takes there, by the cost model.
+
+    Args:
+        file: a path, or a `Source`.
+        steps: how many updates, or batches.
+        progress: hears of each step.
+        told: hears of an error before what helps is looked for, where that takes seconds.
+        engine: runs the program in place of the emulator.
+        options: see `Options`.
+
+    Raises:
+        ParcError: for what is wrong; E0701 if its devices, or E0910 if this machine have no memory for it.
     """
     with engine or nullcontext():
         return _run(file, steps, progress, told, engine, options)
@@ -67,8 +75,7 @@ def _run(
     from parc.memory import capacities
     from parc.room import require_room
 
-    if compiled.training.trains:
-        require_room(compiled, told=told)
+    require_room(compiled, told=told)
     return run(compiled.program, steps, compiled.job.data, capacities(compiled.job), progress, simulated, executor)
 
 
@@ -85,14 +92,25 @@ def verify(
     engine: Engine | None = None,
     **options: Unpack[Options],
 ) -> Proof:
-    """Run the lowered and the serial program and compare loss, gradients, weights and optimizer state: `.ok`.
+    """Prove a job: run the lowered and the serial program, compare loss, gradients, weights and optimizer state: `.ok`.
 
-    `tolerance` replaces what rounding explains; `exact` takes whole numbers and compares to the bit, which fits linear
-    models; `executor`: all devices as one array, or each by itself with messages between them; `at_step`: how many
-    updates went before, as far as counters of steps know; `small`: what `shrink` made of the job, to be proved in its
-    place; `engine`: what runs the program in place of an emulator. With `entry="evaluate"` it is loss, metrics and
-    outputs that are compared. `.blind` and `.unreached` say what was not compared, and `.vacuous` why equality says
-    nothing, if it does. Raises `ParcError`, as `run` does for a job that its devices have no memory for.
+    With `entry="evaluate"` it is loss, metrics and outputs that are compared. `.blind` and `.unreached` say what was
+    not compared, and `.vacuous` why equality says nothing, if it does.
+
+    Args:
+        file: the path of a `.par` file, or a `Source`.
+        steps: how many updates.
+        tolerance: a relative error in place of what rounding explains.
+        exact: take whole numbers and compare to the bit, which fits linear models.
+        executor: all devices as one array (`stacked`), or each by itself with messages between them (`private`).
+        at_step: how many updates went before, as far as counters of steps know.
+        small: what `shrink` made of the job, to be proved in its place.
+        told: as in `run`.
+        engine: runs the program in place of an emulator.
+        options: see `Options`.
+
+    Raises:
+        ParcError: as `run` does.
     """
     with engine or nullcontext():
         return _verify(file, steps, tolerance, exact, executor, at_step, small, told, engine, options)
@@ -122,8 +140,7 @@ def _verify(
         compiled = compile(file, **options)
         require_machine(compiled, _sized(file, options), executor, proof=True)
         own: Options = {**options, "double": False}
-        if compiled.training.trains:
-            require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None, told)
+        require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None, told)
     else:
         compiled = small.compiled
         if (entry := options.get("entry", compiled.training.entry)) != compiled.training.entry:
@@ -144,7 +161,7 @@ def _verify(
 
 
 def shrink(file: File, **options: Unpack[Options]) -> Small:
-    """The job in the smallest sizes in which its strategy is the same, for `verify`. Raises `ParcError`."""
+    """Shrink a job to the smallest sizes in which its strategy is the same, for `verify`. Raises ParcError."""
     from parc.small import small
 
     warn(evaluate(file, **options).job, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -84,7 +85,8 @@ def command(
     try:
         asked = tuple(dict.fromkeys(entries))
         timed = found.append if timings else None
-        text = api.emit(source, emit, timed, entries=asked, **choice(out, params, job, strategy))
+        folder = os.path.dirname(os.path.realpath(output)) if output else os.getcwd()
+        text = api.emit(source, emit, timed, entries=asked, folder=folder, **choice(out, params, job, strategy))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if output:

@@ -1,4 +1,4 @@
-"""`text(path, level = "char")`: a text as next-token pairs."""
+"""`text(path, level = "char", stream = false)`: a text as next-token pairs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,22 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 @dataclass(frozen=True)
 class Text:
-    """Windows at random places; the second input is the first one moved by one token."""
+    """Windows at random places, or (`stream`) row by row one behind the other: each row reads a part of the text of its
+    own, and goes on where it was in the step before. The second input is the first one moved by one token."""
 
     tokens: Array
     vocabulary: tuple[str, ...]
     names: tuple[str, ...]
     shape: tuple[int, int]
+    stream: bool = False
 
     def batch(self, seed: int, step: int) -> dict[str, Array]:
         batch, length = self.shape
-        starts = np.random.default_rng((seed % 2**63, step)).integers(0, len(self.tokens) - length, batch)
+        last = len(self.tokens) - length
+        if self.stream:
+            starts = (np.arange(batch) * len(self.tokens) // batch + step * length) % last
+        else:
+            starts = np.random.default_rng((seed % 2**63, step)).integers(0, last, batch)
         windows = self.tokens[starts[:, None] + np.arange(length + 1)]
         pair = (windows[:, :-1], windows[:, 1:])
         return {name: np.ascontiguousarray(part) for name, part in zip(self.names, pair)}
@@ -42,7 +48,10 @@ def open_text(arguments: Arguments, inputs: tuple[InputDecl, ...]) -> Reader:
     frequent first, 0 for all that the vocabulary has no room for.
     """
     path, span = arguments.path(), arguments.span
-    level = arguments.options(("level",)).get("level", "char")
+    options = arguments.options(("level", "stream"))
+    level, stream = options.get("level", "char"), options.get("stream", False)
+    if not isinstance(stream, bool):
+        raise fail("E0705", f"`stream` is true or false, got {stream!r}", span)
     if level not in LEVELS:
         raise fail("E0705", f"there is no level `{level}`", span, help='`level = "char"` or `level = "word"`')
     shapes = {i.type.shape for i in inputs}
@@ -62,7 +71,7 @@ def open_text(arguments: Arguments, inputs: tuple[InputDecl, ...]) -> Reader:
     if len(tokens) <= shape[1]:
         message = f"`{path}` has {len(tokens)} tokens, a sequence of {shape[1]} needs {shape[1] + 1}"
         raise fail("E0707", message, span, help="take a longer text or a shorter sequence")
-    return Text(tokens, vocabulary, tuple(i.name for i in inputs), (shape[0], shape[1]))
+    return Text(tokens, vocabulary, tuple(i.name for i in inputs), (shape[0], shape[1]), stream)
 
 
 def _characters(text: str) -> tuple[Array, tuple[str, ...]]:

@@ -14,12 +14,13 @@ from runtime.numpy.base import STORAGE, Array, CallContext, Env, Kernel, LocalVa
 
 @kernel(Iota)
 def plan_iota(op: Iota, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
-    """Plans the numbers of this piece's places along the dim, which start at its logical offset."""
+    """Plans the numbers of this piece's places along the dim, which start at its logical offset, and an operand."""
     offset, size, lead, start = env.offset(outs[0], 0), outs[0].type.shape[0], (1,) * env.lead, env.start
 
-    def iota(ctx: CallContext) -> Array:
+    def iota(ctx: CallContext, *first: Array) -> Array:
         positions = np.asarray(spread(offset(ctx) + start, 1, 0, size), np.int32)
-        return positions if positions.ndim > 1 else positions.reshape((*lead, size))
+        positions = positions if positions.ndim > 1 else positions.reshape((*lead, size))
+        return positions + first[0][..., None] if first else positions
 
     return iota
 

@@ -28,7 +28,7 @@ from compiler.ops.contract import Contract
 from compiler.ops.effects import Accumulate, Effect, Save, Write
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient
 from compiler.ops.reduce import Reduce
-from dsl.data import dataclass
+from dsl.data import Shared, dataclass, fix
 from runtime.numpy.base import LocalValue
 
 BLOCK = 32768
@@ -44,49 +44,49 @@ Local = Callable[[Value], LocalValue]
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
-    """What a group walks: lead axes and dims in order, and how many of them in blocks."""
+class Space(Shared):
+    """What a group walks: lead axes and dims in order, and how many of them in blocks.
+
+    cut: (number of outer axes, size of a block along the next): axes before are walked one by one. outer: axes along
+    which there is more than one block.
+    """
 
     lead: tuple[int, ...]
     type: Type
+    shape: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    cut: tuple[int, int] = field(init=False, repr=False, compare=False)
+    outer: frozenset[int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        shape = self.lead + self.type.shape
+        axes, part = cut = _cut(shape)
+        partly = {axes} if axes < len(shape) and part < shape[axes] else set()
+        fix(self, shape=shape, cut=cut, outer=frozenset({i for i in range(axes) if shape[i] > 1} | partly))
 
     @property
     def names(self) -> tuple[str, ...]:
         return self.type.names
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.lead + self.type.shape
-
-    @property
-    def cut(self) -> tuple[int, int]:
-        """(number of outer axes, size of a block along the next): axes before are walked one by one."""
-        inside = 1
-        for axis in reversed(range(len(self.shape))):
-            size = self.shape[axis]
-            if axis < len(self.shape) - 1 and inside * size > BLOCK:
-                part = max(d for d in range(1, size + 1) if size % d == 0 and (d == 1 or inside * d <= BLOCK))
-                return (axis, part) if part > 1 else (axis + 1, self.shape[axis + 1])
-            inside *= size
-        return 0, self.shape[0] if self.shape else 1
-
-    @property
-    def outer(self) -> frozenset[int]:
-        """Axes along which there is more than one block."""
-        axes, part = self.cut
-        partly = {axes} if axes < len(self.shape) and part < self.shape[axes] else set()
-        return frozenset({i for i in range(axes) if self.shape[i] > 1} | partly)
-
     def mask(self, value: LocalValue) -> tuple[bool, ...] | None:
         """Which axes (of size above 1) the value has; None where it does not fit the space."""
-        lead = len(self.lead)
-        if len(value.lead) != lead or any(n not in (1, m) for n, m in zip(value.lead, self.lead)):
+        own, other = self.type, value.type
+        if len(value.lead) != len(self.lead) or any([n not in (1, m) for n, m in zip(value.lead, self.lead)]):
             return None
-        sizes = {d.name: d.size for d in self.type.dims}
-        if any(sizes.get(d.name) != d.size for d in value.type.dims):
+        if any([not own.has(d.name) or own.size(d.name) != d.size for d in other.dims]):
             return None
-        has = [n > 1 for n in value.lead] + [value.type.has(n) for n in self.names]
-        return tuple(h and n > 1 for h, n in zip(has, self.shape))
+        has = [n > 1 for n in value.lead] + [other.has(n) for n in self.names]
+        return tuple([h and n > 1 for h, n in zip(has, self.shape)])
+
+
+def _cut(shape: tuple[int, ...]) -> tuple[int, int]:
+    inside = 1
+    for axis in reversed(range(len(shape))):
+        size = shape[axis]
+        if axis < len(shape) - 1 and inside * size > BLOCK:
+            part = max(d for d in range(1, size + 1) if size % d == 0 and (d == 1 or inside * d <= BLOCK))
+            return (axis, part) if part > 1 else (axis + 1, shape[axis + 1])
+        inside *= size
+    return 0, shape[0] if shape else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import numpy as np
 
 from compiler.ops.index import Scatter, ScatterAdd, Take
 from dsl.data import dataclass
+from runtime.backend import Renewing
 from runtime.numpy.base import Array, CallContext, Env, Kernel, LocalValue, Offset, finish, kernel, spread
 
 
@@ -61,7 +62,19 @@ def plan_take(op: Take, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
     width, rest = prod(table.type.size(n) for n in others), tuple(table.type.size(n) for n in others)
     rows = _Rows(lead, index.type.names, batched, table.type.size(op.dim), env.offset(table, at))
 
+    offset, rank = rows.offset, len(index.type.names)
+
     def take(ctx: CallContext, x: Array, i: Array) -> Array:
+        start = offset(ctx)
+        if not batched and perm != tuple(range(len(perm))) and prod(i.shape[:lead]) == 1 and np.size(start) == 1:
+            # Along a dim in the middle: a matrix of rows would be a copy of the whole table.
+            local = i.reshape(i.shape[lead:]) - np.reshape(start, ())
+            found = x.take(np.clip(local, 0, rows.rows - 1), axis=lead + at)
+            inside = (local >= 0) & (local < rows.rows)
+            if not inside.all():
+                shape = (*(1,) * (lead + at), *inside.shape, *(1,) * (found.ndim - lead - at - rank))
+                found = np.where(inside.reshape(shape), found, np.zeros((), x.dtype))
+            return np.moveaxis(found, range(lead + at, lead + at + rank), range(lead, lead + rank))
         number, inside = rows.number(ctx, i, x.shape[:lead])
         matrix = x.transpose(perm).reshape(-1, width)
         if inside is None:
@@ -113,33 +126,38 @@ def plan_scatter(op: Scatter, ins: Sequence[LocalValue], outs: Sequence[LocalVal
     lead, (table, src, index) = env.lead, ins
     batched = tuple(n for n in table.type.names if index.type.has(n))
     others = tuple(n for n in table.type.names if n != op.dim and n not in batched)
-    natural = (*batched, op.dim, *others)
-    there = (*range(lead), *(lead + table.type.index(n) for n in natural))
-    back = (*range(lead), *(lead + natural.index(n) for n in table.type.names))
+    there = (*range(lead), *(lead + table.type.index(n) for n in (*batched, op.dim, *others)))
     perm = (*range(lead), *(lead + src.type.index(n) for n in (*index.type.names, *others)))
-    width, at, rank = prod(table.type.size(n) for n in others), table.type.index(op.dim), len(index.type.names)
-    rows = _Rows(lead, index.type.names, batched, table.type.size(op.dim), env.offset(table, at))
+    at, rank = table.type.index(op.dim), len(index.type.names)
+    size, offset = table.type.size(op.dim), env.offset(table, at)
+
+    def put(ctx: CallContext, out: Array, y: Array, i: Array) -> None:
+        spans = out.shape[:lead]
+        local = np.broadcast_to(i - spread(offset(ctx), rank), spans + i.shape[lead:])
+        inside = (local >= 0) & (local < size)
+        source = np.broadcast_to(y.transpose(perm), spans + tuple(y.shape[p] for p in perm[lead:]))
+        where: list[Array] = [_along(local.ndim, k, n) for k, n in enumerate(spans)]
+        where += [_along(local.ndim, lead + index.type.index(n), table.type.size(n)) for n in batched]
+        chosen = [*np.broadcast_arrays(*where, local)]
+        if not inside.all():
+            chosen, source = [c[inside] for c in chosen], source[inside]
+        out.transpose(there)[tuple(chosen)] = source  # of rows named twice the last is kept
 
     def scatter(ctx: CallContext, x: Array, y: Array, i: Array) -> Array:
-        offset = rows.offset(ctx)
-        spans = np.broadcast_shapes(*(a.shape[:lead] for a in (x, y, i)), np.shape(offset) if lead else ())
-        number, inside = rows.number(ctx, i, spans)
-        number = np.broadcast_to(number, spans + i.shape[lead:])
-        wide = x.transpose(there)
-        out = np.broadcast_to(wide, spans + wide.shape[lead:]).copy()
-        source = y.transpose(perm)
-        values = np.broadcast_to(source, spans + source.shape[lead:]).reshape(
-            *spans, *source.shape[lead:][:rank], width
-        )
-        matrix = out.reshape(-1, width)
-        if inside is None:
-            matrix[number.reshape(-1)] = values.reshape(-1, width)  # of rows named twice the last is kept
-        else:
-            inside = np.broadcast_to(inside, number.shape)
-            matrix[number[inside]] = values[inside]
-        return matrix.reshape(out.shape).transpose(back)
+        shift = offset(ctx)
+        spans = np.broadcast_shapes(*(a.shape[:lead] for a in (x, y, i)), np.shape(shift) if lead else ())
+        out = np.broadcast_to(x, spans + x.shape[lead:]).copy()
+        put(ctx, out, y, i)
+        return out
 
-    return scatter
+    return Renewing(scatter, put)
+
+
+def _along(rank: int, axis: int, size: int) -> Array:
+    """0, 1, 2, … along one of so many axes."""
+    shape = [1] * rank
+    shape[axis] = size
+    return np.arange(size).reshape(shape)
 
 
 _ONE_HOT_ROWS = 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from runtime.executor import Executor
 from runtime.prove.branches import Branches
 from runtime.prove.compare import Tally
 from runtime.prove.judge import Judge
-from runtime.prove.proof import Batches, Proof, beginning, random_batch, started
+from runtime.prove.proof import Batches, Proof, beginning, fitting, random_batch, started
 from runtime.prove.rounding import measured
 from runtime.prove.serial import serial_gradients
 
@@ -35,7 +36,7 @@ def prove_evaluation(
     first: int = 0,
 ) -> Proof:
     """Evaluate some batches by both and compare loss, metrics and outputs; weights and counters stay as they were, to
-    the bit.
+    the bit, and states of the model contain what they should.
 
     Args:
         training: the graphs of `evaluate`.
@@ -57,8 +58,10 @@ def prove_evaluation(
         rounding = cache(partial(measured, training, weights, states, batch, program.seed, serial, run.added))
         judge.differentiated((Role.LOSS, Role.METRIC, Role.OUTPUT), serial, done, rounding)
         held, kept = run.weights(), run.states()
+        judge.differentiated((Role.STATE,), serial, replace(serial, states=kept), rounding)
         judge.begun(Role.WEIGHT, {name: w for name, w in weights.items() if name in held}, held)
-        judge.begun("state", states, kept)
+        judge.begun("state", {name: x for name, x in states.items() if name not in serial.states}, kept)
+        states = fitting(states, kept)
         losses.append((float(serial.loss), float(done.loss)))
     vacuous = [f"the loss is {s} in step {i}, on both sides" for i, (s, d) in enumerate(losses, 1) if _undefined(s, d)]
     return Proof(

@@ -37,6 +37,7 @@ class Judge:
         model = training.model
         weights = [w.name for w in training.trained]
         made = [("loss", "loss"), *(("metric", n) for n in model.metrics), *(("output", n) for n in model.outputs)]
+        made += [("state", s.name) for s in model.states]
         values = dict(zip(made, training.forward.outputs))
         values |= {("gradient", n): v for n, v in zip(weights, training.backward.outputs, strict=True)}
         updated = [("weight", n) for n in weights] + [("state", s.name) for s in training.states]
@@ -48,7 +49,7 @@ class Judge:
         self._types: dict[tuple[str, str], Type] = {("weight", w.name): w.value.type for w in model.weights}
         self._types |= {("state", s.name): s.value.type for s in training.states}
         self._types |= {key: v.type for key, v in (values | new).items()}
-        loops = {w.name: w.loops for w in model.weights}
+        loops = {w.name: w.loops for w in model.weights} | {s.name: s.loops for s in model.states}
         loops |= {s.name: loops[s.of] for s in training.states if s.of is not None}
         stacked = {
             key: loops.get(key[1], ()) if key[0] in ("weight", "gradient", "state") else () for key in self._types
@@ -67,9 +68,14 @@ class Judge:
                 self._add(kind, name, value, MISSING)
 
     def differentiated(
-        self, kinds: Sequence[str], serial: SerialGradients, run: StepResult, measured: Callable[[], SerialGradients]
+        self,
+        kinds: Sequence[str],
+        serial: SerialGradients,
+        run: StepResult | SerialGradients,
+        measured: Callable[[], SerialGradients],
     ) -> None:
-        """Loss, metrics, outputs, gradients. measured: the most that rounding makes of an element, if needed."""
+        """Loss, metrics, outputs, gradients, states of the model. measured: the most that rounding makes of an element,
+        if needed."""
         for kind in kinds:
             found = _named(kind, run)
             for name, value in _named(kind, serial).items():
@@ -166,6 +172,8 @@ class Judge:
 def _named(kind: str, of: SerialGradients | StepResult) -> Mapping[str, Array]:
     if kind == "loss":
         return {"loss": of.loss}
+    if kind == "state":
+        return of.states if isinstance(of, SerialGradients) else {}
     return {"metric": of.metrics, "output": of.outputs, "gradient": of.gradients}[kind]
 
 

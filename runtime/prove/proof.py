@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -136,13 +137,14 @@ def prove(
     while len(losses) < steps and skipped <= MOST_SKIPPED:
         judge.step = len(losses)
         batch = source(at)
-        weights, states = _fitting(weights, run.weights()), _fitting(states, run.states())
+        weights, states = fitting(weights, run.weights()), fitting(states, run.states())
         serial = serial_gradients(training, weights, states, batch, program.seed, branches)
         done = run.step(batch, gradients=True)
         at += 1
         rounding = cache(partial(measured, training, weights, states, batch, program.seed, serial, run.added))
         judge.differentiated((Role.LOSS, Role.METRIC, Role.OUTPUT), serial, done, rounding)
-        gradients = _fitting(serial.gradients, done.gradients)
+        judge.differentiated((Role.STATE,), serial, replace(serial, states=run.states()), rounding)
+        gradients = fitting(serial.gradients, done.gradients)
         again = partial(serial_update, training, weights=weights, states=states, seed=program.seed)
         moved = cache(partial(_in_other_orders, again, gradients, done.magnitudes))
         after = Updated(run.weights(), run.states(), done.reports)
@@ -220,7 +222,7 @@ def started(
     return run
 
 
-def _fitting(serial: Arrays, run: Mapping[str, Array]) -> Arrays:
+def fitting(serial: Arrays, run: Mapping[str, Array]) -> Arrays:
     """The run's own tensors; the serial ones where it has none of that form."""
     return {n: run[n] if n in run and run[n].shape == a.shape else a for n, a in serial.items()}
 

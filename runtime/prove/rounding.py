@@ -236,9 +236,10 @@ def measured(
         {n: most["metric", n] for n in serial.metrics},
         {n: most["gradient", n] for n in serial.gradients},
         {n: most["output", n] for n in serial.outputs},
+        {n: most["state", n] for n in serial.states},
     )
 
 
 def _flat(d: SerialGradients) -> dict[tuple[str, str], Array]:
-    kinds = {"metric": d.metrics, "gradient": d.gradients, "output": d.outputs}
+    kinds = {"metric": d.metrics, "gradient": d.gradients, "output": d.outputs, "state": d.states}
     return {("loss", ""): d.loss} | {(kind, n): v for kind, found in kinds.items() for n, v in found.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
 
 import numpy as np
 
@@ -84,7 +85,8 @@ def initial_state(training: Training) -> tuple[Arrays, Arrays]:
     """Weights and states (optimizer, counters) before the first step, by name: whole logical arrays."""
     seed = training.job.seed
     weights = {w.name: init_array(w.init, w.name, w.value.type, seed) for w in training.model.weights}
-    states = {s.name: init_array(s.init, s.name, s.value.type, seed) for s in training.states}
+    own = (*training.states, *training.model.states)
+    states = {s.name: init_array(s.init, s.name, s.value.type, seed) for s in own}
     return weights, states
 
 
@@ -114,12 +116,16 @@ class Updated:
 
 @dataclass(frozen=True)
 class SerialGradients:
-    """What the forward and the backward graph compute; gradients as they leave the latter (loss-scaled)."""
+    """What the forward and the backward graph compute; gradients as they leave the latter (loss-scaled).
+
+    states: what the model's own contain afterwards.
+    """
 
     loss: Array
     metrics: Arrays
     gradients: Arrays
     outputs: Arrays
+    states: Arrays = field(default_factory=dict)
 
 
 def serial_step(
@@ -132,7 +138,8 @@ def serial_step(
     """One training step on the whole logical batch. `seed` (of random numbers) is the job's, if left out."""
     found = serial_gradients(training, weights, states, batch, seed)
     updated = serial_update(training, found.gradients, weights, states, seed)
-    return SerialStep(found.loss, found.metrics, found.gradients, updated.weights, updated.states, updated.reports)
+    new = {**found.states, **updated.states}
+    return SerialStep(found.loss, found.metrics, found.gradients, updated.weights, new, updated.reports)
 
 
 def serial_gradients(
@@ -153,8 +160,9 @@ def serial_gradients(
     found = run_graph(training.backward, env, ctx, watch)
     gradients = dict(zip((w.name for w in training.trained), found, strict=True))
     results = iter(outputs[1 : training.results])
-    metrics, asked = ({name: next(results) for name in names} for names in (model.metrics, model.outputs))
-    return SerialGradients(outputs[0], metrics, gradients, asked)
+    kinds = (model.metrics, model.outputs, [s.name for s in model.states])
+    metrics, asked, renewed = ({name: next(results) for name in names} for names in kinds)
+    return SerialGradients(outputs[0], metrics, gradients, asked, renewed)
 
 
 def serial_update(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import field
 
+from compiler.graph import Value
+from compiler.layout import TIME
 from dsl.data import dataclass
 from runtime.backend import Array
 from runtime.comm import Handle
@@ -59,3 +61,8 @@ class Destination:
     array: Array
     dtype: str
     combine: str | None = None
+
+
+def adds(var: Value) -> str:
+    """How micro-batches add up: by the reduction that the value leaves pending over them."""
+    return var.layout.pending_on(TIME) or "sum"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from compiler.layout import TIME
-from compiler.program import Program, StateDecl
+from compiler.program import LASTING, Program, StateDecl
 from runtime.backend import Backend
 from runtime.comm import Hub
 from runtime.distribute import Array, piece_of
@@ -60,11 +60,19 @@ class RankExecutor(LocalExecutor):
 
     def fill(self, group: int, decl: StateDecl, part: Array) -> None:
         for d in self.devices[group]:
-            piece = piece_of(part, decl.type, decl.layout, self.mesh, d.at)
+            if parted(decl):
+                at = [{**d.at, TIME: m} for m in range(self.program.microbatches)]
+                piece = np.stack([piece_of(part, decl.type, decl.layout, self.mesh, x) for x in at])
+            else:
+                piece = piece_of(part, decl.type, decl.layout, self.mesh, d.at)
             d.fill(decl.name, self.backend.from_host(piece, decl.type.dtype, decl.memory))
 
     def held(self, group: int, decl: StateDecl) -> Array | None:
         devices = self.devices[group]
+        if parted(decl) and decl.role in LASTING:
+            if decl.name not in devices[0].states:
+                return None
+            return np.moveaxis(self._stacked([d.states[decl.name] for d in devices]), self.mesh.lead, 0)
         if parted(decl):
             micros = range(self.program.microbatches)
             return np.stack([self._stacked([d.saved[decl.name, m] for d in devices]) for m in micros])
@@ -77,7 +85,7 @@ class RankExecutor(LocalExecutor):
         return np.stack(pieces).reshape((*self.mesh.shape, *pieces[0].shape))
 
     def share(self, group: int, decl: StateDecl, other: RankExecutor) -> bool:
-        if decl.name not in other.devices[group][0].states:
+        if decl.name not in other.devices[group][0].states or decl.name not in self.devices[group][0].declared:
             return False
         for mine, theirs in zip(self.devices[group], other.devices[group], strict=True):
             mine.fill(decl.name, theirs.states[decl.name].array)

@@ -14,6 +14,7 @@ from math import prod
 from typing import Any
 
 from compiler.graph import ITEMSIZE, Graph, Node, Type, Value, names_of
+from compiler.in_place import Reuse, reuses
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import liveness, unrolled, variables
 from compiler.memory.action import STATIC
@@ -24,12 +25,13 @@ from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import DeviceClass, Program
-from runtime.backend import Array, Backend, LocalValue, Position
+from compiler.program import DeviceClass, FunctionPhase, Program
+from runtime.backend import Array, Backend, LocalValue, Position, Renewing
 from runtime.comm import Handle, Network, Then, Wait
 from runtime.mesh import Mesh, logical, logical_type, region
-from runtime.rank.buffers import Destination, HeldArray, Ledger, RankBuffer
+from runtime.rank.buffers import Destination, HeldArray, Ledger, RankBuffer, adds
 from runtime.rank.collectives import Here, start_collective
+from runtime.state import parted
 
 Values = dict[str, HeldArray]
 
@@ -49,13 +51,14 @@ class Rank:
         self.program, self.cls, self.group, self.at = program, cls, group, dict(at)
         self.network, self.backend = network, backend
         self.mesh = Mesh.of(program)
-        self.functions = {(f.name, f.chunk): f for f in cls.functions}
+        self.functions = {f.key: f for f in cls.functions}
         self.declared = {s.name: s for s in cls.states}
         self.ledger = Ledger()
         self.states: Values = {}
         self.inputs: dict[tuple[str, Layout], list[HeldArray]] = {}
         self.saved: dict[tuple[str, int], HeldArray] = {}
         self.sent: list[Handle[None]] = []
+        self.reuses = reuses(cls, program.microbatches)
         self.doing = ""
         self.chunk, self.micro = 0, 0
         self.ctx = backend.context(0, program.seed)
@@ -95,15 +98,20 @@ class Rank:
             local = local_type(decl.type, decl.layout, self.program.sizes)
             if decl.role not in STATIC or logical(decl) in given:
                 continue
-            array = self.backend.full(local.shape, local.dtype, 0, decl.memory)
-            if decl.init is not None:
-                where = region(decl, self.cls, self.group, self.mesh, self.at)
+            parts = [array := self.backend.full(local.shape, local.dtype, 0, decl.memory)]
+            if parted(decl):
+                n = self.program.microbatches
+                array = self.backend.full((n, *local.shape), local.dtype, 0, decl.memory)
+                parts = [self.backend.element(array, micro) for micro in range(n)]
+            if decl.init is None and decl.role is not Role.REPORT:
+                raise ValueError(f"`{logical(decl)}` has neither an initialiser nor a given value")
+            for micro, part in enumerate(parts if decl.init is not None else ()):
+                where = region(decl, self.cls, self.group, self.mesh, {**self.at, TIME: micro})
                 type = logical_type(decl, self.cls)
+                assert decl.init is not None
                 found = self.backend.initial(decl.init, logical(decl), type, self.program.seed, where)
                 inside = tuple(slice(0, high - low) for low, high in where)
-                self.backend.assign(self.backend.part(array, inside), found)
-            elif decl.role is not Role.REPORT:
-                raise ValueError(f"`{logical(decl)}` has neither an initialiser nor a given value")
+                self.backend.assign(self.backend.part(part, inside), found)
             self.fill(decl.name, array)
 
     def put_inputs(self, name: str, var: Value, pieces: Sequence[Array]) -> None:
@@ -146,7 +154,7 @@ class Rank:
             yield from handle.wait()
         self.sent = []
 
-    def run(self, action: str, chunk: int, micro: int) -> Wait[None]:
+    def run(self, action: FunctionPhase, chunk: int, micro: int) -> Wait[None]:
         """One action of the schedule."""
         self.chunk, self.micro, self.ctx = chunk, micro, self.backend.context(micro, self.program.seed)
         yield from self._body(self.functions[action, chunk].body, {}, {})
@@ -183,7 +191,7 @@ class Rank:
             case Accumulate():
                 self._accumulate(op.name, instr.inputs[0].name, scope, values, dying)
             case Write():
-                self._write(op.name, arrays[0])
+                self._write(op.name, operands[0])
             case Save():
                 self._save(op.name, operands[0])
             case Send():
@@ -199,10 +207,25 @@ class Rank:
             case _ if op.movement is Movement.VIEW:
                 (out,) = instr.outputs
                 values[out.name] = HeldArray(self._compute(instr, scope, arrays)[0], operands[0].buffer.hold())
+            case _ if (reuse := self.reuses.get((id(instr), 0))) is not None:
+                (out,) = instr.outputs
+                values[out.name] = self._renewed(instr, scope, operands, reuse)
             case _:
                 results = [self.backend.own(r) for r in self._compute(instr, scope, arrays)]
                 for out, array in zip(instr.outputs, results, strict=True):
                     values[out.name] = self.new(array, out.type.dtype, out.memory)
+
+    def _renewed(
+        self, instr: Node, scope: Mapping[str, Value], operands: Sequence[HeldArray], reuse: Reuse
+    ) -> HeldArray:
+        """The result of an op in the memory of an operand, which nothing needs any more."""
+        old, arrays = operands[reuse.operand], [held.array for held in operands]
+        kernel = self._planned(instr, scope)
+        if isinstance(kernel, Renewing):
+            kernel.renew(self.ctx, *arrays)
+        else:
+            self.backend.assign(old.array, kernel(self.ctx, *arrays))
+        return HeldArray(old.array, old.buffer.hold())
 
     def _started(
         self, op: Recv | StageReduce | Comm, arrays: Sequence[Array], scope: Mapping[str, Value], instr: Node
@@ -243,13 +266,17 @@ class Rank:
         held.buffer.drop()
 
     def _compute(self, instr: Node, scope: Mapping[str, Value], arrays: Sequence[Array]) -> Sequence[Array]:
+        results = self._planned(instr, scope)(self.ctx, *arrays)
+        return results if isinstance(results, tuple) else (results,)
+
+    def _planned(self, instr: Node, scope: Mapping[str, Value]) -> Any:
+        """The kernel of an instruction."""
         key = id(instr), self.chunk
         if key not in self._plans:
             ins, outs = [self._value(scope[v.name]) for v in instr.inputs], [self._value(v) for v in instr.outputs]
             position = Position(self.program.sizes, self.at, self._start(instr.op))
             self._plans[key] = instr, self.backend.plan(instr.op, ins, outs, position)
-        results = self._plans[key][1](self.ctx, *arrays)
-        return results if isinstance(results, tuple) else (results,)
+        return self._plans[key][1]
 
     def _start(self, op: object) -> int:
         """The first iteration that this device holds of the loop that an `iota` numbers."""
@@ -276,18 +303,27 @@ class Rank:
         else:
             held = self.saved[op.name, self.micro]
         got = HeldArray(held.array, held.buffer.hold())
+        if isinstance(op, Read) and parted(self.declared[op.name]):
+            got.array = self.backend.element(held.array, self.micro)
         if isinstance(op, Load) and op.last:
             yield from self._drop(self.saved.pop((op.name, self.micro)))
         return got
 
-    def _write(self, name: str, array: Array) -> None:
-        if name in self.states:
-            self.backend.assign(self.states[name].array, array)
-        else:
-            decl = self.declared[name]
-            self.put_state(name, self.copy(array, decl.type.dtype, decl.memory))
+    def _write(self, name: str, held: HeldArray) -> None:
+        decl = self.declared[name]
+        if name not in self.states:
+            self.put_state(name, self.copy(held.array, decl.type.dtype, decl.memory))
+        elif decl.role is Role.STATE and not parted(decl) and self.micro < self.program.microbatches - 1:
+            return  # micro-batches share it: all of them read what it contained before the step
+        elif held.buffer is not self.states[name].buffer:
+            into = self.states[name].array
+            self.backend.assign(self.backend.element(into, self.micro) if parted(decl) else into, held.array)
 
     def _save(self, name: str, held: HeldArray) -> None:
+        if any(held.buffer is s.buffer and self.declared[n].role is Role.STATE for n, s in self.states.items()):
+            decl = self.declared[name]  # it is renewed before this is loaded
+            self.saved[name, self.micro] = self.copy(held.array, decl.type.dtype, decl.memory)
+            return
         self.saved[name, self.micro] = HeldArray(held.array, held.buffer.hold())
 
     def _accumulate(
@@ -300,7 +336,7 @@ class Rank:
             else:
                 self.states[name] = self.copy(held.array, decl.type.dtype, decl.memory)
             return
-        self._put(Destination(self.states[name].array, decl.type.dtype, _adds(scope[operand])), held.array)
+        self._put(Destination(self.states[name].array, decl.type.dtype, adds(scope[operand])), held.array)
 
     # --- loops
 
@@ -309,16 +345,26 @@ class Rank:
     ) -> Wait[None]:
         carries, stacks = op.carries, op.carries + op.stacks
         filled: dict[str, list[Destination]] = {}
-        for out, result in zip(instr.outputs[carries:], op.body.outputs[carries:], strict=True):
+        names = names_of(instr.inputs)
+        for k, (out, result) in enumerate(
+            zip(instr.outputs[carries:], op.body.outputs[carries:], strict=True), carries
+        ):
+            lies = self.reuses.get((id(instr), k))
+            if lies is not None:
+                held = values[names[lies.operand]]
+                values[out.name] = HeldArray(held.array, held.buffer.hold())
+                if lies.copied:
+                    filled.setdefault(result.name, []).append(Destination(held.array, out.type.dtype))
+                continue
             sink = self.states.get(sinks.get(out.name, ""))
             if sink is not None:
-                place = Destination(sink.array, out.type.dtype, _adds(out))
+                place = Destination(sink.array, out.type.dtype, adds(out))
             else:
                 array = self.backend.empty(self.local(out).shape, out.type.dtype, out.memory)
                 values[out.name] = self.new(array, out.type.dtype, out.memory)
                 place = Destination(values[out.name].array, out.type.dtype)
             filled.setdefault(result.name, []).append(place)
-        names, nexts = names_of(instr.inputs), names_of(op.body.outputs[:carries])
+        nexts = names_of(op.body.outputs[:carries])
         for name in names[carries:stacks]:
             yield from self._there(values[name])
         carried = [HeldArray(values[n].array, values[n].buffer.hold()) for n in names[:carries]]
@@ -361,8 +407,3 @@ class Rank:
         for place in stacks.get(name, ()):
             yield from self._there(values[name])
             self._put(place, values[name].array)
-
-
-def _adds(var: Value) -> str:
-    """How micro-batches add up: by the reduction that the value leaves pending over them."""
-    return var.layout.pending_on(TIME) or "sum"

@@ -16,7 +16,7 @@ from compiler.layout import Layout
 from compiler.liveness import unrolled
 from compiler.memory.capacity import check_capacity
 from compiler.memory.peak import MemoryUse, memory_use
-from compiler.program import LASTING, DeviceClass, Program, StateDecl
+from compiler.program import LASTING, DeviceClass, FunctionKey, Program, StateDecl
 from compiler.schedules.turns import Turns
 from compiler.traffic import Volumes, add_volumes, volumes
 from dsl.data import dataclass
@@ -34,8 +34,8 @@ class _Stage:
 
     cls: DeviceClass
     slots: Slots
-    functions: dict[tuple[str, int], Straight]
-    traffic: dict[tuple[str, int], Volumes]
+    functions: dict[FunctionKey, Straight]
+    traffic: dict[FunctionKey, Volumes]
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +51,8 @@ class _Group:
 
     def __init__(self, index: int, stage: _Stage, emulator: Emulator) -> None:
         self.index, self.stage, self.emulator = index, stage, emulator
-        self.states: list[Array | None] = [None] * len(stage.cls.states)
+        # Of a state of which each micro-batch has its own part, a list of them.
+        self.states: list[Any] = [None] * len(stage.cls.states)
         self.owned = [False] * len(stage.cls.states)
         self.saved: dict[tuple[str, int], Array] = {}
         self.inputs: list[Array] = []
@@ -83,7 +84,7 @@ class _Group:
 class Emulator(LocalExecutor):
     """Runs a program step by step.
 
-    capacities: memory kind -> bytes per device; a program that needs more is refused here (E0701).
+    capacities: memory kind -> bytes per device; a program that needs more for any of its entries is refused (E0701).
     initial: logical arrays by name in place of the declared initialisers.
     """
 
@@ -94,8 +95,8 @@ class Emulator(LocalExecutor):
         initial: Mapping[str, Array] | None = None,
         shares: LocalExecutor | None = None,
     ) -> None:
-        self.memory: dict[int, MemoryUse] = memory_use(program)
-        check_capacity(program, self.memory, capacities or {})
+        self.memory: Mapping[int, MemoryUse] = memory_use(program)
+        check_capacity(program, capacities or {})
         self.traffic: dict[int, Volumes] = {}
         found: dict[int, _Group] = {}
         for cls in program.classes:
@@ -110,17 +111,22 @@ class Emulator(LocalExecutor):
 
     def fill(self, group: int, decl: StateDecl, part: Array) -> None:
         g = self.groups[group]
-        g.states[g.find(decl.name)] = distribute(part, decl.type, decl.layout, self.mesh)
+        found = distribute(part, decl.type, decl.layout, self.mesh, time=parted(decl))
+        g.states[g.find(decl.name)] = list(found) if parted(decl) else found
 
     def held(self, group: int, decl: StateDecl) -> Array | None:
         g = self.groups[group]
+        if parted(decl) and decl.role in LASTING:
+            held = g.states[g.find(decl.name)]
+            return None if held is None else np.stack(np.broadcast_arrays(*held))
         if parted(decl):
             return np.stack([g.saved[decl.name, m] for m in range(self.program.microbatches)])
-        return g.states[g.find(decl.name)]
+        found: Array | None = g.states[g.find(decl.name)]
+        return found
 
     def share(self, group: int, decl: StateDecl, other: Emulator) -> bool:
         mine, theirs = self.groups[group], other.groups[group]
-        if decl.name not in theirs.stage.slots.states:
+        if decl.name not in theirs.stage.slots.states or decl.name not in mine.stage.slots.states:
             return False
         mine.states[mine.find(decl.name)] = theirs.states[theirs.find(decl.name)]
         return True
@@ -193,6 +199,6 @@ def _prepare(cls: DeviceClass, program: Program) -> _Stage:
         {key: i for i, key in enumerate(inputs_of(cls))},
         {(r.dim, r.count, r.chunk): i for i, r in enumerate(cls.ranges)},
     )
-    functions = {(f.name, f.chunk): compile_function(f, cls, program, slots) for f in cls.functions}
-    traffic = {(f.name, f.chunk): volumes(f.body, program.sizes) for f in cls.functions}
+    functions = {f.key: compile_function(f, cls, program, slots) for f in cls.functions}
+    traffic = {f.key: volumes(f.body, program.sizes) for f in cls.functions}
     return _Stage(cls, slots, functions, traffic)

@@ -19,12 +19,14 @@ from compiler.ops.comm import Comm
 from compiler.ops.create import Full, Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
+from compiler.origin import Role
 from compiler.program import DeviceClass, Function, Program
 from dsl.data import dataclass
 from runtime.distribute import Array
 from runtime.mesh import Mesh
 from runtime.numpy import STORAGE, CallContext, Env, Into, LocalValue, fuse, plan, rounded
 from runtime.stacked.collectives import plan_comm
+from runtime.state import parted
 
 Compiled = Callable[..., Iterator[Any] | None]
 """Called with (group, context)."""
@@ -57,8 +59,8 @@ def compile_function(function: Function, cls: DeviceClass, program: Program, slo
     writer.body(function.body, {}, 1)
     lines = writer.lines or ["    pass"]
     text = "\n".join(["def run(g, ctx):", *lines])
-    exec(compile(text, f"<{program.name} {function.name}.{function.chunk}>", "exec"), writer.names)
-    return Straight(function.name, function.chunk, waits, writer.names["run"], text)
+    exec(compile(text, f"<{program.name} {function.phase}.{function.chunk}>", "exec"), writer.names)
+    return Straight(function.phase, function.chunk, waits, writer.names["run"], text)
 
 
 class _Writer:
@@ -84,9 +86,8 @@ class _Writer:
         return name
 
     def local(self, var: Value) -> LocalValue:
-        sizes = self.program.sizes
         lead = self.mesh.lead_shape(var.layout.axes)
-        return LocalValue(local_type(var.type, var.layout, sizes), lead, var.type, var.layout.dims)
+        return LocalValue(local_type(var.type, var.layout, self.env.sizes), lead, var.type, var.layout.dims)
 
     # --- text
 
@@ -160,9 +161,15 @@ class _Writer:
                 micro = "ctx.micro" if TIME in layout.axes else "0"
                 return [f"{result} = g.inputs[{slots.inputs[op.name, layout]}][{micro}]"]
             case Read():
-                return [f"{result} = g.states[{slots.states[op.name]}]"]
+                part = "[ctx.micro]" if parted(self.declared[op.name]) else ""
+                return [f"{result} = g.states[{slots.states[op.name]}]{part}"]
             case Write():
-                return [f"g.states[{slots.states[op.name]}] = {args[0]}"]
+                decl, target = self.declared[op.name], f"g.states[{slots.states[op.name]}]"
+                if parted(decl):
+                    return [f"{target}[ctx.micro] = {args[0]}"]
+                # Micro-batches share a state: all of them read what it contained before the step.
+                last = f"if ctx.micro == {self.program.microbatches - 1}: " if decl.role is Role.STATE else ""
+                return [f"{last}{target} = {args[0]}"]
             case Accumulate():
                 if instr.inputs[0].name in self.sunk:  # a loop adds to the buffer, or has made it
                     slot = slots.states[op.name]

@@ -23,11 +23,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from compiler.liveness import walk
 from compiler.numbering import Ranks
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Recv, Send, StageReduce
 from compiler.program import DeviceClass, Program
+from compiler.walk import walk
 from dsl.data import dataclass
 from runtime.backend import Shape
 from runtime.comm import Done, Handle, Wait
@@ -356,7 +356,7 @@ _FLOATS = {integer: floating for floating, integer in _INTEGERS.items()}
 def _ops(program: Program, *kinds: type) -> list[Any]:
     """All ops of these kinds in the program."""
     bodies = [f.body for cls in program.classes for f in cls.functions]
-    return [i.op for body in bodies for i, _, _ in walk(body) if isinstance(i.op, kinds)]
+    return [i.op for body in bodies for i, _ in walk(body) if isinstance(i.op, kinds)]
 
 
 def place_of(program: Program, rank: int) -> tuple[DeviceClass, int, Mapping[str, int]]:

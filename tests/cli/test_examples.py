@@ -18,6 +18,7 @@ FALLS = {
     "llama.par": (["-D", "cp=2"], 0.7),
     "resnet.par": (["-D", "sp=2", "-D", "sx=2"], 0.7),
     "recsys.par": (["-D", "dp=4"], 0.25),
+    "streaming.par": (["-D", "dp=2"], 0.6),
 }
 """Arguments, and the fraction of the loss of the first step that the last 20 of 200 steps are below, on the average."""
 

@@ -106,6 +106,12 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parc.remedies.SECONDS", 1e9)
 
 
+@pytest.fixture
+def few_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tests that do not ask which changes are found: the first that are tried are enough."""
+    monkeypatch.setattr("parc.remedies.MOST", 8)
+
+
 LONG = pytest.mark.nightly
 CASES = [
     ("pipeline", 0.6),
@@ -173,8 +179,8 @@ def test_where_nothing_helps(peaks: dict[str, int], monkeypatch: pytest.MonkeyPa
     assert in_words(tried).startswith("none of the 12 changes")
 
 
-def test_on_the_command_line(tmp_path: Path, peaks: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("parc.remedies.MOST", 8)
+@pytest.mark.usefixtures("few_tried")
+def test_on_the_command_line(tmp_path: Path, peaks: dict[str, int]) -> None:
     file = tmp_path / "fit.par"
     runner = CliRunner()
 
@@ -201,6 +207,7 @@ def test_on_the_command_line(tmp_path: Path, peaks: dict[str, int], monkeypatch:
     assert "fit" not in run("cost")[1].replace("fit: gpt", "")
 
 
+@pytest.mark.usefixtures("few_tried")
 def test_a_job_that_fits_with_its_software_may_be_too_large_for_the_emulator() -> None:
     """The emulator's devices hold the program's own values; it says that they are what is too large."""
     roomy = api.cost(job("pipeline", 10**9))
@@ -217,6 +224,7 @@ def test_a_job_that_fits_with_its_software_may_be_too_large_for_the_emulator() -
         assert error.help is not None and error.help.startswith("it fits with")
 
 
+@pytest.mark.usefixtures("few_tried")
 def test_what_does_not_fit_with_its_software_is_refused_though_the_emulator_has_room() -> None:
     """A driver that takes half of the card: nothing of that is in the emulator."""
     roomy = api.cost(job("pipeline", 10**9))
@@ -252,6 +260,7 @@ def test_where_the_driver_alone_takes_more_than_there_is_nothing_is_tried(monkey
     assert found.code == "E0701" and found.help == f"n{told}"
 
 
+@pytest.mark.usefixtures("few_tried")
 @pytest.mark.parametrize("command", ("run", "verify"))
 def test_the_error_is_told_before_what_helps_is_looked_for(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And then the rest of it, so that the whole is what it would be in one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 
@@ -15,14 +14,12 @@ from compiler.cost.price.calibration import Calibration, of_cluster
 from compiler.cost.price.pricer import PICOSECONDS
 from compiler.cost.time.simulate import Simulation, simulate
 from compiler.cost.time.slow import Variation, colours
-from compiler.evaluate import evaluate_file
 from compiler.numbering import Ranks
 from compiler.program import Axis
 from compiler.traffic import collectives
 from dsl.codes import CODES
 from dsl.diagnostics import ParcError
 from dsl.source import Source
-from parc.cli import cli
 from tests.cost.time import oracle
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -253,56 +250,6 @@ def test_one_slow_device_of_2048_makes_four_classes_per_stage() -> None:
     assert len(s.run(None, Variation({3: 1.5}, {"pod": 2.0})).classes) == 64
 
 
-# --- the command -----------------------------------------------------------------------------------------
-
-
-def invoke(*args: str, code: int = 0) -> str:
-    found = runner.invoke(cli, ["cost", *args])
-    assert found.exit_code == code, found.output
-    return found.output
-
-
-def test_cost_says_what_it_costs() -> None:
-    text = invoke(str(EXAMPLES / "gpt.par"), "-D", "dp=2", "-D", "tp=2")
-    for word in ("step", "MFU", "HFU", "bubble", "exposed", "device memory", "tp", "of the step."):
-        assert word in text
-
-
-def test_cost_as_json() -> None:
-    found = json.loads(invoke(str(EXAMPLES / "gpt.par"), "-D", "dp=2", "--json"))["result"]
-    s = simulation("gpt", "dp=2").run()
-    assert found["step_seconds"] == s.step_seconds and found["tokens_per_second"] == s.tokens_per_second
-    assert found["devices"] == sum(m["devices"] for m in found["memory"] if m["memory"] == "hbm")
-    assert all(m["peak"] == sum(m["roles"].values()) for m in found["memory"])
-    assert all(h["step_seconds"] < found["step_seconds"] for h in found["helps"])
-
-
-def test_cost_says_whether_it_fits() -> None:
-    file, large = str(EXAMPLES / "gpt.par"), ("-D", "layers=96", "-D", "hidden=8192")
-    assert "does not fit" in invoke(file, *large) and "does not fit" not in invoke(file)
-    assert [json.loads(invoke(file, *o, "--json"))["result"]["fits"] for o in ((), large)] == [True, False]
-
-
-def test_cost_compares_two_files() -> None:
-    text = invoke(str(EXAMPLES / "gpt.par"), str(EXAMPLES / "llama.par"))
-    assert "of a step" in text and "longer than" in text
-    both = json.loads(invoke(str(EXAMPLES / "gpt.par"), str(EXAMPLES / "llama.par"), "--json"))["result"]["jobs"]
-    assert [j["model"] for j in both] == ["gpt", "llama"]
-
-
-def test_slow_devices_and_links_on_the_command_line() -> None:
-    file = str(EXAMPLES / "gpt.par")
-    options = ("-D", "dp=2", "-D", "tp=2", "--json")
-    base, device, link = (
-        json.loads(invoke(file, *options, *more))["result"]["step_seconds"]
-        for more in ((), ("--slow", "3=2"), ("--slow-link", "server=8"))
-    )
-    assert device > base and link > base
-    assert "no device 4" in invoke(file, *options[:-1], "--slow", "4=2", code=2)
-    assert "no level" in invoke(file, "--slow-link", "rack=2", code=2)
-    assert "what=factor" in invoke(file, "--slow", "3", code=2)
-
-
 @pytest.mark.parametrize("code", [c for c in CODES.values() if c.code.startswith("E08")], ids=lambda c: c.code)
 def test_codes(code: object) -> None:
     entry = CODES[str(getattr(code, "code"))]  # noqa: B009
@@ -310,49 +257,6 @@ def test_codes(code: object) -> None:
         simulate(parc.compile(Source("failing.par", entry.failing)))
     assert [d.code for d in caught.value.diagnostics] == [entry.code]
     assert simulate(parc.compile(Source("mended.par", entry.mended))).step_seconds > 0
-
-
-CLUSTER = CODES["E0801"].mended
-
-
-@pytest.mark.parametrize(
-    "statement, message",
-    [
-        ("topology rack ring", "there is no level `rack` here"),
-        ("topology server torus", "there is no topology `torus`"),
-        ("topology server", "this is no `topology`"),
-        ("stack", "this is no `stack`"),
-        ("stack 3", "this is no `stack`"),
-    ],
-)
-def test_settings_of_clusters_that_are_wrong(statement: str, message: str) -> None:
-    text = CLUSTER.replace("10 GB/s, 1 us\n", f"10 GB/s, 1 us\n  {statement}\n")
-    with pytest.raises(ParcError, match="E0313") as caught:
-        parc.evaluate(Source("x.par", text))
-    assert message in str(caught.value)
-
-
-def test_like_stands_in_the_device() -> None:
-    text = (
-        "device chip {\n  compute f32 1 TFLOP/s\n  memory 1 GiB, 1 TB/s\n}\n"
-        "cluster pod {\n  device gpu = chip\n  level server = 2 gpu over 1 GB/s, 1 us\n  stack mine like eager\n}\n"
-        "model m {\n  dim b = 2, d = 2\n  input x : f32[b,d]\n  weight w[d]\n  loss mean(x * w)\n}\n"
-        "optimizer plain(lr) {\n  w = w - lr * g\n}\njob fit {\n  train m on pod\n  optimizer plain(lr = 0.1)\n}\n"
-    )
-    with pytest.raises(ParcError) as caught:
-        evaluate_file(Source("m.par", text))
-    (found,) = caught.value.diagnostics
-    assert found.code == "E0313" and "device gpu" in (found.help or "") and "`stack mine`" in (found.help or "")
-
-
-def test_a_stack_chooses_efficiencies() -> None:
-    text = CLUSTER.replace("100 GB/s\n", "100 GB/s\n  efficiency mine host 50 us\n").replace(
-        "10 GB/s, 1 us\n", "10 GB/s, 1 us\n  topology server full_mesh\n  stack mine\n"
-    )
-    cluster = parc.evaluate(Source("x.par", text)).job.cluster
-    assert cluster is not None and cluster.stack == "mine" and cluster.levels[0].topology == "full_mesh"
-    assert of_cluster(cluster).host == 5e-5
-    assert "  topology server full_mesh\n  stack mine\n" in parc.fmt(text)
 
 
 @pytest.mark.parametrize("options", ["pp=2 dp=2 microbatches=4 layers=4", "pp=4 tp=2 microbatches=8 layers=6", "tp=2"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import parc
 from compiler.driver import Compiled, compile_job, joined
 from compiler.evaluate import evaluate
-from compiler.model import EVALUATE
+from compiler.memory.peak import memory_use
+from compiler.model import ENTRIES, EVALUATE
 from compiler.program import FunctionPhase, Program
 from compiler.text import parse_program, show
 from compiler.verify import verify
@@ -101,6 +103,7 @@ def source(
     return Source("net.par", text)
 
 
+@cache
 def lowered(source: Source) -> tuple[Compiled, Program]:
     """What `evaluate` is compiled to, and the program of both entries."""
     job = evaluate(source)
@@ -111,8 +114,21 @@ def lowered(source: Source) -> tuple[Compiled, Program]:
     return alone, both
 
 
-@pytest.mark.parametrize("kind", ["dense", "experts", "frozen", "counted"])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+SOME = {
+    "dense": set(STRATEGIES),
+    "experts": {"serial", "zero 3", "tp", "ulysses", "interleaved", "all"},
+    "frozen": {"dp", "zero 1", "zero 2", "1f1b", "zero bubble", "all"},
+    "counted": {"micro-batches", "dp", "uneven", "sp", "gpipe", "1f1b", "recompute", "all"},
+}
+"""Kinds of models, and the strategies with which each is taken; the others with `-m nightly`."""
+EACH = [
+    pytest.param(strategy, kind, id=f"{strategy}-{kind}", marks=() if strategy in some else pytest.mark.nightly)
+    for kind, some in SOME.items()
+    for strategy in STRATEGIES
+]
+
+
+@pytest.mark.parametrize(("strategy", "kind"), EACH)
 def test_it_is_proved_and_its_loss_is_that_of_a_step(strategy: str, kind: str) -> None:
     feed = EXPERTS if kind == "experts" else DENSE
     frozen = "frozen block.attention" if kind == "frozen" else ""
@@ -201,3 +217,56 @@ def test_statistics_and_finished_metrics_are_there_as_in_a_step() -> None:
     phases = {f.phase for cls in alone.program.classes for f in cls.functions}
     wanted = {FunctionPhase.STATISTICS, FunctionPhase.TOTALS, FunctionPhase.FORWARD, FunctionPhase.METRICS}
     assert phases == wanted
+
+
+def test_commands_offer_every_entry() -> None:
+    assert parc.api.ENTRIES == ENTRIES
+
+
+LARGER_ALONE = """\
+use std.optimizers (sgd)
+
+device chip {
+  compute f32 1 TFLOP/s
+  memory MEMORY B, 1 GB/s
+}
+
+cluster one {
+  device npu = chip
+  level server = 1 npu over 1 GB/s, 1 us
+}
+
+model line {
+  dim b = 8, d = 8, e = 32
+  input x : f32[b,d]
+  weight w[d], c[e]
+  y = x * w
+  if not training {
+    wide = y * stop_gradient(c)
+    output wide
+  }
+  loss mean(y * y) + mean(c * c)
+}
+
+job fit {
+  train line on one
+  optimizer sgd(lr = 0.1)
+}
+"""
+
+
+def test_each_entry_must_fit() -> None:
+    """Also one that is not the first of the program, and one that is run or proved by itself."""
+    source = Source("line.par", LARGER_ALONE.replace("MEMORY", "100000"))
+    alone, both = lowered(source)
+    train, other = (memory_use(both.only(e.name))[0]["hbm"].bytes for e in both.entries)
+    assert train < other
+    Emulator(both, {"hbm": other})
+    for program in (both, alone.program):
+        with pytest.raises(ParcError, match="E0701.* in `evaluate`"):
+            Emulator(program, {"hbm": other - 1})
+    small = Source("line.par", LARGER_ALONE.replace("MEMORY", str(other - 1)))
+    assert parc.run(small, 1).losses and parc.verify(small, 1).ok
+    for use in (parc.run, parc.verify):
+        with pytest.raises(ParcError, match="E0701.* in `evaluate`"):
+            use(small, 1, entry=EVALUATE)

@@ -37,7 +37,7 @@ def test_paths_of_calls_labels_and_reassignment(job: Job) -> None:
 
 
 @program
-def test_the_label_of_a_loop_is_given_once_in_a_model(job: Job) -> None:
+def test_the_dim_of_a_loop_is_given_once_in_a_model_and_its_path_hangs_on_nothing_else(job: Job) -> None:
     """
     fn tower(x[b, d]) {
       repeat 2 as layers {
@@ -54,7 +54,7 @@ def test_the_label_of_a_loop_is_given_once_in_a_model(job: Job) -> None:
       loss sum(y * z)
     }
     """
-    assert [w.name for w in job.model.weights] == ["left.layers.w", "right.layers_1.w"]
+    assert [w.name for w in job.model.weights] == ["left.layers.w", "right.layers.w"]
     assert [w.value.type.names for w in job.model.weights] == [("layers", "d"), ("layers_1", "d")]
 
 

@@ -7,8 +7,8 @@ import pytest
 from compiler.driver import compile_job
 from compiler.evaluate import evaluate
 from compiler.model import Job
-from compiler.passes.copying import graph_values
 from compiler.verify import verify
+from compiler.walk import graph_values
 from dsl.source import Source
 
 OPTIMIZER = """

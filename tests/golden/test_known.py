@@ -133,7 +133,7 @@ def communication(program: Program, c: int) -> Facts:
                 found.setdefault((name, place), Counter())[i.op.mnemonic] += 1
 
     for f in program.classes[c].functions:
-        walk(f.name, f.body, "-")
+        walk(f.phase, f.body, "-")
     return {k: dict(v) for k, v in found.items()}
 
 

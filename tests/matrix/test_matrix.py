@@ -47,8 +47,8 @@ def evaluated(cell: Cell) -> str:
     if found:
         return f"verifier: {found[0]}"
     proof = prove_evaluation(alone.training, alone.program, 1)
-    batch, run = random_batch(both.inputs, 0, 0), Emulator(both)
-    first, step = run.call(EVALUATE, batch), run.step(batch)
+    batch = random_batch(both.inputs, 0, 0)
+    first, step = Emulator(both).call(EVALUATE, batch), Emulator(both).step(batch)  # each may renew states
     if first.loss.tobytes() != step.loss.tobytes():
         return f"loss {first.loss} instead of a step's {step.loss}"
     return "proved" if proof.ok else f"not equal: {proof.worst}"
@@ -68,11 +68,11 @@ def test_single_tactics() -> None:
 
 
 def test_some_pairs() -> None:
-    judged(spread(cells(2), 9))
+    judged(spread(cells(2), 18))
 
 
 def test_some_are_evaluated() -> None:
-    judged(list(cells(1))[::3], evaluated)
+    judged(list(cells(1))[::5], evaluated)
 
 
 @pytest.mark.nightly
@@ -97,7 +97,7 @@ def test_every_tactic_is_on_some_example() -> None:
 SINGLE = ["dp", "zero_3", "tp", "megatron", "cp", "bands", "channels", "tables", "places", "one_f_one_b", "zero_bubble"]
 
 
-@pytest.mark.parametrize("cell", [c for c in cells(1) if c.tactics[0].name in SINGLE][::2], ids=str)
+@pytest.mark.parametrize("cell", [c for c in cells(1) if c.tactics[0].name in SINGLE][::3], ids=str)
 def test_float32(cell: Cell) -> None:
     """In the precision of the example (float32, but for pangu's f16)."""
     compiled = cell.compile(None)

@@ -170,7 +170,7 @@ def placed(program: Program) -> dict[int, dict[str, Allocation]]:
     for group, devices in run.devices.items():
         found[group] = plan(program, group)
         touched = {
-            (f.name, f.chunk): frozenset(i.op.name for i in f.body.nodes if isinstance(i.op, Accumulate))
+            f.key: frozenset(i.op.name for i in f.body.nodes if isinstance(i.op, Accumulate))
             for f in devices[0].cls.functions
         }
         assert found[group].keys() == use[group].keys()

@@ -76,6 +76,8 @@ EVERY = [
     ("lora", "layers=4 hidden=16 width=32 vocab=24 seq=8 batch=8 dp=2 zero=3"),
     ("mamba", "layers=4 hidden=16 vocab=24 seq=8 batch=8 dp=2 tp=2 zero=1 microbatches=2"),
     ("mamba", "layers=4 hidden=16 vocab=24 seq=8 batch=8 pp=2 dp=2 microbatches=4"),
+    ("streaming", "layers=4 hidden=16 vocab=24 seq=4 memory=8 batch=8 dp=2 tp=2"),
+    ("streaming", "layers=4 hidden=16 vocab=24 seq=4 memory=8 batch=8 pp=2 dp=2 microbatches=4 zero=1"),
 ]
 
 
@@ -182,7 +184,7 @@ def judged(chosen: list[Cell]) -> None:
 
 def test_tactics_one_by_one_and_some_pairs() -> None:
     """In the examples' own precisions."""
-    judged(spread(cells(1), 2) + spread(cells(2), 24))
+    judged(spread(cells(1), 3) + spread(cells(2), 36))
 
 
 @pytest.mark.nightly

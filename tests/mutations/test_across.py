@@ -32,7 +32,7 @@ def updates(program: Program) -> Iterator[tuple[int, int, Graph]]:
     """Class, number and body of each U."""
     for c, cls in enumerate(program.classes):
         for f, function in enumerate(cls.functions):
-            if function.name == "U":
+            if function.phase == "U":
                 yield c, f, function.body
 
 

@@ -59,7 +59,10 @@ def caught(compiled: Compiled, broken: Program) -> str:
     if verify(broken):
         return "verifier"
     try:
-        return "" if prove(compiled.training, broken).ok else "proof"
+        seen = any(
+            not prove(compiled.training, broken, steps).ok for steps in (1, 2)
+        )  # most are seen in the first step
+        return "proof" if seen else ""
     except ParcError:  # such as reports that differ between the stages
         return "proof"
 

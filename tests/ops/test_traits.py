@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +85,13 @@ def test_every_function_has_a_kernel() -> None:
 @pytest.mark.parametrize("executor", EXECUTORS.values(), ids=EXECUTORS)
 def test_every_executor_has_every_collective(executor: dict[type[Op], object]) -> None:
     assert set(executor) == set(COMM) - {Relayout}
+
+
+@pytest.mark.parametrize("op", COMM, ids=lambda c: c.mnemonic)
+def test_every_collective_has_a_case(op: type[Comm]) -> None:
+    """Which compares both executors with the whole."""
+    cases = (Path(__file__).parent.parent / "runtime" / "test_collectives.py").read_text()
+    assert op is Relayout or re.search(rf"\b{op.__name__}\(", cases)
 
 
 @pytest.mark.parametrize("op", COMM, ids=lambda c: c.mnemonic)

@@ -10,18 +10,16 @@ import numpy as np
 from compiler.graph import Graph
 from compiler.model import Model
 from compiler.passes.differentiate import Differentiated, differentiate
-from compiler.passes.verify_graph import verify_graph, verify_names
 from compiler.strategy import RecomputeRule
+from compiler.verify import verify_graphs
 from tests.passes.models import Arrays, data_for, run_graph
 
 
 def differentiated(model: Model, recomputes: Sequence[RecomputeRule] = (), **options: Any) -> Differentiated:
     """The pass, with its interface and both graphs verified."""
-    verify_graph(model.graph)
+    assert verify_graphs([model.graph]) == ()
     d = differentiate(model, recomputes, **options)
-    verify_graph(d.forward)
-    verify_graph(d.backward)
-    verify_names(d.forward, d.backward)
+    assert verify_graphs([d.forward, d.backward]) == ()
     given = {i.value for i in model.inputs} | {w.value for w in model.weights}
     plain = len(model.graph.outputs)
     assert d.forward.inputs == model.graph.inputs

@@ -11,7 +11,7 @@ from compiler.ops.create import Full, Iota, Random
 from compiler.ops.elementwise import Broadcast, Cast, StopGradient, Transpose
 from compiler.ops.reduce import TopK
 from compiler.ops.repeat import Repeat
-from compiler.passes.copying import graph_values
+from compiler.walk import graph_values
 from tests.passes.checks import agrees_with_differences, differentiated, gradients, saved_bytes
 from tests.passes.models import Maker, data_for, gpt, repeats, run_graph
 

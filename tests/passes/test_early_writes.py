@@ -58,7 +58,7 @@ def test_writes_follow_what_they_need(example: str, options: str) -> None:
     assert not verify(program)
     for cls in program.classes:
         owner = {s.name: s.logical.rpartition(".")[0] if s.role == "optimizer" else s.logical for s in cls.states}
-        instrs = next(f.body.nodes for f in cls.functions if f.name == "U")
+        instrs = next(f.body.nodes for f in cls.functions if f.phase == "U")
         roles = {s.name: s.role for s in cls.states}
         needed: dict[str, int] = {}
         alias = {i.outputs[0]: owner[i.op.name] for i in instrs if isinstance(i.op, Read)}

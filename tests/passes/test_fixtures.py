@@ -15,7 +15,6 @@ from compiler.driver import run_passes
 from compiler.graph import Graph, Names
 from compiler.model import Init, Job, Model, Training, Weight
 from compiler.passes.across import across
-from compiler.passes.copying import graph_values
 from compiler.passes.differentiate import Derivative, add_in_own_type, close, merge, transposed, without_dead_code
 from compiler.passes.early_writes import early_writes, late_values
 from compiler.passes.lower import lower
@@ -33,6 +32,7 @@ from compiler.strategy import RecomputeRule
 from compiler.text import parse_program, show
 from compiler.text.stage_parser import parse_graph, parse_stage
 from compiler.text.stages import show_graph
+from compiler.walk import graph_values
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CASES = sorted(FIXTURES.glob("*/*.txt"))

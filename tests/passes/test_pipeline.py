@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from compiler.driver import compile_job
+from compiler.graph import Value
 from compiler.model import ENTRIES
-from compiler.passes.copying import graph_values
 from compiler.passes.pipeline import NAMES, PASSES, Pass, Work
-from compiler.passes.verify_graph import verify_graph, verify_names
 from compiler.program import Program
-from compiler.verify import verify
+from compiler.verify import UNPLACED, laws, verify, verify_graphs
+from compiler.walk import graph_values
 from tests.golden.cases import CASES, compiled
 
 OPEN = ("transpose", "merge_equal", "sum_in_own_type", "prune")
@@ -22,22 +22,14 @@ def legal(step: Pass, work: Work) -> None:
     if isinstance(made, Program):
         assert verify(made) == (), step.name
         return
-    for graph in made:
-        if step.name not in OPEN:
-            verify_graph(graph)
+    known: list[Value] = []
     if step.name in OPEN:
-        known = {*graph_values(work.forward), work.counters.factor}
-        for node in made[-1].nodes:
-            assert known.issuperset(node.inputs), (step.name, node.outputs[0].name)
-            known.update(node.outputs)
-        assert known.issuperset(made[-1].outputs)
-        return
-    verify_names(*made)
+        made = made[-1:]
+        known = [*graph_values(work.forward), *([work.counters.factor] if work.counters.factor is not None else [])]
     placed = NAMES.index(step.name) >= NAMES.index("place")
-    for graph in made:
-        for v in graph_values(graph):
-            assert (v.layout is not None) == placed, (step.name, v.name)
-            assert not placed or len(v.layout.dims) == len(v.type.dims), (step.name, v.name)
+    of = {"split": lambda: work.split.placed, "across": lambda: work.pieces[0]}.get(step.name, lambda: work.placed)
+    assert verify_graphs(made, laws(of()) if placed else UNPLACED, known) == (), step.name
+    assert all((v.layout is not None) == placed for graph in made for v in graph_values(graph)), step.name
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

@@ -11,8 +11,8 @@ from compiler.graph import Graph
 from compiler.model import Model
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
-from compiler.passes.verify_graph import bodies
 from compiler.strategy import RecomputeRule
+from compiler.walk import bodies
 from dsl.diagnostics import ParcError
 from dsl.source import Span
 from tests.passes.checks import agrees_with_differences, differentiated, gradients, saved_bytes

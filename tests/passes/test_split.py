@@ -9,7 +9,6 @@ import pytest
 
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate import evaluate, evaluate_file
-from compiler.liveness import walk
 from compiler.memory.peak import memory_use
 from compiler.model import Precision
 from compiler.ops.contract import Contract
@@ -17,6 +16,7 @@ from compiler.ops.effects import Accumulate, Load, Recv, Save, Send
 from compiler.program import DeviceClass, Function
 from compiler.text import parse_program, show
 from compiler.verify import verify
+from compiler.walk import walk
 from dsl.source import Source
 from runtime.prove import prove
 from runtime.rank.executor import RankExecutor
@@ -37,11 +37,11 @@ def gpt(*options: str, rules: str = "", schedule: str = "zero_bubble") -> Compil
 
 
 def functions(cls: DeviceClass) -> dict[str, Function]:
-    return {f.name: f for f in cls.functions}
+    return {f.phase: f for f in cls.functions}
 
 
 def contractions(function: Function) -> int:
-    return sum(isinstance(i.op, Contract) for i, _, _ in walk(function.body))
+    return sum(isinstance(i.op, Contract) for i, _ in walk(function.body))
 
 
 CASES = [
@@ -78,7 +78,7 @@ def test_weight_gradients_wait() -> None:
     whole = functions(gpt("pp=4", "microbatches=4", schedule="one_f_one_b").program.classes[1])
     parts = functions(gpt("pp=4", "microbatches=4").program.classes[1])
     assert contractions(parts["B"]) + contractions(parts["W"]) == contractions(whole["B"])
-    late = [i for i, _, _ in walk(parts["W"].body) if isinstance(i.op, Contract)]
+    late = [i for i, _ in walk(parts["W"].body) if isinstance(i.op, Contract)]
     assert len([i for i in late if len(i.outputs[0].type.dims) > 1]) == 6
     assert not any(isinstance(i.op, Accumulate) for i in parts["B"].body.nodes)
     assert not any(isinstance(i.op, (Send, Recv)) for i in parts["W"].body.nodes)
@@ -133,7 +133,7 @@ def test_communication_is_that_of_other_schedules() -> None:
         for cls in compiled.program.classes:
             here: dict[str, int] = {}
             for f in cls.functions:
-                for i, _, _ in walk(f.body):
+                for i, _ in walk(f.body):
                     if i.op.mnemonic in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send"):
                         here[i.op.mnemonic] = here.get(i.op.mnemonic, 0) + 1
             found.append(here)

@@ -11,8 +11,8 @@ from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.passes.split_backward import split_backward
-from compiler.passes.verify_graph import verify_graph, verify_names
 from compiler.strategy import RecomputeRule
+from compiler.verify import verify_graphs
 from tests.passes.checks import differentiated
 from tests.passes.models import data_for, gpt, repeats, run_graph
 from tests.passes.test_differentiate import nested, rnn
@@ -21,9 +21,7 @@ from tests.passes.test_recompute import contractions
 
 def halves(graph: Graph, urgent: list[Value]) -> tuple[Graph, Graph, tuple[Value, ...]]:
     first, second, crossing, _ = split_backward(graph, urgent)
-    verify_graph(first)
-    verify_graph(second)
-    verify_names(first, second)
+    assert verify_graphs([first, second]) == ()
     assert first.outputs == (*urgent, *crossing)
     assert second.inputs[: len(crossing)] == crossing
     assert [v.name for v in second.outputs] == [v.name for v in graph.outputs if v not in urgent]

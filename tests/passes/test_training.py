@@ -11,10 +11,10 @@ from compiler.driver import run_passes
 from compiler.graph import Dim, Names, Type, Value
 from compiler.model import Init, Job, Model, Precision, State, Training, WeightUpdate
 from compiler.ops.elementwise import Cast
-from compiler.passes.copying import graph_values
 from compiler.passes.training import SCALE_PATIENCE, SCALE_START
-from compiler.passes.verify_graph import verify_graph, verify_names
 from compiler.strategy import RecomputeRule
+from compiler.verify import verify_graphs
+from compiler.walk import graph_values
 from runtime.numpy import STORAGE
 from tests.passes.checks import differentiated, gradients
 from tests.passes.models import Arrays, Maker, data_for, gpt, job_for, run_graph
@@ -63,9 +63,7 @@ class Run:
 
     def __init__(self, job: Job, seed: int = 0) -> None:
         self.t: Training = run_passes(job, "update").training
-        for graph in (self.t.forward, self.t.backward, self.t.update):
-            verify_graph(graph)
-        verify_names(self.t.forward, self.t.backward, self.t.update)
+        assert verify_graphs(self.t.graphs) == ()
         self.memory: Arrays = data_for(job.model, seed)
         self.memory.pop("step", None)
         for s in self.t.states:

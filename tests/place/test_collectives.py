@@ -35,14 +35,14 @@ def in_block(program: Program, function: str, axis: str) -> Counter[str]:
             elif inside and axis in getattr(i.op, "axes", ()) and i.op.mnemonic not in ("shard", "only_first"):
                 found[i.op.mnemonic] += 1
 
-    (body,) = (f.body for f in program.classes[0].functions if f.name == function)
+    (body,) = (f.body for f in program.classes[0].functions if f.phase == function)
     walk(body, False)
     return found
 
 
 def outside(program: Program, function: str, axis: str) -> Counter[str]:
     """Collectives over `axis` outside of the block."""
-    (body,) = (f.body for f in program.classes[0].functions if f.name == function)
+    (body,) = (f.body for f in program.classes[0].functions if f.phase == function)
     ops = [i.op for i in body.nodes if axis in getattr(i.op, "axes", ())]
     return Counter(op.mnemonic for op in ops if op.mnemonic not in ("shard", "only_first"))
 
@@ -71,7 +71,7 @@ def test_zero_1_is_one_reduce_scatter_and_one_all_gather_per_weight() -> None:
 def test_a_device_updates_its_shard_only() -> None:
     """Decay of the weight, too, which is there as a whole."""
     program = lowered(dp=2, zero=1)
-    (update,) = (f.body for f in program.classes[0].functions if f.name == "U")
+    (update,) = (f.body for f in program.classes[0].functions if f.phase == "U")
     whole = [
         v.name for i in update.nodes if isinstance(i.op, Map) for v in i.outputs if v.type.dims and not v.layout.axes
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import pytest
 from compiler.cost.kernels.flops import model_flops
 from compiler.diff import diff
 from compiler.driver import Compiled, compile_job
-from compiler.evaluate import evaluate, evaluate_file
-from compiler.evaluate.frozen import matches
+from compiler.evaluate import evaluate_file
 from compiler.explain import explain_tensor
 from compiler.model import Precision
 from compiler.ops.effects import Load, Read, Save, Write
@@ -22,8 +20,6 @@ from compiler.program import Entry, Program
 from compiler.text import parse_program, show
 from compiler.traffic import collectives
 from compiler.verify import verify
-from dsl import ast
-from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc import check
 from parc.results import Results
@@ -229,7 +225,7 @@ def test_a_probe_needs_no_backward_pass_below_it() -> None:
     assert saved and not any(n.startswith("block") for n in saved)
     pipe = compiled(*FROZEN["probe"], mesh="pp = 4", rules=STRATEGIES["1f1b"][1])
     for cls in pipe.program.classes:
-        back = next(f for f in cls.functions if f.name == "B")
+        back = next(f for f in cls.functions if f.phase == "B")
         assert bool(back.body.nodes) == (3 in cls.groups)
         alone = Program("p", (), (), (Entry("train_step", (cls,)),))
         made = touched(alone, Save) | touched(alone, Load)
@@ -261,7 +257,7 @@ model m() {
     roles = {s.role for s in cls.states}
     assert not roles & {"gradient", "optimizer"}
     if "loss" not in roles:
-        assert "saved" not in roles and not next(f for f in cls.functions if f.name == "B").body.nodes
+        assert "saved" not in roles and not next(f for f in cls.functions if f.phase == "B").body.nodes
 
 
 def test_what_it_costs() -> None:
@@ -288,22 +284,6 @@ def test_what_is_sent() -> None:
     assert {c.function for c in gathered} == {"F", "B"}
     assert sum(c.bytes for c in gathered) == 2 * 3 / 4 * 8 * LAYERS * D * F
     assert not [c for c in collectives(sharded.program) if c.op == "reduce_scatter"]
-
-
-@pytest.mark.parametrize(
-    ("rules", "told"),
-    [
-        ("shard optimizer on dp in block.up.base", "there is no weight that is trained in `block.up.base`"),
-        ("shard gradients, optimizer on dp in table", "there is no weight that is trained in `table`"),
-        ("split f on dp for optimizer in block.up.base", "there is no value of the update in `block.up.base`"),
-    ],
-)
-def test_rules_about_what_it_has_not(rules: str, told: str) -> None:
-    with pytest.raises(ParcError) as caught:
-        compiled(*FROZEN["lora"], mesh="dp = 2", rules=f"data_parallel(dp); {rules}")
-    (found,) = caught.value.diagnostics
-    assert found.code == "E0542" and told in found.message
-    compiled(LORA, "", mesh="dp = 2", rules=f"data_parallel(dp); {rules}")  # else it does something
 
 
 def test_behind_stop_gradient() -> None:
@@ -345,59 +325,6 @@ model m() {
     found = compiled(model, "")
     assert {w.name for w in found.job.model.trained} == {"first", "second", "block.w"}
     assert prove(found.training, found.program, steps=3).ok
-
-
-PATTERNS = [
-    ("block", "block.up.base", True),
-    ("block.up", "block.up.base", True),
-    ("block.up.base", "block.up.base", True),
-    ("up", "block.up.base", False),
-    ("blo", "block.up.base", False),
-    ("block.up.base.x", "block.up.base", False),
-    ("*", "block.up.base", True),
-    ("*.base", "block.up.base", True),
-    ("*.base", "base", True),
-    ("*.up", "block.up.base", True),
-    ("block.*.base", "block.up.base", True),
-    ("block.*.base", "block.base", True),
-    ("block.*.base", "block.up.down.base", True),
-    ("block.*.low", "block.up.base", False),
-    ("*.*.base", "base", True),
-    ("block.*", "block.up", True),
-    ("*.a.*.a", "a.b", False),
-    ("*.a.*.a", "a.a", True),
-]
-
-
-@pytest.mark.parametrize(("pattern", "path", "holds"), PATTERNS)
-def test_patterns(pattern: str, path: str, holds: bool) -> None:
-    assert matches(ast.Path(tuple(ast.Name(p) for p in pattern.split("."))), path) == holds
-
-
-@pytest.mark.parametrize(
-    ("frozen", "code", "told"),
-    [
-        ("frozen tabel", "E0404", "did you mean `table`?"),
-        ("frozen up", "E0404", "did you mean `block.up`?"),
-        ("frozen base", "E0404", "did you mean `block.up.base`, or `*.base`?"),
-        ("frozen table keep hed", "E0404", "did you mean `head`?"),
-        ("frozen table keep head", "E0404", "leave it out"),
-        ("frozen keep *", "E0404", "leave it out, or keep fewer"),
-        ("frozen table keep table", "E0404", "leave it out, or keep fewer"),
-        ("frozen", "E0001", "`frozen keep head` all but `head`"),
-        ("frozen *", "E0317", "leave one out"),
-    ],
-)
-def test_wrong_patterns(frozen: str, code: str, told: str) -> None:
-    with pytest.raises(ParcError) as caught:
-        check(Source("main.par", text(LORA, frozen)))
-    (found,) = caught.value.diagnostics
-    assert found.code == code and told in (found.help or ""), found
-    assert found.span is not None
-    mends = [m for m in re.findall(r"`([^`]*)`", found.help or "") if code == "E0404"]
-    for mend in mends:
-        wrong = frozen.split()[-1]
-        compiled(LORA, frozen.replace(wrong, mend) if "keep" not in frozen else f"frozen keep {mend}")
 
 
 def test_text_and_verifier() -> None:
@@ -457,13 +384,3 @@ def test_adapters_of_one_layer(base: str, frozen: str, tmp_path: Path) -> None:
     path = tmp_path / "adapted.par"
     path.write_text(CASE.replace("BASE", base).replace("FROZEN", frozen), encoding="utf-8")
     check(path)
-
-
-@pytest.mark.parametrize("rest", ("", "  # all of it?"))
-def test_frozen_alone_says_nothing(rest: str) -> None:
-    body = "  dim b = 4\n  input x : f32[b]\n  weight w[b]\n  loss mean(x * w)\n"
-    job = f"job fit {{\n  train m\n  optimizer sgd(lr = 0.1)\n  frozen{rest}\n}}\n"
-    with pytest.raises(ParcError) as found:
-        evaluate(Source("main.par", f"use std.optimizers (sgd)\nmodel m {{\n{body}}}\n{job}"))
-    (error,) = found.value.diagnostics
-    assert error.code == "E0001" and "a path of weights or `keep`" in error.message

@@ -252,7 +252,7 @@ def test_padding_is_masked_where_it_is_read() -> None:
     compiled = compile_job(evaluate(Source("padded.par", PADDED)))
     assert not verify(compiled.program) and prove(compiled.training, compiled.program).ok
     first, second = compiled.program.classes
-    forward = [next(f for f in c.functions if f.name == "F").body.nodes for c in (first, second)]
+    forward = [next(f for f in c.functions if f.phase == "F").body.nodes for c in (first, second)]
     assert sum(isinstance(i.op, Send) for i in forward[0]) == 1 == sum(isinstance(i.op, Recv) for i in forward[1])
     assert not any(isinstance(i.op, MaskPad) for i in forward[0])
     assert any(isinstance(i.op, MaskPad) for i in forward[1])

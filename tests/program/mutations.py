@@ -52,7 +52,7 @@ def mutations(program: Program) -> Iterator[tuple[str, Program]]:
                     if made is not None:
                         body = _edited(function.body, path, made)
                         values = ", ".join(names_of((*instr.inputs, *instr.outputs)))
-                        where = f"class {c}, {function.name}.{function.chunk}"
+                        where = f"class {c}, {function.phase}.{function.chunk}"
                         yield f"{kind}: {instr.op.mnemonic} {values} ({where})", _with(program, c, f, body)
             yield from _swapped_loads(program, c, f, function)
             yield from _stale_writes(program, c, f, function)
@@ -195,7 +195,7 @@ def _swapped_loads(program: Program, c: int, f: int, function: Function) -> Iter
         if (u.type, u.layout) == (v.type, v.layout) and a.op.name != b.op.name:
             changed = [*instrs]
             changed[i], changed[j] = replace(a, op=b.op), replace(b, op=a.op)
-            name = f"swap: {a.op.name} and {b.op.name} (class {c}, {function.name}.{function.chunk})"
+            name = f"swap: {a.op.name} and {b.op.name} (class {c}, {function.phase}.{function.chunk})"
             yield name, _with(program, c, f, replace(function.body, nodes=tuple(changed)))
 
 

@@ -9,12 +9,17 @@ import pytest
 
 import parc
 from compiler.driver import compile_job, run_passes
-from compiler.model import Job
+from compiler.model import Job, Training
 from compiler.passes.pipeline import Work
+from compiler.passes.place.place import Placed
 from compiler.text import show
+from compiler.text.spans import of_fact
 from compiler.text.stage_parser import parse_graph, parse_stage
 from compiler.text.stages import STAGES, show_graph, show_stage
+from compiler.verify import verify_stage
+from compiler.walk import graph_values, walk
 from dsl.diagnostics import ParcError
+from dsl.source import Span
 from tests.golden.cases import CASES, EXAMPLES, compiled
 
 NAMES = [case.name for case in CASES]
@@ -30,12 +35,26 @@ def text(name: str, stage: str) -> str:
     return show_stage({"graph": w.job, "training": w.training, "placed": w.placed}[stage])
 
 
+def stands(of: Job | Training | Placed) -> dict[str, Span]:
+    """Where everything was written."""
+    job = of if isinstance(of, Job) else of.job if isinstance(of, Training) else of.training.job
+    graphs = [job.model.graph, *(u.graph for u in job.updates)] if isinstance(of, Job) else of.graphs
+    found = {"job": job.span, **dict(of_fact(job.strategy, "")), **dict(of_fact(job.cluster, "cluster"))}
+    for graph in graphs:
+        found |= {v.name: v.span for v in graph_values(graph)}
+        found |= {f"= {n.outputs[0].name}": n.span for n, _ in walk(graph)}
+    return found
+
+
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_printed_is_read_back_and_compiled_on(name: str, stage: str) -> None:
     printed = text(name, stage)
     found = parse_stage(printed)
     assert show_stage(found) == printed
+    w = work(name)
+    assert stands(found) == stands({"graph": w.job, "training": w.training, "placed": w.placed}[stage])
+    assert verify_stage(found) == ()
     assert compile_job(found).program == work(name).program
 
 
@@ -131,7 +150,7 @@ graph g (
 
 
 def test_rules_that_overlap_within_tactics_are_read_back(tmp_path: Path) -> None:
-    """Of what a tactic brings some may change nothing; which tactic brought a rule is no part of the text."""
+    """Of what a tactic brings some may change nothing: the text tells which tactic brought a rule."""
     given = (EXAMPLES / "gpt.par").read_text(encoding="utf-8").replace("../", f"{EXAMPLES.parent}/")
     given = given.replace("  data_parallel(dp)\n", "  data_parallel(dp)\n  fsdp(dp)\n").replace(
         "(context_parallel, ", "(fsdp, context_parallel, "
@@ -143,3 +162,112 @@ def test_rules_that_overlap_within_tactics_are_read_back(tmp_path: Path) -> None
         printed = tmp_path / f"gpt.{stage}"
         printed.write_text(parc.emit(file, stage, params={"dp": 2}), encoding="utf-8")
         assert parc.emit(printed) == want
+
+
+WRONG = """\
+use std.layers (linear)
+use std.optimizers (sgd)
+
+tactic again(tp) {
+  shard weights on tp
+}
+
+model line {
+  dim b = 8, d = 4, n = 4
+  input x : f32[b,d]
+  h = linear(x, over n)
+  running = cumsum(h, over b)
+  loss mean(h * h) + mean(running * running)
+}
+
+strategy plan for line {
+  mesh (dp = 2, tp = 2)
+  split b on dp
+  RULE
+  microbatches 2 over b
+}
+
+job fit {
+  train line using plan
+  optimizer sgd(lr = 0.1)
+}
+"""
+
+
+@pytest.mark.parametrize("stage", ["graph", "training"])
+@pytest.mark.parametrize(
+    ("rule", "code"),
+    [("split n on tp\n  split n on tp", "E0542"), ("again(tp)", "E0542"), ("split n on tp", "E0502")],
+)
+def test_errors_are_those_of_the_source(rule: str, code: str, stage: str, tmp_path: Path) -> None:
+    """With their places, those in the library too, and with what else they point at."""
+    file, printed = tmp_path / "line.par", tmp_path / f"line.{stage}"
+    text = WRONG.replace("tp = 2", "tp = 3") if "again" in rule else WRONG
+    file.write_text(text.replace("RULE", rule), encoding="utf-8")
+    printed.write_text(parc.emit(file, stage), encoding="utf-8")
+    with pytest.raises(ParcError) as want:
+        parc.emit(file)
+    with pytest.raises(ParcError) as got:
+        parc.emit(printed)
+    assert got.value.diagnostics == want.value.diagnostics
+    assert code in {d.code for d in got.value.diagnostics} and all(d.span for d in got.value.diagnostics)
+
+
+@pytest.mark.parametrize(
+    ("stage", "old", "new", "code"),
+    [
+        ("graph", "running: f32[b=4", "running: f32[b=5", "E0612"),
+        ("training", "running: f32[b=4", "running: f32[b=5", "E0612"),
+        ("placed", "running: f32[b=2/dp, f=8] = relu", "running: f32[b=4, f=8] = relu", "E0614"),
+        ("placed", "running: f32[b=2/dp, f=8] = relu", "running: f32[b=2/dp, f=8] = all_reduce", "E0601"),
+    ],
+)
+def test_what_was_changed_by_hand_is_verified(stage: str, old: str, new: str, code: str, tmp_path: Path) -> None:
+    text = WRONG.replace("RULE", "").replace("mesh (dp = 2, tp = 2)", "mesh (dp = 2)").replace("b = 8", "b = 4")
+    text = text.replace("running = cumsum(h, over b)", "dim f = 8\n  running = relu(linear(x, over f))")
+    text = text.replace("  microbatches 2 over b\n", "")
+    file, printed = tmp_path / "line.par", tmp_path / f"line.{stage}"
+    file.write_text(text, encoding="utf-8")
+    whole = parc.emit(file, stage)
+    assert old in whole
+    printed.write_text(whole.replace(old, new), encoding="utf-8")
+    with pytest.raises(ParcError) as caught:
+        parc.emit(printed)
+    found = caught.value.diagnostics[0]
+    assert found.code == code and found.span is not None and found.span.source == str(printed)
+    assert new in printed.read_text()[: found.span.end + 80]
+
+
+def test_paths_of_data_count_from_the_text(tmp_path: Path) -> None:
+    """Nothing of this machine is in it."""
+    (tmp_path / "parc.toml").touch()
+    for folder in ("jobs", "texts"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "jobs" / "numbers.csv").write_text("x\n1\n2\n3\n4\n")
+    text = """\
+use std.optimizers (sgd)
+
+model line {
+  dim b = 4
+  input x : f32[b]
+  weight w[b]
+  loss mean(x * w)
+}
+
+job fit {
+  train line
+  optimizer sgd(lr = 0.1)
+  data csv("numbers.csv")
+}
+"""
+    file = tmp_path / "jobs" / "line.par"
+    file.write_text(text)
+    for there in (tmp_path / "jobs", tmp_path / "texts"):
+        for stage in STAGES:
+            printed = there / f"line.{stage}"
+            printed.write_text(parc.emit(file, stage, folder=str(there)))
+            facts = [line for line in printed.read_text().splitlines() if line.startswith("data ")]
+            assert len(facts) == 1 and str(tmp_path) not in facts[0], facts
+            found = parse_stage(printed.read_text(), folder=str(there))
+            job = found if isinstance(found, Job) else found.job if isinstance(found, Training) else found.training.job
+            assert job.data is not None and job.data.folder == str(tmp_path / "jobs")

@@ -45,7 +45,7 @@ def refusal(found: Diagnostic) -> bool:
 PRIVATE = 10
 """Every so many cases the devices run one by one as well."""
 
-EVALUATED = 2
+EVALUATED = 4
 """Every so many cases the model is evaluated as well."""
 
 

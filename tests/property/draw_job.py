@@ -6,7 +6,7 @@ from random import Random
 
 from tests.property.case import Piece
 from tests.property.draw_optimizer import VECTORS
-from tests.property.pieces import Drawing
+from tests.property.drawing import Drawing
 
 # A gradient that should be zero is rounding: Adam's `eps` must be large beside it for two right programs to agree.
 OPTIMIZERS = (

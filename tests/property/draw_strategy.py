@@ -10,7 +10,7 @@ from tests.property.case import Case, Piece
 from tests.property.draw_job import draw_frozen, draw_optimizer, draw_precision, draw_steps
 from tests.property.draw_model import draw_model
 from tests.property.draw_optimizer import with_steps
-from tests.property.pieces import Drawing
+from tests.property.drawing import Drawing
 
 LOOPS = ("block", "encoder")
 SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble")

@@ -22,7 +22,7 @@ from tests.property.draw_job import OPTIMIZERS
 from tests.property.draw_strategy import draw
 
 CI = range(300)
-COSTS = range(100)
+COSTS = range(60)
 NIGHTLY = range(1000, 11000)
 
 EVERYWHERE = {

@@ -9,9 +9,10 @@ from compiler.evaluate import evaluate
 from compiler.ops.base import Movement
 from compiler.program import Program
 from compiler.regions.attention import is_sum
-from compiler.regions.marks import Regions, bodies, regions_of
+from compiler.regions.marks import Regions, regions_of
 from compiler.regions.region import Region, RegionKind
 from compiler.text import parse_program, show
+from compiler.walk import bodies
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 
@@ -47,7 +48,7 @@ def shares(found: Regions) -> list[float]:
 
 def functions(found: Regions, of: Program) -> set[str]:
     """The functions that have a part of an attention."""
-    return {f.name for c in of.classes for f in c.functions for n in f.body.nodes if n in found.attention}
+    return {f.phase for c in of.classes for f in c.functions for n in f.body.nodes if n in found.attention}
 
 
 def test_attention_is_found_forward_and_backward() -> None:
@@ -93,7 +94,7 @@ def test_the_loss_is_a_region_forward_and_backward() -> None:
     found = regions_of(of)
     assert len(found.losses) == 2
     assert {v.type.names for v in found.wide} == {("b", "s", "v")}
-    backward = {v for f in of.classes[0].functions if f.name == "B" for n in f.body.nodes for v in n.outputs}
+    backward = {v for f in of.classes[0].functions if f.phase == "B" for n in f.body.nodes for v in n.outputs}
     assert found.wide & backward and found.wide - backward
 
 
@@ -107,7 +108,7 @@ def test_a_loss_without_a_softmax_has_none() -> None:
 def norms_of(of: Program) -> dict[str, list[Region]]:
     """By the letter of the function, inside loops too."""
     functions = [f for c in of.classes for f in c.functions]
-    return {f.name: [r for b in bodies(f.body) for r in b.regions if r.kind is RegionKind.NORM] for f in functions}
+    return {f.phase: [r for b in bodies(f.body) for r in b.regions if r.kind is RegionKind.NORM] for f in functions}
 
 
 LAYER = "h = layer_norm(linear(x, over v))\nloss mean(h * h * h)"
@@ -125,7 +126,7 @@ def test_a_norm_is_one_region_forward_and_one_backward(body: str) -> None:
 def test_a_norm_has_its_scale_and_offset_and_ends_there() -> None:
     """Forward from the mean to the offset; backward what becomes of its input and of the scale, nothing behind."""
     of = program("u = linear(x, over e)\nh = linear(layer_norm(gelu(u)), over v)\nloss mean(h * h * h)")
-    body = {f.name: f.body for c in of.classes for f in c.functions}
+    body = {f.phase: f.body for c in of.classes for f in c.functions}
     (forward,), (backward,) = (norms_of(of)[f] for f in "FB")
     made = {n.outputs[0].name: n for n in body["F"].nodes if n.outputs}
     ops = [getattr(made[v].op, "fn", made[v].op.mnemonic) for v in forward.values]
@@ -142,7 +143,7 @@ def test_what_goes_past_a_norm_is_none_of_it() -> None:
         "u = linear(x, over e)\nweight w[e,d] ~ normal(0.1)\ny = u @ w\nz = y + rms_norm(y)\nloss mean(z * z * z)"
     )
     (backward,) = norms_of(of)["B"]
-    body = next(f.body for c in of.classes for f in c.functions if f.name == "B")
+    body = next(f.body for c in of.classes for f in c.functions if f.phase == "B")
     adds = [n for n in body.nodes if getattr(n.op, "fn", "") == "add" and n.outputs[0].name in backward.values]
     inside = set(backward.values)
     assert all({v.name for v in n.inputs} <= inside for n in adds)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -25,13 +24,13 @@ from compiler.memory.occupancy import occupancy
 from parc import api
 from parc.cli import cli
 from parc.estimate import Estimate, _better
-from parc.report.cluster import DEVICES, layout, path
-from parc.report.html import esc, ticks
+from parc.report.html import esc
 from parc.report.inside import UNROLLED, Time
 from parc.report.memory import coarser, levels
 from parc.report.pipeline import BOXES, rows
 from parc.report.spent import all_axes, parts
 from parc.units import amount, percent, seconds
+from tests.report.pages import Page
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -44,7 +43,6 @@ CASES = {
     "many": ("gpt", "pp=8 layers=8 batch=512 microbatches=512"),
     "pangu": ("pangu_200b", ""),
 }
-VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
 @cache
@@ -62,40 +60,6 @@ def text(case: str) -> str:
 def data(case: str) -> Any:
     (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text(case), re.DOTALL)
     return json.loads(found)
-
-
-class Page(HTMLParser):
-    """Checks that elements nest, and collects them: (name, attributes, text directly inside)."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[int] = []
-        self.found: list[tuple[str, dict[str, str | None], list[str]]] = []
-        self.feed(page)
-        self.close()
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert len(dict(attrs)) == len(attrs), (tag, attrs)
-        self.found.append((tag, dict(attrs), []))
-        if tag not in VOID:
-            self.open.append(len(self.found) - 1)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs), []))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.found[self.open.pop()][0] == tag, (tag, self.getpos())
-
-    def handle_data(self, data: str) -> None:
-        if self.open:
-            self.found[self.open[-1]][2].append(data)
-
-    def texts(self, tag: str) -> list[str]:
-        return ["".join(inside) for name, _, inside in self.found if name == tag]
-
-    def classes(self, tag: str) -> list[str]:
-        return [(attrs.get("class") or "") for name, attrs, _ in self.found if name == tag]
 
 
 def part(case: str, ident: str) -> str:
@@ -317,46 +281,6 @@ def test_a_capacity_far_above_is_left_out_and_one_in_reach_is_a_line() -> None:
     assert f"capacity {amount(estimated('pangu').capacity)}" in part("pangu", "memory")
 
 
-def test_what_does_not_fit_is_said() -> None:
-    source = (EXAMPLES / "gpt.par").read_text().replace("device npu = ascend910", "device npu = small")
-    source += "\ndevice small {\n  compute f32 1 TFLOP/s\n  memory 200 KiB, 1 TB/s\n}\n"
-    from dsl.source import Source
-
-    e = api.estimate(parc.compile(Source("x.par", source)))
-    page = api.report(e)
-    assert "does not fit" in page and f"{amount(e.needed - e.capacity)} of device memory too much" in page
-
-
-@pytest.mark.parametrize("count", [1, 3, 8, 64, 96, 512, 2048, 4096])
-@pytest.mark.parametrize("levels", [(8, 512), (4096,), (1, 4096), (16, 8, 32), (8,)])
-def test_a_map_has_a_place_of_its_own_for_every_device(count: int, levels: tuple[int, ...]) -> None:
-    found = layout(count, max(1, count // 4), levels)
-    assert found.unit == 1 and len(found.corners) == len(set(found.corners)) == count
-    assert all(0 <= x <= found.width - 5 and 0 <= y <= found.height - 5 for x, y in found.corners)
-    taken = {(x + i, y + j) for x, y in found.corners for i in (0, 5) for j in (0, 5)}
-    assert len(taken) == 4 * count  # no two touch
-    inner = [found.corners[i : i + levels[0]] for i in range(0, count, levels[0])]
-    for block in inner:  # a server's devices are together
-        width, height = (max(c) - min(c) for c in zip(*block, strict=True))
-        assert (width / 6 + 1) * (height / 6 + 1) >= len(block) and (width + 6) * (height + 6) <= 36 * 3 * len(block)
-
-
-def test_a_map_of_more_devices_shows_domains() -> None:
-    found = layout(65536, 4096, (8, 8192))
-    assert found.unit == 16 and len(found.corners) == DEVICES
-    found = layout(16384, 1024, (8, 2048))
-    assert found.unit == 8 and len(found.corners) == 2048
-    assert path(found, [(1024, 1024)]).count("z") == 128
-
-
-def test_a_class_of_devices_is_one_shape() -> None:
-    shown = part("pangu", "cluster")
-    t = estimated("pangu").timeline
-    shapes = re.findall(r'<path id="c\d+" d="([^"]*)"', shown)
-    assert [s.count("z") for s in shapes] == [p.count for p in t.classes]
-    assert shown.count("<use") == 3 * len(t.classes) and len(shown) < 100_000
-
-
 def test_what_users_write_is_text() -> None:
     hostile = "</script><script>alert(1)</script>\"'&<b>"
     page = api.report(estimated("serial"), f"parc report '{hostile}.par'", f"strategy s {{ # {hostile}\n}}")
@@ -365,14 +289,6 @@ def test_what_users_write_is_text() -> None:
     assert any(hostile in code for code in found.texts("code"))
     told = re.findall(r'id="data">(.*?)</script>', page, re.DOTALL)
     assert json.loads(told[0])["command"] == f"parc report '{hostile}.par'"
-
-
-def test_a_file_with_a_hostile_name(tmp_path: Path) -> None:
-    file = tmp_path / "<img src=x onerror=alert(1)>&.par"
-    file.write_text((EXAMPLES / "gpt.par").read_text())
-    done = CliRunner().invoke(cli, ["report", str(file), "-D", "dp=2"])
-    assert done.exit_code == 0 and "<img" not in done.stdout and "&lt;img src=x" in done.stdout
-    Page(done.stdout)
 
 
 def test_the_page_shows_strategy_and_command(tmp_path: Path) -> None:
@@ -404,23 +320,6 @@ def test_the_same_input_gives_the_same_bytes() -> None:
 
 def test_pangus_page_is_small() -> None:
     assert len(text("pangu").encode()) < 700_000
-
-
-def test_a_job_without_a_cluster_has_no_report(tmp_path: Path) -> None:
-    source = "model m {\n  dim b = 2\n  input x : f32[b]\n  weight w[b]\n  loss mean(x * w)\n}\n"
-    source += "optimizer sgd(lr) {\n  w = w - lr * g\n}\njob fit {\n  train m\n  optimizer sgd(lr = 0.1)\n}\n"
-    file = tmp_path / "m.par"
-    file.write_text(source)
-    done = CliRunner().invoke(cli, ["report", str(file), "-o", str(tmp_path / "x.html")])
-    assert done.exit_code == 1 and "E0801" in done.stderr and not (tmp_path / "x.html").exists()
-
-
-@pytest.mark.parametrize("start, end", [(0, 7.9), (0.52, 0.551), (0, 1e-6), (3, 3), (0, 1), (0.1, 99)])
-def test_ticks_are_round_and_few(start: float, end: float) -> None:
-    found = ticks(start, end)
-    assert 1 <= len(found) <= 9 and all(start - 1e-12 <= t <= end * (1 + 1e-9) for t in found)
-    steps = {f"{(b - a):.0e}"[0] for a, b in zip(found, found[1:], strict=False)}
-    assert steps <= {"1", "2", "5"}
 
 
 def test_slow_devices_have_a_page_too() -> None:
@@ -474,3 +373,11 @@ def test_messages_that_nothing_waits_for_have_a_colour_too() -> None:
     page = api.report(replace(e, timeline=replace(e.timeline, spent=spent)))
     Page(page)
     assert "messages over other axes" in page and "messages over other axes" not in text("zero3")
+
+
+def test_a_class_of_devices_is_one_shape() -> None:
+    shown = part("pangu", "cluster")
+    t = estimated("pangu").timeline
+    shapes = re.findall(r'<path id="c\d+" d="([^"]*)"', shown)
+    assert [s.count("z") for s in shapes] == [p.count for p in t.classes]
+    assert shown.count("<use") == 3 * len(t.classes) and len(shown) < 100_000

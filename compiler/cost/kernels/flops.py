@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from compiler.cost.kernels.seats import Seats, occupied
 from compiler.cost.kernels.work import Product
-from compiler.graph import Graph, Node, Value
+from compiler.graph import Node, Value
 from compiler.layout import local_type
 from compiler.model import Training
 from compiler.ops.contract import Contract
@@ -15,6 +15,7 @@ from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.passes.differentiate import differentiate
 from compiler.program import FunctionPhase, Program
+from compiler.walk import walk
 
 Seated = Mapping[Value, Seats]
 
@@ -123,14 +124,7 @@ def products(program: Program) -> Iterator[tuple[Node, float]]:
         for f in c.functions:
             if f.phase is not FunctionPhase.UPDATE:
                 runs = program.microbatches if f.per_microbatch else 1
-                yield from _computed(f.body, members * runs, program.sizes)
-
-
-def _computed(body: Graph, times: int, sizes: Mapping[str, int]) -> Iterator[tuple[Node, float]]:
-    """A body's products, of the pieces that a device has."""
-    for node in body.nodes:
-        if isinstance(node.op, Repeat):
-            yield from _computed(node.op.body, times * node.op.count, sizes)
-        elif isinstance(node.op, Contract) and Product.of(*(v.type for v in (*node.inputs, *node.outputs))):
-            pieces = [local_type(v.type, v.layout, sizes) for v in node.inputs]
-            yield node, float(times * node.op.flops(pieces))
+                for node, times in walk(f.body, members * runs):
+                    if isinstance(node.op, Contract) and Product.of(*(v.type for v in (*node.inputs, *node.outputs))):
+                        pieces = [local_type(v.type, v.layout, program.sizes) for v in node.inputs]
+                        yield node, float(times * node.op.flops(pieces))

@@ -11,12 +11,12 @@ from math import prod
 from compiler.cost.kernels.flops import program_flops
 from compiler.cost.kernels.group import Lifter
 from compiler.cost.kernels.work import Part
-from compiler.graph import ITEMSIZE, Graph
+from compiler.graph import ITEMSIZE
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Input
-from compiler.ops.repeat import Repeat
-from compiler.program import FunctionPhase, Program
+from compiler.program import FunctionKey, FunctionPhase, Program
 from compiler.regions.marks import Regions, regions_of
+from compiler.walk import walk
 from dsl.data import dataclass
 
 
@@ -32,21 +32,21 @@ class Features:
             fused attention does not
     """
 
-    parts: tuple[dict[tuple[str, int], Part], ...]
+    parts: tuple[dict[FunctionKey, Part], ...]
     samples: int
     tokens: int
     dtype: str
     flops: float
     compute: str
-    inside: tuple[dict[tuple[str, int], tuple[frozenset[str], frozenset[str]]], ...]
+    inside: tuple[dict[FunctionKey, tuple[frozenset[str], frozenset[str]]], ...]
     regions: Regions
 
 
 def features(program: Program) -> Features:
     """All that prices depend on. Linear in the length of the program's text."""
     compute, regions = compute_type(program), regions_of(program)
-    parts: list[dict[tuple[str, int], Part]] = []
-    inside: list[dict[tuple[str, int], tuple[frozenset[str], frozenset[str]]]] = []
+    parts: list[dict[FunctionKey, Part]] = []
+    inside: list[dict[FunctionKey, tuple[frozenset[str], frozenset[str]]]] = []
     for c in program.classes:
         parts.append({})
         inside.append({})
@@ -58,8 +58,8 @@ def features(program: Program) -> Features:
                 f.phase is FunctionPhase.UPDATE,
                 ITEMSIZE[compute],
             )
-            parts[-1][f.name, f.chunk] = lifter.part(f.body)
-            inside[-1][f.name, f.chunk] = frozenset(lifter.inside), frozenset(lifter.core)
+            parts[-1][f.key] = lifter.part(f.body)
+            inside[-1][f.key] = frozenset(lifter.inside), frozenset(lifter.core)
     by_dtype = program_flops(program)
     samples, tokens = _sizes(program)
     dtype = max(by_dtype, key=lambda d: by_dtype[d], default="f32")
@@ -69,18 +69,10 @@ def features(program: Program) -> Features:
 def compute_type(program: Program) -> str:
     """The type of computation: the narrowest of what products give."""
     found: set[str] = set()
-
-    def look(body: Graph) -> None:
-        for instr in body.nodes:
-            if isinstance(instr.op, Repeat):
-                look(instr.op.body)
-            elif isinstance(instr.op, Contract) and instr.outputs[0].type.is_float:
-                found.add(instr.outputs[0].type.dtype)
-
-    for c in program.classes:
-        for f in c.functions:
-            if f.phase is not FunctionPhase.UPDATE:
-                look(f.body)
+    functions = (f for c in program.classes for f in c.functions if f.phase is not FunctionPhase.UPDATE)
+    for instr, _ in (pair for f in functions for pair in walk(f.body)):
+        if isinstance(instr.op, Contract) and instr.outputs[0].type.is_float:
+            found.add(instr.outputs[0].type.dtype)
     return min(sorted(found), key=lambda dtype: ITEMSIZE[dtype], default="f32")
 
 

@@ -13,8 +13,8 @@ from compiler.graph import Graph, Value
 from compiler.layout import TIME
 from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
-from compiler.passes.copying import graph_values
 from compiler.passes.stage import ALL, Stage, Staged
+from compiler.walk import graph_values
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, Note
 

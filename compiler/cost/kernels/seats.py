@@ -97,6 +97,8 @@ def _counted(place: Value, counts: Value, made: Mapping[Value, Node]) -> Seats |
     first, second = made.get(place), made.get(counts)
     if first is None or second is None or not (isinstance(first.op, Iota) and isinstance(second.op, ScatterAdd)):
         return None
+    if first.inputs:
+        return None
     ones, goal = second.inputs
     source = made.get(ones)
     if source is None or not (isinstance(source.op, Full) and 0 <= source.op.value <= 1):

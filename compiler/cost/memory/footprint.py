@@ -30,7 +30,7 @@ from math import prod
 
 from compiler import stacks
 from compiler.graph import ITEMSIZE
-from compiler.layout import Layout, local_type
+from compiler.layout import TIME, Layout, local_type
 from compiler.memory.tiers import FIRST
 from compiler.model import Device
 from compiler.origin import Role, within
@@ -113,7 +113,11 @@ def states(cls: DeviceClass, shards: Shards, of: Footprint, dtype: str) -> State
         mixed = ITEMSIZE[dtype] < stored
         if s.memory != FIRST:
             continue
-        if s.role is Role.OPTIMIZER:
+        if s.role is Role.STATE:
+            found.setdefault(Role.STATE, [])
+            times = shards.sizes[TIME] if TIME in s.layout.split_axes else 1
+            keep(Role.STATE, s.name, times * local_type(s.type, s.layout, shards.sizes).bytes)
+        elif s.role is Role.OPTIMIZER:
             keep(Role.OPTIMIZER, s.name, shards.bytes(s, "optimizer"))
         elif s.role is Role.WEIGHT and (shards.gathered(s) or not mixed):
             keep(Role.WEIGHT, s.name, shards.bytes(s, "weights"))

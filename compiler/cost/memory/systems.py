@@ -21,7 +21,7 @@ from compiler.memory.lifetimes import Traced, TracedMemory
 from compiler.memory.peak import ClassMemory, Peak
 from compiler.memory.tiers import FIRST
 from compiler.origin import Role
-from compiler.program import DeviceClass, Function, FunctionPhase
+from compiler.program import DeviceClass, Function, FunctionKey, FunctionPhase
 from dsl.data import dataclass
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Systems:
         gathered = {s.logical for s in cls.states if s.role is Role.WEIGHT and self.shards.gathered(s)}
         return frozenset(s.name for s in cls.states if s.role is Role.GRADIENT and s.logical not in gathered)
 
-    def sizes(self, cls: DeviceClass, key: tuple[str, int]) -> FunctionSizes:
+    def sizes(self, cls: DeviceClass, key: FunctionKey) -> FunctionSizes:
         """Of the values of a function of the class."""
         inside, core = self.features.inside[self.program.classes.index(cls)][key]
         itemsize = ITEMSIZE[self.features.compute]
@@ -95,7 +95,7 @@ class Systems:
             inside | core if self.fused else inside, self.added(cls), itemsize, self.features.regions.wide, loss
         )
         if key != UPDATE:
-            found.body(next(f for f in cls.functions if (f.name, f.chunk) == key).body)
+            found.body(next(f for f in cls.functions if f.key == key).body)
         return found
 
 
@@ -161,7 +161,7 @@ class SystemMemory(ClassMemory):
         self.static.update(((FIRST, role), items) for role, items in kept.items())
         self.functions[UPDATE] = Function(*UPDATE, Graph("", (), (), ()))
         self.touched = {key: names - self.added for key, names in self.touched.items()} | {UPDATE: frozenset()}
-        self.sized: dict[tuple[str, int], FunctionSizes] = {}
+        self.sized: dict[FunctionKey, FunctionSizes] = {}
 
     def need(self, peak: Peak) -> Need:
         """What allocator and driver make of a peak. Shards of gradients lie in a pool of the allocator's own: those
@@ -179,7 +179,7 @@ class SystemMemory(ClassMemory):
         reserved = kept + round(turning * (1 + of.reserve))
         return Need(peak, kept, turning, reserved, reserved + round(of.context))
 
-    def start(self, key: tuple[str, int]) -> Replay:
+    def start(self, key: FunctionKey) -> Replay:
         found = super().start(key)
         assert isinstance(found, _Replay)
         if key not in self.sized:

@@ -10,17 +10,17 @@ from compiler.cost.price.kinds import SLOWER, STAGES, Kind, Over
 from compiler.cost.price.pricer import COMM, COMPUTE, PICOSECONDS, Pricer, picoseconds
 from compiler.cost.time.events import step_events
 from compiler.cost.time.groups import Groups
-from compiler.cost.time.order import Key, Plan, Result, Timing
+from compiler.cost.time.order import Plan, Result, Timing
 from compiler.cost.time.slow import Classes
 from compiler.cost.time.step import Played
 from compiler.cost.time.tasks import stretch, totals
 from compiler.cost.time.timeline import Cost, Event, Events, Link, Player, Spent, Timeline
-from compiler.program import FunctionPhase
+from compiler.program import FunctionKey, FunctionPhase
 from dsl.data import dataclass
 
 BUBBLE = "device groups that wait for each other (the bubble of the pipeline)"
 SLOW = "slow devices, and waits for them"
-UPDATE: Key = (FunctionPhase.UPDATE, 0)
+UPDATE: FunctionKey = (FunctionPhase.UPDATE, 0)
 SHOWN = 12
 """Entries of the list of what takes longest."""
 
@@ -80,7 +80,7 @@ class Varied:
 def summarise(
     groups: Groups,
     pricer: Pricer,
-    costs: Sequence[Mapping[Key, Sequence[Played]]],
+    costs: Sequence[Mapping[FunctionKey, Sequence[Played]]],
     result: Result,
     flops_model: float,
 ) -> Timeline:
@@ -127,7 +127,7 @@ def summarise(
 
 
 def _sums(
-    groups: Groups, pricer: Pricer, costs: Sequence[Mapping[Key, Sequence[Played]]], result: Result
+    groups: Groups, pricer: Pricer, costs: Sequence[Mapping[FunctionKey, Sequence[Played]]], result: Result
 ) -> tuple[Sums, ...]:
     """Per device group, over all segments of its actions."""
     meets = [0] * groups.number
@@ -150,7 +150,11 @@ def _sums(
 
 
 def _spent(
-    groups: Groups, pricer: Pricer, functions: Sequence[Mapping[Key, _Function]], added: Sequence[Sums], step: int
+    groups: Groups,
+    pricer: Pricer,
+    functions: Sequence[Mapping[FunctionKey, _Function]],
+    added: Sequence[Sums],
+    step: int,
 ) -> tuple[Spent, ...]:
     """Per device group, to the picosecond. `added`: its `Sums`; step: picoseconds."""
     names = [level.name for level in pricer.machine.levels]
@@ -310,7 +314,7 @@ def with_slow_peers(alike: Spent, busy: float, inside: float, step: float) -> Sp
 
 
 def _top(
-    groups: Groups, pricer: Pricer, group: int, functions: Mapping[Key, _Function], factor: float = 1.0
+    groups: Groups, pricer: Pricer, group: int, functions: Mapping[FunctionKey, _Function], factor: float = 1.0
 ) -> tuple[tuple[Cost, ...], dict[str, float]]:
     """Of a device of the group in a step: what takes longest, where kernels take `factor` times as long; and seconds by
     kind of work, as if they did not."""

@@ -6,10 +6,10 @@ from functools import cached_property
 
 from compiler.cost.kernels.program import Features, features
 from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait
-from compiler.cost.time.order import Key, Plan, plan
+from compiler.cost.time.order import Plan, plan
 from compiler.cost.time.timeline import Player
 from compiler.numbering import Ranks
-from compiler.program import Program
+from compiler.program import FunctionKey, Program
 from compiler.schedules import Action, unroll
 from dsl.data import dataclass
 
@@ -48,16 +48,16 @@ class Groups:
         where = {g: i for i, c in enumerate(self.program.classes) for g in c.groups}
         return tuple(where[g] for g in range(self.program.groups))
 
-    def parts(self, group: int) -> dict[Key, Part]:
+    def parts(self, group: int) -> dict[FunctionKey, Part]:
         """The work of a group's functions."""
         return self.features.parts[self.of_class[group]]
 
     @cached_property
-    def counts(self) -> tuple[dict[Key, int], ...]:
+    def counts(self) -> tuple[dict[FunctionKey, int], ...]:
         """Per device group, how often each function runs in a step."""
-        found: list[dict[Key, int]] = []
+        found: list[dict[FunctionKey, int]] = []
         for mine in self.actions:
-            counts: dict[Key, int] = {}
+            counts: dict[FunctionKey, int] = {}
             for action in mine:
                 counts[action[:2]] = counts.get(action[:2], 0) + 1
             found.append(counts)

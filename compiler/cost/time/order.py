@@ -18,12 +18,10 @@ from compiler.cost.kernels.work import Meet, Part
 from compiler.cost.time.slow import Classes
 from compiler.cost.time.tasks import Cut, cuts
 from compiler.homes import Homes
+from compiler.program import FunctionKey
 from compiler.schedules import Action
 from compiler.schedules.turns import Turns
 from dsl.data import dataclass
-
-Key = tuple[str, int]
-"""(function, chunk)."""
 
 Row = tuple[tuple[int, int], ...]
 """Pairs (class, picoseconds): something happens at the maximum of the class's beginning plus that."""
@@ -64,7 +62,7 @@ class Line(NamedTuple):
     """
 
     group: int
-    key: Key
+    key: FunctionKey
     at: int
     cut: Cut
     waits: tuple[int, ...]
@@ -141,7 +139,10 @@ class Result:
 
 
 def plan(
-    actions: Sequence[Sequence[Action]], classes: Sequence[int], parts: Sequence[Mapping[Key, Part]], homes: Homes
+    actions: Sequence[Sequence[Action]],
+    classes: Sequence[int],
+    parts: Sequence[Mapping[FunctionKey, Part]],
+    homes: Homes,
 ) -> Plan:
     """`parts[class][function]`: work, of which only what it waits for and sends counts. Raises ValueError if groups
     hang."""
@@ -149,11 +150,11 @@ def plan(
     found = Plan(groups, groups)
     stride = 1 + max((a.mb for mine in actions for a in mine), default=0)  # a message: its lane and micro-batch
     lanes: dict[tuple[str, int, int], int] = {}
-    shapes: dict[tuple[int, Key], tuple[Cut, ...]] = {}
+    shapes: dict[tuple[int, FunctionKey], tuple[Cut, ...]] = {}
     meets: dict[tuple[str, int], int] = {}
     coming: list[int] = []
 
-    def line(group: int, key: Key, index: int, cut: Cut, met: int) -> int:
+    def line(group: int, key: FunctionKey, index: int, cut: Cut, met: int) -> int:
         stage = homes.stage(group, key[1]) if cut.waits or cut.posts else group
         waits = tuple(stride * lanes.setdefault((w.name, stage + w.source, stage), len(lanes)) for w in cut.waits)
         posts = []
@@ -166,7 +167,7 @@ def plan(
         found.lines.append(Line(group, key, index, cut, waits, sources, tuple(posts), met))
         return len(found.lines) - 1
 
-    lines: dict[tuple[int, Key], list[int]] = {}
+    lines: dict[tuple[int, FunctionKey], list[int]] = {}
     todo: list[list[tuple[Action, int]]] = []
     for group, mine in enumerate(actions):
         cls = classes[group]

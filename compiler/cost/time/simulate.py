@@ -18,26 +18,26 @@ from compiler.cost.price.machine import machine
 from compiler.cost.price.pricer import COMM, COMPUTE, PICOSECONDS, Pricer, picoseconds
 from compiler.cost.time.breakdown import Varied, summarise, varied, with_slow_devices
 from compiler.cost.time.groups import Groups
-from compiler.cost.time.order import Key, Plan, Result, Timing, evaluate
+from compiler.cost.time.order import Plan, Result, Timing, evaluate
 from compiler.cost.time.slow import NOMINAL, Classes, Variation, colours
 from compiler.cost.time.step import Played, Recording, Together, play, step
 from compiler.cost.time.tasks import Segment, longest, tasks
 from compiler.cost.time.timeline import Pieces, Player, Timeline
 from compiler.model import Cluster, Training
 from compiler.numbering import joined
-from compiler.program import FunctionPhase, Program
+from compiler.program import FunctionKey, FunctionPhase, Program
 from dsl.data import dataclass
 from dsl.diagnostics import fail
 
 if TYPE_CHECKING:
     from compiler.driver import Compiled
 
-UPDATE: Key = (FunctionPhase.UPDATE, 0)
+UPDATE: FunctionKey = (FunctionPhase.UPDATE, 0)
 
 UNROLLED = 400
 """Pieces of a loop that are shown one by one, at most; the iterations beyond are one piece per stream."""
 
-Costs = Sequence[Mapping[Key, Sequence[Played]]]
+Costs = Sequence[Mapping[FunctionKey, Sequence[Played]]]
 """Per class of the program, its functions' segments as they are played on devices that are alike."""
 
 
@@ -132,7 +132,7 @@ class Simulation:
             found.append({key: [play(s, pricer.streams, recording) for s in mine] for key, mine in of})
         return found
 
-    def _tasks(self, pricer: Pricer) -> list[dict[Key, list[Segment]]]:
+    def _tasks(self, pricer: Pricer) -> list[dict[FunctionKey, list[Segment]]]:
         """Per class of the program, its functions' segments; the update's is relieved of what its last backward pass
         hides."""
         found = []
@@ -203,7 +203,7 @@ class Simulation:
         return with_slow_devices(self.groups, pricer, nominal, played, tuple(classes))
 
 
-def relief(pricer: Pricer, functions: Mapping[Key, Sequence[Segment]]) -> int:
+def relief(pricer: Pricer, functions: Mapping[FunctionKey, Sequence[Segment]]) -> int:
     """Picoseconds of reductions of gradients that go beside the last backward pass of each chunk (`hidden`)."""
     if not pricer.cal.hidden:
         return 0
@@ -216,7 +216,9 @@ def relief(pricer: Pricer, functions: Mapping[Key, Sequence[Segment]]) -> int:
     return round(pricer.cal.hidden * sum(play(segment, pricer.streams).duration for segment in last))
 
 
-def slower_sends(parts: Mapping[Key, Part], counts: Mapping[Key, int], pricer: Pricer) -> tuple[float, ...]:
+def slower_sends(
+    parts: Mapping[FunctionKey, Part], counts: Mapping[FunctionKey, int], pricer: Pricer
+) -> tuple[float, ...]:
     """Per level how much longer a send of a device group takes: 1/(1 - u/2), u = the share of the time outside of the
     update in which collectives use the level's links.
 

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from math import inf
 
 from compiler.graph import Node, Value
 from compiler.layout import TIME, Layout
 from compiler.ops.base import Loop
-from compiler.passes.place.region import Choice, GraphPlacer, Reason
-from dsl.data import dataclass
+from compiler.passes.place.region import Choice, GraphPlacer, LoopAxes, Reason
+from compiler.passes.place.rules import Wish
 
 State = tuple[str, str]  # ("split", dim) | ("pending", fn) | ("whole", "")
 WHOLE: State = ("whole", "")
-
-
-@dataclass(slots=True)
-class LoopAxes:
-    """Axes per loop, and the axes along which pending sums pass through (with the operands that carry them)."""
-
-    loops: tuple[Loop, ...]
-    axes: list[list[str]] = field(default_factory=list)
-    passing: dict[str, frozenset[int]] = field(default_factory=dict)
 
 
 def state(value: Value, layout: Layout, axis: str) -> State:
@@ -31,6 +21,12 @@ def state(value: Value, layout: Layout, axis: str) -> State:
         return ("pending", fn)
     i = layout.dim_of(axis)
     return WHOLE if i is None else ("split", value.type.dims[i].name)
+
+
+def _split_by(value: Value, held: list[tuple[Layout, int]], axis: str) -> list[str]:
+    """The dims that the axis splits in the layouts in which the value is there."""
+    dims = [layout.dim_of(axis) for layout, _ in held]
+    return [value.type.names[i] for i in dims if i is not None]
 
 
 def move_cost(have: State, need: State, n: int, size: float) -> float:
@@ -52,26 +48,42 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
     held = [region.layouts(v) for v in node.inputs]
     out = node.outputs[0]
     declared = region.declared(out)
+    wishes = region.rules.all_wishes(out.origin.path, region.cls)
+    sums = any([of and all([layout.pending for layout, _ in of]) for of in held])
+    fixed = out.name in region.shared.gradients or any([v.name in region.weights for v in node.inputs])
+    if sums or fixed:
+        key = None
+    else:  # all that is looked at: the update does the same for each weight
+        types = tuple([v.type for v in (*node.inputs, *node.outputs)])
+        key = (id(loops), region.cls, region.axes, types, tuple(map(tuple, held)), declared, id(wishes))
+        known = region.shared.plans.get(key)
+        if known is not None:
+            region.shared.choices += [Choice(out.name, c.axis, c.loop, c.reason, c.candidates) for c in known.choices]
+            return known
+    reported, made = len(region.shared.diagnostics), len(region.shared.choices)
     for axis in region.axes:
-        carriers = _passing(region, node, held, axis)
+        carriers = _passing(region, node, held, axis) if sums else frozenset()
         if carriers:
             plan.passing[axis] = carriers
             region.shared.choices.append(Choice(out.name, axis, (), Reason.PASSES))
             continue
-        loop = _by_weight(region, node, plan, axis)
+        loop = _by_weight(region, node, plan, axis) if fixed else None
         if loop is not None:
             plan.axes[loop].append(axis)
             region.shared.choices.append(Choice(out.name, axis, loops[loop].names, Reason.WEIGHT))
             continue
-        _by_cost(region, node, plan, held, declared, axis)
+        _by_cost(region, node, plan, held, declared, axis, wishes[axis])
     _order(region, node, plan, held)
+    if key is not None and len(region.shared.diagnostics) == reported:
+        plan.choices = tuple(region.shared.choices[made:])
+        region.shared.plans[key] = plan
     return plan
 
 
 def _passing(region: GraphPlacer, node: Node, held: list[list[tuple[Layout, int]]], axis: str) -> frozenset[int]:
     """Operands whose pending sum on `axis` may stay pending through this op; empty if it must be resolved."""
     pending = frozenset(
-        i for i, versions in enumerate(held) if versions and all(v.pending_on(axis) == "sum" for v, _ in versions)
+        [i for i, versions in enumerate(held) if versions and all([v.pending_on(axis) == "sum" for v, _ in versions])]
     )
     if not pending:
         return frozenset()
@@ -177,19 +189,19 @@ def _by_cost(
     held: list[list[tuple[Layout, int]]],
     declared: Layout,
     axis: str,
+    wishes: dict[str, Wish],
 ) -> None:
     """Rule 2: split rather than replicated work, then fewest bytes moved, then the declared order."""
     out = node.outputs[0]
-    wishes = region.rules.wishes(axis, out.origin.path, region.cls)
-    n = region.sizes[axis]
-    states = [[(state(v, layout, axis), size) for layout, size in of] for v, of in zip(node.inputs, held)]
-    split = [{have[1] for have, _ in of if have[0] == "split"} for of in states]
+    split = [_split_by(v, of, axis) for v, of in zip(node.inputs, held)]
     if not wishes and not any(split):
         return
+    n = region.sizes[axis]
     found: list[tuple[float, int, int]] = []
+    states: list[list[tuple[State, int]]] = []
     for k, loop in enumerate(plan.loops):
         named = [wishes[name] for name in loop.names if name in wishes] if wishes else []
-        here = any([name in of for name, of in zip(loop.ins, split) if name is not None])
+        here = any([name in of for name, of in zip(loop.ins, split)])
         if not named and not here:
             continue
         rule = min(named, key=lambda w: w.rank).rule if named else None
@@ -200,6 +212,8 @@ def _by_cost(
                 counted = _of_its_size(node, loop)
                 region.rules.indivisible(counted, loop.size, (*plan.axes[k], axis), rule, out.name)
             continue
+        if not states:
+            states = [[(state(v, layout, axis), size) for layout, size in of] for v, of in zip(node.inputs, held)]
         cost = 0.0
         for name, versions in zip(loop.ins, states):
             need: State = WHOLE if name is None else ("split", name)
@@ -211,12 +225,12 @@ def _by_cost(
             made = ("pending", "max" if loop.kind == "max" else "sum")
         share = out.type.bytes / (n if made[0] == "split" else 1)
         cost += move_cost(made, state(out, declared, axis), n, share)
-        found.append((cost, min((w.rank for w in named), default=len(wishes)), k))
+        found.append((cost, min([w.rank for w in named], default=len(wishes)), k))
     if not found:
         return
     found.sort()
     plan.axes[found[0][2]].append(axis)
-    candidates = tuple((plan.loops[k].names[0], cost) for cost, _, k in found)
+    candidates = tuple([(plan.loops[k].names[0], cost) for cost, _, k in found])
     reason = Reason.ONLY if len(found) == 1 else Reason.FEWEST
     region.shared.choices.append(Choice(out.name, axis, plan.loops[found[0][2]].names, reason, candidates))
 

@@ -17,6 +17,7 @@ from compiler.origin import within
 from compiler.passes.idle import Idle, Rule, report_idle
 from compiler.passes.place.rules import Rules
 from compiler.strategy import CLASSES, LayoutRule, ShardRule, SplitRule, Strategy
+from compiler.walk import walk
 from dsl.data import dataclass
 from dsl.diagnostics import Note
 from dsl.source import Span
@@ -102,9 +103,8 @@ def _tensors(training: Training) -> Iterator[Tensor]:
 
 
 def _made(graph: Graph, cls: str) -> Iterator[Tensor]:
-    for node in graph.nodes:
+    for node, _ in walk(graph):
         if isinstance(node.op, Repeat):
-            yield from _made(node.op.body, cls)
             continue
         loops = node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
         walked = {n for loop in loops for n in loop.names}

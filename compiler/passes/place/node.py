@@ -14,8 +14,8 @@ from compiler.ops.neighbours import Halo, HaloAdd
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.passes.copying import renamed
-from compiler.passes.place.choose import LoopAxes, choose
-from compiler.passes.place.region import GraphPlacer
+from compiler.passes.place.choose import choose
+from compiler.passes.place.region import GraphPlacer, LoopAxes
 
 
 def place_node(region: GraphPlacer, node: Node) -> None:
@@ -32,7 +32,7 @@ def place_node(region: GraphPlacer, node: Node) -> None:
         return
     loops = node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
     plan = choose(region, node, loops)
-    inputs = tuple(_operand(region, node, plan, i) for i in range(len(node.inputs)))
+    inputs = tuple([_operand(region, node, plan, i) for i in range(len(node.inputs))])
     _emit(region, node, plan, inputs)
     stated = region.rules.override(node.outputs[0].name, node.outputs[0].type, region.cls)
     if stated is not None and stated != region.natural(node.outputs[0]):
@@ -74,17 +74,18 @@ def walked(
     """Axes of each dim of an operand (or of result `out`), as its loops are split."""
     found: dict[str, tuple[str, ...]] = {}
     for loop, split in zip(loops, axes, strict=True):
-        name = loop.outs[out] if operand is None else loop.ins[operand]
-        if name is not None:
-            found[name] = tuple(split)
-    return [found.get(d.name, ()) for d in value.type.dims]
+        if split:
+            name = loop.outs[out] if operand is None else loop.ins[operand]
+            if name is not None:
+                found[name] = tuple(split)
+    return [found.get(name, ()) for name in value.type.names]
 
 
 def _operand(region: GraphPlacer, node: Node, plan: LoopAxes, i: int) -> Value:
     """The operand in the layout that the plan asks for, with halos fetched and padding masked."""
     value = node.inputs[i]
     dims = walked(plan.loops, plan.axes, value, i)
-    pending = in_order(((a, "sum") for a, group in plan.passing.items() if i in group), region.sizes)
+    pending = in_order([(a, "sum") for a, group in plan.passing.items() if i in group], region.sizes)
     layout = Layout(tuple(dims), pending)
     got = region.demand(value, layout)
     for loop, axes in zip(plan.loops, plan.axes, strict=True):
@@ -135,15 +136,18 @@ def _emit(region: GraphPlacer, node: Node, plan: LoopAxes, inputs: tuple[Value, 
         if loop.kind in ("sum", "max"):
             pending.update(dict.fromkeys(axes, loop.kind))
     borders: list[tuple[int, int, int, Loop, tuple[str, ...]]] = []
-    outputs = list(node.outputs)
+    outputs, moved = node.outputs, None
     for loop, axes in zip(plan.loops, plan.axes, strict=True):
-        if loop.kind == "halo" and loop.gives and axes and loop.halo != (0, 0) and loop.outs[0] is not None:
+        if not axes:
+            continue
+        if loop.kind == "move":
+            moved = moved or axes
+        elif loop.kind == "halo" and loop.gives and loop.halo != (0, 0) and loop.outs[0] is not None:
             borders.append((node.output.type.index(loop.outs[0]), *loop.halo, loop, tuple(axes)))
     if borders:
-        outputs = [renamed(node.output, region.shared.names.fresh(f"{node.output.name}.wide"))]
-    moved = next((a for loop, a in zip(plan.loops, plan.axes, strict=True) if loop.kind == "move" and a), None)
+        outputs = (renamed(node.output, region.shared.names.fresh(f"{node.output.name}.wide")),)
     op = node.op.between(tuple(moved)) if moved else node.op
-    region.nodes.append(Node(op, inputs, tuple(outputs), node.span))
+    region.nodes.append(Node(op, inputs, outputs, node.span))
     for j, (out, made) in enumerate(zip(node.outputs, outputs, strict=True)):
         dims = tuple(walked(plan.loops, plan.axes, out, None, j))
         layout = Layout(dims, in_order(pending.items(), region.sizes))

@@ -7,18 +7,19 @@ from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout, replicated
-from compiler.model import Round, Training
+from compiler.model import Round, State, Training
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
-from compiler.passes.copying import graph_values, laid, renamed
+from compiler.passes.copying import laid, renamed
 from compiler.passes.divide import aside, of_data
 from compiler.passes.place.effects import check_effects
 from compiler.passes.place.node import place_node
 from compiler.passes.place.region import Choice, GradMark, GraphPlacer, RelayoutRecord, Shared
-from compiler.passes.place.repeat import export, mark_gradients, place_repeat
+from compiler.passes.place.repeat import export, mark_contents, mark_gradients, place_repeat
 from compiler.passes.place.rules import Rules
 from compiler.passes.prune import prune
 from compiler.relayout import relayout_bytes
+from compiler.walk import graph_values
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics
 
@@ -106,6 +107,8 @@ def place(training: Training) -> Placed:
         else replicated(len(s.value.type.dims))
         for s in training.states
     }  # fmt: skip
+    own = {s.name: rules.declared(s.name, s.value.type, "activations", s.loops) for s in training.model.states}
+    states |= own
     for g, w in zip(training.gradients, training.trained, strict=True):
         dims = dict(zip(w.value.type.names, compute[w.name].dims, strict=True))
         shared.gradients[g.name] = GradMark(w.name, dims)
@@ -117,11 +120,17 @@ def place(training: Training) -> Placed:
             if v.name in compute and cls != "optimizer":
                 r.weights[v.name] = compute[v.name]
                 r.define(v, storage[v.name])
+            elif v.name in own and cls != "optimizer" and graph is training.forward:
+                r.define(v, own[v.name])
         return r
 
-    shared.of_data = of_data(training.forward, {w.value for w in training.model.weights})
-    scalars, direct, asked = training.scalars, 1 + len(training.summed), training.results
-    shared.aside = aside(training.forward, (*training.forward.outputs[:1], *training.forward.outputs[scalars:asked]))
+    model = training.model
+    shared.of_data = of_data(training.forward, {*(w.value for w in model.weights), *(s.value for s in model.states)})
+    scalars, direct, asked = training.scalars, 1 + len(training.summed), training.asked
+    contents = training.forward.outputs[asked : training.results]
+    kept_outside = (*training.forward.outputs[:1], *training.forward.outputs[scalars : training.results])
+    shared.aside = aside(training.forward, kept_outside)
+    mark_contents(training.forward, {v.name: own[s.name] for s, v in zip(model.states, contents)}, shared.contents)
     placed_rounds = [_round(region(r.graph, "activations", rules.axes), r, training) for r in training.rounds]
 
     forward = region(training.forward, "activations", rules.axes)
@@ -131,7 +140,8 @@ def place(training: Training) -> Placed:
     outputs += [_as_made(forward, v) for v in training.forward.outputs[direct:scalars]]
     finish = _finish(shared, training, outputs[direct:]) if training.finish is not None else None
     outputs += [_output(forward, v) for v in training.forward.outputs[scalars:asked]]
-    for v in training.forward.outputs[asked:]:
+    outputs += [_content(forward, s, v, own[s.name]) for s, v in zip(model.states, contents, strict=True)]
+    for v in training.forward.outputs[training.results :]:
         forward.reader = v.name
         outputs.append(forward.resolved(v))
     if shared.whole or shared.parts:
@@ -140,7 +150,8 @@ def place(training: Training) -> Placed:
     forward_graph = prune(Graph("forward", training.forward.inputs, tuple(forward.nodes), tuple(outputs)))
 
     backward = region(training.backward, "activations", rules.axes)
-    kept = [_enter(backward, v, shared.layouts[m.name]) for v, m in zip(training.saved, outputs[asked:], strict=True)]
+    saved = outputs[training.results :]
+    kept = [_enter(backward, v, shared.layouts[m.name]) for v, m in zip(training.saved, saved, strict=True)]
     _data_inputs(backward, training.backward, training)
     _nodes(backward, training.backward)
     gradients = [_total_gradient(backward, v) for v in training.backward.outputs]
@@ -183,14 +194,14 @@ def _laid(placed: Placed, layouts: dict[str, Layout]) -> Placed:
     for graph in placed.graphs:
         for v in graph_values(graph):
             if v.name not in values:
-                values[v.name] = replace(v, layout=layouts[v.name])
+                values[v.name] = Value(v.name, v.type, v.span, v.origin, layouts[v.name], v.memory)
     return replace(
         placed,
         forward=laid(placed.forward, values),
         backward=laid(placed.backward, values),
         update=laid(placed.update, values),
-        kept=tuple(values[v.name] for v in placed.kept),
-        totals=tuple(values[v.name] for v in placed.totals),
+        kept=tuple([values[v.name] for v in placed.kept]),
+        totals=tuple([values[v.name] for v in placed.totals]),
         rounds=tuple(PlacedRound(laid(r.batch, values), laid(r.settle, values)) for r in placed.rounds),
         finish=placed.finish and laid(placed.finish, values),
     )
@@ -263,6 +274,23 @@ def _output(region: GraphPlacer, value: Value) -> Value:
         return region.demand(value, natural.resolved()) if natural.pending else region.resolved(value)
     layout = _whole(natural) if fn is None else _whole(region.declared(value))
     return region.demand(value, Layout(layout.dims, ((TIME, fn or "sum"),)))
+
+
+def _content(region: GraphPlacer, state: State, value: Value, layout: Layout) -> Value:
+    """What a state contains afterwards, as it lies: micro-batches have parts of their own, or the same in all."""
+    region.reader, region.span = state.name, state.value.span
+    diagnostics = region.shared.diagnostics
+    before = len(diagnostics)
+    got = region.demand(value, layout)
+    if len(diagnostics) > before:
+        diagnostics.forget(before)
+        diagnostics.error(
+            "E0562",
+            f"what the state {state.name} contains afterwards needs the whole batch, which no micro-batch has",
+            state.value.span,
+            help="use 1 micro-batch, or give it the dim of the batch, so that each micro-batch has a part of its own",
+        )
+    return got
 
 
 def _round(region: GraphPlacer, round: Round, training: Training) -> PlacedRound:

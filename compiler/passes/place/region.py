@@ -8,7 +8,9 @@ from enum import StrEnum
 
 from compiler.graph import Names, Node, Value
 from compiler.layout import TIME, Layout, local_type, replicated
+from compiler.ops.base import Loop
 from compiler.ops.comm import Relayout
+from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.passes.copying import renamed
 from compiler.passes.place.rules import Rules
@@ -36,6 +38,16 @@ class Choice:
     loop: tuple[str, ...]  # names of the loop; empty: replicated work or a pending sum passed on
     reason: Reason
     candidates: tuple[tuple[str, float], ...] = ()  # (loop, bytes moved)
+
+
+@dataclass(slots=True)
+class LoopAxes:
+    """Axes per loop, the axes along which pending sums pass through (with the operands that carry them), and why."""
+
+    loops: tuple[Loop, ...]
+    axes: list[list[str]] = field(default_factory=list)
+    passing: dict[str, frozenset[int]] = field(default_factory=dict)
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +80,13 @@ class Shared:
     layouts: dict[str, Layout] = field(default_factory=dict)
     choices: list[Choice] = field(default_factory=list)
     moves: list[RelayoutRecord] = field(default_factory=list)
+    plans: dict[tuple[object, ...], LoopAxes] = field(default_factory=dict)  # by all that `choose` looked at
     of_data: set[str] = field(default_factory=set)  # forward values that depend on no weight
     aside: Callable[[str], bool] = lambda name: False  # forward values that are of use to metrics only
     whole: dict[str, None] = field(default_factory=dict)  # sums of data that are needed of the whole batch
     parts: dict[str, None] = field(default_factory=dict)  # what metrics need of the whole batch
     gradients: dict[str, GradMark] = field(default_factory=dict)
+    contents: dict[str, Layout] = field(default_factory=dict)  # what loops leave in states, as these lie
     gradient_storage: dict[str, Layout] = field(default_factory=dict)  # by weight, where it is sharded
 
 
@@ -241,6 +255,10 @@ class GraphPlacer:
             if self.parent is None and shared.aside(self.reader):
                 shared.parts[name] = None
                 return
+            behind = self._data_behind(value)
+            if behind:
+                shared.whole.update(dict.fromkeys(behind))
+                return
         if any(d.code == "E0502" for d in shared.diagnostics):
             return  # it would follow from the first
         shared.diagnostics.error(
@@ -251,6 +269,29 @@ class GraphPlacer:
             "of sums, means, maxima and minima over the batch of what depends on data alone; a metric of any of these",
         )
 
+    def _data_behind(self, value: Value) -> list[str] | None:
+        """Sums over data alone, by name, of which a pending sum over micro-batches is made with what is the same in all
+        of them; None where it is made of others, too."""
+        shared, found = self.shared, list[str]()
+        made = {v.name: node for node in self.nodes for v in node.outputs}
+        work = [value]
+        while work:
+            node = made.get(work.pop().name)
+            if node is None or isinstance(node.op, Repeat):
+                return None
+            pending = [v for v in node.inputs if shared.layouts[v.name].pending_on(TIME) is not None]
+            if not pending and not isinstance(node.op, Relayout):  # which counts in one of them only
+                return None
+            for v in pending:
+                name = v.name if v.name in shared.of_data else v.origin.of
+                if name not in shared.of_data:
+                    work.append(v)
+                elif shared.aside(name):
+                    return None
+                else:
+                    found.append(name)
+        return found
+
     def _cost(self, value: Value, source: Layout, target: Layout) -> float:
         try:
             return relayout_bytes(value.type, source, target, self.sizes)
@@ -259,6 +300,8 @@ class GraphPlacer:
 
 
 def _without(layout: Layout, axis: str) -> Layout:
+    if axis not in layout.axes:
+        return layout
     return Layout(
         tuple(tuple(a for a in axes if a != axis) for axes in layout.dims),
         tuple((a, fn) for a, fn in layout.pending if a != axis),

@@ -34,17 +34,20 @@ class _Before:
     choices: int
     moves: int
     findings: int
+    reported: frozenset[tuple[str, str]]
     versions: dict[str, list[Version]]
 
     @staticmethod
     def of(region: GraphPlacer) -> _Before:
         shared = region.shared
         versions = {k: list(v) for k, v in region.versions.items()}
-        return _Before(len(region.nodes), len(shared.choices), len(shared.moves), len(shared.diagnostics), versions)
+        nodes, choices, moves = len(region.nodes), len(shared.choices), len(shared.moves)
+        return _Before(nodes, choices, moves, len(shared.diagnostics), frozenset(shared.rules.reported), versions)
 
     def restore(self, region: GraphPlacer) -> None:
         del region.nodes[self.nodes :], region.shared.choices[self.choices :], region.shared.moves[self.moves :]
         region.shared.diagnostics.forget(self.findings)
+        region.rules.reported = set(self.reported)
         region.versions = {k: list(v) for k, v in self.versions.items()}
 
 
@@ -172,7 +175,10 @@ def _as_sum(region: GraphPlacer, value: Value) -> Value:
 
 
 def export(region: GraphPlacer, value: Value) -> Value:
-    """What leaves a graph or body: gradients may leave pending (in their storage layout), everything else resolved."""
+    """What leaves a graph or body: gradients may leave pending (in their storage layout), what states contain as they
+    lie, everything else resolved."""
+    if value.name in region.shared.contents:
+        return region.demand(value, region.shared.contents[value.name])
     mark = region.shared.gradients.get(value.name)
     if mark is None or region.cls == "optimizer":
         return region.resolved(value)
@@ -183,6 +189,22 @@ def export(region: GraphPlacer, value: Value) -> Value:
     dims = stored.dims[len(stored.dims) - len(value.type.dims) :]
     pending = tuple(p for p in natural.pending if p[0] == TIME)
     return region.demand(value, Layout(dims, pending))
+
+
+def mark_contents(graph: Graph, contents: dict[str, Layout], marks: dict[str, Layout]) -> None:
+    """Follow what states contain (by the names of values) into the loops that make it; fills `marks` by value name."""
+    for node in graph.nodes:
+        if not isinstance(node.op, Repeat):
+            continue
+        op = node.op
+        inner = {}
+        for out, inside in zip(node.outputs[op.carries :], op.body.outputs[op.carries :], strict=True):
+            layout = contents.get(out.name)
+            if layout is not None and not layout.dims[0]:
+                inner[inside.name] = Layout(layout.dims[1:])
+        if inner:
+            marks.update(inner)
+            mark_contents(op.body, inner, marks)
 
 
 def mark_gradients(graph: Graph, marks: dict[str, GradMark]) -> None:

@@ -43,23 +43,34 @@ class Rules:
             splits.append(SplitRule((dim,), TIME, ("activations",), span=strategy.microbatch_span))
         self._splits = {a: tuple(r for r in splits if r.axis == a) for a in self.axes}
         self._layouts: dict[str, LayoutRule] = {r.tensor: r for r in strategy.layouts}
-        self._wishes: dict[tuple[str, str, tuple[bool, ...]], dict[str, Wish]] = {}
-        self._reported: set[tuple[str, str]] = set()
+        self._wishes: dict[tuple[str, str, str], dict[str, Wish]] = {}
+        self._all_wishes: dict[tuple[str, str], dict[str, dict[str, Wish]]] = {}
+        self._alike: dict[tuple[bool, ...], dict[str, dict[str, Wish]]] = {}
+        self._declared: dict[tuple[str, Type, str, tuple[str, ...]], Layout] = {}
+        self.reported: set[tuple[str, str]] = set()  # dims and axes, by `indivisible`
         self.asked: set[str] = set()  # tensors whose stated layout somebody heeded
 
     def wishes(self, axis: str, path: str, cls: str) -> dict[str, Wish]:
         """Dims that the rules of `axis` list for the tensor at `path` of class `cls`, first wish first."""
-        rules = self._splits[axis]
-        mask = tuple(cls in r.classes and within(path, r.scope) for r in rules)
-        key = (axis, cls, mask)
-        if key not in self._wishes:
-            found: dict[str, Wish] = {}
-            for rule, on in zip(rules, mask, strict=True):
-                if on:
-                    for dim in rule.dims:
-                        found.setdefault(dim, Wish(len(found), rule))
-            self._wishes[key] = found
-        return self._wishes[key]
+        known = self._wishes.get((axis, path, cls))
+        if known is None:
+            known = {}
+            for rule in self._splits[axis]:
+                for dim in rule.dims if cls in rule.classes and within(path, rule.scope) else ():
+                    known.setdefault(dim, Wish(len(known), rule))
+            self._wishes[axis, path, cls] = known
+        return known
+
+    def all_wishes(self, path: str, cls: str) -> dict[str, dict[str, Wish]]:
+        """By axis. Where the same rules apply it is the same object."""
+        known = self._all_wishes.get((path, cls))
+        if known is None:
+            rules = (r for of in self._splits.values() for r in of)
+            mask = tuple([cls in r.classes and within(path, r.scope) for r in rules])
+            if mask not in self._alike:
+                self._alike[mask] = {axis: self.wishes(axis, path, cls) for axis in self.axes}
+            known = self._all_wishes[path, cls] = self._alike[mask]
+        return known
 
     def override(self, name: str, type: Type, cls: str) -> Layout | None:
         """The layout that `layout NAME[…]` states: loop dims (not written) whole, the batch also cut in time."""
@@ -87,7 +98,11 @@ class Rules:
         stated = self.override(name, type, cls)
         if stated is not None:
             return stated
+        key = (path, type, cls, tuple(loops))
+        if key in self._declared:
+            return self._declared[key]
         dims: list[tuple[str, ...]] = [()] * len(type.dims)
+        fine = True
         for at, axis in enumerate(self.axes):
             for dim, wish in self.wishes(axis, path, cls).items():
                 if type.has(dim) and dim not in loops:
@@ -95,12 +110,16 @@ class Rules:
                     if self.fits(type.size(dim), dims[i], axis, wish.rule):
                         dims[i] = (*dims[i], axis)
                     else:
+                        fine = False
                         there = [d for d in type.names if d not in loops]
                         first = {a: next((d for d in self.wishes(a, path, cls) if d in there), "") for a in self.axes}
                         later = [a for a in self.axes[at + 1 :] if first[a] == dim]
                         self.indivisible(dim, type.size(dim), (*dims[i], axis), wish.rule, name, later)
                     break
-        return Layout(tuple(dims))
+        found = Layout(tuple(dims))
+        if fine:
+            self._declared[key] = found
+        return found
 
     def storage(self, name: str, type: Type, compute: Layout, cls: str, loops: Sequence[str] = ()) -> Layout:
         """The compute layout, split further by the `shard` rules of the class."""
@@ -142,9 +161,9 @@ class Rules:
     ) -> None:
         """Report once per dim and axis that the size cannot be split. later: axes that are to split it besides."""
         axis = axes[-1]
-        if (dim, axis) in self._reported:
+        if (dim, axis) in self.reported:
             return
-        self._reported.add((dim, axis))
+        self.reported.add((dim, axis))
         n = prod(self.sizes[a] for a in axes)
         others = n // self.sizes[axis]
         if size % (others * prod(self.sizes[a] for a in later)) == 0:  # if not, theirs is another error

@@ -13,8 +13,8 @@ from itertools import combinations
 from compiler.graph import Graph
 from compiler.model import Model
 from compiler.ops.contract import Contract
-from compiler.ops.repeat import Repeat
 from compiler.strategy import SplitRule
+from compiler.walk import walk
 
 
 def chosen(rules: Sequence[SplitRule], sizes: Mapping[str, int], model: Model) -> list[SplitRule]:
@@ -62,8 +62,6 @@ def _stands_in(dims: Mapping[str, set[int]], dim: str, other: str, model: Model)
 
 
 def _products(graph: Graph) -> Iterator[tuple[Contract, set[str]]]:
-    for node in graph:
-        if isinstance(node.op, Repeat):
-            yield from _products(node.op.body)
-        elif isinstance(node.op, Contract):
+    for node, _ in walk(graph):
+        if isinstance(node.op, Contract):
             yield node.op, {n for v in node.inputs for n in v.type.names}

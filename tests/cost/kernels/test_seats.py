@@ -8,8 +8,8 @@ from compiler.cost.kernels.flops import model_flops
 from compiler.cost.kernels.seats import occupied
 from compiler.driver import compile_job, run_passes
 from compiler.evaluate import evaluate
-from compiler.passes.copying import graph_values
 from compiler.passes.differentiate import differentiate
+from compiler.walk import graph_values
 from dsl.source import Source
 from parc.estimate import estimate
 

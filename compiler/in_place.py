@@ -1,0 +1,149 @@
+"""Which results take the memory of an operand: those that renew a state.
+
+A program speaks of values: `%new = scatter %cache, %rows, %index over t`, `write %new to cache`. What `read` gives is
+the buffer itself, so where nothing needs the old contents any more they may be overwritten, and there is never a second
+copy of the state. In a loop over a stacked state each iteration renews its own slice of the buffer. This is how
+programs are run, not what they say (like `liveness.sinks`): executors and the memory accounting ask here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from math import inf
+from typing import NamedTuple
+
+from compiler.graph import Graph, Node, Value
+from compiler.layout import TIME
+from compiler.ops.base import Movement
+from compiler.ops.comm import Comm
+from compiler.ops.effects import Read, Write
+from compiler.ops.repeat import Repeat
+from compiler.origin import Role
+from compiler.program import DeviceClass
+
+
+class Reuse(NamedTuple):
+    """operand: whose memory the result takes. copied: a stack of a loop whose slices lie elsewhere when they are made,
+    and are copied there."""
+
+    operand: int
+    copied: bool = False
+
+
+Reuses = dict[tuple[int, int], Reuse]
+"""(identity of the node, number of its result) -> where it lies."""
+
+
+def reuses(cls: DeviceClass, microbatches: int) -> Reuses:
+    """Of all functions of a class. Where micro-batches share a state its old contents are needed up to the last one."""
+    own = [s.name for s in cls.states if s.role is Role.STATE and (microbatches == 1 or TIME in s.layout.split_axes)]
+    found: Reuses = {}
+    for function in cls.functions if own else ():
+        found |= _of_function(function.body, own)
+    return found
+
+
+def _of_function(body: Graph, states: Collection[str]) -> Reuses:
+    reads: dict[str, list[Value]] = {}
+    writes: dict[str, list[Value]] = {}
+    for node in body.nodes:
+        if isinstance(node.op, Read):
+            reads.setdefault(node.op.name, []).append(node.outputs[0])
+        elif isinstance(node.op, Write):
+            writes.setdefault(node.op.name, []).append(node.inputs[0])
+    found: Reuses = {}
+    uses = _Uses(body)
+    for name in states:
+        read, written = reads.get(name, []), writes.get(name, [])
+        if len(read) == len(written) == 1:
+            found |= _traced(uses, read[0], written[0]) or {}
+    return found
+
+
+class _Use(NamedTuple):
+    """Where memory is read: by which node of a body (its number; infinity: it leaves the body), as which operand."""
+
+    at: float
+    operand: int = -1
+
+
+class _Uses:
+    """Who reads the memory of each value of a body: its own readers, and those of what shares it.
+
+    leaving: values that are carried out of the body in the memory that they have. (Other results of an iteration are
+    copied when they are made.)
+    """
+
+    def __init__(self, body: Graph, leaving: Collection[str] = ()) -> None:
+        self.body, self.leaving = body, leaving
+        self.made = {v.name: (i, k) for i, node in enumerate(body.nodes) for k, v in enumerate(node.outputs)}
+        self.readers: dict[str, list[_Use]] = {}
+        for i, node in enumerate(body.nodes):
+            for k, v in enumerate(node.inputs):
+                self.readers.setdefault(v.name, []).append(_Use(i, k))
+
+    def of(self, name: str, but: int = -1) -> Iterator[_Use]:
+        """All of them; but: the number of a node whose result is another content of the memory."""
+        work = [name]
+        while work:
+            found = work.pop()
+            if found in self.leaving:
+                yield _Use(inf)
+            for use in self.readers.get(found, ()):
+                yield use
+                node = self.body.nodes[int(use.at)]
+                if use.at == but:
+                    continue
+                if node.op.movement is Movement.VIEW:
+                    work.append(node.outputs[0].name)
+                elif isinstance(node.op, Repeat) and use.operand < node.op.carries:
+                    work.append(node.outputs[use.operand].name)  # it may be carried through
+
+
+def _traced(uses: _Uses, own: Value, result: Value) -> Reuses | None:
+    """Where all that is between `own` and `result` lies, if it can lie in the memory of `own`; None if it cannot."""
+    if result.name == own.name:
+        return {}
+    if result.name not in uses.made:
+        return None
+    i, k = uses.made[result.name]
+    node = uses.body.nodes[i]
+    for operand, inner in _candidates(node, k):
+        before = node.inputs[operand]
+        if any(u.at > i or (u.at == i and u.operand != operand) for u in uses.of(before.name, i)):
+            continue
+        rest = _traced(uses, own, before)
+        if rest is not None:
+            return rest | inner
+    return None
+
+
+def _candidates(node: Node, k: int) -> Iterator[tuple[int, Reuses]]:
+    """Operands whose memory result `k` of a node may take, and what lies where then."""
+    op = node.op
+    if not isinstance(op, Repeat):
+        out = node.outputs[k]
+        if isinstance(op, Comm):
+            return
+        for j, v in enumerate(node.inputs):
+            if j == op.renews or (op.pointwise and (v.type, v.layout) == (out.type, out.layout)):
+                yield j, {(id(node), k): Reuse(j)}
+        return
+    carried = [v.name for v in op.body.outputs[: op.carries]]
+    result = op.body.outputs[k]
+    if k < op.carries:
+        others = frozenset(n for i, n in enumerate(carried) if i != k)
+        inner = _traced(_Uses(op.body, others), op.body.inputs[k], result)
+        if inner is not None:
+            yield k, inner
+        return
+    uses = _Uses(op.body, frozenset(carried))
+    defined = uses.made.get(result.name, (-1, 0))[0]
+    for j in range(op.carries, op.carries + op.stacks):
+        if (node.inputs[j].type, node.inputs[j].layout) != (node.outputs[k].type, node.outputs[k].layout):
+            continue
+        inner = _traced(uses, op.body.inputs[j], result)
+        if inner is not None:
+            yield j, inner | {(id(node), k): Reuse(j)}
+        elif all(u.at <= defined for u in uses.of(op.body.inputs[j].name)):
+            yield j, {(id(node), k): Reuse(j, copied=True)}

@@ -1,0 +1,62 @@
+"""`parc cost`: what it says of a step, of two, and of slow devices."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+import parc
+from compiler.cost.time.simulate import Simulation
+from parc.cli import cli
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+runner = CliRunner()
+
+
+def invoke(*args: str, code: int = 0) -> str:
+    found = runner.invoke(cli, ["cost", *args])
+    assert found.exit_code == code, found.output
+    return found.output
+
+
+def test_cost_says_what_it_costs() -> None:
+    text = invoke(str(EXAMPLES / "gpt.par"), "-D", "dp=2", "-D", "tp=2")
+    for word in ("step", "MFU", "HFU", "bubble", "exposed", "device memory", "tp", "of the step."):
+        assert word in text
+
+
+def test_cost_as_json() -> None:
+    found = json.loads(invoke(str(EXAMPLES / "gpt.par"), "-D", "dp=2", "--json"))["result"]
+    s = Simulation.of(parc.compile(EXAMPLES / "gpt.par", params={"dp": 2})).run()
+    assert found["step_seconds"] == s.step_seconds and found["tokens_per_second"] == s.tokens_per_second
+    assert found["devices"] == sum(m["devices"] for m in found["memory"] if m["memory"] == "hbm")
+    assert all(m["peak"] == sum(m["roles"].values()) for m in found["memory"])
+    assert all(h["step_seconds"] < found["step_seconds"] for h in found["helps"])
+
+
+def test_cost_says_whether_it_fits() -> None:
+    file, large = str(EXAMPLES / "gpt.par"), ("-D", "layers=96", "-D", "hidden=8192")
+    assert "does not fit" in invoke(file, *large) and "does not fit" not in invoke(file)
+    assert [json.loads(invoke(file, *o, "--json"))["result"]["fits"] for o in ((), large)] == [True, False]
+
+
+def test_cost_compares_two_files() -> None:
+    text = invoke(str(EXAMPLES / "gpt.par"), str(EXAMPLES / "llama.par"))
+    assert "of a step" in text and "longer than" in text
+    both = json.loads(invoke(str(EXAMPLES / "gpt.par"), str(EXAMPLES / "llama.par"), "--json"))["result"]["jobs"]
+    assert [j["model"] for j in both] == ["gpt", "llama"]
+
+
+def test_slow_devices_and_links_on_the_command_line() -> None:
+    file = str(EXAMPLES / "gpt.par")
+    options = ("-D", "dp=2", "-D", "tp=2", "--json")
+    base, device, link = (
+        json.loads(invoke(file, *options, *more))["result"]["step_seconds"]
+        for more in ((), ("--slow", "3=2"), ("--slow-link", "server=8"))
+    )
+    assert device > base and link > base
+    assert "no device 4" in invoke(file, *options[:-1], "--slow", "4=2", code=2)
+    assert "no level" in invoke(file, "--slow-link", "rack=2", code=2)
+    assert "what=factor" in invoke(file, "--slow", "3", code=2)
