@@ -8,6 +8,7 @@ from itertools import product
 from math import prod
 
 from compiler.graph import Type
+from compiler.layout import TIME
 from compiler.program import DeviceClass, LoopRange, Program, StateDecl
 from dsl.data import dataclass
 
@@ -59,6 +60,11 @@ class Mesh:
 def logical(decl: StateDecl) -> str:
     """The state's name in the serial program."""
     return decl.logical or decl.name
+
+
+def parted(decl: StateDecl) -> bool:
+    """Whether each micro-batch has a part of its own."""
+    return TIME in decl.layout.split_axes
 
 
 def range_of(decl: StateDecl, cls: DeviceClass) -> LoopRange | None:

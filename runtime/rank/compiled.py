@@ -42,7 +42,7 @@ class CompiledRank(Rank):
         self.owned: dict[str, set[int]] = {}
         self.contexts = [backend.context(m, program.seed) for m in range(program.microbatches)]
         self.order = list(unrolled(program, cls.schedule, group))
-        self.compiled = {(f.name, f.chunk): FunctionWriter(self, f).run() for f in cls.functions}
+        self.compiled = {f.key: FunctionWriter(self, f).run() for f in cls.functions}
 
     def step(self) -> Wait[None]:
         """The device's schedule, up to the point where all that it sent has left."""
@@ -84,6 +84,18 @@ class CompiledRank(Rank):
             self.states[name].array = value
         else:
             self.states[name] = self.cell(value)
+
+    def write_part(self, name: str, micro: int, value: Array) -> None:
+        """New contents of a micro-batch's part of a state."""
+        cell = self.states[name]
+        if not isinstance(cell.array, list):
+            cell.array = [self.backend.element(cell.array, i) for i in range(self.program.microbatches)]
+        cell.array[micro] = value
+
+    def read_part(self, name: str, micro: int) -> Array:
+        """A micro-batch's part of a state."""
+        array = self.states[name].array
+        return array[micro] if isinstance(array, list) else self.backend.element(array, micro)
 
     def read(self, name: str) -> Array:
         """In one piece from now on, if it was a stack of slices."""

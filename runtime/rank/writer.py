@@ -11,9 +11,11 @@ from compiler.liveness import liveness, variables
 from compiler.ops.comm import AllGather, AllReduce, Comm, ReduceScatter
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
+from compiler.origin import Role
 from compiler.program import Function
 from runtime.backend import Array, Position
 from runtime.comm import Handle
+from runtime.mesh import parted
 from runtime.rank.collectives import Here
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ class FunctionWriter:
         rank.chunk = function.chunk
         self.body(function.body, {}, 1)
         text = "\n".join(["def run(d, micro, ctx):", *(self.lines or ["    pass"])])
-        exec(compile(text, f"<{rank.program.name} {function.name}.{function.chunk}>", "exec"), self.names)
+        exec(compile(text, f"<{rank.program.name} {function.phase}.{function.chunk}>", "exec"), self.names)
         return self.names["run"]  # type: ignore[no-any-return]
 
     def fresh(self) -> str:
@@ -188,9 +190,14 @@ class FunctionWriter:
                 micro = "micro" if TIME in instr.outputs[0].layout.axes else "0"
                 self.put(depth, f"{result} = d.inputs[{key}][{micro}].array")
             case Read():
-                self.put(depth, f"{result} = d.read({op.name!r})")
+                part = parted(rank.declared[op.name])
+                self.put(depth, f"{result} = d.read{'_part' if part else ''}({op.name!r}{', micro' if part else ''})")
             case Write():
-                self.put(depth, f"d.write({op.name!r}, {args[0]})")
+                decl = rank.declared[op.name]
+                # Micro-batches share a state: all of them read what it contained before the step.
+                last = f"if micro == {rank.program.microbatches - 1}: " if decl.role is Role.STATE else ""
+                write = f"d.write_part({op.name!r}, micro" if parted(decl) else f"{last}d.write({op.name!r}"
+                self.put(depth, f"{write}, {args[0]})")
             case Accumulate():
                 self.put(depth, self.accumulated(op.name, instr.inputs[0].name, args[0]))
             case Save():

@@ -14,11 +14,11 @@ import torch
 
 from compiler.graph import Type
 from compiler.layout import TIME
-from compiler.program import Program
+from compiler.program import LASTING, Program
 from runtime.distribute import Array, piece_of
 from runtime.executor import inputs_of
+from runtime.mesh import parted
 from runtime.rank.compiled import CompiledRank
-from runtime.state import parted
 from runtime.torch.backend import Torch
 from runtime.torch.network import TorchNetwork, place_of
 from runtime.torch.world import World
@@ -85,7 +85,9 @@ class Member:
         device = self.devices[number]
         if device.group == group:
             decl = device.declared[name]
-            piece = piece_of(part, decl.type, decl.layout, device.mesh, device.at)
+            at = [{**device.at, TIME: m} for m in range(device.program.microbatches if parted(decl) else 1)]
+            pieces = [piece_of(part, decl.type, decl.layout, device.mesh, a) for a in at]
+            piece = np.stack(pieces) if parted(decl) else pieces[0]
             device.fill(name, self.backend.from_host(piece, decl.type.dtype, decl.memory))
 
     def share(self, number: int, group: int, name: str, other: int) -> None:
@@ -98,7 +100,8 @@ class Member:
         """What is in the buffers of these names (by group), with the micro-batches in front where there are pieces."""
         device, found = self.devices[number], {}
         for name in wanted.get(device.group, ()):
-            if parted(device.declared[name]):
+            decl = device.declared[name]
+            if parted(decl) and decl.role not in LASTING:
                 micros = range(device.program.microbatches)
                 if (name, 0) in device.saved:
                     found[name] = np.stack([self.backend.to_host(device.kept(name, m)) for m in micros])
