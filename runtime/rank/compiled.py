@@ -98,7 +98,7 @@ class CompiledRank(Rank):
         return array[micro] if isinstance(array, list) else self.backend.element(array, micro)
 
     def read(self, name: str) -> Array:
-        """In one piece from now on, if it was a stack of slices."""
+        """What is in a buffer; in one piece from now on, if it was a stack of slices."""
         cell = self.states[name]
         if isinstance(cell.array, list):
             cell.array = self.whole(cell.array, self.declared[name].type.dtype)
@@ -106,6 +106,7 @@ class CompiledRank(Rank):
         return cell.array
 
     def kept(self, name: str, micro: int) -> Array:
+        """What a micro-batch has saved under a name, in one piece."""
         return self.whole(self.saved[name, micro].array, self.declared[name].type.dtype)
 
     def accumulate(self, name: str, value: Any, fn: str, dtype: str) -> None:

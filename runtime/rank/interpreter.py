@@ -117,18 +117,6 @@ class Rank:
         """The pieces of all micro-batches of a step: arrays of nobody else's."""
         self.inputs[name, var.layout] = [self.new(p, var.type.dtype) for p in pieces]
 
-    def share(self, name: str, other: Rank) -> None:
-        """Let a state be that of another program's device."""
-        self.fill(name, other.states[name].array)
-
-    def read(self, name: str) -> Array:
-        """What is in a buffer."""
-        return self.states[name].array
-
-    def kept(self, name: str, micro: int) -> Array:
-        """What a micro-batch has saved under a name."""
-        return self.saved[name, micro].array
-
     def end_step(self) -> None:
         """Let go of inputs, of accumulated values, and of the outputs that micro-batches have saved."""
         for held in self.saved.values():
