@@ -8,7 +8,7 @@ from dataclasses import replace
 from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate, static_of, tensor
 from compiler.evaluate.scope import Called, Scope
-from compiler.evaluate.session import Call, listed
+from compiler.evaluate.session import SourceCall, listed
 from compiler.evaluate.values import Bound, CallResults, Defined, Skip
 from dsl import ast
 from dsl.diagnostics import ParcError, did_you_mean, fail
@@ -21,6 +21,7 @@ def call_model(expr: ast.Call, entry: Defined, scope: Scope) -> Bound:
     training there.
     """
     from compiler.evaluate.statements import run
+    from compiler.evaluate.states import finish_states
 
     item, session, making = entry.item, scope.session, scope.making
     if making.kind != "model":
@@ -42,7 +43,7 @@ def call_model(expr: ast.Call, entry: Defined, scope: Scope) -> Bound:
     before = making.still, making.lacking
     making.still = making.still or (making.frozen is not None and making.frozen.hold(path))
     making.lacking = {n: (entry.name, expr.span) for n in inputs if n not in given}
-    session.stack.append(Call(entry, expr.span))
+    session.stack.append(SourceCall(entry, expr.span))
     try:
         bind_defaults(item.parameters, arguments, inner)
         failures = session.failures
@@ -57,6 +58,7 @@ def call_model(expr: ast.Call, entry: Defined, scope: Scope) -> Bound:
             message = f"`{entry.name}` puts out nothing"
             help = "end it with `output …`: a call gives its outputs, in their order"
             raise fail("E0307", message, item.name.span, help=help)
+        finish_states(inner)
         values = tuple(value for _, value in called.outputs)
         return values[0] if len(values) == 1 else CallResults(values)
     except ParcError as error:

@@ -33,6 +33,9 @@ def scan(statement: ast.Scan, scope: Scope) -> None:
     What has the dim outside is, inside, its part at this position; what the body assigns of it is put together again.
     """
     dim = scope.dim(statement.dim)
+    if dim.name in scope.making.counts:
+        message = f"a `scan` cannot go over `{dim.name}`, whose size is known at run time only"
+        raise fail("E0220", message, statement.dim.span, help="declare it of the bound's size, and use `where`")
     _Loop(statement, scope, dim.size, dim).run()
 
 
@@ -204,7 +207,7 @@ def _check_statics(statement: ast.Repeat | ast.Scan, scope: Scope, inner: Scope)
     for s in statement.body:
         for name in assigned(s):
             old, new = scope.vars.get(name), inner.vars.get(name)
-            if old is None or isinstance(old, Value | WeightVar | Broken) or new is old or isinstance(new, Broken):
+            if old is None or isinstance(old, (Value, WeightVar, Broken)) or new is old or isinstance(new, Broken):
                 continue
             message = f"`{name}` is {kind_of(old)}: the iterations of a `repeat` cannot change it"
             help = "only tensors are carried from iteration to iteration"
@@ -221,7 +224,7 @@ def _begun_as_tensor(name: str, old: Bound, new: Bound | None, scope: Scope) -> 
         if tensor is None or tensor.dtype != "bool" or any(scope.find_dim(d.name) != d for d in tensor.dims):
             return None
         return f"{name} = {'ones' if old else 'zeros'}({', '.join([*tensor.names, 'dtype = bool'])})"
-    if not isinstance(old, int | float):
+    if not isinstance(old, (int, float)):
         return None
     if static.is_number(new):
         return f"{name} = zeros(dtype = master)" if old == 0 else f"{name} = full({old}, dtype = master)"

@@ -15,6 +15,7 @@ from compiler.cost.kernels.drafts import Draft, Lifted
 from compiler.cost.kernels.sized import Sized
 from compiler.cost.kernels.work import Collective, Copy, Meet, Part, Post, Product, Vector, Wait, Work, WorkLoop
 from compiler.graph import ITEMSIZE, Graph, Node, Type, Value
+from compiler.in_place import Reuses, reuses_of
 from compiler.layout import local_type
 from compiler.memory.tiers import FIRST
 from compiler.ops import comm, effects
@@ -56,13 +57,15 @@ class Lifter:
         self.sizes, self.states, self.update = program.sizes, states, update
         self.computes = itemsize
         self.itemsize = 8 if update else itemsize
-        self.accumulates = program.microbatches > 1
+        self.microbatches, self.accumulates = program.microbatches, program.microbatches > 1
+        self.reuses: Reuses = {}
         self.known: dict[Value, tuple[Type, int, int]] = {}  # the type of a device's piece, its bytes and elements
         self.inside: set[str] = set()
         self.core: set[str] = set()
 
     def part(self, body: Graph) -> Part:
         """The work of a function."""
+        self.reuses = reuses_of(body, self.states.values(), self.microbatches)
         return _Lift(self, body, {}).part()
 
     def value(self, var: Value) -> Lifted:
@@ -133,7 +136,7 @@ class _Lift:
     def view(self, instr: Node) -> None:
         source = self.values[instr.inputs[0].name]
         value = self.define(instr.outputs[0], source.owner, source.taint)
-        value.root, value.carried = source.root, source.carried
+        value.root, value.carried, value.state = source.root, source.carried, source.state
         self.views.setdefault(value.owner, []).append(value)
 
     def add(self, instr: Node, work: Work | None = None) -> Draft:
@@ -141,7 +144,7 @@ class _Lift:
         name = (instr.outputs or instr.inputs)[0].name
         draft = Draft(name, [instr], work)
         self.drafts.append(draft)
-        self.wait(draft, (v.name for v in instr.inputs))
+        self.wait(draft, [v.name for v in instr.inputs])
         for var in instr.outputs:
             self.define(var, len(self.drafts) - 1)
         return draft
@@ -166,12 +169,12 @@ class _Lift:
     def vector(self, instr: Node, joins: bool) -> None:
         """Join the kernel of an operand if all others are there before it; else begin a kernel."""
         ins = [self.values[v.name] for v in instr.inputs]
-        if all(v.taint == "constant" for v in ins):  # masks: made once
+        if all([v.taint == "constant" for v in ins]):  # masks: made once
             for var in instr.outputs:
                 self.define(var, -1, "constant")
             return
         outs = [self.lifter.value(v) for v in instr.outputs]
-        size = max(v.elements for v in (*ins, *outs)) if ins or outs else 0
+        size = max([v.elements for v in (*ins, *outs)], default=0)
         if self.lifter.update and joins:
             self.gather(ins, size)
         owners = {v.owner for v in ins if v.owner >= 0}
@@ -183,18 +186,20 @@ class _Lift:
             and draft is not None
             and draft.joins
             and (size == draft.size or (size < draft.size and _dims(ins, outs) <= draft.dims))
-            and not any(v.name in draft.closed for v in instr.inputs)
+            and not (draft.closed and any(v.name in draft.closed for v in instr.inputs))
         )
         if fits and draft is not None:
             draft.instrs.append(instr)
-            draft.deps |= owners - {at}
+            draft.deps |= owners
+            draft.deps.discard(at)
             draft.carries |= carries
         else:
             draft = Draft(instr.outputs[0].name, [instr], None, owners, carries, joins, size, _dims(ins, outs))
             self.drafts.append(draft)
             at = len(self.drafts) - 1
-        for var in instr.outputs:
-            self.define(var, at)
+        for k, value in enumerate(outs):
+            value.owner, value.state = at, (id(instr), k) in self.lifter.reuses
+            self.values[value.root] = value
         if isinstance(instr.op, Reduce) and ins[0].type.dims and ins[0].type.dims[0].name in instr.op.dims:
             draft.closed.add(instr.outputs[0].name)  # complete only when the kernel has ended
 
@@ -286,7 +291,7 @@ class _Lift:
             state = self.lifter.states.get(op.name)
             taint = TAINTS.get(state.role, "") if state else ""
             var = instr.outputs[0]
-            self.define(var, -1, taint)
+            self.define(var, -1, taint).state = state is not None and state.role is Role.STATE
         elif isinstance(op, effects.Accumulate):
             value = self.values[instr.inputs[0].name]
             memory = instr.inputs[0].memory
@@ -327,12 +332,12 @@ class _Lift:
         given: dict[str, Lifted] = {}
         for i, (outer, param) in enumerate(zip(instr.inputs, op.body.inputs)):
             value = self.lifter.value(param)
-            value.taint = self.values[outer.name].taint
+            value.taint, value.state = self.values[outer.name].taint, self.values[outer.name].state
             value.carried = i if i < op.carries else None
             given[param.name] = value
         inner = _Lift(self.lifter, op.body, given)
         self.add(instr, WorkLoop(op.count, inner.part()))
 
 
-def _dims(*values: Sequence[Lifted]) -> set[str]:
-    return {d.name for of in values for v in of for d in v.type.dims}
+def _dims(ins: Sequence[Lifted], outs: Sequence[Lifted]) -> set[str]:
+    return set().union(*[v.type.names for v in (*ins, *outs)])
