@@ -79,7 +79,7 @@ def _spread(graph: Graph, known: Variances, added: int) -> None:
         square, dtype = max((s for s, _ in inputs), default=0.0), _coarsest(d for _, d in inputs)
         if isinstance(node.op, Call):
             function: Variances = {p.name: known[v.name] for p, v in zip(node.op.body.inputs, node.inputs, strict=True)}
-            _spread(node.op.body, function)
+            _spread(node.op.body, function, added)
             known |= {v.name: function[r.name] for v, r in zip(node.outputs, node.op.body.outputs, strict=True)}
             continue
         if isinstance(node.op, Repeat):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from compiler.graph import Graph, Node, Value, names_of
+from compiler.graph import Graph, Names, Node, Value, names_of
 from compiler.layout import TIME
 from compiler.liveness import liveness, variables
 from compiler.ops.comm import AllGather, AllReduce, Comm, ReduceScatter
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
+from compiler.passes.copying import expanded
 from compiler.program import Function
+from compiler.walk import graph_values
 from runtime.backend import Array, Position
 from runtime.comm import Handle
 from runtime.mesh import parted
@@ -102,8 +105,9 @@ class FunctionWriter:
 
     def run(self) -> Callable[[CompiledRank, int, Any], None]:
         rank, function = self.rank, self.function
-        rank.chunk = function.chunk
-        self.body(function.body, {}, 1)
+        rank.chunk, body = function.chunk, function.body
+        nodes = expanded(body.nodes, Names(v.name for v in graph_values(body)))
+        self.body(replace(body, nodes=tuple(nodes)), {}, 1)
         text = "\n".join(["def run(d, micro, ctx):", *(self.lines or ["    pass"])])
         exec(compile(text, f"<{rank.program.name} {function.phase}.{function.chunk}>", "exec"), self.names)
         return self.names["run"]  # type: ignore[no-any-return]
