@@ -23,7 +23,7 @@ from runtime.comm import Network, Then, Wait
 from runtime.rank.buffers import HeldArray, RankBuffer
 from runtime.rank.collectives import Here, start_collective
 from runtime.rank.interpreter import Rank
-from runtime.rank.writer import FunctionWriter, Pending, finished
+from runtime.rank.writer import Pending, RankWriter, finished
 
 
 class CompiledRank(Rank):
@@ -42,7 +42,7 @@ class CompiledRank(Rank):
         self.owned: dict[str, set[int]] = {}
         self.contexts = [backend.context(m, program.seed) for m in range(program.microbatches)]
         self.order = list(unrolled(program, cls.schedule, group))
-        self.compiled = {f.key: FunctionWriter(self, f).run() for f in cls.functions}
+        self.compiled = {f.key: RankWriter(self, f).run() for f in cls.functions}
 
     def step(self) -> Wait[None]:
         """The device's schedule, up to the point where all that it sent has left."""

@@ -88,7 +88,7 @@ def together(body: Graph) -> list[list[Node]]:
     return [nodes for nodes in found if len(nodes) > 1]
 
 
-class FunctionWriter:
+class RankWriter:
     """Writes the text of one function."""
 
     def __init__(self, rank: CompiledRank, function: Function) -> None:
