@@ -119,14 +119,14 @@ def _map(op: Map, ins: Values, outs: Values, dtype: str) -> Kernel:
 
 @kernel(Cast)
 def plan_cast(op: Cast, ins: Values, outs: Values, where: Standpoint) -> Kernel:
-    """Plans a change of dtype: a copy, even where it is none."""
+    """Plans a change of dtype: rounded to what the target can hold."""
     source, target = ins[0].type.dtype, op.dtype
     if source == "f64" and target in NARROW:  # by way of f32, as the emulator does
         return lambda ctx, x: x.to(torch.float32).to(STORAGE[target])
     if target == "uint32":
-        return lambda ctx, x: x.to(torch.int64, copy=True) & UINT32
+        return lambda ctx, x: x.to(torch.int64) & UINT32
     storage = STORAGE[target]
-    return lambda ctx, x: x.to(storage, copy=True)
+    return lambda ctx, x: x.to(storage)
 
 
 @kernel(Broadcast)
@@ -143,13 +143,7 @@ def plan_transpose(op: Transpose, ins: Values, outs: Values, where: Standpoint) 
     return lambda ctx, x: x.permute(perm)
 
 
-@kernel(StopGradient, Rename)
+@kernel(StopGradient, Rename, Move)
 def plan_same(op: Op, ins: Values, outs: Values, where: Standpoint) -> Kernel:
-    """For ops that change names only."""
+    """For ops that change names or memories only: all memories of a device are its own here."""
     return lambda ctx, x: x
-
-
-@kernel(Move)
-def plan_move(op: Move, ins: Values, outs: Values, where: Standpoint) -> Kernel:
-    """Plans a copy: all memories of a device are its own here."""
-    return lambda ctx, x: x.clone()
