@@ -120,10 +120,10 @@ class Sized:
     def _readers(self) -> dict[str, set[int]]:
         """Nodes that read each value, by root; -2: it outlives the body."""
         readers: dict[str, set[int]] = {}
+        values = self.values
         for at, draft in enumerate(self.drafts):
-            for instr in draft.instrs:
-                for v in instr.inputs:
-                    readers.setdefault(self.values[v.name].root, set()).add(at)
+            for root in {values[v.name].root for instr in draft.instrs for v in instr.inputs}:
+                readers.setdefault(root, set()).add(at)
         for instr in self.body.nodes:
             if isinstance(instr.op, (effects.Save, effects.Accumulate, effects.Write)):
                 readers.setdefault(self.values[instr.inputs[0].name].root, set()).add(-2)
@@ -145,21 +145,21 @@ class Sized:
         made = {v.name for i in draft.instrs for v in i.outputs}
         read: dict[str, int] = {}
         loose = written = flops = 0
-        again = masked_again(draft.instrs, self.values)
+        again, only = masked_again(draft.instrs, self.values), {at}
         for instr in draft.instrs:
             if instr in again:
                 continue
             for v in instr.inputs:
-                root = self.values[v.name].root
-                loose += self._size(v.name)
-                if root not in made:
-                    read[root] = max(read.get(root, 0), self._size(v.name))
+                root, size = self.values[v.name].root, self._size(v.name)
+                loose += size
+                if root not in made and size > read.get(root, -1):
+                    read[root] = size
             for var in instr.outputs:
-                value = self.values[var.name]
-                loose += self._size(var.name)
-                flops += value.elements
-                if readers.get(var.name, set()) - {at}:
-                    written += self._size(var.name)
+                size = self._size(var.name)
+                loose += size
+                flops += self.values[var.name].elements
+                if not readers.get(var.name, only) <= only:
+                    written += size
         first = draft.instrs[0]
         dtype = self.values[first.outputs[0].name].type.dtype
         ops = len(draft.instrs) - len(again)
