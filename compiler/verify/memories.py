@@ -28,10 +28,16 @@ class _Checker:
         self.buffers: Mapping[str, str] = {s.name: s.memory for s in cls.states}
 
     def body(self, body: Graph, site: Site) -> None:
-        known = {v.name: v for v in body.inputs}
         for i, instr in enumerate(body.nodes):
-            known.update((v.name, v) for v in instr.outputs)
-            self.instr(instr, [known[v.name] for v in instr.inputs], site.inner(i))
+            op = instr.op
+            if isinstance(op, (Read, Write, Accumulate, Save, Load)):
+                memory = self.buffers[op.name]
+            elif isinstance(op, (Repeat, Move)):
+                memory = ""
+            else:
+                memory = FIRST
+            if not all([v.memory == memory for v in (*instr.inputs, *instr.outputs)]):
+                self.instr(instr, instr.inputs, site.inner(i))
 
     def instr(self, instr: Node, ins: Sequence[Value], site: Site) -> None:
         match instr.op:
