@@ -8,7 +8,7 @@ programs are run, not what they say (like `liveness.sinks`): executors and the m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from math import inf
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from compiler.ops.comm import Comm
 from compiler.ops.effects import Read, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import DeviceClass
+from compiler.program import DeviceClass, StateDecl
 
 
 class Reuse(NamedTuple):
@@ -36,11 +36,16 @@ Reuses = dict[tuple[int, int], Reuse]
 
 def reuses(cls: DeviceClass, microbatches: int) -> Reuses:
     """Of all functions of a class. Where micro-batches share a state its old contents are needed up to the last one."""
-    own = [s.name for s in cls.states if s.role is Role.STATE and (microbatches == 1 or TIME in s.layout.split_axes)]
     found: Reuses = {}
-    for function in cls.functions if own else ():
-        found |= _of_function(function.body, own)
+    for function in cls.functions:
+        found |= reuses_of(function.body, cls.states, microbatches)
     return found
+
+
+def reuses_of(body: Graph, states: Iterable[StateDecl], microbatches: int) -> Reuses:
+    """Of one function."""
+    own = [s.name for s in states if s.role is Role.STATE and (microbatches == 1 or TIME in s.layout.split_axes)]
+    return _of_function(body, own) if own else {}
 
 
 def _of_function(body: Graph, states: Collection[str]) -> Reuses:

@@ -8,6 +8,7 @@ from math import prod
 from compiler.evaluate import dtypes, rows, static
 from compiler.evaluate.arguments import Args, P
 from compiler.evaluate.expressions import Want, elementwise, evaluate, tensor
+from compiler.evaluate.run_time import counted, mask
 from compiler.evaluate.scope import Scope, check_dim
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import Bound, Number, WeightVar, is_static, plain
@@ -125,8 +126,12 @@ def _mean(a: Args) -> Bound:
     x = a.tensor("x")
     if not x.type.is_float:
         raise fail("E0202", f"mean needs floats, got {x.type}", a.expr("x").span, help="cast it: `cast(x, compute)`")
-    size = prod(x.type.size(d.name) for d in a.dims_in("over", x))
+    dims = a.dims_in("over", x)
+    size = prod(x.type.size(d.name) for d in dims)
     total = _reduced(a, x, "sum", None)
+    count = counted(dims, a.scope, a.span, x.type.dtype)
+    if count is not None:
+        return a.scope.emit(Map("div", (None, None)), total, count, span=a.span, name=a.hint or "mean")
     return a.scope.emit(Map("div", (None, float(size))), total, span=a.span, name=a.hint or "mean")
 
 
@@ -296,6 +301,11 @@ def _iota(a: Args) -> Bound:
     return a.scope.emit(Map("add", (None, number)), found, span=a.span, name=a.hint) if number else found
 
 
+def _valid(a: Args) -> Bound:
+    dims = [d for d in a.scope.dim_list(a.dim_names("dim")[0][:1])[:1] if d.name in a.scope.making.counts]
+    return mask(dims[0], a.scope, a.span) if dims else True
+
+
 def _filled(value: float) -> Callable[[Args], Bound]:
     def make(a: Args) -> Bound:
         dtype = dtype_of(a, "dtype") if a.has("dtype") else a.scope.making.precision.compute
@@ -353,6 +363,7 @@ BUILTINS: dict[str, Builtin] = {
     "cumsum": Builtin((_X, P("over", "dims")), _along(Cumsum)),
     "flip": Builtin((_X, P("over", "dims")), _along(Flip)),
     "iota": Builtin((P("dim", "dims"), P("start", optional=True)), _iota),
+    "valid": Builtin((P("dim", "dims"),), _valid),
     "zeros": Builtin((P("dims", "shape", optional=True, many=True), P("dtype", "word", optional=True)), _filled(0.0)),
     "ones": Builtin((P("dims", "shape", optional=True, many=True), P("dtype", "word", optional=True)), _filled(1.0)),
     "full": Builtin(

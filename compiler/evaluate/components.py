@@ -21,6 +21,7 @@ def call_model(expr: ast.Call, entry: Defined, scope: Scope) -> Bound:
     training there.
     """
     from compiler.evaluate.statements import run
+    from compiler.evaluate.states import finish_states
 
     item, session, making = entry.item, scope.session, scope.making
     if making.kind != "model":
@@ -57,6 +58,7 @@ def call_model(expr: ast.Call, entry: Defined, scope: Scope) -> Bound:
                 message = f"`{entry.name}` puts out nothing"
                 help = "end it with `output …`: a call gives its outputs, in their order"
                 raise fail("E0307", message, item.name.span, help=help)
+            finish_states(inner)
             values = tuple(value for _, value in called.outputs)
             return values[0] if len(values) == 1 else CallResults(values)
     finally:

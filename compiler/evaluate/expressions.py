@@ -19,7 +19,7 @@ from compiler.evaluate.values import (
     kind_of,
     plain,
 )
-from compiler.graph import Value
+from compiler.graph import Dim, Value
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Map
 from dsl import ast
@@ -144,6 +144,7 @@ def elementwise(
     inputs: list[Value] = []
     is_float = any(_dtype(o) for o in operands)
     for operand, place in zip(operands, spans, strict=True):
+        _has_size(operand, scope, place)
         operand = plain(operand)
         if isinstance(operand, (bool, int, float)):
             real = is_float and not isinstance(operand, bool)
@@ -154,6 +155,13 @@ def elementwise(
             inputs.append(tensor(operand, scope, place))
             slots.append(None)
     return scope.emit(Map(fn, tuple(slots)), *inputs, span=span, name=hint)
+
+
+def _has_size(operand: Bound, scope: Scope, span: Span) -> None:
+    """Refuse to reckon with a dim whose size is known at run time only."""
+    if isinstance(operand, Dim) and operand.name in scope.making.counts:
+        message = f"the size of `{operand.name}` is known at run time only"
+        raise fail("E0220", message, span, help="reckon with the tensor that it was declared with")
 
 
 def _dtype(operand: Bound) -> bool:
@@ -182,6 +190,8 @@ def _binary(expr: ast.Binary, scope: Scope, want: Want, hint: str | None) -> Bou
         return left
     right = evaluate(expr.right, scope, want)
     if is_static(left) and is_static(right):
+        _has_size(left, scope, expr.left.span)
+        _has_size(right, scope, expr.right.span)
         return static.binary(expr.op, static_of(left, expr.span), static_of(right, expr.span), expr.span)
     for value, side in ((left, expr.left), (right, expr.right)):
         if isinstance(value, (CallResults, DimList, Words)):

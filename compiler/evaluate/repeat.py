@@ -33,6 +33,9 @@ def scan(statement: ast.Scan, scope: Scope) -> None:
     What has the dim outside is, inside, its part at this position; what the body assigns of it is put together again.
     """
     dim = scope.dim(statement.dim)
+    if dim.name in scope.making.counts:
+        message = f"a `scan` cannot go over `{dim.name}`, whose size is known at run time only"
+        raise fail("E0220", message, statement.dim.span, help="declare it of the bound's size, and use `where`")
     _Loop(statement, scope, dim.size, dim).run()
 
 

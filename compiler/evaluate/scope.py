@@ -13,7 +13,7 @@ from compiler.evaluate.modules import Module
 from compiler.evaluate.ranges import Extent, extents
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.values import BROKEN, Bound, Broken, DimList, Skip, WeightVar, kind_of
-from compiler.graph import DTYPES, FLOATS, Dim, Names, Value
+from compiler.graph import DTYPES, FLOATS, Dim, Names, Type, Value
 from compiler.model import STEP_DTYPE, DataInput, Precision, State, Weight
 from compiler.ops.base import Misuse, Op, OpError
 from compiler.ops.create import Full
@@ -83,6 +83,9 @@ class Making:
         self.weights: list[tuple[WeightVar, Weight]] = []
         self.states: dict[str, State] = {}  # by what the optimizer calls them
         self.model_states: list[StateVar] = []
+        self.counts: dict[str, Value] = {}  # of dims with a run-time size: how many positions count
+        self.used_dims: set[str] = set()  # names of all dims that tensors have
+        self.masks: dict[tuple[Frame, str], Value] = {}  # of such a dim, in a graph
         self.loss: tuple[Value, Span] | None = None
         self.metrics: list[tuple[str, Value]] = []
         self.outputs: list[tuple[str, Value]] = []
@@ -252,6 +255,8 @@ class Scope:
     def emit_many(self, op: Op, *inputs: Value, span: Span, name: str | None = None) -> tuple[Value, ...]:
         """Append a node. Its types are checked and bounded; its operands are imported where they are outer values."""
         self.session.spend_node(span)
+        if self.making.counts:
+            inputs = self._masked(op, inputs, span)
         frame, of_step = self.frame, self.making.of_step
         alone = bool(inputs) and all(v in of_step for v in inputs)
         if of_step and not alone:
@@ -263,6 +268,9 @@ class Scope:
             types = op.infer(*(v.type for v in operands))
             for t in types:
                 check_size(t.elements, str(t), span)
+                self.making.used_dims.update(t.names)
+            if self.making.counts:
+                self._check_made(op, operands, types, span)
             values = builder.add_many(op, *operands, name=name, span=span)
         except Misuse:
             raise
@@ -277,6 +285,20 @@ class Scope:
         if alone:
             of_step.update(v for v in values if v.type.dtype != self.making.precision.master)
         return values
+
+    def _check_made(self, op: Op, operands: Sequence[Value], types: Sequence[Type], span: Span) -> None:
+        from compiler.evaluate.run_time import check_made
+
+        check_made(op, operands, types, self, span)
+
+    def _masked(self, op: Op, inputs: tuple[Value, ...], span: Span) -> tuple[Value, ...]:
+        """The operands, of which nothing counts beyond the run-time size of a dim."""
+        from compiler.evaluate.run_time import masked
+
+        try:
+            return tuple(masked(op, inputs, self, span))
+        except OpError:
+            return inputs  # told where the node is made
 
     def _widened(self, operands: Sequence[Value]) -> str | None:
         """The help where scalars of two float types meet: they are sums, such as losses, so the narrower is cast."""

@@ -22,7 +22,7 @@ class Abort(Skip):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class SourceCall:
     """An open call: what is called and from where."""
 
     entry: Defined
@@ -35,7 +35,7 @@ class Session:
     def __init__(self) -> None:
         self.diagnostics = Diagnostics()
         self.sources: dict[str, Source] = {}
-        self.stack: list[Call] = []
+        self.stack: list[SourceCall] = []
         self.nodes = 0
         self.calls = 0
         self.nesting = 0
@@ -83,7 +83,7 @@ class Session:
     def calling(self, entry: Defined, span: Span) -> Iterator[None]:
         """While a definition is evaluated for whoever uses it at `span`. What is wrong in it is reported with that
         place, and is `Skip` outside."""
-        self.stack.append(Call(entry, span))
+        self.stack.append(SourceCall(entry, span))
         try:
             yield
         except ParcError as error:

@@ -9,6 +9,7 @@ from compiler.evaluate.checks import require_here
 from compiler.evaluate.expressions import evaluate, static_of, tensor
 from compiler.evaluate.initial import initializer
 from compiler.evaluate.ranges import Extent
+from compiler.evaluate.run_time import cleared, declare_bounded, is_bounded
 from compiler.evaluate.scope import Called, Scope, check_dim, check_size
 from compiler.evaluate.session import listed
 from compiler.evaluate.states import model_states
@@ -130,12 +131,18 @@ def _article(word: str) -> str:
 
 def declare_dim(name: ast.Name, size: ast.Expr, scope: Scope) -> None:
     """`dim f = width`: the dim is called `f`, here and in strategies."""
+    if is_bounded(size):
+        return declare_bounded(name, size, scope)
     value = static.integer(evaluate(size, scope), f"the size of dim `{name.id}`", size.span)
     check_dim(value, name.id, size.span)
     known = scope.dims.get(name.id)
     if known is not None and known.size != value:
         message = f"dim `{name.id}` has size {known.size} already, now {value}"
         raise fail("E0203", message, name.span, help="dims of one name are of one size; choose another name")
+    if name.id in scope.making.counts:
+        raise fail(
+            "E0220", f"the size of dim `{name.id}` is known at run time only", name.span, help="choose another name"
+        )
     scope.making.dim_names.add(name.id)
     scope.dims[name.id] = Dim(name.id, value)
     if name.id in scope.vars and scope.vars[name.id] is BROKEN:
@@ -279,7 +286,7 @@ def _input(statement: ast.InputDecl, scope: Scope) -> None:
         scope.making.inputs.append(DataInput(value, low, high))
         if low is not None and high is not None:
             scope.making.extents[value] = Extent(low, high - 1, sources=frozenset({value.origin}), at=name.span)
-        scope.assign(name.id, value)
+        scope.assign(name.id, cleared(value, scope, name.span))
 
 
 def _given(statement: ast.InputDecl, scope: Scope, called: Called) -> None:
@@ -356,7 +363,8 @@ def _output(name: ast.Name, scope: Scope) -> None:
         return
     if any(n == name.id for n, _ in (*making.outputs, *making.metrics)):
         raise fail("E0102", f"there are two results `{name.id}`", name.span)
-    making.outputs.append((name.id, tensor(scope.lookup(name), scope, name.span, "an output")))
+    x = tensor(scope.lookup(name), scope, name.span, "an output")
+    making.outputs.append((name.id, cleared(x, scope, name.span)))
 
 
 __all__ = ["declare_dim", "run", "static_of"]

@@ -114,7 +114,7 @@ def _prune(w: Work) -> None:
 
 def _close(w: Work) -> None:
     strategy = w.job.strategy
-    cut = next((p.label for p in strategy.pipelines), None)
+    cut = [p.label for p in strategy.pipelines]
     rules = Recompute(w.divided.graph, strategy.recomputes, cut, w.job.model.graph)
     w.differentiated = close(w.derivative, rules, w.names)
 

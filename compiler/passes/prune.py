@@ -100,7 +100,8 @@ def pruned_repeat(node: Node, live: Live) -> Node:
     same = len(nodes) == len(op.body.nodes) and all([a is b for a, b in zip(nodes, op.body.nodes)])
     if same and len(ins) == len(node.inputs) and len(outs) == len(node.outputs):
         return node
-    body = Graph(op.body.name, tuple(op.body.inputs[i] for i in ins), nodes, tuple(op.body.outputs[i] for i in outs))
+    inputs, outputs = tuple(op.body.inputs[i] for i in ins), tuple(op.body.outputs[i] for i in outs)
+    body = replace(op.body, inputs=inputs, nodes=nodes, outputs=outputs)
     carries = sum(i < op.carries for i in outs)
     stacks = sum(op.carries <= i < op.carries + op.stacks for i in ins)
     new = replace(op, body=body, carries=carries, stacks=stacks)

@@ -159,4 +159,13 @@ CODES: tuple[Code, ...] = (
         _model("input word : int32[b] in 0..9\nloss sum(take(x * w, word, over d))"),
         _model("input word : int32[b] in 0..8\nloss sum(take(x * w, word, over d))"),
     ),
+    Code(
+        "E0220",
+        "a dim whose size is known at run time only",
+        "`dim t = count <= 64` is a dim of at most 64 positions, of which `count` count. Sums, means, maxima and\n"
+        "products leave the others out; what would mix them with those that count is refused, and so is to reckon\n"
+        "with `t`. It is declared in a model, outside of loops, under a name that is no other dim's.",
+        _model("input n : int32 in 1..9\ndim t = n <= 8\ninput z : f32[t]\nloss sum(x * w) + mean(flip(z, over t))"),
+        _model("input n : int32 in 1..9\ndim t = n <= 8\ninput z : f32[t]\nloss sum(x * w) + mean(cumsum(z, over t))"),
+    ),
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from compiler.cost.kernels.program import features
+from compiler.cost.kernels.work import Vector
 from compiler.driver import joined
 from compiler.in_place import reuses
 from compiler.memory.peak import memory_use
@@ -194,3 +196,16 @@ def test_states_begin_as_declared() -> None:
         given = {name: np.full_like(value, 2) for name, value in states.items()}
         run.put(given)
         assert all(np.array_equal(run.states()[name], value) for name, value in given.items())
+
+
+def test_the_price_is_that_of_the_rows() -> None:
+    """To read and to renew a row moves no more bytes, however large the state; to turn it round moves all of it."""
+
+    def moved(table: str, size: int) -> int:
+        given = LARGE.replace("OLD", f"old = take({table}, at, over t)").replace("5000", str(size))
+        parts = features(compile_text(text(given), None, EVALUATE).program).parts
+        works = (node.work for of in parts for part in of.values() for node, _ in part.each())
+        return sum(work.bytes for work in works if isinstance(work, Vector))
+
+    assert moved("cache", 5000) == moved("cache", 500) < 1000
+    assert moved("flip(cache, over t)", 5000) > 2 * 5000 * 8 * 4

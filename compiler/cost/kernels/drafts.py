@@ -26,6 +26,7 @@ class Lifted:
     root: str
     owner: int = -1
     taint: str = ""
+    state: bool = False  # what a state of the model contains, in its memory
     carried: int | None = None  # a loop's carry: index of the result that it is in the next iteration
 
 

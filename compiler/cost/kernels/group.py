@@ -15,6 +15,7 @@ from compiler.cost.kernels.drafts import Draft, Lifted
 from compiler.cost.kernels.sized import Sized
 from compiler.cost.kernels.work import Collective, Copy, Meet, Part, Post, Product, Vector, Wait, Work, WorkLoop
 from compiler.graph import ITEMSIZE, Graph, Node, Type, Value
+from compiler.in_place import Reuses, reuses_of
 from compiler.layout import local_type
 from compiler.memory.tiers import FIRST
 from compiler.ops import comm, effects
@@ -56,13 +57,15 @@ class Lifter:
         self.sizes, self.states, self.update = program.sizes, states, update
         self.computes = itemsize
         self.itemsize = 8 if update else itemsize
-        self.accumulates = program.microbatches > 1
+        self.microbatches, self.accumulates = program.microbatches, program.microbatches > 1
+        self.reuses: Reuses = {}
         self.known: dict[Value, tuple[Type, int, int]] = {}  # the type of a device's piece, its bytes and elements
         self.inside: set[str] = set()
         self.core: set[str] = set()
 
     def part(self, body: Graph) -> Part:
         """The work of a function."""
+        self.reuses = reuses_of(body, self.states.values(), self.microbatches)
         return _Lift(self, body, {}).part()
 
     def value(self, var: Value) -> Lifted:
@@ -134,7 +137,7 @@ class _Lift:
     def view(self, instr: Node) -> None:
         source = self.values[instr.inputs[0].name]
         value = self.define(instr.outputs[0], source.owner, source.taint)
-        value.root, value.carried = source.root, source.carried
+        value.root, value.carried, value.state = source.root, source.carried, source.state
         self.views.setdefault(value.owner, []).append(value)
 
     def add(self, instr: Node, work: Work | None = None) -> Draft:
@@ -196,8 +199,8 @@ class _Lift:
             draft = Draft(instr.outputs[0].name, [instr], None, owners, carries, joins, size, _dims(ins, outs))
             self.drafts.append(draft)
             at = len(self.drafts) - 1
-        for value in outs:
-            value.owner = at
+        for k, value in enumerate(outs):
+            value.owner, value.state = at, (id(instr), k) in self.lifter.reuses
             self.values[value.root] = value
         if isinstance(instr.op, Reduce) and ins[0].type.dims and ins[0].type.dims[0].name in instr.op.dims:
             draft.closed.add(instr.outputs[0].name)  # complete only when the kernel has ended
@@ -294,7 +297,7 @@ class _Lift:
             state = self.lifter.states.get(op.name)
             taint = TAINTS.get(state.role, "") if state else ""
             var = instr.outputs[0]
-            self.define(var, -1, taint)
+            self.define(var, -1, taint).state = state is not None and state.role is Role.STATE
         elif isinstance(op, effects.Accumulate):
             value = self.values[instr.inputs[0].name]
             memory = instr.inputs[0].memory
@@ -337,7 +340,7 @@ class _Lift:
         given: dict[str, Lifted] = {}
         for i, (outer, param) in enumerate(zip(instr.inputs, op.body.inputs)):
             value = self.lifter.value(param)
-            value.taint = self.values[outer.name].taint
+            value.taint, value.state = self.values[outer.name].taint, self.values[outer.name].state
             value.carried = i if i < op.carries else None
             given[param.name] = value
         inner = _Lift(self.lifter, op.body, given)

@@ -8,8 +8,9 @@ from dataclasses import field, replace
 from compiler.cost.kernels.drafts import Draft, Lifted, masked_again
 from compiler.cost.kernels.work import Collective, Part, Product, Vector
 from compiler.cost.kernels.work import WorkNode as Kernel
-from compiler.graph import Graph
+from compiler.graph import Graph, Node
 from compiler.ops import comm, effects
+from compiler.ops.index import Take
 from compiler.regions.marks import Regions
 from compiler.regions.routing import ONE
 from dsl.data import dataclass
@@ -149,21 +150,33 @@ class Sized:
         for instr in draft.instrs:
             if instr in again:
                 continue
+            rows = self._rows(instr)
             for v in instr.inputs:
-                root, size = self.values[v.name].root, self._size(v.name)
+                root, size = self.values[v.name].root, rows.get(v.name, self._size(v.name))
                 loose += size
                 if root not in made and size > read.get(root, -1):
                     read[root] = size
             for var in instr.outputs:
-                size = self._size(var.name)
+                size = rows.get(var.name, self._size(var.name))
                 loose += size
-                flops += self.values[var.name].elements
+                flops += self.values[instr.inputs[1].name if var.name in rows else var.name].elements
                 if not readers.get(var.name, only) <= only:
                     written += size
         first = draft.instrs[0]
         dtype = self.values[first.outputs[0].name].type.dtype
         ops = len(draft.instrs) - len(again)
         return Vector(sum(read.values()) + written, loose, ops, flops, dtype, core)
+
+    def _rows(self, instr: Node) -> dict[str, int]:
+        """Bytes that move of what a state contains, where only rows of it are read or renewed in its memory."""
+        if not instr.inputs or not self.values[instr.inputs[0].name].state:
+            return {}
+        table, out = instr.inputs[0].name, instr.outputs[0].name
+        if isinstance(instr.op, Take):
+            return {table: min(self._size(table), self._size(out))}
+        if instr.op.renews == 0 and self.values[out].state:
+            return {table: 0, out: self._size(instr.inputs[1].name)}
+        return {}
 
     def _product(self, draft: Draft, work: Product, cores: Mapping[int, float], fed: Collection[str]) -> Product:
         (instr,) = draft.instrs
