@@ -38,14 +38,19 @@ def attention(body: Graph, weights: Collection[Value], gradients: Collection[str
             found = [before.get(maker, frozenset({maker} if maker in scores else ())) for maker in makers]
             if reached := frozenset[Node]().union(*found):
                 before[node] = reached
+    names = {v.name: node for v, node in made.items()}
+    readers: dict[Value, list[Node]] = {}  # products
+    for product in scores:
+        for v in product.inputs:
+            readers.setdefault(v, []).append(product)
     for nodes in _together([node for node in between if node in before], made):
         if any(summed(node) & scores[p] for node in nodes for p in before[node]):
             values = {v for node in nodes for v in node.outputs}
             first = {p for node in nodes for v in node.inputs if (p := made.get(v)) in scores}
-            last = {node for node in scores if values & set(node.inputs)}
+            last = {product for v in values for product in readers.get(v, ())}
             full = max(len(v.type.dims) for v in values)
             wheres = [n for n in nodes if _is_where(n) and len(n.outputs[0].type.dims) == full]
-            share = kept(wheres, {v.name: node for v, node in made.items()}) if wheres else 1.0
+            share = kept(wheres, names) if wheres else 1.0
             yield FoundRegion(RegionKind.ATTENTION, frozenset(nodes), frozenset(first | last), kept=share)
 
 
