@@ -7,8 +7,8 @@ from dataclasses import field
 from compiler.graph import Value
 from compiler.layout import TIME
 from dsl.data import dataclass
-from runtime.backend import Array
-from runtime.comm import Handle
+from runtime.backend import Array, Backend
+from runtime.comm import Handle, Wait
 
 
 @dataclass
@@ -36,6 +36,12 @@ class RankBuffer:
     def __post_init__(self) -> None:
         self.ledger.add(self.memory, self.size)
 
+    def arrive(self, backend: Backend) -> Wait[None]:
+        """Wait for what it is to hold."""
+        if self.coming is not None:
+            (handle, place), self.coming = self.coming, None
+            backend.assign(place, (yield from handle.wait()))
+
     def hold(self) -> RankBuffer:
         self.holders += 1
         return self
@@ -61,6 +67,20 @@ class Destination:
     array: Array
     dtype: str
     combine: str | None = None
+
+    def slice(self, backend: Backend, i: int) -> Destination:
+        """The place of one iteration in a stack."""
+        return Destination(backend.part(self.array, (slice(i, i + 1),)), self.dtype, self.combine)
+
+    def put(self, backend: Backend, value: Array) -> None:
+        """Copy the value there, or add it to what is there in its type."""
+        if self.combine is None:
+            backend.assign(self.array, value)
+            return
+        backend.accumulate(self.array, value, self.combine)
+        rounded = backend.rounded(self.array, self.dtype)
+        if rounded is not self.array:
+            backend.assign(self.array, rounded)
 
 
 def adds(var: Value) -> str:

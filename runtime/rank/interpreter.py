@@ -29,10 +29,9 @@ from compiler.origin import Role
 from compiler.program import DeviceClass, FunctionPhase, Program
 from runtime.backend import Array, Backend, LocalValue, Position, Renewing
 from runtime.comm import Handle, Network, Then, Wait
-from runtime.mesh import Mesh, logical, logical_type, region
+from runtime.mesh import Mesh, logical, logical_type, parted, region
 from runtime.rank.buffers import Destination, HeldArray, Ledger, RankBuffer, adds
 from runtime.rank.collectives import Here, start_collective
-from runtime.state import parted
 
 Values = dict[str, HeldArray]
 
@@ -176,7 +175,7 @@ class Rank:
             return  # a loop has added its slices
         operands = [values[v.name] for v in instr.inputs]
         for held in operands:
-            yield from self._there(held)
+            yield from held.buffer.arrive(self.backend)
         arrays = [held.array for held in operands]
         match op:
             case Accumulate():
@@ -243,17 +242,10 @@ class Rank:
         """The virtual stage whose code runs."""
         return self.program.homes.stage(self.group, self.chunk)
 
-    def _there(self, held: HeldArray) -> Wait[None]:
-        """Wait for what a value's buffer is to hold."""
-        if held.buffer.coming is not None:
-            handle, place = held.buffer.coming
-            held.buffer.coming = None
-            self.backend.assign(place, (yield from handle.wait()))
-
     def _drop(self, held: HeldArray) -> Wait[None]:
         """Let go of a value, which must be there first if nobody else holds it."""
         if held.buffer.holders == 1:
-            yield from self._there(held)
+            yield from held.buffer.arrive(self.backend)
         held.buffer.drop()
 
     def _compute(self, instr: Node, scope: Mapping[str, Value], arrays: Sequence[Array]) -> Sequence[Array]:
@@ -327,7 +319,7 @@ class Rank:
             else:
                 self.states[name] = self.copy(held.array, decl.type.dtype, decl.memory)
             return
-        self._put(Destination(self.states[name].array, decl.type.dtype, adds(scope[operand])), held.array)
+        Destination(self.states[name].array, decl.type.dtype, adds(scope[operand])).put(self.backend, held.array)
 
     # --- functions and loops
 
@@ -371,7 +363,7 @@ class Rank:
             filled.setdefault(result.name, []).append(place)
         nexts = names_of(op.body.outputs[:carries])
         for name in names[carries:stacks]:
-            yield from self._there(values[name])
+            yield from values[name].buffer.arrive(self.backend)
         carried = [HeldArray(values[n].array, values[n].buffer.hold()) for n in names[:carries]]
         for name in dict.fromkeys(names[:carries]):
             if name in dying and name not in names[carries:]:
@@ -387,7 +379,7 @@ class Rank:
                     array = self.backend.element(held.array, i) if k < stacks else held.array
                     inner[p.name] = HeldArray(array, held.buffer.hold())
             carried = []  # the iteration alone holds them now: memory is what Python has not freed
-            where = {name: [self._slice(p, i) for p in places] for name, places in filled.items()}
+            where = {name: [p.slice(self.backend, i) for p in places] for name, places in filled.items()}
             yield from self._body(op.body, inner, where, carries)
             carried = [HeldArray(inner[n].array, inner[n].buffer.hold()) for n in nexts]
             for name in dict.fromkeys(nexts):
@@ -395,20 +387,7 @@ class Rank:
         for out, held in zip(instr.outputs[:carries], carried, strict=True):
             values[out.name] = held
 
-    def _slice(self, place: Destination, i: int) -> Destination:
-        """The place of one iteration in a stack."""
-        return Destination(self.backend.part(place.array, (slice(i, i + 1),)), place.dtype, place.combine)
-
-    def _put(self, place: Destination, value: Array) -> None:
-        if place.combine is None:
-            self.backend.assign(place.array, value)
-            return
-        self.backend.accumulate(place.array, value, place.combine)
-        rounded = self.backend.rounded(place.array, place.dtype)
-        if rounded is not place.array:
-            self.backend.assign(place.array, rounded)
-
     def _store(self, stacks: Mapping[str, list[Destination]], name: str, values: Values) -> Wait[None]:
         for place in stacks.get(name, ()):
-            yield from self._there(values[name])
-            self._put(place, values[name].array)
+            yield from values[name].buffer.arrive(self.backend)
+            place.put(self.backend, values[name].array)
