@@ -62,11 +62,6 @@ def logical(decl: StateDecl) -> str:
     return decl.logical or decl.name
 
 
-def parted(decl: StateDecl) -> bool:
-    """Whether each micro-batch has a part of its own."""
-    return TIME in decl.layout.split_axes
-
-
 def range_of(decl: StateDecl, cls: DeviceClass) -> LoopRange | None:
     """The part of a rolled loop that this buffer holds, if it is stacked over one that is cut into stages."""
     for r in cls.ranges:
