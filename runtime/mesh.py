@@ -89,3 +89,8 @@ def region(decl: StateDecl, cls: DeviceClass, group: int, mesh: Mesh, at: Mappin
         first = r.first.at(group) if r is not None and dim.name == r.dim else 0
         found.append((first + min(start, dim.size), first + min(start + size, dim.size)))
     return found
+
+
+def parted(decl: StateDecl) -> bool:
+    """Whether each micro-batch has a part of its own."""
+    return TIME in decl.layout.split_axes
