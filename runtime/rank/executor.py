@@ -17,7 +17,7 @@ from runtime.mesh import Mesh
 from runtime.numpy.backend import Numpy
 from runtime.rank.buffers import HeldArray
 from runtime.rank.interpreter import Rank
-from runtime.state import parted
+from runtime.state import own_piece, parted
 
 
 class RankExecutor(LocalExecutor):
@@ -60,11 +60,7 @@ class RankExecutor(LocalExecutor):
 
     def fill(self, group: int, decl: StateDecl, part: Array) -> None:
         for d in self.devices[group]:
-            if parted(decl):
-                at = [{**d.at, TIME: m} for m in range(self.program.microbatches)]
-                piece = np.stack([piece_of(part, decl.type, decl.layout, self.mesh, x) for x in at])
-            else:
-                piece = piece_of(part, decl.type, decl.layout, self.mesh, d.at)
+            piece = own_piece(part, decl, self.mesh, d.at)
             d.fill(decl.name, self.backend.from_host(piece, decl.type.dtype, decl.memory))
 
     def held(self, group: int, decl: StateDecl) -> Array | None:

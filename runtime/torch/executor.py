@@ -73,7 +73,7 @@ class TorchExecutor(LocalExecutor):
         self._do("fill", group, decl.name, np.ascontiguousarray(part).reshape(part.shape))
 
     def share(self, group: int, decl: StateDecl, other: Any) -> bool:
-        if all(s.name != decl.name for s in other.classes[group].states):
+        if any(all(s.name != decl.name for s in x.classes[group].states) for x in (self, other)):
             return False
         self._do("share", group, decl.name, other.number)
         return True

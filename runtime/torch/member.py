@@ -14,11 +14,11 @@ import torch
 
 from compiler.graph import Type
 from compiler.layout import TIME
-from compiler.program import Program
+from compiler.program import LASTING, Program
 from runtime.distribute import Array, piece_of
 from runtime.executor import inputs_of
 from runtime.rank.interpreter import Rank
-from runtime.state import parted
+from runtime.state import own_piece, parted
 from runtime.torch.backend import Torch
 from runtime.torch.network import TorchNetwork, place_of
 from runtime.torch.world import World
@@ -85,7 +85,7 @@ class Member:
         device = self.devices[number]
         if device.group == group:
             decl = device.declared[name]
-            piece = piece_of(part, decl.type, decl.layout, device.mesh, device.at)
+            piece = own_piece(part, decl, device.mesh, device.at)
             device.fill(name, self.backend.from_host(piece, decl.type.dtype, decl.memory))
 
     def share(self, number: int, group: int, name: str, other: int) -> None:
@@ -98,7 +98,7 @@ class Member:
         """What is in the buffers of these names (by group), with the micro-batches in front where there are pieces."""
         device, found = self.devices[number], {}
         for name in wanted.get(device.group, ()):
-            if parted(device.declared[name]):
+            if parted(device.declared[name]) and device.declared[name].role not in LASTING:
                 micros = range(device.program.microbatches)
                 if (name, 0) in device.saved:
                     found[name] = np.stack([self.backend.to_host(device.saved[name, m].array) for m in micros])

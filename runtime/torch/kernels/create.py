@@ -21,12 +21,13 @@ from runtime.torch.base import NARROW, STORAGE, Standpoint, TorchCall, Values, k
 
 @kernel(Iota)
 def plan_iota(op: Iota, ins: Values, outs: Values, where: Standpoint) -> Kernel:
-    """Plans the numbers of this piece's places along the dim, which start at its logical offset."""
+    """Plans the numbers of this piece's places along the dim, which start at its logical offset, and an operand."""
     offset, (size,), start = where.offset(outs[0], 0), outs[0].type.shape, where.position.start
 
-    def iota(ctx: TorchCall) -> Tensor:
+    def iota(ctx: TorchCall, *begin: Tensor) -> Tensor:
         first = offset(ctx.micro) + start
-        return torch.arange(first, first + size, dtype=torch.int32, device=where.device)
+        places = torch.arange(first, first + size, dtype=torch.int32, device=where.device)
+        return places + begin[0] if begin else places
 
     return iota
 
