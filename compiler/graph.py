@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from compiler.memory.tiers import FIRST
 from compiler.origin import FORWARD, Origin
-from dsl.data import Shared, dataclass, fix
+from dsl.data import Unique, dataclass, fix
 from dsl.source import NOWHERE, Span
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ DIGITS = {"f64": 53, "f32": 24, "f16": 11, "bf16": 8}
 
 
 @dataclass(frozen=True, slots=True)
-class Dim(Shared):
+class Dim(Unique):
     """A named dimension of a known size."""
 
     name: str
@@ -36,7 +36,7 @@ class Dim(Shared):
 
 
 @dataclass(frozen=True, slots=True)
-class Type(Shared):
+class Type(Unique):
     """Element type and ordered dims of a tensor; names within one tensor are distinct.
 
     `positions`: where the dim of a name is. `elements`: their number.

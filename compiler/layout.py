@@ -8,13 +8,13 @@ from functools import lru_cache
 from math import prod
 
 from compiler.graph import Dim, Type
-from dsl.data import Shared, dataclass, fix
+from dsl.data import Unique, dataclass, fix
 
 TIME = "micro-batches"  # their axis: a split over time, not over devices. No mesh can call one of its axes so
 
 
 @dataclass(frozen=True, slots=True)
-class Layout(Shared):
+class Layout(Unique):
     """`dims[i]`: the axes (major to minor) that split dim i of the type; `pending`: (axis, "sum" | "max"), in the order
     of the mesh, the micro-batches first.
 

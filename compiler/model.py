@@ -196,7 +196,7 @@ STEP_DTYPE = "f64"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WeightUpdate:
-    """One weight's optimizer.
+    """One weight's optimizer. Weights of one kind have the same graph, with states of their own in the place of its.
 
     graph.inputs = step (an f64 scalar, from 1), weight, gradient, states…; outputs = new weight, new states.
     """

@@ -183,7 +183,7 @@ ORIGINS = {phase: Origin(phase=phase) for phase in Phase}
 
 def phase_in(function: FunctionPhase, op: Op | None = None) -> Phase:
     """The phase of what an op gives in a function (or of a loop's parameter), unless it is computed again."""
-    return Phase.MOVED if isinstance(op, Comm | Effect | Move) else PHASES.get(function, Phase.FORWARD)
+    return Phase.MOVED if isinstance(op, (Comm, Effect, Move)) else PHASES.get(function, Phase.FORWARD)
 
 
 ALL_CHUNKS = -1

@@ -1,17 +1,16 @@
 """`dataclass` of the standard library, at a fraction of its cost: same meaning, same arguments, where parc needs them.
 
 The library compiles up to eight methods of a class as it is made: more than half of the time in which parc was loaded.
-Here a method is compiled when it is first called, and fills the slots of a frozen object without a detour.
+Here a method is made when it is first called, of code that classes of as many fields share, and fills the slots of a
+frozen object without a detour.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
-
-_T = TypeVar("_T")
+from typing import TYPE_CHECKING
 
 _KEPT = 1 << 15
-"""How many objects of a `Shared` class are kept to be given again."""
+"""How many objects of a `Unique` class are kept to be given again."""
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
 else:
     import dataclasses
     from dataclasses import MISSING, FrozenInstanceError, fields
-    from functools import lru_cache
+    from functools import cache, lru_cache
+    from types import FunctionType
 
     def fix(made, **facts):
         for name, value in facts.items():
@@ -51,14 +51,14 @@ else:
                 cls.__setattr__ = cls.__delattr__ = _fixed
                 if slots:
                     cls.__getstate__, cls.__setstate__ = _getstate, _setstate
-            if issubclass(cls, Shared):
+            if issubclass(cls, Unique):
                 _share(cls)
             return cls
 
         return make if cls is None else make(cls)
 
     def _share(cls):
-        fill, digest = _compiled(cls, "__init__", *_init(cls, True, True)), _compiled(cls, "__hash__", *_hash(cls))
+        fill, digest = _init(cls, True, True), _hash(cls)
 
         @lru_cache(_KEPT)
         def new(of, *values, **named):
@@ -69,69 +69,84 @@ else:
 
         cls.__new__ = new
         cls.__init__ = object.__init__
-        cls.__hash__ = Shared.__hash__
+        cls.__hash__ = Unique.__hash__
         cls.__reduce__ = lambda self: (cls, tuple(getattr(self, f.name) for f in fields(self) if f.init))
 
-    def _later(cls, name, write):
-        """Give the class a method whose source `write` makes of it when it is first called."""
+    def _later(cls, name, make):
+        """Give the class a method that is made when it is first called."""
 
         def first(self, *args, **kwargs):
-            method = _compiled(cls, name, *write(cls))
+            method = make(cls)
             setattr(cls, name, method)
             return method(self, *args, **kwargs)
 
         setattr(cls, name, first)
 
-    def _compiled(cls, name, source, known):
+    def _method(cls, source, names, known):
+        """A function of the source, in which the fields `names` are called f0, f1…: so it is compiled once for all
+        classes that are built alike."""
+        called = {f"f{i}": name for i, name in enumerate(names)}
+        code = _code(source)
+        varnames, attributes = (tuple([called.get(n, n) for n in of]) for of in (code.co_varnames, code.co_names))
+        made = FunctionType(code.replace(co_varnames=varnames, co_names=attributes), known)
+        made.__qualname__ = f"{cls.__qualname__}.{code.co_name}"
+        return made
+
+    @cache
+    def _code(source):
+        known = {}
         exec(source, known)
-        known[name].__qualname__ = f"{cls.__qualname__}.{name}"
-        return known[name]
+        return next(of.__code__ for name, of in known.items() if name != "__builtins__")
 
     def _init(cls, frozen, slots):
-        known = {"MISSING": MISSING}
-        parameters, keywords, body = [], [], []
-        for f in fields(cls):
-            name, value = f.name, f.name
-            if f.default is not MISSING:
-                known[f"default_{name}"] = f.default
-                default = f"=default_{name}"
-            elif f.default_factory is not MISSING:
-                known[f"make_{name}"] = f.default_factory
-                default = "=MISSING"
-                value = f"make_{name}() if {name} is MISSING else {name}" if f.init else f"make_{name}()"
-            elif f.init:
-                default = ""
-            else:
+        known = {"MISSING": MISSING, "fill": object.__setattr__}
+        parameters, keywords, defaults, named, body = [], [], [], {}, []
+        for i, f in enumerate(fields(cls)):
+            default, value = f.default, f"f{i}"
+            if f.default_factory is not MISSING:
+                known[f"make{i}"] = f.default_factory
+                value = f"make{i}() if f{i} is MISSING else f{i}" if f.init else f"make{i}()"
+            elif not f.init and default is MISSING:
                 continue
+            elif not f.init:
+                known[f"default{i}"], value = default, f"default{i}"
             if f.init:
-                (keywords if f.kw_only else parameters).append(name + default)
-            elif f.default is not MISSING:
-                value = f"default_{name}"
+                (keywords if f.kw_only else parameters).append(f"f{i}")
+                if default is not MISSING or f.default_factory is not MISSING:
+                    if f.kw_only:
+                        named[f.name] = default
+                    else:
+                        defaults.append(default)
             if not frozen:
-                body.append(f"self.{name} = {value}")
+                body.append(f"self.f{i} = {value}")
             elif slots:
-                known[f"set_{name}"] = getattr(cls, name).__set__
-                body.append(f"set_{name}(self, {value})")
+                known[f"set{i}"] = getattr(cls, f.name).__set__
+                body.append(f"set{i}(self, {value})")
             else:
-                known["fill"] = object.__setattr__
-                body.append(f"fill(self, {name!r}, {value})")
+                known[f"name{i}"] = f.name
+                body.append(f"fill(self, name{i}, {value})")
         if hasattr(cls, "__post_init__"):
             body.append("self.__post_init__()")
         listed = ", ".join(["self", *parameters, *(["*", *keywords] if keywords else [])])
-        return f"def __init__({listed}):\n " + "\n ".join(body or ["pass"]), known
+        source = f"def __init__({listed}):\n " + "\n ".join(body or ["pass"])
+        made = _method(cls, source, [f.name for f in fields(cls)], known)
+        made.__defaults__, made.__kwdefaults__ = tuple(defaults), named
+        return made
 
     def _eq(cls):
         names = [f.name for f in fields(cls) if f.compare]
-        mine, others = ("".join(f"{x}.{n}, " for n in names) for x in ("self", "other"))
-        return (
+        mine, others = ("".join(f"{x}.f{i}, " for i in range(len(names))) for x in ("self", "other"))
+        source = (
             "def __eq__(self, other):\n"
             " if self is other: return True\n"
             f" return ({mine}) == ({others}) if other.__class__ is self.__class__ else NotImplemented"
-        ), {}
+        )
+        return _method(cls, source, names, {})
 
     def _hash(cls):
         names = [f.name for f in fields(cls) if (f.compare if f.hash is None else f.hash)]
-        return f"def __hash__(self):\n return hash(({''.join(f'self.{n}, ' for n in names)}))", {}
+        source = f"def __hash__(self):\n return hash(({''.join(f'self.f{i}, ' for i in range(len(names)))}))"
+        return _method(cls, source, names, {})
 
     def _repr(self):
         told = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.repr)
@@ -148,7 +163,7 @@ else:
             object.__setattr__(self, f.name, value)
 
 
-class Shared:
+class Unique:
     """Base of frozen classes whose equal objects are one, as long as it is among the last `_KEPT` that were made. So to
     compare two is mostly to see that they are the same, their hash is there, and what `__post_init__` works out of the
     fields (`fix`) is worked out once. All fields that are given can be hashed, and are given in their order.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from importlib import resources
-from importlib.resources.abc import Traversable
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +13,8 @@ from dsl.source import Source, Span
 
 ROOT_MARKS = ("pyproject.toml", ".git", "parc.toml")
 SUFFIX = ".par"
+STD = Path(__file__).with_name("std")
+"""The folder of the standard library."""
 _MOST_ENTRIES = 1000
 
 
@@ -80,10 +80,7 @@ def _load_std(module: ast.Path) -> Source:
     if parts[0] != "std" or len(parts) < 2:
         help = f'a file of your own is `use "{"/".join(parts)}{SUFFIX}"`' if parts[0] != "std" else None
         raise fail("E0015", f"`{module}` is no module of the standard library", module.span, help=help)
-    place: Traversable = resources.files("dsl").joinpath("std")
-    for part in parts[1:-1]:
-        place = place.joinpath(part)
-    file = place.joinpath(parts[-1] + SUFFIX)
+    file = STD.joinpath(*parts[1:-1], parts[-1] + SUFFIX)
     if not file.is_file():
         known = [f"std.{n}" for n in standard_modules()]
         help = did_you_mean(str(module), known) or (f"there are {', '.join(known)}" if known else None)
@@ -93,10 +90,7 @@ def _load_std(module: ast.Path) -> Source:
 
 def standard_modules() -> list[str]:
     """What can follow `use std.`, sorted."""
-    folder = resources.files("dsl").joinpath("std")
-    if not folder.is_dir():
-        return []
-    return sorted(f.name.removesuffix(SUFFIX) for f in folder.iterdir() if f.name.endswith(SUFFIX))
+    return sorted(f.name.removesuffix(SUFFIX) for f in STD.iterdir() if f.name.endswith(SUFFIX))
 
 
 def _load(path: str, name: str, root: Path | None, span: Span | None) -> Source:

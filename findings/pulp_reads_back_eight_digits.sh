@@ -19,7 +19,7 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 cd "$dir"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check pulp==3.3.2 highspy==1.16.0
+venv/bin/pip install --quiet --no-compile --disable-pip-version-check pulp==3.3.2 highspy==1.16.0
 
 cat > probe.py <<'PY'
 import pulp

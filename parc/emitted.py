@@ -14,7 +14,7 @@ from compiler.passes.place.place import Placed
 from compiler.program import Program
 from compiler.text import show
 from compiler.text.stages import show_graph, show_stage
-from compiler.walk import walk
+from compiler.walk import bodies
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 
@@ -45,8 +45,8 @@ class Timer:
 
 def _nodes(made: tuple[Graph, ...] | Program) -> int:
     if isinstance(made, Program):
-        return sum(1 for c in made.classes for f in c.functions for _ in walk(f.body))
-    return sum(1 for graph in made for _ in walk(graph))
+        return sum(len(b.nodes) for c in made.classes for f in c.functions for b in bodies(f.body))
+    return sum(len(b.nodes) for graph in made for b in bodies(graph))
 
 
 def lowered(given: Job | Training | Placed, entry: str, timed: Callable[[PassTiming], None] | None = None) -> Compiled:

@@ -260,7 +260,7 @@ def _microbatches(strategy: Strategy, dim: str, size: int) -> Iterator[RuleChang
         if size % count:
             continue
         rule = f"microbatches {count} over {dim}"
-        for p in strategy.pipelines:
+        for p in strategy.pipelines[:1]:  # which says the schedule of all
             chunks = f"chunks = {p.chunks}, " if p.schedule == "interleaved" else ""
             cuts = f", cuts {list(p.cuts)}" if p.cuts else ""
             rule = f"pipeline {p.label} on {p.axis}, schedule {p.schedule}"

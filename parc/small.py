@@ -21,6 +21,7 @@ from compiler.driver import Compiled, compile_job
 from compiler.evaluate.sizes import Sizes, Stated
 from compiler.graph import Graph, Value, names_of
 from compiler.model import Job
+from compiler.ops.call import Call
 from compiler.ops.index import Take
 from compiler.ops.reduce import TopK
 from compiler.ops.repeat import Repeat
@@ -282,8 +283,10 @@ def outline(program: Program) -> Outline:
 def _instructions(body: Graph) -> Iterator[tuple[Any, ...]]:
     for instr in body.nodes:
         op = instr.op
-        if isinstance(op, Repeat):
-            attributes: tuple[Any, ...] = (op.label, op.carries, op.stacks, op.reverse, *_instructions(op.body))
+        if isinstance(op, Call):
+            attributes: tuple[Any, ...] = (op.at, *_instructions(op.body))
+        elif isinstance(op, Repeat):
+            attributes = (op.label, op.carries, op.stacks, op.reverse, *_instructions(op.body))
         else:
             attributes = tuple(_LIST.sub("#", _NUMBER.sub("#", repr(getattr(op, f.name)))) for f in fields(op))
         outs = tuple((v.name, v.type.dtype, v.type.names, v.layout) for v in instr.outputs)

@@ -169,7 +169,7 @@ class Args:
                 raise fail("E0209", f"`{self.name}` takes dims here", expr.span, help="declare one: `dim n = …`")
             found: tuple[Dim, ...]
             bound = self.scope.vars.get(expr.id)
-            if self.scope.find_dim(expr.id) is None and isinstance(bound, Value | WeightVar):
+            if self.scope.find_dim(expr.id) is None and isinstance(bound, (Value, WeightVar)):
                 found = (bound if isinstance(bound, Value) else bound.raw).type.dims
             else:
                 found = self.scope.dim_list([expr])

@@ -56,7 +56,7 @@ def _where(a: Args) -> Bound:
         return evaluate(a.expr("then" if test else "other"), a.scope, a.want, a.hint)
     values = [test, a.value("then", a.want), a.value("other", a.want)]
     spans = [a.expr(n).span for n in ("test", "then", "other")]
-    numbers = [v for v in map(plain, values[1:]) if isinstance(v, int | float) and not isinstance(v, bool)]
+    numbers = [v for v in map(plain, values[1:]) if isinstance(v, (int, float)) and not isinstance(v, bool)]
     if isinstance(test, Value) and test.type.dtype == "bool" and len(numbers) == 2:
         values[1] = _of_two(numbers, test, a, spans[1])
     return elementwise("where", values, spans, a.scope, a.span, a.hint)
@@ -138,7 +138,7 @@ def _mean(a: Args) -> Bound:
 def _extreme(fn: str) -> Callable[[Args], Bound]:
     def make(a: Args) -> Bound:
         value = plain(a.value("x"))
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
             numbers: list[Number] = [value]
             for expr in a.given.get("others", []):
                 numbers.append(static.number(evaluate(expr, a.scope), f"an argument of `{fn}`", expr.span))

@@ -9,7 +9,7 @@ from compiler.evaluate.builtins import BUILTINS, call_builtin
 from compiler.evaluate.expressions import Want, evaluate, tensor
 from compiler.evaluate.modules import suggest_std
 from compiler.evaluate.scope import Scope
-from compiler.evaluate.session import Call, Session, listed
+from compiler.evaluate.session import Session, SourceCall, listed
 from compiler.evaluate.values import BROKEN, Bound, Broken, CallResults, Defined, DimList, Skip, kind_of
 from compiler.graph import Dim, Value
 from dsl import ast
@@ -46,7 +46,7 @@ def built(
 ) -> T:
     """What `make` makes of a device or a cluster, with its parameters bound in `scope`. Raises Skip for what failed,
     which is reported with the place of the use."""
-    session.stack.append(Call(entry, span))
+    session.stack.append(SourceCall(entry, span))
     try:
         bind_defaults(entry.item.parameters, arguments, scope)
         return make(session, entry, scope)
@@ -71,7 +71,7 @@ def call_function(expr: ast.Call, entry: Defined, arguments: dict[str, Bound | N
     label = expr.label.id if expr.label else entry.name
     inner = Scope(entry.module, scope.making, scope.frame, scope.child_path(label, expr.span), "function")
     inner.in_repeat = scope.in_repeat
-    session.stack.append(Call(entry, expr.span))
+    session.stack.append(SourceCall(entry, expr.span))
     try:
         _bind_patterns(expr, entry, arguments, inner, scope)
         before = session.failures
@@ -97,7 +97,7 @@ def _argument(expr: ast.Expr, scope: Scope) -> Bound:
             raise fail("E0210", "only built-in functions take `->`", expr.span)
         dims = scope.dim_list(expr.dims)
         return dims[0] if len(dims) == 1 else DimList(dims)
-    if isinstance(expr, ast.Arrow | ast.Range):
+    if isinstance(expr, (ast.Arrow, ast.Range)):
         raise fail("E0210", "only built-in functions take this as an argument", expr.span)
     value = evaluate(expr, scope)
     if isinstance(value, CallResults):

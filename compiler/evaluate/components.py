@@ -8,7 +8,7 @@ from dataclasses import replace
 from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate, static_of, tensor
 from compiler.evaluate.scope import Called, Scope
-from compiler.evaluate.session import Call, listed
+from compiler.evaluate.session import SourceCall, listed
 from compiler.evaluate.values import Bound, CallResults, Defined, Skip
 from dsl import ast
 from dsl.diagnostics import ParcError, did_you_mean, fail
@@ -43,7 +43,7 @@ def call_model(expr: ast.Call, entry: Defined, scope: Scope) -> Bound:
     before = making.still, making.lacking
     making.still = making.still or (making.frozen is not None and making.frozen.hold(path))
     making.lacking = {n: (entry.name, expr.span) for n in inputs if n not in given}
-    session.stack.append(Call(entry, expr.span))
+    session.stack.append(SourceCall(entry, expr.span))
     try:
         bind_defaults(item.parameters, arguments, inner)
         failures = session.failures

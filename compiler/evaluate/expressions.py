@@ -119,7 +119,7 @@ def static_value(expr: ast.Expr, module: Module) -> Static:
 def static_of(value: Bound, span: Span) -> Static:
     """The value if it is static, a dim as its size."""
     value = plain(value)
-    if isinstance(value, bool | int | float | str | Quantity | tuple):
+    if isinstance(value, (bool, int, float, str, Quantity, tuple)):
         return value
     raise fail("E0210", f"expected a value that is known when the file is evaluated, got {kind_of(value)}", span)
 
@@ -130,7 +130,7 @@ def tensor(value: Bound, scope: Scope, span: Span, what: str = "this") -> Value:
         return scope.read(value, span)
     if isinstance(value, Value):
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         help = "`full(value, dims…)` makes a tensor of a number"
         raise fail("E0210", f"{what} must be a tensor, got {kind_of(value)}", span, help=help)
     raise fail("E0210", f"{what} must be a tensor, got {kind_of(value)}", span)
@@ -146,11 +146,11 @@ def elementwise(
     for operand, place in zip(operands, spans, strict=True):
         _has_size(operand, scope, place)
         operand = plain(operand)
-        if isinstance(operand, bool | int | float):
+        if isinstance(operand, (bool, int, float)):
             real = is_float and not isinstance(operand, bool)
             slots.append(float(operand) if real else operand)
         else:
-            if not isinstance(operand, Value | WeightVar):
+            if not isinstance(operand, (Value, WeightVar)):
                 raise fail("E0210", f"`{fn}` is not defined for {kind_of(operand)}", place)
             inputs.append(tensor(operand, scope, place))
             slots.append(None)
@@ -174,7 +174,7 @@ def _dtype(operand: Bound) -> bool:
 def _unary(expr: ast.Unary, scope: Scope, want: Want, hint: str | None) -> Bound:
     value = evaluate(expr.operand, scope, want)
     fn = "neg" if expr.op == "-" else "not"
-    if isinstance(value, Value | WeightVar):
+    if isinstance(value, (Value, WeightVar)):
         return elementwise(fn, [value], [expr.operand.span], scope, expr.span, hint)
     known = static_of(value, expr.operand.span)
     if fn == "neg":
@@ -194,7 +194,7 @@ def _binary(expr: ast.Binary, scope: Scope, want: Want, hint: str | None) -> Bou
         _has_size(right, scope, expr.right.span)
         return static.binary(expr.op, static_of(left, expr.span), static_of(right, expr.span), expr.span)
     for value, side in ((left, expr.left), (right, expr.right)):
-        if isinstance(value, CallResults | DimList | Words):
+        if isinstance(value, (CallResults, DimList, Words)):
             raise fail("E0210", f"`{expr.op}` is not defined for {kind_of(value)}", side.span)
     fn = _MAPS[expr.op]
     if fn == "mul" and left is right and isinstance(left, WeightVar):

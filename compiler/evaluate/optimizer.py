@@ -1,4 +1,4 @@
-"""`optimizer`: one small graph per weight, in master precision; what depends on the step alone is computed in f64."""
+"""`optimizer`: one small graph per kind of weight, in master precision; what depends on the step alone is in f64."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from compiler.evaluate.expressions import evaluate, tensor
 from compiler.evaluate.frame import Frame
 from compiler.evaluate.modules import Module
 from compiler.evaluate.scope import Making, Scope
-from compiler.evaluate.session import Call, Session
+from compiler.evaluate.session import Session, SourceCall
 from compiler.evaluate.statements import run
 from compiler.evaluate.values import Defined, Skip, WeightVar, is_static, plain
 from compiler.graph import Graph, Names, Type, Value
 from compiler.model import STEP_DTYPE, Precision, Weight, WeightUpdate
 from compiler.ops.elementwise import Transpose
-from compiler.ops.repeat import Repeat
 from compiler.origin import Origin
-from compiler.passes.copying import copy_graph
 from dsl import ast
 from dsl.diagnostics import ParcError, fail
 
@@ -89,7 +87,7 @@ def _update(
     outside.vars["step"] = step
     arguments = bind(call, entry.item.parameters, f"the optimizer `{entry.name}`", lambda e: evaluate(e, outside))
     inner = Scope(entry.module, making, frame, path, "optimizer")
-    session.stack.append(Call(entry, call.span))
+    session.stack.append(SourceCall(entry, call.span))
     try:
         bind_defaults(entry.item.parameters, arguments, inner)
         inner.vars |= {"w": w, "g": g, "step": step}
@@ -110,23 +108,12 @@ def _update(
 
 
 def _same(update: WeightUpdate, of: Weight, weight: Weight, names: Names) -> WeightUpdate:
-    """The update of another weight of the same type, for this one: it is evaluated once for all of them."""
-    begin = len(of.name)  # all values of an update are called after its weight
-
-    def rename(value: Value) -> tuple[str, Origin]:
-        name = weight.name + value.name[begin:]
-        return name, Origin(name)
-
-    def named(graph: Graph) -> Graph:
-        nodes = tuple(
-            replace(n, op=replace(n.op, body=named(n.op.body))) if isinstance(n.op, Repeat) else n for n in graph.nodes
-        )
-        return replace(graph, name=weight.name + graph.name[begin:], nodes=nodes)
-
-    graph = named(copy_graph(update.graph, names, rename))
-    given = graph.inputs[len(graph.inputs) - len(update.states) :]
-    states = [replace(s, value=v, of=weight.name) for s, v in zip(update.states, given, strict=True)]
-    return WeightUpdate(weight.name, tuple(states), graph)
+    """The update of another weight of the same type: the same graph with states of its own."""
+    states = []
+    for s in update.states:
+        name = names.fresh(weight.name + s.name[len(of.name) :])
+        states.append(replace(s, value=replace(s.value, name=name, origin=Origin(name)), of=weight.name))
+    return WeightUpdate(weight.name, tuple(states), update.graph)
 
 
 def _final(name: str, type: Type, scope: Scope, entry: Defined, before: Value) -> Value:
@@ -136,7 +123,7 @@ def _final(name: str, type: Type, scope: Scope, entry: Defined, before: Value) -
     if value is before:
         what = "the weight `w`" if name == "w" else f"the state `{name}`"
         raise fail("E0312", f"the optimizer `{entry.name}` never changes {what}", span, help=f"`{name} = …`")
-    if is_static(value) or not isinstance(value, Value | WeightVar):
+    if is_static(value) or not isinstance(value, (Value, WeightVar)):
         raise fail("E0312", f"`{name}` must stay a tensor of the weight's shape", span)
     x = scope.in_master(tensor(value, scope, span), span)
     if x.type == type:

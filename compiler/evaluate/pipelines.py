@@ -29,10 +29,26 @@ SCHEDULES: dict[str, tuple[str, ...]] = {
 
 
 def pipeline_rule(
-    statement: ast.Pipeline, path: str, axis: AxisRef, scope: Scope, index: ModelIndex | None, span: Span
+    statement: ast.Pipeline,
+    path: str,
+    axis: AxisRef,
+    scope: Scope,
+    index: ModelIndex | None,
+    span: Span,
+    first: PipelineRule | None = None,
 ) -> PipelineRule:
-    """The rule, its numbers checked against the loop's count. path: the loop's, or its label alone."""
+    """The rule, its numbers checked against the loop's count. path: the loop's, or its label alone; first: the rule of
+    the loop that is cut together with this one, which says axis and schedule."""
     schedule, chunks = "gpipe", 1
+    if first is not None:
+        notes = [("the first is here", first.span)]
+        if axis.name != first.axis:
+            message = f"one loop is cut on `{first.axis}`, this one on `{axis.name}`"
+            raise fail("E0415", message, span, notes=notes, help="loops that are cut together have the same stages")
+        if statement.schedule is not None:
+            message = "the schedule is given twice"
+            raise fail("E0415", message, statement.schedule.span, notes=notes, help="it is that of the first pipeline")
+        schedule, chunks = first.schedule, first.chunks
     if statement.schedule is not None:
         schedule = _schedule(statement.schedule)
         chunks = _chunks(statement.schedule, schedule, scope)
@@ -60,6 +76,9 @@ def pipeline_rule(
             message = f"`{label}` has {plural(count, 'iteration')}, too few for {parts}"
             raise fail("E0408", message, span, help=_fewer(axis, chunks, count, _micro(statement, scope)))
         path = label
+        if first is not None and first.label == path:
+            notes = [("the first is here", first.span)]
+            raise fail("E0415", f"`{path}` is cut twice", span, notes=notes)
         _check_cuts(cuts, statement, stages, count)
     if stages > limits.MAX_STAGES:
         raise fail("E0908", f"the pipeline has {stages} stages, the most is {limits.MAX_STAGES:,}", span)

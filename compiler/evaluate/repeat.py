@@ -207,7 +207,7 @@ def _check_statics(statement: ast.Repeat | ast.Scan, scope: Scope, inner: Scope)
     for s in statement.body:
         for name in assigned(s):
             old, new = scope.vars.get(name), inner.vars.get(name)
-            if old is None or isinstance(old, Value | WeightVar | Broken) or new is old or isinstance(new, Broken):
+            if old is None or isinstance(old, (Value, WeightVar, Broken)) or new is old or isinstance(new, Broken):
                 continue
             message = f"`{name}` is {kind_of(old)}: the iterations of a `repeat` cannot change it"
             help = "only tensors are carried from iteration to iteration"
@@ -224,7 +224,7 @@ def _begun_as_tensor(name: str, old: Bound, new: Bound | None, scope: Scope) -> 
         if tensor is None or tensor.dtype != "bool" or any(scope.find_dim(d.name) != d for d in tensor.dims):
             return None
         return f"{name} = {'ones' if old else 'zeros'}({', '.join([*tensor.names, 'dtype = bool'])})"
-    if not isinstance(old, int | float):
+    if not isinstance(old, (int, float)):
         return None
     if static.is_number(new):
         return f"{name} = zeros(dtype = master)" if old == 0 else f"{name} = full({old}, dtype = master)"

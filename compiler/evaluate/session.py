@@ -22,7 +22,7 @@ class Abort(Skip):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class SourceCall:
     """An open call: what is called and from where."""
 
     entry: Defined
@@ -35,7 +35,7 @@ class Session:
     def __init__(self) -> None:
         self.diagnostics = Diagnostics()
         self.sources: dict[str, Source] = {}
-        self.stack: list[Call] = []
+        self.stack: list[SourceCall] = []
         self.nodes = 0
         self.calls = 0
         self.nesting = 0

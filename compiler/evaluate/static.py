@@ -26,7 +26,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 def is_number(value: object) -> bool:
     """Says whether a static value is a number; bools are none here, unlike Python's."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def binary(op: str, left: Static, right: Static, span: Span) -> Static:
@@ -41,7 +41,7 @@ def binary(op: str, left: Static, right: Static, span: Span) -> Static:
         return _quantities(op, left, right, span)
     if not (is_number(left) and is_number(right)):
         raise _types(op, left, right, span)
-    assert isinstance(left, int | float) and isinstance(right, int | float)
+    assert isinstance(left, (int, float)) and isinstance(right, (int, float))
     return bounded(_numbers(op, left, right, span), span)
 
 
@@ -133,7 +133,7 @@ def negated(value: Static, span: Span) -> Static:
     """`-value`."""
     if isinstance(value, Quantity):
         return -value
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         return -value
     raise fail("E0210", f"`-` needs a number, got {kind_of(value)}", span)
 
@@ -172,7 +172,7 @@ def integer(value: Bound, what: str, span: Span, low: int | None = None, high: i
 def number(value: Bound, what: str, span: Span) -> Number:
     """The value as a plain number."""
     value = plain(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise fail("E0210", f"{what} must be a number, got {kind_of(value)}", span)
     return value
 

@@ -15,7 +15,7 @@ from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.modules import Module
 from compiler.evaluate.pipelines import check_microbatches, pipeline_rule, schedule_microbatches
 from compiler.evaluate.scope import Scope
-from compiler.evaluate.session import Call, Session, is_std, listed
+from compiler.evaluate.session import Session, SourceCall, is_std, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
 from compiler.memory.tiers import EXAMPLES
@@ -255,12 +255,12 @@ class Expander:
         return LayoutRule(tensor, tuple(dims), self.span(statement), self.by)
 
     def _pipeline(self, statement: ast.Pipeline, scope: Scope) -> None:
-        if self.rules.pipelines:
-            notes = [("the first is here", self.rules.pipelines[0].span)]
-            raise fail("E0415", "a strategy has one pipeline", statement.span, notes=notes)
         axis = self.axis(statement.axis, scope)
         path = self._loop(statement.loop, scope)
-        self.rules.pipelines.append(pipeline_rule(statement, path, axis, scope, self.index, self.span(statement)))
+        first = next(iter(self.rules.pipelines), None)
+        self.rules.pipelines.append(
+            pipeline_rule(statement, path, axis, scope, self.index, self.span(statement), first)
+        )
         if statement.schedule is not None:
             found = schedule_microbatches(statement.schedule, scope)
             if found is not None:
@@ -311,7 +311,7 @@ class Expander:
         if statement.scope is not None:
             self.within = self._path(statement.scope)
         self.applied.append(statement)
-        self.session.stack.append(Call(entry, call.span))
+        self.session.stack.append(SourceCall(entry, call.span))
         try:
             with self.session.nested(call.span):
                 bind_defaults(entry.item.parameters, arguments, inner)

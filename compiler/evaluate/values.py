@@ -134,9 +134,9 @@ def show_static(value: Static) -> str:
 
 def is_static(value: Bound) -> bool:
     """Whether the value is known when the file is evaluated (dims and axes are: their sizes)."""
-    return isinstance(value, bool | int | float | str | Quantity | tuple | Dim | AxisRef)
+    return isinstance(value, (bool, int, float, str, Quantity, tuple, Dim, AxisRef))
 
 
 def plain(value: Bound) -> Bound:
     """A dim or an axis as its size, everything else as it is."""
-    return value.size if isinstance(value, Dim | AxisRef) else value
+    return value.size if isinstance(value, (Dim, AxisRef)) else value

@@ -7,8 +7,9 @@ them by structure, not by name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
-from compiler.graph import Dim, Graph, Node, Type, Value
+from compiler.graph import Dim, Graph, Names, Node, Type, Value
 from compiler.layout import TIME, Layout, local_type
 from compiler.model import Weight
 from compiler.ops.base import Op
@@ -18,6 +19,7 @@ from compiler.ops.elementwise import Cast, Map, Transpose
 from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Rename
 from compiler.origin import Phase
+from compiler.passes.copying import expanded
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import Staged
 from compiler.program import FunctionPhase, Program
@@ -76,13 +78,12 @@ class Index:
 
     def __init__(self, placed: Placed, staged: Staged, program: Program) -> None:
         self.placed, self.staged, self.program = placed, staged, program
-        self.most = 0
-        if staged.cut is not None:
-            self.most = max(sum(staged.cut.counts[g :: staged.groups]) for g in range(staged.groups))
+        self.most = {c.label: max(sum(c.counts[g :: staged.groups]) for g in range(staged.groups)) for c in staged.cuts}
         self.training = placed.training
         rounds = placed.sizes.get(TIME, 1)
         runs = [("forward", placed.forward, rounds), ("backward", placed.backward, rounds)]
-        runs += [("update", placed.update, 1)]
+        self.update = replace(placed.update, nodes=tuple(expanded(placed.update.nodes, Names(placed.names))))
+        runs += [("update", self.update, 1)]
         runs += [("metrics", placed.finish, 1)] if placed.finish is not None else []
         for r in placed.rounds:
             runs += [("statistics", r.batch, rounds), ("statistics", r.settle, 1)]
@@ -104,14 +105,12 @@ class Index:
                 yield from self._walk(node.op.body, phase, times * self._iterations(node, node.op))
 
     def _iterations(self, node: Node, op: Repeat) -> int:
-        return self.most if self.staged.is_cut(node) else op.count
+        return self.most[op.label] if self.staged.is_cut(node) else op.count
 
     def type(self, value: Value) -> Type:
         """The value's type as a stage has it: stacks of the cut loop hold its own iterations."""
-        cut = self.staged.cut
-        if cut is None:
-            return value.type
-        dims = (Dim(d.name, self.most) if (d.name, d.size) == (cut.label, cut.total) else d for d in value.type.dims)
+        totals = {(c.label, c.total) for c in self.staged.cuts}
+        dims = (Dim(d.name, self.most[d.name]) if (d.name, d.size) in totals else d for d in value.type.dims)
         return Type(value.type.dtype, tuple(dims))
 
     def local(self, value: Value, layout: Layout | None = None) -> Type:
@@ -119,7 +118,7 @@ class Index:
         return local_type(self.type(value), layout or value.layout, self.placed.sizes)
 
     def cut_loops(self) -> Iterator[tuple[Node, Repeat]]:
-        """The loop that is cut into stages, forward and backward."""
+        """The loops that are cut into stages, forward and backward."""
         for p in self.places:
             if self.staged.is_cut(p.node) and isinstance(p.node.op, Repeat):
                 yield p.node, p.node.op
@@ -148,7 +147,7 @@ class Index:
             at = self.training.model.trained.index(weight)
             self._backwards(self.placed.backward.outputs[at], GRADIENT, found)
             found[self.placed.totals[at].name] = GRADIENT
-            self._backwards(self.placed.update.outputs[at], UPDATED, found)
+            self._backwards(self.update.outputs[at], UPDATED, found)
         elif weight is None:
             of = self.training.cotangents.get(value.name)
             found |= {of: GRADIENT} if of is not None else {}
@@ -170,14 +169,15 @@ class Index:
         sent = {
             i.op.name for c in self.program.classes for f in c.functions for i in f.body.nodes if isinstance(i.op, Send)
         }
-        for node, op in loops[:1]:
+        first = {op.label: (node, op) for node, op in reversed(loops)}
+        for node, op in first.values():
             for inner, out in zip(op.body.inputs[: op.carries], node.outputs):
                 if value.name not in (inner.name, out.name):
                     continue
                 found = {inner.name: ITSELF, out.name: ITSELF}
                 # Backward, the carries that are sent are the gradients of the forward's, in their order.
                 same = [v for v in op.body.inputs[: op.carries] if v.type == inner.type]
-                for back, loop in loops[1:]:
+                for back, loop in (pair for pair in loops if pair[1].label == op.label and pair[1] is not op):
                     carried = list(zip(loop.body.inputs[: loop.carries], back.outputs))
                     mine = [(v, w) for v, w in carried if v.type == inner.type and v.name in sent]
                     found |= {v.name: GRADIENT for pair in mine[same.index(inner) :][:1] for v in pair}
@@ -285,7 +285,7 @@ class Index:
                 if isinstance(node.op, Comm) and node.op.message:
                     return self._readers(node.output, graph, family)
                 return node.op.label if isinstance(node.op, Repeat) else node.outputs[0].name
-        if graph is self.placed.update:
+        if graph is self.update:
             return "the next step"
         if graph is self.placed.backward:
             return "the optimizer"

@@ -150,13 +150,19 @@ class _Explainer:
         if staged.stages == 1 or not axes:
             return ()
         rule = staged.rule.span if staged.rule is not None else strategy.places[0].span
-        cut, name = staged.cut, value.name
-        if cut is not None and value.type.has(cut.label):
+        cut, name = staged.cut_of(*value.type.names), value.name
+        if cut is not None:
+            rule = next(p.span for p in strategy.pipelines if p.label == cut.label)
             counts = "each" if len(set(cut.counts)) == 1 else "at most"
-            return (Why(axes[0], (cut.label,), f"stages have {counts} {self.index.most} of its {cut.total}", rule),)
+            return (
+                Why(
+                    axes[0], (cut.label,), f"stages have {counts} {self.index.most[cut.label]} of its {cut.total}", rule
+                ),
+            )
         stage = staged.forward.get(name, staged.backward.get(name))
-        if any(name in self.index.inside(op.body) for _, op in self.index.cut_loops()):
-            return (Why(axes[0], (), f"in the loop {cut.label if cut else ''}, on every stage", rule),)
+        loop = next((op.label for _, op in self.index.cut_loops() if name in self.index.inside(op.body)), None)
+        if loop is not None:
+            return (Why(axes[0], (), f"in the loop {loop}, on every stage", rule),)
         if stage is None or stage == ALL:
             return (Why(axes[0], (), "on each stage that reads it", rule),)
         return (Why(axes[0], (), f"on stage {stage} of 0..{staged.stages - 1}", rule),)

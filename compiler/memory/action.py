@@ -19,6 +19,7 @@ follows with its real buffers:
   results of the iterations are added to that buffer's slices (`liveness.sinks`). Carries enter without a copy: the
   operand's buffer is let go in the first iteration if nothing else needs it. Slices and invariants share the operands'
   buffers.
+- A function's parameters share the buffers of the operands, as carries do; its results are what it made.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from compiler.layout import TIME, local_type
 from compiler.liveness import Liveness, liveness
 from compiler.memory.tiers import FIRST
 from compiler.ops.base import Movement
+from compiler.ops.call import Call
 from compiler.ops.effects import Accumulate, Input, Load, Read, Save
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
@@ -79,13 +81,14 @@ class Where:
 
 @dataclass(slots=True)
 class Top:
-    """The fullest moment of an action in one memory, relative to its start: bytes, by (memory, role), where, and what
-    the action's own micro-batch then holds: (name, role, bytes)."""
+    """The fullest moment of an action in one memory, relative to its start: bytes, by (memory, role), where, and how
+    many changes of buffers come before it; alive: what the action's own micro-batch then holds: (name, role, bytes)."""
 
     bytes: int
     totals: Totals
     where: Where
-    alive: list[tuple[str, str, int]]
+    changes: int
+    alive: list[tuple[str, str, int]] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -107,43 +110,65 @@ class Replay:
         self.saved: dict[str, Buffer] = {}
         self.outputs: dict[str, Buffer] = {}
         self.accumulated: dict[str, Buffer] = {}
-        self.live: dict[Buffer, None] = {}
+        self.changes: list[tuple[Buffer, str, int]] = []  # a buffer came, or changed: its role (none: it went), bytes
         self.effect = MemoryEffect({})
         self.lives: dict[int, Liveness] = {}
 
     def run(self, function: Function) -> MemoryEffect:
         self.totals = {}
         self.effect = MemoryEffect({})
-        self.live.update((b, None) for b in self.saved.values() if not b.static)
+        self.changes = [(b, b.role, b.bytes) for b in self.saved.values() if not b.static]
         self._body(function.body, {}, Where(function.phase))
+        for memory, top in self.effect.peaks.items():
+            top.alive = self._alive(memory, top.changes)
         self.effect.delta = {k: v for k, v in self.totals.items() if v}
         return self.effect
 
     # --- buffers
 
-    def _count(self, b: Buffer, sign: int) -> None:
-        key = (b.memory, b.role)
+    def _count(self, b: Buffer, role: str, sign: int) -> None:
+        key = (b.memory, role)
         self.totals[key] = self.totals.get(key, 0) + sign * b.bytes
 
     def _new(self, name: str, size: int, origin: str = Role.ACTIVATION, memory: str = FIRST) -> Buffer:
         b = Buffer(size, memory, name, origin)
-        self._count(b, 1)
-        self.live[b] = None
+        self._count(b, origin, 1)
+        self.changes.append((b, origin, size))
         return b
 
     def _hold(self, b: Buffer, *, names: int = 0, slots: int = 0, accumulator: str | None = None) -> None:
         """Change who holds a buffer; frees it when nobody does."""
         if b.static:
             return
-        self._count(b, -1)
+        before = b.role
         b.names += names
         b.slots += slots
         if accumulator is not None:
             b.accumulator = accumulator
-        if b.names or b.slots or b.accumulator:
-            self._count(b, 1)
-        else:
-            self.live.pop(b, None)
+        role = b.role if b.names or b.slots or b.accumulator else ""
+        if role == before:
+            return
+        self._count(b, before, -1)
+        if role:
+            self._count(b, role, 1)
+        self.changes.append((b, role, b.bytes))
+
+    def _resize(self, b: Buffer, size: int) -> None:
+        """Let a buffer that somebody holds have another size."""
+        self._count(b, b.role, -1)
+        b.bytes = size
+        self._count(b, b.role, 1)
+        self.changes.append((b, b.role, size))
+
+    def _alive(self, memory: str, changes: int) -> list[tuple[str, str, int]]:
+        """What there is after so many changes."""
+        live: dict[Buffer, tuple[str, int]] = {}
+        for b, role, size in self.changes[:changes]:
+            if role:
+                live[b] = role, size
+            else:
+                live.pop(b, None)
+        return [(b.name, role, size) for b, (role, size) in live.items() if b.memory == memory]
 
     def _mark(self, where: Where, at: str) -> None:
         """Remember this moment if it is a peak of some memory."""
@@ -153,8 +178,7 @@ class Replay:
         for memory, total in sums.items():
             old = self.effect.peaks.get(memory)
             if old is None or total > old.bytes:
-                alive = [(b.name, b.role, b.bytes) for b in self.live if b.memory == memory]
-                self.effect.peaks[memory] = Top(total, dict(self.totals), replace(where, at=at), alive)
+                self.effect.peaks[memory] = Top(total, dict(self.totals), replace(where, at=at), len(self.changes))
 
     def _bytes(self, var: Value) -> int:
         return local_type(var.type, var.layout, self.sizes).bytes
@@ -172,6 +196,9 @@ class Replay:
             if isinstance(instr.op, Repeat):
                 sunk = [name for name, into in live.sinks.items() if self._adds_to(into)]
                 self._loop(instr, instr.op, env, dying, where, sunk)
+                continue
+            if isinstance(instr.op, Call):
+                self._call(instr, instr.op, env, dying, where)
                 continue
             self._instr(instr, env, dying)
             self._mark(where, instr.outputs[0].name if instr.outputs else instr.op.mnemonic)
@@ -309,6 +336,23 @@ class Replay:
             i += 1
         for out, b in zip(instr.outputs[: op.carries], carried, strict=True):
             env[out.name] = b
+        for name in dying:
+            if name in env:
+                self._hold(env.pop(name), names=-1)
+
+    def _call(self, instr: Node, op: Call, env: dict[str, Buffer], dying: tuple[str, ...], where: Where) -> None:
+        names, results = [v.name for v in instr.inputs], [v.name for v in op.body.outputs]
+        inner = {p.name: env[name] for p, name in zip(op.body.inputs, names, strict=True)}
+        for b in inner.values():
+            self._hold(b, names=1)
+        for name in dict.fromkeys(n for n in names if n in dying):
+            self._hold(env.pop(name), names=-1)
+        self._body(op.body, inner, replace(where, loops=(*where.loops, op.at)), len(results))
+        for out, name in zip(instr.outputs, results, strict=True):
+            env[out.name] = inner[name]
+            self._hold(inner[name], names=1)
+        for name in dict.fromkeys(results):
+            self._hold(inner.pop(name), names=-1)
         for name in dying:
             if name in env:
                 self._hold(env.pop(name), names=-1)

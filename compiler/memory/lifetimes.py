@@ -16,6 +16,7 @@ from compiler.liveness import rounds
 from compiler.memory.action import Buffer, MemoryEffect, Replay, Signature, Where
 from compiler.memory.peak import ClassMemory
 from compiler.memory.tiers import FIRST
+from compiler.memory.times import Times, union
 from compiler.ops.effects import Load
 from compiler.origin import Role
 from compiler.program import Function, FunctionKey, FunctionPhase
@@ -30,12 +31,12 @@ RingKey = tuple[int, int, str]
 
 @dataclass(slots=True)
 class Fixed:
-    """A buffer that is made and let go within an iteration (or outside of loops). `alive`: bit t = at instruction t."""
+    """A buffer that is made and let go within an iteration (or outside of loops). `alive`: at which instructions."""
 
     name: str
     bytes: int
     memory: str
-    alive: int = 0
+    alive: Times = ()
 
 
 @dataclass(slots=True)
@@ -46,7 +47,7 @@ class Ring:
     bytes: int
     memory: str
     count: int
-    alive: int
+    alive: Times
 
 
 @dataclass(eq=False, slots=True)
@@ -65,7 +66,7 @@ class Lives:
 
     events: (buffer, whether it is made or let go) in order; length: number of instructions. saved: the slots behind the
     action; given: the names of the slots that each buffer had which was there before. alive: of buffers that stay, or
-    were there and go, bit t = at instruction t.
+    were there and go, at which instructions.
     """
 
     fixed: dict[Site, Fixed] = field(default_factory=dict)
@@ -75,7 +76,7 @@ class Lives:
     saved: dict[str, Buffer] = field(default_factory=dict)
     outputs: tuple[Buffer, ...] = ()
     given: dict[Buffer, set[str]] = field(default_factory=dict)
-    alive: dict[Buffer, int] = field(default_factory=dict)
+    alive: dict[Buffer, Times] = field(default_factory=dict)
     length: int = 0
 
 
@@ -94,7 +95,7 @@ class Traced(Replay):
         effect = super().run(function)
         self.found.outputs = tuple(dict.fromkeys(b for b in self.outputs.values() if not b.static))
         self.found.saved, self.found.length = dict(self.saved), self.clock + 1
-        self.found.alive.update((b, (1 << self.clock + 1) - (1 << s.born)) for b, s in self.spans.items())
+        self.found.alive.update((b, ((s.born, self.clock + 1),)) for b, s in self.spans.items())
         _sort(self.found, self.ended, tuple(self.spans.values()))
         return effect
 
@@ -118,7 +119,7 @@ class Traced(Replay):
                 span.loop = span.nest[same][0]
             self.ended.append(span)
         else:
-            self.found.alive[b] = (2 << self.clock) - 1
+            self.found.alive[b] = ((0, self.clock + 1),)
 
     def _begin(self, instr: Node) -> None:
         self.clock += 1
@@ -155,10 +156,11 @@ def _sort(found: Lives, ended: Sequence[_Span], left: Sequence[_Span]) -> None:
             continue
         if s.site not in found.fixed:
             found.fixed[s.site] = Fixed(s.buffer.name, s.buffer.bytes, s.buffer.memory)
-        found.fixed[s.site].alive |= (2 << s.died) - (1 << s.born)
+        fixed = found.fixed[s.site]
+        fixed.alive = union(fixed.alive, [(s.born, s.died + 1)])
     for key, spans in turns.items():
         first = spans[0].buffer
-        alive = (2 << max(s.died for s in spans)) - (1 << min(s.born for s in spans))
+        alive = ((min(s.born for s in spans), max(s.died for s in spans) + 1),)
         begun = [(s.born, s.born) for s in left if found.turning.get(s.site) == key]
         found.rings[key] = Ring(
             first.name, first.bytes, first.memory, _most([*((s.born, s.died) for s in spans), *begun]), alive

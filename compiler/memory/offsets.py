@@ -9,64 +9,16 @@ used in turn.
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 
 from compiler.memory.lifetimes import Bundle, Lives, RingKey, Site, TracedMemory, Variant, bundle_of
+from compiler.memory.packing import Block, aligned, pack
+from compiler.memory.times import Times, later, union
 from compiler.program import FunctionPhase
 from dsl.data import dataclass
 
-ALIGNMENT = 512
-"""Bytes: what devices want addresses of tensors to be multiples of."""
-
-
-def aligned(size: int, to: int = ALIGNMENT) -> int:
-    """The size rounded up."""
-    return -(-size // to) * to
-
-
-def pack(blocks: Sequence[tuple[int, int]]) -> tuple[list[int], int]:
-    """Blocks are (bytes, alive: bit t is set at time t). Returns their offsets and the bytes of the arena.
-
-    Greedy by size: the largest first, each into the smallest gap between those that are placed and alive with it, else
-    behind them (Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020, section 5.2). As
-    the order is a rule of thumb, that of lifetimes is tried too, and the smaller arena taken. Sizes are rounded up to
-    512 bytes. Time grows with the square of the number of blocks.
-    """
-    sizes = [aligned(size) for size, _ in blocks]
-    by_size = sorted(range(len(blocks)), key=lambda i: -sizes[i])
-    by_life = sorted(by_size, key=lambda i: -blocks[i][1].bit_count())
-    return min((_place(order, sizes, blocks) for order in (by_size, by_life)), key=lambda found: found[1])
-
-
-def bound(blocks: Sequence[tuple[int, int]]) -> int:
-    """No arena can be smaller: the most bytes that are alive at once."""
-    last = max((alive.bit_length() for _, alive in blocks), default=0)
-    return max((sum(size for size, alive in blocks if alive >> t & 1) for t in range(last)), default=0)
-
-
-def _place(order: Sequence[int], sizes: Sequence[int], blocks: Sequence[tuple[int, int]]) -> tuple[list[int], int]:
-    placed: list[tuple[int, int, int]] = []  # (offset, end, alive) by offset
-    offsets = [0] * len(blocks)
-    arena = 0
-    for i in order:
-        size, alive = sizes[i], blocks[i][1]
-        end, best, smallest = 0, -1, 0
-        for start, stop, others in placed:
-            if others & alive:
-                gap = start - end
-                if gap >= size and (best < 0 or gap < smallest):
-                    best, smallest = end, gap
-                if stop > end:
-                    end = stop
-        offsets[i] = at = best if best >= 0 else end
-        insort(placed, (at, at + size, alive))
-        arena = max(arena, at + size)
-    return offsets, arena
-
-
-NOTHING: Mapping[Bundle, int] = {}
+NOTHING: Mapping[Bundle, Times] = {}
 
 PoolKey = tuple[FunctionPhase, FunctionPhase, int]
 """The function that saves, the one that loads for the last time, their chunk."""
@@ -127,14 +79,15 @@ class _Plan:
     def __init__(self, memory: TracedMemory, group: int, kind: str) -> None:
         self.memory, self.kind = memory, kind
         self.timeline = memory.timeline(group)
-        self.alive: dict[Variant, int] = {}
+        runs: dict[Variant, list[tuple[int, int]]] = {}
         for t, (variant, _) in enumerate(self.timeline):
-            self.alive[variant] = self.alive.get(variant, 0) | 1 << t
+            runs.setdefault(variant, []).append((t, t + 1))
+        self.alive: dict[Variant, Times] = {variant: union(found) for variant, found in runs.items()}
         self.bundles = memory.bundles(group)
 
     def made(self, peak: int) -> Allocation:
         """Packs both levels."""
-        blocks: list[tuple[int, int]] = []
+        blocks: list[Block] = []
         pools = self._pools()
         if pools and all(pool.count == 1 for pool, _ in pools.values()):
             workspaces = self._together(pools, blocks)
@@ -144,7 +97,7 @@ class _Plan:
         last = len(self.timeline)
         for name, start in self._set().items():
             accumulators[name] = len(blocks)
-            blocks.append((self.memory.declared(name), (1 << last) - (1 << start)))
+            blocks.append((self.memory.declared(name), ((start, last),)))
         static = sum(aligned(n) for (m, _), items in self.memory.static.items() if m == self.kind for _, n in items)
         offsets, size = pack(blocks)
         for workspace in workspaces.values():
@@ -154,9 +107,7 @@ class _Plan:
         at = {name: static + offsets[i] for name, i in accumulators.items()}
         return Allocation(static + size, peak, static, at, {k: pool for k, (pool, _) in pools.items()}, workspaces)
 
-    def _apart(
-        self, pools: Mapping[PoolKey, tuple[Pool, int]], blocks: list[tuple[int, int]]
-    ) -> dict[Variant, Workspace]:
+    def _apart(self, pools: Mapping[PoolKey, tuple[Pool, Times]], blocks: list[Block]) -> dict[Variant, Workspace]:
         """A block for each function in each of its states, and one for each pool."""
         workspaces = {}
         for variant, alive in self.alive.items():
@@ -170,16 +121,14 @@ class _Plan:
             pool.block = shared[pool.block]
         return workspaces
 
-    def _together(
-        self, pools: Mapping[PoolKey, tuple[Pool, int]], blocks: list[tuple[int, int]]
-    ) -> dict[Variant, Workspace]:
+    def _together(self, pools: Mapping[PoolKey, tuple[Pool, Times]], blocks: list[Block]) -> dict[Variant, Workspace]:
         """Of one micro-batch at a time: saved values lie among the buffers of the actions, from where one is made in a
         forward pass to where it is let go in a backward pass. The update has a block of its own."""
         members: list[tuple[Workspace, Variant, int]] = []
-        saved: dict[Bundle, int] = {}
-        length = alive = 0
+        saved: dict[Bundle, Times] = {}
+        length, alive = 0, Times()
         block = len(blocks)
-        blocks.append((0, 0))
+        blocks.append((0, ()))
         workspaces = {}
         for variant, times in self.alive.items():
             lives = self.memory.lives(variant)
@@ -189,37 +138,36 @@ class _Plan:
                 continue
             workspaces[variant] = Workspace(block, lives.turning)
             members.append((workspaces[variant], variant, length))
-            alive |= times
-            for bundle in self.bundles:
-                here = _presence(bundle, lives)
-                if here and bundle.memory == self.kind:
-                    saved[bundle] = saved.get(bundle, 0) | here << length
+            alive = union(alive, times)
+            for bundle, here in _presence(self.bundles, lives).items():
+                if bundle.memory == self.kind:
+                    saved[bundle] = union(saved.get(bundle, ()), later(here, length))
             length += lives.length
         size, offsets = self._fill(members, saved)
         within = {name: at for bundle, at in zip(saved, offsets, strict=True) for name in bundle.names}
         for pool, times in pools.values():
             pool.block, pool.stride = block, size
             pool.within = {name: within[name] for name in pool.within}
-            alive |= times
+            alive = union(alive, times)
         blocks[block] = size, alive
         return workspaces
 
     def _fill(
-        self, members: list[tuple[Workspace, Variant, int]], saved: Mapping[Bundle, int] = NOTHING
+        self, members: list[tuple[Workspace, Variant, int]], saved: Mapping[Bundle, Times] = NOTHING
     ) -> tuple[int, list[int]]:
         """Packs the buffers of some actions, each so many instructions later, and saved ones with when they are there.
         The bytes of the block, and the offsets of the saved ones in it."""
-        blocks = []
+        blocks: list[Block] = []
         for workspace, variant, shift in members:
             lives = self.memory.lives(variant)
             for site, f in lives.fixed.items():
                 if f.memory == self.kind:
-                    blocks.append((f.bytes, f.alive << shift))
+                    blocks.append((f.bytes, later(f.alive, shift)))
                     workspace.fixed[site] = len(blocks) - 1
             for key, r in lives.rings.items():
                 if r.memory == self.kind:
                     workspace.rings[key] = len(blocks), aligned(r.bytes), r.count
-                    blocks.append((aligned(r.bytes) * r.count, r.alive << shift))
+                    blocks.append((aligned(r.bytes) * r.count, later(r.alive, shift)))
         offsets, size = pack(blocks + [(bundle.bytes, alive) for bundle, alive in saved.items()])
         for workspace, _, _ in members:
             workspace.fixed = {site: offsets[i] for site, i in workspace.fixed.items()}
@@ -235,7 +183,7 @@ class _Plan:
                     found.setdefault(name, t)
         return found
 
-    def _pools(self) -> dict[PoolKey, tuple[Pool, int]]:
+    def _pools(self) -> dict[PoolKey, tuple[Pool, Times]]:
         """The pools, and when any of their places is in use. `block` tells which of them share their places.
 
         Chunks share, if that is smaller than pools of their own: then the largest's bytes count for all.
@@ -249,7 +197,7 @@ class _Plan:
         kinds: dict[tuple[FunctionPhase, FunctionPhase], list[PoolKey]] = {}
         for key in pools:
             kinds.setdefault(key[:2], []).append(key)
-        found: dict[PoolKey, tuple[Pool, int]] = {}
+        found: dict[PoolKey, tuple[Pool, Times]] = {}
         for keys in kinds.values():
             each = {key: self._in_flight([key]) for key in keys}
             most, alive = self._in_flight(keys)
@@ -264,23 +212,23 @@ class _Plan:
                 found[key] = pool, alive if share else each[key][1]
         return found
 
-    def _in_flight(self, pools: Sequence[PoolKey]) -> tuple[int, int]:
+    def _in_flight(self, pools: Sequence[PoolKey]) -> tuple[int, Times]:
         """The most micro-batches between (the beginning of) the first function and (the end of) the second, and when
         there are any."""
         origins = {(origin, chunk) for origin, _, chunk in pools}
         deaths = {(death, chunk) for _, death, chunk in pools}
-        now = most = alive = 0
+        now = most = 0
+        alive: list[tuple[int, int]] = []
         for t, (variant, skipped) in enumerate(self.timeline):
             now += skipped.calls(origins) - skipped.calls(deaths)
             now += variant[:2] in origins
-            alive |= (now > 0) << t
+            if now > 0:
+                alive.append((t, t + 1))
             most = max(most, now)
             now -= variant[:2] in deaths
-        return most, alive
+        return most, union(alive)
 
 
-def _presence(bundle: Bundle, lives: Lives) -> int:
-    """When the bundle's buffer is there in an action."""
-    for b in bundle_of([bundle], lives):
-        return lives.alive.get(b, (1 << lives.length) - 1)
-    return 0
+def _presence(bundles: list[Bundle], lives: Lives) -> dict[Bundle, Times]:
+    """When the buffers of bundles are there in an action."""
+    return {bundle: lives.alive.get(b, ((0, lives.length),)) for b, bundle in bundle_of(bundles, lives).items()}

@@ -9,6 +9,7 @@ from pkgutil import iter_modules
 
 import compiler.ops
 from compiler.ops.base import Op
+from compiler.ops.call import Call
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Effect
 from compiler.ops.repeat import Repeat
@@ -29,5 +30,5 @@ OPS: dict[str, type[Op]] = {c.mnemonic: c for c in _classes()}
 
 COMM: tuple[type[Comm], ...] = tuple(c for c in OPS.values() if issubclass(c, Comm))
 EFFECTS: tuple[type[Op], ...] = tuple(c for c in OPS.values() if issubclass(c, Effect))
-COMPUTE: tuple[type[Op], ...] = tuple(c for c in OPS.values() if not issubclass(c, (Comm, Effect, Repeat)))
+COMPUTE: tuple[type[Op], ...] = tuple(c for c in OPS.values() if not issubclass(c, (Comm, Effect, Repeat, Call)))
 """What computes values: each has a kernel in every backend."""

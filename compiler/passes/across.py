@@ -11,14 +11,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 
-from compiler.graph import Graph, Names, Node, Value
+from compiler.graph import Graph, Names, Node, Value, names_of
 from compiler.ops.base import Loop, Op
+from compiler.ops.call import Call
 from compiler.ops.comm import MaskPad, Relayout
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
-from compiler.passes.copying import copy_node, suffixed
+from compiler.passes.copying import copy_node, expanded, suffixed
+from compiler.passes.cuts import CutLoop
 from compiler.passes.place.place import Placed
-from compiler.passes.stage import CutLoop, Staged
+from compiler.passes.stage import Staged
+from compiler.walk import graph_values
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics
 
@@ -42,7 +45,10 @@ class Across:
 
 
 def across(placed: Placed, staged: Staged) -> tuple[Placed, Across]:
-    """The placed graphs, with constants in pieces. Raises ParcError for an op that reads all of a loop that is cut."""
+    """The placed graphs, with constants in pieces. Functions stay as they are where each stage can run them on its
+    pieces alone; else what they do stands where they are called.
+
+    Raises ParcError for an op that reads all of a loop that is cut."""
     if staged.cut is None:
         return placed, Across()
     return _Across(placed, staged, staged.cut).run()
@@ -77,6 +83,7 @@ class _Across:
         self.names = Names(placed.names)
         self.pieces: dict[str, str] = {}
         self.closing: dict[str, str] = {}
+        self.alone: dict[int, dict[str, str] | None] = {}  # function -> its pieces; None: stages have to meet in it
         self.broken: set[str] = set()  # follows from what is wrong already
         self.wrong = Diagnostics()
 
@@ -116,6 +123,14 @@ class _Across:
                 self.broken.update(v.name for v in node.outputs)
             elif isinstance(node.op, Repeat):
                 new = self._repeat(level, node, node.op)
+            elif isinstance(node.op, Call):
+                pieces = self._pieces_in(node, node.op)
+                if pieces is None:
+                    for n in expanded([node], self.names):
+                        self._node(level, n)
+                    return
+                outputs = zip(node.outputs, node.op.body.outputs, strict=True)
+                self.pieces |= {v.name: pieces[result.name] for v, result in outputs if result.name in pieces}
             elif any([v.name in self.pieces for v in node.inputs]):
                 new = self._plain(level, node)
         except _Wrong as why:
@@ -135,7 +150,7 @@ class _Across:
 
     def _plain(self, level: _Level, node: Node) -> Node:
         held = [self.pieces.get(v.name) for v in node.inputs]
-        if isinstance(node.op, Relayout | MaskPad):
+        if isinstance(node.op, (Relayout, MaskPad)):
             (name,) = held
             assert name is not None
             self._hold(node.output, name)
@@ -178,6 +193,32 @@ class _Across:
         if axes:
             raise _Wrong(f"`{name}` is split on {' and '.join(axes)}, but stands for iterations of `{self.cut.label}`")
 
+    def _pieces_in(self, node: Node, op: Call) -> dict[str, str] | None:
+        """What is pieces in a function, with the operands of a call; None if stages cannot run it each by itself."""
+        given = dict(zip(names_of(op.body.inputs), (self.pieces.get(v.name) for v in node.inputs), strict=True))
+        if id(op.body) not in self.alone:
+            before = dict(self.pieces)
+            self.pieces |= {name: dim for name, dim in given.items() if dim is not None}
+            inner = _Level(params={v.name: i for i, v in enumerate(op.body.inputs)})
+            try:
+                for n in op.body.nodes:
+                    self._alone(inner, n)
+                names = {v.name for v in graph_values(op.body)}
+                found = {name: dim for name, dim in self.pieces.items() if name in names}
+                whole = any(v.type.has(self.cut.label) and v.name not in found for v in op.body.outputs)
+                self.alone[id(op.body)] = None if whole or inner.wanted or inner.nodes else found
+            except _Wrong:
+                self.alone[id(op.body)], self.pieces = None, before
+        pieces = self.alone[id(op.body)]
+        return pieces if pieces is not None and all(pieces.get(n) == dim for n, dim in given.items()) else None
+
+    def _alone(self, inner: _Level, node: Node) -> None:
+        if any(v.name in self.pieces for v in node.inputs):
+            if isinstance(node.op, Repeat):
+                raise _Wrong("a loop of pieces is looked at where it is called")
+            self._plain(inner, node)
+        inner.made.update((v.name, node) for v in node.outputs)
+
     # --- constants ---------------------------------------------------------------------------------
 
     def _piece(self, level: _Level, value: Value, name: str) -> Value:
@@ -192,7 +233,7 @@ class _Across:
         if node is None or isinstance(node.op, Repeat) or value.name in self.closing:
             raise _Wrong(f"what is the same on all stages is used as iterations of `{self.cut.label}`")
         at = node.outputs.index(value)
-        if isinstance(node.op, Relayout | MaskPad):
+        if isinstance(node.op, (Relayout, MaskPad)):
             inputs = [self._piece(level, node.inputs[0], name)]
         else:
             loops = node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])

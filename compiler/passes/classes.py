@@ -13,21 +13,22 @@ from dsl.diagnostics import ParcError
 
 
 def classes(staged: Staged) -> list[tuple[int, ...]]:
-    """Groups with the same nodes and equally many iterations of the cut loop, neighbours joined."""
+    """Groups with the same nodes and equally many iterations of each cut loop, neighbours joined."""
     groups = staged.groups
-    if staged.cut is None:
+    if not staged.cuts:
         return [(g,) for g in range(groups)]
     own = {s for where in (staged.forward, staged.backward) for s in where.values() if s not in (None, ALL)}
     own |= {0, staged.stages - 1, *(s for s in staged.anchors.values() if s not in (None, ALL))}
-    cut, homes = staged.cut, staged.homes
+    homes = staged.homes
     found: list[list[int]] = []
     steps: tuple[int, ...] | None = None  # by how many iterations the chunks of the class' groups lie apart
     for g in range(groups):
         mine = homes.of(g)
         if found:
             theirs = homes.of(found[-1][-1])
-            apart = tuple(cut.firsts[a] - cut.firsts[b] for a, b in zip(mine, theirs, strict=True))
-            alike = all(cut.counts[a] == cut.counts[b] for a, b in zip(mine, theirs, strict=True))
+            pairs = [(cut, a, b) for cut in staged.cuts for a, b in zip(mine, theirs, strict=True)]
+            apart = tuple(cut.firsts[a] - cut.firsts[b] for cut, a, b in pairs)
+            alike = all(cut.counts[a] == cut.counts[b] for cut, a, b in pairs)
             if not own & {*mine, *theirs} and alike and steps in (None, apart):
                 found[-1].append(g)
                 steps = apart
@@ -45,7 +46,7 @@ def schedules(
     name, depth = "sequential", None
     if staged.groups > 1:
         name = staged.rule.schedule if staged.rule is not None else "one_f_one_b"
-        depth = None if staged.cut is not None else _depths(placed, staged)
+        depth = None if staged.cuts else _depths(placed, staged)
     if not placed.training.trains:
         name, depth = "forward", None
     span = staged.rule.span if staged.rule is not None else None

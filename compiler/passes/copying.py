@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
+from compiler.ops.call import Call
+from compiler.ops.elementwise import Cast
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
+from compiler.walk import called
 
 Rename = Callable[[Value], tuple[str, Origin]]
 """The name and the origin of a value's copy."""
@@ -36,7 +39,8 @@ def _origin(value: Value, phase: Phase | None) -> Origin:
 
 
 def copy_node(node: Node, env: MutableMapping[Value, Value], names: Names, rename: Rename) -> Node:
-    """A copy whose values have new names; operands are looked up in `env`, results are added to it."""
+    """A copy whose values have new names; operands are looked up in `env`, results are added to it. What it calls
+    stays as it is."""
     op = node.op
     if isinstance(op, Repeat):
         op = replace(op, body=copy_graph(op.body, names, rename))
@@ -55,9 +59,14 @@ def copy_graph(graph: Graph, names: Names, rename: Rename) -> Graph:
 
 def laid(graph: Graph, values: Mapping[str, Value]) -> Graph:
     """The graph with other values of the same names."""
+    functions = {id(g): laid(g, values) for g in called(graph.nodes)}
 
     def node(n: Node) -> Node:
-        op = replace(n.op, body=laid(n.op.body, values)) if isinstance(n.op, Repeat) else n.op
+        op = n.op
+        if isinstance(op, Repeat):
+            op = replace(op, body=laid(op.body, values))
+        elif isinstance(op, Call):
+            op = replace(op, body=functions[id(op.body)])
         inputs, outputs = ([values[v.name] for v in row] for row in (n.inputs, n.outputs))
         return Node(op, tuple(inputs), tuple(outputs), n.span)
 
@@ -71,3 +80,29 @@ def substituted(node: Node, env: Mapping[Value, Value]) -> Node:
     if all([a is b for a, b in zip(inputs, node.inputs)]):
         return node
     return Node(node.op, inputs, node.outputs, node.span)
+
+
+def expanded(nodes: Iterable[Node], names: Names) -> list[Node]:
+    """The nodes with what each call does in its place, under names after what that is done for."""
+    found: list[Node] = []
+    for node in nodes:
+        op = node.op
+        if not isinstance(op, Call):
+            found.append(node)
+            continue
+        inner = dict(zip(op.body.inputs, node.inputs, strict=True))
+        results = dict(zip(reversed(op.body.outputs), reversed(node.outputs), strict=True))
+        for n in op.body.nodes:
+            copy = copy_node(n, inner, names, after(op.at))
+            outputs = tuple(results.get(v, made) for v, made in zip(n.outputs, copy.outputs, strict=True))
+            inner.update(zip(n.outputs, outputs, strict=True))
+            found.append(replace(copy, outputs=outputs))
+        for v, out in zip(op.body.outputs, node.outputs, strict=True):
+            if inner[v] is not out:  # it gives an operand, or a value twice
+                found.append(Node(Cast(out.type.dtype), (inner[v],), (out,), node.span))
+    return found
+
+
+def after(path: str) -> Rename:
+    """Puts a path in front of a name; the copy is of what is there."""
+    return lambda v: (f"{path}.{v.name}", Origin(path, v.origin.phase, path))

@@ -23,11 +23,12 @@ def late_values(instrs: Sequence[Node]) -> list[Node]:
         elif (
             isinstance(instr.op, Map)
             and instr.outputs[0].name not in scalars
-            and all(v.name in known for v in instr.inputs)
+            and all([v.name in known for v in instr.inputs])
         ):
             held[instr.outputs[0].name] = instr
             continue
-        found += [held.pop(name) for name in dict.fromkeys(names_of(instr.inputs)) if name in held]
+        if held:
+            found += [held.pop(name) for name in dict.fromkeys(names_of(instr.inputs)) if name in held]
         found.append(instr)
     return found + list(held.values())
 
@@ -48,8 +49,12 @@ def early_writes(instrs: Sequence[Node], together: Mapping[str, Hashable]) -> li
             alias[instr.outputs[0].name] = together[instr.op.name]
     rest = [i for i in instrs if not (isinstance(i.op, Write) and i.op.name in together)]
     for at, instr in enumerate(rest):
-        needed = [wanted.get(v.name) for v in instr.outputs] + [alias.get(v.name) for v in instr.inputs]
-        last.update((group, at) for group in needed if group is not None)
+        for v in instr.outputs:
+            if v.name in wanted:
+                last[wanted[v.name]] = at
+        for v in instr.inputs:
+            if v.name in alias:
+                last[alias[v.name]] = at
     behind: dict[int, list[Node]] = {}
     for group, found in writes.items():
         behind.setdefault(last.get(group, len(rest) - 1), []).extend(found)

@@ -9,6 +9,7 @@ from typing import Any
 from compiler.graph import Dim, Graph, Names, Node, Type, Value
 from compiler.layout import Layout
 from compiler.ops.base import Op
+from compiler.ops.call import Call
 from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
@@ -20,24 +21,23 @@ from dsl.data import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LoopPart:
-    """The iterations of the cut loop `label` that one stage runs."""
+    """The iterations of the loops that are cut that one stage runs. counts: (label, all) -> those of the stage."""
 
-    label: str
-    total: int
-    count: int
+    counts: Mapping[tuple[str, int], int]
 
     def type(self, type: Type) -> Type:
-        """A type with the loop's dim cut down to this stage's iterations."""
-        if not type.has(self.label) or type.size(self.label) != self.total:
+        """A type with the loops' dims cut down to this stage's iterations."""
+        if not any((d.name, d.size) in self.counts for d in type.dims):
             return type
         return Type(type.dtype, tuple([self._dim(d) for d in type.dims]))
 
     def op(self, op: Op) -> Op:
-        """An op whose attributes speak of the loop's dim, cut down likewise."""
+        """An op whose attributes speak of the loops' dims, cut down likewise."""
         return with_dims(op, self._dim)
 
     def _dim(self, dim: Dim) -> Dim:
-        return Dim(dim.name, self.count) if dim.name == self.label and dim.size == self.total else dim
+        count = self.counts.get((dim.name, dim.size))
+        return dim if count is None else Dim(dim.name, count)
 
 
 def with_dims(op: Op, change: Callable[[Dim], Dim]) -> Op:
@@ -71,6 +71,8 @@ class Emitter:
         self.placed, self.names, self.function, self.part = placed, names, function, part
         self.nodes: list[Node] = []
         self.defined: dict[str, Value] = {}
+        self.called = Names()  # of functions of the class
+        self.functions: dict[int, Graph] = {}  # placed function -> what it is here
 
     def type(self, value: Value) -> Type:
         """The type of the value on this stage."""
@@ -86,8 +88,9 @@ class Emitter:
 
     def origin(self, op: Op | None, value: Value | None = None) -> Origin:
         """Of a loop's parameter, of what an op gives; value: of which it is a part."""
-        again = value is not None and value.origin.phase is Phase.AGAIN
-        return ORIGINS[Phase.AGAIN if again else phase_in(self.function, op)]
+        if value is not None and value.origin.phase is Phase.AGAIN:
+            return ORIGINS[Phase.AGAIN]
+        return ORIGINS[phase_in(self.function, op)]
 
     def define(self, value: Value, op: Op | None = None) -> Value:
         """A definition of the value in this function: a loop's parameter, or what `op` gives."""
@@ -133,6 +136,8 @@ class Emitter:
             self._relayout(node, node.op.layout)
         elif isinstance(node.op, Repeat):
             self.repeat(node, node.op, node.op.count)
+        elif isinstance(node.op, Call):
+            self._call(node, node.op)
         else:
             inputs = tuple([self.defined[v.name] for v in node.inputs])
             self.nodes.append(Node(self.op(node), inputs, tuple([self.define(v, node.op) for v in node.outputs])))
@@ -157,30 +162,51 @@ class Emitter:
         loop = Repeat(op.label, count, body, op.carries, op.stacks, op.reverse)
         self.nodes.append(Node(loop, inputs, tuple(self.define(v, loop) for v in node.outputs)))
 
+    def _call(self, node: Node, op: Call) -> None:
+        """The call of a function, which is there once for all that call it."""
+        if id(op.body) not in self.functions:
+            inner = self.inner()
+            inner.names = Names()
+            params = tuple(inner.define(v) for v in op.body.inputs)
+            for n in op.body.nodes:
+                inner.node(n)
+            results = tuple(inner.value(v) for v in op.body.outputs)
+            self.functions[id(op.body)] = Graph(self.called.fresh(op.body.name), params, tuple(inner.nodes), results)
+        call = Call(self.functions[id(op.body)], op.at)
+        inputs = tuple(self.value(v) for v in node.inputs)
+        self.nodes.append(Node(call, inputs, tuple(self.define(v, call) for v in node.outputs)))
+
 
 class PieceEmitter(Emitter):
-    """For the update: `pieces` tells of each value which dim stands for the iterations, `count` of `total` here."""
+    """For the update: `pieces` tells of each value which dim stands for the iterations, `count` of `total` here.
 
-    def __init__(self, placed: Placed, names: Names, pieces: Mapping[str, str], count: int, total: int) -> None:
-        super().__init__(placed, names, FunctionPhase.UPDATE)
+    part: of the loops that are cut of whose weights none is renewed.
+    """
+
+    def __init__(
+        self, placed: Placed, names: Names, pieces: Mapping[str, str], count: int, total: int, part: LoopPart | None
+    ) -> None:
+        super().__init__(placed, names, FunctionPhase.UPDATE, part)
         self.pieces, self.count, self.total = pieces, count, total
 
     def piece(self, type: Type, value: str) -> Type:
         """The type of what this stage has of a value (or of what has the same dims)."""
         name = self.pieces.get(value)
-        return type if name is None else Type(type.dtype, tuple([self._cut(d, name) for d in type.dims]))
+        if name is None:
+            return type if self.part is None else self.part.type(type)
+        return Type(type.dtype, tuple([self._cut(d, name) for d in type.dims]))
 
     def type(self, value: Value) -> Type:
         return self.piece(value.type, value.name)
 
     def op(self, node: Node) -> Op:
-        names = {name for v in node.outputs if (name := self.pieces.get(v.name)) is not None}
-        if not names:
+        names = {self.pieces[v.name] for v in node.outputs if v.name in self.pieces}
+        if not names or not _dim_fields(node.op):
             return node.op
         return with_dims(node.op, lambda d: self._cut(d, d.name) if d.name in names else d)
 
     def inner(self) -> Emitter:
-        return PieceEmitter(self.placed, self.names, self.pieces, self.count, self.total)
+        return PieceEmitter(self.placed, self.names, self.pieces, self.count, self.total, self.part)
 
     def _cut(self, dim: Dim, name: str) -> Dim:
         return Dim(dim.name, dim.size * self.count // self.total) if dim.name == name else dim

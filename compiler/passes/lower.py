@@ -69,7 +69,7 @@ def _homes(placed: Placed, staged: Staged, lowered: Sequence[_Class]) -> dict[st
     model = placed.training.model
     added = dict(zip((w.name for w in placed.training.trained), staged.addends, strict=True))
     for w in model.weights:
-        if staged.cut is not None and staged.cut.label in w.loops:
+        if staged.cut_of(*w.loops):
             found[w.name] = (ALL,)
             continue
         stages = {staged.counts_at(v, staged.backward) for v in added.get(w.name, ())} - {ALL}
@@ -129,15 +129,12 @@ class _Class:
         return place is not None and self.staged.homes.group(place) in self.groups
 
     def part(self, stage: int) -> LoopPart | None:
-        cut = self.staged.cut
-        return LoopPart(cut.label, cut.total, cut.counts[stage]) if cut is not None else None
+        cuts = self.staged.cuts
+        return LoopPart({(c.label, c.total): c.counts[stage] for c in cuts}) if cuts else None
 
     def ranges(self) -> tuple[LoopRange, ...]:
-        cut = self.staged.cut
-        if cut is None:
-            return ()
         found = []
-        for chunk in range(self.staged.chunks):
+        for cut, chunk in ((c, k) for c in self.staged.cuts for k in range(self.staged.chunks)):
             firsts = [cut.firsts[self.staged.homes.stage(g, chunk)] for g in self.groups[:2]]
             slope = firsts[-1] - firsts[0]
             first = Affine(firsts[0] - slope * self.groups[0], slope)
@@ -380,14 +377,16 @@ class _Class:
     def _cut_loop(self, emit: Emitter, node: Node, stage: int, forward: bool) -> None:
         """This stage's iterations: carries come from the stage before and go to the one after."""
         op = node.op
-        assert isinstance(op, Repeat) and self.staged.cut is not None
+        assert isinstance(op, Repeat)
+        cut = self.staged.cut_of(op.label)
+        assert cut is not None
         ahead = 1 if forward else -1
         carried: list[Value] = []
         if not self.staged.enters(stage, forward):
             # Not under the outer value's name: this stage may read that one as well, as it was before the loop.
             for outer, param in zip(node.inputs[: op.carries], op.body.inputs, strict=False):
                 carried.append(emit.received(Recv(param.name, -ahead), outer, outer.layout))
-        emit.repeat(node, op, self.staged.cut.counts[stage], carried)
+        emit.repeat(node, op, cut.counts[stage], carried)
         if stage != (self.staged.stages - 1 if forward else 0):
             for out, param in zip(node.outputs[: op.carries], op.body.inputs, strict=False):
                 emit.do(Send(param.name, ahead), out)

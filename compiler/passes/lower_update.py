@@ -14,7 +14,7 @@ from compiler.ops.elementwise import Map
 from compiler.origin import Role
 from compiler.passes.across import Across
 from compiler.passes.buffers import BufferNames, of_chunk
-from compiler.passes.emit import Emitter, PieceEmitter
+from compiler.passes.emit import Emitter, LoopPart, PieceEmitter
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import ALL, Staged
 from compiler.program import StateDecl
@@ -90,9 +90,10 @@ class _Update:
             self.deps[v.name] = frozenset((weight,)) if weight else frozenset()
         shared = self._shared() if len(self.trained) == 1 else set()
         for node in self.graph.nodes:
-            union = frozenset[str]().union(
-                *(frozenset() if v.name in self.roots else self.deps[v.name] for v in node.inputs)
-            )
+            union = Deps()
+            for v in node.inputs:
+                if v.name not in self.roots and self.deps[v.name] is not union:
+                    union = union | self.deps[v.name] if union else self.deps[v.name]
             for out in node.outputs:
                 self.deps[out.name] = union
             out = node.outputs[0]
@@ -137,8 +138,10 @@ class _Update:
         chunks = range(self.staged.chunks)
         emits = {c: self._emitter(c) for c in chunks}
         main = emits[0]
+        functions: dict[int, dict[int, Graph]] = {}  # by number of iterations
         for c in chunks:
-            emits[c].nodes = main.nodes
+            emits[c].nodes, emits[c].called = main.nodes, main.called
+            emits[c].functions = functions.setdefault(emits[c].count, emits[c].functions)
         states = self._declare(emits)
         self._enter(emits)
         for node in self.graph.nodes:
@@ -181,7 +184,9 @@ class _Update:
     def _emitter(self, chunk: int) -> PieceEmitter:
         cut, stage = self.staged.cut, self.staged.homes.stage(self.groups[0], chunk)
         count, total = (1, 1) if cut is None else (cut.counts[stage], cut.total)
-        return PieceEmitter(self.placed, self.names, self.over.pieces, count, total)
+        others = {(c.label, c.total): c.counts[stage] for c in self.staged.cuts[1:]}
+        part = LoopPart(others) if others else None
+        return PieceEmitter(self.placed, self.names, self.over.pieces, count, total, part)
 
     def _declare(self, emits: Mapping[int, PieceEmitter]) -> list[StateDecl]:
         found: list[StateDecl] = []

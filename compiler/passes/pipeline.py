@@ -96,7 +96,7 @@ def _simplify(w: Work) -> None:
 
 def _transpose(w: Work) -> None:
     fixed = w.job.precision.loss_scale
-    factor = w.counters.factor or (fixed if isinstance(fixed, float | int) else 1.0)
+    factor = w.counters.factor or (fixed if isinstance(fixed, (float, int)) else 1.0)
     w.derivative = transposed(replace(w.job.model, graph=w.divided.graph), w.forward, factor)
 
 
@@ -114,7 +114,7 @@ def _prune(w: Work) -> None:
 
 def _close(w: Work) -> None:
     strategy = w.job.strategy
-    cut = next((p.label for p in strategy.pipelines), None)
+    cut = [p.label for p in strategy.pipelines]
     rules = Recompute(w.divided.graph, strategy.recomputes, cut, w.job.model.graph)
     w.differentiated = close(w.derivative, rules, w.names)
 

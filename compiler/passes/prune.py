@@ -87,7 +87,7 @@ class Live:
     def kept(self, nodes: Iterable[Node]) -> tuple[Node, ...]:
         """The needed nodes, their bodies pruned."""
         return tuple(
-            pruned_repeat(n, self.inner[n]) if isinstance(n.op, Repeat) else n for n in nodes if n in self.nodes
+            [pruned_repeat(n, self.inner[n]) if isinstance(n.op, Repeat) else n for n in nodes if n in self.nodes]
         )
 
 
@@ -97,10 +97,11 @@ def pruned_repeat(node: Node, live: Live) -> Node:
     ins = [i for i in range(len(node.inputs)) if i in live.live_inputs]
     outs = [i for i in range(len(node.outputs)) if i in live.live_outputs]
     nodes = live.kept(op.body.nodes)
-    same = len(nodes) == len(op.body.nodes) and all(a is b for a, b in zip(nodes, op.body.nodes))
+    same = len(nodes) == len(op.body.nodes) and all([a is b for a, b in zip(nodes, op.body.nodes)])
     if same and len(ins) == len(node.inputs) and len(outs) == len(node.outputs):
         return node
-    body = Graph(op.body.name, tuple(op.body.inputs[i] for i in ins), nodes, tuple(op.body.outputs[i] for i in outs))
+    inputs, outputs = tuple(op.body.inputs[i] for i in ins), tuple(op.body.outputs[i] for i in outs)
+    body = replace(op.body, inputs=inputs, nodes=nodes, outputs=outputs)
     carries = sum(i < op.carries for i in outs)
     stacks = sum(op.carries <= i < op.carries + op.stacks for i in ins)
     new = replace(op, body=body, carries=carries, stacks=stacks)
@@ -118,6 +119,6 @@ def prune_nodes(nodes: Sequence[Node], outputs: Iterable[Value]) -> tuple[Node, 
 def prune(graph: Graph) -> Graph:
     """The graph without dead code; its inputs and outputs stay. Returns the same graph if there is none."""
     nodes = prune_nodes(graph.nodes, graph.outputs)
-    if len(nodes) == len(graph.nodes) and all(a is b for a, b in zip(nodes, graph.nodes)):
+    if len(nodes) == len(graph.nodes) and all([a is b for a, b in zip(nodes, graph.nodes)]):
         return graph
     return Graph(graph.name, graph.inputs, nodes, graph.outputs)

@@ -11,7 +11,7 @@ that each runs its own iterations again, one by one (as if the scope were the lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.repeat import Repeat
@@ -44,11 +44,11 @@ def levels(graph: Graph, path: str = "", depth: int = 0, label: str = "") -> Ite
 class Hidden:
     """The rules at one level: which values must not be saved, and which are to be kept. A `keep` beats all rules.
 
-    cut: label of the loop at the top that is cut into stages, if one is.
+    cut: labels of the loops at the top that are cut into stages.
     """
 
     def __init__(
-        self, level: LoopLevel, scopes: Sequence[str | None], keep: frozenset[str], cut: str | None = None
+        self, level: LoopLevel, scopes: Sequence[str | None], keep: frozenset[str], cut: Collection[str] = ()
     ) -> None:
         self._level = level
         self._scopes = scopes
@@ -58,7 +58,7 @@ class Hidden:
     def covers(self, value: Value, node: Node) -> bool:
         """True if a rule's scope holds the value, a result of `node`."""
         loop = node.op if isinstance(node.op, Repeat) else None
-        if loop is not None and self._level.depth == 0 and loop.label == self._cut:
+        if loop is not None and self._level.depth == 0 and loop.label in self._cut:
             return False
         return any(self._in(scope, value.origin.path, loop is not None) for scope in self._scopes)
 
@@ -76,9 +76,9 @@ class Recompute:
     """The rules of a strategy, by the level at which they work."""
 
     def __init__(
-        self, graph: Graph, rules: Sequence[RecomputeRule], cut: str | None = None, written: Graph | None = None
+        self, graph: Graph, rules: Sequence[RecomputeRule], cut: Collection[str] = (), written: Graph | None = None
     ) -> None:
-        """cut: label of the loop at the top that is cut into stages, if one is; written: the graph that the rules speak
+        """cut: labels of the loops at the top that are cut into stages; written: the graph that the rules speak
         of, of which something may have been set apart."""
         self._by_path: dict[str, Hidden] = {}
         if not rules:
@@ -96,7 +96,7 @@ class Recompute:
 
 
 def _hidden(
-    rules: Sequence[RecomputeRule], all_levels: Sequence[LoopLevel], names: set[str], cut: str | None
+    rules: Sequence[RecomputeRule], all_levels: Sequence[LoopLevel], names: set[str], cut: Collection[str]
 ) -> dict[str, Hidden]:
     """What the rules hide, by the path of the level."""
     paths = sorted({level.path for level in all_levels}, key=len, reverse=True)
@@ -105,7 +105,7 @@ def _hidden(
     found = {}
     for level in all_levels:
         scopes = [r.scope for r in rules if _applies(r, level, paths)]
-        if level.depth == 1 and level.label == cut:
+        if level.depth == 1 and level.label in cut:
             scopes += [level.path for r in rules if r.scope is not None and within(level.path, r.scope)]
         if scopes:
             found[level.path] = Hidden(level, scopes, frozenset(keep | results), cut)

@@ -153,7 +153,7 @@ class Closing:
         found = set(self.static)
         for node in self.early:
             op = node.op
-            simple = isinstance(op, Map | Cast) or (op.cheap() and not isinstance(op, Random))
+            simple = isinstance(op, (Map, Cast)) or (op.cheap() and not isinstance(op, Random))
             if simple and all(x in found for x in node.inputs):
                 found.update(node.outputs)
         return found

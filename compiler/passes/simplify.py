@@ -39,7 +39,7 @@ def merge_equal(
         if isinstance(op, Repeat):
             kept.append(_in_body(node, op, mergeable))
             continue
-        if len(node.inputs) == 1 and isinstance(op, Cast | Broadcast | Transpose):
+        if len(node.inputs) == 1 and isinstance(op, (Cast, Broadcast, Transpose)):
             (x,), (y,) = node.inputs, node.outputs
             if x.type == y.type:
                 env[y] = x

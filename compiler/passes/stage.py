@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, replace
-from itertools import accumulate, pairwise
 from math import prod
 
 from compiler.graph import Graph, Node, Value
@@ -17,6 +16,7 @@ from compiler.ops.comm import MaskPad
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
+from compiler.passes.cuts import CutLoop, cut_loops
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
 from compiler.passes.places import place_of, places, ranks
@@ -28,26 +28,13 @@ ALL = -1
 Stage = int | None
 
 
-@dataclass(frozen=True, slots=True)
-class CutLoop:
-    """The loop `label` of `total` iterations, cut into `counts` of consecutive ones, one per virtual stage."""
-
-    label: str
-    total: int
-    counts: tuple[int, ...]
-
-    @property
-    def firsts(self) -> tuple[int, ...]:
-        return tuple(accumulate(self.counts[:-1], initial=0))
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Staged:
     """Stages of all values of forward and backward; `addends`: per trained weight, what its gradient is the sum of."""
 
     groups: int
     chunks: int
-    cut: CutLoop | None
+    cuts: tuple[CutLoop, ...]  # the one whose weights are trained first, if any is
     rule: PipelineRule | None
     forward: Mapping[str, Stage]
     backward: Mapping[str, Stage]
@@ -62,9 +49,18 @@ class Staged:
     def stages(self) -> int:
         return self.groups * self.chunks
 
+    @property
+    def cut(self) -> CutLoop | None:
+        """The loop that is cut whose weights are trained, or one of them where none are."""
+        return self.cuts[0] if self.cuts else None
+
+    def cut_of(self, *labels: str) -> CutLoop | None:
+        """The loop that is cut among those of these labels."""
+        return next((c for c in self.cuts if c.label in labels), None)
+
     def is_cut(self, node: Node) -> bool:
-        """True for the pipelined loop (forward or backward)."""
-        return self.cut is not None and isinstance(node.op, Repeat) and node.op.label == self.cut.label
+        """True for a pipelined loop (forward or backward)."""
+        return isinstance(node.op, Repeat) and self.cut_of(node.op.label) is not None
 
     def enters(self, stage: int, forward: bool) -> bool:
         """Whether the cut loop begins in the stage."""
@@ -84,11 +80,11 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     strategy = placed.training.job.strategy
     axes = place_axes(strategy)
     groups = prod(a.size for a in strategy.mesh if a.name in axes)
-    if len(strategy.pipelines) > 1 or (strategy.pipelines and strategy.places):
+    if strategy.pipelines and strategy.places:
         raise ParcError(
             Diagnostic(
                 "E0552",
-                "one pipeline, or places, but not several pipelines or both",
+                "pipelines, or places, but not both",
                 strategy.pipelines[-1].span,
                 help="keep one `pipeline`, or place whole scopes with `place … on axis[i]`",
             )
@@ -99,7 +95,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         )
     rule = strategy.pipelines[0] if strategy.pipelines else None
     chunks = rule.chunks if rule is not None else 1
-    cut = _cut(placed, rule, groups * chunks) if rule is not None and groups > 1 else None
+    cuts = cut_loops(placed, strategy.pipelines, groups * chunks) if groups > 1 else ()
     apart = [r.batch for r in placed.rounds] + ([placed.finish] if placed.finish is not None else [])
     fixed = places(placed.forward, strategy.places, apart, placed.training.trains)
     order = tuple(range(groups * chunks))
@@ -111,7 +107,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
 
     chunks = chunks if groups > 1 else 1
     dealt = given or Homes.dealt(groups, groups * chunks)
-    found = Staged(groups, chunks, cut, rule, {}, {}, (), {}, order, homes=dealt)
+    found = Staged(groups, chunks, cuts, rule, {}, {}, (), {}, order, homes=dealt)
     first = _forward(placed.forward, found, lambda node: place_of(node, fixed), rank)
     _check_states(placed, found, first)
     made = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
@@ -119,7 +115,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     # others are saved wherever they are read
     loops = {(n.op.label, n.op.reverse): first[n.outputs[0].name] for n in placed.forward if isinstance(n.op, Repeat)}
     homes = {}
-    if cut is None:  # weights that one stage only reads
+    if not cuts:  # weights that one stage only reads
         homes = {w: min(s) for w, s in _readers_of_weights(placed, found, first).items() if len(s) == 1}
     of = {v.name: v.origin for node in placed.backward for v in node.outputs}
     stages: dict[str, Stage] = {**first, **homes}
@@ -169,24 +165,6 @@ def readers(
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
     return placed.forward.outputs[placed.training.results :]
-
-
-def _cut(placed: Placed, rule: PipelineRule, stages: int) -> CutLoop:
-    label = rule.label
-    loop = next((n.op for n in placed.forward.nodes if isinstance(n.op, Repeat) and n.op.label == label), None)
-    if loop is None:
-        raise ParcError(Diagnostic("E0553", f"there is no loop {rule.label} at the top of the model to cut", rule.span))
-    total = loop.count
-    assert total >= stages, (total, stages)  # the evaluator has seen to it
-    if rule.cuts is not None:
-        edges = (0, *rule.cuts, total)
-        counts = tuple(b - a for a, b in pairwise(edges))
-        assert len(counts) == stages and min(counts) >= 1, counts  # the evaluator has seen to it
-        return CutLoop(label, total, counts)
-    base, extra = divmod(total, stages)
-    inner = list(range(1, stages - 1)) + [0, stages - 1]  # the ends have the embedding and the head to do as well
-    more = set(inner[:extra])
-    return CutLoop(label, total, tuple(base + (s in more) for s in range(stages)))
 
 
 def _forward(
@@ -362,8 +340,7 @@ def _anchors(
     reads = _readers_of(placed, staged, forward, names)
     found: dict[str, Stage] = {}
     for w, parts in zip(placed.training.trained, addends, strict=True):
-        cut = staged.cut is not None and staged.cut.label in w.loops
-        at = ALL if cut else min(reads[w.name], key=rank, default=0)
+        at = ALL if staged.cut_of(*w.loops) else min(reads[w.name], key=rank, default=0)
         found.update((v.name, at) for v in parts if backward.get(v.name) is None)
     for v in placed.forward.outputs[: placed.training.results]:
         if forward.get(v.name) is None:

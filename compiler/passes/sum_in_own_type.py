@@ -33,7 +33,7 @@ def sum_in_own_type(nodes: Sequence[Node], gradients: Sequence[Value], labels: d
 
 def _spread(last: Node, made: dict[Value, Node], uses: Counter[Value], labels: dict[Value, Label]) -> list[Node]:
     """What stands for `last`, nothing where it is not of that form; the new values have names after the addends."""
-    if not isinstance(last.op, Cast | Transpose | Rename):
+    if not isinstance(last.op, (Cast, Transpose, Rename)):
         return []
     (inner,) = last.inputs
     total = made.get(inner)

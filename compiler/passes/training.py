@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from compiler.graph import Builder, Graph, Names, Type, Value
+from compiler.graph import Builder, Graph, Names, Node, Type, Value
 from compiler.model import STEP_DTYPE, Init, Job, State, Training
 from compiler.ops.base import Op
+from compiler.ops.call import Call
 from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast, Map
 from compiler.ops.functions import Literal
@@ -15,6 +17,7 @@ from compiler.origin import Origin, Phase, Role
 from compiler.passes.copying import copy_node
 from compiler.passes.differentiate import Differentiated
 from compiler.passes.divide import Divided
+from compiler.passes.prune import prune_nodes
 from compiler.walk import graph_values
 from dsl.data import dataclass
 
@@ -95,6 +98,16 @@ def _counter(names: Names, name: str, dtype: str) -> Value:
     return Value(names.fresh(name), Type(dtype), origin=UPDATE)
 
 
+@dataclass(frozen=True, slots=True)
+class _Function:
+    """The update of a kind of weight. given: by parameter, a value of the update, or an input of the optimizer's graph;
+    results: what these are called there."""
+
+    body: Graph
+    given: tuple[Value, ...]
+    results: tuple[str, ...]
+
+
 class _Update:
     """Builds the update graph."""
 
@@ -107,6 +120,7 @@ class _Update:
         self.gradients = gradients
         self.b = Builder(names, origin=UPDATE)
         self.finite: Value | None = None
+        self.clip: Value | None = None  # by which gradients are multiplied
         self.of_step: set[Value] = set()  # what depends on the step only, computed once
         self.shared: dict[tuple[Op, tuple[Value, ...]], tuple[Value, ...]] = {}
         self.reports: list[str] = []
@@ -124,11 +138,8 @@ class _Update:
                 norm = self._map("sqrt", square, name="grad_norm")
                 self._report("grad_norm", norm)
                 # Exactly 1 below the limit.
-                factor = self._map("div", clip, self._map("maximum", norm, clip, name="clip.norm"), name="clip.factor")
-                grads = [
-                    self._map("mul", g, factor, name=f"{raw.name}.clipped", of=raw)
-                    for g, raw in zip(grads, self.gradients, strict=True)
-                ]
+                most = self._map("maximum", norm, clip, name="clip.norm")
+                self.clip = self._map("div", clip, most, name="clip.factor")
         next_step = self._map("add", self.counters.step.value, 1, name=f"{self.counters.step.name}.next")
         step = self.b.add(Cast(STEP_DTYPE), next_step, name=f"{self.counters.step.name}.number")
         new_weights, new_states = self._apply(step, grads)
@@ -157,7 +168,7 @@ class _Update:
             by = self._map("div", 1.0, scale, name="unscale")
         else:
             static = self.job.precision.loss_scale
-            if not isinstance(static, float | int) or static == 1:
+            if not isinstance(static, (float, int)) or static == 1:
                 return list(self.gradients)
             by = 1.0 / static
         return [self._map("mul", g, by, name=f"{g.name}.unscaled", of=g) for g in self.gradients]
@@ -181,38 +192,63 @@ class _Update:
         return self._map("where", self.finite, new, old, name=f"{old.name}.new", of=old)
 
     def _apply(self, step: Value, grads: Sequence[Value]) -> tuple[list[Value], list[Value]]:
-        """Every weight's optimizer, inlined: new weights in the model's order, new states in the order of `states`."""
+        """A call of its optimizer for every weight: new weights in the model's order, states in that of `states`."""
         of = {w.name: (w, g) for w, g in zip(self.weights, grads, strict=True)}
         new_weights: dict[str, Value] = {w.name: w for w in self.weights}
         new_states: list[Value] = []
+        self.of_step.add(step)
+        made: dict[int, _Function] = {}
         for update in self.job.updates:
             weight, grad = of[update.weight]
-            old = (weight, *(s.value for s in update.states))
-            new = self._inline(update.graph, (step, weight, grad, *old[1:]))
-            results = [self._unless_skipped(n, o) for n, o in zip(new, old, strict=True)]
-            new_weights[weight.name] = results[0]
-            new_states += results[1:]
+            function = made.get(id(update.graph))
+            if function is None:
+                function = made[id(update.graph)] = self._function(update.graph, step)
+            given = dict(zip(update.graph.inputs, (step, weight, grad, *(s.value for s in update.states)), strict=True))
+            new_weights[weight.name], *more = self._call(function, given, weight)
+            new_states += more
         return [new_weights[w.name] for w in self.weights], new_states
 
-    def _inline(self, graph: Graph, operands: Sequence[Value]) -> list[Value]:
-        """The graph's nodes on these operands.
+    def _function(self, graph: Graph, step: Value) -> _Function:
+        """The optimizer of a kind of weight as a function. What depends on the step alone (a schedule of the learning
+        rate) is computed once for all weights, before."""
+        params: dict[Value, Value] = {}  # what it is given: a value of the update, or of `graph`
+        env: dict[Value, Value] = {graph.inputs[0]: step}
+        nodes: list[Node] = []
+        called = self.names.fresh("update")
+        weight = graph.name.removesuffix("update")  # the first of the kind, after which all is called
 
-        What depends on the step alone (a schedule of the learning rate) is computed once for all weights.
-        """
-        weight = operands[1]
-        env = dict(zip(graph.inputs, operands, strict=True))
-        self.of_step.add(operands[0])
+        def word(value: Value) -> str:
+            return value.name.removeprefix(f"{graph.name}.").removeprefix(weight)
 
-        def of_weight(value: Value) -> tuple[str, Origin]:
-            return value.name, Origin(weight.origin.path, Phase.UPDATE, weight.name)
+        def inside(value: Value) -> tuple[str, Origin]:
+            return f"{called}.{word(value)}", Origin(f"{called}.{word(value)}", Phase.UPDATE)
 
         def once(value: Value) -> tuple[str, Origin]:
-            return f"update.{value.name.removeprefix(f'{graph.name}.')}", UPDATE
+            return f"update.{word(value)}", UPDATE
 
-        for node in graph.nodes:
+        def param(value: Value) -> Value:
+            if value not in params:
+                short = word(value) if value in graph.inputs else value.name.rpartition(".")[2]
+                name = self.names.fresh(f"{called}.{short}")
+                params[value] = replace(value, name=name, origin=Origin(name, Phase.UPDATE))
+            return params[value]
+
+        def elementwise(fn: str, short: str, like: Value, *operands: Value) -> Value:
+            name = self.names.fresh(f"{called}.{short}")
+            value = replace(like, name=name, origin=Origin(name, Phase.UPDATE))
+            nodes.append(Node(Map(fn, (None,) * len(operands)), operands, (value,)))
+            return value
+
+        env |= {v: param(v) for v in graph.inputs[1:]}
+        if self.clip is not None:
+            grad = env[graph.inputs[2]]
+            env[graph.inputs[2]] = elementwise("mul", "clipped", grad, grad, param(self.clip))
+        for node in prune_nodes(graph.nodes, graph.outputs):
             inputs = tuple(env[v] for v in node.inputs)
             if not all(v in self.of_step for v in inputs) or any(v.type.dims for v in node.outputs):
-                self.b.nodes.append(copy_node(node, env, self.names, of_weight))
+                inner = {v: param(env[v]) if env[v] in self.of_step else env[v] for v in node.inputs}
+                nodes.append(copy_node(node, inner, self.names, inside))
+                env.update(zip(node.outputs, nodes[-1].outputs, strict=True))
                 continue
             key = (node.op, inputs)
             if key not in self.shared:
@@ -221,7 +257,26 @@ class _Update:
                 self.shared[key] = made.outputs
                 self.of_step.update(made.outputs)
             env.update(zip(node.outputs, self.shared[key], strict=True))
-        return [env[v] for v in graph.outputs]
+        results = [param(env[v]) if env[v] in self.of_step else env[v] for v in graph.outputs]
+        if self.finite is not None:
+            finite, old = param(self.finite), (param(v) for v in graph.inputs[1:2] + graph.inputs[3:])
+            kept = zip(results, old, strict=True)
+            results = [elementwise("where", "new", before, finite, new, before) for new, before in kept]
+        used = {*(v for n in nodes for v in n.inputs), *results}
+        read = {outer: inner for outer, inner in params.items() if inner in used}
+        body = Graph(called, tuple(read.values()), tuple(nodes), tuple(results))
+        return _Function(body, tuple(read), tuple(map(word, graph.outputs)))
+
+    def _call(self, function: _Function, given: Mapping[Value, Value], weight: Value) -> tuple[Value, ...]:
+        """What the function makes of a weight, its gradient and its states."""
+        self.b.origin = Origin(weight.origin.path, Phase.UPDATE, weight.name)
+        outputs = tuple(
+            Value(self.names.fresh(f"{weight.name}.update.{word}"), v.type, origin=self.b.origin)
+            for word, v in zip(function.results, function.body.outputs, strict=True)
+        )
+        operands = tuple(given.get(v, v) for v in function.given)
+        self.b.nodes.append(Node(Call(function.body, weight.name), operands, outputs))
+        return outputs
 
     def _next_scale(self) -> list[Value]:
         """The loss scale and its counter of good steps after this one."""

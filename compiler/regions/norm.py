@@ -95,7 +95,7 @@ def _square(node: Node | None) -> list[Node]:
 
 def _moves(node: Node) -> bool:
     """Whether it gives the same elements: in another order, type or layout."""
-    return isinstance(node.op, Cast | comm.Comm) or node.op.movement is not Movement.NO
+    return isinstance(node.op, (Cast, comm.Comm)) or node.op.movement is not Movement.NO
 
 
 def _scales(node: Node) -> bool:

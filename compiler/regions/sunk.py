@@ -37,7 +37,7 @@ def sunk_values(body: Graph, results: set[int], into: Collection[str] | None = N
         if isinstance(op, (effects.Accumulate, effects.Write)):
             fine = into is None or op.name in into
         else:
-            here = all([v.name in sunk and v.name not in other for v in instr.outputs])
-            fine = here and (isinstance(op, Cast) or op.movement is not Movement.NO or is_grouped(op))
+            passes = op.movement is not Movement.NO or isinstance(op, Cast) or is_grouped(op)
+            fine = passes and all([v.name in sunk and v.name not in other for v in instr.outputs])
         (sunk if fine else other).update([v.name for v in instr.inputs])
     return sunk - other

@@ -9,6 +9,7 @@ from typing import Any
 from compiler.graph import Graph, Node, Type, Value
 from compiler.memory.tiers import FIRST
 from compiler.ops.base import Op
+from compiler.ops.call import Call
 from compiler.ops.comm import Relayout
 from compiler.ops.common import listed
 from compiler.ops.elementwise import Map
@@ -24,6 +25,7 @@ from compiler.text.locations import Locations, Site
 from compiler.text.regions import WORD as REGION
 from compiler.text.regions import read_regions
 from dsl.diagnostics import Diagnostics, ParcError, did_you_mean
+from dsl.source import Span
 
 UNKNOWN = Type("f32")
 """Of a value that nothing defines."""
@@ -43,6 +45,8 @@ class BodyParser(Cursor):
         self.where = Locations()
         self.scope: dict[str, Value] = {}  # values of the body that is being read
         self.free: dict[str, Value] = {}  # values that all bodies may read
+        self.functions: dict[str, Graph] = {}  # that calls may name
+        self.lines: dict[str, dict[Site, Span]] = {}  # where what they do stands; until they are called
         self.phase = FunctionPhase.FORWARD
 
     def give_up(self, what: str) -> None:
@@ -77,6 +81,37 @@ class BodyParser(Cursor):
         if not self.take("."):
             return FunctionPhase(head), 0
         return FunctionPhase(head), ALL_CHUNKS if self.take("*") else self.natural("a chunk")
+
+    def callee(self) -> bool:
+        """Whether a function that others call comes next; reads it."""
+        if not self.sees_word("fn") or [t.kind for t in self.tokens[self.at + 2 : self.at + 3]] != ["("]:
+            return False
+        self.next()
+        start, self.phase = self.token, FunctionPhase.UPDATE
+        name = self.text("a function's name")
+        self.mark("(")
+        params: list[Value] = []
+        while not self.sees(")"):
+            params.append(self._var())
+            if not self.take(","):
+                break
+        self.mark(")")
+        self.mark("{")
+        self.end_line()
+        inputs = self._with_phase(params)
+        self.scope = {v.name: v for v in inputs}
+        outer, self.where = self.where, Locations()
+        nodes = self.nodes(Site(0), 0)
+        self.lines[name], self.where = self.where.spans, outer
+        self.word("yield")
+        results = self._operands()
+        self.end_line()
+        self.mark("}")
+        self.end_line()
+        if name in self.functions:
+            raise self.error("E0606", f"there are two functions `{name}`", start)
+        self.functions[name] = Graph(name, inputs, nodes, results)
+        return True
 
     def function(self, site: Site) -> Function:
         start = self.token
@@ -160,6 +195,8 @@ class BodyParser(Cursor):
         name = self.text("an op")
         if name == Repeat.mnemonic:
             return self._repeat(self._with_phase(outputs), start, site, depth)
+        if name == Call.mnemonic:
+            return self._call(self._with_phase(outputs), site)
         if name in FUNCTIONS:
             return self._map(name, self._with_phase(outputs))
         op = self.ops.get(name)
@@ -168,6 +205,18 @@ class BodyParser(Cursor):
         inputs = self._operands()
         made = self._attributes(op, tuple(outputs))
         return Node(made, inputs, self._with_phase(outputs, made))
+
+    def _call(self, outputs: tuple[Value, ...], site: Site) -> Node:
+        start = self.token
+        name = self.text("a function")
+        body = self.functions.get(name)
+        if body is None:
+            raise self.error("E0603", f"there is no function `{name}` above", start, did_you_mean(name, self.functions))
+        for inner, span in self.lines.pop(name, {}).items():  # what is wrong with it is told at the first call
+            self.where.spans[replace(site, path=(*site.path, *inner.path))] = span
+        inputs = self._operands()
+        self.word("at")
+        return Node(Call(body, self.text("what it is for")), inputs, outputs)
 
     def _attributes(self, op: type[Op], outputs: tuple[Value, ...]) -> Op:
         given: dict[str, Any] = {}

@@ -174,6 +174,7 @@ class _Parser(ScheduleParser):
         states: list[StateDecl] = []
         functions: list[Function] = []
         schedule: Schedule = ()
+        self.functions = {}
         while not self.sees("}"):
             if self.sees("end"):
                 self.give_up("`}`")
@@ -182,6 +183,8 @@ class _Parser(ScheduleParser):
                 ranges.append(self._range())
             elif other is not None and not self.sees_word("schedule"):
                 raise self.error("E0601", "a class `as` another one has loops and a schedule of its own, nothing else")
+            elif self.callee():
+                continue
             elif self.sees_word("fn"):
                 functions.append(self.function(Site(index, "fn", len(functions))))
             elif self.sees_word("schedule"):

@@ -11,6 +11,7 @@ from compiler.layout import Layout
 from compiler.memory.tiers import FIRST
 from compiler.numbering import Ranks
 from compiler.ops.base import Op
+from compiler.ops.call import Call
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
@@ -33,6 +34,7 @@ from compiler.program import (
 from compiler.text.attrs import quote, runs, show_attributes, show_axis, show_dims, show_number, show_run
 from compiler.text.regions import show_regions
 from compiler.text.sharing import with_code_of
+from compiler.walk import called
 
 Sizes = Mapping[str, int]
 
@@ -172,7 +174,10 @@ def _state(s: StateDecl, sizes: Sizes) -> str:
 
 
 def _function(f: Function, sizes: Sizes) -> list[str]:
-    return [f"  fn {_action(f.phase, f.chunk)} {{", *_instrs(f.body, "    ", in_function(sizes, f.phase)), "  }"]
+    """A function, behind those that it calls."""
+    shown = in_function(sizes, f.phase)
+    before = [f"  {line}" for g in called(f.body.nodes) for line in show_graph(g, shown, f"fn {quote(g.name)}")]
+    return [*before, f"  fn {_action(f.phase, f.chunk)} {{", *_instrs(f.body, "    ", shown), "  }"]
 
 
 def _action(phase: FunctionPhase, chunk: int) -> str:
@@ -253,6 +258,9 @@ def _instr(instr: Node, indent: str, shown: Show) -> list[str]:
     head = f"{indent}{results} = " if results else indent
     if isinstance(op, Repeat):
         return _repeat(op, instr, head, indent, shown)
+    if isinstance(op, Call):
+        given = f"{_names(instr.inputs)} " if instr.inputs else ""
+        return [f"{head}call {quote(op.body.name)} {given}at {quote(op.at)}"]
     if isinstance(op, Map):
         if sum(s is None for s in op.slots) != len(instr.inputs):
             raise ValueError(f"{op.fn} has {len(instr.inputs)} operands for its slots {op.slots}")

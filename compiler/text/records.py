@@ -35,7 +35,7 @@ def show_fact(value: object) -> str:
         return {None: "none", True: "true", False: "false"}[value]
     if isinstance(value, str):
         return json.dumps(value)
-    if isinstance(value, int | float):
+    if isinstance(value, (int, float)):
         return show_number(value)
     if isinstance(value, tuple):
         return f"({', '.join(map(show_fact, value))})"
@@ -64,7 +64,7 @@ def fits(value: object, hint: Any) -> bool:
     if inner:  # one of several
         return any(fits(value, h) for h in inner)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
     return type(value) is hint
 
 

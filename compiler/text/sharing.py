@@ -45,24 +45,30 @@ def with_code_of(cls: DeviceClass, other: DeviceClass) -> DeviceClass | None:
     return replace(cls, states=recounted(other.states, counts), functions=recounted(other.functions, counts))
 
 
-def recounted(part: T, counts: Counts) -> T:
-    """A part of a program in which dims and loops have other sizes; the same object where nothing changes."""
+def recounted(part: T, counts: Counts, known: dict[int, Graph] | None = None) -> T:
+    """A part of a program in which dims and loops have other sizes; the same object where nothing changes.
+
+    known: functions that are called several times, which stay one, by the identity of what they were.
+    """
+    known = {} if known is None else known
     if not counts or isinstance(part, (str, int, float, bool, Origin)) or part is None:
         return part
     if isinstance(part, tuple):
-        items = tuple(recounted(p, counts) for p in part)
+        items = tuple(recounted(p, counts, known) for p in part)
         return items if any(a is not b for a, b in zip(items, part, strict=True)) else part  # type: ignore[return-value]
     if isinstance(part, Dim):
         size = counts.get((part.name, part.size), part.size)
         return part if size == part.size else Dim(part.name, size)  # type: ignore[return-value]
     if isinstance(part, Graph):
-        return _graph(part, counts)  # type: ignore[return-value]
+        if id(part) not in known:
+            known[id(part)] = _graph(part, counts, known)
+        return known[id(part)]  # type: ignore[return-value]
     if not is_dataclass(part):
         return part
     new = {}
     for f in fields(part):
         old = getattr(part, f.name)
-        value = recounted(old, counts)
+        value = recounted(old, counts, known)
         if value is not old:
             new[f.name] = value
     if isinstance(part, Repeat) and (part.label, part.count) in counts:
@@ -70,17 +76,17 @@ def recounted(part: T, counts: Counts) -> T:
     return replace(part, **new) if new else part  # type: ignore[type-var]
 
 
-def _graph(graph: Graph, counts: Counts) -> Graph:
+def _graph(graph: Graph, counts: Counts, known: dict[int, Graph]) -> Graph:
     env: dict[Value, Value] = {}
 
     def value(v: Value) -> Value:
         if v not in env:
-            type = recounted(v.type, counts)
+            type = recounted(v.type, counts, known)
             env[v] = v if type is v.type else replace(v, type=type)
         return env[v]
 
     def node(n: Node) -> Node:
-        op, inputs, outputs = recounted(n.op, counts), tuple(map(value, n.inputs)), tuple(map(value, n.outputs))
+        op, inputs, outputs = recounted(n.op, counts, known), tuple(map(value, n.inputs)), tuple(map(value, n.outputs))
         same = op is n.op and all(a is b for a, b in zip((*inputs, *outputs), (*n.inputs, *n.outputs)))
         return n if same else Node(op, inputs, outputs, n.span)
 

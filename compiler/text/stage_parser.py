@@ -34,7 +34,7 @@ from compiler.text.bodies import BodyParser
 from compiler.text.locations import Locations, Site
 from compiler.text.records import FactParser
 from compiler.text.spans import WORD, SpanParser, located
-from compiler.text.stages import EVALUATED, FACTS, PHASES, STAGES
+from compiler.text.stages import EVALUATED, FACTS, FUNCTION, PHASES, STAGES
 from dsl.diagnostics import Diagnostics
 from dsl.source import NOWHERE, Span
 
@@ -60,6 +60,7 @@ def parse_graph(text: str, name: str = "text", sizes: Mapping[str, int] | None =
     parser = _Parser(text, name)
     parser.placed, parser.sizes = sizes is not None, sizes or {}
     parser.skip_lines()
+    parser.called()
     role = parser.text("the graph's role")
     found = parser.graph(role)
     parser.found.raise_if_any()
@@ -154,6 +155,17 @@ class _Parser(FactParser, BodyParser, SpanParser):
         self.skip_lines()
         self.role = ""
         return Graph(name, tuple(inputs), nodes, outputs)
+
+    def called(self) -> None:
+        """The functions that the next graph calls."""
+        while self.take_word(FUNCTION):
+            start, outer, self.where = self.token, self.where, Locations()
+            function = self.graph(FUNCTION)
+            self.graphs -= 1  # sites count those that a step runs
+            self.lines[function.name], self.where = self.where.spans, outer
+            if function.name in self.functions:
+                raise self.error("E0606", f"there are two functions `{function.name}`", start)
+            self.functions[function.name] = function
 
     # --- the whole ---
 
@@ -278,13 +290,25 @@ class _Parser(FactParser, BodyParser, SpanParser):
 
     def _optimizers(self) -> Iterable[WeightUpdate]:
         self.skip_lines()
+        found: dict[str, WeightUpdate] = {}
         while not self.sees("end"):
             states = self._states()
             self.word("of")
             weight = self.text("a weight")
-            self.end_line()
-            self.word("optimizer")
-            yield WeightUpdate(weight, states, self.graph("optimizer"))
+            if self.take_word("as"):
+                start = self.token
+                first = found.get(self.text("a weight"))
+                if first is None or len(first.states) != len(states):
+                    raise self.error("E0606", "no weight above with as many states has this name", start)
+                graph = first.graph
+                self.end_line()
+                self.skip_lines()
+            else:
+                self.end_line()
+                self.word("optimizer")
+                graph = self.graph("optimizer")
+            found[weight] = WeightUpdate(weight, states, graph)
+        return found.values()
 
     def _listed(self, word: str, one: bool = True) -> list[Value]:
         found: list[Value] = []
@@ -323,6 +347,7 @@ class _Parser(FactParser, BodyParser, SpanParser):
         trains = entry == TRAIN_STEP
         roles = ("forward", "backward" if trains else "", "finish" if finished else "", "update" if trains else "")
         for role in filter(None, roles):
+            self.called()
             self.word(role)
             graphs[role] = self.graph(role)
         job = Job(model=model, updates=(), **facts)

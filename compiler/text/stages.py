@@ -26,14 +26,21 @@ from compiler.text.printer import Show, Sizes, show_type
 from compiler.text.printer import show_graph as show_lines
 from compiler.text.records import show_fact
 from compiler.text.spans import of_fact, of_graph, show_spans
+from compiler.walk import called
 from dsl.source import Span
 
 STAGES = ("graph", "training", "placed")
 
+FUNCTION = "function"
+"""The role of what a graph calls."""
+
 EVALUATED = "evaluated "
 """Stands before names of what is only in entries that train nothing, or stands elsewhere there."""
 
-PHASES = {"backward": Phase.GRADIENT, "late": Phase.GRADIENT, "update": Phase.UPDATE, "optimizer": Phase.UPDATE}
+PHASES = {
+    **{"backward": Phase.GRADIENT, "late": Phase.GRADIENT},
+    **{"update": Phase.UPDATE, "optimizer": Phase.UPDATE, FUNCTION: Phase.UPDATE},
+}
 """What values of a graph are for, by the graph's role, if they do not say it; others: forward."""
 
 FACTS = {
@@ -65,9 +72,10 @@ def _origin(v: Value, phase: Phase) -> str:
 
 
 def show_graph(graph: Graph, role: str = "graph", sizes: Sizes = {}) -> str:  # noqa: B006
-    """A graph by itself; ends with a line end."""
+    """A graph by itself, behind what it calls; ends with a line end."""
+    before = "".join(show_graph(g, FUNCTION, sizes) + "\n" for g in called(graph.nodes))
     lines = show_lines(graph, in_graph(PHASES.get(role, Phase.FORWARD), sizes), f"{role} {quote(graph.name)}")
-    return "\n".join(lines) + "\n"
+    return before + "\n".join(lines) + "\n"
 
 
 def show_stage(found: Job | Training | Placed, folder: str | None = None) -> str:
@@ -108,8 +116,12 @@ def _spans(job: Job, model: Model, graphs: Sequence[Graph], evaluated: Sequence[
 
 
 def _updates(job: Job) -> Iterable[str]:
+    shown: dict[int, str] = {}
     for u in job.updates:
-        yield "".join(f"{_state(s)}\n" for s in u.states) + f"of {quote(u.weight)}\n" + show_graph(u.graph, "optimizer")
+        first = shown.setdefault(id(u.graph), u.weight)
+        alike = first != u.weight
+        head = "".join(f"{_state(s)}\n" for s in u.states) + f"of {quote(u.weight)}"
+        yield f"{head} as {quote(first)}\n" if alike else f"{head}\n{show_graph(u.graph, 'optimizer')}"
 
 
 def _training(

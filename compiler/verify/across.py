@@ -13,6 +13,7 @@ from dataclasses import field
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.base import Loop, Op
+from compiler.ops.call import Call
 from compiler.ops.comm import Comm
 from compiler.ops.create import Full
 from compiler.ops.effects import Effect, Load, Read, StageReduce, Write
@@ -146,23 +147,29 @@ class _Checker:
             states[instr.outputs[0].name] = self.reduce(op, given[0], site, cls)
         elif isinstance(op, Repeat):
             self.repeat(op, instr, given, frame, site)
+        elif isinstance(op, Call):
+            params = [p.name for p in op.body.inputs]
+            begin = dict(zip(params, given, strict=True))
+            inner = _Frame(cls, site, begin, dict(zip(params, op.body.inputs, strict=True)), frame.inside)
+            self.body(op.body, inner, {})
+            states.update((v.name, inner.states[r.name]) for v, r in zip(instr.outputs, op.body.outputs, strict=True))
         else:
             made = self.local(op, instr, given, frame)
             states.update((v.name, s) for v, s in zip(instr.outputs, made, strict=True))
 
     def passes(self, function: Function, frame: _Frame, declared: Mapping[str, StateDecl]) -> None:
         """F, B and the like: the loop walks its pieces, nothing else reads across them; no reduction would close it."""
-        own = next((r for r in frame.cls.ranges if r.chunk == function.chunk and r.count < r.total), None)
+        own = {r.dim for r in frame.cls.ranges if r.chunk == function.chunk and r.count < r.total}
         pieces: dict[str, _Piece] = {}
-        for i, instr in enumerate(function.body.nodes if own is not None else ()):
+        for i, instr in enumerate(function.body.nodes if own else ()):
             frame.vars.update((v.name, v) for v in instr.outputs)
             op, given = instr.op, [v.name for v in instr.inputs if v.name in pieces]
-            if isinstance(op, Read | Load):
+            if isinstance(op, (Read, Load)):
                 dim = _cut(declared[op.name], frame.cls)
                 made = [] if dim is None else [(instr.outputs[0], dim)]
-            elif isinstance(op, Repeat) and own is not None and op.label == own.dim:
+            elif isinstance(op, Repeat) and op.label in own:
                 made = [(v, op.label) for v in instr.outputs[op.carries :]]
-            elif not given or isinstance(op, Effect | Repeat):
+            elif not given or isinstance(op, (Effect, Repeat)):
                 continue
             elif isinstance(op, Comm):
                 made = [(v, pieces[given[0]].dim) for v in instr.outputs]
@@ -256,7 +263,7 @@ class _Checker:
         if isinstance(op, Full):
             return [_Same(self.everyone, flat=frozenset(instr.outputs[0].type.names), zero=op.value == 0)]
         ins = [frame.vars[v.name] for v in instr.inputs]
-        if isinstance(op, Map | Cast):
+        if isinstance(op, (Map, Cast)):
             return [self.pointwise(op, instr.outputs[0], ins, given)]
         loops = op.loops([v.type for v in ins], [v.type for v in instr.outputs])
         of = frozenset[str]().union(*(s.of for s in given))

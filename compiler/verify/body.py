@@ -9,6 +9,7 @@ from dataclasses import field
 from compiler.graph import Dim, Graph, Node, Type, Value
 from compiler.layout import TIME, Layout
 from compiler.ops.base import Op, OpError
+from compiler.ops.call import Call
 from compiler.ops.comm import Comm, Relayout
 from compiler.ops.effects import Effect
 from compiler.ops.elementwise import Map
@@ -94,6 +95,7 @@ class _Checker:
         self.outer: Mapping[str, Value] = {}  # values of other graphs that these read
         self.fine: dict[object, list[Fills]] = {}  # what was found right -> what is known of its results
         self.formed: set[object] = set()
+        self.called: dict[object, _Scope] = {}  # functions that were looked at, and what is known in them
 
     def body(self, body: Graph, scope: _Scope) -> None:
         for i, instr in enumerate(body.nodes):
@@ -150,6 +152,8 @@ class _Checker:
         op, outs = instr.op, instr.outputs
         if isinstance(op, Repeat):
             return self.repeat(op, ins, outs, scope, site)
+        if isinstance(op, Call):
+            return self.call(op, ins, outs, fills, scope, site)
         if isinstance(op, Effect) and self.laws.lowered:
             return ()  # `effects`
         if not self.has(op):
@@ -195,7 +199,7 @@ class _Checker:
         """Whether the stage has such ops."""
         if isinstance(op, Relayout):
             return self.sizes is not None and not self.laws.lowered
-        early = not isinstance(op, Effect | Comm | Move) or (self.sizes is not None and isinstance(op, Comm))
+        early = not isinstance(op, (Effect, Comm, Move)) or (self.sizes is not None and isinstance(op, Comm))
         return type(op) is OPS.get(op.mnemonic) and (self.laws.lowered or early)
 
     def repeat(
@@ -229,6 +233,33 @@ class _Checker:
                 found += _same(made, params[i], f"%{params[i].name} leaves an iteration as %{name}")
             made = made if i < op.carries else self.stack(made, op)
             found += _same(outs[i], made, f"the result %{outs[i].name} is %{name}")
+        return found
+
+    def call(
+        self, op: Call, ins: list[Value], outs: tuple[Value, ...], fills: list[Fills], scope: _Scope, site: Site
+    ) -> Sequence[Finding]:
+        """Operands are as the parameters, results as what the function makes. It is looked at once for all calls whose
+        operands are padded alike."""
+        params, results = op.body.inputs, op.body.outputs
+        if len(ins) != len(params) or len(outs) != len(results):
+            told = f"{plural(len(ins), 'operand')} and {plural(len(outs), 'result')}"
+            return [("E0612", f"{told} do not go with {op.body.name}", None)]
+        found: list[Finding] = []
+        for given, param in zip(ins, params, strict=True):
+            found += _same(given, param, f"%{param.name} is given %{given.name}")
+        key = id(op.body), tuple([tuple(f.items()) for f in fills])
+        if key not in self.called:
+            inner = _Scope(site, scope.timeless, {}, fills={p.name: f for p, f in zip(params, fills, strict=True)})
+            self.called[key] = inner
+            if all([self.define(p, inner, site) for p in params]):
+                self.body(op.body, inner)
+            missing = [v.name for v in results if self.find(v.name, inner) is not v and v.name not in inner.broken]
+            found += [("E0610", f"yield: %{name} is not defined in {op.body.name}", None) for name in missing]
+        inner = self.called[key]
+        for out, result in zip(outs, results, strict=True):
+            if result.name in inner.known:
+                found += _same(out, inner.known[result.name], f"the result %{out.name} is %{result.name}")
+                scope.fills[out.name] = inner.fills.get(result.name, {})
         return found
 
     @staticmethod

@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 from compiler.graph import Graph, Node, Type, Value
 from compiler.layout import TIME, Layout
+from compiler.ops.call import Call
 from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import LASTING, MODEL_PASSES, DeviceClass, Function, FunctionPhase, Program, StateDecl
 from compiler.text.locations import Site
 from compiler.verify.report import Report, head
+from compiler.walk import called
 
 STEP = Type("int32")
 """Of the number of the step, an input that need not be declared."""
@@ -73,9 +75,13 @@ def check_buffers(program: Program, report: Report) -> None:
 
 
 def inner_effects(body: Graph, site: Site) -> Iterator[tuple[Node, Site]]:
-    """Effects inside loops, at any depth."""
+    """Effects inside loops and functions, at any depth; those of a function once."""
+    functions = {id(g) for g in called(body.nodes)}
     for i, instr in enumerate(body.nodes):
-        if isinstance(instr.op, Repeat):
+        first = isinstance(instr.op, Call) and id(instr.op.body) in functions
+        functions.discard(id(instr.op.body) if isinstance(instr.op, Call) else 0)
+        if first or isinstance(instr.op, Repeat):
+            assert isinstance(instr.op, Call | Repeat)
             here = site.inner(i)
             for j, inner in enumerate(instr.op.body.nodes):
                 if isinstance(inner.op, Effect):
@@ -98,10 +104,13 @@ class _Class:
     def function(self, function: Function, site: Site) -> None:
         known: dict[str, Value] = {}
         for instr, here in inner_effects(function.body, site):
-            help = "read before the loop, give the value to the loop, write its result after it"
-            self.report.error("E0626", here, f"{head(instr)}: a loop has no effects", help)
+            help = "read before it, give it the value, write its result after it"
+            self.report.error("E0626", here, f"{head(instr)}: neither a loop nor a function has effects", help)
         for i, instr in enumerate(function.body.nodes):
             known.update((v.name, v) for v in instr.outputs)
+            if isinstance(instr.op, Call) and function.phase is not FunctionPhase.UPDATE:
+                message = f"{head(instr)}: functions are called in {FunctionPhase.UPDATE} only"
+                self.report.error("E0626", site.inner(i), message)
             if isinstance(instr.op, Effect):
                 arity = self.arity(instr.op)
                 if (len(instr.inputs), len(instr.outputs)) != arity or any(v.name not in known for v in instr.inputs):

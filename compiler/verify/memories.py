@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from compiler.graph import Graph, Node, Value
 from compiler.memory.tiers import FIRST
+from compiler.ops.call import Call
 from compiler.ops.effects import Accumulate, Load, Read, Save, Write
 from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
@@ -26,6 +27,7 @@ class _Checker:
     def __init__(self, cls: DeviceClass, report: Report) -> None:
         self.report = report
         self.buffers: Mapping[str, str] = {s.name: s.memory for s in cls.states}
+        self.called: set[int] = set()
 
     def body(self, body: Graph, site: Site) -> None:
         known = {v.name: v for v in body.inputs}
@@ -37,6 +39,8 @@ class _Checker:
         match instr.op:
             case Repeat() as op:
                 self.loop(op, instr, ins, site)
+            case Call() as op:
+                self.call(op, instr, ins, site)
             case Move(source, target):
                 if source == target:
                     self.report.error("E0619", site, f"{head(instr)}: from {source} to {target} is no move")
@@ -59,6 +63,16 @@ class _Checker:
             self.lie(instr, (out,), result.memory, f"is %{result.name}, which lies in", site)
         for result, param in zip(made[: op.carries], op.body.inputs, strict=False):
             self.lie(instr, (param,), result.memory, f"leaves an iteration as %{result.name}, which lies in", site)
+
+    def call(self, op: Call, instr: Node, ins: Sequence[Value], site: Site) -> None:
+        """A function moves what it is given no more than a loop does."""
+        if id(op.body) not in self.called:
+            self.called.add(id(op.body))
+            self.body(op.body, site)
+        for given, param in zip(ins, op.body.inputs, strict=True):
+            self.lie(instr, (given,), param.memory, f"is read as %{param.name}, which lies in", site)
+        for result, out in zip(op.body.outputs, instr.outputs, strict=True):
+            self.lie(instr, (out,), result.memory, f"is %{result.name}, which lies in", site)
 
     def lie(self, instr: Node, values: Sequence[Value], memory: str, why: str, site: Site) -> None:
         for v in values:

@@ -219,7 +219,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0552",
         "a pipeline and places",
-        "Stages come from one `pipeline`, or from `place`s along one axis.",
+        "Stages come from `pipeline`s, or from `place`s along one axis. Loops that are cut together begin in\n"
+        "the first stage and end in the last, so that none may need what another makes; one of them may be trained.",
         _file("pipeline block on pp, schedule gpipe(microbatches = 2)\nplace left on pp[0]"),
         _file("pipeline block on pp, schedule gpipe(microbatches = 2)"),
     ),

@@ -156,7 +156,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0415",
         "given twice",
-        "A strategy has at most one pipeline and one number of micro-batches, a tensor one layout, a scope one place.",
+        "A strategy has at most one schedule and one number of micro-batches, a loop is cut once, a tensor has one\n"
+        "layout, a scope one place.",
         _file("microbatches 4\nmicrobatches 2"),
         _file("microbatches 4"),
     ),

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from parc.api.compiling import Checked, check, compile, diff, diff_text, emit, evaluate, fmt, load_program
+from parc.api.compiling import Checked, check, compile, diff, diff_text, emit, evaluate, export, fmt, load_program
 from parc.api.explaining import explain, explain_tensor
-from parc.api.options import ENTRIES, EXECUTORS, OURS, STAGES, Entry, Executor, Options, Stage, is_program, is_stage
+from parc.api.options import (
+    ENTRIES,
+    EXECUTORS,
+    OURS,
+    STAGES,
+    SYSTEMS,
+    Entry,
+    Executor,
+    Options,
+    Stage,
+    System,
+    is_program,
+    is_stage,
+)
 from parc.api.pricing import cost, devices, estimate, price, remedies, report, trace
 from parc.api.running import run, shrink, verify
 
@@ -17,7 +30,9 @@ __all__ = [
     "OURS",
     "Options",
     "STAGES",
+    "SYSTEMS",
     "Stage",
+    "System",
     "check",
     "compile",
     "cost",
@@ -29,6 +44,7 @@ __all__ = [
     "evaluate",
     "explain",
     "explain_tensor",
+    "export",
     "fmt",
     "is_program",
     "is_stage",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Unpack
 
 from dsl.data import dataclass
-from parc.api.options import OURS, Entry, Options, Stage, is_program, is_stage, name_of, texts
+from parc.api.options import OURS, SYSTEMS, Entry, Options, Stage, System, is_program, is_stage, name_of, texts
 
 if TYPE_CHECKING:
     from compiler.diff import ProgramDiff
@@ -236,6 +236,18 @@ def _staged(file: File, options: Options) -> Job | Training | Placed:
     if found:
         raise ParcError(*found)
     return stage
+
+
+def export(file: File, system: System = "torch", **options: Unpack[Options]) -> str:
+    """Write the program of a `.par` or `.npu` file for another system: `torch`, a file that needs PyTorch alone.
+
+    Raises `ParcError`; ValueError for a system that there is none of; TypeError as `load_program`.
+    """
+    from parc.export.torch.file import export_torch
+
+    if system not in SYSTEMS:
+        raise ValueError(f"there is no system `{system}` to export to: {', '.join(SYSTEMS)}")
+    return export_torch(load_program(file, **options))
 
 
 def load_program(file: File, **options: Unpack[Options]) -> Program:

@@ -20,6 +20,8 @@ EXECUTORS: tuple[Executor, ...] = get_args(Executor)
 STAGES: tuple[Stage, ...] = get_args(Stage)
 Entry = Literal["train_step", "evaluate"]
 ENTRIES: tuple[Entry, ...] = get_args(Entry)
+System = Literal["torch"]
+SYSTEMS: tuple[System, ...] = get_args(System)
 OURS = ("parc lowered the strategy to a program that is not legal: please report it", None)
 """The note of diagnostics that are not the user's fault."""
 

@@ -17,6 +17,7 @@ import parc
 COMMANDS = {
     "check": "Check a file: everything but running it.",
     "compile": "Lower a file to the program of each class of devices.",
+    "export": "Write the program of a file for another system: PyTorch.",
     "run": "Run a file or a lowered program on emulated devices.",
     "verify": "Prove that the distributed run equals the serial program.",
     "cost": "Say how long a step takes, where the time goes, and what would help.",

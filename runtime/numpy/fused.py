@@ -28,7 +28,7 @@ from compiler.ops.contract import Contract
 from compiler.ops.effects import Accumulate, Effect, Save, Write
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient
 from compiler.ops.reduce import Reduce
-from dsl.data import Shared, dataclass, fix
+from dsl.data import Unique, dataclass, fix
 from runtime.numpy.base import LocalValue
 
 BLOCK = 32768
@@ -44,7 +44,7 @@ Local = Callable[[Value], LocalValue]
 
 
 @dataclass(frozen=True, slots=True)
-class Space(Shared):
+class Space(Unique):
     """What a group walks: lead axes and dims in order, and how many of them in blocks.
 
     cut: (number of outer axes, size of a block along the next): axes before are walked one by one. outer: axes along

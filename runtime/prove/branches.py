@@ -7,6 +7,7 @@ which expert) are not among them: their elements differ in every step.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from compiler.graph import Graph, Node
 from compiler.model import Training
+from compiler.ops.call import Call
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from dsl.data import dataclass
@@ -44,7 +46,8 @@ class Branches:
 
     def __init__(self, training: Training) -> None:
         graphs = (training.forward, training.update)
-        self._taken: dict[Node, set[bool]] = {n: set() for graph in graphs for n in _nodes(graph) if _chooses(n)}
+        self._places = Counter(n for graph in graphs for n in _nodes(graph) if _chooses(n))
+        self._taken: dict[Node, set[bool]] = {n: set() for n in self._places}
 
     def __call__(
         self, node: Node, ctx: CallContext, operands: Sequence[Array], results: tuple[Array, ...]
@@ -65,16 +68,16 @@ class Branches:
             key = (span, node.op, *taken) if span else node
             if key in found:
                 old = found[key]
-                found[key] = Unreached(old.never, old.name, span, old.count + 1)
+                found[key] = Unreached(old.never, old.name, span, old.count + self._places[node])
             else:
-                found[key] = Unreached(never, node.output.name, span)
+                found[key] = Unreached(never, node.output.name, span, self._places[node])
         return tuple(found.values())
 
 
 def _nodes(graph: Graph) -> Iterator[Node]:
     for node in graph:
         yield node
-        if isinstance(node.op, Repeat):
+        if isinstance(node.op, Repeat | Call):
             yield from _nodes(node.op.body)
 
 

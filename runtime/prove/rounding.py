@@ -21,6 +21,7 @@ import numpy as np
 
 from compiler.graph import Graph, Node, Type
 from compiler.model import Training
+from compiler.ops.call import Call
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from runtime.numpy import STORAGE, CallContext, Env, Kernel, LocalValue, plan, quiet, rounded
@@ -72,6 +73,11 @@ def _spread(graph: Graph, known: Variances) -> None:
     for node in graph:
         inputs = [known[v.name] for v in node.inputs]
         square, dtype = max((s for s, _ in inputs), default=0.0), _coarsest(d for _, d in inputs)
+        if isinstance(node.op, Call):
+            function: Variances = {p.name: known[v.name] for p, v in zip(node.op.body.inputs, node.inputs, strict=True)}
+            _spread(node.op.body, function)
+            known |= {v.name: function[r.name] for v, r in zip(node.outputs, node.op.body.outputs, strict=True)}
+            continue
         if isinstance(node.op, Repeat):
             body: Variances = {v.name: (0.0, "") for v in node.op.body.inputs}
             _spread(node.op.body, body)

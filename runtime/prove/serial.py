@@ -9,7 +9,9 @@ import numpy as np
 
 from compiler.graph import Graph, Node
 from compiler.model import Training
+from compiler.ops.call import Call
 from compiler.ops.repeat import Repeat
+from compiler.walk import called
 from dsl.data import dataclass
 from runtime.numpy import STORAGE, CallContext, Env, Kernel, LocalValue, plan, quiet
 from runtime.numpy.base import Array
@@ -38,7 +40,15 @@ class _Compiled:
 
     def __init__(self, graph: Graph, watch: Watch | None = None) -> None:
         self.graph, self.watch = graph, watch
-        self.steps = [(node, _kernel(node, watch)) for node in graph]
+        functions = {id(g): _Compiled(g, watch) for g in called(graph.nodes)}
+        self.steps = [
+            (node, _kernel(node, watch) if not isinstance(node.op, Call) else functions[id(node.op.body)].kernel)
+            for node in graph
+        ]
+
+    def kernel(self, ctx: CallContext, *operands: Array) -> tuple[Array, ...]:
+        """The graph where it is called."""
+        return tuple(self(ctx, operands))
 
     def __call__(self, ctx: CallContext, inputs: Sequence[Array]) -> list[Array]:
         env = dict(zip((v.name for v in self.graph.inputs), inputs, strict=True))
@@ -47,7 +57,7 @@ class _Compiled:
             results = kernel(ctx, *operands)
             if not isinstance(results, tuple):
                 results = (results,)
-            if self.watch is not None and not isinstance(node.op, Repeat):
+            if self.watch is not None and not isinstance(node.op, Repeat | Call):
                 results = self.watch(node, ctx, operands, results)
             env.update(zip((v.name for v in node.outputs), results, strict=True))
         return [env[v.name] for v in self.graph.outputs]

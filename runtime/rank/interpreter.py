@@ -20,6 +20,7 @@ from compiler.liveness import liveness, unrolled, variables
 from compiler.memory.action import STATIC
 from compiler.memory.tiers import FIRST
 from compiler.ops.base import Movement
+from compiler.ops.call import Call
 from compiler.ops.comm import Comm
 from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
@@ -159,6 +160,8 @@ class Rank:
         for instr, dying in zip(body.nodes, live.after, strict=True):
             if isinstance(instr.op, Repeat):
                 yield from self._loop(instr, instr.op, values, dying, live.sinks)
+            elif isinstance(instr.op, Call):
+                yield from self._call(instr, instr.op, values, dying)
             else:
                 yield from self._instr(instr, scope, values, dying)
             for out in instr.outputs:
@@ -326,7 +329,21 @@ class Rank:
             return
         self._put(Destination(self.states[name].array, decl.type.dtype, adds(scope[operand])), held.array)
 
-    # --- loops
+    # --- functions and loops
+
+    def _call(self, instr: Node, op: Call, values: Values, dying: Sequence[str]) -> Wait[None]:
+        given, results = names_of(instr.inputs), names_of(op.body.outputs)
+        inner = {
+            p.name: HeldArray(values[n].array, values[n].buffer.hold())
+            for p, n in zip(op.body.inputs, given, strict=True)
+        }
+        for name in dict.fromkeys(n for n in given if n in dying):
+            values.pop(name).buffer.drop()  # a parameter holds it now
+        yield from self._body(op.body, inner, {}, len(results))
+        for out, name in zip(instr.outputs, results, strict=True):
+            values[out.name] = HeldArray(inner[name].array, inner[name].buffer.hold())
+        for name in dict.fromkeys(results):
+            inner.pop(name).buffer.drop()
 
     def _loop(
         self, instr: Node, op: Repeat, values: Values, dying: Sequence[str], sinks: Mapping[str, str]

@@ -8,19 +8,23 @@ generator: it yields what it waits for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from compiler.graph import Graph, Node, Value, names_of
+from compiler.graph import Graph, Names, Node, Value, names_of
 from compiler.layout import TIME, local_type
 from compiler.liveness import liveness, variables
+from compiler.ops.call import Call
 from compiler.ops.comm import Comm
 from compiler.ops.create import Full, Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
+from compiler.passes.copying import expanded
 from compiler.program import DeviceClass, Function, Program
+from compiler.walk import graph_values
 from dsl.data import dataclass
 from runtime.distribute import Array
 from runtime.mesh import Mesh
@@ -54,6 +58,10 @@ class Straight:
 
 def compile_function(function: Function, cls: DeviceClass, program: Program, slots: Slots) -> Straight:
     """Plan every instruction and generate the text."""
+    body = function.body
+    if any(isinstance(i.op, Call) for i in body.nodes):
+        nodes = expanded(body.nodes, Names(v.name for v in graph_values(body)))
+        function = replace(function, body=replace(body, nodes=tuple(nodes)))
     waits = any(isinstance(i.op, (Recv, StageReduce)) for i in function.body.nodes)
     writer = _Writer(function, cls, program, slots)
     writer.body(function.body, {}, 1)

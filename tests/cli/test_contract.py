@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 COMMAND: dict[str, list[str]] = {
     "check": ["check", "FILE"],
     "compile": ["compile", "FILE"],
+    "export": ["export", "torch", "FILE"],
     "run": ["run", "FILE", "--steps", "1"],
     "verify": ["verify", "FILE", "--steps", "1"],
     "cost": ["cost", "FILE"],
@@ -42,6 +43,7 @@ DATA = [name for name in COMMAND if name not in ("check", "fmt")]
 BEHIND = {
     "check": "check",
     "compile": "emit",
+    "export": "export",
     "run": "run",
     "verify": "verify",
     "cost": "compile",
@@ -186,6 +188,7 @@ def usage(name: str, file: str, *more: str) -> str:
 SINGLE = {
     "check": [],
     "compile": ["-o x", "--output x", "--emit ast"],
+    "export": ["-o x", "--output x", "--entry evaluate"],
     "run": ["--steps 1", "--threads 1"],
     "verify": ["--tolerance 1", "--executor private"],
     "cost": [],

@@ -11,9 +11,11 @@ from compiler.driver import Compiled, compile_job, run_passes
 from compiler.evaluate import evaluate_file
 from compiler.graph import Graph
 from compiler.model import ENTRIES, EVALUATE, Precision
+from compiler.ops.effects import Send
 from compiler.origin import Role, within
 from compiler.passes.places import node_path
 from compiler.program import FunctionPhase
+from compiler.text import parse_program, show
 from compiler.text.stage_parser import parse_stage
 from compiler.text.stages import show_stage
 from dsl.diagnostics import ParcError
@@ -42,6 +44,12 @@ PLANS = {
     "student piped": "mesh (pp = 2)\n  pipeline student.block on pp, schedule one_f_one_b(microbatches = 4)",
     "teacher piped": "mesh (pp = 4)\n  pipeline teacher.block on pp, schedule gpipe(microbatches = 4)",
     "zero bubble": "mesh (pp = 2)\n  pipeline student.block on pp, schedule zero_bubble(microbatches = 4)",
+    "both piped": "mesh (pp = 2, dp = 2)\n  split b on dp\n"
+    "  pipeline student.block on pp, schedule one_f_one_b(microbatches = 4)\n  pipeline teacher.block on pp, cuts [1]",
+    "both, zero bubble": "mesh (pp = 2)\n  pipeline student.block on pp, schedule zero_bubble(microbatches = 4)\n"
+    "  pipeline teacher.block on pp",
+    "recomputed, both": "mesh (pp = 2, tp = 2)\n  split h, f on tp in teacher\n  recompute student.block\n"
+    "  pipeline teacher.block on pp, schedule gpipe(microbatches = 2)\n  pipeline student.block on pp",
     "recomputed": "mesh (dp = 2)\n  split b on dp\n  recompute student.block",
 }
 
@@ -127,7 +135,7 @@ def flops_of_all(graph: Graph) -> float:
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("plan", ["tensors", "apart", "student piped"])
+@pytest.mark.parametrize("plan", ["tensors", "apart", "student piped", "both piped"])
 def test_texts_of_stages_hold_both(plan: str, entry: str) -> None:
     found = compiled(plan, entry)
     for stage in (found.job, *((w := run_passes(found.job, "place", entry)).training, w.placed)):
@@ -140,3 +148,51 @@ def test_a_pipeline_says_which_loop_it_cuts() -> None:
     text = FILE.read_text(encoding="utf-8").replace("pipeline student.block", "pipeline block")
     with pytest.raises(ParcError, match="several loops `block`: `teacher.block` and `student.block`"):
         evaluate_file(Source(str(FILE), text, str(FILE)), SMALL, None, "pipelined")
+
+
+def test_each_stage_has_its_part_of_both_loops() -> None:
+    program = compiled("both piped").program
+    found = {(r.dim, g): (r.first.at(g), r.count, r.total) for c in program.classes for r in c.ranges for g in c.groups}
+    assert found == {
+        ("block_1", 0): (0, 1, 2), ("block_1", 1): (1, 1, 2), ("block", 0): (0, 1, 4), ("block", 1): (1, 3, 4),
+    }  # fmt: skip
+    text = show(program)
+    assert text.count("send block") == 0 and parse_program(text) == program
+    sent = {i.op.name for c in program.classes for f in c.functions for i in f.body.nodes if isinstance(i.op, Send)}
+    assert {name.partition(".")[0] for name in sent} == {"teacher", "student"}
+
+
+@pytest.mark.parametrize(
+    ("rules", "code", "says"),
+    [
+        ("pipeline student.block on pp\n  pipeline student.block on pp", "E0415", "cut twice"),
+        ("pipeline student.block on pp\n  pipeline teacher.block on qq", "E0415", "on `pp`, this one on `qq`"),
+        ("pipeline student.block on pp\n  pipeline teacher.block on pp, schedule gpipe(4)", "E0415", "given twice"),
+        ("pipeline student.block on pp\n  place teacher on qq[0]", "E0552", "not both"),
+    ],
+)
+def test_what_is_wrong_with_several_pipelines(rules: str, code: str, says: str) -> None:
+    text = FILE.read_text(encoding="utf-8").replace(" on pod(devices)", "")
+    text += f"strategy plan for distilled {{\n  mesh (pp = 2, qq = 2)\n  {rules}\n}}\n"
+    with pytest.raises(ParcError) as caught:
+        compile_job(evaluate_file(Source(str(FILE), text, str(FILE)), SMALL, None, "plan").job)
+    assert any(d.code == code and says in d.message for d in caught.value.diagnostics), caught.value
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("  frozen teacher\n", "", "both cut and both trained"),
+        (
+            "  logits = gpt(",
+            "  tokens = tokens + cast(max(aim, over v) * 0.0, int32)\n  logits = gpt(",
+            "needs what",
+        ),
+    ],
+)
+def test_which_loops_cannot_be_cut_together(old: str, new: str, says: str) -> None:
+    text = FILE.read_text(encoding="utf-8").replace(" on pod(devices)", "")
+    assert old in text
+    source = Source(str(FILE), text.replace(old, new), str(FILE))
+    with pytest.raises(ParcError, match=f"E0552.*{says}"):
+        compile_job(evaluate_file(source, SMALL, None, "pipelined").job)

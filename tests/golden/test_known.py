@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 
 from compiler.graph import Graph
+from compiler.ops.call import Call
 from compiler.ops.repeat import Repeat
 from compiler.program import Program
 from compiler.text import parse_program
@@ -129,6 +130,8 @@ def communication(program: Program, c: int) -> Facts:
         for i in body.nodes:
             if isinstance(i.op, Repeat):
                 walk(name, i.op.body, i.op.label)
+            elif isinstance(i.op, Call):
+                walk(name, i.op.body, place)
             elif i.op.mnemonic in BETWEEN or (getattr(i.op, "axes", ()) and i.op.mnemonic not in LOCAL):
                 found.setdefault((name, place), Counter())[i.op.mnemonic] += 1
 

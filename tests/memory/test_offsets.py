@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compiler.memory.offsets import ALIGNMENT, aligned, bound, pack
+from compiler.memory.packing import ALIGNMENT, aligned, bound, pack
+from compiler.memory.times import Times, length, union
 from dsl.diagnostics import ParcError
 from tests.matrix.cells import Cell, cells, expected, spread
 from tests.memory.placed import placed, plan
@@ -18,18 +19,24 @@ from tests.memory.test_exact import EVERY, PIPELINE, SCHEDULES, SMALL, example, 
 from tests.runtime.test_memory import LOOP, X
 from tests.runtime.test_memory import program as hand_made
 
-SPAN = st.tuples(st.integers(0, 40), st.integers(1, 12)).map(lambda at: ((1 << at[1]) - 1) << at[0])
+SPAN = st.tuples(st.integers(0, 40), st.integers(1, 12)).map(lambda at: (at[0], at[0] + at[1]))
 BLOCKS = st.lists(st.tuples(st.integers(0, 9000), st.lists(SPAN, min_size=1, max_size=3)), max_size=40)
 
 
+Drawn = list[tuple[int, list[tuple[int, int]]]]
+
+
+def as_blocks(drawn: Drawn) -> list[tuple[int, Times]]:
+    return [(size, union(spans)) for size, spans in drawn]
+
+
+def together(a: Times, b: Times) -> bool:
+    return any(start < stop and other < end for start, end in a for other, stop in b)
+
+
 @given(BLOCKS)
-def test_blocks_alive_at_once_are_apart(drawn: list[tuple[int, list[int]]]) -> None:
-    blocks = []
-    for size, spans in drawn:
-        alive = 0
-        for s in spans:
-            alive |= s
-        blocks.append((size, alive))
+def test_blocks_alive_at_once_are_apart(drawn: Drawn) -> None:
+    blocks = as_blocks(drawn)
     offsets, arena = pack(blocks)
     ends = [at + size for at, (size, _) in zip(offsets, blocks, strict=True)]
     assert all(at % ALIGNMENT == 0 for at in offsets) and max(ends, default=0) <= arena
@@ -37,13 +44,34 @@ def test_blocks_alive_at_once_are_apart(drawn: list[tuple[int, list[int]]]) -> N
     for i, (_, alive) in enumerate(blocks):
         for j in range(i):
             apart = ends[i] <= offsets[j] or ends[j] <= offsets[i]
-            assert apart or not alive & blocks[j][1] or not blocks[i][0] or not blocks[j][0]
+            assert apart or not together(alive, blocks[j][1]) or not blocks[i][0] or not blocks[j][0]
+
+
+def plainly(blocks: list[tuple[int, Times]], order: list[int]) -> int:
+    """The bytes that the rule takes, looked up block by block."""
+    placed: list[tuple[int, int, Times]] = []
+    for i in order:
+        size, alive = aligned(blocks[i][0]), blocks[i][1]
+        near = sorted((at, to) for at, to, times in placed if to > at and together(alive, times))
+        ends = [0, *(max(to for _, to in near[: k + 1]) for k in range(len(near)))]
+        gaps = [(at - end, end) for end, (at, _) in zip(ends, near) if at - end >= max(size, 1)]
+        at = min(gaps)[1] if gaps else ends[-1]
+        placed.append((at, at + size if alive else at, alive))
+    return max((to for _, to, _ in placed), default=0)
+
+
+@given(BLOCKS)
+def test_the_smallest_gap_is_taken(drawn: Drawn) -> None:
+    blocks = as_blocks(drawn)
+    by_size = sorted(range(len(blocks)), key=lambda i: -aligned(blocks[i][0]))
+    by_life = sorted(by_size, key=lambda i: -length(blocks[i][1]))
+    assert pack(blocks)[1] == min(plainly(blocks, by_size), plainly(blocks, by_life))
 
 
 def test_what_takes_turns_shares_and_gaps_are_filled() -> None:
-    assert pack([(1024, 0b01), (512, 0b10)]) == ([0, 0], 1024)
-    assert pack([(512, 0b110), (1024, 0b011), (512, 0b101)])[1] == 2048
-    assert pack([(4096, 0b001), (1024, 0b111), (2048, 0b110)])[1] == 5120
+    assert pack([(1024, ((0, 1),)), (512, ((1, 2),))]) == ([0, 0], 1024)
+    assert pack([(512, ((1, 3),)), (1024, ((0, 2),)), (512, ((0, 1), (2, 3)))])[1] == 2048
+    assert pack([(4096, ((0, 1),)), (1024, ((0, 3),)), (2048, ((1, 3),))])[1] == 5120
     assert pack([]) == ([], 0)
 
 

@@ -41,6 +41,9 @@ def test_sums_of_narrow_floats_are_carried_in_float32() -> None:
     assert run(Reduce("sum", ("d",)), (T("bf16", d=n),), [x])[0] == 1000
     assert run(Contract(()), (T("bf16", d=n), T("bf16", d=n)), [x, x])[0] == 1000
     assert run(Map("add", (None, 2.0**-8)), (T("bf16", d=1),), [x[:1]])[0] == 1
+    # 256 by index_add and the gradients of embedding in PyTorch 2.13 on CPU, and by JAX 0.10: rounded at every row.
+    rows = (T("bf16", i=n), T("int32", i=n))
+    assert run(ScatterAdd(Dim("v", 2), ("v",)), rows, [x, np.zeros(n, np.int32)])[0].tolist() == [1000, 0]
 
 
 def test_erf_to_the_precision_of_the_dtype() -> None:

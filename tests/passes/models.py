@@ -10,6 +10,7 @@ import numpy as np
 from compiler.graph import Builder, Dim, Graph, Names, Node, Type, Value
 from compiler.model import DataInput, Init, Job, Model, Precision, Weight
 from compiler.ops.base import Op
+from compiler.ops.call import Call
 from compiler.ops.contract import Contract
 from compiler.ops.create import Full, Iota, Random
 from compiler.ops.elementwise import Cast, Map, Transpose
@@ -35,6 +36,8 @@ def _run(graph: Graph, inputs: Sequence[Any], seed: int) -> list[Any]:
         operands = [env[v] for v in node.inputs]
         if isinstance(node.op, Repeat):
             results: Any = _loop(node.op, operands, seed)
+        elif isinstance(node.op, Call):
+            results = _run(node.op.body, operands, seed)
         else:
             ins = [LocalValue.whole(v.type) for v in node.inputs]
             outs = [LocalValue.whole(v.type) for v in node.outputs]

@@ -10,6 +10,7 @@ import pytest
 from compiler.driver import compile_job
 from compiler.evaluate import evaluate
 from compiler.graph import Graph
+from compiler.ops.call import Call
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.program import Program
@@ -32,6 +33,8 @@ def in_block(program: Program, function: str, axis: str) -> Counter[str]:
         for i in body.nodes:
             if isinstance(i.op, Repeat):
                 walk(i.op.body, True)
+            elif isinstance(i.op, Call):
+                walk(i.op.body, inside)
             elif inside and axis in getattr(i.op, "axes", ()) and i.op.mnemonic not in ("shard", "only_first"):
                 found[i.op.mnemonic] += 1
 
@@ -43,7 +46,8 @@ def in_block(program: Program, function: str, axis: str) -> Counter[str]:
 def outside(program: Program, function: str, axis: str) -> Counter[str]:
     """Collectives over `axis` outside of the block."""
     (body,) = (f.body for f in program.classes[0].functions if f.phase == function)
-    ops = [i.op for i in body.nodes if axis in getattr(i.op, "axes", ())]
+    called = [n for i in body.nodes if isinstance(i.op, Call) for n in i.op.body.nodes]
+    ops = [i.op for i in (*body.nodes, *called) if axis in getattr(i.op, "axes", ())]
     return Counter(op.mnemonic for op in ops if op.mnemonic not in ("shard", "only_first"))
 
 

@@ -11,12 +11,14 @@ from itertools import pairwise
 
 from compiler.graph import Graph, Node, Value, names_of
 from compiler.ops.base import Op
+from compiler.ops.call import Call
 from compiler.ops.comm import AllGather, AllReduce, Comm, ReduceScatter, Shard
 from compiler.ops.effects import Accumulate, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
 from compiler.program import Affine, DeviceClass, For, Function, Program, Run
+from compiler.walk import called
 
 KINDS = {
     "drop": "a collective is left out",
@@ -61,9 +63,11 @@ def mutations(program: Program) -> Iterator[tuple[str, Program]]:
 
 
 def _places(body: Graph, path: Path) -> Iterator[tuple[Path, Node]]:
+    functions = {id(g) for g in called(body.nodes)}  # each at its first call
     for i, instr in enumerate(body.nodes):
         yield (*path, i), instr
-        if isinstance(instr.op, Repeat):
+        if isinstance(instr.op, Repeat) or (isinstance(instr.op, Call) and id(instr.op.body) in functions):
+            functions.discard(id(instr.op.body))
             yield from _places(instr.op.body, (*path, i))
 
 
@@ -81,7 +85,7 @@ def _edited(body: Graph, path: Path, made: list[Node] | Value) -> Graph:
     i, rest = path[0], path[1:]
     instr = body.nodes[i]
     if rest:
-        assert isinstance(instr.op, Repeat)
+        assert isinstance(instr.op, Repeat | Call)
         inner = replace(instr.op, body=_edited(instr.op.body, rest, made))
         return replace(body, nodes=(*body.nodes[:i], replace(instr, op=inner), *body.nodes[i + 1 :]))
     if isinstance(made, list):

@@ -144,7 +144,7 @@ class _Lift:
         name = (instr.outputs or instr.inputs)[0].name
         draft = Draft(name, [instr], work)
         self.drafts.append(draft)
-        self.wait(draft, (v.name for v in instr.inputs))
+        self.wait(draft, [v.name for v in instr.inputs])
         for var in instr.outputs:
             self.define(var, len(self.drafts) - 1)
         return draft
@@ -169,12 +169,12 @@ class _Lift:
     def vector(self, instr: Node, joins: bool) -> None:
         """Join the kernel of an operand if all others are there before it; else begin a kernel."""
         ins = [self.values[v.name] for v in instr.inputs]
-        if all(v.taint == "constant" for v in ins):  # masks: made once
+        if all([v.taint == "constant" for v in ins]):  # masks: made once
             for var in instr.outputs:
                 self.define(var, -1, "constant")
             return
         outs = [self.lifter.value(v) for v in instr.outputs]
-        size = max(v.elements for v in (*ins, *outs)) if ins or outs else 0
+        size = max([v.elements for v in (*ins, *outs)], default=0)
         if self.lifter.update and joins:
             self.gather(ins, size)
         owners = {v.owner for v in ins if v.owner >= 0}
@@ -186,18 +186,20 @@ class _Lift:
             and draft is not None
             and draft.joins
             and (size == draft.size or (size < draft.size and _dims(ins, outs) <= draft.dims))
-            and not any(v.name in draft.closed for v in instr.inputs)
+            and not (draft.closed and any(v.name in draft.closed for v in instr.inputs))
         )
         if fits and draft is not None:
             draft.instrs.append(instr)
-            draft.deps |= owners - {at}
+            draft.deps |= owners
+            draft.deps.discard(at)
             draft.carries |= carries
         else:
             draft = Draft(instr.outputs[0].name, [instr], None, owners, carries, joins, size, _dims(ins, outs))
             self.drafts.append(draft)
             at = len(self.drafts) - 1
-        for k, var in enumerate(instr.outputs):
-            self.define(var, at).state = (id(instr), k) in self.lifter.reuses
+        for k, value in enumerate(outs):
+            value.owner, value.state = at, (id(instr), k) in self.lifter.reuses
+            self.values[value.root] = value
         if isinstance(instr.op, Reduce) and ins[0].type.dims and ins[0].type.dims[0].name in instr.op.dims:
             draft.closed.add(instr.outputs[0].name)  # complete only when the kernel has ended
 
@@ -337,5 +339,5 @@ class _Lift:
         self.add(instr, WorkLoop(op.count, inner.part()))
 
 
-def _dims(*values: Sequence[Lifted]) -> set[str]:
-    return {d.name for of in values for v in of for d in v.type.dims}
+def _dims(ins: Sequence[Lifted], outs: Sequence[Lifted]) -> set[str]:
+    return set().union(*[v.type.names for v in (*ins, *outs)])

@@ -6,17 +6,19 @@ be priced again and again with other parameters: that is what fitting does. Roll
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from compiler.cost.kernels.flops import program_flops
 from compiler.cost.kernels.group import Lifter
 from compiler.cost.kernels.work import Part
-from compiler.graph import ITEMSIZE
+from compiler.graph import ITEMSIZE, Graph, Names
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Input
-from compiler.program import FunctionKey, FunctionPhase, Program
+from compiler.passes.copying import expanded
+from compiler.program import DeviceClass, FunctionKey, FunctionPhase, Program, on_updates
 from compiler.regions.marks import Regions, regions_of
-from compiler.walk import walk
+from compiler.walk import graph_values, walk
 from dsl.data import dataclass
 
 
@@ -44,6 +46,7 @@ class Features:
 
 def features(program: Program) -> Features:
     """All that prices depend on. Linear in the length of the program's text."""
+    program = on_updates(program, _expanded)
     compute, regions = compute_type(program), regions_of(program)
     parts: list[dict[FunctionKey, Part]] = []
     inside: list[dict[FunctionKey, tuple[frozenset[str], frozenset[str]]]] = []
@@ -64,6 +67,11 @@ def features(program: Program) -> Features:
     samples, tokens = _sizes(program)
     dtype = max(by_dtype, key=lambda d: by_dtype[d], default="f32")
     return Features(tuple(parts), samples, tokens, dtype, sum(by_dtype.values()), compute, tuple(inside), regions)
+
+
+def _expanded(cls: DeviceClass, body: Graph) -> Graph:
+    """An update with what it calls in its place: messages of all weights go together, whatever calls them."""
+    return replace(body, nodes=tuple(expanded(body.nodes, Names(v.name for v in graph_values(body)))))
 
 
 def compute_type(program: Program) -> str:

@@ -120,8 +120,7 @@ class _Replay(Replay):
         """What was added to a gradient takes no room any more, however long the program has it."""
         for b in self.passing:
             if not b.accumulator:
-                self._count(b, -1)
-                b.bytes = 0
+                self._resize(b, 0)
         self.passing = []
         super()._begin(instr)
 
@@ -136,10 +135,7 @@ class _Replay(Replay):
         if name in self.of.added or name in self.accumulated:
             return
         super()._accumulate(name, operand, env, dying)
-        b = self.accumulated[name]
-        self._count(b, -1)
-        b.bytes = self._declared(name)
-        self._count(b, 1)
+        self._resize(self.accumulated[name], self._declared(name))
 
     def _adds_to(self, name: str) -> bool:
         return name in self.of.added or super()._adds_to(name)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from importlib import resources
 from typing import Any
 
 from compiler import stacks
 from compiler.model import Cluster, Device
 from dsl.data import dataclass
 from dsl.diagnostics import plural
+from dsl.files import STD
 
 OTHER_SOFTWARE = 0.27
 """Of software without rows of its own nine of ten steps are within this: factors of families on the same device spread
@@ -106,6 +106,6 @@ def expected(cluster: Cluster) -> Expected:
 
 @cache
 def _devices() -> dict[str, Any]:
-    text = resources.files("dsl").joinpath("std", "fitted.json").read_text(encoding="utf-8")
+    text = STD.joinpath("fitted.json").read_text(encoding="utf-8")
     devices: dict[str, Any] = json.loads(text)["devices"]
     return devices

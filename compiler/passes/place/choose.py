@@ -48,7 +48,7 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
     held = [region.layouts(v) for v in node.inputs]
     out = node.outputs[0]
     declared = region.declared(out)
-    wishes = region.rules.all_wishes(out.origin.path, region.cls)
+    wishes = region.rules.all_wishes(region.path or out.origin.path, region.cls)
     sums = any([of and all([layout.pending for layout, _ in of]) for of in held])
     fixed = out.name in region.shared.gradients or any([v.name in region.weights for v in node.inputs])
     if sums or fixed:

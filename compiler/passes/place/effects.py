@@ -12,6 +12,7 @@ from math import prod
 from compiler.graph import Graph
 from compiler.layout import Layout
 from compiler.model import Training, Weight
+from compiler.ops.call import Call
 from compiler.ops.repeat import Repeat
 from compiler.origin import within
 from compiler.passes.idle import Idle, Rule, report_idle
@@ -103,8 +104,14 @@ def _tensors(training: Training) -> Iterator[Tensor]:
 
 
 def _made(graph: Graph, cls: str) -> Iterator[Tensor]:
-    for node, _ in walk(graph):
+    functions: dict[int, list[Tensor]] = {}
+    for node, _ in walk(graph, calls=False):
         if isinstance(node.op, Repeat):
+            continue
+        if isinstance(node.op, Call):
+            if id(node.op.body) not in functions:
+                functions[id(node.op.body)] = list(_made(node.op.body, cls))
+            yield from (Tensor(node.op.at, cls, t.dims) for t in functions[id(node.op.body)])
             continue
         loops = node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
         walked = {n for loop in loops for n in loop.names}

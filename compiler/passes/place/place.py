@@ -8,14 +8,13 @@ from dataclasses import replace
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout, replicated
 from compiler.model import Round, State, Training
-from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.passes.copying import laid, renamed
 from compiler.passes.divide import aside, of_data
+from compiler.passes.place.call import place_nodes
 from compiler.passes.place.effects import check_effects
-from compiler.passes.place.node import place_node
 from compiler.passes.place.region import Choice, GradMark, GraphPlacer, RelayoutRecord, Shared
-from compiler.passes.place.repeat import export, mark_contents, mark_gradients, place_repeat
+from compiler.passes.place.repeat import export, mark_contents, mark_gradients
 from compiler.passes.place.rules import Rules
 from compiler.passes.prune import prune
 from compiler.relayout import relayout_bytes
@@ -135,7 +134,7 @@ def place(training: Training) -> Placed:
 
     forward = region(training.forward, "activations", rules.axes)
     _data_inputs(forward, training.forward, training)
-    _nodes(forward, training.forward)
+    place_nodes(forward, training.forward.nodes)
     outputs = [_total(forward, v, i > 0) for i, v in enumerate(training.forward.outputs[:direct])]
     outputs += [_as_made(forward, v) for v in training.forward.outputs[direct:scalars]]
     finish = _finish(shared, training, outputs[direct:]) if training.finish is not None else None
@@ -153,7 +152,7 @@ def place(training: Training) -> Placed:
     saved = outputs[training.results :]
     kept = [_enter(backward, v, shared.layouts[m.name]) for v, m in zip(training.saved, saved, strict=True)]
     _data_inputs(backward, training.backward, training)
-    _nodes(backward, training.backward)
+    place_nodes(backward, training.backward.nodes)
     gradients = [_total_gradient(backward, v) for v in training.backward.outputs]
     entered = (*kept, *(v for v in training.backward.inputs if v not in training.saved))
     backward_graph = prune(Graph("backward", entered, tuple(backward.nodes), tuple(gradients)))
@@ -169,7 +168,7 @@ def place(training: Training) -> Placed:
         update.define(v, storage[v.name] if v.name in storage else states[v.name])
         if v.name in storage and _refines(v, storage[v.name], optimizer[v.name], rules.sizes):
             update.preferred[v.name] = optimizer[v.name]  # weight decay of its own shard, not of the whole weight
-    _nodes(update, training.update)
+    place_nodes(update, training.update.nodes)
     wanted = [storage[w.name] for w in training.trained] + [states[s.name] for s in training.states]
     results = []
     for i, v in enumerate(training.update.outputs):
@@ -225,11 +224,6 @@ def _refines(value: Value, layout: Layout, finer: Layout, sizes: dict[str, int])
         return layout != finer and not relayout_bytes(value.type, layout, finer, sizes)
     except ValueError:
         return False
-
-
-def _nodes(region: GraphPlacer, graph: Graph) -> None:
-    for n in graph.nodes:
-        (place_repeat if isinstance(n.op, Repeat) else place_node)(region, n)
 
 
 def _data_inputs(region: GraphPlacer, graph: Graph, training: Training) -> None:
@@ -297,7 +291,7 @@ def _round(region: GraphPlacer, round: Round, training: Training) -> PlacedRound
     """Its own part of the batch on every device; what several devices have to add up is added up once."""
     shared = region.shared
     _data_inputs(region, round.graph, training)
-    _nodes(region, round.graph)
+    place_nodes(region, round.graph.nodes)
     made = [_as_made(region, v) for v in round.graph.outputs]
     batch = prune(Graph("batch", round.graph.inputs, tuple(region.nodes), tuple(made)))
     once = GraphPlacer(shared, "activations", [a for a in region.axes if a != TIME])
@@ -321,7 +315,7 @@ def _finish(shared: Shared, training: Training, parts: Sequence[Value]) -> Graph
     for v, part in zip(graph.inputs, parts, strict=False):
         once.define(v, _untimed(shared.layouts[part.name]))
     _data_inputs(once, graph, training)
-    _nodes(once, graph)
+    place_nodes(once, graph.nodes)
     outputs = []
     for v in graph.outputs:
         once.reader = v.name

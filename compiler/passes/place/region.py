@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import field
 from enum import StrEnum
 
-from compiler.graph import Names, Node, Value
+from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout, local_type, replicated
 from compiler.ops.base import Loop
 from compiler.ops.comm import Relayout
@@ -88,6 +88,7 @@ class Shared:
     gradients: dict[str, GradMark] = field(default_factory=dict)
     contents: dict[str, Layout] = field(default_factory=dict)  # what loops leave in states, as these lie
     gradient_storage: dict[str, Layout] = field(default_factory=dict)  # by weight, where it is sharded
+    functions: dict[tuple[object, ...], Graph] = field(default_factory=dict)  # as they are placed (`call`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,7 @@ class GraphPlacer:
         self.zeros: set[str] = set()  # a loop's carries that begin as zero: they may as well be pending sums
         self.outer: dict[str, Value] = {}  # invariants: parameter -> the value outside
         self.extra: list[tuple[Value, Value]] = []  # (outside, parameter) added by readers
+        self.path: str = parent.path if parent is not None else ""  # of all values, in a function: what it is for
         self.reader = ""
         self.span: Span = NOWHERE
 
@@ -155,7 +157,7 @@ class GraphPlacer:
         mark = self.shared.gradients.get(value.name)
         if mark is not None and self.cls != "optimizer":
             return Layout(tuple(mark.dims.get(d.name, ()) for d in value.type.dims))
-        layout = self.rules.declared(value.name, value.type, self.cls, path=value.origin.path)
+        layout = self.rules.declared(value.name, value.type, self.cls, path=self.path or value.origin.path)
         return layout if TIME in self.axes else _without(layout, TIME)
 
     # --- asking for a layout ---------------------------------------------------------------------

@@ -14,6 +14,7 @@ from compiler.driver import compile_job, run_passes
 from compiler.evaluate import evaluate
 from compiler.graph import Node, Value
 from compiler.model import Model
+from compiler.ops.call import Call
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
 from compiler.passes.differentiate import differentiate
@@ -137,6 +138,10 @@ class Unrolled:
             operands = [env[v] for v in node.inputs]
             if isinstance(node.op, Repeat):
                 made = self.loop(node.op, operands)
+            elif isinstance(node.op, Call):
+                inner = dict(zip(node.op.body.inputs, operands, strict=True))
+                self.run(node.op.body.nodes, inner)
+                made = [inner[v] for v in node.op.body.outputs]
             else:
                 types = [v.type for v in (*node.inputs, *node.outputs)]
                 flops = 0.0

@@ -1,0 +1,1 @@
+"""Programs written for other systems: text only, nothing is run and nothing of those systems is imported."""

@@ -1,0 +1,1 @@
+"""A program as one readable PyTorch file: `export_torch` in `file`."""

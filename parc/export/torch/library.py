@@ -1,0 +1,325 @@
+"""The functions that exported files bring with them, as text: each file has those that it needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+# --- local --------------------------------------------------------------------------------------------
+
+_LOCAL = '''
+def piece(axes, i=0):
+    """The number of this device's piece among those that the axes make; i: the micro-batch."""
+    number = 0
+    for axis in axes:
+        number = number * SIZES[axis] + (i if axis == TIME else AT[axis])
+    return number
+
+
+def cut(x, axes, i):
+    """This device's piece of a whole tensor, for micro-batch i; axes: for each dim those that split it."""
+    for dim, split in enumerate(axes):
+        if split:
+            count = math.prod(SIZES[a] for a in split)
+            size = -(-x.shape[dim] // count)
+            low = min(piece(split, i) * size, x.shape[dim])
+            part = x.narrow(dim, low, min(size, x.shape[dim] - low))
+            x = filled(part, dim, size)
+    return x
+
+
+def filled(x, dim, size):
+    """x with zeros behind it, up to a size along a dim."""
+    return x if x.shape[dim] == size else torch.cat((x, x.new_zeros(resized(x, dim, size - x.shape[dim]))), dim)
+
+
+def resized(x, dim, size):
+    """The shape of x with another size along a dim."""
+    return (*x.shape[:dim], size, *x.shape[dim + 1 :])
+
+
+def products(x, summed, *pairs):
+    """x times several matrices, each with a bias or None, as one product; summed: how many dims of each matrix go."""
+    flat = [m.flatten(0, summed - 1).flatten(1) for m, _ in pairs]
+    bias = None
+    if any(b is not None for _, b in pairs):
+        bias = torch.cat([f.new_zeros(f.shape[1]) if b is None else b.flatten() for f, (_, b) in zip(flat, pairs)])
+    found = functional.linear(x.flatten(-summed), torch.cat(flat, 1).T, bias).split([m.shape[1] for m in flat], -1)
+    return [y.unflatten(-1, m.shape[summed:]) for y, (m, _) in zip(found, pairs)]
+
+
+def top_k(x, k, dim):
+    """The k largest along a dim, and where they are; of equal ones the first comes first."""
+    values, places = x.sort(dim=dim, descending=True, stable=True)
+    return values.narrow(dim, 0, k), places.narrow(dim, 0, k).to(torch.int32)
+
+
+def fold(x, dim, size, low, stride, dilation):
+    """The transpose of a window: adds up windows (dim: their places, the last one: within them)."""
+    n, kernel = x.shape[dim], x.shape[-1]
+    length = max((n - 1) * stride + (kernel - 1) * dilation + 1, low + size)
+    out = x.new_zeros(resized(x[..., 0], dim, length))
+    before = (slice(None),) * dim
+    for j in range(kernel):
+        out[(*before, slice(j * dilation, j * dilation + (n - 1) * stride + 1, stride))] += x[..., j]
+    return out.narrow(dim, low, size)
+
+
+def rows(index, batched, count, begin):
+    """For each element of an index the row that it names (of tables as the matched dims number them), and whether it is
+    there at all."""
+    row = index.long() - begin
+    inside = (row >= 0) & (row < count)
+    row = row.clamp(0, count - 1)
+    for dim in reversed(batched):
+        many = index.shape[dim]
+        along = torch.arange(many, device=index.device).view([-1 if d == dim else 1 for d in range(index.dim())])
+        row, count = row + along * count, count * many
+    return row, inside
+
+
+def take(table, index, batched, begin):
+    """Rows of a table (matched dims first, then the rows) by number; zeros for those that are not here."""
+    lead = len(batched) + 1
+    if lead == 1 and table.dim() == 2 and begin == 0:
+        row, inside = rows(index, batched, table.shape[0], 0)
+        return functional.embedding(row, table) * inside.unsqueeze(-1)
+    row, inside = rows(index, batched, table.shape[lead - 1], begin)
+    found = table.flatten(0, lead - 1)[row]
+    inside = inside.view(*inside.shape, *(1,) * (found.dim() - inside.dim()))
+    return torch.where(inside, found, torch.zeros((), dtype=found.dtype, device=found.device))
+
+
+def scatter_add(x, index, shape, batched, begin):
+    """Adds rows up by number, into a table of this shape (matched dims first, then the rows)."""
+    lead = len(batched) + 1
+    row, inside = rows(index, batched, shape[lead - 1], begin)
+    inside = inside.view(*inside.shape, *(1,) * (x.dim() - inside.dim()))
+    x = torch.where(inside, x, torch.zeros((), dtype=x.dtype, device=x.device))
+    table = x.new_zeros((math.prod(shape[:lead]), *shape[lead:]))
+    return table.index_add(0, row.flatten(), x.flatten(0, index.dim() - 1)).view(shape)
+
+
+def scatter(table, x, index, batched, begin):
+    """The table with rows replaced; of those named twice the last counts."""
+    lead = len(batched) + 1
+    row, inside = rows(index, batched, table.shape[lead - 1], begin)
+    flat = table.flatten(0, lead - 1)
+    place = torch.where(inside, torch.arange(row.numel(), device=row.device).view(row.shape), -1)
+    last = torch.full((flat.shape[0],), -1, device=row.device).scatter_reduce(0, row.flatten(), place.flatten(), "amax")
+    given = x.flatten(0, index.dim() - 1)[last.clamp(min=0)]
+    return torch.where((last >= 0).view(-1, *(1,) * (flat.dim() - 1)), given, flat).view(table.shape)
+
+
+def mixed(x):
+    """The end of splitmix64, on the bits of int64."""
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+def word(x):
+    """A number as int64 of the same bits."""
+    return x.long() if torch.is_tensor(x) else (x + 2**63) % 2**64 - 2**63
+
+
+def hashed(key, *words):
+    """Words mixed into a key, one after the other."""
+    key = key.long() if torch.is_tensor(key) else torch.full((), word(key), dtype=torch.int64, device=DEVICE)
+    for w in words:
+        key = mixed((key + word(w)) * -0x61C8864680B583EB - 0x6B2FB644ECCEEE15)
+    return key
+
+
+def fractions(bits, digits):
+    """Uniform numbers in [0, 1) of so many binary digits, in f64."""
+    return ((bits >> (64 - digits)) & (2**digits - 1)).double() * 2.0**-digits
+
+
+def places(shape, starts, whole):
+    """The number of each element of a piece among all of the whole tensor."""
+    place, stride = torch.zeros((1,) * len(shape), dtype=torch.int64, device=DEVICE), 1
+    for dim in reversed(range(len(shape))):
+        along = torch.arange(shape[dim], device=DEVICE) + starts[dim]
+        place = place + along.view([-1 if d == dim else 1 for d in range(len(shape))]) * stride
+        stride *= whole[dim]
+    return place
+
+
+def uniform(key, place, dtype):
+    """Uniform numbers in [0, 1): a function of the key and the place in the whole tensor."""
+    digits = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}[dtype]
+    return fractions(hashed(key, place), digits).to(dtype)
+
+
+def normal(key, place, dtype):
+    """Standard normal numbers, as Box and Muller make them."""
+    bits = hashed(key, place)
+    radius = torch.sqrt(-2 * torch.log1p(-fractions(bits, 53)))
+    return (radius * torch.cos(2 * math.pi * fractions(hashed(bits, 1), 53))).to(dtype)
+
+
+def initial(kind, arguments, name, whole, starts, shape, dtype):
+    """What a buffer begins with: a function of the seed, its name and the place in the whole tensor."""
+    if kind in ("zeros", "ones", "constant"):
+        value = {"zeros": 0.0, "ones": 1.0}.get(kind, arguments[0] if arguments else 0.0)
+        return torch.full(shape, value, dtype=dtype, device=DEVICE)
+    key, place = hashed(SEED, name), places(shape, starts, whole)
+    first = fractions(hashed(key, place, 0), 53)
+    if kind == "uniform":
+        low, high = arguments or (0.0, 1.0)
+        return (low + (high - low) * first).to(dtype)
+    second = fractions(hashed(key, place, 1), 53)
+    std = arguments[0] if arguments else 1.0
+    return (std * torch.sqrt(-2 * torch.log1p(-first)) * torch.cos(2 * math.pi * second)).to(dtype)
+'''
+
+# --- messages -----------------------------------------------------------------------------------------
+
+_MESSAGES = '''
+def members(axes):
+    """The process group along axes, and in it the place of each piece."""
+    return GROUPS[axes]
+
+
+def wide(x):
+    """Sums of 16 bits are made in 32 and rounded once."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def all_reduce(x, fn, axes):
+    """Sum or maximum over the devices along axes."""
+    group, _ = members(axes)
+    return funcol.wait_tensor(funcol.all_reduce(wide(x).contiguous(), fn, group)).to(x.dtype)
+
+
+def all_gather(x, dim, size, axes):
+    """All pieces in a row, cut to a size along the dim."""
+    group, order = members(axes)
+    found = funcol.wait_tensor(funcol.all_gather_tensor(x.contiguous(), 0, group)).chunk(len(order))
+    return torch.cat([found[p] for p in order], dim).narrow(dim, 0, size)
+
+
+def parts(x, dim, size, axes):
+    """Pieces of a size for each member of a group, in its order, one after the other; zeros where nothing is left."""
+    _, order = members(axes)
+    pieces = filled(x, dim, size * len(order)).split(size, dim)
+    return torch.cat([pieces[order.index(member)] for member in range(len(order))])
+
+
+def reduce_scatter(x, fn, dim, size, axes):
+    """The own piece of a sum or maximum over the devices along axes."""
+    group, _ = members(axes)
+    mine = parts(wide(x), dim, size, axes).contiguous()
+    return funcol.wait_tensor(funcol.reduce_scatter_tensor(mine, fn, 0, group)).to(x.dtype)
+
+
+def all_to_all(x, joined, whole, cut_dim, size, axes):
+    """From pieces of one dim to pieces of another."""
+    group, order = members(axes)
+    found = funcol.wait_tensor(funcol.all_to_all_single(parts(x, cut_dim, size, axes).contiguous(), None, None, group))
+    found = found.chunk(len(order))
+    return torch.cat([found[p] for p in order], joined).narrow(joined, 0, whole)
+
+
+def shard(x, dim, size, axes):
+    """The own piece of what every device has."""
+    count = math.prod(SIZES[a] for a in axes)
+    return filled(x, dim, size * count).narrow(dim, size * piece(axes), size)
+
+
+def only_first(x, axes):
+    """Zeros on all devices but the first."""
+    return x if piece(axes) == 0 else torch.zeros_like(x)
+
+
+def mask_pad(x, dim, whole, value, axes, i):
+    """Elements beyond the whole become a value."""
+    used = min(max(whole - piece(axes, i) * x.shape[dim], 0), x.shape[dim])
+    rest = torch.full(resized(x, dim, x.shape[dim] - used), value, dtype=x.dtype, device=x.device)
+    return torch.cat((x.narrow(dim, 0, used), rest), dim)
+
+
+def meet(a, b):
+    """What two ranges have in common."""
+    low, high = max(a[0], b[0]), min(a[1], b[1])
+    return low, max(low, high)
+
+
+def exchange(x, dim, start, held, needed, axes):
+    """What this device needs of everybody's elements: (where along the dim, elements) of each. held, needed: the ranges
+    that each device has, and takes; start: where its own elements begin."""
+    group, order = members(axes)
+    me, count = piece(axes), len(order)
+    by_member = [order.index(m) for m in range(count)]
+    gives = [meet(held[me], needed[p]) for p in by_member]
+    gets = [meet(needed[me], held[p]) for p in by_member]
+    moved = x.movedim(dim, 0)
+    sent = torch.cat([moved[low - start : high - start] for low, high in gives]).contiguous()
+    lengths = [[high - low for low, high in spans] for spans in (gets, gives)]
+    found = funcol.wait_tensor(funcol.all_to_all_single(sent, *lengths, group)).split(lengths[0])
+    return [(where, part.movedim(0, dim)) for where, part in zip(gets, found)]
+
+
+def placed(found, x, dim, start, size, fill):
+    """Elements where they belong, from position start on; fill elsewhere."""
+    out = torch.full(resized(x, dim, size), fill, dtype=x.dtype, device=x.device)
+    for (low, high), part in found:
+        if high > low:
+            out = out.slice_scatter(part, dim, low - start, high - start)
+    return out
+
+
+def halo(x, dim, left, right, fill, whole, axes):
+    """x with borders of the neighbours' elements."""
+    count, size = math.prod(SIZES[a] for a in axes), x.shape[dim]
+    held = [meet((p * size, (p + 1) * size), (0, whole)) for p in range(count)]
+    needed = [(p * size - left, (p + 1) * size + right) for p in range(count)]
+    found = exchange(x, dim, piece(axes) * size, held, needed, axes)
+    return placed(found, x, dim, piece(axes) * size - left, left + size + right, fill)
+
+
+def halo_add(x, dim, left, right, whole, axes):
+    """The transpose of halo: borders go back and are added up."""
+    count, size = math.prod(SIZES[a] for a in axes), x.shape[dim] - left - right
+    held = [(p * size - left, (p + 1) * size + right) for p in range(count)]
+    needed = [meet((p * size, (p + 1) * size), (0, whole)) for p in range(count)]
+    start = piece(axes) * size
+    found = exchange(x, dim, start - left, held, needed, axes)
+    return sum(placed([one], wide(x), dim, start, size, 0) for one in found).to(x.dtype)
+
+
+def shift_across(x, dim, by, fill, whole, axes):
+    """Every element so many places further along the dim, from piece to piece."""
+    count, size = math.prod(SIZES[a] for a in axes), x.shape[dim]
+    held = [(p * size, (p + 1) * size) for p in range(count)]
+    needed = [meet((p * size - by, (p + 1) * size - by), (0, whole)) for p in range(count)]
+    found = exchange(x, dim, piece(axes) * size, held, needed, axes)
+    return placed(found, x, dim, piece(axes) * size - by, size, fill)
+
+
+def stage_reduce(x, fn, groups):
+    """Sum or maximum over the devices of the same place in several groups."""
+    return funcol.wait_tensor(funcol.all_reduce(wide(x).contiguous(), fn, BETWEEN[groups])).to(x.dtype)
+'''
+
+
+def _functions(text: str) -> dict[str, str]:
+    parts = re.split(r"\n\n\n(?=def )", text.strip())
+    return {part[4 : part.index("(")]: part.rstrip() for part in parts}
+
+
+FUNCTIONS: dict[str, str] = _functions(_LOCAL + "\n\n" + _MESSAGES)
+"""By name, in the order in which a file has them."""
+
+
+def library(wanted: Collection[str]) -> list[str]:
+    """The functions of these names and all that they call."""
+    found: set[str] = set()
+    todo = list(wanted)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += [w for w in set(re.findall(r"\b([a-z_]+)\(", FUNCTIONS[name])) if w in FUNCTIONS]
+    return [text for name, text in FUNCTIONS.items() if name in found]

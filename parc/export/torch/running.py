@@ -1,0 +1,304 @@
+"""The end of an exported file: what runs its functions in the order of the schedule, and `main`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from compiler.origin import Role
+from compiler.program import ALL_CHUNKS, DeviceClass, For, Program, Run
+from parc.export.torch.writer import DTYPES, string, tuple_of
+
+
+class Running(NamedTuple):
+    """Texts, and the functions of the library that they call."""
+
+    parts: list[str]
+    helpers: list[str]
+
+
+_DEVICE = '''
+class Device:
+    """This device: its buffers, and what the step at hand has made so far."""
+
+    def __init__(self, weights=None, compiled=False):
+        self.state = {key: buffer(weights or {}, key, *what) for key, what in HERE.BUFFERS.items()}
+        self.lasting, self.steps, self.saved, self.batch, self.sent = set(self.state), 0, {}, {}, []
+        for name in HERE.TRAINED.values():
+            self.state[name].requires_grad_()
+        wrap = (lambda f: torch.compile(f, fullgraph=True)) if compiled else lambda f: f
+        self.functions = {name: wrap(getattr(HERE, name)) for name in HERE.ASKS}
+        if HERE.TRAINED:
+            self.functions["B"] = HERE.B
+
+    @torch.no_grad()
+    def step(self, batch):
+        """One step on a batch (whole tensors by name): what it tells of, by name, where this device has it."""
+        self.batch = {name: x.to(DEVICE) for name, x in batch.items()}
+        HERE.schedule(self.run)
+        told = {told: self.state[name].item() for name, told in RESULTS.items() if name in self.state}
+        self.state = {name: x for name, x in self.state.items() if name in self.lasting}
+        self.steps += 1
+        return told
+
+    def run(self, name, i):
+        """One function on micro-batch i."""
+        inputs, loads, receives, highest = HERE.ASKS[name]
+        given = {key: self.input(x, axes, i) for key, (x, axes) in inputs.items()}
+{receive}        kept = {key: self.saved.pop((key, i)) if last else self.saved[key, i] for key, last in loads.items()}
+        with torch.set_grad_enabled(bool(HERE.TRAINED) and name == "F"):
+            made = self.functions[name](i, given, self.state, kept)
+        for key, x in made.get("add", {}).items():
+            there = self.state.get(key)
+            both = torch.maximum if key in highest else torch.add
+            self.state[key] = x.detach() if there is None else both(there, x.detach())
+        self.state |= made.get("put", {})
+        self.saved |= {(key, i): x for key, x in made.get("save", {}).items()}
+{send}
+    def input(self, name, axes, i):
+        """This device's piece of an input; without axes, the number of the step."""
+        if axes is None:
+            number = torch.tensor(self.steps, dtype=torch.int32, device=DEVICE)
+            return self.state.get(name, number)
+        return cut(self.batch[name], axes, i)
+'''
+
+_RECEIVE = """        own = stage_of(name)
+        given |= {key: self.receive(m, own + source, own, i, *what) for key, (m, source, *what) in receives.items()}
+"""
+
+_SEND = """        for key, x in made.get("send", {}).items():
+            message, _, ahead = key.rpartition(" to ")
+            self.send(message, x, own, own + int(ahead), i)
+"""
+
+_MESSAGES = '''
+    def send(self, name, x, own, to, i):
+        """A value to the device of the same place in another stage; it leaves while this one goes on."""
+        if HOMES[to] == GROUP:
+            self.saved[name, own, to, i] = x
+        else:
+            x = x.contiguous()
+            self.sent.append((x, dist.isend(x, peer(HOMES[to]), CHANNEL[name], tag(own, to, i))))
+
+    def receive(self, name, source, own, i, shape, dtype):
+        """What another stage has sent under this name for this micro-batch."""
+        if HOMES[source] == GROUP:
+            return self.saved.pop((name, source, own, i))
+        x = torch.empty(shape, dtype=dtype, device=DEVICE)
+        dist.recv(x, peer(HOMES[source]), CHANNEL[name], tag(source, own, i))
+        return x
+'''
+
+_STAGES = '''
+def stage_of(name):
+    """The stage whose code a function of this group is: `F_1` is of the group's second chunk."""
+    return [stage for stage, home in enumerate(HOMES) if home == GROUP][int(name.partition("_")[2] or 0)]
+
+
+def peer(group):
+    """The rank of the device of the same place in another group."""
+    at, rank = dict(AT), 0
+    for axis in reversed(PLACES):
+        group, at[axis] = divmod(group, SIZES[axis])
+    for axis, stride in STRIDES.items():
+        rank += at[axis] * stride
+    return rank
+
+
+def tag(source, to, i):
+    """A number for a message between two stages (NCCL takes none: there the order of a channel's messages tells)."""
+    return (i * len(HOMES) + source) * len(HOMES) + to
+'''
+
+_TURN = '''
+def turn(name, k, chunks):
+    """Which chunk and which micro-batch the k-th run of an interleaved schedule is of."""
+    groups = math.prod(SIZES[a] for a in PLACES)
+    round, rest = divmod(k, groups * chunks)
+    chunk, i = divmod(rest, groups)
+    chunk = chunk if name == "F" else chunks - 1 - chunk
+    return (f"{name}_{chunk}" if chunk else name), round * groups + i
+'''
+
+_BUFFER = '''
+PIECES = {}  # of each buffer: the whole tensor's name and shape, and the spans of it that are here
+
+
+def buffer(given, key, name, seed, whole, axes, dtype, kind, arguments, loop=None):
+    """This device's piece of a tensor: of one that is given, or as it begins. loop: the dim of a loop's iterations, the
+    first that this stage has, and how many."""
+    starts, shape, spans = [], [], []
+    for dim, (size, split) in enumerate(zip(whole, axes)):
+        _, first, size = loop if loop and loop[0] == dim else (dim, 0, size)
+        shape.append(-(-size // math.prod(SIZES[a] for a in split)))
+        low = min(shape[-1] * piece(split), size)
+        starts.append(first + low)
+        spans.append((first + low, first + min(low + shape[-1], size)))
+    PIECES[key] = name, whole, spans
+    if name not in given:
+        return initial(kind, arguments, seed, whole, starts, shape, dtype)
+    x = given[name].to(DEVICE, dtype)[tuple(slice(*span) for span in spans)].clone()
+    for dim, size in enumerate(shape):
+        x = filled(x, dim, size)
+    return x
+'''
+
+_CONNECT = '''
+def connect():
+    """Makes the groups of processes: along axes, between stages, and a channel for each message."""
+    if WORLD != int(os.environ.get("WORLD_SIZE", 1)):
+        raise SystemExit(f"this program runs on {WORLD} devices: torchrun --nproc-per-node {WORLD} {__file__}")
+    if DEVICE.type == "cuda":
+        torch.cuda.set_device(DEVICE)
+    dist.init_process_group("nccl" if DEVICE.type == "cuda" else "gloo")
+    every = [{axis: rank // stride % SIZES[axis] for axis, stride in STRIDES.items()} for rank in range(WORLD)]
+
+    def coordinate(at, axes):
+        return tuple(at[axis] for axis in axes)
+
+    for axes in AXES:
+        others = [axis for axis in STRIDES if axis not in axes]
+        for place in sorted({coordinate(at, others) for at in every}):
+            ranks = [rank for rank, at in enumerate(every) if coordinate(at, others) == place]
+            group = dist.new_group(ranks)
+            if RANK in ranks:
+                GROUPS[axes] = group, [ranks.index(r) for r in sorted(ranks, key=lambda r: coordinate(every[r], axes))]
+    for groups in STAGE_GROUPS:
+        for place in sorted({coordinate(at, [a for a in STRIDES if a not in PLACES]) for at in every}):
+            ranks = []
+            for rank, at in enumerate(every):
+                number = 0
+                for axis in PLACES:
+                    number = number * SIZES[axis] + at[axis]
+                if number in groups and coordinate(at, [a for a in STRIDES if a not in PLACES]) == place:
+                    ranks.append(rank)
+            group = dist.new_group(ranks)
+            if RANK in ranks:
+                BETWEEN[groups] = group
+    for name in CHANNELS:
+        CHANNEL[name] = dist.new_group()
+'''
+
+_MAIN = '''
+def train(batches, steps, weights=None, compiled=False, save=None):
+    """Trains on batches from an iterator; yields what each step tells, on the devices that have it.
+
+    weights: whole tensors by name in place of initial ones. save: the file that all weights and states go to.
+    """
+    torch.set_float32_matmul_precision("highest")
+    device = Device(weights, compiled)
+    for _, batch in zip(range(steps), batches):
+        yield device.step(batch)
+    if save:
+        keep(device, save)
+
+
+def main():
+    """Trains on made-up data and tells of each step."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--steps", type=int, default=10)
+    options.add_argument("--weights", help="a file of torch.save: whole tensors by name, in place of initial ones")
+    options.add_argument("--save", help="the file that all weights and states go to at the end")
+    options.add_argument("--compile", action="store_true", help="torch.compile of each function")
+    o = options.parse_args()
+{connect}    weights = torch.load(o.weights) if o.weights else None
+    for number, told in enumerate(train(batches(), o.steps, weights, o.compile, o.save), 1):
+        if told{first}:
+            print(f"step {number}: " + ", ".join(f"{name} {value:.6g}" for name, value in told.items()), flush=True)
+{close}
+
+if __name__ == "__main__":
+    main()
+'''
+
+
+def text(program: Program, classes: Sequence[tuple[str, DeviceClass]], results: Mapping[str, str]) -> Running:
+    """classes: each with the name of its namespace ("": the file itself); results: buffers that a step tells of, and
+    what they are called."""
+    several, staged = program.devices > 1, program.groups > 1
+    told = ", ".join(f"{string(name)}: {string(shown)}" for name, shown in results.items())
+    heads = [_here(classes), f"RESULTS = {{{told}}}  # buffers that a step tells of"]
+    heads += [_first(program)] if several else []
+    device = _DEVICE.replace("{receive}", _RECEIVE if staged else "").replace("{send}", _SEND if staged else "")
+    parts = [_BUFFER, "\n".join(heads), device.rstrip() + ("\n" + _MESSAGES if staged else "")]
+    parts += [_STAGES] if staged else []
+    if any(_interleaved(cls) for _, cls in classes):
+        parts.append(_TURN)
+    parts += [_CONNECT] if several else []
+    parts += [_keep(several), _batches(program), _main(several)]
+    return Running(parts, ["cut", "initial", "piece", "filled"])
+
+
+def _interleaved(cls: DeviceClass) -> bool:
+    for element in cls.schedule:
+        if isinstance(element, Run) and element.chunk == ALL_CHUNKS:
+            return True
+        if isinstance(element, For) and any(chunk == ALL_CHUNKS for _, chunk, _ in element.steps):
+            return True
+    return False
+
+
+def _here(classes: Sequence[tuple[str, DeviceClass]]) -> str:
+    """Which functions this device has: the only place where devices differ."""
+    if not classes[0][0]:
+        return 'HERE = __import__("sys").modules[__name__]  # the functions above'
+    lines = [f"if GROUP in {tuple_of(map(str, cls.groups))}:\n    HERE = {name}" for name, cls in classes]
+    return "\n".join(lines)
+
+
+def _first(program: Program) -> str:
+    """The device that tells of a step: the first of those that have the loss."""
+    losses = (g for c in program.classes for g in c.groups if any(s.role is Role.LOSS for s in c.states))
+    return f"FIRST = GROUP == {min(losses, default=0)} and not any(AT[axis] for axis in AT if axis not in PLACES)"
+
+
+def _keep(several: bool) -> str:
+    lines = [
+        "def keep(device, path):",
+        '    """Writes all weights and states as whole tensors by name."""',
+        "    mine = [(*where, device.state[key].detach().cpu()) for key, where in PIECES.items()]",
+    ]
+    if several:
+        lines += [
+            "    every = [None] * WORLD if RANK == 0 else None",
+            "    dist.gather_object(mine, every)",
+            "    if RANK:",
+            "        return",
+        ]
+    else:
+        lines.append("    every = [mine]")
+    lines += [
+        "    found = {}",
+        "    for name, shape, spans, x in (piece for pieces in every for piece in pieces):",
+        "        there = found.setdefault(name, torch.empty(shape, dtype=x.dtype))",
+        "        there[tuple(slice(*s) for s in spans)] = x[tuple(slice(0, high - low) for low, high in spans)]",
+        "    torch.save(found, path)",
+    ]
+    return "\n".join(lines)
+
+
+def _batches(program: Program) -> str:
+    lines = [
+        "def batches():",
+        '    """Made-up data, the same on all devices: batches of whole tensors by name. Put your own here."""',
+        "    numbers = torch.Generator().manual_seed(SEED)",
+        "    while True:",
+        "        yield {",
+    ]
+    for i in program.inputs:
+        shape, dtype = tuple_of(map(str, i.type.shape)) if i.type.dims else "()", DTYPES[i.type.dtype]
+        if i.type.is_float:
+            made = f"torch.randn({shape}, generator=numbers, dtype=torch.float32).to({dtype})"
+        else:
+            low = i.low or 0
+            high = i.high if i.high is not None else low + 2
+            made = f"torch.randint({low}, {high}, {shape}, generator=numbers).to({dtype})"
+        lines.append(f"            {string(i.name)}: {made},")
+    return "\n".join([*lines, "        }"])
+
+
+def _main(several: bool) -> str:
+    text = _MAIN.replace("{connect}", "    connect()\n" if several else "")
+    text = text.replace("{first}", " and FIRST" if several else "")
+    return text.replace("{close}", "    dist.destroy_process_group()\n" if several else "")

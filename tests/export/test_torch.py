@@ -1,0 +1,136 @@
+"""Exported PyTorch files compute what the emulator does: on one device, and in processes that send messages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import parc
+from compiler.ops.comm import Comm, Relayout
+from compiler.ops.registry import COMM, COMPUTE
+from compiler.program import Program
+from compiler.text import parse_program, show
+from parc.export.torch.file import export_torch
+from parc.export.torch.writer import EMIT
+from tests.export.exported import BACKEND, Ran, alone, judge, together
+from tests.states import models as states
+
+ROOT = Path(__file__).parent.parent.parent
+GOLDEN = ROOT / "tests" / "golden" / "programs"
+
+
+def example(name: str, double: bool = False, **params: str) -> Program:
+    return parc.compile(str(ROOT / "examples" / f"{name}.par"), params=params, double=double).program
+
+
+def golden(name: str) -> Program:
+    return parse_program((GOLDEN / f"{name}.npu").read_text(encoding="utf-8"))
+
+
+# --- the text: these need no PyTorch ------------------------------------------------------------------------------
+
+
+def test_every_op_has_an_emitter() -> None:
+    assert {op for op in (*COMPUTE, *COMM) if op is not Relayout} - set(EMIT) == set()
+    assert not any(issubclass(op, Comm) and not op.message and op not in EMIT for op in COMM if op is not Relayout)
+
+
+@pytest.mark.parametrize("file", sorted(GOLDEN.glob("*.npu")), ids=lambda f: f.stem)
+def test_a_file_is_short_and_is_python(file: Path) -> None:
+    """At most twice the program's lines, the library's not counted; functions have the program's names."""
+    program = golden(file.stem)
+    text = export_torch(program)
+    compile(text, file.stem, "exec")
+    functions = text[text.index("\nTRAINED") if len(program.classes) == 1 else text.index("\nclass stage") :]
+    assert functions.count("\n") <= 2 * show(program).count("\n")
+    for f in program.classes[0].functions:
+        assert re.search(rf"^ *def {f.phase}{f'_{f.chunk}' if f.chunk else ''}\(", text, re.MULTILINE)
+    assert "parc" not in re.sub(r'^""".*?"""', "", text, count=1, flags=re.DOTALL)
+
+
+def test_regions_are_calls_where_pytorch_derives() -> None:
+    text = export_torch(example("gpt"))
+    calls = {"layer_norm": 3, "scaled_dot_product_attention": 1, "cross_entropy": 1, "gelu": 1}
+    assert {name: text.count(f"functional.{name}(") for name in calls} == calls
+    assert "is_causal=True" in text and "torch.autograd.grad" in text and ".exp(" not in text
+    llama = export_torch(example("llama"))
+    assert "enable_gqa=True" in llama and llama.count("functional.rms_norm(") == 3 and "functional.silu(" in llama
+
+
+def test_what_is_no_region_is_no_call() -> None:
+    """Without the marks nothing is searched for; where the backward pass needs the inside, there is no call either."""
+    marked = show(example("gpt"))
+    bare = parse_program("\n".join(line for line in marked.splitlines() if not line.lstrip().startswith("region")))
+    assert "functional.layer_norm(" not in export_torch(bare)
+    assert "functional.layer_norm(" not in export_torch(golden("tensor_parallel"))
+
+
+# --- the computation ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gpt", "llama", "resnet", "lora", "mamba", "recsys"])
+def test_an_example_on_one_device(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    judge(alone(example(name, double=True), tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["gpt", "lora"])
+def test_an_example_in_its_own_precision(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    ran = alone(example(name), tmp_path / f"{name}_own")
+    assert ("torch.bfloat16" in ran.text) == (name == "lora")
+    judge(ran)
+
+
+@pytest.mark.parametrize("name", ["alone", "many_alone"])
+def test_states_on_one_device(name: str, tmp_path: Path) -> None:
+    """Caches that loops renew by slice, states that change places, positions that are known at run time."""
+    pytest.importorskip("torch")
+    judge(alone(states.compiled(name).program, tmp_path / name))
+
+
+def test_microbatches_on_one_device(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    judge(alone(example("gpt", double=True, microbatches="4"), tmp_path / "micro"))
+
+
+def test_functions_compile_as_one_graph(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    ran = alone(example("gpt", double=True, layers="1"), tmp_path / "compiled", BACKEND)
+    assert "fullgraph=True" in ran.text
+    judge(ran)
+
+
+DISTRIBUTED = {
+    "data_parallel": {"dp": "4"},
+    "tensor_parallel": {"tp": "4"},
+    "zero_1": {"dp": "4", "zero": "1"},
+    "zero_3": {"dp": "4", "zero": "3"},
+    "pipeline": {"pp": "2", "dp": "2", "microbatches": "4"},
+    "context": {"cp": "2", "tp": "2"},
+    "composed": {"pp": "2", "tp": "2", "zero": "1", "microbatches": "2"},
+}
+"""The example `gpt` on four devices."""
+
+PROGRAMS = ["experts", "zero_bubble", "example_pangu_200b", "example_resnet", "example_mamba", "counted"]
+"""Others that have messages of their own: all-to-alls, borders, shifts, W, statistics, 16 bits."""
+
+
+STATES = ["many_columns", "interleaved"]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
+    pytest.importorskip("torch")
+    programs = {name: example("gpt", double=True, **params) for name, params in DISTRIBUTED.items()}
+    programs |= {name: golden(name) for name in PROGRAMS}
+    programs |= {name: states.compiled(name).program for name in STATES}
+    programs["compiled"] = programs["tensor_parallel"]
+    return together(programs, tmp_path_factory.mktemp("exported"), compiled=("compiled",))
+
+
+@pytest.mark.parametrize("name", [*DISTRIBUTED, *PROGRAMS, *STATES, "compiled"])
+def test_in_processes(name: str, ran: dict[str, Ran]) -> None:
+    judge(ran[name])
