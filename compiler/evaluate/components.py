@@ -27,7 +27,12 @@ def call_model(expr: ast.Call, entry: Defined, scope: Scope) -> Bound:
     if making.kind != "model":
         raise fail("E0114", f"`{entry.name}` is a model, which models and their functions call", expr.function.span)
     inputs = list(_inputs(item.body))
-    given = {a.name.id: a for a in expr.arguments if a.name is not None and a.name.id in inputs}
+    given: dict[str, ast.Argument] = {}
+    for a in expr.arguments:
+        if a.name is not None and a.name.id in inputs:
+            if a.name.id in given:
+                raise fail("E0111", f"`{a.name.id}` is given twice", a.span)
+            given[a.name.id] = a
     rest = tuple(a for a in expr.arguments if a not in given.values())
     arguments = _arguments(replace(expr, arguments=rest), entry, inputs, scope)
     called = Called(

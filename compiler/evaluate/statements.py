@@ -357,14 +357,12 @@ def _scalar(statement: ast.Loss | ast.Metric, scope: Scope) -> None:
 
 
 def _output(name: ast.Name, scope: Scope) -> None:
-    making = scope.making
-    if scope.called is not None:
-        scope.called.outputs.append((name.id, tensor(scope.lookup(name), scope, name.span, "an output")))
-        return
-    if any(n == name.id for n, _ in (*making.outputs, *making.metrics)):
+    making, called = scope.making, scope.called
+    outputs, others = (making.outputs, making.metrics) if called is None else (called.outputs, [])
+    if any(n == name.id for n, _ in (*outputs, *others)):
         raise fail("E0102", f"there are two results `{name.id}`", name.span)
     x = tensor(scope.lookup(name), scope, name.span, "an output")
-    making.outputs.append((name.id, cleared(x, scope, name.span)))
+    outputs.append((name.id, cleared(x, scope, name.span) if called is None else x))
 
 
 __all__ = ["declare_dim", "run", "static_of"]

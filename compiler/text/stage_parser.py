@@ -134,7 +134,9 @@ class _Parser(FactParser, BodyParser, SpanParser):
     def graph(self, role: str) -> Graph:
         """`forward gpt ( … ) { … yield … }`, behind its role."""
         self.role = role
+        start = self.token
         name = self.text("the graph's name")
+        self.where.spans.setdefault(Site(self.graphs), self.span(start))
         self.mark("(")
         inputs: list[Value] = []
         while not self.sees(")"):

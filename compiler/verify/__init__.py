@@ -10,6 +10,7 @@ stages   sends and receives, reductions between stages       E0630, E0631
 across   what stages hold pieces and parts of in U           E0632
 order    schedules: every micro-batch once, no hang          E0640 to E0642
 classes  groups, declarations                                E0650
+interface what a stage's text declares, and its graphs       E0650
 entries  states that entries share                           E0651
 """
 
@@ -27,6 +28,7 @@ from compiler.verify.body import UNPLACED, Laws, check_bodies, check_graphs
 from compiler.verify.classes import check_classes
 from compiler.verify.effects import check_buffers
 from compiler.verify.entries import check_entry
+from compiler.verify.interface import check_interface
 from compiler.verify.memories import check_memories
 from compiler.verify.order import check_order
 from compiler.verify.report import Report
@@ -71,11 +73,18 @@ def verify_stage(found: Job | Training | Placed, locations: Locations | None = N
     from compiler.model import Job, Training
 
     if not isinstance(found, Job):
-        return verify_graphs(found.graphs, UNPLACED if isinstance(found, Training) else laws(found), (), locations)
-    models = [found.model, *([found.evaluated] if found.evaluated is not None else [])]
-    graphs = [*(m.graph for m in models), *(u.graph for u in found.updates)]
-    each = (verify_graphs([g], locations=locations and locations.of_entry(k)) for k, g in enumerate(graphs))
-    return tuple(d for wrong in each for d in wrong)
+        graphs = list(found.graphs)
+        wrong = verify_graphs(graphs, UNPLACED if isinstance(found, Training) else laws(found), (), locations)
+    else:
+        models = [found.model, *([found.evaluated] if found.evaluated is not None else [])]
+        graphs = [*(m.graph for m in models), *(u.graph for u in found.updates)]
+        each = (verify_graphs([g], locations=locations and locations.of_entry(k)) for k, g in enumerate(graphs))
+        wrong = tuple(d for some in each for d in some)
+    if wrong:
+        return wrong
+    report = Report(graphs, locations)
+    check_interface(found, graphs, report)
+    return report.diagnostics
 
 
 def laws(placed: Placed) -> Laws:

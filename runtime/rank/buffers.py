@@ -7,7 +7,7 @@ from dataclasses import field
 from compiler.graph import Value
 from compiler.layout import TIME
 from dsl.data import dataclass
-from runtime.backend import Array
+from runtime.backend import Array, Backend
 from runtime.comm import Handle
 
 
@@ -61,6 +61,20 @@ class Destination:
     array: Array
     dtype: str
     combine: str | None = None
+
+    def slice(self, backend: Backend, i: int) -> Destination:
+        """The place of one iteration in a stack."""
+        return Destination(backend.part(self.array, (slice(i, i + 1),)), self.dtype, self.combine)
+
+    def put(self, backend: Backend, value: Array) -> None:
+        """Copy the value there, or add it to what is there in its type."""
+        if self.combine is None:
+            backend.assign(self.array, value)
+            return
+        backend.accumulate(self.array, value, self.combine)
+        rounded = backend.rounded(self.array, self.dtype)
+        if rounded is not self.array:
+            backend.assign(self.array, rounded)
 
 
 def adds(var: Value) -> str:

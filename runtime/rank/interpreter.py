@@ -327,7 +327,7 @@ class Rank:
             else:
                 self.states[name] = self.copy(held.array, decl.type.dtype, decl.memory)
             return
-        self._put(Destination(self.states[name].array, decl.type.dtype, adds(scope[operand])), held.array)
+        Destination(self.states[name].array, decl.type.dtype, adds(scope[operand])).put(self.backend, held.array)
 
     # --- functions and loops
 
@@ -387,7 +387,7 @@ class Rank:
                     array = self.backend.element(held.array, i) if k < stacks else held.array
                     inner[p.name] = HeldArray(array, held.buffer.hold())
             carried = []  # the iteration alone holds them now: memory is what Python has not freed
-            where = {name: [self._slice(p, i) for p in places] for name, places in filled.items()}
+            where = {name: [p.slice(self.backend, i) for p in places] for name, places in filled.items()}
             yield from self._body(op.body, inner, where, carries)
             carried = [HeldArray(inner[n].array, inner[n].buffer.hold()) for n in nexts]
             for name in dict.fromkeys(nexts):
@@ -395,20 +395,7 @@ class Rank:
         for out, held in zip(instr.outputs[:carries], carried, strict=True):
             values[out.name] = held
 
-    def _slice(self, place: Destination, i: int) -> Destination:
-        """The place of one iteration in a stack."""
-        return Destination(self.backend.part(place.array, (slice(i, i + 1),)), place.dtype, place.combine)
-
-    def _put(self, place: Destination, value: Array) -> None:
-        if place.combine is None:
-            self.backend.assign(place.array, value)
-            return
-        self.backend.accumulate(place.array, value, place.combine)
-        rounded = self.backend.rounded(place.array, place.dtype)
-        if rounded is not place.array:
-            self.backend.assign(place.array, rounded)
-
     def _store(self, stacks: Mapping[str, list[Destination]], name: str, values: Values) -> Wait[None]:
         for place in stacks.get(name, ()):
             yield from self._there(values[name])
-            self._put(place, values[name].array)
+            place.put(self.backend, values[name].array)

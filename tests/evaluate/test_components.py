@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -131,6 +133,7 @@ def test_dims_in_another_order_are_transposed() -> None:
         ("net(16, x = x)", "net(16, x = rename(x, s -> t))", "E0213", "given is f32[b=4, t=6, d=8]"),
         ("net(16, x = x)", "net(16, x = cast(x, bf16))", "E0202", "given is bf16"),
         ("net(16, x = x)", "net(16, x = 3.0)", "E0210", ""),
+        ("net(16, x = x)", "net(16, x = x, x = y)", "E0111", "`x` is given twice"),
         ("p, n = net(16, x = x)", "p = net(16, x = x)", "E0216", "1 names for 2 results"),
         ("net(16, x = x)", "nett(16, x = x)", "E0103", "there is no function `nett`"),
         ("net(16, x = x)", "whole()", "E0112", "recursion"),
@@ -152,6 +155,7 @@ def test_an_input_by_position_says_how() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "code", "says"),
     [
+        ("  output out, size\n", "  output out, out\n", "E0102", "two results `out`"),
         ("  output out, size\n", "", "E0307", "`net` puts out nothing"),
         ("  out = linear(h, over d)\n", "  out = linear(h, over d) + y\n", "E0110", "`net` needs its input `y`"),
         ("  input y : f32[b,s,d]\n", "  input y : f32[b,s,e]\n", "E0209", "no dim `e`"),
@@ -179,3 +183,42 @@ def test_an_optimizer_calls_no_model() -> None:
     text += "\noptimizer sgd(lr) {\n  w = w - lr * net(3, x = g)\n}\n"
     with pytest.raises(ParcError, match="E0114"):
         evaluate(Source("m.par", text))
+
+
+def test_a_model_is_called_in_loops_by_functions_and_from_other_files(tmp_path: Path) -> None:
+    """In a loop each iteration has weights of its own; a file's parameters are its own."""
+    net = "param scale = 2\n\nmodel net {\n  dim b = 4, d = 8\n  input x : f32[b,d]\n  weight w[d] ~ ones\n"
+    net += "  y = scale * x * w\n  output y\n  loss mean(y)\n}\n"
+    (tmp_path / "net.par").write_text(net)
+    (tmp_path / "job.par").write_text("""\
+use "net.par" (net)
+use std.optimizers (sgd)
+
+param scale = 3
+
+fn twice(x) {
+  return net(x = net(x = x) as first) as second
+}
+
+model whole {
+  dim b = 4, d = 8
+  input x : f32[b,d]
+  repeat 3 as block {
+    x = twice(x) + net(x = x)
+  }
+  loss scale * mean(x)
+}
+
+job fit {
+  train whole
+  optimizer sgd(lr = 0.0)
+}
+""")
+    job = evaluate(tmp_path / "job.par")
+    assert {w.name: w.loops for w in job.model.weights} == {
+        "block.twice.first.w": ("block",), "block.twice.second.w": ("block",), "block.net.w": ("block",),
+    }  # fmt: skip
+    run = Emulator(parc.compile(tmp_path / "job.par").program)
+    x = np.arange(32.0, dtype=np.float32).reshape(4, 8)
+    assert float(run.step({"x": x}).loss) == pytest.approx(3 * 6**3 * x.mean())
+    assert parc.verify(tmp_path / "job.par", 1).ok

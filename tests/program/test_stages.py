@@ -19,7 +19,7 @@ from compiler.text.stages import STAGES, show_graph, show_stage
 from compiler.verify import verify_stage
 from compiler.walk import graph_values, walk
 from dsl.diagnostics import ParcError
-from dsl.source import Span
+from dsl.source import Source, Span
 from tests.golden.cases import CASES, EXAMPLES, compiled
 
 NAMES = [case.name for case in CASES]
@@ -271,3 +271,18 @@ job fit {
             found = parse_stage(printed.read_text(), folder=str(there))
             job = found if isinstance(found, Job) else found.job if isinstance(found, Training) else found.training.job
             assert job.data is not None and job.data.folder == str(tmp_path / "jobs")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_texts_without_a_line_are_read_or_refused(stage: str) -> None:
+    """Whatever is missing: what the head declares goes with what the graphs take in and give."""
+    text = WRONG.replace("RULE", "").replace("mesh (dp = 2, tp = 2)", "mesh (dp = 2)")
+    lines = parc.emit(Source("line.par", text.replace("cumsum(h, over b)", "h")), stage).splitlines(keepends=True)
+    refused = set()
+    for i in range(len(lines)):
+        try:
+            parc.emit(Source(f"line.{stage}", "".join(lines[:i] + lines[i + 1 :])))
+        except ParcError as error:
+            assert all(d.span is not None for d in error.diagnostics), (lines[i], error)
+            refused |= {d.code for d in error.diagnostics}
+    assert {"E0601", "E0610", "E0650"} <= refused
