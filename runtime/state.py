@@ -9,8 +9,8 @@ import numpy as np
 from compiler.graph import Type
 from compiler.layout import TIME
 from compiler.program import DeviceClass, StateDecl
-from runtime.distribute import Array, assemble, collect, piece_of
-from runtime.mesh import Mesh
+from runtime.distribute import Array, assemble, collect
+from runtime.mesh import Mesh, parted
 from runtime.numpy import STORAGE, quiet, rounded
 from runtime.numpy.initial import init_array
 
@@ -20,19 +20,6 @@ Arrays = dict[str, Array]
 Piece = tuple[StateDecl, DeviceClass, int, Array]
 """A buffer's declaration, the class and the group that it belongs to, and what is in it: a stacked array. One that is
 there for each micro-batch (`parted`) has them as its first axis."""
-
-
-def parted(decl: StateDecl) -> bool:
-    """Whether each micro-batch has a part of its own."""
-    return TIME in decl.layout.split_axes
-
-
-def own_piece(part: Array, decl: StateDecl, mesh: Mesh, at: Mapping[str, int]) -> Array:
-    """What one device holds of a group's part of a logical array, with the micro-batches in front if it is `parted`."""
-    if not parted(decl):
-        return piece_of(part, decl.type, decl.layout, mesh, at)
-    places = ({**at, TIME: m} for m in range(mesh.sizes[TIME]))
-    return np.stack([piece_of(part, decl.type, decl.layout, mesh, place) for place in places])
 
 
 def joined(pieces: Sequence[Piece], mesh: Mesh, add: bool) -> Arrays:

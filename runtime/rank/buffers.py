@@ -8,7 +8,7 @@ from compiler.graph import Value
 from compiler.layout import TIME
 from dsl.data import dataclass
 from runtime.backend import Array, Backend
-from runtime.comm import Handle
+from runtime.comm import Handle, Wait
 
 
 @dataclass
@@ -35,6 +35,12 @@ class RankBuffer:
 
     def __post_init__(self) -> None:
         self.ledger.add(self.memory, self.size)
+
+    def arrive(self, backend: Backend) -> Wait[None]:
+        """Wait for what it is to hold."""
+        if self.coming is not None:
+            (handle, place), self.coming = self.coming, None
+            backend.assign(place, (yield from handle.wait()))
 
     def hold(self) -> RankBuffer:
         self.holders += 1

@@ -13,11 +13,10 @@ from runtime.backend import Backend
 from runtime.comm import Hub
 from runtime.distribute import Array, piece_of
 from runtime.executor import LocalExecutor, check_hang
-from runtime.mesh import Mesh
+from runtime.mesh import Mesh, parted
 from runtime.numpy.backend import Numpy
 from runtime.rank.buffers import HeldArray
 from runtime.rank.interpreter import Rank
-from runtime.state import own_piece, parted
 
 
 class RankExecutor(LocalExecutor):
@@ -60,7 +59,11 @@ class RankExecutor(LocalExecutor):
 
     def fill(self, group: int, decl: StateDecl, part: Array) -> None:
         for d in self.devices[group]:
-            piece = own_piece(part, decl, self.mesh, d.at)
+            if parted(decl):
+                at = [{**d.at, TIME: m} for m in range(self.program.microbatches)]
+                piece = np.stack([piece_of(part, decl.type, decl.layout, self.mesh, x) for x in at])
+            else:
+                piece = piece_of(part, decl.type, decl.layout, self.mesh, d.at)
             d.fill(decl.name, self.backend.from_host(piece, decl.type.dtype, decl.memory))
 
     def held(self, group: int, decl: StateDecl) -> Array | None:

@@ -29,10 +29,9 @@ from compiler.origin import Role
 from compiler.program import DeviceClass, FunctionPhase, Program
 from runtime.backend import Array, Backend, LocalValue, Position, Renewing
 from runtime.comm import Handle, Network, Then, Wait
-from runtime.mesh import Mesh, logical, logical_type, region
+from runtime.mesh import Mesh, logical, logical_type, parted, region
 from runtime.rank.buffers import Destination, HeldArray, Ledger, RankBuffer, adds
 from runtime.rank.collectives import Here, start_collective
-from runtime.state import parted
 
 Values = dict[str, HeldArray]
 
@@ -175,7 +174,7 @@ class Rank:
             return  # a loop has added its slices
         operands = [values[v.name] for v in instr.inputs]
         for held in operands:
-            yield from self._there(held)
+            yield from held.buffer.arrive(self.backend)
         arrays = [held.array for held in operands]
         match op:
             case Accumulate():
@@ -242,17 +241,10 @@ class Rank:
         """The virtual stage whose code runs."""
         return self.program.homes.stage(self.group, self.chunk)
 
-    def _there(self, held: HeldArray) -> Wait[None]:
-        """Wait for what a value's buffer is to hold."""
-        if held.buffer.coming is not None:
-            handle, place = held.buffer.coming
-            held.buffer.coming = None
-            self.backend.assign(place, (yield from handle.wait()))
-
     def _drop(self, held: HeldArray) -> Wait[None]:
         """Let go of a value, which must be there first if nobody else holds it."""
         if held.buffer.holders == 1:
-            yield from self._there(held)
+            yield from held.buffer.arrive(self.backend)
         held.buffer.drop()
 
     def _compute(self, instr: Node, scope: Mapping[str, Value], arrays: Sequence[Array]) -> Sequence[Array]:
@@ -369,7 +361,7 @@ class Rank:
             filled.setdefault(result.name, []).append(place)
         nexts = names_of(op.body.outputs[:carries])
         for name in names[carries:stacks]:
-            yield from self._there(values[name])
+            yield from values[name].buffer.arrive(self.backend)
         carried = [HeldArray(values[n].array, values[n].buffer.hold()) for n in names[:carries]]
         for name in dict.fromkeys(names[:carries]):
             if name in dying and name not in names[carries:]:
@@ -395,5 +387,5 @@ class Rank:
 
     def _store(self, stacks: Mapping[str, list[Destination]], name: str, values: Values) -> Wait[None]:
         for place in stacks.get(name, ()):
-            yield from self._there(values[name])
+            yield from values[name].buffer.arrive(self.backend)
             place.put(self.backend, values[name].array)

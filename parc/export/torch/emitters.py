@@ -295,7 +295,9 @@ def take(op: Take, node: Node, w: Writer) -> str:
     rows = permuted(w.ref(table), table.type.names, [*batched, op.dim, *others])
     made = [*index.type.names, *others]
     if not begin and not batched and len(others) == 1 and w.within(index, table.type.size(op.dim)):
-        text = f"functional.embedding({w.ref(index)}, {rows})"
+        narrow = table.type.dtype in ("bf16", "f16")  # the gradient would be added up in 16 bits
+        wide, back = (".float()", f".to({DTYPES[table.type.dtype]})") if narrow else ("", "")
+        text = f"functional.embedding({w.ref(index)}, {rows}{wide}){back}"
         return permuted(text, made, node.output.type.names)
     text = f"{w.use('take')}({rows}, {w.ref(index)}, {_numbers(index, batched, begin)})"
     return permuted(text, made, node.output.type.names)

@@ -31,7 +31,7 @@ from parc.export.torch import running
 from parc.export.torch.derived import Derived, derived
 from parc.export.torch.function import FunctionWriter, Written, called_body, listed_buffers
 from parc.export.torch.library import library
-from parc.export.torch.writer import DTYPES, Writer, number, quoted, string, tuple_of
+from parc.export.torch.writer import DTYPES, Identifiers, Writer, number, quoted, string, tuple_of
 
 RESULTS = (Role.LOSS, Role.METRIC, Role.REPORT)
 """Roles of buffers that a step tells of."""
@@ -145,6 +145,7 @@ class _Class:
 
     def __init__(self, program: Program, cls: DeviceClass, helpers: dict[str, None], several: bool) -> None:
         self.program, self.cls, self.helpers, self.several = program, cls, helpers, several
+        self.functions, self.called = Identifiers(), dict[int, str]()
         self.name = "stage_" + "_".join(map(str, (cls.groups[0], cls.groups[-1])[: len(cls.groups)])) if several else ""
 
     def text(self) -> str:
@@ -155,7 +156,9 @@ class _Class:
         own = derived(self.program, self.cls)
         for f in self.cls.functions:
             space = f"{self.name}." if self.name else ""
-            writer = Writer(self.program, self.cls, f.chunk, self.helpers, own is not None, space)
+            writer = Writer(
+                self.program, self.cls, f.chunk, self.helpers, own is not None, space, self.functions, self.called
+            )
             writer.trained = set(own.gradients.values()) if own is not None else ()
             name = action(f)
             if own is not None and f.phase is FunctionPhase.BACKWARD:

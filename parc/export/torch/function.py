@@ -14,6 +14,7 @@ from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Recv, Sa
 from compiler.ops.elementwise import Cast
 from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
+from compiler.origin import Role
 from compiler.program import LASTING, Function
 from compiler.text.printer import show_type
 from dsl.data import dataclass
@@ -59,6 +60,10 @@ class FunctionWriter:
     def __init__(self, writer: Writer, listed: set[str], loss: Value | None = None) -> None:
         self.w, self.listed, self.loss = writer, listed, loss
         self.lasting = {s.name for s in writer.cls.states if s.role in LASTING}
+        timed = {s.name: TIME in s.layout.split_axes for s in writer.cls.states if s.role is Role.STATE}
+        several = writer.program.microbatches > 1
+        self.states = {name: several and not own for name, own in timed.items()}
+        self.per_microbatch = False
         self.written = Written([])
         self.unbound: set[Value] = set()
         self.results = _Results()
@@ -67,8 +72,10 @@ class FunctionWriter:
 
     def write(self, f: Function, name: str, indent: str = "") -> Written:
         """The function under this name."""
+        self.per_microbatch = f.per_microbatch
         for g in _called(f.body):
-            self._function(g, indent)
+            if id(g) not in self.w.called:
+                self._function(g, indent)
         stage = "" if f.phase.of_chunk and not f.chunk else f" {f.chunk}" if f.chunk else ""
         self.line(indent, f"def {name}(i, given, state, saved):")
         self.line(indent + "    ", f'"""{f.phase.words.capitalize()}{stage}, of micro-batch i."""')
@@ -96,7 +103,7 @@ class FunctionWriter:
         groups = together(body.nodes, needed, calls) if self.w.derived else {}
         done = {node for group in groups.values() for pair in group for node in pair}
         kept = {n for n in body.nodes if isinstance(n.op, Write) and n.op.name in self.lasting}
-        self.own |= {v for n in body.nodes if _makes(n.op) for v in n.outputs}
+        self.own |= _own(body)
         last = _last_reads(body, calls, needed, kept)
         for at, node in enumerate(body.nodes):
             if node in groups:
@@ -140,7 +147,14 @@ class FunctionWriter:
             self.results.send[f"{op.name} to {op.to}"] = w.ref(node.inputs[0])
         elif isinstance(op, Write):
             text = w.ref(node.inputs[0])
-            if op.name in self.lasting and node.inputs[0] in self.own and op.name not in w.trained:
+            own = node.inputs[0] in self.own
+            if op.name in self.states:  # never in place: what was read of it may have been saved
+                shared = self.per_microbatch and self.states[op.name]
+                if shared:  # by micro-batches, all of which read what it was before the step
+                    self.line(indent, f"if i == {w.program.microbatches - 1}:")
+                new = text if own else f"{text}.clone()"
+                self.line(indent + "    " * shared, f"state[{string(op.name)}] = {new}")
+            elif op.name in self.lasting and own and op.name not in w.trained:
                 self.line(indent, f"state[{string(op.name)}] = {text}")
             elif op.name in self.lasting:
                 self.line(indent, f"state[{string(op.name)}].copy_({text})")
@@ -202,7 +216,7 @@ class FunctionWriter:
         """A function that others call, before them; its variables are its own."""
         w = self.w
         outer, w.names = w.names, Identifiers()
-        name = outer.of(f"fn {g.name}")
+        name = w.called[id(g)] = w.functions.fresh(g.name)
         given = ", ".join(w.names.of(v.name) for v in g.inputs)
         self.line(indent, f"def {name}({given}):")
         self.line(indent + "    ", f'"""{g.name}, of the pieces of a device."""')
@@ -213,8 +227,10 @@ class FunctionWriter:
 
     def _call(self, node: Node, body: Graph, indent: str) -> None:
         w = self.w
-        call = f"{w.space}{w.names.of(f'fn {body.name}')}({', '.join(map(w.ref, node.inputs))})"
-        self.line(indent, f"{', '.join(w.names.of(v.name) for v in node.outputs)} = {call}", node.outputs[0])
+        call = f"{w.space}{w.called[id(body)]}({', '.join(map(w.ref, node.inputs))})"
+        made = [w.names.of(v.name) for v in node.outputs]
+        self.line(indent, f"{', '.join(made)} = {call}", node.outputs[0])
+        self.made.update(made)
 
     # --- loops
 
@@ -266,6 +282,16 @@ class FunctionWriter:
                     self.line(indent, f"        {string(name)}: {text},")
                 self.line(indent, "    },")
         self.line(indent, ")")
+
+
+def _own(body: Graph) -> set[Value]:
+    """Values that are new memory, of a body and of the functions that it calls."""
+    found = {v for n in body.nodes if called_body(n.op) is None and _makes(n.op) for v in n.outputs}
+    for node in body.nodes:
+        if (inner := called_body(node.op)) is not None:
+            made = _own(inner)
+            found |= {v for v, r in zip(node.outputs, inner.outputs, strict=True) if r in made}
+    return found
 
 
 def _makes(op: Op) -> bool:

@@ -20,7 +20,7 @@ from parc.export.torch.emitters import permuted
 from parc.export.torch.products import biased
 from parc.export.torch.reading import FusedCall, Reading
 from parc.export.torch.steps import steps
-from parc.export.torch.writer import Writer, number, tuple_of
+from parc.export.torch.writer import DTYPES, Writer, number, tuple_of
 
 LOW = -1e9
 """What stands in the place of scores that a mask leaves out is below this."""
@@ -100,8 +100,10 @@ def norm(of: Reading, nodes: Sequence[Node], region: Region) -> Iterator[tuple[N
 def _norm(name: str, over: Sequence[str], eps: float, x: Value, values: Sequence[Value]) -> Callable[[Writer], str]:
     def text(w: Writer) -> str:
         shape = tuple_of(str(w.local(x).size(n)) for n in x.type.names[-len(over) :])
-        given = "".join(f", {w.ref(v)}" for v in values)
-        return f"functional.{name}({w.ref(x)}, {shape}{given}, eps={number(eps)})"
+        narrow = x.type.dtype in ("bf16", "f16")  # the gradients of scale and shift would be added up in 16 bits
+        wide, back = (".float()", f".to({DTYPES[x.type.dtype]})") if narrow else ("", "")
+        given = "".join(f", {w.ref(v)}{wide}" for v in values)
+        return f"functional.{name}({w.ref(x)}{wide}, {shape}{given}, eps={number(eps)}){back}"
 
     return text
 

@@ -83,7 +83,8 @@ def take(table, index, batched, begin):
     lead = len(batched) + 1
     if lead == 1 and table.dim() == 2 and begin == 0:
         row, inside = rows(index, batched, table.shape[0], 0)
-        return functional.embedding(row, table) * inside.unsqueeze(-1)
+        wide = table.float() if table.dtype in (torch.bfloat16, torch.float16) else table  # so is the gradient's sum
+        return functional.embedding(row, wide).to(table.dtype) * inside.unsqueeze(-1)
     row, inside = rows(index, batched, table.shape[lead - 1], begin)
     found = table.flatten(0, lead - 1)[row]
     inside = inside.view(*inside.shape, *(1,) * (found.dim() - inside.dim()))

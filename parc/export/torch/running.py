@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from compiler.layout import TIME
 from compiler.origin import Role
-from compiler.program import ALL_CHUNKS, DeviceClass, For, Program, Run
+from compiler.program import ALL_CHUNKS, LASTING, DeviceClass, For, Program, Run
 from parc.export.torch.writer import DTYPES, string, tuple_of
 
 
@@ -23,7 +24,7 @@ class Device:
 
     def __init__(self, weights=None, compiled=False):
         self.state = {key: buffer(weights or {}, key, *what) for key, what in HERE.BUFFERS.items()}
-        self.lasting, self.steps, self.saved, self.batch, self.sent = set(self.state), 0, {}, {}, []
+{parts}        self.lasting, self.steps, self.saved, self.batch, self.sent = set(self.state), 0, {}, {}, []
         for name in HERE.TRAINED.values():
             self.state[name].requires_grad_()
         wrap = (lambda f: torch.compile(f, fullgraph=True)) if compiled else lambda f: f
@@ -46,9 +47,9 @@ class Device:
         inputs, loads, receives, highest = HERE.ASKS[name]
         given = {key: self.input(x, axes, i) for key, (x, axes) in inputs.items()}
 {receive}        kept = {key: self.saved.pop((key, i)) if last else self.saved[key, i] for key, last in loads.items()}
-        with torch.set_grad_enabled(bool(HERE.TRAINED) and name == "F"):
+{before}        with torch.set_grad_enabled(bool(HERE.TRAINED) and name == "F"):
             made = self.functions[name](i, given, self.state, kept)
-        for key, x in made.get("add", {}).items():
+{after}        for key, x in made.get("add", {}).items():
             there = self.state.get(key)
             both = torch.maximum if key in highest else torch.add
             self.state[key] = x.detach() if there is None else both(there, x.detach())
@@ -62,6 +63,20 @@ class Device:
             return self.state.get(name, number)
         return cut(self.batch[name], axes, i)
 '''
+
+_PARTS = (
+    """        self.parts = {
+            key: [buffer(weights or {}, key, *what, i=i) for i in range(SIZES[TIME])]
+            for key, what in HERE.BUFFERS.items()
+            if any(TIME in split for split in what[3])
+        }  # of states that each micro-batch has a part of its own of
+""",
+    """        self.state |= {key: parts[i] for key, parts in self.parts.items()}
+""",
+    """        for key, parts in self.parts.items():
+            parts[i] = self.state[key]
+""",
+)
 
 _RECEIVE = """        own = stage_of(name)
         given |= {key: self.receive(m, own + source, own, i, *what) for key, (m, source, *what) in receives.items()}
@@ -125,17 +140,17 @@ _BUFFER = '''
 PIECES = {}  # of each buffer: the whole tensor's name and shape, and the spans of it that are here
 
 
-def buffer(given, key, name, seed, whole, axes, dtype, kind, arguments, loop=None):
+def buffer(given, key, name, seed, whole, axes, dtype, kind, arguments, loop=None, i=0):
     """This device's piece of a tensor: of one that is given, or as it begins. loop: the dim of a loop's iterations, the
-    first that this stage has, and how many."""
+    first that this stage has, and how many; i: the micro-batch, of what each has a part of its own of."""
     starts, shape, spans = [], [], []
     for dim, (size, split) in enumerate(zip(whole, axes)):
         _, first, size = loop if loop and loop[0] == dim else (dim, 0, size)
         shape.append(-(-size // math.prod(SIZES[a] for a in split)))
-        low = min(shape[-1] * piece(split), size)
+        low = min(shape[-1] * piece(split, i), size)
         starts.append(first + low)
         spans.append((first + low, first + min(low + shape[-1], size)))
-    PIECES[key] = name, whole, spans
+    PIECES[key, i] = name, whole, spans
     if name not in given:
         return initial(kind, arguments, seed, whole, starts, shape, dtype)
     x = given[name].to(DEVICE, dtype)[tuple(slice(*span) for span in spans)].clone()
@@ -221,12 +236,15 @@ def text(program: Program, classes: Sequence[tuple[str, DeviceClass]], results: 
     heads = [_here(classes), f"RESULTS = {{{told}}}  # buffers that a step tells of"]
     heads += [_first(program)] if several else []
     device = _DEVICE.replace("{receive}", _RECEIVE if staged else "").replace("{send}", _SEND if staged else "")
+    timed = any(TIME in s.layout.split_axes for _, c in classes for s in c.states if s.role in LASTING)
+    for place, lines in zip(("{parts}", "{before}", "{after}"), _PARTS, strict=True):
+        device = device.replace(place, lines if timed else "")
     parts = [_BUFFER, "\n".join(heads), device.rstrip() + ("\n" + _MESSAGES if staged else "")]
     parts += [_STAGES] if staged else []
     if any(_interleaved(cls) for _, cls in classes):
         parts.append(_TURN)
     parts += [_CONNECT] if several else []
-    parts += [_keep(several), _batches(program), _main(several)]
+    parts += [_keep(several, timed), _batches(program), _main(several)]
     return Running(parts, ["cut", "initial", "piece", "filled"])
 
 
@@ -253,11 +271,12 @@ def _first(program: Program) -> str:
     return f"FIRST = GROUP == {min(losses, default=0)} and not any(AT[axis] for axis in AT if axis not in PLACES)"
 
 
-def _keep(several: bool) -> str:
+def _keep(several: bool, timed: bool) -> str:
+    held = "device.parts[key][i] if key in device.parts else device.state[key]" if timed else "device.state[key]"
     lines = [
         "def keep(device, path):",
         '    """Writes all weights and states as whole tensors by name."""',
-        "    mine = [(*where, device.state[key].detach().cpu()) for key, where in PIECES.items()]",
+        f"    mine = [(*where, ({held}).detach().cpu()) for (key, i), where in PIECES.items()]",
     ]
     if several:
         lines += [

@@ -52,7 +52,7 @@ class Identifiers:
 
     def fresh(self, name: str) -> str:
         """A variable that there is not yet, called nearly so."""
-        stem = re.sub(r"\W", "_", name.removeprefix("fn "), flags=re.ASCII).lstrip("_") or "v"
+        stem = re.sub(r"\W", "_", name, flags=re.ASCII).lstrip("_") or "v"
         stem = f"v{stem}" if stem[0].isdigit() else stem
         stem = f"{stem}_" if keyword.iskeyword(stem) else stem
         found, i = stem, 2
@@ -64,9 +64,13 @@ class Identifiers:
 
 @dataclass(slots=True)
 class Writer:
-    """Of one function of a class. helpers: names of those that the file needs, in order of use; space: before
-    names of functions of the class. trained: weights' buffers that it differentiates by. derived: PyTorch
-    differentiates it. lists: values that are lists of tensors, one per iteration of a loop, rather than a tensor."""
+    """Of one function of a class.
+
+    helpers: names of the library's functions that the file needs. derived: PyTorch differentiates the forward pass, by
+    the weights' buffers `trained`. space: before names of functions of the class; functions, called: names of those
+    that others call, by identity of their graphs. inputs: values that are inputs, and which. lists: values that are
+    lists of tensors, one per iteration of a loop.
+    """
 
     program: Program
     cls: DeviceClass
@@ -74,6 +78,8 @@ class Writer:
     helpers: dict[str, None]
     derived: bool = False
     space: str = ""
+    functions: Identifiers = field(default_factory=Identifiers)
+    called: dict[int, str] = field(default_factory=dict)
     trained: Collection[str] = ()
     names: Identifiers = field(default_factory=Identifiers)
     inputs: dict[str, str] = field(default_factory=dict)
