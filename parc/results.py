@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # most checks ask for no costs: what computes them is importe
     from compiler.cost.time.timeline import Timeline
     from compiler.memory.peak import Peak
 
-ROLES = ("weight", "gradient", "optimizer", "saved", "activation", "message", "input")
+ROLES = ("weight", "gradient", "optimizer", "state", "saved", "activation", "message", "input")
 """What memory is of, in every job; it may be of other things as well, which have to be there to be asked for."""
 
 _TIMELINE = {"step_time": "step_seconds", "update_time": "update_seconds"}

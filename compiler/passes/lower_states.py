@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from compiler.graph import Value
+from compiler.graph import Node, Value
 from compiler.model import State
 from compiler.ops.base import Movement
 from compiler.ops.effects import Write
 from compiler.ops.elementwise import Cast
+from compiler.ops.repeat import Repeat
 from compiler.passes.buffers import of_chunk
 from compiler.passes.emit import Emitter, LoopPart
 from compiler.passes.place.place import Placed
@@ -53,13 +54,9 @@ def declared(placed: Placed, renewed: Sequence[Renewed], chunk: int, part: LoopP
 
 def renew(emit: Emitter, placed: Placed, renewed: Sequence[Renewed], chunk: int) -> None:
     """Write the new contents. What is still the memory of another state is copied before that is renewed."""
-    made = {v.name: node for node in placed.forward.nodes for v in node.outputs}
-    states = {s.name for s, _ in renewed}
+    nodes, states = placed.forward.nodes, {s.name for s, _ in renewed}
     for s, v in renewed:
-        source = v
-        while (node := made.get(source.name)) is not None and node.op.movement is Movement.VIEW:
-            source = node.inputs[0]
-        if source.name in states and v.name != s.name:
+        if v.name != s.name and not states.isdisjoint(_shared(nodes, v)):
             copy = emit.add(Cast(v.type.dtype), [emit.value(v)], f"{s.name}.copy", v, v.layout)
             emit.defined[f"{s.name}.copy"] = copy
     for s, v in renewed:
@@ -67,3 +64,19 @@ def renew(emit: Emitter, placed: Placed, renewed: Sequence[Renewed], chunk: int)
             continue
         copied = emit.defined.get(f"{s.name}.copy")
         emit.write(Write(of_chunk(s.name, chunk)), emit.value(v) if copied is None else copied)
+
+
+def _shared(nodes: Sequence[Node], value: Value) -> set[str]:
+    """Names of values in whose memory this one may be: what it is a view of, or what a loop carries through."""
+    made = {v.name: (node, k) for node in nodes for k, v in enumerate(node.outputs)}
+    while value.name in made:
+        node, k = made[value.name]
+        if node.op.movement is Movement.VIEW:
+            value = node.inputs[0]
+            continue
+        if isinstance(node.op, Repeat) and k < node.op.carries:
+            body = node.op.body
+            if _shared(body.nodes, body.outputs[k]) & {v.name for v in body.inputs if v is not body.inputs[k]}:
+                return {name for v in node.inputs[: node.op.carries] for name in _shared(nodes, v)}
+        break
+    return {value.name}

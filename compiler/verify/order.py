@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
+from compiler.layout import TIME
+from compiler.origin import Role
 from compiler.program import ALL_CHUNKS, Affine, DeviceClass, For, FunctionPhase, Program, Run, Schedule, Update
 from compiler.schedules import Action, Edge, find_hang, unroll
 from compiler.text.locations import Site
@@ -191,12 +193,19 @@ def _shrunk(schedule: Schedule, m: int, few: int, v: int) -> Schedule | None:
 
 def _disorder(mine: Sequence[Action], cls: DeviceClass) -> str | None:
     functions = {(f.phase, f.chunk) for f in cls.functions}
+    # The last micro-batch renews what all of them read (states of the model without a part for each).
+    shared = {s.chunk: s.name for s in cls.states if s.role is Role.STATE and TIME not in s.layout.split_axes}
+    most: dict[int, int] = {}
     done: set[Action] = set()
     last: Action | None = None
     for action in mine:
         if last is not None and action.kind.rank(action.chunk) < last.kind.rank(last.chunk):
             return f"{last} comes before {action}"
         last = action
+        if action.kind is FunctionPhase.FORWARD and action.chunk in shared:
+            if action.mb < most.get(action.chunk, -1):
+                return f"{action} comes behind later micro-batches, which share the state {shared[action.chunk]}"
+            most[action.chunk] = action.mb
         before = action.kind.before
         if before is not None and (before, action.chunk) in functions:
             needed = Action(before, action.chunk, action.mb)

@@ -22,6 +22,7 @@ from parc.units import amount, percent, seconds
 ROLES = {
     "weight": "weights",
     "optimizer": "optimizer state",
+    "state": "state of the model",
     "gradient": "gradients",
     "saved": "saved for the backward pass",
     "activation": "activations and temporaries",

@@ -59,8 +59,7 @@ class Rank:
         self.saved: dict[tuple[str, int], HeldArray] = {}
         self.sent: list[Handle[None]] = []
         self.reuses = reuses(cls, program.microbatches)
-        self.doing = ""
-        self.chunk, self.micro = 0, 0
+        self.doing, self.chunk, self.micro = "", 0, 0
         self.ctx = backend.context(0, program.seed)
         self._plans: dict[tuple[int, int], tuple[Node, Any]] = {}
 
@@ -299,15 +298,14 @@ class Rank:
         elif decl.role is Role.STATE and not parted(decl) and self.micro < self.program.microbatches - 1:
             return  # micro-batches share it: all of them read what it contained before the step
         elif held.buffer is not self.states[name].buffer:
-            into = self.states[name].array
-            self.backend.assign(self.backend.element(into, self.micro) if parted(decl) else into, held.array)
+            array = self.states[name].array
+            self.backend.assign(self.backend.element(array, self.micro) if parted(decl) else array, held.array)
 
     def _save(self, name: str, held: HeldArray) -> None:
-        if any(held.buffer is s.buffer and self.declared[n].role is Role.STATE for n, s in self.states.items()):
-            decl = self.declared[name]  # it is renewed before this is loaded
-            self.saved[name, self.micro] = self.copy(held.array, decl.type.dtype, decl.memory)
-            return
-        self.saved[name, self.micro] = HeldArray(held.array, held.buffer.hold())
+        decl, states = self.declared[name], [s for n, s in self.states.items() if self.declared[n].role is Role.STATE]
+        own = any(held.buffer is s.buffer for s in states)  # it is renewed before this is loaded
+        kept = self.copy(held.array, decl.type.dtype, decl.memory) if own else HeldArray(held.array, held.buffer.hold())
+        self.saved[name, self.micro] = kept
 
     def _accumulate(
         self, name: str, operand: str, scope: Mapping[str, Value], values: Values, dying: Sequence[str]

@@ -92,7 +92,26 @@ model net {
 """
 """What is made of the whole batch goes into states."""
 
-MODELS = {"caches": CACHES, "many": MANY, "across": ACROSS}
+TURNS = """\
+model net {
+  dim b = 4, d = 6
+  input x : compute[b,d]
+  weight w[d] ~ ones
+  state one, two, three : compute[b,d] ~ normal(0.5)
+  y = x * w
+  repeat 2 as round {
+    old = one
+    one = two
+    two = three
+    three = old
+    y = tanh(y + one)
+  }
+  loss mean(y * y) + mean(one * two)
+}
+"""
+"""A loop that carries three states round."""
+
+MODELS = {"turns": TURNS, "caches": CACHES, "many": MANY, "across": ACROSS}
 
 STRATEGIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "alone": ("caches", "one = 1", ()),
@@ -123,6 +142,7 @@ STRATEGIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "many_columns": ("many", "dp = 2, tp = 2", ("split b on dp", "split d on tp", "microbatches 2 over b")),
     "many_rows": ("many", "cp = 2", ("split row on cp",)),
     "many_pages": ("many", "cp = 2", ("split n, row on cp", "recompute block")),
+    "turns": ("turns", "dp = 2", ("split b on dp", "microbatches 2 over b")),
     "across_data": ("across", "dp = 4", ("split b on dp",)),
     "across_both": ("across", "dp = 2, tp = 2", ("split b on dp", "split e, d on tp")),
 }  # fmt: skip

@@ -14,7 +14,7 @@ from torch import Tensor
 from compiler.graph import Type
 from compiler.ops.index import Scatter, ScatterAdd, Take
 from dsl.data import dataclass
-from runtime.backend import Kernel
+from runtime.backend import Kernel, Renewing
 from runtime.torch.base import NARROW, STORAGE, Standpoint, TorchCall, Values, kernel
 
 
@@ -123,9 +123,10 @@ def plan_scatter(op: Scatter, ins: Values, outs: Values, where: Standpoint) -> K
     form = _Table.of(table, op.dim, index)
     perm, width = tuple(src.index(n) for n in (*index.names, *form.others)), form.width(table)
     rows = _Rows(index, form.batched, table.size(op.dim), where.offset(ins[0], table.index(op.dim)))
-    count = prod(form.sizes[: len(form.batched) + 1])
+    leading = form.sizes[: len(form.batched) + 1]
+    count = prod(leading)
 
-    def scatter(ctx: TorchCall, x: Tensor, y: Tensor, i: Tensor) -> Tensor:
+    def renew(ctx: TorchCall, x: Tensor, y: Tensor, i: Tensor) -> None:
         number, inside = rows.number(ctx, i)
         keys, places = number.reshape(-1), torch.arange(number.numel(), device=x.device)
         if inside is not None:
@@ -133,10 +134,14 @@ def plan_scatter(op: Scatter, ins: Values, outs: Values, where: Standpoint) -> K
             keys, places = keys[there], places[there]
         # torch promises no order of writes: whose row is the last is found first, as a maximum.
         last = torch.full((count,), -1, dtype=torch.int64, device=x.device).scatter_reduce_(0, keys, places, "amax")
-        values, matrix = y.permute(perm).reshape(-1, width), x.permute(form.there).reshape(-1, width)
-        if not len(values):
-            return x.clone()
-        found = values.index_select(0, last.clamp_min(0))
-        return torch.where((last >= 0)[:, None], found, matrix).view(form.sizes).permute(form.back)
+        chosen = last.index_select(0, keys) == places
+        values = y.permute(perm).reshape(-1, width).index_select(0, places[chosen])
+        table = x.permute(form.there)
+        table[torch.unravel_index(keys[chosen], leading)] = values.view(-1, *form.sizes[len(leading) :])
 
-    return scatter
+    def scatter(ctx: TorchCall, x: Tensor, y: Tensor, i: Tensor) -> Tensor:
+        out = x.clone()
+        renew(ctx, out, y, i)
+        return out
+
+    return Renewing(scatter, renew)
