@@ -4,8 +4,8 @@
 # Expected: sums of bfloat16 are made in float32 and rounded once: torch.sum, matmul, biases and jnp.sum all do so, and
 #   4,096 ones give 4,096. Operations that are the same sum (scatter_add, index_add) give the same.
 # Happens, 4,096 gradients of 1.0 that meet in one element, CPU:
-#       torch: sum, matmul, bias, expand, cumsum, scatter_add, scatter_reduce, RMSNorm's weight    4096
-#              index_add, index_put(accumulate), x[index], embedding, embedding_bag                 256
+#       torch: sum, matmul, bias, cumsum, scatter_add, RMSNorm's weight, index_add of rows         4096
+#              index_add of numbers, index_put(accumulate), x[index], embedding, embedding_bag      256
 #              LayerNorm's bias with 1 thread 256, with 2 threads 512 (256 per thread)
 #       JAX:   sum, cumsum, dot, associative_scan                                                   4096
 #              segment_sum, x.at[index].add                                                          256
@@ -54,6 +54,7 @@ seen = {
     "scatter_add": int(zero.scatter_add(0, at_zero, ones)),
     "bias": gradient(table[0], lambda bias: torch.zeros(N, 4, dtype=bf16) + bias),
     "rms_norm": gradient(torch.ones(4, dtype=bf16), lambda scale: F.rms_norm(torch.ones(N, 4, dtype=bf16), (4,), scale, 1e-6)),
+    "index_add of rows": int(table.index_add(0, at_zero, torch.ones(N, 4, dtype=bf16))[0, 0]),
     "index_add": int(zero.index_add(0, at_zero, ones)),
     "index_put": int(zero.index_put((at_zero,), ones, accumulate=True)),
     "embedding": gradient(table, lambda weight: F.embedding(at_zero, weight)),
@@ -62,7 +63,7 @@ seen = {
 }
 norms = {threads: layer_norm(threads) for threads in (1, 2)}
 print("torch", seen, "| layer norm's bias by threads", norms)
-right = {"sum", "matmul", "cumsum", "scatter_add", "bias", "rms_norm"}
+right = {"sum", "matmul", "cumsum", "scatter_add", "bias", "rms_norm", "index_add of rows"}
 assert all(value == (N if name in right else 256) for name, value in seen.items()), "torch adds bf16 otherwise now"
 assert norms == {1: 256, 2: 512}, "layer norm's gradient is added otherwise now"
 halves = sum(gradient(table, lambda weight: F.embedding(half, weight)) for half in at_zero.chunk(2))

@@ -49,11 +49,12 @@ class StepResult:
 class Executor(Protocol):
     """Runs a program's steps, and lets its states be read and replaced.
 
-    steps: the number of updates so far.
+    steps: the number of updates so far. added: how often a sum over devices is rounded on its way, in 16 bits.
     """
 
     program: Program
     steps: int
+    added: int
 
     def weights(self) -> Arrays:
         """The weights as logical arrays by name."""
@@ -90,6 +91,8 @@ class LocalExecutor(ABC):
 
     A subclass sets up its devices and then calls `super().__init__`, which fills their states.
     """
+
+    added = 0
 
     def __init__(
         self, program: Program, initial: Mapping[str, Array] | None = None, shares: LocalExecutor | None = None

@@ -8,6 +8,7 @@ from itertools import product
 from math import prod
 
 from compiler.graph import Type
+from compiler.layout import TIME
 from compiler.program import DeviceClass, LoopRange, Program, StateDecl
 from dsl.data import dataclass
 
@@ -88,3 +89,8 @@ def region(decl: StateDecl, cls: DeviceClass, group: int, mesh: Mesh, at: Mappin
         first = r.first.at(group) if r is not None and dim.name == r.dim else 0
         found.append((first + min(start, dim.size), first + min(start + size, dim.size)))
     return found
+
+
+def parted(decl: StateDecl) -> bool:
+    """Whether each micro-batch has a part of its own."""
+    return TIME in decl.layout.split_axes

@@ -10,7 +10,7 @@ from compiler.graph import Type
 from compiler.layout import TIME
 from compiler.program import DeviceClass, StateDecl
 from runtime.distribute import Array, assemble, collect
-from runtime.mesh import Mesh
+from runtime.mesh import Mesh, parted
 from runtime.numpy import STORAGE, quiet, rounded
 from runtime.numpy.initial import init_array
 
@@ -20,11 +20,6 @@ Arrays = dict[str, Array]
 Piece = tuple[StateDecl, DeviceClass, int, Array]
 """A buffer's declaration, the class and the group that it belongs to, and what is in it: a stacked array. One that is
 there for each micro-batch (`parted`) has them as its first axis."""
-
-
-def parted(decl: StateDecl) -> bool:
-    """Whether each micro-batch has a part of its own."""
-    return TIME in decl.layout.split_axes
 
 
 def joined(pieces: Sequence[Piece], mesh: Mesh, add: bool) -> Arrays:

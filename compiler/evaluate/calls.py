@@ -9,7 +9,7 @@ from compiler.evaluate.builtins import BUILTINS, call_builtin
 from compiler.evaluate.expressions import Want, evaluate, tensor
 from compiler.evaluate.modules import suggest_std
 from compiler.evaluate.scope import Scope
-from compiler.evaluate.session import Session, SourceCall, listed
+from compiler.evaluate.session import Session, listed
 from compiler.evaluate.values import BROKEN, Bound, Broken, CallResults, Defined, DimList, Skip, kind_of
 from compiler.graph import Dim, Value
 from dsl import ast
@@ -46,15 +46,9 @@ def built(
 ) -> T:
     """What `make` makes of a device or a cluster, with its parameters bound in `scope`. Raises Skip for what failed,
     which is reported with the place of the use."""
-    session.stack.append(SourceCall(entry, span))
-    try:
+    with session.calling(entry, span):
         bind_defaults(entry.item.parameters, arguments, scope)
         return make(session, entry, scope)
-    except ParcError as error:
-        session.failed(error)
-        raise Skip from None
-    finally:
-        session.stack.pop()
 
 
 def call_function(expr: ast.Call, entry: Defined, arguments: dict[str, Bound | None], scope: Scope) -> Bound:
@@ -71,8 +65,7 @@ def call_function(expr: ast.Call, entry: Defined, arguments: dict[str, Bound | N
     label = expr.label.id if expr.label else entry.name
     inner = Scope(entry.module, scope.making, scope.frame, scope.child_path(label, expr.span), "function")
     inner.in_repeat = scope.in_repeat
-    session.stack.append(SourceCall(entry, expr.span))
-    try:
+    with session.calling(entry, expr.span):
         _bind_patterns(expr, entry, arguments, inner, scope)
         before = session.failures
         result = run(entry.item.body, inner)
@@ -83,11 +76,6 @@ def call_function(expr: ast.Call, entry: Defined, arguments: dict[str, Bound | N
             raise fail("E0307", message, entry.item.name.span, help="end it with `return …`")
         finish_states(inner)
         return result.values[0] if len(result.values) == 1 else result
-    except ParcError as error:
-        session.failed(error)
-        raise Skip from None
-    finally:
-        session.stack.pop()
 
 
 def _argument(expr: ast.Expr, scope: Scope) -> Bound:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate, static_of, tensor
 from compiler.evaluate.scope import Called, Scope
-from compiler.evaluate.session import SourceCall, listed
+from compiler.evaluate.session import listed
 from compiler.evaluate.values import Bound, CallResults, Defined, Skip
 from dsl import ast
 from dsl.diagnostics import ParcError, did_you_mean, fail
@@ -48,29 +48,25 @@ def call_model(expr: ast.Call, entry: Defined, scope: Scope) -> Bound:
     before = making.still, making.lacking
     making.still = making.still or (making.frozen is not None and making.frozen.hold(path))
     making.lacking = {n: (entry.name, expr.span) for n in inputs if n not in given}
-    session.stack.append(SourceCall(entry, expr.span))
     try:
-        bind_defaults(item.parameters, arguments, inner)
-        failures = session.failures
-        run(item.body, inner)
-        if session.failures > failures:
-            raise Skip
-        unread = [n for n in given if n not in called.read]
-        if unread:
-            message = f"`{entry.name}` has no input `{unread[0]}` with these arguments"
-            raise fail("E0109", message, given[unread[0]].span, help="leave it out")
-        if not called.outputs:
-            message = f"`{entry.name}` puts out nothing"
-            help = "end it with `output …`: a call gives its outputs, in their order"
-            raise fail("E0307", message, item.name.span, help=help)
-        finish_states(inner)
-        values = tuple(value for _, value in called.outputs)
-        return values[0] if len(values) == 1 else CallResults(values)
-    except ParcError as error:
-        session.failed(error)
-        raise Skip from None
+        with session.calling(entry, expr.span):
+            bind_defaults(item.parameters, arguments, inner)
+            failures = session.failures
+            run(item.body, inner)
+            if session.failures > failures:
+                raise Skip
+            unread = [n for n in given if n not in called.read]
+            if unread:
+                message = f"`{entry.name}` has no input `{unread[0]}` with these arguments"
+                raise fail("E0109", message, given[unread[0]].span, help="leave it out")
+            if not called.outputs:
+                message = f"`{entry.name}` puts out nothing"
+                help = "end it with `output …`: a call gives its outputs, in their order"
+                raise fail("E0307", message, item.name.span, help=help)
+            finish_states(inner)
+            values = tuple(value for _, value in called.outputs)
+            return values[0] if len(values) == 1 else CallResults(values)
     finally:
-        session.stack.pop()
         making.still, making.lacking = before
 
 

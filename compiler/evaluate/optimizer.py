@@ -10,7 +10,7 @@ from compiler.evaluate.expressions import evaluate, tensor
 from compiler.evaluate.frame import Frame
 from compiler.evaluate.modules import Module
 from compiler.evaluate.scope import Making, Scope
-from compiler.evaluate.session import Session, SourceCall
+from compiler.evaluate.session import Session
 from compiler.evaluate.statements import run
 from compiler.evaluate.values import Defined, Skip, WeightVar, is_static, plain
 from compiler.graph import Graph, Names, Type, Value
@@ -18,7 +18,7 @@ from compiler.model import STEP_DTYPE, Precision, Weight, WeightUpdate
 from compiler.ops.elementwise import Transpose
 from compiler.origin import Origin
 from dsl import ast
-from dsl.diagnostics import ParcError, fail
+from dsl.diagnostics import fail
 
 GIVEN = ("w", "g", "step")
 
@@ -87,8 +87,7 @@ def _update(
     outside.vars["step"] = step
     arguments = bind(call, entry.item.parameters, f"the optimizer `{entry.name}`", lambda e: evaluate(e, outside))
     inner = Scope(entry.module, making, frame, path, "optimizer")
-    session.stack.append(SourceCall(entry, call.span))
-    try:
+    with session.calling(entry, call.span):
         bind_defaults(entry.item.parameters, arguments, inner)
         inner.vars |= {"w": w, "g": g, "step": step}
         before = session.failures
@@ -97,11 +96,6 @@ def _update(
             raise Skip
         finals = [_final("w", weight.value.type, inner, entry, w)]
         finals += [_final(name, s.value.type, inner, entry, s.value) for name, s in making.states.items()]
-    except ParcError as error:
-        session.failed(error)
-        raise Skip from None
-    finally:
-        session.stack.pop()
     states = tuple(making.states.values())
     graph = Graph(path, (step, w, g, *(s.value for s in states)), tuple(frame.builder.nodes), tuple(finals))
     return WeightUpdate(weight.name, states, graph)

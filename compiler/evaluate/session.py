@@ -80,6 +80,19 @@ class Session:
         return diagnostic
 
     @contextmanager
+    def calling(self, entry: Defined, span: Span) -> Iterator[None]:
+        """While a definition is evaluated for whoever uses it at `span`. What is wrong in it is reported with that
+        place, and is `Skip` outside."""
+        self.stack.append(SourceCall(entry, span))
+        try:
+            yield
+        except ParcError as error:
+            self.failed(error)
+            raise Skip from None
+        finally:
+            self.stack.pop()
+
+    @contextmanager
     def nested(self, span: Span) -> Iterator[None]:
         """One more level of nesting; bounds the depth of recursion of the evaluator itself."""
         self.enter(span)

@@ -6,9 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from compiler.graph import Graph, Node, Value
-from compiler.ops.base import Movement
 from compiler.ops.effects import Accumulate, Load, Read, Save
-from compiler.ops.elementwise import Cast
 from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
@@ -18,7 +16,7 @@ from compiler.regions.loss import backward, loss
 from compiler.regions.norm import inside, norm_derivative, norms
 from compiler.regions.region import FoundRegion, Region, RegionKind
 from compiler.regions.routing import ONE, routing
-from compiler.regions.sunk import is_grouped, mark_sunk
+from compiler.regions.sunk import keeps, mark_sunk
 
 Marks = dict[int, list[Region]]
 """By identity of a body."""
@@ -88,7 +86,7 @@ def _own(
             found += _own(op.body, states, inner, sunk)
         elif isinstance(op, Read):
             weights.update(node.outputs if op.name in states else ())
-        elif isinstance(op, (Cast, Move)) or op.movement is not Movement.NO or is_grouped(op):
+        elif keeps(op) or isinstance(op, Move):
             weights.update(node.outputs if node.inputs[0] in weights else ())
     found.append((body, [*attention(body, weights, sunk[id(body)]), *norms(body, weights)]))
     return found

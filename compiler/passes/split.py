@@ -14,8 +14,9 @@ from compiler.graph import Graph, Names, Value
 from compiler.ops.repeat import Repeat
 from compiler.passes.place.place import Placed
 from compiler.passes.prune import prune_nodes
+from compiler.passes.readers import readers
 from compiler.passes.split_backward import Halves, split_backward
-from compiler.passes.stage import ALL, Stage, Staged, readers
+from compiler.passes.stage import ALL, Stage, Staged
 
 
 class SplitGraphs(NamedTuple):

@@ -20,6 +20,7 @@ from compiler.passes.cuts import CutLoop, cut_loops
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
 from compiler.passes.places import place_of, places, ranks
+from compiler.passes.readers import readers
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
@@ -48,6 +49,10 @@ class Staged:
     @property
     def stages(self) -> int:
         return self.groups * self.chunks
+
+    def stages_at(self, place: Stage) -> frozenset[int]:
+        """The stages that a place is: all of them, or one."""
+        return frozenset(range(self.stages)) if place == ALL else frozenset((place or 0,))
 
     @property
     def cut(self) -> CutLoop | None:
@@ -127,40 +132,6 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     wanted = [v for parts in addends for v in parts]
     loads = readers(placed.backward, wanted, [k.name for k in placed.kept], found, second)
     return replace(found, loads=loads)
-
-
-def readers(
-    graph: Graph,
-    wanted: Iterable[Value],
-    names: Iterable[str],
-    staged: Staged,
-    where: Mapping[str, Stage],
-    taken: Mapping[str, frozenset[int]] | None = None,
-) -> dict[str, frozenset[int]]:
-    """Stages of a backward graph that read each of `names`, themselves or through movable nodes.
-
-    `wanted`: values that are needed where they are made; `taken`: stages that need a value besides.
-    """
-    everyone = frozenset(range(staged.stages))
-    users: dict[str, frozenset[int]] = dict(taken or {})
-
-    def at(place: Stage) -> frozenset[int]:
-        return everyone if place == ALL else frozenset((place or 0,))
-
-    for v in wanted:
-        users[v.name] = users.get(v.name, frozenset()) | at(staged.counts_at(v, where))
-    for node in reversed(graph.nodes):
-        place = where.get(node.outputs[0].name)
-        here = frozenset[int]().union(*(users.get(v.name, frozenset()) for v in node.outputs))
-        cut = staged.is_cut(node)
-        if cut:
-            here = everyone
-        elif here and place is not None:
-            here = at(place)
-        for i, v in enumerate(node.inputs):
-            enters = cut and isinstance(node.op, Repeat) and i < node.op.carries
-            users[v.name] = users.get(v.name, frozenset()) | (frozenset((staged.stages - 1,)) if enters else here)
-    return {name: users.get(name, frozenset()) for name in names}
 
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TypeGuard
 
 from compiler.graph import Graph
 from compiler.ops import comm, effects
@@ -11,10 +10,20 @@ from compiler.ops.base import Movement, Op
 from compiler.ops.elementwise import Cast
 from compiler.ops.repeat import Repeat
 
+GROUPED = (comm.Pattern.RING, comm.Pattern.DIRECT)
+"""In which all devices of a group take part in a message, not neighbours only."""
 
-def is_grouped(op: Op) -> TypeGuard[comm.Comm]:
-    """Whether all devices of a group take part in a message, not neighbours only."""
-    return isinstance(op, comm.Comm) and op.pattern in (comm.Pattern.RING, comm.Pattern.DIRECT)
+_KEEPS: dict[type[Op], bool] = {}
+
+
+def keeps(op: Op) -> bool:
+    """Whether the result is the operand in another type, place, order or layout: views, casts, collectives."""
+    cls = type(op)
+    known = _KEEPS.get(cls)
+    if known is None:
+        grouped = issubclass(cls, comm.Comm) and cls.pattern in GROUPED
+        known = _KEEPS[cls] = grouped or issubclass(cls, Cast) or cls.movement is not Movement.NO
+    return known
 
 
 def mark_sunk(body: Graph, results: set[int], found: dict[int, set[str]]) -> None:
@@ -34,10 +43,9 @@ def sunk_values(body: Graph, results: set[int], into: Collection[str] | None = N
     sunk = {v.name for i, v in enumerate(body.outputs) if i in results} - other
     for instr in reversed(body.nodes):
         op = instr.op
-        if isinstance(op, (effects.Accumulate, effects.Write)):
-            fine = into is None or op.name in into
+        if keeps(op):
+            fine = all([v.name in sunk and v.name not in other for v in instr.outputs])
         else:
-            passes = op.movement is not Movement.NO or isinstance(op, Cast) or is_grouped(op)
-            fine = passes and all([v.name in sunk and v.name not in other for v in instr.outputs])
+            fine = isinstance(op, (effects.Accumulate, effects.Write)) and (into is None or op.name in into)
         (sunk if fine else other).update([v.name for v in instr.inputs])
     return sunk - other

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
 from compiler.graph import Dim, Value
@@ -93,6 +94,7 @@ def describe(kind: str) -> str:
 # --- values --------------------------------------------------------------------------------------
 
 
+@lru_cache(1 << 14)
 def quote(name: str) -> str:
     """A name as it stands in text: bare where it is a plain word, in quotes otherwise."""
     return name if WORD.fullmatch(name) and name not in _VALUES else json.dumps(name)

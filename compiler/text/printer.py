@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from math import prod
 
 from compiler.graph import Dim, Graph, Node, Type, Value
@@ -222,22 +223,29 @@ def show_graph(graph: Graph, shown: Show, title: str) -> list[str]:
 
 def show_type(type: Type, layout: Layout, sizes: Sizes) -> str:
     """Local sizes and axes: `f32[b=4/mb/dp, s=16/tp, d=64] pending(tp sum)`; `v=13/tp of 50` where padded."""
-    if not layout.pending and not layout.halo and not any(layout.dims):
+    return _show_type(type, layout, tuple([sizes.get(a, 1) for axes in layout.dims for a in axes]))
+
+
+@lru_cache(1 << 12)
+def _show_type(type: Type, layout: Layout, parts: tuple[int, ...]) -> str:
+    """`parts`: into how many each axis of the layout splits its dim."""
+    if not layout.axes and not layout.halo:
         return f"{type.dtype}[{show_dims(type.dims)}]"
     borders = {i: (left, right) for i, left, right in layout.halo}
-    parts = [
+    sizes = dict(zip((a for axes in layout.dims for a in axes), parts, strict=True))
+    shown = [
         _dim(dim, axes, borders.get(i), sizes) for i, (dim, axes) in enumerate(zip(type.dims, layout.dims, strict=True))
     ]
-    text = f"{type.dtype}[{', '.join(parts)}]"
+    text = f"{type.dtype}[{', '.join(shown)}]"
     if layout.pending:
         text += f" pending({', '.join(f'{show_axis(a)} {quote(fn)}' for a, fn in layout.pending)})"
     return text
 
 
 def _dim(dim: Dim, axes: Sequence[str], border: tuple[int, int] | None, sizes: Sizes) -> str:
-    n = prod(sizes.get(a, 1) for a in axes)
+    n = prod([sizes[a] for a in axes])
     local = -(-dim.size // n)
-    text = f"{quote(dim.name)}={local + sum(border or ())}" + "".join(f"/{show_axis(a)}" for a in axes)
+    text = f"{quote(dim.name)}={local + sum(border or ())}" + "".join([f"/{show_axis(a)}" for a in axes])
     if local * n != dim.size:
         text += f" of {dim.size}"
     if border is not None:

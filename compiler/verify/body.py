@@ -57,6 +57,10 @@ class _Scope:
     fills: dict[str, Fills] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)  # defined, but not well: not looked at any further
 
+    def at(self, i: int | None) -> Site:
+        """The i-th instruction of the body, or the body."""
+        return self.site if i is None else self.site.inner(i)
+
 
 def check_bodies(program: Program, report: Report) -> None:
     """All functions of all classes."""
@@ -78,7 +82,7 @@ def check_graphs(graphs: Sequence[Graph], laws: Laws, known: Iterable[Value], re
         own: dict[str, Value] = {}
         scope = _Scope(Site(k), k in laws.timeless, own)
         for v in graph.inputs:
-            checker.define(v, scope, scope.site)
+            checker.define(v, scope)
         checker.body(graph, scope)
         for v in graph.outputs:
             if checker.find(v.name, scope) is not v and v.name not in scope.broken:
@@ -99,31 +103,28 @@ class _Checker:
 
     def body(self, body: Graph, scope: _Scope) -> None:
         for i, instr in enumerate(body.nodes):
-            self.instr(instr, scope, scope.site.inner(i))
+            self.instr(instr, scope, i)
 
     def find(self, name: str, scope: _Scope) -> Value | None:
         """The value of this name that a body sees."""
         return scope.known.get(name) or self.outer.get(name)
 
-    def define(self, var: Value, scope: _Scope, site: Site) -> bool:
+    def define(self, var: Value, scope: _Scope, i: int | None = None) -> bool:
         """Make a value known; False if its layout is not well-formed."""
         if var.name in scope.taken:
-            self.report.error("E0611", site, f"%{var.name} is defined twice", UNIQUE)
+            self.report.error("E0611", scope.at(i), f"%{var.name} is defined twice", UNIQUE)
         scope.taken[var.name] = var
-        if len(set(var.type.names)) != len(var.type.dims) or any(d.size < 1 for d in var.type.dims):
-            self.report.error("E0612", site, f"{var} is not a tensor", "each dim once, of a size of at least 1")
-            scope.broken.add(var.name)
-            return False
-        if self.sizes is None:
-            scope.known[var.name] = var
-            return True
-        shape = (var.layout, len(var.type.dims), scope.timeless)
+        shape = (var.type, var.layout, scope.timeless)
         if shape in self.formed:
             scope.known[var.name] = var
             return True
-        problems = check_layout(var, self.kinds, scope.timeless)
+        if len(set(var.type.names)) != len(var.type.dims) or any(d.size < 1 for d in var.type.dims):
+            self.report.error("E0612", scope.at(i), f"{var} is not a tensor", "each dim once, of a size of at least 1")
+            scope.broken.add(var.name)
+            return False
+        problems = check_layout(var, self.kinds, scope.timeless) if self.sizes is not None else []
         for code, message, help in problems:
-            self.report.error(code, site, message, help)
+            self.report.error(code, scope.at(i), message, help)
         if problems:
             scope.broken.add(var.name)
         else:
@@ -131,31 +132,37 @@ class _Checker:
             scope.known[var.name] = var
         return not problems
 
-    def instr(self, instr: Node, scope: _Scope, site: Site) -> None:
-        unknown = [v.name for v in instr.inputs if self.find(v.name, scope) is not v]
+    def instr(self, instr: Node, scope: _Scope, i: int) -> None:
+        here = scope.known
+        unknown = [v.name for v in instr.inputs if here.get(v.name) is not v and self.find(v.name, scope) is not v]
         for name in unknown:
             if name in scope.broken:
                 continue
             help = "a loop sees its own parameters only" if name in scope.taken else None
-            self.report.error("E0610", site, f"{head(instr)}: %{name} is not defined before", help)
-        well_formed = [self.define(v, scope, site) for v in instr.outputs]
+            self.report.error("E0610", scope.at(i), f"{head(instr)}: %{name} is not defined before", help)
+        well_formed = [self.define(v, scope, i) for v in instr.outputs]
         if unknown or not all(well_formed):
             return
         ins = list(instr.inputs)
         fills = [scope.fills.get(v.name, {}) for v in instr.inputs]
-        for code, message, help in self.findings(instr, ins, fills, scope, site):
-            self.report.error(code, site, f"{head(instr)}: {message}", help)
+        for code, message, help in self.findings(instr, ins, fills, scope, i):
+            self.report.error(code, scope.at(i), f"{head(instr)}: {message}", help)
 
-    def findings(
-        self, instr: Node, ins: list[Value], fills: list[Fills], scope: _Scope, site: Site
-    ) -> Sequence[Finding]:
+    def findings(self, instr: Node, ins: list[Value], fills: list[Fills], scope: _Scope, i: int) -> Sequence[Finding]:
         op, outs = instr.op, instr.outputs
         if isinstance(op, Repeat):
-            return self.repeat(op, ins, outs, scope, site)
+            return self.repeat(op, ins, outs, scope, scope.at(i))
         if isinstance(op, Call):
-            return self.call(op, ins, outs, fills, scope, site)
+            return self.call(op, ins, outs, fills, scope, scope.at(i))
         if isinstance(op, Effect) and self.laws.lowered:
             return ()  # `effects`
+        exchange = isinstance(op, Comm) and self.sizes is not None
+        key = None if exchange else (_key(op), _laid(ins), _laid(outs), tuple([tuple(f.items()) for f in fills]))
+        known = self.fine.get(key) if key is not None else None
+        if known is not None:  # layers and stages are alike: what was found right is right again
+            for v, of in zip(outs, known):
+                scope.fills[v.name] = of
+            return ()
         if not self.has(op):
             return [("E0612", f"there is no op {op.mnemonic} in {self.stage}", None)]
         if isinstance(op, Comm) and self.sizes is not None:
@@ -169,11 +176,6 @@ class _Checker:
                 scope.fills[outs[0].name] = after
                 return found
             return check_comm(op, ins[0], outs[0], self.sizes, self.kinds)
-        key = (_key(op), _laid(ins), _laid(outs), tuple([tuple(f.items()) for f in fills]))
-        known = self.fine.get(key)
-        if known is not None:  # layers and stages are alike: what was found right is right again
-            scope.fills.update(zip((v.name for v in outs), known))
-            return ()
         try:
             types = op.infer(*(v.type for v in ins))
         except OpError as error:
@@ -211,7 +213,7 @@ class _Checker:
             told = f"{plural(len(ins), 'operand')} and {plural(op.count, 'iteration')}"
             return [("E0612", f"{told} do not go with the body's parameters", None)]
         inner = _Scope(site, scope.timeless, scope.taken)
-        if not all([self.define(p, inner, site) for p in params]):
+        if not all([self.define(p, inner) for p in params]):
             return ()
         self.body(op.body, inner)
         found: list[Finding] = []
@@ -251,7 +253,7 @@ class _Checker:
         if key not in self.called:
             inner = _Scope(site, scope.timeless, {}, fills={p.name: f for p, f in zip(params, fills, strict=True)})
             self.called[key] = inner
-            if all([self.define(p, inner, site) for p in params]):
+            if all([self.define(p, inner) for p in params]):
                 self.body(op.body, inner)
             missing = [v.name for v in results if self.find(v.name, inner) is not v and v.name not in inner.broken]
             found += [("E0610", f"yield: %{name} is not defined in {op.body.name}", None) for name in missing]

@@ -30,10 +30,12 @@ class _Checker:
         self.called: set[int] = set()
 
     def body(self, body: Graph, site: Site) -> None:
-        known = {v.name: v for v in body.inputs}
         for i, instr in enumerate(body.nodes):
-            known.update((v.name, v) for v in instr.outputs)
-            self.instr(instr, [known[v.name] for v in instr.inputs], site.inner(i))
+            op = instr.op
+            memory = self.buffers[op.name] if isinstance(op, (Read, Write, Accumulate, Save, Load)) else FIRST
+            special = isinstance(op, (Repeat, Call, Move))
+            if special or not all([v.memory == memory for v in (*instr.inputs, *instr.outputs)]):
+                self.instr(instr, instr.inputs, site.inner(i))
 
     def instr(self, instr: Node, ins: Sequence[Value], site: Site) -> None:
         match instr.op:

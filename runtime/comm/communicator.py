@@ -7,6 +7,7 @@ be changed or freed as soon as the call is over. All peers make the same calls i
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
 from dsl.data import dataclass
@@ -71,6 +72,10 @@ class Network(Protocol):
 
     def between(self, groups: Sequence[int]) -> Communicator:
         """The devices of the same mesh coordinates in these groups, in this order; the own group is among them."""
+        ...
+
+    def together(self) -> AbstractContextManager[None]:
+        """Calls of one kind that are made inside may travel as one message; nothing is waited for inside."""
         ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import field
 from typing import Any, Generic, TypeVar
 
@@ -64,6 +65,10 @@ class HubNetwork:
             place = self.group, key, rest
             self._made[key] = HubCommunicator(self.hub, place, what, mesh.piece(axes, self.at), mesh.count(axes))
         return self._made[key]
+
+    def together(self) -> nullcontext[None]:
+        """Every call is a message of its own."""
+        return nullcontext()
 
     def between(self, groups: Sequence[int]) -> HubCommunicator:
         """The devices of the same mesh coordinates in these groups."""

@@ -48,14 +48,14 @@ def prove_evaluation(
     run = started(executor, program, first, {**weights, **states} if exact or initial or first else None)
     source = batches or (lambda step: random_batch(program.inputs, seed, step, exact))
     branches, tally = Branches(training), Tally()
-    judge = Judge(training, tally, tolerance, exact)
+    judge = Judge(training, tally, tolerance, exact, run.added)
     losses: list[tuple[float, float]] = []
     for at in range(first, first + steps):
         judge.step = len(losses)
         batch = source(at)
         serial = serial_gradients(training, weights, states, batch, program.seed, branches)
         done = run.step(batch)
-        rounding = cache(partial(measured, training, weights, states, batch, program.seed, serial))
+        rounding = cache(partial(measured, training, weights, states, batch, program.seed, serial, run.added))
         judge.differentiated((Role.LOSS, Role.METRIC, Role.OUTPUT), serial, done, rounding)
         held, kept = run.weights(), run.states()
         judge.differentiated((Role.STATE,), serial, replace(serial, states=kept), rounding)

@@ -29,10 +29,10 @@ MISSING = Compared(float("inf"), 0.0, np.ones(1, bool))
 class Judge:
     """Compares what one step made with what it should have, into a tally.
 
-    tolerance: relative error in place of those of the types. exact: to the bit.
+    tolerance: relative error in place of those of the types. exact: to the bit. added: see `rounding`.
     """
 
-    def __init__(self, training: Training, tally: Tally, tolerance: float | None, exact: bool) -> None:
+    def __init__(self, training: Training, tally: Tally, tolerance: float | None, exact: bool, added: int = 0) -> None:
         self.tally, self.tolerance, self.exact, self.step = tally, tolerance, exact, 0
         model = training.model
         weights = [w.name for w in training.trained]
@@ -42,7 +42,7 @@ class Judge:
         values |= {("gradient", n): v for n, v in zip(weights, training.backward.outputs, strict=True)}
         updated = [("weight", n) for n in weights] + [("state", s.name) for s in training.states]
         updated += [("report", n) for n in training.reports]
-        forward, update = variances(training)
+        forward, update = variances(training, added)
         self._relative = {key: self._limit(forward[v.name]) for key, v in values.items()}
         new = dict(zip(updated, training.update.outputs, strict=training.trains))
         self._relative |= {key: self._limit(update[v.name]) for key, v in new.items()}

@@ -129,7 +129,7 @@ def prove(
     run = started(executor, program, first, {**weights, **states} if exact or initial or first else None)
     source = batches or (lambda step: random_batch(program.inputs, seed, step, exact))
     branches, tally = Branches(training), Tally()
-    judge = Judge(training, tally, tolerance, exact)
+    judge = Judge(training, tally, tolerance, exact, run.added)
     judge.begun("weight", weights, run.weights())
     judge.begun("state", states, run.states())
     losses: list[tuple[float, float]] = []
@@ -141,7 +141,7 @@ def prove(
         serial = serial_gradients(training, weights, states, batch, program.seed, branches)
         done = run.step(batch, gradients=True)
         at += 1
-        rounding = cache(partial(measured, training, weights, states, batch, program.seed, serial))
+        rounding = cache(partial(measured, training, weights, states, batch, program.seed, serial, run.added))
         judge.differentiated((Role.LOSS, Role.METRIC, Role.OUTPUT), serial, done, rounding)
         judge.differentiated((Role.STATE,), serial, replace(serial, states=run.states()), rounding)
         gradients = fitting(serial.gradients, done.gradients)

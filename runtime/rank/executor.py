@@ -13,11 +13,10 @@ from runtime.backend import Backend
 from runtime.comm import Hub
 from runtime.distribute import Array, piece_of
 from runtime.executor import LocalExecutor, check_hang
-from runtime.mesh import Mesh
+from runtime.mesh import Mesh, parted
 from runtime.numpy.backend import Numpy
 from runtime.rank.buffers import HeldArray
 from runtime.rank.interpreter import Rank
-from runtime.state import parted
 
 
 class RankExecutor(LocalExecutor):

@@ -29,10 +29,9 @@ from compiler.origin import Role
 from compiler.program import DeviceClass, FunctionPhase, Program
 from runtime.backend import Array, Backend, LocalValue, Position, Renewing
 from runtime.comm import Handle, Network, Then, Wait
-from runtime.mesh import Mesh, logical, logical_type, region
+from runtime.mesh import Mesh, logical, logical_type, parted, region
 from runtime.rank.buffers import Destination, HeldArray, Ledger, RankBuffer, adds
 from runtime.rank.collectives import Here, start_collective
-from runtime.state import parted
 
 Values = dict[str, HeldArray]
 

@@ -22,10 +22,10 @@ from compiler.traffic import Volumes, add_volumes, volumes
 from dsl.data import dataclass
 from runtime.distribute import Array, distribute
 from runtime.executor import LocalExecutor, check_hang, inputs_of
+from runtime.mesh import parted
 from runtime.numpy import CallContext, rounded
 from runtime.numpy.pool import ArrayPool
 from runtime.stacked.straight import Slots, Straight, compile_function
-from runtime.state import parted
 
 
 @dataclass(slots=True)

@@ -27,10 +27,9 @@ from compiler.program import DeviceClass, Function, Program
 from compiler.walk import graph_values
 from dsl.data import dataclass
 from runtime.distribute import Array
-from runtime.mesh import Mesh
+from runtime.mesh import Mesh, parted
 from runtime.numpy import STORAGE, CallContext, Env, Into, LocalValue, fuse, plan, rounded
 from runtime.stacked.collectives import plan_comm
-from runtime.state import parted
 
 Compiled = Callable[..., Iterator[Any] | None]
 """Called with (group, context)."""

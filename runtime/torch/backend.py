@@ -25,8 +25,7 @@ for _found in iter_modules(kernels.__path__):
 
 
 class Torch:
-    """Kernels and arrays of PyTorch. All memories of a device are its own; kernels give results of their own memory,
-    but those of ops that are views of their operand.
+    """Kernels and arrays of PyTorch. All memories of a device are its own.
 
     device: the torch device that arrays are on.
     """
@@ -50,7 +49,7 @@ class Torch:
         return torch.full(shape, value, dtype=STORAGE[dtype], device=self.device)
 
     def own(self, x: Tensor) -> Tensor:
-        return x  # kernels see to it
+        return x.clone(memory_format=torch.contiguous_format)
 
     def copy(self, x: Tensor) -> Tensor:
         return x.clone()

@@ -58,17 +58,6 @@ kernel = Kernels()
 PLANNERS = kernel.planners
 
 
-def fresh(run: Kernel) -> Kernel:
-    """The kernel with a copy of its (one) result where that is an operand or a view of one."""
-
-    def copied(ctx: TorchCall, *xs: Tensor) -> Tensor:
-        out: Tensor = run(ctx, *xs)
-        place = out.untyped_storage().data_ptr()
-        return out.clone() if any(x.untyped_storage().data_ptr() == place for x in xs) else out
-
-    return copied
-
-
 def aligned(value: LocalValue, names: tuple[str, ...]) -> Callable[[Tensor], Tensor] | None:
     """How to view the value's tensor with dims `names` (size 1 where it lacks one); None: as it is."""
     own = value.type.names

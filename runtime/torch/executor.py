@@ -38,6 +38,7 @@ class TorchExecutor(LocalExecutor):
         self.leader: Member = member
         self.number = next(_numbers)
         self.ranks = Ranks.of(program)
+        self.added = program.devices - 1  # the most: sums are over some of them
         if program.devices > member.world.size:
             require_size(program.name, program.devices, member.world.size)
         self._later: list[tuple[Any, ...]] = []
@@ -73,7 +74,7 @@ class TorchExecutor(LocalExecutor):
         self._do("fill", group, decl.name, np.ascontiguousarray(part).reshape(part.shape))
 
     def share(self, group: int, decl: StateDecl, other: Any) -> bool:
-        if all(s.name != decl.name for s in other.classes[group].states):
+        if any(all(s.name != decl.name for s in run.classes[group].states) for run in (self, other)):
             return False
         self._do("share", group, decl.name, other.number)
         return True

@@ -88,7 +88,7 @@ class Followers:
     """The processes that this one has started: all but process 0, which it is itself. They end with it."""
 
     def __init__(self, size: int, patience: float, device: str) -> None:
-        self.place = Seat(0, size, "127.0.0.1", _free_port())
+        self.place = Seat(0, size, "127.0.0.1", free_port())
         root = str(Path(__file__).resolve().parents[2])
         paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
         self.started: list[subprocess.Popen[bytes]] = []
@@ -119,7 +119,8 @@ class Followers:
         atexit.unregister(self.stop)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this host that nobody listens at."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])

@@ -14,11 +14,11 @@ import torch
 
 from compiler.graph import Type
 from compiler.layout import TIME
-from compiler.program import Program
+from compiler.program import LASTING, Program
 from runtime.distribute import Array, piece_of
 from runtime.executor import inputs_of
-from runtime.rank.interpreter import Rank
-from runtime.state import parted
+from runtime.mesh import parted
+from runtime.rank.compiled import CompiledRank
 from runtime.torch.backend import Torch
 from runtime.torch.network import TorchNetwork, place_of
 from runtime.torch.world import World
@@ -34,7 +34,7 @@ class Member:
 
     def __init__(self, world: World) -> None:
         self.world, self.backend = world, Torch(world.device)
-        self.devices: dict[int, Rank] = {}
+        self.devices: dict[int, CompiledRank] = {}
         self.busy = False
 
     def serve(self) -> str:
@@ -70,7 +70,7 @@ class Member:
         if self.world.rank < program.devices:
             cls, group, at = place_of(program, self.world.rank)
             network = TorchNetwork(program, self.world, self.backend.device)
-            self.devices[number] = Rank(program, cls, group, at, network, self.backend)
+            self.devices[number] = CompiledRank(program, cls, group, at, network, self.backend)
 
     def close(self, number: int) -> None:
         """Let go of a program."""
@@ -85,25 +85,28 @@ class Member:
         device = self.devices[number]
         if device.group == group:
             decl = device.declared[name]
-            piece = piece_of(part, decl.type, decl.layout, device.mesh, device.at)
+            at = [{**device.at, TIME: m} for m in range(device.program.microbatches if parted(decl) else 1)]
+            pieces = [piece_of(part, decl.type, decl.layout, device.mesh, a) for a in at]
+            piece = np.stack(pieces) if parted(decl) else pieces[0]
             device.fill(name, self.backend.from_host(piece, decl.type.dtype, decl.memory))
 
     def share(self, number: int, group: int, name: str, other: int) -> None:
         """Let a buffer be that of another program."""
         device = self.devices[number]
         if device.group == group:
-            device.fill(name, self.devices[other].states[name].array)
+            device.share(name, self.devices[other])
 
     def held(self, number: int, wanted: Mapping[int, Sequence[str]]) -> dict[str, Array]:
         """What is in the buffers of these names (by group), with the micro-batches in front where there are pieces."""
         device, found = self.devices[number], {}
         for name in wanted.get(device.group, ()):
-            if parted(device.declared[name]):
+            decl = device.declared[name]
+            if parted(decl) and decl.role not in LASTING:
                 micros = range(device.program.microbatches)
                 if (name, 0) in device.saved:
-                    found[name] = np.stack([self.backend.to_host(device.saved[name, m].array) for m in micros])
+                    found[name] = np.stack([self.backend.to_host(device.kept(name, m)) for m in micros])
             elif name in device.states:
-                found[name] = np.array(self.backend.to_host(device.states[name].array))
+                found[name] = np.array(self.backend.to_host(device.read(name)))
         return found
 
     def step(self, number: int, values: Mapping[str, Array], wanted: Mapping[int, Sequence[str]]) -> dict[str, Array]:

@@ -14,7 +14,8 @@ How its backends behave, and what is made of it here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any, Generic, TypeVar
 
@@ -76,6 +77,7 @@ class TorchNetwork:
         self.program, self.world, self.device = program, world, device
         self.ranks = Ranks.of(program)
         self._made: dict[Any, Peers | Alone] = {}
+        self.open: dict[Any, Bucket] | None = None
         self.tags = {name: i for i, name in enumerate(sorted({op.name for op in _ops(program, Send, Recv)}))}
 
     @staticmethod
@@ -102,6 +104,17 @@ class TorchNetwork:
         """The devices of the same mesh coordinates in these groups, in this order; the own group is among them."""
         mine = self.world.rank
         return self._peers(tuple(groups), lambda: [self.ranks.peer(mine, g) for g in groups], "between stages")
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Calls of one kind that are made inside travel as one message."""
+        self.open = {}
+        try:
+            yield
+            for bucket in self.open.values():
+                bucket.close()
+        finally:
+            self.open = None
 
     def _peers(self, key: Any, ranks: Callable[[], list[int]], what: str) -> Peers | Alone:
         if key not in self._made:
@@ -139,27 +152,45 @@ class Peers:
 
     def all_reduce(self, x: Tensor, fn: str) -> Handle[Tensor]:
         y, back = _reducible(x, fn)
-        work = self.group.allreduce([y], _ALL_REDUCE[fn])
-        return self._coming(work, lambda: back(y), f"all_reduce {fn}")
+        bucket = self._bucket("all_reduce", fn, y.dtype)
+        shape = tuple(y.shape)
+        return bucket.add([y.view(-1)], lambda parts: back(parts[0].view(shape)))
 
     def all_gather(self, x: Tensor) -> Handle[list[Tensor]]:
-        shape, mine = tuple(x.shape), _flat(x)
-        out = mine.new_empty(self.size * mine.numel())
-        work = self.group._allgather_base(out, mine)
-
-        def parts() -> list[Tensor]:
-            found = out.view(self.size, *shape)
-            return [found[p] for p in self.place]
-
-        return self._coming(work, parts, "all_gather", mine)
+        shape = tuple(x.shape)
+        bucket = self._bucket("all_gather", "", x.dtype)
+        return bucket.add([_flat(x)], lambda parts: [parts[p].view(shape) for p in self.place])
 
     def reduce_scatter(self, parts: Sequence[Tensor], fn: str) -> Handle[Tensor]:
         shape = tuple(parts[0].shape)
-        joined = torch.cat([parts[p].reshape(-1) for p in self.order])
-        given, back = _reducible(joined, fn)
-        out = given.new_empty(prod(shape))
-        work = self.group._reduce_scatter_base(out, given, _SCATTER[fn])
-        return self._coming(work, lambda: back(out).view(shape), f"reduce_scatter {fn}", given)
+        back = _reduced_back(parts[0].dtype, fn)
+        given = [_ordered(parts[p].reshape(-1), fn) for p in self.order]
+        bucket = self._bucket("reduce_scatter", fn, given[0].dtype)
+        return bucket.add(given, lambda found: back(found[0]).view(shape))
+
+    def _bucket(self, kind: str, fn: str, dtype: torch.dtype) -> Bucket:
+        """Where a call of this kind goes: with others that are made together, or on its own, at once."""
+        open_ = self.network.open
+        if open_ is None:
+            return Bucket(self, kind, fn, alone=True)
+        return open_.setdefault((id(self), kind, fn, dtype), Bucket(self, kind, fn, alone=False))
+
+    def start(self, kind: str, fn: str, pieces: Sequence[Sequence[Tensor]]) -> tuple[Coming[Tensor], int]:
+        """Start one call for several: `pieces[i]` are what call i sends, to each peer or to all. Its result, in a row,
+        and how many parts that has."""
+        sizes = range(len(pieces[0]))
+        flat = [p[k] for k in sizes for p in pieces]
+        given = flat[0] if len(flat) == 1 else torch.cat(flat)
+        total = given.numel() // len(sizes)
+        if kind == "all_reduce":
+            out, parts, work = given, 1, self.group.allreduce([given], _ALL_REDUCE[fn])
+        elif kind == "all_gather":
+            out, parts = given.new_empty(self.size * total), self.size
+            work = self.group._allgather_base(out, given)
+        else:
+            out, parts = given.new_empty(total), 1
+            work = self.group._reduce_scatter_base(out, given, _SCATTER[fn])
+        return self._coming(work, lambda: out, f"{kind} {fn}".strip(), given), parts
 
     def all_to_all(self, parts: Sequence[Tensor], shapes: Sequence[Shape]) -> Handle[list[Tensor]]:
         given = torch.cat([parts[p].reshape(-1) for p in self.order])
@@ -187,6 +218,53 @@ class Peers:
         out = torch.empty(shape, dtype=STORAGE[dtype], device=self.network.device)
         work = self.group.recv([out.view(-1)], self.place[source], self.network.tag(tag))
         return self._coming(work, lambda: out, f"`{tag[0]}` of process {self.ranks[source]}", out)
+
+
+class Bucket:
+    """Calls of one kind that travel as one message. `alone`: a single one, which is started at once."""
+
+    def __init__(self, peers: Peers, kind: str, fn: str, alone: bool) -> None:
+        self.peers, self.kind, self.fn, self.alone = peers, kind, fn, alone
+        self.pieces: list[Sequence[Tensor]] = []
+        self.work: Coming[Tensor] | None = None
+        self.parts: Sequence[Sequence[Tensor]] = ()
+
+    def add(self, pieces: Sequence[Tensor], finish: Callable[[Sequence[Tensor]], T]) -> Bucketed[T]:
+        """A call that sends these pieces; `finish` makes its result of what comes."""
+        self.pieces.append(pieces)
+        if self.alone:
+            self.close()
+        return Bucketed(self, len(self.pieces) - 1, finish)
+
+    def close(self) -> None:
+        """Send all."""
+        self.sizes = [p[0].numel() for p in self.pieces]
+        self.work, self.count = self.peers.start(self.kind, self.fn, self.pieces)
+        self.pieces = [()] * len(self.pieces)
+
+    def part(self, i: int) -> Sequence[Tensor]:
+        """What has come for call i; this process waits for it."""
+        if not self.parts:
+            assert self.work is not None, "it is waited for before it was sent"
+            rows = self.work.get().view(self.count, -1)
+            self.parts = [row.split(self.sizes) for row in rows]
+        return [row[i] for row in self.parts]
+
+
+@dataclass(slots=True)
+class Bucketed(Generic[T]):
+    """A handle of one call of a bucket."""
+
+    bucket: Bucket
+    number: int
+    finish: Callable[[Sequence[Tensor]], T]
+
+    def done(self) -> bool:
+        return self.bucket.work is not None and self.bucket.work.done()
+
+    def wait(self) -> Wait[T]:
+        yield from ()
+        return self.finish(self.bucket.part(self.number))
 
 
 class Alone:
@@ -240,11 +318,22 @@ _SCATTER = {fn: _scatter_options(fn) for fn in ("sum", "max")}
 
 def _reducible(x: Tensor, fn: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """A copy in a row of memory that can be reduced, and what makes the result of the reduction."""
+    y = _ordered(x, fn)
+    return y.clone(memory_format=torch.contiguous_format) if y is x else y, _reduced_back(x.dtype, fn)
+
+
+def _ordered(x: Tensor, fn: str) -> Tensor:
+    """What can be reduced in place of `x`; itself where it can."""
     if x.dtype == torch.bool:
-        return x.to(torch.uint8), lambda y: y != 0
-    if fn == "sum" or not x.is_floating_point():
-        return x.clone(memory_format=torch.contiguous_format), lambda y: y
-    return to_ordered(x), lambda y: from_ordered(y, x.dtype)
+        return x.to(torch.uint8)
+    return to_ordered(x) if fn == "max" and x.is_floating_point() else x
+
+
+def _reduced_back(dtype: torch.dtype, fn: str) -> Callable[[Tensor], Tensor]:
+    """What makes the result of a reduction of what `_ordered` gave."""
+    if dtype == torch.bool:
+        return lambda y: y != 0
+    return (lambda y: from_ordered(y, dtype)) if fn == "max" and dtype.is_floating_point else lambda y: y
 
 
 def to_ordered(x: Tensor) -> Tensor:

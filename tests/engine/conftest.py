@@ -19,5 +19,5 @@ def pool() -> Iterator[ProcessPool]:
     pytest.importorskip("torch")
     from runtime.torch.engine import ProcessPool
 
-    with ProcessPool(PROCESSES) as found:
+    with ProcessPool(PROCESSES, patience=300) as found:
         yield found

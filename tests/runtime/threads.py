@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from queue import Queue
 from threading import Lock
@@ -101,6 +102,9 @@ class Threads:
         key = (self.group, tuple(axes), rest)
         return self._peers(key, self.mesh.piece(axes, self.at), self.mesh.count(axes))
 
+    def together(self) -> nullcontext[None]:
+        return nullcontext()
+
     def between(self, groups: Sequence[int]) -> Peers:
         return self._peers((tuple(groups), tuple(self.at.values())), list(groups).index(self.group), len(groups))
 
@@ -110,13 +114,13 @@ class Threads:
         return self._made[key]
 
 
-def devices(program: Program, backend: Backend) -> list[Rank]:
+def devices(program: Program, backend: Backend, kind: type[Rank] = Rank) -> list[Rank]:
     """All devices, each with its own weights."""
     post, mesh, found = Post(), Mesh.of(program), []
     for cls in program.classes:
         for g in cls.groups:
             for at in mesh.devices:
-                device = Rank(program, cls, g, at, Threads(post, mesh, g, at, backend), backend)
+                device = kind(program, cls, g, at, Threads(post, mesh, g, at, backend), backend)
                 device.begin()
                 found.append(device)
     return found

@@ -119,6 +119,7 @@ def program_flops(program: Program) -> dict[str, float]:
 
 def products(program: Program) -> Iterator[tuple[Node, float]]:
     """Each product outside of the update, with the FLOPs that all devices of its class compute of it in a step."""
+    sizes = program.sizes
     for c in program.classes:
         members = len(c.groups) * (program.devices // program.groups)
         for f in c.functions:
@@ -126,5 +127,5 @@ def products(program: Program) -> Iterator[tuple[Node, float]]:
                 runs = program.microbatches if f.per_microbatch else 1
                 for node, times in walk(f.body, members * runs):
                     if isinstance(node.op, Contract) and Product.of(*(v.type for v in (*node.inputs, *node.outputs))):
-                        pieces = [local_type(v.type, v.layout, program.sizes) for v in node.inputs]
+                        pieces = [local_type(v.type, v.layout, sizes) for v in node.inputs]
                         yield node, float(times * node.op.flops(pieces))

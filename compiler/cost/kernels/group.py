@@ -9,7 +9,7 @@ message, as all systems do that shard them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from compiler.cost.kernels.drafts import Draft, Lifted
 from compiler.cost.kernels.sized import Sized
@@ -19,7 +19,7 @@ from compiler.in_place import Reuses, reuses_of
 from compiler.layout import local_type
 from compiler.memory.tiers import FIRST
 from compiler.ops import comm, effects
-from compiler.ops.base import Movement
+from compiler.ops.base import Movement, Op
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Cast
 from compiler.ops.move import Move
@@ -28,7 +28,7 @@ from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import Program, StateDecl
 from compiler.regions.marks import Regions
-from compiler.regions.sunk import is_grouped
+from compiler.regions.sunk import GROUPED
 
 LATE = -2
 """In the place of an owner: nobody here reads the message."""
@@ -101,27 +101,28 @@ class _Lift:
         return Sized(self.body, self.values, self.drafts, self.sunk, self.carries, *of).part(lifter.update)
 
     def lift(self, instr: Node) -> None:
-        op = instr.op
-        if isinstance(op, effects.Effect):
-            self.effect(instr)
-        elif isinstance(op, Repeat):
-            self.loop(instr, op)
-        elif isinstance(op, Move):
-            self.move(instr, op)
-        elif op.leaf:
-            self.define(instr.outputs[0], -1, "" if isinstance(op, effects.Input) else "constant")
-        elif op.movement is not Movement.NO or (isinstance(op, Cast) and self.is_free_cast(instr)):
+        op = type(instr.op)
+        way = _WAYS.get(op)
+        if way is None:
+            way = _WAYS[op] = _way(op)
+        way(self, instr)
+
+    def leaf(self, instr: Node) -> None:
+        self.define(instr.outputs[0], -1, "constant")
+
+    def cast(self, instr: Node) -> None:
+        if self.is_free_cast(instr):
             self.view(instr)
-        elif isinstance(op, Contract):
-            self.contract(instr, op)
-        elif is_grouped(op):
-            self.collective(instr, op)
-        elif isinstance(op, comm.Comm) and op.message:
-            source, target = self.values[instr.inputs[0].name].type, self.lifter.value(instr.outputs[0]).type
-            rows = op.volume(source, target, self.lifter.sizes)
-            self.add(instr, Collective(op.mnemonic, op.over(), rows, ITEMSIZE[source.dtype], "activations"))
         else:
-            self.vector(instr, op.joins)
+            self.vector(instr)
+
+    def message(self, instr: Node) -> None:
+        """To neighbours."""
+        op = instr.op
+        assert isinstance(op, comm.Comm)
+        source, target = self.values[instr.inputs[0].name].type, self.lifter.value(instr.outputs[0]).type
+        rows = op.volume(source, target, self.lifter.sizes)
+        self.add(instr, Collective(op.mnemonic, op.over(), rows, ITEMSIZE[source.dtype], "activations"))
 
     def is_free_cast(self, instr: Node) -> bool:
         source = self.values[instr.inputs[0].name]
@@ -157,17 +158,18 @@ class _Lift:
             elif value.carried is not None:
                 draft.carries.add(value.carried)
 
-    def contract(self, instr: Node, op: Contract) -> None:
+    def contract(self, instr: Node) -> None:
         left, right = (self.values[v.name].type for v in instr.inputs)
         result = self.lifter.value(instr.outputs[0]).type
         work = Product.of(left, right, result)
         if work is None or 1 in (work.m, work.n):  # a matrix times a vector is read once, for one addition each
-            self.vector(instr, True)
+            self.vector(instr)
             return
         self.add(instr, work)
 
-    def vector(self, instr: Node, joins: bool) -> None:
+    def vector(self, instr: Node) -> None:
         """Join the kernel of an operand if all others are there before it; else begin a kernel."""
+        joins = instr.op.joins or isinstance(instr.op, Contract)
         ins = [self.values[v.name] for v in instr.inputs]
         if all([v.taint == "constant" for v in ins]):  # masks: made once
             for var in instr.outputs:
@@ -234,7 +236,9 @@ class _Lift:
         later = (self.drafts[i] for i in range(len(self.drafts) - 1, at, -1))
         return any(at in d.deps for d in later) or any(at in self.drafts[i].deps for i in self.grown)
 
-    def collective(self, instr: Node, op: comm.Comm) -> None:
+    def collective(self, instr: Node) -> None:
+        op = instr.op
+        assert isinstance(op, comm.Comm)
         source, var = self.values[instr.inputs[0].name], instr.outputs[0]
         target = self.lifter.value(var)
         role = source.taint or "activations"
@@ -279,8 +283,10 @@ class _Lift:
                 stack += draft.deps
         return False
 
-    def move(self, instr: Node, op: Move) -> None:
+    def move(self, instr: Node) -> None:
         """A copy beside computation, of what the operand is."""
+        op = instr.op
+        assert isinstance(op, Move)
         source = self.values[instr.inputs[0].name]
         self.add(instr, Copy(source.bytes, op.source, op.target))
         self.values[instr.outputs[0].name].taint = source.taint
@@ -327,8 +333,10 @@ class _Lift:
         draft.work = Vector(old.bytes + moved, old.loose + loose, old.ops + 1, old.flops + flops, old.dtype)
         self.wait(draft, (v.name for v in instr.inputs))
 
-    def loop(self, instr: Node, op: Repeat) -> None:
+    def loop(self, instr: Node) -> None:
         """The loop as one node; inside, only carries are waited for, all else is there when it starts."""
+        op = instr.op
+        assert isinstance(op, Repeat)
         given: dict[str, Lifted] = {}
         for i, (outer, param) in enumerate(zip(instr.inputs, op.body.inputs)):
             value = self.lifter.value(param)
@@ -337,6 +345,30 @@ class _Lift:
             given[param.name] = value
         inner = _Lift(self.lifter, op.body, given)
         self.add(instr, WorkLoop(op.count, inner.part()))
+
+
+_WAYS: dict[type[Op], Callable[[_Lift, Node], None]] = {}
+"""How instructions of each op are lifted; filled as ops are met."""
+
+
+def _way(op: type[Op]) -> Callable[[_Lift, Node], None]:
+    if issubclass(op, effects.Effect):
+        return _Lift.effect
+    if issubclass(op, Repeat):
+        return _Lift.loop
+    if issubclass(op, Move):
+        return _Lift.move
+    if op.leaf:
+        return _Lift.leaf
+    if op.movement is not Movement.NO:
+        return _Lift.view
+    if issubclass(op, Cast):
+        return _Lift.cast
+    if issubclass(op, Contract):
+        return _Lift.contract
+    if issubclass(op, comm.Comm) and op.message:
+        return _Lift.collective if op.pattern in GROUPED else _Lift.message
+    return _Lift.vector
 
 
 def _dims(ins: Sequence[Lifted], outs: Sequence[Lifted]) -> set[str]:

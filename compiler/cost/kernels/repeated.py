@@ -13,7 +13,8 @@ from compiler.graph import Graph, Value
 from compiler.layout import TIME
 from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
-from compiler.passes.stage import ALL, Stage, Staged
+from compiler.passes.readers import users_of
+from compiler.passes.stage import Stage, Staged
 from compiler.walk import graph_values
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, Note
@@ -120,12 +121,12 @@ def repeated(compiled: Compiled) -> list[Repeated]:
     results = placed.training.results
     saved = placed.forward.outputs[results:]
     loads = (staged.loads[k.name] | staged.late_loads.get(k.name, frozenset()) for k in placed.kept)
-    ends = [(v, _at(staged, staged.counts_at(v, staged.forward))) for v in placed.forward.outputs[:results]]
+    ends = [(v, staged.stages_at(staged.counts_at(v, staged.forward))) for v in placed.forward.outputs[:results]]
     found = _of(placed.forward, staged, staged.forward, [*ends, *zip(saved, loads, strict=True)], 0)
     gradients = [v for parts in staged.addends for v in parts]
     crossing = [(v, staged.late_loads[v.name]) for v in placed.crossing]
     late = placed.late.outputs if placed.late is not None else ()
-    here = [(v, _at(staged, staged.counts_at(v, staged.backward))) for v in gradients]
+    here = [(v, staged.stages_at(staged.counts_at(v, staged.backward))) for v in gradients]
     first = [*((v, at) for v, at in here if v not in late), *crossing]
     found += _of(placed.backward, staged, staged.backward, first, staged.stages - 1)
     if placed.late is not None:
@@ -141,32 +142,5 @@ def _of(
     begin: int,
 ) -> list[Repeated]:
     """Of a graph. ends: what is wanted of it, in which stages; begin: the stage in which the cut loop begins."""
-    everyone = frozenset(range(staged.stages))
-    users: dict[str, frozenset[int]] = {}
-
-    def use(v: Value, stages: frozenset[int]) -> None:
-        users[v.name] = users.get(v.name, frozenset()) | stages
-
-    for v, stages in ends:
-        use(v, stages)
-    found = []
-    for node in reversed(graph.nodes):
-        place = where.get(node.outputs[0].name)
-        here = frozenset[int]().union(*(users.get(v.name, frozenset()) for v in node.outputs))
-        cut = staged.is_cut(node)
-        if cut:
-            here = everyone
-        elif not here:
-            continue
-        elif place is not None:
-            here = _at(staged, place)
-        elif len(here) > 1 and (flops := flops_of(node)):
-            found.append(Repeated(node.outputs[0], here, flops))
-        for i, v in enumerate(node.inputs):
-            enters = cut and isinstance(node.op, Repeat) and i < node.op.carries
-            use(v, frozenset((begin,)) if enters else here)
-    return found
-
-
-def _at(staged: Staged, place: Stage) -> frozenset[int]:
-    return frozenset(range(staged.stages)) if place == ALL else frozenset((place or 0,))
+    _, movable = users_of(graph, staged, where, ((v.name, stages) for v, stages in ends), begin)
+    return [Repeated(n.outputs[0], at, flops) for n, at in movable if len(at) > 1 and (flops := flops_of(n))]

@@ -121,10 +121,10 @@ class Sized:
     def _readers(self) -> dict[str, set[int]]:
         """Nodes that read each value, by root; -2: it outlives the body."""
         readers: dict[str, set[int]] = {}
+        values = self.values
         for at, draft in enumerate(self.drafts):
-            for instr in draft.instrs:
-                for v in instr.inputs:
-                    readers.setdefault(self.values[v.name].root, set()).add(at)
+            for root in {values[v.name].root for instr in draft.instrs for v in instr.inputs}:
+                readers.setdefault(root, set()).add(at)
         for instr in self.body.nodes:
             if isinstance(instr.op, (effects.Save, effects.Accumulate, effects.Write)):
                 readers.setdefault(self.values[instr.inputs[0].name].root, set()).add(-2)
@@ -146,7 +146,7 @@ class Sized:
         made = {v.name for i in draft.instrs for v in i.outputs}
         read: dict[str, int] = {}
         loose = written = flops = 0
-        again = masked_again(draft.instrs, self.values)
+        again, only = masked_again(draft.instrs, self.values), {at}
         for instr in draft.instrs:
             if instr in again:
                 continue
@@ -154,13 +154,13 @@ class Sized:
             for v in instr.inputs:
                 root, size = self.values[v.name].root, rows.get(v.name, self._size(v.name))
                 loose += size
-                if root not in made:
-                    read[root] = max(read.get(root, 0), size)
+                if root not in made and size > read.get(root, -1):
+                    read[root] = size
             for var in instr.outputs:
                 size = rows.get(var.name, self._size(var.name))
                 loose += size
                 flops += self.values[instr.inputs[1].name if var.name in rows else var.name].elements
-                if readers.get(var.name, set()) - {at}:
+                if not readers.get(var.name, only) <= only:
                     written += size
         first = draft.instrs[0]
         dtype = self.values[first.outputs[0].name].type.dtype

@@ -32,8 +32,13 @@ def place_node(region: GraphPlacer, node: Node) -> None:
         return
     loops = node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
     plan = choose(region, node, loops)
-    inputs = tuple([_operand(region, node, plan, i) for i in range(len(node.inputs))])
-    _emit(region, node, plan, inputs)
+    if plan.plain:
+        inputs = tuple([region.demand(v, _needed(region, plan, v, i)) for i, v in enumerate(node.inputs)])
+        region.nodes.append(Node(node.op, inputs, node.outputs, node.span))
+        for j, out in enumerate(node.outputs):
+            region.define(out, _made(region, plan, out, j))
+    else:
+        _emit(region, node, plan, tuple([_operand(region, node, plan, i) for i in range(len(node.inputs))]))
     stated = region.rules.override(node.outputs[0].name, node.outputs[0].type, region.cls)
     if stated is not None and stated != region.natural(node.outputs[0]):
         got = region.demand(node.outputs[0], stated)
@@ -81,12 +86,32 @@ def walked(
     return [found.get(name, ()) for name in value.type.names]
 
 
+def _needed(region: GraphPlacer, plan: LoopAxes, value: Value, i: int) -> Layout:
+    """The layout that the plan asks for of operand `i`."""
+    found = plan.operands.get(i)
+    if found is None:
+        pending = in_order([(a, "sum") for a, group in plan.passing.items() if i in group], region.sizes)
+        found = plan.operands[i] = Layout(tuple(walked(plan.loops, plan.axes, value, i)), pending)
+    return found
+
+
+def _made(region: GraphPlacer, plan: LoopAxes, value: Value, j: int) -> Layout:
+    """The layout of result `j`, borders aside."""
+    found = plan.results.get(j)
+    if found is None:
+        pending = {a: "sum" for a in plan.passing}
+        for loop, axes in zip(plan.loops, plan.axes, strict=True):
+            if loop.kind in ("sum", "max"):
+                pending.update(dict.fromkeys(axes, loop.kind))
+        dims = tuple(walked(plan.loops, plan.axes, value, None, j))
+        found = plan.results[j] = Layout(dims, in_order(pending.items(), region.sizes))
+    return found
+
+
 def _operand(region: GraphPlacer, node: Node, plan: LoopAxes, i: int) -> Value:
     """The operand in the layout that the plan asks for, with halos fetched and padding masked."""
     value = node.inputs[i]
-    dims = walked(plan.loops, plan.axes, value, i)
-    pending = in_order([(a, "sum") for a, group in plan.passing.items() if i in group], region.sizes)
-    layout = Layout(tuple(dims), pending)
+    layout = _needed(region, plan, value, i)
     got = region.demand(value, layout)
     for loop, axes in zip(plan.loops, plan.axes, strict=True):
         name = loop.ins[i]
@@ -131,10 +156,6 @@ def _fetch_halo(
 
 def _emit(region: GraphPlacer, node: Node, plan: LoopAxes, inputs: tuple[Value, ...]) -> None:
     """Append the op and define its results' layouts: split loops, pending sums, borders to give back."""
-    pending = {a: "sum" for a in plan.passing}
-    for loop, axes in zip(plan.loops, plan.axes, strict=True):
-        if loop.kind in ("sum", "max"):
-            pending.update(dict.fromkeys(axes, loop.kind))
     borders: list[tuple[int, int, int, Loop, tuple[str, ...]]] = []
     outputs, moved = node.outputs, None
     for loop, axes in zip(plan.loops, plan.axes, strict=True):
@@ -149,8 +170,7 @@ def _emit(region: GraphPlacer, node: Node, plan: LoopAxes, inputs: tuple[Value, 
     op = node.op.between(tuple(moved)) if moved else node.op
     region.nodes.append(Node(op, inputs, outputs, node.span))
     for j, (out, made) in enumerate(zip(node.outputs, outputs, strict=True)):
-        dims = tuple(walked(plan.loops, plan.axes, out, None, j))
-        layout = Layout(dims, in_order(pending.items(), region.sizes))
+        layout = _made(region, plan, out, j)
         if not borders:
             region.define(out, layout)
             continue

@@ -48,6 +48,13 @@ class LoopAxes:
     axes: list[list[str]] = field(default_factory=list)
     passing: dict[str, frozenset[int]] = field(default_factory=dict)
     choices: tuple[Choice, ...] = ()
+    operands: dict[int, Layout] = field(default_factory=dict)  # what follows from that, as it is asked for
+    results: dict[int, Layout] = field(default_factory=dict)
+
+    @property
+    def plain(self) -> bool:
+        """Whether pieces of results are results of pieces, and no more."""
+        return all([not axes or loop.kind == "pass" for loop, axes in zip(self.loops, self.axes)])
 
 
 @dataclass(frozen=True, slots=True)

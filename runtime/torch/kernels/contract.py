@@ -53,6 +53,8 @@ def _product(left: list[str], right: list[str], out: list[str], sizes: dict[str,
     m, n, k, count = (prod(sizes[d] for d in group) for group in (rows, columns, inner, batch))
     if not inner:
         return _outer(left, right, out)
+    if not rows and not columns:  # nothing but sums of products
+        return _dots(left, right, out, inner)
     if rows and columns and out[-1] in rows and (not batch or out[: len(batch)] == batch):
         # The result ends in rows of the left operand: with the operands exchanged it is written in its own order.
         swapped = _product(right, left, out, sizes)
@@ -72,6 +74,20 @@ def _product(left: list[str], right: list[str], out: list[str], sizes: dict[str,
         return result if still else result.permute(order)
 
     return product
+
+
+def _dots(left: list[str], right: list[str], out: list[str], inner: list[str]) -> Kernel:
+    """Sums of elementwise products: a product of matrices would have single rows and columns."""
+    axes = tuple(i for i, n in enumerate(left) if n in inner)
+    perm, kept = tuple(right.index(n) for n in left), [n for n in left if n not in inner]
+    order, still = tuple(kept.index(n) for n in out), kept == out
+
+    def dots(ctx: object, x: Tensor, y: Tensor) -> Tensor:
+        wide = x * y.permute(perm) if x.dtype.itemsize > 2 else x.float() * y.permute(perm)
+        result = wide.sum(axes, dtype=wide.dtype).to(x.dtype)
+        return result if still else result.permute(order)
+
+    return dots
 
 
 def _outer(left: list[str], right: list[str], out: list[str]) -> Kernel:

@@ -21,21 +21,23 @@ from runtime.torch.base import NARROW, STORAGE, Standpoint, TorchCall, Values, k
 
 @kernel(Iota)
 def plan_iota(op: Iota, ins: Values, outs: Values, where: Standpoint) -> Kernel:
-    """Plans the numbers of this piece's places along the dim, which start at its logical offset."""
+    """Plans the numbers of this piece's places along the dim, which start at its logical offset, and an operand."""
     offset, (size,), start = where.offset(outs[0], 0), outs[0].type.shape, where.position.start
 
-    def iota(ctx: TorchCall) -> Tensor:
+    def iota(ctx: TorchCall, *given: Tensor) -> Tensor:
         first = offset(ctx.micro) + start
-        return torch.arange(first, first + size, dtype=torch.int32, device=where.device)
+        numbers = torch.arange(first, first + size, dtype=torch.int32, device=where.device)
+        return numbers + given[0] if given else numbers
 
     return iota
 
 
 @kernel(Full)
 def plan_full(op: Full, ins: Values, outs: Values, where: Standpoint) -> Kernel:
-    """Plans a new array of one value."""
+    """Plans a view of one element, of the result's shape."""
     value, shape, storage = number(op.value, op.dtype), outs[0].type.shape, STORAGE[op.dtype]
-    return lambda ctx: torch.full(shape, value, dtype=storage, device=where.device)
+    full = torch.full((), value, dtype=storage, device=where.device).expand(shape)
+    return lambda ctx: full
 
 
 def _signed(word: int) -> int:

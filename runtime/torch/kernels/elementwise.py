@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compiler.ops import functions
 from compiler.ops.base import Op
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
 from compiler.ops.move import Move
@@ -55,16 +56,13 @@ def _pow(x: Any, y: Any) -> Tensor:
 
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
-    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "pow": _pow,
-    "neg": torch.neg, "exp": torch.exp, "log": torch.log, "sqrt": torch.sqrt, "rsqrt": torch.rsqrt,
-    "tanh": torch.tanh, "sigmoid": torch.sigmoid, "erf": torch.erf, "log1p": torch.log1p, "erfc": torch.erfc,
-    "sin": torch.sin, "cos": torch.cos, "abs": torch.abs, "sign": _sign, "floor": torch.floor, "relu": torch.relu,
-    "maximum": _either(torch.maximum), "minimum": _either(torch.minimum), "where": _where,
+    **{name: getattr(torch, name) for name in functions.FUNCTIONS if hasattr(torch, name)},
+    "pow": _pow, "sign": _sign, "where": _where,
+    "maximum": _either(torch.maximum), "minimum": _either(torch.minimum),
     "floordiv": _integers(lambda x, y: torch.div(x, y, rounding_mode="floor")), "mod": _integers(torch.remainder),
-    "lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge, "eq": torch.eq, "ne": torch.ne,
     "and": torch.logical_and, "or": torch.logical_or, "not": torch.logical_not,
 }  # fmt: skip
-"""Each function of `Map` on tensors."""
+"""Each function of `Map` on tensors: torch's own where it has one of that name, and does what ours does."""
 
 SWAPPED = {"add": "add", "mul": "mul", "lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
 """f(number, x) as g(x, number)."""
@@ -121,14 +119,14 @@ def _map(op: Map, ins: Values, outs: Values, dtype: str) -> Kernel:
 
 @kernel(Cast)
 def plan_cast(op: Cast, ins: Values, outs: Values, where: Standpoint) -> Kernel:
-    """Plans a change of dtype: a copy, even where it is none."""
+    """Plans a change of dtype: rounded to what the target can hold."""
     source, target = ins[0].type.dtype, op.dtype
     if source == "f64" and target in NARROW:  # by way of f32, as the emulator does
         return lambda ctx, x: x.to(torch.float32).to(STORAGE[target])
     if target == "uint32":
-        return lambda ctx, x: x.to(torch.int64, copy=True) & UINT32
+        return lambda ctx, x: x.to(torch.int64) & UINT32
     storage = STORAGE[target]
-    return lambda ctx, x: x.to(storage, copy=True)
+    return lambda ctx, x: x.to(storage)
 
 
 @kernel(Broadcast)
@@ -145,13 +143,7 @@ def plan_transpose(op: Transpose, ins: Values, outs: Values, where: Standpoint) 
     return lambda ctx, x: x.permute(perm)
 
 
-@kernel(StopGradient, Rename)
+@kernel(StopGradient, Rename, Move)
 def plan_same(op: Op, ins: Values, outs: Values, where: Standpoint) -> Kernel:
-    """For ops that change names only."""
+    """For ops that change names or memories only: all memories of a device are its own here."""
     return lambda ctx, x: x
-
-
-@kernel(Move)
-def plan_move(op: Move, ins: Values, outs: Values, where: Standpoint) -> Kernel:
-    """Plans a copy: all memories of a device are its own here."""
-    return lambda ctx, x: x.clone()

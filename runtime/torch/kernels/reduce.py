@@ -15,7 +15,7 @@ def plan_reduce(op: Reduce, ins: Values, outs: Values, where: Standpoint) -> Ker
     """Plans a sum or a maximum over the piece's own extent of some dims."""
     axes, dtype = tuple(ins[0].type.index(d) for d in op.dims), ins[0].type.dtype
     if not axes:
-        return lambda ctx, x: x.clone()
+        return lambda ctx, x: x
     if op.fn == "max":
         return lambda ctx, x: x.amax(axes)
     storage = STORAGE[dtype]  # else integers would be summed to int64
@@ -69,6 +69,6 @@ def plan_top_k(op: TopK, ins: Values, outs: Values, where: Standpoint) -> Kernel
 
     def top_k(ctx: object, x: Tensor) -> tuple[Tensor, Tensor]:
         values, order = torch.sort(x, dim=axis, descending=True, stable=True)
-        return values.narrow(axis, 0, k).clone(), order.narrow(axis, 0, k).to(torch.int32)
+        return values.narrow(axis, 0, k), order.narrow(axis, 0, k).to(torch.int32)
 
     return top_k

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Shift, Slice, Split
 from runtime.backend import Kernel
-from runtime.torch.base import Standpoint, Values, fresh, kernel, number
+from runtime.torch.base import Standpoint, Values, kernel, number
 
 
 @kernel(Split)
@@ -29,14 +29,14 @@ def plan_merge(op: Merge, ins: Values, outs: Values, where: Standpoint) -> Kerne
         elif n not in op.dims:
             order.append(n)
     perm = tuple(names.index(n) for n in order)
-    return fresh(lambda ctx, x: x.permute(perm).reshape(shape))
+    return lambda ctx, x: x.permute(perm).reshape(shape)
 
 
 @kernel(Slice)
 def plan_slice(op: Slice, ins: Values, outs: Values, where: Standpoint) -> Kernel:
-    """Plans a copy of every `step`-th element of a range along a dim."""
+    """Plans a view of every `step`-th element of a range along a dim."""
     pick = (*(slice(None),) * ins[0].type.index(op.dim), slice(op.start, op.stop, op.step))
-    return lambda ctx, x: x[pick].clone()
+    return lambda ctx, x: x[pick]
 
 
 @kernel(Pad)

@@ -1,4 +1,4 @@
-"""Windows (a strided view, copied) and their adjoint (one strided addition per kernel element)."""
+"""Windows (a strided view) and their adjoint (one strided addition per kernel element)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runtime.torch.base import NARROW, STORAGE, Standpoint, Values, kernel, numb
 
 @kernel(Window)
 def plan_window(op: Window, ins: Values, outs: Values, where: Standpoint) -> Kernel:
-    """Plans the windows that a kernel sees along a dim."""
+    """Plans a view of the windows that a kernel sees along a dim."""
     axis = ins[0].type.index(op.dim)
     size, n, k = ins[0].type.size(op.dim), outs[0].type.size(op.out.name), op.kernel.size
     dilation, wide, stride = op.dilation, span(k, op.dilation), op.stride
@@ -30,7 +30,7 @@ def plan_window(op: Window, ins: Values, outs: Values, where: Standpoint) -> Ker
         step = x.stride(axis)
         sizes = (*x.shape[:axis], n, k, *x.shape[axis + 1 :])
         strides = (*x.stride()[:axis], step * stride, step * dilation, *x.stride()[axis + 1 :])
-        return x.as_strided(sizes, strides).clone(memory_format=torch.contiguous_format)
+        return x.as_strided(sizes, strides)
 
     return window
 
@@ -56,6 +56,6 @@ def plan_fold(op: Fold, ins: Values, outs: Values, where: Standpoint) -> Kernel:
         out = torch.zeros(shape, dtype=wide, device=x.device)
         for place, part in zip(places, x.unbind(at_kernel)):
             out[place] += part
-        return out.narrow(axis, low, size).to(storage, copy=True)
+        return out.narrow(axis, low, size).to(storage)
 
     return fold

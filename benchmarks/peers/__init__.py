@@ -1,0 +1,1 @@
+"""Training steps as one writes them by hand in PyTorch, for the same model, optimizer and strategies."""

@@ -1,0 +1,65 @@
+"""Which stages read the values of a graph, themselves or through nodes that stages may make for themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from compiler.graph import Graph, Node, Value
+from compiler.ops.repeat import Repeat
+
+if TYPE_CHECKING:
+    from compiler.passes.stage import Stage, Staged
+
+
+def readers(
+    graph: Graph,
+    wanted: Iterable[Value],
+    names: Iterable[str],
+    staged: Staged,
+    where: Mapping[str, Stage],
+    taken: Mapping[str, frozenset[int]] | None = None,
+) -> dict[str, frozenset[int]]:
+    """Stages of a backward graph that read each of `names`, themselves or through movable nodes.
+
+    `wanted`: values that are needed where they are made; `taken`: stages that need a value besides.
+    """
+    ends = [(v.name, staged.stages_at(staged.counts_at(v, where))) for v in wanted]
+    users, _ = users_of(graph, staged, where, [*(taken or {}).items(), *ends], staged.stages - 1)
+    return {name: users.get(name, frozenset()) for name in names}
+
+
+def users_of(
+    graph: Graph,
+    staged: Staged,
+    where: Mapping[str, Stage],
+    ends: Iterable[tuple[str, frozenset[int]]],
+    begin: int,
+) -> tuple[dict[str, frozenset[int]], list[tuple[Node, frozenset[int]]]]:
+    """Stages that read each value, and the movable nodes with the stages that make what they give.
+
+    ends: what is wanted of the graph, in which stages; begin: the stage in which the cut loop begins.
+    """
+    users: dict[str, frozenset[int]] = {}
+
+    def use(name: str, stages: frozenset[int]) -> None:
+        users[name] = users.get(name, frozenset()) | stages
+
+    for name, stages in ends:
+        use(name, stages)
+    everyone = frozenset(range(staged.stages))
+    movable = []
+    for node in reversed(graph.nodes):
+        place = where.get(node.outputs[0].name)
+        here = frozenset[int]().union(*(users.get(v.name, frozenset()) for v in node.outputs))
+        cut = staged.is_cut(node)
+        if cut:
+            here = everyone
+        elif here and place is not None:
+            here = staged.stages_at(place)
+        elif here:
+            movable.append((node, here))
+        for i, v in enumerate(node.inputs):
+            enters = cut and isinstance(node.op, Repeat) and i < node.op.carries
+            use(v.name, frozenset((begin,)) if enters else here)
+    return users, movable
