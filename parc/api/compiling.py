@@ -243,7 +243,7 @@ def export(file: File, system: System = "torch", **options: Unpack[Options]) -> 
 
     Raises `ParcError`; ValueError for a system that there is none of; TypeError as `load_program`.
     """
-    from parc.export.torch.file import export_torch
+    from parc.exporting.torch.file import export_torch
 
     if system not in SYSTEMS:
         raise ValueError(f"there is no system `{system}` to export to: {', '.join(SYSTEMS)}")

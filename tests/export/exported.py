@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from compiler.program import Program
-from parc.export.torch.file import export_torch
+from parc.exporting.torch.file import export_torch
 from runtime.data.synthetic import synthetic
 from runtime.stacked.emulator import Emulator
 

@@ -12,8 +12,8 @@ from compiler.ops.comm import Comm, Relayout
 from compiler.ops.registry import COMM, COMPUTE
 from compiler.program import Program
 from compiler.text import parse_program, show
-from parc.export.torch.file import export_torch
-from parc.export.torch.writer import EMIT
+from parc.exporting.torch.file import export_torch
+from parc.exporting.torch.writer import EMIT
 from tests.export.exported import BACKEND, Ran, alone, judge, together
 from tests.states import models as states
 
@@ -134,3 +134,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
 @pytest.mark.parametrize("name", [*DISTRIBUTED, *PROGRAMS, *STATES, "compiled"])
 def test_in_processes(name: str, ran: dict[str, Ran]) -> None:
     judge(ran[name])
+
+
+def test_the_function_is_no_module() -> None:
+    """`parc.export` may be called again: no folder has its name."""
+    file = str(ROOT / "examples" / "gpt.par")
+    assert parc.export(file) == parc.export(file)

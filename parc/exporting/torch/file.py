@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from zlib import crc32
 
-import parc.export.torch.comm
-import parc.export.torch.emitters  # noqa: F401 (both enter their emitters)
+import parc.exporting.torch.comm
+import parc.exporting.torch.emitters  # noqa: F401 (both enter their emitters)
 from compiler.graph import Dim, Node, Type
 from compiler.layout import TIME
 from compiler.numbering import Ranks
@@ -27,11 +27,11 @@ from compiler.program import (
     StateDecl,
 )
 from compiler.walk import bodies
-from parc.export.torch import running
-from parc.export.torch.derived import Derived, derived
-from parc.export.torch.function import FunctionWriter, Written, called_body, listed_buffers
-from parc.export.torch.library import library
-from parc.export.torch.writer import DTYPES, Identifiers, Writer, number, quoted, string, tuple_of
+from parc.exporting.torch import running
+from parc.exporting.torch.derived import Derived, derived
+from parc.exporting.torch.function import FunctionWriter, Written, called_body, listed_buffers
+from parc.exporting.torch.library import library
+from parc.exporting.torch.writer import DTYPES, Identifiers, Writer, number, quoted, string, tuple_of
 
 RESULTS = (Role.LOSS, Role.METRIC, Role.REPORT)
 """Roles of buffers that a step tells of."""

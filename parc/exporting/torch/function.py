@@ -18,10 +18,10 @@ from compiler.origin import Role
 from compiler.program import LASTING, Function
 from compiler.text.printer import show_type
 from dsl.data import dataclass
-from parc.export.torch.fused import fused
-from parc.export.torch.products import Products, together
-from parc.export.torch.reading import FusedCall
-from parc.export.torch.writer import EMIT, Identifiers, Writer, string
+from parc.exporting.torch.fused import fused
+from parc.exporting.torch.products import Products, together
+from parc.exporting.torch.reading import FusedCall
+from parc.exporting.torch.writer import EMIT, Identifiers, Writer, string
 
 WIDTH = 96
 """Columns from which a type stands on no line of its own any more: it is left out."""

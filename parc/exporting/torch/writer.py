@@ -12,7 +12,7 @@ from compiler.layout import local_type
 from compiler.ops.base import ByOp, Op
 from compiler.program import DeviceClass, Program
 from dsl.data import dataclass
-from parc.export.torch.library import FUNCTIONS
+from parc.exporting.torch.library import FUNCTIONS
 
 Emitter = Callable[[Op, Node, "Writer"], str]
 """The expression of a node's results (of several: of a tuple)."""

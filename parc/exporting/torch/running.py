@@ -8,7 +8,7 @@ from typing import NamedTuple
 from compiler.layout import TIME
 from compiler.origin import Role
 from compiler.program import ALL_CHUNKS, LASTING, DeviceClass, For, Program, Run
-from parc.export.torch.writer import DTYPES, string, tuple_of
+from parc.exporting.torch.writer import DTYPES, string, tuple_of
 
 
 class Running(NamedTuple):

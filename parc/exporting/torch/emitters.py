@@ -14,7 +14,7 @@ from compiler.ops.move import Move
 from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.ops.window import Fold, Window, span
-from parc.export.torch.writer import DTYPES, Writer, emit, number, tuple_of
+from parc.exporting.torch.writer import DTYPES, Writer, emit, number, tuple_of
 
 INFIX = {
     **{"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "=="},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from compiler.graph import Node
 from compiler.ops.comm import AllGather, AllReduce, AllToAll, MaskPad, OnlyFirst, ReduceScatter, Shard
 from compiler.ops.neighbours import Halo, HaloAdd, ShiftAcross
-from parc.export.torch.writer import Writer, emit, number, quoted, string
+from parc.exporting.torch.writer import Writer, emit, number, quoted, string
 
 
 def _size(node: Node, dim: str, w: Writer) -> int:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from compiler.graph import Node, Value
 from compiler.ops.elementwise import Map
-from parc.export.torch.emitters import is_matrix_product
-from parc.export.torch.reading import FusedCall, Reading
-from parc.export.torch.writer import Writer
+from parc.exporting.torch.emitters import is_matrix_product
+from parc.exporting.torch.reading import FusedCall, Reading
+from parc.exporting.torch.writer import Writer
 
 Products = list[tuple[Node, Node | None]]
 """Products, each with the node that adds a vector to it, if one does."""

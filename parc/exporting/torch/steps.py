@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from compiler.graph import Node, Value
 from compiler.ops.elementwise import Map
 from compiler.origin import Phase
-from parc.export.torch.reading import FusedCall, Reading
-from parc.export.torch.writer import number
+from parc.exporting.torch.reading import FusedCall, Reading
+from parc.exporting.torch.writer import number
 
 
 def steps(of: Reading, nodes: Sequence[Node]) -> Iterator[tuple[Node, FusedCall]]:

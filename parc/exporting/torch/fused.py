@@ -16,11 +16,11 @@ from compiler.ops.elementwise import Cast, Map, StopGradient
 from compiler.ops.reduce import Reduce
 from compiler.regions.region import Region, RegionKind
 from dsl.data import dataclass
-from parc.export.torch.emitters import permuted
-from parc.export.torch.products import biased
-from parc.export.torch.reading import FusedCall, Reading
-from parc.export.torch.steps import steps
-from parc.export.torch.writer import DTYPES, Writer, number, tuple_of
+from parc.exporting.torch.emitters import permuted
+from parc.exporting.torch.products import biased
+from parc.exporting.torch.reading import FusedCall, Reading
+from parc.exporting.torch.steps import steps
+from parc.exporting.torch.writer import DTYPES, Writer, number, tuple_of
 
 LOW = -1e9
 """What stands in the place of scores that a mask leaves out is below this."""

@@ -9,7 +9,7 @@ from compiler.graph import Node, Value
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
 from dsl.data import dataclass
-from parc.export.torch.writer import Writer
+from parc.exporting.torch.writer import Writer
 
 
 @dataclass(frozen=True, slots=True)
