@@ -40,7 +40,7 @@ _KINDS = {
     "output": "outputs",
     "gradient": "gradients",
     "weight": "weights",
-    "state": "optimizer state",
+    "state": "states",
     "report": "reports",
 }
 _MOST_SHOWN = 10
@@ -107,11 +107,11 @@ def command(
 ) -> bool:
     """Prove that FILE's distributed run computes what its serial program computes.
 
-    Both train for some steps on the same batches; loss, every gradient, the weights and the optimizer's state are
-    compared after each, each tensor at its own scale. What could not be compared, and what the steps did not reach, is
-    listed. With `--engine torch` it is the real run that is compared. With `--evaluate` nothing is trained: loss,
-    metrics and outputs are compared. A proof that says nothing (all gradients are zero, the loss is not a number) ends
-    with 1.
+    Both train for some steps on the same batches; loss, every gradient, the weights and all states (the optimizer's,
+    the model's) are compared after each, each tensor at its own scale. What could not be compared, and what the steps
+    did not reach, is listed. With `--engine torch` it is the real run that is compared. With `--evaluate` nothing is
+    trained: loss, metrics and outputs are compared. A proof that says nothing (all gradients are zero, the loss is not
+    a number) ends with 1.
     """
     set_threads(threads)
     chosen = choice(out, params, job, strategy) | entry_of(evaluate) | {"double": double}
