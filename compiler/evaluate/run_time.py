@@ -50,6 +50,9 @@ def declare_bounded(name: ast.Name, size: ast.Expr, scope: Scope) -> None:
     if name.id in making.dim_names or name.id in making.used_dims:
         raise fail("E0220", f"`{name.id}` is a dim already", name.span, help="choose another name")
     making.dim_names.add(name.id)
+    extent = making.extents.get(count)
+    if extent is None or extent.high > bound:  # more there are not, and means divide by what there is
+        count = scope.emit(Map("minimum", (None, bound)), count, span=size.span)
     making.counts[name.id] = count
     scope.dims[name.id] = Dim(name.id, bound)
 
@@ -65,6 +68,10 @@ def masked(op: Op, inputs: Sequence[Value], scope: Scope, span: Span) -> list[Va
     types = [v.type for v in found]
     if not any(n in counts for t in types for n in t.names):
         return found
+    i = _with_pole(op)
+    if i is not None and found[i].type.is_float and not _held_off(found[i], scope):
+        for d in (d for d in found[i].type.dims if d.name in counts):
+            found[i] = _where(mask(d, scope, span), 1, found[i], scope, span, True)
     for loop in op.loops(types, op.infer(*types)):
         dim = next((n for n in loop.ins if n in counts), None)
         if dim is None or dim == rows or isinstance(op, Cumsum):
@@ -82,6 +89,25 @@ def masked(op: Op, inputs: Sequence[Value], scope: Scope, span: Span) -> list[Va
             )
             raise fail("E0220", message, span, help=help)
     return found
+
+
+def _with_pole(op: Op) -> int | None:
+    """The operand at which the derivative has a pole at zero: what lies beyond the count may be zero."""
+    if not isinstance(op, Map) or op.fn not in ("div", "log", "pow", "rsqrt", "sqrt"):
+        return None
+    at = 1 if op.fn == "div" else 0
+    power = op.slots[1] if op.fn == "pow" else None
+    if op.slots[at] is not None or (power is not None and power >= 1):
+        return None
+    return op.slots[:at].count(None)
+
+
+def _held_off(x: Value, scope: Scope) -> bool:
+    """Whether it is kept off zero already: `mean(x * x) + eps`, `maximum(size, 1.0)`."""
+    made = next((n for n in reversed(scope.frame.builder.nodes) if x in n.outputs), None)
+    if made is None or not isinstance(made.op, Map) or made.op.fn not in ("add", "maximum"):
+        return False
+    return any(s is not None and s > 0 and (s < 0.01 or made.op.fn == "maximum") for s in made.op.slots)
 
 
 def _renamed(dim: str, into: str, scope: Scope, span: Span) -> None:

@@ -235,7 +235,7 @@ def _check_states(placed: Placed, staged: Staged, where: Mapping[str, Stage]) ->
     found = Diagnostics()
     for s, new in zip(model.states, placed.forward.outputs[training.asked : training.results], strict=True):
         place, apart = where.get(new.name), False
-        if staged.cut is not None and staged.cut.label in s.loops:
+        if any(c.label in s.loops for c in staged.cuts):
             continue  # each stage has those of its own iterations
         if place is not None:
             apart = place == ALL or not reads[s.name] <= {place}

@@ -111,7 +111,32 @@ model net {
 """
 """A loop that carries three states round."""
 
-MODELS = {"turns": TURNS, "caches": CACHES, "many": MANY, "across": ACROSS}
+TWO = """\
+model tower(layers) {
+  dim b = 8, s = 4, d = 12
+  input x : compute[b,s,d]
+  state seen : int32
+  h = x
+  repeat layers as block {
+    h = h + remembered(layer_norm(h), seen)
+  }
+  seen = seen + s
+  output h
+  loss mean(h * h)
+}
+
+model net {
+  dim b = 8, s = 4, d = 12
+  input x : compute[b,s,d]
+  weight w[d] ~ ones
+  h = tower(4, x = x * w) as student
+  aim = tower(2, x = x) as teacher
+  loss mean((h - aim) * (h - aim))
+}
+"""
+"""Two models with states, of which both loops are cut."""
+
+MODELS = {"two": CACHES.split("model net")[0] + TWO, "turns": TURNS, "caches": CACHES, "many": MANY, "across": ACROSS}
 
 STRATEGIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "alone": ("caches", "one = 1", ()),
@@ -143,6 +168,10 @@ STRATEGIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "many_rows": ("many", "cp = 2", ("split row on cp",)),
     "many_pages": ("many", "cp = 2", ("split n, row on cp", "recompute block")),
     "turns": ("turns", "dp = 2", ("split b on dp", "microbatches 2 over b")),
+    "two": (
+        "two", "pp = 2",
+        ("pipeline student.block on pp, schedule one_f_one_b(microbatches = 2)", "pipeline teacher.block on pp"),
+    ),
     "across_data": ("across", "dp = 4", ("split b on dp",)),
     "across_both": ("across", "dp = 2, tp = 2", ("split b on dp", "split e, d on tp")),
 }  # fmt: skip
@@ -152,6 +181,7 @@ STRATEGIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 def text(model: str, axes: str = "one = 1", rules: tuple[str, ...] = (), precision: str = "") -> str:
     """A file."""
     lines = "".join(f"  {r}\n" for r in rules)
+    precision += "  frozen teacher\n" if "as teacher" in model else ""
     return (
         f"{HEAD}{model}\nstrategy plan for net {{\n  mesh ({axes})\n{lines}}}\n\n"
         f"job fit {{\n  train net using plan\n  optimizer adamw(lr = 0.01)\n{precision}}}\n"

@@ -63,6 +63,52 @@ def test_the_size_is_the_count(count: int, garbage: float) -> None:
         np.testing.assert_allclose(found.gradients[name], gradient, rtol=1e-10, atol=1e-13)
 
 
+POLES = (
+    "log(x * x * w)",
+    "sqrt(abs(x * w))",
+    "1.0 / (x * w)",
+    "pow(x * x * w, 0.5)",
+    "x * w * rsqrt(sum(x * x * w, over d))",
+    "x * w / sqrt(sum(x * x, over d))",
+)
+
+
+@pytest.mark.parametrize("each", POLES)
+def test_a_pole_beyond_the_count_is_not_seen(each: str) -> None:
+    """The derivative there is no number, and no gradient has a part of it."""
+    model = f"""\
+model net {{
+  dim b = 4, d = 4
+  input count : int32 in 1..7
+  dim t = COUNT
+  input x : compute[b,t,d]
+  weight w[d] ~ ones
+  loss mean({each})
+}}
+"""
+    bounded = Emulator(compile_text(text(model.replace("COUNT", "count <= 6"))).program)
+    stated = Emulator(compile_text(text(model.replace("COUNT", "3"))).program)
+    found, want = bounded.step(data(3, 6), gradients=True), stated.step(data(3, 3), gradients=True)
+    assert found.loss == pytest.approx(want.loss, rel=1e-12)
+    np.testing.assert_allclose(found.gradients["w"], want.gradients["w"], rtol=1e-10)
+
+
+def test_a_count_beyond_the_bound_is_the_bound() -> None:
+    model = """\
+model net {
+  dim b = 4, d = 4
+  input count : int32
+  dim t = count <= 6
+  input x : compute[b,t,d]
+  weight w[d] ~ ones
+  loss mean(x * w)
+}
+"""
+    run = compile_text(text(model)).program
+    assert Emulator(run).step(data(20, 6)).loss == pytest.approx(data(20, 6)["x"].mean(), rel=1e-12)
+    assert Emulator(run).step(data(-3, 6)).loss == 0
+
+
 RULES = {
     "data": ("dp = 2", ("split b on dp", "microbatches 2 over b")),
     "positions": ("cp = 2", ("split t, u on cp",)),
