@@ -32,6 +32,10 @@ def follow(place: Seat, patience: float, device: str) -> int:
         sys.stderr.write("".join(f"process {place.rank}: {line}\n" for line in told.strip().splitlines()))
         lost = any(d.code == "E0709" for d in error.diagnostics)
         _leave(world, "" if lost else str(error.diagnostics[0].message))
+    except KeyboardInterrupt:
+        if world is not None:
+            world.leave()
+        raise
     except Exception as error:
         import traceback
 

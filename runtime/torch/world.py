@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dsl.diagnostics import ParcError, fail
+from dsl.render import render
 from runtime.torch.launch import Seat
 
 BEAT = 0.5
@@ -56,6 +58,8 @@ class World:
         self._groups: dict[tuple[int, ...], Any] = {}
         self._seen: dict[int, tuple[str, float]] = {}
         self._over = threading.Event()
+        self._beats: threading.Thread | None = None
+        self._heard = 0
         waiting = timedelta(seconds=patience)
         ours = place.rank == 0 and not place.served
         try:
@@ -65,7 +69,11 @@ class World:
             )  # fmt: skip
             self._head = f"{os.getpid()} on {os.uname().nodename}"
             self.store.set(f"beat/{self.rank}", f"0 {self._head}")
-            threading.Thread(target=self._live, args=(self.store.clone(),), daemon=True).start()
+            self._beats = threading.Thread(target=self._live, args=(self.store.clone(),), daemon=True)
+            self._beats.start()
+            if self.rank:
+                keeper = "the store of torchrun" if place.served else "process 0"
+                threading.Thread(target=self._watch, args=(keeper,), daemon=True).start()
             dist.init_process_group(
                 self.backend, store=dist.PrefixStore("world", self.store), rank=self.rank, world_size=self.size,
                 timeout=waiting,
@@ -75,6 +83,9 @@ class World:
             absent = self._absent(place, error)
             self.close()
             raise absent from error
+        except KeyboardInterrupt:
+            self.leave()
+            raise
 
     def group(self, ranks: Sequence[int]) -> Any:
         """The process group of these ranks, made once: by all processes, in the same order."""
@@ -175,8 +186,26 @@ class World:
             number += 1
             try:
                 store.set(f"beat/{self.rank}", f"{number} {self._head}")
+                store.check([f"beat/{self.rank}"])  # comes back where who keeps the store still answers
+                self._heard = number
+                if ended := sorted(self.ended()):  # they cannot write why: all others wait for no message of theirs
+                    whose = {r: store.get(f"beat/{r}").decode() for r in ended if store.check([f"beat/{r}"])}
+                    who = " and ".join(f"process {r} ({sign.partition(' ')[2]})" for r, sign in whose.items())
+                    if who and not self._reasons():
+                        store.compare_set("verdict", "", f"{who} {'has' if len(whose) == 1 else 'have'} ended")
             except RuntimeError:  # the store has gone with its process
                 return
+
+    def _watch(self, keeper: str) -> None:
+        """End this process where who keeps the store is stopped: calls of it never come back, in whichever thread."""
+        silent, heard = 0, 0
+        while not self._over.wait(BEAT):  # turns are counted: a clock goes on while all are stopped together
+            silent, heard = silent + 1 if heard == self._heard else 0, self._heard
+            if silent * BEAT > 2 * self.silence:
+                told = render(_lost(f"{keeper} no longer answers").diagnostics, {}, False).strip().splitlines()
+                sys.stderr.write("".join(f"process {self.rank}: {line}\n" for line in told))
+                sys.stderr.flush()
+                os._exit(1)
 
     def _signs(self) -> dict[int, str] | None:
         """Who every process is, as its last sign of life says; None where the store has gone with its process."""
@@ -224,10 +253,12 @@ class World:
     def leave(self) -> None:
         """Leave while others may hang: connections are not waited for."""
         self._over.set()
+        if self._beats is not None:  # where Python ends while a thread is in a call of torch, the process aborts
+            self._beats.join(2.0)
 
     def close(self) -> None:
         """Leave. Every process does before it ends: without that some abort at their exit."""
-        self._over.set()
+        self.leave()
         if dist.is_initialized():
             dist.destroy_process_group()
 

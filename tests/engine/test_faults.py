@@ -92,6 +92,15 @@ def test_a_process_that_hangs_is_named() -> None:
         assert f"error[E0709]: process 1 ({others[0]} on" in told and "no longer answers" in told
 
 
+def test_a_first_process_that_hangs_is_left() -> None:
+    with training() as (p, others):
+        os.kill(p.pid, signal.SIGSTOP)
+        assert gone(others)
+        p.kill()
+        _, told = p.communicate(timeout=LATEST)
+        assert all(f"process {r}: error[E0709]: process 0 no longer answers" in told for r in (1, 2)), told
+
+
 def test_nobody_outlives_the_first_process() -> None:
     with training() as (p, others):
         p.kill()
