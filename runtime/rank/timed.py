@@ -67,6 +67,18 @@ class TimedMessage:
     over_yet: bool = False
 
 
+def delivered(spans: Sequence[Sequence[TimedSpan]]) -> list[list[TimedSpan]]:
+    """The spans of several devices by one clock, where sends end when they had come, at the latest: libraries tell a
+    sender only when he waits."""
+    waits = {(s.step, s.tag): s.end for of in spans for s in of if s.tag and s.op == Recv.mnemonic}
+
+    def there(s: TimedSpan) -> TimedSpan:
+        came = waits.get((s.step, s.tag)) if s.op == SENT else None
+        return s if came is None else replace(s, end=min(s.end, max(s.start, came)))
+
+    return [[there(s) for s in of] for of in spans]
+
+
 class TimedPending(Pending):
     """A value that is not there yet, and the message that brings it; None: nothing has to come."""
 

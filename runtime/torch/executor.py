@@ -12,7 +12,7 @@ from compiler.numbering import Ranks
 from compiler.program import RESULTS, Program, StateDecl
 from runtime.distribute import Array
 from runtime.executor import LocalExecutor
-from runtime.rank.timed import TimedSpan
+from runtime.rank.timed import TimedSpan, delivered
 from runtime.state import Piece
 from runtime.torch.launch import require_size
 from runtime.torch.member import Member
@@ -67,7 +67,7 @@ class TorchExecutor(LocalExecutor):
         """What ran when since the program was opened, on each of these ranks, in nanoseconds of process 0's clock."""
         self._do("clock")
         answers = self._ask("measured", tuple(ranks))
-        return [answers[r] for r in ranks]
+        return delivered([answers[r] for r in ranks])
 
     def close(self) -> None:
         """Let all processes forget the program."""

@@ -175,6 +175,7 @@ def test_clocks_of_a_host_agree(pool: ProcessPool, profiles: Mapping[str, Profil
     waits = [s for of in spans for s in of if s.kind == Kind.EXPOSED and s.tag]
     assert len(waits) == len(sent)
     for wait in waits:
+        assert sent[wait.step, wait.tag].end <= max(wait.end, sent[wait.step, wait.tag].start)
         assert wait.end > sent[wait.step, wait.tag].start - 2_000_000, "2 ms is more than half a round trip"
 
 
