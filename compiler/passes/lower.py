@@ -174,10 +174,11 @@ class _Class:
         renewed = self._renewed(stage, roots, sends)
         self.states += declared(placed, renewed, chunk, part)
         roots += [v for s, v in renewed if v.name != s.name]
-        early = [(op, v) for op, v in ends if v in graph.inputs]  # before what they are of is renewed
+        inputs = set(graph.inputs)
+        early = [(op, v) for op, v in ends if v in inputs]  # before what they are of is renewed
         self._body(emit, graph, where, stage, chunk, roots, sends, True, early=early)
         for op, v in ends:
-            if v not in graph.inputs:
+            if v not in inputs:
                 emit.do(op, v)
         renew(emit, placed, renewed, chunk)
         return emit.body()

@@ -154,7 +154,8 @@ def place(training: Training) -> Placed:
     _data_inputs(backward, training.backward, training)
     place_nodes(backward, training.backward.nodes)
     gradients = [_total_gradient(backward, v) for v in training.backward.outputs]
-    entered = (*kept, *(v for v in training.backward.inputs if v not in training.saved))
+    others = set(training.backward.inputs).difference(training.saved)
+    entered = (*kept, *(v for v in training.backward.inputs if v in others))
     backward_graph = prune(Graph("backward", entered, tuple(backward.nodes), tuple(gradients)))
     accumulators = tuple(_untimed(shared.layouts[v.name]) for v in gradients)
 
