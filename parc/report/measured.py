@@ -67,7 +67,8 @@ class Measured:
                 for s in mine:
                     yield _event(s.name, s.kind, s.start, s.end, zero, pid, tid, _told(s, player))
                     if (arrow := arrows.get((s.step, s.tag))) is not None:
-                        where = {"ts": microseconds(s.start - zero), "pid": pid, "tid": tid}
+                        at = s.start if s.op == SENT else s.end - 1  # within the wait, behind the send
+                        where = {"ts": microseconds(at - zero), "pid": pid, "tid": tid}
                         yield {**_ENDS[s.op], "name": "message", "cat": "message", "id": arrow, **where}
 
     def _tracks(self, spans: Sequence[TimedSpan]) -> list[tuple[str, list[TimedSpan]]]:

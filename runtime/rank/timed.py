@@ -74,7 +74,7 @@ def delivered(spans: Sequence[Sequence[TimedSpan]]) -> list[list[TimedSpan]]:
 
     def there(s: TimedSpan) -> TimedSpan:
         came = waits.get((s.step, s.tag)) if s.op == SENT else None
-        return s if came is None else replace(s, end=min(s.end, max(s.start, came)))
+        return s if came is None else replace(s, end=min(s.end, max(s.start + 1, came)))
 
     return [[there(s) for s in of] for of in spans]
 

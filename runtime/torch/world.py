@@ -137,7 +137,8 @@ class World:
         """This process' clock, and by how much process 0's is ahead (nanoseconds): called by the first `size`.
 
         Each asks process 0 what its clock shows, some times; the quickest answer counts, half of whose way is assumed
-        to be the way back. So the error is at most half of its round trip.
+        to be the way back. So the error is at most half of its round trip. A difference that may be none is none:
+        processes of a host have one clock.
         """
         quickest, found = None, 0
         for peer in range(1, size) if self.rank == 0 else (0,):
@@ -154,7 +155,7 @@ class World:
                 taken = time.perf_counter_ns() - start
                 if quickest is None or taken < quickest:
                     quickest, found = taken, int(told[0]) - start - taken // 2
-        return time.perf_counter_ns(), found
+        return time.perf_counter_ns(), found if quickest and 2 * abs(found) > quickest + 1 else 0
 
     def _wait(self, work: Any, what: str, peers: Sequence[int], soft: bool = True) -> None:
         """Wait as long as all processes show signs of life. soft: whether the work can be waited for again after a

@@ -164,19 +164,20 @@ def test_arrows_lead_forward_from_a_send_to_its_wait(profiles: Mapping[str, Prof
             ends.setdefault(e["id"], []).append((e["ph"], e["ts"], e["pid"]))
     assert len(ends) == STEPS * 2 * 4
     for both in ends.values():
-        (_, _, source), (_, _, target) = sorted(both, key=lambda x: x[0] != "s")
-        assert [ph for ph, _, _ in sorted(both, key=lambda x: x[0] != "s")] == ["s", "f"] and source != target
+        (_, begin, source), (_, end, target) = sorted(both, key=lambda x: x[0] != "s")
+        assert sorted(ph for ph, _, _ in both) == ["f", "s"] and source != target
+        assert begin < end
 
 
 def test_clocks_of_a_host_agree(pool: ProcessPool, profiles: Mapping[str, Profile]) -> None:
-    """A message is not there before it was sent: by one clock for all processes."""
+    """A message is not there before it was sent: by one clock for all processes, which those of a host have."""
     spans = profiles["piped"].spans
     sent = {(s.step, s.tag): s for of in spans for s in of if s.kind == Kind.SEND}
     waits = [s for of in spans for s in of if s.kind == Kind.EXPOSED and s.tag]
     assert len(waits) == len(sent)
     for wait in waits:
-        assert sent[wait.step, wait.tag].end <= max(wait.end, sent[wait.step, wait.tag].start)
-        assert wait.end > sent[wait.step, wait.tag].start - 2_000_000, "2 ms is more than half a round trip"
+        assert sent[wait.step, wait.tag].end <= wait.end
+        assert wait.end > sent[wait.step, wait.tag].start
 
 
 def test_an_evaluation_is_timed(pool: ProcessPool) -> None:
