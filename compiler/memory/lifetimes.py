@@ -150,14 +150,16 @@ def _sort(found: Lives, ended: Sequence[_Span], left: Sequence[_Span]) -> None:
         if s.loop:
             found.turning[s.site] = (s.loop, s.buffer.bytes, s.buffer.memory)
     turns: dict[RingKey, list[_Span]] = {}
+    runs: dict[Site, list[tuple[int, int]]] = {}  # many of a site: of a function that is called for each weight
     for s in ended:
         if s.site in found.turning:
             turns.setdefault(found.turning[s.site], []).append(s)
             continue
         if s.site not in found.fixed:
             found.fixed[s.site] = Fixed(s.buffer.name, s.buffer.bytes, s.buffer.memory)
-        fixed = found.fixed[s.site]
-        fixed.alive = union(fixed.alive, [(s.born, s.died + 1)])
+        runs.setdefault(s.site, []).append((s.born, s.died + 1))
+    for site, times in runs.items():
+        found.fixed[site].alive = union(found.fixed[site].alive, times)
     for key, spans in turns.items():
         first = spans[0].buffer
         alive = ((min(s.born for s in spans), max(s.died for s in spans) + 1),)

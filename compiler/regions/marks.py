@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.contract import Contract
@@ -27,10 +27,12 @@ class Regions:
     sunk: Mapping[int, set[str]]
 
 
-def marked(body: Graph, region: Region) -> list[Node]:
-    """The nodes of a region of the body."""
-    values = set(region.values)
-    return [node for node in body.nodes if node.outputs and node.outputs[0].name in values]
+def marked(body: Graph) -> Iterator[tuple[Region, list[Node]]]:
+    """Each region of the body, with its nodes in their order."""
+    if body.regions:
+        at = {node.outputs[0].name: node for node in body.nodes if node.outputs}
+        for region in body.regions:
+            yield region, [at[name] for name in region.values]
 
 
 def regions_of(program: Program) -> Regions:
@@ -43,8 +45,7 @@ def regions_of(program: Program) -> Regions:
     for function in {id(f): f for cls in program.classes for f in cls.functions}.values():
         mark_sunk(function.body, set(), sunk)
         for body in bodies(function.body):
-            for region in body.regions:
-                nodes = marked(body, region)
+            for region, nodes in marked(body):
                 if region.kind is RegionKind.ATTENTION:
                     attention.update(dict.fromkeys(nodes, region))
                 elif region.kind is RegionKind.ROUTING:
