@@ -178,4 +178,13 @@ CODES: tuple[Code, ...] = (
         "# --engine torch --device npu\n" + _job(""),
         _job(""),
     ),
+    Code(
+        "E0711",
+        "an engine that measures nothing",
+        "`--profile` writes what a real run took, on the processes of an engine: `--engine torch`. Emulated devices "
+        "take turns in one process, so their times say nothing of the program; `parc trace` writes what a step takes "
+        "on the job's cluster, by the cost model.",
+        "# --profile out.json\n" + _job(""),
+        _job(""),
+    ),
 )

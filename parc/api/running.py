@@ -12,10 +12,13 @@ from parc.api.options import Executor, Options, is_program, name_of, texts
 if TYPE_CHECKING:
     from compiler.evaluate.sizes import Sizes
     from compiler.model import Job
+    from compiler.program import Program
     from dsl.diagnostics import Diagnostic
     from parc.api.options import File
+    from parc.profiling import Profile
     from parc.small import Small
     from parc.training import Progress, RunResult
+    from runtime.executor import Executor as Executing
     from runtime.prove import Proof
     from runtime.torch.engine import Engine
 
@@ -27,6 +30,7 @@ def run(
     progress: Callable[[Progress], None] | None = None,
     told: Callable[[Diagnostic], None] | None = None,
     engine: Engine | None = None,
+    profiled: Callable[[Profile], None] | None = None,
     **options: Unpack[Options],
 ) -> RunResult:
     """Train a `.par` file, or a lowered `.npu`, on emulated devices; or evaluate as many batches (`entry="evaluate"`).
@@ -39,13 +43,14 @@ def run(
         progress: hears of each step.
         told: hears of an error before what helps is looked for, where that takes seconds.
         engine: runs the program in place of the emulator.
+        profiled: hears what ran when, in the end, of an engine that is `timed`.
         options: see `Options`.
 
     Raises:
         ParcError: for what is wrong; E0701 if its devices, or E0910 if this machine have no memory for it.
     """
     with engine or nullcontext():
-        return _run(file, steps, progress, told, engine, options)
+        return _run(file, steps, progress, told, engine, profiled, options)
 
 
 def _run(
@@ -54,29 +59,43 @@ def _run(
     progress: Callable[[Progress], None] | None,
     told: Callable[[Diagnostic], None] | None,
     engine: Engine | None,
+    profiled: Callable[[Profile], None] | None,
     options: Options,
 ) -> RunResult:
     from parc.training import run
     from runtime.stacked import Emulator
 
-    executor = Emulator if engine is None else engine.executor
+    executor: Callable[[Program], Executing] = Emulator if engine is None else engine.executor
+    profiler = None
+    if engine is not None and profiled is not None:
+        from parc.profiling import Profiler
+
+        profiler = Profiler(engine)
+        executor = profiler.executor
     if is_program(name_of(file)):
-        return run(load_program(file, **options), steps, progress=progress, executor=executor)
+        found = run(load_program(file, **options), steps, progress=progress, executor=executor)
+        if profiler is not None and profiled is not None:
+            profiled(profiler.profile(found.name))
+        return found
     from parc.machine import require_machine
 
     compiled = compile(file, **options)
     if engine is None or engine.place is None:  # else the devices are not all here
         require_machine(compiled, _sized(file, options), "stacked" if engine is None else "private", proof=False)
-    simulated = None
+    simulated = simulation = None
     if compiled.job.cluster is not None:
         from compiler.cost.time.simulate import Simulation
 
-        simulated = compiled.job.cluster.device.name, Simulation.of(compiled).seconds()
+        simulation = Simulation.of(compiled)
+        simulated = compiled.job.cluster.device.name, simulation.seconds()
     from parc.memory import capacities
     from parc.room import require_room
 
     require_room(compiled, told=told)
-    return run(compiled.program, steps, compiled.job.data, capacities(compiled.job), progress, simulated, executor)
+    found = run(compiled.program, steps, compiled.job.data, capacities(compiled.job), progress, simulated, executor)
+    if profiler is not None and profiled is not None:
+        profiled(profiler.profile(found.name, simulation))
+    return found
 
 
 def verify(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dsl.diagnostics import fail
+
 if TYPE_CHECKING:
     from runtime.torch.engine import Engine
 
@@ -47,16 +49,22 @@ def engine_options(function: F) -> F:
     return function
 
 
-def engine_of(engine: str, device: str, patience: float) -> Engine | None:
-    """The engine that was asked for. A process but the first of a run that somebody else has started does its part here
-    and ends: what is found is told by the first."""
+def engine_of(engine: str, device: str, patience: float, timed: bool = False) -> Engine | None:
+    """The engine that was asked for; E0711 if it is to be timed and cannot.
+
+    A process but the first of a run that somebody else has started does its part here and ends: what is found is told
+    by the first.
+    """
     if engine == "emulator":
+        if timed:
+            help = "`--engine torch` runs the program on processes; `parc trace` writes what the cost model predicts"
+            raise fail("E0711", "the emulator measures nothing: `--profile` needs an engine", help=help)
         return None
     from runtime.torch.engine import Engine
     from runtime.torch.follower import follow
     from runtime.torch.launch import require_torch
 
-    found = Engine(device, patience)
+    found = Engine(device, patience, timed)
     if found.place is not None and found.place.rank:
         require_torch()
         code = follow(found.place, patience, device)

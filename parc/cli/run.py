@@ -27,8 +27,11 @@ from parc.cli.common import (
 )
 from parc.cli.engine import engine_of, engine_options
 from parc.cli.tables import amount, plural, seconds, table
+from parc.cli.writing import check_output, write_output
+from parc.units import percent
 
 if TYPE_CHECKING:
+    from parc.profiling import Profile
     from parc.training import Progress, RunResult
 
 
@@ -36,6 +39,11 @@ if TYPE_CHECKING:
 @file_argument
 @click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Training steps, or batches.")
 @evaluate_option
+@click.option(
+    "--profile",
+    metavar="OUT",
+    help="With `--engine torch`: write what ran when, as `parc trace` does, and show it beside the prediction.",
+)
 @engine_options
 @threads_option
 @job_options
@@ -44,6 +52,7 @@ def command(
     file: str,
     steps: int,
     evaluate: bool,
+    profile: str | None,
     engine: str,
     device: str,
     patience: float,
@@ -59,16 +68,28 @@ def command(
     """
     set_threads(threads)
     check_program(out, file, params=params, job=job, strategy=strategy)
-    chosen_engine = engine_of(engine, device, patience)
+    chosen_engine = engine_of(engine, device, patience, profile is not None)
     source = read_source(out, file, program=True)
+    check_output(profile, source, dict(params).values())
+    profiles: list[Profile] = []
+    profiled = None if profile is None else profiles.append
     chosen = choice(out, params, job, strategy) | entry_of(evaluate)
     with _progress(out, steps, "evaluating" if evaluate else "training") as progress:
-        found = api.run(source, steps, progress=progress, told=out.begin, engine=chosen_engine, **chosen)
+        found = api.run(
+            source, steps, progress=progress, told=out.begin, engine=chosen_engine, profiled=profiled, **chosen
+        )
     if found.data == "synthetic":
         out.say("note: the batches are made-up numbers; a job's `data` names real ones")
     outputs = {name: _summary(x) for name, x in found.outputs.items()}
     out.result = asdict(replace(found, outputs=outputs))
     out.data(_shown(found, color(sys.stdout)))
+    for p in profiles:
+        assert profile is not None
+        from parc.report.measured import Measured
+
+        write_output(profile, Measured(p).text())
+        out.result["profile"] = p.as_json() | {"output": profile}
+        out.data("\n" + _profile(p, profile, color(sys.stdout)))
 
 
 def _shown(run: RunResult, style: bool) -> str:
@@ -97,6 +118,49 @@ def _shown(run: RunResult, style: bool) -> str:
         sent = [[t.op, ", ".join(t.axes) or "stages", f"{t.calls:g}", amount(t.bytes)] for t in run.traffic]
         parts.append(table(["communication", "over", "calls", "sent per device and step"], sent, style, left=2))
     return "\n\n".join(parts)
+
+
+def _profile(profile: Profile, output: str, style: bool) -> str:
+    """Predicted : measured, by kind, and messages."""
+    from parc.report.trace import devices
+
+    counted, whose = profile.counted, profile.players[profile.shown]
+    first = " (the first is left out)" if counted.start else ""
+    here = f"measured on {profile.about}: mean of {plural(len(counted), 'step')}{first} of device {whose.first}"
+    if profile.prediction is None:
+        what = "predicted: nothing, the program has no cluster"
+    else:
+        cluster = profile.prediction.cluster
+        what = f"predicted by `parc cost` for {devices(whose)} of the cluster `{cluster}`, "
+        what += "of which the ratio says nothing unless that is here"
+    whole = profile.kinds[-1]
+    rows = [
+        [k.kind, _time(k.predicted), _share(k.predicted, whole.predicted), seconds(k.measured),
+         _share(k.measured, whole.measured), _ratio(k.predicted, k.measured)]
+        for k in profile.kinds
+    ]  # fmt: skip
+    head = ["of a step", "predicted", "share", "measured", "share", "measured : predicted"]
+    parts = [f"{here}\n{what}\n{output}: what ran when", table(head, rows, style)]
+    if profile.messages:
+        sent = [
+            [m.name, f"{m.calls:g}", _time(m.predicted), seconds(m.measured), _ratio(m.predicted, m.measured)]
+            for m in profile.messages
+        ]
+        head = ["messages, hidden or not", "sent", "predicted", "measured", "measured : predicted"]
+        parts.append(table(head, sent, style))
+    return "\n\n".join(parts)
+
+
+def _time(found: float | None) -> str:
+    return "–" if found is None else seconds(found)
+
+
+def _share(part: float | None, whole: float | None) -> str:
+    return percent(part / whole) if part is not None and whole else "–"
+
+
+def _ratio(predicted: float | None, measured: float) -> str:
+    return f"{measured / predicted:.3g}" if predicted else "–"
 
 
 def _summary(output: Any) -> dict[str, Any]:

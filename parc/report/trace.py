@@ -73,7 +73,7 @@ class Trace:
     @cached_property
     def lasting(self) -> list[tuple[int, Event]]:
         """The events that are told, and their index. Of no length in nanoseconds, they would nest in each other."""
-        return [(at, e) for at, e in enumerate(self.timeline.events) if _lasts(e.start_ps, e.end_ps)]
+        return [(at, e) for at, e in enumerate(self.timeline.events) if lasts(e.start_ps, e.end_ps)]
 
     @property
     def count(self) -> int:
@@ -88,8 +88,8 @@ class Trace:
         """As JSON, in many parts: there may be a million events."""
         yield '{"traceEvents":['
         for i, event in enumerate(self.events()):
-            yield (",\n" if i else "\n") + _dumped(event)
-        yield f"],{_dumped(self.about())[1:]}\n"
+            yield (",\n" if i else "\n") + dumped(event)
+        yield f"],{dumped(self.about())[1:]}\n"
 
     def about(self) -> dict[str, Any]:
         """What the format says beside the events."""
@@ -119,9 +119,9 @@ class Trace:
         lengths = (round(timeline.step_seconds * PICOSECONDS), PER_NANOSECOND)
         step_ps = max([*lengths, *(e.end_ps for e in timeline.events)])
         step, tid = len(timeline.classes) + 1, len(timeline.classes) + 2
-        yield from _named("process", step, step, self.name, -1)
-        yield from _named("thread", step, tid, "step", 0)
-        yield _complete(f"a step of {self.name}", "step", 0, step_ps, step, tid, self.figures())
+        yield from named("process", step, step, self.name, -1)
+        yield from named("thread", step, tid, "step", 0)
+        yield complete(f"a step of {self.name}", "step", 0, step_ps, step, tid, self.figures())
         digits = len(str(max((p.group for p in timeline.classes), default=0)))  # some viewers sort by name
         for pid, player in enumerate(timeline.classes, 1):
             mine = by_class[pid - 1]
@@ -129,21 +129,21 @@ class Trace:
             order = sorted(streams, key=lambda stream: (stream != FIRST, stream))
             tids = {stream: i for i, stream in enumerate(order, tid + 1)}
             tid += len(tids)
-            yield from _named("process", pid, pid, f"stage {player.group:0{digits}}: {devices(player)}", pid)
+            yield from named("process", pid, pid, f"stage {player.group:0{digits}}: {devices(player)}", pid)
             for i, stream in enumerate(order):
-                yield from _named("thread", pid, tids[stream], stream, i)
+                yield from named("thread", pid, tids[stream], stream, i)
             for at, e in mine:
                 told = {"micro_batch": e.micro, "stage": e.stage} | ({"chunk": e.chunk} if e.chunk else {})
-                yield _complete(e.name, e.kind, e.start_ps, e.end_ps, pid, tids[e.stream], told)
+                yield complete(e.name, e.kind, e.start_ps, e.end_ps, pid, tids[e.stream], told)
                 for p in self._inside(at):
                     start, end = e.start_ps + p.start, e.start_ps + p.end
-                    yield _complete(p.name, p.kind, start, end, pid, tids[p.stream], _told(p))
+                    yield complete(p.name, p.kind, start, end, pid, tids[p.stream], _told(p))
                 for message in e.messages:
                     if (message, e.cls) in arrows:
                         yield _arrow(e, arrows[message, e.cls], pid, tids[e.stream])
             for kind, moments in (self.memory[pid - 1] if self.memory else {}).items():
                 for ns, n in {ps // PER_NANOSECOND: n for ps, n in moments}.items():  # of a nanosecond the last counts
-                    yield {"ph": "C", "name": kind, "ts": _microseconds(ns), "pid": pid, "args": {"bytes": n}}
+                    yield {"ph": "C", "name": kind, "ts": microseconds(ns), "pid": pid, "args": {"bytes": n}}
 
     def _messages(self) -> dict[tuple[int, int], int]:
         """(message, class that sends or waits for it) -> number of the arrow that has both ends.
@@ -167,15 +167,17 @@ class Trace:
         """The pieces that are shown in an event, but for those of no length."""
         start = self.timeline.events[at].start_ps
         for p in self.shown.get(at, ()):
-            if _lasts(start + p.start, start + p.end):
+            if lasts(start + p.start, start + p.end):
                 yield p
 
 
-def _lasts(start_ps: int, end_ps: int) -> bool:
+def lasts(start_ps: int, end_ps: int) -> bool:
+    """Whether it has a length in nanoseconds."""
     return start_ps // PER_NANOSECOND < end_ps // PER_NANOSECOND
 
 
-def _dumped(value: Mapping[str, Any]) -> str:
+def dumped(value: Mapping[str, Any]) -> str:
+    """As JSON, without spaces."""
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
@@ -212,26 +214,27 @@ def _told(piece: Piece) -> dict[str, Any]:
 def _arrow(event: Event, number: int, pid: int, tid: int) -> dict[str, Any]:
     """The end of an arrow at a send, or at what waited for it."""
     end = {"ph": "s"} if event.stream == Stream.SEND else {"ph": "f", "bp": "e"}
-    where = {"ts": _microseconds(event.start_ps // PER_NANOSECOND), "pid": pid, "tid": tid}
+    where = {"ts": microseconds(event.start_ps // PER_NANOSECOND), "pid": pid, "tid": tid}
     return {**end, "name": "message", "cat": "message", "id": number, **where}
 
 
-def _named(what: str, pid: int, tid: int, name: str, index: int) -> Iterator[dict[str, Any]]:
+def named(what: str, pid: int, tid: int, name: str, index: int) -> Iterator[dict[str, Any]]:
     """The name of a process or thread, and its place among them."""
     for key, args in (("name", {"name": name}), ("sort_index", {"sort_index": index})):
         yield {"ph": "M", "name": f"{what}_{key}", "ts": 0, "pid": pid, "tid": tid, "args": args}
 
 
-def _complete(
+def complete(
     name: str, kind: str, start_ps: int, end_ps: int, pid: int, tid: int, args: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """An event with a beginning and an end."""
     # Both ends are cut, never the length: so what is nested, or follows, still does.
     start, end = start_ps // PER_NANOSECOND, end_ps // PER_NANOSECOND
-    where = {"ts": _microseconds(start), "dur": _microseconds(end - start), "pid": pid, "tid": tid}
+    where = {"ts": microseconds(start), "dur": microseconds(end - start), "pid": pid, "tid": tid}
     return {"ph": "X", "name": name, "cat": KINDS.get(kind, kind), **where, "args": args}
 
 
-def _microseconds(ns: int) -> float:
+def microseconds(ns: int) -> float:
     """The nearest number of microseconds of which `int(x * 1000)` is `ns`: so viewers make whole nanoseconds of it.
 
     Perfetto multiplies in double precision and cuts (`CoerceToTs`): of 0.251 it makes 250. The next number above n/1000

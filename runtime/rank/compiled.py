@@ -27,7 +27,9 @@ from runtime.rank.writer import Pending, RankWriter, finished
 
 
 class CompiledRank(Rank):
-    """A `Rank` of a network whose calls block, compiled when it is made."""
+    """A `Rank` of a network whose calls block, compiled when it is made. writer: of the text of its functions."""
+
+    writer: type[RankWriter] = RankWriter
 
     def __init__(
         self,
@@ -42,7 +44,7 @@ class CompiledRank(Rank):
         self.owned: dict[str, set[int]] = {}
         self.contexts = [backend.context(m, program.seed) for m in range(program.microbatches)]
         self.order = list(unrolled(program, cls.schedule, group))
-        self.compiled = {f.key: RankWriter(self, f).run() for f in cls.functions}
+        self.compiled = {f.key: self.writer(self, f).run() for f in cls.functions}
 
     def step(self) -> Wait[None]:
         """The device's schedule, up to the point where all that it sent has left."""
@@ -50,9 +52,19 @@ class CompiledRank(Rank):
         for name, chunk, micro in self.order:
             self.doing = f"{name}.{chunk} of micro-batch {micro}" if name.per_microbatch else name
             self.compiled[name, chunk](self, micro, self.contexts[micro])
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until all that was sent has left."""
         for handle in self.sent:
             finished(handle)
         self.sent = []
+
+    def open_step(self) -> None:
+        """What is done for a step begins: a device that is timed notes it."""
+
+    def close_step(self) -> None:
+        """All is done for a step: a device that is timed notes it."""
 
     def end_step(self) -> None:
         """Let go of inputs, of accumulated values, and of the outputs that micro-batches have saved."""

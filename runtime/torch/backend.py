@@ -93,3 +93,8 @@ class Torch:
         elif x.dtype == torch.int64:
             return x.numpy().astype(np.uint32)
         return x.numpy()
+
+    def settled(self) -> None:
+        """Wait until the device has done all that it was told."""
+        if self.device.type != "cpu":
+            getattr(torch, self.device.type).synchronize(self.device)

@@ -26,11 +26,12 @@ class Engine:
     """Process 0 of a run. Where torchrun (or somebody else) has started the processes, they meet when this begins; else
     they are started when it is known how many.
 
-    device: what kernels run on; patience: seconds that a device waits for another one.
+    device: what kernels run on; patience: seconds that a device waits for another one; timed: whether executors can
+    say what ran when (`TorchExecutor.measured`).
     """
 
-    def __init__(self, device: str = "cpu", patience: float = PATIENCE) -> None:
-        self.device, self.patience = device, patience
+    def __init__(self, device: str = "cpu", patience: float = PATIENCE, timed: bool = False) -> None:
+        self.device, self.patience, self.timed = device, patience, timed
         self.place = Seat.given()
         self.followers: Followers | None = None
         self._leader: Member | None = None
@@ -52,7 +53,12 @@ class Engine:
     def _executor(self, program: Program, initial: Mapping[str, Array] | None) -> TorchExecutor:
         from runtime.torch.executor import TorchExecutor
 
-        return TorchExecutor(program, initial, self._leader)
+        return TorchExecutor(program, initial, self._leader, timed=self.timed)
+
+    def about(self) -> str:
+        """What it is, for those who read its times: processes, device, what carries messages, threads."""
+        assert self._leader is not None
+        return self._leader.world.about()
 
     def _start(self, size: int) -> None:
         """Start the other processes, if nobody else has."""

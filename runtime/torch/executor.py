@@ -12,6 +12,7 @@ from compiler.numbering import Ranks
 from compiler.program import RESULTS, Program, StateDecl
 from runtime.distribute import Array
 from runtime.executor import LocalExecutor
+from runtime.rank.timed import TimedSpan, delivered
 from runtime.state import Piece
 from runtime.torch.launch import require_size
 from runtime.torch.member import Member
@@ -31,8 +32,9 @@ class TorchExecutor(LocalExecutor):
         initial: Mapping[str, Array] | None = None,
         leader: Member | None = None,
         shares: TorchExecutor | None = None,
+        timed: bool = False,
     ) -> None:
-        """Raises E0708 if there are fewer processes than devices."""
+        """timed: note when what runs, for `measured`. Raises E0708 if there are fewer processes than devices."""
         member = leader if shares is None else shares.leader
         assert member is not None
         self.leader: Member = member
@@ -44,7 +46,9 @@ class TorchExecutor(LocalExecutor):
         self._later: list[tuple[Any, ...]] = []
         self._known: dict[tuple[int, str], Array] = {}
         self._values: Mapping[str, Array] = {}
-        self._do("open", program)
+        self._do("open", program, timed)
+        if timed:
+            self._do("clock")
         super().__init__(program, initial, shares)
 
     # --- what all processes do
@@ -58,6 +62,12 @@ class TorchExecutor(LocalExecutor):
         said = "do", [*self._later, (name, self.number, *arguments)]
         self._later = []
         return self.leader.do(self.leader.world.tell(said))
+
+    def measured(self, ranks: Sequence[int]) -> list[list[TimedSpan]]:
+        """What ran when since the program was opened, on each of these ranks, in nanoseconds of process 0's clock."""
+        self._do("clock")
+        answers = self._ask("measured", tuple(ranks))
+        return delivered([answers[r] for r in ranks])
 
     def close(self) -> None:
         """Let all processes forget the program."""

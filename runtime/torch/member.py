@@ -19,6 +19,7 @@ from runtime.distribute import Array, piece_of
 from runtime.executor import inputs_of
 from runtime.mesh import parted
 from runtime.rank.compiled import CompiledRank
+from runtime.rank.timed import TimedRank, TimedSpan
 from runtime.torch.backend import Torch
 from runtime.torch.network import TorchNetwork, place_of
 from runtime.torch.world import World
@@ -64,13 +65,14 @@ class Member:
 
     # --- commands
 
-    def open(self, number: int, program: Program) -> None:
-        """Take part in a program."""
+    def open(self, number: int, program: Program, timed: bool = False) -> None:
+        """Take part in a program. timed: note when what runs (`measured`)."""
         TorchNetwork.make_groups(program, self.world)
         if self.world.rank < program.devices:
             cls, group, at = place_of(program, self.world.rank)
             network = TorchNetwork(program, self.world, self.backend.device)
-            self.devices[number] = CompiledRank(program, cls, group, at, network, self.backend)
+            here = program, cls, group, at, network, self.backend
+            self.devices[number] = TimedRank(*here, self.backend.settled) if timed else CompiledRank(*here)
 
     def close(self, number: int) -> None:
         """Let go of a program."""
@@ -112,6 +114,7 @@ class Member:
     def step(self, number: int, values: Mapping[str, Array], wanted: Mapping[int, Sequence[str]]) -> dict[str, Array]:
         """Run the schedule on logical inputs; the contents of some buffers then."""
         device = self.devices[number]
+        device.open_step()
         types = {i.name: i.type for i in device.program.inputs}
         for (name, _), var in inputs_of(device.cls).items():
             count = device.program.microbatches if TIME in var.layout.axes else 1
@@ -120,7 +123,21 @@ class Member:
             device.put_inputs(name, var, [self.backend.from_host(p, type.dtype) for p in pieces])
         for _ in device.step():
             raise AssertionError("calls block here: there is nothing to yield for")
-        return self.held(number, wanted)
+        found = self.held(number, wanted)
+        device.close_step()
+        return found
+
+    def clock(self, number: int) -> None:
+        """Compare this process' clock with that of process 0, together with all others that have the program."""
+        device = self.devices[number]
+        assert isinstance(device, TimedRank)
+        device.clocks.append(self.world.clock(device.program.devices))
+
+    def measured(self, number: int, ranks: Sequence[int]) -> list[TimedSpan]:
+        """What was noted since the program was opened, by the clock of process 0; nothing, if not of these ranks."""
+        device = self.devices[number]
+        assert isinstance(device, TimedRank)
+        return device.measured() if self.world.rank in ranks else []
 
     def end_step(self, number: int) -> None:
         """Let go of inputs and of what was accumulated."""

@@ -35,6 +35,9 @@ BACKENDS = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}
 _INLINE = 2048
 """Bytes of what is said that go with the first message; the first 8 are its length."""
 
+_ROUNDS = 8
+"""Of questions about the clock."""
+
 _SOON = timedelta(seconds=1)
 _FOR_EVER = timedelta(days=7)
 
@@ -96,6 +99,17 @@ class World:
             self._groups[key] = dist.group.WORLD if whole else dist.new_group(list(key), waiting, self.backend)
         return self._groups[key]
 
+    def about(self) -> str:
+        """`4 processes on cpu (x86_64), messages by gloo, 1 thread each`."""
+        if self.device.type == "cpu":
+            name = os.uname().machine
+        else:
+            name = str(getattr(torch, self.device.type).get_device_name(self.device))
+        threads = torch.get_num_threads()
+        processes = "1 process" if self.size == 1 else f"{self.size} processes"
+        each = f"{threads} thread{'s' if threads > 1 else ''}{' each' if self.size > 1 else ''}"
+        return f"{processes} on {self.device.type} ({name}), messages by {self.backend}, {each}"
+
     # --- what the leader says, and what is answered
 
     def tell(self, command: Any = None) -> Any:
@@ -129,6 +143,30 @@ class World:
                 self._wait(dist.irecv(body, rank, self._control), "an answer", (rank,), soft=False)
             found.append(pickle.loads(body.numpy().tobytes()))
         return found
+
+    def clock(self, size: int) -> tuple[int, int]:
+        """This process' clock, and by how much process 0's is ahead (nanoseconds): called by the first `size`.
+
+        Each asks process 0 what its clock shows, some times; the quickest answer counts, half of whose way is assumed
+        to be the way back. So the error is at most half of its round trip. A difference that may be none is none:
+        processes of a host have one clock.
+        """
+        quickest, found = None, 0
+        for peer in range(1, size) if self.rank == 0 else (0,):
+            for _ in range(_ROUNDS):
+                told = torch.zeros(1, dtype=torch.int64)
+                start = time.perf_counter_ns()
+                if self.rank == 0:
+                    self._wait(dist.irecv(told, peer, self._control), "clocks", (peer,), soft=False)
+                    told[0] = time.perf_counter_ns()
+                    self._wait(dist.isend(told, peer, self._control), "clocks", (peer,), soft=False)
+                    continue
+                self._wait(dist.isend(told, peer, self._control), "clocks", (peer,), soft=False)
+                self._wait(dist.irecv(told, peer, self._control), "clocks", (peer,), soft=False)
+                taken = time.perf_counter_ns() - start
+                if quickest is None or taken < quickest:
+                    quickest, found = taken, int(told[0]) - start - taken // 2
+        return time.perf_counter_ns(), found if quickest and 2 * abs(found) > quickest + 1 else 0
 
     def _wait(self, work: Any, what: str, peers: Sequence[int], soft: bool = True) -> None:
         """Wait as long as all processes show signs of life. soft: whether the work can be waited for again after a

@@ -22,7 +22,7 @@ import parc
 from compiler.cost.time.slow import Variation
 from dsl.source import Source
 from parc import api
-from parc.report.trace import _microseconds
+from parc.report.trace import microseconds
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CASES = {
@@ -164,7 +164,7 @@ def test_no_nanosecond_is_lost() -> None:
     draw = random.Random(9)
     moments = [*range(20_000), *(draw.randrange(10 ** draw.randrange(4, 16)) for _ in range(100_000))]
     for n in moments:
-        us = json.loads(json.dumps(_microseconds(n)))
+        us = json.loads(json.dumps(microseconds(n)))
         assert int(us * 1000) == n and abs(us * 1000 - n) < 0.25
     assert any(int(n / 1000 * 1000) != n for n in moments)
 
