@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,15 @@ def test_the_function_is_no_module() -> None:
     """`parc.export` may be called again: no folder has its name."""
     file = str(ROOT / "examples" / "gpt.par")
     assert parc.export(file) == parc.export(file)
+
+
+def test_who_ends_first_waits_for_who_needs_its_messages(tmp_path: Path) -> None:
+    """The teacher's devices receive nothing, and have done their steps before the student's."""
+    pytest.importorskip("torch")
+    program = parc.compile(str(ROOT / "examples" / "distill.par"), strategy="apart").program
+    file = tmp_path / "train.py"
+    file.write_text(export_torch(program), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
+    done = subprocess.run([*command, str(file), "--steps", "3"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == ["step 1", "step 2", "step 3"]

@@ -37,7 +37,7 @@ class Device:
         """One step on a batch (whole tensors by name): what it tells of, by name, where this device has it."""
         self.batch = {name: x.to(DEVICE) for name, x in batch.items()}
         HERE.schedule(self.run)
-        told = {told: self.state[name].item() for name, told in RESULTS.items() if name in self.state}
+{sent}        told = {told: self.state[name].item() for name, told in RESULTS.items() if name in self.state}
         self.state = {name: x for name, x in self.state.items() if name in self.lasting}
         self.steps += 1
         return told
@@ -104,6 +104,12 @@ _MESSAGES = '''
         dist.recv(x, peer(HOMES[source]), CHANNEL[name], tag(source, own, i))
         return x
 '''
+
+_SENT = """\
+        for _, work in self.sent:  # its memory is needed until then
+            work.wait()
+        self.sent = []
+"""
 
 _STAGES = '''
 def stage_of(name):
@@ -236,6 +242,7 @@ def text(program: Program, classes: Sequence[tuple[str, DeviceClass]], results: 
     heads = [_here(classes), f"RESULTS = {{{told}}}  # buffers that a step tells of"]
     heads += [_first(program)] if several else []
     device = _DEVICE.replace("{receive}", _RECEIVE if staged else "").replace("{send}", _SEND if staged else "")
+    device = device.replace("{sent}", _SENT if staged else "")
     timed = any(TIME in s.layout.split_axes for _, c in classes for s in c.states if s.role in LASTING)
     for place, lines in zip(("{parts}", "{before}", "{after}"), _PARTS, strict=True):
         device = device.replace(place, lines if timed else "")
@@ -320,4 +327,7 @@ def _batches(program: Program) -> str:
 def _main(several: bool) -> str:
     text = _MAIN.replace("{connect}", "    connect()\n" if several else "")
     text = text.replace("{first}", " and FIRST" if several else "")
-    return text.replace("{close}", "    dist.destroy_process_group()\n" if several else "")
+    end = (
+        "    dist.barrier()  # others may still wait for what this process has sent\n    dist.destroy_process_group()\n"
+    )
+    return text.replace("{close}", end if several else "")
