@@ -63,6 +63,7 @@ class World:
         self._over = threading.Event()
         self._beats: threading.Thread | None = None
         self._heard = 0
+        self._made = False
         waiting = timedelta(seconds=patience)
         ours = place.rank == 0 and not place.served
         try:
@@ -77,6 +78,9 @@ class World:
             if self.rank:
                 keeper = "the store of torchrun" if place.served else "process 0"
                 threading.Thread(target=self._watch, args=(keeper,), daemon=True).start()
+            # All are there before torch hears of it: what it begins and gives up counts in the names of later groups.
+            self.store.wait([f"beat/{r}" for r in range(self.size)], waiting)
+            self._made = not dist.is_initialized()
             dist.init_process_group(
                 self.backend, store=dist.PrefixStore("world", self.store), rank=self.rank, world_size=self.size,
                 timeout=waiting,
@@ -297,7 +301,7 @@ class World:
     def close(self) -> None:
         """Leave. Every process does before it ends: without that some abort at their exit."""
         self.leave()
-        if dist.is_initialized():
+        if self._made and dist.is_initialized():
             dist.destroy_process_group()
 
 
