@@ -271,7 +271,7 @@ def difference(a: Any, b: Any, names: Names, at: str = "", kind: tuple[str, str]
         a, b = (replace(op, body=replace(op.body, name="")) for op in (a, b))
     if is_dataclass(a):
         for f in fields(a):
-            if f.name != "span":
+            if f.init and f.name != "span":  # the others follow from these
                 where = (type(a).__name__, f.name)
                 if d := difference(getattr(a, f.name), getattr(b, f.name), names, f"{at}.{f.name}", where):
                     return d

@@ -32,7 +32,7 @@ def marked(body: Graph) -> Iterator[tuple[Region, list[Node]]]:
     if body.regions:
         at = {node.outputs[0].name: node for node in body.nodes if node.outputs}
         for region in body.regions:
-            yield region, [at[name] for name in region.values]
+            yield region, [at[name] for name in region.values if name in at]
 
 
 def regions_of(program: Program) -> Regions:
