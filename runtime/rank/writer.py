@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from compiler.graph import Graph, Names, Node, Value, names_of
+from compiler.graph import Graph, Node, Value, names_of
 from compiler.layout import TIME
 from compiler.liveness import liveness, variables
 from compiler.ops.comm import AllGather, AllReduce, Comm, ReduceScatter
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.passes.copying import expanded
 from compiler.program import Function
-from compiler.walk import graph_values
 from runtime.backend import Array, Position
 from runtime.comm import Handle
 from runtime.mesh import parted
 from runtime.rank.collectives import Here
+from runtime.straight_line import StraightLine, without_calls
 
 if TYPE_CHECKING:
     from runtime.rank.compiled import CompiledRank
@@ -88,42 +86,22 @@ def together(body: Graph) -> list[list[Node]]:
     return [nodes for nodes in found if len(nodes) > 1]
 
 
-class RankWriter:
+class RankWriter(StraightLine):
     """Writes the text of one function."""
 
     def __init__(self, rank: CompiledRank, function: Function) -> None:
-        self.rank, self.function, self.backend = rank, function, rank.backend
-        self.names: dict[str, Any] = {"Pending": Pending}
-        self.lines: list[str] = []
-        self.count = 0
+        super().__init__(function)
+        self.rank, self.backend = rank, rank.backend
+        self.names["Pending"] = Pending
         self.maybe: set[str] = set()
         """Variables that may hold something that is not there yet."""
         self.stacked: dict[str, str] = {}
         """Variables that may hold a list of slices, with their dtype."""
-        self.sunk: set[str] = set()
-        self.pending = {v.name: fn for i in function.body.nodes for v in i.outputs if (fn := v.layout.pending_on(TIME))}
 
     def run(self) -> Callable[[CompiledRank, int, Any], None]:
-        rank, function = self.rank, self.function
-        rank.chunk, body = function.chunk, function.body
-        nodes = expanded(body.nodes, Names(v.name for v in graph_values(body)))
-        self.body(replace(body, nodes=tuple(nodes)), {}, 1)
-        text = "\n".join(["def run(d, micro, ctx):", *(self.lines or ["    pass"])])
-        exec(compile(text, f"<{rank.program.name} {function.phase}.{function.chunk}>", "exec"), self.names)
-        return self.names["run"]  # type: ignore[no-any-return]
-
-    def fresh(self) -> str:
-        self.count += 1
-        return f"v{self.count}"
-
-    def bind(self, thing: Any) -> str:
-        """A global name for a planned closure or constant."""
-        name = f"k{len(self.names)}"
-        self.names[name] = thing
-        return name
-
-    def put(self, depth: int, line: str) -> None:
-        self.lines.append("    " * depth + line)
+        self.rank.chunk = self.function.chunk
+        self.body(without_calls(self.function.body), {}, 1)
+        return self.compiled("d, micro, ctx", self.rank.program.name)[0]
 
     def there(self, name: str, depth: int, whole: bool = True) -> str:
         """The variable, behind lines that wait for its value and (if `whole`) put a stack in one piece."""

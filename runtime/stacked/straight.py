@@ -13,23 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from compiler.graph import Graph, Names, Node, Value, names_of
+from compiler.graph import Graph, Node, Value, names_of
 from compiler.layout import TIME, local_type
 from compiler.liveness import liveness, variables
-from compiler.ops.call import Call
 from compiler.ops.comm import Comm
 from compiler.ops.create import Full, Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.passes.copying import expanded
 from compiler.program import DeviceClass, Function, Program
-from compiler.walk import graph_values
 from dsl.data import dataclass
 from runtime.distribute import Array
 from runtime.mesh import Mesh, parted
 from runtime.numpy import STORAGE, CallContext, Env, Into, LocalValue, fuse, plan, rounded
 from runtime.stacked.collectives import plan_comm
+from runtime.straight_line import StraightLine, without_calls
 
 Compiled = Callable[..., Iterator[Any] | None]
 """Called with (group, context)."""
@@ -57,49 +55,27 @@ class Straight:
 
 def compile_function(function: Function, cls: DeviceClass, program: Program, slots: Slots) -> Straight:
     """Plan every instruction and generate the text."""
-    body = function.body
-    if any(isinstance(i.op, Call) for i in body.nodes):
-        nodes = expanded(body.nodes, Names(v.name for v in graph_values(body)))
-        function = replace(function, body=replace(body, nodes=tuple(nodes)))
+    function = replace(function, body=without_calls(function.body))
     waits = any(isinstance(i.op, (Recv, StageReduce)) for i in function.body.nodes)
     writer = _Writer(function, cls, program, slots)
     writer.body(function.body, {}, 1)
-    lines = writer.lines or ["    pass"]
-    text = "\n".join(["def run(g, ctx):", *lines])
-    exec(compile(text, f"<{program.name} {function.phase}.{function.chunk}>", "exec"), writer.names)
-    return Straight(function.phase, function.chunk, waits, writer.names["run"], text)
+    run, text = writer.compiled("g, ctx", program.name)
+    return Straight(function.phase, function.chunk, waits, run, text)
 
 
-class _Writer:
+class _Writer(StraightLine):
     def __init__(self, function: Function, cls: DeviceClass, program: Program, slots: Slots) -> None:
-        self.function, self.cls, self.program, self.slots = function, cls, program, slots
+        super().__init__(function)
+        self.cls, self.program, self.slots = cls, program, slots
         self.mesh = Mesh.of(program)
         self.env = Env(self.mesh.axes, program.sizes)
         self.declared = {s.name: s for s in cls.states}
-        self.names: dict[str, Any] = {}
-        self.lines: list[str] = []
-        self.count = 0
-        self.sunk: set[str] = set()  # stacks that are made only for the first micro-batch
-        self.pending = {v.name: fn for i in function.body.nodes for v in i.outputs if (fn := v.layout.pending_on(TIME))}
-
-    def fresh(self) -> str:
-        self.count += 1
-        return f"v{self.count}"
-
-    def bind(self, thing: Any) -> str:
-        """A global name for a planned closure or constant."""
-        name = f"k{len(self.names)}"
-        self.names[name] = thing
-        return name
 
     def local(self, var: Value) -> LocalValue:
         lead = self.mesh.lead_shape(var.layout.axes)
         return LocalValue(local_type(var.type, var.layout, self.env.sizes), lead, var.type, var.layout.dims)
 
     # --- text
-
-    def put(self, depth: int, line: str) -> None:
-        self.lines.append("    " * depth + line)
 
     def body(
         self,
