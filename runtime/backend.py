@@ -181,3 +181,17 @@ class Kernels:
     def plan(self, op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], where: Any) -> Kernel:
         """A closure that computes `op`; KeyError for ops that are not computation."""
         return self.planners[type(op)](op, ins, outs, where)
+
+
+def on_views(f: Callable[..., Array], views: Sequence[Callable[[Array], Array] | None]) -> Kernel:
+    """The kernel that applies `f` to its operands, each seen by its view (None: as it is)."""
+    match views:
+        case [None]:
+            return lambda ctx, x: f(x)
+        case [None, None]:
+            return lambda ctx, x, y: f(x, y)
+        case [None, v] if v is not None:
+            return lambda ctx, x, y: f(x, v(y))
+        case [u, None] if u is not None:
+            return lambda ctx, x, y: f(u(x), y)
+    return lambda ctx, *xs: f(*(x if v is None else v(x) for x, v in zip(xs, views)))

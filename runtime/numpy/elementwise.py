@@ -14,6 +14,7 @@ from compiler.ops.base import Op
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
 from compiler.ops.move import Move
 from compiler.ops.shape import Rename
+from runtime.backend import on_views
 from runtime.numpy.base import (
     STORAGE,
     Array,
@@ -171,7 +172,7 @@ def plan_map(op: Map, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env
     narrow = outs[0].type.dtype in ("bf16", "f16")
     if isinstance(f, np.ufunc) and not narrow and prod(outs[0].shape) >= _LARGE:
         return _large(f, views, ins, outs[0])
-    return finish(_applied(f, views), outs[0].type.dtype)
+    return finish(on_views(f, views), outs[0].type.dtype)
 
 
 _LARGE = 1 << 14
@@ -192,19 +193,6 @@ def _large(
         return f(*operands, out=ctx.empty(shape, storage) if given is None else given)  # type: ignore[no-any-return]
 
     return Into(into)
-
-
-def _applied(f: Callable[..., Array], views: Sequence[Callable[[Array], Array] | None]) -> Kernel:
-    match views:
-        case [None]:
-            return lambda ctx, x: f(x)
-        case [None, None]:
-            return lambda ctx, x, y: f(x, y)
-        case [None, v] if v is not None:
-            return lambda ctx, x, y: f(x, v(y))
-        case [u, None] if u is not None:
-            return lambda ctx, x, y: f(u(x), y)
-    return lambda ctx, *xs: f(*(x if v is None else v(x) for x, v in zip(xs, views)))
 
 
 @kernel(Cast)

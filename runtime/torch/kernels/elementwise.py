@@ -13,7 +13,7 @@ from compiler.ops.base import Op
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
 from compiler.ops.move import Move
 from compiler.ops.shape import Rename
-from runtime.backend import Kernel
+from runtime.backend import Kernel, on_views
 from runtime.torch.base import NARROW, STORAGE, UINT32, Standpoint, Values, aligned, expanded, kernel, number, wrapped
 
 
@@ -105,16 +105,7 @@ def _map(op: Map, ins: Values, outs: Values, dtype: str) -> Kernel:
     views = [aligned(v, names) for v in ins]
     if outs[0].type.shape and all(v.type.shape != outs[0].type.shape for v in ins):
         views = [expanded(v, names) if v.type.dims else None for v in ins]  # none of them has all dims
-    match views:
-        case [None]:
-            return lambda ctx, x: f(x)
-        case [None, None]:
-            return lambda ctx, x, y: f(x, y)
-        case [None, v] if v is not None:
-            return lambda ctx, x, y: f(x, v(y))
-        case [u, None] if u is not None:
-            return lambda ctx, x, y: f(u(x), y)
-    return lambda ctx, *xs: f(*(x if v is None else v(x) for x, v in zip(xs, views)))
+    return on_views(f, views)
 
 
 @kernel(Cast)
