@@ -64,7 +64,7 @@ def expected(group: Group, rows: Sequence[Sample]) -> tuple[dict[tuple[str, str]
     """(device, stack) -> what is said of it; family -> errors of its rows, each left out in its turn."""
     problem = Problem(group, rows)
     left = np.abs(np.expm1(Fitted(problem, as_stated(problem)).folded())) if not group.families else None
-    owners = [group.stack_of(s.stack) for s in rows] if left is not None else []
+    owners = problem.owners
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for device in (*group.devices, *group.relatives):
         for stack in group.stacks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,8 +39,11 @@ class Group:
             return False
         return family.startswith(self.families) if self.families else bool(self._near(stack))
 
-    def stack_of(self, stack: str) -> str:
-        """The stack whose numbers hold for a row that was taken."""
+    def owner(self, stack: str, kin: Sequence[str]) -> str:
+        """The stack whose numbers hold for a row that was taken: of its software, or, where families of several are
+        fitted together, the first of its kin that there is."""
+        if self.families:
+            return next((name or "general" for name in kin if (name or "general") in self.stacks), self.stacks[0])
         return max(self._near(stack), key=len, default=self.stacks[0])
 
     def _near(self, stack: str) -> list[str]:
@@ -50,6 +53,9 @@ class Group:
 
 NVLINK2: Any = {"fixed": {"inner_half": 5e6}, "priors": {"inner": (0.9, 0.1)}}  # micro.csv: all-reduces on V100
 FUSED = {"fused_attention": 1.0}
+WIDE = {**FUSED, "gradient_wire": 4.0}  # gradients are reduced in f32: autocast; FSDP2 with `reduce_dtype` float32
+SLOW_CORE = {"core": (0.25, 0.35)}  # of Hopper with Triton's attention, or PyTorch's
+QUICK = {"core": (0.6, 0.35)}  # with Transformer Engine's
 MIXTURES = {"fused_attention": 1.0, "distinct": 1.0, "gradient_wire": 2.0}  # recipes: grad_reduce_in_fp32 = False
 XLA = {"fused_attention": 1.0, "gradient_wire": 2.0, "host": 0.0, "fusion": 1.0}
 GENERAL = ("product", "ramp", "vector", "core", "inner", "outer", "host")
@@ -60,6 +66,7 @@ MEGATRON = {"gradient_wire": 2.0, "blocking_sends": 1.0}
 what it sends (`torch.cuda.synchronize()` in p2p_communication.py)."""
 GRAPH = {"launch": 1.5e-6}
 """Of kernels in a CUDA graph: assumed, neither fitted nor published; the device goes from one to the next by itself."""
+NARROWER = tuple(f"{of}{kind}" for kind in ("float8", "float4") for of in ("", "fast_attention_", "megatron_"))
 LATE = {"inner_half": (3e7, 0.7)}
 """A message begins when the last of eight hosts has dispatched it: some 0.1 ms, of links of 300 GB/s."""
 
@@ -96,7 +103,7 @@ GROUPS = (
             (device,),
             ("composer", "composer_pure"),
             (*GENERAL, "fusion", "fixed"),
-            fixed=FUSED,
+            fixed=WIDE,
             settled={"composer_pure": {"gradient_wire": 2.0}},
             like={"composer_pure": "composer"},
         )
@@ -107,17 +114,17 @@ GROUPS = (
         ("h100",),
         ("composer", "composer_pure"),
         ("product", "ramp", "vector", "core", "inner", "host", "fusion", "fixed"),
-        fixed=FUSED,
+        fixed=WIDE,
         settled={"composer_pure": {"gradient_wire": 2.0}},
         like={"composer_pure": "composer"},
-        priors={"core": (0.35, 0.35)},
+        priors=SLOW_CORE,
     ),
     Group(
         "torchtitan_a100",
         ("a100_80",),
         ("torchtitan",),
         ("product", "vector", "core", "inner", "outer", "fusion"),
-        fixed={**FUSED, "wire": 2.0},
+        fixed={**WIDE, "wire": 2.0},
     ),
     Group(
         "torchtitan_h100",
@@ -132,7 +139,7 @@ GROUPS = (
         ),
         ("product", "vector", "core", "inner", "fusion", "narrow", "overlap"),
         own={"torchtitan_eager": ("fusion",), "torchtitan_float8_rowwise": ("narrow",)},
-        fixed=FUSED,
+        fixed=WIDE,
         settled={"torchtitan_float8": {"wire": 1.0}, "torchtitan_float8_async": {"wire": 1.0}},
         only={
             "narrow": ("torchtitan_float8", "torchtitan_float8_async"),
@@ -145,7 +152,7 @@ GROUPS = (
             "torchtitan_float8_async": "torchtitan_float8",
             "torchtitan_float8_rowwise": "torchtitan",
         },
-        priors={"core": (0.35, 0.35)},
+        priors=SLOW_CORE,
     ),
     # --- Megatron-Core with Transformer Engine: tensor-parallel messages beside products; of experts (`mixture.py`)
     # copies of a position go once to a node and a device (DeepEP, HybridEP), products are dispatched one by one ---
@@ -157,7 +164,7 @@ GROUPS = (
         fixed=MIXTURES,
         only={"narrow": ("megatron_core_float8",), "fusion": ("megatron_core_clamped",)},
         like={"megatron_core_float8": "megatron_core", "megatron_core_clamped": "megatron_core"},
-        priors={"product": (0.78, 0.05), "overlap": (0.5, 0.3), "fusion": (0.5, 0.5), "narrow": (1.8, 0.1)},
+        priors={"product": (0.74, 0.05), "overlap": (0.5, 0.3), "fusion": (0.5, 0.5), "narrow": (1.8, 0.1), **QUICK},
     ),
     Group(
         "megatron_core_gb200",
@@ -198,7 +205,7 @@ GROUPS = (
             "megatron_core_float4_graphs": "megatron_core_float8_graphs",
             "megatron_core_clamped": "megatron_core",
         },
-        priors={"core": (0.4, 0.35), "product": (0.7, 0.07), "overlap": (0.5, 0.3), "fusion": (0.5, 0.5)},
+        priors={"product": (0.67, 0.07), "overlap": (0.5, 0.3), "fusion": (0.5, 0.5), **QUICK},
     ),
     # --- XLA ---
     Group("pax_a100", ("a100_80",), ("pax",), ("product", "core", "vector", "inner", "outer", "fixed"), fixed=FUSED),
@@ -210,7 +217,7 @@ GROUPS = (
         own={"pax_float8": ("narrow",)},
         like={"pax_float8": "pax"},
         fixed=FUSED,
-        priors={"core": (0.35, 0.35)},
+        priors=QUICK,
     ),
     Group(
         "maxtext_v4", ("tpu_v4",), ("maxtext",), ("product", "ramp", "vector", "core", "outer"), fixed=XLA, launch=2e-6
@@ -237,7 +244,7 @@ GROUPS = (
         ("ascend910b",),
         ("modellink",),
         ("product", "ramp", "vector", "core", "fusion", "inner"),
-        fixed=FUSED,
+        fixed=WIDE,
         launch=5e-6,
     ),
     Group(
@@ -249,42 +256,91 @@ GROUPS = (
         launch=5e-6,
     ),
     # --- devices with software that is not named above: all of a kind together, families counting alike ---
+    # A row has the numbers of its kin (`software.kin`): of a fast kernel of attention, or of Megatron's plans.
     Group(
         "a100",
         ("a100_80", "a100_40"),
-        ("general",),
+        ("general", "fast_attention", "megatron"),
         (*GENERAL, "fusion"),
+        own={"fast_attention": ("core",), "megatron": ("overlap",)},
+        shared={"megatron": {"core": "fast_attention"}},
+        only={"core": ("general",)},
+        like={"fast_attention": "general", "megatron": "fast_attention"},
         fixed=FUSED,
+        priors={"core": (0.4, 0.2), "fast_attention core": (0.55, 0.2), "megatron overlap": (0.4, 0.3)},
         families=("llmfoundry", "torchtitan", "pax"),
     ),
     Group(
         "a100_unfused",
         ("a100_80", "a100_40"),
-        ("unfused",),
+        ("unfused", "unfused_deepspeed"),
         UNFUSED,
+        own={"unfused_deepspeed": ("inner_half", "fixed")},
+        like={"unfused_deepspeed": "unfused"},
+        fixed=MEGATRON,
+        priors=LATE,
         families=("megatron_sc21", "korthikanti", "megatron_readme", "megatron2020", "vtrain_multi", "bloom"),
     ),
     Group("v100", ("v100",), ("general",), FEW, families=("megatron2020",), **NVLINK2),
     Group(
         "h100",
         ("h100", "h100_hbm2e", "h200"),
-        ("general", "float8"),
+        ("general", "fast_attention", "megatron", "float8", "fast_attention_float8", "megatron_float8"),
         ("product", "ramp", "vector", "core", "inner", "outer", "fusion"),
-        own={"float8": ("narrow",)},
-        like={"float8": "general"},
+        own={"fast_attention": ("core",), "megatron": ("overlap",), "float8": ("narrow",)},
+        shared={
+            "megatron": {"core": "fast_attention"},
+            "fast_attention_float8": {"core": "fast_attention", "narrow": "float8"},
+            "megatron_float8": {"core": "fast_attention", "overlap": "megatron", "narrow": "float8"},
+        },
+        only={"core": ("general", "float8")},
+        like={
+            "fast_attention": "general",
+            "megatron": "fast_attention",
+            "float8": "general",
+            "fast_attention_float8": "fast_attention",
+            "megatron_float8": "megatron",
+        },
         fixed=FUSED,
-        priors={"core": (0.35, 0.35), "inner": (0.8, 0.1), "outer": (0.8, 0.2), "narrow": (1.8, 0.1)},
+        priors={
+            "core": (0.25, 0.2),
+            "fast_attention core": (0.6, 0.2),
+            "megatron overlap": (0.5, 0.3),
+            "inner": (0.8, 0.1),
+            "outer": (0.8, 0.2),
+            "narrow": (1.8, 0.1),
+        },
         families=("llmfoundry", "torchtitan", "pax", "megatron_bridge", "mcore"),
     ),
     Group(
         "b200",
         ("gb200",),
-        ("general", "float8", "float4"),
-        ("product", "core", "vector", "inner", "outer"),
-        own={"float8": ("narrow",), "float4": ("narrow",)},
-        like={"float8": "general", "float4": "general"},
+        ("general", "fast_attention", "megatron", *NARROWER),
+        ("product", "vector", "inner", "outer"),
+        own={
+            "fast_attention": ("core",),
+            "megatron": ("overlap",),
+            "megatron_float8": ("narrow",),
+            "megatron_float4": ("narrow",),
+        },
+        shared={
+            "megatron": {"core": "fast_attention"},
+            "megatron_float8": {"core": "fast_attention", "overlap": "megatron"},
+            "megatron_float4": {"core": "fast_attention", "overlap": "megatron"},
+            "fast_attention_float8": {"core": "fast_attention", "narrow": "megatron_float8"},
+            "fast_attention_float4": {"core": "fast_attention", "narrow": "megatron_float4"},
+            "float8": {"narrow": "megatron_float8"},
+            "float4": {"narrow": "megatron_float4"},
+        },
+        settled={name: {"core": 0.25} for name in ("general", "float8", "float4")},
+        like={
+            "fast_attention": "general",
+            "megatron": "fast_attention",
+            **{f"{of}_{kind}": of for kind in ("float8", "float4") for of in ("megatron", "fast_attention")},
+            **{kind: "general" for kind in ("float8", "float4")},
+        },
         fixed=FUSED,
-        priors={"core": (0.35, 0.35), "product": (0.7, 0.07)},
+        priors={"fast_attention core": (0.6, 0.2), "megatron overlap": (0.5, 0.3)},
         families=("megatron_bridge",),
         relatives=("b200",),
     ),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.published.accelerators import SHEETS, scale
+from benchmarks.published.accelerators import known as sheet
+from benchmarks.published.accelerators import reached
 from benchmarks.published.groups import Group
 from compiler.cost.price.calibration import DEFAULT
 from compiler.settings import EFFICIENCIES
@@ -43,12 +44,13 @@ def efficiencies(group: Group, values: Mapping[str, Mapping[str, float]]) -> lis
 
 def relative(lines: Sequence[str], device: str, known: str) -> list[str]:
     """The lines of a known device for a relative: products by what the best of either reach."""
-    of = next(sheet for sheet in SHEETS.values() if sheet.known and sheet.like == device)
+    of = sheet(device)
     found = []
     for line in lines:
         *words, value = line.split()
-        times = scale(of, known) if words[0] == "efficiency" and words[-1] == "product" else 1.0
-        found.append(line if times == 1.0 else " ".join((*words, shown("product", float(value) * times))))
+        if of and words[0] == "efficiency" and words[-1] == "product":
+            line = " ".join((*words, shown("product", reached(float(value), of, known))))
+        found.append(line)
     return found
 
 

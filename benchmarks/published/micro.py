@@ -98,7 +98,7 @@ def text(row: Row, model: str, mesh: Mapping[str, int], splits: Sequence[str] = 
 def pricer(row: Row, devices: int) -> Pricer:
     """Of whole servers of the row's accelerator; the axis `on` has neighbouring `devices` of them."""
     total = max(SERVER, devices)
-    row = replace(row, facts={**row.facts, "n_dev": str(total), "source": ""})  # who measured it is no software
+    row = replace(row, facts={**row.facts, "n_dev": str(total), "source": "", "attn": "flash"})  # of no software
     job = text(row, NOTHING, {"other": total // devices, "on": devices}, ["split b on other"])
     return Simulation.of(parc.compile(Source("part.par", job))).pricer()
 

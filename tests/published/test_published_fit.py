@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.published import machines
+from benchmarks.published.accelerators import POWER
 from benchmarks.published.facts import load
 from benchmarks.published.fit import MOST, PRIORS, Problem, Sample, chosen, fit, samples
 from benchmarks.published.footprints import solve
@@ -146,6 +147,7 @@ def test_lines_are_put_at_their_devices_and_no_others_touched(tmp_path: Path) ->
     file.write_text("device gb200 {\n}\n\ndevice b200 {\n  efficiency product 0.9\n}\n")
     write(Group("g", ("gb200",), ("general",), ("product",), relatives=("b200",)), ["efficiency product 0.5"], file)
     best = 0.5 * (1745 / 2250) / (1822 / 2500)  # TFLOP/s of micro.csv, and peaks
+    best *= (1000 / 2250 / (1200 / 2500)) ** POWER  # watts
     lines = f"device gb200 {{\n  efficiency product 0.5\n}}\n\ndevice b200 {{\n  efficiency product {best:.2g}\n}}\n"
     assert file.read_text() == lines
 
