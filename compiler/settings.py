@@ -35,7 +35,7 @@ TIME, SIZE, NUMBER = Bounds("s"), Bounds("B"), Bounds()
 EFFICIENCIES: Mapping[str, Bounds] = {
     **dict.fromkeys(("product", "core", "narrow", "wire", "gradient_wire"), POSITIVE),
     **dict.fromkeys(("vector", "inner", "outer"), SHARE),
-    **dict.fromkeys(("fusion", "hidden", "prefetch", "overlap", "exchange", "distinct"), PART),
+    **dict.fromkeys(("fusion", "hidden", "hidden_gather", "prefetch", "overlap", "exchange", "distinct"), PART),
     **dict.fromkeys(("fused_attention", "blocking_sends"), PART),
     **dict.fromkeys(("launch", "host", "grouped", "fixed"), TIME),
     **dict.fromkeys(("inner_half", "outer_half"), SIZE),

@@ -40,7 +40,7 @@ CASES = {
 }
 STACKS: dict[str, dict[str, float]] = {
     "as stated": {},
-    "overlapping": {"overlap": 1.0, "hidden": 0.5, "slowdown": 0.2, "host": 0.0},
+    "overlapping": {"overlap": 1.0, "hidden": 0.5, "hidden_gather": 0.4, "slowdown": 0.2, "host": 0.0},
     "blocking": {"prefetch": 0.0, "blocking_sends": 1.0, "host": 2e-5, "fused_attention": 1.0},
 }
 

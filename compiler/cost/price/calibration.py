@@ -35,6 +35,7 @@ class Calibration:
     alpha:        share of the cluster's latencies per step of a collective, 1 as stated
     slowdown:     computation beside communication takes this much longer
     hidden:       share of the last backward pass beside which gradients are reduced (0: after it)
+    hidden_gather: share of the first forward pass beside which weights that were updated are gathered (0: before it)
     fixed:        once per step: optimizer's host work, logging, data
     fused_attention: 1: scores stay in the kernel, with a causal mask half of them is computed
     prefetch:     1: collectives of weights and gradients inside a pass run beside computation
@@ -62,6 +63,7 @@ class Calibration:
     alpha: float = 1.0
     slowdown: float = 0.1
     hidden: float = 0.0
+    hidden_gather: float = 0.0
     fixed: float = 1e-2
     fused_attention: float = 0.0
     prefetch: float = 1.0

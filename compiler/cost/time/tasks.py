@@ -6,7 +6,7 @@ and messages of each level of the cluster have a stream each, in the order of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import NamedTuple, Union
 
@@ -144,10 +144,15 @@ def stretch(total: Totals, pricer: Pricer) -> float:
 
 
 def tasks(
-    part: Part, pricer: Pricer, update: bool = False, relief: int = 0, shape: Sequence[Cut] | None = None
+    part: Part,
+    pricer: Pricer,
+    update: bool = False,
+    relief: Mapping[str, int] | None = None,
+    shape: Sequence[Cut] | None = None,
 ) -> list[Segment]:
-    """A function's segments. relief: picoseconds of its collectives of gradients that have run before it began; shape:
-    its `cuts`, if they are known."""
+    """A function's segments. relief: picoseconds of its collectives that run before it begins or after it has ended, by
+    their role; shape: its `cuts`, if they are known."""
+    left = dict(relief or {})
     slower = stretch(totals(part, pricer, update), pricer)
     found = []
     for cut in cuts(part) if shape is None else shape:
@@ -160,9 +165,9 @@ def tasks(
                 made.append(_rolled(work, deps, (), pricer, update, slower))
                 continue
             less = 0
-            if relief and isinstance(work, Collective) and work.role == "gradients":
-                less = min(relief, pricer.price(work, update).ps)
-                relief -= less
+            if isinstance(work, Collective) and left.get(work.role):
+                less = min(left[work.role], pricer.price(work, update).ps)
+                left[work.role] -= less
             task = _task(node, deps, (), pricer, update, slower, less)
             launches += task.priced.launches
             made.append(task)

@@ -205,18 +205,20 @@ def every_rank(s: Simulation, pricer: Pricer, partition: Sequence[int], slow: Ma
     return play(players, pricer.streams + 1).ends
 
 
-def _hidden(pricer: Pricer, ranks: Ranks, parts: Mapping[tuple[str, int], work.Part]) -> int:
-    """How much of the reductions of gradients has run before the update: a share of the last backward passes."""
-    if not pricer.cal.hidden:
-        return 0
-    total = 0
-    for (kind, _), part in parts.items():
-        if kind in ("B", "W"):
-            device = _Device(pricer, ranks, 0, None, 1.0)
-            device.action(part, 0, 0, 1, False, 0)
-            alone: list[Item] = [i if isinstance(i, (Step, Barrier)) else Work("", 0) for i in device.items]
-            total += play([alone], pricer.streams + 1).ends[0]
-    return round(pricer.cal.hidden * total)
+def _hidden(pricer: Pricer, ranks: Ranks, parts: Mapping[tuple[str, int], work.Part]) -> dict[str, int]:
+    """By role, how much of the update's messages has run before it, or runs after it: shares of the last backward
+    passes, and of the first forward passes."""
+    found = {}
+    for role, share, kinds in (("gradients", pricer.cal.hidden, "BW"), ("weights", pricer.cal.hidden_gather, "F")):
+        total = 0
+        for (kind, _), part in parts.items():
+            if share and kind in kinds:
+                device = _Device(pricer, ranks, 0, None, 1.0)
+                device.action(part, 0, 0, 1, False, {})
+                alone: list[Item] = [i if isinstance(i, (Step, Barrier)) else Work("", 0) for i in device.items]
+                total += play([alone], pricer.streams + 1).ends[0]
+        found[role] = round(share * total)
+    return found
 
 
 def _ps(seconds: float) -> int:
@@ -236,12 +238,14 @@ class _Device:
     update: bool = False
     longer: float = 1.0
     launches: float = 0.0
-    relief: int = 0
+    relief: dict[str, int] = field(default_factory=dict)
     kernel: int | None = None  # the last item that computation did, or waited for
 
-    def action(self, part: work.Part, stage: int, micro: int, groups: int, update: bool, hidden: int) -> None:
+    def action(
+        self, part: work.Part, stage: int, micro: int, groups: int, update: bool, hidden: Mapping[str, int]
+    ) -> None:
         """An action of a virtual stage."""
-        self.update, self.relief = update, hidden if update else 0
+        self.update, self.relief = update, dict(hidden) if update else {}
         compute, beside = self.sums(part)
         self.longer = 1 + self.pricer.cal.slowdown * min(1.0, beside / compute) if compute else 1.0
         ends: list[set[int]] = []  # per node, items
@@ -315,9 +319,9 @@ class _Device:
             takes = round(round(takes * self.longer) * self.slow)
         elif isinstance(of, work.Collective):
             waited = self.waits_for(of)
-            if of.role == "gradients":
-                less = min(self.relief, takes)
-                takes, self.relief = takes - less, self.relief - less
+            less = min(self.relief.get(of.role, 0), takes)
+            takes -= less
+            self.relief[of.role] = self.relief.get(of.role, 0) - less
             if self.partition is not None:
                 alike = frozenset(map(self.colour, self.ranks.along(self.rank, of.axes)))
                 key, members = (self.ranks.group(self.rank), of.axes, alike, len(self.items)), len(alike)

@@ -60,6 +60,7 @@ def draw(seed: int, schedule: str = "") -> Case:
         "prefetch": r.choice([0.0, 1.0]),
         "overlap": r.choice([0.0, 1.0]),
         "hidden": r.choice([0.0, 0.5]),
+        "hidden_gather": r.choice([0.0, 0.01, 0.5]),
         "slowdown": r.choice([0.0, 0.2]),
         "host": r.choice([0.0, 1e-5]),
         "blocking_sends": r.choice([0.0, 1.0]),
