@@ -21,7 +21,8 @@ from compiler.cost.time.groups import Groups
 from compiler.cost.time.order import Plan, Result, Timing, evaluate
 from compiler.cost.time.slow import NOMINAL, Classes, Variation, colours
 from compiler.cost.time.step import Played, Recording, Together, play, step
-from compiler.cost.time.tasks import Segment, longest, tasks
+from compiler.cost.time.task import longest
+from compiler.cost.time.tasks import Segment, tasks
 from compiler.cost.time.timeline import Pieces, Player, Timeline
 from compiler.model import Cluster, Training
 from compiler.numbering import joined
@@ -158,7 +159,7 @@ class Simulation:
 
     def _pass(self, pricer: Pricer, of: Plan, timings: Sequence[Timing], groups: Iterable[int]) -> Result:
         """One pass over a plan, and what a step costs once. groups: of the plan's classes."""
-        posts = [pricer.post(r.bytes, r.group, r.to) for r in of.routes]
+        posts = [pricer.post(pricer.part(r.post), r.group, r.to) for r in of.routes]
         meets = [pricer.meet(meet) for meet in of.meets]
         result = evaluate(of, timings, posts, meets, pricer.cal.blocking_sends > 0)
         fixed = picoseconds(pricer.cal.fixed)
