@@ -101,7 +101,7 @@ def together(programs: Mapping[str, Program], folder: Path, compiled: Collection
         at.mkdir()
         (at / "train.py").write_text(export_torch(program))
         torch.save(tensors(program), at / "data.pt")
-        # A store for each, kept here as torchrun does it: a port that is looked for and then let go may become another's.
+        # A store for each, kept here as torchrun does it: a port that is let go may become another process's.
         stores.append(dist.TCPStore("localhost", 0, None, True, timedelta(seconds=TIME_LIMIT), wait_for_workers=False))
         (at / "world").write_text(f"{program.devices} {stores[-1].port} {BACKEND if name in compiled else ''}")
     env = dict(os.environ, OMP_NUM_THREADS="1", MASTER_ADDR="localhost", TORCHELASTIC_USE_AGENT_STORE="True")
