@@ -61,7 +61,7 @@ PRIORS = {
     "outer_half": Prior(2e6, 0.7, 2e5, 5e7),
     "alpha": Prior(2.0, 0.7, 0.5, 20.0),
     "slowdown": Prior(0.1, 0.7, 0.01, 0.4),
-    "hidden": Prior(0.3, 0.7, 0.01, 1.0),
+    "ahead": Prior(0.5, 0.7, 0.02, 1.0),
     "overlap": Prior(0.4, 0.7, 0.05, 0.95),
     "exchange": Prior(0.3, 0.7, 0.02, 0.9),
     "grouped": Prior(2e-5, 0.7, 1e-6, 2e-4),
@@ -137,6 +137,7 @@ class Problem:
         self.group, self.rows = group, list(rows)
         self.owners = [group.owner(s.stack, s.kin) for s in rows]
         self.error = np.array([s.row.error for s in rows])
+        self.priced: dict[tuple[int, Calibration], float] = {}
         self.names = [("", name) for name in group.free]
         self.names += [(stack, name) for stack, names in group.own.items() for name in names]
         priors = [self.prior(stack, name) for stack, name in self.names]
@@ -181,8 +182,14 @@ class Problem:
         """log(predicted / measured) of each row."""
         values = self.values(x)
         cal = {stack: calibration(self.group, values[stack]) for stack in values}
-        pairs = zip(self.rows, self.owners)
-        return np.array([log(s.simulation.seconds(cal[owner]) / s.seconds) for s, owner in pairs])
+        return np.array([self._error(i, cal[owner]) for i, owner in enumerate(self.owners)])
+
+    def _error(self, i: int, cal: Calibration) -> float:
+        """Of one row; what some stacks have does not move the rows of others, which are not priced again."""
+        if (i, cal) not in self.priced:
+            of = self.rows[i]
+            self.priced[i, cal] = log(of.simulation.seconds(cal) / of.seconds)
+        return self.priced[i, cal]
 
 
 def calibration(group: Group, values: Mapping[str, float]) -> Calibration:

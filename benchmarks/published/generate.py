@@ -67,9 +67,9 @@ def _degrees(row: Row) -> dict[str, int]:
 
 
 def microbatches(row: Row) -> int:
-    """Micro-batches of a step and replica: as the column `microbatches` says, or as `mbs` does. A pipeline has as many
-    as stages at least, unless that column says otherwise: many call all that a replica has of a step its batch, and their
-    system cuts it."""
+    """Micro-batches of a step and replica: as the column `microbatches` says, or as `mbs` does. A pipeline has as
+    many as stages at least, unless that column says otherwise: many call all that a replica has of a step its batch,
+    and their system cuts it."""
     mesh = degrees(row)
     if row.family.startswith(WHOLE):
         return 1
@@ -261,8 +261,8 @@ def _modules(row: Row, layer: str, attention: str, core: Sequence[str]) -> list[
     """Of a list of modules each by its scope; core: what attention keeps where its core is made again."""
     of = words.modules(row["recompute"]) or frozenset()
     lines = []
-    if "up" in of and mixture.latent(row):  # queries, keys and values are made of what has few dims
-        kept = [*(["low"] if mixture.latent(row)[0] else []), "latents", "place", "mixed", "out"]
+    if "up" in of and mixture.latent(row):  # what has few dims, of which queries, keys and values are, is made as well
+        kept = ("place", "mixed", "out")
         lines.append(f"  recompute {layer}.{attention} keep {', '.join(f'{layer}.{attention}.{n}' for n in kept)}")
     elif "core" in of or fused(row):
         lines.append(f"  recompute {layer}.{attention} keep {', '.join(core)}")

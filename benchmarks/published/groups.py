@@ -52,16 +52,25 @@ class Group:
 
 
 NVLINK2: Any = {"fixed": {"inner_half": 5e6}, "priors": {"inner": (0.9, 0.1)}}  # micro.csv: all-reduces on V100
-FUSED = {"fused_attention": 1.0}
+HIDDEN = {"hidden": 0.8, "hidden_gather": 0.8}
+"""What goes of gradients beside the last backward pass, and of weights beside the next forward pass, since DDP, FSDP
+and Megatron-Core do that by default; nothing of Megatron of 2021. The same number for all: no row tells it apart."""
+JITTER = {"jitter": 0.01}
+"""Of hosts, with each doubling of the servers: a guess of ours."""
+FUSED = {"fused_attention": 1.0, **HIDDEN, **JITTER}
 WIDE = {**FUSED, "gradient_wire": 4.0}  # gradients are reduced in f32: autocast; FSDP2 with `reduce_dtype` float32
+RING = {"ring": 0.8}  # of context parallelism: TorchTitan, Transformer Engine
 SLOW_CORE = {"core": (0.25, 0.35)}  # of Hopper with Triton's attention, or PyTorch's
 QUICK = {"core": (0.6, 0.35)}  # with Transformer Engine's
-MIXTURES = {"fused_attention": 1.0, "distinct": 1.0, "gradient_wire": 2.0}  # recipes: grad_reduce_in_fp32 = False
-XLA = {"fused_attention": 1.0, "gradient_wire": 2.0, "host": 0.0, "fusion": 1.0}
+SENDS = {"scattered": 1.0}  # Megatron's pipelines since 2021: each tensor-parallel device sends its part
+BUCKETS = {"bucket": 8e7}  # Megatron-Core: 40 million parameters at least, in 16 bits
+# recipes: grad_reduce_in_fp32 = False
+MIXTURES = {**FUSED, "distinct": 1.0, "gradient_wire": 2.0, **SENDS, **BUCKETS, **RING}
+XLA = {"fused_attention": 1.0, "gradient_wire": 2.0, "host": 0.0, "fusion": 1.0, **HIDDEN}
 GENERAL = ("product", "ramp", "vector", "core", "inner", "outer", "host")
 UNFUSED = ("product", "ramp", "vector", "inner", "outer", "host")
 FEW = ("product", "ramp", "inner", "host")
-MEGATRON = {"gradient_wire": 2.0, "blocking_sends": 1.0}
+MEGATRON = {"gradient_wire": 2.0, "blocking_sends": 1.0, **SENDS, **JITTER}
 """In fp16 gradients are reduced as they are (`--accumulate-allreduce-grads-in-fp32` is for bf16), and a stage waits for
 what it sends (`torch.cuda.synchronize()` in p2p_communication.py)."""
 GRAPH = {"launch": 1.5e-6}
@@ -91,6 +100,7 @@ GROUPS = (
         ("a100_80",),
         ("bloom", "bloom_numa"),
         (*UNFUSED, "inner_half", "fixed"),
+        fixed={**SENDS, **JITTER},
         priors=LATE,
         own={"bloom_numa": ("inner",)},
         only={"inner": ("bloom",)},
@@ -102,7 +112,7 @@ GROUPS = (
             f"composer_{device}",
             (device,),
             ("composer", "composer_pure"),
-            (*GENERAL, "fusion", "fixed"),
+            (*GENERAL, "fusion", "fixed", "ahead"),
             fixed=WIDE,
             settled={"composer_pure": {"gradient_wire": 2.0}},
             like={"composer_pure": "composer"},
@@ -113,7 +123,7 @@ GROUPS = (
         "composer_h100",
         ("h100",),
         ("composer", "composer_pure"),
-        ("product", "ramp", "vector", "core", "inner", "host", "fusion", "fixed"),
+        ("product", "ramp", "vector", "core", "inner", "host", "fusion", "fixed", "ahead"),
         fixed=WIDE,
         settled={"composer_pure": {"gradient_wire": 2.0}},
         like={"composer_pure": "composer"},
@@ -123,8 +133,9 @@ GROUPS = (
         "torchtitan_a100",
         ("a100_80",),
         ("torchtitan",),
-        ("product", "vector", "core", "inner", "outer", "fusion"),
-        fixed={**WIDE, "wire": 2.0},
+        ("product", "vector", "core", "inner", "outer", "fusion", "ahead"),
+        fixed={**WIDE, **RING, "wire": 2.0},
+        priors={"core": (0.55, 0.35)},
     ),
     Group(
         "torchtitan_h100",
@@ -137,9 +148,9 @@ GROUPS = (
             "torchtitan_float8_async",
             "torchtitan_float8_rowwise",
         ),
-        ("product", "vector", "core", "inner", "fusion", "narrow", "overlap"),
+        ("product", "vector", "core", "inner", "fusion", "narrow", "overlap", "ahead"),
         own={"torchtitan_eager": ("fusion",), "torchtitan_float8_rowwise": ("narrow",)},
-        fixed=WIDE,
+        fixed={**WIDE, **RING},
         settled={"torchtitan_float8": {"wire": 1.0}, "torchtitan_float8_async": {"wire": 1.0}},
         only={
             "narrow": ("torchtitan_float8", "torchtitan_float8_async"),
@@ -208,25 +219,36 @@ GROUPS = (
         priors={"product": (0.67, 0.07), "overlap": (0.5, 0.3), "fusion": (0.5, 0.5), **QUICK},
     ),
     # --- XLA ---
-    Group("pax_a100", ("a100_80",), ("pax",), ("product", "core", "vector", "inner", "outer", "fixed"), fixed=FUSED),
+    Group(
+        "pax_a100",
+        ("a100_80",),
+        ("pax",),
+        ("product", "core", "vector", "inner", "outer", "fixed", "ahead"),
+        fixed=FUSED,
+    ),
     Group(
         "pax_h100",
         ("h100",),
         ("pax", "pax_float8"),
-        ("product", "core", "vector", "inner", "outer", "fixed"),
+        ("product", "core", "vector", "inner", "outer", "fixed", "ahead"),
         own={"pax_float8": ("narrow",)},
         like={"pax_float8": "pax"},
         fixed=FUSED,
         priors=QUICK,
     ),
     Group(
-        "maxtext_v4", ("tpu_v4",), ("maxtext",), ("product", "ramp", "vector", "core", "outer"), fixed=XLA, launch=2e-6
+        "maxtext_v4",
+        ("tpu_v4",),
+        ("maxtext",),
+        ("product", "ramp", "vector", "core", "outer", "ahead"),
+        fixed=XLA,
+        launch=2e-6,
     ),
     Group(
         "maxtext_v5e",
         ("tpu_v5e",),
         ("maxtext",),
-        ("product", "ramp", "vector", "core", "inner", "outer"),
+        ("product", "ramp", "vector", "core", "inner", "outer", "ahead"),
         fixed=XLA,
         launch=2e-6,
     ),
@@ -234,7 +256,7 @@ GROUPS = (
         "maxtext_v5p",
         ("tpu_v5p",),
         ("maxtext",),
-        ("product", "ramp", "vector", "core", "inner", "outer", "overlap"),
+        ("product", "ramp", "vector", "core", "inner", "outer", "overlap", "ahead"),
         fixed=XLA,
         launch=2e-6,
     ),
@@ -244,7 +266,7 @@ GROUPS = (
         ("ascend910b",),
         ("modellink",),
         ("product", "ramp", "vector", "core", "fusion", "inner"),
-        fixed=WIDE,
+        fixed={**WIDE, **SENDS, **BUCKETS},
         launch=5e-6,
     ),
     Group(
@@ -261,12 +283,12 @@ GROUPS = (
         "a100",
         ("a100_80", "a100_40"),
         ("general", "fast_attention", "megatron"),
-        (*GENERAL, "fusion"),
+        (*GENERAL, "fusion", "ahead"),
         own={"fast_attention": ("core",), "megatron": ("overlap",)},
         shared={"megatron": {"core": "fast_attention"}},
         only={"core": ("general",)},
         like={"fast_attention": "general", "megatron": "fast_attention"},
-        fixed=FUSED,
+        fixed={**FUSED, **SENDS},
         priors={"core": (0.4, 0.2), "fast_attention core": (0.55, 0.2), "megatron overlap": (0.4, 0.3)},
         families=("llmfoundry", "torchtitan", "pax"),
     ),
@@ -286,7 +308,7 @@ GROUPS = (
         "h100",
         ("h100", "h100_hbm2e", "h200"),
         ("general", "fast_attention", "megatron", "float8", "fast_attention_float8", "megatron_float8"),
-        ("product", "ramp", "vector", "core", "inner", "outer", "fusion"),
+        ("product", "ramp", "vector", "core", "inner", "outer", "fusion", "ahead"),
         own={"fast_attention": ("core",), "megatron": ("overlap",), "float8": ("narrow",)},
         shared={
             "megatron": {"core": "fast_attention"},
@@ -301,7 +323,7 @@ GROUPS = (
             "fast_attention_float8": "fast_attention",
             "megatron_float8": "megatron",
         },
-        fixed=FUSED,
+        fixed={**FUSED, **SENDS},
         priors={
             "core": (0.25, 0.2),
             "fast_attention core": (0.6, 0.2),
@@ -339,7 +361,7 @@ GROUPS = (
             **{f"{of}_{kind}": of for kind in ("float8", "float4") for of in ("megatron", "fast_attention")},
             **{kind: "general" for kind in ("float8", "float4")},
         },
-        fixed=FUSED,
+        fixed={**FUSED, **SENDS},
         priors={"fast_attention core": (0.6, 0.2), "megatron overlap": (0.5, 0.3)},
         families=("megatron_bridge",),
         relatives=("b200",),
@@ -349,7 +371,7 @@ GROUPS = (
             device,
             (device,),
             ("general",),
-            ("product", "ramp", "vector", "core", "inner", "outer"),
+            ("product", "ramp", "vector", "core", "inner", "outer", "ahead"),
             fixed=XLA,
             families=("maxtext",),
             launch=2e-6,

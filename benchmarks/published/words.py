@@ -59,8 +59,8 @@ def precision(text: str) -> str | None:
 
 def modules(text: str) -> frozenset[str] | None:
     """Of `selective(mlp, moe_act)` and the like which parts of a layer are made again: `core` of attention, `mlp`,
-    `norm`, `act` (between the products of a feed-forward layer), `up` (projections of latent attention), `experts`. None for
-    what is no list of modules; one of which none is known is empty."""
+    `norm`, `act` (between the products of a feed-forward layer), `up` (projections of latent attention), `experts`.
+    None for what is no list of modules; one of which none is known is empty."""
     found = re.fullmatch(r"(?:selective|modules?)?[ :]*[(\[]([^)\]]*)[)\]]", text.lower().strip())
     listed = re.split(r"[,;+/ ]+(?:and )?", found[1].strip()) if found else []
     if not listed or PRODUCTS.search(text.lower()) or EVERY.search(text.lower()):

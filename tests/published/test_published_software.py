@@ -168,7 +168,7 @@ def test_modules_of_a_list_are_scopes_of_the_job(recompute: str, lines: set[str]
 RULES = {
     "none": [],
     "selective(moe_act)": ["recompute block.moe.routed_experts keep", "recompute block.moe.shared keep"],
-    "selective(mla_up_proj)": ["recompute block.latent_attention keep block.latent_attention.latents"],
+    "selective(mla_up_proj)": ["recompute block.latent_attention keep block.latent_attention.place"],
     "selective(moe)": ["recompute block.moe\n"],
     "selective(mlp, norm)": [
         "recompute first.swiglu\n",
@@ -289,6 +289,8 @@ def test_gradients_are_reduced_in_16_bits_where_nothing_is_known() -> None:
     """Composer's autocast and FSDP2 reduce in f32, and say so."""
     assert DEFAULT.gradient_wire == 2.0
     assert numbers(changed("llmfoundry-0063", **PLAIN | {"attn": "flash"}, **H100)).gradient_wire == 2.0
-    amp = next(row for row in ROWS.values() if row.family == "llmfoundry" and "amp" in row["precision"])
-    assert numbers(amp).gradient_wire == 4.0
+    amp, pure = (
+        next(r for r in ROWS.values() if r.family == "llmfoundry" and w in r["precision"]) for w in ("amp", "PURE")
+    )
+    assert numbers(amp).gradient_wire == 4.0 and numbers(pure).gradient_wire == 2.0
     assert numbers(ROWS["torchtitan_h100-0002"]).gradient_wire == 4.0
