@@ -46,7 +46,7 @@ def numbers(group: Group) -> dict[str, dict[str, float]]:
 
 
 def as_stated(problem: Problem) -> Vector:
-    """The vector of a group at the numbers that the library states."""
+    """The vector of a group at the numbers that the library states; what it does not is at its prior."""
     group, of = problem.group, numbers(problem.group)
 
     def owner(stack: str, name: str) -> str:
@@ -55,8 +55,10 @@ def as_stated(problem: Problem) -> Vector:
         takes = (s for s in group.stacks if s in group.only.get(name, group.stacks))
         return next(s for s in takes if name not in group.own.get(s, ()) and name not in group.shared.get(s, {}))
 
-    x = np.array([log(of[owner(stack, name)][name]) for stack, name in problem.names])
-    x = np.concatenate([x, np.zeros(len(problem.low) - len(x))])
+    x = problem.centre.copy()
+    for i, (stack, name) in enumerate(problem.names):
+        if value := of[owner(stack, name)].get(name, 0.0):
+            x[i] = log(value)
     return np.clip(x, problem.low, problem.high)
 
 
