@@ -304,7 +304,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("groups", nargs="*", help="names of groups, or `footprints`; all if there are none")
     parser.add_argument("--write", action="store_true", help="put the lines into dsl/std/devices.par")
     parser.add_argument("--validate", action="store_true", help="the tables of docs/validation.md as well")
-    parser.add_argument("--near", action="store_true", help="begin at the numbers that stand there: a third of the time")
+    parser.add_argument("--near", action="store_true", help="begin at the numbers that stand there")
     parser.add_argument("--every", type=int, default=18, metavar="N", help="of the rows of one node each Nth")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     options = parser.parse_args(arguments)
