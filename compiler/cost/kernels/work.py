@@ -19,8 +19,9 @@ class Product:
     """`batch` products of m*k by k*n matrices.
 
     bytes: operands and result. core: part of attention's core (scores, or what follows from them), where a fused
-    kernel moves only `core_bytes` and computes only the share of scores that a mask has `kept`. groups: with weights
-    of so many experts, whose products libraries launch one by one.
+    kernel moves only `core_bytes` and computes only the share of scores that a mask has `kept`, or `most` on the device
+    that has most to do, for which all wait (0: all have alike much). groups: with weights of so many experts, whose
+    products libraries launch one by one.
     """
 
     m: int
@@ -32,6 +33,7 @@ class Product:
     core: bool = False
     core_bytes: int = 0
     kept: float = 1.0
+    most: float = 0.0
     groups: int = 1
 
     @property
