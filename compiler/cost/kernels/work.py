@@ -156,12 +156,14 @@ Work = Union[Product, Vector, Collective, Copy, Wait, Post, Meet, WorkLoop]  # n
 
 @dataclass(frozen=True, slots=True)
 class WorkNode:
-    """deps: nodes of the same part that must have ended. carried: nodes of the loop's iteration before."""
+    """deps: nodes of the same part that must have ended. carried: nodes of the loop's iteration before. again: only
+    systems do it that run whole layers again (`again.py`)."""
 
     name: str
     work: Work
     deps: tuple[int, ...] = ()
     carried: tuple[int, ...] = ()
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
