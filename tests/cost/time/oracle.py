@@ -1,23 +1,13 @@
 """An oracle of time: every device is played by itself, item by item, loops unrolled.
 
 It shares no rule with `compiler.cost.time`: only sizes, dependencies, and what each kernel and message takes alone come
-from there. What runs beside what, what waits, what is gathered ahead and what is hidden is written here once more.
-
-    Work     occupies the player
-    Post     sends: occupies the player's link, which sends in order, and not the player unless it is `blocking`
-    Wait     until a posted message has arrived
-    Meet     until all `members` players have come, then `duration` longer
-    Step     a piece on one of the player's streams, which are in order: it starts when its stream is free, what it
-             needs (earlier items of the player) has ended, and all `members` that it is done with are ready as well;
-             if `blocking`, stream 0 waits for it; it keeps streams of `also` busy for part of its time
-    Barrier  until all streams of the player have ended
-
-Times depend on the order within each player only (sums and maxima), so the order of playing does not matter.
+from there. What runs beside what, what waits, what is gathered ahead and what is hidden is written here once more. The
+items that this makes, and the player of them, are in `items.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log2, prod
 
@@ -26,158 +16,10 @@ from compiler.cost.price.pricer import Pricer
 from compiler.cost.time.simulate import Simulation
 from compiler.numbering import Ranks
 from compiler.schedules import unroll
+from tests.cost.time.items import Barrier, Item, Meet, Post, Step, Wait, Work, play
 
 COMPUTE, COMM = 0, 2
 """The stream of kernels, and the first of those of messages."""
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    name: str
-    duration: int
-
-
-@dataclass(frozen=True, slots=True)
-class Post:
-    """early: it was ready so long before its place in the order. deps: or, behind a barrier, when these items of the
-    player had ended."""
-
-    key: Hashable
-    duration: int
-    early: int = 0
-    blocking: bool = False
-    deps: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    key: Hashable
-
-
-@dataclass(frozen=True, slots=True)
-class Meet:
-    key: Hashable
-    members: int
-    duration: int
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    stream: int
-    duration: int
-    deps: tuple[int, ...] = ()
-    blocking: bool = False
-    key: Hashable = None
-    members: int = 1
-    also: tuple[tuple[int, int], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Barrier:
-    pass
-
-
-Item = Work | Post | Wait | Meet | Step | Barrier
-
-
-@dataclass(frozen=True, slots=True)
-class Played:
-    """Per player, in picoseconds: when it ended, and how much of that it worked."""
-
-    ends: tuple[int, ...]
-    busy: tuple[int, ...]
-
-    @property
-    def bubble(self) -> float:
-        """Share of the players' time, up to the last end, in which they do not work."""
-        total = max(self.ends, default=0) * len(self.ends)
-        return 1 - sum(self.busy) / total if total else 0.0
-
-
-class _State:
-    """Of one player: time, when it was at the barrier before, its link, its streams, and when its items ended."""
-
-    __slots__ = ("now", "began", "link", "busy", "at", "streams", "ends")
-
-    def __init__(self, streams: int) -> None:
-        self.now = self.began = self.link = self.busy = self.at = 0
-        self.streams = [0] * streams
-        self.ends: dict[int, int] = {}
-
-
-def play(players: Sequence[Sequence[Item]], streams: int = 1) -> Played:
-    """Run all to their ends. Raises ValueError where players wait for what never comes; keys are used once."""
-    states = [_State(streams) for _ in players]
-    arrived: dict[Hashable, int] = {}
-    met: dict[Hashable, dict[int, int]] = {}
-    # Who stopped for a key is called again when it is there, so that nobody is asked in vain.
-    sleepers: dict[Hashable, list[int]] = {}
-    ready = list(range(len(players)))
-    while ready:
-        p = ready.pop()
-        state, items = states[p], players[p]
-        while state.at < len(items):
-            item, now = items[state.at], state.now
-            start = now
-            if isinstance(item, Work):
-                end = now + item.duration
-                state.now = end
-                state.busy += item.duration
-            elif isinstance(item, Post):
-                made = now - item.early
-                if item.deps is not None:
-                    made = max([state.began, *(state.ends[d] for d in item.deps)])
-                start = max(state.link, made)
-                state.link = end = start + item.duration
-                arrived[item.key] = end
-                if item.blocking:
-                    state.now = max(now, end)
-                ready += sleepers.pop(item.key, ())
-            elif isinstance(item, Wait):
-                if item.key not in arrived:
-                    sleepers.setdefault(item.key, []).append(p)
-                    break
-                state.now = end = max(now, arrived[item.key])
-            elif isinstance(item, Meet):
-                came = met.setdefault(item.key, {})
-                came.setdefault(p, now)
-                if len(came) < item.members:
-                    sleepers.setdefault(item.key, []).append(p)
-                    break
-                start = max(came.values())
-                state.now = end = start + item.duration
-                ready += sleepers.pop(item.key, ())
-            elif isinstance(item, Step):
-                used = [state.streams[s] for s, _ in item.also]
-                start = max([now, state.streams[item.stream], *used, *(state.ends[d] for d in item.deps)])
-                if item.blocking:
-                    start = max(start, state.streams[0])
-                if item.members > 1:
-                    came = met.setdefault(item.key, {})
-                    came.setdefault(p, start)
-                    if len(came) < item.members:
-                        sleepers.setdefault(item.key, []).append(p)
-                        break
-                    start = max(came.values())
-                    ready += sleepers.pop(item.key, ())
-                end = start + item.duration
-                state.streams[item.stream] = end
-                for s, share in item.also:
-                    state.streams[s] = start + share
-                if item.blocking:
-                    state.streams[0] = end
-                state.ends[state.at] = end
-                state.busy += item.duration if item.stream == 0 else 0
-            else:
-                state.began = now
-                state.now = end = max([now, *state.streams])
-            state.at += 1
-    if any(s.at < len(items) for s, items in zip(states, players, strict=True)):
-        raise ValueError("players wait for what never comes")
-    return Played(tuple(s.now for s in states), tuple(s.busy for s in states))
-
-
-# --- a step of a program ----------------------------------------------------------------------------------------------
 
 
 def every_rank(s: Simulation, pricer: Pricer, partition: Sequence[int], slow: Mapping[int, float]) -> tuple[int, ...]:
@@ -369,6 +211,10 @@ class _Device:
     def item(self, node: work.WorkNode, needs: set[int], part: tuple[float, float] = (0.0, 1.0)) -> int:
         """A kernel, message or copy, or of a message what lies between two shares of it; the index of its item."""
         of = node.work
+        if node.again and not self.pricer.cal.reentrant:  # nothing, in its place
+            self.items.append(Step(COMPUTE, 0, tuple(needs)))
+            self.kernel = len(self.items) - 1
+            return self.kernel
         priced = self.pricer.price(of, self.update)
         takes, waited, key, members = _between(part, priced.ps), False, None, 1
         self.launches += priced.launches * (part[1] == 1)
@@ -405,6 +251,8 @@ class _Device:
         compute = beside = 0
         for node in part.nodes:
             of = node.work
+            if node.again and not self.pricer.cal.reentrant:
+                continue
             if isinstance(of, work.WorkLoop):
                 inner = self.sums(of.body, times * of.count)
                 compute, beside = compute + inner[0], beside + inner[1]
