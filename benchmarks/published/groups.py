@@ -59,18 +59,19 @@ JITTER = {"jitter": 0.01}
 """Of hosts, with each doubling of the servers: a guess of ours."""
 FUSED = {"fused_attention": 1.0, **HIDDEN, **JITTER}
 WIDE = {**FUSED, "gradient_wire": 4.0}  # gradients are reduced in f32: autocast; FSDP2 with `reduce_dtype` float32
-RING = {"ring": 0.8}  # of context parallelism: TorchTitan, Transformer Engine
+RING = {"ring": 0.8, "balanced": 1.0}  # of context parallelism: TorchTitan, Transformer Engine
 SLOW_CORE = {"core": (0.25, 0.35)}  # of Hopper with Triton's attention, or PyTorch's
 QUICK = {"core": (0.6, 0.35)}  # with Transformer Engine's
 SENDS = {"scattered": 1.0}  # Megatron's pipelines since 2021: each tensor-parallel device sends its part
+AGAIN = {"reentrant": 1.0}  # Megatron's and DeepSpeed's checkpoints run a layer again to its end
 BUCKETS = {"bucket": 8e7}  # Megatron-Core: 40 million parameters at least, in 16 bits
 # recipes: grad_reduce_in_fp32 = False
-MIXTURES = {**FUSED, "distinct": 1.0, "gradient_wire": 2.0, **SENDS, **BUCKETS, **RING}
+MIXTURES = {**FUSED, "distinct": 1.0, "gradient_wire": 2.0, **SENDS, **BUCKETS, **RING, **AGAIN}
 XLA = {"fused_attention": 1.0, "gradient_wire": 2.0, "host": 0.0, "fusion": 1.0, **HIDDEN}
 GENERAL = ("product", "ramp", "vector", "core", "inner", "outer", "host")
 UNFUSED = ("product", "ramp", "vector", "inner", "outer", "host")
 FEW = ("product", "ramp", "inner", "host")
-MEGATRON = {"gradient_wire": 2.0, "blocking_sends": 1.0, **SENDS, **JITTER}
+MEGATRON = {"gradient_wire": 2.0, "blocking_sends": 1.0, **SENDS, **AGAIN, **JITTER}
 """In fp16 gradients are reduced as they are (`--accumulate-allreduce-grads-in-fp32` is for bf16), and a stage waits for
 what it sends (`torch.cuda.synchronize()` in p2p_communication.py)."""
 GRAPH = {"launch": 1.5e-6}
@@ -100,7 +101,7 @@ GROUPS = (
         ("a100_80",),
         ("bloom", "bloom_numa"),
         (*UNFUSED, "inner_half", "fixed"),
-        fixed={**SENDS, **JITTER},
+        fixed={**SENDS, **AGAIN, **JITTER},
         priors=LATE,
         own={"bloom_numa": ("inner",)},
         only={"inner": ("bloom",)},
@@ -266,7 +267,7 @@ GROUPS = (
         ("ascend910b",),
         ("modellink",),
         ("product", "ramp", "vector", "core", "fusion", "inner"),
-        fixed={**WIDE, **SENDS, **BUCKETS},
+        fixed={**WIDE, **SENDS, **BUCKETS, **AGAIN},
         launch=5e-6,
     ),
     Group(
@@ -287,8 +288,9 @@ GROUPS = (
         own={"fast_attention": ("core",), "megatron": ("overlap",)},
         shared={"megatron": {"core": "fast_attention"}},
         only={"core": ("general",)},
+        settled={"megatron": AGAIN},
         like={"fast_attention": "general", "megatron": "fast_attention"},
-        fixed={**FUSED, **SENDS},
+        fixed={**FUSED, **SENDS, **RING},
         priors={"core": (0.4, 0.2), "fast_attention core": (0.55, 0.2), "megatron overlap": (0.4, 0.3)},
         families=("llmfoundry", "torchtitan", "pax"),
     ),
@@ -316,6 +318,7 @@ GROUPS = (
             "megatron_float8": {"core": "fast_attention", "overlap": "megatron", "narrow": "float8"},
         },
         only={"core": ("general", "float8")},
+        settled=dict.fromkeys(("megatron", "megatron_float8"), AGAIN),
         like={
             "fast_attention": "general",
             "megatron": "fast_attention",
@@ -323,7 +326,7 @@ GROUPS = (
             "fast_attention_float8": "fast_attention",
             "megatron_float8": "megatron",
         },
-        fixed={**FUSED, **SENDS},
+        fixed={**FUSED, **SENDS, **RING},
         priors={
             "core": (0.25, 0.2),
             "fast_attention core": (0.6, 0.2),
@@ -354,14 +357,17 @@ GROUPS = (
             "float8": {"narrow": "megatron_float8"},
             "float4": {"narrow": "megatron_float4"},
         },
-        settled={name: {"core": 0.25} for name in ("general", "float8", "float4")},
+        settled={
+            **{name: {"core": 0.25} for name in ("general", "float8", "float4")},
+            **dict.fromkeys(("megatron", "megatron_float8", "megatron_float4"), AGAIN),
+        },
         like={
             "fast_attention": "general",
             "megatron": "fast_attention",
             **{f"{of}_{kind}": of for kind in ("float8", "float4") for of in ("megatron", "fast_attention")},
             **{kind: "general" for kind in ("float8", "float4")},
         },
-        fixed={**FUSED, **SENDS},
+        fixed={**FUSED, **SENDS, **RING},
         priors={"fast_attention core": (0.6, 0.2), "megatron overlap": (0.5, 0.3)},
         families=("megatron_bridge",),
         relatives=("b200",),
