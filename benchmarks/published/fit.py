@@ -70,6 +70,9 @@ PRIORS = {
 }
 """What is plausible, from data sheets, microbenchmarks (micro.csv) and the sources of docs/costs.md."""
 
+USUAL = 0.94
+"""The share of an ample power's products where it is not published: the middle of those that are."""
+
 ERROR = ERRORS["A"]
 """Errors of a good model (of the logarithm): what a prior is weighed against."""
 
@@ -157,7 +160,7 @@ class Problem:
         if name == "product":
             sheets = [known(device) for device in self.group.devices]
             high = min(usual.high, *(most(of) for of in sheets))
-            centre = usual.centre * min(power(of) if of else 1.0 for of in sheets)
+            centre = usual.centre * min(power(of) if of and of.watts else USUAL for of in sheets)
             usual = Prior(min(centre, 0.95 * high), usual.spread, usual.low, high)
         own = self.group.priors.get(f"{stack} {name}") or self.group.priors.get(name)
         return Prior(own[0], own[1], usual.low, usual.high) if own else usual

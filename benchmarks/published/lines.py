@@ -21,7 +21,7 @@ def shown(name: str, value: float) -> str:
         return f"{value * 1e6:.3g} us" if value < 1e-3 else f"{value * 1e3:.3g} ms"
     if unit == "B":
         return f"{value / 1e6:.2g} MB"
-    return f"{value:.2g}" if value < 0.95 or value >= 10 and value < 100 else f"{value:.3g}"
+    return f"{value:.2g}" if value < 0.95 or 10 <= value < 99 else f"{value:.3g}"
 
 
 def efficiencies(group: Group, values: Mapping[str, Mapping[str, float]]) -> list[str]:
