@@ -61,6 +61,7 @@ PRIORS = {
     "outer_half": Prior(2e6, 0.7, 2e5, 5e7),
     "alpha": Prior(2.0, 0.7, 0.5, 20.0),
     "slowdown": Prior(0.1, 0.7, 0.01, 0.4),
+    "jitter": Prior(0.01, 0.7, 0.0005, 0.03),
     "ahead": Prior(0.5, 0.7, 0.02, 1.0),
     "overlap": Prior(0.4, 0.7, 0.05, 0.95),
     "exchange": Prior(0.3, 0.7, 0.02, 0.9),

@@ -56,7 +56,7 @@ HIDDEN = {"hidden": 0.8, "hidden_gather": 0.8}
 """What goes of gradients beside the last backward pass, and of weights beside the next forward pass, since DDP, FSDP
 and Megatron-Core do that by default; nothing of Megatron of 2021. The same number for all: no row tells it apart."""
 JITTER = {"jitter": 0.01}
-"""Of hosts, with each doubling of the servers: a guess of ours."""
+"""Of hosts, with each doubling of the servers: a guess, where no rows of hundreds of servers tell."""
 FUSED = {"fused_attention": 1.0, **HIDDEN, **JITTER}
 WIDE = {**FUSED, "gradient_wire": 4.0}  # gradients are reduced in f32: autocast; FSDP2 with `reduce_dtype` float32
 RING = {"ring": 0.8, "balanced": 1.0}  # of context parallelism: TorchTitan, Transformer Engine
@@ -69,9 +69,9 @@ BUCKETS = {"bucket": 8e7}  # Megatron-Core: 40 million parameters at least, in 1
 MIXTURES = {**FUSED, "distinct": 1.0, "gradient_wire": 2.0, **SENDS, **BUCKETS, **RING, **AGAIN}
 XLA = {"fused_attention": 1.0, "gradient_wire": 2.0, "host": 0.0, "fusion": 1.0, **HIDDEN}
 GENERAL = ("product", "ramp", "vector", "core", "inner", "outer", "host")
-UNFUSED = ("product", "ramp", "vector", "inner", "outer", "host")
+UNFUSED = ("product", "ramp", "vector", "inner", "outer", "host", "jitter")
 FEW = ("product", "ramp", "inner", "host")
-MEGATRON = {"gradient_wire": 2.0, "blocking_sends": 1.0, **SENDS, **AGAIN, **JITTER}
+MEGATRON = {"gradient_wire": 2.0, "blocking_sends": 1.0, **SENDS, **AGAIN}
 """In fp16 gradients are reduced as they are (`--accumulate-allreduce-grads-in-fp32` is for bf16), and a stage waits for
 what it sends (`torch.cuda.synchronize()` in p2p_communication.py)."""
 GRAPH = {"launch": 1.5e-6}
@@ -101,7 +101,7 @@ GROUPS = (
         ("a100_80",),
         ("bloom", "bloom_numa"),
         (*UNFUSED, "inner_half", "fixed"),
-        fixed={**SENDS, **AGAIN, **JITTER},
+        fixed={**SENDS, **AGAIN},
         priors=LATE,
         own={"bloom_numa": ("inner",)},
         only={"inner": ("bloom",)},
