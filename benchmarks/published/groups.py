@@ -266,8 +266,9 @@ GROUPS = (
         "modellink",
         ("ascend910b",),
         ("modellink",),
-        ("product", "ramp", "vector", "core", "fusion", "inner"),
+        ("product", "ramp", "vector", "core", "fusion", "inner", "overlap"),
         fixed={**WIDE, **SENDS, **BUCKETS, **AGAIN},
+        priors={"overlap": (0.5, 0.3)},  # MC2 is on in its scripts
         launch=5e-6,
     ),
     Group(
@@ -387,9 +388,13 @@ GROUPS = (
     Group(
         "ascend910b",
         ("ascend910b",),
-        ("general",),
+        ("general", "megatron"),
         ("product", "ramp", "vector", "core", "fusion", "inner"),
+        own={"megatron": ("overlap",)},
+        settled={"megatron": {**SENDS, **AGAIN}},
+        like={"megatron": "general"},
         fixed=FUSED,
+        priors={"megatron overlap": (0.5, 0.3)},
         families=("ascend",),
         launch=5e-6,
     ),
