@@ -1,6 +1,6 @@
 """What of a chunk's passes is one call, and its derivative: candidates, each of which is put in or left out as a whole.
 
-A derivative is recognised as a product or a sum of what it must be made of, whatever the order in which that is written.
+A derivative is recognised as a sum of products of what it must be made of, in whatever order that is written.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def product(of: Reading, v: Value, stop: Collection[Value] = ()) -> Product:
 def pairs(of: Reading, v: Value, fn: str) -> Iterable[tuple[Value, Value]]:
     """The operands of an elementwise function of two, in both orders."""
     found = of.map(v, fn, None, None)
-    return (found, found[::-1]) if found is not None and len(found) == 2 else ()  # type: ignore[return-value]
+    return (found, found[::-1]) if found is not None and len(found) == 2 else ()
 
 
 def dot(of: Reading, node: Node) -> tuple[Value, Value] | None:

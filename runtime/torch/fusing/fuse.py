@@ -13,7 +13,7 @@ from compiler.graph import Node, Value
 from compiler.ops.base import Op
 from compiler.ops.effects import Load
 from compiler.origin import Role
-from compiler.program import MODEL_PASSES, DeviceClass, Function, StateDecl
+from compiler.program import MODEL_PASSES, DeviceClass, Function, FunctionPhase, StateDecl
 from compiler.regions.reading import Reading
 from compiler.walk import bodies
 from runtime.straight_line import without_calls
@@ -23,6 +23,7 @@ from runtime.torch.fusing.bodies import Body, Chunk, Step, finished
 from runtime.torch.fusing.found import Candidate, Fresh, Put
 from runtime.torch.fusing.loss import losses
 from runtime.torch.fusing.norm import norms
+from runtime.torch.fusing.update import updated
 
 Finder = Callable[[Reading, Reading, Sequence[Node], Fresh], Iterator[Candidate]]
 """From a body as it is read, all of a chunk's bodies, and the body's nodes."""
@@ -43,6 +44,9 @@ def fused(cls: DeviceClass, device: str) -> DeviceClass:
         made, added = _chunk(mine, saved, finders)
         found.update({f.key: f for f in made})
         states += added
+    for f in cls.functions:
+        if f.phase is FunctionPhase.UPDATE:
+            found[f.key] = replace(f, body=updated(f.body, cls))
     return replace(cls, functions=tuple(found.get(f.key, f) for f in cls.functions), states=tuple(states))
 
 

@@ -22,7 +22,7 @@ def norms(of: Reading, joint: Reading, nodes: Sequence[Node], fresh: Fresh) -> I
             continue
         if any(v.type.dtype != found.of.type.dtype for v in (found.scale, found.shift) if v is not None):
             continue
-        if found.end.output.type.names != found.of.type.names:
+        if found.end.output.type != found.of.type:
             continue
         rank = len(found.over)
         mean, one = fresh(root.output, "mean"), fresh(root.output, "root")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from compiler.graph import Graph
 from compiler.ops.base import Op
 from dsl.data import dataclass
 
@@ -80,3 +81,22 @@ class FusedCrossEntropyBackward(FusedOp):
     """The cotangent of each position's loss, logarithms of probabilities, targets -> dz."""
 
     mnemonic: ClassVar[str] = "fused_cross_entropy_backward"
+
+
+@dataclass(frozen=True, slots=True)
+class FusedChain(FusedOp):
+    """Elementwise functions of tensors of one shape and of scalars, element by element: `body` of the operands.
+
+    renewed: (result, operand) where the result takes the memory of the operand, which nobody needs any more.
+    """
+
+    mnemonic: ClassVar[str] = "fused_chain"
+    body: Graph
+    renewed: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FusedSquare(FusedOp):
+    """x -> the sum of all squares."""
+
+    mnemonic: ClassVar[str] = "fused_square"
