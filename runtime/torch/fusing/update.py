@@ -9,7 +9,7 @@ from compiler.graph import Graph, Node, Value
 from compiler.ops.base import Movement
 from compiler.ops.call import Call
 from compiler.ops.comm import Comm
-from compiler.ops.effects import Accumulate, Read, Save, Write
+from compiler.ops.effects import Accumulate, Read, Save, Send, Write
 from compiler.ops.elementwise import Cast, Map
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
@@ -56,14 +56,14 @@ def _renewed(of: Reading, node: Node, shared: set[str]) -> Iterable[tuple[int, i
 
 
 def _shared(cls: DeviceClass) -> set[str]:
-    """Buffers whose memory something else may have: they are written, saved or added up as they are."""
+    """Buffers whose memory something else may have: they are written, saved, added up or sent as they are."""
     found: set[str] = set()
     for f in cls.functions:
         flow, written = _Flow(f.body), dict[Value, list[str]]()
         for n in f.body.nodes:
             if isinstance(n.op, Write):
                 written.setdefault(n.inputs[0], []).append(n.op.name)
-            elif isinstance(n.op, Save | Accumulate):
+            elif isinstance(n.op, Save | Accumulate | Send):
                 found |= flow.buffers(n.inputs[0])
         for v, names in written.items():
             sources = flow.buffers(v)
