@@ -98,6 +98,21 @@ def dot(of: Reading, node: Node) -> tuple[Value, Value] | None:
     return (factors[0], factors[1]) if factors is not None else None
 
 
+def added(
+    of: Reading, before: Value, node: Node | None, is_other: Callable[[Value], bool]
+) -> tuple[Value, Value] | None:
+    """Where something else is added to a sum of a value, up from the node that reads it: with it, and without."""
+    while node is not None and len(node.outputs) == 1:
+        for a, b in pairs(of, node.output, "add"):
+            if a is before and is_other(b):
+                return node.output, before
+        if of.map(node.output, "add", None, None) is None:
+            return None
+        readers = of.readers.get(node.output, [])
+        before, node = node.output, readers[0] if len(readers) == 1 else None
+    return None
+
+
 def after(of: Reading, v: Value) -> list[Node]:
     """The nodes that read a value and give one."""
     return [n for n in of.readers.get(v, ()) if len(n.outputs) == 1]

@@ -8,7 +8,7 @@ from compiler.graph import Node, Value
 from compiler.regions import forms
 from compiler.regions.forms import Norm
 from compiler.regions.reading import Reading
-from runtime.torch.fusing.found import Candidate, Fresh, Product, Put, after, dot, maps, pairs, product
+from runtime.torch.fusing.found import Candidate, Fresh, Product, Put, added, after, dot, maps, pairs, product
 from runtime.torch.fusing.ops import FusedNorm, FusedNormBackward
 
 TYPES = ("f32", "f64")
@@ -96,17 +96,10 @@ def _less_mean(
     sums = [n for n in after(of, whole) if of.reduced(n.output, "sum") == (whole, tuple(over))]
     if len(sums) != 1 or len(readers) != 2:
         return None
-    total, before = sums[0].output, whole
+    total = sums[0].output
     (node,) = [n for n in readers if n is not sums[0]]
-    while len(node.outputs) == 1 and of.map(node.output, "add", None, None) is not None:
-        for a, b in pairs(of, node.output, "add"):
-            if a is before and _is_mean(product(of, b, (total,)), total, count):
-                return whole, ((node.output, before),)
-        before, next_ = node.output, of.readers.get(node.output, [])
-        if len(next_) != 1:
-            return None
-        node = next_[0]
-    return None
+    found = added(of, whole, node, lambda v: _is_mean(product(of, v, (total,)), total, count))
+    return (whole, (found,)) if found is not None else None
 
 
 def _is_mean(found: Product, total: Value, count: int) -> bool:
