@@ -82,7 +82,14 @@ LATE = {"inner_half": (3e7, 0.7)}
 
 GROUPS = (
     # --- Megatron and its kin, before fused attention ---
-    Group("megatron_2021", ("a100_80",), ("megatron_2021",), (*UNFUSED, "slowdown"), fixed=MEGATRON),
+    Group(
+        "megatron_2021",
+        ("a100_80",),
+        ("megatron_2021",),
+        (*UNFUSED, "slowdown"),
+        fixed=MEGATRON,
+        priors={"jitter": (0.01, 1.5)},  # rows of 4 to 384 servers tell
+    ),
     Group("megatron_2022", ("a100_80",), ("megatron_2022",), UNFUSED, fixed=MEGATRON),
     Group("megatron_2020_a100", ("a100_40",), ("megatron_2020",), FEW, fixed=MEGATRON),
     Group("megatron_2020_v100", ("v100",), ("megatron_2020",), FEW, fixed=MEGATRON),
