@@ -74,6 +74,7 @@ FEW = ("product", "ramp", "inner", "host")
 MEGATRON = {"gradient_wire": 2.0, "blocking_sends": 1.0, **SENDS, **AGAIN}
 """In fp16 gradients are reduced as they are (`--accumulate-allreduce-grads-in-fp32` is for bf16), and a stage waits for
 what it sends (`torch.cuda.synchronize()` in p2p_communication.py)."""
+RAILS: Any = {"jitter": (0.003, 1.0)}  # of one cluster (Selene) with a network for each of the eight devices of a server
 GRAPH = {"launch": 1.5e-6}
 """Of kernels in a CUDA graph: assumed, neither fitted nor published; the device goes from one to the next by itself."""
 NARROWER = tuple(f"{of}{kind}" for kind in ("float8", "float4") for of in ("", "fast_attention_", "megatron_"))
@@ -88,9 +89,9 @@ GROUPS = (
         ("megatron_2021",),
         (*UNFUSED, "slowdown"),
         fixed=MEGATRON,
-        priors={"jitter": (0.01, 1.5)},  # rows of 4 to 384 servers tell
+        priors=RAILS,
     ),
-    Group("megatron_2022", ("a100_80",), ("megatron_2022",), UNFUSED, fixed=MEGATRON),
+    Group("megatron_2022", ("a100_80",), ("megatron_2022",), UNFUSED, fixed=MEGATRON, priors=RAILS),
     Group("megatron_2020_a100", ("a100_40",), ("megatron_2020",), FEW, fixed=MEGATRON),
     Group("megatron_2020_v100", ("v100",), ("megatron_2020",), FEW, fixed=MEGATRON),
     Group(
