@@ -19,6 +19,7 @@ from pathlib import Path
 
 import parc
 from benchmarks.published import machines
+from benchmarks.published.accelerators import SUSTAINED, power
 from benchmarks.published.facts import FOLDER, UNITS, Row, Unsupported
 from benchmarks.published.score import table
 from compiler.cost.kernels.work import Collective, Product
@@ -114,10 +115,12 @@ def passes(job: str, **changes: float) -> dict[str, float]:
 
 
 def product(part: Part) -> float:
-    """TFLOP/s; without the launch, as many were measured in a row."""
+    """TFLOP/s; without the launch, as many were measured in a row, which the device's power does not hold back as it does
+    in training."""
     work = Product(part.size("m"), part.size("n"), part.size("k"), 1, "bf16", 0)
     found = pricer(part.row, 1)
-    return work.flops / product_seconds(work, found.machine, found.cal.changed(launch=0.0)) / 1e12
+    seconds = product_seconds(work, found.machine, found.cal.changed(launch=0.0))
+    return work.flops / seconds / (SUSTAINED * power(machines.sheet(part.row))) / 1e12
 
 
 def all_reduce(part: Part) -> float:
