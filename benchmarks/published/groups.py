@@ -74,7 +74,9 @@ FEW = ("product", "ramp", "inner", "host")
 MEGATRON = {"gradient_wire": 2.0, "blocking_sends": 1.0, **SENDS, **AGAIN}
 """In fp16 gradients are reduced as they are (`--accumulate-allreduce-grads-in-fp32` is for bf16), and a stage waits for
 what it sends (`torch.cuda.synchronize()` in p2p_communication.py)."""
-RAILS: Any = {"jitter": (0.003, 1.0)}  # of one cluster (Selene) with a network for each of the eight devices of a server
+RAILS: Any = {
+    "jitter": (0.003, 1.0)
+}  # of one cluster (Selene) with a network for each of the eight devices of a server
 GRAPH = {"launch": 1.5e-6}
 """Of kernels in a CUDA graph: assumed, neither fitted nor published; the device goes from one to the next by itself."""
 NARROWER = tuple(f"{of}{kind}" for kind in ("float8", "float4") for of in ("", "fast_attention_", "megatron_"))
