@@ -122,8 +122,7 @@ def held(row: Row) -> float:
 
 
 def product(part: Part) -> float:
-    """TFLOP/s; without the launch, as many were measured in a row, which the device's power does not hold back as it does
-    in training."""
+    """TFLOP/s; without the launch, as many were measured in a row, and not held back by power as in training."""
     work = Product(part.size("m"), part.size("n"), part.size("k"), 1, "bf16", 0)
     found = pricer(part.row, 1)
     seconds = product_seconds(work, found.machine, found.cal.changed(launch=0.0))
