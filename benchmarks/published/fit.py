@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 import parc
 from benchmarks.published import mixture
-from benchmarks.published.accelerators import known, most, power
+from benchmarks.published.accelerators import known, most, power, reached
 from benchmarks.published.facts import ERRORS, SINGLE_NODE, Row, Unsupported, load
 from benchmarks.published.footprints import footprints
 from benchmarks.published.generate import job
@@ -186,7 +186,15 @@ class Problem:
         """log(predicted / measured) of each row."""
         values = self.values(x)
         cal = {stack: calibration(self.group, values[stack]) for stack in values}
-        return np.array([self._error(i, cal[owner]) for i, owner in enumerate(self.owners)])
+        return np.array(
+            [self._error(i, self.on(s.device, cal[of])) for i, (s, of) in enumerate(zip(self.rows, self.owners))]
+        )
+
+    def on(self, device: str, cal: Calibration) -> Calibration:
+        """Numbers of the group's first device on another."""
+        if not self.group.power or device == self.group.devices[0] or (of := known(device)) is None:
+            return cal
+        return cal.changed(product=reached(cal.product, of, self.group.devices[0]))
 
     def _error(self, i: int, cal: Calibration) -> float:
         """Of one row; what some stacks have does not move the rows of others, which are not priced again."""

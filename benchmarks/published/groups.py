@@ -12,7 +12,7 @@ class Group:
     """free: fitted, the same for all `stacks`, or `only` for some. own: fitted for one stack. fixed, settled: stated.
     like: of stacks that are written as another with what is different (`general`: like what holds for no stack).
     shared: of a stack without rows, numbers that are another's own. relatives: devices without rows, with the same
-    numbers, but products by what the best reach (`accelerators.scale`).
+    numbers, but products by what the best reach (`accelerators.scale`). power: its other devices with rows have these as well.
 
     A row belongs to the group of its device and stack, or, where `families` are named, of its family. The stack
     `general` is what holds for no stack in particular.
@@ -31,6 +31,7 @@ class Group:
     priors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     families: tuple[str, ...] = ()
     relatives: tuple[str, ...] = ()
+    power: bool = False
     launch: float = 4e-6
 
     def takes(self, device: str, stack: str, family: str) -> bool:
@@ -175,6 +176,7 @@ GROUPS = (
             "torchtitan_float8_rowwise": "torchtitan",
         },
         priors=SLOW_CORE,
+        power=True,
     ),
     # --- Megatron-Core with Transformer Engine: tensor-parallel messages beside products; of experts (`mixture.py`)
     # copies of a position go once to a node and a device (DeepEP, HybridEP), products are dispatched one by one ---

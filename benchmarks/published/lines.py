@@ -62,8 +62,9 @@ def write(group: Group, lines: list[str], path: Path = DEVICES) -> None:
         general = "general" in group.stacks and words[:1] == ["efficiency"] and _is_number(words[2])
         return general or (len(words) > 3 or words[:1] == ["stack"]) and " ".join(words[:2]) in heads
 
-    replace(group.devices, ours, lines, path)
-    for device in group.relatives:
+    alike, others = (group.devices[:1], group.devices[1:]) if group.power else (group.devices, ())
+    replace(alike, ours, lines, path)
+    for device in (*others, *group.relatives):
         replace((device,), ours, relative(lines, device, group.devices[0]), path)
 
 

@@ -38,7 +38,7 @@ KNOWN: Mapping[str, Known] = {
     "megatron_2022": Known(2022, "", 1, frozenset(("tp", "pp", "sp")), "megatron"),
     "vtrain": Known(2022, "", 1, frozenset(("tp", "pp")), "deepspeed"),
     "bloom": Known(2022, "", 1, frozenset(("tp", "pp")), "deepspeed"),
-    "dle": Known(2020, "", 0, frozenset()),
+    "dle": Known(2021, "fmha", 0, frozenset()),  # sequences without padding, which only its fused kernel takes
     "composer": Known(2023, "triton", 3, frozenset()),
     "torchtitan": Known(2024, "sdpa", 3, ALL, "pytorch"),
     "pax": Known(2023, "te", 3, ALL, "xla"),
