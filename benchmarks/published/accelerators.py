@@ -169,7 +169,7 @@ def sheet(row: Row) -> Sheet:
     return of if of.known and same and not single else found
 
 
-POWER, AMPLE = 0.15, 1.3
+POWER, AMPLE = 0.2, 1.3
 """A device that may draw more per TFLOP/s of its peak sustains more of it: a share ~ (W per TFLOP/s)^POWER, up to so
 much, which is what A100 has; of those that were measured, from GB200 to A100, 0.1 to 0.4."""
 

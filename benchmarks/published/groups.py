@@ -12,7 +12,7 @@ class Group:
     """free: fitted, the same for all `stacks`, or `only` for some. own: fitted for one stack. fixed, settled: stated.
     like: of stacks that are written as another with what is different (`general`: like what holds for no stack).
     shared: of a stack without rows, numbers that are another's own. relatives: devices without rows, with the same
-    numbers, but products by what the best reach (`accelerators.scale`). power: its other devices with rows have these as well.
+    numbers, but products by what the best reach (`accelerators.scale`). power: those with rows as well.
 
     A row belongs to the group of its device and stack, or, where `families` are named, of its family. The stack
     `general` is what holds for no stack in particular.
