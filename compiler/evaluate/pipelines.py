@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from math import prod
 
 from compiler.evaluate import limits, static
@@ -13,10 +12,10 @@ from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import AxisRef
 from compiler.origin import last
-from compiler.schedules import check_schedule, legal_microbatches
+from compiler.schedules import legal_microbatches
 from compiler.strategy import MeshAxis, PipelineRule, SplitRule
 from dsl import ast
-from dsl.diagnostics import ParcError, did_you_mean, fail, plural
+from dsl.diagnostics import did_you_mean, fail, plural
 from dsl.source import Span
 
 SCHEDULES: dict[str, tuple[str, ...]] = {
@@ -74,7 +73,7 @@ def pipeline_rule(
         if stages > count:
             parts = f"{axis.size} stages" + (f" of {chunks} chunks" if chunks > 1 else "")
             message = f"`{label}` has {plural(count, 'iteration')}, too few for {parts}"
-            raise fail("E0408", message, span, help=_fewer(axis, chunks, count, _micro(statement, scope)))
+            raise fail("E0408", message, span, help=_fewer(axis, chunks, count))
         path = label
         if first is not None and first.label == path:
             notes = [("the first is here", first.span)]
@@ -85,24 +84,16 @@ def pipeline_rule(
     return PipelineRule(path, axis.name, schedule, chunks, cuts, span)
 
 
-def _micro(statement: ast.Pipeline, scope: Scope) -> int | None:
-    found = schedule_microbatches(statement.schedule, scope) if statement.schedule is not None else None
-    return found[0] if found is not None else None
-
-
-def _fewer(axis: AxisRef, chunks: int, count: int, micro: int | None) -> str:
-    """How many devices, or chunks of a device, `count` iterations are enough for. micro: micro-batches, if known."""
+def _fewer(axis: AxisRef, chunks: int, count: int) -> str:
+    """How many devices, or chunks of a device, `count` iterations are enough for."""
     ways = []
     most = count // chunks
-    if chunks > 1 and micro is not None:
-        most = next(n for n in range(most, 0, -1) if micro % n == 0) if most else 0
     if most:
-        also = f" with {micro} micro-batches" if micro is not None and most < count // chunks else ""
-        ways.append(f"axis `{axis.name}` can have at most {plural(most, 'device')}{also}")
+        ways.append(f"axis `{axis.name}` can have at most {plural(most, 'device')}")
     if chunks > 1 and axis.size <= count:
         most = count // axis.size
-        if most == 1 or (micro is not None and micro % axis.size):
-            ways.append(f"there can be `one_f_one_b(microbatches = {micro or axis.size})`, without `chunks`")
+        if most == 1:
+            ways.append("there can be `one_f_one_b`, without `chunks`")
         else:
             ways.append(f"`chunks` can be at most {most}")
     return " or ".join(ways) or f"axis `{axis.name}` can have at most {plural(count, 'device')}, without `chunks`"
@@ -166,14 +157,12 @@ def check_microbatches(
     given: tuple[int, str | None, Span] | None,
     splits: Iterable[SplitRule],
     mesh: Sequence[MeshAxis],
-    pipeline: PipelineRule | None,
     index: ModelIndex,
 ) -> None:
-    """Whether the count divides the dim that is cut, and goes with the schedule; what axes split of it is no longer
-    there for micro-batches."""
-    count, name, span = given if given is not None else (1, None, None)
-    groups = next((a.size for a in mesh if pipeline is not None and a.name == pipeline.axis), 1)
-    chunks = pipeline.chunks if pipeline is not None else 1
+    """Whether the count divides the dim that is cut; what axes split of it is no longer there for micro-batches."""
+    if given is None:
+        return
+    count, name, span = given
     value = next((i.value for i in index.model.inputs if name is None or i.value.type.has(name)), None)
     if value is None or not value.type.dims:  # nothing to cut: told before, where somebody asks for it
         return
@@ -182,26 +171,15 @@ def check_microbatches(
     also = {r.axis for r in splits if of in r.dims and "activations" in r.classes}  # of some tensor if not of all
     taken = [a for a in mesh if a.size > 1 and a.name in also]
     pieces = prod(a.size for a in taken)
-    legal = legal_microbatches(groups, chunks, size, pieces)
     if size % count == 0:
-        wrong = check_schedule(pipeline.schedule, groups, chunks, count, span or pipeline.span) if pipeline else None
-        if wrong is None:
-            return
-        plain = legal_microbatches(groups, 1, size, pieces)
-        ways = [f"use {' or '.join(map(str, near))} micro-batches"] if (near := _nearest(legal, count)) else []
-        ways += [f"`one_f_one_b(microbatches = {n})`, without `chunks`" for n in _nearest(plain, count)[:1]]
-        raise ParcError(replace(wrong, help=", or ".join(ways) or None))
+        return
+    legal = legal_microbatches(size, pieces)
     help = f"legal are {', '.join(map(str, legal[:12]))}{' …' if len(legal) > 12 else ''}"
     if taken:
         names = listed(a.name for a in taken)
         help += f": {names} {'splits' if len(taken) == 1 else 'split'} it in {pieces} already"
     message = f"{count} micro-batches do not divide `{of}` = {size}"
     raise fail("E0411", message, span, help=help if legal else None)
-
-
-def _nearest(legal: Sequence[int], count: int) -> list[int]:
-    """The number itself if it is legal, else the next below and the next above."""
-    return [count] if count in legal else [*[n for n in legal if n < count][-1:], *[n for n in legal if n > count][:1]]
 
 
 def _cuts(expr: ast.Expr, scope: Scope) -> tuple[int, ...]:

@@ -349,8 +349,7 @@ def build_strategy(
     if index is not None:
         try:
             rules = expander.rules
-            pipeline = next(iter(rules.pipelines), None)
-            check_microbatches(rules.microbatches, rules.splits, rules.axes, pipeline, index)
+            check_microbatches(rules.microbatches, rules.splits, rules.axes, index)
         except ParcError as error:
             session.failed(error)
     if session.failures > before:

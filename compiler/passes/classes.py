@@ -9,7 +9,6 @@ from compiler.passes.place.place import Placed
 from compiler.passes.stage import ALL, Staged
 from compiler.program import Schedule
 from compiler.schedules import check_schedule, families, rolled
-from dsl.diagnostics import ParcError
 
 
 def classes(staged: Staged) -> list[tuple[int, ...]]:
@@ -49,10 +48,7 @@ def schedules(
         depth = None if staged.cuts else _depths(placed, staged)
     if not placed.training.trains:
         name, depth = "forward", None
-    span = staged.rule.span if staged.rule is not None else None
-    wrong = check_schedule(name, staged.groups, staged.chunks, m, span)
-    if wrong is not None:
-        raise ParcError(wrong)
+    check_schedule(name, staged.chunks, m)
     all_groups = rolled(name, staged.groups, staged.chunks, m, depth)
     return [families([all_groups[g] for g in groups], groups) for groups in members]
 

@@ -177,13 +177,6 @@ CODES: tuple[Code, ...] = (
         _file("microbatches 2 over b", devices=1, loss="mean(z)"),
     ),
     Code(
-        "E0503",
-        "interleaving without a multiple of the stages",
-        "An interleaved schedule takes as many micro-batches of one chunk after the other as there are stages.",
-        _file("pipeline block on pp, schedule interleaved(microbatches = 4, chunks = 2)", devices=3, batch=12),
-        _file("pipeline block on pp, schedule interleaved(microbatches = 6, chunks = 2)", devices=3, batch=12),
-    ),
-    Code(
         "E0540",
         "a dim that does not divide",
         "A dim is split in equal parts: over the devices of all axes that split it, and the micro-batches. Where\n"
