@@ -11,7 +11,7 @@ from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import AxisRef
-from compiler.origin import last
+from compiler.origin import last, within
 from compiler.schedules import legal_microbatches
 from compiler.strategy import MeshAxis, PipelineRule, SplitRule
 from dsl import ast
@@ -29,16 +29,17 @@ SCHEDULES: dict[str, tuple[str, ...]] = {
 
 def pipeline_rule(
     statement: ast.Pipeline,
-    path: str,
+    named: Sequence[tuple[str, ast.Path]],
     axis: AxisRef,
     scope: Scope,
     index: ModelIndex | None,
     span: Span,
-    first: PipelineRule | None = None,
+    others: Sequence[PipelineRule] = (),
 ) -> PipelineRule:
-    """The rule, its numbers checked against the loop's count. path: the loop's, or its label alone; first: the rule of
-    the loop that is cut together with this one, which says axis and schedule."""
+    """The rule, its numbers checked against what is cut. named: parts, by path or label, and where they are named;
+    others: the rules of what is cut together with this, of which the first says axis and schedule."""
     schedule, chunks = "gpipe", 1
+    first = next(iter(others), None)
     if first is not None:
         notes = [("the first is here", first.span)]
         if axis.name != first.axis:
@@ -53,35 +54,59 @@ def pipeline_rule(
         chunks = _chunks(statement.schedule, schedule, scope)
     stages = axis.size * chunks
     cuts = _cuts(statement.cuts, scope) if statement.cuts is not None else None
+    parts = tuple(path for path, _ in named)
     if index is not None:
-        label = index.paths_of_loops.get(path, path)
+        parts = tuple(_part(path, of, axis, index) for path, of in named)
+        _check_twice(parts, [of.span for _, of in named], others, index)
+        count = sum(index.loops.get(p, 1) for p in parts)
+        if cuts is not None:
+            _check_cuts(cuts, statement, stages, count, [p in index.loops for p in parts])
+        elif stages > count:
+            parted = f"{axis.size} stages" + (f" of {chunks} chunks" if chunks > 1 else "")
+            what = f"`{parts[0]}` has" if len(parts) == 1 else f"{listed(parts)} have"
+            of = "iteration" if all(p in index.loops for p in parts) else "part"
+            message = f"{what} {plural(count, of)}, too few for {parted}"
+            raise fail("E0408", message, span, help=_fewer(axis, chunks, count))
+    if stages > limits.MAX_STAGES:
+        raise fail("E0908", f"the pipeline has {stages} stages, the most is {limits.MAX_STAGES:,}", span)
+    return PipelineRule(parts, axis.name, schedule, chunks, cuts, span)
+
+
+def _part(path: str, named: ast.Path, axis: AxisRef, index: ModelIndex) -> str:
+    """The label of a loop, or the path of a scope, by path or label. named: where that stands."""
+    label = index.paths_of_loops.get(path, path)
+    if label in index.loops:
         alike = [p for p in index.paths_of_loops if last(p) == path and p != path]
         if path not in index.paths_of_loops and len(alike) > 1:
             message = f"`{index.model.name}` has several loops `{path}`: {listed(alike)}"
-            raise fail("E0408", message, statement.loop.span, help=f"say which: `pipeline {alike[0]} on {axis.name}`")
-        if label not in index.loops:
-            known = dict.fromkeys((*index.loops, *index.paths_of_loops))
-            help = did_you_mean(path, known) or (
-                f"there is {listed(index.loops)}" if index.loops else "a pipeline cuts a `repeat … as name`"
-            )
-            message = f"`{index.model.name}` has no `repeat` called `{path}`"
-            if label in index.scans:
-                message = f"`{path}` is a `scan`, whose positions wait for one another: it has no stages"
-                help = f"cut a `repeat` of layers around it: {listed(index.loops)}" if index.loops else help
-            raise fail("E0408", message, statement.loop.span, help=help)
-        count = index.loops[label]
-        if stages > count:
-            parts = f"{axis.size} stages" + (f" of {chunks} chunks" if chunks > 1 else "")
-            message = f"`{label}` has {plural(count, 'iteration')}, too few for {parts}"
-            raise fail("E0408", message, span, help=_fewer(axis, chunks, count))
-        path = label
-        if first is not None and first.label == path:
-            notes = [("the first is here", first.span)]
-            raise fail("E0415", f"`{path}` is cut twice", span, notes=notes)
-        _check_cuts(cuts, statement, stages, count)
-    if stages > limits.MAX_STAGES:
-        raise fail("E0908", f"the pipeline has {stages} stages, the most is {limits.MAX_STAGES:,}", span)
-    return PipelineRule(path, axis.name, schedule, chunks, cuts, span)
+            raise fail("E0408", message, named.span, help=f"say which: `pipeline {alike[0]} on {axis.name}`")
+        return label
+    if path in index.scopes and label not in index.scans:
+        return path
+    known = dict.fromkeys((*index.loops, *index.paths_of_loops, *index.scopes))
+    help = did_you_mean(path, known) or (
+        f"there is {listed(index.loops)}" if index.loops else "a pipeline cuts a `repeat … as name`, or a row of scopes"
+    )
+    message = f"`{index.model.name}` has no `repeat` and no scope called `{path}`"
+    if label in index.scans:
+        message = f"`{path}` is a `scan`, whose positions wait for one another: it has no stages"
+        help = f"cut a `repeat` of layers around it: {listed(index.loops)}" if index.loops else help
+    raise fail("E0408", message, named.span, help=help)
+
+
+def _check_twice(
+    parts: Sequence[str], spans: Sequence[Span], others: Sequence[PipelineRule], index: ModelIndex
+) -> None:
+    """Whether each part stands in one pipeline, once. spans: of the parts."""
+    paths = {label: path for path, label in index.paths_of_loops.items()}
+    before = [(paths.get(p, p), r.span) for r in others for p in r.parts]
+    for part, span in zip(parts, spans, strict=True):
+        path = paths.get(part, part)
+        twice = next((there for other, there in before if within(path, other) or within(other, path)), None)
+        if twice is not None:
+            help = "each loop and each scope stands in one pipeline, once"
+            raise fail("E0415", f"`{part}` is cut twice", span, notes=[("the first is here", twice)], help=help)
+        before.append((path, span))
 
 
 def _fewer(axis: AxisRef, chunks: int, count: int) -> str:
@@ -189,14 +214,17 @@ def _cuts(expr: ast.Expr, scope: Scope) -> tuple[int, ...]:
     return tuple(static.integer(v, "a cut", expr.span) for v in values)
 
 
-def _check_cuts(cuts: tuple[int, ...] | None, statement: ast.Pipeline, stages: int, count: int) -> None:
-    if cuts is None or statement.cuts is None:
-        return
+def _check_cuts(cuts: tuple[int, ...], statement: ast.Pipeline, stages: int, count: int, loops: Sequence[bool]) -> None:
+    """loops: of each part, whether it is one. A stage in front of a first loop, or behind a last one, has what stands
+    there, and so may be without iterations."""
+    assert statement.cuts is not None
     span = statement.cuts.span
     if len(cuts) != stages - 1:
         message = f"{stages} stages have {stages - 1} cut{'s' * (stages != 2)} between them, got {len(cuts)}"
         raise fail("E0409", message, span, help="a cut is the first iteration of each stage but the first")
-    for low, high in zip((0, *cuts), (*cuts, count)):
-        if low >= high:
+    low, high = 0 if loops[0] else 1, count if loops[-1] else count - 1
+    for i, (a, b) in enumerate(zip((0, *cuts), (*cuts, count))):
+        end = (i == 0 and low == 0) or (i == len(cuts) and high == count)
+        if a > b or (a == b and not end):
             message = f"the cuts {list(cuts)} leave a stage without iterations (there are {count})"
-            raise fail("E0409", message, span, help=f"they increase and lie in 1 to {count - 1}")
+            raise fail("E0409", message, span, help=f"they increase and lie in {low} to {high}")

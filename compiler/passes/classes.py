@@ -17,7 +17,12 @@ def classes(staged: Staged) -> list[tuple[int, ...]]:
     if not staged.cuts:
         return [(g,) for g in range(groups)]
     own = {s for where in (staged.forward, staged.backward) for s in where.values() if s not in (None, ALL)}
-    own |= {0, staged.stages - 1, *(s for s in staged.anchors.values() if s not in (None, ALL))}
+    own |= {
+        0,
+        staged.stages - 1,
+        *(s for cut in staged.cuts for s in (cut.begin, cut.end)),
+        *(s for s in staged.anchors.values() if s not in (None, ALL)),
+    }
     homes = staged.homes
     found: list[list[int]] = []
     steps: tuple[int, ...] | None = None  # by how many iterations the chunks of the class' groups lie apart
@@ -45,7 +50,7 @@ def schedules(
     name, depth = "sequential", None
     if staged.groups > 1:
         name = staged.rule.schedule if staged.rule is not None else "one_f_one_b"
-        depth = None if staged.cuts else _depths(placed, staged)
+        depth = None if staged.rule is not None else _depths(placed, staged)
     if not placed.training.trains:
         name, depth = "forward", None
     check_schedule(name, staged.chunks, m)

@@ -6,7 +6,7 @@ representative of each class is lowered, so the cost does not grow with stages, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
@@ -18,14 +18,15 @@ from compiler.origin import Role
 from compiler.passes.across import Across
 from compiler.passes.buffers import BufferNames, buffer_names, of_chunk
 from compiler.passes.classes import classes, schedules
+from compiler.passes.cuts import CutLoop
 from compiler.passes.emit import Emitter, LoopPart
 from compiler.passes.entering import nodes_of
 from compiler.passes.lower_batch import lower_batch, part_decls
 from compiler.passes.lower_states import Renewed, contents, declared, reached, renew
 from compiler.passes.lower_update import lower_update
+from compiler.passes.messages import Messages, messages
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
-from compiler.passes.prune import prune_nodes
 from compiler.passes.stage import ALL, Stage, Staged
 from compiler.program import (
     Affine,
@@ -64,13 +65,15 @@ def lower(placed: Placed, staged: Staged, over: Across) -> Program:
 
 
 def _homes(placed: Placed, staged: Staged, lowered: Sequence[_Class]) -> dict[str, tuple[int, ...]]:
-    """Virtual stages that hold each weight: who reads it or adds to its gradient (all, for one of the cut loop)."""
+    """Virtual stages that hold each weight: who reads it or adds to its gradient (of a loop that is cut: who has some
+    of its iterations)."""
     found: dict[str, tuple[int, ...]] = {}
     model = placed.training.model
     added = dict(zip((w.name for w in placed.training.trained), staged.addends, strict=True))
     for w in model.weights:
-        if staged.cut_of(*w.loops):
-            found[w.name] = (ALL,)
+        cut = staged.cut_of(*w.loops)
+        if cut is not None:
+            found[w.name] = tuple(sorted(cut.stages))
             continue
         stages = {staged.counts_at(v, staged.backward) for v in added.get(w.name, ())} - {ALL}
         for cls in lowered:
@@ -139,6 +142,8 @@ class _Class:
             slope = firsts[-1] - firsts[0]
             first = Affine(firsts[0] - slope * self.groups[0], slope)
             count = cut.counts[self.staged.homes.stage(self.groups[0], chunk)]
+            if not count:
+                continue
             found.append(LoopRange(cut.label, chunk, first, count, cut.total))
         return tuple(found)
 
@@ -156,27 +161,27 @@ class _Class:
                 ends.append((Accumulate(decl.name), v))
                 self.states.append(replace(decl, chunk=chunk))
         for logical, v in zip(self.training.model.outputs, graph.outputs[len(sums) :], strict=False):
-            if self.staged.counts_at(v, where) in (stage, ALL):
+            if stage in self.staged.stages_of(v, where):
                 roots.append(v)
                 ends.append(self._output(logical, v, chunk, part))
         results = graph.outputs[: self.training.results]
         asked = graph.outputs[: self.training.asked]
         readers = [self._readers(k) for k in placed.kept]
         saves = list(zip(graph.outputs[len(results) :], readers, strict=True))
-        keeps = [*saves, *((v, [self.staged.counts_at(v, where)]) for v in asked)]
+        keeps = [*saves, *((v, self.staged.stages_of(v, where)) for v in asked)]
         for (v, loads), kept, saved in zip(saves, placed.kept, self.training.saved, strict=True):
-            if where.get(v.name) == ALL or stage in loads:
+            if stage in loads | self.staged.with_own_part(v, where):
                 roots.append(v)
                 ends.append((Save(of_chunk(self.names.saved[saved.name], chunk)), v))
                 self._keep(saved.name, v, kept.layout, chunk, part)
         emit = Emitter(placed, Names(), FunctionPhase.FORWARD, part)
-        sends = self._sends(graph, graph.outputs, where, stage, 0, keeps)
-        renewed = self._renewed(stage, roots, sends)
+        sent = messages(self.staged, graph, graph.outputs, where, keeps, True)
+        renewed = self._renewed(stage, roots, _sends(sent, stage))
         self.states += declared(placed, renewed, chunk, part)
         roots += [v for s, v in renewed if v.name != s.name]
         inputs = set(graph.inputs)
         early = [(op, v) for op, v in ends if v in inputs]  # before what they are of is renewed
-        self._body(emit, graph, where, stage, chunk, roots, sends, True, early=early)
+        self._body(emit, graph, where, stage, chunk, roots, sent, True, early=early)
         for op, v in ends:
             if v not in inputs:
                 emit.do(op, v)
@@ -191,7 +196,7 @@ class _Class:
         def entering(more: Sequence[Value]) -> Collection[str]:
             return nodes_of(self.staged, graph, where, stage, [*roots, *more], sends, True)[1]
 
-        mine = [s.name for s, v in pairs if self.staged.counts_at(v, where) in (stage, ALL)]
+        mine = [s.name for s, v in pairs if stage in self.staged.stages_of(v, where)]
         return reached(pairs, mine, entering)
 
     def _output(self, logical: str, value: Value, chunk: int, part: LoopPart | None) -> tuple[Op, Value]:
@@ -220,12 +225,12 @@ class _Class:
         put_off = set(placed.late.outputs) if placed.late is not None else set()
         ends = self._gradients(stage, chunk, lambda v: v not in put_off)
         keeps = [(v, self.staged.late_loads[v.name]) for v in placed.crossing]
-        held = [v for v, loads in keeps if where.get(v.name) == ALL or stage in loads]
+        held = [v for v, loads in keeps if stage in loads | self.staged.with_own_part(v, where)]
         emit = Emitter(placed, Names(), FunctionPhase.BACKWARD, part)
         roots = [*(v for parts in self.staged.addends for v in parts if v not in put_off), *placed.crossing]
-        sends = self._sends(graph, roots, where, stage, self.staged.stages - 1, keeps)
+        sent = messages(self.staged, graph, roots, where, keeps, False)
         reread = {i.op.name for i in late.nodes if isinstance(i.op, Load)} if late is not None else set()
-        self._body(emit, graph, where, stage, chunk, [*(v for _, v in ends), *held], sends, False, reread)
+        self._body(emit, graph, where, stage, chunk, [*(v for _, v in ends), *held], sent, False, reread)
         for name, v in ends:
             emit.do(Accumulate(name), v)
         for v in held:
@@ -249,7 +254,7 @@ class _Class:
         where = self.staged.backward
         found: list[tuple[str, Value]] = []
         for w, addends in zip(self.training.trained, self.staged.addends, strict=True):
-            here = [v for v in addends if self.staged.counts_at(v, where) in (ALL, stage)]
+            here = [v for v in addends if stage in self.staged.stages_of(v, where)]
             found += [(of_chunk(self.names.gradients[w.name], chunk), v) for v in here if mine(v)]
         return found
 
@@ -271,7 +276,7 @@ class _Class:
         stage: int,
         chunk: int,
         roots: Sequence[Value],
-        sends: Mapping[str, Sequence[int]],
+        sent: Messages,
         forward: bool,
         reread: Container[str] = (),
         early: Sequence[tuple[Op, Value]] = (),
@@ -280,64 +285,33 @@ class _Class:
 
         `reread`: saved values that a later function loads as well. `early`: what becomes at once of what enters.
         """
+        sends = _sends(sent, stage)
         chosen, entering = nodes_of(self.staged, graph, where, stage, roots, sends, forward)
-        self._enter(emit, graph, where, stage, chunk, entering, reread, forward)
+        self._enter(emit, graph, where, stage, chunk, entering, sent, reread, forward)
+        done: set[str] = set()
+
+        def send(value: Value) -> None:
+            done.add(value.name)
+            for target in sends[value.name]:
+                emit.do(Send(value.name, target - stage), value)
+
+        for name, v in entering.items():
+            if name in sends and stage in sent[name]:
+                send(v)  # what only passes through
         for op, v in early:
             emit.do(op, v)
-        sent: set[str] = set()
         for node in chosen:
-            if self.staged.is_cut(node):
-                self._cut_loop(emit, node, stage, forward)
+            cut = self.staged.cut_at(node)
+            if cut is not None:
+                self._cut_loop(emit, node, cut, stage, forward)
             else:
                 emit.node(node)
             for v in node.outputs:
-                if v.name in sends and v.name not in sent and self._owns(where, v, stage, forward):
-                    sent.add(v.name)
-                    for target in sends[v.name]:
-                        emit.do(Send(v.name, target - stage), v)
-        for name, targets in sends.items():
-            if name not in sent and name in entering:
-                for target in targets:
-                    emit.do(Send(name, target - stage), entering[name])
-
-    def _owns(self, where: Mapping[str, Stage], value: Value, stage: int, forward: bool) -> bool:
-        return where.get(value.name) == stage
-
-    def _sends(
-        self,
-        graph: Graph,
-        roots: Sequence[Value],
-        where: Mapping[str, Stage],
-        stage: int,
-        begin: int,
-        keeps: Iterable[tuple[Value, Iterable[int]]],
-    ) -> dict[str, list[int]]:
-        """Values of this stage that other stages read -> those stages. The cut loop begins in the stage `begin`.
-
-        `keeps`: values that are saved, and the stages whose later functions load them.
-        """
-        found: dict[str, list[int]] = {}
-        if self.staged.stages == 1:
-            return found
-        for node in prune_nodes(graph.nodes, roots):
-            if self.staged.is_cut(node):
-                assert isinstance(node.op, Repeat)
-                targets = [(v, [begin]) for v in node.inputs[: node.op.carries]]
-                targets += [(v, list(range(self.staged.stages))) for v in node.inputs[node.op.carries :]]
-            else:
-                place = where.get(node.outputs[0].name)
-                targets = [(v, [place]) for v in node.inputs] if place not in (None, ALL) else []
-            for v, stages in targets:
-                if where.get(v.name) != stage:
-                    continue
-                for t in stages:
-                    if t is not None and t != stage and t not in found.setdefault(v.name, []):
-                        found[v.name].append(t)
-        for v, loads in keeps:
-            if where.get(v.name) == stage:
-                wanted = found.setdefault(v.name, [])
-                wanted += [t for t in sorted(loads) if t != stage and t not in wanted]
-        return {k: v for k, v in found.items() if v}
+                if v.name in sends and v.name not in done and where.get(v.name) == stage:
+                    send(v)
+        for name in sends:
+            if name not in done and name in entering:
+                send(entering[name])
 
     def _enter(
         self,
@@ -347,6 +321,7 @@ class _Class:
         stage: int,
         chunk: int,
         entering: Mapping[str, Value],
+        sent: Messages,
         reread: Container[str],
         forward: bool,
     ) -> None:
@@ -363,7 +338,7 @@ class _Class:
                 name = of_chunk(self.names.saved[saved[v.name]], chunk)
                 emit.effect(Load(name, name not in reread), v, layout)
             elif place not in (None, ALL, stage):
-                emit.effect(Recv(v.name, place - stage), v, layout)
+                emit.effect(Recv(v.name, sent[v.name][stage] - stage), v, layout)
             elif v.name in self.names.totals:
                 self.totals.add(v.name)
                 emit.effect(Read(self.names.totals[v.name]), v, layout)
@@ -375,19 +350,26 @@ class _Class:
             else:
                 emit.effect(Input(v.name), v, layout)
 
-    def _cut_loop(self, emit: Emitter, node: Node, stage: int, forward: bool) -> None:
+    def _cut_loop(self, emit: Emitter, node: Node, cut: CutLoop, stage: int, forward: bool) -> None:
         """This stage's iterations: carries come from the stage before and go to the one after."""
-        op = node.op
+        op, way = node.op, cut.way(forward)
         assert isinstance(op, Repeat)
-        cut = self.staged.cut_of(op.label)
-        assert cut is not None
-        ahead = 1 if forward else -1
         carried: list[Value] = []
-        if not self.staged.enters(stage, forward):
+        if stage != way[0]:
             # Not under the outer value's name: this stage may read that one as well, as it was before the loop.
             for outer, param in zip(node.inputs[: op.carries], op.body.inputs, strict=False):
-                carried.append(emit.received(Recv(param.name, -ahead), outer, outer.layout))
-        emit.repeat(node, op, cut.counts[stage], carried)
-        if stage != (self.staged.stages - 1 if forward else 0):
+                carried.append(emit.received(Recv(param.name, -way.step), outer, outer.layout))
+        if cut.counts[stage]:
+            emit.repeat(node, op, cut.counts[stage], carried)
+        else:  # what stands before or behind the loop is here, and nothing of it
+            carried = carried or [emit.value(v) for v in node.inputs[: op.carries]]
+            emit.defined.update((out.name, v) for out, v in zip(node.outputs, carried, strict=False))
+        if stage != way[-1]:
             for out, param in zip(node.outputs[: op.carries], op.body.inputs, strict=False):
-                emit.do(Send(param.name, ahead), out)
+                emit.do(Send(param.name, way.step), out)
+
+
+def _sends(sent: Messages, stage: int) -> dict[str, list[int]]:
+    """What a stage sends -> to which stages."""
+    found = {name: [to for to, source in way.items() if source == stage] for name, way in sent.items()}
+    return {name: to for name, to in found.items() if to}

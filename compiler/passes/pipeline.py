@@ -101,7 +101,9 @@ def _transpose(w: Work) -> None:
 
 
 def _merge_equal(w: Work) -> None:
-    w.derivative = merge(w.derivative, apart=bool(w.job.strategy.places))
+    strategy = w.job.strategy
+    apart = bool(strategy.places) or any(len(p.parts) > 1 for p in strategy.pipelines)
+    w.derivative = merge(w.derivative, apart)
 
 
 def _sum_in_own_type(w: Work) -> None:
@@ -114,7 +116,7 @@ def _prune(w: Work) -> None:
 
 def _close(w: Work) -> None:
     strategy = w.job.strategy
-    cut = [p.label for p in strategy.pipelines]
+    cut = [part for p in strategy.pipelines for part in p.parts]
     rules = Recompute(w.divided.graph, strategy.recomputes, cut, w.job.model.graph)
     w.differentiated = close(w.derivative, rules, w.names)
 

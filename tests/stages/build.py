@@ -26,7 +26,7 @@ cluster pod(devices = 1) {
 
 def judged(text: str, priced: bool = False) -> Compiled:
     """Compile the job of a file in f64: legal, equal to the serial program in training and in evaluation, alike on both
-    executors, its memory as predicted, its text the program again. priced: whether it has a cluster, to be priced on."""
+    executors, its memory as predicted, its text the program again. priced: it has a cluster, to be priced on."""
     source = Source("main.par", text)
     compiled = parc.compile(source, double=True)
     program = compiled.program
