@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 
+from compiler.graph import Graph
 from compiler.ops.repeat import Repeat
 from compiler.passes.place.place import Placed
 from compiler.strategy import PipelineRule, PlaceRule
@@ -48,12 +49,14 @@ def cut_parts(
     cuts: list[CutLoop] = []
     scopes: list[PlaceRule] = []
     loops = {n.op.label: n.op.count for n in placed.forward.nodes if isinstance(n.op, Repeat)}
-    inner = {n.op.label for g in bodies(placed.forward) for n in g.nodes if isinstance(n.op, Repeat)} - set(loops)
+    top = {n.op.label: set(_labels(n.op.body)) for n in placed.forward.nodes if isinstance(n.op, Repeat)}
     for rule in rules:
-        wrong = next((part for part in rule.parts if part in inner), None)
+        wrong = next((part for part in rule.parts if any(part in body for body in top.values())), None)
         if wrong is not None:
             message = f"there is no loop {wrong} at the top of the model to cut"
-            raise ParcError(Diagnostic("E0553", message, rule.span))
+            around = next(label for label, body in top.items() if wrong in body)
+            help = f"cut the loop around it: `pipeline {around} on {rule.axis}`"
+            raise ParcError(Diagnostic("E0553", message, rule.span, help=help))
         edges = _edges(rule, rule.length(loops), stages)
         at = 0
         for part in rule.parts:
@@ -69,6 +72,11 @@ def cut_parts(
             at += count
     trained = {label for w in placed.training.model.trained for label in w.loops}
     return tuple(sorted(cuts, key=lambda c: c.label not in trained)), tuple(scopes)
+
+
+def _labels(body: Graph) -> Iterator[str]:
+    """Of the loops in a loop."""
+    return (n.op.label for g in bodies(body) for n in g.nodes if isinstance(n.op, Repeat))
 
 
 def _edges(rule: PipelineRule, total: int, stages: int) -> tuple[int, ...]:

@@ -213,8 +213,8 @@ CODES: tuple[Code, ...] = (
         "E0552",
         "a pipeline and places",
         "Stages come from `pipeline`s, or from `place`s along one axis. Values pass through the parts of a row\n"
-        "(`pipeline encoder, decoder`) in its order. Rows of several `pipeline`s all begin in the first stage and end in\n"
-        "the last, so that none may need what another makes.",
+        "(`pipeline encoder, decoder`) in its order. Rows of several `pipeline`s all begin in the first stage and end\n"
+        "in the last, so that none may need what another makes.",
         _file("pipeline block on pp, schedule gpipe(microbatches = 2)\nplace left on pp[0]"),
         _file("pipeline block on pp, schedule gpipe(microbatches = 2)"),
     ),

@@ -103,17 +103,18 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0408",
         "a pipeline must cut a loop",
-        "`pipeline` cuts a `repeat … as LABEL` of the model, or a row of loops and scopes in the order in which values\n"
-        "pass through them: `pipeline stem, block, head`. There are at least as many iterations and scopes as stages.",
+        "`pipeline` cuts a `repeat … as LABEL` of the model, or a row of loops and scopes in the order in which\n"
+        "values pass through them: `pipeline stem, block, head`. There are at least as many iterations and scopes as\n"
+        "stages.",
         _file("pipeline blocks on dp"),
         _file("pipeline block on dp"),
     ),
     Code(
         "E0409",
         "impossible cuts",
-        "`cuts [2, 4]` lists the first iteration of every stage but the first, counted through all loops and scopes of the\n"
-        "row: they increase, and every stage has at least one iteration. Only the first stage, in front of a loop, and\n"
-        "the last, behind one, may do without: they have the embedding or the head alone (`cuts [0, 4, 8]` of 8).",
+        "`cuts [2, 4]` lists the first iteration of every stage but the first, counted through all loops and scopes of\n"
+        "the row: they increase, and every stage has at least one iteration. Only the first stage, in front of a loop,\n"
+        "and the last, behind one, may do without: they have the embedding or the head alone (`cuts [0, 4, 8]` of 8).",
         _file("pipeline block on dp, cuts [5]"),
         _file("pipeline block on dp, cuts [3]"),
     ),

@@ -168,7 +168,7 @@ def test_cuts_count_through_the_row(stages: int, cuts: str) -> None:
 
 @pytest.mark.parametrize("stages", [3, 7])
 def test_what_all_iterations_read_goes_from_stage_to_stage(stages: int) -> None:
-    """The encoder's memory: no stage sends it more than once, and stages that have as many iterations stay one class."""
+    """The encoder's memory: no stage sends it more than once, and stages with as many iterations stay one class."""
     found = judged(text("codec", row("codec", "one_f_one_b"), stages))
     assert found.staged.cuts[0].label == "encoder"
     for phase in ("F", "B"):
