@@ -24,7 +24,7 @@ from compiler.passes.entering import nodes_of
 from compiler.passes.lower_batch import lower_batch, part_decls
 from compiler.passes.lower_states import Renewed, contents, declared, reached, renew
 from compiler.passes.lower_update import lower_update
-from compiler.passes.messages import Messages, messages
+from compiler.passes.messages import NOTHING, Messages, messages
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
 from compiler.passes.stage import ALL, Stage, Staged
@@ -46,7 +46,8 @@ def lower(placed: Placed, staged: Staged, over: Across) -> Program:
     """The program of all classes of devices, with one entry."""
     job, entry = placed.training.job, placed.training.entry
     names = buffer_names(placed)
-    lowered = [_Class(placed, staged, over, names, groups) for groups in classes(staged)]
+    ways = _messages(placed, staged)
+    lowered = [_Class(placed, staged, over, names, groups, *ways) for groups in classes(staged)]
     orders = schedules(placed, staged, [c.groups for c in lowered])
     homes = _homes(placed, staged, lowered)
     made = [c.build(homes) for c in lowered]
@@ -62,6 +63,20 @@ def lower(placed: Placed, staged: Staged, over: Across) -> Program:
     axes += [Axis(a.name, a.size, "place" if a.name in places else "mesh") for a in job.strategy.mesh if a.size > 1]
     inputs = tuple(InputDecl(i.value.name, i.value.type, i.low, i.high) for i in placed.training.model.inputs)
     return Program(job.name, tuple(axes), inputs, (Entry(entry, tuple(found)),), job.seed, staged.homes)
+
+
+def _messages(placed: Placed, staged: Staged) -> tuple[Messages, Messages]:
+    """What stages send each other in the forward pass, and in the backward pass."""
+    where, results = staged.forward, placed.forward.outputs[: placed.training.results]
+    loads = (staged.loads[k.name] | staged.late_loads.get(k.name, frozenset()) for k in placed.kept)
+    ends = [(v.name, staged.stages_of(v, where)) for v in results]
+    ends += [(v.name, at) for v, at in zip(placed.forward.outputs[len(results) :], loads, strict=True)]
+    forward = messages(placed.forward, staged, where, ends, True)
+    where, put_off = staged.backward, set(placed.late.outputs) if placed.late is not None else set()
+    parts = [v for parts in staged.addends for v in parts if v not in put_off]
+    ends = [(v.name, staged.stages_of(v, where)) for v in parts]
+    ends += [(v.name, staged.late_loads[v.name]) for v in placed.crossing]
+    return forward, messages(placed.backward, staged, where, ends, False)
 
 
 def _homes(placed: Placed, staged: Staged, lowered: Sequence[_Class]) -> dict[str, tuple[int, ...]]:
@@ -88,9 +103,18 @@ class _Class:
     """Lowers the code of one class of groups, by its first group."""
 
     def __init__(
-        self, placed: Placed, staged: Staged, over: Across, names: BufferNames, groups: tuple[int, ...]
+        self,
+        placed: Placed,
+        staged: Staged,
+        over: Across,
+        names: BufferNames,
+        groups: tuple[int, ...],
+        ahead: Messages,
+        back: Messages,
     ) -> None:
+        """ahead, back: what stages send each other in the forward pass, and in the backward pass."""
         self.placed, self.staged, self.over, self.names, self.groups = placed, staged, over, names, groups
+        self.ahead, self.back = ahead, back
         self.training = placed.training
         self.functions: list[Function] = []
         self.states: list[StateDecl] = []
@@ -165,23 +189,19 @@ class _Class:
                 roots.append(v)
                 ends.append(self._output(logical, v, chunk, part))
         results = graph.outputs[: self.training.results]
-        asked = graph.outputs[: self.training.asked]
-        readers = [self._readers(k) for k in placed.kept]
-        saves = list(zip(graph.outputs[len(results) :], readers, strict=True))
-        keeps = [*saves, *((v, self.staged.stages_of(v, where)) for v in asked)]
-        for (v, loads), kept, saved in zip(saves, placed.kept, self.training.saved, strict=True):
-            if stage in loads | self.staged.with_own_part(v, where):
+        for v, kept, saved in zip(graph.outputs[len(results) :], placed.kept, self.training.saved, strict=True):
+            if stage in self._readers(kept) | self.staged.with_own_part(v, where):
                 roots.append(v)
                 ends.append((Save(of_chunk(self.names.saved[saved.name], chunk)), v))
                 self._keep(saved.name, v, kept.layout, chunk, part)
         emit = Emitter(placed, Names(), FunctionPhase.FORWARD, part)
-        sent = messages(self.staged, graph, graph.outputs, where, keeps, True)
-        renewed = self._renewed(stage, roots, _sends(sent, stage))
+        sends = self.ahead.sent_by(stage)
+        renewed = self._renewed(stage, roots, sends)
         self.states += declared(placed, renewed, chunk, part)
         roots += [v for s, v in renewed if v.name != s.name]
         inputs = set(graph.inputs)
         early = [(op, v) for op, v in ends if v in inputs]  # before what they are of is renewed
-        self._body(emit, graph, where, stage, chunk, roots, sent, True, early=early)
+        self._body(emit, graph, where, stage, chunk, roots, self.ahead, True, early=early)
         for op, v in ends:
             if v not in inputs:
                 emit.do(op, v)
@@ -227,10 +247,8 @@ class _Class:
         keeps = [(v, self.staged.late_loads[v.name]) for v in placed.crossing]
         held = [v for v, loads in keeps if stage in loads | self.staged.with_own_part(v, where)]
         emit = Emitter(placed, Names(), FunctionPhase.BACKWARD, part)
-        roots = [*(v for parts in self.staged.addends for v in parts if v not in put_off), *placed.crossing]
-        sent = messages(self.staged, graph, roots, where, keeps, False)
         reread = {i.op.name for i in late.nodes if isinstance(i.op, Load)} if late is not None else set()
-        self._body(emit, graph, where, stage, chunk, [*(v for _, v in ends), *held], sent, False, reread)
+        self._body(emit, graph, where, stage, chunk, [*(v for _, v in ends), *held], self.back, False, reread)
         for name, v in ends:
             emit.do(Accumulate(name), v)
         for v in held:
@@ -244,7 +262,7 @@ class _Class:
         outputs = set(graph.outputs)
         ends = self._gradients(stage, chunk, lambda v: v in outputs)
         emit = Emitter(self.placed, Names(), FunctionPhase.WEIGHTS, part)
-        self._body(emit, graph, where, stage, chunk, [v for _, v in ends], {}, False)
+        self._body(emit, graph, where, stage, chunk, [v for _, v in ends], NOTHING, False)
         for name, v in ends:
             emit.do(Accumulate(name), v)
         return emit.body()
@@ -276,7 +294,7 @@ class _Class:
         stage: int,
         chunk: int,
         roots: Sequence[Value],
-        sent: Messages,
+        ways: Messages,
         forward: bool,
         reread: Container[str] = (),
         early: Sequence[tuple[Op, Value]] = (),
@@ -285,19 +303,19 @@ class _Class:
 
         `reread`: saved values that a later function loads as well. `early`: what becomes at once of what enters.
         """
-        sends = _sends(sent, stage)
+        sends = ways.sent_by(stage)
         chosen, entering = nodes_of(self.staged, graph, where, stage, roots, sends, forward)
-        self._enter(emit, graph, where, stage, chunk, entering, sent, reread, forward)
-        done: set[str] = set()
+        self._enter(emit, graph, where, stage, chunk, entering, ways, reread, forward)
+        sent: set[str] = set()
 
         def send(value: Value) -> None:
-            done.add(value.name)
+            sent.add(value.name)
             for target in sends[value.name]:
                 emit.do(Send(value.name, target - stage), value)
 
         for name, v in entering.items():
-            if name in sends and stage in sent[name]:
-                send(v)  # what only passes through
+            if name in sends and stage in ways.ways[name]:
+                send(v)  # what is only handed on
         for op, v in early:
             emit.do(op, v)
         for node in chosen:
@@ -307,10 +325,10 @@ class _Class:
             else:
                 emit.node(node)
             for v in node.outputs:
-                if v.name in sends and v.name not in done and where.get(v.name) == stage:
+                if v.name in sends and v.name not in sent and where.get(v.name) == stage:
                     send(v)
         for name in sends:
-            if name not in done and name in entering:
+            if name not in sent and name in entering:
                 send(entering[name])
 
     def _enter(
@@ -321,7 +339,7 @@ class _Class:
         stage: int,
         chunk: int,
         entering: Mapping[str, Value],
-        sent: Messages,
+        ways: Messages,
         reread: Container[str],
         forward: bool,
     ) -> None:
@@ -338,7 +356,7 @@ class _Class:
                 name = of_chunk(self.names.saved[saved[v.name]], chunk)
                 emit.effect(Load(name, name not in reread), v, layout)
             elif place not in (None, ALL, stage):
-                emit.effect(Recv(v.name, sent[v.name][stage] - stage), v, layout)
+                emit.effect(Recv(v.name, ways.source(v.name, stage) - stage), v, layout)
             elif v.name in self.names.totals:
                 self.totals.add(v.name)
                 emit.effect(Read(self.names.totals[v.name]), v, layout)
@@ -367,9 +385,3 @@ class _Class:
         if stage != way[-1]:
             for out, param in zip(node.outputs[: op.carries], op.body.inputs, strict=False):
                 emit.do(Send(param.name, way.step), out)
-
-
-def _sends(sent: Messages, stage: int) -> dict[str, list[int]]:
-    """What a stage sends -> to which stages."""
-    found = {name: [to for to, source in way.items() if source == stage] for name, way in sent.items()}
-    return {name: to for name, to in found.items() if to}

@@ -1,65 +1,69 @@
-"""Which stage sends a value to which: straight to who needs it, or from stage to stage along a loop that is cut."""
+"""What stages send each other of a graph, and by which way."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-from compiler.graph import Graph, Value
-from compiler.ops.repeat import Repeat
-from compiler.passes.prune import prune_nodes
-from compiler.passes.stage import ALL, Stage, Staged
+from compiler.graph import Graph
+from compiler.passes.readers import users_of
+from dsl.data import dataclass
 
-Messages = Mapping[str, Mapping[int, int]]
-"""Value -> each stage that receives it -> the stage that sends it there."""
+if TYPE_CHECKING:
+    from compiler.passes.stage import Stage, Staged
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """ways: of each value that other stages read than the one that makes it, the stages that get it, each with the
+    one that it gets it from."""
+
+    ways: Mapping[str, Mapping[int, int]]
+
+    def sent_by(self, stage: int) -> dict[str, list[int]]:
+        """Values that the stage sends, its own and those that it hands on -> to whom."""
+        found = {v: [to for to, source in way.items() if source == stage] for v, way in self.ways.items()}
+        return {v: to for v, to in found.items() if to}
+
+    def source(self, value: str, stage: int) -> int:
+        """From whom the stage gets the value."""
+        return self.ways[value][stage]
+
+
+NOTHING = Messages({})
 
 
 def messages(
-    staged: Staged,
-    graph: Graph,
-    roots: Sequence[Value],
-    where: Mapping[str, Stage],
-    keeps: Iterable[tuple[Value, Iterable[int]]],
-    forward: bool,
+    graph: Graph, staged: Staged, where: Mapping[str, Stage], ends: Iterable[tuple[str, frozenset[int]]], forward: bool
 ) -> Messages:
-    """Of the nodes of a graph that `roots` need. keeps: what is saved, and the stages whose later functions load
-    them.
-
-    What a loop that is cut reads in every iteration goes through its stages one after the other: so all of them say the
-    same, and no stage sends it many times.
-    """
-    found: dict[str, list[int]] = {}
-    along: set[str] = set()
+    """What the stages send each other, but for what the cut loop carries. ends, forward: as in `users_of`."""
     if staged.stages == 1:
-        return {}
+        return NOTHING
+    users, _ = users_of(graph, staged, where, ends, forward)
+    ways: dict[str, Mapping[int, int]] = {}
+    for v in (*graph.inputs, *(v for node in graph.nodes for v in node.outputs)):
+        place = where.get(v.name)
+        if place is not None and place >= 0 and (others := users.get(v.name, frozenset()) - {place}):
+            ways[v.name] = _way(staged, place, others)
+    return Messages(ways)
 
-    def need(value: Value, stages: Iterable[int]) -> None:
-        source = where.get(value.name)
-        if source is not None and source != ALL:
-            known = found.setdefault(value.name, [])
-            known += [s for s in stages if s != source and s not in known]
 
-    for node in prune_nodes(graph.nodes, roots):
-        cut, place = staged.cut_at(node), where.get(node.outputs[0].name)
-        if cut is not None:
-            assert isinstance(node.op, Repeat)
-            for i, v in enumerate(node.inputs):
-                if i < node.op.carries:
-                    need(v, [cut.way(forward)[0]])
-                else:
-                    need(v, sorted(cut.stages))
-                    along.add(v.name)
-        elif place is not None and place != ALL:
-            for v in node.inputs:
-                need(v, [place])
-    for v, loads in keeps:
-        need(v, sorted(loads))
-    result: dict[str, dict[int, int]] = {}
-    for name, stages in found.items():
-        source = where[name]
-        assert source is not None
-        if name in along:
-            row = [source, *sorted(stages, reverse=not forward)]
-            result[name] = dict(zip(row[1:], row))
-        else:
-            result[name] = dict.fromkeys(stages, source)
-    return result
+def _way(staged: Staged, source: int, targets: frozenset[int]) -> dict[int, int]:
+    """Of each target the stage from which it gets a value of `source`.
+
+    In a pipeline one stage hands it to the next, as it does what the loop carries, so that all stages in the middle do
+    alike; within a group of devices it goes from chunk to chunk.
+    """
+    ordered = sorted(targets, key=lambda t: abs(staged.ranks[t] - staged.ranks[source]))
+    if not staged.cuts:
+        return dict.fromkeys(ordered, source)
+    found: dict[int, int] = {}
+    here = {staged.homes.group(source): source}
+    before = source
+    for t in ordered:
+        group = staged.homes.group(t)
+        found[t] = here.get(group, before)
+        if group not in here:
+            before = t
+        here[group] = t
+    return found

@@ -17,9 +17,10 @@ from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase, scopes
 from compiler.passes.cuts import CutLoop, cut_parts
+from compiler.passes.once import made_once
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
-from compiler.passes.places import node_path, place_of, places, ranks
+from compiler.passes.places import by_each, check_by_each, node_path, place_of, places, ranks
 from compiler.passes.readers import readers
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
@@ -45,6 +46,7 @@ class Staged:
     anchors: Mapping[str, Stage] = field(default_factory=dict)  # what is put out, but not by the stage that has it
     late_loads: Mapping[str, frozenset[int]] = field(default_factory=dict)  # the same of W, where there is one
     homes: Homes = Homes()  # where the stages are
+    once: frozenset[Value] = frozenset()  # what the first stage makes for others that could make it themselves
 
     @property
     def stages(self) -> int:
@@ -89,7 +91,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     strategy = placed.training.job.strategy
     axes = place_axes(strategy)
     groups = prod(a.size for a in strategy.mesh if a.name in axes)
-    if strategy.pipelines and strategy.places:
+    if strategy.pipelines and any(p.index is not None for p in strategy.places):
         raise ParcError(
             Diagnostic(
                 "E0552",
@@ -108,7 +110,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     apart = [r.batch for r in placed.rounds] + ([placed.finish] if placed.finish is not None else [])
     fixed = places(placed.forward, (*strategy.places, *rows), apart, placed.training.trains)
     order = tuple(range(groups * chunks))
-    if strategy.places:
+    if any(p.index is not None for p in strategy.places):
         order = ranks(placed.forward, strategy.places, fixed, groups)
 
     def rank(stage: Stage) -> int:
@@ -116,8 +118,10 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
 
     chunks = chunks if groups > 1 else 1
     dealt = given or Homes.dealt(groups, groups * chunks)
-    found = Staged(groups, chunks, cuts, rule, {}, {}, (), {}, order, homes=dealt)
+    once = _made_once(placed) if groups > 1 else frozenset()
+    found = Staged(groups, chunks, cuts, rule, {}, {}, (), {}, order, homes=dealt, once=once)
     first = _forward(placed.forward, found, lambda node: place_of(node, fixed), rank)
+    check_by_each(placed.forward, strategy.places, first)
     _check_order(placed.forward, found, first, strategy.pipelines)
     _check_states(placed, found, first)
     made = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
@@ -139,6 +143,12 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     return replace(found, loads=loads)
 
 
+def _made_once(placed: Placed) -> frozenset[Value]:
+    strategy = placed.training.job.strategy
+    rows = [rule.parts for rule in strategy.pipelines]
+    return made_once(placed.forward, rows, placed.weights, by_each(strategy.places)) if rows else frozenset()
+
+
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
     return placed.forward.outputs[placed.training.results :]
 
@@ -146,16 +156,20 @@ def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
 def _forward(
     graph: Graph, staged: Staged, place: Callable[[Node], Stage], rank: Callable[[Stage], int]
 ) -> dict[str, Stage]:
-    """Explicit places, else the last stage of the operands, in the order in which values pass through them."""
+    """Explicit places, else the last stage of the operands, in the order in which values pass through them.
+
+    What is made once, on the first stage, binds none of its readers."""
     found: dict[str, Stage] = {}
     for node in graph.nodes:
         cut = staged.cut_at(node)
         if cut is not None:
             found.update(_of_cut(node, cut.end))
             continue
-        stages = {s for v in node.inputs if (s := found.get(v.name)) is not None}
+        stages = {s for v in node.inputs if v not in staged.once and (s := found.get(v.name)) is not None}
         where = place(node)
-        if ALL in stages:
+        if node.outputs[0] in staged.once:
+            where = 0
+        elif ALL in stages:
             where = _all(node, stages)
         elif where is None and stages:
             where = max(stages, key=rank)

@@ -112,9 +112,9 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0409",
         "impossible cuts",
-        "`cuts [2, 4]` lists the first iteration of every stage but the first, counted through all loops and scopes of\n"
-        "the row: they increase, and every stage has at least one iteration. Only the first stage, in front of a loop,\n"
-        "and the last, behind one, may do without: they have the embedding or the head alone (`cuts [0, 4, 8]` of 8).",
+        "`cuts [2, 4]` lists the first iteration of every stage but the first, counted through all loops and scopes\n"
+        "of the row: they increase, and every stage has at least one iteration. Only the first stage, in front of a\n"
+        "loop, and the last, behind one, may do without: they have the embedding or the head alone (`cuts [0, 4, 8]`).",
         _file("pipeline block on dp, cuts [5]"),
         _file("pipeline block on dp, cuts [3]"),
     ),
@@ -122,7 +122,8 @@ CODES: tuple[Code, ...] = (
         "E0410",
         "no such place",
         "`place SCOPE on axis[i]` names a coordinate of the axis, counted from 0. The scope is one that computes\n"
-        "something at the top of the model: a loop runs in one place as a whole.",
+        "something at the top of the model: a loop runs in one place as a whole. Without a coordinate, by\n"
+        "`place SCOPE on axis`, each stage that reads it computes it, of data and weights.",
         _file("place block on dp[2]"),
         _file("place block on dp[1]"),
     ),

@@ -27,7 +27,7 @@ SMALL: dict[str, dict[str, int]] = {
     "resnet": {"layers": 4, "size": 8, "channels": 8, "classes": 12, "batch": 16},
     "recsys": {"users": 24, "items": 30, "hidden": 8, "groups": 4, "batch": 16},
     "towers": {"hidden": 8, "pixels": 16, "samples": 12, "vocab": 16, "seq": 8, "batch": 16},
-    "codec": {"encoders": 2, "decoders": 3, "hidden": 16, "vocab": 24, "seq": 8, "batch": 16},
+    "translation": {"layers": 4, "hidden": 16, "heads": 4, "vocab": 24, "seq": 8, "batch": 16},
 }
 """The parameters of each example, and of models that are here for the matrix alone."""
 
@@ -40,9 +40,10 @@ DIMS = {
     "resnet": {"b", "y", "x", "c", "co", "v", "block", "stem"},
     "recsys": set("buiejnf"),
     "towers": set("bpasvdf") | {"image"},
-    "codec": set("bsdvhft") | {"decoder"},
+    "translation": set("bsdvhft") | {"block", "memory"},
 }
-"""What tactics can speak of: dims, the loops `block` and `decoder`, the scopes `image` and `stem`."""
+"""What tactics can speak of: dims, the loop `block`, the scopes `image` and `stem`, what `block` reads of before it
+(`memory`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +100,20 @@ TACTICS: tuple[Tactic, ...] = (
         order=True,
     ),
     _tactic("row", "pp=3", "stem", _pipeline("one_f_one_b", "microbatches = 4", "stem, block, head"), order=True),
-    _tactic("loops", "pp=3", "decoder", _pipeline("one_f_one_b", "microbatches = 4", "encoder, decoder"), order=True),
+    _tactic("loops", "pp=3", "memory", _pipeline("one_f_one_b", "microbatches = 4", "inner, block"), order=True),
     _tactic(
         "loops_interleaved",
         "pp=2",
-        "decoder",
-        _pipeline("interleaved", "microbatches = 4, chunks = 2", "encoder, decoder"),
+        "memory",
+        _pipeline("interleaved", "microbatches = 4, chunks = 2", "encoder.inner, block"),
+        order=True,
+    ),
+    _tactic(
+        "encoder_by_each",
+        "pp=2",
+        "memory",
+        _pipeline("one_f_one_b", "microbatches = 2"),
+        "place encoder on pp",
         order=True,
     ),
     _tactic(
