@@ -24,7 +24,7 @@ from compiler.passes.entering import nodes_of
 from compiler.passes.lower_batch import lower_batch, part_decls
 from compiler.passes.lower_states import Renewed, contents, declared, reached, renew
 from compiler.passes.lower_update import lower_update
-from compiler.passes.messages import NOTHING, Messages, messages
+from compiler.passes.messages import NOTHING, Ways, messages
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
 from compiler.passes.stage import ALL, Stage, Staged
@@ -65,7 +65,7 @@ def lower(placed: Placed, staged: Staged, over: Across) -> Program:
     return Program(job.name, tuple(axes), inputs, (Entry(entry, tuple(found)),), job.seed, staged.homes)
 
 
-def _messages(placed: Placed, staged: Staged) -> tuple[Messages, Messages]:
+def _messages(placed: Placed, staged: Staged) -> tuple[Ways, Ways]:
     """What stages send each other in the forward pass, and in the backward pass."""
     where, results = staged.forward, placed.forward.outputs[: placed.training.results]
     loads = (staged.loads[k.name] | staged.late_loads.get(k.name, frozenset()) for k in placed.kept)
@@ -109,8 +109,8 @@ class _Class:
         over: Across,
         names: BufferNames,
         groups: tuple[int, ...],
-        ahead: Messages,
-        back: Messages,
+        ahead: Ways,
+        back: Ways,
     ) -> None:
         """ahead, back: what stages send each other in the forward pass, and in the backward pass."""
         self.placed, self.staged, self.over, self.names, self.groups = placed, staged, over, names, groups
@@ -294,7 +294,7 @@ class _Class:
         stage: int,
         chunk: int,
         roots: Sequence[Value],
-        ways: Messages,
+        ways: Ways,
         forward: bool,
         reread: Container[str] = (),
         early: Sequence[tuple[Op, Value]] = (),
@@ -339,7 +339,7 @@ class _Class:
         stage: int,
         chunk: int,
         entering: Mapping[str, Value],
-        ways: Messages,
+        ways: Ways,
         reread: Container[str],
         forward: bool,
     ) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Messages:
+class Ways:
     """ways: of each value that other stages read than the one that makes it, the stages that get it, each with the
     one that it gets it from."""
 
@@ -30,12 +30,12 @@ class Messages:
         return self.ways[value][stage]
 
 
-NOTHING = Messages({})
+NOTHING = Ways({})
 
 
 def messages(
     graph: Graph, staged: Staged, where: Mapping[str, Stage], ends: Iterable[tuple[str, frozenset[int]]], forward: bool
-) -> Messages:
+) -> Ways:
     """What the stages send each other, but for what the cut loop carries. ends, forward: as in `users_of`."""
     if staged.stages == 1:
         return NOTHING
@@ -45,7 +45,7 @@ def messages(
         place = where.get(v.name)
         if place is not None and place >= 0 and (others := users.get(v.name, frozenset()) - {place}):
             ways[v.name] = _way(staged, place, others)
-    return Messages(ways)
+    return Ways(ways)
 
 
 def _way(staged: Staged, source: int, targets: frozenset[int]) -> dict[int, int]:

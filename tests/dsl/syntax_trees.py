@@ -134,7 +134,7 @@ rules = st.one_of(
         ast.Pipeline, st.lists(paths, min_size=1, max_size=3).map(tuple), names, maybe(bare_calls), maybe(expressions)
     ),
     st.builds(ast.Microbatches, expressions, maybe(names)),
-    st.builds(ast.PlaceDecl, paths, names, expressions),
+    st.builds(ast.PlaceDecl, paths, names, maybe(expressions)),
     st.builds(ast.Recompute, maybe(tuples(plain_names, 1).map(ast.Path)), tuples(paths)),
     st.builds(ast.Apply, st.builds(ast.Call, plain_names, tuples(_arguments(expressions))), _scopes),
 )

@@ -21,9 +21,8 @@ MEMORY = "encoder.layer_norm.out"
 def pipelined(schedule: str, stages: int, *rules: str) -> Program:
     """Encoder and decoder, the decoder cut into stages."""
     pipeline = f"pipeline block on pp, schedule {schedule.replace(')', ', over = b)')}"
-    return (
-        Cell("translation", (Tactic("t", (("pp", stages),), (pipeline, *rules), frozenset(), True),)).compile().program
-    )
+    tactic = Tactic("t", (("pp", stages),), (pipeline, *rules), frozenset(), True)
+    return Cell("translation", (tactic,)).compile().program
 
 
 def weights(program: Program, scope: str) -> set[int]:
@@ -73,9 +72,7 @@ def test_the_strategy_may_say_that_each_makes_it() -> None:
 def test_it_is_not_computed_again() -> None:
     """Whatever is recomputed: a stage has no weights of it."""
     program = pipelined("gpipe(microbatches = 2)", 2, "recompute")
-    received = [
-        n.op.name for c in program.classes[1:] for f in c.functions for n in f.body.nodes if isinstance(n.op, Recv)
-    ]
+    received = {n.op.name for f in program.classes[1].functions for n in f.body.nodes if isinstance(n.op, Recv)}
     assert weights(program, "encoder.") == {0} and MEMORY in received
 
 
