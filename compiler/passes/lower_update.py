@@ -124,7 +124,7 @@ class _Update:
         if found is not None:
             return found
         found = self._here[weight] = []
-        for chunk in range(self.staged.chunks):
+        for chunk in self.staged.chunks_of(self.groups):
             stages = {self.staged.homes.stage(g, chunk) for g in self.groups}
             if self.homes[weight] == (ALL,) or stages & set(self.homes[weight]):
                 found.append(chunk)
@@ -137,7 +137,7 @@ class _Update:
         return any(p == ALL or p in stages for p in places)
 
     def lower(self) -> tuple[Graph, list[StateDecl]]:
-        chunks = range(self.staged.chunks)
+        chunks = self.staged.chunks_of(self.groups)
         emits = {c: self._emitter(c) for c in chunks}
         main = emits[0]
         functions: dict[int, dict[int, Graph]] = {}  # by number of iterations

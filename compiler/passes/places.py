@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from compiler.graph import Graph, Node
+from compiler.graph import Graph, Node, Value
 from compiler.ops.repeat import Repeat
 from compiler.origin import scopes, within
 from compiler.passes.recompute import levels
 from compiler.strategy import PlaceRule
-from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
+from dsl.diagnostics import Diagnostics
 
 
 def places(
@@ -82,11 +82,11 @@ def _why(graph: Graph, scope: str) -> str:
     return "weights and data are where they are used: place the scope that computes with them"
 
 
-def ranks(graph: Graph, rules: tuple[PlaceRule, ...], fixed: Mapping[str, int | None], groups: int) -> tuple[int, ...]:
+def ranks(graph: Graph, fixed: Mapping[str, int | None], groups: int) -> tuple[int, ...] | None:
     """The position of each place in the order in which values pass through them, whatever the places' numbers.
 
-    Places that hand each other nothing stand in the order of their numbers. Raises ParcError (E0551) where values come
-    back to a place: it could not finish its forward pass before another's that it waits for.
+    Places that hand each other nothing stand in the order of their numbers. None where values come back to a place: it
+    could not finish its forward pass before another's that it waits for (`visits`).
     """
     after: dict[int, set[int]] = {g: set() for g in range(groups)}
     came: dict[str, frozenset[int]] = {}  # value -> places that it has come from without passing through another one
@@ -103,23 +103,45 @@ def ranks(graph: Graph, rules: tuple[PlaceRule, ...], fixed: Mapping[str, int | 
     while len(order) < groups:
         free = [g for g in after if g not in order and before[g] <= set(order)]
         if not free:
-            raise ParcError(_circle(after, [g for g in after if g not in order], rules))
+            return None
         order.append(free[0])
     return tuple(order.index(g) for g in range(groups))
 
 
-def _circle(after: Mapping[int, set[int]], stuck: list[int], rules: tuple[PlaceRule, ...]) -> Diagnostic:
-    """Each of the stuck places has one of them before it, so that a walk backwards closes a circle."""
-    walk = [stuck[0]]
-    while walk[-1] not in walk[:-1]:
-        walk.append(next(g for g in stuck if walk[-1] in after[g]))
-    circle = walk[walk.index(walk[-1]) :][::-1]
-    ways = " → ".join(f"{rules[0].axis}[{g}]" for g in circle)
-    notes = [(f"placed on {r.axis}[{r.index}] here", r.span) for r in rules if r.index in circle]
-    return Diagnostic(
-        "E0551",
-        f"the places send values round in a circle, {ways}: the stages would wait for each other",
-        rules[0].span,
-        help="place the scopes so that values flow one way",
-        notes=tuple(notes[1:] if notes and notes[0][1] == rules[0].span else notes),
-    )
+def visits(graph: Graph, fixed: Mapping[str, int | None], groups: int) -> tuple[dict[str, int], tuple[int, ...]]:
+    """Where values come back to places: the visit in which each placed value is made, and the place of each visit, in
+    the order in which values pass through them.
+
+    A visit makes all that can be made at a place by then. Places that have nothing left to do afterwards come first.
+    """
+    at = {node: place_of(node, fixed) for node in graph.nodes}
+    visit: dict[Value, int | None] = dict.fromkeys(graph.inputs)
+    order: list[int] = []
+
+    def run(place: int) -> dict[Node, int | None]:
+        """What the next visit makes if it is at this place (None: made wherever it is read)."""
+        now, made = len(order), dict[Value, int | None]()
+        found: dict[Node, int | None] = {}
+        for node in left:
+            given = [made[v] if v in made else visit.get(v, -1) for v in node.inputs]
+            if -1 in given or at[node] not in (None, place):
+                continue
+            last = now if at[node] is not None else max((g for g in given if g is not None), default=None)
+            found[node] = last
+            made.update(dict.fromkeys(node.outputs, last))
+        return found
+
+    left = list(graph.nodes)
+    while left:
+        waiting = sorted({p for n in left if (p := at[n]) is not None})
+        runs = {p: run(p) for p in waiting} or {0: run(0)}
+        runs = {p: found for p, found in runs.items() if not waiting or any(at[n] == p for n in found)}
+        done = (p for p, found in runs.items() if all(n in found for n in left if at[n] == p))
+        place = next(done, None)
+        place = next(iter(runs)) if place is None else place
+        visit.update((v, last) for n, last in runs[place].items() for v in n.outputs)
+        left = [n for n in left if n not in runs[place]]
+        if waiting:
+            order.append(place)
+    order += [g for g in range(groups) if g not in order]
+    return {v.name: last for v, last in visit.items() if last is not None}, tuple(order)

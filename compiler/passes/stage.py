@@ -20,7 +20,7 @@ from compiler.passes.cuts import CutLoop, cut_loops
 from compiler.passes.once import made_once
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
-from compiler.passes.places import by_each, check_by_each, place_of, places, ranks
+from compiler.passes.places import by_each, check_by_each, place_of, places, ranks, visits
 from compiler.passes.readers import readers
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
@@ -35,7 +35,6 @@ class Staged:
     """Stages of all values of forward and backward; `addends`: per trained weight, what its gradient is the sum of."""
 
     groups: int
-    chunks: int
     cuts: tuple[CutLoop, ...]  # the one whose weights are trained first, if any is
     rule: PipelineRule | None
     forward: Mapping[str, Stage]
@@ -50,7 +49,11 @@ class Staged:
 
     @property
     def stages(self) -> int:
-        return self.groups * self.chunks
+        return len(self.homes)
+
+    def chunks_of(self, groups: Sequence[int]) -> range:
+        """The chunks that groups have which run the same code."""
+        return range(len(self.homes.of(groups[0])))
 
     def stages_at(self, place: Stage) -> frozenset[int]:
         """The stages that a place is: all of them, or one."""
@@ -105,18 +108,26 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     cuts = cut_loops(placed, strategy.pipelines, groups * chunks) if groups > 1 else ()
     apart = [r.batch for r in placed.rounds] + ([placed.finish] if placed.finish is not None else [])
     fixed = places(placed.forward, strategy.places, apart, placed.training.trains)
-    order = tuple(range(groups * chunks))
-    if any(index is not None for index in fixed.values()):
-        order = ranks(placed.forward, strategy.places, fixed, groups)
-
-    def rank(stage: Stage) -> int:
-        return order[stage or 0]
-
     chunks = chunks if groups > 1 else 1
     dealt = given or Homes.dealt(groups, groups * chunks)
+    order: tuple[int, ...] | None = tuple(range(groups * chunks))
+    visit: Mapping[str, int] = {}
+    if any(index is not None for index in fixed.values()):
+        order = ranks(placed.forward, fixed, groups)
+    if order is None:
+        visit, found_homes = visits(placed.forward, fixed, groups)
+        dealt, order = Homes(found_homes), tuple(range(len(found_homes)))
+    ranked = order
+
+    def rank(stage: Stage) -> int:
+        return ranked[stage or 0]
+
+    def place(node: Node) -> Stage:
+        return visit.get(node.outputs[0].name) if visit else place_of(node, fixed)
+
     once = _made_once(placed, cuts)
-    found = Staged(groups, chunks, cuts, rule, {}, {}, (), {}, order, homes=dealt, once=once)
-    first = _forward(placed.forward, found, lambda node: place_of(node, fixed), rank)
+    found = Staged(groups, cuts, rule, {}, {}, (), {}, ranked, homes=dealt, once=once)
+    first = _forward(placed.forward, found, place, rank)
     check_by_each(placed.forward, strategy.places, first)
     _check_states(placed, found, first)
     made = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
