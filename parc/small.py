@@ -237,14 +237,17 @@ def facts(job: Job, full: Job) -> dict[Fact, Any]:
             all(n >= sizes[a] for n in own if n > 1 for a in over if a not in everywhere),
             choices.get(dim, frozenset()),
         )
-    stages = {p.label: p.chunks * sizes[p.axis] for p in strategy.pipelines}
+    stages = {p.parts[0]: p.chunks * sizes[p.axis] for p in strategy.pipelines if len(p.parts) == 1}
     for label, n in loops.items():
         cut = stages.get(label, 1)
         found[("loop", label)] = (n > 1, n >= 2 * cut, n % cut == 0)
-    found |= {("stages", p.label): min(sizes[p.axis], 3) for p in strategy.pipelines}  # first, last, and between
+    for p in strategy.pipelines:
+        found["stages", p.parts[0]] = min(sizes[p.axis], 3)  # first, last, and between
+        cut, n = p.chunks * sizes[p.axis], p.length(loops)
+        found["row", p.parts[0]] = (n >= 2 * cut, n % cut == 0) if len(p.parts) > 1 else ()
     found["microbatches", ""] = (micro > 1, *(micro > sizes[p.axis] for p in strategy.pipelines))
     found["pipelines", ""] = tuple(
-        (p.label, p.axis, p.schedule, p.chunks, len(p.cuts or ())) for p in strategy.pipelines
+        (p.parts, p.axis, p.schedule, p.chunks, len(p.cuts or ())) for p in strategy.pipelines
     )
     found["rules", ""] = tuple(getattr(strategy, f.name) for f in fields(strategy) if f.compare and f.name not in SIZED)
     found["graph", ""] = _NUMBER.sub("#", str(job.model.graph))

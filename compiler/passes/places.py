@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.repeat import Repeat
 from compiler.origin import scopes, within
 from compiler.passes.recompute import levels
 from compiler.strategy import PlaceRule
-from dsl.diagnostics import Diagnostics
+from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
+
+if TYPE_CHECKING:
+    from compiler.passes.stage import Staged
 
 
 def places(
@@ -37,36 +41,53 @@ def places(
 
 def place_of(node: Node, fixed: Mapping[str, int | None]) -> int | None:
     """The place of the innermost scope around the node that has one."""
+    scope = scope_of(node, fixed)
+    return None if scope is None else fixed[scope]
+
+
+def scope_of(node: Node, fixed: Container[str]) -> str | None:
+    """The innermost scope around the node that has a place."""
     path = node_path(node)
-    return next((fixed[p] for p in (path, *scopes(path)) if p in fixed), None)
-
-
-def by_each(rules: Sequence[PlaceRule]) -> Callable[[Node], bool]:
-    """Of which nodes the innermost place says that they are computed wherever they are read."""
-    fixed = {p.scope: p.index for p in reversed(rules)}
-    if None not in fixed.values():
-        return lambda node: False
-
-    def found(node: Node) -> bool:
-        path = node_path(node)
-        return next((fixed[p] is None for p in (path, *scopes(path)) if p in fixed), False)
-
-    return found
+    return next((p for p in (path, *scopes(path)) if p in fixed), None)
 
 
 def check_by_each(graph: Graph, rules: Sequence[PlaceRule], where: Mapping[str, int | None]) -> None:
     """Raises ParcError (E0410) for a scope that is to be computed wherever it is read, and cannot be."""
-    each = by_each(rules)
+    of = {r.scope: r for r in rules}
     wrong = Diagnostics()
-    for node in graph.nodes:
-        if not each(node) or where.get(node.outputs[0].name) is None:
+    for node in graph.nodes if rules else ():
+        rule = of.get(scope_of(node, of) or "")
+        if rule is None or rule.index is not None or where.get(node.outputs[0].name) is None:
             continue
-        rule = next(r for r in rules if r.index is None and within(node_path(node), r.scope))
         if not any(d.span == rule.span for d in wrong):
             message = f"`{rule.scope}` reads what only one stage has: it is computed there"
             help = f"say where, `place {rule.scope} on {rule.axis}[…]`, or leave it out"
             wrong.error("E0410", message, rule.span, help=help)
     wrong.raise_if_any()
+
+
+def check_flow(graph: Graph, rules: Sequence[PlaceRule], staged: Staged, where: Mapping[str, int | None]) -> None:
+    """Raises ParcError where a value would return to a stage of a pipeline that has finished with it (E0551), or a rule
+    places what is cut (E0415)."""
+    of = {r.scope: r for r in rules if r.index is not None}
+    by: dict[Value, PlaceRule] = {}  # what is where it is for a rule
+    for node in graph.nodes:
+        rule, cut, here = of.get(scope_of(node, of) or ""), staged.cut_at(node), where.get(node.outputs[0].name)
+        if rule is not None and cut is not None and rule.scope == node_path(node):
+            message = f"`{rule.scope}` is cut into stages: it is not on one of them"
+            raise ParcError(Diagnostic("E0415", message, rule.span, help="place what is not cut"))
+        for i, v in enumerate(node.inputs):
+            if cut is not None and isinstance(node.op, Repeat):
+                here = cut.begin if i < node.op.carries else min(cut.stages)
+            there, why = where.get(v.name), rule or by.get(v)
+            if here is not None and there is not None and min(here, there) >= 0 and there > here and why is not None:
+                message = f"`{v.name}` is made on stage {there}, but stage {here} reads it, which is before it"
+                help = f"values go through the stages once, from first to last: place `{why.scope}` on their way"
+                raise ParcError(Diagnostic("E0551", message, why.span, help=help))
+            if rule is None and there is not None and there == where.get(node.outputs[0].name):
+                rule = by.get(v)
+        if rule is not None and cut is None:
+            by.update(dict.fromkeys(node.outputs, rule))
 
 
 def node_path(node: Node) -> str:
@@ -108,13 +129,35 @@ def ranks(graph: Graph, fixed: Mapping[str, int | None], groups: int) -> tuple[i
     return tuple(order.index(g) for g in range(groups))
 
 
-def visits(graph: Graph, fixed: Mapping[str, int | None], groups: int) -> tuple[dict[str, int], tuple[int, ...]]:
+def of_weights(graph: Graph, fixed: Mapping[str, int | None], weights: Container[str]) -> frozenset[Node]:
+    """Nodes with a place that need weights alone and are read at that place alone (casts, gathers): whichever stage it
+    is that reads them there, it makes them."""
+    data = {v for v in graph.inputs if v.name not in weights}
+    for node in graph.nodes:
+        if not data.isdisjoint(node.inputs):
+            data.update(node.outputs)
+    found: set[Node] = set()
+    readers: dict[Value, set[int | None]] = {}
+    for node in reversed(graph.nodes):
+        place = place_of(node, fixed)
+        read = set[int | None]().union(*(readers.get(v, ()) for v in node.outputs))
+        if place is not None and read == {place} and data.isdisjoint(node.outputs):
+            found.add(node)
+        for v in node.inputs:
+            readers.setdefault(v, set()).add(place)
+    return frozenset(found)
+
+
+def visits(
+    graph: Graph, fixed: Mapping[str, int | None], groups: int, anywhere: Container[Node]
+) -> tuple[dict[str, int], tuple[int, ...]]:
     """Where values come back to places: the visit in which each placed value is made, and the place of each visit, in
     the order in which values pass through them.
 
     A visit makes all that can be made at a place by then. Places that have nothing left to do afterwards come first.
+    anywhere: nodes that each visit makes which reads them.
     """
-    at = {node: place_of(node, fixed) for node in graph.nodes}
+    at = {node: None if node in anywhere else place_of(node, fixed) for node in graph.nodes}
     visit: dict[Value, int | None] = dict.fromkeys(graph.inputs)
     order: list[int] = []
 

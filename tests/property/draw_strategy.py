@@ -131,7 +131,6 @@ def _order(rng: Random, d: Drawing, loops: dict[str, int], rules: list[Piece], a
     more = ""
     if schedule == "interleaved":
         chunks = 2 if 2 * stages <= count else 1
-        micro = stages if chunks > 1 else micro
         more = f", chunks = {chunks}"
     cuts = ""
     if schedule != "interleaved" and stages == 2 and rng.random() < 0.3:
