@@ -25,6 +25,7 @@ from compiler.ops.call import Call
 from compiler.ops.index import Take
 from compiler.ops.reduce import TopK
 from compiler.ops.repeat import Repeat
+from compiler.passes.cuts import divided
 from compiler.program import Program
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
@@ -244,7 +245,11 @@ def facts(job: Job, full: Job) -> dict[Fact, Any]:
     for p in strategy.pipelines:
         found["stages", p.parts[0]] = min(sizes[p.axis], 3)  # first, last, and between
         cut, n = p.chunks * sizes[p.axis], p.length(loops)
-        found["row", p.parts[0]] = (n >= 2 * cut, n % cut == 0) if len(p.parts) > 1 else ()
+        if len(p.parts) > 1:  # and where one part goes over into the next
+            rows = divided(p, loops, cut).values()
+            also = [sum(map(bool, stage)) for stage in zip(*rows, strict=True)]
+            spans = tuple(min(sum(map(bool, row)), 3) for row in rows)
+            found["row", p.parts[0]] = (n >= 2 * cut, n % cut == 0, max(also), spans)
     found["microbatches", ""] = (micro > 1, *(micro > sizes[p.axis] for p in strategy.pipelines))
     found["pipelines", ""] = tuple(
         (p.parts, p.axis, p.schedule, p.chunks, len(p.cuts or ())) for p in strategy.pipelines

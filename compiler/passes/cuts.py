@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 
 from compiler.graph import Graph
@@ -57,21 +57,28 @@ def cut_parts(
             around = next(label for label, body in top.items() if wrong in body)
             help = f"cut the loop around it: `pipeline {around} on {rule.axis}`"
             raise ParcError(Diagnostic("E0553", message, rule.span, help=help))
-        edges = _edges(rule, rule.length(loops), stages)
-        at = 0
-        for part in rule.parts:
-            count = loops.get(part, 1)
-            counts = tuple(max(0, min(b, at + count) - max(a, at)) for a, b in pairwise(edges))
+        for part, counts in divided(rule, loops, stages).items():
             mine = [s for s, n in enumerate(counts) if n]
             if part in loops:
                 begin = 0 if part == rule.parts[0] else mine[0]
                 end = stages - 1 if part == rule.parts[-1] else mine[-1]
-                cuts.append(CutLoop(part, count, counts, begin, end))
+                cuts.append(CutLoop(part, loops[part], counts, begin, end))
             else:
                 scopes.append(PlaceRule(part, rule.axis, mine[0], rule.span))
-            at += count
     trained = {label for w in placed.training.model.trained for label in w.loops}
     return tuple(sorted(cuts, key=lambda c: c.label not in trained)), tuple(scopes)
+
+
+def divided(rule: PipelineRule, loops: Mapping[str, int], stages: int) -> dict[str, tuple[int, ...]]:
+    """Of each part of a row, how many iterations each stage has; a scope is one. loops: label -> count."""
+    edges = _edges(rule, rule.length(loops), stages)
+    found: dict[str, tuple[int, ...]] = {}
+    at = 0
+    for part in rule.parts:
+        end = at + loops.get(part, 1)
+        found[part] = tuple(max(0, min(b, end) - max(a, at)) for a, b in pairwise(edges))
+        at = end
+    return found
 
 
 def _labels(body: Graph) -> Iterator[str]:

@@ -14,9 +14,12 @@ from compiler.ops.comm import Comm, Relayout
 from compiler.ops.registry import COMM, COMPUTE
 from compiler.program import Program
 from compiler.text import parse_program, show
+from dsl.diagnostics import ParcError
+from dsl.source import Source
 from parc.exporting.torch.file import export_torch
 from parc.exporting.torch.writer import EMIT
 from tests.export.exported import BACKEND, Ran, alone, judge, together
+from tests.stages import test_rows as rows
 from tests.states import models as states
 
 ROOT = Path(__file__).parent.parent.parent
@@ -67,6 +70,46 @@ def test_what_is_no_region_is_no_call() -> None:
     bare = parse_program("\n".join(line for line in marked.splitlines() if not line.lstrip().startswith("region")))
     assert "functional.layer_norm(" not in export_torch(bare)
     assert "functional.layer_norm(" not in export_torch(golden("tensor_parallel"))
+
+
+BEHIND = """\
+program back
+mesh (pp=2 place)
+stages 2
+input x: f32[b=4]
+
+stage 0: devices 0 {
+  loss loss: f32[]
+  fn F {
+    %x: f32[b=4] = input x
+    send %x as there to 1
+    %back: f32[b=4] = recv back from 1
+    %loss: f32[] = reduce %back sum over (b)
+    accumulate %loss into loss
+  }
+  schedule {
+    F[0]
+  }
+}
+
+stage 1: devices 1 {
+  fn F {
+    %x: f32[b=4] = recv there from -1
+    %twice: f32[b=4] = mul %x, 2.0
+    send %twice as back to -1
+  }
+  schedule {
+    F[0]
+  }
+}
+"""
+
+
+def test_a_receive_behind_a_send_that_it_needs_is_refused() -> None:
+    """Functions receive, run, then send: such a file would wait for ever."""
+    with pytest.raises(ParcError) as refused:
+        parc.export(Source("back.npu", BEHIND))
+    assert [d.code for d in refused.value.diagnostics] == ["E0642"]
 
 
 # --- the computation ------------------------------------------------------------------------------------------------
@@ -122,6 +165,12 @@ PROGRAMS = ["experts", "zero_bubble", "example_pangu_200b", "example_resnet", "e
 
 STATES = ["many_columns", "interleaved"]
 
+ROWS = {
+    "rounds": rows.text("one", rows.row("one", "interleaved"), 2),  # 3 micro-batches: rounds that are not of 2
+    "ends": rows.text("one", rows.row("one", "zero_bubble", "[0, 6]"), 3),
+    "loops": rows.text("codec", rows.row("codec", "one_f_one_b"), 3),
+}
+
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
@@ -129,11 +178,12 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     programs = {name: example("gpt", double=True, **params) for name, params in DISTRIBUTED.items()}
     programs |= {name: golden(name) for name in PROGRAMS}
     programs |= {name: states.compiled(name).program for name in STATES}
+    programs |= {name: parc.compile(Source("main.par", text), double=True).program for name, text in ROWS.items()}
     programs["compiled"] = programs["tensor_parallel"]
     return together(programs, tmp_path_factory.mktemp("exported"), compiled=("compiled",))
 
 
-@pytest.mark.parametrize("name", [*DISTRIBUTED, *PROGRAMS, *STATES, "compiled"])
+@pytest.mark.parametrize("name", [*DISTRIBUTED, *PROGRAMS, *STATES, *ROWS, "compiled"])
 def test_in_processes(name: str, ran: dict[str, Ran]) -> None:
     judge(ran[name])
 

@@ -26,7 +26,7 @@ def draw(seed: int) -> Case:
     parts = model.head, model.first, model.first_count, model.bridge, model.before, model.loop, model.count
     ends = model.after, model.tail
     case = Case(seed, *parts, *ends, mesh, rules, optimizer, draw_precision(rng, seed), frozen)
-    case = _of_whole_batches(rng, case)
+    case = _as_they_come(Random(f"sums {seed}"), _of_whole_batches(rng, case))
     _require_there(case)
     steps = draw_steps(rng, optimizer)
     return with_steps(case, steps) if steps else case
@@ -51,6 +51,14 @@ def paths(rule: str) -> list[str]:
     if word in ("recompute", "pipeline", "place", "layout"):
         return re.findall(r"[\w.]+", rest)[:1]
     return re.findall(r" in ([\w.]+)", rule)
+
+
+def _as_they_come(rng: Random, case: Case) -> Case:
+    """Gradients that are summed over `dp`, which does not split them, in every micro-batch, now and then."""
+    kinds = {piece.kind for piece in case.rules}
+    if "data_parallel" not in kinds or not kinds.isdisjoint(("zero_2", "zero_3")) or rng.random() > 0.2:
+        return case
+    return replace(case, rules=(*case.rules, Piece("as_they_come", ("reduce gradients on dp per microbatch",))))
 
 
 def _of_whole_batches(rng: Random, case: Case) -> Case:
@@ -135,9 +143,28 @@ def _order(rng: Random, d: Drawing, loops: dict[str, int], rules: list[Piece], a
     cuts = ""
     if schedule != "interleaved" and stages == 2 and rng.random() < 0.3:
         cuts = f", cuts [{rng.randint(1, count - 1)}]"
+    own = Random(f"{sorted(loops.items())} {loop} {stages} {schedule} {micro} {d.scopes}")  # does not move what follows
+    kind = schedule
+    if own.random() < 0.5:
+        loop, cuts = _row(own, loops, loop, stages * (2 if "chunks = 2" in more else 1), cuts)
+        kind = f"{schedule}+row"
     line = f"pipeline {loop} on pp, schedule {schedule}(microbatches = {micro}{more}, over = b){cuts}"
-    rules.append(Piece(schedule, (line,)))
+    rules.append(Piece(kind, (line,)))
     return True
+
+
+def _row(rng: Random, loops: dict[str, int], loop: str, stages: int, cuts: str) -> tuple[str, str]:
+    """All loops in one row, stages with only what stands in front of the first or behind the last, or both."""
+    if len(loops) > 1 and rng.random() < 0.7:
+        loop, cuts = "encoder, block", ""
+    count = sum(n for label, n in loops.items() if label in loop)
+    if rng.random() < 0.6:
+        ends = [[0]] * (rng.random() < 0.6) + [[count]] * (rng.random() < 0.6)
+        inner = stages - 1 - len(ends)
+        if 0 <= inner < count:
+            found = sorted([*rng.sample(range(1, count), inner), *(n for end in ends for n in end)])
+            cuts = f", cuts {found}"
+    return loop, cuts
 
 
 def _places(rng: Random, d: Drawing, rules: list[Piece], axis: object) -> None:
