@@ -9,7 +9,7 @@ from compiler.graph import Graph, Node, Value
 from compiler.ops.repeat import Repeat
 from compiler.origin import scopes, within
 from compiler.passes.recompute import levels
-from compiler.strategy import PlaceRule
+from compiler.strategy import PipelineRule, PlaceRule
 from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
 
 if TYPE_CHECKING:
@@ -88,6 +88,29 @@ def check_flow(graph: Graph, rules: Sequence[PlaceRule], staged: Staged, where: 
                 rule = by.get(v)
         if rule is not None and cut is None:
             by.update(dict.fromkeys(node.outputs, rule))
+
+
+def check_order(graph: Graph, rules: Sequence[PipelineRule], staged: Staged, where: Mapping[str, int | None]) -> None:
+    """Whether values pass through what is cut in the order of the stages.
+
+    Raises ParcError (E0552) for what needs something that is made on a later stage.
+    """
+    of = {part: rule for rule in rules for part in rule.parts}
+    behind: dict[Value, str] = {}  # value -> the part that it has come from last
+    for node in graph.nodes if of else ():
+        came = next((behind[v] for v in node.inputs if v in behind), None)
+        part = node.op.label if isinstance(node.op, Repeat) else ""
+        path = node_path(node)
+        part = part if part in of else next((p for p in (path, *scopes(path)) if p in of), "")
+        cut = staged.cut_at(node)
+        here = where.get(node.outputs[0].name) if cut is None else cut.begin
+        late = next((v for v in node.inputs if (s := where.get(v.name)) is not None and s > (here or 0)), None)
+        if part and late is not None:
+            message = f"`{part}` needs what `{behind.get(late, late.name)}` makes, which is there on a later stage only"
+            help = "the parts of a pipeline stand in the order in which values pass through them: name both in one row"
+            raise ParcError(Diagnostic("E0552", message, of[part].span, help=help))
+        if part or came:
+            behind.update(dict.fromkeys(node.outputs, part or came or ""))
 
 
 def node_path(node: Node) -> str:

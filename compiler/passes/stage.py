@@ -15,7 +15,7 @@ from compiler.homes import Homes
 from compiler.ops.comm import MaskPad
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
-from compiler.origin import Origin, Phase, scopes
+from compiler.origin import Origin, Phase
 from compiler.passes.cuts import CutLoop, cut_parts
 from compiler.passes.once import made_once
 from compiler.passes.place.place import Placed
@@ -23,7 +23,7 @@ from compiler.passes.place.rules import place_axes
 from compiler.passes.places import (
     check_by_each,
     check_flow,
-    node_path,
+    check_order,
     of_weights,
     place_of,
     places,
@@ -117,7 +117,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     dealt = given or Homes.dealt(groups, groups * chunks)
     order: tuple[int, ...] | None = tuple(range(groups * chunks))
     visit: Mapping[str, int] = {}
-    anywhere = of_weights(placed.forward, fixed, placed.weights)
+    anywhere = of_weights(placed.forward, fixed, placed.weights) if fixed else frozenset()
     by_hand = any(p.index is not None for p in strategy.places)
     if by_hand and rule is None:
         order = ranks(placed.forward, fixed, groups)
@@ -147,7 +147,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     if by_hand and rule is not None:
         check_flow(placed.forward, strategy.places, found, first)
     check_by_each(placed.forward, strategy.places, first)
-    _check_order(placed.forward, found, first, strategy.pipelines)
+    check_order(placed.forward, strategy.pipelines, found, first)
     _check_states(placed, found, first)
     made = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
     saved: dict[str, Stage] = {name: ALL for name, place in made.items() if place == ALL}
@@ -273,29 +273,6 @@ def _all(node: Node, stages: set[int]) -> Stage:
     # A loop hands on its carried variables only; what each stage holds a part of stays inside.
     assert stages == {ALL}, node.outputs[0].name
     return ALL
-
-
-def _check_order(graph: Graph, staged: Staged, where: Mapping[str, Stage], rules: Sequence[PipelineRule]) -> None:
-    """Whether values pass through what is cut in the order of the stages.
-
-    Raises ParcError (E0552) for what needs something that is made on a later stage.
-    """
-    of = {part: rule for rule in rules for part in rule.parts}
-    behind: dict[Value, str] = {}  # value -> the part that it has come from last
-    for node in graph.nodes if of else ():
-        came = next((behind[v] for v in node.inputs if v in behind), None)
-        part = node.op.label if isinstance(node.op, Repeat) else ""
-        path = node_path(node)
-        part = part if part in of else next((p for p in (path, *scopes(path)) if p in of), "")
-        cut = staged.cut_at(node)
-        here = where.get(node.outputs[0].name) if cut is None else cut.begin
-        late = next((v for v in node.inputs if (s := where.get(v.name)) not in (None, ALL) and s > (here or 0)), None)
-        if part and late is not None:
-            message = f"`{part}` needs what `{behind.get(late, late.name)}` makes, which is there on a later stage only"
-            help = "the parts of a pipeline stand in the order in which values pass through them: name both in one row"
-            raise ParcError(Diagnostic("E0552", message, of[part].span, help=help))
-        if part or came:
-            behind.update(dict.fromkeys(node.outputs, part or came or ""))
 
 
 def _check_states(placed: Placed, staged: Staged, where: Mapping[str, Stage]) -> None:
