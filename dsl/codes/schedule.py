@@ -223,7 +223,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0553",
         "a pipeline through an inner loop",
-        "Stages are cut out of a loop that stands by itself, not of one inside another loop.",
+        "Stages are cut out of a loop that stands by itself, not of one inside another loop: cut that one. Values\n"
+        "would go round through the stages once for each of its iterations, and each stage would have a part of each.",
         _file("pipeline again on pp, schedule gpipe(microbatches = 2)"),
         _file("pipeline block on pp, schedule gpipe(microbatches = 2)"),
     ),
