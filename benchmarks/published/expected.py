@@ -20,7 +20,8 @@ import numpy as np
 
 from benchmarks.published.facts import SINGLE_NODE, Row, load
 from benchmarks.published.fit import Problem, Sample, Vector, chosen, samples
-from benchmarks.published.groups import GROUPS, Group
+from benchmarks.published.group import Group
+from benchmarks.published.groups import GROUPS
 from benchmarks.published.validate import Fitted
 from compiler import stacks
 from compiler.evaluate.library import standard_devices

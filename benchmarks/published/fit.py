@@ -26,7 +26,8 @@ from benchmarks.published.accelerators import known, most, power, reached
 from benchmarks.published.facts import ERRORS, SINGLE_NODE, Row, Unsupported, load
 from benchmarks.published.footprints import footprints
 from benchmarks.published.generate import job
-from benchmarks.published.groups import GROUPS, Group
+from benchmarks.published.group import Group
+from benchmarks.published.groups import GROUPS
 from benchmarks.published.lines import efficiencies, write, write_footprint
 from benchmarks.published.machines import device, sheet
 from benchmarks.published.software import relatives, software

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.published.accelerators import known as sheet
 from benchmarks.published.accelerators import reached
-from benchmarks.published.groups import Group
+from benchmarks.published.group import Group
 from compiler.cost.price.calibration import DEFAULT
 from compiler.settings import EFFICIENCIES
 

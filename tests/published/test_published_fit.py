@@ -14,7 +14,8 @@ from benchmarks.published.accelerators import POWER
 from benchmarks.published.facts import load
 from benchmarks.published.fit import MOST, PRIORS, Problem, Sample, chosen, fit, samples
 from benchmarks.published.footprints import solve
-from benchmarks.published.groups import GROUPS, Group
+from benchmarks.published.group import Group
+from benchmarks.published.groups import GROUPS
 from benchmarks.published.lines import efficiencies, relative, shown, write, write_footprint
 from benchmarks.published.score import main
 from benchmarks.published.validate import Fitted

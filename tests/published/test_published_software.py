@@ -13,7 +13,8 @@ from benchmarks.published.accelerators import SHEETS, known, most, power, reache
 from benchmarks.published.facts import ERRORS, Row, Unsupported, load
 from benchmarks.published.fit import Problem, chosen, samples
 from benchmarks.published.generate import job, microbatches
-from benchmarks.published.groups import GROUPS, Group
+from benchmarks.published.group import Group
+from benchmarks.published.groups import GROUPS
 from benchmarks.published.software import CORES, KNOWN, base, fused, kernel, kin, software, year
 from benchmarks.published.words import modules
 from compiler.cost.memory.systems import Systems
