@@ -62,13 +62,16 @@ job j {{
     )
 
 
+FORMS = ("hidden", "hidden_gather", "ahead", "ring", "balanced", "scattered", "bucket", "jitter", "reentrant")
+
+
 def run(s: Simulation, **changes: float) -> Timeline:
-    """With some of the device's numbers changed."""
+    """With some of the device's numbers changed, and without those forms that are not asked for."""
     return s.run(numbers(s, **changes))
 
 
 def numbers(s: Simulation, **changes: float) -> Calibration:
-    return of_cluster(s.cluster).changed(**changes)
+    return of_cluster(s.cluster).changed(**dict.fromkeys(FORMS, 0.0) | changes)
 
 
 ZERO_1 = "mesh (dp = 8, tp = 8)\n  data_parallel(dp)\n  megatron(tp)\n  optimizer_parallel(dp, 1)"
