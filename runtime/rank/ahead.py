@@ -29,6 +29,10 @@ BUCKET = 4 << 20
 the end of the backward pass. (DDP takes 25 MB; layers of small models would then all go at the end.)"""
 
 
+MOST = 64
+"""Collectives that travel as one message, at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reduction:
     """A collective of the update that can start when its operand, what `buffer` holds, is complete."""
@@ -105,6 +109,28 @@ def unchanged(body: Graph) -> dict[Node, None]:
         elif isinstance(instr.op, Write | Accumulate):
             changed.add(instr.op.name)
     return found
+
+
+def together(body: Graph, started: Collection[str]) -> list[list[Node]]:
+    """Collectives that can be started at once, by the first of each set: of one kind over the same axes, with operands
+    that are there before the first. started: results of those that have been."""
+    defined = {v.name: -1 for v in (*body.inputs, *(v for n in unchanged(body) for v in n.outputs))}
+    latest: dict[tuple[object, ...], tuple[int, list[Node]]] = {}
+    found: list[list[Node]] = []
+    for i, instr in enumerate(body.nodes):
+        for v in instr.outputs:
+            defined.setdefault(v.name, i)
+        op = instr.op
+        if not isinstance(op, AllGather | ReduceScatter | AllReduce) or instr.output.name in started:
+            continue
+        key = type(op), op.axes, getattr(op, "fn", ""), instr.outputs[0].type.dtype
+        first, nodes = latest.get(key, (-1, []))
+        if nodes and defined[instr.inputs[0].name] < first and len(nodes) < MOST:
+            nodes.append(instr)
+        else:
+            latest[key] = i, [instr]
+            found.append(latest[key][1])
+    return [nodes for nodes in found if len(nodes) > 1]
 
 
 def brought_forward(body: Graph, buffers: Collection[str]) -> dict[Node, list[Node]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from compiler.graph import Graph, Node, Value, names_of
 from compiler.layout import TIME
 from compiler.liveness import liveness, variables
-from compiler.ops.comm import AllGather, AllReduce, Comm, ReduceScatter
+from compiler.ops.comm import Comm
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
@@ -17,7 +17,7 @@ from compiler.program import Function, FunctionPhase
 from dsl.data import dataclass
 from runtime.backend import Position
 from runtime.mesh import parted
-from runtime.rank.ahead import Reduction, brought_forward, gathers, unchanged
+from runtime.rank.ahead import Reduction, brought_forward, gathers, together, unchanged
 from runtime.rank.collectives import Here
 from runtime.rank.starts import (
     Filling,
@@ -35,9 +35,6 @@ from runtime.straight_line import StraightLine, without_calls
 if TYPE_CHECKING:
     from runtime.rank.compiled import CompiledRank
 
-MOST = 64
-"""Collectives that travel as one message, at most."""
-
 
 @dataclass(slots=True)
 class Stack:
@@ -49,28 +46,6 @@ class Stack:
     sink: str
     fill: str
     late: bool = False
-
-
-def together(body: Graph, started: Collection[str]) -> list[list[Node]]:
-    """Collectives that can be started at once, by the first of each set: of one kind over the same axes, with operands
-    that are there before the first. started: results of those that have been."""
-    defined = {v.name: -1 for v in (*body.inputs, *(v for n in unchanged(body) for v in n.outputs))}
-    latest: dict[tuple[object, ...], tuple[int, list[Node]]] = {}
-    found: list[list[Node]] = []
-    for i, instr in enumerate(body.nodes):
-        for v in instr.outputs:
-            defined.setdefault(v.name, i)
-        op = instr.op
-        if not isinstance(op, AllGather | ReduceScatter | AllReduce) or instr.output.name in started:
-            continue
-        key = type(op), op.axes, getattr(op, "fn", ""), instr.outputs[0].type.dtype
-        first, nodes = latest.get(key, (-1, []))
-        if nodes and defined[instr.inputs[0].name] < first and len(nodes) < MOST:
-            nodes.append(instr)
-        else:
-            latest[key] = i, [instr]
-            found.append(latest[key][1])
-    return [nodes for nodes in found if len(nodes) > 1]
 
 
 class RankWriter(StraightLine):
