@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
-from compiler.graph import Type
 from compiler.ops.comm import Comm
 from dsl.data import dataclass
 from runtime.backend import Array
@@ -53,18 +52,15 @@ def finished(handle: Handle[Any]) -> Any:
 @dataclass(frozen=True, slots=True)
 class Starting:
     """A reduction of the update, or of a slice of its operand (`count`: of how many; 0: of all of it), as a device
-    starts it. heres: what it is told, by micro-batch; local: the type of the device's piece of the operand."""
+    starts it. heres: what it is told, by micro-batch; kind: those of a kind travel together; bytes: of the device's
+    piece of the operand."""
 
     key: Key
     op: Comm
     heres: Sequence[Here]
-    local: Type
+    kind: tuple[object, ...]
+    bytes: int
     count: int = 0
-
-    @property
-    def kind(self) -> tuple[object, ...]:
-        """Those of a kind travel together."""
-        return type(self.op), self.op.over(), getattr(self.op, "fn", ""), self.local.dtype
 
 
 @dataclass(slots=True)
@@ -150,7 +146,7 @@ def reduce_whole(d: CompiledRank, starts: Sequence[tuple[str, Starting]]) -> Non
 def _ready(d: CompiledRank, starting: Starting, i: int, value: Array) -> None:
     begun = d.begun
     begun.queue.append((starting, i, value))
-    begun.bytes += starting.local.bytes
+    begun.bytes += starting.bytes
     if begun.bytes >= BUCKET:
         reduce_ready(d)
 

@@ -253,7 +253,9 @@ class RankWriter(StraightLine):
     def starting(self, reduction: Reduction, count: int = 0) -> Starting:
         """What is needed to start a reduction (count: of slices) from here."""
         here = self.heres(reduction.operand, reduction.result)
-        return Starting(reduction.key, reduction.op, here, self.rank.local(reduction.operand), count)
+        op, local = reduction.op, self.rank.local(reduction.operand)
+        kind = type(op), op.over(), getattr(op, "fn", ""), local.dtype
+        return Starting(reduction.key, op, here, kind, local.bytes, count)
 
     def heres(self, var: Value, out: Value) -> list[Here]:
         """What a collective is told of the device, by micro-batch."""
