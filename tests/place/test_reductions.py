@@ -149,7 +149,7 @@ def test_the_price_follows() -> None:
     once, come = (
         simulate(compiled("rep = 2, dp = 4", *REPLICAS, "microbatches 8", *more)) for more in ((), (AS_THEY_COME,))
     )
-    assert come.traffic[Over("rep")] == pytest.approx(8 * once.traffic[Over("rep")], rel=1e-6)
+    assert come.traffic[Over(("rep",))] == pytest.approx(8 * once.traffic[Over(("rep",))], rel=1e-6)
     assert once.step_seconds < come.step_seconds
 
 
