@@ -81,6 +81,16 @@ class Shard(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class ReduceDecl(Statement):
+    """`reduce gradients on rep per microbatch in block`; `per` is `microbatch` or `step`."""
+
+    classes: tuple[Name, ...]
+    axis: Name
+    per: str
+    scope: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LayoutDecl(Statement):
     """`layout block.mlp.w1[d, f/tp]`: per dim, the axes (`f/tp/dp`: tp is major)."""
 

@@ -194,6 +194,11 @@ class TreeBuilder(Expressions):
         pad = find("PAD", c) < len(c)
         return ast.Shard(self._ids(c[:on]), self._name(c[on + 1]), first(ast.Path, c), pad, span=self._span(c))
 
+    def reduce(self, c: Children) -> ast.ReduceDecl:
+        on = find("ON", c)
+        per = cast(Token, c[find("PER", c) + 1]).text
+        return ast.ReduceDecl(self._ids(c[:on]), self._name(c[on + 1]), per, first(ast.Path, c), span=self._span(c))
+
     def offload(self, c: Children) -> ast.Offload:
         to = find("TO", c)
         return ast.Offload(self._ids(c[:to]), self._name(c[to + 1]), first(ast.Path, c), span=self._span(c))

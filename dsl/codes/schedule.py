@@ -203,9 +203,9 @@ CODES: tuple[Code, ...] = (
         "E0542",
         "a rule without effect",
         "A rule that changes nothing is not what its author believes: no tensor of its classes and scope has one of\n"
-        "the dims; no dim of a weight divides by the axis of `shard`; `recompute` names what is not computed, `keep`\n"
-        "what no rule computes again; earlier rules say all of it. A tactic may hold such rules, if others of their\n"
-        "kind do something.",
+        "the dims; no dim of a weight divides by the axis of `shard`; no gradient is a sum over that of `reduce`, or\n"
+        "all are split on it; `recompute` names what is not computed, `keep` what no rule computes again; earlier\n"
+        "rules say all of it. A tactic may hold such rules, if others of their kind do something.",
         _file("split b on pp for weights"),
         _file("split d on pp for weights"),
     ),

@@ -67,6 +67,7 @@ TACTICS: tuple[Tactic, ...] = (
     _tactic("zero_1", "z1=2", "b", "data_parallel(z1)", "optimizer_parallel(z1, 1)"),
     _tactic("zero_2", "z2=2", "b", "data_parallel(z2)", "optimizer_parallel(z2, 2)"),
     _tactic("zero_3", "z3=2", "b", "fsdp(z3)"),
+    _tactic("as_they_come", "rp=2", "b", "data_parallel(rp)", "reduce gradients on rp per microbatch"),
     _tactic("tp", "tp=2", "f", "tensor_parallel(tp)"),
     _tactic("megatron", "mt=2", "f s h", "megatron(mt)"),
     _tactic("vocab", "vp=2", "v", "vocab_parallel(vp)"),

@@ -41,6 +41,7 @@ class Sized:
         order = [at for at in self._order() if self.drafts[at].instrs]
         place = {at: i for i, at in enumerate(order)}
         results = self.body.outputs
+        beside = self._beside(cores, fed) if cores else {}
         nodes = []
         for at in order:
             draft = self.drafts[at]
@@ -52,12 +53,32 @@ class Sized:
             elif isinstance(work, Collective) and work.comm.pattern is comm.Pattern.DIRECT and draft.count == 1:
                 of = self.regions.routing.get(draft.instrs[0], ONE)
                 work = replace(work, copies=of.number, places=of.places)
+            elif isinstance(work, Collective) and work.role == "activations" and at in beside:
+                work = replace(work, beside=tuple(beside[at]))
             deps = tuple(sorted(place[d] for d in draft.deps))
             owners = {self.values[results[c].name].owner for c in draft.carries if c < len(results)}
             nodes.append(Kernel(draft.name, work, deps, tuple(sorted(place[o] for o in owners if o >= 0))))
         if not update:
             self._note_what_stays_inside(readers, cores, fed)
         return Part(tuple(nodes))
+
+    def _beside(self, cores: Mapping[int, float], fed: Collection[str]) -> dict[int, list[Product]]:
+        """Messages of what products of attention read, or of what they make (of activations alone), with them."""
+        found: dict[int, list[Product]] = {}
+        for at, draft in enumerate(self.drafts):
+            instr, work = draft.instrs[0], draft.work
+            owners = {self.values[v.name].owner for v in instr.inputs} - {-1}
+            if isinstance(work, Product):
+                messages = [owner for owner in owners if isinstance(self.drafts[owner].work, Collective)]
+                product = self._product(draft, work, cores, fed) if messages else work
+                for owner in messages if product.core else ():
+                    found.setdefault(owner, []).append(product)
+            elif isinstance(work, Collective):
+                for maker in [self.drafts[owner] for owner in owners]:
+                    taints = [self.values[v.name].taint for v in maker.instrs[0].inputs]
+                    if isinstance(maker.work, Product) and "weights" not in taints:
+                        found.setdefault(at, []).append(self._product(maker, maker.work, cores, fed))
+        return found
 
     def _cores(self) -> dict[int, float]:
         """Kernels of the inside of attention, and the share of the scores that a mask leaves."""

@@ -70,11 +70,13 @@ class Collective:
     """`op` (its mnemonic) over mesh axes. elements: of the whole (larger) side; of `itemsize` bytes.
 
     role: `weights` (what is gathered depends on weights alone, or is only written back), `gradients` (only accumulated,
-    or accumulated before), `activations`. The first two can run beside computation.
+    or accumulated before), `activations`. The first two can run beside computation. `stages`: what has come from
+    another stage, of which each device may have got a part; the axes are those along which all need the same.
 
     whole: in `itemsize` bytes in any case, for the job computes in such: there is nothing narrower to cast to.
     copies: of an all-to-all: so many of its elements are copies of one, or are added up to one where they arrive.
     places: so many of those were made first, and copied again, or are added up last (0: it is not done in two steps).
+    beside: products of attention's core that need nothing else of other devices, or of which it is the result.
     """
 
     op: str
@@ -85,6 +87,7 @@ class Collective:
     whole: bool = False
     copies: int = 1
     places: int = 0
+    beside: tuple[Product, ...] = ()
 
     @property
     def comm(self) -> type[Comm]:
@@ -111,11 +114,12 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """To virtual stage (own + to)."""
+    """To virtual stage (own + to). alike: axes along which all devices send the same."""
 
     name: str
     to: int
     bytes: int
+    alike: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
