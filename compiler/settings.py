@@ -36,7 +36,9 @@ EFFICIENCIES: Mapping[str, Bounds] = {
     **dict.fromkeys(("product", "core", "narrow", "wire", "gradient_wire"), POSITIVE),
     **dict.fromkeys(("vector", "inner", "outer"), SHARE),
     **dict.fromkeys(("hidden", "hidden_gather", "ahead", "prefetch", "overlap", "ring", "exchange"), PART),
-    **dict.fromkeys(("fusion", "distinct", "fused_attention", "scattered", "blocking_sends"), PART),
+    **dict.fromkeys(
+        ("fusion", "distinct", "fused_attention", "balanced", "reentrant", "scattered", "blocking_sends"), PART
+    ),
     **dict.fromkeys(("launch", "host", "grouped", "fixed"), TIME),
     **dict.fromkeys(("inner_half", "outer_half", "bucket"), SIZE),
     **dict.fromkeys(("ramp", "alpha", "slowdown", "jitter"), NUMBER),

@@ -88,11 +88,11 @@ class PipelineRule:
 
 @dataclass(frozen=True, slots=True)
 class PlaceRule:
-    """What the scope computes lives at coordinate `index` of `axis`."""
+    """What the scope computes lives at coordinate `index` of `axis` (None: wherever it is read)."""
 
     scope: str
     axis: str
-    index: int
+    index: int | None
     span: Span = field(default=NOWHERE, compare=False)
 
 

@@ -122,11 +122,12 @@ class Microbatches(Statement):
 
 @dataclass(frozen=True, slots=True)
 class PlaceDecl(Statement):
-    """`place image on tower[0]`: what the scope computes lives at that coordinate of the axis."""
+    """`place image on tower[0]`: what the scope computes lives at that coordinate of the axis; `place mask on pp`: at
+    every one that reads it."""
 
     scope: Path
     axis: Name
-    index: Expr
+    index: Expr | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,7 +226,7 @@ class TreeBuilder(Expressions):
         return ast.Microbatches(cast(ast.Expr, c[1]), self._name_after("OVER", c), span=self._span(c))
 
     def place(self, c: Children) -> ast.PlaceDecl:
-        scope, index = cast(ast.Path, c[1]), cast(ast.Expr, c[5])
+        scope, index = cast(ast.Path, c[1]), cast(ast.Expr, c[5]) if len(c) > 5 else None
         return ast.PlaceDecl(scope, self._name(c[3]), index, span=self._span(c))
 
     def recompute(self, c: Children) -> ast.Recompute:

@@ -189,7 +189,8 @@ def _(node: ast.Microbatches) -> Doc:
 
 @statement.register
 def _(node: ast.PlaceDecl) -> Doc:
-    return [f"place {node.scope} on {node.axis.id}", Bracket("[", (expression(node.index),), "]")]
+    index: Doc = [Bracket("[", (expression(node.index),), "]")] if node.index is not None else []
+    return [f"place {node.scope} on {node.axis.id}", *index]
 
 
 @statement.register

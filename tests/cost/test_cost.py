@@ -49,7 +49,7 @@ STACKS: dict[str, dict[str, float]] = {
         "jitter": 0.01,
         "host": 0.0,
     },
-    "partly ahead": {"ahead": 0.7, "scattered": 1.0, "ring": 0.5, "host": 0.0},
+    "partly ahead": {"ahead": 0.7, "scattered": 1.0, "ring": 0.5, "reentrant": 1.0, "host": 0.0},
     "blocking": {"prefetch": 0.0, "blocking_sends": 1.0, "scattered": 1.0, "host": 2e-5, "fused_attention": 1.0},
 }
 

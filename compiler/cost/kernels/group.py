@@ -52,8 +52,10 @@ class Lifter:
         regions: Regions,
         update: bool,
         itemsize: int = 8,
+        whole: Callable[[Repeat, Part], Part] = lambda _, part: part,
     ) -> None:
-        self.regions = regions
+        """whole: what becomes of the work of a loop's body."""
+        self.regions, self.whole = regions, whole
         self.sizes, self.states, self.update = program.sizes, states, update
         self.mesh = [a.name for a in program.axes if a.kind == "mesh" and a.size > 1]
         self.computes = itemsize
@@ -360,7 +362,7 @@ class _Lift:
             value.carried = i if i < op.carries else None
             given[param.name] = value
         inner = _Lift(self.lifter, op.body, given)
-        self.add(instr, WorkLoop(op.count, inner.part()))
+        self.add(instr, WorkLoop(op.count, self.lifter.whole(op, inner.part())))
 
 
 _WAYS: dict[type[Op], Callable[[_Lift, Node], None]] = {}

@@ -15,6 +15,9 @@ from compiler.regions.marks import Regions
 from compiler.regions.routing import ONE
 from dsl.data import dataclass
 
+Cores = Mapping[int, tuple[float, float]]
+"""Kernels, by index -> the share of the scores that a mask leaves, and that on the device that has most (or 0)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sized:
@@ -62,7 +65,7 @@ class Sized:
             self._note_what_stays_inside(readers, cores, fed)
         return Part(tuple(nodes))
 
-    def _beside(self, cores: Mapping[int, float], fed: Collection[str]) -> dict[int, list[Product]]:
+    def _beside(self, cores: Cores, fed: Collection[str]) -> dict[int, list[Product]]:
         """Messages of what products of attention read, or of what they make (of activations alone), with them."""
         found: dict[int, list[Product]] = {}
         for at, draft in enumerate(self.drafts):
@@ -80,18 +83,16 @@ class Sized:
                         found.setdefault(at, []).append(self._product(maker, maker.work, cores, fed))
         return found
 
-    def _cores(self) -> dict[int, float]:
-        """Kernels of the inside of attention, and the share of the scores that a mask leaves."""
-        regions, found = self.regions.attention, dict[int, float]()
+    def _cores(self) -> Cores:
+        """Kernels of the inside of attention."""
+        regions, found = self.regions.attention, dict[int, tuple[float, float]]()
         for at, draft in enumerate(self.drafts):
-            mine = [regions[instr].kept for instr in draft.instrs if instr in regions] if draft.work is None else []
+            mine = [regions[instr] for instr in draft.instrs if instr in regions] if draft.work is None else []
             if mine:
-                found[at] = min(mine)
+                found[at] = min((region.kept, region.most) for region in mine)
         return found
 
-    def _note_what_stays_inside(
-        self, readers: Mapping[str, set[int]], cores: Mapping[int, float], fed: Collection[str]
-    ) -> None:
+    def _note_what_stays_inside(self, readers: Mapping[str, set[int]], cores: Cores, fed: Collection[str]) -> None:
         """Values that systems' kernels do not write to memory: all readers are in the same one, or attention is one.
 
         fed: values that the inside of attention reads.
@@ -199,15 +200,15 @@ class Sized:
             return {table: 0, out: self._size(instr.inputs[1].name)}
         return {}
 
-    def _product(self, draft: Draft, work: Product, cores: Mapping[int, float], fed: Collection[str]) -> Product:
+    def _product(self, draft: Draft, work: Product, cores: Cores, fed: Collection[str]) -> Product:
         (instr,) = draft.instrs
         operands, out = [v.name for v in instr.inputs], instr.outputs[0].name
         total = sum(self._size(n) for n in (*operands, out))
         inside = [n for n in operands if self.values[n].owner in cores]
         if out in fed:
             inside.append(out)
-        kept = min(cores.values(), default=1.0) if inside else 1.0
+        kept, most = min(cores.values(), default=(1.0, 0.0)) if inside else (1.0, 0.0)
         moved = total - sum(self._size(n) for n in inside)
         weights = any(self.values[n].taint == "weights" for n in operands) or out in self.sunk
         groups = work.batch if weights else 1
-        return Product(work.m, work.n, work.k, work.batch, work.dtype, total, bool(inside), moved, kept, groups)
+        return Product(work.m, work.n, work.k, work.batch, work.dtype, total, bool(inside), moved, kept, most, groups)

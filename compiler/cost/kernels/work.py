@@ -19,8 +19,9 @@ class Product:
     """`batch` products of m*k by k*n matrices.
 
     bytes: operands and result. core: part of attention's core (scores, or what follows from them), where a fused
-    kernel moves only `core_bytes` and computes only the share of scores that a mask has `kept`. groups: with weights
-    of so many experts, whose products libraries launch one by one.
+    kernel moves only `core_bytes` and computes only the share of scores that a mask has `kept`, or `most` on the device
+    that has most to do, for which all wait (0: all have alike much). groups: with weights of so many experts, whose
+    products libraries launch one by one.
     """
 
     m: int
@@ -32,6 +33,7 @@ class Product:
     core: bool = False
     core_bytes: int = 0
     kept: float = 1.0
+    most: float = 0.0
     groups: int = 1
 
     @property
@@ -154,12 +156,14 @@ Work = Union[Product, Vector, Collective, Copy, Wait, Post, Meet, WorkLoop]  # n
 
 @dataclass(frozen=True, slots=True)
 class WorkNode:
-    """deps: nodes of the same part that must have ended. carried: nodes of the loop's iteration before."""
+    """deps: nodes of the same part that must have ended. carried: nodes of the loop's iteration before. again: only
+    systems do it that run whole layers again (`again.py`)."""
 
     name: str
     work: Work
     deps: tuple[int, ...] = ()
     carried: tuple[int, ...] = ()
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

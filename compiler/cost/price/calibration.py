@@ -42,6 +42,9 @@ class Calibration:
     fused_attention: 1: scores stay in the kernel, with a causal mask half of them is computed
     ahead:        in a backward pass over layers that are gathered: of the next layer's gather and of this layer's
         reduction this share change places, so that the gather goes first (1: all of it; 0: it queues behind)
+    balanced:     1: of masked attention all devices compute alike much, as positions are dealt out (zigzag, striped);
+        0: the last piece of positions, which are cut in their order, sees most, and all wait for it
+    reentrant:    1: a layer that runs again in the backward pass does so as a whole; 0: as far as that needs it
     prefetch:     1: collectives of weights and gradients inside a pass run beside computation
     overlap:      share of the messages of activations that goes beside the products that make or take them, in pieces
     ring:         share of the messages of keys and values (and of their gradients) that goes beside the products of
@@ -75,6 +78,8 @@ class Calibration:
     hidden_gather: float = 0.0
     fixed: float = 1e-2
     fused_attention: float = 0.0
+    balanced: float = 0.0
+    reentrant: float = 0.0
     ahead: float = 0.0
     prefetch: float = 1.0
     overlap: float = 0.0

@@ -76,7 +76,7 @@ class Pricer:
     def prices(self, part: Part, update: bool, times: int = 1) -> Iterator[tuple[WorkNode, Priced, int]]:
         """All nodes of a part that have a price of their own, and how often each runs if the part does `times`."""
         for node, n in part.each(times):
-            if not isinstance(node.work, (Wait, Post, Meet)):
+            if not isinstance(node.work, (Wait, Post, Meet)) and (not node.again or self.cal.reentrant > 0):
                 priced = self.price(node.work, update)
                 if priced is not ABSENT:
                     yield node, priced, n

@@ -110,7 +110,7 @@ def summarise(
         bubble=max(0.0, 1 - sum(s.work for s in added) / total) if total else 0.0,
         exposed_by_axis={a: ps / PICOSECONDS for a, ps in exposed.items()},
         flops_model=flops_model,
-        flops_hardware=features.flops,
+        flops_hardware=features.flops + (features.again if pricer.cal.reentrant > 0 else 0.0),
         peak_flops=pricer.machine.peak(features.dtype),
         devices=program.devices,
         samples=features.samples,

@@ -12,7 +12,7 @@ from math import log2
 from typing import NamedTuple
 
 from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait, WorkLoop, WorkNode
-from compiler.cost.price.pricer import COMM, COMPUTE, Pricer, picoseconds
+from compiler.cost.price.pricer import ABSENT, COMM, COMPUTE, Pricer, picoseconds
 from compiler.cost.time.ahead import gathers_first
 from compiler.cost.time.task import BEFORE, Rolled, Task, Tasks
 from dsl.data import dataclass
@@ -151,7 +151,7 @@ def _task(
     inside: bool = False,
 ) -> Task:
     work = node.work
-    priced = pricer.price(work, update)
+    priced = pricer.price(work, update) if not node.again or pricer.cal.reentrant > 0 else ABSENT
     if priced.stream == COMPUTE:
         ps = priced.ps if slower == 1.0 else round(priced.ps * slower)
         return Task(node, priced, COMPUTE, ps, deps, carried)

@@ -211,6 +211,10 @@ class _Device:
     def item(self, node: work.WorkNode, needs: set[int], part: tuple[float, float] = (0.0, 1.0)) -> int:
         """A kernel, message or copy, or of a message what lies between two shares of it; the index of its item."""
         of = node.work
+        if node.again and not self.pricer.cal.reentrant:  # nothing, in its place
+            self.items.append(Step(COMPUTE, 0, tuple(needs)))
+            self.kernel = len(self.items) - 1
+            return self.kernel
         priced = self.pricer.price(of, self.update)
         takes, waited, key, members = _between(part, priced.ps), False, None, 1
         self.launches += priced.launches * (part[1] == 1)
@@ -247,6 +251,8 @@ class _Device:
         compute = beside = 0
         for node in part.nodes:
             of = node.work
+            if node.again and not self.pricer.cal.reentrant:
+                continue
             if isinstance(of, work.WorkLoop):
                 inner = self.sums(of.body, times * of.count)
                 compute, beside = compute + inner[0], beside + inner[1]

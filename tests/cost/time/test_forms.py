@@ -150,3 +150,22 @@ def test_a_ring_hides_no_more_than_attention_takes() -> None:
     s = simulation(4, rules, batch=8)
     exposed = [run(s, ring=share, outer=0.01).exposed_by_axis["cp"] for share in (0.0, 1.0)]
     assert 0.5 * exposed[0] < exposed[1] < exposed[0]
+
+
+def test_layers_that_run_again_as_a_whole() -> None:
+    """Megatron's checkpoint: a third more products than the model needs, and the message behind the last one."""
+    rules = "mesh (pp = 8, tp = 8)\n  megatron(tp, sequence = false)\n  recompute block\n"
+    rules += "  pipeline block on pp, schedule one_f_one_b(microbatches = 16, over = b)"
+    s = simulation(48, rules, batch=16)
+    needed, whole = run(s), run(s, reentrant=1.0)
+    assert needed.flops_hardware / needed.flops_model == pytest.approx(1.224, abs=0.015)
+    assert whole.flops_hardware / whole.flops_model == pytest.approx(4 / 3, abs=0.015)
+    sent = [next(link.bytes for link in t.spent[3].links if link.axes == "tp") for t in (needed, whole)]
+    assert sent[1] / sent[0] == pytest.approx(6 / 5, rel=1e-4)  # 2 forward, 1 or 2 again, 2 backward
+    assert 1.05 < whole.step_seconds / needed.step_seconds < 1.1
+
+
+@pytest.mark.parametrize("rule", ["", "recompute block.attention", "recompute block keep block.mlp.u"])
+def test_what_does_not_run_again_as_a_layer_is_left_out_by_all(rule: str) -> None:
+    s = simulation(4, f"{ZERO_1}\n  {rule}")
+    assert run(s).step_seconds == run(s, reentrant=1.0).step_seconds and s.features.again == 0
