@@ -20,7 +20,7 @@ LEAST = (2, 13)
 
 
 MEETING = 300.0
-"""Seconds that processes which are started here may take to load torch on a crowded machine: one that ends is noticed."""
+"""Seconds that processes which are started here may take to load torch on a crowded machine: whose end is noticed."""
 
 
 @dataclass(frozen=True, slots=True)
