@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compiler.layout import TIME
+from compiler.passes.messages import Ways
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import ALL, Staged
 from compiler.program import Schedule
-from compiler.schedules import check_schedule, families, rolled
-from dsl.diagnostics import ParcError
+from compiler.schedules import check_schedule, families, rolled, visits
 
 
 def classes(staged: Staged) -> list[tuple[int, ...]]:
@@ -18,7 +18,12 @@ def classes(staged: Staged) -> list[tuple[int, ...]]:
     if not staged.cuts:
         return [(g,) for g in range(groups)]
     own = {s for where in (staged.forward, staged.backward) for s in where.values() if s not in (None, ALL)}
-    own |= {0, staged.stages - 1, *(s for s in staged.anchors.values() if s not in (None, ALL))}
+    own |= {
+        0,
+        staged.stages - 1,
+        *(s for cut in staged.cuts for s in (cut.begin, cut.end)),
+        *(s for s in staged.anchors.values() if s not in (None, ALL)),
+    }
     homes = staged.homes
     found: list[list[int]] = []
     steps: tuple[int, ...] | None = None  # by how many iterations the chunks of the class' groups lie apart
@@ -39,22 +44,25 @@ def classes(staged: Staged) -> list[tuple[int, ...]]:
 
 
 def schedules(
-    placed: Placed, staged: Staged, members: Sequence[tuple[int, ...]]
+    placed: Placed, staged: Staged, ways: tuple[Ways, Ways], members: Sequence[tuple[int, ...]]
 ) -> list[list[tuple[tuple[int, ...], Schedule]]]:
-    """Per class, its schedule (several where not all groups of the class can share one)."""
+    """Per class, its schedule (several where not all groups of the class can share one).
+
+    ways: what stages send each other in the forward pass, and in the backward pass."""
     m = placed.sizes.get(TIME, 1)
-    name, depth = "sequential", None
+    if staged.rule is None and staged.homes.chunks > 1:
+        ahead, back = (w.edges for w in ways)
+        all_groups = visits(staged.homes, staged.groups, m, ahead, back if placed.training.trains else None)
+        return [families([all_groups[g] for g in groups], groups) for groups in members]
+    name, depth, chunks = "sequential", None, staged.homes.chunks
     if staged.groups > 1:
         name = staged.rule.schedule if staged.rule is not None else "one_f_one_b"
-        depth = None if staged.cuts else _depths(placed, staged)
+        depth = None if staged.rule is not None else _depths(placed, staged)
     if not placed.training.trains:
         name, depth = "forward", None
-    span = staged.rule.span if staged.rule is not None else None
-    wrong = check_schedule(name, staged.groups, staged.chunks, m, span)
-    if wrong is not None:
-        raise ParcError(wrong)
-    all_groups = rolled(name, staged.groups, staged.chunks, m, depth)
-    return [families([all_groups[g] for g in groups], groups) for groups in members]
+    check_schedule(name, chunks, m)
+    all_rolled = rolled(name, staged.groups, chunks, m, depth)
+    return [families([all_rolled[g] for g in groups], groups) for groups in members]
 
 
 def _depths(placed: Placed, staged: Staged) -> tuple[int, ...]:

@@ -25,6 +25,11 @@ class Ways:
         found = {v: [to for to, source in way.items() if source == stage] for v, way in self.ways.items()}
         return {v: to for v, to in found.items() if to}
 
+    @property
+    def edges(self) -> frozenset[tuple[int, int]]:
+        """Which stages send something to which."""
+        return frozenset((source, to) for way in self.ways.values() for to, source in way.items())
+
     def source(self, value: str, stage: int) -> int:
         """From whom the stage gets the value."""
         return self.ways[value][stage]
@@ -34,12 +39,12 @@ NOTHING = Ways({})
 
 
 def messages(
-    graph: Graph, staged: Staged, where: Mapping[str, Stage], ends: Iterable[tuple[str, frozenset[int]]], begin: int
+    graph: Graph, staged: Staged, where: Mapping[str, Stage], ends: Iterable[tuple[str, frozenset[int]]], forward: bool
 ) -> Ways:
-    """What the stages send each other, but for what the cut loop carries. ends, begin: as in `users_of`."""
+    """What the stages send each other, but for what the cut loop carries. ends, forward: as in `users_of`."""
     if staged.stages == 1:
         return NOTHING
-    users, _ = users_of(graph, staged, where, ends, begin)
+    users, _ = users_of(graph, staged, where, ends, forward)
     ways: dict[str, Mapping[int, int]] = {}
     for v in (*graph.inputs, *(v for node in graph.nodes for v in node.outputs)):
         place = where.get(v.name)

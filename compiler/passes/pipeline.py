@@ -23,9 +23,8 @@ from compiler.passes.early_writes import early_writes, late_values
 from compiler.passes.evaluation import evaluation
 from compiler.passes.lower import lower
 from compiler.passes.mark_regions import mark_regions
-from compiler.passes.once import made_once
+from compiler.passes.once import NOTHING_SENT, made_once
 from compiler.passes.place.place import Placed, place
-from compiler.passes.places import by_each
 from compiler.passes.recompute import Recompute
 from compiler.passes.simplify import simplify
 from compiler.passes.split import SplitGraphs, split
@@ -103,7 +102,9 @@ def _transpose(w: Work) -> None:
 
 
 def _merge_equal(w: Work) -> None:
-    w.derivative = merge(w.derivative, apart=bool(w.job.strategy.places))
+    strategy = w.job.strategy
+    apart = bool(strategy.places) or any(len(p.parts) > 1 for p in strategy.pipelines)
+    w.derivative = merge(w.derivative, apart)
 
 
 def _sum_in_own_type(w: Work) -> None:
@@ -116,13 +117,13 @@ def _prune(w: Work) -> None:
 
 def _close(w: Work) -> None:
     strategy = w.job.strategy
-    cut = [p.label for p in strategy.pipelines]
+    cut = [part for p in strategy.pipelines for part in p.parts]
     rules = Recompute(w.divided.graph, strategy.recomputes, cut, w.job.model.graph)
     sizes = {a.name: a.size for a in strategy.mesh}
-    cut = [p.label for p in strategy.pipelines if sizes[p.axis] > 1]
+    rows = [p.parts for p in strategy.pipelines if sizes[p.axis] > 1]
     weights = {weight.name for weight in w.model.weights}
-    sent = made_once(w.derivative.forward, cut, weights, by_each(strategy.places)) if cut else frozenset()
-    w.differentiated = close(w.derivative, rules, w.names, sent)
+    sent = made_once(w.derivative.forward, rows, weights, strategy.places) if rows else NOTHING_SENT
+    w.differentiated = close(w.derivative, rules, w.names, sent.by_first | sent.others)
 
 
 def _update(w: Work) -> None:

@@ -16,11 +16,21 @@ from compiler.ops.comm import MaskPad
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
-from compiler.passes.cuts import CutLoop, cut_loops
+from compiler.passes.cuts import CutLoop, cut_parts
 from compiler.passes.once import made_once
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
-from compiler.passes.places import by_each, check_by_each, place_of, places, ranks
+from compiler.passes.places import (
+    check_by_each,
+    check_flow,
+    check_order,
+    of_weights,
+    place_of,
+    places,
+    ranks,
+    scope_of,
+    visits,
+)
 from compiler.passes.readers import readers
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
@@ -35,7 +45,6 @@ class Staged:
     """Stages of all values of forward and backward; `addends`: per trained weight, what its gradient is the sum of."""
 
     groups: int
-    chunks: int
     cuts: tuple[CutLoop, ...]  # the one whose weights are trained first, if any is
     rule: PipelineRule | None
     forward: Mapping[str, Stage]
@@ -50,28 +59,36 @@ class Staged:
 
     @property
     def stages(self) -> int:
-        return self.groups * self.chunks
+        return len(self.homes)
 
-    def stages_at(self, place: Stage) -> frozenset[int]:
-        """The stages that a place is: all of them, or one."""
-        return frozenset(range(self.stages)) if place == ALL else frozenset((place or 0,))
-
-    @property
-    def cut(self) -> CutLoop | None:
-        """The loop that is cut whose weights are trained, or one of them where none are."""
-        return self.cuts[0] if self.cuts else None
+    def chunks_of(self, groups: Sequence[int]) -> range:
+        """The chunks that groups have which run the same code."""
+        return range(len(self.homes.of(groups[0])))
 
     def cut_of(self, *labels: str) -> CutLoop | None:
         """The loop that is cut among those of these labels."""
         return next((c for c in self.cuts if c.label in labels), None)
 
+    def cut_at(self, node: Node) -> CutLoop | None:
+        """The pipelined loop (forward or backward) that the node is, if it is one."""
+        return self.cut_of(node.op.label) if isinstance(node.op, Repeat) else None
+
     def is_cut(self, node: Node) -> bool:
         """True for a pipelined loop (forward or backward)."""
-        return isinstance(node.op, Repeat) and self.cut_of(node.op.label) is not None
+        return self.cut_at(node) is not None
 
-    def enters(self, stage: int, forward: bool) -> bool:
-        """Whether the cut loop begins in the stage."""
-        return stage == (0 if forward else self.stages - 1)
+    def stages_of(self, value: Value, where: Mapping[str, Stage]) -> frozenset[int]:
+        """The stages that add a value which a graph puts out, or their own part of it, to the sum of the
+        micro-batches."""
+        place = self.counts_at(value, where)
+        if place != ALL:
+            return frozenset((place,))
+        cut = self.cut_of(*value.type.names)
+        return frozenset(range(self.stages)) if cut is None else cut.stages
+
+    def with_own_part(self, value: Value, where: Mapping[str, Stage]) -> frozenset[int]:
+        """Of a value of which each stage of a cut loop has its own part, these stages; of any other, none."""
+        return self.stages_of(value, where) if where.get(value.name) == ALL else frozenset()
 
     def counts_at(self, value: Value, where: Mapping[str, Stage]) -> int:
         """The stage (or ALL) that adds a value which a graph puts out to the sum of the micro-batches."""
@@ -87,44 +104,57 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     strategy = placed.training.job.strategy
     axes = place_axes(strategy)
     groups = prod(a.size for a in strategy.mesh if a.name in axes)
-    if strategy.pipelines and any(p.index is not None for p in strategy.places):
-        raise ParcError(
-            Diagnostic(
-                "E0552",
-                "pipelines, or places, but not both",
-                strategy.pipelines[-1].span,
-                help="keep one `pipeline`, or place whole scopes with `place … on axis[i]`",
-            )
-        )
-    if len(axes) > 1:
-        raise ParcError(
-            Diagnostic("E0552", f"places lie on one axis, not on {' and '.join(axes)}", strategy.places[-1].span)
-        )
     rule = strategy.pipelines[0] if strategy.pipelines else None
+    if len(axes) > 1:
+        message = f"places lie on one axis, not on {' and '.join(axes)}"
+        help = "a pipeline may leave the first stages to what is placed there: `cuts [0, …]`" if rule else None
+        raise ParcError(Diagnostic("E0552", message, strategy.places[-1].span, help=help))
     chunks = rule.chunks if rule is not None else 1
-    cuts = cut_loops(placed, strategy.pipelines, groups * chunks) if groups > 1 else ()
+    cuts, rows = cut_parts(placed, strategy.pipelines, groups * chunks) if groups > 1 else ((), ())
     apart = [r.batch for r in placed.rounds] + ([placed.finish] if placed.finish is not None else [])
-    fixed = places(placed.forward, strategy.places, apart, placed.training.trains)
-    order = tuple(range(groups * chunks))
-    if any(index is not None for index in fixed.values()):
-        order = ranks(placed.forward, strategy.places, fixed, groups)
-
-    def rank(stage: Stage) -> int:
-        return order[stage or 0]
-
+    fixed = places(placed.forward, (*strategy.places, *rows), apart, placed.training.trains)
     chunks = chunks if groups > 1 else 1
     dealt = given or Homes.dealt(groups, groups * chunks)
-    once = _made_once(placed, cuts)
-    found = Staged(groups, chunks, cuts, rule, {}, {}, (), {}, order, homes=dealt, once=once)
-    first = _forward(placed.forward, found, lambda node: place_of(node, fixed), rank)
+    order: tuple[int, ...] | None = tuple(range(groups * chunks))
+    visit: Mapping[str, int] = {}
+    anywhere = of_weights(placed.forward, fixed, placed.weights) if fixed else frozenset()
+    by_hand = any(p.index is not None for p in strategy.places)
+    if by_hand and rule is None:
+        order = ranks(placed.forward, fixed, groups)
+    if order is None:
+        visit, found_homes = visits(placed.forward, fixed, groups, anywhere)
+        dealt, order = Homes(found_homes), tuple(range(len(found_homes)))
+    ranked, row_of = order, {r.scope for r in rows}
+
+    def rank(stage: Stage) -> int:
+        return ranked[stage or 0]
+
+    def place(node: Node, before: int) -> Stage:
+        """Where rules say that a node is. before: the last stage of its operands."""
+        if visit:
+            return visit.get(node.outputs[0].name)
+        found = place_of(node, fixed)
+        if found is None or rule is None or scope_of(node, fixed) in row_of:
+            return found
+        if node in anywhere:
+            return None
+        mine = dealt.of(found)
+        return next((s for s in mine if s >= before), mine[-1])
+
+    once = _made_once(placed) if groups > 1 else frozenset()
+    found = Staged(groups, cuts, rule, {}, {}, (), {}, ranked, homes=dealt, once=once)
+    first = _forward(placed.forward, found, place, rank)
+    if by_hand and rule is not None:
+        check_flow(placed.forward, strategy.places, found, first)
     check_by_each(placed.forward, strategy.places, first)
+    check_order(placed.forward, strategy.pipelines, found, first)
     _check_states(placed, found, first)
     made = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
     saved: dict[str, Stage] = {name: ALL for name, place in made.items() if place == ALL}
     # others are saved wherever they are read
     loops = {(n.op.label, n.op.reverse): first[n.outputs[0].name] for n in placed.forward if isinstance(n.op, Repeat)}
     homes = {}
-    if not cuts:  # weights that one stage only reads
+    if fixed or not cuts:  # weights that one stage only reads
         homes = {w: min(s) for w, s in _readers_of_weights(placed, found, first).items() if len(s) == 1}
     of = {v.name: v.origin for node in placed.backward for v in node.outputs}
     stages: dict[str, Stage] = {**first, **homes}
@@ -138,11 +168,10 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     return replace(found, loads=loads)
 
 
-def _made_once(placed: Placed, cuts: Sequence[CutLoop]) -> frozenset[Value]:
-    if not cuts:
-        return frozenset()
-    each = by_each(placed.training.job.strategy.places)
-    return made_once(placed.forward, [c.label for c in cuts], placed.weights, each)
+def _made_once(placed: Placed) -> frozenset[Value]:
+    strategy = placed.training.job.strategy
+    rows = [rule.parts for rule in strategy.pipelines]
+    return made_once(placed.forward, rows, placed.weights, strategy.places).by_first if rows else frozenset()
 
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
@@ -150,24 +179,26 @@ def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
 
 
 def _forward(
-    graph: Graph, staged: Staged, place: Callable[[Node], Stage], rank: Callable[[Stage], int]
+    graph: Graph, staged: Staged, place: Callable[[Node, int], Stage], rank: Callable[[Stage], int]
 ) -> dict[str, Stage]:
     """Explicit places, else the last stage of the operands, in the order in which values pass through them.
 
     What is made once, on the first stage, binds none of its readers."""
     found: dict[str, Stage] = {}
     for node in graph.nodes:
-        if staged.is_cut(node):
-            found.update(_of_cut(node, staged.stages - 1))
+        cut = staged.cut_at(node)
+        if cut is not None:
+            found.update(_of_cut(node, cut.end))
             continue
         stages = {s for v in node.inputs if v not in staged.once and (s := found.get(v.name)) is not None}
-        where = place(node)
+        last = max(stages, key=rank, default=None)
+        where = place(node, last or 0)
         if node.outputs[0] in staged.once:
             where = 0
         elif ALL in stages:
             where = _all(node, stages)
-        elif where is None and stages:
-            where = max(stages, key=rank)
+        elif where is None:
+            where = last
         found.update((v.name, where) for v in node.outputs)
     return _masked_at_readers(graph, found)
 
@@ -188,10 +219,10 @@ def _backward(
     graph = placed.backward
     wanted: dict[str, Stage] = {}  # value -> the stage of its readers at which values arrive first
     wishes: list[Stage] = []
-    last = staged.stages - 1
     for node in reversed(graph.nodes):
         readers = {s for v in node.outputs if (s := wanted.get(v.name)) is not None}
-        own = last if staged.is_cut(node) else origin(node)
+        cut = staged.cut_at(node)
+        own = origin(node) if cut is None else cut.end
         both = readers if own is None else readers | {own}
         first = max(both, key=rank) if both else None
         wishes.append(None if own is None else first)
@@ -202,8 +233,9 @@ def _backward(
     data = {i.value.name for i in placed.training.model.inputs} | {k.name for k in placed.kept} | set(placed.weights)
     constant = {v.name for v in graph.inputs} - data
     for node, wish in zip(graph.nodes, reversed(wishes), strict=True):
-        if staged.is_cut(node):
-            found.update(_of_cut(node, 0))
+        cut = staged.cut_at(node)
+        if cut is not None:
+            found.update(_of_cut(node, cut.begin))
             continue
         stages = {s for v in node.inputs if (s := found.get(v.name)) is not None}
         where: Stage = min(stages, key=rank) if stages else None
@@ -285,9 +317,10 @@ def _readers_of(
         for i, v in enumerate(node.inputs):
             place = where.get(node.outputs[0].name)
             stages = set() if place is None or place == ALL else {place}
-            if staged.is_cut(node):
+            cut = staged.cut_at(node)
+            if cut is not None:
                 assert isinstance(node.op, Repeat)
-                stages = {0} if i < node.op.carries else set(range(staged.stages))
+                stages = {cut.begin} if i < node.op.carries else set(cut.stages)
             for w in reached.get(v.name, ()):
                 found[w] |= stages
             if place is None:
