@@ -13,7 +13,8 @@ class AdamW:
     """With g' = factor g: m' = beta1 m + (1 - beta1) g', v' = beta2 v + (1 - beta2) g'²,
     w' = w - rate (m' / first / (sqrt(v' / second) + eps) + decay w).
 
-    The fields of operands are their numbers, None where there is none; results: those of w', m' and v'.
+    The fields of operands are their numbers, None where there is none; rate: a number of an operand, or a float.
+    results: the numbers of w', m' and v'.
     """
 
     w: int
@@ -23,7 +24,7 @@ class AdamW:
     factor: int | None
     first: int | None
     second: int | None
-    rate: int
+    rate: int | float
     beta1: float
     beta2: float
     eps: float
@@ -63,6 +64,10 @@ class _Update:
         if operands is None or not self._operand("w", operands[0]):
             return None
         w, step = operands
+        scaled = self.reading.map(step, "mul")
+        if scaled is not None and len(scaled) == 1:
+            self.numbers["rate"], self.literals["rate"] = None, self.reading.literal(step)
+            return self if self._direction(scaled[0], w) else None
         for rate, whole in pairs(self.reading, step, "mul"):
             if not rate.type.dims and self._operand("rate", rate) and self._direction(whole, w):
                 return self
@@ -137,7 +142,8 @@ class _Update:
     def told(self, w: int, m: int, v: int) -> AdamW:
         """What was read."""
         n, x = self.numbers, self.literals
-        rate, of_w, of_g, of_m, of_v = n["rate"], n["w"], n["g"], n["m"], n["v"]
-        assert rate is not None and of_w is not None and of_g is not None and of_m is not None and of_v is not None
+        of_w, of_g, of_m, of_v = n["w"], n["g"], n["m"], n["v"]
+        rate = x["rate"] if n["rate"] is None else n["rate"]
+        assert of_w is not None and of_g is not None and of_m is not None and of_v is not None
         given = of_w, of_g, of_m, of_v, n["factor"], n["first"], n["second"], rate
         return AdamW(*given, x["beta1"], x["beta2"], x["eps"], x["decay"], (w, m, v))

@@ -62,11 +62,12 @@ def _adamw(of: AdamW, renewed: Collection[int]) -> Kernel:
         first = 1.0 if of.first is None else given[of.first].item() or nan
         root = 1.0 if of.second is None else sqrt(given[of.second].item()) or nan
         factor = 1.0 if of.factor is None else given[of.factor].item()
+        rate = of.rate if isinstance(of.rate, float) else given[of.rate].item()
         g = given[of.g].contiguous()
         w, m, v = (_own(given[i], i in renewed) for i in places)
         run(
             [w], [g if factor == 1.0 else g * factor], [m], [v], [], [steps],
-            lr=given[of.rate].item() * root / first, beta1=of.beta1, beta2=of.beta2,
+            lr=rate * root / first, beta1=of.beta1, beta2=of.beta2,
             weight_decay=of.decay * first / root, eps=of.eps * root, amsgrad=False, maximize=False,
         )  # fmt: skip
         found = w, m, v
