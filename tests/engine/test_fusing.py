@@ -15,12 +15,12 @@ from compiler.driver import Compiled  # noqa: E402
 from compiler.ops.effects import Save  # noqa: E402
 from compiler.ops.elementwise import Map  # noqa: E402
 from compiler.program import DeviceClass, Program  # noqa: E402
+from compiler.regions.adamw import adamw  # noqa: E402
 from compiler.walk import walk  # noqa: E402
 from dsl.source import Source  # noqa: E402
 from parc import api  # noqa: E402
 from runtime.prove import random_batch  # noqa: E402
 from runtime.torch import member  # noqa: E402
-from runtime.torch.fusing.adamw import adamw  # noqa: E402
 from runtime.torch.fusing.fuse import fused  # noqa: E402
 from runtime.torch.fusing.ops import FusedChain  # noqa: E402
 from runtime.torch.member import Member  # noqa: E402

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.elementwise import Cast, Map
+from compiler.regions.adamw import AdamW, adamw
 from runtime.backend import Kernel, LocalValue
 from runtime.torch.base import STORAGE, Standpoint, Values, kernel, number
-from runtime.torch.fusing.adamw import AdamW, adamw
 from runtime.torch.fusing.ops import FusedChain, FusedSquare
 from runtime.torch.kernels.elementwise import map_function, plan_cast
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from compiler.graph import Graph, Value
-from compiler.regions.reading import Reading
+from compiler.regions.reading import Reading, close, pairs
 from dsl.data import dataclass
-from runtime.torch.fusing.found import close, pairs
 
 
 @dataclass(frozen=True, slots=True)
