@@ -41,7 +41,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
+class Factors:
     """A number times values."""
 
     factor: float
@@ -53,7 +53,7 @@ class Product:
         return same and all(self.values.count(v) == values.count(v) for v in values) and close(self.factor, factor)
 
 
-def product(of: Reading, v: Value, stop: Collection[Value] = ()) -> Product:
+def product(of: Reading, v: Value, stop: Collection[Value] = ()) -> Factors:
     """What a value is the product of; the values of `stop` are not looked into."""
     node = of.made.get(v)
     if node is not None and v not in stop:
@@ -62,7 +62,7 @@ def product(of: Reading, v: Value, stop: Collection[Value] = ()) -> Product:
             return product(of, node.inputs[0], stop)
         if isinstance(op, Map) and op.fn == "neg":
             inner = product(of, node.inputs[0], stop)
-            return Product(-inner.factor, inner.values)
+            return Factors(-inner.factor, inner.values)
         if isinstance(op, Map) and op.fn == "mul":
             parts = [product(of, x, stop) for x in node.inputs]
             factor = 1.0
@@ -70,11 +70,11 @@ def product(of: Reading, v: Value, stop: Collection[Value] = ()) -> Product:
                 factor *= 1.0 if s is None else float(s)
             for p in parts:
                 factor *= p.factor
-            return Product(factor, tuple(x for p in parts for x in p.values))
+            return Factors(factor, tuple(x for p in parts for x in p.values))
         if isinstance(op, Map) and op.fn == "div" and op.slots[0] is None and op.slots[1]:
             inner = product(of, node.inputs[0], stop)
-            return Product(inner.factor / float(op.slots[1]), inner.values)
-    return Product(1.0, (v,))
+            return Factors(inner.factor / float(op.slots[1]), inner.values)
+    return Factors(1.0, (v,))
 
 
 def dot(of: Reading, node: Node) -> tuple[Value, Value] | None:
