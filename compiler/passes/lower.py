@@ -48,7 +48,7 @@ def lower(placed: Placed, staged: Staged, over: Across) -> Program:
     names = buffer_names(placed)
     ways = _messages(placed, staged)
     lowered = [_Class(placed, staged, over, names, groups, *ways) for groups in classes(staged)]
-    orders = schedules(placed, staged, [c.groups for c in lowered])
+    orders = schedules(placed, staged, ways, [c.groups for c in lowered])
     homes = _homes(placed, staged, lowered)
     made = [c.build(homes) for c in lowered]
     found = []
@@ -120,7 +120,7 @@ class _Class:
         self.states: list[StateDecl] = []
         self.reads: dict[int, set[str]] = {}  # chunk -> weights that its F, B and W read
         self.totals: set[str] = set()  # of whole batches, that they read
-        for chunk in range(self.staged.chunks):
+        for chunk in staged.chunks_of(groups):
             stage = staged.homes.stage(groups[0], chunk)
             part = self.part(stage)
             late = None if self.placed.late is None else self.late(self.placed.late, stage, chunk, part)
@@ -161,7 +161,7 @@ class _Class:
 
     def ranges(self) -> tuple[LoopRange, ...]:
         found = []
-        for cut, chunk in ((c, k) for c in self.staged.cuts for k in range(self.staged.chunks)):
+        for cut, chunk in ((c, k) for c in self.staged.cuts for k in self.staged.chunks_of(self.groups)):
             firsts = [cut.firsts[self.staged.homes.stage(g, chunk)] for g in self.groups[:2]]
             slope = firsts[-1] - firsts[0]
             first = Affine(firsts[0] - slope * self.groups[0], slope)
