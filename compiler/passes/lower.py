@@ -21,7 +21,7 @@ from compiler.passes.classes import classes, schedules
 from compiler.passes.emit import Emitter, LoopPart
 from compiler.passes.entering import nodes_of
 from compiler.passes.lower_batch import lower_batch, part_decls
-from compiler.passes.lower_states import Renewed, contents, declared, reached, renew
+from compiler.passes.lower_states import Renewed, adding, contents, declared, reached, renew
 from compiler.passes.lower_update import lower_update
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
@@ -93,6 +93,7 @@ class _Class:
         self.states: list[StateDecl] = []
         self.reads: dict[int, set[str]] = {}  # chunk -> weights that its F, B and W read
         self.totals: set[str] = set()  # of whole batches, that they read
+        self.summed: dict[str, StateDecl] = {}  # by state: where its new contents are summed up
         for chunk in range(self.staged.chunks):
             stage = staged.homes.stage(groups[0], chunk)
             part = self.part(stage)
@@ -104,7 +105,7 @@ class _Class:
                 FunctionPhase.WEIGHTS: late,
             }
             self.functions += [Function(phase, chunk, body) for phase, body in made.items() if body is not None]
-        self.batch = lower_batch(placed, names, self.totals, self.finishes())
+        self.batch = lower_batch(placed, names, self.totals, self.finishes(), self.summed)
 
     def build(self, homes: Mapping[str, tuple[int, ...]]) -> DeviceClass:
         """homes: the virtual stages that hold each weight."""
@@ -180,7 +181,10 @@ class _Class:
         for op, v in ends:
             if v not in inputs:
                 emit.do(op, v)
-        renew(emit, placed, renewed, chunk)
+        summed = adding(placed, self.names, renewed, chunk, part)
+        self.states += summed.values()
+        self.summed |= {of_chunk(name, chunk): decl for name, decl in summed.items()}
+        renew(emit, placed, renewed, chunk, summed)
         return emit.body()
 
     def _renewed(self, stage: int, roots: Sequence[Value], sends: Collection[str]) -> list[Renewed]:

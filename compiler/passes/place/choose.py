@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, prod
 
 from compiler.graph import Node, Value
 from compiler.layout import TIME, Layout
-from compiler.ops.base import Loop
+from compiler.ops.base import Loop, majors
 from compiler.passes.place.region import Choice, GraphPlacer, LoopAxes, Reason
 from compiler.passes.place.rules import Wish
 
@@ -140,6 +140,10 @@ def _room(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str
     loop = plan.loops[index]
     if loop.kind == "whole" or (loop.kind == "move" and axis == TIME):
         return False
+    if loop.kind == "minor" and not all(
+        prod(region.sizes[a] for a in plan.axes[k]) == plan.loops[k].size for k in majors(plan.loops, index)
+    ):
+        return False
     n = region.sizes[axis]
     for a in plan.axes[index]:
         n *= region.sizes[a]
@@ -148,6 +152,12 @@ def _room(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str
     if not padded_ok or plan.axes[index] or axis == TIME or loop.kind in ("halo", "move"):
         return False
     return all(size == loop.size for _, size in _walked(node, loop))  # not the major part of a split or merged dim
+
+
+def _room_behind(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str) -> bool:
+    """Whether the axis can split a later part of the dim of which this is one."""
+    later = [k for k, of in enumerate(plan.loops) if of.kind == "minor" and index in majors(plan.loops, k)]
+    return any([_room(region, node, plan, k, axis, False) for k in later])
 
 
 def _walked(node: Node, loop: Loop) -> list[tuple[str, int]]:
@@ -207,7 +217,7 @@ def _by_cost(
         rule = min(named, key=lambda w: w.rank).rule if named else None
         if not _room(region, node, plan, k, axis, (rule is not None and rule.pad) or here):
             # In the update, `shard` rules may have used the dim up: then the axis repeats work.
-            ours = region.cls != "optimizer" and axis != TIME and not here
+            ours = region.cls != "optimizer" and axis != TIME and not here and not _room_behind(region, node, plan, k, axis)
             if rule is not None and loop.kind in ("pass", "sum", "max") and ours:
                 counted = _of_its_size(node, loop)
                 region.rules.indivisible(counted, loop.size, (*plan.axes[k], axis), rule, out.name)

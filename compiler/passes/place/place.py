@@ -14,7 +14,7 @@ from compiler.passes.divide import aside, of_data
 from compiler.passes.place.call import place_nodes
 from compiler.passes.place.effects import check_effects
 from compiler.passes.place.region import Choice, GradMark, GraphPlacer, RelayoutRecord, Shared
-from compiler.passes.place.repeat import export, mark_contents, mark_gradients
+from compiler.passes.place.repeat import export, mark_contents, mark_gradients, summed
 from compiler.passes.place.rules import Rules
 from compiler.passes.prune import prune
 from compiler.relayout import relayout_bytes
@@ -272,18 +272,20 @@ def _output(region: GraphPlacer, value: Value) -> Value:
 
 
 def _content(region: GraphPlacer, state: State, value: Value, layout: Layout) -> Value:
-    """What a state contains afterwards, as it lies: micro-batches have parts of their own, or the same in all."""
+    """What a state contains afterwards, as it lies: micro-batches have parts of their own, or the same in all, or are
+    summed up."""
     region.reader, region.span = state.name, state.value.span
     diagnostics = region.shared.diagnostics
     before = len(diagnostics)
-    got = region.demand(value, layout)
+    got = region.demand(value, summed(region, value, layout))
     if len(diagnostics) > before:
         diagnostics.forget(before)
         diagnostics.error(
             "E0562",
             f"what the state {state.name} contains afterwards needs the whole batch, which no micro-batch has",
             state.value.span,
-            help="use 1 micro-batch, or give it the dim of the batch, so that each micro-batch has a part of its own",
+            help="use 1 micro-batch, give it the dim of the batch, so that each micro-batch has a part of its own, or make "
+            "it of sums and means over the batch, added and scaled; those of each micro-batch are `per microbatch`",
         )
     return got
 

@@ -54,7 +54,7 @@ class LoopAxes:
     @property
     def plain(self) -> bool:
         """Whether pieces of results are results of pieces, and no more."""
-        return all([not axes or loop.kind == "pass" for loop, axes in zip(self.loops, self.axes)])
+        return all([not axes or loop.kind in ("pass", "minor") for loop, axes in zip(self.loops, self.axes)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,9 +207,10 @@ class GraphPlacer:
         if layout.pending and op.uniform() != 0:
             direct = direct.resolved()
         loops = op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
+        loops = tuple([loop for loop in loops if loop.kind != "minor"])
         by_out = {loop.outs[0]: loop for loop in loops if loop.outs[0] is not None}
         dims = tuple(
-            axes if by_out[d.name].kind == "pass" and self._even(by_out[d.name].size, axes, d.size) else ()
+            axes if d.name in by_out and by_out[d.name].kind == "pass" and self._even(by_out[d.name].size, axes, d.size) else ()
             for d, axes in zip(value.type.dims, direct.dims, strict=True)
         )
         direct = Layout(dims, direct.pending)
