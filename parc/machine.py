@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from compiler.driver import Compiled
 from compiler.evaluate.sizes import Sizes, Stated
@@ -15,15 +15,18 @@ CERTAIN = 64 * 2**20
 """Bytes that are not worth a look at what there is."""
 
 
-def require_machine(compiled: Compiled, evaluate: Callable[[Sizes], Job], executor: str, proof: bool) -> None:
-    """Raise E0910 if the emulator (and, for a proof, the serial program beside it) needs more than there is.
+def require_machine(
+    compiled: Compiled, evaluate: Callable[[Sizes], Job], executors: Collection[str], proof: bool
+) -> None:
+    """Raise E0910 if what runs here (and, for a proof, the serial program beside it) needs more than there is.
 
-    evaluate: the job with other sizes, which tells the parameters that make it smaller.
+    evaluate: the job with other sizes, which tells the parameters that make it smaller; executors: `stacked` where all
+    devices are one array, `private` where each has its own buffers.
     """
     from runtime.room import available, private, serial, stacked
 
     program = compiled.program
-    needed = private(program) if executor == "private" else stacked(program)
+    needed = sum(private(program) if e == "private" else stacked(program) for e in executors)
     if proof:
         needed += serial(compiled.training)
     limit = available() if needed > CERTAIN else None

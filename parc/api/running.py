@@ -81,7 +81,7 @@ def _run(
 
     compiled = compile(file, **options)
     if engine is None or engine.place is None:  # else the devices are not all here
-        require_machine(compiled, _sized(file, options), "stacked" if engine is None else "private", proof=False)
+        require_machine(compiled, _sized(file, options), ["stacked" if engine is None else "private"], proof=False)
     simulated = simulation = None
     if compiled.job.cluster is not None:
         from compiler.cost.time.simulate import Simulation
@@ -125,7 +125,8 @@ def verify(
         at_step: how many updates went before, as far as counters of steps know.
         small: what `shrink` made of the job, to be proved in its place.
         told: as in `run`.
-        engine: runs the program in place of an emulator.
+        engine: runs the program in place of an emulator, which takes the same steps beside it: its losses are
+            compared, too.
         options: see `Options`.
 
     Raises:
@@ -155,16 +156,20 @@ def _verify(
     from runtime.rank.executor import RankExecutor
     from runtime.stacked import Emulator
 
+    if engine is None:
+        here: list[str] = [executor]
+    else:  # the emulator beside it, and the processes, unless they are on other machines, too
+        here = ["stacked", "private"] if engine.place is None else ["stacked"]
     if small is None:
         compiled = compile(file, **options)
-        require_machine(compiled, _sized(file, options), executor, proof=True)
+        require_machine(compiled, _sized(file, options), here, proof=True)
         own: Options = {**options, "double": False}
         require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None, told)
     else:
         compiled = small.compiled
         if (entry := options.get("entry", compiled.training.entry)) != compiled.training.entry:
             compiled = compile_job(compiled.job, entry)
-        require_machine(compiled, _sized(file, options), executor, proof=True)
+        require_machine(compiled, _sized(file, options), here, proof=True)
     program = compiled.program
     reader = open_data(None if exact else compiled.job.data, program.inputs)
     return (prove if compiled.training.trains else prove_evaluation)(
@@ -176,6 +181,7 @@ def _verify(
         exact=exact,
         executor=engine.executor if engine is not None else RankExecutor if executor == "private" else Emulator,
         first=at_step,
+        beside=Emulator if engine is not None else None,
     )
 
 

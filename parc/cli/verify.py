@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     from runtime.prove import Proof
     from runtime.prove.branches import Unreached
     from runtime.prove.compare import Row
+    from runtime.torch.engine import Engine
 
 _KINDS = {
     "loss": "loss",
+    "emulated": "the emulator's loss",
     "metric": "metrics",
     "output": "outputs",
     "gradient": "gradients",
@@ -109,7 +111,8 @@ def command(
 
     Both train for some steps on the same batches; loss, every gradient, the weights and all states (the optimizer's,
     the model's) are compared after each, each tensor at its own scale. What could not be compared, and what the steps
-    did not reach, is listed. With `--engine torch` it is the real run that is compared. With `--evaluate` nothing is
+    did not reach, is listed. With `--engine torch` it is the real run that is
+    compared, and the emulator takes the same steps beside it. With `--evaluate` nothing is
     trained: loss, metrics and outputs are compared. A proof that says nothing (all gradients are zero, the loss is not
     a number) ends with 1.
     """
@@ -136,7 +139,7 @@ def command(
     if shrunk is not None:
         out.result["small"] = _small_json(shrunk, out)
         out.data(_smaller(shrunk, out) + "\n")
-    out.data(_shown(proof, out, color(sys.stdout), evaluate))
+    out.data(_shown(proof, out, color(sys.stdout), evaluate, chosen_engine))
     if proof.devices == 1:
         out.say("note: one device; nothing was distributed")
     if not double and not exact and (not proof.equal or any(b.rounding for b in proof.blind)):
@@ -144,7 +147,7 @@ def command(
     return proof.equal if allow_vacuous else proof.ok
 
 
-def _shown(proof: Proof, out: Output, style: bool, evaluate: bool) -> str:
+def _shown(proof: Proof, out: Output, style: bool, evaluate: bool, engine: Engine | None) -> str:
     rows = []
     for kind, title in _KINDS.items():
         found = [r for r in proof.rows if r.kind == kind]
@@ -160,7 +163,11 @@ def _shown(proof: Proof, out: Output, style: bool, evaluate: bool) -> str:
         head += f", after {proof.first:,} updates"
     if proof.skipped:
         head += f"\n{plural(proof.skipped, 'more step')} in which gradients overflowed, and the loss scale was halved"
-    parts = [head, table(["", "tensors", "elements", "closest error", "tolerance", ""], rows, style)]
+    parts = [head]
+    if engine is not None:
+        parts[0] += f"\nby {engine.name}: {engine.about()}"
+        parts.append(_losses(proof, engine.name, "batch" if evaluate else "step", style))
+    parts += [table(["", "tensors", "elements", "closest error", "tolerance", ""], rows, style)]
     failed = [r for r in proof.rows if not r.ok]
     if failed:
         failed.sort(key=lambda r: -r.error)
@@ -180,6 +187,18 @@ def _shown(proof: Proof, out: Output, style: bool, evaluate: bool) -> str:
     else:
         parts.append("equal")
     return "\n\n".join(parts)
+
+
+def _losses(proof: Proof, engine: str, what: str, style: bool) -> str:
+    """The losses of all three beside each other, of at most `_MOST_SHOWN` steps."""
+    steps = list(zip(proof.losses, proof.emulated, strict=True))
+    every = max(1, len(steps) // _MOST_SHOWN)
+    rows = [
+        [f"{proof.first + n:,}", *(f"{loss:.7g}" for loss in (serial, emulated, run))]
+        for n, ((serial, run), emulated) in enumerate(steps, 1)
+        if n in (1, len(steps)) or n % every == 0
+    ]
+    return table([f"loss of {what}", "serial program", "emulator", engine], rows, style)
 
 
 def _smaller(small: Small, out: Output) -> str:

@@ -16,7 +16,7 @@ from runtime.executor import Executor
 from runtime.prove.branches import Branches
 from runtime.prove.compare import Tally
 from runtime.prove.judge import Judge
-from runtime.prove.proof import Batches, Proof, beginning, fitting, random_batch, started
+from runtime.prove.proof import Batches, Proof, beginning, fitting, loss_beside, random_batch, started
 from runtime.prove.rounding import measured
 from runtime.prove.serial import serial_gradients
 
@@ -34,6 +34,7 @@ def prove_evaluation(
     initial: Mapping[str, Array] | None = None,
     executor: Callable[..., Executor] | None = None,
     first: int = 0,
+    beside: Callable[..., Executor] | None = None,
 ) -> Proof:
     """Evaluate some batches by both and compare loss, metrics and outputs; weights and counters stay as they were, to
     the bit, and states of the model contain what they should.
@@ -45,18 +46,25 @@ def prove_evaluation(
         others: as those of `prove`.
     """
     weights, states = beginning(training, exact, initial, first)
-    run = started(executor, program, first, {**weights, **states} if exact or initial or first else None)
+    begun = {**weights, **states} if exact or initial or first else None
+    run = started(executor, program, first, begun)
+    other = started(beside, program, first, begun) if beside is not None else None
     source = batches or (lambda step: random_batch(program.inputs, seed, step, exact))
     branches, tally = Branches(training), Tally()
     judge = Judge(training, tally, tolerance, exact, run.added)
     losses: list[tuple[float, float]] = []
+    emulated: list[float] = []
     for at in range(first, first + steps):
         judge.step = len(losses)
         batch = source(at)
         serial = serial_gradients(training, weights, states, batch, program.seed, branches)
+        its = loss_beside(other, run, batch) if other is not None else None
         done = run.step(batch)
         rounding = cache(partial(measured, training, weights, states, batch, program.seed, serial, run.added))
         judge.differentiated((Role.LOSS, Role.METRIC, Role.OUTPUT), serial, done, rounding)
+        if its is not None:
+            judge.emulated(serial, its, rounding)
+            emulated.append(float(its))
         held, kept = run.weights(), run.states()
         judge.differentiated((Role.STATE,), serial, replace(serial, states=kept), rounding)
         judge.begun(Role.WEIGHT, {name: w for name, w in weights.items() if name in held}, held)
@@ -66,7 +74,7 @@ def prove_evaluation(
     vacuous = [f"the loss is {s} in step {i}, on both sides" for i, (s, d) in enumerate(losses, 1) if _undefined(s, d)]
     return Proof(
         program.name, program.devices, len(losses), exact, tuple(tally.rows.values()), tuple(losses), first, 0,
-        judge.blind(), branches.unreached(), tuple(vacuous[:1]),
+        judge.blind(), branches.unreached(), tuple(vacuous[:1]), tuple(emulated),
     )  # fmt: skip
 
 

@@ -23,6 +23,9 @@ Slack = tuple["Array | float", "Array | None"]
 UNITS = 4.0
 """By how many roundings a new weight may differ."""
 
+EMULATED = "emulated"
+"""The kind of what an emulator beside the run computes."""
+
 MISSING = Compared(float("inf"), 0.0, np.ones(1, bool))
 
 
@@ -36,13 +39,15 @@ class Judge:
         self.tally, self.tolerance, self.exact, self.step = tally, tolerance, exact, 0
         model = training.model
         weights = [w.name for w in training.trained]
-        made = [("loss", "loss"), *(("metric", n) for n in model.metrics), *(("output", n) for n in model.outputs)]
+        made: list[tuple[str, str]] = [("loss", "loss")]
+        made += [*(("metric", n) for n in model.metrics), *(("output", n) for n in model.outputs)]
         made += [("state", s.name) for s in model.states]
         values = dict(zip(made, training.forward.outputs))
         values |= {("gradient", n): v for n, v in zip(weights, training.backward.outputs, strict=True)}
         updated = [("weight", n) for n in weights] + [("state", s.name) for s in training.states]
         updated += [("report", n) for n in training.reports]
         forward, update = variances(training, added)
+        values[EMULATED, "loss"] = values["loss", "loss"]
         self._relative = {key: self._limit(forward[v.name]) for key, v in values.items()}
         new = dict(zip(updated, training.update.outputs, strict=training.trains))
         self._relative |= {key: self._limit(update[v.name]) for key, v in new.items()}
@@ -85,6 +90,10 @@ class Judge:
                     return 0.0, self._believed(rounding, np.asarray(value), self._layers[kind, name])
 
                 self._add(kind, name, value, self._compared(kind, name, value, found.get(name), 0.0, slack))
+
+    def emulated(self, serial: SerialGradients, loss: Array, measured: Callable[[], SerialGradients]) -> None:
+        """The loss of an emulator beside the run, as the run's own is."""
+        self.differentiated((EMULATED,), serial, replace(serial, loss=loss), measured)
 
     def updated(self, old: Arrays, serial: Updated, run: Updated, moved: Callable[[], Sequence[Updated]]) -> None:
         """New weights (by their change), states and reports. moved: what the update makes of gradients that were added
@@ -170,7 +179,7 @@ class Judge:
 
 
 def _named(kind: str, of: SerialGradients | StepResult) -> Mapping[str, Array]:
-    if kind == "loss":
+    if kind in ("loss", EMULATED):
         return {"loss": of.loss}
     if kind == "state":
         return of.states if isinstance(of, SerialGradients) else {}

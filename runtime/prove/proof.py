@@ -36,7 +36,8 @@ MOST_SKIPPED = 48
 
 @dataclass(frozen=True)
 class Proof:
-    """What was compared. `losses`: (serial, distributed) of each step that counts.
+    """What was compared. `losses`: (serial, distributed) of each step that counts; `emulated`: those of the emulator
+    that took the same steps `beside`, if there was one.
 
     first: the number of updates before the first step. skipped: steps in which gradients overflowed, which do not
     count. blind: tensors that could not be compared. unreached: branches that no step took. vacuous: why the proof
@@ -54,6 +55,7 @@ class Proof:
     blind: tuple[Blind, ...] = ()
     unreached: tuple[Unreached, ...] = ()
     vacuous: tuple[str, ...] = ()
+    emulated: tuple[float, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -75,7 +77,7 @@ class Proof:
         return {
             "program": self.program, "devices": self.devices, "steps": self.steps, "exact": self.exact, "ok": self.ok,
             "equal": self.equal, "vacuous": list(self.vacuous), "first_step": self.first, "skipped": self.skipped,
-            "losses": [list(pair) for pair in self.losses],
+            "losses": [list(pair) for pair in self.losses], "emulated": list(self.emulated),
             "tensors": [
                 {"kind": r.kind, "name": r.name, "dtype": r.dtype, "elements": r.elements, "error": r.error,
                  "tolerance": r.tolerance, "step": r.step, "ok": r.ok}
@@ -103,6 +105,7 @@ def prove(
     initial: Mapping[str, Array] | None = None,
     executor: Callable[..., Executor] | None = None,
     first: int = 0,
+    beside: Callable[..., Executor] | None = None,
 ) -> Proof:
     """Run both for some steps and compare loss, metrics, outputs, gradients, weights, optimizer states and reports.
 
@@ -122,27 +125,34 @@ def prove(
     overflow on one side only, both go on as after a step that was skipped: with half the scale.
 
     batches: step -> batch; random ones from the inputs' declarations if left out. tolerance: relative error in place of
-    all those. executor: `RankExecutor` in place of `Emulator`. first: the number of updates that went before.
+    all those. executor: `RankExecutor` in place of `Emulator`. first: the number of updates that went before. beside:
+    another executor, which begins each step with the run's weights and states, too, and whose loss is compared, too.
     """
     weights, states = beginning(training, exact, initial, first)
     counters = StepCounters.of(training)
-    run = started(executor, program, first, {**weights, **states} if exact or initial or first else None)
+    begun = {**weights, **states} if exact or initial or first else None
+    run = started(executor, program, first, begun)
+    other = started(beside, program, first, begun) if beside is not None else None
     source = batches or (lambda step: random_batch(program.inputs, seed, step, exact))
     branches, tally = Branches(training), Tally()
     judge = Judge(training, tally, tolerance, exact, run.added)
     judge.begun("weight", weights, run.weights())
     judge.begun("state", states, run.states())
     losses: list[tuple[float, float]] = []
+    emulated: list[float] = []
     at, skipped, one_sided = first, 0, False
     while len(losses) < steps and skipped <= MOST_SKIPPED:
         judge.step = len(losses)
         batch = source(at)
         weights, states = fitting(weights, run.weights()), fitting(states, run.states())
         serial = serial_gradients(training, weights, states, batch, program.seed, branches)
+        its = loss_beside(other, run, batch) if other is not None else None
         done = run.step(batch, gradients=True)
         at += 1
         rounding = cache(partial(measured, training, weights, states, batch, program.seed, serial, run.added))
         judge.differentiated((Role.LOSS, Role.METRIC, Role.OUTPUT), serial, done, rounding)
+        if its is not None:
+            judge.emulated(serial, its, rounding)
         judge.differentiated((Role.STATE,), serial, replace(serial, states=run.states()), rounding)
         gradients = fitting(serial.gradients, done.gradients)
         again = partial(serial_update, training, weights=weights, states=states, seed=program.seed)
@@ -153,6 +163,7 @@ def prove(
         if not any(overflows):
             judge.differentiated((Role.GRADIENT,), serial, done, rounding)
             losses.append((float(serial.loss), float(done.loss)))
+            emulated += [] if its is None else [float(its)]
             continue
         skipped += 1
         one_sided = not all(overflows)
@@ -164,6 +175,7 @@ def prove(
     return Proof(
         program.name, program.devices, len(losses), exact, tuple(tally.rows.values()), tuple(losses), first, skipped,
         judge.blind(), branches.unreached(), tuple(_vacuous(training, tally, losses)),
+        tuple(emulated),
     )  # fmt: skip
 
 
@@ -220,6 +232,13 @@ def started(
     run = (executor or Emulator)(program, initial=initial)
     run.steps = first
     return run
+
+
+def loss_beside(other: Executor, run: Executor, batch: Mapping[str, Array]) -> Array:
+    """The loss of another executor in the step that the run is about to take, from the run's weights and states."""
+    other.put({**run.weights(), **run.states()})
+    other.steps = run.steps
+    return other.step(batch).loss
 
 
 def fitting(serial: Arrays, run: Mapping[str, Array]) -> Arrays:

@@ -30,6 +30,8 @@ class Engine:
     say what ran when (`TorchExecutor.measured`).
     """
 
+    name = "torch"
+
     def __init__(self, device: str = "cpu", patience: float = PATIENCE, timed: bool = False) -> None:
         self.device, self.patience, self.timed = device, patience, timed
         self.place = Seat.given()

@@ -50,6 +50,9 @@ class World:
     ended, for who can know.
     """
 
+    _met = 0
+    """How many this process has met for; all make them in the same order."""
+
     def __init__(self, place: Seat, device: str = "cpu", patience: float = 60.0, silence: float = 15.0) -> None:
         """Meets the others at the place; E0709 if they do not come within the patience.
 
@@ -65,12 +68,15 @@ class World:
         self._heard = 0
         self._made = False
         waiting = timedelta(seconds=patience)
+        World._met += 1
         ours = place.rank == 0 and not place.served
         try:
-            self.store = dist.TCPStore(
+            store = dist.TCPStore(
                 place.address, place.port, None if place.served else place.size, ours, waiting, wait_for_workers=False,
                 multi_tenant=True,
             )  # fmt: skip
+            # A store may outlive a run (torchrun's does): the addresses of an earlier one must not be read again.
+            self.store = dist.PrefixStore(str(World._met), store)
             self._head = f"{os.getpid()} on {os.uname().nodename}"
             self.store.set(f"beat/{self.rank}", f"0 {self._head}")
             self._beats = threading.Thread(target=self._live, args=(self.store.clone(),), daemon=True)

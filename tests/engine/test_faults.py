@@ -142,3 +142,27 @@ def test_the_wrong_number_of_processes() -> None:
     done = torchrun(2, "--steps", "3")
     assert done.returncode == 1 and "E0708" in done.stderr
     assert "has 3 devices, but there are 2 processes" in done.stderr
+
+
+SECOND = """
+import os, sys, time
+from runtime.torch.launch import Seat
+from runtime.torch.world import World
+
+for turn in range(2):
+    time.sleep(2 * turn * int(os.environ["RANK"]))
+    world = World(Seat.given(), patience=30)
+    print(world.answers(turn), flush=True)
+    world.close()
+"""
+
+
+def test_a_second_run_under_torchrun_does_not_read_the_addresses_of_the_first(tmp_path: Path) -> None:
+    """torchrun keeps its store: who comes first finds there where the others listened before."""
+    file = tmp_path / "twice.py"
+    file.write_text(SECOND)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(file)]
+    env = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LATEST)
+    assert done.returncode == 0, done.stderr
+    assert "[0, 0]" in done.stdout and "[1, 1]" in done.stdout

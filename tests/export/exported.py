@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -92,26 +92,31 @@ def alone(program: Program, folder: Path, backend: str = "") -> Ran:
 def together(programs: Mapping[str, Program], folder: Path, compiled: Collection[str] = ()) -> dict[str, Ran]:
     """Trains with each exported file, one process per device; compiled: those whose functions are compiled."""
     import torch
+    import torch.distributed as dist
 
+    stores = []
     count = max(p.devices for p in programs.values())
     for i, (name, program) in enumerate(programs.items()):
         at = folder / f"{i:02}_{name}"
         at.mkdir()
         (at / "train.py").write_text(export_torch(program))
         torch.save(tensors(program), at / "data.pt")
-        (at / "world").write_text(f"{program.devices} {_free_port()} {BACKEND if name in compiled else ''}")
-    env = dict(os.environ, OMP_NUM_THREADS="1", MASTER_ADDR="localhost")
+        # A store for each, kept here as torchrun does it: a port that is let go may become another process's.
+        stores.append(dist.TCPStore("localhost", 0, None, True, timedelta(seconds=TIME_LIMIT), wait_for_workers=False))
+        (at / "world").write_text(f"{program.devices} {stores[-1].port} {BACKEND if name in compiled else ''}")
+    env = dict(os.environ, OMP_NUM_THREADS="1", MASTER_ADDR="localhost", TORCHELASTIC_USE_AGENT_STORE="True")
     command = [sys.executable, "-m", "tests.export.exported", str(folder)]
     processes = [subprocess.Popen([*command, str(r)], env=env, stderr=subprocess.PIPE, text=True) for r in range(count)]
-    failed = ""
-    for p in processes:
+    failed = []
+    for rank, p in enumerate(processes):
         try:
             error = p.communicate(timeout=5 if failed else TIME_LIMIT)[1]
         except subprocess.TimeoutExpired:
             p.kill()
             error = f"{p.communicate()[1]}\ntime is up"
-        failed = failed or (error if p.returncode else "")
-    assert not failed, failed
+        if p.returncode:
+            failed.append(f"process {rank}: {error[-2000:]}")
+    assert not failed, "\n".join(failed)
     return {name: _read(program, folder / f"{i:02}_{name}") for i, (name, program) in enumerate(programs.items())}
 
 
@@ -121,12 +126,6 @@ def _read(program: Program, at: Path) -> Ran:
     told = [torch.load(at / f"told.{r}") for r in range(program.devices)]
     merged = [{k: v for steps in reversed(told) for k, v in steps[i].items()} for i in range(STEPS)]
     return Ran(program, (at / "train.py").read_text(), merged, torch.load(at / "out.pt"))
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return int(s.getsockname()[1])
 
 
 def main(folder: str, rank: str) -> None:

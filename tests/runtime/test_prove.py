@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from compiler.program import Program
 from compiler.text import parse_program, show
 from dsl.diagnostics import ParcError
 from dsl.source import Source
-from runtime.prove import prove, random_batch, relative_error
+from runtime.prove import prove, prove_evaluation, random_batch, relative_error
 from runtime.prove.serial import initial_state, serial_step
 from runtime.rank.executor import RankExecutor
 from runtime.stacked import Emulator
@@ -156,3 +157,18 @@ def test_an_update_of_its_own_is_an_error(old: str, new: str) -> None:
     assert old in text
     proof = prove(compiled.training, parse_program(text.replace(old, new)))
     assert {r.kind for r in proof.rows if not r.ok} >= {"state"}
+
+
+@pytest.mark.parametrize("entry", ["train_step", "evaluate"])
+def test_an_emulator_beside_the_run_is_held_to_the_same_bound(entry: str) -> None:
+    """It begins each step with the run's weights; one that computes with others is told apart."""
+
+    class Other(Emulator):
+        def put(self, arrays: Mapping[str, np.ndarray]) -> None:
+            super().put({name: x * 1.01 if x.dtype.kind == "f" else x for name, x in arrays.items()})
+
+    compiled = parc.compile(models.GPT, params={"dp": "2", "layers": "1"}, double=True, entry=entry)
+    how = prove if entry == "train_step" else prove_evaluation
+    good, bad = (how(compiled.training, compiled.program, 3, beside=e) for e in (Emulator, Other))
+    assert good.ok and good.emulated == pytest.approx([loss for _, loss in good.losses], rel=1e-12)
+    assert [r.kind for r in bad.rows if not r.ok] == ["emulated"] and not bad.ok
