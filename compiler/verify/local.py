@@ -68,8 +68,8 @@ def _title(loop: Loop) -> str:
 def _axes(
     loop: Loop, loops: Sequence[Loop], ins: Sequence[Value], outs: Sequence[Value]
 ) -> tuple[tuple[str, ...], Finding | None]:
-    """The axes that split the loop; all that have its dim must agree. Axes of a dim that several loops walk are those of
-    its parts, major first."""
+    """The axes that split the loop; all that have its dim must agree. A dim that several loops walk has the axes of
+    all of them, major first."""
     seen: tuple[str, ...] | None = None
     first = ""
     for var, name, parts in _walked(loop, loops, ins, outs):

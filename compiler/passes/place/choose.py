@@ -217,7 +217,12 @@ def _by_cost(
         rule = min(named, key=lambda w: w.rank).rule if named else None
         if not _room(region, node, plan, k, axis, (rule is not None and rule.pad) or here):
             # In the update, `shard` rules may have used the dim up: then the axis repeats work.
-            ours = region.cls != "optimizer" and axis != TIME and not here and not _room_behind(region, node, plan, k, axis)
+            ours = (
+                region.cls != "optimizer"
+                and axis != TIME
+                and not here
+                and not _room_behind(region, node, plan, k, axis)
+            )
             if rule is not None and loop.kind in ("pass", "sum", "max") and ours:
                 counted = _of_its_size(node, loop)
                 region.rules.indivisible(counted, loop.size, (*plan.axes[k], axis), rule, out.name)

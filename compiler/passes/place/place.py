@@ -16,9 +16,9 @@ from compiler.passes.place.effects import check_effects
 from compiler.passes.place.region import Choice, GradMark, GraphPlacer, RelayoutRecord, Shared
 from compiler.passes.place.repeat import export, mark_contents, mark_gradients, summed
 from compiler.passes.place.rules import Rules
-from compiler.passes.prune import prune
+from compiler.passes.prune import prune, prune_nodes
 from compiler.relayout import relayout_bytes
-from compiler.walk import graph_values
+from compiler.walk import graph_values, walk
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics
 
@@ -130,6 +130,8 @@ def place(training: Training) -> Placed:
     kept_outside = (*training.forward.outputs[:1], *training.forward.outputs[scalars : training.results])
     shared.aside = aside(training.forward, kept_outside)
     mark_contents(training.forward, {v.name: own[s.name] for s, v in zip(model.states, contents)}, shared.contents)
+    if rules.sizes.get(TIME):
+        shared.for_state = _for_states(training)
     placed_rounds = [_round(region(r.graph, "activations", rules.axes), r, training) for r in training.rounds]
 
     forward = region(training.forward, "activations", rules.axes)
@@ -275,19 +277,22 @@ def _content(region: GraphPlacer, state: State, value: Value, layout: Layout) ->
     """What a state contains afterwards, as it lies: micro-batches have parts of their own, or the same in all, or are
     summed up."""
     region.reader, region.span = state.name, state.value.span
-    diagnostics = region.shared.diagnostics
-    before = len(diagnostics)
-    got = region.demand(value, summed(region, value, layout))
-    if len(diagnostics) > before:
-        diagnostics.forget(before)
-        diagnostics.error(
-            "E0562",
-            f"what the state {state.name} contains afterwards needs the whole batch, which no micro-batch has",
-            state.value.span,
-            help="use 1 micro-batch, give it the dim of the batch, so that each micro-batch has a part of its own, or make "
-            "it of sums and means over the batch, added and scaled; those of each micro-batch are `per microbatch`",
-        )
-    return got
+    region.shared.for_state[state.name] = state
+    return region.demand(value, summed(region, value, layout))
+
+
+def _for_states(training: Training) -> dict[str, State]:
+    """The values, by name, that are of use to what a state contains only, and to nothing else that is asked for."""
+    states, graph, asked = training.model.states, training.forward, training.asked
+    if not states:
+        return {}
+
+    def used(roots: Sequence[Value]) -> set[str]:
+        return {v.name for node, _ in walk(replace(graph, nodes=prune_nodes(graph.nodes, roots))) for v in node.outputs}
+
+    others = used(graph.outputs[:asked])
+    contents = graph.outputs[asked : training.results]
+    return {name: s for s, v in zip(states, contents, strict=True) for name in used([v]) - others}
 
 
 def _round(region: GraphPlacer, round: Round, training: Training) -> PlacedRound:

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout, local_type, replicated
+from compiler.model import State
 from compiler.ops.base import Loop
 from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
@@ -92,10 +93,21 @@ class Shared:
     aside: Callable[[str], bool] = lambda name: False  # forward values that are of use to metrics only
     whole: dict[str, None] = field(default_factory=dict)  # sums of data that are needed of the whole batch
     parts: dict[str, None] = field(default_factory=dict)  # what metrics need of the whole batch
+    for_state: dict[str, State] = field(default_factory=dict)  # values that are of use to what a state contains only
     gradients: dict[str, GradMark] = field(default_factory=dict)
     contents: dict[str, Layout] = field(default_factory=dict)  # what loops leave in states, as these lie
     gradient_storage: dict[str, Layout] = field(default_factory=dict)  # by weight, where it is sharded
     functions: dict[tuple[object, ...], Graph] = field(default_factory=dict)  # as they are placed (`call`)
+
+    def refuse(self, state: State) -> None:
+        """Report that no micro-batch can make what the state contains afterwards."""
+        self.diagnostics.error(
+            "E0562",
+            f"what the state {state.name} contains afterwards needs the whole batch, which no micro-batch has",
+            state.value.span,
+            help="use 1 micro-batch, give it the dim of the batch, so that each micro-batch has a part of its own, or "
+            "make it of sums and means over the batch, added and scaled; or of those `per microbatch`",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +222,9 @@ class GraphPlacer:
         loops = tuple([loop for loop in loops if loop.kind != "minor"])
         by_out = {loop.outs[0]: loop for loop in loops if loop.outs[0] is not None}
         dims = tuple(
-            axes if d.name in by_out and by_out[d.name].kind == "pass" and self._even(by_out[d.name].size, axes, d.size) else ()
+            axes
+            if d.name in by_out and by_out[d.name].kind == "pass" and self._even(by_out[d.name].size, axes, d.size)
+            else ()
             for d, axes in zip(value.type.dims, direct.dims, strict=True)
         )
         direct = Layout(dims, direct.pending)
@@ -269,14 +283,19 @@ class GraphPlacer:
             if behind:
                 shared.whole.update(dict.fromkeys(behind))
                 return
-        if any(d.code == "E0502" for d in shared.diagnostics):
+        if any(d.code in ("E0502", "E0562") for d in shared.diagnostics):
             return  # it would follow from the first
+        state = shared.for_state.get(self.reader)
+        if state is not None:
+            shared.refuse(state)
+            return
         shared.diagnostics.error(
             "E0502",
             f"{self.reader or name} needs the whole batch of {name}, which no micro-batch has",
             self.span,
             help="use 1 micro-batch; with more, a loss is made of sums and means over the batch, added and scaled, and "
-            "of sums, means, maxima and minima over the batch of what depends on data alone; a metric of any of these",
+            "of sums, means, maxima and minima over the batch of what depends on data alone; a metric of any of these. "
+            "What may be taken of each micro-batch by itself: `mean(…, over b per microbatch)`",
         )
 
     def _data_behind(self, value: Value) -> list[str] | None:

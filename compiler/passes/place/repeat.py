@@ -192,7 +192,7 @@ def export(region: GraphPlacer, value: Value) -> Value:
 
 
 def summed(region: GraphPlacer, value: Value, layout: Layout) -> Layout:
-    """The layout in which a state lies, of what it is to contain: pending over the micro-batches where it is made so."""
+    """The layout of what a state is to contain: as it lies, pending over the micro-batches where it is made so."""
     fn = region.natural(value).pending_on(TIME)
     return layout if fn is None or TIME in layout.split_axes else Layout(layout.dims, ((TIME, fn),))
 
