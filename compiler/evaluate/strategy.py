@@ -56,6 +56,7 @@ class StrategyRules:
     recomputes: list[RecomputeRule] = field(default_factory=list)
     offloads: list[OffloadRule] = field(default_factory=list)
     microbatches: tuple[int, str | None, Span] | None = None
+    two_passes: bool = False
 
 
 class Expander:
@@ -100,6 +101,7 @@ class Expander:
             case ast.Microbatches():
                 count = static.integer(evaluate(statement.count, scope), "micro-batches", statement.count.span, 1)
                 self.set_microbatches(count, statement.dim, scope, statement)
+                rules.two_passes = statement.two_passes
             case ast.PlaceDecl():
                 rules.places.append(self._place(statement, scope))
             case ast.Recompute():
@@ -365,6 +367,7 @@ def build_strategy(
         **by_kind,
         microbatches=count,
         microbatch_dim=dim,
+        two_passes=rules.two_passes,
         span=item.span,
         microbatch_span=cut,
     )

@@ -118,7 +118,9 @@ def _function(
     for v in graph.inputs:
         if v not in used:
             continue
-        effect = Read(names.totals[v.name]) if v.name in names.totals else Input(v.name)
+        kept = v.name if v.name in placed.weights or v.name in (s.name for s in placed.training.model.states) else None
+        buffer = names.totals.get(v.name, kept)
+        effect = Input(v.name) if buffer is None else Read(buffer)
         emit.effect(effect, v, v.layout)
     for node in nodes:
         emit.node(node)

@@ -46,7 +46,7 @@ class Rights(NamedTuple):
 
 
 RIGHTS = {
-    FunctionPhase.STATISTICS: Rights(read=(Role.STATISTIC,), add=(Role.STATISTIC,)),
+    FunctionPhase.STATISTICS: Rights(read=(*LASTING, Role.STATISTIC), add=(Role.STATISTIC,)),
     FunctionPhase.TOTALS: Rights(read=(Role.STATISTIC,), add=(Role.STATISTIC,)),
     FunctionPhase.FORWARD: Rights(
         read=(*LASTING, Role.STATISTIC),

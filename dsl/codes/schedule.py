@@ -290,4 +290,12 @@ CODES: tuple[Code, ...] = (
         _STATE.replace("NEW", "sqrt(mean(h * h, over b))"),
         _STATE.replace("NEW", "mean(h * h, over b)"),
     ),
+    Code(
+        "E0563",
+        "two passes over stages",
+        "With `two passes` every device computes what the loss needs of the whole batch before the first micro-batch,\n"
+        "from the data on. A stage has weights of its own only.",
+        _file("microbatches 2 over b, two passes\nplace left on pp[0]", loss="sqrt(mean(z * z))"),
+        _file("microbatches 2 over b\nplace left on pp[0]"),
+    ),
 )

@@ -83,6 +83,7 @@ TACTICS: tuple[Tactic, ...] = (
     _tactic("recompute", "", "block", "recompute block"),
     _tactic("recompute_image", "", "image", "recompute image"),
     _tactic("microbatches", "", "b", "microbatches 2 over b", order=True),
+    _tactic("two_passes", "", "image", "microbatches 2 over b, two passes", order=True),
     _tactic("gpipe", "pp=2", "block", _pipeline("gpipe", 2, "microbatches = 2"), order=True),
     _tactic("one_f_one_b", "pp=4", "block", _pipeline("one_f_one_b", 4, "microbatches = 4"), order=True),
     _tactic("interleaved", "pp=2", "block", _pipeline("interleaved", 2, "microbatches = 2, chunks = 2"), order=True),

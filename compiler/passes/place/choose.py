@@ -49,13 +49,14 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
     out = node.outputs[0]
     declared = region.declared(out)
     wishes = region.rules.all_wishes(region.path or out.origin.path, region.cls)
+    head = out.name in region.shared.head
     sums = any([of and all([layout.pending for layout, _ in of]) for of in held])
     fixed = out.name in region.shared.gradients or any([v.name in region.weights for v in node.inputs])
     if sums or fixed:
         key = None
     else:  # all that is looked at: the update does the same for each weight
         types = tuple([v.type for v in (*node.inputs, *node.outputs)])
-        key = (id(loops), region.cls, region.axes, types, tuple(map(tuple, held)), declared, id(wishes))
+        key = (id(loops), region.cls, region.axes, types, tuple(map(tuple, held)), declared, id(wishes), head)
         known = region.shared.plans.get(key)
         if known is not None:
             region.shared.choices += [Choice(out.name, c.axis, c.loop, c.reason, c.candidates) for c in known.choices]
@@ -71,6 +72,8 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
         if loop is not None:
             plan.axes[loop].append(axis)
             region.shared.choices.append(Choice(out.name, axis, loops[loop].names, Reason.WEIGHT))
+            continue
+        if head and axis == TIME:
             continue
         _by_cost(region, node, plan, held, declared, axis, wishes[axis])
     _order(region, node, plan, held)
@@ -263,6 +266,7 @@ def _order(region: GraphPlacer, node: Node, plan: LoopAxes, held: list[list[tupl
                 continue
             for layout, size in held[i]:
                 have = layout.dims[v.type.index(name)]
-                if have and set(have) <= set(axes) and (len(have), size) > best:
+                first = TIME not in axes or have[:1] == (TIME,)  # pieces of micro-batches, never the other way round
+                if have and first and set(have) <= set(axes) and (len(have), size) > best:
                     best, prefix = (len(have), size), have
         plan.axes[k] = [*prefix, *(a for a in axes if a not in prefix)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import field
 from enum import StrEnum
 
@@ -93,6 +93,9 @@ class Shared:
     aside: Callable[[str], bool] = lambda name: False  # forward values that are of use to metrics only
     whole: dict[str, None] = field(default_factory=dict)  # sums of data that are needed of the whole batch
     parts: dict[str, None] = field(default_factory=dict)  # what metrics need of the whole batch
+    twice: dict[str, str] = field(default_factory=dict)  # what a first pass has to compute: value -> dim
+    first: Collection[str] | None = None  # what may be added to `twice`, while the forward pass is placed
+    head: Collection[str] = ()  # what is made of that, and cotangents there: every micro-batch has all of it
     for_state: dict[str, State] = field(default_factory=dict)  # values that are of use to what a state contains only
     gradients: dict[str, GradMark] = field(default_factory=dict)
     contents: dict[str, Layout] = field(default_factory=dict)  # what loops leave in states, as these lie
@@ -138,6 +141,7 @@ class GraphPlacer:
         self.preferred: dict[str, Layout] = {}  # read in this layout only
         self.zeros: set[str] = set()  # a loop's carries that begin as zero: they may as well be pending sums
         self.outer: dict[str, Value] = {}  # invariants: parameter -> the value outside
+        self.whole: Mapping[str, Value] = {}  # values -> the same of the whole batch
         self.extra: list[tuple[Value, Value]] = []  # (outside, parameter) added by readers
         self.path: str = parent.path if parent is not None else ""  # of all values, in a function: what it is for
         self.reader = ""
@@ -150,6 +154,17 @@ class GraphPlacer:
         self.shared.layouts[value.name] = layout
         size = local_type(value.type, layout, self.sizes).bytes
         self.versions.setdefault(value.name, []).append(Version(layout, value, size))
+        total = self.whole.get(value.name) or self.whole.get(
+            (value.origin.phase is Phase.AGAIN and value.origin.of) or ""
+        )
+        if total is not None:
+            self.also(value, total)
+
+    def also(self, value: Value, total: Value) -> None:
+        """The value exists of the whole batch, too."""
+        layout = self.shared.layouts[total.name]
+        size = local_type(total.type, layout, self.sizes).bytes
+        self.versions[value.name].append(Version(layout, total, size))
 
     def layouts(self, value: Value) -> list[tuple[Layout, int]]:
         """Layouts (and bytes of a piece) to reckon with when a reader's cost is compared; none for constants."""
@@ -177,7 +192,8 @@ class GraphPlacer:
         if mark is not None and self.cls != "optimizer":
             return Layout(tuple(mark.dims.get(d.name, ()) for d in value.type.dims))
         layout = self.rules.declared(value.name, value.type, self.cls, path=self.path or value.origin.path)
-        return layout if TIME in self.axes else _without(layout, TIME)
+        timed = TIME in self.axes and value.name not in self.shared.head
+        return layout if timed else _without(layout, TIME)
 
     # --- asking for a layout ---------------------------------------------------------------------
 
@@ -289,13 +305,22 @@ class GraphPlacer:
         if state is not None:
             shared.refuse(state)
             return
+        if shared.first is not None and name in shared.first:
+            i = layout.dim_of(TIME)
+            shared.twice[name] = "" if i is None else value.type.names[i]
+            return
         shared.diagnostics.error(
             "E0502",
             f"{self.reader or name} needs the whole batch of {name}, which no micro-batch has",
             self.span,
             help="use 1 micro-batch; with more, a loss is made of sums and means over the batch, added and scaled, and "
             "of sums, means, maxima and minima over the batch of what depends on data alone; a metric of any of these. "
-            "What may be taken of each micro-batch by itself: `mean(…, over b per microbatch)`",
+            + (
+                ""
+                if shared.rules.strategy.two_passes
+                else "With `microbatches …, two passes` a loss is made of anything that needs the whole batch once. "
+            )
+            + "What may be taken of each micro-batch by itself: `mean(…, over b per microbatch)`",
         )
 
     def _data_behind(self, value: Value) -> list[str] | None:
