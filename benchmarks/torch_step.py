@@ -12,6 +12,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
 import argparse
+import socket
 import sys
 import time
 from importlib import import_module
@@ -59,6 +60,13 @@ def peer(name: str, rank: int, port: int, pipe: Connection) -> None:
     dist.destroy_process_group()
 
 
+def free_port() -> int:
+    """A port of this host that nobody listens at."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
 def clock(pid: int) -> float:
     """CPU seconds of a process, with all of its threads."""
     return time.clock_gettime((~pid) << 3 | 2)
@@ -70,7 +78,6 @@ def compare(name: str, rounds: int, steps: int) -> tuple[list[float], list[float
     from parc import api
     from runtime.data import open_data
     from runtime.torch.engine import Engine
-    from runtime.torch.launch import free_port
 
     module, params, _ = CASES[name]
     context, port = get_context("spawn"), free_port()

@@ -35,11 +35,13 @@ TIME, SIZE, NUMBER = Bounds("s"), Bounds("B"), Bounds()
 EFFICIENCIES: Mapping[str, Bounds] = {
     **dict.fromkeys(("product", "core", "narrow", "wire", "gradient_wire"), POSITIVE),
     **dict.fromkeys(("vector", "inner", "outer"), SHARE),
-    **dict.fromkeys(("fusion", "hidden", "prefetch", "overlap", "exchange", "distinct"), PART),
-    **dict.fromkeys(("fused_attention", "blocking_sends"), PART),
+    **dict.fromkeys(("hidden", "hidden_gather", "ahead", "prefetch", "overlap", "ring", "exchange"), PART),
+    **dict.fromkeys(
+        ("fusion", "distinct", "fused_attention", "balanced", "reentrant", "scattered", "blocking_sends"), PART
+    ),
     **dict.fromkeys(("launch", "host", "grouped", "fixed"), TIME),
-    **dict.fromkeys(("inner_half", "outer_half"), SIZE),
-    **dict.fromkeys(("ramp", "alpha", "slowdown"), NUMBER),
+    **dict.fromkeys(("inner_half", "outer_half", "bucket"), SIZE),
+    **dict.fromkeys(("ramp", "alpha", "slowdown", "jitter"), NUMBER),
 }
 """`efficiency NAME VALUE`. Products may be more than the peak that somebody states."""
 

@@ -53,6 +53,18 @@ class ShardRule:
 
 
 @dataclass(frozen=True, slots=True)
+class ReduceRule:
+    """When gradients are summed over the devices of `axis`, where it does not split them: `per` "microbatch" (as they
+    come) or "step" (once, in the update, as without a rule)."""
+
+    axis: str
+    per: str
+    scope: str | None = None
+    span: Span = field(default=NOWHERE, compare=False)
+    by: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class LayoutRule:
     """One tensor's layout, written out: per dim its axes, major to minor."""
 
@@ -76,11 +88,11 @@ class PipelineRule:
 
 @dataclass(frozen=True, slots=True)
 class PlaceRule:
-    """What the scope computes lives at coordinate `index` of `axis`."""
+    """What the scope computes lives at coordinate `index` of `axis` (None: wherever it is read)."""
 
     scope: str
     axis: str
-    index: int
+    index: int | None
     span: Span = field(default=NOWHERE, compare=False)
 
 
@@ -115,6 +127,7 @@ class Strategy:
     mesh: tuple[MeshAxis, ...] = ()
     splits: tuple[SplitRule, ...] = ()
     shards: tuple[ShardRule, ...] = ()
+    reductions: tuple[ReduceRule, ...] = ()
     layouts: tuple[LayoutRule, ...] = ()
     pipelines: tuple[PipelineRule, ...] = ()
     places: tuple[PlaceRule, ...] = ()

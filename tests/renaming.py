@@ -144,8 +144,9 @@ class _Renamer:
                 )
             case ast.InputDecl():
                 return replace(node, names=self.any(node.names), dims=self.any(node.dims), range=self.any(node.range))
-            case ast.Split() | ast.Shard() | ast.Offload():
-                new = {f.name: self.any(getattr(node, f.name)) for f in fields(node) if f.name != "classes"}
+            case ast.Split() | ast.Shard() | ast.ReduceDecl() | ast.Offload():
+                fixed = ("classes", "per")
+                new = {f.name: self.any(getattr(node, f.name)) for f in fields(node) if f.name not in fixed}
                 return replace(node, **new)
             case ast.Task():
                 new = {f.name: self.any(getattr(node, f.name)) for f in fields(node) if f.name != "kind"}

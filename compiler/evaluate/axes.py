@@ -43,4 +43,5 @@ def _placing(strategy: Strategy) -> Iterator[tuple[str, Span]]:
 def _splitting(strategy: Strategy) -> Iterator[tuple[str, Span]]:
     yield from ((r.axis, r.span) for r in strategy.splits)
     yield from ((r.axis, r.span) for r in strategy.shards)
+    yield from ((r.axis, r.span) for r in strategy.reductions)
     yield from ((a, r.span) for r in strategy.layouts for _, axes in r.dims for a in axes)

@@ -29,6 +29,7 @@ from compiler.strategy import (
     PipelineRule,
     PlaceRule,
     RecomputeRule,
+    ReduceRule,
     ShardRule,
     SplitRule,
     Strategy,
@@ -39,6 +40,7 @@ from dsl.diagnostics import ParcError, did_you_mean, fail, plural
 from dsl.source import Span
 
 _SHARDED = ("optimizer", "gradients", "weights")
+_REDUCED = ("gradients",)
 
 
 @dataclass
@@ -49,6 +51,7 @@ class StrategyRules:
     mesh: Span | None = None
     splits: list[SplitRule] = field(default_factory=list)
     shards: list[ShardRule] = field(default_factory=list)
+    reductions: list[ReduceRule] = field(default_factory=list)
     layouts: list[LayoutRule] = field(default_factory=list)
     laid_out: dict[str, Span] = field(default_factory=dict)
     pipelines: list[PipelineRule] = field(default_factory=list)
@@ -94,6 +97,10 @@ class Expander:
                 axis = self.axis(statement.axis, scope)
                 where = self._scope(statement.scope)
                 rules.shards.append(ShardRule(classes, axis.name, where, statement.pad, self.span(statement), self.by))
+            case ast.ReduceDecl():
+                self._classes(statement.classes, _REDUCED)
+                axis, where = self.axis(statement.axis, scope), self._scope(statement.scope)
+                rules.reductions.append(ReduceRule(axis.name, statement.per, where, self.span(statement), self.by))
             case ast.LayoutDecl():
                 rules.layouts.append(self._layout(statement, scope))
             case ast.Pipeline():
@@ -290,10 +297,12 @@ class Expander:
 
     def _place(self, statement: ast.PlaceDecl, scope: Scope) -> PlaceRule:
         axis = self.axis(statement.axis, scope)
-        index = static.integer(evaluate(statement.index, scope), "the place", statement.index.span)
-        if not 0 <= index < axis.size:
-            message = f"`{axis.name}` has the places 0 to {axis.size - 1}, not {index}"
-            raise fail("E0410", message, statement.index.span)
+        index = None
+        if statement.index is not None:
+            index = static.integer(evaluate(statement.index, scope), "the place", statement.index.span)
+            if not 0 <= index < axis.size:
+                message = f"`{axis.name}` has the places 0 to {axis.size - 1}, not {index}"
+                raise fail("E0410", message, statement.index.span)
         if axis.size > limits.MAX_STAGES:
             message = f"`{axis.name}` has {axis.size} places, the most is {limits.MAX_STAGES:,}"
             raise fail("E0908", message, statement.axis.span)

@@ -137,10 +137,12 @@ def without_dead_code(given: Derivative) -> Derivative:
     return replace(given, nodes=prune_nodes(given.nodes, given.made))
 
 
-def close(given: Derivative, recompute: Recompute, names: Names) -> Differentiated:
+def close(
+    given: Derivative, recompute: Recompute, names: Names, never_again: frozenset[Value] = frozenset()
+) -> Differentiated:
     """The two graphs, with an interface between them: what backward needs of forward is saved or computed again.
 
-    `names` must know all names of the model's graph.
+    `names` must know all names of the model's graph. `never_again`: what is saved whatever the rules say.
     """
     forward, grads, weights = given.forward, given.made, [w.value for w in given.model.trained]
     cotangents: dict[str, str] = {}
@@ -158,7 +160,8 @@ def close(given: Derivative, recompute: Recompute, names: Names) -> Differentiat
     states = frozenset(s.value for s in given.model.states)
     static = frozenset(forward.inputs) - frozenset(w.value for w in given.model.weights) - states
     lasting = [v for v in forward.inputs if v not in states]
-    closing = Closing(ResidualContext(names, recompute, name), None, lasting, forward.nodes, 0, static, states)
+    context = ResidualContext(names, recompute, name, never_again)
+    closing = Closing(context, None, lasting, forward.nodes, 0, static, states)
     scale = (given.scale,) if isinstance(given.scale, Value) else ()
     closing.env.update((v, v) for v in scale)
     gradients = closing.close(given.nodes, grads)

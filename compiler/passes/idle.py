@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from compiler.strategy import LayoutRule, RecomputeRule, ShardRule, SplitRule
+from compiler.strategy import LayoutRule, RecomputeRule, ReduceRule, ShardRule, SplitRule
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics, Note
 from dsl.source import NOWHERE
 
-Rule = SplitRule | ShardRule | LayoutRule | RecomputeRule
+Rule = SplitRule | ShardRule | ReduceRule | LayoutRule | RecomputeRule
 
 
 @dataclass(frozen=True, slots=True)

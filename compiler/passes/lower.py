@@ -6,7 +6,7 @@ representative of each class is lowered, so the cost does not grow with stages, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
@@ -23,9 +23,9 @@ from compiler.passes.entering import nodes_of
 from compiler.passes.lower_batch import lower_batch, part_decls
 from compiler.passes.lower_states import Renewed, adding, contents, declared, reached, renew
 from compiler.passes.lower_update import lower_update
+from compiler.passes.messages import NOTHING, Ways, messages
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
-from compiler.passes.prune import prune_nodes
 from compiler.passes.stage import ALL, Stage, Staged
 from compiler.program import (
     Affine,
@@ -45,7 +45,8 @@ def lower(placed: Placed, staged: Staged, over: Across) -> Program:
     """The program of all classes of devices, with one entry."""
     job, entry = placed.training.job, placed.training.entry
     names = buffer_names(placed)
-    lowered = [_Class(placed, staged, over, names, groups) for groups in classes(staged)]
+    ways = _messages(placed, staged)
+    lowered = [_Class(placed, staged, over, names, groups, *ways) for groups in classes(staged)]
     orders = schedules(placed, staged, [c.groups for c in lowered])
     homes = _homes(placed, staged, lowered)
     made = [c.build(homes) for c in lowered]
@@ -61,6 +62,20 @@ def lower(placed: Placed, staged: Staged, over: Across) -> Program:
     axes += [Axis(a.name, a.size, "place" if a.name in places else "mesh") for a in job.strategy.mesh if a.size > 1]
     inputs = tuple(InputDecl(i.value.name, i.value.type, i.low, i.high) for i in placed.training.model.inputs)
     return Program(job.name, tuple(axes), inputs, (Entry(entry, tuple(found)),), job.seed, staged.homes)
+
+
+def _messages(placed: Placed, staged: Staged) -> tuple[Ways, Ways]:
+    """What stages send each other in the forward pass, and in the backward pass."""
+    where, results = staged.forward, placed.forward.outputs[: placed.training.results]
+    loads = (staged.loads[k.name] | staged.late_loads.get(k.name, frozenset()) for k in placed.kept)
+    ends = [(v.name, staged.stages_at(staged.counts_at(v, where))) for v in results]
+    ends += [(v.name, at) for v, at in zip(placed.forward.outputs[len(results) :], loads, strict=True)]
+    forward = messages(placed.forward, staged, where, ends, 0)
+    where, put_off = staged.backward, set(placed.late.outputs) if placed.late is not None else set()
+    parts = [v for parts in staged.addends for v in parts if v not in put_off]
+    ends = [(v.name, staged.stages_at(staged.counts_at(v, where))) for v in parts]
+    ends += [(v.name, staged.late_loads[v.name]) for v in placed.crossing]
+    return forward, messages(placed.backward, staged, where, ends, staged.stages - 1)
 
 
 def _homes(placed: Placed, staged: Staged, lowered: Sequence[_Class]) -> dict[str, tuple[int, ...]]:
@@ -85,9 +100,18 @@ class _Class:
     """Lowers the code of one class of groups, by its first group."""
 
     def __init__(
-        self, placed: Placed, staged: Staged, over: Across, names: BufferNames, groups: tuple[int, ...]
+        self,
+        placed: Placed,
+        staged: Staged,
+        over: Across,
+        names: BufferNames,
+        groups: tuple[int, ...],
+        ahead: Ways,
+        back: Ways,
     ) -> None:
+        """ahead, back: what stages send each other in the forward pass, and in the backward pass."""
         self.placed, self.staged, self.over, self.names, self.groups = placed, staged, over, names, groups
+        self.ahead, self.back = ahead, back
         self.training = placed.training
         self.functions: list[Function] = []
         self.states: list[StateDecl] = []
@@ -161,23 +185,20 @@ class _Class:
                 roots.append(v)
                 ends.append(self._output(logical, v, chunk, part))
         results = graph.outputs[: self.training.results]
-        asked = graph.outputs[: self.training.asked]
-        readers = [self._readers(k) for k in placed.kept]
-        saves = list(zip(graph.outputs[len(results) :], readers, strict=True))
-        keeps = [*saves, *((v, [self.staged.counts_at(v, where)]) for v in asked)]
-        for (v, loads), kept, saved in zip(saves, placed.kept, self.training.saved, strict=True):
+        for v, kept, saved in zip(graph.outputs[len(results) :], placed.kept, self.training.saved, strict=True):
+            loads = self._readers(kept)
             if where.get(v.name) == ALL or stage in loads:
                 roots.append(v)
                 ends.append((Save(of_chunk(self.names.saved[saved.name], chunk)), v))
                 self._keep(saved.name, v, kept.layout, chunk, part)
         emit = Emitter(placed, Names(), FunctionPhase.FORWARD, part)
-        sends = self._sends(graph, graph.outputs, where, stage, 0, keeps)
+        sends = self.ahead.sent_by(stage)
         renewed = self._renewed(stage, roots, sends)
         self.states += declared(placed, renewed, chunk, part)
         roots += [v for s, v in renewed if v.name != s.name]
         inputs = set(graph.inputs)
         early = [(op, v) for op, v in ends if v in inputs]  # before what they are of is renewed
-        self._body(emit, graph, where, stage, chunk, roots, sends, True, early=early)
+        self._body(emit, graph, where, stage, chunk, roots, self.ahead, True, early=early)
         for op, v in ends:
             if v not in inputs:
                 emit.do(op, v)
@@ -226,10 +247,8 @@ class _Class:
         keeps = [(v, self.staged.late_loads[v.name]) for v in placed.crossing]
         held = [v for v, loads in keeps if where.get(v.name) == ALL or stage in loads]
         emit = Emitter(placed, Names(), FunctionPhase.BACKWARD, part)
-        roots = [*(v for parts in self.staged.addends for v in parts if v not in put_off), *placed.crossing]
-        sends = self._sends(graph, roots, where, stage, self.staged.stages - 1, keeps)
         reread = {i.op.name for i in late.nodes if isinstance(i.op, Load)} if late is not None else set()
-        self._body(emit, graph, where, stage, chunk, [*(v for _, v in ends), *held], sends, False, reread)
+        self._body(emit, graph, where, stage, chunk, [*(v for _, v in ends), *held], self.back, False, reread)
         for name, v in ends:
             emit.do(Accumulate(name), v)
         for v in held:
@@ -243,7 +262,7 @@ class _Class:
         outputs = set(graph.outputs)
         ends = self._gradients(stage, chunk, lambda v: v in outputs)
         emit = Emitter(self.placed, Names(), FunctionPhase.WEIGHTS, part)
-        self._body(emit, graph, where, stage, chunk, [v for _, v in ends], {}, False)
+        self._body(emit, graph, where, stage, chunk, [v for _, v in ends], NOTHING, False)
         for name, v in ends:
             emit.do(Accumulate(name), v)
         return emit.body()
@@ -275,7 +294,7 @@ class _Class:
         stage: int,
         chunk: int,
         roots: Sequence[Value],
-        sends: Mapping[str, Sequence[int]],
+        ways: Ways,
         forward: bool,
         reread: Container[str] = (),
         early: Sequence[tuple[Op, Value]] = (),
@@ -284,8 +303,9 @@ class _Class:
 
         `reread`: saved values that a later function loads as well. `early`: what becomes at once of what enters.
         """
+        sends = ways.sent_by(stage)
         chosen, entering = nodes_of(self.staged, graph, where, stage, roots, sends, forward)
-        self._enter(emit, graph, where, stage, chunk, entering, reread, forward)
+        self._enter(emit, graph, where, stage, chunk, entering, ways, reread, forward)
         for op, v in early:
             emit.do(op, v)
         sent: set[str] = set()
@@ -307,42 +327,6 @@ class _Class:
     def _owns(self, where: Mapping[str, Stage], value: Value, stage: int, forward: bool) -> bool:
         return where.get(value.name) == stage
 
-    def _sends(
-        self,
-        graph: Graph,
-        roots: Sequence[Value],
-        where: Mapping[str, Stage],
-        stage: int,
-        begin: int,
-        keeps: Iterable[tuple[Value, Iterable[int]]],
-    ) -> dict[str, list[int]]:
-        """Values of this stage that other stages read -> those stages. The cut loop begins in the stage `begin`.
-
-        `keeps`: values that are saved, and the stages whose later functions load them.
-        """
-        found: dict[str, list[int]] = {}
-        if self.staged.stages == 1:
-            return found
-        for node in prune_nodes(graph.nodes, roots):
-            if self.staged.is_cut(node):
-                assert isinstance(node.op, Repeat)
-                targets = [(v, [begin]) for v in node.inputs[: node.op.carries]]
-                targets += [(v, list(range(self.staged.stages))) for v in node.inputs[node.op.carries :]]
-            else:
-                place = where.get(node.outputs[0].name)
-                targets = [(v, [place]) for v in node.inputs] if place not in (None, ALL) else []
-            for v, stages in targets:
-                if where.get(v.name) != stage:
-                    continue
-                for t in stages:
-                    if t is not None and t != stage and t not in found.setdefault(v.name, []):
-                        found[v.name].append(t)
-        for v, loads in keeps:
-            if where.get(v.name) == stage:
-                wanted = found.setdefault(v.name, [])
-                wanted += [t for t in sorted(loads) if t != stage and t not in wanted]
-        return {k: v for k, v in found.items() if v}
-
     def _enter(
         self,
         emit: Emitter,
@@ -351,6 +335,7 @@ class _Class:
         stage: int,
         chunk: int,
         entering: Mapping[str, Value],
+        ways: Ways,
         reread: Container[str],
         forward: bool,
     ) -> None:
@@ -367,7 +352,7 @@ class _Class:
                 name = of_chunk(self.names.saved[saved[v.name]], chunk)
                 emit.effect(Load(name, name not in reread), v, layout)
             elif place not in (None, ALL, stage):
-                emit.effect(Recv(v.name, place - stage), v, layout)
+                emit.effect(Recv(v.name, ways.source(v.name, stage) - stage), v, layout)
             elif v.name in self.names.totals:
                 self.totals.add(v.name)
                 emit.effect(Read(self.names.totals[v.name]), v, layout)

@@ -55,7 +55,7 @@ def _marks(cls: DeviceClass, sizes: Mapping[str, int]) -> Marks:
             continue
         sunk: dict[int, set[str]] = {}
         mark_sunk(f.body, set(), sunk)
-        own = _own(f.body, weights, (), sunk)
+        own = _own(f.body, weights, (), sunk, sizes)
         _enter(found, ((body, region) for body, regions in own for region in regions))
         kept.function(f, own, found)
     _enter(found, _losses(cls))
@@ -75,11 +75,17 @@ def _enter(found: Marks, regions: Iterable[tuple[Graph, FoundRegion]]) -> None:
         mine = sorted((n for n in region.nodes if n in order and n.outputs), key=order.__getitem__)
         values = tuple(n.outputs[0].name for n in mine)
         if values:
-            found.setdefault(id(body), []).append(Region(region.kind, values, region.kept, region.over))
+            found.setdefault(id(body), []).append(
+                Region(region.kind, values, region.kept, region.over, most=region.most)
+            )
 
 
 def _own(
-    body: Graph, states: Collection[str], given: Collection[Value], sunk: Mapping[int, set[str]]
+    body: Graph,
+    states: Collection[str],
+    given: Collection[Value],
+    sunk: Mapping[int, set[str]],
+    sizes: Mapping[str, int],
 ) -> list[tuple[Graph, list[FoundRegion]]]:
     """Attentions and norms of a body and its loops. states: those that are weights; given: its inputs that are."""
     weights = set(given)
@@ -88,12 +94,12 @@ def _own(
         op = node.op
         if isinstance(op, Repeat):
             inner = [p for v, p in zip(node.inputs, op.body.inputs) if v in weights]
-            found += _own(op.body, states, inner, sunk)
+            found += _own(op.body, states, inner, sunk, sizes)
         elif isinstance(op, Read):
             weights.update(node.outputs if op.name in states else ())
         elif keeps(op) or isinstance(op, Move):
             weights.update(node.outputs if node.inputs[0] in weights else ())
-    found.append((body, [*attention(body, weights, sunk[id(body)]), *norms(body, weights)]))
+    found.append((body, [*attention(body, weights, sunk[id(body)], sizes), *norms(body, weights)]))
     return found
 
 

@@ -23,7 +23,9 @@ from compiler.passes.early_writes import early_writes, late_values
 from compiler.passes.evaluation import evaluation
 from compiler.passes.lower import lower
 from compiler.passes.mark_regions import mark_regions
+from compiler.passes.once import made_once
 from compiler.passes.place.place import Placed, place
+from compiler.passes.places import by_each
 from compiler.passes.recompute import Recompute
 from compiler.passes.simplify import simplify
 from compiler.passes.split import SplitGraphs, split
@@ -117,7 +119,11 @@ def _close(w: Work) -> None:
     strategy = w.job.strategy
     cut = [p.label for p in strategy.pipelines]
     rules = Recompute(w.divided.graph, strategy.recomputes, cut, w.job.model.graph)
-    w.differentiated = close(w.derivative, rules, w.names)
+    sizes = {a.name: a.size for a in strategy.mesh}
+    cut = [p.label for p in strategy.pipelines if sizes[p.axis] > 1]
+    weights = {weight.name for weight in w.model.weights}
+    sent = made_once(w.derivative.forward, cut, weights, by_each(strategy.places)) if cut else frozenset()
+    w.differentiated = close(w.derivative, rules, w.names, sent)
 
 
 def _update(w: Work) -> None:

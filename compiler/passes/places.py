@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from compiler.graph import Graph, Node
 from compiler.ops.repeat import Repeat
@@ -14,8 +14,8 @@ from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
 
 def places(
     graph: Graph, rules: tuple[PlaceRule, ...], apart: Sequence[Graph] = (), strict: bool = True
-) -> dict[str, int]:
-    """Scopes and their places. Raises ParcError for one that has no effect.
+) -> dict[str, int | None]:
+    """Scopes and their places (None: wherever it is read). Raises ParcError for one that has no effect.
 
     apart: what the model does besides, of whole batches. It is where it is needed, whatever place its scope has.
     """
@@ -35,10 +35,38 @@ def places(
     return {scope: p.index for scope, p in first.items()}
 
 
-def place_of(node: Node, fixed: Mapping[str, int]) -> int | None:
+def place_of(node: Node, fixed: Mapping[str, int | None]) -> int | None:
     """The place of the innermost scope around the node that has one."""
     path = node_path(node)
     return next((fixed[p] for p in (path, *scopes(path)) if p in fixed), None)
+
+
+def by_each(rules: Sequence[PlaceRule]) -> Callable[[Node], bool]:
+    """Of which nodes the innermost place says that they are computed wherever they are read."""
+    fixed = {p.scope: p.index for p in reversed(rules)}
+    if None not in fixed.values():
+        return lambda node: False
+
+    def found(node: Node) -> bool:
+        path = node_path(node)
+        return next((fixed[p] is None for p in (path, *scopes(path)) if p in fixed), False)
+
+    return found
+
+
+def check_by_each(graph: Graph, rules: Sequence[PlaceRule], where: Mapping[str, int | None]) -> None:
+    """Raises ParcError (E0410) for a scope that is to be computed wherever it is read, and cannot be."""
+    each = by_each(rules)
+    wrong = Diagnostics()
+    for node in graph.nodes:
+        if not each(node) or where.get(node.outputs[0].name) is None:
+            continue
+        rule = next(r for r in rules if r.index is None and within(node_path(node), r.scope))
+        if not any(d.span == rule.span for d in wrong):
+            message = f"`{rule.scope}` reads what only one stage has: it is computed there"
+            help = f"say where, `place {rule.scope} on {rule.axis}[…]`, or leave it out"
+            wrong.error("E0410", message, rule.span, help=help)
+    wrong.raise_if_any()
 
 
 def node_path(node: Node) -> str:
@@ -54,7 +82,7 @@ def _why(graph: Graph, scope: str) -> str:
     return "weights and data are where they are used: place the scope that computes with them"
 
 
-def ranks(graph: Graph, rules: tuple[PlaceRule, ...], fixed: Mapping[str, int], groups: int) -> tuple[int, ...]:
+def ranks(graph: Graph, rules: tuple[PlaceRule, ...], fixed: Mapping[str, int | None], groups: int) -> tuple[int, ...]:
     """The position of each place in the order in which values pass through them, whatever the places' numbers.
 
     Places that hand each other nothing stand in the order of their numbers. Raises ParcError (E0551) where values come

@@ -165,7 +165,7 @@ class Closing:
         return node.op.cheap() or isinstance(node.op, Cast) or _is_scaling(node) or value in self.static
 
     def _must_again(self, value: Value) -> bool:
-        if self.hidden is None or value not in self.made:
+        if self.hidden is None or value not in self.made or value in self.context.never_again:
             return False
         return self.hidden.covers(value, self.early[self.made[value]]) and not self.hidden.keeps(value)
 
@@ -293,7 +293,7 @@ def _is_scaling(node: Node) -> bool:
 class ResidualContext:
     """What all levels share. `name` makes a late value of an open one, under the name that it is to have.
 
-    `never_again`: cheap values that late must not compute again, as it has them not where they were made.
+    `never_again`: values that late must not compute again, as they were made elsewhere than where it reads them.
     `copies`: what late computes again -> the early value that it is equal to (not inside copied loops).
     `stacked`: what loops put out to be saved -> the value of their bodies that it has of every iteration.
     """

@@ -17,9 +17,10 @@ from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
 from compiler.passes.cuts import CutLoop, cut_loops
+from compiler.passes.once import made_once
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
-from compiler.passes.places import place_of, places, ranks
+from compiler.passes.places import by_each, check_by_each, place_of, places, ranks
 from compiler.passes.readers import readers
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
@@ -45,6 +46,7 @@ class Staged:
     anchors: Mapping[str, Stage] = field(default_factory=dict)  # what is put out, but not by the stage that has it
     late_loads: Mapping[str, frozenset[int]] = field(default_factory=dict)  # the same of W, where there is one
     homes: Homes = Homes()  # where the stages are
+    once: frozenset[Value] = frozenset()  # what the first stage makes for others that could make it themselves
 
     @property
     def stages(self) -> int:
@@ -85,7 +87,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     strategy = placed.training.job.strategy
     axes = place_axes(strategy)
     groups = prod(a.size for a in strategy.mesh if a.name in axes)
-    if strategy.pipelines and strategy.places:
+    if strategy.pipelines and any(p.index is not None for p in strategy.places):
         raise ParcError(
             Diagnostic(
                 "E0552",
@@ -104,7 +106,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     apart = [r.batch for r in placed.rounds] + ([placed.finish] if placed.finish is not None else [])
     fixed = places(placed.forward, strategy.places, apart, placed.training.trains)
     order = tuple(range(groups * chunks))
-    if fixed:
+    if any(index is not None for index in fixed.values()):
         order = ranks(placed.forward, strategy.places, fixed, groups)
 
     def rank(stage: Stage) -> int:
@@ -112,8 +114,10 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
 
     chunks = chunks if groups > 1 else 1
     dealt = given or Homes.dealt(groups, groups * chunks)
-    found = Staged(groups, chunks, cuts, rule, {}, {}, (), {}, order, homes=dealt)
+    once = _made_once(placed, cuts)
+    found = Staged(groups, chunks, cuts, rule, {}, {}, (), {}, order, homes=dealt, once=once)
     first = _forward(placed.forward, found, lambda node: place_of(node, fixed), rank)
+    check_by_each(placed.forward, strategy.places, first)
     _check_states(placed, found, first)
     made = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
     saved: dict[str, Stage] = {name: ALL for name, place in made.items() if place == ALL}
@@ -134,6 +138,13 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     return replace(found, loads=loads)
 
 
+def _made_once(placed: Placed, cuts: Sequence[CutLoop]) -> frozenset[Value]:
+    if not cuts:
+        return frozenset()
+    each = by_each(placed.training.job.strategy.places)
+    return made_once(placed.forward, [c.label for c in cuts], placed.weights, each)
+
+
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
     return placed.forward.outputs[placed.training.results :]
 
@@ -141,15 +152,19 @@ def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
 def _forward(
     graph: Graph, staged: Staged, place: Callable[[Node], Stage], rank: Callable[[Stage], int]
 ) -> dict[str, Stage]:
-    """Explicit places, else the last stage of the operands, in the order in which values pass through them."""
+    """Explicit places, else the last stage of the operands, in the order in which values pass through them.
+
+    What is made once, on the first stage, binds none of its readers."""
     found: dict[str, Stage] = {}
     for node in graph.nodes:
         if staged.is_cut(node):
             found.update(_of_cut(node, staged.stages - 1))
             continue
-        stages = {s for v in node.inputs if (s := found.get(v.name)) is not None}
+        stages = {s for v in node.inputs if v not in staged.once and (s := found.get(v.name)) is not None}
         where = place(node)
-        if ALL in stages:
+        if node.outputs[0] in staged.once:
+            where = 0
+        elif ALL in stages:
             where = _all(node, stages)
         elif where is None and stages:
             where = max(stages, key=rank)

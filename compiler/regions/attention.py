@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.base import Movement
@@ -13,9 +13,11 @@ from compiler.regions.masks import kept
 from compiler.regions.region import FoundRegion, RegionKind
 
 
-def attention(body: Graph, weights: Collection[Value], gradients: Collection[str]) -> Iterator[FoundRegion]:
+def attention(
+    body: Graph, weights: Collection[Value], gradients: Collection[str], mesh: Mapping[str, int]
+) -> Iterator[FoundRegion]:
     """The regions of a body. weights: values that are weights, or only move or cast some; gradients: names of those
-    that are only added to gradients.
+    that are only added to gradients; mesh: sizes of axes.
 
     A region lies between a product of activations and the next: element-wise work and reductions, one of which sums
     over a dim of the product that only one of its operands has (the positions that are attended to). A norm has
@@ -50,8 +52,8 @@ def attention(body: Graph, weights: Collection[Value], gradients: Collection[str
             last = {product for v in values for product in readers.get(v, ())}
             full = max(len(v.type.dims) for v in values)
             wheres = [n for n in nodes if _is_where(n) and len(n.outputs[0].type.dims) == full]
-            share = kept(wheres, names) if wheres else 1.0
-            yield FoundRegion(RegionKind.ATTENTION, frozenset(nodes), frozenset(first | last), kept=share)
+            share, most = kept(wheres, names, mesh) if wheres else (1.0, 0.0)
+            yield FoundRegion(RegionKind.ATTENTION, frozenset(nodes), frozenset(first | last), kept=share, most=most)
 
 
 def _is_product(node: Node, weights: Collection[Value]) -> bool:

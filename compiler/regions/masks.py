@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from math import prod
 from operator import add, eq, ge, gt, le, lt, mul, ne, sub
 
 from compiler.graph import Node
@@ -24,20 +25,28 @@ Expression = tuple[str, float] | tuple[str, str, int] | tuple[str, "Expression",
 """A constant, the position in a dim of a size, or a function of two."""
 
 
-def kept(wheres: Iterable[Node], made: Mapping[str, Node]) -> float:
-    """Share of the positions at which the conditions of all `where` hold; `made`: value -> what gives it.
+def kept(wheres: Iterable[Node], made: Mapping[str, Node], mesh: Mapping[str, int]) -> tuple[float, float]:
+    """Share of the positions at which the conditions of all `where` hold, and the same of the device's piece in which
+    it is largest (0: all are alike). made: value -> what gives it; mesh: sizes of axes.
 
     Sampled at 64 positions of one dim and 128 of the next, halfway between each other, so that a causal mask leaves
-    exactly one half; a band of `window` positions of `s` leaves about window/s - window²/2s².
+    exactly one half, and (2n-1)/2n to the last of n devices among which the positions are cut in their order; a band of
+    `window` positions of `s` leaves about window/s - window²/2s².
     """
     sizes: dict[str, int] = {}
     conditions = []
+    pieces: dict[str, int] = {}
     for where in wheres:
         condition = _expression(where.inputs[0].name, made, sizes)
         if condition is None or len(sizes) > 2:
-            return UNKNOWN
+            return UNKNOWN, 0.0
         conditions.append(condition)
-    return _share(tuple(conditions), tuple(sizes.items()))
+        of = where.output
+        for dim, axes in zip(of.type.dims, of.layout.dims if of.layout else ()):
+            pieces[dim.name] = prod([mesh[a] for a in axes])
+    of_dims = tuple(sizes.items())
+    share, parts = _share(tuple(conditions), of_dims), tuple([pieces.get(name, 1) for name in sizes])
+    return share, _largest(tuple(conditions), of_dims, parts) if any(n > 1 for n in parts) else 0.0
 
 
 def _expression(name: str, made: Mapping[str, Node], sizes: dict[str, int]) -> Expression | None:
@@ -69,11 +78,31 @@ def _expression(name: str, made: Mapping[str, Node], sizes: dict[str, int]) -> E
 @lru_cache(maxsize=256)
 def _share(conditions: tuple[Expression, ...], sizes: tuple[tuple[str, int], ...]) -> float:
     """Where all conditions hold, in shares of the points sampled. Layers and stages ask for the same ones."""
+    found = _sampled(conditions, sizes, POINTS)
+    return max(sum(found), 1) / len(found)
+
+
+@lru_cache(maxsize=256)
+def _largest(conditions: tuple[Expression, ...], sizes: tuple[tuple[str, int], ...], parts: tuple[int, ...]) -> float:
+    """The share in the piece where it is largest, of so many along each dim; of more than `POINTS` that of some."""
+    first, second = [min(n, POINTS) for n in (*parts, 1)][:2]
+    points = first * second * -(-POINTS // (first * second))
+    found = _sampled(conditions, sizes, points)
+    rows, columns = points // first, 2 * points // second
+    totals = [0] * (first * second)
+    for i in range(points):
+        row = found[2 * points * i : 2 * points * (i + 1)]
+        for j in range(second):
+            totals[i // rows * second + j] += sum(row[columns * j : columns * (j + 1)])
+    return max(max(totals), 1) / (rows * columns)
+
+
+def _sampled(conditions: Sequence[Expression], sizes: Sequence[tuple[str, int]], points: int) -> list[bool]:
+    """Whether all conditions hold at `points` positions of the first dim and twice as many of the second, by rows."""
     (first, rows), (second, columns) = [*sizes, ("", 1), ("", 1)][:2]
-    across = [(2 * i + 1) / (2 * POINTS) * rows for i in range(POINTS) for _ in range(2 * POINTS)]
-    along = [(2 * j + 1) / (4 * POINTS) * columns for j in range(2 * POINTS)] * POINTS
-    found = [_values(c, {first: across, second: along}) for c in conditions]
-    return max(sum(map(all, zip(*found, strict=True))), 1) / len(across)
+    across = [(2 * i + 1) / (2 * points) * rows for i in range(points) for _ in range(2 * points)]
+    along = [(2 * j + 1) / (4 * points) * columns for j in range(2 * points)] * points
+    return list(map(all, zip(*[_values(c, {first: across, second: along}) for c in conditions], strict=True)))
 
 
 def _values(of: Expression, points: Mapping[str, list[float]]) -> list[float]:

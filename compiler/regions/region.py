@@ -24,7 +24,8 @@ class RegionKind(StrEnum):
 class Region:
     """The mark of a body (`Graph.regions`). values: the first result of each node, in the order of the body.
 
-    kept: share of the scores that a mask leaves (of an attention).
+    kept: share of the scores that a mask leaves (of an attention); most: the same of the device whose piece of them has
+    most (0: all are alike).
     over: dims of the values that are as large as what the softmax is taken of (of a loss); those that the mean of
     squares is taken over (of a norm).
     copies, places: see `routing.Copies`.
@@ -36,6 +37,7 @@ class Region:
     over: tuple[tuple[str, ...], ...] = ()
     copies: int = 1
     places: int = 0
+    most: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.kind}({', '.join(self.values)})"
@@ -51,6 +53,7 @@ class FoundRegion:
     products: frozenset[Node] = frozenset()
     kept: float = 1.0
     over: tuple[tuple[str, ...], ...] = ()
+    most: float = 0.0
 
     def wide(self) -> frozenset[Value]:
         """Values, of the inside and of the products, with the dims that a softmax is taken of."""

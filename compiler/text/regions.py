@@ -29,6 +29,7 @@ def _line(region: Region, order: dict[str, int], names: list[str]) -> str:
     text = f"{WORD} {region.kind}"
     text += "".join(f" over ({', '.join(map(quote, dims))})" for dims in region.over)
     text += f" kept {show_number(region.kept)}" if region.kept != 1.0 else ""
+    text += f" most {show_number(region.most)}" if region.most else ""
     text += f" copies {region.copies}" if region.copies != 1 else ""
     text += f" places {region.places}" if region.places else ""
     rows = [(names[first], names[last]) for first, last in runs([order[v] for v in region.values if v in order])]
@@ -52,6 +53,7 @@ def read_regions(cursor: Cursor, nodes: Sequence[Node]) -> tuple[Region, ...]:
             over.append(tuple(_listed(cursor)))
             cursor.mark(")")
         kept = float(cursor.number()) if cursor.take_word("kept") else 1.0
+        most = float(cursor.number()) if cursor.take_word("most") else 0.0
         copies = cursor.natural() if cursor.take_word("copies") else 1
         places = cursor.natural() if cursor.take_word("places") else 0
         cursor.mark(":")
@@ -60,7 +62,7 @@ def read_regions(cursor: Cursor, nodes: Sequence[Node]) -> tuple[Region, ...]:
         if len(set(values)) < len(values):
             raise cursor.error("E0611", "a value stands in a region twice", start, "name each of its values once")
         cursor.end_line()
-        found.append(Region(RegionKind(kind.text), tuple(values), kept, tuple(over), copies, places))
+        found.append(Region(RegionKind(kind.text), tuple(values), kept, tuple(over), copies, places, most))
     return tuple(found)
 
 

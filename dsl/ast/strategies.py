@@ -81,6 +81,16 @@ class Shard(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class ReduceDecl(Statement):
+    """`reduce gradients on rep per microbatch in block`; `per` is `microbatch` or `step`."""
+
+    classes: tuple[Name, ...]
+    axis: Name
+    per: str
+    scope: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LayoutDecl(Statement):
     """`layout block.mlp.w1[d, f/tp]`: per dim, the axes (`f/tp/dp`: tp is major)."""
 
@@ -116,11 +126,12 @@ class Microbatches(Statement):
 
 @dataclass(frozen=True, slots=True)
 class PlaceDecl(Statement):
-    """`place image on tower[0]`: what the scope computes lives at that coordinate of the axis."""
+    """`place image on tower[0]`: what the scope computes lives at that coordinate of the axis; `place mask on pp`: at
+    every one that reads it."""
 
     scope: Path
     axis: Name
-    index: Expr
+    index: Expr | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,6 +194,11 @@ class TreeBuilder(Expressions):
         pad = find("PAD", c) < len(c)
         return ast.Shard(self._ids(c[:on]), self._name(c[on + 1]), first(ast.Path, c), pad, span=self._span(c))
 
+    def reduce(self, c: Children) -> ast.ReduceDecl:
+        on = find("ON", c)
+        per = cast(Token, c[find("PER", c) + 1]).text
+        return ast.ReduceDecl(self._ids(c[:on]), self._name(c[on + 1]), per, first(ast.Path, c), span=self._span(c))
+
     def offload(self, c: Children) -> ast.Offload:
         to = find("TO", c)
         return ast.Offload(self._ids(c[:to]), self._name(c[to + 1]), first(ast.Path, c), span=self._span(c))
@@ -222,7 +227,7 @@ class TreeBuilder(Expressions):
         return ast.Microbatches(cast(ast.Expr, c[1]), self._name_after("OVER", c), twice, span=self._span(c))
 
     def place(self, c: Children) -> ast.PlaceDecl:
-        scope, index = cast(ast.Path, c[1]), cast(ast.Expr, c[5])
+        scope, index = cast(ast.Path, c[1]), cast(ast.Expr, c[5]) if len(c) > 5 else None
         return ast.PlaceDecl(scope, self._name(c[3]), index, span=self._span(c))
 
     def recompute(self, c: Children) -> ast.Recompute:

@@ -164,8 +164,8 @@ CODES: tuple[Code, ...] = (
         "a process of the run is missing",
         "With `--engine torch`, a process has ended, has failed, did not come, or has not answered for as long as "
         "`--patience` says. The message names it, and says what it told before it ended, if it could; every other "
-        "process says the same and ends with 1, within the patience and half a minute. docs/torch.md says what else "
-        "to look at.",
+        "process says the same and ends with 1: within seconds where it has ended, else within the patience and 20 "
+        "seconds. docs/torch.md says what else to look at.",
         "# RANK=0 WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=0\n# --engine torch --patience 1\n" + _job(""),
         _job(""),
     ),

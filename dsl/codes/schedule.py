@@ -204,9 +204,9 @@ CODES: tuple[Code, ...] = (
         "E0542",
         "a rule without effect",
         "A rule that changes nothing is not what its author believes: no tensor of its classes and scope has one of\n"
-        "the dims; no dim of a weight divides by the axis of `shard`; `recompute` names what is not computed, `keep`\n"
-        "what no rule computes again; earlier rules say all of it. A tactic may hold such rules, if others of their\n"
-        "kind do something.",
+        "the dims; no dim of a weight divides by the axis of `shard`; no gradient is a sum over that of `reduce`, or\n"
+        "all are split on it; `recompute` names what is not computed, `keep` what no rule computes again; earlier\n"
+        "rules say all of it. A tactic may hold such rules, if others of their kind do something.",
         _file("split b on pp for weights"),
         _file("split d on pp for weights"),
     ),
@@ -253,14 +253,15 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0559",
         "work that several devices repeat",
-        "What is made from data and weights alone has no stage: each stage that reads it makes it. For a mask that\n"
-        "costs less than to send it; for an encoder, or any product, it does not. This is a warning where it is more\n"
-        "than 1 % of the products of the model. A variable that the loop assigns goes from stage to stage.\n"
+        "What is made from data and weights alone can be made by each stage that reads it: `place SCOPE on AXIS` says\n"
+        "so in a pipeline, and of places it is what happens to what has none. For a mask that costs less than to send\n"
+        "it; for an encoder, or any product, it does not. This is a warning where it is more than 1 % of the products\n"
+        "of the model. Without that line one stage makes it, and hands it on; of places, `place` says which.\n"
         "Devices along any other axis repeat a product of which no dim is split there. That is told from 10 % on:\n"
         "small products are whole on purpose. A `split` of one of its dims shares it out: of experts, where the axis\n"
         "splits positions, `split e, s` (or `moe(…, pieces = n)` and `split s, p`).",
+        _file(f"{_PIPE}\nplace p on pp", more=_PROLOGUE).replace("scale(z))", "scale(z)) + p"),
         _file(_PIPE, more=_PROLOGUE).replace("scale(z))", "scale(z)) + p"),
-        _file(_PIPE, more=_PROLOGUE).replace("scale(z))", "scale(z)) + p\n    p = p + 0.0"),
     ),
     Code(
         "E0560",

@@ -119,7 +119,8 @@ CODES: tuple[Code, ...] = (
         "E0410",
         "no such place",
         "`place SCOPE on axis[i]` names a coordinate of the axis, counted from 0. The scope is one that computes\n"
-        "something at the top of the model: a loop runs in one place as a whole.",
+        "something at the top of the model: a loop runs in one place as a whole. Without a coordinate, by\n"
+        "`place SCOPE on axis`, each stage that reads it computes it, of data and weights.",
         _file("place block on dp[2]"),
         _file("place block on dp[1]"),
     ),

@@ -157,6 +157,11 @@ def _(node: ast.Shard) -> Doc:
 
 
 @statement.register
+def _(node: ast.ReduceDecl) -> Doc:
+    return [f"reduce {names(node.classes)} on {node.axis.id} per {node.per}{_scope(node.scope)}"]
+
+
+@statement.register
 def _(node: ast.Offload) -> Doc:
     return [f"offload {names(node.classes)} to {node.memory.id}{_scope(node.scope)}"]
 
@@ -185,7 +190,8 @@ def _(node: ast.Microbatches) -> Doc:
 
 @statement.register
 def _(node: ast.PlaceDecl) -> Doc:
-    return [f"place {node.scope} on {node.axis.id}", Bracket("[", (expression(node.index),), "]")]
+    index: Doc = [Bracket("[", (expression(node.index),), "]")] if node.index is not None else []
+    return [f"place {node.scope} on {node.axis.id}", *index]
 
 
 @statement.register

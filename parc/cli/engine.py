@@ -67,7 +67,7 @@ def engine_of(engine: str, device: str, patience: float, timed: bool = False) ->
     found = Engine(device, patience, timed)
     if found.place is not None and found.place.rank:
         require_torch()
-        code = follow(found.place, patience, device)
+        code = follow(found.place, patience, device, launched=True)
         sys.stderr.flush()
         sys.exit(code)
     return found

@@ -89,7 +89,7 @@ def command(
 
         write_output(profile, Measured(p).text())
         out.result["profile"] = p.as_json() | {"output": profile}
-        out.data("\n" + _profile(p, profile, color(sys.stdout)))
+        out.data("\n" + _profile(p, profile, "batch" if evaluate else "step", color(sys.stdout)))
 
 
 def _shown(run: RunResult, style: bool) -> str:
@@ -120,27 +120,27 @@ def _shown(run: RunResult, style: bool) -> str:
     return "\n\n".join(parts)
 
 
-def _profile(profile: Profile, output: str, style: bool) -> str:
-    """Predicted : measured, by kind, and messages."""
+def _profile(profile: Profile, output: str, what: str, style: bool) -> str:
+    """Predicted : measured, by kind, and messages, of a step or a batch."""
     from parc.report.trace import devices
 
     counted, whose = profile.counted, profile.players[profile.shown]
     first = " (the first is left out)" if counted.start else ""
-    here = f"measured on {profile.about}: mean of {plural(len(counted), 'step')}{first} of device {whose.first}"
+    here = f"measured on {profile.about}: mean of {plural(len(counted), what)}{first} of device {whose.first}"
     if profile.prediction is None:
-        what = "predicted: nothing, the program has no cluster"
+        of = "predicted: nothing, the program has no cluster"
     else:
         cluster = profile.prediction.cluster
-        what = f"predicted by `parc cost` for {devices(whose)} of the cluster `{cluster}`, "
-        what += "of which the ratio says nothing unless that is here"
+        of = f"predicted by `parc cost` for {devices(whose)} of the cluster `{cluster}`, "
+        of += "of which the ratio says nothing unless that is here"
     whole = profile.kinds[-1]
     rows = [
-        [k.kind, _time(k.predicted), _share(k.predicted, whole.predicted), seconds(k.measured),
+        [what if k is whole else k.kind, _time(k.predicted), _share(k.predicted, whole.predicted), seconds(k.measured),
          _share(k.measured, whole.measured), _ratio(k.predicted, k.measured)]
         for k in profile.kinds
     ]  # fmt: skip
-    head = ["of a step", "predicted", "share", "measured", "share", "measured : predicted"]
-    parts = [f"{here}\n{what}\n{output}: what ran when", table(head, rows, style)]
+    head = [f"of a {what}", "predicted", "share", "measured", "share", "measured : predicted"]
+    parts = [f"{here}\n{of}\n{output}: what ran when", table(head, rows, style)]
     if profile.messages:
         sent = [
             [m.name, f"{m.calls:g}", _time(m.predicted), seconds(m.measured), _ratio(m.predicted, m.measured)]

@@ -6,20 +6,30 @@ with Engine(device="cpu") as engine:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from compiler.program import Program
 from dsl.diagnostics import ParcError
 from runtime.distribute import Array
-from runtime.torch.launch import Followers, Seat, require_size, require_torch
+from runtime.torch.ending import heed
+from runtime.torch.launch import MEETING, Followers, Seat, require_size, require_torch
 
 if TYPE_CHECKING:
     from runtime.torch.executor import TorchExecutor
     from runtime.torch.member import Member
 
 PATIENCE = 60.0
+
+_GRACE = 1.0
+"""Seconds that the main thread may take until it heeds an interrupt."""
+
+_INTERRUPTED = 130
 
 
 class Engine:
@@ -37,6 +47,8 @@ class Engine:
         self.place = Seat.given()
         self.followers: Followers | None = None
         self._leader: Member | None = None
+        self._over = threading.Event()
+        self._unheeded: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Engine:
         require_torch()
@@ -72,28 +84,51 @@ class Engine:
         from runtime.torch.member import Member
         from runtime.torch.world import World
 
-        world = World(place, self.device, self.patience)
-        if self.followers is not None:
-            world.ended = self.followers.ended
+        others = self.followers
+        if others is None:
+            world = World(place, self.device, self.patience)
+            self._unheeded = heed({signal.SIGTERM: world.told_to_end, signal.SIGINT: self._interrupted})
+        else:
+            self._unheeded = heed({signal.SIGINT: self._interrupted})
+            world = World(place, self.device, self.patience, ended=others.ended, meeting=MEETING)
+            others.met()
         self._leader = Member(world)
+
+    def _interrupted(self) -> None:
+        """End, on a thread of its own, if the main thread does not: it may wait for a message that takes minutes."""
+        if self._over.wait(_GRACE):
+            return
+        if self._leader is not None:
+            self._leader.world.gave_up("", told_to=True)
+        if self.followers is not None:
+            self.followers.stop(at_once=True)
+        sys.stderr.write("interrupted\n")
+        sys.stderr.flush()
+        os._exit(_INTERRUPTED)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Tell all that it is over, and why."""
         try:
+            if isinstance(error, KeyboardInterrupt):
+                self._over.set()
             if self._leader is not None:
                 self._end(self._leader, error)
         finally:
+            self._over.set()
             if self.followers is not None:
-                self.followers.stop()
+                self.followers.stop(at_once=isinstance(error, KeyboardInterrupt))
+            if error is None:  # else this process ends, and what ends it meanwhile is to be heard
+                self._unheeded()
 
     def _end(self, leader: Member, error: BaseException | None) -> None:
         from runtime.torch.member import END
 
         lost = isinstance(error, ParcError) and any(d.code == "E0709" for d in error.diagnostics)
         if lost or isinstance(error, KeyboardInterrupt) or leader.busy:
-            leader.world.gave_up("" if lost else _told(error))
+            interrupted = isinstance(error, KeyboardInterrupt)
+            leader.world.gave_up("" if lost or interrupted else _told(error), interrupted)
             leader.world.leave()
             return
         leader.world.tell((END, _told(error)))

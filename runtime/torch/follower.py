@@ -9,19 +9,25 @@ import threading
 
 from dsl.diagnostics import ParcError
 from dsl.render import render
-from runtime.torch.launch import Seat
+from runtime.torch.ending import heed
+from runtime.torch.launch import MEETING, Seat
 
 FAILED = 1
 
 
-def follow(place: Seat, patience: float, device: str) -> int:
-    """Do what process 0 says up to the end; the exit code. What is wrong is told on standard error."""
+def follow(place: Seat, patience: float, device: str, launched: bool = False) -> int:
+    """Do what process 0 says up to the end; the exit code. What is wrong is told on standard error.
+
+    launched: whether somebody else has started this process, who ends it if another one ends.
+    """
     from runtime.torch.member import Member
     from runtime.torch.world import World
 
     world: World | None = None
     try:
-        world = World(place, device, patience)
+        world = World(place, device, patience, meeting=0.0 if launched else MEETING)
+        if launched:
+            heed({signal.SIGTERM: world.told_to_end})
         said = Member(world).serve()
         if said:
             sys.stderr.write(f"process {place.rank}: {said}\n")

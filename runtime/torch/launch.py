@@ -19,10 +19,14 @@ LEAST = (2, 13)
 """The version of torch that is needed."""
 
 
+MEETING = 60.0
+"""Seconds that processes which are started here may take to load torch, on a busy machine: nobody is far away."""
+
+
 @dataclass(frozen=True, slots=True)
 class Seat:
     """One process among `size`, and where they meet. `local`: its number on its host; `served`: whether whoever started
-    it keeps the store (torchrun does)."""
+    it keeps the store (torchrun does); `listening`: the socket that is bound to the port already, if one is."""
 
     rank: int
     size: int
@@ -30,6 +34,7 @@ class Seat:
     port: int
     local: int = 0
     served: bool = False
+    listening: int | None = None
 
     @staticmethod
     def given(environment: Mapping[str, str] | None = None) -> Seat | None:
@@ -60,6 +65,8 @@ class Seat:
 
 def require_torch() -> None:
     """E0710 where torch is missing or too old; it is not imported for that."""
+    # Its warnings of connections come with pages of addresses; what they are about, E0709 says.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from importlib import metadata
 
     least = ".".join(map(str, LEAST))
@@ -88,7 +95,9 @@ class Followers:
     """The processes that this one has started: all but process 0, which it is itself. They end with it."""
 
     def __init__(self, size: int, patience: float, device: str) -> None:
-        self.place = Seat(0, size, "127.0.0.1", free_port())
+        self._meeting = socket.create_server(("127.0.0.1", 0), backlog=4 * size)  # others may knock at once
+        port = int(self._meeting.getsockname()[1])
+        self.place = Seat(0, size, "127.0.0.1", port, listening=self._meeting.fileno())
         root = str(Path(__file__).resolve().parents[2])
         paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
         self.started: list[subprocess.Popen[bytes]] = []
@@ -104,9 +113,13 @@ class Followers:
         """The numbers of those that have ended."""
         return {rank for rank, p in enumerate(self.started, 1) if p.poll() is not None}
 
-    def stop(self) -> None:
-        """Give all a moment to end by themselves; then end them."""
-        last = time.monotonic() + 3.0
+    def met(self) -> None:
+        """The store has the socket now."""
+        self._meeting.detach()
+
+    def stop(self, at_once: bool = False) -> None:
+        """Give all a moment to end by themselves, unless it is to be at once; then end them."""
+        last = time.monotonic() + (0.0 if at_once else 3.0)
         while len(self.ended()) < len(self.started) and time.monotonic() < last:
             time.sleep(0.01)
         for p in self.started:
@@ -119,8 +132,14 @@ class Followers:
         atexit.unregister(self.stop)
 
 
-def free_port() -> int:
-    """A port of this host that nobody listens at."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+def reach(address: str, port: int, patience: float) -> None:
+    """Wait until somebody listens there; OSError if nobody does within the patience (seconds)."""
+    last = time.monotonic() + patience
+    while True:
+        try:
+            socket.create_connection((address, port), max(0.1, last - time.monotonic())).close()
+            return
+        except OSError as error:
+            if time.monotonic() > last:
+                raise type(error)(f"nobody listens there: {error.strerror or error}") from error
+            time.sleep(0.05)

@@ -21,6 +21,7 @@ from runtime.mesh import parted
 from runtime.rank.compiled import CompiledRank
 from runtime.rank.timed import TimedRank, TimedSpan
 from runtime.torch.backend import Torch
+from runtime.torch.fusing.fuse import fused
 from runtime.torch.network import TorchNetwork, place_of
 from runtime.torch.world import World
 
@@ -71,7 +72,7 @@ class Member:
         if self.world.rank < program.devices:
             cls, group, at = place_of(program, self.world.rank)
             network = TorchNetwork(program, self.world, self.backend.device)
-            here = program, cls, group, at, network, self.backend
+            here = program, fused(cls, self.backend.device.type), group, at, network, self.backend
             self.devices[number] = TimedRank(*here, self.backend.settled) if timed else CompiledRank(*here)
 
     def close(self, number: int) -> None:

@@ -151,15 +151,15 @@ class Peers:
         return Coming(self.world, work, finish, f"{what} {self.what}", self.ranks, keep)
 
     def all_reduce(self, x: Tensor, fn: str) -> Handle[Tensor]:
-        y, back = _reducible(x, fn)
+        y, back = _ordered(x, fn), _reduced_back(x.dtype, fn)
         bucket = self._bucket("all_reduce", fn, y.dtype)
         shape = tuple(y.shape)
-        return bucket.add([y.view(-1)], lambda parts: back(parts[0].view(shape)))
+        return bucket.add([y.reshape(-1)], lambda parts: back(parts[0].view(shape)))
 
     def all_gather(self, x: Tensor) -> Handle[list[Tensor]]:
         shape = tuple(x.shape)
         bucket = self._bucket("all_gather", "", x.dtype)
-        return bucket.add([_flat(x)], lambda parts: [parts[p].view(shape) for p in self.place])
+        return bucket.add([x.reshape(-1)], lambda parts: [parts[p].view(shape) for p in self.place])
 
     def reduce_scatter(self, parts: Sequence[Tensor], fn: str) -> Handle[Tensor]:
         shape = tuple(parts[0].shape)
@@ -183,6 +183,7 @@ class Peers:
         given = flat[0] if len(flat) == 1 else torch.cat(flat)
         total = given.numel() // len(sizes)
         if kind == "all_reduce":
+            given = given.clone() if len(flat) == 1 else given  # it is done in place
             out, parts, work = given, 1, self.group.allreduce([given], _ALL_REDUCE[fn])
         elif kind == "all_gather":
             out, parts = given.new_empty(self.size * total), self.size
@@ -205,7 +206,7 @@ class Peers:
         return self._coming(work, received, "all_to_all", given)
 
     def send(self, x: Tensor, to: int, tag: tuple[Any, ...]) -> Handle[None]:
-        data = _flat(x)
+        data = x.reshape(-1)
         if to == self.rank:
             self.mail[tag] = data
             return Done(None)
@@ -295,11 +296,6 @@ class Alone:
         return Done(self.mail.pop(tag))
 
 
-def _flat(x: Tensor) -> Tensor:
-    """A copy of the elements in a row."""
-    return x.reshape(-1) if not x.is_contiguous() else x.clone().view(-1)
-
-
 def _all_reduce_options(fn: str) -> Any:
     options = dist.AllreduceOptions()
     options.reduceOp = dist.ReduceOp.SUM if fn == "sum" else dist.ReduceOp.MAX
@@ -314,12 +310,6 @@ def _scatter_options(fn: str) -> Any:
 
 _ALL_REDUCE = {fn: _all_reduce_options(fn) for fn in ("sum", "max")}
 _SCATTER = {fn: _scatter_options(fn) for fn in ("sum", "max")}
-
-
-def _reducible(x: Tensor, fn: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """A copy in a row of memory that can be reduced, and what makes the result of the reduction."""
-    y = _ordered(x, fn)
-    return y.clone(memory_format=torch.contiguous_format) if y is x else y, _reduced_back(x.dtype, fn)
 
 
 def _ordered(x: Tensor, fn: str) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
 import threading
 import time
@@ -24,7 +25,8 @@ from torch import Tensor
 
 from dsl.diagnostics import ParcError, fail
 from dsl.render import render
-from runtime.torch.launch import Seat
+from runtime.torch.launch import Seat, reach
+from runtime.torch.register import Register
 
 BEAT = 0.5
 """Seconds between signs of life."""
@@ -38,7 +40,13 @@ _INLINE = 2048
 _ROUNDS = 8
 """Of questions about the clock."""
 
-_SOON = timedelta(seconds=1)
+_SOON = timedelta(seconds=0.25)
+_FIRST_PAUSE, _PAUSE = 0.002, 0.05
+"""Seconds between looks at who has come."""
+
+_GRACE = 2.0
+"""Seconds in which the main thread may find out by itself why this process ends."""
+
 _FOR_EVER = timedelta(days=7)
 
 
@@ -53,16 +61,25 @@ class World:
     _met = 0
     """How many this process has met for; all make them in the same order."""
 
-    def __init__(self, place: Seat, device: str = "cpu", patience: float = 60.0, silence: float = 15.0) -> None:
-        """Meets the others at the place; E0709 if they do not come within the patience.
+    def __init__(
+        self,
+        place: Seat,
+        device: str = "cpu",
+        patience: float = 60.0,
+        silence: float = 15.0,
+        ended: Callable[[], set[int]] = set,
+        meeting: float = 0.0,
+    ) -> None:
+        """Meets the others at the place; E0709 if they do not come within the patience, or `meeting` if that is longer.
 
         device: cpu, cuda or npu; of several on a host each process takes that of its local number.
         """
         self.rank, self.size, self.patience, self.silence = place.rank, place.size, patience, silence
         self.backend, self.device = BACKENDS[device], torch_device(device, place.local)
-        self.ended: Callable[[], set[int]] = set
+        self.ended = ended
         self._groups: dict[tuple[int, ...], Any] = {}
-        self._seen: dict[int, tuple[str, float]] = {}
+        self._keeper = "the store of torchrun" if place.served else "process 0"
+        self.register: Register | None = None
         self._over = threading.Event()
         self._beats: threading.Thread | None = None
         self._heard = 0
@@ -71,34 +88,48 @@ class World:
         World._met += 1
         ours = place.rank == 0 and not place.served
         try:
+            if not ours:
+                reach(place.address, place.port, patience)
             store = dist.TCPStore(
                 place.address, place.port, None if place.served else place.size, ours, waiting, wait_for_workers=False,
-                multi_tenant=True,
+                multi_tenant=True, master_listen_fd=place.listening,
             )  # fmt: skip
             # A store may outlive a run (torchrun's does): the addresses of an earlier one must not be read again.
             self.store = dist.PrefixStore(str(World._met), store)
-            self._head = f"{os.getpid()} on {os.uname().nodename}"
-            self.store.set(f"beat/{self.rank}", f"0 {self._head}")
-            self._beats = threading.Thread(target=self._live, args=(self.store.clone(),), daemon=True)
+            self.register = Register(self.store, self.rank, self.size, silence)
+            self.register.come()
+            self._beats = threading.Thread(target=self._live, args=(self.register.clone(),), daemon=True)
             self._beats.start()
             if self.rank:
-                keeper = "the store of torchrun" if place.served else "process 0"
-                threading.Thread(target=self._watch, args=(keeper,), daemon=True).start()
+                threading.Thread(target=self._watch, daemon=True).start()
             # All are there before torch hears of it: what it begins and gives up counts in the names of later groups.
-            self.store.wait([f"beat/{r}" for r in range(self.size)], waiting)
+            self._gather(self.register, max(meeting, patience))
             self._made = not dist.is_initialized()
             dist.init_process_group(
                 self.backend, store=dist.PrefixStore("world", self.store), rank=self.rank, world_size=self.size,
                 timeout=waiting,
             )  # fmt: skip
             self._control = dist.new_group(backend="gloo", timeout=_FOR_EVER)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, OSError) as error:
             absent = self._absent(place, error)
             self.close()
             raise absent from error
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, ParcError):
             self.leave()
             raise
+
+    def _gather(self, register: Register, meeting: float) -> None:
+        """Wait until all are there; TimeoutError if some do not come within these seconds, E0709 if one has ended."""
+        last, pause = time.monotonic() + meeting, _FIRST_PAUSE
+        missing = register.absent()
+        while missing:
+            if self.ended() or time.monotonic() > last:
+                if gone := sorted(self.ended()):
+                    raise _lost(register.judge(f"process {gone[0]} has ended before it met the others"))
+                raise TimeoutError(f"{', '.join(map(str, missing))} did not come within {meeting:g} s")
+            time.sleep(pause)
+            pause = min(2 * pause, _PAUSE)
+            missing = [r for r in missing if not self.store.check([f"beat/{r}"])]
 
     def group(self, ranks: Sequence[int]) -> Any:
         """The process group of these ranks, made once: by all processes, in the same order."""
@@ -181,122 +212,98 @@ class World:
     def _wait(self, work: Any, what: str, peers: Sequence[int], soft: bool = True) -> None:
         """Wait as long as all processes show signs of life. soft: whether the work can be waited for again after a
         time-out (messages between two cannot)."""
+        looked = time.monotonic()
         while True:
             try:
                 work.wait(_SOON) if soft else work.wait()
                 return
             except RuntimeError as error:
                 late = soft and "imed out" in str(error)
-                if late and work.is_completed():
-                    continue  # just now
-                if not late or self.ended() or self._silent() or self._reasons() or self._verdict():
+                if late and (work.is_completed() or time.monotonic() - looked < 2 * BEAT):
+                    continue  # it came just now, or somebody may interrupt us
+                looked = time.monotonic()
+                if not late or self._known.at_fault(self.ended()) or self._known.reasons():
                     raise self.lost(error, what, peers) from error
 
     # --- who is missing
 
     def lost(self, error: BaseException, what: str, peers: Sequence[int]) -> ParcError:
         """E0709: why a message did not come: the process that failed, or that has ended, or gives no sign of life."""
-        start = time.monotonic()
-        while (signs := self._signs()) is not None:
-            if verdict := self._verdict():
-                return _lost(verdict)
-            silent, late = self._silent(), time.monotonic() - start > self.silence + 2 * BEAT
-            reasons = {r: why for r, why in self._reasons().items() if why}
-            told = ""
-            if reasons:
-                r, why = min(reasons.items())
-                told = f"process {r} ({signs[r]}) failed: {why}"
-            elif ended := self.ended() | silent:
-                who = " and ".join(f"process {r} ({signs[r]})" for r in sorted(ended))
-                told = f"{who} {'has' if len(ended) == 1 else 'have'} ended, or no longer answer"
-                told += "s" if len(ended) == 1 else ""
-            elif late:
+        start, register = time.monotonic(), self._known
+        while (signs := register.signs()) is not None:
+            if told := register.at_fault(self.ended()):
+                return _lost(told)
+            if time.monotonic() - start > self.silence + 2 * BEAT:
                 whom = ", ".join(map(str, sorted(set(peers) - {self.rank})))
                 told = f"process {self.rank} ({signs[self.rank]}) waited {self.patience:g} s for {what}, of {whom}"
-                told += f": {_line(error)}"
-            if told:
-                self.store.compare_set("verdict", "", told)
-                return _lost(self._verdict() or told)
-            time.sleep(BEAT / 2)
-        return _lost(f"process 0 has ended, or no longer answers: {_line(error)}")
+                return _lost(register.judge(f"{told}: {_line(error)}"))
+            time.sleep(BEAT / 4)
+        return _lost(f"{self._keeper} has ended, or no longer answers: {_line(error)}")
 
-    def gave_up(self, why: str) -> None:
-        """Write down why this process ends, for those who will miss it; nothing, if it is another one's fault."""
-        try:
-            self.store.set(f"why/{self.rank}", why)
-        except RuntimeError:  # the store has gone with its process
-            return
+    @property
+    def _known(self) -> Register:
+        assert self.register is not None
+        return self.register
 
-    def _live(self, store: Any) -> None:
+    def gave_up(self, why: str, told_to: bool = False) -> None:
+        """Write down why this process ends, for those who will miss it; nothing, if it is another one's fault.
+
+        told_to: whether somebody wanted it to end."""
+        if told_to:
+            self._known.excuse()
+        self._known.gave_up(why)
+
+    def told_to_end(self) -> None:
+        """What a process does that its launcher ends, as torchrun does where another one has ended: it says which
+        (E0709). Called on a thread of its own; the process ends here, unless its main thread ends it before."""
+        register, last = self._known.clone(), time.monotonic() + _GRACE
+        told = ""
+        while not self._over.is_set() and not told and time.monotonic() < last:
+            told = register.at_fault(self.ended())
+            time.sleep(BEAT / 10)
+        if self._over.wait(_GRACE if told else 0):
+            time.sleep(_GRACE)
+        elif told:
+            self._end(told)
+        register.excuse()
+        os._exit(128 + signal.SIGTERM)
+
+    def _end(self, told: str) -> None:
+        """End this process, whatever its main thread waits for."""
+        lines = render(_lost(told).diagnostics, {}, False).strip().splitlines()
+        who = f"process {self.rank}: " if self.rank else ""
+        sys.stderr.write("".join(f"{who}{line}\n" for line in lines))
+        sys.stderr.flush()
+        os._exit(1)
+
+    def _live(self, register: Register) -> None:
         """Show again and again that this process is there."""
         number = 0
         while not self._over.wait(BEAT):
             number += 1
             try:
-                store.set(f"beat/{self.rank}", f"{number} {self._head}")
-                store.check([f"beat/{self.rank}"])  # comes back where who keeps the store still answers
+                register.show(number)
                 self._heard = number
-                if ended := sorted(self.ended()):  # they cannot write why: all others wait for no message of theirs
-                    whose = {r: store.get(f"beat/{r}").decode() for r in ended if store.check([f"beat/{r}"])}
-                    who = " and ".join(f"process {r} ({sign.partition(' ')[2]})" for r, sign in whose.items())
-                    if who and not self._reasons():
-                        store.compare_set("verdict", "", f"{who} {'has' if len(whose) == 1 else 'have'} ended")
+                if self.ended():  # they cannot write why: all others wait for no message of theirs
+                    register.at_fault(self.ended())
             except RuntimeError:  # the store has gone with its process
                 return
 
-    def _watch(self, keeper: str) -> None:
+    def _watch(self) -> None:
         """End this process where who keeps the store is stopped: calls of it never come back, in whichever thread."""
         silent, heard = 0, 0
         while not self._over.wait(BEAT):  # turns are counted: a clock goes on while all are stopped together
             silent, heard = silent + 1 if heard == self._heard else 0, self._heard
             if silent * BEAT > 2 * self.silence:
-                told = render(_lost(f"{keeper} no longer answers").diagnostics, {}, False).strip().splitlines()
-                sys.stderr.write("".join(f"process {self.rank}: {line}\n" for line in told))
-                sys.stderr.flush()
-                os._exit(1)
-
-    def _signs(self) -> dict[int, str] | None:
-        """Who every process is, as its last sign of life says; None where the store has gone with its process."""
-        found = self._read("beat")
-        if found is None:
-            return None
-        now = time.monotonic()
-        for r, sign in found.items():
-            if self._seen.get(r, ("", 0.0))[0] != sign:
-                self._seen[r] = sign, now
-        return {r: found.get(r, " nobody knows").partition(" ")[2] for r in range(self.size)}
-
-    def _silent(self) -> set[int]:
-        """Those who have given no sign of life for long, as far as this one has looked."""
-        if self._signs() is None:
-            return {0}
-        now = time.monotonic()
-        return {r for r, (_, since) in self._seen.items() if now - since > self.silence and r != self.rank}
-
-    def _reasons(self) -> dict[int, str]:
-        return self._read("why") or {}
-
-    def _verdict(self) -> str:
-        try:
-            return str(self.store.get("verdict").decode()) if self.store.check(["verdict"]) else ""
-        except RuntimeError:
-            return ""
-
-    def _read(self, what: str) -> dict[int, str] | None:
-        """What each process has written under this name; None where the store has gone with its process."""
-        try:
-            keys = {r: f"{what}/{r}" for r in range(self.size)}
-            return {r: self.store.get(k).decode() for r, k in keys.items() if self.store.check([k])}
-        except RuntimeError:
-            return None
+                self._end(f"{self._keeper} no longer answers")
 
     def _absent(self, place: Seat, error: BaseException) -> ParcError:
         what = f"process {place.rank} of {place.size} did not meet the others at {place.address}:{place.port}"
-        signs = self._read("beat") if hasattr(self, "store") else None
-        missing = [str(r) for r in range(place.size) if signs is not None and r not in signs]
-        told = f"{', '.join(missing)} did not come within {self.patience:g} s" if missing else _line(error)
         help = "start all of them, with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE; docs/torch.md says more"
-        return fail("E0709", f"{what}: {told}", help=help)
+        if "EADDRINUSE" in str(error):
+            help = f"another program listens at port {place.port}, maybe a run that has not ended: end it, or choose "
+            help += "another MASTER_PORT (torchrun: `--master-port`) for all of them"
+        return fail("E0709", f"{what}: {_line(error)}", help=help)
 
     def leave(self) -> None:
         """Leave while others may hang: connections are not waited for."""
@@ -326,6 +333,9 @@ def torch_device(kind: str, number: int) -> torch.device:
     except (ImportError, AttributeError, RuntimeError) as error:
         found = _line(error)
     help = "`--device cpu` runs on this machine's own cores"
+    if kind == "npu":
+        least = f"torch {torch.__version__.partition('+')[0]}"
+        help = f"Ascend NPUs need the package `torch_npu` of the version for {least}, and CANN; " + help
     raise fail("E0710", f"process {number} of this host needs a device `{kind}`: {found}", help=help)
 
 

@@ -40,8 +40,17 @@ CASES = {
 }
 STACKS: dict[str, dict[str, float]] = {
     "as stated": {},
-    "overlapping": {"overlap": 1.0, "hidden": 0.5, "slowdown": 0.2, "host": 0.0},
-    "blocking": {"prefetch": 0.0, "blocking_sends": 1.0, "host": 2e-5, "fused_attention": 1.0},
+    "overlapping": {
+        "overlap": 1.0,
+        "hidden": 0.5,
+        "hidden_gather": 0.4,
+        "ahead": 1.0,
+        "slowdown": 0.2,
+        "jitter": 0.01,
+        "host": 0.0,
+    },
+    "partly ahead": {"ahead": 0.7, "scattered": 1.0, "ring": 0.5, "reentrant": 1.0, "host": 0.0},
+    "blocking": {"prefetch": 0.0, "blocking_sends": 1.0, "scattered": 1.0, "host": 2e-5, "fused_attention": 1.0},
 }
 
 

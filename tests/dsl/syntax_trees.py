@@ -129,11 +129,12 @@ rules = st.one_of(
     st.builds(ast.Mesh, bindings),
     st.builds(ast.Split, tuples(names, 1), names, tuples(names), _scopes, st.booleans()),
     st.builds(ast.Shard, tuples(names, 1), names, _scopes, st.booleans()),
+    st.builds(ast.ReduceDecl, tuples(names, 1), names, st.sampled_from(["microbatch", "step"]), _scopes),
     st.builds(ast.Offload, tuples(names, 1), names, _scopes),
     st.builds(ast.LayoutDecl, paths, tuples(st.tuples(names, tuples(names)))),
     st.builds(ast.Pipeline, paths, names, maybe(bare_calls), maybe(expressions)),
     st.builds(ast.Microbatches, expressions, maybe(names)),
-    st.builds(ast.PlaceDecl, paths, names, expressions),
+    st.builds(ast.PlaceDecl, paths, names, maybe(expressions)),
     st.builds(ast.Recompute, maybe(tuples(plain_names, 1).map(ast.Path)), tuples(paths)),
     st.builds(ast.Apply, st.builds(ast.Call, plain_names, tuples(_arguments(expressions))), _scopes),
 )

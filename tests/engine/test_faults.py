@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -51,7 +52,10 @@ def alive(pid: int) -> bool:
 def training(*options: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """A run that has begun its steps, and its other processes."""
     command = [*PARC, "--steps", "1000000", *options]
-    p = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    p = subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored, where tests run in the background
+    )  # fmt: skip
     others: list[int] = []
     try:
         assert p.stderr is not None
@@ -110,8 +114,21 @@ def test_nobody_outlives_the_first_process() -> None:
 def test_an_interrupt_ends_all() -> None:
     with training() as (p, others):
         p.send_signal(signal.SIGINT)
-        p.communicate(timeout=LATEST)
+        _, told = p.communicate(timeout=LATEST)
         assert p.returncode == 130 and gone(others)
+        assert "interrupted" in told and "E0709" not in told
+
+
+def test_an_interrupt_ends_who_waits_inside_of_torch() -> None:
+    """Python hears of no signal there, and the message that is waited for may take minutes."""
+    with training("--patience", "600") as (p, others):
+        os.kill(others[0], signal.SIGSTOP)
+        time.sleep(1)
+        start = time.monotonic()
+        p.send_signal(signal.SIGINT)
+        _, told = p.communicate(timeout=LATEST)
+        assert p.returncode == 130 and gone(others) and "interrupted" in told
+        assert time.monotonic() - start < 12, "not before the other one counted as silent"
 
 
 def test_who_does_not_come_is_named() -> None:
@@ -119,6 +136,28 @@ def test_who_does_not_come_is_named() -> None:
     done = subprocess.run([*PARC, "--patience", "2"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=LATEST)
     assert done.returncode == 1
     assert "error[E0709]: process 0 of 3 did not meet the others" in done.stderr and "1, 2 did not come" in done.stderr
+
+
+def test_a_port_that_is_taken_and_one_that_nobody_listens_at() -> None:
+    """Each says what to do, without pages of addresses inside of torch."""
+    for rank, wanted in (("0", "choose another MASTER_PORT"), ("1", "nobody listens there")):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            if rank == "1":
+                taken.close()
+            seat = {"RANK": rank, "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            command, env = [*PARC, "--patience", "2"], {**ENVIRONMENT, **seat}
+            done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=LATEST)
+        assert done.returncode == 1 and "error[E0709]" in done.stderr and wanted in done.stderr
+        assert "frame #" not in done.stderr and len(done.stderr.splitlines()) < 5
+
+
+def test_without_torch_npu_the_help_names_it() -> None:
+    done = subprocess.run(
+        [*PARC, "--device", "npu"], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=LATEST
+    )
+    assert done.returncode == 1 and "error[E0710]" in done.stderr
+    assert re.search(r"help: .*`torch_npu`.*torch 2\.", done.stderr)
 
 
 def torchrun(processes: int, *options: str) -> subprocess.CompletedProcess[str]:
@@ -166,3 +205,25 @@ def test_a_second_run_under_torchrun_does_not_read_the_addresses_of_the_first(tm
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LATEST)
     assert done.returncode == 0, done.stderr
     assert "[0, 0]" in done.stdout and "[1, 1]" in done.stdout
+
+
+def test_under_torchrun_all_others_name_who_was_killed() -> None:
+    """torchrun ends them a tenth of a second later; each says before that, or then, who is missing."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "3", "-m", *PARC[2:]]
+    line = [*command, "--steps", "1000000"]
+    p = subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        assert p.stderr is not None
+        while not (said := p.stderr.readline()).startswith("step "):
+            assert said, "it has ended"
+        killed = children(p.pid)[-1]
+        rank = Path(f"/proc/{killed}/environ").read_text().partition("\0RANK=")[2].partition("\0")[0]
+        os.kill(killed, signal.SIGKILL)
+        _, told = p.communicate(timeout=LATEST)
+    finally:
+        p.kill()
+        p.wait()
+    assert p.returncode == 1
+    for other in {0, 1, 2} - {int(rank)}:
+        who = f"process {other}: " if other else ""
+        assert f"{who}error[E0709]: process {rank} ({killed} on {os.uname().nodename}) has ended" in told.splitlines()

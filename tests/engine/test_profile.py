@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -231,3 +232,23 @@ def test_the_command_writes_a_trace_and_shows_a_table(command: list[str], tmp_pa
     assert found["otherData"]["steps"] == 2
     steps = [e for e in found["traceEvents"] if e["ph"] == "X" and e["cat"] == "step"]
     assert [e["args"]["step"] for e in steps] == [1, 2]
+
+
+def test_an_evaluation_is_profiled_by_the_command(tmp_path: Path) -> None:
+    """Of a file, and of a lowered program that has the entry: batches, of which none has a backward pass."""
+    lowered, out = tmp_path / "both.npu", tmp_path / "out.json"
+    sizes = [w for n, v in (SIZES | {"layers": "1", "dp": "2"}).items() for w in ("-D", f"{n}={v}")]
+    entries = ["--entry", "train_step", "--entry", "evaluate"]
+    assert CliRunner().invoke(cli, ["compile", GPT, *sizes, *entries, "-o", str(lowered)]).exit_code == 0
+    for what in ([GPT, *sizes], [str(lowered)]):
+        more = ["--engine", "torch", "--steps", "3", "--evaluate", "--profile", str(out)]
+        line = [sys.executable, "-m", "parc", "run", *what, *more]
+        done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert "mean of 2 batches (the first is left out)" in done.stdout and re.search(
+            "^of a batch", done.stdout, re.MULTILINE
+        )
+        assert re.search(r"^batch +\S+", done.stdout, re.MULTILINE)
+        events = json.loads(out.read_text())["traceEvents"]
+        names = {e["name"] for e in events if e["ph"] == "X"}
+        assert "F[0]" in names and not any(n.startswith(("B[", "U")) for n in names), names

@@ -14,6 +14,8 @@ from compiler.ops.comm import Comm, Relayout
 from compiler.ops.registry import COMM, COMPUTE
 from compiler.program import Program
 from compiler.text import parse_program, show
+from dsl.diagnostics import ParcError
+from dsl.source import Source
 from parc.exporting.torch.file import export_torch
 from parc.exporting.torch.writer import EMIT
 from tests.export.exported import BACKEND, Ran, alone, judge, together
@@ -67,6 +69,46 @@ def test_what_is_no_region_is_no_call() -> None:
     bare = parse_program("\n".join(line for line in marked.splitlines() if not line.lstrip().startswith("region")))
     assert "functional.layer_norm(" not in export_torch(bare)
     assert "functional.layer_norm(" not in export_torch(golden("tensor_parallel"))
+
+
+BEHIND = """\
+program back
+mesh (pp=2 place)
+stages 2
+input x: f32[b=4]
+
+stage 0: devices 0 {
+  loss loss: f32[]
+  fn F {
+    %x: f32[b=4] = input x
+    send %x as there to 1
+    %back: f32[b=4] = recv back from 1
+    %loss: f32[] = reduce %back sum over (b)
+    accumulate %loss into loss
+  }
+  schedule {
+    F[0]
+  }
+}
+
+stage 1: devices 1 {
+  fn F {
+    %x: f32[b=4] = recv there from -1
+    %twice: f32[b=4] = mul %x, 2.0
+    send %twice as back to -1
+  }
+  schedule {
+    F[0]
+  }
+}
+"""
+
+
+def test_a_receive_behind_a_send_that_it_needs_is_refused() -> None:
+    """Functions receive, run, then send: such a file would wait for ever."""
+    with pytest.raises(ParcError) as refused:
+        parc.export(Source("back.npu", BEHIND))
+    assert [d.code for d in refused.value.diagnostics] == ["E0642"]
 
 
 # --- the computation ------------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from compiler.model import Precision
 from dsl.source import Source
 
 DOUBLE = Precision("f64", "f64")
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+HERE = Path(__file__).resolve().parent
+EXAMPLES = HERE.parents[1] / "examples"
 
 SMALL: dict[str, dict[str, int]] = {
     "gpt": {"layers": 4, "hidden": 16, "heads": 4, "vocab": 24, "seq": 8, "batch": 16},
@@ -26,6 +27,7 @@ SMALL: dict[str, dict[str, int]] = {
     "resnet": {"layers": 4, "size": 8, "channels": 8, "classes": 12, "batch": 16},
     "recsys": {"users": 24, "items": 30, "hidden": 8, "groups": 4, "batch": 16},
     "towers": {"hidden": 8, "pixels": 16, "samples": 12, "vocab": 16, "seq": 8, "batch": 16},
+    "translation": {"layers": 4, "hidden": 16, "heads": 4, "vocab": 24, "seq": 8, "batch": 16},
 }
 """The parameters of each example."""
 
@@ -38,8 +40,9 @@ DIMS = {
     "resnet": {"b", "y", "x", "c", "co", "v", "block"},
     "recsys": set("buiejnf"),
     "towers": set("bpasvdf") | {"image"},
+    "translation": set("bsdvhft") | {"block", "memory"},
 }
-"""What tactics can speak of: dims, the loop `block`, the scope `image`."""
+"""What tactics can speak of: dims, the loop `block`, the scope `image`, what `block` reads of before it (`memory`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ TACTICS: tuple[Tactic, ...] = (
     _tactic("zero_1", "z1=2", "b", "data_parallel(z1)", "optimizer_parallel(z1, 1)"),
     _tactic("zero_2", "z2=2", "b", "data_parallel(z2)", "optimizer_parallel(z2, 2)"),
     _tactic("zero_3", "z3=2", "b", "fsdp(z3)"),
+    _tactic("as_they_come", "rp=2", "b", "data_parallel(rp)", "reduce gradients on rp per microbatch"),
     _tactic("tp", "tp=2", "f", "tensor_parallel(tp)"),
     _tactic("megatron", "mt=2", "f s h", "megatron(mt)"),
     _tactic("vocab", "vp=2", "v", "vocab_parallel(vp)"),
@@ -89,6 +93,14 @@ TACTICS: tuple[Tactic, ...] = (
     _tactic("interleaved", "pp=2", "block", _pipeline("interleaved", 2, "microbatches = 2, chunks = 2"), order=True),
     _tactic("zero_bubble", "pp=2", "block", _pipeline("zero_bubble", 2, "microbatches = 4"), order=True),
     _tactic(
+        "encoder_by_each",
+        "pp=2",
+        "memory",
+        _pipeline("one_f_one_b", 2, "microbatches = 2"),
+        "place encoder on pp",
+        order=True,
+    ),
+    _tactic(
         "places", "at=3", "image", "place image on at[0]", "place text on at[1]", "place audio on at[2]", order=True
     ),
 )
@@ -107,7 +119,7 @@ class Cell:
     @property
     def source(self) -> Source:
         """The example with one more strategy, which its job uses instead of its own, without a cluster."""
-        path = EXAMPLES / f"{self.example}.par"
+        path = next(p for at in (EXAMPLES, HERE) if (p := at / f"{self.example}.par").exists())
         axes = ", ".join(f"{a} = {n}" for t in self.tactics for a, n in t.axes) or "one = 1"
         rules = "\n".join(f"  {r}" for t in self.tactics for r in t.rules)
         text = path.read_text(encoding="utf-8")

@@ -26,7 +26,7 @@ def draw(seed: int) -> Case:
     parts = model.head, model.first, model.first_count, model.bridge, model.before, model.loop, model.count
     ends = model.after, model.tail
     case = Case(seed, *parts, *ends, mesh, rules, optimizer, draw_precision(rng, seed), frozen)
-    case = _of_whole_batches(rng, case)
+    case = _as_they_come(Random(f"sums {seed}"), _of_whole_batches(rng, case))
     _require_there(case)
     steps = draw_steps(rng, optimizer)
     return with_steps(case, steps) if steps else case
@@ -51,6 +51,14 @@ def paths(rule: str) -> list[str]:
     if word in ("recompute", "pipeline", "place", "layout"):
         return re.findall(r"[\w.]+", rest)[:1]
     return re.findall(r" in ([\w.]+)", rule)
+
+
+def _as_they_come(rng: Random, case: Case) -> Case:
+    """Gradients that are summed over `dp`, which does not split them, in every micro-batch, now and then."""
+    kinds = {piece.kind for piece in case.rules}
+    if "data_parallel" not in kinds or not kinds.isdisjoint(("zero_2", "zero_3")) or rng.random() > 0.2:
+        return case
+    return replace(case, rules=(*case.rules, Piece("as_they_come", ("reduce gradients on dp per microbatch",))))
 
 
 def _of_whole_batches(rng: Random, case: Case) -> Case:

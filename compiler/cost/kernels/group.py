@@ -52,9 +52,12 @@ class Lifter:
         regions: Regions,
         update: bool,
         itemsize: int = 8,
+        whole: Callable[[Repeat, Part], Part] = lambda _, part: part,
     ) -> None:
-        self.regions = regions
+        """whole: what becomes of the work of a loop's body."""
+        self.regions, self.whole = regions, whole
         self.sizes, self.states, self.update = program.sizes, states, update
+        self.mesh = [a.name for a in program.axes if a.kind == "mesh" and a.size > 1]
         self.computes = itemsize
         self.itemsize = 8 if update else itemsize
         self.microbatches, self.accumulates = program.microbatches, program.microbatches > 1
@@ -306,14 +309,29 @@ class _Lift:
             elif self.lifter.accumulates and value.elements > SCALAR:
                 self.accumulate(instr, value)
         elif isinstance(op, effects.Recv):
-            self.add(instr, Wait(op.name, op.source))
+            self.receive(instr, op)
         elif isinstance(op, effects.Send):
-            self.add(instr, Post(op.name, op.to, self.values[instr.inputs[0].name].bytes))
+            source = instr.inputs[0]
+            self.add(instr, Post(op.name, op.to, self.values[source.name].bytes, self.alike(source)))
         elif isinstance(op, effects.StageReduce):
             self.add(instr, Meet(op.key, op.groups, self.values[instr.inputs[0].name].bytes))
             self.values[instr.outputs[0].name].taint = self.values[instr.inputs[0].name].taint
         elif isinstance(op, effects.Input):
             self.define(instr.outputs[0], -1)
+
+    def alike(self, var: Value) -> tuple[str, ...]:
+        """Axes along which devices have the same of it."""
+        return tuple([a for a in self.lifter.mesh if a not in var.layout.axes])
+
+    def receive(self, instr: Node, op: effects.Recv) -> None:
+        """What comes from another stage, and the gathering of it, where devices get parts."""
+        self.add(instr, Wait(op.name, op.source))
+        (var,) = instr.outputs
+        axes, value = self.alike(var), self.values[var.name]
+        if axes:
+            whole = Collective("all_gather", axes, value.elements, ITEMSIZE[value.type.dtype], "stages", True)
+            self.drafts.append(Draft(var.name, [instr], whole, {len(self.drafts) - 1}))
+            value.owner = len(self.drafts) - 1
 
     def accumulate(self, instr: Node, value: Lifted) -> None:
         """One kernel adds all gradients to their buffers: with the products, or (loose) from their results."""
@@ -344,7 +362,7 @@ class _Lift:
             value.carried = i if i < op.carries else None
             given[param.name] = value
         inner = _Lift(self.lifter, op.body, given)
-        self.add(instr, WorkLoop(op.count, inner.part()))
+        self.add(instr, WorkLoop(op.count, self.lifter.whole(op, inner.part())))
 
 
 _WAYS: dict[type[Op], Callable[[_Lift, Node], None]] = {}

@@ -7,8 +7,10 @@ be priced again and again with other parameters: that is what fitting does. Roll
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from math import prod
 
+from compiler.cost.kernels.again import ORDER, LeftOut, left_out_flops
 from compiler.cost.kernels.flops import program_flops
 from compiler.cost.kernels.group import Lifter
 from compiler.cost.kernels.work import Part
@@ -27,7 +29,7 @@ class Features:
     """`parts[class][function]` of a program, and what it computes.
 
     flops: of the products that all devices compute: those that recompute makes again, that several devices compute
-           alike, of borders and padding, too
+           alike, of borders and padding, too; again: of those that recompute leaves out, and some systems do not
     dtype: of most products; compute: of the narrowest
     regions: what of it systems compute as one
     inside: per class and function, names of values that systems' kernels do not write to memory, and of those that
@@ -39,6 +41,7 @@ class Features:
     tokens: int
     dtype: str
     flops: float
+    again: float
     compute: str
     inside: tuple[dict[FunctionKey, tuple[frozenset[str], frozenset[str]]], ...]
     regions: Regions
@@ -51,22 +54,31 @@ def features(program: Program) -> Features:
     parts: list[dict[FunctionKey, Part]] = []
     inside: list[dict[FunctionKey, tuple[frozenset[str], frozenset[str]]]] = []
     for c in program.classes:
-        parts.append({})
         inside.append({})
-        for f in c.functions:
+        made: dict[FunctionKey, Part] = {}
+        chunks: dict[int, LeftOut] = {}
+        for f in sorted(c.functions, key=lambda f: ORDER.index(f.phase) if f.phase in ORDER else -1):
             lifter = Lifter(
                 program,
                 {s.name: s for s in c.states},
                 regions,
                 f.phase is FunctionPhase.UPDATE,
                 ITEMSIZE[compute],
+                partial(chunks.setdefault(f.chunk, LeftOut()).loop, f.phase),
             )
-            parts[-1][f.key] = lifter.part(f.body)
+            made[f.key] = lifter.part(f.body)
             inside[-1][f.key] = frozenset(lifter.inside), frozenset(lifter.core)
+        parts.append({f.key: made[f.key] for f in c.functions})
     by_dtype = program_flops(program)
     samples, tokens = _sizes(program)
+    again = 0.0
+    for c, of in zip(program.classes, parts):
+        members, rounds = len(c.groups) * (program.devices // program.groups), program.microbatches
+        again += sum(left_out_flops(of[f.key], members * (rounds if f.per_microbatch else 1)) for f in c.functions)
     dtype = max(by_dtype, key=lambda d: by_dtype[d], default="f32")
-    return Features(tuple(parts), samples, tokens, dtype, sum(by_dtype.values()), compute, tuple(inside), regions)
+    return Features(
+        tuple(parts), samples, tokens, dtype, sum(by_dtype.values()), again, compute, tuple(inside), regions
+    )
 
 
 def _expanded(cls: DeviceClass, body: Graph) -> Graph:

@@ -1,6 +1,6 @@
-"""Work that several devices do alike (E0559): stages, since what is made from data and weights alone is made where it
-is read; and devices along an axis that splits nothing of a product (`alike`). And scans, which go through all positions
-on every device, those of other pieces too (E0560)."""
+"""Work that several devices do alike (E0559): stages, where each makes for itself what it reads; and devices along an
+axis that splits nothing of a product (`alike`). And scans, which go through all positions on every device, those of
+other pieces too (E0560)."""
 
 from __future__ import annotations
 
@@ -84,12 +84,13 @@ def _by_stages(compiled: Compiled) -> tuple[Diagnostic, ...]:
     stages = max(len(r.stages) for r in found)
     message = f"{stages} stages compute {names} alike: {more / needed:.0%} of the model's products on top"
     notes: list[Note] = [(f"`{r.value.name}` is made here", r.value.span) for r in found[:SHOWN]]
-    help = (
-        "a variable that the loop assigns is made once, and goes from stage to stage: `x = x + 0.0` in the loop makes "
-        "one of what it reads"
-        if strategy.pipelines
-        else "`place` its scope on the axis as well: then the others get what it makes"
-    )
+    each = next((r for r in strategy.places if r.index is None), None)
+    if strategy.pipelines and each is not None:
+        help = f"`place {each.scope} on {each.axis}` says so: without it one stage makes it for all that read it"
+    elif strategy.pipelines:
+        help = "a variable that the loop assigns is made once, and goes from stage to stage"
+    else:
+        help = "`place` its scope on the axis as well: then the others get what it makes"
     return (Diagnostic("E0559", message, span, notes=tuple(notes), help=help, severity="warning"),)
 
 

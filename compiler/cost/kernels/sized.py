@@ -15,6 +15,9 @@ from compiler.regions.marks import Regions
 from compiler.regions.routing import ONE
 from dsl.data import dataclass
 
+Cores = Mapping[int, tuple[float, float]]
+"""Kernels, by index -> the share of the scores that a mask leaves, and that on the device that has most (or 0)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sized:
@@ -41,6 +44,7 @@ class Sized:
         order = [at for at in self._order() if self.drafts[at].instrs]
         place = {at: i for i, at in enumerate(order)}
         results = self.body.outputs
+        beside = self._beside(cores, fed) if cores else {}
         nodes = []
         for at in order:
             draft = self.drafts[at]
@@ -52,6 +56,8 @@ class Sized:
             elif isinstance(work, Collective) and work.comm.pattern is comm.Pattern.DIRECT and draft.count == 1:
                 of = self.regions.routing.get(draft.instrs[0], ONE)
                 work = replace(work, copies=of.number, places=of.places)
+            elif isinstance(work, Collective) and work.role == "activations" and at in beside:
+                work = replace(work, beside=tuple(beside[at]))
             deps = tuple(sorted(place[d] for d in draft.deps))
             owners = {self.values[results[c].name].owner for c in draft.carries if c < len(results)}
             nodes.append(Kernel(draft.name, work, deps, tuple(sorted(place[o] for o in owners if o >= 0))))
@@ -59,18 +65,34 @@ class Sized:
             self._note_what_stays_inside(readers, cores, fed)
         return Part(tuple(nodes))
 
-    def _cores(self) -> dict[int, float]:
-        """Kernels of the inside of attention, and the share of the scores that a mask leaves."""
-        regions, found = self.regions.attention, dict[int, float]()
+    def _beside(self, cores: Cores, fed: Collection[str]) -> dict[int, list[Product]]:
+        """Messages of what products of attention read, or of what they make (of activations alone), with them."""
+        found: dict[int, list[Product]] = {}
         for at, draft in enumerate(self.drafts):
-            mine = [regions[instr].kept for instr in draft.instrs if instr in regions] if draft.work is None else []
-            if mine:
-                found[at] = min(mine)
+            instr, work = draft.instrs[0], draft.work
+            owners = {self.values[v.name].owner for v in instr.inputs} - {-1}
+            if isinstance(work, Product):
+                messages = [owner for owner in owners if isinstance(self.drafts[owner].work, Collective)]
+                product = self._product(draft, work, cores, fed) if messages else work
+                for owner in messages if product.core else ():
+                    found.setdefault(owner, []).append(product)
+            elif isinstance(work, Collective):
+                for maker in [self.drafts[owner] for owner in owners]:
+                    taints = [self.values[v.name].taint for v in maker.instrs[0].inputs]
+                    if isinstance(maker.work, Product) and "weights" not in taints:
+                        found.setdefault(at, []).append(self._product(maker, maker.work, cores, fed))
         return found
 
-    def _note_what_stays_inside(
-        self, readers: Mapping[str, set[int]], cores: Mapping[int, float], fed: Collection[str]
-    ) -> None:
+    def _cores(self) -> Cores:
+        """Kernels of the inside of attention."""
+        regions, found = self.regions.attention, dict[int, tuple[float, float]]()
+        for at, draft in enumerate(self.drafts):
+            mine = [regions[instr] for instr in draft.instrs if instr in regions] if draft.work is None else []
+            if mine:
+                found[at] = min((region.kept, region.most) for region in mine)
+        return found
+
+    def _note_what_stays_inside(self, readers: Mapping[str, set[int]], cores: Cores, fed: Collection[str]) -> None:
         """Values that systems' kernels do not write to memory: all readers are in the same one, or attention is one.
 
         fed: values that the inside of attention reads.
@@ -178,15 +200,15 @@ class Sized:
             return {table: 0, out: self._size(instr.inputs[1].name)}
         return {}
 
-    def _product(self, draft: Draft, work: Product, cores: Mapping[int, float], fed: Collection[str]) -> Product:
+    def _product(self, draft: Draft, work: Product, cores: Cores, fed: Collection[str]) -> Product:
         (instr,) = draft.instrs
         operands, out = [v.name for v in instr.inputs], instr.outputs[0].name
         total = sum(self._size(n) for n in (*operands, out))
         inside = [n for n in operands if self.values[n].owner in cores]
         if out in fed:
             inside.append(out)
-        kept = min(cores.values(), default=1.0) if inside else 1.0
+        kept, most = min(cores.values(), default=(1.0, 0.0)) if inside else (1.0, 0.0)
         moved = total - sum(self._size(n) for n in inside)
         weights = any(self.values[n].taint == "weights" for n in operands) or out in self.sunk
         groups = work.batch if weights else 1
-        return Product(work.m, work.n, work.k, work.batch, work.dtype, total, bool(inside), moved, kept, groups)
+        return Product(work.m, work.n, work.k, work.batch, work.dtype, total, bool(inside), moved, kept, most, groups)

@@ -19,8 +19,9 @@ class Product:
     """`batch` products of m*k by k*n matrices.
 
     bytes: operands and result. core: part of attention's core (scores, or what follows from them), where a fused
-    kernel moves only `core_bytes` and computes only the share of scores that a mask has `kept`. groups: with weights
-    of so many experts, whose products libraries launch one by one.
+    kernel moves only `core_bytes` and computes only the share of scores that a mask has `kept`, or `most` on the device
+    that has most to do, for which all wait (0: all have alike much). groups: with weights of so many experts, whose
+    products libraries launch one by one.
     """
 
     m: int
@@ -32,6 +33,7 @@ class Product:
     core: bool = False
     core_bytes: int = 0
     kept: float = 1.0
+    most: float = 0.0
     groups: int = 1
 
     @property
@@ -70,11 +72,13 @@ class Collective:
     """`op` (its mnemonic) over mesh axes. elements: of the whole (larger) side; of `itemsize` bytes.
 
     role: `weights` (what is gathered depends on weights alone, or is only written back), `gradients` (only accumulated,
-    or accumulated before), `activations`. The first two can run beside computation.
+    or accumulated before), `activations`. The first two can run beside computation. `stages`: what has come from
+    another stage, of which each device may have got a part; the axes are those along which all need the same.
 
     whole: in `itemsize` bytes in any case, for the job computes in such: there is nothing narrower to cast to.
     copies: of an all-to-all: so many of its elements are copies of one, or are added up to one where they arrive.
     places: so many of those were made first, and copied again, or are added up last (0: it is not done in two steps).
+    beside: products of attention's core that need nothing else of other devices, or of which it is the result.
     """
 
     op: str
@@ -85,6 +89,7 @@ class Collective:
     whole: bool = False
     copies: int = 1
     places: int = 0
+    beside: tuple[Product, ...] = ()
 
     @property
     def comm(self) -> type[Comm]:
@@ -111,11 +116,12 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """To virtual stage (own + to)."""
+    """To virtual stage (own + to). alike: axes along which all devices send the same."""
 
     name: str
     to: int
     bytes: int
+    alike: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +156,14 @@ Work = Union[Product, Vector, Collective, Copy, Wait, Post, Meet, WorkLoop]  # n
 
 @dataclass(frozen=True, slots=True)
 class WorkNode:
-    """deps: nodes of the same part that must have ended. carried: nodes of the loop's iteration before."""
+    """deps: nodes of the same part that must have ended. carried: nodes of the loop's iteration before. again: only
+    systems do it that run whole layers again (`again.py`)."""
 
     name: str
     work: Work
     deps: tuple[int, ...] = ()
     carried: tuple[int, ...] = ()
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,16 +32,27 @@ class Calibration:
     fusion:       0: element-wise ops are kernels of their own; 1: all runs of them are one kernel
     inner, outer: share of the links inside a server, and between servers, that long messages reach
     inner_half, outer_half: messages of this size (per device) reach half of that
+    bucket:       bytes after which a message of weights or gradients is cut into several (0: each is one message)
     alpha:        share of the cluster's latencies per step of a collective, 1 as stated
     slowdown:     computation beside communication takes this much longer
+    jitter:       computation takes this much longer with each doubling of the servers: all wait for the latest host
     hidden:       share of the last backward pass beside which gradients are reduced (0: after it)
+    hidden_gather: share of the first forward pass beside which weights that were updated are gathered (0: before it)
     fixed:        once per step: optimizer's host work, logging, data
     fused_attention: 1: scores stay in the kernel, with a causal mask half of them is computed
+    ahead:        in a backward pass over layers that are gathered: of the next layer's gather and of this layer's
+        reduction this share change places, so that the gather goes first (1: all of it; 0: it queues behind)
+    balanced:     1: of masked attention all devices compute alike much, as positions are dealt out (zigzag, striped);
+        0: the last piece of positions, which are cut in their order, sees most, and all wait for it
+    reentrant:    1: a layer that runs again in the backward pass does so as a whole; 0: as far as that needs it
     prefetch:     1: collectives of weights and gradients inside a pass run beside computation
     overlap:      share of the messages of activations that goes beside the products that make or take them, in pieces
-    exchange:     the same of all-to-alls, which no product takes in pieces: beside what does not need them
+    ring:         share of the messages of keys and values (and of their gradients) that goes beside the products of
+        attention with them, piece after piece around a ring, as far as these take as long; 0: all are gathered before
+    exchange:     the same as `overlap` of all-to-alls, which no product takes in pieces: beside what does not need them
     distinct:     1: of copies in an all-to-all (of a position for its experts) one goes to each node and device
     narrow:       products with weights are in fewer than 16 bits: this many times the peak of 16
+    scattered:    1: of what devices of a stage send alike each sends a part; the next stage gathers them in its servers
     blocking_sends: 1: a stage goes on when what it sends has gone
     wire, gradient_wire: bytes per element at most, with which weights are gathered and gradients reduced, where
         computation is in 16 bits
@@ -59,16 +70,24 @@ class Calibration:
     outer: float = 0.7
     inner_half: float = 8e6
     outer_half: float = 2e6
+    bucket: float = 0.0
     alpha: float = 1.0
     slowdown: float = 0.1
+    jitter: float = 0.0
     hidden: float = 0.0
+    hidden_gather: float = 0.0
     fixed: float = 1e-2
     fused_attention: float = 0.0
+    balanced: float = 0.0
+    reentrant: float = 0.0
+    ahead: float = 0.0
     prefetch: float = 1.0
     overlap: float = 0.0
+    ring: float = 0.0
     exchange: float = 0.0
     distinct: float = 0.0
     narrow: float = 1.0
+    scattered: float = 0.0
     blocking_sends: float = 0.0
     wire: float = 2.0
     gradient_wire: float = 4.0

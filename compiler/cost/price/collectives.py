@@ -39,6 +39,7 @@ def collective_seconds(work: Collective, machine: Machine, cal: Calibration) -> 
     """Rings on each level: what has been reduced inside goes out in pieces, each device's over its own link.
 
     all-reduce of V bytes over n: 2(n-1)/n · V/B(V) + 2·steps·alpha; all-gather and reduce-scatter half of it.
+    Weights and gradients go in `messages` of V bytes.
     all-to-all: (n-1)/n · V/B, the part for devices outside over the links of that level.
     On several levels (V, then V/n0, then V/(n0·n1) …) the pieces are pipelined, so that the slowest level counts, and
     latencies add up; a link is per device, so rings of neighbouring groups each have their own. Sources: docs/costs.md
@@ -49,21 +50,28 @@ def collective_seconds(work: Collective, machine: Machine, cal: Calibration) -> 
         return 0.0
     if work.comm.pattern is Pattern.NEIGHBOURS:
         return point_seconds(work.elements * itemsize(work, cal), machine.outermost(work.axes), machine, cal)
-    times = work.comm.passes
-    latency = 0.0
-    for level, n in enumerate(counts):
-        if n > 1:
-            latency += times * _steps(n, machine.levels[level].topology) * machine.levels[level].latency * cal.alpha
-    return max(level_seconds(work, machine, cal)) + latency + cal.launch
+    latency = sum(
+        work.comm.passes * steps * of.latency * cal.alpha
+        for steps, of in zip(_steps_of(work, counts, machine), machine.levels)
+    )
+    return max(level_seconds(work, machine, cal)) + messages(work, cal) * (latency + cal.launch)
+
+
+def messages(work: Collective, cal: Calibration) -> int:
+    """In how many messages it goes: systems collect weights and gradients up to a `bucket` (DDP's `bucket_cap_mb`,
+    Megatron's `ddp_bucket_size`)."""
+    if cal.bucket <= 0 or work.role not in ("weights", "gradients"):
+        return 1
+    return max(1, ceil(work.elements * itemsize(work, cal) / cal.bucket))
 
 
 def level_seconds(work: Collective, machine: Machine, cal: Calibration) -> tuple[float, ...]:
     """For how long a collective (no exchange of borders) needs a device's links of each level."""
     counts = machine.span(work.axes)
-    found = []
+    found, number = [], messages(work, cal)
     for level, (n, (of, sent)) in enumerate(zip(counts, _level_bytes(work, counts, cal))):
         detour = _detour(n, machine.levels[level].topology) if work.comm.pattern is Pattern.DIRECT else 1.0
-        found.append(sent * detour / bandwidth(machine, cal, level, of, n) if n > 1 else 0.0)
+        found.append(sent * detour / bandwidth(machine, cal, level, of / number, n) if n > 1 else 0.0)
     return tuple(found)
 
 
@@ -95,6 +103,16 @@ def _level_bytes(work: Collective, counts: Sequence[int], cal: Calibration) -> I
 def distinct(domains: int, copies: int) -> float:
     """In how many of some domains so many places drawn at random lie, as a share of the places."""
     return domains * (1 - (1 - 1 / domains) ** copies) / copies
+
+
+def _steps_of(work: Collective, counts: Sequence[int], machine: Machine) -> Iterator[float]:
+    """Steps over each level. All-gathers and reduce-scatters go around one ring of all n devices, n-1 steps in all, of
+    which each server but the last has one to the next (NCCL, which has trees for all-reduces alone)."""
+    once = work.comm.passes == 1 and work.comm.pattern is not Pattern.DIRECT
+    for level, n in enumerate(counts):
+        topology = machine.levels[level].topology
+        ring = once and topology == "switch"
+        yield ((n - 1) * prod(counts[level + 1 :]) if ring else _steps(n, topology)) if n > 1 else 0.0
 
 
 def _steps(n: int, topology: str) -> float:

@@ -36,6 +36,11 @@ class Machine:
     described: Span = NOWHERE  # of the cluster's description
     links: float = 1.0  # bandwidth inside a server, over that of the links of which the device's efficiencies are
 
+    @property
+    def servers(self) -> int:
+        """On how many domains of the innermost level the program's devices are."""
+        return ceil(self.ranks.devices / self.domains[0]) if self.domains else 1
+
     def peak(self, dtype: str) -> float:
         """FLOP/s of the matrix unit; 16-bit types stand in for each other, else the slowest."""
         found = self.peaks.get(dtype) or self.peaks.get({"f16": "bf16", "bf16": "f16"}.get(dtype, dtype))

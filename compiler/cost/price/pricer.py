@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import prod
 
 from compiler.cost.kernels.work import Collective, Copy, Meet, Part, Post, Product, Vector, Wait, Work, WorkNode
 from compiler.cost.price.calibration import Calibration
@@ -12,6 +14,7 @@ from compiler.cost.price.collectives import (
     level_seconds,
     meet_level,
     meet_seconds,
+    messages,
     point_seconds,
     sent_bytes,
 )
@@ -47,6 +50,10 @@ class Priced:
     also: tuple[tuple[int, int], ...] = ()
 
 
+ABSENT = Priced(COMPUTE, 0)
+"""Of what is not there on this machine with these numbers."""
+
+
 class Pricer:
     """Prices of one machine with one calibration; equal work is priced once."""
 
@@ -69,8 +76,10 @@ class Pricer:
     def prices(self, part: Part, update: bool, times: int = 1) -> Iterator[tuple[WorkNode, Priced, int]]:
         """All nodes of a part that have a price of their own, and how often each runs if the part does `times`."""
         for node, n in part.each(times):
-            if not isinstance(node.work, (Wait, Post, Meet)):
-                yield node, self.price(node.work, update), n
+            if not isinstance(node.work, (Wait, Post, Meet)) and (not node.again or self.cal.reentrant > 0):
+                priced = self.price(node.work, update)
+                if priced is not ABSENT:
+                    yield node, priced, n
 
     def price(self, work: Work, update: bool = False) -> Priced:
         """Of a product, vector, collective or copy. In the update all tensors share a few launches: see `fixed`."""
@@ -93,18 +102,22 @@ class Pricer:
             number = 0.0 if update else launches(work, cal)
             return Priced(COMPUTE, picoseconds(seconds), kind=Kind.VECTOR, launches=number)
         if isinstance(work, Collective):
+            if work.role == "stages":
+                work = replace(work, axes=self.scattered(work.axes))
+                if not work.axes:
+                    return ABSENT
             seconds = collective_seconds(work, machine, cal)
             level = machine.outermost(work.axes)
             sent = sent_bytes(work, machine, cal)
             if work.role == "activations":  # computation waits for what is not hidden in its products
-                seconds *= 1.0 - (cal.exchange if work.comm.pattern is Pattern.DIRECT else cal.overlap)
-            blocking = update or work.role == "activations" or cal.prefetch <= 0
+                seconds -= self._hidden(work, seconds, cal)
+            blocking = update or work.role in ("activations", "stages") or cal.prefetch <= 0
             ps, axes = picoseconds(seconds), Over(in_mesh_order(work.axes, machine.sizes))
             inner: tuple[float, ...] = ()
             if level and work.comm.pattern is not Pattern.NEIGHBOURS:
                 inner = level_seconds(work, machine, cal)[:level]
             also = tuple((COMM + i, min(ps, picoseconds(s))) for i, s in enumerate(inner) if s)
-            return Priced(COMM + level, ps, blocking, axes, Kind.COLLECTIVE, 1.0, sent, also)
+            return Priced(COMM + level, ps, blocking, axes, Kind.COLLECTIVE, float(messages(work, cal)), sent, also)
         if isinstance(work, Copy):
             ps = picoseconds(copy_seconds(work.bytes, work.source, work.target, machine, cal))
             stream, both = COPY_IN if work.target == FIRST else COPY_OUT, FIRST not in (work.source, work.target)
@@ -112,13 +125,31 @@ class Pricer:
             return Priced(stream, ps, axes=COPIES, kind=Kind.COPY, also=also)
         raise TypeError(f"{type(work).__name__} has no price of its own")
 
-    def post(self, size: int, group: int, to: int) -> int:
+    def _hidden(self, work: Collective, seconds: float, cal: Calibration) -> float:
+        """Of a message of activations what goes beside products that make or take it."""
+        hidden = seconds * (cal.exchange if work.comm.pattern is Pattern.DIRECT else cal.overlap)
+        if cal.ring and work.beside:
+            attention = sum(product_seconds(product, self.machine, cal) for product in work.beside)
+            hidden = max(hidden, min(seconds * cal.ring, attention))
+        return hidden
+
+    def scattered(self, alike: tuple[str, ...]) -> tuple[str, ...]:
+        """Of the axes along which devices send the same, those along which each sends a part: inside servers."""
+        if self.cal.scattered <= 0:
+            return ()
+        return tuple([a for a in alike if self.machine.outermost((a,)) == 0])
+
+    def part(self, post: Post) -> float:
+        """Bytes that a device sends of a message to another stage."""
+        return post.bytes / prod(self.machine.sizes[a] for a in self.scattered(post.alike))
+
+    def post(self, size: float, group: int, to: int) -> int:
         """Picoseconds of a message between two device groups; nothing within one."""
         if group == to:
             return 0
         level = self.machine.between(group, to)
         slower = self.slower[group][level] if self.slower else 1.0
-        return picoseconds(slower * point_seconds(float(size), level, self.machine, self.cal))
+        return picoseconds(slower * point_seconds(size, level, self.machine, self.cal))
 
     def meet_stream(self, work: Meet | None) -> tuple[int, str]:
         """The stream of an all-reduce between device groups, and its name."""

@@ -110,7 +110,7 @@ def summarise(
         bubble=max(0.0, 1 - sum(s.work for s in added) / total) if total else 0.0,
         exposed_by_axis={a: ps / PICOSECONDS for a, ps in exposed.items()},
         flops_model=flops_model,
-        flops_hardware=features.flops,
+        flops_hardware=features.flops + (features.again if pricer.cal.reentrant > 0 else 0.0),
         peak_flops=pricer.machine.peak(features.dtype),
         devices=program.devices,
         samples=features.samples,
@@ -176,9 +176,10 @@ def _spent(
             for post, times in function.posts:
                 to = homes.group(homes.stage(group, key[1]) + post.to)
                 if to != group:
-                    ps, level = pricer.post(post.bytes, group, to), pricer.machine.between(group, to)
-                    sends[to] = sends.get(to, 0.0) + n * times * post.bytes
-                    _add(links, STAGES, COMM + level, n * times, n * times * post.bytes, n * times * ps)
+                    sent, runs = pricer.part(post), n * times
+                    ps, level = pricer.post(sent, group, to), pricer.machine.between(group, to)
+                    sends[to] = sends.get(to, 0.0) + runs * sent
+                    _add(links, STAGES, COMM + level, runs, runs * sent, runs * ps)
             for meet, times in function.meets:
                 to, sent = meet.next(group), n * times * meet.sent
                 sends[to] = sends.get(to, 0.0) + sent

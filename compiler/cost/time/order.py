@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import NamedTuple
 
-from compiler.cost.kernels.work import Meet, Part
+from compiler.cost.kernels.work import Meet, Part, Post
 from compiler.cost.time.slow import Classes
 from compiler.cost.time.tasks import Cut, cuts
 from compiler.homes import Homes
@@ -80,7 +80,7 @@ class Route(NamedTuple):
     """A message that a line's segments send to a group; name: for people."""
 
     line: int
-    bytes: int
+    post: Post
     group: int
     to: int
     name: str
@@ -162,7 +162,7 @@ def plan(
             lane = lanes.setdefault((post.name, stage, stage + post.to), len(lanes))
             posts.append((stride * lane, len(found.routes)))
             to = homes.group(stage + post.to)
-            found.routes.append(Route(len(found.lines), post.bytes, group, to, f"{post.name} to group {to}"))
+            found.routes.append(Route(len(found.lines), post, group, to, f"{post.name} to group {to}"))
         sources = tuple(homes.group(stage + w.source) for w in cut.waits)
         found.lines.append(Line(group, key, index, cut, waits, sources, tuple(posts), met))
         return len(found.lines) - 1

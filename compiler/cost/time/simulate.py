@@ -21,7 +21,8 @@ from compiler.cost.time.groups import Groups
 from compiler.cost.time.order import Plan, Result, Timing, evaluate
 from compiler.cost.time.slow import NOMINAL, Classes, Variation, colours
 from compiler.cost.time.step import Played, Recording, Together, play, step
-from compiler.cost.time.tasks import Segment, longest, tasks
+from compiler.cost.time.task import longest
+from compiler.cost.time.tasks import Segment, tasks
 from compiler.cost.time.timeline import Pieces, Player, Timeline
 from compiler.model import Cluster, Training
 from compiler.numbering import joined
@@ -133,8 +134,8 @@ class Simulation:
         return found
 
     def _tasks(self, pricer: Pricer) -> list[dict[FunctionKey, list[Segment]]]:
-        """Per class of the program, its functions' segments; the update's is relieved of what its last backward pass
-        hides."""
+        """Per class of the program, its functions' segments; the update's is relieved of what the passes before and
+        behind it hide."""
         found = []
         for parts in self.features.parts:
             mine = {key: tasks(part, pricer) for key, part in parts.items() if key[0] != FunctionPhase.UPDATE}
@@ -158,7 +159,7 @@ class Simulation:
 
     def _pass(self, pricer: Pricer, of: Plan, timings: Sequence[Timing], groups: Iterable[int]) -> Result:
         """One pass over a plan, and what a step costs once. groups: of the plan's classes."""
-        posts = [pricer.post(r.bytes, r.group, r.to) for r in of.routes]
+        posts = [pricer.post(pricer.part(r.post), r.group, r.to) for r in of.routes]
         meets = [pricer.meet(meet) for meet in of.meets]
         result = evaluate(of, timings, posts, meets, pricer.cal.blocking_sends > 0)
         fixed = picoseconds(pricer.cal.fixed)
@@ -203,17 +204,22 @@ class Simulation:
         return with_slow_devices(self.groups, pricer, nominal, played, tuple(classes))
 
 
-def relief(pricer: Pricer, functions: Mapping[FunctionKey, Sequence[Segment]]) -> int:
-    """Picoseconds of reductions of gradients that go beside the last backward pass of each chunk (`hidden`)."""
-    if not pricer.cal.hidden:
-        return 0
-    last = (
-        segment
-        for key, found in functions.items()
-        if key[0] in (FunctionPhase.BACKWARD, FunctionPhase.WEIGHTS)
-        for segment in found
-    )
-    return round(pricer.cal.hidden * sum(play(segment, pricer.streams).duration for segment in last))
+BACKWARD = (FunctionPhase.BACKWARD, FunctionPhase.WEIGHTS)
+
+
+def relief(pricer: Pricer, functions: Mapping[FunctionKey, Sequence[Segment]]) -> dict[str, int]:
+    """Picoseconds of the update's messages that go beside passes, by their role: reductions of gradients beside the
+    last backward pass of each chunk (`hidden`), gathers of updated weights beside its first forward pass of the next
+    step (`hidden_gather`)."""
+    found = {}
+    for role, share, phases in (
+        ("gradients", pricer.cal.hidden, BACKWARD),
+        ("weights", pricer.cal.hidden_gather, (FunctionPhase.FORWARD,)),
+    ):
+        if share:
+            beside = (segment for key, of in functions.items() if key[0] in phases for segment in of)
+            found[role] = round(share * sum(play(segment, pricer.streams).duration for segment in beside))
+    return found
 
 
 def slower_sends(

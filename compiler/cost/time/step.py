@@ -13,7 +13,8 @@ from dataclasses import field, replace
 from compiler.cost.kernels.work import Product, Vector
 from compiler.cost.price.kinds import NOTHING, Kind, Over, Stream
 from compiler.cost.price.pricer import COMM, COMPUTE
-from compiler.cost.time.tasks import Rolled, Segment, Task, Tasks
+from compiler.cost.time.task import BEFORE, Rolled, Task, Tasks
+from compiler.cost.time.tasks import Segment
 from compiler.cost.time.timeline import Piece
 from dsl.data import dataclass
 
@@ -64,7 +65,7 @@ def step(
     kernels take; recording: of the first class."""
     devices = [_Device(streams, b, f) for b, f in zip(begin, factors)]
     devices[0].recording = recording
-    ends = _Stepper(devices, together).tasks(segment.tasks, list(begin), None, begin)
+    ends = _Stepper(devices, together).tasks(segment.tasks, list(begin), None, (begin, begin))
     found = []
     for device, b, mine in zip(devices, begin, ends):
         duration = device.close(b + segment.host)
@@ -209,19 +210,23 @@ class _Stepper:
         self.devices, self.together = devices, together if len(devices) > 1 else {}
 
     def tasks(
-        self, tasks: Sequence[Tasks], start: list[int], before: list[list[int]] | None, began: Sequence[int]
+        self,
+        tasks: Sequence[Tasks],
+        start: list[int],
+        before: list[list[int]] | None,
+        began: tuple[Sequence[int], Sequence[int]],
     ) -> list[list[int]]:
         """Per class, when each task has ended. start: when all that they read from outside is there; before: the ends
-        in the iteration before; began: when that one began, before which nothing is gathered ahead: systems gather one
-        layer's weights while the layer before computes."""
+        in the iteration before; began: when that one began, and this one, before which nothing is gathered ahead:
+        systems gather one layer's weights while the layer before computes."""
         devices, together = self.devices, self.together
         ends: list[list[int]] = [[] for _ in devices]
         for task in tasks:
             ready, causes = [], []
             for c, mine in enumerate(ends):
                 at, cause = start[c], NOTHING
-                if task.prefetch and began[c] > at:
-                    at = began[c]
+                if task.prefetch and began[task.prefetch - BEFORE][c] > at:
+                    at = began[task.prefetch - BEFORE][c]
                 for d in task.deps:
                     if mine[d] > at:
                         at, cause = mine[d], tasks[d].axes
@@ -249,19 +254,24 @@ class _Stepper:
         before: list[list[int]] | None = None
         began = start
         shape: list[tuple[int, ...]] = []
-        for i in range(loop.rounds):
+        i = 0
+        while i < loop.rounds:
             began, last = [max(d.free[COMPUTE], s) for d, s in zip(devices, start)], began
             marks = [_Mark(device) for device in devices]
-            before = self.tasks(loop.tasks, start, before, last)
+            before = self.tasks(loop.of(i), start, before, (last, began))
             now = []
             for c, device in enumerate(devices):
                 zero = device.free[COMPUTE]
                 times = [began[c], devices[parties[c]].free[COMPUTE]]
                 times += [device.free[s] for s in loop.streams] + [before[c][d] for d in loop.needed]
                 now.append(tuple([t - zero for t in times]))
-            if now == shape:
-                more = [d.repeat(loop.rounds - 1 - i, loop, mark) for d, mark in zip(devices, marks)]
-                return [max([t + by for t in ends], default=s) for ends, by, s in zip(before, more, start)]
+            i += 1
+            left = loop.rounds - i - bool(loop.last)  # which are as this one
+            if now == shape and left > 0:
+                more = [d.repeat(left, loop, mark) for d, mark in zip(devices, marks)]
+                before = [[t + by for t in ends] for ends, by in zip(before, more)]
+                began = [t + by for t, by in zip(began, more)]
+                i += left
             shape = now
         return [max([s, *ends]) for s, ends in zip(start, before or [[] for _ in start])]
 

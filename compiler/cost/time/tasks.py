@@ -6,54 +6,16 @@ and messages of each level of the cluster have a stream each, in the order of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import NamedTuple, Union
+from math import log2
+from typing import NamedTuple
 
 from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait, WorkLoop, WorkNode
-from compiler.cost.price.kinds import NOTHING, Over
-from compiler.cost.price.pricer import COMM, COMPUTE, Priced, Pricer, picoseconds
+from compiler.cost.price.pricer import ABSENT, COMM, COMPUTE, Pricer, picoseconds
+from compiler.cost.time.ahead import gathers_first
+from compiler.cost.time.task import BEFORE, Rolled, Task, Tasks
 from dsl.data import dataclass
-
-
-class Task(NamedTuple):
-    """A kernel, message or copy: `ps` picoseconds of a stream, and of those of links of inner levels that it needs as
-    well, from its start (`also`).
-
-    deps: tasks of the same list that must have ended; carried: of the loop's iteration before. blocking: computation
-    waits for it. axes: of a message, for people; over: the mesh axes of the devices that it is done with. prefetch: it
-    gathers what a loop's iteration needs of weights, and nothing that the iteration computes.
-    """
-
-    node: WorkNode
-    priced: Priced
-    stream: int
-    ps: int
-    deps: tuple[int, ...]
-    carried: tuple[int, ...] = ()
-    blocking: bool = False
-    axes: Over = NOTHING
-    also: tuple[tuple[int, int], ...] = ()
-    over: tuple[str, ...] = ()
-    prefetch: bool = False
-
-
-class Rolled(NamedTuple):
-    """`rounds` iterations of the same tasks. streams: those that they use; needed: tasks whose ends the next iteration
-    waits for; over: the mesh axes of all its messages."""
-
-    tasks: tuple[Tasks, ...]
-    rounds: int
-    deps: tuple[int, ...]
-    carried: tuple[int, ...]
-    streams: tuple[int, ...]
-    needed: tuple[int, ...]
-    over: frozenset[tuple[str, ...]]
-    axes: Over = NOTHING
-    prefetch: bool = False
-
-
-Tasks = Union[Task, Rolled]  # noqa: UP007 (recursive)
 
 
 @dataclass(slots=True)
@@ -91,7 +53,7 @@ def cuts(part: Part) -> tuple[Cut, ...]:
         now, work = found[-1], node.work
         deps = tuple(sorted({x for d in node.deps for x in at[d]}))
         if isinstance(work, Wait):
-            if now.nodes:
+            if any(not _arrives(node) for node, _ in now.nodes):
                 close()
             found[-1].waits.append(work)
             at.append(())
@@ -106,6 +68,11 @@ def cuts(part: Part) -> tuple[Cut, ...]:
             at.append((len(now.nodes),))
             now.nodes.append((node, deps))
     return tuple(found)
+
+
+def _arrives(node: WorkNode) -> bool:
+    """Whether it gathers what has come from another stage."""
+    return isinstance(node.work, Collective) and node.work.role == "stages"
 
 
 class Totals(NamedTuple):
@@ -129,25 +96,28 @@ def totals(part: Part, pricer: Pricer, update: bool, times: int = 1) -> Totals:
     return Totals(compute, beside, launches)
 
 
-def longest(tasks: Sequence[Tasks]) -> int:
-    """Picoseconds of all tasks one after the other: no order of them takes longer."""
-    return sum(t.rounds * longest(t.tasks) if isinstance(t, Rolled) else t.ps for t in tasks)
-
-
 def stretch(total: Totals, pricer: Pricer) -> float:
-    """By how much kernels take longer because messages run beside them: in proportion to the time that is shared.
+    """By how much kernels take longer: because messages run beside them, in proportion to the time that is shared, and
+    because all servers wait for the one whose host is late, E[max] of n of which grows with log n (`jitter`).
 
     Sources: docs/costs.md (Calculon, Isaev et al. 2023: 15% inside a node, 2% between; Galvatron, Miao et
     al. 2022: 1.3).
     """
-    return 1.0 + pricer.cal.slowdown * min(1.0, total.beside / total.compute) if total.compute else 1.0
+    beside = pricer.cal.slowdown * min(1.0, total.beside / total.compute) if total.compute else 0.0
+    late = pricer.cal.jitter * log2(pricer.machine.servers) if pricer.cal.jitter else 0.0
+    return (1.0 + beside) * (1.0 + late)
 
 
 def tasks(
-    part: Part, pricer: Pricer, update: bool = False, relief: int = 0, shape: Sequence[Cut] | None = None
+    part: Part,
+    pricer: Pricer,
+    update: bool = False,
+    relief: Mapping[str, int] | None = None,
+    shape: Sequence[Cut] | None = None,
 ) -> list[Segment]:
-    """A function's segments. relief: picoseconds of its collectives of gradients that have run before it began; shape:
-    its `cuts`, if they are known."""
+    """A function's segments. relief: picoseconds of its collectives that run before it begins or after it has ended, by
+    their role; shape: its `cuts`, if they are known."""
+    left = dict(relief or {})
     slower = stretch(totals(part, pricer, update), pricer)
     found = []
     for cut in cuts(part) if shape is None else shape:
@@ -160,9 +130,9 @@ def tasks(
                 made.append(_rolled(work, deps, (), pricer, update, slower))
                 continue
             less = 0
-            if relief and isinstance(work, Collective) and work.role == "gradients":
-                less = min(relief, pricer.price(work, update).ps)
-                relief -= less
+            if isinstance(work, Collective) and left.get(work.role):
+                less = min(left[work.role], pricer.price(work, update).ps)
+                left[work.role] -= less
             task = _task(node, deps, (), pricer, update, slower, less)
             launches += task.priced.launches
             made.append(task)
@@ -181,7 +151,7 @@ def _task(
     inside: bool = False,
 ) -> Task:
     work = node.work
-    priced = pricer.price(work, update)
+    priced = pricer.price(work, update) if not node.again or pricer.cal.reentrant > 0 else ABSENT
     if priced.stream == COMPUTE:
         ps = priced.ps if slower == 1.0 else round(priced.ps * slower)
         return Task(node, priced, COMPUTE, ps, deps, carried)
@@ -189,8 +159,9 @@ def _task(
     also = tuple([(s, min(share, ps)) for s, share in priced.also])
     if not isinstance(work, Collective):
         return Task(node, priced, priced.stream, ps, deps, carried, priced.blocking, priced.axes, also)
-    ahead = inside and work.role == "weights" and not node.deps and not node.carried
-    return Task(node, priced, priced.stream, ps, deps, carried, priced.blocking, priced.axes, also, work.axes, ahead)
+    ahead = BEFORE if inside and work.role == "weights" and not node.deps and not node.carried else 0
+    over = work.axes if work.role != "stages" else pricer.scattered(work.axes)
+    return Task(node, priced, priced.stream, ps, deps, carried, priced.blocking, priced.axes, also, over, ahead)
 
 
 def _rolled(
@@ -211,4 +182,5 @@ def _rolled(
                 over.add(task.over)
         made.append(task)
     needed = tuple(sorted({c for node in loop.body.nodes for c in node.carried}))
-    return Rolled(tuple(made), loop.count, deps, carried, tuple(sorted(streams)), needed, frozenset(over))
+    rolled = Rolled(tuple(made), loop.count, deps, carried, tuple(sorted(streams)), needed, frozenset(over))
+    return rolled if update or not pricer.cal.ahead else gathers_first(rolled, pricer.cal.ahead)

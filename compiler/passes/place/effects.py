@@ -1,6 +1,7 @@
 """`check_effects`: the rules about layouts that change nothing.
 
-Whether one does depends on the sizes of axes only for `shard`, where nothing divides.
+Whether one does depends on the sizes of axes only for `shard`, where nothing divides, and for `reduce`, where an axis
+of size 1 has nothing to sum over.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from compiler.ops.repeat import Repeat
 from compiler.origin import within
 from compiler.passes.idle import Idle, Rule, report_idle
 from compiler.passes.place.rules import Rules
-from compiler.strategy import CLASSES, LayoutRule, ShardRule, SplitRule, Strategy
+from compiler.strategy import CLASSES, LayoutRule, ReduceRule, ShardRule, SplitRule, Strategy
 from compiler.walk import walk
 from dsl.data import dataclass
 from dsl.diagnostics import Note
@@ -41,6 +42,7 @@ def check_effects(training: Training, rules: Rules, compute: dict[str, Layout]) 
     rows: list[tuple[Rule, object, Idle | None]] = []
     rows += [(r, ("split", r.axis), idle) for r, idle in _splits(training, strategy)]
     rows += [(r, ("shard", r.axis), idle) for r, idle in _shards(training, rules, compute)]
+    rows += [(r, ("reduce", r.axis), idle) for r, idle in _reductions(training, rules, compute)]
     rows += [(r, ("layout", r.tensor), _layout(r, rules)) for r in strategy.layouts]
     report_idle(rows, rules.diagnostics)
 
@@ -168,6 +170,33 @@ def _indivisible(
     there = ", ".join(f"`{d}` = {n}" for d, n in islice(parts.items(), 8))
     pieces = f"{sizes[rule.axis]} {'' if rule.pad else 'equal '}parts"
     return Idle(f"{text} splits nothing: no dim of a weight has {pieces} (on a device, {there})", help)
+
+
+# --- reduce ------------------------------------------------------------------------------------------------
+
+
+def _reductions(
+    training: Training, rules: Rules, compute: dict[str, Layout]
+) -> Iterator[tuple[ReduceRule, Idle | None]]:
+    said: dict[tuple[str, str], Span] = {}  # (weight, axis) -> the rule that spoke of it first
+    for r in rules.strategy.reductions:
+        text = f"`reduce gradients on {r.axis} per {r.per}`"
+        inside = [w for w in training.trained if within(w.name, r.scope)]
+        pairs = [(w.name, r.axis) for w in inside if (w.name, r.axis) in rules.sums]
+        before = [said[p] for p in pairs if p in said]
+        said.update((p, r.span) for p in pairs if p not in said)
+        if pairs and len(before) == len(pairs):
+            notes = tuple[Note, ...](("this rule says so before", span) for span in dict.fromkeys(before))
+            yield r, Idle(f"{text} changes nothing: earlier rules say all of it", "leave it out", notes, True)
+        elif pairs or r.axis not in rules.sizes:
+            yield r, None
+        else:
+            where = f" in `{r.scope}`" if r.scope else ""
+            stored = (rules.storage(w.name, w.value.type, compute[w.name], "gradients", w.loops) for w in inside)
+            split = inside and all(r.axis in layout.split_axes for layout in stored)
+            why = f"all gradients{where} are split on it" if split else f"no gradient{where} is a sum over it"
+            help = "what is split is summed as it comes: leave the rule out"
+            yield r, Idle(f"{text} changes nothing: {why}", help if split else "leave the rule out")
 
 
 # --- layout ------------------------------------------------------------------------------------------------

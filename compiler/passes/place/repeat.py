@@ -175,8 +175,8 @@ def _as_sum(region: GraphPlacer, value: Value) -> Value:
 
 
 def export(region: GraphPlacer, value: Value) -> Value:
-    """What leaves a graph or body: gradients may leave pending (in their storage layout), what states contain as they
-    lie, everything else resolved."""
+    """What leaves a graph or body: gradients as they are stored, sums over axes that do not split them pending (unless
+    a rule says otherwise), what states contain as they lie, everything else resolved."""
     if value.name in region.shared.contents:
         return region.demand(value, summed(region, value, region.shared.contents[value.name]))
     mark = region.shared.gradients.get(value.name)
@@ -184,10 +184,10 @@ def export(region: GraphPlacer, value: Value) -> Value:
         return region.resolved(value)
     stored = region.shared.gradient_storage.get(mark.weight)
     natural = region.natural(value)
-    if stored is None:
-        return region.demand(value, natural)
-    dims = stored.dims[len(stored.dims) - len(value.type.dims) :]
-    pending = tuple(p for p in natural.pending if p[0] == TIME)
+    dims = natural.dims if stored is None else stored.dims[len(stored.dims) - len(value.type.dims) :]
+    split = {a for axes in dims for a in axes}
+    waiting = (p for p in natural.pending if p[0] not in split)
+    pending = tuple(p for p in waiting if p[0] == TIME or region.rules.waits(mark.weight, p[0]))
     return region.demand(value, Layout(dims, pending))
 
 

@@ -51,6 +51,7 @@ class Rules:
         self._declared: dict[tuple[str, Type, str, tuple[str, ...]], Layout] = {}
         self.reported: set[tuple[str, str]] = set()  # dims and axes, by `indivisible`
         self.asked: set[str] = set()  # tensors whose stated layout somebody heeded
+        self.sums: set[tuple[str, str]] = set()  # weights with axes over which their gradients can wait to be summed
 
     def wishes(self, axis: str, path: str, cls: str) -> dict[str, Wish]:
         """Dims that the rules of `axis` list for the tensor at `path` of class `cls`, first wish first."""
@@ -146,6 +147,12 @@ class Rules:
             if type.dims[i].size % (prod(self.sizes[a] for a in layout.dims[i]) * n) == 0:
                 return i
         return next((i for i in own if rule.pad and not layout.dims[i] and type.dims[i].size >= n), None)
+
+    def waits(self, weight: str, axis: str) -> bool:
+        """Whether the sum of the weight's gradient over the axis, which does not split it, waits for the update."""
+        self.sums.add((weight, axis))
+        rules = (r for r in self.strategy.reductions if r.axis == axis and within(weight, r.scope))
+        return next((r.per for r in rules), "step") == "step"
 
     def fits(self, size: int, axes: Sequence[str], axis: str, rule: SplitRule | None) -> bool:
         """True if `axis` may split a dim of `size` that `axes` split already."""

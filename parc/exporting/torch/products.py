@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from compiler.graph import Node, Value
 from compiler.ops.elementwise import Map
+from compiler.regions.reading import Reading
 from parc.exporting.torch.emitters import is_matrix_product
-from parc.exporting.torch.reading import FusedCall, Reading
+from parc.exporting.torch.reading import FusedCall
 from parc.exporting.torch.writer import Writer
 
 Products = list[tuple[Node, Node | None]]

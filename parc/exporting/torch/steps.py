@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from compiler.graph import Node, Value
 from compiler.ops.elementwise import Map
 from compiler.origin import Phase
-from parc.exporting.torch.reading import FusedCall, Reading
+from compiler.regions.reading import Reading
+from parc.exporting.torch.reading import FusedCall
 from parc.exporting.torch.writer import number
 
 

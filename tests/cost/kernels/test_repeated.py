@@ -31,7 +31,7 @@ model m {{
   repeat 4 as block {{
     weight w[d,e], v[e,d]
     y[b,d] = (y @ w) * h @ v
-{inside}  }}
+  }}
   loss mean(y * y)
 }}
 
@@ -53,6 +53,7 @@ ENCODER = """\
     h[b,e] = (h @ u) @ q
   }
 """
+EACH = {ONE: "\n  place h on pp", ENCODER: "\n  place h on pp\n  place encoder on pp"}
 RULES = {
     "gpipe": "pipeline block on pp, schedule gpipe(microbatches = 4)",
     "one_f_one_b": "pipeline block on pp, schedule one_f_one_b(microbatches = 4)",
@@ -61,8 +62,8 @@ RULES = {
 }
 
 
-def compiled(prologue: str, stages: int, rule: str, inside: str = "") -> Compiled:
-    text = MODEL.format(prologue=prologue, stages=stages, rule=rule, inside=f"    {inside}\n" if inside else "")
+def compiled(prologue: str, stages: int, rule: str) -> Compiled:
+    text = MODEL.format(prologue=prologue, stages=stages, rule=rule)
     return compile_job(evaluate(Source("m.par", text)))
 
 
@@ -75,16 +76,15 @@ def computed(found: Compiled) -> float:
 @pytest.mark.parametrize("again", ["", "\n  recompute"])
 def test_what_is_told_is_what_is_computed_more(prologue: str, schedule: str, again: str) -> None:
     """Than by one stage."""
-    alone, split, handed = (
-        compiled(prologue, stages, RULES[schedule] + again, inside)
-        for stages, inside in ((1, ""), (2, ""), (2, "h = h + 0.0"))
-    )
+    rules = RULES[schedule] + again
+    alone, split = (compiled(prologue, stages, rules + EACH[prologue]) for stages in (1, 2))
+    handed = compiled(prologue, 2, rules)
     more = sum(r.more for r in repeated(split))
     assert more > 0 and not repeated(handed)
     assert computed(split) - computed(alone) == more
     (warning,) = repeated_work(split)
     assert warning.severity == "warning" and warning.span == split.job.strategy.pipelines[0].span
-    assert "`h`" in warning.message and not repeated_work(handed)
+    assert "`h`" in warning.message and "place h on pp" in (warning.help or "") and not repeated_work(handed)
 
 
 def test_one_stage_repeats_nothing() -> None:
@@ -100,9 +100,9 @@ def test_examples_are_fine(name: str) -> None:
 
 
 @pytest.mark.parametrize("seeds", [range(100), pytest.param(range(100, 1000), marks=pytest.mark.nightly)], ids=str)
-def test_stages_of_a_drawn_model_compute_what_one_does_and_what_is_told(seeds: range) -> None:
-    """In 103 of 400 draws just that, in one four times as much: nothing splits it on another axis."""
-    compared = repeating = 0
+def test_stages_of_a_drawn_model_compute_what_one_does(seeds: range) -> None:
+    """Less, where one computes again what stages have sent each other."""
+    compared = 0
     for seed in seeds:
         case = draw(seed)
         axis = re.search(r"pipeline \S+ on (\w+)", case.text)
@@ -115,12 +115,11 @@ def test_stages_of_a_drawn_model_compute_what_one_does_and_what_is_told(seeds: r
             )
         except ParcError:
             continue
-        more = sum(r.more for r in repeated(split))
-        alike = split.program.devices // split.program.groups  # devices of a stage, which may all do the same
-        assert more <= computed(split) - computed(alone) <= alike * more, seed
+        assert not repeated(split), seed
+        apart = computed(split) - computed(alone)
+        assert apart == 0 or (apart < 0 and "recompute" in case.text and split.split.staged.once), seed
         compared += 1
-        repeating += more > 0
-    assert compared > len(seeds) / 10 and repeating > len(seeds) / 150, (compared, repeating)
+    assert compared > len(seeds) / 10, compared
 
 
 ALONG = """\

@@ -109,6 +109,28 @@ def test_inside_first_then_pieces_outside() -> None:
     assert found < collective_seconds(work("all_gather", "dp"), MACHINE, CAL)
 
 
+def test_gathers_and_reductions_go_around_one_ring_of_all() -> None:
+    """64 devices on 8 servers: 63 steps, 7 of them between servers. An all-reduce goes up and down trees."""
+    cal = CAL.changed(alpha=1.0)
+    for op in ("all_gather", "reduce_scatter"):
+        empty = Collective(op, ("dp", "tp"), 0, 1, "weights")
+        assert collective_seconds(empty, MACHINE, cal) == pytest.approx(56 * 1e-6 + 7 * 5e-6)
+    empty = Collective("all_reduce", ("dp", "tp"), 0, 1, "gradients")
+    assert collective_seconds(empty, MACHINE, cal) == pytest.approx(2 * 6 * (1e-6 + 5e-6))
+
+
+@pytest.mark.parametrize("role, number", [("weights", 8), ("gradients", 8), ("activations", 1)])
+def test_buckets_are_messages_of_their_own(role: str, number: int) -> None:
+    """Each has its latencies and its launch, and takes as long to get going; weights and gradients alone are cut."""
+    one = CAL.changed(alpha=1.0, launch=1e-5, outer_half=1e6, gradient_wire=4.0)
+    cut = one.changed(bucket=V / 7.5)
+    message = work("reduce_scatter", "dp", role=role)
+    alone = collective_seconds(replace(message, elements=V // number), MACHINE, one)
+    assert collective_seconds(message, MACHINE, cut) == pytest.approx(number * alone)
+    assert collective_seconds(message, MACHINE, one) < number * alone or number == 1
+    assert Pricer(MACHINE, cut).price(message).launches == number
+
+
 def test_all_to_all_sends_most_outside() -> None:
     found = collective_seconds(work("all_to_all", "dp", "tp"), MACHINE, CAL)
     assert found == pytest.approx(56 / 64 * V / 10e9)
@@ -141,12 +163,12 @@ def test_short_messages_have_a_protocol_of_their_own() -> None:
     assert bandwidth(MACHINE, cal, 1, 1e6) == pytest.approx(10e9 / 9)
 
 
-def test_latency_grows_with_the_ring_but_not_for_ever() -> None:
+def test_latency_of_all_reduces_grows_with_the_ring_but_not_for_ever() -> None:
     cal = CAL.changed(alpha=1.0)
-    tiny = Collective("all_gather", ("tp",), 0, 1, "activations")
-    assert collective_seconds(tiny, MACHINE, cal) == pytest.approx(6e-6)  # 2 log2(8) steps of 1 us
+    tiny = Collective("all_reduce", ("tp",), 0, 1, "activations")
+    assert collective_seconds(tiny, MACHINE, cal) == pytest.approx(12e-6)  # twice 2 log2(8) steps of 1 us
     two = replace(MACHINE, sizes={**SIZES, "tp": 2})
-    assert collective_seconds(tiny, two, cal) == pytest.approx(1e-6)
+    assert collective_seconds(tiny, two, cal) == pytest.approx(2e-6)
 
 
 def test_short_messages_do_not_reach_the_link() -> None:

@@ -59,10 +59,14 @@ def draw(seed: int, schedule: str = "") -> Case:
     cal = {
         "prefetch": r.choice([0.0, 1.0]),
         "overlap": r.choice([0.0, 1.0]),
+        "ahead": r.choice([0.0, 0.3, 1.0]),
         "hidden": r.choice([0.0, 0.5]),
+        "hidden_gather": r.choice([0.0, 0.01, 0.5]),
         "slowdown": r.choice([0.0, 0.2]),
         "host": r.choice([0.0, 1e-5]),
         "blocking_sends": r.choice([0.0, 1.0]),
+        "scattered": r.choice([0.0, 1.0]),
+        "reentrant": r.choice([0.0, 1.0]),
     }
     # The cluster has as many devices as these parameters say; layers need not divide by stages.
     params = {"dp": devices, "layers": r.choice([2 * pp, 2 * pp + 1, 12]), "hidden": r.choice([64, 256]), "batch": 96}

@@ -12,7 +12,8 @@ from compiler.cost.price.pricer import COMM, COMPUTE, Priced
 from compiler.cost.time.simulate import Simulation
 from compiler.cost.time.slow import Variation
 from compiler.cost.time.step import play
-from compiler.cost.time.tasks import Cut, Segment, Task
+from compiler.cost.time.task import Task
+from compiler.cost.time.tasks import Cut, Segment
 from compiler.cost.time.timeline import Timeline
 from compiler.driver import compile_job
 from compiler.evaluate import evaluate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cost.time.oracle import Barrier, Item, Meet, Post, Step, Wait, Work, play
+from tests.cost.time.items import Barrier, Item, Meet, Post, Step, Wait, Work, play
 
 
 def pipeline(stages: int, micro: int, ranks: int) -> list[list[Item]]:

@@ -1,0 +1,135 @@
+"""Parts of a program that are one kernel of PyTorch (`runtime.torch.fusing`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runtime.backend import Kernel
+from runtime.torch.base import Standpoint, Values, kernel
+from runtime.torch.fusing.ops import (
+    FusedActivation,
+    FusedActivationBackward,
+    FusedAttention,
+    FusedAttentionBackward,
+    FusedCrossEntropy,
+    FusedCrossEntropyBackward,
+    FusedNorm,
+    FusedNormBackward,
+)
+
+aten = torch.ops.aten
+
+
+@kernel(FusedNorm)
+def plan_norm(op: FusedNorm, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """Plans a layer norm; what its backward pass needs of it is as PyTorch keeps it."""
+    shape, eps, run = list(ins[0].type.shape[-op.rank :]), op.eps, aten.native_layer_norm.default
+
+    def norm(ctx: object, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Any:
+        return run(x, shape, scale, shift, eps)
+
+    return norm
+
+
+@kernel(FusedNormBackward)
+def plan_norm_backward(op: FusedNormBackward, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """Plans the derivative of a layer norm."""
+    shape, run = list(ins[1].type.shape[-op.rank :]), aten.native_layer_norm_backward.default
+    like = torch.ones(shape, dtype=torch.float32, device=where.device)
+    mask = [True, *op.wanted]
+
+    def backward(ctx: object, dy: Tensor, x: Tensor, mean: Tensor, root: Tensor, scale: Tensor | None = None) -> Any:
+        given = like.to(x.dtype) if scale is None and any(mask[1:]) else scale
+        found = run(dy, x, shape, mean, root, given, given, mask)
+        return tuple(f for f, wanted in zip(found, mask) if wanted) if any(mask[1:]) else found[0]
+
+    return backward
+
+
+@kernel(FusedActivation)
+def plan_activation(op: FusedActivation, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """Plans an activation."""
+    run = getattr(aten, op.fn).default
+    return lambda ctx, x: run(x)
+
+
+@kernel(FusedActivationBackward)
+def plan_activation_backward(op: FusedActivationBackward, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """Plans the derivative of an activation."""
+    run = getattr(aten, f"{op.fn}_backward").default
+    return lambda ctx, dy, x: run(dy, x)
+
+
+def _permuted(names: Sequence[str], order: Sequence[str]) -> Callable[[Tensor], Tensor]:
+    """A view of a tensor of dims `names` in another order."""
+    perm = tuple(names.index(n) for n in order)
+    return lambda x: x.permute(perm)
+
+
+@kernel(FusedAttention)
+def plan_attention(op: FusedAttention, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """Plans attention of (batch, heads, positions, width), which are scaled already."""
+    run, causal = aten._scaled_dot_product_flash_attention_for_cpu.default, op.causal
+    q, k, v = (_permuted(x.type.names, order) for x, order in zip(ins, op.orders))
+    back = _permuted(op.orders[3], outs[0].type.names)
+
+    def attention(ctx: object, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        out, sums = run(q(query), k(key), v(value), 0.0, causal, scale=1.0)
+        return back(out), sums
+
+    return attention
+
+
+@kernel(FusedAttentionBackward)
+def plan_attention_backward(op: FusedAttentionBackward, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """Plans the derivatives of attention."""
+    run, causal = aten._scaled_dot_product_flash_attention_for_cpu_backward.default, op.causal
+    orders = (op.orders[3], *op.orders)
+    views = [_permuted(x.type.names, order) for x, order in zip(ins, orders)]
+    backs = [_permuted(order, x.type.names) for x, order in zip(outs, op.orders)]
+
+    def backward(ctx: object, *given: Tensor) -> Any:
+        found = run(*(view(x) for view, x in zip(views, given)), given[5], 0.0, causal, scale=1.0)
+        return tuple(back(f) for back, f in zip(backs, found))
+
+    return backward
+
+
+def _index(targets: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The targets as an index along the last dim, and 1 where they are of it, else 0 (an index is 0 then)."""
+    index = targets.long().unsqueeze(-1)
+    inside = (index >= 0) & (index < size)
+    return torch.where(inside, index, 0), inside
+
+
+@kernel(FusedCrossEntropy)
+def plan_cross_entropy(op: FusedCrossEntropy, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """Plans the losses of all positions; targets elsewhere than in the last dim of z pick nothing."""
+
+    def losses(ctx: object, z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logs = aten._log_softmax.default(z, -1, False)
+        index, inside = _index(targets, z.shape[-1])
+        picked = logs.gather(-1, index)
+        if not inside.all():  # the sum of exponentials then is all of the loss
+            shifted = z.gather(-1, index) - z.amax(-1, keepdim=True)
+            picked = torch.where(inside, picked, picked - shifted)
+        return -picked.squeeze(-1), logs
+
+    return losses
+
+
+@kernel(FusedCrossEntropyBackward)
+def plan_cross_entropy_backward(op: FusedCrossEntropyBackward, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """Plans the derivative of the losses: g (probability - 1 where the target is)."""
+
+    def backward(ctx: object, g: Tensor, logs: Tensor, targets: Tensor) -> Tensor:
+        found = logs.exp()
+        index, inside = _index(targets, logs.shape[-1])
+        found.scatter_add_(-1, index, inside.to(found.dtype).neg_())
+        return found.mul_(g.unsqueeze(-1))
+
+    return backward

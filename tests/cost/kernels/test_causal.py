@@ -1,0 +1,92 @@
+"""Attention that sees no later position, cut by position: what the price has against what the devices multiply."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import parc
+from compiler.cost.kernels.program import features
+from compiler.cost.kernels.work import Product
+from compiler.cost.price.calibration import of_cluster
+from compiler.cost.time.simulate import Simulation
+from compiler.graph import Node, Value
+from compiler.program import Program
+from dsl.source import Source
+from runtime.data.synthetic import synthetic
+from runtime.rank.executor import RankExecutor
+from runtime.rank.interpreter import Rank
+
+GPT = (Path(__file__).parents[3] / "examples" / "gpt.par").read_text()
+SEQ = 120
+
+
+def program(rules: str, devices: int, **params: int) -> Program:
+    text = GPT + f"strategy drawn for gpt {{\n{rules}\n}}\n"
+    sizes = {"layers": 1, "hidden": 16, "heads": 4, "batch": 2, "seq": SEQ, "dp": devices, **params}
+    return parc.compile(Source("drawn.par", text), params=sizes, strategy="drawn").program
+
+
+def priced(p: Program) -> Product:
+    """The product of the shares and the values."""
+    nodes = (node for part in features(p).parts[0].values() for node, _ in part.each())
+    (found,) = [node.work for node in nodes if node.name == "block.attention.mixed"]
+    assert isinstance(found, Product)
+    return found
+
+
+def counted(p: Program, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Per device, how many multiplications of a share that is not 0 there are in that product, in a real step."""
+    found: Counter[tuple[tuple[str, int], ...]] = Counter()
+    compute = Rank._compute
+
+    def count(rank: Rank, instr: Node, scope: Mapping[str, Value], arrays: Sequence[Any]) -> Sequence[Any]:
+        if instr.outputs[0].name == "block.attention.mixed":
+            width = instr.outputs[0].type.dims[-1].size  # of a head
+            found[tuple(rank.at.items())] += int(np.count_nonzero(arrays[0])) * width
+        return compute(rank, instr, scope, arrays)
+
+    monkeypatch.setattr(Rank, "_compute", count)
+    run = RankExecutor(p)
+    run.step(synthetic(p.inputs, 1, 0))
+    return list(found.values())
+
+
+@pytest.mark.parametrize("cp", [2, 3, 4, 5])
+def test_the_last_of_the_pieces_is_priced(cp: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """(2n-1)/n of the mean, but for the position that each sees of itself."""
+    p = program(f"  mesh (cp = {cp})\n  split s on cp for activations", cp)
+    work, found = priced(p), counted(p, monkeypatch)
+    assert len(found) == cp
+    itself = 1 / (2 * SEQ)
+    assert work.flops / 2 * (work.most + itself) == pytest.approx(max(found))
+    assert work.flops / 2 * (work.kept + itself) == pytest.approx(sum(found) / cp)
+    assert work.most / work.kept == pytest.approx((2 * cp - 1) / cp)
+
+
+@pytest.mark.parametrize("rules", ["  mesh (dp = 2)\n  split b on dp", "  mesh (cp = 2)\n  ulysses(cp)"])
+def test_heads_and_samples_are_even(rules: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    p = program(rules, 2)
+    work, found = priced(p), counted(p, monkeypatch)
+    assert work.most == 0 and max(found) == min(found)
+    assert work.flops / 2 * (work.kept + 1 / (2 * SEQ)) == pytest.approx(max(found))
+
+
+def test_software_that_deals_positions_out_is_priced_as_even() -> None:
+    p = parc.compile(
+        Source("drawn.par", GPT + "strategy drawn for gpt {\n  mesh (cp = 4)\n  context_parallel(cp)\n}\n"),
+        params={"layers": 2, "hidden": 256, "seq": 4096, "batch": 2, "dp": 4},
+        strategy="drawn",
+    )
+    s = Simulation.of(p)
+    fused = of_cluster(s.cluster).changed(fused_attention=1.0)
+    names = ["block.attention.scores", "block.attention.mixed"]
+    for name in names:
+        (node,) = [n for part in s.features.parts[0].values() for n, _ in part.each() if n.name == name]
+        ordered, even = (s.pricer(fused.changed(balanced=x, launch=0.0)).price(node.work).ps for x in (0.0, 1.0))
+        assert ordered == pytest.approx(7 / 4 * even, rel=1e-3)
