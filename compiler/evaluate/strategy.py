@@ -390,14 +390,11 @@ def build_strategy(
 def _check_cluster(rules: StrategyRules, entry: Defined, cluster: Cluster | None) -> None:
     if cluster is None:
         return
-    count = 1
-    for axis in rules.axes:
-        count *= axis.size
+    count = prod(axis.size for axis in rules.axes)
     if count != cluster.devices:
         product = " x ".join(f"{a.name}={a.size}" for a in rules.axes) or "1"
         levels = " x ".join(f"{level.name}: {level.count}" for level in reversed(cluster.levels))
         there = f"the cluster `{cluster.name}` {cluster.devices} ({levels})"
         message = f"the mesh has {plural(count, 'device')} ({product}), {there}"
-        span = rules.mesh or entry.item.name.span
         help = "each device of the cluster must have its place in the mesh: change a size or add an axis"
-        raise fail("E0406", message, span, help=help)
+        raise fail("E0406", message, rules.mesh or entry.item.name.span, help=help)
