@@ -130,6 +130,8 @@ class _Class:
             }
             self.functions += [Function(phase, chunk, body) for phase, body in made.items() if body is not None]
         self.batch = lower_batch(placed, names, self.totals, self.finishes(), self.summed)
+        read = {name for f in self.batch.before for name in f.reads}
+        self.reads.setdefault(0, set()).update(read & placed.weights.keys())
 
     def build(self, homes: Mapping[str, tuple[int, ...]]) -> DeviceClass:
         """homes: the virtual stages that hold each weight."""
