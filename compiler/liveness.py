@@ -8,7 +8,7 @@ from compiler.graph import Graph, Value
 from compiler.ops.effects import Accumulate, Read, Write
 from compiler.ops.repeat import Repeat
 from compiler.program import ALL_CHUNKS, DeviceClass, For, FunctionPhase, Program, Run, Schedule, Update
-from compiler.schedules import Action, unroll
+from compiler.schedules import Action, Turn, unroll
 from dsl.data import dataclass
 
 
@@ -102,7 +102,7 @@ def rounds(
 
 def unrolled(program: Program, schedule: Schedule, group: int) -> list[Action]:
     """The group's actions in order: (kind, chunk, micro-batch)."""
-    return unroll(schedule, group, program.groups, program.homes.chunks)
+    return unroll(schedule, group, Turn.of(program))
 
 
 def _chunks(part: Run | For | Update) -> tuple[int, ...]:

@@ -188,9 +188,8 @@ def phase_in(function: FunctionPhase, op: Op | None = None) -> Phase:
 
 ALL_CHUNKS = -1
 """As the chunk of a `Run` or of a step of a `For`: its numbers count (chunk, micro-batch) pairs, in the order of
-interleaved schedules. Number k is round k // (groups * chunks), position r = k % (groups * chunks) in it: micro-batch
-round * groups + r % groups of chunk r // groups (for all but `F` counted from the last chunk). `schedules.unroll`
-resolves it; text: `F.*[0..7]`."""
+interleaved schedules: in rounds of n micro-batches (`schedules.Turn`), in each n of the first chunk, then the same n of
+the second, and so on (for all but `F` from the last chunk on). `schedules.unroll` resolves it; text: `F.*[0..7]`."""
 
 
 @dataclass(frozen=True, slots=True)

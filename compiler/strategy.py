@@ -6,6 +6,7 @@ statement that applies the tactic from which it comes, if it comes from one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import field
 from math import prod
 
@@ -76,14 +77,22 @@ class LayoutRule:
 
 @dataclass(frozen=True, slots=True)
 class PipelineRule:
-    """The rolled loop `label` is cut into stages along `axis`. `cuts`: first layer of each stage but the first."""
+    """A row of parts is cut into stages along `axis`: rolled loops, by label, and scopes, by path.
 
-    label: str
+    A loop has as many places for a cut as it has iterations, a scope is one. `cuts`: of each stage but the first, the
+    first iteration (or scope), counted through the row.
+    """
+
+    parts: tuple[str, ...]
     axis: str
     schedule: str = "gpipe"
     chunks: int = 1
     cuts: tuple[int, ...] | None = None
     span: Span = field(default=NOWHERE, compare=False)
+
+    def length(self, loops: Mapping[str, int]) -> int:
+        """Iterations and scopes in the row; loops: label -> count."""
+        return sum(loops.get(part, 1) for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)

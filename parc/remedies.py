@@ -263,7 +263,7 @@ def _microbatches(strategy: Strategy, dim: str, size: int) -> Iterator[RuleChang
         for p in strategy.pipelines[:1]:  # which says the schedule of all
             chunks = f"chunks = {p.chunks}, " if p.schedule == "interleaved" else ""
             cuts = f", cuts {list(p.cuts)}" if p.cuts else ""
-            rule = f"pipeline {p.label} on {p.axis}, schedule {p.schedule}"
+            rule = f"pipeline {', '.join(p.parts)} on {p.axis}, schedule {p.schedule}"
             rule += f"(microbatches = {count}, {chunks}over = {dim}){cuts}"
         yield RuleChange("microbatches", rule, _set(microbatches=count, microbatch_dim=dim))
 
@@ -294,7 +294,7 @@ def _meshes(job: Job, data: Sequence[str]) -> Iterator[RuleChange]:
                 sizes[fewer] //= factor
                 sizes[more] *= factor
                 stages = [(p, sizes[p.axis] * p.chunks) for p in strategy.pipelines if p.axis == more]
-                if any(p.cuts or n > loops.get(p.label, 0) for p, n in stages):
+                if any(p.cuts or n > p.length(loops) for p, n in stages):
                     continue
                 mesh = tuple(MeshAxis(a.name, sizes[a.name], a.span) for a in strategy.mesh)
                 rule = f"mesh ({', '.join(f'{a.name} = {a.size}' for a in mesh)})"

@@ -25,6 +25,7 @@ from compiler.ops.call import Call
 from compiler.ops.index import Take
 from compiler.ops.reduce import TopK
 from compiler.ops.repeat import Repeat
+from compiler.passes.cuts import divided
 from compiler.program import Program
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
@@ -237,14 +238,21 @@ def facts(job: Job, full: Job) -> dict[Fact, Any]:
             all(n >= sizes[a] for n in own if n > 1 for a in over if a not in everywhere),
             choices.get(dim, frozenset()),
         )
-    stages = {p.label: p.chunks * sizes[p.axis] for p in strategy.pipelines}
+    stages = {p.parts[0]: p.chunks * sizes[p.axis] for p in strategy.pipelines if len(p.parts) == 1}
     for label, n in loops.items():
         cut = stages.get(label, 1)
         found[("loop", label)] = (n > 1, n >= 2 * cut, n % cut == 0)
-    found |= {("stages", p.label): min(sizes[p.axis], 3) for p in strategy.pipelines}  # first, last, and between
+    for p in strategy.pipelines:
+        found["stages", p.parts[0]] = min(sizes[p.axis], 3)  # first, last, and between
+        cut, n = p.chunks * sizes[p.axis], p.length(loops)
+        if len(p.parts) > 1:  # and where one part goes over into the next
+            rows = divided(p, loops, cut).values()
+            also = [sum(map(bool, stage)) for stage in zip(*rows, strict=True)]
+            spans = tuple(min(sum(map(bool, row)), 3) for row in rows)
+            found["row", p.parts[0]] = (n >= 2 * cut, n % cut == 0, max(also), spans)
     found["microbatches", ""] = (micro > 1, *(micro > sizes[p.axis] for p in strategy.pipelines))
     found["pipelines", ""] = tuple(
-        (p.label, p.axis, p.schedule, p.chunks, len(p.cuts or ())) for p in strategy.pipelines
+        (p.parts, p.axis, p.schedule, p.chunks, len(p.cuts or ())) for p in strategy.pipelines
     )
     found["rules", ""] = tuple(getattr(strategy, f.name) for f in fields(strategy) if f.compare and f.name not in SIZED)
     found["graph", ""] = _NUMBER.sub("#", str(job.model.graph))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from math import prod
 
 from compiler.evaluate import limits, static
@@ -12,11 +11,11 @@ from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import AxisRef
-from compiler.origin import last
-from compiler.schedules import check_schedule, legal_microbatches
+from compiler.origin import last, within
+from compiler.schedules import legal_microbatches
 from compiler.strategy import MeshAxis, PipelineRule, SplitRule
 from dsl import ast
-from dsl.diagnostics import ParcError, did_you_mean, fail, plural
+from dsl.diagnostics import did_you_mean, fail, plural
 from dsl.source import Span
 
 SCHEDULES: dict[str, tuple[str, ...]] = {
@@ -30,16 +29,17 @@ SCHEDULES: dict[str, tuple[str, ...]] = {
 
 def pipeline_rule(
     statement: ast.Pipeline,
-    path: str,
+    named: Sequence[tuple[str, ast.Path]],
     axis: AxisRef,
     scope: Scope,
     index: ModelIndex | None,
     span: Span,
-    first: PipelineRule | None = None,
+    others: Sequence[PipelineRule] = (),
 ) -> PipelineRule:
-    """The rule, its numbers checked against the loop's count. path: the loop's, or its label alone; first: the rule of
-    the loop that is cut together with this one, which says axis and schedule."""
+    """The rule, its numbers checked against what is cut. named: parts, by path or label, and where they are named;
+    others: the rules of what is cut together with this, of which the first says axis and schedule."""
     schedule, chunks = "gpipe", 1
+    first = next(iter(others), None)
     if first is not None:
         notes = [("the first is here", first.span)]
         if axis.name != first.axis:
@@ -54,55 +54,71 @@ def pipeline_rule(
         chunks = _chunks(statement.schedule, schedule, scope)
     stages = axis.size * chunks
     cuts = _cuts(statement.cuts, scope) if statement.cuts is not None else None
+    parts = tuple(path for path, _ in named)
     if index is not None:
-        label = index.paths_of_loops.get(path, path)
+        parts = tuple(_part(path, of, axis, index) for path, of in named)
+        _check_twice(parts, [of.span for _, of in named], others, index)
+        count = sum(index.loops.get(p, 1) for p in parts)
+        if cuts is not None:
+            _check_cuts(cuts, statement, stages, count, [p in index.loops for p in parts])
+        elif stages > count:
+            parted = f"{axis.size} stages" + (f" of {chunks} chunks" if chunks > 1 else "")
+            what = f"`{parts[0]}` has" if len(parts) == 1 else f"{listed(parts)} have"
+            of = "iteration" if all(p in index.loops for p in parts) else "part"
+            message = f"{what} {plural(count, of)}, too few for {parted}"
+            raise fail("E0408", message, span, help=_fewer(axis, chunks, count))
+    if stages > limits.MAX_STAGES:
+        raise fail("E0908", f"the pipeline has {stages} stages, the most is {limits.MAX_STAGES:,}", span)
+    return PipelineRule(parts, axis.name, schedule, chunks, cuts, span)
+
+
+def _part(path: str, named: ast.Path, axis: AxisRef, index: ModelIndex) -> str:
+    """The label of a loop, or the path of a scope, by path or label. named: where that stands."""
+    label = index.paths_of_loops.get(path, path)
+    if label in index.loops:
         alike = [p for p in index.paths_of_loops if last(p) == path and p != path]
         if path not in index.paths_of_loops and len(alike) > 1:
             message = f"`{index.model.name}` has several loops `{path}`: {listed(alike)}"
-            raise fail("E0408", message, statement.loop.span, help=f"say which: `pipeline {alike[0]} on {axis.name}`")
-        if label not in index.loops:
-            known = dict.fromkeys((*index.loops, *index.paths_of_loops))
-            help = did_you_mean(path, known) or (
-                f"there is {listed(index.loops)}" if index.loops else "a pipeline cuts a `repeat … as name`"
-            )
-            message = f"`{index.model.name}` has no `repeat` called `{path}`"
-            if label in index.scans:
-                message = f"`{path}` is a `scan`, whose positions wait for one another: it has no stages"
-                help = f"cut a `repeat` of layers around it: {listed(index.loops)}" if index.loops else help
-            raise fail("E0408", message, statement.loop.span, help=help)
-        count = index.loops[label]
-        if stages > count:
-            parts = f"{axis.size} stages" + (f" of {chunks} chunks" if chunks > 1 else "")
-            message = f"`{label}` has {plural(count, 'iteration')}, too few for {parts}"
-            raise fail("E0408", message, span, help=_fewer(axis, chunks, count, _micro(statement, scope)))
-        path = label
-        if first is not None and first.label == path:
-            notes = [("the first is here", first.span)]
-            raise fail("E0415", f"`{path}` is cut twice", span, notes=notes)
-        _check_cuts(cuts, statement, stages, count)
-    if stages > limits.MAX_STAGES:
-        raise fail("E0908", f"the pipeline has {stages} stages, the most is {limits.MAX_STAGES:,}", span)
-    return PipelineRule(path, axis.name, schedule, chunks, cuts, span)
+            raise fail("E0408", message, named.span, help=f"say which: `pipeline {alike[0]} on {axis.name}`")
+        return label
+    if path in index.scopes and label not in index.scans:
+        return path
+    known = dict.fromkeys((*index.loops, *index.paths_of_loops, *index.scopes))
+    help = did_you_mean(path, known) or (
+        f"there is {listed(index.loops)}" if index.loops else "a pipeline cuts a `repeat … as name`, or a row of scopes"
+    )
+    message = f"`{index.model.name}` has no `repeat` and no scope called `{path}`"
+    if label in index.scans:
+        message = f"`{path}` is a `scan`, whose positions wait for one another: it has no stages"
+        help = f"cut a `repeat` of layers around it: {listed(index.loops)}" if index.loops else help
+    raise fail("E0408", message, named.span, help=help)
 
 
-def _micro(statement: ast.Pipeline, scope: Scope) -> int | None:
-    found = schedule_microbatches(statement.schedule, scope) if statement.schedule is not None else None
-    return found[0] if found is not None else None
+def _check_twice(
+    parts: Sequence[str], spans: Sequence[Span], others: Sequence[PipelineRule], index: ModelIndex
+) -> None:
+    """Whether each part stands in one pipeline, once. spans: of the parts."""
+    paths = {label: path for path, label in index.paths_of_loops.items()}
+    before = [(paths.get(p, p), r.span) for r in others for p in r.parts]
+    for part, span in zip(parts, spans, strict=True):
+        path = paths.get(part, part)
+        twice = next((there for other, there in before if within(path, other) or within(other, path)), None)
+        if twice is not None:
+            help = "each loop and each scope stands in one pipeline, once"
+            raise fail("E0415", f"`{part}` is cut twice", span, notes=[("the first is here", twice)], help=help)
+        before.append((path, span))
 
 
-def _fewer(axis: AxisRef, chunks: int, count: int, micro: int | None) -> str:
-    """How many devices, or chunks of a device, `count` iterations are enough for. micro: micro-batches, if known."""
+def _fewer(axis: AxisRef, chunks: int, count: int) -> str:
+    """How many devices, or chunks of a device, `count` iterations are enough for."""
     ways = []
     most = count // chunks
-    if chunks > 1 and micro is not None:
-        most = next(n for n in range(most, 0, -1) if micro % n == 0) if most else 0
     if most:
-        also = f" with {micro} micro-batches" if micro is not None and most < count // chunks else ""
-        ways.append(f"axis `{axis.name}` can have at most {plural(most, 'device')}{also}")
+        ways.append(f"axis `{axis.name}` can have at most {plural(most, 'device')}")
     if chunks > 1 and axis.size <= count:
         most = count // axis.size
-        if most == 1 or (micro is not None and micro % axis.size):
-            ways.append(f"there can be `one_f_one_b(microbatches = {micro or axis.size})`, without `chunks`")
+        if most == 1:
+            ways.append("there can be `one_f_one_b`, without `chunks`")
         else:
             ways.append(f"`chunks` can be at most {most}")
     return " or ".join(ways) or f"axis `{axis.name}` can have at most {plural(count, 'device')}, without `chunks`"
@@ -166,14 +182,12 @@ def check_microbatches(
     given: tuple[int, str | None, Span] | None,
     splits: Iterable[SplitRule],
     mesh: Sequence[MeshAxis],
-    pipeline: PipelineRule | None,
     index: ModelIndex,
 ) -> None:
-    """Whether the count divides the dim that is cut, and goes with the schedule; what axes split of it is no longer
-    there for micro-batches."""
-    count, name, span = given if given is not None else (1, None, None)
-    groups = next((a.size for a in mesh if pipeline is not None and a.name == pipeline.axis), 1)
-    chunks = pipeline.chunks if pipeline is not None else 1
+    """Whether the count divides the dim that is cut; what axes split of it is no longer there for micro-batches."""
+    if given is None:
+        return
+    count, name, span = given
     value = next((i.value for i in index.model.inputs if name is None or i.value.type.has(name)), None)
     if value is None or not value.type.dims:  # nothing to cut: told before, where somebody asks for it
         return
@@ -182,26 +196,15 @@ def check_microbatches(
     also = {r.axis for r in splits if of in r.dims and "activations" in r.classes}  # of some tensor if not of all
     taken = [a for a in mesh if a.size > 1 and a.name in also]
     pieces = prod(a.size for a in taken)
-    legal = legal_microbatches(groups, chunks, size, pieces)
     if size % count == 0:
-        wrong = check_schedule(pipeline.schedule, groups, chunks, count, span or pipeline.span) if pipeline else None
-        if wrong is None:
-            return
-        plain = legal_microbatches(groups, 1, size, pieces)
-        ways = [f"use {' or '.join(map(str, near))} micro-batches"] if (near := _nearest(legal, count)) else []
-        ways += [f"`one_f_one_b(microbatches = {n})`, without `chunks`" for n in _nearest(plain, count)[:1]]
-        raise ParcError(replace(wrong, help=", or ".join(ways) or None))
+        return
+    legal = legal_microbatches(size, pieces)
     help = f"legal are {', '.join(map(str, legal[:12]))}{' …' if len(legal) > 12 else ''}"
     if taken:
         names = listed(a.name for a in taken)
         help += f": {names} {'splits' if len(taken) == 1 else 'split'} it in {pieces} already"
     message = f"{count} micro-batches do not divide `{of}` = {size}"
     raise fail("E0411", message, span, help=help if legal else None)
-
-
-def _nearest(legal: Sequence[int], count: int) -> list[int]:
-    """The number itself if it is legal, else the next below and the next above."""
-    return [count] if count in legal else [*[n for n in legal if n < count][-1:], *[n for n in legal if n > count][:1]]
 
 
 def _cuts(expr: ast.Expr, scope: Scope) -> tuple[int, ...]:
@@ -211,14 +214,17 @@ def _cuts(expr: ast.Expr, scope: Scope) -> tuple[int, ...]:
     return tuple(static.integer(v, "a cut", expr.span) for v in values)
 
 
-def _check_cuts(cuts: tuple[int, ...] | None, statement: ast.Pipeline, stages: int, count: int) -> None:
-    if cuts is None or statement.cuts is None:
-        return
+def _check_cuts(cuts: tuple[int, ...], statement: ast.Pipeline, stages: int, count: int, loops: Sequence[bool]) -> None:
+    """loops: of each part, whether it is one. A stage in front of a first loop, or behind a last one, has what stands
+    there, and so may be without iterations."""
+    assert statement.cuts is not None
     span = statement.cuts.span
     if len(cuts) != stages - 1:
         message = f"{stages} stages have {stages - 1} cut{'s' * (stages != 2)} between them, got {len(cuts)}"
         raise fail("E0409", message, span, help="a cut is the first iteration of each stage but the first")
-    for low, high in zip((0, *cuts), (*cuts, count)):
-        if low >= high:
+    low, high = 0 if loops[0] else 1, count if loops[-1] else count - 1
+    for i, (a, b) in enumerate(zip((0, *cuts), (*cuts, count))):
+        end = (i == 0 and low == 0) or (i == len(cuts) and high == count)
+        if a > b or (a == b and not end):
             message = f"the cuts {list(cuts)} leave a stage without iterations (there are {count})"
-            raise fail("E0409", message, span, help=f"they increase and lie in 1 to {count - 1}")
+            raise fail("E0409", message, span, help=f"they increase and lie in {low} to {high}")

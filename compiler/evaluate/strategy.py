@@ -265,22 +265,24 @@ class Expander:
 
     def _pipeline(self, statement: ast.Pipeline, scope: Scope) -> None:
         axis = self.axis(statement.axis, scope)
-        path = self._loop(statement.loop, scope)
-        first = next(iter(self.rules.pipelines), None)
-        self.rules.pipelines.append(
-            pipeline_rule(statement, path, axis, scope, self.index, self.span(statement), first)
-        )
+        named = [(name, part) for part in statement.parts for name in self._parts(part, scope)]
+        span = self.span(statement)
+        rule = pipeline_rule(statement, named, axis, scope, self.index, span, self.rules.pipelines)
+        self.rules.pipelines.append(rule)
         if statement.schedule is not None:
             found = schedule_microbatches(statement.schedule, scope)
             if found is not None:
                 self.set_microbatches(found[0], found[1], scope, statement)
 
-    def _loop(self, path: ast.Path, scope: Scope) -> str:
-        """A loop's path or label; the one that a tactic's parameter stands for (`over block`)."""
+    def _parts(self, path: ast.Path, scope: Scope) -> list[str]:
+        """A loop's path or label, a scope's path; those that a tactic's parameter stands for (`over block`)."""
         value = scope.vars.get(path.parts[0].id) if len(path.parts) == 1 else None
-        text = value.names[0] if isinstance(value, Words) else str(path)
-        inner = f"{self.within}.{text}"
-        return inner if self.within and self.index and inner in self.index.paths_of_loops else text
+        found = value.names if isinstance(value, Words) else (str(path),)
+        if self.within is None or self.index is None:
+            return list(found)
+        known = (self.index.paths_of_loops, self.index.scopes)
+        inner = [(text, f"{self.within}.{text}") for text in found]
+        return [path if any(path in of for of in known) else text for text, path in inner]
 
     def set_microbatches(self, count: int, dim: ast.Name | None, scope: Scope, statement: ast.Statement) -> None:
         if self.rules.microbatches is not None:
@@ -360,8 +362,7 @@ def build_strategy(
     if index is not None:
         try:
             rules = expander.rules
-            pipeline = next(iter(rules.pipelines), None)
-            check_microbatches(rules.microbatches, rules.splits, rules.axes, pipeline, index)
+            check_microbatches(rules.microbatches, rules.splits, rules.axes, index)
         except ParcError as error:
             session.failed(error)
     if session.failures > before:

@@ -152,7 +152,7 @@ class _Explainer:
         rule = staged.rule.span if staged.rule is not None else strategy.places[0].span
         cut, name = staged.cut_of(*value.type.names), value.name
         if cut is not None:
-            rule = next(p.span for p in strategy.pipelines if p.label == cut.label)
+            rule = next(p.span for p in strategy.pipelines if cut.label in p.parts)
             counts = "each" if len(set(cut.counts)) == 1 else "at most"
             return (
                 Why(

@@ -8,7 +8,7 @@ that needs all of the dim has no stage to run on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import field, replace
 
 from compiler.graph import Graph, Names, Node, Value, names_of
@@ -37,21 +37,26 @@ HELP = (
 class Across:
     """`pieces`: value -> its dim of which each stage has a piece (bodies too); others are the same on all stages.
 
+    `loops`: the same values -> the loop that is cut, of whose iterations those are pieces.
     `closing`: value of which each stage makes a part -> "sum" or "max": what all parts together make.
     """
 
-    pieces: Mapping[str, str] = field(default_factory=dict)
-    closing: Mapping[str, str] = field(default_factory=dict)
+    pieces: dict[str, str] = field(default_factory=dict)
+    loops: dict[str, CutLoop] = field(default_factory=dict)
+    closing: dict[str, str] = field(default_factory=dict)
 
 
 def across(placed: Placed, staged: Staged) -> tuple[Placed, Across]:
     """The placed graphs, with constants in pieces. Functions stay as they are where each stage can run them on its
     pieces alone; else what they do stands where they are called.
 
-    Raises ParcError for an op that reads all of a loop that is cut."""
-    if staged.cut is None:
-        return placed, Across()
-    return _Across(placed, staged, staged.cut).run()
+    Of several loops, one after the other: no value is pieces of two. Raises ParcError for an op that reads all of a
+    loop that is cut."""
+    over = Across()
+    for cut in staged.cuts:
+        placed, more = _Across(placed, staged, cut).run()
+        over = Across(over.pieces | more.pieces, over.loops | more.loops, over.closing | more.closing)
+    return placed, over
 
 
 class _Wrong(Exception):
@@ -99,7 +104,9 @@ class _Across:
         outputs = tuple(self._written(level, v) for v in graph.outputs)
         self.wrong.raise_if_any()
         update = Graph(graph.name, graph.inputs, tuple(level.nodes), outputs)
-        return replace(self.placed, update=update), Across(self.pieces, self.closing)
+        return replace(self.placed, update=update), Across(
+            self.pieces, dict.fromkeys(self.pieces, self.cut), self.closing
+        )
 
     def _written(self, level: _Level, value: Value) -> Value:
         """What becomes of a weight or a state, in pieces if those of the loop are its own."""
@@ -141,11 +148,11 @@ class _Across:
     def _tell(self, node: Node, why: _Wrong) -> None:
         """Once for each place in the source: all weights of the loop have the same optimizer. `node` is not made."""
         self.broken.update(v.name for v in node.outputs)
-        message = f"{why}, of which each of {self.staged.stages} stages has its own"
+        message = f"{why}, of which each of {len(self.cut.stages)} stages has its own"
         span = (why.node or node).span
         if not any(d.span == span and d.message == message for d in self.wrong):
-            rule = self.staged.rule
-            notes = [(f"`{self.cut.label}` is cut here", rule.span)] if rule is not None else []
+            rules = self.placed.training.job.strategy.pipelines
+            notes = [(f"`{self.cut.label}` is cut here", r.span) for r in rules if self.cut.label in r.parts]
             self.wrong.error("E0554", message, span, notes=notes, help=HELP)
 
     def _plain(self, level: _Level, node: Node) -> Node:

@@ -9,7 +9,6 @@ from compiler.passes.place.place import Placed
 from compiler.passes.stage import ALL, Staged
 from compiler.program import Schedule
 from compiler.schedules import check_schedule, families, rolled
-from dsl.diagnostics import ParcError
 
 
 def classes(staged: Staged) -> list[tuple[int, ...]]:
@@ -18,7 +17,12 @@ def classes(staged: Staged) -> list[tuple[int, ...]]:
     if not staged.cuts:
         return [(g,) for g in range(groups)]
     own = {s for where in (staged.forward, staged.backward) for s in where.values() if s not in (None, ALL)}
-    own |= {0, staged.stages - 1, *(s for s in staged.anchors.values() if s not in (None, ALL))}
+    own |= {
+        0,
+        staged.stages - 1,
+        *(s for cut in staged.cuts for s in (cut.begin, cut.end)),
+        *(s for s in staged.anchors.values() if s not in (None, ALL)),
+    }
     homes = staged.homes
     found: list[list[int]] = []
     steps: tuple[int, ...] | None = None  # by how many iterations the chunks of the class' groups lie apart
@@ -46,13 +50,10 @@ def schedules(
     name, depth = "sequential", None
     if staged.groups > 1:
         name = staged.rule.schedule if staged.rule is not None else "one_f_one_b"
-        depth = None if staged.cuts else _depths(placed, staged)
+        depth = None if staged.rule is not None else _depths(placed, staged)
     if not placed.training.trains:
         name, depth = "forward", None
-    span = staged.rule.span if staged.rule is not None else None
-    wrong = check_schedule(name, staged.groups, staged.chunks, m, span)
-    if wrong is not None:
-        raise ParcError(wrong)
+    check_schedule(name, staged.chunks, m)
     all_groups = rolled(name, staged.groups, staged.chunks, m, depth)
     return [families([all_groups[g] for g in groups], groups) for groups in members]
 

@@ -1,67 +1,98 @@
-"""Loops that are cut into stages: which, and how many iterations each stage has."""
+"""What is cut into stages: loops, and which iterations each stage has; scopes in a row, each on one stage."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 
-from compiler.graph import Value
+from compiler.graph import Graph
 from compiler.ops.repeat import Repeat
 from compiler.passes.place.place import Placed
-from compiler.strategy import PipelineRule
+from compiler.strategy import PipelineRule, PlaceRule
+from compiler.walk import bodies
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, ParcError
 
 
 @dataclass(frozen=True, slots=True)
 class CutLoop:
-    """The loop `label` of `total` iterations, cut into `counts` of consecutive ones, one per virtual stage."""
+    """The loop `label` of `total` iterations, cut into `counts` of consecutive ones, one per virtual stage.
+
+    What it carries enters at the stage `begin` and leaves at `end`. These may be stages without iterations: the first
+    and the last of all, which have what stands before and behind the loop.
+    """
 
     label: str
     total: int
     counts: tuple[int, ...]
+    begin: int
+    end: int
 
     @property
     def firsts(self) -> tuple[int, ...]:
         return tuple(accumulate(self.counts[:-1], initial=0))
 
+    @property
+    def stages(self) -> frozenset[int]:
+        """The stages that have iterations of it."""
+        return frozenset(s for s, count in enumerate(self.counts) if count)
 
-def cut_loops(placed: Placed, rules: Sequence[PipelineRule], stages: int) -> tuple[CutLoop, ...]:
-    """All loops that are cut, the one with trained weights first. Several must not need each other's results, and the
-    update is cut along one: E0552."""
+    def way(self, forward: bool) -> range:
+        """The stages through which goes what it carries, in that order."""
+        return range(self.begin, self.end + 1) if forward else range(self.end, self.begin - 1, -1)
+
+
+def cut_parts(
+    placed: Placed, rules: Sequence[PipelineRule], stages: int
+) -> tuple[tuple[CutLoop, ...], tuple[PlaceRule, ...]]:
+    """The loops that are cut, those with trained weights first; and where the scopes in their rows are."""
+    cuts: list[CutLoop] = []
+    scopes: list[PlaceRule] = []
+    loops = {n.op.label: n.op.count for n in placed.forward.nodes if isinstance(n.op, Repeat)}
+    top = {n.op.label: set(_labels(n.op.body)) for n in placed.forward.nodes if isinstance(n.op, Repeat)}
+    for rule in rules:
+        wrong = next((part for part in rule.parts if any(part in body for body in top.values())), None)
+        if wrong is not None:
+            message = f"there is no loop {wrong} at the top of the model to cut"
+            around = next(label for label, body in top.items() if wrong in body)
+            help = f"cut the loop around it: `pipeline {around} on {rule.axis}`"
+            raise ParcError(Diagnostic("E0553", message, rule.span, help=help))
+        for part, counts in divided(rule, loops, stages).items():
+            mine = [s for s, n in enumerate(counts) if n]
+            if part in loops:
+                begin = 0 if part == rule.parts[0] else mine[0]
+                end = stages - 1 if part == rule.parts[-1] else mine[-1]
+                cuts.append(CutLoop(part, loops[part], counts, begin, end))
+            else:
+                scopes.append(PlaceRule(part, rule.axis, mine[0], rule.span))
     trained = {label for w in placed.training.model.trained for label in w.loops}
-    order = sorted(rules, key=lambda r: r.label not in trained)
-    if len(order) > 1 and order[1].label in trained:
-        message = f"`{order[0].label}` and `{order[1].label}` are both cut and both trained"
-        help = "cut one of them, or freeze the other (`frozen …`)"
-        raise ParcError(Diagnostic("E0552", message, order[1].span, help=help))
-    labels = {r.label: r for r in rules}
-    after: dict[Value, str] = {}  # what is made of a loop that is cut -> the loop
-    for node in placed.forward.nodes if len(rules) > 1 else ():
-        behind = next((after[v] for v in node.inputs if v in after), None)
-        label = node.op.label if isinstance(node.op, Repeat) and node.op.label in labels else None
-        if label is not None and behind is not None:
-            message = f"`{label}` needs what `{behind}` makes, which is there behind the last stage only"
-            help = "cut one of them: loops that are cut together begin in the first stage and end in the last"
-            raise ParcError(Diagnostic("E0552", message, labels[label].span, help=help))
-        if label or behind:
-            after.update(dict.fromkeys(node.outputs, label or behind or ""))
-    return tuple(_cut(placed, rule, stages) for rule in order)
+    return tuple(sorted(cuts, key=lambda c: c.label not in trained)), tuple(scopes)
 
 
-def _cut(placed: Placed, rule: PipelineRule, stages: int) -> CutLoop:
-    label = rule.label
-    loop = next((n.op for n in placed.forward.nodes if isinstance(n.op, Repeat) and n.op.label == label), None)
-    if loop is None:
-        raise ParcError(Diagnostic("E0553", f"there is no loop {rule.label} at the top of the model to cut", rule.span))
-    total = loop.count
-    assert total >= stages, (total, stages)  # the evaluator has seen to it
+def divided(rule: PipelineRule, loops: Mapping[str, int], stages: int) -> dict[str, tuple[int, ...]]:
+    """Of each part of a row, how many iterations each stage has; a scope is one. loops: label -> count."""
+    edges = _edges(rule, rule.length(loops), stages)
+    found: dict[str, tuple[int, ...]] = {}
+    at = 0
+    for part in rule.parts:
+        end = at + loops.get(part, 1)
+        found[part] = tuple(max(0, min(b, end) - max(a, at)) for a, b in pairwise(edges))
+        at = end
+    return found
+
+
+def _labels(body: Graph) -> Iterator[str]:
+    """Of the loops in a loop."""
+    return (n.op.label for g in bodies(body) for n in g.nodes if isinstance(n.op, Repeat))
+
+
+def _edges(rule: PipelineRule, total: int, stages: int) -> tuple[int, ...]:
+    """Where each stage begins in the row of what is cut, and the end of the last."""
     if rule.cuts is not None:
-        edges = (0, *rule.cuts, total)
-        counts = tuple(b - a for a, b in pairwise(edges))
-        assert len(counts) == stages and min(counts) >= 1, counts  # the evaluator has seen to it
-        return CutLoop(label, total, counts)
+        assert len(rule.cuts) == stages - 1, rule  # the evaluator has seen to it
+        return (0, *rule.cuts, total)
+    assert total >= stages, (total, stages)  # likewise
     base, extra = divmod(total, stages)
     inner = list(range(1, stages - 1)) + [0, stages - 1]  # the ends have the embedding and the head to do as well
     more = set(inner[:extra])
-    return CutLoop(label, total, tuple(base + (s in more) for s in range(stages)))
+    return tuple(accumulate((base + (s in more) for s in range(stages)), initial=0))

@@ -13,6 +13,8 @@ from compiler.ops.call import Call
 from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
+from compiler.passes.across import Across
+from compiler.passes.cuts import CutLoop
 from compiler.passes.place.place import Placed
 from compiler.program import ORIGINS, FunctionPhase, phase_in
 from compiler.relayout import plan_relayout
@@ -178,35 +180,35 @@ class Emitter:
 
 
 class PieceEmitter(Emitter):
-    """For the update: `pieces` tells of each value which dim stands for the iterations, `count` of `total` here.
+    """For the update: `over` tells of each value which dim stands for the iterations of which loop.
 
-    part: of the loops that are cut of whose weights none is renewed.
+    counts: label of a loop that is cut -> its iterations here.
     """
 
-    def __init__(
-        self, placed: Placed, names: Names, pieces: Mapping[str, str], count: int, total: int, part: LoopPart | None
-    ) -> None:
-        super().__init__(placed, names, FunctionPhase.UPDATE, part)
-        self.pieces, self.count, self.total = pieces, count, total
+    def __init__(self, placed: Placed, names: Names, over: Across, counts: Mapping[str, int]) -> None:
+        super().__init__(placed, names, FunctionPhase.UPDATE)
+        self.over, self.counts = over, counts
 
     def piece(self, type: Type, value: str) -> Type:
         """The type of what this stage has of a value (or of what has the same dims)."""
-        name = self.pieces.get(value)
+        name = self.over.pieces.get(value)
         if name is None:
-            return type if self.part is None else self.part.type(type)
-        return Type(type.dtype, tuple([self._cut(d, name) for d in type.dims]))
+            return type
+        loop = self.over.loops[value]
+        return Type(type.dtype, tuple([self._cut(d, loop) if d.name == name else d for d in type.dims]))
 
     def type(self, value: Value) -> Type:
         return self.piece(value.type, value.name)
 
     def op(self, node: Node) -> Op:
-        names = {self.pieces[v.name] for v in node.outputs if v.name in self.pieces}
-        if not names or not _dim_fields(node.op):
+        pieces, loops = self.over.pieces, self.over.loops
+        found = {pieces[v.name]: loops[v.name] for v in node.outputs if v.name in pieces}
+        if not found or not _dim_fields(node.op):
             return node.op
-        return with_dims(node.op, lambda d: self._cut(d, d.name) if d.name in names else d)
+        return with_dims(node.op, lambda d: self._cut(d, found[d.name]) if d.name in found else d)
 
     def inner(self) -> Emitter:
-        return PieceEmitter(self.placed, self.names, self.pieces, self.count, self.total, self.part)
+        return PieceEmitter(self.placed, self.names, self.over, self.counts)
 
-    def _cut(self, dim: Dim, name: str) -> Dim:
-        return Dim(dim.name, dim.size * self.count // self.total) if dim.name == name else dim
+    def _cut(self, dim: Dim, loop: CutLoop) -> Dim:
+        return Dim(dim.name, dim.size * self.counts[loop.label] // loop.total)

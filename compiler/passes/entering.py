@@ -26,8 +26,9 @@ def nodes_of(
     needed = {v.name for v in roots} | set(sends)
     found: list[Node] = []
     for node in reversed(graph.nodes):
-        if staged.is_cut(node) or any(
-            v.name in needed and where.get(v.name) in (None, stage, ALL) for v in node.outputs
+        cut = staged.cut_at(node)
+        if (cut is not None and stage in cut.way(forward)) or (
+            cut is None and any(v.name in needed and where.get(v.name) in (None, stage, ALL) for v in node.outputs)
         ):
             found.append(node)
             needed.update(v.name for v in _operands(staged, node, stage, forward))
@@ -42,5 +43,9 @@ def nodes_of(
 
 def _operands(staged: Staged, node: Node, stage: int, forward: bool) -> Sequence[Value]:
     """Of a node, but for what the stage before hands over."""
-    carried = isinstance(node.op, Repeat) and staged.is_cut(node) and not staged.enters(stage, forward)
-    return node.inputs[node.op.carries :] if carried and isinstance(node.op, Repeat) else node.inputs
+    cut = staged.cut_at(node)
+    if cut is None:
+        return node.inputs
+    assert isinstance(node.op, Repeat)
+    carried = node.inputs[: node.op.carries] if stage == cut.way(forward)[0] else ()
+    return (*carried, *(node.inputs[node.op.carries :] if cut.counts[stage] else ()))

@@ -18,6 +18,7 @@ from compiler.origin import Role
 from compiler.passes.across import Across
 from compiler.passes.buffers import BufferNames, buffer_names, of_chunk
 from compiler.passes.classes import classes, schedules
+from compiler.passes.cuts import CutLoop
 from compiler.passes.emit import Emitter, LoopPart
 from compiler.passes.entering import nodes_of
 from compiler.passes.lower_batch import lower_batch, part_decls
@@ -68,24 +69,26 @@ def _messages(placed: Placed, staged: Staged) -> tuple[Ways, Ways]:
     """What stages send each other in the forward pass, and in the backward pass."""
     where, results = staged.forward, placed.forward.outputs[: placed.training.results]
     loads = (staged.loads[k.name] | staged.late_loads.get(k.name, frozenset()) for k in placed.kept)
-    ends = [(v.name, staged.stages_at(staged.counts_at(v, where))) for v in results]
+    ends = [(v.name, staged.stages_of(v, where)) for v in results]
     ends += [(v.name, at) for v, at in zip(placed.forward.outputs[len(results) :], loads, strict=True)]
-    forward = messages(placed.forward, staged, where, ends, 0)
+    forward = messages(placed.forward, staged, where, ends, True)
     where, put_off = staged.backward, set(placed.late.outputs) if placed.late is not None else set()
     parts = [v for parts in staged.addends for v in parts if v not in put_off]
-    ends = [(v.name, staged.stages_at(staged.counts_at(v, where))) for v in parts]
+    ends = [(v.name, staged.stages_of(v, where)) for v in parts]
     ends += [(v.name, staged.late_loads[v.name]) for v in placed.crossing]
-    return forward, messages(placed.backward, staged, where, ends, staged.stages - 1)
+    return forward, messages(placed.backward, staged, where, ends, False)
 
 
 def _homes(placed: Placed, staged: Staged, lowered: Sequence[_Class]) -> dict[str, tuple[int, ...]]:
-    """Virtual stages that hold each weight: who reads it or adds to its gradient (all, for one of the cut loop)."""
+    """Virtual stages that hold each weight: who reads it or adds to its gradient (of a loop that is cut: who has some
+    of its iterations)."""
     found: dict[str, tuple[int, ...]] = {}
     model = placed.training.model
     added = dict(zip((w.name for w in placed.training.trained), staged.addends, strict=True))
     for w in model.weights:
-        if staged.cut_of(*w.loops):
-            found[w.name] = (ALL,)
+        cut = staged.cut_of(*w.loops)
+        if cut is not None:
+            found[w.name] = tuple(sorted(cut.stages))
             continue
         stages = {staged.counts_at(v, staged.backward) for v in added.get(w.name, ())} - {ALL}
         for cls in lowered:
@@ -166,6 +169,8 @@ class _Class:
             slope = firsts[-1] - firsts[0]
             first = Affine(firsts[0] - slope * self.groups[0], slope)
             count = cut.counts[self.staged.homes.stage(self.groups[0], chunk)]
+            if not count:
+                continue
             found.append(LoopRange(cut.label, chunk, first, count, cut.total))
         return tuple(found)
 
@@ -183,13 +188,12 @@ class _Class:
                 ends.append((Accumulate(decl.name), v))
                 self.states.append(replace(decl, chunk=chunk))
         for logical, v in zip(self.training.model.outputs, graph.outputs[len(sums) :], strict=False):
-            if self.staged.counts_at(v, where) in (stage, ALL):
+            if stage in self.staged.stages_of(v, where):
                 roots.append(v)
                 ends.append(self._output(logical, v, chunk, part))
         results = graph.outputs[: self.training.results]
         for v, kept, saved in zip(graph.outputs[len(results) :], placed.kept, self.training.saved, strict=True):
-            loads = self._readers(kept)
-            if where.get(v.name) == ALL or stage in loads:
+            if stage in self._readers(kept) | self.staged.with_own_part(v, where):
                 roots.append(v)
                 ends.append((Save(of_chunk(self.names.saved[saved.name], chunk)), v))
                 self._keep(saved.name, v, kept.layout, chunk, part)
@@ -218,7 +222,7 @@ class _Class:
         def entering(more: Sequence[Value]) -> Collection[str]:
             return nodes_of(self.staged, graph, where, stage, [*roots, *more], sends, True)[1]
 
-        mine = [s.name for s, v in pairs if self.staged.counts_at(v, where) in (stage, ALL)]
+        mine = [s.name for s, v in pairs if stage in self.staged.stages_of(v, where)]
         return reached(pairs, mine, entering)
 
     def _output(self, logical: str, value: Value, chunk: int, part: LoopPart | None) -> tuple[Op, Value]:
@@ -247,7 +251,7 @@ class _Class:
         put_off = set(placed.late.outputs) if placed.late is not None else set()
         ends = self._gradients(stage, chunk, lambda v: v not in put_off)
         keeps = [(v, self.staged.late_loads[v.name]) for v in placed.crossing]
-        held = [v for v, loads in keeps if where.get(v.name) == ALL or stage in loads]
+        held = [v for v, loads in keeps if stage in loads | self.staged.with_own_part(v, where)]
         emit = Emitter(placed, Names(), FunctionPhase.BACKWARD, part)
         reread = {i.op.name for i in late.nodes if isinstance(i.op, Load)} if late is not None else set()
         self._body(emit, graph, where, stage, chunk, [*(v for _, v in ends), *held], self.back, False, reread)
@@ -274,7 +278,7 @@ class _Class:
         where = self.staged.backward
         found: list[tuple[str, Value]] = []
         for w, addends in zip(self.training.trained, self.staged.addends, strict=True):
-            here = [v for v in addends if self.staged.counts_at(v, where) in (ALL, stage)]
+            here = [v for v in addends if stage in self.staged.stages_of(v, where)]
             found += [(of_chunk(self.names.gradients[w.name], chunk), v) for v in here if mine(v)]
         return found
 
@@ -308,26 +312,30 @@ class _Class:
         sends = ways.sent_by(stage)
         chosen, entering = nodes_of(self.staged, graph, where, stage, roots, sends, forward)
         self._enter(emit, graph, where, stage, chunk, entering, ways, reread, forward)
+        sent: set[str] = set()
+
+        def send(value: Value) -> None:
+            sent.add(value.name)
+            for target in sends[value.name]:
+                emit.do(Send(value.name, target - stage), value)
+
+        for name, v in entering.items():
+            if name in sends and stage in ways.ways[name]:
+                send(v)  # what is only handed on
         for op, v in early:
             emit.do(op, v)
-        sent: set[str] = set()
         for node in chosen:
-            if self.staged.is_cut(node):
-                self._cut_loop(emit, node, stage, forward)
+            cut = self.staged.cut_at(node)
+            if cut is not None:
+                self._cut_loop(emit, node, cut, stage, forward)
             else:
                 emit.node(node)
             for v in node.outputs:
-                if v.name in sends and v.name not in sent and self._owns(where, v, stage, forward):
-                    sent.add(v.name)
-                    for target in sends[v.name]:
-                        emit.do(Send(v.name, target - stage), v)
-        for name, targets in sends.items():
+                if v.name in sends and v.name not in sent and where.get(v.name) == stage:
+                    send(v)
+        for name in sends:
             if name not in sent and name in entering:
-                for target in targets:
-                    emit.do(Send(name, target - stage), entering[name])
-
-    def _owns(self, where: Mapping[str, Stage], value: Value, stage: int, forward: bool) -> bool:
-        return where.get(value.name) == stage
+                send(entering[name])
 
     def _enter(
         self,
@@ -366,19 +374,20 @@ class _Class:
             else:
                 emit.effect(Input(v.name), v, layout)
 
-    def _cut_loop(self, emit: Emitter, node: Node, stage: int, forward: bool) -> None:
+    def _cut_loop(self, emit: Emitter, node: Node, cut: CutLoop, stage: int, forward: bool) -> None:
         """This stage's iterations: carries come from the stage before and go to the one after."""
-        op = node.op
+        op, way = node.op, cut.way(forward)
         assert isinstance(op, Repeat)
-        cut = self.staged.cut_of(op.label)
-        assert cut is not None
-        ahead = 1 if forward else -1
         carried: list[Value] = []
-        if not self.staged.enters(stage, forward):
+        if stage != way[0]:
             # Not under the outer value's name: this stage may read that one as well, as it was before the loop.
             for outer, param in zip(node.inputs[: op.carries], op.body.inputs, strict=False):
-                carried.append(emit.received(Recv(param.name, -ahead), outer, outer.layout))
-        emit.repeat(node, op, cut.counts[stage], carried)
-        if stage != (self.staged.stages - 1 if forward else 0):
+                carried.append(emit.received(Recv(param.name, -way.step), outer, outer.layout))
+        if cut.counts[stage]:
+            emit.repeat(node, op, cut.counts[stage], carried)
+        else:  # what stands before or behind the loop is here, and nothing of it
+            carried = carried or [emit.value(v) for v in node.inputs[: op.carries]]
+            emit.defined.update((out.name, v) for out, v in zip(node.outputs, carried, strict=False))
+        if stage != way[-1]:
             for out, param in zip(node.outputs[: op.carries], op.body.inputs, strict=False):
-                emit.do(Send(param.name, ahead), out)
+                emit.do(Send(param.name, way.step), out)

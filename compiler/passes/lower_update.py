@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import Layout
@@ -14,9 +15,9 @@ from compiler.ops.elementwise import Map
 from compiler.origin import Role
 from compiler.passes.across import Across
 from compiler.passes.buffers import BufferNames, of_chunk
-from compiler.passes.emit import Emitter, LoopPart, PieceEmitter
+from compiler.passes.emit import Emitter, PieceEmitter
 from compiler.passes.place.place import Placed
-from compiler.passes.stage import ALL, Staged
+from compiler.passes.stage import Staged
 from compiler.program import StateDecl
 
 Deps = frozenset[str]
@@ -32,8 +33,7 @@ def lower_update(
 ) -> tuple[Graph, list[StateDecl]]:
     """The body of U and the declarations of weights, gradients, optimizer states and counters of the class.
 
-    over: what the stages have pieces of; homes: the virtual stages that hold each weight (ALL, for a weight of the
-    cut loop).
+    over: what the stages have pieces of; homes: the virtual stages that hold each weight, or their own part of it.
     """
     return _Update(placed, staged, over, names, groups, homes).lower()
 
@@ -51,6 +51,8 @@ class _Update:
         self.placed, self.staged, self.over, self.buffers, self.groups = placed, staged, over, buffers, groups
         self.homes = homes
         self.training = placed.training
+        # Weights of which each stage has a part of its own.
+        self.apart = {w.name for w in self.training.model.weights if staged.cut_of(*w.loops)}
         self.trained = placed.training.trained
         self.graph = placed.update
         self.names = Names()
@@ -126,24 +128,23 @@ class _Update:
         found = self._here[weight] = []
         for chunk in range(self.staged.chunks):
             stages = {self.staged.homes.stage(g, chunk) for g in self.groups}
-            if self.homes[weight] == (ALL,) or stages & set(self.homes[weight]):
+            if stages & set(self.homes[weight]):
                 found.append(chunk)
         return found
 
     def _contributes(self, weight: str, chunk: int) -> bool:
         """Whether the backward pass of this class adds to the weight's gradient."""
         stages = {self.staged.homes.stage(g, chunk) for g in self.groups}
-        places = [self.staged.counts_at(v, self.staged.backward) for v in self.addends[weight]]
-        return any(p == ALL or p in stages for p in places)
+        return any(stages & self.staged.stages_of(v, self.staged.backward) for v in self.addends[weight])
 
     def lower(self) -> tuple[Graph, list[StateDecl]]:
         chunks = range(self.staged.chunks)
         emits = {c: self._emitter(c) for c in chunks}
         main = emits[0]
-        functions: dict[int, dict[int, Graph]] = {}  # by number of iterations
+        functions: dict[tuple[int, ...], dict[int, Graph]] = {}  # by numbers of iterations
         for c in chunks:
             emits[c].nodes, emits[c].called = main.nodes, main.called
-            emits[c].functions = functions.setdefault(emits[c].count, emits[c].functions)
+            emits[c].functions = functions.setdefault(tuple(emits[c].counts.values()), emits[c].functions)
         states = self._declare(emits)
         self._enter(emits)
         for node in self.graph.nodes:
@@ -152,10 +153,10 @@ class _Update:
                 self._add_up(node, emits)
             else:
                 weights = self.deps[out.name]
-                own = not weights and any(v.name in self.over.pieces for v in node.outputs)
-                for c in chunks if own else self._chunks(weights):
+                own = None if weights else next((self.over.loops.get(v.name) for v in node.outputs), None)
+                for c in self._chunks(weights) if own is None else [c for c in chunks if emits[c].counts[own.label]]:
                     emits[c].node(node)
-                if not weights and not own:
+                if not weights and own is None:
                     for other in chunks[1:]:
                         for v in node.outputs:
                             emits[other].defined[v.name] = main.value(v)
@@ -184,11 +185,8 @@ class _Update:
         return self.here(next(iter(weights))) if weights else [0]
 
     def _emitter(self, chunk: int) -> PieceEmitter:
-        cut, stage = self.staged.cut, self.staged.homes.stage(self.groups[0], chunk)
-        count, total = (1, 1) if cut is None else (cut.counts[stage], cut.total)
-        others = {(c.label, c.total): c.counts[stage] for c in self.staged.cuts[1:]}
-        part = LoopPart(others) if others else None
-        return PieceEmitter(self.placed, self.names, self.over.pieces, count, total, part)
+        stage = self.staged.homes.stage(self.groups[0], chunk)
+        return PieceEmitter(self.placed, self.names, self.over, {c.label: c.counts[stage] for c in self.staged.cuts})
 
     def _declare(self, emits: Mapping[int, PieceEmitter]) -> list[StateDecl]:
         found: list[StateDecl] = []
@@ -243,7 +241,7 @@ class _Update:
     def _join(self, emits: Mapping[int, Emitter], value: Value, weight: str, layout: Layout) -> None:
         """The gradient of a weight that several virtual stages hold is summed over them: here, then over the groups."""
         chunks = self.here(weight)
-        if self.homes[weight] == (ALL,) or not chunks:
+        if weight in self.apart or not chunks:
             return
         current = self._sum([emits[c].value(value) for c in chunks], value, layout, emits[0])
         groups = tuple(sorted({self.staged.homes.group(s) for s in self.homes[weight]}))
@@ -264,9 +262,9 @@ class _Update:
     def _part(self, leaf: Value, emits: Mapping[int, Emitter]) -> Value | None:
         """What this class adds for one weight, if it does. A weight held by several stages counts in the first."""
         (weight,) = self.deps[leaf.name]
-        homes = self.homes[weight]
+        first = self.homes[weight][:1]
         stages = {c: self.staged.homes.stage(self.groups[0], c) for c in self.here(weight)}
-        parts = [emits[c].value(leaf) for c, stage in stages.items() if homes == (ALL,) or stage == homes[0]]
+        parts = [emits[c].value(leaf) for c, stage in stages.items() if weight in self.apart or stage in first]
         return self._sum(parts, leaf, leaf.layout, emits[0]) if parts else None
 
     def _add_up(self, node: Node, emits: Mapping[int, Emitter]) -> None:
@@ -289,8 +287,8 @@ class _Update:
         layout = root.layout
         current = self.partial[root.name]
         if current is None:
-            zero = Full(0.0, root.type.dtype, ())
-            current = main.add(zero, (), f"{root.name}.none", root, layout)
+            none = Full(-inf if fn == "max" else 0.0, root.type.dtype, ())
+            current = main.add(none, (), f"{root.name}.none", root, layout)
         if self.staged.groups > 1:
             op = StageReduce(root.name, fn, tuple(range(self.staged.groups)))
             current = main.add(op, (current,), root.name, root, layout)

@@ -34,12 +34,12 @@ NOTHING = Ways({})
 
 
 def messages(
-    graph: Graph, staged: Staged, where: Mapping[str, Stage], ends: Iterable[tuple[str, frozenset[int]]], begin: int
+    graph: Graph, staged: Staged, where: Mapping[str, Stage], ends: Iterable[tuple[str, frozenset[int]]], forward: bool
 ) -> Ways:
-    """What the stages send each other, but for what the cut loop carries. ends, begin: as in `users_of`."""
+    """What the stages send each other, but for what the cut loop carries. ends, forward: as in `users_of`."""
     if staged.stages == 1:
         return NOTHING
-    users, _ = users_of(graph, staged, where, ends, begin)
+    users, _ = users_of(graph, staged, where, ends, forward)
     ways: dict[str, Mapping[int, int]] = {}
     for v in (*graph.inputs, *(v for node in graph.nodes for v in node.outputs)):
         place = where.get(v.name)

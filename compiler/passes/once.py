@@ -8,34 +8,40 @@ the strategy says `place SCOPE on AXIS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from compiler.graph import Graph, Node, Value
 from compiler.layout import Layout
 from compiler.ops.comm import MaskPad, Relayout
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
+from compiler.origin import scopes
+from compiler.passes.places import node_path
 
-FIRST, EACH, LAST = 1, 2, 4
-"""Who reads a value: the first stage, each stage that runs iterations of a loop that is cut, the last."""
+EACH = ""
+"""Who reads a value, beside parts of rows, by name: each stage that runs iterations of a loop that is cut."""
 
 DATA, WEIGHT, DEAR = 1, 2, 4
 """What a value is made of. Data and weights together are dear."""
 
 
 def made_once(
-    graph: Graph, cut: Collection[str], weights: Collection[str], by_each: Callable[[Node], bool]
+    graph: Graph, rows: Sequence[Sequence[str]], weights: Collection[str], by_each: Callable[[Node], bool]
 ) -> frozenset[Value]:
     """The values that a pipeline's first stage makes for others, of a forward graph, placed or not.
 
-    cut: labels of the loops at the top that are cut into stages; weights: names of the inputs that are weights;
-    by_each: of which nodes the strategy says that each stage makes what it reads.
+    rows: labels of the loops at the top that are cut into stages, and paths of the scopes between them, row by row;
+    weights: names of the inputs that are weights; by_each: of which nodes the strategy says that each stage makes what
+    it reads.
     """
+    parts = {part: rows[0][0] if part == row[0] else part for row in rows for part in row}  # all rows begin together
     known = {v: WEIGHT if v.name in weights else DATA for v in graph.inputs}
-    behind: set[Value] = set()
+    behind: dict[Value, str] = {}  # what can be on one stage only -> the part of a row that it has come from last
     for node in graph.nodes:
-        if _is_cut(node, cut) or not behind.isdisjoint(node.inputs):
-            behind.update(node.outputs)
+        part = _part(node, parts)
+        came = part or next((behind[v] for v in reversed(node.inputs) if v in behind), "")
+        if came:
+            behind.update(dict.fromkeys(node.outputs, came))
             continue
         found = DEAR if _has_product(node) else 0
         for v in node.inputs:
@@ -45,25 +51,32 @@ def made_once(
         elif found & (DATA | WEIGHT) == DATA | WEIGHT:
             found |= DEAR
         known.update(dict.fromkeys(node.outputs, found))
-    readers: dict[Value, int] = {}
+    begin = rows[0][0]
+    readers: dict[Value, frozenset[str]] = {}
     once: set[Value] = set()
     for node in reversed(graph.nodes):
-        mine = 0
-        for v in node.outputs:
-            mine |= readers.get(v, 0)
+        cut = isinstance(node.op, Repeat) and node.op.label in parts
+        mine = frozenset[str]().union(*(readers.get(v, frozenset()) for v in node.outputs))
         if node.outputs[0] in behind:
-            mine = EACH if _is_cut(node, cut) else LAST
-        elif mine not in (0, FIRST, LAST) and known[node.outputs[0]] & DEAR and _is_sent(node, cut):
+            part = behind[node.outputs[0]]
+            # What the first loop leaves is where it ends, not where it begins.
+            mine = frozenset((EACH,) if cut else (part if _part(node, parts) else f"behind {part}",))
+        elif (EACH in mine or len(mine) > 1) and known[node.outputs[0]] & DEAR and _is_sent(node, parts):
             once.update(node.outputs)
-            mine = FIRST
-        carries = node.op.carries if isinstance(node.op, Repeat) and mine == EACH and _is_cut(node, cut) else 0
+            mine = frozenset((begin,))
+        carries = node.op.carries if cut and isinstance(node.op, Repeat) else 0
         for i, v in enumerate(node.inputs):
-            readers[v] = readers.get(v, 0) | (FIRST if i < carries else mine)
+            begins = {parts[node.op.label]} if isinstance(node.op, Repeat) and i < carries else mine
+            readers[v] = readers.get(v, frozenset()) | begins
     return frozenset(once)
 
 
-def _is_cut(node: Node, cut: Collection[str]) -> bool:
-    return isinstance(node.op, Repeat) and node.op.label in cut
+def _part(node: Node, parts: Mapping[str, str]) -> str:
+    """Where the part of a row to which a node belongs begins: a part, by name; "" if it belongs to none."""
+    if isinstance(node.op, Repeat) and node.op.label in parts:
+        return parts[node.op.label]
+    path = node_path(node)
+    return next((parts[p] for p in (path, *scopes(path)) if p in parts), "")
 
 
 def _has_product(node: Node) -> bool:
@@ -73,9 +86,9 @@ def _has_product(node: Node) -> bool:
     return isinstance(node.op, Contract)
 
 
-def _is_sent(node: Node, cut: Collection[str]) -> bool:
+def _is_sent(node: Node, parts: Collection[str]) -> bool:
     """Whether a result is rather sent than what it is made from: where making it is some work, or makes it smaller."""
-    if any(v.type.has(label) for v in node.outputs for label in cut):
+    if any(v.type.has(label) for v in node.outputs for label in parts):
         return False  # each stage makes those of its own iterations
     if isinstance(node.op, MaskPad):
         return False  # a message does not tell what the unused elements hold

@@ -104,7 +104,9 @@ def _transpose(w: Work) -> None:
 
 
 def _merge_equal(w: Work) -> None:
-    w.derivative = merge(w.derivative, apart=bool(w.job.strategy.places))
+    strategy = w.job.strategy
+    apart = bool(strategy.places) or any(len(p.parts) > 1 for p in strategy.pipelines)
+    w.derivative = merge(w.derivative, apart)
 
 
 def _sum_in_own_type(w: Work) -> None:
@@ -117,12 +119,12 @@ def _prune(w: Work) -> None:
 
 def _close(w: Work) -> None:
     strategy = w.job.strategy
-    cut = [p.label for p in strategy.pipelines]
+    cut = [part for p in strategy.pipelines for part in p.parts]
     rules = Recompute(w.divided.graph, strategy.recomputes, cut, w.job.model.graph)
     sizes = {a.name: a.size for a in strategy.mesh}
-    cut = [p.label for p in strategy.pipelines if sizes[p.axis] > 1]
+    rows = [p.parts for p in strategy.pipelines if sizes[p.axis] > 1]
     weights = {weight.name for weight in w.model.weights}
-    sent = made_once(w.derivative.forward, cut, weights, by_each(strategy.places)) if cut else frozenset()
+    sent = made_once(w.derivative.forward, rows, weights, by_each(strategy.places)) if rows else frozenset()
     w.differentiated = close(w.derivative, rules, w.names, sent)
 
 

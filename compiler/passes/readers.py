@@ -24,8 +24,8 @@ def readers(
 
     `wanted`: values that are needed where they are made; `taken`: stages that need a value besides.
     """
-    ends = [(v.name, staged.stages_at(staged.counts_at(v, where))) for v in wanted]
-    users, _ = users_of(graph, staged, where, [*(taken or {}).items(), *ends], staged.stages - 1)
+    ends = [(v.name, staged.stages_of(v, where)) for v in wanted]
+    users, _ = users_of(graph, staged, where, [*(taken or {}).items(), *ends], False)
     return {name: users.get(name, frozenset()) for name in names}
 
 
@@ -34,11 +34,11 @@ def users_of(
     staged: Staged,
     where: Mapping[str, Stage],
     ends: Iterable[tuple[str, frozenset[int]]],
-    begin: int,
+    forward: bool,
 ) -> tuple[dict[str, frozenset[int]], list[tuple[Node, frozenset[int]]]]:
     """Stages that read each value, and the movable nodes with the stages that make what they give.
 
-    ends: what is wanted of the graph, in which stages; begin: the stage in which the cut loop begins.
+    ends: what is wanted of the graph, in which stages; forward: whether it is the forward pass.
     """
     users: dict[str, frozenset[int]] = {}
 
@@ -47,19 +47,18 @@ def users_of(
 
     for name, stages in ends:
         use(name, stages)
-    everyone = frozenset(range(staged.stages))
     movable = []
     for node in reversed(graph.nodes):
         place = where.get(node.outputs[0].name)
         here = frozenset[int]().union(*(users.get(v.name, frozenset()) for v in node.outputs))
-        cut = staged.is_cut(node)
-        if cut:
-            here = everyone
-        elif here and place is not None:
-            here = staged.stages_at(place)
-        elif here:
+        cut = staged.cut_at(node)
+        if cut is not None:
+            here = cut.stages
+        elif here and place is not None and place >= 0:
+            here = frozenset((place,))
+        elif here and place is None:
             movable.append((node, here))
         for i, v in enumerate(node.inputs):
-            enters = cut and isinstance(node.op, Repeat) and i < node.op.carries
-            use(v.name, frozenset((begin,)) if enters else here)
+            enters = cut is not None and isinstance(node.op, Repeat) and i < node.op.carries
+            use(v.name, frozenset((cut.way(forward)[0],)) if enters and cut is not None else here)
     return users, movable

@@ -57,7 +57,8 @@ def split(placed: Placed, staged: Staged) -> SplitGraphs:
 def _awaited(graph: Graph, roots: Iterable[Value], staged: Staged) -> Iterable[Value]:
     """What one stage makes and another reads, and all that the cut loop carries from stage to stage."""
     for node in prune_nodes(graph.nodes, tuple(roots)):
-        if staged.is_cut(node):
+        cut = staged.cut_at(node)
+        if cut is not None:
             assert isinstance(node.op, Repeat)
             yield from node.outputs[: node.op.carries]
         place = staged.backward.get(node.outputs[0].name)
@@ -65,9 +66,9 @@ def _awaited(graph: Graph, roots: Iterable[Value], staged: Staged) -> Iterable[V
             source = staged.backward.get(v.name)
             if source in (None, ALL):
                 continue
-            if staged.is_cut(node):
+            if cut is not None:
                 assert isinstance(node.op, Repeat)
-                if i >= node.op.carries or source != staged.stages - 1:
+                if i >= node.op.carries or source != cut.end:
                     yield v
             elif place not in (None, ALL, source):
                 yield v

@@ -15,12 +15,12 @@ from compiler.homes import Homes
 from compiler.ops.comm import MaskPad
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
-from compiler.origin import Origin, Phase
-from compiler.passes.cuts import CutLoop, cut_loops
+from compiler.origin import Origin, Phase, scopes
+from compiler.passes.cuts import CutLoop, cut_parts
 from compiler.passes.once import made_once
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
-from compiler.passes.places import by_each, check_by_each, place_of, places, ranks
+from compiler.passes.places import by_each, check_by_each, node_path, place_of, places, ranks
 from compiler.passes.readers import readers
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
@@ -52,26 +52,30 @@ class Staged:
     def stages(self) -> int:
         return self.groups * self.chunks
 
-    def stages_at(self, place: Stage) -> frozenset[int]:
-        """The stages that a place is: all of them, or one."""
-        return frozenset(range(self.stages)) if place == ALL else frozenset((place or 0,))
-
-    @property
-    def cut(self) -> CutLoop | None:
-        """The loop that is cut whose weights are trained, or one of them where none are."""
-        return self.cuts[0] if self.cuts else None
-
     def cut_of(self, *labels: str) -> CutLoop | None:
         """The loop that is cut among those of these labels."""
         return next((c for c in self.cuts if c.label in labels), None)
 
+    def cut_at(self, node: Node) -> CutLoop | None:
+        """The pipelined loop (forward or backward) that the node is, if it is one."""
+        return self.cut_of(node.op.label) if isinstance(node.op, Repeat) else None
+
     def is_cut(self, node: Node) -> bool:
         """True for a pipelined loop (forward or backward)."""
-        return isinstance(node.op, Repeat) and self.cut_of(node.op.label) is not None
+        return self.cut_at(node) is not None
 
-    def enters(self, stage: int, forward: bool) -> bool:
-        """Whether the cut loop begins in the stage."""
-        return stage == (0 if forward else self.stages - 1)
+    def stages_of(self, value: Value, where: Mapping[str, Stage]) -> frozenset[int]:
+        """The stages that add a value which a graph puts out, or their own part of it, to the sum of the
+        micro-batches."""
+        place = self.counts_at(value, where)
+        if place != ALL:
+            return frozenset((place,))
+        cut = self.cut_of(*value.type.names)
+        return frozenset(range(self.stages)) if cut is None else cut.stages
+
+    def with_own_part(self, value: Value, where: Mapping[str, Stage]) -> frozenset[int]:
+        """Of a value of which each stage of a cut loop has its own part, these stages; of any other, none."""
+        return self.stages_of(value, where) if where.get(value.name) == ALL else frozenset()
 
     def counts_at(self, value: Value, where: Mapping[str, Stage]) -> int:
         """The stage (or ALL) that adds a value which a graph puts out to the sum of the micro-batches."""
@@ -102,11 +106,11 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         )
     rule = strategy.pipelines[0] if strategy.pipelines else None
     chunks = rule.chunks if rule is not None else 1
-    cuts = cut_loops(placed, strategy.pipelines, groups * chunks) if groups > 1 else ()
+    cuts, rows = cut_parts(placed, strategy.pipelines, groups * chunks) if groups > 1 else ((), ())
     apart = [r.batch for r in placed.rounds] + ([placed.finish] if placed.finish is not None else [])
-    fixed = places(placed.forward, strategy.places, apart, placed.training.trains)
+    fixed = places(placed.forward, (*strategy.places, *rows), apart, placed.training.trains)
     order = tuple(range(groups * chunks))
-    if any(index is not None for index in fixed.values()):
+    if any(p.index is not None for p in strategy.places):
         order = ranks(placed.forward, strategy.places, fixed, groups)
 
     def rank(stage: Stage) -> int:
@@ -114,17 +118,18 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
 
     chunks = chunks if groups > 1 else 1
     dealt = given or Homes.dealt(groups, groups * chunks)
-    once = _made_once(placed, cuts)
+    once = _made_once(placed) if groups > 1 else frozenset()
     found = Staged(groups, chunks, cuts, rule, {}, {}, (), {}, order, homes=dealt, once=once)
     first = _forward(placed.forward, found, lambda node: place_of(node, fixed), rank)
     check_by_each(placed.forward, strategy.places, first)
+    _check_order(placed.forward, found, first, strategy.pipelines)
     _check_states(placed, found, first)
     made = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
     saved: dict[str, Stage] = {name: ALL for name, place in made.items() if place == ALL}
     # others are saved wherever they are read
     loops = {(n.op.label, n.op.reverse): first[n.outputs[0].name] for n in placed.forward if isinstance(n.op, Repeat)}
     homes = {}
-    if not cuts:  # weights that one stage only reads
+    if fixed or not cuts:  # weights that one stage only reads
         homes = {w: min(s) for w, s in _readers_of_weights(placed, found, first).items() if len(s) == 1}
     of = {v.name: v.origin for node in placed.backward for v in node.outputs}
     stages: dict[str, Stage] = {**first, **homes}
@@ -138,11 +143,10 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     return replace(found, loads=loads)
 
 
-def _made_once(placed: Placed, cuts: Sequence[CutLoop]) -> frozenset[Value]:
-    if not cuts:
-        return frozenset()
-    each = by_each(placed.training.job.strategy.places)
-    return made_once(placed.forward, [c.label for c in cuts], placed.weights, each)
+def _made_once(placed: Placed) -> frozenset[Value]:
+    strategy = placed.training.job.strategy
+    rows = [rule.parts for rule in strategy.pipelines]
+    return made_once(placed.forward, rows, placed.weights, by_each(strategy.places)) if rows else frozenset()
 
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
@@ -157,8 +161,9 @@ def _forward(
     What is made once, on the first stage, binds none of its readers."""
     found: dict[str, Stage] = {}
     for node in graph.nodes:
-        if staged.is_cut(node):
-            found.update(_of_cut(node, staged.stages - 1))
+        cut = staged.cut_at(node)
+        if cut is not None:
+            found.update(_of_cut(node, cut.end))
             continue
         stages = {s for v in node.inputs if v not in staged.once and (s := found.get(v.name)) is not None}
         where = place(node)
@@ -188,10 +193,10 @@ def _backward(
     graph = placed.backward
     wanted: dict[str, Stage] = {}  # value -> the stage of its readers at which values arrive first
     wishes: list[Stage] = []
-    last = staged.stages - 1
     for node in reversed(graph.nodes):
         readers = {s for v in node.outputs if (s := wanted.get(v.name)) is not None}
-        own = last if staged.is_cut(node) else origin(node)
+        cut = staged.cut_at(node)
+        own = origin(node) if cut is None else cut.end
         both = readers if own is None else readers | {own}
         first = max(both, key=rank) if both else None
         wishes.append(None if own is None else first)
@@ -202,8 +207,9 @@ def _backward(
     data = {i.value.name for i in placed.training.model.inputs} | {k.name for k in placed.kept} | set(placed.weights)
     constant = {v.name for v in graph.inputs} - data
     for node, wish in zip(graph.nodes, reversed(wishes), strict=True):
-        if staged.is_cut(node):
-            found.update(_of_cut(node, 0))
+        cut = staged.cut_at(node)
+        if cut is not None:
+            found.update(_of_cut(node, cut.begin))
             continue
         stages = {s for v in node.inputs if (s := found.get(v.name)) is not None}
         where: Stage = min(stages, key=rank) if stages else None
@@ -241,6 +247,29 @@ def _all(node: Node, stages: set[int]) -> Stage:
     # A loop hands on its carried variables only; what each stage holds a part of stays inside.
     assert stages == {ALL}, node.outputs[0].name
     return ALL
+
+
+def _check_order(graph: Graph, staged: Staged, where: Mapping[str, Stage], rules: Sequence[PipelineRule]) -> None:
+    """Whether values pass through what is cut in the order of the stages.
+
+    Raises ParcError (E0552) for what needs something that is made on a later stage.
+    """
+    of = {part: rule for rule in rules for part in rule.parts}
+    behind: dict[Value, str] = {}  # value -> the part that it has come from last
+    for node in graph.nodes if of else ():
+        came = next((behind[v] for v in node.inputs if v in behind), None)
+        part = node.op.label if isinstance(node.op, Repeat) else ""
+        path = node_path(node)
+        part = part if part in of else next((p for p in (path, *scopes(path)) if p in of), "")
+        cut = staged.cut_at(node)
+        here = where.get(node.outputs[0].name) if cut is None else cut.begin
+        late = next((v for v in node.inputs if (s := where.get(v.name)) not in (None, ALL) and s > (here or 0)), None)
+        if part and late is not None:
+            message = f"`{part}` needs what `{behind.get(late, late.name)}` makes, which is there on a later stage only"
+            help = "the parts of a pipeline stand in the order in which values pass through them: name both in one row"
+            raise ParcError(Diagnostic("E0552", message, of[part].span, help=help))
+        if part or came:
+            behind.update(dict.fromkeys(node.outputs, part or came or ""))
 
 
 def _check_states(placed: Placed, staged: Staged, where: Mapping[str, Stage]) -> None:
@@ -285,9 +314,10 @@ def _readers_of(
         for i, v in enumerate(node.inputs):
             place = where.get(node.outputs[0].name)
             stages = set() if place is None or place == ALL else {place}
-            if staged.is_cut(node):
+            cut = staged.cut_at(node)
+            if cut is not None:
                 assert isinstance(node.op, Repeat)
-                stages = {0} if i < node.op.carries else set(range(staged.stages))
+                stages = {cut.begin} if i < node.op.carries else set(cut.stages)
             for w in reached.get(v.name, ()):
                 found[w] |= stages
             if place is None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from compiler.program import FunctionPhase
-from dsl.diagnostics import Diagnostic
-from dsl.source import Span
+from compiler.program import FunctionPhase, Program
 
 FORWARD, BACKWARD, WEIGHTS = FunctionPhase.FORWARD, FunctionPhase.BACKWARD, FunctionPhase.WEIGHTS
 
@@ -42,30 +40,18 @@ def chain(groups: int) -> tuple[int, ...]:
     return tuple(range(groups - 1, -1, -1))
 
 
-def legal_microbatches(groups: int, chunks: int, size: int, pieces: int = 1) -> list[int]:
-    """Numbers of micro-batches, up to 4,096, that go with these stages and divide a dim of `size`.
+def legal_microbatches(size: int, pieces: int = 1) -> list[int]:
+    """Numbers of micro-batches, up to 4,096, that divide a dim of `size`.
 
     pieces: the product of the mesh axes that split the dim as well.
     """
-    every = groups if chunks > 1 else 1
-    return [n for n in range(every, min(size, 4096) + 1, every) if size % (n * pieces) == 0]
+    return [n for n in range(1, min(size, 4096) + 1) if size % (n * pieces) == 0]
 
 
-def check_schedule(
-    name: str, groups: int, chunks: int, microbatches: int, span: Span | None = None
-) -> Diagnostic | None:
-    """Why the micro-batches do not go with the schedule, if they do not. The help knows nothing of the batch.
-
-    Raises ValueError for what the language cannot say: other names, no micro-batch, chunks without interleaving.
-    """
+def check_schedule(name: str, chunks: int, microbatches: int) -> None:
+    """Raise ValueError for what the language cannot say: other names, no micro-batch, chunks without interleaving."""
     if name not in NAMES or microbatches < 1 or chunks < 1 or (chunks > 1 and name not in CHUNKED):
         raise ValueError(f"no schedule {name} of {chunks} chunks and {microbatches} micro-batches")
-    if chunks == 1 or microbatches % groups == 0:
-        return None
-    low = microbatches // groups * groups
-    legal = f"{low} or {low + groups}" if low else str(groups)
-    message = f"interleaved: the number of micro-batches, {microbatches}, is not a multiple of the {groups} stages"
-    return Diagnostic("E0503", message, span, help=f"use {legal} micro-batches, or `one_f_one_b`")
 
 
 def actions(
@@ -78,7 +64,7 @@ def actions(
     depths = chain(groups) if depth is None else depth
     m, ahead = microbatches, min(microbatches, depths[group])
     if name == "forward":
-        every = (interleaved_action(FORWARD, k, groups, chunks) for k in range(m * chunks))
+        every = (interleaved_action(FORWARD, k, Turn(groups, chunks, m)) for k in range(m * chunks))
         yield from every if chunks > 1 else (Action(FORWARD, 0, i) for i in range(m))
         return
     if name == "sequential":
@@ -91,7 +77,7 @@ def actions(
     elif name == "one_f_one_b" or (name == "interleaved" and chunks == 1):
         yield from _one_f_one_b(m, ahead)
     elif name == "interleaved":
-        yield from _interleaved(groups, chunks, m, depths[group])
+        yield from _interleaved(Turn(groups, chunks, m), depths[group])
     else:
         yield from _zero_bubble(m, ahead, max(depths) - depths[group])
     yield UPDATE
@@ -106,21 +92,61 @@ def _one_f_one_b(m: int, ahead: int) -> Iterator[Action]:
             yield Action(BACKWARD, 0, i - ahead)
 
 
-def _interleaved(groups: int, chunks: int, m: int, depth: int) -> Iterator[Action]:
-    """Megatron's: 1F1B over the sequence of (chunk, micro-batch), `groups` micro-batches of a chunk at a time."""
-    ahead = min(m * chunks, 2 * depth + (chunks - 1) * groups)
-    for k in range(m * chunks + ahead):
-        if k < m * chunks:
-            yield interleaved_action(FORWARD, k, groups, chunks)
+class Turn(NamedTuple):
+    """What the order of interleaved chunks depends on.
+
+    Micro-batches go through the chunks in rounds of as many as there are groups, or of more where that does not come
+    out even: as many rounds as have at least `groups`, the first of them one longer than the others if need be. A
+    round that were shorter would leave its groups waiting (Megatron-Core refuses such a last round, torch takes rounds
+    of one length only). Fewer micro-batches than groups are one round.
+    """
+
+    groups: int
+    chunks: int
+    microbatches: int
+
+    @staticmethod
+    def of(program: Program) -> Turn:
+        """That of a program's schedules."""
+        return Turn(program.groups, program.homes.chunks, program.microbatches)
+
+    @property
+    def rounds(self) -> tuple[int, int]:
+        """The micro-batches of a round at least, and the number of rounds at the beginning that have one more."""
+        return divmod(self.microbatches, max(1, self.microbatches // self.groups))
+
+    @property
+    def longest(self) -> int:
+        """The micro-batches of the first round."""
+        size, longer = self.rounds
+        return size + (longer > 0)
+
+
+def interleaved_ahead(turn: Turn, depth: int) -> int:
+    """How many forwards a group runs before its first backward; depth: stages after it in a chunk's row."""
+    return min(turn.microbatches * turn.chunks, 2 * depth + (turn.chunks - 1) * turn.longest)
+
+
+def _interleaved(turn: Turn, depth: int) -> Iterator[Action]:
+    """Megatron's: 1F1B over the sequence of (chunk, micro-batch), a round of micro-batches of a chunk at a time."""
+    ahead, count = interleaved_ahead(turn, depth), turn.microbatches * turn.chunks
+    for k in range(count + ahead):
+        if k < count:
+            yield interleaved_action(FORWARD, k, turn)
         if k >= ahead:
-            yield interleaved_action(BACKWARD, k - ahead, groups, chunks)
+            yield interleaved_action(BACKWARD, k - ahead, turn)
 
 
-def interleaved_action(kind: FunctionPhase, k: int, groups: int, chunks: int) -> Action:
+def interleaved_action(kind: FunctionPhase, k: int, turn: Turn) -> Action:
     """The k-th forward (backward) of an interleaved schedule; backwards go through the chunks from the last."""
-    round, rest = divmod(k, groups * chunks)
-    chunk, i = divmod(rest, groups)
-    return Action(kind, chunk if kind is FORWARD else chunks - 1 - chunk, round * groups + i)
+    size, longer = turn.rounds
+    first = (size + 1) * longer  # micro-batches of the longer rounds
+    start = first * turn.chunks
+    if k < start:
+        size, first, start = size + 1, 0, 0
+    round, rest = divmod(k - start, size * turn.chunks)
+    chunk, i = divmod(rest, size)
+    return Action(kind, chunk if kind is FORWARD else turn.chunks - 1 - chunk, first + round * size + i)
 
 
 def _zero_bubble(m: int, ahead: int, delay: int) -> Iterator[Action]:

@@ -6,7 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from compiler.program import ALL_CHUNKS, Affine, For, FunctionPhase, Run, Schedule, Update
-from compiler.schedules.actions import BACKWARD, FORWARD, UPDATE, WEIGHTS, Action, chain, interleaved_action
+from compiler.schedules.actions import (
+    BACKWARD,
+    FORWARD,
+    UPDATE,
+    WEIGHTS,
+    Action,
+    Turn,
+    chain,
+    interleaved_action,
+    interleaved_ahead,
+)
 
 Element = Run | For | Update
 
@@ -33,7 +43,7 @@ def _one(name: str, groups: int, chunks: int, m: int, depth: int, delay: int) ->
     if name == "zero_bubble":
         return _zero_bubble(m, min(m, depth), min(m, delay))
     if name == "interleaved" and chunks > 1:
-        return _one_f_one_b(m * chunks, min(m * chunks, 2 * depth + (chunks - 1) * groups), ALL_CHUNKS)
+        return _one_f_one_b(m * chunks, interleaved_ahead(Turn(groups, chunks, m), depth), ALL_CHUNKS)
     return _one_f_one_b(m, min(m, depth), 0)
 
 
@@ -163,17 +173,17 @@ def _is_empty(e: Element) -> bool:
 # --- and back ------------------------------------------------------------------------------------
 
 
-def unroll(schedule: Schedule, group: int, groups: int = 1, chunks: int = 1) -> list[Action]:
-    """The actions of one group. `groups`, `chunks` of the program: what the order of interleaved chunks depends on."""
+def unroll(schedule: Schedule, group: int, turn: Turn | None = None) -> list[Action]:
+    """The actions of one group. turn: of the program, where its schedules interleave chunks."""
     found: list[Action] = []
     for e in schedule:
         if isinstance(e, Run):
             span = range(e.low.at(group), e.high.at(group))
-            found += [_action(e.action, e.chunk, i, groups, chunks) for i in span]
+            found += [_action(e.action, e.chunk, i, turn) for i in span]
         elif isinstance(e, For):
             steps = [(kind, chunk, offset.at(group)) for kind, chunk, offset in e.steps]
             found += [
-                _action(kind, chunk, i * e.stride + offset, groups, chunks)
+                _action(kind, chunk, i * e.stride + offset, turn)
                 for i in range(e.count.at(group))
                 for kind, chunk, offset in steps
             ]
@@ -182,5 +192,8 @@ def unroll(schedule: Schedule, group: int, groups: int = 1, chunks: int = 1) -> 
     return found
 
 
-def _action(kind: FunctionPhase, chunk: int, i: int, groups: int, chunks: int) -> Action:
-    return Action(kind, chunk, i) if chunk != ALL_CHUNKS else interleaved_action(kind, i, groups, chunks)
+def _action(kind: FunctionPhase, chunk: int, i: int, turn: Turn | None) -> Action:
+    if chunk != ALL_CHUNKS:
+        return Action(kind, chunk, i)
+    assert turn is not None, "the order of interleaved chunks is that of a program"
+    return interleaved_action(kind, i, turn)

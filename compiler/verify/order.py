@@ -16,7 +16,7 @@ from dataclasses import replace
 from compiler.layout import TIME
 from compiler.origin import Role
 from compiler.program import ALL_CHUNKS, Affine, DeviceClass, For, FunctionPhase, Program, Run, Schedule, Update
-from compiler.schedules import Action, Edge, find_hang, unroll
+from compiler.schedules import Action, Edge, Turn, find_hang, unroll
 from compiler.text.locations import Site
 from compiler.verify.report import Report
 
@@ -38,11 +38,12 @@ def check_order(program: Program, report: Report, edges: Sequence[Edge]) -> None
                 break
     if report.failed:
         return
-    short = _shorten(fixed, homes, program, m, v)
-    if short is None:
+    shortened = _shorten(fixed, homes, program, m, v)
+    if shortened is None:
         report.error("E0640", None, f"{m} micro-batches of an irregular schedule are too many to check")
         return
-    lists = [unroll(short[g], 0, program.groups, v) for g in range(program.groups)]
+    short, count = shortened
+    lists = [unroll(short[g], 0, Turn(program.groups, v, count)) for g in range(program.groups)]
     for g, mine in enumerate(lists):
         problem = _disorder(mine, homes[g][1])
         if problem is not None:
@@ -142,17 +143,19 @@ def _gap(spans: Sequence[tuple[int, int]], total: int) -> str | None:
 
 def _shorten(
     fixed: dict[int, Schedule], homes: dict[int, tuple[int, DeviceClass]], program: Program, m: int, v: int
-) -> dict[int, Schedule] | None:
-    """The schedules with fewer micro-batches where there are many, as they are where there are few."""
+) -> tuple[dict[int, Schedule], int] | None:
+    """The schedules with fewer micro-batches where there are many, as they are where there are few; how many."""
     few = 3 * (program.stages + 4)
-    few += (m - few) % (program.groups if v > 1 else 1)
+    if v > 1:  # as many long rounds, all in all more than there are of them
+        few = max(few, program.groups * (m % program.groups + 1))
+        few += (m - few) % program.groups
     if m > 2 * few:
         short = {g: _shrunk(s, m, few, v) for g, s in fixed.items()}
         good = {g: s for g, s in short.items() if s is not None and _uncovered(s, homes[g][1], few, v) is None}
         if len(good) == len(fixed):
-            return good
+            return good, few
     kinds = max((len(cls.functions) for cls in program.classes), default=0)
-    return fixed if m * kinds * len(fixed) <= MOST_ACTIONS else None
+    return (fixed, m) if m * kinds * len(fixed) <= MOST_ACTIONS else None
 
 
 def _shrunk(schedule: Schedule, m: int, few: int, v: int) -> Schedule | None:

@@ -104,9 +104,10 @@ SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble")
 
 @dataclass(frozen=True, slots=True)
 class Pipeline(Statement):
-    """`pipeline block on pp, schedule one_f_one_b(microbatches = 8), cuts [2, 4]`; `loop` by label or path."""
+    """`pipeline block on pp, schedule one_f_one_b(microbatches = 8), cuts [2, 4]`; `parts`: loops by label or path,
+    and scopes, in the order in which values pass through them."""
 
-    loop: Path
+    parts: tuple[Path, ...]
     axis: Name
     schedule: Call | None = None
     cuts: Expr | None = None

@@ -214,7 +214,7 @@ class TreeBuilder(Expressions):
         clauses = self._clauses(c)
         schedule = cast(ast.Call, clauses["schedule"].values[0]) if "schedule" in clauses else None
         cuts = cast(ast.Expr, clauses["cuts"].values[0]) if "cuts" in clauses else None
-        return ast.Pipeline(cast(ast.Path, c[1]), self._name(c[3]), schedule, cuts, span=self._span(c))
+        return ast.Pipeline(every(ast.Path, c), self._name(c[find("ON", c) + 1]), schedule, cuts, span=self._span(c))
 
     def _keyword_clause(self, c: Children) -> KeywordClause:
         value = c[1] if isinstance(c[1], ast.Syntax) else self._name(c[1])

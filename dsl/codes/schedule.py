@@ -178,13 +178,6 @@ CODES: tuple[Code, ...] = (
         _file("microbatches 2 over b", devices=1, loss="mean(z)"),
     ),
     Code(
-        "E0503",
-        "interleaving without a multiple of the stages",
-        "An interleaved schedule takes as many micro-batches of one chunk after the other as there are stages.",
-        _file("pipeline block on pp, schedule interleaved(microbatches = 4, chunks = 2)", devices=3, batch=12),
-        _file("pipeline block on pp, schedule interleaved(microbatches = 6, chunks = 2)", devices=3, batch=12),
-    ),
-    Code(
         "E0540",
         "a dim that does not divide",
         "A dim is split in equal parts: over the devices of all axes that split it, and the micro-batches. Where\n"
@@ -220,8 +213,9 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0552",
         "a pipeline and places",
-        "Stages come from `pipeline`s, or from `place`s along one axis. Loops that are cut together begin in\n"
-        "the first stage and end in the last, so that none may need what another makes; one of them may be trained.",
+        "Stages come from `pipeline`s, or from `place`s along one axis. Values pass through the parts of a row\n"
+        "(`pipeline encoder, decoder`) in its order. Rows of several `pipeline`s all begin in the first stage and end\n"
+        "in the last, so that none may need what another makes.",
         _file("pipeline block on pp, schedule gpipe(microbatches = 2)\nplace left on pp[0]"),
         _file("pipeline block on pp, schedule gpipe(microbatches = 2)"),
     ),

@@ -103,16 +103,19 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0408",
         "a pipeline must cut a loop",
-        "`pipeline` cuts a `repeat … as LABEL` of the model, which has at least as many iterations as stages.",
+        "`pipeline` cuts a `repeat … as LABEL` of the model, or a row of loops and scopes in the order in which\n"
+        "values pass through them: `pipeline stem, block, head`. There are at least as many iterations and scopes as\n"
+        "stages.",
         _file("pipeline blocks on dp"),
         _file("pipeline block on dp"),
     ),
     Code(
         "E0409",
         "impossible cuts",
-        "`cuts [2, 4]` lists the first iteration of every stage but the first: they increase, and every stage has at\n"
-        "least one iteration.",
-        _file("pipeline block on dp, cuts [4]"),
+        "`cuts [2, 4]` lists the first iteration of every stage but the first, counted through all loops and scopes\n"
+        "of the row: they increase, and every stage has at least one iteration. Only the first stage, in front of a\n"
+        "loop, and the last, behind one, may do without: they have the embedding or the head alone (`cuts [0, 4, 8]`).",
+        _file("pipeline block on dp, cuts [5]"),
         _file("pipeline block on dp, cuts [3]"),
     ),
     Code(

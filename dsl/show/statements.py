@@ -174,7 +174,7 @@ def _(node: ast.LayoutDecl) -> Doc:
 
 @statement.register
 def _(node: ast.Pipeline) -> Doc:
-    doc: Doc = [f"pipeline {node.loop} on {node.axis.id}"]
+    doc: Doc = [f"pipeline {', '.join(map(str, node.parts))} on {node.axis.id}"]
     if node.schedule:
         doc += [", schedule ", *use_call(node.schedule)]
     if node.cuts:

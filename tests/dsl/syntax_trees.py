@@ -132,7 +132,9 @@ rules = st.one_of(
     st.builds(ast.ReduceDecl, tuples(names, 1), names, st.sampled_from(["microbatch", "step"]), _scopes),
     st.builds(ast.Offload, tuples(names, 1), names, _scopes),
     st.builds(ast.LayoutDecl, paths, tuples(st.tuples(names, tuples(names)))),
-    st.builds(ast.Pipeline, paths, names, maybe(bare_calls), maybe(expressions)),
+    st.builds(
+        ast.Pipeline, st.lists(paths, min_size=1, max_size=3).map(tuple), names, maybe(bare_calls), maybe(expressions)
+    ),
     st.builds(ast.Microbatches, expressions, maybe(names)),
     st.builds(ast.PlaceDecl, paths, names, maybe(expressions)),
     st.builds(ast.Recompute, maybe(tuples(plain_names, 1).map(ast.Path)), tuples(paths)),

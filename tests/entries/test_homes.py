@@ -14,7 +14,7 @@ from compiler.passes.across import across
 from compiler.passes.lower import lower
 from compiler.passes.stage import stage
 from compiler.program import ALL_CHUNKS, Affine, FunctionPhase, Program, Run, Schedule, Update
-from compiler.schedules import Edge, find_hang, unroll
+from compiler.schedules import Edge, Turn, find_hang, unroll
 from compiler.text import parse_program, show
 from compiler.verify import verify
 from runtime.prove import prove, prove_evaluation
@@ -96,7 +96,7 @@ def test_hangs_are_found_where_the_stages_are() -> None:
     forward = FunctionPhase.FORWARD
     edges = [Edge(v, forward, v + 1, forward) for v in range(3)]
     schedule = (Run(forward, ALL_CHUNKS, Affine(0), Affine(4)),)
-    lists = [unroll(schedule, g, 2, 2) for g in (0, 1)]
+    lists = [unroll(schedule, g, Turn(2, 2, 2)) for g in (0, 1)]
     assert find_hang(lists, edges, homes=Homes((0, 1, 1, 0))) is None
     backwards = [list(reversed(lists[0])), lists[1]]
     assert find_hang(backwards, edges, homes=Homes((0, 1, 1, 0))) is not None

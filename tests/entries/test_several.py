@@ -182,7 +182,6 @@ def test_what_is_wrong_with_several_pipelines(rules: str, code: str, says: str) 
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("  frozen teacher\n", "", "both cut and both trained"),
         (
             "  logits = gpt(",
             "  tokens = tokens + cast(max(aim, over v) * 0.0, int32)\n  logits = gpt(",

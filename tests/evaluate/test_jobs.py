@@ -81,8 +81,8 @@ def test_pipelines(job: Job) -> None:
     }
     """
     (rule,) = job.strategy.pipelines
-    assert (rule.label, rule.axis, rule.schedule, rule.chunks, rule.cuts) == (
-        "block",
+    assert (rule.parts, rule.axis, rule.schedule, rule.chunks, rule.cuts) == (
+        ("block",),
         "pp",
         "interleaved",
         2,

@@ -19,6 +19,7 @@ from dsl.source import Source
 from parc.exporting.torch.file import export_torch
 from parc.exporting.torch.writer import EMIT
 from tests.export.exported import BACKEND, Ran, alone, judge, together
+from tests.stages import test_rows as rows
 from tests.states import models as states
 
 ROOT = Path(__file__).parent.parent.parent
@@ -164,6 +165,12 @@ PROGRAMS = ["experts", "zero_bubble", "example_pangu_200b", "example_resnet", "e
 
 STATES = ["many_columns", "interleaved"]
 
+ROWS = {
+    "rounds": rows.text("one", rows.row("one", "interleaved"), 2),  # 3 micro-batches: rounds that are not of 2
+    "ends": rows.text("one", rows.row("one", "zero_bubble", "[0, 6]"), 3),
+    "loops": rows.text("codec", rows.row("codec", "one_f_one_b"), 3),
+}
+
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
@@ -171,11 +178,12 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     programs = {name: example("gpt", double=True, **params) for name, params in DISTRIBUTED.items()}
     programs |= {name: golden(name) for name in PROGRAMS}
     programs |= {name: states.compiled(name).program for name in STATES}
+    programs |= {name: parc.compile(Source("main.par", text), double=True).program for name, text in ROWS.items()}
     programs["compiled"] = programs["tensor_parallel"]
     return together(programs, tmp_path_factory.mktemp("exported"), compiled=("compiled",))
 
 
-@pytest.mark.parametrize("name", [*DISTRIBUTED, *PROGRAMS, *STATES, "compiled"])
+@pytest.mark.parametrize("name", [*DISTRIBUTED, *PROGRAMS, *STATES, *ROWS, "compiled"])
 def test_in_processes(name: str, ran: dict[str, Ran]) -> None:
     judge(ran[name])
 

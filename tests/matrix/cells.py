@@ -30,7 +30,7 @@ SMALL: dict[str, dict[str, int]] = {
     "towers": {"hidden": 8, "pixels": 16, "samples": 12, "vocab": 16, "seq": 8, "batch": 16},
     "translation": {"layers": 4, "hidden": 16, "heads": 4, "vocab": 24, "seq": 8, "batch": 16},
 }
-"""The parameters of each example."""
+"""The parameters of each example, and of models that are here for the matrix alone."""
 
 DIMS = {
     "gpt": set("bsdvhft") | {"block"},
@@ -38,13 +38,14 @@ DIMS = {
     "pangu_200b": set("bsdvhft") | {"block"},
     "mamba": set("bsdvcn") | {"block"},
     "streaming": set("bsdvhft") | {"block"},
-    "resnet": {"b", "y", "x", "c", "co", "v", "block"},
-    "batch_norm": {"b", "y", "x", "c", "co", "v", "block"},
+    "resnet": {"b", "y", "x", "c", "co", "v", "block", "stem"},
+    "batch_norm": {"b", "y", "x", "c", "co", "v", "block", "stem"},
     "recsys": set("buiejnf"),
     "towers": set("bpasvdf") | {"image"},
     "translation": set("bsdvhft") | {"block", "memory"},
 }
-"""What tactics can speak of: dims, the loop `block`, the scope `image`, what `block` reads of before it (`memory`)."""
+"""What tactics can speak of: dims, the loop `block`, the scopes `image` and `stem`, what `block` reads of before it
+(`memory`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,8 @@ def _tactic(name: str, axes: str, needs: str, *rules: str, order: bool = False) 
     return Tactic(name, pairs, rules, frozenset(needs.split()), order)
 
 
-def _pipeline(schedule: str, stages: int, arguments: str) -> str:
-    return f"pipeline block on pp, schedule {schedule}({arguments}, over = b)"
+def _pipeline(schedule: str, arguments: str, row: str = "block", cuts: str = "") -> str:
+    return f"pipeline {row} on pp, schedule {schedule}({arguments}, over = b){cuts and f', cuts {cuts}'}"
 
 
 TACTICS: tuple[Tactic, ...] = (
@@ -90,15 +91,32 @@ TACTICS: tuple[Tactic, ...] = (
     _tactic("recompute_image", "", "image", "recompute image"),
     _tactic("microbatches", "", "b", "microbatches 2 over b", order=True),
     _tactic("two_passes", "", "image", "microbatches 2 over b, two passes", order=True),
-    _tactic("gpipe", "pp=2", "block", _pipeline("gpipe", 2, "microbatches = 2"), order=True),
-    _tactic("one_f_one_b", "pp=4", "block", _pipeline("one_f_one_b", 4, "microbatches = 4"), order=True),
-    _tactic("interleaved", "pp=2", "block", _pipeline("interleaved", 2, "microbatches = 2, chunks = 2"), order=True),
-    _tactic("zero_bubble", "pp=2", "block", _pipeline("zero_bubble", 2, "microbatches = 4"), order=True),
+    _tactic("gpipe", "pp=2", "block", _pipeline("gpipe", "microbatches = 2"), order=True),
+    _tactic("one_f_one_b", "pp=4", "block", _pipeline("one_f_one_b", "microbatches = 4"), order=True),
+    _tactic("interleaved", "pp=2", "block", _pipeline("interleaved", "microbatches = 2, chunks = 2"), order=True),
+    _tactic("zero_bubble", "pp=2", "block", _pipeline("zero_bubble", "microbatches = 4"), order=True),
+    _tactic("ends", "pp=3", "block", _pipeline("zero_bubble", "microbatches = 4", cuts="[0, 4]"), order=True),
+    _tactic(
+        "rounds",
+        "pp=3",
+        "block",
+        _pipeline("interleaved", "microbatches = 4, chunks = 2", cuts="[0, 1, 2, 3, 4]"),
+        order=True,
+    ),
+    _tactic("row", "pp=3", "stem", _pipeline("one_f_one_b", "microbatches = 4", "stem, block, head"), order=True),
+    _tactic("loops", "pp=3", "memory", _pipeline("one_f_one_b", "microbatches = 4", "inner, block"), order=True),
+    _tactic(
+        "loops_interleaved",
+        "pp=2",
+        "memory",
+        _pipeline("interleaved", "microbatches = 4, chunks = 2", "encoder.inner, block"),
+        order=True,
+    ),
     _tactic(
         "encoder_by_each",
         "pp=2",
         "memory",
-        _pipeline("one_f_one_b", 2, "microbatches = 2"),
+        _pipeline("one_f_one_b", "microbatches = 2"),
         "place encoder on pp",
         order=True,
     ),
@@ -121,7 +139,7 @@ class Cell:
     @property
     def source(self) -> Source:
         """The example with one more strategy, which its job uses instead of its own, without a cluster."""
-        path = next(p for at in (EXAMPLES, HERE) if (p := at / f"{self.example}.par").exists())
+        path = next(p for of in (EXAMPLES, HERE) if (p := of / f"{self.example}.par").exists())
         axes = ", ".join(f"{a} = {n}" for t in self.tactics for a, n in t.axes) or "one = 1"
         rules = "\n".join(f"  {r}" for t in self.tactics for r in t.rules)
         text = path.read_text(encoding="utf-8")

@@ -96,7 +96,9 @@ def _stage(text: str, note: str) -> str:
     rows = [
         f"{title} {v} {words.get(s, s)}" for title in ("forward", "backward") for v, s in getattr(found, title).items()
     ]
-    return "\n".join([f"{found.stages} stages, cut into {found.cut.counts if found.cut else 'none'}", *rows]) + "\n"
+    return (
+        "\n".join([f"{found.stages} stages, cut into {found.cuts[0].counts if found.cuts else 'none'}", *rows]) + "\n"
+    )
 
 
 def _split(text: str, note: str) -> str:

@@ -11,6 +11,7 @@ from compiler.schedules import (
     NAMES,
     Action,
     Edge,
+    Turn,
     actions,
     check_schedule,
     families,
@@ -24,7 +25,7 @@ from compiler.schedules import (
 LEGAL = [
     (name, p, v, m)
     for name, p, v, m in product(NAMES, (1, 2, 3, 4, 7), (1, 2, 3), (1, 2, 3, 4, 5, 6, 8, 14, 21))
-    if (v == 1 or (name == "interleaved" and m % p == 0)) and (name != "sequential" or p == 1)
+    if (v == 1 or name in ("interleaved", "forward")) and (name != "sequential" or p == 1)
 ]
 
 
@@ -43,7 +44,7 @@ def chain_edges(p: int, v: int, backward: bool = True) -> list[Edge]:
 def test_rolled_is_the_generator(name: str, p: int, v: int, m: int) -> None:
     schedules = rolled(name, p, v, m)
     for g in range(p):
-        assert unroll(schedules[g], g, p, v) == list(actions(name, p, v, m, g))
+        assert unroll(schedules[g], g, Turn(p, v, m)) == list(actions(name, p, v, m, g))
 
 
 @pytest.mark.parametrize(("name", "p", "v", "m"), LEGAL)
@@ -73,7 +74,7 @@ def test_families_are_few_and_exact(name: str, p: int, v: int, m: int) -> None:
     assert len(found) <= (1 if m >= 2 * p * v else 3)
     for groups, shared in found:
         for g in groups:
-            assert unroll(shared, g, p, v) == list(actions(name, p, v, m, g))
+            assert unroll(shared, g, Turn(p, v, m)) == list(actions(name, p, v, m, g))
 
 
 def test_one_f_one_b_reads_as_in_the_design() -> None:
@@ -173,16 +174,26 @@ def test_towers() -> None:
         assert find_hang(lists, edges) is None
 
 
-def test_interleaving_needs_multiples() -> None:
-    found = check_schedule("interleaved", 4, 2, 6)
-    assert found is not None
-    assert found.code == "E0503"
-    assert found.help == "use 4 or 8 micro-batches, or `one_f_one_b`"
-    assert check_schedule("interleaved", 4, 1, 6) is None
+@pytest.mark.parametrize("m", range(4, 40))
+@pytest.mark.parametrize("v", [2, 3])
+def test_interleaving_has_the_same_bubble_with_any_number_of_micro_batches(m: int, v: int) -> None:
+    """From as many as there are groups on: no round waits for another one."""
+    p = 4
+    lists = [[a for a in actions("interleaved", p, v, m, g) if a.kind != "U"] for g in range(p)]
+    assert steps_of(lists, chain_edges(p, v)) - 2 * m * v == 2 * (p - 1)
 
 
-@pytest.mark.parametrize("arguments", [("one_f_one_bee", 2, 1, 4), ("gpipe", 2, 1, 0), ("gpipe", 2, 2, 4)])
-def test_what_the_language_cannot_say(arguments: tuple[str, int, int, int]) -> None:
+@pytest.mark.parametrize(("m", "sizes"), [(8, [4, 4]), (9, [5, 4]), (11, [6, 5]), (3, [3]), (7, [7]), (13, [5, 4, 4])])
+def test_rounds_of_interleaving(m: int, sizes: list[int]) -> None:
+    turn = Turn(4, 2, m)
+    found = unroll((Run(FunctionPhase.FORWARD, -1, Affine(0), Affine(2 * m)),), 0, turn)
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    rounds = [range(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+    assert [(a.chunk, a.mb) for a in found] == [(c, i) for r in rounds for c in range(2) for i in r]
+
+
+@pytest.mark.parametrize("arguments", [("one_f_one_bee", 1, 4), ("gpipe", 1, 0), ("gpipe", 2, 4)])
+def test_what_the_language_cannot_say(arguments: tuple[str, int, int]) -> None:
     with pytest.raises(ValueError, match="no schedule"):
         check_schedule(*arguments)
 

@@ -26,7 +26,6 @@ REFUSALS = frozenset(
         "E0413",  # a layout does not fit its tensor
         "E0501",  # a dim of other tensors does not split into micro-batches
         "E0502",  # not separable over micro-batches
-        "E0503",  # interleaved: micro-batches and stages
         "E0540",  # indivisible
         "E0541",  # a window wider than a piece
         "E0542",  # a wild rule that no tensor heeds

@@ -139,14 +139,32 @@ def _order(rng: Random, d: Drawing, loops: dict[str, int], rules: list[Piece], a
     more = ""
     if schedule == "interleaved":
         chunks = 2 if 2 * stages <= count else 1
-        micro = stages if chunks > 1 else micro
         more = f", chunks = {chunks}"
     cuts = ""
     if schedule != "interleaved" and stages == 2 and rng.random() < 0.3:
         cuts = f", cuts [{rng.randint(1, count - 1)}]"
+    own = Random(f"{sorted(loops.items())} {loop} {stages} {schedule} {micro} {d.scopes}")  # does not move what follows
+    kind = schedule
+    if own.random() < 0.5:
+        loop, cuts = _row(own, loops, loop, stages * (2 if "chunks = 2" in more else 1), cuts)
+        kind = f"{schedule}+row"
     line = f"pipeline {loop} on pp, schedule {schedule}(microbatches = {micro}{more}, over = b){cuts}"
-    rules.append(Piece(schedule, (line,)))
+    rules.append(Piece(kind, (line,)))
     return True
+
+
+def _row(rng: Random, loops: dict[str, int], loop: str, stages: int, cuts: str) -> tuple[str, str]:
+    """All loops in one row, stages with only what stands in front of the first or behind the last, or both."""
+    if len(loops) > 1 and rng.random() < 0.7:
+        loop, cuts = "encoder, block", ""
+    count = sum(n for label, n in loops.items() if label in loop)
+    if rng.random() < 0.6:
+        ends = [[0]] * (rng.random() < 0.6) + [[count]] * (rng.random() < 0.6)
+        inner = stages - 1 - len(ends)
+        if 0 <= inner < count:
+            found = sorted([*rng.sample(range(1, count), inner), *(n for end in ends for n in end)])
+            cuts = f", cuts {found}"
+    return loop, cuts
 
 
 def _places(rng: Random, d: Drawing, rules: list[Piece], axis: object) -> None:

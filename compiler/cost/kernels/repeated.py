@@ -122,16 +122,16 @@ def repeated(compiled: Compiled) -> list[Repeated]:
     results = placed.training.results
     saved = placed.forward.outputs[results:]
     loads = (staged.loads[k.name] | staged.late_loads.get(k.name, frozenset()) for k in placed.kept)
-    ends = [(v, staged.stages_at(staged.counts_at(v, staged.forward))) for v in placed.forward.outputs[:results]]
-    found = _of(placed.forward, staged, staged.forward, [*ends, *zip(saved, loads, strict=True)], 0)
+    ends = [(v, staged.stages_of(v, staged.forward)) for v in placed.forward.outputs[:results]]
+    found = _of(placed.forward, staged, staged.forward, [*ends, *zip(saved, loads, strict=True)], True)
     gradients = [v for parts in staged.addends for v in parts]
     crossing = [(v, staged.late_loads[v.name]) for v in placed.crossing]
     late = placed.late.outputs if placed.late is not None else ()
-    here = [(v, staged.stages_at(staged.counts_at(v, staged.backward))) for v in gradients]
+    here = [(v, staged.stages_of(v, staged.backward)) for v in gradients]
     first = [*((v, at) for v, at in here if v not in late), *crossing]
-    found += _of(placed.backward, staged, staged.backward, first, staged.stages - 1)
+    found += _of(placed.backward, staged, staged.backward, first, False)
     if placed.late is not None:
-        found += _of(placed.late, staged, staged.backward, [(v, at) for v, at in here if v in late], staged.stages - 1)
+        found += _of(placed.late, staged, staged.backward, [(v, at) for v, at in here if v in late], False)
     return found
 
 
@@ -140,8 +140,8 @@ def _of(
     staged: Staged,
     where: Mapping[str, Stage],
     ends: Iterable[tuple[Value, frozenset[int]]],
-    begin: int,
+    forward: bool,
 ) -> list[Repeated]:
-    """Of a graph. ends: what is wanted of it, in which stages; begin: the stage in which the cut loop begins."""
-    _, movable = users_of(graph, staged, where, ((v.name, stages) for v, stages in ends), begin)
+    """Of a graph. ends: what is wanted of it, in which stages; forward: whether it is the forward pass."""
+    _, movable = users_of(graph, staged, where, ((v.name, stages) for v, stages in ends), forward)
     return [Repeated(n.outputs[0], at, flops) for n, at in movable if len(at) > 1 and (flops := flops_of(n))]

@@ -10,7 +10,7 @@ from compiler.cost.time.order import Plan, plan
 from compiler.cost.time.timeline import Player
 from compiler.numbering import Ranks
 from compiler.program import FunctionKey, Program
-from compiler.schedules import Action, unroll
+from compiler.schedules import Action, Turn, unroll
 from dsl.data import dataclass
 
 
@@ -40,7 +40,7 @@ class Groups:
         """Per device group, the schedule written out."""
         p = self.program
         of = {g: c for c in p.classes for g in c.groups}
-        return tuple(tuple(unroll(of[g].schedule, g, p.groups, p.homes.chunks)) for g in range(p.groups))
+        return tuple(tuple(unroll(of[g].schedule, g, Turn.of(p))) for g in range(p.groups))
 
     @cached_property
     def of_class(self) -> tuple[int, ...]:

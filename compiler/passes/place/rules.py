@@ -181,8 +181,6 @@ class Rules:
         degrees = ", ".join(map(str, legal[:12])) + (", …" if len(legal) > 12 else "")
         over = f"{' × '.join(axes)} = {n} pieces" if len(axes) > 1 else f"{n} pieces"
         if axis == TIME:
-            legal = [k for k in legal if k % self._together() == 0]
-            degrees = ", ".join(map(str, legal[:12])) + (", …" if len(legal) > 12 else "")
             self.diagnostics.error(
                 "E0501",
                 f"dim {dim} of {name} has size {size}, which does not split into {over} (micro-batches)",
@@ -209,11 +207,6 @@ class Rules:
             help = help.removesuffix("; ")
         message = f"dim {dim} of {name} has size {size}, which does not split into {over} on axis {axis}"
         self.diagnostics.error("E0540", message, rule.span, help=help)
-
-    def _together(self) -> int:
-        """What the number of micro-batches is a multiple of: they go through chunks of stages in groups (E0503)."""
-        chunked = [p.axis for p in self.strategy.pipelines if p.chunks > 1]
-        return prod(a.size for a in self.strategy.mesh if a.name in chunked)
 
 
 def place_axes(strategy: Strategy) -> tuple[str, ...]:

@@ -135,11 +135,15 @@ def tag(source, to, i):
 _TURN = '''
 def turn(name, k, chunks):
     """Which chunk and which micro-batch the k-th run of an interleaved schedule is of."""
-    groups = math.prod(SIZES[a] for a in PLACES)
-    round, rest = divmod(k, groups * chunks)
-    chunk, i = divmod(rest, groups)
+    count, groups = SIZES.get(TIME, 1), math.prod(SIZES[a] for a in PLACES)
+    size, longer = divmod(count, max(1, count // groups))  # of a round of micro-batches; rounds with one more
+    first, start = (size + 1) * longer, (size + 1) * longer * chunks
+    if k < start:
+        size, first, start = size + 1, 0, 0
+    round, rest = divmod(k - start, size * chunks)
+    chunk, i = divmod(rest, size)
     chunk = chunk if name == "F" else chunks - 1 - chunk
-    return (f"{name}_{chunk}" if chunk else name), round * groups + i
+    return (f"{name}_{chunk}" if chunk else name), first + round * size + i
 '''
 
 _BUFFER = '''

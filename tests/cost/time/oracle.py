@@ -15,7 +15,7 @@ from compiler.cost.kernels import work
 from compiler.cost.price.pricer import Pricer
 from compiler.cost.time.simulate import Simulation
 from compiler.numbering import Ranks
-from compiler.schedules import unroll
+from compiler.schedules import Turn, unroll
 from tests.cost.time.items import Barrier, Item, Meet, Post, Step, Wait, Work, play
 
 COMPUTE, COMM = 0, 2
@@ -25,7 +25,7 @@ COMPUTE, COMM = 0, 2
 def every_rank(s: Simulation, pricer: Pricer, partition: Sequence[int], slow: Mapping[int, float]) -> tuple[int, ...]:
     """When each class of the partition ends, its first rank standing for it: `range(devices)` plays every device."""
     program, ranks = s.program, Ranks.of(s.program)
-    groups, chunks = program.groups, max(1, program.stages // program.groups)
+    groups = program.groups
     where = {g: i for i, c in enumerate(program.classes) for g in c.groups}
     first: dict[int, int] = {}
     for rank, colour in enumerate(partition):
@@ -36,7 +36,7 @@ def every_rank(s: Simulation, pricer: Pricer, partition: Sequence[int], slow: Ma
         group = ranks.group(rank)
         parts = s.features.parts[where[group]]
         device = _Device(pricer, ranks, rank, partition, slow.get(rank, 1.0))
-        for action in unroll(program.classes[where[group]].schedule, group, groups, chunks):
+        for action in unroll(program.classes[where[group]].schedule, group, Turn.of(program)):
             part = parts.get((action.kind, action.chunk))
             if part is None:
                 continue

@@ -56,7 +56,7 @@ job j {{
     return s.run(of_cluster(s.cluster).changed(host=0.0, fixed=0.0, launch=0.0, alpha=0.0, hidden=0.0))
 
 
-@pytest.mark.parametrize(("stages", "micro"), [(2, 2), (2, 8), (4, 4), (4, 16), (8, 16)])
+@pytest.mark.parametrize(("stages", "micro"), [(2, 2), (2, 8), (4, 4), (4, 9), (4, 16), (8, 16)])
 @pytest.mark.parametrize(
     ("schedule", "parts"),
     [
