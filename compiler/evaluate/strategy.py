@@ -359,15 +359,14 @@ def build_strategy(
     expander = Expander(session, entry, index)
     before = session.failures
     expander.run(item.body, static_scope(entry.module))
+    rules = expander.rules
     if index is not None:
         try:
-            rules = expander.rules
             check_microbatches(rules.microbatches, rules.splits, rules.axes, index)
         except ParcError as error:
             session.failed(error)
     if session.failures > before:
         raise Skip
-    rules = expander.rules
     count, dim, cut = rules.microbatches or (1, None, item.span)
     collected = {f.name: getattr(rules, f.name, None) for f in fields(Strategy)}
     by_kind: dict[str, Any] = {kind: tuple(found) for kind, found in collected.items() if isinstance(found, list)}
