@@ -299,12 +299,10 @@ class Expander:
 
     def _place(self, statement: ast.PlaceDecl, scope: Scope) -> PlaceRule:
         axis = self.axis(statement.axis, scope)
-        index = None
-        if statement.index is not None:
-            index = static.integer(evaluate(statement.index, scope), "the place", statement.index.span)
-            if not 0 <= index < axis.size:
-                message = f"`{axis.name}` has the places 0 to {axis.size - 1}, not {index}"
-                raise fail("E0410", message, statement.index.span)
+        at = statement.index
+        index = None if at is None else static.integer(evaluate(at, scope), "the place", at.span)
+        if at is not None and index is not None and not 0 <= index < axis.size:
+            raise fail("E0410", f"`{axis.name}` has the places 0 to {axis.size - 1}, not {index}", at.span)
         if axis.size > limits.MAX_STAGES:
             message = f"`{axis.name}` has {axis.size} places, the most is {limits.MAX_STAGES:,}"
             raise fail("E0908", message, statement.axis.span)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compiler.layout import TIME
+from compiler.passes.messages import Ways
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import ALL, Staged
 from compiler.program import Schedule
-from compiler.schedules import check_schedule, families, rolled
+from compiler.schedules import check_schedule, families, rolled, visits
 
 
 def classes(staged: Staged) -> list[tuple[int, ...]]:
@@ -43,19 +44,25 @@ def classes(staged: Staged) -> list[tuple[int, ...]]:
 
 
 def schedules(
-    placed: Placed, staged: Staged, members: Sequence[tuple[int, ...]]
+    placed: Placed, staged: Staged, ways: tuple[Ways, Ways], members: Sequence[tuple[int, ...]]
 ) -> list[list[tuple[tuple[int, ...], Schedule]]]:
-    """Per class, its schedule (several where not all groups of the class can share one)."""
+    """Per class, its schedule (several where not all groups of the class can share one).
+
+    ways: what stages send each other in the forward pass, and in the backward pass."""
     m = placed.sizes.get(TIME, 1)
-    name, depth = "sequential", None
+    if staged.rule is None and staged.homes.chunks > 1:
+        ahead, back = (w.edges for w in ways)
+        all_groups = visits(staged.homes, staged.groups, m, ahead, back if placed.training.trains else None)
+        return [families([all_groups[g] for g in groups], groups) for groups in members]
+    name, depth, chunks = "sequential", None, staged.homes.chunks
     if staged.groups > 1:
         name = staged.rule.schedule if staged.rule is not None else "one_f_one_b"
         depth = None if staged.rule is not None else _depths(placed, staged)
     if not placed.training.trains:
         name, depth = "forward", None
-    check_schedule(name, staged.chunks, m)
-    all_groups = rolled(name, staged.groups, staged.chunks, m, depth)
-    return [families([all_groups[g] for g in groups], groups) for groups in members]
+    check_schedule(name, chunks, m)
+    all_rolled = rolled(name, staged.groups, chunks, m, depth)
+    return [families([all_rolled[g] for g in groups], groups) for groups in members]
 
 
 def _depths(placed: Placed, staged: Staged) -> tuple[int, ...]:

@@ -48,7 +48,7 @@ def lower(placed: Placed, staged: Staged, over: Across) -> Program:
     names = buffer_names(placed)
     ways = _messages(placed, staged)
     lowered = [_Class(placed, staged, over, names, groups, *ways) for groups in classes(staged)]
-    orders = schedules(placed, staged, [c.groups for c in lowered])
+    orders = schedules(placed, staged, ways, [c.groups for c in lowered])
     homes = _homes(placed, staged, lowered)
     made = [c.build(homes) for c in lowered]
     found = []
@@ -121,7 +121,7 @@ class _Class:
         self.reads: dict[int, set[str]] = {}  # chunk -> weights that its F, B and W read
         self.totals: set[str] = set()  # of whole batches, that they read
         self.summed: dict[str, StateDecl] = {}  # by state: where its new contents are summed up
-        for chunk in range(self.staged.chunks):
+        for chunk in staged.chunks_of(groups):
             stage = staged.homes.stage(groups[0], chunk)
             part = self.part(stage)
             late = None if self.placed.late is None else self.late(self.placed.late, stage, chunk, part)
@@ -134,7 +134,8 @@ class _Class:
             self.functions += [Function(phase, chunk, body) for phase, body in made.items() if body is not None]
         self.batch = lower_batch(placed, names, self.totals, self.finishes(), self.summed)
         read = {name for f in self.batch.before for name in f.reads}
-        self.reads.setdefault(0, set()).update(read & placed.weights.keys())
+        if first := read & placed.weights.keys():
+            self.reads.setdefault(0, set()).update(first)
 
     def build(self, homes: Mapping[str, tuple[int, ...]]) -> DeviceClass:
         """homes: the virtual stages that hold each weight."""
@@ -164,7 +165,7 @@ class _Class:
 
     def ranges(self) -> tuple[LoopRange, ...]:
         found = []
-        for cut, chunk in ((c, k) for c in self.staged.cuts for k in range(self.staged.chunks)):
+        for cut, chunk in ((c, k) for c in self.staged.cuts for k in self.staged.chunks_of(self.groups)):
             firsts = [cut.firsts[self.staged.homes.stage(g, chunk)] for g in self.groups[:2]]
             slope = firsts[-1] - firsts[0]
             first = Affine(firsts[0] - slope * self.groups[0], slope)

@@ -126,7 +126,7 @@ class _Update:
         if found is not None:
             return found
         found = self._here[weight] = []
-        for chunk in range(self.staged.chunks):
+        for chunk in self.staged.chunks_of(self.groups):
             stages = {self.staged.homes.stage(g, chunk) for g in self.groups}
             if stages & set(self.homes[weight]):
                 found.append(chunk)
@@ -138,7 +138,7 @@ class _Update:
         return any(stages & self.staged.stages_of(v, self.staged.backward) for v in self.addends[weight])
 
     def lower(self) -> tuple[Graph, list[StateDecl]]:
-        chunks = range(self.staged.chunks)
+        chunks = self.staged.chunks_of(self.groups)
         emits = {c: self._emitter(c) for c in chunks}
         main = emits[0]
         functions: dict[tuple[int, ...], dict[int, Graph]] = {}  # by numbers of iterations

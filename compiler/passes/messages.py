@@ -25,6 +25,11 @@ class Ways:
         found = {v: [to for to, source in way.items() if source == stage] for v, way in self.ways.items()}
         return {v: to for v, to in found.items() if to}
 
+    @property
+    def edges(self) -> frozenset[tuple[int, int]]:
+        """Which stages send something to which."""
+        return frozenset((source, to) for way in self.ways.values() for to, source in way.items())
+
     def source(self, value: str, stage: int) -> int:
         """From whom the stage gets the value."""
         return self.ways[value][stage]

@@ -8,7 +8,7 @@ the strategy says `place SCOPE on AXIS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from compiler.graph import Graph, Node, Value
 from compiler.layout import Layout
@@ -16,7 +16,9 @@ from compiler.ops.comm import MaskPad, Relayout
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
 from compiler.origin import scopes
-from compiler.passes.places import node_path
+from compiler.passes.places import node_path, scope_of
+from compiler.strategy import PlaceRule
+from dsl.data import dataclass
 
 EACH = ""
 """Who reads a value, beside parts of rows, by name: each stage that runs iterations of a loop that is cut."""
@@ -25,20 +27,35 @@ DATA, WEIGHT, DEAR = 1, 2, 4
 """What a value is made of. Data and weights together are dear."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """by_first: what the first stage makes for others, which could make it for themselves; others: what is on one stage
+    only, and read by others."""
+
+    by_first: frozenset[Value]
+    others: frozenset[Value] = frozenset()
+
+
+NOTHING_SENT = Sent(frozenset())
+
+
 def made_once(
-    graph: Graph, rows: Sequence[Sequence[str]], weights: Collection[str], by_each: Callable[[Node], bool]
-) -> frozenset[Value]:
-    """The values that a pipeline's first stage makes for others, of a forward graph, placed or not.
+    graph: Graph, rows: Sequence[Sequence[str]], weights: Collection[str], rules: Sequence[PlaceRule]
+) -> Sent:
+    """What stages of a pipeline read and one of them makes, of a forward graph, placed or not.
 
     rows: labels of the loops at the top that are cut into stages, and paths of the scopes between them, row by row;
-    weights: names of the inputs that are weights; by_each: of which nodes the strategy says that each stage makes what
-    it reads.
+    weights: names of the inputs that are weights; rules: of what is placed on one stage, or on each that reads it.
     """
+    said = {r.scope: r.index for r in rules}
     parts = {part: rows[0][0] if part == row[0] else part for row in rows for part in row}  # all rows begin together
     known = {v: WEIGHT if v.name in weights else DATA for v in graph.inputs}
     behind: dict[Value, str] = {}  # what can be on one stage only -> the part of a row that it has come from last
     for node in graph.nodes:
         part = _part(node, parts)
+        scope = scope_of(node, said)
+        if not part and scope is not None and said[scope] is not None:
+            part = f"[{said[scope]}]"
         came = part or next((behind[v] for v in reversed(node.inputs) if v in behind), "")
         if came:
             behind.update(dict.fromkeys(node.outputs, came))
@@ -46,7 +63,7 @@ def made_once(
         found = DEAR if _has_product(node) else 0
         for v in node.inputs:
             found |= known.get(v, 0)
-        if by_each(node):
+        if scope is not None:
             found = 0
         elif found & (DATA | WEIGHT) == DATA | WEIGHT:
             found |= DEAR
@@ -54,11 +71,16 @@ def made_once(
     begin = rows[0][0]
     readers: dict[Value, frozenset[str]] = {}
     once: set[Value] = set()
+    others: set[Value] = set()
+    loops = {n.op.label for n in graph.nodes if isinstance(n.op, Repeat)}
+    carried = {begin, *(p for p in parts.values() if p in loops)}
     for node in reversed(graph.nodes):
         cut = isinstance(node.op, Repeat) and node.op.label in parts
         mine = frozenset[str]().union(*(readers.get(v, frozenset()) for v in node.outputs))
         if node.outputs[0] in behind:
             part = behind[node.outputs[0]]
+            if not cut and mine - carried - {part, f"behind {part}"}:
+                others.update(node.outputs)
             # What the first loop leaves is where it ends, not where it begins.
             mine = frozenset((EACH,) if cut else (part if _part(node, parts) else f"behind {part}",))
         elif (EACH in mine or len(mine) > 1) and known[node.outputs[0]] & DEAR and _is_sent(node, parts):
@@ -68,7 +90,7 @@ def made_once(
         for i, v in enumerate(node.inputs):
             begins = {parts[node.op.label]} if isinstance(node.op, Repeat) and i < carries else mine
             readers[v] = readers.get(v, frozenset()) | begins
-    return frozenset(once)
+    return Sent(frozenset(once), frozenset(others))
 
 
 def _part(node: Node, parts: Mapping[str, str]) -> str:

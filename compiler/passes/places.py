@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from compiler.graph import Graph, Node
+from compiler.graph import Graph, Node, Value
 from compiler.ops.repeat import Repeat
 from compiler.origin import scopes, within
 from compiler.passes.recompute import levels
-from compiler.strategy import PlaceRule
+from compiler.strategy import PipelineRule, PlaceRule
 from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
+
+if TYPE_CHECKING:
+    from compiler.passes.stage import Staged
 
 
 def places(
@@ -37,36 +41,76 @@ def places(
 
 def place_of(node: Node, fixed: Mapping[str, int | None]) -> int | None:
     """The place of the innermost scope around the node that has one."""
+    scope = scope_of(node, fixed)
+    return None if scope is None else fixed[scope]
+
+
+def scope_of(node: Node, fixed: Container[str]) -> str | None:
+    """The innermost scope around the node that has a place."""
     path = node_path(node)
-    return next((fixed[p] for p in (path, *scopes(path)) if p in fixed), None)
-
-
-def by_each(rules: Sequence[PlaceRule]) -> Callable[[Node], bool]:
-    """Of which nodes the innermost place says that they are computed wherever they are read."""
-    fixed = {p.scope: p.index for p in reversed(rules)}
-    if None not in fixed.values():
-        return lambda node: False
-
-    def found(node: Node) -> bool:
-        path = node_path(node)
-        return next((fixed[p] is None for p in (path, *scopes(path)) if p in fixed), False)
-
-    return found
+    return next((p for p in (path, *scopes(path)) if p in fixed), None)
 
 
 def check_by_each(graph: Graph, rules: Sequence[PlaceRule], where: Mapping[str, int | None]) -> None:
     """Raises ParcError (E0410) for a scope that is to be computed wherever it is read, and cannot be."""
-    each = by_each(rules)
+    of = {r.scope: r for r in rules}
     wrong = Diagnostics()
-    for node in graph.nodes:
-        if not each(node) or where.get(node.outputs[0].name) is None:
+    for node in graph.nodes if rules else ():
+        rule = of.get(scope_of(node, of) or "")
+        if rule is None or rule.index is not None or where.get(node.outputs[0].name) is None:
             continue
-        rule = next(r for r in rules if r.index is None and within(node_path(node), r.scope))
         if not any(d.span == rule.span for d in wrong):
             message = f"`{rule.scope}` reads what only one stage has: it is computed there"
             help = f"say where, `place {rule.scope} on {rule.axis}[…]`, or leave it out"
             wrong.error("E0410", message, rule.span, help=help)
     wrong.raise_if_any()
+
+
+def check_flow(graph: Graph, rules: Sequence[PlaceRule], staged: Staged, where: Mapping[str, int | None]) -> None:
+    """Raises ParcError where a value would return to a stage of a pipeline that has finished with it (E0551), or a rule
+    places what is cut (E0415)."""
+    of = {r.scope: r for r in rules if r.index is not None}
+    by: dict[Value, PlaceRule] = {}  # what is where it is for a rule
+    for node in graph.nodes:
+        rule, cut, here = of.get(scope_of(node, of) or ""), staged.cut_at(node), where.get(node.outputs[0].name)
+        if rule is not None and cut is not None and rule.scope == node_path(node):
+            message = f"`{rule.scope}` is cut into stages: it is not on one of them"
+            raise ParcError(Diagnostic("E0415", message, rule.span, help="place what is not cut"))
+        for i, v in enumerate(node.inputs):
+            if cut is not None and isinstance(node.op, Repeat):
+                here = cut.begin if i < node.op.carries else min(cut.stages)
+            there, why = where.get(v.name), rule or by.get(v)
+            if here is not None and there is not None and min(here, there) >= 0 and there > here and why is not None:
+                message = f"`{v.name}` is made on stage {there}, but stage {here} reads it, which is before it"
+                help = f"values go through the stages once, from first to last: place `{why.scope}` on their way"
+                raise ParcError(Diagnostic("E0551", message, why.span, help=help))
+            if rule is None and there is not None and there == where.get(node.outputs[0].name):
+                rule = by.get(v)
+        if rule is not None and cut is None:
+            by.update(dict.fromkeys(node.outputs, rule))
+
+
+def check_order(graph: Graph, rules: Sequence[PipelineRule], staged: Staged, where: Mapping[str, int | None]) -> None:
+    """Whether values pass through what is cut in the order of the stages.
+
+    Raises ParcError (E0552) for what needs something that is made on a later stage.
+    """
+    of = {part: rule for rule in rules for part in rule.parts}
+    behind: dict[Value, str] = {}  # value -> the part that it has come from last
+    for node in graph.nodes if of else ():
+        came = next((behind[v] for v in node.inputs if v in behind), None)
+        part = node.op.label if isinstance(node.op, Repeat) else ""
+        path = node_path(node)
+        part = part if part in of else next((p for p in (path, *scopes(path)) if p in of), "")
+        cut = staged.cut_at(node)
+        here = where.get(node.outputs[0].name) if cut is None else cut.begin
+        late = next((v for v in node.inputs if (s := where.get(v.name)) is not None and s > (here or 0)), None)
+        if part and late is not None:
+            message = f"`{part}` needs what `{behind.get(late, late.name)}` makes, which is there on a later stage only"
+            help = "the parts of a pipeline stand in the order in which values pass through them: name both in one row"
+            raise ParcError(Diagnostic("E0552", message, of[part].span, help=help))
+        if part or came:
+            behind.update(dict.fromkeys(node.outputs, part or came or ""))
 
 
 def node_path(node: Node) -> str:
@@ -82,11 +126,11 @@ def _why(graph: Graph, scope: str) -> str:
     return "weights and data are where they are used: place the scope that computes with them"
 
 
-def ranks(graph: Graph, rules: tuple[PlaceRule, ...], fixed: Mapping[str, int | None], groups: int) -> tuple[int, ...]:
+def ranks(graph: Graph, fixed: Mapping[str, int | None], groups: int) -> tuple[int, ...] | None:
     """The position of each place in the order in which values pass through them, whatever the places' numbers.
 
-    Places that hand each other nothing stand in the order of their numbers. Raises ParcError (E0551) where values come
-    back to a place: it could not finish its forward pass before another's that it waits for.
+    Places that hand each other nothing stand in the order of their numbers. None where values come back to a place: it
+    could not finish its forward pass before another's that it waits for (`visits`).
     """
     after: dict[int, set[int]] = {g: set() for g in range(groups)}
     came: dict[str, frozenset[int]] = {}  # value -> places that it has come from without passing through another one
@@ -103,23 +147,67 @@ def ranks(graph: Graph, rules: tuple[PlaceRule, ...], fixed: Mapping[str, int | 
     while len(order) < groups:
         free = [g for g in after if g not in order and before[g] <= set(order)]
         if not free:
-            raise ParcError(_circle(after, [g for g in after if g not in order], rules))
+            return None
         order.append(free[0])
     return tuple(order.index(g) for g in range(groups))
 
 
-def _circle(after: Mapping[int, set[int]], stuck: list[int], rules: tuple[PlaceRule, ...]) -> Diagnostic:
-    """Each of the stuck places has one of them before it, so that a walk backwards closes a circle."""
-    walk = [stuck[0]]
-    while walk[-1] not in walk[:-1]:
-        walk.append(next(g for g in stuck if walk[-1] in after[g]))
-    circle = walk[walk.index(walk[-1]) :][::-1]
-    ways = " → ".join(f"{rules[0].axis}[{g}]" for g in circle)
-    notes = [(f"placed on {r.axis}[{r.index}] here", r.span) for r in rules if r.index in circle]
-    return Diagnostic(
-        "E0551",
-        f"the places send values round in a circle, {ways}: the stages would wait for each other",
-        rules[0].span,
-        help="place the scopes so that values flow one way",
-        notes=tuple(notes[1:] if notes and notes[0][1] == rules[0].span else notes),
-    )
+def of_weights(graph: Graph, fixed: Mapping[str, int | None], weights: Container[str]) -> frozenset[Node]:
+    """Nodes with a place that need weights alone and are read at that place alone (casts, gathers): whichever stage it
+    is that reads them there, it makes them."""
+    data = {v for v in graph.inputs if v.name not in weights}
+    for node in graph.nodes:
+        if not data.isdisjoint(node.inputs):
+            data.update(node.outputs)
+    found: set[Node] = set()
+    readers: dict[Value, set[int | None]] = {}
+    for node in reversed(graph.nodes):
+        place = place_of(node, fixed)
+        read = set[int | None]().union(*(readers.get(v, ()) for v in node.outputs))
+        if place is not None and read == {place} and data.isdisjoint(node.outputs):
+            found.add(node)
+        for v in node.inputs:
+            readers.setdefault(v, set()).add(place)
+    return frozenset(found)
+
+
+def visits(
+    graph: Graph, fixed: Mapping[str, int | None], groups: int, anywhere: Container[Node]
+) -> tuple[dict[str, int], tuple[int, ...]]:
+    """Where values come back to places: the visit in which each placed value is made, and the place of each visit, in
+    the order in which values pass through them.
+
+    A visit makes all that can be made at a place by then. Places that have nothing left to do afterwards come first.
+    anywhere: nodes that each visit makes which reads them.
+    """
+    at = {node: None if node in anywhere else place_of(node, fixed) for node in graph.nodes}
+    visit: dict[Value, int | None] = dict.fromkeys(graph.inputs)
+    order: list[int] = []
+
+    def run(place: int) -> dict[Node, int | None]:
+        """What the next visit makes if it is at this place (None: made wherever it is read)."""
+        now, made = len(order), dict[Value, int | None]()
+        found: dict[Node, int | None] = {}
+        for node in left:
+            given = [made[v] if v in made else visit.get(v, -1) for v in node.inputs]
+            if -1 in given or at[node] not in (None, place):
+                continue
+            last = now if at[node] is not None else max((g for g in given if g is not None), default=None)
+            found[node] = last
+            made.update(dict.fromkeys(node.outputs, last))
+        return found
+
+    left = list(graph.nodes)
+    while left:
+        waiting = sorted({p for n in left if (p := at[n]) is not None})
+        runs = {p: run(p) for p in waiting} or {0: run(0)}
+        runs = {p: found for p, found in runs.items() if not waiting or any(at[n] == p for n in found)}
+        done = (p for p, found in runs.items() if all(n in found for n in left if at[n] == p))
+        place = next(done, None)
+        place = next(iter(runs)) if place is None else place
+        visit.update((v, last) for n, last in runs[place].items() for v in n.outputs)
+        left = [n for n in left if n not in runs[place]]
+        if waiting:
+            order.append(place)
+    order += [g for g in range(groups) if g not in order]
+    return {v.name: last for v, last in visit.items() if last is not None}, tuple(order)

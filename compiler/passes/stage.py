@@ -15,12 +15,22 @@ from compiler.homes import Homes
 from compiler.ops.comm import MaskPad
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
-from compiler.origin import Origin, Phase, scopes
+from compiler.origin import Origin, Phase
 from compiler.passes.cuts import CutLoop, cut_parts
 from compiler.passes.once import made_once
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
-from compiler.passes.places import by_each, check_by_each, node_path, place_of, places, ranks
+from compiler.passes.places import (
+    check_by_each,
+    check_flow,
+    check_order,
+    of_weights,
+    place_of,
+    places,
+    ranks,
+    scope_of,
+    visits,
+)
 from compiler.passes.readers import readers
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
@@ -35,7 +45,6 @@ class Staged:
     """Stages of all values of forward and backward; `addends`: per trained weight, what its gradient is the sum of."""
 
     groups: int
-    chunks: int
     cuts: tuple[CutLoop, ...]  # the one whose weights are trained first, if any is
     rule: PipelineRule | None
     forward: Mapping[str, Stage]
@@ -50,7 +59,11 @@ class Staged:
 
     @property
     def stages(self) -> int:
-        return self.groups * self.chunks
+        return len(self.homes)
+
+    def chunks_of(self, groups: Sequence[int]) -> range:
+        """The chunks that groups have which run the same code."""
+        return range(len(self.homes.of(groups[0])))
 
     def cut_of(self, *labels: str) -> CutLoop | None:
         """The loop that is cut among those of these labels."""
@@ -91,38 +104,50 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     strategy = placed.training.job.strategy
     axes = place_axes(strategy)
     groups = prod(a.size for a in strategy.mesh if a.name in axes)
-    if strategy.pipelines and any(p.index is not None for p in strategy.places):
-        raise ParcError(
-            Diagnostic(
-                "E0552",
-                "pipelines, or places, but not both",
-                strategy.pipelines[-1].span,
-                help="keep one `pipeline`, or place whole scopes with `place … on axis[i]`",
-            )
-        )
-    if len(axes) > 1:
-        raise ParcError(
-            Diagnostic("E0552", f"places lie on one axis, not on {' and '.join(axes)}", strategy.places[-1].span)
-        )
     rule = strategy.pipelines[0] if strategy.pipelines else None
+    if len(axes) > 1:
+        message = f"places lie on one axis, not on {' and '.join(axes)}"
+        help = "a pipeline may leave the first stages to what is placed there: `cuts [0, …]`" if rule else None
+        raise ParcError(Diagnostic("E0552", message, strategy.places[-1].span, help=help))
     chunks = rule.chunks if rule is not None else 1
     cuts, rows = cut_parts(placed, strategy.pipelines, groups * chunks) if groups > 1 else ((), ())
     apart = [r.batch for r in placed.rounds] + ([placed.finish] if placed.finish is not None else [])
     fixed = places(placed.forward, (*strategy.places, *rows), apart, placed.training.trains)
-    order = tuple(range(groups * chunks))
-    if any(p.index is not None for p in strategy.places):
-        order = ranks(placed.forward, strategy.places, fixed, groups)
-
-    def rank(stage: Stage) -> int:
-        return order[stage or 0]
-
     chunks = chunks if groups > 1 else 1
     dealt = given or Homes.dealt(groups, groups * chunks)
+    order: tuple[int, ...] | None = tuple(range(groups * chunks))
+    visit: Mapping[str, int] = {}
+    anywhere = of_weights(placed.forward, fixed, placed.weights) if fixed else frozenset()
+    by_hand = any(p.index is not None for p in strategy.places)
+    if by_hand and rule is None:
+        order = ranks(placed.forward, fixed, groups)
+    if order is None:
+        visit, found_homes = visits(placed.forward, fixed, groups, anywhere)
+        dealt, order = Homes(found_homes), tuple(range(len(found_homes)))
+    ranked, row_of = order, {r.scope for r in rows}
+
+    def rank(stage: Stage) -> int:
+        return ranked[stage or 0]
+
+    def place(node: Node, before: int) -> Stage:
+        """Where rules say that a node is. before: the last stage of its operands."""
+        if visit:
+            return visit.get(node.outputs[0].name)
+        found = place_of(node, fixed)
+        if found is None or rule is None or scope_of(node, fixed) in row_of:
+            return found
+        if node in anywhere:
+            return None
+        mine = dealt.of(found)
+        return next((s for s in mine if s >= before), mine[-1])
+
     once = _made_once(placed) if groups > 1 else frozenset()
-    found = Staged(groups, chunks, cuts, rule, {}, {}, (), {}, order, homes=dealt, once=once)
-    first = _forward(placed.forward, found, lambda node: place_of(node, fixed), rank)
+    found = Staged(groups, cuts, rule, {}, {}, (), {}, ranked, homes=dealt, once=once)
+    first = _forward(placed.forward, found, place, rank)
+    if by_hand and rule is not None:
+        check_flow(placed.forward, strategy.places, found, first)
     check_by_each(placed.forward, strategy.places, first)
-    _check_order(placed.forward, found, first, strategy.pipelines)
+    check_order(placed.forward, strategy.pipelines, found, first)
     _check_states(placed, found, first)
     made = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
     saved: dict[str, Stage] = {name: ALL for name, place in made.items() if place == ALL}
@@ -146,7 +171,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
 def _made_once(placed: Placed) -> frozenset[Value]:
     strategy = placed.training.job.strategy
     rows = [rule.parts for rule in strategy.pipelines]
-    return made_once(placed.forward, rows, placed.weights, by_each(strategy.places)) if rows else frozenset()
+    return made_once(placed.forward, rows, placed.weights, strategy.places).by_first if rows else frozenset()
 
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
@@ -154,7 +179,7 @@ def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
 
 
 def _forward(
-    graph: Graph, staged: Staged, place: Callable[[Node], Stage], rank: Callable[[Stage], int]
+    graph: Graph, staged: Staged, place: Callable[[Node, int], Stage], rank: Callable[[Stage], int]
 ) -> dict[str, Stage]:
     """Explicit places, else the last stage of the operands, in the order in which values pass through them.
 
@@ -166,13 +191,14 @@ def _forward(
             found.update(_of_cut(node, cut.end))
             continue
         stages = {s for v in node.inputs if v not in staged.once and (s := found.get(v.name)) is not None}
-        where = place(node)
+        last = max(stages, key=rank, default=None)
+        where = place(node, last or 0)
         if node.outputs[0] in staged.once:
             where = 0
         elif ALL in stages:
             where = _all(node, stages)
-        elif where is None and stages:
-            where = max(stages, key=rank)
+        elif where is None:
+            where = last
         found.update((v.name, where) for v in node.outputs)
     return _masked_at_readers(graph, found)
 
@@ -247,29 +273,6 @@ def _all(node: Node, stages: set[int]) -> Stage:
     # A loop hands on its carried variables only; what each stage holds a part of stays inside.
     assert stages == {ALL}, node.outputs[0].name
     return ALL
-
-
-def _check_order(graph: Graph, staged: Staged, where: Mapping[str, Stage], rules: Sequence[PipelineRule]) -> None:
-    """Whether values pass through what is cut in the order of the stages.
-
-    Raises ParcError (E0552) for what needs something that is made on a later stage.
-    """
-    of = {part: rule for rule in rules for part in rule.parts}
-    behind: dict[Value, str] = {}  # value -> the part that it has come from last
-    for node in graph.nodes if of else ():
-        came = next((behind[v] for v in node.inputs if v in behind), None)
-        part = node.op.label if isinstance(node.op, Repeat) else ""
-        path = node_path(node)
-        part = part if part in of else next((p for p in (path, *scopes(path)) if p in of), "")
-        cut = staged.cut_at(node)
-        here = where.get(node.outputs[0].name) if cut is None else cut.begin
-        late = next((v for v in node.inputs if (s := where.get(v.name)) not in (None, ALL) and s > (here or 0)), None)
-        if part and late is not None:
-            message = f"`{part}` needs what `{behind.get(late, late.name)}` makes, which is there on a later stage only"
-            help = "the parts of a pipeline stand in the order in which values pass through them: name both in one row"
-            raise ParcError(Diagnostic("E0552", message, of[part].span, help=help))
-        if part or came:
-            behind.update(dict.fromkeys(node.outputs, part or came or ""))
 
 
 def _check_states(placed: Placed, staged: Staged, where: Mapping[str, Stage]) -> None:

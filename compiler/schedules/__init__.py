@@ -4,6 +4,7 @@ actions   what each schedule means: the list of one group, written out
 rolled    the same without growing with the micro-batches (closed forms; tests prove them equal to `actions`)
 families  groups whose rolled schedules are one, with numbers affine in the group index
 unroll    back to the list
+visits    the order where groups have several stages of a graph
 find_hang simulation of all groups
 """
 
@@ -22,6 +23,7 @@ from compiler.schedules.actions import (
 )
 from compiler.schedules.hang import Edge, Hang, find_hang
 from compiler.schedules.rolled import families, rolled, unify, unroll
+from compiler.schedules.visits import visits
 
 __all__ = [
     "CHUNKED",
@@ -40,4 +42,5 @@ __all__ = [
     "rolled",
     "unify",
     "unroll",
+    "visits",
 ]

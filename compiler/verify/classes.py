@@ -28,9 +28,9 @@ def check_classes(program: Program, report: Report) -> None:
         if i.low is not None and i.high is not None and i.low >= i.high:
             report.error("E0650", None, f"input {i.name}: no integer is in {i.low}..{i.high}")
     homes = program.homes
-    if set(homes.groups) != set(range(program.groups)) or program.stages != homes.chunks * program.groups:
+    if set(homes.groups) != set(range(program.groups)):
         message = f"{plural(program.stages, 'stage')} on {plural(program.groups, 'group')} of devices"
-        report.error("E0650", None, message, "every group has equally many, at least one")
+        report.error("E0650", None, message, "every group has at least one")
     placed = Counter(g for cls in program.classes for g in cls.groups)
     wrong = [g for g in range(program.groups) if placed[g] != 1] + [g for g in placed if not 0 <= g < program.groups]
     if wrong:
@@ -80,6 +80,7 @@ def _check_class(program: Program, cls: DeviceClass, c: int, report: Report) -> 
         report.error("E0650", Site(c), f"there are two functions {name}")
     known = {(f.phase, f.chunk) for f in cls.functions}
     adds, settles = FunctionPhase.STATISTICS, FunctionPhase.TOTALS
+    chunks = min(len(program.homes.of(g)) for g in cls.groups)
     for i, f in enumerate(cls.functions):
         if f.phase.of_round:
             other = settles if f.phase is adds else adds
@@ -87,8 +88,8 @@ def _check_class(program: Program, cls: DeviceClass, c: int, report: Report) -> 
                 message = f"there is no {other} to {f.phase} of round {f.chunk}"
                 how = f"a round has {adds}, which adds up, and {settles}, which settles"
                 report.error("E0650", Site(c, "fn", i), message, how)
-        elif not 0 <= f.chunk < (program.homes.chunks if f.phase.of_chunk else 1):
-            how = f"{', '.join(FunctionPhase)}, of chunks 0..{program.homes.chunks - 1}"
+        elif not 0 <= f.chunk < (chunks if f.phase.of_chunk else 1):
+            how = f"{', '.join(FunctionPhase)}, of chunks 0..{chunks - 1}"
             report.error("E0650", Site(c, "fn", i), f"no function {f.phase}.{f.chunk} is known", how)
     for i, s in enumerate(cls.states):
         site = Site(c, "state", i)

@@ -205,24 +205,27 @@ CODES: tuple[Code, ...] = (
     ),
     Code(
         "E0551",
-        "places in a circle",
-        "Stages hand values on; where they also hand values back, they would wait for each other.",
-        _file("place left on pp[0]\nplace right on pp[1]\nplace left_1 on pp[0]", more="  z = left(z)\n"),
-        _file("place left on pp[0]", more="  z = left(z)\n"),
+        "a value that returns to a stage",
+        "Beside a pipeline, `place SCOPE on pp[i]` puts a scope on one of its stages. Values go through these once,\n"
+        "from the first to the last: what the scope reads is there by then, and what it makes is read there or later.\n"
+        "(Without a pipeline a place is visited as often as values come back to it.)",
+        _file(f"{_PIPE}\nplace left on pp[1]"),
+        _file(f"{_PIPE}\nplace left on pp[0]"),
     ),
     Code(
         "E0552",
-        "a pipeline and places",
-        "Stages come from `pipeline`s, or from `place`s along one axis. Values pass through the parts of a row\n"
+        "places on another axis, parts in another order",
+        "Stages and places lie along one axis. Values pass through the parts of a row\n"
         "(`pipeline encoder, decoder`) in its order. Rows of several `pipeline`s all begin in the first stage and end\n"
         "in the last, so that none may need what another makes.",
-        _file("pipeline block on pp, schedule gpipe(microbatches = 2)\nplace left on pp[0]"),
-        _file("pipeline block on pp, schedule gpipe(microbatches = 2)"),
+        _file(f"{_PIPE}\nplace left on dp[0]").replace("(pp = 2)", "(pp = 2, dp = 2)"),
+        _file(f"{_PIPE}\nplace left on pp[0]"),
     ),
     Code(
         "E0553",
         "a pipeline through an inner loop",
-        "Stages are cut out of a loop that stands by itself, not of one inside another loop.",
+        "Stages are cut out of a loop that stands by itself, not of one inside another loop: cut that one. Values\n"
+        "would go round through the stages once for each of its iterations, and each stage would have a part of each.",
         _file("pipeline again on pp, schedule gpipe(microbatches = 2)"),
         _file("pipeline block on pp, schedule gpipe(microbatches = 2)"),
     ),

@@ -68,6 +68,8 @@ def _pipeline(schedule: str, arguments: str, row: str = "block", cuts: str = "")
     return f"pipeline {row} on pp, schedule {schedule}({arguments}, over = b){cuts and f', cuts {cuts}'}"
 
 
+_VISITED = ("place encoder on at[1]", "place embedding on at[0]", "place block on at[0]", "place linear on at[1]")
+
 TACTICS: tuple[Tactic, ...] = (
     _tactic("dp", "dp=2", "b", "data_parallel(dp)"),
     _tactic("zero_1", "z1=2", "b", "data_parallel(z1)", "optimizer_parallel(z1, 1)"),
@@ -120,6 +122,25 @@ TACTICS: tuple[Tactic, ...] = (
         "place encoder on pp",
         order=True,
     ),
+    _tactic(
+        "beside",
+        "pp=3",
+        "memory",
+        _pipeline("one_f_one_b", "microbatches = 2", cuts="[0, 2]"),
+        "place encoder on pp[0]",
+        order=True,
+    ),
+    _tactic(
+        "beside_interleaved",
+        "pp=2",
+        "memory",
+        _pipeline("interleaved", "microbatches = 4, chunks = 2"),
+        "place encoder on pp[0]",
+        "place linear on pp[1]",
+        order=True,
+    ),
+    _tactic("visited", "at=2", "memory", *_VISITED, order=True),
+    _tactic("visited_in_parts", "at=2", "memory", *_VISITED, "microbatches 4 over b", order=True),
     _tactic(
         "places", "at=3", "image", "place image on at[0]", "place text on at[1]", "place audio on at[2]", order=True
     ),

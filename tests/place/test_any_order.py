@@ -12,8 +12,15 @@ from random import Random
 import pytest
 
 import parc
+from compiler.driver import compile_job
+from compiler.evaluate import evaluate
+from compiler.model import EVALUATE
+from compiler.text import parse_program, show
+from compiler.verify import verify
 from dsl.diagnostics import ParcError
 from dsl.source import Source
+from runtime.prove import prove_evaluation
+from tests.memory.measured import exact
 
 SHARED_SEED = """\
 use std.optimizers
@@ -166,14 +173,16 @@ def test_each_stage_runs_its_own_iterations_again(pp: int) -> None:
         assert saved - {"body.x"} == {"body.block.x.saved"}  # the result is saved where the loss reads it
 
 
-def test_a_circle_is_told() -> None:
-    """What no order of the places allows is refused, with the circle."""
+@pytest.mark.parametrize("executor", ["stacked", "private"])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_values_come_back_to_a_place(count: int, executor: parc.api.Executor) -> None:
+    """Once more for each micro-batch, in the order of 1F1B."""
     text = SHARED_SEED.replace("z = part(y) as two", "z = part(part(y) as two) as three")
     text = text.replace("place two on t[1]\n", "place two on t[1]\n  place three on t[0]\n", 1)
-    with pytest.raises(ParcError) as caught:
-        parc.check(Source("circle.par", text))
-    (found,) = caught.value.diagnostics
-    assert found.code == "E0551" and "t[0] → t[1] → t[0]" in found.message and found.span is not None
+    source = Source("circle.par", text.replace("mesh (t = 2)", f"mesh (t = 2)\n  microbatches {count} over b", 1))
+    program = parc.compile(source).program
+    assert program.homes.groups == (0, 1, 0)
+    assert parc.verify(source, double=True, executor=executor).ok and exact(program)
 
 
 # --- drawn ---------------------------------------------------------------------------------------------------------
@@ -270,8 +279,8 @@ job fit {
 """
 
 
-def draw(seed: int, pipelined: bool) -> Source:
-    """A tangle of values, cut by a pipeline or spread over places."""
+def draw(seed: int, pipelined: bool, crowded: bool = False) -> Source:
+    """A tangle of values, cut by a pipeline or spread over places. crowded: so many that values come back to them."""
     rng = Random(seed)
     t = Tangle(rng)
     for _ in range(rng.randint(0, 3)):
@@ -280,6 +289,9 @@ def draw(seed: int, pipelined: bool) -> Source:
         t.body = t.keep(f"trunk({t.any()}, 4) as body")
     for _ in range(rng.randint(1, 5)):
         t.step()
+    for _ in range(rng.randint(3, 5) if crowded else 0):
+        t.scopes.append(f"s{len(t.scopes)}")
+        t.keep(f"part({t.values[-1]} + {t.any()}) as {t.scopes[-1]}")
     for i in range(rng.choice([0, 0, 1, 2])):
         t.lines.append(f"metric q{i} = mean({rng.choice(t.values)})")
     text = " ".join(t.lines)
@@ -297,7 +309,7 @@ def draw(seed: int, pipelined: bool) -> Source:
         rules = [f"mesh (at = {places}, dp = {rng.choice([1, 2])})"]
         rules += [
             f"place {s} on at[{rng.randrange(places)}]"
-            for s in rng.sample(t.scopes, min(len(t.scopes), rng.choice([1, 2, 3, 5])))
+            for s in rng.sample(t.scopes, min(len(t.scopes), 8 if crowded else rng.choice([1, 2, 3, 5])))
         ]
         if rng.random() < 0.5:
             rules.append(f"microbatches {rng.choice([2, 4])} over b")
@@ -313,13 +325,13 @@ def draw(seed: int, pipelined: bool) -> Source:
     return Source("drawn.par", text.replace("PRECISION", precision))
 
 
-REFUSED = {"E0404", "E0410", "E0542", "E0551"}
-"""A rule about what nobody reads; places in a circle."""
+REFUSED = {"E0404", "E0410", "E0542"}
+"""A rule about what nobody reads."""
 
 
-def outcome(seed: int, pipelined: bool) -> bool:
+def outcome(seed: int, pipelined: bool, crowded: bool = False) -> bool:
     """Whether the draw is proved; False if it is refused. Raises for anything else."""
-    source = draw(seed, pipelined)
+    source = draw(seed, pipelined, crowded)
     try:
         parc.check(source, double=True)
         proof = parc.verify(source, double=True, steps=1, executor="private" if seed % 5 == 0 else "stacked")
@@ -333,6 +345,33 @@ def outcome(seed: int, pipelined: bool) -> bool:
 @pytest.mark.parametrize("pipelined", [False, True], ids=["places", "pipeline"])
 def test_tangles(pipelined: bool) -> None:
     assert sum(outcome(seed, pipelined) for seed in range(30)) >= 18
+
+
+def test_places_that_values_come_back_to() -> None:
+    """Text, memory and evaluation, too."""
+    visited = [seed for seed in range(12) if _come_back(seed)]
+    assert len(visited) > 5 and sum(outcome(seed, False, True) for seed in visited) == len(visited)
+
+
+@pytest.mark.nightly
+def test_many_places_that_values_come_back_to() -> None:
+    visited = [seed for seed in range(1000, 1200) if _come_back(seed)]
+    assert len(visited) > 80 and sum(outcome(seed, False, True) for seed in visited) == len(visited)
+
+
+def _come_back(seed: int) -> bool:
+    try:
+        job = evaluate(draw(seed, False, True))
+        program = compile_job(job).program
+    except ParcError as e:
+        assert {d.code for d in e.diagnostics} <= REFUSED, (seed, e.diagnostics)
+        return False
+    if program.homes.chunks == 1:
+        return False
+    assert verify(program) == () and parse_program(show(program)) == program and exact(program), seed
+    alone = compile_job(job, EVALUATE)
+    assert verify(alone.program) == () and prove_evaluation(alone.training, alone.program, 1).equal, seed
+    return True
 
 
 @pytest.mark.nightly

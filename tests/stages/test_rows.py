@@ -87,7 +87,10 @@ model m() {
   loss cross_entropy(logits, label, over v)
 }
 """
-MODELS = {"one": ONE, "two": TWO, "codec": CODEC, "images": IMAGES}
+INNER = ONE.replace("  repeat 6 as block {", "  repeat 2 as outer {\n  repeat 3 as block {").replace(
+    "8)\n  }", "8)\n  }\n  }"
+)
+MODELS = {"one": ONE, "two": TWO, "codec": CODEC, "images": IMAGES, "inner": INNER}
 ROWS = {
     "one": "block",
     "two": "dense, experts",
@@ -125,12 +128,12 @@ def row(model: str, schedule: str, cuts: str = "") -> str:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ROWS)
 def test_rows_under_all_schedules(model: str, schedule: str) -> None:
     judged(text(model, row(model, schedule), 2), priced=True)
 
 
-PAIRS = [(m, s, w) for i, m in enumerate(MODELS) for j, s in enumerate(SCHEDULES) for w in list(WITH)[(i + j) % 3 :: 3]]
+PAIRS = [(m, s, w) for i, m in enumerate(ROWS) for j, s in enumerate(SCHEDULES) for w in list(WITH)[(i + j) % 3 :: 3]]
 
 
 @pytest.mark.parametrize(("model", "schedule", "more"), PAIRS)
@@ -227,6 +230,7 @@ def compiled(model: str, pipeline: str, stages: int = 2) -> Compiled:
         ("images", "pipeline stem, frist, second, head on pp", "E0408", "no scope called `frist`"),
         ("images", "pipeline stem, first, stem, head on pp", "E0415", "`stem` is cut twice"),
         ("images", "pipeline first, stem, second, head on pp", "E0552", "`stem`"),
+        ("inner", "pipeline block on pp, cuts [1, 2, 3]", "E0553", "no loop block at the top"),
     ],
 )
 def test_what_is_wrong_with_a_row(model: str, pipeline: str, code: str, says: str) -> None:
