@@ -53,9 +53,10 @@ class Lifter:
         update: bool,
         itemsize: int = 8,
         whole: Callable[[Repeat, Part], Part] = lambda _, part: part,
+        here: Callable[[int], bool] = lambda source: False,
     ) -> None:
-        """whole: what becomes of the work of a loop's body."""
-        self.regions, self.whole = regions, whole
+        """whole: what becomes of the work of a loop's body; here: whether a stage so far away is on these devices."""
+        self.regions, self.whole, self.here = regions, whole, here
         self.sizes, self.states, self.update = program.sizes, states, update
         self.mesh = [a.name for a in program.axes if a.kind == "mesh" and a.size > 1]
         self.computes = itemsize
@@ -328,7 +329,7 @@ class _Lift:
         self.add(instr, Wait(op.name, op.source))
         (var,) = instr.outputs
         axes, value = self.alike(var), self.values[var.name]
-        if axes:
+        if axes and not self.lifter.here(op.source):
             whole = Collective("all_gather", axes, value.elements, ITEMSIZE[value.type.dtype], "stages", True)
             self.drafts.append(Draft(var.name, [instr], whole, {len(self.drafts) - 1}))
             value.owner = len(self.drafts) - 1

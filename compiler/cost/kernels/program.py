@@ -65,6 +65,7 @@ def features(program: Program) -> Features:
                 f.phase is FunctionPhase.UPDATE,
                 ITEMSIZE[compute],
                 partial(chunks.setdefault(f.chunk, LeftOut()).loop, f.phase),
+                partial(_is_here, program, c, f.chunk),
             )
             made[f.key] = lifter.part(f.body)
             inside[-1][f.key] = frozenset(lifter.inside), frozenset(lifter.core)
@@ -79,6 +80,12 @@ def features(program: Program) -> Features:
     return Features(
         tuple(parts), samples, tokens, dtype, sum(by_dtype.values()), again, compute, tuple(inside), regions
     )
+
+
+def _is_here(program: Program, cls: DeviceClass, chunk: int, source: int) -> bool:
+    """Whether the stage `source` stages away from a chunk of a class is on the same devices."""
+    homes, group = program.homes, cls.groups[0]
+    return homes.group(homes.stage(group, chunk) + source) == group
 
 
 def _expanded(cls: DeviceClass, body: Graph) -> Graph:

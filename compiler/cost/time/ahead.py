@@ -89,8 +89,9 @@ def _part(task: Tasks, begin: float, end: float) -> Task:
     def of(whole: int) -> int:
         return round(end * whole) - round(begin * whole)
 
-    also = tuple([(s, of(ps)) for s, ps in task.also])
-    return task._replace(ps=of(task.ps), also=also, priced=replace(task.priced, sent=(end - begin) * task.priced.sent))
+    ps = of(task.ps)
+    also = tuple([(s, min(ps, of(share))) for s, share in task.also])
+    return task._replace(ps=ps, also=also, priced=replace(task.priced, sent=(end - begin) * task.priced.sent))
 
 
 def _join(carried: tuple[int, ...], of: Tasks) -> Rolled:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import pytest
 
 import parc
+from compiler.cost.kernels.work import Collective, Wait
 from compiler.cost.price.calibration import Calibration, of_cluster
 from compiler.cost.time.simulate import Simulation
-from compiler.cost.time.timeline import Timeline
+from compiler.cost.time.timeline import Piece, Timeline
+from compiler.program import FunctionPhase
 from dsl.source import Source
 
 
@@ -169,3 +172,69 @@ def test_layers_that_run_again_as_a_whole() -> None:
 def test_what_does_not_run_again_as_a_layer_is_left_out_by_all(rule: str) -> None:
     s = simulation(4, f"{ZERO_1}\n  {rule}")
     assert run(s).step_seconds == run(s, reentrant=1.0).step_seconds and s.features.again == 0
+
+
+@pytest.mark.parametrize("unrolled", [0, 400])
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_what_is_shown_of_gathers_ahead_is_what_was_played(share: float, unrolled: int) -> None:
+    """On each stream one piece after the other, as many gathers as layers, and all of what is sent."""
+    s = simulation(6, FSDP)
+    pricer = s.pricer(numbers(s, ahead=share))
+    (functions,) = s.costs(pricer, unrolled)
+    (segment,) = functions[FunctionPhase.BACKWARD, 0]
+    streams: dict[str, list[Piece]] = {}
+    for piece in segment.pieces:
+        streams.setdefault(piece.stream, []).append(piece)
+    assert max(piece.end for piece in segment.pieces) <= segment.duration
+    for name, pieces in streams.items():
+        if name != "compute":  # waits lie beside kernels there
+            assert all(a.end <= b.start for a, b in pairwise(pieces))
+    if unrolled:
+        (plain,) = s.costs(s.pricer(numbers(s)), unrolled)[0][FunctionPhase.BACKWARD, 0]
+        sent = [sum(p.bytes for p in of.pieces if p.kind == "collective") for of in (segment, plain)]
+        taken = [sum(p.end - p.start for p in of.pieces if p.kind == "collective") for of in (segment, plain)]
+        assert sent[0] == pytest.approx(sent[1]) and taken[0] == taken[1]
+
+
+def test_what_a_stage_has_from_itself_is_not_gathered() -> None:
+    """Stages 0 and 2 are on the same devices: what the one makes for the other is there as a whole."""
+    text = """use std.devices (a100_80)
+use std.optimizers (sgd)
+cluster pod() {
+  device gpu = a100_80
+  level server = 8 gpu over 300 GB/s, 1 us
+}
+model m() {
+  dim b = 16, d = 64, f = 128
+  input x : f32[b,d]
+  weight w0[d,f], v0[f,d]
+  c = tanh((x @ w0) @ v0)
+  h = x
+  repeat 8 as block {
+    weight w[d,f], v[f,d]
+    h = (h @ w) @ v + c
+  }
+  loss mean(h * c)
+}
+strategy s for m {
+  mesh (pp = 2, tp = 4)
+  split f on tp
+  pipeline block on pp, schedule interleaved(microbatches = 4, chunks = 2)
+}
+job j {
+  train m() on pod using s
+  optimizer sgd(lr = 0.1)
+}
+"""
+    s = Simulation.of(parc.compile(Source("skip.par", text)))
+    gathered: dict[str, int] = {}
+    waits: list[tuple[str, int]] = []
+    for part in s.features.parts[0].values():
+        for node in part.nodes:
+            if isinstance(node.work, Wait):
+                waits.append((node.work.name, node.work.source))
+            elif isinstance(node.work, Collective) and node.work.role == "stages":
+                gathered[node.name] = gathered.get(node.name, 0) + 1
+    assert ("c", -2) in waits and "c" not in gathered
+    assert sum(gathered.values()) == sum(source % 2 for _, source in waits) > 0
+    assert run(s, scattered=1.0).step_seconds > 0
