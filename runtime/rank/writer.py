@@ -194,7 +194,8 @@ class RankWriter(StraightLine):
             case Write():
                 decl = rank.declared[op.name]
                 # Micro-batches share a state: all of them read what it contained before the step.
-                last = f"if micro == {rank.program.microbatches - 1}: " if decl.role is Role.STATE else ""
+                shared = decl.role is Role.STATE and self.function.per_microbatch
+                last = f"if micro == {rank.program.microbatches - 1}: " if shared else ""
                 write = f"d.write_part({op.name!r}, micro" if parted(decl) else f"{last}d.write({op.name!r}"
                 self.put(depth, f"{write}, {args[0]})")
             case Accumulate():
