@@ -20,7 +20,8 @@ import numpy as np
 
 from benchmarks.published.facts import SINGLE_NODE, Row, load
 from benchmarks.published.fit import Problem, Sample, Vector, chosen, samples
-from benchmarks.published.groups import GROUPS, Group
+from benchmarks.published.group import Group
+from benchmarks.published.groups import GROUPS
 from benchmarks.published.validate import Fitted
 from compiler import stacks
 from compiler.evaluate.library import standard_devices
@@ -46,7 +47,7 @@ def numbers(group: Group) -> dict[str, dict[str, float]]:
 
 
 def as_stated(problem: Problem) -> Vector:
-    """The vector of a group at the numbers that the library states."""
+    """The vector of a group at the numbers that the library states; what it does not is at its prior."""
     group, of = problem.group, numbers(problem.group)
 
     def owner(stack: str, name: str) -> str:
@@ -55,8 +56,10 @@ def as_stated(problem: Problem) -> Vector:
         takes = (s for s in group.stacks if s in group.only.get(name, group.stacks))
         return next(s for s in takes if name not in group.own.get(s, ()) and name not in group.shared.get(s, {}))
 
-    x = np.array([log(of[owner(stack, name)][name]) for stack, name in problem.names])
-    x = np.concatenate([x, np.zeros(len(problem.low) - len(x))])
+    x = problem.centre.copy()
+    for i, (stack, name) in enumerate(problem.names):
+        if value := of[owner(stack, name)].get(name, 0.0):
+            x[i] = log(value)
     return np.clip(x, problem.low, problem.high)
 
 
@@ -64,7 +67,7 @@ def expected(group: Group, rows: Sequence[Sample]) -> tuple[dict[tuple[str, str]
     """(device, stack) -> what is said of it; family -> errors of its rows, each left out in its turn."""
     problem = Problem(group, rows)
     left = np.abs(np.expm1(Fitted(problem, as_stated(problem)).folded())) if not group.families else None
-    owners = [group.stack_of(s.stack) for s in rows] if left is not None else []
+    owners = problem.owners
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for device in (*group.devices, *group.relatives):
         for stack in group.stacks:

@@ -23,6 +23,16 @@ MEMORY_KINDS |= {"active": "allocated", "XLA": "xla", "init": "init"}
 the allocator has reserved, and that what is allocated. They are never mixed."""
 
 
+ERRORS = {"A": 0.04, "B": 0.04, "C": 0.12}
+"""Of the logarithm, by tier: what a good model is off."""
+
+ASSUMED = 1.5
+"""So many times wider, where the chunks of a pipeline are assumed."""
+
+LAYERS = 3
+"""Of a stage, beyond which most pipelines are interleaved."""
+
+
 class Unsupported(Exception):
     """The language, or this script, has no words for a row, or the row does not say enough; the text says of what."""
 
@@ -66,6 +76,28 @@ class Row:
     def family(self) -> str:
         """Rows of one family were measured by one site, in one manner."""
         return self["family"] or "all"
+
+    @property
+    def tier(self) -> str:
+        """A: complete; B: something was inferred, by the table or by us; C: a run that nobody tuned for speed."""
+        if words.UNTUNED.search(self["notes"]):
+            return "C"
+        return max(self["tier"] or "A", "B" if self.chunks_assumed else "A")
+
+    @property
+    def chunks_assumed(self) -> bool:
+        """Whether a pipeline may be interleaved though the row does not say so: most with more than a few layers per
+        stage, or with few micro-batches, are."""
+        stages = self.whole("pp")
+        if stages < 2 or self["vpp"]:
+            return False
+        few = self.number("gbs") < 4 * stages * self.number("dp", 1.0) * self.number("mbs", 1.0)
+        return self.number("layers") > LAYERS * stages and ("megatron" in self.family.lower() or few)
+
+    @property
+    def error(self) -> float:
+        """How far off (of the logarithm) a good model is, for what the row leaves open."""
+        return ERRORS[self.tier] * (ASSUMED if self.chunks_assumed else 1.0)
 
     @property
     def seconds(self) -> float | None:

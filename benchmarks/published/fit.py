@@ -22,12 +22,15 @@ from numpy.typing import NDArray
 
 import parc
 from benchmarks.published import mixture
-from benchmarks.published.facts import SINGLE_NODE, Row, Unsupported, load
+from benchmarks.published.accelerators import known, most, power, reached
+from benchmarks.published.facts import ERRORS, SINGLE_NODE, Row, Unsupported, load
 from benchmarks.published.footprints import footprints
 from benchmarks.published.generate import job
-from benchmarks.published.groups import GROUPS, Group
+from benchmarks.published.group import Group
+from benchmarks.published.groups import GROUPS
 from benchmarks.published.lines import efficiencies, write, write_footprint
-from benchmarks.published.machines import device, software
+from benchmarks.published.machines import device, sheet
+from benchmarks.published.software import relatives, software
 from compiler.cost.price.calibration import DEFAULT, Calibration
 from compiler.cost.time.simulate import Simulation
 from dsl.source import Source
@@ -46,7 +49,7 @@ class Prior:
 
 
 PRIORS = {
-    "product": Prior(0.78, 0.15, 0.4, 0.97),  # the best products that anyone measured reach 0.75 to 0.87 (microbench)
+    "product": Prior(0.83, 0.15, 0.4, 0.97),  # with ample power; the best that anyone measured reach 0.73 to 0.87
     "ramp": Prior(128.0, 0.8, 10.0, 600.0),
     "core": Prior(0.5, 0.35, 0.15, 0.95),
     "vector": Prior(0.8, 0.12, 0.5, 0.95),
@@ -59,7 +62,8 @@ PRIORS = {
     "outer_half": Prior(2e6, 0.7, 2e5, 5e7),
     "alpha": Prior(2.0, 0.7, 0.5, 20.0),
     "slowdown": Prior(0.1, 0.7, 0.01, 0.4),
-    "hidden": Prior(0.3, 0.7, 0.01, 1.0),
+    "jitter": Prior(0.01, 0.7, 0.0005, 0.03),
+    "ahead": Prior(0.5, 0.7, 0.02, 1.0),
     "overlap": Prior(0.4, 0.7, 0.05, 0.95),
     "exchange": Prior(0.3, 0.7, 0.02, 0.9),
     "grouped": Prior(2e-5, 0.7, 1e-6, 2e-4),
@@ -68,7 +72,10 @@ PRIORS = {
 }
 """What is plausible, from data sheets, microbenchmarks (micro.csv) and the sources of docs/costs.md."""
 
-ERROR = 0.04
+USUAL = 0.94
+"""The share of an ample power's products where it is not published: the middle of those that are."""
+
+ERROR = ERRORS["A"]
 """Errors of a good model (of the logarithm): what a prior is weighed against."""
 
 BIAS = 0.12
@@ -84,13 +91,15 @@ ROUGH = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A row with its program, ready to be priced; `stack` has its efficiencies."""
+    """A row with its program, ready to be priced; `stack` has its efficiencies, the first of `kin` that there is those
+    of software like it."""
 
     row: Row
     simulation: Simulation
     device: str
     stack: str
     seconds: float
+    kin: tuple[str, ...] = ("",)
 
 
 def samples(rows: Sequence[Row], jobs: int = 1) -> list[Sample]:
@@ -109,7 +118,14 @@ def _sample(row: Row) -> Sample | None:
     except (Unsupported, parc.ParcError):
         return None
     simulation.seconds()  # features are kept
-    return Sample(row, simulation, simulation.cluster.device.name, software(row)[0], row.seconds)
+    return sample(row, simulation)
+
+
+def sample(row: Row, simulation: Simulation) -> Sample:
+    """A row that has a time, with its program."""
+    at = sheet(row).like
+    name = simulation.cluster.device.name
+    return Sample(row, simulation, name, software(row, at)[0], row.seconds or 0.0, tuple(relatives(row, at)))
 
 
 Pairs = dict[str, list[tuple[float, float]]]
@@ -124,6 +140,9 @@ class Problem:
 
     def __init__(self, group: Group, rows: Sequence[Sample]) -> None:
         self.group, self.rows = group, list(rows)
+        self.owners = [group.owner(s.stack, s.kin) for s in rows]
+        self.error = np.array([s.row.error for s in rows])
+        self.priced: dict[tuple[int, Calibration], float] = {}
         self.names = [("", name) for name in group.free]
         self.names += [(stack, name) for stack, names in group.own.items() for name in names]
         priors = [self.prior(stack, name) for stack, name in self.names]
@@ -137,9 +156,16 @@ class Problem:
         self.high = np.array([*(log(p.high) for p in priors), *none + 1.0])
 
     def prior(self, stack: str, name: str) -> Prior:
-        """The group's own opinion, else the general one."""
-        own = self.group.priors.get(name)
-        return Prior(own[0], own[1], PRIORS[name].low, PRIORS[name].high) if own else PRIORS[name]
+        """The group's own opinion, of a stack or of all, else the general one. Products are at most what the best of
+        the device allows, and what is plausible of them depends on its power."""
+        usual = PRIORS[name]
+        if name == "product":
+            sheets = [known(device) for device in self.group.devices]
+            high = min(usual.high, *(most(of) for of in sheets))
+            centre = usual.centre * min(power(of) if of and of.watts else USUAL for of in sheets)
+            usual = Prior(min(centre, 0.95 * high), usual.spread, usual.low, high)
+        own = self.group.priors.get(f"{stack} {name}") or self.group.priors.get(name)
+        return Prior(own[0], own[1], usual.low, usual.high) if own else usual
 
     def values(self, x: Vector) -> Values:
         """The parameters of each stack."""
@@ -161,8 +187,22 @@ class Problem:
         """log(predicted / measured) of each row."""
         values = self.values(x)
         cal = {stack: calibration(self.group, values[stack]) for stack in values}
-        of = [cal[self.group.stack_of(s.stack)] for s in self.rows]
-        return np.array([log(s.simulation.seconds(c) / s.seconds) for s, c in zip(self.rows, of)])
+        return np.array(
+            [self._error(i, self.on(s.device, cal[of])) for i, (s, of) in enumerate(zip(self.rows, self.owners))]
+        )
+
+    def on(self, device: str, cal: Calibration) -> Calibration:
+        """Numbers of the group's first device on another."""
+        if not self.group.power or device == self.group.devices[0] or (of := known(device)) is None:
+            return cal
+        return cal.changed(product=reached(cal.product, of, self.group.devices[0]))
+
+    def _error(self, i: int, cal: Calibration) -> float:
+        """Of one row; what some stacks have does not move the rows of others, which are not priced again."""
+        if (i, cal) not in self.priced:
+            of = self.rows[i]
+            self.priced[i, cal] = log(of.simulation.seconds(cal) / of.seconds)
+        return self.priced[i, cal]
 
 
 def calibration(group: Group, values: Mapping[str, float]) -> Calibration:
@@ -172,7 +212,7 @@ def calibration(group: Group, values: Mapping[str, float]) -> Calibration:
 
 def loss(problem: Problem, x: Vector, errors: Vector) -> float:
     """Twice the negative logarithm of the posterior, but for a constant: Huber's errors and the priors."""
-    z = np.abs(errors) / ERROR
+    z = np.abs(errors) / problem.error
     robust = np.where(z <= ROUGH, z * z, 2 * ROUGH * z - ROUGH * ROUGH)
     prior = ((x - problem.centre) / problem.spread) ** 2
     return float(np.sum(robust) + np.sum(prior))
@@ -191,8 +231,8 @@ def jacobian(problem: Problem, x: Vector, errors: Vector) -> Vector:
 
 def newton(problem: Problem, x: Vector, errors: Vector, slopes: Vector, counted: Vector) -> tuple[Vector, Vector]:
     """The matrix and the slope of a Gauss-Newton step; `counted`: how much each row counts."""
-    z = np.abs(errors) / ERROR
-    weight = counted * np.minimum(1.0, ROUGH / np.maximum(z, 1e-9)) / ERROR**2
+    z = np.abs(errors) / problem.error
+    weight = counted * np.minimum(1.0, ROUGH / np.maximum(z, 1e-9)) / problem.error**2
     normal = slopes.T @ (weight[:, None] * slopes) + np.diag(1 / problem.spread**2)
     return normal, slopes.T @ (weight * errors) + (x - problem.centre) / problem.spread**2
 
@@ -238,8 +278,8 @@ def fit(problem: Problem, rounds: int = 12, near: Vector | None = None) -> Vecto
 
 def chosen(group: Group, rows: Sequence[Row]) -> list[Row]:
     """What a group is fitted on: of a family in a group of several at most MOST rows, from the shortest to the longest
-    step."""
-    taken = [row for row in rows if row.seconds and _takes(group, row)]
+    step. Runs that nobody tuned are left out."""
+    taken = [row for row in rows if row.seconds and row.tier != "C" and _takes(group, row)]
     if not group.families:
         return taken
     found = []
@@ -253,17 +293,20 @@ def _takes(group: Group, row: Row) -> bool:
     if mixture.mixed(row) and "exchange" not in group.free:  # what differs most between stacks is how they do that
         return False
     try:
-        return group.takes(device(row)[0], software(row)[0], row.family)
+        name = device(row)[0]
+        return group.takes(name, software(row, name)[0], row.family)
     except Unsupported:
         return False
 
 
-def fitted(group: Group, rows: Sequence[Sample], columns: bool) -> tuple[list[str], str, list[Pairs]]:
-    """The group's lines, what to say of it, and its part of the table of docs/validation.md, where that is wanted."""
+def fitted(group: Group, rows: Sequence[Sample], columns: bool, near: bool) -> tuple[list[str], str, list[Pairs]]:
+    """The group's lines, what to say of it, and its part of the table of docs/validation.md, where that is wanted.
+    near: begins at the numbers that its devices state."""
+    from benchmarks.published.expected import as_stated
     from benchmarks.published.validate import of_group
 
     problem = Problem(group, rows)
-    x = fit(problem)
+    x = fit(problem, near=as_stated(problem) if near else None)
     errors = np.abs(np.expm1(problem.plain(x)))
     note = f"# {group.name}: {len(rows)} rows, {len(problem.names)} numbers, mean |error| {errors.mean():.1%}"
     return efficiencies(group, problem.values(x)), note, of_group(problem, x) if columns else []
@@ -274,6 +317,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("groups", nargs="*", help="names of groups, or `footprints`; all if there are none")
     parser.add_argument("--write", action="store_true", help="put the lines into dsl/std/devices.par")
     parser.add_argument("--validate", action="store_true", help="the tables of docs/validation.md as well")
+    parser.add_argument("--near", action="store_true", help="begin at the numbers that stand there")
     parser.add_argument("--every", type=int, default=18, metavar="N", help="of the rows of one node each Nth")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     options = parser.parse_args(arguments)
@@ -291,7 +335,7 @@ def main(arguments: Sequence[str]) -> int:
     mine = [(g, found) for g in groups if (found := [known[name] for name in of[g.name] if name in known])]
     parts = []
     with ProcessPoolExecutor(options.jobs) as pool:
-        tasks = [pool.submit(fitted, g, found, options.validate) for g, found in mine]
+        tasks = [pool.submit(fitted, g, found, options.validate, options.near) for g, found in mine]
         for (group, _), task in zip(mine, tasks):
             lines, note, columns = task.result()
             parts.append(columns)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from fractions import Fraction
 
 from benchmarks.published import machines, mixture, words
 from benchmarks.published.facts import SINGLE_NODE, Row, Unsupported, load
-from benchmarks.published.machines import fused
+from benchmarks.published.software import by_prefix, fused, stage
 
 PREDICTED = 0.15
 """Share of the positions that BERT predicts: 20 of 128, 76 of 512 (at most; NVIDIA/DeepLearningExamples)."""
@@ -29,15 +30,13 @@ CORE = ("q", "key", "value", "mixed", "out")
 """What attention keeps where its core (scores, softmax) is made again: that is what a fused attention does as well."""
 
 
+EXPERTS = ("logits", "share", "taken", "part", "a", "u", "y", "got", "out")
+"""What experts keep where only what is between their products is made again."""
+
+
 def dialect(row: Row) -> str:
     """`gpt` (learned positions, biases, tied head) or `llama` (rotary, gated, no biases, a head of its own)."""
     return "llama" if row.gated or mixture.mixed(row) else "gpt"
-
-
-def stage(row: Row) -> int:
-    """ZeRO's: what is split over shards of its own is split entirely, where the row does not say what."""
-    said = words.stage(row["zero_stage"])
-    return 3 if said == 0 and row.whole("fsdp_shards") > 1 else said
 
 
 def degrees(row: Row) -> dict[str, int]:
@@ -68,14 +67,29 @@ def _degrees(row: Row) -> dict[str, int]:
 
 
 def microbatches(row: Row) -> int:
-    """Micro-batches of a step and replica."""
+    """Micro-batches of a step and replica: as the column `microbatches` says, or as `mbs` does. A pipeline has as
+    many as stages at least, unless that column says otherwise: many call all that a replica has of a step its batch,
+    and their system cuts it."""
     mesh = degrees(row)
     if row.family.startswith(WHOLE):
         return 1
-    together = row.whole("mbs") * mesh["rep"] * mesh["dp"]
-    if row.whole("gbs") % together:
-        raise Unsupported(f"a batch of {row['gbs']} is not made of micro-batches of {together}")
-    return row.whole("gbs") // together
+    replicas, batch = mesh["rep"] * mesh["dp"], row.whole("gbs")
+    if row["microbatches"]:
+        found = row.whole("microbatches")
+        if found < 1 or batch % (replicas * found):
+            raise Unsupported(f"a batch of {batch} is not made of {found} micro-batches of {replicas} replicas")
+        return found
+    together = row.whole("mbs") * replicas
+    if batch % together:
+        raise Unsupported(f"a batch of {batch} is not made of micro-batches of {together}")
+    found, stages = batch // together, mesh["pp"]
+    if found >= stages and (row["mbs"] or stages == 1):
+        return found
+    if batch % (
+        replicas * stages
+    ):  # what is called the size of a batch is all of a replica's: how it is cut is not said
+        raise Unsupported("micro-batches are not stated")
+    return stages
 
 
 def vocabulary(row: Row) -> int:
@@ -93,7 +107,7 @@ def _attention(row: Row) -> str:
     grouped = dialect(row) == "llama" or kv_heads != heads or size * heads not in (0, row.whole("hidden"))
     wide = f", size = {size}" if size and size * heads != row.whole("hidden") else ""
     seen = ", causal = false" if row["arch"] == "encoder" else ""
-    window = machines.by_prefix(WINDOWS, row["model"])
+    window = by_prefix(WINDOWS, row["model"])
     if widths := mixture.latent(row):
         return f"latent_attention({{}}, {heads}, {', '.join(map(str, widths))})"
     if window and window < row.whole("seq_len"):
@@ -216,6 +230,8 @@ def _recompute_in(row: Row, layer: str, kind: str) -> list[str]:
     core = [f"{layer}.{scope}.{name}" for name in (latent if mixture.latent(row) else CORE)]
     if kind == "full":
         return [f"  recompute {layer}"]
+    if kind == "modules":
+        return _modules(row, layer, scope, core)
     if kind == "offload":  # what is moved to the host is kept here
         return [f"  recompute {layer} keep {', '.join(core[:3])}"]
     if (
@@ -239,6 +255,33 @@ def _recompute_in(row: Row, layer: str, kind: str) -> list[str]:
     if kind == "core" or fused(row):
         return [f"  recompute {layer}.{scope} keep {', '.join(core)}"]
     return []
+
+
+def _modules(row: Row, layer: str, attention: str, core: Sequence[str]) -> list[str]:
+    """Of a list of modules each by its scope; core: what attention keeps where its core is made again."""
+    of = words.modules(row["recompute"]) or frozenset()
+    lines = []
+    if "up" in of and mixture.latent(row):  # what has few dims, of which queries, keys and values are, is made as well
+        kept = ("place", "mixed", "out")
+        lines.append(f"  recompute {layer}.{attention} keep {', '.join(f'{layer}.{attention}.{n}' for n in kept)}")
+    elif "core" in of or fused(row):
+        lines.append(f"  recompute {layer}.{attention} keep {', '.join(core)}")
+    norm = "rms_norm" if dialect(row) == "llama" else "layer_norm"
+    lines += [f"  recompute {layer}.{norm}{n}" for n in ("", "_1")] if "norm" in of else []
+    mixed = mixture.mixed(row) and layer != "first"
+    if mixed and "experts" in of:
+        return [*lines, f"  recompute {layer}.moe"]
+    shared = mixed and row.whole("shared_ffn", 0) > 0
+    wide = f"{layer}.moe.shared" if shared else "" if mixed else f"{layer}.{'swiglu' if norm == 'rms_norm' else 'mlp'}"
+    if wide and "mlp" in of:
+        lines.append(f"  recompute {wide}")
+    if "act" in of:
+        scopes = [wide] if wide and "mlp" not in of else []
+        scopes += [f"{layer}.moe.routed_experts"] if mixed else []
+        for name in scopes:
+            inner = EXPERTS if name.endswith("experts") else ("a", "u", "out") if "mlp" not in name else ("u", "out")
+            lines.append(f"  recompute {name} keep {', '.join(f'{name}.{n}' for n in inner)}")
+    return lines
 
 
 def _strategy(row: Row) -> str:

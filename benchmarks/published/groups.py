@@ -2,71 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """free: fitted, the same for all `stacks`, or `only` for some. own: fitted for one stack. fixed, settled: stated.
-    like: of stacks that are written as another with what is different (`general`: like what holds for no stack).
-    shared: of a stack without rows, numbers that are another's own. relatives: devices without rows, with the same
-    numbers, but products by what the best reach (`accelerators.scale`).
-
-    A row belongs to the group of its device and stack, or, where `families` are named, of its family. The stack
-    `general` is what holds for no stack in particular.
-    """
-
-    name: str
-    devices: tuple[str, ...]
-    stacks: tuple[str, ...]
-    free: tuple[str, ...]
-    own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    fixed: Mapping[str, float] = field(default_factory=dict)
-    settled: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    shared: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    like: Mapping[str, str] = field(default_factory=dict)
-    priors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    families: tuple[str, ...] = ()
-    relatives: tuple[str, ...] = ()
-    launch: float = 4e-6
-
-    def takes(self, device: str, stack: str, family: str) -> bool:
-        """Whether a row is fitted here."""
-        if device not in self.devices:
-            return False
-        return family.startswith(self.families) if self.families else bool(self._near(stack))
-
-    def stack_of(self, stack: str) -> str:
-        """The stack whose numbers hold for a row that was taken."""
-        return max(self._near(stack), key=len, default=self.stacks[0])
-
-    def _near(self, stack: str) -> list[str]:
-        """`torchtitan_float8` is near `torchtitan_float8_async`; so is `float8`, where there is none nearer."""
-        return [s for s in self.stacks if stack == s or stack.startswith(f"{s}_") or s in stack.split("_")[1:]]
-
-
-NVLINK2: Any = {"fixed": {"inner_half": 5e6}, "priors": {"inner": (0.9, 0.1)}}  # micro.csv: all-reduces on V100
-FUSED = {"fused_attention": 1.0}
-MIXTURES = {"fused_attention": 1.0, "distinct": 1.0, "gradient_wire": 2.0}  # recipes: grad_reduce_in_fp32 = False
-XLA = {"fused_attention": 1.0, "gradient_wire": 2.0, "host": 0.0, "fusion": 1.0}
-GENERAL = ("product", "ramp", "vector", "core", "inner", "outer", "host")
-UNFUSED = ("product", "ramp", "vector", "inner", "outer", "host")
-FEW = ("product", "ramp", "inner", "host")
-MEGATRON = {"gradient_wire": 2.0, "blocking_sends": 1.0}
-"""In fp16 gradients are reduced as they are (`--accumulate-allreduce-grads-in-fp32` is for bf16), and a stage waits for
-what it sends (`torch.cuda.synchronize()` in p2p_communication.py)."""
-GRAPH = {"launch": 1.5e-6}
-"""Of kernels in a CUDA graph: assumed, neither fitted nor published; the device goes from one to the next by itself."""
-LATE = {"inner_half": (3e7, 0.7)}
-"""A message begins when the last of eight hosts has dispatched it: some 0.1 ms, of links of 300 GB/s."""
+from benchmarks.published.group import (
+    AGAIN,
+    BUCKETS,
+    FEW,
+    FUSED,
+    GENERAL,
+    GRAPH,
+    LATE,
+    MEGATRON,
+    MIXTURES,
+    NARROWER,
+    NVLINK2,
+    QUICK,
+    RAILS,
+    RING,
+    SENDS,
+    SLOW_CORE,
+    UNFUSED,
+    WIDE,
+    XLA,
+    Group,
+)
 
 GROUPS = (
     # --- Megatron and its kin, before fused attention ---
-    Group("megatron_2021", ("a100_80",), ("megatron_2021",), (*UNFUSED, "slowdown"), fixed=MEGATRON),
-    Group("megatron_2022", ("a100_80",), ("megatron_2022",), UNFUSED, fixed=MEGATRON),
+    Group(
+        "megatron_2021",
+        ("a100_80",),
+        ("megatron_2021",),
+        (*UNFUSED, "slowdown"),
+        fixed=MEGATRON,
+        priors=RAILS,
+    ),
+    Group("megatron_2022", ("a100_80",), ("megatron_2022",), UNFUSED, fixed=MEGATRON, priors=RAILS),
     Group("megatron_2020_a100", ("a100_40",), ("megatron_2020",), FEW, fixed=MEGATRON),
     Group("megatron_2020_v100", ("v100",), ("megatron_2020",), FEW, fixed=MEGATRON),
     Group(
@@ -84,6 +53,7 @@ GROUPS = (
         ("a100_80",),
         ("bloom", "bloom_numa"),
         (*UNFUSED, "inner_half", "fixed"),
+        fixed={**SENDS, **AGAIN},
         priors=LATE,
         own={"bloom_numa": ("inner",)},
         only={"inner": ("bloom",)},
@@ -95,8 +65,8 @@ GROUPS = (
             f"composer_{device}",
             (device,),
             ("composer", "composer_pure"),
-            (*GENERAL, "fusion", "fixed"),
-            fixed=FUSED,
+            (*GENERAL, "fusion", "fixed", "ahead"),
+            fixed=WIDE,
             settled={"composer_pure": {"gradient_wire": 2.0}},
             like={"composer_pure": "composer"},
         )
@@ -106,18 +76,19 @@ GROUPS = (
         "composer_h100",
         ("h100",),
         ("composer", "composer_pure"),
-        ("product", "ramp", "vector", "core", "inner", "host", "fusion", "fixed"),
-        fixed=FUSED,
+        ("product", "ramp", "vector", "core", "inner", "host", "fusion", "fixed", "ahead"),
+        fixed=WIDE,
         settled={"composer_pure": {"gradient_wire": 2.0}},
         like={"composer_pure": "composer"},
-        priors={"core": (0.35, 0.35)},
+        priors=SLOW_CORE,
     ),
     Group(
         "torchtitan_a100",
         ("a100_80",),
         ("torchtitan",),
-        ("product", "vector", "core", "inner", "outer", "fusion"),
-        fixed={**FUSED, "wire": 2.0},
+        ("product", "vector", "core", "inner", "outer", "fusion", "ahead"),
+        fixed={**WIDE, **RING, "wire": 2.0},
+        priors={"core": (0.55, 0.35)},
     ),
     Group(
         "torchtitan_h100",
@@ -130,9 +101,9 @@ GROUPS = (
             "torchtitan_float8_async",
             "torchtitan_float8_rowwise",
         ),
-        ("product", "vector", "core", "inner", "fusion", "narrow", "overlap"),
+        ("product", "vector", "core", "inner", "fusion", "narrow", "overlap", "ahead"),
         own={"torchtitan_eager": ("fusion",), "torchtitan_float8_rowwise": ("narrow",)},
-        fixed=FUSED,
+        fixed={**WIDE, **RING},
         settled={"torchtitan_float8": {"wire": 1.0}, "torchtitan_float8_async": {"wire": 1.0}},
         only={
             "narrow": ("torchtitan_float8", "torchtitan_float8_async"),
@@ -145,7 +116,8 @@ GROUPS = (
             "torchtitan_float8_async": "torchtitan_float8",
             "torchtitan_float8_rowwise": "torchtitan",
         },
-        priors={"core": (0.35, 0.35)},
+        priors=SLOW_CORE,
+        power=True,
     ),
     # --- Megatron-Core with Transformer Engine: tensor-parallel messages beside products; of experts (`mixture.py`)
     # copies of a position go once to a node and a device (DeepEP, HybridEP), products are dispatched one by one ---
@@ -157,7 +129,7 @@ GROUPS = (
         fixed=MIXTURES,
         only={"narrow": ("megatron_core_float8",), "fusion": ("megatron_core_clamped",)},
         like={"megatron_core_float8": "megatron_core", "megatron_core_clamped": "megatron_core"},
-        priors={"product": (0.78, 0.05), "overlap": (0.5, 0.3), "fusion": (0.5, 0.5), "narrow": (1.8, 0.1)},
+        priors={"product": (0.74, 0.05), "overlap": (0.5, 0.3), "fusion": (0.5, 0.5), "narrow": (1.8, 0.1), **QUICK},
     ),
     Group(
         "megatron_core_gb200",
@@ -198,28 +170,39 @@ GROUPS = (
             "megatron_core_float4_graphs": "megatron_core_float8_graphs",
             "megatron_core_clamped": "megatron_core",
         },
-        priors={"core": (0.4, 0.35), "product": (0.7, 0.07), "overlap": (0.5, 0.3), "fusion": (0.5, 0.5)},
+        priors={"product": (0.67, 0.07), "overlap": (0.5, 0.3), "fusion": (0.5, 0.5), **QUICK},
     ),
     # --- XLA ---
-    Group("pax_a100", ("a100_80",), ("pax",), ("product", "core", "vector", "inner", "outer", "fixed"), fixed=FUSED),
+    Group(
+        "pax_a100",
+        ("a100_80",),
+        ("pax",),
+        ("product", "core", "vector", "inner", "outer", "fixed", "ahead"),
+        fixed=FUSED,
+    ),
     Group(
         "pax_h100",
         ("h100",),
         ("pax", "pax_float8"),
-        ("product", "core", "vector", "inner", "outer", "fixed"),
+        ("product", "core", "vector", "inner", "outer", "fixed", "ahead"),
         own={"pax_float8": ("narrow",)},
         like={"pax_float8": "pax"},
         fixed=FUSED,
-        priors={"core": (0.35, 0.35)},
+        priors=QUICK,
     ),
     Group(
-        "maxtext_v4", ("tpu_v4",), ("maxtext",), ("product", "ramp", "vector", "core", "outer"), fixed=XLA, launch=2e-6
+        "maxtext_v4",
+        ("tpu_v4",),
+        ("maxtext",),
+        ("product", "ramp", "vector", "core", "outer", "ahead"),
+        fixed=XLA,
+        launch=2e-6,
     ),
     Group(
         "maxtext_v5e",
         ("tpu_v5e",),
         ("maxtext",),
-        ("product", "ramp", "vector", "core", "inner", "outer"),
+        ("product", "ramp", "vector", "core", "inner", "outer", "ahead"),
         fixed=XLA,
         launch=2e-6,
     ),
@@ -227,7 +210,7 @@ GROUPS = (
         "maxtext_v5p",
         ("tpu_v5p",),
         ("maxtext",),
-        ("product", "ramp", "vector", "core", "inner", "outer", "overlap"),
+        ("product", "ramp", "vector", "core", "inner", "outer", "overlap", "ahead"),
         fixed=XLA,
         launch=2e-6,
     ),
@@ -236,8 +219,9 @@ GROUPS = (
         "modellink",
         ("ascend910b",),
         ("modellink",),
-        ("product", "ramp", "vector", "core", "fusion", "inner"),
-        fixed=FUSED,
+        ("product", "ramp", "vector", "core", "fusion", "inner", "overlap"),
+        fixed={**WIDE, **SENDS, **BUCKETS, **AGAIN},
+        priors={"overlap": (0.5, 0.3)},  # MC2 is on in its scripts
         launch=5e-6,
     ),
     Group(
@@ -249,42 +233,96 @@ GROUPS = (
         launch=5e-6,
     ),
     # --- devices with software that is not named above: all of a kind together, families counting alike ---
+    # A row has the numbers of its kin (`software.kin`): of a fast kernel of attention, or of Megatron's plans.
     Group(
         "a100",
         ("a100_80", "a100_40"),
-        ("general",),
-        (*GENERAL, "fusion"),
-        fixed=FUSED,
+        ("general", "fast_attention", "megatron"),
+        (*GENERAL, "fusion", "ahead"),
+        own={"fast_attention": ("core",), "megatron": ("overlap",)},
+        shared={"megatron": {"core": "fast_attention"}},
+        only={"core": ("general",)},
+        settled={"megatron": AGAIN},
+        like={"fast_attention": "general", "megatron": "fast_attention"},
+        fixed={**FUSED, **SENDS, **RING},
+        priors={"core": (0.4, 0.2), "fast_attention core": (0.55, 0.2), "megatron overlap": (0.4, 0.3)},
         families=("llmfoundry", "torchtitan", "pax"),
     ),
     Group(
         "a100_unfused",
         ("a100_80", "a100_40"),
-        ("unfused",),
+        ("unfused", "unfused_deepspeed"),
         UNFUSED,
+        own={"unfused_deepspeed": ("inner_half", "fixed")},
+        like={"unfused_deepspeed": "unfused"},
+        fixed=MEGATRON,
+        priors=LATE,
         families=("megatron_sc21", "korthikanti", "megatron_readme", "megatron2020", "vtrain_multi", "bloom"),
     ),
     Group("v100", ("v100",), ("general",), FEW, families=("megatron2020",), **NVLINK2),
     Group(
         "h100",
         ("h100", "h100_hbm2e", "h200"),
-        ("general", "float8"),
-        ("product", "ramp", "vector", "core", "inner", "outer", "fusion"),
-        own={"float8": ("narrow",)},
-        like={"float8": "general"},
-        fixed=FUSED,
-        priors={"core": (0.35, 0.35), "inner": (0.8, 0.1), "outer": (0.8, 0.2), "narrow": (1.8, 0.1)},
+        ("general", "fast_attention", "megatron", "float8", "fast_attention_float8", "megatron_float8"),
+        ("product", "ramp", "vector", "core", "inner", "outer", "fusion", "ahead"),
+        own={"fast_attention": ("core",), "megatron": ("overlap",), "float8": ("narrow",)},
+        shared={
+            "megatron": {"core": "fast_attention"},
+            "fast_attention_float8": {"core": "fast_attention", "narrow": "float8"},
+            "megatron_float8": {"core": "fast_attention", "overlap": "megatron", "narrow": "float8"},
+        },
+        only={"core": ("general", "float8")},
+        settled=dict.fromkeys(("megatron", "megatron_float8"), AGAIN),
+        like={
+            "fast_attention": "general",
+            "megatron": "fast_attention",
+            "float8": "general",
+            "fast_attention_float8": "fast_attention",
+            "megatron_float8": "megatron",
+        },
+        fixed={**FUSED, **SENDS, **RING},
+        priors={
+            "core": (0.25, 0.2),
+            "fast_attention core": (0.6, 0.2),
+            "megatron overlap": (0.5, 0.3),
+            "inner": (0.8, 0.1),
+            "outer": (0.8, 0.2),
+            "narrow": (1.8, 0.1),
+        },
         families=("llmfoundry", "torchtitan", "pax", "megatron_bridge", "mcore"),
     ),
     Group(
         "b200",
         ("gb200",),
-        ("general", "float8", "float4"),
-        ("product", "core", "vector", "inner", "outer"),
-        own={"float8": ("narrow",), "float4": ("narrow",)},
-        like={"float8": "general", "float4": "general"},
-        fixed=FUSED,
-        priors={"core": (0.35, 0.35), "product": (0.7, 0.07)},
+        ("general", "fast_attention", "megatron", *NARROWER),
+        ("product", "vector", "inner", "outer"),
+        own={
+            "fast_attention": ("core",),
+            "megatron": ("overlap",),
+            "megatron_float8": ("narrow",),
+            "megatron_float4": ("narrow",),
+        },
+        shared={
+            "megatron": {"core": "fast_attention"},
+            "megatron_float8": {"core": "fast_attention", "overlap": "megatron"},
+            "megatron_float4": {"core": "fast_attention", "overlap": "megatron"},
+            "fast_attention_float8": {"core": "fast_attention", "narrow": "megatron_float8"},
+            "fast_attention_float4": {"core": "fast_attention", "narrow": "megatron_float4"},
+            "float8": {"narrow": "megatron_float8"},
+            "float4": {"narrow": "megatron_float4"},
+        },
+        settled={
+            **{name: {"core": 0.25} for name in ("general", "float8", "float4")},
+            **dict.fromkeys(("megatron", "megatron_float8", "megatron_float4"), AGAIN),
+        },
+        like={
+            "fast_attention": "general",
+            "megatron": "fast_attention",
+            **{f"{of}_{kind}": of for kind in ("float8", "float4") for of in ("megatron", "fast_attention")},
+            **{kind: "general" for kind in ("float8", "float4")},
+        },
+        fixed={**FUSED, **SENDS, **RING},
+        priors={"fast_attention core": (0.6, 0.2), "megatron overlap": (0.5, 0.3)},
         families=("megatron_bridge",),
         relatives=("b200",),
     ),
@@ -293,7 +331,7 @@ GROUPS = (
             device,
             (device,),
             ("general",),
-            ("product", "ramp", "vector", "core", "inner", "outer"),
+            ("product", "ramp", "vector", "core", "inner", "outer", "ahead"),
             fixed=XLA,
             families=("maxtext",),
             launch=2e-6,
@@ -303,9 +341,13 @@ GROUPS = (
     Group(
         "ascend910b",
         ("ascend910b",),
-        ("general",),
+        ("general", "megatron"),
         ("product", "ramp", "vector", "core", "fusion", "inner"),
+        own={"megatron": ("overlap",)},
+        settled={"megatron": {**SENDS, **AGAIN}},
+        like={"megatron": "general"},
         fixed=FUSED,
+        priors={"megatron overlap": (0.5, 0.3)},
         families=("ascend",),
         launch=5e-6,
     ),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.published.accelerators import SHEETS, scale
-from benchmarks.published.groups import Group
+from benchmarks.published.accelerators import known as sheet
+from benchmarks.published.accelerators import reached
+from benchmarks.published.group import Group
 from compiler.cost.price.calibration import DEFAULT
 from compiler.settings import EFFICIENCIES
 
@@ -20,7 +21,7 @@ def shown(name: str, value: float) -> str:
         return f"{value * 1e6:.3g} us" if value < 1e-3 else f"{value * 1e3:.3g} ms"
     if unit == "B":
         return f"{value / 1e6:.2g} MB"
-    return f"{value:.2g}" if value < 0.95 or value >= 10 and value < 100 else f"{value:.3g}"
+    return f"{value:.2g}" if value < 0.95 or 10 <= value < 99 else f"{value:.3g}"
 
 
 def efficiencies(group: Group, values: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -43,12 +44,13 @@ def efficiencies(group: Group, values: Mapping[str, Mapping[str, float]]) -> lis
 
 def relative(lines: Sequence[str], device: str, known: str) -> list[str]:
     """The lines of a known device for a relative: products by what the best of either reach."""
-    of = next(sheet for sheet in SHEETS.values() if sheet.known and sheet.like == device)
+    of = sheet(device)
     found = []
     for line in lines:
         *words, value = line.split()
-        times = scale(of, known) if words[0] == "efficiency" and words[-1] == "product" else 1.0
-        found.append(line if times == 1.0 else " ".join((*words, shown("product", float(value) * times))))
+        if of and words[0] == "efficiency" and words[-1] == "product":
+            line = " ".join((*words, shown("product", reached(float(value), of, known))))
+        found.append(line)
     return found
 
 
@@ -60,8 +62,9 @@ def write(group: Group, lines: list[str], path: Path = DEVICES) -> None:
         general = "general" in group.stacks and words[:1] == ["efficiency"] and _is_number(words[2])
         return general or (len(words) > 3 or words[:1] == ["stack"]) and " ".join(words[:2]) in heads
 
-    replace(group.devices, ours, lines, path)
-    for device in group.relatives:
+    alike, others = (group.devices[:1], group.devices[1:]) if group.power else (group.devices, ())
+    replace(alike, ours, lines, path)
+    for device in (*others, *group.relatives):
         replace((device,), ours, relative(lines, device, group.devices[0]), path)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import parc
 from benchmarks.published import machines
+from benchmarks.published.accelerators import SUSTAINED, power
 from benchmarks.published.facts import FOLDER, UNITS, Row, Unsupported
 from benchmarks.published.score import table
 from compiler.cost.kernels.work import Collective, Product
@@ -98,26 +99,34 @@ def text(row: Row, model: str, mesh: Mapping[str, int], splits: Sequence[str] = 
 def pricer(row: Row, devices: int) -> Pricer:
     """Of whole servers of the row's accelerator; the axis `on` has neighbouring `devices` of them."""
     total = max(SERVER, devices)
-    row = replace(row, facts={**row.facts, "n_dev": str(total), "source": ""})  # who measured it is no software
+    row = replace(row, facts={**row.facts, "n_dev": str(total), "source": "", "attn": "flash"})  # of no software
     job = text(row, NOTHING, {"other": total // devices, "on": devices}, ["split b on other"])
     return Simulation.of(parc.compile(Source("part.par", job))).pricer()
 
 
-def passes(job: str, **changes: float) -> dict[str, float]:
-    """Seconds of the forward pass (`F`) and the backward pass (`B`) of a job that has no pipeline."""
+def passes(job: str, held: float = 1.0, **changes: float) -> dict[str, float]:
+    """Seconds of the forward pass (`F`) and the backward pass (`B`) of a job that has no pipeline. held: the share of
+    what products reach alone that the device's numbers have."""
     simulation = Simulation.of(parc.compile(Source("part.par", job)))
-    (costs,) = simulation.costs(simulation.pricer(of_cluster(simulation.cluster).changed(**changes)))
+    cal = of_cluster(simulation.cluster)
+    (costs,) = simulation.costs(simulation.pricer(cal.changed(product=cal.product / held, **changes)))
     return {key[0]: sum(s.duration for s in found) / PICOSECONDS for key, found in costs.items()}
 
 
 # --- predictions, in the unit of the part -----------------------------------------------------------------------------
 
 
+def held(row: Row) -> float:
+    """What products reach in training, held back by power and heat, as a share of what they reach alone."""
+    return SUSTAINED * power(machines.sheet(row))
+
+
 def product(part: Part) -> float:
-    """TFLOP/s; without the launch, as many were measured in a row."""
+    """TFLOP/s; without the launch, as many were measured in a row, and not held back by power as in training."""
     work = Product(part.size("m"), part.size("n"), part.size("k"), 1, "bf16", 0)
     found = pricer(part.row, 1)
-    return work.flops / product_seconds(work, found.machine, found.cal.changed(launch=0.0)) / 1e12
+    seconds = product_seconds(work, found.machine, found.cal.changed(launch=0.0))
+    return work.flops / seconds / held(part.row) / 1e12
 
 
 def all_reduce(part: Part) -> float:
@@ -171,7 +180,9 @@ def backward(part: Part) -> float:
 
 
 def _layer(part: Part, function: str) -> float:
-    few, many = (passes(job, **changes)[function] for job, changes in (layers(part, 2), layers(part, 4)))
+    few, many = (
+        passes(job, held(part.row), **changes)[function] for job, changes in (layers(part, 2), layers(part, 4))
+    )
     return (many - few) / 2 * 1e3
 
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from benchmarks.published.accelerators import narrow
 from benchmarks.published.fit import Pairs, Problem, Sample, Vector, fit, jacobian, newton
-from benchmarks.published.machines import NARROW, fused
+from benchmarks.published.machines import NARROW
 from benchmarks.published.score import Score, score
+from benchmarks.published.software import fused
 from compiler.cost.price.calibration import DEFAULT
 
 FOLDS = 5

@@ -17,11 +17,25 @@ PRECISIONS = (
 )
 """Types of the program by words of `precision`: the first found. Narrower products are the software's matter."""
 
+UNTUNED = re.compile(
+    r"determinis|untuned|not tuned|unoptimi[sz]ed|\bbaseline|\bCI\b|[Ff]unctional test|[Rr]egression test"
+)
+"""Words of `notes` that say that nobody tuned the run for speed."""
+
 NONE = re.compile(r"no\b|none|not |false|off\b|0$|unknown|default$")
 STAGES = re.compile(r"stage.*\[([\d, ]+)\]")
 EVERY = re.compile(r"every (\d+)|every (other|second|third)")
 PRODUCTS = re.compile(r"selective ?\(?(op|toml)|\bsac\b|minimal|save_dot|dots|matmul|except every")
 MODULES = re.compile(r"selective|core|att|mlp|norm|act\b|module")
+PIECES = (
+    (r"core|att(n|ention)\b|softmax|^op$", "core"),
+    (r"\bmlp|ffn|feed.?forward|shared.?exp", "mlp"),
+    (r"norm|\bln\b", "norm"),
+    (r"act(ivation)?s?\b|gelu|silu|swiglu|geglu", "act"),
+    (r"up.?proj|mla", "up"),
+    (r"\bmoe\b|expert", "experts"),
+)
+"""Modules in a list of `recompute`, by the first words that are found in each."""
 FULL = re.compile(r"full|yes|true|all|1$|uniform|block|check|layer|^ac$|\bon\b|\bremat")
 
 
@@ -43,9 +57,22 @@ def precision(text: str) -> str | None:
     return next((kind for words, kind in PRECISIONS if re.search(words, said)), None if said else "bf16")
 
 
+def modules(text: str) -> frozenset[str] | None:
+    """Of `selective(mlp, moe_act)` and the like which parts of a layer are made again: `core` of attention, `mlp`,
+    `norm`, `act` (between the products of a feed-forward layer), `up` (projections of latent attention), `experts`.
+    None for what is no list of modules; one of which none is known is empty."""
+    found = re.fullmatch(r"(?:selective|modules?)?[ :]*[(\[]([^)\]]*)[)\]]", text.lower().strip())
+    listed = re.split(r"[,;+/ ]+(?:and )?", found[1].strip()) if found else []
+    if not listed or PRODUCTS.search(text.lower()) or EVERY.search(text.lower()):
+        return None
+    kinds = (next((kind for pattern, kind in PIECES if re.search(pattern, word)), "") for word in listed)
+    return frozenset(kinds) - {""}
+
+
 def recompute(text: str, layers: int, stages: int) -> tuple[str, Fraction] | None:
     """What is made again, `none`, `core` (of attention), `products` (all but them), `offload` (all but queries, keys
-    and values, which are moved) or `full`, and in which share of the layers; None for what is not understood.
+    and values, which are moved), `modules` (those of `modules`) or `full`, and in which share of the layers; None for
+    what is not understood.
 
     Where it differs between stages, the slowest sets the pace: the share is that of the stage with most.
     """
@@ -59,6 +86,8 @@ def recompute(text: str, layers: int, stages: int) -> tuple[str, Fraction] | Non
     if found := EVERY.search(said):
         every = int(found[1] or {"other": 2, "second": 2, "third": 3}[found[2]])
         return "full", Fraction(1, max(1, every))
+    if listed := modules(text):
+        return "core" if listed == {"core"} else "modules", whole
     if "offload" in said:
         return "offload", whole
     kinds = ((PRODUCTS, "products"), (FULL, "full") if said.startswith("full") else (MODULES, "core"), (FULL, "full"))

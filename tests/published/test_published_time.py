@@ -12,7 +12,7 @@ import pytest
 import parc
 from benchmarks.published.facts import Row, load
 from benchmarks.published.generate import Unsupported, job
-from benchmarks.published.machines import STACKS, by_prefix
+from benchmarks.published.software import STACKS, by_prefix
 from compiler.cost.price.calibration import of_cluster
 from compiler.cost.time.simulate import Simulation
 from dsl.source import Source

@@ -90,7 +90,7 @@ class Calibration:
     scattered: float = 0.0
     blocking_sends: float = 0.0
     wire: float = 2.0
-    gradient_wire: float = 4.0
+    gradient_wire: float = 2.0
 
     def changed(self, **values: float) -> Calibration:
         """Replaces some values, by name; KeyError for an unknown name."""

@@ -195,7 +195,7 @@ def test_one_device_sends_nothing() -> None:
 
 
 def test_weights_go_in_the_compute_type() -> None:
-    cal = CAL.changed(wire=2.0)
+    cal = CAL.changed(wire=2.0, gradient_wire=4.0)
     full = collective_seconds(work("all_gather", "tp", role="gradients", itemsize=4), MACHINE, cal)
     half = collective_seconds(work("all_gather", "tp", role="weights", itemsize=4), MACHINE, cal)
     assert half == pytest.approx(full / 2)
