@@ -74,11 +74,12 @@ def run_passes(
         try:
             step.run(work)
         except Undivided as found:
-            known = len(work.whole) + len(work.parts)
+            known = len(work.whole) + len(work.parts) + len(work.twice)
             work.whole |= dict.fromkeys(found.whole)
             work.parts |= dict.fromkeys(found.parts)
+            work.twice |= found.twice
             assert isinstance(given, Job), "a training graph's text has whole batches set apart"
-            assert len(work.whole) + len(work.parts) > known, (found.whole, found.parts)
+            assert len(work.whole) + len(work.parts) + len(work.twice) > known, (found.whole, found.parts)
             at = 0
             continue
         if watch is not None:

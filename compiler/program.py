@@ -85,7 +85,7 @@ class FunctionPhase(StrEnum):
     WEIGHTS = "W"
     """The gradients of weights, where `BACKWARD` leaves them for later."""
     METRICS = "E"
-    """Makes metrics of what the forward passes added up, once."""
+    """Makes metrics, and new contents of states, of what the forward passes added up, once."""
     UPDATE = "U"
 
     @property

@@ -127,7 +127,10 @@ class OffloadRule:
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """Layouts, places and an order. `microbatches` of dim `microbatch_dim` (None: first dim of the first input)."""
+    """Layouts, places and an order. `microbatches` of dim `microbatch_dim` (None: first dim of the first input).
+
+    two_passes: what a loss needs of the whole batch is computed before the first micro-batch, and once more with it.
+    """
 
     name: str
     mesh: tuple[MeshAxis, ...] = ()
@@ -142,6 +145,7 @@ class Strategy:
     microbatch_dim: str | None = None
     span: Span = field(default=NOWHERE, compare=False)
     offloads: tuple[OffloadRule, ...] = ()
+    two_passes: bool = False
     microbatch_span: Span = field(default=NOWHERE, compare=False)
 
     @property

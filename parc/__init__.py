@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dsl.diagnostics import Diagnostic, ParcError
 from parc.api import (
+    batches,
     check,
     compile,
     diff,
@@ -31,6 +32,7 @@ from parc.api import (
 __all__ = [
     "Diagnostic",
     "ParcError",
+    "batches",
     "check",
     "compile",
     "diff",

@@ -40,6 +40,7 @@ class Args:
         self.want = want
         self.hint = hint
         self.given: dict[str, list[ast.Expr]] = {}
+        self.per_microbatch = False  # whether dims may be those of each micro-batch
         self._match(params)
 
     @property
@@ -122,6 +123,9 @@ class Args:
         expr = self.expr(name)
         match expr:
             case ast.Over():
+                if expr.per_microbatch and not self.per_microbatch:
+                    help = "`sum`, `mean`, `max` and `min` can be taken of each micro-batch by itself"
+                    raise fail("E0210", f"`{self.name}` is not taken per micro-batch", expr.span, help=help)
                 return expr.dims, expr.after
             case ast.Arrow():
                 return expr.before, expr.after

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
-from compiler.evaluate import dtypes, rows, static
+from compiler.evaluate import dtypes, reductions, rows, static
 from compiler.evaluate.arguments import Args, P
 from compiler.evaluate.expressions import Want, elementwise, evaluate, tensor
-from compiler.evaluate.run_time import counted, mask
+from compiler.evaluate.run_time import mask
 from compiler.evaluate.scope import Scope, check_dim
 from compiler.evaluate.session import listed
-from compiler.evaluate.values import Bound, Number, WeightVar, is_static, plain
+from compiler.evaluate.values import Bound, WeightVar, is_static, plain
 from compiler.graph import FLOATS, Value
 from compiler.model import STEP_DTYPE
 from compiler.ops.create import Full, Iota, Normal, Random
 from compiler.ops.elementwise import Cast, Map, StopGradient
 from compiler.ops.functions import FUNCTIONS
-from compiler.ops.reduce import Cumsum, Reduce
+from compiler.ops.reduce import Cumsum
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.ops.window import Window, span
 from dsl import ast
@@ -108,59 +108,6 @@ def _is_tensor(a: Args) -> Bound:
 
 def _stop_gradient(a: Args) -> Bound:
     return a.scope.emit(StopGradient(), a.tensor("x", a.want), span=a.span, name=a.hint)
-
-
-# --- reductions -------------------------------------------------------------------------------------------
-
-
-def _reduced(a: Args, x: Value, fn: str, name: str | None) -> Value:
-    dims = a.dims_in("over", x)
-    return a.scope.emit(Reduce(fn, tuple(d.name for d in dims)), x, span=a.span, name=name)
-
-
-def _sum(a: Args) -> Bound:
-    return _reduced(a, a.tensor("x"), "sum", a.hint)
-
-
-def _mean(a: Args) -> Bound:
-    x = a.tensor("x")
-    if not x.type.is_float:
-        raise fail("E0202", f"mean needs floats, got {x.type}", a.expr("x").span, help="cast it: `cast(x, compute)`")
-    dims = a.dims_in("over", x)
-    size = prod(x.type.size(d.name) for d in dims)
-    total = _reduced(a, x, "sum", None)
-    count = counted(dims, a.scope, a.span, x.type.dtype)
-    if count is not None:
-        return a.scope.emit(Map("div", (None, None)), total, count, span=a.span, name=a.hint or "mean")
-    return a.scope.emit(Map("div", (None, float(size))), total, span=a.span, name=a.hint or "mean")
-
-
-def _extreme(fn: str) -> Callable[[Args], Bound]:
-    def make(a: Args) -> Bound:
-        value = plain(a.value("x"))
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            numbers: list[Number] = [value]
-            for expr in a.given.get("others", []):
-                numbers.append(static.number(evaluate(expr, a.scope), f"an argument of `{fn}`", expr.span))
-            return max(numbers) if fn == "max" else min(numbers)
-        if a.has("others"):
-            help = f"elementwise: `{fn}imum(a, b)`"
-            raise fail("E0111", f"`{fn}` of a tensor takes one tensor", a.given["others"][0].span, help=help)
-        x = a.tensor("x") if not isinstance(value, Value) else value
-        if fn == "max":
-            return _reduced(a, x, "max", a.hint)
-        negative = a.scope.emit(Map("neg", (None,)), x, span=a.span)
-        return a.scope.emit(Map("neg", (None,)), _reduced(a, negative, "max", None), span=a.span, name=a.hint or "min")
-
-    return make
-
-
-def _norm(a: Args) -> Bound:
-    x = a.tensor("x")
-    own = tuple(d.name for d in a.own_dims(x))
-    square = a.scope.emit(Map("mul", (None, None)), x, x, span=a.span)
-    total = a.scope.emit(Reduce("sum", own), square, span=a.span)
-    return a.scope.emit(Map("sqrt", (None,)), total, span=a.span, name=a.hint or "norm")
 
 
 # --- shapes -----------------------------------------------------------------------------------------------
@@ -301,6 +248,11 @@ def _iota(a: Args) -> Bound:
     return a.scope.emit(Map("add", (None, number)), found, span=a.span, name=a.hint) if number else found
 
 
+def _microbatches(a: Args) -> Bound:
+    (dim,) = a.scope.dim_list(a.dim_names("dim")[0][:1])[:1]
+    return reductions.microbatches(a.scope, dim)
+
+
 def _valid(a: Args) -> Bound:
     dims = [d for d in a.scope.dim_list(a.dim_names("dim")[0][:1])[:1] if d.name in a.scope.making.counts]
     return mask(dims[0], a.scope, a.span) if dims else True
@@ -339,11 +291,12 @@ BUILTINS: dict[str, Builtin] = {
     "cast": Builtin((_X, P("dtype", "word")), _cast),
     "is_tensor": Builtin((_X,), _is_tensor),
     "stop_gradient": Builtin((_X,), _stop_gradient),
-    "sum": Builtin((_X, _OVER), _sum),
-    "mean": Builtin((_X, _OVER), _mean),
-    "max": Builtin((_X, P("others", optional=True, many=True), _OVER), _extreme("max")),
-    "min": Builtin((_X, P("others", optional=True, many=True), _OVER), _extreme("min")),
-    "norm": Builtin((_X,), _norm),
+    "sum": Builtin((_X, _OVER), reductions.total),
+    "mean": Builtin((_X, _OVER), reductions.mean),
+    "max": Builtin((_X, P("others", optional=True, many=True), _OVER), reductions.extreme("max")),
+    "min": Builtin((_X, P("others", optional=True, many=True), _OVER), reductions.extreme("min")),
+    "norm": Builtin((_X,), reductions.norm),
+    "microbatches": Builtin((P("dim", "dims"),), _microbatches),
     "rename": Builtin((_X, P("dims", "arrow")), _rename),
     "split": Builtin((_X, P("dims", "arrow")), _split),
     "merge": Builtin((_X, P("dims", "arrow")), _merge),

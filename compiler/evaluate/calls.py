@@ -83,6 +83,8 @@ def _argument(expr: ast.Expr, scope: Scope) -> Bound:
     if isinstance(expr, ast.Over):
         if expr.after:
             raise fail("E0210", "only built-in functions take `->`", expr.span)
+        if expr.per_microbatch:
+            raise fail("E0210", "only built-in functions are taken per micro-batch", expr.span)
         dims = scope.dim_list(expr.dims)
         return dims[0] if len(dims) == 1 else DimList(dims)
     if isinstance(expr, (ast.Arrow, ast.Range)):

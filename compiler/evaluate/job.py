@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import field, replace
+from functools import cache
 from typing import Any
 
 from compiler.evaluate import dtypes, static
@@ -71,6 +72,7 @@ def build_job(
         session.replaced = {stated.master: precision.master} | {stated.compute: precision.compute}
     precision = precision or stated
     frozen = Patterns(tasks.frozen)
+    session.microbatches = cache(lambda: _microbatches(session, module, task, strategy))
     model, other = _try(session, lambda: _model(session, module, task, names, precision, frozen)) or (None, None)
     if model is not None:
         _try(session, lambda: _check_frozen(tasks, model, frozen))
@@ -190,6 +192,22 @@ def _strategy(
         return SERIAL
     index: ModelIndex | None = index_model(model) if model else None
     return build_strategy(session, module, name, index, cluster)
+
+
+def _microbatches(
+    session: Session, module: Module, task: ast.Task, override: ast.Name | None
+) -> tuple[int, str | None]:
+    """How many micro-batches the job's strategy makes, and of which dim: for a model that asks, before its strategy is
+    evaluated for it. What is wrong with the strategy is reported then."""
+    alone = Session()
+    alone.sizes, alone.replaced = session.sizes, session.replaced
+    before = session.failures
+    try:
+        found = _strategy(alone, module, task, override, None, None)
+    except (ParcError, Skip):
+        session.failures = before
+        return 1, None
+    return found.microbatches, found.microbatch_dim
 
 
 def _updates(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -41,6 +41,10 @@ class Session:
         self.nesting = 0
         self.failures = 0
         self.sizes: Sizes | None = None  # others in place of those that the file states
+        self.microbatches: Callable[[], tuple[int, str | None]] = lambda: (
+            1,
+            None,
+        )  # of the job: how many, of which dim
         self.replaced: dict[str, str] = {}  # dtypes as written -> what stands for them (`verify --double`)
 
     def failed(self, error: ParcError | Skip) -> None:

@@ -59,6 +59,7 @@ class StrategyRules:
     recomputes: list[RecomputeRule] = field(default_factory=list)
     offloads: list[OffloadRule] = field(default_factory=list)
     microbatches: tuple[int, str | None, Span] | None = None
+    two_passes: bool = False
 
 
 class Expander:
@@ -107,6 +108,7 @@ class Expander:
             case ast.Microbatches():
                 count = static.integer(evaluate(statement.count, scope), "micro-batches", statement.count.span, 1)
                 self.set_microbatches(count, statement.dim, scope, statement)
+                rules.two_passes = statement.two_passes
             case ast.PlaceDecl():
                 rules.places.append(self._place(statement, scope))
             case ast.Recompute():
@@ -355,15 +357,14 @@ def build_strategy(
     expander = Expander(session, entry, index)
     before = session.failures
     expander.run(item.body, static_scope(entry.module))
+    rules = expander.rules
     if index is not None:
         try:
-            rules = expander.rules
             check_microbatches(rules.microbatches, rules.splits, rules.axes, index)
         except ParcError as error:
             session.failed(error)
     if session.failures > before:
         raise Skip
-    rules = expander.rules
     count, dim, cut = rules.microbatches or (1, None, item.span)
     collected = {f.name: getattr(rules, f.name, None) for f in fields(Strategy)}
     by_kind: dict[str, Any] = {kind: tuple(found) for kind, found in collected.items() if isinstance(found, list)}
@@ -373,6 +374,7 @@ def build_strategy(
         **by_kind,
         microbatches=count,
         microbatch_dim=dim,
+        two_passes=rules.two_passes,
         span=item.span,
         microbatch_span=cut,
     )
@@ -386,14 +388,11 @@ def build_strategy(
 def _check_cluster(rules: StrategyRules, entry: Defined, cluster: Cluster | None) -> None:
     if cluster is None:
         return
-    count = 1
-    for axis in rules.axes:
-        count *= axis.size
+    count = prod(axis.size for axis in rules.axes)
     if count != cluster.devices:
         product = " x ".join(f"{a.name}={a.size}" for a in rules.axes) or "1"
         levels = " x ".join(f"{level.name}: {level.count}" for level in reversed(cluster.levels))
         there = f"the cluster `{cluster.name}` {cluster.devices} ({levels})"
         message = f"the mesh has {plural(count, 'device')} ({product}), {there}"
-        span = rules.mesh or entry.item.name.span
         help = "each device of the cluster must have its place in the mesh: change a size or add an axis"
-        raise fail("E0406", message, span, help=help)
+        raise fail("E0406", message, rules.mesh or entry.item.name.span, help=help)

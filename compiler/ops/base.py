@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from compiler.graph import Type, Value
 from dsl.data import dataclass, fix
 
-Kind = Literal["pass", "sum", "max", "halo", "move", "whole"]
+Kind = Literal["pass", "sum", "max", "halo", "move", "minor", "whole"]
 
 
 class OpError(Exception):
@@ -43,6 +43,8 @@ class Loop:
           `halo`  splitting needs `halo` (elements from the left, from the right neighbour) of operand 0, or, where the
                   loop `gives` borders, leaves them on the result, to be added to the neighbours'.
           `move`  splitting makes elements cross from piece to piece: the op is then the collective `Op.between(axes)`.
+          `minor`  a later part of a dim that is split into dims, or merged of them: can be split where each part before
+                  it is split into single elements.
           `whole`  cannot be split.
     size: what must be divisible (for split/merge of dims the major part).
     placed: a piece's elements depend on where in the whole it stands (positions, random bits, rows found by number).
@@ -62,6 +64,14 @@ class Loop:
 
     def __post_init__(self) -> None:
         fix(self, names=tuple(dict.fromkeys([n for n in (*self.outs, *self.ins) if n is not None])))
+
+
+def majors(loops: Sequence[Loop], index: int) -> list[int]:
+    """The parts of a dim before the part `index`, which is `minor`."""
+    loop = loops[index]
+    sides = ((of.ins, loop.ins) for of in loops[:index]), ((of.outs, loop.outs) for of in loops[:index])
+    shared = [[any(a is not None and a == b for a, b in zip(*pair)) for pair in side] for side in sides]
+    return [k for k, found in enumerate(zip(*shared)) if any(found)]
 
 
 class Movement(Enum):

@@ -74,7 +74,7 @@ class Split(View):
         return (
             *pass_loops(inputs, outputs, rest(inputs[0], self.dim)),
             Loop("pass", outputs[0].size(major.name), (self.dim,), (major.name,)),
-            *(Loop("whole", d.size, (None,), (d.name,)) for d in minor),
+            *(Loop("minor", d.size, (self.dim,), (d.name,)) for d in minor),
         )
 
 
@@ -106,7 +106,7 @@ class Merge(View):
         return (
             *pass_loops(inputs, outputs, rest(x, *self.dims)),
             Loop("pass", x.size(major), (major,), (self.into,)),
-            *(Loop("whole", x.size(n), (n,), (None,)) for n in minor),
+            *(Loop("minor", x.size(n), (n,), (self.into,)) for n in minor),
         )
 
 

@@ -165,6 +165,8 @@ class _Across:
         loops = node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
         walking = [loop for loop in loops if any([h is not None and h == n for h, n in zip(held, loop.ins)])]
         if len(walking) > 1:
+            walking = [loop for loop in walking if loop.kind != "minor"]
+        if len(walking) > 1:
             raise _Wrong(f"`{_word(node.op)}` pairs iterations of `{self.cut.label}` with each other")
         (loop,) = walking
         self._check(node, loop)
@@ -184,7 +186,7 @@ class _Across:
     def _check(self, node: Node, loop: Loop) -> None:
         """Whether the op can do with pieces of what the loop walks."""
         word, label = _word(node.op), self.cut.label
-        if loop.kind in ("halo", "whole"):
+        if loop.kind in ("halo", "minor", "whole"):
             raise _Wrong(f"`{word}` reads all iterations of `{label}`", node)
         if loop.placed:
             raise _Wrong(f"`{word}` counts iterations of `{label}`", node)

@@ -28,6 +28,8 @@ class BufferNames:
     saved: dict[str, str]
     totals: dict[str, str]
     """What is known of the whole batch, and the parts of metrics; by the name of what reads it."""
+    renewed: dict[str, str]
+    """Where what a state is to contain is summed up; by the name of the state."""
 
 
 def buffer_names(placed: Placed) -> BufferNames:
@@ -47,4 +49,5 @@ def buffer_names(placed: Placed) -> BufferNames:
         {name: names.fresh(name) for name in training.reports},
         {name: names.fresh(name) for name in dict.fromkeys(kept)},
         {v.name: names.fresh(v.name) for v in totals},
+        {s.name: names.fresh(f"{s.name}.next") for s in model.states},
     )

@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from compiler.graph import Graph, Names, Node, Value
+from compiler.graph import Builder, Dim, Graph, Names, Node, Value
 from compiler.model import Finish, Model, Round
+from compiler.ops.create import Iota
+from compiler.ops.index import ScatterAdd
 from compiler.ops.repeat import Repeat
+from compiler.ops.shape import Rename
 from compiler.passes.copying import copy_node, renamed, substituted, suffixed
 from compiler.passes.prune import prune_nodes
 from dsl.data import dataclass
@@ -33,20 +36,25 @@ class Divided:
     finish: Finish | None
 
 
-def divide(model: Model, names: Names, whole: Collection[str], parts: Collection[str]) -> Divided:
+def divide(
+    model: Model, names: Names, whole: Collection[str], parts: Collection[str], twice: Mapping[str, str]
+) -> Divided:
     """whole: names of values of data alone, inside loops too, that are needed of the whole batch.
 
-    parts: names of values that metrics need of it. With neither it is the model's graph as it is.
+    parts: names of values that metrics need of it. twice: names of those that are computed before, for the loss, and
+    again by the micro-batches, by the dim that these divide ("": sums). With none it is the model's graph as it is.
     """
     graph = model.graph
-    if not whole and not parts:
+    if not whole and not parts and not twice:
         return Divided(graph, (), None)
     graph, moved = _hoisted(graph, whole, names)
-    made = {v.name: v for node in graph.nodes for v in node.outputs}
+    made = {v.name: v for v in graph.inputs} | {v.name: v for node in graph.nodes for v in node.outputs}
     wanted = [made[moved.get(name, name)] for name in whole]
     total = {v: renamed(v, names.fresh(f"{name}.total")) for v, name in zip(wanted, whole, strict=True)}
     nodes = tuple(substituted(node, total) for node in graph.nodes)
     rounds = _rounds(graph, nodes, total, names)
+    if twice:
+        rounds = (*rounds, _first_pass(graph, nodes, rounds, [(made[name], dim) for name, dim in twice.items()], names))
     outputs = tuple(total.get(v, v) for v in graph.outputs)
     inputs = (*graph.inputs, *(t for r in rounds for t in r.totals))
     main = Graph(graph.name, inputs, prune_nodes(nodes, outputs), outputs)
@@ -83,6 +91,30 @@ def _rounds(graph: Graph, nodes: Sequence[Node], total: Mapping[Value, Value], n
         body = Graph(f"{graph.name}.batch", tuple(inputs), copied, tuple(env[v] for v in found))
         rounds.append(Round(body, tuple(total[v] for v in found)))
     return tuple(rounds)
+
+
+def _first_pass(
+    graph: Graph, nodes: Sequence[Node], rounds: Sequence[Round], wanted: Sequence[tuple[Value, str]], names: Names
+) -> Round:
+    """The round that computes what the micro-batches compute again. Rows of each micro-batch stand in their places in a
+    tensor of zeros, so that all of them add up to the whole."""
+    chosen = prune_nodes(nodes, [v for v, _ in wanted])
+    used = {x for node in chosen for x in node.inputs} | {v for v, _ in wanted}
+    inputs = [v for v in (*graph.inputs, *(t for r in rounds for t in r.totals)) if v in used]
+    env: dict[Value, Value] = {v: v for v in inputs}
+    copied = [copy_node(node, env, names, ROUND) for node in chosen]
+    b = Builder(names)
+    outputs = []
+    for v, dim in wanted:
+        made = env[v]
+        if dim:
+            size, row = made.type.size(dim), names.fresh(f"{dim}_row")
+            types = [row if n == dim else n for n in made.type.names]
+            placed = b.add(ScatterAdd(Dim(row, size), tuple(types)), made, b.add(Iota(Dim(dim, size))))
+            made = b.add(Rename(((row, dim),)), placed)
+        outputs.append(made)
+    body = Graph(f"{graph.name}.first", tuple(inputs), (*copied, *b.nodes), tuple(outputs))
+    return Round(body, tuple(renamed(v, names.fresh(f"{v.name}.whole")) for v, _ in wanted))
 
 
 def _hoisted(graph: Graph, wanted: Collection[str], names: Names) -> tuple[Graph, dict[str, str]]:

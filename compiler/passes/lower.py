@@ -22,7 +22,7 @@ from compiler.passes.cuts import CutLoop
 from compiler.passes.emit import Emitter, LoopPart
 from compiler.passes.entering import nodes_of
 from compiler.passes.lower_batch import lower_batch, part_decls
-from compiler.passes.lower_states import Renewed, contents, declared, reached, renew
+from compiler.passes.lower_states import Renewed, adding, contents, declared, reached, renew
 from compiler.passes.lower_update import lower_update
 from compiler.passes.messages import NOTHING, Ways, messages
 from compiler.passes.place.place import Placed
@@ -120,6 +120,7 @@ class _Class:
         self.states: list[StateDecl] = []
         self.reads: dict[int, set[str]] = {}  # chunk -> weights that its F, B and W read
         self.totals: set[str] = set()  # of whole batches, that they read
+        self.summed: dict[str, StateDecl] = {}  # by state: where its new contents are summed up
         for chunk in staged.chunks_of(groups):
             stage = staged.homes.stage(groups[0], chunk)
             part = self.part(stage)
@@ -131,7 +132,10 @@ class _Class:
                 FunctionPhase.WEIGHTS: late,
             }
             self.functions += [Function(phase, chunk, body) for phase, body in made.items() if body is not None]
-        self.batch = lower_batch(placed, names, self.totals, self.finishes())
+        self.batch = lower_batch(placed, names, self.totals, self.finishes(), self.summed)
+        read = {name for f in self.batch.before for name in f.reads}
+        if first := read & placed.weights.keys():
+            self.reads.setdefault(0, set()).update(first)
 
     def build(self, homes: Mapping[str, tuple[int, ...]]) -> DeviceClass:
         """homes: the virtual stages that hold each weight."""
@@ -205,7 +209,10 @@ class _Class:
         for op, v in ends:
             if v not in inputs:
                 emit.do(op, v)
-        renew(emit, placed, renewed, chunk)
+        summed = adding(placed, self.names, renewed, chunk, part)
+        self.states += summed.values()
+        self.summed |= {of_chunk(name, chunk): decl for name, decl in summed.items()}
+        renew(emit, placed, renewed, chunk, summed)
         return emit.body()
 
     def _renewed(self, stage: int, roots: Sequence[Value], sends: Collection[str]) -> list[Renewed]:

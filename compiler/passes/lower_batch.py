@@ -6,17 +6,27 @@ each round. E makes metrics of what F has added up. A class computes what it rea
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout
-from compiler.ops.effects import Accumulate, Input, Read
+from compiler.ops.effects import Accumulate, Input, Read, Write
 from compiler.origin import Role
 from compiler.passes.buffers import BufferNames
 from compiler.passes.emit import Emitter
 from compiler.passes.place.place import Placed
 from compiler.passes.prune import prune_nodes
-from compiler.program import Affine, Function, FunctionPhase, Run, Schedule, StateDecl, Update
+from compiler.program import (
+    ORIGINS,
+    Affine,
+    Function,
+    FunctionPhase,
+    Run,
+    Schedule,
+    StateDecl,
+    Update,
+    phase_in,
+)
 from dsl.data import dataclass
 
 
@@ -38,8 +48,11 @@ class Batch:
         return (*first, *schedule[: ends[0]], *last, *schedule[ends[0] :])
 
 
-def lower_batch(placed: Placed, names: BufferNames, read: Collection[str], finishes: bool) -> Batch:
-    """read: names of the totals that the class' functions read; finishes: whether the metrics are made here."""
+def lower_batch(
+    placed: Placed, names: BufferNames, read: Collection[str], finishes: bool, summed: Mapping[str, StateDecl]
+) -> Batch:
+    """read: names of the totals that the class' functions read; finishes: whether the metrics are made here; summed:
+    by state, the buffer in which its new contents are summed up."""
     needed = set(read)
     states: list[StateDecl] = []
     after: list[Function] = []
@@ -47,6 +60,9 @@ def lower_batch(placed: Placed, names: BufferNames, read: Collection[str], finis
         assert placed.finish is not None
         needed |= {v.name for v in _used(placed.finish.nodes, placed.finish.outputs)} & _totals(placed)
         after.append(_end(placed, names, placed.finish, states))
+    if summed:
+        body = after.pop().body.nodes if after else ()
+        after.append(Function(FunctionPhase.METRICS, 0, Graph("", (), (*body, *_renewed(body, summed)), ())))
     before: list[Function] = []
     for k, (round, logical) in reversed(list(enumerate(zip(placed.rounds, placed.training.rounds, strict=True)))):
         mine = [i for i, total in enumerate(logical.totals) if total.name in needed]
@@ -75,6 +91,17 @@ def _end(placed: Placed, names: BufferNames, graph: Graph, states: list[StateDec
     return _function(FunctionPhase.METRICS, 0, placed, names, graph, graph.outputs, metrics)
 
 
+def _renewed(body: Sequence[Node], summed: Mapping[str, StateDecl]) -> Iterable[Node]:
+    """The sums become what the states contain."""
+    names = Names(v.name for node in body for v in node.outputs)
+    for state, decl in summed.items():
+        read = Read(decl.name)
+        origin = ORIGINS[phase_in(FunctionPhase.METRICS, read)]
+        value = Value(names.fresh(decl.name), decl.type, origin=origin, layout=decl.layout)
+        yield Node(read, (), (value,))
+        yield Node(Write(state), (value,), ())
+
+
 def _function(
     phase: FunctionPhase,
     chunk: int,
@@ -91,7 +118,9 @@ def _function(
     for v in graph.inputs:
         if v not in used:
             continue
-        effect = Read(names.totals[v.name]) if v.name in names.totals else Input(v.name)
+        kept = v.name if v.name in placed.weights or v.name in (s.name for s in placed.training.model.states) else None
+        buffer = names.totals.get(v.name, kept)
+        effect = Input(v.name) if buffer is None else Read(buffer)
         emit.effect(effect, v, v.layout)
     for node in nodes:
         emit.node(node)

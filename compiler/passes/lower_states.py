@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from compiler.graph import Node, Value
+from compiler.layout import TIME
 from compiler.model import State
 from compiler.ops.base import Movement
-from compiler.ops.effects import Write
+from compiler.ops.effects import Accumulate, Write
 from compiler.ops.elementwise import Cast
 from compiler.ops.repeat import Repeat
-from compiler.passes.buffers import of_chunk
+from compiler.origin import Role
+from compiler.passes.buffers import BufferNames, of_chunk
 from compiler.passes.emit import Emitter, LoopPart
 from compiler.passes.place.place import Placed
 from compiler.program import StateDecl
@@ -52,8 +54,27 @@ def declared(placed: Placed, renewed: Sequence[Renewed], chunk: int, part: LoopP
     return found
 
 
-def renew(emit: Emitter, placed: Placed, renewed: Sequence[Renewed], chunk: int) -> None:
-    """Write the new contents. What is still the memory of another state is copied before that is renewed."""
+def adding(
+    placed: Placed, names: BufferNames, renewed: Sequence[Renewed], chunk: int, part: LoopPart | None
+) -> dict[str, StateDecl]:
+    """By the names of the states: the buffers in which what they are to contain is summed up over the micro-batches."""
+    found = {}
+    for s, v in renewed:
+        if v.name != s.name and v.layout.pending_on(TIME) is not None:
+            name, type = of_chunk(names.renewed[s.name], chunk), part.type(v.type) if part else v.type
+            found[s.name] = StateDecl(name, Role.STATISTIC, type, placed.states[s.name], chunk, logical=name)
+    return found
+
+
+def renew(
+    emit: Emitter, placed: Placed, renewed: Sequence[Renewed], chunk: int, summed: Mapping[str, StateDecl]
+) -> None:
+    """Write the new contents, or add to them. What is still the memory of another state is copied before that is
+    renewed."""
+    for s, v in renewed:
+        if s.name in summed:
+            emit.do(Accumulate(summed[s.name].name), v)
+    renewed = [(s, v) for s, v in renewed if s.name not in summed]
     nodes, states = placed.forward.nodes, {s.name for s, _ in renewed}
     for s, v in renewed:
         if v.name != s.name and not states.isdisjoint(_shared(nodes, v)):

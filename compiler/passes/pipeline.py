@@ -42,14 +42,15 @@ KEPT = (Role.WEIGHT, Role.OPTIMIZER)
 class Work:
     """A job on its way: what the passes so far have made of it. Each makes one thing, and changes no other.
 
-    whole, parts: what turned out to be needed of whole batches (`divide`), by name. serial: the training graph of
-    before that was known, with which proofs compare.
+    whole, parts, twice: what turned out to be needed of whole batches (`divide`), by name. serial: the training graph
+    of before that was known, with which proofs compare.
     """
 
     job: Job
     entry: str = TRAIN_STEP
     whole: dict[str, None] = field(default_factory=dict)
     parts: dict[str, None] = field(default_factory=dict)
+    twice: dict[str, str] = field(default_factory=dict)
     names: Names = field(init=False)
     counters: Counters = field(init=False)
     divided: Divided = field(init=False)
@@ -88,7 +89,7 @@ def _divide(w: Work) -> None:
     w.names = training_names(w.job) if w.trains else Names(v.name for v in graph_values(w.model.graph))
     if w.trains:
         w.counters = count_steps(w.job, w.names)
-    w.divided = divide(w.model, w.names, tuple(w.whole), tuple(w.parts))
+    w.divided = divide(w.model, w.names, tuple(w.whole), tuple(w.parts), w.twice)
 
 
 def _simplify(w: Work) -> None:
@@ -131,7 +132,7 @@ def _update(w: Work) -> None:
         w.training = update(w.job, w.names, w.counters, w.differentiated, w.divided)
     else:
         w.training = evaluation(w.job, w.forward, w.divided)
-    if not w.whole and not w.parts:
+    if not w.whole and not w.parts and not w.twice:
         w.serial = w.training
 
 

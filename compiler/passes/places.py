@@ -177,7 +177,8 @@ def visits(
     """Where values come back to places: the visit in which each placed value is made, and the place of each visit, in
     the order in which values pass through them.
 
-    A visit makes all that can be made at a place by then. Places that have nothing left to do afterwards come first.
+    A visit makes all that can be made at a place by then. Places that have nothing left to do afterwards come first,
+    then those for which others wait.
     anywhere: nodes that each visit makes which reads them.
     """
     at = {node: None if node in anywhere else place_of(node, fixed) for node in graph.nodes}
@@ -197,14 +198,19 @@ def visits(
             made.update(dict.fromkeys(node.outputs, last))
         return found
 
+    def awaited_by_others(found: Container[Node], place: int) -> bool:
+        """Whether a visit makes what another place waits for."""
+        made = {v for n in left if n in found for v in n.outputs}
+        return any(at[n] not in (None, place) and not made.isdisjoint(n.inputs) for n in left)
+
     left = list(graph.nodes)
     while left:
         waiting = sorted({p for n in left if (p := at[n]) is not None})
         runs = {p: run(p) for p in waiting} or {0: run(0)}
         runs = {p: found for p, found in runs.items() if not waiting or any(at[n] == p for n in found)}
-        done = (p for p, found in runs.items() if all(n in found for n in left if at[n] == p))
-        place = next(done, None)
-        place = next(iter(runs)) if place is None else place
+        done = [p for p, found in runs.items() if all(n in found for n in left if at[n] == p)]
+        awaited = [p for p, found in runs.items() if awaited_by_others(found, p)] if not done else []
+        place = next(iter((*done, *awaited, *runs)))
         visit.update((v, last) for n, last in runs[place].items() for v in n.outputs)
         left = [n for n in left if n not in runs[place]]
         if waiting:

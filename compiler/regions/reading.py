@@ -67,3 +67,14 @@ class Reading:
         count = prod(of[0].type.size(n) for n in of[1])
         node = self.made[value]
         return of if isinstance(node.op, Map) and node.op.slots == (None, count) else None
+
+
+def close(a: float, b: float) -> bool:
+    """Whether both are the same number, as constants are rounded."""
+    return isclose(a, b, rel_tol=1e-6)
+
+
+def pairs(of: Reading, v: Value, fn: str) -> Iterable[tuple[Value, Value]]:
+    """The operands of an elementwise function of two, in both orders."""
+    found = of.map(v, fn, None, None)
+    return (found, found[::-1]) if found is not None and len(found) == 2 else ()

@@ -375,6 +375,8 @@ def _walked(loops: Sequence[Loop], given: Sequence[_State]) -> Loop:
         for loop in loops
         if any(isinstance(s, _Piece) and s.dim == name for s, name in zip(given, loop.ins, strict=True))
     ]
+    if len(found) > 1:
+        found = [loop for loop in found if loop.kind != "minor"]
     if len(found) != 1:
         raise _Wrong("pairs iterations with each other, of which each stage has its own")
     return found[0]

@@ -46,7 +46,7 @@ class Rights(NamedTuple):
 
 
 RIGHTS = {
-    FunctionPhase.STATISTICS: Rights(read=(Role.STATISTIC,), add=(Role.STATISTIC,)),
+    FunctionPhase.STATISTICS: Rights(read=(*LASTING, Role.STATISTIC), add=(Role.STATISTIC,)),
     FunctionPhase.TOTALS: Rights(read=(Role.STATISTIC,), add=(Role.STATISTIC,)),
     FunctionPhase.FORWARD: Rights(
         read=(*LASTING, Role.STATISTIC),
@@ -58,7 +58,7 @@ RIGHTS = {
         read=(*LEARNED, Role.STATISTIC), add=ADDED[:3], save=(Role.SAVED,), load=(Role.SAVED,)
     ),
     FunctionPhase.WEIGHTS: Rights(read=(*LEARNED, Role.STATISTIC), add=ADDED[:3], load=(Role.SAVED,)),
-    FunctionPhase.METRICS: Rights(read=(Role.STATISTIC,), add=(Role.METRIC,)),
+    FunctionPhase.METRICS: Rights(read=(Role.STATISTIC,), write=(Role.STATE,), add=(Role.METRIC,)),
     FunctionPhase.UPDATE: Rights(read=(*LEARNED, *ADDED[:3]), write=RENEWED),
 }
 """What each phase is for, said of buffers: updates renew what is learned, forward passes the model's states. Behind a

@@ -11,7 +11,7 @@ from math import inf, prod
 
 from compiler.graph import Value
 from compiler.layout import Layout, in_order, is_padded
-from compiler.ops.base import Loop, Op
+from compiler.ops.base import Loop, Op, majors
 from compiler.verify.report import Finding
 from dsl.diagnostics import plural
 
@@ -31,8 +31,8 @@ def check_local(
     pending: dict[str, str] = {}
     borders_in: list[tuple[int, int, int]] = []
     borders_out: list[tuple[int, int, int]] = []
-    for loop in loops:
-        axes, problem = _axes(loop, ins, outs)
+    for index, loop in enumerate(loops):
+        axes, problem = _axes(loop, loops, ins, outs)
         if problem is not None:
             found.append(problem)
             continue
@@ -44,6 +44,8 @@ def check_local(
             found.append(("E0614", message, "an axis splits one loop of an op"))
         walked.update(dict.fromkeys(axes, _title(loop)))
         found += _check_split(loop, axes, ins, outs, sizes)
+        if loop.kind == "minor":
+            found += _check_minor(loops, index, ins, outs, sizes)
         if loop.kind in ("sum", "max"):
             pending.update(dict.fromkeys(axes, loop.kind))
             found += _check_padding(op, loop, axes, ins, sizes, fills)
@@ -63,20 +65,51 @@ def _title(loop: Loop) -> str:
     return "/".join(loop.names) or "a loop"
 
 
-def _axes(loop: Loop, ins: Sequence[Value], outs: Sequence[Value]) -> tuple[tuple[str, ...], Finding | None]:
-    """The axes that split the loop; all that have its dim must agree."""
+def _axes(
+    loop: Loop, loops: Sequence[Loop], ins: Sequence[Value], outs: Sequence[Value]
+) -> tuple[tuple[str, ...], Finding | None]:
+    """The axes that split the loop; all that have its dim must agree. A dim that several loops walk has the axes of
+    all of them, major first."""
     seen: tuple[str, ...] | None = None
     first = ""
-    for var, name in [*zip(ins, loop.ins, strict=True), *zip(outs, loop.outs, strict=True)]:
-        if name is None:
-            continue
+    for var, name, parts in _walked(loop, loops, ins, outs):
         axes = var.layout.dims[var.type.index(name)]
+        if len(parts) > 1:
+            own = [next((v.layout.dims[v.type.index(n)] for v, n, of in _walked(part, loops, ins, outs)
+                         if len(of) == 1), ()) for part in parts]  # fmt: skip
+            if axes != (together := tuple(a for part in own for a in part)):
+                message = f"{name} of %{var.name} is split on {_listed(axes)}, its parts on {_listed(together)}"
+                return (), ("E0614", message, "one of them needs a collective or a `shard` before")
+            axes = own[parts.index(loop)]
         if seen is None:
             seen, first = axes, f"{name} of %{var.name}"
         elif axes != seen:
             message = f"{first} is split on {_listed(seen)}, {name} of %{var.name} on {_listed(axes)}"
             return (), ("E0614", message, "one of them needs a collective or a `shard` before")
     return seen or (), None
+
+
+def _walked(
+    loop: Loop, loops: Sequence[Loop], ins: Sequence[Value], outs: Sequence[Value]
+) -> list[tuple[Value, str, list[Loop]]]:
+    """The dims that the loop walks, and all loops that walk each: more than one, where these are parts of it."""
+    found: list[tuple[Value, str, list[Loop]]] = []
+    for k, (var, name) in enumerate(zip((*ins, *outs), (*loop.ins, *loop.outs), strict=True)):
+        if name is not None:
+            found.append((var, name, [of for of in loops if (*of.ins, *of.outs)[k] == name]))
+    return found
+
+
+def _check_minor(
+    loops: Sequence[Loop], index: int, ins: Sequence[Value], outs: Sequence[Value], sizes: Mapping[str, int]
+) -> list[Finding]:
+    """Pieces of a later part of a dim are pieces of the dim where the parts before are split into single elements."""
+    for k in majors(loops, index):
+        axes, _ = _axes(loops[k], loops, ins, outs)
+        if prod(sizes[a] for a in axes) != loops[k].size:
+            message = f"{_title(loops[index])} is split, but {_title(loops[k])} before it not into single elements"
+            return [("E0614", message, "gather it before")]
+    return []
 
 
 def _listed(axes: Sequence[str]) -> str:

@@ -114,11 +114,13 @@ class Arrow(Expr):
 class Over(Expr):
     """`over v`, `over (h, w)`: the dims that an operation works along, as an argument.
 
-    `over s -> s2` also names the dims of the result (`after`, else empty).
+    `over s -> s2` also names the dims of the result (`after`, else empty). `over (b, s) per microbatch`: for each
+    micro-batch by itself, of which the first dim holds the samples.
     """
 
     dims: tuple[Name, ...]
     after: tuple[Name, ...] = ()
+    per_microbatch: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,10 +115,14 @@ class Pipeline(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Microbatches(Statement):
-    """`microbatches 8 over b`: gradient accumulation (without a pipeline)."""
+    """`microbatches 8 over b`: gradient accumulation (without a pipeline).
+
+    `microbatches 8 over b, two passes`: what the loss needs of the whole batch is computed before.
+    """
 
     count: Expr
     dim: Name | None = None
+    two_passes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

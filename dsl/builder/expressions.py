@@ -80,6 +80,9 @@ class Expressions(RuleBase):
         dims, *after = (n.names for n in every(NameList, c))
         return ast.Over(dims, after[0] if after else (), span=self._span(c))
 
+    def over_each(self, c: Children) -> ast.Over:
+        return ast.Over(every(NameList, c)[0].names, per_microbatch=True, span=self._span(c))
+
     def arrow(self, c: Children) -> ast.Arrow:
         return ast.Arrow(self._dims(c[0]), cast(NameList, c[2]).names, span=self._span(c))
 

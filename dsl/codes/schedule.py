@@ -172,7 +172,8 @@ CODES: tuple[Code, ...] = (
         "sums and maxima of what depends on data alone are taken over the whole batch before the first of them, and\n"
         "metrics are made of sums and maxima at the end. Where weights are involved, what a loss needs of the whole\n"
         "batch before that (a maximum over it, a product of two means) cannot be had; nor can what needs samples side\n"
-        "by side (`cumsum` over the batch).",
+        "by side (`cumsum` over the batch). A model may say that each micro-batch has its own: `mean(x, over b per\n"
+        "microbatch)`.",
         _file("microbatches 2 over b", devices=1, loss="max(z)"),
         _file("microbatches 2 over b", devices=1, loss="mean(z)"),
     ),
@@ -282,8 +283,17 @@ CODES: tuple[Code, ...] = (
         "a state of the whole batch",
         "A strategy never changes what is computed. Micro-batches run one after the other: a state with the dim that\n"
         "they divide is divided with it, and each renews its own part. One without that dim is read by all of them as\n"
-        "it was before the step, and none of them has what all of them make together, where weights are involved.",
-        _STATE.replace("NEW", "mean(h, over b)"),
-        _STATE.replace("NEW", "mean(x, over b)"),
+        "it was before the step. Sums and means over the batch, added and scaled, are added up and renew it once,\n"
+        "behind the last micro-batch; anything else that all of them make together no micro-batch has.",
+        _STATE.replace("NEW", "sqrt(mean(h * h, over b))"),
+        _STATE.replace("NEW", "mean(h * h, over b)"),
+    ),
+    Code(
+        "E0563",
+        "two passes over stages",
+        "With `two passes` every device computes what the loss needs of the whole batch before the first micro-batch,\n"
+        "from the data on. A stage has weights of its own only.",
+        _file("microbatches 2 over b, two passes\nplace left on pp[0]", loss="sqrt(mean(z * z))"),
+        _file("microbatches 2 over b\nplace left on pp[0]"),
     ),
 )

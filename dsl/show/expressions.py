@@ -109,7 +109,7 @@ def _(node: ast.Arrow) -> tuple[int, Doc]:
 @_spell.register
 def _(node: ast.Over) -> tuple[int, Doc]:
     after = f" -> {_dims(node.after)}" if node.after else ""
-    return _CONDITIONAL, [f"over {_dims(node.dims)}{after}"]
+    return _CONDITIONAL, [f"over {_dims(node.dims)}{after}{' per microbatch' if node.per_microbatch else ''}"]
 
 
 @_spell.register

@@ -184,7 +184,8 @@ def _(node: ast.Pipeline) -> Doc:
 
 @statement.register
 def _(node: ast.Microbatches) -> Doc:
-    return ["microbatches ", *expression(node.count), f" over {node.dim.id}" if node.dim else ""]
+    over, twice = f" over {node.dim.id}" if node.dim else "", ", two passes" if node.two_passes else ""
+    return ["microbatches ", *expression(node.count), over, twice]
 
 
 @statement.register

@@ -19,7 +19,7 @@ from parc.api.options import (
     is_stage,
 )
 from parc.api.pricing import cost, devices, estimate, price, remedies, report, trace
-from parc.api.running import run, shrink, verify
+from parc.api.running import batches, run, shrink, verify
 
 __all__ = [
     "Checked",
@@ -33,6 +33,7 @@ __all__ = [
     "SYSTEMS",
     "Stage",
     "System",
+    "batches",
     "check",
     "compile",
     "cost",

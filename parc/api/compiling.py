@@ -238,8 +238,11 @@ def _staged(file: File, options: Options) -> Job | Training | Placed:
     return stage
 
 
-def export(file: File, system: System = "torch", **options: Unpack[Options]) -> str:
+def export(file: File, system: System = "torch", *, entries: Sequence[Entry] = (), **options: Unpack[Options]) -> str:
     """Write the program of a `.par` or `.npu` file for another system: `torch`, a file that needs PyTorch alone.
+
+    entries: what it can be asked to do, first of all what it does by itself; if left out, `entry` of the options, or
+    all that a `.npu` has.
 
     Raises `ParcError`; ValueError for a system that there is none of; TypeError as `load_program`.
     """
@@ -247,20 +250,30 @@ def export(file: File, system: System = "torch", **options: Unpack[Options]) -> 
 
     if system not in SYSTEMS:
         raise ValueError(f"there is no system `{system}` to export to: {', '.join(SYSTEMS)}")
-    return export_torch(load_program(file, **options))
+    if not entries and (not is_program(name_of(file)) or options.get("entry")):
+        return export_torch(load_program(file, **options))
+    if is_program(name_of(file)):
+        return export_torch(load_program(file, entries or None, **options))
+    from compiler.driver import joined
+
+    chosen: list[Options] = [{**options, "entry": entry} for entry in dict.fromkeys(entries)]
+    return export_torch(_legal(joined([compile(file, **each).program for each in chosen])))
 
 
-def load_program(file: File, **options: Unpack[Options]) -> Program:
+def load_program(file: File, entries: Sequence[Entry] | None = (), **options: Unpack[Options]) -> Program:
     """Read the program of a `.npu` file and verify it, or lower a `.par` file (with the options of `compile`).
 
     Args:
         file: a path, or a `Source`.
+        entries: of a `.npu`, those that are kept; None: all.
         options: see `Options`; of a `.npu` with several entries `entry` chooses one.
 
     Raises:
         ParcError: for what is wrong, for an entry that is not there too.
         TypeError: for options that choose what a `.npu` has no choice of.
     """
+    from dataclasses import replace
+
     from compiler.text import parse_located
     from compiler.verify import verify
     from dsl.diagnostics import ParcError, fail
@@ -278,9 +291,12 @@ def load_program(file: File, **options: Unpack[Options]) -> Program:
     if found:
         raise ParcError(*found)
     names = [e.name for e in program.entries]
-    entry = options.get("entry")
-    if entry is None or entry in names:
-        return program.only(entry or names[0])
+    if entries is None:
+        return program
+    wanted = tuple(dict.fromkeys(entries)) or (options.get("entry") or names[0],)
+    entry = next((e for e in wanted if e not in names), None)
+    if entry is None:
+        return replace(program, entries=tuple(program.only(e).entries[0] for e in wanted))
     help = f"it has {', '.join(names)}; `parc compile FILE --entry {names[0]} --entry {entry}` gives it both"
     raise fail("E0101", f"the program has no entry `{entry}`", help=help)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Unpack
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from parc.profiling import Profile
     from parc.small import Small
     from parc.training import Progress, RunResult
+    from runtime.distribute import Array
     from runtime.executor import Executor as Executing
     from runtime.prove import Proof
     from runtime.torch.engine import Engine
@@ -96,6 +97,29 @@ def _run(
     if profiler is not None and profiled is not None:
         profiled(profiler.profile(found.name, simulation))
     return found
+
+
+def batches(file: File, steps: int, **options: Unpack[Options]) -> Iterator[Mapping[str, Array]]:
+    """Read the batches that `run` takes, of the job's data or made up: whole arrays by the names of its inputs.
+
+    Args:
+        file: a path, or a `Source`.
+        steps: how many.
+        options: see `Options`.
+
+    Raises:
+        ParcError: for what is wrong with the file or its data.
+    """
+    from runtime.data import open_data
+
+    if is_program(name_of(file)):
+        program, data = load_program(file, **options), None
+    else:
+        compiled = compile(file, **options)
+        program, data = compiled.program, compiled.job.data
+    reader = open_data(data, program.inputs)
+    for step in range(steps):
+        yield reader.batch(program.seed, step)
 
 
 def verify(

@@ -64,7 +64,7 @@ def engine_of(engine: str, device: str, patience: float, timed: bool = False) ->
     from runtime.torch.follower import follow
     from runtime.torch.launch import require_torch
 
-    found = Engine(device, patience, timed)
+    found = Engine(device, patience, timed, command=True)
     if found.place is not None and found.place.rank:
         require_torch()
         code = follow(found.place, patience, device, launched=True)

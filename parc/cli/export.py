@@ -22,14 +22,20 @@ from parc.cli.writing import check_output, write_output
 @click.argument("system", metavar="SYSTEM", type=click.Choice(api.SYSTEMS))
 @file_argument
 @output_option
-@click.option("--entry", type=click.Choice(api.ENTRIES), help="What the file does: `train_step` if left out.")
+@click.option(
+    "--entry",
+    "entries",
+    type=click.Choice(api.ENTRIES),
+    multiple=True,
+    help="What the file does, `train_step` if left out; given again, what it can do besides.",
+)
 @job_options
 def command(
     out: Output,
     system: api.System,
     file: str,
     output: str | None,
-    entry: api.Entry | None,
+    entries: tuple[api.Entry, ...],
     params: tuple[tuple[str, str], ...],
     job: str | None,
     strategy: str | None,
@@ -43,7 +49,7 @@ def command(
     check_output(output, source, dict(params).values())
     chosen = choice(out, params, job, strategy)
     try:
-        text = api.export(source, system, **(chosen if entry is None else {**chosen, "entry": entry}))
+        text = api.export(source, system, entries=entries, **chosen)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if output:

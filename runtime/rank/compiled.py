@@ -11,19 +11,22 @@ the iterations of the backward pass is never copied.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compiler.liveness import unrolled
 from compiler.ops.comm import Comm
-from compiler.ops.effects import Recv, Send, StageReduce
+from compiler.ops.effects import Accumulate, Recv, Send, StageReduce
 from compiler.program import DeviceClass, Program
 from runtime.backend import Array, Backend
-from runtime.comm import Network, Then, Wait
+from runtime.comm import Handle, Network, Then, Wait
+from runtime.rank.ahead import reductions
 from runtime.rank.buffers import HeldArray, RankBuffer
 from runtime.rank.collectives import Here, start_collective
 from runtime.rank.interpreter import Rank
-from runtime.rank.writer import Pending, RankWriter, finished
+from runtime.rank.starts import Begun, Pending, finished
+from runtime.rank.writer import RankWriter
 
 
 class CompiledRank(Rank):
@@ -44,6 +47,11 @@ class CompiledRank(Rank):
         self.owned: dict[str, set[int]] = {}
         self.contexts = [backend.context(m, program.seed) for m in range(program.microbatches)]
         self.order = list(unrolled(program, cls.schedule, group))
+        instrs = (i for f in cls.functions for i in f.body.nodes)
+        self.additions = Counter(i.op.name for i in instrs if isinstance(i.op, Accumulate))
+        self.adding: dict[str, tuple[Pending, str, str]] = {}
+        self.reductions = reductions(cls, self.order)
+        self.begun = Begun()
         self.compiled = {f.key: self.writer(self, f).run() for f in cls.functions}
 
     def step(self) -> Wait[None]:
@@ -52,6 +60,8 @@ class CompiledRank(Rank):
         for name, chunk, micro in self.order:
             self.doing = f"{name}.{chunk} of micro-batch {micro}" if name.per_microbatch else name
             self.compiled[name, chunk](self, micro, self.contexts[micro])
+        for buffer in list(self.adding):
+            self.take_in(buffer)
         self.settle()
 
     def settle(self) -> None:
@@ -69,7 +79,7 @@ class CompiledRank(Rank):
     def end_step(self) -> None:
         """Let go of inputs, of accumulated values, and of the outputs that micro-batches have saved."""
         super().end_step()
-        self.owned = {}
+        self.owned, self.begun = {}, Begun()
 
     def share(self, name: str, other: Rank) -> None:
         """Let a state lie in the same cell as that of another program's device."""
@@ -111,6 +121,7 @@ class CompiledRank(Rank):
 
     def read(self, name: str) -> Array:
         """What is in a buffer; in one piece from now on, if it was a stack of slices."""
+        self.take_in(name)
         cell = self.states[name]
         if isinstance(cell.array, list):
             cell.array = self.whole(cell.array, self.declared[name].type.dtype)
@@ -137,6 +148,17 @@ class CompiledRank(Rank):
             owned.add(_ALL)
         cell.array = self._combined(old, value, fn, dtype)
 
+    def accumulate_later(self, name: str, value: Pending, fn: str, dtype: str) -> None:
+        """Add what is on its way when somebody asks for the accumulator, before the next is added at the latest."""
+        self.take_in(name)
+        self.adding[name] = value, fn, dtype
+
+    def take_in(self, name: str) -> None:
+        """Add to an accumulator what is on its way."""
+        if name in self.adding:
+            value, fn, dtype = self.adding.pop(name)
+            self.accumulate(name, value.get(), fn, dtype)
+
     def add(self, name: str, i: int, value: Array, fn: str, dtype: str) -> None:
         """Add to a slice of an accumulator that is there."""
         cell, owned = self.states[name], self.owned.setdefault(name, set())
@@ -157,6 +179,10 @@ class CompiledRank(Rank):
     def _combined(self, into: Array, value: Array, fn: str, dtype: str) -> Array:
         self.backend.accumulate(into, value, fn)
         return self.backend.rounded(into, dtype)
+
+    def pending(self, handle: Handle[Array]) -> Pending:
+        """A value that is not there yet, of which others have noted what brings it."""
+        return Pending(handle)
 
     def post(self, op: Send, chunk: int, micro: int, value: Array) -> None:
         """Send to another stage."""

@@ -59,7 +59,7 @@ class Rank:
         self.saved: dict[tuple[str, int], HeldArray] = {}
         self.sent: list[Handle[None]] = []
         self.reuses = reuses(cls, program.microbatches)
-        self.doing, self.chunk, self.micro = "", 0, 0
+        self.doing, self.chunk, self.micro, self.last = "", 0, 0, 0
         self.ctx = backend.context(0, program.seed)
         self._plans: dict[tuple[int, int], tuple[Node, Any]] = {}
 
@@ -144,6 +144,7 @@ class Rank:
     def run(self, action: FunctionPhase, chunk: int, micro: int) -> Wait[None]:
         """One action of the schedule."""
         self.chunk, self.micro, self.ctx = chunk, micro, self.backend.context(micro, self.program.seed)
+        self.last = self.program.microbatches - 1 if action.per_microbatch else 0
         yield from self._body(self.functions[action, chunk].body, {}, {})
 
     def _body(
@@ -295,7 +296,7 @@ class Rank:
         decl = self.declared[name]
         if name not in self.states:
             self.put_state(name, self.copy(held.array, decl.type.dtype, decl.memory))
-        elif decl.role is Role.STATE and not parted(decl) and self.micro < self.program.microbatches - 1:
+        elif decl.role is Role.STATE and not parted(decl) and self.micro < self.last:
             return  # micro-batches share it: all of them read what it contained before the step
         elif held.buffer is not self.states[name].buffer:
             array = self.states[name].array

@@ -24,7 +24,8 @@ from runtime.backend import Array, Backend
 from runtime.comm import Handle, Network, Wait
 from runtime.rank.collectives import Here
 from runtime.rank.compiled import CompiledRank
-from runtime.rank.writer import Pending, RankWriter, finished
+from runtime.rank.starts import Pending, finished
+from runtime.rank.writer import RankWriter
 
 START = "start"
 """Of what a device does to start a message: it copies what it sends, and calls the library."""
@@ -261,6 +262,9 @@ class TimedRank(CompiledRank):
         name = f"{heres.name} and {len(calls) - 1} more" if isinstance(heres, NamedHeres) else op.mnemonic
         message = self.launched(handle, start, name, op.mnemonic, self.over(op))
         return [TimedPending(p, self, message) for p in found]
+
+    def pending(self, handle: Handle[Array]) -> Pending:
+        return TimedPending(super().pending(handle), self, None)
 
     def reduce_stages(self, op: StageReduce, value: Array, dtype: str) -> Pending:
         start = perf_counter_ns()

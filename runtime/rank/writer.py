@@ -3,87 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from compiler.graph import Graph, Node, Value, names_of
 from compiler.layout import TIME
 from compiler.liveness import liveness, variables
-from compiler.ops.comm import AllGather, AllReduce, Comm, ReduceScatter
+from compiler.ops.comm import Comm
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import Function
-from runtime.backend import Array, Position
-from runtime.comm import Handle
+from compiler.program import Function, FunctionPhase
+from dsl.data import dataclass
+from runtime.backend import Position
 from runtime.mesh import parted
+from runtime.rank.ahead import Reduction, brought_forward, gathers, together, unchanged
 from runtime.rank.collectives import Here
+from runtime.rank.starts import (
+    Filling,
+    Pending,
+    Starting,
+    arrive,
+    later,
+    reduce_ready,
+    reduce_slices,
+    reduce_whole,
+    started,
+)
 from runtime.straight_line import StraightLine, without_calls
 
 if TYPE_CHECKING:
     from runtime.rank.compiled import CompiledRank
 
-MOST = 64
-"""Collectives that travel as one message, at most."""
 
+@dataclass(slots=True)
+class Stack:
+    """Where an iteration's result goes. slices: the variable that holds the list; sink: what adds it to an accumulator,
+    where there is no list; fill: the name of its `Filling`. late: slices come after their iteration."""
 
-class Pending:
-    """A value that is not there yet."""
-
-    __slots__ = ("handle", "value")
-
-    def __init__(self, handle: Handle[Array]) -> None:
-        self.handle: Handle[Array] | None = handle
-        self.value: Array = None
-
-    def get(self) -> Array:
-        """The value; the process waits for it."""
-        if self.handle is not None:
-            self.value, self.handle = finished(self.handle), None
-        return self.value
-
-
-def finished(handle: Handle[Any]) -> Any:
-    """What a handle of a network gives whose calls block."""
-    waiting = handle.wait()
-    try:
-        next(waiting)
-    except StopIteration as end:
-        return end.value
-    raise AssertionError("calls block here: there is nothing to yield for")
-
-
-def early(body: Graph) -> dict[Node, None]:
-    """Reads of what nothing in the body has changed before: they can be done at its start."""
-    found: dict[Node, None] = {}
-    changed: set[str] = set()
-    for instr in body.nodes:
-        if isinstance(instr.op, Read) and instr.op.name not in changed:
-            found[instr] = None
-        elif isinstance(instr.op, Write | Accumulate):
-            changed.add(instr.op.name)
-    return found
-
-
-def together(body: Graph) -> list[list[Node]]:
-    """Collectives that can be started at once, by the first of each set: of one kind over the same axes, with operands
-    that are there before the first."""
-    defined = {v.name: -1 for v in (*body.inputs, *(v for n in early(body) for v in n.outputs))}
-    latest: dict[tuple[object, ...], tuple[int, list[Node]]] = {}
-    found: list[list[Node]] = []
-    for i, instr in enumerate(body.nodes):
-        for v in instr.outputs:
-            defined.setdefault(v.name, i)
-        op = instr.op
-        if not isinstance(op, AllGather | ReduceScatter | AllReduce):
-            continue
-        key = type(op), op.axes, getattr(op, "fn", ""), instr.outputs[0].type.dtype
-        first, nodes = latest.get(key, (-1, []))
-        if nodes and defined[instr.inputs[0].name] < first and len(nodes) < MOST:
-            nodes.append(instr)
-        else:
-            latest[key] = i, [instr]
-            found.append(latest[key][1])
-    return [nodes for nodes in found if len(nodes) > 1]
+    slices: str
+    index: str
+    sink: str
+    fill: str
+    late: bool = False
 
 
 class RankWriter(StraightLine):
@@ -92,19 +54,41 @@ class RankWriter(StraightLine):
     def __init__(self, rank: CompiledRank, function: Function) -> None:
         super().__init__(function)
         self.rank, self.backend = rank, rank.backend
-        self.names["Pending"] = Pending
+        self.names |= {
+            f.__name__: f for f in (Pending, later, arrive, reduce_slices, reduce_whole, reduce_ready, started)
+        }
         self.maybe: set[str] = set()
         """Variables that may hold something that is not there yet."""
         self.stacked: dict[str, str] = {}
         """Variables that may hold a list of slices, with their dtype."""
+        self.lates: dict[str, str] = {}
+        """Lists of slices of which the last is on its way, with the names of their `Filling`s."""
+        self.weights: set[str] = set()
+        """Values that are made of weights alone."""
+        found = rank.reductions
+        self.started = found.early if function.phase is FunctionPhase.UPDATE else {}
+        self.ready: dict[str, list[Reduction]] = {}
+        for r in found.of.get(function.key, ()):
+            self.ready.setdefault(r.buffer, []).append(r)
+        self.last_micro = found.last.get(function.key, 0)
+        self.last = "" if rank.program.microbatches == 1 else f"if micro == {self.last_micro}: "
+        """What stands before what only the last run of the function in a step does."""
+        self.final: dict[str, Node] = {}
+        """By accumulator, the last addition to it."""
+        self.sliced: set[str] = set()
+        """Accumulators whose reductions have been started slice by slice."""
 
     def run(self) -> Callable[[CompiledRank, int, Any], None]:
         self.rank.chunk = self.function.chunk
         self.body(without_calls(self.function.body), {}, 1)
+        if self.ready:
+            self.put(1, f"{self.last}reduce_ready(d)")
         return self.compiled("d, micro, ctx", self.rank.program.name)[0]
 
     def there(self, name: str, depth: int, whole: bool = True) -> str:
         """The variable, behind lines that wait for its value and (if `whole`) put a stack in one piece."""
+        if name in self.lates:
+            self.put(depth, f"arrive(d, {self.lates.pop(name)}, micro)")
         if name in self.maybe:
             self.put(depth, f"if {name}.__class__ is Pending: {name} = {name}.get()")
         if whole and name in self.stacked:
@@ -119,14 +103,20 @@ class RankWriter(StraightLine):
         names: dict[str, str],
         depth: int,
         carries: int = 0,
-        stacks: Mapping[str, list[tuple[str, str, str]]] | None = None,
+        stacks: Mapping[str, list[Stack]] | None = None,
     ) -> None:
-        """Write the instructions. `names`: value -> variable; `stacks`: value -> (list of slices, index, sink)."""
+        """Write the instructions. `names`: value -> variable; `stacks`: by the values that go there."""
         scope, live = variables(body), liveness(body, carries)
-        at_start, sets = early(body), together(body)
+        at_start, sets = unchanged(body), together(body, self.started)
         heads, done = {nodes[0]: nodes for nodes in sets}, {n for nodes in sets for n in nodes[1:]} | set(at_start)
+        behind = brought_forward(body, self.ready)
+        done.update(n for nodes in behind.values() for n in nodes)
+        self.final.update({i.op.name: i for i in body.nodes if isinstance(i.op, Accumulate)})
+        read = {v.name for n in body.nodes for v in n.inputs if not any(o.name in self.started for o in n.outputs)}
+        handed = self.handed(body, stacks or {})
         for instr in at_start:
-            self.instr(instr, scope, names, depth)
+            if instr.outputs[0].name in read or not self.started:
+                self.instr(instr, scope, names, depth)
         for instr, dying in zip(body.nodes, live.after, strict=True):
             if isinstance(instr.op, Repeat):
                 self.loop(instr, instr.op, names, depth, live.sinks)
@@ -135,31 +125,56 @@ class RankWriter(StraightLine):
             elif instr not in done:
                 self.instr(instr, scope, names, depth)
             for out in instr.outputs:
-                self.fill(stacks or {}, out.name, names, depth)
+                self.fill(stacks or {}, out.name, names, depth, out.name in handed)
+            for addition in behind.get(instr, ()):
+                self.instr(addition, scope, names, depth)
             gone = [names[n] for n in dying if n in names]
-            for name in gone:
-                if name in self.maybe:
-                    self.there(name, depth, whole=False)  # nothing is let go while it is under way
+            for n in dying:
+                if names.get(n) in self.lates or (names.get(n) in self.maybe and n not in handed):
+                    self.there(names[n], depth, whole=False)  # nothing is let go while it is under way
             if gone:
                 self.put(depth, " = ".join(gone) + " = None")
 
+    def handed(self, body: Graph, stacks: Mapping[str, list[Stack]]) -> set[str]:
+        """What messages bring for the loop's results or for accumulators, and for nobody here: nothing waits for it."""
+        read = {v.name for i in body.nodes for v in i.inputs}
+        found = (v.name for i in body.nodes if isinstance(i.op, Comm) and i.op.message for v in i.outputs)
+        sums = (i for i in body.nodes if isinstance(i.op, Accumulate) and self.comes_late(i, i.op))
+        return {*(name for name in found if name in stacks and name not in read), *(i.inputs[0].name for i in sums)}
+
     def fill(
-        self, stacks: Mapping[str, list[tuple[str, str, str]]], name: str, names: dict[str, str], depth: int
+        self, stacks: Mapping[str, list[Stack]], name: str, names: dict[str, str], depth: int, late: bool = False
     ) -> None:
-        """Put a value where the loop's results go."""
-        for slices, index, sink in stacks.get(name, ()):
+        """Put a value where the loop's results go. late: once it is there, after the next iteration's at the latest."""
+        for stack in stacks.get(name, ()):
+            if late:
+                stack.late = True
+                self.put(depth, f"later(d, {stack.fill}, {stack.slices}, {stack.index}, {names[name]}, micro)")
+                continue
             value = self.there(names[name], depth)
-            if sink:
-                self.put(depth, f"if {slices} is None: {sink.format(index=index, value=value)}")
-                self.put(depth, f"else: {slices}[{index}] = {value}")
+            if stack.sink:
+                self.put(depth, f"if {stack.slices} is None: {stack.sink.format(index=stack.index, value=value)}")
+                self.put(depth, f"else: {stack.slices}[{stack.index}] = {value}")
             else:
-                self.put(depth, f"{slices}[{index}] = {value}")
+                self.put(depth, f"{stack.slices}[{stack.index}] = {value}")
 
     def instr(self, instr: Node, scope: Mapping[str, Value], names: dict[str, str], depth: int) -> None:
         op, rank, chunk = instr.op, self.rank, self.function.chunk
         if isinstance(op, Accumulate) and instr.inputs[0].name in self.sunk:
-            name = names[instr.inputs[0].name]
+            name = self.there(names[instr.inputs[0].name], depth, whole=False)
             self.put(depth, f"if {name} is not None: {self.accumulated(op.name, instr.inputs[0].name, name)}")
+            self.complete(instr, op.name, depth)
+            return
+        if instr.outputs and instr.outputs[0].name in self.started:
+            out = instr.outputs[0]
+            names[out.name] = self.fresh()
+            self.put(depth, f"{names[out.name]} = started(d, {self.started[out.name].key!r}, {out.type.dtype!r})")
+            self.maybe.add(names[out.name])
+            return
+        if isinstance(op, Accumulate) and self.comes_late(instr, op):
+            fn, dtype = self.combination(op.name, instr.inputs[0].name)
+            self.put(depth, f"d.accumulate_later({op.name!r}, {names[instr.inputs[0].name]}, {fn!r}, {dtype!r})")
+            self.complete(instr, op.name, depth)
             return
         keeps = isinstance(op, Save | Accumulate)
         args = [self.there(names[v.name], depth, whole=not keeps) for v in instr.inputs]
@@ -172,16 +187,20 @@ class RankWriter(StraightLine):
                 micro = "micro" if TIME in instr.outputs[0].layout.axes else "0"
                 self.put(depth, f"{result} = d.inputs[{key}][{micro}].array")
             case Read():
+                if rank.declared[op.name].role is Role.WEIGHT:
+                    self.weights.update(v.name for v in instr.outputs)
                 part = parted(rank.declared[op.name])
                 self.put(depth, f"{result} = d.read{'_part' if part else ''}({op.name!r}{', micro' if part else ''})")
             case Write():
                 decl = rank.declared[op.name]
                 # Micro-batches share a state: all of them read what it contained before the step.
-                last = f"if micro == {rank.program.microbatches - 1}: " if decl.role is Role.STATE else ""
+                shared = decl.role is Role.STATE and self.function.per_microbatch
+                last = f"if micro == {rank.program.microbatches - 1}: " if shared else ""
                 write = f"d.write_part({op.name!r}, micro" if parted(decl) else f"{last}d.write({op.name!r}"
                 self.put(depth, f"{write}, {args[0]})")
             case Accumulate():
                 self.put(depth, self.accumulated(op.name, instr.inputs[0].name, args[0]))
+                self.complete(instr, op.name, depth)
             case Save():
                 self.put(depth, f"d.saved[{op.name!r}, micro] = d.cell({args[0]})")
             case Load():
@@ -209,10 +228,35 @@ class RankWriter(StraightLine):
                 self.put(depth, f"{result} = d.start({self.bind(op)}, {heres}, micro, {args[0]})")
                 self.maybe.add(result)
             case _:
+                if args and all(v.name in self.weights for v in instr.inputs):
+                    self.weights.update(v.name for v in instr.outputs)
                 ins, outs = [rank._value(scope[v.name]) for v in instr.inputs], [rank._value(v) for v in instr.outputs]
                 position = Position(rank.program.sizes, rank.at, rank._start(op))
                 kernel = self.bind(self.backend.plan(op, ins, outs, position))
                 self.put(depth, f"{result} = {kernel}({', '.join(['ctx', *args])})")
+
+    def comes_late(self, instr: Node, op: Accumulate) -> bool:
+        """Whether a message brings what is added, for nobody else here, and nothing else is ever added there."""
+        name = instr.inputs[0].name
+        if self.rank.additions[op.name] > 1 or op.name in self.ready:
+            return False
+        body = self.function.body
+        makers = [i for i in body.nodes if any(v.name == name for v in i.outputs)]
+        readers = [i for i in body.nodes if any(v.name == name for v in i.inputs)]
+        return len(readers) == 1 and all(isinstance(i.op, Comm) and i.op.message for i in makers)
+
+    def complete(self, instr: Node, buffer: str, depth: int) -> None:
+        """Nothing is added to a gradient behind this: start what the update begins with."""
+        if buffer in self.ready and buffer not in self.sliced and self.final[buffer] is instr:
+            found = [(buffer, self.starting(r)) for r in self.ready[buffer]]
+            self.put(depth, f"{self.last}reduce_whole(d, {self.bind(found)})")
+
+    def starting(self, reduction: Reduction, count: int = 0) -> Starting:
+        """What is needed to start a reduction (count: of slices) from here."""
+        here = self.heres(reduction.operand, reduction.result)
+        op, local = reduction.op, self.rank.local(reduction.operand)
+        kind = type(op), op.over(), getattr(op, "fn", ""), local.dtype
+        return Starting(reduction.key, op, here, kind, local.bytes, count)
 
     def heres(self, var: Value, out: Value) -> list[Here]:
         """What a collective is told of the device, by micro-batch."""
@@ -251,19 +295,28 @@ class RankWriter(StraightLine):
             self.put(depth, f"{variable} = {names[name]}")
             self.maybe.add(variable)
         i = self.fresh()
-        filled: dict[str, list[tuple[str, str, str]]] = {}
+        filled: dict[str, list[Stack]] = {}
+        into: list[tuple[Stack, Filling]] = []
         for out, name in zip(instr.outputs[carries:], results[carries:], strict=True):
             slices = names[out.name] = self.fresh()
             self.stacked[slices] = out.type.dtype
-            sink, unless = "", ""
+            sink, unless, filling = "", "", Filling()
             if out.name in sinks:
                 self.sunk.add(out.name)
                 buffer = sinks[out.name]
                 fn, dtype = self.combination(buffer, out.name)
                 sink = f"d.add({buffer!r}, {{index}}, {{value}}, {fn!r}, {dtype!r})"
                 unless = f" if {buffer!r} not in d.states else None"
+                filling = Filling(buffer, fn, dtype, self.slices_of(buffer, op.count), self.last_micro)
             self.put(depth, f"{slices} = [None] * {op.count}{unless}")
-            filled.setdefault(name, []).append((slices, i, sink))
+            into.append((Stack(slices, i, sink, self.bind(filling)), filling))
+            filled.setdefault(name, []).append(into[-1][0])
+        stacked = {p.name: names[n] for p, n in zip(op.body.inputs[carries:last], given[carries:last], strict=True)}
+        self.weights.update(p.name for p, n in zip(op.body.inputs, given, strict=True) if n in self.weights)
+        ahead = gathers(op, self.weights)
+        coming = {v.name: self.fresh() for v in ahead.outputs} if ahead is not None else {}
+        if ahead is not None:
+            self.prefetch(ahead, coming, stacked, depth, str(op.count - 1 if op.reverse else 0))
         order = f"range({op.count - 1}, -1, -1)" if op.reverse else f"range({op.count})"
         self.put(depth, f"for {i} in {order}:")
         self.put(depth + 1, "pass")
@@ -271,17 +324,56 @@ class RankWriter(StraightLine):
             self.put(depth + 1, f"{variable} = {names[name]}[{i}]")
         for variable, name in zip(inside[last:], given[last:], strict=True):
             self.put(depth + 1, f"{variable} = {names[name]}")  # each time: the body lets go of it at its last use
+        body = op.body
+        if ahead is not None:
+            for name, variable in coming.items():
+                inner[name] = self.fresh()
+                self.maybe.add(inner[name])
+                self.put(depth + 1, f"{inner[name]}, {variable} = {variable}, None")
+            self.put(depth + 1, f"if {i} != {0 if op.reverse else op.count - 1}:")
+            self.prefetch(ahead, coming, stacked, depth + 2, f"{i} {'-' if op.reverse else '+'} 1")
+            done = set(ahead.nodes)
+            rest = tuple(n for n in body.nodes if n not in done)
+            body = replace(body, inputs=(*body.inputs, *ahead.outputs), nodes=rest)
         for p in op.body.inputs:
             self.fill(filled, p.name, inner, depth + 1)
-        self.body(op.body, inner, depth + 1, carries, filled)
+        self.body(body, inner, depth + 1, carries, filled)
+        prompt = [(s, f) for s, f in into if f.starts and not s.late]
+        if prompt:
+            self.put(
+                depth + 1,
+                f"{self.last}reduce_slices(d, {self.bind([f for _, f in prompt])}, {i}, "
+                f"{', '.join(s.slices for s, _ in prompt)})",
+            )
         if carries:
             for name in results[:carries]:
                 if inner[name] in self.stacked:
                     self.there(inner[name], depth + 1)
             self.put(depth + 1, f"{', '.join(inside[:carries])} = {', '.join(inner[n] for n in results[:carries])}")
+        self.lates |= {s.slices: s.fill for s, _ in into if s.late}
         for out, variable in zip(instr.outputs[:carries], inside[:carries], strict=True):
             names[out.name] = self.fresh()
             self.maybe.add(names[out.name])
             self.put(depth, f"{names[out.name]} = {variable}")
         if inner:
             self.put(depth, " = ".join(inner.values()) + " = None")
+
+    def slices_of(self, buffer: str, count: int) -> list[Starting]:
+        """What the slices of an accumulator start as they are complete, if what it starts can be done in slices."""
+        found = [r.of_slices() for r in self.ready.get(buffer, ())]
+        slices = [r for r in found if r is not None]
+        if not slices or len(slices) < len(found) or self.rank.additions[buffer] > 1:
+            return []
+        self.sliced.add(buffer)
+        return [self.starting(r, count) for r in slices]
+
+    def prefetch(
+        self, ahead: Graph, coming: Mapping[str, str], stacked: Mapping[str, str], depth: int, index: str
+    ) -> None:
+        """Start what an iteration gathers. coming: the variables for it; stacked: those that hold the stacks."""
+        names = {p.name: self.fresh() for p in ahead.inputs}
+        for name, variable in names.items():
+            self.put(depth, f"{variable} = {stacked[name]}[{index}]")
+        self.body(ahead, names, depth, len(ahead.outputs))
+        for name, variable in coming.items():
+            self.put(depth, f"{variable} = {names[name]}")

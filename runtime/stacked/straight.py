@@ -151,7 +151,8 @@ class _Writer(StraightLine):
                 if parted(decl):
                     return [f"{target}[ctx.micro] = {args[0]}"]
                 # Micro-batches share a state: all of them read what it contained before the step.
-                last = f"if ctx.micro == {self.program.microbatches - 1}: " if decl.role is Role.STATE else ""
+                shared = decl.role is Role.STATE and self.function.per_microbatch
+                last = f"if ctx.micro == {self.program.microbatches - 1}: " if shared else ""
                 return [f"{last}{target} = {args[0]}"]
             case Accumulate():
                 if instr.inputs[0].name in self.sunk:  # a loop adds to the buffer, or has made it

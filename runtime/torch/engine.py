@@ -37,13 +37,16 @@ class Engine:
     they are started when it is known how many.
 
     device: what kernels run on; patience: seconds that a device waits for another one; timed: whether executors can
-    say what ran when (`TorchExecutor.measured`).
+    say what ran when (`TorchExecutor.measured`); command: whether an interrupt may end this process, whatever its main
+    thread waits for (else it is an exception there, once that comes back from torch).
     """
 
     name = "torch"
 
-    def __init__(self, device: str = "cpu", patience: float = PATIENCE, timed: bool = False) -> None:
-        self.device, self.patience, self.timed = device, patience, timed
+    def __init__(
+        self, device: str = "cpu", patience: float = PATIENCE, timed: bool = False, command: bool = False
+    ) -> None:
+        self.device, self.patience, self.timed, self.command = device, patience, timed, command
         self.place = Seat.given()
         self.followers: Followers | None = None
         self._leader: Member | None = None
@@ -96,7 +99,7 @@ class Engine:
 
     def _interrupted(self) -> None:
         """End, on a thread of its own, if the main thread does not: it may wait for a message that takes minutes."""
-        if self._over.wait(_GRACE):
+        if not self.command or self._over.wait(_GRACE):
             return
         if self._leader is not None:
             self._leader.world.gave_up("", told_to=True)

@@ -19,8 +19,8 @@ LEAST = (2, 13)
 """The version of torch that is needed."""
 
 
-MEETING = 60.0
-"""Seconds that processes which are started here may take to load torch, on a busy machine: nobody is far away."""
+MEETING = 300.0
+"""Seconds that processes which are started here may take to load torch on a crowded machine: whose end is noticed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,7 +188,7 @@ def usage(name: str, file: str, *more: str) -> str:
 SINGLE = {
     "check": [],
     "compile": ["-o x", "--output x", "--emit ast"],
-    "export": ["-o x", "--output x", "--entry evaluate"],
+    "export": ["-o x", "--output x"],
     "run": ["--steps 1", "--threads 1"],
     "verify": ["--tolerance 1", "--executor private"],
     "cost": [],

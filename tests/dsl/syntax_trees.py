@@ -48,6 +48,7 @@ def _arguments(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     dims = tuples(names, 1)
     special = st.one_of(
         st.builds(ast.Over, dims, st.just(()) | dims),
+        st.builds(ast.Over, dims, per_microbatch=st.just(True)),
         st.builds(ast.Arrow, dims, dims),
         st.builds(ast.Range, inner, inner),
     )

@@ -15,6 +15,7 @@ from compiler.driver import Compiled  # noqa: E402
 from compiler.ops.effects import Save  # noqa: E402
 from compiler.ops.elementwise import Map  # noqa: E402
 from compiler.program import DeviceClass, Program  # noqa: E402
+from compiler.regions.adamw import adamw  # noqa: E402
 from compiler.walk import walk  # noqa: E402
 from dsl.source import Source  # noqa: E402
 from parc import api  # noqa: E402
@@ -88,7 +89,8 @@ def trained(m: Member, program: Program, steps: int = 3) -> dict[str, np.ndarray
         for i in range(steps):
             if i:
                 m.end_step(0)
-            found = m.step(0, random_batch(program.inputs, 0, i), {0: names})
+            batch = {**random_batch(program.inputs, 0, i), "step": np.array(i, np.int32)}
+            found = m.step(0, batch, {0: names})
     return found
 
 
@@ -156,6 +158,9 @@ LET_BE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "nearly gelu": ("  y[b,s,d] = 0.5 * x * (1.0 + erf(x / 1.5))", "", ("fused_activation",)),
     "a root mean square": ("  y[b,s,d] = rms_norm(x)", "", ("fused_norm",)),
     "a window": ("  y[b,s,d] = x + grouped_attention(layer_norm(x), 2, 2, window = 3)", "", ("fused_attention",)),
+    "probabilities of which some are dropped": (
+        "  y[b,s,d] = x + attention(layer_norm(x), 2, drop = 0.3)", "", ("fused_attention",),
+    ),
     "probabilities that are a metric": (
         "  q[b,s,d] = layer_norm(x)\n  k[b,t,d] = rename(q, s -> t)\n  p = softmax(sum(q * k, over d), over t)\n"
         "  y[b,s,d] = p @ k", "  metric most = mean(max(p, over t))", ("fused_attention",),
@@ -187,13 +192,30 @@ def chains(cls: DeviceClass) -> list[FusedChain]:
     return [n.op for f in cls.functions for n, _ in walk(f.body) if isinstance(n.op, FusedChain)]
 
 
+OPTIMIZERS = {
+    "adamw(lr = 1e-2)": True, "adamw(lr = 1e-2, decay = 0.0, clip = 0.1)": True, "sgd(lr = 0.1)": False,
+    "sgd(lr = 0.1, momentum = 0.9)": False,
+}  # fmt: skip
+"""Whether they are PyTorch's AdamW."""
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_updates(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = compiled(BLOCK, optimizer=optimizer)
+    assert same(found, monkeypatch)["fused_chain"] > 0
+    of = chains(fused(found.program.classes[0], "cpu"))
+    assert all((adamw(op.body) is not None) == OPTIMIZERS[optimizer] for op in of)
+    assert all(len(op.renewed) == len(op.body.outputs) for op in of)
+
+
+@pytest.mark.parametrize("optimizer", [o for o, own in OPTIMIZERS.items() if not own])
 @pytest.mark.parametrize("length", [1, 5, 1 << 15, (1 << 15) + 3])
-def test_blocks_of_any_length(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_any_length(length: int, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from runtime.torch.kernels import chain
 
     monkeypatch.setattr(chain, "BLOCK", length)
     monkeypatch.setattr(chain, "_places", {})
-    found = compiled("  y[b,s,d] = x * x")
+    found = compiled("  y[b,s,d] = x * x", optimizer=optimizer)
     assert same(found, monkeypatch)["fused_chain"] == 1
 
 

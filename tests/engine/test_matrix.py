@@ -1,7 +1,10 @@
 """Every example under every tactic and under pairs of them, run by processes over gloo and proved equal to the serial
-program, as the emulator's runs are (`tests/matrix`). CI takes all single tactics and a part of the pairs."""
+program, as the emulator's runs are (`tests/matrix`). CI takes all single tactics and a part of the pairs;
+`pytest -m nightly` all pairs (also those on up to 20 devices), some triples."""
 
 from __future__ import annotations
+
+from math import prod
 
 import pytest
 
@@ -18,11 +21,12 @@ from tests.matrix.cells import Cell, cells, expected, spread  # noqa: E402
 
 def fits(cell: Cell) -> bool:
     """Whether there is a process for each device."""
-    needed = 1
-    for t in cell.tactics:
-        for _, n in t.axes:
-            needed *= n
-    return needed <= PROCESSES and expected(cell) == "proved"
+    return devices(cell) <= PROCESSES and expected(cell) == "proved"
+
+
+def devices(cell: Cell) -> int:
+    """How many a cell needs."""
+    return prod(n for t in cell.tactics for _, n in t.axes)
 
 
 def judge(pool: ProcessPool, cell: Cell, steps: int = 2) -> str:
@@ -52,6 +56,29 @@ def test_some_pairs(pool: ProcessPool) -> None:
 @pytest.mark.nightly
 def test_all_pairs(pool: ProcessPool) -> None:
     judged(pool, list(cells(2)))
+
+
+@pytest.mark.nightly
+def test_pairs_on_more_devices() -> None:
+    """Those that the pool of all tests has too few processes for."""
+    wanted = [c for c in cells(2) if devices(c) > PROCESSES and expected(c) == "proved"]
+    with ProcessPool(max(map(devices, wanted)), patience=600) as pool:
+        outcomes = {str(cell): judge(pool, cell) for cell in wanted}
+    assert {c: o for c, o in outcomes.items() if o != "proved"} == {}
+
+
+@pytest.mark.nightly
+def test_some_triples(pool: ProcessPool) -> None:
+    judged(pool, [c for c in [c for c in cells(3) if fits(c)][::20] if not refused(c)])
+
+
+def refused(cell: Cell) -> bool:
+    """Whether it is no program at all: three may cut a dim into more pieces than it has."""
+    try:
+        cell.compile()
+    except ParcError as e:
+        return all(d.code == "E0540" for d in e.diagnostics)
+    return False
 
 
 def test_some_are_evaluated(pool: ProcessPool) -> None:

@@ -40,6 +40,7 @@ STEPS = 3
 SIZES = {"layers": "2", "hidden": "16", "heads": "2", "vocab": "80", "seq": "8", "batch": "8"}
 STRATEGIES = {
     "composed": {"dp": "2", "tp": "2", "zero": "3"},
+    "parallel": {"dp": "4", "microbatches": "2"},
     "piped": {"pp": "2", "dp": "2", "tp": "2", "microbatches": "4"},
     "alone": {"microbatches": "2"},
 }
@@ -143,6 +144,38 @@ def test_messages_are_those_of_the_program(profiles: Mapping[str, Profile], name
         program = compiled(name).program
         sent = [s for spans in profile.spans for s in spans if s.op == SENT and s.kind == Kind.SEND]
         assert len(sent) == STEPS * 2 * program.microbatches, "an activation and a gradient for each micro-batch"
+
+
+@pytest.mark.parametrize("name", ["parallel", "piped"])
+def test_gradients_are_reduced_beside_the_last_backward_pass(profiles: Mapping[str, Profile], name: str) -> None:
+    """Their messages are started in it, and neither in earlier passes nor in the update, which waits for them."""
+    profile = profiles[name]
+    last = f"B[{compiled(name).program.microbatches - 1}]"
+    for spans in profile.spans:
+        for step in range(STEPS):
+            mine = [s for s in spans if s.step == step]
+            runs = {s.name: s for s in mine if s.kind in ("B", "U")}
+
+            def started(action: str, runs: Mapping[str, Any] = runs, mine: Sequence[Any] = mine) -> list[Any]:
+                within = runs[action]
+                found = (s for s in mine if s.kind == Kind.COLLECTIVE and s.over == "dp" and s.op == "all_reduce")
+                return [s for s in found if within.start <= s.start < within.end]
+
+            assert started(last)
+            assert not any(" more" in s.name for s in started("U")), "but for scalars"
+            assert not [s for a in runs if a not in (last, "U") for s in started(a)]
+
+
+def test_the_next_layers_weights_come_beside_this_layer(profiles: Mapping[str, Profile]) -> None:
+    """With `zero` 3 the gathers of the second layer are started before those of the first are waited for."""
+    for spans in profiles["composed"].spans:
+        for step in range(STEPS):
+            forward = next(s for s in spans if s.step == step and s.kind == "F")
+            inside = [s for s in spans if forward.start <= s.start < forward.end and s.over == "dp"]
+            starts = [s for s in inside if s.kind == "start" and s.op == "all_gather" and "block." in s.name]
+            waits = [s.start for s in inside if s.kind == Kind.EXPOSED and s.op == "all_gather"]
+            assert len(starts) == 2 and starts[0].name == starts[1].name
+            assert not any(starts[0].start < w < starts[1].start for w in waits)
 
 
 def test_tracks_are_those_of_the_predicted_trace(profiles: Mapping[str, Profile]) -> None:

@@ -49,6 +49,21 @@ def test_group_norm() -> None:
     close(reduced(m, a), want.permute(0, 2, 3, 1))
 
 
+@pytest.mark.parametrize("per_microbatch", ["false", "true"])
+def test_batch_norm(per_microbatch: str) -> None:
+    """In training, with what it keeps, by the formulas of PyTorch's: `moved` once for each micro-batch, here once."""
+    m = text(IMAGE + f"loss sum(batch_norm(image, per_microbatch = {per_microbatch}))", "batch_norm")
+    a = random_arrays(m)
+    for s in m.states:
+        a[s.name] = np.random.default_rng(5).uniform(0.5, 1.5, s.value.type.shape)
+    x, count = a["image"], a["image"][..., 0].size
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    close(reduced(m, a), (x - mean) / np.sqrt(variance + 1e-5) * a["batch_norm.gain"] + a["batch_norm.bias"])
+    kept = run_graph(m.graph, a)[-2:]
+    close(kept[0], 0.9 * a["batch_norm.usual_mean"] + 0.1 * mean)
+    close(kept[1], 0.9 * a["batch_norm.usual_variance"] + 0.1 * variance * count / (count - 1))
+
+
 def test_feed_forward() -> None:
     m = text(TOKENS + "loss sum(mlp(x, 16))", "mlp")
     a = random_arrays(m)

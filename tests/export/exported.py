@@ -89,8 +89,11 @@ def alone(program: Program, folder: Path, backend: str = "") -> Ran:
     return Ran(program, text, told, torch.load(folder / "out.pt"))
 
 
-def together(programs: Mapping[str, Program], folder: Path, compiled: Collection[str] = ()) -> dict[str, Ran]:
-    """Trains with each exported file, one process per device; compiled: those whose functions are compiled."""
+def together(
+    programs: Mapping[str, Program], folder: Path, compiled: Collection[str] = (), between: str = ""
+) -> dict[str, Ran]:
+    """Trains with each exported file, one process per device; compiled: those whose functions are compiled; between: an
+    entry that is called on each batch behind its step, whose loss is told under its name."""
     import torch
     import torch.distributed as dist
 
@@ -104,6 +107,7 @@ def together(programs: Mapping[str, Program], folder: Path, compiled: Collection
         # A store for each, kept here as torchrun does it: a port that is let go may become another process's.
         stores.append(dist.TCPStore("localhost", 0, None, True, timedelta(seconds=TIME_LIMIT), wait_for_workers=False))
         (at / "world").write_text(f"{program.devices} {stores[-1].port} {BACKEND if name in compiled else ''}")
+        (at / "between").write_text(between)
     env = dict(os.environ, OMP_NUM_THREADS="1", MASTER_ADDR="localhost", TORCHELASTIC_USE_AGENT_STORE="True")
     command = [sys.executable, "-m", "tests.export.exported", str(folder)]
     processes = [subprocess.Popen([*command, str(r)], env=env, stderr=subprocess.PIPE, text=True) for r in range(count)]
@@ -143,7 +147,15 @@ def main(folder: str, rank: str) -> None:
             module.connect()
         with compiling(*backend):
             batches = iter(torch.load(at / "data.pt"))
-            told = list(module.train(batches, STEPS, compiled=bool(backend), save=str(at / "out.pt")))
+            if between := (at / "between").read_text():
+                told, device = [], module.Device()
+                for batch in batches:
+                    told.append(device.step(batch))
+                    found = device.call(between, batch)
+                    told[-1] |= {between: found["loss"]} if "loss" in found else {}
+                module.keep(device, str(at / "out.pt"))
+            else:
+                told = list(module.train(batches, STEPS, compiled=bool(backend), save=str(at / "out.pt")))
         torch.save(told, at / f"told.{rank}")
         if int(world) > 1:
             module.dist.destroy_process_group()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import parc
+from compiler.driver import joined
 from compiler.ops.comm import Comm, Relayout
 from compiler.ops.registry import COMM, COMPUTE
 from compiler.program import Program
@@ -18,6 +19,8 @@ from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc.exporting.torch.file import export_torch
 from parc.exporting.torch.writer import EMIT
+from runtime.data.synthetic import synthetic
+from runtime.stacked import Emulator
 from tests.export.exported import BACKEND, Ran, alone, judge, together
 from tests.stages import test_rows as rows
 from tests.states import models as states
@@ -204,3 +207,69 @@ def test_who_ends_first_waits_for_who_needs_its_messages(tmp_path: Path) -> None
     done = subprocess.run([*command, str(file), "--steps", "3"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert [line.partition(":")[0] for line in done.stdout.splitlines()] == ["step 1", "step 2", "step 3"]
+
+
+def command(file: Path, processes: int, *options: str) -> list[str]:
+    """What it prints."""
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    line = [sys.executable, *run, str(file), *options]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+SIZES = {"layers": "1", "hidden": "16", "heads": "2", "seq": "8", "batch": "8"}
+ENTRIES = {
+    "alone": {},
+    "composed": {"dp": "2", "tp": "2", "zero": "1"},
+    "piped": {"pp": "2", "dp": "2", "layers": "2", "microbatches": "4"},
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_entries_in_one_file(name: str, tmp_path: Path) -> None:
+    """Trains on parc's own batches with the losses of `parc run`, then evaluates with the weights as they are then."""
+    torch = pytest.importorskip("torch")
+    file, params = str(ROOT / "examples" / "gpt.par"), SIZES | ENTRIES[name]
+    (tmp_path / "train.py").write_text(parc.export(file, params=params, entries=("train_step", "evaluate")))
+    data = [{k: torch.from_numpy(x) for k, x in b.items()} for b in parc.batches(file, 3, params=params)]
+    torch.save(data, tmp_path / "data.pt")
+    program = parc.compile(file, params=params).program
+    alone = parc.compile(file, params=params, entry="evaluate").program
+    emulator = Emulator(joined([program, alone]))
+    losses = [float(emulator.step(b).loss) for b in parc.batches(file, 3, params=params)]
+    after = [float(emulator.call("evaluate", b).loss) for b in parc.batches(file, 2, params=params)]
+    given = ["--steps", "3", "--evaluate", "2", "--data", str(tmp_path / "data.pt")]
+    told = command(tmp_path / "train.py", program.devices, *given)
+    assert [line.partition(":")[0] for line in told] == [*(f"step {n}" for n in (1, 2, 3)), "evaluate 1", "evaluate 2"]
+    found = [float(re.search(r"loss ([-\d.e+]+)", line)[1]) for line in told]  # type: ignore[index]
+    assert found == pytest.approx([*losses, *after], rel=1e-4)
+    assert losses == pytest.approx(parc.run(file, 3, params=params).losses)
+
+
+@pytest.mark.parametrize("name", ["heads", "pipeline"])
+def test_entries_share_states(name: str, tmp_path: Path) -> None:
+    """What an evaluation renews, the next step goes on from."""
+    pytest.importorskip("torch")
+    step, alone = states.compiled(name), states.compiled(name, entry="evaluate")
+    both = joined([step.program, alone.program])
+    ran = together({name: both}, tmp_path, between="evaluate")[name]
+    emulator = Emulator(both)
+    for n, told in enumerate(ran.told):
+        batch = synthetic(both.inputs, both.seed, n)
+        assert told["loss"] == pytest.approx(float(emulator.step(batch).loss), rel=1e-6)
+        assert told["evaluate"] == pytest.approx(float(emulator.call("evaluate", batch).loss), rel=1e-6)
+    for key, want in {**emulator.weights(), **emulator.states()}.items():
+        assert ran.arrays[key].double().numpy() == pytest.approx(want, rel=1e-5, abs=1e-7), key
+
+
+def test_a_lowered_program_is_exported_with_all_its_entries() -> None:
+    """Unless one is chosen; one that it has not is an error."""
+    text = parc.emit(str(ROOT / "examples" / "gpt.par"), "program", entries=("train_step", "evaluate"))
+    source = Source("both.npu", text)
+    assert "class entry_evaluate" in parc.export(source)
+    assert "class entry_evaluate" not in parc.export(source, entries=("train_step",))
+    only = parc.export(source, entries=("evaluate",))
+    assert "def F(" in only and "def B(" not in only and "ENTRIES" not in only
+    with pytest.raises(ParcError):
+        parc.export(Source("one.npu", parc.emit(str(ROOT / "examples" / "gpt.par"))), entries=("evaluate",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from compiler.cost.price.kinds import Over
 from compiler.cost.time.simulate import simulate
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate import evaluate
@@ -148,7 +149,7 @@ def test_the_price_follows() -> None:
     once, come = (
         simulate(compiled("rep = 2, dp = 4", *REPLICAS, "microbatches 8", *more)) for more in ((), (AS_THEY_COME,))
     )
-    assert come.traffic["rep"] == pytest.approx(8 * once.traffic["rep"], rel=1e-6)
+    assert come.traffic[Over(("rep",))] == pytest.approx(8 * once.traffic[Over(("rep",))], rel=1e-6)
     assert once.step_seconds < come.step_seconds
 
 

@@ -29,7 +29,6 @@ REFUSALS = frozenset(
         "E0540",  # indivisible
         "E0541",  # a window wider than a piece
         "E0542",  # a wild rule that no tensor heeds
-        "E0551",  # places in a circle
         "E0554",  # an optimizer that needs all iterations of a loop that is cut
     }
 )

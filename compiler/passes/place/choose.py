@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, prod
 
 from compiler.graph import Node, Value
 from compiler.layout import TIME, Layout
-from compiler.ops.base import Loop
+from compiler.ops.base import Loop, majors
 from compiler.passes.place.region import Choice, GraphPlacer, LoopAxes, Reason
 from compiler.passes.place.rules import Wish
 
@@ -49,13 +49,14 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
     out = node.outputs[0]
     declared = region.declared(out)
     wishes = region.rules.all_wishes(region.path or out.origin.path, region.cls)
+    head = out.name in region.shared.head
     sums = any([of and all([layout.pending for layout, _ in of]) for of in held])
     fixed = out.name in region.shared.gradients or any([v.name in region.weights for v in node.inputs])
     if sums or fixed:
         key = None
     else:  # all that is looked at: the update does the same for each weight
         types = tuple([v.type for v in (*node.inputs, *node.outputs)])
-        key = (id(loops), region.cls, region.axes, types, tuple(map(tuple, held)), declared, id(wishes))
+        key = (id(loops), region.cls, region.axes, types, tuple(map(tuple, held)), declared, id(wishes), head)
         known = region.shared.plans.get(key)
         if known is not None:
             region.shared.choices += [Choice(out.name, c.axis, c.loop, c.reason, c.candidates) for c in known.choices]
@@ -71,6 +72,8 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
         if loop is not None:
             plan.axes[loop].append(axis)
             region.shared.choices.append(Choice(out.name, axis, loops[loop].names, Reason.WEIGHT))
+            continue
+        if head and axis == TIME:
             continue
         _by_cost(region, node, plan, held, declared, axis, wishes[axis])
     _order(region, node, plan, held)
@@ -140,6 +143,10 @@ def _room(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str
     loop = plan.loops[index]
     if loop.kind == "whole" or (loop.kind == "move" and axis == TIME):
         return False
+    if loop.kind == "minor" and not all(
+        prod(region.sizes[a] for a in plan.axes[k]) == plan.loops[k].size for k in majors(plan.loops, index)
+    ):
+        return False
     n = region.sizes[axis]
     for a in plan.axes[index]:
         n *= region.sizes[a]
@@ -148,6 +155,12 @@ def _room(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str
     if not padded_ok or plan.axes[index] or axis == TIME or loop.kind in ("halo", "move"):
         return False
     return all(size == loop.size for _, size in _walked(node, loop))  # not the major part of a split or merged dim
+
+
+def _room_behind(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str) -> bool:
+    """Whether the axis can split a later part of the dim of which this is one."""
+    later = [k for k, of in enumerate(plan.loops) if of.kind == "minor" and index in majors(plan.loops, k)]
+    return any([_room(region, node, plan, k, axis, False) for k in later])
 
 
 def _walked(node: Node, loop: Loop) -> list[tuple[str, int]]:
@@ -207,7 +220,12 @@ def _by_cost(
         rule = min(named, key=lambda w: w.rank).rule if named else None
         if not _room(region, node, plan, k, axis, (rule is not None and rule.pad) or here):
             # In the update, `shard` rules may have used the dim up: then the axis repeats work.
-            ours = region.cls != "optimizer" and axis != TIME and not here
+            ours = (
+                region.cls != "optimizer"
+                and axis != TIME
+                and not here
+                and not _room_behind(region, node, plan, k, axis)
+            )
             if rule is not None and loop.kind in ("pass", "sum", "max") and ours:
                 counted = _of_its_size(node, loop)
                 region.rules.indivisible(counted, loop.size, (*plan.axes[k], axis), rule, out.name)
@@ -248,6 +266,7 @@ def _order(region: GraphPlacer, node: Node, plan: LoopAxes, held: list[list[tupl
                 continue
             for layout, size in held[i]:
                 have = layout.dims[v.type.index(name)]
-                if have and set(have) <= set(axes) and (len(have), size) > best:
+                first = TIME not in axes or have[:1] == (TIME,)  # pieces of micro-batches, never the other way round
+                if have and first and set(have) <= set(axes) and (len(have), size) > best:
                     best, prefix = (len(have), size), have
         plan.axes[k] = [*prefix, *(a for a in axes if a not in prefix)]

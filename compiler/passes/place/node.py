@@ -82,7 +82,7 @@ def walked(
         if split:
             name = loop.outs[out] if operand is None else loop.ins[operand]
             if name is not None:
-                found[name] = tuple(split)
+                found[name] = (*found.get(name, ()), *split)  # parts of a dim, major first
     return [found.get(name, ()) for name in value.type.names]
 
 

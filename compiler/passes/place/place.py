@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
@@ -13,12 +13,13 @@ from compiler.passes.copying import laid, renamed
 from compiler.passes.divide import aside, of_data
 from compiler.passes.place.call import place_nodes
 from compiler.passes.place.effects import check_effects
+from compiler.passes.place.first_pass import check_first_pass, closed, eligible, heads, of_first_pass
 from compiler.passes.place.region import Choice, GradMark, GraphPlacer, RelayoutRecord, Shared
-from compiler.passes.place.repeat import export, mark_contents, mark_gradients
+from compiler.passes.place.repeat import export, mark_contents, mark_gradients, summed
 from compiler.passes.place.rules import Rules
-from compiler.passes.prune import prune
+from compiler.passes.prune import prune, prune_nodes
 from compiler.relayout import relayout_bytes
-from compiler.walk import graph_values
+from compiler.walk import graph_values, walk
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics
 
@@ -78,11 +79,12 @@ class Placed:
 
 class Undivided(Exception):
     """Micro-batches cannot do by themselves what these values are needed for; it has to be set apart in the training
-    graph (`divide`): sums of data that are needed of the whole batch, and what metrics need of it, by name."""
+    graph (`divide`): sums of data that are needed of the whole batch, what metrics need of it, and what a first pass
+    has to compute, by name (with the dim that micro-batches divide)."""
 
-    def __init__(self, whole: Iterable[str], parts: Iterable[str]) -> None:
+    def __init__(self, whole: Iterable[str], parts: Iterable[str], twice: Mapping[str, str]) -> None:
         super().__init__()
-        self.whole, self.parts = tuple(whole), tuple(parts)
+        self.whole, self.parts, self.twice = tuple(whole), tuple(parts), dict(twice)
 
 
 def place(training: Training) -> Placed:
@@ -130,9 +132,15 @@ def place(training: Training) -> Placed:
     kept_outside = (*training.forward.outputs[:1], *training.forward.outputs[scalars : training.results])
     shared.aside = aside(training.forward, kept_outside)
     mark_contents(training.forward, {v.name: own[s.name] for s, v in zip(model.states, contents)}, shared.contents)
+    if rules.sizes.get(TIME):
+        shared.for_state = _for_states(training)
     placed_rounds = [_round(region(r.graph, "activations", rules.axes), r, training) for r in training.rounds]
 
+    known = of_first_pass(training)
+    shared.head = heads(training, known)
+    shared.first = eligible(training, known) if training.job.strategy.two_passes else None
     forward = region(training.forward, "activations", rules.axes)
+    forward.whole = known
     _data_inputs(forward, training.forward, training)
     place_nodes(forward, training.forward.nodes)
     outputs = [_total(forward, v, i > 0) for i, v in enumerate(training.forward.outputs[:direct])]
@@ -143,19 +151,22 @@ def place(training: Training) -> Placed:
     for v in training.forward.outputs[training.results :]:
         forward.reader = v.name
         outputs.append(forward.resolved(v))
-    if shared.whole or shared.parts:
+    if shared.whole or shared.parts or shared.twice:
         diagnostics.raise_if_any()
-        raise Undivided(shared.whole, shared.parts)
+        raise Undivided(shared.whole, shared.parts, closed(training, shared, forward.constants, known))
+    shared.first = None
     forward_graph = prune(Graph("forward", training.forward.inputs, tuple(forward.nodes), tuple(outputs)))
 
     backward = region(training.backward, "activations", rules.axes)
+    backward.whole = known
     saved = outputs[training.results :]
     kept = [_enter(backward, v, shared.layouts[m.name]) for v, m in zip(training.saved, saved, strict=True)]
     _data_inputs(backward, training.backward, training)
     place_nodes(backward, training.backward.nodes)
     gradients = [_total_gradient(backward, v) for v in training.backward.outputs]
-    others = set(training.backward.inputs).difference(training.saved)
-    entered = (*kept, *(v for v in training.backward.inputs if v in others))
+    others = dict.fromkeys(v for v in training.backward.inputs if v not in set(training.saved))
+    used = {v for node in backward.nodes for v in node.inputs}
+    entered = (*kept, *(others | {t: None for t in known.values() if t in used}))
     backward_graph = prune(Graph("backward", entered, tuple(backward.nodes), tuple(gradients)))
     accumulators = tuple(_untimed(shared.layouts[v.name]) for v in gradients)
 
@@ -177,6 +188,7 @@ def place(training: Training) -> Placed:
         results.append(update.demand(v, wanted[i] if i < len(wanted) else replicated(len(v.type.dims))))
     entered = (*totals, *training.update.inputs[len(totals) :])
     update_graph = prune(Graph("update", entered, tuple(update.nodes), tuple(results)))
+    check_first_pass(training, rules, known)
     if training.trains:
         check_effects(training, rules, compute)
     diagnostics.raise_if_any()
@@ -216,6 +228,8 @@ def _enter(region: GraphPlacer, value: Value, layout: Layout) -> Value:
     alias = renamed(value, region.shared.names.fresh(f"{value.name}.{word}"), Phase.MOVED)
     region.define(alias, layout)
     region.versions[value.name] = region.versions.pop(alias.name)
+    if value.name in region.whole:
+        region.also(value, region.whole[value.name])
     return alias
 
 
@@ -272,20 +286,25 @@ def _output(region: GraphPlacer, value: Value) -> Value:
 
 
 def _content(region: GraphPlacer, state: State, value: Value, layout: Layout) -> Value:
-    """What a state contains afterwards, as it lies: micro-batches have parts of their own, or the same in all."""
+    """What a state contains afterwards, as it lies: micro-batches have parts of their own, or the same in all, or are
+    summed up."""
     region.reader, region.span = state.name, state.value.span
-    diagnostics = region.shared.diagnostics
-    before = len(diagnostics)
-    got = region.demand(value, layout)
-    if len(diagnostics) > before:
-        diagnostics.forget(before)
-        diagnostics.error(
-            "E0562",
-            f"what the state {state.name} contains afterwards needs the whole batch, which no micro-batch has",
-            state.value.span,
-            help="use 1 micro-batch, or give it the dim of the batch, so that each micro-batch has a part of its own",
-        )
-    return got
+    region.shared.for_state[state.name] = state
+    return region.demand(value, summed(region, value, layout))
+
+
+def _for_states(training: Training) -> dict[str, State]:
+    """The values, by name, that are of use to what a state contains only, and to nothing else that is asked for."""
+    states, graph, asked = training.model.states, training.forward, training.asked
+    if not states:
+        return {}
+
+    def used(roots: Sequence[Value]) -> set[str]:
+        return {v.name for node, _ in walk(replace(graph, nodes=prune_nodes(graph.nodes, roots))) for v in node.outputs}
+
+    others = used(graph.outputs[:asked])
+    contents = graph.outputs[asked : training.results]
+    return {name: s for s, v in zip(states, contents, strict=True) for name in used([v]) - others}
 
 
 def _round(region: GraphPlacer, round: Round, training: Training) -> PlacedRound:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import field
 from enum import StrEnum
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout, local_type, replicated
+from compiler.model import State
 from compiler.ops.base import Loop
 from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
@@ -54,7 +55,7 @@ class LoopAxes:
     @property
     def plain(self) -> bool:
         """Whether pieces of results are results of pieces, and no more."""
-        return all([not axes or loop.kind == "pass" for loop, axes in zip(self.loops, self.axes)])
+        return all([not axes or loop.kind in ("pass", "minor") for loop, axes in zip(self.loops, self.axes)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +93,24 @@ class Shared:
     aside: Callable[[str], bool] = lambda name: False  # forward values that are of use to metrics only
     whole: dict[str, None] = field(default_factory=dict)  # sums of data that are needed of the whole batch
     parts: dict[str, None] = field(default_factory=dict)  # what metrics need of the whole batch
+    twice: dict[str, str] = field(default_factory=dict)  # what a first pass has to compute: value -> dim
+    first: Collection[str] | None = None  # what may be added to `twice`, while the forward pass is placed
+    head: Collection[str] = ()  # what is made of that, and cotangents there: every micro-batch has all of it
+    for_state: dict[str, State] = field(default_factory=dict)  # values that are of use to what a state contains only
     gradients: dict[str, GradMark] = field(default_factory=dict)
     contents: dict[str, Layout] = field(default_factory=dict)  # what loops leave in states, as these lie
     gradient_storage: dict[str, Layout] = field(default_factory=dict)  # by weight, where it is sharded
     functions: dict[tuple[object, ...], Graph] = field(default_factory=dict)  # as they are placed (`call`)
+
+    def refuse(self, state: State) -> None:
+        """Report that no micro-batch can make what the state contains afterwards."""
+        self.diagnostics.error(
+            "E0562",
+            f"what the state {state.name} contains afterwards needs the whole batch, which no micro-batch has",
+            state.value.span,
+            help="use 1 micro-batch, give it the dim of the batch, so that each micro-batch has a part of its own, or "
+            "make it of sums and means over the batch, added and scaled; or of those `per microbatch`",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +141,7 @@ class GraphPlacer:
         self.preferred: dict[str, Layout] = {}  # read in this layout only
         self.zeros: set[str] = set()  # a loop's carries that begin as zero: they may as well be pending sums
         self.outer: dict[str, Value] = {}  # invariants: parameter -> the value outside
+        self.whole: Mapping[str, Value] = {}  # values -> the same of the whole batch
         self.extra: list[tuple[Value, Value]] = []  # (outside, parameter) added by readers
         self.path: str = parent.path if parent is not None else ""  # of all values, in a function: what it is for
         self.reader = ""
@@ -138,6 +154,17 @@ class GraphPlacer:
         self.shared.layouts[value.name] = layout
         size = local_type(value.type, layout, self.sizes).bytes
         self.versions.setdefault(value.name, []).append(Version(layout, value, size))
+        total = self.whole.get(value.name) or self.whole.get(
+            (value.origin.phase is Phase.AGAIN and value.origin.of) or ""
+        )
+        if total is not None:
+            self.also(value, total)
+
+    def also(self, value: Value, total: Value) -> None:
+        """The value exists of the whole batch, too."""
+        layout = self.shared.layouts[total.name]
+        size = local_type(total.type, layout, self.sizes).bytes
+        self.versions[value.name].append(Version(layout, total, size))
 
     def layouts(self, value: Value) -> list[tuple[Layout, int]]:
         """Layouts (and bytes of a piece) to reckon with when a reader's cost is compared; none for constants."""
@@ -165,7 +192,8 @@ class GraphPlacer:
         if mark is not None and self.cls != "optimizer":
             return Layout(tuple(mark.dims.get(d.name, ()) for d in value.type.dims))
         layout = self.rules.declared(value.name, value.type, self.cls, path=self.path or value.origin.path)
-        return layout if TIME in self.axes else _without(layout, TIME)
+        timed = TIME in self.axes and value.name not in self.shared.head
+        return layout if timed else _without(layout, TIME)
 
     # --- asking for a layout ---------------------------------------------------------------------
 
@@ -207,9 +235,12 @@ class GraphPlacer:
         if layout.pending and op.uniform() != 0:
             direct = direct.resolved()
         loops = op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
+        loops = tuple([loop for loop in loops if loop.kind != "minor"])
         by_out = {loop.outs[0]: loop for loop in loops if loop.outs[0] is not None}
         dims = tuple(
-            axes if by_out[d.name].kind == "pass" and self._even(by_out[d.name].size, axes, d.size) else ()
+            axes
+            if d.name in by_out and by_out[d.name].kind == "pass" and self._even(by_out[d.name].size, axes, d.size)
+            else ()
             for d, axes in zip(value.type.dims, direct.dims, strict=True)
         )
         direct = Layout(dims, direct.pending)
@@ -268,14 +299,28 @@ class GraphPlacer:
             if behind:
                 shared.whole.update(dict.fromkeys(behind))
                 return
-        if any(d.code == "E0502" for d in shared.diagnostics):
+        if any(d.code in ("E0502", "E0562") for d in shared.diagnostics):
             return  # it would follow from the first
+        state = shared.for_state.get(self.reader)
+        if state is not None:
+            shared.refuse(state)
+            return
+        if shared.first is not None and name in shared.first:
+            i = layout.dim_of(TIME)
+            shared.twice[name] = "" if i is None else value.type.names[i]
+            return
         shared.diagnostics.error(
             "E0502",
             f"{self.reader or name} needs the whole batch of {name}, which no micro-batch has",
             self.span,
             help="use 1 micro-batch; with more, a loss is made of sums and means over the batch, added and scaled, and "
-            "of sums, means, maxima and minima over the batch of what depends on data alone; a metric of any of these",
+            "of sums, means, maxima and minima over the batch of what depends on data alone; a metric of any of these. "
+            + (
+                ""
+                if shared.rules.strategy.two_passes
+                else "With `microbatches …, two passes` a loss is made of anything that needs the whole batch once. "
+            )
+            + "What may be taken of each micro-batch by itself: `mean(…, over b per microbatch)`",
         )
 
     def _data_behind(self, value: Value) -> list[str] | None:

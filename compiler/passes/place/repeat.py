@@ -178,7 +178,7 @@ def export(region: GraphPlacer, value: Value) -> Value:
     """What leaves a graph or body: gradients as they are stored, sums over axes that do not split them pending (unless
     a rule says otherwise), what states contain as they lie, everything else resolved."""
     if value.name in region.shared.contents:
-        return region.demand(value, region.shared.contents[value.name])
+        return region.demand(value, summed(region, value, region.shared.contents[value.name]))
     mark = region.shared.gradients.get(value.name)
     if mark is None or region.cls == "optimizer":
         return region.resolved(value)
@@ -189,6 +189,12 @@ def export(region: GraphPlacer, value: Value) -> Value:
     waiting = (p for p in natural.pending if p[0] not in split)
     pending = tuple(p for p in waiting if p[0] == TIME or region.rules.waits(mark.weight, p[0]))
     return region.demand(value, Layout(dims, pending))
+
+
+def summed(region: GraphPlacer, value: Value, layout: Layout) -> Layout:
+    """The layout of what a state is to contain: as it lies, pending over the micro-batches where it is made so."""
+    fn = region.natural(value).pending_on(TIME)
+    return layout if fn is None or TIME in layout.split_axes else Layout(layout.dims, ((TIME, fn),))
 
 
 def mark_contents(graph: Graph, contents: dict[str, Layout], marks: dict[str, Layout]) -> None:

@@ -9,7 +9,7 @@ from compiler.graph import Type
 from compiler.layout import TIME, Layout
 from compiler.model import Job
 from compiler.origin import within
-from compiler.passes.place.standins import chosen, stand_in
+from compiler.passes.place.standins import chosen, stand_in, with_samples
 from compiler.strategy import LayoutRule, ShardRule, SplitRule, Strategy
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics
@@ -36,10 +36,12 @@ class Rules:
         self.sizes: dict[str, int] = {a.name: a.size for a in mesh}
         self._model = job.model
         splits = chosen([r for r in strategy.splits if r.axis in self.sizes], self.sizes, job.model)
+        first = next((i.value.type.names[0] for i in job.model.inputs if i.value.type.dims), "")
+        dim = strategy.microbatch_dim or first
+        splits = with_samples(splits, dim, strategy.microbatches, job.model)
         if strategy.microbatches > 1:
             self.axes = (TIME, *self.axes)
             self.sizes = {TIME: strategy.microbatches, **self.sizes}
-            dim = strategy.microbatch_dim or job.model.inputs[0].value.type.names[0]
             splits.append(SplitRule((dim,), TIME, ("activations",), span=strategy.microbatch_span))
         self._splits = {a: tuple(r for r in splits if r.axis == a) for a in self.axes}
         self._layouts: dict[str, LayoutRule] = {r.tensor: r for r in strategy.layouts}

@@ -13,6 +13,7 @@ from itertools import combinations
 from compiler.graph import Graph
 from compiler.model import Model
 from compiler.ops.contract import Contract
+from compiler.ops.shape import Split
 from compiler.strategy import SplitRule
 from compiler.walk import walk
 
@@ -31,6 +32,23 @@ def chosen(rules: Sequence[SplitRule], sizes: Mapping[str, int], model: Model) -
                 gone.add(second if _divides(dims, first, n) or not _divides(dims, second, n) else first)
         found.append(replace(rule, dims=tuple(d for d in rule.dims if d not in gone)) if gone else rule)
     return found
+
+
+def with_samples(rules: Sequence[SplitRule], dim: str, count: int, model: Model) -> list[SplitRule]:
+    """The rules, in which what micro-batches hold of their dim stands behind it: where the model splits it into `count`
+    micro-batches and the samples of each, these are split as it is."""
+    if not any(dim in rule.dims for rule in rules):
+        return list(rules)
+    ops = [node.op for node, _ in walk(model.graph) if isinstance(node.op, Split)]
+    parts = {d.name for op in ops if op.dim == dim and op.into[0].size == count for d in op.into[1:2]}
+    if not parts:
+        return list(rules)
+
+    def more(names: tuple[str, ...]) -> tuple[str, ...]:
+        at = names.index(dim) + 1
+        return (*names[:at], *sorted(parts.difference(names)), *names[at:])
+
+    return [replace(rule, dims=more(rule.dims)) if dim in rule.dims else rule for rule in rules]
 
 
 def stand_in(dim: str, n: int, model: Model) -> str | None:

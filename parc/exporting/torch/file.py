@@ -29,6 +29,7 @@ from compiler.program import (
 from compiler.walk import bodies
 from parc.exporting.torch import running
 from parc.exporting.torch.derived import Derived, derived
+from parc.exporting.torch.entries import namespace
 from parc.exporting.torch.function import FunctionWriter, Written, called_body, listed_buffers
 from parc.exporting.torch.library import library
 from parc.exporting.torch.writer import DTYPES, Identifiers, Writer, number, quoted, string, tuple_of
@@ -38,15 +39,21 @@ RESULTS = (Role.LOSS, Role.METRIC, Role.REPORT)
 
 
 def export_torch(program: Program) -> str:
-    """The program's first entry as a file that needs PyTorch alone.
+    """The program as a file that needs PyTorch alone: it runs the first entry, and can be asked for the others.
 
     On several devices one process runs for each (`torchrun`), and all run this text: where there are several classes of
     devices, each has functions of its own.
     """
     helpers: dict[str, None] = {}
-    classes = [_Class(program, cls, helpers, len(program.classes) > 1) for cls in program.classes]
-    texts = [c.text() for c in classes]
-    run = running.text(program, [(c.name, c.cls) for c in classes], _results(program))
+    found: dict[str, list[_Class]] = {}
+    for entry in program.entries:
+        alone, several = program.only(entry.name), len(entry.classes) > 1
+        space = namespace(entry.name) if found else ""
+        found[entry.name] = [_Class(alone, cls, helpers, several, space) for cls in entry.classes]
+    texts = [c.text() for classes in found.values() for c in classes]
+    first, *others = ([(c.name, c.cls) for c in classes] for classes in found.values())
+    further = dict(zip([*found][1:], others))
+    run = running.text(program, first, _results(program), further)
     used = library([*helpers, *run.helpers])
     parts = [_head(program), _mesh(program), *used, *texts, *run.parts]
     return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
@@ -54,7 +61,7 @@ def export_torch(program: Program) -> str:
 
 def _results(program: Program) -> dict[str, str]:
     """Buffers of losses, metrics and reports, and what they are called."""
-    states = (s for c in program.classes for s in c.states if s.role in RESULTS)
+    states = (s for e in program.entries for c in e.classes for s in c.states if s.role in RESULTS)
     return {s.name: s.logical or s.name for s in states}
 
 
@@ -112,7 +119,7 @@ def _mesh(program: Program) -> str:
 
 
 def _nodes(program: Program) -> Iterator[Node]:
-    for cls in program.classes:
+    for cls in (c for e in program.entries for c in e.classes):
         for f in cls.functions:
             for body in bodies(f.body):
                 yield from body.nodes
@@ -140,13 +147,17 @@ def _channels(program: Program) -> list[str]:
 class _Class:
     """Of the devices of one class: buffers, functions and schedule, in a namespace of their own if there are others.
 
-    A name in the file is that of the program: `F`, `B`, `U`; `F_1` of the second chunk.
+    A name in the file is that of the program: `F`, `B`, `U`; `F_1` of the second chunk. space: the namespace of another
+    entry than the first.
     """
 
-    def __init__(self, program: Program, cls: DeviceClass, helpers: dict[str, None], several: bool) -> None:
-        self.program, self.cls, self.helpers, self.several = program, cls, helpers, several
+    def __init__(
+        self, program: Program, cls: DeviceClass, helpers: dict[str, None], several: bool, space: str = ""
+    ) -> None:
+        self.program, self.cls, self.helpers = program, cls, helpers
         self.functions, self.called = Identifiers(), dict[int, str]()
-        self.name = "stage_" + "_".join(map(str, (cls.groups[0], cls.groups[-1])[: len(cls.groups)])) if several else ""
+        stage = "stage_" + "_".join(map(str, (cls.groups[0], cls.groups[-1])[: len(cls.groups)])) if several else ""
+        self.name = "_".join(part for part in (space, stage) if part)
 
     def text(self) -> str:
         """Everything of the class."""
@@ -171,12 +182,13 @@ class _Class:
         trained = ", ".join(f"{string(g)}: {string(w)}" for g, w in own.gradients.items()) if own is not None else ""
         parts.append(f"TRAINED = {{{trained}}}  # gradients that PyTorch derives, and of what")
         parts += [self._asks(written), self._schedule()]
-        if not self.several:
+        if not self.name:
             return "\n\n\n".join(parts)
         groups = ", ".join(map(str, self.cls.groups))
         each = [part for text in parts for part in text.split("\n\n\n")]
         body = "\n\n".join("    @staticmethod\n" * p.startswith("def") + _indented(p) for p in each)
-        return f'class {self.name}:\n    """What device groups {groups} run."""\n\n{body}'
+        what = f"What device groups {groups} run for `{self.program.entries[0].name}`."
+        return f'class {self.name}:\n    """{what}"""\n\n{body}'
 
     def _buffers(self) -> str:
         lines = [

@@ -16,12 +16,13 @@ from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import LASTING, Function
+from compiler.regions.adamw import AdamW, adamw
 from compiler.text.printer import show_type
 from dsl.data import dataclass
 from parc.exporting.torch.fused import fused
 from parc.exporting.torch.products import Products, together
 from parc.exporting.torch.reading import FusedCall
-from parc.exporting.torch.writer import EMIT, Identifiers, Writer, string
+from parc.exporting.torch.writer import EMIT, Identifiers, Writer, number, string
 
 WIDTH = 96
 """Columns from which a type stands on no line of its own any more: it is left out."""
@@ -220,10 +221,27 @@ class FunctionWriter:
         given = ", ".join(w.names.of(v.name) for v in g.inputs)
         self.line(indent, f"def {name}({given}):")
         self.line(indent + "    ", f'"""{g.name}, of the pieces of a device."""')
-        self.nodes(g, indent + "    ")
-        self.line(indent + "    ", f"return {', '.join(w.ref(v) for v in g.outputs)}")
+        known = adamw(g)
+        ordered = known is not None and known.results == (0, 1, 2)
+        if known is not None and ordered and len({v.type.dtype for v in (*g.inputs, *g.outputs)}) == 1:
+            self.line(indent + "    ", f"return {self._adamw(g, known)}")
+        else:
+            self.nodes(g, indent + "    ")
+            self.line(indent + "    ", f"return {', '.join(w.ref(v) for v in g.outputs)}")
         self.written.lines += ["", ""]
         w.names = outer
+
+    def _adamw(self, g: Graph, of: AdamW) -> str:
+        """The update by the library's function, which gives the weight, then both means."""
+
+        def ref(i: int | None) -> str:
+            return "1.0" if i is None else self.w.ref(g.inputs[i])
+
+        gradient = ref(of.g) if of.factor is None else f"{ref(of.g)} * {ref(of.factor)}"
+        rate = number(of.rate) if isinstance(of.rate, float) else ref(of.rate)
+        given = [ref(of.w), gradient, ref(of.m), ref(of.v), rate, ref(of.first), ref(of.second)]
+        given += [f"{k}={number(getattr(of, k))}" for k in ("beta1", "beta2", "eps", "decay")]
+        return f"{self.w.use('adamw')}({', '.join(given)})"
 
     def _call(self, node: Node, body: Graph, indent: str) -> None:
         w = self.w

@@ -48,6 +48,20 @@ def products(x, summed, *pairs):
     return [y.unflatten(-1, m.shape[summed:]) for y, (m, _) in zip(found, pairs)]
 
 
+def adamw(w, g, m, v, rate, first, second, beta1, beta2, eps, decay):
+    """AdamW: the weight and both means after a step; first, second: what corrects the means."""
+    if w.device.type != "cpu" or torch.compiler.is_compiling():
+        m, v = torch.lerp(m, g, 1 - beta1), torch.lerp(v, g * g, 1 - beta2)
+        return w - rate * (m / first / (torch.sqrt(v / second) + eps) + decay * w), m, v
+    w, m, v, first, root = w.clone(), m.clone(), v.clone(), float(first), math.sqrt(float(second))
+    numbers = {"lr": float(rate) * root / first, "weight_decay": decay * first / root, "eps": eps * root}
+    steps = [torch.full((), math.inf)]  # of so many steps it corrects no means: the numbers do
+    torch._fused_adamw_(
+        [w], [g.contiguous()], [m], [v], [], steps, beta1=beta1, beta2=beta2, amsgrad=False, maximize=False, **numbers
+    )
+    return w, m, v
+
+
 def top_k(x, k, dim):
     """The k largest along a dim, and where they are; of equal ones the first comes first."""
     values, places = x.sort(dim=dim, descending=True, stable=True)

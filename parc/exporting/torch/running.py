@@ -8,6 +8,7 @@ from typing import NamedTuple
 from compiler.layout import TIME
 from compiler.origin import Role
 from compiler.program import ALL_CHUNKS, LASTING, DeviceClass, For, Program, Run
+from parc.exporting.torch.entries import Classes, device_of_entries, listed, main_of_entries
 from parc.exporting.torch.writer import DTYPES, string, tuple_of
 
 
@@ -226,36 +227,49 @@ def main():
     options.add_argument("--weights", help="a file of torch.save: whole tensors by name, in place of initial ones")
     options.add_argument("--save", help="the file that all weights and states go to at the end")
     options.add_argument("--compile", action="store_true", help="torch.compile of each function")
+    options.add_argument("--data", help="a file of torch.save: a list of batches, in place of made-up ones")
     o = options.parse_args()
 {connect}    weights = torch.load(o.weights) if o.weights else None
-    for number, told in enumerate(train(batches(), o.steps, weights, o.compile, o.save), 1):
-        if told{first}:
-            print(f"step {number}: " + ", ".join(f"{name} {value:.6g}" for name, value in told.items()), flush=True)
-{close}
+    data = torch.load(o.data) if o.data else batches()
+    for number, told in enumerate(train(data, o.steps, weights, o.compile, o.save), 1):
+        tell("step", number, told)
+{others}{close}
+
+def tell(what, number, told):
+    """Prints what a step told, once."""
+    if told{first}:
+        print(f"{what} {number}: " + ", ".join(f"{name} {value:.6g}" for name, value in told.items()), flush=True)
+
 
 if __name__ == "__main__":
     main()
 '''
 
 
-def text(program: Program, classes: Sequence[tuple[str, DeviceClass]], results: Mapping[str, str]) -> Running:
+def text(
+    program: Program, classes: Classes, results: Mapping[str, str], others: Mapping[str, Classes] | None = None
+) -> Running:
     """classes: each with the name of its namespace ("": the file itself); results: buffers that a step tells of, and
-    what they are called."""
+    what they are called; others: the classes of further entries."""
     several, staged = program.devices > 1, program.groups > 1
     told = ", ".join(f"{string(name)}: {string(shown)}" for name, shown in results.items())
     heads = [_here(classes), f"RESULTS = {{{told}}}  # buffers that a step tells of"]
     heads += [_first(program)] if several else []
     device = _DEVICE.replace("{receive}", _RECEIVE if staged else "").replace("{send}", _SEND if staged else "")
     device = device.replace("{sent}", _SENT if staged else "")
-    timed = any(TIME in s.layout.split_axes for _, c in classes for s in c.states if s.role in LASTING)
+    every = [*classes, *(c for found in (others or {}).values() for c in found)]
+    timed = any(TIME in s.layout.split_axes for _, c in every for s in c.states if s.role in LASTING)
     for place, lines in zip(("{parts}", "{before}", "{after}"), _PARTS, strict=True):
         device = device.replace(place, lines if timed else "")
+    if others:
+        heads.append(listed(others))
+        device = device_of_entries(device, timed)
     parts = [_BUFFER, "\n".join(heads), device.rstrip() + ("\n" + _MESSAGES if staged else "")]
     parts += [_STAGES] if staged else []
-    if any(_interleaved(cls) for _, cls in classes):
+    if any(_interleaved(cls) for _, cls in every):
         parts.append(_TURN)
     parts += [_CONNECT] if several else []
-    parts += [_keep(several, timed), _batches(program), _main(several)]
+    parts += [_keep(several, timed, bool(others)), _batches(program), _main(several, list(others or ()))]
     return Running(parts, ["cut", "initial", "piece", "filled"])
 
 
@@ -268,7 +282,7 @@ def _interleaved(cls: DeviceClass) -> bool:
     return False
 
 
-def _here(classes: Sequence[tuple[str, DeviceClass]]) -> str:
+def _here(classes: Classes) -> str:
     """Which functions this device has: the only place where devices differ."""
     if not classes[0][0]:
         return 'HERE = __import__("sys").modules[__name__]  # the functions above'
@@ -282,12 +296,13 @@ def _first(program: Program) -> str:
     return f"FIRST = GROUP == {min(losses, default=0)} and not any(AT[axis] for axis in AT if axis not in PLACES)"
 
 
-def _keep(several: bool, timed: bool) -> str:
+def _keep(several: bool, timed: bool, entries: bool) -> str:
     held = "device.parts[key][i] if key in device.parts else device.state[key]" if timed else "device.state[key]"
+    own = " if key in device.state" if entries else ""  # others may hold more than the first
     lines = [
         "def keep(device, path):",
         '    """Writes all weights and states as whole tensors by name."""',
-        f"    mine = [(*where, ({held}).detach().cpu()) for (key, i), where in PIECES.items()]",
+        f"    mine = [(*where, ({held}).detach().cpu()) for (key, i), where in PIECES.items(){own}]",
     ]
     if several:
         lines += [
@@ -328,8 +343,9 @@ def _batches(program: Program) -> str:
     return "\n".join([*lines, "        }"])
 
 
-def _main(several: bool) -> str:
-    text = _MAIN.replace("{connect}", "    connect()\n" if several else "")
+def _main(several: bool, entries: Sequence[str]) -> str:
+    text = main_of_entries(_MAIN, entries) if entries else _MAIN.replace("{others}", "")
+    text = text.replace("{connect}", "    connect()\n" if several else "")
     text = text.replace("{first}", " and FIRST" if several else "")
     end = (
         "    dist.barrier()  # others may still wait for what this process has sent\n    dist.destroy_process_group()\n"

@@ -7,8 +7,8 @@ from math import log, pi, sqrt
 
 from compiler.graph import Node, Value
 from compiler.regions import forms
-from compiler.regions.reading import Reading
-from runtime.torch.fusing.found import Candidate, Fresh, Put, added, after, close, maps, pairs, product
+from compiler.regions.reading import Reading, close, pairs
+from runtime.torch.fusing.found import Candidate, Fresh, Put, added, after, maps, product
 from runtime.torch.fusing.ops import FusedActivation, FusedActivationBackward
 
 TYPES = ("f32", "f64")

@@ -10,8 +10,8 @@ from compiler.ops.elementwise import Broadcast
 from compiler.ops.shape import Rename
 from compiler.regions import forms
 from compiler.regions.forms import Attention
-from compiler.regions.reading import Reading
-from runtime.torch.fusing.found import Candidate, Fresh, Put, after, dot, pairs, product
+from compiler.regions.reading import Reading, pairs
+from runtime.torch.fusing.found import Candidate, Fresh, Put, after, dot, product
 from runtime.torch.fusing.ops import FusedAttention, FusedAttentionBackward
 
 TYPES = ("f32", "f64")

@@ -6,14 +6,13 @@ A derivative is recognised as a sum of products of what it must be made of, in w
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from math import isclose
 
 from compiler.graph import Node, Value
 from compiler.ops.base import Op
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Broadcast, Map
 from compiler.ops.reduce import Reduce
-from compiler.regions.reading import Reading
+from compiler.regions.reading import Reading, close, pairs
 from dsl.data import dataclass
 
 
@@ -42,7 +41,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
+class Factors:
     """A number times values."""
 
     factor: float
@@ -54,12 +53,7 @@ class Product:
         return same and all(self.values.count(v) == values.count(v) for v in values) and close(self.factor, factor)
 
 
-def close(a: float, b: float) -> bool:
-    """Whether both are the same number, as constants are rounded."""
-    return isclose(a, b, rel_tol=1e-6)
-
-
-def product(of: Reading, v: Value, stop: Collection[Value] = ()) -> Product:
+def product(of: Reading, v: Value, stop: Collection[Value] = ()) -> Factors:
     """What a value is the product of; the values of `stop` are not looked into."""
     node = of.made.get(v)
     if node is not None and v not in stop:
@@ -68,7 +62,7 @@ def product(of: Reading, v: Value, stop: Collection[Value] = ()) -> Product:
             return product(of, node.inputs[0], stop)
         if isinstance(op, Map) and op.fn == "neg":
             inner = product(of, node.inputs[0], stop)
-            return Product(-inner.factor, inner.values)
+            return Factors(-inner.factor, inner.values)
         if isinstance(op, Map) and op.fn == "mul":
             parts = [product(of, x, stop) for x in node.inputs]
             factor = 1.0
@@ -76,17 +70,11 @@ def product(of: Reading, v: Value, stop: Collection[Value] = ()) -> Product:
                 factor *= 1.0 if s is None else float(s)
             for p in parts:
                 factor *= p.factor
-            return Product(factor, tuple(x for p in parts for x in p.values))
+            return Factors(factor, tuple(x for p in parts for x in p.values))
         if isinstance(op, Map) and op.fn == "div" and op.slots[0] is None and op.slots[1]:
             inner = product(of, node.inputs[0], stop)
-            return Product(inner.factor / float(op.slots[1]), inner.values)
-    return Product(1.0, (v,))
-
-
-def pairs(of: Reading, v: Value, fn: str) -> Iterable[tuple[Value, Value]]:
-    """The operands of an elementwise function of two, in both orders."""
-    found = of.map(v, fn, None, None)
-    return (found, found[::-1]) if found is not None and len(found) == 2 else ()
+            return Factors(inner.factor / float(op.slots[1]), inner.values)
+    return Factors(1.0, (v,))
 
 
 def dot(of: Reading, node: Node) -> tuple[Value, Value] | None:

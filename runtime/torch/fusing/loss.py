@@ -9,8 +9,8 @@ from compiler.ops.elementwise import Broadcast
 from compiler.ops.reduce import Reduce
 from compiler.regions import forms
 from compiler.regions.forms import CrossEntropy
-from compiler.regions.reading import Reading
-from runtime.torch.fusing.found import Candidate, Fresh, Put, after, pairs, product
+from compiler.regions.reading import Reading, pairs
+from runtime.torch.fusing.found import Candidate, Fresh, Put, after, product
 from runtime.torch.fusing.ops import FusedCrossEntropy, FusedCrossEntropyBackward
 
 TYPES = ("f32", "f64")

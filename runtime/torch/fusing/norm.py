@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from compiler.graph import Node, Value
 from compiler.regions import forms
 from compiler.regions.forms import Norm
-from compiler.regions.reading import Reading
-from runtime.torch.fusing.found import Candidate, Fresh, Product, Put, added, after, dot, maps, pairs, product
+from compiler.regions.reading import Reading, pairs
+from runtime.torch.fusing.found import Candidate, Factors, Fresh, Put, added, after, dot, maps, product
 from runtime.torch.fusing.ops import FusedNorm, FusedNormBackward
 
 TYPES = ("f32", "f64")
@@ -102,7 +102,7 @@ def _less_mean(
     return (whole, (found,)) if found is not None else None
 
 
-def _is_mean(found: Product, total: Value, count: int) -> bool:
+def _is_mean(found: Factors, total: Value, count: int) -> bool:
     return found.of(-1.0 / count, total)
 
 

@@ -6,6 +6,8 @@ something is added in one step.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from math import nan, sqrt
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.elementwise import Cast, Map
+from compiler.regions.adamw import AdamW, adamw
 from runtime.backend import Kernel, LocalValue
 from runtime.torch.base import STORAGE, Standpoint, Values, kernel, number
 from runtime.torch.fusing.ops import FusedChain, FusedSquare
@@ -40,7 +43,42 @@ def plan_chain(op: FusedChain, ins: Values, outs: Values, where: Standpoint) -> 
     """Plans a chain; its results are renewed operands, or new."""
     if where.device.type != "cpu":
         return _whole(op.body)
+    if (found := adamw(op.body)) is not None and len({v.type.dtype for v in (*ins, *outs)}) == 1:
+        return _adamw(found, [i for _, i in op.renewed])
     return _Text(op, outs, where.device).run()
+
+
+def _adamw(of: AdamW, renewed: Collection[int]) -> Kernel:
+    """PyTorch's own AdamW, which corrects both means by numbers of steps.
+
+    With endless steps it corrects nothing: w' = w (1 - rate decay) - rate m' / (sqrt(v') + eps) then is what is wanted
+    for a rate of rate sqrt(second) / first, an eps of eps sqrt(second) and a decay of decay first / sqrt(second).
+    """
+    run, steps = torch.ops.aten._fused_adamw_.default, torch.full((), torch.inf)
+    places = of.w, of.m, of.v
+    order = [of.results.index(k) for k in range(3)]
+
+    def update(ctx: object, *given: Tensor) -> tuple[Tensor, ...]:
+        first = 1.0 if of.first is None else given[of.first].item() or nan
+        root = 1.0 if of.second is None else sqrt(given[of.second].item()) or nan
+        factor = 1.0 if of.factor is None else given[of.factor].item()
+        rate = of.rate if isinstance(of.rate, float) else given[of.rate].item()
+        g = given[of.g].contiguous()
+        w, m, v = (_own(given[i], i in renewed) for i in places)
+        run(
+            [w], [g if factor == 1.0 else g * factor], [m], [v], [], [steps],
+            lr=rate * root / first, beta1=of.beta1, beta2=of.beta2,
+            weight_decay=of.decay * first / root, eps=of.eps * root, amsgrad=False, maximize=False,
+        )  # fmt: skip
+        found = w, m, v
+        return tuple(found[i] for i in order)
+
+    return update
+
+
+def _own(x: Tensor, mine: bool) -> Tensor:
+    """The tensor itself, if it may be written into; else a copy."""
+    return x.contiguous() if mine and x.is_contiguous() else x.clone(memory_format=torch.contiguous_format)
 
 
 def _whole(body: Graph) -> Kernel:

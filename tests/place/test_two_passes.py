@@ -1,0 +1,177 @@
+"""`two passes`: a loss that needs the whole batch, with micro-batches: under every layout as the serial program."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+
+import parc
+from dsl.diagnostics import ParcError
+from dsl.source import Source
+from tests.place.test_whole_batch import COUNTED
+
+TOWERS = """\
+use std.layers (batch_norm, dropout, linear, log_softmax, relu_mlp)
+use std.optimizers (adamw)
+use std.tactics
+
+fn unit(x, d) {
+  return x * rsqrt(sum(x * x, over d) + 1e-6)
+}
+
+fn contrast(x[b,d], other[b,d], heat) {
+  dim o = b
+  partner = rename(unit(other, over d), b -> o)
+  scores[b,o] = heat * (unit(x, over d) @ partner)
+  own = where(iota(b) == iota(o), log_softmax(scores, over o), 0.0)
+  return -mean(sum(own, over o))
+}
+
+model towers {
+  dim b = 16, p = 6, q = 5, d = 4, k = 1
+  input pictures : f32[b,p]
+  input sounds : f32[b,q]
+  weight heat[k] ~ constant(3.0)
+  i = linear(pictures, over d, std = 0.3) as image
+  repeat 2 as block {
+    i = i + dropout(relu_mlp(i, 16, std = 0.3), 0.2)
+  }
+  t = linear(sounds, over d, std = 0.3) as text
+  metric apart = max(abs(i - t))
+  loss contrast(i, t, sum(heat)) + contrast(t, i, sum(heat)) + 0.1 * mean(i * i)
+}
+
+strategy plan for towers {
+  mesh (AXES)
+  RULES
+  microbatches N over b, two passes
+}
+
+job align {
+  train towers using plan
+  optimizer adamw(lr = 1e-3)
+}
+"""
+
+LAYOUTS = {
+    "one": ("one = 1", ""),
+    "dp": ("dp = 2", "data_parallel(dp)"),
+    "zero_1": ("z1 = 2", "data_parallel(z1)\n  optimizer_parallel(z1, 1)"),
+    "zero_2": ("z2 = 2", "data_parallel(z2)\n  optimizer_parallel(z2, 2)"),
+    "zero_3": ("z3 = 2", "fsdp(z3)"),
+    "tp": ("tp = 2", "split f on tp"),
+    "columns": ("cl = 2", "split d on cl"),
+    "recompute": ("", "recompute block"),
+    "recompute_all": ("", "recompute"),
+}
+
+
+def under(*layouts: str, n: int = 4, text: str = TOWERS) -> Source:
+    """The towers under these."""
+    axes = ", ".join(a for a, _ in (LAYOUTS[x] for x in layouts) if a) or "one = 1"
+    rules = "\n  ".join(r for _, r in (LAYOUTS[x] for x in layouts) if r)
+    return Source("towers.par", text.replace("AXES", axes).replace("RULES", rules).replace("N over", f"{n} over"))
+
+
+@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout(layout: str, n: int) -> None:
+    source = under(layout, n=n)
+    parc.check(source, double=True)
+    assert parc.verify(source, double=True, steps=2).ok
+
+
+PAIRS = [p for p in combinations(LAYOUTS, 2) if "one" not in p and sum("recompute" in x for x in p) < 2]
+
+
+@pytest.mark.parametrize("pair", PAIRS[::4], ids="+".join)
+def test_pairs(pair: tuple[str, str]) -> None:
+    assert parc.verify(under(*pair), double=True, steps=1).ok
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("pair", PAIRS, ids="+".join)
+def test_all_pairs(pair: tuple[str, str]) -> None:
+    assert parc.verify(under(*pair), double=True, steps=1, executor="private").ok
+
+
+def test_every_device_by_itself_and_in_evaluation() -> None:
+    assert parc.verify(under("dp"), double=True, steps=2, executor="private").ok
+    assert parc.verify(under("dp"), double=True, steps=1, entry="evaluate").ok
+
+
+def test_the_loss_is_that_of_the_whole_batch() -> None:
+    """However many micro-batches there are: it compares with all samples."""
+    losses = [parc.run(under("dp", n=n), steps=2).losses for n in (1, 2, 8)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and losses[0] == pytest.approx(losses[2], rel=1e-5)
+
+
+def test_nothing_but_embeddings_is_kept_of_the_first_pass() -> None:
+    """A buffer of the batch's embeddings for each side of each comparison; what is saved is of one micro-batch."""
+    (cls,) = parc.compile(under("dp")).program.classes
+    assert [f.phase for f in cls.functions] == ["P", "S", "F", "B", "U"]
+    whole = [s for s in cls.states if s.role == "statistic" and s.type.dims]
+    assert whole and all(sorted(d.size for d in s.type.dims) == [4, 16] for s in whole)
+
+
+def test_texts_can_be_read_back() -> None:
+    source = under("zero_2", "tp")
+    program = parc.emit(source)
+    for stage in ("training", "placed"):
+        text = parc.emit(source, stage)  # type: ignore[arg-type]
+        assert parc.emit(Source(f"towers.{stage}", text)) == program
+    assert parc.fmt(source.text) == source.text
+
+
+TWICE = COUNTED.replace("microbatches n over b", "microbatches n over b, two passes")
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "max(each)",
+        "max(each) + mean(x)",
+        "-max(-each)",
+        "sqrt(mean(each * each))",
+        "mean(each) * mean(each * m)",
+        "sum(each * m) / (1.0 + sum(each))",
+        "mean((each - mean(each)) * (each - mean(each)))",
+        "mean(each * cumsum(m, over b))",
+        "mean(each * cumsum(each, over b))",
+        "mean(each * flip(each, over b)) + sum(each * m) / sum(m)",
+    ],
+)
+@pytest.mark.parametrize("dp", [1, 2])
+def test_losses_that_are_refused_without(loss: str, dp: int) -> None:
+    source = Source("c.par", TWICE.replace("sum(each * each * m) / sum(m)", loss))
+    for n in (2, 4):
+        parc.check(source, double=True, params={"dp": dp, "n": n})
+        assert parc.verify(source, double=True, params={"dp": dp, "n": n}).ok
+
+
+def test_batch_norm_over_the_whole_batch() -> None:
+    """All that comes behind it is computed by each micro-batch; its states, too, are those of the whole batch."""
+    text = (
+        "use std.layers (batch_norm)\nuse std.optimizers (sgd)\n"
+        "model m {\n  dim b = 8, y = 2, x = 2, c = 4, k = 3\n  input image : f32[b,y,x,c]\n  weight w[c] ~ ones\n"
+        "  weight v[c,k]\n  h = batch_norm(image * w)\n  z[b,y,x,k] = tanh(h) @ v\n  loss mean(z * z * z + z)\n}\n"
+        "strategy s for m {\n  mesh (dp = 2)\n  split b on dp\n  microbatches 2 over b, two passes\n}\n"
+        "job fit {\n  train m using s\n  optimizer sgd(lr = 0.1)\n}\n"
+    )
+    assert parc.verify(Source("m.par", text), double=True, steps=2).ok
+
+
+def test_where_nothing_is_needed_it_is_an_error() -> None:
+    with pytest.raises(ParcError) as caught:
+        parc.check(Source("c.par", TWICE.replace("sum(each * each * m) / sum(m)", "mean(each)")))
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0542" and "`two passes` changes nothing" in found.message
+    parc.check(Source("c.par", TWICE.replace("sum(each * each * m) / sum(m)", "mean(each)")), params={"n": 1})
+
+
+def test_stages_are_refused() -> None:
+    text = TOWERS.replace("AXES", "at = 2").replace("RULES", "place text on at[1]").replace("N over", "2 over")
+    with pytest.raises(ParcError) as caught:
+        parc.check(Source("towers.par", text))
+    assert {d.code for d in caught.value.diagnostics} == {"E0563"}

@@ -1,0 +1,48 @@
+"""Places that values come back to: few visits, in an order that is 1F1B where there is but one per place."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from compiler.homes import Homes
+from compiler.program import FunctionPhase
+from compiler.schedules import Edge, actions, find_hang, unroll, visits
+from tests.matrix.cells import cells
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 2, 4, 9])
+def test_stages_in_a_row_run_1f1b(groups: int, count: int) -> None:
+    row = [(s, s + 1) for s in range(groups - 1)]
+    found = visits(Homes.dealt(groups, groups), groups, count, row, [(b, a) for a, b in row])
+    assert [unroll(s, 0) for s in found] == [list(actions("one_f_one_b", groups, 1, count, g)) for g in range(groups)]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_nobody_waits_forever(seed: int) -> None:
+    """Any stages on any groups, any messages ahead: each pass comes once."""
+    rng = Random(seed)
+    groups, count = rng.randint(1, 4), rng.choice([1, 2, 3, 7])
+    of = [*range(groups), *(rng.randrange(groups) for _ in range(rng.randint(0, 5)))]
+    rng.shuffle(of)
+    homes, stages = Homes(tuple(of)), range(len(of))
+    ahead = [(a, b) for a in stages for b in stages if a < b and rng.random() < 0.4]
+    trains = rng.random() < 0.7
+    back = [(b, a) for a, b in ahead if rng.random() < 0.8] if trains else None
+    lists = [unroll(s, 0) for s in visits(homes, groups, count, ahead, back)]
+    f, b = FunctionPhase.FORWARD, FunctionPhase.BACKWARD
+    edges = [Edge(x, f, y, f) for x, y in ahead] + [Edge(x, b, y, b) for x, y in back or ()]
+    assert find_hang(lists, edges, homes=homes) is None
+    for g, mine in enumerate(lists):
+        kinds = (f, b) if trains else (f,)
+        expected = {(kind, c, i) for kind in kinds for c in range(len(homes.of(g))) for i in range(count)}
+        passes = [tuple(a) for a in mine if a.kind in kinds]
+        assert set(passes) == expected and len(passes) == len(expected)
+
+
+def test_visits_are_few() -> None:
+    """The encoder and the head at one place, what is between at another: three visits, whatever their numbers."""
+    cell = next(c for c in cells(1) if str(c) == "translation-visited")
+    assert cell.compile().program.homes.groups == (1, 0, 1)
