@@ -154,12 +154,12 @@ class Peers:
         y, back = _ordered(x, fn), _reduced_back(x.dtype, fn)
         bucket = self._bucket("all_reduce", fn, y.dtype)
         shape = tuple(y.shape)
-        return bucket.add([y.reshape(-1)], lambda parts: back(parts[0].view(shape)))
+        return bucket.add([_row(y)], lambda parts: back(parts[0].view(shape)))
 
     def all_gather(self, x: Tensor) -> Handle[list[Tensor]]:
         shape = tuple(x.shape)
         bucket = self._bucket("all_gather", "", x.dtype)
-        return bucket.add([x.reshape(-1)], lambda parts: [parts[p].view(shape) for p in self.place])
+        return bucket.add([_row(x)], lambda parts: [parts[p].view(shape) for p in self.place])
 
     def reduce_scatter(self, parts: Sequence[Tensor], fn: str) -> Handle[Tensor]:
         shape = tuple(parts[0].shape)
@@ -206,7 +206,7 @@ class Peers:
         return self._coming(work, received, "all_to_all", given)
 
     def send(self, x: Tensor, to: int, tag: tuple[Any, ...]) -> Handle[None]:
-        data = x.reshape(-1)
+        data = _row(x)
         if to == self.rank:
             self.mail[tag] = data
             return Done(None)
@@ -294,6 +294,11 @@ class Alone:
 
     def recv(self, source: int, tag: tuple[Any, ...], shape: Shape, dtype: str) -> Done[Tensor]:
         return Done(self.mail.pop(tag))
+
+
+def _row(x: Tensor) -> Tensor:
+    """The elements in a row, one beside the other: those of a view of some columns are a step apart in `reshape`."""
+    return x.reshape(-1).contiguous()
 
 
 def _all_reduce_options(fn: str) -> Any:

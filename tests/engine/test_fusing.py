@@ -231,3 +231,11 @@ def test_devices_without_the_kernel_of_attention() -> None:
     found = compiled(BLOCK)
     used = ops(fused(found.program.classes[0], "cuda"))
     assert not used["fused_attention"] and used["fused_norm_backward"] == 3
+
+
+def test_messages_of_a_view_of_some_columns_are_in_a_row() -> None:
+    from runtime.torch.network import _row
+
+    x = torch.arange(8.0).view(4, 2)[:, :1]
+    assert not x.reshape(-1).is_contiguous() and _row(x).is_contiguous()
+    assert _row(x).tolist() == [0.0, 2.0, 4.0, 6.0]
