@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 
 from dsl.data import dataclass
@@ -22,11 +23,14 @@ LEAST = (2, 13)
 MEETING = 300.0
 """Seconds that processes which are started here may take to load torch on a crowded machine: whose end is noticed."""
 
+_TURNS = count()
+
 
 @dataclass(frozen=True, slots=True)
 class Seat:
     """One process among `size`, and where they meet. `local`: its number on its host; `served`: whether whoever started
-    it keeps the store (torchrun does); `listening`: the socket that is bound to the port already, if one is."""
+    it keeps the store (torchrun does); `listening`: the socket that is bound to the port already, if one is; `turn`: how
+    many runs before it met with this environment, by which all find each other and nobody who is gone."""
 
     rank: int
     size: int
@@ -35,6 +39,7 @@ class Seat:
     local: int = 0
     served: bool = False
     listening: int | None = None
+    turn: int = 0
 
     @staticmethod
     def given(environment: Mapping[str, str] | None = None) -> Seat | None:
@@ -52,7 +57,7 @@ class Seat:
             help = "torchrun sets them; or unset RANK, and the processes are started here"
             raise fail("E0708", f"the environment describes no process of a run: {said}", help=help) from None
         served = env.get("TORCHELASTIC_USE_AGENT_STORE", "") == "True"
-        return Seat(rank, size, env.get("MASTER_ADDR", "127.0.0.1"), port, local, served)
+        return Seat(rank, size, env.get("MASTER_ADDR", "127.0.0.1"), port, local, served, turn=next(_TURNS))
 
     @property
     def environment(self) -> dict[str, str]:

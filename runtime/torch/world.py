@@ -58,9 +58,6 @@ class World:
     ended, for who can know.
     """
 
-    _met = 0
-    """How many this process has met for; all make them in the same order."""
-
     def __init__(
         self,
         place: Seat,
@@ -85,7 +82,6 @@ class World:
         self._heard = 0
         self._made = False
         waiting = timedelta(seconds=patience)
-        World._met += 1
         ours = place.rank == 0 and not place.served
         try:
             if not ours:
@@ -95,7 +91,7 @@ class World:
                 multi_tenant=True, master_listen_fd=place.listening,
             )  # fmt: skip
             # A store may outlive a run (torchrun's does): the addresses of an earlier one must not be read again.
-            self.store = dist.PrefixStore(str(World._met), store)
+            self.store = dist.PrefixStore(str(place.turn), store)
             self.register = Register(self.store, self.rank, self.size, silence)
             self.register.come()
             self._beats = threading.Thread(target=self._live, args=(self.register.clone(),), daemon=True)

@@ -227,3 +227,14 @@ def test_under_torchrun_all_others_name_who_was_killed() -> None:
     for other in {0, 1, 2} - {int(rank)}:
         who = f"process {other}: " if other else ""
         assert f"{who}error[E0709]: process {rank} ({killed} on {os.uname().nodename}) has ended" in told.splitlines()
+
+
+def test_a_second_run_in_one_process_starts_others_again() -> None:
+    """They have met for nothing before, whatever the first process did."""
+    import parc
+    from runtime.torch.engine import Engine
+
+    file, sizes = str(ROOT / "examples" / "gpt.par"), {k: str(v) for k, v in SIZES.items() if k != "batch"}
+    params = {**sizes, "batch": "12"}
+    losses = [parc.run(file, params=params, steps=1, engine=Engine()).losses for _ in range(2)]
+    assert losses[0] == losses[1]
