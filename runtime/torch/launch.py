@@ -29,8 +29,8 @@ _TURNS = count()
 @dataclass(frozen=True, slots=True)
 class Seat:
     """One process among `size`, and where they meet. `local`: its number on its host; `served`: whether whoever started
-    it keeps the store (torchrun does); `listening`: the socket that is bound to the port already, if one is; `turn`: how
-    many runs before it met with this environment, by which all find each other and nobody who is gone."""
+    it keeps the store (torchrun does); `listening`: the socket that is bound to the port already, if one is; `turn`:
+    how many runs before it met with this environment, by which all find each other and nobody who is gone."""
 
     rank: int
     size: int
