@@ -81,6 +81,10 @@ def _check_class(program: Program, cls: DeviceClass, c: int, report: Report) -> 
     known = {(f.phase, f.chunk) for f in cls.functions}
     adds, settles = FunctionPhase.STATISTICS, FunctionPhase.TOTALS
     chunks = min(len(program.homes.of(g)) for g in cls.groups)
+    idle = [chunk for chunk in range(chunks) if not any(f.phase.of_chunk and f.chunk == chunk for f in cls.functions)]
+    if idle:
+        stage = program.homes.stage(cls.groups[0], idle[0])
+        report.error("E0650", Site(c), f"stage {stage} has no function", f"one of chunk {idle[0]} of the class")
     for i, f in enumerate(cls.functions):
         if f.phase.of_round:
             other = settles if f.phase is adds else adds

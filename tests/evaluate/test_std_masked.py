@@ -92,7 +92,7 @@ def test_the_share_that_a_window_keeps_is_known() -> None:
     wheres = [i for i in made.values() if getattr(i.op, "fn", "") == "where" and len(i.outputs[0].type.dims) == 5]
     assert len(wheres) == 2
     share = sum(min(i + 1, 16) for i in range(64)) / 64**2
-    assert kept(wheres, made) == pytest.approx(share, abs=0.01)
+    assert kept(wheres, made, {}) == (pytest.approx(share, abs=0.01), 0.0)
 
 
 # --- losses -----------------------------------------------------------------------------------------------------

@@ -151,7 +151,6 @@ RULES = [
     # of whole batches
     ("E0613", W, "    %whole: f32[] =", "    %w: f32[] pending(mb sum) = only_first %parts over mb\n    %whole: f32[] ="),
     ("E0615", W, "%whole: f32[] = all_reduce %parts sum over dp", "%whole: f32[] = div %parts, 2.0"),
-    ("E0620", W, "    %sum: f32[] pending(mb sum, dp sum) = reduce %m", "    %w: f32[d=4] = read w\n    %sum: f32[] pending(mb sum, dp sum) = reduce %m"),
     ("E0620", W, "accumulate %ratio into ratio", "accumulate %ratio into mean"),
     ("E0620", W, "accumulate %dw into w.grad", "accumulate %dw into w.grad\n    accumulate %one into most"),
     ("E0620", W, "    %w: f32[d=4] = read w\n    %g", "    %m: f32[] = read mean\n    %w: f32[d=4] = read w\n    %g"),

@@ -14,6 +14,7 @@ from math import log2, prod
 from compiler.cost.kernels import work
 from compiler.cost.price.pricer import Pricer
 from compiler.cost.time.simulate import Simulation
+from compiler.homes import Homes
 from compiler.numbering import Ranks
 from compiler.schedules import Turn, unroll
 from tests.cost.time.items import Barrier, Item, Meet, Post, Step, Wait, Work, play
@@ -25,7 +26,6 @@ COMPUTE, COMM = 0, 2
 def every_rank(s: Simulation, pricer: Pricer, partition: Sequence[int], slow: Mapping[int, float]) -> tuple[int, ...]:
     """When each class of the partition ends, its first rank standing for it: `range(devices)` plays every device."""
     program, ranks = s.program, Ranks.of(s.program)
-    groups = program.groups
     where = {g: i for i, c in enumerate(program.classes) for g in c.groups}
     first: dict[int, int] = {}
     for rank, colour in enumerate(partition):
@@ -41,7 +41,8 @@ def every_rank(s: Simulation, pricer: Pricer, partition: Sequence[int], slow: Ma
             if part is None:
                 continue
             update = action.kind == "U"
-            device.action(part, action.chunk * groups + group, action.mb, groups, update, _hidden(pricer, ranks, parts))
+            stage = program.homes.stage(group, action.chunk) if action.kind in ("F", "B", "W") else 0
+            device.action(part, stage, action.mb, program.homes, update, _hidden(pricer, ranks, parts))
             if update:
                 device.items.append(Work("once per step", _ps(pricer.cal.fixed)))
         players.append(device.items)
@@ -57,7 +58,7 @@ def _hidden(pricer: Pricer, ranks: Ranks, parts: Mapping[tuple[str, int], work.P
         for (kind, _), part in parts.items():
             if share and kind in kinds:
                 device = _Device(pricer, ranks, 0, None, 1.0)
-                device.action(part, 0, 0, 1, False, {})
+                device.action(part, 0, 0, None, False, {})
                 alone: list[Item] = [i if isinstance(i, (Step, Barrier)) else Work("", 0) for i in device.items]
                 total += play([alone], pricer.streams + 1).ends[0]
         found[role] = round(share * total)
@@ -94,9 +95,9 @@ class _Device:
     kernel: int | None = None  # the last item that computation did, or waited for
 
     def action(
-        self, part: work.Part, stage: int, micro: int, groups: int, update: bool, hidden: Mapping[str, int]
+        self, part: work.Part, stage: int, micro: int, homes: Homes | None, update: bool, hidden: Mapping[str, int]
     ) -> None:
-        """An action of a virtual stage."""
+        """An action of a virtual stage. homes: where all are; None: nothing is sent."""
         self.update, self.relief = update, dict(hidden) if update else {}
         compute, beside = self.sums(part)
         self.longer = 1 + self.pricer.cal.slowdown * min(1.0, beside / compute) if compute else 1.0
@@ -110,15 +111,15 @@ class _Device:
             of, mine = node.work, set[int]()
             if isinstance(of, work.Wait):
                 if not idle:
-                    self.end(posts, ends, stage, micro, groups)
+                    self.end(posts, ends, stage, micro, homes)
                     idle = True
                 source = stage + of.source
-                self.items.append(Wait((of.name, source, stage, micro, self.peer(source % groups))))
+                self.items.append(Wait((of.name, source, stage, micro, self.peer(homes.group(source) if homes else 0))))
             elif isinstance(of, work.Post):
                 posts.append((of, needs))
                 mine = needs
             elif isinstance(of, work.Meet):
-                self.end(posts, ends, stage, micro, groups)
+                self.end(posts, ends, stage, micro, homes)
                 idle = True
                 alike = frozenset(self.peer(g) for g in of.groups)
                 self.items.append(Meet((of.key, micro, alike), len(alike), self.pricer.meet(of)))
@@ -126,17 +127,23 @@ class _Device:
                 idle = idle and isinstance(of, work.Collective) and of.role == "stages"
                 mine = self.loop(of, needs) if isinstance(of, work.WorkLoop) else {self.item(node, needs)}
             ends.append(mine)
-        self.end(posts, ends, stage, micro, groups)
+        self.end(posts, ends, stage, micro, homes)
 
     def end(
-        self, posts: list[tuple[work.Post, set[int]]], ends: list[set[int]], stage: int, micro: int, groups: int
+        self,
+        posts: list[tuple[work.Post, set[int]]],
+        ends: list[set[int]],
+        stage: int,
+        micro: int,
+        homes: Homes | None,
     ) -> None:
         """The host has dispatched all kernels, and all streams end; messages leave as soon as they were ready."""
         self.items += [Step(self.pricer.streams, _ps(self.launches * self.pricer.cal.host)), Barrier()]
         for post, needs in posts:
             to = stage + post.to
             parts = prod(self.pricer.machine.sizes[a] for a in self.inside(post.alike))
-            takes = self.pricer.post(post.bytes / parts, stage % groups, to % groups)
+            source, target = (homes.group(stage), homes.group(to)) if homes else (0, 0)
+            takes = self.pricer.post(post.bytes / parts, source, target)
             key = (post.name, stage, to, micro, self.colour(self.rank))
             self.items.append(Post(key, takes, 0, self.pricer.cal.blocking_sends > 0, tuple(needs)))
         posts.clear()
