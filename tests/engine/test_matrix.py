@@ -50,7 +50,7 @@ def test_single_tactics(pool: ProcessPool) -> None:
 
 
 def test_some_pairs(pool: ProcessPool) -> None:
-    judged(pool, spread(cells(2), 17, 3))
+    judged(pool, spread(cells(2), 34, 3))
 
 
 @pytest.mark.nightly
