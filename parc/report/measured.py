@@ -10,7 +10,7 @@ from compiler.cost.time.timeline import Player
 from compiler.ops.effects import Recv
 from dsl.data import dataclass
 from parc.profiling import Profile
-from parc.report.trace import FIRST, PER_NANOSECOND, complete, devices, dumped, lasts, microseconds, named
+from parc.report.trace import FIRST, PER_NANOSECOND, complete, devices, in_parts, lasts, microseconds, named
 from runtime.rank.timed import SENT, TimedSpan
 
 _ENDS: dict[str, dict[str, Any]] = {SENT: {"ph": "s"}, Recv.mnemonic: {"ph": "f", "bp": "e"}}
@@ -24,10 +24,7 @@ class Measured:
 
     def text(self) -> Iterator[str]:
         """As JSON, in many parts."""
-        yield '{"traceEvents":['
-        for i, event in enumerate(self.events()):
-            yield (",\n" if i else "\n") + dumped(event)
-        yield f"],{dumped(self.about())[1:]}\n"
+        return in_parts(self.events(), self.about())
 
     def about(self) -> dict[str, Any]:
         """What the format says beside the events."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
 from math import inf, nextafter
@@ -86,10 +86,7 @@ class Trace:
 
     def text(self) -> Iterator[str]:
         """As JSON, in many parts: there may be a million events."""
-        yield '{"traceEvents":['
-        for i, event in enumerate(self.events()):
-            yield (",\n" if i else "\n") + dumped(event)
-        yield f"],{dumped(self.about())[1:]}\n"
+        return in_parts(self.events(), self.about())
 
     def about(self) -> dict[str, Any]:
         """What the format says beside the events."""
@@ -174,6 +171,14 @@ class Trace:
 def lasts(start_ps: int, end_ps: int) -> bool:
     """Whether it has a length in nanoseconds."""
     return start_ps // PER_NANOSECOND < end_ps // PER_NANOSECOND
+
+
+def in_parts(events: Iterable[Mapping[str, Any]], about: Mapping[str, Any]) -> Iterator[str]:
+    """A trace as JSON, an event at a time. about: what the format says beside the events."""
+    yield '{"traceEvents":['
+    for i, event in enumerate(events):
+        yield (",\n" if i else "\n") + dumped(event)
+    yield f"],{dumped(about)[1:]}\n"
 
 
 def dumped(value: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from compiler.cost.kernels.work import Collective, Part, Product, Work, WorkLoop
 from compiler.cost.price.calibration import DEFAULT
 from compiler.cost.time.simulate import Simulation
 from dsl.source import Source
+from tests.published.rows import LATENT
 
 ROWS = {str(row): row for row in load()}
 
@@ -135,25 +136,8 @@ def _exchanges(part: Part) -> dict[tuple[str, ...], list[Collective]]:
 
 
 def test_parameters_of_a_mixture_with_latent_attention() -> None:
-    cells = {
-        "arch": "moe-mla",
-        "model": "DeepSeek-V2-Lite",
-        "layers": "27",
-        "hidden": "2048",
-        "ffn": "10944",
-        "glu": "1",
-    }
-    cells |= {
-        "heads": "16",
-        "kv_heads": "16",
-        "head_dim": "",
-        "vocab": "102400",
-        "experts": "64",
-        "topk": "6",
-        "sp": "0",
-    }
-    cells |= {"moe_ffn": "1408", "shared_ffn": "2816", "dense_layers": "1", "recompute": "full", "precision": "bf16"}
-    cells |= {"n_dev": "4", "dp": "1", "tp": "1", "fsdp_shards": "4", "zero_stage": "3", "mbs": "4", "gbs": "16"}
+    cells = LATENT | {"layers": "27", "recompute": "full", "dp": "1", "tp": "1"}
+    cells |= {"fsdp_shards": "4", "zero_stage": "3", "mbs": "4", "gbs": "16"}
     found = parc.compile(Source("row.par", job(changed("korthikanti_t5-0001", **cells)))).job
     count = sum(prod(dim.size for dim in weight.value.type.dims) for weight in found.model.weights)
     assert count == pytest.approx(15.7e9, rel=0.01)

@@ -20,6 +20,7 @@ from benchmarks.published.words import modules
 from compiler.cost.memory.systems import Systems
 from compiler.cost.price.calibration import DEFAULT, Calibration, of_cluster
 from dsl.source import Source
+from tests.published.rows import LATENT
 
 ROWS = {str(row): row for row in load()}
 PLAIN = {"family": "elsewhere", "source": "", "notes": "", "attn": ""}
@@ -180,25 +181,8 @@ RULES = {
 
 
 def test_modules_of_a_mixture_with_latent_attention() -> None:
-    cells = {
-        "arch": "moe-mla",
-        "model": "DeepSeek-V2-Lite",
-        "layers": "4",
-        "hidden": "2048",
-        "ffn": "10944",
-        "glu": "1",
-    }
-    cells |= {
-        "heads": "16",
-        "kv_heads": "16",
-        "head_dim": "",
-        "vocab": "102400",
-        "experts": "64",
-        "topk": "6",
-        "sp": "0",
-    }
-    cells |= {"moe_ffn": "1408", "shared_ffn": "2816", "precision": "bf16", "n_dev": "4", "dp": "4", "tp": "1"}
-    cells |= {"zero_stage": "1", "mbs": "4", "gbs": "16", "pp": "1", "seq_len": "1024", "dense_layers": "1"}
+    cells = LATENT | {"layers": "4", "dp": "4", "tp": "1", "zero_stage": "1"}
+    cells |= {"mbs": "4", "gbs": "16", "pp": "1", "seq_len": "1024"}
 
     def peak(said: str) -> int:
         text = job(changed("korthikanti_t5-0001", **cells, recompute=said))
