@@ -109,8 +109,8 @@ CODES: tuple[Code, ...] = (
         "E0931",
         "a schedule is too long to be gone through",
         "A pass of a stage on a micro-batch is an action. What a step costs, and the memory that it takes, is told\n"
-        "without going through all of them. Others do: a check that nobody waits forever looks at 4,000,000 actions at\n"
-        "most (with many micro-batches at fewer of them, but more than there are stages), a trace and a page draw\n"
+        "without going through all of them. Others do: a check that nobody waits forever looks at 4,000,000 actions\n"
+        "at most (with many micro-batches at fewer of them, but more than there are stages), a trace and a page draw\n"
         "500,000 at most, and a step is run of 20,000,000 at most.",
         _STAGES.format(1024),
         _STAGES.format(8),
