@@ -103,7 +103,7 @@ def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:
 def remedies(compiled: Compiled) -> Remedies | None:
     """Find changes of the strategy with which a job fits in the memories of its cluster, the fastest step first.
 
-    They are compiled and simulated: up to 10 s. None if it fits, or has no cluster.
+    They are compiled and simulated: some 8 s at most. None if it fits, or has no cluster.
     """
     from parc.memory import capacities, of_stack
     from parc.remedies import remedies

@@ -168,7 +168,9 @@ class Command(click.Command):
             out.warn(error.diagnostics)
             return out.finish(_code(error.diagnostics))
         except MemoryError:
-            out.fail("this needs more memory than the machine has")
+            from parc.machine import out_of_memory
+
+            out.warn([out_of_memory()])
             return out.finish(LIMIT)
         except click.ClickException as error:
             if not out.json:

@@ -103,7 +103,7 @@ def peaks() -> dict[str, int]:
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine is, as many changes are tried."""
-    monkeypatch.setattr("parc.remedies.SECONDS", 1e9)
+    monkeypatch.setattr("parc.remedies.EFFORT", 10**9)
 
 
 @pytest.fixture
