@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+from compiler.driver import Compiled
 from compiler.evaluate.sizes import Sizes
-from compiler.limits import RUN
+from compiler.limits import DRAWN, RUN, LengthLimit
 from compiler.liveness import rolled_up
 from compiler.model import Job, Training
 from compiler.program import Program
@@ -14,6 +15,9 @@ from dsl.diagnostics import Diagnostic, ParcError, fail
 from dsl.source import Span
 from parc.smaller import elements, smaller, told_smaller
 from parc.units import amount
+
+ACTION = 3000
+"""Bytes that an action takes in a trace or on a page, with what it sends and what memory it leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +40,7 @@ def require_machine(asked: Asked) -> None:
     from runtime.room import most_axes, private, serial, stacked
 
     program = asked.program
-    rows = [rolled_up(program, cls.schedule, g) for cls in program.classes for g in cls.groups]
-    length = sum(loop.count * len(loop.steps) for row in rows for loop in row)
-    too_long = RUN.exceeded(program.groups, program.microbatches, length, asked.span)
-    if too_long is not None:
-        raise ParcError(told_smaller(too_long, asked.evaluate))
+    _require_short(program, RUN, asked.span, asked.evaluate)
     _require_axes(asked, most_axes())
     needed = sum(private(program) if e == "private" else stacked(program) for e in asked.executors)
     if asked.proved is not None:
@@ -56,6 +56,29 @@ def require_machine(asked: Asked) -> None:
         asked.span,
         help=_help(asked.evaluate),
     )
+
+
+def require_drawn(compiled: Compiled) -> None:
+    """Raise E0931 for a step of too many actions to be drawn, or E0910 for too many for this machine's memory."""
+    from runtime.available import lacking
+
+    length = _require_short(compiled.program, DRAWN, compiled.job.span)
+    limit = lacking(length * ACTION)
+    if limit is not None:
+        needed, there = amount(length * ACTION), f"{amount(limit.bytes)} ({limit.what})"
+        message = f"drawing a step of {length:,} actions takes some {needed} of memory, and there are {there}"
+        raise fail("E0910", message, compiled.job.span, help="fewer micro-batches, or a shorter axis of stages")
+
+
+def _require_short(
+    program: Program, limit: LengthLimit, span: Span | None, evaluate: Callable[[Sizes], Job] | None = None
+) -> int:
+    rows = [rolled_up(program, cls.schedule, g) for cls in program.classes for g in cls.groups]
+    length = sum(loop.count * len(loop.steps) for row in rows for loop in row)
+    too_long = limit.exceeded(program.groups, program.microbatches, length, span)
+    if too_long is not None:
+        raise ParcError(told_smaller(too_long, evaluate))
+    return length
 
 
 def _require_axes(asked: Asked, most: int) -> None:
