@@ -21,6 +21,14 @@ _STAGES = (
     "job fit {{\n  train m using st\n  optimizer sgd(lr = 0.1)\n}}\n"
 )
 
+_REPLICAS = (
+    "# --slow 5=1.5\nuse std.optimizers (sgd)\ndevice chip {{\n  compute f32 1 TFLOP/s\n  memory 8 GB, 100 GB/s\n}}\n"
+    "cluster pod {{\n  device npu = chip\n  level room = {0} npu over 10 GB/s, 1 us\n}}\n"
+    "model m {{\n  dim b = {0}, d = 4\n  input x : f32[b,d]\n  weight w[d]\n  loss mean(x * w)\n}}\n"
+    "strategy st for m {{\n  mesh (dp = {0})\n  split b on dp\n}}\n"
+    "job fit {{\n  train m on pod using st\n  optimizer sgd(lr = 0.1)\n}}\n"
+)
+
 _MANY_DIMS = (
     "use std.optimizers (sgd)\nmodel m {{\n  dim {}\n  weight w[{}]\n  loss mean(w)\n}}\n"
     "job fit {{\n  train m\n  optimizer sgd(lr = 0.1)\n}}\n"
@@ -127,5 +135,13 @@ CODES: tuple[Code, ...] = (
         "micro-batches. numpy has 64 at most (32 before numpy 2).",
         _MANY_DIMS.format(", ".join(f"q{i} = 1" for i in range(64)), ",".join(f"q{i}" for i in range(64))),
         _MANY_DIMS.format("q0 = 1", "q0"),
+    ),
+    Code(
+        "E0933",
+        "too many devices to be told apart",
+        "Devices that are alike are priced as one, however many they are. With slow ones among them (`--slow 5=1.5`) those\n"
+        "that wait for slow ones are looked for device by device, among 2,000,000 at most.",
+        _REPLICAS.format(10**8),
+        _REPLICAS.format(8),
     ),
 )
