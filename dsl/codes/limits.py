@@ -139,8 +139,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0933",
         "too many devices to be told apart",
-        "Devices that are alike are priced as one, however many they are. With slow ones among them (`--slow 5=1.5`) those\n"
-        "that wait for slow ones are looked for device by device, among 2,000,000 at most.",
+        "Devices that are alike are priced as one, however many they are. With slow ones among them (`--slow 5=1.5`)\n"
+        "those that wait for slow ones are looked for device by device, among 2,000,000 at most.",
         _REPLICAS.format(10**8),
         _REPLICAS.format(8),
     ),
