@@ -17,7 +17,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import parc  # noqa: E402
 from tests.matrix.cells import chosen, expected  # noqa: E402
-from tests.matrix.judge import ROOT, Kept, Outcome, sources  # noqa: E402
+from tests.matrix.judge import ALL, ROOT, Kept, Outcome, sources  # noqa: E402
 from tests.matrix.page import counts, render  # noqa: E402
 
 PAGE = ROOT / "docs" / "compositions.md"
@@ -46,7 +46,7 @@ def made() -> str:
     """The version of parc and of its sources."""
     asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     commit = f" (commit {asked.stdout.strip()})" if asked.returncode == 0 else ""
-    return f"parc {parc.__version__}{commit}, sources `{sources('dsl', 'compiler', 'runtime')[:12]}`"
+    return f"parc {parc.__version__}{commit}, sources `{sources(*ALL)[:12]}`"
 
 
 if __name__ == "__main__":

@@ -219,13 +219,13 @@ def spread(found: Iterable[Cell], step: int, first: int = 0) -> list[Cell]:
     return list(found)[first::step]
 
 
-TRIPLES = 7
-"""Of triples every so many."""
+TRIPLES = 41
+"""Of triples every so many are on the page."""
 
 
 @cache
 def chosen() -> tuple[Cell, ...]:
-    """All single tactics, all pairs, some triples."""
+    """What the page is of: all single tactics, all pairs, some triples."""
     return (*cells(1), *cells(2), *spread(cells(3), TRIPLES))
 
 

@@ -20,6 +20,10 @@ from runtime.stacked import Emulator
 from tests.matrix.cells import SMALL, Cell
 
 ROOT = Path(__file__).resolve().parents[2]
+COMPILER, RUNTIME = ROOT / "compiler", ROOT / "runtime"
+ALL = "dsl", "compiler", "runtime", "grammar.lark"
+"""All that a proof hangs on."""
+
 PROVED = "proved"
 STEPS, SEED = 2, 0
 """Of each proof: the steps of training, and the seed of its data (weights have the job's)."""
@@ -44,7 +48,7 @@ def outcome(cell: Cell) -> Outcome:
         compiled = cell.compile()
     except ParcError as e:
         return _refused(e)
-    return _proof(compiled)
+    return _verified(compiled) or _proof(compiled)
 
 
 def _refused(error: ParcError) -> Outcome:
@@ -53,10 +57,13 @@ def _refused(error: ParcError) -> Outcome:
     return Outcome(", ".join(sorted({d.code for d in error.diagnostics})), error.diagnostics[0].message)
 
 
-def _proof(compiled: Compiled) -> Outcome:
+def _verified(compiled: Compiled) -> Outcome | None:
+    """What the verifier finds, if it does."""
     found = verify(compiled.program)
-    if found:
-        return Outcome(f"verifier: {found[0]}")
+    return Outcome(f"verifier: {found[0]}") if found else None
+
+
+def _proof(compiled: Compiled) -> Outcome:
     try:
         proof = prove(compiled.training, compiled.program, STEPS, seed=SEED)
     except ParcError as e:
@@ -107,13 +114,16 @@ class Kept:
             yield cell, self._outcome(cell)
 
     def _outcome(self, cell: Cell) -> Outcome:
-        job = _digest("job", sources("dsl", "compiler", "runtime"), cell.source.text, repr(SMALL[cell.example]))
+        job = _digest("job", sources(*ALL), cell.source.text, repr(SMALL[cell.example]))
         if job in self._known:
             return self._known[job]
         try:
             compiled = cell.compile()
         except ParcError as e:
             return self._keep(_refused(e), job)
+        wrong = _verified(compiled)
+        if wrong is not None:
+            return self._keep(wrong, job)
         texts = show_stage(compiled.training), show(compiled.program)
         program = _digest("program", _runs(), *texts, str(STEPS), str(SEED))
         return self._keep(self._known.get(program) or _proof(compiled), job, program)
@@ -127,19 +137,23 @@ class Kept:
 
 
 @cache
-def sources(*packages: str, but: tuple[str, ...] = ()) -> str:
-    """A digest of all files of packages (the grammar is part of `dsl`); but: folders that are left out."""
-    paths = [p for package in packages for p in sorted((ROOT / package).rglob("*")) if p.suffix in (".py", ".par")]
-    paths += [ROOT / "grammar.lark"] if "dsl" in packages else []
-    names = [(p.relative_to(ROOT).as_posix(), p) for p in paths]
-    return _digest(*(f"{n}\n{p.read_text(encoding='utf-8')}" for n, p in names if not n.startswith(but)))
+def sources(*paths: str) -> str:
+    """A digest of files, and of all sources in folders."""
+    found = [p for path in paths for p in ([ROOT / path] if (ROOT / path).is_file() else _within(ROOT / path))]
+    return _digest(*(f"{p.relative_to(ROOT).as_posix()}\n{p.read_text(encoding='utf-8')}" for p in found))
 
 
+def _within(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".par"))
+
+
+@cache
 def _runs() -> str:
-    """A digest of what runs and compares programs: all but what makes them (of the passes one runs calls, too)."""
-    makers = tuple(f"compiler/{room}/" for room in ("cost", "evaluate", "explain", "passes"))
-    calls = (ROOT / "compiler" / "passes" / "copying.py").read_text(encoding="utf-8")
-    return _digest(sources("compiler", "runtime", but=(*makers, "runtime/torch/")), calls)
+    """A digest of what runs and compares programs: the emulator, its kernels, the ops, and how schedules are read."""
+    rooms = "runtime/numpy", "runtime/prove", "runtime/stacked", "compiler/ops", "compiler/passes/copying.py"
+    order = (f"compiler/schedules/{name}.py" for name in ("actions", "rolled", "turns"))
+    tops = (p.relative_to(ROOT).as_posix() for room in (COMPILER, RUNTIME) for p in sorted(room.glob("*.py")))
+    return sources(*rooms, *order, *tops)
 
 
 def _digest(*parts: str) -> str:

@@ -6,7 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from tests.matrix.cells import SMALL, TACTICS, Cell, applicable, chosen, senseless
+from tests.matrix.cells import SMALL, TACTICS, TRIPLES, Cell, applicable, chosen, senseless
+from tests.matrix.cells import cells as cells_of
 from tests.matrix.judge import PROVED, SEED, STEPS, Outcome
 
 Outcomes = Mapping[str, Outcome]
@@ -33,7 +34,14 @@ axis. On the diagonal stands each tactic by itself.
 def render(outcomes: Outcomes, made: str) -> str:
     """The page. made: with what it was made; outcomes: of all `chosen` cells."""
     cells = chosen()
-    parts = [HEAD, f"Made with {made}; data of seed {SEED}.\n", _summary(cells, outcomes), "## By example\n", KEY]
+    of = f"{len(cells_of(3)):,}"
+    parts = [
+        HEAD,
+        f"Made with {made}; data of seed {SEED}; triples: every {TRIPLES}th of {of}.\n",
+        _summary(cells, outcomes),
+        "## By example\n",
+        KEY,
+    ]
     for example in SMALL:
         parts.append(_of_example(example, [c for c in cells if c.example == example], outcomes))
     parts += ["## Refused\n", _refused(cells, outcomes), "## The tactics\n", _tactics()]
