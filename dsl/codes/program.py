@@ -358,7 +358,7 @@ CODES: tuple[Code, ...] = (
     _code(
         "E0674",
         "a tensor that is declared in two ways",
-        "Copies and parts of one tensor, in whichever stages they are, have one role, one whole type, one initialiser:\n"
+        "Copies and parts of one tensor, in whichever stages they are, have one role, whole type and initialiser:\n"
         "else they would differ from the start. A program has one loss; it, metrics and reports are single numbers.",
         "loss loss: f32[]\n",
         "loss loss: f32[b=1]\n",
