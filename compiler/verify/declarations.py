@@ -79,7 +79,10 @@ def _state(s: StateDecl) -> Iterator[tuple[str, str, str | None]]:
 def _init(init: Init, type: Type) -> str | None:
     if init.kind not in KINDS:
         return f"`{init.kind}` is no initialiser"
-    return wrong_init(init) or misfit(init, type.dtype)
+    if (wrong := wrong_init(init)) is not None:
+        return wrong
+    unfit = misfit(init, type.dtype)
+    return None if unfit is None else unfit[1]
 
 
 def _check_alike(program: Program, report: Report) -> None:

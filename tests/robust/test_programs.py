@@ -115,6 +115,12 @@ REFUSED = {
     "two losses": ("E0674", "metric far: f32[]", "loss far: f32[]"),
     # the number of the step
     "step of floats": ("E0620", "= full 1.0\n", "= full 1.0\n    %n: int32[] = input w\n"),
+    # literals
+    "literal beyond its type": ("E0612", "add %step, 1\n", "add %step, 999999999999\n"),
+    "infinite integer": ("E0612", "add %step, 1\n", "add %step, inf\n"),
+    "integer that is none": ("E0612", "add %step, 1\n", "add %step, nan\n"),
+    "literal beyond floats": ("E0612", "= mul 0.1, %g.sum", "= mul 1e39, %g.sum"),
+    "filled beyond the type": ("E0612", "= full 1.0\n", "= full 1e39\n"),
     # names
     "NUL": ("E0673", "program fit", 'program "a\\u0000b"'),
     "escape sequences": ("E0673", "program fit", 'program "x\\u001b]0;owned\\u0007\\nequal"'),
@@ -127,6 +133,33 @@ REFUSED = {
 def test_refused(case: tuple[str, str, str]) -> None:
     code, old, new = case
     assert found(edited(FIT, old, new))[:1] == [code]
+
+
+UNEVEN = """\
+program uneven
+mesh (mb=2 time, dp=2)
+input x: int32[b=2, d=3]
+
+stage 0: devices 0..1 {
+  metric most: int32[]
+  fn F {
+    %x: int32[b=1/mb, d=2/dp of 3] = input x
+    %masked: int32[b=1/mb, d=2/dp of 3] = mask_pad %x d with 0
+    %sum: int32[] pending(mb sum, dp sum) = reduce %masked sum over (b, d)
+    %all: int32[] pending(mb sum) = all_reduce %sum sum over dp
+    accumulate %all into most
+  }
+  schedule {
+    F[0..2]
+  }
+}
+"""
+
+
+@pytest.mark.parametrize("fill", ["-inf", "nan", "0.5", "3000000000", "true"])
+def test_fills_are_of_the_type(fill: str) -> None:
+    assert found(UNEVEN) == []
+    assert found(edited(UNEVEN, "with 0", f"with {fill}"))[:1] in (["E0612"], ["E0604"])
 
 
 W3 = "weight w3: f32[d=4] = ones"
