@@ -1,0 +1,86 @@
+"""`python -m tests.fuzz par --count 2000`: mutants of files, each in a process of its own, with reduced failures."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+from parc import api  # noqa: E402
+from parc.cli import COMMANDS  # noqa: E402
+from tests.fuzz.campaign import Target, campaign, furnish, text_of  # noqa: E402
+from tests.fuzz.cell import cell  # noqa: E402
+
+
+def target(name: str) -> Target:
+    """What is mutated, with all loaded that its cases need."""
+    if name == "par":
+        from tests.fuzz import par
+
+        made = par.corpus()
+        return Target("par", ".par", lambda rng: par.drawn(made, rng), par.case)
+    from tests.fuzz import npu
+
+    programs = npu.corpus()
+    return Target(
+        "npu", ".npu", lambda rng: npu.drawn(programs, rng), lambda text, folder: npu.case(text, folder, programs)
+    )
+
+
+def main() -> int:
+    """0 if nothing failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("what", choices=("par", "npu"))
+    parser.add_argument("--count", type=int, default=2000, help="number of mutants")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, help="end after so many")
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="keep totals there, and go on from them")
+    parser.add_argument("--found", type=Path, default=Path(tempfile.gettempdir()) / "fuzz-found", help="for failures")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--only", type=int, metavar="NUMBER", help="print this mutant, and what becomes of it")
+    parser.add_argument("--file", type=Path, help="judge this file instead of mutants")
+    options = parser.parse_args()
+    chosen = target(options.what)
+    _warm(chosen)
+    if options.only is not None or options.file is not None:
+        if options.file is not None:
+            text = options.file.read_bytes().decode("utf-8", "surrogatepass")
+        else:
+            text = text_of(chosen, options.seed, options.only)
+            print(text)
+        with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+            furnish(Path(folder))
+            ended = cell(chosen.case(text, Path(folder)))
+        print(f"{ended.stage}: {ended.finding or 'fine'}; {ended.cpu:.1f} s, {ended.peak / 2**20:.0f} MiB")
+        print(ended.finding.detail if ended.finding else "")
+        return int(ended.finding is not None)
+    totals = campaign(chosen, options.count, options.seed, options.minutes, options.resume, options.found, options.jobs)
+    print(totals)
+    return int(bool(totals.failures))
+
+
+def _warm(chosen: Target) -> None:
+    """Load what cases load, in this process, and keep the collector's hands off it."""
+    for name in (*(f"parc.cli.{command}" for command in COMMANDS), "runtime.rank.executor"):
+        import_module(name)
+    from tests.fuzz.par import ROOT
+
+    gpt = str(ROOT / "examples" / "gpt.par")
+    small = {"layers": 1, "hidden": 8, "vocab": 80, "seq": 4, "batch": 4}
+    api.check(gpt)
+    api.cost(gpt)
+    api.verify(gpt, 1, params={**small, "dp": 2})
+    api.run(gpt, 1, params={**small, "pp": 1, "dp": 2})
+    gc.collect()
+    gc.freeze()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
