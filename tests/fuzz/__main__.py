@@ -37,18 +37,34 @@ def target(name: str) -> Target:
 def main() -> int:
     """0 if nothing failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("what", choices=("par", "npu"))
+    parser.add_argument("what", choices=("par", "npu", "mutations", "kills"))
     parser.add_argument("--count", type=int, default=2000, help="number of mutants")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--each", type=int, help="mutations of a program, if not all")
     parser.add_argument("--minutes", type=float, help="end after so many")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="keep totals there, and go on from them")
     parser.add_argument("--found", type=Path, default=Path(tempfile.gettempdir()) / "fuzz-found", help="for failures")
+    parser.add_argument("--show", action="store_true", help="print failing mutants, too")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--only", type=int, metavar="NUMBER", help="print this mutant, and what becomes of it")
     parser.add_argument("--file", type=Path, help="judge this file instead of mutants")
     options = parser.parse_args()
+    if options.what == "kills":
+        from tests.fuzz.kills import kills, summary
+
+        _warm()
+        killed = kills(options.count, options.seed, options.minutes)
+        print(summary(killed, options.seed))
+        return int(bool(killed.wrong))
+    if options.what == "mutations":
+        from tests.fuzz.semantic import judge
+
+        _warm()
+        caught = judge(options.count, options.seed, options.each, options.minutes, options.jobs)
+        print(caught)
+        return int(bool(caught.missed))
     chosen = target(options.what)
-    _warm(chosen)
+    _warm()
     if options.only is not None or options.file is not None:
         if options.file is not None:
             text = options.file.read_bytes().decode("utf-8", "surrogatepass")
@@ -63,10 +79,12 @@ def main() -> int:
         return int(ended.finding is not None)
     totals = campaign(chosen, options.count, options.seed, options.minutes, options.resume, options.found, options.jobs)
     print(totals)
+    for path in sorted(options.found.glob(f"*{chosen.suffix}")) if options.show and totals.failures else ():
+        print(f"\n{path.with_suffix('.txt').read_text(errors='replace')}\n{path.read_text(errors='replace')}")
     return int(bool(totals.failures))
 
 
-def _warm(chosen: Target) -> None:
+def _warm() -> None:
     """Load what cases load, in this process, and keep the collector's hands off it."""
     for name in (*(f"parc.cli.{command}" for command in COMMANDS), "runtime.rank.executor"):
         import_module(name)

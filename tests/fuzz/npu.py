@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from compiler.driver import Compiled
     from compiler.program import Program
 
+NO_ROOM = "no room"
 MOST_DEVICES = 32
 """How many devices are run one by one."""
+
+QUICK = 1.0
+"""CPU seconds of a run, beyond which it is not run again, device by device."""
 
 ROUNDING, DOUBLE = 1e-3, 1e-6
 """Relative difference that rounding explains, in the program's own types and in float64."""
@@ -122,7 +126,7 @@ def _judge(cell: Cell, text: str, path: str, original: Original | None) -> None:
     if any(e.name != "train_step" for e in program.entries[:1]):
         return
     limits = {d["code"] for d in found} if code else set()
-    if any(c.startswith("E09") for c in limits) or program.devices > MOST_DEVICES:
+    if any(c.startswith("E09") for c in limits) or program.devices > MOST_DEVICES or cell.took > QUICK:
         return
     _executors(cell, program, text, limits)
     if not code and original is not None:
@@ -138,6 +142,8 @@ def _executors(cell: Cell, program: Program, text: str, codes: set[str]) -> None
     one = _steps(Emulator, program)
     cell.stage("private")
     two = _steps(RankExecutor, program)
+    if NO_ROOM in (one, two):
+        return
     if isinstance(one, str) or isinstance(two, str):
         if one != two:
             a, b = (x if isinstance(x, str) else "none" for x in (one, two))
@@ -186,6 +192,8 @@ def _steps(executor: Callable[..., Any], program: Program, seed: int = 0) -> Map
         found |= {**run.weights(), **run.states()}
     except ParcError as error:
         return error.diagnostics[0].code
+    except MemoryError:  # several runs in a process take more than one
+        return NO_ROOM
     return found
 
 

@@ -50,7 +50,11 @@ def mutant(text: str, parts: Parts, rng: Random) -> str:
     while edits < 3 and rng.random() < 0.3:
         edits += 1
     for _ in range(edits):
-        text = rng.choices(_EDITS, _WEIGHTS)[0](text, parts, rng)
+        before = text
+        for _ in range(10):
+            text = rng.choices(_EDITS, _WEIGHTS)[0](text, parts, rng)
+            if text != before:
+                break
     return text
 
 

@@ -62,8 +62,11 @@ def mutant(text: str, pool: Pool, rng: Random) -> str:
     while edits < 4 and rng.random() < 0.3:
         edits += 1
     for _ in range(edits):
-        edit = rng.choices(_EDITS, _WEIGHTS)[0]
-        text = edit(text, pool, rng)
+        before = text
+        for _ in range(10):
+            text = rng.choices(_EDITS, _WEIGHTS)[0](text, pool, rng)
+            if text != before:
+                break
     return text
 
 
