@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import gc
 import os
 import sys
 import tempfile
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
@@ -15,7 +17,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 from parc import api  # noqa: E402
 from parc.cli import COMMANDS  # noqa: E402
-from tests.fuzz.campaign import Target, campaign, furnish, text_of  # noqa: E402
+from tests.fuzz.campaign import Target, campaign, commit, furnish, text_of  # noqa: E402
 from tests.fuzz.cell import cell  # noqa: E402
 
 
@@ -46,6 +48,7 @@ def main() -> int:
     parser.add_argument("--found", type=Path, default=Path(tempfile.gettempdir()) / "fuzz-found", help="for failures")
     parser.add_argument("--show", action="store_true", help="print failing mutants, too")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--record", action="store_true", help="add the totals to tests/fuzz/totals.csv")
     parser.add_argument("--only", type=int, metavar="NUMBER", help="print this mutant, and what becomes of it")
     parser.add_argument("--file", type=Path, help="judge this file instead of mutants")
     options = parser.parse_args()
@@ -55,6 +58,7 @@ def main() -> int:
         _warm()
         killed = kills(options.count, options.seed, options.minutes)
         print(summary(killed, options.seed))
+        _record(options, killed.count, len(killed.wrong), f"{killed.hit} while a file was written")
         return int(bool(killed.wrong))
     if options.what == "mutations":
         from tests.fuzz.semantic import judge
@@ -62,6 +66,7 @@ def main() -> int:
         _warm()
         caught = judge(options.count, options.seed, options.each, options.minutes, options.jobs)
         print(caught)
+        _record(options, caught.mutations, len(caught.missed), f"{caught.programs} programs")
         return int(bool(caught.missed))
     chosen = target(options.what)
     _warm()
@@ -79,9 +84,18 @@ def main() -> int:
         return int(ended.finding is not None)
     totals = campaign(chosen, options.count, options.seed, options.minutes, options.resume, options.found, options.jobs)
     print(totals)
+    _record(options, totals.done, sum(totals.failures.values()), "; ".join(totals.failures))
     for path in sorted(options.found.glob(f"*{chosen.suffix}")) if options.show and totals.failures else ():
         print(f"\n{path.with_suffix('.txt').read_text(errors='replace')}\n{path.read_text(errors='replace')}")
     return int(bool(totals.failures))
+
+
+def _record(options: argparse.Namespace, count: int, failures: int, note: str) -> None:
+    """A line of the file of long runs, if that is asked for."""
+    if options.record:
+        with (Path(__file__).parent / "totals.csv").open("a", encoding="utf-8", newline="") as file:
+            row = f"{datetime.now(UTC):%Y-%m-%d}", options.what, options.seed, count, failures, commit(), note
+            csv.writer(file, lineterminator="\n").writerow(row)
 
 
 def _warm() -> None:

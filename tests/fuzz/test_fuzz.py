@@ -34,6 +34,7 @@ def fuzz(*args: str) -> str:
     return done.stdout
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("what", ["par", "npu"])
 def test_two_thousand_mutants(what: str, tmp_path: Path) -> None:
     said = fuzz(what, "--count", "2000", "--seed", SEED, "--found", str(tmp_path), "--show")
