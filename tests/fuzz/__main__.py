@@ -112,6 +112,7 @@ def _warm() -> None:
     api.run(gpt, 1, params={**small, "pp": 1, "dp": 2})
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000)  # as the command does
 
 
 if __name__ == "__main__":

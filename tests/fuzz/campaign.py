@@ -86,13 +86,13 @@ def campaign(
             raise SystemExit(f"{resume} is of `{totals.target} --seed {totals.seed}`")
     totals.commit = commit()
     end = None if minutes is None else time.monotonic() + 60 * minutes
-    seen = {key for key in totals.failures}
+    seen, done = set(totals.failures), totals.done
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         folder = Path(name)
         furnish(folder)
 
         def cases() -> Iterator[tuple[int, Callable[[Cell], None]]]:
-            for number in range(totals.done, count):
+            for number in range(done, count):
                 if end is not None and time.monotonic() > end:
                     return
                 yield number, _drawn(target, seed, number, folder)

@@ -1,8 +1,9 @@
-"""A case in a process of its own, forked from this one, which has loaded everything: it cannot hang, take all memory or
-end the whole run.
+"""Cases in processes of their own, forked from this one, which has loaded everything: they cannot hang, take all memory
+or end the whole run.
 
-Each may have `MEMORY` bytes of address space, and each command in it `SECONDS` of CPU time (not of the clock: other
-people work on the machine, too). What it prints lies in memory, where both sides see it.
+Each process may have `MEMORY` bytes of address space, and each command in it `SECONDS` of CPU time (not of the clock:
+other people work on the machine, too). What it prints lies in memory, where both sides see it. A few cases share a
+process, for a fork costs as much as most of them; one that fails there fails only if it does so alone, too.
 """
 
 from __future__ import annotations
@@ -18,13 +19,18 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
+from typing import Any, NoReturn
 
 MEMORY = 512 * 2**20
 SECONDS = 5.0
 WALL = 300.0
 """Seconds of the clock after which a case that uses no CPU is ended."""
+
+SHARE = 20
+"""Cases in a process."""
 
 _OUTPUT = 64 * 2**20
 _FRAME = re.compile(r'File "[^"]*?((?:dsl|compiler|runtime|parc)/[\w/]+\.py)", line (\d+)(?:,)? in (\S+)')
@@ -77,10 +83,10 @@ class Cell:
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         resource.setrlimit(resource.RLIMIT_CPU, (int(used + SECONDS) + 2, resource.RLIM_INFINITY))
 
-    def wrong(self, kind: str, where: str, detail: str = "") -> None:
+    def wrong(self, kind: str, where: str, detail: str = "") -> NoReturn:
         """Something is wrong: the case ends here."""
         self.tell(kind=kind, where=where, detail=detail[-6000:])
-        os._exit(0)
+        raise _Over
 
     def note(self, text: str) -> None:
         """Something worth counting."""
@@ -118,6 +124,10 @@ class Cell:
         return code, text
 
 
+Case = tuple[int, Callable[[Cell], None]]
+"""Its number, and what it does."""
+
+
 def place(text: str, otherwise: str) -> str:
     """The innermost function of ours in a traceback, or what a text says of itself."""
     frames = _FRAME.findall(text)
@@ -129,19 +139,19 @@ def place(text: str, otherwise: str) -> str:
     return f"{otherwise}, {found[0]}" if found else otherwise
 
 
-def cells(cases: Iterable[tuple[int, Callable[[Cell], None]]], jobs: int = 1) -> Iterator[tuple[int, Ended]]:
-    """Run cases, `jobs` at a time, each in a cell. Yields (number, how it ended) as they end."""
+def cells(cases: Iterable[Case], jobs: int = 1, share: int = SHARE) -> Iterator[tuple[int, Ended]]:
+    """Run cases, in `jobs` processes at a time, `share` of them in each. Yields (number, how it ended) as they end."""
     waiting = iter(cases)
+    again: list[Case] = []
     ready = selectors.DefaultSelector()
     running = 0
-    more = True
     while True:
-        while more and running < jobs:
-            case = next(waiting, None)
-            if case is None:
-                more = False
+        while running < jobs:
+            some, again = again[:share], again[share:]
+            some += islice(waiting, share - len(some))
+            if not some:
                 break
-            one = _start(*case)
+            one = _start(some)
             ready.register(one.pipe, selectors.EVENT_READ, one)
             running += 1
         if not running:
@@ -152,52 +162,72 @@ def cells(cases: Iterable[tuple[int, Callable[[Cell], None]]], jobs: int = 1) ->
                 continue
             ready.unregister(one.pipe)
             running -= 1
-            yield one.number, one.ended()
+            ended = one.ended()
+            again += one.cases[len(ended) :]
+            for case, how in zip(one.cases, ended):
+                if how.finding is not None and len(one.cases) > 1:
+                    how = cell(case[1])
+                yield case[0], how
         for key in list(ready.get_map().values()):
-            if time.monotonic() - key.data.begun > WALL:
+            if time.monotonic() - key.data.heard > WALL:
                 os.kill(key.data.pid, signal.SIGKILL)
 
 
 def cell(case: Callable[[Cell], None]) -> Ended:
-    """Run one case in a cell."""
+    """Run one case in a process of its own."""
     return next(cells([(0, case)]))[1]
 
 
+class _Over(Exception):
+    """A case ends."""
+
+
 class _Running:
-    def __init__(self, number: int, pid: int, pipe: int, output: int) -> None:
-        self.number, self.pid, self.pipe, self.output = number, pid, pipe, output
-        self.begun = time.monotonic()
+    def __init__(self, cases: list[Case], pid: int, pipe: int, output: int) -> None:
+        self.cases, self.pid, self.pipe, self.output = cases, pid, pipe, output
+        self.heard = time.monotonic()
         self.told = b""
 
     def read(self) -> bool:
-        """Take in what the case says; False at its end."""
+        """Take in what the cases say; False at their end."""
         found = os.read(self.pipe, 2**16)
+        self.heard = time.monotonic()
         self.told += found
         return bool(found)
 
-    def ended(self) -> Ended:
+    def ended(self) -> list[Ended]:
+        """How each case ended, up to the last that was begun."""
         os.close(self.pipe)
         _, status, used = os.wait4(self.pid, 0)
         text = os.pread(self.output, 2**20, max(0, os.fstat(self.output).st_size - 2**20)).decode(errors="replace")
         os.close(self.output)
-        ended = Ended(cpu=used.ru_utime + used.ru_stime, peak=used.ru_maxrss * 1024)
+        found: list[Ended] = []
         for line in self.told.decode().splitlines():
             what = json.loads(line)
+            if "begun" in what:
+                found.append(Ended())
+                continue
+            ended = found[-1]
             ended.stage = what.get("stage", ended.stage)
+            ended.cpu = what.get("cpu", ended.cpu)
+            ended.peak = what.get("peak", ended.peak)
             if "note" in what:
                 ended.notes.append(what["note"])
             if "kind" in what:
                 ended.finding = Finding(**what)
+        last = found[-1]
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             kind = "seconds" if number == signal.SIGXCPU else f"signal {number}"
-            ended.finding = Finding(kind, place(text, ended.stage), text)
+            last.finding = Finding(kind, place(text, last.stage), text)
         elif os.WEXITSTATUS(status):
-            ended.finding = Finding("harness", place(text, ended.stage), text)
-        return ended
+            last.finding = Finding("harness", place(text, last.stage), text)
+        if not last.cpu:
+            last.cpu, last.peak = used.ru_utime + used.ru_stime - sum(e.cpu for e in found), used.ru_maxrss * 1024
+        return found
 
 
-def _start(number: int, case: Callable[[Cell], None]) -> _Running:
+def _start(cases: list[Case]) -> _Running:
     read, write = os.pipe()
     output = os.memfd_create("output")
     sys.stdout.flush()
@@ -205,12 +235,19 @@ def _start(number: int, case: Callable[[Cell], None]) -> _Running:
     pid = os.fork()
     if pid:
         os.close(write)
-        return _Running(number, pid, read, output)
+        return _Running(cases, pid, read, output)
     status = 1
     try:
         os.close(read)
         _confine(output)
-        case(Cell(write, output))
+        cell = Cell(write, output)
+        for _, case in cases:
+            begun = time.process_time()
+            cell.tell(begun=True)
+            with suppress(_Over):
+                case(cell)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            cell.tell(cpu=time.process_time() - begun, peak=peak)
         status = 0
     except BaseException:
         traceback.print_exc()
