@@ -21,6 +21,19 @@ LATER = ("E07", "E08", "E09")
 NEAR = 1000.0
 """How many tolerances a difference may be that a mutant's numbers enlarge; beyond it, it is none of rounding."""
 
+_MORE = (
+    ("trace", "{path}", "-o", "{out}"),
+    ("report", "{path}", "-o", "{out}"),
+    ("export", "torch", "{path}", "-o", "{out}"),
+    ("compile", "{path}", "--emit", "placed", "-o", "{out}"),
+    ("compile", "{path}", "--entry", "evaluate", "-o", "{out}"),
+    ("run", "{path}", "--evaluate", "--steps", "1"),
+    ("verify", "{path}", "--executor", "private", "--steps", "1"),
+    ("verify", "{path}", "--small", "--steps", "1"),
+    ("diff", "{path}", "{npu}", "--exit-code"),
+)
+"""One of these is done with each mutant that is proved."""
+
 _FENCE = re.compile(r"^```par\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PARAM = r"(?m)^(param {} = )[^\s]+( in .*)?$"
 
@@ -76,7 +89,7 @@ def case(text: str, folder: Path) -> Callable[[Cell], None]:
         try:
             _judge(cell, text, str(path), str(lowered))
         finally:
-            for file in (path, lowered):
+            for file in (path, lowered, Path(f"{lowered}.out")):
                 with contextlib.suppress(OSError):
                     file.unlink()
 
@@ -105,6 +118,8 @@ def _judge(cell: Cell, text: str, path: str, lowered: str) -> None:
         if losses != ran["losses"]:
             cell.wrong("another loss", "run of the .npu", f"{losses} instead of {ran['losses']}")
     _proved(cell, path, of)
+    more = _MORE[len(text) % len(_MORE)]
+    _later(cell, *cell.command(*(w.format(path=path, npu=lowered, out=lowered + ".out") for w in more), *of))
 
 
 def _later(cell: Cell, code: int, said: str) -> bool:
