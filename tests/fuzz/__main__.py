@@ -9,16 +9,18 @@ import os
 import sys
 import tempfile
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-from parc import api  # noqa: E402
-from parc.cli import COMMANDS  # noqa: E402
+from click.testing import CliRunner  # noqa: E402
+
+from parc.cli import cli  # noqa: E402
 from tests.fuzz.campaign import Target, campaign, commit, furnish, text_of  # noqa: E402
 from tests.fuzz.cell import cell  # noqa: E402
+from tests.fuzz.kills import TEXT  # noqa: E402
+from tests.fuzz.par import COMMANDS, MORE  # noqa: E402
 
 
 def target(name: str) -> Target:
@@ -99,17 +101,13 @@ def _record(options: argparse.Namespace, count: int, failures: int, note: str) -
 
 
 def _warm() -> None:
-    """Load what cases load, in this process, and keep the collector's hands off it."""
-    for name in (*(f"parc.cli.{command}" for command in COMMANDS), "runtime.rank.executor"):
-        import_module(name)
-    from tests.fuzz.par import ROOT
-
-    gpt = str(ROOT / "examples" / "gpt.par")
-    small = {"layers": 1, "hidden": 8, "vocab": 80, "seq": 4, "batch": 4}
-    api.check(gpt)
-    api.cost(gpt)
-    api.verify(gpt, 1, params={**small, "dp": 2})
-    api.run(gpt, 1, params={**small, "pp": 1, "dp": 2})
+    """Load in this process what commands load when they run, and keep the collector's hands off it."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        names = {"path": f"{folder}/a.par", "npu": f"{folder}/a.npu", "out": f"{folder}/out"}
+        Path(names["path"]).write_text(TEXT)
+        for command in (*COMMANDS, *MORE):
+            result = CliRunner().invoke(cli, [word.format(**names) for word in command])
+            assert result.exit_code == 0, result.output
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000)  # as the command does

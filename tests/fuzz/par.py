@@ -21,7 +21,17 @@ LATER = ("E07", "E08", "E09")
 NEAR = 1000.0
 """How many tolerances a difference may be that a mutant's numbers enlarge; beyond it, it is none of rounding."""
 
-_MORE = (
+COMMANDS = (
+    ("check", "{path}"),
+    ("compile", "{path}", "-o", "{npu}"),
+    ("run", "{path}", "--steps", "2", "--json"),
+    ("cost", "{path}"),
+    ("run", "{npu}", "--steps", "2", "--json"),
+    ("verify", "{path}", "--json"),
+)
+"""What is done with each mutant, as long as it is legal."""
+
+MORE = (
     ("trace", "{path}", "-o", "{out}"),
     ("report", "{path}", "-o", "{out}"),
     ("export", "torch", "{path}", "-o", "{out}"),
@@ -62,6 +72,7 @@ def corpus() -> Corpus:
         for name, value in case.params.items():
             text = re.sub(_PARAM.format(name), rf"\g<1>{value}", text)
         texts.append(text)
+    heavy = set(texts)
     texts += [c.mended for c in CODES.values() if not c.code.startswith("E06")]
     for page in sorted((ROOT / "docs").rglob("*.md")):
         texts += [with_job(found) for found in _FENCE.findall(page.read_text(encoding="utf-8"))]
@@ -71,7 +82,8 @@ def corpus() -> Corpus:
     for folder in ("examples", "dsl/std", "tests/evaluate/errors", "tests/matrix", "tests/cost/kernels/cases"):
         parts += [p.read_text(encoding="utf-8") for p in sorted((ROOT / folder).glob("*.par"))]
     texts = list(dict.fromkeys(t for t in texts if t.strip()))
-    return Corpus(tuple(texts), tuple(1 / (400 + len(t)) for t in texts), Pool.of([*texts, *parts]))
+    weights = tuple((0.2 if t in heavy else 1.0) / (300 + len(t)) ** 2 for t in texts)
+    return Corpus(tuple(texts), weights, Pool.of([*texts, *parts]))
 
 
 def drawn(made: Corpus, rng: Random) -> str:
@@ -83,43 +95,44 @@ def case(text: str, folder: Path) -> Callable[[Cell], None]:
     """What is done with a text, in a cell."""
 
     def run(cell: Cell) -> None:
-        path = folder / f"{os.getpid()}.par"
-        path.write_bytes(text.encode("utf-8", "surrogatepass"))
-        lowered = path.with_suffix(".npu")
+        stem = str(folder / str(os.getpid()))
+        names = {"path": f"{stem}.par", "npu": f"{stem}.npu", "out": f"{stem}.out"}
+        Path(names["path"]).write_bytes(text.encode("utf-8", "surrogatepass"))
         try:
-            _judge(cell, text, str(path), str(lowered))
+            _judge(cell, text, names)
         finally:
-            for file in (path, lowered, Path(f"{lowered}.out")):
+            for file in names.values():
                 with contextlib.suppress(OSError):
-                    file.unlink()
+                    os.unlink(file)
 
     return run
 
 
-def _judge(cell: Cell, text: str, path: str, lowered: str) -> None:
-    code, said = cell.command("check", path)
+def _judge(cell: Cell, text: str, names: dict[str, str]) -> None:
+    check, lower, run, cost, again, verify = ([word.format(**names) for word in command] for command in COMMANDS)
+    code, said = cell.command(*check)
     if code:
         return
     _formatted(cell, text)
-    names = _jobs(text)
-    if not names:
+    jobs = _jobs(text)
+    if not jobs:
         return
-    of = ["--job", names[0]]
-    if _later(cell, *cell.command("compile", path, "-o", lowered, *of)):
+    of = ["--job", jobs[0]]
+    if _later(cell, *cell.command(*lower, *of)):
         return
-    code, said = cell.command("run", path, "--steps", "2", "--json", *of)
+    code, said = cell.command(*run, *of)
     ran = None if _later(cell, code, said) else json.loads(said)["result"]
-    _later(cell, *cell.command("cost", path, *of))
+    _later(cell, *cell.command(*cost, *of))
     if ran is None:
         return
-    code, again = cell.command("run", lowered, "--steps", "2", "--json")
-    if not _later(cell, code, again) and ran["data"] == "synthetic":
-        losses = json.loads(again)["result"]["losses"]
+    code, said = cell.command(*again)
+    if not _later(cell, code, said) and ran["data"] == "synthetic":
+        losses = json.loads(said)["result"]["losses"]
         if losses != ran["losses"]:
             cell.wrong("another loss", "run of the .npu", f"{losses} instead of {ran['losses']}")
-    _proved(cell, path, of)
-    more = _MORE[len(text) % len(_MORE)]
-    _later(cell, *cell.command(*(w.format(path=path, npu=lowered, out=lowered + ".out") for w in more), *of))
+    _proved(cell, [*verify, *of])
+    more = MORE[len(text) % len(MORE)]
+    _later(cell, *cell.command(*(word.format(**names) for word in more), *of))
 
 
 def _later(cell: Cell, code: int, said: str) -> bool:
@@ -154,10 +167,10 @@ def _jobs(text: str) -> list[str]:
     return [item.name.id for item in parse(text, "text").items if isinstance(item, ast.Job)]
 
 
-def _proved(cell: Cell, path: str, of: list[str]) -> None:
+def _proved(cell: Cell, verify: list[str]) -> None:
     """The proof, in float64 if it does not hold in the job's own precision."""
     for more in ([], ["--double"]):
-        code, said = cell.command("verify", path, "--json", *more, *of)
+        code, said = cell.command(*verify, *more)
         if '"result"' not in said or _later(cell, code, said if '"equal"' not in said else ""):
             return
         result = json.loads(said)["result"]
