@@ -110,7 +110,7 @@ class Cell:
         self.took = time.process_time() - begun
         sys.stdout.flush()
         sys.stderr.flush()
-        text = os.pread(self._output, _OUTPUT, 0).decode(errors="replace")
+        text = os.pread(self._output, os.fstat(self._output).st_size, 0).decode(errors="replace")
         if code == 3 or "internal error" in text or "Traceback (most recent" in text:
             self.wrong("bug", place(text, args[0]), text)
         if code not in (0, 1, 4):

@@ -21,7 +21,17 @@ if TYPE_CHECKING:
 LATER = (3, 30, 300, 3000, 100_000)
 """Updates after which a proof begins that did not reach a branch in its first two steps, and said so."""
 
-EQUIVALENT: dict[str, str] = {}
+EQUIVALENT: dict[str, str] = {
+    r"max: reduce \w*pool\d+\.(max|low)\.grad\.cast": "counts the largest of a window: one, unless two are equal",
+    r"seed 26, function: map block\.layer_norm\.out\.grad, block\.layer_norm\.gain": "the gain is frozen at 1, and a "
+    "layer norm's derivative takes constants out",
+    r"seed 48, (scale|function): map update\w*\.(sum|k\w*), update\w*\.mean": "the next line of the optimizer takes "
+    "constants out",
+    r"seed 52, .*\batt\d\.([bw]?q|[bw]?k|q\.saved|bv for att1\.bq|bq for att1\.bv)": "attention over one position: "
+    "queries and keys count for nothing",
+    r"seed 52, (scale|swap): .*(update_2\.sub|block\.att)": "attention over one position: queries and keys count for "
+    "nothing, and their gradients are zero",
+}
 """Mutations that change nothing (patterns of `seed N, what was done`), and why."""
 
 
