@@ -23,7 +23,7 @@ from dsl.files import load_use, project_root
 from dsl.parser import parse
 from dsl.replacing import replacing
 from dsl.source import Source
-from parc.cli import UNWRITABLE
+from parc.cli.streams import UNWRITABLE
 
 _MOST_LINKS = 40
 
