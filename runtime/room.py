@@ -12,6 +12,7 @@ from math import prod
 
 import numpy as np
 
+from compiler.declared import logical, logical_type
 from compiler.graph import Graph, Type, Value
 from compiler.layout import TIME, Layout, local_type
 from compiler.memory.action import STATIC, Replay
@@ -22,7 +23,6 @@ from compiler.ops.effects import Input
 from compiler.origin import Role
 from compiler.program import LASTING, DeviceClass, Program
 from compiler.walk import graph_values, walk
-from runtime.mesh import logical, logical_type
 from runtime.numpy import STORAGE
 
 
