@@ -199,7 +199,7 @@ def _code(diagnostics: Sequence[Diagnostic]) -> int:
     """The exit code of a command that these diagnostics ended."""
     if any(OURS in d.notes for d in diagnostics):
         return BUG
-    return LIMIT if any(d.code.startswith("E09") for d in diagnostics) else FAILED
+    return LIMIT if any(d.limit for d in diagnostics) else FAILED
 
 
 def color(stream: IO[str]) -> bool:
