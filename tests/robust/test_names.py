@@ -1,4 +1,4 @@
-"""Names of programs from others: whatever can be printed is a name, and nothing but a name, in texts that are executed."""
+"""Names of programs from others: what can be printed is a name, and nothing but a name in texts that are executed."""
 
 from __future__ import annotations
 
