@@ -156,6 +156,11 @@ def string(text: str) -> str:
     return f'"{escaped}"'
 
 
+def prose(text: str) -> str:
+    """What stands in a docstring: it cannot end there, whatever names it has. They can be printed (E0673)."""
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
 def number(value: float | int | bool) -> str:
     """A literal; what Python cannot write as one is made by `float`."""
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
