@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -89,6 +90,10 @@ class Cli(click.Group):
         except (click.Abort, KeyboardInterrupt):
             click.echo("interrupted", err=True)
             code = INTERRUPTED
+            if "torch" in sys.modules:  # what Python does at its end takes a second then
+                with suppress(OSError):
+                    sys.stdout.flush()
+                os._exit(code)
         except (BrokenPipeError, _ReaderGone):
             # Whoever read our output has stopped: keep the interpreter from complaining about it at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
@@ -263,6 +264,22 @@ class World:
             self._end(told)
         register.excuse()
         os._exit(128 + signal.SIGTERM)
+
+    def interrupted(self) -> None:
+        """End this process, which somebody has interrupted, whatever its main thread waits for."""
+        self.excuse()
+        os._exit(128 + signal.SIGINT)
+
+    def excuse(self) -> None:
+        """Write down that somebody wanted this process to end, if who keeps the store answers soon."""
+
+        def write() -> None:
+            with suppress(RuntimeError):
+                self._known.clone().excuse()
+
+        writing = threading.Thread(target=write, daemon=True)
+        writing.start()
+        writing.join(BEAT)
 
     def _end(self, told: str) -> None:
         """End this process, whatever its main thread waits for."""

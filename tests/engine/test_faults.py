@@ -119,6 +119,50 @@ def test_an_interrupt_ends_all() -> None:
         assert "interrupted" in told and "E0709" not in told
 
 
+def descendants(pid: int) -> list[int]:
+    """Children and their children."""
+    return [found for child in children(pid) for found in (child, *descendants(child))]
+
+
+def interrupted(command: list[str], after: float = 0.0, steps: bool = True) -> tuple[int, str]:
+    """What comes of it and what it says when all of a terminal hear of Ctrl-C, some seconds after a start or, `steps`,
+    after the first step has been told; nobody may be left."""
+    p = subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert p.stderr is not None
+    while steps and not (said := p.stderr.readline()).startswith("step "):
+        assert said, "it has ended"
+    last = time.monotonic() + LATEST
+    while not steps and len(descendants(p.pid)) < 2 and time.monotonic() < last:
+        time.sleep(0.05)
+    time.sleep(after)
+    all_of_them = descendants(p.pid)
+    assert len(all_of_them) >= 2
+    os.killpg(p.pid, signal.SIGINT)
+    try:
+        _, told = p.communicate(timeout=LATEST)
+        assert gone(all_of_them)
+        return p.returncode, told
+    finally:
+        for pid in (pid for pid in (p.pid, *all_of_them) if alive(pid)):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("after", [0.0, 1.5])
+def test_an_interrupt_while_processes_start_ends_all_without_a_word_of_theirs(after: float) -> None:
+    code, told = interrupted([*PARC, "--steps", "1000000"], after, steps=False)
+    assert code == 130 and told.split() == ["interrupted"]
+
+
+def test_an_interrupt_under_torchrun_ends_all() -> None:
+    """torchrun hands it on and shows where it was itself; nobody blames another one."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "3", "-m", *PARC[2:]]
+    code, told = interrupted([*command, "--steps", "1000000"])
+    assert code == 1 and "E0709" not in told and "runtime/torch" not in told, told
+
+
 def test_an_interrupt_ends_who_waits_inside_of_torch() -> None:
     """Python hears of no signal there, and the message that is waited for may take minutes."""
     with training("--patience", "600") as (p, others):

@@ -30,8 +30,22 @@ DTYPES = {
 
 RESERVED = frozenset(
     (
-        *("i", "given", "state", "saved", "torch", "math", "functional", "dist", "funcol", "dict", "float", "range"),
-        *("reversed", "slice", "DEVICE", "GROUP", *FUNCTIONS),
+        *(
+            "i",
+            "given",
+            "state",
+            "saved",
+            "torch",
+            "math",
+            "functools",
+            "functional",
+            "dist",
+            "funcol",
+            "dict",
+            "float",
+            "range",
+        ),
+        *("reversed", "slice", "DEVICE", "GROUP", "all_gather_single", "reduce_scatter_single", *FUNCTIONS),
     )
 )
 """Names that variables of functions do not have."""
