@@ -2,8 +2,8 @@
 
 Process 0 leads: it says what is done next (`tell`), the others listen, all answer (`answers`). Devices' own messages go
 by groups of their own (`group`), whose calls end after the patience. Every process shows in the store, twice a second,
-that it is there, and writes down why it gives up: so whoever misses another one can name it (`lost`), on all processes
-the same.
+that it is there, looks whether the next one does, and writes down why it gives up: so whoever misses another one can
+name it (`lost`), on all processes the same. Nobody looks at all others unless something is wrong.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ _FIRST_PAUSE, _PAUSE = 0.002, 0.05
 _GRACE = 2.0
 """Seconds in which the main thread may find out by itself why this process ends."""
 
+_SEEN = 4.0
+"""Seconds within which the main thread sees that who keeps the store has gone, if it waits for a message at all."""
+
 _FOR_EVER = timedelta(days=7)
 
 
@@ -80,7 +83,7 @@ class World:
         self.register: Register | None = None
         self._over = threading.Event()
         self._beats: threading.Thread | None = None
-        self._heard = 0
+        self._heard, self._deserted = 0, False
         self._made = False
         waiting = timedelta(seconds=patience)
         ours = place.rank == 0 and not place.served
@@ -108,7 +111,7 @@ class World:
             )  # fmt: skip
             self._control = dist.new_group(backend="gloo", timeout=_FOR_EVER)
         except (RuntimeError, ValueError, OSError) as error:
-            absent = self._absent(place, error)
+            absent = _absent(place, error)
             self.close()
             raise absent from error
         except (KeyboardInterrupt, ParcError):
@@ -219,23 +222,27 @@ class World:
                 if late and (work.is_completed() or time.monotonic() - looked < 2 * BEAT):
                     continue  # it came just now, or somebody may interrupt us
                 looked = time.monotonic()
-                if not late or self._known.at_fault(self.ended()) or self._known.reasons():
+                if not late or (self._known.noticed(self.ended()) and self._known.at_fault(self.ended())):
                     raise self.lost(error, what, peers) from error
 
     # --- who is missing
 
     def lost(self, error: BaseException, what: str, peers: Sequence[int]) -> ParcError:
         """E0709: why a message did not come: the process that failed, or that has ended, or gives no sign of life."""
-        start, register = time.monotonic(), self._known
-        while (signs := register.signs()) is not None:
-            if told := register.at_fault(self.ended()):
-                return _lost(told)
-            if time.monotonic() - start > self.silence + 2 * BEAT:
-                whom = ", ".join(map(str, sorted(set(peers) - {self.rank})))
-                told = f"process {self.rank} ({signs[self.rank]}) waited {self.patience:g} s for {what}, of {whom}"
-                return _lost(register.judge(f"{told}: {_line(error)}"))
+        start, looked, register = time.monotonic(), 0.0, self._known
+        while True:
+            now = time.monotonic()
+            if register.noticed(self.ended()) or now - looked > 2 * BEAT:
+                looked = now
+                if told := register.at_fault(self.ended()):
+                    return _lost(told)
+                if (signs := register.signs()) is None:
+                    return _lost(f"{self._keeper} has ended, or no longer answers: {_line(error)}")
+                if now - start > self.silence + 2 * BEAT:
+                    whom = ", ".join(map(str, sorted(set(peers) - {self.rank})))
+                    told = f"process {self.rank} ({signs[self.rank]}) waited {self.patience:g} s for {what}, of {whom}"
+                    return _lost(register.judge(f"{told}: {_line(error)}"))
             time.sleep(BEAT / 4)
-        return _lost(f"{self._keeper} has ended, or no longer answers: {_line(error)}")
 
     @property
     def _known(self) -> Register:
@@ -248,7 +255,9 @@ class World:
         told_to: whether somebody wanted it to end."""
         if told_to:
             self._known.excuse()
-        self._known.gave_up(why)
+        if why:
+            self._known.gave_up(why)
+            self._known.at_fault()  # so that all others find it with one look
 
     def told_to_end(self) -> None:
         """What a process does that its launcher ends, as torchrun does where another one has ended: it says which
@@ -297,26 +306,21 @@ class World:
             try:
                 register.show(number)
                 self._heard = number
-                if self.ended():  # they cannot write why: all others wait for no message of theirs
+                # They cannot write why: all others wait for no message of theirs.
+                if self.ended() or (self.size > 1 and register.misses_next(BEAT)):
                     register.at_fault(self.ended())
             except RuntimeError:  # the store has gone with its process
+                self._deserted = True
                 return
 
     def _watch(self) -> None:
-        """End this process where who keeps the store is stopped: calls of it never come back, in whichever thread."""
+        """End this process where who keeps the store has gone and the main thread does not see it, or is stopped: calls
+        of it never come back, in whichever thread."""
         silent, heard = 0, 0
         while not self._over.wait(BEAT):  # turns are counted: a clock goes on while all are stopped together
             silent, heard = silent + 1 if heard == self._heard else 0, self._heard
-            if silent * BEAT > 2 * self.silence:
-                self._end(f"{self._keeper} no longer answers")
-
-    def _absent(self, place: Seat, error: BaseException) -> ParcError:
-        what = f"process {place.rank} of {place.size} did not meet the others at {place.address}:{place.port}"
-        help = "start all of them, with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE; docs/torch.md says more"
-        if "EADDRINUSE" in str(error):
-            help = f"another program listens at port {place.port}, maybe a run that has not ended: end it, or choose "
-            help += "another MASTER_PORT (torchrun: `--master-port`) for all of them"
-        return fail("E0709", f"{what}: {_line(error)}", help=help)
+            if silent * BEAT > (_SEEN if self._deserted else 2 * self.silence):
+                self._end(f"{self._keeper} {'has ended, or ' * self._deserted}no longer answers")
 
     def leave(self) -> None:
         """Leave while others may hang: connections are not waited for."""
@@ -329,6 +333,19 @@ class World:
         self.leave()
         if self._made and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _absent(place: Seat, error: BaseException) -> ParcError:
+    """E0709: why a process did not meet the others."""
+    what = f"process {place.rank} of {place.size} did not meet the others at {place.address}:{place.port}"
+    help = "start all of them, with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE; docs/torch.md says more"
+    if "EADDRINUSE" in str(error):
+        help = f"another program listens at port {place.port}, maybe a run that has not ended: end it, or choose "
+        help += "another MASTER_PORT (torchrun: `--master-port`) for all of them"
+    elif "connectFullMesh" in str(error):  # they have met, and cannot reach each other where they say that they are
+        help = "say by which network interface the others are reached, on every host: GLOO_SOCKET_IFNAME=eth1 "
+        help += "(`ip -brief address` lists them), and let all ports between the hosts through; docs/torch.md says more"
+    return fail("E0709", f"{what}: {_line(error)}", help=help)
 
 
 def torch_device(kind: str, number: int) -> torch.device:

@@ -196,6 +196,19 @@ def test_a_port_that_is_taken_and_one_that_nobody_listens_at() -> None:
         assert "frame #" not in done.stderr and len(done.stderr.splitlines()) < 5
 
 
+def test_who_is_not_reached_where_he_says_he_is_hears_of_interfaces() -> None:
+    """As gloo says it where a host's own name leads to 127.0.1.1."""
+    from runtime.torch.launch import Seat
+    from runtime.torch.world import _absent
+
+    told = (
+        "Gloo connectFullMesh failed with [pair.cc:152] timed out connecting: Connection refused, remote=[127.0.1.1]:9"
+    )
+    found = _absent(Seat(1, 4, "10.0.0.1", 29500), RuntimeError(told)).diagnostics[0]
+    assert found.code == "E0709" and "127.0.1.1" in found.message
+    assert "GLOO_SOCKET_IFNAME" in (found.help or "")
+
+
 def test_without_torch_npu_the_help_names_it() -> None:
     done = subprocess.run(
         [*PARC, "--device", "npu"], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=LATEST

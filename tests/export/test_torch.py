@@ -22,6 +22,7 @@ from parc.exporting.torch.writer import EMIT
 from runtime.data.synthetic import synthetic
 from runtime.stacked import Emulator
 from tests.export.exported import BACKEND, Ran, alone, judge, together
+from tests.matrix.cells import cells
 from tests.stages import test_rows as rows
 from tests.states import models as states
 
@@ -185,6 +186,19 @@ PROGRAMS = ["experts", "zero_bubble", "example_pangu_200b", "example_resnet", "e
 
 STATES = ["many_columns", "interleaved"]
 
+CELLS = [
+    *("batch_norm-microbatches", "batch_norm-channels+microbatches", "batch_norm-gpipe"),  # statistics per micro-batch
+    *("towers-two_passes", "towers-dp+two_passes"),
+    *("gpt-as_they_come+microbatches", "resnet-rounds", "towers-places"),
+    *("translation-visited_in_parts", "translation-dp+visited"),  # places that are visited again
+    *(
+        "translation-beside",
+        "translation-loops_interleaved",
+        "translation-encoder_by_each",
+    ),  # computed once, or by each
+]
+"""Of the matrix."""
+
 ROWS = {
     "rounds": rows.text("one", rows.row("one", "interleaved"), 2),  # 3 micro-batches: rounds that are not of 2
     "ends": rows.text("one", rows.row("one", "zero_bubble", "[0, 6]"), 3),
@@ -199,11 +213,13 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     programs |= {name: golden(name) for name in PROGRAMS}
     programs |= {name: states.compiled(name).program for name in STATES}
     programs |= {name: parc.compile(Source("main.par", text), double=True).program for name, text in ROWS.items()}
+    by_name = {str(cell): cell for size in (1, 2) for cell in cells(size)}
+    programs |= {name: by_name[name].compile().program for name in CELLS}
     programs["compiled"] = programs["tensor_parallel"]
     return together(programs, tmp_path_factory.mktemp("exported"), compiled=("compiled",))
 
 
-@pytest.mark.parametrize("name", [*DISTRIBUTED, *PROGRAMS, *STATES, *ROWS, "compiled"])
+@pytest.mark.parametrize("name", [*DISTRIBUTED, *PROGRAMS, *STATES, *ROWS, *CELLS, "compiled"])
 def test_in_processes(name: str, ran: dict[str, Ran]) -> None:
     judge(ran[name])
 

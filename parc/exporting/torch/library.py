@@ -294,18 +294,18 @@ def all_to_all(x, joined, whole, cut_dim, size, axes):
     return torch.cat([found[p] for p in order], joined).narrow(joined, 0, whole)
 
 
-def shard(x, dim, size, axes):
+def shard(x, dim, size, axes, i=0):
     """The own piece of what every device has."""
     count = math.prod(SIZES[a] for a in axes)
-    return filled(x, dim, size * count).narrow(dim, size * piece(axes), size)
+    return filled(x, dim, size * count).narrow(dim, size * piece(axes, i), size)
 
 
-def only_first(x, axes):
-    """Zeros on all devices but the first."""
-    return x if piece(axes) == 0 else torch.zeros_like(x)
+def only_first(x, axes, i=0):
+    """Zeros on all devices, and in all micro-batches, but the first."""
+    return x if piece(axes, i) == 0 else torch.zeros_like(x)
 
 
-def mask_pad(x, dim, whole, value, axes, i):
+def mask_pad(x, dim, whole, value, axes, i=0):
     """Elements beyond the whole become a value."""
     used = min(max(whole - piece(axes, i) * x.shape[dim], 0), x.shape[dim])
     rest = torch.full(resized(x, dim, x.shape[dim] - used), value, dtype=x.dtype, device=x.device)
