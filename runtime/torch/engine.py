@@ -94,9 +94,9 @@ class Engine:
         others = self.followers
         try:
             if others is None:
-                world = World(place, self.device, self.patience)
+                world = World(place, self.device, self.patience, ends=self.command)
             else:
-                world = World(place, self.device, self.patience, ended=others.ended, meeting=MEETING)
+                world = World(place, self.device, self.patience, ended=others.ended, meeting=MEETING, ends=self.command)
                 others.met()
         except ParcError:
             self._unheeded()

@@ -27,6 +27,7 @@ from torch import Tensor
 from dsl.diagnostics import ParcError, fail
 from dsl.render import render
 from runtime.torch.launch import Seat, reach
+from runtime.torch.missing import absent, fault, first_line
 from runtime.torch.register import Register
 
 BEAT = 0.5
@@ -48,8 +49,8 @@ _FIRST_PAUSE, _PAUSE = 0.002, 0.05
 _GRACE = 2.0
 """Seconds in which the main thread may find out by itself why this process ends."""
 
-_SEEN = 4.0
-"""Seconds within which the main thread sees that who keeps the store has gone, if it waits for a message at all."""
+_SEEN = 3.0
+"""Seconds within which the main thread sees that somebody is missing, if it does not wait inside of torch."""
 
 _FOR_EVER = timedelta(days=7)
 
@@ -70,8 +71,11 @@ class World:
         silence: float = 15.0,
         ended: Callable[[], set[int]] = set,
         meeting: float = 0.0,
+        ends: bool = True,
     ) -> None:
         """Meets the others at the place; E0709 if they do not come within the patience, or `meeting` if that is longer.
+
+        ends: whether this process may be ended where somebody is missing and its main thread waits inside of torch.
 
         device: cpu, cuda or npu; of several on a host each process takes that of its local number.
         """
@@ -83,7 +87,7 @@ class World:
         self.register: Register | None = None
         self._over = threading.Event()
         self._beats: threading.Thread | None = None
-        self._heard, self._deserted = 0, False
+        self._heard, self._deserted, self._verdict = 0, False, ""
         self._made = False
         waiting = timedelta(seconds=patience)
         ours = place.rank == 0 and not place.served
@@ -100,7 +104,7 @@ class World:
             self.register.come()
             self._beats = threading.Thread(target=self._live, args=(self.register.clone(),), daemon=True)
             self._beats.start()
-            if self.rank:
+            if ends:
                 threading.Thread(target=self._watch, daemon=True).start()
             # All are there before torch hears of it: what it begins and gives up counts in the names of later groups.
             self._gather(self.register, max(meeting, patience))
@@ -111,9 +115,8 @@ class World:
             )  # fmt: skip
             self._control = dist.new_group(backend="gloo", timeout=_FOR_EVER)
         except (RuntimeError, ValueError, OSError) as error:
-            absent = _absent(place, error)
             self.close()
-            raise absent from error
+            raise absent(place, error) from error
         except (KeyboardInterrupt, ParcError):
             self.leave()
             raise
@@ -125,7 +128,7 @@ class World:
         while missing:
             if self.ended() or time.monotonic() > last:
                 if gone := sorted(self.ended()):
-                    raise _lost(register.judge(f"process {gone[0]} has ended before it met the others"))
+                    raise fault(register.judge(f"process {gone[0]} has ended before it met the others"))
                 raise TimeoutError(f"{', '.join(map(str, missing))} did not come within {meeting:g} s")
             time.sleep(pause)
             pause = min(2 * pause, _PAUSE)
@@ -235,13 +238,13 @@ class World:
             if register.noticed(self.ended()) or now - looked > 2 * BEAT:
                 looked = now
                 if told := register.at_fault(self.ended()):
-                    return _lost(told)
+                    return fault(told)
                 if (signs := register.signs()) is None:
-                    return _lost(f"{self._keeper} has ended, or no longer answers: {_line(error)}")
+                    return fault(f"{self._keeper} has ended, or no longer answers: {first_line(error)}")
                 if now - start > self.silence + 2 * BEAT:
                     whom = ", ".join(map(str, sorted(set(peers) - {self.rank})))
                     told = f"process {self.rank} ({signs[self.rank]}) waited {self.patience:g} s for {what}, of {whom}"
-                    return _lost(register.judge(f"{told}: {_line(error)}"))
+                    return fault(register.judge(f"{told}: {first_line(error)}"))
             time.sleep(BEAT / 4)
 
     @property
@@ -292,7 +295,7 @@ class World:
 
     def _end(self, told: str) -> None:
         """End this process, whatever its main thread waits for."""
-        lines = render(_lost(told).diagnostics, {}, False).strip().splitlines()
+        lines = render(fault(told).diagnostics, {}, False).strip().splitlines()
         who = f"process {self.rank}: " if self.rank else ""
         sys.stderr.write("".join(f"{who}{line}\n" for line in lines))
         sys.stderr.flush()
@@ -309,18 +312,22 @@ class World:
                 # They cannot write why: all others wait for no message of theirs.
                 if self.ended() or (self.size > 1 and register.misses_next(BEAT)):
                     register.at_fault(self.ended())
+                self._verdict = register.verdict()
             except RuntimeError:  # the store has gone with its process
                 self._deserted = True
                 return
 
     def _watch(self) -> None:
-        """End this process where who keeps the store has gone and the main thread does not see it, or is stopped: calls
-        of it never come back, in whichever thread."""
-        silent, heard = 0, 0
+        """End this process, if its main thread does not, where somebody is missing, or who keeps the store: where he is
+        stopped, calls of it never come back, in whichever thread."""
+        silent, heard, known = 0, 0, 0
         while not self._over.wait(BEAT):  # turns are counted: a clock goes on while all are stopped together
             silent, heard = silent + 1 if heard == self._heard else 0, self._heard
-            if silent * BEAT > (_SEEN if self._deserted else 2 * self.silence):
-                self._end(f"{self._keeper} {'has ended, or ' * self._deserted}no longer answers")
+            known += bool(self._verdict or self._deserted)
+            if known * BEAT > _SEEN:
+                self._end(self._verdict or f"{self._keeper} has ended, or no longer answers")
+            if silent * BEAT > 2 * self.silence:
+                self._end(f"{self._keeper} no longer answers")
 
     def leave(self) -> None:
         """Leave while others may hang: connections are not waited for."""
@@ -333,19 +340,6 @@ class World:
         self.leave()
         if self._made and dist.is_initialized():
             dist.destroy_process_group()
-
-
-def _absent(place: Seat, error: BaseException) -> ParcError:
-    """E0709: why a process did not meet the others."""
-    what = f"process {place.rank} of {place.size} did not meet the others at {place.address}:{place.port}"
-    help = "start all of them, with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE; docs/torch.md says more"
-    if "EADDRINUSE" in str(error):
-        help = f"another program listens at port {place.port}, maybe a run that has not ended: end it, or choose "
-        help += "another MASTER_PORT (torchrun: `--master-port`) for all of them"
-    elif "connectFullMesh" in str(error):  # they have met, and cannot reach each other where they say that they are
-        help = "say by which network interface the others are reached, on every host: GLOO_SOCKET_IFNAME=eth1 "
-        help += "(`ip -brief address` lists them), and let all ports between the hosts through; docs/torch.md says more"
-    return fail("E0709", f"{what}: {_line(error)}", help=help)
 
 
 def torch_device(kind: str, number: int) -> torch.device:
@@ -361,20 +355,12 @@ def torch_device(kind: str, number: int) -> torch.device:
             return torch.device(kind, number)
         found = f"there are {module.device_count()} here"
     except (ImportError, AttributeError, RuntimeError) as error:
-        found = _line(error)
+        found = first_line(error)
     help = "`--device cpu` runs on this machine's own cores"
     if kind == "npu":
         least = f"torch {torch.__version__.partition('+')[0]}"
         help = f"Ascend NPUs need the package `torch_npu` of the version for {least}, and CANN; " + help
     raise fail("E0710", f"process {number} of this host needs a device `{kind}`: {found}", help=help)
-
-
-def _lost(message: str) -> ParcError:
-    return fail("E0709", message, help="look at that process' own output; docs/torch.md says what else to look at")
-
-
-def _line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _bytes(data: bytes) -> Tensor:

@@ -96,6 +96,15 @@ def test_a_process_that_hangs_is_named() -> None:
         assert f"error[E0709]: process 1 ({others[0]} on" in told and "no longer answers" in told
 
 
+def test_who_waits_inside_of_torch_for_one_that_hangs_ends_before_its_patience() -> None:
+    """The message may be waited for for minutes: where it is known who is missing, the process ends all the same."""
+    with training("--patience", "600") as (p, others):
+        os.kill(others[0], signal.SIGSTOP)
+        _, told = p.communicate(timeout=LATEST)
+        assert p.returncode == 1 and gone(others)
+        assert f"error[E0709]: process 1 ({others[0]} on" in told and "no longer answers" in told
+
+
 def test_a_first_process_that_hangs_is_left() -> None:
     with training() as (p, others):
         os.kill(p.pid, signal.SIGSTOP)
@@ -199,12 +208,12 @@ def test_a_port_that_is_taken_and_one_that_nobody_listens_at() -> None:
 def test_who_is_not_reached_where_he_says_he_is_hears_of_interfaces() -> None:
     """As gloo says it where a host's own name leads to 127.0.1.1."""
     from runtime.torch.launch import Seat
-    from runtime.torch.world import _absent
+    from runtime.torch.missing import absent
 
     told = (
         "Gloo connectFullMesh failed with [pair.cc:152] timed out connecting: Connection refused, remote=[127.0.1.1]:9"
     )
-    found = _absent(Seat(1, 4, "10.0.0.1", 29500), RuntimeError(told)).diagnostics[0]
+    found = absent(Seat(1, 4, "10.0.0.1", 29500), RuntimeError(told)).diagnostics[0]
     assert found.code == "E0709" and "127.0.1.1" in found.message
     assert "GLOO_SOCKET_IFNAME" in (found.help or "")
 
