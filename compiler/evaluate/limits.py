@@ -17,6 +17,9 @@ MAX_DIM = 2**40
 MAX_ELEMENTS = 2**56
 """Elements of a tensor."""
 
+MAX_DIMS = 64
+"""Dims of a tensor."""
+
 MAX_COUNT = 10**9
 """Iterations of a rolled loop."""
 
