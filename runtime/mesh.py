@@ -8,7 +8,7 @@ from itertools import product
 from math import prod
 
 from compiler.graph import Type
-from compiler.layout import TIME
+from compiler.layout import TIME, piece_of_dim
 from compiler.program import DeviceClass, LoopRange, Program, StateDecl
 from dsl.data import dataclass
 
@@ -56,6 +56,18 @@ class Mesh:
             number = number * self.sizes[a] + at[a]
         return number
 
+    def part(self, size: int, axes: Sequence[str], at: Mapping[str, int]) -> tuple[int, int]:
+        """From where to behind where in a dim of this size the device at coordinates `at` has elements."""
+        start, stop = piece_of_dim(size, axes, self.sizes, at)
+        start = min(start, size)
+        return start, max(start, stop)
+
+    def spans(self, size: int, axes: Sequence[str]) -> list[tuple[int, int]]:
+        """The same of all pieces that the axes make, in their order; one that has nothing may begin beyond the end."""
+        every = product(*(range(self.sizes[a]) for a in axes))
+        found = [piece_of_dim(size, axes, self.sizes, dict(zip(axes, at, strict=True))) for at in every]
+        return [(start, max(start, stop)) for start, stop in found]
+
 
 def logical(decl: StateDecl) -> str:
     """The state's name in the serial program."""
@@ -84,10 +96,9 @@ def region(decl: StateDecl, cls: DeviceClass, group: int, mesh: Mesh, at: Mappin
     r = range_of(decl, cls)
     found = []
     for dim, split in zip(decl.type.dims, decl.layout.dims, strict=True):
-        size = -(-dim.size // mesh.count(split))
-        start = mesh.piece(split, at) * size
+        low, high = mesh.part(dim.size, split, at)
         first = r.first.at(group) if r is not None and dim.name == r.dim else 0
-        found.append((first + min(start, dim.size), first + min(start + size, dim.size)))
+        found.append((first + low, first + high))
     return found
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from math import inf, prod
 
 from compiler.graph import Value
-from compiler.layout import Layout, in_order, is_padded
+from compiler.layout import Layout, correspond, has_gaps, in_order, is_padded
 from compiler.ops.base import Loop, Op, majors
 from compiler.verify.report import Finding
 from dsl.diagnostics import plural
@@ -48,9 +48,10 @@ def check_local(
             found += _check_minor(loops, index, ins, outs, sizes)
         if loop.kind in ("sum", "max"):
             pending.update(dict.fromkeys(axes, loop.kind))
-            found += _check_padding(op, loop, axes, ins, sizes, fills)
+            found += _check_padding(op, loop, ins, sizes, fills)
         if loop.kind == "halo" and loop.halo != (0, 0):
             if loop.gives and loop.outs[0] is not None:
+                found += _check_padding(op, loop, ins, sizes, fills)
                 borders_out.append((outs[0].type.index(loop.outs[0]), *loop.halo))
             elif not loop.gives and loop.ins[0] is not None:
                 borders_in.append((ins[0].type.index(loop.ins[0]), *loop.halo))
@@ -124,22 +125,25 @@ def _check_split(
         help = "gather it before" if loop.kind == "whole" else "the collective moves elements between pieces"
         return [("E0614", f"{_title(loop)} must be whole here, but is split on {_listed(axes)}", help)]
     dims = [v.type.size(d) for v, d in [*zip(ins, loop.ins, strict=True), *zip(outs, loop.outs, strict=True)] if d]
-    exact = loop.kind == "halo" or any(size != loop.size for size in dims)
-    if exact and loop.size % n:
+    counts = [sizes[a] for a in axes]
+    even = loop.size % n == 0
+    if not even and (loop.kind == "minor" or any(not correspond(loop.size, size, counts) for size in dims)):
         message = f"{_title(loop)} of {loop.size} does not divide into {n} pieces, so that the pieces do not correspond"
         return [("E0614", message, None)]
     return []
 
 
 def _check_padding(
-    op: Op, loop: Loop, axes: tuple[str, ...], ins: Sequence[Value], sizes: Mapping[str, int], fills: Sequence[Fills]
+    op: Op, loop: Loop, ins: Sequence[Value], sizes: Mapping[str, int], fills: Sequence[Fills]
 ) -> list[Finding]:
-    """Unused elements must not reach the result. Rows of a table that no index names cannot."""
+    """Unused elements must not reach the result. Rows of a table that no index names cannot, but between pieces they
+    have numbers of rows that others hold."""
     held: list[tuple[Value, str, float | None]] = []
     for i, (var, name) in enumerate(zip(ins, loop.ins, strict=True)):
-        if name is None or not op.sees_padding(i):
+        if name is None:
             continue
-        if is_padded(var.type.dims[var.type.index(name)], axes, sizes):
+        dim, axes = next(of for of in zip(var.type.dims, var.layout.dims, strict=True) if of[0].name == name)
+        if is_padded(dim, axes, sizes) and (op.sees_padding(i) or (loop.placed and has_gaps(dim, axes, sizes))):
             held.append((var, name, fills[i].get(name)))
     if loop.kind == "max":
         bad = [h for h in held if h[2] is None or h[2] > _LOWEST]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf, prod
 
 from compiler.graph import Node, Value
-from compiler.layout import TIME, Layout
+from compiler.layout import TIME, Layout, correspond, nested
 from compiler.ops.base import Loop, majors
 from compiler.passes.place.region import Choice, GraphPlacer, LoopAxes, Reason
 from compiler.passes.place.rules import Wish
@@ -141,20 +141,23 @@ def _split(held: list[list[tuple[Layout, int]]], others: frozenset[int], axis: s
 def _room(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str, padded_ok: bool) -> bool:
     """True if `axis` can split the loop besides the axes that it has already."""
     loop = plan.loops[index]
-    if loop.kind == "whole" or (loop.kind == "move" and axis == TIME):
+    if loop.kind == "whole" or (loop.kind in ("halo", "move") and axis == TIME):
         return False
     if loop.kind == "minor" and not all(
         prod(region.sizes[a] for a in plan.axes[k]) == plan.loops[k].size for k in majors(plan.loops, index)
     ):
         return False
-    n = region.sizes[axis]
-    for a in plan.axes[index]:
-        n *= region.sizes[a]
-    if loop.size % n == 0:
-        return loop.size >= n
-    if not padded_ok or plan.axes[index] or axis == TIME or loop.kind in ("halo", "move"):
+    counts = [region.sizes[a] for a in (*plan.axes[index], axis)]
+    *_, piece, _ = nested(loop.size, counts)
+    if loop.size % prod(counts) == 0:
+        return True
+    if not padded_ok and piece % counts[-1]:
         return False
-    return all(size == loop.size for _, size in _walked(node, loop))  # not the major part of a split or merged dim
+    if loop.kind == "minor":
+        return False
+    # Parts of a dim, and what strides pass over: the order of the axes is not known yet, in which they would fit.
+    others = {size for _, size in _walked(node, loop)} - {loop.size}
+    return not others or (len(counts) == 1 and all(correspond(loop.size, size, counts) for size in others))
 
 
 def _room_behind(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import field
 
 from compiler.graph import Node, Type, Value
-from compiler.layout import local_type
+from compiler.layout import has_gaps, local_type
 from compiler.ops.base import ByOp, Op
 from compiler.program import DeviceClass, Program
 from dsl.data import dataclass
@@ -123,6 +123,8 @@ class Writer:
         axes = self.axes(value, dim)
         if not axes:
             return ""
+        if has_gaps(value.type.dims[dim], axes, self.program.sizes):
+            return f"{self.use('span')}({value.type.shape[dim]}, {quoted(axes)}, i)[0]"
         return f"{self.local(value).shape[dim]} * {self.use('piece')}({quoted(axes)}, i)"
 
     def aligned(self, value: Value, names: Sequence[str]) -> str:
