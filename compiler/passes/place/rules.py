@@ -191,7 +191,9 @@ class Rules:
         if not isinstance(rule, LayoutRule) and rule.pad:
             help += "pieces of what is merged or split into dims are even"
         elif isinstance(rule, LayoutRule):
-            help += f"or allow uneven pieces with a rule in the place of this: `split {dim} on {axis} in {name} pad`"
+            here = [a for a in axes if not any(dim in r.dims and within(name, r.scope) for r in self._splits[a])]
+            rules = ", ".join(f"`split {dim} on {a} in {name} pad`" for a in here or [axis])
+            help += f"or allow uneven pieces with a rule in the place of this: {rules}"
         else:
             named = dim if dim in rule.dims else ", ".join(rule.dims)  # its size may come from another dim
             other = stand_in(dim, n, self._model) if dim in rule.dims else None
