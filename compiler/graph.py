@@ -22,6 +22,10 @@ DTYPES = (*FLOATS, "int32", "uint32", "bool")
 ITEMSIZE = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "int32": 4, "uint32": 4, "bool": 1}
 DIGITS = {"f64": 53, "f32": 24, "f16": 11, "bf16": 8}
 """Significant bits of each float type."""
+RANGES = {"int32": (-(2**31), 2**31 - 1), "uint32": (0, 2**32 - 1)}
+"""The least and the largest number of each integer type."""
+BEYOND_F32 = (2 - 2.0 ** -DIGITS["f32"]) * 2.0**127
+"""The least number that is infinite as f32."""
 
 
 @dataclass(frozen=True, slots=True)

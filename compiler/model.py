@@ -215,6 +215,12 @@ class DataSpec:
     options: tuple[tuple[str, Any], ...] = ()
     folder: str = "."
     span: Span = field(default=NOWHERE, compare=False)
+    places: tuple[tuple[str | int, Span], ...] = field(default=(), compare=False)
+    """Where each argument stands, by its name or number."""
+
+    def span_of(self, argument: str | int) -> Span:
+        """Where an argument stands; the whole, if that is not known."""
+        return dict(self.places).get(argument, self.span)
 
     @property
     def path(self) -> str | None:

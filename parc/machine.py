@@ -11,9 +11,6 @@ from dsl.diagnostics import ParcError, fail
 from dsl.source import Span
 from parc.units import amount
 
-CERTAIN = 64 * 2**20
-"""Bytes that are not worth a look at what there is."""
-
 
 def require_machine(
     compiled: Compiled, evaluate: Callable[[Sizes], Job], executors: Collection[str], proof: bool
@@ -23,14 +20,15 @@ def require_machine(
     evaluate: the job with other sizes, which tells the parameters that make it smaller; executors: `stacked` where all
     devices are one array, `private` where each has its own buffers.
     """
-    from runtime.room import available, private, serial, stacked
+    from runtime.available import lacking
+    from runtime.room import private, serial, stacked
 
     program = compiled.program
     needed = sum(private(program) if e == "private" else stacked(program) for e in executors)
     if proof:
         needed += serial(compiled.training)
-    limit = available() if needed > CERTAIN else None
-    if limit is None or needed <= limit.bytes:
+    limit = lacking(needed)
+    if limit is None:
         return
     what = "proving" if proof else "running"
     raise fail(

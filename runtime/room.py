@@ -1,4 +1,4 @@
-"""What running a program needs of *this* machine's memory, and what there is of it.
+"""What running a program needs of *this* machine's memory. (What there is of it: `runtime.available`.)
 
 `stacked`: all devices as one array per value, with size 1 along axes on which it is replicated; 16-bit floats take 32
 bits. `serial`: the serial interpreter keeps every value of a graph. Both are estimates, good enough to refuse what
@@ -7,10 +7,8 @@ cannot be; small ones are not refused at all.
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import prod
-from pathlib import Path
 
 import numpy as np
 
@@ -24,76 +22,7 @@ from compiler.ops.effects import Input
 from compiler.origin import Role
 from compiler.program import DeviceClass, Program
 from compiler.walk import walk
-from dsl.data import dataclass
 from runtime.numpy import STORAGE
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """Bytes that this process can still have, and what says so."""
-
-    bytes: int
-    what: str
-
-
-def available() -> Limit | None:
-    """The narrowest of the machine's free memory, the limits of its control group, and the process's own; None where
-    the system tells none of them."""
-    return min(_limits(), key=lambda limit: limit.bytes, default=None)
-
-
-def _limits() -> Iterator[Limit]:
-    memory = _fields("/proc/meminfo")
-    if "MemAvailable" in memory:
-        yield Limit(memory["MemAvailable"] + memory.get("SwapFree", 0), "free memory")
-    own = _fields("/proc/self/status")
-    for kind, used, what in (
-        (resource.RLIMIT_AS, "VmSize", "limit of the address space"),
-        (resource.RLIMIT_DATA, "VmData", "limit of data"),
-    ):
-        soft, _ = resource.getrlimit(kind)
-        if soft != resource.RLIM_INFINITY:
-            yield Limit(max(0, soft - own.get(used, 0)), what)
-    for most, now in _groups():
-        try:
-            yield Limit(max(0, int(most.read_text()) - int(now.read_text())), "limit of the control group")
-        except (OSError, ValueError):
-            continue  # not there, or `max`
-
-
-def _groups() -> Iterator[tuple[Path, Path]]:
-    """Files of the memory limits of this process's control groups, and of those above them, and of what is used."""
-    root = Path("/sys/fs/cgroup")
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            base, names = root, ("memory.max", "memory.current")
-        elif "memory" in controllers.split(","):
-            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        folder = base / path.lstrip("/")
-        for at in (folder, *folder.parents):
-            yield at / names[0], at / names[1]
-            if at == base:
-                break
-
-
-def _fields(path: str) -> dict[str, int]:
-    """Lines like `VmSize:  1234 kB`, in bytes."""
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError:
-        return {}
-    found = [(name, rest.split()) for name, _, rest in (line.partition(":") for line in lines)]
-    return {name: 1024 * int(words[0]) for name, words in found if len(words) == 2 and words[1] == "kB"}
-
-
-# --- needed ----------------------------------------------------------------------------------------
 
 
 def stored(type: Type) -> int:

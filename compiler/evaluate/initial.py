@@ -7,6 +7,7 @@ from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import Number
+from compiler.graph import BEYOND_F32
 from compiler.model import Init
 from dsl import ast
 from dsl.diagnostics import did_you_mean, fail
@@ -29,7 +30,11 @@ def initializer(expr: ast.Expr | None, scope: Scope) -> Init:
         raise fail("E0311", message, expr.span)
     numbers: list[Number] = []
     for argument in arguments:
-        numbers.append(static.number(evaluate(argument.value, scope), f"an argument of `{name.id}`", argument.span))
+        found = static.number(evaluate(argument.value, scope), f"an argument of `{name.id}`", argument.span)
+        if abs(found) >= BEYOND_F32:
+            message = f"an argument of `{name.id}` must be below {BEYOND_F32:.4g}, got {found:.6g}"
+            raise fail("E0206", message, argument.span)
+        numbers.append(found)
     if (name.id == "normal" and numbers[0] < 0) or (name.id == "uniform" and numbers[0] > numbers[1]):
         what = "a deviation is not negative" if name.id == "normal" else "the lower bound stands first"
         raise fail("E0311", what, expr.span)

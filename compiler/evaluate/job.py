@@ -21,14 +21,16 @@ from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.strategy import build_strategy
 from compiler.evaluate.values import Defined, Skip
-from compiler.graph import FLOATS, Names
+from compiler.graph import BEYOND_F32, FLOATS, Names
 from compiler.model import Cluster, DataSpec, Job, Model, Precision, WeightUpdate
+from compiler.readers import check_data
 from compiler.strategy import SERIAL, Strategy
 from dsl import ast
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError, fail
+from dsl.source import Span
 
-_MAX_SEED = 2**63
+_MAX_SEED = 2**63 - 1
 
 NARROW = {"bf16": 2**8, "f16": 2**11}
 """Types in which whole numbers are exact up to here only."""
@@ -79,7 +81,7 @@ def build_job(
     cluster = _try(session, lambda: _cluster(session, module, task))
     plan = _try(session, lambda: _strategy(session, module, task, strategy, model, cluster))
     updates = _try(session, lambda: _updates(session, module, entry, tasks, model, names, precision))
-    data = _try(session, lambda: _data(tasks.data, module)) if session.sizes is None else None
+    data = _try(session, lambda: _data(tasks.data, module, model)) if session.sizes is None else None
     seed = _try(session, lambda: _seed(tasks.seed, module))
     if session.failures > before or model is None or plan is None or updates is None or seed is None:
         raise Skip
@@ -148,6 +150,8 @@ def _precision(use: ast.Precision | None, module: Module) -> Precision:
         scale = float(static.number(value, "`loss_scale`", use.loss_scale.span))
         if scale <= 0:
             raise fail("E0206", f"`loss_scale` must be above 0, got {scale}", use.loss_scale.span)
+        if scale >= BEYOND_F32:
+            raise fail("E0206", f"`loss_scale` must be below {BEYOND_F32:.4g}, got {scale}", use.loss_scale.span)
     return Precision(compute, master, scale)
 
 
@@ -241,18 +245,20 @@ def _updates(
     return updates, clip
 
 
-def _data(use: ast.Data | None, module: Module) -> DataSpec | None:
+def _data(use: ast.Data | None, module: Module, model: Model | None) -> DataSpec | None:
     if use is None:
         return None
     scope = static_scope(module)
     args: list[Any] = []
     options: dict[str, Any] = {}
+    places: list[tuple[str | int, Span]] = []
     for argument in use.call.arguments:
         try:
             value = _static(argument.value, scope)
         except ParcError as error:
             quoted = f'a file is named in quotes: `{use.call.function.id}("…")`'
             raise ParcError(*(replace(d, help=d.help or quoted) for d in error.diagnostics)) from None
+        places.append((len(args) if argument.name is None else argument.name.id, argument.span))
         if argument.name is None:
             args.append(value)
         elif argument.name.id in options:
@@ -260,7 +266,12 @@ def _data(use: ast.Data | None, module: Module) -> DataSpec | None:
         else:
             options[argument.name.id] = value
     folder = os.path.dirname(module.source.path) if module.source.path else "."
-    return DataSpec(use.call.function.id, tuple(args), tuple(options.items()), folder, use.span)
+    found = DataSpec(
+        use.call.function.id, tuple(args), tuple(options.items()), folder, use.span, tuple(places)
+    )  # fmt: skip
+    if model is not None:  # else what it is wrong with is told
+        check_data(found, {i.value.name: i.value.type for i in model.inputs})
+    return found
 
 
 def _seed(use: ast.Seed | None, module: Module) -> int:

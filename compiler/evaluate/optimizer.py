@@ -13,7 +13,7 @@ from compiler.evaluate.scope import Making, Scope
 from compiler.evaluate.session import Session
 from compiler.evaluate.statements import run
 from compiler.evaluate.values import Defined, Skip, WeightVar, is_static, plain
-from compiler.graph import Graph, Names, Type, Value
+from compiler.graph import BEYOND_F32, Graph, Names, Type, Value
 from compiler.model import STEP_DTYPE, Precision, Weight, WeightUpdate
 from compiler.ops.elementwise import Transpose
 from compiler.origin import Origin
@@ -65,6 +65,8 @@ def _clip(module: Module, use: ast.Call) -> float | None:
             clip = float(static.number(value, "`clip`", argument.value.span))
             if clip <= 0:
                 raise fail("E0206", f"`clip` must be above 0, got {clip}", argument.value.span)
+            if clip >= BEYOND_F32:
+                raise fail("E0206", f"`clip` must be below {BEYOND_F32:.4g}, got {clip}", argument.value.span)
             return clip
     return None
 

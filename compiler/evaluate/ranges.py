@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
-from compiler.graph import DIGITS, FLOATS, Dim
-from compiler.ops.base import Op
+from compiler.graph import DIGITS, FLOATS, RANGES, Dim
+from compiler.ops.base import Op, OpError
 from compiler.ops.create import Full, Iota
 from compiler.ops.elementwise import Cast, Map
 from compiler.ops.index import Take
@@ -20,7 +20,7 @@ from dsl.source import Span
 EXACT_TO: Mapping[str, int] = {dtype: 2**digits for dtype, digits in DIGITS.items()}
 """Up to where whole numbers are numbers of the type."""
 LARGEST = 1e30
-INT32 = (-(2**31), 2**31 - 1)
+INT32 = RANGES["int32"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +38,30 @@ class Extent:
 
 
 def extents(op: Op, ins: Sequence[Extent | None], dtypes: Sequence[str]) -> tuple[Extent | None, ...]:
-    """Of the op's results, from those of its operands (None: nothing is known). `dtypes`: of the results."""
+    """Of the op's results, from those of its operands (None: nothing is known). `dtypes`: of the results.
+
+    Raises OpError (E0206) where constants alone make a number that int32 does not have.
+    """
     if isinstance(op, TopK):
         return (_inside(ins[0]), None)
     try:
         found = _extent(op, ins, dtypes[0])
     except OverflowError:  # of numbers that no type holds
         found = None
-    low, high = INT32 if dtypes[0] == "int32" else (-LARGEST, LARGEST)
+    low, high = RANGES.get(dtypes[0], (-LARGEST, LARGEST))
+    if found is not None and dtypes[0] == "int32" and not low <= found.low <= found.high <= high:
+        _expect_data(found)
     if found is None or not low <= found.low <= found.high <= high:  # neither of what wraps, nor of inf and nan
         return (None,) * len(dtypes)
     return (found,)
+
+
+def _expect_data(found: Extent) -> None:
+    """Raise OpError (E0206) if int32 lacks numbers that are there whatever the data are: of constants, of positions."""
+    if found.attained and all(isinstance(s, Dim) for s in found.sources):
+        number = found.high if found.high > INT32[1] else found.low
+        message = f"this is {number:.0f} somewhere, and int32 reaches from {INT32[0]} to {INT32[1]}"
+        raise OpError("E0206", message, "compute it in `f64`, or in smaller numbers")
 
 
 def _inside(x: Extent | None) -> Extent | None:

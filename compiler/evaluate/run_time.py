@@ -14,7 +14,7 @@ from compiler.evaluate import static
 from compiler.evaluate.expressions import evaluate, tensor
 from compiler.evaluate.scope import Scope, check_dim
 from compiler.evaluate.values import is_static
-from compiler.graph import Dim, Type, Value
+from compiler.graph import RANGES, Dim, Type, Value
 from compiler.ops.base import Op
 from compiler.ops.create import Iota
 from compiler.ops.elementwise import Map
@@ -141,7 +141,7 @@ def mask(dim: Dim, scope: Scope, span: Span) -> Value:
 
 
 def _kept(x: Value, dim: str, kind: str, scope: Scope, span: Span) -> Value:
-    lowest = -inf if x.type.is_float else -(2**31)
+    lowest = -inf if x.type.is_float else RANGES[x.type.dtype][0]
     return _where(mask(Dim(dim, x.type.size(dim)), scope, span), 0 if kind == "sum" else lowest, x, scope, span, True)
 
 

@@ -271,6 +271,8 @@ class Scope:
                 self.making.used_dims.update(t.names)
             if self.making.counts:
                 self._check_made(op, operands, types, span)
+            known = self.making.extents
+            found = extents(op, [known.get(v) for v in inputs], [t.dtype for t in types])
             values = builder.add_many(op, *operands, name=name, span=span)
         except Misuse:
             raise
@@ -278,8 +280,7 @@ class Scope:
             help = (error.code == "E0202" and self._widened(operands)) or error.help
             raise fail(error.code, error.message, span, help=help) from None
         frame.own.update(values)
-        known = self.making.extents
-        for value, extent in zip(values, extents(op, [known.get(v) for v in inputs], [t.dtype for t in types])):
+        for value, extent in zip(values, found, strict=True):
             if extent is not None:
                 known[value] = extent
         if alone:

@@ -14,7 +14,7 @@ from compiler.evaluate.scope import Called, Scope, check_dim, check_size
 from compiler.evaluate.session import listed
 from compiler.evaluate.states import model_states
 from compiler.evaluate.values import BROKEN, Bound, Broken, CallResults, Skip, WeightVar, is_static, kind_of
-from compiler.graph import FLOATS, Dim, Type, Value
+from compiler.graph import FLOATS, RANGES, Dim, Type, Value
 from compiler.model import DataInput, Init, State, Weight
 from compiler.ops.elementwise import Cast, Transpose
 from compiler.origin import Origin, Role
@@ -276,6 +276,11 @@ def _input(statement: ast.InputDecl, scope: Scope) -> None:
             raise fail("E0202", f"a range bounds integers, the input is {type.dtype}", statement.range.span)
         bounds = (statement.range.low, statement.range.high)
         low, high = (static.integer(evaluate(e, scope), "a bound", e.span) for e in bounds)
+        least, most = RANGES[type.dtype]
+        for bound, end, at in ((low, low, bounds[0]), (high, high - 1, bounds[1])):
+            if not least <= end <= most:
+                message = f"{bound} as a bound of {type.dtype}, which reaches from {least} to {most}"
+                raise fail("E0206", message, at.span, help=f"ranges of {type.dtype} lie within {least}..{most + 1}")
         if low >= high:
             raise fail("E0206", f"the range {low}..{high} is empty", statement.range.span)
     for name in statement.names:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
+from math import inf, isinf, isnan
 from typing import ClassVar
 
-from compiler.graph import Dim, Type
+from compiler.graph import BEYOND_F32, RANGES, Dim, Type
 from compiler.ops.base import Loop, Misuse, Movement, Op, OpError
 from dsl.data import dataclass
 
@@ -45,6 +46,30 @@ def expect_dtype(op: str, type: Type, allowed: Sequence[str], what: str) -> None
     """Raise E0202 unless the operand's dtype is one of `allowed`, called `what` in the message."""
     if type.dtype not in allowed:
         raise OpError("E0202", f"{op} needs {what}, got {type}", f"cast it: `cast(x, {allowed[0]})`")
+
+
+def expect_literal(op: str, value: int | float | bool, dtype: str) -> None:
+    """Raise E0202 unless a number is of the dtype's kind, E0206 unless it is one of the dtype's.
+
+    What f32 holds may stand in narrower floats, too, where it may be infinite: layers are written for all precisions.
+    """
+    if isinstance(value, bool) != (dtype == "bool"):
+        raise OpError("E0202", f"{op}: the literal {value} does not fit an operand of dtype {dtype}")
+    if dtype in RANGES:
+        low, high = RANGES[dtype]
+        if isinf(value) or isnan(value) or value != int(value):
+            raise OpError("E0202", f"{op}: the literal {value} does not fit an operand of dtype {dtype}")
+        if not low <= value <= high:
+            message = f"{op}: the literal {value} is beyond {dtype}, which reaches from {low} to {high}"
+            raise OpError("E0206", message, "take a number that the type has, or cast the operands to another first")
+    elif dtype not in ("bool", "f64") and BEYOND_F32 <= abs(value) < inf:
+        message = f"{op}: the literal {value} is beyond {dtype}, where it is infinite"
+        raise OpError("E0206", message, "take one below 3.4e38, or compute this in f64: `cast`")
+
+
+def expect_fill(op: str, value: int | float | bool, dtype: str) -> None:
+    """As `expect_literal`, of what a tensor is filled with: 0 and 1 stand for false and true."""
+    expect_literal(op, bool(value) if dtype == "bool" and value in (0, 1) else value, dtype)
 
 
 def expect_positive(op: str, dims: Iterable[Dim]) -> None:

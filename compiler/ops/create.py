@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from compiler.graph import DTYPES, FLOATS, Dim, Type
+from compiler.graph import DTYPES, FLOATS, RANGES, Dim, Type
 from compiler.ops.base import Derive, Loop, Misuse, Op, OpError
-from compiler.ops.common import dims_of, dtype_of, expect_distinct, expect_operands, expect_positive, listed
+from compiler.ops.common import (
+    dims_of,
+    dtype_of,
+    expect_distinct,
+    expect_fill,
+    expect_operands,
+    expect_positive,
+    listed,
+)
 from dsl.data import dataclass
 
 
@@ -46,6 +54,10 @@ class Iota(_Create):
             if t != Type("int32"):
                 raise OpError("E0202", f"iota starts at an int32 scalar, got {t}")
         expect_positive("iota", (self.dim,))
+        if self.dim.size - 1 > RANGES["int32"][1]:
+            raise OpError(
+                "E0206", f"iota: int32 has no numbers for all positions of `{self.dim.name}`, {self.dim.size}"
+            )
         return (Type("int32", (self.dim,)),)
 
 
@@ -66,8 +78,7 @@ class Full(_Create):
         expect_operands("full", inputs, 0)
         if self.dtype not in DTYPES:
             raise OpError("E0207", f"there is no dtype `{self.dtype}`", f"there are {listed(DTYPES)}")
-        if self.dtype not in FLOATS and self.value != int(self.value):
-            raise OpError("E0202", f"full: {self.value} does not fit dtype {self.dtype}")
+        expect_fill("full", self.value, self.dtype)
         out = Type(self.dtype, self.dims)
         expect_distinct("full", out.names)
         expect_positive("full", self.dims)

@@ -12,6 +12,7 @@ from compiler.ops.common import (
     dims_of,
     dtype_of,
     expect_distinct,
+    expect_literal,
     expect_operands,
     expect_positive,
     listed,
@@ -81,11 +82,10 @@ class Map(Op):
             want = "float" if takes[0] in FLOATS else takes[0]
             raise OpError("E0202", f"{fn} is not defined for {dtype}; it needs {want} operands", "cast first")
         for s in slots:
-            if s is None:
-                continue
-            fits = isinstance(s, bool) if dtype == "bool" else not isinstance(s, bool)
-            if not fits or (dtype in INTEGERS and s != int(s)):
-                raise OpError("E0202", f"{fn}: the literal {s} does not fit an operand of dtype {dtype}")
+            if s is not None:
+                expect_literal(fn, s, dtype)
+        if dtype in INTEGERS and fn in ("floordiv", "mod") and slots[1] == 0:
+            raise OpError("E0211", f"{fn}: division by zero")
 
     def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
         return pass_loops(inputs, outputs, outputs[0].names)

@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from math import log, pi, sqrt
 from typing import Protocol
 
-from compiler.graph import FLOATS, Value
+from compiler.graph import FLOATS, RANGES, Value
 from dsl.data import dataclass
 
 Literal = float | int | bool | None
 Slot = Value | float | int | bool
 Number = int | float
 
-INTEGERS = ("int32", "uint32")
+INTEGERS = tuple(RANGES)
 _NUMBERS = (*FLOATS, *INTEGERS)
 _ANY = (*_NUMBERS, "bool")
 

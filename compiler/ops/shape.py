@@ -12,6 +12,7 @@ from compiler.ops.common import (
     View,
     expect_dim,
     expect_distinct,
+    expect_fill,
     expect_operands,
     expect_positive,
     listed,
@@ -184,6 +185,7 @@ class Pad(_Along):
         size = expect_dim("pad", inputs[0], self.dim)
         if self.low < 0 or self.high < 0:
             raise OpError("E0206", f"pad by {self.low} and {self.high}: the amounts are at least 0", "`slice` cuts off")
+        expect_fill("pad", self.value, inputs[0].dtype)
         out = replace(inputs[0], self.dim, Dim(self.into, size + self.low + self.high))
         expect_distinct("pad", out.names)
         return (out,)
@@ -267,8 +269,7 @@ class Shift(Op):
         if not 0 < abs(self.by) < size:
             message = f"shift by {self.by} along `{self.dim}` of size {size}"
             raise OpError("E0206", message, f"choose 1 to {size - 1}, or -1 to {1 - size}")
-        if not inputs[0].is_float and self.fill != int(self.fill):
-            raise OpError("E0202", f"shift: {self.fill} does not fit dtype {inputs[0].dtype}")
+        expect_fill("shift", self.fill, inputs[0].dtype)
         return (inputs[0],)
 
     def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:

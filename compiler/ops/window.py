@@ -11,6 +11,7 @@ from compiler.ops.common import (
     expect_dim,
     expect_distinct,
     expect_dtype,
+    expect_fill,
     expect_operands,
     expect_positive,
     pass_loops,
@@ -99,6 +100,7 @@ class Window(_Windowed):
         expect_operands("window", inputs, 1)
         size = expect_dim("window", inputs[0], self.dim)
         _check("window", Dim(self.dim, size), self.out, self.kernel, self.stride, self.pad, self.dilation)
+        expect_fill("window", self.fill, inputs[0].dtype)
         out = replace(inputs[0], self.dim, self.out, self.kernel)
         expect_distinct("window", out.names)
         return (out,)

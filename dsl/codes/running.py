@@ -130,8 +130,9 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0705",
         "unknown data reader, or an argument that it does not take",
-        'There are `text("file", level = "char")`, `csv("file", input = "column")`, `images("file", top = 16)` and '
-        "`synthetic()`.",
+        'There are `text("file", level = "char")`, `csv("file", input = "column")`, `images("file", top = 16)`, '
+        '`arrays("file.safetensors", input = "tensor")`, `raw("file", input = "uint8")`, '
+        '`tokens("file", dtype = "uint16")` and `synthetic()`.',
         _job('  data text("main.par", level = "letter")\n'),
         _job('  data text("main.par", level = "char")\n'),
     ),

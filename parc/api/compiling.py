@@ -68,6 +68,7 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
     from compiler.driver import compile_job
     from compiler.evaluate import check_file
     from compiler.model import EVALUATE
+    from compiler.readers import paths
     from dsl.diagnostics import Diagnostics, ParcError
     from dsl.files import data_file
 
@@ -91,8 +92,9 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
                 for diagnostic in _verified(compile_job(evaluation.job, EVALUATE)):
                     found.add(diagnostic)
             data = compiled.job.data
-            if data is not None and data.path is not None:
-                data_file(data.path, data.folder, data.span)
+            if data is not None:
+                for path in paths(data):
+                    data_file(path, data.folder, data.span)
         except ParcError as error:
             for diagnostic in error.diagnostics:
                 found.add(diagnostic)

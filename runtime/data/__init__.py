@@ -3,15 +3,16 @@
     reader = open_data(job.data, program.inputs)
     batch = reader.batch(program.seed, step)        # input's name -> its whole logical array
 
-To add one: a function `(Arguments, inputs) -> Reader`, and its name in `READERS` below.
+To add one: what it may be told (`FORMS` in `compiler/readers.py`), a function `(spec, inputs) -> Reader`, and its name
+in `READERS` below.
 """
 
 from __future__ import annotations
 
-from runtime.data.reader import READERS, Arguments, Reader, open_data
+from runtime.data.reader import READERS, Reader, open_data, open_synthetic
 from runtime.data.table import open_csv, open_images
 from runtime.data.text import open_text
 
-READERS |= {"text": open_text, "csv": open_csv, "images": open_images}
+READERS |= {"synthetic": open_synthetic, "text": open_text, "csv": open_csv, "images": open_images}
 
-__all__ = ["READERS", "Arguments", "Reader", "open_data"]
+__all__ = ["READERS", "Reader", "open_data"]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from compiler.model import DataSpec
 from compiler.program import InputDecl
+from compiler.readers import check_data
 from dsl.data import dataclass
-from dsl.diagnostics import did_you_mean, fail
+from dsl.diagnostics import fail
 from dsl.source import Span
 from runtime.data.synthetic import synthetic
 from runtime.inputs import Array
@@ -23,48 +24,20 @@ class Reader(Protocol):
     def batch(self, seed: int, step: int) -> dict[str, Array]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Arguments:
-    """The arguments of `data reader(…)`, taken one by one; what is left over is an error (E0705)."""
+Open = Callable[[DataSpec, tuple[InputDecl, ...]], Reader]
+"""Opens a job's data for the inputs, both of which fit (`compiler/readers.py`)."""
 
-    spec: DataSpec
-
-    @property
-    def span(self) -> Span:
-        return self.spec.span
-
-    def path(self) -> str:
-        """The first argument."""
-        path = self.spec.path
-        if path is None:
-            name = self.spec.reader
-            raise fail("E0705", f"`{name}` needs the path of a file", self.span, help=f'`data {name}("data/file")`')
-        self.at_most(1)
-        return path
-
-    def at_most(self, count: int) -> None:
-        """Refuse more unnamed arguments than that."""
-        if len(self.spec.args) > count:
-            message = f"`{self.spec.reader}` takes {count} unnamed argument{'s' * (count != 1)}"
-            raise fail("E0705", f"{message}, got {len(self.spec.args)}", self.span)
-
-    def options(self, known: Sequence[str]) -> dict[str, Any]:
-        """The named arguments, which must be among these."""
-        for name, _ in self.spec.options:
-            if name not in known:
-                help = did_you_mean(name, known) or (f"there are {', '.join(known)}" if known else "it has none")
-                raise fail("E0705", f"`{self.spec.reader}` has no option `{name}`", self.span, help=help)
-        return dict(self.spec.options)
+READERS: dict[str, Open] = {}
+"""Reader's name -> how it is opened."""
 
 
 def open_data(spec: DataSpec | None, inputs: Sequence[InputDecl]) -> Reader:
-    """The reader that a job names, or made-up data; all that can be wrong is found here (E0704 to E0707)."""
+    """The reader that a job names, or made-up data; all that can be wrong is found here (E0704 to E0707, E0760, E0761),
+    but for what stands in files of which each step reads a piece (E0706, E0762)."""
     if spec is None:
         return Synthetic(tuple(inputs))
-    if spec.reader not in READERS:
-        help = did_you_mean(spec.reader, READERS) or f"there are {', '.join(READERS)}"
-        raise fail("E0705", f"there is no data reader `{spec.reader}`", spec.span, help=help)
-    return READERS[spec.reader](Arguments(spec), tuple(inputs))
+    check_data(spec, {i.name: i.type for i in inputs})
+    return READERS[spec.reader](spec, tuple(inputs))
 
 
 @dataclass(frozen=True)
@@ -77,10 +50,8 @@ class Synthetic:
         return synthetic(self.inputs, seed, step)
 
 
-def open_synthetic(arguments: Arguments, inputs: tuple[InputDecl, ...]) -> Reader:
-    """Makes a reader of random data in the inputs' types and ranges; ParcError if there are any arguments."""
-    arguments.at_most(0)
-    arguments.options(())
+def open_synthetic(spec: DataSpec, inputs: tuple[InputDecl, ...]) -> Reader:
+    """Makes a reader of random data in the inputs' types and ranges."""
     return Synthetic(inputs)
 
 
@@ -119,7 +90,3 @@ def as_input(values: Array, decl: InputDecl, what: str, span: Span | None) -> Ar
             help = f"declare it `in {least}..{most + 1}` and make the dim that it indexes large enough"
             raise fail("E0706", message, span, help=help)
     return rounded(np.asarray(values, STORAGE[decl.type.dtype]), decl.type.dtype)
-
-
-READERS: dict[str, Callable[[Arguments, tuple[InputDecl, ...]], Reader]] = {"synthetic": open_synthetic}
-"""Reader's name -> how it is opened."""

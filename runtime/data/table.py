@@ -9,23 +9,23 @@ from math import isqrt
 
 import numpy as np
 
+from compiler.model import DataSpec
 from compiler.program import InputDecl
 from dsl.diagnostics import did_you_mean, fail
 from dsl.source import Span
 from runtime.data.files import read_text
-from runtime.data.reader import Arguments, Reader, Table, as_input
+from runtime.data.reader import Reader, Table, as_input
 from runtime.inputs import Array
 
 
-def open_csv(arguments: Arguments, inputs: tuple[InputDecl, ...]) -> Reader:
+def open_csv(spec: DataSpec, inputs: tuple[InputDecl, ...]) -> Reader:
     """Inputs `[b]` or `[b, n]`. Named arguments: input = "column", or "column, column, …" for as many as n is.
 
     An input that is not named takes the column of its own name.
     """
-    path, span = arguments.path(), arguments.span
-    chosen = arguments.options([i.name for i in inputs])
-    size = _batch_size(inputs, span)
-    header, rows = _rows(read_text(path, arguments.spec.folder, span), path, span)
+    path, span, chosen = str(spec.path), spec.span, dict(spec.options)
+    size = inputs[0].type.shape[0]
+    header, rows = _rows(read_text(path, spec.folder, span), path, span)
     columns: dict[str, Array] = {}
     for decl in inputs:
         named = str(chosen.get(decl.name, decl.name))
@@ -43,24 +43,18 @@ def open_csv(arguments: Arguments, inputs: tuple[InputDecl, ...]) -> Reader:
     return Table(columns, size)
 
 
-def open_images(arguments: Arguments, inputs: tuple[InputDecl, ...]) -> Reader:
+def open_images(spec: DataSpec, inputs: tuple[InputDecl, ...]) -> Reader:
     """Rows of pixels and, last, a label. Inputs: a float one (pixels divided by `top`) and an int32 one (labels).
 
     `top`: the largest value of a pixel (16 if left out: scikit-learn's digits). An image input `[b, y, x, …]` whose
     sides are n times those of square images shows each pixel n x n times.
     """
-    path, span = arguments.path(), arguments.span
-    top = arguments.options(("top",)).get("top", 16)
-    if isinstance(top, bool) or not isinstance(top, (int, float)) or not top > 0:
-        raise fail("E0705", "`top` is the largest value of a pixel: a number above 0", span)
+    path, span = str(spec.path), spec.span
+    top = dict(spec.options).get("top", 16)
     floats = [i for i in inputs if i.type.is_float]
     labels = [i for i in inputs if not i.type.is_float]
-    if len(floats) != 1 or len(labels) > 1:
-        found = ", ".join(f"{i.name}: {i.type}" for i in inputs)
-        help = "`input image : f32[b, y, x, c]` and `input label : int32[b] in 0..10`"
-        raise fail("E0706", f"`images` gives an image and a label, the model's inputs are {found}", span, help=help)
-    size = _batch_size(inputs, span)
-    _, rows = _rows(read_text(path, arguments.spec.folder, span), path, span, header=False)
+    size = inputs[0].type.shape[0]
+    _, rows = _rows(read_text(path, spec.folder, span), path, span, header=False)
     values = _numbers([cell for row in rows for cell in row], f"`{path}`", span).reshape(len(rows), -1)
     pixels, kinds = values[:, :-1] / top, values[:, -1]
     image = floats[0]
@@ -82,13 +76,6 @@ def _enlarged(pixels: Array, shape: Sequence[int]) -> Array:
         return pixels
     images = pixels.reshape(-1, side, side)
     return images.repeat(shape[0] // side, 1).repeat(shape[1] // side, 2).reshape(len(pixels), -1)
-
-
-def _batch_size(inputs: Sequence[InputDecl], span: Span | None) -> int:
-    sizes = {i.type.shape[0] if i.type.dims else 0 for i in inputs}
-    if len(sizes) != 1 or 0 in sizes:
-        raise fail("E0706", "all inputs need the batch as their first dim", span, help="`input x : int32[b] in 0..n`")
-    return sizes.pop()
 
 
 def _rows(text: str, path: str, span: Span | None, header: bool = True) -> tuple[list[str], list[list[str]]]:

@@ -7,14 +7,14 @@ from collections import Counter
 
 import numpy as np
 
+from compiler.model import DataSpec
 from compiler.program import InputDecl
 from dsl.data import dataclass
 from dsl.diagnostics import fail
 from runtime.data.files import read_text
-from runtime.data.reader import Arguments, Reader
+from runtime.data.reader import Reader
 from runtime.inputs import Array
 
-LEVELS = ("char", "word")
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -41,33 +41,23 @@ class Text:
         return {name: np.ascontiguousarray(part) for name, part in zip(self.names, pair)}
 
 
-def open_text(arguments: Arguments, inputs: tuple[InputDecl, ...]) -> Reader:
+def open_text(spec: DataSpec, inputs: tuple[InputDecl, ...]) -> Reader:
     """Inputs: tokens and, if there is a second one, targets; int32, two dims (batch, sequence), from 0.
 
     level "char": token = place among the text's different characters in order. "word": words and signs, the most
     frequent first, 0 for all that the vocabulary has no room for.
     """
-    path, span = arguments.path(), arguments.span
-    options = arguments.options(("level", "stream"))
+    path, span, options = str(spec.path), spec.span, dict(spec.options)
     level, stream = options.get("level", "char"), options.get("stream", False)
-    if not isinstance(stream, bool):
-        raise fail("E0705", f"`stream` is true or false, got {stream!r}", span)
-    if level not in LEVELS:
-        raise fail("E0705", f"there is no level `{level}`", span, help='`level = "char"` or `level = "word"`')
-    shapes = {i.type.shape for i in inputs}
-    if not 1 <= len(inputs) <= 2 or len(shapes) != 1 or any(i.type.is_float or len(i.type.dims) != 2 for i in inputs):
-        found = ", ".join(f"{i.name}: {i.type}" for i in inputs)
-        help = "`input tokens, targets : int32[b, s] in 0..v`"
-        raise fail("E0706", f"`text` gives tokens and targets, the model's inputs are {found}", span, help=help)
+    shape = inputs[0].type.shape
     high = min((i.high for i in inputs if i.high is not None), default=None)
-    text = read_text(path, arguments.spec.folder, span)
+    text = read_text(path, spec.folder, span)
     tokens, vocabulary = _characters(text) if level == "char" else _words(text, high)
     if high is not None and len(vocabulary) > high:
         raise fail(
             "E0706", f"`{path}` has {len(vocabulary)} different characters, the model's vocabulary has {high}", span,
             help=f"make the vocabulary at least {len(vocabulary)}",
         )  # fmt: skip
-    (shape,) = shapes
     if len(tokens) <= shape[1]:
         message = f"`{path}` has {len(tokens)} tokens, a sequence of {shape[1]} needs {shape[1] + 1}"
         raise fail("E0707", message, span, help="take a longer text or a shorter sequence")

@@ -16,6 +16,7 @@ from dsl.source import Source
 from parc.cli import cli
 from parc.small import Small, facts
 from runtime import room
+from runtime.available import available
 from runtime.prove import Proof
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -190,6 +191,6 @@ def test_what_is_needed_is_what_is_taken() -> None:
     assert 4 * weights < room.stacked(compiled.program) < 20 * weights
     assert room.private(compiled.program) > 1.5 * room.stacked(compiled.program) / 2
     assert room.serial(compiled.training) > 9 * weights
-    limit = room.available()
+    limit = available()
     assert limit is None or limit.bytes > 0
     assert resource.getrlimit(resource.RLIMIT_AS)[0] != 0

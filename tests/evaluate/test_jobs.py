@@ -184,7 +184,8 @@ param layers = 2 in 1..5
 param name = "corpus"
 param speed = 3 GB/s
 model m() {
-  dim d = layers
+  dim d = layers, b = 2, s = 4
+  input tokens : int32[b,s] in 0..80
   weight w[d]
   loss sum(w)
 }
@@ -194,7 +195,7 @@ strategy wide {
 job one {
   train m()
   optimizer sgd(lr = 0.1)
-  data text("corpus.txt", length = 2 * layers)
+  data text("corpus.txt", stream = layers > 2)
   seed 5
 }
 job two {
@@ -213,7 +214,7 @@ def test_jobs_overrides_strategies_and_checks() -> None:
     assert e.job.strategy.name == "wide"
     assert e.job.seed == 5
     assert e.job.data is not None
-    assert (e.job.data.reader, e.job.data.args, dict(e.job.data.options)) == ("text", ("corpus.txt",), {"length": 6})
+    assert (e.job.data.reader, e.job.data.args, dict(e.job.data.options)) == ("text", ("corpus.txt",), {"stream": True})
     assert (e.params["layers"], e.params["name"], str(e.params["speed"])) == (3, "other", "1 TB/s")
     assert [(c.jobs, dict(c.params)) for c in e.checks] == [(("one",), {"layers": 3}), ((), {"layers": 3})]
     assert evaluation(TWO, job="two", strategy="serial").job.strategy.mesh == ()
@@ -250,7 +251,7 @@ def test_files_use_files(tmp_path: Path) -> None:
     (tmp_path / "lib" / "more.par").write_text("fn more(x) {\n  return x + 1.0\n}\n")
     (tmp_path / "main.par").write_text(
         'use std.optimizers (sgd)\nuse "lib/parts.par" (part)\nuse "lib/parts.par" (part, factor)\n'
-        "model m() {\n  dim d = 2\n  weight w[d]\n  loss sum(part(w)) * factor\n}\n"
+        "model m() {\n  dim b = 2, d = 2\n  input t : int32[b,d]\n  weight w[d]\n  loss sum(part(w)) * factor\n}\n"
         'job fit {\n  train m()\n  optimizer sgd(lr = 0.1)\n  data text("x.txt")\n}\n'
     )
     j = evaluate(tmp_path / "main.par")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from compiler.graph import Node, Type, Value
+from compiler.graph import RANGES, Node, Type, Value
 from compiler.layout import TIME, Layout, has_gaps, in_order, is_padded
 from compiler.ops.base import Loop
 from compiler.ops.comm import MaskPad
@@ -126,7 +126,7 @@ def _operand(region: GraphPlacer, node: Node, plan: LoopAxes, i: int) -> Value:
             and (node.op.sees_padding(i) or (loop.placed and has_gaps(value.type.dims[d], tuple(axes), region.sizes)))
         ):
             masked = renamed(value, region.shared.names.fresh(f"{value.name}.masked"), Phase.MOVED)
-            lowest = -inf if value.type.is_float else -(2.0**31)
+            lowest = -inf if value.type.is_float else float(RANGES[value.type.dtype][0])
             neutral = lowest if loop.kind == "max" else 0.0
             region.nodes.append(Node(MaskPad(name, neutral), (got,), (masked,), node.span))
             region.shared.layouts[masked.name] = layout
