@@ -11,7 +11,7 @@ from math import inf, prod
 
 from compiler.graph import Value
 from compiler.layout import Layout, correspond, has_gaps, in_order, is_padded
-from compiler.ops.base import Loop, Op, majors
+from compiler.ops.base import Loop, Op, behind, majors
 from compiler.verify.report import Finding
 from dsl.diagnostics import plural
 
@@ -43,7 +43,7 @@ def check_local(
             message = f"axis {twice[0]} splits both {walked[twice[0]]} and {_title(loop)}"
             found.append(("E0614", message, "an axis splits one loop of an op"))
         walked.update(dict.fromkeys(axes, _title(loop)))
-        found += _check_split(loop, axes, ins, outs, sizes)
+        found += _check_split(loops, index, axes, ins, outs, sizes)
         if loop.kind == "minor":
             found += _check_minor(loops, index, ins, outs, sizes)
         if loop.kind in ("sum", "max"):
@@ -118,16 +118,20 @@ def _listed(axes: Sequence[str]) -> str:
 
 
 def _check_split(
-    loop: Loop, axes: Sequence[str], ins: Sequence[Value], outs: Sequence[Value], sizes: Mapping[str, int]
+    loops: Sequence[Loop],
+    index: int,
+    axes: Sequence[str],
+    ins: Sequence[Value],
+    outs: Sequence[Value],
+    sizes: Mapping[str, int],
 ) -> list[Finding]:
-    n = prod(sizes[a] for a in axes)
+    loop, n = loops[index], prod(sizes[a] for a in axes)
     if loop.kind in ("whole", "move"):
         help = "gather it before" if loop.kind == "whole" else "the collective moves elements between pieces"
         return [("E0614", f"{_title(loop)} must be whole here, but is split on {_listed(axes)}", help)]
     dims = [v.type.size(d) for v, d in [*zip(ins, loop.ins, strict=True), *zip(outs, loop.outs, strict=True)] if d]
     counts = [sizes[a] for a in axes]
-    even = loop.size % n == 0
-    if not even and (loop.kind == "minor" or any(not correspond(loop.size, size, counts) for size in dims)):
+    if any(not correspond(loop.size, size, counts) for size in behind(loops, index, dims)):
         message = f"{_title(loop)} of {loop.size} does not divide into {n} pieces, so that the pieces do not correspond"
         return [("E0614", message, None)]
     return []

@@ -220,4 +220,6 @@ def expected(cell: Cell) -> str:
     codes = []
     if cell.example == "towers" and not names.isdisjoint(("microbatches", "last")):
         codes.append("E0502")  # the loss compares each sample with all others of the batch
+    if cell.example == "batch_norm" and any(name.startswith("last") for name in names):
+        codes.append("E0501")  # statistics of each micro-batch are of as many samples
     return ", ".join(codes) or "proved"

@@ -6,7 +6,7 @@ from math import inf, prod
 
 from compiler.graph import Node, Value
 from compiler.layout import TIME, Layout, correspond, nested
-from compiler.ops.base import Loop, majors
+from compiler.ops.base import Loop, behind, majors
 from compiler.passes.place.region import Choice, GraphPlacer, LoopAxes, Reason
 from compiler.passes.place.rules import Wish
 
@@ -153,17 +153,15 @@ def _room(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str
         return True
     if not padded_ok and piece % counts[-1]:
         return False
-    if loop.kind == "minor":
-        return False
     # Parts of a dim, and what strides pass over: the order of the axes is not known yet, in which they would fit.
-    others = {size for _, size in _walked(node, loop)} - {loop.size}
+    others = behind(plan.loops, index, [size for _, size in _walked(node, loop)]) - {loop.size}
     return not others or (len(counts) == 1 and all(correspond(loop.size, size, counts) for size in others))
 
 
-def _room_behind(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str) -> bool:
+def _room_behind(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str, pad: bool) -> bool:
     """Whether the axis can split a later part of the dim of which this is one."""
     later = [k for k, of in enumerate(plan.loops) if of.kind == "minor" and index in majors(plan.loops, k)]
-    return any([_room(region, node, plan, k, axis, False) for k in later])
+    return any([_room(region, node, plan, k, axis, pad) for k in later])
 
 
 def _walked(node: Node, loop: Loop) -> list[tuple[str, int]]:
@@ -221,13 +219,14 @@ def _by_cost(
         if not named and not here:
             continue
         rule = min(named, key=lambda w: w.rank).rule if named else None
-        if not _room(region, node, plan, k, axis, (rule is not None and rule.pad) or here):
+        pad = (rule is not None and rule.pad) or here
+        if not _room(region, node, plan, k, axis, pad):
             # In the update, `shard` rules may have used the dim up: then the axis repeats work.
             ours = (
                 region.cls != "optimizer"
                 and axis != TIME
                 and not here
-                and not _room_behind(region, node, plan, k, axis)
+                and not _room_behind(region, node, plan, k, axis, pad)
             )
             if rule is not None and loop.kind in ("pass", "sum", "max") and ours:
                 counted = _of_its_size(node, loop)
