@@ -10,6 +10,7 @@ from tests.property.case import Case, Piece
 from tests.property.draw_job import draw_frozen, draw_optimizer, draw_precision, draw_steps
 from tests.property.draw_model import draw_model
 from tests.property.draw_optimizer import with_steps
+from tests.property.draw_uneven import uneven
 from tests.property.drawing import Drawing
 
 LOOPS = ("block", "encoder")
@@ -27,6 +28,7 @@ def draw(seed: int) -> Case:
     ends = model.after, model.tail
     case = Case(seed, *parts, *ends, mesh, rules, optimizer, draw_precision(rng, seed), frozen)
     case = _as_they_come(Random(f"sums {seed}"), _of_whole_batches(rng, case))
+    case = uneven(Random(f"uneven {seed}"), case, d.splittable)
     _require_there(case)
     steps = draw_steps(rng, optimizer)
     return with_steps(case, steps) if steps else case
