@@ -1,95 +1,86 @@
-"""What does not divide, said with `pad`: rules of a drawn case that would be refused, last micro-batches, shards."""
+"""What does not divide, said with `pad`: splits that would be refused, last micro-batches, shards of weights."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from random import Random
 
 from tests.property.case import Case, Piece
+from tests.property.drawing import Drawing
+from tests.property.sensible import UNEVEN, splits
 
-SPLITS = {
-    "data_parallel": "b",
-    "tensor_parallel": "h, r, f, v",
-    "megatron": "h, r, f, v, s",
-    "vocab_parallel": "v",
-    "context_parallel": "s",
-    "sequence_parallel": "s",
-    "ulysses": "h, r, s",
-    "spatial": "y",
-    "expert_parallel": "e",
-    "moe": "e, b",
-}
-"""The dims that tactics of one rule split, as they write them."""
+EVEN = 0.5
+"""The share of draws that are left as they are."""
 
 STORED = {"context_parallel", "sequence_parallel", "ulysses", "spatial"}
-"""Those that split activations alone."""
+"""Tactics that split activations alone."""
 
 SHARDED = ("optimizer", "gradients", "weights")
 
 
-def uneven(rng: Random, case: Case, sizes: Mapping[str, int]) -> Case:
-    """The case in which most of what does not divide is meant so. sizes: of the dims that rules may speak of."""
-    case = _last(rng, case, sizes.get("b", 1))
-    mesh, micro = dict(case.mesh), _microbatches(case)
-    split: dict[str, list[int]] = {"b": [micro]}
+def uneven(rng: Random, case: Case, d: Drawing) -> Case:
+    """The case in which what does not divide is meant so."""
+    if rng.random() < EVEN:
+        return case
+    sizes = {name: {size} for name, size in d.splittable.items()}
+    for name, _, size in d.spoken:
+        sizes.setdefault(name, set()).add(size)
+    case = _last(rng, case, d.sizes.get("b", 1))
+    mesh, split = dict(case.mesh), {"b": [_microbatches(case.rules)]}
     for piece in case.rules:
-        dims, axis = _dims(piece)
-        for dim in dims:
-            split.setdefault(dim, []).append(mesh[axis])
-    rules = tuple(_padded(rng, piece, split, sizes) for piece in case.rules)
+        found = splits(piece)
+        for dim in found[1] if found else ():
+            split.setdefault(dim, []).append(mesh[found[0]] if found else 1)
+    rules = tuple(_padded(piece, split, sizes) for piece in case.rules)
     return replace(case, rules=tuple(_shards(rng, piece) for piece in rules))
 
 
-def _microbatches(case: Case) -> int:
-    found = re.search(r"microbatches(?: =)? (\d+)", " ".join(line for piece in case.rules for line in piece.lines))
+def _microbatches(rules: Sequence[Piece]) -> int:
+    found = re.search(r"microbatches(?: =)? (\d+)", " ".join(line for piece in rules for line in piece.lines))
     return int(found[1]) if found else 1
 
 
 def _last(rng: Random, case: Case, batch: int) -> Case:
-    """Micro-batches of which the last is smaller, now and then."""
+    """Micro-batches of which the last is smaller, now and then. What a model takes of each is of as many samples."""
     counts = [n for n in (3, 4, 5, 6) if batch % n and (n - 1) * -(-batch // n) < batch]
-    some = [p for p in case.rules if _microbatches(replace(case, rules=(p,))) > 1]
-    if not some or not counts or rng.random() > 0.3:
+    some = [p for p in case.rules if _microbatches((p,)) > 1]
+    if (
+        not some
+        or not counts
+        or rng.random() > 0.6
+        or "per microbatch)" in case.model
+        or "per_microbatch" in case.model
+    ):
         return case
     (piece,), count = some, rng.choice(counts)
     (line,) = piece.lines
-    if line.startswith("microbatches"):
-        line = f"microbatches {count} over b pad"
-    else:
-        line = re.sub(r"microbatches = \d+", f"microbatches = {count}", line).replace("over = b", "over = b, pad = true")
-    made = Piece(f"{piece.kind}+last", (line,))
+    line = re.sub(r"(microbatches(?: =)?) \d+", rf"\1 {count}", line)
+    line = line.replace(" over b", " over b pad").replace("over = b", "over = b, pad = true")
+    made = Piece(f"{piece.kind}+last+{UNEVEN}", (line,))
     return replace(case, rules=tuple(made if p is piece else p for p in case.rules))
 
 
-def _dims(piece: Piece) -> tuple[list[str], str]:
-    """The dims that a rule splits, and the axis; nothing for other rules."""
-    line = piece.lines[0]
-    stated = re.match(r"split ([\w, ]+) on (\w+)", line)
-    if stated:
-        return stated[1].split(", "), stated[2]
-    called = re.match(r"(\w+)\((\w+)\)", line)
-    return (SPLITS[called[1]].split(", "), called[2]) if called and called[1] in SPLITS else ([], "")
-
-
-def _padded(rng: Random, piece: Piece, split: Mapping[str, list[int]], sizes: Mapping[str, int]) -> Piece:
+def _padded(piece: Piece, split: Mapping[str, list[int]], sizes: Mapping[str, set[int]]) -> Piece:
     """A rule with `pad`, if a dim of it may not divide."""
-    dims, axis = _dims(piece)
-    (line, *rest) = piece.lines
-    if not any(sizes.get(dim, 1) % prod(split[dim]) for dim in dims) or line.endswith(" pad") or rng.random() > 0.95:
+    (line, *rest), found = piece.lines, splits(piece)
+    if found is None or found[2] or line.startswith("layout"):
+        return piece
+    axis, dims, _ = found
+    if all(size % prod(split[dim]) == 0 for dim in dims for size in sizes.get(dim, ())):
         return piece
     if not line.startswith("split"):
         activations = " for activations" * (line.partition("(")[0] in STORED)
         line = f"split {', '.join(dim for dim in dims if dim in sizes)} on {axis}{activations}"
-    return Piece(f"{piece.kind}+uneven", (f"{line} pad", *rest))
+    return Piece(f"{piece.kind}+{UNEVEN}", (f"{line} pad", *rest))
 
 
 def _shards(rng: Random, piece: Piece) -> Piece:
     """ZeRO with weights in uneven pieces, now and then."""
     stated = re.match(r"optimizer_parallel\((\w+), (\d)\)", piece.lines[0])
-    if stated is None or rng.random() > 0.25:
+    if stated is None or rng.random() > 0.5:
         return piece
     line = f"shard {', '.join(SHARDED[: int(stated[2])])} on {stated[1]} pad"
     return Piece(f"{piece.kind}+uneven_shards", (line,))
