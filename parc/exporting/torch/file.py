@@ -28,6 +28,7 @@ from compiler.program import (
 )
 from compiler.walk import bodies
 from parc.exporting.torch import running
+from parc.exporting.torch.both import fused_both
 from parc.exporting.torch.derived import Derived, derived
 from parc.exporting.torch.entries import namespace
 from parc.exporting.torch.function import FunctionWriter, Written, called_body, listed_buffers
@@ -55,7 +56,7 @@ def export_torch(program: Program) -> str:
     further = dict(zip([*found][1:], others))
     run = running.text(program, first, _results(program), further)
     used = library([*helpers, *run.helpers])
-    parts = [_head(program), _mesh(program), *used, *texts, *run.parts]
+    parts = [_head(program, used), _mesh(program), *used, *texts, *run.parts]
     return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
@@ -65,7 +66,7 @@ def _results(program: Program) -> dict[str, str]:
     return {s.name: s.logical or s.name for s in states}
 
 
-def _head(program: Program) -> str:
+def _head(program: Program, used: Sequence[str]) -> str:
     n = program.devices
     how = f"torchrun --nproc-per-node {n} FILE" if n > 1 else "python FILE"
     several = n > 1
@@ -81,11 +82,25 @@ def _head(program: Program) -> str:
         "piece that a device has: `b=4/dp` is a dim of which each along `dp` has 4. Replace `batches` by your own.",
         '"""',
         "",
-        *("import argparse", "import math", "import os", "", "import torch"),
+        "import argparse",
+        *(["import functools"] if any("functools." in text for text in used) else ()),
+        *("import math", "import os", "", "import torch"),
         *(("import torch.distributed as dist", "import torch.distributed._functional_collectives as funcol") * several),
         "import torch.nn.functional as functional",
+        *_renamed(used),
     ]
     return "\n".join(lines)
+
+
+def _renamed(used: Sequence[str]) -> list[str]:
+    """Functions of PyTorch under the names that they have since 2.13."""
+    names = {"all_gather_single": "all_gather_tensor", "reduce_scatter_single": "reduce_scatter_tensor"}
+    lines = [
+        f'{new} = getattr(funcol, "{new}", None) or funcol.{old}  # before 2.13'
+        for new, old in names.items()
+        if any(f"{new}(" in text for text in used)
+    ]
+    return ["", *lines] if lines else []
 
 
 def _mesh(program: Program) -> str:
@@ -151,7 +166,8 @@ class _Class:
     def __init__(
         self, program: Program, cls: DeviceClass, helpers: dict[str, None], several: bool, space: str = ""
     ) -> None:
-        self.program, self.cls, self.helpers = program, cls, helpers
+        self.own = derived(program, cls)
+        self.program, self.cls, self.helpers = program, cls if self.own is not None else fused_both(cls), helpers
         self.functions, self.called = Identifiers(), dict[int, str]()
         stage = "stage_" + "_".join(map(str, (cls.groups[0], cls.groups[-1])[: len(cls.groups)])) if several else ""
         self.name = "_".join(part for part in (space, stage) if part)
@@ -161,7 +177,7 @@ class _Class:
         parts = [self._buffers()]
         written = {}
         listed = listed_buffers(self.cls.functions)
-        own = derived(self.program, self.cls)
+        own = self.own
         for f in self.cls.functions:
             space = f"{self.name}." if self.name else ""
             writer = Writer(
