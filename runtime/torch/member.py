@@ -20,6 +20,7 @@ from runtime.executor import inputs_of
 from runtime.mesh import parted
 from runtime.rank.compiled import CompiledRank
 from runtime.rank.timed import TimedRank, TimedSpan
+from runtime.readable import Readable
 from runtime.torch.backend import Torch
 from runtime.torch.fusing.fuse import fused
 from runtime.torch.network import TorchNetwork, place_of
@@ -112,7 +113,9 @@ class Member:
                 found[name] = np.array(self.backend.to_host(device.read(name)))
         return found
 
-    def step(self, number: int, values: Mapping[str, Array], wanted: Mapping[int, Sequence[str]]) -> dict[str, Array]:
+    def step(
+        self, number: int, values: Mapping[str, Readable], wanted: Mapping[int, Sequence[str]]
+    ) -> dict[str, Array]:
         """Run the schedule on logical inputs; the contents of some buffers then."""
         device = self.devices[number]
         device.open_step()
