@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 
 from compiler.driver import Compiled
-from compiler.evaluate.sizes import Sizes, Stated
+from compiler.evaluate.sizes import Sizes
 from compiler.model import Job
-from dsl.diagnostics import ParcError, fail
-from dsl.source import Span
+from dsl.diagnostics import fail
+from parc.smaller import elements, smaller
 from parc.units import amount
 
 
@@ -41,32 +41,6 @@ def require_machine(
 
 
 def _help(evaluate: Callable[[Sizes], Job]) -> str:
-    """`-D` of the parameters that matter, those first whose half saves most."""
-    sizes = Sizes(bare=True)
-    try:
-        own = _elements(evaluate(sizes))
-        saved = {s.name: own - n for s in sizes.stated.values() if s.name and (n := _halved(evaluate, s, own)) < own}
-    except ParcError:
-        saved = {}
     small = "`parc verify --small` proves the same strategy in the smallest sizes, in seconds"
-    if not saved:
-        return small
-    found = {s.name: s.value for s in sizes.stated.values()}
-    named = [f"{n} = {found[n]}" for n in sorted(saved, key=lambda n: -saved[n])[:6]]
-    return f"smaller with less of {', '.join(named)} (`-D name=value`); {small}"
-
-
-def _halved(evaluate: Callable[[Sizes], Job], stated: Stated, own: int) -> int:
-    """Elements of the model's values with half of a parameter; as many as before where that is no job."""
-    if stated.value < 2:
-        return own
-    instead: Mapping[Span, int] = {stated.span: stated.value // 2}
-    try:
-        return _elements(evaluate(Sizes(instead, bare=True)))
-    except ParcError:
-        return own
-
-
-def _elements(job: Job) -> int:
-    graph = job.model.graph
-    return sum(v.type.elements for v in (*graph.inputs, *(v for n in graph for v in n.outputs)))
+    named = smaller(evaluate, elements)
+    return f"{named}; {small}" if named else small

@@ -37,6 +37,12 @@ class CutLoop:
         """The stages that have iterations of it."""
         return frozenset(s for s, count in enumerate(self.counts) if count)
 
+    def moved(self, stages: int, to: Sequence[int]) -> CutLoop:
+        """The same among more stages. to: which of them its own are."""
+        counts = dict(zip(to, self.counts, strict=True))
+        counted = tuple(counts.get(s, 0) for s in range(stages))
+        return CutLoop(self.label, self.total, counted, to[self.begin], to[self.end])
+
     def way(self, forward: bool) -> range:
         """The stages through which goes what it carries, in that order."""
         return range(self.begin, self.end + 1) if forward else range(self.end, self.begin - 1, -1)

@@ -14,6 +14,13 @@ _LARGE = (
     "  loss mean((x @ w) * 1e-3)\n}}\njob fit {{\n  train m({})\n  optimizer sgd(lr = 0.1)\n}}\n"
 )
 
+_STAGES = (
+    "use std.optimizers (sgd)\nmodel m {{\n  dim b = 2048, d = 4, e = 4\n  input x : f32[b,d]\n"
+    "  repeat 1024 as block {{\n    weight w[d,e]\n    x = rename(x @ w, e -> d)\n  }}\n  loss mean(x)\n}}\n"
+    "strategy st for m {{\n  mesh (pp = {0})\n  pipeline block on pp, schedule gpipe(microbatches = 2048)\n}}\n"
+    "job fit {{\n  train m using st\n  optimizer sgd(lr = 0.1)\n}}\n"
+)
+
 CODES: tuple[Code, ...] = (
     Code(
         "E0901",
@@ -97,5 +104,15 @@ CODES: tuple[Code, ...] = (
         "sizes.",
         _LARGE.format(2**32),
         _LARGE.format(2**6),
+    ),
+    Code(
+        "E0931",
+        "a schedule is too long to be gone through",
+        "A pass of a stage on a micro-batch is an action. What a step costs, and the memory that it takes, is told\n"
+        "without going through all of them. Others do: a check that nobody waits forever looks at 4,000,000 actions\n"
+        "at most (with many micro-batches at fewer of them, but more than there are stages), a trace and a page draw\n"
+        "500,000 at most, and a step is run of 20,000,000 at most.",
+        _STAGES.format(1024),
+        _STAGES.format(8),
     ),
 )

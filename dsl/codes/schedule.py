@@ -205,12 +205,12 @@ CODES: tuple[Code, ...] = (
     ),
     Code(
         "E0551",
-        "a value that returns to a stage",
-        "Beside a pipeline, `place SCOPE on pp[i]` puts a scope on one of its stages. Values go through these once,\n"
-        "from the first to the last: what the scope reads is there by then, and what it makes is read there or later.\n"
-        "(Without a pipeline a place is visited as often as values come back to it.)",
-        _file(f"{_PIPE}\nplace left on pp[1]"),
-        _file(f"{_PIPE}\nplace left on pp[0]"),
+        "a value that returns within a stage",
+        "`place SCOPE on pp[i]` puts a scope on one of the places of a pipeline, or of a mesh; those that values come\n"
+        "back to are visited once more for each micro-batch. What two parts of one stage hand each other cannot go by\n"
+        "another place: a stage would have to begin between them.",
+        _file(f"{_PIPE.replace('block', 'left, block')}\nplace right on pp[1]"),
+        _file(f"{_PIPE.replace('block', 'left, block')}, cuts [1]\nplace right on pp[1]"),
     ),
     Code(
         "E0552",

@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Unpack
 
-from parc.api.compiling import compile, evaluate, load_program, warn
-from parc.api.options import Executor, Options, is_program, name_of, texts
+from parc.api.compiling import compile, evaluate, load_program, sizes, warn
+from parc.api.options import Executor, Options, is_program, name_of
 
 if TYPE_CHECKING:
-    from compiler.evaluate.sizes import Sizes
-    from compiler.model import Job
     from compiler.program import Program
     from dsl.diagnostics import Diagnostic
     from parc.api.options import File
@@ -82,7 +80,7 @@ def _run(
 
     compiled = compile(file, **options)
     if engine is None or engine.place is None:  # else the devices are not all here
-        require_machine(compiled, _sized(file, options), ["stacked" if engine is None else "private"], proof=False)
+        require_machine(compiled, sizes(file, options), ["stacked" if engine is None else "private"], proof=False)
     simulated = simulation = None
     if compiled.job.cluster is not None:
         from compiler.cost.time.simulate import Simulation
@@ -188,14 +186,14 @@ def _verify(
         here = ["stacked", "private"] if engine.place is None else ["stacked"]
     if small is None:
         compiled = compile(file, **options)
-        require_machine(compiled, _sized(file, options), here, proof=True)
+        require_machine(compiled, sizes(file, options), here, proof=True)
         own: Options = {**options, "double": False}
         require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None, told)
     else:
         compiled = small.compiled
         if (entry := options.get("entry", compiled.training.entry)) != compiled.training.entry:
             compiled = compile_job(compiled.job, entry)
-        require_machine(compiled, _sized(file, options), here, proof=True)
+        require_machine(compiled, sizes(file, options), here, proof=True)
     program = compiled.program
     reader = open_data(None if exact else compiled.job.data, program.inputs)
     return (prove if compiled.training.trains else prove_evaluation)(
@@ -216,20 +214,4 @@ def shrink(file: File, **options: Unpack[Options]) -> Small:
     from parc.small import small
 
     warn(evaluate(file, **options).job, options)
-    return small(_sized(file, options))
-
-
-def _sized(file: File, options: Options) -> Callable[[Sizes], Job]:
-    """The job with other sizes than its file states."""
-    from compiler.evaluate import evaluate_file
-    from compiler.model import Precision
-
-    params, precision = texts(options.get("params")), Precision("f64", "f64") if options.get("double") else None
-
-    def evaluated(sizes: Sizes) -> Job:
-        found = evaluate_file(
-            file, params, options.get("job"), options.get("strategy"), precision=precision, sizes=sizes
-        )
-        return found.job
-
-    return evaluated
+    return small(sizes(file, options))

@@ -19,6 +19,7 @@ from dsl import limits
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, ParcError, fail
 from dsl.files import load
+from dsl.printable import printable
 from dsl.render import render, to_json
 from dsl.source import Source
 from parc.api import OURS, Options, is_program, is_stage
@@ -102,7 +103,7 @@ class Output:
     def say(self, text: str = "") -> None:
         """A line for people, on stderr."""
         if not self.json:
-            click.echo(text, err=True)
+            click.echo(printable(text, styled=True), err=True)
 
     def fail(self, message: str, help: str | None = None) -> None:
         """An error that is not in the file, so that it has no code."""
@@ -198,7 +199,7 @@ def _code(diagnostics: Sequence[Diagnostic]) -> int:
     """The exit code of a command that these diagnostics ended."""
     if any(OURS in d.notes for d in diagnostics):
         return BUG
-    return LIMIT if any(d.code.startswith("E09") for d in diagnostics) else FAILED
+    return LIMIT if any(d.limit for d in diagnostics) else FAILED
 
 
 def color(stream: IO[str]) -> bool:
@@ -352,7 +353,10 @@ def read_source(out: Output, name: str, program: bool = False, staged: bool = Fa
 
 
 def _read_stdin() -> Source:
-    content = sys.stdin.buffer.read(limits.MAX_BYTES + 1)
+    try:
+        content = sys.stdin.buffer.read(limits.MAX_BYTES + 1)
+    except OSError as error:
+        raise fail("E0013", f"cannot read standard input: {error.strerror or 'it is closed'}") from None
     if len(content) > limits.MAX_BYTES:
         raise fail("E0901", f"standard input is larger than {limits.MAX_BYTES // 2**20} MiB")
     try:

@@ -25,7 +25,7 @@ from dsl.diagnostics import ParcError
 from dsl.files import load_use, project_root
 from dsl.parser import parse
 from dsl.source import Source
-from parc.cli import UNWRITABLE
+from parc.cli.streams import UNWRITABLE
 
 _NO_END = {
     *("SIGCHLD", "SIGCONT", "SIGINFO", "SIGURG", "SIGWINCH"),  # nothing happens

@@ -83,7 +83,7 @@ def _cut(shape: tuple[int, ...]) -> tuple[int, int]:
     for axis in reversed(range(len(shape))):
         size = shape[axis]
         if axis < len(shape) - 1 and inside * size > BLOCK:
-            part = max(d for d in range(1, size + 1) if size % d == 0 and (d == 1 or inside * d <= BLOCK))
+            part = max(d for d in range(1, max(1, BLOCK // inside) + 1) if size % d == 0)
             return (axis, part) if part > 1 else (axis + 1, shape[axis + 1])
         inside *= size
     return 0, shape[0] if shape else 1

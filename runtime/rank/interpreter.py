@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
+from compiler.declared import logical, logical_type
 from compiler.graph import ITEMSIZE, Graph, Node, Type, Value, names_of
 from compiler.in_place import Reuse, reuses
 from compiler.layout import TIME, Layout, local_type
@@ -29,7 +30,7 @@ from compiler.origin import Role
 from compiler.program import DeviceClass, FunctionPhase, Program
 from runtime.backend import Array, Backend, LocalValue, Position, Renewing
 from runtime.comm import Handle, Network, Then, Wait
-from runtime.mesh import Mesh, logical, logical_type, parted, region
+from runtime.mesh import Mesh, parted, region
 from runtime.rank.buffers import Destination, HeldArray, Ledger, RankBuffer, adds
 from runtime.rank.collectives import Here, start_collective
 

@@ -127,8 +127,12 @@ ERRORS = [
     ("E0606", "stage 1:", "stage 1..0:"),
     ("E0608", "stages 2", "stages 99999999999999999999"),
     ("E0608", "dp=2, tp=2", "dp=99999, tp=99999"),
-    ("E0608", "input x:", f"input {'x' * 2000}:"),
+    ("E0608", "input x:", f"input {'x' * 40_000}:"),
     ("E0608", "among (0, 1)", "among (0..9999999)"),
+    ("E0608", "input x:", f"seed {'9' * 101}\ninput x:"),
+    ("E0673", "input x:", 'input "x\\u0000":'),
+    ("E0673", "= relu %u", '= relu %"\\u202eu"'),
+    ("E0673", "sum over b", 'sum over "b\\ud800"'),
     ("E0608", "reduce %o sum over b", f"reduce %o sum over {'(' * 100}b"),
 ]
 
