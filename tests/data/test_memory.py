@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compiler.model import DataSpec
+from compiler.text.records import FactParser, show_fact
 from dsl.diagnostics import ParcError
 from runtime.data import files, open_data, text
 from runtime.data.columns import CELLS, Column, narrowed
-from tests.data.files import declared, spec
+from tests.data.files import declared, job, spec
 from tests.data.reading import measured
 
 FIXED = 32 * 2**20
@@ -206,3 +208,14 @@ def test_columns_give_back_what_was_put_into_them() -> None:
         assert column.close().length == len(values) and np.array_equal(column.take(rows), values[rows])
         assert (column.least, column.most) == (values.min(), values.max())
         assert len(column.blocks) > 1
+
+
+def test_the_limit_outlives_the_text_of_a_stage(tmp_path: Path) -> None:
+    """A job's `data` is printed with its graph, and read back."""
+    from parc import evaluate
+
+    source = job(tmp_path, 'images("i.csv", limit = 1.5 MiB)', "mesh (dp = 1)")
+    found = evaluate(source).job.data
+    assert found is not None
+    shown = show_fact(found)
+    assert "Quantity" in shown and FactParser(shown, "fact").fact_of(DataSpec) == found
