@@ -28,14 +28,14 @@ _LARGE = 4 * 2**20
 """Bytes that are read at once for the sake of what lies between."""
 
 
-class Tally:
+class Reads:
     """Bytes that this process has read from arrays in files."""
 
     def __init__(self) -> None:
         self.bytes = 0
 
 
-TALLY = Tally()
+READS = Reads()
 
 
 class _Handle:
@@ -172,7 +172,7 @@ class Stored:
             if not got:
                 raise self.file.changed(f"it ends at byte {at + done}")
             done += got
-        TALLY.bytes += size
+        READS.bytes += size
         return found
 
 

@@ -14,7 +14,7 @@ from compiler.layout import Layout
 from dsl.diagnostics import ParcError
 from parc import batches, compile, run, verify
 from runtime.data import Reader, open_data
-from runtime.data.stored import TALLY
+from runtime.data.stored import READS
 from runtime.distribute import piece_of
 from runtime.inputs import Array
 from runtime.mesh import Mesh
@@ -91,9 +91,9 @@ def test_pieces_are_slices(folder: Path, split: str) -> None:
 
 
 def counted(image: Any, key: tuple[slice, ...]) -> int:
-    before = TALLY.bytes
+    before = READS.bytes
     _ = image[key]
-    return TALLY.bytes - before
+    return READS.bytes - before
 
 
 def test_a_device_of_eight_reads_an_eighth(tmp_path: Path) -> None:
@@ -142,10 +142,10 @@ def test_tokens_are_read_with_the_one_behind_them(tmp_path: Path, kind: str) -> 
         seen += [tuple(row) for row in given["tokens"].tolist()]
     rows = [tuple(row) for row in tokens[:-1].reshape(8, 64).tolist()]
     assert sorted(seen) == sorted(rows) and seen != rows
-    batch, before = reader.batch(1, 0), TALLY.bytes
+    batch, before = reader.batch(1, 0), READS.bytes
     half = slice(None), slice(32, 64)
     pair = batch["tokens"][half], batch["targets"][half]
-    assert TALLY.bytes - before == 4 * (32 + 1) * 2  # both inputs, once, and one token more
+    assert READS.bytes - before == 4 * (32 + 1) * 2  # both inputs, once, and one token more
     assert np.array_equal(pair[1], whole(batch)["targets"][half])
     in_order = whole(open_data(spec("tokens", path.name, folder=tmp_path, shuffle=False), inputs).batch(1, 0))
     assert np.array_equal(in_order["targets"].ravel(), tokens[1 : 4 * 64 + 1])
@@ -176,9 +176,9 @@ def test_the_same_samples_in_every_layout(folder: Path, strategy: str, data: str
     stacked, ranks = Emulator(program), RankExecutor(program)
     for step in range(2):
         batch = reader.batch(program.seed, step)
-        before = TALLY.bytes
+        before = READS.bytes
         assert float(ranks.step(batch).loss) == pytest.approx(float(stacked.step(batch).loss), rel=1e-6)
-        assert TALLY.bytes > before
+        assert READS.bytes > before
     resumed = list(batches(given, 2, at_step=1))
     for later, kept in zip(resumed, list(batches(given, 3))[1:], strict=True):
         assert all(np.array_equal(later[n], kept[n]) for n in kept)
