@@ -100,6 +100,17 @@ class Backend(Protocol):
         """
         ...
 
+    def makes(self, op: Op) -> bool:
+        """Whether each result of `op` lies in memory that was made for it, of which nobody else knows."""
+        ...
+
+    def plan_over(
+        self, op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], position: Position, operand: int
+    ) -> Kernel | None:
+        """A closure that does what that of `plan` does, bit by bit, and writes the result over an operand, which it
+        gives back; None if there is none."""
+        ...
+
     def context(self, micro: int, seed: int) -> Any:
         """What a kernel is called with: the micro-batch, and the seed of random numbers."""
         ...

@@ -15,8 +15,9 @@ from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import Function, FunctionPhase
 from dsl.data import dataclass
-from runtime.backend import Position
+from runtime.backend import Kernel, Position
 from runtime.mesh import parted
+from runtime.rank import dying as memory
 from runtime.rank.ahead import Reduction, brought_forward, gathers, together, unchanged
 from runtime.rank.collectives import Here
 from runtime.rank.starts import (
@@ -75,6 +76,8 @@ class RankWriter(StraightLine):
         """What stands before what only the last run of the function in a step does."""
         self.final: dict[str, Node] = {}
         """By accumulator, the last addition to it."""
+        self.dying: dict[Node, tuple[int, ...]] = {}
+        """Operands that the result may be written over."""
         self.sliced: set[str] = set()
         """Accumulators whose reductions have been started slice by slice."""
 
@@ -114,6 +117,7 @@ class RankWriter(StraightLine):
         self.final.update({i.op.name: i for i in body.nodes if isinstance(i.op, Accumulate)})
         read = {v.name for n in body.nodes for v in n.inputs if not any(o.name in self.started for o in n.outputs)}
         handed = self.handed(body, stacks or {})
+        self.dying.update(memory.dying(body, self.backend.makes, stacks or ()))
         for instr in at_start:
             if instr.outputs[0].name in read or not self.started:
                 self.instr(instr, scope, names, depth)
@@ -224,16 +228,25 @@ class RankWriter(StraightLine):
                 self.maybe.add(result)
             case Comm():
                 var, (out,) = scope[instr.inputs[0].name], instr.outputs
-                heres = self.bind(self.heres(var, out))
+                heres = self.bind(self.heres(var, out, bool(self.dying.get(instr))))
                 self.put(depth, f"{result} = d.start({self.bind(op)}, {heres}, micro, {args[0]})")
                 self.maybe.add(result)
             case _:
                 if args and all(v.name in self.weights for v in instr.inputs):
                     self.weights.update(v.name for v in instr.outputs)
-                ins, outs = [rank._value(scope[v.name]) for v in instr.inputs], [rank._value(v) for v in instr.outputs]
-                position = Position(rank.program.sizes, rank.at, rank._start(op))
-                kernel = self.bind(self.backend.plan(op, ins, outs, position))
+                kernel = self.bind(self.kernel(instr, scope))
                 self.put(depth, f"{result} = {kernel}({', '.join(['ctx', *args])})")
+
+    def kernel(self, instr: Node, scope: Mapping[str, Value]) -> Kernel:
+        """What computes an instruction: in the place of an operand that dies, if it can."""
+        op, rank = instr.op, self.rank
+        ins, outs = [rank._value(scope[v.name]) for v in instr.inputs], [rank._value(v) for v in instr.outputs]
+        position = Position(rank.program.sizes, rank.at, rank._start(op))
+        for operand in self.dying.get(instr, ()):
+            found = self.backend.plan_over(op, ins, outs, position, operand)
+            if found is not None:
+                return found
+        return self.backend.plan(op, ins, outs, position)
 
     def comes_late(self, instr: Node, op: Accumulate) -> bool:
         """Whether a message brings what is added, for nobody else here, and nothing else is ever added there."""
@@ -258,11 +271,11 @@ class RankWriter(StraightLine):
         kind = type(op), op.over(), getattr(op, "fn", ""), local.dtype
         return Starting(reduction.key, op, here, kind, local.bytes, count)
 
-    def heres(self, var: Value, out: Value) -> list[Here]:
-        """What a collective is told of the device, by micro-batch."""
+    def heres(self, var: Value, out: Value, spare: bool = False) -> list[Here]:
+        """What a collective is told of the device, by micro-batch. spare: nobody needs the operand any more."""
         rank = self.rank
         at = [{**rank.at, TIME: m} for m in range(rank.program.microbatches)]
-        return [Here(var.type, var.layout, out.layout, rank.mesh, a, rank.network, self.backend) for a in at]
+        return [Here(var.type, var.layout, out.layout, rank.mesh, a, rank.network, self.backend, spare) for a in at]
 
     def several(self, nodes: Sequence[Node], scope: Mapping[str, Value], names: dict[str, str], depth: int) -> None:
         """Start collectives that travel together. Their operands are there: parameters, and values before the first."""

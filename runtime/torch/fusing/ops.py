@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from compiler.graph import Graph
 from compiler.ops.base import Op
+from compiler.ops.contract import Contract
 from dsl.data import dataclass
 
 
@@ -81,6 +82,14 @@ class FusedCrossEntropyBackward(FusedOp):
     """The cotangent of each position's loss, logarithms of probabilities, targets -> dz."""
 
     mnemonic: ClassVar[str] = "fused_cross_entropy_backward"
+
+
+@dataclass(frozen=True, slots=True)
+class FusedProductSum(FusedOp):
+    """c, x, y -> c + `product` of x and y, which has the shape of c."""
+
+    mnemonic: ClassVar[str] = "fused_product_sum"
+    product: Contract
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from runtime.backend import Kernel
-from runtime.torch.base import Standpoint, Values, kernel
+from runtime.torch.base import Standpoint, Values, kernel, maker
 from runtime.torch.fusing.ops import (
     FusedActivation,
     FusedActivationBackward,
@@ -24,6 +24,7 @@ from runtime.torch.fusing.ops import (
 aten = torch.ops.aten
 
 
+@maker(FusedNorm)
 @kernel(FusedNorm)
 def plan_norm(op: FusedNorm, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans a layer norm; what its backward pass needs of it is as PyTorch keeps it."""
@@ -35,6 +36,7 @@ def plan_norm(op: FusedNorm, ins: Values, outs: Values, where: Standpoint) -> Ke
     return norm
 
 
+@maker(FusedNormBackward)
 @kernel(FusedNormBackward)
 def plan_norm_backward(op: FusedNormBackward, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans the derivative of a layer norm."""
@@ -50,6 +52,7 @@ def plan_norm_backward(op: FusedNormBackward, ins: Values, outs: Values, where: 
     return backward
 
 
+@maker(FusedActivation)
 @kernel(FusedActivation)
 def plan_activation(op: FusedActivation, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans an activation."""
@@ -57,6 +60,7 @@ def plan_activation(op: FusedActivation, ins: Values, outs: Values, where: Stand
     return lambda ctx, x: run(x)
 
 
+@maker(FusedActivationBackward)
 @kernel(FusedActivationBackward)
 def plan_activation_backward(op: FusedActivationBackward, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans the derivative of an activation."""
@@ -70,6 +74,7 @@ def _permuted(names: Sequence[str], order: Sequence[str]) -> Callable[[Tensor], 
     return lambda x: x.permute(perm)
 
 
+@maker(FusedAttention)
 @kernel(FusedAttention)
 def plan_attention(op: FusedAttention, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans attention of (batch, heads, positions, width), which are scaled already."""
@@ -84,6 +89,7 @@ def plan_attention(op: FusedAttention, ins: Values, outs: Values, where: Standpo
     return attention
 
 
+@maker(FusedAttentionBackward)
 @kernel(FusedAttentionBackward)
 def plan_attention_backward(op: FusedAttentionBackward, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans the derivatives of attention."""
@@ -106,6 +112,7 @@ def _index(targets: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return torch.where(inside, index, 0), inside
 
 
+@maker(FusedCrossEntropy)
 @kernel(FusedCrossEntropy)
 def plan_cross_entropy(op: FusedCrossEntropy, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans the losses of all positions; targets elsewhere than in the last dim of z pick nothing."""
@@ -122,6 +129,7 @@ def plan_cross_entropy(op: FusedCrossEntropy, ins: Values, outs: Values, where: 
     return losses
 
 
+@maker(FusedCrossEntropyBackward)
 @kernel(FusedCrossEntropyBackward)
 def plan_cross_entropy_backward(op: FusedCrossEntropyBackward, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans the derivative of the losses: g (probability - 1 where the target is)."""
