@@ -40,6 +40,17 @@ class Renewing:
 
 
 @dataclass(frozen=True, slots=True)
+class Slicewise:
+    """A kernel that takes some operands (by number) as a list of their slices along the first dim, too."""
+
+    run: Kernel
+    operands: frozenset[int]
+
+    def __call__(self, ctx: Any, *operands: Array) -> Any:
+        return self.run(ctx, *operands)
+
+
+@dataclass(frozen=True, slots=True)
 class LocalValue:
     """A value as one device, or a stack of devices, holds it.
 

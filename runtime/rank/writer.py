@@ -10,12 +10,12 @@ from compiler.graph import Graph, Node, Value, names_of
 from compiler.layout import TIME
 from compiler.liveness import liveness, variables
 from compiler.ops.comm import Comm
-from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
+from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import Function, FunctionPhase
 from dsl.data import dataclass
-from runtime.backend import Kernel, Position
+from runtime.backend import Kernel, Position, Slicewise
 from runtime.mesh import parted
 from runtime.rank import dying as memory
 from runtime.rank.ahead import Reduction, brought_forward, gathers, together, unchanged
@@ -172,16 +172,19 @@ class RankWriter(StraightLine):
         if instr.outputs and instr.outputs[0].name in self.started:
             out = instr.outputs[0]
             names[out.name] = self.fresh()
-            self.put(depth, f"{names[out.name]} = started(d, {self.started[out.name].key!r}, {out.type.dtype!r})")
+            self.put(depth, f"{names[out.name]} = started(d, {self.started[out.name].key!r})")
             self.maybe.add(names[out.name])
+            self.stacked[names[out.name]] = out.type.dtype
             return
         if isinstance(op, Accumulate) and self.comes_late(instr, op):
             fn, dtype = self.combination(op.name, instr.inputs[0].name)
             self.put(depth, f"d.accumulate_later({op.name!r}, {names[instr.inputs[0].name]}, {fn!r}, {dtype!r})")
             self.complete(instr, op.name, depth)
             return
+        kernel = None if isinstance(op, Comm | Effect) else self.kernel(instr, scope)
+        sliced = kernel.operands if isinstance(kernel, Slicewise) else frozenset[int]()
         keeps = isinstance(op, Save | Accumulate)
-        args = [self.there(names[v.name], depth, whole=not keeps) for v in instr.inputs]
+        args = [self.there(names[v.name], depth, not keeps and k not in sliced) for k, v in enumerate(instr.inputs)]
         for out in instr.outputs:
             names[out.name] = self.fresh()
         result = ", ".join(names[o.name] for o in instr.outputs)
@@ -193,6 +196,10 @@ class RankWriter(StraightLine):
             case Read():
                 if rank.declared[op.name].role is Role.WEIGHT:
                     self.weights.update(v.name for v in instr.outputs)
+                if rank.declared[op.name].role is Role.GRADIENT and not parted(rank.declared[op.name]):
+                    self.put(depth, f"{result} = d.slices({op.name!r})")
+                    self.stacked[result] = instr.outputs[0].type.dtype
+                    return
                 part = parted(rank.declared[op.name])
                 self.put(depth, f"{result} = d.read{'_part' if part else ''}({op.name!r}{', micro' if part else ''})")
             case Write():
@@ -234,8 +241,8 @@ class RankWriter(StraightLine):
             case _:
                 if args and all(v.name in self.weights for v in instr.inputs):
                     self.weights.update(v.name for v in instr.outputs)
-                kernel = self.bind(self.kernel(instr, scope))
-                self.put(depth, f"{result} = {kernel}({', '.join(['ctx', *args])})")
+                run = self.bind(kernel.run if isinstance(kernel, Slicewise) else kernel)
+                self.put(depth, f"{result} = {run}({', '.join(['ctx', *args])})")
 
     def kernel(self, instr: Node, scope: Mapping[str, Value]) -> Kernel:
         """What computes an instruction: in the place of an operand that dies, if it can."""

@@ -53,7 +53,8 @@ class FusedActivationBackward(FusedOp):
 @dataclass(frozen=True, slots=True)
 class FusedAttention(FusedOp):
     """query, key, value -> what is attended to, the logarithms of the sums of exponentials. The operands are permuted
-    to (batch, heads, positions, width) first, the result to the order of its dims."""
+    to (batch, heads, positions, width) first, the result to the order of its dims. Queries may have a dim more behind
+    the heads: those that share a key."""
 
     mnemonic: ClassVar[str] = "fused_attention"
     orders: tuple[tuple[str, ...], ...]
