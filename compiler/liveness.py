@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from compiler.graph import Graph, Value
 from compiler.ops.effects import Accumulate, Read, Write
 from compiler.ops.repeat import Repeat
-from compiler.program import ALL_CHUNKS, DeviceClass, For, FunctionPhase, Program, Run, Schedule, Update
-from compiler.schedules import Action, Turn, unroll
+from compiler.program import DeviceClass, FunctionPhase, Program, Schedule
+from compiler.schedules import Action, Loop, Turn, loops
 from dsl.data import dataclass
 
 
@@ -84,28 +84,17 @@ def variables(body: Graph) -> dict[str, Value]:
 def rounds(
     program: Program, cls: DeviceClass, group: int
 ) -> Iterator[tuple[tuple[tuple[FunctionPhase, int], ...], int]]:
-    """The group's schedule as (functions of one round, number of rounds).
-
-    As long for any number of micro-batches, but where chunks interleave: there every action is a round.
-    """
-    for part in cls.schedule:
-        if ALL_CHUNKS in _chunks(part):
-            for action in unrolled(program, (part,), group):
-                yield ((action.kind, action.chunk),), 1
-        elif isinstance(part, Run):
-            yield ((part.action, part.chunk),), part.high.at(group) - part.low.at(group)
-        elif isinstance(part, For):
-            yield tuple((a, c) for a, c, _ in part.steps), part.count.at(group)
-        else:
-            yield ((FunctionPhase.UPDATE, 0),), 1
+    """The group's schedule as (functions of one round, number of rounds): as long for any number of micro-batches."""
+    for loop in rolled_up(program, cls.schedule, group):
+        yield loop.keys, loop.count
 
 
-def unrolled(program: Program, schedule: Schedule, group: int) -> list[Action]:
-    """The group's actions in order: (kind, chunk, micro-batch)."""
-    return unroll(schedule, group, Turn.of(program))
+def rolled_up(program: Program, schedule: Schedule, group: int) -> tuple[Loop, ...]:
+    """The group's loops, whose actions are those of `unrolled`."""
+    return loops(schedule, group, Turn.of(program))
 
 
-def _chunks(part: Run | For | Update) -> tuple[int, ...]:
-    if isinstance(part, Run):
-        return (part.chunk,)
-    return tuple(chunk for _, chunk, _ in part.steps) if isinstance(part, For) else ()
+def unrolled(program: Program, schedule: Schedule, group: int) -> Iterator[Action]:
+    """The group's actions in order: (kind, chunk, micro-batch). They are made one by one: there may be millions."""
+    for loop in rolled_up(program, schedule, group):
+        yield from loop.actions()

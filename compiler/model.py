@@ -215,12 +215,13 @@ class DataSpec:
     options: tuple[tuple[str, Any], ...] = ()
     folder: str = "."
     span: Span = field(default=NOWHERE, compare=False)
-    places: tuple[tuple[str | int, Span], ...] = field(default=(), compare=False)
-    """Where each argument stands, by its name or number."""
+    places: tuple[Span, ...] = field(default=(), compare=False)
+    """Where each argument stands, then each option."""
 
     def span_of(self, argument: str | int) -> Span:
-        """Where an argument stands; the whole, if that is not known."""
-        return dict(self.places).get(argument, self.span)
+        """Where an argument (its number) or an option (its name) stands; the whole, if that is not known."""
+        names: list[str | int] = [*range(len(self.args)), *(name for name, _ in self.options)]
+        return dict(zip(names, self.places, strict=False)).get(argument, self.span)
 
     @property
     def path(self) -> str | None:

@@ -34,6 +34,11 @@ class Diagnostic:
     help: str | None = None
     severity: Severity = "error"
 
+    @property
+    def limit(self) -> bool:
+        """Whether it refuses something for its size."""
+        return self.code.startswith("E09")
+
     def __str__(self) -> str:
         return f"{self.severity}[{self.code}]: {self.message}"
 

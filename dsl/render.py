@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 
 from dsl.diagnostics import Diagnostic
+from dsl.printable import REPLACEMENT, printable
 from dsl.source import Source, Span
 
 _WIDEST = 110
@@ -25,13 +26,13 @@ def _render(diagnostic: Diagnostic, sources: Mapping[str, Source], color: bool) 
     lines = [_place(p, sources)[0] for p in places if p]
     margin = " " * len(str(max(lines, default=1)))
     head = paint(f"{diagnostic.severity}[{diagnostic.code}]", diagnostic.severity)
-    out = [head + paint(f": {_clean(diagnostic.message)}", "bold")]
+    out = [head + paint(f": {printable(diagnostic.message)}", "bold")]
     out += _snippet(diagnostic.span, sources, margin, paint, diagnostic.severity)
     for message, span in diagnostic.notes:
-        out.append(f"{margin} {paint('=', 'blue')} note: {_clean(message)}")
+        out.append(f"{margin} {paint('=', 'blue')} note: {printable(message)}")
         out += _snippet(span, sources, margin, paint, "blue")
     if diagnostic.help:
-        out.append(f"{margin} {paint('=', 'blue')} {paint('help', 'green')}: {_clean(diagnostic.help)}")
+        out.append(f"{margin} {paint('=', 'blue')} {paint('help', 'green')}: {printable(diagnostic.help)}")
     return "\n".join(out) + "\n"
 
 
@@ -46,14 +47,14 @@ def _snippet(span: Span | None, sources: Mapping[str, Source], margin: str, pain
         return []
     source = sources.get(span.source)
     if source is None:
-        return [f"{margin}{paint('-->', 'blue')} {_clean(span.source)}"]
+        return [f"{margin}{paint('-->', 'blue')} {_visible(span.source)}"]
     number, column = source.position(span.start)
     text, first, length = _window(source.line(number), column - 1, max(1, span.end - span.start))
     bar = paint("|", "blue")
     label = paint(f"{number:>{len(margin)}}", "blue")
     carets = paint("^" * length, how)
     return [
-        f"{margin}{paint('-->', 'blue')} {_clean(source.name)}:{number}:{column}",
+        f"{margin}{paint('-->', 'blue')} {_visible(source.name)}:{number}:{column}",
         f"{margin} {bar}",
         f"{label} {bar} {text}".rstrip(),
         f"{margin} {bar} {' ' * first}{carets}",
@@ -75,7 +76,7 @@ def _window(line: str, start: int, length: int) -> tuple[str, int, int]:
 
 def _visible(text: str) -> str:
     """Tabs as spaces; whatever a terminal would act upon, or cannot show, as a replacement character."""
-    return "".join("  " if c == "\t" else c if c.isprintable() else "\ufffd" for c in text)
+    return "".join("  " if c == "\t" else c if c.isprintable() else REPLACEMENT for c in text)
 
 
 def _width(text: str) -> int:
@@ -84,20 +85,16 @@ def _width(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else not unicodedata.combining(c) for c in text)
 
 
-def _clean(text: str) -> str:
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
-
-
 def to_json(diagnostics: Iterable[Diagnostic], sources: Mapping[str, Source]) -> list[dict[str, object]]:
     """The diagnostics as JSON-able dicts; places have file, line and column (from 1) and offsets (from 0)."""
     return [
         {
             "code": d.code or None,
             "severity": d.severity,
-            "message": _clean(d.message),
+            "message": printable(d.message),
             "place": place_json(d.span, sources),
-            "notes": [{"message": _clean(m), "place": place_json(s, sources)} for m, s in d.notes],
-            "help": d.help,
+            "notes": [{"message": printable(m), "place": place_json(s, sources)} for m, s in d.notes],
+            "help": printable(d.help) if d.help else d.help,
         }
         for d in diagnostics
     ]
@@ -107,7 +104,7 @@ def place_json(span: Span | None, sources: Mapping[str, Source]) -> dict[str, ob
     """A place as `to_json` has it; None where there is none."""
     if span is None or not span.source:
         return None
-    place: dict[str, object] = {"file": _clean(span.source), "start": span.start, "end": span.end}
+    place: dict[str, object] = {"file": _visible(span.source), "start": span.start, "end": span.end}
     source = sources.get(span.source)
     if source:
         place["line"], place["column"] = source.position(span.start)

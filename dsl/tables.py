@@ -72,6 +72,8 @@ def read(path: Path, grammar: str) -> Tables | None:
 
 def write(path: Path, grammar: str) -> None:
     """Make the file. Equal rows stand there once."""
+    from dsl.replacing import replacing
+
     made = make(grammar)
     symbols = sorted({s for row in made.states for s in row})
     number = {s: i for i, s in enumerate(symbols)}
@@ -90,9 +92,8 @@ def write(path: Path, grammar: str) -> None:
         "end": made.end,
     }
     lines = [f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}" for k, v in content.items()]
-    temporary = path.with_suffix(".new")
-    temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as file:
+        file.write(("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
 
 def make(grammar: str) -> Tables:

@@ -15,7 +15,7 @@ def main() -> NoReturn:
     """The entry point of the command."""
     gc.set_threshold(_OBJECTS)
     try:
-        from parc.cli import cli
+        from parc.cli import main as command
     except Exception as error:
         from parc.needs import outdated, unmet
 
@@ -24,7 +24,7 @@ def main() -> NoReturn:
             raise
         sys.stderr.write(f"Error: {need.what}\n  help: `{need.command}`\n")
         sys.exit(2)
-    cli.main()
+    command()
 
 
 if __name__ == "__main__":

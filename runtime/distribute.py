@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.declared import logical, logical_type, range_of
 from compiler.graph import Type
 from compiler.layout import TIME, Layout, local_type
 from compiler.program import DeviceClass, StateDecl
 from dsl.diagnostics import fail
-from runtime.mesh import Mesh, logical_type, range_of
+from runtime.mesh import Mesh
 
 Array = NDArray[Any]
 
@@ -157,7 +158,7 @@ def assemble(parts: Sequence[tuple[StateDecl, DeviceClass, int, Array]], add: bo
             done = own_part(filled, decl, cls, group)
             if done.any() and not np.array_equal(target[done], part[done], equal_nan=part.dtype.kind == "f"):
                 raise fail(
-                    "E0703", f"`{decl.logical or decl.name}` should be the same in all stages, but it differs",
+                    "E0703", f"`{logical(decl)}` should be the same in all stages, but it differs",
                     help="a gradient of a weight that two stages use must be summed over them",
                 )  # fmt: skip
             done[...] = True

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from compiler.declared import logical, logical_type
 from compiler.graph import Type, Value
 from compiler.layout import Layout
 from compiler.ops.effects import Input
@@ -22,7 +23,7 @@ from dsl.data import dataclass
 from dsl.diagnostics import fail
 from runtime.distribute import Array, own_part
 from runtime.inputs import check_batch
-from runtime.mesh import Mesh, logical, logical_type
+from runtime.mesh import Mesh
 from runtime.numpy import quiet
 from runtime.state import Arrays, Piece, initial_array, joined, magnitudes
 

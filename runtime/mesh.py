@@ -7,9 +7,11 @@ from functools import cached_property
 from itertools import product
 from math import prod
 
-from compiler.graph import Type
+from compiler.declared import logical as logical
+from compiler.declared import logical_type as logical_type
+from compiler.declared import range_of
 from compiler.layout import TIME
-from compiler.program import DeviceClass, LoopRange, Program, StateDecl
+from compiler.program import DeviceClass, Program, StateDecl
 from dsl.data import dataclass
 
 
@@ -55,28 +57,6 @@ class Mesh:
         for a in axes:
             number = number * self.sizes[a] + at[a]
         return number
-
-
-def logical(decl: StateDecl) -> str:
-    """The state's name in the serial program."""
-    return decl.logical or decl.name
-
-
-def range_of(decl: StateDecl, cls: DeviceClass) -> LoopRange | None:
-    """The part of a rolled loop that this buffer holds, if it is stacked over one that is cut into stages."""
-    for r in cls.ranges:
-        if r.chunk == decl.chunk and decl.type.has(r.dim) and decl.type.size(r.dim) == r.count:
-            return r
-    return None
-
-
-def logical_type(decl: StateDecl, cls: DeviceClass) -> Type:
-    """The type of the state in the serial program."""
-    r = range_of(decl, cls)
-    if r is None:
-        return decl.type
-    dims = tuple(type(d)(d.name, r.total) if d.name == r.dim else d for d in decl.type.dims)
-    return Type(decl.type.dtype, dims)
 
 
 def region(decl: StateDecl, cls: DeviceClass, group: int, mesh: Mesh, at: Mapping[str, int]) -> list[tuple[int, int]]:

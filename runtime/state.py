@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from compiler.declared import logical
 from compiler.graph import Type
 from compiler.layout import TIME
 from compiler.program import DeviceClass, StateDecl
@@ -26,7 +27,7 @@ def joined(pieces: Sequence[Piece], mesh: Mesh, add: bool) -> Arrays:
     """The logical arrays, by name, that these buffers hold; `add`: parts of several groups are added up."""
     parts: dict[str, list[Piece]] = {}
     for decl, cls, group, x in pieces:
-        name = decl.logical or decl.name
+        name = logical(decl)
         timed = Mesh((TIME, *mesh.axes), mesh.sizes) if parted(decl) else mesh
         whole = collect(x, decl.type, decl.layout, timed, name)
         parts.setdefault(name, []).append((decl, cls, group, whole))

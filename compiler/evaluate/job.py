@@ -251,14 +251,14 @@ def _data(use: ast.Data | None, module: Module, model: Model | None) -> DataSpec
     scope = static_scope(module)
     args: list[Any] = []
     options: dict[str, Any] = {}
-    places: list[tuple[str | int, Span]] = []
+    spans: dict[str | int, Span] = {}
     for argument in use.call.arguments:
         try:
             value = _static(argument.value, scope)
         except ParcError as error:
             quoted = f'a file is named in quotes: `{use.call.function.id}("…")`'
             raise ParcError(*(replace(d, help=d.help or quoted) for d in error.diagnostics)) from None
-        places.append((len(args) if argument.name is None else argument.name.id, argument.span))
+        spans[len(args) if argument.name is None else argument.name.id] = argument.span
         if argument.name is None:
             args.append(value)
         elif argument.name.id in options:
@@ -266,9 +266,8 @@ def _data(use: ast.Data | None, module: Module, model: Model | None) -> DataSpec
         else:
             options[argument.name.id] = value
     folder = os.path.dirname(module.source.path) if module.source.path else "."
-    found = DataSpec(
-        use.call.function.id, tuple(args), tuple(options.items()), folder, use.span, tuple(places)
-    )  # fmt: skip
+    places = tuple(spans[x] for x in (*range(len(args)), *options))
+    found = DataSpec(use.call.function.id, tuple(args), tuple(options.items()), folder, use.span, places)
     if model is not None:  # else what it is wrong with is told
         check_data(found, {i.value.name: i.value.type for i in model.inputs})
     return found

@@ -6,15 +6,14 @@ declared in a loop is a stack with one slice per iteration, like a weight there:
 
 from __future__ import annotations
 
-from math import inf
-
 from compiler.evaluate import dtypes
 from compiler.evaluate.expressions import tensor
 from compiler.evaluate.frame import Frame
 from compiler.evaluate.initial import initializer
 from compiler.evaluate.scope import Scope, check_size
 from compiler.evaluate.values import Broken, Skip, is_static, kind_of
-from compiler.graph import FLOATS, RANGES, Type, Value
+from compiler.graph import Type, Value
+from compiler.initial import misfit
 from compiler.model import Init, State
 from compiler.ops.elementwise import Transpose
 from compiler.origin import Origin, Role
@@ -68,11 +67,10 @@ def _declare(target: ast.Target, own: Type, init: Init, scope: Scope) -> None:
     making, name, span = scope.making, target.name.id, target.span
     if name in scope.vars and scope.frame is scope.frame.outermost:
         raise fail("E0102", f"there are two `{name}`", span)
-    if own.dtype not in FLOATS and (init.kind in ("normal", "uniform") or any(a != int(a) for a in init.args)):
-        raise fail("E0202", f"`{init}` is no beginning for {own.dtype}", span, help="`zeros`, `ones`, `constant(3)`")
-    least, most = RANGES.get(own.dtype, (-inf, inf))
-    if any(not least <= a <= most for a in init.args):
-        raise fail("E0206", f"`{init}` is beyond {own.dtype}, which reaches from {least} to {most}", span)
+    problem = misfit(init, own.dtype)
+    if problem is not None:
+        code, message = problem
+        raise fail(code, message, span, help="`zeros`, `ones`, `constant(3)`")
     frames = scope.frame.loops
     loops = tuple(f.loop for f in frames)
     path = making.named("state", f"{scope.path}.{name}" if scope.path else name, span, making.names)
@@ -80,7 +78,7 @@ def _declare(target: ast.Target, own: Type, init: Init, scope: Scope) -> None:
     if len(set(type.names)) != len(type.names):
         twice = next(n for n in type.names if type.names.count(n) > 1)
         raise fail("E0205", f"the state `{name}` would have dim `{twice}` twice", span)
-    check_size(type.elements, f"the state `{name}`", span)
+    check_size(type, f"the state `{name}`", span)
     scope.session.spend_node(span)
     whole = Value(path, type, span, Origin(path))
     scope.frame.outermost.own.add(whole)

@@ -8,10 +8,10 @@ from compiler.graph import Type
 from compiler.layout import Layout, local_type
 from compiler.memory.action import Where
 from compiler.memory.lifetimes import TracedMemory
-from compiler.memory.occupancy import group_occupancy
+from compiler.memory.occupancy import summit
 from compiler.origin import Role
-from compiler.program import Program
-from compiler.schedules import Action
+from compiler.program import FunctionKey, Program
+from compiler.schedules import Action, Loop
 from compiler.text.printer import show_type
 from compiler.walk import walk
 from dsl.data import dataclass
@@ -53,14 +53,12 @@ def traced(program: Program, group: int) -> TracedMemory:
 
 def fullest(memory: TracedMemory, group: int, kind: str) -> Fullest:
     """The first moment at which the devices of a group of the class need most of a memory."""
-    series = group_occupancy(memory, group)[kind]
-    at = series.fullest
+    top = summit(memory, group, kind)
     items = [(name, r, n, 1) for (m, r), things in memory.static.items() if m == kind for name, n in things]
-    action, where, roles = None, Where(), series.before
-    if at is not None:
-        action, where, roles = series.actions[at], series.moments[at].where, series.moments[at].at_peak
-        items += _of_others(memory, group, kind, series.actions[:at], action)
-        items += _own(memory, kind, series.actions[:at], action, bool(where))
+    action, before = top.action, top.before
+    if action is not None:
+        items += _of_others(memory, group, kind, before, action)
+        items += _own(memory, kind, before, action, bool(top.where))
     types = _types(memory, action)
     sizes = memory.program.sizes
     there = [item for item in items if item[2]]
@@ -69,12 +67,10 @@ def fullest(memory: TracedMemory, group: int, kind: str) -> Fullest:
         for n, role, size, count in there
     ]
     alive.sort(key=lambda a: -a.bytes)
-    return Fullest(group, kind, series.peak, roles, action, where, tuple(alive))
+    return Fullest(group, kind, top.peak, top.roles, action, top.where, tuple(alive))
 
 
-def _of_others(
-    memory: TracedMemory, group: int, kind: str, before: tuple[Action, ...], action: Action
-) -> Iterator[Item]:
+def _of_others(memory: TracedMemory, group: int, kind: str, before: tuple[Loop, ...], action: Action) -> Iterator[Item]:
     """What earlier actions have accumulated, and what is saved for other micro-batches than the action's."""
     for name in sorted(_accumulated(memory, before)):
         if memory.states[name].memory == kind:
@@ -84,7 +80,7 @@ def _of_others(
     shown: set[str] = set()  # what is saved and put out as well
     for variant in dict.fromkeys(v[:2] for v in memory.replays):
         lives = memory.lives(next(v for v in memory.replays if v[:2] == variant))
-        made = sum((a.kind, a.chunk) == variant for a in before)
+        made = _runs(before, variant)
         for b in lives.outputs:
             slots = {name for name, saved in lives.saved.items() if saved is b}
             shown |= slots
@@ -93,14 +89,24 @@ def _of_others(
                 yield b.name, Role.OUTPUT, b.bytes, count
     for bundle in memory.bundles(group):
         if bundle.memory == kind and not bundle.names & shown:
-            begun = {a.mb for a in before if (a.kind, a.chunk) == bundle.origin}
-            gone = {a.mb for a in before if (a.kind, a.chunk) == bundle.death}
-            mine = {action.mb} if action.chunk == bundle.origin[1] else set()
-            if flying := len(begun - gone - mine):
+            flying = _runs(before, bundle.origin) - _runs(before, bundle.death)
+            if action.chunk == bundle.origin[1]:  # the action's own is not one of the others
+                flying -= _ran(before, bundle.origin, action.mb) and not _ran(before, bundle.death, action.mb)
+            if flying:
                 yield min(bundle.names), Role.SAVED, bundle.bytes, flying
 
 
-def _own(memory: TracedMemory, kind: str, before: tuple[Action, ...], action: Action, inside: bool) -> Iterator[Item]:
+def _runs(before: tuple[Loop, ...], key: FunctionKey) -> int:
+    """How often a function has run."""
+    return sum(loop.count * loop.keys.count(key) for loop in before)
+
+
+def _ran(before: tuple[Loop, ...], key: FunctionKey, mb: int) -> bool:
+    """Whether it has run on a micro-batch."""
+    return any(a[:2] == key and loop.runs(a, mb) for loop in before for a in loop.steps)
+
+
+def _own(memory: TracedMemory, kind: str, before: tuple[Loop, ...], action: Action, inside: bool) -> Iterator[Item]:
     """What the action's micro-batch holds: at the action's fullest moment, or (not `inside`) as it begins."""
     accumulated = _accumulated(memory, before)
     effect = memory.effect(action.kind, action.chunk, accumulated)
@@ -113,13 +119,13 @@ def _own(memory: TracedMemory, kind: str, before: tuple[Action, ...], action: Ac
     )
 
 
-def _first_to_set(memory: TracedMemory, before: tuple[Action, ...], action: Action) -> frozenset[str]:
+def _first_to_set(memory: TracedMemory, before: tuple[Loop, ...], action: Action) -> frozenset[str]:
     """The accumulators that the action sets."""
     return memory.touched[action.kind, action.chunk] - _accumulated(memory, before)
 
 
-def _accumulated(memory: TracedMemory, before: tuple[Action, ...]) -> set[str]:
-    kinds = {(a.kind, a.chunk) for a in before}
+def _accumulated(memory: TracedMemory, before: tuple[Loop, ...]) -> set[str]:
+    kinds = {key for loop in before if loop.count for key in loop.keys}
     return {name for key in kinds for name in memory.touched[key]}
 
 

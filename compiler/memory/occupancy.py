@@ -1,18 +1,19 @@
 """Memory over time: for each action of a device group's schedule what its devices hold, by role; without times.
 
-The index of a moment is that of the action in `compiler.liveness.unrolled` and in `Simulation.actions[group]`, so that
-whoever knows when actions run can draw the series against time.
+The index of a moment is that of the action in `compiler.liveness.unrolled`, so that whoever knows when actions run can
+draw the series against time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from compiler.liveness import unrolled
+from compiler.liveness import rolled_up, unrolled
 from compiler.memory.action import MemoryEffect, Totals, Where
 from compiler.memory.peak import ClassMemory
 from compiler.program import DeviceClass, Program
-from compiler.schedules import Action
+from compiler.schedules import Action, Loop
 from dsl.data import dataclass
 
 
@@ -79,9 +80,44 @@ def occupancy(program: Program, memory: Callable[[DeviceClass], ClassMemory] | N
     return dict(sorted(found.items()))
 
 
-def group_occupancy(memory: ClassMemory, group: int) -> Occupancy:
-    """The series of one group of the class."""
-    return _Walk(memory).of(group)
+@dataclass(frozen=True, slots=True, eq=False)
+class Summit:
+    """The first moment at which a memory of a device of a group is fullest, in bytes. action: in which it is, `before`
+    what was run before that; None and nothing if it is before all actions. where: in the program, as of `Moment`."""
+
+    peak: int
+    roles: Mapping[str, int]
+    action: Action | None
+    where: Where
+    before: tuple[Loop, ...]
+
+
+def summit(memory: ClassMemory, group: int, kind: str) -> Summit:
+    """Of the series of `occupancy`, which is not made: of a loop's rounds the first two and the last are looked at;
+    those between do what the second did."""
+    walk = _Walk(memory)
+    now: Totals = {key: sum(n for _, n in items) for key, items in memory.static.items()}
+    roles = _roles(now, kind)
+    best = Summit(sum(roles.values()), roles, None, Where(), ())
+    accumulated: set[str] = set()
+    done: tuple[Loop, ...] = ()
+    for loop in rolled_up(memory.program, memory.cls.schedule, group):
+        for i in dict.fromkeys((0, min(1, loop.count - 1), loop.count - 1)):
+            begin = now
+            for at, (phase, chunk, mb) in enumerate(loop.steps):
+                effect = memory.effect(phase, chunk, accumulated)
+                accumulated |= memory.touched[phase, chunk]
+                now, found = walk.step(now, effect)
+                if kind in found and found[kind].peak > best.peak:
+                    moment, action = found[kind], Action(phase, chunk, mb + i * loop.by)
+                    rest = Loop(tuple(a._replace(mb=a.mb + i * loop.by) for a in loop.steps[:at]))
+                    best = Summit(
+                        moment.peak, moment.at_peak, action, moment.where, (*done, replace(loop, count=i), rest)
+                    )
+            if i == 1 and loop.count > 3:
+                now = _added(now, {k: (now.get(k, 0) - begin.get(k, 0)) * (loop.count - 3) for k in {*now, *begin}})
+        done = (*done, loop)
+    return best
 
 
 class _Walk:
@@ -102,7 +138,7 @@ class _Walk:
         for kind, chunk, _ in actions:
             effect = self.memory.effect(kind, chunk, accumulated)
             accumulated |= self.memory.touched[kind, chunk]
-            now, found = self._step(now, effect)
+            now, found = self.step(now, effect)
             moments.append(found)
         kinds = dict.fromkeys([*(m for m, _ in begin), *(m for found in moments for m in found)])
         absent = Moment(0, {}, Where(), {})
@@ -111,7 +147,8 @@ class _Walk:
             for kind in kinds
         }
 
-    def _step(self, now: Totals, effect: MemoryEffect) -> tuple[Totals, dict[str, Moment]]:
+    def step(self, now: Totals, effect: MemoryEffect) -> tuple[Totals, dict[str, Moment]]:
+        """What there is after an action, and of each memory the action's moment."""
         key = frozenset(now.items()), effect
         if key not in self._next:
             after = _added(now, effect.delta)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from compiler.layout import TIME
 from compiler.passes.messages import Ways
@@ -31,9 +32,9 @@ def classes(staged: Staged) -> list[tuple[int, ...]]:
         mine = homes.of(g)
         if found:
             theirs = homes.of(found[-1][-1])
-            pairs = [(cut, a, b) for cut in staged.cuts for a, b in zip(mine, theirs, strict=True)]
+            pairs = [(cut, a, b) for cut in staged.cuts for a, b in zip(mine, theirs)]
             apart = tuple(cut.firsts[a] - cut.firsts[b] for cut, a, b in pairs)
-            alike = all(cut.counts[a] == cut.counts[b] for cut, a, b in pairs)
+            alike = len(mine) == len(theirs) and all(cut.counts[a] == cut.counts[b] for cut, a, b in pairs)
             if not own & {*mine, *theirs} and alike and steps in (None, apart):
                 found[-1].append(g)
                 steps = apart
@@ -50,9 +51,11 @@ def schedules(
 
     ways: what stages send each other in the forward pass, and in the backward pass."""
     m = placed.sizes.get(TIME, 1)
-    if staged.rule is None and staged.homes.chunks > 1:
-        ahead, back = (w.edges for w in ways)
-        all_groups = visits(staged.homes, staged.groups, m, ahead, back if placed.training.trains else None)
+    if staged.visited:
+        ahead, back = (w.edges | _carried(staged, w is ways[0]) for w in ways)
+        name = staged.rule.schedule if staged.rule is not None else "one_f_one_b"
+        trains = placed.training.trains
+        all_groups = visits(staged.homes, staged.groups, m, ahead, back if trains else None, name)
         return [families([all_groups[g] for g in groups], groups) for groups in members]
     name, depth, chunks = "sequential", None, staged.homes.chunks
     if staged.groups > 1:
@@ -63,6 +66,11 @@ def schedules(
     check_schedule(name, chunks, m)
     all_rolled = rolled(name, staged.groups, chunks, m, depth)
     return [families([all_rolled[g] for g in groups], groups) for groups in members]
+
+
+def _carried(staged: Staged, forward: bool) -> frozenset[tuple[int, int]]:
+    """Which stages hand each other what the loops carry that are cut."""
+    return frozenset(edge for cut in staged.cuts for edge in pairwise(cut.way(forward)))
 
 
 def _depths(placed: Placed, staged: Staged) -> tuple[int, ...]:

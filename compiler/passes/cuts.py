@@ -37,6 +37,12 @@ class CutLoop:
         """The stages that have iterations of it."""
         return frozenset(s for s, count in enumerate(self.counts) if count)
 
+    def moved(self, stages: int, to: Sequence[int]) -> CutLoop:
+        """The same among more stages. to: which of them its own are."""
+        counts = dict(zip(to, self.counts, strict=True))
+        counted = tuple(counts.get(s, 0) for s in range(stages))
+        return CutLoop(self.label, self.total, counted, to[self.begin], to[self.end])
+
     def way(self, forward: bool) -> range:
         """The stages through which goes what it carries, in that order."""
         return range(self.begin, self.end + 1) if forward else range(self.end, self.begin - 1, -1)
@@ -50,6 +56,7 @@ def cut_parts(
     scopes: list[PlaceRule] = []
     loops = {n.op.label: n.op.count for n in placed.forward.nodes if isinstance(n.op, Repeat)}
     top = {n.op.label: set(_labels(n.op.body)) for n in placed.forward.nodes if isinstance(n.op, Repeat)}
+    model = {n.op.label for n in placed.training.model.graph.nodes if isinstance(n.op, Repeat)}
     for rule in rules:
         wrong = next((part for part in rule.parts if any(part in body for body in top.values())), None)
         if wrong is not None:
@@ -57,6 +64,11 @@ def cut_parts(
             around = next(label for label, body in top.items() if wrong in body)
             help = f"cut the loop around it: `pipeline {around} on {rule.axis}`"
             raise ParcError(Diagnostic("E0553", message, rule.span, help=help))
+        gone = next((part for part in rule.parts if part in model and part not in loops), None)
+        if gone is not None:
+            message = f"nothing of the loop `{gone}` is computed: neither the loss nor an output needs it"
+            help = "use what it makes, or leave the rule out"
+            raise ParcError(Diagnostic("E0410", message, rule.span, help=help))
         for part, counts in divided(rule, loops, stages).items():
             mine = [s for s, n in enumerate(counts) if n]
             if part in loops:
@@ -65,8 +77,13 @@ def cut_parts(
                 cuts.append(CutLoop(part, loops[part], counts, begin, end))
             else:
                 scopes.append(PlaceRule(part, rule.axis, mine[0], rule.span))
+    return tuple(trained_first(placed, cuts)), tuple(scopes)
+
+
+def trained_first(placed: Placed, cuts: Sequence[CutLoop]) -> list[CutLoop]:
+    """Loops with trained weights, then the others."""
     trained = {label for w in placed.training.model.trained for label in w.loops}
-    return tuple(sorted(cuts, key=lambda c: c.label not in trained)), tuple(scopes)
+    return sorted(cuts, key=lambda c: c.label not in trained)
 
 
 def divided(rule: PipelineRule, loops: Mapping[str, int], stages: int) -> dict[str, tuple[int, ...]]:

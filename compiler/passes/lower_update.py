@@ -287,7 +287,7 @@ class _Update:
         layout = root.layout
         current = self.partial[root.name]
         if current is None:
-            none = Full(-inf if fn == "max" else 0.0, root.type.dtype, ())
+            none = Full(-inf if fn == "max" else 0.0, root.type.dtype, root.type.dims)
             current = main.add(none, (), f"{root.name}.none", root, layout)
         if self.staged.groups > 1:
             op = StageReduce(root.name, fn, tuple(range(self.staged.groups)))

@@ -67,8 +67,8 @@ def check_by_each(graph: Graph, rules: Sequence[PlaceRule], where: Mapping[str, 
 
 
 def check_flow(graph: Graph, rules: Sequence[PlaceRule], staged: Staged, where: Mapping[str, int | None]) -> None:
-    """Raises ParcError where a value would return to a stage of a pipeline that has finished with it (E0551), or a rule
-    places what is cut (E0415)."""
+    """Raises ParcError where a value would return to a stage of a pipeline from another place (E0551), or a rule places
+    what is cut (E0415)."""
     of = {r.scope: r for r in rules if r.index is not None}
     by: dict[Value, PlaceRule] = {}  # what is where it is for a rule
     for node in graph.nodes:
@@ -81,8 +81,10 @@ def check_flow(graph: Graph, rules: Sequence[PlaceRule], staged: Staged, where: 
                 here = cut.begin if i < node.op.carries else min(cut.stages)
             there, why = where.get(v.name), rule or by.get(v)
             if here is not None and there is not None and min(here, there) >= 0 and there > here and why is not None:
-                message = f"`{v.name}` is made on stage {there}, but stage {here} reads it, which is before it"
-                help = f"values go through the stages once, from first to last: place `{why.scope}` on their way"
+                message = (
+                    f"what `{v.name}` is made of and what reads it are on one stage, `{why.scope}` is on another place"
+                )
+                help = f"let a stage begin between them (`cuts`), or place `{why.scope}` where they are"
                 raise ParcError(Diagnostic("E0551", message, why.span, help=help))
             if rule is None and there is not None and there == where.get(node.outputs[0].name):
                 rule = by.get(v)

@@ -9,6 +9,7 @@ from compiler.graph import Graph, Node, Value
 from compiler.ops.repeat import Repeat
 
 if TYPE_CHECKING:
+    from compiler.passes.place.place import Placed
     from compiler.passes.stage import Stage, Staged
 
 
@@ -62,3 +63,30 @@ def users_of(
             enters = cut is not None and isinstance(node.op, Repeat) and i < node.op.carries
             use(v.name, frozenset((cut.way(forward)[0],)) if enters and cut is not None else here)
     return users, movable
+
+
+def readers_of_inputs(
+    placed: Placed, staged: Staged, where: Mapping[str, Stage], names: Iterable[str]
+) -> dict[str, set[int]]:
+    """The stages that read inputs of the forward graph, themselves or through what is made where it is read (casts).
+
+    Nothing where there is but one stage.
+    """
+    found: dict[str, set[int]] = {name: set() for name in names}
+    if staged.stages == 1:
+        return found
+    reached = {name: {name} for name in found}
+    for node in placed.forward.nodes:
+        for i, v in enumerate(node.inputs):
+            place = where.get(node.outputs[0].name)
+            stages = set() if place is None or place < 0 else {place}
+            cut = staged.cut_at(node)
+            if cut is not None:
+                assert isinstance(node.op, Repeat)
+                stages = {cut.begin} if i < node.op.carries else set(cut.stages)
+            for w in reached.get(v.name, ()):
+                found[w] |= stages
+            if place is None:
+                for out in node.outputs:
+                    reached.setdefault(out.name, set()).update(reached.get(v.name, ()))
+    return found

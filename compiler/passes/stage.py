@@ -6,7 +6,7 @@ cloned where it is read) or `ALL` (each stage holds its own part: stacks of a pi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
 from math import prod
 
@@ -16,7 +16,9 @@ from compiler.ops.comm import MaskPad
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
-from compiler.passes.cuts import CutLoop, cut_parts
+from compiler.passes.between import StageOrder, needed_at
+from compiler.passes.cuts import CutLoop
+from compiler.passes.lanes import Lanes, cut_lanes, lanes
 from compiler.passes.once import made_once
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
@@ -25,16 +27,15 @@ from compiler.passes.places import (
     check_flow,
     check_order,
     of_weights,
-    place_of,
     places,
     ranks,
     scope_of,
     visits,
 )
-from compiler.passes.readers import readers
+from compiler.passes.readers import readers, readers_of_inputs
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
-from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
+from dsl.diagnostics import Diagnostics
 
 ALL = -1
 Stage = int | None
@@ -55,11 +56,16 @@ class Staged:
     anchors: Mapping[str, Stage] = field(default_factory=dict)  # what is put out, but not by the stage that has it
     late_loads: Mapping[str, frozenset[int]] = field(default_factory=dict)  # the same of W, where there is one
     homes: Homes = Homes()  # where the stages are
+    visited: bool = False  # whether values come back to groups otherwise than from chunk to chunk of a pipeline
     once: frozenset[Value] = frozenset()  # what the first stage makes for others that could make it themselves
 
     @property
     def stages(self) -> int:
         return len(self.homes)
+
+    def rank(self, stage: Stage) -> int:
+        """The position of a stage on the way of the values forward; of what has none, that of the first."""
+        return self.ranks[stage or 0]
 
     def chunks_of(self, groups: Sequence[int]) -> range:
         """The chunks that groups have which run the same code."""
@@ -105,48 +111,62 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     axes = place_axes(strategy)
     groups = prod(a.size for a in strategy.mesh if a.name in axes)
     rule = strategy.pipelines[0] if strategy.pipelines else None
-    if len(axes) > 1:
-        message = f"places lie on one axis, not on {' and '.join(axes)}"
-        help = "a pipeline may leave the first stages to what is placed there: `cuts [0, …]`" if rule else None
-        raise ParcError(Diagnostic("E0552", message, strategy.places[-1].span, help=help))
-    chunks = rule.chunks if rule is not None else 1
-    cuts, rows = cut_parts(placed, strategy.pipelines, groups * chunks) if groups > 1 else ((), ())
+    lane = lanes(strategy, axes, placed.forward)
+    chunks = rule.chunks if rule is not None and groups > 1 else 1
+    cuts, rows, ways = cut_lanes(placed, lane, chunks) if groups > 1 else ((), (), ())
     apart = [r.batch for r in placed.rounds] + ([placed.finish] if placed.finish is not None else [])
-    fixed = places(placed.forward, (*strategy.places, *rows), apart, placed.training.trains)
-    chunks = chunks if groups > 1 else 1
-    dealt = given or Homes.dealt(groups, groups * chunks)
-    order: tuple[int, ...] | None = tuple(range(groups * chunks))
+    fixed = places(placed.forward, (*lane.rules, *rows), apart, placed.training.trains)
+    row = StageOrder.of(given or (Homes(ways) if ways else Homes.dealt(groups, groups)))
+    order: tuple[int, ...] | None = tuple(range(len(row.homes)))
     visit: Mapping[str, int] = {}
     anywhere = of_weights(placed.forward, fixed, placed.weights) if fixed else frozenset()
-    by_hand = any(p.index is not None for p in strategy.places)
+    by_hand = any(p.index is not None for p in lane.rules)
     if by_hand and rule is None:
         order = ranks(placed.forward, fixed, groups)
     if order is None:
         visit, found_homes = visits(placed.forward, fixed, groups, anywhere)
-        dealt, order = Homes(found_homes), tuple(range(len(found_homes)))
-    ranked, row_of = order, {r.scope for r in rows}
+        row = StageOrder.of(Homes(found_homes))
+    row_of = {r.scope: r.index for r in rows}
 
-    def rank(stage: Stage) -> int:
-        return ranked[stage or 0]
+    def in_row(node: Node) -> int | None:
+        scope = scope_of(node, fixed) if row_of else None
+        return row_of.get(scope) if scope is not None else None
 
-    def place(node: Node, before: int) -> Stage:
+    needed = needed_at(placed.forward, cuts, in_row) if by_hand and rule is not None else {}
+    more: list[tuple[int, int]] = []  # visits that are missing: of which group, before which stage
+
+    def place(node: Node, before: int | None) -> Stage:
         """Where rules say that a node is. before: the last stage of its operands."""
         if visit:
             return visit.get(node.outputs[0].name)
-        found = place_of(node, fixed)
-        if found is None or rule is None or scope_of(node, fixed) in row_of:
-            return found
-        if node in anywhere:
-            return None
-        mine = dealt.of(found)
-        return next((s for s in mine if s >= before), mine[-1])
+        scope, own = scope_of(node, fixed), in_row(node)
+        if own is not None:
+            return row.own[own]
+        if scope is None or fixed[scope] is None or rule is None:
+            return None if scope is None else fixed[scope]
+        if node in anywhere or any(v.type.has(c.label) for v in node.outputs for c in cuts):
+            return None  # of weights, or of all iterations of what is cut: each stage makes what it reads
+        until = min((needed[v] for v in node.outputs if v in needed), default=None)
+        there = row.stage(lane.groups[scope], before or 0, until)
+        if there is None and (at := row.room(before, until)) is not None:
+            more.append((lane.groups[scope][0], at))
+        return len(row.homes) - 1 if there is None else there
 
-    once = _made_once(placed) if groups > 1 else frozenset()
-    found = Staged(groups, cuts, rule, {}, {}, (), {}, ranked, homes=dealt, once=once)
-    first = _forward(placed.forward, found, place, rank)
+    once = _made_once(placed, lane) if groups > 1 else frozenset()
+    while True:
+        ranked = order if order is not None and len(order) == len(row.homes) else tuple(range(len(row.homes)))
+        visited = order is None or len(row.homes) > len(row.own) or len(lane.ways) > 1
+        here = row.cuts(cuts)
+        found = Staged(groups, here, rule, {}, {}, (), {}, ranked, homes=row.homes, visited=visited, once=once)
+        first = _forward(placed.forward, found, place, found.rank)
+        more += ((g, len(row.homes)) for g in range(groups) if not more and not row.homes.of(g))
+        if not more:
+            break
+        row = row.with_visit(*more[0])
+        more.clear()
     if by_hand and rule is not None:
-        check_flow(placed.forward, strategy.places, found, first)
-    check_by_each(placed.forward, strategy.places, first)
+        check_flow(placed.forward, lane.rules, found, first)
+    check_by_each(placed.forward, lane.rules, first)
     check_order(placed.forward, strategy.pipelines, found, first)
     _check_states(placed, found, first)
     made = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
@@ -158,20 +178,19 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         homes = {w: min(s) for w, s in _readers_of_weights(placed, found, first).items() if len(s) == 1}
     of = {v.name: v.origin for node in placed.backward for v in node.outputs}
     stages: dict[str, Stage] = {**first, **homes}
-    second = _backward(placed, found, saved, lambda node: _origin(node, of, stages, loops), rank)
+    second = _backward(placed, found, saved, lambda node: _origin(node, of, stages, loops), found.rank)
     makers = {v.name: n for n in placed.backward.nodes for v in n.outputs}
     addends = tuple(_addends(makers, second, v) for v in placed.backward.outputs)
-    anchors = _anchors(placed, found, first, second, addends, rank)
+    anchors = _anchors(placed, found, first, second, addends, found.rank)
     found = replace(found, forward=first, backward=second, addends=addends, anchors=anchors)
     wanted = [v for parts in addends for v in parts]
     loads = readers(placed.backward, wanted, [k.name for k in placed.kept], found, second)
     return replace(found, loads=loads)
 
 
-def _made_once(placed: Placed) -> frozenset[Value]:
-    strategy = placed.training.job.strategy
-    rows = [rule.parts for rule in strategy.pipelines]
-    return made_once(placed.forward, rows, placed.weights, strategy.places).by_first if rows else frozenset()
+def _made_once(placed: Placed, lane: Lanes) -> frozenset[Value]:
+    rows = [rule.parts for rule in placed.training.job.strategy.pipelines]
+    return made_once(placed.forward, rows, placed.weights, lane).by_first if rows else frozenset()
 
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
@@ -179,7 +198,7 @@ def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
 
 
 def _forward(
-    graph: Graph, staged: Staged, place: Callable[[Node, int], Stage], rank: Callable[[Stage], int]
+    graph: Graph, staged: Staged, place: Callable[[Node, int | None], Stage], rank: Callable[[Stage], int]
 ) -> dict[str, Stage]:
     """Explicit places, else the last stage of the operands, in the order in which values pass through them.
 
@@ -192,7 +211,7 @@ def _forward(
             continue
         stages = {s for v in node.inputs if v not in staged.once and (s := found.get(v.name)) is not None}
         last = max(stages, key=rank, default=None)
-        where = place(node, last or 0)
+        where = place(node, last)
         if node.outputs[0] in staged.once:
             where = 0
         elif ALL in stages:
@@ -278,7 +297,7 @@ def _all(node: Node, stages: set[int]) -> Stage:
 def _check_states(placed: Placed, staged: Staged, where: Mapping[str, Stage]) -> None:
     """A state lies where it is renewed; one that every stage can renew by itself, wherever it is read."""
     model, training = placed.training.model, placed.training
-    reads = _readers_of(placed, staged, where, (s.name for s in model.states))
+    reads = readers_of_inputs(placed, staged, where, (s.name for s in model.states))
     found = Diagnostics()
     for s, new in zip(model.states, placed.forward.outputs[training.asked : training.results], strict=True):
         place, apart = where.get(new.name), False
@@ -299,34 +318,7 @@ def _check_states(placed: Placed, staged: Staged, where: Mapping[str, Stage]) ->
 
 def _readers_of_weights(placed: Placed, staged: Staged, where: Mapping[str, Stage]) -> dict[str, set[int]]:
     """Per weight the stages that read it forward."""
-    return _readers_of(placed, staged, where, (w.name for w in placed.training.model.weights))
-
-
-def _readers_of(
-    placed: Placed, staged: Staged, where: Mapping[str, Stage], names: Iterable[str]
-) -> dict[str, set[int]]:
-    """The stages that read inputs of the forward graph, themselves or through what is made where it is read (casts).
-
-    Nothing where there is but one stage.
-    """
-    found: dict[str, set[int]] = {name: set() for name in names}
-    if staged.stages == 1:
-        return found
-    reached = {name: {name} for name in found}
-    for node in placed.forward.nodes:
-        for i, v in enumerate(node.inputs):
-            place = where.get(node.outputs[0].name)
-            stages = set() if place is None or place == ALL else {place}
-            cut = staged.cut_at(node)
-            if cut is not None:
-                assert isinstance(node.op, Repeat)
-                stages = {cut.begin} if i < node.op.carries else set(cut.stages)
-            for w in reached.get(v.name, ()):
-                found[w] |= stages
-            if place is None:
-                for out in node.outputs:
-                    reached.setdefault(out.name, set()).update(reached.get(v.name, ()))
-    return found
+    return readers_of_inputs(placed, staged, where, (w.name for w in placed.training.model.weights))
 
 
 def _origin(
@@ -356,7 +348,7 @@ def _anchors(
     """Where that is added up which could be made anywhere (a metric of a weight, a gradient of zeros), and the parts of
     metrics."""
     names = [v.name for v in placed.forward.inputs]
-    reads = _readers_of(placed, staged, forward, names)
+    reads = readers_of_inputs(placed, staged, forward, names)
     found: dict[str, Stage] = {}
     for w, parts in zip(placed.training.trained, addends, strict=True):
         at = ALL if staged.cut_of(*w.loops) else min(reads[w.name], key=rank, default=0)

@@ -4,6 +4,7 @@ actions   what each schedule means: the list of one group, written out
 rolled    the same without growing with the micro-batches (closed forms; tests prove them equal to `actions`)
 families  groups whose rolled schedules are one, with numbers affine in the group index
 unroll    back to the list
+loops     as plain loops, whose steps have chunks and micro-batches of their own
 visits    the order where groups have several stages of a graph
 find_hang simulation of all groups
 """
@@ -22,6 +23,7 @@ from compiler.schedules.actions import (
     legal_microbatches,
 )
 from compiler.schedules.hang import Edge, Hang, find_hang
+from compiler.schedules.loops import Loop, loops
 from compiler.schedules.rolled import families, rolled, unify, unroll
 from compiler.schedules.visits import visits
 
@@ -31,6 +33,7 @@ __all__ = [
     "Action",
     "Edge",
     "Hang",
+    "Loop",
     "Turn",
     "actions",
     "chain",
@@ -39,6 +42,7 @@ __all__ = [
     "find_hang",
     "kinds",
     "legal_microbatches",
+    "loops",
     "rolled",
     "unify",
     "unroll",

@@ -35,7 +35,7 @@ class Hang:
 
 
 def find_hang(
-    lists: Sequence[Sequence[Action]], edges: Iterable[Edge], rendezvous: bool = False, homes: Homes | None = None
+    lists: Sequence[Iterable[Action]], edges: Iterable[Edge], rendezvous: bool = False, homes: Homes | None = None
 ) -> Hang | None:
     """How the groups get stuck, if they do. `homes`: where the stages are (default: dealt round and round).
 
@@ -47,31 +47,54 @@ def find_hang(
     if homes is None:
         most = max((max(e.stage, e.to) for e in found), default=0) + 1
         homes = Homes.dealt(len(lists), -(-most // len(lists)) * len(lists))
-    return _rendezvous(lists, found, homes) if rendezvous else _buffered(lists, found, homes)
+    return _rendezvous([list(mine) for mine in lists], found, homes) if rendezvous else _buffered(lists, found, homes)
 
 
-def _buffered(lists: Sequence[Sequence[Action]], edges: list[Edge], homes: Homes) -> Hang | None:
+class Done:
+    """Which actions of a group are done: of a function so many micro-batches in order, and `early` ones."""
+
+    def __init__(self) -> None:
+        self.counts: dict[tuple[FunctionPhase, int], int] = {}
+        self.early: set[Action] = set()
+
+    def add(self, action: Action) -> None:
+        key, count = action[:2], self.counts.get(action[:2], 0)
+        if action.mb != count:
+            self.early.add(action)
+            return
+        count += 1
+        while self.early and (later := Action(*key, count)) in self.early:
+            self.early.remove(later)
+            count += 1
+        self.counts[key] = count
+
+    def __contains__(self, action: Action) -> bool:
+        return action.mb < self.counts.get(action[:2], 0) or action in self.early
+
+
+def _buffered(lists: Sequence[Iterable[Action]], edges: list[Edge], homes: Homes) -> Hang | None:
     n = len(lists)
     needs: dict[tuple[FunctionPhase, int], list[tuple[int, FunctionPhase, int]]] = defaultdict(list)  # by (kind, stage)
     for e in edges:
         needs[e.to_kind, e.to].append((homes.group(e.stage), e.kind, homes.chunk(e.stage)))
-    done: list[set[Action]] = [set() for _ in lists]
+    done = [Done() for _ in lists]
     turns: Turns[int, tuple[int, Action]] = Turns()
-    at, stages = [0] * n, [homes.of(g) or (g,) for g in range(n)]
+    doing: dict[int, Action] = {}
+    stages = [homes.of(g) or (g,) for g in range(n)]
 
     def run(g: int) -> Iterator[tuple[int, Action]]:
         for action in lists[g]:
+            doing[g] = action
             stage = stages[g][action.chunk] if action.kind.of_chunk else g
             for other, kind, chunk in needs.get((action.kind, stage), ()):
                 need = Action(kind, chunk, action.mb)
                 while need not in done[other]:
                     yield other, need
             done[g].add(action)
-            at[g] += 1
             turns.arrived((g, action))
 
     hanging = turns.play({g: run(g) for g in range(n)})
-    stuck = tuple((g, lists[g][at[g]], *need) for g, need in hanging)
+    stuck = tuple((g, doing[g], *need) for g, need in hanging)
     return Hang(stuck) if stuck else None
 
 

@@ -19,7 +19,10 @@ MAX_LIST = 100_000
 """Elements of a written-out range of integers."""
 
 MAX_NESTING = 32
-"""Brackets within brackets of a value, loops within loops."""
+"""Brackets within brackets of a value."""
+
+MAX_NATURAL = 2**64 - 1
+"""Of sizes, counts and seeds."""
 
 _SPECIAL = {"true": True, "false": False, "none": None, "inf": float("inf"), "nan": float("nan")}
 
@@ -96,9 +99,14 @@ class Cursor:
     # --- names and numbers ---
 
     def text(self, what: str = "a name") -> str:
-        """A word or a string."""
-        if self.token.kind not in ("word", "string"):
+        """A word or a string, which is a name: it can be printed."""
+        t = self.token
+        if t.kind not in ("word", "string"):
             self.expected(what)
+        if t.kind == "string" and not t.text.isprintable():
+            bad = next(c for c in t.text if not c.isprintable())
+            help = "names have no control characters, none that change the direction of text, and no halves of pairs"
+            raise self.error("E0673", f"a name with U+{ord(bad):04X}, which cannot be printed", help=help)
         return self.next().text
 
     def axis_name(self, what: str) -> str:
@@ -112,7 +120,11 @@ class Cursor:
     def natural(self, what: str = "an integer") -> int:
         if not self.sees("int"):
             self.expected(what)
-        return int(self.next().text)
+        value = int(self.token.text)
+        if value > MAX_NATURAL:
+            raise self.error("E0608", f"{what} of {len(self.token.text)} digits", help=f"at most {MAX_NATURAL}")
+        self.at += 1
+        return value
 
     def integer(self, what: str = "an integer") -> int:
         negative = self.take("-")
@@ -189,10 +201,8 @@ class Cursor:
         if axes and self.take_word(MICRO):
             return TIME
         if t.kind == "string" or (t.kind == "word" and t.text not in _SPECIAL):
-            self.next()
-            if self.take("="):
-                return Dim(t.text, self.natural("a size"))
-            return t.text
+            name = self.text()
+            return Dim(name, self.natural("a size")) if self.take("=") else name
         if t.kind == "word" and t.text in ("true", "false", "none"):
             self.next()
             return _SPECIAL[t.text]
@@ -211,7 +221,7 @@ class Cursor:
             if self.take("->"):
                 items.append((item, self.value(depth + 1)))
             elif self.sees("..") and type(item) is int:
-                items += self._run(here, item, 10**18, MAX_LIST - len(items))
+                items += self._run(here, item, MAX_NATURAL, MAX_LIST - len(items))
             else:
                 items.append(item)
             if not self.take(","):

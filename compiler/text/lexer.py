@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from sys import intern
 from typing import NamedTuple
 
 from dsl.diagnostics import fail
+from dsl.limits import MAX_LOWERED
 from dsl.source import Span
 
-MAX_CHARACTERS = 32 * 1024 * 1024
-"""Size of a text."""
+MAX_DIGITS = 100
+"""Digits of a number, as in `.par`; sizes and counts have 64 bits (`Cursor.natural`)."""
 
-MAX_DIGITS = 18
-"""Digits of an integer: what fits into 64 bits."""
-
-MAX_NAME = 1000
-"""Characters of a name."""
+MAX_NAME = 32_768
+"""Characters of a name: parts of a model have names of their own within one another."""
 
 _TOKEN = re.compile(
     r"""
@@ -48,8 +47,8 @@ class Lexeme(NamedTuple):
 
 def tokens(text: str, name: str) -> list[Lexeme]:
     """All tokens but space and comments. Line ends inside ( ) and [ ] do not count."""
-    if len(text) > MAX_CHARACTERS:
-        raise fail("E0608", f"a text of {len(text)} characters", Span(name, 0, 0), help=f"at most {MAX_CHARACTERS}")
+    if len(text) > MAX_LOWERED:
+        raise fail("E0608", f"a text of {len(text)} characters", Span(name, 0, 0), help=f"at most {MAX_LOWERED}")
     found: list[Lexeme] = []
     position, open_brackets, end = 0, 0, len(text)
     match = _TOKEN.match
@@ -68,7 +67,7 @@ def tokens(text: str, name: str) -> list[Lexeme]:
             if not open_brackets and found and found[-1].kind != "newline":
                 found.append(Lexeme("newline", "\n", start, position))
             continue
-        word = m.group(kind)
+        word = intern(m.group(kind))
         if kind == "mark":
             kind = word
             if word in "([":
@@ -79,10 +78,11 @@ def tokens(text: str, name: str) -> list[Lexeme]:
                 open_brackets = 0
         elif kind == "string":
             word = _unquote(word, Span(name, start, position))
-        if kind in ("int", "float") and len(word) > MAX_DIGITS + 30 * (kind == "float"):
-            raise fail("E0608", f"a number of {len(word)} digits", Span(name, start, position), help="at most 18")
-        if kind in ("word", "string") and len(word) > MAX_NAME:
-            raise fail("E0608", f"a name of {len(word)} characters", Span(name, start, position), help="at most 1000")
+        if kind in ("int", "float", "word", "string"):
+            what, most = ("number", MAX_DIGITS) if kind in ("int", "float") else ("name", MAX_NAME)
+            if len(word) > most:
+                message = f"a {what} of {len(word):,} characters"
+                raise fail("E0608", message, Span(name, start, position), help=f"at most {most:,}")
         found.append(Lexeme(kind, word, start, position))
     if found and found[-1].kind != "newline":
         found.append(Lexeme("newline", "\n", end, end))

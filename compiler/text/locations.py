@@ -7,13 +7,17 @@ from dataclasses import field, replace
 from dsl.data import dataclass
 from dsl.source import Span
 
+HEAD = -1
+"""In the place of a class: the head of a program."""
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
     """A place in a program, by position.
 
-    `cls`: index of the class; `part`: `fn`, `state`, `schedule` or "" (the class itself); `index`: which of them;
-    `path`: indices of instructions from the function's body inwards.
+    `cls`: index of the class, `HEAD` for what stands before the classes; `part`: `fn`, `state`, `schedule` or "" (the
+    class itself), of the head `input`; `index`: which of them; `path`: indices of instructions from the function's body
+    inwards.
     """
 
     cls: int
@@ -41,7 +45,7 @@ class Locations:
 
     def find(self, site: Site | None) -> Span | None:
         """The span of the place or of what encloses it."""
-        site = site and replace(site, cls=site.cls + self.first)
+        site = site and (site if site.cls == HEAD else replace(site, cls=site.cls + self.first))
         while site is not None:
             span = self.spans.get(site)
             if span is None and site.part and site.cls in self.same:

@@ -9,7 +9,7 @@ from compiler.memory.tiers import FIRST
 from compiler.ops.common import listed
 from compiler.origin import DECLARED
 from compiler.program import Axis, DeviceClass, Entry, Function, InputDecl, LoopRange, Program, Schedule, StateDecl
-from compiler.text.locations import Locations, Site
+from compiler.text.locations import HEAD, Locations, Site
 from compiler.text.printer import show_devices, show_entry
 from compiler.text.schedules import ScheduleParser
 from compiler.text.sharing import extent, with_code_of
@@ -55,7 +55,9 @@ class _Parser(ScheduleParser):
         entries: list[Entry] = []
         self.header = Program(name, axes, (), (), seed, homes)
         while self.sees_word("input"):
+            line = self.token
             inputs.append(self._input())
+            self.where.spans[Site(HEAD, "input", len(inputs) - 1)] = self.span(line)
         while not self.sees("end"):
             entries.append(self._entry(entries))
         self.found.raise_if_any()

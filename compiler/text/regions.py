@@ -38,8 +38,8 @@ def _line(region: Region, order: dict[str, int], names: list[str]) -> str:
 
 
 def read_regions(cursor: Cursor, nodes: Sequence[Node]) -> tuple[Region, ...]:
-    """The marks behind the nodes of a body. Raises E0601 where something else was expected, E0610 for a value that no
-    node of the body gives, E0611 for one that stands twice."""
+    """The marks behind the nodes of a body. Raises E0601 where something else was expected, E0605 for shares that are
+    none, E0610 for a value that no node of the body gives, E0611 for one that stands twice."""
     order = _order(nodes) if cursor.sees_word(WORD) else {}
     names = list(order)
     found: list[Region] = []
@@ -54,7 +54,11 @@ def read_regions(cursor: Cursor, nodes: Sequence[Node]) -> tuple[Region, ...]:
             cursor.mark(")")
         kept = float(cursor.number()) if cursor.take_word("kept") else 1.0
         most = float(cursor.number()) if cursor.take_word("most") else 0.0
+        if not 0 <= kept <= 1 or not 0 <= most <= 1:
+            raise cursor.error("E0605", "a share of the scores is from 0 to 1", kind)
         copies = cursor.natural() if cursor.take_word("copies") else 1
+        if copies < 1:
+            raise cursor.error("E0605", "what is sent is at least 1 of its copies", kind, "`copies 2`")
         places = cursor.natural() if cursor.take_word("places") else 0
         cursor.mark(":")
         start = cursor.token

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
+from itertools import count, takewhile
 from typing import Any
 
 from compiler.graph import Graph
@@ -53,10 +54,15 @@ def located(value: Any, path: str, spans: Mapping[str, Span]) -> Any:
     if isinstance(value, tuple):
         return tuple(located(x, f"{path}.{i}", spans) for i, x in enumerate(value))
     if is_dataclass(value) and not isinstance(value, type):
-        new = {f.name: spans.get(at) or located(getattr(value, f.name), at, spans)
+        new = {f.name: spans.get(at) or _listed(at, spans) or located(getattr(value, f.name), at, spans)
                for f in fields(value) for at in (f"{path}.{f.name}",)}  # fmt: skip
         return replace(value, **new)
     return value
+
+
+def _listed(path: str, spans: Mapping[str, Span]) -> tuple[Span, ...]:
+    """A field that is a list of spans alone: they stand in the table only."""
+    return tuple(spans[at] for at in takewhile(spans.__contains__, (f"{path}.{i}" for i in count())))
 
 
 def show_spans(found: Iterable[tuple[str, Span]]) -> str:

@@ -10,6 +10,8 @@ stages   sends and receives, reductions between stages       E0630, E0631
 across   what stages hold pieces and parts of in U           E0632
 order    schedules: every micro-batch once, no hang          E0640 to E0642
 classes  groups, declarations                                E0650
+declarations what data and buffers are, and begin with       E0670, E0671, E0674
+sizes    what is too large to be worked with                 E0908
 interface what a stage's text declares, and its graphs       E0650
 entries  states that entries share                           E0651
 """
@@ -26,6 +28,7 @@ from compiler.text.locations import Locations
 from compiler.verify.across import check_across
 from compiler.verify.body import UNPLACED, Laws, check_bodies, check_graphs
 from compiler.verify.classes import check_classes
+from compiler.verify.declarations import check_declarations
 from compiler.verify.effects import check_buffers
 from compiler.verify.entries import check_entry
 from compiler.verify.interface import check_interface
@@ -97,6 +100,8 @@ def _verify(program: Program, report: Report) -> None:
     """One entry."""
     # Each rule takes for granted what the ones before it have found right: one mistake gives one error.
     check_classes(program, report)
+    if not report.failed:
+        check_declarations(program, report)
     if not report.failed:
         check_bodies(program, report)
     if not report.failed:

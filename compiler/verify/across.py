@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 
+from compiler.declared import logical
 from compiler.graph import Graph, Node, Value
 from compiler.ops.base import Loop, Op
 from compiler.ops.call import Call
@@ -110,9 +111,9 @@ class _Checker:
                 cut = _cut(s, cls) is not None
                 if s.role is Role.GRADIENT or cut:
                     kind = "piece" if cut else "gradient"
-                    self.places.setdefault((kind, _logical(s)), set()).update((g, s.chunk) for g in cls.groups)
+                    self.places.setdefault((kind, logical(s)), set()).update((g, s.chunk) for g in cls.groups)
                 if s.role is not Role.GRADIENT and not cut:
-                    self.holders.setdefault(_logical(s), set()).update(cls.groups)
+                    self.holders.setdefault(logical(s), set()).update(cls.groups)
         self.reductions: dict[str, _Reduction] = {}
 
     def run(self) -> None:
@@ -189,7 +190,7 @@ class _Checker:
     # --- buffers and reductions ----------------------------------------------------------------------
 
     def read(self, decl: StateDecl, cls: DeviceClass) -> _State:
-        name = _logical(decl)
+        name = logical(decl)
         dim = _cut(decl, cls)
         if dim is not None:
             return _Piece(dim, decl.chunk, frozenset((name,)))
@@ -206,7 +207,7 @@ class _Checker:
         return part
 
     def write(self, decl: StateDecl, value: _State, cls: DeviceClass) -> None:
-        dim, name = _cut(decl, cls), _logical(decl)
+        dim, name = _cut(decl, cls), logical(decl)
         if isinstance(value, _Part):
             raise _Wrong(f"{_told(value)}, which other stages have parts of")
         if dim is not None:
@@ -352,10 +353,6 @@ def _cut(decl: StateDecl, cls: DeviceClass) -> str | None:
     """The dim of the cut loop of which the buffer holds the chunk's iterations."""
     first = decl.type.dims[0].name if decl.type.dims else None
     return next((r.dim for r in cls.ranges if r.chunk == decl.chunk and r.dim == first and r.count < r.total), None)
-
-
-def _logical(decl: StateDecl) -> str:
-    return decl.logical or decl.name
 
 
 def _counted(value: _Same | _Piece | _Part) -> frozenset[Source]:

@@ -21,6 +21,7 @@ from compiler.text.locations import Site
 from compiler.verify.comm import check_comm, check_relayout
 from compiler.verify.local import Fills, check_layout, check_local, result_fills
 from compiler.verify.report import Finding, Report, head
+from compiler.verify.sizes import wrong_type
 from dsl.data import dataclass
 from dsl.diagnostics import plural
 
@@ -118,11 +119,9 @@ class _Checker:
         if shape in self.formed:
             scope.known[var.name] = var
             return True
-        if len(set(var.type.names)) != len(var.type.dims) or any(d.size < 1 for d in var.type.dims):
-            self.report.error("E0612", scope.at(i), f"{var} is not a tensor", "each dim once, of a size of at least 1")
-            scope.broken.add(var.name)
-            return False
-        problems = check_layout(var, self.kinds, scope.timeless) if self.sizes is not None else []
+        problems = [(code, f"%{var.name}: {what}", help) for code, what, help in wrong_type(var.type)]
+        if not problems and self.sizes is not None:
+            problems = check_layout(var, self.kinds, scope.timeless)
         for code, message, help in problems:
             self.report.error(code, scope.at(i), message, help)
         if problems:

@@ -24,9 +24,6 @@ def check_classes(program: Program, report: Report) -> None:
             report.error("E0650", None, f"axis {a.name}={a.size} {a.kind}: the time axis, and no other, is called mb")
     for name in _twice(i.name for i in program.inputs):
         report.error("E0650", None, f"there are two inputs {name}")
-    for i in program.inputs:
-        if i.low is not None and i.high is not None and i.low >= i.high:
-            report.error("E0650", None, f"input {i.name}: no integer is in {i.low}..{i.high}")
     homes = program.homes
     if set(homes.groups) != set(range(program.groups)):
         message = f"{plural(program.stages, 'stage')} on {plural(program.groups, 'group')} of devices"

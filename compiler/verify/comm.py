@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from compiler.graph import Value
 from compiler.layout import Layout
+from compiler.ops.base import OpError
 from compiler.ops.comm import Comm, LayoutError, MaskPad, Operand, Pattern, Relayout
+from compiler.ops.common import expect_fill
 from compiler.relayout import plan_relayout
 from compiler.verify.local import Fills
 from compiler.verify.report import Finding
@@ -19,8 +21,13 @@ def check_comm(
     wrong = _wrong_axes(op, kinds)
     if wrong is not None:
         return [wrong]
+    filled = next((f for f in ("value", "fill") if hasattr(op, f)), None)
     try:
+        if filled is not None:
+            expect_fill(op.mnemonic, getattr(op, filled), source.type.dtype)
         want = op.after(Operand(source.name, source.type, source.layout), sizes)
+    except OpError as error:
+        return [("E0612", error.message, error.help)]
     except LayoutError as error:
         return [("E0617", error.message, error.help)]
     if out.layout == want:

@@ -145,8 +145,12 @@ class _Class:
 
     def input(self, op: Input, value: Value, instr: Node, site: Site) -> None:
         decl = self.inputs.get(op.name)
+        buffer = next((s for c in self.program.classes for s in c.states if s.name == op.name), None)
         if decl is None and value.type != STEP:
             self.report.error("E0620", site, f"{head(instr)}: there is no input {op.name}")
+        elif decl is None and buffer is not None and (buffer.role is not Role.COUNTER or buffer.type != STEP):
+            message = f"{head(instr)}: the number of the step is a counter of {STEP}; {op.name} is {buffer.role} of"
+            self.report.error("E0620", site, f"{message} {buffer.type}")
         elif decl is not None and decl.type != value.type:
             self.report.error("E0621", site, f"{head(instr)}: {op.name} is declared as {decl.type}, not {value.type}")
         elif value.layout.pending or value.layout.halo:
@@ -247,6 +251,10 @@ class _Class:
             if s.role is Role.OUTPUT and (made := len(self.added.get(s.name, ())) + (s.name in self.saves)) != 1:
                 message = f"output {s.name} is made {made} times for a micro-batch"
                 self.report.error("E0622", site, message, "one function saves its part, or adds to it")
+            elif s.role is Role.OUTPUT and (s.name in self.saves) != (TIME in s.layout.split_axes):
+                split = "split over the micro-batches" if s.name not in self.saves else "one for all micro-batches"
+                message = f"output {s.name} is {split}"
+                self.report.error("E0622", site, message, "what is split over them is saved, all else accumulated")
 
     def settled(self, s: StateDecl) -> None:
         """What is made of a whole batch is made in one place, and read behind it."""

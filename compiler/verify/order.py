@@ -4,24 +4,24 @@ That every micro-batch comes once is checked on the rolled form, exactly, for an
 hangs are checked by simulation, for many micro-batches on the same schedules with fewer (`_shrunk`). This is enough:
 away from its ends each list repeats itself with the micro-batch number going up, and what waits for what depends on
 differences of micro-batches only, so that a circle of waiting actions in the middle would also be there with fewer. A
-property test holds the shortened schedules against simulation of the whole ones. Irregular schedules are not shortened.
+property test holds the shortened schedules against simulation of the whole ones. Irregular schedules are not shortened,
+and refused (E0931) where they are long.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from compiler.layout import TIME
+from compiler.limits import CHECKED
 from compiler.origin import Role
 from compiler.program import ALL_CHUNKS, Affine, DeviceClass, For, FunctionPhase, Program, Run, Schedule, Update
-from compiler.schedules import Action, Edge, Turn, find_hang, unroll
+from compiler.schedules import Action, Edge, Loop, Turn, find_hang, loops
+from compiler.schedules.hang import Done
 from compiler.text.locations import Site
 from compiler.verify.report import Report
-
-MOST_ACTIONS = 4_000_000
-"""Actions that are simulated where a schedule cannot be shortened."""
 
 
 def check_order(program: Program, report: Report, edges: Sequence[Edge]) -> None:
@@ -38,12 +38,13 @@ def check_order(program: Program, report: Report, edges: Sequence[Edge]) -> None
                 break
     if report.failed:
         return
-    shortened = _shorten(fixed, homes, program, m, v)
-    if shortened is None:
-        report.error("E0640", None, f"{m} micro-batches of an irregular schedule are too many to check")
+    short, count = _shorten(fixed, homes, program, m, v)
+    too_long = CHECKED.exceeded(program.groups, m, sum(_length(schedule) for schedule in short.values()))
+    if too_long is not None:
+        report.found.add(too_long)
         return
-    short, count = shortened
-    lists = [unroll(short[g], 0, Turn(program.groups, v, count)) for g in range(program.groups)]
+    turn = Turn(program.groups, v, count)
+    lists = [_Actions(loops(short[g], 0, turn)) for g in range(program.groups)]
     for g, mine in enumerate(lists):
         problem = _disorder(mine, homes[g][1])
         if problem is not None:
@@ -53,6 +54,24 @@ def check_order(program: Program, report: Report, edges: Sequence[Edge]) -> None
         if hang is not None:
             stuck = homes[hang.waiting[0][0]][0]
             report.error("E0642", Site(stuck, "schedule"), f"the schedules hang: {hang}")
+
+
+def _length(schedule: Schedule) -> int:
+    """How many actions a group's schedule has."""
+    return sum(
+        e.high.base - e.low.base if isinstance(e, Run) else e.count.base * len(e.steps) if isinstance(e, For) else 1
+        for e in schedule
+    )
+
+
+class _Actions:
+    """The actions of a group's loops, made when they are gone through."""
+
+    def __init__(self, row: Sequence[Loop]) -> None:
+        self.row = row
+
+    def __iter__(self) -> Iterator[Action]:
+        return (action for loop in self.row for action in loop.actions())
 
 
 def _at(schedule: Schedule, group: int) -> Schedule:
@@ -118,7 +137,7 @@ def _loop_spans(e: For) -> dict[tuple[FunctionPhase, int], list[tuple[int, int]]
         if e.stride == len(found) and sorted(found) == list(range(first, first + e.stride)):
             spans[key] = [(first, first + e.stride * count)]
         else:
-            rounds = min(count, MOST_ACTIONS // len(found))
+            rounds = min(count, CHECKED.most // len(found))
             spans[key] = [(i * e.stride + o, i * e.stride + o + 1) for i in range(rounds) for o in found]
     return spans
 
@@ -143,7 +162,7 @@ def _gap(spans: Sequence[tuple[int, int]], total: int) -> str | None:
 
 def _shorten(
     fixed: dict[int, Schedule], homes: dict[int, tuple[int, DeviceClass]], program: Program, m: int, v: int
-) -> tuple[dict[int, Schedule], int] | None:
+) -> tuple[dict[int, Schedule], int]:
     """The schedules with fewer micro-batches where there are many, as they are where there are few; how many."""
     few = 3 * (program.stages + 4)
     if v > 1:  # as many long rounds, all in all more than there are of them
@@ -154,8 +173,7 @@ def _shorten(
         good = {g: s for g, s in short.items() if s is not None and _uncovered(s, homes[g][1], few, v) is None}
         if len(good) == len(fixed):
             return good, few
-    kinds = max((len(cls.functions) for cls in program.classes), default=0)
-    return (fixed, m) if m * kinds * len(fixed) <= MOST_ACTIONS else None
+    return fixed, m
 
 
 def _shrunk(schedule: Schedule, m: int, few: int, v: int) -> Schedule | None:
@@ -194,12 +212,12 @@ def _shrunk(schedule: Schedule, m: int, few: int, v: int) -> Schedule | None:
 # --- order within a group ------------------------------------------------------------------------
 
 
-def _disorder(mine: Sequence[Action], cls: DeviceClass) -> str | None:
+def _disorder(mine: Iterable[Action], cls: DeviceClass) -> str | None:
     functions = {(f.phase, f.chunk) for f in cls.functions}
     # The last micro-batch renews what all of them read (states of the model without a part for each).
     shared = {s.chunk: s.name for s in cls.states if s.role is Role.STATE and TIME not in s.layout.split_axes}
     most: dict[int, int] = {}
-    done: set[Action] = set()
+    done = Done()
     last: Action | None = None
     for action in mine:
         if last is not None and action.kind.rank(action.chunk) < last.kind.rank(last.chunk):

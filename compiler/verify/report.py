@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from compiler.graph import Graph, Node
 from compiler.program import Program
 from compiler.text.attrs import quote, runs, show_run
-from compiler.text.locations import Locations, Site
+from compiler.text.locations import HEAD, Locations, Site
 from dsl.diagnostics import Diagnostic, Diagnostics
 
 Finding = tuple[str, str, str | None]
@@ -42,7 +42,7 @@ class Report:
         self.found.error(code, f"{self._where(site)}{message}", span, help=help)
 
     def _where(self, site: Site | None) -> str:
-        if site is None:
+        if site is None or site.cls == HEAD:
             return ""
         if not isinstance(self.of, Program):
             return f"{self.of[site.cls].name}: "

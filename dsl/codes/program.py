@@ -119,7 +119,8 @@ CODES: tuple[Code, ...] = (
     _code(
         "E0608",
         "too much",
-        "Numbers have at most 18 digits, names 1000 characters, loops and brackets 32 levels, meshes 10^9 devices.",
+        "Numbers have at most 100 digits, sizes and counts 64 bits, names 32,768 characters, brackets 32 levels,\n"
+        "loops 20, meshes 10^9 devices.",
         "dp=2, tp=2",
         "dp=20000000000000000000, tp=2",
     ),
@@ -328,5 +329,38 @@ CODES: tuple[Code, ...] = (
         "  weight w: f32[d=4, f=3/tp of 5] = ones\n  loss",
         "  weight w: f32[d=4, f=3/tp of 5] = zeros\n  loss",
         ENTRIES,
+    ),
+    _code(
+        "E0670",
+        "an initialiser that is none",
+        "What lives across steps says how it begins: `= zeros`, `ones`, `constant(x)`, `normal(deviation)`,\n"
+        "`uniform(low, high)`, with finite numbers; integers begin as zeros, ones or a constant of their type.\n"
+        "All else is empty when a step begins, and has none.",
+        "weight w: f32[d=4, f=3/tp of 5] = ones",
+        "weight w: f32[d=4, f=3/tp of 5] = uniform(1.0)",
+    ),
+    _code(
+        "E0671",
+        "a range that data cannot have",
+        "Integers of the data may have a range, `in 0..10`: it has at least one number, and none that the type lacks.\n"
+        "Where only one end is stated the other is 0, or two above. Floats and bools have none.",
+        "input x: f32[b=8, d=4]",
+        "input x: f32[b=8, d=4] in 0..10",
+    ),
+    _code(
+        "E0673",
+        "a name that cannot be printed",
+        "Names reach terminals, logs and files of other programs: they have no control characters, none that change\n"
+        "the direction of the text, and no lone halves of surrogate pairs.",
+        "program fit",
+        'program "fit\\u001b[2J"',
+    ),
+    _code(
+        "E0674",
+        "a tensor that is declared in two ways",
+        "Copies and parts of one tensor, in whichever stages they are, have one role, whole type and initialiser:\n"
+        "else they would differ from the start. A program has one loss; it, metrics and reports are single numbers.",
+        "loss loss: f32[]\n",
+        "loss loss: f32[b=1]\n",
     ),
 )

@@ -205,19 +205,20 @@ CODES: tuple[Code, ...] = (
     ),
     Code(
         "E0551",
-        "a value that returns to a stage",
-        "Beside a pipeline, `place SCOPE on pp[i]` puts a scope on one of its stages. Values go through these once,\n"
-        "from the first to the last: what the scope reads is there by then, and what it makes is read there or later.\n"
-        "(Without a pipeline a place is visited as often as values come back to it.)",
-        _file(f"{_PIPE}\nplace left on pp[1]"),
-        _file(f"{_PIPE}\nplace left on pp[0]"),
+        "a value that returns within a stage",
+        "`place SCOPE on pp[i]` puts a scope on one of the places of a pipeline, or of a mesh; those that values come\n"
+        "back to are visited once more for each micro-batch. What two parts of one stage hand each other cannot go by\n"
+        "another place: a stage would have to begin between them.",
+        _file(f"{_PIPE.replace('block', 'left, block')}\nplace right on pp[1]"),
+        _file(f"{_PIPE.replace('block', 'left, block')}, cuts [1]\nplace right on pp[1]"),
     ),
     Code(
         "E0552",
-        "places on another axis, parts in another order",
-        "Stages and places lie along one axis. Values pass through the parts of a row\n"
-        "(`pipeline encoder, decoder`) in its order. Rows of several `pipeline`s all begin in the first stage and end\n"
-        "in the last, so that none may need what another makes.",
+        "a place on one axis only, parts in another order",
+        "Where several axes of a mesh are places, what is placed or cut has one on each but the pipeline's, by a rule\n"
+        "of its own or of a scope around it. Values pass through the parts of a row (`pipeline encoder, decoder`) in\n"
+        "its order. Rows of several `pipeline`s in one place all begin in the first stage and end in the last: none\n"
+        "may need what another makes.",
         _file(f"{_PIPE}\nplace left on dp[0]").replace("(pp = 2)", "(pp = 2, dp = 2)"),
         _file(f"{_PIPE}\nplace left on pp[0]"),
     ),

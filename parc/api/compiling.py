@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from compiler.diff import ProgramDiff
     from compiler.driver import Compiled
     from compiler.evaluate import Check, CheckResult, Evaluation
+    from compiler.evaluate.sizes import Sizes
     from compiler.model import Job, Training
     from compiler.passes.place.place import Placed
     from compiler.program import Program
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from dsl.diagnostics import Diagnostic
     from parc.api.options import File
     from parc.emitted import PassTiming
+
+    Sized = Callable[[Sizes], Job]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +89,11 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
             checks = evaluation.checks
             compiled = compile_job(evaluation.job)
             jobs.append(compiled)
-            for diagnostic in (*_verified(compiled), *repeated_work(compiled)):
+            sized = sizes(file, {**options, "job": name})
+            for diagnostic in (*_verified(compiled, sized), *repeated_work(compiled)):
                 found.add(diagnostic)
             if evaluation.job.evaluated is not None:  # a model of its own, that may be wrong by itself
-                for diagnostic in _verified(compile_job(evaluation.job, EVALUATE)):
+                for diagnostic in _verified(compile_job(evaluation.job, EVALUATE), sized):
                     found.add(diagnostic)
             data = compiled.job.data
             if data is not None:
@@ -106,14 +110,33 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
     return Checked(tuple(found), tuple(jobs))
 
 
-def _verified(compiled: Compiled) -> tuple[Diagnostic, ...]:
-    """What the verifier finds in the lowered program, at the strategy in the `.par` file that it came from."""
+def _verified(compiled: Compiled, sized: Sized | None = None) -> tuple[Diagnostic, ...]:
+    """What the verifier finds in the lowered program, at the strategy in the `.par` file that it came from; of limits,
+    which parameters the job is smaller with."""
     from dataclasses import replace
 
     from compiler.verify import verify
+    from parc.smaller import told_smaller
 
-    span = compiled.job.strategy.span
-    return tuple(replace(d, span=d.span or span, notes=(*d.notes, OURS)) for d in verify(compiled.program))
+    span, found = compiled.job.strategy.span, []
+    for d in verify(compiled.program):
+        d = replace(d, span=d.span or span)
+        found.append(told_smaller(d, sized) if d.limit else replace(d, notes=(*d.notes, OURS)))
+    return tuple(found)
+
+
+def sizes(file: File, options: Options) -> Sized:
+    """The job with other sizes than its file states."""
+    from compiler.evaluate import evaluate_file
+    from compiler.model import Precision
+
+    params, precision = texts(options.get("params")), Precision("f64", "f64") if options.get("double") else None
+
+    def evaluated(instead: Sizes) -> Job:
+        job, strategy = options.get("job"), options.get("strategy")
+        return evaluate_file(file, params, job, strategy, precision=precision, sizes=instead).job
+
+    return evaluated
 
 
 def compile(file: File, **options: Unpack[Options]) -> Compiled:
@@ -129,15 +152,15 @@ def compile(file: File, **options: Unpack[Options]) -> Compiled:
     from compiler.driver import compile_job
 
     compiled = compile_job(evaluate(file, **options).job, options.get("entry", "train_step"))
-    _refuse(compiled)
+    _refuse(compiled, sizes(file, options))
     warn(compiled.job, options, compiled)
     return compiled
 
 
-def _refuse(compiled: Compiled) -> None:
+def _refuse(compiled: Compiled, sized: Sized | None = None) -> None:
     from dsl.diagnostics import ParcError
 
-    found = _verified(compiled)
+    found = _verified(compiled, sized)
     if found:
         raise ParcError(*found)
 

@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Unpack
 
-from parc.api.compiling import compile, evaluate, load_program, warn
-from parc.api.options import Executor, Options, is_program, name_of, texts
+from parc.api.compiling import compile, evaluate, load_program, sizes, warn
+from parc.api.options import Executor, Options, is_program, name_of
 
 if TYPE_CHECKING:
-    from compiler.evaluate.sizes import Sizes
-    from compiler.model import Job
     from compiler.program import Program
     from dsl.diagnostics import Diagnostic
     from parc.api.options import File
@@ -73,16 +71,20 @@ def _run(
 
         profiler = Profiler(engine)
         executor = profiler.executor
+    from parc.machine import Asked, require_machine
+
+    here = ["stacked" if engine is None else "private"]
+    if engine is not None and engine.place is not None:
+        here = []  # the devices are not all on this machine
     if is_program(name_of(file)):
-        found = run(load_program(file, **options), steps, progress=progress, executor=executor)
+        program = load_program(file, **options)
+        require_machine(Asked(program, here))
+        found = run(program, steps, progress=progress, executor=executor)
         if profiler is not None and profiled is not None:
             profiled(profiler.profile(found.name))
         return found
-    from parc.machine import require_machine
-
     compiled = compile(file, **options)
-    if engine is None or engine.place is None:  # else the devices are not all here
-        require_machine(compiled, _sized(file, options), ["stacked" if engine is None else "private"], proof=False)
+    require_machine(Asked(compiled.program, here, None, compiled.job.span, sizes(file, options)))
     simulated = simulation = None
     if compiled.job.cluster is not None:
         from compiler.cost.time.simulate import Simulation
@@ -173,7 +175,7 @@ def _verify(
     options: Options,
 ) -> Proof:
     from compiler.driver import compile_job
-    from parc.machine import require_machine
+    from parc.machine import Asked, require_machine
     from parc.room import require_room
     from runtime.data import open_data
     from runtime.prove import prove, prove_evaluation
@@ -186,14 +188,14 @@ def _verify(
         here = ["stacked", "private"] if engine.place is None else ["stacked"]
     if small is None:
         compiled = compile(file, **options)
-        require_machine(compiled, _sized(file, options), here, proof=True)
+        require_machine(Asked(compiled.program, here, compiled.training, compiled.job.span, sizes(file, options)))
         own: Options = {**options, "double": False}
         require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None, told)
     else:
         compiled = small.compiled
         if (entry := options.get("entry", compiled.training.entry)) != compiled.training.entry:
             compiled = compile_job(compiled.job, entry)
-        require_machine(compiled, _sized(file, options), here, proof=True)
+        require_machine(Asked(compiled.program, here, compiled.training, compiled.job.span, sizes(file, options)))
     program = compiled.program
     reader = open_data(None if exact else compiled.job.data, program.inputs)
     return (prove if compiled.training.trains else prove_evaluation)(
@@ -214,20 +216,4 @@ def shrink(file: File, **options: Unpack[Options]) -> Small:
     from parc.small import small
 
     warn(evaluate(file, **options).job, options)
-    return small(_sized(file, options))
-
-
-def _sized(file: File, options: Options) -> Callable[[Sizes], Job]:
-    """The job with other sizes than its file states."""
-    from compiler.evaluate import evaluate_file
-    from compiler.model import Precision
-
-    params, precision = texts(options.get("params")), Precision("f64", "f64") if options.get("double") else None
-
-    def evaluated(sizes: Sizes) -> Job:
-        found = evaluate_file(
-            file, params, options.get("job"), options.get("strategy"), precision=precision, sizes=sizes
-        )
-        return found.job
-
-    return evaluated
+    return small(sizes(file, options))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -13,6 +12,8 @@ from typing import Any, NoReturn
 import click
 
 import parc
+from dsl.printable import printable
+from parc.cli.streams import failed, flushed, open_streams
 
 COMMANDS = {
     "check": "Check a file: everything but running it.",
@@ -29,28 +30,36 @@ COMMANDS = {
     "fmt": "Format files in the one canonical way.",
 }
 
-UNWRITABLE = 2
 UNMET = 2
 BUG = 3
 INTERRUPTED = 130
-BROKEN_PIPE = 141
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""What a device that is full says, or one that fails: no bug of ours."""
 
 
-class _ReaderGone(Exception):
-    """Whoever read our output has stopped."""
+class _StreamFailed(Exception):
+    """Something could not be written, or its reader has gone: `error`. Hidden from click, which has ways of its own."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Cli(click.Group):
     """The group: knows its commands by name, imports one only to run it, and turns every ending into an exit code."""
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Where `--help` and `--version` are printed."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except BrokenPipeError as error:
+            raise _StreamFailed(error) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:
-            raise _ReaderGone from None  # click would make exit code 1 of it
+        except BrokenPipeError as error:
+            raise _StreamFailed(error) from None  # click would make exit code 1 of it
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -81,27 +90,32 @@ class Cli(click.Group):
         extra.pop("standalone_mode", None)
         debug = "--debug" in (sys.argv[1:] if args is None else args) or bool(os.environ.get("PARC_DEBUG"))
         try:
-            code = super().main(args, prog_name or "parc", standalone_mode=False, **extra)
-            sys.stdout.flush()
+            code = self._ended(args, prog_name or "parc", debug, extra)
+            flushed()
+        except (_StreamFailed, OSError) as error:
+            cause = error.error if isinstance(error, _StreamFailed) else error
+            ended = failed(cause)
+            code = show_failure(cause, debug) if ended is None else ended
+        if code == INTERRUPTED and "torch" in sys.modules:
+            os._exit(code)  # what Python does at its end takes a second then
+        sys.exit(code)
+
+    def _ended(self, args: Sequence[str] | None, prog_name: str, debug: bool, extra: dict[str, Any]) -> int:
+        """Run the command; its exit code. Raises OSError of streams."""
+        try:
+            code = super().main(args, prog_name, standalone_mode=False, **extra)
         except click.ClickException as error:
+            error.message = printable(error.message)  # type: ignore[misc, unused-ignore]
             error.show()
-            code = error.exit_code
+            return error.exit_code
         except (click.Abort, KeyboardInterrupt):
             click.echo("interrupted", err=True)
-            code = INTERRUPTED
-        except (BrokenPipeError, _ReaderGone):
-            # Whoever read our output has stopped: keep the interpreter from complaining about it at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = BROKEN_PIPE
-        except OSError as error:
-            if error.errno not in _FULL:
-                sys.exit(show_failure(error, debug))
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            click.echo(f"Error: cannot write to standard output: {error.strerror}", err=True)
-            code = UNWRITABLE
+            return INTERRUPTED
+        except (_StreamFailed, OSError):
+            raise
         except Exception as error:
-            code = show_failure(error, debug)
-        sys.exit(code if isinstance(code, int) else 0)
+            return show_failure(error, debug)
+        return code if isinstance(code, int) else 0
 
 
 def show_failure(error: Exception, debug: bool) -> int:
@@ -142,4 +156,5 @@ def cli(debug: bool) -> None:
 
 def main() -> NoReturn:
     """The entry point of the command."""
+    open_streams()
     cli.main()

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import field, replace
 from math import isfinite
 from pathlib import Path
@@ -19,6 +20,7 @@ from dsl import limits
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, ParcError, fail
 from dsl.files import load
+from dsl.printable import printable
 from dsl.render import render, to_json
 from dsl.source import Source
 from parc.api import OURS, Options, is_program, is_stage
@@ -102,7 +104,7 @@ class Output:
     def say(self, text: str = "") -> None:
         """A line for people, on stderr."""
         if not self.json:
-            click.echo(text, err=True)
+            click.echo(printable(text, styled=True), err=True)
 
     def fail(self, message: str, help: str | None = None) -> None:
         """An error that is not in the file, so that it has no code."""
@@ -168,7 +170,9 @@ class Command(click.Command):
             out.warn(error.diagnostics)
             return out.finish(_code(error.diagnostics))
         except MemoryError:
-            out.fail("this needs more memory than the machine has")
+            from parc.machine import out_of_memory
+
+            out.warn([out_of_memory()])
             return out.finish(LIMIT)
         except click.ClickException as error:
             if not out.json:
@@ -198,7 +202,7 @@ def _code(diagnostics: Sequence[Diagnostic]) -> int:
     """The exit code of a command that these diagnostics ended."""
     if any(OURS in d.notes for d in diagnostics):
         return BUG
-    return LIMIT if any(d.code.startswith("E09") for d in diagnostics) else FAILED
+    return LIMIT if any(d.limit for d in diagnostics) else FAILED
 
 
 def color(stream: IO[str]) -> bool:
@@ -294,6 +298,20 @@ def choice(out: Output, params: tuple[tuple[str, str], ...], job: str | None, st
     return {"params": dict(params), "job": job, "strategy": strategy, "warned": lambda warning: out.warn([warning])}
 
 
+@contextmanager
+def smaller_named(source: Source, options: Options) -> Iterator[None]:
+    """What is too long to be drawn is refused with the parameters that make it shorter."""
+    try:
+        yield
+    except ParcError as error:
+        if not any(d.limit for d in error.diagnostics):
+            raise
+        from parc.api.compiling import sizes
+        from parc.smaller import told_smaller
+
+        raise ParcError(*(told_smaller(d, sizes(source, options)) for d in error.diagnostics)) from None
+
+
 evaluate_option = click.option(
     "--evaluate", is_flag=True, help="The forward pass alone, to the loss, the metrics and the outputs."
 )
@@ -352,7 +370,10 @@ def read_source(out: Output, name: str, program: bool = False, staged: bool = Fa
 
 
 def _read_stdin() -> Source:
-    content = sys.stdin.buffer.read(limits.MAX_BYTES + 1)
+    try:
+        content = sys.stdin.buffer.read(limits.MAX_BYTES + 1)
+    except OSError as error:
+        raise fail("E0013", f"cannot read standard input: {error.strerror or 'it is closed'}") from None
     if len(content) > limits.MAX_BYTES:
         raise fail("E0901", f"standard input is larger than {limits.MAX_BYTES // 2**20} MiB")
     try:

@@ -6,15 +6,12 @@ import errno
 import io
 import os
 import re
-import signal
 import stat
 import sys
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, BinaryIO
 
 import click
@@ -24,17 +21,10 @@ from dsl import ast
 from dsl.diagnostics import ParcError
 from dsl.files import load_use, project_root
 from dsl.parser import parse
+from dsl.replacing import replacing
 from dsl.source import Source
-from parc.cli import UNWRITABLE
+from parc.cli.streams import UNWRITABLE
 
-_NO_END = {
-    *("SIGCHLD", "SIGCONT", "SIGINFO", "SIGURG", "SIGWINCH"),  # nothing happens
-    *("SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU"),  # the process stops for a while
-    "SIGKILL",  # nobody can handle it
-    *("SIGBUS", "SIGEMT", "SIGFPE", "SIGILL", "SIGSEGV"),  # faults: what returns from a handler meets them again
-}
-"""Signals that end no process, or that a handler in Python cannot be for. All others are handled while a file is
-written: batch systems send SIGUSR1, SIGUSR2 and SIGXCPU, a terminal SIGQUIT, timers SIGALRM."""
 _MOST_LINKS = 40
 
 
@@ -132,11 +122,10 @@ def _strings(node: object) -> Iterator[ast.String]:
 
 
 def write_file(path: str, text: str | Iterable[str], zipped: bool = False) -> None:
-    """Write the whole file (a text, or its parts) or nothing: to a temporary one beside it, which is renamed once its
-    bytes are on the disk. Whatever ends the command, short of SIGKILL and a fault (SIGSEGV), leaves no temporary file.
+    """Write the whole file (a text, or its parts) or nothing, as `replacing` does.
 
-    Keeps the mode of what was there; a link stays, and what it leads to is replaced. Pipes, devices and open
-    descriptors (`/dev/stdout`) are written to as they are. zipped: gzip, of the same bytes for the same text.
+    A link stays, and what it leads to is replaced. Pipes, devices and open descriptors (`/dev/stdout`) are written to
+    as they are. zipped: gzip, of the same bytes for the same text.
     """
     parts = (text,) if isinstance(text, str) else text
     try:
@@ -152,7 +141,8 @@ def write_file(path: str, text: str | Iterable[str], zipped: bool = False) -> No
         elif target.is_symlink():  # links in a circle
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         else:
-            _replace(target, parts, zipped)
+            with replacing(target) as file:
+                _fill(file, parts, zipped)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -162,26 +152,6 @@ def write_file(path: str, text: str | Iterable[str], zipped: bool = False) -> No
 def write_output(path: str, text: str | Iterable[str]) -> None:
     """What `-o` asks for: as `write_file`, compressed where the name ends in `.gz`."""
     write_file(path, text, path.endswith(".gz"))
-
-
-def _replace(target: Path, parts: Iterable[str], zipped: bool) -> None:
-    temporary = target.with_name(f".parc-{os.urandom(8).hex()}.tmp")
-    before = target.stat() if target.exists() else None
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    with _gone_at_the_end(temporary):
-        with os.fdopen(os.open(temporary, flags, 0o600 if before else 0o666), "wb") as file:
-            _fill(file, parts, zipped)
-            if before:
-                _like(temporary, before)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    with suppress(OSError):  # not every system can sync a folder
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _fill(file: BinaryIO, parts: Iterable[str], zipped: bool) -> None:
@@ -203,54 +173,6 @@ def _encode(file: Any, parts: Iterable[str]) -> None:
     finally:
         with suppress(OSError, ValueError):
             text.detach()
-
-
-def _like(path: Path, before: os.stat_result) -> None:
-    """Mode and, where one may, owner of what is replaced."""
-    if hasattr(os, "chown"):
-        with suppress(OSError):
-            os.chown(path, before.st_uid, before.st_gid)
-    os.chmod(path, stat.S_IMODE(before.st_mode))
-
-
-@contextmanager
-def _gone_at_the_end(path: Path) -> Iterator[None]:
-    """No file stays at `path`, whether the block ends, fails, or a signal ends the process.
-
-    The file must be made inside the block: the handlers stand by then.
-    """
-    before: dict[int, Any] = {}
-    interrupts: list[BaseException] = []
-
-    def end(number: int, frame: FrameType | None) -> None:
-        with suppress(OSError):
-            os.unlink(path)
-        if callable(before[number]):
-            try:
-                before[number](number, frame)
-            except BaseException as error:
-                interrupts.append(error)
-                raise
-        else:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
-    if threading.current_thread() is threading.main_thread():  # signals are the main thread's
-        others = {getattr(signal, name) for name in _NO_END if hasattr(signal, name)}
-        for ending in sorted(signal.valid_signals() - others):
-            was = signal.getsignal(ending)
-            if was not in (None, signal.SIG_IGN):  # `nohup` wants SIGHUP to be ignored
-                before[ending] = was
-                signal.signal(ending, end)
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            os.unlink(path)
-        for number, was in before.items():
-            signal.signal(number, was)
-        if interrupts:  # what is raised while something is cleaned up is lost, or a file that is gone told of instead
-            raise interrupts[0]
 
 
 _OWN = re.compile(r"/proc/(\d+)/fd")

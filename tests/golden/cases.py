@@ -13,6 +13,7 @@ from compiler.program import Program
 from compiler.text import show
 from compiler.verify import verify
 from dsl.source import Source
+from parc.cli.writing import write_file
 from runtime.prove import prove
 
 HERE = Path(__file__).resolve().parent
@@ -108,4 +109,4 @@ def update(path: Path, case: Case, program: Program) -> None:
     own = prove(case.compile().training, program, steps=1)
     wrong = [r for r in own.rows if r.kind in ("loss", "gradient") and not r.ok]
     assert not wrong, f"{case.name} is not equal to the serial program: {wrong[0]}"
-    path.write_text(text, encoding="utf-8")
+    write_file(str(path), text)

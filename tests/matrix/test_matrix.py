@@ -11,48 +11,9 @@ from os import cpu_count
 
 import pytest
 
-from compiler.driver import compile_job, joined
-from compiler.model import EVALUATE
-from compiler.verify import verify
-from dsl.diagnostics import ParcError
-from runtime.prove import prove, prove_evaluation, random_batch
-from runtime.stacked import Emulator
+from runtime.prove import prove
 from tests.matrix.cells import SMALL, TACTICS, Cell, applicable, cells, expected, spread
-
-
-def judge(cell: Cell) -> str:
-    """ "proved", the code of the refusal, or what is wrong."""
-    try:
-        compiled = cell.compile()
-        found = verify(compiled.program)
-        if found:
-            return f"verifier: {found[0]}"
-        proof = prove(compiled.training, compiled.program)
-    except ParcError as e:
-        if any(d.span is None for d in e.diagnostics):
-            return f"without a place: {e.diagnostics[0]}"
-        return ", ".join(sorted({d.code for d in e.diagnostics}))
-    return "proved" if proof.ok else f"not equal: {proof.worst}"
-
-
-def evaluated(cell: Cell) -> str:
-    """The same of `evaluate`, as a second entry of the program, whose loss is a step's to the bit."""
-    try:
-        compiled = cell.compile()
-    except ParcError as e:
-        return ", ".join(sorted({d.code for d in e.diagnostics}))
-    alone = compile_job(compiled.job, EVALUATE)
-    both = joined([compiled.program, alone.program])
-    found = verify(both)
-    if found:
-        return f"verifier: {found[0]}"
-    proof = prove_evaluation(alone.training, alone.program, 1)
-    batch = random_batch(both.inputs, 0, 0)
-    first, step = Emulator(both).call(EVALUATE, batch), Emulator(both).step(batch)  # each may renew states
-    same = compiled.job.evaluated is None  # what asks whether it is training is another model in evaluation
-    if same and first.loss.tobytes() != step.loss.tobytes():
-        return f"loss {first.loss} instead of a step's {step.loss}"
-    return "proved" if proof.ok else f"not equal: {proof.worst}"
+from tests.matrix.judge import evaluated, judge
 
 
 def judged(chosen: list[Cell], how: Callable[[Cell], str] = judge) -> None:

@@ -89,7 +89,8 @@ def test_memories_are_apart() -> None:
 
 def test_indices_are_those_of_the_simulation() -> None:
     compiled = example("gpt", f"{SMALL} pp=2 dp=2 tp=2 microbatches=4")
-    actions = Simulation.of(compiled).groups.actions
+    rows = Simulation.of(compiled).groups.rows
+    actions = [tuple(action for loop in row for action in loop.actions()) for row in rows]
     for group, memories in occupancy(compiled.program).items():
         assert all(s.actions == actions[group] and len(s.moments) == len(s.actions) for s in memories.values())
 

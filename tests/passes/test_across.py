@@ -109,6 +109,7 @@ RULES = (
     PIPELINE.format("zero_bubble(microbatches = 2), cuts [1]"),
     PIPELINE.format("interleaved(microbatches = 2, chunks = 3)"),
     PIPELINE.format("interleaved(microbatches = 2, chunks = 2), cuts [1, 4, 5]"),
+    PIPELINE.format("one_f_one_b(microbatches = 2), cuts [0]"),  # a stage with no iteration has nothing to add
 )
 
 

@@ -33,6 +33,7 @@ from compiler.text import parse_program, show
 from compiler.text.stage_parser import parse_graph, parse_stage
 from compiler.text.stages import show_graph
 from compiler.walk import graph_values
+from parc.cli.writing import write_file
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CASES = sorted(FIXTURES.glob("*/*.txt"))
@@ -182,7 +183,7 @@ def test_pass(file: Path, request: pytest.FixtureRequest) -> None:
     got = RUN[file.parent.name](before, note)
     if request.config.getoption("--update-fixtures"):
         head = file.read_text(encoding="utf-8").partition("---\n")[0]
-        file.write_text(f"{head}---\n{got}", encoding="utf-8")
+        write_file(str(file), f"{head}---\n{got}")
         return
     assert got == after
     assert after.strip() != before.strip() and not before.strip().endswith(after.strip())

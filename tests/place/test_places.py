@@ -193,18 +193,10 @@ def draw(seed: int) -> Source:
 
 
 def test_some_scopes_in_some_places() -> None:
-    """Proved, or refused because values would have to go round in a circle."""
-    proved = 0
+    """In any order: proved."""
     for seed in range(24):
-        source = draw(seed)
-        try:
-            proof = parc.verify(source, double=True, steps=1)
-        except ParcError as e:
-            assert {d.code for d in e.diagnostics} == {"E0551"}, (seed, e.diagnostics)
-        else:
-            assert proof.ok, (seed, proof.worst)
-            proved += 1
-    assert proved >= 18
+        proof = parc.verify(draw(seed), double=True, steps=1)
+        assert proof.ok, (seed, proof.worst)
 
 
 PADDED = """\

@@ -20,6 +20,14 @@ def test_stages_in_a_row_run_1f1b(groups: int, count: int) -> None:
     assert [unroll(s, 0) for s in found] == [list(actions("one_f_one_b", groups, 1, count, g)) for g in range(groups)]
 
 
+@pytest.mark.parametrize("groups", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_stages_in_a_row_run_gpipe(groups: int, count: int) -> None:
+    row = [(s, s + 1) for s in range(groups - 1)]
+    found = visits(Homes.dealt(groups, groups), groups, count, row, [(b, a) for a, b in row], "gpipe")
+    assert [unroll(s, 0) for s in found] == [list(actions("gpipe", groups, 1, count, g)) for g in range(groups)]
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_nobody_waits_forever(seed: int) -> None:
     """Any stages on any groups, any messages ahead: each pass comes once."""
@@ -31,15 +39,18 @@ def test_nobody_waits_forever(seed: int) -> None:
     ahead = [(a, b) for a in stages for b in stages if a < b and rng.random() < 0.4]
     trains = rng.random() < 0.7
     back = [(b, a) for a, b in ahead if rng.random() < 0.8] if trains else None
-    lists = [unroll(s, 0) for s in visits(homes, groups, count, ahead, back)]
-    f, b = FunctionPhase.FORWARD, FunctionPhase.BACKWARD
+    name = rng.choice(["one_f_one_b", "interleaved", "gpipe", "zero_bubble"])
+    lists = [unroll(s, 0) for s in visits(homes, groups, count, ahead, back, name)]
+    f, b, w = FunctionPhase.FORWARD, FunctionPhase.BACKWARD, FunctionPhase.WEIGHTS
     edges = [Edge(x, f, y, f) for x, y in ahead] + [Edge(x, b, y, b) for x, y in back or ()]
     assert find_hang(lists, edges, homes=homes) is None
     for g, mine in enumerate(lists):
-        kinds = (f, b) if trains else (f,)
+        kinds = ((f, b, w) if name == "zero_bubble" else (f, b)) if trains else (f,)
         expected = {(kind, c, i) for kind in kinds for c in range(len(homes.of(g))) for i in range(count)}
         passes = [tuple(a) for a in mine if a.kind in kinds]
         assert set(passes) == expected and len(passes) == len(expected)
+        late = [(a.chunk, a.mb) for a in mine if a.kind is w]
+        assert all(mine.index((b, *key)) < mine.index((w, *key)) for key in late)  # what is put off comes afterwards
 
 
 def test_visits_are_few() -> None:

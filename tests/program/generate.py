@@ -39,11 +39,9 @@ from compiler.text.attrs import OPS
 plain = st.sampled_from(
     ["x", "block.w1", "w#1", "a_b", "F", "U", "over", "to", "last", "in", "i", "g", "stage", "fn", "of"]
 )
-odd = st.sampled_from(
-    ["", "a b", "0", 'q"', "back\\slash", "é", "\ud800", "true", "inf", "none", "x.", "1.5", "#1", "-", "new\nline"]
-)
-names = plain | odd | st.text(max_size=4)
-naturals = st.integers(0, 5) | st.integers(0, 10**17)
+odd = st.sampled_from(["", "a b", "0", 'q"', "back\\slash", "é", "true", "inf", "none", "x.", "1.5", "#1", "-"])
+names = plain | odd | st.text(max_size=4).filter(str.isprintable)
+naturals = st.integers(0, 5) | st.integers(0, 10**19)
 integers = naturals | naturals.map(lambda n: -n)
 floats = st.floats(allow_nan=False) | st.sampled_from([0.0, -0.0, float("inf"), float("-inf"), 1e300, 5e-324, 1e16])
 numbers = floats | integers

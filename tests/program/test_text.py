@@ -14,8 +14,8 @@ from compiler.layout import TIME, Layout
 from compiler.ops.create import Full
 from compiler.program import Affine, Axis, DeviceClass, Entry, For, Function, FunctionPhase, Program, Run, Update
 from compiler.text import Site, parse_located, parse_program, show, show_instr, show_schedule, show_var
-from compiler.text.lexer import MAX_CHARACTERS
 from dsl.diagnostics import ParcError
+from dsl.limits import MAX_LOWERED
 from tests.program.generate import programs
 from tests.program.samples import LAYERS, PIPELINE
 
@@ -127,8 +127,12 @@ ERRORS = [
     ("E0606", "stage 1:", "stage 1..0:"),
     ("E0608", "stages 2", "stages 99999999999999999999"),
     ("E0608", "dp=2, tp=2", "dp=99999, tp=99999"),
-    ("E0608", "input x:", f"input {'x' * 2000}:"),
+    ("E0608", "input x:", f"input {'x' * 40_000}:"),
     ("E0608", "among (0, 1)", "among (0..9999999)"),
+    ("E0608", "input x:", f"seed {'9' * 101}\ninput x:"),
+    ("E0673", "input x:", 'input "x\\u0000":'),
+    ("E0673", "= relu %u", '= relu %"\\u202eu"'),
+    ("E0673", "sum over b", 'sum over "b\\ud800"'),
     ("E0608", "reduce %o sum over b", f"reduce %o sum over {'(' * 100}b"),
 ]
 
@@ -208,6 +212,6 @@ def test_hostile_texts_end_soon() -> None:
     survives("(" * 200_000)
     survives("program x\nmesh (a=1000000000 place)\nstage 0..999999999: devices 0 {\n")
     survives("program x\nmesh (" + ", ".join(f"a{i}=1" for i in range(10_000)) + ")\n")
-    survives("x" * (MAX_CHARACTERS + 1))
+    survives("x" * (MAX_LOWERED + 1))
     survives('"' + "\\" * 100_000)
     assert time.process_time() - start < 5

@@ -140,7 +140,7 @@ RULES = [
     ("E0641", P, "for i in 0..4 { F[i] B[i] }", "for i in 0..4 { B[i] F[i] }"),
     ("E0642", P, "for i in 0..4 { F[i] B[i] }", "F[0..4]\n    B[0..4]"),
     # the frame
-    ("E0650", P, "d=4]\n\nstage", "d=4]\ninput i: int32[b=16] in 3..3\n\nstage"),
+    ("E0671", P, "d=4]\n\nstage", "d=4]\ninput i: int32[b=16] in 3..3\n\nstage"),
     ("E0650", P, "stages 2", "stages 3"),
     ("E0650", P, "stage 1: devices 4..7", "stage 0: devices 0..3"),
     ("E0650", P, "loss loss: f32[]", "loss loss: f32[]\n  loss loss: f32[]"),

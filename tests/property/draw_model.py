@@ -42,7 +42,8 @@ def draw_model(rng: Random) -> tuple[Model, Drawing]:
     family = rng.choice(["sequence", "sequence", "tokens", "tokens", "image", "table", "pair"])
     head, tail = _FAMILIES[family](d)
     special = SEQUENCE if family in ("sequence", "tokens", "pair") else IMAGE if family == "image" else (forward, dense)
-    d.splittable |= {n: s for n, s in d.sizes.items()}
+    for name, size in d.sizes.items():
+        d.dim(name, size)
 
     def pieces(low: int, high: int, inside: str) -> tuple[Piece, ...]:
         d.inside = inside
@@ -169,7 +170,7 @@ def _counted(each: str, *over: str) -> str:
 
 def _head(d: Drawing) -> Piece:
     """A head of its own and labels; the label's dims are those of `x` less the last."""
-    d.splittable.setdefault("v", 12)
+    d.dim("v", 12, "head")
     d.scopes.append("head")
     d.holders.append("head")
     return _classes(d, "head", "logits = linear(x, over v, std = 0.3) as head")
@@ -202,7 +203,7 @@ def _sequence(d: Drawing) -> tuple[tuple[str, ...], Tail]:
 def _tokens(d: Drawing) -> tuple[tuple[str, ...], Tail]:
     """Words in, words out; the table is read at both ends or each end has its own."""
     _sizes(d, b=[8, 8, 12, 16, 16], s=[4, 8, 8, 8, 8, 1], d=[8])
-    d.splittable["v"] = 12
+    d.dim("v", 12)
     d.weights.append(("table", ("v", "d")))
     head = (
         f"{_declared(d)}, v = 12",
@@ -221,7 +222,8 @@ def _pair(d: Drawing) -> tuple[tuple[str, ...], Tail]:
     """Two sequences: what a first loop makes of one is read in every iteration of a second loop, over the other."""
     _sizes(d, b=[8, 8, 12, 16, 16], u=[4, 8], d=[8])
     s, t = d.rng.choice([4, 8]), d.sizes["u"]
-    d.splittable |= {"s": s, "t": t}
+    d.dim("s", s)
+    d.dim("t", t)
     dims = f"{_declared(d)}, s = {s}, t = {t}"
     inputs = "input data : compute[b,u,d]", "input other : compute[b,s,d]"
     if d.rng.random() < 0.3:
@@ -241,7 +243,7 @@ def _image(d: Drawing) -> tuple[tuple[str, ...], Tail]:
     head = (f"{_declared(d)}, v = 12", "input data : compute[b,y,x,c]", "input label : int32[b] in 0..v", "x = data")
 
     def tail(d: Drawing) -> Piece:
-        d.splittable["v"] = 12
+        d.dim("v", 12, "head")
         d.scopes.append("head")
         d.holders.append("head")
         flat = "flat = mean(x, over (y, x))"

@@ -17,6 +17,7 @@ class Drawing:
     scopes: list[str] = field(default_factory=list)
     holders: list[str] = field(default_factory=list)  # those of them that have weights
     declared: dict[str, int] = field(default_factory=dict)  # dims of raw pieces, by name (in the loop: `block.f`)
+    spoken: list[tuple[str, str, int]] = field(default_factory=list)  # dims, where they are (paths), their sizes
     data: bool = False  # whether there is an input `data` of the dims of `x`
     number: int = 0
     inside: str = ""  # the loop that the piece stands in
@@ -25,6 +26,11 @@ class Drawing:
         """A new name."""
         self.number += 1
         return f"{stem}{self.number}"
+
+    def dim(self, name: str, size: int, label: str = "") -> None:
+        """A dim that rules may speak of: of the scope with this label, or of what stands there by itself."""
+        self.splittable.setdefault(name, size)
+        self.spoken.append((name, self.path(label) if label else self.inside, size))
 
     def path(self, name: str) -> str:
         return f"{self.inside}.{name}" if self.inside else name

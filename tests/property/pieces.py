@@ -51,7 +51,7 @@ def dense(d: Drawing) -> Piece:
     one, two = d.weight((last, f)), d.weight((f, last))
     name = d.name("u")
     target = ",".join([*list(d.sizes)[:-1], f])
-    d.splittable.setdefault(f, width)
+    d.dim(f, width)
     return Piece(
         "contract",
         (
@@ -200,7 +200,7 @@ def adapted(d: Drawing) -> Piece:
     """A product with low-rank adapters beside it."""
     last, label = list(d.sizes)[-1], d.scope("lora")
     d.weights += [(d.path(f"{label}.base"), (last, "z")), (d.path(f"{label}.low"), (last, "rank"))]
-    d.splittable.setdefault("z", d.sizes[last])
+    d.dim("z", d.sizes[last], label)
     return Piece("lora", (f"x[{d.dims}] = x + 0.5 * tanh(adapted(x, {d.rng.choice([1, 2, 3])}) as {label})",))
 
 
@@ -303,8 +303,8 @@ def attend(d: Drawing) -> Piece:
     heads = d.rng.choice([2, 4])
     more = d.rng.choice(["", "", ", causal = false", ", drop = 0.25"])
     norm = d.rng.choice(["layer_norm(x)", "x", "rms_norm(x)"])
-    d.splittable.setdefault("h", heads)
     label = d.scope("att")
+    d.dim("h", heads, label)
     d.weights.append((d.path(f"{label}.wo"), ("h", "k", "d")))
     return Piece("attention", (f"x = x + attention({norm}, {heads}{more}, std = 0.3) as {label}",))
 
@@ -313,25 +313,26 @@ def attend_other(d: Drawing) -> Piece:
     """To what the first loop has made."""
     heads = d.rng.choice([2, 4])
     norm = d.rng.choice(["layer_norm(x)", "x", "rms_norm(x)"])
-    d.splittable.setdefault("h", heads)
     label = d.scope("cross")
+    d.dim("h", heads, label)
     d.weights.append((d.path(f"{label}.wk"), ("d", "h", "k")))
     return Piece("cross_attention", (f"x = x + cross_attention({norm}, memory, {heads}, std = 0.3) as {label}",))
 
 
 def attend_grouped(d: Drawing) -> Piece:
     kv = d.rng.choice([1, 2])
-    d.splittable.setdefault("h", kv)
-    d.splittable.setdefault("r", 4 // kv)
+    label = d.scope("gqa")
+    d.dim("h", kv, label)
+    d.dim("r", 4 // kv, label)
     call = f"grouped_attention(rms_norm(x), 4, {kv}, std = 0.3)"
-    return Piece("grouped_attention", (f"x = x + {call} as {d.scope('gqa')}",))
+    return Piece("grouped_attention", (f"x = x + {call} as {label}",))
 
 
 def forward(d: Drawing) -> Piece:
     fn = d.rng.choice(["mlp", "relu_mlp", "swiglu"])
     width = d.rng.choice([8, 16, 12])
-    d.splittable.setdefault("f", width)
     label = d.scope("ff")
+    d.dim("f", width, label)
     last = list(d.sizes)[-1]
     d.weights.append((d.path(f"{label}.{'down' if fn == 'swiglu' else 'w2'}"), ("f", last)))
     return Piece(fn, (f"x = x + {fn}(layer_norm(x), {width}, std = 0.3) as {label}",))
@@ -339,8 +340,8 @@ def forward(d: Drawing) -> Piece:
 
 def experts(d: Drawing) -> Piece:
     y, balance = d.name("y"), d.name("balance")
-    d.splittable.setdefault("e", 4)
     label = d.scope("moe")
+    d.dim("e", 4, label)
     capacity = d.rng.choice(["0.7", "1.25", "2.0"])
     more = d.rng.choice(
         ["", "", ", renormalise = true", ", shared = 8", ", pieces = 2", ", bounded = true, active = 1"]
@@ -352,16 +353,17 @@ def experts(d: Drawing) -> Piece:
     if list(d.sizes.values())[1] % 2:
         more = more.replace(", pieces = 2", "")
     if ", pieces" in more:
-        d.splittable.setdefault("p", 2)
+        d.dim("p", 2, label)
     call = f"moe(layer_norm(x), 4, 8, capacity = {capacity}{more}, std = 0.3)"
     return Piece("moe", (f"{y}, {balance} = {call} as {label}", f"x = x + {y}"))
 
 
 def attend_latent(d: Drawing) -> Piece:
     heads = d.rng.choice([2, 4])
-    d.splittable.setdefault("h", heads)
+    label = d.scope("mla")
+    d.dim("h", heads, label)
     call = f"latent_attention(rms_norm(x), {heads}, {d.rng.choice([0, 6])}, 6, 3, 2, 4, std = 0.3)"
-    return Piece("latent_attention", (f"x = x + {call} as {d.scope('mla')}",))
+    return Piece("latent_attention", (f"x = x + {call} as {label}",))
 
 
 SEQUENCE = (attend, attend, attend_grouped, attend_latent, forward, forward, experts)
@@ -373,7 +375,8 @@ def convolve(d: Drawing) -> Piece:
     size = d.rng.choice([1, 3, 3])
     label = d.scope("conv")
     d.weights.append((d.path(f"{label}.w"), ("ky", "kx", "c", "co")))
-    d.splittable.setdefault("co", d.sizes["c"])
+    d.dim("co", d.sizes["c"], label)
+    d.spoken += [(name, d.path(label), n) for name, n in (("c", d.sizes["c"]), ("ky", size), ("kx", size))]
     return Piece("conv", (f"x = x + conv(tanh(x), {d.sizes['c']}, size = {size}) as {label}",))
 
 

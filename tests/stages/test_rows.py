@@ -238,3 +238,16 @@ def test_what_is_wrong_with_a_row(model: str, pipeline: str, code: str, says: st
         compiled(model, pipeline, 4)
     found = caught.value.diagnostics[0]
     assert found.code == code and says in found.message and found.span is not None and found.help, str(found)
+
+
+def test_a_loop_that_nothing_needs_is_not_cut() -> None:
+    source = text("one", "pipeline block on pp", 2)
+    lines = source.splitlines()
+    loss = next(i for i, line in enumerate(lines) if line.strip().startswith("loss "))
+    lines[loss] = "  loss mean(x0)"
+    first = next(i for i, line in enumerate(lines) if line.strip().startswith("repeat "))
+    lines.insert(first, "  weight free[d]\n  x0 = x * free")
+    with pytest.raises(ParcError) as caught:
+        parc.compile(Source("main.par", "\n".join(lines)))
+    found = caught.value.diagnostics[0]
+    assert found.code == "E0410" and "`block`" in found.message and found.span is not None and found.help

@@ -8,9 +8,11 @@ from dataclasses import replace
 from compiler.cost.kernels.work import Meet, Part, Post, Product, Vector
 from compiler.cost.price.kinds import SLOWER, STAGES, Kind, Over
 from compiler.cost.price.pricer import COMM, COMPUTE, PICOSECONDS, Pricer, picoseconds
+from compiler.cost.time.clock import Durations, Result
 from compiler.cost.time.events import step_events
 from compiler.cost.time.groups import Groups
-from compiler.cost.time.order import Plan, Result, Timing
+from compiler.cost.time.inside import Inside
+from compiler.cost.time.order import Plan
 from compiler.cost.time.slow import Classes
 from compiler.cost.time.step import Played
 from compiler.cost.time.tasks import stretch, totals
@@ -81,6 +83,7 @@ def summarise(
     groups: Groups,
     pricer: Pricer,
     costs: Sequence[Mapping[FunctionKey, Sequence[Played]]],
+    durations: Durations,
     result: Result,
     flops_model: float,
 ) -> Timeline:
@@ -104,7 +107,7 @@ def summarise(
     once = [picoseconds(pricer.cal.fixed) * (UPDATE in n) for n in groups.counts]
     return Timeline(
         step_seconds=step / PICOSECONDS,
-        events=Events(lambda: step_events(groups.plan, pricer, result, range(groups.number), once)),
+        events=Events(lambda: step_events(groups.plan, pricer, durations, range(groups.number), once)),
         classes=groups.players,
         busy=tuple(s.compute / PICOSECONDS for s in added),
         bubble=max(0.0, 1 - sum(s.work for s in added) / total) if total else 0.0,
@@ -131,9 +134,10 @@ def _sums(
 ) -> tuple[Sums, ...]:
     """Per device group, over all segments of its actions."""
     meets = [0] * groups.number
-    for played in groups.plan.steps:
-        if played.after >= 0:
-            meets[played.cls] += result.over[played.after] - result.came[played.after]
+    for of in groups.plan.stretches:
+        for step in of.steps:
+            if step.after >= 0:
+                meets[step.cls] += of.times * (result.over[step.after] - result.came[step.after])
     found = []
     for group, counts in enumerate(groups.counts):
         compute, host = 0, picoseconds(pricer.cal.fixed) * counts.get(UPDATE, 0)
@@ -227,27 +231,27 @@ def _traffic(parts: Sequence[Spent]) -> dict[Over, float]:
 
 
 def varied(
-    groups: Groups, pricer: Pricer, plan: Plan, timings: Sequence[Timing], result: Result, classes: Classes
+    groups: Groups,
+    pricer: Pricer,
+    plan: Plan,
+    durations: Durations,
+    result: Result,
+    inside: Inside,
+    classes: Classes,
 ) -> Varied:
-    """What a step is for each class of devices. plan: of the classes, whose lines have these timings."""
+    """What a step is for each class of devices. plan: of the classes; inside: what was added up as it was played."""
     names = [colour for of in classes.of for colour in of]
-    busy, inside, update = [0] * plan.classes, [0] * plan.classes, [0] * plan.classes
-    left = [0] * plan.classes  # when each went on from what it did before
-    sent, blocking = iter(result.gone), pricer.cal.blocking_sends > 0
-    for step, start, stop in zip(plan.steps, result.starts, result.stops):
-        over = result.over[step.after] if step.after >= 0 else left[step.cls]
-        busy[step.cls] += timings[step.line].busy
-        inside[step.cls] += over - left[step.cls] + stop - start
-        update[step.cls] += stop - start if plan.lines[step.line].key[0] == FunctionPhase.UPDATE else 0
-        gone = [next(sent) for _ in step.posts]
-        left[step.cls] = max([stop, *gone]) if blocking else stop
+    busy = [0] * plan.classes
+    for of in plan.stretches:
+        for step in of.steps:
+            busy[step.cls] += of.times * durations.timings[step.line].busy
     fixed = picoseconds(pricer.cal.fixed)
     once = [fixed if UPDATE in groups.parts(g) else 0 for g, of in enumerate(classes.of) for _ in of]
-    events = Events(lambda: step_events(plan, pricer, result, names, once))
+    events = Events(lambda: step_events(plan, pricer, durations, names, once))
     at_colour = sorted(range(plan.classes), key=lambda i: names[i])
-    inside = [t + more for t, more in zip(inside, once)]
-    ends, busy, inside, update = ([of[i] for i in at_colour] for of in (result.ends, busy, inside, update))
-    return Varied(ends, busy, inside, update, events)
+    spent = [t + more for t, more in zip(inside.spent, once)]
+    ends, busy, spent, update = ([of[i] for i in at_colour] for of in (result.ends, busy, spent, inside.update))
+    return Varied(ends, busy, spent, update, events)
 
 
 def with_slow_devices(

@@ -10,7 +10,7 @@ from compiler.cost.time.order import Plan, plan
 from compiler.cost.time.timeline import Player
 from compiler.numbering import Ranks
 from compiler.program import FunctionKey, Program
-from compiler.schedules import Action, Turn, unroll
+from compiler.schedules import Loop, Turn, loops
 from dsl.data import dataclass
 
 
@@ -36,11 +36,11 @@ class Groups:
         return self.program.groups
 
     @cached_property
-    def actions(self) -> tuple[tuple[Action, ...], ...]:
-        """Per device group, the schedule written out."""
+    def rows(self) -> tuple[tuple[Loop, ...], ...]:
+        """Per device group, the loops of its schedule."""
         p = self.program
         of = {g: c for c in p.classes for g in c.groups}
-        return tuple(tuple(unroll(of[g].schedule, g, Turn.of(p))) for g in range(p.groups))
+        return tuple(loops(of[g].schedule, g, Turn.of(p)) for g in range(p.groups))
 
     @cached_property
     def of_class(self) -> tuple[int, ...]:
@@ -56,17 +56,18 @@ class Groups:
     def counts(self) -> tuple[dict[FunctionKey, int], ...]:
         """Per device group, how often each function runs in a step."""
         found: list[dict[FunctionKey, int]] = []
-        for mine in self.actions:
+        for row in self.rows:
             counts: dict[FunctionKey, int] = {}
-            for action in mine:
-                counts[action[:2]] = counts.get(action[:2], 0) + 1
+            for loop in row:
+                for key in loop.keys:
+                    counts[key] = counts.get(key, 0) + loop.count
             found.append(counts)
         return tuple(found)
 
     @cached_property
     def plan(self) -> Plan:
         """The order in which their segments can be evaluated. Raises ValueError if they hang."""
-        return plan(self.actions, self.of_class, self.features.parts, self.program.homes)
+        return plan(self.rows, self.of_class, self.features.parts, self.program.homes)
 
     @cached_property
     def players(self) -> tuple[Player, ...]:

@@ -1,11 +1,12 @@
 """All device groups' schedules as one list of segments, in an order in which each can be evaluated.
 
-The order follows from the program alone, so it is found once; then a step of a job is one pass over the list, with
-whatever durations.
+The order follows from the program alone, so it is found once; then a step of a job is one pass over the list
+(`clock`), with whatever durations.
 
-When the classes of a group end a segment is linear over (max, +) in when they begin it: each ends at the maximum, over
-the classes, of a beginning plus a constant, since all that happens inside are sums and maxima (`Row`). With one class
-that is its duration.
+It does not grow with the micro-batches. Groups take turns, an action at a time; as soon as all of them are again where
+they were in their loops, with the same number of micro-batches done since, what they did since is repeated as often as
+all loops have room for it (`Stretch`). That is an order, too: an action waits for what others have done for the same
+micro-batch, and all numbers of micro-batches grow by the same.
 """
 
 from __future__ import annotations
@@ -18,21 +19,14 @@ from compiler.cost.kernels.work import Meet, Part, Post
 from compiler.cost.time.slow import Classes
 from compiler.cost.time.tasks import Cut, cuts
 from compiler.homes import Homes
+from compiler.limits import PRICED
 from compiler.program import FunctionKey
-from compiler.schedules import Action
-from compiler.schedules.turns import Turns
+from compiler.schedules import Action, Loop
 from dsl.data import dataclass
+from dsl.diagnostics import ParcError
 
-Row = tuple[tuple[int, int], ...]
-"""Pairs (class, picoseconds): something happens at the maximum of the class's beginning plus that."""
-
-
-class Timing(NamedTuple):
-    """Of a segment on the devices of a class: when it ends, when its messages are ready, and how long it works."""
-
-    end: Row
-    posts: tuple[Row, ...]
-    busy: int
+LEAST = 4
+"""Repetitions that are worth a `Stretch` of their own."""
 
 
 class PlanStep(NamedTuple):
@@ -53,12 +47,19 @@ class PlanStep(NamedTuple):
     action: Action
 
 
+class Stretch(NamedTuple):
+    """`times` times the same steps, each time on micro-batches that come `by` later; `steps`: those of the first."""
+
+    steps: Sequence[PlanStep]
+    times: int = 1
+    by: int = 0
+
+
 class Line(NamedTuple):
     """What all segments of a kind of a group have in common.
 
-    at: number of the segment in its function; waits, posts: first numbers of their messages (that of the micro-batch is
-    added), and routes; sources: the groups that the messages come from; met: the first group of the all-reduce that
-    must be over before it starts, or -1.
+    at: number of the segment in its function; waits, posts: lanes of their messages, and routes; sources: the groups
+    that the messages come from; met: the first group of the all-reduce that must be over before it starts, or -1.
     """
 
     group: int
@@ -88,179 +89,304 @@ class Route(NamedTuple):
 
 @dataclass(slots=True)
 class Plan:
-    """steps in order; meets: of each all-reduce between groups, in the order in which the first comes to them; classes:
-    of devices, each a group as long as all of its devices are alike."""
+    """stretches in order; meets: of each all-reduce between groups, in the order in which the first comes to them;
+    classes: of devices, each a group as long as all of its devices are alike.
+
+    lanes: of messages, each from a segment to another; the number of a message is `lanes` times its micro-batch and its
+    lane. window: how many micro-batches of a lane are ever on their way at once.
+    """
 
     groups: int
     classes: int
-    steps: list[PlanStep] = field(default_factory=list)
+    stretches: list[Stretch] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
     routes: list[Route] = field(default_factory=list)
     meets: list[Meet] = field(default_factory=list)
-    messages: int = 0
+    lanes: int = 0
+    window: int = 1
+
+    @property
+    def length(self) -> int:
+        """Of all segments of a step, those of repetitions too."""
+        return sum(len(s.steps) * s.times for s in self.stretches)
 
     def of_classes(self, classes: Classes) -> Plan:
         """The same for each class of devices by itself. A line, message or all-reduce is that of a class of its group
         (of messages the sender's, of all-reduces the first): its number ends with that class's place in the group."""
         width = max(map(len, classes.of))
         number = {c: i for i, c in enumerate(c for of in classes.of for c in of)}
-        found = Plan(self.groups, len(number), routes=self.routes, messages=width * self.messages)
+        found = Plan(self.groups, len(number), routes=self.routes, lanes=width * self.lanes, window=self.window)
         found.lines = [line for line in self.lines for _ in range(width)]
         found.meets = [meet for meet in self.meets for _ in range(width)]
-        for step in self.steps:
-            g, line = step.cls, self.lines[step.line]
-            mine = classes.of[g]
-            sources = [classes.peers(g, source) for source in line.sources]
-            met = classes.peers(g, line.met) if line.met >= 0 else ()
-            meets = classes.peers(g, min(line.cut.meet.groups)) if line.cut.meet is not None else ()
-            for c, colour in enumerate(mine):
-                waits = tuple([m * width + of[c] for m, of in zip(step.waits, sources)])
-                posts = tuple([(m * width + c, route) for m, route in step.posts])
-                after = step.after * width + met[c] if step.after >= 0 else -1
-                meet = step.meet * width + meets[c] if step.meet >= 0 else -1
-                others, at = len(mine) - 1 - c, step.line * width + c
-                found.steps.append(PlanStep(number[colour], at, waits, posts, after, meet, others, step.action))
+        for stretch in self.stretches:
+            steps = [made for step in stretch.steps for made in self._split(step, classes, width, number)]
+            found.stretches.append(Stretch(steps, stretch.times, stretch.by))
         return found
 
-
-@dataclass(slots=True)
-class Result:
-    """Picoseconds. ends: of the classes; starts, stops: of the steps; left, gone: when the messages begin and end, in
-    the order of the steps; came, over: when the last one comes to each all-reduce between groups, and when it is over.
-    """
-
-    ends: list[int]
-    starts: list[int]
-    stops: list[int]
-    left: list[int]
-    gone: list[int]
-    came: list[int]
-    over: list[int]
+    def _split(self, step: PlanStep, classes: Classes, width: int, number: Mapping[int, int]) -> Iterator[PlanStep]:
+        g, line = step.cls, self.lines[step.line]
+        mine = classes.of[g]
+        sources = [classes.peers(g, source) for source in line.sources]
+        met = classes.peers(g, line.met) if line.met >= 0 else ()
+        meets = classes.peers(g, min(line.cut.meet.groups)) if line.cut.meet is not None else ()
+        for c, colour in enumerate(mine):
+            waits = tuple([m * width + of[c] for m, of in zip(step.waits, sources)])
+            posts = tuple([(m * width + c, route) for m, route in step.posts])
+            after = step.after * width + met[c] if step.after >= 0 else -1
+            meet = step.meet * width + meets[c] if step.meet >= 0 else -1
+            others, at = len(mine) - 1 - c, step.line * width + c
+            yield PlanStep(number[colour], at, waits, posts, after, meet, others, step.action)
 
 
 def plan(
-    actions: Sequence[Sequence[Action]],
+    rows: Sequence[Sequence[Loop]],
     classes: Sequence[int],
     parts: Sequence[Mapping[FunctionKey, Part]],
     homes: Homes,
+    least: int = LEAST,
 ) -> Plan:
-    """`parts[class][function]`: work, of which only what it waits for and sends counts. Raises ValueError if groups
-    hang."""
-    groups = len(actions)
-    found = Plan(groups, groups)
-    stride = 1 + max((a.mb for mine in actions for a in mine), default=0)  # a message: its lane and micro-batch
-    lanes: dict[tuple[str, int, int], int] = {}
-    shapes: dict[tuple[int, FunctionKey], tuple[Cut, ...]] = {}
-    meets: dict[tuple[str, int], int] = {}
-    coming: list[int] = []
+    """rows: the loops of each group; `parts[class][function]`: work, of which only what it waits for and sends counts;
+    least: repetitions that are worth it. Raises ValueError if groups hang, ParcError (E0931) for what is too long."""
+    planner = _Planner(rows, classes, parts, homes, least)
+    planner.play()
+    return planner.found
 
-    def line(group: int, key: FunctionKey, index: int, cut: Cut, met: int) -> int:
+
+class _Planner:
+    """Plays all groups, an action of each at a time.
+
+    loop, iteration, step, cut: where each group is: of its row, of the loop, of the iteration, of the action. posted:
+    of each lane how many micro-batches have been sent, one after the other; `early`: those that came before their turn.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Sequence[Loop]],
+        classes: Sequence[int],
+        parts: Sequence[Mapping[FunctionKey, Part]],
+        homes: Homes,
+        least: int,
+    ) -> None:
+        n = len(rows)
+        self.rows, self.least = rows, least
+        self.found = Plan(n, n)
+        self.lines: list[dict[FunctionKey, list[int]]] = []
+        self._lines(classes, parts, homes)
+        self.loop, self.iteration, self.step, self.cut = [0] * n, [0] * n, [0] * n, [0] * n
+        self.posted, self.sent = [0] * self.found.lanes, [0] * self.found.lanes  # `sent`: the last, and one
+        self.early: set[int] = set()
+        self.steps: list[PlanStep] = []
+        self.waiting: dict[int, list[int]] = {}  # for a message, or (as -1 - meet) for an all-reduce
+        self.released: list[int] = []
+        self.meets: dict[tuple[str, int], int] = {}
+        self.coming: list[int] = []
+        self.seen: dict[tuple[tuple[int, int, int], ...], tuple[list[int], int]] = {}
+        self.entered = True  # whether a group has come into another loop
+        self.rolls = False  # whether a loop is long enough
+
+    def _lines(self, classes: Sequence[int], parts: Sequence[Mapping[FunctionKey, Part]], homes: Homes) -> None:
+        lanes: dict[tuple[str, int, int], int] = {}
+        shapes: dict[tuple[int, FunctionKey], tuple[Cut, ...]] = {}
+        for group, (cls, row) in enumerate(zip(classes, self.rows)):
+            mine: dict[FunctionKey, list[int]] = {}
+            for key in dict.fromkeys(key for loop in row for key in loop.keys):
+                if (cls, key) not in shapes:
+                    shapes[cls, key] = cuts(parts[cls][key]) if key in parts[cls] else ()
+                mine[key], met = [], -1
+                for i, cut in enumerate(shapes[cls, key]):
+                    mine[key].append(self._line(group, key, i, cut, met, homes, lanes))
+                    met = min(cut.meet.groups) if cut.meet is not None else -1
+            self.lines.append(mine)
+        self.found.lanes = max(1, len(lanes))
+
+    def _line(
+        self,
+        group: int,
+        key: FunctionKey,
+        index: int,
+        cut: Cut,
+        met: int,
+        homes: Homes,
+        lanes: dict[tuple[str, int, int], int],
+    ) -> int:
+        found = self.found
         stage = homes.stage(group, key[1]) if cut.waits or cut.posts else group
-        waits = tuple(stride * lanes.setdefault((w.name, stage + w.source, stage), len(lanes)) for w in cut.waits)
+        waits = tuple(lanes.setdefault((w.name, stage + w.source, stage), len(lanes)) for w in cut.waits)
         posts = []
         for post, _ in cut.posts:
             lane = lanes.setdefault((post.name, stage, stage + post.to), len(lanes))
-            posts.append((stride * lane, len(found.routes)))
+            posts.append((lane, len(found.routes)))
             to = homes.group(stage + post.to)
             found.routes.append(Route(len(found.lines), post, group, to, f"{post.name} to group {to}"))
         sources = tuple(homes.group(stage + w.source) for w in cut.waits)
         found.lines.append(Line(group, key, index, cut, waits, sources, tuple(posts), met))
         return len(found.lines) - 1
 
-    lines: dict[tuple[int, FunctionKey], list[int]] = {}
-    todo: list[list[tuple[Action, int]]] = []
-    for group, mine in enumerate(actions):
-        cls = classes[group]
-        todo.append([])
-        for action in mine:
-            key = action[:2]
-            if (group, key) not in lines:
-                if (cls, key) not in shapes:
-                    shapes[cls, key] = cuts(parts[cls][key]) if key in parts[cls] else ()
-                lines[group, key], met = [], -1
-                for i, cut in enumerate(shapes[cls, key]):
-                    lines[group, key].append(line(group, key, i, cut, met))
-                    met = min(cut.meet.groups) if cut.meet is not None else -1
-            todo[-1] += [(action, x) for x in lines[group, key]]
-    done = bytearray(stride * len(lanes))  # messages that are posted
-    turns: Turns[int, int] = Turns()  # groups wait for a message, or (as -1 - meet) for an all-reduce
+    def play(self) -> None:
+        """Until all have come to their ends."""
+        runs = [self._run(g) for g in range(len(self.rows))]
+        ready = list(range(len(runs)))
+        unfinished = len(runs)
+        while ready:
+            more = []
+            for g in ready:
+                try:
+                    key = next(runs[g])
+                except StopIteration:
+                    unfinished -= 1
+                    continue
+                if key is None:
+                    more.append(g)
+                else:
+                    self.waiting.setdefault(key, []).append(g)
+            ready = sorted(more + self.released)
+            self.released = []
+            self._roll()
+            if len(self.steps) > PRICED.most:
+                self._refuse()
+        self._close()
+        if unfinished:
+            raise ValueError("device groups wait for what never comes")
 
-    def run(g: int) -> Iterator[int]:
-        before = -1
-        for action, number in todo[g]:
-            of, mb = found.lines[number], action.mb
-            while before >= 0 and coming[before]:
-                yield -1 - before
-            incoming = tuple([w + mb for w in of.waits])
-            for message in incoming:
-                while not done[message]:
-                    yield message
-            outgoing = tuple([(m + mb, route) for m, route in of.posts])
-            for message, _ in outgoing:
-                done[message] = 1
-                turns.arrived(message)
-            meet, joins = -1, of.meet
-            if joins is not None:
-                meet = meets.setdefault((joins.key, mb), len(meets))
-                if meet == len(coming):
-                    coming.append(len(joins.groups))
-                    found.meets.append(joins)
-                coming[meet] -= 1
-                if not coming[meet]:
-                    turns.arrived(-1 - meet)
-            found.steps.append(PlanStep(g, number, incoming, outgoing, before, meet, 0, action))
-            before = meet
+    def _refuse(self) -> None:
+        mbs = 1 + max(a.mb + (loop.count - 1) * loop.by for row in self.rows for loop in row for a in loop.steps)
+        found = PRICED.exceeded(len(self.rows), mbs, len(self.steps))
+        assert found is not None
+        raise ParcError(found)
 
-    if turns.play({g: run(g) for g in range(groups)}):
-        raise ValueError("device groups wait for what never comes")
-    found.messages = len(done)
-    return found
+    def _run(self, g: int) -> Iterator[int | None]:
+        """Goes on until it has done an action (and yields None), or waits (and yields for what)."""
+        found, lanes, before = self.found, self.found.lanes, -1
+        while self.loop[g] < len(self.rows[g]):
+            action = self._action(g)
+            for cut, number in enumerate(self.lines[g][action[:2]]):
+                self.cut[g], line = cut, found.lines[number]
+                while before >= 0 and self.coming[before]:
+                    yield -1 - before
+                for lane in line.waits:
+                    while action.mb >= self.posted[lane] and action.mb * lanes + lane not in self.early:
+                        yield action.mb * lanes + lane
+                        action = self._action(g)  # a later one, if all have gone on meanwhile
+                mb = action.mb
+                incoming = tuple([mb * lanes + lane for lane in line.waits])
+                outgoing = tuple([(mb * lanes + lane, route) for lane, route in line.posts])
+                for lane in line.waits:
+                    found.window = max(found.window, self.sent[lane] - mb)
+                for lane, _ in line.posts:
+                    self._post(lane, mb)
+                meet = self._join(line.meet, mb) if line.meet is not None else -1
+                self.steps.append(PlanStep(g, number, incoming, outgoing, before, meet, 0, action))
+                before = meet
+            self.cut[g] = 0
+            self.step[g] += 1
+            self._go_on(g)
+            yield None
 
+    def _action(self, g: int) -> Action:
+        loop = self.rows[g][self.loop[g]]
+        kind, chunk, mb = loop.steps[self.step[g]]
+        return Action(kind, chunk, mb + self.iteration[g] * loop.by)
 
-def evaluate(
-    found: Plan, timings: Sequence[Timing], posts: Sequence[int], meets: Sequence[int], blocking: bool
-) -> Result:
-    """One pass. timings: of lines; posts: of routes, how long each takes; meets: how long each all-reduce between
-    groups takes; blocking: a device goes on when what it sends has gone."""
-    now, link = [0] * found.classes, [0] * found.classes
-    arrived = [0] * found.messages
-    came = [0] * len(meets)
-    starts: list[int] = []
-    stops: list[int] = []
-    left: list[int] = []
-    gone: list[int] = []
-    steps, first = found.steps, 0
-    for at, (cls, line, waits, outgoing, after, meet, others, _) in enumerate(steps):
-        start = now[cls] if after < 0 else came[after] + meets[after]
-        for message in waits:
-            if arrived[message] > start:
-                start = arrived[message]
-        starts.append(start)
-        if others:
-            continue
-        for mine in range(first, at + 1):  # the classes of a group end together what they have begun
-            if first < at:
-                cls, line, _, outgoing, _, meet, _, _ = steps[mine]
-            row, ready, _ = timings[line]
-            end = 0
-            for o, ps in row:
-                then = starts[first + o] + ps
-                if then > end:
-                    end = then
-            stops.append(end)
-            for (message, route), row in zip(outgoing, ready) if outgoing else ():
-                begin = link[cls]
-                for o, ps in row:
-                    then = starts[first + o] + ps
-                    if then > begin:
-                        begin = then
-                left.append(begin)
-                link[cls] = arrived[message] = begin = begin + posts[route]
-                gone.append(begin)
-                if blocking and begin > end:
-                    end = begin
-            if meet >= 0 and end > came[meet]:
-                came[meet] = end
-            now[cls] = end
-        first = at + 1
-    return Result(now, starts, stops, left, gone, came, [c + d for c, d in zip(came, meets)])
+    def _go_on(self, g: int) -> None:
+        """To the next iteration, and the next loop, where one has ended."""
+        loop = self.rows[g][self.loop[g]]
+        if self.step[g] == len(loop.steps):
+            self.step[g] = 0
+            self.iteration[g] += 1
+        if self.iteration[g] == loop.count:
+            self.iteration[g], self.entered = 0, True
+            self.loop[g] += 1
+
+    def _post(self, lane: int, mb: int) -> None:
+        message, lanes = mb * self.found.lanes + lane, self.found.lanes
+        self.sent[lane] = max(self.sent[lane], mb + 1)
+        if mb != self.posted[lane]:
+            self.early.add(message)
+        else:
+            self.posted[lane] += 1
+            while self.early and self.posted[lane] * lanes + lane in self.early:
+                self.early.remove(self.posted[lane] * lanes + lane)
+                self.posted[lane] += 1
+        if message in self.waiting:
+            self.released += self.waiting.pop(message)
+
+    def _join(self, joins: Meet, mb: int) -> int:
+        meet = self.meets.setdefault((joins.key, mb), len(self.meets))
+        if meet == len(self.coming):
+            self.coming.append(len(joins.groups))
+            self.found.meets.append(joins)
+        self.coming[meet] -= 1
+        if not self.coming[meet]:
+            self.released += self.waiting.pop(-1 - meet, ())
+        return meet
+
+    # --- what repeats -------------------------------------------------------------------------------------------------
+
+    def _roll(self) -> None:
+        """Looks whether all groups are where they were before; if so, goes on as far as they repeat what they did."""
+        if self.entered:
+            self.entered, self.seen = False, {}
+            now = [(row[at], i) for row, at, i in zip(self.rows, self.loop, self.iteration) if at < len(row)]
+            self.rolls = any(loop.count - i > self.least for loop, i in now)
+        if not self.rolls:
+            return
+        where = tuple(zip(self.loop, self.step, self.cut))
+        before, first = self.seen.get(where, (self.iteration, 0))
+        self.seen[where] = self.iteration[:], len(self.steps)
+        moved = {g: n for g, (now, then) in enumerate(zip(self.iteration, before)) if (n := now - then)}
+        shifts = {n * self.rows[g][self.loop[g]].by for g, n in moved.items()}
+        waits = {g for groups in self.waiting.values() for g in groups}
+        times = min((self._room(g, n, g in waits) for g, n in moved.items()), default=0)
+        by = max(shifts, default=0)
+        if len(shifts) == 1 and times >= self.least and self._regular(first, by):
+            self._repeat(first, times, by, moved)
+
+    def _room(self, g: int, iterations: int, waits: bool) -> int:
+        """How often a group can go on by so many iterations within its loop; waits: it is about to begin an action."""
+        begun = waits or self.step[g] > 0
+        return (self.rows[g][self.loop[g]].count - begun - self.iteration[g]) // iterations
+
+    def _regular(self, first: int, by: int) -> bool:
+        """Whether the steps from there on send `by` messages of a lane, one after the other, and await as many."""
+        lanes = self.found.lanes
+        posts: dict[int, list[int]] = {}
+        waits: dict[int, list[int]] = {}
+        for step in self.steps[first:]:
+            for message in step.waits:
+                waits.setdefault(message % lanes, []).append(message // lanes)
+            for message, _ in step.posts:
+                posts.setdefault(message % lanes, []).append(message // lanes)
+            if step.meet >= 0 or step.after >= 0:
+                return False
+        in_order = all(mbs == list(range(mbs[0], mbs[0] + by)) for mbs in (*posts.values(), *waits.values()))
+        return in_order and posts.keys() == waits.keys() and not self.early
+
+    def _repeat(self, first: int, times: int, by: int, moved: Mapping[int, int]) -> None:
+        lanes, done = self.found.lanes, self.steps[first:]
+        self._close()
+        later = by * lanes
+        steps = [
+            step._replace(
+                waits=tuple([m + later for m in step.waits]),
+                posts=tuple([(m + later, route) for m, route in step.posts]),
+                action=step.action._replace(mb=step.action.mb + by),
+            )
+            for step in done
+        ]
+        self.found.stretches.append(Stretch(steps, times, by))
+        for lane in {m % lanes for step in done for m, _ in step.posts}:
+            self.posted[lane] += times * by
+            self.sent[lane] += times * by
+        for key, groups in list(self.waiting.items()):
+            if groups[0] in moved and key >= 0:
+                self.waiting[key + times * later] = self.waiting.pop(key)
+        self.seen = {}
+        for g, n in moved.items():
+            self.iteration[g] += times * n
+            self._go_on(g)
+
+    def _close(self) -> None:
+        """What was not repeated is a stretch that comes once."""
+        if self.steps:
+            self.found.stretches.append(Stretch(self.steps))
+            self.steps = []

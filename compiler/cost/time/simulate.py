@@ -17,13 +17,16 @@ from compiler.cost.price.calibration import Calibration, of_cluster
 from compiler.cost.price.machine import machine
 from compiler.cost.price.pricer import COMM, COMPUTE, PICOSECONDS, Pricer, picoseconds
 from compiler.cost.time.breakdown import Varied, summarise, varied, with_slow_devices
+from compiler.cost.time.clock import Durations, Result, Timing, Watch, evaluate
 from compiler.cost.time.groups import Groups
-from compiler.cost.time.order import Plan, Result, Timing, evaluate
+from compiler.cost.time.inside import Inside
+from compiler.cost.time.order import Plan
 from compiler.cost.time.slow import NOMINAL, Classes, Variation, colours
 from compiler.cost.time.step import Played, Recording, Together, play, step
 from compiler.cost.time.task import longest
 from compiler.cost.time.tasks import Segment, tasks
 from compiler.cost.time.timeline import Pieces, Player, Timeline
+from compiler.limits import TOLD_APART
 from compiler.model import Cluster, Training
 from compiler.numbering import joined
 from compiler.program import FunctionKey, FunctionPhase, Program
@@ -101,8 +104,9 @@ class Simulation:
         slow = variation or NOMINAL
         pricer = self.pricer(calibration, slow)
         costs = self.costs(pricer)
-        result = self._evaluate(pricer, costs)
-        found = summarise(self.groups, pricer, costs, result, model_flops(self.training))
+        durations = self.durations(pricer, costs)
+        result = self._pass(self.groups.plan, durations, pricer, range(self.groups.number))
+        found = summarise(self.groups, pricer, costs, durations, result, model_flops(self.training))
         return self._varied(found, pricer, slow.devices) if slow.devices else found
 
     def seconds(self, calibration: Calibration | None = None, variation: Variation | None = None) -> float:
@@ -110,7 +114,8 @@ class Simulation:
         if variation is not None and variation.devices:
             return self.run(calibration, variation).step_seconds
         pricer = self.pricer(calibration, variation or NOMINAL)
-        ends = self._evaluate(pricer, self.costs(pricer)).ends
+        durations = self.durations(pricer, self.costs(pricer))
+        ends = self._pass(self.groups.plan, durations, pricer, range(self.groups.number)).ends
         return max(ends, default=0) / PICOSECONDS
 
     def record(self, unrolled: int = UNROLLED, variation: Variation | None = None) -> Pieces:
@@ -144,24 +149,23 @@ class Simulation:
             found.append(mine)
         return found
 
-    def _evaluate(self, pricer: Pricer, costs: Costs) -> Result:
-        """When everything happens, of devices that are alike."""
-        of = self.groups.plan
+    def durations(self, pricer: Pricer, costs: Costs) -> Durations:
+        """Of the plan, of devices that are alike."""
         known: dict[int, Timing] = {}
         timings = []
-        for line in of.lines:
+        for line in self.groups.plan.lines:
             played = costs[self.groups.of_class[line.group]][line.key][line.at]
             if id(played) not in known:
                 posts = tuple([((0, at),) for at in played.ready])
                 known[id(played)] = Timing(((0, played.duration),), posts, played.compute)
             timings.append(known[id(played)])
-        return self._pass(pricer, of, timings, range(of.groups))
+        return _durations(pricer, self.groups.plan, timings)
 
-    def _pass(self, pricer: Pricer, of: Plan, timings: Sequence[Timing], groups: Iterable[int]) -> Result:
+    def _pass(
+        self, of: Plan, durations: Durations, pricer: Pricer, groups: Iterable[int], watch: Watch | None = None
+    ) -> Result:
         """One pass over a plan, and what a step costs once. groups: of the plan's classes."""
-        posts = [pricer.post(pricer.part(r.post), r.group, r.to) for r in of.routes]
-        meets = [pricer.meet(meet) for meet in of.meets]
-        result = evaluate(of, timings, posts, meets, pricer.cal.blocking_sends > 0)
+        result = evaluate(of, durations, watch)
         fixed = picoseconds(pricer.cal.fixed)
         result.ends = [t + fixed * self.groups.counts[g].get(UPDATE, 0) for t, g in zip(result.ends, groups)]
         return result
@@ -169,7 +173,10 @@ class Simulation:
     # --- devices that are not alike ------------------------------------------------------------------------------
 
     def partition(self, devices: Mapping[int, float]) -> list[int]:
-        """Per rank its class: see `slow.colours`."""
+        """Per rank its class: see `slow.colours`. Raises ParcError (E0933) where there are too many."""
+        if self.program.devices > TOLD_APART:
+            message = f"with slow devices {self.program.devices:,} have to be told apart, the most is {TOLD_APART:,}"
+            raise fail("E0933", message, help="fewer replicas: what they wait for hardly depends on how many there are")
         return colours(self.groups.ranks, devices, self.groups.axes, self.groups.talks)
 
     def play_varied(self, pricer: Pricer, devices: Mapping[int, float], partition: Sequence[int]) -> Varied:
@@ -188,8 +195,10 @@ class Simulation:
                 known[alike] = _timing(functions[c][line.key][line.at], pricer.streams, factors[g], along[g])
             timings += known[alike]
             timings += [NEVER] * (len(plan.lines) // len(groups.plan.lines) - len(known[alike]))
-        result = self._pass(pricer, plan, timings, [g for g, of in enumerate(classes.of) for _ in of])
-        return varied(groups, pricer, plan, timings, result, classes)
+        durations = _durations(pricer, plan, timings)
+        inside = Inside(plan, durations)
+        result = self._pass(plan, durations, pricer, [g for g, of in enumerate(classes.of) for _ in of], inside)
+        return varied(groups, pricer, plan, durations, result, inside, classes)
 
     def _varied(self, nominal: Timeline, pricer: Pricer, devices: Mapping[int, float]) -> Timeline:
         partition = self.partition(devices)
@@ -245,6 +254,12 @@ def slower_sends(
             for stream, ps in ((priced.stream, priced.ps), *priced.also):
                 used[stream] += n * ps
     return tuple(1.0 / (1.0 - min(1.0, u / time) / 2) if time else 1.0 for u in used[COMM:])
+
+
+def _durations(pricer: Pricer, of: Plan, timings: Sequence[Timing]) -> Durations:
+    posts = [pricer.post(pricer.part(r.post), r.group, r.to) for r in of.routes]
+    meets = [pricer.meet(meet) for meet in of.meets]
+    return Durations(timings, posts, meets, pricer.cal.blocking_sends > 0)
 
 
 NEVER = Timing((), (), 0)

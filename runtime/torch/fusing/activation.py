@@ -11,7 +11,7 @@ from compiler.regions.reading import Reading, close, pairs
 from runtime.torch.fusing.found import Candidate, Fresh, Put, added, after, maps, product
 from runtime.torch.fusing.ops import FusedActivation, FusedActivationBackward
 
-TYPES = ("f64", "f32", "bf16", "f16")
+TYPES = ("f32", "f64")
 SHIFT = log(2 / sqrt(pi))
 """The derivative of erf(x) is exp(SHIFT - x²)."""
 

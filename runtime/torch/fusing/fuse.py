@@ -34,7 +34,16 @@ FINDERS: tuple[Finder, ...] = (norms, activations, attentions, losses)
 
 
 def fused(cls: DeviceClass, device: str) -> DeviceClass:
-    """The class with fused ops in the passes of each chunk. device: the kind of torch device, for what not all have."""
+    """The class with fused ops. device: the kind of torch device, for what not all have."""
+    cls = with_fused_passes(cls, device)
+    updates = [replace(f, body=updated(f.body, cls)) for f in cls.functions if f.phase is FunctionPhase.UPDATE]
+    found = {f.key: f for f in updates}
+    functions = [found.get(f.key, f) for f in cls.functions]
+    return replace(cls, functions=tuple(replace(f, body=summed(without_calls(f.body))) for f in functions))
+
+
+def with_fused_passes(cls: DeviceClass, device: str) -> DeviceClass:
+    """The class with fused ops in the passes of each chunk, but not in the update; products are not added up in place."""
     finders = [f for f in FINDERS if device == "cpu" or f is not attentions]
     found: dict[tuple[object, int], Function] = {}
     states = list(cls.states)
@@ -46,12 +55,7 @@ def fused(cls: DeviceClass, device: str) -> DeviceClass:
         made, added = _chunk(mine, saved, finders)
         found.update({f.key: f for f in made})
         states += added
-    for f in cls.functions:
-        if f.phase is FunctionPhase.UPDATE:
-            found[f.key] = replace(f, body=updated(f.body, cls))
-    functions = [found.get(f.key, f) for f in cls.functions]
-    functions = [replace(f, body=summed(without_calls(f.body))) for f in functions]
-    return replace(cls, functions=tuple(functions), states=tuple(states))
+    return replace(cls, functions=tuple(found.get(f.key, f) for f in cls.functions), states=tuple(states))
 
 
 def _chunk(

@@ -1,0 +1,28 @@
+"""What the declarations of a program's buffers mean in the serial program: whose part they hold, of which type."""
+
+from __future__ import annotations
+
+from compiler.graph import Dim, Type
+from compiler.program import DeviceClass, LoopRange, StateDecl
+
+
+def logical(decl: StateDecl) -> str:
+    """The state's name in the serial program."""
+    return decl.logical or decl.name
+
+
+def range_of(decl: StateDecl, cls: DeviceClass) -> LoopRange | None:
+    """The part of a rolled loop that this buffer holds, if it is stacked over one that is cut into stages."""
+    for r in cls.ranges:
+        if r.chunk == decl.chunk and decl.type.has(r.dim) and decl.type.size(r.dim) == r.count:
+            return r
+    return None
+
+
+def logical_type(decl: StateDecl, cls: DeviceClass) -> Type:
+    """The type of the state in the serial program."""
+    r = range_of(decl, cls)
+    if r is None:
+        return decl.type
+    dims = tuple(Dim(d.name, r.total) if d.name == r.dim else d for d in decl.type.dims)
+    return Type(decl.type.dtype, dims)

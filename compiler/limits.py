@@ -1,0 +1,45 @@
+"""How many actions are gone through one by one: beyond these a schedule is refused at once (E0931).
+
+An action is a pass of a stage on a micro-batch. What can be told without that (memory, prices) has no such limit.
+"""
+
+from __future__ import annotations
+
+from dsl.data import dataclass
+from dsl.diagnostics import Diagnostic
+from dsl.source import Span
+
+
+@dataclass(frozen=True, slots=True)
+class LengthLimit:
+    """most: actions; what: is done with them."""
+
+    most: int
+    what: str
+
+    def exceeded(self, groups: int, microbatches: int, actions: int, span: Span | None = None) -> Diagnostic | None:
+        """The refusal of a schedule, if it is too long. groups: of devices."""
+        if actions <= self.most:
+            return None
+        stages = f"{groups:,} stages and " if groups > 1 else ""
+        message = (
+            f"the schedule of {stages}{microbatches:,} micro-batches has {actions:,} actions to be {self.what}, "
+            f"the most is {self.most:,}"
+        )
+        help = "fewer micro-batches" + (", or a shorter axis of stages" if groups > 1 else "")
+        return Diagnostic("E0931", message, span, help=help)
+
+
+CHECKED = LengthLimit(4_000_000, "checked")
+"""Long schedules are checked with fewer micro-batches, but with more than there are stages."""
+
+PRICED = LengthLimit(8_000_000, "priced")
+"""Of the part that does not repeat itself."""
+
+DRAWN = LengthLimit(500_000, "drawn")
+"""In a trace, or on a page."""
+
+RUN = LengthLimit(20_000_000, "run in a step")
+
+TOLD_APART = 2_000_000
+"""Devices of which some may be slow: who has slow peers is found device by device (E0933)."""

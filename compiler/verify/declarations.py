@@ -1,0 +1,122 @@
+"""Declarations: which data come in, what buffers begin with, and that a tensor is declared in one way wherever it is.
+
+What executors take for granted: they make data of the ranges, fill each lasting buffer by its initialiser, and put
+together by logical names what the stages hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from compiler.declared import logical, logical_type
+from compiler.graph import RANGES, Type
+from compiler.initial import KINDS, misfit, wrong_init
+from compiler.layout import TIME
+from compiler.model import Init
+from compiler.origin import Role
+from compiler.program import LASTING, DeviceClass, InputDecl, Program, StateDecl
+from compiler.text.locations import HEAD, Site
+from compiler.verify.report import Report
+from compiler.verify.sizes import wrong_type
+from dsl.diagnostics import did_you_mean
+
+NUMBERS = (Role.LOSS, Role.METRIC, Role.REPORT)
+"""Roles of buffers that hold a single number."""
+
+_MADE_UP = 2
+"""So many integers are in the range of data of which only the lower end is stated, or none."""
+
+
+def check_declarations(program: Program, report: Report) -> None:
+    """Inputs and buffers of a program whose frame is fine."""
+    for k, i in enumerate(program.inputs):
+        site = Site(HEAD, "input", k)
+        for code, message, help in wrong_type(i.type):
+            report.error(code, site, f"input {i.name}: {message}", help)
+        problem = _range(i)
+        if problem is not None:
+            report.error("E0671", site, f"input {i.name}: {problem}", "`in LOW..HIGH` are integers of its type")
+    for c, cls in enumerate(program.classes):
+        for at, s in enumerate(cls.states):
+            site = Site(c, "state", at)
+            for code, message, help in (*wrong_type(s.type), *_state(s)):
+                report.error(code, site, f"{s.role} {s.name}: {message}", help)
+    if not report.failed:
+        _check_alike(program, report)
+
+
+def _range(i: InputDecl) -> str | None:
+    if i.low is None and i.high is None:
+        return None
+    if i.type.dtype not in RANGES:
+        return f"{i.type.dtype} has no range of integers"
+    least, most = RANGES[i.type.dtype]
+    low = 0 if i.low is None else i.low
+    high = low + _MADE_UP if i.high is None else i.high
+    if low >= high:
+        return f"no integer is in {low}..{high}"
+    if low < least or high - 1 > most:
+        return f"{low}..{high} is beyond {i.type.dtype}, which reaches from {least} to {most}"
+    return None
+
+
+def _state(s: StateDecl) -> Iterator[tuple[str, str, str | None]]:
+    """What is wrong with a buffer by itself: code, message, help."""
+    if s.role in LASTING:
+        problem = "it does not say how it begins" if s.init is None else _init(s.init, s.type)
+        if problem is not None:
+            near = None if s.init is None or s.init.kind in KINDS else did_you_mean(s.init.kind, KINDS)
+            yield "E0670", problem, near or "`= normal(0.02)`; also zeros, ones, constant(x), uniform(low, high)"
+        if s.layout.halo:
+            yield "E0613", "it lives across steps, and has borders", "`halo` fetches borders where they are needed"
+    elif s.init is not None:
+        yield "E0670", "it begins a step with nothing", f"only {', '.join(LASTING)} have an initialiser"
+    if s.role in NUMBERS and s.type.dims:
+        yield "E0674", f"it is {s.type}", f"{', '.join(NUMBERS)} are single numbers"
+
+
+def _init(init: Init, type: Type) -> str | None:
+    if init.kind not in KINDS:
+        return f"`{init.kind}` is no initialiser"
+    if (wrong := wrong_init(init)) is not None:
+        return wrong
+    unfit = misfit(init, type.dtype)
+    return None if unfit is None else unfit[1]
+
+
+def _check_alike(program: Program, report: Report) -> None:
+    """Buffers of one logical name are parts or copies of one tensor."""
+    known: dict[tuple[str, str], tuple[object, StateDecl, DeviceClass]] = {}
+    loss: str | None = None
+    for c, cls in enumerate(program.classes):
+        for at, s in enumerate(cls.states):
+            if s.role in (Role.SAVED, Role.STATISTIC):
+                continue
+            lasting = s.role in LASTING
+            kind, meaning = ("", _meaning(s, cls)) if lasting else (s.role, logical_type(s, cls))
+            first, other, there = known.setdefault((kind, logical(s)), (meaning, s, cls))
+            if first != meaning:
+                report.error("E0674", Site(c, "state", at), _difference(s, cls, other, there), _ALIKE)
+            if s.role is Role.LOSS:
+                loss = loss or logical(s)
+                if logical(s) != loss:
+                    help = "a program has one; others are metrics"
+                    report.error("E0674", Site(c, "state", at), f"a second loss, {logical(s)} beside {loss}", help)
+
+
+_ALIKE = "copies and parts of a tensor, in whichever stages they are, have one role, one type and one initialiser"
+
+
+def _meaning(s: StateDecl, cls: DeviceClass) -> object:
+    parted = s.role is Role.STATE and TIME in s.layout.split_axes
+    return s.role, logical_type(s, cls), s.init, s.frozen, parted
+
+
+def _difference(s: StateDecl, cls: DeviceClass, other: StateDecl, there: DeviceClass) -> str:
+    def told(s: StateDecl, cls: DeviceClass) -> str:
+        begins = f" = {s.init}" if s.init is not None else ""
+        return f"{s.role} of {logical_type(s, cls)}{begins}{' frozen' if s.frozen else ''}"
+
+    here, elsewhere = told(s, cls), told(other, there)
+    how = f"{here} here, {elsewhere}" if here != elsewhere else "split over the micro-batches here, but not"
+    return f"{logical(s)} is {how} elsewhere"

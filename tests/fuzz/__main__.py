@@ -1,0 +1,117 @@
+"""`python -m tests.fuzz par --count 2000`: mutants of files, each in a process of its own, with reduced failures."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gc
+import os
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+from click.testing import CliRunner  # noqa: E402
+
+from parc.cli import cli  # noqa: E402
+from tests.fuzz.campaign import Target, campaign, commit, furnish, text_of  # noqa: E402
+from tests.fuzz.cell import cell  # noqa: E402
+from tests.fuzz.kills import TEXT  # noqa: E402
+from tests.fuzz.par import COMMANDS, MORE  # noqa: E402
+
+
+def target(name: str) -> Target:
+    """What is mutated, with all loaded that its cases need."""
+    if name == "par":
+        from tests.fuzz import par
+
+        made = par.corpus()
+        return Target("par", ".par", lambda rng: par.drawn(made, rng), par.case)
+    from tests.fuzz import npu
+
+    programs = npu.corpus()
+    return Target(
+        "npu", ".npu", lambda rng: npu.drawn(programs, rng), lambda text, folder: npu.case(text, folder, programs)
+    )
+
+
+def main() -> int:
+    """0 if nothing failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("what", choices=("par", "npu", "mutations", "kills"))
+    parser.add_argument("--count", type=int, default=2000, help="number of mutants")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--each", type=int, help="mutations of a program, if not all")
+    parser.add_argument("--minutes", type=float, help="end after so many")
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="keep totals there, and go on from them")
+    parser.add_argument("--found", type=Path, default=Path(tempfile.gettempdir()) / "fuzz-found", help="for failures")
+    parser.add_argument("--show", action="store_true", help="print failing mutants, too")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--record", action="store_true", help="add the totals to tests/fuzz/totals.csv")
+    parser.add_argument("--only", type=int, metavar="NUMBER", help="print this mutant, and what becomes of it")
+    parser.add_argument("--file", type=Path, help="judge this file instead of mutants")
+    options = parser.parse_args()
+    if options.what == "kills":
+        from tests.fuzz.kills import kills, summary
+
+        _warm()
+        killed = kills(options.count, options.seed, options.minutes)
+        print(summary(killed, options.seed))
+        _record(options, killed.count, len(killed.wrong), f"{killed.hit} while a file was written")
+        return int(bool(killed.wrong))
+    if options.what == "mutations":
+        from tests.fuzz.semantic import judge
+
+        _warm()
+        caught = judge(options.count, options.seed, options.each, options.minutes, options.jobs)
+        print(caught)
+        _record(options, caught.mutations, len(caught.missed), f"{caught.programs} programs")
+        return int(bool(caught.missed))
+    chosen = target(options.what)
+    _warm()
+    if options.only is not None or options.file is not None:
+        if options.file is not None:
+            text = options.file.read_bytes().decode("utf-8", "surrogatepass")
+        else:
+            text = text_of(chosen, options.seed, options.only)
+            print(text)
+        with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+            furnish(Path(folder))
+            ended = cell(chosen.case(text, Path(folder)))
+        print(f"{ended.stage}: {ended.finding or 'fine'}; {ended.cpu:.1f} s, {ended.peak / 2**20:.0f} MiB")
+        print(ended.finding.detail if ended.finding else "")
+        return int(ended.finding is not None)
+    totals = campaign(chosen, options.count, options.seed, options.minutes, options.resume, options.found, options.jobs)
+    print(totals)
+    _record(options, totals.done, sum(totals.failures.values()), "; ".join(totals.failures))
+    for path in sorted(options.found.glob(f"*{chosen.suffix}")) if options.show and totals.failures else ():
+        print(f"\n{path.with_suffix('.txt').read_text(errors='replace')}\n{path.read_text(errors='replace')}")
+    return int(bool(totals.failures))
+
+
+def _record(options: argparse.Namespace, count: int, failures: int, note: str) -> None:
+    """A line of the file of long runs, if that is asked for."""
+    if options.record:
+        with (Path(__file__).parent / "totals.csv").open("a", encoding="utf-8", newline="") as file:
+            row = f"{datetime.now(UTC):%Y-%m-%d}", options.what, options.seed, count, failures, commit(), note
+            csv.writer(file, lineterminator="\n").writerow(row)
+
+
+def _warm() -> None:
+    """Load in this process what commands load when they run, and keep the collector's hands off it."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        names = {"path": f"{folder}/a.par", "npu": f"{folder}/a.npu", "out": f"{folder}/out"}
+        Path(names["path"]).write_text(TEXT)
+        for command in (*COMMANDS, *MORE):
+            result = CliRunner().invoke(cli, [word.format(**names) for word in command])
+            assert result.exit_code == 0, result.output
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000)  # as the command does
+
+
+if __name__ == "__main__":
+    sys.exit(main())

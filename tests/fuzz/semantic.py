@@ -1,0 +1,148 @@
+"""Drawn programs are broken so that they compute something else: the verifier or the proof finds each of these."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING
+
+from tests.fuzz.campaign import commit
+from tests.fuzz.cell import Cell, cells
+from tests.fuzz.semantic_mutants import all_mutations
+
+if TYPE_CHECKING:
+    from compiler.driver import Compiled
+    from compiler.program import Program
+
+LATER = (3, 30, 300, 3000, 100_000)
+"""Updates after which a proof begins that did not reach a branch in its first two steps, and said so."""
+
+EQUIVALENT: dict[str, str] = {
+    r"max: reduce \w*pool\d+\.(max|low)\.grad\.cast": "counts the largest of a window: one, unless two are equal",
+    r"seed 26, function: map block\.layer_norm\.out\.grad, block\.layer_norm\.gain": "the gain is frozen at 1, and a "
+    "layer norm's derivative takes constants out",
+    r"seed 48, (scale|function): map update\w*\.(sum|k\w*), update\w*\.mean": "the next line of the optimizer takes "
+    "constants out",
+    r"seed 52, .*\batt\d\.([bw]?q|[bw]?k|q\.saved|bv for att1\.bq|bq for att1\.bv)": "attention over one position: "
+    "queries and keys count for nothing",
+    r"seed 52, (scale|swap): .*(update_2\.sub|block\.att)": "attention over one position: queries and keys count for "
+    "nothing, and their gradients are zero",
+}
+"""Mutations that change nothing (patterns of `seed N, what was done`), and why."""
+
+
+@dataclass
+class Caught:
+    """How often what was caught by what. `missed`: what nothing found; `same`: what changes nothing, and why."""
+
+    programs: int = 0
+    mutations: int = 0
+    by: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    missed: list[str] = field(default_factory=list)
+    same: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        ways = ", ".join(f"{n:,} by {by}" for by, n in self.by.most_common())
+        head = (
+            f"mutations: {self.mutations:,} of {self.programs} drawn programs: {ways}; {len(self.same)} change "
+            f"nothing, {len(self.missed)} missed  (commit {commit()})"
+        )
+        kinds = ", ".join(f"{kind} {n:,}" for kind, n in self.kinds.most_common())
+        same = [f"  the same: {s}" for s in self.same]
+        return "\n".join([head, f"  {kinds}", *same, *(f"  missed: {m}" for m in self.missed)])
+
+
+def programs(seed: int) -> Iterator[tuple[int, Compiled]]:
+    """Drawn jobs that compile, in float64, with what they were drawn from."""
+    from compiler.driver import compile_job
+    from compiler.evaluate import evaluate_file
+    from compiler.model import Precision
+    from dsl.diagnostics import ParcError
+    from dsl.source import Source
+    from tests.property.draw_strategy import draw
+
+    while True:
+        case = draw(seed)
+        try:
+            job = evaluate_file(Source("drawn.par", case.text), precision=Precision("f64", "f64")).job
+            compiled = compile_job(job)
+        except ParcError:
+            compiled = None
+        if compiled is not None and 1 < compiled.program.devices <= 8:
+            yield seed, compiled
+        seed += 1
+
+
+def judge(count: int, seed: int, each: int | None = None, minutes: float | None = None, jobs: int = 1) -> Caught:
+    """All mutations of so many drawn programs, or `each` of every one: of all kinds alike, as far as there are some."""
+    found = Caught()
+    end = None if minutes is None else time.monotonic() + 60 * minutes
+    for at, compiled in programs(seed):
+        if found.programs >= count or (end is not None and time.monotonic() > end):
+            break
+        broken = _some(list(all_mutations(compiled.program)), each, Random(at))
+        cases = [(i, _case(compiled, program)) for i, (_, program) in enumerate(broken)]
+        for i, ended in cells(cases, jobs):
+            name = f"seed {at}, {broken[i][0]}"
+            found.mutations += 1
+            found.kinds[broken[i][0].partition(":")[0]] += 1
+            if ended.finding is not None and ended.finding.kind == "missed":
+                reason = next((why for pattern, why in EQUIVALENT.items() if re.search(pattern, name)), None)
+                if reason is None:
+                    found.missed.append(name)
+                else:
+                    found.same.append(f"{name}: {reason}")
+            elif ended.finding is not None:
+                found.missed.append(f"{name}: {ended.finding}\n{ended.finding.detail}")
+            else:
+                found.by[ended.notes[-1]] += 1
+        found.programs += 1
+        print(f"seed {at}: {len(broken)} mutations; missed so far {len(found.missed)}", flush=True)
+    return found
+
+
+def _some(broken: list[tuple[str, Program]], each: int | None, rng: Random) -> list[tuple[str, Program]]:
+    if each is None or len(broken) <= each:
+        return broken
+    kinds: dict[str, list[tuple[str, Program]]] = {}
+    for one in broken:
+        kinds.setdefault(one[0].partition(":")[0], []).append(one)
+    for some in kinds.values():
+        rng.shuffle(some)
+    turns = (some[i] for i in range(len(broken)) for some in kinds.values() if i < len(some))
+    return [one for _, one in zip(range(each), turns)]
+
+
+def _case(compiled: Compiled, broken: Program) -> Callable[[Cell], None]:
+    def run(cell: Cell) -> None:
+        from compiler.verify import verify
+        from dsl.diagnostics import ParcError
+        from runtime.prove import prove
+
+        cell.stage("verify")
+        if verify(broken):
+            cell.note("the verifier")
+            return
+        try:
+            for steps in (1, 2):
+                cell.stage("proof")
+                proof = prove(compiled.training, broken, steps)
+                if not proof.ok:
+                    cell.note("the proof")
+                    return
+            for first in LATER if proof.unreached else ():
+                cell.stage("later")
+                if not prove(compiled.training, broken, 2, first=first).ok:
+                    cell.note("the proof after more updates (it says what it did not reach)")
+                    return
+        except ParcError:  # such as what differs between devices that must hold the same
+            cell.note("the run")
+            return
+        cell.wrong("missed", "mutation")
+
+    return run

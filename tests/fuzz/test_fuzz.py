@@ -1,0 +1,115 @@
+"""Mutants of files, new ones every day: nothing falls over. `python -m tests.fuzz` runs many more.
+
+`FUZZ_SEED=20261129 pytest tests/fuzz` repeats those of a day.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.fuzz.cell import Cell, cell
+from tests.fuzz.tree import matches
+
+ROOT = Path(__file__).resolve().parents[2]
+SEED = os.environ.get("FUZZ_SEED") or f"{datetime.now(UTC):%Y%m%d}"
+EXAMPLE = (ROOT / "examples" / "gpt.par").read_text(encoding="utf-8")
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="of Linux")
+
+
+def fuzz(*args: str) -> str:
+    """What the command prints; fails if it does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", *args], capture_output=True, text=True, cwd=ROOT, errors="replace"
+    )
+    print(done.stdout)
+    assert done.returncode == 0, f"python -m tests.fuzz {' '.join(args)}\n{done.stdout[-8000:]}{done.stderr[-4000:]}"
+    return done.stdout
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("what", ["par", "npu"])
+def test_two_thousand_mutants(what: str, tmp_path: Path) -> None:
+    said = fuzz(what, "--count", "2000", "--seed", SEED, "--found", str(tmp_path), "--show")
+    assert f"{what}: 2,000 mutants from seed {SEED}: 0 failures" in said
+
+
+def test_killed_while_they_write() -> None:
+    assert "kills: 27" in fuzz("kills", "--count", "27", "--seed", SEED)
+
+
+def test_what_computes_something_else_is_noticed() -> None:
+    """Of three programs; `pytest -m nightly` takes 36."""
+    assert "mutations: 45 of 3" in fuzz("mutations", "--count", "3", "--each", "15", "--seed", "2")
+
+
+@pytest.mark.nightly
+def test_thirty_six_programs_and_a_thousand_kills() -> None:
+    assert "of 36 drawn programs" in fuzz("mutations", "--count", "36", "--each", "60")
+    assert "kills: 1,000" in fuzz("kills", "--count", "1000", "--seed", SEED)
+
+
+# --- the fuzzer itself ----------------------------------------------------------------------------------
+
+
+def test_what_is_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A case that hangs, takes all memory, fails, uses a command as nobody can, or says that something is wrong."""
+    monkeypatch.setattr("tests.fuzz.cell.SECONDS", 1.0)
+
+    def hangs(c: Cell) -> None:
+        c.stage("hangs")
+        while True:
+            pass
+
+    def fails(c: Cell) -> None:
+        raise ValueError("odd")
+
+    def allocates(c: Cell) -> None:
+        bytearray(2**30)
+
+    def misuses(c: Cell) -> None:
+        c.command("check")
+
+    def warns(c: Cell) -> None:
+        c.wrong("odd", "here", "so")
+
+    kinds = {}
+    for case in (hangs, fails, allocates, misuses, warns):
+        found = cell(case).finding
+        assert found is not None
+        kinds[case.__name__] = found.kind
+    assert kinds == {
+        "hangs": "seconds", "fails": "harness", "allocates": "harness", "misuses": "exit 2", "warns": "odd"
+    }  # fmt: skip
+    fine = cell(lambda c: c.stage("fine"))
+    assert fine.finding is None and fine.stage == "fine" and fine.cpu < 1.0
+
+
+def test_the_tree_is_the_grammar_s() -> None:
+    found, tokens = matches(EXAMPLE)
+    rules = {m.rule for m in found}
+    assert rules >= {"model", "job", "strategy", "dim", "weight", "call", "mesh", "param", "repeat", "split"} - {
+        "split"
+    }
+    for m in found:
+        assert 0 <= m.start < m.end <= len(EXAMPLE)
+    jobs = [EXAMPLE[m.start : m.end] for m in found if m.rule == "job"]
+    assert jobs and all(j.startswith("job ") and j.endswith("}") for j in jobs)
+    assert len(tokens) > 300
+
+
+def test_mutants_are_drawn_again_from_their_number() -> None:
+    from tests.fuzz import par
+    from tests.fuzz.par_mutants import Pool
+
+    made = par.Corpus((EXAMPLE,), (1.0,), Pool.of([EXAMPLE]))
+    first = [par.drawn(made, Random(i)) for i in range(60)]
+    assert first == [par.drawn(made, Random(i)) for i in range(60)]
+    assert len(set(first)) > 50 and EXAMPLE not in first

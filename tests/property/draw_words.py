@@ -1,0 +1,62 @@
+"""What came into the language later, put into a case that is drawn: it moves nothing of what is drawn before it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+from tests.property.case import Case, Piece
+from tests.property.drawing import Drawing
+
+SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble")
+
+
+def later_words(rng: Random, case: Case, d: Drawing) -> Case:
+    """The case with some of them, now and then."""
+    for add in (_by_micro_batch, _two_passes, _beside):
+        case = add(rng, case, d)
+    return case
+
+
+def _by_micro_batch(rng: Random, case: Case, d: Drawing) -> Case:
+    """Statistics of each micro-batch by itself, in the loop or behind it."""
+    if rng.random() >= 0.15:
+        return case
+    last = list(d.sizes)[-1]
+    lines = [
+        "x = x - 0.5 * mean(x, over b per microbatch)",
+        "x = x / (1.0 + max(abs(x), over b per microbatch))",
+        f"x = x / sqrt(0.5 + mean(x * x, over (b, {last}) per microbatch))",
+        f"x = x + 0.1 * tanh(sum(x, over (b, {last}) per microbatch))",
+    ]
+    if "c" in d.sizes:
+        lines += [f"x = batch_norm(x, per_microbatch = true) as {d.name('bn')}"] * 3
+    piece = Piece("per_microbatch", (rng.choice(lines),))
+    if rng.random() < 0.5:
+        return replace(case, loop=(*case.loop, piece))
+    return replace(case, after=(piece, *case.after))
+
+
+def _two_passes(rng: Random, case: Case, d: Drawing) -> Case:
+    """A loss that needs the whole batch, under micro-batches."""
+    whole = [rule for rule in case.rules if rule.kind == "microbatches"]
+    placed = any("places" in rule.kind for rule in case.rules)
+    if not whole or placed or rng.random() >= 0.5:
+        return case
+    *before, loss = case.tail.lines
+    value = loss.removeprefix("loss ")
+    made = rng.choice(["sqrt(0.1 + ({}) * ({}))", "log1p(abs({}))", "({}) * ({})"]).replace("{}", value)
+    rules = tuple(
+        Piece("microbatches+two_passes", (f"{r.lines[0]}, two passes",)) if r in whole else r for r in case.rules
+    )
+    return replace(case, rules=rules, tail=Piece(case.tail.kind, (*before, f"loss {made}")))
+
+
+def _beside(rng: Random, case: Case, d: Drawing) -> Case:
+    """A scope on one of the stages of a pipeline, or on each that reads it."""
+    rule = next((r for r in case.rules if r.kind.partition("+")[0] in SCHEDULES), None)
+    scopes = [s for s in d.scopes if "." not in s and s not in ("block", "encoder")]
+    if rule is None or not scopes or "pp" not in dict(case.mesh) or rng.random() >= 0.4:
+        return case
+    line = f"place {rng.choice(scopes)} on pp[{rng.randrange(dict(case.mesh)['pp'])}]"
+    return replace(case, rules=(*case.rules, Piece("beside", (line,))))
