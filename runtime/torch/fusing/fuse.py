@@ -43,7 +43,7 @@ def fused(cls: DeviceClass, device: str) -> DeviceClass:
 
 
 def with_fused_passes(cls: DeviceClass, device: str) -> DeviceClass:
-    """The class with fused ops in the passes of each chunk, but not in the update; products are not added up in place."""
+    """The class with fused ops in the passes of each chunk, but not in the update; sums of products are written out."""
     finders = [f for f in FINDERS if device == "cpu" or f is not attentions]
     found: dict[tuple[object, int], Function] = {}
     states = list(cls.states)
