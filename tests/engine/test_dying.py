@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from compiler.graph import Graph, Value  # noqa: E402
 from compiler.layout import TIME  # noqa: E402
 from compiler.ops.base import Op  # noqa: E402
 from compiler.ops.elementwise import Map  # noqa: E402
-from compiler.program import LASTING, DeviceClass, Program  # noqa: E402
+from compiler.program import LASTING, Program  # noqa: E402
 from compiler.text import parse_located  # noqa: E402
 from runtime.backend import Array, Kernel, LocalValue, Position  # noqa: E402
 from runtime.data.synthetic import synthetic  # noqa: E402
@@ -21,7 +22,7 @@ from runtime.distribute import piece_of  # noqa: E402
 from runtime.mesh import Mesh  # noqa: E402
 from runtime.rank.compiled import CompiledRank  # noqa: E402
 from runtime.rank.dying import dying  # noqa: E402
-from runtime.rank.interpreter import Rank  # noqa: E402
+from runtime.rank.interpreter import OneDevice, Rank  # noqa: E402
 from runtime.torch.backend import Torch  # noqa: E402
 from runtime.torch.fusing.fuse import fused  # noqa: E402
 from runtime.torch.fusing.ops import FusedProductSum  # noqa: E402
@@ -63,8 +64,8 @@ class Poisoning(Torch):
 class FusedRank(CompiledRank):
     """As the engine's."""
 
-    def __init__(self, program: Program, cls: DeviceClass, *here: Any) -> None:
-        super().__init__(program, fused(cls, "cpu"), *here)
+    def __init__(self, device: OneDevice) -> None:
+        super().__init__(replace(device, cls=fused(device.cls, "cpu")))
 
 
 def trained(program: Program, backend: Torch, kind: type[CompiledRank]) -> Mapping[str, Any]:
