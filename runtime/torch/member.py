@@ -24,6 +24,7 @@ from runtime.rank.timed import TimedRank, TimedSpan
 from runtime.readable import Readable
 from runtime.torch.backend import Torch
 from runtime.torch.fusing.fuse import fused
+from runtime.torch.heap import keep_memory
 from runtime.torch.network import TorchNetwork, place_of
 from runtime.torch.world import World
 
@@ -37,6 +38,7 @@ class Member:
     """
 
     def __init__(self, world: World) -> None:
+        keep_memory()
         self.world, self.backend = world, Torch(world.device)
         self.devices: dict[int, CompiledRank] = {}
         self.busy = False

@@ -83,28 +83,40 @@ def ordered(x, order):
     return x.permute([order.index(d) for d in range(len(order))])
 
 
+def spread(q, k, v):
+    """Queries that share a key (in a dim behind the heads) as heads of their own, with keys and values for each."""
+    if q.dim() == 4:
+        return q, k, v
+    return q.flatten(1, 2), *(x.repeat_interleave(q.shape[2], 1) for x in (k, v))
+
+
 def attention(q, k, v, orders, causal):
-    """Attention, and what its derivative needs of it. orders: of q, k, v and the result, which dims are batch, heads,
-    positions and width."""
-    given = [x.permute(order) for x, order in zip((q, k, v), orders)]
+    """Attention, and what its derivative needs of it. orders: of q, k, v and the result, which dims are batch, heads
+    (and those that share a key), positions and width."""
+    q, k, v = (x.permute(order) for x, order in zip((q, k, v), orders))
+    given, heads = spread(q, k, v), q.shape[1:-2]
     if q.device.type == "cpu":
         out, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*given, 0.0, causal, scale=1.0)
     else:
         out, sums = functional.scaled_dot_product_attention(*given, is_causal=causal, scale=1.0), q.new_zeros(1)
-    return ordered(out, orders[3]), sums
+    return ordered(out.unflatten(1, heads), orders[3]), sums
 
 
 def attention_backward(dout, q, k, v, out, sums, orders, causal):
     """The derivatives of attention by q, k and v: on a CPU of what is kept, else it is computed once more."""
-    dout, out = (x.permute(orders[3]) for x in (dout, out))
-    given = [x.permute(order) for x, order in zip((q, k, v), orders)]
+    dout, out = (x.permute(orders[3]).flatten(1, -3) for x in (dout, out))
+    q, k, v = (x.permute(order) for x, order in zip((q, k, v), orders))
+    given, heads = spread(q, k, v), q.shape[1:-2]
     if q.device.type == "cpu":
         kept = (dout, *given, out, sums, 0.0, causal)
         found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(*kept, scale=1.0)
     else:
         again = functools.partial(functional.scaled_dot_product_attention, is_causal=causal, scale=1.0)
         found = torch.func.vjp(again, *given)[1](dout)
-    return [ordered(x, order) for x, order in zip(found, orders)]
+    dq, dk, dv = (x.unflatten(1, heads) for x in found)
+    if q.dim() == 5:
+        dk, dv = dk.sum(2), dv.sum(2)
+    return [ordered(x, order) for x, order in zip((dq, dk, dv), orders)]
 
 
 def cross_entropies(z, targets, inside):
