@@ -119,7 +119,7 @@ class _Checker:
         if shape in self.formed:
             scope.known[var.name] = var
             return True
-        problems = [(code, f"%{var.name}: {what}", help) for code, what, help in wrong_type(var.type, len(self.kinds))]
+        problems = [(code, f"%{var.name}: {what}", help) for code, what, help in wrong_type(var.type)]
         if not problems and self.sizes is not None:
             problems = check_layout(var, self.kinds, scope.timeless)
         for code, message, help in problems:
@@ -169,12 +169,10 @@ class _Checker:
                 return [("E0612", f"{op.mnemonic} takes one operand, got {len(ins)}", None)]
             if [v.type for v in outs] != [ins[0].type]:
                 return [("E0612", f"the result must have the operand's type {ins[0].type}", None)]
-            scope.fills[outs[0].name] = op.fills(fills[0])
-            if isinstance(op, Relayout):
-                found, after = check_relayout(op, ins[0], outs[0], fills[0], self.sizes, self.kinds)
-                scope.fills[outs[0].name] = after
-                return found
-            return check_comm(op, ins[0], outs[0], self.sizes, self.kinds)
+            given = ins[0], outs[0], fills[0], self.sizes, self.kinds
+            found, after = check_relayout(op, *given) if isinstance(op, Relayout) else check_comm(op, *given)
+            scope.fills[outs[0].name] = after
+            return found
         try:
             types = op.infer(*(v.type for v in ins))
         except OpError as error:

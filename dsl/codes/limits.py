@@ -38,7 +38,7 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0901",
         "the file is too large",
-        f"A source file has at most {limits.MAX_BYTES // 2**20} MiB.",
+        f"A source file has at most {limits.MAX_BYTES // 2**20} MiB, a lowered program {limits.MAX_LOWERED // 2**20}.",
         "# long\n" * (limits.MAX_BYTES // 7 + 1),
         "# long\n",
     ),
@@ -82,7 +82,7 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0907",
         "nested too deeply",
-        "At most 120 expressions, statements and calls are open at one moment.",
+        "At most 120 expressions, statements and calls are open at one moment, and 20 loops.",
         "".join(f"fn f{i}(x) {{\n  return f{i + 1}(x) + 1\n}}\n" for i in range(60))
         + "fn f60(x) {\n  return x\n}\ncheck f0(1) > 0\n",
         "".join(f"fn f{i}(x) {{\n  return f{i + 1}(x) + 1\n}}\n" for i in range(60))

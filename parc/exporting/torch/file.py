@@ -33,7 +33,7 @@ from parc.exporting.torch.derived import Derived, derived
 from parc.exporting.torch.entries import namespace
 from parc.exporting.torch.function import FunctionWriter, Written, called_body, listed_buffers
 from parc.exporting.torch.library import library
-from parc.exporting.torch.writer import DTYPES, Identifiers, Writer, number, quoted, string, tuple_of
+from parc.exporting.torch.writer import DTYPES, Identifiers, Writer, number, prose, quoted, string, tuple_of
 
 RESULTS = (Role.LOSS, Role.METRIC, Role.REPORT)
 """Roles of buffers that a step tells of."""
@@ -71,13 +71,10 @@ def _head(program: Program, used: Sequence[str]) -> str:
     how = f"torchrun --nproc-per-node {n} FILE" if n > 1 else "python FILE"
     several = n > 1
     title = f"{program.name.capitalize()}: a program that parc lowered, for PyTorch alone, on {n} device"
+    mesh = ", ".join(f"{a.name}={a.size}" for a in program.axes if a.kind != "time")
     lines = [
-        f'"""{title}{"s" * several}.',
-        *(
-            ("", f"Mesh: {', '.join(f'{a.name}={a.size}' for a in program.axes if a.kind != 'time')}.")
-            if several
-            else ()
-        ),
+        f'"""{prose(title)}{"s" * several}.',
+        *(("", f"Mesh: {prose(mesh)}.") if several else ()),
         "",
         f"    {how} --steps 10",
         "",
@@ -125,7 +122,7 @@ def _mesh(program: Program) -> str:
         "    GROUP = GROUP * SIZES[_axis] + AT[_axis]",
         f"AXES = [{', '.join(map(quoted, _axes(program)))}]  # along which devices send",
         f"STAGE_GROUPS = [{', '.join(map(_groups, _between(program)))}]  # that reduce with each other",
-        f"CHANNELS = {[*_channels(program)]}  # messages between stages".replace("'", '"'),
+        f"CHANNELS = [{', '.join(map(string, _channels(program)))}]  # messages between stages",
         "GROUPS, BETWEEN, CHANNEL = {}, {}, {}",
     ]
     if program.groups > 1:
@@ -204,7 +201,7 @@ class _Class:
         each = [part for text in parts for part in text.split("\n\n\n")]
         body = "\n\n".join("    @staticmethod\n" * p.startswith("def") + _indented(p) for p in each)
         what = f"What device groups {groups} run for `{self.program.entries[0].name}`."
-        return f'class {self.name}:\n    """{what}"""\n\n{body}'
+        return f'class {self.name}:\n    """{prose(what)}"""\n\n{body}'
 
     def _buffers(self) -> str:
         lines = [
@@ -240,11 +237,11 @@ class _Class:
                 f"{string(k)}: ({string(n)}, {source}, {local.shape(v)}, {DTYPES[v.type.dtype]})"
                 for k, (n, source, v) in w.receives.items()
             ]
-            highest = f", {w.highest}".replace("'", '"') if w.highest else ", []"
+            highest = f"[{', '.join(map(string, w.highest))}]"
             lines.append(f"    {string(name)}: (")
             for part in (inputs, loads, receives):
                 lines += ["        {}," if not part else "        {" + ", ".join(part) + "},"]
-            lines.append(f"        {highest[2:]},")
+            lines.append(f"        {highest},")
             lines.append("    ),")
         return "\n".join([*lines, "}"])
 
