@@ -102,7 +102,7 @@ def judge(count: int, seed: int, each: int | None = None, minutes: float | None 
             else:
                 found.by[ended.notes[-1]] += 1
         found.programs += 1
-        print(f"seed {at}: {len(broken)} mutations; missed so far {len(found.missed)}", flush=True)
+        print(f"seed {at}: {len(broken)} mutations; missed so far:", *found.missed, sep="\n  ", flush=True)
     return found
 
 
