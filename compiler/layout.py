@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import field
 from functools import lru_cache
 from math import prod
+from typing import Any
 
 from compiler.graph import Dim, Type
 from dsl.data import Unique, dataclass, fix
@@ -84,6 +85,49 @@ def _local_type(type: Type, layout: Layout, parts: tuple[int, ...]) -> Type:
     for i, left, right in layout.halo:
         dims[i] = Dim(dims[i].name, dims[i].size + left + right)
     return Type(type.dtype, tuple(dims))
+
+
+def nested(size: int, counts: Iterable[int]) -> list[int]:
+    """How long the pieces of a dim are as axes of so many devices split it one after the other: first the dim itself.
+
+    Each cuts the pieces before it into parts of equal length, rounded up. In the end that is the size over the product
+    of all, rounded up; but what is uneven further up leaves unused elements there, too.
+    """
+    found = [size]
+    for n in counts:
+        found.append(-(-found[-1] // n))
+    return found
+
+
+def piece_of_dim(
+    size: int, axes: Iterable[str], sizes: Mapping[str, int], at: Mapping[str, Any], lower: Callable[..., Any] = min
+) -> tuple[Any, Any]:
+    """Where in a dim the piece of the device at coordinates `at` begins, and behind which element what it has ends.
+
+    Of a piece that has nothing the end may lie before the start. With arrays of coordinates (`lower`: their minimum)
+    the results are arrays.
+    """
+    start, stop, length = 0, size, size
+    for a in axes:
+        length = -(-length // sizes[a])
+        start = start + at[a] * length
+        stop = lower(stop, start + length)
+    return start, stop
+
+
+def has_gaps(dim: Dim, axes: tuple[str, ...], sizes: Mapping[str, int]) -> bool:
+    """True if unused elements lie between pieces, not only behind the last element of the dim."""
+    counts = [sizes[a] for a in axes]
+    return any(length % n for length, n in list(zip(nested(dim.size, counts), counts))[1:])
+
+
+def correspond(size: int, other: int, counts: Sequence[int]) -> bool:
+    """True if axes of so many devices cut two dims, one a multiple of the other, into pieces that belong together."""
+    if other == size or size % prod(counts) == 0:
+        return True
+    small, large = sorted((size, other))
+    times = large // small
+    return all(a * times == b for a, b in zip(nested(small, counts), nested(large, counts)))
 
 
 def is_padded(dim: Dim, axes: tuple[str, ...], sizes: Mapping[str, int]) -> bool:

@@ -129,6 +129,7 @@ class OffloadRule:
 class Strategy:
     """Layouts, places and an order. `microbatches` of dim `microbatch_dim` (None: first dim of the first input).
 
+    microbatch_pad: the last micro-batch may be smaller.
     two_passes: what a loss needs of the whole batch is computed before the first micro-batch, and once more with it.
     """
 
@@ -147,6 +148,7 @@ class Strategy:
     offloads: tuple[OffloadRule, ...] = ()
     two_passes: bool = False
     microbatch_span: Span = field(default=NOWHERE, compare=False)
+    microbatch_pad: bool = False
 
     @property
     def devices(self) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 from compiler.cost.time.simulate import Simulation
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate.index import index_model
+from compiler.layout import nested
 from compiler.memory.tiers import FIRST
 from compiler.model import Job
 from compiler.origin import Role, outer, scopes
@@ -247,7 +248,9 @@ def _uneven(compiled: Compiled, axis: str) -> bool:
     for w in compiled.job.model.weights:
         dims = zip(w.value.type.dims, placed.weights[w.name].dims, strict=True)
         parts = [
-            d.size // prod(placed.sizes[a] for a in axes if a != axis) for d, axes in dims if d.name not in w.loops
+            nested(d.size, (placed.sizes[a] for a in axes if a != axis))[-1]
+            for d, axes in dims
+            if d.name not in w.loops
         ]
         if parts and all(n % placed.sizes[axis] for n in parts):
             return True

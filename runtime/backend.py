@@ -11,7 +11,7 @@ from dataclasses import field
 from typing import Any, Protocol
 
 from compiler.graph import Type
-from compiler.layout import TIME
+from compiler.layout import TIME, piece_of_dim
 from compiler.memory.tiers import FIRST
 from compiler.model import Init
 from compiler.ops.base import ByOp, Op
@@ -75,16 +75,9 @@ class Position:
 
     def offset(self, value: LocalValue, dim: int) -> Callable[[int], int]:
         """From a micro-batch to the logical position of the first element of the device's piece along `dim`."""
-        piece, time = 0, 0
-        for axis in value.axes[dim]:
-            n = self.sizes[axis]
-            piece, time = piece * n, time * n
-            if axis == TIME:
-                time = 1
-            else:
-                piece += self.coords[axis]
-        local = value.type.dims[dim].size
-        return lambda micro: (piece + time * micro) * local
+        size, axes = value.logical.dims[dim].size, value.axes[dim]
+        first, second = (piece_of_dim(size, axes, self.sizes, {**self.coords, TIME: micro})[0] for micro in (0, 1))
+        return lambda micro: first + (second - first) * micro
 
 
 class Backend(Protocol):

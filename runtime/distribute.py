@@ -3,8 +3,8 @@
 A *stacked* array holds the pieces of all devices of one group: its leading axes are the mesh axes of the program in
 order (size 1 where the value does not vary), the others the local dims. A *piece* is one device's array.
 
-Which piece: the coordinates on the axes that split a dim, major to minor, number the pieces; piece p of a dim whose
-pieces have L elements begins at p*L. Where the axes do not divide the dim, the last pieces hold unused elements.
+Which piece: each of the axes that split a dim, major to minor, cuts the pieces before it into parts of equal length,
+rounded up (`compiler.layout.piece_of_dim`). Where it does not divide them, the last parts hold unused elements.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from compiler.declared import logical, logical_type, range_of
 from compiler.graph import Type
-from compiler.layout import TIME, Layout, local_type
+from compiler.layout import TIME, Layout, local_type, nested
 from compiler.program import DeviceClass, StateDecl
 from dsl.diagnostics import fail
 from runtime.mesh import Mesh
@@ -36,24 +36,16 @@ def distribute(array: Array, type: Type, layout: Layout, mesh: Mesh, time: bool 
     if layout.halo:
         raise ValueError("a value with borders is made by its own op, not distributed")
     axes = (TIME, *mesh.axes)
-    pads: list[tuple[int, int]] = []
-    shape: list[int] = []
-    where: dict[str, int] = {}
-    for dim, split in zip(type.dims, layout.dims, strict=True):
-        n = mesh.count(split)
-        size = -(-dim.size // n)
-        pads.append((0, size * n - dim.size))
+    where: dict[str | int, int] = {}
+    for i, split in enumerate(layout.dims):
         for a in split:
-            where[a] = len(shape)
-            shape.append(mesh.sizes[a])
-        where[f"={len(pads) - 1}"] = len(shape)
-        shape.append(size)
-    if any(high for _, high in pads):
-        array = np.pad(array, pads)
-    order = [where[a] for a in axes if a in where] + [where[f"={i}"] for i in range(len(type.dims))]
+            where[a] = len(where)
+            array = parted_along(array, where[a], mesh.sizes[a])
+        where[i] = len(where)
+    order = [where[a] for a in axes if a in where] + [where[i] for i in range(len(type.dims))]
     lead = tuple(mesh.sizes[a] if a in where else 1 for a in axes)
-    local = tuple(shape[where[f"={i}"]] for i in range(len(type.dims)))
-    out = array.reshape(shape).transpose(order).reshape(lead + local)
+    out = array.transpose(order)
+    out = out.reshape(lead + out.shape[out.ndim - len(type.dims) :])
     for a, fn in layout.pending:
         i = axes.index(a)
         wide = np.broadcast_to(out, (*out.shape[:i], mesh.sizes[a], *out.shape[i + 1 :]))
@@ -95,12 +87,26 @@ def collect(stacked: Array, type: Type, layout: Layout, mesh: Mesh, name: str = 
     held = [a for a in mesh.axes if a in layout.split_axes]
     full = full.reshape([mesh.sizes[a] for a in held] + list(x.shape[lead:]))
     order: list[int] = []
-    shape: list[int] = []
     for i, split in enumerate(layout.dims):
         order += [held.index(a) for a in split] + [len(held) + i]
-        shape.append(mesh.count(split) * x.shape[lead + i])
-    out = full.transpose(order).reshape(shape)
-    return np.array(out[tuple(slice(0, d.size) for d in type.dims)], order="C")
+    out = full.transpose(order)
+    for i, (dim, split) in enumerate(zip(type.dims, layout.dims, strict=True)):
+        lengths = nested(dim.size, [mesh.sizes[a] for a in split])
+        for k in reversed(range(len(split))):  # the parts of the minor-most axis become one again first
+            at = i + k
+            out = out.reshape(*out.shape[:at], -1, *out.shape[at + 2 :])
+            out = out[(slice(None),) * at + (slice(0, lengths[k]),)]
+    return np.array(out, order="C")
+
+
+def parted_along(x: Array, at: int, count: int) -> Array:
+    """Axis `at` as two: so many parts of equal length, the last of them filled up with zeros."""
+    length = -(-x.shape[at] // count)
+    if length * count != x.shape[at]:
+        pads = [(0, 0)] * x.ndim
+        pads[at] = (0, length * count - x.shape[at])
+        x = np.pad(x, pads)
+    return x.reshape(*x.shape[:at], count, length, *x.shape[at + 1 :])
 
 
 def reduce_lead(x: Array, axis: int, count: int, fn: str) -> Array:
@@ -121,9 +127,8 @@ def piece_of(array: Array, type: Type, layout: Layout, mesh: Mesh, at: Mapping[s
     if any(fn == "sum" and at[a] != 0 for a, fn in layout.pending):
         return out
     source = []
-    for dim, split, size in zip(type.dims, layout.dims, local.shape, strict=True):
-        start = mesh.piece(split, at) * size
-        source.append(slice(min(start, dim.size), min(start + size, dim.size)))
+    for dim, split in zip(type.dims, layout.dims, strict=True):
+        source.append(slice(*mesh.part(dim.size, split, at)))
     part = array[tuple(source)]
     out[tuple(slice(0, n) for n in part.shape)] = part
     return out

@@ -10,7 +10,7 @@ from math import prod
 from compiler.declared import logical as logical
 from compiler.declared import logical_type as logical_type
 from compiler.declared import range_of
-from compiler.layout import TIME
+from compiler.layout import TIME, piece_of_dim
 from compiler.program import DeviceClass, Program, StateDecl
 from dsl.data import dataclass
 
@@ -58,16 +58,27 @@ class Mesh:
             number = number * self.sizes[a] + at[a]
         return number
 
+    def part(self, size: int, axes: Sequence[str], at: Mapping[str, int]) -> tuple[int, int]:
+        """From where to behind where in a dim of this size the device at coordinates `at` has elements."""
+        start, stop = piece_of_dim(size, axes, self.sizes, at)
+        start = min(start, size)
+        return start, max(start, stop)
+
+    def spans(self, size: int, axes: Sequence[str]) -> list[tuple[int, int]]:
+        """The same of all pieces that the axes make, in their order; one that has nothing may begin beyond the end."""
+        every = product(*(range(self.sizes[a]) for a in axes))
+        found = [piece_of_dim(size, axes, self.sizes, dict(zip(axes, at, strict=True))) for at in every]
+        return [(start, max(start, stop)) for start, stop in found]
+
 
 def region(decl: StateDecl, cls: DeviceClass, group: int, mesh: Mesh, at: Mapping[str, int]) -> list[tuple[int, int]]:
     """Which part of the logical tensor a device's buffer holds: (start, stop) along each dim, without padding."""
     r = range_of(decl, cls)
     found = []
     for dim, split in zip(decl.type.dims, decl.layout.dims, strict=True):
-        size = -(-dim.size // mesh.count(split))
-        start = mesh.piece(split, at) * size
+        low, high = mesh.part(dim.size, split, at)
         first = r.first.at(group) if r is not None and dim.name == r.dim else 0
-        found.append((first + min(start, dim.size), first + min(start + size, dim.size)))
+        found.append((first + low, first + high))
     return found
 
 

@@ -15,16 +15,27 @@ from compiler.origin import last, within
 from compiler.schedules import legal_microbatches
 from compiler.strategy import MeshAxis, PipelineRule, SplitRule
 from dsl import ast
+from dsl.data import dataclass
 from dsl.diagnostics import did_you_mean, fail, plural
 from dsl.source import Span
 
 SCHEDULES: dict[str, tuple[str, ...]] = {
-    "gpipe": ("microbatches", "over"),
-    "one_f_one_b": ("microbatches", "over"),
-    "interleaved": ("microbatches", "chunks", "over"),
-    "zero_bubble": ("microbatches", "over"),
+    "gpipe": ("microbatches", "over", "pad"),
+    "one_f_one_b": ("microbatches", "over", "pad"),
+    "interleaved": ("microbatches", "chunks", "over", "pad"),
+    "zero_bubble": ("microbatches", "over", "pad"),
 }
 """Schedules and their parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Microbatches:
+    """How many, of which dim (None: the first of the first input), and whether the last may be smaller."""
+
+    count: int
+    dim: str | None
+    pad: bool
+    span: Span
 
 
 def pipeline_rule(
@@ -159,8 +170,8 @@ def _chunks(call: ast.Call, schedule: str, scope: Scope) -> int:
     return 2 if expr is None else static.integer(evaluate(expr, scope), "`chunks`", expr.span, 1, limits.MAX_CHUNKS)
 
 
-def schedule_microbatches(call: ast.Call, scope: Scope) -> tuple[int, ast.Name | None] | None:
-    """The count of micro-batches and the dim, if the schedule's arguments give them."""
+def schedule_microbatches(call: ast.Call, scope: Scope) -> tuple[int, ast.Name | None, bool] | None:
+    """How many micro-batches, of which dim, and whether the last may be smaller, if the schedule's arguments say it."""
     given = _given(call)
     over = given.get("over")
     dim: ast.Name | None = None
@@ -172,14 +183,16 @@ def schedule_microbatches(call: ast.Call, scope: Scope) -> tuple[int, ast.Name |
         raise fail("E0402", "micro-batches are cut along one dim", over.span, help="`over = b`")
     expr = given.get("microbatches")
     if expr is None:
-        if dim is not None:
-            raise fail("E0110", f"`{call.function.id}` needs `microbatches` beside `over`", call.span)
+        beside = next((name for name in ("over", "pad") if name in given), None)
+        if beside is not None:
+            raise fail("E0110", f"`{call.function.id}` needs `microbatches` beside `{beside}`", call.span)
         return None
-    return static.integer(evaluate(expr, scope), "`microbatches`", expr.span, 1), dim
+    pad = "pad" in given and static.boolean(evaluate(given["pad"], scope), "`pad`", given["pad"].span)
+    return static.integer(evaluate(expr, scope), "`microbatches`", expr.span, 1), dim, pad
 
 
 def check_microbatches(
-    given: tuple[int, str | None, Span] | None,
+    given: Microbatches | None,
     splits: Iterable[SplitRule],
     mesh: Sequence[MeshAxis],
     index: ModelIndex,
@@ -187,7 +200,7 @@ def check_microbatches(
     """Whether the count divides the dim that is cut; what axes split of it is no longer there for micro-batches."""
     if given is None:
         return
-    count, name, span = given
+    count, name, pad, span = given.count, given.dim, given.pad, given.span
     value = next((i.value for i in index.model.inputs if name is None or i.value.type.has(name)), None)
     if value is None or not value.type.dims:  # nothing to cut: told before, where somebody asks for it
         return
@@ -196,8 +209,12 @@ def check_microbatches(
     also = {r.axis for r in splits if of in r.dims and "activations" in r.classes}  # of some tensor if not of all
     taken = [a for a in mesh if a.size > 1 and a.name in also]
     pieces = prod(a.size for a in taken)
-    if size % count == 0:
+    each = -(-size // count)
+    if size % count == 0 or (pad and (count - 1) * each < size):
         return
+    if pad:
+        message = f"of `{of}` = {size} in micro-batches of {each} nothing is left for the last of {count}"
+        raise fail("E0411", message, span, help=f"{-(-size // each)} have all of it")
     legal = legal_microbatches(size, pieces)
     help = f"legal are {', '.join(map(str, legal[:12]))}{' …' if len(legal) > 12 else ''}"
     if taken:

@@ -131,7 +131,8 @@ def each_microbatch(
     if size % count:
         legal = ", ".join(str(n) for n in range(1, min(size, 4096) + 1) if size % n == 0)
         message = f"dim {dim.name} has size {size}, which does not split into {count} pieces (micro-batches)"
-        raise fail("E0501", message, span, help=f"legal numbers of micro-batches here: {legal}")
+        help = f"legal numbers of micro-batches here: {legal}; what each has of its own, all have of as many samples"
+        raise fail("E0501", message, span, help=help)
     groups, each = (
         Dim(_name(scope, x, f"{dim.name}_microbatch"), count),
         Dim(_name(scope, x, f"{dim.name}_sample"), size // count),

@@ -13,7 +13,7 @@ from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.modules import Module
-from compiler.evaluate.pipelines import check_microbatches, pipeline_rule, schedule_microbatches
+from compiler.evaluate.pipelines import Microbatches, check_microbatches, pipeline_rule, schedule_microbatches
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, SourceCall, is_std, listed
 from compiler.evaluate.statics import static_scope
@@ -58,7 +58,7 @@ class StrategyRules:
     places: list[PlaceRule] = field(default_factory=list)
     recomputes: list[RecomputeRule] = field(default_factory=list)
     offloads: list[OffloadRule] = field(default_factory=list)
-    microbatches: tuple[int, str | None, Span] | None = None
+    microbatches: Microbatches | None = None
     two_passes: bool = False
 
 
@@ -107,7 +107,7 @@ class Expander:
                 self._pipeline(statement, scope)
             case ast.Microbatches():
                 count = static.integer(evaluate(statement.count, scope), "micro-batches", statement.count.span, 1)
-                self.set_microbatches(count, statement.dim, scope, statement)
+                self.set_microbatches(count, statement.dim, statement.pad, scope, statement)
                 rules.two_passes = statement.two_passes
             case ast.PlaceDecl():
                 rules.places.append(self._place(statement, scope))
@@ -272,7 +272,7 @@ class Expander:
         if statement.schedule is not None:
             found = schedule_microbatches(statement.schedule, scope)
             if found is not None:
-                self.set_microbatches(found[0], found[1], scope, statement)
+                self.set_microbatches(*found, scope, statement)
 
     def _parts(self, path: ast.Path, scope: Scope) -> list[str]:
         """A loop's path or label, a scope's path; those that a tactic's parameter stands for (`over block`)."""
@@ -284,18 +284,18 @@ class Expander:
         inner = [(text, f"{self.within}.{text}") for text in found]
         return [path if any(path in of for of in known) else text for text, path in inner]
 
-    def set_microbatches(self, count: int, dim: ast.Name | None, scope: Scope, statement: ast.Statement) -> None:
+    def set_microbatches(self, count: int, dim: ast.Name | None, pad: bool, scope: Scope, at: ast.Statement) -> None:
         if self.rules.microbatches is not None:
-            notes = [("the first is here", self.rules.microbatches[2])]
-            raise fail("E0415", "micro-batches are given twice", statement.span, notes=notes)
+            notes = [("the first is here", self.rules.microbatches.span)]
+            raise fail("E0415", "micro-batches are given twice", at.span, notes=notes)
         name = self.dims([dim], scope)[0] if dim is not None else None
         index = self.index
         if index is not None:
             known = [i.value.type for i in index.model.inputs if name is None or i.value.type.has(name)]
             if not known or not known[0].dims:
                 message = f"no input has the dim `{name}`" if name else "no input has a dim to cut into micro-batches"
-                raise fail("E0411", message, dim.span if dim else statement.span)
-        self.rules.microbatches = count, name, self.span(statement)
+                raise fail("E0411", message, dim.span if dim else at.span)
+        self.rules.microbatches = Microbatches(count, name, pad, self.span(at))
 
     def _place(self, statement: ast.PlaceDecl, scope: Scope) -> PlaceRule:
         axis = self.axis(statement.axis, scope)
@@ -365,18 +365,19 @@ def build_strategy(
             session.failed(error)
     if session.failures > before:
         raise Skip
-    count, dim, cut = rules.microbatches or (1, None, item.span)
+    micro = rules.microbatches or Microbatches(1, None, False, item.span)
     collected = {f.name: getattr(rules, f.name, None) for f in fields(Strategy)}
     by_kind: dict[str, Any] = {kind: tuple(found) for kind, found in collected.items() if isinstance(found, list)}
     found = Strategy(
         entry.name,
         tuple(rules.axes),
         **by_kind,
-        microbatches=count,
-        microbatch_dim=dim,
+        microbatches=micro.count,
+        microbatch_dim=micro.dim,
         two_passes=rules.two_passes,
         span=item.span,
-        microbatch_span=cut,
+        microbatch_span=micro.span,
+        microbatch_pad=micro.pad,
     )
     check_axes(found)
     _check_cluster(rules, entry, cluster)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from enum import Enum
+from math import prod
 from typing import Any, ClassVar, Literal, TypeVar
 
 from compiler.graph import Type, Value
@@ -72,6 +73,12 @@ def majors(loops: Sequence[Loop], index: int) -> list[int]:
     sides = ((of.ins, loop.ins) for of in loops[:index]), ((of.outs, loop.outs) for of in loops[:index])
     shared = [[any(a is not None and a == b for a, b in zip(*pair)) for pair in side] for side in sides]
     return [k for k, found in enumerate(zip(*shared)) if any(found)]
+
+
+def behind(loops: Sequence[Loop], index: int, sizes: Sequence[int]) -> set[int]:
+    """The sizes of dims that the loop `index` walks, but for the parts before it, which are single elements."""
+    total = prod(loops[k].size for k in majors(loops, index)) if loops[index].kind == "minor" else 1
+    return {size if size == loops[index].size else size // total for size in sizes}
 
 
 class Movement(Enum):

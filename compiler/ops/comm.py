@@ -87,8 +87,8 @@ class Comm(Op):
         """One op for this one and the next, if there is one."""
         return None
 
-    def fills(self, known: Mapping[str, float]) -> Mapping[str, float]:
-        """What the unused elements of dims hold after it; known: before it."""
+    def fills(self, known: Mapping[str, float], x: Operand, sizes: Sizes) -> Mapping[str, float]:
+        """What the unused elements of dims hold after it, of operand `x`; known: before it."""
         return known
 
 
@@ -125,27 +125,25 @@ def _replicated(axes: tuple[str, ...], x: Operand) -> None:
         raise LayoutError(f"%{x.name} is not replicated on {held[0]}")
 
 
-def _remove(dims: list[tuple[str, ...]], name: str, axes: tuple[str, ...], x: Operand, sizes: Sizes) -> None:
+def _remove(dims: list[tuple[str, ...]], name: str, axes: tuple[str, ...], x: Operand) -> None:
     i = dim_of(name, x)
     if dims[i][-len(axes) :] != axes:
         held = "/".join(dims[i]) or "nothing"
         raise LayoutError(f"{name} of %{x.name} is split on {held}: {'/'.join(axes)} are not its minor-most axes")
-    rest = dims[i][: -len(axes)]
-    _even(i, rest, dims[i], x, sizes)
-    dims[i] = rest
+    dims[i] = dims[i][: -len(axes)]
 
 
-def _append(dims: list[tuple[str, ...]], name: str, axes: tuple[str, ...], x: Operand, sizes: Sizes) -> None:
+def _append(dims: list[tuple[str, ...]], name: str, axes: tuple[str, ...], x: Operand) -> None:
     i = dim_of(name, x)
-    _even(i, dims[i], (*dims[i], *axes), x, sizes)
     dims[i] = (*dims[i], *axes)
 
 
-def _even(i: int, major: tuple[str, ...], all: tuple[str, ...], x: Operand, sizes: Sizes) -> None:
-    """Pieces of uneven pieces are not where the layout says: refused unless the dim is whole on one side."""
-    dim = x.type.dims[i]
-    if major and is_padded(dim, all, sizes):
-        raise LayoutError(f"{dim.name}={dim.size} of %{x.name} is padded: it is split or gathered in one go only")
+def _cut(known: Mapping[str, float], name: str, x: Operand, sizes: Sizes) -> Mapping[str, float]:
+    """What unused elements hold after a cut, which pads with zeros; what was unused before stays what it was."""
+    i = x.type.index(name)
+    if is_padded(x.type.dims[i], x.layout.dims[i], sizes) and known.get(name) != 0:
+        return {dim: value for dim, value in known.items() if dim != name}
+    return {**known, name: 0.0}
 
 
 # --- the ops --------------------------------------------------------------------------------------------------
@@ -200,7 +198,7 @@ class AllGather(Comm):
 
     def after(self, x: Operand, sizes: Sizes) -> Layout:
         dims, pending = _plain(x)
-        _remove(dims, self.dim, self.axes, x, sizes)
+        _remove(dims, self.dim, self.axes, x)
         return _layout(dims, pending, sizes)
 
     def sent(self, piece: Type, sizes: Sizes) -> float:
@@ -230,7 +228,7 @@ class ReduceScatter(Comm):
     def after(self, x: Operand, sizes: Sizes) -> Layout:
         dims, pending = _plain(x)
         _settle(pending, self.axes, self.fn, x)
-        _append(dims, self.dim, self.axes, x, sizes)
+        _append(dims, self.dim, self.axes, x)
         return _layout(dims, pending, sizes)
 
     def sent(self, piece: Type, sizes: Sizes) -> float:
@@ -242,8 +240,8 @@ class ReduceScatter(Comm):
             return ReduceScatter(self.dim, (*self.axes, *next.axes), self.fn)
         return None
 
-    def fills(self, known: Mapping[str, float]) -> Mapping[str, float]:
-        return {**known, self.dim: 0.0}  # cutting pads with zeros
+    def fills(self, known: Mapping[str, float], x: Operand, sizes: Sizes) -> Mapping[str, float]:
+        return _cut(known, self.dim, x, sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,18 +261,18 @@ class AllToAll(Comm):
 
     def after(self, x: Operand, sizes: Sizes) -> Layout:
         dims, pending = _plain(x)
-        _remove(dims, self.gather, self.axes, x, sizes)
+        _remove(dims, self.gather, self.axes, x)
         if self.gather == self.scatter:
             raise LayoutError("an all_to_all moves axes from one dim to another")
-        _append(dims, self.scatter, self.axes, x, sizes)
+        _append(dims, self.scatter, self.axes, x)
         return _layout(dims, pending, sizes)
 
     def sent(self, piece: Type, sizes: Sizes) -> float:
         n = self.devices(sizes)
         return (n - 1) / n * piece.bytes
 
-    def fills(self, known: Mapping[str, float]) -> Mapping[str, float]:
-        return {**known, self.scatter: 0.0}
+    def fills(self, known: Mapping[str, float], x: Operand, sizes: Sizes) -> Mapping[str, float]:
+        return _cut(known, self.scatter, x, sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +288,7 @@ class Shard(Comm):
     def after(self, x: Operand, sizes: Sizes) -> Layout:
         dims, pending = _plain(x)
         _replicated(self.axes, x)
-        _append(dims, self.dim, self.axes, x, sizes)
+        _append(dims, self.dim, self.axes, x)
         return _layout(dims, pending, sizes)
 
     def merged(self, next: Op) -> Op | None:
@@ -298,8 +296,8 @@ class Shard(Comm):
             return Shard(self.dim, (*self.axes, *next.axes))
         return None
 
-    def fills(self, known: Mapping[str, float]) -> Mapping[str, float]:
-        return {**known, self.dim: 0.0}
+    def fills(self, known: Mapping[str, float], x: Operand, sizes: Sizes) -> Mapping[str, float]:
+        return _cut(known, self.dim, x, sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,5 +335,5 @@ class MaskPad(Comm):
         dim_of(self.dim, x)
         return x.layout
 
-    def fills(self, known: Mapping[str, float]) -> Mapping[str, float]:
+    def fills(self, known: Mapping[str, float], x: Operand, sizes: Sizes) -> Mapping[str, float]:
         return {**known, self.dim: self.value}

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from compiler.graph import Type
-from compiler.layout import Layout, is_padded
+from compiler.layout import Layout
 from compiler.ops.comm import Comm, LayoutError, Operand, Pattern, Sizes, dim_of
 from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class _Neighbours(Comm):
-    """Base: some rows of a piece along `dim` go to the neighbours along `axes`."""
+    """Base: some rows of a piece along `dim` go to the neighbours along `axes`, and where these pieces are too short to
+    their neighbours, too: straight to whoever needs them."""
 
     message: ClassVar[bool] = True
     pattern: ClassVar[Pattern] = Pattern.NEIGHBOURS
     dim: str
     axes: tuple[str, ...]
 
-    def rows(self, piece: Type) -> int:
+    def rows(self, piece: Type, sizes: Sizes) -> int:
         """Elements along the dim that leave a device."""
         raise NotImplementedError
 
+    def fills(self, known: Mapping[str, float], x: Operand, sizes: Sizes) -> Mapping[str, float]:
+        """Elements of neighbours may come to lie there."""
+        return {dim: value for dim, value in known.items() if dim != self.dim}
+
     def sent(self, piece: Type, sizes: Sizes) -> float:
-        return piece.bytes / piece.size(self.dim) * self.rows(piece)
+        return piece.bytes / piece.size(self.dim) * self.rows(piece, sizes)
 
     def volume(self, before: Type, after: Type, sizes: Sizes) -> int:
-        return before.elements // before.size(self.dim) * self.rows(before)
+        return before.elements // before.size(self.dim) * self.rows(before, sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +43,10 @@ class _Borders(_Neighbours):
     left: int
     right: int
 
-    def rows(self, piece: Type) -> int:
-        return self.left + self.right
+    def rows(self, piece: Type, sizes: Sizes) -> int:
+        """Borders of others; of one piece each of them can have no more than all of it."""
+        own = piece.size(self.dim) - (self.left + self.right if isinstance(self, HaloAdd) else 0)
+        return min(self.left + self.right, (self.devices(sizes) - 1) * own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +66,8 @@ class Halo(_Borders):
             raise LayoutError(f"borders of {self.dim} go along all of its axes, once: {along}")
         if layout.pending and self.fill != 0:
             raise LayoutError(f"%{x.name} is a pending sum: only 0 can stand beyond its ends")
-        n, size = self.devices(sizes), x.type.dims[i].size
-        if min(self.left, self.right) < 0 or max(self.left, self.right) * n > size:
-            raise LayoutError(f"borders of {self.left} and {self.right}: a piece of {self.dim} has {size // n}")
+        if min(self.left, self.right) < 0:
+            raise LayoutError(f"borders of {self.left} and {self.right} along {self.dim}")
         return Layout(layout.dims, layout.pending, tuple(sorted((*layout.halo, (i, self.left, self.right)))))
 
 
@@ -82,6 +89,9 @@ class HaloAdd(_Borders):
             raise LayoutError("borders of a pending maximum cannot be added")
         return Layout(layout.dims, layout.pending, tuple(h for h in layout.halo if h[0] != i))
 
+    def fills(self, known: Mapping[str, float], x: Operand, sizes: Sizes) -> Mapping[str, float]:
+        return {**known, self.dim: 0.0}
+
 
 @dataclass(frozen=True, slots=True)
 class ShiftAcross(_Neighbours):
@@ -97,14 +107,12 @@ class ShiftAcross(_Neighbours):
         if layout.dims[i] != self.axes or any(d == i for d, _, _ in layout.halo):
             along = "/".join(layout.dims[i]) or "it has none"
             raise LayoutError(f"{self.dim} is shifted along all of its axes, without borders: {along}")
-        if is_padded(x.type.dims[i], self.axes, sizes):
-            raise LayoutError(f"{self.dim} of %{x.name} is padded: elements would move into what is unused")
         if layout.pending and self.fill != 0:
             raise LayoutError(f"%{x.name} is a pending sum: only 0 can follow")
         if not 0 < abs(self.by) < x.type.dims[i].size:
             raise LayoutError(f"shift by {self.by} along {self.dim} of {x.type.dims[i].size}")
         return layout
 
-    def rows(self, piece: Type) -> int:
+    def rows(self, piece: Type, sizes: Sizes) -> int:
         """All, if they move further than the piece is long."""
         return min(abs(self.by), piece.size(self.dim))

@@ -169,12 +169,10 @@ class _Checker:
                 return [("E0612", f"{op.mnemonic} takes one operand, got {len(ins)}", None)]
             if [v.type for v in outs] != [ins[0].type]:
                 return [("E0612", f"the result must have the operand's type {ins[0].type}", None)]
-            scope.fills[outs[0].name] = op.fills(fills[0])
-            if isinstance(op, Relayout):
-                found, after = check_relayout(op, ins[0], outs[0], fills[0], self.sizes, self.kinds)
-                scope.fills[outs[0].name] = after
-                return found
-            return check_comm(op, ins[0], outs[0], self.sizes, self.kinds)
+            given = ins[0], outs[0], fills[0], self.sizes, self.kinds
+            found, after = check_relayout(op, *given) if isinstance(op, Relayout) else check_comm(op, *given)
+            scope.fills[outs[0].name] = after
+            return found
         try:
             types = op.infer(*(v.type for v in ins))
         except OpError as error:

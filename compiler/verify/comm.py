@@ -15,28 +15,33 @@ from compiler.verify.report import Finding
 
 
 def check_comm(
-    op: Comm, source: Value, out: Value, sizes: Mapping[str, int], kinds: Mapping[str, str]
-) -> list[Finding]:
-    """What is wrong with a collective on `source` that gives `out`."""
+    op: Comm, source: Value, out: Value, known: Fills, sizes: Mapping[str, int], kinds: Mapping[str, str]
+) -> tuple[list[Finding], Fills]:
+    """What is wrong with a collective on `source` that gives `out`, and what padding holds after it. known: before."""
     wrong = _wrong_axes(op, kinds)
     if wrong is not None:
-        return [wrong]
+        return [wrong], {}
+    operand = Operand(source.name, source.type, source.layout)
     filled = next((f for f in ("value", "fill") if hasattr(op, f)), None)
     try:
         if filled is not None:
             expect_fill(op.mnemonic, getattr(op, filled), source.type.dtype)
-        want = op.after(Operand(source.name, source.type, source.layout), sizes)
+        want = op.after(operand, sizes)
     except OpError as error:
-        return [("E0612", error.message, error.help)]
+        return [("E0612", error.message, error.help)], {}
     except LayoutError as error:
-        return [("E0617", error.message, error.help)]
-    if out.layout == want:
-        return []
+        return [("E0617", error.message, error.help)], {}
+    found = [] if out.layout == want else [_other_layout(op, out, want)]
+    return found, {} if found else op.fills(known, operand, sizes)
+
+
+def _other_layout(op: Comm, out: Value, want: Layout) -> Finding:
+    """The result is not stated as what the collective gives."""
     lost = [f"{fn} over {a}" for a, fn in want.pending if (a, fn) not in out.layout.pending]
     if lost:
-        return [("E0615", f"%{out.name}: the pending {', '.join(lost)} is dropped", "name its axis here, or keep it")]
+        return "E0615", f"%{out.name}: the pending {', '.join(lost)} is dropped", "name its axis here, or keep it"
     message = f"%{out.name} is stated as {_shown(out, out.layout)}, but {op.mnemonic} gives {_shown(out, want)}"
-    return [("E0617", message, None)]
+    return "E0617", message, None
 
 
 def check_relayout(
@@ -50,11 +55,13 @@ def check_relayout(
         steps = plan_relayout(source.type, source.layout, op.layout, sizes)
     except ValueError as error:
         return [("E0617", str(error), None)], {}
+    before = source.layout
     for step in steps:
         wrong = _wrong_axes(step.op, kinds)
         if wrong is not None:
             return [wrong], {}
-        known = step.op.fills(known)
+        known = step.op.fills(known, Operand(source.name, source.type, before), sizes)
+        before = step.layout
     return [], known
 
 

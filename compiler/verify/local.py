@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from math import inf, prod
 
 from compiler.graph import Value
-from compiler.layout import Layout, in_order, is_padded
-from compiler.ops.base import Loop, Op, majors
+from compiler.layout import Layout, correspond, has_gaps, in_order, is_padded
+from compiler.ops.base import Loop, Op, behind, majors
 from compiler.verify.report import Finding
 from dsl.diagnostics import plural
 
@@ -43,14 +43,15 @@ def check_local(
             message = f"axis {twice[0]} splits both {walked[twice[0]]} and {_title(loop)}"
             found.append(("E0614", message, "an axis splits one loop of an op"))
         walked.update(dict.fromkeys(axes, _title(loop)))
-        found += _check_split(loop, axes, ins, outs, sizes)
+        found += _check_split(loops, index, axes, ins, outs, sizes)
         if loop.kind == "minor":
             found += _check_minor(loops, index, ins, outs, sizes)
         if loop.kind in ("sum", "max"):
             pending.update(dict.fromkeys(axes, loop.kind))
-            found += _check_padding(op, loop, axes, ins, sizes, fills)
+            found += _check_padding(op, loop, ins, sizes, fills)
         if loop.kind == "halo" and loop.halo != (0, 0):
             if loop.gives and loop.outs[0] is not None:
+                found += _check_padding(op, loop, ins, sizes, fills)
                 borders_out.append((outs[0].type.index(loop.outs[0]), *loop.halo))
             elif not loop.gives and loop.ins[0] is not None:
                 borders_in.append((ins[0].type.index(loop.ins[0]), *loop.halo))
@@ -117,29 +118,36 @@ def _listed(axes: Sequence[str]) -> str:
 
 
 def _check_split(
-    loop: Loop, axes: Sequence[str], ins: Sequence[Value], outs: Sequence[Value], sizes: Mapping[str, int]
+    loops: Sequence[Loop],
+    index: int,
+    axes: Sequence[str],
+    ins: Sequence[Value],
+    outs: Sequence[Value],
+    sizes: Mapping[str, int],
 ) -> list[Finding]:
-    n = prod(sizes[a] for a in axes)
+    loop, n = loops[index], prod(sizes[a] for a in axes)
     if loop.kind in ("whole", "move"):
         help = "gather it before" if loop.kind == "whole" else "the collective moves elements between pieces"
         return [("E0614", f"{_title(loop)} must be whole here, but is split on {_listed(axes)}", help)]
     dims = [v.type.size(d) for v, d in [*zip(ins, loop.ins, strict=True), *zip(outs, loop.outs, strict=True)] if d]
-    exact = loop.kind == "halo" or any(size != loop.size for size in dims)
-    if exact and loop.size % n:
+    counts = [sizes[a] for a in axes]
+    if any(not correspond(loop.size, size, counts) for size in behind(loops, index, dims)):
         message = f"{_title(loop)} of {loop.size} does not divide into {n} pieces, so that the pieces do not correspond"
         return [("E0614", message, None)]
     return []
 
 
 def _check_padding(
-    op: Op, loop: Loop, axes: tuple[str, ...], ins: Sequence[Value], sizes: Mapping[str, int], fills: Sequence[Fills]
+    op: Op, loop: Loop, ins: Sequence[Value], sizes: Mapping[str, int], fills: Sequence[Fills]
 ) -> list[Finding]:
-    """Unused elements must not reach the result. Rows of a table that no index names cannot."""
+    """Unused elements must not reach the result. Rows of a table that no index names cannot, but between pieces they
+    have numbers of rows that others hold."""
     held: list[tuple[Value, str, float | None]] = []
     for i, (var, name) in enumerate(zip(ins, loop.ins, strict=True)):
-        if name is None or not op.sees_padding(i):
+        if name is None:
             continue
-        if is_padded(var.type.dims[var.type.index(name)], axes, sizes):
+        dim, axes = next(of for of in zip(var.type.dims, var.layout.dims, strict=True) if of[0].name == name)
+        if is_padded(dim, axes, sizes) and (op.sees_padding(i) or (loop.placed and has_gaps(dim, axes, sizes))):
             held.append((var, name, fills[i].get(name)))
     if loop.kind == "max":
         bad = [h for h in held if h[2] is None or h[2] > _LOWEST]

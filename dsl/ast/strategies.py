@@ -118,11 +118,13 @@ class Microbatches(Statement):
     """`microbatches 8 over b`: gradient accumulation (without a pipeline).
 
     `microbatches 8 over b, two passes`: what the loss needs of the whole batch is computed before.
+    `microbatches 8 over b pad`: the last one may be smaller.
     """
 
     count: Expr
     dim: Name | None = None
     two_passes: bool = False
+    pad: bool = False
 
 
 @dataclass(frozen=True, slots=True)

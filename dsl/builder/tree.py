@@ -223,8 +223,8 @@ class TreeBuilder(Expressions):
     schedule = cuts = master = loss_scale = _keyword_clause
 
     def microbatches(self, c: Children) -> ast.Microbatches:
-        twice = find("TWO", c) < len(c)
-        return ast.Microbatches(cast(ast.Expr, c[1]), self._name_after("OVER", c), twice, span=self._span(c))
+        twice, pad = (find(word, c) < len(c) for word in ("TWO", "PAD"))
+        return ast.Microbatches(cast(ast.Expr, c[1]), self._name_after("OVER", c), twice, pad, span=self._span(c))
 
     def place(self, c: Children) -> ast.PlaceDecl:
         scope, index = cast(ast.Path, c[1]), cast(ast.Expr, c[5]) if len(c) > 5 else None

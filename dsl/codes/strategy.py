@@ -131,7 +131,8 @@ CODES: tuple[Code, ...] = (
         "E0411",
         "micro-batches do not divide the batch",
         "The number of micro-batches divides the size of the dim that they cut: the first dim of the first input, or\n"
-        "the one after `over`.",
+        "the one after `over`. With `pad` (of a schedule: `pad = true`) the last micro-batch may be smaller; none is\n"
+        "empty, which would cost as much as any.",
         _file("microbatches 3 over b"),
         _file("microbatches 4 over b"),
     ),

@@ -185,7 +185,7 @@ def _(node: ast.Pipeline) -> Doc:
 @statement.register
 def _(node: ast.Microbatches) -> Doc:
     over, twice = f" over {node.dim.id}" if node.dim else "", ", two passes" if node.two_passes else ""
-    return ["microbatches ", *expression(node.count), over, twice]
+    return ["microbatches ", *expression(node.count), over, " pad" if node.pad else "", twice]
 
 
 @statement.register

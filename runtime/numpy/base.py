@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.layout import TIME
+from compiler.layout import TIME, piece_of_dim
 from dsl.data import dataclass
 from runtime.backend import Kernel as Kernel
 from runtime.backend import Kernels
@@ -106,26 +106,16 @@ class Env:
 
         The result is an int, or int64 of the shape of the lead axes, size 1 where it does not vary.
         """
-        local = value.type.dims[dim].size
-        piece: Array | int = 0
-        time: int | None = None  # pieces per step of the micro-batch
-        for axis in value.axes[dim]:
-            n = self.sizes[axis]
-            piece = piece * n
-            time = None if time is None else time * n
-            if axis == TIME:
-                time = 1
-            elif axis in self.lead_axes:
-                at = self.lead_axes.index(axis)
-                shape = [1] * self.lead
-                shape[at] = n
-                piece = piece + np.arange(n, dtype=np.int64).reshape(shape)
-            else:
-                piece = piece + self.coords[axis]
-        fixed = piece * local
-        if time is None:
+        size, axes = value.logical.dims[dim].size, value.axes[dim]
+        at: dict[str, Array | int] = dict(self.coords)
+        for i, axis in enumerate(self.lead_axes) if axes else ():
+            shape = [1] * self.lead
+            shape[i] = self.sizes[axis]
+            at[axis] = np.arange(shape[i], dtype=np.int64).reshape(shape)
+        fixed: Array | int = piece_of_dim(size, axes, self.sizes, {**at, TIME: 0}, np.minimum)[0]
+        if TIME not in axes:
             return lambda ctx: fixed
-        stride = time * local
+        stride = piece_of_dim(size, axes, self.sizes, {**at, TIME: 1}, np.minimum)[0] - fixed
         return lambda ctx: fixed + ctx.micro * stride
 
 

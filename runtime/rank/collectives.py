@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from compiler.graph import Type
-from compiler.layout import Layout, local_type
+from compiler.layout import Layout, local_type, nested
 from compiler.ops.base import ByOp
 from compiler.ops.comm import (
     AllGather,
@@ -75,7 +75,7 @@ def all_reduce(op: AllReduce, x: Array, here: Here) -> Handle[Array]:
 @collective(ReduceScatter)
 def reduce_scatter(op: ReduceScatter, x: Array, here: Here) -> Handle[Array]:
     """Each device gets its own piece of the reduction."""
-    parts = cut(x, here.type.index(op.dim), here.mesh.count(op.axes), here.size(op.dim), here)
+    parts = cut(x, here.type.index(op.dim), op.axes, here)
     total = here.network.over(op.axes).reduce_scatter(parts, op.fn)
     return Then(total, lambda y: here.backend.rounded(y, here.type.dtype))
 
@@ -84,23 +84,26 @@ def reduce_scatter(op: ReduceScatter, x: Array, here: Here) -> Handle[Array]:
 def all_gather(op: AllGather, x: Array, here: Here) -> Handle[Array]:
     """Everybody's pieces in a row."""
     found = here.network.over(op.axes).all_gather(x)
-    return Then(found, lambda parts: join(parts, here.type.index(op.dim), here.size(op.dim), here))
+    return Then(found, lambda parts: join(parts, here.type.index(op.dim), op.axes, here.size(op.dim), here))
 
 
 @collective(AllToAll)
 def all_to_all(op: AllToAll, x: Array, here: Here) -> Handle[Array]:
     """Cut along one dim, joined along another."""
     source, target = here.type.index(op.gather), here.type.index(op.scatter)
-    parts = cut(x, target, here.mesh.count(op.axes), here.size(op.scatter), here)
+    parts = cut(x, target, op.axes, here)
     found = here.network.over(op.axes).all_to_all(parts, [here.backend.shape(p) for p in parts])
-    return Then(found, lambda parts: join(parts, source, here.size(op.gather), here))
+    return Then(found, lambda parts: join(parts, source, op.axes, here.size(op.gather), here))
 
 
 @collective(Shard)
 def shard(op: Shard, x: Array, here: Here) -> Handle[Array]:
     """The own piece of what is here already."""
-    parts = cut(x, here.type.index(op.dim), here.mesh.count(op.axes), here.size(op.dim), here)
-    return Done(parts[here.me(op.axes)])
+    dim, shape = here.type.index(op.dim), here.backend.shape(x)
+    mine = here.mesh.part(shape[dim], op.axes, here.at)
+    part = here.backend.part(x, span(dim, *mine))
+    size = here.size(op.dim)
+    return Done(part if mine[1] - mine[0] == size else within(part, resized(shape, dim, size), dim, 0, here))
 
 
 @collective(OnlyFirst)
@@ -113,36 +116,34 @@ def only_first(op: OnlyFirst, x: Array, here: Here) -> Handle[Array]:
 def mask_pad(op: MaskPad, x: Array, here: Here) -> Handle[Array]:
     """Elements beyond the logical size become `op.value`."""
     dim, shape = here.type.index(op.dim), here.backend.shape(x)
-    used = here.type.shape[dim] - here.me(here.before.dims[dim]) * shape[dim]
-    inside = here.backend.part(x, span(dim, 0, max(0, min(used, shape[dim]))))
+    low, high = here.mesh.part(here.type.shape[dim], here.before.dims[dim], here.at)
+    inside = here.backend.part(x, span(dim, 0, high - low))
     return Done(within(inside, shape, dim, op.value, here))
 
 
 @collective(Halo)
 def halo(op: Halo, x: Array, here: Here) -> Handle[Array]:
     """Every device sends each other one what that one's borders need of its own elements (most get nothing)."""
-    dim, n = here.type.index(op.dim), here.mesh.count(op.axes)
-    length, logical = here.backend.shape(x)[dim], here.type.shape[dim]
-    held = [meet((p * length, (p + 1) * length), (0, logical)) for p in range(n)]
-    needed = [(p * length - op.left, (p + 1) * length + op.right) for p in range(n)]
-    found = exchange(x, op, held, here.me(op.axes) * length, needed, here)
+    dim, me = here.type.index(op.dim), here.me(op.axes)
+    length, held = here.backend.shape(x)[dim], here.mesh.spans(here.type.size(op.dim), op.axes)
+    needed = [(start - op.left, start + length + op.right) for start, _ in held]
+    found = exchange(x, op, held, held[me][0], needed, here)
     shape = resized(here.backend.shape(x), dim, op.left + length + op.right)
-    return Then(found, lambda parts: placed(parts, dim, shape, needed[here.me(op.axes)][0], op.fill, here))
+    return Then(found, lambda parts: placed(parts, dim, shape, needed[me][0], op.fill, here))
 
 
 @collective(HaloAdd)
 def halo_add(op: HaloAdd, x: Array, here: Here) -> Handle[Array]:
     """Every device sends each other one the part of its elements that lies in that one's own range, to be added."""
-    dim, n, me = here.type.index(op.dim), here.mesh.count(op.axes), here.me(op.axes)
-    length, logical = here.backend.shape(x)[dim] - op.left - op.right, here.type.shape[dim]
-    held = [(p * length - op.left, (p + 1) * length + op.right) for p in range(n)]
-    needed = [meet((p * length, (p + 1) * length), (0, logical)) for p in range(n)]
+    dim, me = here.type.index(op.dim), here.me(op.axes)
+    length, needed = here.backend.shape(x)[dim] - op.left - op.right, here.mesh.spans(here.type.size(op.dim), op.axes)
+    held = [(start - op.left, start + length + op.right) for start, _ in needed]
     found = exchange(x, op, held, held[me][0], needed, here)
 
     def add(parts: Sequence[tuple[Span, Array]]) -> Array:
         out = here.backend.full(resized(here.backend.shape(x), dim, length), here.type.dtype, 0)
         for where, part in parts:
-            here.backend.accumulate(piece(out, dim, where, me * length, here), part, "sum")
+            here.backend.accumulate(piece(out, dim, where, needed[me][0], here), part, "sum")
         return here.backend.rounded(out, here.type.dtype)
 
     return Then(found, add)
@@ -151,13 +152,16 @@ def halo_add(op: HaloAdd, x: Array, here: Here) -> Handle[Array]:
 @collective(ShiftAcross)
 def shift_across(op: ShiftAcross, x: Array, here: Here) -> Handle[Array]:
     """Every device sends each other one what comes to lie in that one's range (most get nothing)."""
-    dim, n, me = here.type.index(op.dim), here.mesh.count(op.axes), here.me(op.axes)
-    length, logical = here.backend.shape(x)[dim], here.type.shape[dim]
-    held = [(p * length, (p + 1) * length) for p in range(n)]
-    needed = [meet((p * length - op.by, (p + 1) * length - op.by), (0, logical)) for p in range(n)]
-    found = exchange(x, op, held, me * length, needed, here)
-    shape, start = here.backend.shape(x), me * length - op.by
-    return Then(found, lambda parts: placed(parts, dim, shape, start, op.fill, here))
+    dim, me, held = here.type.index(op.dim), here.me(op.axes), here.mesh.spans(here.type.size(op.dim), op.axes)
+    needed = [(start - op.by, stop - op.by) for start, stop in held]
+    found = exchange(x, op, held, held[me][0], needed, here)
+    shape, (start, stop) = here.backend.shape(x), needed[me]
+
+    def moved(parts: Sequence[tuple[Span, Array]]) -> Array:
+        used = placed(parts, dim, resized(shape, dim, stop - start), start, op.fill, here)
+        return used if stop - start == shape[dim] else within(used, shape, dim, 0, here)
+
+    return Then(found, moved)
 
 
 # --- pieces ---------------------------------------------------------------------------------------
@@ -194,19 +198,33 @@ def piece(x: Array, dim: int, where: Span, start: int, here: Here) -> Array:
     return here.backend.part(x, span(dim, where[0] - start, where[1] - start))
 
 
-def cut(x: Array, dim: int, count: int, size: int, here: Here) -> list[Array]:
-    """`count` pieces of `size` elements along a dim, zeros where there is nothing left."""
-    shape, parts = here.backend.shape(x), []
-    for i in range(count):
-        low, high = meet((i * size, (i + 1) * size), (0, shape[dim]))
-        part = here.backend.part(x, span(dim, low, high))
-        parts.append(part if high - low == size else within(part, resized(shape, dim, size), dim, 0, here))
+def cut(x: Array, dim: int, axes: Sequence[str], here: Here) -> list[Array]:
+    """The pieces that the axes make along a dim, of the same length, zeros where there is nothing left."""
+    parts = [x]
+    for count in (here.mesh.sizes[a] for a in axes):
+        length = -(-here.backend.shape(parts[0])[dim] // count)
+        parts = [sliced(part, dim, i * length, length, here) for part in parts for i in range(count)]
     return parts
 
 
-def join(parts: Sequence[Array], dim: int, size: int, here: Here) -> Array:
-    """The pieces in a row, cut to `size` elements."""
-    return here.backend.part(here.backend.concat(parts, dim), span(dim, 0, size))
+def sliced(x: Array, dim: int, start: int, length: int, here: Here) -> Array:
+    """`length` elements from `start` on along a dim, zeros where there is nothing left."""
+    shape = here.backend.shape(x)
+    low, high = meet((start, start + length), (0, shape[dim]))
+    part = here.backend.part(x, span(dim, low, high))
+    return part if high - low == length else within(part, resized(shape, dim, length), dim, 0, here)
+
+
+def join(parts: Sequence[Array], dim: int, axes: Sequence[str], size: int, here: Here) -> Array:
+    """The pieces that the axes made in a row; each row is cut to what it had, all to `size` elements."""
+    counts = [here.mesh.sizes[a] for a in axes]
+    lengths = nested(size, counts)
+    if not any(length % n for length, n in list(zip(lengths, counts))[1:]):  # nothing to be cut in the middle
+        return here.backend.part(here.backend.concat(parts, dim), span(dim, 0, size))
+    for count, length in zip(reversed(counts), lengths[-2::-1]):
+        rows = [parts[i : i + count] for i in range(0, len(parts), count)]
+        parts = [here.backend.part(here.backend.concat(row, dim), span(dim, 0, length)) for row in rows]
+    return parts[0]
 
 
 def within(x: Array, shape: Shape, dim: int, fill: float, here: Here) -> Array:

@@ -8,13 +8,14 @@ nobody writes into a value once it is defined, so views are safe.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce as reduced
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from compiler.graph import Type
-from compiler.layout import TIME, Layout, local_type
+from compiler.layout import TIME, Layout, local_type, nested, piece_of_dim
 from compiler.ops.base import ByOp
 from compiler.ops.comm import (
     AllGather,
@@ -28,7 +29,7 @@ from compiler.ops.comm import (
 )
 from compiler.ops.neighbours import Halo, HaloAdd, ShiftAcross
 from dsl.data import dataclass
-from runtime.distribute import Array, reduce_lead
+from runtime.distribute import Array, parted_along, reduce_lead
 from runtime.mesh import Mesh
 from runtime.numpy import CallContext, rounded
 from runtime.numpy.shape import shifted
@@ -73,7 +74,7 @@ def all_reduce(op: AllReduce, x: Around) -> Step:
 def reduce_scatter(op: ReduceScatter, x: Around) -> Step:
     """Reduced, then cut."""
     first = reduce(op.axes, op.fn, x.type.dtype, x.mesh)
-    second = cut(x.type.index(op.dim), op.axes, x.size(op.dim), x.mesh)
+    second = cut(x.type.index(op.dim), op.axes, x.mesh)
     return lambda ctx, a: second(ctx, first(ctx, a))
 
 
@@ -87,14 +88,14 @@ def all_gather(op: AllGather, x: Around) -> Step:
 def all_to_all(op: AllToAll, x: Around) -> Step:
     """Gathered along one dim, cut along another."""
     join = gather(x.type.index(op.gather), op.axes, x.size(op.gather), x.mesh)
-    part = cut(x.type.index(op.scatter), op.axes, x.size(op.scatter), x.mesh)
+    part = cut(x.type.index(op.scatter), op.axes, x.mesh)
     return lambda ctx, a: part(ctx, join(ctx, a))
 
 
 @collective(Shard)
 def shard(op: Shard, x: Around) -> Step:
     """Each device's own piece."""
-    return cut(x.type.index(op.dim), op.axes, x.size(op.dim), x.mesh)
+    return cut(x.type.index(op.dim), op.axes, x.mesh)
 
 
 def reduce(axes: Sequence[str], fn: str, dtype: str, mesh: Mesh) -> Step:
@@ -112,6 +113,11 @@ def reduce(axes: Sequence[str], fn: str, dtype: str, mesh: Mesh) -> Step:
 
 def gather(dim: int, axes: Sequence[str], size: int, mesh: Mesh) -> Step:
     """The axes (minor-most of the dim) become part of the dim again, which is then cut to `size`."""
+    counts = [mesh.sizes[a] for a in axes]
+    lengths = nested(size, counts)
+    if any(length % n for length, n in list(zip(lengths, counts))[1:]):  # parts in the middle have to be cut, too
+        steps = [gather(dim, (a,), length, mesh) for a, length in zip(axes, lengths)]
+        return lambda ctx, x: reduced(lambda part, step: step(ctx, part), reversed(steps), x)
     lead, n = mesh.lead, mesh.count(axes)
     where = [mesh.index(a) for a in axes]
     at = lead + dim
@@ -140,15 +146,13 @@ def joined(ctx: CallContext, x: Array, first: int, last: int, shape: tuple[int, 
     return out
 
 
-def cut(dim: int, axes: Sequence[str], size: int, mesh: Mesh) -> Step:
-    """Each device keeps its own piece, of `size` elements, of its own copy: a view, after padding where uneven."""
+def cut(dim: int, axes: Sequence[str], mesh: Mesh) -> Step:
+    """Each device keeps its own piece of its own copy: a view, after padding where uneven."""
     at = mesh.lead + dim
 
     def step(ctx: CallContext, x: Array) -> Array:
-        x = padded(x, at, size * mesh.count(axes))
         for a in axes:
-            n = mesh.sizes[a]
-            x = x.reshape(*x.shape[:at], n, x.shape[at] // n, *x.shape[at + 1 :])
+            x = parted_along(x, at, mesh.sizes[a])
             if a == TIME:
                 x = x[(slice(None),) * at + (ctx.micro,)]
                 continue
@@ -180,16 +184,16 @@ def mask_pad(op: MaskPad, around: Around) -> Step:
     """Elements beyond the logical size become `op.value`."""
     type, mesh, value = around.type, around.mesh, op.value
     dim = type.index(op.dim)
-    number, per_microbatch = pieces(mesh, around.before.dims[dim])
-    size = around.size(op.dim)
+    size, axes = around.size(op.dim), around.before.dims[dim]
     after = (1,) * (len(type.dims) - dim - 1)
-    shape = (*number.shape, *(1,) * dim, 1, *after)
     count = np.arange(size).reshape(*(1,) * (mesh.lead + dim), size, *after)
-    logical = type.shape[dim]
+    coords, lead = coordinates(mesh, axes), mesh.lead_shape(frozenset(axes))
 
     def step(ctx: CallContext, x: Array) -> Array:
-        used = (number + per_microbatch * ctx.micro).reshape(shape) * size + count < logical
-        return np.where(used, x, np.asarray(value, x.dtype))
+        at = {**coords, TIME: ctx.micro}
+        start, stop = piece_of_dim(type.shape[dim], axes, mesh.sizes, at, np.minimum)
+        used = np.broadcast_to(stop - start, lead).reshape(*lead, *(1,) * (dim + 1), *after)
+        return np.where(count < used, x, np.asarray(value, x.dtype))
 
     return step
 
@@ -200,19 +204,21 @@ def halo(op: Halo, around: Around) -> Step:
     mesh, dim = around.mesh, around.type.index(op.dim)
     logical = around.type.shape[dim]
     _whole(op.axes, around.before.dims[dim])
-    n, at = mesh.count(op.axes), mesh.lead + dim
+    at = mesh.lead + dim
     where = [mesh.index(a) for a in op.axes]
-    joining = gather(dim, op.axes, logical, mesh)
+    joining, starts = gather(dim, op.axes, logical, mesh), [start for start, _ in mesh.spans(logical, op.axes)]
 
     def step(ctx: CallContext, x: Array) -> Array:
         length = x.shape[at]
         joined = joining(ctx, x)
         pads = [(0, 0)] * x.ndim
-        pads[at] = (op.left, n * length - logical + op.right)
+        pads[at] = (op.left, starts[-1] + length - logical + op.right)
         joined = np.pad(joined, pads, constant_values=op.fill)
         width = op.left + length + op.right
         windows = np.lib.stride_tricks.sliding_window_view(joined, width, axis=at)
-        windows = windows[(slice(None),) * at + (slice(None, None, length),)]  # dim -> n pieces, elements last
+        even = starts == list(range(0, len(starts) * length, length))
+        chosen = slice(None, None, length) if even else starts
+        windows = windows[(slice(None),) * at + (chosen,)]  # dim -> pieces, elements last
         windows = np.moveaxis(windows, -1, at + 1)
         windows = windows.reshape(*windows.shape[:at], *(mesh.sizes[a] for a in op.axes), *windows.shape[at + 1 :])
         for k, i in enumerate(where):  # each swap fills the size-1 axis i and leaves a 1 in its place
@@ -229,20 +235,21 @@ def halo_add(op: HaloAdd, around: Around) -> Step:
     _whole(op.axes, around.before.dims[dim])
     n, at = mesh.count(op.axes), mesh.lead + dim
     logical, dtype = around.type.shape[dim], around.type.dtype
+    starts = [start for start, _ in mesh.spans(logical, op.axes)]
 
     def step(ctx: CallContext, x: Array) -> Array:
         width = x.shape[at]
         length = width - op.left - op.right
         separate = gather(dim, op.axes, n * width, mesh)(ctx, x)
         shape = list(separate.shape)
-        shape[at] = op.left + n * length + op.right
+        shape[at] = op.left + starts[-1] + length + op.right
         total = np.zeros(shape, x.dtype)
         before = (slice(None),) * at
-        for p in range(n):
+        for p, start in enumerate(starts):
             piece = separate[(*before, slice(p * width, (p + 1) * width))]
-            total[(*before, slice(p * length, p * length + width))] += piece
-        inside = rounded(total[(*before, slice(op.left, op.left + min(logical, n * length)))], dtype)
-        return cut(dim, op.axes, length, mesh)(ctx, inside)
+            total[(*before, slice(start, start + width))] += piece
+        inside = rounded(total[(*before, slice(op.left, op.left + logical))], dtype)
+        return cut(dim, op.axes, mesh)(ctx, inside)
 
     return step
 
@@ -252,7 +259,7 @@ def shift_across(op: ShiftAcross, around: Around) -> Step:
     """The pieces are joined, shifted and cut again."""
     mesh, dim = around.mesh, around.type.index(op.dim)
     joining = gather(dim, op.axes, around.type.shape[dim], mesh)
-    cutting = cut(dim, op.axes, around.size(op.dim), mesh)
+    cutting = cut(dim, op.axes, mesh)
 
     def step(ctx: CallContext, x: Array) -> Array:
         return cutting(ctx, shifted(joining(ctx, x), mesh.lead + dim, op.by, op.fill))
@@ -268,18 +275,20 @@ def spread(x: Array, where: Sequence[int], mesh: Mesh) -> Array:
     return np.broadcast_to(x, shape) if tuple(shape) != x.shape else x
 
 
-def padded(x: Array, at: int, size: int) -> Array:
-    """Axis `at` grown to `size` elements with zeros."""
-    if x.shape[at] == size:
-        return x
-    pads = [(0, 0)] * x.ndim
-    pads[at] = (0, size - x.shape[at])
-    return np.pad(x, pads)
-
-
 def _whole(axes: Sequence[str], split: Sequence[str]) -> None:
     if tuple(axes) != tuple(split):
         raise ValueError(f"borders go along all axes {split} of the dim, not only {axes}")
+
+
+def coordinates(mesh: Mesh, axes: Sequence[str]) -> dict[str, Array]:
+    """Of each of these axes the coordinates of all devices, as an array over the leading axes."""
+    found = {}
+    for a in axes:
+        if a != TIME:
+            shape = [1] * mesh.lead
+            shape[mesh.index(a)] = mesh.sizes[a]
+            found[a] = np.arange(mesh.sizes[a], dtype=np.int64).reshape(shape)
+    return found
 
 
 def pieces(mesh: Mesh, axes: Sequence[str]) -> tuple[Array, int]:

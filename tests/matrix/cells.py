@@ -71,6 +71,7 @@ def _pipeline(schedule: str, arguments: str, row: str = "block", cuts: str = "")
 _VISITED = ("place encoder on at[1]", "place embedding on at[0]", "place block on at[0]", "place linear on at[1]")
 
 TACTICS: tuple[Tactic, ...] = (
+    _tactic("uneven_batch", "ub=3", "b", "split b on ub pad"),
     _tactic("dp", "dp=2", "b", "data_parallel(dp)"),
     _tactic("zero_1", "z1=2", "b", "data_parallel(z1)", "optimizer_parallel(z1, 1)"),
     _tactic("zero_2", "z2=2", "b", "data_parallel(z2)", "optimizer_parallel(z2, 2)"),
@@ -87,11 +88,23 @@ TACTICS: tuple[Tactic, ...] = (
     _tactic("channels", "ch=2", "co", "split co on ch"),
     _tactic("tables", "em=2", "u", "split u, j on em"),
     _tactic("uneven", "od=5", "v", "split v on od for weights, activations pad"),
+    _tactic("nested_batch", "na=2 nb=3", "b", "split b on na", "split b on nb pad"),
+    _tactic("nested_vocab", "va=5 vb=2", "v", *(f"split v on {a} for weights, activations pad" for a in ("va", "vb"))),
+    _tactic(
+        "nested_shards", "sa=3 sb=2", "", *(f"shard optimizer, gradients, weights on {a} pad" for a in ("sa", "sb"))
+    ),
+    _tactic("uneven_bands", "sd=3", "y", "split y on sd for activations pad"),
     _tactic("uneven_users", "od=5", "u", "split u on od for weights pad"),
     _tactic("uneven_shards", "us=3", "", "shard optimizer, gradients, weights on us pad"),
     _tactic("recompute", "", "block", "recompute block"),
     _tactic("recompute_image", "", "image", "recompute image"),
     _tactic("microbatches", "", "b", "microbatches 2 over b", order=True),
+    _tactic("last", "", "b", "microbatches 3 over b pad", order=True),
+    _tactic("last_two_passes", "", "image", "microbatches 3 over b pad, two passes", order=True),
+    _tactic("last_1f1b", "pp=2", "block", _pipeline("one_f_one_b", "microbatches = 3, pad = true"), order=True),
+    _tactic(
+        "last_rounds", "pp=2", "block", _pipeline("interleaved", "microbatches = 3, chunks = 2, pad = true"), order=True
+    ),
     _tactic("two_passes", "", "image", "microbatches 2 over b, two passes", order=True),
     _tactic("gpipe", "pp=2", "block", _pipeline("gpipe", "microbatches = 2"), order=True),
     _tactic("one_f_one_b", "pp=4", "block", _pipeline("one_f_one_b", "microbatches = 4"), order=True),
@@ -241,13 +254,9 @@ def chosen() -> tuple[Cell, ...]:
     return (*cells(1), *cells(2), *spread(cells(3), TRIPLES))
 
 
-EVEN_ONLY = {"uneven": {"tp", "megatron", "vocab"}, "uneven_users": {"tables"}}
-"""Uneven pieces (`pad`) cannot be cut again: others that split the same dim."""
-
-
 def senseless(cell: Cell) -> str:
     """Why a cell makes no sense, whatever a compiler could do; "" if it does."""
-    if cell.example == "towers" and "microbatches" in {t.name for t in cell.tactics}:
+    if cell.example == "towers" and not {t.name for t in cell.tactics}.isdisjoint(("microbatches", "last")):
         return "the loss compares each sample with all others of the batch, and `two passes` is not said"
     return ""
 
@@ -258,6 +267,6 @@ def expected(cell: Cell) -> str:
     codes = []
     if senseless(cell):
         codes.append("E0502")
-    if any(name in names and names & others for name, others in EVEN_ONLY.items()):
-        codes.append("E0540")
+    if cell.example == "batch_norm" and any(name.startswith("last") for name in names):
+        codes.append("E0501")  # statistics of each micro-batch are of as many samples
     return ", ".join(codes) or "proved"

@@ -68,6 +68,9 @@ def test_an_axis_that_no_rule_names_is_told_by_all_who_compile(command: str, tmp
     assert "warning" not in CliRunner().invoke(cli, arguments).stderr
 
 
+LAST = "or let the last be smaller, with `pad`"
+
+
 def test_legal_degrees_leave_room_for_the_other_axes() -> None:
     """12 rows, half of them on each replica: micro-batches of 6; and the other way round."""
     other = "rename(y, c -> b)"
@@ -77,7 +80,7 @@ def test_legal_degrees_leave_room_for_the_other_axes() -> None:
         .replace("b = 8", "b = 16")
     )
     (found,) = findings(text)
-    assert found.code == "E0501" and found.help == "legal numbers of micro-batches here: 1, 2, 3, 6"
+    assert found.code == "E0501" and found.help == f"legal numbers of micro-batches here: 1, 2, 3, 6; {LAST}"
     assert found.span is not None and text[found.span.start : found.span.end] == "microbatches 8 over b"
     text = IDLE.replace("RULES", "split b on tp").replace("OTHER", other).replace("c = 12", "c = 18")
     found, *_ = findings(text.replace("(dp = 2, tp = 4)", "(tp = 4, dp = 2)"))

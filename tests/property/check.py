@@ -27,7 +27,6 @@ REFUSALS = frozenset(
         "E0501",  # a dim of other tensors does not split into micro-batches
         "E0502",  # not separable over micro-batches
         "E0540",  # indivisible
-        "E0541",  # a window wider than a piece
         "E0542",  # a wild rule that no tensor heeds
         "E0554",  # an optimizer that needs all iterations of a loop that is cut
     }

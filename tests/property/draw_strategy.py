@@ -10,6 +10,7 @@ from tests.property.case import Case, Piece
 from tests.property.draw_job import draw_frozen, draw_optimizer, draw_precision, draw_steps
 from tests.property.draw_model import draw_model
 from tests.property.draw_optimizer import with_steps
+from tests.property.draw_uneven import uneven
 from tests.property.draw_words import later_words
 from tests.property.drawing import Drawing
 from tests.property.sensible import sensible
@@ -29,7 +30,8 @@ def draw(seed: int) -> Case:
     ends = model.after, model.tail
     case = Case(seed, *parts, *ends, mesh, rules, optimizer, draw_precision(rng, seed), frozen)
     case = _as_they_come(Random(f"sums {seed}"), _of_whole_batches(rng, case))
-    case = sensible(Random(f"sense {seed}"), later_words(Random(f"words {seed}"), case, d), d)
+    case = uneven(Random(f"uneven {seed}"), later_words(Random(f"words {seed}"), case, d), d)
+    case = sensible(Random(f"sense {seed}"), case, d)
     _require_there(case)
     steps = draw_steps(rng, optimizer)
     return with_steps(case, steps) if steps else case

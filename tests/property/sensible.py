@@ -16,6 +16,9 @@ from tests.property.drawing import Drawing
 AS_DRAWN = 0.1
 """The share of draws that are left as they are."""
 
+UNEVEN = "uneven"
+"""The kind of rules that say `pad` of what does not divide."""
+
 MOST = 64
 """Samples in a batch."""
 
@@ -28,7 +31,7 @@ TACTICS = {
     "sequence_parallel": "s",
     "ulysses": "h r s",
     "spatial": "y",
-    "expert": "e",
+    "expert_parallel": "e",
     "moe": "e b",
 }
 """The dims that the library's tactics split on their axis."""
@@ -46,7 +49,8 @@ def sensible(rng: Random, case: Case, d: Drawing) -> Case:
         return case
     rules = [rule for piece in case.rules if (rule := _of_dims_there(piece, d)) is not None]
     case = replace(case, rules=tuple(rules), frozen=tuple(p for p in case.frozen if _leaves_some(p, d)))
-    return _dividing_batch(_dividing(case, d))
+    case = _dividing(case, d)
+    return case if UNEVEN in case.kinds else _dividing_batch(case)
 
 
 def _of_dims_there(piece: Piece, d: Drawing) -> Piece | None:
@@ -84,7 +88,7 @@ def _within(path: str, pattern: str) -> bool:
     return f"{path}.".startswith(f"{pattern}.")
 
 
-def _splits(piece: Piece) -> Split | None:
+def splits(piece: Piece) -> Split | None:
     """What a rule splits."""
     line = piece.lines[0]
     if found := re.fullmatch(r"(\w+)\((\w+)\)", line):
@@ -122,7 +126,7 @@ def _indivisible(case: Case, d: Drawing) -> tuple[str, Piece] | None:
     def even(dim: str, by: int) -> bool:
         return dim == "b" or all(size % by == 0 for size in sizes.get(dim, ()))
 
-    whole = [(rule, split) for rule in case.rules if (split := _splits(rule)) is not None and not split[2]]
+    whole = [(rule, split) for rule in case.rules if (split := splits(rule)) is not None and not split[2]]
     for rule, (axis, dims, _) in sorted(whole, key=lambda r: r[0].kind == "layout"):
         if rule.kind == "layout":
             if not even(dims[0], mesh[axis]):
@@ -142,7 +146,7 @@ def _dividing_batch(case: Case) -> Case:
     """As many samples as micro-batches and axes divide, where these are not too many."""
     mesh, lines = dict(case.mesh), " ".join(line for rule in case.rules for line in rule.lines)
     pieces = max([int(n) for n in re.findall(r"microbatches (?:= )?(\d+)", lines)], default=1)
-    axes = {split[0] for rule in case.rules if (split := _splits(rule)) is not None and "b" in split[1]}
+    axes = {split[0] for rule in case.rules if (split := splits(rule)) is not None and "b" in split[1]}
     for axis in axes:
         pieces *= mesh[axis]
     old = re.search(r"\bb = (\d+)", case.head[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from compiler.ops.comm import (
     AllToAll,
     MaskPad,
     OnlyFirst,
+    Operand,
     ReduceScatter,
     Shard,
 )
@@ -57,23 +59,19 @@ def both(op: Op, x: Array, type: Type, before: Layout, after: Layout, mesh: Mesh
 
 @st.composite
 def layouts(draw: st.DrawFn) -> tuple[Type, Layout, Mesh, Array]:
-    """A value of two or three dims, split evenly but for dims that one axis alone splits; pending on what is left."""
+    """A value of two or three dims, split in pieces that may be uneven, nested too; pending on what is left."""
     sizes = {a: draw(st.integers(1, 3)) for a in AXES} | {TIME: 2}
     mesh = Mesh(AXES, sizes)
     rank = draw(st.integers(2, 3))
     dims: list[tuple[str, ...]] = [() for _ in range(rank)]
     pending = []
-    for a in AXES:
+    for a in draw(st.permutations(AXES)):
         place = draw(st.integers(-2, rank - 1))
         if place >= 0:
             dims[place] = (*dims[place], a)
         elif place == -2:
             pending.append((a, "sum"))
-    extents = []
-    for split in dims:
-        n = draw(st.integers(1, 4))
-        extents.append(n if len(split) < 2 else n * mesh.count(split))
-    type = Type("f64", tuple(Dim(f"d{i}", n) for i, n in enumerate(extents)))
+    type = Type("f64", tuple(Dim(f"d{i}", draw(st.integers(1, 4 + 3 * len(dims[i])))) for i in range(rank)))
     x = np.random.default_rng(draw(st.integers(0, 99))).integers(-9, 9, type.shape).astype(np.float64)
     return type, Layout(tuple(dims), tuple(sorted(pending))), mesh, x
 
@@ -85,12 +83,12 @@ def test_every_collective_keeps_the_logical_value(case: tuple[Type, Layout, Mesh
     pending = dict(before.pending)
     choices: list[Op] = [AllReduce((a,), "sum") for a in pending]
     for i, d in enumerate(type.dims):
-        choices += [ReduceScatter(d.name, (a,), "sum") for a in pending if not dims[i]]
-        if dims[i]:
-            choices.append(AllGather(d.name, tuple(dims[i])))
-            choices += [AllToAll(d.name, e.name, tuple(dims[i])) for j, e in enumerate(type.dims) if not dims[j]]
+        choices += [ReduceScatter(d.name, (a,), "sum") for a in pending]
+        for k in range(len(dims[i])):  # the minor-most axes, one or more
+            choices.append(AllGather(d.name, tuple(dims[i][k:])))
+            choices += [AllToAll(d.name, e.name, tuple(dims[i][k:])) for j, e in enumerate(type.dims) if j != i]
         free = [a for a in AXES if a not in before.axes]
-        choices += [Shard(d.name, (a,)) for a in free if not dims[i]]
+        choices += [Shard(d.name, (a,)) for a in free] + ([Shard(d.name, tuple(free))] if free else [])
     choices += [OnlyFirst((a,)) for a in AXES if a not in before.axes]
     if not choices:
         return
@@ -99,19 +97,35 @@ def test_every_collective_keeps_the_logical_value(case: tuple[Type, Layout, Mesh
     for a in axes:
         pending.pop(a, None)
     if isinstance(op, (AllGather, AllToAll)):
-        dims[type.index(op.dim if isinstance(op, AllGather) else op.gather)] = []
+        del dims[type.index(op.dim if isinstance(op, AllGather) else op.gather)][-len(axes) :]
     if isinstance(op, (ReduceScatter, Shard, AllToAll)):
         dims[type.index(op.scatter if isinstance(op, AllToAll) else op.dim)] += list(axes)
     if isinstance(op, OnlyFirst):
         pending |= dict.fromkeys(axes, "sum")
     after = Layout(tuple(map(tuple, dims)), tuple(sorted(pending.items())))
     stacked = distribute(x, type, before, mesh)
+    assert op.after(Operand("x", type, before), mesh.sizes) == after  # type: ignore[attr-defined]
     np.testing.assert_array_equal(collect(both(op, stacked, type, before, after, mesh), type, after, mesh), x)
 
 
-@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 13), st.integers(0, 3), st.integers(0, 3))
+def positions(size: int, counts: Sequence[int], start: int = 0) -> list[tuple[int, list[int]]]:
+    """Where each piece begins, and which positions it has: parts of parts, one axis after the other."""
+    pieces = [(start, list(range(start, start + size)), size)]
+    for n in counts:
+        cut = []
+        for first, held, length in pieces:
+            part = -(-length // n)
+            for i in range(n):
+                low = first + i * part
+                cut.append((low, [p for p in held if low <= p < low + part], part))
+        pieces = cut
+    return [(first, held) for first, held, _ in pieces]
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 13), st.integers(0, 9), st.integers(0, 9))
 def test_halo_and_its_adjoint(n: int, m: int, size: int, left: int, right: int) -> None:
-    """Borders equal the padded whole's; <halo(x), y> = <x, halo_add(y)>, over two axes and uneven pieces too."""
+    """Borders equal the padded whole's; <halo(x), y> = <x, halo_add(y)>: over two axes, of uneven pieces, and of
+    several neighbours where these are shorter than a border."""
     mesh = Mesh(AXES, {"a": n, "b": m})
     type = Type("f64", (Dim("k", 2), Dim("s", size)))
     split = Layout(((), AXES))
@@ -120,23 +134,20 @@ def test_halo_and_its_adjoint(n: int, m: int, size: int, left: int, right: int) 
     x = rng.integers(1, 9, type.shape).astype(np.float64)
     length = -(-size // (n * m))
     wide = both(Halo("s", AXES, left, right, 7.0), distribute(x, type, split, mesh), type, split, bordered, mesh)
-    beyond = n * m * length - size + right
-    padded = np.pad(x, ((0, 0), (left, beyond)), constant_values=7.0)
+    padded = np.pad(x, ((0, 0), (left, n * m * length + size + right)), constant_values=7.0)
     flat = wide.reshape(n * m, 2, left + length + right)
-    for p in range(n * m):
-        np.testing.assert_array_equal(flat[p], padded[:, p * length : (p + 1) * length + left + right])
+    for p, (first, _) in enumerate(positions(size, (n, m))):
+        np.testing.assert_array_equal(flat[p], padded[:, first : first + length + left + right])
     y = rng.integers(1, 9, wide.shape).astype(np.float64)
     zero = both(Halo("s", AXES, left, right, 0.0), distribute(x, type, split, mesh), type, split, bordered, mesh)
     back = both(HaloAdd("s", AXES, left, right), y, type, bordered, split, mesh)
     assert (zero * y).sum() == (distribute(x, type, split, mesh) * back).sum()
 
 
-@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.data())
-def test_shift_moves_elements_across_pieces(n: int, m: int, length: int, data: st.DataObject) -> None:
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(2, 17), st.data())
+def test_shift_moves_elements_across_pieces(n: int, m: int, size: int, data: st.DataObject) -> None:
     """As the whole is shifted, over one axis and two, by less and by more than a piece is long, forward and back."""
-    mesh, size = Mesh(AXES, {"a": n, "b": m}), n * m * length
-    if size < 2:
-        return
+    mesh = Mesh(AXES, {"a": n, "b": m})
     by = data.draw(st.integers(1, size - 1)) * data.draw(st.sampled_from((1, -1)))
     type, layout = Type("f64", (Dim("k", 2), Dim("s", size))), Layout(((), AXES))
     x = np.arange(1.0, 2 * size + 1).reshape(2, size)
@@ -147,14 +158,17 @@ def test_shift_moves_elements_across_pieces(n: int, m: int, length: int, data: s
     np.testing.assert_array_equal(collect(got, type, layout, mesh), want)
 
 
-@given(st.integers(1, 4), st.integers(1, 9))
-def test_mask_pad_marks_what_is_unused(n: int, size: int) -> None:
-    mesh = Mesh(("a",), {"a": n})
-    type, layout = Type("f64", (Dim("s", size),)), Layout((("a",),))
-    x = distribute(np.ones(size), type, layout, mesh)
-    masked = both(MaskPad("s", -5.0), x, type, layout, layout, mesh)
-    np.testing.assert_array_equal(masked.reshape(-1)[:size], 1.0)
-    np.testing.assert_array_equal(masked.reshape(-1)[size:], -5.0)
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 13), st.integers(1, 4))
+def test_mask_pad_marks_what_is_unused(n: int, m: int, size: int, times: int) -> None:
+    """Behind the last element, between pieces of pieces, and in the last micro-batch."""
+    mesh = Mesh(AXES, {"a": n, "b": m, TIME: times})
+    type, layout = Type("f64", (Dim("s", size),)), Layout(((TIME, *AXES),))
+    pieces = distribute(np.ones(size), type, layout, mesh, time=True)
+    found = positions(size, (times, n, m))
+    for mb in range(times):
+        masked = both(MaskPad("s", -5.0), pieces[mb], type, layout, layout, mesh, mb).reshape(n * m, -1)
+        for row, (_, held) in zip(masked, found[mb * n * m :]):
+            assert row.tolist() == [1.0] * len(held) + [-5.0] * (len(row) - len(held))
 
 
 def test_ops_on_the_time_axis_follow_the_micro_batch() -> None:

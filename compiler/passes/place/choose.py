@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import inf, prod
 
 from compiler.graph import Node, Value
-from compiler.layout import TIME, Layout
-from compiler.ops.base import Loop, majors
+from compiler.layout import TIME, Layout, correspond, nested
+from compiler.ops.base import Loop, behind, majors
 from compiler.passes.place.region import Choice, GraphPlacer, LoopAxes, Reason
 from compiler.passes.place.rules import Wish
 
@@ -141,26 +141,27 @@ def _split(held: list[list[tuple[Layout, int]]], others: frozenset[int], axis: s
 def _room(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str, padded_ok: bool) -> bool:
     """True if `axis` can split the loop besides the axes that it has already."""
     loop = plan.loops[index]
-    if loop.kind == "whole" or (loop.kind == "move" and axis == TIME):
+    if loop.kind == "whole" or (loop.kind in ("halo", "move") and axis == TIME):
         return False
     if loop.kind == "minor" and not all(
         prod(region.sizes[a] for a in plan.axes[k]) == plan.loops[k].size for k in majors(plan.loops, index)
     ):
         return False
-    n = region.sizes[axis]
-    for a in plan.axes[index]:
-        n *= region.sizes[a]
-    if loop.size % n == 0:
-        return loop.size >= n
-    if not padded_ok or plan.axes[index] or axis == TIME or loop.kind in ("halo", "move"):
+    counts = [region.sizes[a] for a in (*plan.axes[index], axis)]
+    *_, piece, _ = nested(loop.size, counts)
+    if loop.size % prod(counts) == 0:
+        return True
+    if not padded_ok and piece % counts[-1]:
         return False
-    return all(size == loop.size for _, size in _walked(node, loop))  # not the major part of a split or merged dim
+    # Parts of a dim, and what strides pass over: the order of the axes is not known yet, in which they would fit.
+    others = behind(plan.loops, index, [size for _, size in _walked(node, loop)]) - {loop.size}
+    return not others or (len(counts) == 1 and all(correspond(loop.size, size, counts) for size in others))
 
 
-def _room_behind(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str) -> bool:
+def _room_behind(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str, pad: bool) -> bool:
     """Whether the axis can split a later part of the dim of which this is one."""
     later = [k for k, of in enumerate(plan.loops) if of.kind == "minor" and index in majors(plan.loops, k)]
-    return any([_room(region, node, plan, k, axis, False) for k in later])
+    return any([_room(region, node, plan, k, axis, pad) for k in later])
 
 
 def _walked(node: Node, loop: Loop) -> list[tuple[str, int]]:
@@ -218,13 +219,14 @@ def _by_cost(
         if not named and not here:
             continue
         rule = min(named, key=lambda w: w.rank).rule if named else None
-        if not _room(region, node, plan, k, axis, (rule is not None and rule.pad) or here):
+        pad = (rule is not None and rule.pad) or here
+        if not _room(region, node, plan, k, axis, pad):
             # In the update, `shard` rules may have used the dim up: then the axis repeats work.
             ours = (
                 region.cls != "optimizer"
                 and axis != TIME
                 and not here
-                and not _room_behind(region, node, plan, k, axis)
+                and not _room_behind(region, node, plan, k, axis, pad)
             )
             if rule is not None and loop.kind in ("pass", "sum", "max") and ours:
                 counted = _of_its_size(node, loop)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from math import prod
 
 from compiler.graph import Graph
-from compiler.layout import Layout
+from compiler.layout import Layout, nested
 from compiler.model import Training, Weight
 from compiler.ops.call import Call
 from compiler.ops.repeat import Repeat
@@ -160,7 +159,7 @@ def _indivisible(
     for w in weights:
         for d, axes in zip(w.value.type.dims, compute[w.name].dims, strict=True):
             if d.name not in w.loops:
-                parts[d.name] = d.size // prod(sizes[a] for a in axes)
+                parts[d.name] = nested(d.size, (sizes[a] for a in axes))[-1]
     if not parts:
         return Idle(f"{text} splits nothing: its weights have no dims", "leave the rule out")
     legal = [k for k in range(1, min(max(parts.values()), 4096) + 1) if any(n % k == 0 for n in parts.values())]

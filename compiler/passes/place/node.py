@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from compiler.graph import RANGES, Node, Type, Value
-from compiler.layout import TIME, Layout, in_order, is_padded, local_type
+from compiler.layout import TIME, Layout, has_gaps, in_order, is_padded
 from compiler.ops.base import Loop
 from compiler.ops.comm import MaskPad
 from compiler.ops.create import Full
@@ -121,13 +121,13 @@ def _operand(region: GraphPlacer, node: Node, plan: LoopAxes, i: int) -> Value:
         if loop.kind == "halo" and not loop.gives and loop.halo != (0, 0):
             got, layout = _fetch_halo(region, got, layout, d, loop, tuple(axes))
         elif (
-            loop.kind in ("sum", "max")
+            (loop.kind in ("sum", "max") or (loop.kind == "halo" and loop.halo != (0, 0)))
             and is_padded(value.type.dims[d], tuple(axes), region.sizes)
-            and node.op.sees_padding(i)
+            and (node.op.sees_padding(i) or (loop.placed and has_gaps(value.type.dims[d], tuple(axes), region.sizes)))
         ):
             masked = renamed(value, region.shared.names.fresh(f"{value.name}.masked"), Phase.MOVED)
             lowest = -inf if value.type.is_float else float(RANGES[value.type.dtype][0])
-            neutral = 0.0 if loop.kind == "sum" else lowest
+            neutral = lowest if loop.kind == "max" else 0.0
             region.nodes.append(Node(MaskPad(name, neutral), (got,), (masked,), node.span))
             region.shared.layouts[masked.name] = layout
             got = masked
@@ -138,18 +138,9 @@ def _fetch_halo(
     region: GraphPlacer, got: Value, layout: Layout, d: int, loop: Loop, axes: tuple[str, ...]
 ) -> tuple[Value, Layout]:
     left, right = loop.halo
-    piece = local_type(got.type, Layout(layout.dims), region.sizes).dims[d]
-    if max(left, right) > piece.size:
-        region.shared.diagnostics.error(
-            "E0541",
-            f"the window over {piece.name} reaches {max(left, right)} elements beyond a piece of {piece.size}",
-            region.span,
-            help=f"split {piece.name} over fewer devices than {' × '.join(axes)}",
-        )
-        left, right = min(left, piece.size), min(right, piece.size)
     wide = Layout(layout.dims, layout.pending, (*layout.halo, (d, left, right)))
     out = renamed(got, region.shared.names.fresh(f"{got.name}.halo"), Phase.MOVED)
-    region.nodes.append(Node(Halo(piece.name, axes, left, right, loop.fill), (got,), (out,), region.span))
+    region.nodes.append(Node(Halo(got.type.names[d], axes, left, right, loop.fill), (got,), (out,), region.span))
     region.shared.layouts[out.name] = wide
     return out, wide
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from compiler.graph import Type
-from compiler.layout import TIME, Layout
+from compiler.layout import TIME, Layout, nested
 from compiler.model import Job
 from compiler.origin import within
 from compiler.passes.place.standins import chosen, stand_in, with_samples
@@ -42,7 +42,8 @@ class Rules:
         if strategy.microbatches > 1:
             self.axes = (TIME, *self.axes)
             self.sizes = {TIME: strategy.microbatches, **self.sizes}
-            splits.append(SplitRule((dim,), TIME, ("activations",), span=strategy.microbatch_span))
+            pad, span = strategy.microbatch_pad, strategy.microbatch_span
+            splits.append(SplitRule((dim,), TIME, ("activations",), pad=pad, span=span))
         self._splits = {a: tuple(r for r in splits if r.axis == a) for a in self.axes}
         self._layouts: dict[str, LayoutRule] = {r.tensor: r for r in strategy.layouts}
         self._wishes: dict[tuple[str, str, str], dict[str, Wish]] = {}
@@ -88,7 +89,7 @@ class Rules:
             axes: tuple[str, ...] = (TIME,) if d.name in timed else ()
             wanted = [a for a in stated.get(d.name, ()) if a in self.sizes]
             for i, a in enumerate(wanted):
-                if self.fits(d.size, axes, a, None):
+                if self.fits(d.size, axes, a):
                     axes = (*axes, a)
                 else:
                     self.indivisible(d.name, d.size, (*axes, a), rule, name, wanted[i + 1 :])
@@ -110,7 +111,7 @@ class Rules:
             for dim, wish in self.wishes(axis, path, cls).items():
                 if type.has(dim) and dim not in loops:
                     i = type.index(dim)
-                    if self.fits(type.size(dim), dims[i], axis, wish.rule):
+                    if wish.rule.pad or self.fits(type.size(dim), dims[i], axis):
                         dims[i] = (*dims[i], axis)
                     else:
                         fine = False
@@ -141,12 +142,13 @@ class Rules:
 
     def _shardable(self, type: Type, layout: Layout, rule: ShardRule, loops: Sequence[str]) -> int | None:
         """The first dim of which a device's part divides; failing that, if the rule says `pad`, the first whole one."""
-        n = self.sizes[rule.axis]
         own = [i for i, d in enumerate(type.dims) if d.name not in loops]
         for i in own:
-            if type.dims[i].size % (prod(self.sizes[a] for a in layout.dims[i]) * n) == 0:
+            if self.fits(type.dims[i].size, layout.dims[i], rule.axis):
                 return i
-        return next((i for i in own if rule.pad and not layout.dims[i] and type.dims[i].size >= n), None)
+        parts = {i: nested(type.dims[i].size, (self.sizes[a] for a in layout.dims[i]))[-1] for i in own}
+        enough = [i for i in own if parts[i] >= self.sizes[rule.axis]]
+        return min(enough, key=lambda i: (bool(layout.dims[i]), i), default=None) if rule.pad else None
 
     def waits(self, weight: str, axis: str) -> bool:
         """Whether the sum of the weight's gradient over the axis, which does not split it, waits for the update."""
@@ -154,10 +156,9 @@ class Rules:
         rules = (r for r in self.strategy.reductions if r.axis == axis and within(weight, r.scope))
         return next((r.per for r in rules), "step") == "step"
 
-    def fits(self, size: int, axes: Sequence[str], axis: str, rule: SplitRule | None) -> bool:
-        """True if `axis` may split a dim of `size` that `axes` split already."""
-        n = prod(self.sizes[a] for a in axes) * self.sizes[axis]
-        return size % n == 0 or (rule is not None and rule.pad and not axes and size >= 1 and axis != TIME)
+    def fits(self, size: int, axes: Sequence[str], axis: str) -> bool:
+        """True if `axis` divides a device's piece of a dim of `size` that `axes` split already."""
+        return nested(size, (self.sizes[a] for a in axes))[-1] % self.sizes[axis] == 0
 
     def indivisible(
         self,
@@ -174,27 +175,25 @@ class Rules:
             return
         self.reported.add((dim, axis))
         n = prod(self.sizes[a] for a in axes)
-        others = n // self.sizes[axis]
-        if size % (others * prod(self.sizes[a] for a in later)) == 0:  # if not, theirs is another error
-            others *= prod(self.sizes[a] for a in later)
-        legal = [k for k in range(1, min(size, 4096) + 1) if size % (k * others) == 0]
+        piece, others = nested(size, (self.sizes[a] for a in axes[:-1]))[-1], prod(self.sizes[a] for a in later)
+        others = others if piece % others == 0 else 1  # if not, theirs is another error
+        legal = [k for k in range(1, min(piece, 4096) + 1) if piece % (k * others) == 0]
         degrees = ", ".join(map(str, legal[:12])) + (", …" if len(legal) > 12 else "")
         over = f"{' × '.join(axes)} = {n} pieces" if len(axes) > 1 else f"{n} pieces"
         if axis == TIME:
-            self.diagnostics.error(
-                "E0501",
-                f"dim {dim} of {name} has size {size}, which does not split into {over} (micro-batches)",
-                rule.span,
-                help=f"legal numbers of micro-batches here: {degrees}" if legal else None,
-            )
+            message = f"dim {dim} of {name} has size {size}, which does not split into {over} (micro-batches)"
+            help = f"legal numbers of micro-batches here: {degrees}"
+            if isinstance(rule, SplitRule) and not rule.pad:
+                help += "; or let the last be smaller, with `pad`"
+            self.diagnostics.error("E0501", message, rule.span, help=help)
             return
         help = f"legal degrees of {axis}: {degrees}; " if legal else ""
-        if len(axes) > 1:
-            help += "pieces of a dim on several axes are even: `pad` is for a dim on one axis"
-        elif not isinstance(rule, LayoutRule) and rule.pad:
-            help += "pieces of what is merged, split into dims, or seen through windows are even"
+        if not isinstance(rule, LayoutRule) and rule.pad:
+            help += "pieces of what is merged or split into dims are even"
         elif isinstance(rule, LayoutRule):
-            help += f"or allow uneven pieces with a rule in the place of this: `split {dim} on {axis} in {name} pad`"
+            here = [a for a in axes if not any(dim in r.dims and within(name, r.scope) for r in self._splits[a])]
+            rules = ", ".join(f"`split {dim} on {a} in {name} pad`" for a in here or [axis])
+            help += f"or allow uneven pieces with a rule in the place of this: {rules}"
         else:
             named = dim if dim in rule.dims else ", ".join(rule.dims)  # its size may come from another dim
             other = stand_in(dim, n, self._model) if dim in rule.dims else None

@@ -34,23 +34,22 @@ def all_gather(op: AllGather, node: Node, w: Writer) -> str:
 @emit(ReduceScatter)
 def reduce_scatter(op: ReduceScatter, node: Node, w: Writer) -> str:
     """Each device gets its own piece of the reduction."""
-    at, size = _at(node, op.dim), _size(node, op.dim, w)
-    return f"{w.use('reduce_scatter')}({w.ref(node.inputs[0])}, {string(op.fn)}, {at}, {size}, {quoted(op.axes)})"
+    at = _at(node, op.dim)
+    return f"{w.use('reduce_scatter')}({w.ref(node.inputs[0])}, {string(op.fn)}, {at}, {quoted(op.axes)})"
 
 
 @emit(AllToAll)
 def all_to_all(op: AllToAll, node: Node, w: Writer) -> str:
     """Cut along one dim, joined along another."""
     joined = f"{_at(node, op.gather)}, {_size(node, op.gather, w)}"
-    cut = f"{_at(node, op.scatter)}, {_size(node, op.scatter, w)}"
+    cut = _at(node, op.scatter)
     return f"{w.use('all_to_all')}({w.ref(node.inputs[0])}, {joined}, {cut}, {quoted(op.axes)})"
 
 
 @emit(Shard)
 def shard(op: Shard, node: Node, w: Writer) -> str:
     """The own piece of what is here already."""
-    at, size = _at(node, op.dim), _size(node, op.dim, w)
-    return f"{w.use('shard')}({w.ref(node.inputs[0])}, {at}, {size}, {w.place(op.axes)})"
+    return f"{w.use('shard')}({w.ref(node.inputs[0])}, {_at(node, op.dim)}, {w.place(op.axes)})"
 
 
 @emit(OnlyFirst)

@@ -16,15 +16,23 @@ def piece(axes, i=0):
     return number
 
 
+def span(whole, axes, i=0):
+    """Where in a dim this device's piece begins, how much of it there is, and how long pieces are: each axis cuts what
+    those before it have left into parts of equal length, rounded up; i: the micro-batch."""
+    low, high, size = 0, whole, whole
+    for axis in axes:
+        size = -(-size // SIZES[axis])
+        low += (i if axis == TIME else AT[axis]) * size
+        high = min(high, low + size)
+    return low, max(high - low, 0), size
+
+
 def cut(x, axes, i):
     """This device's piece of a whole tensor, for micro-batch i; axes: for each dim those that split it."""
     for dim, split in enumerate(axes):
         if split:
-            count = math.prod(SIZES[a] for a in split)
-            size = -(-x.shape[dim] // count)
-            low = min(piece(split, i) * size, x.shape[dim])
-            part = x.narrow(dim, low, min(size, x.shape[dim] - low))
-            x = filled(part, dim, size)
+            low, used, size = span(x.shape[dim], split, i)
+            x = filled(x.narrow(dim, min(low, x.shape[dim]), used), dim, size)
     return x
 
 
@@ -265,39 +273,56 @@ def all_reduce(x, fn, axes):
     return funcol.wait_tensor(funcol.all_reduce(wide(x).contiguous(), fn, group)).to(x.dtype)
 
 
+def joined(pieces, dim, size, axes):
+    """Pieces in a row, cut to a size along the dim; so are the parts that are pieces of their own."""
+    if len(axes) > 1:
+        each, rest = len(pieces) // SIZES[axes[0]], -(-size // SIZES[axes[0]])
+        pieces = [joined(pieces[p : p + each], dim, rest, axes[1:]) for p in range(0, len(pieces), each)]
+    return torch.cat(pieces, dim).narrow(dim, 0, size)
+
+
 def all_gather(x, dim, size, axes):
     """All pieces in a row, cut to a size along the dim."""
     group, order = members(axes)
     found = funcol.wait_tensor(all_gather_single(x.contiguous(), 0, group)).chunk(len(order))
-    return torch.cat([found[p] for p in order], dim).narrow(dim, 0, size)
+    return joined([found[p] for p in order], dim, size, axes)
 
 
-def parts(x, dim, size, axes):
-    """Pieces of a size for each member of a group, in its order, one after the other; zeros where nothing is left."""
+def parted(x, dim, axes):
+    """The pieces that axes make along a dim, of equal length; zeros where nothing is left."""
+    pieces = [x]
+    for axis in axes:
+        size = -(-pieces[0].shape[dim] // SIZES[axis])
+        pieces = [y for part in pieces for y in filled(part, dim, size * SIZES[axis]).split(size, dim)]
+    return pieces
+
+
+def parts(x, dim, axes):
+    """Pieces for each member of a group, in its order, one after the other."""
     _, order = members(axes)
-    pieces = filled(x, dim, size * len(order)).split(size, dim)
+    pieces = parted(x, dim, axes)
     return torch.cat([pieces[order.index(member)] for member in range(len(order))])
 
 
-def reduce_scatter(x, fn, dim, size, axes):
+def reduce_scatter(x, fn, dim, axes):
     """The own piece of a sum or maximum over the devices along axes."""
     group, _ = members(axes)
-    mine = parts(wide(x), dim, size, axes).contiguous()
+    mine = parts(wide(x), dim, axes).contiguous()
     return funcol.wait_tensor(reduce_scatter_single(mine, fn, 0, group)).to(x.dtype)
 
 
-def all_to_all(x, joined, whole, cut_dim, size, axes):
+def all_to_all(x, dim, whole, cut_dim, axes):
     """From pieces of one dim to pieces of another."""
     group, order = members(axes)
-    found = funcol.wait_tensor(funcol.all_to_all_single(parts(x, cut_dim, size, axes).contiguous(), None, None, group))
+    found = funcol.wait_tensor(funcol.all_to_all_single(parts(x, cut_dim, axes).contiguous(), None, None, group))
     found = found.chunk(len(order))
-    return torch.cat([found[p] for p in order], joined).narrow(joined, 0, whole)
+    return joined([found[p] for p in order], dim, whole, axes)
 
 
-def shard(x, dim, size, axes, i=0):
+def shard(x, dim, axes, i=0):
     """The own piece of what every device has."""
-    count = math.prod(SIZES[a] for a in axes)
-    return filled(x, dim, size * count).narrow(dim, size * piece(axes, i), size)
+    low, used, size = span(x.shape[dim], axes, i)
+    return filled(x.narrow(dim, min(low, x.shape[dim]), used), dim, size)
 
 
 def only_first(x, axes, i=0):
@@ -307,7 +332,7 @@ def only_first(x, axes, i=0):
 
 def mask_pad(x, dim, whole, value, axes, i=0):
     """Elements beyond the whole become a value."""
-    used = min(max(whole - piece(axes, i) * x.shape[dim], 0), x.shape[dim])
+    _, used, _ = span(whole, axes, i)
     rest = torch.full(resized(x, dim, x.shape[dim] - used), value, dtype=x.dtype, device=x.device)
     return torch.cat((x.narrow(dim, 0, used), rest), dim)
 
@@ -316,6 +341,16 @@ def meet(a, b):
     """What two ranges have in common."""
     low, high = max(a[0], b[0]), min(a[1], b[1])
     return low, max(low, high)
+
+
+def spans(whole, axes):
+    """From where to behind where each piece has elements of a dim, in the order of the pieces."""
+    found = [(0, whole)]
+    size = whole
+    for axis in axes:
+        size = -(-size // SIZES[axis])
+        found = [(low + p * size, min(high, low + (p + 1) * size)) for low, high in found for p in range(SIZES[axis])]
+    return [(low, max(low, high)) for low, high in found]
 
 
 def exchange(x, dim, start, held, needed, axes):
@@ -344,30 +379,26 @@ def placed(found, x, dim, start, size, fill):
 
 def halo(x, dim, left, right, fill, whole, axes):
     """x with borders of the neighbours' elements."""
-    count, size = math.prod(SIZES[a] for a in axes), x.shape[dim]
-    held = [meet((p * size, (p + 1) * size), (0, whole)) for p in range(count)]
-    needed = [(p * size - left, (p + 1) * size + right) for p in range(count)]
-    found = exchange(x, dim, piece(axes) * size, held, needed, axes)
-    return placed(found, x, dim, piece(axes) * size - left, left + size + right, fill)
+    me, held = piece(axes), spans(whole, axes)
+    needed = [(low - left, low + x.shape[dim] + right) for low, _ in held]
+    found = exchange(x, dim, held[me][0], held, needed, axes)
+    return placed(found, x, dim, needed[me][0], left + x.shape[dim] + right, fill)
 
 
 def halo_add(x, dim, left, right, whole, axes):
     """The transpose of halo: borders go back and are added up."""
-    count, size = math.prod(SIZES[a] for a in axes), x.shape[dim] - left - right
-    held = [(p * size - left, (p + 1) * size + right) for p in range(count)]
-    needed = [meet((p * size, (p + 1) * size), (0, whole)) for p in range(count)]
-    start = piece(axes) * size
-    found = exchange(x, dim, start - left, held, needed, axes)
-    return sum(placed([one], wide(x), dim, start, size, 0) for one in found).to(x.dtype)
+    me, needed, size = piece(axes), spans(whole, axes), x.shape[dim] - left - right
+    held = [(low - left, low + size + right) for low, _ in needed]
+    found = exchange(x, dim, held[me][0], held, needed, axes)
+    return sum(placed([one], wide(x), dim, needed[me][0], size, 0) for one in found).to(x.dtype)
 
 
 def shift_across(x, dim, by, fill, whole, axes):
     """Every element so many places further along the dim, from piece to piece."""
-    count, size = math.prod(SIZES[a] for a in axes), x.shape[dim]
-    held = [(p * size, (p + 1) * size) for p in range(count)]
-    needed = [meet((p * size - by, (p + 1) * size - by), (0, whole)) for p in range(count)]
-    found = exchange(x, dim, piece(axes) * size, held, needed, axes)
-    return placed(found, x, dim, piece(axes) * size - by, size, fill)
+    me, held = piece(axes), spans(whole, axes)
+    needed = [(low - by, high - by) for low, high in held]
+    found = exchange(x, dim, held[me][0], held, needed, axes)
+    return placed(found, x, dim, needed[me][0], x.shape[dim], fill)
 
 
 def stage_reduce(x, fn, groups):

@@ -67,10 +67,10 @@ def buffer(given, key, name, seed, whole, axes, dtype, kind, arguments, loop=Non
     starts, shape, spans = [], [], []
     for dim, (size, split) in enumerate(zip(whole, axes)):
         _, first, size = loop if loop and loop[0] == dim else (dim, 0, size)
-        shape.append(-(-size // math.prod(SIZES[a] for a in split)))
-        low = min(shape[-1] * piece(split, i), size)
-        starts.append(first + low)
-        spans.append((first + low, first + min(low + shape[-1], size)))
+        low, used, length = span(size, split, i)
+        shape.append(length)
+        starts.append(first + min(low, size))
+        spans.append((starts[-1], starts[-1] + used))
     PIECES[key, i] = name, whole, spans
     if name not in given:
         return initial(kind, arguments, seed, whole, starts, shape, dtype)
@@ -186,7 +186,7 @@ def text(
         parts.append(_TURN)
     parts += [_CONNECT] if several else []
     parts += [_keep(several, timed, bool(others)), _batches(program), _main(facts, [*(others or ())])]
-    return Running(parts, ["cut", "initial", "piece", "filled"])
+    return Running(parts, ["cut", "initial", "span", "filled"])
 
 
 def _interleaved(cls: DeviceClass) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import field
 
 from compiler.graph import Node, Type, Value
-from compiler.layout import TIME, local_type
+from compiler.layout import TIME, has_gaps, local_type
 from compiler.ops.base import ByOp, Op
 from compiler.program import DeviceClass, Program
 from dsl.data import dataclass
@@ -137,6 +137,8 @@ class Writer:
         axes = self.axes(value, dim)
         if not axes:
             return ""
+        if has_gaps(value.type.dims[dim], axes, self.program.sizes):
+            return f"{self.use('span')}({value.type.shape[dim]}, {self.place(axes)})[0]"
         return f"{self.local(value).shape[dim]} * {self.use('piece')}({self.place(axes)})"
 
     def place(self, axes: Sequence[str]) -> str:
