@@ -1,6 +1,4 @@
-"""The functions of exported files that send messages, as text."""
-
-from __future__ import annotations
+"""The functions of exported files that send and receive, and what they need of pieces, as text."""
 
 MESSAGES = '''
 def members(axes):
