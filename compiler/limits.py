@@ -40,3 +40,6 @@ DRAWN = LengthLimit(500_000, "drawn")
 """In a trace, or on a page."""
 
 RUN = LengthLimit(20_000_000, "run in a step")
+
+TOLD_APART = 2_000_000
+"""Devices of which some may be slow: who has slow peers is found device by device (E0933)."""

@@ -8,7 +8,7 @@ from compiler.graph import Graph, Value
 from compiler.ops.effects import Accumulate, Read, Write
 from compiler.ops.repeat import Repeat
 from compiler.program import DeviceClass, FunctionPhase, Program, Schedule
-from compiler.schedules import Action, Loop, Turn, loops, unroll
+from compiler.schedules import Action, Loop, Turn, loops
 from dsl.data import dataclass
 
 
@@ -94,6 +94,7 @@ def rolled_up(program: Program, schedule: Schedule, group: int) -> tuple[Loop, .
     return loops(schedule, group, Turn.of(program))
 
 
-def unrolled(program: Program, schedule: Schedule, group: int) -> list[Action]:
-    """The group's actions in order: (kind, chunk, micro-batch)."""
-    return unroll(schedule, group, Turn.of(program))
+def unrolled(program: Program, schedule: Schedule, group: int) -> Iterator[Action]:
+    """The group's actions in order: (kind, chunk, micro-batch). They are made one by one: there may be millions."""
+    for loop in rolled_up(program, schedule, group):
+        yield from loop.actions()

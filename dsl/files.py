@@ -115,17 +115,18 @@ def _read(path: str, name: str, span: Span | None) -> bytes:
     """The bytes of an ordinary file. Opening does not block on pipes, and devices are not read."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_NOFOLLOW", 0)
     handle = os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+    most = limits.MAX_LOWERED if name.endswith(limits.LOWERED) else limits.MAX_BYTES
     try:
         mode = os.fstat(handle).st_mode
         if not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "not an ordinary file"
             raise fail("E0013", f"cannot read `{name}`: it is {kind}", span)
         with os.fdopen(handle, "rb", closefd=False) as file:
-            content = file.read(limits.MAX_BYTES + 1)
+            content = file.read(most + 1)
     finally:
         os.close(handle)
-    if len(content) > limits.MAX_BYTES:
-        raise fail("E0901", f"`{name}` is larger than {limits.MAX_BYTES // 2**20} MiB", span)
+    if len(content) > most:
+        raise fail("E0901", f"`{name}` is larger than {most // 2**20} MiB", span)
     return content
 
 

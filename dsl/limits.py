@@ -5,6 +5,15 @@ from __future__ import annotations
 MAX_BYTES = 4 * 1024 * 1024
 """Size of one source file."""
 
+LOWERED = (".graph", ".training", ".placed", ".npu")
+"""What files of such texts end in."""
+
+MAX_LOOPS = 20
+"""Loops within one another: as many as a function of Python may have, which executors make of the text."""
+
+MAX_LOWERED = 32 * 1024 * 1024
+"""Size of a text of a stage, or of a lowered program: of what a command of ours has written."""
+
 MAX_TOKENS = 100_000
 """Tokens in one source file."""
 
@@ -22,3 +31,12 @@ MAX_NAME = 200
 
 MAX_STRING = 4096
 """Characters of a string."""
+
+MAX_DIM = 2**40
+"""Size of a dim."""
+
+MAX_DIMS = 64
+"""Dims of a tensor."""
+
+MAX_ELEMENTS = 2**56
+"""Elements of a tensor."""

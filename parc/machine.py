@@ -1,4 +1,4 @@
-"""Refuses at once what this machine has too little memory for, by numbers, before anything is allocated."""
+"""Refuses at once what this machine cannot run, by numbers, before anything is allocated."""
 
 from __future__ import annotations
 
@@ -6,41 +6,101 @@ from collections.abc import Callable, Collection
 
 from compiler.driver import Compiled
 from compiler.evaluate.sizes import Sizes
-from compiler.model import Job
-from dsl.diagnostics import fail
-from parc.smaller import elements, smaller
+from compiler.limits import DRAWN, RUN, LengthLimit
+from compiler.liveness import rolled_up
+from compiler.model import Job, Training
+from compiler.program import Program
+from dsl.data import dataclass
+from dsl.diagnostics import Diagnostic, ParcError, fail
+from dsl.source import Span
+from parc.smaller import elements, smaller, told_smaller
 from parc.units import amount
 
+ACTION = 3000
+"""Bytes that an action takes in a trace or on a page, with what it sends and what memory it leaves."""
 
-def require_machine(
-    compiled: Compiled, evaluate: Callable[[Sizes], Job], executors: Collection[str], proof: bool
-) -> None:
-    """Raise E0910 if what runs here (and, for a proof, the serial program beside it) needs more than there is.
 
-    evaluate: the job with other sizes, which tells the parameters that make it smaller; executors: `stacked` where all
-    devices are one array, `private` where each has its own buffers.
-    """
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be run. executors: `stacked` where all devices are one array, `private` where each has its own
+    buffers; proved: the serial program, if it is run beside it; span: of the job; evaluate: the job with other sizes,
+    which tells the parameters that make it smaller (of a lowered program there are none)."""
+
+    program: Program
+    executors: Collection[str]
+    proved: Training | None = None
+    span: Span | None = None
+    evaluate: Callable[[Sizes], Job] | None = None
+
+
+def require_machine(asked: Asked) -> None:
+    """Raise E0931 for a step of too many actions, E0932 for tensors of too many axes, and E0910 if there is less memory
+    than is needed."""
     from runtime.available import lacking
-    from runtime.room import private, serial, stacked
+    from runtime.room import most_axes, private, serial, stacked
 
-    program = compiled.program
-    needed = sum(private(program) if e == "private" else stacked(program) for e in executors)
-    if proof:
-        needed += serial(compiled.training)
+    program = asked.program
+    _require_short(program, RUN, asked.span, asked.evaluate)
+    _require_axes(asked, most_axes())
+    needed = sum(private(program) if e == "private" else stacked(program) for e in asked.executors)
+    if asked.proved is not None:
+        needed += serial(asked.proved)
     limit = lacking(needed)
     if limit is None:
         return
-    what = "proving" if proof else "running"
+    what = "proving" if asked.proved is not None else "running"
     raise fail(
         "E0910",
-        f"{what} `{compiled.job.name}` here takes some {amount(needed)} of memory, and there are {amount(limit.bytes)} "
+        f"{what} `{program.name}` here takes some {amount(needed)} of memory, and there are {amount(limit.bytes)} "
         f"({limit.what})",
-        compiled.job.span,
-        help=_help(evaluate),
+        asked.span,
+        help=_help(asked.evaluate),
     )
 
 
-def _help(evaluate: Callable[[Sizes], Job]) -> str:
+def require_drawn(compiled: Compiled) -> None:
+    """Raise E0931 for a step of too many actions to be drawn, or E0910 for too many for this machine's memory."""
+    from runtime.available import lacking
+
+    length = _require_short(compiled.program, DRAWN, compiled.job.span)
+    limit = lacking(length * ACTION)
+    if limit is not None:
+        needed, there = amount(length * ACTION), f"{amount(limit.bytes)} ({limit.what})"
+        message = f"drawing a step of {length:,} actions takes some {needed} of memory, and there are {there}"
+        raise fail("E0910", message, compiled.job.span, help="fewer micro-batches, or a shorter axis of stages")
+
+
+def _require_short(
+    program: Program, limit: LengthLimit, span: Span | None, evaluate: Callable[[Sizes], Job] | None = None
+) -> int:
+    rows = [rolled_up(program, cls.schedule, g) for cls in program.classes for g in cls.groups]
+    length = sum(loop.count * len(loop.steps) for row in rows for loop in row)
+    too_long = limit.exceeded(program.groups, program.microbatches, length, span)
+    if too_long is not None:
+        raise ParcError(told_smaller(too_long, evaluate))
+    return length
+
+
+def _require_axes(asked: Asked, most: int) -> None:
+    """Arrays of an executor have an axis for each dim, one for each axis of the mesh, and one for micro-batches."""
+    from runtime.room import widest
+
+    value, axes = widest(asked.program)
+    if axes > most:
+        message = f"`{value}` would be an array of {axes} axes here, with those of the mesh; numpy has {most} at most"
+        raise fail("E0932", message, asked.span, help="give it fewer dims, or the mesh fewer axes")
+
+
+def out_of_memory() -> Diagnostic:
+    """E0910 where something took more memory than was told before."""
+    from runtime.available import available
+
+    limit = available()
+    of = f": {amount(limit.bytes)} are left ({limit.what})" if limit is not None else ""
+    return Diagnostic("E0910", f"this takes more memory than there is{of}", help=_help(None))
+
+
+def _help(evaluate: Callable[[Sizes], Job] | None) -> str:
     small = "`parc verify --small` proves the same strategy in the smallest sizes, in seconds"
-    named = smaller(evaluate, elements)
+    named = smaller(evaluate, elements) if evaluate is not None else ""
     return f"{named}; {small}" if named else small

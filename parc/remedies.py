@@ -6,7 +6,6 @@ fills the memory. They are tried one by one; where few are enough, two and three
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -22,6 +21,7 @@ from compiler.model import Job
 from compiler.origin import Role, outer, scopes
 from compiler.strategy import MeshAxis, RecomputeRule, ShardRule, SplitRule, Strategy
 from compiler.verify import verify
+from compiler.walk import walk
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from parc.memory import Measure, Needs, of_stack
@@ -33,8 +33,8 @@ SHOWN = 3
 MOST = 40
 """Changes that are compiled, at most."""
 
-SECONDS = 8.0
-"""Of CPU time, after which no further change is tried."""
+EFFORT = 100_000
+"""Nodes of all programs that are made; then no further change is tried. That takes some 8 s, on any machine as many."""
 
 FACTORS = (2, 4, 8, 32)
 """As many times the micro-batches are tried."""
@@ -119,15 +119,14 @@ class _Search:
 
     def __init__(self, job: Job, capacities: Mapping[str, float], measure: Measure) -> None:
         self.job, self.capacities, self.measure = job, capacities, measure
-        self.started = time.process_time()
-        self.tried = 0
+        self.tried = self.effort = 0
         self.found: dict[tuple[str, ...], Remedy] = {}
         self.fitting: dict[tuple[str, ...], Compiled] = {}
         self.roles: dict[tuple[str, ...], Mapping[str, int]] = {}  # of those found, what the fullest device holds
 
     def all(self, chosen: Sequence[tuple[RuleChange, ...]]) -> None:
         for together in chosen:
-            if self.tried >= MOST or time.process_time() - self.started > SECONDS:
+            if self.tried >= MOST or self.effort >= EFFORT:
                 return
             self._one(together)
 
@@ -140,6 +139,7 @@ class _Search:
             compiled = compile_job(replace(self.job, strategy=strategy))
         except ParcError:
             return  # not legal for this model: a dim that does not divide, a loop that is too short
+        self.effort += sum(1 for c in compiled.program.classes for f in c.functions for _ in walk(f.body))
         rules = tuple(c.rule for c in together)
         simulation = Simulation.of(compiled)
         needs = self.measure(compiled, simulation.features)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import prod
 
 from compiler.evaluate.sizes import Sizes, Stated
 from compiler.model import Job
-from dsl.diagnostics import ParcError
+from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Span
 
 SHOWN = 6
@@ -33,6 +34,12 @@ def smaller(evaluate: Callable[[Sizes], Job], measure: Measured) -> str:
     found = {s.name: s.value for s in sizes.stated.values()}
     shown = [f"{n} = {found[n]}" for n in sorted(saved, key=lambda n: -saved[n])[:SHOWN]]
     return f"smaller with less of {', '.join(shown)} (`-D name=value`)" if shown else ""
+
+
+def told_smaller(found: Diagnostic, evaluate: Callable[[Sizes], Job] | None) -> Diagnostic:
+    """The refusal of a schedule, with the parameters that make it shorter in its help."""
+    named = smaller(evaluate, passes) if evaluate is not None else ""
+    return replace(found, help="; ".join(filter(None, (found.help, named))))
 
 
 def _halved(evaluate: Callable[[Sizes], Job], measure: Measured, stated: Stated, own: int) -> int:

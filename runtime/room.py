@@ -12,6 +12,7 @@ from math import prod
 
 import numpy as np
 
+from compiler.declared import logical, logical_type
 from compiler.graph import Graph, Type, Value
 from compiler.layout import TIME, Layout, local_type
 from compiler.memory.action import STATIC, Replay
@@ -20,8 +21,8 @@ from compiler.memory.tiers import FIRST
 from compiler.model import Training
 from compiler.ops.effects import Input
 from compiler.origin import Role
-from compiler.program import DeviceClass, Program
-from compiler.walk import walk
+from compiler.program import LASTING, DeviceClass, Program
+from compiler.walk import graph_values, walk
 from runtime.numpy import STORAGE
 
 
@@ -30,17 +31,44 @@ def stored(type: Type) -> int:
     return type.elements * np.dtype(STORAGE[type.dtype]).itemsize
 
 
+def most_axes() -> int:
+    """Of an array, for this numpy."""
+    try:
+        np.empty((1,) * 64)
+    except ValueError:
+        return 32
+    return 64
+
+
+def widest(program: Program) -> tuple[str, int]:
+    """The value of the program with most dims, and how many axes its array has."""
+    lead = sum(a.kind == "mesh" for a in program.axes) + 1  # and one for micro-batches
+    values = [(v.name, len(v.type.dims)) for c in program.classes for f in c.functions for v in graph_values(f.body)]
+    values += [(s.name, len(s.type.dims)) for c in program.classes for s in c.states]
+    name, dims = max(values, key=lambda x: x[1], default=("", 0))
+    return name, dims + lead
+
+
+MICROBATCH = 300
+"""Bytes of the objects that executors keep for each micro-batch, by each device that is by itself."""
+
+DEVICE = 50_000
+"""Bytes of the objects of a device that is by itself."""
+
+
 def stacked(program: Program) -> int:
-    """Of the executor with all devices as one array: lasting and saved values of all groups, the rest of one."""
-    lasting, passing = 0, 0
+    """Of the executor with all devices as one array: lasting and saved values of all groups, the rest of one; in the
+    beginning the logical arrays beside what groups have of them. Batches come in float64."""
+    lasting, kept, passing = 0, 0, 0
     for cls in program.classes:
         memory = _Stacked(program, cls)
+        lasting += len(cls.groups) * sum(n for (_, role), of in memory.static.items() if role in LASTING for _, n in of)
         for group in cls.groups:
             roles = [r for peak in memory.use(group).values() for r in peak.roles.items()]
-            kept = sum(n for role, n in roles if role in (*STATIC, Role.GRADIENT, Role.SAVED, Role.INPUT))
-            lasting += kept
-            passing = max(passing, sum(n for _, n in roles) - kept)
-    return lasting + passing
+            mine = sum(n for role, n in roles if role in (*STATIC, Role.GRADIENT, Role.SAVED, Role.INPUT))
+            kept += mine
+            passing = max(passing, sum(n for _, n in roles) - mine)
+    return max(kept + passing, lasting + _logical(program)) + _batch(program) + MICROBATCH * program.microbatches
 
 
 def private(program: Program) -> int:
@@ -50,7 +78,18 @@ def private(program: Program) -> int:
     for cls in program.classes:
         memory = ClassMemory(program, cls)
         total += sum(each * peak.bytes for group in cls.groups for peak in memory.use(group).values())
-    return total
+    return total + _batch(program) + each * program.groups * (DEVICE + MICROBATCH * program.microbatches)
+
+
+def _logical(program: Program) -> int:
+    """Weights and states, each once."""
+    found = {logical(s): logical_type(s, c) for c in program.classes for s in c.states if s.role in LASTING}
+    return sum(stored(type) for type in found.values())
+
+
+def _batch(program: Program) -> int:
+    """A batch as it is read or made, before it is delivered."""
+    return sum(2 * 8 * i.type.elements for i in program.inputs)
 
 
 def serial(training: Training) -> int:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dsl.limits import MAX_DIM as MAX_DIM
+from dsl.limits import MAX_DIMS as MAX_DIMS
+from dsl.limits import MAX_ELEMENTS as MAX_ELEMENTS
+
 MAX_NODES = 50_000
 """Nodes of all graphs of one evaluation; a rolled loop's body counts once."""
 
@@ -10,12 +14,6 @@ MAX_CALLS = 20_000
 
 MAX_NESTING = 120
 """Expressions, statements and calls that are open at one moment."""
-
-MAX_DIM = 2**40
-"""Size of a dim."""
-
-MAX_ELEMENTS = 2**56
-"""Elements of a tensor."""
 
 MAX_COUNT = 10**9
 """Iterations of a rolled loop."""

@@ -17,6 +17,7 @@ from compiler.ops.shape import Rename
 from compiler.origin import last
 from dsl import ast
 from dsl.diagnostics import fail
+from dsl.limits import MAX_LOOPS
 
 
 def repeat(statement: ast.Repeat, scope: Scope) -> None:
@@ -48,6 +49,8 @@ class _Loop:
     def __init__(self, statement: ast.Repeat | ast.Scan, scope: Scope, count: int, dim: Dim | None = None) -> None:
         self.statement, self.scope, self.dim = statement, scope, dim
         scope.session.spend_node(statement.span)
+        if len(scope.frame.loops) >= MAX_LOOPS:
+            raise fail("E0907", f"more than {MAX_LOOPS} loops inside one another", statement.span)
         if dim is not None and statement.label.id in scope.making.dim_names:
             message = f"`{statement.label.id}` is the label of a `scan` and also the name of a dim"
             raise fail("E0306", message, statement.label.span, help="rename one of them")

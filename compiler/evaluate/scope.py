@@ -267,7 +267,7 @@ class Scope:
         try:
             types = op.infer(*(v.type for v in operands))
             for t in types:
-                check_size(t.elements, str(t), span)
+                check_size(t, "", span)
                 self.making.used_dims.update(t.names)
             if self.making.counts:
                 self._check_made(op, operands, types, span)
@@ -343,10 +343,13 @@ class Scope:
         return weight.casts[frame]
 
 
-def check_size(elements: int, what: str, span: Span | None) -> None:
-    """Refuse tensors beyond the bound."""
-    if elements > limits.MAX_ELEMENTS:
-        raise fail("E0908", f"{what} has more than 2^56 elements", span)
+def check_size(type: Type, what: str, span: Span | None) -> None:
+    """Refuse tensors beyond the bounds. what: how the message calls it, "" for its type."""
+    if len(type.dims) > limits.MAX_DIMS:
+        message = f"{what or 'this'} has {len(type.dims)} dims, the most is {limits.MAX_DIMS}"
+        raise fail("E0908", message, span, help="put dims of size 1 away, or several into one")
+    if type.elements > limits.MAX_ELEMENTS:
+        raise fail("E0908", f"{what or type} has more than 2^56 elements", span)
 
 
 def check_dim(size: int, name: str, span: Span | None) -> None:

@@ -244,7 +244,7 @@ def _weight(target: ast.Target, statement: ast.WeightDecl, scope: Scope) -> None
     if len(set(type.names)) != len(type.names):
         twice = next(n for n in type.names if type.names.count(n) > 1)
         raise fail("E0205", f"the weight `{name}` would have dim `{twice}` twice", target.span)
-    check_size(type.elements, f"the weight `{name}`", target.span)
+    check_size(type, f"the weight `{name}`", target.span)
     scope.session.spend_node(target.span)
     declared = Value(path, type, target.span, Origin(path))
     scope.frame.outermost.own.add(declared)
@@ -286,7 +286,7 @@ def _input(statement: ast.InputDecl, scope: Scope) -> None:
     for name in statement.names:
         if name.id in scope.vars and isinstance(scope.vars[name.id], Value):
             raise fail("E0102", f"there are two inputs `{name.id}`", name.span)
-        check_size(type.elements, f"the input `{name.id}`", name.span)
+        check_size(type, f"the input `{name.id}`", name.span)
         value = scope.frame.param(name.id, type, name.span)
         scope.making.inputs.append(DataInput(value, low, high))
         if low is not None and high is not None:

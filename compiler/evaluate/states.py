@@ -78,7 +78,7 @@ def _declare(target: ast.Target, own: Type, init: Init, scope: Scope) -> None:
     if len(set(type.names)) != len(type.names):
         twice = next(n for n in type.names if type.names.count(n) > 1)
         raise fail("E0205", f"the state `{name}` would have dim `{twice}` twice", span)
-    check_size(type.elements, f"the state `{name}`", span)
+    check_size(type, f"the state `{name}`", span)
     scope.session.spend_node(span)
     whole = Value(path, type, span, Origin(path))
     scope.frame.outermost.own.add(whole)

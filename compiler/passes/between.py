@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from compiler.graph import Graph, Node, Value
 from compiler.homes import Homes
@@ -12,7 +12,7 @@ from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StageOrder:
     """All stages in the order in which values pass through them. homes: where they are; own: those that the pipeline
     is cut into, by their numbers; the others are visits."""
 
@@ -20,24 +20,24 @@ class Row:
     own: tuple[int, ...]
 
     @staticmethod
-    def of(homes: Homes) -> Row:
-        """Of a pipeline alone."""
-        return Row(homes, tuple(range(len(homes))))
+    def of(homes: Homes) -> StageOrder:
+        """Of pipelines alone."""
+        return StageOrder(homes, tuple(range(len(homes))))
 
-    def with_visit(self, group: int, at: int) -> Row:
+    def with_visit(self, group: int, at: int) -> StageOrder:
         """A visit of a group before the stage `at`."""
         groups = self.homes.groups
         own = tuple(s + (s >= at) for s in self.own)
-        return Row(Homes((*groups[:at], group, *groups[at:])), own)
+        return StageOrder(Homes((*groups[:at], group, *groups[at:])), own)
 
     def cuts(self, cuts: Sequence[CutLoop]) -> tuple[CutLoop, ...]:
         """Loops among these stages, that are cut among the pipeline's."""
         return tuple(c.moved(len(self.homes), self.own) for c in cuts)
 
-    def stage(self, group: int, after: int, until: int | None) -> int | None:
-        """The first stage of a group that is not before `after`, and not behind the pipeline's own `until`."""
+    def stage(self, groups: Collection[int], after: int, until: int | None) -> int | None:
+        """The first stage of some groups that is not before `after`, and not behind the pipeline's own `until`."""
         end = len(self.homes) - 1 if until is None else self.own[until]
-        return next((s for s in self.homes.of(group) if after <= s <= end), None)
+        return next((s for s in range(after, end + 1) if self.homes.group(s) in groups), None)
 
     def room(self, after: int | None, until: int | None) -> int | None:
         """Before which stage a visit can be that reads what `after` makes, for the pipeline's own `until`; None: there

@@ -77,8 +77,13 @@ def cut_parts(
                 cuts.append(CutLoop(part, loops[part], counts, begin, end))
             else:
                 scopes.append(PlaceRule(part, rule.axis, mine[0], rule.span))
+    return tuple(trained_first(placed, cuts)), tuple(scopes)
+
+
+def trained_first(placed: Placed, cuts: Sequence[CutLoop]) -> list[CutLoop]:
+    """Loops with trained weights, then the others."""
     trained = {label for w in placed.training.model.trained for label in w.loops}
-    return tuple(sorted(cuts, key=lambda c: c.label not in trained)), tuple(scopes)
+    return sorted(cuts, key=lambda c: c.label not in trained)
 
 
 def divided(rule: PipelineRule, loops: Mapping[str, int], stages: int) -> dict[str, tuple[int, ...]]:

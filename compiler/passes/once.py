@@ -16,8 +16,8 @@ from compiler.ops.comm import MaskPad, Relayout
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
 from compiler.origin import scopes
+from compiler.passes.lanes import Lanes
 from compiler.passes.places import node_path, scope_of
-from compiler.strategy import PlaceRule
 from dsl.data import dataclass
 
 EACH = ""
@@ -39,16 +39,16 @@ class Sent:
 NOTHING_SENT = Sent(frozenset())
 
 
-def made_once(
-    graph: Graph, rows: Sequence[Sequence[str]], weights: Collection[str], rules: Sequence[PlaceRule]
-) -> Sent:
+def made_once(graph: Graph, rows: Sequence[Sequence[str]], weights: Collection[str], lane: Lanes) -> Sent:
     """What stages of a pipeline read and one of them makes, of a forward graph, placed or not.
 
     rows: labels of the loops at the top that are cut into stages, and paths of the scopes between them, row by row;
-    weights: names of the inputs that are weights; rules: of what is placed on one stage, or on each that reads it.
+    weights: names of the inputs that are weights; lane: where the rows lie, and what is placed
+    besides, on one stage or on each that reads it.
     """
-    said = {r.scope: r.index for r in rules}
-    parts = {part: rows[0][0] if part == row[0] else part for row in rows for part in row}  # all rows begin together
+    said = {r.scope: r.index for r in lane.rules}
+    first = {at: row[0] for at, row in reversed(list(zip(lane.of, rows, strict=True)))}  # rows of a lane begin together
+    parts = {part: first[at] if part == row[0] else part for at, row in zip(lane.of, rows) for part in row}
     known = {v: WEIGHT if v.name in weights else DATA for v in graph.inputs}
     behind: dict[Value, str] = {}  # what can be on one stage only -> the part of a row that it has come from last
     for node in graph.nodes:

@@ -21,10 +21,12 @@ from compiler.passes.differentiate import (
 from compiler.passes.divide import Divided, divide
 from compiler.passes.early_writes import early_writes, late_values
 from compiler.passes.evaluation import evaluation
+from compiler.passes.lanes import lanes
 from compiler.passes.lower import lower
 from compiler.passes.mark_regions import mark_regions
 from compiler.passes.once import NOTHING_SENT, made_once
 from compiler.passes.place.place import Placed, place
+from compiler.passes.place.rules import place_axes
 from compiler.passes.recompute import Recompute
 from compiler.passes.simplify import simplify
 from compiler.passes.split import SplitGraphs, split
@@ -123,7 +125,8 @@ def _close(w: Work) -> None:
     sizes = {a.name: a.size for a in strategy.mesh}
     rows = [p.parts for p in strategy.pipelines if sizes[p.axis] > 1]
     weights = {weight.name for weight in w.model.weights}
-    sent = made_once(w.derivative.forward, rows, weights, strategy.places) if rows else NOTHING_SENT
+    graph = w.derivative.forward
+    sent = made_once(graph, rows, weights, lanes(strategy, place_axes(strategy), graph)) if rows else NOTHING_SENT
     w.differentiated = close(w.derivative, rules, w.names, sent.by_first | sent.others)
 
 

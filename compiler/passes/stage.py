@@ -16,8 +16,9 @@ from compiler.ops.comm import MaskPad
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
-from compiler.passes.between import Row, needed_at
-from compiler.passes.cuts import CutLoop, cut_parts
+from compiler.passes.between import StageOrder, needed_at
+from compiler.passes.cuts import CutLoop
+from compiler.passes.lanes import Lanes, cut_lanes, lanes
 from compiler.passes.once import made_once
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
@@ -26,7 +27,6 @@ from compiler.passes.places import (
     check_flow,
     check_order,
     of_weights,
-    place_of,
     places,
     ranks,
     scope_of,
@@ -35,7 +35,7 @@ from compiler.passes.places import (
 from compiler.passes.readers import readers, readers_of_inputs
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
-from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
+from dsl.diagnostics import Diagnostics
 
 ALL = -1
 Stage = int | None
@@ -111,25 +111,21 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     axes = place_axes(strategy)
     groups = prod(a.size for a in strategy.mesh if a.name in axes)
     rule = strategy.pipelines[0] if strategy.pipelines else None
-    if len(axes) > 1:
-        message = f"places lie on one axis, not on {' and '.join(axes)}"
-        help = "a pipeline may leave the first stages to what is placed there: `cuts [0, …]`" if rule else None
-        raise ParcError(Diagnostic("E0552", message, strategy.places[-1].span, help=help))
-    chunks = rule.chunks if rule is not None else 1
-    cuts, rows = cut_parts(placed, strategy.pipelines, groups * chunks) if groups > 1 else ((), ())
+    lane = lanes(strategy, axes, placed.forward)
+    chunks = rule.chunks if rule is not None and groups > 1 else 1
+    cuts, rows, ways = cut_lanes(placed, lane, chunks) if groups > 1 else ((), (), ())
     apart = [r.batch for r in placed.rounds] + ([placed.finish] if placed.finish is not None else [])
-    fixed = places(placed.forward, (*strategy.places, *rows), apart, placed.training.trains)
-    chunks = chunks if groups > 1 else 1
-    row = Row.of(given or Homes.dealt(groups, groups * chunks))
-    order: tuple[int, ...] | None = tuple(range(groups * chunks))
+    fixed = places(placed.forward, (*lane.rules, *rows), apart, placed.training.trains)
+    row = StageOrder.of(given or (Homes(ways) if ways else Homes.dealt(groups, groups)))
+    order: tuple[int, ...] | None = tuple(range(len(row.homes)))
     visit: Mapping[str, int] = {}
     anywhere = of_weights(placed.forward, fixed, placed.weights) if fixed else frozenset()
-    by_hand = any(p.index is not None for p in strategy.places)
+    by_hand = any(p.index is not None for p in lane.rules)
     if by_hand and rule is None:
         order = ranks(placed.forward, fixed, groups)
     if order is None:
         visit, found_homes = visits(placed.forward, fixed, groups, anywhere)
-        row = Row.of(Homes(found_homes))
+        row = StageOrder.of(Homes(found_homes))
     row_of = {r.scope: r.index for r in rows}
 
     def in_row(node: Node) -> int | None:
@@ -143,33 +139,34 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         """Where rules say that a node is. before: the last stage of its operands."""
         if visit:
             return visit.get(node.outputs[0].name)
-        found, own = place_of(node, fixed), in_row(node)
+        scope, own = scope_of(node, fixed), in_row(node)
         if own is not None:
             return row.own[own]
-        if found is None or rule is None:
-            return found
+        if scope is None or fixed[scope] is None or rule is None:
+            return None if scope is None else fixed[scope]
         if node in anywhere or any(v.type.has(c.label) for v in node.outputs for c in cuts):
             return None  # of weights, or of all iterations of what is cut: each stage makes what it reads
         until = min((needed[v] for v in node.outputs if v in needed), default=None)
-        there = row.stage(found, before or 0, until)
+        there = row.stage(lane.groups[scope], before or 0, until)
         if there is None and (at := row.room(before, until)) is not None:
-            more.append((found, at))
-        return row.homes.of(found)[-1] if there is None else there
+            more.append((lane.groups[scope][0], at))
+        return len(row.homes) - 1 if there is None else there
 
-    once = _made_once(placed) if groups > 1 else frozenset()
+    once = _made_once(placed, lane) if groups > 1 else frozenset()
     while True:
         ranked = order if order is not None and len(order) == len(row.homes) else tuple(range(len(row.homes)))
-        visited = order is None or len(row.homes) > len(row.own)
+        visited = order is None or len(row.homes) > len(row.own) or len(lane.ways) > 1
         here = row.cuts(cuts)
         found = Staged(groups, here, rule, {}, {}, (), {}, ranked, homes=row.homes, visited=visited, once=once)
         first = _forward(placed.forward, found, place, found.rank)
+        more += ((g, len(row.homes)) for g in range(groups) if not more and not row.homes.of(g))
         if not more:
             break
         row = row.with_visit(*more[0])
         more.clear()
     if by_hand and rule is not None:
-        check_flow(placed.forward, strategy.places, found, first)
-    check_by_each(placed.forward, strategy.places, first)
+        check_flow(placed.forward, lane.rules, found, first)
+    check_by_each(placed.forward, lane.rules, first)
     check_order(placed.forward, strategy.pipelines, found, first)
     _check_states(placed, found, first)
     made = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
@@ -191,10 +188,9 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     return replace(found, loads=loads)
 
 
-def _made_once(placed: Placed) -> frozenset[Value]:
-    strategy = placed.training.job.strategy
-    rows = [rule.parts for rule in strategy.pipelines]
-    return made_once(placed.forward, rows, placed.weights, strategy.places).by_first if rows else frozenset()
+def _made_once(placed: Placed, lane: Lanes) -> frozenset[Value]:
+    rows = [rule.parts for rule in placed.training.job.strategy.pipelines]
+    return made_once(placed.forward, rows, placed.weights, lane).by_first if rows else frozenset()
 
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:

@@ -19,12 +19,13 @@ from compiler.origin import Origin, Phase
 from compiler.program import ALL_CHUNKS, ORIGINS, Function, FunctionPhase, phase_in
 from compiler.regions.region import Region
 from compiler.text.attrs import AXES, OPS, attributes, describe, fits
-from compiler.text.cursor import MAX_NESTING, Cursor
+from compiler.text.cursor import Cursor
 from compiler.text.lexer import Lexeme
 from compiler.text.locations import Locations, Site
 from compiler.text.regions import WORD as REGION
 from compiler.text.regions import read_regions
 from dsl.diagnostics import Diagnostics, ParcError, did_you_mean
+from dsl.limits import MAX_LOOPS
 from dsl.source import Span
 
 UNKNOWN = Type("f32")
@@ -257,8 +258,8 @@ class BodyParser(Cursor):
         return Node(Map(fn, tuple(slots)), tuple(inputs), outputs)
 
     def _repeat(self, outputs: tuple[Value, ...], start: Lexeme, site: Site, depth: int) -> Node:
-        if depth >= MAX_NESTING:
-            raise self.error("E0608", f"loops are nested deeper than {MAX_NESTING}", start)
+        if depth >= MAX_LOOPS:
+            raise self.error("E0608", f"loops are nested deeper than {MAX_LOOPS}", start)
         label = self.text("the loop's name")
         count = self.natural()
         scan = self.take_word("scan")

@@ -19,7 +19,7 @@ MAX_LIST = 100_000
 """Elements of a written-out range of integers."""
 
 MAX_NESTING = 32
-"""Brackets within brackets of a value, loops within loops."""
+"""Brackets within brackets of a value."""
 
 MAX_NATURAL = 2**64 - 1
 """Of sizes, counts and seeds."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from sys import intern
 from typing import NamedTuple
 
 from dsl.diagnostics import fail
+from dsl.limits import MAX_LOWERED
 from dsl.source import Span
-
-MAX_CHARACTERS = 32 * 1024 * 1024
-"""Size of a text."""
 
 MAX_DIGITS = 100
 """Digits of a number, as in `.par`; sizes and counts have 64 bits (`Cursor.natural`)."""
@@ -48,8 +47,8 @@ class Lexeme(NamedTuple):
 
 def tokens(text: str, name: str) -> list[Lexeme]:
     """All tokens but space and comments. Line ends inside ( ) and [ ] do not count."""
-    if len(text) > MAX_CHARACTERS:
-        raise fail("E0608", f"a text of {len(text)} characters", Span(name, 0, 0), help=f"at most {MAX_CHARACTERS}")
+    if len(text) > MAX_LOWERED:
+        raise fail("E0608", f"a text of {len(text)} characters", Span(name, 0, 0), help=f"at most {MAX_LOWERED}")
     found: list[Lexeme] = []
     position, open_brackets, end = 0, 0, len(text)
     match = _TOKEN.match
@@ -68,7 +67,7 @@ def tokens(text: str, name: str) -> list[Lexeme]:
             if not open_brackets and found and found[-1].kind != "newline":
                 found.append(Lexeme("newline", "\n", start, position))
             continue
-        word = m.group(kind)
+        word = intern(m.group(kind))
         if kind == "mark":
             kind = word
             if word in "([":

@@ -119,7 +119,7 @@ class _Checker:
         if shape in self.formed:
             scope.known[var.name] = var
             return True
-        problems = [(code, f"%{var.name}: {what}", help) for code, what, help in wrong_type(var.type, len(self.kinds))]
+        problems = [(code, f"%{var.name}: {what}", help) for code, what, help in wrong_type(var.type)]
         if not problems and self.sizes is not None:
             problems = check_layout(var, self.kinds, scope.timeless)
         for code, message, help in problems:

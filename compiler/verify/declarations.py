@@ -29,10 +29,9 @@ _MADE_UP = 2
 
 def check_declarations(program: Program, report: Report) -> None:
     """Inputs and buffers of a program whose frame is fine."""
-    axes = len(program.axes)
     for k, i in enumerate(program.inputs):
         site = Site(HEAD, "input", k)
-        for code, message, help in wrong_type(i.type, axes):
+        for code, message, help in wrong_type(i.type):
             report.error(code, site, f"input {i.name}: {message}", help)
         problem = _range(i)
         if problem is not None:
@@ -40,7 +39,7 @@ def check_declarations(program: Program, report: Report) -> None:
     for c, cls in enumerate(program.classes):
         for at, s in enumerate(cls.states):
             site = Site(c, "state", at)
-            for code, message, help in (*wrong_type(s.type, axes), *_state(s)):
+            for code, message, help in (*wrong_type(s.type), *_state(s)):
                 report.error(code, site, f"{s.role} {s.name}: {message}", help)
     if not report.failed:
         _check_alike(program, report)

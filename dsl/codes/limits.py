@@ -21,11 +21,24 @@ _STAGES = (
     "job fit {{\n  train m using st\n  optimizer sgd(lr = 0.1)\n}}\n"
 )
 
+_REPLICAS = (
+    "# --slow 5=1.5\nuse std.optimizers (sgd)\ndevice chip {{\n  compute f32 1 TFLOP/s\n  memory 8 GB, 100 GB/s\n}}\n"
+    "cluster pod {{\n  device npu = chip\n  level room = {0} npu over 10 GB/s, 1 us\n}}\n"
+    "model m {{\n  dim b = {0}, d = 4\n  input x : f32[b,d]\n  weight w[d]\n  loss mean(x * w)\n}}\n"
+    "strategy st for m {{\n  mesh (dp = {0})\n  split b on dp\n}}\n"
+    "job fit {{\n  train m on pod using st\n  optimizer sgd(lr = 0.1)\n}}\n"
+)
+
+_MANY_DIMS = (
+    "use std.optimizers (sgd)\nmodel m {{\n  dim {}\n  weight w[{}]\n  loss mean(w)\n}}\n"
+    "job fit {{\n  train m\n  optimizer sgd(lr = 0.1)\n}}\n"
+)
+
 CODES: tuple[Code, ...] = (
     Code(
         "E0901",
         "the file is too large",
-        f"A source file has at most {limits.MAX_BYTES // 2**20} MiB.",
+        f"A source file has at most {limits.MAX_BYTES // 2**20} MiB, a lowered program {limits.MAX_LOWERED // 2**20}.",
         "# long\n" * (limits.MAX_BYTES // 7 + 1),
         "# long\n",
     ),
@@ -69,7 +82,7 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0907",
         "nested too deeply",
-        "At most 120 expressions, statements and calls are open at one moment.",
+        "At most 120 expressions, statements and calls are open at one moment, and 20 loops.",
         "".join(f"fn f{i}(x) {{\n  return f{i + 1}(x) + 1\n}}\n" for i in range(60))
         + "fn f60(x) {\n  return x\n}\ncheck f0(1) > 0\n",
         "".join(f"fn f{i}(x) {{\n  return f{i + 1}(x) + 1\n}}\n" for i in range(60))
@@ -78,8 +91,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0908",
         "a size beyond the bounds",
-        "A dim has a size of at most 2^40, a tensor at most 2^56 elements, a `repeat` at most 10^9 iterations, a\n"
-        "cluster or a mesh at most 10^9 devices, a pipeline at most 4,096 stages\n"
+        "A dim has a size of at most 2^40, a tensor at most 64 dims and 2^56 elements, a `repeat` at most 10^9\n"
+        "iterations, a cluster or a mesh at most 10^9 devices, a pipeline at most 4,096 stages\n"
         "(and an axis of `place` as many places). What devices and clusters state is 0 or from 10^-12 to 10^24 in\n"
         "base units: bytes, seconds, FLOP/s.",
         "use std.optimizers (sgd)\nmodel m(n) {\n  dim d = n\n  weight w[d]\n  loss sum(w)\n}\n"
@@ -114,5 +127,21 @@ CODES: tuple[Code, ...] = (
         "500,000 at most, and a step is run of 20,000,000 at most.",
         _STAGES.format(1024),
         _STAGES.format(8),
+    ),
+    Code(
+        "E0932",
+        "a tensor has more axes than an array can have",
+        "The emulator's arrays have an axis for each dim of a tensor, one for each axis of the mesh and one for\n"
+        "micro-batches. numpy has 64 at most (32 before numpy 2).",
+        _MANY_DIMS.format(", ".join(f"q{i} = 1" for i in range(64)), ",".join(f"q{i}" for i in range(64))),
+        _MANY_DIMS.format("q0 = 1", "q0"),
+    ),
+    Code(
+        "E0933",
+        "too many devices to be told apart",
+        "Devices that are alike are priced as one, however many they are. With slow ones among them (`--slow 5=1.5`)\n"
+        "those that wait for slow ones are looked for device by device, among 2,000,000 at most.",
+        _REPLICAS.format(10**8),
+        _REPLICAS.format(8),
     ),
 )

@@ -119,8 +119,8 @@ CODES: tuple[Code, ...] = (
     _code(
         "E0608",
         "too much",
-        "Numbers have at most 100 digits, sizes and counts 64 bits, names 32,768 characters, loops and brackets 32\n"
-        "levels, meshes 10^9 devices.",
+        "Numbers have at most 100 digits, sizes and counts 64 bits, names 32,768 characters, brackets 32 levels,\n"
+        "loops 20, meshes 10^9 devices.",
         "dp=2, tp=2",
         "dp=20000000000000000000, tp=2",
     ),

@@ -207,10 +207,11 @@ CODES: tuple[Code, ...] = (
     ),
     Code(
         "E0552",
-        "places on another axis, parts in another order",
-        "Stages and places lie along one axis. Values pass through the parts of a row\n"
-        "(`pipeline encoder, decoder`) in its order. Rows of several `pipeline`s all begin in the first stage and end\n"
-        "in the last, so that none may need what another makes.",
+        "a place on one axis only, parts in another order",
+        "Where several axes of a mesh are places, what is placed or cut has one on each but the pipeline's, by a rule\n"
+        "of its own or of a scope around it. Values pass through the parts of a row (`pipeline encoder, decoder`) in\n"
+        "its order. Rows of several `pipeline`s in one place all begin in the first stage and end in the last: none\n"
+        "may need what another makes.",
         _file(f"{_PIPE}\nplace left on dp[0]").replace("(pp = 2)", "(pp = 2, dp = 2)"),
         _file(f"{_PIPE}\nplace left on pp[0]"),
     ),

@@ -116,22 +116,13 @@ def _verified(compiled: Compiled, sized: Sized | None = None) -> tuple[Diagnosti
     from dataclasses import replace
 
     from compiler.verify import verify
+    from parc.smaller import told_smaller
 
     span, found = compiled.job.strategy.span, []
     for d in verify(compiled.program):
         d = replace(d, span=d.span or span)
         found.append(told_smaller(d, sized) if d.limit else replace(d, notes=(*d.notes, OURS)))
     return tuple(found)
-
-
-def told_smaller(found: Diagnostic, sized: Sized | None) -> Diagnostic:
-    """The refusal of a schedule with the parameters that make it shorter in its help."""
-    from dataclasses import replace
-
-    from parc.smaller import passes, smaller
-
-    named = smaller(sized, passes) if sized is not None else ""
-    return replace(found, help="; ".join(filter(None, (found.help, named))))
 
 
 def sizes(file: File, options: Options) -> Sized:

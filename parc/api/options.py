@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
+from dsl.limits import LOWERED
+
 if TYPE_CHECKING:
     from dsl.diagnostics import Diagnostic
     from dsl.source import Source
@@ -44,7 +46,7 @@ class Options(TypedDict, total=False):
 
 def is_stage(name: str) -> bool:
     """Tell whether a file of this name holds the text of a job after one of the stages before the program."""
-    return name.endswith((".graph", ".training", ".placed"))
+    return name.endswith(LOWERED) and not is_program(name)
 
 
 def is_program(name: str) -> bool:

@@ -68,14 +68,16 @@ def trace(compiled: Compiled, detail: Detail = "some", variation: Variation | No
         variation: devices and links that are slower than the cluster says.
 
     Raises:
-        ParcError: E0801 without a cluster.
+        ParcError: E0801 without a cluster; E0931 for more actions than can be drawn, E0910 for too little memory here.
     """
     from compiler.cost.memory.systems import Systems
     from compiler.cost.time.simulate import Simulation
     from compiler.memory.occupancy import occupancy
+    from parc.machine import require_drawn
     from parc.report.memory import held
     from parc.report.trace import Trace
 
+    require_drawn(compiled)
     simulation = Simulation.of(compiled)
     pieces = simulation.record(variation=variation) if detail != "none" else {}
     timeline = simulation.run(None, variation)
@@ -89,12 +91,17 @@ def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:
     Args:
         command: the line that made it, to be shown.
         strategy: the source text of the strategy, to be shown.
+
+    Raises:
+        ParcError: E0931 for more actions than can be drawn, E0910 for too little memory here.
     """
     from compiler.cost.time.simulate import Simulation
     from compiler.memory.occupancy import occupancy
+    from parc.machine import require_drawn
     from parc.report.inside import UNROLLED
     from parc.report.page import page
 
+    require_drawn(estimate.compiled)
     pieces = Simulation.of(estimate.compiled).record(UNROLLED, estimate.variation)
     held = occupancy(estimate.compiled.program, estimate.systems.memory)
     return page(estimate, held, pieces, command, strategy)
@@ -103,7 +110,7 @@ def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:
 def remedies(compiled: Compiled) -> Remedies | None:
     """Find changes of the strategy with which a job fits in the memories of its cluster, the fastest step first.
 
-    They are compiled and simulated: up to 10 s. None if it fits, or has no cluster.
+    They are compiled and simulated: some 8 s at most. None if it fits, or has no cluster.
     """
     from parc.memory import capacities, of_stack
     from parc.remedies import remedies

@@ -71,16 +71,20 @@ def _run(
 
         profiler = Profiler(engine)
         executor = profiler.executor
+    from parc.machine import Asked, require_machine
+
+    here = ["stacked" if engine is None else "private"]
+    if engine is not None and engine.place is not None:
+        here = []  # the devices are not all on this machine
     if is_program(name_of(file)):
-        found = run(load_program(file, **options), steps, progress=progress, executor=executor)
+        program = load_program(file, **options)
+        require_machine(Asked(program, here))
+        found = run(program, steps, progress=progress, executor=executor)
         if profiler is not None and profiled is not None:
             profiled(profiler.profile(found.name))
         return found
-    from parc.machine import require_machine
-
     compiled = compile(file, **options)
-    if engine is None or engine.place is None:  # else the devices are not all here
-        require_machine(compiled, sizes(file, options), ["stacked" if engine is None else "private"], proof=False)
+    require_machine(Asked(compiled.program, here, None, compiled.job.span, sizes(file, options)))
     simulated = simulation = None
     if compiled.job.cluster is not None:
         from compiler.cost.time.simulate import Simulation
@@ -171,7 +175,7 @@ def _verify(
     options: Options,
 ) -> Proof:
     from compiler.driver import compile_job
-    from parc.machine import require_machine
+    from parc.machine import Asked, require_machine
     from parc.room import require_room
     from runtime.data import open_data
     from runtime.prove import prove, prove_evaluation
@@ -184,14 +188,14 @@ def _verify(
         here = ["stacked", "private"] if engine.place is None else ["stacked"]
     if small is None:
         compiled = compile(file, **options)
-        require_machine(compiled, sizes(file, options), here, proof=True)
+        require_machine(Asked(compiled.program, here, compiled.training, compiled.job.span, sizes(file, options)))
         own: Options = {**options, "double": False}
         require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None, told)
     else:
         compiled = small.compiled
         if (entry := options.get("entry", compiled.training.entry)) != compiled.training.entry:
             compiled = compile_job(compiled.job, entry)
-        require_machine(compiled, sizes(file, options), here, proof=True)
+        require_machine(Asked(compiled.program, here, compiled.training, compiled.job.span, sizes(file, options)))
     program = compiled.program
     reader = open_data(None if exact else compiled.job.data, program.inputs)
     return (prove if compiled.training.trains else prove_evaluation)(

@@ -96,6 +96,8 @@ class Cli(click.Group):
             cause = error.error if isinstance(error, _StreamFailed) else error
             ended = failed(cause)
             code = show_failure(cause, debug) if ended is None else ended
+        if code == INTERRUPTED and "torch" in sys.modules:
+            os._exit(code)  # what Python does at its end takes a second then
         sys.exit(code)
 
     def _ended(self, args: Sequence[str] | None, prog_name: str, debug: bool, extra: dict[str, Any]) -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import field, replace
 from math import isfinite
 from pathlib import Path
@@ -169,7 +170,9 @@ class Command(click.Command):
             out.warn(error.diagnostics)
             return out.finish(_code(error.diagnostics))
         except MemoryError:
-            out.fail("this needs more memory than the machine has")
+            from parc.machine import out_of_memory
+
+            out.warn([out_of_memory()])
             return out.finish(LIMIT)
         except click.ClickException as error:
             if not out.json:
@@ -293,6 +296,20 @@ def output_option(function: F) -> F:
 def choice(out: Output, params: tuple[tuple[str, str], ...], job: str | None, strategy: str | None) -> Options:
     """What the options of `job_options` say. Warnings go to `out`."""
     return {"params": dict(params), "job": job, "strategy": strategy, "warned": lambda warning: out.warn([warning])}
+
+
+@contextmanager
+def smaller_named(source: Source, options: Options) -> Iterator[None]:
+    """What is too long to be drawn is refused with the parameters that make it shorter."""
+    try:
+        yield
+    except ParcError as error:
+        if not any(d.limit for d in error.diagnostics):
+            raise
+        from parc.api.compiling import sizes
+        from parc.smaller import told_smaller
+
+        raise ParcError(*(told_smaller(d, sizes(source, options)) for d in error.diagnostics)) from None
 
 
 evaluate_option = click.option(

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parc import api
-from parc.cli.common import Command, Output, choice, file_argument, job_options, output_option, read_source
+from parc.cli.common import (
+    Command,
+    Output,
+    choice,
+    file_argument,
+    job_options,
+    output_option,
+    read_source,
+    smaller_named,
+)
 from parc.cli.variation import Factors, variation, variation_options
 from parc.cli.writing import check_output, write_output
 from parc.units import amount
@@ -38,14 +47,16 @@ def command(
     """
     source = read_source(out, file)
     check_output(output, source, dict(params).values())
-    compiled = api.compile(source, **choice(out, params, job, strategy))
+    options = choice(out, params, job, strategy)
+    compiled = api.compile(source, **options)
     estimate = api.estimate(compiled, variation(compiled, slow, slow_link))
     line = ["parc", "report", quote(file), *(f"-D {quote(f'{n}={v}')}" for n, v in params)]
     line += [f"--slow {quote(f'{rank}={factor:g}')}" for rank, factor in slow]
     line += [f"--slow-link {quote(f'{level}={factor:g}')}" for level, factor in slow_link]
     line += [f"--job {quote(job)}"] if job else []
     line += [f"--strategy {quote(strategy)}"] if strategy else []
-    text = api.report(estimate, " ".join(line), _text(out, compiled.job.strategy.span))
+    with smaller_named(source, options):
+        text = api.report(estimate, " ".join(line), _text(out, compiled.job.strategy.span))
     result: dict[str, Any] = {
         "output": output,
         "step_seconds": estimate.timeline.step_seconds,

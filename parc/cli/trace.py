@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parc import api
-from parc.cli.common import Command, Output, choice, file_argument, job_options, output_option, read_source
+from parc.cli.common import (
+    Command,
+    Output,
+    choice,
+    file_argument,
+    job_options,
+    output_option,
+    read_source,
+    smaller_named,
+)
 from parc.cli.tables import plural
 from parc.cli.variation import Factors, variation, variation_options
 from parc.cli.writing import check_output, write_output
@@ -45,8 +54,10 @@ def command(
     """
     source = read_source(out, file)
     check_output(output, source, dict(params).values())
-    compiled = api.compile(source, **choice(out, params, job, strategy))
-    found = api.trace(compiled, detail, variation(compiled, slow, slow_link))
+    options = choice(out, params, job, strategy)
+    compiled = api.compile(source, **options)
+    with smaller_named(source, options):
+        found = api.trace(compiled, detail, variation(compiled, slow, slow_link))
     classes = len(found.timeline.classes)
     result: dict[str, Any] = {
         "output": output,

@@ -34,6 +34,9 @@ from runtime.numpy.base import LocalValue
 BLOCK = 32768
 """Elements of a block: 128 KiB of float32, so that half a dozen stay in the second-level cache."""
 
+UNEVEN = 16
+"""Blocks that are alike may be so many times smaller than they could be; else the last one is smaller than others."""
+
 SMALLEST = 16384
 """Elements of a space below which fusing does not pay."""
 
@@ -83,7 +86,10 @@ def _cut(shape: tuple[int, ...]) -> tuple[int, int]:
     for axis in reversed(range(len(shape))):
         size = shape[axis]
         if axis < len(shape) - 1 and inside * size > BLOCK:
-            part = max(d for d in range(1, max(1, BLOCK // inside) + 1) if size % d == 0)
+            most = max(1, BLOCK // inside)
+            part = max(d for d in range(1, most + 1) if size % d == 0)
+            if part < most // UNEVEN:
+                part = most
             return (axis, part) if part > 1 else (axis + 1, shape[axis + 1])
         inside *= size
     return 0, shape[0] if shape else 1

@@ -85,6 +85,7 @@ class _Writer:
         self.axes, self.part = op.space.cut
         self.names: dict[str, Any] = {"np": np}
         self.setup: list[str] = []
+        self.smaller: list[str] = []  # buffers for last blocks, which are smaller than the others
         self.lines: list[str] = []
         self.values: dict[str, _Value] = {}
         self.free: dict[tuple[Any, Mask], list[str]] = {}
@@ -106,9 +107,15 @@ class _Writer:
         assert found is not None
         return found
 
-    def block_shape(self, mask: Mask) -> tuple[int, ...]:
+    @property
+    def rest(self) -> int:
+        """The size of the last block along the axis that is cut, if it is smaller; else 0."""
+        return self.space.shape[self.axes] % self.part if self.axes < len(self.space.shape) else 0
+
+    def block_shape(self, mask: Mask, part: int = 0) -> tuple[int, ...]:
+        """Of a block with this mask. part: its size along the axis that is cut, if it is not that of most."""
         shape = self.space.shape
-        sizes = [self.part if i == self.axes else n for i, n in enumerate(shape)][self.axes :]
+        sizes = [part or self.part if i == self.axes else n for i, n in enumerate(shape)][self.axes :]
         return tuple(n if has else 1 for n, has in zip(sizes, mask[self.axes :]))
 
     def cut(self, mask: Mask) -> str:
@@ -136,7 +143,10 @@ class _Writer:
         self.buffers[storage, (prod(shape),)] = number + 1
         name = f"t{len(self.names)}"
         self.names[name] = None
-        self.setup.append(f"{name} = {self.bind(scratch)}({self.bind(storage)}, {shape}, {number})")
+        made = f"{name} = {self.bind(scratch)}({self.bind(storage)}, "
+        self.setup.append(f"{made}{shape}, {number})")
+        if self.rest:
+            self.smaller.append(f"{made}{self.block_shape(mask, self.rest)}, {number})")
         return name
 
     def release(self, index: int, names: Sequence[str], but: Any = None) -> None:
@@ -177,12 +187,25 @@ class _Writer:
         walk = list(zip(*(self.indices(key) for key in self.cuts)))
         operands = [f"a{i}" for i in range(len(op.inputs))]
         text = [f"def run({', '.join(['empty', 'into', *operands])}):", *("    " + s for s in self.setup)]
-        text.append(f"    for {', '.join(index)}, in {self.bind(walk)}:")
-        text += ["        " + s for s in self.lines]
+        for blocks_here, setup in self.split(walk):
+            text += ["    " + s for s in setup]
+            text.append(f"    for {', '.join(index)}, in {self.bind(blocks_here)}:")
+            text += ["        " + s for s in self.lines]
         text += ["    " + s for s in self.after]
         text.append(f"    return ({''.join(f'{self.results[n]}, ' for n in op.outputs)})")
         exec(compile("\n".join(text), f"<{op.outputs[0] if op.outputs else ''} fused>", "exec"), self.names)
         return self.names["run"]
+
+    def split(self, walk: list[Any]) -> list[tuple[list[Any], list[str]]]:
+        """The blocks that are alike, and those that are smaller, with what is to be set up for them."""
+        if not self.rest:
+            return [(walk, [])]
+        number = -(-self.space.shape[self.axes] // self.part)  # along the axis that is cut, which comes last
+        last = [(i + 1) % number == 0 for i in range(len(walk))]
+        return [
+            ([at for at, small in zip(walk, last) if not small], []),
+            ([at for at, small in zip(walk, last) if small], self.smaller),
+        ]
 
     @property
     def results(self) -> dict[str, str]:

@@ -13,6 +13,10 @@ from compiler.model import Init
 from runtime.numpy.base import STORAGE, Array, rounded
 from runtime.numpy.create import fractions, hashed
 
+BLOCK = 2**20
+"""Elements that are made at once: in float64, with what it takes to make them, they need ten times as much memory as
+the result."""
+
 
 def init_array(init: Init, name: str, type: Type, seed: int, region: Sequence[tuple[int, int]] | None = None) -> Array:
     """The initial contents of the tensor `name`, or of a `region` of it: (start, stop) along each dim.
@@ -20,7 +24,22 @@ def init_array(init: Init, name: str, type: Type, seed: int, region: Sequence[tu
     Each element is a function of (seed, name, logical position) only, computed in float64 and then rounded to the
     dtype, so that it does not depend on how the tensor is laid out.
     """
-    region = [(0, d.size) for d in type.dims] if region is None else region
+    region = [(0, d.size) for d in type.dims] if region is None else list(region)
+    shape = tuple(stop - start for start, stop in region)
+    if prod(shape) <= BLOCK:
+        return _block(init, name, type, seed, region)
+    made = np.empty(shape, STORAGE[type.dtype])
+    along = next(i for i, n in enumerate(shape) if n > 1)  # those before it have size 1
+    start, stop = region[along]
+    rows = max(1, BLOCK // prod(shape[along + 1 :]))
+    for first in range(start, stop, rows):
+        end = min(first + rows, stop)
+        part = [*region[:along], (first, end), *region[along + 1 :]]
+        made[(slice(None),) * along + (slice(first - start, end - start),)] = init_array(init, name, type, seed, part)
+    return made
+
+
+def _block(init: Init, name: str, type: Type, seed: int, region: Sequence[tuple[int, int]]) -> Array:
     shape = tuple(stop - start for start, stop in region)
     if init.kind in ("zeros", "ones", "constant"):
         value = {"zeros": 0.0, "ones": 1.0}.get(init.kind, init.args[0] if init.args else 0.0)

@@ -12,19 +12,18 @@ the iterations of the backward pass is never copied.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from compiler.liveness import unrolled
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Accumulate, Recv, Send, StageReduce
-from compiler.program import DeviceClass, Program
-from runtime.backend import Array, Backend
-from runtime.comm import Handle, Network, Then, Wait
+from runtime.backend import Array
+from runtime.comm import Handle, Then, Wait
 from runtime.rank.ahead import reductions
 from runtime.rank.buffers import HeldArray, RankBuffer
 from runtime.rank.collectives import Here, start_collective
-from runtime.rank.interpreter import Rank
+from runtime.rank.interpreter import OneDevice, Rank
 from runtime.rank.starts import Begun, Pending, finished
 from runtime.rank.writer import RankWriter
 
@@ -34,19 +33,12 @@ class CompiledRank(Rank):
 
     writer: type[RankWriter] = RankWriter
 
-    def __init__(
-        self,
-        program: Program,
-        cls: DeviceClass,
-        group: int,
-        at: Mapping[str, int],
-        network: Network,
-        backend: Backend,
-    ) -> None:
-        super().__init__(program, cls, group, at, network, backend)
+    def __init__(self, device: OneDevice) -> None:
+        super().__init__(device)
+        program, cls, backend = device.program, device.cls, device.backend
         self.owned: dict[str, set[int]] = {}
         self.contexts = [backend.context(m, program.seed) for m in range(program.microbatches)]
-        self.order = list(unrolled(program, cls.schedule, group))
+        self.order = list(unrolled(program, cls.schedule, device.group))
         instrs = (i for f in cls.functions for i in f.body.nodes)
         self.additions = Counter(i.op.name for i in instrs if isinstance(i.op, Accumulate))
         self.adding: dict[str, tuple[Pending, str, str]] = {}

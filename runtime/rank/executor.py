@@ -16,7 +16,7 @@ from runtime.executor import LocalExecutor, check_hang
 from runtime.mesh import Mesh, parted
 from runtime.numpy.backend import Numpy
 from runtime.rank.buffers import HeldArray
-from runtime.rank.interpreter import Rank
+from runtime.rank.interpreter import OneDevice, Rank
 
 
 class RankExecutor(LocalExecutor):
@@ -39,7 +39,10 @@ class RankExecutor(LocalExecutor):
         self.backend: Backend = backend or (shares.backend if shares is not None else Numpy())
         self.hub = Hub(mesh, self.backend)
         self.devices = {
-            g: [self.device(program, cls, g, at, self.hub.network(g, at), self.backend) for at in mesh.devices]
+            g: [
+                self.device(OneDevice(program, cls, g, at, self.hub.network(g, at), self.backend))
+                for at in mesh.devices
+            ]
             for g, cls in sorted(((g, cls) for cls in program.classes for g in cls.groups), key=lambda x: x[0])
         }
         super().__init__(program, initial, shares)

@@ -28,6 +28,7 @@ from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import DeviceClass, FunctionPhase, Program
+from dsl.data import dataclass
 from runtime.backend import Array, Backend, LocalValue, Position, Renewing
 from runtime.comm import Handle, Network, Then, Wait
 from runtime.mesh import Mesh, parted, region
@@ -37,20 +38,26 @@ from runtime.rank.collectives import Here, start_collective
 Values = dict[str, HeldArray]
 
 
-class Rank:
-    """One device of a class. `at`: its mesh coordinates. `states`: buffers by name, filled by who makes the device."""
+@dataclass(frozen=True, slots=True)
+class OneDevice:
+    """Who a device is: of which class of a program, in which group, at which mesh coordinates; how it reaches others
+    and what computes."""
 
-    def __init__(
-        self,
-        program: Program,
-        cls: DeviceClass,
-        group: int,
-        at: Mapping[str, int],
-        network: Network,
-        backend: Backend,
-    ) -> None:
-        self.program, self.cls, self.group, self.at = program, cls, group, dict(at)
-        self.network, self.backend = network, backend
+    program: Program
+    cls: DeviceClass
+    group: int
+    at: Mapping[str, int]
+    network: Network
+    backend: Backend
+
+
+class Rank:
+    """One device. `states`: buffers by name, filled by who makes the device."""
+
+    def __init__(self, device: OneDevice) -> None:
+        program, cls, backend = device.program, device.cls, device.backend
+        self.program, self.cls, self.group, self.at = program, cls, device.group, dict(device.at)
+        self.network, self.backend = device.network, backend
         self.mesh = Mesh.of(program)
         self.functions = {f.key: f for f in cls.functions}
         self.declared = {s.name: s for s in cls.states}

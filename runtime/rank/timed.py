@@ -6,7 +6,7 @@ the methods that start messages note them. A device that nobody times has nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from time import perf_counter_ns
@@ -16,14 +16,15 @@ from compiler.cost.price.kinds import STAGES, Kind, Over, Stream
 from compiler.graph import Value
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Recv, Send, StageReduce
-from compiler.program import DeviceClass, Function, FunctionKey, Program
+from compiler.program import Function, FunctionKey
 from compiler.schedules.actions import Action
 from compiler.traffic import in_mesh_order
 from dsl.data import dataclass
-from runtime.backend import Array, Backend
-from runtime.comm import Handle, Network, Wait
+from runtime.backend import Array
+from runtime.comm import Handle, Wait
 from runtime.rank.collectives import Here
 from runtime.rank.compiled import CompiledRank
+from runtime.rank.interpreter import OneDevice
 from runtime.rank.starts import Pending, finished
 from runtime.rank.writer import RankWriter
 
@@ -119,17 +120,8 @@ class TimedRank(CompiledRank):
 
     writer = TimedWriter
 
-    def __init__(
-        self,
-        program: Program,
-        cls: DeviceClass,
-        group: int,
-        at: Mapping[str, int],
-        network: Network,
-        backend: Backend,
-        settled: Callable[[], None] = lambda: None,
-    ) -> None:
-        super().__init__(program, cls, group, at, network, backend)
+    def __init__(self, device: OneDevice, settled: Callable[[], None] = lambda: None) -> None:
+        super().__init__(device)
         self.settled = settled
         self.spans: list[TimedSpan] = []
         self.clocks: list[tuple[int, int]] = []

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 PATIENCE = 60.0
 
-_GRACE = 1.0
+_GRACE = 0.5
 """Seconds that the main thread may take until it heeds an interrupt."""
 
-_INTERRUPTED = 130
+_INTERRUPTED = 128 + signal.SIGINT
 
 
 class Engine:
@@ -84,25 +84,37 @@ class Engine:
             self._meet(self.followers.place)
 
     def _meet(self, place: Seat) -> None:
+        signals = {signal.SIGINT: self._interrupted}
+        if self.followers is None:
+            signals[signal.SIGTERM] = self._told_to_end
+        self._unheeded = heed(signals)  # before torch is loaded, which takes long
         from runtime.torch.member import Member
         from runtime.torch.world import World
 
         others = self.followers
-        if others is None:
-            world = World(place, self.device, self.patience)
-            self._unheeded = heed({signal.SIGTERM: world.told_to_end, signal.SIGINT: self._interrupted})
-        else:
-            self._unheeded = heed({signal.SIGINT: self._interrupted})
-            world = World(place, self.device, self.patience, ended=others.ended, meeting=MEETING)
-            others.met()
+        try:
+            if others is None:
+                world = World(place, self.device, self.patience, ends=self.command)
+            else:
+                world = World(place, self.device, self.patience, ended=others.ended, meeting=MEETING, ends=self.command)
+                others.met()
+        except ParcError:
+            self._unheeded()
+            raise
         self._leader = Member(world)
+
+    def _told_to_end(self) -> None:
+        """Do what a process does that its launcher ends; nobody is missing before all have met."""
+        if self._leader is None:
+            os._exit(128 + signal.SIGTERM)
+        self._leader.world.told_to_end()
 
     def _interrupted(self) -> None:
         """End, on a thread of its own, if the main thread does not: it may wait for a message that takes minutes."""
         if not self.command or self._over.wait(_GRACE):
             return
         if self._leader is not None:
-            self._leader.world.gave_up("", told_to=True)
+            self._leader.world.excuse()
         if self.followers is not None:
             self.followers.stop(at_once=True)
         sys.stderr.write("interrupted\n")

@@ -27,7 +27,7 @@ def follow(place: Seat, patience: float, device: str, launched: bool = False) ->
     try:
         world = World(place, device, patience, meeting=0.0 if launched else MEETING)
         if launched:
-            heed({signal.SIGTERM: world.told_to_end})
+            heed({signal.SIGTERM: world.told_to_end, signal.SIGINT: world.interrupted})
         said = Member(world).serve()
         if said:
             sys.stderr.write(f"process {place.rank}: {said}\n")
@@ -40,7 +40,7 @@ def follow(place: Seat, patience: float, device: str, launched: bool = False) ->
         _leave(world, "" if lost else str(error.diagnostics[0].message))
     except KeyboardInterrupt:
         if world is not None:
-            world.leave()
+            world.interrupted()
         raise
     except Exception as error:
         import traceback
@@ -62,7 +62,6 @@ def _leave(world: object, why: str) -> None:
 
 def main() -> None:
     """Follow the process that started this one; end with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends us
     place = Seat.given()
     assert place is not None
 

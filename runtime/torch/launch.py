@@ -107,12 +107,18 @@ class Followers:
         paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
         self.started: list[subprocess.Popen[bytes]] = []
         atexit.register(self.stop)
-        for rank in range(1, size):
-            place = Seat(rank, size, self.place.address, self.place.port, rank)
-            env = {**os.environ, **place.environment, "PYTHONPATH": paths}
-            command = [sys.executable, "-m", "runtime.torch.follower", str(patience), device]
-            # What is read from standard input ends with this process, however it ends: so nobody is left behind.
-            self.started.append(subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL))
+        # An interrupt from the keyboard reaches all: they never hear of one, since this process ends them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for rank in range(1, size):
+                place = Seat(rank, size, self.place.address, self.place.port, rank)
+                env = {**os.environ, **place.environment, "PYTHONPATH": paths}
+                command = [sys.executable, "-m", "runtime.torch.follower", str(patience), device]
+                # What is read from standard input ends with this process, however it ends: nobody is left behind.
+                p = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+                self.started.append(p)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def ended(self) -> set[int]:
         """The numbers of those that have ended."""

@@ -19,6 +19,7 @@ from runtime.distribute import Array, piece_of
 from runtime.executor import inputs_of
 from runtime.mesh import parted
 from runtime.rank.compiled import CompiledRank
+from runtime.rank.interpreter import OneDevice
 from runtime.rank.timed import TimedRank, TimedSpan
 from runtime.torch.backend import Torch
 from runtime.torch.fusing.fuse import fused
@@ -72,8 +73,8 @@ class Member:
         if self.world.rank < program.devices:
             cls, group, at = place_of(program, self.world.rank)
             network = TorchNetwork(program, self.world, self.backend.device)
-            here = program, fused(cls, self.backend.device.type), group, at, network, self.backend
-            self.devices[number] = TimedRank(*here, self.backend.settled) if timed else CompiledRank(*here)
+            device = OneDevice(program, fused(cls, self.backend.device.type), group, at, network, self.backend)
+            self.devices[number] = TimedRank(device, self.backend.settled) if timed else CompiledRank(device)
 
     def close(self, number: int) -> None:
         """Let go of a program."""

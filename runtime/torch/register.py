@@ -23,6 +23,7 @@ class Register:
         self.store, self.rank, self.size, self.silence = store, rank, size, silence
         self._head = f"{os.getpid()} on {os.uname().nodename}"
         self._seen: dict[int, tuple[str, float]] = {}
+        self._turns = 0
         self._found: dict[int, int] | None = None
 
     def clone(self) -> Register:
@@ -32,7 +33,9 @@ class Register:
     # --- what this process writes
 
     def come(self) -> None:
-        """Say that this process is there, and where."""
+        """Say that this process is there, and where; what it may write later is empty."""
+        for what in ("why", "told"):
+            self.store.set(f"{what}/{self.rank}", "")
         self.store.set(f"place/{self.rank}", f"{os.getpid()} {_here()}")
         self.show(0)
 
@@ -71,20 +74,37 @@ class Register:
 
     def signs(self) -> dict[int, str] | None:
         """Who every process is, as its last sign of life says; None where the store has gone with its process."""
-        found = self._read("beat")
+        found = self._look(range(self.size))
         if found is None:
             return None
-        now = time.monotonic()
-        for r, sign in found.items():
-            if self._seen.get(r, ("", 0.0))[0] != sign:
-                self._seen[r] = sign, now
         return {r: found.get(r, " nobody knows").partition(" ")[2] for r in range(self.size)}
 
-    def silent(self) -> set[int]:
-        """Those who have given no sign of life for long."""
-        if self.signs() is None:
-            return {0}
-        late = {r: time.monotonic() - since for r, (_, since) in self._seen.items() if r != self.rank}
+    def misses_next(self, turn: float) -> bool:
+        """Whether the process of the next number has given no sign of life for long; asked once a turn, of so many
+        seconds. As everybody looks at the next one, each is looked at by one, however many there are."""
+        after = (self.rank + 1) % self.size
+        before = self._seen.get(after)
+        self._look([after])
+        # Turns are counted, too: a clock goes on while all processes are stopped together.
+        self._turns = self._turns + 1 if before == self._seen.get(after) else 0
+        return self._turns * turn > self.silence and bool(self._silent([after]))
+
+    def noticed(self, ended: Collection[int] = ()) -> bool:
+        """Whether somebody has been found at fault, or is known to have ended; it asks little of the store."""
+        return bool(ended or self.verdict() or self.ended())
+
+    def _look(self, ranks: Collection[int]) -> dict[int, str] | None:
+        """The last signs of life of some; None where the store has gone with its process."""
+        found = self._read("beat", ranks)
+        now = time.monotonic()
+        for r, sign in (found or {}).items():
+            if self._seen.get(r, ("", 0.0))[0] != sign:
+                self._seen[r] = sign, now
+        return found
+
+    def _silent(self, ranks: Collection[int]) -> set[int]:
+        """Those of some who have given no sign of life for long, as far as this process has looked."""
+        late = {r: time.monotonic() - self._seen[r][1] for r in ranks if r != self.rank and r in self._seen}
         return {
             r for r, s in late.items() if s > self.silence and (s > STARVED * self.silence or not self._wants_to_run(r))
         }
@@ -92,7 +112,7 @@ class Register:
     def ended(self) -> set[int]:
         """Those of this host who have ended, without having been told to."""
         ended = {r for r, pid in self._neighbours().items() if not _states(pid) - {"Z", "X"}}
-        return ended - set(self._read("told") or ()) if ended else ended
+        return {r for r, told in (self._read("told", ended) or {}).items() if not told} if ended else ended
 
     def _wants_to_run(self, rank: int) -> bool:
         """Whether it is a process of this host that waits for nothing but a processor."""
@@ -103,7 +123,7 @@ class Register:
         """The numbers of the processes of this host, by rank."""
         if self._found is not None:
             return self._found
-        told = {r: text.partition(" ") for r, text in (self._read("place") or {}).items()}
+        told = {r: text.partition(" ") for r, text in (self._read("place", range(self.size)) or {}).items()}
         here = _here()
         found = {r: int(pid) for r, (pid, _, where) in told.items() if where and where == here}
         if len(told) == self.size:
@@ -118,8 +138,8 @@ class Register:
             return ""
 
     def reasons(self) -> dict[int, str]:
-        """Why those have given up who have."""
-        return self._read("why") or {}
+        """Why those have given up who have failed themselves."""
+        return {r: why for r, why in (self._read("why", range(self.size)) or {}).items() if why}
 
     def at_fault(self, ended: Collection[int] = ()) -> str:
         """Who is at fault, by all that can be known now; empty if nobody is. ended: those who are known to have."""
@@ -128,21 +148,23 @@ class Register:
         signs = self.signs()
         if signs is None:
             return ""
-        if reasons := {r: why for r, why in self.reasons().items() if why}:
+        if reasons := self.reasons():
             r, why = min(reasons.items())
             return self.judge(f"process {r} ({signs[r]}) failed: {why}")
         gone = {*ended, *self.ended()}
-        if missing := gone | self.silent():
+        if missing := gone | self._silent(range(self.size)):
             who = " and ".join(f"process {r} ({signs[r]})" for r in sorted(missing))
             have, answer = ("has", "answers") if len(missing) == 1 else ("have", "answer")
             return self.judge(f"{who} {have} ended" + ("" if missing == gone else f", or no longer {answer}"))
         return ""
 
-    def _read(self, what: str) -> dict[int, str] | None:
-        """What each process has written under this name; None where the store has gone with its process."""
+    def _read(self, what: str, ranks: Collection[int]) -> dict[int, str] | None:
+        """What some processes have written under this name; None where the store has gone with its process."""
+        keys = {r: f"{what}/{r}" for r in ranks}
         try:
-            keys = {r: f"{what}/{r}" for r in range(self.size)}
-            return {r: self.store.get(k).decode() for r, k in keys.items() if self.store.check([k])}
+            if not self.store.check([*keys.values()]):  # not all have come
+                keys = {r: key for r, key in keys.items() if self.store.check([key])}
+            return {r: text.decode() for r, text in zip(keys, self.store.multi_get([*keys.values()]), strict=True)}
         except RuntimeError:
             return None
 

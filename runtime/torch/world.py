@@ -2,8 +2,8 @@
 
 Process 0 leads: it says what is done next (`tell`), the others listen, all answer (`answers`). Devices' own messages go
 by groups of their own (`group`), whose calls end after the patience. Every process shows in the store, twice a second,
-that it is there, and writes down why it gives up: so whoever misses another one can name it (`lost`), on all processes
-the same.
+that it is there, looks whether the next one does, and writes down why it gives up: so whoever misses another one can
+name it (`lost`), on all processes the same. Nobody looks at all others unless something is wrong.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
@@ -26,6 +27,7 @@ from torch import Tensor
 from dsl.diagnostics import ParcError, fail
 from dsl.render import render
 from runtime.torch.launch import Seat, reach
+from runtime.torch.missing import absent, fault, first_line
 from runtime.torch.register import Register
 
 BEAT = 0.5
@@ -47,6 +49,9 @@ _FIRST_PAUSE, _PAUSE = 0.002, 0.05
 _GRACE = 2.0
 """Seconds in which the main thread may find out by itself why this process ends."""
 
+_SEEN = 3.0
+"""Seconds within which the main thread sees that somebody is missing, if it does not wait inside of torch."""
+
 _FOR_EVER = timedelta(days=7)
 
 
@@ -66,8 +71,11 @@ class World:
         silence: float = 15.0,
         ended: Callable[[], set[int]] = set,
         meeting: float = 0.0,
+        ends: bool = True,
     ) -> None:
         """Meets the others at the place; E0709 if they do not come within the patience, or `meeting` if that is longer.
+
+        ends: whether this process may be ended where somebody is missing and its main thread waits inside of torch.
 
         device: cpu, cuda or npu; of several on a host each process takes that of its local number.
         """
@@ -79,7 +87,7 @@ class World:
         self.register: Register | None = None
         self._over = threading.Event()
         self._beats: threading.Thread | None = None
-        self._heard = 0
+        self._heard, self._deserted, self._verdict = 0, False, ""
         self._made = False
         waiting = timedelta(seconds=patience)
         ours = place.rank == 0 and not place.served
@@ -96,7 +104,7 @@ class World:
             self.register.come()
             self._beats = threading.Thread(target=self._live, args=(self.register.clone(),), daemon=True)
             self._beats.start()
-            if self.rank:
+            if ends:
                 threading.Thread(target=self._watch, daemon=True).start()
             # All are there before torch hears of it: what it begins and gives up counts in the names of later groups.
             self._gather(self.register, max(meeting, patience))
@@ -107,9 +115,8 @@ class World:
             )  # fmt: skip
             self._control = dist.new_group(backend="gloo", timeout=_FOR_EVER)
         except (RuntimeError, ValueError, OSError) as error:
-            absent = self._absent(place, error)
             self.close()
-            raise absent from error
+            raise absent(place, error) from error
         except (KeyboardInterrupt, ParcError):
             self.leave()
             raise
@@ -121,7 +128,7 @@ class World:
         while missing:
             if self.ended() or time.monotonic() > last:
                 if gone := sorted(self.ended()):
-                    raise _lost(register.judge(f"process {gone[0]} has ended before it met the others"))
+                    raise fault(register.judge(f"process {gone[0]} has ended before it met the others"))
                 raise TimeoutError(f"{', '.join(map(str, missing))} did not come within {meeting:g} s")
             time.sleep(pause)
             pause = min(2 * pause, _PAUSE)
@@ -218,23 +225,27 @@ class World:
                 if late and (work.is_completed() or time.monotonic() - looked < 2 * BEAT):
                     continue  # it came just now, or somebody may interrupt us
                 looked = time.monotonic()
-                if not late or self._known.at_fault(self.ended()) or self._known.reasons():
+                if not late or (self._known.noticed(self.ended()) and self._known.at_fault(self.ended())):
                     raise self.lost(error, what, peers) from error
 
     # --- who is missing
 
     def lost(self, error: BaseException, what: str, peers: Sequence[int]) -> ParcError:
         """E0709: why a message did not come: the process that failed, or that has ended, or gives no sign of life."""
-        start, register = time.monotonic(), self._known
-        while (signs := register.signs()) is not None:
-            if told := register.at_fault(self.ended()):
-                return _lost(told)
-            if time.monotonic() - start > self.silence + 2 * BEAT:
-                whom = ", ".join(map(str, sorted(set(peers) - {self.rank})))
-                told = f"process {self.rank} ({signs[self.rank]}) waited {self.patience:g} s for {what}, of {whom}"
-                return _lost(register.judge(f"{told}: {_line(error)}"))
+        start, looked, register = time.monotonic(), 0.0, self._known
+        while True:
+            now = time.monotonic()
+            if register.noticed(self.ended()) or now - looked > 2 * BEAT:
+                looked = now
+                if told := register.at_fault(self.ended()):
+                    return fault(told)
+                if (signs := register.signs()) is None:
+                    return fault(f"{self._keeper} has ended, or no longer answers: {first_line(error)}")
+                if now - start > self.silence + 2 * BEAT:
+                    whom = ", ".join(map(str, sorted(set(peers) - {self.rank})))
+                    told = f"process {self.rank} ({signs[self.rank]}) waited {self.patience:g} s for {what}, of {whom}"
+                    return fault(register.judge(f"{told}: {first_line(error)}"))
             time.sleep(BEAT / 4)
-        return _lost(f"{self._keeper} has ended, or no longer answers: {_line(error)}")
 
     @property
     def _known(self) -> Register:
@@ -247,7 +258,9 @@ class World:
         told_to: whether somebody wanted it to end."""
         if told_to:
             self._known.excuse()
-        self._known.gave_up(why)
+        if why:
+            self._known.gave_up(why)
+            self._known.at_fault()  # so that all others find it with one look
 
     def told_to_end(self) -> None:
         """What a process does that its launcher ends, as torchrun does where another one has ended: it says which
@@ -264,9 +277,25 @@ class World:
         register.excuse()
         os._exit(128 + signal.SIGTERM)
 
+    def interrupted(self) -> None:
+        """End this process, which somebody has interrupted, whatever its main thread waits for."""
+        self.excuse()
+        os._exit(128 + signal.SIGINT)
+
+    def excuse(self) -> None:
+        """Write down that somebody wanted this process to end, if who keeps the store answers soon."""
+
+        def write() -> None:
+            with suppress(RuntimeError):
+                self._known.clone().excuse()
+
+        writing = threading.Thread(target=write, daemon=True)
+        writing.start()
+        writing.join(BEAT)
+
     def _end(self, told: str) -> None:
         """End this process, whatever its main thread waits for."""
-        lines = render(_lost(told).diagnostics, {}, False).strip().splitlines()
+        lines = render(fault(told).diagnostics, {}, False).strip().splitlines()
         who = f"process {self.rank}: " if self.rank else ""
         sys.stderr.write("".join(f"{who}{line}\n" for line in lines))
         sys.stderr.flush()
@@ -280,26 +309,25 @@ class World:
             try:
                 register.show(number)
                 self._heard = number
-                if self.ended():  # they cannot write why: all others wait for no message of theirs
+                # They cannot write why: all others wait for no message of theirs.
+                if self.ended() or (self.size > 1 and register.misses_next(BEAT)):
                     register.at_fault(self.ended())
+                self._verdict = register.verdict()
             except RuntimeError:  # the store has gone with its process
+                self._deserted = True
                 return
 
     def _watch(self) -> None:
-        """End this process where who keeps the store is stopped: calls of it never come back, in whichever thread."""
-        silent, heard = 0, 0
+        """End this process, if its main thread does not, where somebody is missing, or who keeps the store: where he is
+        stopped, calls of it never come back, in whichever thread."""
+        silent, heard, known = 0, 0, 0
         while not self._over.wait(BEAT):  # turns are counted: a clock goes on while all are stopped together
             silent, heard = silent + 1 if heard == self._heard else 0, self._heard
+            known += bool(self._verdict or self._deserted)
+            if known * BEAT > _SEEN:
+                self._end(self._verdict or f"{self._keeper} has ended, or no longer answers")
             if silent * BEAT > 2 * self.silence:
                 self._end(f"{self._keeper} no longer answers")
-
-    def _absent(self, place: Seat, error: BaseException) -> ParcError:
-        what = f"process {place.rank} of {place.size} did not meet the others at {place.address}:{place.port}"
-        help = "start all of them, with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE; docs/torch.md says more"
-        if "EADDRINUSE" in str(error):
-            help = f"another program listens at port {place.port}, maybe a run that has not ended: end it, or choose "
-            help += "another MASTER_PORT (torchrun: `--master-port`) for all of them"
-        return fail("E0709", f"{what}: {_line(error)}", help=help)
 
     def leave(self) -> None:
         """Leave while others may hang: connections are not waited for."""
@@ -327,20 +355,12 @@ def torch_device(kind: str, number: int) -> torch.device:
             return torch.device(kind, number)
         found = f"there are {module.device_count()} here"
     except (ImportError, AttributeError, RuntimeError) as error:
-        found = _line(error)
+        found = first_line(error)
     help = "`--device cpu` runs on this machine's own cores"
     if kind == "npu":
         least = f"torch {torch.__version__.partition('+')[0]}"
         help = f"Ascend NPUs need the package `torch_npu` of the version for {least}, and CANN; " + help
     raise fail("E0710", f"process {number} of this host needs a device `{kind}`: {found}", help=help)
-
-
-def _lost(message: str) -> ParcError:
-    return fail("E0709", message, help="look at that process' own output; docs/torch.md says what else to look at")
-
-
-def _line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _bytes(data: bytes) -> Tensor:

@@ -100,12 +100,6 @@ def peaks() -> dict[str, int]:
     return {name: api.cost(job(name, 10**9)).needed for name in STRATEGIES}
 
 
-@pytest.fixture(autouse=True)
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However busy the machine is, as many changes are tried."""
-    monkeypatch.setattr("parc.remedies.SECONDS", 1e9)
-
-
 @pytest.fixture
 def few_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of tests that do not ask which changes are found: the first that are tried are enough."""

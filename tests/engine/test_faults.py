@@ -96,6 +96,15 @@ def test_a_process_that_hangs_is_named() -> None:
         assert f"error[E0709]: process 1 ({others[0]} on" in told and "no longer answers" in told
 
 
+def test_who_waits_inside_of_torch_for_one_that_hangs_ends_before_its_patience() -> None:
+    """The message may be waited for for minutes: where it is known who is missing, the process ends all the same."""
+    with training("--patience", "600") as (p, others):
+        os.kill(others[0], signal.SIGSTOP)
+        _, told = p.communicate(timeout=LATEST)
+        assert p.returncode == 1 and gone(others)
+        assert f"error[E0709]: process 1 ({others[0]} on" in told and "no longer answers" in told
+
+
 def test_a_first_process_that_hangs_is_left() -> None:
     with training() as (p, others):
         os.kill(p.pid, signal.SIGSTOP)
@@ -117,6 +126,50 @@ def test_an_interrupt_ends_all() -> None:
         _, told = p.communicate(timeout=LATEST)
         assert p.returncode == 130 and gone(others)
         assert "interrupted" in told and "E0709" not in told
+
+
+def descendants(pid: int) -> list[int]:
+    """Children and their children."""
+    return [found for child in children(pid) for found in (child, *descendants(child))]
+
+
+def interrupted(command: list[str], after: float = 0.0, steps: bool = True) -> tuple[int, str]:
+    """What comes of it and what it says when all of a terminal hear of Ctrl-C, some seconds after a start or, `steps`,
+    after the first step has been told; nobody may be left."""
+    p = subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert p.stderr is not None
+    while steps and not (said := p.stderr.readline()).startswith("step "):
+        assert said, "it has ended"
+    last = time.monotonic() + LATEST
+    while not steps and len(descendants(p.pid)) < 2 and time.monotonic() < last:
+        time.sleep(0.05)
+    time.sleep(after)
+    all_of_them = descendants(p.pid)
+    assert len(all_of_them) >= 2
+    os.killpg(p.pid, signal.SIGINT)
+    try:
+        _, told = p.communicate(timeout=LATEST)
+        assert gone(all_of_them)
+        return p.returncode, told
+    finally:
+        for pid in (pid for pid in (p.pid, *all_of_them) if alive(pid)):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("after", [0.0, 1.5])
+def test_an_interrupt_while_processes_start_ends_all_without_a_word_of_theirs(after: float) -> None:
+    code, told = interrupted([*PARC, "--steps", "1000000"], after, steps=False)
+    assert code == 130 and told.split() == ["interrupted"]
+
+
+def test_an_interrupt_under_torchrun_ends_all() -> None:
+    """torchrun hands it on and shows where it was itself; nobody blames another one."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "3", "-m", *PARC[2:]]
+    code, told = interrupted([*command, "--steps", "1000000"])
+    assert code == 1 and "E0709" not in told and "runtime/torch" not in told, told
 
 
 def test_an_interrupt_ends_who_waits_inside_of_torch() -> None:
@@ -150,6 +203,19 @@ def test_a_port_that_is_taken_and_one_that_nobody_listens_at() -> None:
             done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=LATEST)
         assert done.returncode == 1 and "error[E0709]" in done.stderr and wanted in done.stderr
         assert "frame #" not in done.stderr and len(done.stderr.splitlines()) < 5
+
+
+def test_who_is_not_reached_where_he_says_he_is_hears_of_interfaces() -> None:
+    """As gloo says it where a host's own name leads to 127.0.1.1."""
+    from runtime.torch.launch import Seat
+    from runtime.torch.missing import absent
+
+    told = (
+        "Gloo connectFullMesh failed with [pair.cc:152] timed out connecting: Connection refused, remote=[127.0.1.1]:9"
+    )
+    found = absent(Seat(1, 4, "10.0.0.1", 29500), RuntimeError(told)).diagnostics[0]
+    assert found.code == "E0709" and "127.0.1.1" in found.message
+    assert "GLOO_SOCKET_IFNAME" in (found.help or "")
 
 
 def test_without_torch_npu_the_help_names_it() -> None:

@@ -4,8 +4,6 @@ program, as the emulator's runs are (`tests/matrix`). CI takes all single tactic
 
 from __future__ import annotations
 
-from math import prod
-
 import pytest
 
 pytest.importorskip("torch")
@@ -15,6 +13,7 @@ from compiler.model import EVALUATE  # noqa: E402
 from dsl.diagnostics import ParcError  # noqa: E402
 from runtime.prove import prove, prove_evaluation  # noqa: E402
 from runtime.torch.engine import ProcessPool  # noqa: E402
+from tests.engine.cells import devices, judge  # noqa: E402
 from tests.engine.conftest import PROCESSES  # noqa: E402
 from tests.matrix.cells import Cell, cells, expected, spread  # noqa: E402
 
@@ -22,21 +21,6 @@ from tests.matrix.cells import Cell, cells, expected, spread  # noqa: E402
 def fits(cell: Cell) -> bool:
     """Whether there is a process for each device."""
     return devices(cell) <= PROCESSES and expected(cell) == "proved"
-
-
-def devices(cell: Cell) -> int:
-    """How many a cell needs."""
-    return prod(n for t in cell.tactics for _, n in t.axes)
-
-
-def judge(pool: ProcessPool, cell: Cell, steps: int = 2) -> str:
-    """ "proved", or what is wrong."""
-    try:
-        compiled = cell.compile()
-        proof = prove(compiled.training, compiled.program, steps, executor=pool.executor)
-    except ParcError as e:
-        return str(e.diagnostics[0])
-    return "proved" if proof.ok else f"not equal: {proof.worst}"
 
 
 def judged(pool: ProcessPool, chosen: list[Cell]) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from compiler.program import Program
+from dsl.diagnostics import ParcError
 from parc.exporting.torch.file import export_torch
 from runtime.data.synthetic import synthetic
 from runtime.stacked.emulator import Emulator
@@ -122,6 +123,27 @@ def together(
             failed.append(f"process {rank}: {error[-2000:]}")
     assert not failed, "\n".join(failed)
     return {name: _read(program, folder / f"{i:02}_{name}") for i, (name, program) in enumerate(programs.items())}
+
+
+def outcomes(programs: Mapping[str, Program], folder: Path) -> dict[str, str]:
+    """Of each "proved", or what is wrong; where processes fail that run them all, each by processes of its own."""
+    folder.mkdir(exist_ok=True)
+    try:
+        ran = together(programs, folder)
+    except (AssertionError, ParcError) as error:
+        if len(programs) == 1:
+            return {name: str(error) for name in programs}
+        alone = (outcomes({name: p}, folder / f"alone_{i}") for i, (name, p) in enumerate(programs.items()))
+        return {name: what for found in alone for name, what in found.items()}
+    return {name: _outcome(of) for name, of in ran.items()}
+
+
+def _outcome(ran: Ran) -> str:
+    try:
+        judge(ran)
+    except AssertionError as error:
+        return f"not equal: {error}"
+    return "proved"
 
 
 def _read(program: Program, at: Path) -> Ran:

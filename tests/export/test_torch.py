@@ -22,6 +22,7 @@ from parc.exporting.torch.writer import EMIT
 from runtime.data.synthetic import synthetic
 from runtime.stacked import Emulator
 from tests.export.exported import BACKEND, Ran, alone, judge, together
+from tests.matrix.cells import cells
 from tests.place import test_uneven as uneven
 from tests.stages import test_rows as rows
 from tests.states import models as states
@@ -68,12 +69,29 @@ def test_regions_are_calls_where_pytorch_derives() -> None:
     assert "enable_gqa=True" in llama and llama.count("functional.rms_norm(") == 3 and "functional.silu(" in llama
 
 
+def functions(text: str) -> str:
+    """The text of a file without its library."""
+    return text[text.index("BUFFERS = {") :]
+
+
+@pytest.mark.parametrize("params", [{"dp": "2", "tp": "2"}, {"pp": "2", "zero": "1", "microbatches": "4"}], ids=str)
+def test_regions_are_calls_where_the_program_derives(params: dict[str, str]) -> None:
+    """In both passes, and nothing is computed beside them; the loss is one where the vocabulary is whole."""
+    text = functions(export_torch(example("gpt", layers="4", **params)))
+    loss = ["torch.log(", "cross_entropies"] if "tp" in params else ["cross_entropies", "torch.log("]
+    calls = [*("torch.native_layer_norm", "layer_norm_backward", "attention", "attention_backward"), loss[0].strip("(")]
+    assert {name for name in calls if not re.search(rf"= {re.escape(name)}\(", text)} == set()
+    assert not any(f"{fn}(" in text for fn in ("rsqrt", "erf", "tril", loss[1].strip("(")))
+    assert ("torch.exp(" in text) == ("tp" in params)
+    assert text.count("functional.gelu(") == text.count("gelu_backward(") > 0
+
+
 def test_what_is_no_region_is_no_call() -> None:
-    """Without the marks nothing is searched for; where the backward pass needs the inside, there is no call either."""
-    marked = show(example("gpt"))
-    bare = parse_program("\n".join(line for line in marked.splitlines() if not line.lstrip().startswith("region")))
-    assert "functional.layer_norm(" not in export_torch(bare)
-    assert "functional.layer_norm(" not in export_torch(golden("tensor_parallel"))
+    """Without the marks nothing is searched for."""
+    for params in ({}, {"dp": "2", "tp": "2"}):
+        marked = show(example("gpt", **params))
+        bare = parse_program("\n".join(line for line in marked.splitlines() if not line.lstrip().startswith("region")))
+        assert not re.search("layer_norm(_backward)?\\(", export_torch(bare))
 
 
 BEHIND = """\
@@ -169,6 +187,19 @@ PROGRAMS = ["experts", "zero_bubble", "example_pangu_200b", "example_resnet", "e
 
 STATES = ["many_columns", "interleaved"]
 
+CELLS = [
+    *("batch_norm-microbatches", "batch_norm-channels+microbatches", "batch_norm-gpipe"),  # statistics per micro-batch
+    *("towers-two_passes", "towers-dp+two_passes"),
+    *("gpt-as_they_come+microbatches", "resnet-rounds", "towers-places"),
+    *("translation-visited_in_parts", "translation-dp+visited"),  # places that are visited again
+    *(
+        "translation-beside",
+        "translation-loops_interleaved",
+        "translation-encoder_by_each",
+    ),  # computed once, or by each
+]
+"""Of the matrix."""
+
 ROWS = {
     "rounds": rows.text("one", rows.row("one", "interleaved"), 2),  # 3 micro-batches: rounds that are not of 2
     "ends": rows.text("one", rows.row("one", "zero_bubble", "[0, 6]"), 3),
@@ -193,11 +224,13 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     programs |= {
         name: parc.compile(Source("main.par", text), double=True).program for name, text in (ROWS | UNEVEN).items()
     }
+    by_name = {str(cell): cell for size in (1, 2) for cell in cells(size)}
+    programs |= {name: by_name[name].compile().program for name in CELLS}
     programs["compiled"] = programs["tensor_parallel"]
     return together(programs, tmp_path_factory.mktemp("exported"), compiled=("compiled",))
 
 
-@pytest.mark.parametrize("name", [*DISTRIBUTED, *PROGRAMS, *STATES, *ROWS, *UNEVEN, "compiled"])
+@pytest.mark.parametrize("name", [*DISTRIBUTED, *PROGRAMS, *STATES, *ROWS, *CELLS, *UNEVEN, "compiled"])
 def test_in_processes(name: str, ran: dict[str, Ran]) -> None:
     judge(ran[name])
 
@@ -226,6 +259,7 @@ def command(file: Path, processes: int, *options: str) -> list[str]:
     line = [sys.executable, *run, str(file), *options]
     done = subprocess.run(line, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr, done.stderr
     return done.stdout.splitlines()
 
 

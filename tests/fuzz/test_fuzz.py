@@ -42,7 +42,18 @@ def test_two_thousand_mutants(what: str, tmp_path: Path) -> None:
 
 
 def test_killed_while_they_write() -> None:
-    assert "kills: 45" in fuzz("kills", "--count", "45", "--seed", SEED)
+    assert "kills: 27" in fuzz("kills", "--count", "27", "--seed", SEED)
+
+
+def test_what_computes_something_else_is_noticed() -> None:
+    """Of three programs; `pytest -m nightly` takes 36."""
+    assert "mutations: 45 of 3" in fuzz("mutations", "--count", "3", "--each", "15", "--seed", "2")
+
+
+@pytest.mark.nightly
+def test_thirty_six_programs_and_a_thousand_kills() -> None:
+    assert "of 36 drawn programs" in fuzz("mutations", "--count", "36", "--each", "60")
+    assert "kills: 1,000" in fuzz("kills", "--count", "1000", "--seed", SEED)
 
 
 # --- the fuzzer itself ----------------------------------------------------------------------------------

@@ -170,6 +170,18 @@ TACTICS: tuple[Tactic, ...] = (
         "place linear on pp[0]",
         order=True,
     ),
+    _tactic(
+        "side_by_side",
+        "at=2 pp=2",
+        "memory",
+        _pipeline("one_f_one_b", "microbatches = 4"),
+        "pipeline encoder.inner on pp",
+        *(
+            f"place {scope} on at[{at}]"
+            for scope, at in (("encoder", 0), ("embedding", 1), ("block", 1), ("linear", 1))
+        ),
+        order=True,
+    ),
     _tactic("visited", "at=2", "memory", *_VISITED, order=True),
     _tactic("visited_in_parts", "at=2", "memory", *_VISITED, "microbatches 4 over b", order=True),
     _tactic(

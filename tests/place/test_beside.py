@@ -87,7 +87,50 @@ def test_what_is_cut_is_not_placed() -> None:
         distilled("pp = 2", "gpipe(2)", "place student.block on pp[1]")
 
 
-def test_places_on_another_axis_are_refused() -> None:
-    with pytest.raises(ParcError, match="E0552.*one axis") as caught:
-        distilled("pp = 2, qq = 2", "gpipe(2)", "place teacher on qq[0]")
-    assert "cuts [0, …]" in (caught.value.diagnostics[0].help or "")
+LANES = ("place student on at[1]", "place teacher on at[0]")
+
+
+@pytest.mark.parametrize(
+    ("mesh", "schedule", "rules", "homes"),
+    [
+        ("pp = 2, at = 2", "one_f_one_b(2)", LANES, (1, 3, 0, 2)),  # one place of the teacher has nothing to do
+        ("at = 2, pp = 2", "one_f_one_b(4)", (*LANES, "pipeline teacher.block on pp"), (0, 1, 2, 3)),
+        ("pp = 2, at = 2", "gpipe(2)", (*LANES, "pipeline teacher.block on pp"), (0, 2, 1, 3)),
+        ("at = 2, pp = 2", "zero_bubble(4)", (*LANES, "pipeline teacher.block on pp"), (0, 1, 2, 3)),
+        ("at = 2, pp = 2", "gpipe(2)", (*LANES, "place teacher on pp[1]"), (2, 3, 1, 0)),
+        ("at = 2, pp = 2", "gpipe(2)", (*LANES, "place student.linear on pp[0]"), (2, 3, 2, 0, 1)),
+        ("at = 2, pp = 2, dp = 2", "gpipe(2)", (*LANES, "place student.linear on at[0]", "data_parallel(dp)"), None),
+    ],
+)
+def test_places_on_a_second_axis(
+    mesh: str, schedule: str, rules: tuple[str, ...], homes: tuple[int, ...] | None
+) -> None:
+    """Two pipelines side by side, or one and what is placed beside it."""
+    found = distilled(mesh, schedule, *rules)
+    assert homes is None or found.program.homes.groups == homes
+    assert sorted(set(found.program.homes.groups)) == list(range(4))
+    text = show(found.program)
+    assert parse_program(text) == found.program and verify(found.program) == () and exact(found.program)
+    assert prove(found.training, found.program, 1).ok
+    assert prove(found.training, found.program, 1, executor=RankExecutor).ok
+    alone = compile_job(found.job, EVALUATE)
+    assert verify(alone.program) == () and prove_evaluation(alone.training, alone.program, 1).ok
+
+
+def test_lanes_share_no_devices() -> None:
+    found = distilled("at = 2, pp = 2", "one_f_one_b(4)", *LANES, "pipeline teacher.block on pp")
+    assert holders(found, "teacher") == {0, 1} and holders(found, "student") == {2, 3}
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (("place teacher on at[0]",), "`student.block` has a place on pp, but none on at"),
+        (("place student on at[1]", "place teacher on pp[0]"), "`teacher` has a place on pp, but none on at"),
+        ((*LANES, "place teacher on at[1]"), "E0415.*placed twice"),
+    ],
+)
+def test_a_place_on_each_axis(rules: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ParcError, match=message) as caught:
+        distilled("pp = 2, at = 2", "gpipe(2)", *rules)
+    assert all(d.span is not None for d in caught.value.diagnostics)

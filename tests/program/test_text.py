@@ -14,8 +14,8 @@ from compiler.layout import TIME, Layout
 from compiler.ops.create import Full
 from compiler.program import Affine, Axis, DeviceClass, Entry, For, Function, FunctionPhase, Program, Run, Update
 from compiler.text import Site, parse_located, parse_program, show, show_instr, show_schedule, show_var
-from compiler.text.lexer import MAX_CHARACTERS
 from dsl.diagnostics import ParcError
+from dsl.limits import MAX_LOWERED
 from tests.program.generate import programs
 from tests.program.samples import LAYERS, PIPELINE
 
@@ -212,6 +212,6 @@ def test_hostile_texts_end_soon() -> None:
     survives("(" * 200_000)
     survives("program x\nmesh (a=1000000000 place)\nstage 0..999999999: devices 0 {\n")
     survives("program x\nmesh (" + ", ".join(f"a{i}=1" for i in range(10_000)) + ")\n")
-    survives("x" * (MAX_CHARACTERS + 1))
+    survives("x" * (MAX_LOWERED + 1))
     survives('"' + "\\" * 100_000)
     assert time.process_time() - start < 5

@@ -20,7 +20,7 @@ from runtime.numpy.backend import Numpy
 from runtime.rank import starts
 from runtime.rank.compiled import CompiledRank
 from runtime.rank.executor import RankExecutor
-from runtime.rank.interpreter import Rank
+from runtime.rank.interpreter import OneDevice, Rank
 from tests.place.test_reductions import AS_THEY_COME, PIPELINE, REPLICAS, compiled
 from tests.runtime import models, threads
 
@@ -123,7 +123,7 @@ def logs(program: Program) -> list[list[list[Entry]]]:
             for at in mesh.devices:
                 backend = LoggedNumpy()
                 network = LoggedThreads(post, mesh, g, at, backend)
-                found.append(LoggedRank(program, cls, g, at, network, backend))
+                found.append(LoggedRank(OneDevice(program, cls, g, at, network, backend)))
                 found[-1].begin()
     run(found, program, 0)
     actions = []

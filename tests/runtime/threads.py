@@ -20,7 +20,7 @@ from runtime.backend import Array, Backend, Shape
 from runtime.comm import Done, Wait
 from runtime.executor import inputs_of
 from runtime.mesh import Mesh
-from runtime.rank.interpreter import Rank
+from runtime.rank.interpreter import OneDevice, Rank
 
 SECONDS = 60
 
@@ -120,7 +120,7 @@ def devices(program: Program, backend: Backend, kind: type[Rank] = Rank) -> list
     for cls in program.classes:
         for g in cls.groups:
             for at in mesh.devices:
-                device = kind(program, cls, g, at, Threads(post, mesh, g, at, backend), backend)
+                device = kind(OneDevice(program, cls, g, at, Threads(post, mesh, g, at, backend), backend))
                 device.begin()
                 found.append(device)
     return found

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from compiler.cost.time.order import Plan, PlanStep
+from compiler.limits import PRICED
 from dsl.data import dataclass
+from dsl.diagnostics import ParcError
 
 Row = tuple[tuple[int, int], ...]
 """Pairs (class, picoseconds): something happens at the maximum of the class's beginning plus that."""
@@ -133,10 +135,10 @@ class Clock:
 
 
 def evaluate(plan: Plan, durations: Durations, watch: Watch | None = None, whole: bool = False) -> Result:
-    """One pass. whole: every repetition is played."""
+    """One pass. whole: every repetition is played. Raises ParcError (E0931) where much is played before it repeats."""
     from compiler.cost.time.steady import Steady
 
-    clock = Clock(plan, durations)
+    clock, length = Clock(plan, durations), 0
     for stretch in plan.stretches:
         steady = Steady(clock, stretch, watch) if stretch.times > 1 and not whole else None
         number = 0
@@ -146,6 +148,9 @@ def evaluate(plan: Plan, durations: Durations, watch: Watch | None = None, whole
             if watch is not None:
                 watch.round(stretch.steps, by, played, clock.came)
             number += 1
+            length += len(stretch.steps)
             if steady is not None:
+                if length > PRICED.most and (found := PRICED.exceeded(plan.groups, stretch.times * stretch.by, length)):
+                    raise ParcError(found)
                 number += steady.left_out(number)
     return Result(clock.now, clock.came, [c + d for c, d in zip(clock.came, durations.meets)])

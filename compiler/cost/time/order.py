@@ -19,9 +19,11 @@ from compiler.cost.kernels.work import Meet, Part, Post
 from compiler.cost.time.slow import Classes
 from compiler.cost.time.tasks import Cut, cuts
 from compiler.homes import Homes
+from compiler.limits import PRICED
 from compiler.program import FunctionKey
 from compiler.schedules import Action, Loop
 from dsl.data import dataclass
+from dsl.diagnostics import ParcError
 
 LEAST = 4
 """Repetitions that are worth a `Stretch` of their own."""
@@ -144,7 +146,7 @@ def plan(
     least: int = LEAST,
 ) -> Plan:
     """rows: the loops of each group; `parts[class][function]`: work, of which only what it waits for and sends counts;
-    least: repetitions that are worth it. Raises ValueError if groups hang."""
+    least: repetitions that are worth it. Raises ValueError if groups hang, ParcError (E0931) for what is too long."""
     planner = _Planner(rows, classes, parts, homes, least)
     planner.play()
     return planner.found
@@ -240,9 +242,17 @@ class _Planner:
             ready = sorted(more + self.released)
             self.released = []
             self._roll()
+            if len(self.steps) > PRICED.most:
+                self._refuse()
         self._close()
         if unfinished:
             raise ValueError("device groups wait for what never comes")
+
+    def _refuse(self) -> None:
+        mbs = 1 + max(a.mb + (loop.count - 1) * loop.by for row in self.rows for loop in row for a in loop.steps)
+        found = PRICED.exceeded(len(self.rows), mbs, len(self.steps))
+        assert found is not None
+        raise ParcError(found)
 
     def _run(self, g: int) -> Iterator[int | None]:
         """Goes on until it has done an action (and yields None), or waits (and yields for what)."""

@@ -26,6 +26,7 @@ from compiler.cost.time.step import Played, Recording, Together, play, step
 from compiler.cost.time.task import longest
 from compiler.cost.time.tasks import Segment, tasks
 from compiler.cost.time.timeline import Pieces, Player, Timeline
+from compiler.limits import TOLD_APART
 from compiler.model import Cluster, Training
 from compiler.numbering import joined
 from compiler.program import FunctionKey, FunctionPhase, Program
@@ -172,7 +173,10 @@ class Simulation:
     # --- devices that are not alike ------------------------------------------------------------------------------
 
     def partition(self, devices: Mapping[int, float]) -> list[int]:
-        """Per rank its class: see `slow.colours`."""
+        """Per rank its class: see `slow.colours`. Raises ParcError (E0933) where there are too many."""
+        if self.program.devices > TOLD_APART:
+            message = f"with slow devices {self.program.devices:,} have to be told apart, the most is {TOLD_APART:,}"
+            raise fail("E0933", message, help="fewer replicas: what they wait for hardly depends on how many there are")
         return colours(self.groups.ranks, devices, self.groups.axes, self.groups.talks)
 
     def play_varied(self, pricer: Pricer, devices: Mapping[int, float], partition: Sequence[int]) -> Varied:

@@ -49,13 +49,13 @@ def all_to_all(op: AllToAll, node: Node, w: Writer) -> str:
 @emit(Shard)
 def shard(op: Shard, node: Node, w: Writer) -> str:
     """The own piece of what is here already."""
-    return f"{w.use('shard')}({w.ref(node.inputs[0])}, {_at(node, op.dim)}, {quoted(op.axes)})"
+    return f"{w.use('shard')}({w.ref(node.inputs[0])}, {_at(node, op.dim)}, {w.place(op.axes)})"
 
 
 @emit(OnlyFirst)
 def only_first(op: OnlyFirst, node: Node, w: Writer) -> str:
-    """Zeros but on the first device."""
-    return f"{w.use('only_first')}({w.ref(node.inputs[0])}, {quoted(op.axes)})"
+    """Zeros but on the first device; but in the first micro-batch, if these are an axis."""
+    return f"{w.use('only_first')}({w.ref(node.inputs[0])}, {w.place(op.axes)})"
 
 
 @emit(MaskPad)
@@ -63,8 +63,8 @@ def mask_pad(op: MaskPad, node: Node, w: Writer) -> str:
     """Unused elements become a value."""
     x = node.inputs[0]
     at = x.type.index(op.dim)
-    axes = quoted(w.axes(x, at)) if w.axes(x, at) else "()"
-    return f"{w.use('mask_pad')}({w.ref(x)}, {at}, {x.type.shape[at]}, {number(op.value)}, {axes}, i)"
+    place = w.place(w.axes(x, at))
+    return f"{w.use('mask_pad')}({w.ref(x)}, {at}, {x.type.shape[at]}, {number(op.value)}, {place})"
 
 
 @emit(Halo)

@@ -28,11 +28,12 @@ from compiler.program import (
 )
 from compiler.walk import bodies
 from parc.exporting.torch import running
+from parc.exporting.torch.both import fused_both
 from parc.exporting.torch.derived import Derived, derived
 from parc.exporting.torch.entries import namespace
 from parc.exporting.torch.function import FunctionWriter, Written, called_body, listed_buffers
 from parc.exporting.torch.library import library
-from parc.exporting.torch.writer import DTYPES, Identifiers, Writer, number, quoted, string, tuple_of
+from parc.exporting.torch.writer import DTYPES, Identifiers, Writer, number, prose, quoted, string, tuple_of
 
 RESULTS = (Role.LOSS, Role.METRIC, Role.REPORT)
 """Roles of buffers that a step tells of."""
@@ -55,7 +56,7 @@ def export_torch(program: Program) -> str:
     further = dict(zip([*found][1:], others))
     run = running.text(program, first, _results(program), further)
     used = library([*helpers, *run.helpers])
-    parts = [_head(program), _mesh(program), *used, *texts, *run.parts]
+    parts = [_head(program, used), _mesh(program), *used, *texts, *run.parts]
     return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
@@ -65,18 +66,15 @@ def _results(program: Program) -> dict[str, str]:
     return {s.name: s.logical or s.name for s in states}
 
 
-def _head(program: Program) -> str:
+def _head(program: Program, used: Sequence[str]) -> str:
     n = program.devices
     how = f"torchrun --nproc-per-node {n} FILE" if n > 1 else "python FILE"
     several = n > 1
     title = f"{program.name.capitalize()}: a program that parc lowered, for PyTorch alone, on {n} device"
+    mesh = ", ".join(f"{a.name}={a.size}" for a in program.axes if a.kind != "time")
     lines = [
-        f'"""{title}{"s" * several}.',
-        *(
-            ("", f"Mesh: {', '.join(f'{a.name}={a.size}' for a in program.axes if a.kind != 'time')}.")
-            if several
-            else ()
-        ),
+        f'"""{prose(title)}{"s" * several}.',
+        *(("", f"Mesh: {prose(mesh)}.") if several else ()),
         "",
         f"    {how} --steps 10",
         "",
@@ -84,11 +82,25 @@ def _head(program: Program) -> str:
         "piece that a device has: `b=4/dp` is a dim of which each along `dp` has 4. Replace `batches` by your own.",
         '"""',
         "",
-        *("import argparse", "import math", "import os", "", "import torch"),
+        "import argparse",
+        *(["import functools"] if any("functools." in text for text in used) else ()),
+        *("import math", "import os", "", "import torch"),
         *(("import torch.distributed as dist", "import torch.distributed._functional_collectives as funcol") * several),
         "import torch.nn.functional as functional",
+        *_renamed(used),
     ]
     return "\n".join(lines)
+
+
+def _renamed(used: Sequence[str]) -> list[str]:
+    """Functions of PyTorch under the names that they have since 2.13."""
+    names = {"all_gather_single": "all_gather_tensor", "reduce_scatter_single": "reduce_scatter_tensor"}
+    lines = [
+        f'{new} = getattr(funcol, "{new}", None) or funcol.{old}  # before 2.13'
+        for new, old in names.items()
+        if any(f"{new}(" in text for text in used)
+    ]
+    return ["", *lines] if lines else []
 
 
 def _mesh(program: Program) -> str:
@@ -110,7 +122,7 @@ def _mesh(program: Program) -> str:
         "    GROUP = GROUP * SIZES[_axis] + AT[_axis]",
         f"AXES = [{', '.join(map(quoted, _axes(program)))}]  # along which devices send",
         f"STAGE_GROUPS = [{', '.join(map(_groups, _between(program)))}]  # that reduce with each other",
-        f"CHANNELS = {[*_channels(program)]}  # messages between stages".replace("'", '"'),
+        f"CHANNELS = [{', '.join(map(string, _channels(program)))}]  # messages between stages",
         "GROUPS, BETWEEN, CHANNEL = {}, {}, {}",
     ]
     if program.groups > 1:
@@ -154,7 +166,8 @@ class _Class:
     def __init__(
         self, program: Program, cls: DeviceClass, helpers: dict[str, None], several: bool, space: str = ""
     ) -> None:
-        self.program, self.cls, self.helpers = program, cls, helpers
+        self.own = derived(program, cls)
+        self.program, self.cls, self.helpers = program, cls if self.own is not None else fused_both(cls), helpers
         self.functions, self.called = Identifiers(), dict[int, str]()
         stage = "stage_" + "_".join(map(str, (cls.groups[0], cls.groups[-1])[: len(cls.groups)])) if several else ""
         self.name = "_".join(part for part in (space, stage) if part)
@@ -164,7 +177,7 @@ class _Class:
         parts = [self._buffers()]
         written = {}
         listed = listed_buffers(self.cls.functions)
-        own = derived(self.program, self.cls)
+        own = self.own
         for f in self.cls.functions:
             space = f"{self.name}." if self.name else ""
             writer = Writer(
@@ -188,7 +201,7 @@ class _Class:
         each = [part for text in parts for part in text.split("\n\n\n")]
         body = "\n\n".join("    @staticmethod\n" * p.startswith("def") + _indented(p) for p in each)
         what = f"What device groups {groups} run for `{self.program.entries[0].name}`."
-        return f'class {self.name}:\n    """{what}"""\n\n{body}'
+        return f'class {self.name}:\n    """{prose(what)}"""\n\n{body}'
 
     def _buffers(self) -> str:
         lines = [
@@ -224,11 +237,11 @@ class _Class:
                 f"{string(k)}: ({string(n)}, {source}, {local.shape(v)}, {DTYPES[v.type.dtype]})"
                 for k, (n, source, v) in w.receives.items()
             ]
-            highest = f", {w.highest}".replace("'", '"') if w.highest else ", []"
+            highest = f"[{', '.join(map(string, w.highest))}]"
             lines.append(f"    {string(name)}: (")
             for part in (inputs, loads, receives):
                 lines += ["        {}," if not part else "        {" + ", ".join(part) + "},"]
-            lines.append(f"        {highest[2:]},")
+            lines.append(f"        {highest},")
             lines.append("    ),")
         return "\n".join([*lines, "}"])
 

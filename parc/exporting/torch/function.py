@@ -22,7 +22,7 @@ from dsl.data import dataclass
 from parc.exporting.torch.fused import fused
 from parc.exporting.torch.products import Products, together
 from parc.exporting.torch.reading import FusedCall
-from parc.exporting.torch.writer import EMIT, Identifiers, Writer, number, string
+from parc.exporting.torch.writer import EMIT, Identifiers, Writer, number, prose, string
 
 WIDTH = 96
 """Columns from which a type stands on no line of its own any more: it is left out."""
@@ -220,7 +220,7 @@ class FunctionWriter:
         name = w.called[id(g)] = w.functions.fresh(g.name)
         given = ", ".join(w.names.of(v.name) for v in g.inputs)
         self.line(indent, f"def {name}({given}):")
-        self.line(indent + "    ", f'"""{g.name}, of the pieces of a device."""')
+        self.line(indent + "    ", f'"""{prose(g.name)}, of the pieces of a device."""')
         known = adamw(g)
         ordered = known is not None and known.results == (0, 1, 2)
         if known is not None and ordered and len({v.type.dtype for v in (*g.inputs, *g.outputs)}) == 1:

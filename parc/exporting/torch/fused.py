@@ -28,7 +28,7 @@ def fused(body: Graph, regions: Sequence[Region]) -> dict[Node, FusedCall]:
     found: dict[Node, FusedCall] = {}
     for region in regions:
         names = set(region.values)
-        nodes = [n for n in body.nodes if n.outputs and n.outputs[0].name in names]
+        nodes = [n for n in body.nodes if len(n.outputs) == 1 and n.output.name in names]
         reader = {RegionKind.NORM: norm, RegionKind.ATTENTION: attention, RegionKind.LOSS: loss}.get(region.kind)
         found.update(reader(of, nodes, region) if reader is not None else ())
     for more in (activations, biased, steps):

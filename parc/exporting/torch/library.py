@@ -70,6 +70,63 @@ def adamw(w, g, m, v, rate, first, second, beta1, beta2, eps, decay):
     return w, m, v
 
 
+def layer_norm_backward(dy, x, shape, mean, root, scale, wanted):
+    """The derivatives of a layer norm by x and, where they are wanted, by scale and shift."""
+    given = x.new_ones(shape) if scale is None and any(wanted) else scale
+    mask = (True, *wanted)
+    found = torch.ops.aten.native_layer_norm_backward(dy, x, shape, mean, root, given, given, mask)
+    return [y for y, asked in zip(found, mask) if asked]
+
+
+def ordered(x, order):
+    """The transpose of a permutation."""
+    return x.permute([order.index(d) for d in range(len(order))])
+
+
+def attention(q, k, v, orders, causal):
+    """Attention, and what its derivative needs of it. orders: of q, k, v and the result, which dims are batch, heads,
+    positions and width."""
+    given = [x.permute(order) for x, order in zip((q, k, v), orders)]
+    if q.device.type == "cpu":
+        out, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*given, 0.0, causal, scale=1.0)
+    else:
+        out, sums = functional.scaled_dot_product_attention(*given, is_causal=causal, scale=1.0), q.new_zeros(1)
+    return ordered(out, orders[3]), sums
+
+
+def attention_backward(dout, q, k, v, out, sums, orders, causal):
+    """The derivatives of attention by q, k and v: on a CPU of what is kept, else it is computed once more."""
+    dout, out = (x.permute(orders[3]) for x in (dout, out))
+    given = [x.permute(order) for x, order in zip((q, k, v), orders)]
+    if q.device.type == "cpu":
+        kept = (dout, *given, out, sums, 0.0, causal)
+        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(*kept, scale=1.0)
+    else:
+        again = functools.partial(functional.scaled_dot_product_attention, is_causal=causal, scale=1.0)
+        found = torch.func.vjp(again, *given)[1](dout)
+    return [ordered(x, order) for x, order in zip(found, orders)]
+
+
+def cross_entropies(z, targets, inside):
+    """The loss of each position, and the logarithms of probabilities. inside: whether all targets are places in the
+    last dim of z; others pick nothing."""
+    logs = torch.log_softmax(z, -1)
+    if inside:
+        return -logs.gather(-1, targets.long().unsqueeze(-1)).squeeze(-1), logs
+    index, there = rows(targets, (), z.shape[-1], 0)
+    index, there = index.unsqueeze(-1), there.unsqueeze(-1)
+    picked = logs.gather(-1, index)
+    shifted = z.gather(-1, index) - z.amax(-1, keepdim=True)  # so that the sum of exponentials is all of the loss
+    return -torch.where(there, picked, picked - shifted).squeeze(-1), logs
+
+
+def cross_entropies_backward(g, logs, targets):
+    """g times the probabilities, less g where the target is."""
+    index, there = rows(targets, (), logs.shape[-1], 0)
+    less = torch.scatter_add(logs.exp(), -1, index.unsqueeze(-1), -there.unsqueeze(-1).to(logs.dtype))
+    return less * g.unsqueeze(-1)
+
+
 def top_k(x, k, dim):
     """The k largest along a dim, and where they are; of equal ones the first comes first."""
     values, places = x.sort(dim=dim, descending=True, stable=True)
@@ -227,7 +284,7 @@ def joined(pieces, dim, size, axes):
 def all_gather(x, dim, size, axes):
     """All pieces in a row, cut to a size along the dim."""
     group, order = members(axes)
-    found = funcol.wait_tensor(funcol.all_gather_tensor(x.contiguous(), 0, group)).chunk(len(order))
+    found = funcol.wait_tensor(all_gather_single(x.contiguous(), 0, group)).chunk(len(order))
     return joined([found[p] for p in order], dim, size, axes)
 
 
@@ -251,7 +308,7 @@ def reduce_scatter(x, fn, dim, axes):
     """The own piece of a sum or maximum over the devices along axes."""
     group, _ = members(axes)
     mine = parts(wide(x), dim, axes).contiguous()
-    return funcol.wait_tensor(funcol.reduce_scatter_tensor(mine, fn, 0, group)).to(x.dtype)
+    return funcol.wait_tensor(reduce_scatter_single(mine, fn, 0, group)).to(x.dtype)
 
 
 def all_to_all(x, dim, whole, cut_dim, axes):
@@ -262,18 +319,18 @@ def all_to_all(x, dim, whole, cut_dim, axes):
     return joined([found[p] for p in order], dim, whole, axes)
 
 
-def shard(x, dim, axes):
+def shard(x, dim, axes, i=0):
     """The own piece of what every device has."""
-    low, used, size = span(x.shape[dim], axes)
+    low, used, size = span(x.shape[dim], axes, i)
     return filled(x.narrow(dim, min(low, x.shape[dim]), used), dim, size)
 
 
-def only_first(x, axes):
-    """Zeros on all devices but the first."""
-    return x if piece(axes) == 0 else torch.zeros_like(x)
+def only_first(x, axes, i=0):
+    """Zeros on all devices, and in all micro-batches, but the first."""
+    return x if piece(axes, i) == 0 else torch.zeros_like(x)
 
 
-def mask_pad(x, dim, whole, value, axes, i):
+def mask_pad(x, dim, whole, value, axes, i=0):
     """Elements beyond the whole become a value."""
     _, used, _ = span(whole, axes, i)
     rest = torch.full(resized(x, dim, x.shape[dim] - used), value, dtype=x.dtype, device=x.device)

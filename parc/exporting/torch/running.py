@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from compiler.layout import TIME
 from compiler.origin import Role
 from compiler.program import ALL_CHUNKS, LASTING, DeviceClass, For, Program, Run
-from parc.exporting.torch.entries import Classes, device_of_entries, listed, main_of_entries
+from parc.exporting.torch import entries
+from parc.exporting.torch.chosen import chosen
+from parc.exporting.torch.device import device_class
+from parc.exporting.torch.entries import Classes
 from parc.exporting.torch.writer import DTYPES, string, tuple_of
 
 
@@ -18,99 +21,6 @@ class Running(NamedTuple):
     parts: list[str]
     helpers: list[str]
 
-
-_DEVICE = '''
-class Device:
-    """This device: its buffers, and what the step at hand has made so far."""
-
-    def __init__(self, weights=None, compiled=False):
-        self.state = {key: buffer(weights or {}, key, *what) for key, what in HERE.BUFFERS.items()}
-{parts}        self.lasting, self.steps, self.saved, self.batch, self.sent = set(self.state), 0, {}, {}, []
-        for name in HERE.TRAINED.values():
-            self.state[name].requires_grad_()
-        wrap = (lambda f: torch.compile(f, fullgraph=True)) if compiled else lambda f: f
-        self.functions = {name: wrap(getattr(HERE, name)) for name in HERE.ASKS}
-        if HERE.TRAINED:
-            self.functions["B"] = HERE.B
-
-    @torch.no_grad()
-    def step(self, batch):
-        """One step on a batch (whole tensors by name): what it tells of, by name, where this device has it."""
-        self.batch = {name: x.to(DEVICE) for name, x in batch.items()}
-        HERE.schedule(self.run)
-{sent}        told = {told: self.state[name].item() for name, told in RESULTS.items() if name in self.state}
-        self.state = {name: x for name, x in self.state.items() if name in self.lasting}
-        self.steps += 1
-        return told
-
-    def run(self, name, i):
-        """One function on micro-batch i."""
-        inputs, loads, receives, highest = HERE.ASKS[name]
-        given = {key: self.input(x, axes, i) for key, (x, axes) in inputs.items()}
-{receive}        kept = {key: self.saved.pop((key, i)) if last else self.saved[key, i] for key, last in loads.items()}
-{before}        with torch.set_grad_enabled(bool(HERE.TRAINED) and name == "F"):
-            made = self.functions[name](i, given, self.state, kept)
-{after}        for key, x in made.get("add", {}).items():
-            there = self.state.get(key)
-            both = torch.maximum if key in highest else torch.add
-            self.state[key] = x.detach() if there is None else both(there, x.detach())
-        self.state |= made.get("put", {})
-        self.saved |= {(key, i): x for key, x in made.get("save", {}).items()}
-{send}
-    def input(self, name, axes, i):
-        """This device's piece of an input; without axes, the number of the step."""
-        if axes is None:
-            number = torch.tensor(self.steps, dtype=torch.int32, device=DEVICE)
-            return self.state.get(name, number)
-        return cut(self.batch[name], axes, i)
-'''
-
-_PARTS = (
-    """        self.parts = {
-            key: [buffer(weights or {}, key, *what, i=i) for i in range(SIZES[TIME])]
-            for key, what in HERE.BUFFERS.items()
-            if any(TIME in split for split in what[3])
-        }  # of states that each micro-batch has a part of its own of
-""",
-    """        self.state |= {key: parts[i] for key, parts in self.parts.items()}
-""",
-    """        for key, parts in self.parts.items():
-            parts[i] = self.state[key]
-""",
-)
-
-_RECEIVE = """        own = stage_of(name)
-        given |= {key: self.receive(m, own + source, own, i, *what) for key, (m, source, *what) in receives.items()}
-"""
-
-_SEND = """        for key, x in made.get("send", {}).items():
-            message, _, ahead = key.rpartition(" to ")
-            self.send(message, x, own, own + int(ahead), i)
-"""
-
-_MESSAGES = '''
-    def send(self, name, x, own, to, i):
-        """A value to the device of the same place in another stage; it leaves while this one goes on."""
-        if HOMES[to] == GROUP:
-            self.saved[name, own, to, i] = x
-        else:
-            x = x.contiguous()
-            self.sent.append((x, dist.isend(x, peer(HOMES[to]), CHANNEL[name], tag(own, to, i))))
-
-    def receive(self, name, source, own, i, shape, dtype):
-        """What another stage has sent under this name for this micro-batch."""
-        if HOMES[source] == GROUP:
-            return self.saved.pop((name, source, own, i))
-        x = torch.empty(shape, dtype=dtype, device=DEVICE)
-        dist.recv(x, peer(HOMES[source]), CHANNEL[name], tag(source, own, i))
-        return x
-'''
-
-_SENT = """\
-        for _, work in self.sent:  # its memory is needed until then
-            work.wait()
-        self.sent = []
-"""
 
 _STAGES = '''
 def stage_of(name):
@@ -207,13 +117,16 @@ def connect():
 '''
 
 _MAIN = '''
-def train(batches, steps, weights=None, compiled=False, save=None):
+entries| def train(batches, steps, weights=None, compiled=False, save=None, device=None):
+no entries| def train(batches, steps, weights=None, compiled=False, save=None):
     """Trains on batches from an iterator; yields what each step tells, on the devices that have it.
 
     weights: whole tensors by name in place of initial ones. save: the file that all weights and states go to.
+entries|     device: one that goes on, in place of a new one.
     """
     torch.set_float32_matmul_precision("highest")
-    device = Device(weights, compiled)
+entries|     device = device or Device(weights, compiled)
+no entries|     device = Device(weights, compiled)
     for _, batch in zip(range(steps), batches):
         yield device.step(batch)
     if save:
@@ -228,16 +141,23 @@ def main():
     options.add_argument("--save", help="the file that all weights and states go to at the end")
     options.add_argument("--compile", action="store_true", help="torch.compile of each function")
     options.add_argument("--data", help="a file of torch.save: a list of batches, in place of made-up ones")
+<options>
     o = options.parse_args()
-{connect}    weights = torch.load(o.weights) if o.weights else None
+several|     connect()
+    weights = torch.load(o.weights) if o.weights else None
     data = torch.load(o.data) if o.data else batches()
-    for number, told in enumerate(train(data, o.steps, weights, o.compile, o.save), 1):
+entries|     device = Device(weights, o.compile)
+entries|     for number, told in enumerate(train(data, o.steps, save=o.save, device=device), 1):
+no entries|     for number, told in enumerate(train(data, o.steps, weights, o.compile, o.save), 1):
         tell("step", number, told)
-{others}{close}
+<calls>
+several|     dist.barrier()  # others may still wait for what this process has sent
+several|     dist.destroy_process_group()
+
 
 def tell(what, number, told):
     """Prints what a step told, once."""
-    if told{first}:
+    if told<first>:
         print(f"{what} {number}: " + ", ".join(f"{name} {value:.6g}" for name, value in told.items()), flush=True)
 
 
@@ -255,21 +175,17 @@ def text(
     told = ", ".join(f"{string(name)}: {string(shown)}" for name, shown in results.items())
     heads = [_here(classes), f"RESULTS = {{{told}}}  # buffers that a step tells of"]
     heads += [_first(program)] if several else []
-    device = _DEVICE.replace("{receive}", _RECEIVE if staged else "").replace("{send}", _SEND if staged else "")
-    device = device.replace("{sent}", _SENT if staged else "")
     every = [*classes, *(c for found in (others or {}).values() for c in found)]
     timed = any(TIME in s.layout.split_axes for _, c in every for s in c.states if s.role in LASTING)
-    for place, lines in zip(("{parts}", "{before}", "{after}"), _PARTS, strict=True):
-        device = device.replace(place, lines if timed else "")
-    if others:
-        heads.append(listed(others))
-        device = device_of_entries(device, timed)
-    parts = [_BUFFER, "\n".join(heads), device.rstrip() + ("\n" + _MESSAGES if staged else "")]
+    found = {"several": several, "staged": staged, "timed": timed, "entries": bool(others)}
+    facts = {name for name, holds in found.items() if holds}
+    heads += [entries.listed(others)] if others else []
+    parts = [_BUFFER, "\n".join(heads), device_class(facts)]
     parts += [_STAGES] if staged else []
     if any(_interleaved(cls) for _, cls in every):
         parts.append(_TURN)
     parts += [_CONNECT] if several else []
-    parts += [_keep(several, timed, bool(others)), _batches(program), _main(several, list(others or ()))]
+    parts += [_keep(several, timed, bool(others)), _batches(program), _main(facts, [*(others or ())])]
     return Running(parts, ["cut", "initial", "span", "filled"])
 
 
@@ -296,9 +212,9 @@ def _first(program: Program) -> str:
     return f"FIRST = GROUP == {min(losses, default=0)} and not any(AT[axis] for axis in AT if axis not in PLACES)"
 
 
-def _keep(several: bool, timed: bool, entries: bool) -> str:
+def _keep(several: bool, timed: bool, more: bool) -> str:
     held = "device.parts[key][i] if key in device.parts else device.state[key]" if timed else "device.state[key]"
-    own = " if key in device.state" if entries else ""  # others may hold more than the first
+    own = " if key in device.state" if more else ""  # others may hold more than the first
     lines = [
         "def keep(device, path):",
         '    """Writes all weights and states as whole tensors by name."""',
@@ -343,11 +259,6 @@ def _batches(program: Program) -> str:
     return "\n".join([*lines, "        }"])
 
 
-def _main(several: bool, entries: Sequence[str]) -> str:
-    text = main_of_entries(_MAIN, entries) if entries else _MAIN.replace("{others}", "")
-    text = text.replace("{connect}", "    connect()\n" if several else "")
-    text = text.replace("{first}", " and FIRST" if several else "")
-    end = (
-        "    dist.barrier()  # others may still wait for what this process has sent\n    dist.destroy_process_group()\n"
-    )
-    return text.replace("{close}", end if several else "")
+def _main(facts: Collection[str], others: Sequence[str]) -> str:
+    first = " and FIRST" if "several" in facts else ""
+    return chosen(_MAIN, facts, first=first, options=entries.options(others), calls=entries.calls(others))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import field
 
 from compiler.graph import Node, Type, Value
-from compiler.layout import has_gaps, local_type
+from compiler.layout import TIME, has_gaps, local_type
 from compiler.ops.base import ByOp, Op
 from compiler.program import DeviceClass, Program
 from dsl.data import dataclass
@@ -30,8 +30,22 @@ DTYPES = {
 
 RESERVED = frozenset(
     (
-        *("i", "given", "state", "saved", "torch", "math", "functional", "dist", "funcol", "dict", "float", "range"),
-        *("reversed", "slice", "DEVICE", "GROUP", *FUNCTIONS),
+        *(
+            "i",
+            "given",
+            "state",
+            "saved",
+            "torch",
+            "math",
+            "functools",
+            "functional",
+            "dist",
+            "funcol",
+            "dict",
+            "float",
+            "range",
+        ),
+        *("reversed", "slice", "DEVICE", "GROUP", "all_gather_single", "reduce_scatter_single", *FUNCTIONS),
     )
 )
 """Names that variables of functions do not have."""
@@ -124,8 +138,12 @@ class Writer:
         if not axes:
             return ""
         if has_gaps(value.type.dims[dim], axes, self.program.sizes):
-            return f"{self.use('span')}({value.type.shape[dim]}, {quoted(axes)}, i)[0]"
-        return f"{self.local(value).shape[dim]} * {self.use('piece')}({quoted(axes)}, i)"
+            return f"{self.use('span')}({value.type.shape[dim]}, {self.place(axes)})[0]"
+        return f"{self.local(value).shape[dim]} * {self.use('piece')}({self.place(axes)})"
+
+    def place(self, axes: Sequence[str]) -> str:
+        """What tells the number of a piece that axes make: the axes, and the micro-batch where that is one of them."""
+        return (quoted(axes) if axes else "()") + ", i" * (TIME in axes)
 
     def aligned(self, value: Value, names: Sequence[str]) -> str:
         """A view that broadcasts against a tensor of dims `names`."""
@@ -156,6 +174,11 @@ def string(text: str) -> str:
     """A string in double quotes."""
     escaped = text.encode("unicode_escape").decode("ascii").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def prose(text: str) -> str:
+    """What stands in a docstring: it cannot end there, whatever names it has. They can be printed (E0673)."""
+    return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def number(value: float | int | bool) -> str:

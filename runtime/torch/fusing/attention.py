@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from compiler.graph import Node, Value
 from compiler.ops.contract import Contract
@@ -38,12 +39,18 @@ def attentions(of: Reading, joint: Reading, nodes: Sequence[Node], fresh: Fresh)
             (*common, s, found.width),
         )
         power = found.softmax.core
-        sums = fresh(last.output, "logsumexp")
+        sums = _reduced(fresh(found.first.output, "logsumexp"))
         op = FusedAttention(orders, found.causal)
         forward = Put(op, (found.query, found.key, found.value), (last.output, sums))
         inside = {found.first.output, power.output, probability}
         back = tuple(_backward(joint, found, probability, sums, orders))
         yield Candidate(last.output.name, forward, back, tuple(inside))
+
+
+def _reduced(scores: Value) -> Value:
+    """The value with its last dim reduced."""
+    layout = replace(scores.layout, dims=scores.layout.dims[:-1])
+    return replace(scores, type=replace(scores.type, dims=scores.type.dims[:-1]), layout=layout)
 
 
 def _backward(

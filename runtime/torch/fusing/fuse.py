@@ -32,7 +32,15 @@ FINDERS: tuple[Finder, ...] = (norms, activations, attentions, losses)
 
 
 def fused(cls: DeviceClass, device: str) -> DeviceClass:
-    """The class with fused ops in the passes of each chunk. device: the kind of torch device, for what not all have."""
+    """The class with fused ops. device: the kind of torch device, for what not all have."""
+    cls = with_fused_passes(cls, device)
+    updates = [replace(f, body=updated(f.body, cls)) for f in cls.functions if f.phase is FunctionPhase.UPDATE]
+    found = {f.key: f for f in updates}
+    return replace(cls, functions=tuple(found.get(f.key, f) for f in cls.functions))
+
+
+def with_fused_passes(cls: DeviceClass, device: str) -> DeviceClass:
+    """The class with fused ops in the passes of each chunk, but not in the update."""
     finders = [f for f in FINDERS if device == "cpu" or f is not attentions]
     found: dict[tuple[object, int], Function] = {}
     states = list(cls.states)
@@ -44,9 +52,6 @@ def fused(cls: DeviceClass, device: str) -> DeviceClass:
         made, added = _chunk(mine, saved, finders)
         found.update({f.key: f for f in made})
         states += added
-    for f in cls.functions:
-        if f.phase is FunctionPhase.UPDATE:
-            found[f.key] = replace(f, body=updated(f.body, cls))
     return replace(cls, functions=tuple(found.get(f.key, f) for f in cls.functions), states=tuple(states))
 
 

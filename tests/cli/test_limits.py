@@ -1,0 +1,188 @@
+"""What is too large for this machine, or for whoever goes through it one by one, is refused by numbers: in a process of
+its own, with little address space, in little time."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHILD = """
+import resource, sys
+space, seconds = int(sys.argv[1]) << 20, int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_AS, (space, space))
+resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+from parc.cli import cli
+try:
+    cli(sys.argv[3:])
+finally:
+    sys.stderr.write(f"\\npeak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}")
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """exit code; codes of the errors; everything that was said; MiB that the process had at most."""
+
+    exit: int
+    codes: tuple[str, ...]
+    says: str
+    peak: float
+
+
+def run(words: Sequence[str], space: int = 1024, seconds: int = 10) -> Done:
+    """A command in `space` MiB of addresses and `seconds` of CPU time; what goes beyond ends with a signal."""
+    command = [sys.executable, "-c", CHILD, str(space), str(seconds), *words, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=300)
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode >= 0, f"ended by signal {-done.returncode}"
+    found = json.loads(done.stdout)
+    errors = [d for d in found["diagnostics"] if d["severity"] == "error"]
+    peak = re.search(r"peak (\d+)", done.stderr)
+    assert peak is not None and found["exit"] == done.returncode
+    says = "\n".join(f"{d['message']}\n{d['help']}" for d in errors)
+    return Done(done.returncode, tuple(d["code"] for d in errors), says, int(peak[1]) / 1024)
+
+
+TRAINED = "job fit {\n  train m on pod using st\n  optimizer sgd(lr = 0.1)\n}\n"
+ALONE = "job fit {\n  train m\n  optimizer sgd(lr = 0.1)\n}\n"
+POD = """device chip {
+  compute f32 16 TFLOP/s
+  memory 32 GB, 1.2 TB/s
+}
+cluster pod {
+  device npu = chip
+  level server = devices npu over 30 GB/s, 1 us
+}
+"""
+
+
+def stages(pp: int, microbatches: int) -> str:
+    """A deep network of small layers, one on each stage."""
+    return f"""use std.layers
+use std.optimizers
+param devices = {pp}
+param microbatches = {microbatches}
+model m {{
+  dim b = microbatches, d = 8
+  input x : f32[b,d]
+  repeat {pp} as block {{
+    x = x + mlp(x, 8)
+  }}
+  loss mean(x * x)
+}}
+{POD}strategy st for m {{
+  mesh (pp = devices)
+  pipeline block on pp, schedule one_f_one_b(microbatches = microbatches)
+}}
+{TRAINED}"""
+
+
+def replicas(devices: int, microbatches: int) -> str:
+    """Data parallelism, and gradients that are accumulated."""
+    return f"""use std.optimizers (sgd)
+param devices = {devices}
+param microbatches = {microbatches}
+model m {{
+  dim b = 4 * devices * microbatches, d = 8, e = 8
+  input x : f32[b,d]
+  weight w[d,e]
+  loss mean(x @ w)
+}}
+{POD}strategy st for m {{
+  mesh (dp = devices)
+  microbatches microbatches over b
+  split b on dp
+}}
+{TRAINED}"""
+
+
+def plain(dims: str, weight: str, loss: str) -> str:
+    """One device. dims: of the batch (`b`), of the weight and more."""
+    return f"use std.optimizers (sgd)\nparam n = 1\nmodel m {{\n  dim {dims}\n{weight}  loss {loss}\n}}\n{ALONE}"
+
+
+LONG = plain("b = 80000000, d = 4", "  input x : f32[b,d]\n  weight w[d]\n", "mean(x * w)")
+LARGE = plain("d = 20000, e = 20000", "  weight w[d,e]\n", "mean(w * w)")
+MANY = [f"q{i}" for i in range(65)]
+DIMS = plain(", ".join(f"{q} = 1" for q in MANY), f"  weight z[{', '.join(MANY)}]\n", "mean(z)")
+MEASURED = ("check", "cost")
+SHOWN = ("trace", "report")
+EXECUTED = ("run", "verify")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "large.par"
+
+
+def command(name: str, file: Path) -> list[str]:
+    more = {"run": ["--steps", "1"], "trace": ["-o", f"{file}.json"], "report": ["-o", f"{file}.html"]}
+    return [name, str(file), *more.get(name, [])]
+
+
+@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("text", [stages(64, 100_000), replicas(10**8, 2), replicas(8, 10**9)], ids=["pp", "dp", "mb"])
+def test_what_does_not_grow_with_the_job_is_told(name: str, text: str, file: Path) -> None:
+    """100,000 micro-batches on 64 stages, 10^8 devices, 10^9 micro-batches."""
+    file.write_text(text)
+    done = run(command(name, file))
+    assert (done.exit, done.codes) == (0, ()) and done.peak < 128
+
+
+@pytest.mark.parametrize("name", [*SHOWN, *EXECUTED])
+@pytest.mark.parametrize("text", [stages(64, 20_000_000), replicas(8, 10**9)], ids=["pp", "mb"])
+def test_steps_of_too_many_actions_are_neither_run_nor_drawn(name: str, text: str, file: Path) -> None:
+    file.write_text(text)
+    done = run(command(name, file))
+    assert (done.exit, done.codes) == (4, ("E0931",)) and done.peak < 256
+    assert "actions to be" in done.says and "the most is" in done.says and "microbatches = " in done.says, done.says
+
+
+@pytest.mark.parametrize("name", ["check", "cost", "run", "compile"])
+def test_a_schedule_that_is_too_long_to_be_checked_is_no_bug(name: str, file: Path) -> None:
+    file.write_text(stages(1024, 2048))
+    done = run(command(name, file))
+    assert (done.exit, done.codes) == (4, ("E0931",)) and done.peak < 256
+    assert "1,024 stages and 2,048 micro-batches" in done.says and "4,000,000" in done.says
+
+
+@pytest.mark.parametrize("name", EXECUTED)
+@pytest.mark.parametrize("text", [LARGE, LONG, replicas(10**7, 2)], ids=["weights", "batch", "devices"])
+def test_what_the_machine_has_no_memory_for_is_not_begun(name: str, text: str, file: Path) -> None:
+    """Weights of 1.6 GB, a batch of as much, 10^7 devices."""
+    file.write_text(text)
+    done = run(command(name, file))
+    assert (done.exit, done.codes) == (4, ("E0910",)) and done.peak < 256
+    assert "address space" in done.says
+
+
+@pytest.mark.parametrize("name", ["check", "run"])
+def test_tensors_have_at_most_64_dims(name: str, file: Path) -> None:
+    file.write_text(DIMS)
+    done = run(command(name, file))
+    assert (done.exit, done.codes) == (4, ("E0908",)) and "65 dims" in done.says
+
+
+@pytest.mark.parametrize("name", EXECUTED)
+def test_a_batch_that_is_long_is_planned_in_no_time(name: str, file: Path) -> None:
+    """Kernels over a dim that no number of equal blocks makes up: a prime."""
+    file.write_text(plain("b = 1000003, d = 2", "  input x : f32[b,d]\n  weight w[d]\n", "mean(x * w * x)"))
+    done = run(command(name, file), 4096, 20)
+    assert done.exit in (0, 1) and not {c for c in done.codes if c}
+
+
+def test_memory_that_runs_out_all_the_same_has_a_code(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was told before: an allocation that fails is E0910, not a bug."""
+    file.write_text(LARGE)
+    text = "import parc.machine; parc.machine.require_machine = lambda asked: None\n" + CHILD
+    words = [sys.executable, "-c", text, "1024", "30", "run", str(file)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 4 and "error[E0910]" in done.stderr, done.stderr

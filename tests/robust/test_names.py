@@ -1,0 +1,68 @@
+"""Names of programs from others: what can be printed is a name, and nothing but a name in texts that are executed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+
+import pytest
+
+from compiler.text import parse_program, show
+from dsl.printable import printable
+from dsl.source import Source
+from parc import api
+from runtime.executor import LocalExecutor
+from runtime.numpy.backend import Numpy
+from runtime.rank.compiled import CompiledRank
+from runtime.rank.executor import RankExecutor
+from runtime.stacked import Emulator
+from tests.program.samples import BATCH, LAYERS, PIPELINE
+from tests.robust.test_programs import FIT
+from tests.runtime import threads
+
+HOSTILE = 'x""";import os;"""\\\'#{0}%s`'
+"""Would end a docstring, a string, a comment, a format."""
+
+NAMED = (
+    r"(?:%|program |input |weight |gradient |counter |metric |saved |report |state |statistic |as )([A-Za-z_][\w.]*)"
+)
+WORDS = {"sum", "max", "fold", "last", "dp", "tp", "mb", "pp"}
+TEXTS = {"fit": FIT, "pipeline": PIPELINE, "layers": LAYERS, "batch": BATCH}
+
+
+def renamed(text: str) -> str:
+    """Everything that has a name of its own has a hostile one."""
+    names = sorted({*re.findall(NAMED, text)} - WORDS, key=len, reverse=True)
+    plain = re.compile(rf'(?<![\w."])({"|".join(map(re.escape, names))})(?![\w."#])')
+    role = re.compile(r"(\s*(?:loss|weight|state|input|report|metric) )?(.*)")
+    lines = (role.fullmatch(line) for line in text.split("\n"))
+    return "\n".join((m[1] or "") + plain.sub(lambda n: json.dumps(HOSTILE + n[1]), m[2]) for m in lines if m)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_programs_are_what_they_were(name: str) -> None:
+    before, after = parse_program(TEXTS[name]), parse_program(renamed(TEXTS[name]))
+    assert before != after and parse_program(show(after)) == after
+    source = Source("p.npu", show(after))
+    if name != "layers":
+        losses = api.run(Source("p.npu", TEXTS[name]), 1).losses, api.run(source, 1).losses
+        assert len(losses[0]) == len(losses[1])
+    old, new = (ast.parse(api.export(Source("p.npu", show(p)), "torch")) for p in (before, after))
+    assert [type(n) for n in old.body] == [type(n) for n in new.body]
+    assert sum(isinstance(n, ast.Import) for n in ast.walk(old)) == sum(
+        isinstance(n, ast.Import) for n in ast.walk(new)
+    )
+
+
+@pytest.mark.parametrize("executor", [Emulator, RankExecutor])
+def test_executors(executor: type[LocalExecutor]) -> None:
+    program = parse_program(renamed(FIT))
+    batches = api.batches(Source("p.npu", show(program)), 1)
+    assert executor(program).step(next(iter(batches))).loss.shape == ()
+    assert all(d.compiled for d in threads.devices(program, Numpy(), CompiledRank))
+
+
+def test_printable() -> None:
+    assert printable("a\x1b[2J\u202eb\n\ud800é") == "a\ufffd[2J\ufffdb\n\ufffdé"
+    assert printable("\x1b[31mred\x1b[0m\x07", styled=True) == "\x1b[31mred\x1b[0m\ufffd"
