@@ -25,13 +25,16 @@ def check_classes(program: Program, report: Report) -> None:
     for name in _twice(i.name for i in program.inputs):
         report.error("E0650", None, f"there are two inputs {name}")
     homes = program.homes
-    if set(homes.groups) != set(range(program.groups)):
+    there = set(homes.groups)
+    if len(there) != program.groups or not all(0 <= g < program.groups for g in there):
         message = f"{plural(program.stages, 'stage')} on {plural(program.groups, 'group')} of devices"
         report.error("E0650", None, message, "every group has at least one")
     placed = Counter(g for cls in program.classes for g in cls.groups)
-    wrong = [g for g in range(program.groups) if placed[g] != 1] + [g for g in placed if not 0 <= g < program.groups]
-    if wrong:
-        report.error("E0650", None, f"group {wrong[0]} of devices belongs to {placed[wrong[0]]} classes instead of one")
+    wrong = next((g for g in range(program.groups) if placed[g] != 1), None)  # soon: there may be any number of groups
+    if wrong is None:
+        wrong = next((g for g in placed if not 0 <= g < program.groups), None)
+    if wrong is not None:
+        report.error("E0650", None, f"group {wrong} of devices belongs to {placed[wrong]} classes instead of one")
     for c, cls in enumerate(program.classes):
         if not cls.groups:
             report.error("E0650", Site(c), "the class has no devices")

@@ -146,6 +146,23 @@ def _everywhere(text: str, parts: Parts, rng: Random) -> str:
     return re.sub(rf"(?<![\w.#%]){re.escape(m[0])}(?![\w#])", lambda _: new, text)
 
 
+def _size(text: str, parts: Parts, rng: Random) -> str:
+    """A dim or an axis gets another size, wherever it has this one; often the program stays legal."""
+    m = _one(re.compile(r"\b([A-Za-z_]\w*)=(\d+)"), text, rng)
+    if m is None:
+        return text
+    old = int(m[2])
+    new = rng.choice((old * 2, old * 3, old + 1, max(0, old - 1), old // 2, 1, 0, 2**31, 10**6, old, old * 7))
+    return re.sub(rf"\b{re.escape(m[0])}(?!\d)", f"{m[1]}={new}", text)
+
+
+def _literal(text: str, parts: Parts, rng: Random) -> str:
+    """A number that is computed with, or with which a weight begins, becomes another."""
+    m = _one(re.compile(r"(?<=[ (])-?\d+\.\d+(?:e[+-]?\d+)?"), text, rng)
+    numbers = ("0.0", "1.0", "-1.0", "0.5", "2.0", "1e300", "1e-300", "1e30", "-0.0", "3.0", "inf", "1", "0")
+    return _put(text, m, rng.choice(numbers))
+
+
 def _token(text: str, parts: Parts, rng: Random) -> str:
     m = _one(_TOKEN, text, rng)
     if m is None:
@@ -169,6 +186,6 @@ def _characters(text: str, parts: Parts, rng: Random) -> str:
 
 Edit = Callable[[str, Parts, Random], str]
 _EDITS: tuple[Edit, ...] = (
-    _line, _operand, _exchanged, _number, _word, _type, _everywhere, _token, _block, _characters,
+    _line, _operand, _exchanged, _number, _word, _type, _everywhere, _token, _block, _characters, _size, _literal,
 )  # fmt: skip
-_WEIGHTS = (5, 4, 2, 6, 5, 3, 5, 2, 1, 1)
+_WEIGHTS = (5, 4, 2, 6, 5, 3, 5, 2, 1, 1, 6, 3)

@@ -22,7 +22,6 @@ LATER = (3, 30, 300, 3000, 100_000)
 """Updates after which a proof begins that did not reach a branch in its first two steps, and said so."""
 
 EQUIVALENT: dict[str, str] = {
-    r"max: reduce \w*pool\d+\.(max|low)\.grad\.cast": "counts the largest of a window: one, unless two are equal",
     r"seed 26, function: map block\.layer_norm\.out\.grad, block\.layer_norm\.gain": "the gain is frozen at 1, and a "
     "layer norm's derivative takes constants out",
     r"seed 48, (scale|function): map update\w*\.(sum|k\w*), update\w*\.mean": "the next line of the optimizer takes "
@@ -34,26 +33,35 @@ EQUIVALENT: dict[str, str] = {
 }
 """Mutations that change nothing (patterns of `seed N, what was done`), and why."""
 
+BLIND: dict[str, str] = {
+    r"max: reduce \w*pool\d+\.(max|low)\.grad\.cast": "counts the largest of a window: no two are equal",
+    r"seed 3, (scale|function): map block\.(x|mul), .*\(class 1": "a side of `where` that no element takes in the "
+    "second iteration: the proof lists such sides of single numbers only",
+}
+"""Mutations that the numbers of a proof cannot show (patterns as above), and why: they change something for others."""
+
 
 @dataclass
 class Caught:
-    """How often what was caught by what. `missed`: what nothing found; `same`: what changes nothing, and why."""
+    """How often what was caught by what. `same`: what changes nothing, `blind`: what a proof's
+    numbers do not show, both with the reason; `missed`: what else nothing found."""
 
     programs: int = 0
     mutations: int = 0
     by: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     missed: list[str] = field(default_factory=list)
+    blind: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         ways = ", ".join(f"{n:,} by {by}" for by, n in self.by.most_common())
         head = (
             f"mutations: {self.mutations:,} of {self.programs} drawn programs: {ways}; {len(self.same)} change "
-            f"nothing, {len(self.missed)} missed  (commit {commit()})"
+            f"nothing, {len(self.blind)} with no numbers of a proof, {len(self.missed)} missed  (commit {commit()})"
         )
         kinds = ", ".join(f"{kind} {n:,}" for kind, n in self.kinds.most_common())
-        same = [f"  the same: {s}" for s in self.same]
+        same = [f"  the same: {s}" for s in self.same] + [f"  not shown: {b}" for b in self.blind]
         return "\n".join([head, f"  {kinds}", *same, *(f"  missed: {m}" for m in self.missed)])
 
 
@@ -92,18 +100,23 @@ def judge(count: int, seed: int, each: int | None = None, minutes: float | None 
             found.mutations += 1
             found.kinds[broken[i][0].partition(":")[0]] += 1
             if ended.finding is not None and ended.finding.kind == "missed":
-                reason = next((why for pattern, why in EQUIVALENT.items() if re.search(pattern, name)), None)
-                if reason is None:
-                    found.missed.append(name)
-                else:
-                    found.same.append(f"{name}: {reason}")
+                _explained(name, found)
             elif ended.finding is not None:
                 found.missed.append(f"{name}: {ended.finding}\n{ended.finding.detail}")
             else:
                 found.by[ended.notes[-1]] += 1
         found.programs += 1
-        print(f"seed {at}: {len(broken)} mutations; missed so far {len(found.missed)}", flush=True)
+        print(f"seed {at}: {len(broken)} mutations; missed so far:", *found.missed, sep="\n  ", flush=True)
     return found
+
+
+def _explained(name: str, found: Caught) -> None:
+    for reasons, those in ((EQUIVALENT, found.same), (BLIND, found.blind)):
+        reason = next((why for pattern, why in reasons.items() if re.search(pattern, name)), None)
+        if reason is not None:
+            those.append(f"{name}: {reason}")
+            return
+    found.missed.append(name)
 
 
 def _some(broken: list[tuple[str, Program]], each: int | None, rng: Random) -> list[tuple[str, Program]]:

@@ -56,6 +56,15 @@ def test_thirty_six_programs_and_a_thousand_kills() -> None:
     assert "kills: 1,000" in fuzz("kills", "--count", "1000", "--seed", SEED)
 
 
+FOUND = sorted((Path(__file__).parent / "found").iterdir())
+
+
+@pytest.mark.parametrize("file", FOUND, ids=lambda file: file.name)
+def test_what_was_found_stays_mended(file: Path) -> None:
+    """Mutants that failed once, made small."""
+    assert "fine" in fuzz(file.suffix[1:], "--file", str(file))
+
+
 # --- the fuzzer itself ----------------------------------------------------------------------------------
 
 
