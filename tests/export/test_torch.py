@@ -23,6 +23,7 @@ from runtime.data.synthetic import synthetic
 from runtime.stacked import Emulator
 from tests.export.exported import BACKEND, Ran, alone, judge, together
 from tests.matrix.cells import cells
+from tests.place import test_uneven as uneven
 from tests.stages import test_rows as rows
 from tests.states import models as states
 
@@ -205,6 +206,14 @@ ROWS = {
     "loops": rows.text("codec", rows.row("codec", "one_f_one_b"), 3),
 }
 
+_NESTED = "split b, v on na pad\n  split b, v on nb pad\n  shard optimizer, gradients, weights on nb pad\n  "
+UNEVEN = {
+    "pieces_of_pieces": uneven.NET.replace("AXES", "na = 2, nb = 2").replace(
+        "RULES", f"{_NESTED}microbatches 3 over b pad"
+    ),
+    "borders": uneven.image(7, "sp = 2, ty = 2", "split y, o on sp pad\n  split y, o on ty pad", pad=5).text,
+}
+
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
@@ -212,7 +221,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     programs = {name: example("gpt", double=True, **params) for name, params in DISTRIBUTED.items()}
     programs |= {name: golden(name) for name in PROGRAMS}
     programs |= {name: states.compiled(name).program for name in STATES}
-    programs |= {name: parc.compile(Source("main.par", text), double=True).program for name, text in ROWS.items()}
+    programs |= {
+        name: parc.compile(Source("main.par", text), double=True).program for name, text in (ROWS | UNEVEN).items()
+    }
     by_name = {str(cell): cell for size in (1, 2) for cell in cells(size)}
     programs |= {name: by_name[name].compile().program for name in CELLS}
     programs["grouped"] = example("llama", double=True, dp="2", tp="2")
@@ -220,7 +231,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     return together(programs, tmp_path_factory.mktemp("exported"), compiled=("compiled",))
 
 
-@pytest.mark.parametrize("name", [*DISTRIBUTED, *PROGRAMS, *STATES, *ROWS, *CELLS, "grouped", "compiled"])
+@pytest.mark.parametrize("name", [*DISTRIBUTED, *PROGRAMS, *STATES, *ROWS, *CELLS, *UNEVEN, "grouped", "compiled"])
 def test_in_processes(name: str, ran: dict[str, Ran]) -> None:
     judge(ran[name])
 

@@ -10,6 +10,7 @@ import pytest
 import parc
 from compiler.layout import correspond, nested
 from compiler.program import Program
+from compiler.traffic import messages
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 from tests.memory.measured import exact
@@ -206,8 +207,6 @@ def test_a_device_sends_no_more_than_its_piece_to_each_of_the_others() -> None:
     source = image(8, "sp = 4", "split y, o on sp", pad=9)
     row = 2 * 4 * 2 * 8  # samples, columns, channels, bytes
     program = parc.compile(source, double=True).program
-    from compiler.traffic import messages
-
     found = [m for f in program.classes[0].functions for m in messages(f.body, program.sizes) if m.op == "halo"]
     assert sorted({m.bytes / row for m in found}) == [2, 4, 6]  # of a window of 3, of 5, and of the wide one
 
