@@ -7,8 +7,6 @@ from functools import cached_property
 from itertools import product
 from math import prod
 
-from compiler.declared import logical as logical
-from compiler.declared import logical_type as logical_type
 from compiler.declared import range_of
 from compiler.layout import TIME, piece_of_dim
 from compiler.program import DeviceClass, Program, StateDecl

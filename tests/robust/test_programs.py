@@ -276,3 +276,14 @@ def test_large_files_are_read(tmp_path: Path) -> None:
     path.write_text("# what a long program would be\n" * (5 * 2**20 // 31) + FIT)
     assert api.load_program(path) == parse_program(FIT)
     assert api.diff_text(api.load_program(path), parse_program(FIT)) == ""
+
+
+def test_sizes_are_told_before_anything_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check` takes any number of devices and micro-batches, `run` says by numbers that there are too many."""
+    micro = FIT.replace("mb=2", "mb=999999999").replace("b=8", "b=3999999996").replace("0..2 {", "0..999999999 {")
+    devices = FIT.replace("dp=2", "dp=100000000").replace("b=8", "b=400000000").replace("0..1 {", "0..99999999 {")
+    assert found(micro) == found(devices) == []
+    monkeypatch.setattr(available, "available", lambda: available.Limit(2**30, "test"))
+    for text, code in ((micro, "E0931"), (devices, "E0910")):
+        with pytest.raises(ParcError, match=code):
+            api.run(Source("p.npu", text), 1)
