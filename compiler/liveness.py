@@ -8,7 +8,7 @@ from compiler.graph import Graph, Value
 from compiler.ops.effects import Accumulate, Read, Write
 from compiler.ops.repeat import Repeat
 from compiler.program import DeviceClass, FunctionPhase, Program, Schedule
-from compiler.schedules import Action, Loop, Turn, loops
+from compiler.schedules import Action, ActionLoop, Turn, loops
 from dsl.data import dataclass
 
 
@@ -89,7 +89,7 @@ def rounds(
         yield loop.keys, loop.count
 
 
-def rolled_up(program: Program, schedule: Schedule, group: int) -> tuple[Loop, ...]:
+def rolled_up(program: Program, schedule: Schedule, group: int) -> tuple[ActionLoop, ...]:
     """The group's loops, whose actions are those of `unrolled`."""
     return loops(schedule, group, Turn.of(program))
 

@@ -6,6 +6,7 @@ file is checked. To add a reader: a `Form` in `FORMS` below, and how it is opene
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from typing import Any
@@ -14,9 +15,18 @@ from compiler.graph import Type
 from compiler.model import DataSpec
 from dsl.data import dataclass
 from dsl.diagnostics import did_you_mean, fail
+from dsl.units import BYTES, Quantity
 
 Inputs = Mapping[str, Type]
 """The model's inputs by name, in their order."""
+
+STORED = {
+    "bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "int64": 8, "uint64": 8,
+    "f16": 2, "bf16": 2, "f32": 4, "f64": 8,
+}  # fmt: skip
+"""What numbers may be in files that are read piece by piece, little-endian, and the bytes of one."""
+
+_FIELD = re.compile(r"(\w+)(?:\[([\d, ]*)\])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +37,20 @@ class Option:
     fits: Callable[[Any], bool]
 
 
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _one_of(*words: str) -> Option:
     return Option(" or ".join(f'"{w}"' for w in words), lambda v: isinstance(v, str) and v in words)
 
 
 _FLAG = Option("true or false", lambda v: isinstance(v, bool))
+_LIMIT = Option(
+    "an amount of data, such as `1 GiB`", lambda v: isinstance(v, Quantity) and v.dimension == BYTES and v.value >= 1
+)
 _TOP = Option("the largest value of a pixel: a number above 0", lambda v: type(v) in (int, float) and v > 0)
+_OFFSET = Option("a number of bytes: an integer from 0 on", lambda v: _is_integer(v) and 0 <= v < 2**63)
 _TEXT = Option("a text in quotes", lambda v: isinstance(v, str))
 
 
@@ -142,16 +160,86 @@ def _images(spec: DataSpec, inputs: Inputs) -> tuple[str, str] | None:
     return message, "`input image : f32[b, y, x, c]` and `input label : int32[b] in 0..10`"
 
 
+def _sources(spec: DataSpec, inputs: Inputs) -> tuple[str, str] | None:
+    """Of `arrays`: where each input is."""
+    form, named = FORMS["arrays"], dict(spec.options)
+    if spec.path is not None:
+        if spec.path.endswith(".safetensors") or (spec.path.endswith(".npy") and len(inputs) == 1):
+            return None
+        return "`arrays` takes a `.safetensors` file, or a `.npy` file for each input", f"`data {form.example}`"
+    for name in inputs:
+        path = named.get(name, "")
+        if not path.endswith((".npy", ".safetensors")):
+            message = f"`arrays` needs a `.npy` or `.safetensors` file for the input `{name}`"
+            return message, f'`data arrays({name} = "data/{name}.npy")`, or one `.safetensors` file for all'
+    return None
+
+
+def stored(text: str, type: Type) -> tuple[str, tuple[int, ...]] | None:
+    """The type of numbers and the shape of one example that `uint8`, `uint8[3, 32, 32]` means for an input; None where
+    it means none."""
+    match = _FIELD.fullmatch(text.replace(" ", ""))
+    if match is None or match[1] not in STORED:
+        return None
+    if match[2] is None:
+        return match[1], type.shape[1:]
+    sizes = [s for s in match[2].split(",") if s]
+    if any(len(s) > 18 for s in sizes):
+        return None
+    return match[1], tuple(map(int, sizes))
+
+
+def _records(spec: DataSpec, inputs: Inputs) -> tuple[str, str] | None:
+    """Of `raw`: the fields of a record."""
+    named = dict(spec.options)
+    for name, type in inputs.items():
+        found = stored(named[name], type) if name in named else None
+        if found is None:
+            message = f"`raw` needs the type of the numbers of the input `{name}`"
+            return message, f'`data raw("data/file.bin", {name} = "f32")`; there are {", ".join(STORED)}'
+        if found[1] != type.shape[1:]:
+            want = " x ".join(map(str, type.shape[1:])) or "one number"
+            got = " x ".join(map(str, found[1])) or "one number"
+            return f"the input `{name}` takes {want} per example, `raw` is told of {got}", f'`{name} = "{found[0]}"`'
+    return None
+
+
+def _token_file(spec: DataSpec, inputs: Inputs) -> tuple[str, str] | None:
+    """Of `tokens`: options of another kind of file."""
+    path, named = spec.path or "", dict(spec.options)
+    own = {".npy": (), ".safetensors": ("tensor",)}.get(path[path.rfind(".") :], ("dtype", "offset"))
+    other = next((n for n in ("dtype", "offset", "tensor") if n in named and n not in own), None)
+    if other is None:
+        return None
+    return (
+        f"`{other}` says nothing of the file `{path}`",
+        "`dtype` and `offset` are for raw files, `tensor` for safetensors",
+    )
+
+
 FORMS: dict[str, Form] = {
     "synthetic": Form("synthetic", path=False),
     "text": Form(
         'text("data/corpus.txt", level = "char")',
-        options={"level": _one_of("char", "word"), "stream": _FLAG},
+        options={"level": _one_of("char", "word"), "stream": _FLAG, "limit": _LIMIT},
         fits=_pairs,
     ),
     "csv": Form(
-        'csv("data/table.csv", input = "column")', named=True, fits=_samples
+        'csv("data/table.csv", input = "column")', options={"limit": _LIMIT}, named=True, fits=_samples
     ),
-    "images": Form('images("data/digits.csv.gz", top = 16)', options={"top": _TOP}, fits=_images),
+    "images": Form('images("data/digits.csv.gz", top = 16)', options={"top": _TOP, "limit": _LIMIT}, fits=_images),
+    "arrays": Form(
+        'arrays("data/train.safetensors", input = "tensor")', path=None, options={"shuffle": _FLAG}, named=True,
+        check=_sources, fits=_samples,
+    ),
+    "raw": Form(
+        'raw("data/train.bin", input = "uint8")', options={"offset": _OFFSET, "shuffle": _FLAG}, named=True,
+        check=_records, fits=_samples,
+    ),
+    "tokens": Form(
+        'tokens("data/train.bin", dtype = "uint16")',
+        options={"dtype": _one_of(*STORED), "offset": _OFFSET, "tensor": _TEXT, "shuffle": _FLAG},
+        check=_token_file, fits=_pairs,
+    ),
 }  # fmt: skip
 """Reader's name -> what it takes."""

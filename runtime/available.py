@@ -13,6 +13,7 @@ from os import sysconf
 from pathlib import Path
 
 from dsl.data import dataclass
+from dsl.diagnostics import fail
 
 CERTAIN = 64 * 2**20
 """Bytes that are not worth a look at what there is."""
@@ -35,6 +36,14 @@ def lacking(needed: int) -> Limit | None:
     """What limits a process that wants so many bytes more; None if it can have them."""
     limit = available() if needed > CERTAIN else None
     return None if limit is None or needed <= limit.bytes else limit
+
+
+def require_memory(what: str, needed: int) -> None:
+    """Raise ParcError (E0910) unless there are so many bytes for `what`."""
+    limit = lacking(needed)
+    if limit is not None:
+        message = f"{what} takes {needed / 2**30:.1f} GiB of memory here, and there are {limit.bytes / 2**30:.1f} GiB"
+        raise fail("E0910", f"{message} ({limit.what})")
 
 
 def _limits() -> Iterator[Limit]:

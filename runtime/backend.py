@@ -40,6 +40,17 @@ class Renewing:
 
 
 @dataclass(frozen=True, slots=True)
+class Slicewise:
+    """A kernel that takes some operands (by number) as a list of their slices along the first dim, too."""
+
+    run: Kernel
+    operands: frozenset[int]
+
+    def __call__(self, ctx: Any, *operands: Array) -> Any:
+        return self.run(ctx, *operands)
+
+
+@dataclass(frozen=True, slots=True)
 class LocalValue:
     """A value as one device, or a stack of devices, holds it.
 
@@ -91,6 +102,17 @@ class Backend(Protocol):
 
         Its results may be views of operands. Values of narrow types are rounded to what these can hold.
         """
+        ...
+
+    def makes(self, op: Op) -> bool:
+        """Whether each result of `op` lies in memory that was made for it, of which nobody else knows."""
+        ...
+
+    def plan_over(
+        self, op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], position: Position, operand: int
+    ) -> Kernel | None:
+        """A closure that does what that of `plan` does, bit by bit, and writes the result over an operand, which it
+        gives back; None if there is none."""
         ...
 
     def context(self, micro: int, seed: int) -> Any:

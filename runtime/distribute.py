@@ -21,6 +21,7 @@ from compiler.layout import TIME, Layout, local_type, nested
 from compiler.program import DeviceClass, StateDecl
 from dsl.diagnostics import fail
 from runtime.mesh import Mesh
+from runtime.readable import Readable
 
 Array = NDArray[Any]
 
@@ -118,7 +119,7 @@ def reduce_lead(x: Array, axis: int, count: int, fn: str) -> Array:
     return np.asarray(np.maximum.reduce(x, axis, keepdims=True))
 
 
-def piece_of(array: Array, type: Type, layout: Layout, mesh: Mesh, at: Mapping[str, int]) -> Array:
+def piece_of(array: Readable, type: Type, layout: Layout, mesh: Mesh, at: Mapping[str, int]) -> Array:
     """One device's own copy of its piece of a logical array; `at`: its coordinates (and `mb`)."""
     local = local_type(type, layout, mesh.sizes)
     if layout.halo:

@@ -25,6 +25,7 @@ from runtime.distribute import Array, own_part
 from runtime.inputs import check_batch
 from runtime.mesh import Mesh
 from runtime.numpy import quiet
+from runtime.readable import Readable
 from runtime.state import Arrays, Piece, initial_array, joined, magnitudes
 
 _SHOWN = 8
@@ -69,7 +70,7 @@ class Executor(Protocol):
         """Replace weights and states, by their logical names; ValueError for a name or a shape that is not there."""
         ...
 
-    def step(self, batch: Mapping[str, Array], gradients: bool = False) -> StepResult:
+    def step(self, batch: Mapping[str, Readable], gradients: bool = False) -> StepResult:
         """Run one training step on a logical batch.
 
         Args:
@@ -82,7 +83,7 @@ class Executor(Protocol):
         """
         ...
 
-    def call(self, entry: str, batch: Mapping[str, Array]) -> StepResult:
+    def call(self, entry: str, batch: Mapping[str, Readable]) -> StepResult:
         """Run an entry of the program once, on the states as they are. KeyError if there is none; raises as `step`."""
         ...
 
@@ -131,7 +132,7 @@ class LocalExecutor(ABC):
         """Let the group's buffer be that of another executor of this kind; False if it has none."""
 
     @abstractmethod
-    def deliver(self, values: Mapping[str, Array]) -> None:
+    def deliver(self, values: Mapping[str, Readable]) -> None:
         """Take a step's inputs, as logical arrays by name, scalars of the executor's own among them."""
 
     @abstractmethod
@@ -202,7 +203,7 @@ class LocalExecutor(ABC):
 
     # --- a step
 
-    def call(self, entry: str, batch: Mapping[str, Array]) -> StepResult:
+    def call(self, entry: str, batch: Mapping[str, Readable]) -> StepResult:
         """Run an entry of the program once, on the states as they are; KeyError if there is none."""
         if entry == self.program.entries[0].name:
             return self.step(batch)
@@ -225,7 +226,7 @@ class LocalExecutor(ABC):
                     self.share(g, decl, other)
         return result
 
-    def step(self, batch: Mapping[str, Array], gradients: bool = False) -> StepResult:
+    def step(self, batch: Mapping[str, Readable], gradients: bool = False) -> StepResult:
         """Run the first entry on a logical batch; E0702 if the schedule hangs, ValueError if the batch does not fit."""
         values = check_batch(self.program.inputs, batch)
         for inputs in self._inputs.values():

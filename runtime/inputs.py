@@ -10,19 +10,27 @@ from numpy.typing import NDArray
 
 from compiler.program import InputDecl
 from runtime.numpy import STORAGE, rounded
+from runtime.readable import Piecewise
 
 Array = NDArray[Any]
 
 
-def check_batch(inputs: Sequence[InputDecl], batch: Mapping[str, Any]) -> dict[str, Array]:
-    """The batch as arrays of the declared dtypes. Raises ValueError where it does not fit (readers' batches do)."""
-    arrays: dict[str, Array] = {}
+def check_batch(inputs: Sequence[InputDecl], batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The batch as `Readable`s of the declared dtypes: what is read piece by piece as it is, else arrays.
+
+    Raises ValueError where it does not fit (readers' batches do).
+    """
+    arrays: dict[str, Any] = {}
     for decl in inputs:
         if decl.name not in batch:
             raise ValueError(f"the batch lacks the input `{decl.name}`")
-        array = np.asarray(batch[decl.name])
+        piecewise = isinstance(batch[decl.name], Piecewise)
+        array = batch[decl.name] if piecewise else np.asarray(batch[decl.name])
         if array.shape != decl.type.shape:
             raise ValueError(f"the input `{decl.name}` is {decl.type}, the batch has shape {list(array.shape)}")
+        if piecewise:
+            arrays[decl.name] = array
+            continue
         if array.size and decl.low is not None and array.min() < decl.low:
             raise ValueError(f"the input `{decl.name}` has a value {array.min()}, below {decl.low}")
         if array.size and decl.high is not None and array.max() >= decl.high:

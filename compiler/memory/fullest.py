@@ -11,7 +11,7 @@ from compiler.memory.lifetimes import TracedMemory
 from compiler.memory.occupancy import summit
 from compiler.origin import Role
 from compiler.program import FunctionKey, Program
-from compiler.schedules import Action, Loop
+from compiler.schedules import Action, ActionLoop
 from compiler.text.printer import show_type
 from compiler.walk import walk
 from dsl.data import dataclass
@@ -70,7 +70,9 @@ def fullest(memory: TracedMemory, group: int, kind: str) -> Fullest:
     return Fullest(group, kind, top.peak, top.roles, action, top.where, tuple(alive))
 
 
-def _of_others(memory: TracedMemory, group: int, kind: str, before: tuple[Loop, ...], action: Action) -> Iterator[Item]:
+def _of_others(
+    memory: TracedMemory, group: int, kind: str, before: tuple[ActionLoop, ...], action: Action
+) -> Iterator[Item]:
     """What earlier actions have accumulated, and what is saved for other micro-batches than the action's."""
     for name in sorted(_accumulated(memory, before)):
         if memory.states[name].memory == kind:
@@ -96,17 +98,19 @@ def _of_others(memory: TracedMemory, group: int, kind: str, before: tuple[Loop, 
                 yield min(bundle.names), Role.SAVED, bundle.bytes, flying
 
 
-def _runs(before: tuple[Loop, ...], key: FunctionKey) -> int:
+def _runs(before: tuple[ActionLoop, ...], key: FunctionKey) -> int:
     """How often a function has run."""
     return sum(loop.count * loop.keys.count(key) for loop in before)
 
 
-def _ran(before: tuple[Loop, ...], key: FunctionKey, mb: int) -> bool:
+def _ran(before: tuple[ActionLoop, ...], key: FunctionKey, mb: int) -> bool:
     """Whether it has run on a micro-batch."""
     return any(a[:2] == key and loop.runs(a, mb) for loop in before for a in loop.steps)
 
 
-def _own(memory: TracedMemory, kind: str, before: tuple[Loop, ...], action: Action, inside: bool) -> Iterator[Item]:
+def _own(
+    memory: TracedMemory, kind: str, before: tuple[ActionLoop, ...], action: Action, inside: bool
+) -> Iterator[Item]:
     """What the action's micro-batch holds: at the action's fullest moment, or (not `inside`) as it begins."""
     accumulated = _accumulated(memory, before)
     effect = memory.effect(action.kind, action.chunk, accumulated)
@@ -119,12 +123,12 @@ def _own(memory: TracedMemory, kind: str, before: tuple[Loop, ...], action: Acti
     )
 
 
-def _first_to_set(memory: TracedMemory, before: tuple[Loop, ...], action: Action) -> frozenset[str]:
+def _first_to_set(memory: TracedMemory, before: tuple[ActionLoop, ...], action: Action) -> frozenset[str]:
     """The accumulators that the action sets."""
     return memory.touched[action.kind, action.chunk] - _accumulated(memory, before)
 
 
-def _accumulated(memory: TracedMemory, before: tuple[Loop, ...]) -> set[str]:
+def _accumulated(memory: TracedMemory, before: tuple[ActionLoop, ...]) -> set[str]:
     kinds = {key for loop in before if loop.count for key in loop.keys}
     return {name for key in kinds for name in memory.touched[key]}
 

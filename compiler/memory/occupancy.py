@@ -13,7 +13,7 @@ from compiler.liveness import rolled_up, unrolled
 from compiler.memory.action import MemoryEffect, Totals, Where
 from compiler.memory.peak import ClassMemory
 from compiler.program import DeviceClass, Program
-from compiler.schedules import Action, Loop
+from compiler.schedules import Action, ActionLoop
 from dsl.data import dataclass
 
 
@@ -89,7 +89,7 @@ class Summit:
     roles: Mapping[str, int]
     action: Action | None
     where: Where
-    before: tuple[Loop, ...]
+    before: tuple[ActionLoop, ...]
 
 
 def summit(memory: ClassMemory, group: int, kind: str) -> Summit:
@@ -100,7 +100,7 @@ def summit(memory: ClassMemory, group: int, kind: str) -> Summit:
     roles = _roles(now, kind)
     best = Summit(sum(roles.values()), roles, None, Where(), ())
     accumulated: set[str] = set()
-    done: tuple[Loop, ...] = ()
+    done: tuple[ActionLoop, ...] = ()
     for loop in rolled_up(memory.program, memory.cls.schedule, group):
         for i in dict.fromkeys((0, min(1, loop.count - 1), loop.count - 1)):
             begin = now
@@ -110,7 +110,7 @@ def summit(memory: ClassMemory, group: int, kind: str) -> Summit:
                 now, found = walk.step(now, effect)
                 if kind in found and found[kind].peak > best.peak:
                     moment, action = found[kind], Action(phase, chunk, mb + i * loop.by)
-                    rest = Loop(tuple(a._replace(mb=a.mb + i * loop.by) for a in loop.steps[:at]))
+                    rest = ActionLoop(tuple(a._replace(mb=a.mb + i * loop.by) for a in loop.steps[:at]))
                     best = Summit(
                         moment.peak, moment.at_peak, action, moment.where, (*done, replace(loop, count=i), rest)
                     )

@@ -11,6 +11,7 @@ from math import sqrt
 from compiler.graph import Node, Value
 from compiler.ops.contract import Contract
 from compiler.ops.create import Iota
+from compiler.ops.effects import Save
 from compiler.ops.elementwise import Cast, Map, StopGradient
 from compiler.ops.reduce import Reduce
 from compiler.regions.reading import Reading
@@ -78,7 +79,7 @@ def _affine(
     found: dict[str, Value] = {}
     while True:
         after = [n for n in of.readers.get(end.output, ()) if n.outputs and (inside is None or n.outputs[0] in inside)]
-        if len(after) != 1 or len(of.readers[end.output]) != 1:
+        if len(after) != 1 or sum(not isinstance(n.op, Save) for n in of.readers[end.output]) != 1:
             return found.get("mul"), found.get("add"), end
         (node,) = after
         fn = node.op.fn if isinstance(node.op, Map) else ""

@@ -23,7 +23,7 @@ from compiler.schedules.actions import (
     legal_microbatches,
 )
 from compiler.schedules.hang import Edge, Hang, find_hang
-from compiler.schedules.loops import Loop, loops
+from compiler.schedules.loops import ActionLoop, loops
 from compiler.schedules.rolled import families, rolled, unify, unroll
 from compiler.schedules.visits import visits
 
@@ -33,7 +33,7 @@ __all__ = [
     "Action",
     "Edge",
     "Hang",
-    "Loop",
+    "ActionLoop",
     "Turn",
     "actions",
     "chain",

@@ -50,7 +50,7 @@ def find_hang(
     return _rendezvous([list(mine) for mine in lists], found, homes) if rendezvous else _buffered(lists, found, homes)
 
 
-class Done:
+class DoneActions:
     """Which actions of a group are done: of a function so many micro-batches in order, and `early` ones."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ def _buffered(lists: Sequence[Iterable[Action]], edges: list[Edge], homes: Homes
     needs: dict[tuple[FunctionPhase, int], list[tuple[int, FunctionPhase, int]]] = defaultdict(list)  # by (kind, stage)
     for e in edges:
         needs[e.to_kind, e.to].append((homes.group(e.stage), e.kind, homes.chunk(e.stage)))
-    done = [Done() for _ in lists]
+    done = [DoneActions() for _ in lists]
     turns: Turns[int, tuple[int, Action]] = Turns()
     doing: dict[int, Action] = {}
     stages = [homes.of(g) or (g,) for g in range(n)]

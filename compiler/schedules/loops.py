@@ -16,7 +16,7 @@ from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Loop:
+class ActionLoop:
     """`count` times the same actions, each time on micro-batches that come `by` later; `steps`: those of the first."""
 
     steps: tuple[Action, ...]
@@ -41,9 +41,9 @@ class Loop:
                 yield Action(kind, chunk, mb + by)
 
 
-def loops(schedule: Schedule, group: int, turn: Turn) -> tuple[Loop, ...]:
+def loops(schedule: Schedule, group: int, turn: Turn) -> tuple[ActionLoop, ...]:
     """The loops of one group, none of them empty. turn: of the program. Their actions are those of `unroll`."""
-    found: list[Loop] = []
+    found: list[ActionLoop] = []
     for e in schedule:
         if isinstance(e, Run):
             low, count = e.low.at(group), e.high.at(group) - e.low.at(group)
@@ -51,15 +51,17 @@ def loops(schedule: Schedule, group: int, turn: Turn) -> tuple[Loop, ...]:
         elif isinstance(e, For):
             found += _loops(e.count.at(group), e.stride, [(k, c, o.at(group)) for k, c, o in e.steps], turn)
         else:
-            found.append(Loop((UPDATE,)))
+            found.append(ActionLoop((UPDATE,)))
     return tuple(loop for loop in found if loop.count > 0 and loop.steps)
 
 
-def _loops(count: int, stride: int, steps: Sequence[tuple[FunctionPhase, int, int]], turn: Turn) -> Iterator[Loop]:
+def _loops(
+    count: int, stride: int, steps: Sequence[tuple[FunctionPhase, int, int]], turn: Turn
+) -> Iterator[ActionLoop]:
     """`count` iterations of (action, chunk, number in the first iteration), numbers `stride` apart."""
     interleaved = [number for _, chunk, number in steps if chunk == ALL_CHUNKS]
     if not interleaved:
-        yield Loop(tuple(Action(*step) for step in steps), count, stride)
+        yield ActionLoop(tuple(Action(*step) for step in steps), count, stride)
         return
     size, longer = turn.rounds
     start = (size + 1) * longer * turn.chunks  # where the longer rounds end
@@ -72,10 +74,10 @@ def _loops(count: int, stride: int, steps: Sequence[tuple[FunctionPhase, int, in
             times = (high - low) // period
             if times > 1:
                 first = tuple(_actions(low, low + period, stride, steps, turn))
-                yield Loop(first, times, period * stride // turn.chunks)
+                yield ActionLoop(first, times, period * stride // turn.chunks)
                 low += times * period
         if low < high:
-            yield Loop(tuple(_actions(low, high, stride, steps, turn)))
+            yield ActionLoop(tuple(_actions(low, high, stride, steps, turn)))
 
 
 def _actions(

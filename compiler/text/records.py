@@ -15,13 +15,14 @@ import compiler.strategy
 from compiler.text.attrs import show_number
 from compiler.text.cursor import MAX_NESTING, Cursor
 from dsl.diagnostics import did_you_mean
+from dsl.units import Dimension, Quantity
 
 RECORDS: dict[str, type[Any]] = {
     name: cls
     for module in (compiler.model, compiler.strategy)
     for name, cls in vars(module).items()
     if isinstance(cls, type) and is_dataclass(cls)
-}
+} | {"Quantity": Quantity, "Dimension": Dimension}
 
 
 def is_told(f: Field[Any]) -> bool:

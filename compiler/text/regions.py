@@ -39,7 +39,8 @@ def _line(region: Region, order: dict[str, int], names: list[str]) -> str:
 
 def read_regions(cursor: Cursor, nodes: Sequence[Node]) -> tuple[Region, ...]:
     """The marks behind the nodes of a body. Raises E0601 where something else was expected, E0605 for shares that are
-    none, E0610 for a value that no node of the body gives, E0611 for one that stands twice."""
+    none and rows that run backwards, E0610 for a value that no node of the body gives, E0611 for one that stands
+    twice."""
     order = _order(nodes) if cursor.sees_word(WORD) else {}
     names = list(order)
     found: list[Region] = []
@@ -78,8 +79,11 @@ def _listed(cursor: Cursor) -> Iterator[str]:
 
 def _rows(cursor: Cursor, order: dict[str, int], names: list[str]) -> Iterator[list[str]]:
     while True:
+        start = cursor.token
         first = _position(cursor, order)
         last = _position(cursor, order) if cursor.take("..") else first
+        if last < first:
+            raise cursor.error("E0605", "a row of nodes that ends before it begins", start, "name the first one first")
         yield names[first : last + 1]
         if not cursor.take(","):
             return

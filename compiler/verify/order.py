@@ -18,8 +18,8 @@ from compiler.layout import TIME
 from compiler.limits import CHECKED
 from compiler.origin import Role
 from compiler.program import ALL_CHUNKS, Affine, DeviceClass, For, FunctionPhase, Program, Run, Schedule, Update
-from compiler.schedules import Action, Edge, Loop, Turn, find_hang, loops
-from compiler.schedules.hang import Done
+from compiler.schedules import Action, ActionLoop, Edge, Turn, find_hang, loops
+from compiler.schedules.hang import DoneActions
 from compiler.text.locations import Site
 from compiler.verify.report import Report
 
@@ -67,7 +67,7 @@ def _length(schedule: Schedule) -> int:
 class _Actions:
     """The actions of a group's loops, made when they are gone through."""
 
-    def __init__(self, row: Sequence[Loop]) -> None:
+    def __init__(self, row: Sequence[ActionLoop]) -> None:
         self.row = row
 
     def __iter__(self) -> Iterator[Action]:
@@ -217,7 +217,7 @@ def _disorder(mine: Iterable[Action], cls: DeviceClass) -> str | None:
     # The last micro-batch renews what all of them read (states of the model without a part for each).
     shared = {s.chunk: s.name for s in cls.states if s.role is Role.STATE and TIME not in s.layout.split_axes}
     most: dict[int, int] = {}
-    done = Done()
+    done = DoneActions()
     last: Action | None = None
     for action in mine:
         if last is not None and action.kind.rank(action.chunk) < last.kind.rank(last.chunk):

@@ -188,4 +188,23 @@ CODES: tuple[Code, ...] = (
         "# --profile out.json\n" + _job(""),
         _job(""),
     ),
+    Code(
+        "E0760",
+        "too much data for the reader",
+        "`text`, `csv` and `images` hold a whole file in memory, unpacked. The message names what there is too much "
+        "of: bytes (256 MiB, unless the reader's `limit` says otherwise), of which an archive may hold a thousand "
+        "times its own size, or characters in one row or word. Files of any size are read piece by piece by `arrays`, "
+        "`raw` and `tokens`.",
+        _job('  data text("main.par", limit = 10 B)\n'),
+        _job('  data text("main.par", limit = 1 MiB)\n'),
+    ),
+    Code(
+        "E0761",
+        "a data file that is not what it says it is",
+        "The header of a `.npy` or safetensors file, or the types and sizes that `raw` and `tokens` are told, do not "
+        "fit the file: it is cut off, something overlaps, its numbers are of a kind that is not read (pickled objects "
+        "never are), or it has changed its size since it was opened.",
+        _job('  data tokens("main.par", offset = 1000000)\n', vocab=128),
+        _job('  data tokens("main.par", dtype = "uint8")\n', vocab=128),
+    ),
 )

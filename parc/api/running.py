@@ -101,18 +101,20 @@ def _run(
     return found
 
 
-def batches(file: File, steps: int, **options: Unpack[Options]) -> Iterator[Mapping[str, Array]]:
+def batches(file: File, steps: int, *, at_step: int = 0, **options: Unpack[Options]) -> Iterator[Mapping[str, Array]]:
     """Read the batches that `run` takes, of the job's data or made up: whole arrays by the names of its inputs.
 
     Args:
         file: a path, or a `Source`.
         steps: how many.
+        at_step: how many steps went before; the batches are those that would have followed.
         options: see `Options`.
 
     Raises:
         ParcError: for what is wrong with the file or its data.
     """
     from runtime.data import open_data
+    from runtime.readable import whole
 
     if is_program(name_of(file)):
         program, data = load_program(file, **options), None
@@ -120,8 +122,8 @@ def batches(file: File, steps: int, **options: Unpack[Options]) -> Iterator[Mapp
         compiled = compile(file, **options)
         program, data = compiled.program, compiled.job.data
     reader = open_data(data, program.inputs)
-    for step in range(steps):
-        yield reader.batch(program.seed, step)
+    for step in range(at_step, at_step + steps):
+        yield whole(reader.batch(program.seed, step))
 
 
 def verify(

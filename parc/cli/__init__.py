@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -96,8 +97,6 @@ class Cli(click.Group):
             cause = error.error if isinstance(error, _StreamFailed) else error
             ended = failed(cause)
             code = show_failure(cause, debug) if ended is None else ended
-        if code == INTERRUPTED and "torch" in sys.modules:
-            os._exit(code)  # what Python does at its end takes a second then
         sys.exit(code)
 
     def _ended(self, args: Sequence[str] | None, prog_name: str, debug: bool, extra: dict[str, Any]) -> int:
@@ -157,4 +156,12 @@ def cli(debug: bool) -> None:
 def main() -> NoReturn:
     """The entry point of the command."""
     open_streams()
-    cli.main()
+    try:
+        cli.main()
+    except SystemExit as ended:
+        if "torch" in sys.modules:  # what Python does at its end takes a second then, and now and then aborts
+            with suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(ended.code if isinstance(ended.code, int) else 0)
+        raise

@@ -1,7 +1,8 @@
 """How a device reaches the others: interfaces that a process with a single device can implement.
 
 A call starts something and gives a handle at once; who reads the result waits for it there. What is given to a call may
-be changed or freed as soon as the call is over. All peers make the same calls in the same order; messages go by tags.
+be freed as soon as the call is over, and changed once the result is there. All peers make the same calls in the same
+order; messages go by tags.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class Communicator(Protocol):
     rank: int
     size: int
 
-    def all_reduce(self, x: Array, fn: str) -> Handle[Array]:
-        """Sum or max over the peers."""
+    def all_reduce(self, x: Array, fn: str, spare: bool = False) -> Handle[Array]:
+        """Sum or max over the peers. spare: nobody needs `x` any more, whose memory the result may take."""
         ...
 
     def all_gather(self, x: Array) -> Handle[list[Array]]:

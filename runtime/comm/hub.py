@@ -105,7 +105,7 @@ class HubCommunicator:
         self.hub, self.place, self.peers, self.rank, self.size = hub, place, peers, rank, size
         self.calls = 0
 
-    def all_reduce(self, x: Array, fn: str) -> _Coming[Array]:
+    def all_reduce(self, x: Array, fn: str, spare: bool = False) -> _Coming[Array]:
         what = f"all_reduce {fn} {self.peers} of {self._shape(x)}"
         return self._meet(what, self._copy(x), lambda found: self._fold(found, fn))
 

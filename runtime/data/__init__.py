@@ -9,10 +9,19 @@ in `READERS` below.
 
 from __future__ import annotations
 
+from runtime.data.arrays import open_arrays, open_raw, open_tokens
 from runtime.data.reader import READERS, Reader, open_data, open_synthetic
 from runtime.data.table import open_csv, open_images
 from runtime.data.text import open_text
 
-READERS |= {"synthetic": open_synthetic, "text": open_text, "csv": open_csv, "images": open_images}
+READERS |= {
+    "synthetic": open_synthetic,
+    "text": open_text,
+    "arrays": open_arrays,
+    "raw": open_raw,
+    "tokens": open_tokens,
+    "csv": open_csv,
+    "images": open_images,
+}
 
 __all__ = ["READERS", "Reader", "open_data"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
+from compiler.graph import RANGES
 from compiler.model import DataSpec
 from compiler.program import InputDecl
 from compiler.readers import check_data
@@ -15,13 +16,15 @@ from dsl.diagnostics import fail
 from dsl.source import Span
 from runtime.data.synthetic import synthetic
 from runtime.inputs import Array
-from runtime.numpy import STORAGE, rounded
+from runtime.numpy import STORAGE, quiet, rounded
+from runtime.readable import Readable
 
 
 class Reader(Protocol):
-    """Gives batches: the whole logical array of every input. The same seed and step give the same batch."""
+    """Gives batches: the whole logical array of every input, or what reads of it what is asked for (`Readable`). The
+    same seed and step (from 0) give the same batch, whatever was read before."""
 
-    def batch(self, seed: int, step: int) -> dict[str, Array]: ...
+    def batch(self, seed: int, step: int) -> Mapping[str, Readable]: ...
 
 
 Open = Callable[[DataSpec, tuple[InputDecl, ...]], Reader]
@@ -33,7 +36,7 @@ READERS: dict[str, Open] = {}
 
 def open_data(spec: DataSpec | None, inputs: Sequence[InputDecl]) -> Reader:
     """The reader that a job names, or made-up data; all that can be wrong is found here (E0704 to E0707, E0760, E0761),
-    but for what stands in files of which each step reads a piece (E0706, E0762)."""
+    but for what stands in files of which each step reads a piece (E0706, E0761)."""
     if spec is None:
         return Synthetic(tuple(inputs))
     check_data(spec, {i.name: i.type for i in inputs})
@@ -55,38 +58,29 @@ def open_synthetic(spec: DataSpec, inputs: tuple[InputDecl, ...]) -> Reader:
     return Synthetic(inputs)
 
 
-@dataclass(frozen=True)
-class Table:
-    """Examples in memory, one per row of every input's array; epochs in random order, batches run across their ends."""
-
-    columns: dict[str, Array]
-    size: int
-
-    def batch(self, seed: int, step: int) -> dict[str, Array]:
-        total = len(next(iter(self.columns.values())))
-        wanted = np.arange(step * self.size, (step + 1) * self.size)
-        rows = np.empty(self.size, np.int64)
-        for epoch in np.unique(wanted // total):
-            order = np.random.default_rng((seed % 2**63, int(epoch))).permutation(total)
-            here = wanted // total == epoch
-            rows[here] = order[wanted[here] % total]
-        return {name: column[rows] for name, column in self.columns.items()}
-
-
-def as_input(values: Array, decl: InputDecl, what: str, span: Span | None) -> Array:
-    """Examples (one per row) in the input's dtype; E0706 where they do not fit its shape or range."""
-    shape = decl.type.shape[1:]
-    if values.shape[1:] != shape:
-        got = " x ".join(map(str, values.shape[1:])) or "one number"
-        want = " x ".join(map(str, shape)) or "one number"
-        raise fail("E0706", f"the input `{decl.name}` takes {want} per example, {what} has {got}", span)
+def converted(values: Array, decl: InputDecl, what: str, span: Span | None) -> Array:
+    """Numbers (one at least) in the input's dtype; E0706 where they are not of its range."""
     if not decl.type.is_float:
-        if not np.array_equal(values, np.floor(values)):
-            raise fail("E0706", f"the input `{decl.name}` is {decl.type.dtype}, {what} has fractions", span)
-        least, most = int(values.min()), int(values.max())
-        if (decl.low is not None and least < decl.low) or (decl.high is not None and most >= decl.high):
-            bounds = f"{decl.low if decl.low is not None else ''}..{decl.high if decl.high is not None else ''}"
-            message = f"the input `{decl.name}` is in {bounds}, {what} reaches from {least} to {most}"
-            help = f"declare it `in {least}..{most + 1}` and make the dim that it indexes large enough"
-            raise fail("E0706", message, span, help=help)
-    return rounded(np.asarray(values, STORAGE[decl.type.dtype]), decl.type.dtype)
+        whole = values.dtype.kind != "f" or np.array_equal(values, np.floor(values))
+        expect_range(decl, whole, values.min(), values.max(), what, span)
+    return stored(values, decl)
+
+
+def stored(values: Array, decl: InputDecl) -> Array:
+    """Numbers in range, in the input's dtype."""
+    with quiet():
+        return rounded(np.asarray(values, STORAGE[decl.type.dtype]), decl.type.dtype)
+
+
+def expect_range(decl: InputDecl, whole: bool, lowest: float, highest: float, what: str, span: Span | None) -> None:
+    """Raise E0706 unless an input of integers has all those that lie between two numbers. whole: whether they are."""
+    if not whole:
+        raise fail("E0706", f"the input `{decl.name}` is {decl.type.dtype}, {what} has fractions", span)
+    least, most = int(lowest), int(highest)
+    first, last = RANGES.get(decl.type.dtype, (0, 1))
+    low, high = first if decl.low is None else decl.low, last + 1 if decl.high is None else decl.high
+    if least < low or most >= high:
+        message = f"the input `{decl.name}` is in {low}..{high}, {what} reaches from {least} to {most}"
+        help = f"declare it `in {least}..{most + 1}` and make the dim that it indexes large enough"
+        fits = first <= least and most <= last and decl.type.dtype != "bool"
+        raise fail("E0706", message, span, help=help if fits else f"{decl.type.dtype} has no such numbers")

@@ -22,6 +22,14 @@ class Numpy:
     def plan(self, op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], position: Position) -> Kernel:
         return kernel.plan(op, ins, outs, Env((), position.sizes, position.coords, position.start))
 
+    def makes(self, op: Op) -> bool:
+        return False  # nothing is written over
+
+    def plan_over(
+        self, op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], position: Position, operand: int
+    ) -> Kernel | None:
+        return None
+
     def context(self, micro: int, seed: int) -> CallContext:
         return CallContext(micro, seed)
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from compiler.ops.window import Fold, Window, span
+from runtime.available import require_memory
 from runtime.numpy.base import STORAGE, Array, Env, Kernel, LocalValue, finish, kernel
+
+
+def _require(value: LocalValue, elements: int) -> None:
+    """What is beyond the ends of a dim is in no value of the program, and so in no account of its memory."""
+    require_memory("a dim with what its windows see beyond its ends", elements * STORAGE[value.type.dtype]().itemsize)
 
 
 @kernel(Window)
@@ -21,6 +28,8 @@ def plan_window(op: Window, ins: Sequence[LocalValue], outs: Sequence[LocalValue
     # A piece of a split dim comes with its borders.
     low = 0 if ins[0].axes[ins[0].type.index(op.dim)] else op.pad
     high = max(0, (n - 1) * op.stride + wide - low - size)
+    if low or high:
+        _require(ins[0], prod(ins[0].shape) // size * (low + size + high))
     fill, stride = STORAGE[ins[0].type.dtype](op.fill), op.stride
     before = (slice(None),) * axis
 
@@ -51,6 +60,8 @@ def plan_fold(op: Fold, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
     length = max((n - 1) * op.stride + span(k, op.dilation), low + size)
     shape = list(y_type.shape)
     shape[axis - lead] = length
+    if length > size:
+        _require(outs[0], prod(ins[0].lead) * prod(shape))
     before = (slice(None),) * axis
     places = [
         (*before, slice(i, i + (n - 1) * op.stride + 1, op.stride)) for i in range(0, k * op.dilation, op.dilation)

@@ -19,6 +19,7 @@ from runtime.prove.judge import Judge
 from runtime.prove.proof import Batches, Proof, beginning, fitting, loss_beside, random_batch, started
 from runtime.prove.rounding import measured
 from runtime.prove.serial import serial_gradients
+from runtime.readable import whole
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -57,10 +58,11 @@ def prove_evaluation(
     for at in range(first, first + steps):
         judge.step = len(losses)
         batch = source(at)
-        serial = serial_gradients(training, weights, states, batch, program.seed, branches)
+        given = whole(batch)
+        serial = serial_gradients(training, weights, states, given, program.seed, branches)
         its = loss_beside(other, run, batch) if other is not None else None
         done = run.step(batch)
-        rounding = cache(partial(measured, training, weights, states, batch, program.seed, serial, run.added))
+        rounding = cache(partial(measured, training, weights, states, given, program.seed, serial, run.added))
         judge.differentiated((Role.LOSS, Role.METRIC, Role.OUTPUT), serial, done, rounding)
         if its is not None:
             judge.emulated(serial, its, rounding)

@@ -22,10 +22,11 @@ from runtime.prove.compare import UNDEFINED, ZERO, Blind, Row, Tally, relative_e
 from runtime.prove.judge import Judge
 from runtime.prove.rounding import UNIT, measured
 from runtime.prove.serial import Arrays, Updated, initial_state, serial_gradients, serial_update
+from runtime.readable import Readable, whole
 from runtime.stacked import Emulator
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Batches = Callable[[int], Mapping[str, Array]]
+Batches = Callable[[int], Mapping[str, Readable]]
 
 ORDER = 4.0
 """Roundings that adding up a gradient's parts in another order may cost."""
@@ -144,12 +145,13 @@ def prove(
     while len(losses) < steps and skipped <= MOST_SKIPPED:
         judge.step = len(losses)
         batch = source(at)
+        given = whole(batch)
         weights, states = fitting(weights, run.weights()), fitting(states, run.states())
-        serial = serial_gradients(training, weights, states, batch, program.seed, branches)
+        serial = serial_gradients(training, weights, states, given, program.seed, branches)
         its = loss_beside(other, run, batch) if other is not None else None
         done = run.step(batch, gradients=True)
         at += 1
-        rounding = cache(partial(measured, training, weights, states, batch, program.seed, serial, run.added))
+        rounding = cache(partial(measured, training, weights, states, given, program.seed, serial, run.added))
         judge.differentiated((Role.LOSS, Role.METRIC, Role.OUTPUT), serial, done, rounding)
         if its is not None:
             judge.emulated(serial, its, rounding)
@@ -234,7 +236,7 @@ def started(
     return run
 
 
-def loss_beside(other: Executor, run: Executor, batch: Mapping[str, Array]) -> Array:
+def loss_beside(other: Executor, run: Executor, batch: Mapping[str, Readable]) -> Array:
     """The loss of another executor in the step that the run is about to take, from the run's weights and states."""
     other.put({**run.weights(), **run.states()})
     other.steps = run.steps

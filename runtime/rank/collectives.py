@@ -33,7 +33,8 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """A collective's operand of logical `type`, and the device: `at` its coordinates, also that in time."""
+    """A collective's operand of logical `type`, and the device: `at` its coordinates, also that in time. spare: whether
+    nobody needs the operand any more."""
 
     type: Type
     before: Layout
@@ -42,6 +43,7 @@ class Here:
     at: Mapping[str, int]
     network: Network
     backend: Backend
+    spare: bool = False
 
     def size(self, dim: str) -> int:
         """What a piece of the result has along a dim."""
@@ -68,7 +70,7 @@ def start_collective(op: Comm, x: Array, here: Here) -> Handle[Array]:
 @collective(AllReduce)
 def all_reduce(op: AllReduce, x: Array, here: Here) -> Handle[Array]:
     """16-bit values are added in wider ones and rounded once."""
-    total = here.network.over(op.axes).all_reduce(x, op.fn)
+    total = here.network.over(op.axes).all_reduce(x, op.fn, here.spare)
     return Then(total, lambda y: here.backend.rounded(y, here.type.dtype))
 
 

@@ -120,6 +120,11 @@ class CompiledRank(Rank):
             self.owned[name] = {_ALL}
         return cell.array
 
+    def slices(self, name: str) -> Any:
+        """What is in a buffer: an array, or the list of its slices."""
+        self.take_in(name)
+        return self.states[name].array
+
     def kept(self, name: str, micro: int) -> Array:
         """What a micro-batch has saved under a name, in one piece."""
         return self.whole(self.saved[name, micro].array, self.declared[name].type.dtype)

@@ -17,6 +17,7 @@ from runtime.mesh import Mesh, parted
 from runtime.numpy.backend import Numpy
 from runtime.rank.buffers import HeldArray
 from runtime.rank.interpreter import OneDevice, Rank
+from runtime.readable import Readable
 
 
 class RankExecutor(LocalExecutor):
@@ -93,7 +94,7 @@ class RankExecutor(LocalExecutor):
             mine.fill(decl.name, theirs.states[decl.name].array)
         return True
 
-    def deliver(self, values: Mapping[str, Array]) -> None:
+    def deliver(self, values: Mapping[str, Readable]) -> None:
         for group, devices in self.devices.items():
             for name, var, type in self.inputs(group):
                 count = self.program.microbatches if TIME in var.layout.axes else 1

@@ -88,18 +88,16 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A handle of slices that come one by one, as one array of `dtype`."""
+    """A handle of slices that come one by one, as a list."""
 
-    rank: CompiledRank
     slices: Sequence[Pending]
-    dtype: str
 
     def done(self) -> bool:
         return all(p.there() for p in self.slices)
 
-    def wait(self) -> Wait[Array]:
+    def wait(self) -> Wait[list[Array]]:
         yield from ()
-        return self.rank.whole([p.get() for p in self.slices], self.dtype)
+        return [p.get() for p in self.slices]
 
 
 # --- slices that come late
@@ -173,9 +171,9 @@ def reduce_ready(d: CompiledRank) -> None:
             slices[i] = pending
 
 
-def started(d: CompiledRank, key: Key, dtype: str) -> Pending:
-    """What was started before the update."""
+def started(d: CompiledRank, key: Key) -> Pending:
+    """What was started before the update: an array, or the list of its slices."""
     found = d.begun.found.pop(key)
     if not isinstance(found, list):
         return found
-    return d.pending(Joined(d, [p for p in found if p is not None], dtype))
+    return d.pending(Joined([p for p in found if p is not None]))

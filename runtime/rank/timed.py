@@ -109,8 +109,8 @@ class TimedWriter(RankWriter):
         super().__init__(rank, function)
         self.names["Pending"] = TimedPending
 
-    def heres(self, var: Value, out: Value) -> list[Here]:
-        found = NamedHeres(super().heres(var, out))
+    def heres(self, var: Value, out: Value, spare: bool = False) -> list[Here]:
+        found = NamedHeres(super().heres(var, out, spare))
         found.name = out.name
         return found
 

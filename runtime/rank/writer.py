@@ -10,13 +10,14 @@ from compiler.graph import Graph, Node, Value, names_of
 from compiler.layout import TIME
 from compiler.liveness import liveness, variables
 from compiler.ops.comm import Comm
-from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
+from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import Function, FunctionPhase
 from dsl.data import dataclass
-from runtime.backend import Position
+from runtime.backend import Kernel, Position, Slicewise
 from runtime.mesh import parted
+from runtime.rank import dying as memory
 from runtime.rank.ahead import Reduction, brought_forward, gathers, together, unchanged
 from runtime.rank.collectives import Here
 from runtime.rank.starts import (
@@ -75,6 +76,8 @@ class RankWriter(StraightLine):
         """What stands before what only the last run of the function in a step does."""
         self.final: dict[str, Node] = {}
         """By accumulator, the last addition to it."""
+        self.dying: dict[Node, tuple[int, ...]] = {}
+        """Operands that the result may be written over."""
         self.sliced: set[str] = set()
         """Accumulators whose reductions have been started slice by slice."""
 
@@ -114,6 +117,7 @@ class RankWriter(StraightLine):
         self.final.update({i.op.name: i for i in body.nodes if isinstance(i.op, Accumulate)})
         read = {v.name for n in body.nodes for v in n.inputs if not any(o.name in self.started for o in n.outputs)}
         handed = self.handed(body, stacks or {})
+        self.dying.update(memory.dying(body, self.backend.makes, stacks or ()))
         for instr in at_start:
             if instr.outputs[0].name in read or not self.started:
                 self.instr(instr, scope, names, depth)
@@ -168,16 +172,19 @@ class RankWriter(StraightLine):
         if instr.outputs and instr.outputs[0].name in self.started:
             out = instr.outputs[0]
             names[out.name] = self.fresh()
-            self.put(depth, f"{names[out.name]} = started(d, {self.started[out.name].key!r}, {out.type.dtype!r})")
+            self.put(depth, f"{names[out.name]} = started(d, {self.started[out.name].key!r})")
             self.maybe.add(names[out.name])
+            self.stacked[names[out.name]] = out.type.dtype
             return
         if isinstance(op, Accumulate) and self.comes_late(instr, op):
             fn, dtype = self.combination(op.name, instr.inputs[0].name)
             self.put(depth, f"d.accumulate_later({op.name!r}, {names[instr.inputs[0].name]}, {fn!r}, {dtype!r})")
             self.complete(instr, op.name, depth)
             return
+        kernel = None if isinstance(op, Comm | Effect) else self.kernel(instr, scope)
+        sliced = kernel.operands if isinstance(kernel, Slicewise) else frozenset[int]()
         keeps = isinstance(op, Save | Accumulate)
-        args = [self.there(names[v.name], depth, whole=not keeps) for v in instr.inputs]
+        args = [self.there(names[v.name], depth, not keeps and k not in sliced) for k, v in enumerate(instr.inputs)]
         for out in instr.outputs:
             names[out.name] = self.fresh()
         result = ", ".join(names[o.name] for o in instr.outputs)
@@ -189,6 +196,10 @@ class RankWriter(StraightLine):
             case Read():
                 if rank.declared[op.name].role is Role.WEIGHT:
                     self.weights.update(v.name for v in instr.outputs)
+                if rank.declared[op.name].role is Role.GRADIENT and not parted(rank.declared[op.name]):
+                    self.put(depth, f"{result} = d.slices({op.name!r})")
+                    self.stacked[result] = instr.outputs[0].type.dtype
+                    return
                 part = parted(rank.declared[op.name])
                 self.put(depth, f"{result} = d.read{'_part' if part else ''}({op.name!r}{', micro' if part else ''})")
             case Write():
@@ -224,16 +235,25 @@ class RankWriter(StraightLine):
                 self.maybe.add(result)
             case Comm():
                 var, (out,) = scope[instr.inputs[0].name], instr.outputs
-                heres = self.bind(self.heres(var, out))
+                heres = self.bind(self.heres(var, out, bool(self.dying.get(instr))))
                 self.put(depth, f"{result} = d.start({self.bind(op)}, {heres}, micro, {args[0]})")
                 self.maybe.add(result)
             case _:
                 if args and all(v.name in self.weights for v in instr.inputs):
                     self.weights.update(v.name for v in instr.outputs)
-                ins, outs = [rank._value(scope[v.name]) for v in instr.inputs], [rank._value(v) for v in instr.outputs]
-                position = Position(rank.program.sizes, rank.at, rank._start(op))
-                kernel = self.bind(self.backend.plan(op, ins, outs, position))
-                self.put(depth, f"{result} = {kernel}({', '.join(['ctx', *args])})")
+                run = self.bind(kernel.run if isinstance(kernel, Slicewise) else kernel)
+                self.put(depth, f"{result} = {run}({', '.join(['ctx', *args])})")
+
+    def kernel(self, instr: Node, scope: Mapping[str, Value]) -> Kernel:
+        """What computes an instruction: in the place of an operand that dies, if it can."""
+        op, rank = instr.op, self.rank
+        ins, outs = [rank._value(scope[v.name]) for v in instr.inputs], [rank._value(v) for v in instr.outputs]
+        position = Position(rank.program.sizes, rank.at, rank._start(op))
+        for operand in self.dying.get(instr, ()):
+            found = self.backend.plan_over(op, ins, outs, position, operand)
+            if found is not None:
+                return found
+        return self.backend.plan(op, ins, outs, position)
 
     def comes_late(self, instr: Node, op: Accumulate) -> bool:
         """Whether a message brings what is added, for nobody else here, and nothing else is ever added there."""
@@ -258,11 +278,11 @@ class RankWriter(StraightLine):
         kind = type(op), op.over(), getattr(op, "fn", ""), local.dtype
         return Starting(reduction.key, op, here, kind, local.bytes, count)
 
-    def heres(self, var: Value, out: Value) -> list[Here]:
-        """What a collective is told of the device, by micro-batch."""
+    def heres(self, var: Value, out: Value, spare: bool = False) -> list[Here]:
+        """What a collective is told of the device, by micro-batch. spare: nobody needs the operand any more."""
         rank = self.rank
         at = [{**rank.at, TIME: m} for m in range(rank.program.microbatches)]
-        return [Here(var.type, var.layout, out.layout, rank.mesh, a, rank.network, self.backend) for a in at]
+        return [Here(var.type, var.layout, out.layout, rank.mesh, a, rank.network, self.backend, spare) for a in at]
 
     def several(self, nodes: Sequence[Node], scope: Mapping[str, Value], names: dict[str, str], depth: int) -> None:
         """Start collectives that travel together. Their operands are there: parameters, and values before the first."""

@@ -25,6 +25,7 @@ from runtime.executor import LocalExecutor, check_hang, inputs_of
 from runtime.mesh import parted
 from runtime.numpy import CallContext, rounded
 from runtime.numpy.pool import ArrayPool
+from runtime.readable import Readable
 from runtime.stacked.straight import Slots, Straight, compile_function
 
 
@@ -131,7 +132,7 @@ class Emulator(LocalExecutor):
         mine.states[mine.find(decl.name)] = theirs.states[theirs.find(decl.name)]
         return True
 
-    def deliver(self, values: Mapping[str, Array]) -> None:
+    def deliver(self, values: Mapping[str, Readable]) -> None:
         """Cut the batch into the pieces of micro-batches and devices; groups share what is equal."""
         made: dict[tuple[str, Layout], Array] = {}
         for g in self.groups.values():
@@ -139,7 +140,7 @@ class Emulator(LocalExecutor):
             for name, var, type in self.inputs(g.index):
                 key = name, var.layout
                 if key not in made:
-                    made[key] = distribute(values[name], type, var.layout, self.mesh, time=True)
+                    made[key] = distribute(np.asarray(values[name]), type, var.layout, self.mesh, time=True)
                 g.inputs.append(made[key])
 
     def play(self) -> None:

@@ -18,7 +18,7 @@ from compiler.ops.base import Op
 from runtime.backend import Index, Kernel, LocalValue, Position, Shape
 from runtime.numpy.initial import init_array
 from runtime.torch import kernels
-from runtime.torch.base import STORAGE, Standpoint, TorchCall, kernel
+from runtime.torch.base import MAKERS, OVER, STORAGE, Standpoint, TorchCall, kernel
 
 for _found in iter_modules(kernels.__path__):
     import_module(f"{kernels.__name__}.{_found.name}")
@@ -35,6 +35,15 @@ class Torch:
 
     def plan(self, op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], position: Position) -> Kernel:
         return kernel.plan(op, ins, outs, Standpoint(position, self.device))
+
+    def makes(self, op: Op) -> bool:
+        return type(op) in MAKERS
+
+    def plan_over(
+        self, op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], position: Position, operand: int
+    ) -> Kernel | None:
+        planner = OVER.get(type(op))
+        return planner(op, ins, outs, operand) if planner is not None else None
 
     def context(self, micro: int, seed: int) -> TorchCall:
         return TorchCall(micro, seed)

@@ -7,13 +7,16 @@ rounded. uint32, for which torch has hardly any kernels, is int64 whose values a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from compiler.ops.base import Op
 from dsl.data import dataclass
 from runtime.backend import Kernel, Kernels, LocalValue, Position
+
+T = TypeVar("T")
 
 STORAGE: dict[str, torch.dtype] = {
     "f64": torch.float64,
@@ -56,6 +59,32 @@ kernel = Kernels()
 """`@kernel(Op, …)` above a planner registers it."""
 
 PLANNERS = kernel.planners
+
+MAKERS: set[type[Op]] = set()
+"""Ops whose kernels give new memory for each of their results, never a view of an operand or of what they keep."""
+
+
+def maker(*ops: type[Op]) -> Callable[[T], T]:
+    """`@maker(Op, …)` above a planner says that its kernels do."""
+    MAKERS.update(ops)
+    return lambda planner: planner
+
+
+PlannerOver = Callable[[Any, Sequence[LocalValue], Sequence[LocalValue], int], Kernel | None]
+"""From an op, its operands' and results' local values, and the operand that is written over, to a kernel."""
+
+OVER: dict[type[Op], PlannerOver] = {}
+"""`@over(Op, …)` above a planner enters it."""
+
+
+def over(*ops: type[Op]) -> Callable[[PlannerOver], PlannerOver]:
+    """Registers a planner of kernels that write their result over an operand."""
+
+    def enter(planner: PlannerOver) -> PlannerOver:
+        OVER.update(dict.fromkeys(ops, planner))
+        return planner
+
+    return enter
 
 
 def aligned(value: LocalValue, names: tuple[str, ...]) -> Callable[[Tensor], Tensor] | None:

@@ -94,9 +94,10 @@ class Engine:
         others = self.followers
         try:
             if others is None:
-                world = World(place, self.device, self.patience, ends=self.command)
+                world = World(place, self.device, self.patience, last=(lambda: None) if self.command else None)
             else:
-                world = World(place, self.device, self.patience, ended=others.ended, meeting=MEETING, ends=self.command)
+                last = others.stop if self.command else None
+                world = World(place, self.device, self.patience, ended=others.ended, meeting=MEETING, last=last)
                 others.met()
         except ParcError:
             self._unheeded()

@@ -13,6 +13,7 @@ from compiler.program import RESULTS, Program, StateDecl
 from runtime.distribute import Array
 from runtime.executor import LocalExecutor
 from runtime.rank.timed import TimedSpan, delivered
+from runtime.readable import Readable
 from runtime.state import Piece
 from runtime.torch.launch import require_size
 from runtime.torch.member import Member
@@ -45,7 +46,7 @@ class TorchExecutor(LocalExecutor):
             require_size(program.name, program.devices, member.world.size)
         self._later: list[tuple[Any, ...]] = []
         self._known: dict[tuple[int, str], Array] = {}
-        self._values: Mapping[str, Array] = {}
+        self._values: Mapping[str, Readable] = {}
         self._do("open", program, timed)
         if timed:
             self._do("clock")
@@ -131,7 +132,7 @@ class TorchExecutor(LocalExecutor):
 
     # --- a step
 
-    def deliver(self, values: Mapping[str, Array]) -> None:
+    def deliver(self, values: Mapping[str, Readable]) -> None:
         self._values = values
 
     def play(self) -> None:

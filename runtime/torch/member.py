@@ -21,8 +21,10 @@ from runtime.mesh import parted
 from runtime.rank.compiled import CompiledRank
 from runtime.rank.interpreter import OneDevice
 from runtime.rank.timed import TimedRank, TimedSpan
+from runtime.readable import Readable
 from runtime.torch.backend import Torch
 from runtime.torch.fusing.fuse import fused
+from runtime.torch.heap import keep_memory
 from runtime.torch.network import TorchNetwork, place_of
 from runtime.torch.world import World
 
@@ -36,6 +38,7 @@ class Member:
     """
 
     def __init__(self, world: World) -> None:
+        keep_memory()
         self.world, self.backend = world, Torch(world.device)
         self.devices: dict[int, CompiledRank] = {}
         self.busy = False
@@ -113,7 +116,9 @@ class Member:
                 found[name] = np.array(self.backend.to_host(device.read(name)))
         return found
 
-    def step(self, number: int, values: Mapping[str, Array], wanted: Mapping[int, Sequence[str]]) -> dict[str, Array]:
+    def step(
+        self, number: int, values: Mapping[str, Readable], wanted: Mapping[int, Sequence[str]]
+    ) -> dict[str, Array]:
         """Run the schedule on logical inputs; the contents of some buffers then."""
         device = self.devices[number]
         device.open_step()

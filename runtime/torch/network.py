@@ -150,11 +150,13 @@ class Peers:
     def _coming(self, work: Any, finish: Callable[[], T], what: str, keep: Any = None) -> Coming[T]:
         return Coming(self.world, work, finish, f"{what} {self.what}", self.ranks, keep)
 
-    def all_reduce(self, x: Tensor, fn: str) -> Handle[Tensor]:
+    def all_reduce(self, x: Tensor, fn: str, spare: bool = False) -> Handle[Tensor]:
         y, back = _ordered(x, fn), _reduced_back(x.dtype, fn)
         bucket = self._bucket("all_reduce", fn, y.dtype)
-        shape = tuple(y.shape)
-        return bucket.add([_row(y)], lambda parts: back(parts[0].view(shape)))
+        shape, row = tuple(y.shape), _row(y)
+        if bucket.alone and not spare and row.data_ptr() == x.data_ptr():
+            row = row.clone()  # it is done in place
+        return bucket.add([row], lambda parts: back(parts[0].view(shape)))
 
     def all_gather(self, x: Tensor) -> Handle[list[Tensor]]:
         shape = tuple(x.shape)
@@ -175,15 +177,14 @@ class Peers:
             return Bucket(self, kind, fn, alone=True)
         return open_.setdefault((id(self), kind, fn, dtype), Bucket(self, kind, fn, alone=False))
 
-    def start(self, kind: str, fn: str, pieces: Sequence[Sequence[Tensor]]) -> tuple[Coming[Tensor], int]:
+    def start(self, kind: str, fn: str, pieces: Sequence[Sequence[Tensor]], alone: bool) -> tuple[Coming[Tensor], int]:
         """Start one call for several: `pieces[i]` are what call i sends, to each peer or to all. Its result, in a row,
-        and how many parts that has."""
+        and how many parts that has. alone: it is one call, whose only piece may be written over."""
         sizes = range(len(pieces[0]))
         flat = [p[k] for k in sizes for p in pieces]
-        given = flat[0] if len(flat) == 1 else torch.cat(flat)
+        given = flat[0] if alone and len(flat) == 1 else torch.cat(flat)
         total = given.numel() // len(sizes)
         if kind == "all_reduce":
-            given = given.clone() if len(flat) == 1 else given  # it is done in place
             out, parts, work = given, 1, self.group.allreduce([given], _ALL_REDUCE[fn])
         elif kind == "all_gather":
             out, parts = given.new_empty(self.size * total), self.size
@@ -240,7 +241,7 @@ class Bucket:
     def close(self) -> None:
         """Send all."""
         self.sizes = [p[0].numel() for p in self.pieces]
-        self.work, self.count = self.peers.start(self.kind, self.fn, self.pieces)
+        self.work, self.count = self.peers.start(self.kind, self.fn, self.pieces, self.alone)
         self.pieces = [()] * len(self.pieces)
 
     def part(self, i: int) -> Sequence[Tensor]:
@@ -276,8 +277,8 @@ class Alone:
     def __init__(self) -> None:
         self.mail: dict[tuple[Any, ...], Tensor] = {}
 
-    def all_reduce(self, x: Tensor, fn: str) -> Done[Tensor]:
-        return Done(x.clone())
+    def all_reduce(self, x: Tensor, fn: str, spare: bool = False) -> Done[Tensor]:
+        return Done(x if spare else x.clone())
 
     def all_gather(self, x: Tensor) -> Done[list[Tensor]]:
         return Done([x.clone()])

@@ -71,17 +71,18 @@ class World:
         silence: float = 15.0,
         ended: Callable[[], set[int]] = set,
         meeting: float = 0.0,
-        ends: bool = True,
+        last: Callable[[], None] | None = lambda: None,
     ) -> None:
         """Meets the others at the place; E0709 if they do not come within the patience, or `meeting` if that is longer.
 
-        ends: whether this process may be ended where somebody is missing and its main thread waits inside of torch.
+        last: what is done before this process ends where somebody is missing and its main thread waits inside of torch;
+        None: it does not end then.
 
         device: cpu, cuda or npu; of several on a host each process takes that of its local number.
         """
         self.rank, self.size, self.patience, self.silence = place.rank, place.size, patience, silence
         self.backend, self.device = BACKENDS[device], torch_device(device, place.local)
-        self.ended = ended
+        self.ended, self.last = ended, last
         self._groups: dict[tuple[int, ...], Any] = {}
         self._keeper = "the store of torchrun" if place.served else "process 0"
         self.register: Register | None = None
@@ -104,7 +105,7 @@ class World:
             self.register.come()
             self._beats = threading.Thread(target=self._live, args=(self.register.clone(),), daemon=True)
             self._beats.start()
-            if ends:
+            if last is not None:
                 threading.Thread(target=self._watch, daemon=True).start()
             # All are there before torch hears of it: what it begins and gives up counts in the names of later groups.
             self._gather(self.register, max(meeting, patience))
@@ -299,6 +300,8 @@ class World:
         who = f"process {self.rank}: " if self.rank else ""
         sys.stderr.write("".join(f"{who}{line}\n" for line in lines))
         sys.stderr.flush()
+        if self.last is not None:
+            self.last()
         os._exit(1)
 
     def _live(self, register: Register) -> None:

@@ -27,7 +27,7 @@ from runtime.torch.member import Member  # noqa: E402
 
 MODEL = """
 use std.devices (ascend910)
-use std.layers (attention, cross_entropy, gelu, grouped_attention, layer_norm, mlp, rms_norm, softmax)
+use std.layers (attention, cross_entropy, gelu, grouped_attention, layer_norm, mlp, rms_norm, silu, softmax, swiglu)
 use std.optimizers (adamw, sgd)
 
 model net() {{
@@ -134,6 +134,13 @@ CASES: dict[str, tuple[str, str, str]] = {
         "fused_norm_backward",
     ),
     "gelu of a sum that is read again": ("  u = x + 1.0\n  y[b,s,d] = gelu(u) + u", "", "fused_activation_backward"),
+    "silu": ("  y[b,s,d] = x + silu(layer_norm(x))", "", "fused_activation_backward"),
+    "silu of a sum that is read again": ("  u = x + 1.0\n  y[b,s,d] = silu(u) + u", "", "fused_activation_backward"),
+    "a gate": ("  y[b,s,d] = swiglu(rms_norm(x), 16)", "", "fused_activation_backward"),
+    "queries that share keys": (
+        "  y[b,s,d] = x + grouped_attention(layer_norm(x), 4, 2)", "", "fused_attention_backward"),
+    "queries that share keys, all positions": (
+        "  y[b,s,d] = x + grouped_attention(layer_norm(x), 4, 1, causal = false)", "", "fused_attention_backward"),
     "two norms of one value": ("  y[b,s,d] = layer_norm(x) + layer_norm(x)", "", "fused_norm_backward"),
     "a norm of a norm": ("  y[b,s,d] = layer_norm(layer_norm(x))", "", "fused_norm_backward"),
     "all positions attend to all": ("  y[b,s,d] = x + attention(layer_norm(x), 2, causal = false)", "",

@@ -215,11 +215,12 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     programs |= {name: parc.compile(Source("main.par", text), double=True).program for name, text in ROWS.items()}
     by_name = {str(cell): cell for size in (1, 2) for cell in cells(size)}
     programs |= {name: by_name[name].compile().program for name in CELLS}
+    programs["grouped"] = example("llama", double=True, dp="2", tp="2")
     programs["compiled"] = programs["tensor_parallel"]
     return together(programs, tmp_path_factory.mktemp("exported"), compiled=("compiled",))
 
 
-@pytest.mark.parametrize("name", [*DISTRIBUTED, *PROGRAMS, *STATES, *ROWS, *CELLS, "compiled"])
+@pytest.mark.parametrize("name", [*DISTRIBUTED, *PROGRAMS, *STATES, *ROWS, *CELLS, "grouped", "compiled"])
 def test_in_processes(name: str, ran: dict[str, Ran]) -> None:
     judge(ran[name])
 

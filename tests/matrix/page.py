@@ -37,7 +37,7 @@ def render(outcomes: Outcomes, made: str) -> str:
     of = f"{len(cells_of(3)):,}"
     parts = [
         HEAD,
-        f"Made with {made}; data of seed {SEED}; triples: every {TRIPLES}th of {of}.\n",
+        f"Made with {made}; data of seed {SEED}; triples: one in {TRIPLES} of {of}.\n",
         _summary(cells, outcomes),
         "## By example\n",
         KEY,

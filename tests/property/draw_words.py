@@ -13,7 +13,7 @@ SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble")
 
 def later_words(rng: Random, case: Case, d: Drawing) -> Case:
     """The case with some of them, now and then."""
-    for add in (_by_micro_batch, _two_passes, _beside):
+    for add in (_by_micro_batch, _two_passes, _beside, _state):
         case = add(rng, case, d)
     return case
 
@@ -60,3 +60,20 @@ def _beside(rng: Random, case: Case, d: Drawing) -> Case:
         return case
     line = f"place {rng.choice(scopes)} on pp[{rng.randrange(dict(case.mesh)['pp'])}]"
     return replace(case, rules=(*case.rules, Piece("beside", (line,))))
+
+
+def _state(rng: Random, case: Case, d: Drawing) -> Case:
+    """A running mean that the forward pass reads and renews, in the loop or behind it."""
+    if rng.random() >= 0.08:
+        return case
+    name, *others, last = d.name("seen"), *d.sizes
+    over = others[0] if len(others) == 1 else f"({', '.join(others)})"
+    lines = (
+        f"state {name}[{last}]",
+        f"x = x + 0.1 * cast({name}, compute)",
+        f"{name} = 0.9 * {name} + 0.1 * cast(mean(x, over {over}), master)",
+    )
+    piece = Piece("state", lines)
+    if rng.random() < 0.5:
+        return replace(case, loop=(*case.loop, piece))
+    return replace(case, after=(piece, *case.after))

@@ -3,13 +3,16 @@ line, of a kind that once ended a run with an error of ours after `check` had fo
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from compiler.text import parse_located
+from compiler.text import parse_located, parse_program, show
 from compiler.verify import verify
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc import api
+from runtime import available
 from tests.program.samples import PIPELINE
 
 FIT = """\
@@ -199,3 +202,77 @@ def test_runs(old: str, new: str) -> None:
     text = edited(FIT, old, new)
     assert found(text) == []
     assert len(api.run(Source("fit.npu", text), 2).losses) == 2
+
+
+WINDOWS = """\
+program windows
+mesh (mb=2 time, dp=2)
+input x: f32[b=8, d=4]
+
+stage 0: devices 0..1 {
+  metric far: f32[]
+  fn F {
+    %x: f32[b=2/mb/dp, d=4] = input x
+    %w: f32[b=2/mb/dp, o=5, k=2] = window %x dim d out o=5 kernel k=2 stride 1 pad 3 fill 0.0 dilation 5
+    %sum: f32[] pending(mb sum, dp sum) = reduce %w sum over (b, o, k)
+    %all: f32[] pending(mb sum) = all_reduce %sum sum over dp
+    accumulate %all into far
+  }
+  schedule {
+    F[0..2]
+  }
+}
+"""
+
+
+def test_windows_reach_beyond_the_ends_by_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found(WINDOWS) == []
+    assert len(api.run(Source("p.npu", WINDOWS), 1).losses) == 1
+    far = edited(WINDOWS, "pad 3 fill 0.0 dilation 5", "pad 500000000 fill 0.0 dilation 1000000000")
+    far = far.replace("o=5", "o=4")
+    assert found(far) == []
+    monkeypatch.setattr(available, "available", lambda: available.Limit(2**30, "test"))
+    with pytest.raises(ParcError, match="E0910"):
+        api.run(Source("p.npu", far), 1)
+
+
+def test_regions_name_nodes_in_order() -> None:
+    text = edited(FIT, "    save %x as x\n", "    save %x as x\n    region loss over (b): %sum..%y\n")
+    assert found(text) == ["E0605"]
+    assert found(text.replace("%sum..%y", "%y..%sum")) == []
+    assert found(text.replace("over (b): %sum..%y", "kept nan: %y..%sum")) == ["E0605"]
+
+
+SEEDED = """\
+use std.optimizers (sgd)
+model m {
+  dim b = 4, d = 4
+  input x : f32[b,d]
+  weight w[d]
+  loss mean(x * w * 2 ** 60 * 9876543210987654321)
+}
+job fit {
+  train m
+  optimizer sgd(lr = 0.1)
+  seed 9223372036854775807
+}
+"""
+
+
+def test_numbers_of_many_digits_are_read_back(tmp_path: Path) -> None:
+    """Of what `compile` writes, at any stage."""
+    job = tmp_path / "job.par"
+    job.write_text(SEEDED)
+    program = api.compile(job).program
+    for stage in ("graph", "training", "placed", "program"):
+        path = tmp_path / f"job.{'npu' if stage == 'program' else stage}"
+        path.write_text(api.emit(job, stage, folder=str(tmp_path)))
+        assert "9223372036854775807" in path.read_text()
+        assert parse_program(api.emit(path)) == parse_program(show(program))
+
+
+def test_large_files_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "fit.npu"
+    path.write_text("# what a long program would be\n" * (5 * 2**20 // 31) + FIT)
+    assert api.load_program(path) == parse_program(FIT)
+    assert api.diff_text(api.load_program(path), parse_program(FIT)) == ""

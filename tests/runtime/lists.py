@@ -79,6 +79,14 @@ class Lists:
         self.calls += 1
         return kernel.plan(op, ins, outs, position)
 
+    def makes(self, op: Op) -> bool:
+        return False
+
+    def plan_over(
+        self, op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], position: Position, operand: int
+    ) -> Kernel | None:
+        return None
+
     def context(self, micro: int, seed: int) -> tuple[int, int]:
         return micro, seed
 

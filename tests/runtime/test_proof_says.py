@@ -264,6 +264,10 @@ job fit {
 """
 
 
+DEAD = NOTHING.replace("dim b = 8", "dim b = 8, d = 4").replace("x : f32[b]", "x : f32[b,d]\n  weight w[d]")
+DEAD = DEAD.replace("mean(x * x)", "mean(x * stop_gradient(w))")
+
+
 def run(text: str, *words: str) -> Result:
     return CliRunner().invoke(cli, ["verify", "-", *words], input=text)
 
@@ -274,6 +278,7 @@ def run(text: str, *words: str) -> Result:
         (NAN, "the loss is nan in step 1, on both sides"),
         (ZEROS, "all gradients are zero, on both sides"),
         (NOTHING, "the model has no weights"),
+        (DEAD, "no weight is trained"),
     ],
 )
 def test_a_vacuous_proof_is_no_proof(text: str, why: str) -> None:

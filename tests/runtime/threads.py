@@ -70,7 +70,7 @@ class Peers:
             self.backend.accumulate(parts[0], p, fn)
         return parts[0]
 
-    def all_reduce(self, x: Array, fn: str) -> Later:
+    def all_reduce(self, x: Array, fn: str, spare: bool = False) -> Later:
         return self._exchange([x] * self.size, lambda found: self._fold(found, fn))
 
     def all_gather(self, x: Array) -> Later:

@@ -10,7 +10,7 @@ from compiler.cost.time.order import Plan, plan
 from compiler.cost.time.timeline import Player
 from compiler.numbering import Ranks
 from compiler.program import FunctionKey, Program
-from compiler.schedules import Loop, Turn, loops
+from compiler.schedules import ActionLoop, Turn, loops
 from dsl.data import dataclass
 
 
@@ -36,7 +36,7 @@ class Groups:
         return self.program.groups
 
     @cached_property
-    def rows(self) -> tuple[tuple[Loop, ...], ...]:
+    def rows(self) -> tuple[tuple[ActionLoop, ...], ...]:
         """Per device group, the loops of its schedule."""
         p = self.program
         of = {g: c for c in p.classes for g in c.groups}

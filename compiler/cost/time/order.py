@@ -21,7 +21,7 @@ from compiler.cost.time.tasks import Cut, cuts
 from compiler.homes import Homes
 from compiler.limits import PRICED
 from compiler.program import FunctionKey
-from compiler.schedules import Action, Loop
+from compiler.schedules import Action, ActionLoop
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 
@@ -139,7 +139,7 @@ class Plan:
 
 
 def plan(
-    rows: Sequence[Sequence[Loop]],
+    rows: Sequence[Sequence[ActionLoop]],
     classes: Sequence[int],
     parts: Sequence[Mapping[FunctionKey, Part]],
     homes: Homes,
@@ -161,7 +161,7 @@ class _Planner:
 
     def __init__(
         self,
-        rows: Sequence[Sequence[Loop]],
+        rows: Sequence[Sequence[ActionLoop]],
         classes: Sequence[int],
         parts: Sequence[Mapping[FunctionKey, Part]],
         homes: Homes,

@@ -1,8 +1,8 @@
-"""GELU and its derivative."""
+"""GELU, SiLU and their derivatives."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import log, pi, sqrt
 
 from compiler.graph import Node, Value
@@ -17,45 +17,71 @@ SHIFT = log(2 / sqrt(pi))
 
 
 def activations(of: Reading, joint: Reading, nodes: Sequence[Node], fresh: Fresh) -> Iterator[Candidate]:
-    """The GELUs that these nodes make, with their derivatives."""
+    """The GELUs and SiLUs that these nodes make, with their derivatives."""
     for node in maps(nodes, "mul"):
         found = forms.activation(of, node)
-        if found is None or found.fn != "gelu" or found.of.type.dtype not in TYPES:
+        if found is None or found.of.type.dtype not in TYPES:
             continue
-        u, bell = found.of, found.core.output
-        (one,) = [v for v in node.inputs if of.map(v, "add") is not None and of.map(v, "add", 1.0, None) == (bell,)]
-        inside = {v for v in (*node.inputs, bell, *found.core.inputs)}
-        put = Put(FusedActivation("gelu"), (u,), (node.output,))
-        yield Candidate(node.output.name, put, tuple(_backward(joint, u, one, node)), tuple(inside))
+        u, core = found.of, found.core.output
+        if found.fn == "gelu":
+            (one,) = [v for v in node.inputs if of.map(v, "add") is not None and of.map(v, "add", 1.0, None) == (core,)]
+            inside = {*node.inputs, core, *found.core.inputs}
+            back = tuple(_gelu(joint, u, one, node))
+        else:
+            inside, back = {core}, tuple(_silu(joint, u, core, node))
+        put = Put(FusedActivation(found.fn), (u,), (node.output,))
+        yield Candidate(node.output.name, put, back, tuple(inside))
 
 
-def _backward(of: Reading, u: Value, one: Value, end: Node) -> Iterator[Put]:
+def _gelu(of: Reading, u: Value, one: Value, end: Node) -> Iterator[Put]:
     """dy (1 + erf(u/√2)) / 2 + dy u exp(SHIFT - u²/2) / √2 / 2; other sums may stand between."""
-    for node in after(of, one):
-        for dy, other in pairs(of, node.output, "mul") if node is not end else ():
-            first = _scaled(of, node.output)
-            if other is not one or not product(of, first, (dy, one)).of(0.5, dy, one):
-                continue
-            found = _joined(of, first, dy, u)
-            if found is not None:
-                begins, alias = found
-                yield Put(FusedActivationBackward("gelu"), (dy, u), (begins,), (alias,))
+    for dy, node in _times(of, one, end):
+        first = _scaled(of, node.output)
+        if product(of, first, (dy, one)).of(0.5, dy, one):
+            yield from _joined(of, first, dy, u, "gelu", lambda v, dy=dy: _is_second(of, v, dy, u))  # type: ignore[misc]
 
 
-def _joined(of: Reading, first: Value, dy: Value, u: Value) -> tuple[Value, tuple[Value, Value]] | None:
-    """That one of both terms which is added to something first, and the sum in which the other is, with and without."""
+def _silu(of: Reading, u: Value, gate: Value, end: Node) -> Iterator[Put]:
+    """dy gate + (t - t gate) where t is dy u gate; other sums may stand between."""
+    for dy, node in _times(of, gate, end):
+
+        def is_second(v: Value, dy: Value = dy) -> bool:
+            terms = of.map(v, "sub", None, None)
+            if terms is None or len(terms) != 2:
+                return False
+            t, less = (product(of, x, (dy, u, gate)) for x in terms)
+            return t.of(1.0, dy, u, gate) and less.of(1.0, dy, u, gate, gate)
+
+        yield from _joined(of, node.output, dy, u, "silu", is_second)
+
+
+def _times(of: Reading, factor: Value, end: Node) -> Iterator[tuple[Value, Node]]:
+    """What a value is multiplied with elsewhere than at the end of the activation, and where."""
+    for node in after(of, factor):
+        for other, mine in pairs(of, node.output, "mul") if node is not end else ():
+            if mine is factor:
+                yield other, node
+
+
+def _joined(
+    of: Reading, first: Value, dy: Value, u: Value, fn: str, is_second: Callable[[Value], bool]
+) -> Iterator[Put]:
+    """The derivative in the place of that one of both terms which is added to something first; the sum in which the
+    other is goes without it."""
     readers = of.readers.get(first, [])
     if len(readers) != 1:
-        return None
-    up = added(of, first, readers[0], lambda v: _is_second(of, v, dy, u))
+        return
+    op = FusedActivationBackward(fn)
+    up = added(of, first, readers[0], is_second)
     if up is not None:
-        return first, up
-    for second in [v for n in after(of, dy) for v in _products(of, n.output) if _is_second(of, v, dy, u)]:
+        yield Put(op, (dy, u), (first,), (up,))
+        return
+    for second in dict.fromkeys(v for n in after(of, dy) for v in _products(of, n.output) if is_second(v)):
         mine = of.readers.get(second, [])
         down = added(of, second, mine[0], lambda v: v is first) if len(mine) == 1 else None
         if down is not None:
-            return second, down
-    return None
+            yield Put(op, (dy, u), (second,), (down,))
+            return
 
 
 def _scaled(of: Reading, v: Value) -> Value:
@@ -71,10 +97,10 @@ def _scaled(of: Reading, v: Value) -> Value:
 
 
 def _products(of: Reading, v: Value) -> Iterator[Value]:
-    """The products that a value is a factor of."""
+    """The products that a value is a factor of, and differences of such."""
     yield v
     for n in after(of, v):
-        if of.map(n.output, "mul") is not None or of.map(n.output, "div") is not None:
+        if any(of.map(n.output, fn) is not None for fn in ("mul", "div", "sub")):
             yield from _products(of, n.output)
 
 

@@ -22,7 +22,7 @@ def attentions(of: Reading, joint: Reading, nodes: Sequence[Node], fresh: Fresh)
     """What is attended to by all positions, or by those behind, with its derivatives."""
     for last in [n for n in nodes if isinstance(n.op, Contract)]:
         found = forms.attention(of, last)
-        if found is None or found.free or found.softmax.of.type.dtype not in TYPES:
+        if found is None or found.softmax.of.type.dtype not in TYPES:
             continue
         if found.softmax.keep is not None and not found.causal:
             continue
@@ -33,10 +33,10 @@ def attentions(of: Reading, joint: Reading, nodes: Sequence[Node], fresh: Fresh)
         if of.made[probability].outputs[0].type.dtype not in TYPES:
             continue
         orders = (
-            (*common, s, found.depth),
+            (*common, *found.free, s, found.depth),
             (*common, t, found.depth),
             (*common, t, found.width),
-            (*common, s, found.width),
+            (*common, *found.free, s, found.width),
         )
         power = found.softmax.core
         sums = _reduced(fresh(found.first.output, "logsumexp"))

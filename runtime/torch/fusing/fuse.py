@@ -23,6 +23,8 @@ from runtime.torch.fusing.bodies import Body, Chunk, Step, finished
 from runtime.torch.fusing.found import Candidate, Fresh, Put
 from runtime.torch.fusing.loss import losses
 from runtime.torch.fusing.norm import norms
+from runtime.torch.fusing.ops import FusedOp
+from runtime.torch.fusing.sums import summed
 from runtime.torch.fusing.update import updated
 
 Finder = Callable[[Reading, Reading, Sequence[Node], Fresh], Iterator[Candidate]]
@@ -36,11 +38,12 @@ def fused(cls: DeviceClass, device: str) -> DeviceClass:
     cls = with_fused_passes(cls, device)
     updates = [replace(f, body=updated(f.body, cls)) for f in cls.functions if f.phase is FunctionPhase.UPDATE]
     found = {f.key: f for f in updates}
-    return replace(cls, functions=tuple(found.get(f.key, f) for f in cls.functions))
+    functions = [found.get(f.key, f) for f in cls.functions]
+    return replace(cls, functions=tuple(replace(f, body=summed(without_calls(f.body))) for f in functions))
 
 
 def with_fused_passes(cls: DeviceClass, device: str) -> DeviceClass:
-    """The class with fused ops in the passes of each chunk, but not in the update."""
+    """The class with fused ops in the passes of each chunk, but not in the update; sums of products are written out."""
     finders = [f for f in FINDERS if device == "cpu" or f is not attentions]
     found: dict[tuple[object, int], Function] = {}
     states = list(cls.states)
@@ -126,13 +129,15 @@ def _put(chunk: Chunk, put: Put, renamed: dict[Value, Value]) -> bool:
         if found is None:
             return False
         given.append(found)
-    gone = {*put.outputs, *(old for old, _ in put.alias)}
+    taken = {v for s in body.steps if isinstance(s.of.op, FusedOp) for v in s.outputs}  # norms may share a derivative
+    outputs = tuple(chunk.place(chunk.fresh(v, "too"), body) if v in taken else v for v in put.outputs)
+    gone = {*outputs, *(old for old, _ in put.alias)}
     body.steps = [s for s in body.steps if not gone.intersection(s.outputs)]
     made = {v: i for i, s in enumerate(body.steps) for v in s.outputs}
     at = 1 + max((made.get(v, -1) for v in given), default=-1)
-    if any(v in put.outputs for s in body.steps[:at] for v in s.inputs):
+    if any(v in outputs for s in body.steps[:at] for v in s.inputs):
         return False
-    body.steps.insert(at, Step(Node(put.op, tuple(given), put.outputs), given, list(put.outputs)))
+    body.steps.insert(at, Step(Node(put.op, tuple(given), outputs), given, list(outputs)))
     for old, new in put.alias:
         renamed[old] = new
         for s in body.steps:

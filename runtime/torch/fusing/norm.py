@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from compiler.graph import Node, Value
 from compiler.regions import forms
@@ -20,16 +21,19 @@ def norms(of: Reading, joint: Reading, nodes: Sequence[Node], fresh: Fresh) -> I
         found = forms.norm(of, root)
         if found is None or found.mean is None or found.of.type.dtype not in TYPES:
             continue
-        if any(v.type.dtype != found.of.type.dtype for v in (found.scale, found.shift) if v is not None):
-            continue
+        if found.end.output.type != found.of.type:  # it is rounded to 16 bits before it is scaled
+            found = replace(found, scale=None, shift=None, end=found.normal)
         if found.end.output.type != found.of.type:
             continue
+        if any(v.type.dtype != found.of.type.dtype for v in (found.scale, found.shift) if v is not None):
+            continue
         rank = len(found.over)
-        mean, one = fresh(root.output, "mean"), fresh(root.output, "root")
+        centre, mean, one = found.mean, fresh(root.output, "mean"), fresh(root.output, "root")
+        assert centre is not None
         given = [v for v in (found.scale, found.shift) if v is not None]
         op = FusedNorm(rank, found.eps)
         forward = Put(op, (found.of, *given), (found.end.output, mean, one))
-        inside = {found.centred, root.output, found.normal.output, found.mean} - {found.end.output}
+        inside = {found.centred, root.output, found.normal.output, centre} - {found.end.output}
         back = tuple(_backward(joint, found, mean, one, fresh))
         yield Candidate(root.output.name, forward, back, tuple(inside))
 

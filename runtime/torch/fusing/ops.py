@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from compiler.graph import Graph
 from compiler.ops.base import Op
+from compiler.ops.contract import Contract
 from dsl.data import dataclass
 
 
@@ -52,7 +53,8 @@ class FusedActivationBackward(FusedOp):
 @dataclass(frozen=True, slots=True)
 class FusedAttention(FusedOp):
     """query, key, value -> what is attended to, the logarithms of the sums of exponentials. The operands are permuted
-    to (batch, heads, positions, width) first, the result to the order of its dims."""
+    to (batch, heads, positions, width) first, the result to the order of its dims. Queries may have a dim more behind
+    the heads: those that share a key."""
 
     mnemonic: ClassVar[str] = "fused_attention"
     orders: tuple[tuple[str, ...], ...]
@@ -81,6 +83,14 @@ class FusedCrossEntropyBackward(FusedOp):
     """The cotangent of each position's loss, logarithms of probabilities, targets -> dz."""
 
     mnemonic: ClassVar[str] = "fused_cross_entropy_backward"
+
+
+@dataclass(frozen=True, slots=True)
+class FusedProductSum(FusedOp):
+    """c, x, y -> c + `product` of x and y, which has the shape of c."""
+
+    mnemonic: ClassVar[str] = "fused_product_sum"
+    product: Contract
 
 
 @dataclass(frozen=True, slots=True)

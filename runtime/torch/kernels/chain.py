@@ -16,7 +16,7 @@ from torch import Tensor
 from compiler.graph import Graph, Node, Value
 from compiler.ops.elementwise import Cast, Map
 from compiler.regions.adamw import AdamW, adamw
-from runtime.backend import Kernel, LocalValue
+from runtime.backend import Kernel, LocalValue, Slicewise
 from runtime.torch.base import STORAGE, Standpoint, Values, kernel, number
 from runtime.torch.fusing.ops import FusedChain, FusedSquare
 from runtime.torch.kernels.elementwise import map_function, plan_cast
@@ -63,17 +63,23 @@ def _adamw(of: AdamW, renewed: Collection[int]) -> Kernel:
         root = 1.0 if of.second is None else sqrt(given[of.second].item()) or nan
         factor = 1.0 if of.factor is None else given[of.factor].item()
         rate = of.rate if isinstance(of.rate, float) else given[of.rate].item()
-        g = given[of.g].contiguous()
+        g = given[of.g]
         w, m, v = (_own(given[i], i in renewed) for i in places)
+        parts = (
+            [[w], [g.contiguous()], [m], [v]]
+            if isinstance(g, Tensor)
+            else [w.unbind(), [x.contiguous() for x in g], m.unbind(), v.unbind()]
+        )
+        ws, gs, ms, vs = parts
         run(
-            [w], [g if factor == 1.0 else g * factor], [m], [v], [], [steps],
+            ws, gs if factor == 1.0 else torch._foreach_mul(gs, factor), ms, vs, [], [steps] * len(gs),
             lr=rate * root / first, beta1=of.beta1, beta2=of.beta2,
             weight_decay=of.decay * first / root, eps=of.eps * root, amsgrad=False, maximize=False,
         )  # fmt: skip
         found = w, m, v
         return tuple(found[i] for i in order)
 
-    return update
+    return Slicewise(update, frozenset([of.g]))
 
 
 def _own(x: Tensor, mine: bool) -> Tensor:
@@ -264,10 +270,10 @@ def _joins(node: Node) -> bool:
 def plan_square(op: FusedSquare, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans the sum of all squares."""
 
-    def square(ctx: object, x: Tensor) -> Tensor:
-        if not x.is_contiguous():
-            x = x.contiguous()
-        x = x.view(-1)
+    def square(ctx: object, x: Tensor | list[Tensor]) -> Tensor:
+        if isinstance(x, list):
+            return torch.stack([square(ctx, y) for y in x]).sum()
+        x = x.reshape(-1)
         return torch.dot(x, x)
 
-    return square
+    return Slicewise(square, frozenset([0]))

@@ -6,22 +6,26 @@ and result), summed (both, not in the result). What only one operand has and the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 
 import torch
 from torch import Tensor
 
 from compiler.ops.contract import Contract
+from dsl.data import dataclass
 from runtime.backend import Kernel
-from runtime.torch.base import NARROW, STORAGE, Standpoint, Values, kernel, wrapped
+from runtime.torch.base import NARROW, STORAGE, Standpoint, Values, kernel, maker, over, wrapped
+from runtime.torch.fusing.ops import FusedProductSum
 
 
+@maker(Contract)
 @kernel(Contract)
 def plan_contract(op: Contract, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans one matrix product of (batch, rows, summed) and (batch, summed, columns)."""
-    left, right = (list(v.type.names) for v in ins)
-    out, dtype = list(outs[0].type.names), outs[0].type.dtype
-    sizes = {d.name: d.size for v in ins for d in v.type.dims}
+    left, right, out = _names(ins, outs)
+    dtype, sizes = outs[0].type.dtype, _sizes(ins)
     alone = [[i for i, n in enumerate(x) if n not in y and n not in out] for x, y in ((left, right), (right, left))]
     first, second = ([n for i, n in enumerate(x) if i not in a] for x, a in zip((left, right), alone))
     run = _product(first, second, out, sizes)
@@ -43,37 +47,129 @@ def _summed(run: Kernel, alone: list[list[int]], dtype: str) -> Kernel:
     return summed
 
 
+@dataclass(frozen=True, slots=True)
+class Matrices:
+    """A contraction as one product of matrices, or of `count` of them: how both operands are viewed, and the result.
+
+    shape: of the result with its dims in the order batch, rows, columns; order: from there to that of its own dims;
+    still: of left, right and result, whether their dims are in order. swapped: the operands are exchanged.
+    """
+
+    perms: tuple[tuple[int, ...], tuple[int, ...]]
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    flat: tuple[int, ...]
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+    still: tuple[bool, bool, bool]
+    swapped: bool = False
+
+    @staticmethod
+    def of(left: list[str], right: list[str], out: list[str], sizes: dict[str, int]) -> Matrices | None:
+        """Of operands whose dims are in each other or in the result; None where nothing is summed, or all the rest."""
+        batch = [n for n in out if n in left and n in right]
+        rows = [n for n in out if n in left and n not in right]
+        columns = [n for n in out if n in right and n not in left]
+        # The larger operand keeps the order of its summed dims, the other may have to be copied.
+        larger = left if prod(sizes[n] for n in left) >= prod(sizes[n] for n in right) else right
+        inner = [n for n in larger if n in left and n in right and n not in out]
+        if not inner or not (rows or columns):
+            return None
+        if rows and columns and out[-1] in rows and (not batch or out[: len(batch)] == batch):
+            # The result ends in rows of the left operand: with the operands exchanged it is written in its own order.
+            found = Matrices.of(right, left, out, sizes)
+            return None if found is None else replace(found, swapped=True)
+        m, n, k, count = (prod(sizes[d] for d in group) for group in (rows, columns, inner, batch))
+        a_perm = tuple(left.index(d) for d in (*batch, *rows, *inner))
+        b_perm = tuple(right.index(d) for d in (*batch, *inner, *columns))
+        natural = [*batch, *rows, *columns]
+        shape, order = tuple(sizes[d] for d in natural), tuple(natural.index(d) for d in out)
+        lead = (count,) if batch else ()
+        shapes = (*lead, m, k), (*lead, k, n)
+        a_still, b_still, still = (p == tuple(range(len(p))) for p in (a_perm, b_perm, order))
+        return Matrices((a_perm, b_perm), shapes, (*lead, m, n), shape, order, (a_still, b_still, still))
+
+    def views(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """From the operands to matrices."""
+        (a_perm, b_perm), (a_shape, b_shape), (a_still, b_still, _) = self.perms, self.shapes, self.still
+
+        def view(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            a = (x if a_still else x.permute(a_perm)).reshape(a_shape)
+            return a, (y if b_still else y.permute(b_perm)).reshape(b_shape)
+
+        return (lambda x, y: view(y, x)) if self.swapped else view
+
+
 def _product(left: list[str], right: list[str], out: list[str], sizes: dict[str, int]) -> Kernel:
-    batch = [n for n in out if n in left and n in right]
-    rows = [n for n in out if n in left and n not in right]
-    columns = [n for n in out if n in right and n not in left]
-    # The larger operand keeps the order of its summed dims, the other may have to be copied.
-    larger = left if prod(sizes[n] for n in left) >= prod(sizes[n] for n in right) else right
-    inner = [n for n in larger if n in left and n in right and n not in out]
-    m, n, k, count = (prod(sizes[d] for d in group) for group in (rows, columns, inner, batch))
-    if not inner:
-        return _outer(left, right, out)
-    if not rows and not columns:  # nothing but sums of products
-        return _dots(left, right, out, inner)
-    if rows and columns and out[-1] in rows and (not batch or out[: len(batch)] == batch):
-        # The result ends in rows of the left operand: with the operands exchanged it is written in its own order.
-        swapped = _product(right, left, out, sizes)
-        return lambda ctx, x, y: swapped(ctx, y, x)
-    a_perm = tuple(left.index(d) for d in (*batch, *rows, *inner))
-    b_perm = tuple(right.index(d) for d in (*batch, *inner, *columns))
-    natural = [*batch, *rows, *columns]
-    shape, order = tuple(sizes[d] for d in natural), tuple(natural.index(d) for d in out)
-    a_shape, b_shape = ((count, m, k), (count, k, n)) if batch else ((m, k), (k, n))
-    multiply = torch.bmm if batch else torch.mm
-    a_still, b_still, still = (p == tuple(range(len(p))) for p in (a_perm, b_perm, order))
+    of = Matrices.of(left, right, out, sizes)
+    if of is None:
+        inner = [n for n in left if n in right and n not in out]
+        return _dots(left, right, out, inner) if inner else _outer(left, right, out)
+    view, shape, order, still = of.views(), of.shape, of.order, of.still[2]
+    multiply = torch.bmm if len(of.flat) == 3 else torch.mm
 
     def product(ctx: object, x: Tensor, y: Tensor) -> Tensor:
-        a = (x if a_still else x.permute(a_perm)).reshape(a_shape)
-        b = (y if b_still else y.permute(b_perm)).reshape(b_shape)
-        result = multiply(a, b).view(shape)
+        result = multiply(*view(x, y)).view(shape)
         return result if still else result.permute(order)
 
     return product
+
+
+@maker(FusedProductSum)
+@kernel(FusedProductSum)
+def plan_product_sum(op: FusedProductSum, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """Plans a product that is added to something of its shape."""
+    of = _matrices(ins[1:], outs)
+    if of is None:
+        product = plan_contract(op.product, ins[1:], outs, where)
+        return lambda ctx, c, x, y: c + product(ctx, x, y)
+    view, flat, shape, order, still = of.views(), of.flat, of.shape, of.order, of.still[2]
+    add, back = torch.baddbmm if len(flat) == 3 else torch.addmm, _inverse(order)
+
+    def product_sum(ctx: object, c: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        result = add((c if still else c.permute(back)).reshape(flat), *view(x, y)).view(shape)
+        return result if still else result.permute(order)
+
+    return product_sum
+
+
+@over(FusedProductSum)
+def plan_product_sum_over(op: FusedProductSum, ins: Values, outs: Values, operand: int) -> Kernel | None:
+    """Plans a product that is added to something where that is."""
+    of = _matrices(ins[1:], outs)
+    if of is None or operand != 0:
+        return None
+    view, flat, still, back = of.views(), of.flat, of.still[2], _inverse(of.order)
+    add = Tensor.baddbmm_ if len(flat) == 3 else Tensor.addmm_
+    product = _product(*_names(ins[1:], outs), _sizes(ins[1:]))
+
+    def product_sum(ctx: object, c: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        place = c if still else c.permute(back)
+        if not place.is_contiguous():
+            return c.add_(product(ctx, x, y))
+        add(place.view(flat), *view(x, y))
+        return c
+
+    return product_sum
+
+
+def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(order.index(i) for i in range(len(order)))
+
+
+def _matrices(ins: Values, outs: Values) -> Matrices | None:
+    left, right, out = _names(ins, outs)
+    if any(n not in out and (n not in left or n not in right) for n in (*left, *right)):
+        return None
+    return Matrices.of(left, right, out, _sizes(ins))
+
+
+def _names(ins: Values, outs: Values) -> tuple[list[str], list[str], list[str]]:
+    left, right, out = (list(v.type.names) for v in (*ins, *outs))
+    return left, right, out
+
+
+def _sizes(ins: Values) -> dict[str, int]:
+    return {d.name: d.size for v in ins for d in v.type.dims}
 
 
 def _dots(left: list[str], right: list[str], out: list[str], inner: list[str]) -> Kernel:

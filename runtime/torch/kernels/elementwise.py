@@ -14,7 +14,20 @@ from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpo
 from compiler.ops.move import Move
 from compiler.ops.shape import Rename
 from runtime.backend import Kernel, on_views
-from runtime.torch.base import NARROW, STORAGE, UINT32, Standpoint, Values, aligned, expanded, kernel, number, wrapped
+from runtime.torch.base import (
+    NARROW,
+    STORAGE,
+    UINT32,
+    Standpoint,
+    Values,
+    aligned,
+    expanded,
+    kernel,
+    maker,
+    number,
+    over,
+    wrapped,
+)
 
 
 def _sign(x: Tensor) -> Tensor:
@@ -92,6 +105,7 @@ def map_function(op: Map, dtype: str) -> Callable[..., Tensor]:
     raise AssertionError(f"{op}")
 
 
+@maker(Map)
 @kernel(Map)
 def plan_map(op: Map, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans an elementwise function of operands that are aligned by dim name."""
@@ -106,6 +120,33 @@ def _map(op: Map, ins: Values, outs: Values, dtype: str) -> Kernel:
     if outs[0].type.shape and all(v.type.shape != outs[0].type.shape for v in ins):
         views = [expanded(v, names) if v.type.dims else None for v in ins]  # none of them has all dims
     return on_views(f, views)
+
+
+_PLACED = {
+    "add", "sub", "mul", "div", "maximum", "minimum", "exp", "log", "neg", "sqrt", "rsqrt", "tanh", "erf", "sin", "cos",
+}  # fmt: skip
+"""Functions that torch writes where it is told, with the same bits."""
+
+
+@over(Map)
+def plan_map_over(op: Map, ins: Values, outs: Values, operand: int) -> Kernel | None:
+    """Plans an elementwise function in the place of an operand of the result's type: floats, no scalars."""
+    type, slots, names = outs[0].type, op.slots, outs[0].type.names
+    if op.fn not in _PLACED or not type.is_float or not type.dims or any(v.type.dtype != type.dtype for v in ins):
+        return None
+    if ins[operand].type != type:
+        return None
+    f = getattr(torch, op.fn)
+    literals = [number(s, type.dtype) for s in slots if s is not None]
+    if not literals and len(ins) == 1:
+        return lambda ctx, x: f(x, out=x)
+    if not literals:
+        views = [aligned(v, names) for v in ins]
+        return on_views(lambda x, y: f(x, y, out=x) if operand == 0 else f(x, y, out=y), views)
+    if op.fn in ("add", "mul") or (op.fn in ("sub", "div") and slots[0] is None):
+        (c,) = literals
+        return lambda ctx, x: f(x, c, out=x)
+    return None
 
 
 @kernel(Cast)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runtime.backend import Kernel
-from runtime.torch.base import Standpoint, Values, kernel
+from runtime.backend import Kernel, LocalValue
+from runtime.torch.base import Standpoint, Values, kernel, maker
 from runtime.torch.fusing.ops import (
     FusedActivation,
     FusedActivationBackward,
@@ -24,6 +24,7 @@ from runtime.torch.fusing.ops import (
 aten = torch.ops.aten
 
 
+@maker(FusedNorm)
 @kernel(FusedNorm)
 def plan_norm(op: FusedNorm, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans a layer norm; what its backward pass needs of it is as PyTorch keeps it."""
@@ -35,6 +36,7 @@ def plan_norm(op: FusedNorm, ins: Values, outs: Values, where: Standpoint) -> Ke
     return norm
 
 
+@maker(FusedNormBackward)
 @kernel(FusedNormBackward)
 def plan_norm_backward(op: FusedNormBackward, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans the derivative of a layer norm."""
@@ -50,6 +52,7 @@ def plan_norm_backward(op: FusedNormBackward, ins: Values, outs: Values, where: 
     return backward
 
 
+@maker(FusedActivation)
 @kernel(FusedActivation)
 def plan_activation(op: FusedActivation, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans an activation."""
@@ -57,6 +60,7 @@ def plan_activation(op: FusedActivation, ins: Values, outs: Values, where: Stand
     return lambda ctx, x: run(x)
 
 
+@maker(FusedActivationBackward)
 @kernel(FusedActivationBackward)
 def plan_activation_backward(op: FusedActivationBackward, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans the derivative of an activation."""
@@ -70,20 +74,32 @@ def _permuted(names: Sequence[str], order: Sequence[str]) -> Callable[[Tensor], 
     return lambda x: x.permute(perm)
 
 
+@maker(FusedAttention)
 @kernel(FusedAttention)
 def plan_attention(op: FusedAttention, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans attention of (batch, heads, positions, width), which are scaled already."""
     run, causal = aten._scaled_dot_product_flash_attention_for_cpu.default, op.causal
     q, k, v = (_permuted(x.type.names, order) for x, order in zip(ins, op.orders))
     back = _permuted(op.orders[3], outs[0].type.names)
+    shared = _shared(op.orders, ins[0])
 
     def attention(ctx: object, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         out, sums = run(q(query), k(key), v(value), 0.0, causal, scale=1.0)
         return back(out), sums
 
-    return attention
+    def grouped(ctx: object, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        out, sums = run(q(query).flatten(1, 2), k(key), v(value), 0.0, causal, scale=1.0)
+        return back(out.unflatten(1, (-1, shared))), sums.unflatten(1, (-1, shared))
+
+    return grouped if shared else attention
 
 
+def _shared(orders: Sequence[Sequence[str]], query: LocalValue) -> int:
+    """How many queries share a key; 0 where there is no dim of them."""
+    return query.type.size(orders[0][2]) if len(orders[0]) > len(orders[1]) else 0
+
+
+@maker(FusedAttentionBackward)
 @kernel(FusedAttentionBackward)
 def plan_attention_backward(op: FusedAttentionBackward, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans the derivatives of attention."""
@@ -91,6 +107,21 @@ def plan_attention_backward(op: FusedAttentionBackward, ins: Values, outs: Value
     orders = (op.orders[3], *op.orders)
     views = [_permuted(x.type.names, order) for x, order in zip(ins, orders)]
     backs = [_permuted(order, x.type.names) for x, order in zip(outs, op.orders)]
+    shared = _shared(op.orders, ins[1])
+
+    def every(x: Tensor) -> Tensor:
+        """Keys or values, once for each query."""
+        return x.unsqueeze(2).expand(-1, -1, shared, -1, -1).flatten(1, 2)
+
+    def grouped(ctx: object, *given: Tensor) -> Any:
+        dout, q, k, v, out = (view(x) for view, x in zip(views, given))
+        flat = (dout.flatten(1, 2), q.flatten(1, 2), every(k), every(v), out.flatten(1, 2))
+        found = (d.unflatten(1, (-1, shared)) for d in run(*flat, given[5].flatten(1, 2), 0.0, causal, scale=1.0))
+        dq, dk, dv = found
+        return tuple(back(d) for back, d in zip(backs, (dq, dk.sum(2), dv.sum(2))))
+
+    if shared:
+        return grouped
 
     def backward(ctx: object, *given: Tensor) -> Any:
         found = run(*(view(x) for view, x in zip(views, given)), given[5], 0.0, causal, scale=1.0)
@@ -106,6 +137,7 @@ def _index(targets: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return torch.where(inside, index, 0), inside
 
 
+@maker(FusedCrossEntropy)
 @kernel(FusedCrossEntropy)
 def plan_cross_entropy(op: FusedCrossEntropy, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans the losses of all positions; targets elsewhere than in the last dim of z pick nothing."""
@@ -122,6 +154,7 @@ def plan_cross_entropy(op: FusedCrossEntropy, ins: Values, outs: Values, where: 
     return losses
 
 
+@maker(FusedCrossEntropyBackward)
 @kernel(FusedCrossEntropyBackward)
 def plan_cross_entropy_backward(op: FusedCrossEntropyBackward, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans the derivative of the losses: g (probability - 1 where the target is)."""

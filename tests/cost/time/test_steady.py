@@ -18,7 +18,7 @@ from compiler.cost.time.simulate import Simulation
 from compiler.cost.time.slow import Variation
 from compiler.homes import Homes
 from compiler.program import FunctionKey, FunctionPhase
-from compiler.schedules import CHUNKED, NAMES, Loop, Turn, loops, rolled, visits
+from compiler.schedules import CHUNKED, NAMES, ActionLoop, Turn, loops, rolled, visits
 from dsl.source import Source
 from tests.cost.time.test_every_rank import EXAMPLES, SCHEDULES
 
@@ -47,7 +47,7 @@ class Drawn:
             ahead = {(i, i + 1) for i in range(p * chunks - 1)}
             schedules = list(rolled(kind, p, chunks, m))
         turn = Turn(p, self.homes.chunks, m)
-        self.rows: list[Sequence[Loop]] = [loops(s, g, turn) for g, s in enumerate(schedules)]
+        self.rows: list[Sequence[ActionLoop]] = [loops(s, g, turn) for g, s in enumerate(schedules)]
         self.parts = [self._parts(g, p, ahead) for g in range(p)]
         self.random = r
 
