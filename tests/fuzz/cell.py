@@ -80,6 +80,8 @@ class Cell:
         """Say how far the case is, and give it its seconds once more."""
         self.tell(stage=name)
         used = time.process_time()
+        faulthandler.unregister(signal.SIGPROF)  # commands that write handle signals themselves meanwhile
+        faulthandler.register(signal.SIGPROF, file=2, all_threads=False)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         resource.setrlimit(resource.RLIMIT_CPU, (int(used + SECONDS) + 2, resource.RLIM_INFINITY))
 
@@ -218,7 +220,7 @@ class _Running:
         last = found[-1]
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
-            kind = "seconds" if number == signal.SIGXCPU else f"signal {number}"
+            kind = "seconds" if number in (signal.SIGXCPU, signal.SIGPROF) else f"signal {number}"
             last.finding = Finding(kind, place(text, last.stage), text)
         elif os.WEXITSTATUS(status):
             last.finding = Finding("harness", place(text, last.stage), text)

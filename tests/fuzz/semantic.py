@@ -26,6 +26,9 @@ EQUIVALENT: dict[str, str] = {
     "layer norm's derivative takes constants out",
     r"seed 48, (scale|function): map update\w*\.(sum|k\w*), update\w*\.mean": "the next line of the optimizer takes "
     "constants out",
+    r"seed 32, max: reduce block\.tanh": "the dim has size 1",
+    r"seed 23, scale: map encoder\.mla2\.rotary\.cast": "two dims turn, at the one frequency whose index is 0",
+    r"seed 24, function: map block\.layer_norm\..*\(class 0": "the gradient of data, which nobody reads",
     r"seed 52, .*\batt\d\.([bw]?q|[bw]?k|q\.saved|bv for att1\.bq|bq for att1\.bv)": "attention over one position: "
     "queries and keys count for nothing",
     r"seed 52, (scale|swap): .*(update_2\.sub|block\.att)": "attention over one position: queries and keys count for "
@@ -35,6 +38,10 @@ EQUIVALENT: dict[str, str] = {
 
 BLIND: dict[str, str] = {
     r"max: reduce \w*pool\d+\.(max|low)\.grad\.cast": "counts the largest of a window: no two are equal",
+    r"max: reduce accuracy\.where": "at most one addend is not 0, and no largest logit is negative",
+    r"seed 11, swap: block\.abs\.saved and block\.x_1\.saved \(class 1": "the same where x is not negative, as there",
+    r"seed 16, swap: moe3\.routed_experts": "the same as long as no expert has more than its capacity",
+    r"seed 17, scale: map block\.x_2\.grad\.full_1": "the same to the bit with three other seeds of data",
     r"seed 3, (scale|function): map block\.(x|mul), .*\(class 1": "a side of `where` that no element takes in the "
     "second iteration: the proof lists such sides of single numbers only",
 }
