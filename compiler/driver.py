@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from compiler.model import TRAIN_STEP, Job, Training
+from compiler.origin import Role
 from compiler.passes.pipeline import NAMES, PASSES, Pass, Work
 from compiler.passes.place.place import Placed, Undivided
 from compiler.passes.split import SplitGraphs
 from compiler.passes.stage import Staged
-from compiler.program import Program
+from compiler.program import LASTING, DeviceClass, Entry, Program, StateDecl
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics
 
@@ -45,10 +46,41 @@ def compile_job(given: Job | Training | Placed, entry: str = TRAIN_STEP, watch: 
 
 
 def joined(programs: Sequence[Program]) -> Program:
-    """One program of the entries of several, which were made of one job."""
+    """One program of the entries of several, which were made of one job.
+
+    A state that an entry neither reads nor renews lies where those have it that do: nowhere of its own.
+    """
     inputs = {i.name: i for p in programs for i in p.inputs}
     entries = tuple(e for p in programs for e in p.entries)
-    return replace(programs[0], inputs=tuple(inputs.values()), entries=entries)
+    places = [_places(e) for e in entries]
+    found = []
+    for i, entry in enumerate(entries):
+        others = [p for k, p in enumerate(places) if k != i]
+        found.append(replace(entry, classes=tuple(_without_strays(c, others) for c in entry.classes)))
+    return replace(programs[0], inputs=tuple(inputs.values()), entries=tuple(found))
+
+
+def _places(entry: Entry) -> dict[str, set[tuple[str, int]]]:
+    """By the names of states that live across steps: the buffers and groups in which they lie."""
+    found: dict[str, set[tuple[str, int]]] = {}
+    for cls in entry.classes:
+        for s in cls.states:
+            if s.role in LASTING:
+                found.setdefault(s.logical, set()).update((s.name, g) for g in cls.groups)
+    return found
+
+
+def _without_strays(cls: DeviceClass, others: Sequence[Mapping[str, set[tuple[str, int]]]]) -> DeviceClass:
+    """The class without states that nothing in it touches and that other entries have elsewhere."""
+    touched = frozenset[str]().union(*(f.reads | f.writes for f in cls.functions))
+
+    def strays(s: StateDecl) -> bool:
+        if s.role is not Role.STATE or s.name in touched:
+            return False
+        return any(s.logical in p and not p[s.logical].issuperset((s.name, g) for g in cls.groups) for p in others)
+
+    states = tuple(s for s in cls.states if not strays(s))
+    return cls if len(states) == len(cls.states) else replace(cls, states=states)
 
 
 def run_passes(
