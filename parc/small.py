@@ -224,7 +224,8 @@ def facts(job: Job, full: Job) -> dict[Fact, Any]:
     stated += [(dim, axis) for layout in strategy.layouts for dim, over in layout.dims for axis in over]
     for dim, axis in stated:
         by_dim.setdefault(dim, set()).add(axis)
-    batch = strategy.microbatch_dim or (full.model.inputs[0].value.type.names or ("",))[0]
+    first = full.model.inputs[0].value.type.names if full.model.inputs else ()
+    batch = strategy.microbatch_dim or (first or ("",))[0]
     for dim, over in by_dim.items():
         pieces = {prod(sizes[a] for a in group) for r in (1, 2, 3) for group in combinations(sorted(over), r)}
         groups = [group for r in (1, 2, 3) for group in combinations(sorted(over), r)]
