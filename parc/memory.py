@@ -44,7 +44,8 @@ def of_program(compiled: Compiled, features: Features | None = None) -> Needs:
     """In the emulator, which holds the program's own values."""
     program = compiled.program
     use = memory_use(program)
-    group = max(use, key=lambda g: (use[g][FIRST].bytes, -g))
+    holding = [g for g, kinds in use.items() if FIRST in kinds]  # devices that only forward losses hold nothing
+    group = max(holding, key=lambda g: (use[g][FIRST].bytes, -g))
     bytes: dict[str, int] = {}
     for kinds in use.values():
         for kind, peak in kinds.items():

@@ -35,7 +35,7 @@ def kept(wheres: Iterable[Node], made: Mapping[str, Node], mesh: Mapping[str, in
     """
     sizes: dict[str, int] = {}
     conditions = []
-    pieces: dict[str, int] = {}
+    cuts: dict[str, tuple[int, ...]] = {}
     for where in wheres:
         condition = _expression(where.inputs[0].name, made, sizes)
         if condition is None or len(sizes) > 2:
@@ -43,10 +43,10 @@ def kept(wheres: Iterable[Node], made: Mapping[str, Node], mesh: Mapping[str, in
         conditions.append(condition)
         of = where.output
         for dim, axes in zip(of.type.dims, of.layout.dims if of.layout else ()):
-            pieces[dim.name] = prod([mesh[a] for a in axes])
+            cuts[dim.name] = tuple([mesh[a] for a in axes])
     of_dims = tuple(sizes.items())
-    share, parts = _share(tuple(conditions), of_dims), tuple([pieces.get(name, 1) for name in sizes])
-    return share, _largest(tuple(conditions), of_dims, parts) if any(n > 1 for n in parts) else 0.0
+    share, counts = _share(tuple(conditions), of_dims), tuple([cuts.get(name, ()) for name in sizes])
+    return share, _largest(tuple(conditions), of_dims, counts) if any(prod(n) > 1 for n in counts) else 0.0
 
 
 def _expression(name: str, made: Mapping[str, Node], sizes: dict[str, int]) -> Expression | None:
@@ -78,31 +78,55 @@ def _expression(name: str, made: Mapping[str, Node], sizes: dict[str, int]) -> E
 @lru_cache(maxsize=256)
 def _share(conditions: tuple[Expression, ...], sizes: tuple[tuple[str, int], ...]) -> float:
     """Where all conditions hold, in shares of the points sampled. Layers and stages ask for the same ones."""
-    found = _sampled(conditions, sizes, POINTS)
+    whole = [([0.0], float(size)) for _, size in (*sizes, ("", 1))]
+    found = _sampled(conditions, sizes, _within(whole[0], POINTS), _within(whole[1], 2 * POINTS))
     return max(sum(found), 1) / len(found)
 
 
 @lru_cache(maxsize=256)
-def _largest(conditions: tuple[Expression, ...], sizes: tuple[tuple[str, int], ...], parts: tuple[int, ...]) -> float:
-    """The share in the piece where it is largest, of so many along each dim; of more than `POINTS` that of some."""
-    first, second = [min(n, POINTS) for n in (*parts, 1)][:2]
-    points = first * second * -(-POINTS // (first * second))
-    found = _sampled(conditions, sizes, points)
-    rows, columns = points // first, 2 * points // second
-    totals = [0] * (first * second)
-    for i in range(points):
-        row = found[2 * points * i : 2 * points * (i + 1)]
-        for j in range(second):
-            totals[i // rows * second + j] += sum(row[columns * j : columns * (j + 1)])
-    return max(max(totals), 1) / (rows * columns)
+def _largest(
+    conditions: tuple[Expression, ...], sizes: tuple[tuple[str, int], ...], counts: tuple[tuple[int, ...], ...]
+) -> float:
+    """The share in the piece where it is largest, cut by axes of so many devices along each dim; of more than `POINTS`
+    that of some. Of uneven pieces the room behind their ends counts as the devices compute it: there a mask is what it
+    would be further on."""
+    first, second = [_starts(size, n) for (_, size), n in zip((*sizes, ("", 1)), (*counts, ()))][:2]
+    rows, columns = [-(-POINTS // (len(first[0]) * len(second[0]))) * len(x[0]) for x in (second, first)]
+    across, along = _within(first, rows), _within(second, 2 * columns)
+    found = _sampled(conditions, sizes, across, along)
+    totals = [0] * (len(first[0]) * len(second[0]))
+    width = len(along)
+    for i in range(len(across)):
+        row = found[width * i : width * (i + 1)]
+        for j in range(len(second[0])):
+            totals[i // rows * len(second[0]) + j] += sum(row[2 * columns * j : 2 * columns * (j + 1)])
+    return max(max(totals), 1) / (rows * 2 * columns)
 
 
-def _sampled(conditions: Sequence[Expression], sizes: Sequence[tuple[str, int]], points: int) -> list[bool]:
-    """Whether all conditions hold at `points` positions of the first dim and twice as many of the second, by rows."""
-    (first, rows), (second, columns) = [*sizes, ("", 1), ("", 1)][:2]
-    across = [(2 * i + 1) / (2 * points) * rows for i in range(points) for _ in range(2 * points)]
-    along = [(2 * j + 1) / (4 * points) * columns for j in range(2 * points)] * points
-    return list(map(all, zip(*[_values(c, {first: across, second: along}) for c in conditions], strict=True)))
+def _starts(size: int, counts: Sequence[int]) -> tuple[list[float], float]:
+    """Where in a dim the pieces begin, and their length."""
+    if prod(counts) > POINTS:
+        return [i / POINTS * size for i in range(POINTS)], size / POINTS
+    starts, length = [0.0], size
+    for n in counts:
+        length = -(-length // n)
+        starts = [start + i * length for start in starts for i in range(n)]
+    return starts, length
+
+
+def _within(pieces: tuple[list[float], float], points: int) -> list[float]:
+    """So many positions in each piece, halfway between each other."""
+    starts, length = pieces
+    return [start + (2 * i + 1) / (2 * points) * length for start in starts for i in range(points)]
+
+
+def _sampled(
+    conditions: Sequence[Expression], sizes: Sequence[tuple[str, int]], across: Sequence[float], along: Sequence[float]
+) -> list[bool]:
+    """Whether all conditions hold at positions of the first dim and of the second, by rows."""
+    (first, _), (second, _) = [*sizes, ("", 1), ("", 1)][:2]
+    points = {first: [x for x in across for _ in along], second: [*along] * len(across)}
+    return list(map(all, zip(*[_values(c, points) for c in conditions], strict=True)))
 
 
 def _values(of: Expression, points: Mapping[str, list[float]]) -> list[float]:

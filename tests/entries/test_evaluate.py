@@ -270,3 +270,41 @@ def test_each_entry_must_fit() -> None:
     for use in (parc.run, parc.verify):
         with pytest.raises(ParcError, match="E0701.* in `evaluate`"):
             use(small, 1, entry=EVALUATE)
+
+
+IDLE = """\
+use std.devices (h100)
+use std.layers (linear)
+use std.optimizers (sgd)
+
+cluster pod() {
+  device gpu = h100
+  level server = 2 gpu over 100 GB/s, 2 us
+}
+
+model net {
+  dim b = 4, d = 6, f = 6
+  input x : f32[b,d]
+  y = linear(x, over f) as left
+  loss mean(y * y)
+}
+
+strategy plan for net {
+  mesh (at = 2)
+  place left on at[AT]
+}
+
+job fit {
+  train net on pod using plan
+  optimizer sgd(lr = 0.1)
+}
+"""
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_device_with_nothing_to_do_holds_nothing(at: int) -> None:
+    """A step counts on it; an evaluation has nothing for it, and fits."""
+    source = Source("net.par", IDLE.replace("AT", str(at)))
+    assert parc.verify(source, 1).ok
+    assert parc.verify(source, 1, entry="evaluate").ok
+    assert parc.run(source, 1, entry="evaluate").losses

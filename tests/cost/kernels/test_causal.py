@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,19 @@ def test_the_last_of_the_pieces_is_priced(cp: int, monkeypatch: pytest.MonkeyPat
     assert work.flops / 2 * (work.most + itself) == pytest.approx(max(found))
     assert work.flops / 2 * (work.kept + itself) == pytest.approx(sum(found) / cp)
     assert work.most / work.kept == pytest.approx((2 * cp - 1) / cp)
+
+
+@pytest.mark.parametrize(("axes", "rows", "there"), [("cp = 7", 18, 12), ("cp = 16", 8, 0), ("cp = 2, cq = 7", 9, 6)])
+def test_of_uneven_pieces_the_one_with_most_is_priced(
+    axes: str, rows: int, there: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has time for as many rows as any other; those behind the last position see all of them."""
+    names = [axis.split()[0] for axis in axes.split(", ")]
+    rules = "".join(f"  split s on {name} for activations pad\n" for name in names)
+    p = program(f"  mesh ({axes})\n{rules}", prod(int(axis.split()[-1]) for axis in axes.split(", ")))
+    work, found = priced(p), counted(p, monkeypatch)
+    itself = there / rows / (2 * SEQ)
+    assert work.flops / 2 * (work.most + itself) == pytest.approx(max(found), rel=1e-3)
 
 
 @pytest.mark.parametrize("rules", ["  mesh (dp = 2)\n  split b on dp", "  mesh (cp = 2)\n  ulysses(cp)"])

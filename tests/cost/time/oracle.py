@@ -114,7 +114,10 @@ class _Device:
                     self.end(posts, ends, stage, micro, homes)
                     idle = True
                 source = stage + of.source
-                self.items.append(Wait((of.name, source, stage, micro, self.peer(homes.group(source) if homes else 0))))
+                come = Wait((of.name, source, stage, micro, self.peer(homes.group(source) if homes else 0)))
+                gathers = set().union(*ends) if idle else set()  # of what came with it: all of it comes before them
+                self.items.insert(len(self.items) - len(gathers), come)
+                ends = [{item + 1 for item in of_node} if idle else of_node for of_node in ends]
             elif isinstance(of, work.Post):
                 posts.append((of, needs))
                 mine = needs

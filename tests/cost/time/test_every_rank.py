@@ -109,6 +109,62 @@ def test_classes_end_as_every_device_does(schedule: str) -> None:
     assert attempt(range(4), schedule) >= 2
 
 
+TWO_VALUES = """\
+use std.devices (a100_80)
+use std.layers (layer_norm, mlp)
+use std.optimizers (adamw)
+
+cluster pod() {
+  device gpu = a100_80
+  level server = 4 gpu over 300 GB/s, 1 us
+}
+
+fn first_part(x[b,s,d]) {
+  return mlp(x, 64), layer_norm(mlp(x, 32))
+}
+
+fn second_part(y[b,s,d], z) {
+  return layer_norm(mlp(y, 64)) * mlp(z, 128), y - z
+}
+
+model net {
+  dim b = 8, s = 32, d = 64
+  input x : f32[b,s,d]
+  y, z = first_part(x) as first
+  y, z = second_part(y, z) as second
+  y, z = second_part(y, z) as third
+  w = mlp(y * z, 64) as last
+  loss mean(w * w + z)
+}
+
+strategy plan for net {
+  mesh (at = 2, tp = 2)
+  split f on tp
+  place first on at[0]
+  place second on at[1]
+  place third on at[0]
+  RULE
+}
+
+job fit {
+  train net on pod using plan
+  optimizer adamw(lr = 1e-3)
+}
+"""
+
+
+@pytest.mark.parametrize("scattered", [0.0, 1.0])
+@pytest.mark.parametrize("rule", ["", "microbatches 4 over b", "place last on at[1]"])
+def test_what_comes_together_is_gathered_together(rule: str, scattered: float) -> None:
+    """Several values from stages that end one after the other, each of which the devices gather."""
+    compiled = parc.compile(Source("two.par", TWO_VALUES.replace("RULE", rule)))
+    s = Simulation.of(compiled)
+    cal = of_cluster(s.cluster).changed(scattered=scattered)
+    found = s.run(cal, Variation({}, {}))
+    every = every_rank(s, s.pricer(cal, Variation({}, {})), range(s.program.devices), {})
+    assert round(found.step_seconds * PICOSECONDS) == max(every)
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("start", range(100, 200, 10))
 def test_many_more(start: int) -> None:
