@@ -168,7 +168,7 @@ def test_each_stage_has_its_part_of_both_loops() -> None:
         ("pipeline student.block on pp\n  pipeline student.block on pp", "E0415", "cut twice"),
         ("pipeline student.block on pp\n  pipeline teacher.block on qq", "E0415", "on `pp`, this one on `qq`"),
         ("pipeline student.block on pp\n  pipeline teacher.block on pp, schedule gpipe(4)", "E0415", "given twice"),
-        ("pipeline student.block on pp\n  place teacher on qq[0]", "E0552", "places lie on one axis"),
+        ("pipeline student.block on pp\n  place teacher on qq[0]", "E0552", "has a place on pp, but none on qq"),
     ],
 )
 def test_what_is_wrong_with_several_pipelines(rules: str, code: str, says: str) -> None:
