@@ -244,6 +244,9 @@ def spread(found: Iterable[Cell], step: int, first: int = 0) -> list[Cell]:
     return list(found)[first::step]
 
 
+BATCH = 16
+"""Size of dim `b` of every example."""
+
 TRIPLES = 41
 """Of triples every so many are on the page."""
 
@@ -261,6 +264,23 @@ def senseless(cell: Cell) -> str:
     return ""
 
 
+def _undivided(cell: Cell) -> Tactic | None:
+    """The first tactic that cuts the batch without saying `pad`, where what those before leave does not divide."""
+    size = BATCH
+    for tactic in sorted(cell.tactics, key=lambda t: not t.order):  # micro-batches come first
+        cuts = [(int(n), rule) for rule in tactic.rules for n in _MICRO_BATCHES.findall(rule)]
+        if "b" in tactic.needs and not tactic.order:
+            cuts = [(n, next(rule for rule in tactic.rules if axis in rule)) for axis, n in tactic.axes]
+        for pieces, rule in cuts:
+            if size % pieces and "pad" not in rule:
+                return tactic
+            size = -(-size // pieces)
+    return None
+
+
+_MICRO_BATCHES = re.compile(r"microbatches(?: =)? (\d+)")
+
+
 def expected(cell: Cell) -> str:
     """ "proved", or the codes by which the cell must be refused."""
     names = {t.name for t in cell.tactics}
@@ -269,4 +289,9 @@ def expected(cell: Cell) -> str:
         codes.append("E0502")
     if cell.example == "batch_norm" and any(name.startswith("last") for name in names):
         codes.append("E0501")  # statistics of each micro-batch are of as many samples
+    undivided = None if codes else _undivided(cell)
+    if undivided is not None:
+        codes.append("E0540")
+        if undivided.name == "as_they_come":
+            codes.append("E0542")  # nothing is left that its second rule would reduce
     return ", ".join(codes) or "proved"
