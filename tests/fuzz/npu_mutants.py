@@ -163,6 +163,16 @@ def _literal(text: str, parts: Parts, rng: Random) -> str:
     return _put(text, m, rng.choice(numbers))
 
 
+def _range(text: str, parts: Parts, rng: Random) -> str:
+    """The range of an input is turned round, empty, or beyond its type."""
+    m = _one(re.compile(r"(?<=in )(-?\d+)\.\.(-?\d+)"), text, rng)
+    if m is None:
+        return text
+    low, high = m[1], m[2]
+    others = ((high, low), (high, high), (low, "10000000000"), ("-5", high), ("", high))
+    return _put(text, m, "..".join(rng.choice(others)))
+
+
 def _token(text: str, parts: Parts, rng: Random) -> str:
     m = _one(_TOKEN, text, rng)
     if m is None:
@@ -187,5 +197,6 @@ def _characters(text: str, parts: Parts, rng: Random) -> str:
 Edit = Callable[[str, Parts, Random], str]
 _EDITS: tuple[Edit, ...] = (
     _line, _operand, _exchanged, _number, _word, _type, _everywhere, _token, _block, _characters, _size, _literal,
+    _range,
 )  # fmt: skip
-_WEIGHTS = (5, 4, 2, 6, 5, 3, 5, 2, 1, 1, 6, 3)
+_WEIGHTS = (5, 4, 2, 6, 5, 3, 5, 2, 1, 1, 6, 3, 2)
