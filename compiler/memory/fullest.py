@@ -57,8 +57,10 @@ def fullest(memory: TracedMemory, group: int, kind: str) -> Fullest:
     items = [(name, r, n, 1) for (m, r), things in memory.static.items() if m == kind for name, n in things]
     action, before = top.action, top.before
     if action is not None:
-        items += _of_others(memory, group, kind, before, action)
-        items += _own(memory, kind, before, action, bool(top.where))
+        own = list(_own(memory, kind, before, action, bool(top.where)))
+        read = {name for name, role, *_ in own if role is Role.STATISTIC}  # sums of all micro-batches, that it reads
+        items += [x for x in _of_others(memory, group, kind, before, action) if x[0] not in read or x[1] is Role.SAVED]
+        items += own
     types = _types(memory, action)
     sizes = memory.program.sizes
     there = [item for item in items if item[2]]
