@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from tests.fuzz.par_mutants import CHARACTERS
+from tests.fuzz.par_mutants import CHARACTERS, edited
 
 NUMBERS = (
     "0", "1", "2", "3", "4", "5", "7", "8", "64", "65", "1000", "1000000", "100000000", "1000000000", "2147483647",
@@ -46,16 +46,7 @@ class Parts:
 
 def mutant(text: str, parts: Parts, rng: Random) -> str:
     """The text with one to three changes."""
-    edits = 1
-    while edits < 3 and rng.random() < 0.3:
-        edits += 1
-    for _ in range(edits):
-        before = text
-        for _ in range(10):
-            text = rng.choices(_EDITS, _WEIGHTS)[0](text, parts, rng)
-            if text != before:
-                break
-    return text
+    return edited(text, parts, rng, 3, _EDITS, _WEIGHTS)
 
 
 def _one(pattern: re.Pattern[str], text: str, rng: Random) -> re.Match[str] | None:

@@ -6,9 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from typing import TypeVar
 
 from dsl.lexer import Token
 from tests.fuzz.tree import Match, matches
+
+T = TypeVar("T")
 
 NUMBERS = (
     "0", "1", "2", "3", "-1", "-2", "0.0", "-0.0", "1.0", "0.5", "1e-300", "1e300", "1e308", "-1e308", "1e-5", "7",
@@ -58,13 +61,25 @@ class Pool:
 
 def mutant(text: str, pool: Pool, rng: Random) -> str:
     """The text with one to four changes."""
-    edits = 1
-    while edits < 4 and rng.random() < 0.3:
-        edits += 1
-    for _ in range(edits):
+    return edited(text, pool, rng, 4, _EDITS, _WEIGHTS)
+
+
+def edited(
+    text: str,
+    given: T,
+    rng: Random,
+    most: int,
+    edits: Sequence[Callable[[str, T, Random], str]],
+    weights: Sequence[int],
+) -> str:
+    """The text with one change to `most`, each tried ten times until it changes something. given: what edits take."""
+    count = 1
+    while count < most and rng.random() < 0.3:
+        count += 1
+    for _ in range(count):
         before = text
         for _ in range(10):
-            text = rng.choices(_EDITS, _WEIGHTS)[0](text, pool, rng)
+            text = rng.choices(edits, weights)[0](text, given, rng)
             if text != before:
                 break
     return text
