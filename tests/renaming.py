@@ -111,6 +111,7 @@ class _Renamer:
     functions: frozenset[str]
     library: frozenset[str]
     axes: frozenset[str]
+    inputs: frozenset[str]
 
     def any(self, node: Any) -> Any:
         if isinstance(node, tuple):
@@ -142,6 +143,12 @@ class _Renamer:
                     ),
                     label=self.any(node.label),
                 )
+            case ast.Data():  # its options name inputs, others are the reader's own
+                given = tuple(
+                    replace(a, name=self.any(a.name) if a.name and a.name.id in self.inputs else a.name)
+                    for a in node.call.arguments
+                )
+                return replace(node, call=replace(node.call, arguments=given))
             case ast.InputDecl():
                 return replace(node, names=self.any(node.names), dims=self.any(node.dims), range=self.any(node.range))
             case ast.Split() | ast.Shard() | ast.ReduceDecl() | ast.Offload():
@@ -176,7 +183,8 @@ def rename(text: str, names: Mapping[str, str]) -> str:
         n.label.id for n in _walk(tree) if isinstance(n, ast.Call) and n.label and n.function.id not in functions
     }
     axes = frozenset(name.id for n in _walk(tree) if isinstance(n, ast.Mesh) for name, _ in n.axes)
-    renamer = _Renamer(names, functions, frozenset((STD - functions) | labelled), axes)
+    inputs = frozenset(name.id for n in _walk(tree) if isinstance(n, ast.InputDecl) for name in n.names)
+    renamer = _Renamer(names, functions, frozenset((STD - functions) | labelled), axes, inputs)
     return print_tree(renamer.any(tree))
 
 
