@@ -75,7 +75,7 @@ def command(
     profiles: list[Profile] = []
     profiled = None if profile is None else profiles.append
     chosen = choice(out, params, job, strategy) | entry_of(evaluate)
-    with _progress(out, steps, "evaluating" if evaluate else "running") as progress:
+    with _progress(out, steps, "evaluating" if evaluate else "training") as progress:
         found = api.run(
             source, steps, progress=progress, told=out.begin, engine=chosen_engine, profiled=profiled, **chosen
         )
@@ -199,7 +199,7 @@ def _progress(out: Output, steps: int, what: str) -> Iterator[Callable[[Progress
         from rich.progress import Progress as Bar
 
         columns = (
-            TextColumn(what),
+            TextColumn("{task.fields[what]}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[loss]}"),
@@ -208,11 +208,11 @@ def _progress(out: Output, steps: int, what: str) -> Iterator[Callable[[Progress
         )
         with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
             out.end_bar = bar.stop
-            task = bar.add_task("", total=steps, loss="", clocks="")
+            task = bar.add_task("", total=steps, what=what, loss="", clocks="")
 
             def show(now: Progress) -> None:
-                loss = "" if now.loss is None else f"loss {now.loss:.6g}"
-                bar.update(task, completed=now.step, loss=loss, clocks=_clocks(now))
+                shown = {"what": "inferring", "loss": ""} if now.loss is None else {"loss": f"loss {now.loss:.6g}"}
+                bar.update(task, completed=now.step, clocks=_clocks(now), **shown)
 
             yield show
 
