@@ -125,7 +125,7 @@ def _check_job(
         return
     if job is None:  # perhaps its strategy is wrong; the model is needed for the others all the same
         job = build_job(session, module, entry, ast.Name("serial", span=entry.item.name.span))
-    index = index_model(job.model)
+    index = index_model(job.serial.model)
     for other in module.of_kind("strategy"):
         item = other.item
         assert isinstance(item, ast.Strategy)

@@ -11,6 +11,7 @@ from compiler.evaluate import limits, static
 from compiler.evaluate.axes import check_axes, idle_axes
 from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate
+from compiler.evaluate.implement import check_batch, implementation, named, rule
 from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.modules import Module
 from compiler.evaluate.pipelines import Microbatches, check_microbatches, pipeline_rule, schedule_microbatches
@@ -18,11 +19,13 @@ from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, SourceCall, is_std, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
+from compiler.implement.replacing import Implementation
 from compiler.memory.tiers import EXAMPLES
 from compiler.model import Cluster
 from compiler.origin import within
 from compiler.strategy import (
     CLASSES,
+    ImplementRule,
     LayoutRule,
     MeshAxis,
     OffloadRule,
@@ -58,6 +61,8 @@ class StrategyRules:
     places: list[PlaceRule] = field(default_factory=list)
     recomputes: list[RecomputeRule] = field(default_factory=list)
     offloads: list[OffloadRule] = field(default_factory=list)
+    implementations: list[ImplementRule] = field(default_factory=list)
+    by_hand: list[Implementation] = field(default_factory=list)
     microbatches: Microbatches | None = None
     two_passes: bool = False
 
@@ -122,6 +127,8 @@ class Expander:
                     help = did_you_mean(memory, EXAMPLES) or f"there are {listed(EXAMPLES)}"
                     raise fail("E0412", f"there is no memory `{memory}`", statement.memory.span, help=help)
                 rules.offloads.append(OffloadRule(classes, memory, self._scope(statement.scope), self.span(statement)))
+            case ast.Implement():
+                self._implement(statement, scope)
             case ast.Apply():
                 self._apply(statement, scope)
             case ast.If():
@@ -310,6 +317,14 @@ class Expander:
 
     # --- tactics ------------------------------------------------------------------------------------------
 
+    def _implement(self, statement: ast.Implement, scope: Scope) -> None:
+        path, index = self._path(statement.scope), self.index
+        if index is None:
+            return
+        found = implementation(self.session, statement, path, index, scope, self.rules.axes)
+        self.rules.by_hand.append(found)
+        self.rules.implementations.append(rule(found, self.by, self.span(statement)))
+
     def _apply(self, statement: ast.Apply, scope: Scope) -> None:
         call = statement.call
         entry = scope.module.find("tactic", call.function)
@@ -348,6 +363,13 @@ def build_strategy(
     session: Session, module: Module, name: ast.Name, index: ModelIndex | None, cluster: Cluster | None
 ) -> Strategy:
     """The strategy of this name for a model and a cluster (each may be unknown). Raises ParcError or Skip."""
+    return build_plan(session, module, name, index, cluster)[0]
+
+
+def build_plan(
+    session: Session, module: Module, name: ast.Name, index: ModelIndex | None, cluster: Cluster | None
+) -> tuple[Strategy, tuple[Implementation, ...]]:
+    """As `build_strategy`, and what it says by hand."""
     entry = module.find("strategy", name)
     item = entry.item
     assert isinstance(item, ast.Strategy)
@@ -358,11 +380,17 @@ def build_strategy(
     before = session.failures
     expander.run(item.body, static_scope(entry.module))
     rules = expander.rules
+    by_hand: tuple[Implementation, ...] = ()
     if index is not None:
         try:
             check_microbatches(rules.microbatches, rules.splits, rules.axes, index)
+            by_hand = named(rules.by_hand, index)
+            if rules.microbatches is not None and rules.microbatches.count > 1:
+                first = next((i.value.type.names[0] for i in index.model.inputs if i.value.type.dims), "")
+                check_batch(by_hand, rules.microbatches.dim or first, rules.microbatches.span)
         except ParcError as error:
             session.failed(error)
+    rules.implementations = [rule(i, r.by, r.span) for i, r in zip(by_hand, rules.implementations)]
     if session.failures > before:
         raise Skip
     micro = rules.microbatches or Microbatches(1, None, False, item.span)
@@ -383,7 +411,7 @@ def build_strategy(
     _check_cluster(rules, entry, cluster)
     for warning in idle_axes(found):
         session.diagnostics.add(warning)
-    return found
+    return found, by_hand
 
 
 def _check_cluster(rules: StrategyRules, entry: Defined, cluster: Cluster | None) -> None:
