@@ -10,9 +10,9 @@ from compiler.evaluate.checks import Check, check_statics
 from compiler.evaluate.index import index_model
 from compiler.evaluate.job import build_job, job_names
 from compiler.evaluate.modules import Loader, Module, apply_overrides
+from compiler.evaluate.plan import build_strategy
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.sizes import Sizes
-from compiler.evaluate.strategy import build_strategy
 from compiler.evaluate.values import Defined, Skip, Static
 from compiler.model import Job, Precision
 from dsl import ast

@@ -18,7 +18,7 @@ from compiler.graph import Dim, Graph, Names, Type, Value
 from compiler.implement.check import check_graph
 from compiler.implement.logical import DeviceDim
 from compiler.implement.pieces import of_dims
-from compiler.implement.replacing import Implementation, Place, replaced
+from compiler.implement.replacing import Implementation, ReplacedScope, replaced
 from compiler.model import Model
 from compiler.origin import within
 from compiler.strategy import ImplementRule, MeshAxis
@@ -273,7 +273,7 @@ def implemented(model: Model, found: Sequence[Implementation]) -> Model:
     return replaced(model, pairs)
 
 
-def _place(what: Implementation, record: CallRecord) -> Place:
+def _place(what: Implementation, record: CallRecord) -> ReplacedScope:
     weights = _weights(what.scope, record)
     given: dict[str, Value] = {}
     for name, _ in what.inputs:
@@ -284,4 +284,4 @@ def _place(what: Implementation, record: CallRecord) -> Place:
         assert value is not None, name
         given[name] = value
     results = tuple(v for v in record.results if isinstance(v, Value))
-    return Place(given, results)
+    return ReplacedScope(given, results)

@@ -18,9 +18,9 @@ from compiler.evaluate.index import ModelIndex, index_model
 from compiler.evaluate.model import build_model
 from compiler.evaluate.modules import Module
 from compiler.evaluate.optimizer import build_updates
+from compiler.evaluate.plan import build_plan
 from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
-from compiler.evaluate.strategy import build_plan
 from compiler.evaluate.values import Defined, Skip
 from compiler.graph import BEYOND_F32, FLOATS, Names
 from compiler.implement.replacing import Implementation

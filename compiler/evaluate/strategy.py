@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field, fields
+from dataclasses import field
 from math import prod
-from typing import Any
 
 from compiler.evaluate import limits, static
-from compiler.evaluate.axes import check_axes, idle_axes
 from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate
-from compiler.evaluate.implement import check_batch, implementation, named, rule
+from compiler.evaluate.implement import implementation, rule
 from compiler.evaluate.index import ModelIndex
-from compiler.evaluate.modules import Module
-from compiler.evaluate.pipelines import Microbatches, check_microbatches, pipeline_rule, schedule_microbatches
+from compiler.evaluate.pipelines import Microbatches, pipeline_rule, schedule_microbatches
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, SourceCall, is_std, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
 from compiler.implement.replacing import Implementation
 from compiler.memory.tiers import EXAMPLES
-from compiler.model import Cluster
 from compiler.origin import within
 from compiler.strategy import (
     CLASSES,
@@ -35,11 +31,10 @@ from compiler.strategy import (
     ReduceRule,
     ShardRule,
     SplitRule,
-    Strategy,
 )
 from dsl import ast
 from dsl.data import dataclass
-from dsl.diagnostics import ParcError, did_you_mean, fail, plural
+from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
 
 _SHARDED = ("optimizer", "gradients", "weights")
@@ -357,71 +352,3 @@ class Expander:
             help = did_you_mean(expr.id, axes) or (f"the mesh has {listed(axes)}" if axes else "declare the mesh first")
             raise fail("E0401", f"there is no mesh axis `{expr.id}`", expr.span, help=help)
         return evaluate(expr, scope)
-
-
-def build_strategy(
-    session: Session, module: Module, name: ast.Name, index: ModelIndex | None, cluster: Cluster | None
-) -> Strategy:
-    """The strategy of this name for a model and a cluster (each may be unknown). Raises ParcError or Skip."""
-    return build_plan(session, module, name, index, cluster)[0]
-
-
-def build_plan(
-    session: Session, module: Module, name: ast.Name, index: ModelIndex | None, cluster: Cluster | None
-) -> tuple[Strategy, tuple[Implementation, ...]]:
-    """As `build_strategy`, and what it says by hand."""
-    entry = module.find("strategy", name)
-    item = entry.item
-    assert isinstance(item, ast.Strategy)
-    if item.model is not None and index is not None and item.model.id != index.model.name:
-        message = f"the strategy `{entry.name}` is for `{item.model.id}`, not for `{index.model.name}`"
-        raise fail("E0414", message, name.span, notes=[("it is declared here", item.model.span)])
-    expander = Expander(session, entry, index)
-    before = session.failures
-    expander.run(item.body, static_scope(entry.module))
-    rules = expander.rules
-    by_hand: tuple[Implementation, ...] = ()
-    if index is not None:
-        try:
-            check_microbatches(rules.microbatches, rules.splits, rules.axes, index)
-            by_hand = named(rules.by_hand, index)
-            if rules.microbatches is not None and rules.microbatches.count > 1:
-                first = next((i.value.type.names[0] for i in index.model.inputs if i.value.type.dims), "")
-                check_batch(by_hand, rules.microbatches.dim or first, rules.microbatches.span)
-        except ParcError as error:
-            session.failed(error)
-    rules.implementations = [rule(i, r.by, r.span) for i, r in zip(by_hand, rules.implementations)]
-    if session.failures > before:
-        raise Skip
-    micro = rules.microbatches or Microbatches(1, None, False, item.span)
-    collected = {f.name: getattr(rules, f.name, None) for f in fields(Strategy)}
-    by_kind: dict[str, Any] = {kind: tuple(found) for kind, found in collected.items() if isinstance(found, list)}
-    found = Strategy(
-        entry.name,
-        tuple(rules.axes),
-        **by_kind,
-        microbatches=micro.count,
-        microbatch_dim=micro.dim,
-        two_passes=rules.two_passes,
-        span=item.span,
-        microbatch_span=micro.span,
-        microbatch_pad=micro.pad,
-    )
-    check_axes(found)
-    _check_cluster(rules, entry, cluster)
-    for warning in idle_axes(found):
-        session.diagnostics.add(warning)
-    return found, by_hand
-
-
-def _check_cluster(rules: StrategyRules, entry: Defined, cluster: Cluster | None) -> None:
-    if cluster is None:
-        return
-    count = prod(axis.size for axis in rules.axes)
-    if count != cluster.devices:
-        product = " x ".join(f"{a.name}={a.size}" for a in rules.axes) or "1"
-        levels = " x ".join(f"{level.name}: {level.count}" for level in reversed(cluster.levels))
-        there = f"the cluster `{cluster.name}` {cluster.devices} ({levels})"
-        message = f"the mesh has {plural(count, 'device')} ({product}), {there}"
-        help = "each device of the cluster must have its place in the mesh: change a size or add an axis"
-        raise fail("E0406", message, rules.mesh or entry.item.name.span, help=help)

@@ -13,11 +13,11 @@ from compiler.graph import Graph, Node, Value
 from compiler.implement import messages
 from compiler.implement.pieces import MINE, WHOLE, Owner, Pieces, Split, of_dims
 from compiler.implement.written import (
-    Written,
     WrittenAllGather,
     WrittenAllReduce,
     WrittenAllToAll,
     WrittenClaim,
+    WrittenMessage,
     WrittenPositions,
     WrittenRank,
     WrittenReduceScatter,
@@ -37,7 +37,7 @@ _ROUNDS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Why:
+class OwnBecause:
     """Where a value became each device's own, and by what."""
 
     text: str
@@ -50,14 +50,14 @@ class Checker:
     def __init__(self, sizes: Mapping[str, int]) -> None:
         self.sizes = sizes
         self.known: Known = {}
-        self.why: dict[tuple[Value, str], Why] = {}
+        self.why: dict[tuple[Value, str], OwnBecause] = {}
 
     def run(self, nodes: Sequence[Node]) -> None:
         """All nodes in their order."""
         for node in nodes:
             if isinstance(node.op, Repeat):
                 self._loop(node, node.op)
-            elif isinstance(node.op, Written):
+            elif isinstance(node.op, WrittenMessage):
                 self._written(node, node.op)
             elif isinstance(node.op, WrittenPositions):
                 self.known[node.output] = of_dims([(node.op.dim.name, [a for a, _ in node.op.pieces])])
@@ -96,10 +96,10 @@ class Checker:
         pending = self._pending(node, given)
         own = frozenset[str]().union(*(p.own for p in given))
         split = self._split(node, loops, given, own)
-        why: dict[str, Why] = {}
+        why: dict[str, OwnBecause] = {}
         for a in own:
             at = next(v for v, p in zip(node.inputs, given) if a in p.own)
-            why[a] = self.why.get((at, a)) or Why("it is each device's own", at.span)
+            why[a] = self.why.get((at, a)) or OwnBecause("it is each device's own", at.span)
         found: dict[str, str] = dict(pending)
         summed: set[str] = set()
         for a in self.sizes:
@@ -108,14 +108,14 @@ class Checker:
                 continue
             if len(here) > 1:
                 names = [loops[k].names[0] for k in here]
-                why[a] = Why(messages.of_block(names, a), node.span)
+                why[a] = OwnBecause(messages.of_block(names, a), node.span)
                 continue
             loop = loops[here[0]]
             if loop.kind in ("sum", "max") and not loop.placed:
                 found[a] = loop.kind
                 summed.add(a)
             elif loop.kind != "pass" or loop.placed:
-                why[a] = Why(messages.of_loop(node.op, loop, a), node.span)
+                why[a] = OwnBecause(messages.of_loop(node.op, loop, a), node.span)
         own = frozenset(why)
         for j, out in enumerate(node.outputs):
             dims: dict[str, Split] = {}
@@ -178,11 +178,11 @@ class Checker:
 
     # --- what is written ------------------------------------------------------------------------------------
 
-    def _written(self, node: Node, op: Written) -> None:
+    def _written(self, node: Node, op: WrittenMessage) -> None:
         if isinstance(op, WrittenRank):
             out = node.output
             self.known[out] = Pieces(own=frozenset({op.axis}))
-            self.why[out, op.axis] = Why(f"`rank({op.axis})` differs from device to device", node.span)
+            self.why[out, op.axis] = OwnBecause(f"`rank({op.axis})` differs from device to device", node.span)
             return
         (x,) = node.inputs
         found = self.known[x]
@@ -286,7 +286,8 @@ class Checker:
             self.known[out] = Pieces(p.dims, p.pending, p.own | growing, p.constant)
             self._carry_why(out, inside)
             self.why.update(
-                ((out, a), Why(f"each iteration of `{op.label}` has another device's", node.span)) for a in growing
+                ((out, a), OwnBecause(f"each iteration of `{op.label}` has another device's", node.span))
+                for a in growing
             )
 
     def _carry_why(self, out: Value, inside: Value) -> None:

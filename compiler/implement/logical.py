@@ -14,11 +14,11 @@ from dataclasses import replace
 
 from compiler.graph import Dim, Graph, Names, Node, Type, Value
 from compiler.implement.written import (
-    Written,
     WrittenAllGather,
     WrittenAllReduce,
     WrittenAllToAll,
     WrittenClaim,
+    WrittenMessage,
     WrittenPositions,
     WrittenRank,
     WrittenReduceScatter,
@@ -132,7 +132,7 @@ class Together:
         if isinstance(op, Repeat):
             self._repeat(node, op, inputs)
             return
-        if isinstance(op, Written | WrittenPositions | WrittenType):
+        if isinstance(op, WrittenMessage | WrittenPositions | WrittenType):
             self.env[node.output] = self._written(node, op, inputs)
             return
         devices = self.devices(inputs)

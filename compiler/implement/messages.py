@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from compiler.graph import Node, Value
 from compiler.implement.pieces import Owner, Pieces, Split
-from compiler.implement.written import Written, WrittenClaim
+from compiler.implement.written import WrittenClaim, WrittenMessage
 from compiler.ops.base import Loop, Op
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
@@ -17,7 +17,7 @@ from dsl.diagnostics import Note, ParcError, fail
 from dsl.source import Span
 
 if TYPE_CHECKING:
-    from compiler.implement.check import Why
+    from compiler.implement.check import OwnBecause
 
 
 def name_of(value: Value) -> str:
@@ -30,7 +30,7 @@ def _op(op: Op) -> str:
     return f"`{op.fn if isinstance(op, Map | Reduce) else op.builtin or op.mnemonic}`"
 
 
-def _notes(why: Why | None) -> list[Note]:
+def _notes(why: OwnBecause | None) -> list[Note]:
     return [(why.text, why.span)] if why is not None else []
 
 
@@ -107,7 +107,7 @@ def others_result(value: Value, dim: str, axis: str, owner: Owner, span: Span) -
 # --- messages -----------------------------------------------------------------------------------------------
 
 
-def nothing_pending(node: Node, op: Written, x: Value, found: Pieces) -> ParcError:
+def nothing_pending(node: Node, op: WrittenMessage, x: Value, found: Pieces) -> ParcError:
     """A reduction of what is no sum."""
     fn = getattr(op, "fn", "sum")
     what = "sum" if fn == "sum" else "maximum"
@@ -123,7 +123,7 @@ def nothing_pending(node: Node, op: Written, x: Value, found: Pieces) -> ParcErr
     return fail("E0425", message, node.span, notes=_made(x), help=help)
 
 
-def not_split(node: Node, op: Written, x: Value, found: Pieces) -> ParcError:
+def not_split(node: Node, op: WrittenMessage, x: Value, found: Pieces) -> ParcError:
     """A gather of what has no pieces."""
     message = f"`{op.word}` puts pieces of `{getattr(op, 'dim', '')}` along `{op.axis}` together, but "
     message += f"{name_of(x)} is {found.said(op.axis)}"
@@ -138,20 +138,20 @@ def not_split(node: Node, op: Written, x: Value, found: Pieces) -> ParcError:
     return fail("E0425", message, node.span, notes=_made(x), help=help)
 
 
-def not_minor(node: Node, op: Written, x: Value, axes: Sequence[str]) -> ParcError:
+def not_minor(node: Node, op: WrittenMessage, x: Value, axes: Sequence[str]) -> ParcError:
     """A gather along a major axis."""
     split = f"`{getattr(op, 'dim', '')}` of {name_of(x)} is split over `{'/'.join(axes)}`"
     message = f"{split}: `{op.axis}` is not the last of them"
     return fail("E0425", message, node.span, notes=_made(x), help=f"`{op.word}` along `{axes[-1]}` first")
 
 
-def of_others(node: Node, op: Written, x: Value, owner: Owner) -> ParcError:
+def of_others(node: Node, op: WrittenMessage, x: Value, owner: Owner) -> ParcError:
     """A gather of pieces that have moved on."""
     message = f"`{op.word}` would put pieces of {owner} of `{op.axis}` together in a wrong order"
     return fail("E0423", message, node.span, notes=_made(x), help=f"`shift(…, {op.axis}, …)` brings them home")
 
 
-def not_whole(node: Node, op: Written, x: Value, found: Pieces) -> ParcError:
+def not_whole(node: Node, op: WrittenMessage, x: Value, found: Pieces) -> ParcError:
     """A cut of what has been cut."""
     message = f"`shard` takes each device's piece of what all devices of `{op.axis}` have, but "
     message += f"{name_of(x)} is {found.said(op.axis)}"
@@ -161,13 +161,13 @@ def not_whole(node: Node, op: Written, x: Value, found: Pieces) -> ParcError:
     return fail("E0425", message, node.span, notes=_made(x), help=scatter)
 
 
-def same_everywhere(node: Node, op: Written, x: Value) -> ParcError:
+def same_everywhere(node: Node, op: WrittenMessage, x: Value) -> ParcError:
     """A shift of what is the same everywhere."""
     message = f"`shift` moves nothing: {name_of(x)} is the same on every device of `{op.axis}`"
     return fail("E0425", message, node.span, notes=_made(x), help="leave it out")
 
 
-def own_sent(node: Node, op: Written, x: Value, why: Why | None) -> ParcError:
+def own_sent(node: Node, op: WrittenMessage, x: Value, why: OwnBecause | None) -> ParcError:
     """A message of what nothing is known of."""
     message = f"`{op.word}` along `{op.axis}`: nothing says how {name_of(x)}, each device's own, relates to the whole"
     help = f"say it first: `as_split(x, {op.axis}, over …)`, or `as_sum(x, {op.axis})` for parts of a sum"
@@ -177,7 +177,7 @@ def own_sent(node: Node, op: Written, x: Value, why: Why | None) -> ParcError:
 # --- claims -------------------------------------------------------------------------------------------------
 
 
-def not_claimed(value: Value, axis: str, why: Why | None, span: Span) -> ParcError:
+def not_claimed(value: Value, axis: str, why: OwnBecause | None, span: Span) -> ParcError:
     """A result of which nothing is known."""
     message = f"nothing says how {name_of(value)}, each device's own along `{axis}`, relates to the whole"
     help = f"say it: `as_split({last(value.origin.path)}, {axis}, over …)`; a proof will look whether it holds"
@@ -197,12 +197,12 @@ def known_already(node: Node, op: WrittenClaim, x: Value, found: Pieces) -> Parc
 
 
 def of_block(dims: Sequence[str], axis: str) -> str:
-    """Why a product of pieces is no piece."""
+    """OwnBecause a product of pieces is no piece."""
     return f"pieces of {' and '.join(f'`{d}`' for d in dims)} along `{axis}` meet: a block of the whole"
 
 
 def of_loop(op: Op, loop: Loop, axis: str) -> str:
-    """Why an op on pieces gives no pieces."""
+    """OwnBecause an op on pieces gives no pieces."""
     dim = loop.names[0]
     if loop.kind == "minor":
         return f"`{dim}`, of which devices of `{axis}` have pieces, is merged behind another dim"

@@ -36,7 +36,7 @@ class Implementation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class ReplacedScope:
     """Where a scope's function was called: what it was given, by name of an argument or path of a weight, and what it
     gave, as the graph (the model's, or the body of a loop) has it in which the call stands."""
 
@@ -44,7 +44,7 @@ class Place:
     results: tuple[Value, ...]
 
 
-def replaced(model: Model, found: Sequence[tuple[Implementation, Place]]) -> Model:
+def replaced(model: Model, found: Sequence[tuple[Implementation, ReplacedScope]]) -> Model:
     """The model with implementations in the place of scopes."""
     graph = model.graph
     for implementation, place in found:
@@ -55,7 +55,7 @@ def replaced(model: Model, found: Sequence[tuple[Implementation, Place]]) -> Mod
 class _Replacing:
     """One scope of a graph, in which the call stands or the body of a loop."""
 
-    def __init__(self, whole: Graph, what: Implementation, place: Place) -> None:
+    def __init__(self, whole: Graph, what: Implementation, place: ReplacedScope) -> None:
         self.whole, self.what, self.place = whole, what, place
         self.results = set(place.results)
 
@@ -100,7 +100,7 @@ class _Replacing:
         return replace(graph, nodes=(*nodes[:at], *made, *nodes[at:]))
 
 
-def logical(what: Implementation, place: Place, names: Names) -> list[Node]:
+def logical(what: Implementation, place: ReplacedScope, names: Names) -> list[Node]:
     """The implementation's nodes, which make the values that the scope's own made."""
     together = Together(names, what.devices)
     for param, (name, dims) in zip(what.graph.inputs, what.inputs, strict=True):

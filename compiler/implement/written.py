@@ -12,7 +12,7 @@ from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Written(Op):
+class WrittenMessage(Op):
     """Base. word: how it is written; axis: the mesh axis; devices: how many lie along it."""
 
     word: ClassVar[str] = ""
@@ -24,7 +24,7 @@ class Written(Op):
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenAllReduce(Written):
+class WrittenAllReduce(WrittenMessage):
     """`all_reduce(x, tp)`: the sum (or maximum) that is pending, whole on every device."""
 
     mnemonic: ClassVar[str] = "all_reduce"
@@ -33,7 +33,7 @@ class WrittenAllReduce(Written):
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenAllGather(Written):
+class WrittenAllGather(WrittenMessage):
     """`all_gather(x, tp, over s -> t)`: the pieces of `dim`, one after the other, are dim `into` on every device."""
 
     mnemonic: ClassVar[str] = "all_gather"
@@ -47,7 +47,7 @@ class WrittenAllGather(Written):
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenReduceScatter(Written):
+class WrittenReduceScatter(WrittenMessage):
     """`reduce_scatter(x, tp, over s)`: of the pending sum each device has its piece of `dim`."""
 
     mnemonic: ClassVar[str] = "reduce_scatter"
@@ -60,7 +60,7 @@ class WrittenReduceScatter(Written):
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenAllToAll(Written):
+class WrittenAllToAll(WrittenMessage):
     """`all_to_all(x, cp, over s -> h)`: pieces of `dim` become pieces of `into`."""
 
     mnemonic: ClassVar[str] = "all_to_all"
@@ -75,7 +75,7 @@ class WrittenAllToAll(Written):
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenShard(Written):
+class WrittenShard(WrittenMessage):
     """`shard(x, tp, over f)`: of what every device has each takes its own piece; nothing is sent."""
 
     mnemonic: ClassVar[str] = "shard"
@@ -87,7 +87,7 @@ class WrittenShard(Written):
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenShift(Written):
+class WrittenShift(WrittenMessage):
     """`shift(x, cp, 1)`: what the device `by` places further along the axis has, round the end."""
 
     mnemonic: ClassVar[str] = "shift"
@@ -96,7 +96,7 @@ class WrittenShift(Written):
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenRank(Written):
+class WrittenRank(WrittenMessage):
     """`rank(cp)`: the device's place along the axis, an int32 scalar."""
 
     mnemonic: ClassVar[str] = "rank"
@@ -107,7 +107,7 @@ class WrittenRank(Written):
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenClaim(Written):
+class WrittenClaim(WrittenMessage):
     """`as_split(x, cp, over s)` or, without a dim, `as_sum(x, cp)`: what the author says of devices' own values."""
 
     mnemonic: ClassVar[str] = "claim"
