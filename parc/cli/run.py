@@ -211,8 +211,8 @@ def _progress(out: Output, steps: int, what: str) -> Iterator[Callable[[Progress
             task = bar.add_task("", total=steps, what=what, loss="", clocks="")
 
             def show(now: Progress) -> None:
-                shown = {"what": "inferring", "loss": ""} if now.loss is None else {"loss": f"loss {now.loss:.6g}"}
-                bar.update(task, completed=now.step, clocks=_clocks(now), **shown)
+                doing, loss = ("inferring", "") if now.loss is None else (what, f"loss {now.loss:.6g}")
+                bar.update(task, completed=now.step, clocks=_clocks(now), what=doing, loss=loss)
 
             yield show
 
