@@ -137,9 +137,6 @@ def _begun(given: Job | Training | Placed, entry: str) -> tuple[Work, int]:
 def _refuse_unlowered(job: Job) -> None:
     """E0558: the language has the words, no pass does it yet; to pass over them in silence would be a lie."""
     found = Diagnostics()
-    for rule in job.strategy.offloads:
-        help = "leave the rule out; `shard` and `recompute` make room as well"
-        found.error("E0558", f"`offload … to {rule.memory}` is not lowered yet", rule.span, help=help)
     if job.kind != "train":
         help = "`train`, with an optimizer: its forward pass is what inference would run"
         found.error("E0558", f"`{job.kind}` is not lowered yet", job.span, help=help)

@@ -13,16 +13,17 @@ from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.modules import Module
+from compiler.evaluate.offloads import offload_rule
 from compiler.evaluate.pipelines import Microbatches, check_microbatches, pipeline_rule, schedule_microbatches
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, SourceCall, is_std, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
-from compiler.memory.tiers import EXAMPLES
 from compiler.model import Cluster
 from compiler.origin import within
 from compiler.strategy import (
     CLASSES,
+    MOVED,
     LayoutRule,
     MeshAxis,
     OffloadRule,
@@ -63,12 +64,15 @@ class StrategyRules:
 
 
 class Expander:
-    """Expands one strategy for one model (None: names of the model are not checked)."""
+    """Expands one strategy for one model and one cluster (None: names of the model, memories are not checked)."""
 
-    def __init__(self, session: Session, entry: Defined, index: ModelIndex | None) -> None:
+    def __init__(
+        self, session: Session, entry: Defined, index: ModelIndex | None, cluster: Cluster | None = None
+    ) -> None:
         self.session = session
         self.entry = entry
         self.index = index
+        self.cluster = cluster
         self.rules = StrategyRules()
         self.within: str | None = None  # scope that the applied tactics are narrowed to
         self.applied: list[ast.Apply] = []
@@ -116,12 +120,9 @@ class Expander:
                 where = self._scope(statement.scope)
                 rules.recomputes.append(RecomputeRule(where, keep, self.span(statement), self.by))
             case ast.Offload():
-                classes = self._classes(statement.classes, CLASSES)
-                memory = statement.memory.id
-                if memory not in EXAMPLES:
-                    help = did_you_mean(memory, EXAMPLES) or f"there are {listed(EXAMPLES)}"
-                    raise fail("E0412", f"there is no memory `{memory}`", statement.memory.span, help=help)
-                rules.offloads.append(OffloadRule(classes, memory, self._scope(statement.scope), self.span(statement)))
+                classes, where = self._classes(statement.classes, MOVED), self._scope(statement.scope)
+                span = self.span(statement)
+                rules.offloads.append(offload_rule(statement, classes, where, scope, self.cluster, span, self.by))
             case ast.Apply():
                 self._apply(statement, scope)
             case ast.If():
@@ -354,7 +355,7 @@ def build_strategy(
     if item.model is not None and index is not None and item.model.id != index.model.name:
         message = f"the strategy `{entry.name}` is for `{item.model.id}`, not for `{index.model.name}`"
         raise fail("E0414", message, name.span, notes=[("it is declared here", item.model.span)])
-    expander = Expander(session, entry, index)
+    expander = Expander(session, entry, index, cluster)
     before = session.failures
     expander.run(item.body, static_scope(entry.module))
     rules = expander.rules
