@@ -30,7 +30,7 @@ from compiler.verify.pieces import (
     Source,
     State,
     Wrong,
-    counted,
+    counted_sources,
     cut_dim,
     flat_dims,
     told_part,
@@ -199,7 +199,7 @@ class _Checker:
             raise Wrong(f"the stages have different iterations of {value.dim}")
         if isinstance(value, Part) and value.fn != op.fn:
             raise Wrong(f"parts of a {value.fn}")
-        sources = value.sources if isinstance(value, Part) else counted(value)
+        sources = value.sources if isinstance(value, Part) else counted_sources(value)
         reduction = self.reductions.setdefault(op.key, _Reduction(op, site))
         reduction.brought.update(dict.fromkeys(cls.groups, sources))
         return Same(frozenset(op.groups), frozenset((op.key,)))
@@ -285,7 +285,7 @@ class _Checker:
         sources = frozenset[Source]().union(*(s.sources for s in given if isinstance(s, Part)))
         if len(fns) == 1 and not any(isinstance(s, Piece) for s in given):
             (fn,) = fns
-            more = [counted(s) for s in given if isinstance(s, Same)]
+            more = [counted_sources(s) for s in given if isinstance(s, Same)]
             counted = all(s.of or (s.zero and fn == "sum") for s in given if isinstance(s, Same))
             added = len(given) == 2 and counted and op == Map(_ADDING[fn], (None, None))
             linear = fn == "sum" and frozenset(held) in op.linear(len(given))

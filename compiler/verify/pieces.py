@@ -56,7 +56,7 @@ def cut_dim(decl: StateDecl, cls: DeviceClass) -> str | None:
     return next((r.dim for r in cls.ranges if r.chunk == decl.chunk and r.dim == first and r.count < r.total), None)
 
 
-def counted(value: Same | Piece | Part) -> frozenset[Source]:
+def counted_sources(value: Same | Piece | Part) -> frozenset[Source]:
     """What a value that is the same on several groups adds to a sum; nothing, for a constant."""
     return frozenset((("same", value.of, 0),)) if value.of else frozenset()
 
