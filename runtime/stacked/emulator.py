@@ -7,7 +7,7 @@ played by events: groups take turns, an action runs when what it receives is the
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,14 @@ from compiler.traffic import Volumes, add_volumes, volumes
 from dsl.data import dataclass
 from runtime.distribute import Array, distribute
 from runtime.executor import LocalExecutor, check_hang, inputs_of
-from runtime.mesh import parted
+from runtime.mesh import Mesh, parted
 from runtime.numpy import CallContext, rounded
 from runtime.numpy.pool import ArrayPool
 from runtime.readable import Readable
+from runtime.state import Piece
+from runtime.stacked.early import Early
 from runtime.stacked.straight import Slots, Straight, compile_function
+from runtime.straight_line import without_calls
 
 
 @dataclass(slots=True)
@@ -37,6 +40,7 @@ class _Stage:
     slots: Slots
     functions: dict[FunctionKey, Straight]
     traffic: dict[FunctionKey, Volumes]
+    early: Early
 
 
 @dataclass(slots=True, eq=False)
@@ -125,6 +129,10 @@ class Emulator(LocalExecutor):
         found: Array | None = g.states[g.find(decl.name)]
         return found
 
+    def pieces(self, roles: tuple[str, ...], only_update: bool | None = None) -> list[Piece]:
+        found = super().pieces(roles, only_update)
+        return [(self.groups[g].stage.early.shown(decl), cls, g, x) for decl, cls, g, x in found]
+
     def share(self, group: int, decl: StateDecl, other: Emulator) -> bool:
         mine, theirs = self.groups[group], other.groups[group]
         if decl.name not in theirs.stage.slots.states or decl.name not in mine.stage.slots.states:
@@ -200,6 +208,11 @@ def _prepare(cls: DeviceClass, program: Program) -> _Stage:
         {key: i for i, key in enumerate(inputs_of(cls))},
         {(r.dim, r.count, r.chunk): i for i, r in enumerate(cls.ranges)},
     )
-    functions = {f.key: compile_function(f, cls, program, slots) for f in cls.functions}
+    bodies = {f.key: without_calls(f.body) for f in cls.functions}
+    early = Early([*bodies.values()], cls.states, Mesh.of(program).axes)
+    functions = {
+        f.key: compile_function(replace(f, body=early.rewritten(bodies[f.key])), cls, program, slots)
+        for f in cls.functions
+    }
     traffic = {f.key: volumes(f.body, program.sizes) for f in cls.functions}
-    return _Stage(cls, slots, functions, traffic)
+    return _Stage(cls, slots, functions, traffic, early)
