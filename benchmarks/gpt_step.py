@@ -1,5 +1,4 @@
-"""One training step of a GPT: by hand in serial numpy and in PyTorch (eager), and emulated on 1 to 4,096 devices, in one
-run.
+"""One training step of a GPT: by hand in serial numpy and in PyTorch (eager), and emulated on 1 to 4,096 devices.
 
 CPU seconds of the median step, and ratios to the serial one. Each contender is a process of its own (so that none
 meets the memory, warm or fragmented, that another left behind), with one BLAS thread; they take turns, step by step.
@@ -40,7 +39,7 @@ DEVICES: dict[str, tuple[dict[str, int], float | None]] = {
     "emulated, 1 device": ({}, None),
     "emulated, 8 devices (dp 2 x tp 4)": ({"dp": 2, "tp": 4}, 1.15),
     "emulated, 256 devices (dp 16 x cp 2 x tp 8)": ({"dp": 16, "cp": 2, "tp": 8}, 2.5),
-    "emulated, 4,096 devices (dp 16 x cp 32 x tp 8)": ({"dp": 16, "cp": 32, "tp": 8}, 3.0),
+    "emulated, 4,096 devices (pp 2 x dp 16 x cp 16 x tp 8)": ({"pp": 2, "dp": 16, "cp": 16, "tp": 8}, 3.0),
 }
 """Sizes of the mesh axes, and how many times the serial step as it is an emulated one may take."""
 

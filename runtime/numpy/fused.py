@@ -29,7 +29,7 @@ from compiler.ops.effects import Accumulate, Effect, Save, Write
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient
 from compiler.ops.reduce import Reduce
 from dsl.data import Unique, dataclass, fix
-from runtime.numpy.base import LocalValue, laid
+from runtime.numpy.base import Array, LocalValue, aligned, laid
 from runtime.numpy.summed import Summed, inner
 
 BLOCK = 32768
@@ -87,6 +87,13 @@ class Space(Unique):
             return None
         has = [n > 1 for n in value.lead] + [other.has(n) for n in self.names]
         return tuple([has[i] and n > 1 for i, n in zip(self.order, self.shape)])
+
+    def walked(self, value: LocalValue) -> Callable[[Array], Array] | None:
+        """How to view the value's array with the axes of the space (size 1 where it lacks one); None: as it is."""
+        order, view = self.order, aligned(value, self.names, len(self.lead))
+        if order == tuple(range(len(order))):
+            return view
+        return (lambda a: a.transpose(order)) if view is None else (lambda a: view(a).transpose(order))
 
 
 def _cut(shape: tuple[int, ...]) -> tuple[int, int]:

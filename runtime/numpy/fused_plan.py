@@ -7,7 +7,7 @@ from a pool that all kernels of a thread share, and are used again as soon as no
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from math import prod
 from typing import Any
@@ -26,7 +26,6 @@ from runtime.numpy.base import (
     Env,
     Into,
     LocalValue,
-    aligned,
     inverse,
     literal,
     rounded,
@@ -180,17 +179,10 @@ class _Writer:
 
     # --- text
 
-    def walked(self, value: LocalValue) -> Callable[[Array], Array] | None:
-        """How to view the value's array with the axes of the space as they are walked; None: as it is."""
-        order, view = self.space.order, aligned(value, self.space.names, len(self.space.lead))
-        if order == tuple(range(len(order))):
-            return view
-        return (lambda a: a.transpose(order)) if view is None else (lambda a: view(a).transpose(order))
-
     def compile(self) -> Any:
         op = self.op
         for i, name in enumerate(op.inputs):
-            view = self.walked(op.locals[name])
+            view = self.space.walked(op.locals[name])
             if view is not None:
                 self.setup.append(f"a{i} = {self.bind(view)}(a{i})")
             mask = self.mask(name)
@@ -239,7 +231,7 @@ class _Writer:
             out = self.results[name]
             shape = tuple(n if has else 1 for n, has in zip(self.space.shape, mask))
             given = f"into[{self.op.outputs.index(name)}]"
-            view = self.walked(value)
+            view = self.space.walked(value)
             seen = given if view is None else f"{self.bind(view)}({given})"
             new = f"empty({shape}, {self.bind(storage)})"
             self.setup.append(f"{out} = {new} if {given} is None else {seen}")

@@ -14,7 +14,7 @@ from compiler.ops.contract import Contract
 from compiler.ops.index import ScatterAdd
 from dsl.data import dataclass
 from runtime.distribute import reduce_lead
-from runtime.numpy.base import Array, CallContext, Env, Kernel, LocalValue, kernel
+from runtime.numpy.base import Array, CallContext, Env, Kernel, LocalValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,6 @@ def inner(op: Op) -> Op:
     return op.op if isinstance(op, Summed) else op
 
 
-@kernel(Summed)
 def plan_summed(op: Summed, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     """Plans a product or a sum of rows over all devices at once; of other ops, the sum behind them."""
     from runtime.numpy import plan
@@ -52,10 +51,9 @@ def plan_summed(op: Summed, ins: Sequence[LocalValue], outs: Sequence[LocalValue
     each = plan(op.op, ins, (every,), env)
 
     def summed(ctx: CallContext, *operands: Array) -> Array:
-        x = each(ctx, *operands)
+        x: Array = each(ctx, *operands)
         for i, n in sizes.items():
             x = reduce_lead(x, i, n, "sum")
         return x
 
     return summed
-

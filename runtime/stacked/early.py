@@ -18,13 +18,15 @@ from compiler.layout import Layout
 from compiler.ops.base import Op
 from compiler.ops.comm import AllReduce, Comm, ReduceScatter, Shard
 from compiler.ops.contract import Contract
-from compiler.ops.effects import Accumulate, Effect, Read, Write
+from compiler.ops.effects import Accumulate, Effect, Read, StageReduce, Write
 from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
-from compiler.program import LASTING, StateDecl
+from compiler.program import LASTING, Function, Program, StateDecl
 from compiler.walk import graph_values, walk
+from runtime.mesh import Mesh
 from runtime.numpy.summed import Summed
+from runtime.straight_line import without_calls
 
 Axes = frozenset[str]
 NONE: Axes = frozenset()
@@ -35,11 +37,55 @@ MAKERS = (Contract, ScatterAdd, Take, Reduce)
 """Ops that add up what they make."""
 
 
-class Early:
-    """Of a class of devices, what is added up early. `states`: buffers that are kept so -> over which axes."""
+def added_early(program: Program) -> Program:
+    """The program with its sums resolved as they are made, for executors that hold a value of all devices at once.
 
-    def __init__(self, functions: Sequence[Graph], states: Sequence[StateDecl], mesh: Sequence[str]) -> None:
-        self.mesh = tuple(mesh)
+    Functions that classes share are shared again. Functions that are called stand where they are called.
+    """
+    mesh = Mesh.of(program).axes
+    bodies: dict[int, list[Graph]] = {}
+    for cls in program.classes:
+        if id(cls.functions) not in bodies:
+            bodies[id(cls.functions)] = [without_calls(f.body) for f in cls.functions]
+    joined = _joined([_Early(bodies[id(c.functions)], c.states, mesh, {}) for c in program.classes])
+    made: dict[int, tuple[Function, ...]] = {}
+    classes = []
+    for cls in program.classes:
+        early = _Early(bodies[id(cls.functions)], cls.states, mesh, joined)
+        if id(cls.functions) not in made:
+            pairs = zip(cls.functions, bodies[id(cls.functions)])
+            made[id(cls.functions)] = tuple(replace(f, body=early.rewritten(body)) for f, body in pairs)
+        states = tuple(map(early.shown, cls.states))
+        classes.append(replace(cls, functions=made[id(cls.functions)], states=states))
+    return program.with_classes(classes)
+
+
+def _joined(classes: Sequence[_Early]) -> dict[str, Axes]:
+    """Over which axes sums between groups of devices can be added up before: for all groups, or for none."""
+    found: dict[str, Axes] = {}
+    for early in classes:
+        for body in early.functions:
+            for node in body.nodes:
+                if isinstance(node.op, StageReduce):
+                    axes = early.wanted(body).get(node.output.name, NONE) if node.op.fn == "sum" else NONE
+                    found[node.op.key] = found.get(node.op.key, axes) & axes
+    return found
+
+
+class _Early:
+    """Of a class of devices, what is added up early. `states`: buffers that are kept so -> over which axes.
+
+    joined: the same of sums between groups of devices.
+    """
+
+    def __init__(
+        self,
+        functions: Sequence[Graph],
+        states: Sequence[StateDecl],
+        mesh: Sequence[str],
+        joined: Mapping[str, Axes],
+    ) -> None:
+        self.functions, self.mesh, self.joined = functions, tuple(mesh), joined
         self.states: dict[str, Axes] = {}
         self._wanted: dict[int, dict[str, Axes]] = {}
         for body in functions:
@@ -60,8 +106,8 @@ class Early:
     # --- what is wanted
 
     def pending(self, v: Value) -> Axes:
-        """The mesh axes over which a sum of the value is pending."""
-        if not v.layout.pending or v.type.dtype in NARROW:
+        """The mesh axes over which a sum of the value is pending. (Single numbers cost nothing.)"""
+        if not v.layout.pending or not v.type.dims or v.type.dtype in NARROW:
             return NONE
         return frozenset(a for a, fn in v.layout.pending if fn == "sum" and a in self.mesh)
 
@@ -100,9 +146,11 @@ class Early:
         """Over which axes the node would take its operand `i` added up."""
         op = node.op
         if isinstance(op, AllReduce | ReduceScatter):
-            return frozenset(op.axes) if op.fn == "sum" else NONE
+            return wanted.get(node.output.name, NONE).union(op.axes) if op.fn == "sum" else NONE
         if isinstance(op, Accumulate):
             return self.states.get(op.name, NONE)
+        if isinstance(op, StageReduce):
+            return self.joined.get(op.key, NONE)
         if isinstance(op, Effect | Comm | Repeat) or len(node.outputs) != 1:
             return NONE
         for group in op.linear(len(node.inputs)):
@@ -115,7 +163,7 @@ class Early:
 
 
 class _Rewriting:
-    def __init__(self, early: Early, body: Graph, ends: Sequence[Axes], names: Names) -> None:
+    def __init__(self, early: _Early, body: Graph, ends: Sequence[Axes], names: Names) -> None:
         self.early, self.body, self.ends, self.names = early, body, ends, names
         self.wanted = early.wanted(body)
         self.now: dict[str, Value] = {v.name: v for v in body.inputs}
@@ -141,6 +189,9 @@ class _Rewriting:
             self._reduced(node, op, got)
         elif isinstance(op, Accumulate):
             self._put(node, op, [self._summed(node.inputs[0], self.early.states.get(op.name, NONE))], ())
+        elif isinstance(op, StageReduce):
+            axes = self.early.joined.get(op.key, NONE)
+            self._put(node, op, [self._summed(node.inputs[0], axes)], [axes])
         elif isinstance(op, Read):
             self._put(node, op, given, [self.early.states.get(op.name, NONE)])
         elif len(wanted) == 1 and wanted[0] and not isinstance(op, Effect | Comm):
@@ -166,15 +217,17 @@ class _Rewriting:
             self._put(node, Summed(node.op, leads) if left else node.op, inputs, [wanted])
 
     def _reduced(self, node: Node, op: AllReduce | ReduceScatter, got: Axes) -> None:
-        """A reduction of what is added up already."""
-        x = self.now[node.inputs[0].name]
+        """A reduction of what is added up already, perhaps over more axes than it asks for."""
+        x, more = self.now[node.inputs[0].name], got - frozenset(op.axes)
         rest = tuple(a for a in op.axes if a not in got)
         if rest:
             x = self._added(x, rest)
         if isinstance(op, ReduceScatter):
-            self._put(node, Shard(op.dim, op.axes), [x], [NONE])
-        else:
-            self.now[node.output.name] = x
+            self._put(node, Shard(op.dim, op.axes), [x], [more])
+            return
+        self.now[node.output.name] = x
+        if more:
+            self.got[node.output.name] = more
 
     def _summed(self, v: Value, axes: Axes) -> Value:
         """What the value is now, added up over these axes at least."""
