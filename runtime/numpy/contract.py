@@ -216,9 +216,8 @@ def _matrix(
 def _memory_order(out: _Operand, rows: list[str], columns: list[str], batch: list[str]) -> tuple[str, ...]:
     """Declared order if BLAS can write it (rows and columns each adjacent, columns last), else the product's."""
     natural = (*batch, *rows, *columns)
-    for order in (out.names, (*(d for d in batch if d.startswith("@")), *(d for d in rows if d.startswith("@")))):
-        if len(order) != len(out.names):
-            order = (*order, *(d for d in out.names if not d.startswith("@")))
+    devices_first = sorted(out.names, key=lambda d: not d.startswith("@"))
+    for order in (out.names, devices_first):
         where = [order.index(d) for d in (*rows, *columns)]
         row_places, column_places = where[: len(rows)], where[len(rows) :]
         last = not column_places or column_places[-1] == len(order) - 1
