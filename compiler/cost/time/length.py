@@ -13,7 +13,7 @@ RHYTHM = 3
 
 
 def require_short(rows: Sequence[Sequence[ActionLoop]]) -> None:
-    """Raises ParcError (E0931) where more has to be played one by one than is worth it. rows: the loops of each group."""
+    """Raises ParcError (E0931) where more has to be played one by one than is worth it. rows: loops of each group."""
     mbs, few = microbatches(rows), RHYTHM * (len(rows) + 4)
     lengths = [sum(loop.count * len(loop.steps) for loop in row) for row in rows]
     found = BEGUN.exceeded(len(rows), mbs, sum(n * min(mbs, few) // mbs for n in lengths))
