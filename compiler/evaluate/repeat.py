@@ -127,7 +127,7 @@ class _Loop:
         carries: list[tuple[str, Value, Value, Value]] = []  # name, before, parameter, after
         for name, (outside, param) in self.carried.items():
             result = results[name]
-            # What changes in training alone goes through the loop without: of a pipeline it comes out where it does there.
+            # What changes in training alone goes through without: of a pipeline it comes out where it does there.
             if result is param and param.origin.path not in scope.making.carried_before:
                 if param in used:
                     frame.imports[outside] = param  # nothing changes it: an invariant
