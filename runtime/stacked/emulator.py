@@ -201,7 +201,8 @@ class Emulator(LocalExecutor):
         return f"group {g.index}, in {g.doing}, waits for {what}"
 
 
-def _prepare(program: Program) -> Iterator[tuple[DeviceClass, _Stage]]:
+def _prepare(program: Program) -> list[tuple[DeviceClass, _Stage]]:
+    found = []
     for cls, early in zip(program.classes, added_early(program).classes):
         slots = Slots(
             {s.name: i for i, s in enumerate(cls.states)},
@@ -210,4 +211,5 @@ def _prepare(program: Program) -> Iterator[tuple[DeviceClass, _Stage]]:
         )
         functions = {f.key: compile_function(f, early, program, slots) for f in early.functions}
         traffic = {f.key: volumes(f.body, program.sizes) for f in cls.functions}
-        yield cls, _Stage(cls, slots, functions, traffic, {s.name: s for s in early.states})
+        found.append((cls, _Stage(cls, slots, functions, traffic, {s.name: s for s in early.states})))
+    return found
