@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from parc.api.compiling import Checked, check, compile, diff, diff_text, emit, evaluate, export, fmt, load_program
 from parc.api.explaining import explain, explain_tensor
+from parc.api.importing import init
 from parc.api.options import (
     ENTRIES,
     EXECUTORS,
@@ -47,6 +48,7 @@ __all__ = [
     "explain_tensor",
     "export",
     "fmt",
+    "init",
     "is_program",
     "is_stage",
     "load_program",

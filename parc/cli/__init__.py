@@ -17,6 +17,7 @@ from dsl.printable import printable
 from parc.cli.streams import failed, flushed, open_streams
 
 COMMANDS = {
+    "init": "Write a job from the configuration of a published model.",
     "check": "Check a file: everything but running it.",
     "compile": "Lower a file to the program of each class of devices.",
     "export": "Write the program of a file for another system: PyTorch.",

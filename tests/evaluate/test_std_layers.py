@@ -261,7 +261,7 @@ def test_every_function_is_tested_here() -> None:
     ("call", "told"),
     [
         ("attention(x, 3)", "`d % heads == 0` does not hold: 2 == 0"),
-        ("cross_attention(x, rename(x, s -> t), 5)", "`d % heads == 0` does not hold"),
+        ("cross_attention(x, rename(x, s -> t), 5)", "`size > 0 or d % heads == 0` does not hold"),
         ("grouped_attention(x, 4, 3)", "`heads % kv_heads == 0` does not hold"),  # would leave one head out
         ("grouped_attention(x, 3, 1)", "`size > 0 or d % heads == 0` does not hold"),
         ("grouped_attention(x, 8, 2)", "`k % 2 == 0` does not hold: 1 == 0"),  # rotary turns halves
