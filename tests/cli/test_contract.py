@@ -21,7 +21,7 @@ from tests.cli.sample import FILE
 
 ROOT = Path(__file__).parent.parent.parent
 
-CONFIG = str(ROOT / "tests" / "importing" / "llama.json")
+CONFIG = str(ROOT / "examples" / "llama_3_8b.json")
 
 COMMAND: dict[str, list[str]] = {
     "init": ["init", "--from", CONFIG],

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Source
-from parc.importing.config import HARMLESS
+from parc.importing.config import CHANGE_NOTHING, HARMLESS
+from parc.importing.families.known import KNOWN, family_of
 from parc.importing.importing import import_config
 from tests.importing.oracle import imported
 from tests.importing.small import DEEPSEEK, GEMMA, KIN, LLAMA3, SMALL, kin
@@ -158,3 +160,12 @@ def test_windows_of_qwen_count_only_where_they_are_used() -> None:
 def test_texts_of_a_configuration_never_get_into_the_job() -> None:
     config = {**LLAMA, "_name_or_path": "x\nparam evil = 1", "tokenizer_class": "\n# }"}
     assert imported(config).text == imported(LLAMA).text
+
+
+def test_the_page_lists_families_and_harmless_keys() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "public-models.md").read_text()
+    for about, keys in CHANGE_NOTHING.items():
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| {about} |")]
+        assert row == f"| {about} | {', '.join(f'`{key}`' for key in keys)} |"
+    table = page[page.index("| family |") : page.index("Rotary positions may be")]
+    assert [name for name in KNOWN if f"`{name}`" not in table or f"`{family_of(name).trained}`" not in table] == []
