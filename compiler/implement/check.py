@@ -286,8 +286,7 @@ class Checker:
             self.known[out] = Pieces(p.dims, p.pending, p.own | growing, p.constant)
             self._carry_why(out, inside)
             self.why.update(
-                ((out, a), OwnBecause(f"each iteration of `{op.label}` has another device's", node.span))
-                for a in growing
+                ((out, a), OwnBecause(f"each iteration of `{op.label}` has another's", node.span)) for a in growing
             )
 
     def _carry_why(self, out: Value, inside: Value) -> None:
