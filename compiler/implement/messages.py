@@ -66,9 +66,7 @@ def pending_result(value: Value, axis: str, pieces: Pieces, span: Span) -> ParcE
 # --- pieces that do not match -------------------------------------------------------------------------------
 
 
-def do_not_match(
-    node: Node, loop: Loop, one: tuple[int, Split], other: tuple[int, Split], given: Sequence[Pieces]
-) -> ParcError:
+def do_not_match(node: Node, loop: Loop, one: tuple[int, Split], other: tuple[int, Split]) -> ParcError:
     """Two operands meet along a dim of which they have other pieces."""
     a, b = node.inputs[one[0]], node.inputs[other[0]]
     dim = loop.ins[one[0]]

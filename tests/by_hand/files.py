@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+STD = Path(__file__).parents[2] / "dsl" / "std" / "implementations.par"
+
 LAYERS = {
     "mlp": ("b = 8, s = 4, d = 8", "[b, s, d]", "mlp(y, 16)", "std.layers (mlp)"),
     "attention": ("b = 4, s = 8, d = 8", "[b, s, d]", "attention(y, 4)", "std.layers (attention)"),
-    "conv": ("b = 4, y = 12, x = 4, c = 3", "[b, y, x, c]", "conv(z, 3)", "std.layers (conv)"),
+    "conv": ("b = 4, y = 12, x = 4, c = 4", "[b, y, x, c]", "conv(z, 4)", "std.layers (conv)"),
 }
 """By name of the function that is replaced: dims, those of the input, its call, where it comes from."""
 
@@ -54,3 +59,19 @@ job fit {{
   optimizer sgd(lr = 0.1)
 }}
 """
+
+
+def library(name: str) -> str:
+    """The text of a function of `std.implementations`."""
+    found = re.search(rf"^fn {name}\(.*?^}}$", STD.read_text(), re.MULTILINE | re.DOTALL)
+    assert found is not None, name
+    return found.group()
+
+
+def changed(name: str, *changes: tuple[str, str]) -> str:
+    """That text with changes."""
+    text = library(name)
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    return text
