@@ -12,7 +12,7 @@ from compiler.evaluate import dtypes, static
 from compiler.evaluate.calls import bind
 from compiler.evaluate.cluster import build_cluster
 from compiler.evaluate.expressions import evaluate, static_of
-from compiler.evaluate.frozen import Patterns
+from compiler.evaluate.frozen import Everything, Patterns
 from compiler.evaluate.implement import implemented
 from compiler.evaluate.index import ModelIndex, index_model
 from compiler.evaluate.model import build_model
@@ -75,7 +75,7 @@ def build_job(
     if precision is not None:
         session.replaced = {stated.master: precision.master} | {stated.compute: precision.compute}
     precision = precision or stated
-    frozen = Patterns(tasks.frozen)
+    frozen = Everything() if task.kind.id == "infer" else Patterns(tasks.frozen)
     session.microbatches = cache(lambda: _microbatches(session, module, task, strategy))
     model, other = _try(session, lambda: _model(session, module, task, names, precision, frozen)) or (None, None)
     if model is not None:
@@ -176,7 +176,7 @@ def _model(
     entry = module.find("model", task.model.function)
     scope = static_scope(module)
     arguments = bind(task.model, entry.item.parameters, f"the model `{entry.name}`", lambda e: _static(e, scope))
-    return build_model(session, entry, arguments, names, precision, frozen)
+    return build_model(session, entry, arguments, names, precision, frozen, task.kind.id == "infer")
 
 
 def _static(expr: ast.Expr, scope: Any) -> Any:

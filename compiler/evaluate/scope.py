@@ -76,6 +76,7 @@ class Making:
             str, tuple[str, Span]
         ] = {}  # inputs that a call does not give: its model, where it stands
         self.asks_training = False  # whether the model does
+        self.infers = False  # for its outputs alone: it needs no loss
         self.precision = precision
         self.kind = kind  # "model" | "optimizer" | "static" | "implementation"
         self.frozen = frozen
