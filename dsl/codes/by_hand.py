@@ -15,6 +15,11 @@ _WHOLE = """\
 weight w1[d, f], w2[f, d]
 u = x @ w1
 y[b, s, d] = relu(u) @ w2"""
+_IF = """\
+if b * s * d * f > 30000000 {
+y = y + y - y
+}
+return y"""
 _SCAN = """\
 scan over s as step {
 y = y * 1.0
@@ -151,6 +156,15 @@ CODES: tuple[Code, ...] = (
         _file(("mesh (tp = 2)", "mesh (tp = 4)")),
     ),
     Code(
+        "E0430",
+        "an implementation computes something else",
+        "`check` runs each implementation beside the scope that it replaces, by itself, on made-up numbers in f64,\n"
+        "in the stated sizes or in smaller ones. Results and derivatives have to be equal: this finds what types\n"
+        "do not see, such as a block that is left out, a wrong order or a wrong scale.",
+        _file(("all_reduce(part, tp)", "all_reduce(part, tp) * 2.0")),
+        _file(),
+    ),
+    Code(
         "E0431",
         "pieces and messages outside of implementations",
         "A model says what is computed, not where: `all_reduce`, `shard`, `rank` and types such as `x[b, s/cp]`\n"
@@ -167,6 +181,14 @@ CODES: tuple[Code, ...] = (
         _file(),
     ),
     Code(
+        "E0434",
+        "an implementation that was not tried",
+        "A warning: by itself it takes too long to compute, in the smallest sizes too that were found in half a\n"
+        "second. `parc verify --small` looks longer, and proves the job.",
+        _file(("d = 16", "d = 65536"), ("return y", _IF)),
+        _file(("return y", _IF)),
+    ),
+    Code(
         "E0433",
         "what a loop carries changes its kind",
         "The body of a `repeat` is one for all iterations: what an iteration leaves in a variable must relate to\n"
@@ -176,8 +198,8 @@ CODES: tuple[Code, ...] = (
         _file(
             (
                 "y = all_reduce(part, tp)",
-                "y = all_reduce(part, tp)\nrepeat 2 as twice {\nz = y @ w1\nmore[b, s, d] = relu(z) @ w2\n"
-                "y = all_reduce(more, tp)\n}",
+                "y = all_reduce(part, tp)\nrepeat 2 as twice {\nz = x @ w1\nmore[b, s, d] = relu(z) @ w2\n"
+                "y = 0.0 * y + all_reduce(more, tp)\n}",
             )
         ),
     ),
