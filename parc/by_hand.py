@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from compiler.evaluate.sizes import Sizes
-from compiler.implement.alone import Alone, alone
+from compiler.implement.alone import ScopeAlone, alone
 from compiler.model import Job
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
@@ -66,7 +66,7 @@ def tried(
     return tuple(outcomes), tuple(found)
 
 
-def _affordable(sized: Callable[[Sizes], Job]) -> list[Alone]:
+def _affordable(sized: Callable[[Sizes], Job]) -> list[ScopeAlone]:
     """All implementations, in the stated sizes or, where one takes long there, in the smallest."""
     from parc.small import smallest
 
@@ -76,7 +76,7 @@ def _affordable(sized: Callable[[Sizes], Job]) -> list[Alone]:
     return list(alone(smallest(sized, time.process_time() + SECONDS)))
 
 
-def work(one: Alone) -> float:
+def work(one: ScopeAlone) -> float:
     """Operations and elements of both forms of a scope."""
     total = 0.0
     for model in (one.written, one.implemented):
@@ -88,7 +88,7 @@ def work(one: Alone) -> float:
     return total
 
 
-def _judged(one: Alone) -> tuple[bool | None, Diagnostic | None]:
+def _judged(one: ScopeAlone) -> tuple[bool | None, Diagnostic | None]:
     from runtime.prove.alone import differences
 
     scope, span = one.rule.scope, one.rule.by or one.rule.span

@@ -16,7 +16,7 @@ from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Alone:
+class ScopeAlone:
     """A scope by itself, as it is written and as it is implemented.
 
     Both models have the same inputs (integers, and what each result is multiplied by before all are summed to the loss)
@@ -28,7 +28,7 @@ class Alone:
     implemented: Model
 
 
-def alone(job: Job) -> Iterator[Alone]:
+def alone(job: Job) -> Iterator[ScopeAlone]:
     """Each scope that the job's strategy implements."""
     before, after = job.serial.model, job.model
     for rule in job.strategy.implementations:
@@ -40,7 +40,7 @@ def alone(job: Job) -> Iterator[Alone]:
         new = prune_nodes(new, results)
         operands = list(dict.fromkeys((*_operands(old), *_operands(new))))
         written, implemented = (_model(rule.scope, nodes, operands, results) for nodes in (old, new))
-        yield Alone(rule, written, implemented)
+        yield ScopeAlone(rule, written, implemented)
 
 
 def _part(graph: Graph, scope: str) -> tuple[tuple[Node, ...], tuple[Value, ...]] | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from compiler.graph import Type
-from compiler.implement.alone import Alone
+from compiler.implement.alone import ScopeAlone
 from compiler.model import Model
 from compiler.passes.differentiate import differentiate
 from dsl.data import dataclass
@@ -28,7 +28,7 @@ class Differs:
     error: float
 
 
-def differences(found: Alone, seed: int = 0) -> tuple[Differs, ...]:
+def differences(found: ScopeAlone, seed: int = 0) -> tuple[Differs, ...]:
     """What is not the same: nothing, if the implementation is right. The job has to be one of f64."""
     rng = np.random.default_rng(seed)
     given = {v.name: _drawn(v.type, rng) for v in found.written.graph.inputs}
