@@ -10,9 +10,20 @@ STD = Path(__file__).parents[2] / "dsl" / "std" / "implementations.par"
 LAYERS = {
     "mlp": ("b = 8, s = 4, d = 8", "[b, s, d]", "mlp(y, 16)", "std.layers (mlp)"),
     "attention": ("b = 4, s = 8, d = 8", "[b, s, d]", "attention(y, 4)", "std.layers (attention)"),
+    "routed_experts": ("b = 4, s = 8, d = 6", "[b, s, d]", "experts(y)", "std.layers (moe)"),
     "conv": ("b = 4, y = 12, x = 4, c = 4", "[b, y, x, c]", "conv(z, 4)", "std.layers (conv)"),
 }
 """By name of the function that is replaced: dims, those of the input, its call, where it comes from."""
+
+PATHS = {"routed_experts": "experts.moe.routed_experts"}
+"""Where in the block it is called, if not under its own name."""
+
+EXPERTS = """
+fn experts(y) {
+  z, busy = moe(y, 4, 8, renormalise = true, scale = 1.5)
+  return z * cast(busy, compute)
+}
+"""
 
 
 def file(
@@ -35,7 +46,7 @@ use std.devices (a100_80)
 use std.optimizers (sgd)
 use {std}
 {from_std}{uses}
-{own}
+{own}{EXPERTS if layer == "routed_experts" else ""}
 cluster pod(devices = 1) {{
   device gpu = a100_80
   level server = devices gpu over 300 GB/s, 2 us
@@ -52,7 +63,7 @@ model net() {{
 }}
 strategy plan for net {{
   mesh ({mesh})
-{lines}  implement block.{layer} by {by}
+{lines}  implement block.{PATHS.get(layer, layer)} by {by}
 }}
 job fit {{
   train net() using plan
@@ -68,9 +79,9 @@ def library(name: str) -> str:
     return found.group()
 
 
-def changed(name: str, *changes: tuple[str, str]) -> str:
-    """That text with changes."""
-    text = library(name)
+def changed(name: str | tuple[str, ...], *changes: tuple[str, str]) -> str:
+    """Texts of functions, with changes."""
+    text = "\n".join(map(library, [name] if isinstance(name, str) else name))
     for old, new in changes:
         assert old in text, old
         text = text.replace(old, new, 1)

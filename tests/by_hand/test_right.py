@@ -15,6 +15,7 @@ RIGHT = {
     "ulysses": ("attention", "ulysses_attention(cp)", "cp = 2", "split s on cp for activations"),
     "ring": ("attention", "ring_attention(cp)", "cp = 4", "split s on cp for activations"),
     "blocked": ("attention", "blocked_attention(2)", "dp = 2", "split b on dp\nrecompute block.attention"),
+    "experts": ("routed_experts", "dispatched_experts(ep)", "ep = 2", "split b on ep"),
     "banded": ("conv", "banded_conv(sp)", "sp = 3", "split y on sp for activations"),
 }
 
@@ -51,6 +52,17 @@ LAYER = {
     "conv": ("banded_conv(ap)", "co", "x"),
 }
 """By which implementation, and what else can be split."""
+
+
+def test_scopes_in_implementations_can_be_computed_again() -> None:
+    """Of the turns of a ring what enters each is kept, and no scores."""
+    rules = "recompute block.attention.turn"
+    text = file("attention", "ring_attention(cp)", "cp = 4", "split s on cp for activations")
+    # rules about what is in an implementation stand behind it
+    again = text.replace("by ring_attention(cp)\n", f"by ring_attention(cp)\n  {rules}\n")
+    kept = [{s.name for s in judged(t).program.classes[0].states if s.role == "saved"} for t in (text, again)]
+    scores = [{name for name in of if ".turn.attended." in name} for of in kept]
+    assert scores[0] and not scores[1] and any(".turn.key" in name for name in kept[1])
 
 
 @pytest.mark.parametrize("layer", LAYER)

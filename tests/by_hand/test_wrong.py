@@ -35,7 +35,7 @@ GIVEN = {
 TP, SP, TWO = "tensor_parallel_mlp", "sequence_parallel_mlp", "two_level_mlp"
 RING, ULYSSES, GATHERED, BAND = "ring_attention", "ulysses_attention", "gathered_attention", "banded_conv"
 SUM = "all_reduce(part, tp) + b2"
-SHIFTS = "    value = shift(value, cp, 1)\n"
+SHIFTS, MOVE = "    value = shift(value, cp, 1)\n", "      key = shift(key, cp, 1)\n"
 
 WRONG = {
     "a sum that nobody takes": Wrong(TP, ((SUM, "part + b2"),), "E0424", "part + b2"),
@@ -172,12 +172,12 @@ WRONG = {
     "a ring that is claimed to be samples": Wrong(RING, (("cp, over s)", "cp, over b)"),), "E0421", ""),
     "a gather of what has moved on": Wrong(
         RING,
-        (("p @ value", "p @ value + sum(all_gather(value, cp, over t -> u), over u)"),),
+        ((MOVE, f"      total = total + sum(all_gather(value, cp, over t -> u))\n{MOVE}"),),
         "E0423",
         "all_gather(value, cp, over t -> u)",
     ),
     "a block is sent": Wrong(
-        RING, (("    higher", "    scores = all_reduce(scores, cp)\n    higher"),), "E0426", "all_reduce(scores, cp)"
+        RING, ((MOVE, f"      total = all_reduce(total, cp)\n{MOVE}"),), "E0426", "all_reduce(total, cp)"
     ),
     "keys of all, positions of some": Wrong(GATHERED, (("iota(u)", "rename(iota(t), t -> u)"),), "E0203", ""),
     "positions as if each piece began at 0": Wrong(
@@ -221,8 +221,8 @@ def refused(text: str) -> tuple[str, str, str | None]:
 def test_wrong_implementations_are_errors(name: str) -> None:
     wrong = WRONG[name]
     layer, axes, mesh = GIVEN[wrong.fn]
-    helper = changed("hierarchical_all_reduce") if wrong.fn == TWO else ""
-    text = file(layer, f"{wrong.fn}{axes}", mesh, own=f"{changed(wrong.fn, *wrong.changes)}\n{helper}", uses=USES)
+    parts = (wrong.fn, *{TWO: ["hierarchical_all_reduce"], RING: ["attended"]}.get(wrong.fn, []))
+    text = file(layer, f"{wrong.fn}{axes}", mesh, own=changed(parts, *wrong.changes), uses=USES)
     code, at, help = refused(text)
     assert (code, at if wrong.at else "") == (wrong.code, wrong.at)
     assert help is not None or code in ("E0421", "E0214", "E0203")
