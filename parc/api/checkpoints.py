@@ -1,0 +1,43 @@
+"""Checkpoints: from the strategy that saved them to another."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Unpack
+
+from parc.api.compiling import load_program
+from parc.api.options import Options, is_program
+
+if TYPE_CHECKING:
+    from parc.api.options import File
+    from runtime.checkpoints.converting import Conversion
+
+    Path = str | os.PathLike[str]
+
+
+def convert(checkpoint: Path, file: File, output: Path | None, **options: Unpack[Options]) -> Conversion:
+    """Make a checkpoint for a job of another, whatever strategies and devices the two have: the same numbers.
+
+    Args:
+        checkpoint: a checkpoint, or a folder of some, of which the last is meant; without `output` a `.par` or `.npu`
+            file will do, of whose job nothing has been saved yet.
+        file: a `.par` file, or a lowered `.npu`: whose checkpoint it is to be.
+        output: the folder that it becomes; None: it is only told what would be written and moved.
+        options: see `Options`; of `file`.
+
+    Raises:
+        ParcError: for what is wrong with the files; E0770 to E0773.
+    """
+    import pathlib
+
+    from runtime.checkpoints.converting import convert, plan_checkpoint, plan_programs
+    from runtime.checkpoints.reading import Checkpoint
+
+    program = load_program(file, **options)
+    given = os.fspath(checkpoint)
+    if output is None and (given.endswith(".par") or is_program(given)):
+        return plan_programs(load_program(given), program)
+    found = Checkpoint.latest(pathlib.Path(given))
+    if output is None:
+        return plan_checkpoint(found, program)[0]
+    return convert(found, program, pathlib.Path(output))
