@@ -24,8 +24,9 @@ Watch = Callable[[Pass, Work], None]
 class Compiled:
     """What the passes made of a job: each stage once.
 
-    training: the serial one, before anything was set apart for micro-batches (`placed.training` is what was lowered):
-    the proof compares with that. split: the placed graphs as they are lowered, `placed` and `staged` as they were.
+    training: the serial one, of the model as it is written, before anything was set apart for micro-batches
+    (`placed.training` is what was lowered): the proof compares with that. split: the placed graphs as they are lowered,
+    `placed` and `staged` as they were.
     """
 
     job: Job
@@ -43,7 +44,10 @@ def compile_job(given: Job | Training | Placed, entry: str | None = None, watch:
     A placed graph has no serial one behind it: its own stands in the place of `training`; no proof compares with it.
     """
     w = run_passes(given, entry=entry, watch=watch, lowered=True)
-    return Compiled(w.job, w.serial, w.placed, w.staged, w.split, w.program)
+    serial = w.serial
+    if isinstance(given, Job) and given.written is not None:
+        serial = run_passes(given.serial, "update", entry).serial
+    return Compiled(w.job, serial, w.placed, w.staged, w.split, w.program)
 
 
 def joined(programs: Sequence[Program]) -> Program:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from math import prod
 from typing import Any
 
 from compiler.graph import Graph, Value
 from compiler.memory.tiers import FIRST, Memory
 from compiler.origin import Role
-from compiler.strategy import Strategy
+from compiler.strategy import SERIAL, Strategy
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
@@ -92,6 +92,8 @@ class Model:
     outputs: tuple[str, ...] = ()
     states: tuple[State, ...] = ()
     scored: bool = True
+    calls: Mapping[str, Any] = field(default_factory=dict)
+    """By path, the calls of functions, while strategies are evaluated (`compiler.evaluate.calls.CallRecord`)."""
 
     @property
     def loss(self) -> Value:
@@ -253,11 +255,22 @@ class Job:
     evaluated: Model | None = None
     """The model in entries that train nothing, where it differs from `model`: in jobs of the kind `infer` what computes
     the outputs."""
+    written: tuple[Model, Model | None] | None = None
+    """`model` and `evaluated` as they are written, where implementations take the place of scopes in them: proofs
+    compare with these."""
 
     @property
     def entry(self) -> str:
         """What the job is for: the entry that is meant where none is named."""
         return INFER if self.kind == "infer" else TRAIN_STEP
+
+    @property
+    def serial(self) -> Job:
+        """The job without anything of a strategy."""
+        if self.written is None:
+            return self
+        model, evaluated = self.written
+        return replace(self, model=model, evaluated=evaluated, strategy=SERIAL, written=None)
 
     def model_of(self, entry: str) -> Model:
         """The model as an entry runs it."""
