@@ -20,7 +20,7 @@ Spans = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class LastingTensor:
     """A tensor that lasts: its name in the serial program, what it is for, its whole type."""
 
     name: str
@@ -53,13 +53,13 @@ def common(one: Spans, other: Spans) -> Spans | None:
     return found if all([low < high for low, high in found]) else None
 
 
-class Shards:
+class ShardMap:
     """Who writes what of a program."""
 
     def __init__(self, program: Program) -> None:
         self.program, self.ranks, self.sizes = program, Ranks.of(program), program.sizes
         self.mesh = tuple(a.name for a in program.axes if a.kind == "mesh")
-        self.tensors: dict[str, Kept] = {}
+        self.tensors: dict[str, LastingTensor] = {}
         self._mine: dict[int, list[tuple[StateDecl, DeviceClass]]] = {}
         seen: set[tuple[str, object]] = set()
         groups = sorted(((g, cls) for cls in program.classes for g in cls.groups), key=lambda x: x[0])
@@ -68,7 +68,7 @@ class Shards:
                 if decl.role not in LASTING:
                     continue
                 name, r = logical(decl), range_of(decl, cls)
-                self.tensors.setdefault(name, Kept(name, decl.role, logical_type(decl, cls)))
+                self.tensors.setdefault(name, LastingTensor(name, decl.role, logical_type(decl, cls)))
                 part = name, None if r is None else (r.dim, r.first.at(g), r.count)
                 if part not in seen:
                     seen.add(part)

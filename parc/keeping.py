@@ -84,13 +84,13 @@ class Keeper:
         saving = self.keeping.saving
         if saving is None or not (last or (saving.every and data % saving.every == 0)):
             return None
-        from compiler.shards import Shards
-        from runtime.checkpoints.manifest import Moment
+        from compiler.shards import ShardMap
+        from runtime.checkpoints.manifest import RunPoint
         from runtime.checkpoints.saving import digest, save
 
         start, p = time.perf_counter(), self.program
-        moment = Moment(p.name, digest(p), p.devices, run.steps, data, p.seed)
-        shards = Shards(p)
+        moment = RunPoint(p.name, digest(p), p.devices, run.steps, data, p.seed)
+        shards = ShardMap(p)
         folder = save(saving, moment, shards, run)
         found = Saved(str(folder), moment.step, shards.bytes, time.perf_counter() - start)
         self.keeping.told(found)

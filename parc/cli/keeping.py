@@ -85,29 +85,17 @@ class OutputFile:
         self.batches.append(outputs)
 
     def write(self) -> list[str]:
-        """All of them, each with a first dim that counts the batches; their names. Raises Unwritable."""
+        """All of them; their names. Raises Unwritable, or click.UsageError where there are none."""
         import os
         from pathlib import Path
 
-        import numpy as np
-
-        from dsl.replacing import replacing
         from parc.cli.writing import Unwritable
-        from runtime.checkpoints.shard_file import safetensors
+        from runtime.checkpoints.outputs import write_outputs
 
-        names = list(self.batches[0]) if self.batches else []
-        if not names:
-            raise click.UsageError(
-                f"`-o {self.path}`: the model puts nothing out; `output NAME` says what it is to give"
-            )
-        arrays = {name: np.stack([batch[name] for batch in self.batches]) for name in names}
+        if not self.batches or not self.batches[0]:
+            why = "the model puts nothing out; `output NAME` says what it is to give"
+            raise click.UsageError(f"`-o {self.path}`: {why}")
         try:
-            with replacing(Path(os.path.realpath(self.path))) as file:
-                if self.path.endswith(".npz"):
-                    np.savez(file, allow_pickle=False, **arrays)
-                else:
-                    for block in safetensors(arrays):
-                        file.write(block)
+            return write_outputs(Path(os.path.realpath(self.path)), self.batches)
         except OSError as error:
             raise Unwritable(self.path, error) from None
-        return names

@@ -10,7 +10,7 @@ import numpy as np
 
 from compiler.graph import ITEMSIZE
 from compiler.program import Program
-from compiler.shards import Shards, Spans, common, elements, files
+from compiler.shards import ShardMap, Spans, common, elements, files
 from dsl.data import dataclass
 from dsl.diagnostics import fail
 from dsl.replacing import new_folder
@@ -64,7 +64,7 @@ def _rank(file: SavedFile) -> int:
 class Owners(Mapping[int, Sequence[tuple[str, Spans]]]):
     """What each device of a program writes, found out when it is asked for."""
 
-    def __init__(self, shards: Shards) -> None:
+    def __init__(self, shards: ShardMap) -> None:
         self.shards = shards
 
     def __getitem__(self, rank: int) -> list[tuple[str, Spans]]:
@@ -77,7 +77,7 @@ class Owners(Mapping[int, Sequence[tuple[str, Spans]]]):
         return self.shards.devices
 
 
-def plan(before: Owned, devices: int, types: Mapping[str, str], after: Shards) -> Conversion:
+def plan(before: Owned, devices: int, types: Mapping[str, str], after: ShardMap) -> Conversion:
     """What becomes of parts that so many devices wrote, in tensors of these dtypes. Nothing is read, and nothing grows
     with the devices of the larger of the two: what does not move is what two devices of one rank have in common."""
     wanted = after.tensors
@@ -100,24 +100,24 @@ def plan(before: Owned, devices: int, types: Mapping[str, str], after: Shards) -
     )
 
 
-def plan_checkpoint(found: Checkpoint, program: Program) -> tuple[Conversion, Shards]:
+def plan_checkpoint(found: Checkpoint, program: Program) -> tuple[Conversion, ShardMap]:
     """What a checkpoint becomes for a program. Raises ParcError: E0772 where it lacks tensors, or has other sizes."""
     manifest = found.manifest
     fitting_names(manifest, program, found.folder)
-    shards = Shards(program)
+    shards = ShardMap(program)
     types = {name: t.dtype for name, t in manifest.tensors.items()}
     return plan(owned_by(manifest), manifest.moment.devices, types, shards), shards
 
 
 def plan_programs(before: Program, after: Program) -> Conversion:
     """The same of what one program would save, before there is anything."""
-    one, other = Shards(before), Shards(after)
+    one, other = ShardMap(before), ShardMap(after)
     _check_same(one, other)
     types = {name: kept.type.dtype for name, kept in one.tensors.items()}
     return plan(Owners(one), one.devices, types, other)
 
 
-def _check_same(one: Shards, other: Shards) -> None:
+def _check_same(one: ShardMap, other: ShardMap) -> None:
     for name, kept in other.tensors.items():
         had = one.tensors.get(name)
         if had is None:

@@ -42,7 +42,7 @@ class SavedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class RunPoint:
     """When a run was saved. job, program: its name, and the digest of its text. step: updates so far; data: batches
     that were read, in order; seed: of random numbers, which count on from the step."""
 
@@ -58,7 +58,7 @@ class Moment:
 class Manifest:
     """All of a checkpoint but the numbers."""
 
-    moment: Moment
+    moment: RunPoint
     tensors: dict[str, SavedTensor]
     files: tuple[SavedFile, ...]
 
@@ -118,7 +118,7 @@ def _parsed(body: dict[str, Any]) -> Manifest:
     numbers = [body[x] for x in ("devices", "step", "data", "seed")]
     if not all(_is_count(n) for n in numbers) or not isinstance(body["job"], str):
         raise ValueError("numbers")
-    moment = Moment(body["job"], str(body["program"]), *numbers)
+    moment = RunPoint(body["job"], str(body["program"]), *numbers)
     tensors = {}
     for name, t in body["tensors"].items():
         if t["dtype"] not in ITEMSIZE or not all(map(_is_count, t["shape"])):

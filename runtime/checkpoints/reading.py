@@ -9,7 +9,7 @@ import numpy as np
 
 from compiler.origin import Role
 from compiler.program import Program
-from compiler.shards import Shards
+from compiler.shards import ShardMap
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics, fail
 from runtime.checkpoints.manifest import NAME, Manifest
@@ -75,7 +75,7 @@ def fitting_names(manifest: Manifest, program: Program, folder: Path, others: tu
     """The program's tensors, all of which the checkpoint has, in the same shapes; `others`: roles that may begin as
     declared. Raises ParcError: E0772."""
     wrong, names = Diagnostics(), []
-    for kept in Shards(program).tensors.values():
+    for kept in ShardMap(program).tensors.values():
         there = manifest.tensors.get(kept.name)
         if there is None and kept.role in others:
             continue

@@ -12,12 +12,12 @@ import numpy as np
 
 from compiler.graph import ITEMSIZE
 from compiler.program import LASTING, Program
-from compiler.shards import Lot, Shards, Spans, common, files
+from compiler.shards import Lot, ShardMap, Spans, common, files
 from compiler.text.printer import show, show_type
 from dsl.data import dataclass
 from dsl.diagnostics import fail
 from dsl.replacing import new_folder, remove_folder
-from runtime.checkpoints.manifest import NAME, Manifest, Moment, SavedFile, SavedTensor
+from runtime.checkpoints.manifest import NAME, Manifest, RunPoint, SavedFile, SavedTensor
 from runtime.checkpoints.shard_file import Array, Watch, write_shard
 from runtime.executor import Executor
 from runtime.mesh import parted
@@ -43,7 +43,7 @@ def digest(program: Program) -> str:
     return sha256(show(program).encode()).hexdigest()
 
 
-def saved_tensors(shards: Shards) -> dict[str, SavedTensor]:
+def saved_tensors(shards: ShardMap) -> dict[str, SavedTensor]:
     """What a manifest says of a program's tensors."""
     found: dict[str, SavedTensor] = {}
     sizes = shards.sizes
@@ -64,8 +64,8 @@ def file_name(rank: int, number: int) -> str:
 
 def save(
     where: Saving,
-    moment: Moment,
-    shards: Shards,
+    moment: RunPoint,
+    shards: ShardMap,
     run: Executor,
     largest: int = LARGEST,
     watch: Watch = lambda where: None,
@@ -141,7 +141,7 @@ def _free(folder: Path, step: int) -> Path:
 def _of_device(
     folder: Path,
     rank: int,
-    shards: Shards,
+    shards: ShardMap,
     tensors: dict[str, SavedTensor],
     held: Mapping[tuple[int, str], Array],
     largest: int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -73,7 +73,7 @@ def write_shard(
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
     with os.fdopen(os.open(path, flags, 0o666), "wb", buffering=0) as file, _Hashing() as hashing:
         size = 0
-        for block in _blocks(parts, tensors, array):
+        for block in blocks(parts, tensors, array):
             watch("write")
             hashing.update(block)
             done = 0
@@ -85,9 +85,10 @@ def write_shard(
         return SavedFile(path.name, size, hashing.digest(), tuple(parts))
 
 
-def _blocks(
+def blocks(
     parts: Sequence[tuple[str, Spans]], tensors: dict[str, SavedTensor], array: Callable[[str, Spans], Array]
 ) -> Iterator[memoryview]:
+    """The bytes of a file of these parts, as `write_shard` has them, some at a time."""
     yield memoryview(header(parts, tensors))
     for name, spans in parts:
         stored = np.ascontiguousarray(array(name, spans), STORED[tensors[name].dtype])
@@ -156,11 +157,3 @@ def read_shard(path: Path, file: SavedFile, tensors: dict[str, SavedTensor]) -> 
     if begin != file.bytes:
         raise damaged(path, "it is longer or shorter than its parts")
     return found
-
-
-def safetensors(arrays: Mapping[str, Array]) -> Iterator[memoryview]:
-    """A safetensors file of whole arrays, as numpy holds them, piece by piece."""
-    own = {STORED[dtype]: dtype for dtype in DTYPES}
-    tensors = {name: SavedTensor("", own[x.dtype.newbyteorder("<")], x.shape, "") for name, x in arrays.items()}
-    parts = [(name, tuple((0, n) for n in x.shape)) for name, x in arrays.items()]
-    yield from _blocks(parts, tensors, lambda name, spans: arrays[name])

@@ -15,10 +15,10 @@ import numpy as np
 
 import parc
 from compiler.program import Program
-from compiler.shards import Shards
+from compiler.shards import ShardMap
 from dsl.source import Source
 from runtime.checkpoints import shard_file
-from runtime.checkpoints.manifest import Moment
+from runtime.checkpoints.manifest import RunPoint
 from runtime.checkpoints.reading import Checkpoint
 from runtime.checkpoints.saving import Saving, digest, save, whole
 from runtime.stacked import Emulator
@@ -114,14 +114,14 @@ def _run(program: Program, folder: Path, told: int, place: str, nth: int) -> Non
         if where == place and seen == nth:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    run, shards = Emulator(program), Shards(program)
+    run, shards = Emulator(program), ShardMap(program)
     if whole(folder):
         last = Checkpoint.latest(folder)
         run.put(last.arrays())
         run.steps = last.manifest.moment.step
     for _ in range(40):
         run.step(batch(run.steps))
-        moment = Moment(program.name, digest(program), program.devices, run.steps, run.steps, 0)
+        moment = RunPoint(program.name, digest(program), program.devices, run.steps, run.steps, 0)
         save(Saving(folder, 1, KEEP), moment, shards, run, watch=watch)
         os.write(told, b"%d\n" % run.steps)
 
@@ -168,8 +168,8 @@ def _check(program: Program, folder: Path, number: int, place: str, said: list[i
 
 def _left_over(program: Program, folder: Path, found: Kills) -> None:
     """A run that is left to itself removes what the others have left."""
-    run, shards = Emulator(program), Shards(program)
-    moment = Moment(program.name, digest(program), program.devices, 0, 0, 0)
+    run, shards = Emulator(program), ShardMap(program)
+    moment = RunPoint(program.name, digest(program), program.devices, 0, 0, 0)
     save(Saving(folder, 1, KEEP), moment, shards, run)
     left = [name for name in os.listdir(folder) if name.startswith(".parc-")]
     if left:

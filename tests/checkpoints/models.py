@@ -9,9 +9,9 @@ import numpy as np
 
 import parc
 from compiler.program import Program
-from compiler.shards import Shards
+from compiler.shards import ShardMap
 from dsl.source import Source
-from runtime.checkpoints.manifest import Moment
+from runtime.checkpoints.manifest import RunPoint
 from runtime.checkpoints.saving import LARGEST, Saving, digest, save
 from runtime.executor import Executor
 from runtime.prove import random_batch
@@ -46,8 +46,8 @@ def trained(of: Program, make: type[Executor], steps: int) -> Executor:
 def saved(run: Executor, folder: Path, keep: int = 0, largest: int = LARGEST) -> Path:
     """The checkpoint of a run in a folder."""
     of = run.program
-    moment = Moment(of.name, digest(of), of.devices, run.steps, run.steps, of.seed)
-    return save(Saving(folder, 0, keep), moment, Shards(of), run, largest)
+    moment = RunPoint(of.name, digest(of), of.devices, run.steps, run.steps, of.seed)
+    return save(Saving(folder, 0, keep), moment, ShardMap(of), run, largest)
 
 
 def arrays(run: Executor) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import parc
-from compiler.shards import Shards, cut, elements, files
+from compiler.shards import ShardMap, cut, elements, files
 from dsl.diagnostics import ParcError
 from runtime.checkpoints.manifest import NAME, Manifest
 from runtime.checkpoints.reading import Checkpoint, resumed, taken
@@ -63,7 +63,7 @@ def test_executors_save_the_same_bytes(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_each_element_is_written_once(name: str) -> None:
-    shards = Shards(program(name))
+    shards = ShardMap(program(name))
     written = {n: np.zeros(kept.type.shape, np.int64) for n, kept in shards.tensors.items()}
     for rank in range(shards.devices):
         for lot in shards.of(rank):
@@ -74,7 +74,7 @@ def test_each_element_is_written_once(name: str) -> None:
 
 def test_what_is_written_is_a_part_that_the_device_has() -> None:
     """Of a tensor that 2 x 2 devices split, each writes a quarter; of one that they all have, the first writes it."""
-    shards = Shards(program("all"))
+    shards = ShardMap(program("all"))
     by = Counter(lot.name for rank in range(shards.devices) for lot in shards.of(rank))
     assert by["block.mlp.w1"] == 16 and by["layer_norm.gain"] >= 1  # 2 stages of 2 chunks, on 2 x 2 devices each
 

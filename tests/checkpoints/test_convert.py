@@ -14,7 +14,7 @@ import pytest
 import parc
 from compiler.graph import ITEMSIZE
 from compiler.program import Program
-from compiler.shards import Shards
+from compiler.shards import ShardMap
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 from runtime.checkpoints.converting import convert, plan_checkpoint, plan_programs
@@ -37,13 +37,13 @@ def moved(before: Program, after: Program) -> int:
     """Bytes that another device writes, element by element: a different rule from that of `plan`."""
     writers = []
     for of in (before, after):
-        shards = Shards(of)
+        shards = ShardMap(of)
         who = {n: np.full(kept.type.shape, -1) for n, kept in shards.tensors.items()}
         for rank in range(shards.devices):
             for lot in shards.of(rank):
                 who[lot.name][tuple(slice(*span) for span in lot.spans)] = rank
         writers.append(who)
-    types = {n: kept.type.dtype for n, kept in Shards(after).tensors.items()}
+    types = {n: kept.type.dtype for n, kept in ShardMap(after).tensors.items()}
     return sum(int((writers[0][n] != x).sum()) * ITEMSIZE[types[n]] for n, x in writers[1].items())
 
 
@@ -91,7 +91,7 @@ def test_closed_forms(tmp_path: Path) -> None:
     1/t of what they split."""
     zero, serial, tensors = (program(n) for n in ("zero 1", "serial", "tp"))
     kinds: dict[str, int] = {}
-    for kept in Shards(zero).tensors.values():
+    for kept in ShardMap(zero).tensors.values():
         kinds[kept.role] = kinds.get(kept.role, 0) + kept.type.bytes
     split = _split(zero)
     assert plan_programs(zero, serial).moved == split // 2 and split == kinds["optimizer"]
@@ -103,7 +103,7 @@ def test_closed_forms(tmp_path: Path) -> None:
 def _split(of: Program) -> int:
     """Bytes of the tensors that devices have pieces of."""
     (cls,) = of.classes
-    kept = Shards(of).tensors
+    kept = ShardMap(of).tensors
     return sum(kept[s.logical or s.name].type.bytes for s in cls.states if s.layout.split_axes and _lasts(s.role))
 
 
@@ -116,7 +116,7 @@ def test_to_infer_there_are_weights_alone(tmp_path: Path) -> None:
     folder = saved(run, tmp_path / "a")
     serving = program("tp to infer")
     told = convert(Checkpoint.latest(folder), serving, tmp_path / "b")
-    assert told.after == 2 and told.dropped and all(n not in told.dropped for n in Shards(serving).tensors)
+    assert told.after == 2 and told.dropped and all(n not in told.dropped for n in ShardMap(serving).tensors)
     found = Manifest.read(tmp_path / "b")
     assert {t.role for t in found.tensors.values()} == {"weight"}
     assert found.moment.step == 2 and 3 * told.bytes < Manifest.read(folder).bytes
@@ -137,7 +137,7 @@ def test_narrow_weights_are_those_that_training_computes_with(tmp_path: Path) ->
     of = parc.compile(Source("net.par", served)).program
     run = trained(program("all in bf16"), Emulator, 1)
     told = convert(Checkpoint.latest(saved(run, tmp_path / "a")), of, tmp_path / "b")
-    assert set(told.cast) == set(Shards(of).tensors)
+    assert set(told.cast) == set(ShardMap(of).tensors)
     found = Checkpoint.latest(tmp_path / "b")
     assert {t.dtype for t in found.manifest.tensors.values()} == {"bf16"}
     import ml_dtypes
