@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Unpack
 
 from parc.api.compiling import load_program
-from parc.api.options import Options, is_program
+from parc.api.options import Options, is_program, name_of
 
 if TYPE_CHECKING:
     from parc.api.options import File
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     Path = str | os.PathLike[str]
 
 
-def convert(checkpoint: Path, file: File, output: Path | None, **options: Unpack[Options]) -> Conversion:
+def convert(
+    checkpoint: Path, file: File, output: Path | None, *, from_job: str | None = None, **options: Unpack[Options]
+) -> Conversion:
     """Make a checkpoint for a job of another, whatever strategies and devices the two have: the same numbers.
 
     Args:
@@ -23,7 +25,8 @@ def convert(checkpoint: Path, file: File, output: Path | None, **options: Unpack
             file will do, of whose job nothing has been saved yet.
         file: a `.par` file, or a lowered `.npu`: whose checkpoint it is to be.
         output: the folder that it becomes; None: it is only told what would be written and moved.
-        options: see `Options`; of `file`.
+        from_job: the job of a `.par` file in place of a checkpoint, if it has several.
+        options: see `Options`; of `file`, and `params` also of a `.par` file that is the same.
 
     Raises:
         ParcError: for what is wrong with the files; E0770 to E0773.
@@ -36,7 +39,11 @@ def convert(checkpoint: Path, file: File, output: Path | None, **options: Unpack
     program = load_program(file, **options)
     given = os.fspath(checkpoint)
     if output is None and (given.endswith(".par") or is_program(given)):
-        return plan_programs(load_program(given), program)
+        same = os.path.realpath(given) == os.path.realpath(name_of(file))
+        own: Options = (
+            {} if is_program(given) else {"job": from_job, "params": options.get("params", {}) if same else {}}
+        )
+        return plan_programs(load_program(given, **own), program)
     found = Checkpoint.latest(pathlib.Path(given))
     if output is None:
         return plan_checkpoint(found, program)[0]

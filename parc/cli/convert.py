@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from parc import api
-from parc.cli.common import Command, Output, check_program, choice, job_options, read_source
+from parc.cli.common import Command, Name, Output, check_program, choice, job_options, read_source
 from parc.cli.tables import amount, plural
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.option("--to", "file", required=True, metavar="FILE", help="The `.par` file (or `.npu`) that it is to be for.")
 @click.option("-o", "--output", metavar="DIR", help="The folder that is made.")
 @click.option("--plan", is_flag=True, help="Write nothing: say what would be written and moved.")
+@click.option("--from-job", metavar="NAME", type=Name(), help="With `--plan`: the job of a `.par` file with several.")
 @job_options
 def command(
     out: Output,
@@ -27,6 +28,7 @@ def command(
     file: str,
     output: str | None,
     plan: bool,
+    from_job: str | None,
     params: tuple[tuple[str, str], ...],
     job: str | None,
     strategy: str | None,
@@ -40,7 +42,7 @@ def command(
         raise click.UsageError("`-o DIR` says what is to be made, or `--plan` that nothing is")
     check_program(out, file, params=params, job=job, strategy=strategy)
     source = read_source(out, file, program=True)
-    found = api.convert(checkpoint, source, output, **choice(out, params, job, strategy))
+    found = api.convert(checkpoint, source, output, from_job=from_job, **choice(out, params, job, strategy))
     out.result = asdict(found) | {"output": output}
     out.data(_shown(found, output))
 
