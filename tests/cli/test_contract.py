@@ -29,6 +29,8 @@ COMMAND: dict[str, list[str]] = {
     "compile": ["compile", "FILE"],
     "export": ["export", "torch", "FILE"],
     "run": ["run", "FILE", "--steps", "1"],
+    "evaluate": ["evaluate", "FILE", "--steps", "1"],
+    "convert": ["convert", "FILE", "--to", "FILE", "--plan"],
     "verify": ["verify", "FILE", "--steps", "1"],
     "cost": ["cost", "FILE"],
     "trace": ["trace", "FILE"],
@@ -48,6 +50,8 @@ BEHIND = {
     "compile": "emit",
     "export": "export",
     "run": "run",
+    "evaluate": "run",
+    "convert": "convert",
     "verify": "verify",
     "cost": "compile",
     "trace": "trace",
@@ -155,7 +159,7 @@ def test_strategies(name: str, file: str) -> None:
     assert run(name, file, "--strategy", "both").exit_code == 0
     if name in ("check", "cost"):
         assert '"strategy": "both"' in shown
-    elif name in ("run", "verify", "trace", "report"):
+    elif name in ("run", "evaluate", "convert", "verify", "trace", "report"):
         assert shown != json.dumps(found(run(name, file, "--json")))
     else:
         assert "tp=2" in shown or '"axis": "tp"' in shown
@@ -193,6 +197,8 @@ SINGLE = {
     "compile": ["-o x", "--output x", "--emit ast"],
     "export": ["-o x", "--output x"],
     "run": ["--steps 1", "--threads 1"],
+    "evaluate": ["--steps 1", "--from x", "-o x"],
+    "convert": ["-o x", "--from-job fit"],
     "verify": ["--tolerance 1", "--executor private"],
     "cost": [],
     "trace": ["-o x", "--detail none"],
