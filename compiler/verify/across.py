@@ -24,10 +24,10 @@ from compiler.origin import Role
 from compiler.program import DeviceClass, Function, FunctionPhase, Program, StateDecl
 from compiler.text.locations import Site
 from compiler.verify.pieces import (
-    StagePart,
-    StagePiece,
     Same,
     Source,
+    StagePart,
+    StagePiece,
     State,
     Wrong,
     counted_sources,
