@@ -27,6 +27,7 @@ from parc.api import (
     load_program,
     run,
     shrink,
+    sweep,
     verify,
 )
 
@@ -48,6 +49,7 @@ __all__ = [
     "load_program",
     "run",
     "shrink",
+    "sweep",
     "verify",
 ]
 

@@ -31,6 +31,7 @@ COMMAND: dict[str, list[str]] = {
     "run": ["run", "FILE", "--steps", "1"],
     "verify": ["verify", "FILE", "--steps", "1"],
     "cost": ["cost", "FILE"],
+    "sweep": ["sweep", "FILE"],
     "trace": ["trace", "FILE"],
     "report": ["report", "FILE"],
     "explain": ["explain", "FILE", "y"],
@@ -50,6 +51,7 @@ BEHIND = {
     "run": "run",
     "verify": "verify",
     "cost": "compile",
+    "sweep": "sweep",
     "trace": "trace",
     "report": "report",
     "explain": "explain_tensor",
@@ -155,7 +157,7 @@ def test_strategies(name: str, file: str) -> None:
     assert run(name, file, "--strategy", "both").exit_code == 0
     if name in ("check", "cost"):
         assert '"strategy": "both"' in shown
-    elif name in ("run", "verify", "trace", "report"):
+    elif name in ("run", "verify", "sweep", "trace", "report"):
         assert shown != json.dumps(found(run(name, file, "--json")))
     else:
         assert "tp=2" in shown or '"axis": "tp"' in shown
@@ -195,6 +197,7 @@ SINGLE = {
     "run": ["--steps 1", "--threads 1"],
     "verify": ["--tolerance 1", "--executor private"],
     "cost": [],
+    "sweep": [],
     "trace": ["-o x", "--detail none"],
     "report": ["-o x"],
     "explain": [],
