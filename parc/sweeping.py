@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -72,23 +72,28 @@ def values_of(text: str) -> tuple[str, ...]:
 
 def sweep(
     source: Source, axes: Mapping[str, Sequence[str]], job: str | None = None, strategy: str | None = None
-) -> Iterator[SweptCase]:
-    """Each combination of values, the last parameter's changing first. Of a single one the error is raised."""
+) -> tuple[SweptCase, ...]:
+    """Each combination of values, the last parameter's changing first. What is wrong with all alike is raised."""
     from compiler.evaluate import evaluate_file
 
     parse(source.text, source.name)
-    combinations = [tuple(zip(axes, values)) for values in product(*axes.values())]
-    for params in combinations:
+    cases: list[SweptCase] = []
+    errors: list[ParcError] = []
+    for params in (tuple(zip(axes, values)) for values in product(*axes.values())):
         devices = None
         try:
             made = evaluate_file(source, dict(params), job, strategy).job
             devices = made.strategy.devices
-            yield SweptCase(params, devices, price(made))
+            cases.append(SweptCase(params, devices, price(made)))
         except ParcError as error:
             first = next((d for d in error.diagnostics if d.severity == "error"), error.diagnostics[0])
-            if first.code in WHOLE or first.limit or len(combinations) == 1:
+            if first.code in WHOLE or first.limit:
                 raise
-            yield SweptCase(params, devices, error=first)
+            errors.append(error)
+            cases.append(SweptCase(params, devices, error=first))
+    if len(errors) == len(cases) and len({(c.error.code, c.error.message) for c in cases if c.error}) == 1:
+        raise errors[0]
+    return tuple(cases)
 
 
 def best(cases: Sequence[SweptCase]) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Unpack
 
 from parc.api.compiling import compile
@@ -56,7 +56,7 @@ def price(job: Job) -> Price:
 
 def sweep(
     file: File, axes: Mapping[str, Sequence[object]], *, job: str | None = None, strategy: str | None = None
-) -> Iterator[SweptCase]:
+) -> tuple[SweptCase, ...]:
     """Price a job for all combinations of values of its parameters, the last parameter's changing first.
 
     Args:
@@ -66,7 +66,7 @@ def sweep(
         strategy: in place of the job's own.
 
     Raises:
-        ParcError: for what is wrong with all of them; of a single combination, for what is wrong with it.
+        ParcError: for what is wrong with all of them alike.
     """
     from dsl.files import load
     from dsl.source import Source

@@ -47,7 +47,7 @@ def command(
     if (count := prod(map(len, axes.values()))) > MOST:
         raise click.UsageError(f"{count:,} combinations are more than the {MOST:,} that are tried: give fewer values")
     source = read_source(out, file)
-    cases = list(api.sweep(source, axes, job=job, strategy=strategy))
+    cases = api.sweep(source, axes, job=job, strategy=strategy)
     found = best(cases)
     out.result = {
         "columns": [*axes, *COLUMNS],

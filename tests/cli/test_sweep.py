@@ -124,7 +124,7 @@ def test_what_is_wrong_with_all_is_an_error(file: str) -> None:
         (["-D", "dp=x,y"], "E0106"),
         (["-D", "dp=3"], "E0540"),
         (["-D", "zero=7"], "E0107"),
-        (["--job", "none", "-D", "dp=1,2"], "E0101"),
+        (["--job", "none", "-D", "dp=1,2"], "E0113"),
     ):
         result = run(file, *options, "--json")
         assert result.exit_code == 1, options
@@ -158,8 +158,8 @@ def test_there_is_an_end(file: str) -> None:
 
 
 def test_as_a_function(file: str) -> None:
-    found = list(parc.sweep(file, {"dp": [1, 2, 3], "label": ['"b"']}))
+    found = parc.sweep(file, {"dp": [1, 2, 3], "label": ['"b"']})
     assert [c.error.code if c.error else "" for c in found] == ["", "", "E0540"]
     assert found[0].params == (("dp", "1"), ("label", '"b"'))
     with pytest.raises(ParcError):
-        list(parc.sweep(file, {"dp": [3]}))
+        parc.sweep(file, {"dp": [3]})
