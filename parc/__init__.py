@@ -28,6 +28,7 @@ from parc.api import (
     load_program,
     run,
     shrink,
+    sweep,
     verify,
 )
 
@@ -50,6 +51,7 @@ __all__ = [
     "load_program",
     "run",
     "shrink",
+    "sweep",
     "verify",
 ]
 

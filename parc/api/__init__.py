@@ -20,7 +20,7 @@ from parc.api.options import (
     is_program,
     is_stage,
 )
-from parc.api.pricing import cost, devices, estimate, price, remedies, report, trace
+from parc.api.pricing import cost, devices, estimate, price, remedies, report, sweep, trace
 from parc.api.running import batches, run, shrink, verify
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "report",
     "run",
     "shrink",
+    "sweep",
     "trace",
     "verify",
 ]

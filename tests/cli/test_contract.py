@@ -33,6 +33,7 @@ COMMAND: dict[str, list[str]] = {
     "convert": ["convert", "FILE", "--to", "FILE", "--plan"],
     "verify": ["verify", "FILE", "--steps", "1"],
     "cost": ["cost", "FILE"],
+    "sweep": ["sweep", "FILE"],
     "trace": ["trace", "FILE"],
     "report": ["report", "FILE"],
     "explain": ["explain", "FILE", "y"],
@@ -54,6 +55,7 @@ BEHIND = {
     "convert": "convert",
     "verify": "verify",
     "cost": "compile",
+    "sweep": "sweep",
     "trace": "trace",
     "report": "report",
     "explain": "explain_tensor",
@@ -159,7 +161,7 @@ def test_strategies(name: str, file: str) -> None:
     assert run(name, file, "--strategy", "both").exit_code == 0
     if name in ("check", "cost"):
         assert '"strategy": "both"' in shown
-    elif name in ("run", "evaluate", "convert", "verify", "trace", "report"):
+    elif name in ("run", "evaluate", "convert", "verify", "sweep", "trace", "report"):
         assert shown != json.dumps(found(run(name, file, "--json")))
     else:
         assert "tp=2" in shown or '"axis": "tp"' in shown
@@ -201,6 +203,7 @@ SINGLE = {
     "convert": ["-o x", "--from-job fit"],
     "verify": ["--tolerance 1", "--executor private"],
     "cost": [],
+    "sweep": [],
     "trace": ["-o x", "--detail none"],
     "report": ["-o x"],
     "explain": [],
