@@ -5,6 +5,7 @@
     E02xx  types, dims, units                        types.py
     E03xx  the model and its graph                   graph.py
     E04xx  strategy, layout, placement               strategy.py
+    E042x  implementations                           by_hand.py
     E05xx  pipeline, schedule, micro-batches         schedule.py
     E06xx  text of lowered programs, the verifier    program.py
     E07xx  runs, data, memory                        running.py
@@ -17,7 +18,7 @@ Each module has a tuple `CODES`. Nothing else imports this package at start-up: 
 
 from __future__ import annotations
 
-from dsl.codes import cost, foreign, graph, limits, names, program, running, schedule, strategy, syntax, types
+from dsl.codes import by_hand, cost, foreign, graph, limits, names, program, running, schedule, strategy, syntax, types
 from dsl.codes.code import Code
 
 __all__ = ["CODES", "Code"]
@@ -28,6 +29,7 @@ _FAMILIES = (
     ("E02", types.CODES),
     ("E03", graph.CODES),
     ("E04", strategy.CODES),
+    ("E04", by_hand.CODES),
     ("E05", schedule.CODES),
     ("E06", program.CODES),
     ("E07", running.CODES),

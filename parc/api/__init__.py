@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from parc.api.checkpoints import convert
 from parc.api.compiling import Checked, check, compile, diff, diff_text, emit, evaluate, export, fmt, load_program
 from parc.api.explaining import explain, explain_tensor
 from parc.api.importing import init
@@ -37,6 +38,7 @@ __all__ = [
     "batches",
     "check",
     "compile",
+    "convert",
     "cost",
     "devices",
     "diff",

@@ -22,6 +22,8 @@ COMMANDS = {
     "compile": "Lower a file to the program of each class of devices.",
     "export": "Write the program of a file for another system: PyTorch.",
     "run": "Run a file or a lowered program on emulated devices.",
+    "evaluate": "Evaluate a file's model: loss, metrics and outputs, with the weights of a checkpoint.",
+    "convert": "Make a checkpoint for another strategy, or another job.",
     "verify": "Prove that the distributed run equals the serial program.",
     "cost": "Say how long a step takes, where the time goes, and what would help.",
     "sweep": "Price a job for all combinations of values of its parameters.",

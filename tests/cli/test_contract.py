@@ -29,6 +29,8 @@ COMMAND: dict[str, list[str]] = {
     "compile": ["compile", "FILE"],
     "export": ["export", "torch", "FILE"],
     "run": ["run", "FILE", "--steps", "1"],
+    "evaluate": ["evaluate", "FILE", "--steps", "1"],
+    "convert": ["convert", "FILE", "--to", "FILE", "--plan"],
     "verify": ["verify", "FILE", "--steps", "1"],
     "cost": ["cost", "FILE"],
     "sweep": ["sweep", "FILE"],
@@ -49,6 +51,8 @@ BEHIND = {
     "compile": "emit",
     "export": "export",
     "run": "run",
+    "evaluate": "run",
+    "convert": "convert",
     "verify": "verify",
     "cost": "compile",
     "sweep": "sweep",
@@ -157,7 +161,7 @@ def test_strategies(name: str, file: str) -> None:
     assert run(name, file, "--strategy", "both").exit_code == 0
     if name in ("check", "cost"):
         assert '"strategy": "both"' in shown
-    elif name in ("run", "verify", "sweep", "trace", "report"):
+    elif name in ("run", "evaluate", "convert", "verify", "sweep", "trace", "report"):
         assert shown != json.dumps(found(run(name, file, "--json")))
     else:
         assert "tp=2" in shown or '"axis": "tp"' in shown
@@ -195,6 +199,8 @@ SINGLE = {
     "compile": ["-o x", "--output x", "--emit ast"],
     "export": ["-o x", "--output x"],
     "run": ["--steps 1", "--threads 1"],
+    "evaluate": ["--steps 1", "--from x", "-o x"],
+    "convert": ["-o x", "--from-job fit"],
     "verify": ["--tolerance 1", "--executor private"],
     "cost": [],
     "sweep": [],
