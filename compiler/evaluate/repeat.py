@@ -98,7 +98,7 @@ class _Loop:
         for name, value in scope.vars.items():
             if isinstance(value, WeightVar) and value.declared.type.has(dim):
                 value = scope.read(value, self.statement.span)
-            if not isinstance(value, Value) or not value.type.has(dim):
+            if not isinstance(value, Value) or not value.type.has(dim) or value.type.size(dim) != self.frame.count:
                 continue
             part = Type(value.type.dtype, tuple(d for d in value.type.dims if d.name != dim))
             param = self.frame.param(name, part, value.span)

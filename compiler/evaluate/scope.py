@@ -261,6 +261,8 @@ class Scope:
     def emit_many(self, op: Op, *inputs: Value, span: Span, name: str | None = None) -> tuple[Value, ...]:
         """Append a node. Its types are checked and bounded; its operands are imported where they are outer values."""
         self.session.spend_node(span)
+        if self.making.by_hand is not None:
+            span = self.session.outside(span)
         if self.making.counts:
             inputs = self._masked(op, inputs, span)
         frame, of_step = self.frame, self.making.of_step

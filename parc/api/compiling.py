@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dsl import ast
     from dsl.diagnostics import Diagnostic
     from parc.api.options import File
+    from parc.by_hand import TriedByHand
     from parc.emitted import PassTiming
 
     Sized = Callable[[Sizes], Job]
@@ -31,6 +32,8 @@ class Checked:
 
     warnings: tuple[Diagnostic, ...]
     jobs: tuple[Compiled, ...]
+    by_hand: tuple[TriedByHand, ...] = ()
+    """Implementations, each tried by itself."""
 
 
 def evaluate(file: File, **options: Unpack[Options]) -> Evaluation:
@@ -82,6 +85,7 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
     found.raise_if_any()
     names = (job,) if job else _job_names(file)
     jobs = []
+    by_hand: list[TriedByHand] = []
     checks: tuple[Check, ...] = ()
     for name in names:
         try:
@@ -90,7 +94,9 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
             compiled = compile_job(evaluation.job)
             jobs.append(compiled)
             sized = sizes(file, {**options, "job": name})
-            for diagnostic in (*_verified(compiled, sized), *repeated_work(compiled)):
+            tried, findings = tried_by_hand(file, evaluation, {**options, "job": name})
+            by_hand += tried
+            for diagnostic in (*_verified(compiled, sized), *repeated_work(compiled), *findings):
                 found.add(diagnostic)
             if (
                 evaluation.job.evaluated is not None and compiled.training.trains
@@ -109,7 +115,20 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
         from parc.results import require
 
         require(checks, jobs, told)
-    return Checked(tuple(found), tuple(jobs))
+    return Checked(tuple(found), tuple(jobs), tuple(by_hand))
+
+
+def tried_by_hand(
+    file: File, evaluation: Evaluation, options: Options
+) -> tuple[tuple[TriedByHand, ...], tuple[Diagnostic, ...]]:
+    """What becomes of a job's implementations by themselves: errors where one is something else than its scope."""
+    if not evaluation.job.strategy.implementations:
+        return (), ()
+    from parc.by_hand import tried
+
+    said = [(k, v) for k, v in sorted(options.items()) if k in ("params", "job", "strategy")]
+    sized = sizes(file, {**options, "double": True})
+    return tried(evaluation.job, sized, evaluation.sources.values(), repr(said))
 
 
 def _verified(compiled: Compiled, sized: Sized | None = None) -> tuple[Diagnostic, ...]:
