@@ -1,0 +1,14 @@
+"""Fused chains on CPUs as C, compiled by the system's compiler: an optional backend of the emulator.
+
+    planner = NativePlanner()                      # raises NoCompiler
+    emulator = Emulator(program, planner=planner)
+
+What is no chain, or has something that has no C, is numpy's (`runtime.numpy.plan`).
+"""
+
+from __future__ import annotations
+
+from runtime.native.build import NoCompiler
+from runtime.native.planner import NativePlanner
+
+__all__ = ["NativePlanner", "NoCompiler"]
