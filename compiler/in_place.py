@@ -1,4 +1,4 @@
-"""Which results take the memory of an operand: those that renew a state.
+"""Which results take the memory of an operand: those that renew a state, or what rests in another memory.
 
 A program speaks of values: `%new = scatter %cache, %rows, %index over t`, `write %new to cache`. What `read` gives is
 the buffer itself, so where nothing needs the old contents any more they may be overwritten, and there is never a second
@@ -14,12 +14,15 @@ from typing import NamedTuple
 
 from compiler.graph import Graph, Node, Value
 from compiler.layout import TIME
+from compiler.memory.tiers import FIRST
 from compiler.ops.base import Movement
+from compiler.ops.call import Call
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Read, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import DeviceClass, StateDecl
+from compiler.walk import walk
 
 
 class Reuse(NamedTuple):
@@ -44,8 +47,15 @@ def reuses(cls: DeviceClass, microbatches: int) -> Reuses:
 
 def reuses_of(body: Graph, states: Iterable[StateDecl], microbatches: int) -> Reuses:
     """Of one function."""
-    own = [s.name for s in states if s.role is Role.STATE and (microbatches == 1 or TIME in s.layout.split_axes)]
+    own = [s.name for s in states if _renewed_there(s, microbatches)]
     return _of_function(body, own) if own else {}
+
+
+def _renewed_there(s: StateDecl, microbatches: int) -> bool:
+    """Whether its contents may be renewed in its memory, if nothing needs them any more."""
+    if s.role is Role.STATE:
+        return microbatches == 1 or TIME in s.layout.split_axes
+    return s.memory != FIRST and s.role in (Role.WEIGHT, Role.OPTIMIZER)
 
 
 def _of_function(body: Graph, states: Collection[str]) -> Reuses:
@@ -62,6 +72,20 @@ def _of_function(body: Graph, states: Collection[str]) -> Reuses:
         read, written = reads.get(name, []), writes.get(name, [])
         if len(read) == len(written) == 1:
             found |= _traced(uses, read[0], written[0]) or {}
+    return _by_all_calls(body, found)
+
+
+def _by_all_calls(body: Graph, found: Reuses) -> Reuses:
+    """Without what holds for some calls of a function and not for others, which run the same nodes."""
+    calls: dict[int, list[Node]] = {}
+    for node in body.nodes:
+        if isinstance(node.op, Call):
+            calls.setdefault(id(node.op.body), []).append(node)
+    for nodes in calls.values():
+        results = range(len(nodes[0].outputs))
+        if any(len({(id(n), k) in found for n in nodes}) > 1 for k in results):
+            inside = {id(n) for n, _ in walk(nodes[0].op.body)}  # type: ignore[attr-defined]
+            found = {key: reuse for key, reuse in found.items() if key[0] not in inside}
     return found
 
 
@@ -103,6 +127,8 @@ class _Uses:
                     work.append(node.outputs[0].name)
                 elif isinstance(node.op, Repeat) and use.operand < node.op.carries:
                     work.append(node.outputs[use.operand].name)  # it may be carried through
+                elif isinstance(node.op, Call):  # it may give what it takes
+                    work += [v.name for v in node.outputs if v.memory == node.inputs[use.operand].memory]
 
 
 def _traced(uses: _Uses, own: Value, result: Value) -> Reuses | None:
@@ -126,12 +152,19 @@ def _traced(uses: _Uses, own: Value, result: Value) -> Reuses | None:
 def _candidates(node: Node, k: int) -> Iterator[tuple[int, Reuses]]:
     """Operands whose memory result `k` of a node may take, and what lies where then."""
     op = node.op
+    if isinstance(op, Call):
+        uses = _Uses(op.body, frozenset(v.name for i, v in enumerate(op.body.outputs) if i != k))
+        for j, param in enumerate(op.body.inputs):
+            within = _traced(uses, param, op.body.outputs[k])
+            if within is not None:
+                yield j, within | {(id(node), k): Reuse(j)}
+        return
     if not isinstance(op, Repeat):
         out = node.outputs[k]
         if isinstance(op, Comm):
             return
         for j, v in enumerate(node.inputs):
-            if j == op.renews or (op.pointwise and (v.type, v.layout) == (out.type, out.layout)):
+            if j == op.renews or (op.pointwise and (v.type, v.layout, v.memory) == (out.type, out.layout, out.memory)):
                 yield j, {(id(node), k): Reuse(j)}
         return
     carried = [v.name for v in op.body.outputs[: op.carries]]
@@ -145,7 +178,8 @@ def _candidates(node: Node, k: int) -> Iterator[tuple[int, Reuses]]:
     uses = _Uses(op.body, frozenset(carried))
     defined = uses.made.get(result.name, (-1, 0))[0]
     for j in range(op.carries, op.carries + op.stacks):
-        if (node.inputs[j].type, node.inputs[j].layout) != (node.outputs[k].type, node.outputs[k].layout):
+        old, new = node.inputs[j], node.outputs[k]
+        if (old.type, old.layout, old.memory) != (new.type, new.layout, new.memory):
             continue
         inner = _traced(uses, op.body.inputs[j], result)
         if inner is not None:

@@ -147,11 +147,21 @@ class Recompute(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Offload(Statement):
-    """`offload optimizer, activations to host in block`: classes of tensors, the memory, the scope."""
+    """`offload optimizer, activations to host in block prefetch 2`: classes of tensors, the memory, the scope, how many
+    are fetched ahead."""
 
     classes: tuple[Name, ...]
     memory: Name
     scope: Path | None = None
+    prefetch: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Implement(Statement):
+    """`implement block.mlp by tensor_parallel_mlp(tp)`: the scope is computed by a device-local function."""
+
+    scope: Path
+    call: Call
 
 
 @dataclass(frozen=True, slots=True)

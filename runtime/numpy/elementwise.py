@@ -228,4 +228,4 @@ def plan_transpose(op: Transpose, ins: Sequence[LocalValue], outs: Sequence[Loca
 @kernel(StopGradient, Rename, Move)
 def plan_same(op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     """For ops that change names or memories only: all memories of devices are this process's."""
-    return lambda ctx, x: x
+    return lambda ctx, x, *over: x
