@@ -189,6 +189,16 @@ CODES: tuple[Code, ...] = (
         _job(""),
     ),
     Code(
+        "E0731",
+        "no C compiler",
+        "`--backend fast` has the chains of element-wise work in a program compiled: by the compiler that the "
+        "environment names (`CC`), else by `cc`, `gcc` or `clang`, with what it needs to make a shared library. What "
+        "it makes is kept in the user's cache folder (`parc/kernels` in `XDG_CACHE_HOME` or `~/.cache`). Without "
+        "`--backend fast` numpy computes, and needs none.",
+        "# CC=no-such-compiler\n# --backend fast\n" + _job(""),
+        _job(""),
+    ),
+    Code(
         "E0760",
         "too much data for the reader",
         "`text`, `csv` and `images` hold a whole file in memory, unpacked. The message names what there is too much "

@@ -5,11 +5,13 @@ from __future__ import annotations
 from parc.api.compiling import Checked, check, compile, diff, diff_text, emit, evaluate, export, fmt, load_program
 from parc.api.explaining import explain, explain_tensor
 from parc.api.options import (
+    BACKENDS,
     ENTRIES,
     EXECUTORS,
     OURS,
     STAGES,
     SYSTEMS,
+    Backend,
     Entry,
     Executor,
     Options,
@@ -22,6 +24,8 @@ from parc.api.pricing import cost, devices, estimate, price, remedies, report, t
 from parc.api.running import batches, run, shrink, verify
 
 __all__ = [
+    "BACKENDS",
+    "Backend",
     "Checked",
     "ENTRIES",
     "EXECUTORS",

@@ -7,11 +7,11 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Unpack
 
 from parc.api.compiling import compile, evaluate, load_program, sizes, warn
-from parc.api.options import Executor, Options, is_program, name_of
+from parc.api.options import Backend, Executor, Options, is_program, name_of
 
 if TYPE_CHECKING:
     from compiler.driver import Compiled
-    from compiler.program import InputDecl, Program
+    from compiler.program import InputDecl
     from dsl.diagnostics import Diagnostic
     from parc.api.options import File
     from parc.profiling import Profile
@@ -31,6 +31,7 @@ def run(
     told: Callable[[Diagnostic], None] | None = None,
     engine: Engine | None = None,
     profiled: Callable[[Profile], None] | None = None,
+    backend: Backend = "numpy",
     **options: Unpack[Options],
 ) -> RunResult:
     """Train a `.par` file, or a lowered `.npu`, on emulated devices; or evaluate as many batches (`entry="evaluate"`),
@@ -45,13 +46,28 @@ def run(
         told: hears of an error before what helps is looked for, where that takes seconds.
         engine: runs the program in place of the emulator.
         profiled: hears what ran when, in the end, of an engine that is `timed`.
+        backend: what computes in the emulator; `fast`: chains of element-wise work as C, by the system's compiler.
         options: see `Options`.
 
     Raises:
-        ParcError: for what is wrong; E0701 if its devices, or E0910 if this machine have no memory for it.
+        ParcError: for what is wrong; E0701 if its devices, or E0910 if this machine have no memory for it; E0731 if
+            there is no C compiler for `fast`.
     """
     with engine or nullcontext():
-        return _run(file, steps, progress, told, engine, profiled, options)
+        return _run(file, steps, progress, told, engine, profiled, backend, options)
+
+
+def _emulator(backend: Backend) -> Callable[..., Executing]:
+    """The emulator with all devices as one array, computing so."""
+    from functools import partial
+
+    from runtime.stacked import Emulator
+
+    if backend == "numpy":
+        return Emulator
+    from runtime.native import NativePlanner
+
+    return partial(Emulator, planner=NativePlanner())
 
 
 def _run(
@@ -61,12 +77,12 @@ def _run(
     told: Callable[[Diagnostic], None] | None,
     engine: Engine | None,
     profiled: Callable[[Profile], None] | None,
+    backend: Backend,
     options: Options,
 ) -> RunResult:
     from parc.training import run
-    from runtime.stacked import Emulator
 
-    executor: Callable[[Program], Executing] = Emulator if engine is None else engine.executor
+    executor: Callable[..., Executing] = _emulator(backend) if engine is None else engine.executor
     profiler = None
     if engine is not None and profiled is not None:
         from parc.profiling import Profiler
@@ -147,6 +163,7 @@ def verify(
     small: Small | None = None,
     told: Callable[[Diagnostic], None] | None = None,
     engine: Engine | None = None,
+    backend: Backend = "numpy",
     **options: Unpack[Options],
 ) -> Proof:
     """Prove a job: run the lowered and the serial program, compare loss, gradients, weights and optimizer state: `.ok`.
@@ -165,13 +182,14 @@ def verify(
         told: as in `run`.
         engine: runs the program in place of an emulator, which takes the same steps beside it: its losses are
             compared, too.
+        backend: as in `run`, of the executor `stacked`.
         options: see `Options`.
 
     Raises:
         ParcError: as `run` does.
     """
     with engine or nullcontext():
-        return _verify(file, steps, tolerance, exact, executor, at_step, small, told, engine, options)
+        return _verify(file, steps, tolerance, exact, executor, at_step, small, told, engine, backend, options)
 
 
 def _verify(
@@ -184,6 +202,7 @@ def _verify(
     small: Small | None,
     told: Callable[[Diagnostic], None] | None,
     engine: Engine | None,
+    backend: Backend,
     options: Options,
 ) -> Proof:
     from compiler.driver import compile_job
@@ -208,6 +227,9 @@ def _verify(
         if (entry := options.get("entry", compiled.training.entry)) != compiled.training.entry:
             compiled = compile_job(compiled.job, entry)
         require_machine(Asked(compiled.program, here, compiled.training, compiled.job.span, sizes(file, options)))
+    chosen: Callable[..., Executing] = RankExecutor if executor == "private" else _emulator(backend)
+    if engine is not None:
+        chosen = engine.executor
     program = compiled.program
     reader = open_data(None if exact else compiled.job.data, program.inputs, _filled(compiled))
     return (prove if compiled.training.trains else prove_evaluation)(
@@ -217,7 +239,7 @@ def _verify(
         None if exact else lambda step: reader.batch(program.seed, step),
         tolerance=tolerance,
         exact=exact,
-        executor=engine.executor if engine is not None else RankExecutor if executor == "private" else Emulator,
+        executor=chosen,
         first=at_step,
         beside=Emulator if engine is not None else None,
     )

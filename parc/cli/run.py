@@ -25,7 +25,7 @@ from parc.cli.common import (
     set_threads,
     threads_option,
 )
-from parc.cli.engine import engine_of, engine_options
+from parc.cli.engine import backend_option, check_backend, engine_of, engine_options
 from parc.cli.tables import amount, plural, seconds, table
 from parc.cli.writing import check_output, write_output
 from parc.units import percent
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     help="With `--engine torch`: write what ran when, as `parc trace` does, and show it beside the prediction.",
 )
 @engine_options
+@backend_option
 @threads_option
 @job_options
 def command(
@@ -56,6 +57,7 @@ def command(
     engine: str,
     device: str,
     patience: float,
+    backend: api.Backend,
     threads: int,
     params: tuple[tuple[str, str], ...],
     job: str | None,
@@ -69,6 +71,7 @@ def command(
     """
     set_threads(threads)
     check_program(out, file, params=params, job=job, strategy=strategy)
+    check_backend(backend, engine)
     chosen_engine = engine_of(engine, device, patience, profile is not None)
     source = read_source(out, file, program=True)
     check_output(profile, source, dict(params).values())
@@ -77,7 +80,14 @@ def command(
     chosen = choice(out, params, job, strategy) | entry_of(evaluate)
     with _progress(out, steps, "evaluating" if evaluate else "training") as progress:
         found = api.run(
-            source, steps, progress=progress, told=out.begin, engine=chosen_engine, profiled=profiled, **chosen
+            source,
+            steps,
+            progress=progress,
+            told=out.begin,
+            engine=chosen_engine,
+            profiled=profiled,
+            backend=backend,
+            **chosen,
         )
     if found.data == "synthetic":
         out.say("note: the batches are made-up numbers; a job's `data` names real ones")

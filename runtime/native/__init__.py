@@ -1,6 +1,6 @@
 """Fused chains on CPUs as C, compiled by the system's compiler: an optional backend of the emulator.
 
-    planner = NativePlanner()                      # raises NoCompiler
+    planner = NativePlanner()                      # raises E0731 where there is no compiler
     emulator = Emulator(program, planner=planner)
 
 What is no chain, or has something that has no C, is numpy's (`runtime.numpy.plan`).
@@ -8,7 +8,6 @@ What is no chain, or has something that has no C, is numpy's (`runtime.numpy.pla
 
 from __future__ import annotations
 
-from runtime.native.build import NoCompiler
 from runtime.native.planner import NativePlanner
 
-__all__ = ["NativePlanner", "NoCompiler"]
+__all__ = ["NativePlanner"]

@@ -10,17 +10,20 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import shlex
 import shutil
 import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
 from dsl.data import dataclass
+from dsl.diagnostics import ParcError, fail
 
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS: tuple[str, ...] = (
@@ -39,63 +42,73 @@ SECONDS = 300.0
 """A compiler may take."""
 
 
-class NoCompiler(Exception):
-    """There is none, or it fails."""
-
-
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """A compiler by its path, what it says of itself, and the flags that it takes."""
+    """A compiler: the command, what it says of itself, and the flags that it takes."""
 
-    path: str
+    command: tuple[str, ...]
     version: str
     flags: tuple[str, ...]
 
     def key(self, text: str) -> str:
         """What a text's code is found by."""
-        parts = (text, self.path, self.version, *self.flags, _processor())
+        parts = (text, *self.command, self.version, *self.flags, _processor())
         return sha256("\0".join(parts).encode()).hexdigest()
+
+    def compiled(self, text: str, into: Path) -> bool:
+        """Make a shared library of a C text; whether that went well."""
+        return _run((*self.command, *self.flags, "-x", "c", "-", "-o", str(into), "-lm"), text) is not None
+
+
+def toolchain() -> Toolchain:
+    """The system's compiler: that of `CC`, or the first of `COMPILERS`. Raises ParcError (E0731)."""
+    return _toolchain(os.environ.get("CC", "").strip())
 
 
 @cache
-def toolchain() -> Toolchain:
-    """The system's compiler: that of `CC`, or the first of `COMPILERS`. Raises NoCompiler."""
-    asked = os.environ.get("CC")
+def _toolchain(asked: str) -> Toolchain:
     for name in (asked,) if asked else COMPILERS:
-        path = shutil.which(name)
-        if path is None:
-            continue
-        found = _run([path, "--version"])
-        if found is None:
+        words = shlex.split(name)
+        path = shutil.which(words[0])
+        version = None if path is None else _run((path, *words[1:], "--version"))
+        if path is None or version is None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             for native in ((NATIVE[0],), (NATIVE[1],), ()):
-                flags = (*FLAGS, *native)
-                if _compiled(path, flags, "int one(void) { return 1; }\n", Path(folder) / "one.so"):
-                    return Toolchain(path, found.splitlines()[0] if found else "", flags)
-    raise NoCompiler(f"`{asked}`, as CC says, compiles no C" if asked else f"none of {', '.join(COMPILERS)} compiles C")
+                found = Toolchain((path, *words[1:]), version, (*FLAGS, *native))
+                if found.compiled("int one(void) { return 1; }\n", Path(folder) / "one.so"):
+                    return found
+    named = (
+        f"`{asked}`, which CC names, makes no shared libraries" if asked else "none of `cc`, `gcc`, `clang` is there"
+    )
+    raise _no_compiler(named)
+
+
+def _no_compiler(why: str) -> ParcError:
+    help = "install gcc or clang, say where one is (`CC=…`), or leave out `--backend fast`: numpy computes the same"
+    return fail("E0731", f"no C compiler: {why}", help=help)
 
 
 def library(text: str) -> ctypes.CDLL:
-    """The functions of a text. Raises NoCompiler if it cannot be compiled, or loaded."""
-    tools = toolchain()
-    name = f"{tools.key(text)}.so"
-    folder = _cache_folder()
-    path = folder / name
-    if not _is_mine(path):
-        handle, temporary = tempfile.mkstemp(suffix=".so", dir=folder)
-        os.close(handle)
-        try:
-            if not _compiled(tools.path, tools.flags, text, Path(temporary)):
-                raise NoCompiler(f"{tools.path} does not compile what was made for it")
-            os.chmod(temporary, 0o700)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+    """The functions of a text. Raises ParcError (E0731) if it cannot be compiled, or loaded."""
+    tools, folder = toolchain(), _cache_folder()
+    path = folder / f"{tools.key(text)}.so"
+    if _is_mine(path):
+        with suppress(OSError):  # it is damaged: it is made again
+            return ctypes.CDLL(str(path))
+    handle, temporary = tempfile.mkstemp(suffix=".so", dir=folder)
+    os.close(handle)
+    try:
+        if not tools.compiled(text, Path(temporary)):
+            raise _no_compiler(f"`{' '.join(tools.command)}` fails with the text of the program's chains")
+        os.chmod(temporary, 0o700)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
     try:
         return ctypes.CDLL(str(path))
     except OSError as e:
-        raise NoCompiler(f"what {tools.path} compiled cannot be loaded: {e}") from e
+        raise _no_compiler(f"what `{' '.join(tools.command)}` makes cannot be loaded ({e})") from e
 
 
 # --- the compiler -----------------------------------------------------------------------------------
@@ -108,10 +121,6 @@ def _run(command: Sequence[str], given: str = "") -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout if done.returncode == 0 else None
-
-
-def _compiled(path: str, flags: Sequence[str], text: str, into: Path) -> bool:
-    return _run([path, *flags, "-x", "c", "-", "-o", str(into), "-lm"], text) is not None
 
 
 @cache

@@ -21,7 +21,7 @@ from runtime.numpy.fused_plan import scratch
 
 
 class NativePlanner:
-    """A `runtime.backend.Planner` for the stacked executor. Raises NoCompiler where there is no C compiler."""
+    """A `runtime.backend.Planner` for the stacked executor. Raises ParcError (E0731) where there is no C compiler."""
 
     def __init__(self) -> None:
         toolchain()
@@ -96,22 +96,23 @@ def _chain(op: Fused, other: Into, compiled: Callable[[Fused, Mapping[str, froze
     def run(ctx: CallContext, *arrays: Array, out: Sequence[Array | None] | None = None) -> Any:
         if any(a.shape != s or a.dtype != t for a, s, t in zip(arrays, shapes, storages)):
             return other.run(ctx, *arrays, out=out)
-        chain: _Compiled | None = plain
+        chain = plain
         operands = [a if v is None else v(a) for a, v in zip(arrays, views)]
         if not all(x.flags.c_contiguous for x in operands):
             alike = tuple(map(_alike, operands))
             if alike not in made:
                 made[alike] = compiled(op, dict(zip(op.inputs, alike)))
-            chain = made[alike]
-            if chain is None:
+            found = made[alike]
+            if found is None:
                 return other.run(ctx, *arrays, out=out)
+            chain = found
             operands = [np.ascontiguousarray(_once(x, axes)) for x, axes in zip(operands, alike)]
         places = [r.place(ctx, given) for r, given in zip(results, out or nowhere)]
         work = scratch(np.uint8, (chain.scratch,), 0) if chain.scratch else None
         pointers = [*map(_address, operands), *(_address(a) for a, _ in places)]
         chain.call(addresses(*pointers, 0 if work is None else _address(work)))
-        found = tuple(r.shown(a) if given is None else given for r, (a, given) in zip(results, places))
-        return found if len(found) != 1 else found[0]
+        shown = tuple(r.shown(a) if given is None else given for r, (a, given) in zip(results, places))
+        return shown if len(shown) != 1 else shown[0]
 
     return Into(run)
 

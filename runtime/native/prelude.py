@@ -54,25 +54,17 @@ INLINE f32 tanh_f32(f32 x) {
     return x != x ? x : far;
 }
 
-/* erf(x): a quotient of polynomials in x (Eigen). */
+/* erf(x) = tanh(x P(x^2)), as numpy's kernel has it (runtime/numpy/elementwise.py). */
 INLINE f32 erf_f32(f32 x) {
-    f32 y = x > 3.832506856900711f ? 3.832506856900711f : x;
-    y = y < -3.832506856900711f ? -3.832506856900711f : y;
-    f32 z = y * y;
-    f32 p = -2.72614225801306e-10f;
-    p = p * z + 2.77068142495902e-08f;
-    p = p * z - 2.10102402082508e-06f;
-    p = p * z - 5.69250639462346e-05f;
-    p = p * z - 7.34990630326855e-04f;
-    p = p * z - 2.95459980854025e-03f;
-    p = p * z - 1.60960333262415e-02f;
-    f32 q = -1.45660718464996e-05f;
-    q = q * z - 2.13374055278905e-04f;
-    q = q * z - 1.68282697438203e-03f;
-    q = q * z - 7.37332916720468e-03f;
-    q = q * z - 1.42647390514189e-02f;
-    p = y * p / q;
-    return x != x ? x : p;
+    f32 z = x * x;
+    f32 p = 1.418521856e-07f;
+    p = p * z - 5.668475108e-06f;
+    p = p * z + 8.76373255e-05f;
+    p = p * z - 6.197846577e-04f;
+    p = p * z - 1.918307987e-04f;
+    p = p * z + 0.1027690558f;
+    p = p * z + 1.128379274f;
+    return tanh_f32(p * x);
 }
 
 INLINE f32 sigmoid_f32(f32 x) { return 1.0f / (1.0f + exp_f32(-x)); }
