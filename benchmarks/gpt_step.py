@@ -42,7 +42,7 @@ DEVICES: dict[str, tuple[dict[str, int], float | None, float | None]] = {
     "emulated, 256 devices (dp 16 x cp 2 x tp 8)": ({"dp": 16, "cp": 2, "tp": 8}, 2.5, None),
     "emulated, 4,096 devices (pp 2 x dp 16 x cp 16 x tp 8)": ({"pp": 2, "dp": 16, "cp": 16, "tp": 8}, 3.0, None),
 }
-"""Sizes of the mesh axes, how many times the serial step as it is an emulated one may take, and how many times torch's."""
+"""Sizes of the mesh axes; how many times the serial step as it is an emulated one may take, and torch's."""
 
 KEEP = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
 Step = Callable[[], float]
@@ -168,9 +168,8 @@ def main() -> int:
         rate = SIZE.flops / seconds[title] / 1e9
         print(
             f"{title:<54} {seconds[title]:7.3f} {ratio:6.2f} {seconds[title] / tuned:6.2f} "
-            f"{seconds[title] / eager:6.2f} {rate:8.1f} "
-            f"{contender.steps[-1]['memory']:6.0f}   {first:.4f} -> {last:.4f}"
-            + (f"   above {bound or '-'} or {beside or '-'}" if over else "")
+            f"{seconds[title] / eager:6.2f} {rate:8.1f} {contender.steps[-1]['memory']:6.0f}   "
+            f"{first:.4f} -> {last:.4f}" + ("   above its bound" if over else "")
         )
         good = good and last < first and not over
     return 0 if good else 1
