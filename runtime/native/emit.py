@@ -11,16 +11,14 @@ last axis have partial sums, `LANES` of them: as fast as vectors are, and the sa
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import inf, isinf, isnan, prod
-from typing import Any
+from math import prod
 
 from compiler.graph import Node
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Cast, Map
 from compiler.ops.reduce import Reduce
 from dsl.data import dataclass
-from runtime.numpy.base import STORAGE, literal
-from runtime.numpy.elementwise import operand_dtype
+from runtime.native.expressions import C_TYPES, Unsupported, cast, mapped
 from runtime.numpy.fused import Fused, is_view, reduced_axes
 from runtime.numpy.summed import inner
 
@@ -30,19 +28,8 @@ LANES = 16
 MOST_INNER = 1 << 16
 """Elements of the inner axes at most: what is kept between nests is to stay in the cache."""
 
-C_TYPES = {"f64": "f64", "f32": "f32", "bf16": "f32", "int32": "i32", "uint32": "u32", "bool": "b8"}
 BYTES = {"f64": 8, "f32": 4, "i32": 4, "u32": 4, "b8": 1}
 _LOWEST = {"f64": "-INFINITY", "f32": "-INFINITY", "i32": "INT32_MIN", "u32": "0"}
-
-_SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "=="}
-_SIGNS |= {"ne": "!=", "and": "&", "or": "|"}
-_CALLS = {"maximum": "max", "minimum": "min"} | {fn: fn for fn in ("abs", "sign", "floordiv", "mod")}
-_OF_FLOATS: tuple[str, ...] = ("exp", "log", "sqrt", "rsqrt", "tanh", "sigmoid", "erf", "log1p", "erfc", "sin", "cos")
-_OF_FLOATS += ("floor", "relu", "pow")
-
-
-class Unsupported(Exception):
-    """The chain has something that has no C."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,61 +337,13 @@ class _Emitter:
             raise Unsupported("a reduction of bools")
         return f"max_{kind}({x}, {y})" if self.fn(s) == "max" else f"{x} + {y}"
 
-    # --- elementwise functions
-
     def value(self, s: _Step, operands: list[str]) -> str:
+        """What a step that reduces nothing makes of its operands."""
         op = inner(s.node.op)
         if isinstance(op, Cast):
-            return self.cast(s, op, operands[0])
-        if isinstance(op, Contract | Reduce) and not s.reduced:
+            return cast(op, self.op.locals[s.node.inputs[0].name].type.dtype, operands[0])
+        if isinstance(op, Contract | Reduce):
             return " * ".join(operands)
         if not isinstance(op, Map):
             raise Unsupported(type(op).__name__)
-        dtype = operand_dtype(op, [self.op.locals[v.name] for v in s.node.inputs])
-        if dtype not in C_TYPES:
-            raise Unsupported(dtype)
-        given = iter(operands)
-        args = [next(given) if x is None else _number(literal(x, dtype), dtype) for x in op.slots]
-        kind, fn = C_TYPES[dtype], op.fn
-        if fn == "pow" and op.slots[0] is None and op.slots[1] in (2, 3, 0.5):
-            x = args[0]
-            return {2: f"({x}) * ({x})", 3: f"({x}) * ({x}) * ({x})", 0.5: f"sqrt_{kind}({x})"}[op.slots[1]]
-        if fn == "where":
-            return f"{args[0]} ? {args[1]} : {args[2]}"
-        if fn in _SIGNS:
-            return f"{args[0]} {_SIGNS[fn]} {args[1]}"
-        if fn == "neg":
-            return f"-({args[0]})"
-        if fn == "not":
-            return f"!({args[0]})"
-        if (fn in _OF_FLOATS and kind in ("f32", "f64")) or (fn in _CALLS and _has(fn, kind)):
-            return f"{_CALLS.get(fn, fn)}_{kind}({', '.join(args)})"
-        raise Unsupported(f"{fn} of {dtype}")
-
-    def cast(self, s: _Step, op: Cast, x: str) -> str:
-        source, target = self.op.locals[s.node.inputs[0].name].type.dtype, op.dtype
-        if target == "bool":
-            return f"({x}) != 0"
-        if target == "uint32" and source in ("f32", "f64", "bf16"):
-            raise Unsupported("a cast of a float to uint32")
-        return f"({C_TYPES[target]})({x})"
-
-
-def _has(fn: str, kind: str) -> bool:
-    if fn in ("floordiv", "mod"):
-        return kind == "i32"
-    return kind in ("f32", "f64", "i32") or (kind == "u32" and fn in ("maximum", "minimum"))
-
-
-def _number(x: Any, dtype: str) -> str:
-    """A literal in C, exactly."""
-    if STORAGE[dtype] is STORAGE["bool"]:
-        return "1" if x else "0"
-    if dtype in ("int32", "uint32"):
-        return f"((u32){int(x)}u)" if dtype == "uint32" else f"((i32){int(x)}LL)"
-    x = float(x)
-    if isnan(x):
-        return f"(({C_TYPES[dtype]})NAN)"
-    if isinf(x):
-        return f"(({C_TYPES[dtype]}){'' if x == inf else '-'}INFINITY)"
-    return f"({x.hex()}{'f' if dtype != 'f64' else ''})"
+        return mapped(op, [self.op.locals[v.name] for v in s.node.inputs], operands)

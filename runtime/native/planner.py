@@ -12,7 +12,8 @@ import numpy as np
 from compiler.ops.base import Op
 from dsl.data import dataclass
 from runtime.native.build import library, toolchain
-from runtime.native.emit import Unsupported, emitted
+from runtime.native.emit import emitted
+from runtime.native.expressions import Unsupported
 from runtime.native.prelude import PRELUDE
 from runtime.numpy import STORAGE, CallContext, Env, Into, Kernel, LocalValue, plan
 from runtime.numpy.base import Array, inverse
