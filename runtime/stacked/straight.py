@@ -318,7 +318,7 @@ def adder(slot: int, lead: int, dtype: str, fn: str) -> Callable[[Any, int, Arra
         if not g.owned[slot]:
             g.states[slot], g.owned[slot] = g.states[slot].copy(order="K"), True
         stack = g.states[slot] = widened(g.states[slot], lead, x)
-        at = stack[(slice(None),) * lead + (i,)]
+        at = stack[(*(slice(None),) * lead, i, ...)]  # of a list of numbers, too, what can be written
         if narrow:
             at[...] = rounded(combine(at, x), dtype)
         else:
