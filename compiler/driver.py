@@ -9,6 +9,7 @@ from compiler.model import TRAIN_STEP, Job, Training
 from compiler.origin import Role
 from compiler.passes.pipeline import NAMES, PASSES, Pass, Work
 from compiler.passes.place.place import Placed, Undivided
+from compiler.passes.sparse import Unlisted
 from compiler.passes.split import SplitGraphs
 from compiler.passes.stage import Staged
 from compiler.program import LASTING, DeviceClass, Entry, Program, StateDecl
@@ -92,7 +93,8 @@ def run_passes(
 ) -> Work:
     """The passes behind what is given up to the one called `last`; lowered: refuses at once what no pass lowers.
 
-    What placing finds to be needed of whole batches is set apart, and all is done again. Raises ParcError with all that
+    What placing finds to be needed of whole batches is set apart, and all is done again; so it is where gradients turn
+    out to be no lists of rows. Raises ParcError with all that
     is wrong.
     """
     work, at = _begun(given, entry)
@@ -112,6 +114,12 @@ def run_passes(
             work.twice |= found.twice
             assert isinstance(given, Job), "a training graph's text has whole batches set apart"
             assert len(work.whole) + len(work.parts) + len(work.twice) > known, (found.whole, found.parts)
+            at = 0
+            continue
+        except Unlisted as found:
+            assert isinstance(given, Job), "a training graph's text has the lists that there can be"
+            assert not found.why.keys() <= work.unlisted.keys(), found.why
+            work.unlisted |= found.why
             at = 0
             continue
         if watch is not None:

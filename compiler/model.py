@@ -288,8 +288,10 @@ class Training:
               metrics, parts, outputs of the model, new contents of its states, saved…
     finish:   what becomes of the parts at the end of a step.
     backward: inputs = saved…, weights, (+ "step", data inputs and loss-scale state if used); outputs = one gradient per
-              trained weight, in their order, in master dtype (multiplied by the loss scale, if there is one).
-    update:   inputs = gradients, trained weights, states; outputs = new weights, new states, then the reported scalars
+              trained weight, in their order, in master dtype (multiplied by the loss scale, if there is one). Of a
+              gradient that is lists of rows (`compiler.passes.sparse`) it is the rows of the first; the numbers of these
+              and further lists are outputs behind all gradients, `beside` them.
+    update:   inputs = gradients, what is beside them, trained weights, states; outputs = new weights, new states, then the reported scalars
               (`grad_norm` if clipped…). The counter of updates (int32, "step" where nothing else is called so) is the
               first of the states.
 
@@ -309,6 +311,10 @@ class Training:
     rounds: tuple[Round, ...] = ()
     finish: Finish | None = None
     entry: str = TRAIN_STEP
+    beside: tuple[tuple[str, Value], ...] = ()
+    """Outputs of backward behind the gradients, with the names of the weights that they are for."""
+    dense: Mapping[str, str] = field(default_factory=dict)
+    """Tables of which rows are taken whose gradients are no lists of rows all the same, and why."""
 
     @property
     def model(self) -> Model:
@@ -323,6 +329,16 @@ class Training:
     def trained(self) -> tuple[Weight, ...]:
         """The weights whose gradients it computes, in their order."""
         return self.model.trained if self.trains else ()
+
+    @property
+    def added(self) -> tuple[tuple[str, Value], ...]:
+        """What the backward pass makes for the update, with the names of the weights that it is for."""
+        return (*((w.name, g) for w, g in zip(self.trained, self.gradients, strict=True)), *self.beside)
+
+    @property
+    def listed(self) -> frozenset[str]:
+        """The weights whose gradients are lists of rows."""
+        return frozenset(name for name, _ in self.beside)
 
     @property
     def graphs(self) -> tuple[Graph, ...]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import inf
 
-from compiler.graph import Graph, Names, Node, Value
+from compiler.graph import Graph, Names, Node, Type, Value
 from compiler.layout import Layout
 from compiler.model import State
 from compiler.ops.comm import Relayout
 from compiler.ops.create import Full
 from compiler.ops.effects import Read, StageReduce, Write
 from compiler.ops.elementwise import Map
+from compiler.ops.rows import UniqueRows
 from compiler.origin import Role
 from compiler.passes.across import Across
 from compiler.passes.buffers import BufferNames, of_chunk
@@ -56,9 +57,13 @@ class _Update:
         self.trained = placed.training.trained
         self.graph = placed.update
         self.names = Names()
-        self.total = {v.name: w.name for v, w in zip(placed.totals, self.trained, strict=True)}
+        added = [name for name, _ in self.training.added]
+        self.total = {v.name: name for v, name in zip(placed.totals, added, strict=True)}
+        self.buffer = {v.name: name for v, name in zip(placed.totals, buffers.added, strict=True)}
         self.owner = {s.name: s.of for s in self.training.states}
-        self.addends = {w.name: parts for w, parts in zip(self.trained, staged.addends, strict=True)}
+        self.addends: dict[str, list[Value]] = {}
+        for name, parts in zip(added, staged.addends, strict=True):
+            self.addends.setdefault(name, []).extend(parts)
         self.deps: dict[str, Deps] = {}
         self.roots: set[str] = set()
         self.chain: set[str] = set()
@@ -194,16 +199,24 @@ class _Update:
         states: dict[str | None, list[State]] = {}
         for s in self.training.states:
             states.setdefault(s.of, []).append(s)
-        sums = {w.name: (g.type, at) for w, g, at in zip(self.trained, self.training.gradients, placed.accumulators)}
+        sums: dict[str, list[tuple[str, Type, Layout]]] = {}
+        added = zip(self.training.added, self.buffers.added, placed.accumulators, strict=True)
+        for (name, g), buffer, layout in added:
+            sums.setdefault(name, []).append((buffer, g.type, layout))
+        lists = self._lists()
         for w in self.training.model.weights:
             for c in self.here(w.name):
                 name, layout, frozen = of_chunk(w.name, c), placed.weights[w.name], not w.trained
                 type = emits[c].type(w.value)
                 found.append(StateDecl(name, Role.WEIGHT, type, layout, c, w.init, logical=w.name, frozen=frozen))
-                if w.name in sums and self._contributes(w.name, c):
-                    full = of_chunk(self.buffers.gradients[w.name], c)
-                    grad, at = sums[w.name]
-                    found.append(StateDecl(full, Role.GRADIENT, emits[c].piece(grad, w.name), at, c, logical=w.name))
+                for buffer, grad, at in sums.get(w.name, ()) if self._contributes(w.name, c) else ():
+                    index = lists.get(buffer)
+                    role = Role.ROWS if w.name in self.training.listed and index is None else Role.GRADIENT
+                    own = emits[c].piece(grad, w.name)
+                    numbers = of_chunk(index, c) if index is not None else ""
+                    found.append(
+                        StateDecl(of_chunk(buffer, c), role, own, at, c, logical=w.name, numbers=numbers)
+                    )
                 for s in states.get(w.name, ()):
                     name, type, at = of_chunk(s.name, c), emits[c].type(s.value), placed.states[s.name]
                     found.append(StateDecl(name, Role.OPTIMIZER, type, at, c, s.init, logical=s.name))
@@ -212,10 +225,19 @@ class _Update:
             found.append(StateDecl(s.name, Role.COUNTER, s.value.type, at, 0, s.init, logical=s.name))
         return found
 
+    def _lists(self) -> dict[str, str]:
+        """By the buffers of lists' rows, those of their numbers."""
+        found = {}
+        names = dict(zip((v.name for v in self.training.update.inputs), self.buffers.added))
+        for node in self.training.update.nodes:
+            if isinstance(node.op, UniqueRows):
+                own = [names[v.name] for v in node.inputs]
+                found.update(zip(own[::2], own[1::2], strict=True))
+        return found
+
     def _enter(self, emits: Mapping[int, Emitter]) -> None:
         placed = self.placed
         used = {v.name for n in self.graph.nodes for v in n.inputs} | {v.name for v in self.graph.outputs}
-        layouts = {v.name: layout for v, layout in zip(placed.totals, placed.accumulators, strict=True)}
         for v in self.graph.inputs:
             if v.name not in used:
                 continue
@@ -225,15 +247,15 @@ class _Update:
                 if v.name in self.total:
                     assert weight is not None
                     if self._contributes(weight, c):
-                        emit.effect(Read(of_chunk(self.buffers.gradients[weight], c)), v, layouts[v.name])
+                        emit.effect(Read(of_chunk(self.buffer[v.name], c)), v, v.layout)
                     else:  # reads the weight, but its gradient arises elsewhere
-                        emit.effect(Full(0.0, v.type.dtype, emit.type(v).dims), v, layouts[v.name])
+                        emit.effect(Full(0.0, v.type.dtype, emit.type(v).dims), v, v.layout)
                 elif weight == v.name:
                     emit.effect(Read(of_chunk(v.name, c)), v, placed.weights[v.name])
                 else:
                     emit.effect(Read(of_chunk(v.name, c if weight else 0)), v, placed.states[v.name])
             if weight and v.name in self.total:
-                self._join(emits, v, weight, layouts[v.name])
+                self._join(emits, v, weight, v.layout)
             if not weight:
                 for other in list(emits)[1:]:
                     emits[other].defined[v.name] = emits[0].value(v)
@@ -246,7 +268,7 @@ class _Update:
         current = self._sum([emits[c].value(value) for c in chunks], value, layout, emits[0])
         groups = tuple(sorted({self.staged.homes.group(s) for s in self.homes[weight]}))
         if len(groups) > 1:
-            op = StageReduce(self.buffers.gradients[weight], "sum", groups)
+            op = StageReduce(self.buffer[value.name], "sum", groups)
             current = emits[0].add(op, (current,), f"{value.name}.joined", value, layout)
         for c in chunks:
             emits[c].defined[value.name] = current

@@ -30,6 +30,7 @@ from compiler.passes.place.rules import place_axes
 from compiler.passes.recompute import Recompute
 from compiler.passes.simplify import simplify
 from compiler.passes.split import SplitGraphs, split
+from compiler.passes.sparse import sparse
 from compiler.passes.stage import Staged, stage
 from compiler.passes.training import Counters, count_steps, training_names, update
 from compiler.program import DeviceClass, Program, on_updates
@@ -45,7 +46,8 @@ class Work:
     """A job on its way: what the passes so far have made of it. Each makes one thing, and changes no other.
 
     whole, parts, twice: what turned out to be needed of whole batches (`divide`), by name. serial: the training graph
-    of before that was known, with which proofs compare.
+    of before that was known, with which proofs compare. unlisted: weights whose gradients turned out to be no lists,
+    and why. before_update: the names that there were before `update`.
     """
 
     job: Job
@@ -53,7 +55,9 @@ class Work:
     whole: dict[str, None] = field(default_factory=dict)
     parts: dict[str, None] = field(default_factory=dict)
     twice: dict[str, str] = field(default_factory=dict)
+    unlisted: dict[str, str] = field(default_factory=dict)
     names: Names = field(init=False)
+    before_update: Names = field(init=False)
     counters: Counters = field(init=False)
     divided: Divided = field(init=False)
     forward: Graph = field(init=False)
@@ -131,12 +135,23 @@ def _close(w: Work) -> None:
 
 
 def _update(w: Work) -> None:
+    before = w.names.copy()
     if w.trains:
         w.training = update(w.job, w.names, w.counters, w.differentiated, w.divided)
     else:
         w.training = evaluation(w.job, w.forward, w.divided)
     if not w.whole and not w.parts and not w.twice:
         w.serial = w.training
+    w.before_update = before
+
+
+def _sparse(w: Work) -> None:
+    names = w.before_update
+    lists, found = sparse(w.job, names, w.differentiated, w.unlisted)
+    if lists.tables:
+        w.training = update(w.job, names, w.counters, found, w.divided, lists)
+    elif lists.dense:
+        w.training = replace(w.training, dense=lists.dense)
 
 
 def _place(w: Work) -> None:
@@ -198,6 +213,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("prune", _prune, lambda w: (w.derivative.graph,), True),  # what no gradient needs goes
     Pass("close", _close, _both, True),  # what backward needs of forward is saved, or computed again
     Pass("update", _update, lambda w: w.training.graphs),  # the optimizer of every weight
+    Pass("sparse", _sparse, lambda w: w.training.graphs, True),  # gradients of tables that stay lists of rows
     Pass("place", _place, lambda w: w.placed.graphs),  # layouts of all values, and where they change
     Pass("stage", _stage, lambda w: w.placed.graphs),  # which device groups compute what
     Pass("split", _split, lambda w: w.split.placed.graphs),  # the backward pass in two, for zero-bubble schedules

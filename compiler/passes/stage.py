@@ -33,6 +33,7 @@ from compiler.passes.places import (
     visits,
 )
 from compiler.passes.readers import readers, readers_of_inputs
+from compiler.passes.sparse import Unlisted
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics
@@ -43,7 +44,7 @@ Stage = int | None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Staged:
-    """Stages of all values of forward and backward; `addends`: per trained weight, what its gradient is the sum of."""
+    """Stages of all values of forward and backward; `addends`: of each of `training.added`, what it is the sum of."""
 
     groups: int
     cuts: tuple[CutLoop, ...]  # the one whose weights are trained first, if any is
@@ -180,9 +181,15 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     stages: dict[str, Stage] = {**first, **homes}
     second = _backward(placed, found, saved, lambda node: _origin(node, of, stages, loops), found.rank)
     makers = {v.name: n for n in placed.backward.nodes for v in n.outputs}
-    addends = tuple(_addends(makers, second, v) for v in placed.backward.outputs)
+    listed, added = placed.training.listed, placed.training.added
+    addends = tuple(
+        (v,) if name in listed else _addends(makers, second, v)
+        for v, (name, _) in zip(placed.backward.outputs, added, strict=True)
+    )
     anchors = _anchors(placed, found, first, second, addends, found.rank)
     found = replace(found, forward=first, backward=second, addends=addends, anchors=anchors)
+    if listed:
+        _check_lists(placed, found)
     wanted = [v for parts in addends for v in parts]
     loads = readers(placed.backward, wanted, [k.name for k in placed.kept], found, second)
     return replace(found, loads=loads)
@@ -294,6 +301,18 @@ def _all(node: Node, stages: set[int]) -> Stage:
     return ALL
 
 
+def _check_lists(placed: Placed, staged: Staged) -> None:
+    """Gradients that are lists of rows arise where their tables are, on one stage. Raises Unlisted."""
+    reads = _readers_of_weights(placed, staged, staged.forward)
+    why: dict[str, str] = {}
+    for (name, _), parts in zip(placed.training.added, staged.addends, strict=True):
+        stages = {s for v in parts for s in staged.stages_of(v, staged.backward)} | reads[name]
+        if name in placed.training.listed and len(stages) > 1:
+            why[name] = "it is read on several stages"
+    if why:
+        raise Unlisted(why)
+
+
 def _check_states(placed: Placed, staged: Staged, where: Mapping[str, Stage]) -> None:
     """A state lies where it is renewed; one that every stage can renew by itself, wherever it is read."""
     model, training = placed.training.model, placed.training
@@ -350,8 +369,9 @@ def _anchors(
     names = [v.name for v in placed.forward.inputs]
     reads = readers_of_inputs(placed, staged, forward, names)
     found: dict[str, Stage] = {}
-    for w, parts in zip(placed.training.trained, addends, strict=True):
-        at = ALL if staged.cut_of(*w.loops) else min(reads[w.name], key=rank, default=0)
+    loops = {w.name: w.loops for w in placed.training.trained}
+    for (name, _), parts in zip(placed.training.added, addends, strict=True):
+        at = ALL if staged.cut_of(*loops[name]) else min(reads[name], key=rank, default=0)
         found.update((v.name, at) for v in parts if backward.get(v.name) is None)
     for v in placed.forward.outputs[: placed.training.results]:
         if forward.get(v.name) is None:

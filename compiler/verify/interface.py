@@ -56,13 +56,14 @@ def _of_training(found: Training | Placed) -> Iterator[Found]:
         return
     own = {s.name for s in training.states}
     gradients, trained = len(training.gradients), len(training.trained)
-    if gradients != trained or len(backward.outputs) != gradients:
-        what = f"{plural(len(backward.outputs), 'value')}, there are {plural(gradients, 'gradient')}"
+    added = gradients + len(training.beside)
+    if gradients != trained or len(backward.outputs) != added:
+        what = f"{plural(len(backward.outputs), 'value')}, there are {plural(added, 'gradient')}"
         yield backward, f"it puts out {what} of {plural(trained, 'trained weight')}"
     if len(backward.inputs) < saved:
         yield backward, f"it takes in {plural(len(backward.inputs), 'value')}, {saved} are saved"
     yield from _undeclared(backward, backward.inputs[saved:], known | own)
-    yield from _undeclared(update, update.inputs[gradients:], known | own)
+    yield from _undeclared(update, update.inputs[added:], known | own)
 
 
 def _declared(model: Model) -> set[str]:

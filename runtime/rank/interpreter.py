@@ -27,7 +27,7 @@ from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import DeviceClass, FunctionPhase, Program
+from compiler.program import DeviceClass, FunctionPhase, Program, listed
 from dsl.data import dataclass
 from runtime.backend import Array, Backend, LocalValue, Position, Renewing
 from runtime.comm import Handle, Network, Then, Wait
@@ -294,7 +294,7 @@ class Rank:
         else:
             held = self.saved[op.name, self.micro]
         got = HeldArray(held.array, held.buffer.hold())
-        if isinstance(op, Read) and parted(self.declared[op.name]):
+        if isinstance(op, Read) and parted(self.declared[op.name]) and not listed(self.declared[op.name]):
             got.array = self.backend.element(held.array, self.micro)
         if isinstance(op, Load) and op.last:
             yield from self._drop(self.saved.pop((op.name, self.micro)))
@@ -320,6 +320,13 @@ class Rank:
         self, name: str, operand: str, scope: Mapping[str, Value], values: Values, dying: Sequence[str]
     ) -> None:
         decl, held = self.declared[name], values[operand]
+        if listed(decl):  # each micro-batch puts in its own part
+            if name not in self.states:
+                shape = (self.program.microbatches, *self.backend.shape(held.array))
+                array = self.backend.empty(shape, decl.type.dtype, decl.memory)
+                self.states[name] = self.new(array, decl.type.dtype, decl.memory)
+            self.backend.assign(self.backend.element(self.states[name].array, self.micro), held.array)
+            return
         if name not in self.states:
             if held.buffer.holders == 1 and operand in dying:
                 self.states[name] = HeldArray(held.array, held.buffer.hold())

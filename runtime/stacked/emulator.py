@@ -16,7 +16,7 @@ from compiler.layout import Layout
 from compiler.liveness import unrolled
 from compiler.memory.capacity import check_capacity
 from compiler.memory.peak import MemoryUse, memory_use
-from compiler.program import LASTING, DeviceClass, FunctionKey, Program, StateDecl
+from compiler.program import LASTING, DeviceClass, FunctionKey, Program, StateDecl, listed
 from compiler.schedules.turns import Turns
 from compiler.traffic import Volumes, add_volumes, volumes
 from dsl.data import dataclass
@@ -120,6 +120,9 @@ class Emulator(LocalExecutor):
         if parted(decl) and decl.role in LASTING:
             held = g.states[g.find(decl.name)]
             return None if held is None else np.stack(np.broadcast_arrays(*held))
+        if listed(decl):
+            parts = g.states[g.find(decl.name)]
+            return None if parts is None else np.stack(np.broadcast_arrays(*parts))
         if parted(decl):
             return np.stack([g.saved[decl.name, m] for m in range(self.program.microbatches)])
         found: Array | None = g.states[g.find(decl.name)]

@@ -21,7 +21,7 @@ from compiler.ops.create import Full, Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import DeviceClass, Function, Program
+from compiler.program import DeviceClass, Function, Program, listed
 from dsl.data import dataclass
 from runtime.distribute import Array
 from runtime.mesh import Mesh, parted
@@ -144,6 +144,8 @@ class _Writer(StraightLine):
                 micro = "ctx.micro" if TIME in layout.axes else "0"
                 return [f"{result} = g.inputs[{slots.inputs[op.name, layout]}][{micro}]"]
             case Read():
+                if listed(self.declared[op.name]):
+                    return [f"{result} = {self.bind(whole_list)}({self.mesh.lead}, g.states[{slots.states[op.name]}])"]
                 part = "[ctx.micro]" if parted(self.declared[op.name]) else ""
                 return [f"{result} = g.states[{slots.states[op.name]}]{part}"]
             case Write():
@@ -155,6 +157,12 @@ class _Writer(StraightLine):
                 last = f"if ctx.micro == {self.program.microbatches - 1}: " if shared else ""
                 return [f"{last}{target} = {args[0]}"]
             case Accumulate():
+                if listed(self.declared[op.name]):
+                    slot, count = slots.states[op.name], self.program.microbatches
+                    return [
+                        f"if g.states[{slot}] is None: g.states[{slot}] = [None] * {count}",
+                        f"g.states[{slot}][ctx.micro] = {args[0]}",
+                    ]
                 if instr.inputs[0].name in self.sunk:  # a loop adds to the buffer, or has made it
                     slot = slots.states[op.name]
                     return [f"if {args[0]} is not None: g.states[{slot}] = {args[0]}; g.owned[{slot}] = True"]
@@ -285,6 +293,11 @@ class _Stacks:
 
 
 # --- what the text calls --------------------------------------------------------------------------
+
+
+def whole_list(lead: int, parts: Sequence[Array]) -> Array:
+    """The parts of all micro-batches along a dim of their own, behind the lead axes."""
+    return np.stack(np.broadcast_arrays(*parts), axis=lead)
 
 
 def accumulator(slot: int, dtype: str, fn: str) -> Callable[[Any, Array], None]:

@@ -75,6 +75,13 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
             continue
         if head and axis == TIME:
             continue
+        if (follows := node.op.follows) is not None:
+            loop = _following(region, node, plan, held, axis, follows)
+            if loop is not None:
+                plan.axes[loop].append(axis)
+                region.shared.choices.append(Choice(out.name, axis, loops[loop].names, Reason.STAYS))
+            if loop is not None or node.op.renews == follows:
+                continue
         _by_cost(region, node, plan, held, declared, axis, wishes[axis])
     _order(region, node, plan, held)
     if key is not None and len(region.shared.diagnostics) == reported:
@@ -194,6 +201,15 @@ def _by_weight(region: GraphPlacer, node: Node, plan: LoopAxes, axis: str) -> in
             ):
                 return k
     return None
+
+
+def _following(
+    region: GraphPlacer, node: Node, plan: LoopAxes, held: list[list[tuple[Layout, int]]], axis: str, operand: int
+) -> int | None:
+    """The loop that walks the dim that the axis splits in the operand as it is there."""
+    name = next(iter(_split_by(node.inputs[operand], held[operand][:1], axis)), None)
+    found = [k for k, loop in enumerate(plan.loops) if name is not None and loop.ins[operand] == name]
+    return next((k for k in found if _room(region, node, plan, k, axis, True)), None)
 
 
 def _by_cost(

@@ -26,6 +26,7 @@ class Reason(StrEnum):
 
     PASSES = "the pending sum passes through"
     WEIGHT = "the weight stays where it is"
+    STAYS = "the table stays where it is"
     ONLY = "the only dim that the rules allow"
     FEWEST = "fewest bytes moved"
 

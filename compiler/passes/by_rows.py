@@ -1,0 +1,66 @@
+"""`by_rows`: an optimizer that treats every row of a table by itself, for those rows alone that a list names."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+from compiler.graph import Dim, Graph, Node, Type, Value
+from compiler.ops.base import Op
+from compiler.ops.rows import ReadRows
+from compiler.passes.sparse import SparseGradient
+from dsl.data import dataclass
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ByRows:
+    """graph.inputs = step, weight, rows of the gradient, states…, the rows' numbers; graph.outputs = rows of the new
+    weight, of new states; before: the same rows of the old ones."""
+
+    graph: Graph
+    before: tuple[Value, ...]
+
+    @property
+    def numbers(self) -> Value:
+        """Those of the rows."""
+        return self.graph.inputs[-1]
+
+
+def by_rows(graph: Graph, table: SparseGradient) -> ByRows:
+    """The optimizer `graph` (of which `zero_preserving.why_not` has nothing to say) on rows."""
+    dim, slot = table.dim.name, table.slot
+    step, weight, gradient, *states = graph.inputs
+    numbers = Value(f"{graph.name}.numbers", Type("int32", (slot,)))
+    rows = replace(gradient, type=table.rows_of(gradient.type))
+    env: dict[Value, Value] = {step: step, gradient: rows}
+    nodes: list[Node] = []
+    for v in (weight, *states):
+        env[v] = Value(f"{v.name}.rows", table.rows_of(v.type), v.span, v.origin)
+        nodes.append(Node(ReadRows(dim, table.parts), (v, numbers), (env[v],)))
+    before = tuple(env[v] for v in (weight, *states))
+    for node in graph.nodes:
+        outputs = tuple(replace(v, type=table.rows_of(v.type)) for v in node.outputs)
+        nodes.append(Node(_with_dim(node.op, dim, slot), tuple(env[v] for v in node.inputs), outputs, node.span))
+        env.update(zip(node.outputs, outputs, strict=True))
+    inputs = (step, weight, rows, *states, numbers)
+    return ByRows(Graph(graph.name, inputs, tuple(nodes), tuple(env[v] for v in graph.outputs)), before)
+
+
+def _with_dim(op: Op, dim: str, slot: Dim) -> Op:
+    """The op with another dim in the place of `dim`, wherever its attributes name that."""
+
+    def other(value: Any) -> Any:
+        if isinstance(value, Dim):
+            return slot if value.name == dim else value
+        if isinstance(value, tuple):
+            return tuple(map(other, value))
+        return value
+
+    changed = {}
+    for f in fields(op):
+        value = getattr(op, f.name)
+        if "Dim" in str(f.type):
+            changed[f.name] = other(value)
+        elif f.name == "dims":
+            changed[f.name] = tuple(slot.name if n == dim else n for n in value)
+    return replace(op, **changed) if changed else op
