@@ -96,25 +96,30 @@ class UniqueRows(Op):
 
 @dataclass(frozen=True, slots=True)
 class ReadRows(Op):
-    """`result[slot, r…] = table[dim = number[slot], r…]`, zeros for -1; operands table, numbers (of `unique_rows`)."""
+    """`result[slot, r…] = table[dim = number[slot], r…]`, zeros for -1; operands table, numbers (of `unique_rows`).
+
+    The table may lie in fewer `pieces` than the slots have `parts`: each then holds the rows of several parts.
+    """
 
     mnemonic: ClassVar[str] = "read_rows"
-    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"), ("of", "parts"))
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"), ("of", "parts"), ("in", "pieces"))
     follows: ClassVar[int | None] = 1
     dim: str
     parts: int
+    pieces: int
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         expect_operands("read_rows", inputs, 2)
         table, numbers = inputs
-        slot = _slot("read_rows", table, numbers, self.dim, self.parts)
+        slot = _slot("read_rows", table, numbers, self.dim, self.parts, self.pieces)
         return (replace(table, self.dim, slot),)
 
     def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
         table, numbers = inputs
         (slot,) = numbers.names
-        joint = Loop("pass", self.parts, (self.dim, slot), (slot,), placed=True)
-        return (joint, *pass_loops(inputs, outputs, rest(table, self.dim)))
+        joint = Loop("pass", self.pieces, (self.dim, slot), (slot,), placed=True)
+        within = Loop("minor", self.parts // self.pieces, (None, slot), (slot,))
+        return (joint, within, *pass_loops(inputs, outputs, rest(table, self.dim)))
 
     def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
         return (frozenset({0}),)
@@ -125,19 +130,22 @@ class ReadRows(Op):
 
 @dataclass(frozen=True, slots=True)
 class WriteRows(Op):
-    """The table with other rows at these numbers (of `unique_rows`; -1: nowhere); operands table, rows, numbers."""
+    """The table with other rows at these numbers (of `unique_rows`; -1: nowhere); operands table, rows, numbers.
+
+    `pieces`: in which the table lies.
+    """
 
     mnemonic: ClassVar[str] = "write_rows"
-    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"), ("of", "parts"))
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"), ("in", "pieces"))
     renews: ClassVar[int | None] = 0
     follows: ClassVar[int | None] = 0
     dim: str
-    parts: int
+    pieces: int
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         expect_operands("write_rows", inputs, 3)
         table, rows, numbers = inputs
-        slot = _slot("write_rows", table, numbers, self.dim, self.parts)
+        slot = _slot("write_rows", table, numbers, self.dim, self.pieces, self.pieces)
         if rows.dtype != table.dtype or set(rows.dims) != set(replace(table, self.dim, slot).dims):
             raise OpError("E0204", f"write_rows: {rows} are no rows of {table} by {numbers}")
         return (table,)
@@ -145,7 +153,7 @@ class WriteRows(Op):
     def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
         table, _, numbers = inputs
         (slot,) = numbers.names
-        joint = Loop("pass", self.parts, (self.dim, slot, slot), (self.dim,), placed=True)
+        joint = Loop("pass", self.pieces, (self.dim, slot, slot), (self.dim,), placed=True)
         return (joint, *pass_loops(inputs, outputs, rest(table, self.dim)))
 
     def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
@@ -155,11 +163,13 @@ class WriteRows(Op):
         return False
 
 
-def _slot(op: str, table: Type, numbers: Type, dim: str, parts: int) -> Dim:
+def _slot(op: str, table: Type, numbers: Type, dim: str, parts: int, pieces: int) -> Dim:
     """The dim of the numbers' slots."""
     expect_dim(op, table, dim)
     expect_dtype(op, numbers, ("int32",), "int32 numbers")
     if len(numbers.dims) != 1 or table.has(numbers.names[0]):
         raise OpError("E0204", f"{op}: {numbers} are no numbers of slots of `{dim}`")
     _expect_parts(op, table.dims[table.index(dim)], numbers.dims[0], parts)
+    if pieces < 1 or parts % pieces:
+        raise OpError("E0206", f"{op}: {parts} parts are not those of {pieces} equal pieces")
     return numbers.dims[0]

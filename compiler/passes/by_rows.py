@@ -36,7 +36,8 @@ def by_rows(graph: Graph, table: SparseGradient) -> ByRows:
     nodes: list[Node] = []
     for v in (weight, *states):
         env[v] = Value(f"{v.name}.rows", table.rows_of(v.type), v.span, v.origin)
-        nodes.append(Node(ReadRows(dim, table.parts), (v, numbers), (env[v],)))
+        pieces = table.pieces if v is weight else table.parts
+        nodes.append(Node(ReadRows(dim, table.parts, pieces), (v, numbers), (env[v],)))
     before = tuple(env[v] for v in (weight, *states))
     for node in graph.nodes:
         outputs = tuple(replace(v, type=table.rows_of(v.type)) for v in node.outputs)

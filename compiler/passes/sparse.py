@@ -33,21 +33,22 @@ Pair = tuple[Value, Value]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SparseGradient:
-    """The gradient of a table as lists. parts: equal pieces in which devices have the table's rows (or its states');
-    slots: of all parts, for each number once. given: the lists as backward passes put them out, then, `taken`, as the
+    """The gradient of a table as lists. pieces: equal ones in which devices have the table's rows; parts:
+    those of its optimizer's states, which are as many or more; slot: of all parts, for each number once. given: the lists as backward passes put them out, then, `taken`, as the
     update takes them in: those of all micro-batches."""
 
     weight: Weight
     dim: Dim
     slot: Dim
     parts: int
+    pieces: int
     given: tuple[Pair, ...]
     taken: tuple[Pair, ...]
 
     @property
-    def kind(self) -> tuple[Dim, Dim, int]:
+    def kind(self) -> tuple[Dim, Dim, int, int]:
         """What tables have in common that one function updates."""
-        return self.dim, self.slot, self.parts
+        return self.dim, self.slot, self.parts, self.pieces
 
     def rows_of(self, type: Type) -> Type:
         """The type of the slots' rows of a tensor with the table's rows."""
@@ -173,24 +174,22 @@ class _Choice:
                 return "micro-batches are uneven"
             if divided is not None and any(isinstance(self._maker(v), Repeat) for v in n.inputs):
                 return "a loop makes its rows"
-        at = type.index(name)
-        axes = self._axes()
-        if axes[: len(self.stored["weights"].dims[at])] != self.stored["weights"].dims[at]:
+        axes, own = self._axes(), self._axes("weights")
+        if axes[: len(own)] != own:
             return "its rows are stored in other pieces than its optimizer's states"
-        if len(axes) > 1 and self.dim.size % self.parts:
+        if len(axes) > 1 and self.dim.size % self._pieces("optimizer"):
             return f"`{name}` is split unevenly on several axes"
         return None
 
     def _maker(self, value: Value) -> Op | None:
         return self.made[value].op if value in self.made else None
 
-    def _axes(self) -> tuple[str, ...]:
-        return self.stored["optimizer"].dims[self.weight.value.type.index(self.dim.name)]
+    def _axes(self, cls: str = "optimizer") -> tuple[str, ...]:
+        return self.stored[cls].dims[self.weight.value.type.index(self.dim.name)]
 
-    @property
-    def parts(self) -> int:
-        """Pieces of the table's rows."""
-        return prod(self.rules.sizes[a] for a in self._axes())
+    def _pieces(self, cls: str) -> int:
+        """Of the rows."""
+        return prod(self.rules.sizes[a] for a in self._axes(cls))
 
     @property
     def indices(self) -> int:
@@ -215,12 +214,14 @@ class _Choice:
         word = f"{self.dim.name}_row"
         while word in taken:
             word += "_"
-        slot = Dim(word, self.parts * min(self.indices, piece))
+        parts = self._pieces("optimizer")
+        slot = Dim(word, parts * min(self.indices, piece))
         pairs = [
             (self._whole(rows, divided, "rows", names), self._whole(index, divided, "index", names))
             for (rows, index), divided in zip(given, self.steps, strict=True)
         ]
-        return SparseGradient(self.weight, self.dim, slot, self.parts, tuple(given), tuple(pairs))
+        pieces = self._pieces("weights")
+        return SparseGradient(self.weight, self.dim, slot, parts, pieces, tuple(given), tuple(pairs))
 
     def _whole(self, value: Value, divided: str | None, word: str, names: Names) -> Value:
         """What the update reads: the parts of all micro-batches, one behind the other along a dim of their own."""

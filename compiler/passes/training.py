@@ -281,7 +281,7 @@ class _Update:
             assert table is not None and rows is not None
             name = self.names.fresh(f"{called}.{word(like)}.all")
             value = replace(old, name=name, origin=Origin(name, Phase.UPDATE))
-            op = WriteRows(table.dim.name, table.parts)
+            op = WriteRows(table.dim.name, table.pieces if like is graph.outputs[0] else table.parts)
             nodes.append(Node(op, (old, new, param(rows.numbers)), (value,)))
             return value
 
