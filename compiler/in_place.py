@@ -1,4 +1,4 @@
-"""Which results take the memory of an operand: those that renew a state.
+"""Which results take the memory of an operand: those that renew a state, or rows of a weight and its states.
 
 A program speaks of values: `%new = scatter %cache, %rows, %index over t`, `write %new to cache`. What `read` gives is
 the buffer itself, so where nothing needs the old contents any more they may be overwritten, and there is never a second
@@ -8,6 +8,7 @@ programs are run, not what they say (like `liveness.sinks`): executors and the m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from math import inf
 from typing import NamedTuple
@@ -15,11 +16,14 @@ from typing import NamedTuple
 from compiler.graph import Graph, Node, Value
 from compiler.layout import TIME
 from compiler.ops.base import Movement
+from compiler.ops.call import Call
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Read, Write
 from compiler.ops.repeat import Repeat
+from compiler.ops.rows import WriteRows
 from compiler.origin import Role
 from compiler.program import DeviceClass, StateDecl
+from compiler.walk import called, walk
 
 
 class Reuse(NamedTuple):
@@ -43,12 +47,17 @@ def reuses(cls: DeviceClass, microbatches: int) -> Reuses:
 
 
 def reuses_of(body: Graph, states: Iterable[StateDecl], microbatches: int) -> Reuses:
-    """Of one function."""
+    """Of one function. What updates renew is renewed in its memory where only rows of it are (`write_rows`)."""
+    states = tuple(states)
     own = [s.name for s in states if s.role is Role.STATE and (microbatches == 1 or TIME in s.layout.split_axes)]
-    return _of_function(body, own) if own else {}
+    found = _of_function(body, own) if own else {}
+    if any(isinstance(n.op, WriteRows) for n, _ in walk(body)):
+        found |= _of_function(body, [s.name for s in states if s.role in (Role.WEIGHT, Role.OPTIMIZER)], rows=True)
+    return found
 
 
-def _of_function(body: Graph, states: Collection[str]) -> Reuses:
+def _of_function(body: Graph, states: Collection[str], rows: bool = False) -> Reuses:
+    """rows: by ops that renew rows alone."""
     reads: dict[str, list[Value]] = {}
     writes: dict[str, list[Value]] = {}
     for node in body.nodes:
@@ -57,12 +66,18 @@ def _of_function(body: Graph, states: Collection[str]) -> Reuses:
         elif isinstance(node.op, Write):
             writes.setdefault(node.op.name, []).append(node.inputs[0])
     found: Reuses = {}
-    uses = _Uses(body)
+    times: Counter[tuple[int, int]] = Counter()
+    uses = _Uses(body, rows=rows)
     for name in states:
         read, written = reads.get(name, []), writes.get(name, [])
         if len(read) == len(written) == 1:
-            found |= _traced(uses, read[0], written[0]) or {}
-    return found
+            mine = _traced(uses, read[0], written[0]) or {}
+            times.update(mine.keys())
+            found |= mine
+    # A function does the same for all that call it.
+    calls = Counter(id(n.op.body) for n in body.nodes if isinstance(n.op, Call))
+    inside = {id(n): calls[id(g)] for g in called(body.nodes) for n in g.nodes}
+    return {key: reuse for key, reuse in found.items() if times[key] >= inside.get(key[0], 1)}
 
 
 class _Use(NamedTuple):
@@ -76,11 +91,11 @@ class _Uses:
     """Who reads the memory of each value of a body: its own readers, and those of what shares it.
 
     leaving: values that are carried out of the body in the memory that they have. (Other results of an iteration are
-    copied when they are made.)
+    copied when they are made.) rows: only ops that renew rows count.
     """
 
-    def __init__(self, body: Graph, leaving: Collection[str] = ()) -> None:
-        self.body, self.leaving = body, leaving
+    def __init__(self, body: Graph, leaving: Collection[str] = (), rows: bool = False) -> None:
+        self.body, self.leaving, self.rows = body, leaving, rows
         self.made = {v.name: (i, k) for i, node in enumerate(body.nodes) for k, v in enumerate(node.outputs)}
         self.readers: dict[str, list[_Use]] = {}
         for i, node in enumerate(body.nodes):
@@ -113,7 +128,7 @@ def _traced(uses: _Uses, own: Value, result: Value) -> Reuses | None:
         return None
     i, k = uses.made[result.name]
     node = uses.body.nodes[i]
-    for operand, inner in _candidates(node, k):
+    for operand, inner in _candidates(node, k, uses.rows):
         before = node.inputs[operand]
         if any(u.at > i or (u.at == i and u.operand != operand) for u in uses.of(before.name, i)):
             continue
@@ -123,9 +138,20 @@ def _traced(uses: _Uses, own: Value, result: Value) -> Reuses | None:
     return None
 
 
-def _candidates(node: Node, k: int) -> Iterator[tuple[int, Reuses]]:
+def _candidates(node: Node, k: int, rows: bool) -> Iterator[tuple[int, Reuses]]:
     """Operands whose memory result `k` of a node may take, and what lies where then."""
     op = node.op
+    if isinstance(op, Call):
+        results = [v.name for v in op.body.outputs]
+        others = frozenset(n for i, n in enumerate(results) if i != k)
+        body = _Uses(op.body, others, rows)
+        for j, param in enumerate(op.body.inputs):
+            inner = _traced(body, param, op.body.outputs[k])
+            if inner:
+                yield j, inner
+        return
+    if rows and not isinstance(op, WriteRows):
+        return
     if not isinstance(op, Repeat):
         out = node.outputs[k]
         if isinstance(op, Comm):

@@ -9,6 +9,7 @@ from typing import Any
 
 from compiler.graph import Graph, Value
 from compiler.memory.tiers import FIRST, Memory
+from compiler.ops.rows import UniqueRows
 from compiler.origin import Role
 from compiler.strategy import Strategy
 from dsl.data import dataclass
@@ -198,12 +199,18 @@ STEP_DTYPE = "f64"
 class WeightUpdate:
     """One weight's optimizer. Weights of one kind have the same graph, with states of their own in the place of its.
 
-    graph.inputs = step (an f64 scalar, from 1), weight, gradient, states…; outputs = new weight, new states.
+    graph.inputs = step (an f64 scalar, from 1), weight, gradient, states… (and, where it asks for them, which rows the
+    step has taken: `touched`); outputs = new weight, new states.
     """
 
     weight: str
     states: tuple[State, ...]
     graph: Graph
+
+    @property
+    def touched(self) -> Value | None:
+        """What stands for the rows that the step has taken."""
+        return next(iter(self.graph.inputs[3 + len(self.states) :]), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +345,9 @@ class Training:
     @property
     def listed(self) -> frozenset[str]:
         """The weights whose gradients are lists of rows."""
-        return frozenset(name for name, _ in self.beside)
+        owners = dict(zip((v.name for v in self.update.inputs), (name for name, _ in self.added)))
+        rows = (n.inputs[0].name for n in self.update.nodes if isinstance(n.op, UniqueRows)) if self.beside else ()
+        return frozenset(owners[name] for name in rows)
 
     @property
     def graphs(self) -> tuple[Graph, ...]:

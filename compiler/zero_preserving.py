@@ -31,15 +31,16 @@ def why_not(update: WeightUpdate, dim: str) -> str | None:
     """Why rows along `dim` without a gradient have to be updated, too; None if they need not be."""
     graph = update.graph
     weight, *states = graph.outputs
-    before = [graph.inputs[1], *graph.inputs[3:]]
-    names = ["the weight", *(f"the state `{v.name.rpartition('.')[2]}`" for v in graph.inputs[3:])]
+    own = graph.inputs[3 : 3 + len(states)]
+    before = [graph.inputs[1], *own]
+    names = ["the weight", *(f"the state `{v.name.rpartition('.')[2]}`" for v in own)]
     if not all(v.type.has(dim) for v in before):
         return f"its optimizer keeps a state that has no `{dim}`"
     mixing = next((n for n in graph.nodes if not _by_row(n, dim)), None)
     if mixing is not None:
         return f"its optimizer makes {mixing.outputs[0].name.rpartition('.')[2]} of several rows, or not row by row"
     signs = _signs(graph, update.states)
-    facts = _Facts(graph, signs, before)
+    facts = _Facts(graph, signs, before, update.touched)
     for old, new, name in zip(before, (weight, *states), names, strict=True):
         if facts.of[new].same is not old:
             return f"its optimizer changes {name} where the gradient is zero"
@@ -58,10 +59,11 @@ def _by_row(node: Node, dim: str) -> bool:
 
 def _signs(graph: Graph, states: Sequence[State]) -> Mapping[Value, int]:
     """What is never negative: states among it that begin so and stay so if they, and others of that kind, are so."""
-    held = {v for v, s in zip(graph.inputs[3:], states, strict=True) if _begins_right(s)}
+    own = graph.inputs[3 : 3 + len(states)]
+    held = {v for v, s in zip(own, states, strict=True) if _begins_right(s)}
     while True:
         found = _signs_if(graph, held)
-        left = {v for v, new in zip(graph.inputs[3:], graph.outputs[1:], strict=True) if v in held and not found[new]}
+        left = {v for v, new in zip(own, graph.outputs[1:], strict=True) if v in held and not found[new]}
         if not left:
             return found
         held -= left
@@ -139,10 +141,14 @@ _NOTHING = _Fact()
 class _Facts:
     """What is known of each value where the gradient is zero."""
 
-    def __init__(self, graph: Graph, signs: Mapping[Value, int], before: Collection[Value]) -> None:
+    def __init__(
+        self, graph: Graph, signs: Mapping[Value, int], before: Collection[Value], touched: Value | None
+    ) -> None:
         self.signs = signs
         self.of: dict[Value, _Fact] = {v: _Fact(same=v) if v in before else _NOTHING for v in graph.inputs}
         self.of[graph.inputs[2]] = _Fact(number=0.0)
+        if touched is not None:
+            self.of[touched] = _Fact(number=0.0)  # nothing has taken the row
         for node in graph.nodes:
             self.of.update((v, self._fact(node)) for v in node.outputs)
 

@@ -209,9 +209,10 @@ class _Update:
                 name, layout, frozen = of_chunk(w.name, c), placed.weights[w.name], not w.trained
                 type = emits[c].type(w.value)
                 found.append(StateDecl(name, Role.WEIGHT, type, layout, c, w.init, logical=w.name, frozen=frozen))
-                for buffer, grad, at in sums.get(w.name, ()) if self._contributes(w.name, c) else ():
+                here = w.name in sums and self._contributes(w.name, c)
+                for k, (buffer, grad, at) in enumerate(sums[w.name] if here else ()):
                     index = lists.get(buffer)
-                    role = Role.ROWS if w.name in self.training.listed and index is None else Role.GRADIENT
+                    role = Role.ROWS if k and index is None else Role.GRADIENT
                     own = emits[c].piece(grad, w.name)
                     numbers = of_chunk(index, c) if index is not None else ""
                     found.append(

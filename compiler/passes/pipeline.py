@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import field, replace
 
-from compiler.graph import Graph, Names
+from compiler.graph import Graph, Names, Value
 from compiler.model import TRAIN_STEP, Job, Model, Training
 from compiler.origin import Role
 from compiler.passes.across import Across, across
@@ -32,6 +32,7 @@ from compiler.passes.simplify import simplify
 from compiler.passes.split import SplitGraphs, split
 from compiler.passes.sparse import sparse
 from compiler.passes.stage import Staged, stage
+from compiler.passes.touched import touched
 from compiler.passes.training import Counters, count_steps, training_names, update
 from compiler.program import DeviceClass, Program, on_updates
 from compiler.walk import graph_values
@@ -47,7 +48,7 @@ class Work:
 
     whole, parts, twice: what turned out to be needed of whole batches (`divide`), by name. serial: the training graph
     of before that was known, with which proofs compare. unlisted: weights whose gradients turned out to be no lists,
-    and why. before_update: the names that there were before `update`.
+    and why. before_update: the names that there were before `update`; counts: how often rows of tables are taken.
     """
 
     job: Job
@@ -58,6 +59,7 @@ class Work:
     unlisted: dict[str, str] = field(default_factory=dict)
     names: Names = field(init=False)
     before_update: Names = field(init=False)
+    counts: dict[str, Value] = field(init=False)
     counters: Counters = field(init=False)
     divided: Divided = field(init=False)
     forward: Graph = field(init=False)
@@ -137,7 +139,9 @@ def _close(w: Work) -> None:
 def _update(w: Work) -> None:
     before = w.names.copy()
     if w.trains:
-        w.training = update(w.job, w.names, w.counters, w.differentiated, w.divided)
+        w.counts, w.differentiated = touched(w.job, w.names, w.differentiated)
+        before = w.names.copy()
+        w.training = update(w.job, w.names, w.counters, w.differentiated, w.divided, w.counts)
     else:
         w.training = evaluation(w.job, w.forward, w.divided)
     if not w.whole and not w.parts and not w.twice:
@@ -147,9 +151,9 @@ def _update(w: Work) -> None:
 
 def _sparse(w: Work) -> None:
     names = w.before_update
-    lists, found = sparse(w.job, names, w.differentiated, w.unlisted)
+    lists, found = sparse(w.job, names, w.differentiated, w.unlisted, w.counts)
     if lists.tables:
-        w.training = update(w.job, names, w.counters, found, w.divided, lists)
+        w.training = update(w.job, names, w.counters, found, w.divided, w.counts, lists)
     elif lists.dense:
         w.training = replace(w.training, dense=lists.dense)
 

@@ -63,11 +63,13 @@ class Sparse:
     dense: Mapping[str, str] = field(default_factory=dict)
 
 
-def sparse(job: Job, names: Names, found: Differentiated, known: Mapping[str, str]) -> tuple[Sparse, Differentiated]:
+def sparse(
+    job: Job, names: Names, found: Differentiated, known: Mapping[str, str], counts: Mapping[str, Value]
+) -> tuple[Sparse, Differentiated]:
     """The gradients that stay lists, and the graphs without their sums: backward puts out rows in the place of the
     gradient, and behind all gradients the numbers, and further lists, table by table.
 
-    known: tables whose gradients cannot be lists, and why.
+    known: tables whose gradients cannot be lists, and why; counts: of those that are asked for it, what is touched.
     """
     updates = {u.weight: u for u in job.updates}
     made = {v: n for n in found.backward.nodes for v in n.outputs}
@@ -76,7 +78,7 @@ def sparse(job: Job, names: Names, found: Differentiated, known: Mapping[str, st
     dense: dict[str, str] = {}
     extra: list[Node] = []
     for w, g in zip(job.model.trained, found.gradients, strict=True):
-        sums, others = _leaves(g, made)
+        sums, others = leaves(g, made)
         if not sums:
             continue
         choice = _Choice(w, [made[v] for v, _ in sums], rules, made)
@@ -91,7 +93,8 @@ def sparse(job: Job, names: Names, found: Differentiated, known: Mapping[str, st
         return Sparse({}, dense), found
     firsts = (tables[w.name].given[0][0] if w.name in tables else g for w, g in zip(job.model.trained, found.gradients))
     gradients = tuple(firsts)
-    outputs = (*gradients, *(v for t in tables.values() for v in beside(t.given)))
+    further = (v for name, v in counts.items() if name not in tables)
+    outputs = (*gradients, *(v for t in tables.values() for v in beside(t.given)), *further)
     nodes = prune_nodes((*found.backward.nodes, *extra), outputs)
     backward = Graph(found.backward.name, found.backward.inputs, nodes, outputs)
     return Sparse(tables, dense), found._replace(backward=backward, gradients=gradients)
@@ -102,7 +105,7 @@ def beside(lists: Sequence[Pair]) -> list[Value]:
     return [v for pair in lists for v in pair][1:]
 
 
-def _leaves(gradient: Value, made: Mapping[Value, Node]) -> tuple[list[tuple[Value, tuple[Node, ...]]], bool]:
+def leaves(gradient: Value, made: Mapping[Value, Node]) -> tuple[list[tuple[Value, tuple[Node, ...]]], bool]:
     """Sums of lists that a gradient is made of, each with the casts between; and whether it has other addends."""
     found: list[tuple[Value, tuple[Node, ...]]] = []
     others = False

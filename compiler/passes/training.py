@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from compiler.graph import Builder, Graph, Names, Node, Type, Value
-from compiler.model import STEP_DTYPE, Init, Job, State, Training
+from compiler.model import STEP_DTYPE, Init, Job, State, Training, WeightUpdate
 from compiler.ops.base import Op
 from compiler.ops.call import Call
 from compiler.ops.create import Full
@@ -46,14 +46,21 @@ def training_names(job: Job) -> Names:
 
 
 def update(
-    job: Job, names: Names, counters: Counters, found: Differentiated, divided: Divided, lists: Sparse = NO_LISTS
+    job: Job,
+    names: Names,
+    counters: Counters,
+    found: Differentiated,
+    divided: Divided,
+    counts: Mapping[str, Value],
+    lists: Sparse = NO_LISTS,
 ) -> Training:
     """Every weight's optimizer, and what counts steps, behind the backward pass.
 
     States are the step counter, then those of the loss scale (if dynamic), then each weight's. The update reports
     `grad_norm` (of the unscaled gradients, before clipping) if it is computed, `loss_scale` (as used) if dynamic.
     """
-    builder = _Update(job, names, job.precision.master, counters, found.gradients, lists)
+    counts = {name: v for name, v in counts.items() if name not in lists.tables}
+    builder = _Update(job, names, job.precision.master, counters, found.gradients, lists, counts)
     graph = builder.build()
     return Training(
         job,
@@ -67,7 +74,7 @@ def update(
         found.cotangents,
         divided.rounds,
         divided.finish,
-        beside=tuple((name, v) for name, t in lists.tables.items() for v in beside(t.given)),
+        beside=(*((name, v) for name, t in lists.tables.items() for v in beside(t.given)), *counts.items()),
         dense=lists.dense,
     )
 
@@ -123,14 +130,21 @@ class _Update:
     """Builds the update graph."""
 
     def __init__(
-        self, job: Job, names: Names, master: str, counters: Counters, gradients: Sequence[Value], lists: Sparse
+        self,
+        job: Job,
+        names: Names,
+        master: str,
+        counters: Counters,
+        gradients: Sequence[Value],
+        lists: Sparse,
+        counts: Mapping[str, Value],
     ) -> None:
         self.job = job
         self.names = names
         self.master = master
         self.counters = counters
         self.weights = [w.value for w in job.model.trained]
-        self.lists = lists.tables
+        self.lists, self.counts = lists.tables, counts
         pairs = zip(self.weights, gradients, strict=True)
         self.given = [self.lists[w.name].taken[0][0] if w.name in self.lists else g for w, g in pairs]
         self.b = Builder(names, origin=UPDATE)
@@ -162,7 +176,7 @@ class _Update:
         new_weights, new_states = self._apply(step, grads)
         counters = [self._unless_skipped(next_step, self.counters.step.value), *self._next_scale()]
         further = (v for t in self.lists.values() for v in beside(t.taken))
-        inputs = (*self.given, *further, *self.weights, *(s.value for s in self.states))
+        inputs = (*self.given, *further, *self.counts.values(), *self.weights, *(s.value for s in self.states))
         return self.b.graph(
             f"{self.job.model.name}.update", inputs, (*new_weights, *counters, *new_states, *self.report_values)
         )
@@ -236,17 +250,27 @@ class _Update:
             function = made.get(key)
             if function is None:
                 function = made[key] = self._function(update.graph, step, table)
-            numbers = [self.numbers[weight.name]] if table is not None else []
-            values = (step, weight, grad, *(s.value for s in update.states), *numbers)
+            further = [self.numbers[weight.name]] if table is not None else self._touched(update, weight)
+            values = (step, weight, grad, *(s.value for s in update.states), *further)
             given = dict(zip(function.inputs, values, strict=True))
             new_weights[weight.name], *more = self._call(function, given, weight)
             new_states += more
         return [new_weights[w.name] for w in self.weights], new_states
 
+    def _touched(self, update: WeightUpdate, weight: Value) -> list[Value]:
+        """Which rows the step has taken, for an optimizer that asks for it."""
+        if update.touched is None:
+            return []
+        count = self.counts.get(weight.name)
+        if count is not None:
+            return [self._map("gt", count, 0, name=f"{weight.name}.touched", of=weight)]
+        self.b.origin = Origin(weight.origin.path, Phase.UPDATE, weight.name)
+        return [self.b.add(Full(1.0, "bool", update.touched.type.dims), name=f"{weight.name}.touched")]
+
     def _function(self, graph: Graph, step: Value, table: SparseGradient | None) -> _Function:
         """The optimizer of a kind of weight as a function. What depends on the step alone (a schedule of the learning
         rate) is computed once for all weights, before. table: it is done for rows of the weight and its states."""
-        tables = graph.inputs[1:2] + graph.inputs[3:]
+        tables = graph.inputs[1:2] + graph.inputs[3 : 2 + len(graph.outputs)]
         rows = by_rows(graph, table) if table is not None else None
         graph = rows.graph if rows is not None else graph
         params: dict[Value, Value] = {}  # what it is given: a value of the update, or of `graph`

@@ -34,7 +34,8 @@ def _of_job(job: Job) -> Iterator[Found]:
     for u in job.updates:
         if u.weight not in trained or renewed.count(u.weight) > 1:
             yield u.graph, f"`{u.weight}` is no trained weight, or has another optimizer"
-        if (len(u.graph.inputs), len(u.graph.outputs)) != (3 + len(u.states), 1 + len(u.states)):
+        inputs = 3 + len(u.states) + (u.touched is not None)
+        if (len(u.graph.inputs), len(u.graph.outputs)) != (inputs, 1 + len(u.states)):
             states = plural(len(u.states), "state")
             yield (
                 u.graph,

@@ -55,6 +55,8 @@ class _Group:
         # Of a state of which each micro-batch has its own part, a list of them.
         self.states: list[Any] = [None] * len(stage.cls.states)
         self.owned = [False] * len(stage.cls.states)
+        self.made: list[Any] = [None] * len(stage.cls.states)
+        """What an update has made in the place of a state, and nobody else holds."""
         self.saved: dict[tuple[str, int], Array] = {}
         self.inputs: list[Array] = []
         self.firsts = [np.int32(r.first.at(index)) for r in stage.cls.ranges]

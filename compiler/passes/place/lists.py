@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from compiler.graph import Value
+from compiler.graph import Type, Value
 from compiler.layout import TIME, Layout
 from compiler.model import Training
 from compiler.ops.rows import UniqueRows
@@ -69,3 +69,19 @@ def check_lists(training: Training, gradients: Sequence[Value], layouts: Mapping
         parts = [k for k, (a, b) in enumerate(zip(made.type.dims, want, strict=True)) if a != b]
         if len(taken.type.dims) - len(made.type.dims) != (at is not None) or parts not in ([], [at]):
             raise Unlisted({weight: "micro-batches divide another dim of what it takes"})
+
+
+def mark_counts(training: Training, compute: Mapping[str, Layout], marks: dict[str, GradMark]) -> None:
+    """How often rows are taken is counted where they are."""
+    types = {w.name: w.value.type for w in training.trained}
+    listed = training.listed
+    for name, v in training.beside:
+        if name not in listed:
+            dims = dict(zip(types[name].names, compute[name].dims, strict=True))
+            marks[v.name] = GradMark(name, {n: dims[n] for n in v.type.names})
+
+
+def of_dims(type: Type, whole: Type, layout: Layout) -> Layout:
+    """The layout of a tensor that has some of the dims of another one."""
+    axes = dict(zip(whole.names, layout.dims, strict=True))
+    return Layout(tuple(axes.get(n, ()) for n in type.names))

@@ -14,7 +14,7 @@ from compiler.passes.divide import aside, of_data
 from compiler.passes.place.call import place_nodes
 from compiler.passes.place.effects import check_effects
 from compiler.passes.place.first_pass import check_first_pass, closed, eligible, heads, of_first_pass
-from compiler.passes.place.lists import check_lists, listed, lists_of, mark_lists
+from compiler.passes.place.lists import check_lists, listed, lists_of, mark_counts, mark_lists, of_dims
 from compiler.passes.place.region import Choice, GradMark, GraphPlacer, RelayoutRecord, Shared
 from compiler.passes.place.repeat import export, mark_contents, mark_gradients, summed
 from compiler.passes.place.rules import Rules
@@ -105,8 +105,9 @@ def place(training: Training) -> Placed:
         gradient = rules.storage(w.name, w.value.type, compute[w.name], "gradients", w.loops)
         if gradient != compute[w.name]:
             shared.gradient_storage[w.name] = gradient
+    types = {w.name: w.value.type for w in training.trained}
     states = {
-        s.name: optimizer[s.of] if s.of in optimizer and len(s.value.type.dims) == len(optimizer[s.of].dims)
+        s.name: of_dims(s.value.type, types[s.of], optimizer[s.of]) if s.of in optimizer
         else replicated(len(s.value.type.dims))
         for s in training.states
     }  # fmt: skip
@@ -118,6 +119,7 @@ def place(training: Training) -> Placed:
             shared.gradients[g.name] = GradMark(w.name, dims)
     mark_gradients(training.backward, shared.gradients)
     mark_lists(training, optimizer, shared.gradients)
+    mark_counts(training, compute, shared.gradients)
 
     def region(graph: Graph, cls: str, axes: tuple[str, ...]) -> GraphPlacer:
         r = GraphPlacer(shared, cls, axes)
@@ -169,7 +171,8 @@ def place(training: Training) -> Placed:
     place_nodes(backward, training.backward.nodes)
     of_lists = lists_of(training)
     gradients = [
-        _total_gradient(backward, v) if i not in of_lists else listed(backward, v, *of_lists[i])
+        listed(backward, v, *of_lists[i]) if i in of_lists
+        else _total_gradient(backward, v) if i < len(training.gradients) else _as_made(backward, v)
         for i, v in enumerate(training.backward.outputs)
     ]
     others = dict.fromkeys(v for v in training.backward.inputs if v not in set(training.saved))
@@ -185,7 +188,7 @@ def place(training: Training) -> Placed:
     added = training.added
     for v, (name, _), layout in zip(training.update.inputs, added, accumulators, strict=False):
         totals.append(_enter(update, v, whole_layout(layout)))
-        if name not in training.listed:
+        if name not in training.listed and len(totals) <= len(training.gradients):
             update.preferred[v.name] = optimizer[name]
     for v in training.update.inputs[len(added) :]:
         update.define(v, storage[v.name] if v.name in storage else states[v.name])
