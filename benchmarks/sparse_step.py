@@ -8,21 +8,7 @@ Ends with 1 if the sparse step takes more than `limit` of the dense one, or if t
 
 from __future__ import annotations
 
-import argparse
-import resource
-import sys
-from statistics import median
-from time import perf_counter
-from typing import Any
-
-import numpy as np
-
-import parc
-from compiler.driver import compile_job
-from compiler.program import Program
-from dsl.source import Source
 from parc.memory import peaks  # noqa: F401
-from runtime.stacked import Emulator
 
 JOB = """\
 use std.optimizers (adagrad)

@@ -296,9 +296,10 @@ class Training:
     finish:   what becomes of the parts at the end of a step.
     backward: inputs = saved…, weights, (+ "step", data inputs and loss-scale state if used); outputs = one gradient per
               trained weight, in their order, in master dtype (multiplied by the loss scale, if there is one). Of a
-              gradient that is lists of rows (`compiler.passes.sparse`) it is the rows of the first; the numbers of these
-              and further lists are outputs behind all gradients, `beside` them.
-    update:   inputs = gradients, what is beside them, trained weights, states; outputs = new weights, new states, then the reported scalars
+              gradient that is lists of rows (`compiler.passes.sparse`) it is the rows of the first; their numbers and
+              further lists are outputs behind all gradients, `beside` them.
+    update:   inputs = gradients, what is beside them, trained weights, states; outputs = new weights, new states, then
+              the reported scalars
               (`grad_norm` if clipped…). The counter of updates (int32, "step" where nothing else is called so) is the
               first of the states.
 

@@ -1,9 +1,9 @@
 """Which optimizers leave the rows of a table alone whose gradient is zero: derived from their text, by dataflow.
 
 With a gradient of zeros each value is followed as an elementwise function of what comes in: a constant, or what came in
-itself. `w - lr * g / (sqrt(s) + eps)` is `w`, for `0 / x` is 0 where x is above 0; that follows from the signs of values
-for any gradient, states among them: those that begin at 0 or above and never fall below. Numbers that depend on the step
-alone (the learning rate) are taken to be finite.
+itself. `w - lr * g / (sqrt(s) + eps)` is `w`, for `0 / x` is 0 where x is above 0; that follows from the signs of
+values for any gradient, states among them: those that begin at 0 or above and never fall below. Numbers that depend on
+the step alone (the learning rate) are taken to be finite.
 
 And which treat every row by itself: no value of a row depends on another row.
 """

@@ -33,7 +33,7 @@ def build_updates(
     precision: Precision,
     model: Graph,
 ) -> tuple[tuple[WeightUpdate, ...], float | None]:
-    """The updates of all weights of the model's graph, and the norm to which gradients are clipped (None: they are not)."""
+    """The updates of all weights of the model's graph, and the norm to which gradients are clipped (None: not)."""
     entry = module.find("optimizer", use.function)
     clip = _clip(module, use)
     rest = tuple(a for a in use.arguments if not (a.name and a.name.id == "clip"))

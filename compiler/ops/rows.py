@@ -65,7 +65,7 @@ class UniqueRows(Op):
             if src.dtype != inputs[0].dtype:
                 raise OpError("E0202", f"unique_rows: rows of {src.dtype} and of {inputs[0].dtype}")
             own = merged_sizes("unique_rows", (src, index))
-            if {*rest(src, *index.names), self.slot.name} != set(self.dims) or not set(index.names) < set(own):
+            if {*rest(src, *index.names), self.slot.name} != set(self.dims) or not set(index.names) <= set(src.names):
                 raise OpError("E0204", f"unique_rows: {src} are no rows of {', '.join(self.dims)} by {index}")
             sizes |= {n: own[n] for n in rest(src, *index.names)}
         rows = Type(inputs[0].dtype, tuple(Dim(n, sizes[n]) for n in self.dims))

@@ -215,9 +215,7 @@ class _Update:
                     role = Role.ROWS if k and index is None else Role.GRADIENT
                     own = emits[c].piece(grad, w.name)
                     numbers = of_chunk(index, c) if index is not None else ""
-                    found.append(
-                        StateDecl(of_chunk(buffer, c), role, own, at, c, logical=w.name, numbers=numbers)
-                    )
+                    found.append(StateDecl(of_chunk(buffer, c), role, own, at, c, logical=w.name, numbers=numbers))
                 for s in states.get(w.name, ()):
                     name, type, at = of_chunk(s.name, c), emits[c].type(s.value), placed.states[s.name]
                     found.append(StateDecl(name, Role.OPTIMIZER, type, at, c, s.init, logical=s.name))
@@ -228,7 +226,7 @@ class _Update:
 
     def _lists(self) -> dict[str, str]:
         """By the buffers of lists' rows, those of their numbers."""
-        found = {}
+        found: dict[str, str] = {}
         names = dict(zip((v.name for v in self.training.update.inputs), self.buffers.added))
         for node in self.training.update.nodes:
             if isinstance(node.op, UniqueRows):

@@ -29,8 +29,8 @@ from compiler.passes.place.place import Placed, place
 from compiler.passes.place.rules import place_axes
 from compiler.passes.recompute import Recompute
 from compiler.passes.simplify import simplify
-from compiler.passes.split import SplitGraphs, split
 from compiler.passes.sparse import sparse
+from compiler.passes.split import SplitGraphs, split
 from compiler.passes.stage import Staged, stage
 from compiler.passes.touched import touched
 from compiler.passes.training import Counters, count_steps, training_names, update

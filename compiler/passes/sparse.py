@@ -33,9 +33,12 @@ Pair = tuple[Value, Value]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SparseGradient:
-    """The gradient of a table as lists. pieces: equal ones in which devices have the table's rows; parts:
-    those of its optimizer's states, which are as many or more; slot: of all parts, for each number once. given: the lists as backward passes put them out, then, `taken`, as the
-    update takes them in: those of all micro-batches."""
+    """The gradient of a table as lists.
+
+    pieces: equal ones in which devices have the table's rows; parts: those of its optimizer's states, which are as many
+    or more; slot: of all parts, each number once. given: the lists as backward passes put them out; taken: as the
+    update takes them in, those of all micro-batches.
+    """
 
     weight: Weight
     dim: Dim
@@ -230,7 +233,10 @@ class _Choice:
         """What the update reads: the parts of all micro-batches, one behind the other along a dim of their own."""
         dims = value.type.dims
         if divided is not None:
-            dims = (Dim(STEPS, self.count), *(Dim(d.name, d.size // self.count) if d.name == divided else d for d in dims))
+            dims = (
+                Dim(STEPS, self.count),
+                *(Dim(d.name, d.size // self.count) if d.name == divided else d for d in dims),
+            )
         name = self.weight.name
         origin = Origin(self.weight.value.origin.path, Phase.GRADIENT, name)
         return Value(names.fresh(f"{name}.{word}"), Type(value.type.dtype, dims), value.span, origin)

@@ -19,6 +19,7 @@ from compiler.origin import Origin, Phase
 from compiler.passes.between import StageOrder, needed_at
 from compiler.passes.cuts import CutLoop
 from compiler.passes.lanes import Lanes, cut_lanes, lanes
+from compiler.passes.list_stages import check_one_stage
 from compiler.passes.once import made_once
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
@@ -33,7 +34,6 @@ from compiler.passes.places import (
     visits,
 )
 from compiler.passes.readers import readers, readers_of_inputs
-from compiler.passes.sparse import Unlisted
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics
@@ -189,7 +189,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     anchors = _anchors(placed, found, first, second, addends, found.rank)
     found = replace(found, forward=first, backward=second, addends=addends, anchors=anchors)
     if listed:
-        _check_lists(placed, found)
+        check_one_stage(placed, found, _readers_of_weights(placed, found, first))
     wanted = [v for parts in addends for v in parts]
     loads = readers(placed.backward, wanted, [k.name for k in placed.kept], found, second)
     return replace(found, loads=loads)
@@ -299,18 +299,6 @@ def _all(node: Node, stages: set[int]) -> Stage:
     # A loop hands on its carried variables only; what each stage holds a part of stays inside.
     assert stages == {ALL}, node.outputs[0].name
     return ALL
-
-
-def _check_lists(placed: Placed, staged: Staged) -> None:
-    """Gradients that are lists of rows arise where their tables are, on one stage. Raises Unlisted."""
-    reads = _readers_of_weights(placed, staged, staged.forward)
-    why: dict[str, str] = {}
-    for (name, _), parts in zip(placed.training.added, staged.addends, strict=True):
-        stages = {s for v in parts for s in staged.stages_of(v, staged.backward)} | reads[name]
-        if name in placed.training.listed and len(stages) > 1:
-            why[name] = "it is read on several stages"
-    if why:
-        raise Unlisted(why)
 
 
 def _check_states(placed: Placed, staged: Staged, where: Mapping[str, Stage]) -> None:

@@ -333,8 +333,8 @@ class _Update:
             kept = zip(results, old, strict=True)
             results = [elementwise("where", "new", before, finite, new, before) for new, before in kept]
         if rows is not None:
-            made = zip(graph.outputs, tables, results, strict=True)
-            results = [write(like, param(old), new) for like, old, new in made]
+            triples = zip(graph.outputs, tables, results, strict=True)
+            results = [write(like, param(old), new) for like, old, new in triples]
             nodes = list(prune_nodes(nodes, results))
         used = {*(v for n in nodes for v in n.inputs), *results}
         read = {outer: inner for outer, inner in params.items() if inner in used}

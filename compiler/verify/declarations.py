@@ -77,7 +77,9 @@ def _state(s: StateDecl) -> Iterator[tuple[str, str, str | None]]:
         yield "E0674", f"it is {s.type}", f"{', '.join(NUMBERS)} are single numbers"
 
 
-_LIST = "`gradient t.grad: f32[b=8, e=4] of t at t.index`: rows of `t`, with as many numbers in `rows t.index: int32[b=8]`"
+_LIST = (
+    "`gradient t.grad: f32[b=8, e=4] of t at t.index`: rows of `t`, with as many numbers in `rows t.index: int32[b=8]`"
+)
 
 
 def _list(s: StateDecl, cls: DeviceClass) -> str | None:

@@ -16,7 +16,7 @@ from runtime.numpy.base import Array, CallContext, Env, Kernel, LocalValue, kern
 @kernel(UniqueRows)
 def plan_unique_rows(op: UniqueRows, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     """Plans the rows of each number, added up, in the slots of the parts of the table that are here."""
-    lead, (out, numbers) = env.lead, outs
+    lead, out = env.lead, outs[0]
     at = out.type.index(op.slot.name)
     columns = tuple(n for n in out.type.names if n != op.slot.name)
     width, sizes = prod(out.type.size(n) for n in columns), tuple(out.type.size(n) for n in columns)
@@ -37,7 +37,9 @@ def plan_unique_rows(op: UniqueRows, ins: Sequence[LocalValue], outs: Sequence[L
         for where in _positions(spans):
             picked = [_at(a, where, lead) for a in arrays]
             keys = np.concatenate([i.reshape(-1) for i in picked[1::2]])
-            values = np.concatenate([x.transpose(p).reshape(-1, width) for x, p in zip(picked[::2], perms, strict=True)])
+            values = np.concatenate(
+                [x.transpose(p).reshape(-1, width) for x, p in zip(picked[::2], perms, strict=True)]
+            )
             part = int(_at(np.asarray(first), where, lead)) // each if lead else int(first) // each
             _fill(rows[where], found[_clipped(where, index_spans)], keys, values, (part, piece, each, op.dim.size))
         shaped = np.moveaxis(rows.reshape(*spans, here * each, *sizes), lead, lead + at)
@@ -78,8 +80,8 @@ def plan_read_rows(op: ReadRows, ins: Sequence[LocalValue], outs: Sequence[Local
         out = np.zeros((*spans, *x.shape[lead : lead + at], slots, *x.shape[lead + at + 1 :]), x.dtype)
         for where in _positions(spans):
             local, inside = _local(numbers, first, where, lead, count)
-            here = (slice(None),) * at
-            out[where][(*here, inside)] = _at(x, where, lead)[(*here, local[inside])]
+            target: Array = np.moveaxis(out[where], at, 0)
+            target[inside] = np.moveaxis(_at(x, where, lead), at, 0)[local[inside]]
         return out
 
     return read
@@ -99,8 +101,8 @@ def plan_write_rows(op: WriteRows, ins: Sequence[LocalValue], outs: Sequence[Loc
         first = offset(ctx)
         for where in _positions(out.shape[:lead]):
             local, inside = _local(numbers, first, where, lead, count)
-            here = (slice(None),) * at
-            out[where][(*here, local[inside])] = _at(new, where, lead).transpose(perm)[(*here, inside)]
+            target: Array = np.moveaxis(out[where], at, 0)
+            target[local[inside]] = np.moveaxis(_at(new, where, lead).transpose(perm), at, 0)[inside]
 
     def write(ctx: CallContext, x: Array, new: Array, numbers: Array) -> Array:
         first = offset(ctx)
@@ -113,9 +115,7 @@ def plan_write_rows(op: WriteRows, ins: Sequence[LocalValue], outs: Sequence[Loc
     return Renewing(write, put)
 
 
-def _local(
-    numbers: Array, first: Array | int, where: tuple[int, ...], lead: int, count: int
-) -> tuple[Array, Array]:
+def _local(numbers: Array, first: Array | int, where: tuple[int, ...], lead: int, count: int) -> tuple[Array, Array]:
     """Where rows are in the piece of a device, and which of them are there."""
     start = int(_at(np.asarray(first), where, lead)) if lead else int(first)
     local = _at(numbers, where, lead).astype(np.intp) - start
@@ -135,5 +135,3 @@ def _clipped(where: tuple[int, ...], spans: tuple[int, ...]) -> tuple[int, ...]:
 def _at(x: Array, where: tuple[int, ...], lead: int) -> Array:
     """What a device has of a stacked array."""
     return x[_clipped(where, x.shape[:lead])] if x.ndim >= lead and lead else x
-
-

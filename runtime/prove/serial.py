@@ -187,8 +187,10 @@ def serial_update(
     watch: Watch | None = None,
     beside: Mapping[str, Array] = {},  # noqa: B006
 ) -> Updated:
-    """What the update makes of these gradients (by the names of their weights, as they leave the backward graph), and of
-    what else that puts out."""
+    """What the update makes of these gradients (by the names of their weights, as they leave the backward graph).
+
+    beside: what else that puts out.
+    """
     ctx = CallContext(seed=training.job.seed if seed is None else seed)
     env: Arrays = {**weights, **states}
     env.update((v.name, gradients[w.name]) for v, w in zip(training.gradients, training.model.trained, strict=True))

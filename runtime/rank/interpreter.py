@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from compiler.declared import logical, logical_type
 from compiler.graph import ITEMSIZE, Graph, Node, Type, Value, names_of
 from compiler.in_place import Reuse, reuses
 from compiler.layout import TIME, Layout, local_type
@@ -31,7 +30,8 @@ from compiler.program import DeviceClass, FunctionPhase, Program, listed
 from dsl.data import dataclass
 from runtime.backend import Array, Backend, LocalValue, Position, Renewing
 from runtime.comm import Handle, Network, Then, Wait
-from runtime.mesh import Mesh, parted, region
+from runtime.mesh import Mesh, parted
+from runtime.rank.beginning import begin
 from runtime.rank.buffers import Destination, HeldArray, Ledger, RankBuffer, adds
 from runtime.rank.collectives import Here, start_collective
 
@@ -101,25 +101,7 @@ class Rank:
 
     def begin(self, given: frozenset[str] = frozenset()) -> None:
         """Fill the buffers that are there all the time as they are declared, but for those that are `given`."""
-        for decl in self.cls.states:
-            local = local_type(decl.type, decl.layout, self.program.sizes)
-            if decl.role not in STATIC or logical(decl) in given:
-                continue
-            parts = [array := self.backend.full(local.shape, local.dtype, 0, decl.memory)]
-            if parted(decl):
-                n = self.program.microbatches
-                array = self.backend.full((n, *local.shape), local.dtype, 0, decl.memory)
-                parts = [self.backend.element(array, micro) for micro in range(n)]
-            if decl.init is None and decl.role is not Role.REPORT:
-                raise ValueError(f"`{logical(decl)}` has neither an initialiser nor a given value")
-            for micro, part in enumerate(parts if decl.init is not None else ()):
-                where = region(decl, self.cls, self.group, self.mesh, {**self.at, TIME: micro})
-                type = logical_type(decl, self.cls)
-                assert decl.init is not None
-                found = self.backend.initial(decl.init, logical(decl), type, self.program.seed, where)
-                inside = tuple(slice(0, high - low) for low, high in where)
-                self.backend.assign(self.backend.part(part, inside), found)
-            self.fill(decl.name, array)
+        begin(self, given)
 
     def put_inputs(self, name: str, var: Value, pieces: Sequence[Array]) -> None:
         """The pieces of all micro-batches of a step: arrays of nobody else's."""

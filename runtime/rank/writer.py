@@ -209,10 +209,9 @@ class RankWriter(StraightLine):
                 last = f"if micro == {rank.program.microbatches - 1}: " if shared else ""
                 write = f"d.write_part({op.name!r}, micro" if parted(decl) else f"{last}d.write({op.name!r}"
                 self.put(depth, f"{write}, {args[0]})")
-            case Accumulate() if listed(rank.declared[op.name]):
-                self.put(depth, f"d.put_part({op.name!r}, micro, {args[0]})")
             case Accumulate():
-                self.put(depth, self.accumulated(op.name, instr.inputs[0].name, args[0]))
+                put = f"d.put_part({op.name!r}, micro, {args[0]})" if listed(rank.declared[op.name]) else ""
+                self.put(depth, put or self.accumulated(op.name, instr.inputs[0].name, args[0]))
                 self.complete(instr, op.name, depth)
             case Save():
                 self.put(depth, f"d.saved[{op.name!r}, micro] = d.cell({args[0]})")

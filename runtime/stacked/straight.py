@@ -315,9 +315,10 @@ def renewing(slot: int, kernel: Any) -> Callable[..., Array]:
     def renewed(ctx: CallContext, g: Any, table: Array, rows: Array, numbers: Array) -> Array:
         if g.made[slot] is table:
             kernel.renew(ctx, table, rows, numbers)
-            return table
-        g.made[slot] = found = kernel(ctx, table, rows, numbers)
-        return found
+        else:
+            g.made[slot] = kernel(ctx, table, rows, numbers)
+        renewed: Array = g.made[slot]
+        return renewed
 
     return renewed
 

@@ -211,7 +211,9 @@ def _following(
     splits = [next(iter(_split_by(v, of[:1], axis)), None) for v, of in zip(node.inputs, held)]
     name = splits[operand]
     found = [k for k, loop in enumerate(plan.loops) if name is not None and loop.ins[operand] == name]
-    return next((k for k in found if all(n in (None, s) for n, s in zip(plan.loops[k].ins, splits))), next(iter(found), None))
+    return next(
+        (k for k in found if all(n in (None, s) for n, s in zip(plan.loops[k].ins, splits))), next(iter(found), None)
+    )
 
 
 def _by_cost(

@@ -171,8 +171,11 @@ def place(training: Training) -> Placed:
     place_nodes(backward, training.backward.nodes)
     of_lists = lists_of(training)
     gradients = [
-        listed(backward, v, *of_lists[i]) if i in of_lists
-        else _total_gradient(backward, v) if i < len(training.gradients) else _as_made(backward, v)
+        listed(backward, v, *of_lists[i])
+        if i in of_lists
+        else _total_gradient(backward, v)
+        if i < len(training.gradients)
+        else _as_made(backward, v)
         for i, v in enumerate(training.backward.outputs)
     ]
     others = dict.fromkeys(v for v in training.backward.inputs if v not in set(training.saved))
