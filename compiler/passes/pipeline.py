@@ -143,7 +143,7 @@ def _update(w: Work) -> None:
         before = w.names.copy()
         w.training = update(w.job, w.names, w.counters, w.differentiated, w.divided, w.counts)
     else:
-        w.training = evaluation(w.job, w.forward, w.divided)
+        w.training = evaluation(w.job, w.entry, w.forward, w.divided)
     if not w.whole and not w.parts and not w.twice:
         w.serial = w.training
     w.before_update = before

@@ -236,8 +236,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0558",
         "something that is not lowered yet",
-        "`offload` says in which memory tensors live, a job that says `infer` is no training. The compiler checks\n"
-        "both, but moves nothing yet and lowers training only, and does not pretend otherwise.",
+        "`offload` says in which memory tensors live. The compiler checks it, but moves nothing yet, and does not\n"
+        "pretend otherwise.",
         _file("split b on pp\noffload optimizer to host"),
         _file("split b on pp\nshard optimizer on pp"),
     ),
