@@ -38,13 +38,15 @@ class Compiled:
     program: Program
 
 
-def compile_job(given: Job | Training | Placed, entry: str | None = None, watch: Watch | None = None) -> Compiled:
+def compile_job(
+    given: Job | Training | Placed, entry: str | None = None, watch: Watch | None = None, lists: bool = True
+) -> Compiled:
     """All passes, or those behind the stage that is given: the program has one entry, what the job is for if none is
-    named. Raises ParcError with all that is wrong.
+    named. Raises ParcError with all that is wrong. lists: gradients of tables may stay lists of rows.
 
     A placed graph has no serial one behind it: its own stands in the place of `training`; no proof compares with it.
     """
-    w = run_passes(given, entry=entry, watch=watch, lowered=True)
+    w = run_passes(given, entry=entry, watch=watch, lowered=True, lists=lists)
     serial = w.serial
     if isinstance(given, Job) and given.written is not None:
         serial = run_passes(given.serial, "update", entry).serial
@@ -95,19 +97,19 @@ def run_passes(
     entry: str | None = None,
     watch: Watch | None = None,
     lowered: bool = False,
+    lists: bool = True,
 ) -> Work:
     """The passes behind what is given up to the one called `last`; lowered: refuses at once what no pass lowers.
 
     What placing finds to be needed of whole batches is set apart, and all is done again; so it is where gradients turn
-    out to be no lists of rows. Raises ParcError with all that
-    is wrong.
+    out to be no lists of rows (lists: they may be). Raises ParcError with all that is wrong.
     """
     work, at = _begun(given, entry)
     if lowered:
         _refuse_unlowered(work.job)
     while at < len(PASSES):
         step = PASSES[at]
-        if step.trains and not work.trains:
+        if (step.trains and not work.trains) or (step.name == "sparse" and not lists):
             at += 1
             continue
         try:

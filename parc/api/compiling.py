@@ -151,9 +151,14 @@ def compile(file: File, **options: Unpack[Options]) -> Compiled:
     Raises:
         ParcError: for what is wrong, for a schedule that hangs too.
     """
+    return _compile(file, options)
+
+
+def _compile(file: File, options: Options, lists: bool = True) -> Compiled:
+    """lists: gradients of tables may stay lists of rows."""
     from compiler.driver import compile_job
 
-    compiled = compile_job(evaluate(file, **options).job, options.get("entry"))
+    compiled = compile_job(evaluate(file, **options).job, options.get("entry"), lists=lists)
     _refuse(compiled, sizes(file, options))
     warn(compiled.job, options, compiled)
     return compiled
@@ -277,14 +282,15 @@ def export(file: File, system: System = "torch", *, entries: Sequence[Entry] = (
 
     if system not in SYSTEMS:
         raise ValueError(f"there is no system `{system}` to export to: {', '.join(SYSTEMS)}")
-    if not entries and (not is_program(name_of(file)) or options.get("entry")):
+    if not entries and is_program(name_of(file)) and options.get("entry"):
         return export_torch(load_program(file, **options))
     if is_program(name_of(file)):
         return export_torch(load_program(file, entries or None, **options))
     from compiler.driver import joined
 
-    chosen: list[Options] = [{**options, "entry": entry} for entry in dict.fromkeys(entries)]
-    return export_torch(_legal(joined([compile(file, **each).program for each in chosen])))
+    chosen: list[Options] = [{**options, "entry": entry} for entry in dict.fromkeys(entries)] or [options]
+    made = [_compile(file, each, lists=False).program for each in chosen]  # `autograd` adds gradients up
+    return export_torch(_legal(joined(made)) if entries else made[0])
 
 
 def load_program(file: File, entries: Sequence[Entry] | None = (), **options: Unpack[Options]) -> Program:
