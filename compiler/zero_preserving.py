@@ -183,7 +183,11 @@ class _Facts:
                 return a
             case "mul" if a.number == 1:
                 return b
+            case "div" if a.number == 0 and b.number is not None and b.number != 0:
+                return _Fact(number=0.0)
             case "div" if a.number == 0 and isinstance(slots[1], Value) and self.signs[slots[1]] == POSITIVE:
+                return _Fact(number=0.0)
+            case "pow" if a.number == 0 and b.number is not None and b.number > 0:
                 return _Fact(number=0.0)
             case "where":
                 condition, yes, no = facts
