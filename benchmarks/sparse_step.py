@@ -32,6 +32,8 @@ from compiler.memory.tiers import FIRST
 from dsl.source import Source
 from runtime.stacked import Emulator
 
+OPTIMIZERS = ("sgd", "adagrad", "rowwise_adagrad", "lazy_adam")
+
 TEXT = """\
 use std.optimizers ({optimizer})
 
@@ -75,7 +77,9 @@ def main() -> int:
     parser.add_argument("--columns", type=int, default=4)
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--optimizer", default="rowwise_adagrad", choices=["sgd", "adagrad", "rowwise_adagrad", "lazy_adam"])
+    parser.add_argument(
+        "--optimizer", default="rowwise_adagrad", choices=["sgd", "adagrad", "rowwise_adagrad", "lazy_adam"]
+    )
     parser.add_argument("--limit", type=float, default=0.1)
     args = parser.parse_args()
     text = TEXT.format(rows=args.rows, columns=args.columns, batch=args.batch, optimizer=args.optimizer)

@@ -11,7 +11,7 @@ from compiler.cluster import Cluster as Cluster
 from compiler.cluster import Device as Device
 from compiler.cluster import Level as Level
 from compiler.graph import Graph, Value
-from compiler.ops.rows import UniqueRows
+from compiler.lists import row_lists
 from compiler.origin import Role
 from compiler.strategy import SERIAL, Strategy
 from dsl.data import dataclass
@@ -321,9 +321,10 @@ class Training:
     @property
     def listed(self) -> frozenset[str]:
         """The weights whose gradients are lists of rows."""
-        owners = dict(zip((v.name for v in self.update.inputs), (name for name, _ in self.added)))
-        rows = (n.inputs[0].name for n in self.update.nodes if isinstance(n.op, UniqueRows)) if self.beside else ()
-        return frozenset(owners[name] for name in rows)
+        if not self.beside:
+            return frozenset()
+        owners = {v.name: name for v, (name, _) in zip(self.update.inputs, self.added)}
+        return frozenset(owners[names[0]] for _, _, names in row_lists(self.update))
 
     @property
     def graphs(self) -> tuple[Graph, ...]:

@@ -10,6 +10,7 @@ And which treat every row by itself: no value of a row depends on another row.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from compiler.graph import Graph, Node, Value
@@ -117,8 +118,8 @@ def _sign_of_map(op: Map, signs: Sequence[int], operands: Sequence[Value]) -> in
             return NOT_NEGATIVE
         case "exp":
             return POSITIVE
-        case "sqrt":
-            return max(NOT_NEGATIVE, signs[0])
+        case "sqrt":  # else it may be no number
+            return signs[0]
         case "abs" | "relu":
             return NOT_NEGATIVE
     return UNKNOWN
@@ -136,6 +137,8 @@ class _Fact:
 
 
 _NOTHING = _Fact()
+
+_COMPARED = {fn: getattr(operator, fn) for fn in ("eq", "ne", "lt", "le", "gt", "ge")}
 
 
 class _Facts:
@@ -189,12 +192,16 @@ class _Facts:
                 return _Fact(number=0.0)
             case "pow" if a.number == 0 and b.number is not None and b.number > 0:
                 return _Fact(number=0.0)
+            case "maximum":
+                for x, other, at in ((a, b, slots[1]), (b, a, slots[0])):
+                    if x.number is not None and x.number <= 0 and isinstance(at, Value) and self.signs[at]:
+                        return other
             case "where":
                 condition, yes, no = facts
                 if condition.number is not None:
                     return yes if condition.number else no
                 return yes if yes == no else _NOTHING
-        function: Callable[..., float] | None = FUNCTIONS[op.fn].value
+        function: Callable[..., float] | None = _COMPARED.get(op.fn) or FUNCTIONS[op.fn].value
         if function is not None and all(n is not None for n in numbers):
             try:
                 return _Fact(number=float(function(*numbers)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from compiler.explain.index import GRADIENT, ITSELF, Index, LayoutChange
 from compiler.graph import Value
 from compiler.layout import TIME, Layout, local_type
+from compiler.lists import row_lists
 from compiler.model import Weight
-from compiler.ops.rows import UniqueRows
 from compiler.origin import within
 from compiler.passes.place.place import Placed
 from compiler.passes.place.region import Reason
@@ -151,11 +151,9 @@ class _Explainer:
             return f"a tensor of its size, no list of rows: {why}"
         if weight.name not in self.training.listed:
             return ""
-        names = {
-            v.name for v, (name, _) in zip(self.training.update.inputs, self.training.added) if name == weight.name
-        }
-        ops = (n.op for n in self.training.update.nodes if n.inputs and n.inputs[0].name in names)
-        slots = next(op.slot.size // op.parts for op in ops if isinstance(op, UniqueRows))
+        owners = {v.name: name for v, (name, _) in zip(self.training.update.inputs, self.training.added)}
+        lists = row_lists(self.training.update)
+        slots = next(op.slot.size // op.parts for op, _, names in lists if owners[names[0]] == weight.name)
         return f"a list of rows and their numbers, {slots:,} different ones at most: the update leaves all others alone"
 
     def _shards(self, rule: ShardRule, name: str, cls: str, layout: Layout) -> bool:

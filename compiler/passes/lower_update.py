@@ -7,12 +7,12 @@ from math import inf
 
 from compiler.graph import Graph, Names, Node, Type, Value
 from compiler.layout import Layout
+from compiler.lists import row_lists
 from compiler.model import State
 from compiler.ops.comm import Relayout
 from compiler.ops.create import Full
 from compiler.ops.effects import Read, StageReduce, Write
 from compiler.ops.elementwise import Map
-from compiler.ops.rows import UniqueRows
 from compiler.origin import Role
 from compiler.passes.across import Across
 from compiler.passes.buffers import BufferNames, of_chunk
@@ -61,9 +61,7 @@ class _Update:
         self.total = {v.name: name for v, name in zip(placed.totals, added, strict=True)}
         self.buffer = {v.name: name for v, name in zip(placed.totals, buffers.added, strict=True)}
         self.owner = {s.name: s.of for s in self.training.states}
-        self.addends: dict[str, list[Value]] = {}
-        for name, parts in zip(added, staged.addends, strict=True):
-            self.addends.setdefault(name, []).extend(parts)
+        self.addends = dict(zip(buffers.added, staged.addends, strict=True))
         self.deps: dict[str, Deps] = {}
         self.roots: set[str] = set()
         self.chain: set[str] = set()
@@ -137,10 +135,10 @@ class _Update:
                 found.append(chunk)
         return found
 
-    def _contributes(self, weight: str, chunk: int) -> bool:
-        """Whether the backward pass of this class adds to the weight's gradient."""
+    def _contributes(self, buffer: str, chunk: int) -> bool:
+        """Whether the backward pass of this class adds to the buffer."""
         stages = {self.staged.homes.stage(g, chunk) for g in self.groups}
-        return any(stages & self.staged.stages_of(v, self.staged.backward) for v in self.addends[weight])
+        return any(stages & self.staged.stages_of(v, self.staged.backward) for v in self.addends[buffer])
 
     def lower(self) -> tuple[Graph, list[StateDecl]]:
         chunks = self.staged.chunks_of(self.groups)
@@ -209,8 +207,9 @@ class _Update:
                 name, layout, frozen = of_chunk(w.name, c), placed.weights[w.name], not w.trained
                 type = emits[c].type(w.value)
                 found.append(StateDecl(name, Role.WEIGHT, type, layout, c, w.init, logical=w.name, frozen=frozen))
-                here = w.name in sums and self._contributes(w.name, c)
-                for k, (buffer, grad, at) in enumerate(sums[w.name] if here else ()):
+                for k, (buffer, grad, at) in enumerate(sums.get(w.name, ())):
+                    if not self._contributes(buffer, c):
+                        continue
                     index = lists.get(buffer)
                     role = Role.ROWS if k and index is None else Role.GRADIENT
                     own = emits[c].piece(grad, w.name)
@@ -227,11 +226,10 @@ class _Update:
     def _lists(self) -> dict[str, str]:
         """By the buffers of lists' rows, those of their numbers."""
         found: dict[str, str] = {}
-        names = dict(zip((v.name for v in self.training.update.inputs), self.buffers.added))
-        for node in self.training.update.nodes:
-            if isinstance(node.op, UniqueRows):
-                own = [names[v.name] for v in node.inputs]
-                found.update(zip(own[::2], own[1::2], strict=True))
+        names = {v.name: buffer for v, buffer in zip(self.training.update.inputs, self.buffers.added)}
+        for _, _, operands in row_lists(self.training.update):
+            own = [names[name] for name in operands]
+            found.update(zip(own[::2], own[1::2], strict=True))
         return found
 
     def _enter(self, emits: Mapping[int, Emitter]) -> None:
@@ -245,7 +243,7 @@ class _Update:
                 emit = emits[c]
                 if v.name in self.total:
                     assert weight is not None
-                    if self._contributes(weight, c):
+                    if self._contributes(self.buffer[v.name], c):
                         emit.effect(Read(of_chunk(self.buffer[v.name], c)), v, v.layout)
                     else:  # reads the weight, but its gradient arises elsewhere
                         emit.effect(Full(0.0, v.type.dtype, emit.type(v).dims), v, v.layout)

@@ -14,7 +14,6 @@ from math import prod
 from compiler.graph import ITEMSIZE, Dim, Graph, Names, Node, Type, Value
 from compiler.layout import TIME, Layout, local_type, nested
 from compiler.model import Job, Weight
-from compiler.ops.base import Op
 from compiler.ops.elementwise import Cast, Map, Transpose
 from compiler.ops.index import ScatterAdd
 from compiler.ops.repeat import Repeat
@@ -178,8 +177,8 @@ class _Choice:
                 return "what it takes is the same in all micro-batches"
             if divided is not None and n.inputs[1].type.size(divided) % self.count:
                 return "micro-batches are uneven"
-            if divided is not None and any(isinstance(self._maker(v), Repeat) for v in n.inputs):
-                return "a loop makes its rows"
+            if divided is not None and any(self._stacked(v) for v in n.inputs):
+                return "a loop makes its rows one after the other"
         axes, own = self._axes(), self._axes("weights")
         if axes[: len(own)] != own:
             return "its rows are stored in other pieces than its optimizer's states"
@@ -187,8 +186,10 @@ class _Choice:
             return f"`{name}` is split unevenly on several axes"
         return None
 
-    def _maker(self, value: Value) -> Op | None:
-        return self.made[value].op if value in self.made else None
+    def _stacked(self, value: Value) -> bool:
+        """Whether a loop makes it slice by slice."""
+        node = self.made.get(value)
+        return node is not None and isinstance(node.op, Repeat) and value in node.outputs[node.op.carries :]
 
     def _axes(self, cls: str = "optimizer") -> tuple[str, ...]:
         return self.stored[cls].dims[self.weight.value.type.index(self.dim.name)]

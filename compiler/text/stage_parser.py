@@ -323,7 +323,7 @@ class _Parser(FactParser, BodyParser, SpanParser):
         found = []
         while self.take_word("beside"):
             value = self.declared()
-            self.word("of")
+            self.word("for")
             found.append((self.text("a weight"), value))
             self.end_line()
         return found

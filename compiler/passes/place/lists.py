@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from compiler.graph import Type, Value
 from compiler.layout import TIME, Layout
+from compiler.lists import row_lists
 from compiler.model import Training
-from compiler.ops.rows import UniqueRows
 from compiler.passes.place.region import GradMark, GraphPlacer
 from compiler.passes.sparse import Unlisted
 
@@ -22,11 +22,10 @@ def lists_of(training: Training) -> dict[int, Listed]:
     positions = {v.name: i for i, v in enumerate(training.update.inputs)}
     names, outputs = [name for name, _ in training.added], training.backward.outputs
     found: dict[int, Listed] = {}
-    for node in training.update.nodes:
-        if isinstance(node.op, UniqueRows):
-            at = [positions[v.name] for v in node.inputs]
-            for rows, index in zip(at[::2], at[1::2], strict=True):
-                found[rows] = found[index] = names[rows], outputs[rows], outputs[index]
+    for _, _, operands in row_lists(training.update):
+        at = [positions[name] for name in operands]
+        for rows, index in zip(at[::2], at[1::2], strict=True):
+            found[rows] = found[index] = names[rows], outputs[rows], outputs[index]
     return found
 
 
@@ -34,12 +33,11 @@ def mark_lists(training: Training, optimizer: Mapping[str, Layout], marks: dict[
     """The slots of a table lie as its optimizer's states do."""
     types = {w.name: w.value.type for w in training.trained}
     owners = {v.name: name for v, (name, _) in zip(training.update.inputs, training.added)}
-    for node in training.update.nodes:
-        if isinstance(node.op, UniqueRows):
-            name = owners[node.inputs[0].name]
-            dims = dict(zip(types[name].names, optimizer[name].dims, strict=True))
-            dims[node.op.slot.name] = dims.pop(node.op.dim.name)
-            marks[node.outputs[0].name] = GradMark(name, dims)
+    for op, made, operands in row_lists(training.update):
+        name = owners[operands[0]]
+        dims = dict(zip(types[name].names, optimizer[name].dims, strict=True))
+        dims[op.slot.name] = dims.pop(op.dim.name)
+        marks[made.name] = GradMark(name, dims)
 
 
 def listed(region: GraphPlacer, value: Value, weight: str, rows: Value, index: Value) -> Value:
