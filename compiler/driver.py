@@ -15,7 +15,7 @@ from compiler.passes.split import SplitGraphs
 from compiler.passes.stage import Staged
 from compiler.program import LASTING, DeviceClass, Entry, Program, StateDecl
 from dsl.data import dataclass
-from dsl.diagnostics import Diagnostics, fail
+from dsl.diagnostics import fail
 
 Watch = Callable[[Pass, Work], None]
 """Hears of each pass when it has run."""
@@ -46,7 +46,7 @@ def compile_job(
 
     A placed graph has no serial one behind it: its own stands in the place of `training`; no proof compares with it.
     """
-    w = run_passes(given, entry=entry, watch=watch, lowered=True, lists=lists)
+    w = run_passes(given, entry=entry, watch=watch, lists=lists)
     serial = w.serial
     if isinstance(given, Job) and given.written is not None:
         serial = run_passes(given.serial, "update", entry).serial
@@ -96,17 +96,14 @@ def run_passes(
     last: str = PASSES[-1].name,
     entry: str | None = None,
     watch: Watch | None = None,
-    lowered: bool = False,
     lists: bool = True,
 ) -> Work:
-    """The passes behind what is given up to the one called `last`; lowered: refuses at once what no pass lowers.
+    """The passes behind what is given up to the one called `last`.
 
     What placing finds to be needed of whole batches is set apart, and all is done again; so it is where gradients turn
     out to be no lists of rows (lists: they may be). Raises ParcError with all that is wrong.
     """
     work, at = _begun(given, entry)
-    if lowered:
-        _refuse_unlowered(work.job)
     while at < len(PASSES):
         step = PASSES[at]
         if (step.trains and not work.trains) or (step.name == "sparse" and not lists):
@@ -160,12 +157,3 @@ def _asked(job: Job, entry: str) -> Job:
     if job.kind == "infer" or entry != INFER:
         return job
     return replace(job, evaluated=inference(job.model_of(entry), job.span))
-
-
-def _refuse_unlowered(job: Job) -> None:
-    """E0558: the language has the words, no pass does it yet; to pass over them in silence would be a lie."""
-    found = Diagnostics()
-    for rule in job.strategy.offloads:
-        help = "leave the rule out; `shard` and `recompute` make room as well"
-        found.error("E0558", f"`offload … to {rule.memory}` is not lowered yet", rule.span, help=help)
-    found.raise_if_any()

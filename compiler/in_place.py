@@ -1,4 +1,5 @@
-"""Which results take the memory of an operand: those that renew a state, or rows of a weight and its states.
+"""Which results take the memory of an operand: those that renew a state, rows of a weight or of its states, or what
+rests in another memory.
 
 A program speaks of values: `%new = scatter %cache, %rows, %index over t`, `write %new to cache`. What `read` gives is
 the buffer itself, so where nothing needs the old contents any more they may be overwritten, and there is never a second
@@ -8,13 +9,13 @@ programs are run, not what they say (like `liveness.sinks`): executors and the m
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from math import inf
 from typing import NamedTuple
 
 from compiler.graph import Graph, Node, Value
 from compiler.layout import TIME
+from compiler.memory.tiers import FIRST
 from compiler.ops.base import Movement
 from compiler.ops.call import Call
 from compiler.ops.comm import Comm
@@ -23,7 +24,7 @@ from compiler.ops.repeat import Repeat
 from compiler.ops.rows import WriteRows
 from compiler.origin import Role
 from compiler.program import DeviceClass, StateDecl
-from compiler.walk import called, walk
+from compiler.walk import walk
 
 
 class Reuse(NamedTuple):
@@ -49,11 +50,19 @@ def reuses(cls: DeviceClass, microbatches: int) -> Reuses:
 def reuses_of(body: Graph, states: Iterable[StateDecl], microbatches: int) -> Reuses:
     """Of one function. What updates renew is renewed in its memory where only rows of it are (`write_rows`)."""
     states = tuple(states)
-    own = [s.name for s in states if s.role is Role.STATE and (microbatches == 1 or TIME in s.layout.split_axes)]
+    own = [s.name for s in states if _renewed_there(s, microbatches)]
     found = _of_function(body, own) if own else {}
     if any(isinstance(n.op, WriteRows) for n, _ in walk(body)):
-        found |= _of_function(body, [s.name for s in states if s.role in (Role.WEIGHT, Role.OPTIMIZER)], rows=True)
+        rest = [s.name for s in states if s.role in (Role.WEIGHT, Role.OPTIMIZER) and s.name not in own]
+        found |= _of_function(body, rest, rows=True)
     return found
+
+
+def _renewed_there(s: StateDecl, microbatches: int) -> bool:
+    """Whether its contents may be renewed in its memory, if nothing needs them any more."""
+    if s.role is Role.STATE:
+        return microbatches == 1 or TIME in s.layout.split_axes
+    return s.memory != FIRST and s.role in (Role.WEIGHT, Role.OPTIMIZER)
 
 
 def _of_function(body: Graph, states: Collection[str], rows: bool = False) -> Reuses:
@@ -66,18 +75,26 @@ def _of_function(body: Graph, states: Collection[str], rows: bool = False) -> Re
         elif isinstance(node.op, Write):
             writes.setdefault(node.op.name, []).append(node.inputs[0])
     found: Reuses = {}
-    times: Counter[tuple[int, int]] = Counter()
     uses = _Uses(body, rows=rows)
     for name in states:
         read, written = reads.get(name, []), writes.get(name, [])
         if len(read) == len(written) == 1:
-            mine = _traced(uses, read[0], written[0]) or {}
-            times.update(mine.keys())
-            found |= mine
-    # A function does the same for all that call it.
-    calls = Counter(id(n.op.body) for n in body.nodes if isinstance(n.op, Call))
-    inside = {id(n): calls[id(g)] for g in called(body.nodes) for n in g.nodes}
-    return {key: reuse for key, reuse in found.items() if times[key] >= inside.get(key[0], 1)}
+            found |= _traced(uses, read[0], written[0]) or {}
+    return _by_all_calls(body, found)
+
+
+def _by_all_calls(body: Graph, found: Reuses) -> Reuses:
+    """Without what holds for some calls of a function and not for others, which run the same nodes."""
+    calls: dict[int, list[Node]] = {}
+    for node in body.nodes:
+        if isinstance(node.op, Call):
+            calls.setdefault(id(node.op.body), []).append(node)
+    for nodes in calls.values():
+        results = range(len(nodes[0].outputs))
+        if any(len({(id(n), k) in found for n in nodes}) > 1 for k in results):
+            inside = {id(n) for n, _ in walk(nodes[0].op.body)}  # type: ignore[attr-defined]
+            found = {key: reuse for key, reuse in found.items() if key[0] not in inside}
+    return found
 
 
 class _Use(NamedTuple):
@@ -118,6 +135,8 @@ class _Uses:
                     work.append(node.outputs[0].name)
                 elif isinstance(node.op, Repeat) and use.operand < node.op.carries:
                     work.append(node.outputs[use.operand].name)  # it may be carried through
+                elif isinstance(node.op, Call):  # it may give what it takes
+                    work += [v.name for v in node.outputs if v.memory == node.inputs[use.operand].memory]
 
 
 def _traced(uses: _Uses, own: Value, result: Value) -> Reuses | None:
@@ -142,13 +161,11 @@ def _candidates(node: Node, k: int, rows: bool) -> Iterator[tuple[int, Reuses]]:
     """Operands whose memory result `k` of a node may take, and what lies where then."""
     op = node.op
     if isinstance(op, Call):
-        results = [v.name for v in op.body.outputs]
-        others = frozenset(n for i, n in enumerate(results) if i != k)
-        body = _Uses(op.body, others, rows)
+        uses = _Uses(op.body, frozenset(v.name for i, v in enumerate(op.body.outputs) if i != k), rows)
         for j, param in enumerate(op.body.inputs):
-            inner = _traced(body, param, op.body.outputs[k])
-            if inner:
-                yield j, inner
+            within = _traced(uses, param, op.body.outputs[k])
+            if within is not None and (within or not rows):
+                yield j, within | {(id(node), k): Reuse(j)}
         return
     if rows and not isinstance(op, WriteRows):
         return
@@ -157,7 +174,7 @@ def _candidates(node: Node, k: int, rows: bool) -> Iterator[tuple[int, Reuses]]:
         if isinstance(op, Comm):
             return
         for j, v in enumerate(node.inputs):
-            if j == op.renews or (op.pointwise and (v.type, v.layout) == (out.type, out.layout)):
+            if j == op.renews or (op.pointwise and (v.type, v.layout, v.memory) == (out.type, out.layout, out.memory)):
                 yield j, {(id(node), k): Reuse(j)}
         return
     carried = [v.name for v in op.body.outputs[: op.carries]]
@@ -171,7 +188,8 @@ def _candidates(node: Node, k: int, rows: bool) -> Iterator[tuple[int, Reuses]]:
     uses = _Uses(op.body, frozenset(carried))
     defined = uses.made.get(result.name, (-1, 0))[0]
     for j in range(op.carries, op.carries + op.stacks):
-        if (node.inputs[j].type, node.inputs[j].layout) != (node.outputs[k].type, node.outputs[k].layout):
+        old, new = node.inputs[j], node.outputs[k]
+        if (old.type, old.layout, old.memory) != (new.type, new.layout, new.memory):
             continue
         inner = _traced(uses, op.body.inputs[j], result)
         if inner is not None:

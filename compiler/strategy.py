@@ -14,6 +14,8 @@ from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
 CLASSES = ("weights", "activations", "gradients", "optimizer")
+MOVED = ("optimizer",)
+"""The classes of tensors that can rest in another memory than the devices' own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +134,15 @@ class ImplementRule:
 
 @dataclass(frozen=True, slots=True)
 class OffloadRule:
-    """Tensors of these classes in the scope (None: everywhere) rest in `memory` (`host` or `nvme`)."""
+    """Tensors of these classes in the scope (None: everywhere) rest in `memory` (`host`, `nvme`). Of several rules for
+    a tensor the first counts. prefetch: how many of those that are read next are fetched ahead."""
 
     classes: tuple[str, ...]
     memory: str
     scope: str | None = None
+    prefetch: int = 1
     span: Span = field(default=NOWHERE, compare=False)
+    by: Span | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from compiler.memory.peak import Peak, memory_use
 from compiler.memory.tiers import FIRST
 from compiler.numbering import Ranks, Runs, joined
 from dsl.data import dataclass
-from parc.memory import capacities
+from parc.memory import capacities, elsewhere
 from parc.setup import parameters
 
 MOST = 12
@@ -158,7 +158,8 @@ class Estimate:
     def fits(self) -> bool:
         """Whether no device needs more of any memory than it has."""
         there = capacities(self.compiled.job)
-        return all(m.needed <= there.get(m.memory, m.needed) for m in self.memory)
+        needs = {FIRST: self.needed} | elsewhere(self.compiled)
+        return all(n <= there.get(kind, n) for kind, n in needs.items())
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, in seconds and bytes."""

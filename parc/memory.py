@@ -9,8 +9,9 @@ from compiler.cost.kernels.program import Features
 from compiler.cost.memory.systems import Need, Systems
 from compiler.driver import Compiled
 from compiler.memory.fullest import Fullest, fullest, traced
-from compiler.memory.peak import memory_use, most
-from compiler.memory.tiers import FIRST
+from compiler.memory.peak import memory_use
+from compiler.memory.servers import worst_server
+from compiler.memory.tiers import FIRST, Share
 from compiler.model import Job
 from dsl.data import dataclass
 
@@ -46,10 +47,7 @@ def of_program(compiled: Compiled, features: Features | None = None) -> Needs:
     use = memory_use(program)
     holding = [g for g, kinds in use.items() if FIRST in kinds]  # devices that only forward losses hold nothing
     group = max(holding, key=lambda g: (use[g][FIRST].bytes, -g))
-    bytes: dict[str, int] = {}
-    for kinds in use.values():
-        for kind, peak in kinds.items():
-            bytes[kind] = max(bytes.get(kind, 0), peak.bytes)
+    bytes = {FIRST: use[group][FIRST].bytes} | elsewhere(compiled)
     return Needs(bytes, group, use[group][FIRST].roles, None, lambda: fullest(traced(program, group), group, FIRST))
 
 
@@ -59,11 +57,8 @@ def of_stack(compiled: Compiled, features: Features | None = None) -> Needs:
     systems = Systems(compiled, features)
     group = max(systems.needs, key=lambda g: (systems.needs[g].needed, -g))
     need = systems.needs[group]
-    others: dict[str, int] = {}
-    if any(s.memory != FIRST for c in compiled.program.classes for s in c.states):
-        others = {kind: n for kind, n in most(compiled.program).items() if kind != FIRST}
     return Needs(
-        {FIRST: need.needed} | others,
+        {FIRST: need.needed} | elsewhere(compiled),
         group,
         need.peak.roles,
         need,
@@ -71,6 +66,19 @@ def of_stack(compiled: Compiled, features: Features | None = None) -> Needs:
     )
 
 
-def capacities(job: Job) -> dict[str, float]:
+def elsewhere(compiled: Compiled) -> dict[str, int]:
+    """Memory kind -> bytes of a device of the server that needs most of it: of memories besides the devices' own."""
+    program, shares = compiled.program, capacities(compiled.job)
+    found: dict[str, dict[int, int]] = {}
+    if any(s.memory != FIRST for c in program.classes for s in c.states):
+        for group, kinds in memory_use(program).items():
+            for kind, peak in kinds.items():
+                if kind != FIRST:
+                    found.setdefault(kind, {})[group] = peak.bytes
+    sharing = {kind: shares[kind].sharing if kind in shares else 1 for kind in found}
+    return {kind: worst_server(program, needs, sharing[kind]).bytes for kind, needs in found.items()}
+
+
+def capacities(job: Job) -> dict[str, Share]:
     """A device's share of each memory of the job's cluster, in bytes."""
     return {} if job.cluster is None else {name: m.share for name, m in job.cluster.tiers.items()}

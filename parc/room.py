@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from compiler.driver import Compiled
@@ -53,7 +53,7 @@ def _fits(stack: Needs, capacity: float) -> tuple[str, None]:
     return f"{told}; the emulator holds all values of the program, as `parc cost` lists them", None
 
 
-def _remedies(compiled: Compiled, there: dict[str, float], measure: Measure) -> str:
+def _remedies(compiled: Compiled, there: Mapping[str, float], measure: Measure) -> str:
     """What to do about it. Changes are tried for steps of training alone."""
     from parc.remedies import in_words, remedies
 

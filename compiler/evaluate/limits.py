@@ -30,6 +30,9 @@ MAX_STAGES = 4096
 MAX_CHUNKS = 64
 """Chunks of a device in an interleaved schedule; each has text of its own."""
 
+MAX_PREFETCH = 64
+"""Of what `offload` fetches ahead; all of it stands in device memory."""
+
 MAX_INTEGER_BITS = 256
 """Size of a static integer."""
 

@@ -39,7 +39,7 @@ def build_plan(
     if item.model is not None and index is not None and item.model.id != index.model.name:
         message = f"the strategy `{entry.name}` is for `{item.model.id}`, not for `{index.model.name}`"
         raise fail("E0414", message, name.span, notes=[("it is declared here", item.model.span)])
-    expander = Expander(session, entry, index)
+    expander = Expander(session, entry, index, cluster)
     before = session.failures
     expander.run(item.body, static_scope(entry.module))
     rules = expander.rules

@@ -11,16 +11,18 @@ from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.implement import implementation, rule
 from compiler.evaluate.index import ModelIndex
+from compiler.evaluate.offloads import offload_rule
 from compiler.evaluate.pipelines import Microbatches, pipeline_rule, schedule_microbatches
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, SourceCall, is_std, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
 from compiler.implement.replacing import Implementation
-from compiler.memory.tiers import EXAMPLES
+from compiler.model import Cluster
 from compiler.origin import within
 from compiler.strategy import (
     CLASSES,
+    MOVED,
     ImplementRule,
     LayoutRule,
     MeshAxis,
@@ -63,12 +65,15 @@ class StrategyRules:
 
 
 class Expander:
-    """Expands one strategy for one model (None: names of the model are not checked)."""
+    """Expands one strategy for one model and one cluster (None: names of the model, memories are not checked)."""
 
-    def __init__(self, session: Session, entry: Defined, index: ModelIndex | None) -> None:
+    def __init__(
+        self, session: Session, entry: Defined, index: ModelIndex | None, cluster: Cluster | None = None
+    ) -> None:
         self.session = session
         self.entry = entry
         self.index = index
+        self.cluster = cluster
         self.rules = StrategyRules()
         self.within: str | None = None  # scope that the applied tactics are narrowed to
         self.applied: list[ast.Apply] = []
@@ -116,12 +121,9 @@ class Expander:
                 where = self._scope(statement.scope)
                 rules.recomputes.append(RecomputeRule(where, keep, self.span(statement), self.by))
             case ast.Offload():
-                classes = self._classes(statement.classes, CLASSES)
-                memory = statement.memory.id
-                if memory not in EXAMPLES:
-                    help = did_you_mean(memory, EXAMPLES) or f"there are {listed(EXAMPLES)}"
-                    raise fail("E0412", f"there is no memory `{memory}`", statement.memory.span, help=help)
-                rules.offloads.append(OffloadRule(classes, memory, self._scope(statement.scope), self.span(statement)))
+                classes, where = self._classes(statement.classes, MOVED), self._scope(statement.scope)
+                span = self.span(statement)
+                rules.offloads.append(offload_rule(statement, classes, where, scope, self.cluster, span, self.by))
             case ast.Implement():
                 self._implement(statement, scope)
             case ast.Apply():

@@ -15,6 +15,7 @@ follows with its real buffers:
 - Where micro-batches put parts of their own into an accumulator (lists of rows), it is made whole by the first.
 - `save` copies what is in a state's buffer, which is renewed before the saved value is loaded.
 - `write` copies into the buffer that is there. `recv` allocates; what a `send` sends is not kept.
+- `move … ahead n` in a loop allocates the result of n iterations later; in the first iteration those up to it.
 - A loop allocates the stacks of its results before the first iteration; an iteration's result is copied into its stack
   as soon as it is defined. A stack that only an `accumulate` reads, whose buffer has been set before, is not made: the
   results of the iterations are added to that buffer's slices (`liveness.sinks`). Carries enter without a copy: the
@@ -32,32 +33,18 @@ from compiler.graph import Graph, Node, Value
 from compiler.in_place import reuses
 from compiler.layout import TIME, local_type
 from compiler.liveness import Liveness, liveness
+from compiler.memory.held import Buffer, Early
 from compiler.memory.tiers import FIRST
 from compiler.ops.base import Movement
 from compiler.ops.call import Call
 from compiler.ops.effects import Accumulate, Input, Load, Read, Save
+from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import LASTING, DeviceClass, Function, listed
 from dsl.data import dataclass
 
 STATIC = (*LASTING, Role.REPORT)
-
-
-@dataclass(eq=False, slots=True)
-class Buffer:
-    bytes: int
-    memory: str
-    name: str
-    origin: str  # role while only names hold it
-    static: bool = False
-    names: int = 0
-    slots: int = 0
-    accumulator: str = ""
-
-    @property
-    def role(self) -> str:
-        return self.accumulator or (Role.SAVED if self.slots else self.origin)
 
 
 Totals = dict[tuple[str, str], int]  # (memory, role) -> bytes
@@ -114,6 +101,7 @@ class Replay:
         self.changes: list[tuple[Buffer, str, int]] = []  # a buffer came, or changed: its role (none: it went), bytes
         self.effect = MemoryEffect({})
         self.lives: dict[int, Liveness] = {}
+        self.early: dict[int, Early] = {}  # by instruction, of the loops that are running
 
     def run(self, function: Function) -> MemoryEffect:
         self.totals = {}
@@ -227,6 +215,14 @@ class Replay:
         elif (reuse := self.reuses.get((id(instr), 0))) is not None:
             (out,) = instr.outputs
             b = env[instr.inputs[reuse.operand].name]
+        elif (early := self.early.get(id(instr))) is not None:
+            (out,) = instr.outputs
+            while early.begins():
+                early.moved.append(self._new(out.name, self._bytes(out), memory=out.memory))
+                early.left -= 1
+                self._hold(early.moved[-1], names=1)
+            env[out.name] = early.moved.popleft()
+            return
         else:
             origin = Role.MESSAGE if op.message else Role.ACTIVATION
             for out in instr.outputs:
@@ -317,12 +313,18 @@ class Replay:
         shared = [env[n] for n in names[op.carries :]]
         nexts = [v.name for v in op.body.outputs[: op.carries]]
         seen: dict[Signature, int] = {}
+        moves = {id(n): Early(n.op.ahead, op.count) for n in op.body.nodes if isinstance(n.op, Move) and n.op.ahead}
+        self.early |= moves
+        last = op.count - max((e.ahead for e in moves.values()), default=0)  # from there on less is moved
         i = 0
         while i < op.count:
             # Iterations that begin alike end alike: jump over whole periods.
-            signature = self._signature(carried, shared)
-            if signature in seen and (period := i - seen[signature]) and op.count - i >= period:
-                i += (op.count - i) // period * period
+            signature = (*self._signature(carried, shared), tuple(len(e.moved) for e in moves.values()))
+            if signature in seen and (period := i - seen[signature]) and last - i >= period:
+                jump = (last - i) // period * period
+                for e in moves.values():
+                    e.left -= jump
+                i += jump
                 seen.clear()
                 continue
             seen[signature] = i
@@ -373,16 +375,3 @@ class Replay:
             held = b.static or held_outside > 0 or b.slots > 0 or bool(b.accumulator)
             out.append((number[b], b.bytes, b.role, held))
         return tuple(out)
-
-
-def copies(slots: Mapping[str, Buffer]) -> dict[str, Buffer]:
-    """The same slots for another action: those that shared a buffer share one again. They stay `saved` to their end."""
-    made: dict[Buffer, Buffer] = {}
-    for b in slots.values():
-        if b not in made:
-            made[b] = (
-                b
-                if b.static
-                else Buffer(b.bytes, b.memory, b.name, Role.SAVED, slots=b.slots, accumulator=b.accumulator)
-            )
-    return {name: made[b] for name, b in slots.items()}

@@ -12,7 +12,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import field
 
-from compiler.memory.action import Buffer
+from compiler.memory.held import Buffer
 from compiler.memory.lifetimes import Bundle, Lives, Skipped, TracedMemory, Variant, bundle_of
 from compiler.memory.tiers import FIRST
 from dsl.data import dataclass

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from compiler.memory.fullest import Alive, Fullest, fullest, traced
 from compiler.memory.peak import memory_use
+from compiler.memory.servers import worst_server
+from compiler.memory.tiers import Share
 from compiler.model import TRAIN_STEP
 from compiler.program import Program
 from dsl.diagnostics import Diagnostic, ParcError
@@ -29,15 +31,18 @@ class StackNeed(Protocol):
 def check_capacity(program: Program, capacities: Mapping[str, float]) -> None:
     """Raise E0701 if emulated devices need more than there is for one of the program's entries.
 
-    capacities: memory kind -> bytes per device; of memories that are not named there is enough.
+    capacities: memory kind -> bytes per device; of memories that are not named there is enough. Where they are `Share`s
+    the devices of a server have to do with all of it together.
     """
     for entry in program.entries if capacities else ():
         alone = program.only(entry.name)
         use = memory_use(alone)
         for memory, capacity in capacities.items():
             needs = {g: kinds[memory].bytes for g, kinds in use.items() if memory in kinds}
-            worst = max(needs, key=lambda g: (needs[g], -g), default=-1)
-            if worst >= 0 and needs[worst] > capacity:
+            if not needs:
+                continue
+            need, worst = worst_server(alone, needs, capacity.sharing if isinstance(capacity, Share) else 1)
+            if need > capacity:
                 found = fullest(traced(alone, worst), worst, memory)
                 raise ParcError(out_of_memory(found, capacity, entry=entry.name))
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from compiler.graph import Graph, Node
 from compiler.liveness import rounds
-from compiler.memory.action import Buffer, MemoryEffect, Replay, Signature, Where
+from compiler.memory.action import MemoryEffect, Replay, Signature, Where
+from compiler.memory.held import Buffer
 from compiler.memory.peak import ClassMemory
 from compiler.memory.tiers import FIRST
 from compiler.memory.times import Times, union

@@ -7,7 +7,8 @@ from functools import lru_cache
 
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import rounds
-from compiler.memory.action import STATIC, Buffer, MemoryEffect, Replay, Totals, copies
+from compiler.memory.action import STATIC, MemoryEffect, Replay, Totals
+from compiler.memory.held import Buffer, copies
 from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Accumulate, Input
 from compiler.origin import Role

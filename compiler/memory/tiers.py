@@ -17,6 +17,18 @@ EXAMPLES = {"host": "`host memory 768 GiB, 200 GB/s over 32 GB/s`", "nvme": "`nv
 """The memories that a server may have besides its devices' own, each as a cluster describes it."""
 
 
+class Share(float):
+    """Bytes that a device has of a memory; sharing: how many devices have it together, of which one may need more than
+    its share if others need less."""
+
+    def __new__(cls, bytes: float, sharing: int = 1) -> Share:
+        found = super().__new__(cls, bytes)
+        found.sharing = sharing
+        return found
+
+    sharing: int
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """A memory of a cluster, as programs call it by `name`.
@@ -35,9 +47,9 @@ class Memory:
     link: float = inf
 
     @property
-    def share(self) -> float:
+    def share(self) -> Share:
         """A device's part of the capacity, in bytes."""
-        return self.capacity / self.sharing
+        return Share(self.capacity / self.sharing, self.sharing)
 
     @property
     def rate(self) -> float:

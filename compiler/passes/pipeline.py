@@ -24,6 +24,7 @@ from compiler.passes.evaluation import evaluation
 from compiler.passes.lanes import lanes
 from compiler.passes.lower import lower
 from compiler.passes.mark_regions import mark_regions
+from compiler.passes.offload import offload, resting
 from compiler.passes.once import NOTHING_SENT, made_once
 from compiler.passes.place.place import Placed, place
 from compiler.passes.place.rules import place_axes
@@ -195,6 +196,10 @@ def _early_writes(w: Work) -> None:
     w.program = on_updates(w.program, change)
 
 
+def _offload(w: Work) -> None:
+    w.program = offload(w.program, w.job.strategy.offloads, resting(w.training))
+
+
 def _mark_regions(w: Work) -> None:
     w.program = mark_regions(w.program)
 
@@ -225,6 +230,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("lower", _lower, lambda w: w.program),  # functions with effects, collectives, schedules
     Pass("late_values", _late_values, lambda w: w.program),  # what is made for a weight, as late as can be
     Pass("early_writes", _early_writes, lambda w: w.program),  # new contents, as early as can be
+    Pass("offload", _offload, lambda w: w.program),  # what rests in other memories is moved in and out
     Pass("mark_regions", _mark_regions, lambda w: w.program),  # what systems compute as one
 )
 

@@ -309,6 +309,11 @@ class _Update:
             nodes.append(Node(op, (old, new, param(rows.numbers)), (value,)))
             return value
 
+        def copied(value: Value) -> Value:
+            made = replace(value, name=self.names.fresh(f"{value.name}.copy"), origin=Origin(value.name, Phase.UPDATE))
+            nodes.append(Node(Cast(value.type.dtype), (value,), (made,)))
+            return made
+
         env |= {v: param(v) for v in graph.inputs[1:]}
         if self.clip is not None:
             grad = env[graph.inputs[2]]
@@ -336,6 +341,8 @@ class _Update:
             triples = zip(graph.outputs, tables, results, strict=True)
             results = [write(like, param(old), new) for like, old, new in triples]
             nodes = list(prune_nodes(nodes, results))
+        given = {*params.values()}  # of states that change places each needs a copy: one is written before the other
+        results = [copied(v) if v in given else v for v in results]
         used = {*(v for n in nodes for v in n.inputs), *results}
         read = {outer: inner for outer, inner in params.items() if inner in used}
         body = Graph(called, tuple(read.values()), tuple(nodes), tuple(results))

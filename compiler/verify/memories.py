@@ -28,6 +28,7 @@ class _Checker:
         self.report = report
         self.buffers: Mapping[str, str] = {s.name: s.memory for s in cls.states}
         self.called: set[int] = set()
+        self.slices: set[Value] = set()  # of loops, and what is the same in all iterations
 
     def body(self, body: Graph, site: Site) -> None:
         for i, instr in enumerate(body.nodes):
@@ -46,7 +47,9 @@ class _Checker:
             case Move(source, target):
                 if source == target:
                     self.report.error("E0619", site, f"{head(instr)}: from {source} to {target} is no move")
-                self.lie(instr, ins, source, "is moved from", site)
+                self.early(instr.op, instr, site)
+                self.lie(instr, ins[:1], source, "is moved from", site)
+                self.lie(instr, ins[1:], target, "makes room in", site)
                 self.lie(instr, instr.outputs, target, "is moved to", site)
             case Read(name) | Write(name) | Accumulate(name) | Save(name) | Load(name):
                 self.lie(instr, (*ins, *instr.outputs), self.buffers[name], f"goes with {name}, which lies in", site)
@@ -54,8 +57,16 @@ class _Checker:
                 self.lie(instr, ins, FIRST, "is read in", site)
                 self.lie(instr, instr.outputs, FIRST, "is made in", site)
 
+    def early(self, op: Move, instr: Node, site: Site) -> None:
+        """Iterations that have not begun have slices, and what is the same in all; nothing else is there of them."""
+        if op.ahead < 0 or (op.ahead and instr.inputs[0] not in self.slices):
+            message = f"{head(instr)}: %{instr.inputs[0].name} is not there {op.ahead} iterations ahead"
+            help = "`ahead` is for slices of a loop, and for what is the same in all its iterations"
+            self.report.error("E0619", site, message, help)
+
     def loop(self, op: Repeat, instr: Node, ins: Sequence[Value], site: Site) -> None:
         """A loop moves nothing: parameters lie where operands do, results and stacks where values of the body do."""
+        self.slices.update(op.body.inputs[op.carries :])
         self.body(op.body, site)
         for given, param in zip(ins, op.body.inputs, strict=True):
             self.lie(instr, (param,), given.memory, f"is given %{given.name}, which lies in", site)

@@ -147,11 +147,13 @@ class Recompute(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Offload(Statement):
-    """`offload optimizer, activations to host in block`: classes of tensors, the memory, the scope."""
+    """`offload optimizer, activations to host in block prefetch 2`: classes of tensors, the memory, the scope, how many
+    are fetched ahead."""
 
     classes: tuple[Name, ...]
     memory: Name
     scope: Path | None = None
+    prefetch: Expr | None = None
 
 
 @dataclass(frozen=True, slots=True)

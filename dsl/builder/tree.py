@@ -205,7 +205,8 @@ class TreeBuilder(Expressions):
 
     def offload(self, c: Children) -> ast.Offload:
         to = find("TO", c)
-        return ast.Offload(self._ids(c[:to]), self._name(c[to + 1]), first(ast.Path, c), span=self._span(c))
+        prefetch = first(ast.Expr, c)
+        return ast.Offload(self._ids(c[:to]), self._name(c[to + 1]), first(ast.Path, c), prefetch, span=self._span(c))
 
     def layout(self, c: Children) -> ast.LayoutDecl:
         dims = tuple((g.names[0], g.names[1:]) for g in every(NameList, c))

@@ -234,14 +234,6 @@ CODES: tuple[Code, ...] = (
         _update("(g - mean(g))"),
     ),
     Code(
-        "E0558",
-        "something that is not lowered yet",
-        "`offload` says in which memory tensors live. The compiler checks it, but moves nothing yet, and does not\n"
-        "pretend otherwise.",
-        _file("split b on pp\noffload optimizer to host"),
-        _file("split b on pp\nshard optimizer on pp"),
-    ),
-    Code(
         "E0559",
         "work that several devices repeat",
         "What is made from data and weights alone can be made by each stage that reads it: `place SCOPE on AXIS` says\n"
@@ -289,5 +281,14 @@ CODES: tuple[Code, ...] = (
         "from the data on. A stage has weights of its own only.",
         _file("microbatches 2 over b, two passes\nplace left on pp[0]", loss="sqrt(mean(z * z))"),
         _file("microbatches 2 over b\nplace left on pp[0]"),
+    ),
+    Code(
+        "E0570",
+        "a distance that nothing can be fetched ahead",
+        "What rests in another memory is moved to the device before it is read. `prefetch` says how many weights (or\n"
+        "iterations of a loop) ahead: so many more stand in the device's memory, while those before are computed.\n"
+        "`prefetch 0` moves each when it is read.",
+        _file("split b on pp\noffload optimizer to host prefetch -1").replace("lr = 0.1", "lr = 0.1, momentum = 0.9"),
+        _file("split b on pp\noffload optimizer to host prefetch 2").replace("lr = 0.1", "lr = 0.1, momentum = 0.9"),
     ),
 )

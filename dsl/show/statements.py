@@ -165,7 +165,8 @@ def _(node: ast.ReduceDecl) -> Doc:
 
 @statement.register
 def _(node: ast.Offload) -> Doc:
-    return [f"offload {names(node.classes)} to {node.memory.id}{_scope(node.scope)}"]
+    ahead: Doc = [" prefetch ", *expression(node.prefetch)] if node.prefetch is not None else []
+    return [f"offload {names(node.classes)} to {node.memory.id}{_scope(node.scope)}", *ahead]
 
 
 @statement.register

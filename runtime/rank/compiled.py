@@ -23,7 +23,8 @@ from runtime.comm import Handle, Then, Wait
 from runtime.rank.ahead import reductions
 from runtime.rank.buffers import HeldArray, RankBuffer
 from runtime.rank.collectives import Here, start_collective
-from runtime.rank.interpreter import OneDevice, Rank
+from runtime.rank.initial import OneDevice
+from runtime.rank.interpreter import Rank
 from runtime.rank.starts import Begun, Pending, finished
 from runtime.rank.writer import RankWriter
 

@@ -16,7 +16,8 @@ from runtime.executor import LocalExecutor, check_hang
 from runtime.mesh import Mesh, parted
 from runtime.numpy.backend import Numpy
 from runtime.rank.buffers import HeldArray
-from runtime.rank.interpreter import OneDevice, Rank
+from runtime.rank.initial import OneDevice
+from runtime.rank.interpreter import Rank
 from runtime.readable import Readable
 
 

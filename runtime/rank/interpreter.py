@@ -9,10 +9,11 @@ Written against `runtime.backend.Backend` and `runtime.comm.Network` only, so th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
+from compiler.declared import logical
 from compiler.graph import ITEMSIZE, Graph, Node, Type, Value, names_of
 from compiler.in_place import Reuse, reuses
 from compiler.layout import TIME, Layout, local_type
@@ -24,31 +25,19 @@ from compiler.ops.call import Call
 from compiler.ops.comm import Comm
 from compiler.ops.create import Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
+from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import DeviceClass, FunctionPhase, Program, listed
-from dsl.data import dataclass
-from runtime.backend import Array, Backend, LocalValue, Position, Renewing
-from runtime.comm import Handle, Network, Then, Wait
+from compiler.program import FunctionPhase, listed
+from runtime.backend import Array, LocalValue, Position, Renewing
+from runtime.comm import Handle, Then, Wait
 from runtime.mesh import Mesh, parted
-from runtime.rank.beginning import begin
 from runtime.rank.buffers import Destination, HeldArray, Ledger, RankBuffer, adds
 from runtime.rank.collectives import Here, start_collective
+from runtime.rank.early import early_moves
+from runtime.rank.initial import OneDevice, beginning
 
 Values = dict[str, HeldArray]
-
-
-@dataclass(frozen=True, slots=True)
-class OneDevice:
-    """Who a device is: of which class of a program, in which group, at which mesh coordinates; how it reaches others
-    and what computes."""
-
-    program: Program
-    cls: DeviceClass
-    group: int
-    at: Mapping[str, int]
-    network: Network
-    backend: Backend
 
 
 class Rank:
@@ -70,6 +59,7 @@ class Rank:
         self.doing, self.chunk, self.micro, self.last = "", 0, 0, 0
         self.ctx = backend.context(0, program.seed)
         self._plans: dict[tuple[int, int], tuple[Node, Any]] = {}
+        self.early: dict[int, Iterator[HeldArray]] = {}  # by instruction of a loop, what it has moved before it is read
 
     # --- memory
 
@@ -101,7 +91,10 @@ class Rank:
 
     def begin(self, given: frozenset[str] = frozenset()) -> None:
         """Fill the buffers that are there all the time as they are declared, but for those that are `given`."""
-        begin(self, given)
+        for decl in self.cls.states:
+            if decl.role in STATIC and logical(decl) not in given:
+                device = OneDevice(self.program, self.cls, self.group, self.at, self.network, self.backend)
+                self.fill(decl.name, beginning(device, decl))
 
     def put_inputs(self, name: str, var: Value, pieces: Sequence[Array]) -> None:
         """The pieces of all micro-batches of a step: arrays of nobody else's."""
@@ -184,6 +177,8 @@ class Rank:
             case Recv() | StageReduce() | Comm():
                 (out,) = instr.outputs
                 values[out.name] = self.coming(self._started(op, arrays, scope, instr), out)
+            case Move() if op.ahead and id(instr) in self.early:
+                values[instr.output.name] = next(self.early[id(instr)])
             case _ if op.movement is Movement.VIEW:
                 (out,) = instr.outputs
                 values[out.name] = HeldArray(self._compute(instr, scope, arrays)[0], operands[0].buffer.hold())
@@ -231,6 +226,11 @@ class Rank:
     def _stage(self) -> int:
         """The virtual stage whose code runs."""
         return self.program.homes.stage(self.group, self.chunk)
+
+    def moved(self, instr: Node, array: Array) -> HeldArray:
+        """A value in another memory."""
+        result = self._compute(instr, variables(Graph("", instr.inputs, (instr,), ())), [array])[0]
+        return self.new(self.backend.own(result), instr.output.type.dtype, instr.output.memory)
 
     def _drop(self, held: HeldArray) -> Wait[None]:
         """Let go of a value, which must be there first if nobody else holds it."""
@@ -365,6 +365,7 @@ class Rank:
             if name in dying and name not in names[carries:]:
                 values.pop(name).buffer.drop()
         order = range(op.count - 1, -1, -1) if op.reverse else range(op.count)
+        self.early.update(early_moves(op, [values.get(n) for n in names], order, self.backend.element, self.moved))
         for i in order:
             inner: Values = {}
             for k, p in enumerate(op.body.inputs):

@@ -24,7 +24,7 @@ from runtime.backend import Array
 from runtime.comm import Handle, Wait
 from runtime.rank.collectives import Here
 from runtime.rank.compiled import CompiledRank
-from runtime.rank.interpreter import OneDevice
+from runtime.rank.initial import OneDevice
 from runtime.rank.starts import Pending, finished
 from runtime.rank.writer import RankWriter
 

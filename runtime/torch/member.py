@@ -19,7 +19,7 @@ from runtime.distribute import Array, piece_of
 from runtime.executor import inputs_of
 from runtime.mesh import parted
 from runtime.rank.compiled import CompiledRank
-from runtime.rank.interpreter import OneDevice
+from runtime.rank.initial import OneDevice
 from runtime.rank.timed import TimedRank, TimedSpan
 from runtime.readable import Readable
 from runtime.torch.backend import Torch

@@ -22,7 +22,8 @@ from runtime.distribute import piece_of  # noqa: E402
 from runtime.mesh import Mesh  # noqa: E402
 from runtime.rank.compiled import CompiledRank  # noqa: E402
 from runtime.rank.dying import dying  # noqa: E402
-from runtime.rank.interpreter import OneDevice, Rank  # noqa: E402
+from runtime.rank.initial import OneDevice  # noqa: E402
+from runtime.rank.interpreter import Rank  # noqa: E402
 from runtime.torch.backend import Torch  # noqa: E402
 from runtime.torch.fusing.fuse import fused  # noqa: E402
 from runtime.torch.fusing.ops import FusedProductSum  # noqa: E402

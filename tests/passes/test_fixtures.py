@@ -19,6 +19,7 @@ from compiler.passes.differentiate import Derivative, add_in_own_type, close, me
 from compiler.passes.early_writes import early_writes, late_values
 from compiler.passes.lower import lower
 from compiler.passes.mark_regions import mark_regions
+from compiler.passes.offload import Resting, offload
 from compiler.passes.pipeline import NAMES, PASSES, Work
 from compiler.passes.place.place import Placed
 from compiler.passes.prune import prune
@@ -28,7 +29,7 @@ from compiler.passes.split import split
 from compiler.passes.stage import ALL, stage
 from compiler.passes.sum_in_own_type import sum_in_own_type
 from compiler.program import on_updates
-from compiler.strategy import RecomputeRule
+from compiler.strategy import OffloadRule, RecomputeRule
 from compiler.text import parse_program, show
 from compiler.text.stage_parser import parse_graph, parse_stage
 from compiler.text.stages import show_graph
@@ -139,6 +140,17 @@ def _early_writes(text: str, note: str) -> str:
     return show(on_updates(program, lambda _, b: replace(b, nodes=tuple(early_writes(b.nodes, together)))))
 
 
+def _offload(text: str, note: str) -> str:
+    """The note's second line has the rule: classes, memory, distance."""
+    program = parse_program(text)
+    *classes, memory, ahead = note.split("\n")[1].split()
+    states = {s.logical: s for c in program.classes for s in c.states}
+    owner = {n: n.rpartition(".")[0] for n, s in states.items() if s.role == "optimizer"}
+    loops = {w: frozenset(d.name for d in states[w].type.dims[:1] if d.name == "block") for w in owner.values()}
+    of = Resting({"optimizer": owner}, owner, loops)
+    return show(offload(program, [OffloadRule(tuple(classes), memory, None, int(ahead))], of))
+
+
 def _mark_regions(text: str, note: str) -> str:
     return show(mark_regions(parse_program(text)))
 
@@ -159,6 +171,7 @@ RUN: dict[str, Callable[[str, str], str]] = {
     "lower": _lower,
     "late_values": _late_values,
     "early_writes": _early_writes,
+    "offload": _offload,
     "mark_regions": _mark_regions,
 }
 

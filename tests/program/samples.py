@@ -291,7 +291,7 @@ stage 0: devices 0..1 {
       %h: f32[b=2/mb/dp, d=4] = %x,
       %w.slice: f32[d=4, e=4] in host each %w,
     ) {
-      %w.here: f32[d=4, e=4] = move %w.slice from host to hbm
+      %w.here: f32[d=4, e=4] = move %w.slice from host to hbm ahead 1
       %h.away: f32[b=2/mb/dp, d=4] in host = move %h from hbm to host
       %u: f32[b=2/mb/dp, e=4] = contract %h, %w.here
       %t: f32[b=2/mb/dp, e=4] = tanh %u
@@ -312,8 +312,8 @@ stage 0: devices 0..1 {
       %w.slice: f32[d=4, e=4] in host each %w,
       %h.slice: f32[b=2/mb/dp, d=4] in host each %hs,
     ) {
-      %w.here: f32[d=4, e=4] = move %w.slice from host to hbm
-      %h: f32[b=2/mb/dp, d=4] = move %h.slice from host to hbm
+      %w.here: f32[d=4, e=4] = move %w.slice from host to hbm ahead 1
+      %h: f32[b=2/mb/dp, d=4] = move %h.slice from host to hbm ahead 1
       %u: f32[b=2/mb/dp, e=4] again = contract %h, %w.here
       %t: f32[b=2/mb/dp, e=4] again = tanh %u
       %square: f32[b=2/mb/dp, e=4] = mul %t, %t
@@ -336,8 +336,8 @@ stage 0: devices 0..1 {
       %m.slice: f32[d=4, e=4] in nvme each %m,
       %g.slice: f32[d=4, e=4] each %g.sum,
     ) {
-      %w.here: f32[d=4, e=4] = move %w.slice from host to hbm
-      %m.here: f32[d=4, e=4] = move %m.slice from nvme to hbm
+      %w.here: f32[d=4, e=4] = move %w.slice from host to hbm ahead 1
+      %m.here: f32[d=4, e=4] = move %m.slice from nvme to hbm ahead 1
       %decayed: f32[d=4, e=4] = mul 0.9, %m.here
       %m.next: f32[d=4, e=4] = add %decayed, %g.slice
       %step: f32[d=4, e=4] = mul 0.1, %m.next
@@ -360,4 +360,6 @@ stage 0: devices 0..1 {
 
 def in_one_memory(text: str) -> str:
     """The same program with everything in the devices' own memory."""
-    return re.sub(r"= move (%\S+) from \w+ to \w+", r"= stop_gradient \1", re.sub(r" in (host|nvme)\b", "", text))
+    return re.sub(
+        r"= move (%\S+) from \w+ to \w+( ahead \d+)?", r"= stop_gradient \1", re.sub(r" in (host|nvme)\b", "", text)
+    )

@@ -195,7 +195,7 @@ def plan_view(op: Broadcast | Transpose, ins: Values, outs: Values, position: Po
 
 @kernel(Rename, StopGradient, Move)
 def plan_same(op: Op, ins: Values, outs: Values, position: Position) -> Kernel:
-    return lambda ctx, x: x
+    return lambda ctx, x, *over: x
 
 
 def _in_rows(values: list[Any], rows: int) -> Iterator[list[Any]]:

@@ -20,7 +20,8 @@ from runtime.numpy.backend import Numpy
 from runtime.rank import starts
 from runtime.rank.compiled import CompiledRank
 from runtime.rank.executor import RankExecutor
-from runtime.rank.interpreter import OneDevice, Rank
+from runtime.rank.initial import OneDevice
+from runtime.rank.interpreter import Rank
 from tests.place.test_reductions import AS_THEY_COME, PIPELINE, REPLICAS, compiled
 from tests.runtime import models, threads
 

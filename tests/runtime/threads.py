@@ -20,7 +20,8 @@ from runtime.backend import Array, Backend, Shape
 from runtime.comm import Done, Wait
 from runtime.executor import inputs_of
 from runtime.mesh import Mesh
-from runtime.rank.interpreter import OneDevice, Rank
+from runtime.rank.initial import OneDevice
+from runtime.rank.interpreter import Rank
 
 SECONDS = 60
 

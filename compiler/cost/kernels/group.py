@@ -91,7 +91,7 @@ class _Lift:
         self.views: dict[int, list[Lifted]] = {}  # of what a kernel makes
         self.sunk = lifter.regions.sunk[id(body)]
         self.carries = sum(v.carried is not None for v in given.values())
-        self.adding = -1
+        self.adding = self.moved_out = -1
         self.grown: set[int] = set()  # those that others have joined
         self.buckets: dict[tuple[str, tuple[str, ...], str, int], int] = {}
 
@@ -288,11 +288,15 @@ class _Lift:
         return False
 
     def move(self, instr: Node) -> None:
-        """A copy beside computation, of what the operand is."""
+        """A copy beside computation, of what the operand is. What is moved in takes the room of what was moved out."""
         op = instr.op
         assert isinstance(op, Move)
         source = self.values[instr.inputs[0].name]
-        self.add(instr, Copy(source.bytes, op.source, op.target))
+        draft = self.add(instr, Copy(source.bytes, op.source, op.target, op.ahead))
+        if op.source == FIRST:
+            self.moved_out = len(self.drafts) - 1
+        elif op.target == FIRST and self.moved_out >= 0:
+            draft.deps.add(self.moved_out)
         self.values[instr.outputs[0].name].taint = source.taint
 
     def effect(self, instr: Node) -> None:

@@ -99,11 +99,12 @@ class Collective:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """From one memory to another, by their names."""
+    """From one memory to another, by their names. ahead: in a loop, how many iterations early it may begin."""
 
     bytes: int
     source: str
     target: str
+    ahead: int = 0
 
 
 @dataclass(frozen=True, slots=True)

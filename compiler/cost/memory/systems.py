@@ -2,7 +2,7 @@
 
 `footprint` has what the system keeps all the time, `sizes` what a step's values take. Nothing is run, and no program is
 written anew: actions are replayed with these sizes, and schedules add them up as they do for the program itself. The
-update has fused kernels, which need no room of their own.
+update has fused kernels, which need no room but for what is moved in from other memories.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from compiler.cost.memory.footprint import Footprint, Shards, footprint, states
 from compiler.cost.memory.sizes import OURS, FunctionSizes
 from compiler.cost.price.calibration import of_cluster
 from compiler.graph import ITEMSIZE, Graph, Node, Value
-from compiler.memory.action import Buffer, MemoryEffect, Replay
+from compiler.memory.action import MemoryEffect, Replay
+from compiler.memory.held import Buffer
 from compiler.memory.lifetimes import Traced, TracedMemory
 from compiler.memory.peak import ClassMemory, Peak
 from compiler.memory.tiers import FIRST
+from compiler.ops.move import Move
 from compiler.origin import Role
 from compiler.program import DeviceClass, Function, FunctionKey, FunctionPhase
+from compiler.walk import bodies, graph_values
 from dsl.data import dataclass
 
 if TYPE_CHECKING:
@@ -96,7 +99,16 @@ class Systems:
         )
         if key != UPDATE:
             found.body(next(f for f in cls.functions if f.key == key).body)
+        elif mine := [f.body for f in cls.functions if f.key == UPDATE]:
+            found.shares.update(dict.fromkeys((v.name for v in graph_values(mine[0])), 0.0))
+            found.shares.update(dict.fromkeys(_moves_in(mine[0]), 1.0))
         return found
+
+
+def _moves_in(update: Graph) -> list[str]:
+    """What an update moves into the devices' memory, by name: the only room that it needs."""
+    moves = (n for body in bodies(update) for n in body.nodes if isinstance(n.op, Move) and n.op.target == FIRST)
+    return [n.output.name for n in moves]
 
 
 # --- the accounting, with other sizes ---------------------------------------------------------------------------------
@@ -155,7 +167,8 @@ class SystemMemory(ClassMemory):
         self.systems, self.added, self.narrow = systems, systems.added(cls), systems.features.compute
         kept = states(cls, systems.shards, systems.footprint, systems.features.compute)
         self.static.update(((FIRST, role), items) for role, items in kept.items())
-        self.functions[UPDATE] = Function(*UPDATE, Graph("", (), (), ()))
+        if UPDATE not in self.functions or not _moves_in(self.functions[UPDATE].body):
+            self.functions[UPDATE] = Function(*UPDATE, Graph("", (), (), ()))
         self.touched = {key: names - self.added for key, names in self.touched.items()} | {UPDATE: frozenset()}
         self.sized: dict[FunctionKey, FunctionSizes] = {}
 

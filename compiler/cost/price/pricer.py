@@ -122,7 +122,7 @@ class Pricer:
             ps = picoseconds(copy_seconds(work.bytes, work.source, work.target, machine, cal))
             stream, both = COPY_IN if work.target == FIRST else COPY_OUT, FIRST not in (work.source, work.target)
             also = ((COPY_IN, ps),) if both and work.source != work.target else ()  # over the device: in and out again
-            return Priced(stream, ps, axes=COPIES, kind=Kind.COPY, also=also)
+            return Priced(stream, ps, axes=COPIES, kind=Kind.COPY, sent=float(work.bytes), also=also)
         raise TypeError(f"{type(work).__name__} has no price of its own")
 
     def _hidden(self, work: Collective, seconds: float, cal: Calibration) -> float:

@@ -11,10 +11,10 @@ from dataclasses import field
 from math import log2
 from typing import NamedTuple
 
-from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait, WorkLoop, WorkNode
-from compiler.cost.price.pricer import ABSENT, COMM, COMPUTE, Pricer, picoseconds
+from compiler.cost.kernels.work import Collective, Copy, Meet, Part, Post, Wait, WorkLoop, WorkNode
+from compiler.cost.price.pricer import ABSENT, COMM, COMPUTE, COPY_IN, Pricer, picoseconds
 from compiler.cost.time.ahead import gathers_first
-from compiler.cost.time.task import BEFORE, Rolled, Task, Tasks
+from compiler.cost.time.task import BEFORE, HERE, Rolled, Task, Tasks
 from dsl.data import dataclass
 
 
@@ -158,7 +158,9 @@ def _task(
     ps = priced.ps - less
     also = tuple([(s, min(share, ps)) for s, share in priced.also])
     if not isinstance(work, Collective):
-        return Task(node, priced, priced.stream, ps, deps, carried, priced.blocking, priced.axes, also)
+        early = {0: HERE, 1: BEFORE}.get(work.ahead, 0) if isinstance(work, Copy) and priced.stream == COPY_IN else 0
+        prefetch = early if inside else 0
+        return Task(node, priced, priced.stream, ps, deps, carried, priced.blocking, priced.axes, also, (), prefetch)
     ahead = BEFORE if inside and work.role == "weights" and not node.deps and not node.carried else 0
     over = work.axes if work.role != "stages" else pricer.scattered(work.axes)
     return Task(node, priced, priced.stream, ps, deps, carried, priced.blocking, priced.axes, also, over, ahead)

@@ -16,8 +16,9 @@ from compiler.ops.call import Call
 from compiler.ops.repeat import Repeat
 from compiler.origin import within
 from compiler.passes.idle import Idle, Rule, report_idle
+from compiler.passes.offload import resting
 from compiler.passes.place.rules import Rules
-from compiler.strategy import CLASSES, LayoutRule, ReduceRule, ShardRule, SplitRule, Strategy
+from compiler.strategy import CLASSES, LayoutRule, OffloadRule, ReduceRule, ShardRule, SplitRule, Strategy
 from compiler.walk import walk
 from dsl.data import dataclass
 from dsl.diagnostics import Note
@@ -43,6 +44,7 @@ def check_effects(training: Training, rules: Rules, compute: dict[str, Layout]) 
     rows += [(r, ("shard", r.axis), idle) for r, idle in _shards(training, rules, compute)]
     rows += [(r, ("reduce", r.axis), idle) for r, idle in _reductions(training, rules, compute)]
     rows += [(r, ("layout", r.tensor), _layout(r, rules)) for r in strategy.layouts]
+    rows += [(r, ("offload", r.memory), idle) for r, idle in _offloads(training, strategy)]
     report_idle(rows, rules.diagnostics)
 
 
@@ -206,3 +208,31 @@ def _layout(rule: LayoutRule, rules: Rules) -> Idle | None:
         return None
     message = f"`layout {rule.tensor}[…]` changes nothing: the tensor is made in whatever layout it is read"
     return Idle(message, "give the layout of its reader, or of the weight of which this is a copy in another type")
+
+
+# --- offload -----------------------------------------------------------------------------------------------
+
+
+def _offloads(training: Training, strategy: Strategy) -> Iterator[tuple[OffloadRule, Idle | None]]:
+    """A rule moves what it speaks of first. (Another entry than the training may have nothing that it could move.)"""
+    if not training.trains:
+        return
+    there = resting(training).paths
+    said: dict[tuple[str, str], Span] = {}  # (class, tensor) -> the rule that spoke of it first
+    for r in strategy.offloads:
+        text = f"`offload {', '.join(r.classes)} to {r.memory}`"
+        pairs = [(c, name) for c in r.classes for name, path in there[c].items() if within(path, r.scope)]
+        before = [said[p] for p in pairs if p in said]
+        said.update((p, r.span) for p in pairs if p not in said)
+        if not pairs:
+            where = f" in `{r.scope}`" if r.scope else ""
+            kept = {"optimizer": "the optimizer has no states", "activations": "nothing is saved"}
+            why = " and ".join(kept.get(c, f"there are no {c}") for c in r.classes)
+            help = "leave out `in …`" if r.scope and any(there[c] for c in r.classes) else "leave the rule out"
+            yield r, Idle(f"{text} moves nothing: {why}{where}", help)
+        elif len(before) == len(pairs):
+            notes = tuple[Note, ...](("this rule says so before", span) for span in dict.fromkeys(before))
+            help = "leave it out, or move it up: of several rules for a tensor the first counts"
+            yield r, Idle(f"{text} changes nothing: earlier rules say where all of it rests", help, notes, True)
+        else:
+            yield r, None

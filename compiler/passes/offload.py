@@ -1,0 +1,228 @@
+"""`offload`: what rests in another memory is moved to the devices' own before it is read, and back when it is renewed.
+
+The update goes from weight to weight: what belongs to one is moved in, renewed, moved out, and the next ones are on
+their way in the meantime (`prefetch`). Of a weight with a loop's dim each iteration is moved by itself (`paged`). The
+values do not change.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from compiler.graph import Graph, Names, Node, Value
+from compiler.memory.tiers import FIRST
+from compiler.model import Training
+from compiler.ops.call import Call
+from compiler.ops.effects import Read, Write
+from compiler.ops.move import Move
+from compiler.origin import Phase, Role, within
+from compiler.passes.copying import substituted
+from compiler.passes.paged import Tier, paged
+from compiler.program import ORIGINS, DeviceClass, Function, FunctionPhase, Program, StateDecl
+from compiler.strategy import OffloadRule
+from compiler.walk import called, graph_values
+from dsl.data import dataclass
+
+CLASS_OF = {Role.OPTIMIZER: "optimizer"}
+"""The class of tensors, as strategies call it, of the buffers of a role."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resting:
+    """What can rest in another memory: class of tensors -> name -> the path that scopes speak of. owner: of a state the
+    weight; loops: of a weight the dims that count iterations."""
+
+    paths: Mapping[str, Mapping[str, str]]
+    owner: Mapping[str, str]
+    loops: Mapping[str, frozenset[str]]
+
+
+def resting(training: Training) -> Resting:
+    """What of a training can."""
+    owner = {s.name: s.of for s in training.states if s.of is not None}
+    return Resting({"optimizer": owner}, owner, {w.name: frozenset(w.loops) for w in training.model.weights})
+
+
+def offload(program: Program, rules: Sequence[OffloadRule], of: Resting) -> Program:
+    """The program with buffers where the rules say, and with what moves their contents. Classes of devices that share
+    their functions share them again."""
+    if not rules:
+        return program
+    tiers: dict[tuple[str, str], Tier] = {}
+    for rule in reversed(rules):  # the first counts
+        for kind in rule.classes:
+            names = (name for name, path in of.paths[kind].items() if within(path, rule.scope))
+            tiers.update(dict.fromkeys(((kind, name) for name in names), Tier(rule.memory, rule.prefetch)))
+    made: dict[int, tuple[Function, ...]] = {}
+    classes: list[DeviceClass] = []
+    for cls in program.classes:
+        mine = {s.name: tiers[key] for s in cls.states if (key := (CLASS_OF.get(s.role, ""), s.logical)) in tiers}
+        states = tuple(replace(s, memory=mine[s.name].memory) if s.name in mine else s for s in cls.states)
+        if id(cls.functions) not in made:
+            update = _Update(cls.states, mine, of)
+            made[id(cls.functions)] = tuple(
+                replace(f, body=update.run(f.body)) if f.phase is FunctionPhase.UPDATE else f for f in cls.functions
+            )
+        classes.append(replace(cls, states=states, functions=made[id(cls.functions)]))
+    return program.with_classes(classes)
+
+
+def here(value: Value, names: Names) -> Value:
+    """What stands in device memory for a value that rests elsewhere."""
+    return _moved(value, f"{value.name}.here", FIRST, names)
+
+
+def away(value: Value, memory: str, names: Names) -> Value:
+    """What rests in another memory of a value that was made here."""
+    return _moved(value, f"{value.name}.away", memory, names)
+
+
+def _moved(value: Value, name: str, memory: str, names: Names) -> Value:
+    return Value(names.fresh(name), value.type, origin=ORIGINS[Phase.MOVED], layout=value.layout, memory=memory)
+
+
+class _Update:
+    """Of one class of devices: what the update reads and writes of buffers that rest elsewhere."""
+
+    def __init__(self, states: Sequence[StateDecl], tiers: Mapping[str, Tier], of: Resting) -> None:
+        """tiers: by buffer."""
+        self.tiers, self.loops = tiers, of.loops
+        self.groups: dict[str, Hashable] = {s.name: (of.owner.get(s.logical, s.logical), s.chunk) for s in states}
+
+    def run(self, body: Graph) -> Graph:
+        """The body, with moves."""
+        if not self.tiers:
+            return body
+        self.names = Names(v.name for v in graph_values(body))
+        self.known: dict[tuple[Hashable, ...], Graph | None] = {}
+        writes = ((n.inputs[0], n.op.name) for n in body.nodes if isinstance(n.op, Write))
+        self.written = {v: name for v, name in writes if name in self.tiers}
+        self.readers = Counter(v.name for n in body.nodes for v in {*n.inputs} if not isinstance(n.op, Write))
+        self.far: dict[Value, str] = {}
+        env: dict[Value, Value] = {}
+        nodes = [self._rests(node, env) for node in _at_once(body.nodes, self.tiers)]
+        ahead = self._ahead(nodes)
+        env = {}
+        found: list[Node] = []
+        for i, node in enumerate(nodes):
+            for far in ahead.get(i, ()):
+                env[far] = here(far, self.names)
+                found.append(Node(Move(far.memory, FIRST), (far,), (env[far],)))
+            if isinstance(node.op, Write) and node.op.name in self.tiers:
+                found += self._written(node, node.op.name, env)
+            else:
+                found.append(node if _works_there(node) else substituted(node, env))
+        return replace(body, nodes=_named(found, called(body.nodes)))
+
+    def _rests(self, node: Node, env: dict[Value, Value]) -> Node:
+        """The node, where `read`, and a function that moves an iteration at a time, give values that rest elsewhere.
+        env: those in the place of others."""
+        if isinstance(node.op, Read) and node.op.name in self.tiers:
+            far = replace(node.output, memory=self.tiers[node.op.name].memory)
+            env[node.output], self.far[far] = far, node.op.name
+            return replace(node, outputs=(far,))
+        found = substituted(node, env)
+        if isinstance(node.op, Call):
+            found = self._paged(found, node.op)
+            env.update((old, new) for old, new in zip(node.outputs, found.outputs, strict=True) if old is not new)
+        return found
+
+    def _ahead(self, nodes: Sequence[Node]) -> dict[int, list[Value]]:
+        """By instruction, what is moved in before it: what it reads, and what weights behind it read."""
+        first: dict[Value, int] = {}
+        for i, node in enumerate(nodes):
+            for v in node.inputs:
+                name = self.far.get(v)
+                kept = isinstance(node.op, Write) and node.op.name == name  # it is what it was
+                if name is not None and not kept and not _works_there(node):
+                    first.setdefault(v, i)
+        groups: dict[Hashable, int] = {}
+        for v, i in sorted(first.items(), key=lambda x: x[1]):
+            groups.setdefault(self.groups[self.far[v]], i)
+        order = list(groups)
+        found: dict[int, list[Value]] = {}
+        for v, i in sorted(first.items(), key=lambda x: order.index(self.groups[self.far[x[0]]])):
+            at = order.index(self.groups[self.far[v]]) - self.tiers[self.far[v]].ahead
+            found.setdefault(min(i, groups[order[max(0, at)]]), []).append(v)
+        return found
+
+    def _written(self, node: Node, name: str, env: Mapping[Value, Value]) -> Iterator[Node]:
+        """A `write` of what was made here, or rests there already."""
+        (value,) = node.inputs
+        memory = self.tiers[name].memory
+        old = next((v for v, n in self.far.items() if n == name), None)
+        if value is old or (value.memory == memory and value not in self.far):
+            yield node
+            return
+        made = env.get(value, value)
+        moved = away(made, memory, self.names)
+        yield Node(Move(FIRST, memory), (made,) if old is None else (made, old), (moved,))
+        yield replace(node, inputs=(moved,))
+
+    def _paged(self, node: Node, op: Call) -> Node:
+        """A call that renews what rests elsewhere, as one of a function that moves an iteration at a time; itself where
+        that cannot be."""
+        given = {k: self.far[v] for k, v in enumerate(node.inputs) if v in self.far}
+        place = {name: k for k, name in given.items()}
+        renewed = {j: self.written[v] for j, v in enumerate(node.outputs) if v in self.written}
+        results = {j: place[name] for j, name in renewed.items() if name in place}
+        lead = next((node.inputs[k].type.dims[0] for k in given if node.inputs[k].type.dims), None)
+        alone = all(self.readers[node.inputs[k].name] == 1 for k in given)
+        if lead is None or not alone or len(results) < len(renewed) or lead.name not in self.loops.get(op.at, ()):
+            return node
+        tiers = {k: self.tiers[name] for k, name in given.items()}
+        key = (id(op.body), lead, *tiers.items(), *results.items())
+        if key not in self.known:
+            self.known[key] = paged(op.body, lead, tiers, results)
+        body = self.known[key]
+        if body is None:
+            return node
+        outputs = [replace(v, memory=body.outputs[j].memory) if j in results else v for j, v in enumerate(node.outputs)]
+        return Node(replace(op, body=body), node.inputs, tuple(outputs), node.span)
+
+
+def _at_once(nodes: Sequence[Node], buffers: Collection[str]) -> Iterator[Node]:
+    """The nodes; a `write` to one of the buffers stands right behind what makes its value and what reads the old one,
+    wherever that of its weight does."""
+    last: dict[Value, int] = {}  # where a value is made, or read by anything but a `write`
+    old: dict[str, Value] = {}
+    writes: list[tuple[Node, str]] = []
+    for i, node in enumerate(nodes):
+        last.update(dict.fromkeys(node.outputs, i))
+        if isinstance(node.op, Read):
+            old[node.op.name] = node.output
+        if isinstance(node.op, Write) and node.op.name in buffers:
+            writes.append((node, node.op.name))
+        else:
+            last.update(dict.fromkeys(node.inputs, i))
+    made = {v: i for i, node in enumerate(nodes) for v in node.outputs}
+    behind: dict[int, list[Node]] = {}
+    for node, name in writes:
+        at = max(made[node.inputs[0]], last[old[name]] if name in old else 0)
+        behind.setdefault(at, []).append(node)
+    moved = {node for node, _ in writes}
+    for i, node in enumerate(nodes):
+        if node not in moved:
+            yield node
+        yield from behind.get(i, ())
+
+
+def _named(nodes: Sequence[Node], before: Sequence[Graph]) -> tuple[Node, ...]:
+    """The nodes, with functions of which each has a name of its own; those of before keep theirs."""
+    functions = called(nodes)
+    kept = {id(g) for g in before}
+    names = Names(g.name for g in functions if id(g) in kept)
+    new = {id(g): replace(g, name=names.fresh(g.name)) for g in functions if id(g) not in kept}
+    return tuple(
+        replace(n, op=replace(n.op, body=new[id(n.op.body)])) if isinstance(n.op, Call) and id(n.op.body) in new else n
+        for n in nodes
+    )
+
+
+def _works_there(node: Node) -> bool:
+    """Whether it takes what rests elsewhere as it is: `read`, and functions that move it."""
+    return isinstance(node.op, Read) or (
+        isinstance(node.op, Call) and any(v.memory != FIRST for v in node.op.body.inputs)
+    )
