@@ -54,6 +54,8 @@ def listed(region: GraphPlacer, value: Value, weight: str, rows: Value, index: V
     axes = dict(zip(source.type.names, layout.dims, strict=True))
     if TIME in region.axes and not any(axes.get(n, ())[:1] == (TIME,) for n in index.type.names):
         raise Unlisted({weight: "what it takes is the same in all micro-batches"})
+    for axis in {a for n in index.type.names for a in axes.get(n, ())} - {TIME}:
+        region.rules.waits(weight, axis)  # the list is whole in the update: a sum over the axis, as any gradient
     return region.demand(value, Layout(tuple(axes.get(n, ()) for n in value.type.names)))
 
 
