@@ -25,10 +25,9 @@ from compiler.origin import Role
 from compiler.program import DeviceClass, Function, Program, listed
 from dsl.data import dataclass
 from runtime.backend import Planner
-from runtime.distribute import Array
 from runtime.mesh import Mesh, parted
-from runtime.numpy import STORAGE, CallContext, Env, Into, LocalValue, fuse, rounded
-from runtime.numpy.base import inverse, laid
+from runtime.numpy import CallContext, Env, Into, LocalValue, fuse
+from runtime.stacked.called import accumulator, adder, fill_stack, renewing, stack_of, whole_list
 from runtime.stacked.collectives import plan_comm
 from runtime.straight_line import StraightLine
 
@@ -304,65 +303,6 @@ class _Stacks:
     sinks: dict[str, str]
 
 
-# --- what the text calls --------------------------------------------------------------------------
-
-
-def whole_list(lead: int, parts: Sequence[Array]) -> Array:
-    """The parts of all micro-batches along a dim of their own, behind the lead axes."""
-    return np.stack(np.broadcast_arrays(*parts), axis=lead)
-
-
-def renewing(slot: int, kernel: Any) -> Callable[..., Array]:
-    """Renews rows of a buffer in its own memory, once this group has made that: the first time it makes a copy."""
-
-    def renewed(ctx: CallContext, g: Any, table: Array, rows: Array, numbers: Array) -> Array:
-        if g.made[slot] is table:
-            kernel.renew(ctx, table, rows, numbers)
-        else:
-            g.made[slot] = kernel(ctx, table, rows, numbers)
-        renewed: Array = g.made[slot]
-        return renewed
-
-    return renewed
-
-
-def accumulator(slot: int, dtype: str, fn: str) -> Callable[[Any, Array], None]:
-    """Adds to an accumulated buffer. A step's first value is only kept; what is added to in place was made here."""
-    combine = np.maximum if fn == "max" else np.add
-    narrow = dtype in ("bf16", "f16") and fn == "sum"
-
-    def accumulate(g: Any, x: Array) -> None:
-        old = g.states[slot]
-        if old is None:
-            g.states[slot] = x
-        elif g.owned[slot] and old.shape == x.shape and not narrow:
-            combine(old, x, out=old)
-        else:
-            new = np.asarray(combine(old, x))
-            g.states[slot] = rounded(new, dtype) if narrow else new
-            g.owned[slot] = True
-
-    return accumulate
-
-
-def adder(slot: int, lead: int, dtype: str, fn: str) -> Callable[[Any, int, Array], None]:
-    """Adds a value to a slice of an accumulated stack: the same sums as `accumulator` of the whole stack."""
-    combine = np.maximum if fn == "max" else np.add
-    narrow = dtype in ("bf16", "f16") and fn == "sum"
-
-    def add(g: Any, i: int, x: Array) -> None:
-        if not g.owned[slot]:
-            g.states[slot], g.owned[slot] = g.states[slot].copy(order="K"), True
-        stack = g.states[slot] = widened(g.states[slot], lead, x)
-        at = stack[(*(slice(None),) * lead, i, ...)]  # of a list of numbers, too, what can be written
-        if narrow:
-            at[...] = rounded(combine(at, x), dtype)
-        else:
-            combine(at, x, out=at)
-
-    return add
-
-
 def memory_order(axes: Sequence[str], lead: Sequence[int], dims: Sequence[Sequence[str]]) -> tuple[int, ...]:
     """How an array of all devices best lies in memory, its axes outermost first: as the logical array does.
 
@@ -375,27 +315,3 @@ def memory_order(axes: Sequence[str], lead: Sequence[int], dims: Sequence[Sequen
         order.append(len(lead) + i)
     order = [*(i for i in range(len(lead)) if i not in order), *order]
     return () if order == sorted(order) else tuple(order)
-
-
-def stack_of(stack: LocalValue) -> Callable[[CallContext], Array]:
-    """Makes an empty stack: each slice lies in one piece."""
-    lead = len(stack.lead)
-    order = (lead, *(i for i in laid(stack) if i != lead))
-    there, back, storage = tuple(stack.shape[i] for i in order), inverse(order), STORAGE[stack.type.dtype]
-    return lambda ctx: ctx.empty(there, storage).transpose(back)
-
-
-def fill_stack(stack: Array, lead: int, i: int, value: Array) -> Array:
-    """Put a slice into the stack."""
-    stack = widened(stack, lead, value)
-    stack[(slice(None),) * lead + (i,)] = value
-    return stack
-
-
-def widened(stack: Array, lead: int, value: Array) -> Array:
-    """The stack, which grows along lead axes if a value differs there although it should not."""
-    if value.shape[:lead] != stack.shape[:lead]:
-        wide = np.broadcast_shapes(value.shape[:lead], stack.shape[:lead])
-        if wide != stack.shape[:lead]:
-            return np.broadcast_to(stack, wide + stack.shape[lead:]).copy()
-    return stack
