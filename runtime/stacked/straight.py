@@ -14,19 +14,24 @@ from typing import Any
 import numpy as np
 
 from compiler.graph import Graph, Node, Value, names_of
+from compiler.in_place import reuses_of
 from compiler.layout import TIME, local_type
 from compiler.liveness import liveness, variables
+from compiler.memory.tiers import FILES
 from compiler.ops.comm import Comm
 from compiler.ops.create import Full, Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
+from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import DeviceClass, Function, Program
+from compiler.program import DeviceClass, Function, FunctionPhase, Program
 from dsl.data import dataclass
 from runtime.distribute import Array
 from runtime.mesh import Mesh, parted
 from runtime.numpy import STORAGE, CallContext, Env, Into, LocalValue, fuse, plan, rounded
+from runtime.numpy.disk import DiskArray
 from runtime.stacked.collectives import plan_comm
+from runtime.stacked.files import held, in_file, over, renewed, stacked_like
 from runtime.straight_line import StraightLine, without_calls
 
 Compiled = Callable[..., Iterator[Any] | None]
@@ -70,6 +75,9 @@ class _Writer(StraightLine):
         self.mesh = Mesh.of(program)
         self.env = Env(self.mesh.axes, program.sizes)
         self.declared = {s.name: s for s in cls.states}
+        in_files = [s for s in cls.states if in_file(s)]
+        self.reuses = reuses_of(function.body, in_files, program.microbatches)  # in place, where memory is a file
+        self.body_of = function.body  # whose nodes these are
 
     def local(self, var: Value) -> LocalValue:
         lead = self.mesh.lead_shape(var.layout.axes)
@@ -120,6 +128,8 @@ class _Writer(StraightLine):
         else:
             ins, outs = [self.local(scope[v.name]) for v in instr.inputs], [self.local(v) for v in instr.outputs]
             kernel = plan(op, ins, outs, self.env)
+        if isinstance(op, Move) and (id(instr), 0) in self.reuses and op.target in FILES:
+            kernel = over(self.mesh.lead)
         if isinstance(op, Full):  # a constant, of the size along lead axes that its layout states
             constant = np.broadcast_to(kernel(CallContext()), self.local(instr.outputs[0]).shape)
             self.put(depth, f"{result} = {self.bind(constant)}")
@@ -210,10 +220,23 @@ class _Writer(StraightLine):
             if name in dying and name not in given[carries:]:
                 self.put(depth, f"{names[name]} = None")  # only the loop needs it any more
         i = self.fresh()
-        stacked = _Stacks(i, {}, {}, {})
-        for out, name in zip(instr.outputs[carries:], results[carries:], strict=True):
+        stacked = _Stacks(i, {}, {}, {}, {})
+        for k, (out, name) in enumerate(zip(instr.outputs[carries:], results[carries:], strict=True), carries):
             names[out.name] = self.fresh()
             local = self.local(out)
+            lies = self.reuses.get((id(instr), k)) if out.memory in FILES else None
+            if lies is not None:  # its slices are renewed in the file
+                self.put(depth, f"{names[out.name]} = None")
+                stacked.filled.setdefault(name, []).append(names[out.name])
+                put = f"{self.bind(renewed(self.mesh.lead))}({{}}, {names[given[lies.operand]]})"
+                stacked.alike[names[out.name]] = put
+                continue
+            if self.function.phase is FunctionPhase.UPDATE or out.memory in FILES:
+                like = stacked_like(self.mesh.lead, local.type.shape[0], out.memory)
+                self.put(depth, f"{names[out.name]} = None")
+                stacked.filled.setdefault(name, []).append(names[out.name])
+                stacked.alike[names[out.name]] = f"{self.bind(like)}({{}})"
+                continue
             make = stack_of(local.type.shape[0], local.lead, local.type.shape[1:], STORAGE[out.type.dtype])
             unless = ""
             if out.name in sinks:
@@ -250,7 +273,7 @@ class _Writer(StraightLine):
     def place(self, stacks: _Stacks, out: Value, depth: int) -> str:
         """A variable with the slice that the value will fill, for its kernel to write there; None if there is none."""
         found = stacks.filled.get(out.name)
-        if not found:
+        if not found or found[0] in stacks.alike:
             return "None"
         place, shape = self.fresh(), self.local(out).shape
         unless = f" if {found[0]} is not None else None" if found[0] in stacks.sinks else ""
@@ -268,6 +291,8 @@ class _Writer(StraightLine):
                 self.put(depth, f"if {stack} is None: {stacks.sinks[stack]}(g, {stacks.index}, {names[name]})")
                 when = when.replace("if", "elif", 1) or "else: "
             copy = f"{self.bind(fill_stack)}({stack}, {self.mesh.lead}, {stacks.index}, {names[name]})"
+            if stack in stacks.alike:
+                copy = stacks.alike[stack].format(f"{stack}, {stacks.index}, {names[name]}")
             self.put(depth, f"{when}{stack} = {copy}")
         if place:
             self.put(depth, f"{place} = None")
@@ -276,12 +301,14 @@ class _Writer(StraightLine):
 @dataclass
 class _Stacks:
     """The stacks of a loop's results: the loop's counter, value -> variables of its stacks, value -> its slice,
-    variable of a stack -> what adds a slice to its sink."""
+    variable of a stack -> what adds a slice to its sink; alike: -> the call by which a slice goes where it lies as it
+    did when it was made."""
 
     index: str
     filled: dict[str, list[str]]
     places: dict[str, str]
     sinks: dict[str, str]
+    alike: dict[str, str]
 
 
 # --- what the text calls --------------------------------------------------------------------------
@@ -296,6 +323,9 @@ def accumulator(slot: int, dtype: str, fn: str) -> Callable[[Any, Array], None]:
         old = g.states[slot]
         if old is None:
             g.states[slot] = x
+        elif isinstance(old, DiskArray):
+            new = np.asarray(combine(old.read(), held(x)))
+            g.states[slot] = DiskArray.of(rounded(new, dtype) if narrow else new)
         elif g.owned[slot] and old.shape == x.shape and not narrow:
             combine(old, x, out=old)
         else:
@@ -333,9 +363,9 @@ def stack_of(
     return lambda ctx: ctx.empty((count, *lead, *shape), storage).transpose(order)
 
 
-def fill_stack(stack: Array, lead: int, i: int, value: Array) -> Array:
-    """Put a slice into the stack."""
-    stack = widened(stack, lead, value)
+def fill_stack(stack: Any, lead: int, i: int, value: Any) -> Any:
+    """Put a slice into the stack. (One in a file is as large as it was declared.)"""
+    stack = stack if isinstance(stack, DiskArray) else widened(stack, lead, value)
     stack[(slice(None),) * lead + (i,)] = value
     return stack
 

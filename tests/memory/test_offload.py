@@ -176,6 +176,7 @@ ALL = "offload activations, weights, optimizer to host"
         ("one device", "offload activations to host prefetch 0"),
         ("one device", f"{ALL} prefetch 9"),
         ("ZeRO-1", ALL),
+        ("tensors", ALL.replace("host", "nvme")),
         ("ZeRO-3", f"{ALL} prefetch 2"),
         ("a pipeline, clipped", f"{ALL} prefetch 0"),
         ("interleaved", ALL),
