@@ -1,4 +1,4 @@
-"""One training step of a GPT: written by hand in serial numpy, and emulated on 1, 8 and 256 devices, in one run.
+"""One training step of a GPT: by hand in serial numpy and in PyTorch (eager), and emulated on 1 to 4,096 devices.
 
 CPU seconds of the median step, and ratios to the serial one. Each contender is a process of its own (so that none
 meets the memory, warm or fragmented, that another left behind), with one BLAS thread; they take turns, step by step.
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,10 +34,12 @@ from benchmarks import serial_gpt
 
 SIZE = serial_gpt.Size()
 SERIAL = ("serial numpy", "serial numpy, keeps its memory")
+TORCH = "torch, eager"
 DEVICES: dict[str, tuple[dict[str, int], float | None]] = {
     "emulated, 1 device": ({}, None),
     "emulated, 8 devices (dp 2 x tp 4)": ({"dp": 2, "tp": 4}, 1.15),
     "emulated, 256 devices (dp 16 x cp 2 x tp 8)": ({"dp": 16, "cp": 2, "tp": 8}, 2.5),
+    "emulated, 4,096 devices (pp 2 x dp 16 x cp 16 x tp 8)": ({"pp": 2, "dp": 16, "cp": 16, "tp": 8}, 3.0),
 }
 """Sizes of the mesh axes, and how many times the serial step as it is an emulated one may take."""
 
@@ -60,6 +63,29 @@ def serial() -> Step:
     return step
 
 
+def torch_eager() -> Step:
+    """With what the example has besides: biases, positions, clipping, and the accuracy."""
+    import torch
+
+    from benchmarks.peers import gpt
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    size = gpt.Size(SIZE.layers, SIZE.hidden, SIZE.heads, SIZE.vocab, SIZE.seq, SIZE.batch)
+    model = gpt.GPT(size)
+    shape = SIZE.batch, SIZE.seq
+    tokens, targets = (torch.from_numpy(x.reshape(shape)).long() for x in serial_gpt.batch(SIZE))
+
+    def forward(tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = model(tokens)
+        with torch.no_grad():
+            (logits.argmax(-1) == targets).float().mean()
+        return gpt.loss_of(logits, targets)
+
+    step = gpt.trained(forward, model)
+    return lambda: step(tokens, targets)
+
+
 def emulated(axes: dict[str, int]) -> Step:
     import parc
     from runtime.stacked import Emulator
@@ -72,7 +98,7 @@ def emulated(axes: dict[str, int]) -> Step:
 
 def contend(title: str) -> None:
     """In the contender's process: a step, and a line about it, for every line that comes in."""
-    step = serial() if title in SERIAL else emulated(DEVICES[title][0])
+    step = serial() if title in SERIAL else torch_eager() if title == TORCH else emulated(DEVICES[title][0])
     for _ in sys.stdin:
         start = time.process_time()
         loss = step()
@@ -108,6 +134,7 @@ class Contender:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=7, help="measured steps of each")
+    parser.add_argument("--only", default="", help="leave out emulations whose titles do not contain this")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender:
@@ -115,7 +142,8 @@ def main() -> int:
         return 0
     error = serial_gpt.check()
     print(f"serial gradients against finite differences: {error:.1e}")
-    contenders = {title: Contender(title) for title in (*SERIAL, *DEVICES)}
+    peers = (TORCH,) if find_spec("torch") else ()
+    contenders = {t: Contender(t) for t in (*SERIAL, *peers, *(t for t in DEVICES if options.only in t))}
     for _ in range(options.steps + 2):  # the first two are not measured: memory is touched, plans are made
         for contender in contenders.values():
             contender.step()
@@ -123,7 +151,8 @@ def main() -> int:
         contender.end()
     seconds = {title: median(s["seconds"] for s in c.steps[2:]) for title, c in contenders.items()}
     base, tuned = (seconds[title] for title in SERIAL)
-    print(f"{'':<44} {'CPU s':>7} {'ratio':>6} {'tuned':>6} {'GFLOP/s':>8} {'MiB':>6}   loss")
+    eager = seconds.get(TORCH, float("nan"))
+    print(f"{'':<46} {'CPU s':>7} {'ratio':>6} {'tuned':>6} {'torch':>6} {'GFLOP/s':>8} {'MiB':>6}   loss")
     good = error <= 1e-6
     for title, contender in contenders.items():
         first, last = contender.steps[0]["loss"], contender.steps[-1]["loss"]
@@ -131,7 +160,8 @@ def main() -> int:
         over = bound is not None and ratio > bound
         rate = SIZE.flops / seconds[title] / 1e9
         print(
-            f"{title:<44} {seconds[title]:7.3f} {ratio:6.2f} {seconds[title] / tuned:6.2f} {rate:8.1f} "
+            f"{title:<46} {seconds[title]:7.3f} {ratio:6.2f} {seconds[title] / tuned:6.2f} "
+            f"{seconds[title] / eager:6.2f} {rate:8.1f} "
             f"{contender.steps[-1]['memory']:6.0f}   {first:.4f} -> {last:.4f}" + (f"   above {bound}" if over else "")
         )
         good = good and last < first and not over

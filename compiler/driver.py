@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from compiler.model import TRAIN_STEP, Job, Training
+from compiler.model import ENTRIES, INFER, Job, Training
 from compiler.origin import Role
+from compiler.passes.inference import inference
 from compiler.passes.pipeline import NAMES, PASSES, Pass, Work
 from compiler.passes.place.place import Placed, Undivided
 from compiler.passes.split import SplitGraphs
 from compiler.passes.stage import Staged
 from compiler.program import LASTING, DeviceClass, Entry, Program, StateDecl
 from dsl.data import dataclass
-from dsl.diagnostics import Diagnostics
+from dsl.diagnostics import fail
 
 Watch = Callable[[Pass, Work], None]
 """Hears of each pass when it has run."""
@@ -23,8 +24,9 @@ Watch = Callable[[Pass, Work], None]
 class Compiled:
     """What the passes made of a job: each stage once.
 
-    training: the serial one, before anything was set apart for micro-batches (`placed.training` is what was lowered):
-    the proof compares with that. split: the placed graphs as they are lowered, `placed` and `staged` as they were.
+    training: the serial one, of the model as it is written, before anything was set apart for micro-batches
+    (`placed.training` is what was lowered): the proof compares with that. split: the placed graphs as they are lowered,
+    `placed` and `staged` as they were.
     """
 
     job: Job
@@ -35,14 +37,17 @@ class Compiled:
     program: Program
 
 
-def compile_job(given: Job | Training | Placed, entry: str = TRAIN_STEP, watch: Watch | None = None) -> Compiled:
-    """All passes, or those behind the stage that is given: the program has one entry. Raises ParcError with all that is
-    wrong.
+def compile_job(given: Job | Training | Placed, entry: str | None = None, watch: Watch | None = None) -> Compiled:
+    """All passes, or those behind the stage that is given: the program has one entry, what the job is for if none is
+    named. Raises ParcError with all that is wrong.
 
     A placed graph has no serial one behind it: its own stands in the place of `training`; no proof compares with it.
     """
-    w = run_passes(given, entry=entry, watch=watch, lowered=True)
-    return Compiled(w.job, w.serial, w.placed, w.staged, w.split, w.program)
+    w = run_passes(given, entry=entry, watch=watch)
+    serial = w.serial
+    if isinstance(given, Job) and given.written is not None:
+        serial = run_passes(given.serial, "update", entry).serial
+    return Compiled(w.job, serial, w.placed, w.staged, w.split, w.program)
 
 
 def joined(programs: Sequence[Program]) -> Program:
@@ -86,18 +91,15 @@ def _without_strays(cls: DeviceClass, others: Sequence[Mapping[str, set[tuple[st
 def run_passes(
     given: Job | Training | Placed,
     last: str = PASSES[-1].name,
-    entry: str = TRAIN_STEP,
+    entry: str | None = None,
     watch: Watch | None = None,
-    lowered: bool = False,
 ) -> Work:
-    """The passes behind what is given up to the one called `last`; lowered: refuses at once what no pass lowers.
+    """The passes behind what is given up to the one called `last`.
 
     What placing finds to be needed of whole batches is set apart, and all is done again. Raises ParcError with all that
     is wrong.
     """
     work, at = _begun(given, entry)
-    if lowered:
-        _refuse_unlowered(work.job)
     while at < len(PASSES):
         step = PASSES[at]
         if step.trains and not work.trains:
@@ -122,10 +124,10 @@ def run_passes(
     return work
 
 
-def _begun(given: Job | Training | Placed, entry: str) -> tuple[Work, int]:
+def _begun(given: Job | Training | Placed, entry: str | None) -> tuple[Work, int]:
     """What there is already, and the first pass that is to run."""
     if isinstance(given, Job):
-        return Work(job=given, entry=entry), 0
+        return Work(job=_asked(given, entry or given.entry), entry=entry or given.entry), 0
     training = given if isinstance(given, Training) else given.training
     work = Work(job=training.job, entry=training.entry)
     work.training = work.serial = training
@@ -134,10 +136,14 @@ def _begun(given: Job | Training | Placed, entry: str) -> tuple[Work, int]:
     return work, NAMES.index("place" if isinstance(given, Training) else "stage")
 
 
-def _refuse_unlowered(job: Job) -> None:
-    """E0558: the language has the words, no pass does it yet; to pass over them in silence would be a lie."""
-    found = Diagnostics()
-    if job.kind != "train":
-        help = "`train`, with an optimizer: its forward pass is what inference would run"
-        found.error("E0558", f"`{job.kind}` is not lowered yet", job.span, help=help)
-    found.raise_if_any()
+def _asked(job: Job, entry: str) -> Job:
+    """The job as this entry needs it: to infer, its model is what computes the outputs.
+
+    Raises ParcError: E0101 for an entry that it does not have, E0338 for a model without outputs.
+    """
+    if job.kind == "infer" and entry != INFER:
+        help = f"it has {INFER}; a job that trains has {', '.join(ENTRIES)}"
+        raise fail("E0101", f"the job `{job.name}` infers: it has no entry `{entry}`", job.span, help=help)
+    if job.kind == "infer" or entry != INFER:
+        return job
+    return replace(job, evaluated=inference(job.model_of(entry), job.span))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from math import prod
 from typing import Any
 
 from compiler.graph import Graph, Value
 from compiler.memory.tiers import FIRST, Memory
 from compiler.origin import Role
-from compiler.strategy import Strategy
+from compiler.strategy import SERIAL, Strategy
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
@@ -79,7 +79,9 @@ class Model:
 
     graph.inputs  = data inputs, then weights, then states, then `step` (int32 scalar) if the model uses random numbers.
     It is called "step" where nothing else is.
-    graph.outputs = loss (a scalar), then the metrics (scalars), then the outputs, then what becomes of the states.
+    graph.outputs = loss (a scalar, where it is `scored`), then the metrics (scalars), then the outputs, then what
+    becomes of the states.
+    scored: it has a loss. What only computes outputs has none.
     """
 
     name: str
@@ -89,20 +91,24 @@ class Model:
     metrics: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     states: tuple[State, ...] = ()
+    scored: bool = True
+    calls: Mapping[str, Any] = field(default_factory=dict)
+    """By path, the calls of functions, while strategies are evaluated (`compiler.evaluate.calls.CallRecord`)."""
 
     @property
     def loss(self) -> Value:
+        assert self.scored, f"{self.name} has no loss"
         return self.graph.outputs[0]
 
     @property
     def of_metrics(self) -> tuple[Value, ...]:
         """The values of the metrics, in their order."""
-        return self.graph.outputs[1 : 1 + len(self.metrics)]
+        return self.graph.outputs[self.scored : self.scored + len(self.metrics)]
 
     @property
     def of_outputs(self) -> tuple[Value, ...]:
         """The values of the outputs, in their order."""
-        first = 1 + len(self.metrics)
+        first = self.scored + len(self.metrics)
         return self.graph.outputs[first : first + len(self.outputs)]
 
     @property
@@ -173,10 +179,11 @@ class Cluster:
         return {FIRST: own} | {m.name: m for m in self.memories}
 
 
-TRAIN_STEP, EVALUATE = "train_step", "evaluate"
-"""What a program can be asked to do: a step of training; the loss, the metrics and the outputs of a batch."""
+TRAIN_STEP, EVALUATE, INFER = "train_step", "evaluate", "infer"
+"""What a program can be asked to do: a step of training; the loss, the metrics and the outputs of a batch; the outputs
+alone."""
 
-ENTRIES = (TRAIN_STEP, EVALUATE)
+ENTRIES = (TRAIN_STEP, EVALUATE, INFER)
 
 # --- job -----------------------------------------------------------------------------------------
 
@@ -246,11 +253,33 @@ class Job:
     kind: str = "train"
     span: Span = field(default=NOWHERE, compare=False)
     evaluated: Model | None = None
-    """The model in entries that train nothing, where it differs from `model`."""
+    """The model in entries that train nothing, where it differs from `model`: in jobs of the kind `infer` what computes
+    the outputs."""
+    written: tuple[Model, Model | None] | None = None
+    """`model` and `evaluated` as they are written, where implementations take the place of scopes in them: proofs
+    compare with these."""
+
+    @property
+    def entry(self) -> str:
+        """What the job is for: the entry that is meant where none is named."""
+        return INFER if self.kind == "infer" else TRAIN_STEP
+
+    @property
+    def serial(self) -> Job:
+        """The job without anything of a strategy."""
+        if self.written is None:
+            return self
+        model, evaluated = self.written
+        return replace(self, model=model, evaluated=evaluated, strategy=SERIAL, written=None)
 
     def model_of(self, entry: str) -> Model:
         """The model as an entry runs it."""
         return self.model if entry == TRAIN_STEP or self.evaluated is None else self.evaluated
+
+    def data_inputs(self, entry: str) -> tuple[DataInput, ...]:
+        """All that its data fill, in the order of the model: what an entry takes no use of, too."""
+        known = {i.value.name for i in self.model.inputs}
+        return (*self.model.inputs, *(i for i in self.model_of(entry).inputs if i.value.name not in known))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -284,8 +313,8 @@ class Training:
     """The graphs of an entry, with explicit interfaces. Names are unique across all of them.
 
     rounds:   what is computed of the whole batch before its first micro-batch.
-    forward:  inputs = data inputs (+ "step"), weights, states of the model, totals of rounds; outputs = loss, summed
-              metrics, parts, outputs of the model, new contents of its states, saved…
+    forward:  inputs = data inputs (+ "step"), weights, states of the model, totals of rounds; outputs = loss (where the
+              model has one), summed metrics, parts, outputs of the model, new contents of its states, saved…
     finish:   what becomes of the parts at the end of a step.
     backward: inputs = saved…, weights, (+ "step", data inputs and loss-scale state if used); outputs = one gradient per
               trained weight, in their order, in master dtype (multiplied by the loss scale, if there is one).
@@ -337,9 +366,14 @@ class Training:
         return tuple(m for m in self.model.metrics if self.finish is None or m not in self.finish.metrics)
 
     @property
+    def direct(self) -> int:
+        """How many outputs of the forward graph are sums as they are: the loss, if there is one, and metrics."""
+        return self.model.scored + len(self.summed)
+
+    @property
     def scalars(self) -> int:
         """How many outputs of the forward graph are summed up over the micro-batches: loss, metrics, parts."""
-        return 1 + len(self.summed) + (len(self.finish.parts) if self.finish else 0)
+        return self.direct + (len(self.finish.parts) if self.finish else 0)
 
     @property
     def asked(self) -> int:

@@ -13,7 +13,7 @@ from compiler.graph import Graph, Type
 from compiler.homes import Homes
 from compiler.layout import Layout
 from compiler.memory.tiers import FIRST
-from compiler.model import Init
+from compiler.model import DataInput, Init
 from compiler.ops.base import Op
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Save, Write
@@ -239,6 +239,11 @@ class InputDecl:
     low: int | None = None
     high: int | None = None
 
+    @staticmethod
+    def of(given: DataInput) -> InputDecl:
+        """That of a model's input."""
+        return InputDecl(given.value.name, given.value.type, given.low, given.high)
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -255,6 +260,11 @@ class Entry:
         """The data that it takes in (and `step`), in the order of first use."""
         ops = (i.op for c in self.classes for f in c.functions for i in f.body.nodes)
         return tuple(dict.fromkeys(op.name for op in ops if isinstance(op, Input)))
+
+    @property
+    def scored(self) -> bool:
+        """Whether it gives a loss."""
+        return any(s.role is Role.LOSS for c in self.classes for s in c.states)
 
     @property
     def outputs(self) -> tuple[str, ...]:

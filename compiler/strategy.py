@@ -118,6 +118,21 @@ class RecomputeRule:
 
 
 @dataclass(frozen=True, slots=True)
+class ImplementRule:
+    """What the scope computes is written by hand, along these axes: on no other dims do they split anything there.
+
+    axes: each with the name of the dim of its devices, which it splits. weights: by path, dims with the axes that their
+    pieces lie along, major first.
+    """
+
+    scope: str
+    axes: tuple[tuple[str, str], ...]
+    weights: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...] = ()
+    span: Span = field(default=NOWHERE, compare=False)
+    by: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class OffloadRule:
     """Tensors of these classes in the scope (None: everywhere) rest in `memory` (`host`, `nvme`). Of several rules for
     a tensor the first counts. prefetch: how many of those that are read next are fetched ahead."""
@@ -154,6 +169,7 @@ class Strategy:
     two_passes: bool = False
     microbatch_span: Span = field(default=NOWHERE, compare=False)
     microbatch_pad: bool = False
+    implementations: tuple[ImplementRule, ...] = ()
 
     @property
     def devices(self) -> int:

@@ -49,12 +49,14 @@ def _nodes(made: tuple[Graph, ...] | Program) -> int:
     return sum(len(b.nodes) for graph in made for b in bodies(graph))
 
 
-def lowered(given: Job | Training | Placed, entry: str, timed: Callable[[PassTiming], None] | None = None) -> Compiled:
-    """All passes. Raises ParcError."""
+def lowered(
+    given: Job | Training | Placed, entry: str | None, timed: Callable[[PassTiming], None] | None = None
+) -> Compiled:
+    """All passes, for an entry or what the job is for. Raises ParcError."""
     return driver.compile_job(given, entry, Timer(timed) if timed is not None else None)
 
 
-def early(given: Job | Training | Placed, stage: str, entry: str, folder: str | None) -> str:
+def early(given: Job | Training | Placed, stage: str, entry: str | None, folder: str | None) -> str:
     """`graph`, `training` or `placed`, and what is behind a pass: `after:NAME`. folder: where the text is to lie.
     Raises ParcError."""
     if stage == "graph" and isinstance(given, Job):

@@ -10,7 +10,7 @@ from typing import Any
 from compiler.memory.capacity import check_capacity
 from compiler.memory.peak import MemoryUse, memory_use
 from compiler.model import DataSpec
-from compiler.program import Program
+from compiler.program import InputDecl, Program
 from compiler.text.printer import show_devices
 from compiler.traffic import collectives
 from dsl.data import dataclass
@@ -43,20 +43,21 @@ class AxesTraffic:
 class Progress:
     """After a step: its number and loss, and what two clocks show: the real one, and that of the job's cluster.
 
-    Seconds since the first step began; `simulated_seconds` is None where there is no cluster.
+    Seconds since the first step began; `simulated_seconds` is None without a cluster, `loss` where none is made.
     """
 
     step: int
-    loss: float
+    loss: float | None
     seconds: float
     simulated_seconds: float | None
 
 
 @dataclass(slots=True)
 class RunResult:
-    """What a run gave: loss (and metrics) of each step; memory; communication. `data`: the reader, or `synthetic`.
+    """What a run gave: loss (if there is one) and metrics of each of its `steps`; memory; communication. `data`: the
+    reader, or `synthetic`.
 
-    entry: what was run, `train_step` or `evaluate`; outputs: the model's, of the last batch.
+    entry: what was run, `train_step`, `evaluate` or `infer`; outputs: the model's, of the last batch.
     step_seconds: what a step took here, on the average; simulated_step_seconds: what it takes on the job's cluster of
     `device`s as the cost model has it, None where there is no cluster.
     """
@@ -73,6 +74,7 @@ class RunResult:
     traffic: tuple[AxesTraffic, ...] = ()
     entry: str = "train_step"
     outputs: dict[str, Any] = field(default_factory=dict)
+    steps: int = 0
 
 
 def run(
@@ -83,25 +85,28 @@ def run(
     progress: Callable[[Progress], None] | None = None,
     simulated: tuple[str, float] | None = None,
     executor: Callable[[Program], Executor] = Emulator,
+    every: Sequence[InputDecl] | None = None,
 ) -> RunResult:
     """Train for some steps (or whatever the program's first entry is), on made-up data if there are none; `progress`
     hears of each.
 
     `simulated`: the cluster's device, and the seconds that a step takes there. `executor`: what runs the program.
+    `every`: see `open_data`.
     Raises ParcError: out of memory, data that do not fit, and what the executor raises.
     """
-    reader = open_data(data, program.inputs)
+    reader = open_data(data, program.inputs, every)
     memory = memory_use(program)
     check_capacity(program, capacities or {})
     run = executor(program)
     device, ideal = simulated or (None, None)
     result = RunResult(program.name, program.devices, data.reader if data is not None else "synthetic", device)
-    result.simulated_step_seconds, result.entry = ideal, program.entries[0].name
+    result.simulated_step_seconds, result.entry, result.steps = ideal, program.entries[0].name, steps
+    scored = program.entries[0].scored
     start = time.perf_counter()
     for number in range(1, steps + 1):
         done = run.step(reader.batch(program.seed, number - 1))
-        loss = float(done.loss)
-        result.losses.append(loss)
+        loss = float(done.loss) if scored else None
+        result.losses += [loss] if loss is not None else []
         for name, value in {**done.metrics, **done.reports}.items():
             result.metrics.setdefault(name, []).append(float(value))
         result.outputs = done.outputs

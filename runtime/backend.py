@@ -55,13 +55,15 @@ class LocalValue:
     """A value as one device, or a stack of devices, holds it.
 
     type: local sizes (borders of a halo included); lead: sizes of the lead axes; logical: the whole tensor;
-    axes: for each dim the axes that split it, major to minor (the time axis too).
+    axes: for each dim the axes that split it, major to minor (the time axis too); order: lead axes and dims, outermost
+    first, as a new array of it best lies in memory (empty: as they are numbered). No kernel may rely on that.
     """
 
     type: Type
     lead: Shape
     logical: Type
     axes: tuple[tuple[str, ...], ...]
+    order: tuple[int, ...] = ()
 
     @staticmethod
     def whole(type: Type) -> LocalValue:

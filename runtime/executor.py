@@ -34,8 +34,8 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step (or another entry) computes, as logical arrays by name. `gradients` only where asked for; `reports`
-    come from the update; `outputs` are the model's, for the whole batch.
+    """What one step (or another entry) computes, as logical arrays by name. `loss` is 0 where there is none;
+    `gradients` only where asked for; `reports` come from the update; `outputs` are the model's, for the whole batch.
 
     magnitudes: what the absolute values of the parts of each gradient add up to (called before the next step).
     """

@@ -24,6 +24,7 @@ from compiler.origin import Role
 from compiler.program import LASTING, DeviceClass, Program
 from compiler.walk import graph_values, walk
 from runtime.numpy import STORAGE
+from runtime.stacked.early import added_early
 
 
 def stored(type: Type) -> int:
@@ -60,7 +61,7 @@ def stacked(program: Program) -> int:
     """Of the executor with all devices as one array: lasting and saved values of all groups, the rest of one; in the
     beginning the logical arrays beside what groups have of them. Batches come in float64."""
     lasting, kept, passing = 0, 0, 0
-    for cls in program.classes:
+    for cls in added_early(program).classes:
         memory = _Stacked(program, cls)
         here = [of for (kind, role), of in memory.static.items() if role in LASTING and kind not in FILES]
         lasting += len(cls.groups) * sum(n for of in here for _, n in of)

@@ -45,3 +45,4 @@ def _splitting(strategy: Strategy) -> Iterator[tuple[str, Span]]:
     yield from ((r.axis, r.span) for r in strategy.shards)
     yield from ((r.axis, r.span) for r in strategy.reductions)
     yield from ((a, r.span) for r in strategy.layouts for _, axes in r.dims for a in axes)
+    yield from ((a, r.span) for r in strategy.implementations for a, _ in r.axes)

@@ -11,7 +11,8 @@ from compiler.evaluate.expressions import Want, elementwise, evaluate, tensor
 from compiler.evaluate.run_time import mask
 from compiler.evaluate.scope import Scope, check_dim
 from compiler.evaluate.session import listed
-from compiler.evaluate.values import Bound, WeightVar, is_static, plain
+from compiler.evaluate.values import AxisRef, Bound, WeightVar, is_static, plain
+from compiler.evaluate.written import MESSAGES, positions, renamed, turned
 from compiler.graph import FLOATS, Value
 from compiler.model import STEP_DTYPE
 from compiler.ops.create import Full, Iota, Normal, Random
@@ -122,6 +123,7 @@ def _rename(a: Args) -> Bound:
     for old, new in zip(before, after):
         dim = a.scope.dim(old)
         pairs.append((dim.name, a.scope.new_name(new)))
+        renamed(dim, pairs[-1][1], a.scope)
     value = a.scope.emit(Rename(tuple(pairs)), x, span=a.span, name=a.hint)
     for (_, actual), new in zip(pairs, after):
         a.scope.learn(new, value.type.size(actual))
@@ -177,11 +179,17 @@ def _slice(a: Args) -> Bound:
 
 
 def _shift(a: Args) -> Bound:
+    along = a.expr("dim")
+    axis = a.scope.vars.get(along.id) if isinstance(along, ast.Name) else None
+    if isinstance(axis, AxisRef):
+        return turned(a, axis)
     x = a.tensor("x")
     dim, _, new = a.one_dim("dim", x)
     if new:
         raise fail("E0210", "`shift` does not rename", a.expr("dim").span)
-    return a.scope.emit(Shift(dim, a.integer("by", 1), a.number("fill", 0)), x, span=a.span, name=a.hint)
+    around = a.has("around") and static.boolean(a.value("around"), "`around`", a.expr("around").span)
+    op = Shift(dim, a.integer("by", 1), a.number("fill", 0), around)
+    return a.scope.emit(op, x, span=a.span, name=a.hint)
 
 
 def _pad(a: Args) -> Bound:
@@ -244,7 +252,7 @@ def _iota(a: Args) -> Bound:
     if isinstance(first, Value):
         return a.scope.emit(Iota(dim), first, span=a.span, name=a.hint)
     number = a.integer("start", 0)
-    found = a.scope.emit(Iota(dim), span=a.span, name=a.hint)
+    found = positions(dim, a.scope, a.span, a.hint) or a.scope.emit(Iota(dim), span=a.span, name=a.hint)
     return a.scope.emit(Map("add", (None, number)), found, span=a.span, name=a.hint) if number else found
 
 
@@ -284,6 +292,7 @@ def _drawn(of: type[Random | Normal]) -> Callable[[Args], Bound]:
 
 _X = P("x")
 _OVER = P("over", "dims", optional=True)
+_AXIS = P("axis", "word")
 
 BUILTINS: dict[str, Builtin] = {
     **{f.name: Builtin((_X, P("y"))[: f.operands], _map(f.name)) for f in FUNCTIONS.values() if f.builtin},
@@ -306,7 +315,7 @@ BUILTINS: dict[str, Builtin] = {
     "scatter": Builtin((P("table"), P("rows"), P("index"), P("over", "dims")), rows.scatter),
     "argmax": Builtin((_X, P("over", "dims")), rows.argmax),
     "slice": Builtin((_X, P("dim", "arrow"), P("range", "range"), P("step", optional=True)), _slice),
-    "shift": Builtin((_X, P("dim", "arrow"), P("by", optional=True), P("fill", optional=True)), _shift),
+    "shift": Builtin((_X, P("dim", "arrow"), *(P(n, optional=True) for n in ("by", "fill", "around"))), _shift),
     "pad": Builtin((_X, P("dim", "arrow"), P("low"), P("high"), P("value", optional=True)), _pad),
     "concat": Builtin((P("x", many=True), P("over", "arrow")), _concat),
     "window": Builtin(
@@ -322,6 +331,14 @@ BUILTINS: dict[str, Builtin] = {
     "full": Builtin(
         (P("value"), P("dims", "shape", optional=True, many=True), P("dtype", "word", optional=True)), _filled(0.0)
     ),
+    "all_reduce": Builtin((_X, _AXIS, P("by", optional=True)), MESSAGES["all_reduce"]),
+    "reduce_scatter": Builtin((_X, _AXIS, P("over", "arrow"), P("by", optional=True)), MESSAGES["reduce_scatter"]),
+    **{
+        n: Builtin((_X, _AXIS, P("over", "arrow")), MESSAGES[n])
+        for n in ("all_gather", "all_to_all", "shard", "as_split")
+    },
+    "as_sum": Builtin((_X, _AXIS), MESSAGES["as_sum"]),
+    "rank": Builtin((_AXIS,), MESSAGES["rank"]),
     "uniform": Builtin((P("dims", "shape", optional=True, many=True),), _drawn(Random)),
     "normal": Builtin((P("dims", "shape", optional=True, many=True),), _drawn(Normal)),
 }

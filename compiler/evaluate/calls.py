@@ -7,16 +7,30 @@ from typing import TypeVar
 
 from compiler.evaluate.builtins import BUILTINS, call_builtin
 from compiler.evaluate.expressions import Want, evaluate, tensor
+from compiler.evaluate.frame import Frame
 from compiler.evaluate.modules import suggest_std
-from compiler.evaluate.scope import Scope
+from compiler.evaluate.scope import Making, Scope
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.values import BROKEN, Bound, Broken, CallResults, Defined, DimList, Skip, kind_of
+from compiler.evaluate.written import state_pieces
 from compiler.graph import Dim, Value
 from dsl import ast
+from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, ParcError, did_you_mean, fail, plural
 from dsl.source import Span
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CallRecord:
+    """A call of a function in a model: what a strategy may put an implementation in the place of."""
+
+    entry: Defined
+    arguments: dict[str, Bound]
+    results: tuple[Bound, ...]
+    frame: Frame
+    making: Making
 
 
 def call(expr: ast.Call, scope: Scope, want: Want = None, hint: str | None = None) -> Bound:
@@ -67,6 +81,7 @@ def call_function(expr: ast.Call, entry: Defined, arguments: dict[str, Bound | N
     inner.in_repeat = scope.in_repeat
     with session.calling(entry, expr.span):
         _bind_patterns(expr, entry, arguments, inner, scope)
+        bound = {p.target.name.id: inner.vars[p.target.name.id] for p in entry.item.parameters}
         before = session.failures
         result = run(entry.item.body, inner)
         if session.failures > before:
@@ -75,6 +90,9 @@ def call_function(expr: ast.Call, entry: Defined, arguments: dict[str, Bound | N
             message = f"`{entry.name}` returns nothing"
             raise fail("E0307", message, entry.item.name.span, help="end it with `return …`")
         finish_states(inner)
+        if scope.making.kind == "model":
+            record = CallRecord(entry, bound, result.values, scope.frame, scope.making)
+            scope.making.calls[inner.path] = record
         return result.values[0] if len(result.values) == 1 else result
 
 
@@ -162,6 +180,8 @@ def _bind_patterns(
             raise Skip
         inner.vars[target.name.id] = x = tensor(value, outer, span, f"`{target.name.id}` of `{entry.name}`")
         match_pattern(target, x, inner, span, entry.name)
+        if target.axes:
+            inner.vars[target.name.id] = state_pieces(target, x, inner, span)
 
 
 def match_pattern(target: ast.Target, x: Value, inner: Scope, span: Span, what: str) -> None:

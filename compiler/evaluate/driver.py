@@ -10,9 +10,9 @@ from compiler.evaluate.checks import Check, check_statics
 from compiler.evaluate.index import index_model
 from compiler.evaluate.job import build_job, job_names
 from compiler.evaluate.modules import Loader, Module, apply_overrides
+from compiler.evaluate.plan import build_strategy
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.sizes import Sizes
-from compiler.evaluate.strategy import build_strategy
 from compiler.evaluate.values import Defined, Skip, Static
 from compiler.model import Job, Precision
 from dsl import ast
@@ -125,7 +125,7 @@ def _check_job(
         return
     if job is None:  # perhaps its strategy is wrong; the model is needed for the others all the same
         job = build_job(session, module, entry, ast.Name("serial", span=entry.item.name.span))
-    index = index_model(job.model)
+    index = index_model(job.serial.model)
     for other in module.of_kind("strategy"):
         item = other.item
         assert isinstance(item, ast.Strategy)

@@ -62,6 +62,16 @@ class Patterns:
         raise fail("E0317", message, self.statements[0].span, help=help)
 
 
+class Everything(Patterns):
+    """Of a job that trains nothing: no weight is."""
+
+    def __init__(self) -> None:
+        super().__init__(())
+
+    def hold(self, weight: str) -> bool:
+        return True
+
+
 def matches(pattern: ast.Path, weight: str) -> bool:
     """Whether the pattern is the weight's path, or that of a scope around it; `*` stands for any names, or none."""
     path = weight.split(".")

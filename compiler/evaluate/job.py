@@ -12,16 +12,18 @@ from compiler.evaluate import dtypes, static
 from compiler.evaluate.calls import bind
 from compiler.evaluate.cluster import build_cluster
 from compiler.evaluate.expressions import evaluate, static_of
-from compiler.evaluate.frozen import Patterns
+from compiler.evaluate.frozen import Everything, Patterns
+from compiler.evaluate.implement import implemented
 from compiler.evaluate.index import ModelIndex, index_model
 from compiler.evaluate.model import build_model
 from compiler.evaluate.modules import Module
 from compiler.evaluate.optimizer import build_updates
+from compiler.evaluate.plan import build_plan
 from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
-from compiler.evaluate.strategy import build_strategy
 from compiler.evaluate.values import Defined, Skip
 from compiler.graph import BEYOND_F32, FLOATS, Names
+from compiler.implement.replacing import Implementation
 from compiler.model import Cluster, DataSpec, Job, Model, Precision, WeightUpdate
 from compiler.readers import check_data
 from compiler.strategy import SERIAL, Strategy
@@ -73,13 +75,17 @@ def build_job(
     if precision is not None:
         session.replaced = {stated.master: precision.master} | {stated.compute: precision.compute}
     precision = precision or stated
-    frozen = Patterns(tasks.frozen)
+    frozen = Everything() if task.kind.id == "infer" else Patterns(tasks.frozen)
     session.microbatches = cache(lambda: _microbatches(session, module, task, strategy))
     model, other = _try(session, lambda: _model(session, module, task, names, precision, frozen)) or (None, None)
     if model is not None:
         _try(session, lambda: _check_frozen(tasks, model, frozen))
     cluster = _try(session, lambda: _cluster(session, module, task))
     plan = _try(session, lambda: _strategy(session, module, task, strategy, model, cluster))
+    written = None
+    if plan is not None and plan[1] and model is not None:
+        written = model, other
+        model, other = implemented(model, plan[1]), other and implemented(other, plan[1])
     updates = _try(session, lambda: _updates(session, module, entry, tasks, model, names, precision))
     data = _try(session, lambda: _data(tasks.data, module, model)) if session.sizes is None else None
     seed = _try(session, lambda: _seed(tasks.seed, module))
@@ -88,7 +94,7 @@ def build_job(
     return Job(
         entry.name,
         model,
-        plan,
+        plan[0],
         precision,
         updates[0],
         updates[1],
@@ -98,6 +104,7 @@ def build_job(
         task.kind.id,
         item.name.span,
         other,
+        written,
     )
 
 
@@ -169,7 +176,7 @@ def _model(
     entry = module.find("model", task.model.function)
     scope = static_scope(module)
     arguments = bind(task.model, entry.item.parameters, f"the model `{entry.name}`", lambda e: _static(e, scope))
-    return build_model(session, entry, arguments, names, precision, frozen)
+    return build_model(session, entry, arguments, names, precision, frozen, task.kind.id == "infer")
 
 
 def _static(expr: ast.Expr, scope: Any) -> Any:
@@ -188,14 +195,14 @@ def _strategy(
     override: ast.Name | None,
     model: Model | None,
     cluster: Cluster | None,
-) -> Strategy:
+) -> tuple[Strategy, tuple[Implementation, ...]]:
     name = override or task.strategy
     if name is None:
-        return SERIAL
+        return SERIAL, ()
     if name.id == "serial" and ("strategy", "serial") not in module.entries:
-        return SERIAL
+        return SERIAL, ()
     index: ModelIndex | None = index_model(model) if model else None
-    return build_strategy(session, module, name, index, cluster)
+    return build_plan(session, module, name, index, cluster)
 
 
 def _microbatches(
@@ -207,7 +214,7 @@ def _microbatches(
     alone.sizes, alone.replaced = session.sizes, session.replaced
     before = session.failures
     try:
-        found = _strategy(alone, module, task, override, None, None)
+        found, _ = _strategy(alone, module, task, override, None, None)
     except (ParcError, Skip):
         session.failures = before
         return 1, None

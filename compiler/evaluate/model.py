@@ -15,6 +15,7 @@ from compiler.evaluate.values import Bound, Defined, Skip
 from compiler.graph import Graph, Names
 from compiler.model import Model, Precision
 from compiler.origin import last
+from compiler.passes.inference import inference
 from compiler.passes.reached import reached
 from dsl import ast
 from dsl.diagnostics import fail
@@ -27,20 +28,25 @@ def build_model(
     names: Names,
     precision: Precision,
     frozen: Patterns | None = None,
+    infers: bool = False,
 ) -> tuple[Model, Model | None]:
     """The model with these arguments: in `train_step`, and in other entries where it asks whether it is `training`.
 
-    frozen: its weights that are not trained. Raises ParcError or Skip (already reported).
+    frozen: its weights that are not trained. infers: the other is what computes its outputs; it needs no loss then.
+    Raises ParcError or Skip (already reported).
     """
     spent = session.nodes, session.calls
     making = Making(session, names, precision, "model", frozen)
+    making.infers = infers
     model = _made(making, entry, arguments)
     if not making.asks_training:
-        return model, None
+        return model, inference(model, entry.item.name.span) if infers else None
     session.nodes, session.calls = spent
     taken = Names([*(w.name for w in model.weights), *(s.name for s in model.states)])
     again = Making(session, taken, precision, "model", frozen, making)
-    return model, _others(model, _made(again, entry, arguments))
+    again.infers = infers
+    other = _others(model, _made(again, entry, arguments))
+    return model, inference(other, entry.item.name.span) if infers else other
 
 
 def _others(model: Model, again: Model) -> Model:
@@ -73,7 +79,7 @@ def _made(making: Making, entry: Defined, arguments: dict[str, Bound | None]) ->
         raise Skip
     finish_states(scope)
     _check(making, entry)
-    assert making.loss is not None
+    loss = () if making.loss is None else (making.loss[0],)
     states = tuple(s.declared for s in making.model_states)
     contents = [s.declared.value if s.final is None else s.final for s in making.model_states]
     step = (frame.used_step,) if frame.used_step else ()
@@ -83,13 +89,13 @@ def _made(making: Making, entry: Defined, arguments: dict[str, Bound | None]) ->
         *(s.value for s in states),
         *step,
     )
-    results = (making.loss[0], *(value for _, value in (*making.metrics, *making.outputs)), *contents)
+    results = (*loss, *(value for _, value in (*making.metrics, *making.outputs)), *contents)
     graph = Graph(entry.name, inputs, tuple(frame.builder.nodes), results)
     _check_labels(making)
-    found = reached(graph.nodes, [making.loss[0]])
+    found = reached(graph.nodes, loss)
     weights = tuple(replace(w, trained=w.trained and w.value in found) for _, w in making.weights)
     metrics, outputs = (tuple(n for n, _ in found) for found in (making.metrics, making.outputs))
-    return Model(entry.name, tuple(making.inputs), weights, graph, metrics, outputs, states)
+    return Model(entry.name, tuple(making.inputs), weights, graph, metrics, outputs, states, bool(loss), making.calls)
 
 
 def _check(making: Making, entry: Defined) -> None:
@@ -106,7 +112,7 @@ def _check(making: Making, entry: Defined) -> None:
             session.failed(
                 fail("E0312", message, state.span, help=f"`{name} = …`, or a weight or a number in its place")
             )
-    if making.loss is None:
+    if making.loss is None and not making.infers:
         help = "end it with `loss …`, a scalar"
         session.failed(fail("E0303", f"the model `{entry.name}` has no loss", entry.item.name.span, help=help))
     if session.failures > before:

@@ -81,7 +81,7 @@ def _extent(op: Op, ins: Sequence[Extent | None], dtype: str) -> Extent | None:
         case Pad():
             return _union([ins[0], Extent(op.value, op.value)]) if op.low or op.high else ins[0]
         case Shift():
-            return _union([ins[0], Extent(op.fill, op.fill)])
+            return ins[0] if op.around else _union([ins[0], Extent(op.fill, op.fill)])
         case Concat():
             return _union(ins)
         case Take():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compiler.evaluate import limits
 from compiler.evaluate.frame import Frame
@@ -26,6 +26,7 @@ from dsl.source import Span
 
 if TYPE_CHECKING:
     from compiler.evaluate.states import StateVar
+    from compiler.evaluate.written import ByHand
 
 TRAINING = "training"
 """The static value that is true in `train_step` alone."""
@@ -75,8 +76,9 @@ class Making:
             str, tuple[str, Span]
         ] = {}  # inputs that a call does not give: its model, where it stands
         self.asks_training = False  # whether the model does
+        self.infers = False  # for its outputs alone: it needs no loss
         self.precision = precision
-        self.kind = kind  # "model" | "optimizer" | "static"
+        self.kind = kind  # "model" | "optimizer" | "static" | "implementation"
         self.frozen = frozen
         self.owner = ""  # of an optimizer: the weight that it renews
         self.inputs: list[DataInput] = []
@@ -94,6 +96,8 @@ class Making:
         self.of_step: set[Value] = set()  # in an optimizer: what depends on the step alone, while it is f64
         self.extents: dict[Value, Extent] = {}  # what is known of the numbers of tensors
         self.rounded: dict[Value, Value] = {}  # such a value -> in master precision
+        self.calls: dict[str, Any] = {}  # of functions, by path (`calls.CallRecord`)
+        self.by_hand: ByHand | None = None  # of an implementation
 
     def _given(self, what: str) -> list[str]:
         return [name for site, name in self.known.items() if site.what == what]

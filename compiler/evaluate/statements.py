@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from compiler.evaluate import dtypes, static
 from compiler.evaluate.checks import require_here
@@ -14,6 +15,7 @@ from compiler.evaluate.scope import Called, Scope, check_dim, check_size
 from compiler.evaluate.session import listed
 from compiler.evaluate.states import model_states
 from compiler.evaluate.values import BROKEN, Bound, Broken, CallResults, Skip, WeightVar, is_static, kind_of
+from compiler.evaluate.written import not_by_hand, own_weight, state_pieces
 from compiler.graph import FLOATS, RANGES, Dim, Type, Value
 from compiler.model import DataInput, Init, State, Weight
 from compiler.ops.elementwise import Cast, Transpose
@@ -82,6 +84,10 @@ def _run(statement: ast.Statement, scope: Scope) -> CallResults | None:
             else:
                 scan(statement, scope)
         case ast.WeightDecl():
+            if scope.making.by_hand is not None:
+                for target in statement.targets:
+                    scope.assign(target.name.id, own_weight(target, scope, scope.making.by_hand))
+                return None
             if scope.making.kind != "model":
                 raise _misplaced(statement, "a weight", scope)
             for target in statement.targets:
@@ -179,6 +185,9 @@ def _checked(target: ast.Target, value: Bound, scope: Scope, span: Span) -> Boun
     """The value with its dims in the stated order; an error if they are others."""
     if target.dims is None and not target.rest:
         return value
+    if target.axes:
+        x = _checked(replace(target, axes=()), value, scope, span)
+        return state_pieces(target, tensor(x, scope, span), scope, target.span)
     if is_static(value):
         shown = ", ".join(n.id for n in target.dims or ())
         help = f"`full(value, {shown})` is a tensor of a number" if shown else None
@@ -229,6 +238,8 @@ def _return(statement: ast.Return, scope: Scope) -> CallResults:
 
 
 def _weight(target: ast.Target, statement: ast.WeightDecl, scope: Scope) -> None:
+    if target.axes:
+        raise not_by_hand(target.span, f"the weight `{target.name.id}` in pieces")
     if target.dims is None or target.rest:
         help = f"`weight {target.name.id}[…]`"
         raise fail("E0208", f"the weight `{target.name.id}` needs dims", target.span, help=help)

@@ -12,6 +12,7 @@ from compiler.evaluate.frame import Frame
 from compiler.evaluate.initial import initializer
 from compiler.evaluate.scope import Scope, check_size
 from compiler.evaluate.values import Broken, Skip, is_static, kind_of
+from compiler.evaluate.written import not_by_hand
 from compiler.graph import Type, Value
 from compiler.initial import misfit
 from compiler.model import Init, State
@@ -43,6 +44,8 @@ def model_states(statement: ast.StateDecl, scope: Scope) -> None:
         raise fail("E0302", "a state cannot stand in a `scan`", statement.span, help=help)
     init = initializer(statement.init, scope) if statement.init else Init("zeros")
     for target in statement.targets:
+        if target.axes:
+            raise not_by_hand(target.span, f"the state `{target.name.id}` in pieces")
         _declare(target, _own_type(target, statement, scope), init, scope)
 
 

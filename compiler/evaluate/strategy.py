@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field, fields
+from dataclasses import field
 from math import prod
-from typing import Any
 
 from compiler.evaluate import limits, static
-from compiler.evaluate.axes import check_axes, idle_axes
 from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate
+from compiler.evaluate.implement import implementation, rule
 from compiler.evaluate.index import ModelIndex
-from compiler.evaluate.modules import Module
 from compiler.evaluate.offloads import offload_rule
-from compiler.evaluate.pipelines import Microbatches, check_microbatches, pipeline_rule, schedule_microbatches
+from compiler.evaluate.pipelines import Microbatches, pipeline_rule, schedule_microbatches
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, SourceCall, is_std, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
+from compiler.implement.replacing import Implementation
 from compiler.model import Cluster
 from compiler.origin import within
 from compiler.strategy import (
     CLASSES,
     MOVED,
+    ImplementRule,
     LayoutRule,
     MeshAxis,
     OffloadRule,
@@ -33,11 +33,10 @@ from compiler.strategy import (
     ReduceRule,
     ShardRule,
     SplitRule,
-    Strategy,
 )
 from dsl import ast
 from dsl.data import dataclass
-from dsl.diagnostics import ParcError, did_you_mean, fail, plural
+from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
 
 _SHARDED = ("optimizer", "gradients", "weights")
@@ -59,6 +58,8 @@ class StrategyRules:
     places: list[PlaceRule] = field(default_factory=list)
     recomputes: list[RecomputeRule] = field(default_factory=list)
     offloads: list[OffloadRule] = field(default_factory=list)
+    implementations: list[ImplementRule] = field(default_factory=list)
+    by_hand: list[Implementation] = field(default_factory=list)
     microbatches: Microbatches | None = None
     two_passes: bool = False
 
@@ -123,6 +124,8 @@ class Expander:
                 classes, where = self._classes(statement.classes, MOVED), self._scope(statement.scope)
                 span = self.span(statement)
                 rules.offloads.append(offload_rule(statement, classes, where, scope, self.cluster, span, self.by))
+            case ast.Implement():
+                self._implement(statement, scope)
             case ast.Apply():
                 self._apply(statement, scope)
             case ast.If():
@@ -311,6 +314,14 @@ class Expander:
 
     # --- tactics ------------------------------------------------------------------------------------------
 
+    def _implement(self, statement: ast.Implement, scope: Scope) -> None:
+        path, index = self._path(statement.scope), self.index
+        if index is None:
+            return
+        found = implementation(self.session, statement, path, index, scope, self.rules.axes)
+        self.rules.by_hand.append(found)
+        self.rules.implementations.append(rule(found, self.by, self.span(statement)))
+
     def _apply(self, statement: ast.Apply, scope: Scope) -> None:
         call = statement.call
         entry = scope.module.find("tactic", call.function)
@@ -343,58 +354,3 @@ class Expander:
             help = did_you_mean(expr.id, axes) or (f"the mesh has {listed(axes)}" if axes else "declare the mesh first")
             raise fail("E0401", f"there is no mesh axis `{expr.id}`", expr.span, help=help)
         return evaluate(expr, scope)
-
-
-def build_strategy(
-    session: Session, module: Module, name: ast.Name, index: ModelIndex | None, cluster: Cluster | None
-) -> Strategy:
-    """The strategy of this name for a model and a cluster (each may be unknown). Raises ParcError or Skip."""
-    entry = module.find("strategy", name)
-    item = entry.item
-    assert isinstance(item, ast.Strategy)
-    if item.model is not None and index is not None and item.model.id != index.model.name:
-        message = f"the strategy `{entry.name}` is for `{item.model.id}`, not for `{index.model.name}`"
-        raise fail("E0414", message, name.span, notes=[("it is declared here", item.model.span)])
-    expander = Expander(session, entry, index, cluster)
-    before = session.failures
-    expander.run(item.body, static_scope(entry.module))
-    rules = expander.rules
-    if index is not None:
-        try:
-            check_microbatches(rules.microbatches, rules.splits, rules.axes, index)
-        except ParcError as error:
-            session.failed(error)
-    if session.failures > before:
-        raise Skip
-    micro = rules.microbatches or Microbatches(1, None, False, item.span)
-    collected = {f.name: getattr(rules, f.name, None) for f in fields(Strategy)}
-    by_kind: dict[str, Any] = {kind: tuple(found) for kind, found in collected.items() if isinstance(found, list)}
-    found = Strategy(
-        entry.name,
-        tuple(rules.axes),
-        **by_kind,
-        microbatches=micro.count,
-        microbatch_dim=micro.dim,
-        two_passes=rules.two_passes,
-        span=item.span,
-        microbatch_span=micro.span,
-        microbatch_pad=micro.pad,
-    )
-    check_axes(found)
-    _check_cluster(rules, entry, cluster)
-    for warning in idle_axes(found):
-        session.diagnostics.add(warning)
-    return found
-
-
-def _check_cluster(rules: StrategyRules, entry: Defined, cluster: Cluster | None) -> None:
-    if cluster is None:
-        return
-    count = prod(axis.size for axis in rules.axes)
-    if count != cluster.devices:
-        product = " x ".join(f"{a.name}={a.size}" for a in rules.axes) or "1"
-        levels = " x ".join(f"{level.name}: {level.count}" for level in reversed(cluster.levels))
-        there = f"the cluster `{cluster.name}` {cluster.devices} ({levels})"
-        message = f"the mesh has {plural(count, 'device')} ({product}), {there}"
-        help = "each device of the cluster must have its place in the mesh: change a size or add an axis"
-        raise fail("E0406", message, rules.mesh or entry.item.name.span, help=help)

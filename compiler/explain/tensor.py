@@ -93,7 +93,8 @@ class _Explainer:
 
     def _find(self, name: str) -> Value:
         finish = self.training.finish
-        ends = dict(zip(("loss", *self.training.summed), self.placed.forward.outputs, strict=False))
+        first = ("loss",) if self.training.model.scored else ()
+        ends = dict(zip((*first, *self.training.summed), self.placed.forward.outputs, strict=False))
         if finish is not None and self.placed.finish is not None:
             ends |= zip(finish.metrics, self.placed.finish.outputs, strict=True)
         if name in ends and name not in self.index.values:
@@ -118,7 +119,7 @@ class _Explainer:
             "input": [i.value.name for i in training.model.inputs],
             "optimizer state": [s.value.name for s in training.states],
             "gradient": [g.name for g in training.gradients],
-            "loss": [self.index.source(self.placed.forward.outputs[0]).name],
+            "loss": [self.index.source(v).name for v in self.placed.forward.outputs[: training.model.scored]],
         }
         return next((role for role, names in roles.items() if value.name in names), "activation")
 

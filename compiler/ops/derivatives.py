@@ -223,7 +223,7 @@ def _flip(op: Flip, b: Builder, g: Value, inputs: Values, outputs: Values) -> Co
 
 @derivative(Shift)
 def _shift(op: Shift, b: Builder, g: Value, inputs: Values, outputs: Values) -> Cotangents:
-    return [b.add(Shift(op.dim, -op.by), g)]
+    return [b.add(Shift(op.dim, -op.by, 0.0, op.around), g)]
 
 
 # --- rows and windows --------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from compiler.graph import Type
 from compiler.layout import Layout
+from compiler.ops.base import Derive
 from compiler.ops.comm import Comm, LayoutError, Operand, Pattern, Sizes, dim_of
 from dsl.data import dataclass
 
@@ -95,12 +96,17 @@ class HaloAdd(_Borders):
 
 @dataclass(frozen=True, slots=True)
 class ShiftAcross(_Neighbours):
-    """Every element moves `by` places along `dim`, from piece to piece along `axes`; `fill` follows."""
+    """Every element moves `by` places along `dim`, from piece to piece along `axes`; `fill` follows, or, `around`, what
+    has left at the other end."""
 
     mnemonic: ClassVar[str] = "shift_across"
-    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "dim"), ("over", "axes"), ("by", "by"), ("with", "fill"))
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (
+        *(("", "dim"), ("over", "axes"), ("by", "by"), ("with", "fill"), ("around", "around")),
+    )
+    derived: ClassVar[Mapping[str, Derive]] = {"around": lambda _: False}
     by: int
     fill: float
+    around: bool = False
 
     def after(self, x: Operand, sizes: Sizes) -> Layout:
         i, layout = dim_of(self.dim, x), x.layout
@@ -109,10 +115,12 @@ class ShiftAcross(_Neighbours):
             raise LayoutError(f"{self.dim} is shifted along all of its axes, without borders: {along}")
         if layout.pending and self.fill != 0:
             raise LayoutError(f"%{x.name} is a pending sum: only 0 can follow")
-        if not 0 < abs(self.by) < x.type.dims[i].size:
+        if not 0 < abs(self.by) < x.type.dims[i].size and not self.around:
             raise LayoutError(f"shift by {self.by} along {self.dim} of {x.type.dims[i].size}")
         return layout
 
     def rows(self, piece: Type, sizes: Sizes) -> int:
         """All, if they move further than the piece is long."""
-        return min(abs(self.by), piece.size(self.dim))
+        length = piece.size(self.dim)
+        by = self.by % (length * self.devices(sizes)) if self.around else abs(self.by)
+        return min(by, length * self.devices(sizes) - by, length) if self.around else min(by, length)

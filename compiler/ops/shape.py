@@ -251,22 +251,27 @@ class Flip(_Along):
 
 @dataclass(frozen=True, slots=True)
 class Shift(Op):
-    """Every element moves `by` places along `dim` (forward, or back if negative); `fill` follows.
+    """Every element moves `by` places along `dim` (forward, or back if negative); `fill` follows, or, `around`, what
+    has left at the other end.
 
     Where the dim is split, elements cross from piece to piece: the op is then `neighbours.ShiftAcross`.
     """
 
     mnemonic: ClassVar[str] = "shift"
     builtin: ClassVar[str] = "shift"
-    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"), ("by", "by"), ("with", "fill"))
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (
+        *(("over", "dim"), ("by", "by"), ("with", "fill"), ("around", "around")),
+    )
+    derived: ClassVar[Mapping[str, Derive]] = {"around": lambda _: False}
     dim: str
     by: int
     fill: float = 0.0
+    around: bool = False
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         expect_operands("shift", inputs, 1)
         size = expect_dim("shift", inputs[0], self.dim)
-        if not 0 < abs(self.by) < size:
+        if not 0 < abs(self.by) < size and not self.around:
             message = f"shift by {self.by} along `{self.dim}` of size {size}"
             raise OpError("E0206", message, f"choose 1 to {size - 1}, or -1 to {1 - size}")
         expect_fill("shift", self.fill, inputs[0].dtype)
@@ -277,7 +282,7 @@ class Shift(Op):
         return (*pass_loops(inputs, outputs, rest(inputs[0], self.dim)), moved)
 
     def between(self, axes: tuple[str, ...]) -> Op:
-        return ShiftAcross(self.dim, axes, self.by, self.fill)
+        return ShiftAcross(self.dim, axes, self.by, self.fill, self.around)
 
     def linear(self, n_inputs: int) -> tuple[frozenset[int], ...]:
         return (frozenset({0}),) if self.fill == 0 else ()

@@ -65,7 +65,7 @@ def divide(
 def needed(model: Model, graph: Graph) -> set[Value]:
     """What the loss, the outputs and the states' new contents depend on."""
     outputs = graph.outputs[len(graph.outputs) - len(model.outputs) - len(model.states) :]
-    return {v for node in prune_nodes(graph.nodes, (*graph.outputs[:1], *outputs)) for v in node.outputs}
+    return {v for node in prune_nodes(graph.nodes, (*graph.outputs[: model.scored], *outputs)) for v in node.outputs}
 
 
 # --- before the first micro-batch ----------------------------------------------------------------------------------
@@ -159,8 +159,8 @@ def _finished(model: Model, main: Graph, rounds: tuple[Round, ...], seeds: Seque
         if loss.isdisjoint(node.outputs) and any(v in late or v in seeds for v in node.inputs):
             moved.append(node)
             late.update(node.outputs)
-    metrics = list(zip(model.metrics, main.outputs[1:], strict=False))
-    results = main.outputs[1 + len(model.metrics) :]  # those of the states among them
+    metrics = list(zip(model.metrics, main.outputs[model.scored :], strict=False))
+    results = main.outputs[model.scored + len(model.metrics) :]  # those of the states among them
     last = [(name, v) for name, v in metrics if v in late]
     if not last:
         return Divided(main, rounds, None)
@@ -184,7 +184,7 @@ def _finished(model: Model, main: Graph, rounds: tuple[Round, ...], seeds: Seque
     used = {x for node in nodes for x in node.inputs}
     inputs = (*parts.values(), *(v for v in main.inputs if v in given and v in used))
     graph = Graph(f"{main.name}.finish", inputs, tuple(nodes), tuple(v for _, v in last))
-    outputs = (main.outputs[0], *(v for _, v in metrics if v not in late), *parts, *results)
+    outputs = (*main.outputs[: model.scored], *(v for _, v in metrics if v not in late), *parts, *results)
     rest = Graph(main.name, main.inputs, prune_nodes(main.nodes, outputs), outputs)
     return Divided(rest, rounds, Finish(graph, tuple(name for name, _ in last), tuple(parts)))
 

@@ -61,7 +61,7 @@ def lower(placed: Placed, staged: Staged, over: Across) -> Program:
     axes = [Axis(TIME, count, "time")] if count > 1 else []
     places = place_axes(job.strategy)
     axes += [Axis(a.name, a.size, "place" if a.name in places else "mesh") for a in job.strategy.mesh if a.size > 1]
-    inputs = tuple(InputDecl(i.value.name, i.value.type, i.low, i.high) for i in placed.training.model.inputs)
+    inputs = tuple(map(InputDecl.of, placed.training.model.inputs))
     return Program(job.name, tuple(axes), inputs, (Entry(entry, tuple(found)),), job.seed, staged.homes)
 
 
@@ -238,7 +238,7 @@ class _Class:
     def _sums(self) -> list[tuple[StateDecl, Value]]:
         """What F adds up: the loss, metrics that are sums, parts of others."""
         outputs = self.placed.forward.outputs
-        names = [(Role.LOSS, "loss", self.names.loss)]
+        names = [(Role.LOSS, "loss", self.names.loss)] if self.training.model.scored else []
         names += [(Role.METRIC, m, self.names.metrics[m]) for m in self.training.summed]
         found = []
         for (role, logical, name), v in zip(names, outputs, strict=False):

@@ -142,7 +142,7 @@ def part_decls(placed: Placed, names: BufferNames) -> list[tuple[StateDecl, Valu
     training = placed.training
     if training.finish is None:
         return []
-    values = placed.forward.outputs[1 + len(training.summed) : training.scalars]
+    values = placed.forward.outputs[training.direct : training.scalars]
     found = []
     for v, total in zip(values, training.finish.graph.inputs, strict=False):
         layout = v.layout

@@ -135,7 +135,7 @@ def _update(w: Work) -> None:
     if w.trains:
         w.training = update(w.job, w.names, w.counters, w.differentiated, w.divided)
     else:
-        w.training = evaluation(w.job, w.forward, w.divided)
+        w.training = evaluation(w.job, w.entry, w.forward, w.divided)
     if not w.whole and not w.parts and not w.twice:
         w.serial = w.training
 

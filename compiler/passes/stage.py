@@ -361,7 +361,7 @@ def _anchors(
                     needed.update(x.name for x in node.inputs)
             found[v.name] = min((s for w in reads if w in needed for s in reads[w]), key=rank, default=0)
     # Metrics are finished in one place: where the last of their parts is made.
-    parts = placed.forward.outputs[1 + len(placed.training.summed) : placed.training.scalars]
+    parts = placed.forward.outputs[placed.training.direct : placed.training.scalars]
     ends = [s for v in parts if (s := found.get(v.name, forward.get(v.name))) is not None]
     found.update(dict.fromkeys((v.name for v in parts), max(ends, key=rank, default=0)))
     return found

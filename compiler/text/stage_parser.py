@@ -194,7 +194,7 @@ class _Parser(FactParser, BodyParser, SpanParser):
         if "data" in facts:
             there = os.path.normpath(os.path.join(folder, facts["data"].folder))
             facts["data"] = replace(facts["data"], folder=there)
-        results = facts.pop("metrics", ()), facts.pop("outputs", ())
+        results, scored = (facts.pop("metrics", ()), facts.pop("outputs", ())), facts.pop("scored", True)
         self.placed = stage == "placed"
         inputs, weights = [], []
         while self.take_word("input"):
@@ -209,18 +209,18 @@ class _Parser(FactParser, BodyParser, SpanParser):
         if self.take_word("step"):
             step.append(self.declared())
             self.end_line()
-        model = Model(name, tuple(inputs), tuple(weights), Graph(name, (), (), ()), *results, states)
+        model = Model(name, tuple(inputs), tuple(weights), Graph(name, (), (), ()), *results, states, scored)
         if stage == "graph":
             self.skip_lines()
             self.word("model")
             model = replace(model, graph=self.graph("model"))
             own: dict[str, Any] = {}
-            while self.token.text in ("metrics", "outputs"):
+            while self.token.text in ("metrics", "outputs", "scored"):
                 word = self.next().text
                 own[word] = self.fact()
                 self.end_line()
-            results = own.get("metrics", ()), own.get("outputs", ())
-            evaluated = self._evaluated(model, results) if self.take_word("evaluated") else None
+            results, scored = (own.get("metrics", ()), own.get("outputs", ())), own.get("scored", True) is not False
+            evaluated = self._evaluated(model, results, scored) if self.take_word("evaluated") else None
             updates = tuple(self._optimizers())
             found: Job | Training | Placed = Job(model=model, updates=updates, evaluated=evaluated, **facts)
         else:
@@ -247,7 +247,7 @@ class _Parser(FactParser, BodyParser, SpanParser):
     def _is_table(self, at: int) -> bool:
         return self.tokens[at][:2] == ("word", WORD) and self.tokens[at + 1].kind == "string"
 
-    def _evaluated(self, model: Model, results: tuple[tuple[str, ...], tuple[str, ...]]) -> Model:
+    def _evaluated(self, model: Model, results: tuple[tuple[str, ...], tuple[str, ...]], scored: bool) -> Model:
         """The same model where nothing is trained, with what it gives, data and weights of its own."""
         graph = self.graph("evaluated")
         own = {v.name: v for v in graph.inputs}
@@ -256,7 +256,7 @@ class _Parser(FactParser, BodyParser, SpanParser):
         states = tuple(replace(s, value=own[s.name]) for s in model.states if s.name in own)
         metrics, outputs = results
         found = replace(model, inputs=inputs, weights=weights, graph=graph, states=states)
-        return replace(found, metrics=metrics, outputs=outputs)
+        return replace(found, metrics=metrics, outputs=outputs, scored=scored)
 
     def _input_line(self) -> DataInput:
         value = self.declared() if not self.placed else self._unlaid()
@@ -353,7 +353,7 @@ class _Parser(FactParser, BodyParser, SpanParser):
             self.word(role)
             graphs[role] = self.graph(role)
         job = Job(model=model, updates=(), **facts)
-        direct = 1 + sum(m not in finished for m in model.metrics)
+        direct = model.scored + sum(m not in finished for m in model.metrics)
         parts = graphs["forward"].outputs[direct : direct + count]
         finish = Finish(graphs["finish"], finished, parts) if finished else None
         training = Training(

@@ -45,7 +45,7 @@ PHASES = {
 
 FACTS = {
     **{"seed": int, "kind": str, "clip": float, "precision": Precision, "strategy": Strategy, "cluster": Cluster},
-    **{"data": DataSpec, "metrics": tuple[str, ...], "outputs": tuple[str, ...]},
+    **{"data": DataSpec, "metrics": tuple[str, ...], "outputs": tuple[str, ...], "scored": bool},
 }
 """Facts of a job and of its model, and their types."""
 
@@ -173,9 +173,10 @@ def _header(
 
 
 def _results(model: Model) -> list[str]:
-    """What the model gives besides the loss."""
+    """What the model gives besides the loss, and whether it has one, if not."""
     found = {"metrics": model.metrics, "outputs": model.outputs}
-    return [f"{word} {show_fact(names)}" for word, names in found.items() if names]
+    told = [f"{word} {show_fact(names)}" for word, names in found.items() if names]
+    return told if model.scored else [*told, f"scored {show_fact(False)}"]
 
 
 def _plain(v: Value, layout: Layout | None = None, sizes: Sizes = {}) -> str:  # noqa: B006

@@ -16,11 +16,13 @@ class Target(Syntax):
     """What an assignment, a parameter or a declaration names: `x`, `x[b,s,d]`, `x[..., d]`.
 
     `dims` is None where none were written; `rest` is True if the list begins with `...`.
+    axes: of each dim those that its pieces lie along, `x[b, s/cp]`, major first; () where none is written.
     """
 
     name: Name
     dims: tuple[Name, ...] | None = None
     rest: bool = False
+    axes: tuple[tuple[Name, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

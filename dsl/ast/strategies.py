@@ -157,6 +157,14 @@ class Offload(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class Implement(Statement):
+    """`implement block.mlp by tensor_parallel_mlp(tp)`: the scope is computed by a device-local function."""
+
+    scope: Path
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
 class Apply(Statement):
     """`megatron(tp)`: a tactic applied inside a strategy or another tactic; `in SCOPE` narrows it."""
 

@@ -21,6 +21,7 @@ class NameList(ast.Syntax):
 
     names: tuple[ast.Name, ...]
     rest: bool = False
+    axes: tuple[tuple[ast.Name, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,10 +147,14 @@ class TreeBuilder(Expressions):
     def target(self, c: Children) -> ast.Target:
         listed = first(NameList, c)
         dims = listed.names if listed else () if len(c) > 1 else None
-        return ast.Target(self._name(c[0]), dims, bool(listed and listed.rest), span=self._span(c))
+        axes = listed.axes if listed else ()
+        return ast.Target(self._name(c[0]), dims, bool(listed and listed.rest), axes, span=self._span(c))
 
     def target_dims(self, c: Children) -> NameList:
-        return NameList(self._ids(c), cast(Token, c[0]).type == "ELLIPSIS", span=self._span(c))
+        dims = every(NameList, c)
+        axes = tuple(d.names[1:] for d in dims)
+        rest = isinstance(c[0], Token) and c[0].type == "ELLIPSIS"
+        return NameList(tuple(d.names[0] for d in dims), rest, axes if any(axes) else (), span=self._span(c))
 
     # --- devices, clusters --------------------------------------------------------------------------
 
@@ -237,6 +241,9 @@ class TreeBuilder(Expressions):
 
     def apply(self, c: Children) -> ast.Apply:
         return ast.Apply(cast(ast.Call, c[0]), first(ast.Path, c), span=self._span(c))
+
+    def implement(self, c: Children) -> ast.Implement:
+        return ast.Implement(cast(ast.Path, c[1]), cast(ast.Call, c[3]), span=self._span(c))
 
     def classes(self, c: Children) -> NameList:
         return NameList(self._ids(c), span=self._span(c))

@@ -165,4 +165,12 @@ CODES: tuple[Code, ...] = (
         _model("weight w[d]\ny = sum(x * w)\nif not training {\n  weight v[d]\n  y = sum(x * v)\n}\nloss y"),
         _model("weight v[d], w[d]\ny = sum(x * w * v)\nif not training {\n  y = sum(x * v)\n}\nloss y"),
     ),
+    Code(
+        "E0338",
+        "nothing to infer",
+        "A job that says `infer` computes what its model puts out, and nothing that only the loss needs:\n"
+        "`output NAME` says what that is.",
+        _model("weight w[d]\ny[b] = x @ w\nloss sum(y)", job="infer m()"),
+        _model("weight w[d]\ny[b] = x @ w\noutput y\nloss sum(y)", job="infer m()"),
+    ),
 )

@@ -234,14 +234,6 @@ CODES: tuple[Code, ...] = (
         _update("(g - mean(g))"),
     ),
     Code(
-        "E0558",
-        "something that is not lowered yet",
-        "A job that says `infer` is no training. The compiler checks it, but lowers training only, and does not\n"
-        "pretend otherwise.",
-        _file("split b on pp").replace("  train net()", "  infer net()").replace("  optimizer sgd(lr = 0.1)\n", ""),
-        _file("split b on pp"),
-    ),
-    Code(
         "E0559",
         "work that several devices repeat",
         "What is made from data and weights alone can be made by each stage that reads it: `place SCOPE on AXIS` says\n"

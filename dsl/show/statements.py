@@ -33,7 +33,9 @@ def target(node: ast.Target) -> str:
     if node.dims is None:
         return node.name.id
     rest = "" if not node.rest else "..., " if node.dims else "..."
-    return f"{node.name.id}[{rest}{_dim_list(node.dims)}]"
+    axes = node.axes or ((),) * len(node.dims)
+    dims = ",".join("/".join(n.id for n in (d, *of)) for d, of in zip(node.dims, axes, strict=True))
+    return f"{node.name.id}[{rest}{dims}]"
 
 
 def _bindings(pairs: Iterable[tuple[ast.Name, ast.Expr]]) -> list[Doc]:
@@ -203,6 +205,11 @@ def _(node: ast.Recompute) -> Doc:
 
 def _paths(word: str, paths: tuple[ast.Path, ...]) -> str:
     return f"{word} {', '.join(map(str, paths))}" if paths else ""
+
+
+@statement.register
+def _(node: ast.Implement) -> Doc:
+    return [f"implement {node.scope} by ", *expression(node.call)]
 
 
 @statement.register

@@ -92,7 +92,9 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
             sized = sizes(file, {**options, "job": name})
             for diagnostic in (*_verified(compiled, sized), *repeated_work(compiled)):
                 found.add(diagnostic)
-            if evaluation.job.evaluated is not None:  # a model of its own, that may be wrong by itself
+            if (
+                evaluation.job.evaluated is not None and compiled.training.trains
+            ):  # a model of its own, that may be wrong by itself
                 for diagnostic in _verified(compile_job(evaluation.job, EVALUATE), sized):
                     found.add(diagnostic)
             data = compiled.job.data
@@ -151,7 +153,7 @@ def compile(file: File, **options: Unpack[Options]) -> Compiled:
     """
     from compiler.driver import compile_job
 
-    compiled = compile_job(evaluate(file, **options).job, options.get("entry", "train_step"))
+    compiled = compile_job(evaluate(file, **options).job, options.get("entry"))
     _refuse(compiled, sizes(file, options))
     warn(compiled.job, options, compiled)
     return compiled
@@ -219,7 +221,7 @@ def emit(
     from compiler.text import show
     from parc.emitted import early, lowered
 
-    first, *others = entries or (options.get("entry", "train_step"),)
+    first, *others = entries or (options.get("entry"),)
     given = _staged(file, options) if is_stage(name_of(file)) else evaluate(file, **options).job
     if stage == "program":
         compiled = lowered(given, first, timed)

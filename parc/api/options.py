@@ -20,7 +20,7 @@ Stage = Literal["ast", "graph", "training", "placed", "program"]
 Executor = Literal["stacked", "private"]
 EXECUTORS: tuple[Executor, ...] = get_args(Executor)
 STAGES: tuple[Stage, ...] = get_args(Stage)
-Entry = Literal["train_step", "evaluate"]
+Entry = Literal["train_step", "evaluate", "infer"]
 ENTRIES: tuple[Entry, ...] = get_args(Entry)
 System = Literal["torch"]
 SYSTEMS: tuple[System, ...] = get_args(System)
@@ -33,7 +33,7 @@ class Options(TypedDict, total=False):
 
     `params` override the file's `param`s, `job` chooses one where there are several, `strategy` replaces the job's own,
     `double` its precision by float64. `warned` hears of what `check` warns of, once the job has no errors. `entry` is
-    what the program is asked to do, `train_step` (if left out) or `evaluate`.
+    what the program is asked to do; if left out, what the job is for: `train_step`, or `infer`.
     """
 
     params: Mapping[str, object]

@@ -10,7 +10,8 @@ from parc.api.compiling import compile, evaluate, load_program, sizes, warn
 from parc.api.options import Executor, Options, is_program, name_of
 
 if TYPE_CHECKING:
-    from compiler.program import Program
+    from compiler.driver import Compiled
+    from compiler.program import InputDecl, Program
     from dsl.diagnostics import Diagnostic
     from parc.api.options import File
     from parc.profiling import Profile
@@ -32,7 +33,8 @@ def run(
     profiled: Callable[[Profile], None] | None = None,
     **options: Unpack[Options],
 ) -> RunResult:
-    """Train a `.par` file, or a lowered `.npu`, on emulated devices; or evaluate as many batches (`entry="evaluate"`).
+    """Train a `.par` file, or a lowered `.npu`, on emulated devices; or evaluate as many batches (`entry="evaluate"`),
+    or compute the outputs of as many, of a job that infers.
 
     A job with a cluster says what a step takes there, by the cost model.
 
@@ -95,10 +97,18 @@ def _run(
     from parc.room import require_room
 
     require_room(compiled, told=told)
-    found = run(compiled.program, steps, compiled.job.data, capacities(compiled.job), progress, simulated, executor)
+    room, every = capacities(compiled.job), _filled(compiled)
+    found = run(compiled.program, steps, compiled.job.data, room, progress, simulated, executor, every)
     if profiler is not None and profiled is not None:
         profiled(profiler.profile(found.name, simulation))
     return found
+
+
+def _filled(compiled: Compiled) -> list[InputDecl]:
+    """The inputs that the job's data fill."""
+    from compiler.program import InputDecl
+
+    return [InputDecl.of(i) for i in compiled.job.data_inputs(compiled.training.entry)]
 
 
 def batches(file: File, steps: int, *, at_step: int = 0, **options: Unpack[Options]) -> Iterator[Mapping[str, Array]]:
@@ -117,11 +127,11 @@ def batches(file: File, steps: int, *, at_step: int = 0, **options: Unpack[Optio
     from runtime.readable import whole
 
     if is_program(name_of(file)):
-        program, data = load_program(file, **options), None
+        program, data, every = load_program(file, **options), None, None
     else:
         compiled = compile(file, **options)
-        program, data = compiled.program, compiled.job.data
-    reader = open_data(data, program.inputs)
+        program, data, every = compiled.program, compiled.job.data, _filled(compiled)
+    reader = open_data(data, program.inputs, every)
     for step in range(at_step, at_step + steps):
         yield whole(reader.batch(program.seed, step))
 
@@ -141,8 +151,8 @@ def verify(
 ) -> Proof:
     """Prove a job: run the lowered and the serial program, compare loss, gradients, weights and optimizer state: `.ok`.
 
-    With `entry="evaluate"` it is loss, metrics and outputs that are compared. `.blind` and `.unreached` say what was
-    not compared, and `.vacuous` why equality says nothing, if it does.
+    With `entry="evaluate"` loss, metrics and outputs are compared, of a job that infers its outputs. `.blind`
+    and `.unreached` say what was not compared, and `.vacuous` why equality says nothing, if it does.
 
     Args:
         file: the path of a `.par` file, or a `Source`.
@@ -199,7 +209,7 @@ def _verify(
             compiled = compile_job(compiled.job, entry)
         require_machine(Asked(compiled.program, here, compiled.training, compiled.job.span, sizes(file, options)))
     program = compiled.program
-    reader = open_data(None if exact else compiled.job.data, program.inputs)
+    reader = open_data(None if exact else compiled.job.data, program.inputs, _filled(compiled))
     return (prove if compiled.training.trains else prove_evaluation)(
         compiled.training,
         program,

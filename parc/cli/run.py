@@ -61,10 +61,11 @@ def command(
     job: str | None,
     strategy: str | None,
 ) -> None:
-    """Train FILE (`.par`, or a lowered `.npu`) on emulated devices, or with PyTorch, or evaluate its model.
+    """Run FILE (`.par`, or a lowered `.npu`) on emulated devices, or with PyTorch: train its model, or use it.
 
     Prints the loss, the time of a step here and on the job's cluster, the memory that each device needs, what it sends.
-    With `--evaluate` nothing is trained: every batch meets the weights as they begin.
+    With `--evaluate` nothing is trained: every batch meets the weights as they begin. So it is with a job that says
+    `infer`, which computes the model's outputs alone.
     """
     set_threads(threads)
     check_program(out, file, params=params, job=job, strategy=strategy)
@@ -89,20 +90,15 @@ def command(
 
         write_output(profile, Measured(p).text())
         out.result["profile"] = p.as_json() | {"output": profile}
-        out.data("\n" + _profile(p, profile, "batch" if evaluate else "step", color(sys.stdout)))
+        out.data("\n" + _profile(p, profile, _unit(found), color(sys.stdout)))
 
 
 def _shown(run: RunResult, style: bool) -> str:
-    first, last = run.losses[0], run.losses[-1]
-    trains = run.entry != "evaluate"
-    steps = plural(len(run.losses), "step" if trains else "batch")
-    here = f"a {'step' if trains else 'batch'}: {seconds(run.step_seconds)} here"
+    steps = plural(run.steps, _unit(run))
+    here = f"a {_unit(run)}: {seconds(run.step_seconds)} here"
     if run.simulated_step_seconds is not None:
         here += f", {seconds(run.simulated_step_seconds)} on {run.devices:,} {run.device} (simulated)"
-    losses = (
-        f"loss {first:.6g} -> {last:.6g} in" if trains else f"loss {sum(run.losses) / len(run.losses):.6g}, mean of"
-    )
-    parts = [f"{run.name}: {losses} {steps} on {plural(run.devices, 'device')}\n{here}"]
+    parts = [f"{run.name}: {_losses(run)}{steps} on {plural(run.devices, 'device')}\n{here}"]
     if run.metrics:
         head = ["metric", "first", "last"]
         parts.append(table(head, [[n, f"{v[0]:.6g}", f"{v[-1]:.6g}"] for n, v in run.metrics.items()], style))
@@ -118,6 +114,19 @@ def _shown(run: RunResult, style: bool) -> str:
         sent = [[t.op, ", ".join(t.axes) or "stages", f"{t.calls:g}", amount(t.bytes)] for t in run.traffic]
         parts.append(table(["communication", "over", "calls", "sent per device and step"], sent, style, left=2))
     return "\n\n".join(parts)
+
+
+def _unit(run: RunResult) -> str:
+    """What is run time and again."""
+    return "step" if run.entry == "train_step" else "batch"
+
+
+def _losses(run: RunResult) -> str:
+    if not run.losses:
+        return ""
+    if run.entry == "train_step":
+        return f"loss {run.losses[0]:.6g} -> {run.losses[-1]:.6g} in "
+    return f"loss {sum(run.losses) / len(run.losses):.6g}, mean of "
 
 
 def _profile(profile: Profile, output: str, what: str, style: bool) -> str:
@@ -180,25 +189,32 @@ def _progress(out: Output, steps: int, what: str) -> Iterator[Callable[[Progress
 
         def line(now: Progress) -> None:
             if now.step == 1 or now.step == steps or now.step % every == 0:
-                out.say(f"step {now.step:{width}}/{steps}  loss {now.loss:<8.6g}  {_clocks(now)}")
+                loss = "" if now.loss is None else f"loss {now.loss:<8.6g}  "
+                out.say(f"step {now.step:{width}}/{steps}  {loss}{_clocks(now)}")
 
         yield line
     else:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
 
         columns = (
-            TextColumn(what),
+            TextColumn("{task.fields[what]}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[loss]}"),
             TextColumn("{task.fields[clocks]}"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
             out.end_bar = bar.stop
-            task = bar.add_task("", total=steps, loss="–", clocks="")
-            yield lambda now: bar.update(task, completed=now.step, loss=f"{now.loss:.6g}", clocks=_clocks(now))
+            task = bar.add_task("", total=steps, what=what, loss="", clocks="")
+
+            def show(now: Progress) -> None:
+                doing, loss = ("inferring", "") if now.loss is None else (what, f"loss {now.loss:.6g}")
+                bar.update(task, completed=now.step, clocks=_clocks(now), what=doing, loss=loss)
+
+            yield show
 
 
 def _clocks(now: Progress) -> str:

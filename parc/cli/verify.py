@@ -113,8 +113,8 @@ def command(
     the model's) are compared after each, each tensor at its own scale. What could not be compared, and what the steps
     did not reach, is listed. With `--engine torch` it is the real run that is
     compared, and the emulator takes the same steps beside it. With `--evaluate` nothing is
-    trained: loss, metrics and outputs are compared. A proof that says nothing (all gradients are zero, the loss is not
-    a number) ends with 1.
+    trained: loss, metrics and outputs are compared; of a job that says `infer`, its outputs. A proof that says nothing
+    (all gradients are zero, the loss is not a number) ends with 1.
     """
     set_threads(threads)
     chosen = choice(out, params, job, strategy) | entry_of(evaluate) | {"double": double}
@@ -139,7 +139,7 @@ def command(
     if shrunk is not None:
         out.result["small"] = _small_json(shrunk, out)
         out.data(_smaller(shrunk, out) + "\n")
-    out.data(_shown(proof, out, color(sys.stdout), evaluate, chosen_engine))
+    out.data(_shown(proof, out, color(sys.stdout), chosen_engine))
     if proof.devices == 1:
         out.say("note: one device; nothing was distributed")
     if not double and not exact and (not proof.equal or any(b.rounding for b in proof.blind)):
@@ -147,8 +147,8 @@ def command(
     return proof.equal if allow_vacuous else proof.ok
 
 
-def _shown(proof: Proof, out: Output, style: bool, evaluate: bool, engine: Engine | None) -> str:
-    rows = []
+def _shown(proof: Proof, out: Output, style: bool, engine: Engine | None) -> str:
+    rows, what = [], "step" if proof.entry == "train_step" else "batch"
     for kind, title in _KINDS.items():
         found = [r for r in proof.rows if r.kind == kind]
         if found:
@@ -156,7 +156,7 @@ def _shown(proof: Proof, out: Output, style: bool, evaluate: bool, engine: Engin
             bad = sum(not r.ok for r in found)
             numbers = [f"{len(found):,}", f"{sum(r.elements for r in found):,}", *_numbers(worst)]
             rows.append([title, *numbers, _verdict(bad, style)])
-    steps = plural(proof.steps, "batch" if evaluate else "step")
+    steps = plural(proof.steps, what)
     devices = plural(proof.devices, "device")
     head = f"{proof.program}: {steps} on {devices}, against the serial program"
     if proof.first:
@@ -166,7 +166,7 @@ def _shown(proof: Proof, out: Output, style: bool, evaluate: bool, engine: Engin
     parts = [head]
     if engine is not None:
         parts[0] += f"\nby {engine.name}: {engine.about()}"
-        parts.append(_losses(proof, engine.name, "batch" if evaluate else "step", style))
+        parts += [_losses(proof, engine.name, what, style)] if proof.losses else []
     parts += [table(["", "tensors", "elements", "closest error", "tolerance", ""], rows, style)]
     failed = [r for r in proof.rows if not r.ok]
     if failed:

@@ -34,13 +34,29 @@ READERS: dict[str, Open] = {}
 """Reader's name -> how it is opened."""
 
 
-def open_data(spec: DataSpec | None, inputs: Sequence[InputDecl]) -> Reader:
+def open_data(spec: DataSpec | None, inputs: Sequence[InputDecl], every: Sequence[InputDecl] | None = None) -> Reader:
     """The reader that a job names, or made-up data; all that can be wrong is found here (E0704 to E0707, E0760, E0761),
-    but for what stands in files of which each step reads a piece (E0706, E0761)."""
+    but for what stands in files of which each step reads a piece (E0706, E0761).
+
+    every: all inputs that the data are of, where a program takes some of them only.
+    """
     if spec is None:
         return Synthetic(tuple(inputs))
-    check_data(spec, {i.name: i.type for i in inputs})
-    return READERS[spec.reader](spec, tuple(inputs))
+    given = tuple(inputs if every is None else every)
+    check_data(spec, {i.name: i.type for i in given})
+    reader, taken = READERS[spec.reader](spec, given), frozenset(i.name for i in inputs)
+    return reader if taken >= {i.name for i in given} else SomeInputs(reader, taken)
+
+
+@dataclass(frozen=True)
+class SomeInputs:
+    """Some of the inputs that a reader fills, by name."""
+
+    reader: Reader
+    names: frozenset[str]
+
+    def batch(self, seed: int, step: int) -> dict[str, Readable]:
+        return {name: x for name, x in self.reader.batch(seed, step).items() if name in self.names}
 
 
 @dataclass(frozen=True)

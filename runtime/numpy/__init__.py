@@ -21,6 +21,7 @@ from runtime.numpy.base import PLANNERS as PLANNERS
 from runtime.numpy.base import STORAGE, CallContext, Env, Into, Kernel, LocalValue, quiet, rounded
 from runtime.numpy.fused import Fused, fuse
 from runtime.numpy.fused_plan import plan_fused
+from runtime.numpy.summed import Summed, plan_summed
 
 __all__ = [
     "PLANNERS",
@@ -44,4 +45,6 @@ def plan(op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env
     """A closure that computes `op` on arrays of these local values; KeyError for ops that are not computation."""
     if isinstance(op, Fused):
         return plan_fused(op, ins, outs, env)
+    if isinstance(op, Summed):
+        return plan_summed(op, ins, outs, env)
     return PLANNERS[type(op)](op, ins, outs, env)

@@ -10,7 +10,7 @@ narrow type: sums inside an op are float32's, every result is rounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
@@ -140,6 +140,25 @@ def aligned(value: LocalValue, names: tuple[str, ...], lead: int) -> Callable[[A
     if perm == tuple(range(len(perm))):
         return lambda a: a[pick]
     return lambda a: a.transpose(perm)[pick]
+
+
+def laid(value: LocalValue) -> tuple[int, ...]:
+    """Lead axes and dims of the value, outermost first, as a new array of it is to lie in memory."""
+    return value.order or tuple(range(len(value.shape)))
+
+
+def inverse(order: Sequence[int]) -> tuple[int, ...]:
+    """The permutation that undoes this one."""
+    return tuple(sorted(range(len(order)), key=order.__getitem__))
+
+
+def empty_as(value: LocalValue) -> Callable[[CallContext], Array]:
+    """Makes arrays of this value, in memory as its order says."""
+    shape, storage, order = value.shape, STORAGE[value.type.dtype], value.order
+    if not order:
+        return lambda ctx: ctx.empty(shape, storage)
+    there, back = tuple(shape[i] for i in order), inverse(order)
+    return lambda ctx: ctx.empty(there, storage).transpose(back)
 
 
 def literal(value: bool | int | float, dtype: str) -> Any:

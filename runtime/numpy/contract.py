@@ -11,6 +11,7 @@ leaves it and is handed on as a transposed view.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from math import prod
 
@@ -18,34 +19,62 @@ import numpy as np
 
 from compiler.ops.contract import Contract
 from dsl.data import dataclass
-from runtime.numpy.base import Array, CallContext, Env, Into, Kernel, LocalValue, finish, kernel
+from runtime.numpy.base import (
+    Array,
+    CallContext,
+    Env,
+    Into,
+    Kernel,
+    LocalValue,
+    finish,
+    inverse,
+    kernel,
+    laid,
+)
 
 _SMALL = 64  # up to this size a contiguous copy of a transposed operand pays
 
 
 @dataclass(frozen=True)
 class _Operand:
-    """Dims (lead axes of size 1 left out) of a value in the order in which its array has them."""
+    """Dims (lead axes of size 1 left out) of a value, in the order in which its array best lies in memory."""
 
     names: tuple[str, ...]
     sizes: dict[str, int]
-    full: tuple[int, ...]  # the array's whole shape
-    kept: tuple[int, ...]  # its shape without lead axes of size 1
+    order: tuple[int, ...]  # the array's axes: lead axes of size 1 first, then `names`
+    kept: tuple[int, ...]  # sizes of `names`
 
     @staticmethod
     def of(value: LocalValue, lead_axes: Sequence[str]) -> _Operand:
-        lead = [(f"@{a}", n) for a, n in zip(lead_axes, value.lead, strict=True) if n > 1]
-        pairs = [*lead, *((d.name, d.size) for d in value.type.dims)]
-        return _Operand(tuple(n for n, _ in pairs), dict(pairs), value.shape, tuple(n for _, n in pairs))
+        names = (*(f"@{a}" for a in lead_axes), *value.type.names)
+        left_out = [i for i, n in enumerate(value.lead) if n == 1]
+        order = [i for i in laid(value) if i not in left_out]
+        kept = tuple(value.shape[i] for i in order)
+        found = tuple(names[i] for i in order)
+        return _Operand(found, dict(zip(found, kept)), (*left_out, *order), kept)
+
+    def seen(self, x: Array) -> Array:
+        """The value's array with the axes `names`: a view."""
+        return x.transpose(self.order).reshape(self.kept)
+
+    def shown(self, x: Array) -> Array:
+        """An array with the axes `names` as one of the value: a view."""
+        ones = (1,) * (len(self.order) - len(self.kept))
+        return x.reshape(ones + self.kept).transpose(inverse(self.order))
 
 
 @kernel(Contract)
 def plan_contract(op: Contract, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     """Plans one matrix product: the operands as (batch, rows, contracted) and (batch, contracted, columns)."""
-    left, right = (_Operand.of(v, env.lead_axes) for v in ins)
     lead = np.broadcast_shapes(*(v.lead for v in ins)) if env.lead else ()
-    out = _Operand.of(LocalValue(outs[0].type, lead, outs[0].logical, outs[0].axes), env.lead_axes)
-    return finish(_plan(left, right, out), outs[0].type.dtype)
+    return plan_product(ins, outs[0], lead, env)
+
+
+def plan_product(ins: Sequence[LocalValue], out: LocalValue, lead: tuple[int, ...], env: Env) -> Kernel:
+    """Plans the product; lead axes that are of size 1 in `lead`, the result's, are summed over."""
+    left, right = (_Operand.of(v, env.lead_axes) for v in ins)
+    result = _Operand.of(replace(out, lead=lead), env.lead_axes)
+    return finish(_plan(left, right, result), out.type.dtype)
 
 
 def _plan(left: _Operand, right: _Operand, out: _Operand) -> Kernel:
@@ -59,7 +88,7 @@ def _plan(left: _Operand, right: _Operand, out: _Operand) -> Kernel:
         axes_a, axes_b = alone
 
         def sum_first(ctx: object, x: Array, y: Array) -> Array:
-            x, y = x.reshape(left.kept), y.reshape(right.kept)
+            x, y = left.seen(x), right.seen(y)
             x = x.sum(axis=axes_a, dtype=x.dtype) if axes_a else x
             y = y.sum(axis=axes_b, dtype=y.dtype) if axes_b else y
             return inner(ctx, x, y)  # type: ignore[no-any-return]
@@ -84,8 +113,7 @@ def _plan(left: _Operand, right: _Operand, out: _Operand) -> Kernel:
 
 def _without(x: _Operand, axes: tuple[int, ...]) -> _Operand:
     names = tuple(n for i, n in enumerate(x.names) if i not in axes)
-    shape = tuple(x.sizes[n] for n in names)
-    return _Operand(names, x.sizes, shape, shape)
+    return _Operand(names, x.sizes, tuple(range(len(names))), tuple(x.sizes[n] for n in names))
 
 
 def _product(left: _Operand, right: _Operand, out: _Operand) -> Kernel:
@@ -98,9 +126,9 @@ def _product(left: _Operand, right: _Operand, out: _Operand) -> Kernel:
     (perm_a, shape_a), (perm_b, shape_b) = view(left), view(right)
 
     def product(ctx: object, x: Array, y: Array) -> Array:
-        x = x.reshape(left.kept).transpose(perm_a).reshape(shape_a)
-        y = y.reshape(right.kept).transpose(perm_b).reshape(shape_b)
-        return np.multiply(x, y).reshape(out.full)
+        x = left.seen(x).transpose(perm_a).reshape(shape_a)
+        y = right.seen(y).transpose(perm_b).reshape(shape_b)
+        return out.shown(np.multiply(x, y))
 
     return product
 
@@ -112,13 +140,12 @@ def _einsum(left: _Operand, right: _Operand, out: _Operand) -> Kernel:
     if left.names == right.names and not out.names:
 
         def dot(ctx: object, x: Array, y: Array) -> Array:
-            return np.asarray(np.vdot(x, y)).reshape(out.full)
+            return out.shown(np.asarray(np.vdot(left.seen(x), right.seen(y))))
 
         return dot
 
     def einsum(ctx: object, x: Array, y: Array) -> Array:
-        x, y = x.reshape(left.kept), y.reshape(right.kept)
-        return np.einsum(x, subs[0], y, subs[1], subs[2]).reshape(out.full)  # type: ignore[no-any-return]
+        return out.shown(np.einsum(left.seen(x), subs[0], right.seen(y), subs[1], subs[2]))
 
     return einsum
 
@@ -132,11 +159,12 @@ def _matmul(
     batch: list[str],
     summed: tuple[str, ...],
 ) -> Into:
-    # Lead axes of one side only: the left's join the rows where that takes no copy; else, and the right's, they become
-    # a batch that the other side is broadcast along.
-    single = [n for n in columns if n.startswith("@")]
-    if not _adjacent([left.names.index(n) for n in rows]):
-        single += [n for n in rows if n.startswith("@")]
+    # Lead axes of one side only join its rows or columns where that takes no copy; else they become a batch that the
+    # other side is broadcast along.
+    single: list[str] = []
+    for names, places in ((rows, [left.names]), (columns, [right.names, out.names])):
+        if not all(_adjacent([p.index(n) for n in names]) for p in places):
+            single += [n for n in names if n.startswith("@")]
     rows = [n for n in rows if n not in single]
     columns = [n for n in columns if n not in single]
     batch = [n for n in out.names if n in batch or n in single]
@@ -156,21 +184,23 @@ def _matmul(
     a_perm, a_shape = _matrix(left, batch, rows, inner, m, k)
     b_perm, b_shape = _matrix(right, batch, inner, columns, k, n)
     copy_b = k <= _SMALL and n <= _SMALL
-    left_kept, right_kept, full = left.kept, right.kept, out.full
     declared = memory == out.names  # the result lies in memory as it is declared
+    seen, shown = out.seen, out.shown
 
     def matmul(ctx: CallContext, x: Array, y: Array, out: Sequence[Array | None] | None = None) -> Array:
-        a = x.reshape(left_kept).transpose(a_perm).reshape(a_shape)
-        b = y.reshape(right_kept).transpose(b_perm).reshape(b_shape)
+        a = left.seen(x).transpose(a_perm).reshape(a_shape)
+        b = right.seen(y).transpose(b_perm).reshape(b_shape)
         item = a.itemsize
         if a.strides[-1] != item and a.strides[-2] != item:
             a = np.ascontiguousarray(a)
         if b.strides[-1] != item and (copy_b or b.strides[-2] != item):
             b = np.ascontiguousarray(b)
         given = out[0] if out and declared else None
-        result = ctx.empty(memory_shape, a.dtype) if given is None else given.reshape(memory_shape)
+        result = None if given is None else seen(given)
+        if result is None or not result.flags.c_contiguous:
+            given, result = None, ctx.empty(memory_shape, a.dtype)
         np.matmul(a, b, out=result.transpose(to_product).reshape(product_shape))
-        return result.transpose(to_out).reshape(full) if given is None else given
+        return shown(result.transpose(to_out)) if given is None else given
 
     return Into(matmul)
 
@@ -186,9 +216,8 @@ def _matrix(
 def _memory_order(out: _Operand, rows: list[str], columns: list[str], batch: list[str]) -> tuple[str, ...]:
     """Declared order if BLAS can write it (rows and columns each adjacent, columns last), else the product's."""
     natural = (*batch, *rows, *columns)
-    for order in (out.names, (*(d for d in batch if d.startswith("@")), *(d for d in rows if d.startswith("@")))):
-        if len(order) != len(out.names):
-            order = (*order, *(d for d in out.names if not d.startswith("@")))
+    devices_first = sorted(out.names, key=lambda d: not d.startswith("@"))
+    for order in (out.names, devices_first):
         where = [order.index(d) for d in (*rows, *columns)]
         row_places, column_places = where[: len(rows)], where[len(rows) :]
         last = not column_places or column_places[-1] == len(order) - 1

@@ -114,11 +114,12 @@ class DiskArray:
         found.write(x)
         return found
 
-    def over(self, x: Array, first: int = 0) -> DiskArray:
-        """These contents in the place of what nobody needs any more: as they lie in memory, if it is in one piece."""
+    def over(self, x: Array, first: int = 0, like: Sequence[int] = ()) -> DiskArray:
+        """These contents in the place of what nobody needs any more: as they lie in memory (or as strides say), if it
+        is in one piece."""
         found = self
         if not self._order()[1] and x.shape == self.shape:
-            strides = _strides(x.shape, self.dtype.itemsize, first, x.strides)
+            strides = _strides(x.shape, self.dtype.itemsize, first, like or x.strides)
             found = DiskArray(self.block, self.offset, self.shape, strides, self.dtype)
         found.write(x)
         return found
@@ -168,8 +169,9 @@ class DiskArray:
         """Its contents."""
         order, outer = self._order()
         found = np.empty([self.shape[i] for i in order], self.dtype)
-        for index, at in self._runs(order[:outer]) if found.size else ():
-            self.block.file.read(memoryview(found[(*index, ...)].reshape(-1)).cast("B"), at)
+        for at_index, at in self._runs(order[:outer]) if found.size else ():
+            key: tuple[Any, ...] = (*at_index, ...)  # with the dots, a view even where no axis is left
+            self.block.file.read(memoryview(found[key].reshape(-1)).cast("B"), at)
         return found.transpose(np.argsort(order)) if order else found
 
     def write(self, x: Array | DiskArray) -> None:
@@ -179,8 +181,9 @@ class DiskArray:
         order, outer = self._order()
         whole = np.broadcast_to(np.asarray(x, self.dtype), self.shape)
         data = np.ascontiguousarray(whole.transpose(order)) if order else whole.copy()
-        for index, at in self._runs(order[:outer]) if data.size else ():
-            self.block.file.write(memoryview(data[(*index, ...)].reshape(-1)).cast("B"), at)
+        for at_index, at in self._runs(order[:outer]) if data.size else ():
+            key: tuple[Any, ...] = (*at_index, ...)
+            self.block.file.write(memoryview(data[key].reshape(-1)).cast("B"), at)
 
     def fill(self, value: float) -> None:
         """Give it one number everywhere."""

@@ -23,6 +23,7 @@ from runtime.numpy.base import (
     Kernel,
     LocalValue,
     aligned,
+    empty_as,
     finish,
     kernel,
     literal,
@@ -182,14 +183,14 @@ def _large(
     f: np.ufunc, views: Sequence[Callable[[Array], Array] | None], ins: Sequence[LocalValue], out: LocalValue
 ) -> Into:
     """A map of arrays only that writes into memory of its executor."""
-    shapes, shape, storage = [v.shape for v in ins], out.shape, STORAGE[out.type.dtype]
+    shapes, empty = [v.shape for v in ins], empty_as(out)
 
     def into(ctx: CallContext, *xs: Array, out: Sequence[Array | None] | None = None) -> Array:
         operands = [x if v is None else v(x) for x, v in zip(xs, views)]
         if any(x.shape != s for x, s in zip(xs, shapes)):  # differs along an axis although it should not
             return np.asarray(f(*operands))
         given = out[0] if out else None
-        return f(*operands, out=ctx.empty(shape, storage) if given is None else given)  # type: ignore[no-any-return]
+        return f(*operands, out=empty(ctx) if given is None else given)  # type: ignore[no-any-return]
 
     return Into(into)
 

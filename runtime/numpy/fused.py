@@ -29,7 +29,8 @@ from compiler.ops.effects import Accumulate, Effect, Save, Write
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient
 from compiler.ops.reduce import Reduce
 from dsl.data import Unique, dataclass, fix
-from runtime.numpy.base import LocalValue
+from runtime.numpy.base import Array, LocalValue, aligned, laid
+from runtime.numpy.summed import Summed, inner
 
 BLOCK = 32768
 """Elements of a block: 128 KiB of float32, so that half a dozen stay in the second-level cache."""
@@ -48,23 +49,30 @@ Local = Callable[[Value], LocalValue]
 
 @dataclass(frozen=True, slots=True)
 class Space(Unique):
-    """What a group walks: lead axes and dims in order, and how many of them in blocks.
+    """What a group walks: lead axes and dims, `order` them outermost first, and how many of them in blocks.
 
-    cut: (number of outer axes, size of a block along the next): axes before are walked one by one. outer: axes along
-    which there is more than one block.
+    shape: sizes as they are walked, as all below. cut: (number of outer axes, size of a block along the next): axes
+    before are walked one by one. outer: axes along which there is more than one block.
     """
 
     lead: tuple[int, ...]
     type: Type
+    order: tuple[int, ...]
     shape: tuple[int, ...] = field(init=False, repr=False, compare=False)
     cut: tuple[int, int] = field(init=False, repr=False, compare=False)
     outer: frozenset[int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        shape = self.lead + self.type.shape
+        sizes = self.lead + self.type.shape
+        shape = tuple([sizes[i] for i in self.order])
         axes, part = cut = _cut(shape)
         partly = {axes} if axes < len(shape) and part < shape[axes] else set()
         fix(self, shape=shape, cut=cut, outer=frozenset({i for i in range(axes) if shape[i] > 1} | partly))
+
+    @staticmethod
+    def of(value: LocalValue, lead: tuple[int, ...]) -> Space:
+        """That of a value with so many devices."""
+        return Space(lead, value.type, laid(value))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,7 +86,14 @@ class Space(Unique):
         if any([not own.has(d.name) or own.size(d.name) != d.size for d in other.dims]):
             return None
         has = [n > 1 for n in value.lead] + [other.has(n) for n in self.names]
-        return tuple([h and n > 1 for h, n in zip(has, self.shape)])
+        return tuple([has[i] and n > 1 for i, n in zip(self.order, self.shape)])
+
+    def walked(self, value: LocalValue) -> Callable[[Array], Array] | None:
+        """How to view the value's array with the axes of the space (size 1 where it lacks one); None: as it is."""
+        order, view = self.order, aligned(value, self.names, len(self.lead))
+        if order == tuple(range(len(order))):
+            return view
+        return (lambda a: a.transpose(order)) if view is None else (lambda a: view(a).transpose(order))
 
 
 def _cut(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -278,28 +293,31 @@ def is_view(instr: Node, values: Mapping[str, LocalValue]) -> bool:
 
 def _space(instr: Node, values: Mapping[str, LocalValue]) -> Space | None:
     """The space in which the instruction works; None where it is of no kind that can be fused."""
-    op = instr.op
+    op = inner(instr.op)
     if not isinstance(op, (Map, Cast, Broadcast, StopGradient, Reduce, Contract)):
         return None
     ins, out = [values[v.name] for v in instr.inputs], values[instr.outputs[0].name]
     if isinstance(op, Broadcast):  # its result may be declared as split where its operand is not
-        return Space(out.lead, out.type)
+        return Space.of(out, out.lead)
     lead = tuple(max(sizes) for sizes in zip(*(v.lead for v in ins)))
-    if lead != out.lead:
+    summed = instr.op.leads if isinstance(instr.op, Summed) else ()
+    if any(a != (1 if i in summed else n) or (i in summed and n == 1) for i, (a, n) in enumerate(zip(out.lead, lead))):
         return None
     if isinstance(op, Contract):
         if set(ins[0].type.names) != set(ins[1].type.names) or set(op.dims) == set(ins[0].type.names):
             return None
-        return Space(lead, ins[0].type)
+        return Space.of(ins[0], lead)
     if isinstance(op, Reduce):
-        return Space(lead, ins[0].type) if op.dims else None
-    return Space(lead, out.type)
+        return Space.of(ins[0], lead) if op.dims else None
+    return Space.of(out, lead)
 
 
 def reduced_axes(instr: Node, values: Mapping[str, LocalValue], space: Space) -> set[int]:
     """Axes of the space (of size above 1) that the instruction sums over."""
-    if not isinstance(instr.op, (Reduce, Contract)):
+    if not isinstance(inner(instr.op), (Reduce, Contract)):
         return set()
     kept, lead = instr.outputs[0].type, len(space.lead)
     gone = {n for v in instr.inputs for n in values[v.name].type.names if not kept.has(n)}
-    return {lead + i for i, n in enumerate(space.names) if n in gone and space.shape[lead + i] > 1}
+    summed = {lead + i for i, n in enumerate(space.names) if n in gone}
+    summed.update(instr.op.leads if isinstance(instr.op, Summed) else ())
+    return {at for at, i in enumerate(space.order) if i in summed and space.shape[at] > 1}

@@ -19,10 +19,21 @@ from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Cast, Map
 from compiler.ops.reduce import Reduce
 from runtime.numpy import blocks
-from runtime.numpy.base import STORAGE, Array, CallContext, Env, Into, LocalValue, aligned, literal, rounded
+from runtime.numpy.base import (
+    STORAGE,
+    Array,
+    CallContext,
+    Env,
+    Into,
+    LocalValue,
+    inverse,
+    literal,
+    rounded,
+)
 from runtime.numpy.elementwise import operand_dtype
 from runtime.numpy.fused import Fused, is_view, reduced_axes
 from runtime.numpy.select import BITS, select
+from runtime.numpy.summed import inner
 
 Mask = tuple[bool, ...]
 
@@ -169,9 +180,9 @@ class _Writer:
     # --- text
 
     def compile(self) -> Any:
-        op, lead = self.op, len(self.space.lead)
+        op = self.op
         for i, name in enumerate(op.inputs):
-            view = aligned(op.locals[name], self.space.names, lead)
+            view = self.space.walked(op.locals[name])
             if view is not None:
                 self.setup.append(f"a{i} = {self.bind(view)}(a{i})")
             mask = self.mask(name)
@@ -220,14 +231,17 @@ class _Writer:
             out = self.results[name]
             shape = tuple(n if has else 1 for n, has in zip(self.space.shape, mask))
             given = f"into[{self.op.outputs.index(name)}]"
+            view = self.space.walked(value)
+            seen = given if view is None else f"{self.bind(view)}({given})"
             new = f"empty({shape}, {self.bind(storage)})"
-            self.setup.append(f"{out} = {new} if {given} is None else {given}.reshape({shape})")
+            self.setup.append(f"{out} = {new} if {given} is None else {seen}")
             if added:
                 self.setup.append(f"{out}.fill(0)")
             self.lines.append(f"r{i} = {out}[{self.cut(mask)}]")
             if added and value.type.dtype in ("bf16", "f16"):
                 self.after.append(f"{out}[...] = {self.bind(rounded)}({out}, {value.type.dtype!r})")
-            self.after.append(f"{out} = {out}.reshape({value.shape}) if {given} is None else {given}")
+            back = "" if view is None else f".transpose({inverse(self.space.order)})"
+            self.after.append(f"{out} = {out}{back}.reshape({value.shape}) if {given} is None else {given}")
             found = _Value(f"r{i}", mask, storage)
         else:
             found = _Value("", mask, storage)
@@ -250,7 +264,7 @@ class _Writer:
         return [self.values[self.root(v.name)].expr for v in instr.inputs]
 
     def step(self, i: int, instr: Node) -> None:
-        op, name = instr.op, instr.outputs[0].name
+        op, name = inner(instr.op), instr.outputs[0].name
         dtype = self.op.locals[name].type.dtype
         added = bool(reduced_axes(instr, self.op.locals, self.space) & self.space.outer)
         if isinstance(op, Map):

@@ -6,7 +6,7 @@ matrix of rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -90,6 +90,13 @@ def plan_take(op: Take, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
 @kernel(ScatterAdd)
 def plan_scatter_add(op: ScatterAdd, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
     """Plans sums of rows by number, into zeros."""
+    return plan_scatter_add_over(op, ins, outs, env, {})
+
+
+def plan_scatter_add_over(
+    op: ScatterAdd, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env, summed: Mapping[int, int]
+) -> Kernel:
+    """Plans sums of rows by number, of all devices along the lead axes `summed` (with their sizes) into one table."""
     lead, (src, index), out = env.lead, ins, outs[0]
     batched = tuple(n for n in out.type.names if index.type.has(n))
     others = tuple(n for n in out.type.names if n != op.dim.name and n not in batched)
@@ -106,7 +113,8 @@ def plan_scatter_add(op: ScatterAdd, ins: Sequence[LocalValue], outs: Sequence[L
         rank = len(index.type.names)
         offset = rows.offset(ctx)
         spans = np.broadcast_shapes(x.shape[:lead], i.shape[:lead], np.shape(offset) if lead else ())
-        number, inside = rows.number(ctx, i, spans)
+        tables = tuple(1 if axis in summed else n for axis, n in enumerate(spans))
+        number, inside = rows.number(ctx, i, tables)
         number = np.broadcast_to(number, spans + i.shape[lead:])
         source = np.broadcast_to(source, spans + source.shape[lead:])
         if inside is None:
@@ -114,8 +122,11 @@ def plan_scatter_add(op: ScatterAdd, ins: Sequence[LocalValue], outs: Sequence[L
         else:
             inside = np.broadcast_to(inside, number.shape)
             values, keys = source.reshape(*source.shape[: lead + rank], width)[inside], number[inside]
-        total = add_rows(values, keys, prod(spans) * table_rows)
-        return total.reshape(spans + sizes).transpose(back)
+        total = add_rows(values, keys, prod(tables) * table_rows)
+        times = prod(n for axis, n in summed.items() if spans[axis] == 1)  # alike on all devices: each adds it
+        if times != 1:
+            total *= np.asarray(times, total.dtype)
+        return total.reshape(tables + sizes).transpose(back)
 
     return finish(scatter_add, out.type.dtype)
 

@@ -82,8 +82,10 @@ def plan_flip(op: Flip, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
 
 @kernel(Shift)
 def plan_shift(op: Shift, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
-    """Plans a copy whose elements lie further along a dim, with a fill at its start."""
+    """Plans a copy whose elements lie further along a dim, with a fill, or what left at the other end, at its start."""
     axis = env.lead + ins[0].type.index(op.dim)
+    if op.around:
+        return lambda ctx, x: np.roll(x, op.by, axis)
     fill = STORAGE[outs[0].type.dtype](op.fill)
     return lambda ctx, x: shifted(x, axis, op.by, fill)
 

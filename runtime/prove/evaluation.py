@@ -1,4 +1,4 @@
-"""The proof of `evaluate`: the distributed forward pass computes what the serial one does, and changes nothing."""
+"""The proof of entries that train nothing: the forward pass computes what the serial one does, and changes nothing."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def prove_evaluation(
     first: int = 0,
     beside: Callable[..., Executor] | None = None,
 ) -> Proof:
-    """Evaluate some batches by both and compare loss, metrics and outputs; weights and counters stay as they were, to
-    the bit, and states of the model contain what they should.
+    """Evaluate some batches by both and compare loss (if there is one), metrics and outputs; weights and counters stay
+    as they were, to the bit, and states of the model contain what they should.
 
     Args:
-        training: the graphs of `evaluate`.
+        training: the graphs of `evaluate` or `infer`.
         program: with that entry.
         steps: how many batches.
         others: as those of `prove`.
@@ -53,17 +53,19 @@ def prove_evaluation(
     source = batches or (lambda step: random_batch(program.inputs, seed, step, exact))
     branches, tally = Branches(training), Tally()
     judge = Judge(training, tally, tolerance, exact, run.added)
+    scored = training.model.scored
+    kinds = (Role.LOSS, Role.METRIC, Role.OUTPUT) if scored else (Role.METRIC, Role.OUTPUT)
     losses: list[tuple[float, float]] = []
     emulated: list[float] = []
     for at in range(first, first + steps):
-        judge.step = len(losses)
+        judge.step = at - first
         batch = source(at)
         given = whole(batch)
         serial = serial_gradients(training, weights, states, given, program.seed, branches)
-        its = loss_beside(other, run, batch) if other is not None else None
+        its = loss_beside(other, run, batch) if other is not None and scored else None
         done = run.step(batch)
         rounding = cache(partial(measured, training, weights, states, given, program.seed, serial, run.added))
-        judge.differentiated((Role.LOSS, Role.METRIC, Role.OUTPUT), serial, done, rounding)
+        judge.differentiated(kinds, serial, done, rounding)
         if its is not None:
             judge.emulated(serial, its, rounding)
             emulated.append(float(its))
@@ -72,11 +74,13 @@ def prove_evaluation(
         judge.begun(Role.WEIGHT, {name: w for name, w in weights.items() if name in held}, held)
         judge.begun("state", {name: x for name, x in states.items() if name not in serial.states}, kept)
         states = fitting(states, kept)
-        losses.append((float(serial.loss), float(done.loss)))
+        losses += [(float(serial.loss), float(done.loss))] if scored else []
     vacuous = [f"the loss is {s} in step {i}, on both sides" for i, (s, d) in enumerate(losses, 1) if _undefined(s, d)]
+    if not scored and not tally.compared("output"):
+        vacuous = [f"every output {' or '.join(sorted(tally.why('output')))}"]
     return Proof(
-        program.name, program.devices, len(losses), exact, tuple(tally.rows.values()), tuple(losses), first, 0,
-        judge.blind(), branches.unreached(), tuple(vacuous[:1]), tuple(emulated),
+        program.name, program.devices, steps, exact, tuple(tally.rows.values()), tuple(losses), first, 0,
+        judge.blind(), branches.unreached(), tuple(vacuous[:1]), tuple(emulated), training.entry,
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ class Judge:
         self.tally, self.tolerance, self.exact, self.step = tally, tolerance, exact, 0
         model = training.model
         weights = [w.name for w in training.trained]
-        made: list[tuple[str, str]] = [("loss", "loss")]
+        made: list[tuple[str, str]] = [("loss", "loss")] if model.scored else []
         made += [*(("metric", n) for n in model.metrics), *(("output", n) for n in model.outputs)]
         made += [("state", s.name) for s in model.states]
         values = dict(zip(made, training.forward.outputs))
@@ -47,7 +47,8 @@ class Judge:
         updated = [("weight", n) for n in weights] + [("state", s.name) for s in training.states]
         updated += [("report", n) for n in training.reports]
         forward, update = variances(training, added)
-        values[EMULATED, "loss"] = values["loss", "loss"]
+        if model.scored:
+            values[EMULATED, "loss"] = values["loss", "loss"]
         self._relative = {key: self._limit(forward[v.name]) for key, v in values.items()}
         new = dict(zip(updated, training.update.outputs, strict=training.trains))
         self._relative |= {key: self._limit(update[v.name]) for key, v in new.items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from compiler.model import Training
+from compiler.model import TRAIN_STEP, Training
 from compiler.origin import Role
 from compiler.passes.training import SCALE_PATIENCE
 from compiler.program import InputDecl, Program
@@ -37,8 +37,8 @@ MOST_SKIPPED = 48
 
 @dataclass(frozen=True)
 class Proof:
-    """What was compared. `losses`: (serial, distributed) of each step that counts; `emulated`: those of the emulator
-    that took the same steps `beside`, if there was one.
+    """What was compared of an `entry`. `losses`: (serial, distributed) of each step that counts, if there is one;
+    `emulated`: those of the emulator that took the same steps `beside`, if there was one.
 
     first: the number of updates before the first step. skipped: steps in which gradients overflowed, which do not
     count. blind: tensors that could not be compared. unreached: branches that no step took. vacuous: why the proof
@@ -57,6 +57,7 @@ class Proof:
     unreached: tuple[Unreached, ...] = ()
     vacuous: tuple[str, ...] = ()
     emulated: tuple[float, ...] = ()
+    entry: str = TRAIN_STEP
 
     @property
     def equal(self) -> bool:
@@ -78,7 +79,7 @@ class Proof:
         return {
             "program": self.program, "devices": self.devices, "steps": self.steps, "exact": self.exact, "ok": self.ok,
             "equal": self.equal, "vacuous": list(self.vacuous), "first_step": self.first, "skipped": self.skipped,
-            "losses": [list(pair) for pair in self.losses], "emulated": list(self.emulated),
+            "entry": self.entry, "losses": [list(pair) for pair in self.losses], "emulated": list(self.emulated),
             "tensors": [
                 {"kind": r.kind, "name": r.name, "dtype": r.dtype, "elements": r.elements, "error": r.error,
                  "tolerance": r.tolerance, "step": r.step, "ok": r.ok}

@@ -128,7 +128,7 @@ class Updated:
 class SerialGradients:
     """What the forward and the backward graph compute; gradients as they leave the latter (loss-scaled).
 
-    states: what the model's own contain afterwards.
+    loss: 0 where the model has none. states: what the model's own contain afterwards.
     """
 
     loss: Array
@@ -169,10 +169,11 @@ def serial_gradients(
     env.update(zip((v.name for v in training.forward.outputs), outputs, strict=True))
     found = run_graph(training.backward, env, ctx, watch)
     gradients = dict(zip((w.name for w in training.trained), found, strict=True))
-    results = iter(outputs[1 : training.results])
+    results = iter(outputs[model.scored : training.results])
     kinds = (model.metrics, model.outputs, [s.name for s in model.states])
     metrics, asked, renewed = ({name: next(results) for name in names} for names in kinds)
-    return SerialGradients(outputs[0], metrics, gradients, asked, renewed)
+    loss = outputs[0] if model.scored else np.zeros(())
+    return SerialGradients(loss, metrics, gradients, asked, renewed)
 
 
 def serial_update(

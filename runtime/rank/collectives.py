@@ -155,8 +155,10 @@ def halo_add(op: HaloAdd, x: Array, here: Here) -> Handle[Array]:
 def shift_across(op: ShiftAcross, x: Array, here: Here) -> Handle[Array]:
     """Every device sends each other one what comes to lie in that one's range (most get nothing)."""
     dim, me, held = here.type.index(op.dim), here.me(op.axes), here.mesh.spans(here.type.size(op.dim), op.axes)
-    needed = [(start - op.by, stop - op.by) for start, stop in held]
-    found = exchange(x, op, held, held[me][0], needed, here)
+    size = here.type.size(op.dim) if op.around else 0
+    by = op.by % size if op.around else op.by
+    needed = [(start - by, stop - by) for start, stop in held]
+    found = exchange(x, op, held, held[me][0], needed, here, size)
     shape, (start, stop) = here.backend.shape(x), needed[me]
 
     def moved(parts: Sequence[tuple[Span, Array]]) -> Array:
@@ -170,7 +172,13 @@ def shift_across(op: ShiftAcross, x: Array, here: Here) -> Handle[Array]:
 
 
 def exchange(
-    x: Array, op: Halo | HaloAdd | ShiftAcross, held: Sequence[Span], start: int, needed: Sequence[Span], here: Here
+    x: Array,
+    op: Halo | HaloAdd | ShiftAcross,
+    held: Sequence[Span],
+    start: int,
+    needed: Sequence[Span],
+    here: Here,
+    around: int = 0,
 ) -> Handle[list[tuple[Span, Array]]]:
     """Every device gets what it needs of each other's elements, with their positions along the dim.
 
@@ -178,13 +186,38 @@ def exchange(
         x: this device's elements; `start` is the position of the first.
         held: the positions of which each device has elements to give.
         needed: the positions of which each device takes elements.
+        around: the size of the whole, where the positions before its beginning are those at its end; 0: they are none.
     """
     dim, me = here.type.index(op.dim), here.me(op.axes)
-    parts = [piece(x, dim, meet(held[me], theirs), start, here) for theirs in needed]
-    gets = [meet(theirs, needed[me]) for theirs in held]
-    shapes = [resized(here.backend.shape(x), dim, high - low) for low, high in gets]
-    found = here.network.over(op.axes).all_to_all(parts, shapes)
-    return Then(found, lambda parts: list(zip(gets, parts, strict=True)))
+    turns = (0, -around) if around else (0,)
+
+    def common(of: Span, with_: Span) -> list[Span]:
+        return [meet((of[0] + t, of[1] + t), with_) for t in turns]
+
+    def given(theirs: Span) -> Array:
+        found = [piece(x, dim, s, start + t, here) for t, s in zip(turns, common(held[me], theirs)) if s[0] < s[1]]
+        return (
+            found[0]
+            if len(found) == 1
+            else here.backend.concat(found, dim)
+            if found
+            else piece(x, dim, (start, start), start, here)
+        )
+
+    gets = [common(theirs, needed[me]) for theirs in held]
+    shapes = [resized(here.backend.shape(x), dim, sum(high - low for low, high in of)) for of in gets]
+    found = here.network.over(op.axes).all_to_all([given(theirs) for theirs in needed], shapes)
+
+    def taken(parts: Sequence[Array]) -> list[tuple[Span, Array]]:
+        rows: list[tuple[Span, Array]] = []
+        for of, part in zip(gets, parts, strict=True):
+            at = 0
+            for low, high in of:
+                rows.append(((low, high), here.backend.part(part, span(dim, at, at + high - low))))
+                at += high - low
+        return rows
+
+    return Then(found, taken)
 
 
 def placed(parts: Sequence[tuple[Span, Array]], dim: int, shape: Shape, start: int, fill: float, here: Here) -> Array:

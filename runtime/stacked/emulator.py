@@ -28,9 +28,10 @@ from runtime.numpy import CallContext, rounded
 from runtime.numpy.disk import DiskArray
 from runtime.numpy.pool import ArrayPool
 from runtime.readable import Readable
+from runtime.stacked.early import added_early
 from runtime.stacked.files import beginning, held, in_file
 from runtime.stacked.straight import Slots, Straight, compile_function
-from runtime.state import initial_array
+from runtime.state import Piece, initial_array
 
 
 @dataclass(slots=True)
@@ -41,6 +42,8 @@ class _Stage:
     slots: Slots
     functions: dict[FunctionKey, Straight]
     traffic: dict[FunctionKey, Volumes]
+    declared: Mapping[str, StateDecl]
+    """As buffers are kept: some sums are not pending there any more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -104,8 +107,7 @@ class Emulator(LocalExecutor):
         check_capacity(program, capacities or {})
         self.traffic: dict[int, Volumes] = {}
         found: dict[int, _Group] = {}
-        for cls in program.classes:
-            stage = _prepare(cls, program)
+        for cls, stage in _prepare(program):
             found.update((g, _Group(g, stage, self)) for g in cls.groups)
         self.groups = dict(sorted(found.items()))
         self._pool = ArrayPool()
@@ -141,6 +143,10 @@ class Emulator(LocalExecutor):
             return np.stack([held(g.saved[decl.name, m]) for m in range(self.program.microbatches)])
         found: Array | None = held(g.states[g.find(decl.name)])
         return found
+
+    def pieces(self, roles: tuple[str, ...], only_update: bool | None = None) -> list[Piece]:
+        found = super().pieces(roles, only_update)
+        return [(self.groups[g].stage.declared[decl.name], cls, g, x) for decl, cls, g, x in found]
 
     def share(self, group: int, decl: StateDecl, other: Emulator) -> bool:
         mine, theirs = self.groups[group], other.groups[group]
@@ -211,12 +217,13 @@ class Emulator(LocalExecutor):
         return f"group {g.index}, in {g.doing}, waits for {what}"
 
 
-def _prepare(cls: DeviceClass, program: Program) -> _Stage:
-    slots = Slots(
-        {s.name: i for i, s in enumerate(cls.states)},
-        {key: i for i, key in enumerate(inputs_of(cls))},
-        {(r.dim, r.count, r.chunk): i for i, r in enumerate(cls.ranges)},
-    )
-    functions = {f.key: compile_function(f, cls, program, slots) for f in cls.functions}
-    traffic = {f.key: volumes(f.body, program.sizes) for f in cls.functions}
-    return _Stage(cls, slots, functions, traffic)
+def _prepare(program: Program) -> Iterator[tuple[DeviceClass, _Stage]]:
+    for cls, early in zip(program.classes, added_early(program).classes):
+        slots = Slots(
+            {s.name: i for i, s in enumerate(cls.states)},
+            {key: i for i, key in enumerate(inputs_of(cls))},
+            {(r.dim, r.count, r.chunk): i for i, r in enumerate(cls.ranges)},
+        )
+        functions = {f.key: compile_function(f, early, program, slots) for f in early.functions}
+        traffic = {f.key: volumes(f.body, program.sizes) for f in cls.functions}
+        yield cls, _Stage(cls, slots, functions, traffic, {s.name: s for s in early.states})

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import Any
-
-import numpy as np
 
 from compiler.declared import logical, logical_type, range_of
 from compiler.graph import Dim, Type
@@ -15,7 +13,8 @@ from compiler.memory.tiers import FILES
 from compiler.program import DeviceClass, StateDecl
 from runtime.distribute import Array, distribute
 from runtime.mesh import Mesh
-from runtime.numpy import STORAGE
+from runtime.numpy import STORAGE, LocalValue
+from runtime.numpy.base import laid
 from runtime.numpy.disk import DiskArray
 from runtime.numpy.initial import BLOCK, init_array
 
@@ -67,24 +66,15 @@ def _rows(decl: StateDecl) -> Iterator[tuple[int, int]]:
         yield low, min(low + step, sizes[0])
 
 
-def stacked_like(lead: int, count: int, memory: str) -> Callable[[Any, int, Any], Any]:
-    """Puts a slice into a stack, which is made for the first: its slices lie in memory as that does, so that sums go
-    through them in the same order."""
+def stack_in_file(stack: LocalValue) -> Callable[[Any], DiskArray]:
+    """Makes an empty stack, whose slices lie as those of one in memory do."""
+    shape, storage, like = stack.shape, STORAGE[stack.type.dtype], falling(laid(stack))
+    return lambda ctx: DiskArray.empty(shape, storage, len(stack.lead), like)
 
-    def put(stack: Any, i: int, value: Any) -> Any:
-        if stack is None:
-            shape = (*value.shape[:lead], count, *value.shape[lead:])
-            order = sorted(range(value.ndim), key=lambda k: -value.strides[k])
-            if memory in FILES:
-                stack = DiskArray.empty(shape, value.dtype, lead, (*value.strides[:lead], 0, *value.strides[lead:]))
-            else:
-                made = np.empty((count, *(value.shape[k] for k in order)), value.dtype)
-                places = [0, *(1 + order.index(k) for k in range(value.ndim))]
-                stack = made.transpose([*places[1 : lead + 1], 0, *places[lead + 1 :]])
-        stack[(slice(None),) * lead + (i,)] = value
-        return stack
 
-    return put
+def falling(order: Sequence[int]) -> tuple[int, ...]:
+    """Strides, but for their size, of axes in an order, outermost first."""
+    return tuple(-order.index(i) for i in range(len(order)))
 
 
 def renewed(lead: int) -> Callable[[Any, int, Any, DiskArray], Any]:
@@ -104,6 +94,7 @@ def renewed(lead: int) -> Callable[[Any, int, Any, DiskArray], Any]:
     return put
 
 
-def over(lead: int) -> Callable[[Any, Array, DiskArray], DiskArray]:
-    """Moves what was made into the place of what nobody needs any more."""
-    return lambda ctx, x, old: old.over(x, lead)
+def over(lead: int, slice: LocalValue | None) -> Callable[[Any, Array, DiskArray], DiskArray]:
+    """Moves what was made into the place of what nobody needs any more. slice: of a stack, whose slices lie alike."""
+    first, like = (lead, ()) if slice is None else (-1, falling(laid(slice)))
+    return lambda ctx, x, old: old.over(x, first, like)

@@ -8,7 +8,6 @@ generator: it yields what it waits for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,15 +23,16 @@ from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send
 from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import DeviceClass, Function, FunctionPhase, Program
+from compiler.program import DeviceClass, Function, Program
 from dsl.data import dataclass
 from runtime.distribute import Array
 from runtime.mesh import Mesh, parted
 from runtime.numpy import STORAGE, CallContext, Env, Into, LocalValue, fuse, plan, rounded
+from runtime.numpy.base import inverse, laid
 from runtime.numpy.disk import DiskArray
 from runtime.stacked.collectives import plan_comm
-from runtime.stacked.files import held, in_file, over, renewed, stacked_like
-from runtime.straight_line import StraightLine, without_calls
+from runtime.stacked.files import held, in_file, over, renewed, stack_in_file
+from runtime.straight_line import StraightLine
 
 Compiled = Callable[..., Iterator[Any] | None]
 """Called with (group, context)."""
@@ -60,7 +60,6 @@ class Straight:
 
 def compile_function(function: Function, cls: DeviceClass, program: Program, slots: Slots) -> Straight:
     """Plan every instruction and generate the text."""
-    function = replace(function, body=without_calls(function.body))
     waits = any(isinstance(i.op, (Recv, StageReduce)) for i in function.body.nodes)
     writer = _Writer(function, cls, program, slots)
     writer.body(function.body, {}, 1)
@@ -80,8 +79,9 @@ class _Writer(StraightLine):
         self.body_of = function.body  # whose nodes these are
 
     def local(self, var: Value) -> LocalValue:
-        lead = self.mesh.lead_shape(var.layout.axes)
-        return LocalValue(local_type(var.type, var.layout, self.env.sizes), lead, var.type, var.layout.dims)
+        lead, dims = self.mesh.lead_shape(var.layout.axes), var.layout.dims
+        type = local_type(var.type, var.layout, self.env.sizes)
+        return LocalValue(type, lead, var.type, dims, memory_order(self.mesh.axes, lead, dims))
 
     # --- text
 
@@ -129,7 +129,8 @@ class _Writer(StraightLine):
             ins, outs = [self.local(scope[v.name]) for v in instr.inputs], [self.local(v) for v in instr.outputs]
             kernel = plan(op, ins, outs, self.env)
         if isinstance(op, Move) and (id(instr), 0) in self.reuses and op.target in FILES:
-            kernel = over(self.mesh.lead)
+            in_stack = stacks is not None and instr.output.name in stacks.filled
+            kernel = over(self.mesh.lead, self.local(instr.output) if in_stack else None)
         if isinstance(op, Full):  # a constant, of the size along lead axes that its layout states
             constant = np.broadcast_to(kernel(CallContext()), self.local(instr.outputs[0]).shape)
             self.put(depth, f"{result} = {self.bind(constant)}")
@@ -231,13 +232,7 @@ class _Writer(StraightLine):
                 put = f"{self.bind(renewed(self.mesh.lead))}({{}}, {names[given[lies.operand]]})"
                 stacked.alike[names[out.name]] = put
                 continue
-            if self.function.phase is FunctionPhase.UPDATE or out.memory in FILES:
-                like = stacked_like(self.mesh.lead, local.type.shape[0], out.memory)
-                self.put(depth, f"{names[out.name]} = None")
-                stacked.filled.setdefault(name, []).append(names[out.name])
-                stacked.alike[names[out.name]] = f"{self.bind(like)}({{}})"
-                continue
-            make = stack_of(local.type.shape[0], local.lead, local.type.shape[1:], STORAGE[out.type.dtype])
+            make = stack_in_file(local) if out.memory in FILES else stack_of(local)
             unless = ""
             if out.name in sinks:
                 self.sunk.add(out.name)
@@ -354,13 +349,26 @@ def adder(slot: int, lead: int, dtype: str, fn: str) -> Callable[[Any, int, Arra
     return add
 
 
-def stack_of(
-    count: int, lead: tuple[int, ...], shape: tuple[int, ...], storage: type[Any]
-) -> Callable[[CallContext], Array]:
-    """Makes an empty stack: seen as lead + (count,) + shape, but each slice lies in one piece."""
-    n = len(lead)
-    order = (*range(1, n + 1), 0, *range(n + 1, n + 1 + len(shape)))
-    return lambda ctx: ctx.empty((count, *lead, *shape), storage).transpose(order)
+def memory_order(axes: Sequence[str], lead: Sequence[int], dims: Sequence[Sequence[str]]) -> tuple[int, ...]:
+    """How an array of all devices best lies in memory, its axes outermost first: as the logical array does.
+
+    The pieces of a dim lie one behind the other. So what is cut or gathered is a view, and products and chains see the
+    same matrices whatever the number of devices. Empty: as axes are numbered.
+    """
+    order: list[int] = []
+    for i, split in enumerate(dims):
+        order += [at for a in split if a in axes and lead[at := axes.index(a)] > 1]
+        order.append(len(lead) + i)
+    order = [*(i for i in range(len(lead)) if i not in order), *order]
+    return () if order == sorted(order) else tuple(order)
+
+
+def stack_of(stack: LocalValue) -> Callable[[CallContext], Array]:
+    """Makes an empty stack: each slice lies in one piece."""
+    lead = len(stack.lead)
+    order = (lead, *(i for i in laid(stack) if i != lead))
+    there, back, storage = tuple(stack.shape[i] for i in order), inverse(order), STORAGE[stack.type.dtype]
+    return lambda ctx: ctx.empty(there, storage).transpose(back)
 
 
 def fill_stack(stack: Any, lead: int, i: int, value: Any) -> Any:

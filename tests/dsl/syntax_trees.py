@@ -31,6 +31,11 @@ def maybe(items: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.none() | items
 
 
+def _of_pieces(name: ast.Name, dims: Any, rest: bool) -> ast.Target:
+    axes = tuple(a for _, a in dims)
+    return ast.Target(name, tuple(d for d, _ in dims), rest, axes if any(axes) else ())
+
+
 floats = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
 values = st.integers(0, 10**30) | floats
 numbers = values.map(ast.Number)
@@ -76,7 +81,12 @@ expressions = st.recursive(atoms, _extend, max_leaves=8)
 calls = _calls(expressions)
 bare_calls = _calls(expressions, label=False)
 ranges = st.builds(ast.Range, expressions, expressions)
-targets = st.builds(ast.Target, names) | st.builds(ast.Target, names, tuples(names), st.booleans())
+_pieces = st.lists(st.tuples(names, tuples(names, 0, 2)), min_size=1, max_size=3)
+targets = (
+    st.builds(ast.Target, names)
+    | st.builds(ast.Target, names, tuples(names), st.booleans())
+    | st.builds(_of_pieces, names, _pieces, st.booleans())
+)
 bindings = tuples(st.tuples(names, expressions), 1)
 list_expressions = tuples(expressions, 1)
 
@@ -138,6 +148,7 @@ rules = st.one_of(
     st.builds(ast.Microbatches, expressions, maybe(names)),
     st.builds(ast.PlaceDecl, paths, names, maybe(expressions)),
     st.builds(ast.Recompute, maybe(tuples(plain_names, 1).map(ast.Path)), tuples(paths)),
+    st.builds(ast.Implement, paths, bare_calls),
     st.builds(ast.Apply, st.builds(ast.Call, plain_names, tuples(_arguments(expressions))), _scopes),
 )
 tasks = st.one_of(

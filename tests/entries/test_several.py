@@ -23,6 +23,7 @@ from dsl.source import Source
 from runtime.prove import prove, prove_evaluation
 from runtime.rank.executor import RankExecutor
 from runtime.stacked import Emulator
+from tests.entries.asked import asked
 
 FILE = Path(__file__).resolve().parents[2] / "examples" / "distill.par"
 SMALL = {
@@ -59,7 +60,8 @@ def compiled(plan: str, entry: str = "train_step") -> Compiled:
     name, rules = "plan" if PLANS[plan] else "serial", PLANS[plan]
     text += f"strategy plan for distilled {{\n  {rules}\n}}\n" if rules else ""
     source = Source(str(FILE), text, str(FILE))
-    return compile_job(evaluate_file(source, SMALL, None, name, precision=Precision("f64", "f64")).job, entry)
+    job = evaluate_file(source, SMALL, None, name, precision=Precision("f64", "f64")).job
+    return compile_job(asked(job, entry), entry)
 
 
 @pytest.mark.parametrize("executor", [Emulator, RankExecutor])

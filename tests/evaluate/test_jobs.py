@@ -174,8 +174,8 @@ def test_optimizers_have_a_graph_for_each_weight(job: Job) -> None:
 
 
 def test_inference_needs_no_optimizer() -> None:
-    j = job("model m() {\n  dim d = 3\n  weight w[d]\n  loss sum(w)\n}\njob serve {\n  infer m()\n}\n")
-    assert (j.kind, j.updates) == ("infer", ())
+    j = job("model m() {\n  dim d = 3\n  weight w[d]\n  output w\n  loss sum(w)\n}\njob serve {\n  infer m()\n}\n")
+    assert (j.kind, j.updates, j.entry) == ("infer", (), "infer") and j.evaluated is not None and not j.evaluated.scored
 
 
 TWO = """

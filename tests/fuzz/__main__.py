@@ -8,8 +8,11 @@ import gc
 import os
 import sys
 import tempfile
+import time
 from datetime import UTC, datetime
 from pathlib import Path
+
+BEGUN = time.monotonic()
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
@@ -45,20 +48,21 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=2000, help="number of mutants")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--each", type=int, help="mutations of a program, if not all")
-    parser.add_argument("--minutes", type=float, help="end after so many")
+    parser.add_argument("--minutes", type=float, help="end after so many, with all that is loaded first")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="keep totals there, and go on from them")
     parser.add_argument("--found", type=Path, default=Path(tempfile.gettempdir()) / "fuzz-found", help="for failures")
     parser.add_argument("--show", action="store_true", help="print failing mutants, too")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--record", action="store_true", help="add the totals to tests/fuzz/totals.csv")
     parser.add_argument("--only", type=int, metavar="NUMBER", help="print this mutant, and what becomes of it")
-    parser.add_argument("--file", type=Path, help="judge this file instead of mutants")
+    parser.add_argument("--file", type=Path, nargs="+", help="judge these files instead of mutants")
     options = parser.parse_args()
+    end = None if options.minutes is None else BEGUN + 60 * options.minutes
     if options.what == "kills":
         from tests.fuzz.kills import kills, summary
 
         _warm()
-        killed = kills(options.count, options.seed, options.minutes)
+        killed = kills(options.count, options.seed, end)
         print(summary(killed, options.seed))
         _record(options, killed.count, len(killed.wrong), f"{killed.hit} while a file was written")
         return int(bool(killed.wrong))
@@ -66,30 +70,35 @@ def main() -> int:
         from tests.fuzz.semantic import judge
 
         _warm()
-        caught = judge(options.count, options.seed, options.each, options.minutes, options.jobs)
+        caught = judge(options.count, options.seed, options.each, end, options.jobs)
         print(caught)
         _record(options, caught.mutations, len(caught.missed), f"{caught.programs} programs")
         return int(bool(caught.missed))
     chosen = target(options.what)
     _warm()
-    if options.only is not None or options.file is not None:
-        if options.file is not None:
-            text = options.file.read_bytes().decode("utf-8", "surrogatepass")
-        else:
-            text = text_of(chosen, options.seed, options.only)
-            print(text)
-        with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-            furnish(Path(folder))
-            ended = cell(chosen.case(text, Path(folder)))
-        print(f"{ended.stage}: {ended.finding or 'fine'}; {ended.cpu:.1f} s, {ended.peak / 2**20:.0f} MiB")
-        print(ended.finding.detail if ended.finding else "")
-        return int(ended.finding is not None)
-    totals = campaign(chosen, options.count, options.seed, options.minutes, options.resume, options.found, options.jobs)
+    if options.file:
+        return max(_judged(chosen, file.read_bytes().decode("utf-8", "surrogatepass"), file) for file in options.file)
+    if options.only is not None:
+        text = text_of(chosen, options.seed, options.only)
+        print(text)
+        return _judged(chosen, text, f"mutant {options.only}")
+    totals = campaign(chosen, options.count, options.seed, end, options.resume, options.found, options.jobs)
     print(totals)
     _record(options, totals.done, sum(totals.failures.values()), "; ".join(totals.failures))
     for path in sorted(options.found.glob(f"*{chosen.suffix}")) if options.show and totals.failures else ():
         print(f"\n{path.with_suffix('.txt').read_text(errors='replace')}\n{path.read_text(errors='replace')}")
     return int(bool(totals.failures))
+
+
+def _judged(chosen: Target, text: str, what: object) -> int:
+    """Tell what becomes of a text; 1 if something is wrong."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        furnish(Path(folder))
+        ended = cell(chosen.case(text, Path(folder)))
+    notes = "".join(f", {note}" for note in ended.notes)
+    print(f"{what}: {ended.stage}: {ended.finding or 'fine'}{notes}; {ended.cpu:.1f} s, {ended.peak / 2**20:.0f} MiB")
+    print(ended.finding.detail if ended.finding else "")
+    return int(ended.finding is not None)
 
 
 def _record(options: argparse.Namespace, count: int, failures: int, note: str) -> None:

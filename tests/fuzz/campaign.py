@@ -20,6 +20,9 @@ TRIES = 400
 PATIENCE = 90.0
 """How often and how long (seconds) a failing text is made smaller."""
 
+SHARED = "/dev/shm"
+"""A folder in memory, where nobody waits for a disk."""
+
 _WORD = re.compile(r"\w+|\s+|[^\w\s]")
 
 
@@ -35,7 +38,8 @@ class Target:
 
 @dataclass
 class Totals:
-    """What a run found so far. `stages`: how far the mutants came; `failures`: how often each kind failed."""
+    """What a run found so far. `stages`: how far the mutants came; `spent`: CPU seconds by stage;
+    `failures`: how often each kind failed."""
 
     target: str
     seed: int
@@ -45,6 +49,7 @@ class Totals:
     peak: int = 0
     commit: str = ""
     stages: dict[str, int] = field(default_factory=dict)
+    spent: dict[str, float] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
 
@@ -55,6 +60,8 @@ class Totals:
         self.slowest = max(self.slowest, ended.cpu)
         self.peak = max(self.peak, ended.peak)
         self.stages[ended.stage] = self.stages.get(ended.stage, 0) + 1
+        for stage, seconds in ended.spent.items():
+            self.spent[stage] = self.spent.get(stage, 0.0) + seconds
         for note in ended.notes:
             self.notes[note] = self.notes.get(note, 0) + 1
         if ended.finding is not None:
@@ -70,24 +77,25 @@ class Totals:
         )
         ways = ", ".join(f"{stage} {n:,}" for stage, n in Counter(self.stages).most_common())
         notes = ", ".join(f"{note} {n:,}" for note, n in Counter(self.notes).most_common())
-        lines = [head, f"  how far: {ways}"] + ([f"  {notes}"] if notes else [])
+        spent = ", ".join(f"{stage or 'begin'} {s:.1f}" for stage, s in Counter(self.spent).most_common())
+        lines = [head, f"  how far: {ways}", f"  seconds: {spent}"] + ([f"  {notes}"] if notes else [])
         lines += [f"  {n:6,} x {key}" for key, n in Counter(self.failures).most_common()]
         return "\n".join(lines)
 
 
 def campaign(
-    target: Target, count: int, seed: int, minutes: float | None, resume: Path | None, found: Path, jobs: int
+    target: Target, count: int, seed: int, end: float | None, resume: Path | None, found: Path, jobs: int
 ) -> Totals:
-    """Judge the mutants 0..count of a seed, until the minutes are over. `resume` keeps the totals, to go on from."""
+    """Judge the mutants 0..count of a seed, until `time.monotonic()` is at the end. `resume` keeps the totals, to go on
+    from."""
     totals = Totals(target.name, seed)
     if resume is not None and resume.exists():
         totals = Totals(**json.loads(resume.read_text()))
         if (totals.target, totals.seed) != (target.name, seed):
             raise SystemExit(f"{resume} is of `{totals.target} --seed {totals.seed}`")
     totals.commit = commit()
-    end = None if minutes is None else time.monotonic() + 60 * minutes
     seen, done = set(totals.failures), totals.done
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=SHARED if os.access(SHARED, os.W_OK) else None) as name:
         folder = Path(name)
         furnish(folder)
 

@@ -127,10 +127,12 @@ WRITERS = (
 )
 
 
-def kills(count: int, seed: int, minutes: float | None = None) -> Kills:
-    """Kill writing commands, each in turn, at a moment by chance: after they began, or after their file appeared."""
+def kills(count: int, seed: int, end: float | None = None) -> Kills:
+    """Kill writing commands, each in turn, at a moment by chance: after they began, or after their file appeared.
+
+    end: of `time.monotonic`, when no more are begun.
+    """
     found, rng = Kills(), Random(seed)
-    end = None if minutes is None else time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         folders = {w.name: _made(Path(name) / str(i)) for i, w in enumerate(WRITERS)}
         whole: dict[str, tuple[bytes, float]] = {}

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.fuzz.cell import Cell
 from tests.fuzz.npu_mutants import Parts, mutant
+from tests.fuzz.once import once
+from tests.fuzz.work import much
 
 if TYPE_CHECKING:
     from compiler.driver import Compiled
@@ -91,7 +93,8 @@ def case(text: str, folder: Path, made: Corpus) -> Callable[[Cell], None]:
         path = folder / f"{os.getpid()}.npu"
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
         try:
-            _judge(cell, text, str(path), _original(text, made))
+            with once():
+                _judge(cell, text, str(path), _original(text, made))
         finally:
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -105,6 +108,18 @@ def _original(text: str, made: Corpus) -> Original | None:
 
 
 def _judge(cell: Cell, text: str, path: str, original: Original | None) -> None:
+    from compiler.text import parse_program, show
+    from dsl.files import load
+    from parc import api
+
+    cell.stage("load")
+    program = None
+    with contextlib.suppress(Exception):  # the command tells
+        program = api.load_program(load(path))
+    if program is not None and much(program, len(text)):
+        cell.note("too much to be run")
+        cell.command("check", path)
+        return
     code, said = cell.command("run", path, "--steps", "2", "--json")
     if code:
         found = json.loads(said)["diagnostics"]
@@ -112,15 +127,9 @@ def _judge(cell: Cell, text: str, path: str, original: Original | None) -> None:
             cell.wrong("no code", "run", said)
         if len(text) % 8 == 0:  # as people see it
             cell.command("run", path, "--steps", "2")
-    from compiler.text import parse_program, show
-    from dsl.diagnostics import ParcError
-    from parc import api
-
-    cell.stage("load")
-    try:
-        program = api.load_program(path)
-    except ParcError:
+    if program is None:
         return
+    cell.stage("text")
     if show(parse_program(show(program))) != show(program):  # nan is not equal to itself
         cell.wrong("not stable", "text", show(program))
     if any(e.name != "train_step" for e in program.entries[:1]):

@@ -93,10 +93,12 @@ def programs(seed: int) -> Iterator[tuple[int, Compiled]]:
         seed += 1
 
 
-def judge(count: int, seed: int, each: int | None = None, minutes: float | None = None, jobs: int = 1) -> Caught:
-    """All mutations of so many drawn programs, or `each` of every one: of all kinds alike, as far as there are some."""
+def judge(count: int, seed: int, each: int | None = None, end: float | None = None, jobs: int = 1) -> Caught:
+    """All mutations of so many drawn programs, or `each` of every one: of all kinds alike, as far as there are some.
+
+    end: of `time.monotonic`, when no more are begun.
+    """
     found = Caught()
-    end = None if minutes is None else time.monotonic() + 60 * minutes
     for at, compiled in programs(seed):
         if found.programs >= count or (end is not None and time.monotonic() > end):
             break

@@ -8,18 +8,26 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from tests.fuzz.cell import Cell, cell
+from dsl.source import Source
+from parc import api
+from tests.fuzz import par
+from tests.fuzz.cell import SECONDS, Cell, cell, cells
+from tests.fuzz.par_mutants import Pool
 from tests.fuzz.tree import matches
+from tests.fuzz.work import LONG, LONGEST, much, seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = os.environ.get("FUZZ_SEED") or f"{datetime.now(UTC):%Y%m%d}"
 EXAMPLE = (ROOT / "examples" / "gpt.par").read_text(encoding="utf-8")
+LONG_ONE = ROOT / "tests" / "fuzz" / "found" / "repeat_65536.par"
+FEW = LONG_ONE.read_text(encoding="utf-8").replace("65536", "2")
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="of Linux")
 
@@ -34,11 +42,15 @@ def fuzz(*args: str) -> str:
     return done.stdout
 
 
-@pytest.mark.nightly
 @pytest.mark.parametrize("what", ["par", "npu"])
 def test_two_thousand_mutants(what: str, tmp_path: Path) -> None:
     said = fuzz(what, "--count", "2000", "--seed", SEED, "--found", str(tmp_path), "--show")
     assert f"{what}: 2,000 mutants from seed {SEED}: 0 failures" in said
+
+
+def test_minutes_are_those_of_the_whole_command() -> None:
+    """In 0.6 seconds nothing is loaded yet."""
+    assert "par: 0 mutants" in fuzz("par", "--minutes", "0.01")
 
 
 def test_killed_while_they_write() -> None:
@@ -56,13 +68,11 @@ def test_thirty_six_programs_and_a_thousand_kills() -> None:
     assert "kills: 1,000" in fuzz("kills", "--count", "1000", "--seed", SEED)
 
 
-FOUND = sorted((Path(__file__).parent / "found").glob("*.*"))
-
-
-@pytest.mark.parametrize("file", FOUND, ids=lambda file: file.name)
-def test_what_was_found_stays_mended(file: Path) -> None:
+@pytest.mark.parametrize("what", ["par", "npu"])
+def test_what_was_found_stays_mended(what: str) -> None:
     """Mutants that failed once, made small."""
-    assert "fine" in fuzz(file.suffix[1:], "--file", str(file))
+    found = sorted((Path(__file__).parent / "found").glob(f"*.{what}"))
+    assert fuzz(what, "--file", *map(str, found)).count(": fine") == len(found) > 2
 
 
 # --- the fuzzer itself ----------------------------------------------------------------------------------
@@ -101,6 +111,30 @@ def test_what_is_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fine.finding is None and fine.stage == "fine" and fine.cpu < 1.0
 
 
+def test_what_takes_long_for_its_size_is_told_from_what_hangs() -> None:
+    """Of what a hang could be found in, a step takes a hundredth of the limit at least."""
+    program = api.load_program(str(LONG_ONE))
+    assert seconds(program) > LONGEST and much(program, 0)
+    program = api.load_program(Source("few.par", FEW))
+    assert seconds(program) < LONG and not much(program, 1)
+    assert 30 * LONGEST < SECONDS
+
+
+def test_what_commands_share_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Cases go as far, and say the same, as where each command does everything itself."""
+    chosen = [n for n in range(400) if n % 20 == 0]
+
+    def ended() -> list[tuple[str, str, list[str]]]:
+        cases = [(n, par.case(drawn[n], tmp_path)) for n in chosen]
+        return [(how.stage, str(how.finding), how.notes) for _, how in sorted(cells(cases), key=lambda c: c[0])]
+
+    made = par.Corpus((EXAMPLE, FEW), (1.0, 3.0), Pool.of([EXAMPLE, FEW]))
+    drawn = {n: par.drawn(made, Random(n)) for n in chosen} | {0: FEW, 20: FEW.replace("drawn()", "undrawn()")}
+    shared = ended()
+    monkeypatch.setattr(par, "once", nullcontext)
+    assert ended() == shared and {stage for stage, _, _ in shared} > {"check"}
+
+
 def test_the_tree_is_the_grammar_s() -> None:
     found, tokens = matches(EXAMPLE)
     rules = {m.rule for m in found}
@@ -115,9 +149,6 @@ def test_the_tree_is_the_grammar_s() -> None:
 
 
 def test_mutants_are_drawn_again_from_their_number() -> None:
-    from tests.fuzz import par
-    from tests.fuzz.par_mutants import Pool
-
     made = par.Corpus((EXAMPLE,), (1.0,), Pool.of([EXAMPLE]))
     first = [par.drawn(made, Random(i)) for i in range(60)]
     assert first == [par.drawn(made, Random(i)) for i in range(60)]

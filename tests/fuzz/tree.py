@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from dsl.diagnostics import Diagnostics, ParcError
@@ -61,6 +62,7 @@ class _Recording(Parser):
             self._feed(token)
 
 
+@lru_cache(2000)  # what is mutated is asked for again and again
 def matches(text: str) -> tuple[tuple[Match, ...], list[Token]]:
     """All matches of rules, the inner ones first, up to where the text is no longer a program; and all its tokens."""
     found = Diagnostics()

@@ -48,6 +48,10 @@ DIMS = {
 (`memory`)."""
 
 
+OUTPUTS = {"recsys": "score, pair", "towers": "i, t, w", "translation": "x"}
+"""What each example's model is to give where it is inferred; others: `logits`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tactic:
     """Axes and rules. `needs`: all of these dims; `order`: it says how micro-batches run (two such do not compose)."""
@@ -216,10 +220,28 @@ class Cell:
         text = text.replace("\njob ", f"\n{strategy}job ", 1)
         return Source(str(path), f"use std.tactics\n{text}", str(path))
 
+    @property
+    def inferring(self) -> Source:
+        """The same, to be inferred: its model puts something out, its job has no optimizer."""
+        return inferring(self.source, OUTPUTS.get(self.example, "logits"))
+
+    def compile_inference(self, precision: Precision | None = DOUBLE) -> Compiled:
+        """Raises ParcError where the composition is refused."""
+        overrides = {k: str(v) for k, v in SMALL[self.example].items()}
+        return compile_job(evaluate_file(self.inferring, overrides, precision=precision).job)
+
     def compile(self, precision: Precision | None = DOUBLE) -> Compiled:
         """Raises ParcError where the composition is refused."""
         overrides = {k: str(v) for k, v in SMALL[self.example].items()}
         return compile_job(evaluate_file(self.source, overrides, precision=precision).job)
+
+
+def inferring(given: Source, outputs: str) -> Source:
+    """A file whose first job infers what its last model puts out then, besides what it did."""
+    head, loss, tail = given.text.rpartition("\n  loss ")
+    head, job, tail = f"{head}\n  output {outputs}{loss}{tail}".partition("\njob ")
+    tail = re.sub(r"^  (optimizer|frozen) .*\n", "", tail.replace("\n  train ", "\n  infer ", 1), flags=re.M)
+    return Source(given.name, head + job + tail, given.path)
 
 
 def applicable(example: str) -> list[Tactic]:

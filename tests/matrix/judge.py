@@ -91,6 +91,19 @@ def evaluated(cell: Cell) -> str:
     return PROVED if proof.ok else f"not equal: {proof.worst}"
 
 
+def inferred(cell: Cell) -> str:
+    """The same of its model in a job that infers."""
+    try:
+        compiled = cell.compile_inference()
+    except ParcError as e:
+        return _refused(e).what
+    wrong = _verified(compiled)
+    if wrong is not None:
+        return wrong.what
+    proof = prove_evaluation(compiled.training, compiled.program, 1)
+    return PROVED if proof.ok else f"not equal: {proof.worst}"
+
+
 class Kept:
     """Outcomes in a file, a line each, by what they are of.
 

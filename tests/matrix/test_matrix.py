@@ -13,7 +13,7 @@ import pytest
 
 from runtime.prove import prove
 from tests.matrix.cells import SMALL, TACTICS, Cell, applicable, cells, expected, spread
-from tests.matrix.judge import evaluated, judge
+from tests.matrix.judge import evaluated, inferred, judge
 
 
 def judged(chosen: list[Cell], how: Callable[[Cell], str] = judge) -> None:
@@ -40,6 +40,25 @@ def test_some_are_evaluated() -> None:
 @pytest.mark.nightly
 def test_all_are_evaluated() -> None:
     judged([*cells(1), *spread(cells(2), 9)], evaluated)
+
+
+def test_some_are_inferred() -> None:
+    """Every model with every fifth tactic, and some pairs: a refusal is one that a step of training has, too."""
+    _inferred([*list(cells(1))[1::5], *spread(cells(2), 90)])
+
+
+@pytest.mark.nightly
+def test_all_are_inferred() -> None:
+    _inferred([*cells(1), *spread(cells(2), 9)])
+
+
+def _inferred(chosen: list[Cell]) -> None:
+    with ProcessPoolExecutor(cpu_count(), get_context("spawn")) as pool:
+        outcomes = list(zip(chosen, pool.map(inferred, chosen, chunksize=4)))
+    wrong = [f"{c}: {o}" for c, o in outcomes if not {"proved", *expected(c).split(", ")}.issuperset(o.split(", "))]
+    assert not wrong, "\n".join(wrong)
+    assert {c.example for c, o in outcomes if o == "proved"} == set(SMALL)
+    assert sum(o == "proved" for _, o in outcomes) >= 0.8 * len(chosen)
 
 
 @pytest.mark.nightly

@@ -162,6 +162,8 @@ def _shapes() -> list[Row]:
         Row(Shift("s", 1), (BSD,)),
         Row(Shift("s", -4, 1.5), (BSD,)),
         Row(Shift("b", 2, -1), (T("int32", b=4, d=6),)),
+        Row(Shift("s", 1, 0.0, True), (BSD,)),
+        Row(Shift("b", -3, 0.0, True), (T("int32", b=4, d=6),)),
         Row(Pad("s", 1, 2, 0.0, "t"), (BSD,)),
         Row(Pad("s", 0, 1, 1.5, "s"), (BSD,)),
         Row(Concat("s", "t"), (BSD, T(b=4, s=1, d=2), BSD)),

@@ -56,6 +56,7 @@ CASES: list[tuple[Op, tuple[Type, ...], Callable[..., Any]]] = [
     (Merge(("s", "b"), "e"), (BSD,), lambda x: x.transpose(0, 1).reshape(24, 2)),
     (Slice("s", 1, 4, "s"), (BSD,), lambda x: x[:, 1:4]),
     (Slice("s", 1, 6, "s", 2), (BSD,), lambda x: x[:, 1:6:2]),
+    (Shift("s", 2, 0.0, True), (BSD,), lambda x: torch.roll(x, 2, 1)),
     (Shift("s", 2, 3.0), (BSD,), lambda x: torch.nn.functional.pad(x[:, :-2], (0, 0, 2, 0), value=3.0)),
     (Pad("s", 1, 2, 3.0, "s"), (BSD,), lambda x: torch.nn.functional.pad(x, (0, 0, 1, 2), value=3.0)),
     (Concat("s", "s"), (BSD, BSD), lambda x, y: torch.cat((x, y), 1)),

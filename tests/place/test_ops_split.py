@@ -42,6 +42,7 @@ OPS = {
     "dilation": "z = window(y, s -> (o, k), pad = 2, dilation = 2)\n  u = sum(z * z, over k)\n  loss mean(u * u)",
     "scatter": "z = scatter(y, 2.0 * slice(y, s -> k, 0..3), rows, over s)\n  loss mean(z * z)",
     "shift": "z = shift(y, s, by = 1) * y + shift(y, s, by = -3)\n  loss mean(z * z)",
+    "around": "z = shift(y, s, by = 3, around = true) * y + shift(y, s, by = -1, around = true)\n  loss mean(z * z)",
     "far": "z = shift(y, s, by = 5, fill = 0.5)\n  loss mean(z * z * z)",
 }
 RULES = {

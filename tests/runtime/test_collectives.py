@@ -158,6 +158,17 @@ def test_shift_moves_elements_across_pieces(n: int, m: int, size: int, data: st.
     np.testing.assert_array_equal(collect(got, type, layout, mesh), want)
 
 
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 17), st.integers(-20, 20))
+def test_shift_around_moves_elements_across_pieces_and_the_ends(n: int, m: int, size: int, by: int) -> None:
+    """As numpy rolls the whole, over one axis and two, by less and by more than there are elements."""
+    mesh = Mesh(AXES, {"a": n, "b": m})
+    type, layout = Type("f64", (Dim("k", 2), Dim("s", size))), Layout(((), AXES))
+    x = np.arange(1.0, 2 * size + 1).reshape(2, size)
+    op = ShiftAcross("s", AXES, by, 0.0, True)
+    got = both(op, distribute(x, type, layout, mesh), type, layout, layout, mesh)
+    np.testing.assert_array_equal(collect(got, type, layout, mesh), np.roll(x, by, 1))
+
+
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 13), st.integers(1, 4))
 def test_mask_pad_marks_what_is_unused(n: int, m: int, size: int, times: int) -> None:
     """Behind the last element, between pieces of pieces, and in the last micro-batch."""

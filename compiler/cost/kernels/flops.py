@@ -21,20 +21,23 @@ Seated = Mapping[Value, Seats]
 
 
 class _Same:
-    """A training graph by its model: what is priced with one strategy after the other is one object."""
+    """A training graph by its model and entry: what is priced with one strategy after the other is one object."""
 
     def __init__(self, training: Training) -> None:
         self.training = training
 
     def __hash__(self) -> int:
-        return hash(self.training.model)
+        return hash((self.training.model, self.training.entry))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.training.model is self.training.model
+        if not isinstance(other, _Same) or other.training.entry != self.training.entry:
+            return False
+        return other.training.model is self.training.model
 
 
 def model_flops(training: Training) -> float:
-    """Of the products of a training step of the serial model, on the whole batch: forward and backward, each once.
+    """Of the products of a step of the serial model, on the whole batch: forward and (where it trains) backward, each
+    once.
 
     As in PaLM's model FLOPs (Chowdhery and others 2022, appendix B): nothing that is made again, attention's scores
     whole, whatever is masked of them. Products that no loss, metric or gradient needs are not there: so the first of
@@ -47,7 +50,8 @@ def model_flops(training: Training) -> float:
 @lru_cache(maxsize=8)
 def _model_flops(of: _Same) -> float:
     # Scopes with places of their own share nothing, whatever they compute alike: the model by itself would.
-    found = differentiate(of.training.model) if of.training.job.strategy.places else of.training
+    apart = of.training.trains and of.training.job.strategy.places
+    found = differentiate(of.training.model) if apart else of.training
     graphs = (found.forward, found.backward)
     seats = occupied(graphs)
     return sum(_needed(g.nodes, g.outputs, seats)[0] for g in graphs)

@@ -7,6 +7,7 @@ from math import inf, prod
 from compiler.graph import Node, Value
 from compiler.layout import TIME, Layout, correspond, nested
 from compiler.ops.base import Loop, behind, majors
+from compiler.origin import Phase
 from compiler.passes.place.region import Choice, GraphPlacer, LoopAxes, Reason
 from compiler.passes.place.rules import Wish
 
@@ -48,7 +49,10 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
     held = [region.layouts(v) for v in node.inputs]
     out = node.outputs[0]
     declared = region.declared(out)
-    wishes = region.rules.all_wishes(region.path or out.origin.path, region.cls)
+    path = region.path or out.origin.path
+    wishes = region.rules.all_wishes(path, region.cls)
+    forward = out.origin.phase in (Phase.FORWARD, Phase.AGAIN)
+    by_hand = region.rules.by_hand(path, region.cls) if forward else frozenset[str]()
     head = out.name in region.shared.head
     sums = any([of and all([layout.pending for layout, _ in of]) for of in held])
     fixed = out.name in region.shared.gradients or any([v.name in region.weights for v in node.inputs])
@@ -56,13 +60,16 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
         key = None
     else:  # all that is looked at: the update does the same for each weight
         types = tuple([v.type for v in (*node.inputs, *node.outputs)])
-        key = (id(loops), region.cls, region.axes, types, tuple(map(tuple, held)), declared, id(wishes), head)
+        key = (id(loops), region.cls, region.axes, types, tuple(map(tuple, held)), declared, id(wishes), head, by_hand)
         known = region.shared.plans.get(key)
         if known is not None:
             region.shared.choices += [Choice(out.name, c.axis, c.loop, c.reason, c.candidates) for c in known.choices]
             return known
     reported, made = len(region.shared.diagnostics), len(region.shared.choices)
+    written = _devices(region, out, plan)
     for axis in region.axes:
+        if axis in written or axis in by_hand:
+            continue
         carriers = _passing(region, node, held, axis) if sums else frozenset()
         if carriers:
             plan.passing[axis] = carriers
@@ -81,6 +88,19 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
         plan.choices = tuple(region.shared.choices[made:])
         region.shared.plans[key] = plan
     return plan
+
+
+def _devices(region: GraphPlacer, out: Value, plan: LoopAxes) -> set[str]:
+    """The axes whose devices the op has in a dim of their own: they split that, and nothing else."""
+    found = set()
+    for k, loop in enumerate(plan.loops) if region.rules.device_dims else ():
+        for name in loop.names:
+            axis = region.rules.device_dims.get(name)
+            if axis in region.axes and axis not in found:
+                plan.axes[k].append(axis)
+                found.add(axis)
+                region.shared.choices.append(Choice(out.name, axis, loop.names, Reason.WRITTEN))
+    return found
 
 
 def _passing(region: GraphPlacer, node: Node, held: list[list[tuple[Layout, int]]], axis: str) -> frozenset[int]:
@@ -141,6 +161,8 @@ def _split(held: list[list[tuple[Layout, int]]], others: frozenset[int], axis: s
 def _room(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str, padded_ok: bool) -> bool:
     """True if `axis` can split the loop besides the axes that it has already."""
     loop = plan.loops[index]
+    if not region.rules.device_dims.keys().isdisjoint(loop.names):
+        return False
     if loop.kind == "whole" or (loop.kind in ("halo", "move") and axis == TIME):
         return False
     if loop.kind == "minor" and not all(

@@ -127,9 +127,9 @@ def place(training: Training) -> Placed:
 
     model = training.model
     shared.of_data = of_data(training.forward, {*(w.value for w in model.weights), *(s.value for s in model.states)})
-    scalars, direct, asked = training.scalars, 1 + len(training.summed), training.asked
+    scalars, direct, asked = training.scalars, training.direct, training.asked
     contents = training.forward.outputs[asked : training.results]
-    kept_outside = (*training.forward.outputs[:1], *training.forward.outputs[scalars : training.results])
+    kept_outside = (*training.forward.outputs[: model.scored], *training.forward.outputs[scalars : training.results])
     shared.aside = aside(training.forward, kept_outside)
     mark_contents(training.forward, {v.name: own[s.name] for s, v in zip(model.states, contents)}, shared.contents)
     if rules.sizes.get(TIME):
@@ -143,7 +143,7 @@ def place(training: Training) -> Placed:
     forward.whole = known
     _data_inputs(forward, training.forward, training)
     place_nodes(forward, training.forward.nodes)
-    outputs = [_total(forward, v, i > 0) for i, v in enumerate(training.forward.outputs[:direct])]
+    outputs = [_total(forward, v, i >= model.scored) for i, v in enumerate(training.forward.outputs[:direct])]
     outputs += [_as_made(forward, v) for v in training.forward.outputs[direct:scalars]]
     finish = _finish(shared, training, outputs[direct:]) if training.finish is not None else None
     outputs += [_output(forward, v) for v in training.forward.outputs[scalars:asked]]

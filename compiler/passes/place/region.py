@@ -24,6 +24,7 @@ from dsl.source import NOWHERE, Span
 class Reason(StrEnum):
     """Why an axis splits what it does."""
 
+    WRITTEN = "written by hand: the devices of an axis"
     PASSES = "the pending sum passes through"
     WEIGHT = "the weight stays where it is"
     ONLY = "the only dim that the rules allow"
@@ -247,7 +248,8 @@ class GraphPlacer:
         if direct != layout:
             self.demand(value, direct)
             return self._convert(value, layout)
-        split = {id(by_out[d.name]): axes for d, axes in zip(value.type.dims, dims, strict=True)}
+        pairs = zip(value.type.dims, dims, strict=True)
+        split = {id(by_out[d.name]): axes for d, axes in pairs if d.name in by_out}
         inputs = []
         for i, operand in enumerate(node.inputs):
             walks = {loop.ins[i]: split.get(id(loop), ()) for loop in loops if loop.ins[i] is not None}

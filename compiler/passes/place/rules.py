@@ -44,22 +44,31 @@ class Rules:
             self.sizes = {TIME: strategy.microbatches, **self.sizes}
             pad, span = strategy.microbatch_pad, strategy.microbatch_span
             splits.append(SplitRule((dim,), TIME, ("activations",), pad=pad, span=span))
+        self.device_dims = {dim: a for r in strategy.implementations for a, dim in r.axes if a in self.sizes}
+        self._by_hand = [(r.scope, frozenset(a for a, _ in r.axes)) for r in strategy.implementations]
+        self._in_pieces = {path: dict(dims) for r in strategy.implementations for path, dims in r.weights}
         self._splits = {a: tuple(r for r in splits if r.axis == a) for a in self.axes}
         self._layouts: dict[str, LayoutRule] = {r.tensor: r for r in strategy.layouts}
         self._wishes: dict[tuple[str, str, str], dict[str, Wish]] = {}
         self._all_wishes: dict[tuple[str, str], dict[str, dict[str, Wish]]] = {}
-        self._alike: dict[tuple[bool, ...], dict[str, dict[str, Wish]]] = {}
+        self._alike: dict[tuple[object, ...], dict[str, dict[str, Wish]]] = {}
         self._declared: dict[tuple[str, Type, str, tuple[str, ...]], Layout] = {}
         self.reported: set[tuple[str, str]] = set()  # dims and axes, by `indivisible`
         self.asked: set[str] = set()  # tensors whose stated layout somebody heeded
         self.sums: set[tuple[str, str]] = set()  # weights with axes over which their gradients can wait to be summed
+
+    def by_hand(self, path: str, cls: str) -> frozenset[str]:
+        """The axes along which what is at the path is written by hand; updates never are."""
+        if cls == "optimizer":
+            return frozenset()
+        return next((axes for scope, axes in self._by_hand if within(path, scope)), frozenset())
 
     def wishes(self, axis: str, path: str, cls: str) -> dict[str, Wish]:
         """Dims that the rules of `axis` list for the tensor at `path` of class `cls`, first wish first."""
         known = self._wishes.get((axis, path, cls))
         if known is None:
             known = {}
-            for rule in self._splits[axis]:
+            for rule in self._splits[axis] if axis not in self.by_hand(path, cls) else ():
                 for dim in rule.dims if cls in rule.classes and within(path, rule.scope) else ():
                     known.setdefault(dim, Wish(len(known), rule))
             self._wishes[axis, path, cls] = known
@@ -70,7 +79,7 @@ class Rules:
         known = self._all_wishes.get((path, cls))
         if known is None:
             rules = (r for of in self._splits.values() for r in of)
-            mask = tuple([cls in r.classes and within(path, r.scope) for r in rules])
+            mask = (self.by_hand(path, cls), *[cls in r.classes and within(path, r.scope) for r in rules])
             if mask not in self._alike:
                 self._alike[mask] = {axis: self.wishes(axis, path, cls) for axis in self.axes}
             known = self._all_wishes[path, cls] = self._alike[mask]
@@ -107,8 +116,15 @@ class Rules:
             return self._declared[key]
         dims: list[tuple[str, ...]] = [()] * len(type.dims)
         fine = True
+        written = self._in_pieces.get(name, {}) if cls == "weights" else {}
+        for dim, axes in written.items():
+            dims[type.index(dim)] = tuple(a for a in axes if a in self.sizes)
+        for i, d in enumerate(type.dims):
+            if d.name in self.device_dims:
+                dims[i] = (self.device_dims[d.name],)
+        given = {a for axes in dims for a in axes}
         for at, axis in enumerate(self.axes):
-            for dim, wish in self.wishes(axis, path, cls).items():
+            for dim, wish in self.wishes(axis, path, cls).items() if axis not in given else ():
                 if type.has(dim) and dim not in loops:
                     i = type.index(dim)
                     if wish.rule.pad or self.fits(type.size(dim), dims[i], axis):

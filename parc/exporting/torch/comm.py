@@ -87,4 +87,6 @@ def shift_across(op: ShiftAcross, node: Node, w: Writer) -> str:
     """Elements move on, from piece to piece."""
     x, at = node.inputs[0], _at(node, op.dim)
     fill = f"{number(op.fill)}, {x.type.shape[at]}"
+    if op.around:
+        return f"{w.use('shift_around')}({w.ref(x)}, {at}, {op.by}, {x.type.shape[at]}, {quoted(op.axes)})"
     return f"{w.use('shift_across')}({w.ref(x)}, {at}, {op.by}, {fill}, {quoted(op.axes)})"

@@ -194,6 +194,8 @@ def flip(op: Flip, node: Node, w: Writer) -> str:
 def shift(op: Shift, node: Node, w: Writer) -> str:
     x = node.inputs[0]
     at, size, far = x.type.index(op.dim), w.local(x).size(op.dim), abs(op.by)
+    if op.around:
+        return f"{w.ref(x)}.roll({op.by}, {at})"
     kept = f"narrow({at}, {max(-op.by, 0)}, {size - far})"
     border = _padding(len(x.type.dims), at, max(op.by, 0), max(-op.by, 0))
     return f"functional.pad({w.ref(x)}.{kept}, {border}, value={number(op.fill)})"

@@ -145,6 +145,15 @@ def shift_across(x, dim, by, fill, whole, axes):
     return placed(found, x, dim, needed[me][0], x.shape[dim], fill)
 
 
+def shift_around(x, dim, by, whole, axes):
+    """As shift_across, where what leaves at one end comes in at the other."""
+    me, held = piece(axes), spans(whole, axes)
+    needed = [(low - by % whole, high - by % whole) for low, high in held]
+    before = [(low - whole, high - whole) for low, high in held]
+    found = exchange(x, dim, held[me][0], held, needed, axes) + exchange(x, dim, before[me][0], before, needed, axes)
+    return placed(found, x, dim, needed[me][0], x.shape[dim], 0)
+
+
 def stage_reduce(x, fn, groups):
     """Sum or maximum over the devices of the same place in several groups."""
     return funcol.wait_tensor(funcol.all_reduce(wide(x).contiguous(), fn, BETWEEN[groups])).to(x.dtype)

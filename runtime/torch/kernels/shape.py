@@ -74,8 +74,10 @@ def plan_flip(op: Flip, ins: Values, outs: Values, where: Standpoint) -> Kernel:
 
 @kernel(Shift)
 def plan_shift(op: Shift, ins: Values, outs: Values, where: Standpoint) -> Kernel:
-    """Plans a copy whose elements lie further along a dim, with a fill at its start."""
+    """Plans a copy whose elements lie further along a dim, with a fill, or what left at the other end, at its start."""
     axis, fill = ins[0].type.index(op.dim), number(op.fill, outs[0].type.dtype)
+    if op.around:
+        return lambda ctx, x: torch.roll(x, op.by, axis)
     kept, low, high = ins[0].type.size(op.dim) - abs(op.by), max(op.by, 0), max(-op.by, 0)
 
     def shift(ctx: object, x: Tensor) -> Tensor:

@@ -1,0 +1,90 @@
+"""A strategy for a model and a cluster: its rules, put together and looked at as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from math import prod
+from typing import Any
+
+from compiler.evaluate.axes import check_axes, idle_axes
+from compiler.evaluate.implement import check_batch, named, rule
+from compiler.evaluate.index import ModelIndex
+from compiler.evaluate.modules import Module
+from compiler.evaluate.pipelines import Microbatches, check_microbatches
+from compiler.evaluate.session import Session
+from compiler.evaluate.statics import static_scope
+from compiler.evaluate.strategy import Expander, StrategyRules
+from compiler.evaluate.values import Defined, Skip
+from compiler.implement.replacing import Implementation
+from compiler.model import Cluster
+from compiler.strategy import Strategy
+from dsl import ast
+from dsl.diagnostics import ParcError, fail, plural
+
+
+def build_strategy(
+    session: Session, module: Module, name: ast.Name, index: ModelIndex | None, cluster: Cluster | None
+) -> Strategy:
+    """The strategy of this name for a model and a cluster (each may be unknown). Raises ParcError or Skip."""
+    return build_plan(session, module, name, index, cluster)[0]
+
+
+def build_plan(
+    session: Session, module: Module, name: ast.Name, index: ModelIndex | None, cluster: Cluster | None
+) -> tuple[Strategy, tuple[Implementation, ...]]:
+    """As `build_strategy`, and what it says by hand."""
+    entry = module.find("strategy", name)
+    item = entry.item
+    assert isinstance(item, ast.Strategy)
+    if item.model is not None and index is not None and item.model.id != index.model.name:
+        message = f"the strategy `{entry.name}` is for `{item.model.id}`, not for `{index.model.name}`"
+        raise fail("E0414", message, name.span, notes=[("it is declared here", item.model.span)])
+    expander = Expander(session, entry, index, cluster)
+    before = session.failures
+    expander.run(item.body, static_scope(entry.module))
+    rules = expander.rules
+    by_hand: tuple[Implementation, ...] = ()
+    if index is not None:
+        try:
+            check_microbatches(rules.microbatches, rules.splits, rules.axes, index)
+            by_hand = named(rules.by_hand, index)
+            if rules.microbatches is not None and rules.microbatches.count > 1:
+                first = next((i.value.type.names[0] for i in index.model.inputs if i.value.type.dims), "")
+                check_batch(by_hand, rules.microbatches.dim or first, rules.microbatches.span)
+        except ParcError as error:
+            session.failed(error)
+    rules.implementations = [rule(i, r.by, r.span) for i, r in zip(by_hand, rules.implementations)]
+    if session.failures > before:
+        raise Skip
+    micro = rules.microbatches or Microbatches(1, None, False, item.span)
+    collected = {f.name: getattr(rules, f.name, None) for f in fields(Strategy)}
+    by_kind: dict[str, Any] = {kind: tuple(found) for kind, found in collected.items() if isinstance(found, list)}
+    found = Strategy(
+        entry.name,
+        tuple(rules.axes),
+        **by_kind,
+        microbatches=micro.count,
+        microbatch_dim=micro.dim,
+        two_passes=rules.two_passes,
+        span=item.span,
+        microbatch_span=micro.span,
+        microbatch_pad=micro.pad,
+    )
+    check_axes(found)
+    _check_cluster(rules, entry, cluster)
+    for warning in idle_axes(found):
+        session.diagnostics.add(warning)
+    return found, by_hand
+
+
+def _check_cluster(rules: StrategyRules, entry: Defined, cluster: Cluster | None) -> None:
+    if cluster is None:
+        return
+    count = prod(axis.size for axis in rules.axes)
+    if count != cluster.devices:
+        product = " x ".join(f"{a.name}={a.size}" for a in rules.axes) or "1"
+        levels = " x ".join(f"{level.name}: {level.count}" for level in reversed(cluster.levels))
+        there = f"the cluster `{cluster.name}` {cluster.devices} ({levels})"
+        message = f"the mesh has {plural(count, 'device')} ({product}), {there}"
+        help = "each device of the cluster must have its place in the mesh: change a size or add an axis"
+        raise fail("E0406", message, rules.mesh or entry.item.name.span, help=help)
