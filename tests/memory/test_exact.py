@@ -113,7 +113,7 @@ def test_the_walls(job: str) -> None:
 @pytest.mark.parametrize("job", ["here", "states", "weights", "disk"])
 def test_the_memories_of_one_card(job: str) -> None:
     """With a smaller model."""
-    options = "in_hbm states_away weights_away on_disk".split()
+    options = ["in_hbm", "states_away", "weights_away", "on_disk"]
     sizes = dict.fromkeys(options, "3") | {"hidden": "16", "heads": "4", "vocab": "24", "seq": "8"}
     exact(compile_job(evaluate_file((EXAMPLES / "one_card.par").as_posix(), sizes, job=job).job).program, 1)
 
