@@ -68,6 +68,8 @@ class Making:
         self.names = names
         self.known = before.sites if before is not None else {}
         self.sites: dict[CallSite, str] = {}
+        self.carried: set[str] = set()  # what loops carry, by the path of the parameter
+        self.carried_before = before.carried if before is not None else frozenset[str]()
         self.scopes, self.labels = (Names(self._given(what)) for what in ("scope", "label"))
         self.streams = Names()
         self.training = before is None  # what `training` stands for
@@ -81,6 +83,10 @@ class Making:
         self.kind = kind  # "model" | "optimizer" | "static" | "implementation"
         self.frozen = frozen
         self.owner = ""  # of an optimizer: the weight that it renews
+        self.gradient: Value | None = None  # of that
+        self.rows = ""  # of that: the dim of its rows
+        self.taken = False  # whether rows of it are taken
+        self.touched: Value | None = None  # which are, in a step
         self.inputs: list[DataInput] = []
         self.weights: list[tuple[WeightVar, Weight]] = []
         self.states: dict[str, State] = {}  # by what the optimizer calls them
