@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -142,7 +142,7 @@ def _judge(cell: Cell, text: str, names: dict[str, str]) -> None:
     else:
         _read_back(cell, names, jobs[0])
     _proved(cell, [*verify, *of])
-    more = MORE[len(text) % len(MORE)]
+    more = _asked(MORE[len(text) % len(MORE)], _kind(names["path"], jobs[0]))
     _later(cell, *cell.command(*(word.format(**names) for word in more), *of))
 
 
@@ -156,6 +156,19 @@ def _long(cell: Cell, text: str, path: str, job: str) -> bool:
     if found:
         cell.note("too much to be run")
     return found
+
+
+def _kind(path: str, job: str) -> str:
+    from dsl.files import load
+    from parc import api
+
+    return api.compile(load(path), job=job).job.kind
+
+
+def _asked(command: Sequence[str], kind: str) -> list[str]:
+    """What a job that infers is asked for in place of an evaluation, which has a loss."""
+    words = {"evaluate": "infer"} if kind == "infer" else {}
+    return [words.get(word, word) for word in command if kind != "infer" or word != "--evaluate"]
 
 
 def _read_back(cell: Cell, names: Mapping[str, str], job: str) -> None:
