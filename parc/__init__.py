@@ -24,9 +24,11 @@ from parc.api import (
     explain_tensor,
     export,
     fmt,
+    init,
     load_program,
     run,
     shrink,
+    sweep,
     verify,
 )
 
@@ -45,9 +47,11 @@ __all__ = [
     "explain_tensor",
     "export",
     "fmt",
+    "init",
     "load_program",
     "run",
     "shrink",
+    "sweep",
     "verify",
 ]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from itertools import combinations
 from math import isqrt, prod
@@ -71,8 +71,18 @@ class Small:
 def small(evaluate: Evaluate) -> Small:
     """Shrink a job. Raises ParcError for what is wrong with it at its own sizes."""
     search = _Search(evaluate, time.process_time() + LONGEST)
+    search.outline = outline(compile_job(evaluate(Sizes())).program)
     search.shrink_all()
+    search.mend()
     return search.result()
+
+
+def smallest(evaluate: Evaluate, until: float) -> Job:
+    """The job in sizes as small as were found until `until` (of the process's CPU time), whatever it lowers to. Raises
+    ParcError for what is wrong with it at its own sizes."""
+    search = _Search(evaluate, until)
+    search.shrink_all()
+    return evaluate(Sizes(search.instead, bare=True))
 
 
 class _Search:
@@ -88,7 +98,7 @@ class _Search:
         sizes = Sizes(bare=True)
         self.full = evaluate(sizes)
         self.decided, self.facts = tuple(sizes.decided), facts(self.full, self.full)
-        self.outline = outline(compile_job(evaluate(Sizes())).program)
+        self.outline: Outline = frozenset()  # of the program of the full size
         self.instead: dict[Span, int] = {}
         self.job = self.full
         self.sources = {s: c for s in sizes.stated.values() if s.value > 2 and (c := self._controls(s))}
@@ -100,7 +110,11 @@ class _Search:
     def _controls(self, stated: Stated) -> frozenset[Fact]:
         """The facts that depend on a number: of dims, axes…; nothing if no size does."""
         own = amounts(self.full)
-        for value in (2 * stated.value, stated.value // 2, 3 * stated.value, stated.value - 1, stated.value + 1):
+        for value in (
+            ()
+            if self.late
+            else (2 * stated.value, stated.value // 2, 3 * stated.value, stated.value - 1, stated.value + 1)
+        ):
             try:
                 other = amounts(self.evaluate(Sizes({stated.span: value}, bare=True)))
             except ParcError:
@@ -112,10 +126,12 @@ class _Search:
 
     def shrink_all(self) -> None:
         """One after the other, the smallest first, until nothing can be smaller."""
-        order = sorted(self.sources, key=lambda s: (not any(c[0] == "axis" for c in self.sources[s]), s.value))
+        order = self._order()
         while any([self._shrink(s) for s in order]) and not self.late:
             pass
-        self._mend(order)
+
+    def _order(self) -> list[Stated]:
+        return sorted(self.sources, key=lambda s: (not any(c[0] == "axis" for c in self.sources[s]), s.value))
 
     def _shrink(self, stated: Stated) -> bool:
         """Put the smallest number that changes no fact in the place of one, and smaller ones where those are tied."""
@@ -156,8 +172,9 @@ class _Search:
             self.instead, self.job = dict(sizes.instead), job
         return broken
 
-    def _mend(self, order: Sequence[Stated]) -> None:
+    def mend(self) -> None:
         """Make sizes larger where lowering makes another program of smaller ones."""
+        order = self._order()
         best = self._differs()
         for times in (3, 2, 9, 4, 27, 16, 81, 64):  # odd ones leave alone what must not divide
             for stated in order:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import inspect
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,10 @@ from hypothesis import settings
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+_cache = tempfile.TemporaryDirectory(prefix="parc-cache-")
+os.environ["XDG_CACHE_HOME"] = _cache.name  # not that of whoever runs the tests
+atexit.register(_cache.cleanup)
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)

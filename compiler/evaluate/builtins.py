@@ -12,7 +12,7 @@ from compiler.evaluate.run_time import mask
 from compiler.evaluate.scope import Scope, check_dim
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import AxisRef, Bound, WeightVar, is_static, plain
-from compiler.evaluate.written import MESSAGES, positions, renamed, turned
+from compiler.evaluate.written import MESSAGES, no_random, positions, renamed, turned
 from compiler.graph import FLOATS, Value
 from compiler.model import STEP_DTYPE
 from compiler.ops.create import Full, Iota, Normal, Random
@@ -279,6 +279,8 @@ def _filled(value: float) -> Callable[[Args], Bound]:
 def _drawn(of: type[Random | Normal]) -> Callable[[Args], Bound]:
     def make(a: Args) -> Bound:
         scope = a.scope
+        if scope.making.by_hand is not None:
+            raise no_random(a.span)
         if scope.making.kind != "model":
             raise fail("E0302", "random numbers belong into models", a.span)
         frame = scope.frame

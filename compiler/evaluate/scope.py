@@ -68,6 +68,8 @@ class Making:
         self.names = names
         self.known = before.sites if before is not None else {}
         self.sites: dict[CallSite, str] = {}
+        self.carried: set[str] = set()  # what loops carry, by the path of the parameter
+        self.carried_before = before.carried if before is not None else frozenset[str]()
         self.scopes, self.labels = (Names(self._given(what)) for what in ("scope", "label"))
         self.streams = Names()
         self.training = before is None  # what `training` stands for
@@ -259,6 +261,8 @@ class Scope:
     def emit_many(self, op: Op, *inputs: Value, span: Span, name: str | None = None) -> tuple[Value, ...]:
         """Append a node. Its types are checked and bounded; its operands are imported where they are outer values."""
         self.session.spend_node(span)
+        if self.making.by_hand is not None:
+            span = self.session.outside(span)
         if self.making.counts:
             inputs = self._masked(op, inputs, span)
         frame, of_step = self.frame, self.making.of_step

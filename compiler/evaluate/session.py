@@ -57,6 +57,12 @@ class Session:
         elif isinstance(error, Abort):
             raise error
 
+    def outside(self, span: Span) -> Span:
+        """The place itself, or, of one in the standard library, that of the call from outside of it."""
+        if not is_std(span):
+            return span
+        return next((call.span for call in reversed(self.stack) if not is_std(call.span)), span)
+
     def decided(self, span: Span, outcome: bool) -> bool:
         """The outcome of an `if`."""
         if self.sizes is not None:

@@ -202,7 +202,7 @@ class Expander:
         if self.within and not within(text, self.within):
             text = f"{self.within}.{text}"
         index = self.index
-        if index is not None and not index.has(text):
+        if index is not None and not index.has(text) and not any(i.has(text) for i in self.rules.by_hand):
             tails = [p for p in index.paths if p.endswith(f".{text}")]
             help = f"did you mean `{tails[0]}`?" if tails else did_you_mean(text, index.paths)
             if help is None:

@@ -81,7 +81,8 @@ def axes_of(target: ast.Target, names: tuple[str, ...], scope: Scope) -> tuple[t
         refs = tuple(axis_of(a, scope) for a in axes)
         for ref, at in zip(refs, axes):
             if ref.name in used:
-                raise fail("E0407", f"axis `{ref.name}` splits both `{used[ref.name]}` and `{name}`", at.span)
+                message = f"axis `{ref.name}` splits both `{used[ref.name]}` and `{name}`"
+                raise fail("E0407", message, at.span, help="pieces along an axis are pieces of one dim")
             used[ref.name] = name
         found.append((name, refs))
     return tuple(found)
@@ -149,7 +150,7 @@ def own_weight(target: ast.Target, scope: Scope, by_hand: ByHand) -> WeightVar:
         raise fail("E0102", f"there are two weights `{name}`", target.span)
     if len(target.dims) != len(value.type.dims):
         message = f"the weight `{path}` is {value.type}, not [{', '.join(n.id for n in target.dims)}]"
-        raise fail("E0428", message, target.span)
+        raise fail("E0428", message, target.span, help=f"`weight {name}[{', '.join(value.type.names)}]`")
     raw = enter(target, value.type, path, scope, by_hand, target.span)
     match_pattern(target, raw, scope, target.span, path)
     by_hand.variables[path] = found = WeightVar(raw, raw)
@@ -234,6 +235,12 @@ def _as_split(a: Args) -> Bound:
 def _as_sum(a: Args) -> Bound:
     axis = _axis(a)
     return _emit(a, WrittenClaim(axis.name, axis.size), a.tensor("x"))
+
+
+def no_random(span: Span) -> ParcError:
+    """Random bits are by position in the whole, which a piece does not know."""
+    help = "draw them outside of the scope that is implemented"
+    return fail("E0427", "random numbers cannot be drawn piece by piece", span, help=help)
 
 
 def positions(dim: Dim, scope: Scope, span: Span, hint: str | None) -> Value | None:

@@ -167,8 +167,15 @@ class Checker:
             certain = [(i, tuple((a, o) for a, o in of if a not in own)) for i, of in holders]
             for i, of in certain[1:]:
                 if of != certain[0][1]:
-                    raise messages.do_not_match(node, loop, certain[0], (i, of), given)
-            more = dict((a, o) for _, of in holders for a, o in of if a in own)
+                    raise messages.do_not_match(node, loop, certain[0], (i, of))
+            more: dict[str, Owner] = {}
+            for a in own:  # of what is each device's own, pieces are known along some dims
+                known = [(i, tuple(x for x in of if x[0] == a)) for i, of in holders]
+                known = [(i, of) for i, of in known if of or a not in given[i].own]
+                for i, of in known[1:]:
+                    if of != known[0][1]:
+                        raise messages.do_not_match(node, loop, known[0], (i, of))
+                more.update(known[0][1] if known else ())
             found.append((*(certain[0][1] if certain else ()), *more.items()))
         for k, loop in enumerate(loops):  # what is merged behind others lies in no piece
             if loop.kind == "minor" and found[k] and all(loops[m].size == 1 for m in majors(loops, k)):
@@ -286,8 +293,7 @@ class Checker:
             self.known[out] = Pieces(p.dims, p.pending, p.own | growing, p.constant)
             self._carry_why(out, inside)
             self.why.update(
-                ((out, a), OwnBecause(f"each iteration of `{op.label}` has another device's", node.span))
-                for a in growing
+                ((out, a), OwnBecause(f"each iteration of `{op.label}` has another's", node.span)) for a in growing
             )
 
     def _carry_why(self, out: Value, inside: Value) -> None:

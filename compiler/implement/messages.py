@@ -9,6 +9,7 @@ from compiler.graph import Node, Value
 from compiler.implement.pieces import Owner, Pieces, Split
 from compiler.implement.written import WrittenClaim, WrittenMessage
 from compiler.ops.base import Loop, Op
+from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
@@ -27,6 +28,8 @@ def name_of(value: Value) -> str:
 
 def _op(op: Op) -> str:
     """What an op is called."""
+    if isinstance(op, Contract):
+        return "`@`"
     return f"`{op.fn if isinstance(op, Map | Reduce) else op.builtin or op.mnemonic}`"
 
 
@@ -63,9 +66,7 @@ def pending_result(value: Value, axis: str, pieces: Pieces, span: Span) -> ParcE
 # --- pieces that do not match -------------------------------------------------------------------------------
 
 
-def do_not_match(
-    node: Node, loop: Loop, one: tuple[int, Split], other: tuple[int, Split], given: Sequence[Pieces]
-) -> ParcError:
+def do_not_match(node: Node, loop: Loop, one: tuple[int, Split], other: tuple[int, Split]) -> ParcError:
     """Two operands meet along a dim of which they have other pieces."""
     a, b = node.inputs[one[0]], node.inputs[other[0]]
     dim = loop.ins[one[0]]
@@ -197,12 +198,12 @@ def known_already(node: Node, op: WrittenClaim, x: Value, found: Pieces) -> Parc
 
 
 def of_block(dims: Sequence[str], axis: str) -> str:
-    """OwnBecause a product of pieces is no piece."""
+    """Why a product of pieces is no piece."""
     return f"pieces of {' and '.join(f'`{d}`' for d in dims)} along `{axis}` meet: a block of the whole"
 
 
 def of_loop(op: Op, loop: Loop, axis: str) -> str:
-    """OwnBecause an op on pieces gives no pieces."""
+    """Why an op on pieces gives no pieces."""
     dim = loop.names[0]
     if loop.kind == "minor":
         return f"`{dim}`, of which devices of `{axis}` have pieces, is merged behind another dim"

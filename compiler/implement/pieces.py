@@ -37,7 +37,7 @@ class Owner:
 
     def __str__(self) -> str:
         steps = "".join(f" + {n if n > 1 else ''}{label}" for label, n in self.each)
-        return f"rank + {self.ahead}{steps}" if self.ahead or not steps else f"rank{steps}"
+        return f"rank + {self.ahead}{steps}" if self.ahead else f"rank{steps}"
 
 
 MINE = Owner()

@@ -10,6 +10,7 @@ from compiler.implement.logical import DeviceDim, Together
 from compiler.model import Model
 from compiler.ops.elementwise import Cast, Transpose
 from compiler.ops.repeat import Repeat
+from compiler.origin import within
 from compiler.passes.prune import prune
 from compiler.walk import graph_values
 from dsl.data import dataclass
@@ -33,6 +34,10 @@ class Implementation:
     results: tuple[Dims, ...]
     devices: tuple[DeviceDim, ...]
     span: Span
+
+    def has(self, path: str) -> bool:
+        """Whether a scope or a tensor in it has this path."""
+        return any(within(v.origin.path, path) for v in graph_values(self.graph)) and within(path, self.scope)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,18 +5,20 @@
     E02xx  types, dims, units                        types.py
     E03xx  the model and its graph                   graph.py
     E04xx  strategy, layout, placement               strategy.py
+    E042x  implementations                           by_hand.py
     E05xx  pipeline, schedule, micro-batches         schedule.py
     E06xx  text of lowered programs, the verifier    program.py
     E07xx  runs, data, memory                        running.py
     E08xx  what a job costs                          cost.py
     E09xx  limits                                    limits.py
+    E10xx  files of other systems                    foreign.py
 
 Each module has a tuple `CODES`. Nothing else imports this package at start-up: it is for `parc explain` and for tests.
 """
 
 from __future__ import annotations
 
-from dsl.codes import cost, graph, limits, names, program, running, schedule, strategy, syntax, types
+from dsl.codes import by_hand, cost, foreign, graph, limits, names, program, running, schedule, strategy, syntax, types
 from dsl.codes.code import Code
 
 __all__ = ["CODES", "Code"]
@@ -27,11 +29,13 @@ _FAMILIES = (
     ("E02", types.CODES),
     ("E03", graph.CODES),
     ("E04", strategy.CODES),
+    ("E04", by_hand.CODES),
     ("E05", schedule.CODES),
     ("E06", program.CODES),
     ("E07", running.CODES),
     ("E08", cost.CODES),
     ("E09", limits.CODES),
+    ("E10", foreign.CODES),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from parc.api.checkpoints import convert
 from parc.api.compiling import Checked, check, compile, diff, diff_text, emit, evaluate, export, fmt, load_program
 from parc.api.explaining import explain, explain_tensor
+from parc.api.importing import init
 from parc.api.options import (
     ENTRIES,
     EXECUTORS,
@@ -19,7 +20,7 @@ from parc.api.options import (
     is_program,
     is_stage,
 )
-from parc.api.pricing import cost, devices, estimate, price, remedies, report, trace
+from parc.api.pricing import cost, devices, estimate, price, remedies, report, sweep, trace
 from parc.api.running import batches, run, shrink, verify
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "explain_tensor",
     "export",
     "fmt",
+    "init",
     "is_program",
     "is_stage",
     "load_program",
@@ -57,6 +59,7 @@ __all__ = [
     "report",
     "run",
     "shrink",
+    "sweep",
     "trace",
     "verify",
 ]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dsl import ast
     from dsl.diagnostics import Diagnostic
     from parc.api.options import File
+    from parc.by_hand import TriedByHand
     from parc.emitted import PassTiming
 
     Sized = Callable[[Sizes], Job]
@@ -31,6 +32,8 @@ class Checked:
 
     warnings: tuple[Diagnostic, ...]
     jobs: tuple[Compiled, ...]
+    by_hand: tuple[TriedByHand, ...] = ()
+    """Implementations, each tried by itself."""
 
 
 def evaluate(file: File, **options: Unpack[Options]) -> Evaluation:
@@ -82,6 +85,7 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
     found.raise_if_any()
     names = (job,) if job else _job_names(file)
     jobs = []
+    by_hand: list[TriedByHand] = []
     checks: tuple[Check, ...] = ()
     for name in names:
         try:
@@ -90,7 +94,9 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
             compiled = compile_job(evaluation.job)
             jobs.append(compiled)
             sized = sizes(file, {**options, "job": name})
-            for diagnostic in (*_verified(compiled, sized), *repeated_work(compiled)):
+            tried, findings = tried_by_hand(file, evaluation, {**options, "job": name})
+            by_hand += tried
+            for diagnostic in (*_verified(compiled, sized), *repeated_work(compiled), *findings):
                 found.add(diagnostic)
             if (
                 evaluation.job.evaluated is not None and compiled.training.trains
@@ -109,7 +115,20 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
         from parc.results import require
 
         require(checks, jobs, told)
-    return Checked(tuple(found), tuple(jobs))
+    return Checked(tuple(found), tuple(jobs), tuple(by_hand))
+
+
+def tried_by_hand(
+    file: File, evaluation: Evaluation, options: Options
+) -> tuple[tuple[TriedByHand, ...], tuple[Diagnostic, ...]]:
+    """What becomes of a job's implementations by themselves: errors where one is something else than its scope."""
+    if not evaluation.job.strategy.implementations:
+        return (), ()
+    from parc.by_hand import tried
+
+    said = [(k, v) for k, v in sorted(options.items()) if k in ("params", "job", "strategy")]
+    sized = sizes(file, {**options, "double": True})
+    return tried(evaluation.job, sized, evaluation.sources.values(), repr(said))
 
 
 def _verified(compiled: Compiled, sized: Sized | None = None) -> tuple[Diagnostic, ...]:
@@ -216,7 +235,6 @@ def emit(
         if stage != "program":
             raise ValueError(f"{name_of(file)} is behind `{stage}`")
         return show(load_program(file, **options))
-    from compiler.driver import joined
     from compiler.model import Job
     from compiler.text import show
     from parc.emitted import early, lowered
@@ -227,21 +245,35 @@ def emit(
         compiled = lowered(given, first, timed)
         _refuse(compiled)
         warn(compiled.job, options, compiled)
-        return show(_legal(joined([compiled.program, *(lowered(given, entry).program for entry in others)])))
+        return show(_joined([compiled, *(lowered(given, entry) for entry in others)]))
     text = early(given, stage, first, folder)
     if isinstance(given, Job):
         warn(given, options)
     return text
 
 
-def _legal(program: Program) -> Program:
-    """A program of several entries, if they go together. Raises ParcError."""
+def _joined(compiled: Sequence[Compiled]) -> Program:
+    """One program of several entries of a job, if they go together.
+
+    Raises ParcError, at the states' declarations."""
+    from dataclasses import replace
+
+    from compiler.declared import logical
+    from compiler.driver import joined
+    from compiler.text.locations import Locations, Site
     from compiler.verify import verify
     from dsl.diagnostics import ParcError
 
-    found = verify(program) if len(program.entries) > 1 else ()
+    program, job = joined([c.program for c in compiled]), compiled[0].job
+    if len(program.entries) == 1:
+        return program
+    values = [*(w.value for w in job.model.weights), *(s.value for s in job.model.states)]
+    declared = {v.name: v.span for v in values}
+    classes = enumerate(cls for entry in program.entries for cls in entry.classes)
+    states = ((Site(c, "state", i), logical(s)) for c, cls in classes for i, s in enumerate(cls.states))
+    found = verify(program, Locations({site: declared[name] for site, name in states if name in declared}))
     if found:
-        raise ParcError(*found)
+        raise ParcError(*(replace(d, span=d.span or job.strategy.span) for d in found))
     return program
 
 
@@ -281,10 +313,8 @@ def export(file: File, system: System = "torch", *, entries: Sequence[Entry] = (
         return export_torch(load_program(file, **options))
     if is_program(name_of(file)):
         return export_torch(load_program(file, entries or None, **options))
-    from compiler.driver import joined
-
     chosen: list[Options] = [{**options, "entry": entry} for entry in dict.fromkeys(entries)]
-    return export_torch(_legal(joined([compile(file, **each).program for each in chosen])))
+    return export_torch(_joined([compile(file, **each) for each in chosen]))
 
 
 def load_program(file: File, entries: Sequence[Entry] | None = (), **options: Unpack[Options]) -> Program:

@@ -47,10 +47,14 @@ def command(out: Output, file: str, params: tuple[tuple[str, str], ...], job: st
         }
         for c in found.jobs
     ]
+    if found.by_hand:
+        out.result["by_hand"] = [{"job": t.job, "scope": t.scope, "equal": t.equal} for t in found.by_hand]
     for c in found.jobs:
         out.say(
             f"{c.job.name}: {c.job.model.name} with {c.job.strategy.name}, {plural(c.program.devices, 'device')}: fine"
         )
+    for t in found.by_hand:
+        out.say(str(t))
     if not found.jobs:
         out.say("fine; the file has no job")
 

@@ -252,7 +252,7 @@ def test_devices(name: str) -> None:
     assert 1e10 < cluster.device.memory < 5e11 < cluster.device.bandwidth < 1e13
 
 
-@pytest.mark.parametrize("module", ["layers", "optimizers", "tactics", "devices"])
+@pytest.mark.parametrize("module", ["layers", "optimizers", "tactics", "devices", "implementations"])
 def test_modules_have_no_findings(module: str) -> None:
     assert check_file(Source("main.par", f"use std.{module}\n")) == ()
 

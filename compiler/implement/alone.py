@@ -1,0 +1,80 @@
+"""What a scope computes, as a model of its own: the scope as it is written, and as it is implemented."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from compiler.graph import Builder, Graph, Names, Node, Value
+from compiler.model import DataInput, Init, Job, Model, Weight
+from compiler.ops.contract import Contract
+from compiler.ops.elementwise import Cast, Map
+from compiler.origin import within
+from compiler.passes.prune import prune_nodes
+from compiler.strategy import ImplementRule
+from compiler.walk import bodies, graph_values
+from dsl.data import dataclass
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScopeAlone:
+    """A scope by itself, as it is written and as it is implemented.
+
+    Both models have the same inputs (integers, and what each result is multiplied by before all are summed to the loss)
+    and weights (all other operands); their outputs are the scope's results.
+    """
+
+    rule: ImplementRule
+    written: Model
+    implemented: Model
+
+
+def alone(job: Job) -> Iterator[ScopeAlone]:
+    """Each scope that the job's strategy implements."""
+    before, after = job.serial.model, job.model
+    for rule in job.strategy.implementations:
+        pair = [_part(m.graph, rule.scope) for m in (before, after)]
+        if None in pair:
+            continue
+        (old, _), (new, results) = (p for p in pair if p is not None)
+        old = prune_nodes(old, results)
+        new = prune_nodes(new, results)
+        operands = list(dict.fromkeys((*_operands(old), *_operands(new))))
+        written, implemented = (_model(rule.scope, nodes, operands, results) for nodes in (old, new))
+        yield ScopeAlone(rule, written, implemented)
+
+
+def _part(graph: Graph, scope: str) -> tuple[tuple[Node, ...], tuple[Value, ...]] | None:
+    """The nodes of a scope, all in one graph, and what of them others read."""
+    for body in bodies(graph):
+        inside = [n for n in body.nodes if within(n.outputs[0].origin.path, scope)]
+        if inside:
+            made = {v for n in inside for v in n.outputs}
+            outside = [v for n in body.nodes if n not in set(inside) for v in n.inputs]
+            results = dict.fromkeys(v for v in (*outside, *body.outputs) if v in made)
+            return tuple(inside), tuple(results)
+    return None
+
+
+def _operands(nodes: Sequence[Node]) -> list[Value]:
+    made = {v for n in nodes for v in n.outputs}
+    return list(dict.fromkeys(v for n in nodes for v in n.inputs if v not in made))
+
+
+def _model(name: str, nodes: Sequence[Node], operands: Sequence[Value], results: Sequence[Value]) -> Model:
+    """loss = the sum of all results, each multiplied element by element by an input of its own."""
+    names = Names(v.name for v in graph_values(Graph(name, tuple(operands), tuple(nodes), ())))
+    b = Builder(names)
+    whole = [v for v in operands if not v.type.is_float]
+    floats = [v for v in operands if v.type.is_float]
+    factors, total = [], None
+    for i, v in enumerate(v for v in results if v.type.is_float):
+        factor = b.value(f"factor_{i}", v.type)
+        factors.append(factor)
+        part = b.add(Cast("f64"), b.add(Contract(()), v, factor))
+        total = part if total is None else b.add(Map("add", (None, None)), total, part)
+    assert total is not None
+    inputs = (*whole, *factors, *floats)
+    graph = Graph(name, inputs, (*nodes, *b.nodes), (total, *results))
+    weights = tuple(Weight(v, Init("normal", (1.0,))) for v in floats)
+    data = tuple(DataInput(v) for v in (*whole, *factors))
+    return Model(name, data, weights, graph, (), tuple(v.name for v in results))

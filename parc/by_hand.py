@@ -1,0 +1,132 @@
+"""Implementations, tried by themselves: in f64, at the stated sizes or at the smallest, once per content of a file."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+from compiler.evaluate.sizes import Sizes
+from compiler.implement.alone import ScopeAlone, alone
+from compiler.model import Job
+from compiler.ops.contract import Contract
+from compiler.ops.repeat import Repeat
+from compiler.walk import walk
+from dsl.data import dataclass
+from dsl.diagnostics import Diagnostic
+from dsl.replacing import replacing
+from dsl.source import Source
+
+AFFORDABLE = 1e8
+"""Operations and elements of a scope that are computed within a fraction of a second."""
+
+SECONDS = 0.5
+"""How long smaller sizes are looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class TriedByHand:
+    """An implementation of a scope of a job. equal: whether it computes what the scope does; None: too large to try."""
+
+    job: str
+    scope: str
+    equal: bool | None
+
+    def __str__(self) -> str:
+        found = {True: "equal to what it replaces", False: "something else", None: "not tried: it is too large"}
+        return f"{self.job}: {self.scope}, written by hand: {found[self.equal]}"
+
+
+def tried(
+    job: Job, sized: Callable[[Sizes], Job], sources: Iterable[Source], options: object
+) -> tuple[tuple[TriedByHand, ...], tuple[Diagnostic, ...]]:
+    """What becomes of each implementation of a job, and errors (E0430) and warnings (E0434).
+
+    sized: the job in f64, with other sizes. What was equal once is not tried again while the texts of all sources and
+    the options are the same; it is noted in the user's cache folder.
+    """
+    rules = job.strategy.implementations
+    if not rules:
+        return (), ()
+    note = _note(sources, (job.name, options))
+    if note is not None and note.exists():
+        return tuple(TriedByHand(job.name, r.scope, True) for r in rules), ()
+    outcomes: list[TriedByHand] = []
+    found: list[Diagnostic] = []
+    for one in _affordable(sized):
+        equal, diagnostic = _judged(one)
+        outcomes.append(TriedByHand(job.name, one.rule.scope, equal))
+        if diagnostic is not None:
+            found.append(diagnostic)
+    if note is not None and all(o.equal for o in outcomes):
+        _write(note)
+    return tuple(outcomes), tuple(found)
+
+
+def _affordable(sized: Callable[[Sizes], Job]) -> list[ScopeAlone]:
+    """All implementations, in the stated sizes or, where one takes long there, in the smallest."""
+    from parc.small import smallest
+
+    full = list(alone(sized(Sizes(bare=True))))
+    if all(work(one) <= AFFORDABLE for one in full):
+        return full
+    return list(alone(smallest(sized, time.process_time() + SECONDS)))
+
+
+def work(one: ScopeAlone) -> float:
+    """Operations and elements of both forms of a scope."""
+    total = 0.0
+    for model in (one.written, one.implemented):
+        for node, times in walk(model.graph):
+            if isinstance(node.op, Contract):
+                total += times * node.op.flops([v.type for v in node.inputs])
+            elif not isinstance(node.op, Repeat):
+                total += times * sum(v.type.elements for v in node.outputs)
+    return total
+
+
+def _judged(one: ScopeAlone) -> tuple[bool | None, Diagnostic | None]:
+    from runtime.prove.alone import differences
+
+    scope, span = one.rule.scope, one.rule.by or one.rule.span
+    if work(one) > AFFORDABLE:
+        message = f"the implementation of `{scope}` was not tried by itself: it takes too long at these sizes"
+        help = "`parc verify --small` proves the job, and it with it, in the smallest sizes"
+        return None, Diagnostic("E0434", message, span, help=help, severity="warning")
+    rows = differences(one)
+    if not rows:
+        return True, None
+    worst = max((r for r in rows if r.derivative == rows[0].derivative), key=lambda r: r.error)
+    what = "the derivative by" if worst.derivative else "the result"
+    message = (
+        f"the implementation computes something else than `{scope}`: {what} `{worst.name.removeprefix(scope + '.')}`"
+    )
+    message += f" differs by {worst.error:.2g} of its largest value"
+    help = "types do not see a block that is left out, a wrong order or a wrong scale: look for one"
+    return False, Diagnostic("E0430", message, span, help=help)
+
+
+# --- what was tried before ------------------------------------------------------------------------------------
+
+
+def _note(sources: Iterable[Source], options: object) -> Path | None:
+    """The file that is there if all of this was found equal before; None where there is no folder for it."""
+    from parc import __version__
+
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    if not os.path.isabs(home):
+        return None
+    texts = sorted((s.name, s.text) for s in sources)
+    key = sha256(repr((__version__, texts, options)).encode("utf-8", "surrogatepass")).hexdigest()
+    return Path(home) / "parc" / "implementations" / key
+
+
+def _write(note: Path) -> None:
+    """A folder that cannot be written to is no error: it is tried again next time."""
+    with suppress(OSError):
+        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with replacing(note) as file:
+            file.write(b"equal\n")
