@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 
 from compiler.graph import Graph, Node, Value, names_of
+from compiler.in_place import reuses_of
 from compiler.layout import TIME, local_type
 from compiler.liveness import liveness, variables
 from compiler.ops.comm import Comm
 from compiler.ops.create import Full, Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
+from compiler.ops.rows import WriteRows
 from compiler.origin import Role
-from compiler.program import DeviceClass, Function, Program
+from compiler.program import DeviceClass, Function, Program, listed
 from dsl.data import dataclass
 from runtime.backend import Planner
 from runtime.distribute import Array
@@ -72,6 +74,9 @@ class _Writer(StraightLine):
         self.mesh = Mesh.of(program)
         self.env = Env(self.mesh.axes, program.sizes)
         self.declared = {s.name: s for s in cls.states}
+        self.reuses = reuses_of(function.body, cls.states, program.microbatches)
+        self.buffers: dict[str, int] = {}
+        """Values that are a weight or a state of its optimizer itself -> the slot."""
 
     def local(self, var: Value) -> LocalValue:
         lead, dims = self.mesh.lead_shape(var.layout.axes), var.layout.dims
@@ -131,6 +136,9 @@ class _Writer(StraightLine):
         if isinstance(kernel, Into):
             kernel = kernel.run
             places = [self.place(stacks, o, depth) if stacks else "None" for o in instr.outputs]
+        if isinstance(op, WriteRows) and (id(instr), 0) in self.reuses and instr.inputs[0].name in self.buffers:
+            kernel = renewing(self.buffers[instr.inputs[0].name], kernel)
+            args = ["g", *args]
         into = [f"out=({', '.join(places)},)"] if any(p != "None" for p in places) else []
         call = f"{self.bind(kernel)}({', '.join(['ctx', *args, *into])})"
         if isinstance(op, Iota):
@@ -147,6 +155,9 @@ class _Writer(StraightLine):
                 micro = "ctx.micro" if TIME in layout.axes else "0"
                 return [f"{result} = g.inputs[{slots.inputs[op.name, layout]}][{micro}]"]
             case Read():
+                if listed(self.declared[op.name]):
+                    return [f"{result} = {self.bind(whole_list)}({self.mesh.lead}, g.states[{slots.states[op.name]}])"]
+                self.buffers[instr.outputs[0].name] = slots.states[op.name]
                 part = "[ctx.micro]" if parted(self.declared[op.name]) else ""
                 return [f"{result} = g.states[{slots.states[op.name]}]{part}"]
             case Write():
@@ -158,6 +169,12 @@ class _Writer(StraightLine):
                 last = f"if ctx.micro == {self.program.microbatches - 1}: " if shared else ""
                 return [f"{last}{target} = {args[0]}"]
             case Accumulate():
+                if listed(self.declared[op.name]):
+                    slot, count = slots.states[op.name], self.program.microbatches
+                    return [
+                        f"if g.states[{slot}] is None: g.states[{slot}] = [None] * {count}",
+                        f"g.states[{slot}][ctx.micro] = {args[0]}",
+                    ]
                 if instr.inputs[0].name in self.sunk:  # a loop adds to the buffer, or has made it
                     slot = slots.states[op.name]
                     return [f"if {args[0]} is not None: g.states[{slot}] = {args[0]}; g.owned[{slot}] = True"]
@@ -290,6 +307,25 @@ class _Stacks:
 # --- what the text calls --------------------------------------------------------------------------
 
 
+def whole_list(lead: int, parts: Sequence[Array]) -> Array:
+    """The parts of all micro-batches along a dim of their own, behind the lead axes."""
+    return np.stack(np.broadcast_arrays(*parts), axis=lead)
+
+
+def renewing(slot: int, kernel: Any) -> Callable[..., Array]:
+    """Renews rows of a buffer in its own memory, once this group has made that: the first time it makes a copy."""
+
+    def renewed(ctx: CallContext, g: Any, table: Array, rows: Array, numbers: Array) -> Array:
+        if g.made[slot] is table:
+            kernel.renew(ctx, table, rows, numbers)
+        else:
+            g.made[slot] = kernel(ctx, table, rows, numbers)
+        renewed: Array = g.made[slot]
+        return renewed
+
+    return renewed
+
+
 def accumulator(slot: int, dtype: str, fn: str) -> Callable[[Any, Array], None]:
     """Adds to an accumulated buffer. A step's first value is only kept; what is added to in place was made here."""
     combine = np.maximum if fn == "max" else np.add
@@ -318,7 +354,7 @@ def adder(slot: int, lead: int, dtype: str, fn: str) -> Callable[[Any, int, Arra
         if not g.owned[slot]:
             g.states[slot], g.owned[slot] = g.states[slot].copy(order="K"), True
         stack = g.states[slot] = widened(g.states[slot], lead, x)
-        at = stack[(slice(None),) * lead + (i,)]
+        at = stack[(*(slice(None),) * lead, i, ...)]  # of a list of numbers, too, what can be written
         if narrow:
             at[...] = rounded(combine(at, x), dtype)
         else:
