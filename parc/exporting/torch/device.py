@@ -112,7 +112,7 @@ staged|         return x
 
 def device_class(facts: Collection[str]) -> str:
     """facts: `staged`, with messages between stages; `timed`, with states of each micro-batch; `outputs`, of the last
-    batch, which it keeps; `entries`, with further entries, for each of which there is a device of its own that shares the
-    first one's states."""
+    batch, kept; `entries`, with further entries, for each of which there is a device of its own that shares the first
+    one's states."""
     here, own = ("here", "self.here") if "entries" in facts else ("HERE", "HERE")
     return chosen(_DEVICE, facts, here=here, own=own)
