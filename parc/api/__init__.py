@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from parc.api.checkpoints import convert
-from parc.api.compiling import Checked, check, compile, diff, diff_text, emit, evaluate, export, fmt, load_program
+from parc.api.compiling import Checked, check, compile, diff, diff_text, emit, evaluate, fmt, load_program
 from parc.api.explaining import explain, explain_tensor
+from parc.api.exporting import export
 from parc.api.importing import init
 from parc.api.options import (
+    BACKENDS,
     ENTRIES,
     EXECUTORS,
     OURS,
     STAGES,
     SYSTEMS,
+    Backend,
     Entry,
     Executor,
     Options,
@@ -24,6 +27,8 @@ from parc.api.pricing import cost, devices, estimate, price, remedies, report, s
 from parc.api.running import batches, run, shrink, verify
 
 __all__ = [
+    "BACKENDS",
+    "Backend",
     "Checked",
     "ENTRIES",
     "EXECUTORS",

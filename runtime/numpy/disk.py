@@ -23,7 +23,7 @@ CHUNK = 1 << 22
 """Bytes that are written at once where one number is everywhere."""
 
 
-class Block:
+class FileBlock:
     """Bytes of the file from `start` on that belong to an array, and to all views of it."""
 
     __slots__ = ("__weakref__", "file", "start")
@@ -43,14 +43,14 @@ class DiskFile:
         self.end = 0
         self.free: dict[int, list[int]] = {}  # bytes -> where so many lie
 
-    def block(self, size: int) -> Block:
+    def block(self, size: int) -> FileBlock:
         """So many bytes, with any contents."""
         room = self.free.get(size)
         if room:
             start = room.pop()
         else:
             start, self.end = self.end, self.end + size
-        found = Block(self, start)
+        found = FileBlock(self, start)
         weakref.finalize(found, self.free.setdefault(size, []).append, start)
         return found
 
@@ -95,7 +95,7 @@ class DiskArray:
     __slots__ = ("__weakref__", "block", "dtype", "offset", "shape", "strides")
 
     def __init__(
-        self, block: Block, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any]
+        self, block: FileBlock, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any]
     ) -> None:
         self.block, self.offset, self.shape, self.strides, self.dtype = block, offset, shape, strides, dtype
 
