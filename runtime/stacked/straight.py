@@ -25,7 +25,7 @@ from dsl.data import dataclass
 from runtime.backend import Planner
 from runtime.distribute import Array
 from runtime.mesh import Mesh, parted
-from runtime.numpy import STORAGE, CallContext, Env, Into, LocalValue, fuse, rounded
+from runtime.numpy import STORAGE, CallContext, Env, Into, LocalValue, fuse, rounded, unfold
 from runtime.numpy.base import inverse, laid
 from runtime.stacked.collectives import plan_comm
 from runtime.straight_line import StraightLine
@@ -89,7 +89,7 @@ class _Writer(StraightLine):
         stacks: _Stacks | None = None,
     ) -> None:
         """Write the instructions. `names`: value -> Python variable; `stacks`: where values go besides."""
-        body = fuse(body, self.local)
+        body = fuse(unfold(body, self.local), self.local)
         scope = variables(body)
         live = liveness(body, carries)
         for instr, dying in zip(body.nodes, live.after, strict=True):
