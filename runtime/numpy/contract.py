@@ -160,11 +160,15 @@ def _matmul(
     batch: list[str],
     summed: tuple[str, ...],
 ) -> Into:
-    # Lead axes of one side only join its rows or columns where that takes no copy; else they become a batch that the
-    # other side is broadcast along.
+    # Lead axes of one side only join its rows or columns where that takes no further copy; else they become a batch
+    # that the other side is broadcast along.
     single: list[str] = []
     for names, places in ((rows, [left.names]), (columns, [right.names, out.names])):
-        if not all(_adjacent([p.index(n) for n in names]) for p in places):
+        local = [n for n in names if not n.startswith("@")]
+        own = places[0]  # where its own dims are apart, it is copied in any case
+        if not all(_adjacent([p.index(n) for n in names]) for p in places) and (
+            names is columns or _adjacent([own.index(n) for n in local])
+        ):
             single += [n for n in names if n.startswith("@")]
     rows = [n for n in rows if n not in single]
     columns = [n for n in columns if n not in single]
