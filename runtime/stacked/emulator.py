@@ -16,7 +16,7 @@ from compiler.layout import Layout
 from compiler.liveness import unrolled
 from compiler.memory.capacity import check_capacity
 from compiler.memory.peak import MemoryUse, memory_use
-from compiler.program import LASTING, DeviceClass, FunctionKey, Program, StateDecl
+from compiler.program import LASTING, DeviceClass, FunctionKey, Program, StateDecl, listed
 from compiler.schedules.turns import Turns
 from compiler.traffic import Volumes, add_volumes, volumes
 from dsl.data import dataclass
@@ -60,6 +60,8 @@ class _Group:
         # Of a state of which each micro-batch has its own part, a list of them.
         self.states: list[Any] = [None] * len(stage.cls.states)
         self.owned = [False] * len(stage.cls.states)
+        self.made: list[Any] = [None] * len(stage.cls.states)
+        """What an update has made in the place of a state, and nobody else holds."""
         self.saved: dict[tuple[str, int], Array] = {}
         self.inputs: list[Array] = []
         self.firsts = [np.int32(r.first.at(index)) for r in stage.cls.ranges]
@@ -127,6 +129,9 @@ class Emulator(LocalExecutor):
         if parted(decl) and decl.role in LASTING:
             held = g.states[g.find(decl.name)]
             return None if held is None else np.stack(np.broadcast_arrays(*held))
+        if listed(decl):
+            parts = g.states[g.find(decl.name)]
+            return None if parts is None else np.stack(np.broadcast_arrays(*parts))
         if parted(decl):
             return np.stack([g.saved[decl.name, m] for m in range(self.program.microbatches)])
         found: Array | None = g.states[g.find(decl.name)]
@@ -205,7 +210,8 @@ class Emulator(LocalExecutor):
         return f"group {g.index}, in {g.doing}, waits for {what}"
 
 
-def _prepare(program: Program, planner: Planner) -> Iterator[tuple[DeviceClass, _Stage]]:
+def _prepare(program: Program, planner: Planner) -> list[tuple[DeviceClass, _Stage]]:
+    found = []
     for cls, early in zip(program.classes, added_early(program).classes):
         slots = Slots(
             {s.name: i for i, s in enumerate(cls.states)},
@@ -214,4 +220,5 @@ def _prepare(program: Program, planner: Planner) -> Iterator[tuple[DeviceClass, 
         )
         functions = {f.key: compile_function(f, early, program, slots, planner) for f in early.functions}
         traffic = {f.key: volumes(f.body, program.sizes) for f in cls.functions}
-        yield cls, _Stage(cls, slots, functions, traffic, {s.name: s for s in early.states})
+        found.append((cls, _Stage(cls, slots, functions, traffic, {s.name: s for s in early.states})))
+    return found

@@ -79,6 +79,13 @@ def _update(text: str, note: str) -> str:
     return show_graph(run_passes(job, "update").training.update, "update")
 
 
+def _sparse(text: str, note: str) -> str:
+    job = parse_stage(text)
+    assert isinstance(job, Job)
+    training = run_passes(job, "sparse").training
+    return shown((training.backward, training.update))
+
+
 def _place(text: str, note: str) -> str:
     training = parse_stage(text)
     assert isinstance(training, Training)
@@ -164,6 +171,7 @@ RUN: dict[str, Callable[[str, str], str]] = {
     "prune": graph(prune),
     "close": _closed,
     "update": _update,
+    "sparse": _sparse,
     "place": _place,
     "stage": _stage,
     "split": _split,
