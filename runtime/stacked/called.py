@@ -10,6 +10,8 @@ import numpy as np
 from runtime.distribute import Array
 from runtime.numpy import STORAGE, CallContext, LocalValue, rounded
 from runtime.numpy.base import inverse, laid
+from runtime.numpy.disk import DiskArray
+from runtime.stacked.files import held
 
 
 def whole_list(lead: int, parts: Sequence[Array]) -> Array:
@@ -40,6 +42,9 @@ def accumulator(slot: int, dtype: str, fn: str) -> Callable[[Any, Array], None]:
         old = g.states[slot]
         if old is None:
             g.states[slot] = x
+        elif isinstance(old, DiskArray):
+            new = np.asarray(combine(old.read(), held(x)))
+            g.states[slot] = DiskArray.of(rounded(new, dtype) if narrow else new)
         elif g.owned[slot] and old.shape == x.shape and not narrow:
             combine(old, x, out=old)
         else:
@@ -77,9 +82,9 @@ def stack_of(stack: LocalValue) -> Callable[[CallContext], Array]:
     return lambda ctx: ctx.empty(there, storage).transpose(back)
 
 
-def fill_stack(stack: Array, lead: int, i: int, value: Array) -> Array:
-    """Put a slice into the stack."""
-    stack = widened(stack, lead, value)
+def fill_stack(stack: Any, lead: int, i: int, value: Any) -> Any:
+    """Put a slice into the stack. (One in a file is as large as it was declared.)"""
+    stack = stack if isinstance(stack, DiskArray) else widened(stack, lead, value)
     stack[(slice(None),) * lead + (i,)] = value
     return stack
 

@@ -16,9 +16,11 @@ from compiler.graph import Graph, Node, Value, names_of
 from compiler.in_place import reuses_of
 from compiler.layout import TIME, local_type
 from compiler.liveness import liveness, variables
+from compiler.memory.tiers import FILES
 from compiler.ops.comm import Comm
 from compiler.ops.create import Full, Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
+from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.ops.rows import WriteRows
 from compiler.origin import Role
@@ -29,6 +31,7 @@ from runtime.mesh import Mesh, parted
 from runtime.numpy import CallContext, Env, Into, LocalValue, fuse, unfold
 from runtime.stacked.called import accumulator, adder, fill_stack, renewing, stack_of, whole_list
 from runtime.stacked.collectives import plan_comm
+from runtime.stacked.files import over, renewed, stack_in_file
 from runtime.straight_line import StraightLine
 
 Compiled = Callable[..., Iterator[Any] | None]
@@ -76,6 +79,7 @@ class _Writer(StraightLine):
         self.reuses = reuses_of(function.body, cls.states, program.microbatches)
         self.buffers: dict[str, int] = {}
         """Values that are a weight or a state of its optimizer itself -> the slot."""
+        self.body_of = function.body  # whose nodes these are
 
     def local(self, var: Value) -> LocalValue:
         lead, dims = self.mesh.lead_shape(var.layout.axes), var.layout.dims
@@ -127,6 +131,9 @@ class _Writer(StraightLine):
         else:
             ins, outs = [self.local(scope[v.name]) for v in instr.inputs], [self.local(v) for v in instr.outputs]
             kernel = self.plan(op, ins, outs, self.env)
+        if isinstance(op, Move) and (id(instr), 0) in self.reuses and op.target in FILES:
+            in_stack = stacks is not None and instr.output.name in stacks.filled
+            kernel = over(self.mesh.lead, self.local(instr.output) if in_stack else None)
         if isinstance(op, Full):  # a constant, of the size along lead axes that its layout states
             constant = np.broadcast_to(kernel(CallContext()), self.local(instr.outputs[0]).shape)
             self.put(depth, f"{result} = {self.bind(constant)}")
@@ -229,11 +236,18 @@ class _Writer(StraightLine):
             if name in dying and name not in given[carries:]:
                 self.put(depth, f"{names[name]} = None")  # only the loop needs it any more
         i = self.fresh()
-        stacked = _Stacks(i, {}, {}, {})
-        for out, name in zip(instr.outputs[carries:], results[carries:], strict=True):
+        stacked = _Stacks(i, {}, {}, {}, {})
+        for k, (out, name) in enumerate(zip(instr.outputs[carries:], results[carries:], strict=True), carries):
             names[out.name] = self.fresh()
             local = self.local(out)
-            make = stack_of(local)
+            lies = self.reuses.get((id(instr), k)) if out.memory in FILES else None
+            if lies is not None:  # its slices are renewed in the file
+                self.put(depth, f"{names[out.name]} = None")
+                stacked.filled.setdefault(name, []).append(names[out.name])
+                put = f"{self.bind(renewed(self.mesh.lead))}({{}}, {names[given[lies.operand]]})"
+                stacked.alike[names[out.name]] = put
+                continue
+            make = stack_in_file(local) if out.memory in FILES else stack_of(local)
             unless = ""
             if out.name in sinks:
                 self.sunk.add(out.name)
@@ -269,7 +283,7 @@ class _Writer(StraightLine):
     def place(self, stacks: _Stacks, out: Value, depth: int) -> str:
         """A variable with the slice that the value will fill, for its kernel to write there; None if there is none."""
         found = stacks.filled.get(out.name)
-        if not found:
+        if not found or found[0] in stacks.alike:
             return "None"
         place, shape = self.fresh(), self.local(out).shape
         unless = f" if {found[0]} is not None else None" if found[0] in stacks.sinks else ""
@@ -287,6 +301,8 @@ class _Writer(StraightLine):
                 self.put(depth, f"if {stack} is None: {stacks.sinks[stack]}(g, {stacks.index}, {names[name]})")
                 when = when.replace("if", "elif", 1) or "else: "
             copy = f"{self.bind(fill_stack)}({stack}, {self.mesh.lead}, {stacks.index}, {names[name]})"
+            if stack in stacks.alike:
+                copy = stacks.alike[stack].format(f"{stack}, {stacks.index}, {names[name]}")
             self.put(depth, f"{when}{stack} = {copy}")
         if place:
             self.put(depth, f"{place} = None")
@@ -295,12 +311,14 @@ class _Writer(StraightLine):
 @dataclass
 class _Stacks:
     """The stacks of a loop's results: the loop's counter, value -> variables of its stacks, value -> its slice,
-    variable of a stack -> what adds a slice to its sink."""
+    variable of a stack -> what adds a slice to its sink; alike: -> the call by which a slice goes where it lies as it
+    did when it was made."""
 
     index: str
     filled: dict[str, list[str]]
     places: dict[str, str]
     sinks: dict[str, str]
+    alike: dict[str, str]
 
 
 def memory_order(axes: Sequence[str], lead: Sequence[int], dims: Sequence[Sequence[str]]) -> tuple[int, ...]:
