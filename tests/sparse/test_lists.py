@@ -20,6 +20,7 @@ from compiler.text.stages import show_stage
 from compiler.traffic import volumes
 from compiler.verify import verify
 from compiler.walk import walk
+from dsl.diagnostics import ParcError
 from dsl.source import Source
 from runtime.data.synthetic import synthetic
 from runtime.prove import prove
@@ -101,6 +102,25 @@ def test_it_is_derived_from_the_text(init: str, body: str, listed: bool) -> None
     found = compiled(TEXT + OWN.format(init=init, body=body), "own(lr = 0.1)")
     assert lists(found) == (BOTH if listed else frozenset())
     assert prove(found.training, found.program).equal
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        ("  loss ", "  y = touched(x)\n  loss ", "E0302"),
+        ("s = s + g * g", "s = where(touched(w), s, s + g * g)", "E0210"),
+        ("s = s + g * g", "s = where(touched(g * 2.0), s, s + g * g)", "E0210"),
+        ("state s ~ zeros", "state s[columns] ~ zeros", "E0312"),
+        ("state s ~ zeros", "state s[rows] ~ zeros", "E0312"),  # what is assigned has columns, too
+        ("s = s + g * g", "s = s + g * mean(g, over lines)", "E0209"),
+    ],
+)
+def test_wrong_words(old: str, new: str, code: str) -> None:
+    text = TEXT + OWN.format(init="zeros", body="s = s + g * g\n  w = w - lr * g / (sqrt(s) + 1e-6)")
+    assert old in text
+    with pytest.raises(ParcError) as found:
+        compiled(text.replace(old, new), "own(lr = 0.1)")
+    assert [d.code for d in found.value.diagnostics][0] == code
 
 
 # --- the same as the serial program ----------------------------------------------------------------------------------
