@@ -25,10 +25,9 @@ def touched(a: Args) -> Bound:
     """`touched(g)`: which rows of the weight the step has taken; `true` for a weight of which no rows are taken."""
     making = a.scope.making
     if making.kind != "optimizer":
-        help = "it says which rows of a weight the step has taken"
-        raise fail("E0302", "`touched` stands in optimizers", a.span, help=help)
+        raise fail("E0339", "`touched` is for optimizers: which rows of the weight the step has taken", a.span)
     if (g := a.tensor("g")) is not making.gradient:
-        raise fail("E0210", "`touched` is asked of the gradient, as it is given", a.expr("g").span, help="`touched(g)`")
+        raise fail("E0339", "`touched` is asked of the gradient `g`", a.expr("g").span, help="`touched(g)`")
     if not making.taken:
         return True
     if making.touched is None:

@@ -111,9 +111,9 @@ def test_it_is_derived_from_the_text(init: str, body: str, listed: bool) -> None
 @pytest.mark.parametrize(
     ("old", "new", "code"),
     [
-        ("  loss ", "  y = touched(x)\n  loss ", "E0302"),
-        ("s = s + g * g", "s = where(touched(w), s, s + g * g)", "E0210"),
-        ("s = s + g * g", "s = where(touched(g * 2.0), s, s + g * g)", "E0210"),
+        ("  loss ", "  y = touched(x)\n  loss ", "E0339"),
+        ("s = s + g * g", "s = where(touched(w), s, s + g * g)", "E0339"),
+        ("s = s + g * g", "s = where(touched(g * 2.0), s, s + g * g)", "E0339"),
         ("state s ~ zeros", "state s[columns] ~ zeros", "E0312"),
         ("state s ~ zeros", "state s[rows] ~ zeros", "E0312"),  # what is assigned has columns, too
         ("s = s + g * g", "s = s + g * mean(g, over lines)", "E0209"),
