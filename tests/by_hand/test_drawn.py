@@ -1,5 +1,7 @@
-"""Drawn implementations: chains of layers with right messages drawn between them are accepted and proved; without one of
-the messages they are refused, or, as nothing is claimed, compute the same all the same."""
+"""Drawn implementations: chains of layers with right messages drawn between them are accepted and proved.
+
+Without one of the messages they are refused, or, as nothing is claimed, compute the same all the same.
+"""
 
 from __future__ import annotations
 
