@@ -31,7 +31,11 @@ class LengthLimit:
 
 
 CHECKED = LengthLimit(4_000_000, "checked")
-"""Long schedules are checked with fewer micro-batches, but with more than there are stages."""
+"""Where order is seen in simulation only. Long schedules are played with fewer micro-batches then, but with more than
+there are stages."""
+
+BEGUN = LengthLimit(4_000_000, "priced")
+"""Of the part before a rhythm can have begun, which is known beforehand."""
 
 PRICED = LengthLimit(8_000_000, "priced")
 """Of the part that does not repeat itself."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dsl import ast, limits
 from dsl.diagnostics import did_you_mean, fail
+from dsl.printable import legible
 from dsl.source import Source, Span
 
 ROOT_MARKS = ("pyproject.toml", ".git", "parc.toml")
@@ -65,7 +66,7 @@ def _load_relative(module: ast.String, source: Source, root: Path) -> Source:
     text, span = module.value, module.span
     if source.path is None:
         raise fail("E0014", f"{source.name} can only use modules of the standard library", span)
-    if not text.isprintable() or "\\" in text or os.path.isabs(text) or ":" in text.split("/")[0]:
+    if not legible(text) or "\\" in text or os.path.isabs(text) or ":" in text.split("/")[0]:
         help = "write the path from this file to the other, with `/`"
         raise fail("E0014", "this is not a relative path", span, help=help)
     if not text.endswith(SUFFIX):

@@ -12,6 +12,7 @@ import re
 from dsl import limits
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, Diagnostics, did_you_mean
+from dsl.printable import legible
 from dsl.source import Span
 from dsl.units import UNITS
 
@@ -276,7 +277,7 @@ class Lexer:
         end, last = position + 1, min(len(self.text), position + _LONGEST_JUNK)
         while end < last and self.text[end] != '"' and _TOKEN.match(self.text, end) is None:
             end += 1
-        shown = f"`{character}`" if character.isprintable() else f"U+{ord(character):04X}"
+        shown = f"`{character}`" if legible(character) else f"U+{ord(character):04X}"
         self._error("E0002", f"illegal character {shown}", position, end, help=_HINTS.get(character))
         return end
 

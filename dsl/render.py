@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 
 from dsl.diagnostics import Diagnostic
-from dsl.printable import REPLACEMENT, printable
+from dsl.printable import REPLACEMENT, legible, printable
 from dsl.source import Source, Span
 
 _WIDEST = 110
@@ -26,13 +26,13 @@ def _render(diagnostic: Diagnostic, sources: Mapping[str, Source], color: bool) 
     lines = [_place(p, sources)[0] for p in places if p]
     margin = " " * len(str(max(lines, default=1)))
     head = paint(f"{diagnostic.severity}[{diagnostic.code}]", diagnostic.severity)
-    out = [head + paint(f": {printable(diagnostic.message)}", "bold")]
+    out = [head + paint(f": {_line(diagnostic.message)}", "bold")]
     out += _snippet(diagnostic.span, sources, margin, paint, diagnostic.severity)
     for message, span in diagnostic.notes:
-        out.append(f"{margin} {paint('=', 'blue')} note: {printable(message)}")
+        out.append(f"{margin} {paint('=', 'blue')} note: {_line(message)}")
         out += _snippet(span, sources, margin, paint, "blue")
     if diagnostic.help:
-        out.append(f"{margin} {paint('=', 'blue')} {paint('help', 'green')}: {printable(diagnostic.help)}")
+        out.append(f"{margin} {paint('=', 'blue')} {paint('help', 'green')}: {_line(diagnostic.help)}")
     return "\n".join(out) + "\n"
 
 
@@ -74,9 +74,14 @@ def _window(line: str, start: int, length: int) -> tuple[str, int, int]:
     return shown, len(prefix) + _width(before), max(1, _width(inside))
 
 
+def _line(text: str) -> str:
+    """A message is one line, whatever names and data it quotes: they cannot pass for other messages."""
+    return printable(text, line=True)
+
+
 def _visible(text: str) -> str:
     """Tabs as spaces; whatever a terminal would act upon, or cannot show, as a replacement character."""
-    return "".join("  " if c == "\t" else c if c.isprintable() else REPLACEMENT for c in text)
+    return "".join("  " if c == "\t" else c if legible(c) else REPLACEMENT for c in text)
 
 
 def _width(text: str) -> int:
@@ -91,10 +96,10 @@ def to_json(diagnostics: Iterable[Diagnostic], sources: Mapping[str, Source]) ->
         {
             "code": d.code or None,
             "severity": d.severity,
-            "message": printable(d.message),
+            "message": _line(d.message),
             "place": place_json(d.span, sources),
-            "notes": [{"message": printable(m), "place": place_json(s, sources)} for m, s in d.notes],
-            "help": printable(d.help) if d.help else d.help,
+            "notes": [{"message": _line(m), "place": place_json(s, sources)} for m, s in d.notes],
+            "help": _line(d.help) if d.help else d.help,
         }
         for d in diagnostics
     ]

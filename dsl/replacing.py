@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all, whatever ends the process meanwhile."""
+"""Files and folders that are there whole or not at all, whatever ends the process meanwhile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import signal
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -39,7 +39,7 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
     the folder next removes those of dead ones. Raises OSError.
     """
     _remove_left_over(target.parent)
-    temporary = target.with_name(f".parc-{_machine()}-{os.getpid()}-{_start(os.getpid())}-{os.urandom(8).hex()}.tmp")
+    temporary = _temporary(target.parent)
     before = target.stat() if target.exists() else None
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     with _gone_at_the_end(temporary):
@@ -50,26 +50,74 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
+    _sync(target.parent)
+
+
+@contextmanager
+def new_folder(target: Path, watch: Callable[[str], None] = lambda where: None) -> Iterator[Path]:
+    """A new folder, which is called `target` when the block has ended; its files, which it syncs, are on the disk then.
+
+    Until then it lies beside that, and goes as the file of `replacing` does. watch: hears before it gets its name, and
+    behind that. Raises OSError, also where `target` is there and holds something.
+    """
+    _remove_left_over(target.parent)
+    temporary = _temporary(target.parent)
+    with _gone_at_the_end(temporary):
+        temporary.mkdir()
+        yield temporary
+        _sync(temporary)
+        watch("rename")
+        os.rename(temporary, target)
+    _sync(target.parent)
+    watch("renamed")
+
+
+def remove_folder(folder: Path, watch: Callable[[str], None] = lambda where: None) -> None:
+    """Remove a folder at once: a part of it is never there under its name. Raises OSError."""
+    temporary = _temporary(folder.parent)
+    watch("remove")
+    os.rename(folder, temporary)
+    watch("removing")
+    _discard(temporary)
+
+
+def _temporary(folder: Path) -> Path:
+    """A name in the folder that says whose it is."""
+    return folder / f".parc-{_machine()}-{os.getpid()}-{_start(os.getpid())}-{os.urandom(8).hex()}.tmp"
+
+
+def _sync(folder: Path) -> None:
     with suppress(OSError):  # not every system can sync a folder
-        folder = os.open(target.parent, os.O_RDONLY)
+        opened = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(opened)
         finally:
-            os.close(folder)
+            os.close(opened)
+
+
+def _discard(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            from shutil import rmtree
+
+            rmtree(path, ignore_errors=True)
+        else:
+            os.unlink(path)
 
 
 # --- what is left over ---------------------------------------------------------------------------------
 
 
 def _remove_left_over(folder: Path) -> None:
-    """Remove temporary files of processes of this machine that have ended."""
+    """Remove temporary files and folders of processes of this machine that have ended."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             name = _NAME.fullmatch(entry.name)
-            if name is not None and name[1] == _machine() and _ended(int(name[2]), name[3]):
-                with suppress(OSError):
-                    if entry.is_file(follow_symlinks=False):
-                        os.unlink(entry.path)
+            if name is None or entry.is_symlink():
+                continue
+            if name[1] == _machine() and _ended(int(name[2]), name[3]):
+                _discard(Path(entry.path))
 
 
 @cache
@@ -133,8 +181,7 @@ def _gone_at_the_end(path: Path) -> Iterator[None]:
     interrupts: list[BaseException] = []
 
     def end(number: int, frame: FrameType | None) -> None:
-        with suppress(OSError):
-            os.unlink(path)
+        _discard(path)
         if callable(before[number]):
             try:
                 before[number](number, frame)
@@ -155,8 +202,7 @@ def _gone_at_the_end(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            os.unlink(path)
+        _discard(path)
         for number, was in before.items():
             signal.signal(number, was)
         if interrupts:  # what is raised while something is cleaned up is lost, or a file that is gone told of instead

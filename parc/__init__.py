@@ -15,6 +15,7 @@ from parc.api import (
     batches,
     check,
     compile,
+    convert,
     diff,
     diff_text,
     emit,
@@ -23,9 +24,11 @@ from parc.api import (
     explain_tensor,
     export,
     fmt,
+    init,
     load_program,
     run,
     shrink,
+    sweep,
     verify,
 )
 
@@ -35,6 +38,7 @@ __all__ = [
     "batches",
     "check",
     "compile",
+    "convert",
     "diff",
     "diff_text",
     "emit",
@@ -43,9 +47,11 @@ __all__ = [
     "explain_tensor",
     "export",
     "fmt",
+    "init",
     "load_program",
     "run",
     "shrink",
+    "sweep",
     "verify",
 ]
 

@@ -54,7 +54,7 @@ def require_machine(asked: Asked) -> None:
         f"{what} `{program.name}` here takes some {amount(needed)} of memory, and there are {amount(limit.bytes)} "
         f"({limit.what})",
         asked.span,
-        help=_help(asked.evaluate),
+        help=_LOWERED if asked.evaluate is None else _help(asked.evaluate),
     )
 
 
@@ -91,13 +91,16 @@ def _require_axes(asked: Asked, most: int) -> None:
         raise fail("E0932", message, asked.span, help="give it fewer dims, or the mesh fewer axes")
 
 
-def out_of_memory() -> Diagnostic:
-    """E0910 where something took more memory than was told before."""
+def out_of_memory(lowered: bool = False) -> Diagnostic:
+    """E0910 where something took more memory than was told before. lowered: of a `.npu`, which has its sizes."""
     from runtime.available import available
 
     limit = available()
     of = f": {amount(limit.bytes)} are left ({limit.what})" if limit is not None else ""
-    return Diagnostic("E0910", f"this takes more memory than there is{of}", help=_help(None))
+    return Diagnostic("E0910", f"this takes more memory than there is{of}", help=_LOWERED if lowered else _help(None))
+
+
+_LOWERED = "the program was lowered for these sizes: `parc verify --small` takes the `.par` file that it was made of"
 
 
 def _help(evaluate: Callable[[Sizes], Job] | None) -> str:

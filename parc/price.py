@@ -11,11 +11,14 @@ from dsl.data import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """seconds: of a step; needed: bytes of device memory, of the device that needs most; fits: whether it has them."""
+    """seconds: of a step; needed: bytes of device memory, of the device that needs most; fits: whether it has them;
+    samples, tokens: that a step reads."""
 
     seconds: float
     needed: int
     fits: bool
+    samples: int = 0
+    tokens: int = 0
 
 
 def price(job: Job) -> Price:
@@ -23,4 +26,5 @@ def price(job: Job) -> Price:
     compiled = compile_job(job)
     simulation = Simulation.of(compiled)
     needed = Systems(compiled, simulation.features).fullest.needed
-    return Price(simulation.seconds(), needed, needed <= simulation.cluster.device.memory)
+    fits, features = needed <= simulation.cluster.device.memory, simulation.features
+    return Price(simulation.seconds(), needed, fits, features.samples, features.tokens)

@@ -19,6 +19,7 @@ from dsl.data import dataclass
 from runtime.rank.timed import SENT, START, TimedSpan
 
 if TYPE_CHECKING:
+    from runtime.distribute import Array
     from runtime.torch.engine import Engine
     from runtime.torch.executor import TorchExecutor
 
@@ -170,9 +171,9 @@ class Profiler:
         self.run: TorchExecutor | None = None
         self.program: Program | None = None
 
-    def executor(self, program: Program) -> TorchExecutor:
+    def executor(self, program: Program, initial: Mapping[str, Array] | None = None) -> TorchExecutor:
         """A program on the engine's processes, which note what they do."""
-        self.program, self.run = program, self.engine.executor(program)
+        self.program, self.run = program, self.engine.executor(program, initial)
         return self.run
 
     def profile(self, name: str, simulation: Simulation | None = None) -> Profile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any
 
 from compiler.memory.capacity import check_capacity
@@ -14,6 +14,7 @@ from compiler.program import InputDecl, Program
 from compiler.text.printer import show_devices
 from compiler.traffic import collectives
 from dsl.data import dataclass
+from parc.keeping import Keeper, Keeping, Saved
 from runtime.data import open_data
 from runtime.executor import Executor
 from runtime.stacked import Emulator
@@ -57,6 +58,7 @@ class RunResult:
     """What a run gave: loss (if there is one) and metrics of each of its `steps`; memory; communication. `data`: the
     reader, or `synthetic`.
 
+    first: updates before those of this run; began: the checkpoint that it began with; saved: those that it made.
     entry: what was run, `train_step`, `evaluate` or `infer`; outputs: the model's, of the last batch.
     step_seconds: what a step took here, on the average; simulated_step_seconds: what it takes on the job's cluster of
     `device`s as the cost model has it, None where there is no cluster.
@@ -75,6 +77,9 @@ class RunResult:
     entry: str = "train_step"
     outputs: dict[str, Any] = field(default_factory=dict)
     steps: int = 0
+    first: int = 0
+    began: str | None = None
+    saved: list[Saved] = field(default_factory=list)
 
 
 def run(
@@ -84,36 +89,49 @@ def run(
     capacities: Mapping[str, float] | None = None,
     progress: Callable[[Progress], None] | None = None,
     simulated: tuple[str, float] | None = None,
-    executor: Callable[[Program], Executor] = Emulator,
+    executor: Callable[..., Executor] = Emulator,
     every: Sequence[InputDecl] | None = None,
+    keeping: Keeping = Keeping(),  # noqa: B008
+    outputs: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> RunResult:
     """Train for some steps (or whatever the program's first entry is), on made-up data if there are none; `progress`
-    hears of each.
+    hears of each, `outputs` of what each puts out. A run that goes on from a checkpoint ends with the same step.
 
     `simulated`: the cluster's device, and the seconds that a step takes there. `executor`: what runs the program.
-    `every`: see `open_data`.
-    Raises ParcError: out of memory, data that do not fit, and what the executor raises.
+    `every`: see `open_data`. `keeping`: checkpoints.
+    Raises ParcError: out of memory, data that do not fit, checkpoints that cannot be read or written, and what the
+    executor raises.
     """
     reader = open_data(data, program.inputs, every)
     memory = memory_use(program)
     check_capacity(program, capacities or {})
-    run = executor(program)
+    keeper = Keeper(keeping, program)
+    begun = keeper.begin()
+    run = executor(program) if begun.arrays is None else executor(program, initial=begun.arrays)
+    run.steps = begun.steps
+    first, begun = begun.data, replace(begun, arrays=None)
     device, ideal = simulated or (None, None)
     result = RunResult(program.name, program.devices, data.reader if data is not None else "synthetic", device)
-    result.simulated_step_seconds, result.entry, result.steps = ideal, program.entries[0].name, steps
+    result.simulated_step_seconds, result.entry = ideal, program.entries[0].name
+    result.steps, result.first, result.began = max(0, steps - first), first, begun.folder
     scored = program.entries[0].scored
     start = time.perf_counter()
-    for number in range(1, steps + 1):
+    for number in range(first + 1, steps + 1):
         done = run.step(reader.batch(program.seed, number - 1))
         loss = float(done.loss) if scored else None
         result.losses += [loss] if loss is not None else []
         for name, value in {**done.metrics, **done.reports}.items():
             result.metrics.setdefault(name, []).append(float(value))
         result.outputs = done.outputs
+        if outputs is not None:
+            outputs(done.outputs)
         if progress is not None:
             taken = time.perf_counter() - start
-            progress(Progress(number, loss, taken, None if ideal is None else number * ideal))
-    result.step_seconds = (time.perf_counter() - start) / steps
+            progress(Progress(number, loss, taken, None if ideal is None else (number - first) * ideal))
+        if (saved := keeper.after(run, number, number == steps)) is not None:
+            result.saved.append(saved)
+    kept = sum(s.seconds for s in result.saved)
+    result.step_seconds = (time.perf_counter() - start - kept) / max(1, result.steps)
     result.memory = _memory(program, memory)
     result.traffic = _traffic(program)
     return result

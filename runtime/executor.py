@@ -70,6 +70,10 @@ class Executor(Protocol):
         """Replace weights and states, by their logical names; ValueError for a name or a shape that is not there."""
         ...
 
+    def pieces(self, roles: tuple[str, ...], only_update: bool | None = None) -> list[Piece]:
+        """What is in the buffers of these roles, group by group."""
+        ...
+
     def step(self, batch: Mapping[str, Readable], gradients: bool = False) -> StepResult:
         """Run one training step on a logical batch.
 

@@ -127,7 +127,8 @@ class _Loop:
         carries: list[tuple[str, Value, Value, Value]] = []  # name, before, parameter, after
         for name, (outside, param) in self.carried.items():
             result = results[name]
-            if result is param:
+            # What changes in training alone goes through without: of a pipeline it comes out where it does there.
+            if result is param and param.origin.path not in scope.making.carried_before:
                 if param in used:
                     frame.imports[outside] = param  # nothing changes it: an invariant
                 continue
@@ -135,6 +136,7 @@ class _Loop:
             if result.type != param.type:
                 result = _matched(name, result, param, self.statement, self.inner)
             carries.append((name, outside, param, result))
+            scope.making.carried.add(param.origin.path)
         made = {n: frame.local(v) for n, v in results.items() if n in self.sliced and v is not self.sliced[n][1]}
         kept = frame.results
         used.update(v for _, v in kept)

@@ -68,6 +68,8 @@ class Making:
         self.names = names
         self.known = before.sites if before is not None else {}
         self.sites: dict[CallSite, str] = {}
+        self.carried: set[str] = set()  # what loops carry, by the path of the parameter
+        self.carried_before = before.carried if before is not None else frozenset[str]()
         self.scopes, self.labels = (Names(self._given(what)) for what in ("scope", "label"))
         self.streams = Names()
         self.training = before is None  # what `training` stands for

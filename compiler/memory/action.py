@@ -105,7 +105,8 @@ class Replay:
     def run(self, function: Function) -> MemoryEffect:
         self.totals = {}
         self.effect = MemoryEffect({})
-        self.changes = [(b, b.role, b.bytes) for b in self.saved.values() if not b.static]
+        # What an accumulator is in is there already, whoever has it in a slot as well.
+        self.changes = [(b, b.role, b.bytes) for b in self.saved.values() if not b.static and not b.accumulator]
         self._body(function.body, {}, Where(function.phase))
         for memory, top in self.effect.peaks.items():
             top.alive = self._alive(memory, top.changes)

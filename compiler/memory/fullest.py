@@ -57,10 +57,8 @@ def fullest(memory: TracedMemory, group: int, kind: str) -> Fullest:
     items = [(name, r, n, 1) for (m, r), things in memory.static.items() if m == kind for name, n in things]
     action, before = top.action, top.before
     if action is not None:
-        own = list(_own(memory, kind, before, action, bool(top.where)))
-        read = {name for name, role, *_ in own if role is Role.STATISTIC}  # sums of all micro-batches, that it reads
-        items += [x for x in _of_others(memory, group, kind, before, action) if x[0] not in read or x[1] is Role.SAVED]
-        items += own
+        items += _of_others(memory, group, kind, before, action)
+        items += _own(memory, kind, before, action, bool(top.where))
     types = _types(memory, action)
     sizes = memory.program.sizes
     there = [item for item in items if item[2]]
@@ -75,22 +73,18 @@ def fullest(memory: TracedMemory, group: int, kind: str) -> Fullest:
 def _of_others(
     memory: TracedMemory, group: int, kind: str, before: tuple[ActionLoop, ...], action: Action
 ) -> Iterator[Item]:
-    """What earlier actions have accumulated, and what is saved for other micro-batches than the action's."""
+    """What earlier actions have accumulated or put out, and what is saved for other micro-batches than the action's."""
     for name in sorted(_accumulated(memory, before)):
         if memory.states[name].memory == kind:
             yield name, memory.states[name].role, memory.declared(name), 1
-    own = memory.lives((action.kind, action.chunk, _first_to_set(memory, before, action)))
-    given = {name for names in own.given.values() for name in names}
     shown: set[str] = set()  # what is saved and put out as well
     for variant in dict.fromkeys(v[:2] for v in memory.replays):
         lives = memory.lives(next(v for v in memory.replays if v[:2] == variant))
         made = _runs(before, variant)
         for b in lives.outputs:
-            slots = {name for name, saved in lives.saved.items() if saved is b}
-            shown |= slots
-            count = made - bool(slots & given)
-            if b.memory == kind and count:
-                yield b.name, Role.OUTPUT, b.bytes, count
+            shown |= {name for name, saved in lives.saved.items() if saved is b}
+            if b.memory == kind and made:
+                yield b.name, Role.OUTPUT, b.bytes, made
     for bundle in memory.bundles(group):
         if bundle.memory == kind and not bundle.names & shown:
             flying = _runs(before, bundle.origin) - _runs(before, bundle.death)
@@ -120,9 +114,8 @@ def _own(
         yield from ((name, role, size, 1) for name, role, size in effect.peaks[kind].alive)
         return
     lives = memory.lives((action.kind, action.chunk, _first_to_set(memory, before, action)))
-    yield from (
-        (b.name, b.accumulator or Role.SAVED, b.bytes, 1) for b in lives.given if b.memory == kind and not b.static
-    )
+    mine = (b for b in lives.given if b.memory == kind and not b.static and not b.accumulator)
+    yield from ((b.name, Role.SAVED, b.bytes, 1) for b in mine)
 
 
 def _first_to_set(memory: TracedMemory, before: tuple[ActionLoop, ...], action: Action) -> frozenset[str]:

@@ -51,12 +51,15 @@ class CutLoop:
 def cut_parts(
     placed: Placed, rules: Sequence[PipelineRule], stages: int
 ) -> tuple[tuple[CutLoop, ...], tuple[PlaceRule, ...]]:
-    """The loops that are cut, those with trained weights first; and where the scopes in their rows are."""
+    """The loops that are cut, those with trained weights first; and where the scopes in their rows are.
+
+    What an evaluation leaves out of a row has its stages all the same: the others lie where they do in training.
+    """
     cuts: list[CutLoop] = []
     scopes: list[PlaceRule] = []
     loops = {n.op.label: n.op.count for n in placed.forward.nodes if isinstance(n.op, Repeat)}
     top = {n.op.label: set(_labels(n.op.body)) for n in placed.forward.nodes if isinstance(n.op, Repeat)}
-    model = {n.op.label for n in placed.training.model.graph.nodes if isinstance(n.op, Repeat)}
+    model = {n.op.label: n.op.count for n in placed.training.job.model.graph.nodes if isinstance(n.op, Repeat)}
     for rule in rules:
         wrong = next((part for part in rule.parts if any(part in body for body in top.values())), None)
         if wrong is not None:
@@ -65,12 +68,14 @@ def cut_parts(
             help = f"cut the loop around it: `pipeline {around} on {rule.axis}`"
             raise ParcError(Diagnostic("E0553", message, rule.span, help=help))
         gone = next((part for part in rule.parts if part in model and part not in loops), None)
-        if gone is not None:
+        if gone is not None and placed.training.trains:
             message = f"nothing of the loop `{gone}` is computed: neither the loss nor an output needs it"
             help = "use what it makes, or leave the rule out"
             raise ParcError(Diagnostic("E0410", message, rule.span, help=help))
-        for part, counts in divided(rule, loops, stages).items():
+        for part, counts in divided(rule, model | loops, stages).items():
             mine = [s for s, n in enumerate(counts) if n]
+            if part in model and part not in loops:
+                continue
             if part in loops:
                 begin = 0 if part == rule.parts[0] else mine[0]
                 end = stages - 1 if part == rule.parts[-1] else mine[-1]

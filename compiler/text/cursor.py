@@ -13,6 +13,7 @@ from compiler.program import Affine
 from compiler.text.attrs import MICRO
 from compiler.text.lexer import Lexeme, tokens
 from dsl.diagnostics import ParcError, did_you_mean, fail
+from dsl.printable import legible
 from dsl.source import Span
 
 MAX_LIST = 100_000
@@ -103,10 +104,13 @@ class Cursor:
         t = self.token
         if t.kind not in ("word", "string"):
             self.expected(what)
-        if t.kind == "string" and not t.text.isprintable():
-            bad = next(c for c in t.text if not c.isprintable())
-            help = "names have no control characters, none that change the direction of text, and no halves of pairs"
-            raise self.error("E0673", f"a name with U+{ord(bad):04X}, which cannot be printed", help=help)
+        if t.kind == "string" and not legible(t.text):
+            bad = next(c for c in t.text if not legible(c))
+            help = (
+                "names have no control characters, no letters without ink, none that change the direction of text, and "
+                "no halves of pairs"
+            )
+            raise self.error("E0673", f"a name with U+{ord(bad):04X}, which cannot be seen", help=help)
         return self.next().text
 
     def axis_name(self, what: str) -> str:

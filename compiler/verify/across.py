@@ -24,10 +24,10 @@ from compiler.origin import Role
 from compiler.program import DeviceClass, Function, FunctionPhase, Program, StateDecl
 from compiler.text.locations import Site
 from compiler.verify.pieces import (
-    Part,
-    Piece,
     Same,
     Source,
+    StagePart,
+    StagePiece,
     State,
     Wrong,
     counted_sources,
@@ -133,7 +133,7 @@ class _Checker:
     def passes(self, function: Function, frame: _Frame, declared: Mapping[str, StateDecl]) -> None:
         """F, B and the like: the loop walks its pieces, nothing else reads across them; no reduction would close it."""
         own = {r.dim for r in frame.cls.ranges if r.chunk == function.chunk and r.count < r.total}
-        pieces: dict[str, Piece] = {}
+        pieces: dict[str, StagePiece] = {}
         for i, instr in enumerate(function.body.nodes if own else ()):
             frame.vars.update((v.name, v) for v in instr.outputs)
             op, given = instr.op, [v.name for v in instr.inputs if v.name in pieces]
@@ -157,7 +157,7 @@ class _Checker:
                     self.report.error("E0632", frame.site.inner(i), f"{head(instr)}: {why}", _ONE_BY_ONE)
                     continue
                 made = [(v, name) for v, name in zip(instr.outputs, loop.outs, strict=True) if name is not None]
-            pieces.update((v.name, Piece(dim, function.chunk, frozenset())) for v, dim in made)
+            pieces.update((v.name, StagePiece(dim, function.chunk, frozenset())) for v, dim in made)
 
     # --- buffers and reductions ----------------------------------------------------------------------
 
@@ -165,12 +165,12 @@ class _Checker:
         name = logical(decl)
         dim = cut_dim(decl, cls)
         if dim is not None:
-            return Piece(dim, decl.chunk, frozenset((name,)))
+            return StagePiece(dim, decl.chunk, frozenset((name,)))
         if decl.role is not Role.GRADIENT:
             return Same(frozenset(self.holders[name]), frozenset((name,)))
-        return self.whole(Part("sum", frozenset((("gradient", frozenset((name,)), decl.chunk),))), cls)
+        return self.whole(StagePart("sum", frozenset((("gradient", frozenset((name,)), decl.chunk),))), cls)
 
-    def whole(self, part: Part, cls: DeviceClass) -> State:
+    def whole(self, part: StagePart, cls: DeviceClass) -> State:
         """A gradient that no other group has a part of is there as soon as those of all chunks are added."""
         if len(part.of) == 1 and len(cls.groups) == 1 and all(kind == "gradient" for kind, _, _ in part.sources):
             (name,), (group,) = part.of, cls.groups
@@ -180,26 +180,26 @@ class _Checker:
 
     def write(self, decl: StateDecl, value: State, cls: DeviceClass) -> None:
         dim, name = cut_dim(decl, cls), logical(decl)
-        if isinstance(value, Part):
+        if isinstance(value, StagePart):
             raise Wrong(f"{told_part(value)}, which other stages have parts of")
         if dim is not None:
-            if isinstance(value, Piece) and (value.dim, value.chunk) != (dim, decl.chunk):
+            if isinstance(value, StagePiece) and (value.dim, value.chunk) != (dim, decl.chunk):
                 raise Wrong(f"these are the iterations of chunk {value.chunk} along {value.dim}")
             if isinstance(value, Same) and dim not in value.flat:
                 raise Wrong(f"the buffer holds the stage's own iterations of {dim}, the value is the same on all")
             return
-        if isinstance(value, Piece):
+        if isinstance(value, StagePiece):
             raise Wrong(f"the value has the stage's own iterations of {value.dim}")
         without = sorted(self.holders[name] - value.groups)
         if without:
             raise Wrong(f"stage {without[0]} holds {name} too, but does not have what the value is made of")
 
     def reduce(self, op: StageReduce, value: State, site: Site, cls: DeviceClass) -> State:
-        if isinstance(value, Piece):
+        if isinstance(value, StagePiece):
             raise Wrong(f"the stages have different iterations of {value.dim}")
-        if isinstance(value, Part) and value.fn != op.fn:
+        if isinstance(value, StagePart) and value.fn != op.fn:
             raise Wrong(f"parts of a {value.fn}")
-        sources = value.sources if isinstance(value, Part) else counted_sources(value)
+        sources = value.sources if isinstance(value, StagePart) else counted_sources(value)
         reduction = self.reductions.setdefault(op.key, _Reduction(op, site))
         reduction.brought.update(dict.fromkeys(cls.groups, sources))
         return Same(frozenset(op.groups), frozenset((op.key,)))
@@ -229,7 +229,7 @@ class _Checker:
     # --- ops -----------------------------------------------------------------------------------------
 
     def local(self, op: Op, instr: Node, given: Sequence[State], frame: _Frame) -> list[State]:
-        if any(isinstance(s, Part) for s in given):
+        if any(isinstance(s, StagePart) for s in given):
             return [self.parts(op, given, frame)] * len(instr.outputs)
         if isinstance(op, Comm):
             return [given[0]]
@@ -240,7 +240,7 @@ class _Checker:
             return [self.pointwise(op, instr.outputs[0], ins, given)]
         loops = op.loops([v.type for v in ins], [v.type for v in instr.outputs])
         of = frozenset[str]().union(*(s.of for s in given))
-        pieces = [s for s in given if isinstance(s, Piece)]
+        pieces = [s for s in given if isinstance(s, StagePiece)]
         if not pieces:
             groups = self.everyone.intersection(*(s.groups for s in given if isinstance(s, Same)))
             return [Same(groups, of, flat_dims(loops, given, k)) for k in range(len(instr.outputs))]
@@ -254,17 +254,17 @@ class _Checker:
                 raise Wrong(f"what is the same on all stages meets the stage's own iterations of {pieces[0].dim}")
         chunk = pieces[0].chunk
         if loop.kind == "pass":
-            return [Piece(name, chunk, of) if name else Same(self.everyone, of) for name in loop.outs]
+            return [StagePiece(name, chunk, of) if name else Same(self.everyone, of) for name in loop.outs]
         if frame.inside:
             raise Wrong(f"reduces the stage's own iterations of {pieces[0].dim} inside a loop")
         read = frozenset[str]().union(*(s.of for s in pieces))
         sources = frozenset(("piece", frozenset((name,)), chunk) for name in read if ("piece", name) in self.places)
-        return [Part(loop.kind, sources)] * len(instr.outputs)
+        return [StagePart(loop.kind, sources)] * len(instr.outputs)
 
     def pointwise(self, op: Op, out: Value, ins: Sequence[Value], given: Sequence[State]) -> State:
         """What `local` says of an elementwise op, in which dims of one name are one loop: most ops of U are such."""
         of = given[0].of if len(given) == 1 else frozenset[str]().union(*(s.of for s in given))
-        pieces = {(s.dim, s.chunk) for s in given if isinstance(s, Piece)}
+        pieces = {(s.dim, s.chunk) for s in given if isinstance(s, StagePiece)}
         same = [(v.type, s) for v, s in zip(ins, given, strict=True) if isinstance(s, Same)]
         if not pieces:
             names = out.type.names
@@ -276,30 +276,32 @@ class _Checker:
         ((dim, chunk),) = pieces
         if any(dim in type.names and dim not in s.flat for type, s in same):
             raise Wrong(f"what is the same on all stages meets the stage's own iterations of {dim}")
-        return Piece(dim, chunk, of)
+        return StagePiece(dim, chunk, of)
 
     def parts(self, op: Op, given: Sequence[State], frame: _Frame) -> State:
         """Parts stay parts in what is linear (or keeps the largest); sums may have addends that are the same."""
-        held = [i for i, s in enumerate(given) if isinstance(s, Part)]
-        fns = {s.fn for s in given if isinstance(s, Part)}
-        sources = frozenset[Source]().union(*(s.sources for s in given if isinstance(s, Part)))
-        if len(fns) == 1 and not any(isinstance(s, Piece) for s in given):
+        held = [i for i, s in enumerate(given) if isinstance(s, StagePart)]
+        fns = {s.fn for s in given if isinstance(s, StagePart)}
+        sources = frozenset[Source]().union(*(s.sources for s in given if isinstance(s, StagePart)))
+        if len(fns) == 1 and not any(isinstance(s, StagePiece) for s in given):
             (fn,) = fns
             more = [counted_sources(s) for s in given if isinstance(s, Same)]
             counted = all(s.of or (s.zero and fn == "sum") for s in given if isinstance(s, Same))
             added = len(given) == 2 and counted and op == Map(_ADDING[fn], (None, None))
             linear = fn == "sum" and frozenset(held) in op.linear(len(given))
             if added or linear or isinstance(op, Comm) or (fn == "max" and op.selects()):
-                return self.whole(Part(fn, sources.union(*more) if added else sources), frame.cls)
-        part = next(s for s in given if isinstance(s, Part))
+                return self.whole(StagePart(fn, sources.union(*more) if added else sources), frame.cls)
+        part = next(s for s in given if isinstance(s, StagePart))
         raise Wrong(f"{told_part(part)}, which other stages have parts of")
 
     def repeat(self, op: Repeat, instr: Node, given: Sequence[State], frame: _Frame, site: Site) -> None:
         """A loop of the optimizer: what is carried is pieces from the first iteration on, or never."""
         for s in given:
-            if isinstance(s, Part):
+            if isinstance(s, StagePart):
                 raise Wrong(f"{told_part(s)}, which other stages have parts of")
-        walked = [s for s in given[op.carries : op.carries + op.stacks] if isinstance(s, Piece) and s.dim == op.label]
+        walked = [
+            s for s in given[op.carries : op.carries + op.stacks] if isinstance(s, StagePiece) and s.dim == op.label
+        ]
         if walked:
             return self.one_by_one(op, instr, given, walked, frame, site)
         states = list(given)
@@ -309,33 +311,33 @@ class _Checker:
             inner = _Frame(frame.cls, site, begin, dict(zip(names, op.body.inputs, strict=True)), inside=True)
             self.body(op.body, inner, {})
             made = [inner.states[v.name] for v in op.body.outputs]
-            changed = [i for i in range(op.carries) if isinstance(made[i], Piece) and isinstance(states[i], Same)]
+            changed = [i for i in range(op.carries) if isinstance(made[i], StagePiece) and isinstance(states[i], Same)]
             for i in changed:
                 before, after = states[i], made[i]
-                if isinstance(before, Same) and isinstance(after, Piece) and after.dim not in before.flat:
+                if isinstance(before, Same) and isinstance(after, StagePiece) and after.dim not in before.flat:
                     raise Wrong(f"what is the same on all stages becomes iterations of {after.dim}")
                 states[i] = after
             if not changed:
                 break
         for i, out in enumerate(instr.outputs):
             first = states[i] if i < op.carries else made[i]
-            frame.states[out.name] = made[i] if isinstance(made[i], Piece) else first
+            frame.states[out.name] = made[i] if isinstance(made[i], StagePiece) else first
 
     def one_by_one(
-        self, op: Repeat, instr: Node, given: Sequence[State], walked: Sequence[Piece], frame: _Frame, site: Site
+        self, op: Repeat, instr: Node, given: Sequence[State], walked: Sequence[StagePiece], frame: _Frame, site: Site
     ) -> None:
         """A loop over a stage's own iterations, none of which reads what another makes."""
         if op.carries:
             raise Wrong(f"walks all iterations of {op.label}, of which each stage has its own")
-        if len({s.chunk for s in walked}) > 1 or any(isinstance(s, Piece) and s not in walked for s in given):
+        if len({s.chunk for s in walked}) > 1 or any(isinstance(s, StagePiece) and s not in walked for s in given):
             raise Wrong("pairs iterations with others, of which each stage has its own")
         if any(isinstance(s, Same) and op.label not in s.flat for s in given[: op.stacks]):
             raise Wrong(f"what is the same on all stages meets the stage's own iterations of {op.label}")
         begin: dict[str, State] = {
-            p.name: Same(self.everyone, s.of) if isinstance(s, Piece) else s
+            p.name: Same(self.everyone, s.of) if isinstance(s, StagePiece) else s
             for p, s in zip(op.body.inputs, given, strict=True)
         }
         inner = _Frame(frame.cls, site, begin, {p.name: p for p in op.body.inputs}, inside=True)
         self.body(op.body, inner, {})
         for v, out in zip(op.body.outputs, instr.outputs, strict=True):
-            frame.states[out.name] = Piece(op.label, walked[0].chunk, inner.states[v.name].of)
+            frame.states[out.name] = StagePiece(op.label, walked[0].chunk, inner.states[v.name].of)

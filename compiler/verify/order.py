@@ -1,7 +1,8 @@
 """Schedules: each action on each micro-batch once, in order, and no group waits forever.
 
-That every micro-batch comes once is checked on the rolled form, exactly, for any number of micro-batches. Order and
-hangs are checked by simulation, for many micro-batches on the same schedules with fewer (`_shrunk`). This is enough:
+That every micro-batch comes once is checked on the rolled form, exactly, for any number of micro-batches. So are order
+and hangs, where moments are found at which all could run (`schedules.moments`). Else they are checked by simulation,
+for many micro-batches on the same schedules with fewer (`_shrunk`). This is enough:
 away from its ends each list repeats itself with the micro-batch number going up, and what waits for what depends on
 differences of micro-batches only, so that a circle of waiting actions in the middle would also be there with fewer. A
 property test holds the shortened schedules against simulation of the whole ones. Irregular schedules are not shortened,
@@ -11,7 +12,7 @@ and refused (E0931) where they are long.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from compiler.layout import TIME
@@ -20,6 +21,7 @@ from compiler.origin import Role
 from compiler.program import ALL_CHUNKS, Affine, DeviceClass, For, FunctionPhase, Program, Run, Schedule, Update
 from compiler.schedules import Action, ActionLoop, Edge, Turn, find_hang, loops
 from compiler.schedules.hang import DoneActions
+from compiler.schedules.moments import in_time
 from compiler.text.locations import Site
 from compiler.verify.report import Report
 
@@ -37,6 +39,8 @@ def check_order(program: Program, report: Report, edges: Sequence[Edge]) -> None
                 report.error("E0640", Site(c, "schedule"), problem)
                 break
     if report.failed:
+        return
+    if _in_order(fixed, homes, program, edges):
         return
     short, count = _shorten(fixed, homes, program, m, v)
     too_long = CHECKED.exceeded(program.groups, m, sum(_length(schedule) for schedule in short.values()))
@@ -62,6 +66,44 @@ def _length(schedule: Schedule) -> int:
         e.high.base - e.low.base if isinstance(e, Run) else e.count.base * len(e.steps) if isinstance(e, For) else 1
         for e in schedule
     )
+
+
+def _in_order(
+    fixed: dict[int, Schedule], homes: dict[int, tuple[int, DeviceClass]], program: Program, edges: Sequence[Edge]
+) -> bool:
+    """Whether it is seen at once that nothing is out of order, and nothing hangs."""
+    if any(ALL_CHUNKS in _chunks(e) for schedule in fixed.values() for e in schedule):
+        return False  # as loops they may be as long as there are micro-batches
+    turn = Turn.of(program)
+    rows = [loops(fixed[g], 0, turn) for g in range(program.groups)]
+    orderly = all(_orderly(row, _shared(homes[g][1])) for g, row in enumerate(rows))
+    return orderly and in_time(rows, edges, program.homes)
+
+
+def _chunks(e: Run | For | Update) -> tuple[int, ...]:
+    return (e.chunk,) if isinstance(e, Run) else tuple(chunk for _, chunk, _ in e.steps) if isinstance(e, For) else ()
+
+
+def _orderly(row: Sequence[ActionLoop], shared: Collection[int]) -> bool:
+    """Whether a group's actions come by their ranks, and those of chunks that share a state by their micro-batches."""
+    ranks = [action.kind.rank(action.chunk) for loop in row for action in loop.steps]
+    if ranks != sorted(ranks) or any(
+        loop.count > 1 and len({a.kind.rank(a.chunk) for a in loop.steps}) > 1 for loop in row
+    ):
+        return False
+    for chunk in shared:
+        most = 0
+        for loop in row:
+            of = [a.mb for a in loop.steps if a[:2] == (FunctionPhase.FORWARD, chunk)]
+            if of != sorted(of) or (of and (of[0] < most or (loop.count > 1 and of[0] + loop.by < of[-1]))):
+                return False
+            most = of[-1] + loop.by * (loop.count - 1) if of else most
+    return True
+
+
+def _shared(cls: DeviceClass) -> dict[int, str]:
+    """By chunk a state of the model without a part for each micro-batch: the last renews what all of them read."""
+    return {s.chunk: s.name for s in cls.states if s.role is Role.STATE and TIME not in s.layout.split_axes}
 
 
 class _Actions:
@@ -214,8 +256,7 @@ def _shrunk(schedule: Schedule, m: int, few: int, v: int) -> Schedule | None:
 
 def _disorder(mine: Iterable[Action], cls: DeviceClass) -> str | None:
     functions = {(f.phase, f.chunk) for f in cls.functions}
-    # The last micro-batch renews what all of them read (states of the model without a part for each).
-    shared = {s.chunk: s.name for s in cls.states if s.role is Role.STATE and TIME not in s.layout.split_axes}
+    shared = _shared(cls)
     most: dict[int, int] = {}
     done = DoneActions()
     last: Action | None = None

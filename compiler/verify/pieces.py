@@ -23,7 +23,7 @@ class Same:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class StagePiece:
     """The chunk's iterations, along `dim`."""
 
     dim: str
@@ -32,7 +32,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class StagePart:
     """One of the parts that `fn` brings together; made from `sources`."""
 
     fn: str
@@ -43,7 +43,7 @@ class Part:
         return frozenset[str]().union(*(names for _, names, _ in self.sources))
 
 
-State = Same | Piece | Part
+State = Same | StagePiece | StagePart
 
 
 class Wrong(Exception):
@@ -56,12 +56,12 @@ def cut_dim(decl: StateDecl, cls: DeviceClass) -> str | None:
     return next((r.dim for r in cls.ranges if r.chunk == decl.chunk and r.dim == first and r.count < r.total), None)
 
 
-def counted_sources(value: Same | Piece | Part) -> frozenset[Source]:
+def counted_sources(value: Same | StagePiece | StagePart) -> frozenset[Source]:
     """What a value that is the same on several groups adds to a sum; nothing, for a constant."""
     return frozenset((("same", value.of, 0),)) if value.of else frozenset()
 
 
-def told_part(part: Part) -> str:
+def told_part(part: StagePart) -> str:
     names = ", ".join(sorted(part.of))
     return f"the operand is this stage's part of a {part.fn} over {names or 'what they hold'}"
 
@@ -71,7 +71,7 @@ def walking_loop(loops: Sequence[Loop], given: Sequence[State]) -> Loop:
     found = [
         loop
         for loop in loops
-        if any(isinstance(s, Piece) and s.dim == name for s, name in zip(given, loop.ins, strict=True))
+        if any(isinstance(s, StagePiece) and s.dim == name for s, name in zip(given, loop.ins, strict=True))
     ]
     if len(found) > 1:
         found = [loop for loop in found if loop.kind != "minor"]

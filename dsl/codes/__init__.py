@@ -11,13 +11,14 @@
     E07xx  runs, data, memory                        running.py
     E08xx  what a job costs                          cost.py
     E09xx  limits                                    limits.py
+    E10xx  files of other systems                    foreign.py
 
 Each module has a tuple `CODES`. Nothing else imports this package at start-up: it is for `parc explain` and for tests.
 """
 
 from __future__ import annotations
 
-from dsl.codes import by_hand, cost, graph, limits, names, program, running, schedule, strategy, syntax, types
+from dsl.codes import by_hand, cost, foreign, graph, limits, names, program, running, schedule, strategy, syntax, types
 from dsl.codes.code import Code
 
 __all__ = ["CODES", "Code"]
@@ -34,6 +35,7 @@ _FAMILIES = (
     ("E07", running.CODES),
     ("E08", cost.CODES),
     ("E09", limits.CODES),
+    ("E10", foreign.CODES),
 )
 
 

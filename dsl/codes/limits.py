@@ -15,9 +15,9 @@ _LARGE = (
 )
 
 _STAGES = (
-    "use std.optimizers (sgd)\nmodel m {{\n  dim b = 2048, d = 4, e = 4\n  input x : f32[b,d]\n"
+    "use std.optimizers (sgd)\nmodel m {{\n  dim b = 4096, d = 4, e = 4\n  input x : f32[b,d]\n"
     "  repeat 1024 as block {{\n    weight w[d,e]\n    x = rename(x @ w, e -> d)\n  }}\n  loss mean(x)\n}}\n"
-    "strategy st for m {{\n  mesh (pp = {0})\n  pipeline block on pp, schedule gpipe(microbatches = 2048)\n}}\n"
+    "strategy st for m {{\n  mesh (pp = {0})\n  pipeline block on pp, schedule interleaved(microbatches = 4096)\n}}\n"
     "job fit {{\n  train m using st\n  optimizer sgd(lr = 0.1)\n}}\n"
 )
 
@@ -121,11 +121,11 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0931",
         "a schedule is too long to be gone through",
-        "A pass of a stage on a micro-batch is an action. What a step costs, and the memory that it takes, is told\n"
-        "without going through all of them. Others do: a check that nobody waits forever looks at 4,000,000 actions\n"
-        "at most (with many micro-batches at fewer of them, but more than there are stages), a trace and a page draw\n"
-        "500,000 at most, and a step is run of 20,000,000 at most.",
-        _STAGES.format(1024),
+        "A pass of a stage on a micro-batch is an action. What a step costs, the memory it takes, and that nobody\n"
+        "waits forever are told without going through all of them, but for those before stages come into a rhythm:\n"
+        "a price takes 4,000,000 at most, and so does a check of interleaved stages. A trace and a page draw 500,000\n"
+        "at most, and a step is run of 20,000,000 at most.",
+        _STAGES.format(512),
         _STAGES.format(8),
     ),
     Code(

@@ -350,8 +350,8 @@ CODES: tuple[Code, ...] = (
     _code(
         "E0673",
         "a name that cannot be printed",
-        "Names reach terminals, logs and files of other programs: they have no control characters, none that change\n"
-        "the direction of the text, and no lone halves of surrogate pairs.",
+        "Names reach terminals, logs and files of other programs: they have no control characters, no letters without\n"
+        "ink, none that change the direction of the text, and no lone halves of surrogate pairs.",
         "program fit",
         'program "fit\\u001b[2J"',
     ),

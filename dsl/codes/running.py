@@ -189,6 +189,59 @@ CODES: tuple[Code, ...] = (
         _job(""),
     ),
     Code(
+        "E0770",
+        "no checkpoint",
+        "`--resume`, `--from` and `parc convert` take a checkpoint: a folder that `--save` has made, or one with "
+        "several, of which the last is meant. What has no `manifest.json`, which is written last, is not whole: "
+        "its run was ended while it was written.",
+        "# --resume nothing\n" + _job(""),
+        _job(""),
+    ),
+    Code(
+        "E0771",
+        "a checkpoint that is damaged",
+        "A file of a checkpoint is not what was written: a byte is another, it is cut off or gone. The message "
+        "names it. Nothing of it has been taken. Each checkpoint is a folder of its own: an earlier one may be "
+        "whole.",
+        "# --resume saved\n" + _job("", seq=6),
+        "# --resume saved\n" + _job("", seq=6) + "# the same folder, as it was written\n",
+    ),
+    Code(
+        "E0772",
+        "a checkpoint of another model",
+        "Weights and states are told apart by their paths in the model, and have the shapes that its sizes give "
+        "them. A job takes those of a checkpoint (`--from`, `parc convert`) that have all of its own: other "
+        "strategies, other devices and other types of computation are no matter. An optimizer's states come from "
+        "training with that optimizer alone.",
+        "# --from saved\n" + _job("", vocab=90),
+        "# --from saved\n" + _job("", vocab=80),
+    ),
+    Code(
+        "E0773",
+        "a checkpoint cannot be written",
+        "The disk is full, the folder may not be written, or there is something else of its name. What was saved "
+        "before is as it was.",
+        "# --save /dev/null/saved\n" + _job(""),
+        "# --save saved\n" + _job(""),
+    ),
+    Code(
+        "E0774",
+        "a checkpoint of another program",
+        "A run goes on from a checkpoint bit for bit, which takes the program that saved it: the same model, "
+        "sizes, strategy, optimizer and seed. `parc convert` makes one for another strategy, `--from` begins anew "
+        "with its weights.",
+        "# --resume saved\n" + _job("  seed 2\n"),
+        "# --resume saved\n" + _job("  seed 1\n"),
+    ),
+    Code(
+        "E0775",
+        "nothing that could be saved",
+        "`--save` and `--resume` are for training: an evaluation changes no weights, and a job that says `infer` "
+        "has no state of an optimizer. Both take weights by `--from`.",
+        "# --evaluate --save saved\n" + _job(""),
+        "# --save saved\n" + _job(""),
+    ),
+    Code(
         "E0760",
         "too much data for the reader",
         "`text`, `csv` and `images` hold a whole file in memory, unpacked. The message names what there is too much "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from parc.api.checkpoints import convert
 from parc.api.compiling import Checked, check, compile, diff, diff_text, emit, evaluate, export, fmt, load_program
 from parc.api.explaining import explain, explain_tensor
+from parc.api.importing import init
 from parc.api.options import (
     ENTRIES,
     EXECUTORS,
@@ -18,7 +20,7 @@ from parc.api.options import (
     is_program,
     is_stage,
 )
-from parc.api.pricing import cost, devices, estimate, price, remedies, report, trace
+from parc.api.pricing import cost, devices, estimate, price, remedies, report, sweep, trace
 from parc.api.running import batches, run, shrink, verify
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "batches",
     "check",
     "compile",
+    "convert",
     "cost",
     "devices",
     "diff",
@@ -47,6 +50,7 @@ __all__ = [
     "explain_tensor",
     "export",
     "fmt",
+    "init",
     "is_program",
     "is_stage",
     "load_program",
@@ -55,6 +59,7 @@ __all__ = [
     "report",
     "run",
     "shrink",
+    "sweep",
     "trace",
     "verify",
 ]

@@ -235,7 +235,6 @@ def emit(
         if stage != "program":
             raise ValueError(f"{name_of(file)} is behind `{stage}`")
         return show(load_program(file, **options))
-    from compiler.driver import joined
     from compiler.model import Job
     from compiler.text import show
     from parc.emitted import early, lowered
@@ -246,21 +245,35 @@ def emit(
         compiled = lowered(given, first, timed)
         _refuse(compiled)
         warn(compiled.job, options, compiled)
-        return show(_legal(joined([compiled.program, *(lowered(given, entry).program for entry in others)])))
+        return show(_joined([compiled, *(lowered(given, entry) for entry in others)]))
     text = early(given, stage, first, folder)
     if isinstance(given, Job):
         warn(given, options)
     return text
 
 
-def _legal(program: Program) -> Program:
-    """A program of several entries, if they go together. Raises ParcError."""
+def _joined(compiled: Sequence[Compiled]) -> Program:
+    """One program of several entries of a job, if they go together.
+
+    Raises ParcError, at the states' declarations."""
+    from dataclasses import replace
+
+    from compiler.declared import logical
+    from compiler.driver import joined
+    from compiler.text.locations import Locations, Site
     from compiler.verify import verify
     from dsl.diagnostics import ParcError
 
-    found = verify(program) if len(program.entries) > 1 else ()
+    program, job = joined([c.program for c in compiled]), compiled[0].job
+    if len(program.entries) == 1:
+        return program
+    values = [*(w.value for w in job.model.weights), *(s.value for s in job.model.states)]
+    declared = {v.name: v.span for v in values}
+    classes = enumerate(cls for entry in program.entries for cls in entry.classes)
+    states = ((Site(c, "state", i), logical(s)) for c, cls in classes for i, s in enumerate(cls.states))
+    found = verify(program, Locations({site: declared[name] for site, name in states if name in declared}))
     if found:
-        raise ParcError(*found)
+        raise ParcError(*(replace(d, span=d.span or job.strategy.span) for d in found))
     return program
 
 
@@ -300,10 +313,8 @@ def export(file: File, system: System = "torch", *, entries: Sequence[Entry] = (
         return export_torch(load_program(file, **options))
     if is_program(name_of(file)):
         return export_torch(load_program(file, entries or None, **options))
-    from compiler.driver import joined
-
     chosen: list[Options] = [{**options, "entry": entry} for entry in dict.fromkeys(entries)]
-    return export_torch(_legal(joined([compile(file, **each).program for each in chosen])))
+    return export_torch(_joined([compile(file, **each) for each in chosen]))
 
 
 def load_program(file: File, entries: Sequence[Entry] | None = (), **options: Unpack[Options]) -> Program:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Unpack
 
 from parc.api.compiling import compile
-from parc.api.options import Options
+from parc.api.options import Options, texts
 
 if TYPE_CHECKING:
     from compiler.cost.time.slow import Variation
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from parc.price import Price
     from parc.remedies import Remedies
     from parc.report.trace import Detail, Trace
+    from parc.sweeping import SweptCase
 
 
 def cost(file: File, *, variation: Variation | None = None, **options: Unpack[Options]) -> Estimate:
@@ -50,6 +52,30 @@ def price(job: Job) -> Price:
     from parc.price import price
 
     return price(job)
+
+
+def sweep(
+    file: File, axes: Mapping[str, Sequence[object]], *, job: str | None = None, strategy: str | None = None
+) -> tuple[SweptCase, ...]:
+    """Price a job for all combinations of values of its parameters, the last parameter's changing first.
+
+    Args:
+        file: the path of a `.par` file, or a `Source`.
+        axes: the values of each parameter.
+        job: which one, where the file has several.
+        strategy: in place of the job's own.
+
+    Raises:
+        ParcError: for what is wrong with all of them alike.
+    """
+    from dsl.files import load
+    from dsl.source import Source
+    from parc.sweeping import sweep
+
+    source = file if isinstance(file, Source) else load(file)
+    return sweep(
+        source, {name: tuple(texts({"": v})[""] for v in values) for name, values in axes.items()}, job, strategy
+    )
 
 
 def devices() -> tuple[Device, ...]:

@@ -11,9 +11,10 @@ from parc.api.options import Executor, Options, is_program, name_of
 
 if TYPE_CHECKING:
     from compiler.driver import Compiled
-    from compiler.program import InputDecl, Program
+    from compiler.program import InputDecl
     from dsl.diagnostics import Diagnostic
     from parc.api.options import File
+    from parc.keeping import Keeping
     from parc.profiling import Profile
     from parc.small import Small
     from parc.training import Progress, RunResult
@@ -31,6 +32,8 @@ def run(
     told: Callable[[Diagnostic], None] | None = None,
     engine: Engine | None = None,
     profiled: Callable[[Profile], None] | None = None,
+    keeping: Keeping | None = None,
+    outputs: Callable[[Mapping[str, Array]], None] | None = None,
     **options: Unpack[Options],
 ) -> RunResult:
     """Train a `.par` file, or a lowered `.npu`, on emulated devices; or evaluate as many batches (`entry="evaluate"`),
@@ -45,13 +48,19 @@ def run(
         told: hears of an error before what helps is looked for, where that takes seconds.
         engine: runs the program in place of the emulator.
         profiled: hears what ran when, in the end, of an engine that is `timed`.
+        keeping: the checkpoints that it makes, and that it begins with (`parc.keeping`); steps count from the first
+            step of all then, whoever took it.
+        outputs: hears of what each step puts out, by name.
         options: see `Options`.
 
     Raises:
-        ParcError: for what is wrong; E0701 if its devices, or E0910 if this machine have no memory for it.
+        ParcError: for what is wrong; E0701 if its devices, or E0910 if this machine have no memory for it; E0770 to
+            E0775 for checkpoints.
     """
+    from parc.keeping import Keeping
+
     with engine or nullcontext():
-        return _run(file, steps, progress, told, engine, profiled, options)
+        return _run(file, steps, progress, told, engine, profiled, keeping or Keeping(), outputs, options)
 
 
 def _run(
@@ -61,12 +70,14 @@ def _run(
     told: Callable[[Diagnostic], None] | None,
     engine: Engine | None,
     profiled: Callable[[Profile], None] | None,
+    keeping: Keeping,
+    outputs: Callable[[Mapping[str, Array]], None] | None,
     options: Options,
 ) -> RunResult:
     from parc.training import run
     from runtime.stacked import Emulator
 
-    executor: Callable[[Program], Executing] = Emulator if engine is None else engine.executor
+    executor: Callable[..., Executing] = Emulator if engine is None else engine.executor
     profiler = None
     if engine is not None and profiled is not None:
         from parc.profiling import Profiler
@@ -81,7 +92,7 @@ def _run(
     if is_program(name_of(file)):
         program = load_program(file, **options)
         require_machine(Asked(program, here))
-        found = run(program, steps, progress=progress, executor=executor)
+        found = run(program, steps, progress=progress, executor=executor, keeping=keeping, outputs=outputs)
         if profiler is not None and profiled is not None:
             profiled(profiler.profile(found.name))
         return found
@@ -98,7 +109,9 @@ def _run(
 
     require_room(compiled, told=told)
     room, every = capacities(compiled.job), _filled(compiled)
-    found = run(compiled.program, steps, compiled.job.data, room, progress, simulated, executor, every)
+    found = run(
+        compiled.program, steps, compiled.job.data, room, progress, simulated, executor, every, keeping, outputs
+    )
     if profiler is not None and profiled is not None:
         profiled(profiler.profile(found.name, simulation))
     return found

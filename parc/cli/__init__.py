@@ -17,12 +17,16 @@ from dsl.printable import printable
 from parc.cli.streams import failed, flushed, open_streams
 
 COMMANDS = {
+    "init": "Write a job from the configuration of a published model.",
     "check": "Check a file: everything but running it.",
     "compile": "Lower a file to the program of each class of devices.",
     "export": "Write the program of a file for another system: PyTorch.",
     "run": "Run a file or a lowered program on emulated devices.",
+    "evaluate": "Evaluate a file's model: loss, metrics and outputs, with the weights of a checkpoint.",
+    "convert": "Make a checkpoint for another strategy, or another job.",
     "verify": "Prove that the distributed run equals the serial program.",
     "cost": "Say how long a step takes, where the time goes, and what would help.",
+    "sweep": "Price a job for all combinations of values of its parameters.",
     "devices": "List the devices of the standard library, and the software that they have numbers for.",
     "trace": "Write the timeline of a step for Perfetto.",
     "report": "Write what a step costs as one page of HTML.",

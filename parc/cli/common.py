@@ -172,7 +172,7 @@ class Command(click.Command):
         except MemoryError:
             from parc.machine import out_of_memory
 
-            out.warn([out_of_memory()])
+            out.warn([out_of_memory(is_program(str(ctx.params.get("file", ""))))])
             return out.finish(LIMIT)
         except click.ClickException as error:
             if not out.json:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parc import api
+from parc.api.options import texts
 from parc.cli.common import (
     Command,
     Output,
@@ -26,19 +27,25 @@ from parc.cli.common import (
     threads_option,
 )
 from parc.cli.engine import engine_of, engine_options
+from parc.cli.keeping import OutputFile, from_option, keeping_of, outputs_option, save_options
 from parc.cli.tables import amount, plural, seconds, table
 from parc.cli.writing import check_output, write_output
 from parc.units import percent
 
 if TYPE_CHECKING:
+    from parc.keeping import Keeping
     from parc.profiling import Profile
     from parc.training import Progress, RunResult
+    from runtime.torch.engine import Engine
 
 
 @click.command("run", cls=Command)
 @file_argument
 @click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Training steps, or batches.")
 @evaluate_option
+@save_options
+@from_option
+@outputs_option
 @click.option(
     "--profile",
     metavar="OUT",
@@ -52,6 +59,12 @@ def command(
     file: str,
     steps: int,
     evaluate: bool,
+    save: str | None,
+    every: int | None,
+    keep: int | None,
+    resume: str | None,
+    given: str | None,
+    output: str | None,
     profile: str | None,
     engine: str,
     device: str,
@@ -65,25 +78,57 @@ def command(
 
     Prints the loss, the time of a step here and on the job's cluster, the memory that each device needs, what it sends.
     With `--evaluate` nothing is trained: every batch meets the weights as they begin. So it is with a job that says
-    `infer`, which computes the model's outputs alone.
+    `infer`, which computes the model's outputs alone. Checkpoints: docs/checkpoints.md.
     """
     set_threads(threads)
     check_program(out, file, params=params, job=job, strategy=strategy)
     chosen_engine = engine_of(engine, device, patience, profile is not None)
+    chosen = choice(out, params, job, strategy) | entry_of(evaluate)
+    keeping = keeping_of(out, save, every, keep, resume, given)
+    carry_out(out, file, steps, chosen, keeping, output, profile, chosen_engine)
+
+
+def carry_out(
+    out: Output,
+    file: str,
+    steps: int,
+    chosen: api.Options,
+    keeping: Keeping,
+    output: str | None,
+    profile: str | None = None,
+    engine: Engine | None = None,
+) -> None:
+    """Run the file and tell of it. output: the file for what the model puts out; profile: that for what ran when."""
     source = read_source(out, file, program=True)
-    check_output(profile, source, dict(params).values())
+    values = texts(chosen.get("params")).values()
+    for path in (profile, output):
+        check_output(path, source, values)
     profiles: list[Profile] = []
     profiled = None if profile is None else profiles.append
-    chosen = choice(out, params, job, strategy) | entry_of(evaluate)
-    with _progress(out, steps, "evaluating" if evaluate else "training") as progress:
+    outputs = None if output is None else OutputFile(output)
+    with _progress(out, steps, "evaluating" if chosen.get("entry") == "evaluate" else "training") as progress:
         found = api.run(
-            source, steps, progress=progress, told=out.begin, engine=chosen_engine, profiled=profiled, **chosen
+            source,
+            steps,
+            progress=progress,
+            told=out.begin,
+            engine=engine,
+            profiled=profiled,
+            keeping=keeping,
+            outputs=None if outputs is None else outputs.take,
+            **chosen,
         )
     if found.data == "synthetic":
         out.say("note: the batches are made-up numbers; a job's `data` names real ones")
-    outputs = {name: _summary(x) for name, x in found.outputs.items()}
-    out.result = asdict(replace(found, outputs=outputs))
+    if found.began is not None:
+        after = f"goes on after step {found.first}" if keeping.resume is not None else "began with its weights"
+        out.say(f"note: {found.began}: the run {after}")
+    elif keeping.resume is not None:
+        out.say(f"note: `{keeping.resume}` has nothing to go on from yet: the run began with step 1")
+    out.result = asdict(replace(found, outputs={name: _summary(x) for name, x in found.outputs.items()}))
     out.data(_shown(found, color(sys.stdout)))
+    if outputs is not None:
+        out.say(f"wrote {', '.join(outputs.write())} of {plural(len(outputs.batches), 'batch')} to {output}")
     for p in profiles:
         assert profile is not None
         from parc.report.measured import Measured
@@ -211,8 +256,8 @@ def _progress(out: Output, steps: int, what: str) -> Iterator[Callable[[Progress
             task = bar.add_task("", total=steps, what=what, loss="", clocks="")
 
             def show(now: Progress) -> None:
-                doing, loss = ("inferring", "") if now.loss is None else (what, f"loss {now.loss:.6g}")
-                bar.update(task, completed=now.step, clocks=_clocks(now), what=doing, loss=loss)
+                said, loss = (what, f"loss {now.loss:.6g}") if now.loss is not None else ("inferring", "")
+                bar.update(task, completed=now.step, what=said, loss=loss, clocks=_clocks(now))
 
             yield show
 

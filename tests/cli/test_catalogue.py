@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -63,13 +64,33 @@ def findings(text: str, code: str, folder: Path) -> list[str]:
     options = [word for line in lines for word in line if line[0].startswith("-")]
     environment = dict(word.split("=", 1) for line in lines for word in line if not line[0].startswith("-"))
     run = ["run", "--steps", "1"]
-    families = {"E07": run, "E08": ["cost"]}
+    families = {"E07": run, "E08": ["cost"], "E10": ["init", "--from"]}
     command = {"E0910": run, "E0932": run, "E0933": ["cost"]}.get(code) or families.get(code[:3], ["check"])
     result = CliRunner().invoke(cli, [*command, str(file), "--json", *options], env=environment)
     found = json.loads(result.stdout)
     errors = [d for d in found["diagnostics"] if d["severity"] == "error"]
     assert result.exit_code == found["exit"] == (0 if not errors else 4 if code.startswith("E09") else 1)
     return sorted({d["code"] for d in found["diagnostics"]})
+
+
+SAVED = ("E0771", "E0772", "E0774")
+"""Their examples have a checkpoint, `saved`, of the example without an error. E0771's is damaged."""
+
+
+def prepared(code: str, folder: Path, damaged: bool) -> None:
+    """Make what the example needs."""
+    if code not in SAVED:
+        return
+    shutil.rmtree(folder / "saved", ignore_errors=True)
+    file = folder / "before.par"
+    file.write_text(CODES[code].mended)
+    done = CliRunner().invoke(cli, ["run", str(file), "--steps", "1", "--save", str(folder / "saved")])
+    assert done.exit_code == 0, done.stderr
+    if damaged and code == "E0771":
+        (shard,) = (folder / "saved").glob("*/device-*.safetensors")
+        content = bytearray(shard.read_bytes())
+        content[-3] ^= 4
+        shard.write_bytes(content)
 
 
 EARLIER = {"E0702": "E0641", "E0703": "E0615"}
@@ -80,6 +101,11 @@ if find_spec("torch") is None:
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_the_failing_example_has_the_error_and_the_mended_one_has_none(code: str, tmp_path: Path) -> None:
+def test_the_failing_example_has_the_error_and_the_mended_one_has_none(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepared(code, tmp_path, True)
     assert findings(CODES[code].failing, code, tmp_path) == [EARLIER.get(code, code)]
+    prepared(code, tmp_path, False)
     assert findings(CODES[code].mended, code, tmp_path) == []

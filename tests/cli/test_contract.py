@@ -21,13 +21,19 @@ from tests.cli.sample import FILE
 
 ROOT = Path(__file__).parent.parent.parent
 
+CONFIG = str(ROOT / "examples" / "llama_3_8b.json")
+
 COMMAND: dict[str, list[str]] = {
+    "init": ["init", "--from", CONFIG],
     "check": ["check", "FILE"],
     "compile": ["compile", "FILE"],
     "export": ["export", "torch", "FILE"],
     "run": ["run", "FILE", "--steps", "1"],
+    "evaluate": ["evaluate", "FILE", "--steps", "1"],
+    "convert": ["convert", "FILE", "--to", "FILE", "--plan"],
     "verify": ["verify", "FILE", "--steps", "1"],
     "cost": ["cost", "FILE"],
+    "sweep": ["sweep", "FILE"],
     "trace": ["trace", "FILE"],
     "report": ["report", "FILE"],
     "explain": ["explain", "FILE", "y"],
@@ -37,7 +43,7 @@ COMMAND: dict[str, list[str]] = {
 }
 """How each command is typed where all is well."""
 
-FILES = [name for name in COMMAND if name != "devices"]
+FILES = [name for name in COMMAND if name not in ("devices", "init")]
 JOBS = [name for name in FILES if name != "fmt"]
 DATA = [name for name in COMMAND if name not in ("check", "fmt")]
 BEHIND = {
@@ -45,8 +51,11 @@ BEHIND = {
     "compile": "emit",
     "export": "export",
     "run": "run",
+    "evaluate": "run",
+    "convert": "convert",
     "verify": "verify",
     "cost": "compile",
+    "sweep": "sweep",
     "trace": "trace",
     "report": "report",
     "explain": "explain_tensor",
@@ -152,7 +161,7 @@ def test_strategies(name: str, file: str) -> None:
     assert run(name, file, "--strategy", "both").exit_code == 0
     if name in ("check", "cost"):
         assert '"strategy": "both"' in shown
-    elif name in ("run", "verify", "trace", "report"):
+    elif name in ("run", "evaluate", "convert", "verify", "sweep", "trace", "report"):
         assert shown != json.dumps(found(run(name, file, "--json")))
     else:
         assert "tp=2" in shown or '"axis": "tp"' in shown
@@ -170,7 +179,7 @@ def test_misuse_is_2(name: str, file: str) -> None:
         (one,) = given["diagnostics"]
         assert one["code"] is None and one["place"] is None and f"`parc {name} --help`" in one["help"]
         assert one["message"] in result.stderr
-    if name not in FILES:  # it lists all
+    if name not in FILES:  # it lists all, or has asked for its option
         return
     assert CliRunner().invoke(cli, [name]).exit_code == 2
     assert found(CliRunner().invoke(cli, [name, "--json"]))["exit"] == 2
@@ -190,8 +199,11 @@ SINGLE = {
     "compile": ["-o x", "--output x", "--emit ast"],
     "export": ["-o x", "--output x"],
     "run": ["--steps 1", "--threads 1"],
+    "evaluate": ["--steps 1", "--from x", "-o x"],
+    "convert": ["-o x", "--from-job fit"],
     "verify": ["--tolerance 1", "--executor private"],
     "cost": [],
+    "sweep": [],
     "trace": ["-o x", "--detail none"],
     "report": ["-o x"],
     "explain": [],

@@ -151,9 +151,20 @@ def test_steps_of_too_many_actions_are_neither_run_nor_drawn(name: str, text: st
     assert "actions to be" in done.says and "the most is" in done.says and "microbatches = " in done.says, done.says
 
 
-@pytest.mark.parametrize("name", ["check", "run"])
-def test_a_schedule_that_is_too_long_to_be_checked_is_no_bug(name: str, file: Path) -> None:
-    file.write_text(stages(1024, 2048))
+@pytest.mark.parametrize("text", [stages(1024, 2048), stages(2048, 2)], ids=["square", "stages"])
+def test_many_stages_are_checked_at_once(text: str, file: Path) -> None:
+    """However many micro-batches there are: it took 16 s for 1,000 stages and as many."""
+    file.write_text(text)
+    done = run(command("check", file), seconds=4)
+    assert (done.exit, done.codes) == (0, ()) and done.peak < 256
+
+
+@pytest.mark.parametrize("name", ["check", "cost", "run"])
+def test_a_schedule_that_is_too_long_is_no_bug(name: str, file: Path) -> None:
+    text = stages(1024, 2048)
+    file.write_text(
+        text if name == "cost" else text.replace("one_f_one_b(", "interleaved(").replace("repeat 1024", "repeat 2048")
+    )
     done = run(command(name, file))
     assert (done.exit, done.codes) == (4, ("E0931",)) and done.peak < 256
     assert "1,024 stages and 2,048 micro-batches" in done.says and "4,000,000" in done.says

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 import parc
@@ -9,6 +11,7 @@ from compiler.driver import compile_job, joined
 from compiler.evaluate import evaluate
 from compiler.program import Program
 from compiler.verify import verify
+from dsl.diagnostics import ParcError
 from dsl.source import Source
 from runtime.stacked import Emulator
 
@@ -65,3 +68,20 @@ def test_what_an_entry_does_not_touch_lies_where_it_is_renewed(order: tuple[str,
     if order[0] == "train_step":  # an emulator tells the states of the first entry
         assert mine.states()["average"] == pytest.approx(theirs.states()["average"], rel=1e-5)
         assert mine.states()["average"].any()
+
+
+@pytest.mark.parametrize("order", [("train_step", "evaluate"), ("evaluate", "train_step")])
+def test_what_would_go_stale_is_told_where_it_is_declared(order: tuple[parc.api.Entry, ...]) -> None:
+    """A metric of a state alone is made on the first stage where nothing is trained, and the last renews the state."""
+    text = TEXT.replace("STAGES", "2").replace("RULE", PIPELINE)
+    text = text.replace("  loss mean", "  metric size = mean(average)\n  loss mean")
+    for asked in (lambda: parc.emit(Source("stale.par", text), entries=order), lambda: export(text, order)):
+        with pytest.raises(ParcError) as raised:
+            asked()
+        (found,) = raised.value.diagnostics
+        assert found.code == "E0651" and found.span is not None
+        assert text[found.span.start : found.span.end].startswith("average")
+
+
+def export(text: str, entries: Sequence[parc.api.Entry]) -> str:
+    return parc.api.export(Source("stale.par", text), "torch", entries=entries)

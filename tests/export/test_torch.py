@@ -293,6 +293,19 @@ def test_entries_in_one_file(name: str, tmp_path: Path) -> None:
     assert losses == pytest.approx(parc.run(file, 3, params=params).losses)
 
 
+def test_an_entry_that_trains_may_stand_behind_another(tmp_path: Path) -> None:
+    """Evaluates with the weights as they begin, then trains with the losses of `parc run`."""
+    torch = pytest.importorskip("torch")
+    file = str(ROOT / "examples" / "gpt.par")
+    (tmp_path / "train.py").write_text(parc.export(file, params=SIZES, entries=("evaluate", "train_step")))
+    data = [{k: torch.from_numpy(x) for k, x in b.items()} for b in parc.batches(file, 2, params=SIZES)]
+    torch.save(data, tmp_path / "data.pt")
+    want = parc.run(file, 2, params=SIZES).losses
+    told = command(tmp_path / "train.py", 1, "--steps", "1", "--train_step", "2", "--data", str(tmp_path / "data.pt"))
+    found = [float(re.search(r"loss ([-\d.e+]+)", line)[1]) for line in told]  # type: ignore[index]
+    assert found == pytest.approx([want[0], *want], rel=1e-4)
+
+
 @pytest.mark.parametrize("name", ["heads", "pipeline"])
 def test_entries_share_states(name: str, tmp_path: Path) -> None:
     """What an evaluation renews, the next step goes on from."""

@@ -11,7 +11,9 @@ from compiler.graph import ITEMSIZE
 from compiler.memory.capacity import out_of_memory, show_bytes, shown, when
 from compiler.memory.fullest import Fullest, fullest, traced
 from compiler.memory.peak import memory_use
-from compiler.program import Program
+from compiler.program import FunctionPhase, Program
+from dsl.source import Source
+from parc import api
 from tests.memory.test_exact import EVERY, SCHEDULES, SMALL, example
 
 
@@ -57,3 +59,28 @@ def test_what_is_told_of_it() -> None:
     assert show_bytes(found.peak) in diagnostic.message and when(found) in diagnostic.message
     first = diagnostic.notes[1][0]
     assert "block." in first and "f32[block=2, " in first and "(saved, 7 micro-batches)" in first
+
+
+TWICE = """
+use std.optimizers
+model m {
+  dim b = 512, d = 8, e = 8
+  input x : f32[b,d]
+  weight w[d,e]
+  loss abs(mean(tanh(x @ w)))
+}
+strategy st for m {
+  microbatches 2 over b, two passes
+}
+job fit {
+  train m using st
+  optimizer sgd(lr = 0.1)
+}
+"""
+
+
+def test_a_sum_that_is_saved_as_well_is_listed_once() -> None:
+    """The loss of all micro-batches, which each of them saves for its backward pass."""
+    (found,) = complete(api.compile(Source("twice.par", TWICE)).program).values()
+    assert found.action is not None and found.action.kind is FunctionPhase.BACKWARD
+    assert [(a.role, a.count) for a in found.alive if a.name == "mean.whole"] == [("statistic", 1)]

@@ -35,12 +35,13 @@ from compiler.program import (
     Update,
 )
 from compiler.text.attrs import OPS
+from dsl.printable import legible
 
 plain = st.sampled_from(
     ["x", "block.w1", "w#1", "a_b", "F", "U", "over", "to", "last", "in", "i", "g", "stage", "fn", "of"]
 )
 odd = st.sampled_from(["", "a b", "0", 'q"', "back\\slash", "é", "true", "inf", "none", "x.", "1.5", "#1", "-"])
-names = plain | odd | st.text(max_size=4).filter(str.isprintable)
+names = plain | odd | st.text(max_size=4).filter(legible)
 naturals = st.integers(0, 5) | st.integers(0, 10**19)
 integers = naturals | naturals.map(lambda n: -n)
 floats = st.floats(allow_nan=False) | st.sampled_from([0.0, -0.0, float("inf"), float("-inf"), 1e300, 5e-324, 1e16])

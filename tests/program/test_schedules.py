@@ -6,10 +6,12 @@ from itertools import product
 
 import pytest
 
+from compiler.homes import Homes
 from compiler.program import Affine, For, FunctionPhase, Run, Update
 from compiler.schedules import (
     NAMES,
     Action,
+    ActionLoop,
     Edge,
     Turn,
     actions,
@@ -17,11 +19,14 @@ from compiler.schedules import (
     families,
     find_hang,
     kinds,
+    loops,
     rolled,
     unify,
     unroll,
 )
+from compiler.schedules.moments import in_time
 
+KINDS = (FunctionPhase.FORWARD, FunctionPhase.BACKWARD)
 LEGAL = [
     (name, p, v, m)
     for name, p, v, m in product(NAMES, (1, 2, 3, 4, 7), (1, 2, 3), (1, 2, 3, 4, 5, 6, 8, 14, 21))
@@ -64,6 +69,29 @@ def test_every_action_once_and_in_order(name: str, p: int, v: int, m: int) -> No
 def test_no_schedule_hangs(name: str, p: int, v: int, m: int) -> None:
     lists = [list(actions(name, p, v, m, g)) for g in range(p)]
     assert find_hang(lists, chain_edges(p, v, name != "forward")) is None
+
+
+@pytest.mark.parametrize(("name", "p", "v", "m"), LEGAL)
+def test_moments_are_found_for_all_that_have_no_chunks(name: str, p: int, v: int, m: int) -> None:
+    """And so at once that they do not hang; for chunks, too, but for some whose rounds differ in length."""
+    turn = Turn(p, v, m)
+    rows = [loops(schedule, g, turn) for g, schedule in enumerate(rolled(name, p, v, m))]
+    found = in_time(rows, chain_edges(p, v, name != "forward"), Homes.dealt(p, p * v))
+    assert found or v > 1
+
+
+def test_no_moments_are_found_for_what_hangs() -> None:
+    """Too few forwards ahead, a micro-batch that is never sent, a backward before its forward."""
+
+    def row(*texts: tuple[int, int, int]) -> list[ActionLoop]:
+        """(kind, first, count) of runs."""
+        return [ActionLoop((Action(KINDS[kind], 0, first),), count, 1) for kind, first, count in texts]
+
+    good = row((0, 0, 2), (1, 0, 2))
+    assert in_time([good, good], chain_edges(2, 1), Homes.dealt(2, 2))
+    late = row((0, 0, 1), (1, 1, 1), (0, 1, 1), (1, 0, 1))
+    for rows in ([late, good], [good, late], [row((0, 0, 1)), row((0, 0, 2))], [good, row((1, 0, 2), (0, 0, 2))]):
+        assert not in_time(rows, chain_edges(2, 1), Homes.dealt(2, 2))
 
 
 @pytest.mark.parametrize(("name", "p", "v", "m"), LEGAL)

@@ -14,7 +14,8 @@ from compiler.layout import Layout
 from compiler.ops.comm import Relayout
 from compiler.ops.effects import Write
 from compiler.program import Program
-from compiler.schedules import find_hang, unroll
+from compiler.schedules import Turn, find_hang, loops, unroll
+from compiler.schedules.moments import in_time
 from compiler.text import parse_located, parse_program
 from compiler.verify import verify
 from compiler.verify.stages import message_edges
@@ -279,3 +280,5 @@ def test_shortened_schedules_hang_as_the_whole_ones_do(p: int, m: int, data: st.
     lists = [unroll(cls.schedule, 0) for cls in program.classes]
     hang = find_hang(lists, message_edges(program))
     assert codes(text) == (["E0642"] if hang is not None else [])
+    rows = [loops(cls.schedule, 0, Turn.of(program)) for cls in program.classes]
+    assert not in_time(rows, message_edges(program), program.homes) or hang is None

@@ -5,13 +5,17 @@ from __future__ import annotations
 import ast
 import json
 import re
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from compiler.text import parse_program, show
-from dsl.printable import printable
+from dsl.diagnostics import ParcError
+from dsl.printable import legible, printable
 from dsl.source import Source
 from parc import api
+from parc.cli import cli
 from runtime.executor import LocalExecutor
 from runtime.numpy.backend import Numpy
 from runtime.rank.compiled import CompiledRank
@@ -61,6 +65,43 @@ def test_executors(executor: type[LocalExecutor]) -> None:
     batches = api.batches(Source("p.npu", show(program)), 1)
     assert executor(program).step(next(iter(batches))).loss.shape == ()
     assert all(d.compiled for d in threads.devices(program, Numpy(), CompiledRank))
+
+
+def test_letters_that_nobody_sees_are_no_names() -> None:
+    """Two names that look alike are one to whoever reads a program."""
+    for code in (0x034F, 0x115F, 0x2800, 0x3164, 0xFE0F, 0xFFA0, 0xE0100):
+        assert chr(code).isprintable()
+        with pytest.raises(ParcError, match=f"E0673.*U\\+{code:04X}"):
+            parse_program(FIT.replace("program fit", f'program "fi{chr(code)}t"'))
+        assert printable(f"a{chr(code)}b") == "a\ufffdb"
+    assert legible("Größe 層 ж é") and printable("Größe 層 ж é\n") == "Größe 層 ж é\n"
+
+
+JOB = """\
+model line() {
+  dim b = 2, d = 1
+  input x : f32[b]
+  weight w[d]
+  loss mean(w * x)
+}
+
+job fit {
+  train line()
+  optimizer sgd(lr = 0.1)
+  data csv("d.csv")
+}
+"""
+
+
+def test_what_data_say_stays_in_its_line(tmp_path: Path) -> None:
+    """Cells and columns with ends of lines cannot be made to look like messages of their own."""
+    forged = "x\nerror[E0001]: forged\n"
+    (tmp_path / "p.par").write_text("use std.optimizers\n" + JOB)
+    for table in (f'a,"{forged}"\n1,2\n', f'x\n"{forged}"\n'):
+        (tmp_path / "d.csv").write_text(table)
+        done = CliRunner().invoke(cli, ["run", str(tmp_path / "p.par"), "--steps", "1"])
+        assert done.exit_code == 1 and "error[E070" in done.stderr, done.stderr
+        assert "forged" in done.stderr and "\nerror[E0001]" not in done.stderr, done.stderr
 
 
 def test_printable() -> None:

@@ -285,5 +285,7 @@ def test_sizes_are_told_before_anything_is_allocated(monkeypatch: pytest.MonkeyP
     assert found(micro) == found(devices) == []
     monkeypatch.setattr(available, "available", lambda: available.Limit(2**30, "test"))
     for text, code in ((micro, "E0931"), (devices, "E0910")):
-        with pytest.raises(ParcError, match=code):
+        with pytest.raises(ParcError, match=code) as raised:
             api.run(Source("p.npu", text), 1)
+    help = raised.value.diagnostics[0].help
+    assert help is not None and "`parc verify --small` takes the `.par` file" in help

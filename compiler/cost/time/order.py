@@ -16,6 +16,7 @@ from dataclasses import field
 from typing import NamedTuple
 
 from compiler.cost.kernels.work import Meet, Part, Post
+from compiler.cost.time.length import microbatches, require_short
 from compiler.cost.time.slow import Classes
 from compiler.cost.time.tasks import Cut, cuts
 from compiler.homes import Homes
@@ -147,6 +148,7 @@ def plan(
 ) -> Plan:
     """rows: the loops of each group; `parts[class][function]`: work, of which only what it waits for and sends counts;
     least: repetitions that are worth it. Raises ValueError if groups hang, ParcError (E0931) for what is too long."""
+    require_short(rows)
     planner = _Planner(rows, classes, parts, homes, least)
     planner.play()
     return planner.found
@@ -249,8 +251,7 @@ class _Planner:
             raise ValueError("device groups wait for what never comes")
 
     def _refuse(self) -> None:
-        mbs = 1 + max(a.mb + (loop.count - 1) * loop.by for row in self.rows for loop in row for a in loop.steps)
-        found = PRICED.exceeded(len(self.rows), mbs, len(self.steps))
+        found = PRICED.exceeded(len(self.rows), microbatches(self.rows), len(self.steps))
         assert found is not None
         raise ParcError(found)
 

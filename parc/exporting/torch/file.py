@@ -186,7 +186,7 @@ class _Class:
             writer.trained = set(own.gradients.values()) if own is not None else ()
             name = action(f)
             if own is not None and f.phase is FunctionPhase.BACKWARD:
-                written[name] = _derivative(own)
+                written[name] = _derivative(own, space)
             elif own is not None and f.phase is FunctionPhase.FORWARD:
                 written[name] = FunctionWriter(writer, set(), own.loss).write(own.forward, name)
             else:
@@ -267,14 +267,14 @@ class _Class:
         return "\n".join(lines)
 
 
-def _derivative(own: Derived) -> Written:
+def _derivative(own: Derived, space: str) -> Written:
     factor = f" * {number(own.factor)}" if own.factor != 1.0 else ""
     lines = [
         "def B(i, given, state, saved):",
         '    """Backward pass, of micro-batch i: what PyTorch derives of the forward pass."""',
-        "    weights = [state[name] for name in TRAINED.values()]",
+        f"    weights = [state[name] for name in {space}TRAINED.values()]",
         f'    found = torch.autograd.grad(saved["loss"]{factor}, weights, materialize_grads=True)',
-        "    return dict(add=dict(zip(TRAINED, found)))",
+        f"    return dict(add=dict(zip({space}TRAINED, found)))",
     ]
     return Written(lines, loads={"loss": True})
 

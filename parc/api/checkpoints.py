@@ -1,0 +1,50 @@
+"""Checkpoints: from the strategy that saved them to another."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Unpack
+
+from parc.api.compiling import load_program
+from parc.api.options import Options, is_program, name_of
+
+if TYPE_CHECKING:
+    from parc.api.options import File
+    from runtime.checkpoints.converting import Conversion
+
+    Path = str | os.PathLike[str]
+
+
+def convert(
+    checkpoint: Path, file: File, output: Path | None, *, from_job: str | None = None, **options: Unpack[Options]
+) -> Conversion:
+    """Make a checkpoint for a job of another, whatever strategies and devices the two have: the same numbers.
+
+    Args:
+        checkpoint: a checkpoint, or a folder of some, of which the last is meant; without `output` a `.par` or `.npu`
+            file will do, of whose job nothing has been saved yet.
+        file: a `.par` file, or a lowered `.npu`: whose checkpoint it is to be.
+        output: the folder that it becomes; None: it is only told what would be written and moved.
+        from_job: the job of a `.par` file in place of a checkpoint, if it has several.
+        options: see `Options`; of `file`, and `params` also of a `.par` file that is the same.
+
+    Raises:
+        ParcError: for what is wrong with the files; E0770 to E0773.
+    """
+    import pathlib
+
+    from runtime.checkpoints.converting import convert, plan_checkpoint, plan_programs
+    from runtime.checkpoints.reading import Checkpoint
+
+    program = load_program(file, **options)
+    given = os.fspath(checkpoint)
+    if output is None and (given.endswith(".par") or is_program(given)):
+        same = os.path.realpath(given) == os.path.realpath(name_of(file))
+        own: Options = (
+            {} if is_program(given) else {"job": from_job, "params": options.get("params", {}) if same else {}}
+        )
+        return plan_programs(load_program(given, **own), program)
+    found = Checkpoint.latest(pathlib.Path(given))
+    if output is None:
+        return plan_checkpoint(found, program)[0]
+    return convert(found, program, pathlib.Path(output))

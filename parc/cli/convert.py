@@ -1,0 +1,60 @@
+"""`parc convert`: a checkpoint for another strategy."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from parc import api
+from parc.cli.common import Command, Name, Output, check_program, choice, job_options, read_source
+from parc.cli.tables import amount, plural
+
+if TYPE_CHECKING:
+    from runtime.checkpoints.converting import Conversion
+
+
+@click.command("convert", cls=Command)
+@click.argument("checkpoint", metavar="CHECKPOINT")
+@click.option("--to", "file", required=True, metavar="FILE", help="The `.par` file (or `.npu`) that it is to be for.")
+@click.option("-o", "--output", metavar="DIR", help="The folder that is made.")
+@click.option("--plan", is_flag=True, help="Write nothing: say what would be written and moved.")
+@click.option("--from-job", metavar="NAME", type=Name(), help="With `--plan`: the job of a `.par` file with several.")
+@job_options
+def command(
+    out: Output,
+    checkpoint: str,
+    file: str,
+    output: str | None,
+    plan: bool,
+    from_job: str | None,
+    params: tuple[tuple[str, str], ...],
+    job: str | None,
+    strategy: str | None,
+) -> None:
+    """Make of CHECKPOINT (or the last in a folder) one for the job of FILE: other devices, another strategy.
+
+    The numbers stay as they are; a job that infers takes the weights alone, in the type of its computation. With
+    `--plan` CHECKPOINT may be a `.par` file, of which nothing has been saved yet.
+    """
+    if (output is None) != plan:
+        raise click.UsageError("`-o DIR` says what is to be made, or `--plan` that nothing is")
+    check_program(out, file, params=params, job=job, strategy=strategy)
+    source = read_source(out, file, program=True)
+    found = api.convert(checkpoint, source, output, from_job=from_job, **choice(out, params, job, strategy))
+    out.result = asdict(found) | {"output": output}
+    out.data(_shown(found, output))
+
+
+def _shown(found: Conversion, output: str | None) -> str:
+    devices = f"{plural(found.before, 'device')} -> {found.after:,}"
+    size = f"{amount(found.bytes)}, of which {amount(found.moved)} move to another device"
+    lines = [f"{devices}: {plural(found.tensors, 'tensor')}, {size}"]
+    if found.cast:
+        lines.append(f"in another type: {plural(len(found.cast), 'tensor')}")
+    if found.dropped:
+        lines.append(f"left out: {plural(len(found.dropped), 'tensor')}, such as {found.dropped[0]}")
+    if output is not None:
+        lines.append(output)
+    return "\n".join(lines)

@@ -1,0 +1,120 @@
+"""BERT (Devlin and others 2018), trained to predict masked tokens: norms stand behind the parts of a layer."""
+
+from __future__ import annotations
+
+from parc.importing.config import Config
+from parc.importing.described import Described, Family, block, call, dropout, unless, written
+from runtime.checkpoint_names import rows
+
+LAYER = {
+    "attention.self.query.weight": "attention.wq[(h k) d]",
+    "attention.self.query.bias": "attention.bq[(h k)]",
+    "attention.self.key.weight": "attention.wk[(h k) d]",
+    "attention.self.key.bias": "attention.bk[(h k)]",
+    "attention.self.value.weight": "attention.wv[(h k) d]",
+    "attention.self.value.bias": "attention.bv[(h k)]",
+    "attention.output.dense.weight": "attention.wo[d (h k)]",
+    "attention.output.dense.bias": "attention.bo[d]",
+    "attention.output.LayerNorm.weight": "attention_norm.gain[d]",
+    "attention.output.LayerNorm.bias": "attention_norm.bias[d]",
+    "intermediate.dense.weight": "mlp.w1[f d]",
+    "intermediate.dense.bias": "mlp.b1[f]",
+    "output.dense.weight": "mlp.w2[d f]",
+    "output.dense.bias": "mlp.b2[d]",
+    "output.LayerNorm.weight": "mlp_norm.gain[d]",
+    "output.LayerNorm.bias": "mlp_norm.bias[d]",
+}
+ENDS = {
+    "bert.embeddings.word_embeddings.weight": "words[v d]",
+    "bert.embeddings.position_embeddings.weight": "places[p d]",
+    "bert.embeddings.token_type_embeddings.weight": "segments[kind d]",
+    "bert.embeddings.LayerNorm.weight": "embedding_norm.gain[d]",
+    "bert.embeddings.LayerNorm.bias": "embedding_norm.bias[d]",
+    "cls.predictions.transform.dense.weight": "transform.w[c d]",
+    "cls.predictions.transform.dense.bias": "transform.offset[c]",
+    "cls.predictions.transform.LayerNorm.weight": "transform_norm.gain[c]",
+    "cls.predictions.transform.LayerNorm.bias": "transform_norm.bias[c]",
+    "cls.predictions.bias": "offset[v]",
+}
+
+
+def describe(config: Config) -> Described:
+    """Reads a configuration."""
+    hidden, heads = config.integer("hidden_size", 768), config.integer("num_attention_heads", 12)
+    if hidden % heads:
+        config.wrong("num_attention_heads", f"is {heads}, which does not divide the hidden size {hidden}")
+    tanh = config.choice("hidden_act", {"gelu": False, "gelu_new": True, "gelu_pytorch_tanh": True}, "gelu")
+    for key, value in (
+        ("position_embedding_type", "absolute"),
+        ("is_decoder", False),
+        ("add_cross_attention", False),
+        ("tie_word_embeddings", True),
+    ):
+        config.only(key, value)
+    width, positions = config.integer("intermediate_size", 3072), config.integer("max_position_embeddings", 512)
+    layers, vocab = config.integer("num_hidden_layers", 12), config.integer("vocab_size", 30522)
+    std = config.number("initializer_range", 0.02)
+    rates = {
+        "drop": config.share("hidden_dropout_prob", 0.1),
+        "attention_drop": config.share("attention_probs_dropout_prob", 0.1),
+    }
+    params = {
+        "layers": layers,
+        "hidden": hidden,
+        "vocab": vocab,
+        "heads": heads,
+        "width": width,
+        "positions": positions,
+        "kinds": config.integer("type_vocab_size", 2),
+        "eps": config.number("layer_norm_eps", 1e-12),
+        **{name: rate for name, rate in rates.items() if rate},
+    }
+    other = unless(std, 0.02)
+    attention = call(
+        "attention",
+        "x",
+        "heads",
+        causal=False,
+        drop="attention_drop" if rates["attention_drop"] else None,
+        std=other,
+        key_bias=True,
+        label="attention",
+    )
+    mlp = call("mlp", "x", "width", std=other, tanh=tanh or None, label="mlp")
+    embedded = call("layer_norm", "x", "eps", label="embedding_norm")
+    transformed = call("linear", "x", "over c", std=other, label="transform")
+    return Described(
+        params={name: written(value) for name, value in params.items()},
+        head=(
+            "dim b = batch, s = seq, d = hidden, c = hidden, v = vocab, p = positions, kind = kinds",
+            "input tokens : int32[b,s] in 0..v",
+            "input segment : int32[b,s] in 0..kind",
+            "input targets : int32[b,s] in -100..v",
+        ),
+        body=(
+            f"weight words[v,d], places[p,d], segments[kind,d] ~ normal({std!r})",
+            "weight offset[v] ~ zeros",
+            "x[b,s,d] = take(words, tokens, over v) + take(segments, segment, over kind)",
+            "x = x + slice(places, p -> s, 0..s)",
+            f"x = {dropout(embedded, 'drop', rates)}",
+            *block(
+                "repeat layers as block",
+                [
+                    f"x = layer_norm(x + {dropout(attention, 'drop', rates)}, eps) as attention_norm",
+                    f"x = layer_norm(x + {dropout(mlp, 'drop', rates)}, eps) as mlp_norm",
+                ],
+            ),
+            f"found = layer_norm({'gelu_tanh' if tanh else 'gelu'}({transformed}), eps) as transform_norm",
+            "logits[b,s,v] = rename(found, c -> d) @ words + offset",
+            *block("if not training", ["output logits"]),
+            "loss cross_entropy(logits, targets, over v)",
+        ),
+        row=("block",),
+        divide={"heads": heads, "width": width, "vocab": vocab},
+        table=(*rows(ENDS), *rows(LAYER, "bert.encoder.layer.{layer}.", "block.", 0, (("block", 1),))),
+        positions=positions,
+        notes=("Targets of -100 count for nothing: the tokens that are not masked.",),
+    )
+
+
+BERT = Family("BertForMaskedLM", describe)

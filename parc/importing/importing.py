@@ -1,0 +1,78 @@
+"""A configuration becomes a job: its family describes the model, a strategy is chosen, the text is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dsl.data import dataclass
+from dsl.diagnostics import did_you_mean, fail
+from dsl.source import Source
+from parc.importing.config import Config, read_config
+from parc.importing.described import Described
+from parc.importing.families.known import KNOWN, family_of
+from parc.importing.strategy import chosen
+from parc.importing.writer import Degrees, job_text
+from runtime.checkpoint_names import StoredTensor
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedJob:
+    """A job that was written. family: the `model_type`; parameters: numbers that are trained; devices: of the cluster,
+    or 1; fits: whether they have the memory (None without a cluster). table: what checkpoints call the weights."""
+
+    text: str
+    family: str
+    parameters: int
+    devices: int
+    fits: bool | None
+    table: tuple[StoredTensor, ...]
+
+
+def import_config(
+    source: Source, cluster: tuple[int, str] | None = None, ignored: Sequence[str] = (), precision: str = "bf16"
+) -> ImportedJob:
+    """Writes the job of a configuration. cluster: number and device. ignored: keys that change nothing, says the user.
+
+    Raises ParcError (E1001 to E1005).
+    """
+    config = read_config(source)
+    kind, trained, described = _described(config, ignored)
+    name = kind
+    parameters = _parameters(job_text(name, described, [], Degrees(), None, precision))
+    title = [
+        f"{trained}: {parameters:,} parameters. Written by `parc init` from a config.json of Hugging Face.",
+        *described.notes,
+    ]
+
+    def text(degrees: Degrees) -> str:
+        return job_text(name, described, title, degrees, cluster, precision)
+
+    degrees, fits = chosen(text, described, cluster)
+    return ImportedJob(text(degrees), kind, parameters, cluster[0] if cluster else 1, fits, described.table)
+
+
+def _described(config: Config, ignored: Sequence[str]) -> tuple[str, str, Described]:
+    kind = config.text("model_type", "")
+    if not kind:
+        help = "it says which family of models it is, such as `llama`"
+        raise fail("E1005", "`model_type` is missing", config.span(), help=help)
+    if kind not in KNOWN:
+        help = did_you_mean(kind, KNOWN) or f"there are {', '.join(sorted(KNOWN))}"
+        if "text_config" in config:
+            help = "what lies under `text_config` is a model of its own: save that as a file"
+        raise fail("E1002", f"`{kind[:60]}` is no family of models that is known", config.span("model_type"), help=help)
+    family = family_of(kind)
+    for name in config.texts("architectures"):
+        if name != family.trained:
+            config.refuse("architectures", f"`{name[:60]}`", f"of {kind} there is {family.trained}")
+    described = family.describe(config)
+    config.unread(ignored)
+    return kind, family.trained, described
+
+
+def _parameters(text: str) -> int:
+    """How many numbers the job's weights have."""
+    from compiler.evaluate import evaluate_file
+
+    job = evaluate_file(Source("job.par", text)).job
+    return sum(w.value.type.elements for w in job.model.weights)

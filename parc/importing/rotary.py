@@ -1,0 +1,148 @@
+"""Rotary positions, as configurations of transformers 4 and 5 say them, and how the standard library writes them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import log, sqrt
+from typing import Any
+
+from dsl.data import dataclass
+from parc.importing.config import Config
+from parc.importing.described import call
+from parc.importing.rolling import counted
+
+PLAIN = "default"
+KINDS = (PLAIN, "linear", "dynamic", "yarn", "llama3", "longrope")
+
+
+@dataclass(frozen=True, slots=True)
+class RotaryKind:
+    """How fast heads turn. turned: how many numbers of a head; speeds: the call that gives them, along `half` of
+    `pairs`; "" where they follow from theta alone. amplitude: what is turned is multiplied by it. mscale: YaRN's factor
+    of the square root of the scores (DeepSeek). functions: that `speeds` calls."""
+
+    theta: float
+    size: int
+    turned: int
+    speeds: str = ""
+    amplitude: float = 1.0
+    mscale: float = 1.0
+    functions: tuple[str, ...] = ()
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs turn."""
+        return self.turned // 2
+
+    @property
+    def plain(self) -> bool:
+        """Whether all follows from theta."""
+        return not self.speeds and self.turned == self.size and self.amplitude == 1.0
+
+
+def read_rotary(config: Config, size: int, theta: float, positions: int) -> RotaryKind:
+    """The rotary positions of a model whose layers have the same. size: of a head; theta: the default; positions: the
+    longest sequence."""
+    found = config.part("rope_parameters") or config.part("rope_scaling")
+    base = config.number("rope_theta", theta)
+    share = config.number("partial_rotary_factor", 1.0)
+    return rotary_of(found, config, size, base, positions, share)
+
+
+def rotary_of(
+    found: Config | None, config: Config, size: int, theta: float, positions: int, share: float = 1.0
+) -> RotaryKind:
+    """The rotary positions that one object says (None: the plain ones)."""
+    if found is None:
+        return _made("", config, size, theta, share)
+    theta = found.number("rope_theta", theta)
+    share = found.number("partial_rotary_factor", share)
+    kind = found.text("rope_type", found.text("type", PLAIN))
+    found.seen.add("type")
+    kind = {"su": "longrope", "mrope": PLAIN}.get(kind, kind) if kind != "mrope" else "mrope"
+    if kind not in KINDS:
+        found.refuse("rope_type" if "rope_type" in found else "type", f"`{kind}`", f"known are {', '.join(KINDS)}")
+    turned = _turned(found, size, share)
+    if kind == PLAIN:
+        return _made("", found, size, theta, share)
+    if kind == "linear":
+        factor = found.number("factor")
+        return _made(call("rotary_speeds", "over half", theta, factor), found, size, theta, share)
+    if kind == "dynamic":  # up to the longest sequence it is the plain one
+        found.ignore("factor", "alpha", "original_max_position_embeddings")
+        return _made("", found, size, theta, share)
+    original = found.integer("original_max_position_embeddings", positions or None)
+    if kind == "llama3":
+        numbers = [found.number(k) for k in ("factor", "low_freq_factor", "high_freq_factor")]
+        return _made(call("llama3_speeds", "over half", theta, *numbers, original), found, size, theta, share)
+    if kind == "yarn":
+        return _yarn(found, size, theta, positions, original, share)
+    return _longrope(found, config, size, theta, positions, turned, share)
+
+
+def _turned(config: Config, size: int, share: float) -> int:
+    turned = int(size * share)
+    if turned < 2 or turned % 2 or turned > size:
+        config.wrong("partial_rotary_factor", f"of heads of {size} turns {turned} numbers, which are no pairs")
+    return turned
+
+
+def _made(
+    speeds: str, config: Config, size: int, theta: float, share: float, amplitude: float = 1.0, mscale: float = 1.0
+) -> RotaryKind:
+    turned = _turned(config, size, share)
+    if turned < size and not speeds:
+        speeds = call("rotary_speeds", "over half", theta)
+    return RotaryKind(theta, size, turned, speeds, amplitude, mscale)
+
+
+def _mscale(factor: float, of: float = 1.0) -> float:
+    return 1.0 if factor <= 1 else 0.1 * of * log(factor) + 1.0
+
+
+def _yarn(found: Config, size: int, theta: float, positions: int, original: int, share: float) -> RotaryKind:
+    factor = found.number("factor")
+    one, all_dim = found.number("mscale", 0.0), found.number("mscale_all_dim", 0.0)
+    usual = _mscale(factor, one) / _mscale(factor, all_dim) if one and all_dim else _mscale(factor)
+    amplitude = found.number("attention_factor", usual)
+    fast, slow = found.number("beta_fast", 32.0), found.number("beta_slow", 1.0)
+    whole = found.flag("truncate", True)
+    options: dict[str, Any] = {
+        "fast": fast if fast != 32 else None,
+        "slow": slow if slow != 1 else None,
+        "whole": None if whole else False,
+    }
+    speeds = call("yarn_speeds", "over half", theta, factor, original, **options)
+    return _made(speeds, found, size, theta, share, amplitude, _mscale(factor, all_dim) if all_dim else 1.0)
+
+
+def _longrope(
+    found: Config, config: Config, size: int, theta: float, positions: int, turned: int, share: float
+) -> RotaryKind:
+    """Each pair has a factor of its own, another one in sequences that are longer than the original ones."""
+    original = config.integer(
+        "original_max_position_embeddings", found.integer("original_max_position_embeddings", positions)
+    )
+    factor = found.number("factor", positions / original)
+    usual = 1.0 if factor <= 1 else sqrt(1 + log(factor) / log(original))
+    amplitude = found.number("attention_factor", usual)
+    texts = []
+    for key in ("long_factor", "short_factor"):
+        numbers = found.numbers(key)
+        if len(numbers) != turned // 2 or min(numbers, default=0) <= 0:
+            found.wrong(key, f"must have {turned // 2} numbers above 0, one for each pair")
+        texts.append(_factors(key + "s", numbers))
+    longer = f"long_factors(over half) if seq > {original} else short_factors(over half)"
+    speeds = f"rotary_speeds(over half, {theta!r}) / ({longer})"
+    return replace(_made(speeds, found, size, theta, share, amplitude), functions=tuple(texts))
+
+
+def _factors(name: str, numbers: list[float]) -> str:
+    """A function that gives these numbers along `half`; equal ones in a row together."""
+    pieces = counted(numbers)
+    if len(pieces) == 1:
+        return f"fn {name}(half) {{\n  return full({numbers[0]!r}, half, dtype = master)\n}}"
+    counts = sorted({n for _, n in pieces})
+    dims = ", ".join(f"n{n} = {n}" for n in counts)
+    fulls = [f"rename(full({x!r}, n{n}, dtype = master), n{n} -> part)" for x, n in pieces]
+    return f"fn {name}(half) {{\n  dim {dims}\n  return concat({', '.join(fulls)}, over part -> half)\n}}"

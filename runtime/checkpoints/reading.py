@@ -1,0 +1,94 @@
+"""Reads checkpoints: whole tensors for a run on any devices, whatever lay where when they were saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from compiler.origin import Role
+from compiler.program import Program
+from compiler.shards import ShardMap
+from dsl.data import dataclass
+from dsl.diagnostics import Diagnostics, fail
+from runtime.checkpoints.manifest import NAME, Manifest
+from runtime.checkpoints.saving import digest, whole
+from runtime.checkpoints.shard_file import Array, read_shard
+from runtime.numpy import STORAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A folder whose manifest is there, so that it is whole."""
+
+    folder: Path
+    manifest: Manifest
+
+    @staticmethod
+    def latest(folder: Path) -> Checkpoint:
+        """The checkpoint, or the last one of those in a folder. Raises ParcError: E0770 where there is none."""
+        if not (folder / NAME).exists():
+            found = whole(folder)
+            if not found:
+                what = "is not there" if not folder.exists() else "has no whole checkpoint"
+                help = "`parc run FILE --save FOLDER` makes them: `FOLDER/step-00000020` is one"
+                raise fail("E0770", f"`{folder}` {what}", help=help)
+            folder = found[-1]
+        return Checkpoint(folder, Manifest.read(folder))
+
+    def arrays(self, names: Iterable[str] | None = None) -> dict[str, Array]:
+        """Whole tensors by name, as numpy holds numbers of their dtypes; all of them, if none are named.
+
+        Raises ParcError: E0771 where a file is not what was written.
+        """
+        tensors = self.manifest.tensors
+        wanted = dict.fromkeys(tensors if names is None else names)
+        found = {name: np.empty(tensors[name].shape, STORAGE[tensors[name].dtype]) for name in wanted}
+        for file in self.manifest.files:
+            if wanted.keys().isdisjoint(name for name, _ in file.parts):
+                continue
+            arrays = read_shard(self.folder / file.name, file, tensors)
+            for (name, spans), part in zip(file.parts, arrays, strict=True):
+                if name in found:
+                    found[name][tuple(slice(*span) for span in spans)] = part
+        return found
+
+
+def resumed(found: Checkpoint, program: Program) -> dict[str, Array]:
+    """All that a run goes on from, bit for bit. Raises ParcError: E0774 where another program was saved, E0771."""
+    moment = found.manifest.moment
+    if moment.program != digest(program):
+        help = "`parc convert CHECKPOINT --to FILE -o FOLDER` makes one of it that this job can go on from"
+        message = f"`{found.folder}` was saved by another program than this job's: by `{moment.job}`"
+        raise fail("E0774", f"{message}, on {moment.devices:,} devices", help=help)
+    return found.arrays()
+
+
+def taken(found: Checkpoint, program: Program) -> dict[str, Array]:
+    """What a program takes of a checkpoint that another one may have made: all weights and states that it has, but for
+    counters and states of an optimizer that are not there. Raises ParcError: E0772 where they do not fit, E0771."""
+    return found.arrays(fitting_names(found.manifest, program, found.folder, (Role.COUNTER, Role.OPTIMIZER)))
+
+
+def fitting_names(manifest: Manifest, program: Program, folder: Path, others: tuple[Role, ...] = ()) -> list[str]:
+    """The program's tensors, all of which the checkpoint has, in the same shapes; `others`: roles that may begin as
+    declared. Raises ParcError: E0772."""
+    wrong, names = Diagnostics(), []
+    for kept in ShardMap(program).tensors.values():
+        there = manifest.tensors.get(kept.name)
+        if there is None and kept.role in others:
+            continue
+        names.append(kept.name)
+        if there is None:
+            help = f"it was saved by `{manifest.moment.job}`, whose model has no such {kept.role}"
+            wrong.error("E0772", f"`{folder}` has no tensor `{kept.name}`", help=help)
+        elif there.shape != kept.type.shape:
+            message = f"`{kept.name}` is {_shape(there.shape)} in `{folder}`, and {_shape(kept.type.shape)} here"
+            wrong.error("E0772", message, help="models of other sizes have other weights")
+    wrong.raise_if_any()
+    return names
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "a number"

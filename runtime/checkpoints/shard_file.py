@@ -1,0 +1,159 @@
+"""One file of a checkpoint: parts of tensors as safetensors, hashed while they are written and checked before they are
+read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.graph import ITEMSIZE
+from compiler.shards import Spans, elements
+from runtime.checkpoints.manifest import SavedFile, SavedTensor, damaged
+
+Array = NDArray[Any]
+
+DTYPES = {"f64": "F64", "f32": "F32", "bf16": "BF16", "f16": "F16", "int32": "I32", "uint32": "U32", "bool": "BOOL"}
+"""What safetensors calls a dtype."""
+
+STORED: dict[str, Any] = {
+    "f64": np.dtype("<f8"), "f32": np.dtype("<f4"), "bf16": np.dtype(ml_dtypes.bfloat16), "f16": np.dtype("<f2"),
+    "int32": np.dtype("<i4"), "uint32": np.dtype("<u4"), "bool": np.dtype("?"),
+}  # fmt: skip
+"""What numbers of a dtype are in a file, bit by bit; in memory f16 and bf16 are f32 (`runtime.numpy.STORAGE`)."""
+
+CHUNK = 4 * 2**20
+"""Bytes that are written, or read, at once."""
+
+Watch = Callable[[str], None]
+"""Hears where in writing it is, for tests that end it there."""
+
+
+def part_key(name: str, spans: Spans, whole: Sequence[int]) -> str:
+    """What a part of a tensor is called in its file: the tensor's name, and which part if it is not all."""
+    if all(low == 0 and high == n for (low, high), n in zip(spans, whole, strict=True)):
+        return name
+    return f"{name}[{', '.join(f'{low}:{high}' for low, high in spans)}]"
+
+
+def header(parts: Sequence[tuple[str, Spans]], tensors: dict[str, SavedTensor]) -> bytes:
+    """The beginning of the file: its length in 8 bytes, and what follows, as safetensors has it."""
+    found: dict[str, Any] = {"__metadata__": {"format": "parc"}}
+    at = 0
+    for name, spans in parts:
+        t = tensors[name]
+        end = at + elements(spans) * ITEMSIZE[t.dtype]
+        shape = [high - low for low, high in spans]
+        found[part_key(name, spans, t.shape)] = {"dtype": DTYPES[t.dtype], "shape": shape, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(found, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def write_shard(
+    path: Path,
+    parts: Sequence[tuple[str, Spans]],
+    tensors: dict[str, SavedTensor],
+    array: Callable[[str, Spans], Array],
+    watch: Watch = lambda where: None,
+) -> SavedFile:
+    """Write a file of these parts, whose numbers `array` gives one after the other; it is on the disk then.
+
+    Raises OSError.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    with os.fdopen(os.open(path, flags, 0o666), "wb", buffering=0) as file, _Hashing() as hashing:
+        size = 0
+        for block in blocks(parts, tensors, array):
+            watch("write")
+            hashing.update(block)
+            done = 0
+            while done < len(block):
+                done += file.write(block[done:]) or 0
+            size += len(block)
+        watch("fsync")
+        os.fsync(file.fileno())
+        return SavedFile(path.name, size, hashing.digest(), tuple(parts))
+
+
+def blocks(
+    parts: Sequence[tuple[str, Spans]], tensors: dict[str, SavedTensor], array: Callable[[str, Spans], Array]
+) -> Iterator[memoryview]:
+    """The bytes of a file of these parts, as `write_shard` has them, some at a time."""
+    yield memoryview(header(parts, tensors))
+    for name, spans in parts:
+        stored = np.ascontiguousarray(array(name, spans), STORED[tensors[name].dtype])
+        if stored.size:
+            view = stored.reshape(-1).view(np.uint8).data
+            yield from (view[at : at + CHUNK] for at in range(0, len(view), CHUNK))
+
+
+class _Hashing:
+    """A digest that is computed on a thread of its own, beside what writes or reads the bytes."""
+
+    def __enter__(self) -> _Hashing:
+        self._hash = sha256()
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: list[Future[None]] = []
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def update(self, block: memoryview) -> None:
+        """Take in some bytes, which must stay as they are until the end; a few such at most are on their way."""
+        self._waiting.append(self._thread.submit(self._hash.update, block))
+        if len(self._waiting) > 4:
+            self._waiting.pop(0).result()
+
+    def digest(self) -> str:
+        """Of all bytes so far."""
+        for each in self._waiting:
+            each.result()
+        self._waiting = []
+        return self._hash.hexdigest()
+
+
+def read_shard(path: Path, file: SavedFile, tensors: dict[str, SavedTensor]) -> list[Array]:
+    """The parts of a file, in their order, once its digest is that of what was written.
+
+    Raises ParcError: E0771 where a byte is another, or the file cannot be read.
+    """
+    try:
+        content = bytearray(file.bytes)
+        with path.open("rb", buffering=0) as opened, _Hashing() as hashing:
+            if (there := os.fstat(opened.fileno()).st_size) != file.bytes:
+                raise damaged(path, f"it has {there:,} bytes, {file.bytes:,} were written")
+            view, at = memoryview(content), 0
+            while at < file.bytes:
+                got = opened.readinto(view[at : at + CHUNK])
+                if not got:
+                    raise damaged(path, f"it ends at byte {at:,}")
+                hashing.update(view[at : at + got])
+                at += got
+            if hashing.digest() != file.sha256:
+                raise damaged(path, "its bytes are not those that were written")
+    except OSError as error:
+        raise damaged(path, f"it cannot be read: {error.strerror}") from None
+    begin = 8 + int.from_bytes(content[:8], "little")
+    if bytes(content[:begin]) != header(file.parts, tensors):
+        raise damaged(path, "its header is not that of the parts that the manifest lists")
+    found = []
+    for name, spans in file.parts:
+        stored = STORED[tensors[name].dtype]
+        count = elements(spans)
+        part = np.frombuffer(content, stored, count, begin).reshape([high - low for low, high in spans])
+        begin += count * stored.itemsize
+        found.append(part)
+    if begin != file.bytes:
+        raise damaged(path, "it is longer or shorter than its parts")
+    return found

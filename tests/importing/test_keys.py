@@ -1,0 +1,171 @@
+"""Configurations: what is read, what changes nothing, what is refused and where."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsl.diagnostics import Diagnostic, ParcError
+from dsl.source import Source
+from parc.importing.config import CHANGE_NOTHING, HARMLESS
+from parc.importing.families.known import KNOWN, family_of
+from parc.importing.importing import import_config
+from tests.importing.oracle import imported
+from tests.importing.small import DEEPSEEK, GEMMA, KIN, LLAMA3, SMALL, kin
+
+LLAMA = kin("Llama", "llama")
+
+
+def errors(config: object, text: str | None = None, ignored: tuple[str, ...] = ()) -> tuple[Diagnostic, ...]:
+    source = Source("config.json", json.dumps(config, indent=2) if text is None else text)
+    with pytest.raises(ParcError) as caught:
+        import_config(source, None, ignored)
+    for d in caught.value.diagnostics:
+        assert d.span is not None and 0 <= d.span.start <= d.span.end <= len(source.text) and d.help != ""
+    return caught.value.diagnostics
+
+
+def error(config: object, text: str | None = None) -> Diagnostic:
+    (found,) = errors(config, text)
+    return found
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1, 2]", "3", '{"a": NaN}', "null", "[" * 100_000, '{"a": ' * 50 + "1" + "}" * 50, '{"a": 1e, }']
+)
+def test_what_is_no_configuration(text: str) -> None:
+    assert error(None, text).code == "E1001"
+
+
+def test_families_that_are_not_known() -> None:
+    found = error({"model_type": "lama"})
+    assert found.code == "E1002" and found.help == "did you mean `llama`?"
+    assert error({}).code == "E1005" and error({"model_type": 3}).code == "E1005"
+    assert error({"model_type": "gemma3", "text_config": {}}).help == (
+        "what lies under `text_config` is a model of its own: save that as a file"
+    )
+
+
+def test_keys_that_nobody_knows_are_named_with_their_place() -> None:
+    config = {**LLAMA, "num_loops": 2, "rope_scaling": {**LLAMA3, "beta": 3}, "nothing": None, "rope_tetha": 3.0}
+    found = errors(config)
+    assert [d.code for d in found] == ["E1003"] * 3
+    text = json.dumps(config, indent=2)
+    assert [text[d.span.start : d.span.end] for d in found if d.span] == ['"num_loops"', '"rope_tetha"', '"beta"']
+    assert "`--ignore num_loops`" in str(found[0].help) and found[1].help == "did you mean `rope_theta`?"
+    assert "`rope_scaling.beta`" in found[2].message
+    assert len(errors(config, ignored=("num_loops", "rope_tetha"))) == 1
+    import_config(Source("c", json.dumps(config)), None, ("num_loops", "rope_tetha", "rope_scaling.beta"))
+
+
+@pytest.mark.parametrize("key", sorted(HARMLESS))
+def test_harmless_keys_change_nothing(key: str) -> None:
+    assert imported({**LLAMA, key: {"some": ["thing", 1]}}).text == imported(LLAMA).text
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({**LLAMA, "hidden_act": "gelu"}, "only `silu` is"),
+        ({**LLAMA, "architectures": ["LlamaForSequenceClassification"]}, "LlamaForCausalLM"),
+        ({**LLAMA, "rope_scaling": {"rope_type": "spiral"}}, "known are default"),
+        ({**kin("DeepseekV3", "deepseek_v3", **DEEPSEEK), "topk_method": "greedy"}, "only `noaux_tc` is"),
+        ({**kin("Gemma2", "gemma2", **GEMMA), "use_bidirectional_attention": True}, "only `false` is"),
+        ({**SMALL["gpt_oss"], "swiglu_limit": 5.0}, "only `7.0` is"),
+        ({**SMALL["gpt2"], "scale_attn_by_inverse_layer_idx": True}, "only `false` is"),
+        ({**SMALL["bert"], "position_embedding_type": "relative_key"}, "only `absolute` is"),
+        ({**SMALL["vit"], "qkv_bias": False}, "only `true` is"),
+        ({**SMALL["t5"], "feed_forward_proj": "gated-silu"}, "known are relu"),
+        ({**SMALL["mixtral"], "router_jitter_noise": 0.1}, "only `0.0` is"),
+        ({**SMALL["phi3"], "embd_pdrop": 0.1}, "only `0.0` is"),
+    ],
+)
+def test_values_that_are_not_supported(config: dict[str, Any], said: str) -> None:
+    found = error(config)
+    assert found.code == "E1004" and said in str(found.help), found
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {k: v for k, v in LLAMA.items() if k != "hidden_size"},
+        {**LLAMA, "hidden_size": "many"},
+        {**LLAMA, "hidden_size": 2.5},
+        {**LLAMA, "hidden_size": True},
+        {**LLAMA, "hidden_size": 0},
+        {**LLAMA, "hidden_size": -32},
+        {**LLAMA, "hidden_size": 10**30},
+        {**LLAMA, "hidden_size": [32]},
+        {**LLAMA, "num_attention_heads": 5},
+        {**LLAMA, "num_key_value_heads": 3},
+        {**LLAMA, "rope_theta": "10000"},
+        {**LLAMA, "attention_bias": 1},
+        {**LLAMA, "attention_dropout": 1.5},
+        {**LLAMA, "rope_scaling": "linear"},
+        {**LLAMA, "rope_scaling": {"type": "linear"}},
+        {**LLAMA, "rope_scaling": {"type": "linear", "factor": None}},
+        {**LLAMA, "architectures": "LlamaForCausalLM"},
+        {**LLAMA, "tie_word_embeddings": "yes"},
+        {**SMALL["gemma2"], "layer_types": ["full_attention"]},
+        {**SMALL["gemma2"], "layer_types": ["linear_attention"] * 4},
+        {
+            **SMALL["phi3_long"],
+            "rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0, 2, 3, 4]},
+        },
+        {**SMALL["phi3_part"], "partial_rotary_factor": 0.1},
+        {**SMALL["vit"], "patch_size": 5},
+    ],
+)
+def test_values_that_are_missing_or_make_no_sense(config: dict[str, Any]) -> None:
+    assert error(config).code == "E1005"
+
+
+def test_transformers_4_and_5_say_the_same_in_their_ways() -> None:
+    bare = {k: v for k, v in LLAMA.items() if k != "rope_theta"}
+    old = imported({**bare, "rope_theta": 500.0, "rope_scaling": LLAMA3, "torch_dtype": "bfloat16"}).text
+    assert imported({**bare, "rope_parameters": {**LLAMA3, "rope_theta": 500.0}, "dtype": "bfloat16"}).text == old
+    assert imported({**bare, "rope_theta": 500.0, "rope_scaling": {**LLAMA3, "type": "llama3"}}).text == old
+    gemma = {k: v for k, v in SMALL["gemma3"].items() if not k.startswith("rope")}
+    nested = {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    }
+    assert imported({**gemma, "rope_parameters": nested}).text == imported(SMALL["gemma3"]).text
+    part = {k: v for k, v in SMALL["phi3_part"].items() if k not in ("partial_rotary_factor", "rope_theta")}
+    inside = {"rope_theta": 1000.0, "partial_rotary_factor": 0.5, "rope_type": "default"}
+    assert imported({**part, "rope_parameters": inside}).text == imported(SMALL["phi3_part"]).text
+
+
+def test_null_is_what_transformers_makes_of_it() -> None:
+    """Of a window or a cap it means none; of a size, what is usual."""
+    assert "local_window" not in imported(kin("Mistral", "mistral", sliding_window=None)).text
+    whole = {**KIN, "max_position_embeddings": 8192}
+    assert "param local_window = 4096" in imported({**kin("Mistral", "mistral"), **whole}).text
+    capped = {**kin("Gemma2", "gemma2", **GEMMA), "attn_logit_softcapping": None}
+    assert "cap = " not in imported(capped).text and "soft_cap(logits, 30.0)" in imported(capped).text
+    assert "param kv_heads = 4\n" in imported({**LLAMA, "num_key_value_heads": None}).text
+    assert imported({**LLAMA, "head_dim": None}).text == imported(LLAMA).text
+
+
+def test_windows_of_qwen_count_only_where_they_are_used() -> None:
+    window = {"sliding_window": 4, "max_window_layers": 1}
+    assert "local_window" not in imported(kin("Qwen2", "qwen2", **window)).text
+    used = imported(kin("Qwen2", "qwen2", **window, use_sliding_window=True)).text
+    assert "repeat full_layers as full" in used and "param local_layers = 2\n" in used
+
+
+def test_texts_of_a_configuration_never_get_into_the_job() -> None:
+    config = {**LLAMA, "_name_or_path": "x\nparam evil = 1", "tokenizer_class": "\n# }"}
+    assert imported(config).text == imported(LLAMA).text
+
+
+def test_the_page_lists_families_and_harmless_keys() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "public-models.md").read_text()
+    for about, keys in CHANGE_NOTHING.items():
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| {about} |")]
+        assert row == f"| {about} | {', '.join(f'`{key}`' for key in keys)} |"
+    table = page[page.index("| family |") : page.index("Rotary positions may be")]
+    assert [name for name in KNOWN if f"`{name}`" not in table or f"`{family_of(name).trained}`" not in table] == []
