@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Unpack
 
-from parc.api.compiling import compile, evaluate, load_program, sizes, warn
+from parc.api.compiling import compile, evaluate, load_program, sizes, tried_by_hand, warn
 from parc.api.options import Executor, Options, is_program, name_of
 
 if TYPE_CHECKING:
@@ -117,6 +117,16 @@ def _run(
     return found
 
 
+def _require_equal_alone(file: File, options: Options) -> None:
+    """Raise ParcError (E0430) unless each implementation computes what its scope does, by itself."""
+    from dsl.diagnostics import ParcError
+
+    _, found = tried_by_hand(file, evaluate(file, **options), options)
+    errors = [d for d in found if d.severity == "error"]
+    if errors:
+        raise ParcError(*errors)
+
+
 def _filled(compiled: Compiled) -> list[InputDecl]:
     """The inputs that the job's data fill."""
     from compiler.program import InputDecl
@@ -213,6 +223,8 @@ def _verify(
         here = ["stacked", "private"] if engine.place is None else ["stacked"]
     if small is None:
         compiled = compile(file, **options)
+        if compiled.job.strategy.implementations:
+            _require_equal_alone(file, options)
         require_machine(Asked(compiled.program, here, compiled.training, compiled.job.span, sizes(file, options)))
         own: Options = {**options, "double": False}
         require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None, told)
