@@ -106,6 +106,7 @@ def _verify(program: Program, report: Report) -> None:
         check_bodies(program, report)
     if not report.failed:
         check_buffers(program, report)
+    if not report.failed:
         check_stages(program, report)
     if not report.failed:
         check_memories(program, report)

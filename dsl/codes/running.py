@@ -189,6 +189,16 @@ CODES: tuple[Code, ...] = (
         _job(""),
     ),
     Code(
+        "E0731",
+        "no C compiler",
+        "`--backend fast` has the chains of element-wise work in a program compiled: by the compiler that the "
+        "environment names (`CC`), else by `cc`, `gcc` or `clang`, with what it needs to make a shared library. What "
+        "it makes is kept in the user's cache folder (`parc/kernels` in `XDG_CACHE_HOME` or `~/.cache`). Without "
+        "`--backend fast` numpy computes, and needs none.",
+        "# CC=no-such-compiler\n# --backend fast\n" + _job(""),
+        _job(""),
+    ),
+    Code(
         "E0770",
         "no checkpoint",
         "`--resume`, `--from` and `parc convert` take a checkpoint: a folder that `--save` has made, or one with "

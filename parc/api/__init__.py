@@ -7,11 +7,13 @@ from parc.api.compiling import Checked, check, compile, diff, diff_text, emit, e
 from parc.api.explaining import explain, explain_tensor
 from parc.api.importing import init
 from parc.api.options import (
+    BACKENDS,
     ENTRIES,
     EXECUTORS,
     OURS,
     STAGES,
     SYSTEMS,
+    Backend,
     Entry,
     Executor,
     Options,
@@ -24,6 +26,8 @@ from parc.api.pricing import cost, devices, estimate, price, remedies, report, s
 from parc.api.running import batches, run, shrink, verify
 
 __all__ = [
+    "BACKENDS",
+    "Backend",
     "Checked",
     "ENTRIES",
     "EXECUTORS",

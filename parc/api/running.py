@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Unpack
 
 from parc.api.compiling import compile, evaluate, load_program, sizes, tried_by_hand, warn
-from parc.api.options import Executor, Options, is_program, name_of
+from parc.api.options import Backend, Executor, Options, is_program, name_of
 
 if TYPE_CHECKING:
     from compiler.driver import Compiled
@@ -34,6 +34,7 @@ def run(
     profiled: Callable[[Profile], None] | None = None,
     keeping: Keeping | None = None,
     outputs: Callable[[Mapping[str, Array]], None] | None = None,
+    backend: Backend = "numpy",
     **options: Unpack[Options],
 ) -> RunResult:
     """Train a `.par` file, or a lowered `.npu`, on emulated devices; or evaluate as many batches (`entry="evaluate"`),
@@ -51,16 +52,30 @@ def run(
         keeping: the checkpoints that it makes, and that it begins with (`parc.keeping`); steps count from the first
             step of all then, whoever took it.
         outputs: hears of what each step puts out, by name.
+        backend: what computes in the emulator; `fast`: chains of element-wise work as C, by the system's compiler.
         options: see `Options`.
 
     Raises:
-        ParcError: for what is wrong; E0701 if its devices, or E0910 if this machine have no memory for it; E0770 to
-            E0775 for checkpoints.
+        ParcError: for what is wrong; E0701 if its devices, or E0910 if this machine have no memory for it; E0731 if
+            there is no C compiler for `fast`; E0770 to E0775 for checkpoints.
     """
     from parc.keeping import Keeping
 
     with engine or nullcontext():
-        return _run(file, steps, progress, told, engine, profiled, keeping or Keeping(), outputs, options)
+        return _run(file, steps, progress, told, engine, profiled, keeping or Keeping(), outputs, backend, options)
+
+
+def _emulator(backend: Backend) -> Callable[..., Executing]:
+    """The emulator with all devices as one array, computing so."""
+    from functools import partial
+
+    from runtime.stacked import Emulator
+
+    if backend == "numpy":
+        return Emulator
+    from runtime.native import NativePlanner
+
+    return partial(Emulator, planner=NativePlanner())
 
 
 def _run(
@@ -72,12 +87,12 @@ def _run(
     profiled: Callable[[Profile], None] | None,
     keeping: Keeping,
     outputs: Callable[[Mapping[str, Array]], None] | None,
+    backend: Backend,
     options: Options,
 ) -> RunResult:
     from parc.training import run
-    from runtime.stacked import Emulator
 
-    executor: Callable[..., Executing] = Emulator if engine is None else engine.executor
+    executor: Callable[..., Executing] = _emulator(backend) if engine is None else engine.executor
     profiler = None
     if engine is not None and profiled is not None:
         from parc.profiling import Profiler
@@ -170,6 +185,7 @@ def verify(
     small: Small | None = None,
     told: Callable[[Diagnostic], None] | None = None,
     engine: Engine | None = None,
+    backend: Backend = "numpy",
     **options: Unpack[Options],
 ) -> Proof:
     """Prove a job: run the lowered and the serial program, compare loss, gradients, weights and optimizer state: `.ok`.
@@ -188,13 +204,14 @@ def verify(
         told: as in `run`.
         engine: runs the program in place of an emulator, which takes the same steps beside it: its losses are
             compared, too.
+        backend: as in `run`, of the executor `stacked`.
         options: see `Options`.
 
     Raises:
         ParcError: as `run` does.
     """
     with engine or nullcontext():
-        return _verify(file, steps, tolerance, exact, executor, at_step, small, told, engine, options)
+        return _verify(file, steps, tolerance, exact, executor, at_step, small, told, engine, backend, options)
 
 
 def _verify(
@@ -207,6 +224,7 @@ def _verify(
     small: Small | None,
     told: Callable[[Diagnostic], None] | None,
     engine: Engine | None,
+    backend: Backend,
     options: Options,
 ) -> Proof:
     from compiler.driver import compile_job
@@ -233,6 +251,9 @@ def _verify(
         if (entry := options.get("entry", compiled.training.entry)) != compiled.training.entry:
             compiled = compile_job(compiled.job, entry)
         require_machine(Asked(compiled.program, here, compiled.training, compiled.job.span, sizes(file, options)))
+    chosen: Callable[..., Executing] = RankExecutor if executor == "private" else _emulator(backend)
+    if engine is not None:
+        chosen = engine.executor
     program = compiled.program
     reader = open_data(None if exact else compiled.job.data, program.inputs, _filled(compiled))
     return (prove if compiled.training.trains else prove_evaluation)(
@@ -242,7 +263,7 @@ def _verify(
         None if exact else lambda step: reader.batch(program.seed, step),
         tolerance=tolerance,
         exact=exact,
-        executor=engine.executor if engine is not None else RankExecutor if executor == "private" else Emulator,
+        executor=chosen,
         first=at_step,
         beside=Emulator if engine is not None else None,
     )

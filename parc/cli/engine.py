@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dsl.diagnostics import fail
+from parc.api.options import BACKENDS
 
 if TYPE_CHECKING:
     from runtime.torch.engine import Engine
@@ -47,6 +48,24 @@ def engine_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def backend_option(function: F) -> F:
+    """`--backend`; the command calls `check_backend`."""
+    return click.option(
+        "--backend",
+        type=click.Choice(BACKENDS),
+        default="numpy",
+        show_default=True,
+        help="What computes on emulated devices: numpy, or, for chains of element-wise work, C (`cc`, `gcc`, `clang`).",
+    )(function)
+
+
+def check_backend(backend: str, engine: str, executor: str = "stacked") -> None:
+    """Raises click.UsageError where something else computes."""
+    if backend != "numpy" and (engine != "emulator" or executor != "stacked"):
+        other = f"--engine {engine}" if engine != "emulator" else f"--executor {executor}"
+        raise click.UsageError(f"`--backend {backend}` is for the emulator of all devices at once, not `{other}`")
 
 
 def engine_of(engine: str, device: str, patience: float, timed: bool = False) -> Engine | None:

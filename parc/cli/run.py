@@ -26,7 +26,7 @@ from parc.cli.common import (
     set_threads,
     threads_option,
 )
-from parc.cli.engine import engine_of, engine_options
+from parc.cli.engine import backend_option, check_backend, engine_of, engine_options
 from parc.cli.keeping import OutputFile, from_option, keeping_of, outputs_option, save_options
 from parc.cli.tables import amount, plural, seconds, table
 from parc.cli.writing import check_output, write_output
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     help="With `--engine torch`: write what ran when, as `parc trace` does, and show it beside the prediction.",
 )
 @engine_options
+@backend_option
 @threads_option
 @job_options
 def command(
@@ -69,6 +70,7 @@ def command(
     engine: str,
     device: str,
     patience: float,
+    backend: api.Backend,
     threads: int,
     params: tuple[tuple[str, str], ...],
     job: str | None,
@@ -82,10 +84,11 @@ def command(
     """
     set_threads(threads)
     check_program(out, file, params=params, job=job, strategy=strategy)
+    check_backend(backend, engine)
     chosen_engine = engine_of(engine, device, patience, profile is not None)
     chosen = choice(out, params, job, strategy) | entry_of(evaluate)
     keeping = keeping_of(out, save, every, keep, resume, given)
-    carry_out(out, file, steps, chosen, keeping, output, profile, chosen_engine)
+    carry_out(out, file, steps, chosen, keeping, output, profile, chosen_engine, backend)
 
 
 def carry_out(
@@ -97,6 +100,7 @@ def carry_out(
     output: str | None,
     profile: str | None = None,
     engine: Engine | None = None,
+    backend: api.Backend = "numpy",
 ) -> None:
     """Run the file and tell of it. output: the file for what the model puts out; profile: that for what ran when."""
     source = read_source(out, file, program=True)
@@ -116,6 +120,7 @@ def carry_out(
             profiled=profiled,
             keeping=keeping,
             outputs=None if outputs is None else outputs.take,
+            backend=backend,
             **chosen,
         )
     if found.data == "synthetic":

@@ -25,7 +25,7 @@ from parc.cli.common import (
     set_threads,
     threads_option,
 )
-from parc.cli.engine import engine_of, engine_options
+from parc.cli.engine import backend_option, check_backend, engine_of, engine_options
 from parc.cli.tables import plural, table
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
 )
 @evaluate_option
 @engine_options
+@backend_option
 @threads_option
 @job_options
 def command(
@@ -102,6 +103,7 @@ def command(
     engine: str,
     device: str,
     patience: float,
+    backend: api.Backend,
     threads: int,
     params: tuple[tuple[str, str], ...],
     job: str | None,
@@ -118,6 +120,7 @@ def command(
     """
     set_threads(threads)
     chosen = choice(out, params, job, strategy) | entry_of(evaluate) | {"double": double}
+    check_backend(backend, engine, executor)
     chosen_engine = engine_of(engine, device, patience)
     source = read_source(out, file)
     shrunk = api.shrink(source, **chosen) if small else None
@@ -131,6 +134,7 @@ def command(
         small=shrunk,
         told=out.begin,
         engine=chosen_engine,
+        backend=backend,
         **chosen,
     )
     out.result = proof.as_json()

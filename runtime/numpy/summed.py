@@ -9,9 +9,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from compiler.graph import Type
 from compiler.ops.base import Op
 from compiler.ops.contract import Contract
-from compiler.ops.index import ScatterAdd
+from compiler.ops.index import ScatterAdd, Take
 from dsl.data import dataclass
 from runtime.distribute import reduce_lead
 from runtime.numpy.base import Array, CallContext, Env, Kernel, LocalValue
@@ -47,6 +48,8 @@ def plan_summed(op: Summed, ins: Sequence[LocalValue], outs: Sequence[LocalValue
         return product if times == 1 else lambda ctx, x, y: product(ctx, x, y) * np.asarray(times, x.dtype)
     if isinstance(op.op, ScatterAdd):
         return plan_scatter_add_over(op.op, ins, outs, env, sizes)
+    if isinstance(op.op, Take) and (found := _whole_take(op.op, op.leads, ins, out, env)) is not None:
+        return found
     every = replace(out, lead=tuple(sizes.get(i, n) for i, n in enumerate(out.lead)))
     each = plan(op.op, ins, (every,), env)
 
@@ -57,3 +60,24 @@ def plan_summed(op: Summed, ins: Sequence[LocalValue], outs: Sequence[LocalValue
         return x
 
     return summed
+
+
+def _whole_take(op: Take, leads: Sequence[int], ins: Sequence[LocalValue], out: LocalValue, env: Env) -> Kernel | None:
+    """Rows of a table of which each device has a part: those of the parts in a row. None where it is another sum."""
+    from runtime.numpy import plan
+
+    table, index = ins
+    at = table.type.index(op.dim)
+    split = [env.lead_axes.index(a) if a in env.lead_axes else -1 for a in table.axes[at]]
+    rows = prod(table.lead[i] for i in split if i >= 0) * table.type.size(op.dim)
+    if sorted(split) != sorted(leads) or rows != table.logical.size(op.dim) or any(index.lead[i] != 1 for i in leads):
+        return None
+    lead, place = len(table.lead), len(table.lead) + at
+    order = [i for i in range(lead) if i not in split] + list(range(lead, place)) + split
+    order += list(range(place, lead + len(table.type.dims)))
+    dims = tuple(replace(d, size=rows) if d.name == op.dim else d for d in table.type.dims)
+    shape = (*(1 if i in split else n for i, n in enumerate(table.lead)), *(d.size for d in dims))
+    axes = tuple(() if i == at else a for i, a in enumerate(table.axes))
+    whole = LocalValue(Type(table.type.dtype, dims), shape[:lead], table.logical, axes)
+    take = plan(op, (whole, index), (out,), env)
+    return lambda ctx, x, i: take(ctx, x.transpose(order).reshape(shape), i)

@@ -20,10 +20,11 @@ from compiler.program import LASTING, DeviceClass, FunctionKey, Program, StateDe
 from compiler.schedules.turns import Turns
 from compiler.traffic import Volumes, add_volumes, volumes
 from dsl.data import dataclass
+from runtime.backend import Planner
 from runtime.distribute import Array, distribute
 from runtime.executor import LocalExecutor, check_hang, inputs_of
 from runtime.mesh import parted
-from runtime.numpy import CallContext, rounded
+from runtime.numpy import CallContext, plan, rounded
 from runtime.numpy.pool import ArrayPool
 from runtime.readable import Readable
 from runtime.stacked.early import added_early
@@ -91,6 +92,7 @@ class Emulator(LocalExecutor):
 
     capacities: memory kind -> bytes per device; a program that needs more for any of its entries is refused (E0701).
     initial: logical arrays by name in place of the declared initialisers.
+    planner: plans kernels on stacked arrays; numpy's if left out.
     """
 
     def __init__(
@@ -98,13 +100,15 @@ class Emulator(LocalExecutor):
         program: Program,
         capacities: Mapping[str, float] | None = None,
         initial: Mapping[str, Array] | None = None,
-        shares: LocalExecutor | None = None,
+        shares: Emulator | None = None,
+        planner: Planner | None = None,
     ) -> None:
+        self.planner: Planner = planner or (plan if shares is None else shares.planner)
         self.memory: Mapping[int, MemoryUse] = memory_use(program)
         check_capacity(program, capacities or {})
         self.traffic: dict[int, Volumes] = {}
         found: dict[int, _Group] = {}
-        for cls, stage in _prepare(program):
+        for cls, stage in _prepare(program, self.planner):
             found.update((g, _Group(g, stage, self)) for g in cls.groups)
         self.groups = dict(sorted(found.items()))
         self._pool = ArrayPool()
@@ -201,13 +205,15 @@ class Emulator(LocalExecutor):
         return f"group {g.index}, in {g.doing}, waits for {what}"
 
 
-def _prepare(program: Program) -> Iterator[tuple[DeviceClass, _Stage]]:
+def _prepare(program: Program, planner: Planner) -> list[tuple[DeviceClass, _Stage]]:
+    found = []
     for cls, early in zip(program.classes, added_early(program).classes):
         slots = Slots(
             {s.name: i for i, s in enumerate(cls.states)},
             {key: i for i, key in enumerate(inputs_of(cls))},
             {(r.dim, r.count, r.chunk): i for i, r in enumerate(cls.ranges)},
         )
-        functions = {f.key: compile_function(f, early, program, slots) for f in early.functions}
+        functions = {f.key: compile_function(f, early, program, slots, planner) for f in early.functions}
         traffic = {f.key: volumes(f.body, program.sizes) for f in cls.functions}
-        yield cls, _Stage(cls, slots, functions, traffic, {s.name: s for s in early.states})
+        found.append((cls, _Stage(cls, slots, functions, traffic, {s.name: s for s in early.states})))
+    return found

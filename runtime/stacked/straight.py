@@ -22,9 +22,10 @@ from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import DeviceClass, Function, Program
 from dsl.data import dataclass
+from runtime.backend import Planner
 from runtime.distribute import Array
 from runtime.mesh import Mesh, parted
-from runtime.numpy import STORAGE, CallContext, Env, Into, LocalValue, fuse, plan, rounded
+from runtime.numpy import STORAGE, CallContext, Env, Into, LocalValue, fuse, rounded
 from runtime.numpy.base import inverse, laid
 from runtime.stacked.collectives import plan_comm
 from runtime.straight_line import StraightLine
@@ -53,19 +54,21 @@ class Straight:
     text: str
 
 
-def compile_function(function: Function, cls: DeviceClass, program: Program, slots: Slots) -> Straight:
+def compile_function(
+    function: Function, cls: DeviceClass, program: Program, slots: Slots, planner: Planner
+) -> Straight:
     """Plan every instruction and generate the text."""
     waits = any(isinstance(i.op, (Recv, StageReduce)) for i in function.body.nodes)
-    writer = _Writer(function, cls, program, slots)
+    writer = _Writer(function, cls, program, slots, planner)
     writer.body(function.body, {}, 1)
     run, text = writer.compiled("g, ctx", program.name)
     return Straight(function.phase, function.chunk, waits, run, text)
 
 
 class _Writer(StraightLine):
-    def __init__(self, function: Function, cls: DeviceClass, program: Program, slots: Slots) -> None:
+    def __init__(self, function: Function, cls: DeviceClass, program: Program, slots: Slots, planner: Planner) -> None:
         super().__init__(function)
-        self.cls, self.program, self.slots = cls, program, slots
+        self.cls, self.program, self.slots, self.plan = cls, program, slots, planner
         self.mesh = Mesh.of(program)
         self.env = Env(self.mesh.axes, program.sizes)
         self.declared = {s.name: s for s in cls.states}
@@ -119,7 +122,7 @@ class _Writer(StraightLine):
             kernel: Any = plan_comm(op, var.type, var.layout, out.layout, self.mesh)
         else:
             ins, outs = [self.local(scope[v.name]) for v in instr.inputs], [self.local(v) for v in instr.outputs]
-            kernel = plan(op, ins, outs, self.env)
+            kernel = self.plan(op, ins, outs, self.env)
         if isinstance(op, Full):  # a constant, of the size along lead axes that its layout states
             constant = np.broadcast_to(kernel(CallContext()), self.local(instr.outputs[0]).shape)
             self.put(depth, f"{result} = {self.bind(constant)}")

@@ -233,12 +233,13 @@ def _equal(cell: Cell, program: Program, text: str, original: Original) -> None:
     cell.stage("equal")
     before = parse_program(original.text)
     same = not api.diff_text(before, program)
-    who = "diff" if same else "proof"
+    who, blind = "diff" if same else "proof", set[str]()
     if not same:
         if original.compiled is None or program.inputs != before.inputs or before == program:
             return
         try:
-            same = prove(original.compiled().training, program).ok
+            proof = prove(original.compiled().training, program)
+            same, blind = proof.ok, {b.name for b in proof.blind}  # it says that it did not compare these
         except Exception:  # other states, other entries: no proof takes it
             return
     cell.note("equal" if same else "not equal")
@@ -249,7 +250,7 @@ def _equal(cell: Cell, program: Program, text: str, original: Original) -> None:
         if a != b:
             cell.wrong("false equal", who, f"{a if isinstance(a, str) else ''} / {b if isinstance(b, str) else ''}")
         return
-    shared = a.keys() & b.keys()
+    shared = {name for name in a.keys() & b.keys() if name.partition(" ")[0] not in blind}
     if who == "diff" and a.keys() != b.keys():
         cell.wrong("false equal", who, str(a.keys() ^ b.keys()))
     worst = _difference({n: a[n] for n in shared}, {n: b[n] for n in shared})

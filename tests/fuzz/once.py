@@ -40,7 +40,7 @@ def once() -> Iterator[None]:
         (compiler.driver, "compile_job", _of_job),
         (compiler.text, "parse_located", lambda *text: text),
         (compiler.verify, "verify", lambda program, locations=None: (id(program), locations is None)),
-        (runtime.stacked.emulator, "_prepare", lambda cls, program: (id(cls), id(program))),
+        (runtime.stacked.emulator, "_prepare", lambda program, planner: (id(program), id(planner))),
     ]
     own = [getattr(module, name) for module, name, _ in shared]
     for (module, name, key), function in zip(shared, own, strict=True):

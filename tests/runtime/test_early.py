@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 
 import runtime.room as room
-from compiler.graph import Node, Value
+from compiler.graph import Dim, Node, Type, Value
 from compiler.model import Precision
 from compiler.ops.comm import AllReduce, ReduceScatter
 from compiler.ops.contract import Contract
 from compiler.ops.effects import StageReduce
+from compiler.ops.index import Take
 from compiler.origin import Role
 from compiler.program import Program
 from compiler.text import parse_located
 from compiler.walk import walk
 from runtime.data.synthetic import synthetic
+from runtime.numpy import CallContext, Env, LocalValue, plan
 from runtime.numpy.summed import Summed
 from runtime.rank.executor import RankExecutor
 from runtime.room import stacked
@@ -190,3 +192,24 @@ def test_values_lie_as_the_logical_array_does() -> None:
     assert memory_order(("dp", "tp"), (2, 4), (("dp", "tp"), ())) == ()
     assert memory_order(("dp", "tp"), (2, 1), ((), ("dp",))) == (1, 2, 0, 3)
     assert memory_order(("dp", "tp"), (2, 4), ((), ("tp",))) == (0, 2, 1, 3)  # pending on dp
+
+
+@pytest.mark.parametrize("options", [("tp=4",), ("dp=2", "tp=2"), ("tp=2", "cp=2")], ids=",".join)
+def test_rows_of_a_split_table_are_taken_at_once(options: tuple[str, ...]) -> None:
+    p = models.double_gpt(*options).program
+    taken = [n for n in nodes(added_early(p)) if isinstance(n.op, Summed) and isinstance(n.op.op, Take)]
+    assert taken and not taken[0].output.layout.pending
+    batch = synthetic(p.inputs, 3, 0)
+    one, other = Emulator(p).step(batch), RankExecutor(p).step(batch)
+    np.testing.assert_allclose(one.loss, other.loss, rtol=1e-12)
+
+
+def test_rows_that_there_are_not_are_zeros() -> None:
+    table, index = Type("f64", (Dim("v", 6), Dim("d", 3))), Type("int32", (Dim("n", 4),))
+    ins = (LocalValue(Type("f64", (Dim("v", 3), Dim("d", 3))), (2,), table, (("tp",), ())), LocalValue.whole(index))
+    ins = (ins[0], replace(ins[1], lead=(1,)))
+    out = LocalValue(Type("f64", (Dim("n", 4), Dim("d", 3))), (1,), Type("f64", (Dim("n", 4), Dim("d", 3))), ((), ()))
+    take = plan(Summed(Take("v"), (0,)), ins, (out,), Env(("tp",), {"tp": 2}))
+    x = np.arange(18.0).reshape(2, 3, 3)
+    got = take(CallContext(), x, np.array([[0, 5, -1, 6]], np.int32))
+    np.testing.assert_array_equal(got[0], [[0, 1, 2], [15, 16, 17], [0, 0, 0], [0, 0, 0]])
