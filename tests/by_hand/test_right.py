@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import parc
@@ -32,6 +34,12 @@ RIGHT = {
 @pytest.mark.parametrize(("layer", "by", "mesh", "rules"), RIGHT.values(), ids=RIGHT)
 def test_implementations_compute_what_they_replace(layer: str, by: str, mesh: str, rules: str) -> None:
     judged(file(layer, by, mesh, rules))
+
+
+@pytest.mark.parametrize("name", ["two levels", "ring", "experts", "banded"])
+def test_axes_may_have_one_device(name: str) -> None:
+    layer, by, mesh, rules = RIGHT[name]
+    judged(file(layer, by, re.sub(r"= \d", "= 1", mesh), rules))
 
 
 OWN = {
