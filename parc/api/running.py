@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Unpack
 
-from parc.api.compiling import compile, evaluate, load_program, sizes, tried_by_hand, warn
+from parc.api.compiling import compile, evaluate, load_program, sizes, warn
 from parc.api.options import Backend, Executor, Options, is_program, name_of
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def _run(
 def _require_equal_alone(file: File, options: Options) -> None:
     """Raise ParcError (E0430) unless each implementation computes what its scope does, by itself."""
     from dsl.diagnostics import ParcError
+    from parc.by_hand import tried_by_hand
 
     _, found = tried_by_hand(file, evaluate(file, **options), options)
     errors = [d for d in found if d.severity == "error"]

@@ -16,6 +16,7 @@ from compiler.walk import graph_values
 from dsl.source import Source
 from runtime.prove import prove_evaluation
 from tests.by_hand.files import file
+from tests.golden.test_known import communication
 from tests.stages.build import judged
 
 RIGHT = {
@@ -34,6 +35,34 @@ RIGHT = {
 @pytest.mark.parametrize(("layer", "by", "mesh", "rules"), RIGHT.values(), ids=RIGHT)
 def test_implementations_compute_what_they_replace(layer: str, by: str, mesh: str, rules: str) -> None:
     judged(file(layer, by, mesh, rules))
+
+
+SENT = {
+    "tensor parallel": {("F", "block"): {"all_reduce": 1}, ("B", "block"): {"all_reduce": 1}},
+    "sequence parallel": {
+        ("F", "block"): {"all_gather": 1, "reduce_scatter": 1},
+        ("B", "block"): {"all_gather": 2, "reduce_scatter": 1},
+    },
+    "two levels": {
+        ("F", "block"): {"reduce_scatter": 1, "all_reduce": 1, "all_gather": 1},
+        ("B", "block"): {"all_gather": 1, "all_reduce": 1},
+    },
+    "gathered": {("F", "block"): {"all_gather": 2}, ("B", "block"): {"all_gather": 2, "reduce_scatter": 2}},
+    "ulysses": {("F", "block"): {"all_to_all": 4}, ("B", "block"): {"all_to_all": 8}},
+    "ring": {("F", "turn"): {"shift_across": 3}, ("B", "turn"): {"shift_across": 2}},
+    "blocked": {},
+    "banded": {("F", "block"): {"shift_across": 2}, ("B", "block"): {"shift_across": 2}},
+}
+"""In the loops, by function."""
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_what_is_sent_is_what_is_written(name: str) -> None:
+    """And nothing else in the forward pass; the backward pass sends what belongs to it."""
+    layer, by, mesh, rules = RIGHT[name]
+    program = parc.compile(Source("main.par", file(layer, by, mesh, rules))).program
+    found = {k: v for k, v in communication(program, 0).items() if k[1] != "-"}
+    assert found == SENT[name]
 
 
 @pytest.mark.parametrize("name", ["two levels", "ring", "experts", "banded"])
